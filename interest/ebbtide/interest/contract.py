@@ -1,0 +1,196 @@
+"""The tensor contract: every tensor and model of an exported repository, named once, here.
+
+The ONNX axes, the ``config.pbtxt`` files, the ensembles' maps, the client's codec and the tests all derive from this
+module. Models of one ensemble pass tensors by name: the output ``interest`` of one step is the input ``interest`` of the
+next, so an ensemble is a list of models and the maps follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Dtype(str, Enum):
+    """Element types, by their KServe v2 names."""
+
+    BOOL = "BOOL"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    FP32 = "FP32"
+    BYTES = "BYTES"
+
+
+class Size(str, Enum):
+    """Dimensions that are fixed at export."""
+
+    INTEREST = "interest_width"
+    """d + p: the interest dimensions and, after them, the columns of the popularity prior."""
+    VECTOR = "vector_width"
+    """d: the width of an event vector."""
+    TOP_N = "top_n"
+    """Items returned for each request."""
+
+
+VARIABLE = -1
+"""A dimension that differs between requests."""
+
+Dim = int | Size
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One named tensor, without its batch dimension."""
+
+    name: str
+    dtype: Dtype
+    dims: tuple[Dim, ...]
+    meaning: str
+    ragged: bool = False
+    """Requests with different lengths may share a batch (``allow_ragged_batch``)."""
+    optional: bool = False
+    """The tensor may be missing from a request (``optional``)."""
+
+    def shape(self, sizes: dict[Size, int]) -> tuple[int, ...]:
+        """The dims with the sizes of one export filled in; ``VARIABLE`` stays ``-1``."""
+        return tuple(sizes[dim] if isinstance(dim, Size) else dim for dim in self.dims)
+
+
+EVENT_ITEM = Tensor(
+    "event_item",
+    Dtype.INT64,
+    (VARIABLE,),
+    "item key of each event: the 64-bit xxHash of the item id's UTF-8 bytes, as a signed integer",
+    ragged=True,
+)
+EVENT_TIME = Tensor(
+    "event_time",
+    Dtype.INT64,
+    (VARIABLE,),
+    "Unix time of each event in milliseconds, UTC, not after `now`",
+    ragged=True,
+)
+EVENT_IS_CURRENT = Tensor(
+    "event_is_current",
+    Dtype.BOOL,
+    (VARIABLE,),
+    "true for events of the current session, false for history; without it the server splits by the session gap",
+    ragged=True,
+    optional=True,
+)
+EVENT_WEIGHT = Tensor(
+    "event_weight",
+    Dtype.FP32,
+    (VARIABLE,),
+    "rating, quantity or dwell of each event, finite and not negative; 1 without it",
+    ragged=True,
+    optional=True,
+)
+NOW = Tensor("now", Dtype.INT64, (1,), "Unix time of the request in milliseconds, UTC")
+ALPHA = Tensor("alpha", Dtype.FP32, (1,), "share of history in the blend, 0 to 1; overrides the gate", optional=True)
+EXCLUDE_ITEM = Tensor(
+    "exclude_item",
+    Dtype.INT64,
+    (VARIABLE,),
+    "keys of items never to recommend; keys that are not in the catalog are ignored",
+    ragged=True,
+    optional=True,
+)
+EXCLUDE_SEEN = Tensor(
+    "exclude_seen",
+    Dtype.BOOL,
+    (1,),
+    "true to leave out the items of the request's own events; without it the bundle's own policy holds",
+    optional=True,
+)
+TEXT = Tensor("text", Dtype.BYTES, (VARIABLE,), "UTF-8 texts; in `recommend_text` one for each event without an item")
+
+INPUT_IDS = Tensor("input_ids", Dtype.INT64, (VARIABLE,), "token ids, padded")
+ATTENTION_MASK = Tensor("attention_mask", Dtype.INT64, (VARIABLE,), "1 for a token, 0 for padding")
+TEXT_VECTOR = Tensor("text_vector", Dtype.FP32, (Size.VECTOR,), "event vector of each text")
+
+INTEREST = Tensor(
+    "interest", Dtype.FP32, (Size.INTEREST,), "w, and after it the weights of the popularity prior's columns"
+)
+ADJUST_ITEM = Tensor("adjust_item", Dtype.INT64, (VARIABLE,), "catalog index of each score adjustment, padded with 0")
+ADJUST_SCORE = Tensor("adjust_score", Dtype.FP32, (VARIABLE,), "what to add to that item's score, padded with 0")
+
+ITEM_ID = Tensor("item_id", Dtype.BYTES, (Size.TOP_N,), "ids of the recommended items, best first")
+SCORE = Tensor("score", Dtype.FP32, (Size.TOP_N,), "their scores; minus infinity marks an excluded item")
+ALPHA_USED = Tensor("alpha_used", Dtype.FP32, (1,), "the alpha of the blend (its mean, where it is one per dimension)")
+EVENTS_USED = Tensor("events_used", Dtype.INT32, (1,), "events that counted")
+
+
+class Kind(str, Enum):
+    """What serves a model."""
+
+    PYTHON = "python"
+    ONNX = "onnxruntime"
+    ENSEMBLE = "ensemble"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of the repository."""
+
+    name: str
+    kind: Kind
+    batching: bool
+    """False gives ``max_batch_size: 0``: shapes then carry every dimension, the leading one too."""
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    steps: tuple[str, ...] = ()
+    """The models of an ensemble, in the data's order."""
+
+
+_EVENTS = (EVENT_ITEM, EVENT_TIME, EVENT_IS_CURRENT, EVENT_WEIGHT, NOW, ALPHA, EXCLUDE_ITEM, EXCLUDE_SEEN)
+_WEIGHTS = (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ALPHA_USED, EVENTS_USED)
+_ANSWER = (ITEM_ID, SCORE, ALPHA_USED, EVENTS_USED)
+
+TOKENIZER = Model("tokenizer", Kind.PYTHON, False, (TEXT,), (INPUT_IDS, ATTENTION_MASK))
+ENCODER = Model("encoder", Kind.ONNX, True, (INPUT_IDS, ATTENTION_MASK), (TEXT_VECTOR,))
+ADAPTIVE_WEIGHTS = Model("adaptive_weights", Kind.PYTHON, True, _EVENTS, _WEIGHTS)
+ADAPTIVE_WEIGHTS_TEXT = Model("adaptive_weights_text", Kind.PYTHON, False, (*_EVENTS, TEXT_VECTOR), _WEIGHTS)
+SCORING_HEAD = Model("scoring_head", Kind.ONNX, True, (INTEREST, ADJUST_ITEM, ADJUST_SCORE), (ITEM_ID, SCORE))
+RECOMMEND = Model(
+    "recommend", Kind.ENSEMBLE, True, _EVENTS, _ANSWER, steps=(ADAPTIVE_WEIGHTS.name, SCORING_HEAD.name)
+)
+RECOMMEND_TEXT = Model(
+    "recommend_text",
+    Kind.ENSEMBLE,
+    False,
+    (*_EVENTS, TEXT),
+    _ANSWER,
+    steps=(TOKENIZER.name, ENCODER.name, ADAPTIVE_WEIGHTS_TEXT.name, SCORING_HEAD.name),
+)
+EMBED = Model("embed", Kind.ENSEMBLE, False, (TEXT,), (TEXT_VECTOR,), steps=(TOKENIZER.name, ENCODER.name))
+
+MODELS: dict[str, Model] = {
+    model.name: model
+    for model in (
+        TOKENIZER,
+        ENCODER,
+        ADAPTIVE_WEIGHTS,
+        ADAPTIVE_WEIGHTS_TEXT,
+        SCORING_HEAD,
+        RECOMMEND,
+        RECOMMEND_TEXT,
+        EMBED,
+    )
+}
+"""Every model of an exported repository, in load order: composing models before ensembles."""
+
+FINGERPRINT_PARAMETER = "ebbtide_fingerprint"
+"""The ``parameters`` key under which every config of one export carries the same id."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one request, written into the exported configs and checked by the server."""
+
+    max_events: int = 512
+    """History, session and text events together."""
+    max_exclude_items: int = 512
+    max_texts: int = 64
+    max_text_bytes: int = 4096
+    """Bytes of one text, UTF-8."""
