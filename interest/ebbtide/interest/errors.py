@@ -8,7 +8,7 @@ from dataclasses import dataclass
 _MESSAGE = re.compile(r"(?:(?P<model>\w+): )?(?P<field>\w+(?:\[\d+\])?): got (?P<value>.*); expected (?P<expected>.*)", re.DOTALL)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class RequestError(ValueError):
     """A field of a request that cannot be served.
 

@@ -1,0 +1,124 @@
+"""Errors of the client, named for what happened.
+
+    EbbtideError                   any failed call; `status` says how
+    ├── InvalidArgumentError       a field of the request cannot be served (also a ValueError)
+    ├── DeadlineExceededError      no answer within the call's deadline
+    ├── UnavailableError           no server answers, or it refuses work for now
+    │   └── ModelNotReadyError     the server answers, but does not serve the model
+    ├── ResourceExhaustedError     a message is larger than allowed, or a quota is spent
+    ├── CallCancelledError         the call was cancelled, or its client closed meanwhile
+    ├── ClientClosedError          the client was closed before the call
+    └── InternalError              the server failed, or answered what no Ebbtide model answers
+
+A status without a class of its own (UNAUTHENTICATED, PERMISSION_DENIED, ...) raises `EbbtideError` itself.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """How a call ended; the values are gRPC's status codes."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class EbbtideError(Exception):
+    """A call that failed; the root of every error that this package raises on purpose."""
+
+    default_status = Status.UNKNOWN
+
+    def __init__(self, message: str, *, status: Status | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        """What happened and what to do about it."""
+        self.status = self.default_status if status is None else status
+        """How the call ended."""
+
+
+class InvalidArgumentError(EbbtideError, ValueError):
+    """A field of the request cannot be served; the same request will fail again.
+
+    The field is named as the caller wrote it, in terms of `RecommendRequest`: ``history[3].item_id``.
+    """
+
+    default_status = Status.INVALID_ARGUMENT
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        value: str | None = None,
+        expected: str | None = None,
+        status: Status | None = None,
+    ) -> None:
+        super().__init__(message, status=status)
+        self.field = field
+        """Path of the field; None where the server's message names none."""
+        self.value = value
+        """The value seen."""
+        self.expected = expected
+        """What would have been accepted."""
+
+    @classmethod
+    def of_field(cls, field: str, value: object, expected: str) -> InvalidArgumentError:
+        """The error that says: this field held this value, and that was expected."""
+        return cls(f"{field}: got {value}; expected {expected}", field=field, value=str(value), expected=expected)
+
+
+class DeadlineExceededError(EbbtideError):
+    """No answer came within the call's deadline; the server may have done the work all the same."""
+
+    default_status = Status.DEADLINE_EXCEEDED
+
+
+class UnavailableError(EbbtideError):
+    """No server answers at the address, or it refuses work for now; retries inside the deadline did not help."""
+
+    default_status = Status.UNAVAILABLE
+
+
+class ModelNotReadyError(UnavailableError):
+    """The server answers, but the model is not in its repository, is loading, or failed to load."""
+
+
+class ResourceExhaustedError(EbbtideError):
+    """A message is larger than one side allows, or a quota is spent."""
+
+    default_status = Status.RESOURCE_EXHAUSTED
+
+
+class CallCancelledError(EbbtideError):
+    """The call was cancelled, or its client was closed while it ran."""
+
+    default_status = Status.CANCELLED
+
+
+class ClientClosedError(EbbtideError):
+    """The client was closed before the call."""
+
+    default_status = Status.FAILED_PRECONDITION
+
+
+class InternalError(EbbtideError):
+    """The server failed while it worked on the request, or its answer is not that of an Ebbtide model."""
+
+    default_status = Status.INTERNAL

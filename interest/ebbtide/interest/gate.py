@@ -1,0 +1,71 @@
+"""The alpha gate: how much of the long-term interest goes into the blend.
+
+As in SLi-Rec (Yu et al., IJCAI 2019, eq. 9), alpha = sigmoid(f(long-term, current, context)); the context here is their
+cosine, the counts of events and the time since the last one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.interest.parameters import GateParameters
+
+Floats = npt.NDArray[np.float32]
+
+SCALAR_FEATURES = 4
+"""Features beside the two vectors: cosine, log counts of history and session, log hours since the last event."""
+_NORM_FLOOR_SQUARED = np.float32(1e-12)
+
+
+def gate_features(
+    long_term: Floats,
+    current: Floats,
+    history_count: npt.NDArray[np.integer[Any]],
+    current_count: npt.NDArray[np.integer[Any]],
+    idle_hours: Floats,
+) -> Floats:
+    """What the gate sees, float32 ``[B, 2 d + 4]``.
+
+    Args:
+        long_term: w_H, ``[B, d]``.
+        current: w_C, ``[B, d]``.
+        history_count: ``[B]``, events of the history.
+        current_count: ``[B]``, events of the session.
+        idle_hours: ``[B]``, hours since the last event.
+    """
+    dot = np.einsum("bk,bk->b", long_term, current)
+    square_h = np.einsum("bk,bk->b", long_term, long_term) + _NORM_FLOOR_SQUARED
+    square_c = np.einsum("bk,bk->b", current, current) + _NORM_FLOOR_SQUARED
+    scalars = np.stack(
+        [
+            dot / np.sqrt(square_h * square_c),
+            np.log1p(history_count.astype(np.float32)),
+            np.log1p(current_count.astype(np.float32)),
+            np.log1p(idle_hours),
+        ],
+        axis=1,
+    )
+    return np.concatenate([long_term, current, scalars], axis=1)
+
+
+def gate_alpha(
+    gate: GateParameters,
+    long_term: Floats,
+    current: Floats,
+    history_count: npt.NDArray[np.integer[Any]],
+    current_count: npt.NDArray[np.integer[Any]],
+    idle_hours: Floats,
+) -> Floats:
+    """The learned alpha, float32 ``[B, 1]`` or ``[B, d]``; 1 without a current session, 0 without a history.
+
+    Shapes as in `gate_features`.
+    """
+    features = gate_features(long_term, current, history_count, current_count, idle_hours)
+    hidden = np.tanh(features @ gate.hidden_weight + gate.hidden_bias)
+    alpha: Floats = 1 / (1 + np.exp(-(hidden @ gate.output_weight + gate.output_bias)))
+    alpha[current_count == 0] = 1
+    alpha[history_count == 0] = 0
+    return alpha

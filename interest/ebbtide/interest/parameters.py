@@ -1,0 +1,123 @@
+"""What training learned and serving needs: the parameters of the interest model, without tables and scoring head."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.interest.contract import Limits
+from ebbtide.interest.tensorfile import read_tensors
+
+Floats = npt.NDArray[np.float32]
+
+CONFIG_FILE = "interest.json"
+TENSORS_FILE = "interest.safetensors"
+
+
+@dataclass(frozen=True)
+class GateParameters:
+    """The alpha gate: a perceptron with one hidden layer (tanh) and a sigmoid; see `ebbtide.interest.gate`."""
+
+    hidden_weight: Floats
+    """``[features, hidden]``."""
+    hidden_bias: Floats
+    """``[hidden]``."""
+    output_weight: Floats
+    """``[hidden, 1]`` for one alpha per person, ``[hidden, d]`` for one per interest dimension."""
+    output_bias: Floats
+    """``[1]`` or ``[d]``."""
+
+
+@dataclass(frozen=True)
+class InterestConfig:
+    """The settings that go with the parameters; one JSON file."""
+
+    fingerprint: str
+    """Id of the export; every model of it carries the same."""
+    session_gap_ms: int
+    """A pause longer than this ends a session, in milliseconds."""
+    fixed_alpha: float | None
+    """The share of history when alpha is not learned; None means that the gate decides."""
+    exclude_seen: bool
+    """Whether items of the request's own events are left out when the request does not say."""
+    limits: Limits
+
+    @classmethod
+    def from_json(cls, text: str) -> InterestConfig:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: A key is missing or unknown.
+        """
+        content = json.loads(text)
+        known = {field.name for field in fields(cls)}
+        if set(content) != known:
+            raise ValueError(f"{CONFIG_FILE}: got keys {sorted(content)}; expected {sorted(known)}")
+        return cls(**{**content, "limits": Limits(**content["limits"])})
+
+    def to_json(self) -> str:
+        """The settings as a JSON object."""
+        return json.dumps(asdict(self), indent=2)
+
+
+@dataclass(frozen=True)
+class InterestParameters:
+    """Learned parameters; d interest dimensions, p columns of the popularity prior."""
+
+    config: InterestConfig
+    decay_rate_per_day: Floats
+    """lambda, ``[d]``: ln 2 over the half-life in days; 0 means no decay by age."""
+    rank_decay_rate: Floats
+    """mu, ``[d]``: decay for each later event; 0 means none."""
+    gate: GateParameters | None
+    """None with a fixed alpha."""
+    prior_weight: Floats
+    """``[p]``: the weights of the prior's columns in the scoring head."""
+
+    @property
+    def vector_width(self) -> int:
+        """d."""
+        return self.decay_rate_per_day.shape[0]
+
+    def tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays by name, as they are written to `TENSORS_FILE`."""
+        arrays = {name: getattr(self, name) for name in ("decay_rate_per_day", "rank_decay_rate", "prior_weight")}
+        if self.gate is not None:
+            arrays |= {f"gate.{field.name}": getattr(self.gate, field.name) for field in fields(self.gate)}
+        return arrays
+
+    @classmethod
+    def from_tensors(cls, config: InterestConfig, arrays: dict[str, npt.NDArray[Any]]) -> InterestParameters:
+        """Puts settings and arrays together."""
+        gate = None
+        if config.fixed_alpha is None:
+            gate = GateParameters(**{field.name: arrays[f"gate.{field.name}"] for field in fields(GateParameters)})
+        return cls(config, arrays["decay_rate_per_day"], arrays["rank_decay_rate"], gate, arrays["prior_weight"])
+
+    @classmethod
+    def read(cls, folder: Path) -> InterestParameters:
+        """Reads `CONFIG_FILE` and `TENSORS_FILE`.
+
+        Raises:
+            ValueError: The two files carry different fingerprints, or one is damaged.
+        """
+        config = InterestConfig.from_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        arrays, metadata = read_tensors(folder / TENSORS_FILE)
+        require_fingerprint(config.fingerprint, metadata, folder / TENSORS_FILE)
+        return cls.from_tensors(config, arrays)
+
+
+def require_fingerprint(expected: str, metadata: dict[str, str], source: Path) -> None:
+    """Refuses a file of another export.
+
+    Raises:
+        ValueError: Naming both fingerprints.
+    """
+    found = metadata.get("fingerprint", "none")
+    if found != expected:
+        raise ValueError(f"{source}: got fingerprint {found}; expected {expected}: files of two exports are mixed")

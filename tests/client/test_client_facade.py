@@ -1,0 +1,65 @@
+"""What `import ebbtide.client` gives and what it costs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import ebbtide.client
+import ebbtide.v1
+from ebbtide.v1 import interest_pb2
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "polars", "pydantic", "typer")
+
+
+def test_facade_names_stay_the_same_when_modules_move():
+    assert ebbtide.client.__all__ == [
+        "UNSET",
+        "CallCancelledError",
+        "ClientClosedError",
+        "ClientConfig",
+        "DeadlineExceededError",
+        "EbbtideError",
+        "Event",
+        "InterestClient",
+        "InternalError",
+        "InvalidArgumentError",
+        "KeepAliveConfig",
+        "ModelNotReadyError",
+        "RecommendRequest",
+        "RecommendResponse",
+        "RecommendedItem",
+        "ResourceExhaustedError",
+        "RetryConfig",
+        "Status",
+        "UnavailableError",
+        "event",
+    ]
+    assert all(hasattr(ebbtide.client, name) for name in ebbtide.client.__all__)
+
+
+def test_schema_facade_has_every_message_when_the_proto_grows():
+    assert sorted(ebbtide.v1.__all__) == sorted(interest_pb2.DESCRIPTOR.message_types_by_name)
+    assert all(hasattr(ebbtide.v1, name) for name in ebbtide.v1.__all__)
+
+
+def test_client_has_a_method_for_each_rpc_when_the_service_grows():
+    service = interest_pb2.DESCRIPTOR.services_by_name["InterestService"]
+    assert [name for name in service.methods_by_name if not hasattr(ebbtide.client.InterestClient, name.lower())] == []
+
+
+def test_import_pulls_in_nothing_heavy_when_a_fresh_interpreter_starts():
+    program = f"import sys, ebbtide.client; print([name for name in {HEAVY!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_namespace_has_no_init_when_any_source_root_is_read():
+    roots = [path.parent for path in REPOSITORY.glob("*/ebbtide") if path.is_dir()]
+    assert {"client", "interest"} <= {root.name for root in roots}
+    assert [root.name for root in roots if (root / "ebbtide" / "__init__.py").exists()] == []
+
+
+def test_packages_are_marked_typed_when_installed():
+    for package in (ebbtide.client, ebbtide.v1):
+        assert (Path(package.__file__).parent / "py.typed").exists()

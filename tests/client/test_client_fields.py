@@ -1,0 +1,82 @@
+"""Errors about tensors come back as errors about the caller's own fields."""
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebbtide.client._fields import caller_error
+from ebbtide.client.codec import encode
+from ebbtide.interest.errors import RequestError
+from ebbtide.interest.keys import item_key
+from ebbtide.v1 import Event, RecommendRequest
+
+NOW = Timestamp(seconds=1)
+
+
+@st.composite
+def marked_requests(draw):
+    """Requests whose every event has its own subject, time and weight; and all events by their paths."""
+    sizes = {"history": draw(st.integers(0, 5)), "current": draw(st.integers(0, 5))}
+    if draw(st.booleans()):
+        sizes = {"events": sum(sizes.values())}
+    request, paths = RecommendRequest(), {}
+    for group, size in sizes.items():
+        for index in range(size):
+            path = f"{group}[{index}]"
+            event = Event(time=Timestamp(seconds=len(paths)), weight=len(paths))
+            setattr(event, draw(st.sampled_from(["item_id", "text"])), path)
+            getattr(request, group).append(event)
+            paths[path] = event
+    return request, paths
+
+
+@given(marked_requests())
+def test_field_is_the_callers_own_when_any_entry_of_an_event_tensor_is_refused(marked):
+    request, paths = marked
+    for tensor, array in encode(request, 0).tensors.items():
+        if not tensor.startswith(("event_", "text")):
+            continue
+        for index, value in enumerate(array.reshape(-1).tolist()):
+            server_says = f"in ensemble 'recommend', adaptive_weights: {tensor}[{index}]: got {value}; expected other"
+            error = caller_error(RequestError.parse(server_says), request)
+            path, _, part = error.field.partition(".")
+            event = paths[path]
+            if tensor == "event_item":
+                assert (part, error.value) == ("item_id", repr(event.item_id))
+            elif tensor == "event_time":
+                assert (part, error.value) == ("time", str(event.time.ToMilliseconds()))
+            elif tensor == "event_weight":
+                assert (part, error.value) == ("weight", str(event.weight))
+            elif tensor == "event_is_current":
+                assert (part, value) == ("", path.startswith("current"))
+            else:
+                assert (part, value) == ("text", event.text.encode())
+            assert error.expected == "other"
+
+
+REQUEST = RecommendRequest(history=[Event(item_id="a", time=NOW)], exclude_item_ids=["x", "y"], alpha=2)
+
+
+@pytest.mark.parametrize(
+    ("tensor_field", "value", "field", "told"),
+    [
+        ("exclude_item[1]", str(item_key("y")), "exclude_item_ids[1]", "'y'"),
+        ("exclude_item", "600 items", "exclude_item_ids", "600 items"),
+        ("event_item", "600 events", "history and current", "600 events"),
+        ("event_time[9]", "1", "history and current", "1"),
+        ("alpha", "2.0", "alpha", "2.0"),
+        ("alpha[0]", "2.0", "alpha[0]", "2.0"),
+        ("something_new[2]", "1", "something_new[2]", "1"),
+    ],
+)
+def test_field_is_told_in_the_callers_terms_when_it_is_no_single_event(tensor_field, value, field, told):
+    error = caller_error(RequestError(tensor_field, value, "other"), REQUEST)
+    assert (error.field, error.value) == (field, told)
+
+
+@pytest.mark.parametrize(
+    ("tensor_field", "field"), [("text[2]", "texts[2]"), ("text", "texts"), ("text_vector[0]", "texts[0]"), ("z", "z")]
+)
+def test_field_is_one_of_the_texts_when_embedding(tensor_field, field):
+    assert caller_error(RequestError(tensor_field, "5000 bytes", "at most 4096"), None).field == field
