@@ -1,0 +1,42 @@
+"""Serve an exported model repository with a real Triton on this machine, with no container.
+
+::
+
+    from ebbtide.serve import ServerConfig, TritonServer
+
+    with TritonServer(ServerConfig(model_repository)) as server:
+        print(server.grpc_url)
+"""
+
+from ebbtide.serve.config import ServerConfig
+from ebbtide.serve.distribution import EmbeddedServer, embedded_server
+from ebbtide.serve.errors import (
+    EmbeddedServerError,
+    ModelLoadError,
+    PortInUseError,
+    ServeError,
+    ServerNotInstalledError,
+    ServerStartError,
+    ServerStateError,
+    UnsupportedNumpyError,
+    UnsupportedPythonError,
+)
+from ebbtide.serve.server import TritonServer
+from ebbtide.serve.startup import Progress
+
+__all__ = [
+    "EmbeddedServer",
+    "EmbeddedServerError",
+    "ModelLoadError",
+    "PortInUseError",
+    "Progress",
+    "ServeError",
+    "ServerConfig",
+    "ServerNotInstalledError",
+    "ServerStartError",
+    "ServerStateError",
+    "TritonServer",
+    "UnsupportedNumpyError",
+    "UnsupportedPythonError",
+    "embedded_server",
+]

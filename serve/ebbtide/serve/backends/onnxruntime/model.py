@@ -1,0 +1,408 @@
+"""The backend `onnxruntime` on Python's onnxruntime: stands in for NVIDIA's C++ backend of that name.
+
+Triton runs this file in a Python stub for every model whose config says ``backend: "onnxruntime"``, so that one model
+repository serves on a machine without that backend and in NVIDIA's container. It reads the same configuration, refuses
+what the C++ backend refuses, in its words, and batches in the same way; where it can do less, it says so at load. It
+imports nothing of Ebbtide: it is copied beside the server alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import triton_python_backend_utils as pb_utils
+
+_DATA_TYPES = {
+    "tensor(bool)": "TYPE_BOOL",
+    "tensor(uint8)": "TYPE_UINT8",
+    "tensor(uint16)": "TYPE_UINT16",
+    "tensor(uint32)": "TYPE_UINT32",
+    "tensor(uint64)": "TYPE_UINT64",
+    "tensor(int8)": "TYPE_INT8",
+    "tensor(int16)": "TYPE_INT16",
+    "tensor(int32)": "TYPE_INT32",
+    "tensor(int64)": "TYPE_INT64",
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(float)": "TYPE_FP32",
+    "tensor(double)": "TYPE_FP64",
+    "tensor(string)": "TYPE_STRING",
+}
+_GRAPH_LEVELS = {
+    -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+_SPINNING = ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning")
+_ARENA_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
+_AUTOFILL_MAX_BATCH_SIZE = 4
+"""What Triton tells backends to fill in (``default-max-batch-size``); the Python backend passes it to nobody."""
+
+Config = Mapping[str, Any]
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class _Node:
+    """An input or output of the graph; a symbolic dimension is -1."""
+
+    data_type: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A request that can be run."""
+
+    index: int
+    feeds: dict[str, Array]
+    outputs: frozenset[str]
+
+    @property
+    def rows(self) -> int:
+        return int(next(iter(self.feeds.values())).shape[0])
+
+
+class _BadInputError(ValueError):
+    """A request whose content can't be given to the graph."""
+
+
+class TritonPythonModel:
+    """One instance of one ONNX model."""
+
+    @staticmethod
+    def auto_complete_config(config: Any) -> Any:  # noqa: ANN401 - Triton's own class, which carries no types
+        """Fills in the tensors of a config that does not write them out, as the C++ backend does."""
+        written = config.as_dict()
+        if written.get("input") and written.get("output"):
+            return config
+        path = model_path(written, Path(pb_utils.get_model_dir()))
+        session = ort.InferenceSession(str(path), session_options(written), providers=["CPUExecutionProvider"])
+        inputs, outputs = nodes(session.get_inputs()), nodes(session.get_outputs())
+        # A rank of one leaves no dimension beside the batch, which would need a reshape that can't be filled in.
+        batching = all(len(node.shape) > 1 and node.shape[0] == -1 for node in (*inputs.values(), *outputs.values()))
+        if written["max_batch_size"] and not batching:
+            raise pb_utils.TritonModelException(
+                f"autofill failed for model '{written['name']}': model does not support batching while non-zero "
+                "max_batch_size is specified"
+            )
+        if batching and not written["max_batch_size"]:
+            config.set_max_batch_size(_AUTOFILL_MAX_BATCH_SIZE)
+        if batching and "sequence_batching" not in written:
+            config.set_dynamic_batching()
+        for section, found, add in (("input", inputs, config.add_input), ("output", outputs, config.add_output)):
+            if not written.get(section):
+                for name, node in found.items():
+                    dims = list(node.shape[1:] if batching else node.shape) or [1]
+                    add({"name": name, "data_type": node.data_type, "dims": dims})
+        return config
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Loads the session and checks it against the config.
+
+        Raises:
+            TritonModelException: the config does not fit the graph, or asks for what this machine lacks.
+        """
+        config: Config = json.loads(args["model_config"])
+        self._name: str = args["model_name"]
+        self._max_batch_size: int = config["max_batch_size"]
+        try:
+            path = model_path(config, Path(args["model_repository"]) / args["model_version"])
+            self._session = ort.InferenceSession(
+                str(path),
+                session_options(config),
+                providers=providers(args["model_instance_kind"], args["model_instance_device_id"]),
+            )
+            check_config(config, self._session)
+        except Exception as error:
+            message = str(error)
+            prefix = "" if f"'{self._name}'" in message else f"unable to load model '{self._name}', "
+            raise pb_utils.TritonModelException(f"{prefix}{message}") from None
+        self._run_options = run_options(config)
+        self._outputs = [entry["name"] for entry in config["output"]]
+        inputs, outputs = nodes(self._session.get_inputs()), nodes(self._session.get_outputs())
+        self._strings = {name for name, node in inputs.items() if node.data_type == "TYPE_STRING"}
+        # The C++ backend gives a scalar the dims that the config writes for it.
+        self._scalars = {
+            entry["name"]: config_dims(entry) for entry in config["output"] if not outputs[entry["name"]].shape
+        }
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answers every request; where the model batches, with one run for all that can be run."""
+        responses: list[Any] = [None] * len(requests)
+        calls: list[_Call] = []
+        for index, request in enumerate(requests):
+            # No look at is_cancelled(): Triton itself drops a request that is cancelled in the queue, a run can't be
+            # stopped, and each call is a round trip to the server (80 us measured, a third of a small run).
+            try:
+                calls.append(_Call(index, self._feeds(request), frozenset(request.requested_output_names())))
+            except _BadInputError as error:
+                responses[index] = self._refusal(str(error), pb_utils.TritonError.INVALID_ARG)
+        for group in [calls] if self._max_batch_size and calls else [[call] for call in calls]:
+            self._answer(group, responses)
+        return responses
+
+    def finalize(self) -> None:
+        """Lets go of the session."""
+        del self._session
+
+    def _feeds(self, request: Any) -> dict[str, Array]:  # noqa: ANN401 - Triton's own class, which carries no types
+        feeds: dict[str, Array] = {}
+        for tensor in request.inputs():
+            name: str = tensor.name()
+            array: Array = tensor.as_numpy()
+            feeds[name] = to_text(name, array) if name in self._strings else array
+        return feeds
+
+    def _answer(self, group: Sequence[_Call], responses: list[Any]) -> None:
+        """Runs a group together; where that fails, each call alone, so that only the culprit fails."""
+        try:
+            answers = self._run(group)
+        except Exception as error:
+            if len(group) > 1:
+                for call in group:
+                    self._answer([call], responses)
+                return
+            # onnxruntime has a class of its own for each status, with no common root.
+            bad = type(error).__name__ == "InvalidArgument"
+            code = pb_utils.TritonError.INVALID_ARG if bad else pb_utils.TritonError.INTERNAL
+            responses[group[0].index] = self._refusal(f"onnx runtime error: {error}", code)
+            return
+        for call, tensors in zip(group, answers, strict=True):
+            responses[call.index] = pb_utils.InferenceResponse(tensors)
+
+    def _run(self, group: Sequence[_Call]) -> list[list[Any]]:
+        """The output tensors of each call, from one run of the session."""
+        wanted = [name for name in self._outputs if any(name in call.outputs for call in group)]
+        if not wanted:
+            return [[] for _ in group]
+        feeds = group[0].feeds
+        if len(group) > 1:
+            feeds = {name: np.concatenate([call.feeds[name] for call in group]) for name in feeds}
+        results = dict(zip(wanted, self._session.run(wanted, feeds, self._run_options), strict=True))
+        for name, dims in self._scalars.items():
+            if name in results:
+                results[name] = results[name].reshape(dims)
+        if self._max_batch_size:
+            rows = sum(call.rows for call in group)
+            for name, result in results.items():
+                if result.shape[0] != rows:
+                    raise ValueError(f"output '{name}' has {result.shape[0]} rows for a batch of {rows}")
+        if len(group) == 1:
+            return [[pb_utils.Tensor(name, results[name]) for name in wanted]]
+        answers: list[list[Any]] = []
+        start = 0
+        for call in group:
+            stop = start + call.rows
+            answers.append(
+                [pb_utils.Tensor(name, results[name][start:stop]) for name in wanted if name in call.outputs]
+            )
+            start = stop
+        return answers
+
+    def _refusal(self, message: str, code: int) -> Any:  # noqa: ANN401 - Triton's own class, which carries no types
+        # An ensemble's error does not say which of its models failed.
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self._name}: {message}", code))
+
+
+def model_path(config: Config, version_folder: Path) -> Path:
+    """The ONNX file: ``default_model_filename``, or ``model.onnx``; a folder of that name holds ``model.onnx``."""
+    path = version_folder / (config.get("default_model_filename") or "model.onnx")
+    if path.is_dir():
+        path = path / "model.onnx"
+    if not path.is_file():
+        raise ValueError(f"unable to find '{path}' for model '{config['name']}'")
+    return path
+
+
+def providers(kind: str, device_id: str) -> list[Any]:
+    """The execution providers for an instance of a kind (``CPU`` or ``GPU``)."""
+    if kind != "GPU":
+        return ["CPUExecutionProvider"]
+    available = ort.get_available_providers()
+    if "CUDAExecutionProvider" not in available:
+        raise ValueError(
+            f"its instance group is KIND_GPU, but onnxruntime here has no CUDAExecutionProvider (it has "
+            f"{', '.join(available)}): install onnxruntime-gpu, or say KIND_CPU"
+        )
+    return [("CUDAExecutionProvider", {"device_id": device_id}), "CPUExecutionProvider"]
+
+
+def session_options(config: Config) -> Any:  # noqa: ANN401 - onnxruntime carries no types
+    """The session options that a model's ``optimization`` and ``parameters`` ask for."""
+    options = ort.SessionOptions()
+    level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
+    options.graph_optimization_level = _GRAPH_LEVELS.get(level, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    mode = _integer(config, "execution_mode")
+    if mode not in (0, 1):
+        raise ValueError(
+            f"Invalid configuration value provided. Expected values for execution_mode are 0 or 1 but got {mode}"
+        )
+    options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if mode else ort.ExecutionMode.ORT_SEQUENTIAL
+    # Zero and less leave the choice to ONNX Runtime.
+    if (count := _integer(config, "intra_op_thread_count")) > 0:
+        options.intra_op_num_threads = count
+    if (count := _integer(config, "inter_op_thread_count")) > 0:
+        options.inter_op_num_threads = count
+    if (value := _parameter(config, "enable_mem_arena")) is not None:
+        options.enable_cpu_mem_arena = _boolean("enable_mem_arena", value)
+    if (value := _parameter(config, "enable_mem_pattern")) is not None:
+        options.enable_mem_pattern = _boolean("enable_mem_pattern", value)
+    # Every instance is a process with a session of its own: idle threads that spin take the cores from the others.
+    entries = dict.fromkeys(_SPINNING, "0")
+    entries |= {
+        key: _parameter(config, key) or "" for key in config.get("parameters", {}) if key.startswith("session.")
+    }
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def run_options(config: Config) -> Any:  # noqa: ANN401 - onnxruntime carries no types
+    """The run options that a model's ``parameters`` ask for, or None."""
+    value = _parameter(config, _ARENA_SHRINKAGE)
+    if value is None:
+        return None
+    options = ort.RunOptions()
+    options.add_run_config_entry(_ARENA_SHRINKAGE, value)
+    return options
+
+
+def nodes(arguments: Iterable[Any]) -> dict[str, _Node]:
+    """The session's inputs or outputs by name."""
+    return {
+        argument.name: _Node(
+            _DATA_TYPES.get(argument.type, argument.type),
+            tuple(size if isinstance(size, int) and size >= 0 else -1 for size in argument.shape),
+        )
+        for argument in arguments
+    }
+
+
+def check_config(config: Config, session: Any) -> None:  # noqa: ANN401 - onnxruntime carries no types
+    """Refuses a config that does not fit the graph; the order and the words are the C++ backend's.
+
+    Raises:
+        ValueError: what does not fit.
+    """
+    name, max_batch_size = config["name"], config["max_batch_size"]
+    for feature in ("sequence_batching", "batch_input", "batch_output"):
+        if config.get(feature):
+            raise ValueError(
+                f"unable to load model '{name}', {feature} is not supported by Ebbtide's stand-in ONNX Runtime "
+                "backend: serve this model with NVIDIA's own"
+            )
+    required = nodes(session.get_inputs())
+    inputs = {**required, **nodes(session.get_overridable_initializers())}
+    for entry in config["input"]:
+        if entry.get("optional") and max_batch_size:
+            raise ValueError(
+                f"unable to load model '{name}', optional input '{entry['name']}' is not supported for models that "
+                "support batching"
+            )
+        if entry.get("allow_ragged_batch"):
+            raise ValueError(
+                f"unable to load model '{name}', input '{entry['name']}' says allow_ragged_batch, which needs a graph "
+                "that takes one flat tensor for the whole batch: Ebbtide's stand-in ONNX Runtime backend has none"
+            )
+        _check_tensor(config, "input", entry, inputs)
+    written = {entry["name"] for entry in config["input"] if not entry.get("optional")}
+    if missing := sorted(required.keys() - {entry["name"] for entry in config["input"]}):
+        raise ValueError(
+            f"unable to load model '{name}', configuration expects {len(written)} inputs, model provides "
+            f"{len(required)}: the configuration lacks '{', '.join(missing)}'"
+        )
+    outputs = nodes(session.get_outputs())
+    for entry in config["output"]:
+        _check_tensor(config, "output", entry, outputs)
+
+
+def _check_tensor(config: Config, section: str, entry: Config, found: Mapping[str, _Node]) -> None:
+    name, tensor = config["name"], entry["name"]
+    if tensor not in found:
+        raise ValueError(
+            f"unable to load model '{name}', unexpected inference {section} '{tensor}', allowed {section}s are: "
+            f"{', '.join(sorted(found))}"
+        )
+    node = found[tensor]
+    if entry["data_type"] != node.data_type:
+        raise ValueError(
+            f"unable to load model '{name}', configuration expects datatype {entry['data_type']} for {section} "
+            f"'{tensor}', model provides {node.data_type}"
+        )
+    dims = config_dims(entry)
+    if not node.shape and not config["max_batch_size"]:
+        if any(dim != 1 for dim in dims):
+            raise ValueError(
+                f"unable to load model '{name}', scalar tensor '{tensor}', should only provide 1 in the model "
+                f"configuration when the model doesn't support batching. Model configuration provided: {_shown(dims)}."
+            )
+        return
+    if config["max_batch_size"] and (not node.shape or node.shape[0] != -1):
+        raise ValueError(
+            f"model '{name}', tensor '{tensor}': for the model to support batching the shape should have at least 1 "
+            "dimension and the first dimension must be -1; but shape expected by the model is "
+            f"{_shown(node.shape)}"
+        )
+    full = (-1, *dims) if config["max_batch_size"] else dims
+    # An input may be narrower than the graph allows, an output must be what the graph gives.
+    fits = len(full) == len(node.shape) and all(
+        dim == size or (section == "input" and size == -1) for dim, size in zip(full, node.shape, strict=True)
+    )
+    if not fits:
+        batch = (
+            f"(an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making "
+            f"complete shape {_shown(full)})"
+            if config["max_batch_size"]
+            else f"(shape {_shown(full)})"
+        )
+        raise ValueError(
+            f"model '{name}', tensor '{tensor}': the model expects {len(node.shape)} dimensions (shape "
+            f"{_shown(node.shape)}) but the model configuration specifies {len(full)} dimensions {batch}"
+        )
+
+
+def config_dims(entry: Config) -> tuple[int, ...]:
+    """The shape that the backend sees: after ``reshape``, where there is one."""
+    return tuple(int(dim) for dim in (entry["reshape"]["shape"] if "reshape" in entry else entry["dims"]))
+
+
+def to_text(name: str, array: Array) -> Array:
+    """Triton's BYTES elements as the text that onnxruntime takes."""
+    flat: list[str] = []
+    for index, element in enumerate(array.ravel()):
+        try:
+            flat.append(element.decode() if isinstance(element, bytes) else str(element))
+        except UnicodeDecodeError as error:
+            raise _BadInputError(f"input '{name}', element {index} is {element!r}, expected UTF-8") from error
+    text = np.empty(array.size, dtype=np.object_)
+    text[:] = flat
+    return text.reshape(array.shape)
+
+
+def _parameter(config: Config, key: str) -> str | None:
+    entry = config.get("parameters", {}).get(key)
+    return None if entry is None else str(entry["string_value"])
+
+
+def _integer(config: Config, key: str) -> int:
+    value = _parameter(config, key) or "0"
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(f"parameter {key} is '{value}', expected an integer") from None
+
+
+def _boolean(key: str, value: str) -> bool:
+    if value.lower() not in ("0", "1", "false", "true"):
+        raise ValueError(f"parameter {key} is '{value}', expected 0, 1, false or true")
+    return value.lower() in ("1", "true")
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return f"[{','.join(str(size) for size in shape)}]"

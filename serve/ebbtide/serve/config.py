@@ -1,0 +1,52 @@
+"""Settings of one server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """What to serve, and where."""
+
+    model_repository: Path
+    """Folder with one folder for each model."""
+    host: str = "127.0.0.1"
+    """Address to bind. Loopback by default: Triton has no authentication, so binding elsewhere is a decision."""
+    grpc_port: int | None = None
+    """None takes a free port; so do the next two."""
+    http_port: int | None = None
+    metrics_port: int | None = None
+    model_control: Literal["none", "explicit"] = "none"
+    """"none" loads every model at the start; "explicit" loads `load_models`, and others when a client asks."""
+    load_models: tuple[str, ...] = ()
+    """Models to load at the start under "explicit"; ("*",) for all."""
+    startup_timeout_s: float = 120.0
+    stop_timeout_s: float = 15.0
+    """Grace for requests under way before the server is killed."""
+    log_file: Path | None = None
+    """Where the server's output goes, appended. None keeps it in a scratch folder while the server runs, and after a
+    failed start, whose error names it."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables for the server, over those inherited."""
+    extra_args: tuple[str, ...] = ()
+    """Further tritonserver options, last on its command line: ``("--cache-config=local,size=1048576",)``."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model_repository", Path(self.model_repository))
+        if not self.model_repository.is_dir():
+            raise ValueError(f"model_repository {str(self.model_repository)!r} is not a folder")
+        if self.model_control not in ("none", "explicit"):
+            raise ValueError(f"model_control is {self.model_control!r}, expected 'none' or 'explicit'")
+        if self.load_models and self.model_control != "explicit":
+            raise ValueError("load_models is given, which needs model_control='explicit'")
+        for name in ("grpc_port", "http_port", "metrics_port"):
+            port = getattr(self, name)
+            if port is not None and not 1 <= port <= 65535:
+                raise ValueError(f"{name} is {port}, expected 1 to 65535, or None for a free one")
+        for name in ("startup_timeout_s", "stop_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")

@@ -1,0 +1,60 @@
+"""The command line and the environment with which tritonserver starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ebbtide.serve.config import ServerConfig
+from ebbtide.serve.distribution import EmbeddedServer
+from ebbtide.serve.ports import Ports
+
+SHM_DEFAULT_BYTES = 4 * 1024 * 1024
+"""Shared memory of one Python stub at its start; it grows when a batch needs more and never shrinks."""
+SHM_GROWTH_BYTES = 4 * 1024 * 1024
+
+
+def command_line(server: EmbeddedServer, config: ServerConfig, ports: Ports, shm_prefix: str) -> list[str]:
+    """The tritonserver command; `extra_args` come last."""
+    # A restart must not wait longer than the grace it was given, whatever is in flight.
+    exit_timeout_s = max(1, int(config.stop_timeout_s) - 1)
+    return [
+        str(server.executable),
+        f"--model-repository={config.model_repository.resolve()}",
+        f"--model-control-mode={config.model_control}",
+        *(f"--load-model={name}" for name in config.load_models),
+        f"--backend-directory={server.backend_directory}",
+        f"--cache-directory={server.cache_directory}",
+        f"--grpc-address={config.host}",
+        f"--grpc-port={ports.grpc}",
+        f"--http-address={config.host}",
+        f"--http-port={ports.http}",
+        f"--metrics-address={config.host}",
+        f"--metrics-port={ports.metrics}",
+        # A server that stays up after a failed load tells the reason over its repository index.
+        "--exit-on-error=false",
+        f"--exit-timeout-secs={exit_timeout_s}",
+        # Two servers with one prefix would write into each other's regions.
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        f"--backend-config=python,shm-default-byte-size={SHM_DEFAULT_BYTES}",
+        f"--backend-config=python,shm-growth-byte-size={SHM_GROWTH_BYTES}",
+        *config.extra_args,
+    ]
+
+
+def environment(server: EmbeddedServer, config: ServerConfig) -> dict[str, str]:
+    """The caller's environment with what the server and its stubs need."""
+    inherited = dict(os.environ)
+    return {
+        **inherited,
+        "PATH": _joined((server.python.parent,), inherited.get("PATH")),
+        "LD_LIBRARY_PATH": _joined(server.library_path, inherited.get("LD_LIBRARY_PATH")),
+        # For the stub of Python 3.10; newer ones read it from the environment that `distribution` lays out.
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
+        **config.environment,
+    }
+
+
+def _joined(first: tuple[Path, ...], inherited: str | None) -> str:
+    return os.pathsep.join([*map(str, first), *([inherited] if inherited else [])])

@@ -1,0 +1,62 @@
+"""Chooses the server's ports and says how to reach them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from dataclasses import dataclass
+
+from ebbtide.serve.errors import PortInUseError
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The three ports of one server."""
+
+    grpc: int
+    http: int
+    metrics: int
+
+
+def choose_ports(host: str, grpc: int | None, http: int | None, metrics: int | None) -> Ports:
+    """The ports asked for, and free ones where None was given.
+
+    Nothing holds a free port between this choice and the server's own bind, so a caller that lets ports be chosen
+    tries again with new ones when the server finds one taken.
+
+    Raises:
+        PortInUseError: a port asked for is taken.
+    """
+    with contextlib.ExitStack() as held:
+        # All three stay bound until all are chosen, so that they differ.
+        chosen = [
+            _bind(held, host, name, port) for name, port in (("grpc", grpc), ("http", http), ("metrics", metrics))
+        ]
+    return Ports(*chosen)
+
+
+def connect_host(host: str) -> str:
+    """The address by which this machine reaches a server bound to `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+
+
+def authority(host: str, port: int) -> str:
+    """``host:port`` as it stands in a URL, an IPv6 address in brackets."""
+    reached = connect_host(host)
+    return f"[{reached}]:{port}" if ":" in reached else f"{reached}:{port}"
+
+
+def _bind(held: contextlib.ExitStack, host: str, name: str, port: int | None) -> int:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port or 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = held.enter_context(socket.socket(family, kind, protocol))
+    # A port whose last connections linger in TIME_WAIT is free for a server.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+        # With SO_REUSEADDR two sockets can bind one port as long as neither listens.
+        bound.listen(1)
+    except OSError as error:
+        raise PortInUseError(f"{name}_port {port} on {host} can't be bound: {error.strerror or error}") from error
+    return int(bound.getsockname()[1])

@@ -1,0 +1,139 @@
+"""Reads how far a starting server is: its log while it loads, its repository index once it answers."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+_LOADED = re.compile(r"successfully loaded '([^']+)'")
+_FAILED = re.compile(r"failed to load '([^']+)' version|failed to load model '([^']+)'|ensemble '([^']+)' depends on")
+_TAKEN = re.compile(r"(?i)already in use|address in use|failed to start (grpc|http|metrics) service")
+_ERROR = re.compile(r'E\d{4} [^"]*\] "(.*)"$')
+_UNPARSED = re.compile(r"Error parsing text-format inference\.ModelConfig: (.*)$")
+_NESTED = re.compile(r"(which has no loaded version)\. Model '.*", re.DOTALL)
+_USAGE = "Usage: tritonserver"
+_STACK = re.compile(r"\n+At:\n.*", re.DOTALL)
+_TABLE = re.compile(r"\s*$|[+|]|[IWE]\d{4} [^\"]*\] $")
+_PROBE_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a starting server is."""
+
+    loaded: tuple[str, ...]
+    """Models that are loaded, in the order in which they became ready."""
+    failed: tuple[str, ...]
+    expected: int
+    """Models that the server was asked to load."""
+    elapsed_s: float
+
+
+class LogFollower:
+    """Reads a growing log file piece by piece, from where it ends now."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+        self._start = self._offset
+        self._rest = b""
+        self._unparsed = ""
+        self.loaded: list[str] = []
+        self.failed: list[str] = []
+        self.errors: list[str] = []
+        """Messages of level error."""
+        self.port_taken = False
+
+    def read(self) -> None:
+        """Takes in the lines written since the last call."""
+        with self._path.open("rb") as log:
+            log.seek(self._offset)
+            data = log.read()
+        self._offset += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._take(line.decode(errors="replace"))
+
+    def tail(self, lines: int) -> str:
+        """The last lines written since this follower was made, without the server's wide tables and its usage."""
+        with self._path.open("rb") as log:
+            log.seek(self._start)
+            text = log.read().decode(errors="replace")
+        shown = [line for line in text.partition(_USAGE)[0].splitlines() if not _TABLE.match(line)]
+        return "\n".join(shown[-lines:])
+
+    def reason(self, name: str) -> str:
+        """Why a model was not loaded, as far as the log says it."""
+        for message in self.errors:
+            if f"'{name}'" in message:
+                return message
+        return "it was not loaded, and the log does not say why"
+
+    def _take(self, line: str) -> None:
+        for pattern, names in ((_LOADED, self.loaded), (_FAILED, self.failed)):
+            match = pattern.search(line)
+            if match and (name := next(filter(None, match.groups()))) not in names:
+                names.append(name)
+        self.port_taken = self.port_taken or _TAKEN.search(line) is not None
+        if match := _UNPARSED.search(line):
+            self._unparsed = match.group(1)
+        elif match := _ERROR.match(line):
+            message = match.group(1).replace("\\n", "\n").replace('\\"', '"')
+            # The parser's line precedes the one that names the model.
+            if self._unparsed and "failed to read text proto" in message:
+                message, self._unparsed = f"{message}: {self._unparsed}", ""
+            self.errors.append(message)
+
+
+def models_in(repository: Path) -> list[str]:
+    """The models that a server with model control "none" tries to load."""
+    return sorted(folder.name for folder in repository.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+
+
+def answers(host: str, port: int, path: str) -> bool:
+    """Whether an HTTP GET is answered with 200."""
+    try:
+        return _request(host, port, "GET", path)[0] == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def refused_models(host: str, port: int, expected: Iterable[str], log: LogFollower) -> dict[str, str]:
+    """The server's message for each model that is not ready, root causes first.
+
+    The repository index tells the reason only where a backend refused a model. A config that can't be parsed, a folder
+    without versions, and an ensemble of refused models have a name there at most: for those the log is read.
+    """
+    _, body = _request(host, port, "POST", "/v2/repository/index", b"{}")
+    entries = json.loads(body)
+    ready = {entry["name"] for entry in entries if entry.get("state") == "READY"}
+    reasons = {
+        str(entry["name"]): str(entry["reason"])
+        for entry in entries
+        if entry.get("state") == "UNAVAILABLE" and entry.get("reason", "unloaded") != "unloaded"
+    }
+    for name in expected:
+        if name not in ready and name not in reasons:
+            reasons[name] = log.reason(name)
+    failures = {name: without_stack(reason) for name, reason in reasons.items()}
+    return dict(sorted(failures.items(), key=lambda item: ("depends on" in item[1], item[0])))
+
+
+def without_stack(reason: str) -> str:
+    """A message without the Python stack, and without the errors of other models, that follow it; the log has both."""
+    return _STACK.sub("", _NESTED.sub(r"\1", reason)).replace("TritonModelException: ", "").strip()
+
+
+def _request(host: str, port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    # http.client takes no proxy from the environment, and a proxy must never see loopback.
+    connection = http.client.HTTPConnection(host, port, timeout=_PROBE_TIMEOUT_S)
+    try:
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()

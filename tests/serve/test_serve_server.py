@@ -1,0 +1,249 @@
+"""The life of a server: its start, its endpoints, its end, and the end of whoever started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+import tritonclient.grpc as triton
+
+import ebbtide.serve.server as server_module
+from ebbtide.serve import PortInUseError, ServerConfig, ServerStartError, ServerStateError, TritonServer
+from ebbtide.serve.ports import Ports
+
+GUARD_S = 60
+
+
+@pytest.fixture
+def repository(tmp_path, models) -> Path:
+    models.write_python(tmp_path / "repository", "echo")
+    return tmp_path / "repository"
+
+
+@pytest.fixture
+def empty_repository(tmp_path) -> Path:
+    """No model, no stub: a server on it starts and stops at once."""
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A server, and its stubs."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def wait_until_gone(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in psutil.wait_procs(processes, timeout=GUARD_S)[1] if process.status() != "zombie"]
+
+
+def shared_memory(caller_pid: int) -> list[str]:
+    return [name for name in os.listdir("/dev/shm") if name.startswith(f"ebbtide_{caller_pid}_")]  # noqa: PTH208, S108
+
+
+def spawn_caller(repository: Path, ending: str) -> tuple[subprocess.Popen[str], int, Path]:
+    """A Python that starts a server, tells its pid and log, and then runs `ending`."""
+    program = f"""
+import os, signal, sys, time
+from pathlib import Path
+from ebbtide.serve import ServerConfig, TritonServer
+server = TritonServer(ServerConfig(Path(sys.argv[1])))
+server.start()
+print(server.pid, server.log_path, flush=True)
+{ending}
+"""
+    caller = subprocess.Popen(
+        [sys.executable, "-c", program, str(repository)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert caller.stdout is not None
+    pid, log_path = caller.stdout.readline().split()
+    return caller, int(pid), Path(log_path)
+
+
+def wait_until_removed(folder: Path) -> bool:
+    deadline = time.monotonic() + GUARD_S
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not folder.exists()
+
+
+def test_endpoints_answer_on_loopback_when_the_server_runs(server):
+    client = triton.InferenceServerClient(server.grpc_url)
+    assert client.is_server_ready()
+    client.close()
+    for url in (f"{server.http_url}/v2/health/ready", server.metrics_url):
+        with urllib.request.urlopen(url) as answer:  # noqa: S310 - this server's own URL
+            assert answer.status == 200
+    addresses = {entry.laddr.ip for entry in psutil.Process(server.pid).net_connections() if entry.status == "LISTEN"}
+    assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+
+
+def test_log_is_readable_when_the_server_runs(server):
+    assert "Started GRPCInferenceService" in server.log_path.read_text()
+
+
+def test_context_manager_leaves_nothing_when_it_ends(repository):
+    seen = []
+    # The session's own server, if it runs already, keeps its regions.
+    before = set(shared_memory(os.getpid()))
+    with TritonServer(ServerConfig(repository), on_progress=seen.append) as server:
+        processes = family(server.pid)
+        log_path = server.log_path
+        assert len(processes) > 1
+        regions = set(shared_memory(os.getpid())) - before
+        assert regions
+    assert wait_until_gone(processes) == []
+    assert regions.isdisjoint(shared_memory(os.getpid()))
+    assert not log_path.exists()
+    assert not server.is_running()
+    assert [(entry.loaded, entry.failed, entry.expected) for entry in seen] == [((), (), 1), (("echo",), (), 1)]
+    with pytest.raises(ServerStateError, match="not running"):
+        _ = server.grpc_url
+
+
+def test_server_can_start_again_when_it_was_stopped(empty_repository, tmp_path):
+    server = TritonServer(ServerConfig(empty_repository, log_file=tmp_path / "logs" / "triton.log"))
+    pids = []
+    for _ in range(2):
+        with server:
+            pids.append(server.pid)
+            with pytest.raises(ServerStateError, match="started already"):
+                server.start()
+    assert pids[0] != pids[1]
+    assert (tmp_path / "logs" / "triton.log").read_text().count("Started HTTPService") == 2
+
+
+@pytest.mark.parametrize(
+    ("ending", "signum"),
+    [
+        ("time.sleep(600)", signal.SIGKILL),
+        ("time.sleep(600)", signal.SIGTERM),
+        # A forked child that outlives its parent holds the lifeline open.
+        ("if os.fork(): time.sleep(600)\nelse: time.sleep(20)", signal.SIGKILL),
+    ],
+    ids=["killed", "terminated", "killed_with_a_forked_child"],
+)
+def test_server_stops_when_its_caller_dies(repository, ending, signum):
+    caller, pid, log_path = spawn_caller(repository, ending)
+    processes = family(pid)
+    assert len(processes) > 1
+    orphans = psutil.Process(caller.pid).children()
+    os.kill(caller.pid, signum)
+    caller.wait(GUARD_S)
+    assert wait_until_gone(processes) == []
+    # The supervisor removes the folder last.
+    assert wait_until_removed(log_path.parent)
+    assert shared_memory(caller.pid) == []
+    for orphan in orphans:
+        if orphan.is_running():
+            orphan.kill()
+    assert caller.stdout is not None
+    caller.stdout.close()
+
+
+def test_server_stops_when_its_caller_ends_without_stopping_it(repository):
+    caller, pid, log_path = spawn_caller(repository, "")
+    processes = [process for process in psutil.process_iter() if process.pid == pid]
+    caller.wait(GUARD_S)
+    assert wait_until_gone(processes) == []
+    assert wait_until_removed(log_path.parent)
+    assert caller.stdout is not None
+    caller.stdout.close()
+
+
+def test_server_stops_when_its_supervisor_is_killed(repository):
+    server = TritonServer(ServerConfig(repository))
+    server.start()
+    processes = family(server.pid)
+    psutil.Process(server.pid).parent().kill()
+    assert wait_until_gone(processes) == []
+    server.stop()
+
+
+def test_interrupt_from_the_terminal_reaches_only_the_caller_when_it_is_pressed(repository):
+    caller, pid, _log_path = spawn_caller(
+        repository,
+        """
+try:
+    time.sleep(600)
+except KeyboardInterrupt:
+    time.sleep(0.5)
+    print(server.is_running(), flush=True)
+    server.stop()
+    print(server.is_running(), flush=True)
+""",
+    )
+    processes = family(pid)
+    os.killpg(caller.pid, signal.SIGINT)
+    output, _ = caller.communicate(timeout=GUARD_S)
+    assert output.split() == ["True", "False"]
+    assert wait_until_gone(processes) == []
+
+
+def test_wait_returns_the_status_when_the_server_is_killed(repository):
+    with TritonServer(ServerConfig(repository)) as server:
+        assert server.wait(timeout_s=0.01) is None
+        processes = family(server.pid)
+        os.kill(server.pid, signal.SIGKILL)
+        assert server.wait(timeout_s=GUARD_S) == 128 + signal.SIGKILL
+        assert not server.is_running()
+        assert wait_until_gone(processes) == []
+
+
+def test_start_names_the_port_when_it_is_taken(empty_repository):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortInUseError, match=f"http_port {port} on 127.0.0.1 can't be bound"):
+            TritonServer(ServerConfig(empty_repository, http_port=port)).start()
+
+
+def test_start_takes_other_ports_when_a_free_one_is_taken_meanwhile(empty_repository, monkeypatch):
+    choices = []
+
+    def choose(*arguments):
+        ports = choose_ports(*arguments)
+        choices.append(ports if choices else Ports(grpc=ports.grpc, http=ports.http, metrics=taken_port))
+        return choices[-1]
+
+    choose_ports = server_module.choose_ports
+    monkeypatch.setattr(server_module, "choose_ports", choose)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        taken_port = taken.getsockname()[1]
+        with TritonServer(ServerConfig(empty_repository)) as server:
+            assert server.metrics_url == f"http://127.0.0.1:{choices[1].metrics}/metrics"
+    assert len(choices) == 2
+
+
+def test_start_shows_the_log_when_an_option_is_unknown(empty_repository, tmp_path):
+    config = ServerConfig(empty_repository, extra_args=("--no-such-option",), log_file=tmp_path / "triton.log")
+    server = TritonServer(config)
+    with pytest.raises(ServerStartError, match=r"ended with status 1 while starting(.|\n)*no-such-option"):
+        server.start()
+    assert not server.is_running()
+
+
+def test_start_gives_up_when_the_server_is_not_ready_in_time(repository, tmp_path):
+    config = ServerConfig(repository, startup_timeout_s=0.01, log_file=tmp_path / "triton.log")
+    with pytest.raises(
+        ServerStartError, match=r"not ready after startup_timeout_s=0.01: loaded 0 of 1 models \(none\)"
+    ):
+        TritonServer(config).start()
+
+
+def test_explicit_control_loads_only_what_is_named_when_it_starts(repository, models):
+    models.write_python(repository, "other")
+    with TritonServer(ServerConfig(repository, model_control="explicit", load_models=("other",))) as server:
+        client = triton.InferenceServerClient(server.grpc_url)
+        assert not client.is_model_ready("echo")
+        assert client.is_model_ready("other")
+        client.load_model("echo")
+        assert client.is_model_ready("echo")
+        client.close()
