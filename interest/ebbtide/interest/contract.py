@@ -7,6 +7,7 @@ next, so an ensemble is a list of models and the maps follow.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -28,6 +29,8 @@ class Size(str, Enum):
     """d + p: the interest dimensions and, after them, the columns of the popularity prior."""
     VECTOR = "vector_width"
     """d: the width of an event vector."""
+    ADJUSTMENTS = "adjustments"
+    """Score adjustments of each request; one width for all, since ONNX models batch equal shapes only."""
     TOP_N = "top_n"
     """Items returned for each request."""
 
@@ -50,10 +53,18 @@ class Tensor:
     """Requests with different lengths may share a batch (``allow_ragged_batch``)."""
     optional: bool = False
     """The tensor may be missing from a request (``optional``)."""
+    rows: int | None = None
+    """The leading dimension in a model that does not batch: `VARIABLE` for a row per text, 1 for a single row."""
 
-    def shape(self, sizes: dict[Size, int]) -> tuple[int, ...]:
-        """The dims with the sizes of one export filled in; ``VARIABLE`` stays ``-1``."""
-        return tuple(sizes[dim] if isinstance(dim, Size) else dim for dim in self.dims)
+    def config_dims(self, sizes: Mapping[Size, int], *, batching: bool) -> tuple[int, ...]:
+        """The dims that a ``config.pbtxt`` states.
+
+        Args:
+            sizes: What the sizes are in one export.
+            batching: Whether the model batches; its dims then leave the batch dimension out.
+        """
+        dims = tuple(sizes[dim] if isinstance(dim, Size) else dim for dim in self.dims)
+        return dims if batching or self.rows is None else (self.rows, *dims)
 
 
 EVENT_ITEM = Tensor(
@@ -105,20 +116,40 @@ EXCLUDE_SEEN = Tensor(
 )
 TEXT = Tensor("text", Dtype.BYTES, (VARIABLE,), "UTF-8 texts; in `recommend_text` one for each event without an item")
 
-INPUT_IDS = Tensor("input_ids", Dtype.INT64, (VARIABLE,), "token ids, padded")
-ATTENTION_MASK = Tensor("attention_mask", Dtype.INT64, (VARIABLE,), "1 for a token, 0 for padding")
-TEXT_VECTOR = Tensor("text_vector", Dtype.FP32, (Size.VECTOR,), "event vector of each text")
+INPUT_IDS = Tensor("input_ids", Dtype.INT64, (VARIABLE,), "token ids, padded", rows=VARIABLE)
+ATTENTION_MASK = Tensor(
+    "attention_mask", Dtype.INT64, (VARIABLE,), "1 for a token, 0 for padding", rows=VARIABLE
+)
+TEXT_VECTOR = Tensor("text_vector", Dtype.FP32, (Size.VECTOR,), "event vector of each text", rows=VARIABLE)
 
 INTEREST = Tensor(
-    "interest", Dtype.FP32, (Size.INTEREST,), "w, and after it the weights of the popularity prior's columns"
+    "interest",
+    Dtype.FP32,
+    (Size.INTEREST,),
+    "w, and after it the weights of the popularity prior's columns",
+    rows=1,
 )
-ADJUST_ITEM = Tensor("adjust_item", Dtype.INT64, (VARIABLE,), "catalog index of each score adjustment, padded with 0")
-ADJUST_SCORE = Tensor("adjust_score", Dtype.FP32, (VARIABLE,), "what to add to that item's score, padded with 0")
+ADJUST_ITEM = Tensor(
+    "adjust_item",
+    Dtype.INT64,
+    (Size.ADJUSTMENTS,),
+    "catalog index of each score adjustment, padded with 0",
+    rows=1,
+)
+ADJUST_SCORE = Tensor(
+    "adjust_score",
+    Dtype.FP32,
+    (Size.ADJUSTMENTS,),
+    "what to add to that item's score: minus infinity excludes it; padded with 0",
+    rows=1,
+)
 
-ITEM_ID = Tensor("item_id", Dtype.BYTES, (Size.TOP_N,), "ids of the recommended items, best first")
-SCORE = Tensor("score", Dtype.FP32, (Size.TOP_N,), "their scores; minus infinity marks an excluded item")
-ALPHA_USED = Tensor("alpha_used", Dtype.FP32, (1,), "the alpha of the blend (its mean, where it is one per dimension)")
-EVENTS_USED = Tensor("events_used", Dtype.INT32, (1,), "events that counted")
+ITEM_ID = Tensor("item_id", Dtype.BYTES, (Size.TOP_N,), "ids of the recommended items, best first", rows=1)
+SCORE = Tensor("score", Dtype.FP32, (Size.TOP_N,), "their scores; minus infinity marks an excluded item", rows=1)
+ALPHA_USED = Tensor(
+    "alpha_used", Dtype.FP32, (1,), "the alpha of the blend (its mean, where it is one per dimension)", rows=1
+)
+EVENTS_USED = Tensor("events_used", Dtype.INT32, (1,), "events that counted", rows=1)
 
 
 class Kind(str, Enum):
@@ -194,3 +225,8 @@ class Limits:
     max_texts: int = 64
     max_text_bytes: int = 4096
     """Bytes of one text, UTF-8."""
+
+    @property
+    def adjustments(self) -> int:
+        """Score adjustments that a request can need: every event's item and every excluded one."""
+        return self.max_events + self.max_exclude_items

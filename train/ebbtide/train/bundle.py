@@ -1,0 +1,183 @@
+"""The interest bundle: a folder with everything that training learned, and nothing that runs code when read.
+
+=====================  =================================================================================
+``bundle.json``        settings, encoder, prior, data description, fingerprint
+``weights.safetensors``  the interest model's parameters, the catalog's text vectors, the prior's columns
+``catalog.parquet``    ``item_id``, ``text``, ``title``; the row is the catalog index
+=====================  =================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from ebbtide.train.catalog import Catalog
+from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.errors import BundleError
+from ebbtide.train.model import InterestModel
+
+FORMAT = 1
+CONFIG_FILE = "bundle.json"
+WEIGHTS_FILE = "weights.safetensors"
+CATALOG_FILE = "catalog.parquet"
+_TEXT_VECTORS = "text_vectors"
+_PRIOR_COLUMNS = "prior_columns"
+_MODEL = "model."
+_FINGERPRINT_CHARACTERS = 16
+
+
+class EncoderReference(BaseModel):
+    """Which language model embedded the texts; its weights stay where they are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    """``packaged``, a folder, or a Hugging Face id."""
+    fingerprint: str
+    """`ebbtide.train.encoder.encoder_fingerprint` of its files."""
+
+
+class DataReference(BaseModel):
+    """Where the events came from and which of them were held out, so that evaluation finds the same split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    events: str
+    catalog: str | None
+    user_column: str
+    item_column: str
+    time_column: str
+    weight_column: str | None
+    catalog_item_column: str
+    text_template: str
+    title_template: str | None
+    max_bad_rows: float
+    holdout: str
+    """``none``, ``leave-last-out`` or ``time:F``."""
+
+
+class BundleConfig(BaseModel):
+    """``bundle.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    fingerprint: str
+    """First 16 hex digits of the SHA-256 over the files' content and the settings."""
+    model: ModelConfig
+    training: TrainConfig
+    encoder: EncoderReference
+    data: DataReference
+    prior_counted_at_ms: int
+    """Moment up to which the prior's events were counted, Unix milliseconds."""
+    best_epoch: int
+    validation_ndcg_at_10: float
+
+
+@dataclass(frozen=True)
+class InterestBundle:
+    """A trained model with its catalog, as it is kept on disk."""
+
+    config: BundleConfig
+    catalog: Catalog
+    model: InterestModel
+    """Holds the catalog's text vectors."""
+    prior_columns: npt.NDArray[np.float32]
+    """``[N, p]``: log(1 + decayed count) at each half-life, as of `prior_counted_at_ms`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The id that every model of an export carries."""
+        return self.config.fingerprint
+
+    @property
+    def text_vectors(self) -> npt.NDArray[np.float32]:
+        """``[N, text width]``."""
+        return self.model.text_vectors.numpy()
+
+    def save(self, folder: Path) -> None:
+        """Writes the bundle, in place of an earlier one, at once: a reader sees the old or the new.
+
+        Raises:
+            BundleError: The folder holds something else than a bundle.
+        """
+        if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
+            raise BundleError(f"{folder}: holds other files and no {CONFIG_FILE}; choose an empty folder")
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        partial.mkdir(parents=True)
+        try:
+            save_file(_tensors(self.model, self.prior_columns), str(partial / WEIGHTS_FILE))
+            _catalog_frame(self.catalog).write_parquet(partial / CATALOG_FILE)
+            (partial / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> InterestBundle:
+        """Reads a bundle.
+
+        Raises:
+            BundleError: A file is missing, damaged, or of another bundle.
+        """
+        for name in (CONFIG_FILE, WEIGHTS_FILE, CATALOG_FILE):
+            if not (folder / name).is_file():
+                raise BundleError(f"{folder}: no {name}; expected a bundle written by `ebbtide train`")
+        try:
+            config = BundleConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            tensors = load_file(str(folder / WEIGHTS_FILE))
+        except (ValidationError, SafetensorError) as error:
+            raise BundleError(f"{folder}: not a sound bundle: {error}") from error
+        if config.format != FORMAT:
+            raise BundleError(f"{folder}: got bundle format {config.format}; expected {FORMAT}: train again")
+        frame = pl.read_parquet(folder / CATALOG_FILE)
+        catalog = Catalog(*(frame[column].to_list() for column in ("item_id", "text", "title")))
+        model = InterestModel(config.model, torch.from_numpy(tensors.pop(_TEXT_VECTORS)))
+        prior_columns = tensors.pop(_PRIOR_COLUMNS)
+        model.load_state_dict(
+            {name.removeprefix(_MODEL): torch.from_numpy(value) for name, value in tensors.items()}
+        )
+        bundle = cls(config, catalog, model.eval(), prior_columns)
+        found = fingerprint_of(bundle.model, prior_columns, catalog, config.encoder)
+        if found != config.fingerprint:
+            raise BundleError(
+                f"{folder}: files have fingerprint {found}, {CONFIG_FILE} says {config.fingerprint}: mixed or damaged"
+            )
+        return bundle
+
+
+def fingerprint_of(
+    model: InterestModel, prior_columns: npt.NDArray[np.float32], catalog: Catalog, encoder: EncoderReference
+) -> str:
+    """The id of a bundle: equal parameters, catalog, encoder and settings give an equal id."""
+    digest = hashlib.sha256()
+    digest.update(f"{FORMAT}\n{model.config.model_dump_json()}\n{encoder.fingerprint}\n".encode())
+    for name, value in sorted(_tensors(model, prior_columns).items()):
+        digest.update(f"{name}{value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).data)
+    for column in (catalog.item_id, catalog.text, catalog.title):
+        digest.update("\0".join(column).encode())
+    return digest.hexdigest()[:_FINGERPRINT_CHARACTERS]
+
+
+def _tensors(model: InterestModel, prior_columns: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+    parameters = {_MODEL + name: value.detach().numpy() for name, value in model.state_dict().items()}
+    return {**parameters, _TEXT_VECTORS: model.text_vectors.numpy(), _PRIOR_COLUMNS: prior_columns}
+
+
+def _catalog_frame(catalog: Catalog) -> pl.DataFrame:
+    return pl.DataFrame({"item_id": catalog.item_id, "text": catalog.text, "title": catalog.title})

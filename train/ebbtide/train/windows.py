@@ -1,0 +1,191 @@
+"""Interest before every event of a stretch of the log, by the constant-size recurrence, for training and evaluation.
+
+Where a request sums over its events, this walks along a person's events once: each new event multiplies the two sums by
+a decay and adds a vector, and the end of a session moves the current sum into the history. Same numbers, one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ebbtide.interest.events import MS_PER_DAY, MS_PER_HOUR
+from ebbtide.train.events import EventLog
+from ebbtide.train.model import Context, InterestModel, Sums
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LogTensors:
+    """An event log as tensors, with what the recurrence needs of each event."""
+
+    item: Tensor
+    """``[n]`` catalog indices."""
+    time_ms: Tensor
+    """``[n]`` Unix milliseconds."""
+    weight: Tensor
+    """``[n]`` float32."""
+    pause_days: Tensor
+    """``[n]`` float32, since the person's previous event; 0 for the first."""
+    opens_session: Tensor
+    """``[n]`` bool, whether the pause before the event ended a session; true for the first."""
+    session_start: Tensor
+    """``[n]``, the log index of the first event of the event's session."""
+    first: Tensor
+    """``[n]``, the log index of the person's first event."""
+    stop: Tensor
+    """``[n]``, one past the person's last event."""
+
+    @classmethod
+    def of(cls, log: EventLog, session_gap_ms: int) -> LogTensors:
+        """Prepares a log."""
+        lengths = np.diff(log.start)
+        first = np.repeat(log.start[:-1], lengths)
+        stop = np.repeat(log.start[1:], lengths)
+        place = np.arange(log.events)
+        pause_ms = np.diff(log.time_ms, prepend=log.time_ms[:1])
+        pause_ms[first == place] = 0
+        opens = (pause_ms > session_gap_ms) | (first == place)
+        return cls(
+            item=torch.from_numpy(log.item.copy()),
+            time_ms=torch.from_numpy(log.time_ms.copy()),
+            weight=torch.from_numpy(log.weight.copy()),
+            pause_days=torch.from_numpy((pause_ms / MS_PER_DAY).astype(np.float32)),
+            opens_session=torch.from_numpy(opens),
+            session_start=torch.from_numpy(np.maximum.accumulate(np.where(opens, place, 0))),
+            first=torch.from_numpy(first),
+            stop=torch.from_numpy(stop),
+        )
+
+
+def training_windows(
+    log: EventLog, is_target: npt.NDArray[np.bool_], targets: int, random: np.random.Generator
+) -> Ints:
+    """First targets of windows that cover every person's events once, in random order, ``[windows]``.
+
+    Args:
+        log: Events.
+        is_target: ``[n]``; windows without a target are left out.
+        targets: Consecutive targets a window covers.
+        random: Shifts where each person's windows begin, and shuffles them.
+    """
+    lengths = np.diff(log.start)
+    shift = random.integers(0, targets, size=lengths.shape[0])
+    count = -(-(lengths + shift) // targets)
+    person = np.repeat(np.arange(lengths.shape[0]), count)
+    place = np.arange(person.shape[0]) - np.repeat(np.cumsum(count) - count, count)
+    starts = log.start[person] - shift[person] + place * targets
+    cumulative = np.concatenate([[0], np.cumsum(is_target)])
+    low = np.maximum(starts, log.start[person])
+    high = np.minimum(starts + targets, log.start[person + 1])
+    useful = cumulative[high] > cumulative[low]
+    # A window is named by its person's events, also where it begins before them.
+    chosen = np.stack([starts[useful], low[useful]], axis=1)
+    return random.permutation(chosen)
+
+
+def batches(windows: Ints, size: int) -> Iterator[Ints]:
+    """The windows in groups of ``size``, the last one maybe smaller."""
+    for start in range(0, len(windows), size):
+        yield windows[start : start + size]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Interest just before each of K events."""
+
+    event: Tensor
+    """``[K]``, log index of the event that comes next."""
+    interest: Tensor
+    """w, ``[K, d]``."""
+    alpha: Tensor
+    """``[K, 1]`` or ``[K, d]``."""
+
+
+def predict_windows(
+    model: InterestModel,
+    log: LogTensors,
+    windows: Ints,
+    context_events: int,
+    targets: int,
+    is_target: Tensor,
+    vectors: Tensor,
+    dropout: float = 0.0,
+) -> Predicted:
+    """Interest before the target events of some windows.
+
+    Args:
+        model: The interest model.
+        log: Events.
+        windows: ``[B, 2]``: the log index of each window's first target, and any event of the same person.
+        context_events: Events before the first target that are taken in.
+        targets: Events from the first target on that may be targets.
+        is_target: ``[n]`` bool, which events are predicted.
+        vectors: ``[N, d]``, event vectors.
+        dropout: Share of the entries of event vectors that are zeroed.
+    """
+    start, owner = torch.from_numpy(windows).unbind(1)
+    index = start[:, None] - context_events + torch.arange(context_events + targets)
+    first, stop = log.first[owner, None], log.stop[owner, None]
+    inside = (index >= first) & (index < stop)
+    index = index.clamp(0, log.item.shape[0] - 1)
+
+    terms = vectors[log.item[index]] * (log.weight[index] * inside).unsqueeze(-1)
+    terms = nn.functional.dropout(terms, dropout, training=dropout > 0)
+    pause = log.pause_days[index] * (inside & (index > first))
+    # Age decays over every pause, rank decays at every new event.
+    age_decay = torch.exp(-pause.unsqueeze(-1) * model.decay_rate_per_day)
+    opens = log.opens_session[index].to(terms.dtype).unsqueeze(-1)
+    sums = _scan(terms, age_decay, torch.exp(-model.rank_decay_rate), opens, context_events)
+
+    wanted = (inside & is_target[index])[:, context_events:]
+    event = index[:, context_events:][wanted]
+    history_stop = torch.where(log.opens_session[event], event, log.session_start[event - 1].clamp(min=0))
+    history_stop = torch.maximum(history_stop, log.first[event])
+    context = Context(
+        history_count=(history_stop - log.first[event]).to(terms.dtype),
+        current_count=(event - history_stop).to(terms.dtype),
+        idle_hours=log.pause_days[event] * (MS_PER_DAY / MS_PER_HOUR),
+    )
+    chosen = Sums(*(part[wanted] for part in (sums.history, sums.history_square, sums.current, sums.current_square)))
+    interest, alpha = model.blend(chosen, context)
+    return Predicted(event, interest, alpha)
+
+
+def _scan(terms: Tensor, age_decay: Tensor, rank_decay: Tensor, opens: Tensor, context: int) -> Sums:
+    """Sums just before each event from ``context`` on, ``[B, targets, d]``.
+
+    Args:
+        terms: ``[B, W, d]``, weighted event vectors.
+        age_decay: ``[B, W, d]``, over the pause before each event.
+        rank_decay: ``[d]``, for each later event.
+        opens: ``[B, W, 1]``, 1 where an event opens a session.
+        context: Events before the first target.
+    """
+    # Sums and sums of squares go side by side through one recurrence; squares decay twice as fast.
+    added = torch.cat([terms, terms.square()], dim=-1).unbind(1)
+    pause = torch.cat([age_decay, age_decay.square()], dim=-1)
+    step = torch.cat([rank_decay, rank_decay.square()])
+    history = torch.zeros_like(added[0])
+    current = torch.zeros_like(added[0])
+    states: list[tuple[Tensor, Tensor]] = []
+    for place, (new, decay, opened) in enumerate(zip(added, pause.unbind(1), opens.unbind(1), strict=True)):
+        current = current * decay
+        closed = current * opened
+        history = history * decay + closed
+        current = current - closed
+        if place >= context:
+            states.append((history, current))
+        # The newest event has rank 0: rank decay meets the others only.
+        current = current * step + new
+        history = history * step
+    histories = torch.stack([state[0] for state in states], dim=1)
+    currents = torch.stack([state[1] for state in states], dim=1)
+    d = terms.shape[-1]
+    return Sums(histories[..., :d], histories[..., d:], currents[..., :d], currents[..., d:])
