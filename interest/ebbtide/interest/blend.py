@@ -37,7 +37,7 @@ class Blend:
 
 
 def event_multipliers(batch: EventBatch, decay_rate_per_day: Floats, rank_decay_rate: Floats) -> Floats:
-    """v exp(-lambda_k age) exp(-mu_k rank) of every event and dimension, float32 ``[E, d]``."""
+    """V exp(-lambda_k age) exp(-mu_k rank) of every event and dimension, float32 ``[E, d]``."""
     exponent = np.multiply.outer(-batch.age_days, decay_rate_per_day)
     exponent -= np.multiply.outer(batch.rank, rank_decay_rate)
     np.exp(exponent, out=exponent)
@@ -71,13 +71,16 @@ def blend_interest(
     long_term, current = sums[0::2], sums[1::2]
 
     counts = np.bincount(row, minlength=rows)
+    alpha: Floats
     if parameters.gate is None:
         alpha = np.full((batch.requests, 1), parameters.config.fixed_alpha, dtype=np.float32)
     else:
         alpha = gate_alpha(parameters.gate, long_term, current, counts[0::2], counts[1::2], batch.idle_hours)
     if alpha_override is not None:
-        alpha = np.where(np.isnan(alpha_override)[:, None], alpha, alpha_override[:, None])
-    return Blend(alpha * long_term + (1 - alpha) * current, long_term, current, alpha)
+        given = alpha_override[:, None]
+        alpha = np.where(np.isnan(given), alpha, given)
+    interest = np.asarray(alpha * long_term + (1 - alpha) * current, dtype=np.float32)
+    return Blend(interest, long_term, current, alpha)
 
 
 def _sum_by_row(values: Floats, row: npt.NDArray[np.int64], rows: int) -> Floats:

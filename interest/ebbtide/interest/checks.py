@@ -45,12 +45,7 @@ class Request:
 
 def check_request(request: Request, limits: Limits) -> RequestError | None:
     """The first thing wrong with a request, or None; whether its items are known is seen at the look-up."""
-    return (
-        _check_lengths(request, limits)
-        or _check_times(request)
-        or _check_weights(request)
-        or _check_alpha(request)
-    )
+    return _check_lengths(request, limits) or _check_times(request) or _check_weights(request) or _check_alpha(request)
 
 
 def _check_lengths(request: Request, limits: Limits) -> RequestError | None:
@@ -89,7 +84,9 @@ def _check_weights(request: Request) -> RequestError | None:
     weight = request.event_weight
     if weight is None:
         return None
-    return _first_bad(contract.EVENT_WEIGHT, weight, ~(np.isfinite(weight) & (weight >= 0)), "a finite number, 0 or more")
+    return _first_bad(
+        contract.EVENT_WEIGHT, weight, ~(np.isfinite(weight) & (weight >= 0)), "a finite number, 0 or more"
+    )
 
 
 def _check_alpha(request: Request) -> RequestError | None:

@@ -1,8 +1,8 @@
 """The tensor contract: every tensor and model of an exported repository, named once, here.
 
 The ONNX axes, the ``config.pbtxt`` files, the ensembles' maps, the client's codec and the tests all derive from this
-module. Models of one ensemble pass tensors by name: the output ``interest`` of one step is the input ``interest`` of the
-next, so an ensemble is a list of models and the maps follow.
+module. Models of one ensemble pass tensors by name: the output ``interest`` of one step is the input ``interest`` of
+the next, so an ensemble is a list of models and the maps follow.
 """
 
 from __future__ import annotations
@@ -117,9 +117,7 @@ EXCLUDE_SEEN = Tensor(
 TEXT = Tensor("text", Dtype.BYTES, (VARIABLE,), "UTF-8 texts; in `recommend_text` one for each event without an item")
 
 INPUT_IDS = Tensor("input_ids", Dtype.INT64, (VARIABLE,), "token ids, padded", rows=VARIABLE)
-ATTENTION_MASK = Tensor(
-    "attention_mask", Dtype.INT64, (VARIABLE,), "1 for a token, 0 for padding", rows=VARIABLE
-)
+ATTENTION_MASK = Tensor("attention_mask", Dtype.INT64, (VARIABLE,), "1 for a token, 0 for padding", rows=VARIABLE)
 TEXT_VECTOR = Tensor("text_vector", Dtype.FP32, (Size.VECTOR,), "event vector of each text", rows=VARIABLE)
 
 INTEREST = Tensor(
@@ -183,9 +181,7 @@ ENCODER = Model("encoder", Kind.ONNX, True, (INPUT_IDS, ATTENTION_MASK), (TEXT_V
 ADAPTIVE_WEIGHTS = Model("adaptive_weights", Kind.PYTHON, True, _EVENTS, _WEIGHTS)
 ADAPTIVE_WEIGHTS_TEXT = Model("adaptive_weights_text", Kind.PYTHON, False, (*_EVENTS, TEXT_VECTOR), _WEIGHTS)
 SCORING_HEAD = Model("scoring_head", Kind.ONNX, True, (INTEREST, ADJUST_ITEM, ADJUST_SCORE), (ITEM_ID, SCORE))
-RECOMMEND = Model(
-    "recommend", Kind.ENSEMBLE, True, _EVENTS, _ANSWER, steps=(ADAPTIVE_WEIGHTS.name, SCORING_HEAD.name)
-)
+RECOMMEND = Model("recommend", Kind.ENSEMBLE, True, _EVENTS, _ANSWER, steps=(ADAPTIVE_WEIGHTS.name, SCORING_HEAD.name))
 RECOMMEND_TEXT = Model(
     "recommend_text",
     Kind.ENSEMBLE,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_MESSAGE = re.compile(r"(?:(?P<model>\w+): )?(?P<field>\w+(?:\[\d+\])?): got (?P<value>.*); expected (?P<expected>.*)", re.DOTALL)
+_MESSAGE = re.compile(
+    r"(?:(?P<model>\w+): )?(?P<field>\w+(?:\[\d+\])?): got (?P<value>.*); expected (?P<expected>.*)", re.DOTALL
+)
 
 
 @dataclass(eq=False)

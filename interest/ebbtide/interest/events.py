@@ -14,7 +14,7 @@ MS_PER_HOUR = 3_600_000
 
 @dataclass(frozen=True)
 class EventBatch:
-    """The events of B requests, E in all: those of one request stand together, oldest first, ties as they were given."""
+    """E events of B requests: those of one request stand together, oldest first, ties as they were given."""
 
     request: npt.NDArray[np.int64]
     """``[E]``: which request an event belongs to, ascending."""
@@ -106,8 +106,9 @@ def _by_session_gap(
     following = np.empty_like(time_ms)
     following[:-1] = time_ms[1:]
     following[newest[has_events]] = now_ms[has_events]
-    pauses = np.cumsum(following - time_ms > session_gap_ms)
+    pause_after = following - time_ms > session_gap_ms
+    pauses = np.cumsum(pause_after)
     pauses_to_the_end = np.zeros(now_ms.shape[0], dtype=np.int64)
     pauses_to_the_end[has_events] = pauses[newest[has_events]]
-    pause_after = following - time_ms > session_gap_ms
-    return (pauses_to_the_end[request] - pauses + pause_after) == 0
+    current: npt.NDArray[np.bool_] = pauses_to_the_end[request] - pauses + pause_after == 0
+    return current

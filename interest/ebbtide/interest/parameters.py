@@ -81,7 +81,7 @@ class InterestParameters:
 
     @property
     def vector_width(self) -> int:
-        """d."""
+        """D."""
         return self.decay_rate_per_day.shape[0]
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:

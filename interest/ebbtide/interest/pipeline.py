@@ -1,4 +1,4 @@
-"""From a batch of requests to what the scoring head needs: the whole of the `adaptive_weights` model but Triton's API."""
+"""From a batch of requests to what the scoring head needs: the `adaptive_weights` model without Triton's API."""
 
 from __future__ import annotations
 

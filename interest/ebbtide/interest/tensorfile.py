@@ -1,7 +1,7 @@
 """Reads safetensors files as memory maps, so that the instances of a served model share one copy of their tables.
 
-The library's NumPy reader copies every tensor into the process, and the served Python models may need nothing but NumPy;
-the format is a length, a JSON header and raw little-endian bytes (https://github.com/huggingface/safetensors#format).
+The library's NumPy reader copies every tensor into the process, and the served Python models may need nothing but
+NumPy; the format is a length, a JSON header and raw little-endian bytes (https://github.com/huggingface/safetensors#format).
 Files are written with the library.
 """
 

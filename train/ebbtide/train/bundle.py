@@ -148,9 +148,7 @@ class InterestBundle:
         catalog = Catalog(*(frame[column].to_list() for column in ("item_id", "text", "title")))
         model = InterestModel(config.model, torch.from_numpy(tensors.pop(_TEXT_VECTORS)))
         prior_columns = tensors.pop(_PRIOR_COLUMNS)
-        model.load_state_dict(
-            {name.removeprefix(_MODEL): torch.from_numpy(value) for name, value in tensors.items()}
-        )
+        model.load_state_dict({name.removeprefix(_MODEL): torch.from_numpy(value) for name, value in tensors.items()})
         bundle = cls(config, catalog, model.eval(), prior_columns)
         found = fingerprint_of(bundle.model, prior_columns, catalog, config.encoder)
         if found != config.fingerprint:

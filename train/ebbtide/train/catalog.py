@@ -43,8 +43,15 @@ def fill_template(template: str, table: pl.DataFrame) -> pl.Series:
         parts.append(pl.col(match[1]).cast(pl.String).fill_null(""))
         position = match.end()
     parts.append(pl.lit(template[position:]))
-    # A missing year must not leave "()" behind.
-    filled = pl.concat_str(parts).str.replace_all(r"\(\s*\)", "").str.replace_all(r"\s+", " ").str.strip_chars()
+    # A missing year must not leave "()" behind, nor a missing title a sentence that begins with a full stop.
+    filled = (
+        pl.concat_str(parts)
+        .str.replace_all(r"\(\s*\)", "")
+        .str.replace_all(r"\s+", " ")
+        .str.replace_all(r" ([.,;:])", "$1")
+        .str.strip_chars_start(" .,;:")
+        .str.strip_chars_end()
+    )
     return table.select(text=filled)["text"]
 
 

@@ -66,7 +66,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(0, ge=0)
-    epochs: int = Field(12, ge=1)
+    epochs: int = Field(8, ge=1)
     """At most; validation decides."""
     patience: int = Field(2, ge=1)
     """Epochs without a better validation NDCG@10 before training stops."""

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +25,6 @@ _FINGERPRINTED = ("config.json", "tokenizer.json", "model.safetensors", "1_Pooli
 
 Progress = Callable[[int], None]
 """Called with the number of texts just embedded."""
-
-
-class Tokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that is used."""
-
-    def __call__(self, text: list[str], **options: Any) -> dict[str, Tensor]:
-        """Token ids and attention mask."""
-        ...
 
 
 def encoder_folder(source: str) -> Path:
@@ -56,16 +47,16 @@ def encoder_folder(source: str) -> Path:
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(
-                snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "1_Pooling/*"])
-            )
+            folder = Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "1_Pooling/*"]))
         except Exception as error:
             raise EncoderError(
-                f"encoder: got {source!r}; expected 'packaged', a folder, or a Hugging Face id that can be reached: {error}"
+                f"encoder: got {source!r}; expected 'packaged', a folder, or a Hugging Face id in reach: {error}"
             ) from error
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise EncoderError(f"encoder: {folder} has no {name}; only safetensors weights and fast tokenizers are read")
+            raise EncoderError(
+                f"encoder: {folder} has no {name}; only safetensors weights and fast tokenizers are read"
+            )
     return folder
 
 
@@ -209,7 +200,8 @@ def embed_cached(
         known |= dict(zip(missing, new, strict=True))
         vectors = np.stack(list(known.values()))
         frame = pl.DataFrame(
-            {"key": list(known), "vector": vectors}, schema={"key": pl.String, "vector": pl.Array(pl.Float32, vectors.shape[1])}
+            {"key": list(known), "vector": vectors},
+            schema={"key": pl.String, "vector": pl.Array(pl.Float32, vectors.shape[1])},
         )
         cache.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}.partial")

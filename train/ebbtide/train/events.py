@@ -82,7 +82,7 @@ class EventLog:
 
     @property
     def events(self) -> int:
-        """n."""
+        """N."""
         return self.item.shape[0]
 
     @property

@@ -43,8 +43,9 @@ class Context:
 class InterestModel(nn.Module):
     """Parameters and formulas; which events go in is the business of `windows` (training) and `reference` (requests).
 
-    Event vectors are x_i = P text_i + e_i and item factors a_i = Q text_i + q_i, each a text part and a learned residual;
-    score_i = (gamma (x) w) . a_i + prior_weight . prior_i, generalised matrix factorisation (He et al., WWW 2017, eq. 9).
+    Event vectors are x_i = P text_i + e_i and item factors a_i = Q text_i + q_i, each a text part and a learned
+    residual; score_i = (gamma (x) w) . a_i + prior_weight . prior_i, generalised matrix factorisation (He et al.,
+    WWW 2017, eq. 9).
     """
 
     text_vectors: Tensor
@@ -93,11 +94,11 @@ class InterestModel(nn.Module):
         return self.text_vectors @ self.event_projection + self.event_residual
 
     def item_factors(self) -> Tensor:
-        """gamma (x) a, ``[N, d]``."""
+        """Gamma (x) a, ``[N, d]``."""
         return (self.text_vectors @ self.item_projection + self.item_residual) * self.gamma
 
     def blend(self, sums: Sums, context: Context, alpha_override: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """w ``[K, d]`` and alpha ``[K, 1]`` or ``[K, d]``; see `ebbtide.interest.blend` for the formulas.
+        """W ``[K, d]`` and alpha ``[K, 1]`` or ``[K, d]``; see `ebbtide.interest.blend` for the formulas.
 
         Args:
             sums: Of the two event sets.

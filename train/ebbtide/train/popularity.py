@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class PopularitySnapshots:
-    """The prior's columns at G moments; between two moments the earlier one holds, as between two refreshes when served."""
+    """The prior's columns at G moments; between two the earlier one holds, as between two refreshes when served."""
 
     moment_ms: npt.NDArray[np.int64]
     """``[G]``, ascending."""
@@ -68,4 +68,5 @@ def snapshot_moments(time_ms: npt.NDArray[np.int64], items: int, half_lives: int
     """Moments with equally many events between them, as many as a table of 256 MiB holds, 512 at most."""
     fitting = _TABLE_BYTES // (4 * items * max(half_lives, 1))
     wanted = int(np.clip(fitting, 2, _MAX_SNAPSHOTS))
-    return np.unique(np.quantile(time_ms, np.linspace(0, 1, wanted, endpoint=False), method="lower"))
+    moments = np.quantile(time_ms, np.linspace(0, 1, wanted, endpoint=False), method="lower")
+    return np.unique(moments.astype(np.int64))

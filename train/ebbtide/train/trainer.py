@@ -1,10 +1,9 @@
-"""Fits the interest model by gradient descent: next event against the whole catalog, early stopping on a later period."""
+"""Fits the interest model by gradient descent: the next event against the whole catalog, until validation is best."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from ebbtide.train.evaluation import Metrics, after_time, has_past, metrics_of, 
 from ebbtide.train.events import EventLog
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_moments
+from ebbtide.train.watcher import Watcher
 from ebbtide.train.windows import LogTensors, batches, predict_windows, training_windows
 
 _DECAY_RATE_SPEED = 3.0
@@ -38,18 +38,6 @@ class Epoch:
     validation: Metrics | None
     """None in the final fit on all events."""
     seconds: float
-
-
-@dataclass
-class Watcher:
-    """What is told while training runs; every call may be ignored."""
-
-    start: Callable[[str, int], None] = lambda name, epochs: None
-    """A fit begins: its name, and the epochs at most."""
-    step: Callable[[float], None] = lambda fraction: None
-    """The part of one epoch just done."""
-    epoch: Callable[[Epoch], None] = lambda epoch: None
-    """An epoch is over."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +89,11 @@ def fit(
         )
     tensors = LogTensors.of(log, model_config.session_gap_ms)
     popularity = prior_snapshots(log, text_vectors.shape[0], model_config)
-    watcher.start("train", train_config.epochs)
+    watcher.fit_started("train", train_config.epochs)
     run = _Run(log, tensors, popularity, torch.from_numpy(text_vectors), model_config, train_config, watcher)
     model, epochs, best = run.fit(training, validation, train_config.epochs)
     if train_config.refit:
-        watcher.start("refit on all events", best)
+        watcher.fit_started("refit on all events", best)
         model, _, _ = run.fit(predictable, None, best)
     return Fit(model, popularity, epochs, best)
 
@@ -161,7 +149,7 @@ class _Run:
                 events, ranks = target_ranks(model, self.log, self.tensors, validation, self.popularity)
                 metrics = metrics_of(self.log, events, ranks)
             reports.append(Epoch(number, loss, metrics, time.monotonic() - began))
-            self.watcher.epoch(reports[-1])
+            self.watcher.epoch_ended(reports[-1])
             if metrics is None:
                 continue
             if metrics.ndcg_at_10 > best_score:
@@ -197,7 +185,7 @@ class _Run:
             optimizer.step()
             total += float(loss.detach()) * targets
             count += targets
-            self.watcher.step(len(group) / len(windows))
+            self.watcher.epoch_part_done(len(group) / len(windows))
         return total / count
 
     def _loss(self, model: InterestModel, windows: npt.NDArray[np.int64], mask: Tensor) -> tuple[Tensor, int]:
@@ -216,9 +204,9 @@ class _Run:
         scores = predicted.interest @ model.item_factors().T
         if self.popularity is not None:
             moment = torch.from_numpy(self.popularity.index_at(self.log.time_ms[predicted.event.numpy()]))
-            used, place = moment.unique(return_inverse=True)
+            used, place = torch.unique(moment, return_inverse=True)
             prior = torch.from_numpy(self.popularity.columns)[used] @ model.prior_weight
-            scores = scores + prior[place]
+            scores = scores + nn.functional.embedding(place, prior)
         return nn.functional.cross_entropy(scores, self.tensors.item[predicted.event]), len(predicted.event)
 
 

@@ -136,7 +136,8 @@ def predict_windows(
     inside = (index >= first) & (index < stop)
     index = index.clamp(0, log.item.shape[0] - 1)
 
-    terms = vectors[log.item[index]] * (log.weight[index] * inside).unsqueeze(-1)
+    # Not vectors[...]: the gradient of indexing adds up in the order in which threads arrive.
+    terms = nn.functional.embedding(log.item[index], vectors) * (log.weight[index] * inside).unsqueeze(-1)
     terms = nn.functional.dropout(terms, dropout, training=dropout > 0)
     pause = log.pause_days[index] * (inside & (index > first))
     # Age decays over every pause, rank decays at every new event.

@@ -1,0 +1,78 @@
+# `make serve` and `make test` set up everything they need in .venv, and reuse it while nothing has changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ebbtide-ready
+ARTIFACTS := artifacts
+DATA := examples/movielens-small
+# A person of the shipped data with a long history and a last session, shown by `make demo` and `make serve`.
+USER_ID ?= 547
+TRAIN_DATA := --events $(DATA)/ratings.parquet --user-col userId --item-col movieId --time-col timestamp \
+	--catalog $(DATA)/movies.parquet --text-template "{title} ({year}). {genres}" --title-template "{title} ({year})"
+SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bundle --show-user $(USER_ID)
+SOURCES := interest train export client serve cli
+PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
+
+.PHONY: help setup serve demo test check lint types imports format stubs bench-quality clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Make .venv with everything in it
+
+$(READY): pyproject.toml constraints.txt
+	@echo "==> setting up $(VENV) (a few minutes the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo "Python 3.10 to 3.12 is needed (the embedded Triton's Python backend); try: make PYTHON=python3.11 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(ARTIFACTS)/bundle/bundle.json: $(READY) $(wildcard train/ebbtide/train/*.py interest/ebbtide/interest/*.py)
+	@echo "==> training on the shipped data"
+	@$(BIN)/ebbtide train $(TRAIN_DATA) --out $(ARTIFACTS)/bundle
+	@touch $@
+
+$(ARTIFACTS)/repository/recommend/config.pbtxt: $(ARTIFACTS)/bundle/bundle.json $(wildcard export/ebbtide/export/*.py model_repository/*/*.py)
+	@echo "==> exporting the model repository"
+	@$(BIN)/ebbtide export $(ARTIFACTS)/bundle --out $(ARTIFACTS)/repository
+	@touch $@
+
+serve: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Train, export, start Triton here, recommend, serve until Ctrl-C
+	@echo "==> starting Triton on this machine"
+	@$(SERVE) --grpc-port 8001 --http-port 8000 --metrics-port 8002
+
+demo: $(ARTIFACTS)/repository/recommend/config.pbtxt ## The same, and exit
+	@echo "==> starting Triton on this machine"
+	@$(SERVE) --once
+
+test: $(READY) ## All checks and tests
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/pytest
+
+check: lint types imports ## Lint, format, types, direction of imports
+
+lint: $(READY)
+	@$(BIN)/ruff check $(PROGRAMS)
+	@$(BIN)/ruff format --check $(PROGRAMS)
+
+types: $(READY)
+	@$(BIN)/mypy $(foreach source,$(SOURCES),$(source)/ebbtide) model_repository/adaptive_weights
+	@$(BIN)/mypy model_repository/tokenizer
+
+imports: $(READY)
+	@$(BIN)/lint-imports
+
+format: $(READY) ## Format the code
+	@$(BIN)/ruff check --fix $(PROGRAMS)
+	@$(BIN)/ruff format $(PROGRAMS)
+
+stubs: $(READY) ## Generate the gRPC stubs from proto/
+	@$(BIN)/python scripts/generate_stubs.py
+
+bench-quality: $(READY) ## Decay against no decay on the shipped data, leave-last-out (about 10 minutes)
+	@$(BIN)/python benchmarks/quality.py
+
+clean: ## Remove what was built; .venv stays
+	@rm -rf $(ARTIFACTS) dist build

@@ -1,0 +1,52 @@
+"""Puts the commands together and turns the stages' errors into one clear line and an exit status."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ebbtide.cli import evaluate, export, recommend, serve, train
+from ebbtide.cli.console import errors
+
+app = typer.Typer(
+    name="ebbtide",
+    help="Recommendations from interests that ebb, served on NVIDIA Triton.\n\n"
+    "The way of the data: train -> export -> serve -> recommend. Each command's --help shows an example.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("train")(train.command)
+app.command("evaluate")(evaluate.command)
+app.command("export")(export.command)
+app.command("serve")(serve.command)
+app.command("recommend")(recommend.command)
+
+
+def run() -> None:
+    """Runs the command line; exit status 0 for success, 1 for an error that is told, 2 for misuse, 130 for Ctrl-C."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if not _is_told(error):
+            raise
+        errors.print(f"[red]error:[/red] {error}", markup=True)
+        sys.exit(1)
+
+
+def _is_told(error: Exception) -> bool:
+    """Whether a stage raised this for its user; anything else is a defect and keeps its traceback.
+
+    The stages are not imported for it: a stage that raised is loaded already.
+    """
+    roots = (
+        ("ebbtide.train.errors", "TrainError"),
+        ("ebbtide.export.errors", "ExportError"),
+        ("ebbtide.serve", "ServeError"),
+        ("ebbtide.client.errors", "EbbtideError"),
+    )
+    return any(isinstance(error, getattr(sys.modules[module], name)) for module, name in roots if module in sys.modules)

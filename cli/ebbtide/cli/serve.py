@@ -1,0 +1,124 @@
+"""``ebbtide serve``: a real Triton on this machine, or one that runs elsewhere, with an exported repository."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ebbtide.cli.console import console, part_progress
+
+if TYPE_CHECKING:
+    from ebbtide.serve import Progress, TritonServer
+
+
+def command(
+    repository: Annotated[
+        Path | None, typer.Argument(help="Model repository written by `ebbtide export`; not needed with --server.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="gRPC address (host:port) of a Triton that runs already; none is started.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is reached from this machine only.")
+    ] = "127.0.0.1",
+    grpc_port: Annotated[int | None, typer.Option(help="[default: a free one]")] = None,
+    http_port: Annotated[int | None, typer.Option(help="[default: a free one]")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="[default: a free one]")] = None,
+    log_file: Annotated[Path | None, typer.Option(help="Where the server's own log goes.")] = None,
+    startup_timeout_s: Annotated[
+        float, typer.Option(help="Seconds until a server that is not ready is given up.")
+    ] = 120.0,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle with the people and titles for --show-user.")] = None,
+    show_user: Annotated[
+        str | None, typer.Option(help="Print recommendations for this person of the bundle's log once ready.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Stop when ready and shown, instead of serving on.")] = False,
+) -> None:
+    """Serve a model repository until stopped with Ctrl-C.
+
+    The server is a real Triton from the nvidia-pytriton wheel, with no container; it listens on loopback only and stops
+    when this process does.
+
+    [bold]Example[/bold]
+
+    ebbtide serve artifacts/repository --grpc-port 8001
+    """
+    if (repository is None) == (server is None):
+        raise typer.BadParameter("give either a REPOSITORY to start a server for, or the --server that runs already")
+    if show_user is not None and bundle is None:
+        raise typer.BadParameter("--show-user needs the --bundle that the repository was exported from")
+    if server is not None:
+        _await_running(server, startup_timeout_s)
+        _show(server, bundle, show_user)
+        return
+    from ebbtide.serve import ServerConfig
+
+    assert repository is not None  # noqa: S101 - one of the two was given
+    config = ServerConfig(
+        model_repository=repository,
+        host=host,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        metrics_port=metrics_port,
+        log_file=log_file,
+        startup_timeout_s=startup_timeout_s,
+    )
+    with _started(config) as triton:
+        console.print(f"  gRPC     {triton.grpc_url}")
+        console.print(f"  HTTP     {triton.http_url}")
+        console.print(f"  metrics  {triton.metrics_url}")
+        _show(triton.grpc_url, bundle, show_user)
+        if once:
+            return
+        console.print("Serving; Ctrl-C stops.")
+        while triton.wait(0.5) is None:
+            pass
+        console.print(f"[red]the server ended by itself[/red]; its log: {triton.log_path}")
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _started(config: object) -> Iterator[TritonServer]:
+    """Starts the server with a progress bar over its models; stops it at the end, also after Ctrl-C."""
+    from ebbtide.serve import ServerConfig, TritonServer
+
+    assert isinstance(config, ServerConfig)  # noqa: S101 - the annotation would import the serve extra
+    progress = part_progress()
+    task = progress.add_task("Starting Triton", total=None)
+
+    def on_progress(state: Progress) -> None:
+        loaded = len(state.loaded)
+        progress.update(task, total=state.expected, completed=loaded, description=f"Loading models ({loaded} ready)")
+
+    began = time.monotonic()
+    with progress:
+        triton = TritonServer(config, on_progress=on_progress)
+        triton.start()
+    try:
+        console.print(f"[green]✓[/green] Triton is ready [dim]({time.monotonic() - began:.1f} s)[/dim]")
+        yield triton
+    except KeyboardInterrupt:
+        console.print("stopping")
+    finally:
+        triton.stop()
+
+
+def _await_running(url: str, timeout_s: float) -> None:
+    from ebbtide.client import InterestClient
+
+    with InterestClient(url) as client, console.status(f"Waiting for {url}"):
+        client.wait_until_ready(timeout_s)
+    console.print(f"[green]✓[/green] Triton at {url} is ready")
+
+
+def _show(url: str, bundle: Path | None, user: str | None) -> None:
+    if bundle is None or user is None:
+        return
+    from ebbtide.cli.recommend import show_recommendations
+
+    show_recommendations(url, bundle, user)

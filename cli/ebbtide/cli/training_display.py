@@ -1,0 +1,79 @@
+"""Shows a training run on the terminal: what was read, a bar while texts are embedded, a bar and a line per epoch."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ebbtide.cli.console import console, counting_progress, part_progress
+from ebbtide.train.watcher import Watcher
+
+if TYPE_CHECKING:
+    from ebbtide.train.stage import Data
+    from ebbtide.train.trainer import Epoch
+
+
+class TrainingDisplay(Watcher):
+    """A watcher that prints; a context manager, so that no progress bar outlives an error."""
+
+    def __init__(self) -> None:
+        self._embedding = counting_progress()
+        self._embed_task = self._embedding.add_task("Embedding the catalog", total=None)
+        self._training = part_progress()
+        self._train_task = self._training.add_task("Training", total=1.0)
+        self._name = ""
+        self._epochs = 0
+        self._embedding_began = 0.0
+
+    def __enter__(self) -> TrainingDisplay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._embedding.stop()
+        self._training.stop()
+
+    def data_read(self, data: Data) -> None:
+        """Says what was read, and what was left out and why."""
+        log = data.log
+        console.print(
+            f"[green]✓[/green] read {log.events:,} events of {len(log.users):,} people on {len(data.catalog):,} items"
+        )
+        for what, bad in (("events", data.bad_events), ("catalog", data.bad_items)):
+            if bad is not None and bad.count:
+                console.print(f"  [yellow]{what}:[/yellow] {bad}")
+        self._embedding_began = time.monotonic()
+        self._embedding.start()
+
+    def texts_embedded(self, done: int, total: int) -> None:
+        """Moves the bar; the last text ends it."""
+        self._embedding.update(self._embed_task, total=total, advance=done)
+        if self._embedding.finished:
+            self._embedding.stop()
+            elapsed = time.monotonic() - self._embedding_began
+            console.print(f"[green]✓[/green] embedded {total:,} items [dim]({elapsed:.1f} s)[/dim]")
+
+    def fit_started(self, name: str, epochs: int) -> None:
+        """A bar for the first epoch."""
+        self._name, self._epochs = name, epochs
+        self._training.start()
+        self._begin_epoch(1)
+
+    def epoch_part_done(self, part: float) -> None:
+        """Moves the bar."""
+        self._training.advance(self._train_task, part)
+
+    def epoch_ended(self, epoch: Epoch) -> None:
+        """One line, and a bar for the next epoch."""
+        validation = f"  validation NDCG@10 {epoch.validation.ndcg_at_10:.4f}" if epoch.validation else ""
+        console.print(
+            f"  {self._name}: epoch {epoch.number}  loss {epoch.loss:.3f}{validation}  [dim]{epoch.seconds:.0f} s[/dim]"
+        )
+        self._begin_epoch(epoch.number + 1)
+
+    def _begin_epoch(self, number: int) -> None:
+        self._training.update(
+            self._train_task, description=f"{self._name}: epoch {number} of {self._epochs}", completed=0.0
+        )

@@ -1,0 +1,1 @@
+"""The ground floor: tensor contract, decay, gate, blend and request handling, on NumPy alone."""

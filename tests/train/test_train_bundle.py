@@ -1,0 +1,160 @@
+"""A real fit on a slice of the shipped data, and the bundle it gives."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from ebbtide.train.bundle import DataReference, InterestBundle
+from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
+from ebbtide.train.encoder import embed_cached, embed_texts, encoder_fingerprint, encoder_folder
+from ebbtide.train.errors import BundleError, DataError, EncoderError
+from ebbtide.train.stage import train_bundle
+from ebbtide.train.trainer import fit
+
+
+def reference(files, **changes):
+    settings = {
+        "events": str(files / "ratings.parquet"),
+        "catalog": str(files / "movies.parquet"),
+        "user_column": "userId",
+        "item_column": "movieId",
+        "time_column": "timestamp",
+        "weight_column": None,
+        "catalog_item_column": "movieId",
+        "text_template": "{title} ({year}). {genres}",
+        "title_template": "{title}",
+        "max_bad_rows": 0.01,
+        "holdout": "leave-last-out",
+    }
+    return DataReference(**(settings | changes))
+
+
+MODEL = ModelConfig(dimensions=16)
+TRAINING = TrainConfig(epochs=3, windows_per_batch=8)
+
+
+@pytest.fixture(scope="module")
+def trained(small_files, tmp_path_factory):
+    bundle, result, _ = train_bundle(reference(small_files), "packaged", MODEL, TRAINING)
+    folder = tmp_path_factory.mktemp("bundles") / "bundle"
+    bundle.save(folder)
+    return bundle, result, folder
+
+
+def test_training_lowers_the_loss_and_validates_every_epoch(trained):
+    _, result, _ = trained
+    losses = [epoch.loss for epoch in result.epochs]
+    assert losses[-1] < losses[0]
+    assert all(epoch.validation.events > 0 for epoch in result.epochs)
+    best = max(result.epochs, key=lambda epoch: epoch.validation.ndcg_at_10)
+    assert result.best_epoch == best.number
+
+
+def test_training_gives_the_same_bundle_when_seed_and_data_are_the_same(small_files, trained):
+    again, _, _ = train_bundle(reference(small_files), "packaged", MODEL, TRAINING)
+    other, _, _ = train_bundle(reference(small_files), "packaged", MODEL, TRAINING.model_copy(update={"seed": 1}))
+    assert again.fingerprint == trained[0].fingerprint
+    assert other.fingerprint != trained[0].fingerprint
+
+
+def test_training_learns_no_decay_and_no_alpha_when_told_so(small_log, small_vectors):
+    log, _ = small_log
+    config = ModelConfig(dimensions=8, decay="none", alpha="fixed:0.5")
+    model = fit(log, np.ones(log.events, bool), small_vectors, config, TrainConfig(epochs=1)).model
+    assert not model.decay_rate_per_day.any()
+    assert not model.rank_decay_rate.any()
+    assert model.prior_weight.shape == (1,)
+    assert not [name for name, _ in model.named_parameters() if "gate" in name or "decay" in name]
+
+
+def test_training_never_reads_held_out_events(small_log, small_vectors):
+    log, _ = small_log
+    kept = np.ones(log.events, bool)
+    kept[log.start[1:] - 1] = False
+    changed = log.__class__(log.users, log.start, np.where(kept, log.item, 0), log.time_ms, log.weight)
+    first, second = (
+        fit(one, kept, small_vectors, MODEL, TrainConfig(epochs=1)).model.state_dict() for one in (log, changed)
+    )
+    assert not [name for name in first if not torch.equal(first[name], second[name])]
+
+
+def test_training_is_refused_when_there_is_nothing_to_learn_from(small_log, small_vectors):
+    log, _ = small_log
+    kept = np.zeros(log.events, bool)
+    kept[log.start[:-1]] = True
+    with pytest.raises(DataError, match="people need two events or more"):
+        fit(log, kept, small_vectors, MODEL, TrainConfig(epochs=1))
+
+
+def test_bundle_reads_back_what_was_saved(trained):
+    bundle, _, folder = trained
+    read = InterestBundle.load(folder)
+    assert read.config == bundle.config
+    assert read.catalog == bundle.catalog
+    np.testing.assert_array_equal(read.prior_columns, bundle.prior_columns)
+    for name, value in bundle.model.state_dict().items():
+        assert torch.equal(read.model.state_dict()[name], value)
+    assert sorted(path.name for path in folder.iterdir()) == ["bundle.json", "catalog.parquet", "weights.safetensors"]
+
+
+def test_bundle_is_refused_when_its_settings_belong_to_another(trained, tmp_path):
+    shutil.copytree(trained[2], tmp_path / "bundle")
+    path = tmp_path / "bundle" / "bundle.json"
+    content = json.loads(path.read_text()) | {"fingerprint": "0" * 16}
+    path.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=f"{trained[0].fingerprint}.*{'0' * 16}"):
+        InterestBundle.load(tmp_path / "bundle")
+
+
+def test_bundle_is_refused_when_a_key_is_misspelt(trained, tmp_path):
+    shutil.copytree(trained[2], tmp_path / "bundle")
+    path = tmp_path / "bundle" / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"extra": 1}))
+    with pytest.raises(BundleError, match="extra"):
+        InterestBundle.load(tmp_path / "bundle")
+
+
+def test_bundle_is_refused_when_a_file_is_missing(tmp_path):
+    with pytest.raises(BundleError, match=r"no bundle\.json"):
+        InterestBundle.load(tmp_path)
+
+
+def test_bundle_is_not_saved_over_something_else(trained, tmp_path):
+    (tmp_path / "precious.txt").write_text("x")
+    with pytest.raises(BundleError, match="choose an empty folder"):
+        trained[0].save(tmp_path)
+
+
+def test_encoder_gives_the_vectors_of_sentence_transformers():
+    texts = ["Toy Story (1995). Adventure|Animation", "Heat", "a much longer text about robots in space " * 40]
+    folder = encoder_folder("packaged")
+    expected = SentenceTransformer(str(folder), device="cpu").encode(texts, show_progress_bar=False)
+    np.testing.assert_allclose(embed_texts(folder, texts), expected, atol=2e-6)
+
+
+def test_embedding_reads_known_texts_from_the_cache(tmp_path):
+    folder = encoder_folder("packaged")
+    fingerprint = encoder_fingerprint(folder)
+    done = []
+    first = embed_cached(folder, fingerprint, ["a", "b", "a"], tmp_path, done.append)
+    again = embed_cached(folder, fingerprint, ["b", "c"], tmp_path, done.append)
+    np.testing.assert_array_equal(first[0], first[2])
+    np.testing.assert_array_equal(first[1], again[0])
+    assert done == [1, 2, 1, 1]
+
+
+def test_encoder_is_refused_when_the_folder_has_no_safetensors(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(EncoderError, match="only safetensors"):
+        encoder_folder(str(tmp_path))
+
+
+def test_half_lives_are_read_from_text():
+    assert parse_half_lives("2, 7,inf") == (2.0, 7.0, float("inf"))
+    assert parse_half_lives("none") == ()
+    with pytest.raises(DataError, match="'0'"):
+        parse_half_lives("0")

@@ -1,0 +1,47 @@
+"""Catalogs, and the texts that templates make of their rows."""
+
+import polars as pl
+import pytest
+
+from ebbtide.train.catalog import catalog_of_events, read_catalog
+from ebbtide.train.errors import DataError
+
+CSV = """id,title,year,genres
+1,Toy Story,1995,Adventure|Animation
+2,,,
+3,Heat,,Action
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "items.csv").write_text(CSV)
+    return tmp_path / "items.csv"
+
+
+def test_catalog_fills_templates_and_leaves_no_empty_brackets_when_values_are_missing(path):
+    catalog, bad = read_catalog(path, "id", "{title} ({year}). {genres}", "{title} ({year})")
+    assert bad.count == 0
+    assert catalog.text == ["Toy Story (1995). Adventure|Animation", "2", "Heat. Action"]
+    assert catalog.title == ["Toy Story (1995)", "2", "Heat"]
+    assert catalog.index == {"1": 0, "2": 1, "3": 2}
+
+
+def test_catalog_reports_rows_without_id_and_repeated_ids(tmp_path):
+    (tmp_path / "items.csv").write_text("id,text\n1,a\n,b\n1,c\n2,d\n")
+    catalog, bad = read_catalog(tmp_path / "items.csv", "id", max_bad_rows=0.5)
+    assert catalog.item_id == ["1", "2"]
+    assert bad.reasons == {"no item id": [3], "an item id that an earlier row has": [4]}
+    with pytest.raises(DataError, match="2 of 4 rows"):
+        read_catalog(tmp_path / "items.csv", "id")
+
+
+@pytest.mark.parametrize(("template", "message"), [("{plot}", "no column 'plot'"), ("title", "at least one {column}")])
+def test_catalog_is_refused_when_a_template_does_not_fit(path, template, message):
+    with pytest.raises(DataError, match=message):
+        read_catalog(path, "id", template)
+
+
+def test_catalog_of_events_describes_items_by_their_ids():
+    catalog = catalog_of_events(pl.Series(["b", "a", "b"]))
+    assert catalog.item_id == catalog.text == ["a", "b"]

@@ -1,0 +1,117 @@
+"""The recurrence over the log gives the same interest as the sum over a request's events."""
+
+import numpy as np
+import pytest
+import torch
+
+from ebbtide.interest.blend import blend_interest
+from ebbtide.interest.contract import Limits
+from ebbtide.interest.events import order_events
+from ebbtide.interest.parameters import GateParameters, InterestConfig, InterestParameters
+from ebbtide.train.config import ModelConfig
+from ebbtide.train.model import InterestModel
+from ebbtide.train.windows import LogTensors, predict_windows, training_windows
+
+TARGETS = 4
+
+
+def model_of(**settings):
+    torch.manual_seed(11)
+    model = InterestModel(ModelConfig(dimensions=5, session_gap_minutes=30, **settings), torch.randn(12, 8))
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model.eval()
+
+
+def direct(model, log, event):
+    """Interest and alpha just before one event, by the served formulas."""
+    gate = None
+    if model.config.fixed_alpha is None:
+        gate = GateParameters(
+            *(
+                part.detach().numpy()
+                for part in (
+                    model.gate_hidden.weight.T,
+                    model.gate_hidden.bias,
+                    model.gate_output.weight.T,
+                    model.gate_output.bias,
+                )
+            )
+        )
+    config = InterestConfig("", model.config.session_gap_ms, model.config.fixed_alpha, True, Limits())
+    parameters = InterestParameters(
+        config,
+        model.decay_rate_per_day.detach().numpy(),
+        model.rank_decay_rate.detach().numpy(),
+        gate,
+        np.zeros(0, np.float32),
+    )
+    first = log.start[np.searchsorted(log.start, event, side="right") - 1]
+    past = slice(first, event)
+    batch = order_events(
+        np.array([event - first]),
+        log.time_ms[past],
+        log.time_ms[event : event + 1],
+        log.weight[past],
+        [None],
+        config.session_gap_ms,
+    )
+    vectors = model.event_vectors().detach().numpy()[log.item[past]][batch.source]
+    blend = blend_interest(batch, vectors, parameters)
+    return blend.interest[0], blend.alpha[0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"alpha": "per-dimension"}, {"alpha": "fixed:0.3"}, {"decay": "none", "alpha": "fixed:0.5"}],
+    ids=["learned", "per-dimension", "fixed", "step-3"],
+)
+def test_recurrence_equals_the_sum_over_events_before_every_event(random_log, settings):
+    model = model_of(**settings)
+    tensors = LogTensors.of(random_log, model.config.session_gap_ms)
+    everyone = np.ones(random_log.events, dtype=bool)
+    windows = training_windows(random_log, everyone, TARGETS, np.random.default_rng(0))
+    with torch.inference_mode():
+        predicted = predict_windows(
+            model, tensors, windows, 40, TARGETS, torch.from_numpy(everyone), model.event_vectors()
+        )
+    assert sorted(predicted.event.tolist()) == list(range(random_log.events))
+    for row, event in enumerate(predicted.event.tolist()):
+        interest, alpha = direct(model, random_log, event)
+        np.testing.assert_allclose(predicted.interest[row], interest, atol=2e-5, err_msg=f"event {event}")
+        np.testing.assert_allclose(predicted.alpha[row], alpha, atol=2e-5)
+
+
+def test_training_windows_cover_every_target_once_and_skip_empty_windows(random_log):
+    random = np.random.default_rng(1)
+    targets = random.random(random_log.events) < 0.2
+    windows = training_windows(random_log, targets, TARGETS, random)
+    covered = []
+    for start, owner in windows:
+        person = np.searchsorted(random_log.start, owner, side="right") - 1
+        inside = range(max(start, random_log.start[person]), min(start + TARGETS, random_log.start[person + 1]))
+        assert any(targets[event] for event in inside)
+        covered += [event for event in inside if targets[event]]
+    assert sorted(covered) == np.flatnonzero(targets).tolist()
+
+
+def test_recurrence_sees_only_the_context_when_a_history_is_longer(random_log):
+    model = model_of()
+    tensors = LogTensors.of(random_log, model.config.session_gap_ms)
+    event = int(random_log.start[3]) - 1
+    targets = np.zeros(random_log.events, dtype=bool)
+    targets[event] = True
+    window = np.array([[event, event]])
+    vectors = model.event_vectors()
+    with torch.inference_mode():
+        far, near = (
+            predict_windows(model, tensors, window, context, 1, torch.from_numpy(targets), vectors).interest
+            for context in (29, 2)
+        )
+        changed = vectors.clone()
+        changed[random_log.item[event - 10]] += 100
+        assert not torch.allclose(far, near)
+        if random_log.item[event - 10] not in random_log.item[event - 2 : event]:
+            again = predict_windows(model, tensors, window, 2, 1, torch.from_numpy(targets), changed).interest
+            assert torch.equal(again, near)

@@ -1,0 +1,146 @@
+"""Scores one request straight from the formulas, event by event: slow, in double precision, the yardstick of parity.
+
+Shares no code with the served maths, so that a mistake in one shows against the other. Formulas: docs/method.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ebbtide.train.model import InterestModel
+
+_MS_PER_DAY = 24 * 60 * 60 * 1000
+_MS_PER_HOUR = 60 * 60 * 1000
+_FLOOR = 1e-12
+
+
+@dataclass(frozen=True)
+class ReferenceScores:
+    """What a request should be answered with."""
+
+    scores: npt.NDArray[np.float64]
+    """``[N]``, in catalog order; minus infinity for excluded items."""
+    alpha: float
+    """Its mean, where it is one per dimension."""
+    events: int
+
+
+def score_request(
+    model: InterestModel,
+    prior_columns: npt.NDArray[np.float32],
+    *,
+    item: Sequence[int],
+    time_ms: Sequence[int],
+    now_ms: int,
+    is_current: Sequence[bool] | None = None,
+    weight: Sequence[float] | None = None,
+    alpha: float | None = None,
+    exclude: Sequence[int] = (),
+    exclude_seen: bool | None = None,
+    text_vectors: npt.NDArray[np.float32] | None = None,
+) -> ReferenceScores:
+    """The scores of the whole catalog for one person.
+
+    Args:
+        model: Trained, or not.
+        prior_columns: ``[N, p]``.
+        item: Catalog index of each event with an item.
+        time_ms: Unix milliseconds of each event; those with a text come after those with an item.
+        now_ms: The request's clock.
+        is_current: Flag of each event; None splits by the session gap.
+        weight: v of each event; None for 1.
+        alpha: Overrides the model's.
+        exclude: Catalog indices never to recommend.
+        exclude_seen: Whether `item` is left out; None takes the model's policy.
+        text_vectors: ``[texts, text width]``, the encoder's vectors of the events with a text.
+    """
+    with torch.no_grad():
+        interest, used = _interest(model, item, time_ms, now_ms, is_current, weight, alpha, text_vectors)
+        text = model.text_vectors.double()
+        factors = model.gamma.double() * (text @ model.item_projection.double() + model.item_residual.double())
+        scores = factors @ interest + torch.from_numpy(prior_columns).double() @ model.prior_weight.double()
+    seen = model.config.exclude_seen if exclude_seen is None else exclude_seen
+    for index in [*exclude, *(item if seen else ())]:
+        scores[index] = -math.inf
+    return ReferenceScores(scores.numpy(), float(used.mean()), len(time_ms))
+
+
+def _interest(
+    model: InterestModel,
+    item: Sequence[int],
+    time_ms: Sequence[int],
+    now_ms: int,
+    is_current: Sequence[bool] | None,
+    weight: Sequence[float] | None,
+    alpha: float | None,
+    text_vectors: npt.NDArray[np.float32] | None,
+) -> tuple[Tensor, Tensor]:
+    """Interest w ``[d]`` and alpha ``[1]`` or ``[d]``."""
+    projection = model.event_projection.double()
+    d = projection.shape[1]
+    vectors = [model.text_vectors[index].double() @ projection + model.event_residual[index].double() for index in item]
+    if text_vectors is not None:
+        vectors += [torch.from_numpy(row).double() @ projection for row in text_vectors]
+    # Python's sort is stable: events of one moment keep the order in which they were given.
+    order = sorted(range(len(time_ms)), key=lambda place: time_ms[place])
+    flags = is_current if is_current is not None else _last_session(time_ms, order, now_ms, model.config.session_gap_ms)
+    decay, rank_decay = model.decay_rate_per_day.double(), model.rank_decay_rate.double()
+    sets: dict[bool, list[Tensor]] = {False: [], True: []}
+    for position, place in enumerate(order):
+        age_days = (now_ms - time_ms[place]) / _MS_PER_DAY
+        rank = len(order) - 1 - position
+        kept = torch.exp(-decay * age_days) * torch.exp(-rank_decay * rank)
+        value = 1.0 if weight is None else float(weight[place])
+        sets[bool(flags[place])].append(value * kept * vectors[place])
+    history, current = (_normalised_sum(sets[flag], d) for flag in (False, True))
+    idle_hours = (now_ms - max(time_ms)) / _MS_PER_HOUR if len(time_ms) else 0.0
+    if alpha is not None:
+        used = torch.tensor([alpha], dtype=torch.float64)
+    elif model.config.fixed_alpha is not None:
+        used = torch.tensor([model.config.fixed_alpha], dtype=torch.float64)
+    else:
+        used = _gate(model, history, current, len(sets[False]), len(sets[True]), idle_hours)
+    return used * history + (1 - used) * current, used
+
+
+def _last_session(time_ms: Sequence[int], order: list[int], now_ms: int, gap_ms: int) -> list[bool]:
+    """True for the last events that follow each other, and are followed by now, without a pause above the gap."""
+    flags = [False] * len(order)
+    later = now_ms
+    for place in reversed(order):
+        if later - time_ms[place] > gap_ms:
+            break
+        flags[place] = True
+        later = time_ms[place]
+    return flags
+
+
+def _normalised_sum(terms: list[Tensor], d: int) -> Tensor:
+    """(1 / ||X||_F) sum of the rows of X, ``[d]``; zero for no rows."""
+    if not terms:
+        return torch.zeros(d, dtype=torch.float64)
+    matrix = torch.stack(terms)
+    return matrix.sum(0) / torch.sqrt(matrix.square().sum() + _FLOOR)
+
+
+def _gate(
+    model: InterestModel, history: Tensor, current: Tensor, histories: int, currents: int, idle_hours: float
+) -> Tensor:
+    """Alpha = sigmoid(f(w_H, w_C, cosine, log counts, log idle hours)); 1 without a session, 0 without a history."""
+    hidden, output = model.gate_hidden, model.gate_output
+    if histories == 0:
+        return torch.zeros(output.out_features, dtype=torch.float64)
+    if currents == 0:
+        return torch.ones(output.out_features, dtype=torch.float64)
+    norms = torch.sqrt((history.square().sum() + _FLOOR) * (current.square().sum() + _FLOOR))
+    scalars = [float(history @ current / norms), math.log1p(histories), math.log1p(currents), math.log1p(idle_hours)]
+    features = torch.cat([history, current, torch.tensor(scalars, dtype=torch.float64)])
+    units = torch.tanh(hidden.weight.double() @ features + hidden.bias.double())
+    return torch.sigmoid(output.weight.double() @ units + output.bias.double())

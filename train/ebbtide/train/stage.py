@@ -1,0 +1,116 @@
+"""The whole train stage: read the data, embed the catalog, fit the interest model, put the bundle together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ebbtide.train.bundle import BundleConfig, DataReference, EncoderReference, InterestBundle, fingerprint_of
+from ebbtide.train.catalog import Catalog, catalog_of_events, read_catalog
+from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.encoder import cache_folder, embed_cached, encoder_fingerprint, encoder_folder
+from ebbtide.train.errors import DataError
+from ebbtide.train.evaluation import held_out
+from ebbtide.train.events import BadRows, EventColumns, EventLog, build_log, read_events
+from ebbtide.train.popularity import popularity_snapshots
+from ebbtide.train.trainer import Fit, fit
+from ebbtide.train.watcher import Watcher
+
+
+@dataclass(frozen=True)
+class Data:
+    """An event log and its catalog, as read."""
+
+    log: EventLog
+    catalog: Catalog
+    bad_events: BadRows
+    bad_items: BadRows | None
+    """None for a log without a catalog file."""
+
+
+def read_data(data: DataReference) -> Data:
+    """Reads the files that a data description names.
+
+    Raises:
+        DataError: A file cannot be used; the message says which and why.
+    """
+    events_file = Path(data.events)
+    columns = EventColumns(
+        user=data.user_column, item=data.item_column, time=data.time_column, weight=data.weight_column
+    )
+    if data.catalog is None:
+        frame, bad_events = read_events(events_file, columns, None, data.max_bad_rows)
+        catalog, bad_items = catalog_of_events(frame["item"]), None
+    else:
+        catalog, bad_items = read_catalog(
+            Path(data.catalog), data.catalog_item_column, data.text_template, data.title_template, data.max_bad_rows
+        )
+        frame, bad_events = read_events(events_file, columns, catalog.index, data.max_bad_rows)
+    return Data(build_log(frame, catalog.index), catalog, bad_events, bad_items)
+
+
+def train_bundle(
+    data_reference: DataReference,
+    encoder: str,
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    watcher: Watcher | None = None,
+) -> tuple[InterestBundle, Fit, Data]:
+    """Trains on the events that the data description does not hold out.
+
+    Args:
+        data_reference: Files, columns and holdout.
+        encoder: ``packaged``, a folder, or a Hugging Face id.
+        model_config: Shape of the model.
+        train_config: Seed, epochs, rates.
+        watcher: Told of progress.
+
+    Returns:
+        The bundle (not yet saved), how the fit went, and the data.
+
+    Raises:
+        DataError: Unusable data.
+        EncoderError: No such encoder.
+    """
+    watcher = watcher or Watcher()
+    data = read_data(data_reference)
+    watcher.data_read(data)
+    try:
+        is_training = ~held_out(data.log, data_reference.holdout)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+    folder = encoder_folder(encoder)
+    encoder_reference = EncoderReference(source=encoder, fingerprint=encoder_fingerprint(folder))
+    total = len(data.catalog)
+    text_vectors = embed_cached(
+        folder,
+        encoder_reference.fingerprint,
+        data.catalog.text,
+        cache_folder(),
+        lambda done: watcher.texts_embedded(done, total),
+    )
+    result = fit(data.log, is_training, text_vectors, model_config, train_config, watcher)
+
+    counted_at_ms = int(data.log.time_ms[is_training].max()) + 1
+    prior_columns = popularity_snapshots(
+        data.log.item[is_training],
+        data.log.time_ms[is_training],
+        total,
+        model_config.effective_prior_half_life_days,
+        np.array([counted_at_ms]),
+    ).columns[0]
+    best = result.epochs[result.best_epoch - 1]
+    config = BundleConfig(
+        fingerprint=fingerprint_of(result.model, prior_columns, data.catalog, encoder_reference),
+        model=model_config,
+        training=train_config,
+        encoder=encoder_reference,
+        data=data_reference,
+        prior_counted_at_ms=counted_at_ms,
+        best_epoch=result.best_epoch,
+        validation_ndcg_at_10=best.validation.ndcg_at_10 if best.validation else float("nan"),
+    )
+    return InterestBundle(config, data.catalog, result.model, prior_columns), result, data
