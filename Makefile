@@ -58,8 +58,8 @@ lint: $(READY)
 	@$(BIN)/ruff format --check $(PROGRAMS)
 
 types: $(READY)
-	@$(BIN)/mypy $(foreach source,$(SOURCES),$(source)/ebbtide) model_repository/adaptive_weights
-	@$(BIN)/mypy model_repository/tokenizer
+	@$(BIN)/mypy $(foreach source,$(SOURCES),$(source)/ebbtide) model_repository/adaptive_weights benchmarks scripts
+	@MYPYPATH=model_repository/tokenizer $(BIN)/mypy model_repository/tokenizer
 
 imports: $(READY)
 	@$(BIN)/lint-imports

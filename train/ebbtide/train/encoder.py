@@ -125,7 +125,10 @@ class TextEncoder(nn.Module):
 def load_encoder(folder: Path) -> TextEncoder:
     """Reads the weights of an encoder's folder (safetensors only, no remote code)."""
     from transformers import AutoModel
+    from transformers.utils import logging
 
+    # Its bar counts weight tensors and breaks into the callers' own progress display.
+    logging.disable_progress_bar()
     transformer = AutoModel.from_pretrained(
         folder, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa", dtype=torch.float32
     )

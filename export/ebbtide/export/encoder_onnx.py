@@ -1,0 +1,74 @@
+"""The encoder as an ONNX graph: token ids -> event vectors, with pooling, normalising and projection inside."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from ebbtide.export.onnx_files import OPSET
+from ebbtide.interest import contract
+from ebbtide.train.encoder import TextEncoder
+
+_EXAMPLE_TEXTS = 3
+_EXAMPLE_TOKENS = 16
+
+
+class EventEncoder(nn.Module):
+    """Texts into the space of the catalog's event vectors; a text has no residual of its own."""
+
+    event_projection: Tensor
+
+    def __init__(self, encoder: TextEncoder, event_projection: Tensor) -> None:
+        """Joins an encoder with a model's projection, ``[text width, d]``."""
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("event_projection", event_projection.detach())
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Event vectors, float32 ``[texts, d]``, from int64 ``[texts, tokens]`` each."""
+        vectors: Tensor = self.encoder(input_ids, attention_mask)
+        return vectors @ self.event_projection
+
+
+def encoder_graph(encoder: EventEncoder) -> onnx.ModelProto:
+    """Traces the encoder, with any number of texts and tokens."""
+    model = contract.ENCODER
+    shape = (_EXAMPLE_TEXTS, _EXAMPLE_TOKENS)
+    # Lengths differ, so that no branch of the trace takes the mask for all ones.
+    mask = (torch.arange(shape[1])[None] < torch.tensor([[16], [9], [4]])).long()
+    axes = {0: torch.export.Dim("texts", min=1), 1: torch.export.Dim("tokens", min=1)}
+    with torch.inference_mode(), _quiet():
+        program = torch.onnx.export(
+            encoder.eval(),
+            (torch.ones(shape, dtype=torch.int64), mask),
+            input_names=[tensor.name for tensor in model.inputs],
+            output_names=[tensor.name for tensor in model.outputs],
+            dynamic_shapes=(axes, axes),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101 - the dynamo exporter always returns one
+    graph: onnx.ModelProto = program.model_proto
+    return graph
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps back what the exporter says about itself on every run."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec.*")
+            warnings.filterwarnings("ignore", category=UserWarning, message=".*axis name.*will not be used.*")
+            yield
+    finally:
+        logger.setLevel(level)

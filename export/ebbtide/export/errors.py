@@ -1,0 +1,64 @@
+"""Errors of the export stage; each message says what was seen, what was expected, and what to do.
+
+ExportError
+├── OutputFolderError          the output folder holds what an export did not write
+├── KeyCollisionError          two item ids share a key
+├── LimitError                 a limit or size that cannot be served
+├── RepositoryError            a folder is not an export, or its parts come from different exports
+└── ParityError                an exported graph does not answer as the torch model does
+├── TensorNamesError       inputs or outputs have other names
+├── DynamicAxesError       an axis is fixed that must vary, or the other way round
+├── OutputShapeError       an output has another shape
+└── OutputValueError       values differ by more than the tolerance
+"""
+
+from __future__ import annotations
+
+
+class ExportError(Exception):
+    """Root of what this stage raises."""
+
+
+class OutputFolderError(ExportError):
+    """The output folder holds what an export did not write, and so is not overwritten."""
+
+
+class KeyCollisionError(ExportError):
+    """Two item ids share a key: requests could not tell them apart."""
+
+
+class LimitError(ExportError):
+    """A limit or size that cannot be served."""
+
+
+class RepositoryError(ExportError):
+    """A folder that is not an export, or whose parts come from different exports."""
+
+
+class ParityError(ExportError):
+    """What was exported does not answer as the torch model does."""
+
+
+class TensorNamesError(ParityError):
+    """A graph's inputs or outputs have other names than the contract's."""
+
+
+class DynamicAxesError(ParityError):
+    """A graph's axis is fixed where requests differ, or varies where the contract fixes it."""
+
+
+class OutputShapeError(ParityError):
+    """An output has another shape than the torch model's."""
+
+
+class OutputValueError(ParityError):
+    """Values differ from the torch model's by more than the tolerance."""
+
+    def __init__(self, subject: str, difference: float, tolerance: float) -> None:
+        super().__init__(
+            f"{subject}: got a largest absolute difference of {difference:.3g}; expected at most {tolerance:.3g}"
+        )
+        self.difference = difference
+        """The largest absolute difference seen."""
+        self.tolerance = tolerance
+        """The largest one allowed."""

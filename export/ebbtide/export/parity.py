@@ -1,0 +1,124 @@
+"""Compares exported graphs with the torch model, in a fixed order: names, dynamic axes, shapes, values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.export.errors import DynamicAxesError, OutputShapeError, OutputValueError, ParityError, TensorNamesError
+from ebbtide.interest.contract import Model, Size, Tensor
+
+TOLERANCE = 1e-4
+"""Largest absolute difference between twins, of scores and of vectors."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a graph is asked, and what torch answers."""
+
+    feeds: Mapping[str, Array]
+    expected: Mapping[str, Array]
+    """Numeric outputs by name."""
+
+
+def check_graph(session: Any, model: Model, sizes: Mapping[Size, int], cases: Iterable[Case]) -> float:  # noqa: ANN401 - onnxruntime carries no types
+    """The largest absolute difference between a graph and torch, over all cases.
+
+    Args:
+        session: ONNX Runtime's, of a batching model.
+        model: Its entry in the contract.
+        sizes: Of the export.
+        cases: Of several shapes: one shape alone does not show an axis that was fixed by mistake.
+
+    Raises:
+        TensorNamesError: Inputs or outputs have other names than the contract's.
+        DynamicAxesError: An axis is fixed where it must vary, or the other way round.
+        OutputShapeError: An output has another shape than torch's.
+        OutputValueError: The difference is above `TOLERANCE`.
+    """
+    for found, tensors in ((session.get_inputs(), model.inputs), (session.get_outputs(), model.outputs)):
+        _check_names(model, [node.name for node in found], [tensor.name for tensor in tensors])
+        shapes = {node.name: node.shape for node in found}
+        for tensor in tensors:
+            _check_axes(model, tensor, shapes[tensor.name], sizes)
+    answers: list[tuple[Mapping[str, Array], dict[str, Array]]] = []
+    for case in cases:
+        names = list(case.expected)
+        outputs = dict(zip(names, session.run(names, dict(case.feeds)), strict=True))
+        for name, output in outputs.items():
+            if output.shape != case.expected[name].shape:
+                raise OutputShapeError(
+                    f"{model.name}, output {name}: got shape {list(output.shape)} for inputs of "
+                    f"{ {key: list(feed.shape) for key, feed in case.feeds.items()} }; "
+                    f"expected {list(case.expected[name].shape)}"
+                )
+        answers.append((case.expected, outputs))
+    difference = max(
+        largest_difference(outputs[name], expected[name]) for expected, outputs in answers for name in outputs
+    )
+    return require_tolerance(f"{model.name} in ONNX against torch", difference)
+
+
+def largest_difference(got: Array, expected: Array) -> float:
+    """The largest absolute difference; 0 where both are the same infinity, infinity where one is not a number."""
+    if got.size == 0:
+        return 0.0
+    got, expected = got.astype(np.float64), expected.astype(np.float64)
+    same = got == expected
+    with np.errstate(invalid="ignore"):
+        difference = np.where(same, 0.0, np.abs(got - expected))
+    return float(np.where(np.isnan(difference), np.inf, difference).max())
+
+
+def ranking_difference(item_id: Sequence[str], score: Array, scores: Array, catalog: Mapping[str, int]) -> float:
+    """How far a top N is from the ranking by known scores: 0 for the same items with the same scores.
+
+    Items whose scores are equal within the tolerance may stand in either order, and only those.
+
+    Args:
+        item_id: Best first, no item twice.
+        score: ``[top N]``, theirs.
+        scores: ``[N]``, of the whole catalog.
+        catalog: Item id to catalog index.
+
+    Raises:
+        ParityError: An item is there twice, or is not in the catalog.
+    """
+    if len(set(item_id)) != len(item_id) or not set(item_id) <= catalog.keys():
+        raise ParityError(f"ranking: got {list(item_id)}; expected different items of the catalog")
+    best = np.sort(scores)[::-1][: len(item_id)]
+    own = scores[[catalog[item] for item in item_id]]
+    return max(largest_difference(score, best), largest_difference(score, own))
+
+
+def require_tolerance(subject: str, difference: float) -> float:
+    """The difference.
+
+    Raises:
+        OutputValueError: It is above `TOLERANCE`.
+    """
+    if not difference <= TOLERANCE:
+        raise OutputValueError(subject, difference, TOLERANCE)
+    return difference
+
+
+def _check_names(model: Model, got: list[str], expected: list[str]) -> None:
+    if sorted(got) != sorted(expected):
+        raise TensorNamesError(f"{model.name}: got tensors {got}; expected {expected}")
+
+
+def _check_axes(model: Model, tensor: Tensor, shape: Sequence[int | str | None], sizes: Mapping[Size, int]) -> None:
+    """A dimension that varies has a name in place of a size."""
+    expected = (-1, *tensor.config_dims(sizes, batching=True))
+    found = tuple(size if isinstance(size, int) else -1 for size in shape)
+    if found != expected:
+        raise DynamicAxesError(
+            f"{model.name}, tensor {tensor.name}: got axes {list(found)}; expected {list(expected)}, "
+            "where -1 is an axis that varies"
+        )

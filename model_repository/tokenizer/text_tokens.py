@@ -1,0 +1,83 @@
+"""Texts into padded token ids, and refusals of what is no text; no Triton, so that it runs in any process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Limits
+from ebbtide.interest.errors import RequestError
+
+TOKENIZER_FILE = "tokenizer.json"
+_LENGTH_STEP = 16
+_SHOWN_BYTES = 40
+
+
+class TokenBatch(NamedTuple):
+    """The outputs of the `tokenizer` model."""
+
+    input_ids: npt.NDArray[np.int64]
+    """``[texts, tokens]``."""
+    attention_mask: npt.NDArray[np.int64]
+    """``[texts, tokens]``: 1 for a token, 0 for padding."""
+
+
+class TextTokens:
+    """Cuts texts as the encoder of one export expects them."""
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        """Reads `TOKENIZER_FILE`, whose truncation the exporter set to the encoder's longest text.
+
+        Raises:
+            ValueError: The file sets no truncation.
+        """
+        path = folder / TOKENIZER_FILE
+        self._tokenizer = Tokenizer.from_file(str(path))
+        if self._tokenizer.truncation is None:
+            raise ValueError(f"{path}: sets no truncation; expected a file written by `ebbtide export`")
+        self._max_tokens: int = self._tokenizer.truncation["max_length"]
+        self._pad_id: int = (self._tokenizer.padding or {}).get("pad_id", 0)
+        self._tokenizer.no_padding()
+        self._limits = limits
+
+    def encode(self, texts: Iterable[bytes]) -> TokenBatch:
+        """Token ids, padded to a multiple of 16: requests then share shapes, and so batches, in the encoder.
+
+        Args:
+            texts: UTF-8.
+
+        Raises:
+            RequestError: No text, too many, or one that is blank, too long or no UTF-8.
+        """
+        encodings = self._tokenizer.encode_batch(self._decode(list(texts)))
+        longest = max(len(encoding.ids) for encoding in encodings)
+        width = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self._max_tokens)
+        input_ids = np.full((len(encodings), width), self._pad_id, dtype=np.int64)
+        attention_mask = np.zeros((len(encodings), width), dtype=np.int64)
+        for row, encoding in enumerate(encodings):
+            input_ids[row, : len(encoding.ids)] = encoding.ids
+            attention_mask[row, : len(encoding.ids)] = 1
+        return TokenBatch(input_ids, attention_mask)
+
+    def _decode(self, texts: list[bytes]) -> list[str]:
+        if not 1 <= len(texts) <= self._limits.max_texts:
+            raise RequestError(contract.TEXT.name, f"{len(texts)} texts", f"1 to {self._limits.max_texts} texts")
+        return [self._decode_one(index, text) for index, text in enumerate(texts)]
+
+    def _decode_one(self, index: int, text: bytes) -> str:
+        field = f"{contract.TEXT.name}[{index}]"
+        if len(text) > self._limits.max_text_bytes:
+            raise RequestError(field, f"{len(text)} bytes", f"at most {self._limits.max_text_bytes} bytes")
+        try:
+            decoded = text.decode()
+        except UnicodeDecodeError:
+            raise RequestError(field, repr(text[:_SHOWN_BYTES]), "UTF-8") from None
+        if not decoded.strip():
+            raise RequestError(field, repr(decoded[:_SHOWN_BYTES]), "a text that is not blank")
+        return decoded

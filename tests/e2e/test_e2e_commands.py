@@ -1,0 +1,92 @@
+"""What a person sees on the command line, on the way from events to recommendations."""
+
+import json
+import signal
+import subprocess
+import sys
+
+
+def test_train_and_export_tell_what_they_did(trained):
+    assert "events of 60 people" in trained.train_output
+    assert "validation NDCG@10" in trained.train_output
+    assert trained.bundle.fingerprint in trained.train_output
+    assert "checked against torch" in trained.export_output
+    assert "encoder" in trained.export_output
+
+
+def test_evaluate_reports_the_held_out_events(trained, command, tmp_path):
+    output = command("evaluate", trained.bundle_folder, "--json", tmp_path / "metrics.json")
+    assert "NDCG@10" in output
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert report["persons"] == report["events"] == 60
+    assert 0 < report["ndcg_at_10"] <= report["hit_rate_at_10"] <= 1
+
+
+def test_recommend_prints_events_alpha_and_titles(trained, server, command):
+    output = command("recommend", "15", "--bundle", trained.bundle_folder, "--server", server.grpc_url, "--top-n", "7")
+    assert "What 15 did last" in output
+    assert "alpha" in output
+    titles = set(trained.bundle.catalog.title)
+    recommended = output.split("Recommended")[1]
+    assert sum(title in recommended for title in titles if len(title) > 12) >= 5
+
+
+def test_recommend_takes_free_text(trained, server, command):
+    output = command(
+        *("recommend", "15", "--bundle", trained.bundle_folder, "--server", server.grpc_url),
+        *("--text", "space opera with robots", "--alpha", "0"),
+    )
+    assert "just typed: space opera with robots" in output
+    assert "alpha 0.00" in output
+
+
+def test_serve_waits_for_a_running_server_when_one_is_named(trained, server, command):
+    output = command(
+        *("serve", "--server", server.grpc_url, "--bundle", trained.bundle_folder, "--show-user", "15"),
+    )
+    assert "is ready" in output
+    assert "Recommended" in output
+
+
+def test_serve_starts_recommends_and_stops_on_ctrl_c(trained):
+    code = "from ebbtide.cli.main import main; main()"
+    arguments = ["serve", str(trained.repository), "--bundle", str(trained.bundle_folder), "--show-user", "15"]
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "Serving" in line and not any("Serving" in earlier for earlier in lines[:-1]):
+                process.send_signal(signal.SIGINT)
+        output = "".join(lines)
+        assert process.wait(timeout=60) == 0, output
+    assert "Recommended" in output
+    assert "stopping" in output
+
+
+def run(*arguments):
+    code = "from ebbtide.cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_errors_are_one_clear_line_when_the_user_is_wrong(trained, tmp_path):
+    done = run("train", "--events", tmp_path / "none.csv", "--out", tmp_path / "b")
+    assert (done.returncode, done.stderr.count("Traceback")) == (1, 0)
+    assert "no such file" in done.stderr
+    done = run("recommend", "nobody", "--bundle", trained.bundle_folder, "--server", "localhost:1")
+    assert done.returncode == 1
+    assert "'nobody'" in done.stderr
+    done = run("recommend", "15", "--bundle", trained.bundle_folder, "--server", "localhost:1")
+    assert done.returncode == 1
+    assert "localhost:1" in done.stderr
+    done = run("train", "--events", "x.csv", "--out", tmp_path / "b", "--alpha", "fixed:2")
+    assert done.returncode == 2
+    assert "fixed:A" in done.stderr
+
+
+def test_help_teaches_every_command():
+    for name in ("train", "evaluate", "export", "serve", "recommend"):
+        done = run(name, "--help")
+        assert done.returncode == 0
+        assert "Example" in done.stdout

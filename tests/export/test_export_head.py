@@ -1,0 +1,88 @@
+"""The scoring head's graph answers as torch does."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from ebbtide.export.head_onnx import head_graph
+from ebbtide.export.parity import ranking_difference
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Size
+
+ITEMS, WIDTH, ADJUSTMENTS = 40, 6, 64
+
+
+def session(top_n: int = 10, width: int = WIDTH) -> tuple[ort.InferenceSession, np.ndarray, dict[str, int]]:
+    random = np.random.default_rng(1)
+    factors = random.standard_normal((ITEMS, width)).astype(np.float32)
+    ids = [f"número {place}" for place in range(ITEMS)]
+    sizes = {Size.INTEREST: width, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: top_n}
+    graph = head_graph(factors, ids, sizes)
+    onnx.checker.check_model(graph, full_check=True)
+    return ort.InferenceSession(graph.SerializeToString()), factors, {item: place for place, item in enumerate(ids)}
+
+
+def run(head: ort.InferenceSession, interest, adjust_item, adjust_score):
+    names = [contract.ITEM_ID.name, contract.SCORE.name]
+    inputs = [tensor.name for tensor in contract.SCORING_HEAD.inputs]
+    return head.run(names, dict(zip(inputs, [interest, adjust_item, adjust_score], strict=True)))
+
+
+def padding(batch: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((batch, ADJUSTMENTS), np.int64), np.zeros((batch, ADJUSTMENTS), np.float32)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 33])
+def test_head_equals_torch_when_adjustments_repeat_and_exclude(batch: int) -> None:
+    head, factors, index = session()
+    random = np.random.default_rng(batch)
+    interest = random.standard_normal((batch, WIDTH)).astype(np.float32)
+    adjust_item = random.integers(0, ITEMS, (batch, ADJUSTMENTS))
+    adjust_score = random.choice(np.array([0, 0, 0, 0.5, -1.5, -np.inf], np.float32), (batch, ADJUSTMENTS))
+    scores = torch.from_numpy(interest) @ torch.from_numpy(factors).T
+    scores.scatter_add_(1, torch.from_numpy(adjust_item), torch.from_numpy(adjust_score))
+    item_id, score = run(head, interest, adjust_item, adjust_score)
+    assert score.shape == (batch, 10)
+    for row in range(batch):
+        assert ranking_difference(item_id[row].tolist(), score[row], scores[row].numpy(), index) < 1e-5
+        assert np.all(np.diff(score[row][np.isfinite(score[row])]) <= 0)
+
+
+def test_head_marks_every_item_when_all_are_excluded() -> None:
+    head, _, _ = session()
+    adjust_item, adjust_score = padding(1)
+    adjust_item[0, :ITEMS] = np.arange(ITEMS)
+    adjust_score[0, :ITEMS] = -np.inf
+    item_id, score = run(head, np.ones((1, WIDTH), np.float32), adjust_item, adjust_score)
+    assert np.all(np.isneginf(score))
+    assert len(set(item_id[0].tolist())) == 10
+
+
+def test_head_excludes_an_item_when_it_is_listed_twice_with_a_bonus() -> None:
+    head, factors, index = session(top_n=ITEMS)
+    adjust_item, adjust_score = padding(1)
+    adjust_item[0, :3] = 7
+    adjust_score[0, :3] = [-np.inf, 5.0, -np.inf]
+    item_id, score = run(head, factors[7:8], adjust_item, adjust_score)
+    (place,) = np.flatnonzero([index[item] == 7 for item in item_id[0]])
+    assert np.isneginf(score[0, place])
+    assert np.isfinite(np.delete(score[0], place)).all()
+
+
+def test_head_ignores_padding_when_item_zero_is_the_best() -> None:
+    head, factors, index = session()
+    item_id, score = run(head, factors[:1] * 10, *padding(1))
+    assert index[item_id[0, 0]] == 0
+    np.testing.assert_allclose(score[0, 0], 10 * (factors[0] ** 2).sum(), rtol=1e-5)
+
+
+def test_head_ranks_the_whole_catalog_when_top_n_equals_it() -> None:
+    head, factors, index = session(top_n=ITEMS)
+    interest = np.ones((2, WIDTH), np.float32)
+    item_id, score = run(head, interest, *padding(2))
+    assert ranking_difference(item_id[0].tolist(), score[0], factors.sum(1), index) < 1e-5
+    assert score.shape == (2, ITEMS)

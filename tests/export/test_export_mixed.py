@@ -1,0 +1,36 @@
+"""A repository that is mixed from two exports is refused at load, with both ids named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ebbtide.interest import contract
+from ebbtide.serve import ModelLoadError, ServerConfig, TritonServer
+from ebbtide.train.bundle import InterestBundle
+
+WEIGHTS, HEAD = contract.ADAPTIVE_WEIGHTS.name, contract.SCORING_HEAD.name
+
+
+@pytest.mark.parametrize("moved", [f"{WEIGHTS}/1/catalog.safetensors", f"{WEIGHTS}/1/interest.json", HEAD])
+def test_server_refuses_the_model_when_files_come_from_another_export(
+    make_bundle: Callable[..., InterestBundle], write_without_encoder: Callable[..., Path], moved: str
+) -> None:
+    bundle, other = make_bundle(), make_bundle(seed=1)
+    folder, source = write_without_encoder(bundle), write_without_encoder(other)
+    for name in contract.MODELS.keys() - {WEIGHTS, HEAD, contract.RECOMMEND.name}:
+        shutil.rmtree(folder / name)
+    if (folder / moved).is_dir():
+        shutil.rmtree(folder / moved)
+        shutil.copytree(source / moved, folder / moved)
+    else:
+        shutil.copyfile(source / moved, folder / moved)
+    with pytest.raises(ModelLoadError) as caught, TritonServer(ServerConfig(folder)):
+        pass
+    reason = caught.value.failures[WEIGHTS]
+    assert f"got fingerprint {other.fingerprint}; expected {bundle.fingerprint}" in reason
+    assert "files of two exports are mixed" in reason
+    assert contract.RECOMMEND.name in caught.value.failures

@@ -1,0 +1,127 @@
+"""The in-process twin answers as the formulas in torch do, for bundles of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebbtide.export.errors import RepositoryError
+from ebbtide.export.inprocess import Answer, InProcessPipeline
+from ebbtide.export.parity import TOLERANCE, ranking_difference
+from ebbtide.export.samples import random_samples
+from ebbtide.interest import contract
+from ebbtide.interest.checks import Request
+from ebbtide.interest.contract import Limits
+from ebbtide.interest.errors import RequestError
+from ebbtide.interest.keys import item_keys
+from ebbtide.train.bundle import InterestBundle
+
+MakeBundle = Callable[..., InterestBundle]
+Write = Callable[..., Path]
+
+KINDS = {
+    "as trained by default": {},
+    "one alpha for each dimension": {"alpha": "per-dimension"},
+    "fixed alpha": {"alpha": "fixed:0.25"},
+    "no prior": {"prior_half_life_days": ()},
+    "no decay": {"decay": "none", "alpha": "fixed:0.5", "exclude_seen": False},
+    "long sessions": {"session_gap_minutes": 60 * 24 * 90.0},
+}
+
+
+def compare(twin: InProcessPipeline, bundle: InterestBundle, count: int, seed: int) -> None:
+    keys = item_keys(bundle.catalog.item_id)
+    vectors = (bundle.model.text_vectors @ bundle.model.event_projection).detach().numpy()
+    samples = list(random_samples(len(bundle.catalog), count, twin.limits, seed))
+    answers = twin.recommend([sample.request(keys, vectors) for sample in samples])
+    for sample, answer in zip(samples, answers, strict=True):
+        assert isinstance(answer, Answer), answer
+        expected = sample.reference(bundle.model, bundle.prior_columns)
+        assert ranking_difference(answer.item_id, answer.score, expected.scores, bundle.catalog.index) <= TOLERANCE
+        assert answer.alpha_used == pytest.approx(expected.alpha, abs=TOLERANCE)
+        assert answer.events_used == expected.events
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pipeline_equals_torch_when_the_bundle_has_any_kind(
+    make_bundle: MakeBundle, write_without_encoder: Write, kind: str
+) -> None:
+    bundle = make_bundle(seed=3, **KINDS[kind])
+    compare(InProcessPipeline(write_without_encoder(bundle)), bundle, count=12, seed=5)
+
+
+def test_pipeline_equals_torch_when_requests_are_many(twin: InProcessPipeline, bundle: InterestBundle) -> None:
+    compare(twin, bundle, count=60, seed=11)
+
+
+def test_answers_are_the_same_when_requests_come_alone(twin: InProcessPipeline, bundle: InterestBundle) -> None:
+    keys = item_keys(bundle.catalog.item_id)
+    vectors = np.zeros((len(bundle.catalog), 16), np.float32)
+    requests = [sample.request(keys, vectors) for sample in random_samples(len(bundle.catalog), 10, twin.limits)]
+    for together, request in zip(twin.recommend(requests), requests, strict=True):
+        (alone,) = twin.recommend([request])
+        assert isinstance(together, Answer)
+        assert isinstance(alone, Answer)
+        np.testing.assert_allclose(alone.score, together.score, atol=1e-5)
+
+
+def test_answer_holds_the_whole_catalog_when_top_n_is_larger(
+    make_bundle: MakeBundle, write_without_encoder: Write
+) -> None:
+    bundle = make_bundle()
+    twin = InProcessPipeline(write_without_encoder(bundle, top_n=len(bundle.catalog)))
+    keys = item_keys(bundle.catalog.item_id)
+    everything = Request(
+        event_item=keys[:0],
+        event_time=np.empty(0, np.int64),
+        now=np.array([0]),
+        exclude_item=keys,
+    )
+    (answer,) = twin.recommend([everything])
+    assert isinstance(answer, Answer)
+    assert sorted(answer.item_id) == sorted(bundle.catalog.item_id)
+    assert np.isneginf(answer.score).all()
+
+
+def test_bad_request_gets_its_error_when_others_are_answered(twin: InProcessPipeline, bundle: InterestBundle) -> None:
+    key = item_keys(bundle.catalog.item_id[:1])
+    good = Request(event_item=key, event_time=np.array([5]), now=np.array([9]))
+    bad = Request(event_item=key, event_time=np.array([10]), now=np.array([9]))
+    answers = twin.recommend([bad, good, bad])
+    assert [type(answer) for answer in answers] == [RequestError, Answer, RequestError]
+
+
+def test_limits_are_the_exports_when_given(make_bundle: MakeBundle, write_without_encoder: Write) -> None:
+    limits = Limits(max_events=3, max_exclude_items=0, max_texts=2, max_text_bytes=9)
+    bundle = make_bundle()
+    twin = InProcessPipeline(write_without_encoder(bundle, limits=limits))
+    assert twin.limits == limits
+    compare(twin, bundle, count=12, seed=2)
+    (answer,) = twin.recommend([Request(item_keys(["1"] * 4), np.zeros(4, np.int64), np.array([1], np.int64))])
+    assert isinstance(answer, RequestError)
+    assert answer.expected == "at most 3 events"
+
+
+@pytest.mark.parametrize("part", ["config", "tables", "head", "missing"])
+def test_pipeline_is_refused_when_two_exports_are_mixed(
+    make_bundle: MakeBundle, write_without_encoder: Write, part: str
+) -> None:
+    bundle, other = make_bundle(), make_bundle(seed=1)
+    folder, source = write_without_encoder(bundle), write_without_encoder(other)
+    moved = {
+        "config": f"{contract.SCORING_HEAD.name}/config.pbtxt",
+        "tables": f"{contract.ADAPTIVE_WEIGHTS.name}/1/catalog.safetensors",
+        "head": f"{contract.SCORING_HEAD.name}/1/model.onnx",
+        "missing": f"{contract.ADAPTIVE_WEIGHTS.name}/1/interest.json",
+    }[part]
+    (folder / moved).unlink()
+    if part == "missing":
+        with pytest.raises(RepositoryError, match=r"interest\.json"):
+            InProcessPipeline(folder)
+        return
+    (folder / moved).write_bytes((source / moved).read_bytes())
+    with pytest.raises(RepositoryError, match=f"got fingerprint {other.fingerprint}; expected {bundle.fingerprint}"):
+        InProcessPipeline(folder)

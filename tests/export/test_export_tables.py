@@ -1,0 +1,82 @@
+"""What is served equals what was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from ebbtide.export import tables
+from ebbtide.export.errors import KeyCollisionError
+from ebbtide.interest import contract, exported
+from ebbtide.interest.contract import Limits
+from ebbtide.interest.keys import item_key
+from ebbtide.interest.parameters import InterestParameters
+from ebbtide.interest.tensorfile import read_tensors
+from ebbtide.train.bundle import InterestBundle
+
+MakeBundle = Callable[..., InterestBundle]
+
+
+def test_parameters_equal_the_torch_models_when_read_back(repository: Path, bundle: InterestBundle) -> None:
+    served = InterestParameters.read(repository / contract.ADAPTIVE_WEIGHTS.name / "1")
+    model = bundle.model
+    with torch.no_grad():
+        np.testing.assert_array_equal(served.decay_rate_per_day, model.decay_rate_per_day.numpy())
+        np.testing.assert_array_equal(served.rank_decay_rate, model.rank_decay_rate.numpy())
+        np.testing.assert_array_equal(served.prior_weight, model.prior_weight.numpy())
+        assert served.gate is not None
+        features = torch.randn(5, model.gate_hidden.in_features)
+        expected = model.gate_output(torch.tanh(model.gate_hidden(features)))
+        hidden = np.tanh(features.numpy() @ served.gate.hidden_weight + served.gate.hidden_bias)
+        np.testing.assert_allclose(hidden @ served.gate.output_weight + served.gate.output_bias, expected, atol=1e-6)
+    assert served.config.fingerprint == bundle.fingerprint
+    assert served.config.session_gap_ms == bundle.model.config.session_gap_ms
+    assert served.config.exclude_seen == bundle.model.config.exclude_seen
+
+
+def test_catalog_equals_the_bundles_when_read_as_memory_map(repository: Path, bundle: InterestBundle) -> None:
+    arrays, metadata = read_tensors(repository / contract.ADAPTIVE_WEIGHTS.name / "1" / exported.CATALOG_FILE)
+    assert metadata == {"fingerprint": bundle.fingerprint}
+    np.testing.assert_array_equal(arrays[exported.EVENT_VECTORS], bundle.model.event_vectors().detach().numpy())
+    keys = arrays[exported.SORTED_KEY]
+    assert np.all(np.diff(keys.astype(object)) > 0)
+    for key, index in zip(keys.tolist(), arrays[exported.CATALOG_INDEX].tolist(), strict=True):
+        assert item_key(bundle.catalog.item_id[index]) == key
+
+
+def test_tables_equal_the_librarys_reading_when_read_by_numpy_alone(repository: Path) -> None:
+    path = repository / contract.ADAPTIVE_WEIGHTS_TEXT.name / "1" / "interest.safetensors"
+    ours, theirs = read_tensors(path)[0], load_file(path)
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array)
+
+
+@pytest.mark.parametrize(
+    ("settings", "gate_width"),
+    [({"alpha": "learned"}, 1), ({"alpha": "per-dimension"}, 16), ({"alpha": "fixed:0.3"}, None)],
+)
+def test_gate_has_the_width_of_alpha_when_exported(
+    make_bundle: MakeBundle, settings: dict[str, str], gate_width: int | None
+) -> None:
+    served = tables.interest_parameters(make_bundle(**settings), Limits())
+    assert (served.gate.output_bias.shape[0] if served.gate else None) == gate_width
+    assert served.config.fixed_alpha == (0.3 if gate_width is None else None)
+
+
+def test_decay_is_zero_when_the_model_has_none(make_bundle: MakeBundle) -> None:
+    served = tables.interest_parameters(make_bundle(decay="none"), Limits())
+    assert not served.decay_rate_per_day.any()
+    assert not served.rank_decay_rate.any()
+
+
+def test_key_index_names_both_items_when_keys_collide(monkeypatch: pytest.MonkeyPatch) -> None:
+    # No two short ids with one 64-bit key are known, so the keys are given here.
+    monkeypatch.setattr(tables, "item_keys", lambda ids: np.array([3, 9, 1, 9][: len(ids)]))
+    with pytest.raises(KeyCollisionError, match=r"'soap' and 'rope'.*9"):
+        tables.key_index(["bread", "soap", "milk", "rope"])

@@ -1,0 +1,55 @@
+"""What the wheel holds, and that the source roots stay parts of one namespace."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("interest", "train", "export", "client", "serve", "cli")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, check=True)
+    (path,) = folder.glob("ebbtide-*.whl")
+    return path
+
+
+def test_wheel_holds_every_stage_and_the_served_models_but_no_data(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    for stage in STAGES:
+        assert f"ebbtide/{stage}/__init__.py" in names
+        assert f"ebbtide/{stage}/py.typed" in names
+    assert "ebbtide/export/model_repository/adaptive_weights/model.py" in names
+    assert "ebbtide/serve/backends/onnxruntime/model.py" in names
+    assert "ebbtide/__init__.py" not in names
+    assert not [name for name in names if name.endswith((".parquet", ".pkl", ".pt", ".pyc"))]
+
+
+def test_wheel_imports_every_stage_when_installed(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    modules = ", ".join(f"ebbtide.{stage}" for stage in STAGES)
+    code = f"import {modules}; import ebbtide.export.repository as r; print(ebbtide.client.__file__, r.__file__)"
+    # First on the path, so that it wins over the editable install.
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert all(path.startswith(str(tmp_path)) for path in done.stdout.split())
+
+
+def test_no_source_root_claims_the_namespace():
+    assert not list(ROOT.glob("*/ebbtide/__init__.py"))
+
+
+def test_shipped_data_comes_with_its_licence():
+    text = (ROOT / "examples" / "movielens-small" / "README.md").read_text(encoding="utf-8")
+    assert "GroupLens" in text
+    assert "no commercial" in text
