@@ -29,12 +29,12 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-$(ARTIFACTS)/bundle/bundle.json: $(READY) $(wildcard train/ebbtide/train/*.py interest/ebbtide/interest/*.py)
+$(ARTIFACTS)/bundle/bundle.json: $(wildcard train/ebbtide/train/*.py interest/ebbtide/interest/*.py) | $(READY)
 	@echo "==> training on the shipped data"
 	@$(BIN)/ebbtide train $(TRAIN_DATA) --out $(ARTIFACTS)/bundle
 	@touch $@
 
-$(ARTIFACTS)/repository/recommend/config.pbtxt: $(ARTIFACTS)/bundle/bundle.json $(wildcard export/ebbtide/export/*.py model_repository/*/*.py)
+$(ARTIFACTS)/repository/recommend/config.pbtxt: $(ARTIFACTS)/bundle/bundle.json $(wildcard export/ebbtide/export/*.py model_repository/*/*.py) | $(READY)
 	@echo "==> exporting the model repository"
 	@$(BIN)/ebbtide export $(ARTIFACTS)/bundle --out $(ARTIFACTS)/repository
 	@touch $@

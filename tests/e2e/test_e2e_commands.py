@@ -2,8 +2,11 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
+
+import pytest
 
 
 def test_train_and_export_tell_what_they_did(trained):
@@ -83,6 +86,28 @@ def test_errors_are_one_clear_line_when_the_user_is_wrong(trained, tmp_path):
     done = run("train", "--events", "x.csv", "--out", tmp_path / "b", "--alpha", "fixed:2")
     assert done.returncode == 2
     assert "fixed:A" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "missing", "extra"), [("train", "torch", "train"), ("recommend", "polars", "train")])
+def test_command_says_what_to_install_when_an_extra_is_missing(trained, name, missing, extra):
+    arguments = {
+        "train": ["train", "--events", "x.csv", "--out", "y"],
+        "recommend": ["recommend", "15", "--bundle", str(trained.bundle_folder)],
+    }[name]
+    code = f"import sys; sys.modules[{missing!r}] = None; from ebbtide.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f'pip install "ebbtide[{extra}]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_says_so_when_the_port_is_taken(trained):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", trained.repository, "--grpc-port", port)
+    assert done.returncode == 1
+    assert str(port) in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_help_teaches_every_command():

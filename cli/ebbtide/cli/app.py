@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from rich.markup import escape
 
 from ebbtide.cli import evaluate, export, recommend, serve, train
 from ebbtide.cli.console import errors
@@ -16,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
 )
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
@@ -25,16 +26,27 @@ app.command("serve")(serve.command)
 app.command("recommend")(recommend.command)
 
 
+_EXTRAS = {"train": "train", "evaluate": "train", "export": "export", "serve": "serve", "recommend": "train"}
+"""What to install for each command."""
+
+
 def run() -> None:
     """Runs the command line; exit status 0 for success, 1 for an error that is told, 2 for misuse, 130 for Ctrl-C."""
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(sys.argv[1] if len(sys.argv) > 1 else "")
+        if extra is None or str(error.name).startswith("ebbtide"):
+            raise
+        command = escape(f'pip install "ebbtide[{extra}]"')
+        errors.print(f"[red]error:[/red] {error.name} is not installed: {command}")
+        sys.exit(1)
     except Exception as error:
         if not _is_told(error):
             raise
-        errors.print(f"[red]error:[/red] {error}", markup=True)
+        errors.print(f"[red]error:[/red] {escape(str(error))}")
         sys.exit(1)
 
 

@@ -25,7 +25,7 @@ def command(
     Popularity counts are kept up to date (each prediction sees all events strictly before it, as after a refresh); the
     model itself is not trained again. Metrics are averaged within each person, then over persons.
 
-    [bold]Example[/bold]
+    **Example**
 
     ebbtide train ... --holdout leave-last-out --out artifacts/held-out && ebbtide evaluate artifacts/held-out
     """

@@ -34,7 +34,7 @@ def command(
     The graphs are checked against torch on several batch sizes and lengths before anything is written. The folder is
     self-contained: copied into any Triton's model repository it needs NumPy and tokenizers there, and no edit.
 
-    [bold]Example[/bold]
+    **Example**
 
     ebbtide export artifacts/bundle --out artifacts/repository
     """

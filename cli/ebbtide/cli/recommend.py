@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from ebbtide.cli.console import console
+from ebbtide.interest.contract import Limits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from ebbtide.interest.events import EventBatch
 
 _SHOWN_EVENTS = 8
-_MOST_EVENTS = 512
 
 
 def command(
@@ -31,7 +32,7 @@ def command(
     top_n: Annotated[int, typer.Option(min=1, help="Items to recommend.")] = 10,
     now: Annotated[
         str | None,
-        typer.Option(help="Moment of the request, ISO 8601.  [default: a minute after the person's last event]"),
+        typer.Option(help="Moment of the request, ISO 8601. Unless given, a minute after the last event."),
     ] = None,
     alpha: Annotated[
         float | None, typer.Option(help="Share of history, 0 to 1, instead of the learned gate's.")
@@ -39,11 +40,13 @@ def command(
     text: Annotated[
         list[str] | None, typer.Option(help="Free text that the person just typed, such as a search; may be repeated.")
     ] = None,
-    seen: Annotated[bool, typer.Option(help="Recommend items again that the person knows already.")] = False,
+    seen: Annotated[
+        bool | None, typer.Option(help="Whether items that the person knows may come again. As trained unless given.")
+    ] = None,
 ) -> None:
     """Recommend items to a person of the log, through the client SDK and a running server.
 
-    [bold]Examples[/bold]
+    **Examples**
 
     ebbtide recommend 547 --bundle artifacts/bundle --server localhost:8001
 
@@ -87,12 +90,13 @@ def show_recommendations(
     if now is None:
         now = datetime.fromtimestamp(int(times[-1]) / 1000, timezone.utc) + timedelta(minutes=1)
     now_ms = round(now.timestamp() * 1000)
-    past = np.flatnonzero(times <= now_ms)[-(_MOST_EVENTS - len(texts)) :]
+    past = np.flatnonzero(times <= now_ms)[-(Limits().max_events - len(texts)) :]
     times, items, weights = times[past], items[past], weights[past]
 
-    ids, titles = bundle.catalog.item_id, bundle.catalog.title
+    ids, titles = bundle.catalog.item_id, [escape(title) for title in bundle.catalog.title]
+    weighted = bundle.config.data.weight_column is not None
     events = [
-        event(item_id=ids[item], time_ms=int(time_ms), weight=float(weight))
+        event(item_id=ids[item], time_ms=int(time_ms), weight=float(weight) if weighted else None)
         for item, time_ms, weight in zip(items, times, weights, strict=True)
     ]
     events += [event(text=text, time_ms=now_ms) for text in texts]
@@ -111,10 +115,10 @@ def show_recommendations(
     )
     rates = bundle.model.decay_rate_per_day.detach().numpy(), bundle.model.rank_decay_rate.detach().numpy()
     _print_events(
-        f"What {user} did last, as of {now:%Y-%m-%d %H:%M} UTC", batch, rates, [titles[item] for item in items]
+        f"What {escape(user)} did last, as of {now:%Y-%m-%d %H:%M} UTC", batch, rates, [titles[item] for item in items]
     )
     for text in texts:
-        console.print(f"  just typed: [italic]{text}[/italic]")
+        console.print(f"  just typed: [italic]{escape(text)}[/italic]")
     _print_answer(response, dict(zip(ids, titles, strict=True)))
 
 
@@ -157,7 +161,7 @@ def _print_answer(response: RecommendResponse, titles: dict[str, str]) -> None:
     table.add_column("title")
     table.add_column("score", justify="right")
     for place, item in enumerate(response.items, start=1):
-        table.add_row(str(place), titles.get(item.item_id, item.item_id), f"{item.score:.3f}")
+        table.add_row(str(place), titles.get(item.item_id, escape(item.item_id)), f"{item.score:.3f}")
     console.print(table)
 
 

@@ -13,7 +13,7 @@ import typer
 from ebbtide.cli.console import console, part_progress
 
 if TYPE_CHECKING:
-    from ebbtide.serve import Progress, TritonServer
+    from ebbtide.serve import Progress, ServerConfig, TritonServer
 
 
 def command(
@@ -26,9 +26,9 @@ def command(
     host: Annotated[
         str, typer.Option(help="Address to listen on; the default is reached from this machine only.")
     ] = "127.0.0.1",
-    grpc_port: Annotated[int | None, typer.Option(help="[default: a free one]")] = None,
-    http_port: Annotated[int | None, typer.Option(help="[default: a free one]")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="[default: a free one]")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="A free one unless given.")] = None,
+    http_port: Annotated[int | None, typer.Option(help="A free one unless given.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="A free one unless given.")] = None,
     log_file: Annotated[Path | None, typer.Option(help="Where the server's own log goes.")] = None,
     startup_timeout_s: Annotated[
         float, typer.Option(help="Seconds until a server that is not ready is given up.")
@@ -44,21 +44,20 @@ def command(
     The server is a real Triton from the nvidia-pytriton wheel, with no container; it listens on loopback only and stops
     when this process does.
 
-    [bold]Example[/bold]
+    **Example**
 
     ebbtide serve artifacts/repository --grpc-port 8001
     """
-    if (repository is None) == (server is None):
-        raise typer.BadParameter("give either a REPOSITORY to start a server for, or the --server that runs already")
     if show_user is not None and bundle is None:
         raise typer.BadParameter("--show-user needs the --bundle that the repository was exported from")
-    if server is not None:
+    if server is not None and repository is None:
         _await_running(server, startup_timeout_s)
         _show(server, bundle, show_user)
         return
+    if repository is None or server is not None:
+        raise typer.BadParameter("give either a REPOSITORY to start a server for, or the --server that runs already")
     from ebbtide.serve import ServerConfig
 
-    assert repository is not None  # noqa: S101 - one of the two was given
     config = ServerConfig(
         model_repository=repository,
         host=host,
@@ -83,11 +82,10 @@ def command(
 
 
 @contextmanager
-def _started(config: object) -> Iterator[TritonServer]:
+def _started(config: ServerConfig) -> Iterator[TritonServer]:
     """Starts the server with a progress bar over its models; stops it at the end, also after Ctrl-C."""
-    from ebbtide.serve import ServerConfig, TritonServer
+    from ebbtide.serve import TritonServer
 
-    assert isinstance(config, ServerConfig)  # noqa: S101 - the annotation would import the serve extra
     progress = part_progress()
     task = progress.add_task("Starting Triton", total=None)
 
@@ -96,8 +94,8 @@ def _started(config: object) -> Iterator[TritonServer]:
         progress.update(task, total=state.expected, completed=loaded, description=f"Loading models ({loaded} ready)")
 
     began = time.monotonic()
+    triton = TritonServer(config, on_progress=on_progress)
     with progress:
-        triton = TritonServer(config, on_progress=on_progress)
         triton.start()
     try:
         console.print(f"[green]✓[/green] Triton is ready [dim]({time.monotonic() - began:.1f} s)[/dim]")

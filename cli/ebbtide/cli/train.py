@@ -31,9 +31,11 @@ def command(
     catalog: Annotated[
         Path | None, typer.Option(help="Catalog file; without it the log's items are described by their ids.")
     ] = None,
-    catalog_item_col: Annotated[str | None, typer.Option(help="Its id column.  [default: as --item-col]")] = None,
+    catalog_item_col: Annotated[
+        str | None, typer.Option(help="The id column there. As --item-col unless given.")
+    ] = None,
     text_template: Annotated[str, typer.Option(help="Text of an item, with {column} for its values.")] = "{text}",
-    title_template: Annotated[str | None, typer.Option(help="What people see.  [default: the text]")] = None,
+    title_template: Annotated[str | None, typer.Option(help="What people see. The text unless given.")] = None,
     max_bad_rows: Annotated[float, typer.Option(help="Share of unusable rows above which a file is refused.")] = 0.01,
     encoder: Annotated[
         str,
@@ -63,7 +65,7 @@ def command(
 ) -> None:
     """Train the interest model on an event log.
 
-    [bold]Example[/bold]
+    **Example**
 
     ebbtide train --events ratings.parquet --user-col userId --item-col movieId --time-col timestamp
     --catalog movies.parquet --text-template "{title} ({year}). {genres}" --out artifacts/bundle

@@ -6,6 +6,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from ebbtide.cli.console import console, counting_progress, part_progress
 from ebbtide.train.watcher import Watcher
 
@@ -43,7 +45,7 @@ class TrainingDisplay(Watcher):
         )
         for what, bad in (("events", data.bad_events), ("catalog", data.bad_items)):
             if bad is not None and bad.count:
-                console.print(f"  [yellow]{what}:[/yellow] {bad}")
+                console.print(f"  [yellow]{what}:[/yellow] {escape(str(bad))}")
         self._embedding_began = time.monotonic()
         self._embedding.start()
 

@@ -68,8 +68,8 @@ class TrainConfig(BaseModel):
     seed: int = Field(0, ge=0)
     epochs: int = Field(8, ge=1)
     """At most; validation decides."""
-    patience: int = Field(2, ge=1)
-    """Epochs without a better validation NDCG@10 before training stops."""
+    patience: int = Field(4, ge=1)
+    """Epochs without a better validation NDCG@10 before training stops; the schedule's slow end often still helps."""
     learning_rate: float = Field(4e-3, gt=0)
     """Peak of the one-cycle schedule; decay rates learn three times as fast."""
     residual_weight_decay: float = Field(0.1, ge=0)
