@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from platformdirs import user_cache_path
 from rich.console import Console
 from rich.table import Table
 
 from ebbtide.train.bundle import DataReference
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.encoder import PACKAGED, cache_folder, embed_cached, encoder_fingerprint, encoder_folder
+from ebbtide.train.encoder import PACKAGED, embed_cached, encoder_fingerprint, encoder_folder
 from ebbtide.train.evaluation import held_out, metrics_of, target_ranks
 from ebbtide.train.stage import read_data
 from ebbtide.train.trainer import fit, prior_snapshots
@@ -63,7 +64,7 @@ def main() -> None:
         )
     )
     folder = encoder_folder(PACKAGED)
-    vectors = embed_cached(folder, encoder_fingerprint(folder), data.catalog.text, cache_folder())
+    vectors = embed_cached(folder, encoder_fingerprint(folder), data.catalog.text, user_cache_path("ebbtide"))
     test = held_out(data.log, "leave-last-out")
     often = np.bincount(data.log.item, minlength=len(data.catalog)) >= MIN_EVENTS
     results = []

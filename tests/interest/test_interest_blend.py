@@ -34,17 +34,19 @@ def batch_of(ages_days, is_current, weight=None) -> EventBatch:
 
 
 def test_blend_gives_the_corrected_worked_example_when_nothing_decays():
-    # One event in each set, already of the wanted direction; the norm of a single row cancels, so the sets are scaled
-    # back to the example's w_H and w_C. The source prints [.2 .2 .2 .2 .2]; its own formula gives the numbers below.
+    # The source prints [.2 .2 .2 .2 .2]; its own formula gives the numbers below. Two events t + v and t - v sum to 2 t
+    # and have the Frobenius norm sqrt(2 (|t|^2 + |v|^2)), which is 2, so that w is t, where |v|^2 = 2 - |t|^2.
+    def events(t):
+        v = np.array([0, 0, 0, 0, (2 - t @ t) ** 0.5], np.float32)
+        return [t + v, t - v]
+
     long_term = np.array([0.4, 0.4, 0.2, 0, 0], np.float32)
     current = np.array([0, 0, 0, 0.6, 0.4], np.float32)
-    vectors = np.stack([long_term, current])
-    blend = blend_interest(batch_of([2, 1], [False, True]), vectors, parameters(5))
-    assert blend.long_term[0] == pytest.approx(long_term / np.linalg.norm(long_term))
-    assert blend.current[0] == pytest.approx(current / np.linalg.norm(current))
-    assert 0.5 * long_term + 0.5 * current == pytest.approx([0.2, 0.2, 0.1, 0.3, 0.2])
-    rescaled = blend.alpha * long_term + (1 - blend.alpha) * current
-    assert rescaled[0] == pytest.approx([0.2, 0.2, 0.1, 0.3, 0.2])
+    vectors = np.stack([*events(long_term), *events(current)])
+    blend = blend_interest(batch_of([4, 3, 2, 1], [False, False, True, True]), vectors, parameters(5))
+    assert blend.long_term[0] == pytest.approx(long_term, abs=1e-6)
+    assert blend.current[0] == pytest.approx(current, abs=1e-6)
+    assert blend.interest[0] == pytest.approx([0.2, 0.2, 0.1, 0.3, 0.2], abs=1e-6)
 
 
 def test_blend_divides_by_the_frobenius_norm_when_a_set_has_several_events():

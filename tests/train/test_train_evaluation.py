@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ebbtide.train.config import ModelConfig
+from ebbtide.train.errors import DataError
 from ebbtide.train.evaluation import after_time, held_out, leave_last_out, metrics_of, target_ranks
 from ebbtide.train.model import InterestModel
 from ebbtide.train.trainer import prior_snapshots
@@ -28,7 +29,7 @@ def test_after_time_holds_out_the_end_of_the_log(random_log):
 
 @pytest.mark.parametrize("holdout", ["last", "time:", "time:1.5", "time:x"])
 def test_holdout_is_refused_when_it_is_no_protocol(random_log, holdout):
-    with pytest.raises(ValueError, match="'leave-last-out' or 'time:F'"):
+    with pytest.raises(DataError, match="'leave-last-out' or 'time:F'"):
         held_out(random_log, holdout)
 
 

@@ -104,14 +104,22 @@ def test_recurrence_sees_only_the_context_when_a_history_is_longer(random_log):
     targets[event] = True
     window = np.array([[event, event]])
     vectors = model.event_vectors()
+
+    def item(place):
+        return int(random_log.item[place])
+
     with torch.inference_mode():
         far, near = (
             predict_windows(model, tensors, window, context, 1, torch.from_numpy(targets), vectors).interest
             for context in (29, 2)
         )
-        changed = vectors.clone()
-        changed[random_log.item[event - 10]] += 100
         assert not torch.allclose(far, near)
-        if random_log.item[event - 10] not in random_log.item[event - 2 : event]:
-            again = predict_windows(model, tensors, window, 2, 1, torch.from_numpy(targets), changed).interest
-            assert torch.equal(again, near)
+        beyond = next(
+            place for place in range(event - 3, 0, -1) if item(place) not in {item(event - 2), item(event - 1)}
+        )
+        changed = vectors.clone()
+        changed[item(beyond)] += 100
+        again = predict_windows(model, tensors, window, 2, 1, torch.from_numpy(targets), changed).interest
+        assert torch.equal(again, near)
+        again = predict_windows(model, tensors, window, 29, 1, torch.from_numpy(targets), changed).interest
+        assert not torch.allclose(again, far)

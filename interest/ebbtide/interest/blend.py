@@ -14,12 +14,9 @@ import numpy.typing as npt
 
 from ebbtide.interest.events import EventBatch
 from ebbtide.interest.gate import gate_alpha
-from ebbtide.interest.parameters import InterestParameters
+from ebbtide.interest.parameters import NORM_FLOOR_SQUARED, InterestParameters
 
 Floats = npt.NDArray[np.float32]
-
-NORM_FLOOR_SQUARED = np.float32(1e-12)
-"""Added under the root of every norm: the zero vector for no events, and a smooth way there as all of them fade out."""
 
 
 @dataclass(frozen=True)

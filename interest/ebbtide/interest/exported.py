@@ -47,8 +47,8 @@ def read_pipeline(folder: Path, fingerprint: str) -> InterestPipeline:
     Raises:
         ValueError: The files belong to different exports, or one is damaged; both ids are named.
     """
-    read_interest_config(folder, fingerprint)
     parameters = InterestParameters.read(folder)
+    require_fingerprint(fingerprint, {"fingerprint": parameters.config.fingerprint}, folder / CONFIG_FILE)
     tensors, metadata = read_tensors(folder / CATALOG_FILE)
     require_fingerprint(fingerprint, metadata, folder / CATALOG_FILE)
     index = KeyIndex(tensors[SORTED_KEY], tensors[CATALOG_INDEX])

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.interest.parameters import GateParameters
+from ebbtide.interest.parameters import NORM_FLOOR_SQUARED, GateParameters
 
 Floats = npt.NDArray[np.float32]
 
 SCALAR_FEATURES = 4
 """Features beside the two vectors: cosine, log counts of history and session, log hours since the last event."""
-_NORM_FLOOR_SQUARED = np.float32(1e-12)
 
 
 def gate_features(
@@ -37,8 +36,8 @@ def gate_features(
         idle_hours: ``[B]``, hours since the last event.
     """
     dot = np.einsum("bk,bk->b", long_term, current)
-    square_h = np.einsum("bk,bk->b", long_term, long_term) + _NORM_FLOOR_SQUARED
-    square_c = np.einsum("bk,bk->b", current, current) + _NORM_FLOOR_SQUARED
+    square_h = np.einsum("bk,bk->b", long_term, long_term) + NORM_FLOOR_SQUARED
+    square_c = np.einsum("bk,bk->b", current, current) + NORM_FLOOR_SQUARED
     scalars = np.stack(
         [
             dot / np.sqrt(square_h * square_c),

@@ -15,6 +15,9 @@ from ebbtide.interest.tensorfile import read_tensors
 
 Floats = npt.NDArray[np.float32]
 
+NORM_FLOOR_SQUARED = np.float32(1e-12)
+"""Added under the root of every norm: the zero vector for no events, and a smooth way there as all of them fade out."""
+
 CONFIG_FILE = "interest.json"
 TENSORS_FILE = "interest.safetensors"
 

@@ -12,7 +12,6 @@ import hashlib
 import importlib.metadata
 import importlib.resources
 import json
-import os
 import platform
 import shutil
 import sys
@@ -20,6 +19,8 @@ import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from ebbtide.serve.errors import (
     EmbeddedServerError,
@@ -113,12 +114,6 @@ def check_numpy(version: str | None) -> None:
             "against NumPy 1 and dies with NumPy 2 ('Stub process is not healthy'). "
             'Run: pip install "numpy>=1.26,<2"'
         )
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/ebbtide``, or ``~/.cache/ebbtide``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "ebbtide"
 
 
 def _version_of(package: str) -> str | None:
@@ -228,7 +223,7 @@ def _layout(installed: Path, version: str) -> Path:
     described = json.dumps([_LAYOUT, {name: str(source) for name, source in sources.items()}, written])
     identity = hashlib.sha256(described.encode()).hexdigest()[:16]
     files = [*sources, *written]
-    root = cache_folder() / "triton"
+    root = user_cache_path("ebbtide") / "triton"
     tree = root / f"pytriton-{version}-py{python}-{identity}"
     if _is_whole(tree, files):
         return tree

@@ -172,11 +172,6 @@ def embed_texts(
     return vectors
 
 
-def cache_folder() -> Path:
-    """Where embeddings are kept between runs: ``$XDG_CACHE_HOME/ebbtide`` or ``~/.cache/ebbtide``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ebbtide"
-
-
 def embed_cached(
     folder: Path, fingerprint: str, texts: Sequence[str], cache: Path, progress: Progress | None = None
 ) -> npt.NDArray[np.float32]:

@@ -13,12 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ebbtide.interest.contract import Limits
+from ebbtide.train.errors import DataError
 from ebbtide.train.events import EventLog
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots
 from ebbtide.train.windows import LogTensors, batches, predict_windows
 
-_CONTEXT_EVENTS = 512
+_CONTEXT_EVENTS = Limits().max_events
+"""As many as a request may carry when served."""
 _WINDOWS_PER_BATCH = 128
 _TARGETS = 16
 
@@ -65,7 +68,7 @@ def held_out(log: EventLog, holdout: str) -> Mask:
     """The test events of a protocol: ``none``, ``leave-last-out`` or ``time:F`` (the last share F of the log), ``[n]``.
 
     Raises:
-        ValueError: Another protocol.
+        DataError: Another protocol.
     """
     if holdout == "none":
         return np.zeros(log.events, dtype=np.bool_)
@@ -77,7 +80,7 @@ def held_out(log: EventLog, holdout: str) -> Mask:
     except ValueError:
         share = -1.0
     if kind != "time" or not 0 < share < 1:
-        raise ValueError(f"holdout: got {holdout!r}; expected 'none', 'leave-last-out' or 'time:F' with 0 < F < 1")
+        raise DataError(f"holdout: got {holdout!r}; expected 'none', 'leave-last-out' or 'time:F' with 0 < F < 1")
     return after_time(log, share)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ebbtide.interest.blend import NORM_FLOOR_SQUARED
 from ebbtide.interest.gate import SCALAR_FEATURES
+from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
 from ebbtide.train.config import ModelConfig
 
 

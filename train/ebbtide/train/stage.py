@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from platformdirs import user_cache_path
 
 from ebbtide.train.bundle import BundleConfig, DataReference, EncoderReference, InterestBundle, fingerprint_of
 from ebbtide.train.catalog import Catalog, catalog_of_events, read_catalog
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.encoder import cache_folder, embed_cached, encoder_fingerprint, encoder_folder
-from ebbtide.train.errors import DataError
+from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder
 from ebbtide.train.evaluation import held_out
 from ebbtide.train.events import BadRows, EventColumns, EventLog, build_log, read_events
 from ebbtide.train.popularity import popularity_snapshots
@@ -77,11 +77,7 @@ def train_bundle(
     watcher = watcher or Watcher()
     data = read_data(data_reference)
     watcher.data_read(data)
-    try:
-        is_training = ~held_out(data.log, data_reference.holdout)
-    except ValueError as error:
-        raise DataError(str(error)) from error
-
+    is_training = ~held_out(data.log, data_reference.holdout)
     folder = encoder_folder(encoder)
     encoder_reference = EncoderReference(source=encoder, fingerprint=encoder_fingerprint(folder))
     total = len(data.catalog)
@@ -89,7 +85,7 @@ def train_bundle(
         folder,
         encoder_reference.fingerprint,
         data.catalog.text,
-        cache_folder(),
+        user_cache_path("ebbtide"),
         lambda done: watcher.texts_embedded(done, total),
     )
     result = fit(data.log, is_training, text_vectors, model_config, train_config, watcher)

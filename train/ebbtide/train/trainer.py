@@ -108,7 +108,7 @@ def prior_snapshots(log: EventLog, items: int, config: ModelConfig) -> Popularit
 
 
 def _only(log: EventLog, keep: Mask) -> EventLog:
-    """The log without the events that are not kept; people without events stay, empty ones are dropped."""
+    """The log of the kept events alone; people who have none of them are left out."""
     counts = np.bincount(log.user[keep], minlength=len(log.users))
     present = counts > 0
     return EventLog(

@@ -67,7 +67,7 @@ class LogTensors:
 def training_windows(
     log: EventLog, is_target: npt.NDArray[np.bool_], targets: int, random: np.random.Generator
 ) -> Ints:
-    """First targets of windows that cover every person's events once, in random order, ``[windows]``.
+    """Windows that cover every person's events once, in random order, ``[windows, 2]``; see `predict_windows`.
 
     Args:
         log: Events.
