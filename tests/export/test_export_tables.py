@@ -15,7 +15,6 @@ from ebbtide.export.errors import KeyCollisionError
 from ebbtide.interest import contract, exported
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.keys import item_key
-from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.train.bundle import InterestBundle
 
@@ -23,7 +22,8 @@ MakeBundle = Callable[..., InterestBundle]
 
 
 def test_parameters_equal_the_torch_models_when_read_back(repository: Path, bundle: InterestBundle) -> None:
-    served = InterestParameters.read(repository / contract.ADAPTIVE_WEIGHTS.name / "1")
+    folder = repository / contract.ADAPTIVE_WEIGHTS.name / "1"
+    served = exported.read_interest_parameters(folder, bundle.fingerprint)
     model = bundle.model
     with torch.no_grad():
         np.testing.assert_array_equal(served.decay_rate_per_day, model.decay_rate_per_day.numpy())

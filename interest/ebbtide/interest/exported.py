@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ebbtide.interest import contract
 from ebbtide.interest.lookup import KeyIndex
-from ebbtide.interest.parameters import CONFIG_FILE, InterestConfig, InterestParameters, require_fingerprint
+from ebbtide.interest.parameters import CONFIG_FILE, TENSORS_FILE, InterestConfig, InterestParameters
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.tensorfile import read_tensors
 
@@ -41,14 +41,29 @@ def read_interest_config(folder: Path, fingerprint: str) -> InterestConfig:
     return config
 
 
+def read_interest_parameters(folder: Path, fingerprint: str) -> InterestParameters:
+    """The settings and learned parameters in the version folder of an `adaptive_weights` model.
+
+    Args:
+        folder: Holds `CONFIG_FILE` and `TENSORS_FILE`.
+        fingerprint: What the model's own config carries.
+
+    Raises:
+        ValueError: A file belongs to another export, or is damaged.
+    """
+    config = read_interest_config(folder, fingerprint)
+    arrays, metadata = read_tensors(folder / TENSORS_FILE)
+    require_fingerprint(fingerprint, metadata, folder / TENSORS_FILE)
+    return InterestParameters.from_tensors(config, arrays)
+
+
 def read_pipeline(folder: Path, fingerprint: str) -> InterestPipeline:
     """The pipeline in the version folder of an `adaptive_weights` model; its tables are memory-mapped.
 
     Raises:
         ValueError: The files belong to different exports, or one is damaged; both ids are named.
     """
-    parameters = InterestParameters.read(folder)
-    require_fingerprint(fingerprint, {"fingerprint": parameters.config.fingerprint}, folder / CONFIG_FILE)
+    parameters = read_interest_parameters(folder, fingerprint)
     tensors, metadata = read_tensors(folder / CATALOG_FILE)
     require_fingerprint(fingerprint, metadata, folder / CATALOG_FILE)
     index = KeyIndex(tensors[SORTED_KEY], tensors[CATALOG_INDEX])
@@ -73,3 +88,14 @@ def require_one_export(repository: Path, fingerprint: str) -> None:
         if path.is_file():
             match = _FINGERPRINT.search(path.read_text(encoding="utf-8"))
             require_fingerprint(fingerprint, {"fingerprint": match["fingerprint"]} if match else {}, path)
+
+
+def require_fingerprint(expected: str, metadata: dict[str, str], source: Path) -> None:
+    """Refuses a file of another export.
+
+    Raises:
+        ValueError: Naming both fingerprints.
+    """
+    found = metadata.get("fingerprint", "none")
+    if found != expected:
+        raise ValueError(f"{source}: got fingerprint {found}; expected {expected}: files of two exports are mixed")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest.contract import Limits
-from ebbtide.interest.tensorfile import read_tensors
 
 Floats = npt.NDArray[np.float32]
 
@@ -101,26 +99,3 @@ class InterestParameters:
         if config.fixed_alpha is None:
             gate = GateParameters(**{field.name: arrays[f"gate.{field.name}"] for field in fields(GateParameters)})
         return cls(config, arrays["decay_rate_per_day"], arrays["rank_decay_rate"], gate, arrays["prior_weight"])
-
-    @classmethod
-    def read(cls, folder: Path) -> InterestParameters:
-        """Reads `CONFIG_FILE` and `TENSORS_FILE`.
-
-        Raises:
-            ValueError: The two files carry different fingerprints, or one is damaged.
-        """
-        config = InterestConfig.from_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        arrays, metadata = read_tensors(folder / TENSORS_FILE)
-        require_fingerprint(config.fingerprint, metadata, folder / TENSORS_FILE)
-        return cls.from_tensors(config, arrays)
-
-
-def require_fingerprint(expected: str, metadata: dict[str, str], source: Path) -> None:
-    """Refuses a file of another export.
-
-    Raises:
-        ValueError: Naming both fingerprints.
-    """
-    found = metadata.get("fingerprint", "none")
-    if found != expected:
-        raise ValueError(f"{source}: got fingerprint {found}; expected {expected}: files of two exports are mixed")
