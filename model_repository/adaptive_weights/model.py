@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from ebbtide.interest import contract
 from ebbtide.interest.checks import Request
 from ebbtide.interest.errors import RequestError
-from ebbtide.interest.exported import read_pipeline, require_one_export
+from ebbtide.interest.exported import read_interest_config, read_pipeline, require_one_export
 from ebbtide.interest.pipeline import AdaptiveWeights
 
 Answer = AdaptiveWeights | RequestError | Exception
@@ -32,14 +31,13 @@ class TritonPythonModel:
         Raises:
             TritonModelException: Files or neighbouring models of another export.
         """
-        config = json.loads(args["model_config"])
         self._name = args["model_name"]
         self._model = contract.MODELS[self._name]
-        folder = Path(args["model_repository"])
+        folder, version = Path(args["model_repository"]), args["model_version"]
         try:
-            fingerprint = config["parameters"][contract.FINGERPRINT_PARAMETER]["string_value"]
-            require_one_export(folder.parent, fingerprint)
-            self._pipeline = read_pipeline(folder / args["model_version"], fingerprint)
+            fingerprint = read_interest_config(folder / version).fingerprint
+            require_one_export(folder.parent, int(version), fingerprint)
+            self._pipeline = read_pipeline(folder / version)
         except (ValueError, KeyError, OSError) as error:
             raise pb_utils.TritonModelException(f"unable to load model '{self._name}': {error}") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,16 +28,13 @@ class TritonPythonModel:
         Raises:
             TritonModelException: Files or neighbouring models of another export.
         """
-        config = json.loads(args["model_config"])
         self._name = args["model_name"]
         self._model = contract.MODELS[self._name]
-        folder = Path(args["model_repository"])
-        version_folder = folder / args["model_version"]
+        folder, version = Path(args["model_repository"]), args["model_version"]
         try:
-            fingerprint = config["parameters"][contract.FINGERPRINT_PARAMETER]["string_value"]
-            require_one_export(folder.parent, fingerprint)
-            limits = read_interest_config(version_folder, fingerprint).limits
-            self._tokens = TextTokens(version_folder, limits)
+            config = read_interest_config(folder / version)
+            require_one_export(folder.parent, int(version), config.fingerprint)
+            self._tokens = TextTokens(folder / version, config.limits)
         except Exception as error:
             raise pb_utils.TritonModelException(f"unable to load model '{self._name}': {error}") from None
 

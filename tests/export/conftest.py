@@ -14,6 +14,7 @@ import torch
 import tritonclient.grpc as triton
 
 from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract
@@ -89,7 +90,7 @@ def bundle(make_bundle: MakeBundle) -> InterestBundle:
 
 @pytest.fixture(scope="session")
 def export_report(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
-    return export_repository(bundle, tmp_path_factory.mktemp("export") / "model_repository", top_n=TOP_N)
+    return export_repository(bundle, tmp_path_factory.mktemp("export") / "model_repository", ExportOptions(top_n=TOP_N))
 
 
 @pytest.fixture(scope="session")
@@ -113,9 +114,9 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def write_without_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A repository that answers `recommend` alone, written at once; for bundles of every kind."""
 
-    def write(bundle: InterestBundle, top_n: int = TOP_N, **settings: object) -> Path:
+    def write(bundle: InterestBundle, top_n: int = TOP_N, version: int = 1, **options: object) -> Path:
         folder = tmp_path_factory.mktemp("partial")
-        RepositoryWriter(bundle, folder, top_n, **settings).write_interest()
+        RepositoryWriter(bundle, folder, ExportOptions(top_n=top_n, **options), version).write_interest()
         return folder
 
     return write

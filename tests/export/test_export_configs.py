@@ -9,12 +9,12 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from ebbtide.export.configs import ConfigSettings, render_config
-from ebbtide.export.inprocess import read_model_config
+from ebbtide.export.versions import read_model_config
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Kind, Size
 
 SIZES = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: 30, Size.TOP_N: 5}
-SETTINGS = ConfigSettings("0123456789abcdef", SIZES, max_texts=7, encoder_threads=3)
+SETTINGS = ConfigSettings("0123456789abcdef", 3, SIZES, max_texts=7, encoder_threads=3)
 TRITON_TYPES = {
     Dtype.BOOL: model_config_pb2.TYPE_BOOL,
     Dtype.INT32: model_config_pb2.TYPE_INT32,
@@ -45,8 +45,15 @@ def test_config_states_the_contracts_tensors_when_rendered_and_parsed_back(name:
 
 
 @all_models
-def test_config_carries_the_fingerprint_when_rendered(name: str) -> None:
-    assert parsed(name).parameters[contract.FINGERPRINT_PARAMETER].string_value == SETTINGS.fingerprint
+def test_config_names_one_version_when_rendered(name: str) -> None:
+    config = parsed(name)
+    assert list(config.version_policy.specific.versions) == [SETTINGS.version]
+    if contract.MODELS[name].kind is Kind.ENSEMBLE:
+        assert {step.model_version for step in config.ensemble_scheduling.step} == {SETTINGS.version}
+        assert config.parameters[contract.FINGERPRINT_PARAMETER].string_value == SETTINGS.fingerprint
+    else:
+        # All versions of a model share its config: what tells them apart lies in their own folders.
+        assert contract.FINGERPRINT_PARAMETER not in config.parameters
 
 
 @all_models

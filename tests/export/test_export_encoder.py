@@ -79,11 +79,11 @@ def test_tokens_are_refused_when_a_text_is_bad(
     assert RequestError.parse(f"tokenizer: {caught.value}") is not None
 
 
-def test_graph_carries_the_fingerprint_and_no_trace_when_written(repository: Path, bundle: InterestBundle) -> None:
+def test_graph_carries_the_fingerprint_and_no_trace_when_written(repository: Path, export_report: ExportReport) -> None:
     for name in (contract.ENCODER.name, contract.SCORING_HEAD.name):
         model = onnx.load(repository / name / "1" / "model.onnx")
         assert {entry.key: entry.value for entry in model.metadata_props} == {
-            contract.FINGERPRINT_PARAMETER: bundle.fingerprint
+            contract.FINGERPRINT_PARAMETER: export_report.fingerprint
         }
         assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
         assert {entry.domain: entry.version for entry in model.opset_import} == {"": 18}

@@ -8,14 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from ebbtide.export.options import ExportOptions
 from ebbtide.interest import contract
 from ebbtide.serve import ModelLoadError, ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 
+TOP_N = 20
 WEIGHTS, HEAD = contract.ADAPTIVE_WEIGHTS.name, contract.SCORING_HEAD.name
 
 
-@pytest.mark.parametrize("moved", [f"{WEIGHTS}/1/catalog.safetensors", f"{WEIGHTS}/1/interest.json", HEAD])
+@pytest.mark.parametrize(
+    "moved",
+    [
+        f"{WEIGHTS}/1/catalog.safetensors",
+        f"{HEAD}/1/model.onnx",
+        f"{HEAD}/1",
+        f"{contract.RECOMMEND.name}/config.pbtxt",
+    ],
+)
 def test_server_refuses_the_model_when_files_come_from_another_export(
     make_bundle: Callable[..., InterestBundle], write_without_encoder: Callable[..., Path], moved: str
 ) -> None:
@@ -31,6 +41,7 @@ def test_server_refuses_the_model_when_files_come_from_another_export(
     with pytest.raises(ModelLoadError) as caught, TritonServer(ServerConfig(folder)):
         pass
     reason = caught.value.failures[WEIGHTS]
-    assert f"got fingerprint {other.fingerprint}; expected {bundle.fingerprint}" in reason
+    options = ExportOptions(top_n=TOP_N)
+    assert f"got fingerprint {options.fingerprint(other)}; expected {options.fingerprint(bundle)}" in reason
     assert "files of two exports are mixed" in reason
     assert contract.RECOMMEND.name in caught.value.failures

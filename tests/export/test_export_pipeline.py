@@ -10,6 +10,7 @@ import pytest
 
 from ebbtide.export.errors import RepositoryError
 from ebbtide.export.inprocess import Answer, InProcessPipeline
+from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE, ranking_difference
 from ebbtide.export.samples import random_samples
 from ebbtide.interest import contract
@@ -21,6 +22,7 @@ from ebbtide.train.bundle import InterestBundle
 
 MakeBundle = Callable[..., InterestBundle]
 Write = Callable[..., Path]
+TOP_N = 20
 
 KINDS = {
     "as trained by default": {},
@@ -105,14 +107,15 @@ def test_limits_are_the_exports_when_given(make_bundle: MakeBundle, write_withou
     assert answer.expected == "at most 3 events"
 
 
-@pytest.mark.parametrize("part", ["config", "tables", "head", "missing"])
+@pytest.mark.parametrize("part", ["config", "settings", "tables", "head", "missing"])
 def test_pipeline_is_refused_when_two_exports_are_mixed(
     make_bundle: MakeBundle, write_without_encoder: Write, part: str
 ) -> None:
     bundle, other = make_bundle(), make_bundle(seed=1)
     folder, source = write_without_encoder(bundle), write_without_encoder(other)
     moved = {
-        "config": f"{contract.SCORING_HEAD.name}/config.pbtxt",
+        "config": f"{contract.RECOMMEND.name}/config.pbtxt",
+        "settings": f"{contract.TOKENIZER.name}/1/interest.json",
         "tables": f"{contract.ADAPTIVE_WEIGHTS.name}/1/catalog.safetensors",
         "head": f"{contract.SCORING_HEAD.name}/1/model.onnx",
         "missing": f"{contract.ADAPTIVE_WEIGHTS.name}/1/interest.json",
@@ -123,5 +126,6 @@ def test_pipeline_is_refused_when_two_exports_are_mixed(
             InProcessPipeline(folder)
         return
     (folder / moved).write_bytes((source / moved).read_bytes())
-    with pytest.raises(RepositoryError, match=f"got fingerprint {other.fingerprint}; expected {bundle.fingerprint}"):
+    got, expected = ExportOptions(top_n=TOP_N).fingerprint(other), ExportOptions(top_n=TOP_N).fingerprint(bundle)
+    with pytest.raises(RepositoryError, match=f"got fingerprint {got}; expected {expected}"):
         InProcessPipeline(folder)

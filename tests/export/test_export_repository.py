@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,14 @@ import pytest
 
 from ebbtide.export import repository as module
 from ebbtide.export.errors import LimitError, OutputFolderError, RepositoryError
-from ebbtide.export.repository import MANIFEST_FILE, ExportReport, export_repository, require_replaceable
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.repository import (
+    MANIFEST_FILE,
+    ExportReport,
+    export_repository,
+    read_manifest,
+    require_replaceable,
+)
 from ebbtide.export.sources import model_sources
 from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract
@@ -79,10 +85,10 @@ def test_ensembles_keep_an_empty_version_when_exported(repository: Path) -> None
 
 
 def test_manifest_tells_what_was_measured_when_exported(repository: Path, export_report: ExportReport) -> None:
-    content = json.loads((repository / MANIFEST_FILE).read_text())
+    (content,) = read_manifest(repository).values()
     assert content["fingerprint"] == export_report.fingerprint
     assert content["head_difference"] == export_report.head_difference
-    assert content["limits"]["max_events"] == Limits().max_events
+    assert content["options"]["limits"]["max_events"] == Limits().max_events
     assert export_report.size_bytes > 0
     assert set(export_report.seconds) >= {"encoder", "scoring head", "check of the encoder"}
 
@@ -132,18 +138,14 @@ def test_file_is_left_alone_when_it_stands_in_the_way(bundle: InterestBundle, tm
     ("settings", "message"),
     [
         ({"top_n": 0}, "top_n: got 0; expected at least 1"),
-        ({"version": 0}, "version: got 0"),
         ({"encoder_threads": 0}, "encoder_threads: got 0"),
         ({"limits": Limits(max_texts=0)}, "limits.max_texts: got 0"),
         ({"limits": Limits(max_exclude_items=-1)}, "limits.max_exclude_items: got -1; expected at least 0"),
     ],
 )
-def test_export_is_refused_when_a_number_cannot_be_served(
-    bundle: InterestBundle, tmp_path: Path, settings: dict[str, object], message: str
-) -> None:
+def test_options_are_refused_when_a_number_cannot_be_served(settings: dict[str, object], message: str) -> None:
     with pytest.raises(LimitError, match=message):
-        export_repository(bundle, tmp_path / "out", **settings)
-    assert not any(tmp_path.iterdir())
+        ExportOptions(**settings)
 
 
 def test_export_is_refused_when_the_encoder_is_another(
@@ -165,10 +167,10 @@ def test_earlier_export_is_replaced_when_the_new_one_is_sound(
     monkeypatch.setattr(RepositoryWriter, "write_encoder", lambda _self: None)
     monkeypatch.setattr(module.RepositoryWriter, "check", lambda *_: (0.0, 0.0, 0.0))
     parts: list[str] = []
-    first = export_repository(bundle, tmp_path / "out", version=1)
-    second = export_repository(bundle, tmp_path / "out", version=2, top_n=10_000, report=parts.append)
+    first = export_repository(bundle, tmp_path / "out", version=2)
+    second = export_repository(bundle, tmp_path / "out", ExportOptions(top_n=10_000), report=parts.append)
     assert first.folder == second.folder
     assert second.top_n == len(bundle.catalog)
-    assert [path.name for path in (tmp_path / "out" / contract.SCORING_HEAD.name).glob("[0-9]*")] == ["2"]
+    assert [path.name for path in (tmp_path / "out" / contract.SCORING_HEAD.name).glob("[0-9]*")] == ["1"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert parts == ["tables", "configs and Python models", "scoring head"]

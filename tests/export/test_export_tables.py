@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from ebbtide.export import tables
 from ebbtide.export.errors import KeyCollisionError
+from ebbtide.export.repository import ExportReport
 from ebbtide.interest import contract, exported
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.keys import item_key
@@ -21,9 +22,11 @@ from ebbtide.train.bundle import InterestBundle
 MakeBundle = Callable[..., InterestBundle]
 
 
-def test_parameters_equal_the_torch_models_when_read_back(repository: Path, bundle: InterestBundle) -> None:
+def test_parameters_equal_the_torch_models_when_read_back(
+    repository: Path, bundle: InterestBundle, export_report: ExportReport
+) -> None:
     folder = repository / contract.ADAPTIVE_WEIGHTS.name / "1"
-    served = exported.read_interest_parameters(folder, bundle.fingerprint)
+    served = exported.read_interest_parameters(folder)
     model = bundle.model
     with torch.no_grad():
         np.testing.assert_array_equal(served.decay_rate_per_day, model.decay_rate_per_day.numpy())
@@ -34,14 +37,16 @@ def test_parameters_equal_the_torch_models_when_read_back(repository: Path, bund
         expected = model.gate_output(torch.tanh(model.gate_hidden(features)))
         hidden = np.tanh(features.numpy() @ served.gate.hidden_weight + served.gate.hidden_bias)
         np.testing.assert_allclose(hidden @ served.gate.output_weight + served.gate.output_bias, expected, atol=1e-6)
-    assert served.config.fingerprint == bundle.fingerprint
+    assert served.config.fingerprint == export_report.fingerprint
     assert served.config.session_gap_ms == bundle.model.config.session_gap_ms
     assert served.config.exclude_seen == bundle.model.config.exclude_seen
 
 
-def test_catalog_equals_the_bundles_when_read_as_memory_map(repository: Path, bundle: InterestBundle) -> None:
+def test_catalog_equals_the_bundles_when_read_as_memory_map(
+    repository: Path, bundle: InterestBundle, export_report: ExportReport
+) -> None:
     arrays, metadata = read_tensors(repository / contract.ADAPTIVE_WEIGHTS.name / "1" / exported.CATALOG_FILE)
-    assert metadata == {"fingerprint": bundle.fingerprint}
+    assert metadata == {"fingerprint": export_report.fingerprint}
     np.testing.assert_array_equal(arrays[exported.EVENT_VECTORS], bundle.model.event_vectors().detach().numpy())
     keys = arrays[exported.SORTED_KEY]
     assert np.all(np.diff(keys.astype(object)) > 0)
@@ -64,13 +69,13 @@ def test_tables_equal_the_librarys_reading_when_read_by_numpy_alone(repository: 
 def test_gate_has_the_width_of_alpha_when_exported(
     make_bundle: MakeBundle, settings: dict[str, str], gate_width: int | None
 ) -> None:
-    served = tables.interest_parameters(make_bundle(**settings), Limits())
+    served = tables.interest_parameters(make_bundle(**settings), "id", Limits())
     assert (served.gate.output_bias.shape[0] if served.gate else None) == gate_width
     assert served.config.fixed_alpha == (0.3 if gate_width is None else None)
 
 
 def test_decay_is_zero_when_the_model_has_none(make_bundle: MakeBundle) -> None:
-    served = tables.interest_parameters(make_bundle(decay="none"), Limits())
+    served = tables.interest_parameters(make_bundle(decay="none"), "id", Limits())
     assert not served.decay_rate_per_day.any()
     assert not served.rank_decay_rate.any()
 

@@ -19,7 +19,7 @@ _DEFAULTS = Limits()
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="Bundle written by `ebbtide train`.")],
-    out: Annotated[Path, typer.Option(help="Model repository to write; an earlier export there is replaced.")],
+    out: Annotated[Path, typer.Option(help="Model repository to write; see --version for one that is there.")],
     top_n: Annotated[int, typer.Option(min=1, help="Items of an answer; clients may ask for fewer.")] = 50,
     max_events: Annotated[
         int, typer.Option(min=1, help="Events of a request, history and session together.")
@@ -27,6 +27,10 @@ def command(
     max_exclude_items: Annotated[
         int, typer.Option(min=0, help="Items that a request may exclude by name.")
     ] = _DEFAULTS.max_exclude_items,
+    version: Annotated[
+        int | None,
+        typer.Option(min=1, help="Add this version to those in the folder; without it the folder is written anew."),
+    ] = None,
     encoder_threads: Annotated[int, typer.Option(min=1, help="ONNX Runtime threads of the encoder.")] = 2,
 ) -> None:
     """Export a bundle as a Triton model repository: ONNX graphs, Python models and every config.pbtxt.
@@ -39,18 +43,22 @@ def command(
     ebbtide export artifacts/bundle --out artifacts/repository
     """
     with console.status("Loading torch and onnx"):
+        from ebbtide.export.options import ExportOptions
         from ebbtide.export.repository import export_repository
         from ebbtide.train.bundle import InterestBundle
 
         loaded = InterestBundle.load(bundle)
-    limits = Limits(max_events=max_events, max_exclude_items=max_exclude_items)
-    with timed(f"exported {loaded.fingerprint} to {out}"), console.status("Exporting") as status:
+    options = ExportOptions(
+        top_n=top_n,
+        limits=Limits(max_events=max_events, max_exclude_items=max_exclude_items),
+        encoder_threads=encoder_threads,
+    )
+    with timed(f"exported {out}"), console.status("Exporting") as status:
         report = export_repository(
             loaded,
             out,
-            top_n=top_n,
-            limits=limits,
-            encoder_threads=encoder_threads,
+            options,
+            version=version,
             report=lambda part: status.update(f"Exporting: {part}"),
         )
     _print_report(report)

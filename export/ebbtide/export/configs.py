@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from ebbtide.export.versions import pin
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Kind, Model, Size, Tensor
 
@@ -23,6 +24,8 @@ class ConfigSettings:
     """What the configs of one export state beside the contract."""
 
     fingerprint: str
+    version: int
+    """The version that is loaded, and that the ensembles answer with."""
     sizes: Mapping[Size, int]
     max_texts: int
     """Texts of one request: the batch that reaches the encoder."""
@@ -41,7 +44,7 @@ def model_config(model: Model, settings: ConfigSettings) -> Any:  # noqa: ANN401
         name=model.name,
         max_batch_size=_max_batch_size(model, settings),
         version_policy=model_config_pb2.ModelVersionPolicy(
-            latest=model_config_pb2.ModelVersionPolicy.Latest(num_versions=1)
+            specific=model_config_pb2.ModelVersionPolicy.Specific(versions=[settings.version])
         ),
         input=[_input(tensor, model, settings) for tensor in model.inputs],
         output=[
@@ -51,10 +54,10 @@ def model_config(model: Model, settings: ConfigSettings) -> Any:  # noqa: ANN401
             for tensor in model.outputs
         ],
     )
-    _set_parameter(config, contract.FINGERPRINT_PARAMETER, settings.fingerprint)
     if model.kind is Kind.ENSEMBLE:
         config.platform = model.kind.value
         config.ensemble_scheduling.step.extend(_step(contract.MODELS[name]) for name in model.steps)
+        pin(config, settings.version, settings.fingerprint)
         return config
     config.backend = model.kind.value
     config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=1)
@@ -99,7 +102,6 @@ def _step(model: Model) -> Any:  # noqa: ANN401 - tritonclient carries no types
     """A step that reads and writes the ensemble's tensors by its own names for them."""
     return model_config_pb2.ModelEnsembling.Step(
         model_name=model.name,
-        model_version=-1,
         input_map={tensor.name: tensor.name for tensor in model.inputs},
         output_map={tensor.name: tensor.name for tensor in model.outputs},
     )

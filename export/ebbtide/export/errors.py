@@ -5,6 +5,7 @@ ExportError
 ├── KeyCollisionError          two item ids share a key
 ├── LimitError                 a limit or size that cannot be served
 ├── RepositoryError            a folder is not an export, or its parts come from different exports
+├── VersionError               a version that is not there, is in use, or does not go with the others
 └── ParityError                an exported graph does not answer as the torch model does
 ├── TensorNamesError       inputs or outputs have other names
 ├── DynamicAxesError       an axis is fixed that must vary, or the other way round
@@ -33,6 +34,10 @@ class LimitError(ExportError):
 
 class RepositoryError(ExportError):
     """A folder that is not an export, or whose parts come from different exports."""
+
+
+class VersionError(ExportError):
+    """A version that is not there, is in use, or does not go with those beside it."""
 
 
 class ParityError(ExportError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
+from ebbtide.export import versions
 from ebbtide.export.errors import RepositoryError
-from ebbtide.export.onnx_files import MODEL_FILE
 from ebbtide.export.sources import model_sources
 from ebbtide.interest import contract, exported
 from ebbtide.interest.checks import Request
@@ -43,20 +41,24 @@ class Answer:
 class InProcessPipeline:
     """The twin of the Triton ensembles, read from the same folder."""
 
-    def __init__(self, repository: Path) -> None:
-        """Reads an exported repository; the encoder's graph only when texts come.
+    def __init__(self, repository: Path, version: int | None = None) -> None:
+        """Reads one version of an exported repository; the encoder's graph only when texts come.
+
+        Args:
+            repository: Written by an export.
+            version: None takes the one that the ensembles answer with.
 
         Raises:
             RepositoryError: A model is missing, damaged or of another export.
         """
         self._repository = repository
-        weights = contract.ADAPTIVE_WEIGHTS
+        self.version = versions.served_version(repository) if version is None else version
+        self.fingerprint = versions.version_fingerprint(repository, self.version)
+        folder = self._folder(contract.ADAPTIVE_WEIGHTS)
         try:
-            self.fingerprint = _parameter(repository, weights, contract.FINGERPRINT_PARAMETER)
-            exported.require_one_export(repository, self.fingerprint)
-            folder = version_folder(repository, weights)
-            self.weights: InterestPipeline = exported.read_pipeline(folder, self.fingerprint)
-            self.limits = exported.read_interest_config(folder, self.fingerprint).limits
+            exported.require_one_export(repository, self.version, self.fingerprint)
+            self.weights: InterestPipeline = exported.read_pipeline(folder)
+            self.limits = exported.read_interest_config(folder).limits
         except (ValueError, KeyError, OSError) as error:
             raise RepositoryError(f"{repository}: not a sound export: {error}") from error
         self.head: Any = self._session(contract.SCORING_HEAD)
@@ -70,7 +72,7 @@ class InProcessPipeline:
     def tokenizer(self) -> Any:  # noqa: ANN401 - loaded from the served model's source
         """The `TextTokens` of the served tokenizer."""
         tokens = _text_tokens_module()
-        return tokens.TextTokens(version_folder(self._repository, contract.TOKENIZER), self.limits)
+        return tokens.TextTokens(self._folder(contract.TOKENIZER), self.limits)
 
     def recommend(self, requests: Sequence[Request]) -> list[Answer | RequestError]:
         """The answers in the requests' order; texts are given as vectors (see `embed`)."""
@@ -107,40 +109,14 @@ class InProcessPipeline:
         ]
 
     def _session(self, model: Model) -> Any:  # noqa: ANN401 - onnxruntime carries no types
-        path = version_folder(self._repository, model) / MODEL_FILE
+        path = self._folder(model) / exported.MODEL_FILE
         options = ort.SessionOptions()
-        options.intra_op_num_threads = int(_parameter(self._repository, model, "intra_op_thread_count"))
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        found = session.get_modelmeta().custom_metadata_map.get(contract.FINGERPRINT_PARAMETER, "none")
-        if found != self.fingerprint:
-            raise RepositoryError(
-                f"{path}: got fingerprint {found}; expected {self.fingerprint}: files of two exports are mixed"
-            )
-        return session
+        parameters = versions.read_model_config(self._repository, model.name).parameters
+        options.intra_op_num_threads = int(parameters["intra_op_thread_count"].string_value)
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-
-def version_folder(repository: Path, model: Model) -> Path:
-    """The newest version of a model, the one that Triton serves.
-
-    Raises:
-        RepositoryError: There is none.
-    """
-    folder = repository / model.name
-    versions = [int(place.name) for place in folder.glob("[1-9]*") if place.name.isdigit()]
-    if not versions:
-        raise RepositoryError(f"{folder}: no version of this model; expected a repository written by `ebbtide export`")
-    return folder / str(max(versions))
-
-
-def read_model_config(repository: Path, name: str) -> Any:  # noqa: ANN401 - tritonclient carries no types
-    """A model's ``config.pbtxt`` as Triton's message."""
-    text = (repository / name / exported.MODEL_CONFIG_FILE).read_text(encoding="utf-8")
-    return text_format.Parse(text, model_config_pb2.ModelConfig())
-
-
-def _parameter(repository: Path, model: Model, key: str) -> str:
-    parameters: Mapping[str, Any] = read_model_config(repository, model.name).parameters
-    return str(parameters[key].string_value)
+    def _folder(self, model: Model) -> Path:
+        return self._repository / model.name / str(self.version)
 
 
 def _text_tokens_module() -> Any:  # noqa: ANN401 - a module outside the package

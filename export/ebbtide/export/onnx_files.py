@@ -10,11 +10,11 @@ from onnx import TensorProto, helper
 
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Size, Tensor
+from ebbtide.interest.exported import MODEL_FILE
 
 OPSET = 18
 """What torch's exporter writes without converting; ONNX Runtime 1.14 and later read it (scatter adds since 16)."""
-MODEL_FILE = "model.onnx"
-_DATA_FILE = "model.onnx.data"
+_DATA_FILE = f"{MODEL_FILE}.data"
 _MAX_PROTOBUF_BYTES = 2**31 - 1
 _HEADROOM_BYTES = 2**24
 _ELEMENT_TYPES = {

@@ -6,19 +6,25 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ebbtide.export.errors import LimitError, OutputFolderError
+from google.protobuf import text_format
+
+from ebbtide.export import versions
+from ebbtide.export.errors import OutputFolderError, RepositoryError, VersionError
+from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE
 from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract
-from ebbtide.interest.contract import Limits, Size
+from ebbtide.interest.contract import Size
 from ebbtide.train.bundle import InterestBundle
 
 MANIFEST_FILE = "ebbtide-export.json"
-"""Tells an exported repository from other folders; Triton reads folders only."""
-_FORMAT = 1
+"""Tells an exported repository from other folders, and what is known of each version; Triton reads folders only."""
+_FORMAT = 2
+_TENSOR_FIELDS = ("max_batch_size", "input", "output")
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,8 @@ class ExportReport:
     folder: Path
     fingerprint: str
     version: int
+    is_served: bool
+    """Whether the ensembles answer with this version; one that was added to others waits for its deployment."""
     items: int
     top_n: int
     """Items of an answer: as asked for, or the whole catalog where that is smaller."""
@@ -42,28 +50,25 @@ class ExportReport:
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each part took."""
     size_bytes: int = 0
-    """Of all files."""
+    """Of all files of this version."""
 
 
 def export_repository(
     bundle: InterestBundle,
     out: Path,
+    options: ExportOptions = ExportOptions(),  # noqa: B008 - frozen
     *,
-    top_n: int = 50,
-    version: int = 1,
-    limits: Limits = Limits(),  # noqa: B008 - frozen
-    encoder_threads: int = 2,
+    version: int | None = None,
     report: Callable[[str], None] = lambda _part: None,
 ) -> ExportReport:
     """Writes a model repository that any Triton server serves.
 
     Args:
         bundle: A trained model with its catalog.
-        out: Folder to write, in place of an earlier export. A reader sees the old one or the new one, never a part.
-        top_n: Items of an answer, at most.
-        version: Triton's model version.
-        limits: Bounds on one request.
-        encoder_threads: ONNX Runtime threads within one run of the encoder.
+        out: Folder to write. A reader sees it as it was or with the whole export, never a part that is served.
+        options: Limits, sizes and precisions.
+        version: Triton's model version, to be added to those that `out` holds; the ensembles go on answering with the
+            version that they answer with. None replaces the whole folder by version 1.
         report: Called with the name of each part as it begins.
 
     Returns:
@@ -71,26 +76,34 @@ def export_repository(
 
     Raises:
         OutputFolderError: `out` holds something that no export wrote.
-        LimitError: A number that cannot be served.
+        VersionError: The version is served or loaded, or its tensors differ from those of the versions beside it.
         KeyCollisionError: Two item ids share a key.
         RepositoryError: The encoder is not the one that the bundle was trained with.
         ParityError: The export does not answer as torch does; nothing was written.
     """
-    _check_numbers(top_n, version, limits, encoder_threads)
     out = out.absolute()
     require_replaceable(out)
+    adds = version is not None and (out / MANIFEST_FILE).is_file()
+    number = 1 if version is None else version
+    if number < 1:
+        raise VersionError(f"version: got {number}; expected at least 1")
+    if adds and number in {*versions.loaded_versions(out), versions.served_version(out)}:
+        raise VersionError(
+            f"version {number}: got one that servers load from {out}; expected another number: "
+            f"{max(versions.available_versions(out)) + 1} is free"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     partial.mkdir()
     try:
-        served = min(top_n, len(bundle.catalog))
-        writer = RepositoryWriter(bundle, partial, served, version, limits, encoder_threads, report)
+        writer = RepositoryWriter(bundle, partial, options, number, report)
         writer.write_interest()
         differences = writer.check(writer.write_encoder())
         result = ExportReport(
             folder=out,
-            fingerprint=bundle.fingerprint,
-            version=version,
+            fingerprint=writer.fingerprint,
+            version=number,
+            is_served=not adds,
             items=len(bundle.catalog),
             top_n=writer.sizes[Size.TOP_N],
             encoder_difference=differences[0],
@@ -100,8 +113,13 @@ def export_repository(
             seconds=writer.seconds,
             size_bytes=sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()),
         )
-        _write_manifest(partial, result, limits)
-        _replace(partial, out)
+        manifest = read_manifest(out) if adds else {}
+        manifest[str(number)] = _manifest_entry(result, bundle, options)
+        if adds:
+            _add_version(partial, out, number)
+        _write_manifest(out if adds else partial, manifest)
+        if not adds:
+            _replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return result
@@ -124,29 +142,70 @@ def require_replaceable(out: Path) -> None:
         raise OutputFolderError(f"{out}: got a folder with {seen}; expected an empty folder or an earlier export")
 
 
-def _check_numbers(top_n: int, version: int, limits: Limits, encoder_threads: int) -> None:
-    numbers = {"top_n": top_n, "version": version, "encoder_threads": encoder_threads}
-    numbers |= {f"limits.{bound.name}": getattr(limits, bound.name) for bound in fields(limits)}
-    for name, value in numbers.items():
-        least = 0 if name.endswith("max_exclude_items") else 1
-        if value < least:
-            raise LimitError(f"{name}: got {value}; expected at least {least}")
+def read_manifest(repository: Path) -> dict[str, dict[str, Any]]:
+    """What the exports noted of each version, by its number as text.
+
+    Raises:
+        RepositoryError: The manifest is missing or damaged, or of an earlier kind.
+    """
+    path = repository / MANIFEST_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            raise RepositoryError(
+                f"{path}: got format {content['format']}; expected {_FORMAT}: export again without --version"
+            )
+        found: dict[str, dict[str, Any]] = content["versions"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RepositoryError(f"{path}: got {error!r}; expected what `ebbtide export` writes") from error
+    return found
 
 
-def _write_manifest(folder: Path, result: ExportReport, limits: Limits) -> None:
-    content = {
-        "format": _FORMAT,
+def _manifest_entry(result: ExportReport, bundle: InterestBundle, options: ExportOptions) -> dict[str, Any]:
+    return {
         "fingerprint": result.fingerprint,
-        "version": result.version,
+        "bundle": bundle.fingerprint,
+        "options": asdict(options),
         "items": result.items,
         "top_n": result.top_n,
-        "limits": asdict(limits),
         "encoder_difference": result.encoder_difference,
         "head_difference": result.head_difference,
         "pipeline_difference": result.pipeline_difference,
         "tolerance": result.tolerance,
     }
-    (folder / MANIFEST_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_manifest(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
+    content = {"format": _FORMAT, "versions": entries}
+    versions.write_text(folder / MANIFEST_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def _add_version(partial: Path, out: Path, version: int) -> None:
+    """Moves a finished version to those before it. Nothing refers to it until it is deployed.
+
+    Raises:
+        VersionError: The tensors differ: all versions of a model share one config.
+    """
+    for name in contract.MODELS:
+        new, old = versions.read_model_config(partial, name), versions.read_model_config(out, name)
+        for section in _TENSOR_FIELDS:
+            got, expected = _text(new, section), _text(old, section)
+            if got != expected:
+                raise VersionError(
+                    f"version {version}: {name}: got {section} {got}; expected {expected}, as in the versions beside "
+                    "it, which share its config.pbtxt: export to another folder"
+                )
+    for name in contract.MODELS:
+        place = out / name / str(version)
+        shutil.rmtree(place, ignore_errors=True)
+        (partial / name / str(version)).rename(place)
+
+
+def _text(config: Any, section: str) -> str:  # noqa: ANN401 - tritonclient carries no types
+    value = getattr(config, section)
+    if isinstance(value, int):
+        return str(value)
+    return "; ".join(text_format.MessageToString(entry, as_one_line=True) for entry in value)
 
 
 def _replace(partial: Path, out: Path) -> None:

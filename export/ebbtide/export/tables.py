@@ -20,15 +20,15 @@ from ebbtide.train.bundle import InterestBundle
 Floats = npt.NDArray[np.float32]
 
 
-def interest_parameters(bundle: InterestBundle, limits: Limits) -> InterestParameters:
-    """What training learned, in the form that is served."""
+def interest_parameters(bundle: InterestBundle, fingerprint: str, limits: Limits) -> InterestParameters:
+    """What training learned, in the form that is served, with the id of the export."""
     model = bundle.model
     settings = model.config
     gate = None
     if settings.fixed_alpha is None:
         gate = GateParameters(*_linear(model.gate_hidden), *_linear(model.gate_output))
     config = InterestConfig(
-        fingerprint=bundle.fingerprint,
+        fingerprint=fingerprint,
         session_gap_ms=settings.session_gap_ms,
         fixed_alpha=settings.fixed_alpha,
         exclude_seen=settings.exclude_seen,

@@ -17,11 +17,12 @@ from ebbtide.export.errors import RepositoryError
 from ebbtide.export.head_onnx import head_graph, item_factors
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.onnx_files import write_graph
+from ebbtide.export.options import ExportOptions
 from ebbtide.export.sources import copy_python_model
 from ebbtide.export.tables import interest_parameters, key_index, write_settings, write_tables
 from ebbtide.export.tokenizer import write_tokenizer
 from ebbtide.interest import contract
-from ebbtide.interest.contract import Kind, Limits, Size
+from ebbtide.interest.contract import Kind, Size
 from ebbtide.interest.exported import MODEL_CONFIG_FILE
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import encoder_fingerprint, encoder_folder, load_encoder
@@ -33,22 +34,20 @@ class RepositoryWriter:
 
     bundle: InterestBundle
     folder: Path
-    top_n: int
-    """Items of an answer, not more than the catalog has."""
+    options: ExportOptions = field(default_factory=ExportOptions)
     version: int = 1
-    limits: Limits = field(default_factory=Limits)
-    encoder_threads: int = 2
     report: Callable[[str], None] = lambda _part: None
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each part took."""
 
     def __post_init__(self) -> None:
         d = self.bundle.model.config.dimensions
+        self.fingerprint = self.options.fingerprint(self.bundle)
         self.sizes = {
             Size.INTEREST: d + self.bundle.prior_columns.shape[1],
             Size.VECTOR: d,
-            Size.ADJUSTMENTS: self.limits.adjustments,
-            Size.TOP_N: self.top_n,
+            Size.ADJUSTMENTS: self.options.limits.adjustments,
+            Size.TOP_N: min(self.options.top_n, len(self.bundle.catalog)),
         }
 
     def write_interest(self) -> None:
@@ -59,7 +58,8 @@ class RepositoryWriter:
         """
         bundle = self.bundle
         with self._part("tables"):
-            values, index = interest_parameters(bundle, self.limits), key_index(bundle.catalog.item_id)
+            values = interest_parameters(bundle, self.fingerprint, self.options.limits)
+            index = key_index(bundle.catalog.item_id)
             vectors = bundle.model.event_vectors().detach().numpy()
         with self._part("configs and Python models"):
             self._write_configs()
@@ -68,7 +68,7 @@ class RepositoryWriter:
             write_settings(values, self._version_folder(contract.TOKENIZER.name))
         with self._part("scoring head"):
             graph = head_graph(item_factors(bundle), bundle.catalog.item_id, self.sizes)
-            write_graph(graph, bundle.fingerprint, self._version_folder(contract.SCORING_HEAD.name))
+            write_graph(graph, self.fingerprint, self._version_folder(contract.SCORING_HEAD.name))
 
     def write_encoder(self) -> EventEncoder:
         """Writes the encoder's graph and its tokenizer, after `write_interest`.
@@ -85,7 +85,7 @@ class RepositoryWriter:
             encoder = load_encoder(source)
             module = EventEncoder(encoder, bundle.model.event_projection)
             graph = encoder_graph(module)
-            write_graph(graph, bundle.fingerprint, self._version_folder(contract.ENCODER.name))
+            write_graph(graph, self.fingerprint, self._version_folder(contract.ENCODER.name))
             write_tokenizer(source, encoder.settings.max_tokens, self._version_folder(contract.TOKENIZER.name))
         return module
 
@@ -109,7 +109,11 @@ class RepositoryWriter:
 
     def _write_configs(self) -> None:
         settings = ConfigSettings(
-            self.bundle.fingerprint, self.sizes, max_texts=self.limits.max_texts, encoder_threads=self.encoder_threads
+            self.fingerprint,
+            self.version,
+            self.sizes,
+            max_texts=self.options.limits.max_texts,
+            encoder_threads=self.options.encoder_threads,
         )
         for name, model in contract.MODELS.items():
             version_folder = self._version_folder(name)

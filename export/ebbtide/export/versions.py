@@ -1,0 +1,178 @@
+"""Which versions an exported repository holds, which Triton loads, and which one the ensembles answer with.
+
+The ``config.pbtxt`` files are the only place where this stands. A model that computes names its versions to load
+(``version_policy``); an ensemble pins its steps to one version, so that no answer comes from two exports, and has that
+version itself, so that every response says which export answered.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from ebbtide.export.errors import RepositoryError, VersionError
+from ebbtide.interest import contract, exported
+from ebbtide.interest.contract import Kind, Model
+
+VARIANTS_FOLDER = "configs"
+"""Where Triton looks for other configs of a model (``--model-config-name``)."""
+
+
+def available_versions(repository: Path) -> tuple[int, ...]:
+    """The versions that every model of the repository has, ascending.
+
+    Raises:
+        RepositoryError: There is none.
+    """
+    found = [_versions_of(repository / name) for name in contract.MODELS]
+    common = set.intersection(*found)
+    if not common:
+        raise RepositoryError(
+            f"{repository}: no version that all of {', '.join(contract.MODELS)} have; "
+            "expected a repository written by `ebbtide export`"
+        )
+    return tuple(sorted(common))
+
+
+def served_version(repository: Path) -> int:
+    """The version that the ensembles answer with.
+
+    Raises:
+        RepositoryError: They name none, or different ones.
+    """
+    found = {model.name: _served_by(repository, model) for model in _ensembles()}
+    versions = set(found.values())
+    if len(versions) != 1 or None in versions:
+        raise RepositoryError(
+            f"{repository}: got ensembles whose steps name versions {found}; expected one version for all: "
+            "export again, or finish the deployment with `ebbtide deploy`"
+        )
+    return int(versions.pop() or 0)
+
+
+def loaded_versions(repository: Path) -> tuple[int, ...]:
+    """The versions that Triton loads of every model but the ensembles, ascending."""
+    policy = read_model_config(repository, contract.SCORING_HEAD.name).version_policy
+    return tuple(sorted(policy.specific.versions))
+
+
+def load_only(repository: Path, versions: Iterable[int]) -> None:
+    """Names the versions that Triton is to load of every model but the ensembles.
+
+    Raises:
+        VersionError: One of them is not there.
+    """
+    chosen = sorted(set(versions))
+    require_versions(repository, chosen)
+    for model in contract.MODELS.values():
+        if model.kind is not Kind.ENSEMBLE:
+            rewrite_configs(repository / model.name, lambda config: _set_policy(config, chosen))
+
+
+def serve(repository: Path, version: int) -> None:
+    """Points the ensembles at a version.
+
+    Raises:
+        VersionError: It is not there, or not loaded.
+    """
+    require_versions(repository, [version])
+    if version not in loaded_versions(repository):
+        raise VersionError(f"version {version}: got {list(loaded_versions(repository))} loaded; load it first")
+    fingerprint = version_fingerprint(repository, version)
+    for model in _ensembles():
+        rewrite_configs(repository / model.name, lambda config: pin(config, version, fingerprint))
+
+
+def pin(config: Any, version: int, fingerprint: str) -> None:  # noqa: ANN401 - tritonclient carries no types
+    """Makes an ensemble's configuration answer with one version, and carry its id."""
+    _set_policy(config, [version])
+    config.parameters[contract.FINGERPRINT_PARAMETER].string_value = fingerprint
+    for step in config.ensemble_scheduling.step:
+        step.model_version = version
+
+
+def version_fingerprint(repository: Path, version: int) -> str:
+    """The id of the export that wrote a version.
+
+    Raises:
+        RepositoryError: Its settings are missing or damaged.
+    """
+    folder = repository / contract.ADAPTIVE_WEIGHTS.name / str(version)
+    try:
+        return exported.read_interest_config(folder).fingerprint
+    except (ValueError, TypeError, OSError) as error:
+        raise RepositoryError(f"{folder}: not a sound version: {error}") from error
+
+
+def require_versions(repository: Path, versions: Iterable[int]) -> None:
+    """Passes versions that every model has.
+
+    Raises:
+        VersionError: Naming those that are there.
+    """
+    known = available_versions(repository)
+    for version in versions:
+        if version not in known:
+            raise VersionError(f"version {version}: got none in {repository}; expected one of {list(known)}")
+
+
+def read_model_config(repository: Path, name: str) -> Any:  # noqa: ANN401 - tritonclient carries no types
+    """A model's ``config.pbtxt`` as Triton's message.
+
+    Raises:
+        RepositoryError: It is missing or cannot be parsed.
+    """
+    return _read(repository / name / exported.MODEL_CONFIG_FILE)
+
+
+def config_files(model_folder: Path) -> Iterator[Path]:
+    """A model's ``config.pbtxt``, and its variants for other machines."""
+    yield model_folder / exported.MODEL_CONFIG_FILE
+    yield from sorted((model_folder / VARIANTS_FOLDER).glob("*.pbtxt"))
+
+
+def rewrite_configs(model_folder: Path, change: Callable[[Any], None]) -> None:
+    """Changes a model's config and its variants; a reader sees each file before or after, never in between."""
+    for path in config_files(model_folder):
+        config = _read(path)
+        change(config)
+        write_text(path, text_format.MessageToString(config))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file at once."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _read(path: Path) -> Any:  # noqa: ANN401 - tritonclient carries no types
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (OSError, text_format.ParseError) as error:
+        raise RepositoryError(f"{path}: got {error}; expected a config written by `ebbtide export`") from error
+
+
+def _set_policy(config: Any, versions: list[int]) -> None:  # noqa: ANN401 - tritonclient carries no types
+    config.version_policy.specific.versions[:] = versions
+
+
+def _served_by(repository: Path, model: Model) -> int | None:
+    path = repository / model.name / exported.MODEL_CONFIG_FILE
+    try:
+        return exported.served_version(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RepositoryError(f"{path}: got {error}; expected a repository written by `ebbtide export`") from error
+
+
+def _ensembles() -> Iterator[Model]:
+    return (model for model in contract.MODELS.values() if model.kind is Kind.ENSEMBLE)
+
+
+def _versions_of(folder: Path) -> set[int]:
+    return {int(place.name) for place in folder.glob("[1-9]*") if place.name.isdigit() and place.is_dir()}

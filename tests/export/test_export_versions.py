@@ -1,0 +1,143 @@
+"""Versions of an export lie beside each other, and only the configs say which of them is loaded and served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ebbtide.export import versions
+from ebbtide.export.errors import RepositoryError, VersionError
+from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.repository import MANIFEST_FILE, export_repository, read_manifest
+from ebbtide.export.writer import RepositoryWriter
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Kind, Limits
+from ebbtide.train.bundle import InterestBundle
+
+MakeBundle = Callable[..., InterestBundle]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoder takes most of an export's time and has its own tests."""
+    monkeypatch.setattr(RepositoryWriter, "write_encoder", lambda _self: None)
+    monkeypatch.setattr(RepositoryWriter, "check", lambda *_: (0.0, 0.0, 0.0))
+
+
+@pytest.fixture
+def two(make_bundle: MakeBundle, tmp_path: Path) -> Path:
+    """A repository with versions 1, served, and 2, of another training."""
+    out = tmp_path / "repository"
+    export_repository(make_bundle(), out)
+    report = export_repository(make_bundle(seed=1), out, version=2)
+    assert not report.is_served
+    return out
+
+
+def loaded(repository: Path) -> dict[str, list[int]]:
+    configs = {name: versions.read_model_config(repository, name) for name in contract.MODELS}
+    return {name: list(config.version_policy.specific.versions) for name, config in configs.items()}
+
+
+def test_version_lies_beside_the_served_one_when_added(two: Path, make_bundle: MakeBundle) -> None:
+    assert versions.available_versions(two) == (1, 2)
+    assert versions.served_version(two) == 1
+    assert loaded(two) == {name: [1] for name in contract.MODELS}
+    manifest = read_manifest(two)
+    assert manifest["1"]["bundle"] == make_bundle().fingerprint
+    assert manifest["2"]["bundle"] == make_bundle(seed=1).fingerprint
+    assert [path.name for path in two.parent.iterdir()] == [two.name]
+
+
+def test_pipeline_answers_with_each_version_when_asked_for_it(two: Path) -> None:
+    first, second = InProcessPipeline(two), InProcessPipeline(two, version=2)
+    assert first.version == 1
+    assert first.fingerprint != second.fingerprint
+    assert second.fingerprint == versions.version_fingerprint(two, 2) == read_manifest(two)["2"]["fingerprint"]
+
+
+def test_ensembles_answer_with_the_new_version_when_it_is_loaded_and_served(two: Path) -> None:
+    versions.load_only(two, [1, 2])
+    versions.serve(two, 2)
+    assert versions.served_version(two) == 2
+    for name, found in loaded(two).items():
+        assert found == ([2] if contract.MODELS[name].kind is Kind.ENSEMBLE else [1, 2])
+    config = versions.read_model_config(two, contract.RECOMMEND.name)
+    assert config.parameters[contract.FINGERPRINT_PARAMETER].string_value == versions.version_fingerprint(two, 2)
+    assert InProcessPipeline(two).version == 2
+
+
+def test_variants_follow_when_versions_change(two: Path) -> None:
+    for name in contract.MODELS:
+        folder = two / name / versions.VARIANTS_FOLDER
+        folder.mkdir()
+        (folder / "gpu.pbtxt").write_bytes((two / name / "config.pbtxt").read_bytes())
+    versions.load_only(two, [1, 2])
+    versions.serve(two, 2)
+    for name in contract.MODELS:
+        first, second = (path.read_text() for path in versions.config_files(two / name))
+        assert first == second
+
+
+def test_serving_is_refused_when_the_version_is_not_loaded_or_not_there(two: Path) -> None:
+    with pytest.raises(VersionError, match=r"version 2: got \[1\] loaded; load it first"):
+        versions.serve(two, 2)
+    with pytest.raises(VersionError, match=r"version 7: got none in .*; expected one of \[1, 2\]"):
+        versions.serve(two, 7)
+    with pytest.raises(VersionError, match="version 7"):
+        versions.load_only(two, [1, 7])
+    assert loaded(two) == {name: [1] for name in contract.MODELS}
+
+
+def test_version_is_replaced_when_no_server_loads_it(two: Path, make_bundle: MakeBundle) -> None:
+    export_repository(make_bundle(seed=2), two, version=2)
+    assert read_manifest(two)["2"]["bundle"] == make_bundle(seed=2).fingerprint
+    assert versions.available_versions(two) == (1, 2)
+
+
+def test_export_is_refused_when_servers_load_the_version(two: Path, bundle: InterestBundle) -> None:
+    with pytest.raises(VersionError, match=r"version 1: got one .*; expected another number: 3 is free"):
+        export_repository(bundle, two, version=1)
+    versions.load_only(two, [1, 2])
+    with pytest.raises(VersionError, match="version 2: got one that servers load"):
+        export_repository(bundle, two, version=2)
+    with pytest.raises(VersionError, match="version: got 0; expected at least 1"):
+        export_repository(bundle, two, version=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "section"),
+    [({"dimensions": 32}, {}, "output"), ({}, {"limits": Limits(max_texts=8)}, "max_batch_size")],
+    ids=["wider vectors", "fewer texts"],
+)
+def test_export_is_refused_when_tensors_differ_from_the_versions_beside_it(
+    two: Path,
+    make_bundle: MakeBundle,
+    settings: dict[str, object],
+    options: dict[str, object],
+    section: str,
+) -> None:
+    with pytest.raises(VersionError, match=f"version 3: .*: got {section} .*; expected .* export to another folder"):
+        export_repository(make_bundle(**settings), two, ExportOptions(**options), version=3)
+    assert versions.available_versions(two) == (1, 2)
+
+
+def test_whole_folder_is_replaced_when_no_version_is_given(two: Path, bundle: InterestBundle) -> None:
+    assert export_repository(bundle, two).is_served
+    assert versions.available_versions(two) == (1,)
+    assert list(read_manifest(two)) == ["1"]
+
+
+def test_manifest_is_refused_when_it_is_of_an_earlier_kind(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_FILE).write_text('{"format": 1}')
+    with pytest.raises(RepositoryError, match="got format 1; expected 2: export again"):
+        read_manifest(tmp_path)
+
+
+def test_served_version_is_refused_when_the_ensembles_differ(two: Path) -> None:
+    versions.rewrite_configs(two / contract.EMBED.name, lambda config: versions.pin(config, 2, "0"))
+    with pytest.raises(RepositoryError, match="got ensembles whose steps name versions"):
+        versions.served_version(two)
