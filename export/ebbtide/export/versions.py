@@ -45,14 +45,33 @@ def served_version(repository: Path) -> int:
     Raises:
         RepositoryError: They name none, or different ones.
     """
-    found = {model.name: _served_by(repository, model) for model in _ensembles()}
+    found = ensemble_versions(repository)
     versions = set(found.values())
-    if len(versions) != 1 or None in versions:
+    if len(versions) != 1:
         raise RepositoryError(
-            f"{repository}: got ensembles whose steps name versions {found}; expected one version for all: "
-            "export again, or finish the deployment with `ebbtide deploy`"
+            f"{repository}: got ensembles that answer with versions {found}; expected one version for all: finish the "
+            "deployment with `ebbtide deploy --version`, or export again"
         )
-    return int(versions.pop() or 0)
+    return versions.pop()
+
+
+def ensemble_versions(repository: Path) -> dict[str, int]:
+    """The version that each ensemble answers with; they differ where a deployment was cut off.
+
+    Raises:
+        RepositoryError: A config is missing, or the steps of an ensemble name no version, or different ones.
+    """
+    found: dict[str, int] = {}
+    for model in _ensembles():
+        path = repository / model.name / exported.MODEL_CONFIG_FILE
+        try:
+            version = exported.served_version(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RepositoryError(f"{path}: got {error}; expected a repository written by `ebbtide export`") from error
+        if version is None:
+            raise RepositoryError(f"{path}: got steps of no or several versions; expected one: export again")
+        found[model.name] = version
+    return found
 
 
 def loaded_versions(repository: Path) -> tuple[int, ...]:
@@ -160,14 +179,6 @@ def _read(path: Path) -> Any:  # noqa: ANN401 - tritonclient carries no types
 
 def _set_policy(config: Any, versions: list[int]) -> None:  # noqa: ANN401 - tritonclient carries no types
     config.version_policy.specific.versions[:] = versions
-
-
-def _served_by(repository: Path, model: Model) -> int | None:
-    path = repository / model.name / exported.MODEL_CONFIG_FILE
-    try:
-        return exported.served_version(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RepositoryError(f"{path}: got {error}; expected a repository written by `ebbtide export`") from error
 
 
 def _ensembles() -> Iterator[Model]:

@@ -1,0 +1,274 @@
+"""Versions are switched and rolled back on a running server under a steady load: no request fails, none is mixed."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pytest
+
+from ebbtide.client import InterestClient, event
+from ebbtide.client.codec import encode
+from ebbtide.deploy import (
+    CandidateError,
+    DeployError,
+    LoadRefusedError,
+    ModelControlError,
+    OtherRepositoryError,
+    deploy,
+    roll_back,
+)
+from ebbtide.export import versions
+from ebbtide.export.errors import VersionError
+from ebbtide.export.inprocess import Answer, InProcessPipeline
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.repository import export_repository
+from ebbtide.export.writer import RepositoryWriter
+from ebbtide.interest import contract
+from ebbtide.interest.checks import Request
+from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.train.bundle import InterestBundle
+from ebbtide.v1 import RecommendRequest
+
+MakeBundle = Callable[..., InterestBundle]
+NOW = datetime(2024, 5, 1, tzinfo=timezone.utc)
+DEPLOYMENTS, ROLL_BACKS = 20, 5
+CLIENTS = 4
+TOLERANCE = 1e-4
+
+
+def requests_of(bundle: InterestBundle, count: int = 24) -> list[RecommendRequest]:
+    """Requests of different lengths, the empty one first."""
+    random = np.random.default_rng(0)
+    found = []
+    for size in range(count):
+        chosen = random.choice(bundle.catalog.item_id, size)
+        request = RecommendRequest(
+            events=[
+                event(item_id=str(item), time=NOW - timedelta(hours=float(hours)))
+                for item, hours in zip(chosen, random.exponential(500, size), strict=True)
+            ],
+            top_n=10,
+        )
+        request.now.FromDatetime(NOW)
+        found.append(request)
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(make_bundle: MakeBundle, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported repository with a second version, of another training, beside the first."""
+    out = tmp_path_factory.mktemp("deploy") / "repository"
+    shutil.copytree(repository, out)
+    with pytest.MonkeyPatch.context() as patch:
+        # Parity has its own tests.
+        patch.setattr(RepositoryWriter, "check", lambda *_: (0.0, 0.0, 0.0))
+        export_repository(make_bundle(seed=1), out, ExportOptions(top_n=20), version=2)
+    return out
+
+
+@pytest.fixture
+def folder(source: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(source, tmp_path / "repository"))
+
+
+@pytest.fixture
+def running(folder: Path) -> Iterator[TritonServer]:
+    with TritonServer(ServerConfig(folder, model_control="explicit", load_models=("*",))) as server:
+        yield server
+
+
+@dataclass
+class SteadyLoad:
+    """Clients that ask without pause, and compare every answer with that of the version that gave it."""
+
+    url: str
+    folder: Path
+    requests: list[RecommendRequest]
+    answered: dict[str, int] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> SteadyLoad:
+        self._expected = {str(number): self._answers(number) for number in versions.available_versions(self.folder)}
+        self._threads = [threading.Thread(target=self._ask, args=(seed,)) for seed in range(CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _answers(self, version: int) -> list[Answer]:
+        pipeline = InProcessPipeline(self.folder, version)
+        asked = [{name: array[0] for name, array in encode(request, 0).tensors.items()} for request in self.requests]
+        answers = pipeline.recommend([Request(**arrays) for arrays in asked])
+        assert all(isinstance(answer, Answer) for answer in answers)
+        return [answer for answer in answers if isinstance(answer, Answer)]
+
+    def _ask(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        with InterestClient(self.url) as client:
+            while not self._stop.is_set():
+                place = int(random.integers(len(self.requests)))
+                try:
+                    response = client.recommend(self.requests[place], timeout_s=20)
+                except Exception as error:
+                    with self._lock:
+                        self.failed.append(repr(error))
+                    continue
+                expected = self._expected[response.model_version][place]
+                got = np.array([item.score for item in response.items])
+                alike = np.abs(got - expected.score[: len(got)]).max() <= TOLERANCE
+                with self._lock:
+                    self.answered[response.model_version] = self.answered.get(response.model_version, 0) + 1
+                    if not alike:
+                        self.failed.append(f"mixed answer of version {response.model_version} to request {place}")
+
+    def wait_for(self, version: int, answers: int = 20) -> None:
+        """Returns once so many further requests were answered by a version."""
+        goal = self.answered.get(str(version), 0) + answers
+        while self.answered.get(str(version), 0) < goal and not self.failed:
+            self._stop.wait(0.01)
+
+
+def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
+    folder: Path, running: TritonServer, bundle: InterestBundle
+) -> None:
+    requests = requests_of(bundle)
+    done = {"deployed": 0, "rolled back": 0}
+    with SteadyLoad(running.grpc_url, folder, requests) as load:
+        load.wait_for(1)
+        for number in range(DEPLOYMENTS + ROLL_BACKS):
+            current = versions.served_version(folder)
+            if number % 5 == 4:
+                result = roll_back(folder, running.grpc_url)
+                done["rolled back"] += 1
+            else:
+                keep = number % 5 == 3 or number % 2 == 0
+                result = deploy(folder, running.grpc_url, 3 - current, requests=requests[:3], keep_previous=keep)
+                done["deployed"] += 1
+            assert (result.version, result.previous) == (3 - current, current)
+            assert versions.served_version(folder) == result.version
+            load.wait_for(result.version)
+    assert done == {"deployed": DEPLOYMENTS, "rolled back": ROLL_BACKS}
+    assert load.failed == []
+    assert min(load.answered["1"], load.answered["2"]) > 20 * ROLL_BACKS
+
+
+def test_clients_see_only_the_new_version_when_a_deployment_has_returned(
+    folder: Path, running: TritonServer, bundle: InterestBundle
+) -> None:
+    parts: list[str] = []
+    result = deploy(folder, running.grpc_url, requests=requests_of(bundle), report=parts.append)
+    assert parts == ["load", "check", "switch"]
+    assert result.version == 2
+    assert result.fingerprint == versions.version_fingerprint(folder, 2)
+    assert result.comparison is not None
+    assert result.comparison.requests == 24
+    # Random parameters: the versions have little in common.
+    assert 0 < result.comparison.mean_overlap_at_10 < 0.9
+    with InterestClient(running.grpc_url) as client:
+        assert {client.recommend(request).model_version for request in requests_of(bundle)} == {"2"}
+        assert client.embed(["a quiet film"]).shape == (1, 16)
+
+
+def test_server_answers_with_the_deployed_version_when_it_starts_again(folder: Path, running: TritonServer) -> None:
+    deploy(folder, running.grpc_url)
+    with TritonServer(ServerConfig(folder)) as again, InterestClient(again.grpc_url) as client:
+        assert client.recommend(now=NOW).model_version == "2"
+
+
+def spoil(folder: Path, name: str) -> None:
+    """Cuts a file of version 2 short."""
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{contract.ADAPTIVE_WEIGHTS.name}/2/catalog.safetensors",
+        f"{contract.SCORING_HEAD.name}/2/model.onnx",
+        f"{contract.TOKENIZER.name}/2/tokenizer.json",
+    ],
+)
+def test_old_version_goes_on_answering_when_the_server_refuses_the_new_one(
+    folder: Path, running: TritonServer, bundle: InterestBundle, name: str
+) -> None:
+    with SteadyLoad(running.grpc_url, folder, requests_of(bundle)) as load:
+        spoil(folder, name)
+        with pytest.raises(LoadRefusedError, match=name.split("/")[0]):
+            deploy(folder, running.grpc_url)
+        load.wait_for(1)
+    assert load.failed == []
+    assert load.answered.keys() == {"1"}
+    assert versions.loaded_versions(folder) == (1,)
+    assert versions.served_version(folder) == 1
+
+
+def test_old_version_goes_on_answering_when_the_check_of_the_new_one_fails(
+    folder: Path, running: TritonServer, bundle: InterestBundle
+) -> None:
+    with pytest.raises(CandidateError, match=r"got a mean overlap of 0\.\d\d .*; expected at least 1\.00"):
+        deploy(folder, running.grpc_url, requests=requests_of(bundle), min_overlap=1.0)
+
+    def check(candidates: dict[str, str]) -> None:
+        with InterestClient(running.grpc_url) as client:
+            assert client.recommend(now=NOW).model_version == "1"
+        raise CandidateError(f"no {candidates[contract.RECOMMEND.name]}")
+
+    with pytest.raises(CandidateError, match="no recommend_candidate"):
+        deploy(folder, running.grpc_url, check=check)
+    with InterestClient(running.grpc_url) as client:
+        assert client.recommend(now=NOW).model_version == "1"
+    assert versions.loaded_versions(folder) == (1,)
+
+
+def test_deployment_is_finished_when_an_earlier_one_was_cut_off(folder: Path, running: TritonServer) -> None:
+    deploy(folder, running.grpc_url, 2)
+    versions.rewrite_configs(
+        folder / contract.EMBED.name, lambda config: versions.pin(config, 1, versions.version_fingerprint(folder, 1))
+    )
+    assert deploy(folder, running.grpc_url, 2).version == 2
+    assert set(versions.ensemble_versions(folder).values()) == {2}
+
+
+def test_deployment_is_refused_when_there_is_nothing_to_do(folder: Path, running: TritonServer) -> None:
+    with pytest.raises(DeployError, match=r"version 1: got the one that answers already; expected another of \[1, 2\]"):
+        deploy(folder, running.grpc_url, 1)
+    with pytest.raises(VersionError, match="version 9"):
+        deploy(folder, running.grpc_url, 9)
+    with pytest.raises(DeployError, match="roll-back: got no version loaded beside 1"):
+        roll_back(folder, running.grpc_url)
+
+
+def test_deployment_is_refused_when_the_server_reads_another_folder(
+    folder: Path, running: TritonServer, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    versions.load_only(other, [1, 2])
+    versions.serve(other, 2)
+    with pytest.raises(OtherRepositoryError, match=r"got a server that answers with version 1 .*; expected version 2"):
+        deploy(other, running.grpc_url, 1)
+
+
+def test_deployment_is_refused_when_the_server_has_no_model_control(folder: Path) -> None:
+    with TritonServer(ServerConfig(folder)) as server:
+        with pytest.raises(ModelControlError, match="ebbtide serve --allow-deploy"):
+            deploy(folder, server.grpc_url)
+        address = server.grpc_url
+        assert versions.loaded_versions(folder) == (1,)
+    with pytest.raises(ModelControlError, match="got no answer"):
+        deploy(folder, address)
