@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ebbtide-ready
 ARTIFACTS := artifacts
+QUALITY_VENV := $(ARTIFACTS)/quality-venv
 DATA := examples/movielens-small
 # A person of the shipped data with a long history and a last session, shown by `make demo` and `make serve`.
 USER_ID ?= 547
@@ -14,7 +15,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest train export client serve cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help setup serve demo test check lint types imports format stubs bench-quality clean
+.PHONY: help setup serve demo test check lint types imports format stubs bench-quality bench-export clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -71,8 +72,17 @@ format: $(READY) ## Format the code
 stubs: $(READY) ## Generate the gRPC stubs from proto/
 	@$(BIN)/python scripts/generate_stubs.py
 
-bench-quality: $(READY) ## Decay against no decay on the shipped data, leave-last-out (about 10 minutes)
-	@$(BIN)/python benchmarks/quality.py
+$(QUALITY_VENV)/.ready: benchmarks/quality/requirements.txt | $(READY)
+	@echo "==> setting up the library baselines in $(QUALITY_VENV)"
+	@$(BIN)/python -m venv $(QUALITY_VENV)
+	@$(QUALITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bench-quality: $(READY) $(QUALITY_VENV)/.ready ## Ours, its ablations and the usual recommenders under one protocol (hours; QUICK=1: minutes)
+	@$(BIN)/python -m benchmarks.quality --library $(QUALITY_VENV)/bin/python $(if $(QUICK),--quick)
+
+bench-export: $(READY) ## Every variant of the exported encoder: fidelity, speed, size (about 15 minutes with training; BUNDLE=folder: 8)
+	@$(BIN)/python benchmarks/export.py $(if $(BUNDLE),--bundle $(BUNDLE))
 
 clean: ## Remove what was built; .venv stays
 	@rm -rf $(ARTIFACTS) dist build

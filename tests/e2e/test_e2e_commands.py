@@ -21,7 +21,7 @@ def test_evaluate_reports_the_held_out_events(trained, command, tmp_path):
     output = command("evaluate", trained.bundle_folder, "--json", tmp_path / "metrics.json")
     assert "NDCG@10" in output
     report = json.loads((tmp_path / "metrics.json").read_text())
-    assert report["persons"] == report["events"] == 60
+    assert report["persons"] == report["instants"] == 60
     assert 0 < report["ndcg_at_10"] <= report["hit_rate_at_10"] <= 1
 
 

@@ -1,12 +1,23 @@
-"""Held-out events, ranks over the whole catalog, and their means."""
+"""Held-out events, instants, ranks over the whole catalog, and their means."""
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from ebbtide.train.config import ModelConfig
 from ebbtide.train.errors import DataError
-from ebbtide.train.evaluation import after_time, held_out, leave_last_out, metrics_of, target_ranks
+from ebbtide.train.evaluation import (
+    after_time,
+    has_past,
+    held_out,
+    instant_heads,
+    leave_last_out,
+    metrics_of,
+    target_ranks,
+)
+from ebbtide.train.evaluation.split import instants_of
+from ebbtide.train.events import build_log
 from ebbtide.train.model import InterestModel
 from ebbtide.train.trainer import prior_snapshots
 from ebbtide.train.windows import LogTensors, predict_windows
@@ -17,8 +28,26 @@ def model_of(**settings):
     return InterestModel(ModelConfig(dimensions=4, **settings), torch.randn(12, 8))
 
 
-def test_leave_last_out_holds_out_one_event_of_everyone_with_a_past(random_log):
-    assert np.flatnonzero(leave_last_out(random_log)).tolist() == [2, 32, 39, 59]
+def log_of(*people):
+    """A log from ``[(time, item), ...]`` for each person."""
+    rows = [(f"u{user}", f"i{item}", time) for user, events in enumerate(people) for time, item in events]
+    frame = pl.DataFrame(rows, schema=["user", "item", "time_ms"], orient="row").with_columns(
+        weight=pl.lit(1.0, pl.Float32)
+    )
+    return build_log(frame, {f"i{item}": item for item in range(12)})
+
+
+def test_instants_hold_what_one_person_did_at_one_time():
+    log = log_of([(1, 0), (1, 1), (5, 2)], [(5, 3), (5, 4), (9, 5), (9, 6)])
+    assert instant_heads(log).tolist() == [0, 0, 2, 3, 3, 5, 5]
+    assert has_past(log).tolist() == [False, False, True, False, False, True, True]
+    instants = instants_of(log, np.ones(7, dtype=bool))
+    assert (instants.head.tolist(), instants.stop.tolist()) == ([2, 5], [3, 7])
+
+
+def test_leave_last_out_holds_out_the_last_instant_of_everyone_with_a_past():
+    log = log_of([(1, 0), (1, 1)], [(1, 0), (2, 1), (2, 2)], [(3, 1)])
+    assert np.flatnonzero(leave_last_out(log)).tolist() == [3, 4]
 
 
 def test_after_time_holds_out_the_end_of_the_log(random_log):
@@ -27,43 +56,71 @@ def test_after_time_holds_out_the_end_of_the_log(random_log):
     assert 0.2 <= mask.mean() <= 0.35
 
 
-@pytest.mark.parametrize("holdout", ["last", "time:", "time:1.5", "time:x"])
+def test_held_out_begins_at_the_date_when_one_is_given():
+    day = 86_400_000
+    log = log_of([(0, 0), (day, 1), (2 * day, 2)])
+    assert held_out(log, "time:1970-01-02").tolist() == [False, True, True]
+    assert held_out(log, "time:1970-01-02T00:00:01Z").tolist() == [False, False, True]
+    assert held_out(log, "time:1970-01-02T02:00:00+02:00").tolist() == [False, True, True]
+    with pytest.raises(DataError, match="between the log's first event, 1970-01-01T00:00:00"):
+        held_out(log, "time:2000-01-01")
+
+
+@pytest.mark.parametrize("holdout", ["last", "time:", "time:1.5", "time:x", "time:nan"])
 def test_holdout_is_refused_when_it_is_no_protocol(random_log, holdout):
-    with pytest.raises(DataError, match="'leave-last-out' or 'time:F'"):
+    with pytest.raises(DataError, match=r"'leave-last-out' or 'time:F'.*time:2024-03-01"):
         held_out(random_log, holdout)
 
 
+BASKETS = [
+    (user, [(time, (3 * time + place + user) % 12) for time in range(1, 9) for place in range(2)]) for user in (0, 1)
+]
+
+
 @pytest.mark.parametrize("exclude_seen", [True, False])
-@pytest.mark.parametrize("candidates", [None, np.arange(12) % 3 > 0], ids=["all", "some"])
-def test_ranks_equal_a_plain_sort_of_every_score(random_log, exclude_seen, candidates):
+def test_ranks_equal_a_plain_sort_of_every_score(exclude_seen):
+    log = log_of(*(events for _, events in BASKETS))
     model = model_of(exclude_seen=exclude_seen)
-    tensors = LogTensors.of(random_log, model.config.session_gap_ms)
-    popularity = prior_snapshots(random_log, 12, model.config)
-    targets = held_out(random_log, "time:0.5")
-    events, ranks = target_ranks(model, random_log, tensors, targets, popularity, candidates)
-    has_past = ~np.isin(np.arange(random_log.events), random_log.start[:-1])
-    wanted = targets & has_past & (True if candidates is None else candidates[random_log.item])
-    assert sorted(events.tolist()) == np.flatnonzero(wanted).tolist()
+    tensors = LogTensors.of(log, model.config.session_gap_ms)
+    popularity = prior_snapshots(log, 12, model.config)
+    targets = held_out(log, "time:0.5")
+    events, ranks = target_ranks(model, log, tensors, targets, popularity)
+    assert sorted(events.tolist()) == np.flatnonzero(targets & has_past(log)).tolist()
+    heads = instant_heads(log)
     with torch.inference_mode():
         for event, rank in zip(events, ranks, strict=True):
-            single = torch.zeros(random_log.events, dtype=torch.bool)
-            single[event] = True
-            window = np.array([[event, event]])
+            head = heads[event]
+            single = torch.zeros(log.events, dtype=torch.bool)
+            single[head] = True
+            window = np.array([[head, head]])
             interest = predict_windows(model, tensors, window, 60, 1, single, model.event_vectors()).interest
-            columns = popularity.columns[popularity.index_at(random_log.time_ms[event : event + 1])[0]]
+            columns = popularity.columns[popularity.index_at(log.time_ms[event : event + 1])[0]]
             scores = (interest @ model.item_factors().T)[0].numpy() + columns @ model.prior_weight.numpy()
-            first = tensors.first[event]
-            out = set(random_log.item[first:event].tolist()) if exclude_seen else set()
-            out |= set() if candidates is None else set(np.flatnonzero(~candidates).tolist())
-            out.discard(int(random_log.item[event]))
-            kept = [scores[item] for item in range(12) if item not in out]
-            assert sorted(kept, reverse=True)[rank] == pytest.approx(scores[random_log.item[event]], abs=1e-5)
+            seen = set(log.item[tensors.first[event] : head].tolist()) if exclude_seen else set()
+            kept = sorted((scores[item] for item in range(12) if item not in seen), reverse=True)
+            if log.item[event] in seen:
+                assert rank == 11
+            else:
+                assert kept[rank] == pytest.approx(scores[log.item[event]], abs=1e-5)
 
 
 def test_metrics_average_within_people_first(random_log):
-    # Person 2 owns events 3 to 32, person 3 events 33 to 39.
-    metrics = metrics_of(random_log, np.array([5, 6, 35]), np.array([0, 12, 1]))
-    assert (metrics.persons, metrics.events) == (2, 3)
+    # Person 2 owns events 3 to 32, person 3 events 33 to 39; all of these stand at a time of their own.
+    metrics = metrics_of(random_log, np.array([20, 21, 35]), np.array([0, 12, 1]))
+    assert (metrics.persons, metrics.instants, metrics.events) == (2, 3, 3)
     assert metrics.hit_rate_at_10 == pytest.approx((0.5 + 1) / 2)
     assert metrics.ndcg_at_10 == pytest.approx((0.5 + 1 / np.log2(3)) / 2)
     assert metrics.mrr == pytest.approx(((1 + 1 / 13) / 2 + 0.5) / 2)
+
+
+def test_metrics_take_a_basket_as_one_set_when_events_share_an_instant():
+    log = log_of([(1, 0), (2, 1), (2, 2), (2, 2), (2, 3)])
+    metrics = metrics_of(log, np.array([1, 2, 3, 4]), np.array([0, 2, 2, 11]))
+    best = 1 + 1 / np.log2(3) + 1 / np.log2(4)
+    assert (metrics.instants, metrics.events, metrics.hit_rate_at_10, metrics.mrr) == (1, 3, 1.0, 1.0)
+    assert metrics.ndcg_at_10 == pytest.approx((1 + 1 / np.log2(4)) / best)
+
+
+def test_metrics_are_nan_when_nothing_was_ranked(random_log):
+    empty = np.empty(0, np.int64)
+    assert np.isnan(metrics_of(random_log, empty, empty).ndcg_at_10)

@@ -2,76 +2,194 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from ebbtide.cli.console import console, counting_progress
 
+if TYPE_CHECKING:
+    from ebbtide.train.bundle import InterestBundle
+    from ebbtide.train.evaluation.evaluate import Run
+    from ebbtide.train.evaluation.report import Rival
+    from ebbtide.train.evaluation.testset import TestSet
+
+
+class Popularity(str, Enum):
+    """Which popularity prior a prediction sees."""
+
+    updated = "updated"
+    frozen = "frozen"
+
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="Bundle written by `ebbtide train --holdout ...`.")],
-    min_item_events: Annotated[
-        int, typer.Option(help="Rank only items with at least this many events in the whole log.")
-    ] = 0,
+    popularity: Annotated[
+        Popularity,
+        typer.Option(
+            help="updated: counts of all events strictly before each prediction, recounted as they happen; "
+            "frozen: as training left them."
+        ),
+    ] = Popularity.updated,
+    repeats: Annotated[
+        bool | None,
+        typer.Option(
+            "--repeats/--no-repeats",
+            help="Whether items that a person had before may be in the lists. As trained unless given.",
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another bundle of the same data and holdout, or a predictions file of any recommender: "
+            "the paired difference is tested."
+        ),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write every ranked list here (Parquet: user, time, rank, item, score, is_relevant, relevant_items)."
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write report.md, report.json and plots into this folder.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the metrics here, too.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the intervals and tests.")] = 0,
 ) -> None:
-    """Rank the whole catalog before each held-out event and report where the next item stood.
+    """Rank the whole catalog before each held-out instant and report how well what came next was ranked.
 
-    Popularity counts are kept up to date (each prediction sees all events strictly before it, as after a refresh); the
-    model itself is not trained again. Metrics are averaged within each person, then over persons.
+    What was held out was said at training (`--holdout time:0.2`, `time:2024-03-01` or `leave-last-out`). Everything a
+    person did at one time is predicted together, from all that came strictly before, with no retraining; people who are
+    new since then count from their second instant on. Metrics are averaged within each person, then over people; the
+    95 % interval is that of a bootstrap over people.
+
+    An item that a person had before and takes again counts as missed where seen items are left out: train with
+    `--repeats`, or evaluate with it, where people take things again (groceries, songs).
 
     **Example**
 
-    ebbtide train ... --holdout leave-last-out --out artifacts/held-out && ebbtide evaluate artifacts/held-out
+    ebbtide train ... --holdout time:0.2 --out artifacts/held-out
+
+    ebbtide evaluate artifacts/held-out --report artifacts/report --predictions artifacts/lists.parquet
+
+    Is decay worth it? ebbtide evaluate artifacts/held-out --against artifacts/held-out-no-decay
     """
     with console.status("Loading the bundle"):
-        import numpy as np
-
         from ebbtide.train.bundle import InterestBundle
         from ebbtide.train.errors import DataError
-        from ebbtide.train.evaluation import held_out, metrics_of, target_ranks
+        from ebbtide.train.evaluation.lists import write_predictions
+        from ebbtide.train.evaluation.report import as_json, write_json, write_report
+        from ebbtide.train.evaluation.testset import TestSet
         from ebbtide.train.stage import read_data
-        from ebbtide.train.trainer import prior_snapshots
-        from ebbtide.train.windows import LogTensors
 
         loaded = InterestBundle.load(bundle)
+        holdout = loaded.config.data.holdout
+        if holdout == "none":
+            raise DataError(
+                f"{bundle}: holdout: got 'none', so training saw every event; train again with --holdout time:0.2 (the "
+                "last fifth of the log) or --holdout leave-last-out"
+            )
         data = read_data(loaded.config.data)
-        log = data.log
-        targets = held_out(log, loaded.config.data.holdout)
-    if not targets.any():
-        raise DataError(f"{bundle}: nothing was held out: train with --holdout leave-last-out or --holdout time:0.1")
-    candidates = np.bincount(log.item, minlength=len(data.catalog)) >= min_item_events
-    with counting_progress() as progress:
-        task = progress.add_task("Ranking", total=int(targets.sum()))
-        events, ranks = target_ranks(
-            loaded.model,
-            log,
-            LogTensors.of(log, loaded.config.model.session_gap_ms),
-            targets,
-            prior_snapshots(log, len(data.catalog), loaded.config.model),
-            candidates,
-            lambda done: progress.advance(task, done),
-        )
-    metrics = metrics_of(log, events, ranks)
-    table = Table(
-        title=f"{loaded.config.data.holdout}, {int(candidates.sum()):,} items ranked, {metrics.persons:,} persons, "
-        f"{metrics.events:,} events",
-        title_justify="left",
-    )
-    for heading in ("NDCG@10", "hit rate@10", "MRR"):
-        table.add_column(heading, justify="right")
-    table.add_row(f"{metrics.ndcg_at_10:.4f}", f"{metrics.hit_rate_at_10:.4f}", f"{metrics.mrr:.4f}")
-    console.print(table)
+        test = TestSet.of(data.log, data.catalog, holdout)
+    run = _run(loaded, test, "Ranking", popularity, repeats, seed)
+    rival = None if against is None else _rival(against, run, popularity, repeats, seed)
+    _print(run, popularity, rival)
+    if predictions is not None:
+        write_predictions(predictions, run.lists, test.log, test.instants, test.relevance, test.catalog)
+        console.print(f"[green]✓[/green] ranked lists in {escape(str(predictions))}")
     if json_file is not None:
-        report = {
-            "fingerprint": loaded.fingerprint,
-            "holdout": loaded.config.data.holdout,
-            "items_ranked": int(candidates.sum()),
-            **asdict(metrics),
-        }
-        json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(json_file, as_json(run, popularity.value, rival))
+    if report is not None:
+        with console.status("Drawing"):
+            written = write_report(report, run, popularity.value, rival)
+        console.print(f"[green]✓[/green] report: {escape(', '.join(map(str, written)))}")
+
+
+def _run(
+    bundle: InterestBundle, test: TestSet, what: str, popularity: Popularity, repeats: bool | None, seed: int
+) -> Run:
+    from ebbtide.train.evaluation.evaluate import evaluate_bundle
+
+    with counting_progress() as progress:
+        task = progress.add_task(what, total=len(test.instants))
+
+        def ranked(instants: int) -> None:
+            progress.advance(task, instants)
+            if progress.finished:
+                progress.update(task, description="Measuring")
+
+        return evaluate_bundle(
+            bundle,
+            test,
+            frozen=popularity is Popularity.frozen,
+            repeats=repeats,
+            seed=seed,
+            progress=ranked,
+        )
+
+
+def _rival(path: Path, ours: Run, popularity: Popularity, repeats: bool | None, seed: int) -> Rival:
+    """A bundle where the path is a folder, a predictions file elsewhere."""
+    from ebbtide.train.bundle import InterestBundle
+    from ebbtide.train.evaluation.evaluate import check_comparable, compare, evaluate_file
+    from ebbtide.train.evaluation.report import Rival
+    from ebbtide.train.evaluation.testset import TestSet
+    from ebbtide.train.stage import read_data
+
+    if not path.is_dir():
+        evaluation = evaluate_file(path, ours, seed)
+        return Rival(path.name, evaluation, compare(ours.evaluation, evaluation, seed))
+    theirs = InterestBundle.load(path)
+    check_comparable(ours.bundle, theirs, path)
+    # The other bundle may weigh events by another column.
+    data = read_data(theirs.config.data)
+    test = TestSet.of(data.log, data.catalog, theirs.config.data.holdout)
+    evaluation = _run(theirs, test, f"Ranking with {path.name}", popularity, repeats, seed).evaluation
+    return Rival(f"{path.name} ({theirs.fingerprint})", evaluation, compare(ours.evaluation, evaluation, seed))
+
+
+def _print(run: Run, popularity: Popularity, rival: Rival | None) -> None:
+    from ebbtide.train.evaluation.accuracy import CUT_OFFS
+    from ebbtide.train.evaluation.report import BEYOND, HEADINGS, NOT_APPLICABLE, protocol_line
+
+    measured = run.evaluation
+    console.print(
+        f"{protocol_line(run, popularity.value)}: {measured.persons:,} people, {measured.instants:,} instants, "
+        f"{measured.events:,} relevant items"
+    )
+    table = Table()
+    for heading in ("", "@5", "@10", "95 % of @10", "@20"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, heading in HEADINGS.items():
+        five, ten, twenty = (measured.metrics[f"{name}_at_{cut}"] for cut in CUT_OFFS)
+        table.add_row(
+            *(heading, f"{five.mean:.4f}", f"[bold]{ten.mean:.4f}[/bold]"),
+            *(f"{ten.low:.4f} to {ten.high:.4f}", f"{twenty.mean:.4f}"),
+        )
+    console.print(table)
+    for name, heading in BEYOND.items():
+        console.print(f"{heading} (first ten): {getattr(measured.beyond, name):.4g}")
+    console.print(f"RMSE, MAE: {NOT_APPLICABLE}")
+    ndcg = measured.metrics["ndcg_at_10"]
+    console.print(f"[green]✓[/green] NDCG@10 {ndcg.mean:.4f}, 95 % {ndcg.low:.4f} to {ndcg.high:.4f}")
+    if rival is None:
+        return
+    table = Table(title=f"Against {escape(rival.name)}, paired over people", title_justify="left")
+    for heading in ("", "ours", "theirs", "difference", "95 %", "p"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name in ("ndcg_at_10", "recall_at_10", "mrr_at_10", "hit_rate_at_10"):
+        found = rival.differences[name]
+        table.add_row(
+            f"{HEADINGS[name.removesuffix('_at_10')]}@10",
+            f"{measured.metrics[name].mean:.4f}",
+            f"{rival.evaluation.metrics[name].mean:.4f}",
+            f"{found.mean:+.4f}",
+            f"{found.low:+.4f} to {found.high:+.4f}",
+            f"{found.p_value:.3f}",
+        )
+    console.print(table)

@@ -43,7 +43,7 @@ def command(
     ] = "packaged",
     holdout: Annotated[
         str,
-        typer.Option(help="Events kept for `ebbtide evaluate`: none, leave-last-out, or time:F (the last share F)."),
+        typer.Option(help="Kept for `ebbtide evaluate`: none, leave-last-out, time:F (the last share F) or time:DATE."),
     ] = "none",
     dimensions: Annotated[int, typer.Option(help="Interest dimensions.")] = 64,
     decay: Annotated[

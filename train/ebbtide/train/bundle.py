@@ -65,7 +65,7 @@ class DataReference(BaseModel):
     title_template: str | None
     max_bad_rows: float
     holdout: str
-    """``none``, ``leave-last-out`` or ``time:F``."""
+    """``none``, ``leave-last-out``, ``time:F`` or ``time:DATE``."""
 
 
 class BundleConfig(BaseModel):

@@ -30,6 +30,8 @@ class ReferenceScores:
     alpha: float
     """Its mean, where it is one per dimension."""
     events: int
+    interest: npt.NDArray[np.float64]
+    """w, ``[d]``."""
 
 
 def score_request(
@@ -69,7 +71,7 @@ def score_request(
     seen = model.config.exclude_seen if exclude_seen is None else exclude_seen
     for index in [*exclude, *(item if seen else ())]:
         scores[index] = -math.inf
-    return ReferenceScores(scores.numpy(), float(used.mean()), len(time_ms))
+    return ReferenceScores(scores.numpy(), float(used.mean()), len(time_ms), interest.numpy())
 
 
 def _interest(

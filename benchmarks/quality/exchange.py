@@ -1,0 +1,68 @@
+"""Hands a split to the environment of the library models and reads back their lists; Parquet and JSON both ways."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from benchmarks.quality.split import Split
+from ebbtide.train.evaluation.lists import RankedLists, read_predictions
+
+Settings = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One fit of a library model."""
+
+    lists: RankedLists
+    train_s: float
+
+
+def library_lists(python: Path, folder: Path, split: Split, model: str, settings: list[Settings]) -> list[Fitted]:
+    """Fits a library model once for each settings on the training events, and ranks before every instant.
+
+    Args:
+        python: Of the environment of requirements.txt.
+        folder: For the files, which are written anew.
+        split: Protocol.
+        model: Its name in library.py.
+        settings: Of each fit.
+
+    Raises:
+        subprocess.CalledProcessError: The library model failed; its own message stands on standard error.
+    """
+    test = split.test
+    users = pl.Series(test.log.users, dtype=pl.String)
+    ids = pl.Series(test.catalog.item_id, dtype=pl.String)
+    folder.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame(
+        {
+            "user": users.gather(test.log.user),
+            "item": ids.gather(test.log.item),
+            "time": test.log.time_ms,
+            "training": split.training,
+        }
+    ).write_parquet(folder / "events.parquet")
+    pl.DataFrame({"user": users.gather(test.owner), "time": test.log.time_ms[test.instants.head]}).write_parquet(
+        folder / "instants.parquet"
+    )
+    job = {"model": model, "settings": settings, "repeats": split.repeats}
+    (folder / "job.json").write_text(json.dumps(job))
+    # implicit has threads of its own and is slowed down by those of BLAS; the libraries' warnings are not the reader's.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    script = Path(__file__).parent / "library.py"
+    subprocess.run([str(python), str(script), str(folder)], check=True, env=environment)
+    seconds = json.loads((folder / "seconds.json").read_text())
+    return [
+        Fitted(
+            read_predictions(folder / f"lists-{number}.parquet", test.log, test.instants, test.catalog),
+            float(seconds[number]),
+        )
+        for number in range(len(settings))
+    ]

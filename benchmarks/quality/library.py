@@ -1,0 +1,231 @@
+"""Fits library models on an exchange folder and writes their lists; runs in the environment of requirements.txt.
+
+    python benchmarks/quality/library.py FOLDER
+
+``events.parquet`` holds ``user``, ``item``, ``time`` (Unix ms) and ``training``; ``instants.parquet`` ``user`` and
+``time`` of each instant to predict; ``job.json`` the model, its settings (a list) and whether seen items may be ranked.
+Writes a predictions file for each settings, ``lists-0.parquet`` and so on, and the fits' seconds, ``seconds.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+LENGTH = 20
+SESSION = 100
+"""Newest events of a person that the sequential models read."""
+FULL_SOFTMAX_ITEMS = 20_000
+"""A softmax over more items does not fit common machines; 256 drawn negatives stand in for the rest."""
+SEED = 0
+
+
+class Job:
+    """An exchange folder, read."""
+
+    def __init__(self, folder: Path) -> None:
+        events = pd.read_parquet(folder / "events.parquet")
+        self.instants = pd.read_parquet(folder / "instants.parquet")
+        self.settings: dict[str, Any] = json.loads((folder / "job.json").read_text())
+        self.repeats = bool(self.settings["repeats"])
+        self.events = events
+        self.training = events[events["training"]]
+        self.item_ids = np.sort(self.training["item"].unique())
+        self.user_ids = np.sort(self.training["user"].unique())
+        known = events[events["item"].isin(self.item_ids)]
+        self.past = self._past(known)
+        popular = self.training["item"].value_counts(sort=True)
+        self.popular = np.searchsorted(self.item_ids, popular.index.to_numpy())
+
+    def _past(self, known: pd.DataFrame) -> list[np.ndarray[Any, Any]]:
+        """Columns of the known items of each instant's past, oldest first."""
+        groups = dict(iter(known.groupby("user", sort=False)))
+        past = []
+        for user, moment in zip(self.instants["user"], self.instants["time"], strict=True):
+            group = groups.get(user)
+            items = [] if group is None else group["item"].to_numpy()[: np.searchsorted(group["time"], moment)]
+            past.append(np.searchsorted(self.item_ids, items))
+        return past
+
+    def training_matrix(self) -> csr_matrix:
+        """Who had what, ones."""
+        pairs = self.training[["user", "item"]].drop_duplicates()
+        rows = np.searchsorted(self.user_ids, pairs["user"])
+        columns = np.searchsorted(self.item_ids, pairs["item"])
+        ones = np.ones(len(pairs), dtype=np.float32)
+        return csr_matrix((ones, (rows, columns)), shape=(len(self.user_ids), len(self.item_ids)))
+
+    def past_matrix(self) -> csr_matrix:
+        """What each instant's person had before it, ones."""
+        columns = [np.unique(items) for items in self.past]
+        rows = np.repeat(np.arange(len(columns)), [len(items) for items in columns])
+        flat = np.concatenate(columns).astype(np.int64)
+        ones = np.ones(len(flat), dtype=np.float32)
+        return csr_matrix((ones, (rows, flat)), shape=(len(columns), len(self.item_ids)))
+
+    def filled(self, found: dict[int, list[int]]) -> list[list[int]]:
+        """Lists of 20 columns for every instant: what was found, then the most popular that are not in it."""
+        lists = []
+        for case, past in enumerate(self.past):
+            items = [item for item in found.get(case, []) if item >= 0][:LENGTH]
+            taken = set(items) | (set() if self.repeats else set(past.tolist()))
+            for item in self.popular.tolist():
+                if len(items) == LENGTH:
+                    break
+                if item not in taken:
+                    items.append(item)
+                    taken.add(item)
+            lists.append(items)
+        return lists
+
+
+def ials(job: Job, factors: int, regularization: float, alpha: float, iterations: int) -> Callable[[], dict[int, Any]]:
+    """Implicit ALS (Hu et al., ICDM 2008); the person is folded in anew before every instant."""
+    from implicit.als import AlternatingLeastSquares
+
+    model = AlternatingLeastSquares(
+        factors=factors, regularization=regularization, alpha=alpha, iterations=iterations, random_state=SEED
+    )
+    model.fit(job.training_matrix(), show_progress=False)
+
+    def recommend() -> dict[int, Any]:
+        past = job.past_matrix()
+        ids, scores = model.recommend(
+            np.arange(past.shape[0]), past, N=LENGTH, filter_already_liked_items=not job.repeats, recalculate_user=True
+        )
+        return _without_filtered(ids, scores)
+
+    return recommend
+
+
+def bpr(job: Job, factors: int, learning_rate: float, regularization: float, iterations: int) -> Callable[[], Any]:
+    """BPR matrix factorisation (Rendle et al., UAI 2009); it has nothing for new people but popularity."""
+    from implicit.bpr import BayesianPersonalizedRanking
+
+    model = BayesianPersonalizedRanking(
+        factors=factors,
+        learning_rate=learning_rate,
+        regularization=regularization,
+        iterations=iterations,
+        random_state=SEED,
+    )
+    model.fit(job.training_matrix(), show_progress=False)
+
+    def recommend() -> dict[int, Any]:
+        place = np.searchsorted(job.user_ids, job.instants["user"])
+        inside = np.minimum(place, len(job.user_ids) - 1)
+        cases = np.flatnonzero(job.user_ids[inside] == job.instants["user"].to_numpy())
+        past = job.past_matrix()[cases]
+        ids, scores = model.recommend(inside[cases], past, N=LENGTH, filter_already_liked_items=not job.repeats)
+        found = _without_filtered(ids, scores)
+        return {int(cases[row]): items for row, items in found.items()}
+
+    return recommend
+
+
+def _without_filtered(ids: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> dict[int, list[int]]:
+    """Implicit marks what it filtered by the lowest float."""
+    lowest = np.finfo(np.float32).min
+    return {row: ids[row][scores[row] > lowest].tolist() for row in range(ids.shape[0])}
+
+
+def sasrec(job: Job, **settings: Any) -> Callable[[], dict[int, Any]]:  # noqa: ANN401 - settings of the library
+    """SASRec (Kang and McAuley, ICDM 2018), RecTools."""
+    from rectools.models import SASRecModel
+
+    return _sequential(job, SASRecModel, settings)
+
+
+def bert4rec(job: Job, **settings: Any) -> Callable[[], dict[int, Any]]:  # noqa: ANN401 - settings of the library
+    """BERT4Rec (Sun et al., CIKM 2019), RecTools."""
+    from rectools.models import BERT4RecModel
+
+    return _sequential(job, BERT4RecModel, settings)
+
+
+def _sequential(job: Job, kind: Any, settings: dict[str, Any]) -> Callable[[], dict[int, Any]]:  # noqa: ANN401
+    from pytorch_lightning import seed_everything
+    from rectools import Columns
+    from rectools.dataset import Dataset
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    seed_everything(SEED, verbose=False)
+
+    def dataset(frame: pd.DataFrame) -> Any:  # noqa: ANN401
+        return Dataset.construct(frame.assign(**{Columns.Weight: 1.0}))
+
+    columns = {"user": Columns.User, "item": Columns.Item, "time": Columns.Datetime}
+    training = job.training[["user", "item", "time"]].rename(columns=columns)
+    training[Columns.Datetime] = pd.to_datetime(training[Columns.Datetime], unit="ms")
+    full = len(job.item_ids) <= FULL_SOFTMAX_ITEMS
+    loss = {"loss": "softmax"} if full else {"loss": "sampled_softmax", "n_negatives": 256}
+    model = kind(session_max_len=SESSION, deterministic=True, verbose=0, **loss, **settings)
+    model.fit(dataset(training))
+
+    def recommend() -> dict[int, Any]:
+        # Every instant is a person of its own, whose events are those before it.
+        newest = [past[-SESSION:] if job.repeats else past for past in job.past]
+        counts = [len(past) for past in newest]
+        case = np.repeat(np.arange(len(newest)), counts)
+        place = np.concatenate([np.arange(count) for count in counts])
+        frame = pd.DataFrame(
+            {
+                Columns.User: case,
+                Columns.Item: job.item_ids[np.concatenate(newest)],
+                Columns.Datetime: pd.to_datetime(place, unit="s"),
+            }
+        )
+        found = model.recommend(
+            users=np.unique(case),
+            dataset=dataset(frame),
+            k=LENGTH,
+            filter_viewed=not job.repeats,
+            on_unsupported_targets="ignore",
+        )
+        found = found.assign(column=np.searchsorted(job.item_ids, found[Columns.Item]))
+        lists: dict[int, Any] = found.groupby(Columns.User, sort=False)["column"].agg(list).to_dict()
+        return lists
+
+    return recommend
+
+
+MODELS: dict[str, Callable[..., Callable[[], dict[int, Any]]]] = {
+    "ials": ials,
+    "bpr": bpr,
+    "sasrec": sasrec,
+    "bert4rec": bert4rec,
+}
+
+
+def main(folder: Path) -> None:
+    """Fits and ranks once for every settings of the job."""
+    job = Job(folder)
+    seconds = []
+    for number, settings in enumerate(job.settings["settings"]):
+        began = time.monotonic()
+        recommend = MODELS[job.settings["model"]](job, **settings)
+        seconds.append(time.monotonic() - began)
+        lists = job.filled(recommend())
+        counts = [len(items) for items in lists]
+        pd.DataFrame(
+            {
+                "user": np.repeat(job.instants["user"].to_numpy(), counts),
+                "time": np.repeat(job.instants["time"].to_numpy(), counts),
+                "rank": np.concatenate([np.arange(1, count + 1) for count in counts]),
+                "item": job.item_ids[np.concatenate(lists)],
+            }
+        ).to_parquet(folder / f"lists-{number}.parquet", index=False)
+    (folder / "seconds.json").write_text(json.dumps(seconds))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,97 @@
+"""Item-to-item models with one weight for each pair of items: EASE, and item kNN whose history decays."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+
+from benchmarks.quality.split import Floats, Ints, Split, rank
+from ebbtide.interest.events import MS_PER_DAY
+from ebbtide.train.evaluation.lists import RankedLists
+
+MAX_ITEMS = 8000
+"""The most frequent items of the training events; a dense matrix of all pairs of more does not fit common machines."""
+
+
+def ease(split: Split, *, regularisation: float, half_life_days: float = math.inf) -> RankedLists:
+    """EASE^R (Steck, WWW 2019, eq. 8): the closed-form item-to-item regression without self-weights.
+
+    Args:
+        split: Protocol.
+        regularisation: Added to the diagonal of the co-occurrence matrix.
+        half_life_days: Decay of the events that a prediction starts from; infinity for the plain model.
+    """
+    kept, gram = _cooccurrence(split)
+    inverse = np.linalg.inv(gram + np.float32(regularisation) * np.eye(gram.shape[0], dtype=np.float32))
+    weights = inverse / -np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    return _rank(split, kept, weights, half_life_days)
+
+
+def decayed_neighbours(split: Split, *, half_life_days: float, shrinkage: float, neighbours: int) -> RankedLists:
+    """Item kNN, each event of the past weighing 2 ** (-age / half-life) (after Ding and Li, CIKM 2005).
+
+    Args:
+        split: Protocol.
+        half_life_days: Of the events that a prediction starts from.
+        shrinkage: Added under the cosine's fraction, so that pairs of rare items do not count as sure.
+        neighbours: Of each item.
+    """
+    kept, gram = _cooccurrence(split)
+    norms = np.sqrt(np.diag(gram))
+    similarity = gram / (np.outer(norms, norms) + np.float32(shrinkage))
+    if not split.repeats:
+        np.fill_diagonal(similarity, 0)
+    if neighbours < similarity.shape[0]:
+        border = np.partition(similarity, -neighbours, axis=1)[:, -neighbours, None]
+        similarity[similarity < border] = 0
+    return _rank(split, kept, similarity, half_life_days)
+
+
+@lru_cache(maxsize=1)
+def _cooccurrence(split: Split) -> tuple[Ints, Floats]:
+    """The kept items, and how many people had each pair of them, ``[M, M]``."""
+    log, training = split.test.log, split.training
+    counts = np.bincount(log.item[training], minlength=len(split.test.catalog))
+    kept = np.sort(np.argsort(-counts, kind="stable")[: min(MAX_ITEMS, int((counts > 0).sum()))])
+    column = np.full(counts.shape[0], -1)
+    column[kept] = np.arange(kept.shape[0])
+    pairs = np.unique(np.stack([log.user[training], column[log.item[training]]], axis=1), axis=0)
+    pairs = pairs[pairs[:, 1] >= 0]
+    ones = np.ones(pairs.shape[0], dtype=np.float32)
+    had = csr_matrix((ones, (pairs[:, 0], pairs[:, 1])), shape=(len(log.users), kept.shape[0]))
+    return kept, np.asarray((had.T @ had).toarray(), dtype=np.float32)
+
+
+def _rank(split: Split, kept: Ints, weights: npt.NDArray[np.float32], half_life_days: float) -> RankedLists:
+    """Scores are the decayed past times the weights; items that were not kept stand below all others."""
+    test = split.test
+    column = np.full(len(test.catalog), -1)
+    column[kept] = np.arange(kept.shape[0])
+
+    def score(cases: Ints) -> Floats:
+        rows: list[int] = []
+        columns: list[int] = []
+        values: list[float] = []
+        for row, case in enumerate(cases.tolist()):
+            past = split.history(case)
+            place = column[test.log.item[past]]
+            age_days = (test.log.time_ms[test.instants.head[case]] - test.log.time_ms[past]) / MS_PER_DAY
+            # An item had several times counts by its newest event: the later entry overwrites.
+            newest = dict(zip(place.tolist(), np.exp2(-age_days / half_life_days).tolist(), strict=True))
+            newest.pop(-1, None)
+            rows += [row] * len(newest)
+            columns += newest.keys()
+            values += newest.values()
+        shape = (cases.shape[0], kept.shape[0])
+        past_matrix = csr_matrix((np.asarray(values, dtype=np.float32), (rows, columns)), shape=shape)
+        found = np.asarray(past_matrix @ weights, dtype=np.float32)
+        scores = np.full((cases.shape[0], len(test.catalog)), found.min(initial=0) - 1, dtype=np.float32)
+        scores[:, kept] = found
+        return scores
+
+    return rank(split, score)

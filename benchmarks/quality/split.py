@@ -1,0 +1,98 @@
+"""One protocol for every model: tuned on T1..T2 after fitting before T1, tested after T2 after fitting before T2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ebbtide.train.catalog import Catalog
+from ebbtide.train.evaluation import after_time, held_out
+from ebbtide.train.evaluation.accuracy import accuracy, person_means
+from ebbtide.train.evaluation.lists import LENGTH, NO_ITEM, RankedLists
+from ebbtide.train.evaluation.testset import TestSet
+from ebbtide.train.events import EventLog
+
+VALIDATION_FRACTION = 0.1
+"""Of the events before T2, by time: what the trainer of ours takes for early stopping, too."""
+_SCORES_PER_BATCH = 1 << 25
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+Scorer = Callable[[Ints], Floats]
+"""Scores ``[K, N]`` of some of the instants, given by their numbers; called in the order of their times."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A test set with the policy on items already had; compares by identity, so that work on it can be cached."""
+
+    test: TestSet
+    repeats: bool
+
+    @property
+    def training(self) -> npt.NDArray[np.bool_]:
+        """``[n]``, what a model may be fitted on."""
+        return ~self.test.is_test
+
+    @property
+    def training_end_ms(self) -> int:
+        """The border: the time of the first test event."""
+        return int(self.test.log.time_ms[self.test.is_test].min())
+
+    def history(self, case: int) -> slice:
+        """Log indices of what came strictly before an instant."""
+        return slice(int(self.test.log.start[self.test.owner[case]]), int(self.test.instants.head[case]))
+
+
+def splits(log: EventLog, catalog: Catalog, holdout: str, repeats: bool) -> tuple[Split, Split]:
+    """The split to tune on, which knows no event after T2, and the split to test on."""
+    test = held_out(log, holdout)
+    before = events_of(log, ~test)
+    validation = after_time(before, VALIDATION_FRACTION)
+    return (
+        Split(TestSet.where(before, catalog, validation), repeats),
+        Split(TestSet.where(log, catalog, test), repeats),
+    )
+
+
+def events_of(log: EventLog, keep: npt.NDArray[np.bool_]) -> EventLog:
+    """The log of some events; people who have none of them are left out."""
+    counts = np.bincount(log.user[keep], minlength=len(log.users))
+    present = counts > 0
+    return EventLog(
+        users=[user for user, here in zip(log.users, present.tolist(), strict=True) if here],
+        start=np.concatenate([[0], np.cumsum(counts[present])]).astype(np.int64),
+        item=log.item[keep],
+        time_ms=log.time_ms[keep],
+        weight=log.weight[keep],
+    )
+
+
+def rank(split: Split, scorer: Scorer) -> RankedLists:
+    """The best items of a scorer before every instant, with what was had left out where the policy says so."""
+    test = split.test
+    item = np.full((len(test.instants), LENGTH), NO_ITEM, dtype=np.int64)
+    score = np.full((len(test.instants), LENGTH), -np.inf, dtype=np.float32)
+    order = np.argsort(test.log.time_ms[test.instants.head], kind="stable")
+    rows = max(_SCORES_PER_BATCH // len(test.catalog), 1)
+    for start in range(0, order.shape[0], rows):
+        cases = order[start : start + rows]
+        scores = scorer(cases)
+        if not split.repeats:
+            for row, case in enumerate(cases.tolist()):
+                scores[row, test.log.item[split.history(case)]] = -np.inf
+        best = torch.topk(torch.from_numpy(scores), min(LENGTH, scores.shape[1]))
+        values = best.values.numpy()
+        item[cases, : values.shape[1]] = np.where(np.isfinite(values), best.indices.numpy(), NO_ITEM)
+        score[cases, : values.shape[1]] = values
+    return RankedLists(item, score)
+
+
+def ndcg_at_10(split: Split, lists: RankedLists) -> float:
+    """What every model is tuned on."""
+    return float(person_means(split.test.owner, accuracy(lists, split.test.relevance)["ndcg_at_10"]).mean())

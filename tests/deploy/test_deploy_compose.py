@@ -1,0 +1,120 @@
+"""The compose files against the compose specification, the image, and the files that they mount."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from compose_spec import PyCompose
+
+from ebbtide.interest import contract
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deploy" / "compose"
+FILES = sorted(path.name for path in FOLDER.glob("docker-compose*.yaml"))
+VARIABLE = re.compile(r"\$\{(?P<name>\w+):-(?P<default>[^}]*)\}")
+UNITS = {"m": 2**20, "g": 2**30}
+
+
+def interpolated(name: str) -> str:
+    """A file with every variable at its default, as compose reads it where none is set."""
+    return VARIABLE.sub(lambda match: match["default"], (FOLDER / name).read_text(encoding="utf-8"))
+
+
+def size(text: str) -> int:
+    return int(text[:-1]) * UNITS[text[-1]]
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict]:
+    return yaml.safe_load(interpolated("docker-compose.yaml"))["services"]
+
+
+def test_compose_has_two_files_when_listed():
+    assert FILES == ["docker-compose.gpu.yaml", "docker-compose.yaml"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_compose_file_fits_the_specification_when_parsed(name):
+    text = interpolated(name)
+    assert "$" not in text
+    assert "triton" in PyCompose.from_yaml(text).service_names()
+
+
+def test_misspelt_key_is_refused_when_parsed():
+    with pytest.raises(ValueError, match="read_onl"):
+        PyCompose.from_yaml(interpolated("docker-compose.yaml").replace("read_only", "read_onl"))
+
+
+def test_gpu_file_changes_known_services_when_merged(services):
+    added = yaml.safe_load(interpolated("docker-compose.gpu.yaml"))["services"]
+    assert added.keys() <= services.keys()
+    (device,) = added["triton"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+
+
+def test_ports_are_published_on_loopback_alone_when_started(services, image):
+    for service in services.values():
+        for port in service["ports"]:
+            assert port.startswith("127.0.0.1:")
+    inside = [port.rpartition(":")[2] for port in services["triton"]["ports"]]
+    assert inside == image.only("EXPOSE").split()
+
+
+def test_repository_is_mounted_read_only_where_the_image_looks_when_started(services, image):
+    (mount,) = services["triton"]["volumes"]
+    assert mount["target"] == image.option("model-repository")
+    assert mount["read_only"] is True
+    assert mount["bind"]["create_host_path"] is False
+    assert (FOLDER / mount["source"]).resolve() == ROOT / "artifacts" / "repository"
+
+
+def test_mounted_files_exist_when_started(services):
+    for volume in services["prometheus"]["volumes"]:
+        source = volume.partition(":")[0]
+        if source.startswith("."):
+            assert (FOLDER / source).is_file()
+
+
+def test_server_is_the_image_with_its_own_options_when_started(services, image):
+    triton = services["triton"]
+    assert "command" not in triton
+    assert "entrypoint" not in triton
+    assert "healthcheck" not in triton
+    assert (FOLDER / triton["build"]["context"] / "Dockerfile").is_file()
+    assert triton["image"].endswith(f":{image.argument('TRITON_RELEASE')}")
+
+
+def test_container_outlives_requests_under_way_when_it_is_stopped(services, image):
+    grace_s = int(services["triton"]["stop_grace_period"].removesuffix("s"))
+    assert grace_s > int(image.option("exit-timeout-secs"))
+
+
+def test_shared_memory_holds_every_python_model_when_it_grows(services, image):
+    models = sum(model.kind is contract.Kind.PYTHON for model in contract.MODELS.values())
+    assert size(services["triton"]["shm_size"]) >= 4 * models * image.backend_option("shm-default-byte-size")
+
+
+def test_services_have_few_rights_and_limits_when_started(services):
+    for service in services.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert "no-new-privileges:true" in service["security_opt"]
+        assert {"cpus", "memory", "pids"} <= service["deploy"]["resources"]["limits"].keys()
+
+
+def test_prometheus_scrapes_the_server_and_loads_the_rules_when_started(services, image):
+    config = yaml.safe_load((FOLDER / "prometheus.yaml").read_text(encoding="utf-8"))
+    (job,) = config["scrape_configs"]
+    ((target,),) = [entry["targets"] for entry in job["static_configs"]]
+    host, _, port = target.partition(":")
+    assert host in services
+    assert port == image.only("EXPOSE").split()[-1]
+    mounted = {volume.split(":")[1] for volume in services["prometheus"]["volumes"]}
+    assert set(config["rule_files"]) <= mounted
+    assert (
+        f"--config.file={next(path for path in mounted if path.endswith('prometheus.yaml'))}"
+        in (services["prometheus"]["command"])
+    )

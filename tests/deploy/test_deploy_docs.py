@@ -1,0 +1,51 @@
+"""What the guide and the comments name: files, overlays, series and options that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "deployment.md"
+TEXTS = [GUIDE, *sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file())]
+PATH = re.compile(r"(?<![\w/.-])(?:deploy|docs|components)/[\w./-]*\w/?")
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_exist_when_a_text_names_them(text):
+    for name in PATH.findall(text.read_text(encoding="utf-8")):
+        base = ROOT / "deploy" / "kubernetes" if name.startswith("components/") else ROOT
+        assert (base / name).exists(), name
+
+
+def test_guide_names_every_overlay_and_no_other_when_compared():
+    text = GUIDE.read_text(encoding="utf-8")
+    overlays = {path.name for path in (ROOT / "deploy" / "kubernetes" / "overlays").iterdir()}
+    named = set(re.findall(r"`((?:cpu|gpu)(?:-\w+)?)`", text))
+    assert named == overlays
+
+
+def test_guide_names_every_series_and_alert_when_compared():
+    text = GUIDE.read_text(encoding="utf-8")
+    groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yaml").read_text(encoding="utf-8"))["groups"]
+    defined = {rule.get("record") or rule["alert"] for group in groups for rule in group["rules"]}
+    assert set(re.findall(r"`(ebbtide:[\w:]+|Ebbtide[A-Z]\w+)`", text)) == defined
+
+
+def test_guides_options_exist_when_compared_with_the_servers_help(server_options):
+    text = GUIDE.read_text(encoding="utf-8")
+    named = set(re.findall(r"--((?:grpc|http)-[\w-]+)", text))
+    assert named
+    assert named <= server_options.keys()
+
+
+def test_guides_times_are_those_of_the_manifests_when_compared(render, image):
+    text = GUIDE.read_text(encoding="utf-8")
+    pod = render("cpu").pod["spec"]
+    assert f"serves on for {render('cpu').triton['lifecycle']['preStop']['exec']['command'][1]} s" in text
+    assert f"has {image.option('exit-timeout-secs')} s for the requests" in text
+    assert f"kills after {pod['terminationGracePeriodSeconds']} s" in text
+    assert f"ends connections after {int(image.option('grpc-max-connection-age')) // 60_000} minutes" in text

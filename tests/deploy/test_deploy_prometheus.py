@@ -1,0 +1,142 @@
+"""Rules and the autoscaler's metric: they parse, and name series that a real server has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import promql_parser
+import pytest
+import yaml
+
+from ebbtide.client import InterestClient, event
+from ebbtide.interest import contract
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+GROUPS = yaml.safe_load((DEPLOY / "prometheus" / "rules.yaml").read_text(encoding="utf-8"))["groups"]
+RULES = [rule for group in GROUPS for rule in group["rules"]]
+RECORDED = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
+SERIES = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>[^}]*)\})? \S+$", re.MULTILINE)
+
+
+def rule_name(rule: dict) -> str:
+    return rule.get("record") or rule["alert"]
+
+
+def selectors(expression: str) -> Iterator[promql_parser.VectorSelector]:
+    """Every selector of an expression; parsing it is the first check."""
+    found: list[promql_parser.VectorSelector] = []
+
+    def visit(node: promql_parser.Expr) -> None:
+        if isinstance(node, promql_parser.VectorSelector):
+            found.append(node)
+
+    promql_parser.walk(promql_parser.parse(expression), visit)
+    return iter(found)
+
+
+def matches(matcher: promql_parser.Matcher, labels: dict[str, str]) -> bool:
+    value = labels.get(matcher.name, "")
+    operator = str(matcher.op)
+    if operator.endswith("NotEqual"):
+        return value != matcher.value
+    if operator.endswith("Equal"):
+        return value == matcher.value
+    # Prometheus anchors at both ends.
+    found = re.fullmatch(matcher.value, value) is not None
+    return not found if operator.endswith("NotRe") else found
+
+
+@pytest.fixture(scope="module")
+def series(server, fetch, catalog) -> list[tuple[str, dict[str, str]]]:
+    """Name and labels of every sample, after one request."""
+    with InterestClient(server.grpc_url) as client:
+        client.recommend(history=[event(item_id=catalog.item_id[0], time_ms=1_700_000_000_000)], top_n=1)
+    body = fetch("metrics", "/metrics")[1]
+    return [
+        (match["name"], dict(re.findall(r'(\w+)="([^"]*)"', match["labels"] or ""))) for match in SERIES.finditer(body)
+    ]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=rule_name)
+def test_rule_selects_something_when_a_real_server_is_scraped(rule, series):
+    own = [selector for selector in selectors(rule["expr"]) if selector.name not in RECORDED]
+    for selector in own:
+        # Prometheus makes `up` itself.
+        if selector.name == "up":
+            continue
+        found = [labels for name, labels in series if name == selector.name]
+        assert found, f"{selector.name} is no metric of the server"
+        assert any(all(matches(matcher, labels) for matcher in selector.matchers.matchers) for labels in found)
+
+
+def test_rules_read_only_what_is_recorded_before_them_when_one_builds_on_another():
+    seen: set[str] = set()
+    for rule in RULES:
+        used = {selector.name for selector in selectors(rule["expr"])}
+        assert {name for name in used if ":" in name} <= seen, rule_name(rule)
+        if "record" in rule:
+            seen.add(rule["record"])
+
+
+def test_requests_are_counted_at_ensembles_alone_when_rules_name_models():
+    named = {
+        matcher.value
+        for rule in RULES
+        for selector in selectors(rule["expr"])
+        for matcher in selector.matchers.matchers
+        if matcher.name == "model"
+    }
+    (pattern,) = named
+    for model in contract.MODELS.values():
+        assert (re.fullmatch(pattern, model.name) is not None) == (model.kind is contract.Kind.ENSEMBLE), model.name
+        # The name under which `ebbtide deploy` tries a new version.
+        assert re.fullmatch(pattern, f"{model.name}_candidate") is None
+
+
+def test_clients_own_cancellations_are_no_failures_when_the_server_tells_reasons(series):
+    reasons = {labels["reason"] for name, labels in series if name == "nv_inference_request_failure"}
+    excluded = {
+        matcher.value
+        for selector in selectors(RECORDED["ebbtide:failed_ratio:rate5m"])
+        for matcher in selector.matchers.matchers
+        if matcher.name == "reason"
+    }
+    assert excluded < reasons
+
+
+def test_operators_resource_says_the_same_when_compared_with_the_rules_file(rendered):
+    (resource,) = rendered.of_kind("PrometheusRule")
+    assert resource["spec"]["groups"] == GROUPS
+
+
+def test_alerts_have_a_severity_and_a_summary_when_they_fire():
+    for rule in RULES:
+        if "alert" in rule:
+            assert rule["labels"]["severity"] in ("critical", "warning")
+            assert rule["annotations"]["summary"]
+            promql_parser.parse_duration(rule["for"])
+
+
+def test_autoscaler_reads_a_recorded_series_of_each_pod_when_the_adapter_renames_it(rendered):
+    values = yaml.safe_load((DEPLOY / "kubernetes" / "prometheus-adapter-values.yaml").read_text(encoding="utf-8"))
+    (rule,) = values["rules"]["custom"]
+    (autoscaler,) = rendered.of_kind("HorizontalPodAutoscaler")
+    asked = [metric["pods"]["metric"]["name"] for metric in autoscaler["spec"]["metrics"] if metric["type"] == "Pods"]
+    assert asked == [rule["name"]["as"]]
+    (selector,) = selectors(rule["seriesQuery"])
+    assert selector.name in RECORDED
+    # The adapter finds pod and namespace of a sample by these labels, so the recording must keep them.
+    kept = set(re.search(r"sum by \(([^)]*)\)", RECORDED[selector.name])[1].split(", "))
+    assert rule["resources"]["overrides"].keys() <= kept
+    assert {matcher.name for matcher in selector.matchers.matchers} <= kept
+
+
+def test_alert_on_queueing_is_above_the_autoscalers_aim_when_compared(rendered):
+    (autoscaler,) = rendered.of_kind("HorizontalPodAutoscaler")
+    (target,) = [entry["pods"]["target"] for entry in autoscaler["spec"]["metrics"] if entry["type"] == "Pods"]
+    aim_s = int(target["averageValue"].removesuffix("m")) / 1_000
+    (alert,) = [rule for rule in RULES if rule.get("alert") == "EbbtideQueueing"]
+    threshold_s = float(alert["expr"].rpartition(">")[2])
+    assert threshold_s == pytest.approx(2 * aim_s)

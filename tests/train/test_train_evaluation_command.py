@@ -1,0 +1,227 @@
+"""``ebbtide evaluate`` on a real slice: its report, its predictions file, and lists that see nothing of the future."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from ebbtide.cli.app import app
+from ebbtide.train.bundle import DataReference
+from ebbtide.train.catalog import Catalog
+from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.errors import DataError
+from ebbtide.train.evaluation.evaluate import evaluate_bundle
+from ebbtide.train.evaluation.lists import NO_ITEM, rank_instants, read_predictions
+from ebbtide.train.evaluation.scores import frozen_popularity, updated_popularity
+from ebbtide.train.evaluation.testset import TestSet
+from ebbtide.train.events import EventLog
+from ebbtide.train.stage import read_data, train_bundle
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def bundle_of(files, holdout, **model):
+    data = DataReference(
+        events=str(files / "ratings.parquet"),
+        catalog=str(files / "movies.parquet"),
+        user_column="userId",
+        item_column="movieId",
+        time_column="timestamp",
+        weight_column=None,
+        catalog_item_column="movieId",
+        text_template="{title} ({year}). {genres}",
+        title_template=None,
+        max_bad_rows=0.0,
+        holdout=holdout,
+    )
+    training = TrainConfig(epochs=1, refit=False)
+    return train_bundle(data, "packaged", ModelConfig(dimensions=8, **model), training)[0]
+
+
+@pytest.fixture(scope="module")
+def bundles(small_files, tmp_path_factory):
+    """Bundles on disk: with decay, without, and one that held nothing out."""
+    folder = tmp_path_factory.mktemp("bundles")
+    bundle_of(small_files, "time:0.3").save(folder / "decay")
+    bundle_of(small_files, "time:0.3", decay="none", alpha="fixed:0.5").save(folder / "plain")
+    bundle_of(small_files, "none").save(folder / "everything")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_of(small_files):
+    bundle = bundle_of(small_files, "time:0.3")
+    data = read_data(bundle.config.data)
+    test = TestSet.of(data.log, data.catalog, "time:0.3")
+    return evaluate_bundle(bundle, test, frozen=False, repeats=None)
+
+
+def evaluate(*arguments):
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def written(bundles, tmp_path_factory):
+    """What one run of the command wrote, and printed."""
+    folder = tmp_path_factory.mktemp("written")
+    done = evaluate(
+        *(bundles / "decay", "--against", bundles / "plain"),
+        *("--predictions", folder / "lists.parquet", "--report", folder / "report", "--json", folder / "metrics.json"),
+    )
+    assert done.exit_code == 0, done.output
+    return folder, done.output
+
+
+def test_evaluate_prints_metrics_and_the_paired_difference(written):
+    _, output = written
+    for expected in ("NDCG", "Hit rate", "95 % of @10", "not applicable", "popularity updated", "Against plain"):
+        assert expected in output
+
+
+def test_evaluate_writes_a_report_with_every_metric_its_interval_and_plots(written):
+    folder, _ = written
+    report = json.loads((folder / "report" / "report.json").read_text())
+    assert report == json.loads((folder / "metrics.json").read_text())
+    low, high = report["interval_95"]["ndcg_at_10"]
+    assert 0 < low <= report["ndcg_at_10"] <= high <= 1
+    assert 0 < report["coverage_at_10"] <= 1
+    assert report["rmse"] is None
+    assert len(report["learned"]["half_life_days"]) == 8
+    difference = report["against"]["differences"]["ndcg_at_10"]
+    assert difference["mean"] == pytest.approx(report["ndcg_at_10"] - report["against"]["ndcg_at_10"])
+    assert sum(row["instants"] for row in report["breakdowns"]["gap"]["bins"]) == report["instants"]
+    text = (folder / "report" / "report.md").read_text()
+    for plot in ("half_lives.png", "alpha.png", "breakdowns.png"):
+        assert f"({plot})" in text
+        assert (folder / "report" / plot).read_bytes().startswith(PNG)
+
+
+def test_predictions_give_the_reported_metrics_when_scored_by_hand(written):
+    folder, _ = written
+    report = json.loads((folder / "metrics.json").read_text())
+    rows = pl.read_parquet(folder / "lists.parquet")
+    assert rows.columns == ["user", "time", "rank", "item", "score", "is_relevant", "relevant_items"]
+    people = {}
+    for (user, _), places in rows.group_by(["user", "time"]):
+        top = places.filter(pl.col("rank") <= 10)
+        hits = top.filter("is_relevant")["rank"].to_list()
+        relevant = places["relevant_items"][0]
+        best = sum(1 / np.log2(rank + 1) for rank in range(1, min(relevant, 10) + 1))
+        people.setdefault(user, []).append(
+            {
+                "ndcg_at_10": sum(1 / np.log2(rank + 1) for rank in hits) / best,
+                "recall_at_10": len(hits) / relevant,
+                "precision_at_10": len(hits) / 10,
+                "hit_rate_at_10": float(bool(hits)),
+                "mrr_at_10": 1 / min(hits) if hits else 0.0,
+            }
+        )
+    assert len(people) == report["persons"]
+    for name in ("ndcg_at_10", "recall_at_10", "precision_at_10", "hit_rate_at_10", "mrr_at_10"):
+        by_hand = np.mean([np.mean([instant[name] for instant in instants]) for instants in people.values()])
+        assert by_hand == pytest.approx(report[name], abs=1e-6), name
+
+
+def test_relevant_items_of_the_predictions_are_those_of_the_event_log(written, small_files):
+    folder, _ = written
+    rows = pl.read_parquet(folder / "lists.parquet")
+    events = pl.read_parquet(small_files / "ratings.parquet").select(
+        user=pl.col("userId").cast(pl.String),
+        time=pl.from_epoch("timestamp", time_unit="s").cast(pl.Datetime("ms", "UTC")),
+        item=pl.col("movieId").cast(pl.String),
+        came=pl.lit(True),
+    )
+    joined = rows.join(events.unique(), on=["user", "time", "item"], how="left")
+    assert joined["came"].fill_null(False).equals(joined["is_relevant"], check_names=False)
+    counted = events.group_by("user", "time").agg(pl.col("item").n_unique().alias("n"))
+    joined = rows.join(counted, on=["user", "time"])
+    assert (joined["n"] == joined["relevant_items"]).all()
+
+
+def test_evaluate_scores_a_predictions_file_as_it_scored_the_bundle(bundles, written, tmp_path):
+    folder, _ = written
+    done = evaluate(bundles / "decay", "--against", folder / "lists.parquet", "--json", tmp_path / "m.json")
+    assert done.exit_code == 0, done.output
+    differences = json.loads((tmp_path / "m.json").read_text())["against"]["differences"]
+    assert all(found["mean"] == 0 and found["p_value"] == 1 for found in differences.values())
+
+
+def test_evaluate_is_refused_when_nothing_was_held_out(bundles):
+    done = evaluate(bundles / "everything")
+    assert isinstance(done.exception, DataError)
+    assert "--holdout time:0.2" in str(done.exception)
+
+
+def test_evaluate_is_refused_when_the_bundles_are_of_another_split(bundles, small_files, tmp_path):
+    bundle_of(small_files, "leave-last-out").save(tmp_path / "other")
+    done = evaluate(bundles / "decay", "--against", tmp_path / "other")
+    assert isinstance(done.exception, DataError)
+    assert "holdout: got 'leave-last-out'; expected 'time:0.3'" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows.drop("rank"), "no column 'rank'"),
+        (lambda rows: rows.filter(pl.col("user") != rows["user"][0]), "got no list for"),
+        (lambda rows: rows.with_columns(item=pl.lit("nothing")), "expected ids of the catalog"),
+        (lambda rows: rows.with_columns(rank=pl.lit(1)), "same place twice"),
+        (lambda rows: rows.with_columns(item=pl.lit(rows["item"][0])), "same item twice"),
+    ],
+)
+def test_predictions_are_refused_when_they_do_not_fit(written, run_of, tmp_path, change, message):
+    folder, _ = written
+    change(pl.read_parquet(folder / "lists.parquet")).write_parquet(tmp_path / "changed.parquet")
+    with pytest.raises(DataError, match=message):
+        read_predictions(tmp_path / "changed.parquet", run_of.test.log, run_of.test.instants, run_of.test.catalog)
+
+
+def test_evaluate_is_refused_when_the_catalog_has_changed_since_training(run_of):
+    test = run_of.test
+    shorter = Catalog(test.catalog.item_id[1:], test.catalog.text[1:], test.catalog.title[1:])
+    with pytest.raises(DataError, match=r"catalog: got 299 items .* expected the 300"):
+        evaluate_bundle(run_of.bundle, replace(test, catalog=shorter), frozen=False, repeats=None)
+
+
+def lists_on(run, item, repeats=False):
+    """The lists where the log's items are replaced."""
+    log = run.test.log
+    changed = EventLog(log.users, log.start, item, log.time_ms, log.weight)
+    popularity = updated_popularity(changed, run.test.instants.head, len(run.test.catalog), run.bundle.model.config)
+    return rank_instants(run.bundle.model, changed, run.test.instants, popularity, repeats=repeats)[0]
+
+
+def test_lists_see_nothing_of_their_instant_or_later_when_the_future_is_changed(run_of):
+    log, instants = run_of.test.log, run_of.test.instants
+    moment = np.quantile(log.time_ms[instants.head], 0.5, method="lower")
+    item = log.item.copy()
+    later = log.time_ms >= moment
+    item[later] = np.random.default_rng(0).permutation(item[later])
+    assert (item != log.item).any()
+    changed = lists_on(run_of, item)
+    before = log.time_ms[instants.head] <= moment
+    assert np.array_equal(changed.item[before], run_of.lists.item[before])
+    assert not np.array_equal(changed.item[~before], run_of.lists.item[~before])
+
+
+def test_lists_hold_no_seen_item_unless_repeats_are_allowed(run_of):
+    log, instants = run_of.test.log, run_of.test.instants
+    allowed = lists_on(run_of, log.item, repeats=True)
+    repeated = 0
+    for case, head in enumerate(instants.head.tolist()):
+        seen = set(log.item[log.start[run_of.test.owner[case]] : head].tolist())
+        assert not seen & set(run_of.lists.item[case].tolist())
+        repeated += bool(seen & set(allowed.item[case].tolist()))
+    assert repeated > 0
+    assert (allowed.item != NO_ITEM).all()
+
+
+def test_frozen_popularity_is_that_of_the_bundle_at_any_time(run_of):
+    frozen = frozen_popularity(run_of.bundle)
+    assert frozen.index_at(run_of.test.log.time_ms).max() == 0
+    assert np.array_equal(frozen.columns[0], run_of.bundle.prior_columns)
+    other = evaluate_bundle(run_of.bundle, run_of.test, frozen=True, repeats=None)
+    assert not np.array_equal(other.lists.score, run_of.lists.score)

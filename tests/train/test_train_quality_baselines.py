@@ -1,0 +1,123 @@
+"""The recommenders of the quality benchmark against plain counts and sums, on a log small enough for both."""
+
+import importlib
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebbtide.interest.events import MS_PER_DAY
+from ebbtide.train.catalog import Catalog
+from ebbtide.train.events import EventLog
+
+ROOT = Path(__file__).parents[2]
+ITEMS = 15
+
+
+@pytest.fixture
+def quality(monkeypatch):
+    """Imports a module of the benchmark."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return lambda name: importlib.import_module(f"benchmarks.quality.{name}")
+
+
+@pytest.fixture
+def log():
+    """Twelve people over 900 days, with ties."""
+    random = np.random.default_rng(8)
+    lengths = random.integers(3, 40, 12)
+    start = np.concatenate([[0], np.cumsum(lengths)])
+    times = [np.sort(random.integers(0, 900, length)) * MS_PER_DAY for length in lengths]
+    item = random.integers(0, ITEMS, start[-1])
+    users = [f"u{person}" for person in range(12)]
+    return EventLog(users, start, item, np.concatenate(times), np.ones(start[-1], np.float32))
+
+
+@pytest.fixture
+def split(quality, log):
+    ids = [f"i{item}" for item in range(ITEMS)]
+    return quality("split").splits(log, Catalog(ids, ids, ids), "time:0.3", repeats=True)[1]
+
+
+def cases_by_time(split):
+    return np.argsort(split.test.log.time_ms[split.test.instants.head], kind="stable")
+
+
+@pytest.mark.parametrize("updated", [True, False])
+@pytest.mark.parametrize(
+    ("half_life_days", "window_days"), [(math.inf, math.inf), (0.5, math.inf), (40.0, math.inf), (math.inf, 30.0)]
+)
+def test_popularity_equals_a_plain_sum_at_every_instant(quality, split, updated, half_life_days, window_days):
+    test = split.test
+    score = quality("popularity").popularity_scorer(split, updated, half_life_days, window_days)
+    for case in cases_by_time(split):
+        now = test.log.time_ms[test.instants.head[case]] if updated else split.training_end_ms
+        age_days = (now - test.log.time_ms) / MS_PER_DAY
+        counted = (age_days > 0) & (age_days <= window_days) & (updated | split.training)
+        expected = np.bincount(
+            test.log.item[counted], weights=np.exp2(-age_days[counted] / half_life_days), minlength=ITEMS
+        )
+        found = score(np.array([case]))[0]
+        assert found * expected.max() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_personal_frequency_counts_only_what_the_person_had_before(quality, split):
+    test = split.test
+    lists = quality("personal").personal_frequency(split, updated=True, half_life_days=20.0)
+    for case in range(len(test.instants)):
+        past = split.history(case)
+        age_days = (test.log.time_ms[test.instants.head[case]] - test.log.time_ms[past]) / MS_PER_DAY
+        assert (age_days > 0).all()
+        expected = np.bincount(test.log.item[past], weights=np.exp2(-age_days / 20.0), minlength=ITEMS)
+        best = lists.item[case, 0]
+        assert expected[best] == pytest.approx(expected.max(), rel=1e-3, abs=1e-5)
+
+
+def test_ease_predicts_every_item_by_the_ridge_regression_on_the_others(quality, split):
+    linear = quality("linear")
+    kept, gram = linear._cooccurrence(split)
+    had = np.zeros((12, ITEMS))
+    had[split.test.log.user[split.training], split.test.log.item[split.training]] = 1
+    assert np.array_equal(gram, (had.T @ had)[np.ix_(kept, kept)])
+    others = np.flatnonzero(kept != kept[0])
+    x, y = had[:, kept[others]], had[:, kept[0]]
+    weights = np.linalg.solve(x.T @ x + 5.0 * np.eye(others.size), x.T @ y)
+    lists = linear.ease(split, regularisation=5.0)
+    case = 0
+    past = np.zeros(ITEMS)
+    past[split.test.log.item[split.history(case)]] = 1
+    place = lists.item[case].tolist().index(kept[0])
+    assert lists.score[case, place] == pytest.approx(past[kept[others]] @ weights, abs=1e-4)
+
+
+def test_neighbours_follow_the_newest_event_when_the_half_life_is_short(quality, split):
+    test = split.test
+    lists = quality("linear").decayed_neighbours(split, half_life_days=1e-3, shrinkage=10.0, neighbours=ITEMS)
+    for case in range(len(test.instants)):
+        head = test.instants.head[case]
+        newest = test.log.item[split.history(case)][test.log.time_ms[split.history(case)] == test.log.time_ms[head - 1]]
+        # With repeats an item is its own nearest neighbour.
+        if test.log.time_ms[head] - test.log.time_ms[head - 1] < MS_PER_DAY / 10:
+            assert lists.item[case, 0] in newest
+
+
+def test_split_to_tune_on_knows_no_test_event(quality, log):
+    ids = [f"i{item}" for item in range(ITEMS)]
+    validation, test = quality("split").splits(log, Catalog(ids, ids, ids), "time:0.3", repeats=False)
+    assert validation.test.log.events == test.training.sum()
+    assert validation.test.log.time_ms.max() < test.training_end_ms
+    assert validation.test.is_test.any()
+
+
+def test_rank_leaves_out_what_was_had_unless_repeats_are_allowed(quality, log):
+    ids = [f"i{item}" for item in range(ITEMS)]
+    module = quality("split")
+    for repeats in (False, True):
+        split = module.splits(log, Catalog(ids, ids, ids), "time:0.3", repeats=repeats)[1]
+        lists = quality("popularity").popularity(split, updated=True)
+        repeated = [
+            bool(set(split.test.log.item[split.history(case)]) & set(lists.item[case]))
+            for case in range(len(split.test.instants))
+        ]
+        assert any(repeated) == repeats

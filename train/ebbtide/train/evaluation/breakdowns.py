@@ -1,0 +1,158 @@
+"""NDCG@10 by what decay is about: the gap since the last event, the length of history, the age of the interest met."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.interest.events import MS_PER_DAY
+from ebbtide.train.evaluation.accuracy import person_means
+from ebbtide.train.evaluation.intervals import Estimate, estimate
+from ebbtide.train.evaluation.relevance import Relevance
+from ebbtide.train.evaluation.split import Instants, Ints
+from ebbtide.train.events import EventLog
+
+Floats = npt.NDArray[np.float64]
+
+_DAY_EDGES = (30 / 1440, 1.0, 7.0, 30.0, 180.0)
+_DAY_LABELS = ("up to 30 min", "30 min to 1 day", "1 to 7 days", "7 to 30 days", "30 to 180 days", "over 180 days")
+_EVENT_EDGES = (5.0, 20.0, 100.0, 500.0)
+_EVENT_LABELS = ("1 to 5", "6 to 20", "21 to 100", "101 to 500", "over 500")
+_PAST_EVENTS = 512
+"""Past events that are searched for the matching interest, the newest ones."""
+_MATCHED_INSTANTS = 20_000
+"""The age of the matching interest is found for so many instants, drawn at random where there are more."""
+_EQUAL_COSINE = 1e-5
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The instants of one range."""
+
+    label: str
+    persons: int
+    instants: int
+    ndcg_at_10: Estimate
+    """Mean within each person's instants of the range, then over those people."""
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """NDCG@10 over the ranges of one quantity."""
+
+    name: str
+    title: str
+    quantity: str
+    """What is measured, with its unit."""
+    bins: list[Bin]
+    """Without the empty ones."""
+
+
+def gap_days(log: EventLog, instants: Instants) -> Floats:
+    """Days from the person's last event to each instant, ``[C]``."""
+    return np.asarray((log.time_ms[instants.head] - log.time_ms[instants.head - 1]) / MS_PER_DAY)
+
+
+def history_events(log: EventLog, instants: Instants) -> Ints:
+    """The person's events strictly before each instant, ``[C]``."""
+    first = log.start[np.searchsorted(log.start, instants.head, side="right") - 1]
+    return np.asarray(instants.head - first)
+
+
+def interest_age_days(
+    log: EventLog, instants: Instants, relevance: Relevance, text_vectors: npt.NDArray[np.float32], seed: int
+) -> Floats:
+    """How old the interest is that each instant met, in days, ``[C]``; NaN where it was not looked for.
+
+    For each item that came: the age of the past event, among the newest 512, whose item's text is most similar to it
+    (cosine; the newest of equals, so an item taken again gives the time since it was last taken). An instant's age is
+    the median over its items.
+
+    Args:
+        log: Events.
+        instants: C instants.
+        relevance: Of the same.
+        text_vectors: ``[N, width]``.
+        seed: Draws the instants that are looked at where there are more than 20,000.
+    """
+    norms = np.linalg.norm(text_vectors, axis=1, keepdims=True)
+    unit = text_vectors / np.where(norms > 0, norms, 1)
+    ages = np.full(len(instants), np.nan)
+    cases = np.arange(len(instants))
+    if len(instants) > _MATCHED_INSTANTS:
+        cases = np.sort(np.random.default_rng(seed).choice(cases, _MATCHED_INSTANTS, replace=False))
+    length = np.minimum(history_events(log, instants), _PAST_EVENTS)
+    for case in cases.tolist():
+        head = int(instants.head[case])
+        newest_first = np.arange(head - 1, head - 1 - int(length[case]), -1)
+        came = relevance.item[relevance.start[case] : relevance.start[case + 1]]
+        cosine = unit[log.item[newest_first]] @ unit[came].T
+        match = np.argmax(cosine >= cosine.max(0) - _EQUAL_COSINE, axis=0)
+        ages[case] = np.median(log.time_ms[head] - log.time_ms[newest_first[match]]) / MS_PER_DAY
+    return ages
+
+
+def breakdowns(
+    log: EventLog,
+    instants: Instants,
+    relevance: Relevance,
+    owner: Ints,
+    ndcg_at_10: Floats,
+    text_vectors: npt.NDArray[np.float32],
+    seed: int,
+) -> list[Breakdown]:
+    """The three breakdowns.
+
+    Args:
+        log: Events.
+        instants: C instants.
+        relevance: Of the same.
+        owner: ``[C]``, the person of each instant.
+        ndcg_at_10: ``[C]``.
+        text_vectors: ``[N, width]``.
+        seed: Of the intervals, and of the instants whose matching interest is looked for.
+    """
+    age = interest_age_days(log, instants, relevance, text_vectors, seed)
+    quantities: list[tuple[str, str, str, Floats, Sequence[float], Sequence[str]]] = [
+        (
+            "gap",
+            "By time since the last event",
+            "time since the last event",
+            gap_days(log, instants),
+            _DAY_EDGES,
+            _DAY_LABELS,
+        ),
+        (
+            *("history", "By length of history", "earlier events"),
+            *(history_events(log, instants).astype(np.float64), _EVENT_EDGES, _EVENT_LABELS),
+        ),
+        (
+            "interest_age",
+            "By age of the matching interest",
+            "age of the matching interest",
+            age,
+            _DAY_EDGES,
+            _DAY_LABELS,
+        ),
+    ]
+    return [
+        Breakdown(name, title, quantity, _bins(values, edges, labels, owner, ndcg_at_10, seed))
+        for name, title, quantity, values, edges, labels in quantities
+    ]
+
+
+def _bins(
+    values: Floats, edges: Sequence[float], labels: Sequence[str], owner: Ints, ndcg_at_10: Floats, seed: int
+) -> list[Bin]:
+    """One for each range with an instant; a value on an edge belongs to the range below."""
+    place = np.where(np.isnan(values), -1, np.searchsorted(np.asarray(edges), values, side="left"))
+    found = []
+    for which, label in enumerate(labels):
+        inside = place == which
+        if inside.any():
+            means = person_means(owner[inside], ndcg_at_10[inside])
+            found.append(Bin(label, means.shape[0], int(inside.sum()), estimate(means, seed)))
+    return found

@@ -1,0 +1,180 @@
+"""Puts an evaluation together: a model's or a file's lists, every metric with its interval, and two models compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.train.bundle import InterestBundle
+from ebbtide.train.errors import DataError
+from ebbtide.train.evaluation.accuracy import METRICS, Floats, accuracy, person_means
+from ebbtide.train.evaluation.beyond import Beyond, beyond_accuracy
+from ebbtide.train.evaluation.breakdowns import Breakdown, breakdowns, gap_days, history_events
+from ebbtide.train.evaluation.intervals import Difference, Estimate, estimate, paired
+from ebbtide.train.evaluation.learned import Learned, learned
+from ebbtide.train.evaluation.lists import RankedLists, rank_instants, read_predictions
+from ebbtide.train.evaluation.scores import frozen_popularity, updated_popularity
+from ebbtide.train.evaluation.testset import TestSet
+
+COLD_EVENTS = 5
+"""Items with at most so many training events are cold or of the long tail."""
+
+
+@dataclass(frozen=True)
+class Cold:
+    """Lists over the whole catalog, judged by the cold items alone."""
+
+    persons: int
+    instants: int
+    """Those at which a cold item came."""
+    ndcg_at_10: Estimate
+    """NaN without such an instant."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything measured on one model's lists."""
+
+    persons: int
+    instants: int
+    events: int
+    """Relevant items in all."""
+    metrics: dict[str, Estimate]
+    """By the names of `METRICS`."""
+    beyond: Beyond
+    cold: Cold
+    breakdowns: list[Breakdown]
+    person_values: dict[str, Floats]
+    """Each metric of each person, ``[persons]``, for paired tests."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A bundle with the lists it gave."""
+
+    bundle: InterestBundle
+    test: TestSet
+    lists: RankedLists
+    repeats: bool
+    evaluation: Evaluation
+    learned: Learned
+
+
+def evaluate_lists(
+    test: TestSet, lists: RankedLists, text_vectors: npt.NDArray[np.float32], seed: int = 0
+) -> Evaluation:
+    """Measures lists, whoever made them.
+
+    Args:
+        test: Split log.
+        lists: One for each of its instants.
+        text_vectors: ``[N, width]``, for diversity and for the age of the matching interest.
+        seed: Of everything that is drawn.
+    """
+    values = accuracy(lists, test.relevance)
+    person_values = {name: person_means(test.owner, column) for name, column in values.items()}
+    return Evaluation(
+        persons=np.unique(test.owner).size,
+        instants=len(test.instants),
+        events=test.relevance.item.shape[0],
+        metrics={name: estimate(column, seed) for name, column in person_values.items()},
+        beyond=beyond_accuracy(lists, test.relevance, test.owner, test.training_item, test.training_user, text_vectors),
+        cold=_cold(test, lists, seed),
+        breakdowns=breakdowns(
+            *(test.log, test.instants, test.relevance, test.owner, values["ndcg_at_10"], text_vectors, seed)
+        ),
+        person_values=person_values,
+    )
+
+
+def cold_values(test: TestSet, lists: RankedLists) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """NDCG@10 on cold items of each person who took one, ``[persons]``, and each such instant's person."""
+    relevance = test.relevance.only(test.seldom(COLD_EVENTS))
+    met = relevance.counts > 0
+    ndcg = accuracy(lists, relevance)["ndcg_at_10"]
+    return person_means(test.owner[met], ndcg[met]), test.owner[met]
+
+
+def _cold(test: TestSet, lists: RankedLists, seed: int) -> Cold:
+    values, owner = cold_values(test, lists)
+    return Cold(values.shape[0], owner.shape[0], estimate(values, seed))
+
+
+def evaluate_bundle(
+    bundle: InterestBundle,
+    test: TestSet,
+    *,
+    frozen: bool,
+    repeats: bool | None,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Run:
+    """Ranks with a bundle and measures its lists.
+
+    Args:
+        bundle: Trained on the events that ``test`` does not hold out.
+        test: Split log.
+        frozen: Popularity as training left it, instead of kept up to date as events happen.
+        repeats: Whether items already had may be in the lists; None takes the model's policy.
+        seed: Of everything that is drawn.
+        progress: Called with the number of instants just ranked.
+
+    Raises:
+        DataError: The catalog's file has changed since the bundle was trained.
+    """
+    model = bundle.model
+    if test.catalog.item_id != bundle.catalog.item_id:
+        raise DataError(
+            f"catalog: got {len(test.catalog):,} items in {bundle.config.data.catalog or bundle.config.data.events}; "
+            f"expected the {len(bundle.catalog):,} that the bundle was trained on: train again"
+        )
+    popularity = (
+        frozen_popularity(bundle)
+        if frozen
+        else updated_popularity(test.log, test.instants.head, len(bundle.catalog), model.config)
+    )
+    repeats = not model.config.exclude_seen if repeats is None else repeats
+    lists, alpha = rank_instants(model, test.log, test.instants, popularity, repeats=repeats, progress=progress)
+    return Run(
+        bundle=bundle,
+        test=test,
+        lists=lists,
+        repeats=repeats,
+        evaluation=evaluate_lists(test, lists, bundle.text_vectors, seed),
+        learned=learned(model, alpha, gap_days(test.log, test.instants), history_events(test.log, test.instants)),
+    )
+
+
+def evaluate_file(path: Path, run: Run, seed: int = 0) -> Evaluation:
+    """Measures the lists of a predictions file on the instants of a run.
+
+    Raises:
+        DataError: The file is not of the same data and holdout.
+    """
+    lists = read_predictions(path, run.test.log, run.test.instants, run.test.catalog)
+    return evaluate_lists(run.test, lists, run.bundle.text_vectors, seed)
+
+
+def check_comparable(ours: InterestBundle, theirs: InterestBundle, folder: Path) -> None:
+    """Refuses to compare bundles of other data or another split.
+
+    Raises:
+        DataError: Names what differs.
+    """
+    for name in ("events", "user_column", "item_column", "time_column", "holdout"):
+        mine, other = getattr(ours.config.data, name), getattr(theirs.config.data, name)
+        if mine != other:
+            raise DataError(f"{folder}: {name}: got {other!r}; expected {mine!r} as in the bundle to compare with")
+    if ours.catalog.item_id != theirs.catalog.item_id:
+        raise DataError(
+            f"{folder}: catalog: got other items than the bundle to compare with; train both on one catalog"
+        )
+
+
+def compare(ours: Evaluation, theirs: Evaluation, seed: int = 0) -> dict[str, Difference]:
+    """The paired difference of every metric, over the same people."""
+    return {name: paired(ours.person_values[name], theirs.person_values[name], seed) for name in METRICS}

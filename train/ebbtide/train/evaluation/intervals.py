@@ -1,0 +1,89 @@
+"""How sure a mean over people is, and whether one model's is really above another's; people are what is resampled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import bootstrap, permutation_test
+
+Floats = npt.NDArray[np.float64]
+
+RESAMPLES = 2000
+_DRAWS_AT_ONCE = 1 << 23
+"""64 MiB of drawn places at a time, however many people."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over people with its 95 % interval (bootstrap, percentiles)."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One model's mean minus another's over the same people."""
+
+    mean: float
+    low: float
+    """95 % interval of the paired bootstrap."""
+    high: float
+    p_value: float
+    """Two-sided, of the paired permutation test: signs of the people's differences are flipped at random."""
+
+
+def estimate(values: Floats, seed: int) -> Estimate:
+    """Mean and interval of one value for each person, ``[persons]``; the interval is NaN below two people."""
+    if not values.size:
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    low, high = _interval(values, seed)
+    return Estimate(float(values.mean()), low, high)
+
+
+def paired(ours: Floats, theirs: Floats, seed: int) -> Difference:
+    """The paired difference of two models.
+
+    Args:
+        ours: ``[persons]``.
+        theirs: ``[persons]``, the same people in the same order.
+        seed: Of both resamplings.
+    """
+    difference = ours - theirs
+    low, high = _interval(difference, seed)
+    if not difference.any():
+        return Difference(0.0, low, high, 1.0)
+    test = permutation_test(
+        (difference,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=RESAMPLES,
+        vectorized=True,
+        batch=_batch(difference),
+        rng=np.random.default_rng(seed),
+    )
+    return Difference(float(difference.mean()), low, high, float(test.pvalue))
+
+
+def _interval(values: Floats, seed: int) -> tuple[float, float]:
+    if values.size < 2:
+        return float("nan"), float("nan")
+    # SciPy warns that the interval of equal values is degenerate; here it is simply that value.
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    found = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=_batch(values),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _batch(values: Floats) -> int:
+    return max(_DRAWS_AT_ONCE // values.size, 1)

@@ -1,0 +1,166 @@
+"""Ranked lists before each instant: made by a model, or read from a predictions file that anyone may write.
+
+A predictions file is Parquet, one row for each place of each list: ``user`` (text), ``time`` (date-time, UTC), ``rank``
+(from 1), ``item`` (text), ``score``, ``is_relevant`` (whether the item came at that time) and ``relevant_items`` (how
+many came), so that every ranking metric can be computed from the file alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from ebbtide.train.catalog import Catalog
+from ebbtide.train.errors import DataError
+from ebbtide.train.evaluation.relevance import Relevance
+from ebbtide.train.evaluation.scores import exclude_seen, score_instants
+from ebbtide.train.evaluation.split import Instants, Ints
+from ebbtide.train.events import EventLog
+from ebbtide.train.model import InterestModel
+from ebbtide.train.popularity import PopularitySnapshots
+from ebbtide.train.windows import LogTensors
+
+Floats = npt.NDArray[np.float32]
+
+LENGTH = 20
+"""Places of a list: the longest cut-off of the metrics."""
+NO_ITEM = -1
+"""Fills a list that is shorter."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class RankedLists:
+    """The best items before each of C instants, best first."""
+
+    item: Ints
+    """``[C, LENGTH]``, catalog indices, no item twice in a row; `NO_ITEM` where the list has ended."""
+    score: Floats
+    """``[C, LENGTH]``, not rising along a row; minus infinity where the list has ended."""
+
+
+@torch.inference_mode()
+def rank_instants(
+    model: InterestModel,
+    log: EventLog,
+    instants: Instants,
+    popularity: PopularitySnapshots | None,
+    *,
+    repeats: bool,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[RankedLists, Floats]:
+    """A model's lists over the whole catalog.
+
+    Args:
+        model: Put into evaluation mode.
+        log: Events.
+        instants: C instants to predict.
+        popularity: The prior as of each moment; None for a model without prior.
+        repeats: Whether items that the person had before may be in the list.
+        progress: Called with the number of instants just done.
+
+    Returns:
+        The lists, and alpha ``[C]`` as the model blended history and session.
+    """
+    tensors = LogTensors.of(log, model.config.session_gap_ms)
+    item = np.full((len(instants), LENGTH), NO_ITEM, dtype=np.int64)
+    score = np.full((len(instants), LENGTH), -np.inf, dtype=np.float32)
+    alpha = np.empty(len(instants), dtype=np.float32)
+    for scored in score_instants(model, log, tensors, instants.head, popularity):
+        if not repeats:
+            exclude_seen(scored.scores, tensors, scored.head)
+        best = torch.topk(scored.scores, min(LENGTH, scored.scores.shape[1]))
+        place = np.searchsorted(instants.head, scored.head)
+        width = best.indices.shape[1]
+        score[place, :width] = best.values.numpy()
+        item[place, :width] = np.where(np.isfinite(best.values.numpy()), best.indices.numpy(), NO_ITEM)
+        alpha[place] = scored.alpha.numpy()
+        if progress is not None:
+            progress(len(scored.head))
+    return RankedLists(item, score), alpha
+
+
+def write_predictions(
+    path: Path, lists: RankedLists, log: EventLog, instants: Instants, relevance: Relevance, catalog: Catalog
+) -> None:
+    """Writes the lists as a predictions file; see the top of this file for its columns."""
+    kept = lists.item != NO_ITEM
+    case, place = np.nonzero(kept)
+    person = np.searchsorted(log.start, instants.head, side="right") - 1
+    ids, users = pl.Series(catalog.item_id, dtype=pl.String), pl.Series(log.users, dtype=pl.String)
+    pl.DataFrame(
+        {
+            "user": users.gather(person[case]),
+            "time": pl.Series(log.time_ms[instants.head][case]).cast(pl.Datetime("ms", "UTC")),
+            "rank": (place + 1).astype(np.int32),
+            "item": ids.gather(lists.item[kept]),
+            "score": lists.score[kept],
+            "is_relevant": relevance.among(lists.item)[kept],
+            "relevant_items": relevance.counts[case].astype(np.int32),
+        }
+    ).write_parquet(path)
+
+
+def read_predictions(path: Path, log: EventLog, instants: Instants, catalog: Catalog) -> RankedLists:
+    """Lists from a predictions file; only ``user``, ``time``, ``rank`` and ``item`` are needed, other columns ignored.
+
+    Args:
+        path: Parquet; ``time`` as a date-time or Unix milliseconds. Places after the first 20 are ignored.
+        log: Events.
+        instants: Each must have a list in the file.
+        catalog: For item ids.
+
+    Raises:
+        DataError: A column, an instant or an item is missing or unknown, or a rank is no place of its own.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    frame = pl.read_parquet(path)
+    missing = [name for name in ("user", "time", "rank", "item") if name not in frame.columns]
+    if missing:
+        raise DataError(f"{path}: no column {missing[0]!r}; the file has {', '.join(frame.columns)}")
+    time = frame["time"]
+    frame = frame.select(
+        pl.col("user").cast(pl.String),
+        (
+            time.cast(pl.Datetime("ms")).dt.epoch("ms") if isinstance(time.dtype, pl.Datetime) else time.cast(pl.Int64)
+        ).rename("time_ms"),
+        place=pl.col("rank").cast(pl.Int64) - 1,
+        id=pl.col("item").cast(pl.String),
+        score=pl.col("score").cast(pl.Float32) if "score" in frame.columns else -pl.col("rank").cast(pl.Float32),
+    ).filter(pl.col("place") < LENGTH)
+    person = np.searchsorted(log.start, instants.head, side="right") - 1
+    cases = pl.DataFrame(
+        {
+            "user": pl.Series(log.users, dtype=pl.String).gather(person),
+            "time_ms": log.time_ms[instants.head],
+            "case": np.arange(len(instants)),
+        }
+    )
+    items = pl.DataFrame({"id": catalog.item_id, "index": np.arange(len(catalog))})
+    absent = cases.join(frame, on=["user", "time_ms"], how="anti")
+    if absent.height:
+        raise DataError(
+            f"{path}: got no list for {absent.height:,} of the {len(instants):,} instants to predict, such as user "
+            f"{absent['user'][0]!r} at {absent['time_ms'][0]}; expected the lists of the same data and holdout"
+        )
+    frame = frame.join(cases, on=["user", "time_ms"]).join(items, on="id", how="left")
+    unknown = frame.filter(pl.col("index").is_null())["id"].unique().sort()
+    if unknown.len():
+        raise DataError(f"{path}: item: got {unknown.head(_SHOWN).to_list()}; expected ids of the catalog")
+    if frame.select("case", "place").is_duplicated().any() or (frame["place"] < 0).any():
+        raise DataError(f"{path}: rank: got the same place twice in a list, or one below 1; expected 1, 2, 3, ...")
+    if frame.select("case", "index").is_duplicated().any():
+        raise DataError(f"{path}: item: got the same item twice in one list; expected each once")
+    item = np.full((len(instants), LENGTH), NO_ITEM, dtype=np.int64)
+    score = np.full((len(instants), LENGTH), -np.inf, dtype=np.float32)
+    case, place = frame["case"].to_numpy(), frame["place"].to_numpy()
+    item[case, place] = frame["index"].to_numpy()
+    score[case, place] = frame["score"].to_numpy()
+    return RankedLists(item, score)

@@ -1,0 +1,109 @@
+"""Where the items that came stand among the whole catalog: the few figures that training watches.
+
+Full ranking, never sampled negatives (Krichene and Rendle, CACM 65(7)); averaged within each person, then over persons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ebbtide.train.evaluation.scores import exclude_seen, score_instants
+from ebbtide.train.evaluation.split import Ints, Mask, instant_heads, instants_of
+from ebbtide.train.events import EventLog
+from ebbtide.train.model import InterestModel
+from ebbtide.train.popularity import PopularitySnapshots
+from ebbtide.train.windows import LogTensors
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Means over persons; what came at one instant is one set of relevant items."""
+
+    persons: int
+    instants: int
+    events: int
+    """Relevant items in all."""
+    ndcg_at_10: float
+    """Gain 1 / log2(rank + 2) of every item that came, over the largest sum it could have."""
+    hit_rate_at_10: float
+    """Share of instants with an item in the first ten."""
+    mrr: float
+    """1 / (rank + 1) of the first item that came."""
+
+
+@torch.inference_mode()
+def target_ranks(
+    model: InterestModel,
+    log: EventLog,
+    tensors: LogTensors,
+    targets: Mask,
+    popularity: PopularitySnapshots | None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Ints, Ints]:
+    """Where the item of each target event stands among the items ranked just before its instant.
+
+    Args:
+        model: Put into evaluation mode.
+        log: Events.
+        tensors: The same events.
+        targets: ``[n]``, the events to predict; those without a strictly earlier event of the person are skipped.
+        popularity: The prior as of each moment; None for a model without prior.
+        progress: Called with the number of instants just done.
+
+    Returns:
+        Log indices of the targets, and their ranks from 0, each ``[K]``. Ties count against the target; an item that
+        is left out as seen stands last.
+    """
+    instants = instants_of(log, targets)
+    stop_of = dict(zip(instants.head.tolist(), instants.stop.tolist(), strict=True))
+    events: list[Ints] = []
+    ranks: list[Ints] = []
+    for scored in score_instants(model, log, tensors, instants.head, popularity):
+        if model.config.exclude_seen:
+            exclude_seen(scored.scores, tensors, scored.head)
+        for row, head in enumerate(scored.head.tolist()):
+            event = head + np.flatnonzero(targets[head : stop_of[head]])
+            score = scored.scores[row, tensors.item[torch.from_numpy(event)]]
+            ranks.append(((scored.scores[row] >= score[:, None]).sum(1) - 1).numpy())
+            events.append(event)
+        if progress is not None:
+            progress(len(scored.head))
+    if not events:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    return np.concatenate(events), np.concatenate(ranks)
+
+
+def metrics_of(log: EventLog, events: Ints, ranks: Ints) -> Metrics:
+    """Averages ranks from `target_ranks` within each person, then over persons."""
+    if not events.size:
+        return Metrics(0, 0, 0, float("nan"), float("nan"), float("nan"))
+    heads = instant_heads(log)[events]
+    # An item that came twice at one instant is one relevant item.
+    _, distinct = np.unique(heads * np.int64(log.item.max() + 1) + log.item[events], return_index=True)
+    ranks = ranks[distinct]
+    head, instant = np.unique(heads[distinct], return_inverse=True)
+    relevant = np.bincount(instant)
+    gain = np.bincount(instant, weights=np.where(ranks < 10, 1 / np.log2(ranks + 2), 0.0))
+    best_gain = np.cumsum(1 / np.log2(np.arange(10) + 2))[np.minimum(relevant, 10) - 1]
+    first = np.full(head.shape[0], np.iinfo(np.int64).max)
+    np.minimum.at(first, instant, ranks)
+
+    _, owner = np.unique(np.searchsorted(log.start, head, side="right"), return_inverse=True)
+    counts = np.bincount(owner)
+
+    def mean(values: npt.NDArray[np.float64]) -> float:
+        return float((np.bincount(owner, weights=values) / counts).mean())
+
+    return Metrics(
+        persons=counts.shape[0],
+        instants=head.shape[0],
+        events=ranks.shape[0],
+        ndcg_at_10=mean(gain / best_gain),
+        hit_rate_at_10=mean((first < 10).astype(np.float64)),
+        mrr=mean(1 / (first + 1.0)),
+    )

@@ -1,0 +1,196 @@
+"""Writes an evaluation as JSON, Markdown and plots."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ebbtide.train.evaluation.accuracy import CUT_OFFS
+from ebbtide.train.evaluation.evaluate import COLD_EVENTS, Evaluation, Run
+from ebbtide.train.evaluation.intervals import Difference, Estimate
+from ebbtide.train.evaluation.plots import ALPHA, BREAKDOWNS, HALF_LIVES, draw
+
+NOT_APPLICABLE = "not applicable: the model ranks and predicts no ratings"
+HEADINGS = {
+    "ndcg": "NDCG",
+    "recall": "Recall",
+    "precision": "Precision",
+    "f1": "F1",
+    "mrr": "MRR",
+    "hit_rate": "Hit rate",
+}
+BEYOND = {
+    "coverage_at_10": "Catalog coverage",
+    "novelty_at_10": "Novelty, bits",
+    "intra_list_diversity_at_10": "Intra-list diversity",
+    "popularity_bias_at_10": "Popularity bias",
+}
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What a run is compared with."""
+
+    name: str
+    evaluation: Evaluation
+    differences: dict[str, Difference]
+    """Ours minus theirs, by metric."""
+
+
+def as_json(run: Run, popularity: str, rival: Rival | None) -> dict[str, Any]:
+    """The whole evaluation as plain values; a number that does not exist is None.
+
+    Args:
+        run: Measured.
+        popularity: ``updated`` or ``frozen``.
+        rival: What it was compared with, if anything.
+    """
+    measured = run.evaluation
+    content: dict[str, Any] = {
+        "fingerprint": run.bundle.fingerprint,
+        "holdout": run.bundle.config.data.holdout,
+        "popularity": popularity,
+        "repeats": run.repeats,
+        "items": len(run.test.catalog),
+        "training_events": int((~run.test.is_test).sum()),
+        "persons": measured.persons,
+        "instants": measured.instants,
+        "events": measured.events,
+        **{name: found.mean for name, found in measured.metrics.items()},
+        "interval_95": {name: [found.low, found.high] for name, found in measured.metrics.items()},
+        **asdict(measured.beyond),
+        "rmse": None,
+        "mae": None,
+        "ratings": NOT_APPLICABLE,
+        "cold_items": {"training_events_at_most": COLD_EVENTS, **asdict(measured.cold)},
+        "breakdowns": {breakdown.name: asdict(breakdown) for breakdown in measured.breakdowns},
+        "learned": asdict(run.learned),
+    }
+    if rival is not None:
+        content["against"] = {
+            "name": rival.name,
+            **{name: found.mean for name, found in rival.evaluation.metrics.items()},
+            "differences": {name: asdict(found) for name, found in rival.differences.items()},
+        }
+    cleaned: dict[str, Any] = _without_nan(content)
+    return cleaned
+
+
+def _without_nan(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes what `as_json` gave."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_report(folder: Path, run: Run, popularity: str, rival: Rival | None) -> list[Path]:
+    """Writes ``report.md``, ``report.json`` and the plots into a folder, which is made.
+
+    Returns:
+        The files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = draw(folder, run.learned, run.evaluation.breakdowns, protocol_line(run, popularity))
+    write_json(folder / "report.json", as_json(run, popularity, rival))
+    (folder / "report.md").write_text(_markdown(run, popularity, rival, plots), encoding="utf-8")
+    return [folder / name for name in ("report.md", "report.json", *plots)]
+
+
+def protocol_line(run: Run, popularity: str) -> str:
+    """The protocol in one line."""
+    kind, _, border = run.bundle.config.data.holdout.partition(":")
+    split = f"time split ({border})" if kind == "time" else "each person's last instant"
+    seen = "repeats allowed" if run.repeats else "seen items left out"
+    return f"{split}, all {len(run.test.catalog):,} items ranked, popularity {popularity}, {seen}"
+
+
+def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) -> str:
+    measured = run.evaluation
+    parts = [
+        f"# Evaluation of bundle {run.bundle.fingerprint}",
+        f"{protocol_line(run, popularity)[0].upper()}{protocol_line(run, popularity)[1:]}. "
+        f"{measured.persons:,} people, {measured.instants:,} instants, {measured.events:,} relevant items, "
+        f"{int((~run.test.is_test).sum()):,} training events.",
+        "Each instant is predicted from what came strictly before it, with no retraining. Means within each person, "
+        "then over people; in brackets the 95 % interval (bootstrap over people).",
+        _table(
+            ["", *(f"@{cut}" for cut in CUT_OFFS)],
+            [
+                [heading, *(_with_interval(measured, f"{name}_at_{cut}") for cut in CUT_OFFS)]
+                for name, heading in HEADINGS.items()
+            ],
+        ),
+        "## Beyond accuracy, first ten places",
+        _table(
+            ["", "value"],
+            [[heading, f"{getattr(measured.beyond, name):.4g}"] for name, heading in BEYOND.items()]
+            + [["RMSE, MAE", NOT_APPLICABLE]],
+        ),
+        f"Items with at most {COLD_EVENTS} training events: {_cold(measured)}",
+    ]
+    if rival is not None:
+        parts += [
+            f"## Against {rival.name}",
+            _table(
+                ["", "ours", "theirs", "difference [95 %]", "p"],
+                [
+                    [
+                        f"{HEADINGS[name.rpartition('_at_')[0]]}@{name.rpartition('_at_')[2]}",
+                        f"{measured.metrics[name].mean:.4f}",
+                        f"{rival.evaluation.metrics[name].mean:.4f}",
+                        f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]",
+                        f"{found.p_value:.3f}",
+                    ]
+                    for name, found in rival.differences.items()
+                ],
+            ),
+            "Paired over people: the interval by bootstrap of the differences, p by flipping their signs at random.",
+        ]
+    parts.append("## NDCG@10 by what decay is about")
+    for breakdown in measured.breakdowns:
+        parts.append(
+            _table(
+                [breakdown.title, "people", "instants", "NDCG@10 [95 %]"],
+                [
+                    [row.label, f"{row.persons:,}", f"{row.instants:,}", _bracketed(row.ndcg_at_10)]
+                    for row in breakdown.bins
+                ],
+            )
+        )
+    parts.append(f"![NDCG@10 by gap, history and age of the matching interest]({BREAKDOWNS})")
+    if HALF_LIVES in plots:
+        parts += ["## Learned half-lives", f"![Learned half-lives of the interest dimensions]({HALF_LIVES})"]
+    if ALPHA in plots:
+        parts += ["## Alpha", f"![Alpha against gap and length of history]({ALPHA})"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cold(measured: Evaluation) -> str:
+    if not measured.cold.instants:
+        return "none came in the test."
+    return (
+        f"NDCG@10 {_bracketed(measured.cold.ndcg_at_10)} over {measured.cold.persons:,} people and "
+        f"{measured.cold.instants:,} instants."
+    )
+
+
+def _with_interval(measured: Evaluation, name: str) -> str:
+    return _bracketed(measured.metrics[name])
+
+
+def _bracketed(found: Estimate) -> str:
+    return f"{found.mean:.4f} [{found.low:.4f}, {found.high:.4f}]"
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,125 @@
+"""Scores the whole catalog before each of many instants, from what came strictly before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ebbtide.interest.contract import Limits
+from ebbtide.train.bundle import InterestBundle
+from ebbtide.train.config import ModelConfig
+from ebbtide.train.events import EventLog
+from ebbtide.train.model import InterestModel
+from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_moments
+from ebbtide.train.windows import LogTensors, batches, predict_windows
+
+_CONTEXT_EVENTS = Limits().max_events
+"""As many as a request may carry when served."""
+_WINDOWS_PER_BATCH = 128
+_TARGETS = 16
+_SCORES_PER_BATCH = 1 << 25
+"""128 MiB of scores at a time, however large the catalog."""
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The catalog's scores before K instants."""
+
+    head: Ints
+    """``[K]``, log index of the first event of each instant."""
+    scores: Tensor
+    """``[K, N]``, before anything is excluded."""
+    alpha: Tensor
+    """``[K]``, share of history in the blend; its mean where it is one per dimension."""
+
+
+@torch.inference_mode()
+def score_instants(
+    model: InterestModel, log: EventLog, tensors: LogTensors, heads: Ints, popularity: PopularitySnapshots | None
+) -> Iterator[Scored]:
+    """Scores before each instant; several batches, each heading the next.
+
+    Args:
+        model: Put into evaluation mode.
+        log: Events.
+        tensors: The same events.
+        heads: ``[C]``, log index of the first event of each instant, ascending.
+        popularity: The prior as of each moment; None for a model without prior.
+
+    Raises:
+        FloatingPointError: A score is not a finite number.
+    """
+    model.eval()
+    wanted = np.zeros(log.events, dtype=np.bool_)
+    wanted[heads] = True
+    mask = torch.from_numpy(wanted)
+    vectors, factors = model.event_vectors(), model.item_factors()
+    prior = None if popularity is None else torch.from_numpy(popularity.columns) @ model.prior_weight
+    rows = max(_SCORES_PER_BATCH // factors.shape[0], 1)
+    for windows in batches(_windows(log, heads), _WINDOWS_PER_BATCH):
+        predicted = predict_windows(model, tensors, windows, _CONTEXT_EVENTS, _TARGETS, mask, vectors)
+        for start in range(0, len(predicted.event), rows):
+            part = slice(start, start + rows)
+            head = predicted.event[part].numpy()
+            scores = predicted.interest[part] @ factors.T
+            if popularity is not None and prior is not None:
+                scores += prior[torch.from_numpy(popularity.index_at(log.time_ms[head]))]
+            if not bool(scores.isfinite().all()):
+                raise FloatingPointError(
+                    "a score is not a finite number; training has diverged: lower the learning rate"
+                )
+            yield Scored(head, scores, predicted.alpha[part].mean(1))
+
+
+def exclude_seen(scores: Tensor, tensors: LogTensors, heads: Ints) -> None:
+    """Sets the scores of what each person had strictly before the instant to minus infinity, in place.
+
+    Args:
+        scores: ``[K, N]``.
+        tensors: Events.
+        heads: ``[K]``.
+    """
+    for row, head in enumerate(heads.tolist()):
+        scores[row, tensors.item[int(tensors.first[head]) : head]] = -torch.inf
+
+
+def _windows(log: EventLog, heads: Ints) -> Ints:
+    """Windows that cover the instants' heads, each beginning at one, ``[windows, 2]``; see `predict_windows`."""
+    person = np.searchsorted(log.start, heads, side="right") - 1
+    starts: list[int] = []
+    covered_to, covered_person = -1, -1
+    for head, owner in zip(heads.tolist(), person.tolist(), strict=True):
+        if owner != covered_person or head >= covered_to:
+            starts.append(head)
+            covered_to, covered_person = head + _TARGETS, owner
+    return np.repeat(np.array(starts, dtype=np.int64)[:, None], 2, axis=1)
+
+
+def updated_popularity(log: EventLog, heads: Ints, items: int, config: ModelConfig) -> PopularitySnapshots | None:
+    """The prior kept up to date over the instants to predict: recounted at many moments.
+
+    Args:
+        log: Events; each recount takes those strictly before its moment.
+        heads: ``[C]``, the instants.
+        items: N.
+        config: The prior's half-lives.
+    """
+    half_lives = config.effective_prior_half_life_days
+    if not half_lives:
+        return None
+    moments = snapshot_moments(log.time_ms[heads], items, len(half_lives))
+    return popularity_snapshots(log.item, log.time_ms, items, half_lives, moments)
+
+
+def frozen_popularity(bundle: InterestBundle) -> PopularitySnapshots | None:
+    """The prior as training left it, for every moment."""
+    if not bundle.config.model.effective_prior_half_life_days:
+        return None
+    return PopularitySnapshots(np.array([bundle.config.prior_counted_at_ms]), bundle.prior_columns[None])

@@ -1,0 +1,123 @@
+"""Which events are held out of training, and which belong to one instant and are predicted together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.train.errors import DataError
+from ebbtide.train.events import EventLog
+
+Mask = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+_MS_PER_SECOND = 1000
+
+
+@dataclass(frozen=True)
+class Instants:
+    """C instants to predict: each is everything one person did at one time (a basket, say), in log order."""
+
+    head: Ints
+    """``[C]``, log index of the first event of the instant; what stands before it is what a prediction may see."""
+    stop: Ints
+    """``[C]``, one past the last event of the instant."""
+
+    def __len__(self) -> int:
+        return self.head.shape[0]
+
+
+def instant_heads(log: EventLog) -> Ints:
+    """The log index of the first event of each event's instant (same person, same time), ``[n]``."""
+    opens = np.ones(log.events, dtype=np.bool_)
+    opens[1:] = np.diff(log.time_ms) != 0
+    opens[log.start[:-1]] = True
+    return np.maximum.accumulate(np.where(opens, np.arange(log.events), 0))
+
+
+def has_past(log: EventLog) -> Mask:
+    """True for events with a strictly earlier event of the same person, ``[n]``."""
+    return np.asarray(instant_heads(log) > np.repeat(log.start[:-1], np.diff(log.start)))
+
+
+def instants_of(log: EventLog, targets: Mask) -> Instants:
+    """The instants that hold a target with a past.
+
+    Args:
+        log: Events.
+        targets: ``[n]``; every instant is held out whole or not at all by the protocols of `held_out`.
+    """
+    heads = instant_heads(log)
+    head, first = np.unique(heads, return_index=True)
+    stop = np.append(first[1:], log.events)
+    wanted = np.isin(head, heads[targets & has_past(log)])
+    return Instants(head[wanted], stop[wanted])
+
+
+def leave_last_out(log: EventLog) -> Mask:
+    """True for each person's last instant, where there is an earlier one, ``[n]``."""
+    heads = instant_heads(log)
+    last = np.repeat(heads[log.start[1:] - 1], np.diff(log.start))
+    return np.asarray((heads == last) & has_past(log))
+
+
+def after_time(log: EventLog, fraction: float, among: Mask | None = None) -> Mask:
+    """True for the last ``fraction`` of the events by time, of all or of those in ``among``, ``[n]``."""
+    times = log.time_ms if among is None else log.time_ms[among]
+    border = np.quantile(times, 1 - fraction, method="lower")
+    mask = log.time_ms >= border
+    return mask if among is None else mask & among
+
+
+def held_out(log: EventLog, holdout: str) -> Mask:
+    """The test events of a protocol, ``[n]``.
+
+    Args:
+        log: Events.
+        holdout: ``none``; ``leave-last-out``; ``time:F``, the last share F of the events; or ``time:DATE``, all from
+            an ISO 8601 date or date-time on (UTC where it names no zone).
+
+    Raises:
+        DataError: Another protocol, or a date that leaves nothing to train on or to test.
+    """
+    if holdout == "none":
+        return np.zeros(log.events, dtype=np.bool_)
+    if holdout == "leave-last-out":
+        return leave_last_out(log)
+    kind, _, border = holdout.partition(":")
+    if kind == "time":
+        try:
+            share = float(border)
+        except ValueError:
+            return _from_date(log, holdout, border)
+        if 0 < share < 1:
+            return after_time(log, share)
+    raise _no_protocol(holdout)
+
+
+def _from_date(log: EventLog, holdout: str, border: str) -> Mask:
+    try:
+        # Python 3.10 reads no final Z.
+        moment = datetime.fromisoformat(border.removesuffix("Z"))
+    except ValueError:
+        raise _no_protocol(holdout) from None
+    moment = moment.replace(tzinfo=moment.tzinfo or timezone.utc)
+    mask = log.time_ms >= round(moment.timestamp() * _MS_PER_SECOND)
+    if mask.all() or not mask.any():
+        first, last = (_date(time) for time in (log.time_ms.min(), log.time_ms.max()))
+        raise DataError(f"holdout: got {holdout!r}; expected a time between the log's first event, {first}, and {last}")
+    return mask
+
+
+def _date(time_ms: int) -> str:
+    return datetime.fromtimestamp(int(time_ms) / _MS_PER_SECOND, timezone.utc).isoformat(timespec="seconds")
+
+
+def _no_protocol(holdout: str) -> DataError:
+    return DataError(
+        f"holdout: got {holdout!r}; expected 'none', 'leave-last-out' or 'time:F' with 0 < F < 1, "
+        "or 'time:DATE' as in time:2024-03-01"
+    )
