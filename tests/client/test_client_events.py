@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.client import InvalidArgumentError, RecommendRequest, event
-from ebbtide.client._events import build_request, strings
+from ebbtide.client import InvalidArgumentError, RecommendRequest, event, recommend_request
+from ebbtide.client._events import one_request, strings
 
 aware = st.datetimes(
     datetime(1, 1, 2),
@@ -58,8 +58,10 @@ def test_event_weight_is_absent_when_not_given():
 
 def test_request_carries_only_what_was_given_when_built():
     one = event(item_id="a", time_ms=1)
-    assert build_request() == RecommendRequest()
-    built = build_request(history=iter([one]), current=(one,), alpha=0.0, exclude={"b"}, exclude_seen=False, top_n=3)
+    assert recommend_request() == RecommendRequest()
+    built = recommend_request(
+        history=iter([one]), current=(one,), alpha=0.0, exclude={"b"}, exclude_seen=False, top_n=3
+    )
     assert [field.name for field, _ in built.ListFields()] == [
         "history",
         "current",
@@ -72,7 +74,7 @@ def test_request_carries_only_what_was_given_when_built():
 
 def test_request_is_taken_as_it_is_when_given_whole():
     whole = RecommendRequest(top_n=3)
-    assert build_request(whole) is whole
+    assert one_request(whole, recommend_request()) is whole
 
 
 @pytest.mark.parametrize(
@@ -81,13 +83,17 @@ def test_request_is_taken_as_it_is_when_given_whole():
         ({"top_n": 0}, "top_n"),
         ({"now": datetime(2024, 1, 1)}, "now"),
         ({"exclude": "318"}, "exclude_item_ids"),
-        ({"request": RecommendRequest(), "top_n": 5}, "request"),
     ],
 )
 def test_request_names_the_field_when_it_cannot_be_built(arguments, field):
     with pytest.raises(InvalidArgumentError) as caught:
-        build_request(**arguments)
+        recommend_request(**arguments)
     assert caught.value.field == field
+
+
+def test_request_is_refused_when_it_is_given_both_whole_and_by_keywords():
+    with pytest.raises(InvalidArgumentError, match="request: got top_n beside it"):
+        one_request(RecommendRequest(), recommend_request(top_n=5))
 
 
 def test_strings_refuses_one_string_when_a_list_is_meant():

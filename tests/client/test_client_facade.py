@@ -1,39 +1,61 @@
 """What `import ebbtide.client` gives and what it costs."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import ebbtide.client
 import ebbtide.v1
+from ebbtide.client import AsyncInterestClient, InterestClient
 from ebbtide.v1 import interest_pb2
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "polars", "pydantic", "typer")
+HEAVY = (
+    *("torch", "transformers", "onnx", "onnxruntime", "polars", "pandas", "pydantic", "typer"),
+    *("opentelemetry", "prometheus_client"),
+)
 
 
 def test_facade_names_stay_the_same_when_modules_move():
     assert ebbtide.client.__all__ == [
         "UNSET",
+        "AsyncInterestClient",
+        "Attempt",
+        "BearerToken",
+        "Call",
         "CallCancelledError",
         "ClientClosedError",
         "ClientConfig",
         "DeadlineExceededError",
         "EbbtideError",
         "Event",
+        "Hooks",
         "InterestClient",
         "InternalError",
         "InvalidArgumentError",
         "KeepAliveConfig",
+        "ModelMetadata",
         "ModelNotReadyError",
+        "OverloadedError",
+        "PermissionDeniedError",
         "RecommendRequest",
         "RecommendResponse",
+        "RecommendResult",
         "RecommendedItem",
         "ResourceExhaustedError",
         "RetryConfig",
+        "ServerMetadata",
         "Status",
+        "TensorMetadata",
+        "TlsConfig",
+        "UnauthenticatedError",
         "UnavailableError",
+        "VersionMismatchError",
         "event",
+        "recommend_request",
     ]
     assert all(hasattr(ebbtide.client, name) for name in ebbtide.client.__all__)
 
@@ -43,9 +65,27 @@ def test_schema_facade_has_every_message_when_the_proto_grows():
     assert all(hasattr(ebbtide.v1, name) for name in ebbtide.v1.__all__)
 
 
-def test_client_has_a_method_for_each_rpc_when_the_service_grows():
+@pytest.mark.parametrize("client", [InterestClient, AsyncInterestClient])
+def test_client_has_a_method_for_each_rpc_when_the_service_grows(client):
     service = interest_pb2.DESCRIPTOR.services_by_name["InterestService"]
-    assert [name for name in service.methods_by_name if not hasattr(ebbtide.client.InterestClient, name.lower())] == []
+    assert [name for name in service.methods_by_name if not hasattr(client, name.lower())] == []
+
+
+def public_methods(client):
+    return {
+        name: method
+        for name, method in inspect.getmembers(client, inspect.isfunction)
+        if name == "__init__" or not name.startswith("_")
+    }
+
+
+def test_both_clients_have_the_same_methods_and_signatures_when_compared():
+    sync, awaited = public_methods(InterestClient), public_methods(AsyncInterestClient)
+    assert sync.keys() == awaited.keys()
+    for name, method in sync.items():
+        assert inspect.signature(method) == inspect.signature(awaited[name]), name
+        assert inspect.iscoroutinefunction(awaited[name]) == (name != "__init__"), name
+        assert not inspect.iscoroutinefunction(method)
 
 
 def test_import_pulls_in_nothing_heavy_when_a_fresh_interpreter_starts():

@@ -1,7 +1,8 @@
 """The client SDK: typed recommendations from a Triton server that serves an Ebbtide repository."""
 
+from ebbtide.client._async_client import AsyncInterestClient
 from ebbtide.client._client import InterestClient
-from ebbtide.client._events import event
+from ebbtide.client._events import event, recommend_request
 from ebbtide.client.config import UNSET, ClientConfig, KeepAliveConfig, RetryConfig
 from ebbtide.client.errors import (
     CallCancelledError,
@@ -11,31 +12,54 @@ from ebbtide.client.errors import (
     InternalError,
     InvalidArgumentError,
     ModelNotReadyError,
+    OverloadedError,
+    PermissionDeniedError,
     ResourceExhaustedError,
     Status,
+    UnauthenticatedError,
     UnavailableError,
+    VersionMismatchError,
 )
+from ebbtide.client.hooks import Attempt, Call, Hooks
+from ebbtide.client.metadata import ModelMetadata, ServerMetadata, TensorMetadata
+from ebbtide.client.results import RecommendResult
+from ebbtide.client.security import BearerToken, TlsConfig
 from ebbtide.v1 import Event, RecommendedItem, RecommendRequest, RecommendResponse
 
 __all__ = [
     "UNSET",
+    "AsyncInterestClient",
+    "Attempt",
+    "BearerToken",
+    "Call",
     "CallCancelledError",
     "ClientClosedError",
     "ClientConfig",
     "DeadlineExceededError",
     "EbbtideError",
     "Event",
+    "Hooks",
     "InterestClient",
     "InternalError",
     "InvalidArgumentError",
     "KeepAliveConfig",
+    "ModelMetadata",
     "ModelNotReadyError",
+    "OverloadedError",
+    "PermissionDeniedError",
     "RecommendRequest",
     "RecommendResponse",
+    "RecommendResult",
     "RecommendedItem",
     "ResourceExhaustedError",
     "RetryConfig",
+    "ServerMetadata",
     "Status",
+    "TensorMetadata",
+    "TlsConfig",
+    "UnauthenticatedError",
     "UnavailableError",
+    "VersionMismatchError",
     "event",
+    "recommend_request",
 ]

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+import inspect
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc import InferenceServerClient
-from tritonclient.utils import InferenceServerException
 
-from ebbtide.client._events import build_request, strings
-from ebbtide.client._wire import infer_inputs, read_outputs, typed_error
-from ebbtide.client.codec import EncodedRequest, decode, decode_vectors, encode, encode_texts
+from ebbtide.client._events import one_request, recommend_request, strings
+from ebbtide.client._operations import Operations
+from ebbtide.client._steps import AskToken, Rpc, Steps, T, Wait
+from ebbtide.client._triton import Untyped, open_sync
 from ebbtide.client.config import UNSET, ClientConfig, Unset
-from ebbtide.client.errors import (
-    ClientClosedError,
-    DeadlineExceededError,
-    InvalidArgumentError,
-    ModelNotReadyError,
-    UnavailableError,
-)
+from ebbtide.client.errors import InvalidArgumentError
+from ebbtide.client.metadata import ModelMetadata, ServerMetadata
+from ebbtide.client.results import RecommendResult
 from ebbtide.interest import contract
 from ebbtide.v1 import Event, RecommendRequest, RecommendResponse
-
-_POLL_S = 0.1
-_PROBE_TIMEOUT_S = 1.0
 
 
 class InterestClient:
@@ -39,25 +32,29 @@ class InterestClient:
         with InterestClient("localhost:8001") as client:
             response = client.recommend(history=[event(item_id="318", time=yesterday)], top_n=5)
 
-    Every call has a finite deadline and raises `ebbtide.client.EbbtideError` when it fails.
+    Every call has a finite deadline and raises `ebbtide.client.EbbtideError` when it fails. `AsyncInterestClient` has
+    the same methods, to await.
     """
 
-    def __init__(self, url: str = "localhost:8001", *, config: ClientConfig | None = None) -> None:
+    def __init__(self, url: str | Sequence[str] = "localhost:8001", *, config: ClientConfig | None = None) -> None:
         """Prepares a connection, which the first call opens.
 
         Args:
-            url: Host and gRPC port of the server, without a scheme.
-            config: Deadline, retries and sizes; the defaults of `ClientConfig` when not given.
+            url: Host and gRPC port of the server, without a scheme; a gRPC target, such as ``dns:///triton:8001`` for
+                all addresses of a name; or several IP addresses with ports. Calls spread over all of them.
+            config: Deadline, retries, TLS, token and sizes; the defaults of `ClientConfig` when not given.
 
         Raises:
-            InvalidArgumentError: `url` has a scheme.
+            InvalidArgumentError: `url` is no address, or does not go with the configuration.
         """
-        if "://" in url:
-            raise InvalidArgumentError.of_field("url", repr(url), "host:port, without a scheme: localhost:8001")
-        self._url = url
-        self._config = config or ClientConfig()
-        self._closed = False
-        self._triton = InferenceServerClient(url, channel_args=self._config._channel_args())
+        self._operations = Operations(url, config, type(self).__name__)
+        token = self._operations.config.token
+        if token is not None and inspect.iscoroutinefunction(token.value):
+            raise _async_provider()
+        self._triton = open_sync(
+            self._operations.endpoint.target, self._operations.credentials, self._operations.channel_args
+        )
+        self._closing = threading.Event()
 
     def recommend(
         self,
@@ -72,6 +69,7 @@ class InterestClient:
         exclude_seen: bool | None = None,
         top_n: int | None = None,
         timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
     ) -> RecommendResponse:
         """The best items of the catalog for one person. No events at all is a valid request: a new person.
 
@@ -87,19 +85,21 @@ class InterestClient:
             top_n: Items wanted, at most as many as the model was exported with. When not given: 10, or fewer where the
                 model was exported with fewer.
             timeout_s: Deadline of this call, seconds, retries included; the configuration's when not given.
+            metadata: gRPC metadata of this call, beside the configuration's.
 
         Returns:
-            Items with their scores, best first, the alpha used and the number of events that counted.
+            Items with their scores, best first, the alpha used and the number of events that counted; see
+            `ebbtide.client.results` for tables of it.
 
         Raises:
             InvalidArgumentError: A field cannot be served; the error names it as the caller wrote it.
             DeadlineExceededError: No answer within the deadline.
             UnavailableError: No server at the address, or one that refuses work for now.
             ModelNotReadyError: The server does not serve the model (yet).
+            VersionMismatchError: The server's model is not one that this client speaks to.
             EbbtideError: Anything else; see its `status`.
         """
-        request = build_request(
-            request,
+        keywords = recommend_request(
             history=history,
             current=current,
             events=events,
@@ -109,16 +109,54 @@ class InterestClient:
             exclude_seen=exclude_seen,
             top_n=top_n,
         )
-        encoded = encode(request, now_ms=time.time_ns() // 1_000_000)
-        outputs, model_version = self._infer(encoded, timeout_s, request)
-        return decode(outputs, request.top_n, model_version=model_version)
+        return self._drive(self._operations.recommend(one_request(request, keywords), timeout_s, metadata))
 
-    def embed(self, texts: Iterable[str], *, timeout_s: float | Unset = UNSET) -> npt.NDArray[np.float32]:
+    def recommend_many(
+        self,
+        requests: Iterable[RecommendRequest],
+        *,
+        max_concurrency: int = 16,
+        timeout_s: float | Unset = UNSET,
+    ) -> list[RecommendResult]:
+        """The best items for many people, several calls at a time.
+
+        Args:
+            requests: One for each person; see `ebbtide.client.recommend_request`.
+            max_concurrency: Calls under way at once, at most. The server puts them into batches.
+            timeout_s: Deadline of each call, seconds, counted from its own start.
+
+        Returns:
+            One result for each request, in the requests' order, with its `response` or its `error`: a failed call does
+            not fail the others.
+
+        Raises:
+            InvalidArgumentError: `max_concurrency` or `timeout_s` is out of bounds.
+            ClientClosedError: The client was closed before.
+        """
+        self._operations.check_many(max_concurrency, timeout_s)
+
+        def one(request: RecommendRequest) -> RecommendResult:
+            return self._drive(self._operations.recommend_one_of_many(request, timeout_s))
+
+        pool = ThreadPoolExecutor(max_concurrency, thread_name_prefix="ebbtide-recommend-many")
+        try:
+            return list(pool.map(one, requests))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> npt.NDArray[np.float32]:
         """The vectors of texts, as the interest model sees them.
 
         Args:
             texts: 1 to 64 texts, each at most 4096 bytes of UTF-8, unless exported with other limits.
             timeout_s: Deadline of this call, seconds, retries included; the configuration's when not given.
+            metadata: gRPC metadata of this call, beside the configuration's.
 
         Returns:
             float32 ``[len(texts), d]``, in the texts' order.
@@ -127,49 +165,64 @@ class InterestClient:
             InvalidArgumentError: No texts, too many, or one too long; the error names it.
             EbbtideError: As for `recommend`.
         """
-        outputs, _ = self._infer(encode_texts(strings("texts", texts)), timeout_s, None)
-        return decode_vectors(outputs)
+        return self._drive(self._operations.embed(strings("texts", texts), timeout_s, metadata))
 
-    def is_ready(self, *, timeout_s: float | Unset = UNSET) -> bool:
-        """Whether the server answers and serves the model ``recommend``; False also where nothing answers in time.
+    def is_live(self, *, timeout_s: float | Unset = UNSET) -> bool:
+        """Whether a server answers at all, with models or without; False also where nothing answers in time.
 
         Raises:
             EbbtideError: The server answers, but refuses to say; see its `status`.
         """
-        self._require_open()
-        deadline_s = self._config.deadline_s(timeout_s)
-        try:
-            return bool(self._triton.is_model_ready(contract.RECOMMEND.name, client_timeout=deadline_s))
-        except InferenceServerException as failure:
-            error = typed_error(failure, url=self._url, timeout_s=deadline_s, model_name=contract.RECOMMEND.name)
-            if isinstance(error, (UnavailableError, DeadlineExceededError)):
-                return False
-            raise error from failure
+        return self._drive(self._operations.is_live(timeout_s))
 
-    def wait_until_ready(self, timeout_s: float) -> None:
+    def is_ready(self, model_name: str = contract.RECOMMEND.name, *, timeout_s: float | Unset = UNSET) -> bool:
+        """Whether the server answers and serves the model; False also where nothing answers in time.
+
+        Args:
+            model_name: A model of the contract: ``recommend``, ``recommend_text``, ``embed``, ...
+            timeout_s: Deadline of this call, seconds; the configuration's when not given.
+
+        Raises:
+            EbbtideError: The server answers, but refuses to say; see its `status`.
+        """
+        return self._drive(self._operations.is_ready(model_name, timeout_s))
+
+    def wait_until_ready(self, timeout_s: float, model_name: str = contract.RECOMMEND.name) -> None:
         """Returns once `is_ready` says so.
 
         Args:
             timeout_s: How long to wait at most, seconds.
+            model_name: A model of the contract.
 
         Raises:
             ModelNotReadyError: It did not within `timeout_s`.
             EbbtideError: The server answers, but refuses to say; see its `status`.
         """
-        end = time.monotonic() + self._config.deadline_s(timeout_s)
-        while (left_s := end - time.monotonic()) > 0:
-            if self.is_ready(timeout_s=min(left_s, _PROBE_TIMEOUT_S)):
-                return
-            time.sleep(max(0.0, min(_POLL_S, end - time.monotonic())))
-        raise ModelNotReadyError(
-            f"{contract.RECOMMEND.name} at {self._url} was not ready after {timeout_s:g} s. Check the address and look "
-            "in the server's log for models that did not load."
-        )
+        self._drive(self._operations.wait_until_ready(timeout_s, model_name))
+
+    def server_metadata(self, *, timeout_s: float | Unset = UNSET) -> ServerMetadata:
+        """What the server says about itself.
+
+        Raises:
+            EbbtideError: As for `recommend`.
+        """
+        return self._drive(self._operations.server_metadata(timeout_s))
+
+    def model_metadata(
+        self, model_name: str = contract.RECOMMEND.name, *, timeout_s: float | Unset = UNSET
+    ) -> ModelMetadata:
+        """Versions, tensors and fingerprint of a model that the server has ready.
+
+        Raises:
+            ModelNotReadyError: The server does not serve the model (yet).
+            EbbtideError: As for `recommend`.
+        """
+        return self._drive(self._operations.model_metadata(model_name, timeout_s))
 
     def close(self) -> None:
         """Closes the connection; calls that still run fail with `CallCancelledError`. Closing twice is fine."""
-        if not self._closed:
-            self._closed = True
+        if self._operations.close():
+            self._closing.set()
             self._triton.close()
 
     def __enter__(self) -> InterestClient:
@@ -181,23 +234,34 @@ class InterestClient:
         self.close()
 
     def __repr__(self) -> str:
-        return f"InterestClient({self._url!r}{', closed' if self._closed else ''})"
+        return repr(self._operations)
 
-    def _require_open(self) -> None:
-        if self._closed:
-            raise ClientClosedError(
-                "This client was closed. Make a new InterestClient, and close it after its last call."
-            )
-
-    def _infer(
-        self, encoded: EncodedRequest, timeout_s: float | Unset, request: RecommendRequest | None
-    ) -> tuple[dict[str, npt.NDArray[Any]], str]:
-        self._require_open()
-        deadline_s = self._config.deadline_s(timeout_s)
+    def _drive(self, steps: Steps[T]) -> T:
+        """Takes the steps of a call one after the other, and waits for each."""
         try:
-            result = self._triton.infer(encoded.model_name, infer_inputs(encoded), client_timeout=deadline_s)
-        except InferenceServerException as failure:
-            raise typed_error(
-                failure, url=self._url, timeout_s=deadline_s, model_name=encoded.model_name, request=request
-            ) from failure
-        return read_outputs(result)
+            step = next(steps)
+            while True:
+                try:
+                    outcome = self._perform(step)
+                except BaseException as error:  # the steps know what to do with it
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(outcome)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+    def _perform(self, step: Rpc | Wait | AskToken) -> Untyped:
+        if isinstance(step, Rpc):
+            return getattr(self._triton, step.method)(**step.arguments)
+        if isinstance(step, Wait):
+            return self._closing.wait(step.seconds)
+        token = step.provider()
+        if inspect.isawaitable(token):
+            if inspect.iscoroutine(token):
+                token.close()
+            raise _async_provider()
+        return token
+
+
+def _async_provider() -> InvalidArgumentError:
+    return InvalidArgumentError.of_field("token", "an async function", "a plain one, or AsyncInterestClient")

@@ -75,8 +75,7 @@ def strings(field: str, values: Iterable[str]) -> Sequence[str]:
     return list(values)
 
 
-def build_request(
-    request: RecommendRequest | None = None,
+def recommend_request(
     *,
     history: Iterable[Event] = (),
     current: Iterable[Event] = (),
@@ -87,15 +86,14 @@ def build_request(
     exclude_seen: bool | None = None,
     top_n: int | None = None,
 ) -> RecommendRequest:
-    """The one request that the arguments of `InterestClient.recommend` stand for.
+    """The message that the keywords of `InterestClient.recommend` stand for, for `recommend_many` or for keeping.
 
     Raises:
-        InvalidArgumentError: Both a request and its fields are given, `now` has no timezone, `top_n` is less than 1, or
-            `exclude` is one string.
+        InvalidArgumentError: `now` has no timezone, `top_n` is less than 1, or `exclude` is one string.
     """
     if top_n is not None and not 1 <= top_n < 2**31:
         raise InvalidArgumentError.of_field("top_n", top_n, "at least 1")
-    from_fields = RecommendRequest(
+    return RecommendRequest(
         history=history,
         current=current,
         events=events,
@@ -105,10 +103,18 @@ def build_request(
         exclude_seen=exclude_seen,
         top_n=top_n or 0,
     )
+
+
+def one_request(request: RecommendRequest | None, from_keywords: RecommendRequest) -> RecommendRequest:
+    """The one request that was given, whole or by keywords.
+
+    Raises:
+        InvalidArgumentError: Both were.
+    """
     if request is None:
-        return from_fields
-    if from_fields != RecommendRequest():
-        given = ", ".join(field.name for field, _ in from_fields.ListFields())
+        return from_keywords
+    if from_keywords != RecommendRequest():
+        given = ", ".join(field.name for field, _ in from_keywords.ListFields())
         raise InvalidArgumentError.of_field("request", f"{given} beside it", "either a request or its fields")
     return request
 

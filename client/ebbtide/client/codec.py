@@ -18,11 +18,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ebbtide.client.errors import InternalError, InvalidArgumentError
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Model, Tensor
-from ebbtide.interest.keys import item_key, item_keys
+from ebbtide.interest.keys import item_keys
 from ebbtide.v1 import Event, RecommendRequest, RecommendResponse
 
 DEFAULT_TOP_N = 10
 """Items of an answer when the request does not say how many."""
+
+_EARLIEST_S, _LATEST_S = -62_135_596_800, 253_402_300_799
+"""The years 1 to 9999, which a `Timestamp` can say."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 """Tensors by name."""
@@ -97,20 +100,20 @@ def encode(request: RecommendRequest, now_ms: int) -> EncodedRequest:
             "history or current beside it",
             "either history and current, or events for the server to split",
         )
-    items, texts = tensor_order(request)
-    model = contract.RECOMMEND_TEXT if texts else contract.RECOMMEND
-    entries = [*items, *texts]
+    items, texts = _Columns([], [], [], []), _Columns([], [], [], [])
+    for group, events in (("history", request.history), ("current", request.current), ("events", request.events)):
+        _read_events(group, events, items, texts)
+    model = contract.RECOMMEND_TEXT if texts.subject else contract.RECOMMEND
     tensors: dict[Tensor, Sequence[Any] | npt.NDArray[Any]] = {
-        contract.EVENT_ITEM: [_key(entry) for entry in items],
-        contract.EVENT_TIME: [_event_time_ms(entry) for entry in entries],
+        contract.EVENT_ITEM: item_keys(items.subject),
+        contract.EVENT_TIME: items.time_ms + texts.time_ms,
         contract.NOW: [_now_ms(request, now_ms)],
     }
     if request.history or request.current:
-        tensors[contract.EVENT_IS_CURRENT] = [entry.group == "current" for entry in entries]
-    if any(entry.event.HasField("weight") for entry in entries):
-        tensors[contract.EVENT_WEIGHT] = [
-            entry.event.weight if entry.event.HasField("weight") else 1.0 for entry in entries
-        ]
+        tensors[contract.EVENT_IS_CURRENT] = items.is_current + texts.is_current
+    weights = items.weight + texts.weight
+    if any(weight != 1 for weight in weights):
+        tensors[contract.EVENT_WEIGHT] = weights
     if request.HasField("alpha"):
         tensors[contract.ALPHA] = [request.alpha]
     if request.exclude_item_ids:
@@ -120,8 +123,8 @@ def encode(request: RecommendRequest, now_ms: int) -> EncodedRequest:
         tensors[contract.EXCLUDE_ITEM] = item_keys(request.exclude_item_ids)
     if request.HasField("exclude_seen"):
         tensors[contract.EXCLUDE_SEEN] = [request.exclude_seen]
-    if texts:
-        tensors[contract.TEXT] = [entry.event.text.encode() for entry in texts]
+    if texts.subject:
+        tensors[contract.TEXT] = [text.encode() for text in texts.subject]
     return _encoded(model, tensors)
 
 
@@ -196,27 +199,46 @@ def _encoded(model: Model, tensors: Mapping[Tensor, Sequence[Any] | npt.NDArray[
     return EncodedRequest(model.name, arrays)
 
 
-def _key(entry: LocatedEvent) -> int:
-    item_id = entry.event.item_id
-    if item_id:
-        return item_key(item_id)
-    if not entry.event.HasField("item_id"):
-        raise InvalidArgumentError.of_field(entry.path, "neither", "one of item_id and text")
-    raise _empty_id(f"{entry.path}.item_id")
+class _Columns(NamedTuple):
+    """The events with an item, or those with a text, attribute by attribute."""
+
+    subject: list[str]
+    time_ms: list[int]
+    is_current: list[bool]
+    weight: list[float]
+
+
+def _read_events(group: str, events: Sequence[Event], items: _Columns, texts: _Columns) -> None:
+    """Adds the events of one field to the columns; the loop that a request's encoding time is spent in."""
+    is_current = group == "current"
+    for place, event in enumerate(events):
+        if event.HasField("text"):
+            columns, subject = texts, event.text
+        else:
+            columns, subject = items, event.item_id
+            if not subject:
+                raise _no_subject(f"{group}[{place}]", event)
+        time = event.time
+        seconds, nanos = time.seconds, time.nanos
+        if not seconds and not nanos and not event.HasField("time"):
+            raise InvalidArgumentError.of_field(f"{group}[{place}].time", "none", "when the event happened")
+        # As `Timestamp.ToMilliseconds`, which takes four times as long.
+        if not (_EARLIEST_S <= seconds <= _LATEST_S and 0 <= nanos < 1_000_000_000):
+            raise _bad_time(f"{group}[{place}].time", time)
+        columns.subject.append(subject)
+        columns.time_ms.append(seconds * 1_000 + nanos // 1_000_000)
+        columns.is_current.append(is_current)
+        columns.weight.append(event.weight or (0.0 if event.HasField("weight") else 1.0))
+
+
+def _no_subject(path: str, event: Event) -> InvalidArgumentError:
+    if event.HasField("item_id"):
+        return _empty_id(f"{path}.item_id")
+    return InvalidArgumentError.of_field(path, "neither", "one of item_id and text")
 
 
 def _empty_id(field: str) -> InvalidArgumentError:
     return InvalidArgumentError.of_field(field, "''", "the id of an item, not empty")
-
-
-def _event_time_ms(entry: LocatedEvent) -> int:
-    event = entry.event
-    if not event.HasField("time"):
-        raise InvalidArgumentError.of_field(f"{entry.path}.time", "none", "when the event happened")
-    try:
-        return event.time.ToMilliseconds()
-    except ValueError as error:
-        raise _bad_time(f"{entry.path}.time", event.time) from error
 
 
 def _now_ms(request: RecommendRequest, clock_ms: int) -> int:

@@ -1,23 +1,19 @@
-"""Configuration of a client: deadline, retries, keep-alive and sizes, each checked on construction."""
+"""Configuration of a client: deadline, retries, balancing, keep-alive and sizes, each checked on construction."""
 
 from __future__ import annotations
 
-import json
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Any, Final, Literal
 
 from ebbtide.client.errors import InvalidArgumentError
+from ebbtide.client.hooks import Hooks
+from ebbtide.client.security import BearerToken, TlsConfig
 
-ChannelArgs = list[tuple[str, int | str]]
-"""Arguments of a gRPC channel, by gRPC's names for them."""
-
-MAX_RETRY_ATTEMPTS = 5
-"""gRPC itself makes no more attempts than this."""
-
-MIN_BACKOFF_MS = 10
-"""gRPC never wakes from a wait that its jitter rounds down to 0 ms (seen with 1 ms: the call ran into its deadline)."""
+_METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
 
 
 class Unset(Enum):
@@ -31,64 +27,54 @@ UNSET: Final = Unset.UNSET
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    """Raises the error of a field out of bounds.
+
+    Raises:
+        InvalidArgumentError: `condition` does not hold.
+    """
     if not condition:
         raise InvalidArgumentError.of_field(name, value, expected)
 
 
 @dataclass(frozen=True)
 class RetryConfig:
-    """When a call is tried again: only after UNAVAILABLE, and inside the call's one deadline.
+    """When a call is tried again: only after UNAVAILABLE, inside the call's one deadline and the client's one budget.
 
-    gRPC does the retrying, and spreads each wait by 20 % either way so that clients do not come back all at once.
+    Each wait is drawn evenly between 0 and its longest ("full jitter"), so that clients do not come back all at once. A
+    wait that would outlast the deadline is not begun: the call fails at once, with the error that it got.
     """
 
     max_attempts: int = 3
-    """Attempts of one call, the first one too: 1 (no retries) to 5."""
+    """Attempts of one call, the first one too: 1 (no retries) to 100."""
     initial_backoff_ms: int = 50
-    """Wait before the second attempt, at least 10."""
+    """Longest wait before the second attempt."""
     multiplier: float = 2.0
-    """Each further wait is the last one times this."""
+    """Each further longest wait is the last one times this: 1 to 10."""
     max_backoff_ms: int = 1_000
     """No wait is longer than this."""
+    budget_tokens: int = 200
+    """Size of the client's budget. Each attempt that ends UNAVAILABLE takes one token, and there are no retries while
+    the budget is half empty or more: a server in trouble is not given several times its load."""
+    budget_refill: float = 0.1
+    """Tokens that each success gives back: in the long run, at most this share of the calls are retries."""
 
     def __post_init__(self) -> None:
-        _require(
-            1 <= self.max_attempts <= MAX_RETRY_ATTEMPTS,
-            "max_attempts",
-            self.max_attempts,
-            f"1 to {MAX_RETRY_ATTEMPTS}",
-        )
-        _require(
-            self.initial_backoff_ms >= MIN_BACKOFF_MS,
-            "initial_backoff_ms",
-            self.initial_backoff_ms,
-            f"at least {MIN_BACKOFF_MS}",
-        )
-        _require(
-            math.isfinite(self.multiplier) and self.multiplier >= 1,
-            "multiplier",
-            self.multiplier,
-            "a finite number of at least 1",
-        )
+        _require(1 <= self.max_attempts <= 100, "max_attempts", self.max_attempts, "1 to 100")
+        _require(self.initial_backoff_ms >= 1, "initial_backoff_ms", self.initial_backoff_ms, "at least 1")
+        _require(1 <= self.multiplier <= 10, "multiplier", self.multiplier, "1 to 10")
         _require(
             self.max_backoff_ms >= self.initial_backoff_ms,
             "max_backoff_ms",
             self.max_backoff_ms,
             f"at least initial_backoff_ms ({self.initial_backoff_ms})",
         )
-
-    def _channel_args(self) -> ChannelArgs:
-        if self.max_attempts == 1:
-            return [("grpc.enable_retries", 0)]
-        policy = {
-            "maxAttempts": self.max_attempts,
-            "initialBackoff": f"{self.initial_backoff_ms / 1_000:.3f}s",
-            "maxBackoff": f"{self.max_backoff_ms / 1_000:.3f}s",
-            "backoffMultiplier": self.multiplier,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        }
-        service_config = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
-        return [("grpc.enable_retries", 1), ("grpc.service_config", json.dumps(service_config))]
+        _require(self.budget_tokens >= 2, "budget_tokens", self.budget_tokens, "at least 2")
+        _require(
+            math.isfinite(self.budget_refill) and self.budget_refill > 0,
+            "budget_refill",
+            self.budget_refill,
+            "a finite number above 0",
+        )
 
 
 @dataclass(frozen=True)
@@ -110,13 +96,6 @@ class KeepAliveConfig:
         _require(self.time_ms > 0, "time_ms", self.time_ms, "more than 0")
         _require(self.timeout_ms > 0, "timeout_ms", self.timeout_ms, "more than 0")
 
-    def _channel_args(self) -> ChannelArgs:
-        return [
-            ("grpc.keepalive_time_ms", self.time_ms),
-            ("grpc.keepalive_timeout_ms", self.timeout_ms),
-            ("grpc.keepalive_permit_without_calls", int(self.permit_without_calls)),
-        ]
-
 
 @dataclass(frozen=True)
 class ClientConfig:
@@ -126,8 +105,28 @@ class ClientConfig:
     """Deadline of a call, end to end: connecting, retries and waits between them included. Finite."""
     retry: RetryConfig = field(default_factory=RetryConfig)
     """When a call is tried again."""
+    tls: TlsConfig | None = None
+    """Encryption, and who the two sides are; None talks plaintext."""
+    token: BearerToken | None = None
+    """Token that says who calls; None sends none."""
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str], repr=False, hash=False)
+    """Sent with every call, as gRPC metadata: lower-case names and printable ASCII. Never shown: it may hold keys."""
+    hooks: tuple[Hooks, ...] = ()
+    """What to run around calls and attempts, in this order: tracing, metrics, your own."""
+    check_contract: bool = True
+    """Whether the first call of each model, and the first after it switched to another version, asks the server whether
+    the model takes and gives the tensors of this client's contract."""
+    expected_fingerprint: str | None = None
+    """The one export that this client may speak to, by its fingerprint; None takes any."""
+    balancing: Literal["round_robin", "pick_first"] = "round_robin"
+    """How calls spread over the addresses that the endpoint names: all that answer, or the first that does."""
+    wait_for_ready: bool = False
+    """Whether a call waits, up to its deadline, for a server that cannot be reached; if not, it fails as soon as a
+    connection failed, and is tried again as `retry` says."""
     keepalive: KeepAliveConfig | None = None
     """Pings on the connection; None sends none."""
+    compression: Literal["none", "gzip", "deflate"] = "none"
+    """Compression of requests. It pays only on slow networks: a request is a few kilobytes."""
     max_message_bytes: int = 64 * 1024 * 1024
     """Largest message sent or received."""
     max_reconnect_backoff_ms: int = 2_000
@@ -135,6 +134,20 @@ class ClientConfig:
 
     def __post_init__(self) -> None:
         _require_timeout(self.timeout_s)
+        # A copy, so that the configuration stays what was checked here.
+        object.__setattr__(self, "metadata", checked_metadata(self.metadata))
+        _require(
+            self.check_contract or self.expected_fingerprint is None,
+            "expected_fingerprint",
+            self.expected_fingerprint,
+            "None where check_contract is False",
+        )
+        _require(
+            self.balancing in ("round_robin", "pick_first"), "balancing", self.balancing, "round_robin or pick_first"
+        )
+        _require(
+            self.compression in ("none", "gzip", "deflate"), "compression", self.compression, "none, gzip or deflate"
+        )
         _require(self.max_message_bytes > 0, "max_message_bytes", self.max_message_bytes, "more than 0")
         _require(
             self.max_reconnect_backoff_ms >= 100,
@@ -154,18 +167,28 @@ class ClientConfig:
         _require_timeout(timeout_s)
         return timeout_s
 
-    def _channel_args(self) -> ChannelArgs:
-        return [
-            ("grpc.max_send_message_length", self.max_message_bytes),
-            ("grpc.max_receive_message_length", self.max_message_bytes),
-            ("grpc.initial_reconnect_backoff_ms", min(1_000, self.max_reconnect_backoff_ms)),
-            ("grpc.max_reconnect_backoff_ms", self.max_reconnect_backoff_ms),
-            *self.retry._channel_args(),
-            *(self.keepalive._channel_args() if self.keepalive else []),
-        ]
+
+def checked_metadata(metadata: Mapping[Any, object]) -> dict[str, str]:
+    """A copy of the metadata, once it is known that gRPC takes it.
+
+    Raises:
+        InvalidArgumentError: A name or value that gRPC refuses; the error names it and keeps the value to itself.
+    """
+    checked: dict[str, str] = {}
+    for key, value in metadata.items():
+        if not _METADATA_KEY.fullmatch(str(key)) or key.startswith("grpc-") or key.endswith("-bin"):
+            raise InvalidArgumentError.of_field(
+                "metadata",
+                repr(key),
+                "lower-case letters, digits, -, _ and . as a name, without grpc- in front or -bin behind",
+            )
+        if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+            raise InvalidArgumentError.of_field(f"metadata[{key!r}]", "something else", "printable ASCII")
+        checked[key] = value
+    return checked
 
 
-def _require_timeout(timeout_s: float) -> None:
+def _require_timeout(timeout_s: object) -> None:
     _require(
         isinstance(timeout_s, (int, float)) and math.isfinite(timeout_s) and timeout_s > 0,
         "timeout_s",

@@ -4,13 +4,17 @@
     ├── InvalidArgumentError       a field of the request cannot be served (also a ValueError)
     ├── DeadlineExceededError      no answer within the call's deadline
     ├── UnavailableError           no server answers, or it refuses work for now
-    │   └── ModelNotReadyError     the server answers, but does not serve the model
+    │   ├── ModelNotReadyError     the server answers, but does not serve the model
+    │   └── OverloadedError        the model's queue is full, or the request waited in it too long
+    ├── VersionMismatchError       the server's model is not the one that this client speaks to
+    ├── UnauthenticatedError       the server wants to know who calls: no token, or one that it does not take
+    ├── PermissionDeniedError      the server knows who calls, and does not let them
     ├── ResourceExhaustedError     a message is larger than allowed, or a quota is spent
     ├── CallCancelledError         the call was cancelled, or its client closed meanwhile
     ├── ClientClosedError          the client was closed before the call
     └── InternalError              the server failed, or answered what no Ebbtide model answers
 
-A status without a class of its own (UNAUTHENTICATED, PERMISSION_DENIED, ...) raises `EbbtideError` itself.
+A status without a class of its own (ABORTED, UNIMPLEMENTED, ...) raises `EbbtideError` itself.
 """
 
 from __future__ import annotations
@@ -51,6 +55,8 @@ class EbbtideError(Exception):
         """What happened and what to do about it."""
         self.status = self.default_status if status is None else status
         """How the call ended."""
+        self.attempts = 0
+        """How often the server was asked, retries included; 0 for what was refused before asking."""
 
 
 class InvalidArgumentError(EbbtideError, ValueError):
@@ -98,6 +104,35 @@ class UnavailableError(EbbtideError):
 
 class ModelNotReadyError(UnavailableError):
     """The server answers, but the model is not in its repository, is loading, or failed to load."""
+
+
+class OverloadedError(UnavailableError):
+    """The server's queue for the model is full, or the request waited in it for longer than the model allows."""
+
+
+class VersionMismatchError(EbbtideError):
+    """The model at the address is not the one that this client was made for: other tensors, or another export."""
+
+    default_status = Status.FAILED_PRECONDITION
+
+    def __init__(self, message: str, *, expected: str, found: str, status: Status | None = None) -> None:
+        super().__init__(message, status=status)
+        self.expected = expected
+        """What this client expects: a fingerprint, or a tensor of the contract."""
+        self.found = found
+        """What the server has in its place."""
+
+
+class UnauthenticatedError(EbbtideError):
+    """The server wants to know who calls: the token is missing, expired or not one that it takes."""
+
+    default_status = Status.UNAUTHENTICATED
+
+
+class PermissionDeniedError(EbbtideError):
+    """The server does not let this caller do this."""
+
+    default_status = Status.PERMISSION_DENIED
 
 
 class ResourceExhaustedError(EbbtideError):

@@ -1,0 +1,241 @@
+"""Servers for the client's tests: real Tritons, and plain gRPC servers that fail as told."""
+
+import asyncio
+import inspect
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import grpc
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from ebbtide.client import AsyncInterestClient, InterestClient
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.repository import export_repository
+from ebbtide.interest.contract import FINGERPRINT_PARAMETER
+from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.train.bundle import BundleConfig, DataReference, EncoderReference, InterestBundle, fingerprint_of
+from ebbtide.train.catalog import Catalog, fill_template
+from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_fingerprint, encoder_folder
+from ebbtide.train.model import InterestModel
+
+
+class Awaited:
+    """An `AsyncInterestClient` whose methods are run to their end, so that one test reads the same for both clients."""
+
+    def __init__(self, *arguments, **keywords):
+        self._client = AsyncInterestClient(*arguments, **keywords)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def __getattr__(self, name):
+        attribute = getattr(self._client, name)
+        if not inspect.iscoroutinefunction(attribute):
+            return attribute
+
+        def run(*arguments, **keywords):
+            return asyncio.run_coroutine_threadsafe(attribute(*arguments, **keywords), self._loop).result()
+
+        return run
+
+    def __repr__(self):
+        return repr(self._client)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture(params=[InterestClient, Awaited], ids=["sync", "async"])
+def connect(request):
+    """Makes a client of either kind, used as a context manager with blocking methods."""
+    return request.param
+
+
+class FaultyServer(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Ends each inference with the next of the given faults: (status, message), an event to wait for, or an answer."""
+
+    def __init__(self, *faults):
+        self.faults = list(faults)
+        self.calls = 0
+        self.ready = iter([True])
+        self.metadata = []
+        self.timeouts_s = []
+        self.config = None
+        self.config_calls = 0
+
+    def ModelInfer(self, request, context):  # noqa: ARG002, N802
+        self.calls += 1
+        self.metadata.append(dict(context.invocation_metadata()))
+        self.timeouts_s.append(context.time_remaining())
+        fault = self.faults.pop(0) if len(self.faults) > 1 else self.faults[0]
+        if isinstance(fault, threading.Event):
+            fault.wait(30)
+        elif isinstance(fault, tuple):
+            context.abort(*fault)
+        return fault if isinstance(fault, service_pb2.ModelInferResponse) else service_pb2.ModelInferResponse()
+
+    def ModelConfig(self, request, context):  # noqa: ARG002, N802
+        self.config_calls += 1
+        if self.config is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+        return service_pb2.ModelConfigResponse(config=self.config)
+
+    def ModelReady(self, request, context):  # noqa: ARG002, N802
+        ready = next(self.ready)
+        if isinstance(ready, tuple):
+            context.abort(*ready)
+        return service_pb2.ModelReadyResponse(ready=ready)
+
+
+@pytest.fixture
+def serve():
+    """Starts a gRPC server that fails as told; gives its address and the servicer."""
+    servers = []
+
+    def start(*faults):
+        pool = ThreadPoolExecutor(4)
+        server = grpc.server(pool)
+        servicer = FaultyServer(*faults)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        servers.append((server, pool))
+        return f"127.0.0.1:{port}", servicer
+
+    yield start
+    for server, pool in servers:
+        server.stop(None).wait()
+        pool.shutdown()
+
+
+@pytest.fixture
+def vectors():
+    """An answer of ``embed``: the vector [1, 2]."""
+    answer = service_pb2.ModelInferResponse(model_name="embed", model_version="1")
+    answer.outputs.add(name="text_vector", datatype="FP32", shape=[1, 2])
+    answer.raw_output_contents.append(np.array([1, 2], np.float32).tobytes())
+    return answer
+
+
+@pytest.fixture
+def free_address():
+    with closing(socket.socket()) as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+MOVIES = Path(__file__).parents[2] / "examples" / "movielens-small" / "movies.parquet"
+CATALOG = 60
+TOP_N = 20
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory):
+    """A whole export: a real catalog and the packaged encoder, with an untrained model."""
+    movies = pl.read_parquet(MOVIES).head(CATALOG)
+    texts = fill_template("{title} ({year}). {genres}", movies).to_list()
+    catalog = Catalog(movies["movieId"].cast(pl.String).to_list(), texts, movies["title"].to_list())
+    torch.manual_seed(0)
+    config = ModelConfig(dimensions=16, gate_hidden=8)
+    vectors = torch.from_numpy(embed_texts(encoder_folder(PACKAGED), texts))
+    model = InterestModel(config, vectors).eval()
+    prior = np.zeros((CATALOG, len(config.effective_prior_half_life_days)), np.float32)
+    encoder = EncoderReference(source=PACKAGED, fingerprint=encoder_fingerprint(encoder_folder(PACKAGED)))
+    data = DataReference(
+        events="ratings.parquet",
+        catalog="movies.parquet",
+        user_column="userId",
+        item_column="movieId",
+        time_column="timestamp",
+        weight_column=None,
+        catalog_item_column="movieId",
+        text_template="{title} ({year}). {genres}",
+        title_template=None,
+        max_bad_rows=0.01,
+        holdout="none",
+    )
+    bundle_config = BundleConfig(
+        fingerprint=fingerprint_of(model, prior, catalog, encoder),
+        model=config,
+        training=TrainConfig(),
+        encoder=encoder,
+        data=data,
+        prior_counted_at_ms=0,
+        best_epoch=1,
+        validation_ndcg_at_10=0.0,
+    )
+    folder = tmp_path_factory.mktemp("export") / "model_repository"
+    export_repository(InterestBundle(bundle_config, catalog, model, prior), folder, ExportOptions(top_n=TOP_N))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def triton(repository):
+    """A real Triton with a whole export, whose models may be unloaded and loaded."""
+    config = ServerConfig(repository, model_control="explicit", load_models=("*",))
+    with TritonServer(config) as running:
+        yield running
+
+
+# Stands in for a busy encoder. It says when a request came in and when it was cancelled, in files beside it, and tells
+# in its vectors which server it runs in.
+SLOW_EMBED = """
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.folder = Path(args["model_repository"])
+
+    def execute(self, requests):
+        responses = []
+        for request in requests:
+            texts = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()
+            if texts[0] == b"slow":
+                (self.folder / "started").touch()
+                end = time.monotonic() + 60
+                while time.monotonic() < end and not request.is_cancelled():
+                    time.sleep(0.005)
+                if request.is_cancelled():
+                    (self.folder / "cancelled").touch()
+            vectors = np.array([[len(text), float(os.environ.get("SERVER_NUMBER", "0"))] for text in texts], np.float32)
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("text_vector", vectors)]))
+        return responses
+"""
+SLOW_CONFIG = f"""
+backend: "python"
+input [{{ name: "text" data_type: TYPE_STRING dims: [-1] }}]
+output [{{ name: "text_vector" data_type: TYPE_FP32 dims: [-1, 2] }}]
+instance_group [{{ kind: KIND_CPU }}]
+parameters [{{ key: "{FINGERPRINT_PARAMETER}" value: {{ string_value: "cafe" }} }}]
+"""
+
+
+@pytest.fixture(scope="module")
+def small_repository(tmp_path_factory):
+    """Only ``embed``, as a Python model that starts at once and takes its time for the text ``slow``."""
+    folder = tmp_path_factory.mktemp("small")
+    version = folder / "embed" / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(SLOW_EMBED)
+    (version.parent / "config.pbtxt").write_text(SLOW_CONFIG)
+    return folder

@@ -1,0 +1,68 @@
+"""The guide's code runs, block after block, as a reader would type it, against real servers."""
+
+import re
+from pathlib import Path
+
+import pytest
+import trustme
+
+from ebbtide.serve import ServerConfig, TritonServer
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def secured(small_repository, tmp_path_factory):
+    """The folder with the files that the guide names, and a Triton that goes with them."""
+    folder = tmp_path_factory.mktemp("secured")
+    authority = trustme.CA()
+    server, client = authority.issue_cert("triton.example"), authority.issue_cert("client@ebbtide.example")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    for name, certificate in (("server", server), ("client", client)):
+        certificate.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
+        certificate.private_key_pem.write_to_path(folder / f"{name}.key")
+    (folder / "token").write_text("of-today\n")
+    options = (
+        "--grpc-use-ssl-mutual=true",
+        f"--grpc-server-cert={folder / 'server.pem'}",
+        f"--grpc-server-key={folder / 'server.key'}",
+        f"--grpc-root-cert={folder / 'ca.pem'}",
+        "--grpc-restricted-protocol=inference:key=open",
+    )
+    with TritonServer(ServerConfig(small_repository, extra_args=options)) as running:
+        yield folder, running.grpc_url
+
+
+def test_every_block_of_the_guide_runs_when_typed_in_order(triton, secured, monkeypatch, capsys):
+    folder, secured_url = secured
+    monkeypatch.chdir(folder)
+    addresses = {
+        "triton.example:8001": secured_url,
+        "localhost:8001": triton.grpc_url,
+        "dns:///triton:8001": f"dns:///{triton.grpc_url}",
+        "10.0.0.1:8001": triton.grpc_url,
+        "10.0.0.2:8001": triton.grpc_url,
+    }
+    blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == GUIDE.count("```python") >= 12
+    names = {}
+    for block in blocks:
+        for written, address in addresses.items():
+            block = block.replace(written, address)
+        assert ":8001" not in block
+        exec(compile(block, "docs/client.md", "exec"), names)  # noqa: S102
+    assert names["old"] == names["new"]
+    assert names["vectors"].shape == (1, 16)
+    printed = capsys.readouterr().out
+    assert "history[0].weight -1.0" in printed
+    assert "alpha: got 3.0" in printed
+
+
+def test_guide_names_every_error_and_only_what_exists():
+    import ebbtide.client as facade
+
+    errors = {name for name in facade.__all__ if name.endswith("Error")}
+    assert errors <= set(re.findall(r"`(\w+Error)`", GUIDE)) | {"EbbtideError"}
+    named = set(re.findall(r"\b(\w+(?:Config|Error|Client|Metadata|Token))\b", GUIDE))
+    foreign = {"ValueError", "InferenceServerClient"}
+    assert {name for name in named if name[0].isupper()} - foreign <= set(facade.__all__)
