@@ -15,7 +15,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest train export client serve cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help setup serve demo test check lint types imports format stubs bench-quality bench-export clean
+.PHONY: help setup serve demo test check lint types imports format stubs bench-quality bench-export bench-client clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,9 +35,10 @@ $(ARTIFACTS)/bundle/bundle.json: $(wildcard train/ebbtide/train/*.py interest/eb
 	@$(BIN)/ebbtide train $(TRAIN_DATA) --out $(ARTIFACTS)/bundle
 	@touch $@
 
-$(ARTIFACTS)/repository/recommend/config.pbtxt: $(ARTIFACTS)/bundle/bundle.json $(wildcard export/ebbtide/export/*.py model_repository/*/*.py) | $(READY)
+$(ARTIFACTS)/repository/recommend/config.pbtxt: $(ARTIFACTS)/bundle/bundle.json $(wildcard export/ebbtide/export/*.py export/ebbtide/export/*/*.py model_repository/*/*.py) | $(READY)
 	@echo "==> exporting the model repository"
 	@$(BIN)/ebbtide export $(ARTIFACTS)/bundle --out $(ARTIFACTS)/repository
+	@$(BIN)/ebbtide check $(ARTIFACTS)/repository
 	@touch $@
 
 serve: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Train, export, start Triton here, recommend, serve until Ctrl-C
@@ -83,6 +84,9 @@ bench-quality: $(READY) $(QUALITY_VENV)/.ready ## Ours, its ablations and the us
 
 bench-export: $(READY) ## Every variant of the exported encoder: fidelity, speed, size (about 15 minutes with training; BUNDLE=folder: 8)
 	@$(BIN)/python benchmarks/export.py $(if $(BUNDLE),--bundle $(BUNDLE))
+
+bench-client: $(READY) ## What the client SDK costs over tritonclient (a few minutes)
+	@$(BIN)/python -m benchmarks.client
 
 clean: ## Remove what was built; .venv stays
 	@rm -rf $(ARTIFACTS) dist build

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("interest", "train", "export", "client", "serve", "cli")
+STAGES = ("interest", "train", "export", "check", "verify", "deploy", "client", "serve", "cli")
 
 
 @pytest.fixture(scope="module")

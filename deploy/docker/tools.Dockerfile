@@ -7,11 +7,11 @@
 ARG PYTHON_VERSION=3.11
 FROM python:${PYTHON_VERSION}-slim
 
-# `ebbtide deploy` computes the answers that the new version should give with ONNX Runtime and tokenizers. The extra
+# `ebbtide deploy` computes the answers that the new version should give with onnx, ONNX Runtime and tokenizers. The extra
 # `serve` would bring both, and a Triton of its own.
 RUN --mount=type=bind,target=/src \
     python3 -m pip install --no-cache-dir --constraint /src/constraints.txt \
-        "/src[cli]" onnxruntime platformdirs tokenizers \
+        "/src[cli]" onnx onnxruntime platformdirs tokenizers \
     && ebbtide --help > /dev/null
 
 # The same number as the server's: what it writes to the shared volume, the server can read.

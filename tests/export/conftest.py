@@ -13,9 +13,11 @@ import pytest
 import torch
 import tritonclient.grpc as triton
 
+from ebbtide.export.encoder_check import EncoderReport
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
+from ebbtide.export.tokenizer import write_tokenizer
 from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract
 from ebbtide.interest.checks import Request
@@ -96,6 +98,19 @@ def export_report(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def repository(export_report: ExportReport) -> Path:
     return export_report.folder
+
+
+@pytest.fixture
+def without_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports write no encoder, which takes most of their time and has its own tests; its tokenizer they do write."""
+
+    def write_tokenizer_alone(writer: RepositoryWriter) -> None:
+        folder = writer.folder / contract.TOKENIZER.name / str(writer.version)
+        write_tokenizer(encoder_folder(PACKAGED), 256, folder)
+
+    monkeypatch.setattr(RepositoryWriter, "write_encoder", write_tokenizer_alone)
+    nothing = EncoderReport("fp32", (), {}, None, difference=0.0, tolerance=0.0, fidelity=None)
+    monkeypatch.setattr(RepositoryWriter, "check", lambda *_: (nothing, 0.0, 0.0))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,9 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from ebbtide.client import InterestClient, event
 from ebbtide.client.codec import encode
@@ -19,17 +21,18 @@ from ebbtide.deploy import (
     CandidateError,
     DeployError,
     LoadRefusedError,
+    ModelControl,
     ModelControlError,
     OtherRepositoryError,
     deploy,
     roll_back,
 )
+from ebbtide.deploy.switch import require_parity
 from ebbtide.export import versions
 from ebbtide.export.errors import VersionError
 from ebbtide.export.inprocess import Answer, InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
-from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract
 from ebbtide.interest.checks import Request
 from ebbtide.serve import ServerConfig, TritonServer
@@ -66,10 +69,7 @@ def source(make_bundle: MakeBundle, repository: Path, tmp_path_factory: pytest.T
     """The exported repository with a second version, of another training, beside the first."""
     out = tmp_path_factory.mktemp("deploy") / "repository"
     shutil.copytree(repository, out)
-    with pytest.MonkeyPatch.context() as patch:
-        # Parity has its own tests.
-        patch.setattr(RepositoryWriter, "check", lambda *_: (0.0, 0.0, 0.0))
-        export_repository(make_bundle(seed=1), out, ExportOptions(top_n=20), version=2)
+    export_repository(make_bundle(seed=1), out, ExportOptions(top_n=20), version=2)
     return out
 
 
@@ -153,11 +153,11 @@ def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
         for number in range(DEPLOYMENTS + ROLL_BACKS):
             current = versions.served_version(folder)
             if number % 5 == 4:
-                result = roll_back(folder, running.grpc_url)
+                result = roll_back(folder, [running.grpc_url])
                 done["rolled back"] += 1
             else:
                 keep = number % 5 == 3 or number % 2 == 0
-                result = deploy(folder, running.grpc_url, 3 - current, requests=requests[:3], keep_previous=keep)
+                result = deploy(folder, [running.grpc_url], 3 - current, requests=requests[:3], keep_previous=keep)
                 done["deployed"] += 1
             assert (result.version, result.previous) == (3 - current, current)
             assert versions.served_version(folder) == result.version
@@ -171,7 +171,7 @@ def test_clients_see_only_the_new_version_when_a_deployment_has_returned(
     folder: Path, running: TritonServer, bundle: InterestBundle
 ) -> None:
     parts: list[str] = []
-    result = deploy(folder, running.grpc_url, requests=requests_of(bundle), report=parts.append)
+    result = deploy(folder, [running.grpc_url], requests=requests_of(bundle), report=parts.append)
     assert parts == ["load", "check", "switch"]
     assert result.version == 2
     assert result.fingerprint == versions.version_fingerprint(folder, 2)
@@ -185,7 +185,7 @@ def test_clients_see_only_the_new_version_when_a_deployment_has_returned(
 
 
 def test_server_answers_with_the_deployed_version_when_it_starts_again(folder: Path, running: TritonServer) -> None:
-    deploy(folder, running.grpc_url)
+    deploy(folder, [running.grpc_url])
     with TritonServer(ServerConfig(folder)) as again, InterestClient(again.grpc_url) as client:
         assert client.recommend(now=NOW).model_version == "2"
 
@@ -210,7 +210,7 @@ def test_old_version_goes_on_answering_when_the_server_refuses_the_new_one(
     with SteadyLoad(running.grpc_url, folder, requests_of(bundle)) as load:
         spoil(folder, name)
         with pytest.raises(LoadRefusedError, match=name.split("/")[0]):
-            deploy(folder, running.grpc_url)
+            deploy(folder, [running.grpc_url], requests=requests_of(bundle))
         load.wait_for(1)
     assert load.failed == []
     assert load.answered.keys() == {"1"}
@@ -222,36 +222,59 @@ def test_old_version_goes_on_answering_when_the_check_of_the_new_one_fails(
     folder: Path, running: TritonServer, bundle: InterestBundle
 ) -> None:
     with pytest.raises(CandidateError, match=r"got a mean overlap of 0\.\d\d .*; expected at least 1\.00"):
-        deploy(folder, running.grpc_url, requests=requests_of(bundle), min_overlap=1.0)
+        deploy(folder, [running.grpc_url], requests=requests_of(bundle), min_overlap=1.0)
 
-    def check(candidates: dict[str, str]) -> None:
-        with InterestClient(running.grpc_url) as client:
-            assert client.recommend(now=NOW).model_version == "1"
-        raise CandidateError(f"no {candidates[contract.RECOMMEND.name]}")
-
-    with pytest.raises(CandidateError, match="no recommend_candidate"):
-        deploy(folder, running.grpc_url, check=check)
+    unknown = RecommendRequest(events=[event(item_id="no such item", time=NOW)])
+    with pytest.raises(CandidateError, match="got none that the export serves"):
+        deploy(folder, [running.grpc_url], requests=[unknown])
     with InterestClient(running.grpc_url) as client:
         assert client.recommend(now=NOW).model_version == "1"
     assert versions.loaded_versions(folder) == (1,)
 
 
+def test_check_fails_when_the_server_answers_otherwise_than_the_files(
+    folder: Path, running: TritonServer, bundle: InterestBundle, tmp_path: Path
+) -> None:
+    changed = Path(shutil.copytree(folder, tmp_path / "changed"))
+    path = changed / contract.SCORING_HEAD.name / "1" / "model.onnx"
+    graph = onnx.load(path)
+    factors = next(weight for weight in graph.graph.initializer if weight.name == "factors")
+    factors.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(factors) * np.float32(1.01), factors.name))
+    onnx.save_model(graph, path)
+    with ModelControl(running.grpc_url) as control:
+        require_parity(InProcessPipeline(folder), control, requests_of(bundle), {})
+        with pytest.raises(CandidateError, match=r"got a largest difference of .* at scoring_head, score"):
+            require_parity(InProcessPipeline(changed), control, requests_of(bundle), {})
+
+
 def test_deployment_is_finished_when_an_earlier_one_was_cut_off(folder: Path, running: TritonServer) -> None:
-    deploy(folder, running.grpc_url, 2)
+    deploy(folder, [running.grpc_url], 2)
     versions.rewrite_configs(
         folder / contract.EMBED.name, lambda config: versions.pin(config, 1, versions.version_fingerprint(folder, 1))
     )
-    assert deploy(folder, running.grpc_url, 2).version == 2
+    assert deploy(folder, [running.grpc_url], 2).version == 2
     assert set(versions.ensemble_versions(folder).values()) == {2}
+
+
+def test_every_server_is_switched_when_several_read_the_folder(folder: Path, running: TritonServer) -> None:
+    with TritonServer(ServerConfig(folder, model_control="explicit", load_models=("*",))) as second:
+        addresses = [running.grpc_url, second.grpc_url]
+        deploy(folder, addresses)
+        for address in addresses:
+            with InterestClient(address) as client:
+                assert client.recommend(now=NOW).model_version == "2"
+        roll_back(folder, addresses)
+    with pytest.raises(DeployError, match="addresses: got none"):
+        deploy(folder, [])
 
 
 def test_deployment_is_refused_when_there_is_nothing_to_do(folder: Path, running: TritonServer) -> None:
     with pytest.raises(DeployError, match=r"version 1: got the one that answers already; expected another of \[1, 2\]"):
-        deploy(folder, running.grpc_url, 1)
+        deploy(folder, [running.grpc_url], 1)
     with pytest.raises(VersionError, match="version 9"):
-        deploy(folder, running.grpc_url, 9)
+        deploy(folder, [running.grpc_url], 9)
     with pytest.raises(DeployError, match="roll-back: got no version loaded beside 1"):
-        roll_back(folder, running.grpc_url)
+        roll_back(folder, [running.grpc_url])
 
 
 def test_deployment_is_refused_when_the_server_reads_another_folder(
@@ -261,14 +284,14 @@ def test_deployment_is_refused_when_the_server_reads_another_folder(
     versions.load_only(other, [1, 2])
     versions.serve(other, 2)
     with pytest.raises(OtherRepositoryError, match=r"got a server that answers with version 1 .*; expected version 2"):
-        deploy(other, running.grpc_url, 1)
+        deploy(other, [running.grpc_url], 1)
 
 
 def test_deployment_is_refused_when_the_server_has_no_model_control(folder: Path) -> None:
     with TritonServer(ServerConfig(folder)) as server:
         with pytest.raises(ModelControlError, match="ebbtide serve --allow-deploy"):
-            deploy(folder, server.grpc_url)
+            deploy(folder, [server.grpc_url])
         address = server.grpc_url
         assert versions.loaded_versions(folder) == (1,)
     with pytest.raises(ModelControlError, match="got no answer"):
-        deploy(folder, address)
+        deploy(folder, [address])

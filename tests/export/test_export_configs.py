@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from ebbtide.export.configs import ConfigSettings, render_config
+from ebbtide.export import versions
+from ebbtide.export.configs import CACHED_MODELS, ConfigSettings, render_config
+from ebbtide.export.manifest import read_manifest
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.repository import export_repository
+from ebbtide.export.serving import ServingOptions
+from ebbtide.export.targets import Target
 from ebbtide.export.versions import read_model_config
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Kind, Size
+from ebbtide.train.bundle import InterestBundle
 
 SIZES = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: 30, Size.TOP_N: 5}
-SETTINGS = ConfigSettings("0123456789abcdef", 3, SIZES, max_texts=7, encoder_threads=3)
+CPU, GPU = Target("cpu", 8), Target("gpu", 2)
+SETTINGS = ConfigSettings("0123456789abcdef", 3, SIZES, max_texts=7, serving=ServingOptions((CPU,)))
+KINDS = model_config_pb2.ModelInstanceGroup
 TRITON_TYPES = {
     Dtype.BOOL: model_config_pb2.TYPE_BOOL,
     Dtype.INT32: model_config_pb2.TYPE_INT32,
@@ -25,8 +35,9 @@ TRITON_TYPES = {
 all_models = pytest.mark.parametrize("name", contract.MODELS)
 
 
-def parsed(name: str) -> model_config_pb2.ModelConfig:
-    text = render_config(contract.MODELS[name], SETTINGS)
+def parsed(name: str, target: Target = CPU, **serving: object) -> model_config_pb2.ModelConfig:
+    settings = replace(SETTINGS, serving=ServingOptions((CPU, GPU), **serving)) if serving else SETTINGS
+    text = render_config(contract.MODELS[name], settings, target)
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
@@ -57,17 +68,82 @@ def test_config_names_one_version_when_rendered(name: str) -> None:
 
 
 @all_models
-def test_config_batches_on_one_cpu_instance_when_the_contract_says_so(name: str) -> None:
-    model, config = contract.MODELS[name], parsed(name)
+@pytest.mark.parametrize("target", [CPU, GPU], ids=lambda target: target.name)
+def test_config_writes_batching_and_instances_out_when_rendered(name: str, target: Target) -> None:
+    model, config = contract.MODELS[name], parsed(name, target)
     assert (config.max_batch_size > 0) == model.batching
     assert config.HasField("dynamic_batching") == (model.batching and model.kind is not Kind.ENSEMBLE)
+    # A runtime would choose between the C++ backend and a Python one: the folder is to serve on both.
+    assert not config.runtime
     if model.kind is Kind.ENSEMBLE:
         assert config.platform == "ensemble"
         assert not config.instance_group
-    else:
-        assert config.backend == model.kind.value
-        (group,) = config.instance_group
-        assert (group.kind, group.count) == (model_config_pb2.ModelInstanceGroup.KIND_CPU, 1)
+        return
+    assert config.backend == model.kind.value
+    (group,) = config.instance_group
+    on_gpu = target is GPU and model.kind is Kind.ONNX
+    assert group.kind == (KINDS.KIND_GPU if on_gpu else KINDS.KIND_CPU)
+    assert list(group.gpus) == ([0, 1] if on_gpu else [])
+    assert group.count == target.placement(model).instances > 0
+    if model.kind is Kind.ONNX:
+        threads = {key: parameter.string_value for key, parameter in config.parameters.items()}
+        expected = str(target.placement(model).threads)
+        assert threads == {"intra_op_thread_count": expected, "inter_op_thread_count": "1"}
+
+
+@all_models
+def test_config_says_nothing_more_when_nothing_was_asked_for(name: str) -> None:
+    config = parsed(name)
+    assert not config.HasField("optimization")
+    assert not config.HasField("response_cache")
+    assert not config.dynamic_batching.HasField("default_queue_policy")
+    assert not config.dynamic_batching.preferred_batch_size
+    assert not any(group.HasField("rate_limiter") for group in config.instance_group)
+
+
+@all_models
+def test_queue_is_bounded_where_models_batch_when_asked_for(name: str) -> None:
+    model, config = contract.MODELS[name], parsed(name, max_queue_size=9, queue_timeout_ms=250)
+    batching = model.batching and model.kind is not Kind.ENSEMBLE
+    assert config.dynamic_batching.HasField("default_queue_policy") == batching
+    if batching:
+        policy = config.dynamic_batching.default_queue_policy
+        assert (policy.max_queue_size, policy.default_timeout_microseconds) == (9, 250_000)
+        assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
+
+
+@pytest.mark.parametrize(("accelerator", "on_head"), [("cuda", "cuda"), ("tensorrt", "cuda")])
+def test_accelerators_stand_on_gpu_graphs_alone_when_asked_for(accelerator: str, on_head: str) -> None:
+    expected = {contract.ENCODER.name: accelerator, contract.SCORING_HEAD.name: on_head}
+    for name in contract.MODELS:
+        assert not parsed(name, CPU, accelerator=accelerator).HasField("optimization")
+        optimization = parsed(name, GPU, accelerator=accelerator).optimization
+        found = optimization.execution_accelerators.gpu_execution_accelerator
+        assert [entry.name for entry in found] == ([expected[name]] if name in expected else [])
+        for entry in found:
+            known = {"precision_mode": "FP32", "max_workspace_size_bytes": "1073741824"}
+            assert dict(entry.parameters) == (known if entry.name == "tensorrt" else {})
+
+
+@all_models
+def test_cache_is_enabled_where_the_key_covers_the_answer_when_asked_for(name: str) -> None:
+    model = contract.MODELS[name]
+    assert parsed(name, response_cache=True).response_cache.enable == (model in CACHED_MODELS)
+
+
+def test_cached_models_are_asked_for_all_they_have_when_requests_name_outputs() -> None:
+    # Triton's key leaves out which outputs were asked for; an ensemble's steps are asked for all, its caller may not.
+    for model in CACHED_MODELS:
+        assert model.kind is not Kind.ENSEMBLE or len(model.outputs) == 1
+
+
+def test_instances_claim_the_cores_they_take_when_limited() -> None:
+    for name, model in contract.MODELS.items():
+        for group in parsed(name, CPU, rate_limiter=True).instance_group:
+            (resource,) = group.rate_limiter.resources
+            assert (resource.name, getattr(resource, "global")) == ("cores", True)
+            assert resource.count == CPU.placement(model).threads <= CPU.cores
+        assert not any(group.HasField("rate_limiter") for group in parsed(name, GPU, rate_limiter=True).instance_group)
 
 
 @pytest.mark.parametrize("name", [name for name, model in contract.MODELS.items() if model.steps])
@@ -86,11 +162,29 @@ def test_ensemble_maps_connect_every_tensor_when_steps_follow_the_contract(name:
 def test_encoder_takes_the_texts_of_one_request_when_limits_are_changed() -> None:
     config = parsed(contract.ENCODER.name)
     assert config.max_batch_size == SETTINGS.max_texts
-    assert config.parameters["intra_op_thread_count"].string_value == "3"
-    assert parsed(contract.SCORING_HEAD.name).parameters["intra_op_thread_count"].string_value == "1"
 
 
 @all_models
 def test_exported_folder_holds_config_and_version_when_written(repository: Path, name: str) -> None:
     assert read_model_config(repository, name).name == name
     assert any((repository / name / "1").iterdir())
+
+
+@pytest.mark.usefixtures("without_encoder")
+def test_variants_are_written_beside_the_default_when_there_are_more_targets(
+    bundle: InterestBundle, tmp_path: Path
+) -> None:
+    serving = ServingOptions((CPU, GPU, Target("cpu", 2)), accelerator="cuda")
+    export_repository(bundle, tmp_path / "out", ExportOptions(serving=serving))
+    for name, model in contract.MODELS.items():
+        default, *variants = versions.config_files(tmp_path / "out" / name)
+        assert [path.stem for path in variants] == ([] if model.kind is Kind.ENSEMBLE else ["cpu-2", "gpu-2"])
+        for path in (default, *variants):
+            config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+            assert config.version_policy.specific.versions == [1]
+            assert len(config.model_warmup) == (0 if model.kind is Kind.ENSEMBLE else 3)
+            target = {"cpu-2": Target("cpu", 2), "gpu-2": GPU}.get(path.stem, CPU)
+            if model.kind is not Kind.ENSEMBLE:
+                assert config.instance_group[0].count == target.placement(model).instances
+    (entry,) = read_manifest(tmp_path / "out").values()
+    assert entry["options"]["serving"]["targets"][1] == {"device": "gpu", "count": 2}

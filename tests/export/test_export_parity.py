@@ -20,6 +20,7 @@ from ebbtide.export.errors import (
     TensorNamesError,
 )
 from ebbtide.export.head_onnx import head_graph, item_factors
+from ebbtide.export.manifest import MANIFEST_FILE
 from ebbtide.export.parity import TOLERANCE, Case, check_graph, largest_difference, ranking_difference
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Size
@@ -109,11 +110,11 @@ def test_export_leaves_the_earlier_one_when_parity_fails(
 ) -> None:
     out = tmp_path / "out"
     write_without_encoder(bundle).rename(out)
-    (out / repository.MANIFEST_FILE).write_text("earlier")
+    (out / MANIFEST_FILE).write_text("earlier")
     monkeypatch.setattr(writer.RepositoryWriter, "write_encoder", lambda _self: None)
     # The served factors are then not those of the model that is asked.
     monkeypatch.setattr(writer, "item_factors", lambda bundle: item_factors(bundle) * np.float32(1.01))
     with pytest.raises(OutputValueError, match=r"scoring_head in ONNX against torch: got .*; expected at most 0.0001"):
         repository.export_repository(bundle, out)
-    assert (out / repository.MANIFEST_FILE).read_text() == "earlier"
+    assert (out / MANIFEST_FILE).read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

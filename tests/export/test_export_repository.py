@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import ast
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ebbtide.export import repository as module
 from ebbtide.export.errors import LimitError, OutputFolderError, RepositoryError
+from ebbtide.export.manifest import MANIFEST_FILE, read_manifest
 from ebbtide.export.options import ExportOptions
-from ebbtide.export.repository import (
-    MANIFEST_FILE,
-    ExportReport,
-    export_repository,
-    read_manifest,
-    require_replaceable,
-)
+from ebbtide.export.repository import ExportReport, export_repository, require_replaceable
 from ebbtide.export.sources import model_sources
-from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits
 from ebbtide.train.bundle import InterestBundle
@@ -35,11 +29,16 @@ def files(folder: Path) -> list[Path]:
 
 def test_folder_holds_known_kinds_of_files_when_exported(repository: Path) -> None:
     suffixes = {path.suffix for path in files(repository) if path.name != ".gitkeep"}
-    assert suffixes == {".json", ".onnx", ".pbtxt", ".py", ".safetensors"}
+    assert suffixes == {".bin", ".json", ".onnx", ".pbtxt", ".py", ".safetensors"}
     assert {path.name for path in repository.iterdir()} == {*contract.MODELS, MANIFEST_FILE}
     for path in files(repository):
         start = path.read_bytes()[:2]
         assert start not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"), f"{path} looks like a pickle"
+
+
+def test_files_are_readable_by_every_user_when_exported(repository: Path) -> None:
+    closed = [path for path in repository.rglob("*") if not path.stat().st_mode & stat.S_IROTH]
+    assert closed == []
 
 
 def test_folder_names_no_path_of_this_machine_when_exported(repository: Path) -> None:
@@ -138,7 +137,6 @@ def test_file_is_left_alone_when_it_stands_in_the_way(bundle: InterestBundle, tm
     ("settings", "message"),
     [
         ({"top_n": 0}, "top_n: got 0; expected at least 1"),
-        ({"encoder_threads": 0}, "encoder_threads: got 0"),
         ({"limits": Limits(max_texts=0)}, "limits.max_texts: got 0"),
         ({"limits": Limits(max_exclude_items=-1)}, "limits.max_exclude_items: got -1; expected at least 0"),
     ],
@@ -160,12 +158,8 @@ def test_export_is_refused_when_the_encoder_is_another(
     assert not any(tmp_path.iterdir())
 
 
-def test_earlier_export_is_replaced_when_the_new_one_is_sound(
-    bundle: InterestBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The encoder takes most of an export's time and has its own tests.
-    monkeypatch.setattr(RepositoryWriter, "write_encoder", lambda _self: None)
-    monkeypatch.setattr(module.RepositoryWriter, "check", lambda *_: (0.0, 0.0, 0.0))
+@pytest.mark.usefixtures("without_encoder")
+def test_earlier_export_is_replaced_when_the_new_one_is_sound(bundle: InterestBundle, tmp_path: Path) -> None:
     parts: list[str] = []
     first = export_repository(bundle, tmp_path / "out", version=2)
     second = export_repository(bundle, tmp_path / "out", ExportOptions(top_n=10_000), report=parts.append)
@@ -173,4 +167,4 @@ def test_earlier_export_is_replaced_when_the_new_one_is_sound(
     assert second.top_n == len(bundle.catalog)
     assert [path.name for path in (tmp_path / "out" / contract.SCORING_HEAD.name).glob("[0-9]*")] == ["1"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert parts == ["tables", "configs and Python models", "scoring head"]
+    assert parts == ["tables", "configs and Python models", "scoring head", "warm-up"]

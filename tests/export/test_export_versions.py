@@ -10,21 +10,16 @@ import pytest
 from ebbtide.export import versions
 from ebbtide.export.errors import RepositoryError, VersionError
 from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.manifest import MANIFEST_FILE, read_manifest
 from ebbtide.export.options import ExportOptions
-from ebbtide.export.repository import MANIFEST_FILE, export_repository, read_manifest
-from ebbtide.export.writer import RepositoryWriter
+from ebbtide.export.repository import export_repository
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Kind, Limits
 from ebbtide.train.bundle import InterestBundle
 
 MakeBundle = Callable[..., InterestBundle]
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The encoder takes most of an export's time and has its own tests."""
-    monkeypatch.setattr(RepositoryWriter, "write_encoder", lambda _self: None)
-    monkeypatch.setattr(RepositoryWriter, "check", lambda *_: (0.0, 0.0, 0.0))
+pytestmark = pytest.mark.usefixtures("without_encoder")
 
 
 @pytest.fixture
@@ -139,5 +134,5 @@ def test_manifest_is_refused_when_it_is_of_an_earlier_kind(tmp_path: Path) -> No
 
 def test_served_version_is_refused_when_the_ensembles_differ(two: Path) -> None:
     versions.rewrite_configs(two / contract.EMBED.name, lambda config: versions.pin(config, 2, "0"))
-    with pytest.raises(RepositoryError, match="got ensembles whose steps name versions"):
+    with pytest.raises(RepositoryError, match="got ensembles that answer with versions"):
         versions.served_version(two)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from types import ModuleType
 
 import onnxruntime as ort
@@ -13,7 +14,8 @@ import ebbtide.serve
 from ebbtide.serve import ServeError, ServerConfig, UnsupportedNumpyError, UnsupportedPythonError
 from ebbtide.serve.distribution import check_numpy, check_platform, check_python, embedded_server
 from ebbtide.serve.errors import ServerNotInstalledError
-from ebbtide.serve.ports import authority, choose_ports
+from ebbtide.serve.launch import command_line
+from ebbtide.serve.ports import Ports, authority, choose_ports
 from ebbtide.serve.startup import LogFollower, without_stack
 
 
@@ -88,6 +90,8 @@ def test_tree_is_built_once_and_again_when_it_is_broken(tmp_path, monkeypatch):
         ({"grpc_port": 0}, "grpc_port is 0, expected 1 to 65535"),
         ({"startup_timeout_s": 0}, "startup_timeout_s is 0, expected more than 0"),
         ({"model_control": "poll"}, "model_control is 'poll', expected 'none' or 'explicit'"),
+        ({"response_cache_mb": 0}, "response_cache_mb is 0, expected at least 1, or None for none"),
+        ({"rate_limit_cores": 0}, "rate_limit_cores is 0, expected at least 1"),
         ({"load_models": ("a",)}, "load_models is given, which needs model_control='explicit'"),
     ],
 )
@@ -151,15 +155,138 @@ def test_session_has_the_memory_settings_when_parameters_give_them(backend):
     assert (options.enable_cpu_mem_arena, options.enable_mem_pattern) == (False, False)
 
 
-def test_gpu_is_refused_with_the_remedy_when_onnxruntime_has_no_cuda(backend, monkeypatch):
-    monkeypatch.setattr(backend.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(ValueError, match=r"KIND_GPU(.|\n)*onnxruntime-gpu"):
-        backend.providers("GPU", "0")
+def accelerated(*accelerators: tuple[str, dict[str, str]], device: str = "gpu") -> dict[str, object]:
+    entries = [{"name": name, "parameters": parameters} for name, parameters in accelerators]
+    return {"name": "m", "optimization": {"execution_accelerators": {f"{device}_execution_accelerator": entries}}}
 
 
-def test_gpu_comes_first_with_its_device_when_onnxruntime_has_cuda(backend, monkeypatch):
-    monkeypatch.setattr(backend.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    assert backend.providers("GPU", "1") == [("CUDAExecutionProvider", {"device_id": "1"}), "CPUExecutionProvider"]
+@pytest.fixture
+def gpu_build(backend, monkeypatch):
+    """The backend with the providers of onnxruntime-gpu."""
+    names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(backend.ort, "get_available_providers", lambda: names)
+    return backend
+
+
+def test_gpu_is_refused_with_the_remedy_when_onnxruntime_has_no_cuda(backend):
+    with pytest.raises(ValueError, match=r"KIND_GPU(.|\n)*no CUDAExecutionProvider(.|\n)*onnxruntime-gpu"):
+        backend.providers(config(), "GPU", "0")
+
+
+def test_tensorrt_is_refused_with_the_remedy_when_onnxruntime_has_none(backend):
+    with pytest.raises(ValueError, match=r"tensorrt(.|\n)*no TensorrtExecutionProvider(.|\n)*onnxruntime-gpu"):
+        backend.providers(accelerated(("tensorrt", {})), "GPU", "0")
+
+
+def test_gpu_comes_first_with_its_device_when_onnxruntime_has_cuda(gpu_build):
+    assert gpu_build.providers(config(), "GPU", "1") == [
+        ("CUDAExecutionProvider", {"device_id": "1"}),
+        "CPUExecutionProvider",
+    ]
+
+
+def test_cuda_has_the_accelerators_parameters_when_the_config_gives_them(gpu_build):
+    wanted = accelerated(("cuda", {"cudnn_conv_use_max_workspace": "0", "arena_extend_strategy": ""}))
+    cuda, _ = gpu_build.providers(wanted, "GPU", "0")
+    assert cuda == ("CUDAExecutionProvider", {"cudnn_conv_use_max_workspace": "0", "device_id": "0"})
+
+
+def test_tensorrt_stands_before_cuda_with_translated_parameters_when_named(gpu_build):
+    parameters = {
+        "precision_mode": "FP16",
+        "max_workspace_size_bytes": "1073741824",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": "engines",
+        "trt_min_subgraph_size": "1",
+        "int8_use_native_calibration_table": "false",
+    }
+    tensorrt, cuda, cpu = gpu_build.providers(accelerated(("tensorrt", parameters)), "GPU", "2")
+    assert tensorrt == (
+        "TensorrtExecutionProvider",
+        {
+            "trt_fp16_enable": "True",
+            "trt_max_workspace_size": "1073741824",
+            "trt_engine_cache_enable": "True",
+            "trt_engine_cache_path": "engines",
+            "trt_min_subgraph_size": "1",
+            "trt_int8_use_native_calibration_table": "False",
+            "device_id": "2",
+        },
+    )
+    assert (cuda[0], cpu) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+def test_tensorrt_keeps_its_own_precision_when_fp32_is_named(gpu_build):
+    assert gpu_build.tensorrt_options({"precision_mode": "FP32"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (accelerated(("auto_io", {})), "unknown Execution Accelerator 'auto_io' is requested"),
+        (accelerated(("tensorrt", {"precision_mode": "FP8"})), "unsupported precision mode 'FP8' is requested"),
+        (accelerated(("tensorrt", {"workspace": "1"})), "unknown parameter 'workspace' is provided for TensorRT"),
+        (accelerated(("tensorrt", {"trt_max_workspace_size": "1"})), "unknown parameter 'trt_max_workspace_size'"),
+        (accelerated(("tensorrt", {"trt_dla_enable": "yes"})), "parameter trt_dla_enable is 'yes', expected 0, 1"),
+    ],
+)
+def test_accelerator_is_refused_in_the_other_backends_words_when_unknown(gpu_build, wanted, message):
+    with pytest.raises(ValueError, match=message):
+        gpu_build.providers(wanted, "GPU", "0")
+
+
+def test_gpu_accelerators_are_ignored_when_the_instance_runs_on_the_cpu(backend):
+    assert backend.providers(accelerated(("tensorrt", {})), "CPU", "0") == ["CPUExecutionProvider"]
+
+
+def test_openvino_is_refused_when_a_cpu_instance_names_it(backend):
+    with pytest.raises(ValueError, match="unknown Execution Accelerator 'openvino' is requested"):
+        backend.providers(accelerated(("openvino", {}), device="cpu"), "CPU", "0")
+
+
+def test_session_is_refused_when_onnxruntime_went_on_without_a_provider(backend):
+    wanted = [("CUDAExecutionProvider", {}), "CPUExecutionProvider"]
+    backend.check_providers(wanted, ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(ValueError, match="onnxruntime could not start CUDAExecutionProvider"):
+        backend.check_providers(wanted, ["CPUExecutionProvider"])
+
+
+def options(repository, **settings) -> list[str]:
+    made = ServerConfig(repository, **settings)
+    return command_line(embedded_server(), made, Ports(1, 2, 3), "prefix")
+
+
+def test_options_are_left_out_when_nothing_is_asked_for(tmp_path):
+    assert not any(re.match("--(model-config-name|cache-config|rate-limit)", option) for option in options(tmp_path))
+
+
+def test_options_stand_on_the_command_line_when_asked_for(tmp_path):
+    (tmp_path / "m" / "configs").mkdir(parents=True)
+    (tmp_path / "m" / "configs" / "gpu-1.pbtxt").touch()
+    found = options(
+        tmp_path,
+        model_config_name="gpu-1",
+        response_cache_mb=2,
+        rate_limit_cores=4,
+        extra_args=("--log-verbose=1",),
+    )
+    assert found[-5:] == [
+        "--model-config-name=gpu-1",
+        "--cache-config=local,size=2097152",
+        "--rate-limit=execution_count",
+        "--rate-limit-resource=cores:4",
+        "--log-verbose=1",
+    ]
+
+
+def test_config_name_is_refused_with_those_there_when_no_model_has_it(tmp_path):
+    with pytest.raises(ValueError, match=r"model_config_name is 'gpu-1', expected one of .* \(there are none\)"):
+        ServerConfig(tmp_path, model_config_name="gpu-1")
+    for name in ("cpu-8", "gpu-2"):
+        (tmp_path / name / "configs").mkdir(parents=True)
+        (tmp_path / name / "configs" / f"{name}.pbtxt").touch()
+    with pytest.raises(ValueError, match=r"\(cpu-8, gpu-2\), or None for config.pbtxt"):
+        ServerConfig(tmp_path, model_config_name="gpu-1")
 
 
 def test_message_is_kept_without_the_stack_when_a_stub_refused():

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from ebbtide.cli import evaluate, export, recommend, serve, train
+from ebbtide.cli import check, deploy, evaluate, export, recommend, serve, train, verify
 from ebbtide.cli.console import errors
 
 app = typer.Typer(
@@ -22,11 +22,23 @@ app = typer.Typer(
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("export")(export.command)
+app.command("deploy")(deploy.command)
+app.command("verify")(verify.command)
+app.command("check")(check.command)
 app.command("serve")(serve.command)
 app.command("recommend")(recommend.command)
 
 
-_EXTRAS = {"train": "train", "evaluate": "train", "export": "export", "serve": "serve", "recommend": "train"}
+_EXTRAS = {
+    "train": "train",
+    "evaluate": "evaluate",
+    "export": "export",
+    "deploy": "export",
+    "verify": "export",
+    "check": "cli",
+    "serve": "serve",
+    "recommend": "train",
+}
 """What to install for each command."""
 
 
@@ -58,6 +70,9 @@ def _is_told(error: Exception) -> bool:
     roots = (
         ("ebbtide.train.errors", "TrainError"),
         ("ebbtide.export.errors", "ExportError"),
+        ("ebbtide.deploy.errors", "DeployError"),
+        ("ebbtide.verify.errors", "VerifyError"),
+        ("ebbtide.check", "CheckError"),
         ("ebbtide.serve", "ServeError"),
         ("ebbtide.client.errors", "EbbtideError"),
     )

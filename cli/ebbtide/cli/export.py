@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -12,9 +13,41 @@ from ebbtide.cli.console import console, timed
 from ebbtide.interest.contract import Limits
 
 if TYPE_CHECKING:
+    from ebbtide.export.encoder_check import EncoderReport
     from ebbtide.export.repository import ExportReport
+    from ebbtide.export.serving import ServingOptions
 
 _DEFAULTS = Limits()
+
+
+class HeadPrecision(str, Enum):
+    """Of the scoring head's item factors."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+class EncoderKind(str, Enum):
+    """What embeds free texts when served."""
+
+    transformer = "transformer"
+    static = "static"
+
+
+class EncoderPrecision(str, Enum):
+    """Of the encoder's weights and matrix products."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+class Accelerator(str, Enum):
+    """Execution accelerators of NVIDIA's ONNX Runtime backend."""
+
+    cuda = "cuda"
+    tensorrt = "tensorrt"
 
 
 def command(
@@ -31,18 +64,74 @@ def command(
         int | None,
         typer.Option(min=1, help="Add this version to those in the folder; without it the folder is written anew."),
     ] = None,
-    encoder_threads: Annotated[int, typer.Option(min=1, help="ONNX Runtime threads of the encoder.")] = 2,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Machine to serve on: cpu, cpu:CORES, gpu or gpu:GPUS; this one's cores without it. Repeat it for "
+            "configs that `ebbtide serve --model-config-name` chooses, such as gpu-1 (docs/configs.md)."
+        ),
+    ] = None,
+    accelerator: Annotated[
+        Accelerator | None, typer.Option(help="ONNX Runtime's execution accelerator on GPU targets.")
+    ] = None,
+    max_queue_size: Annotated[
+        int | None, typer.Option(min=0, help="Requests that may wait for a model; more are refused. 0 for no bound.")
+    ] = None,
+    queue_timeout_ms: Annotated[
+        int | None,
+        typer.Option(min=0, help="How long a request may wait for a model before it is refused. 0: no limit."),
+    ] = None,
+    response_cache: Annotated[
+        bool | None, typer.Option("--response-cache", help="Let the server answer equal requests from its cache.")
+    ] = None,
+    rate_limiter: Annotated[
+        bool | None,
+        typer.Option("--rate-limiter", help="Have Triton share the cores out among instances."),
+    ] = None,
+    sweep: Annotated[
+        bool | None, typer.Option("--sweep", help="Measure batch sizes on this machine and prefer the good ones.")
+    ] = None,
+    head_precision: Annotated[
+        HeadPrecision,
+        typer.Option(
+            help="Item factors of the scoring head: int8 picks candidates by integers and scores them in fp32, "
+            "faster for 100,000 items and more in small batches (docs/head.md); fp16 halves the file only."
+        ),
+    ] = HeadPrecision.fp32,
+    encoder: Annotated[
+        EncoderKind,
+        typer.Option(
+            help="What embeds free texts: the language model, or a table distilled from it (docs/encoder.md)."
+        ),
+    ] = EncoderKind.transformer,
+    precision: Annotated[
+        EncoderPrecision, typer.Option(help="Of the language model: int8 is made for CPUs, fp16 for GPUs.")
+    ] = EncoderPrecision.fp32,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Layers of the language model to keep; all without it.")
+    ] = None,
+    allow_fidelity_loss: Annotated[
+        bool,
+        typer.Option(
+            "--allow-fidelity-loss", help="Write an encoder that answers too far from the full one all the same."
+        ),
+    ] = False,
 ) -> None:
     """Export a bundle as a Triton model repository: ONNX graphs, Python models and every config.pbtxt.
 
     The graphs are checked against torch on several batch sizes and lengths before anything is written. The folder is
     self-contained: copied into any Triton's model repository it needs NumPy and tokenizers there, and no edit.
 
-    **Example**
+    **Examples**
 
     ebbtide export artifacts/bundle --out artifacts/repository
+
+    ebbtide export artifacts/bundle --out artifacts/repository --version 2 --precision int8
+
+    ebbtide export artifacts/bundle --out artifacts/repository --target cpu:8 --target gpu:1 --accelerator tensorrt
     """
     with console.status("Loading torch and onnx"):
+        from ebbtide.export.encoder_options import EncoderOptions
         from ebbtide.export.options import ExportOptions
         from ebbtide.export.repository import export_repository
         from ebbtide.train.bundle import InterestBundle
@@ -51,7 +140,17 @@ def command(
     options = ExportOptions(
         top_n=top_n,
         limits=Limits(max_events=max_events, max_exclude_items=max_exclude_items),
-        encoder_threads=encoder_threads,
+        serving=_serving(
+            targets=target,
+            accelerator=None if accelerator is None else accelerator.value,
+            max_queue_size=max_queue_size,
+            queue_timeout_ms=queue_timeout_ms,
+            response_cache=response_cache,
+            rate_limiter=rate_limiter,
+            sweep=sweep,
+        ),
+        head_precision=head_precision.value,
+        encoder=EncoderOptions(encoder.value, precision.value, layers, allow_fidelity_loss),
     )
     with timed(f"exported {out}"), console.status("Exporting") as status:
         report = export_repository(
@@ -62,6 +161,23 @@ def command(
             report=lambda part: status.update(f"Exporting: {part}"),
         )
     _print_report(report)
+    if not report.is_served:
+        console.print(
+            f"Version {report.version} lies beside those before it; a running server switches to it with "
+            "`ebbtide deploy`.",
+            markup=False,
+        )
+
+
+def _serving(*, targets: list[str] | None, **given: Any) -> ServingOptions | None:  # noqa: ANN401 - as the options are
+    """How to serve; None where nothing was said, so that a version which is added takes the configs that are there."""
+    from ebbtide.export.serving import ServingOptions
+    from ebbtide.export.targets import Target
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if targets:
+        chosen["targets"] = tuple(Target.parse(text) for text in targets)
+    return ServingOptions(**chosen) if chosen else None
 
 
 def _print_report(report: ExportReport) -> None:
@@ -72,10 +188,58 @@ def _print_report(report: ExportReport) -> None:
     table.add_column("checked against torch")
     table.add_column("largest difference", justify="right")
     table.add_column("allowed", justify="right")
-    for name, difference in (
-        ("encoder", report.encoder_difference),
-        ("scoring head", report.head_difference),
-        ("whole requests", report.pipeline_difference),
+    for name, difference, allowed in (
+        (f"encoder, {report.encoder.label}", report.encoder_difference, report.encoder_tolerance),
+        ("scoring head", report.head_difference, report.head_tolerance),
+        ("whole requests", report.pipeline_difference, report.head_tolerance),
     ):
-        table.add_row(name, f"{difference:.1e}", f"{report.tolerance:.0e}")
+        table.add_row(name, f"{difference:.1e}", f"{allowed:.0e}")
+    console.print(table)
+    _print_encoder(report.encoder)
+    if report.sweep:
+        _print_sweep(report)
+
+
+def _print_encoder(report: EncoderReport) -> None:
+    """What was fused, and what a compressed encoder loses and gains."""
+    if report.kept_plain is not None:
+        console.print(f"encoder: not fused: {report.kept_plain}", markup=False)
+    fidelity = report.fidelity
+    if fidelity is None:
+        return
+    from ebbtide.export.speed import BATCH_TEXTS, BATCH_TOKENS
+
+    table = Table(title=f"Encoder {report.label} beside the full one in fp32, on event vectors", title_justify="left")
+    table.add_column("measured")
+    table.add_column("value", justify="right")
+    table.add_row(f"mean cosine, {fidelity.texts:,} catalog texts", f"{fidelity.cosine_mean:.4f}")
+    table.add_row("worst cosine", f"{fidelity.cosine_min:.4f}")
+    table.add_row("mean cosine, a few words of each", f"{fidelity.fragment_cosine_mean:.4f}")
+    ndcg = fidelity.ndcg_at_10
+    if ndcg is None:
+        table.add_row(f"NDCG@10 ({fidelity.ndcg_not_measured})", "not measured")
+    else:
+        table.add_row(
+            f"NDCG@10 of texts, {ndcg.events:,} events of {ndcg.persons} people, over fp32's",
+            f"{ndcg.ratio:.4f} ± {ndcg.standard_error:.4f}",
+        )
+    table.add_row(f"{BATCH_TEXTS} texts of {BATCH_TOKENS} tokens, texts/s", f"{fidelity.speed.texts_per_s:,.0f}")
+    table.add_row("the same, over fp32's", f"{fidelity.speedup:.2f}")
+    table.add_row("one text, ms", f"{fidelity.speed.text_s * 1000:.3f}")
+    table.add_row("one text in fp32, ms", f"{fidelity.fp32_speed.text_s * 1000:.3f}")
+    console.print(table)
+
+
+def _print_sweep(report: ExportReport) -> None:
+    table = Table(title="Batch sizes on this machine", title_justify="left")
+    for column in ("model", "tokens", "batch", "median ms", "rows/s"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for row in report.sweep:
+        table.add_row(
+            row.model,
+            "" if row.tokens is None else str(row.tokens),
+            str(row.batch),
+            f"{row.median_ms:.2f}",
+            f"{row.rows_per_s:,.0f}",
+        )
     console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,16 @@ def command(
     grpc_port: Annotated[int | None, typer.Option(help="A free one unless given.")] = None,
     http_port: Annotated[int | None, typer.Option(help="A free one unless given.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="A free one unless given.")] = None,
+    model_config_name: Annotated[
+        str | None, typer.Option(help="Configs for this machine, as written by `ebbtide export --target`: gpu-1.")
+    ] = None,
+    response_cache_mb: Annotated[
+        int | None, typer.Option(min=1, help="Response cache, MiB, for what `ebbtide export --response-cache` wrote.")
+    ] = None,
+    rate_limiter: Annotated[
+        bool,
+        typer.Option("--rate-limiter", help="Share this machine's cores out, as `ebbtide export --rate-limiter` says."),
+    ] = False,
     log_file: Annotated[Path | None, typer.Option(help="Where the server's own log goes.")] = None,
     startup_timeout_s: Annotated[
         float, typer.Option(help="Seconds until a server that is not ready is given up.")
@@ -37,6 +48,14 @@ def command(
     show_user: Annotated[
         str | None, typer.Option(help="Print recommendations for this person of the bundle's log once ready.")
     ] = None,
+    allow_deploy: Annotated[
+        bool,
+        typer.Option(
+            "--allow-deploy",
+            help="Let `ebbtide deploy` load other versions. Whoever reaches a port can then load models, "
+            "and with them code.",
+        ),
+    ] = False,
     once: Annotated[bool, typer.Option("--once", help="Stop when ready and shown, instead of serving on.")] = False,
 ) -> None:
     """Serve a model repository until stopped with Ctrl-C.
@@ -58,15 +77,23 @@ def command(
         raise typer.BadParameter("give either a REPOSITORY to start a server for, or the --server that runs already")
     from ebbtide.serve import ServerConfig
 
-    config = ServerConfig(
-        model_repository=repository,
-        host=host,
-        grpc_port=grpc_port,
-        http_port=http_port,
-        metrics_port=metrics_port,
-        log_file=log_file,
-        startup_timeout_s=startup_timeout_s,
-    )
+    try:
+        config = ServerConfig(
+            model_repository=repository,
+            host=host,
+            grpc_port=grpc_port,
+            http_port=http_port,
+            metrics_port=metrics_port,
+            model_config_name=model_config_name,
+            response_cache_mb=response_cache_mb,
+            rate_limit_cores=len(os.sched_getaffinity(0)) if rate_limiter else None,
+            log_file=log_file,
+            startup_timeout_s=startup_timeout_s,
+            model_control="explicit" if allow_deploy else "none",
+            load_models=("*",) if allow_deploy else (),
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     with _started(config) as triton:
         console.print(f"  gRPC     {triton.grpc_url}")
         console.print(f"  HTTP     {triton.http_url}")

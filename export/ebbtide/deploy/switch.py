@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,15 +20,18 @@ from ebbtide.deploy.answers import Comparison, compare_answers
 from ebbtide.deploy.control import ModelControl, Served
 from ebbtide.deploy.errors import CandidateError, DeployError, OtherRepositoryError
 from ebbtide.export import versions
+from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.manifest import MANIFEST_FILE, read_manifest
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Kind
 from ebbtide.v1 import RecommendRequest
+from ebbtide.verify import VerifyError, compare_server, first_failure, random_requests
 
 ENSEMBLES = tuple(name for name, model in contract.MODELS.items() if model.kind is Kind.ENSEMBLE)
 COMPUTING = tuple(name for name in contract.MODELS if name not in ENSEMBLES)
 _CANDIDATE_SUFFIX = "_candidate"
 
-Check = Callable[[dict[str, str]], None]
+_RANDOM_REQUESTS = 50
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,10 @@ class Deployment:
 
 def deploy(
     repository: Path,
-    address: str,
+    addresses: Sequence[str],
     version: int | None = None,
     *,
-    requests: Sequence[RecommendRequest] = (),
-    check: Check = lambda _candidates: None,
+    requests: Sequence[RecommendRequest] | None = None,
     min_overlap: float = 0.0,
     keep_previous: bool = True,
     report: Callable[[str], None] = lambda _part: None,
@@ -60,11 +62,11 @@ def deploy(
     """Brings a version into service.
 
     Args:
-        repository: The folder that the server reads, here or on a disk that both see.
-        address: The server's host and gRPC port.
+        repository: The folder that the servers read, here or on a disk that all see.
+        addresses: Host and gRPC port of every server that reads it.
         version: None takes the newest in the folder.
-        requests: Asked of both versions before the switch.
-        check: Called with the names of the candidate ensembles; what it raises ends the deployment.
+        requests: Asked of the new version, of its in-process twin and of the version in service before the switch. None
+            takes random ones over the new version's catalog.
         min_overlap: Share of the first ten items, mean over the requests, that both versions must name.
         keep_previous: Whether the version before stays loaded, so that a roll-back takes no time.
         report: Called with the name of each part as it begins.
@@ -74,8 +76,8 @@ def deploy(
         ExportError: The folder is no sound export, or has no such version.
     """
     parts = _Parts(report)
-    with _alone(repository), ModelControl(address) as control:
-        current = _require_same(control, repository)
+    with _alone(repository), _controls(addresses) as servers:
+        current = _require_same(servers, repository)
         target = max(versions.available_versions(repository)) if version is None else version
         versions.require_versions(repository, [target])
         if {target} == set(versions.ensemble_versions(repository).values()):
@@ -84,22 +86,28 @@ def deploy(
                 f"{list(versions.available_versions(repository))}: write one with `ebbtide export --version`"
             )
         before = versions.loaded_versions(repository)
-        with _undone(lambda: _load(control, repository, before)):
+        asked = random_requests(repository, target, _RANDOM_REQUESTS) if requests is None else requests
+        comparisons: list[Comparison] = []
+        with _undone(lambda: _load(servers, repository, before)):
             with parts("load"):
-                _load(control, repository, {current.version, target})
-            with _candidates(control, repository, target) as candidates, parts("check"):
-                check(candidates)
-                comparison = compare_answers(control, requests, candidates, time.time_ns() // 1_000_000)
-                _require_alike(comparison, min_overlap)
-            with parts("switch"), _undone(lambda: _switch(control, repository, current.version)):
-                _switch(control, repository, target)
+                _load(servers, repository, {current.version, target})
+            with parts("check"):
+                for server in servers:
+                    with _candidates(server, repository, target) as candidates:
+                        require_parity(InProcessPipeline(repository, target), server, asked, candidates)
+                        comparisons.append(compare_answers(server, asked, candidates, _now_ms()))
+                        _require_alike(comparisons[-1], min_overlap)
+            with parts("switch"), _undone(lambda: _switch(servers, repository, current.version)):
+                _switch(servers, repository, target)
         if not keep_previous:
             with parts("unload"):
-                _load(control, repository, {target})
-        return Deployment(target, current.version, control.served().fingerprint, comparison, parts.seconds)
+                _load(servers, repository, {target})
+        return Deployment(target, current.version, servers[0].served().fingerprint, comparisons[0], parts.seconds)
 
 
-def roll_back(repository: Path, address: str, *, report: Callable[[str], None] = lambda _part: None) -> Deployment:
+def roll_back(
+    repository: Path, addresses: Sequence[str], *, report: Callable[[str], None] = lambda _part: None
+) -> Deployment:
     """Brings the version back that answered before; it is still loaded, so this takes no time.
 
     Raises:
@@ -107,29 +115,39 @@ def roll_back(repository: Path, address: str, *, report: Callable[[str], None] =
         ExportError: The folder is no sound export.
     """
     parts = _Parts(report)
-    with _alone(repository), ModelControl(address) as control:
-        current = _require_same(control, repository)
+    with _alone(repository), _controls(addresses) as servers:
+        current = _require_same(servers, repository)
         others = [other for other in versions.loaded_versions(repository) if other != current.version]
         if len(others) != 1:
             raise DeployError(
                 f"roll-back: got {others or 'no version'} loaded beside {current.version}; expected one: name it with "
                 "`ebbtide deploy --version`"
             )
-        with parts("switch"), _undone(lambda: _switch(control, repository, current.version)):
-            _switch(control, repository, others[0])
-        return Deployment(others[0], current.version, control.served().fingerprint, None, parts.seconds)
+        with parts("switch"), _undone(lambda: _switch(servers, repository, current.version)):
+            _switch(servers, repository, others[0])
+        return Deployment(others[0], current.version, servers[0].served().fingerprint, None, parts.seconds)
 
 
-def _load(control: ModelControl, repository: Path, chosen: Sequence[int] | set[int]) -> None:
+def _load(servers: Sequence[ModelControl], repository: Path, chosen: Iterable[int]) -> None:
     versions.load_only(repository, chosen)
-    for name in COMPUTING:
-        control.load(name)
+    for server in servers:
+        for name in COMPUTING:
+            server.load(name)
 
 
-def _switch(control: ModelControl, repository: Path, version: int) -> None:
+def _switch(servers: Sequence[ModelControl], repository: Path, version: int) -> None:
     versions.serve(repository, version)
-    for name in ENSEMBLES:
-        control.load(name)
+    for server in servers:
+        for name in ENSEMBLES:
+            server.load(name)
+
+
+@contextlib.contextmanager
+def _controls(addresses: Sequence[str]) -> Iterator[list[ModelControl]]:
+    if not addresses:
+        raise DeployError("addresses: got none; expected the gRPC address of every server that reads the folder")
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(ModelControl(address)) for address in addresses]
 
 
 @contextlib.contextmanager
@@ -151,26 +169,53 @@ def _candidates(control: ModelControl, repository: Path, version: int) -> Iterat
             control.unload(candidate)
 
 
-def _require_same(control: ModelControl, repository: Path) -> Served:
-    """What the server answers with, which must be what the folder says.
+def _require_same(servers: Sequence[ModelControl], repository: Path) -> Served:
+    """What the servers answer with, which must be what the folder says.
 
     Raises:
         OtherRepositoryError: It is not.
-        ModelControlError: The server does not let models be loaded.
+        ModelControlError: A server does not let models be loaded.
     """
-    served = control.served()
     # Of this one ensemble: where a deployment was cut off, the next one brings the others along.
     version = versions.ensemble_versions(repository)[contract.RECOMMEND.name]
     expected = Served(version, versions.version_fingerprint(repository, version))
-    if served != expected:
-        raise OtherRepositoryError(
-            f"{control.address}: got a server that answers with version {served.version} ({served.fingerprint}); "
-            f"expected version {expected.version} ({expected.fingerprint}) as in {repository}: give the folder that "
-            "this server reads, or restart it"
+    for server in servers:
+        served = server.served()
+        if served != expected:
+            raise OtherRepositoryError(
+                f"{server.address}: got a server that answers with version {served.version} ({served.fingerprint}); "
+                f"expected version {expected.version} ({expected.fingerprint}) as in {repository}: give the folder "
+                "that this server reads, and all servers that read it, or restart it"
+            )
+        # It is loaded as it is: nothing changes, and where models can't be loaded it fails before anything is written.
+        server.load(contract.RECOMMEND.name)
+    return expected
+
+
+def require_parity(
+    pipeline: InProcessPipeline, server: ModelControl, requests: Sequence[RecommendRequest], candidates: dict[str, str]
+) -> None:
+    """Passes a server that answers as the files do, read in this process.
+
+    Args:
+        pipeline: The files.
+        server: Serves them.
+        requests: To compare the answers to.
+        candidates: Names under which ensembles are loaded there, where they differ.
+
+    Raises:
+        CandidateError: Naming the first stage that differs, or why nothing could be compared.
+    """
+    try:
+        failure = first_failure(compare_server(pipeline, server.address, requests, models=candidates))
+    except VerifyError as error:
+        raise CandidateError(f"check: {error}") from error
+    if failure is not None:
+        raise CandidateError(
+            f"check: {server.address}: got a largest difference of {failure.difference:.3g} at {failure.stage}, "
+            f"{failure.field} between the server and the same files in this process (request {failure.request}); "
+            f"expected at most {failure.tolerance:.3g}. {failure.detail}"
         )
-    # It is loaded as it is: this changes nothing, and fails, before anything is written, where models can't be loaded.
-    control.load(contract.RECOMMEND.name)
-    return served
 
 
 def _require_alike(comparison: Comparison, min_overlap: float) -> None:
@@ -205,8 +250,11 @@ def _alone(repository: Path) -> Iterator[None]:
 
     Raises:
         DeployError: One is under way.
+        RepositoryError: It is no export.
     """
-    handle = os.open(repository, os.O_RDONLY)
+    read_manifest(repository)
+    # Locks over NFS want a file that may be written.
+    handle = os.open(repository / MANIFEST_FILE, os.O_RDWR)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,6 +263,10 @@ def _alone(repository: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 class _Parts:

@@ -9,14 +9,26 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from ebbtide.export.serving import Accelerator, ServingOptions
+from ebbtide.export.targets import Placement, Target
 from ebbtide.export.versions import pin
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Kind, Model, Size, Tensor
 
 MAX_BATCH_SIZE = 64
 """Requests that a batching model takes together."""
-_HEAD_THREADS = 1
-"""One matrix product and a top-N: p99 was 1.5 ms with one thread, 3 to 4 ms with two."""
+CORES_RESOURCE = "cores"
+"""The rate limiter's name for what instances share; `ebbtide serve --rate-limiter` gives as many as the machine has."""
+CACHED_MODELS = (contract.ADAPTIVE_WEIGHTS, contract.SCORING_HEAD, contract.EMBED)
+"""Models whose answers the server may cache.
+
+Triton's key is the model, its version and the raw bytes of its inputs; it leaves out shapes and the outputs asked for.
+So `recommend` itself is not cached: after a request for `alpha_used` alone, one for everything would get `alpha_used`
+alone (seen). Its steps are always asked for everything, and `embed` has but one output. The encoder is not cached: 2
+rows of 16 tokens and 1 row of 32 can have the same bytes. All that changes an answer of these three is a tensor, and
+their shapes follow from the bytes.
+"""
+_TENSORRT_WORKSPACE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -29,17 +41,17 @@ class ConfigSettings:
     sizes: Mapping[Size, int]
     max_texts: int
     """Texts of one request: the batch that reaches the encoder."""
-    encoder_threads: int
-    """ONNX Runtime threads within one run of the encoder."""
+    serving: ServingOptions
 
 
-def render_config(model: Model, settings: ConfigSettings) -> str:
-    """The text of a model's ``config.pbtxt``."""
-    return text_format.MessageToString(model_config(model, settings))
+def render_config(model: Model, settings: ConfigSettings, target: Target) -> str:
+    """The text of a model's config for one machine."""
+    return text_format.MessageToString(model_config(model, settings, target))
 
 
-def model_config(model: Model, settings: ConfigSettings) -> Any:  # noqa: ANN401 - tritonclient carries no types
+def model_config(model: Model, settings: ConfigSettings, target: Target) -> Any:  # noqa: ANN401 - no types
     """A model's configuration as Triton's message; a field that Triton does not know fails here."""
+    serving = settings.serving
     config = model_config_pb2.ModelConfig(
         name=model.name,
         max_batch_size=_max_batch_size(model, settings),
@@ -49,25 +61,30 @@ def model_config(model: Model, settings: ConfigSettings) -> Any:  # noqa: ANN401
         input=[_input(tensor, model, settings) for tensor in model.inputs],
         output=[
             model_config_pb2.ModelOutput(
-                name=tensor.name, data_type=_data_type(tensor), dims=_dims(tensor, model, settings)
+                name=tensor.name, data_type=data_type(tensor), dims=_dims(tensor, model, settings)
             )
             for tensor in model.outputs
         ],
     )
+    if serving.response_cache and model in CACHED_MODELS:
+        config.response_cache.enable = True
     if model.kind is Kind.ENSEMBLE:
         config.platform = model.kind.value
         config.ensemble_scheduling.step.extend(_step(contract.MODELS[name]) for name in model.steps)
         pin(config, settings.version, settings.fingerprint)
         return config
     config.backend = model.kind.value
-    config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=1)
+    placement = target.placement(model)
+    config.instance_group.append(_instance_group(placement, limited=serving.rate_limiter and target.device == "cpu"))
     if model.batching:
-        # No queue delay: while the one instance works, the next batch gathers; a delay would only slow an idle server.
+        # No queue delay: while the instances work, the next batch gathers; a delay would only slow an idle server.
         config.dynamic_batching.SetInParent()
+        _set_queue_policy(config.dynamic_batching, serving)
     if model.kind is Kind.ONNX:
-        threads = settings.encoder_threads if model is contract.ENCODER else _HEAD_THREADS
-        _set_parameter(config, "intra_op_thread_count", str(threads))
+        _set_parameter(config, "intra_op_thread_count", str(placement.threads))
         _set_parameter(config, "inter_op_thread_count", "1")
+        if placement.device == "gpu" and serving.accelerator is not None:
+            _set_accelerator(config, model, serving.accelerator)
     return config
 
 
@@ -80,7 +97,7 @@ def _max_batch_size(model: Model, settings: ConfigSettings) -> int:
 def _input(tensor: Tensor, model: Model, settings: ConfigSettings) -> Any:  # noqa: ANN401 - no types
     return model_config_pb2.ModelInput(
         name=tensor.name,
-        data_type=_data_type(tensor),
+        data_type=data_type(tensor),
         dims=_dims(tensor, model, settings),
         # The batcher of the model that runs asks for it; an ensemble has none, and batches all the same without it.
         allow_ragged_batch=tensor.ragged and model.batching and model.kind is Kind.PYTHON,
@@ -93,7 +110,8 @@ def _dims(tensor: Tensor, model: Model, settings: ConfigSettings) -> tuple[int, 
     return tensor.config_dims(settings.sizes, batching=model.batching)
 
 
-def _data_type(tensor: Tensor) -> int:
+def data_type(tensor: Tensor) -> int:
+    """A tensor's type by Triton's number for it."""
     name = "STRING" if tensor.dtype is Dtype.BYTES else tensor.dtype.value
     return int(model_config_pb2.DataType.Value(f"TYPE_{name}"))
 
@@ -105,6 +123,49 @@ def _step(model: Model) -> Any:  # noqa: ANN401 - tritonclient carries no types
         input_map={tensor.name: tensor.name for tensor in model.inputs},
         output_map={tensor.name: tensor.name for tensor in model.outputs},
     )
+
+
+def _instance_group(placement: Placement, *, limited: bool) -> Any:  # noqa: ANN401 - tritonclient carries no types
+    kinds = model_config_pb2.ModelInstanceGroup
+    group = kinds(
+        kind=kinds.KIND_GPU if placement.device == "gpu" else kinds.KIND_CPU,
+        count=placement.instances,
+        gpus=placement.gpus,
+    )
+    if limited:
+        # `global` is a keyword of Python.
+        resource = {"name": CORES_RESOURCE, "count": placement.threads, "global": True}
+        group.rate_limiter.resources.add(**resource)
+    return group
+
+
+def _set_queue_policy(batching: Any, serving: ServingOptions) -> None:  # noqa: ANN401 - tritonclient carries no types
+    """Bounds the queue where that is asked for.
+
+    Not by default: with a policy of any kind Triton prepares no batch while all instances work, and requests that come
+    meanwhile may lie there until the next one, or for half a second (docs/configs.md has the figures).
+    """
+    if not serving.max_queue_size and not serving.queue_timeout_ms:
+        return
+    policy = batching.default_queue_policy
+    policy.max_queue_size = serving.max_queue_size
+    policy.default_timeout_microseconds = serving.queue_timeout_ms * 1_000
+    policy.timeout_action = model_config_pb2.ModelQueuePolicy.REJECT
+
+
+def _set_accelerator(config: Any, model: Model, name: Accelerator) -> None:  # noqa: ANN401 - tritonclient carries no types
+    """Names the accelerator, and what NVIDIA's backend documents for it.
+
+    TensorRT takes the encoder alone: the head is one matrix product, and its string ids are nothing for it. Its engine
+    cache stays off: ONNX Runtime finds a cached engine by the graph and not by the weights, so that a new version would
+    answer with an older one's.
+    """
+    if name == "tensorrt" and model is not contract.ENCODER:
+        name = "cuda"
+    accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name=name)
+    if name == "tensorrt":
+        accelerator.parameters["precision_mode"] = "FP32"
+        accelerator.parameters["max_workspace_size_bytes"] = str(_TENSORRT_WORKSPACE_BYTES)
 
 
 def _set_parameter(config: Any, key: str, value: str) -> None:  # noqa: ANN401 - tritonclient carries no types

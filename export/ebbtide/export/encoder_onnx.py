@@ -15,6 +15,8 @@ from ebbtide.export.onnx_files import OPSET
 from ebbtide.interest import contract
 from ebbtide.train.encoder import TextEncoder
 
+# Oldest IR that goes with the opset, as in the scoring head; torch writes a newer one and uses nothing of it.
+_IR_VERSION = 8
 _EXAMPLE_TEXTS = 3
 _EXAMPLE_TOKENS = 16
 
@@ -23,21 +25,24 @@ class EventEncoder(nn.Module):
     """Texts into the space of the catalog's event vectors; a text has no residual of its own."""
 
     event_projection: Tensor
+    offset: Tensor | None
 
-    def __init__(self, encoder: TextEncoder, event_projection: Tensor) -> None:
-        """Joins an encoder with a model's projection, ``[text width, d]``."""
+    def __init__(self, encoder: TextEncoder, event_projection: Tensor, offset: Tensor | None = None) -> None:
+        """Joins an encoder with a model's projection, ``[text width, d]``, and a constant to add, ``[d]``."""
         super().__init__()
         self.encoder = encoder
         self.register_buffer("event_projection", event_projection.detach())
+        self.register_buffer("offset", offset)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Event vectors, float32 ``[texts, d]``, from int64 ``[texts, tokens]`` each."""
         vectors: Tensor = self.encoder(input_ids, attention_mask)
-        return vectors @ self.event_projection
+        projected = vectors @ self.event_projection
+        return projected if self.offset is None else projected + self.offset
 
 
-def encoder_graph(encoder: EventEncoder) -> onnx.ModelProto:
-    """Traces the encoder, with any number of texts and tokens."""
+def encoder_graph(encoder: nn.Module) -> onnx.ModelProto:
+    """Traces an encoder from token ids and mask to event vectors, with any number of texts and tokens."""
     model = contract.ENCODER
     shape = (_EXAMPLE_TEXTS, _EXAMPLE_TOKENS)
     # Lengths differ, so that no branch of the trace takes the mask for all ones.
@@ -56,6 +61,7 @@ def encoder_graph(encoder: EventEncoder) -> onnx.ModelProto:
         )
     assert program is not None  # noqa: S101 - the dynamo exporter always returns one
     graph: onnx.ModelProto = program.model_proto
+    graph.ir_version = _IR_VERSION
     return graph
 
 

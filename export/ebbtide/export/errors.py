@@ -4,6 +4,9 @@ ExportError
 ├── OutputFolderError          the output folder holds what an export did not write
 ├── KeyCollisionError          two item ids share a key
 ├── LimitError                 a limit or size that cannot be served
+├── ServingOptionsError        a target or another choice of how to serve that cannot be met
+├── EncoderOptionsError        choices for the encoder that do not go together, or that this encoder does not have
+├── FidelityError              a compressed encoder answers too far from the full one
 ├── RepositoryError            a folder is not an export, or its parts come from different exports
 ├── VersionError               a version that is not there, is in use, or does not go with the others
 └── ParityError                an exported graph does not answer as the torch model does
@@ -30,6 +33,18 @@ class KeyCollisionError(ExportError):
 
 class LimitError(ExportError):
     """A limit or size that cannot be served."""
+
+
+class ServingOptionsError(ExportError):
+    """A target, or another choice of how an export is served, that cannot be met."""
+
+
+class EncoderOptionsError(ExportError):
+    """Choices for the encoder that do not go together, or that this encoder does not have."""
+
+
+class FidelityError(ExportError):
+    """A compressed encoder answers further from the full one than is allowed."""
 
 
 class RepositoryError(ExportError):

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from ebbtide.export.head_int8 import int8_head
 from ebbtide.export.onnx_files import OPSET, value_info
+from ebbtide.export.options import HeadPrecision
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Size
 from ebbtide.train.bundle import InterestBundle
@@ -18,6 +20,7 @@ Floats = npt.NDArray[np.float32]
 
 # Oldest IR that goes with the opset, so that the ONNX Runtime of older containers reads it.
 _IR_VERSION = 8
+_MAX_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 def item_factors(bundle: InterestBundle) -> Floats:
@@ -26,24 +29,64 @@ def item_factors(bundle: InterestBundle) -> Floats:
     return np.concatenate([factors, bundle.prior_columns.astype(np.float32, copy=False)], axis=1)
 
 
-def head_graph(factors: Floats, item_id: Sequence[str], sizes: Mapping[Size, int]) -> onnx.ModelProto:
+def head_graph(
+    factors: Floats, item_id: Sequence[str], sizes: Mapping[Size, int], precision: HeadPrecision = "fp32"
+) -> onnx.ModelProto:
     """Scores = interest . factors^T + adjustments; the best N of them and the ids that go with them.
 
     Args:
         factors: ``[N, d + p]``, in catalog order.
         item_id: ``[N]``.
         sizes: Of the export; `Size.TOP_N` is at most N.
+        precision: ``fp32``; ``fp16``, which stores the factors rounded to half precision and computes in float32;
+            ``int8``, which picks candidates by integers and scores them in float32, see `ebbtide.export.head_int8`.
 
     Returns:
         The graph. Adjustments of one item add up, so padding with item 0 and value 0 changes nothing and an item that
         is excluded twice stays excluded.
     """
+    model = contract.SCORING_HEAD
+    top_n = sizes[Size.TOP_N]
+    if precision == "int8":
+        nodes, weights = int8_head(factors, top_n)
+    else:
+        nodes, weights = _exact_head(factors, top_n, precision)
+    best_id = contract.ITEM_ID.name
+    initializers = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in weights.items()]
+    initializers.append(
+        onnx.TensorProto(
+            name="catalog_id",
+            data_type=TensorProto.STRING,
+            dims=[len(item_id)],
+            string_data=[text.encode() for text in item_id],
+        )
+    )
+    graph = helper.make_graph(
+        [*nodes, helper.make_node("Gather", ["catalog_id", "best_index"], [best_id], axis=0)],
+        model.name,
+        [value_info(tensor, "requests", sizes) for tensor in model.inputs],
+        [value_info(tensor, "requests", sizes) for tensor in model.outputs],
+        initializers,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION)
+
+
+def _exact_head(
+    factors: Floats, top_n: int, precision: HeadPrecision
+) -> tuple[list[NodeProto], dict[str, npt.NDArray[np.generic]]]:
+    """One product with all factors; the nodes up to ``best_index``, and their weights."""
+    interest, adjust_item, adjust_score = (tensor.name for tensor in contract.SCORING_HEAD.inputs)
+    nodes: list[NodeProto] = []
+    weights: dict[str, npt.NDArray[np.generic]] = {"top_n": np.array([top_n], dtype=np.int64)}
+    if precision == "fp16":
+        # ONNX Runtime runs this Cast once, at load: half the file, the memory and speed of fp32.
+        nodes.append(helper.make_node("Cast", ["factors_fp16"], ["factors"], to=TensorProto.FLOAT))
+        weights["factors_fp16"] = np.clip(factors, -_MAX_FLOAT16, _MAX_FLOAT16).astype(np.float16)
+    else:
+        weights["factors"] = factors
     # Catalog order, not transposed: a refresh replaces columns only, and ONNX Runtime packs either layout at load
     # (9,742 and 100,000 items, batches of 1 to 32: Gemm with transB and MatMul were within 7 percent of each other).
-    model = contract.SCORING_HEAD
-    interest, adjust_item, adjust_score = (tensor.name for tensor in model.inputs)
-    best_id, best_score = (tensor.name for tensor in model.outputs)
-    nodes = [
+    nodes += [
         helper.make_node("Gemm", [interest, "factors"], ["linear_score"], transB=1),
         helper.make_node(
             "ScatterElements",
@@ -52,24 +95,8 @@ def head_graph(factors: Floats, item_id: Sequence[str], sizes: Mapping[Size, int
             axis=1,
             reduction="add",
         ),
-        helper.make_node("TopK", ["adjusted_score", "top_n"], [best_score, "best_index"], axis=1, largest=1, sorted=1),
-        helper.make_node("Gather", ["catalog_id", "best_index"], [best_id], axis=0),
-    ]
-    initializers = [
-        numpy_helper.from_array(np.ascontiguousarray(factors), "factors"),
-        numpy_helper.from_array(np.array([sizes[Size.TOP_N]], dtype=np.int64), "top_n"),
-        onnx.TensorProto(
-            name="catalog_id",
-            data_type=TensorProto.STRING,
-            dims=[len(item_id)],
-            string_data=[text.encode() for text in item_id],
+        helper.make_node(
+            "TopK", ["adjusted_score", "top_n"], [contract.SCORE.name, "best_index"], axis=1, largest=1, sorted=1
         ),
     ]
-    graph = helper.make_graph(
-        nodes,
-        model.name,
-        [value_info(tensor, "requests", sizes) for tensor in model.inputs],
-        [value_info(tensor, "requests", sizes) for tensor in model.outputs],
-        initializers,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION)
+    return nodes, weights

@@ -51,7 +51,7 @@ class InProcessPipeline:
         Raises:
             RepositoryError: A model is missing, damaged or of another export.
         """
-        self._repository = repository
+        self.repository = repository
         self.version = versions.served_version(repository) if version is None else version
         self.fingerprint = versions.version_fingerprint(repository, self.version)
         folder = self._folder(contract.ADAPTIVE_WEIGHTS)
@@ -71,7 +71,7 @@ class InProcessPipeline:
     @cached_property
     def tokenizer(self) -> Any:  # noqa: ANN401 - loaded from the served model's source
         """The `TextTokens` of the served tokenizer."""
-        tokens = _text_tokens_module()
+        tokens = text_tokens_module()
         return tokens.TextTokens(self._folder(contract.TOKENIZER), self.limits)
 
     def recommend(self, requests: Sequence[Request]) -> list[Answer | RequestError]:
@@ -111,15 +111,15 @@ class InProcessPipeline:
     def _session(self, model: Model) -> Any:  # noqa: ANN401 - onnxruntime carries no types
         path = self._folder(model) / exported.MODEL_FILE
         options = ort.SessionOptions()
-        parameters = versions.read_model_config(self._repository, model.name).parameters
+        parameters = versions.read_model_config(self.repository, model.name).parameters
         options.intra_op_num_threads = int(parameters["intra_op_thread_count"].string_value)
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def _folder(self, model: Model) -> Path:
-        return self._repository / model.name / str(self.version)
+        return self.repository / model.name / str(self.version)
 
 
-def _text_tokens_module() -> Any:  # noqa: ANN401 - a module outside the package
+def text_tokens_module() -> Any:  # noqa: ANN401 - a module outside the package
     """The served tokenizer's code; from this installation, so that reading an export runs none of its code."""
     name = "ebbtide_served_text_tokens"
     if name not in sys.modules:

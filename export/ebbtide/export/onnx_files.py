@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
+from ebbtide.export.graph_edits import MAX_MESSAGE_BYTES, weight_bytes
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Size, Tensor
 from ebbtide.interest.exported import MODEL_FILE
@@ -15,8 +16,6 @@ from ebbtide.interest.exported import MODEL_FILE
 OPSET = 18
 """What torch's exporter writes without converting; ONNX Runtime 1.14 and later read it (scatter adds since 16)."""
 _DATA_FILE = f"{MODEL_FILE}.data"
-_MAX_PROTOBUF_BYTES = 2**31 - 1
-_HEADROOM_BYTES = 2**24
 _ELEMENT_TYPES = {
     Dtype.BOOL: TensorProto.BOOL,
     Dtype.INT32: TensorProto.INT32,
@@ -47,8 +46,7 @@ def write_graph(graph: onnx.ModelProto, fingerprint: str, folder: Path) -> None:
     strip(graph)
     helper.set_model_props(graph, {contract.FINGERPRINT_PARAMETER: fingerprint})
     path = folder / MODEL_FILE
-    weight_bytes = sum(len(weight.raw_data) for weight in graph.graph.initializer)
-    if weight_bytes > _MAX_PROTOBUF_BYTES - _HEADROOM_BYTES:
+    if weight_bytes(graph) >= MAX_MESSAGE_BYTES:
         onnx.save_model(graph, str(path), save_as_external_data=True, location=_DATA_FILE)
     else:
         onnx.save_model(graph, str(path))

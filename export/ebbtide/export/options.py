@@ -5,10 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
+from typing import Literal, get_args
 
+from ebbtide.export.encoder_options import EncoderOptions
 from ebbtide.export.errors import LimitError
+from ebbtide.export.serving import ServingOptions
 from ebbtide.interest.contract import Limits
 from ebbtide.train.bundle import InterestBundle
+
+HeadPrecision = Literal["fp32", "fp16", "int8"]
+"""Of the scoring head's item factors; see `ebbtide.export.head_onnx.head_graph`."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +25,12 @@ class ExportOptions:
     """Items of an answer, at most; a smaller catalog gives fewer."""
     limits: Limits = field(default_factory=Limits)
     """Bounds on one request."""
-    encoder_threads: int = 2
-    """ONNX Runtime threads within one run of the encoder."""
+    serving: ServingOptions | None = None
+    """How it is served. None takes the defaults, or, where a version is added to others, what their configs say."""
+    head_precision: HeadPrecision = "fp32"
+    """Of the scoring head's item factors."""
+    encoder: EncoderOptions = field(default_factory=EncoderOptions)
+    """Which encoder is written."""
 
     def __post_init__(self) -> None:
         """Refuses numbers that cannot be served.
@@ -28,19 +38,23 @@ class ExportOptions:
         Raises:
             LimitError: Naming the number.
         """
-        numbers = {"top_n": self.top_n, "encoder_threads": self.encoder_threads}
+        numbers = {"top_n": self.top_n}
         numbers |= {f"limits.{bound.name}": getattr(self.limits, bound.name) for bound in fields(self.limits)}
         for name, value in numbers.items():
             least = 0 if name.endswith("max_exclude_items") else 1
             if value < least:
                 raise LimitError(f"{name}: got {value}; expected at least {least}")
+        if self.head_precision not in get_args(HeadPrecision):
+            raise LimitError(f"head_precision: got {self.head_precision!r}; expected one of {get_args(HeadPrecision)}")
 
     def fingerprint(self, bundle: InterestBundle) -> str:
         """The id of an export: the same for the same bundle and the same answers, wherever it is served."""
         choices = {key: value for key, value in asdict(self).items() if key not in _SERVING_ONLY}
+        # Accepting a loss changes no answer.
+        del choices["encoder"]["allow_fidelity_loss"]
         content = json.dumps([bundle.fingerprint, choices], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[: len(bundle.fingerprint)]
 
 
-_SERVING_ONLY = ("encoder_threads",)
+_SERVING_ONLY = ("serving",)
 """Choices that leave the answers as they are."""

@@ -27,7 +27,13 @@ class Case:
     """Numeric outputs by name."""
 
 
-def check_graph(session: Any, model: Model, sizes: Mapping[Size, int], cases: Iterable[Case]) -> float:  # noqa: ANN401 - onnxruntime carries no types
+def check_graph(
+    session: Any,  # noqa: ANN401 - onnxruntime carries no types
+    model: Model,
+    sizes: Mapping[Size, int],
+    cases: Iterable[Case],
+    tolerance: float = TOLERANCE,
+) -> float:
     """The largest absolute difference between a graph and torch, over all cases.
 
     Args:
@@ -35,12 +41,13 @@ def check_graph(session: Any, model: Model, sizes: Mapping[Size, int], cases: It
         model: Its entry in the contract.
         sizes: Of the export.
         cases: Of several shapes: one shape alone does not show an axis that was fixed by mistake.
+        tolerance: Of the values.
 
     Raises:
         TensorNamesError: Inputs or outputs have other names than the contract's.
         DynamicAxesError: An axis is fixed where it must vary, or the other way round.
         OutputShapeError: An output has another shape than torch's.
-        OutputValueError: The difference is above `TOLERANCE`.
+        OutputValueError: The difference is above the tolerance.
     """
     for found, tensors in ((session.get_inputs(), model.inputs), (session.get_outputs(), model.outputs)):
         _check_names(model, [node.name for node in found], [tensor.name for tensor in tensors])
@@ -62,7 +69,7 @@ def check_graph(session: Any, model: Model, sizes: Mapping[Size, int], cases: It
     difference = max(
         largest_difference(outputs[name], expected[name]) for expected, outputs in answers for name in outputs
     )
-    return require_tolerance(f"{model.name} in ONNX against torch", difference)
+    return require_tolerance(f"{model.name} in ONNX against torch", difference, tolerance)
 
 
 def largest_difference(got: Array, expected: Array) -> float:
@@ -97,14 +104,14 @@ def ranking_difference(item_id: Sequence[str], score: Array, scores: Array, cata
     return max(largest_difference(score, best), largest_difference(score, own))
 
 
-def require_tolerance(subject: str, difference: float) -> float:
+def require_tolerance(subject: str, difference: float, tolerance: float = TOLERANCE) -> float:
     """The difference.
 
     Raises:
-        OutputValueError: It is above `TOLERANCE`.
+        OutputValueError: It is above the tolerance.
     """
-    if not difference <= TOLERANCE:
-        raise OutputValueError(subject, difference, TOLERANCE)
+    if not difference <= tolerance:
+        raise OutputValueError(subject, difference, tolerance)
     return difference
 
 

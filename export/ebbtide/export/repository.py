@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-
 from ebbtide.export import versions
-from ebbtide.export.errors import OutputFolderError, RepositoryError, VersionError
+from ebbtide.export.encoder_check import EncoderReport
+from ebbtide.export.errors import OutputFolderError, VersionError
+from ebbtide.export.manifest import MANIFEST_FILE, read_manifest, write_manifest
+from ebbtide.export.merge import add_version, require_fitting
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE
+from ebbtide.export.sweep import SweepRow
 from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Size
 from ebbtide.train.bundle import InterestBundle
-
-MANIFEST_FILE = "ebbtide-export.json"
-"""Tells an exported repository from other folders, and what is known of each version; Triton reads folders only."""
-_FORMAT = 2
-_TENSOR_FIELDS = ("max_batch_size", "input", "output")
 
 
 @dataclass(frozen=True)
@@ -39,14 +35,23 @@ class ExportReport:
     items: int
     top_n: int
     """Items of an answer: as asked for, or the whole catalog where that is smaller."""
+    encoder: EncoderReport
+    """Which encoder was written, and what it is worth."""
     encoder_difference: float
-    """Largest absolute difference between the exported encoder and torch."""
+    """Largest absolute difference between the exported encoder and the full one in torch."""
     head_difference: float
     """The same for the scoring head."""
     pipeline_difference: float
     """The same for whole requests, in this process, against the formulas."""
     tolerance: float
-    """What each of them may be at most."""
+    """What each of them may be at most, unless a tolerance of its own is stated."""
+    encoder_tolerance: float
+    """What event vectors of texts may differ by; above `tolerance` where the encoder is compressed."""
+    head_tolerance: float
+    """What the scores of the scoring head, and so of whole requests, may differ by; above `tolerance` where its item
+    factors are rounded."""
+    sweep: tuple[SweepRow, ...] = ()
+    """What batch sizes were measured."""
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each part took."""
     size_bytes: int = 0
@@ -66,7 +71,7 @@ def export_repository(
     Args:
         bundle: A trained model with its catalog.
         out: Folder to write. A reader sees it as it was or with the whole export, never a part that is served.
-        options: Limits, sizes and precisions.
+        options: Limits, sizes and precisions, and how to serve.
         version: Triton's model version, to be added to those that `out` holds; the ensembles go on answering with the
             version that they answer with. None replaces the whole folder by version 1.
         report: Called with the name of each part as it begins.
@@ -76,10 +81,13 @@ def export_repository(
 
     Raises:
         OutputFolderError: `out` holds something that no export wrote.
-        VersionError: The version is served or loaded, or its tensors differ from those of the versions beside it.
+        VersionError: The version is served or loaded, or does not go with the versions beside it: other tensors, other
+            ways to be served than were asked for, or no item in common.
         KeyCollisionError: Two item ids share a key.
         RepositoryError: The encoder is not the one that the bundle was trained with.
+        EncoderOptionsError: The encoder has not what the options ask for.
         ParityError: The export does not answer as torch does; nothing was written.
+        FidelityError: A compressed encoder answers too far from the full one; nothing was written.
     """
     out = out.absolute()
     require_replaceable(out)
@@ -98,7 +106,10 @@ def export_repository(
     try:
         writer = RepositoryWriter(bundle, partial, options, number, report)
         writer.write_interest()
-        differences = writer.check(writer.write_encoder())
+        if adds:
+            require_fitting(partial, out, number, same_serving=options.serving is not None)
+        encoder, head_difference, pipeline_difference = writer.check(writer.write_encoder())
+        rows = writer.write_warmup()
         result = ExportReport(
             folder=out,
             fingerprint=writer.fingerprint,
@@ -106,18 +117,24 @@ def export_repository(
             is_served=not adds,
             items=len(bundle.catalog),
             top_n=writer.sizes[Size.TOP_N],
-            encoder_difference=differences[0],
-            head_difference=differences[1],
-            pipeline_difference=differences[2],
+            encoder=encoder,
+            encoder_difference=encoder.difference,
+            head_difference=head_difference,
+            pipeline_difference=pipeline_difference,
             tolerance=TOLERANCE,
+            encoder_tolerance=encoder.tolerance,
+            head_tolerance=writer.head_tolerance,
+            sweep=rows,
             seconds=writer.seconds,
             size_bytes=sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()),
         )
         manifest = read_manifest(out) if adds else {}
-        manifest[str(number)] = _manifest_entry(result, bundle, options)
+        manifest[str(number)] = _manifest_entry(
+            result, bundle, options if adds else replace(options, serving=writer.serving)
+        )
         if adds:
-            _add_version(partial, out, number)
-        _write_manifest(out if adds else partial, manifest)
+            add_version(partial, out, number, bundle.catalog.text)
+        write_manifest(out if adds else partial, manifest)
         if not adds:
             _replace(partial, out)
     finally:
@@ -142,25 +159,6 @@ def require_replaceable(out: Path) -> None:
         raise OutputFolderError(f"{out}: got a folder with {seen}; expected an empty folder or an earlier export")
 
 
-def read_manifest(repository: Path) -> dict[str, dict[str, Any]]:
-    """What the exports noted of each version, by its number as text.
-
-    Raises:
-        RepositoryError: The manifest is missing or damaged, or of an earlier kind.
-    """
-    path = repository / MANIFEST_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != _FORMAT:
-            raise RepositoryError(
-                f"{path}: got format {content['format']}; expected {_FORMAT}: export again without --version"
-            )
-        found: dict[str, dict[str, Any]] = content["versions"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RepositoryError(f"{path}: got {error!r}; expected what `ebbtide export` writes") from error
-    return found
-
-
 def _manifest_entry(result: ExportReport, bundle: InterestBundle, options: ExportOptions) -> dict[str, Any]:
     return {
         "fingerprint": result.fingerprint,
@@ -172,40 +170,11 @@ def _manifest_entry(result: ExportReport, bundle: InterestBundle, options: Expor
         "head_difference": result.head_difference,
         "pipeline_difference": result.pipeline_difference,
         "tolerance": result.tolerance,
+        "encoder_tolerance": result.encoder_tolerance,
+        "head_tolerance": result.head_tolerance,
+        "encoder": asdict(result.encoder),
+        "sweep": [asdict(row) for row in result.sweep],
     }
-
-
-def _write_manifest(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
-    content = {"format": _FORMAT, "versions": entries}
-    versions.write_text(folder / MANIFEST_FILE, json.dumps(content, indent=2) + "\n")
-
-
-def _add_version(partial: Path, out: Path, version: int) -> None:
-    """Moves a finished version to those before it. Nothing refers to it until it is deployed.
-
-    Raises:
-        VersionError: The tensors differ: all versions of a model share one config.
-    """
-    for name in contract.MODELS:
-        new, old = versions.read_model_config(partial, name), versions.read_model_config(out, name)
-        for section in _TENSOR_FIELDS:
-            got, expected = _text(new, section), _text(old, section)
-            if got != expected:
-                raise VersionError(
-                    f"version {version}: {name}: got {section} {got}; expected {expected}, as in the versions beside "
-                    "it, which share its config.pbtxt: export to another folder"
-                )
-    for name in contract.MODELS:
-        place = out / name / str(version)
-        shutil.rmtree(place, ignore_errors=True)
-        (partial / name / str(version)).rename(place)
-
-
-def _text(config: Any, section: str) -> str:  # noqa: ANN401 - tritonclient carries no types
-    value = getattr(config, section)
-    if isinstance(value, int):
-        return str(value)
-    return "; ".join(text_format.MessageToString(entry, as_one_line=True) for entry in value)
 
 
 def _replace(partial: Path, out: Path) -> None:

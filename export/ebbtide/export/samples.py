@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest.checks import Request
 from ebbtide.interest.contract import Limits
-from ebbtide.train.model import InterestModel
-from ebbtide.train.reference import ReferenceScores, score_request
+
+if TYPE_CHECKING:
+    from ebbtide.train.model import InterestModel
+    from ebbtide.train.reference import ReferenceScores
 
 Ints = npt.NDArray[np.int64]
 
@@ -60,6 +63,9 @@ class Sample:
 
     def reference(self, model: InterestModel, prior_columns: npt.NDArray[np.float32]) -> ReferenceScores:
         """What the torch parameters give, straight from the formulas."""
+        # Here, so that a deployment, which asks servers only, needs no torch.
+        from ebbtide.train.reference import score_request
+
         return score_request(
             model,
             prior_columns,

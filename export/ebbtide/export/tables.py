@@ -18,6 +18,7 @@ from ebbtide.interest.parameters import GateParameters, InterestConfig, Interest
 from ebbtide.train.bundle import InterestBundle
 
 Floats = npt.NDArray[np.float32]
+_READABLE = 0o644
 
 
 def interest_parameters(bundle: InterestBundle, fingerprint: str, limits: Limits) -> InterestParameters:
@@ -85,7 +86,10 @@ def write_tables(values: InterestParameters, index: KeyIndex, event_vectors: Flo
     for name, arrays in ((parameters.TENSORS_FILE, values.tensors()), (exported.CATALOG_FILE, catalog)):
         # safetensors writes an array's memory as it lies.
         contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        save_file(contiguous, str(folder / name), metadata=metadata)
+        path = folder / name
+        save_file(contiguous, str(path), metadata=metadata)
+        # The library writes for the owner alone; servers run as another user.
+        path.chmod(_READABLE)
 
 
 def _linear(layer: nn.Linear) -> tuple[Floats, Floats]:

@@ -146,7 +146,19 @@ def read_model_config(repository: Path, name: str) -> Any:  # noqa: ANN401 - tri
     Raises:
         RepositoryError: It is missing or cannot be parsed.
     """
-    return _read(repository / name / exported.MODEL_CONFIG_FILE)
+    return read_config(repository / name / exported.MODEL_CONFIG_FILE)
+
+
+def read_config(path: Path) -> Any:  # noqa: ANN401 - tritonclient carries no types
+    """A config as Triton's message.
+
+    Raises:
+        RepositoryError: It is missing or cannot be parsed.
+    """
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (OSError, text_format.ParseError) as error:
+        raise RepositoryError(f"{path}: got {error}; expected a config written by `ebbtide export`") from error
 
 
 def config_files(model_folder: Path) -> Iterator[Path]:
@@ -158,7 +170,7 @@ def config_files(model_folder: Path) -> Iterator[Path]:
 def rewrite_configs(model_folder: Path, change: Callable[[Any], None]) -> None:
     """Changes a model's config and its variants; a reader sees each file before or after, never in between."""
     for path in config_files(model_folder):
-        config = _read(path)
+        config = read_config(path)
         change(config)
         write_text(path, text_format.MessageToString(config))
 
@@ -168,13 +180,6 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
-
-
-def _read(path: Path) -> Any:  # noqa: ANN401 - tritonclient carries no types
-    try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    except (OSError, text_format.ParseError) as error:
-        raise RepositoryError(f"{path}: got {error}; expected a config written by `ebbtide export`") from error
 
 
 def _set_policy(config: Any, versions: list[int]) -> None:  # noqa: ANN401 - tritonclient carries no types

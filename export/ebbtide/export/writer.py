@@ -12,20 +12,27 @@ import torch
 
 from ebbtide.export import checks
 from ebbtide.export.configs import ConfigSettings, render_config
-from ebbtide.export.encoder_onnx import EventEncoder, encoder_graph
+from ebbtide.export.encoder_build import BuiltEncoder, EncoderSource, build_encoder
+from ebbtide.export.encoder_check import EncoderReport, report_encoder
 from ebbtide.export.errors import RepositoryError
+from ebbtide.export.head_check import check_head
 from ebbtide.export.head_onnx import head_graph, item_factors
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.export.options import ExportOptions
+from ebbtide.export.parity import TOLERANCE
+from ebbtide.export.serving import ServingOptions
 from ebbtide.export.sources import copy_python_model
+from ebbtide.export.sweep import SweepRow, prefer, preferred_batch_sizes, sweep
 from ebbtide.export.tables import interest_parameters, key_index, write_settings, write_tables
 from ebbtide.export.tokenizer import write_tokenizer
+from ebbtide.export.versions import VARIANTS_FOLDER
+from ebbtide.export.warmup import common_ground, write_warmup
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Kind, Size
 from ebbtide.interest.exported import MODEL_CONFIG_FILE
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.encoder import encoder_fingerprint, encoder_folder, load_encoder
+from ebbtide.train.encoder import encoder_fingerprint, encoder_folder
 
 
 @dataclass
@@ -39,10 +46,13 @@ class RepositoryWriter:
     report: Callable[[str], None] = lambda _part: None
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each part took."""
+    head_tolerance: float = TOLERANCE
+    """What the scores of the scoring head may differ by, once `check` has seen it."""
 
     def __post_init__(self) -> None:
         d = self.bundle.model.config.dimensions
         self.fingerprint = self.options.fingerprint(self.bundle)
+        self.serving = self.options.serving or ServingOptions()
         self.sizes = {
             Size.INTEREST: d + self.bundle.prior_columns.shape[1],
             Size.VECTOR: d,
@@ -67,59 +77,81 @@ class RepositoryWriter:
                 write_tables(values, index, vectors, self._version_folder(model.name))
             write_settings(values, self._version_folder(contract.TOKENIZER.name))
         with self._part("scoring head"):
-            graph = head_graph(item_factors(bundle), bundle.catalog.item_id, self.sizes)
+            graph = head_graph(item_factors(bundle), bundle.catalog.item_id, self.sizes, self.options.head_precision)
             write_graph(graph, self.fingerprint, self._version_folder(contract.SCORING_HEAD.name))
 
-    def write_encoder(self) -> EventEncoder:
+    def write_encoder(self) -> BuiltEncoder:
         """Writes the encoder's graph and its tokenizer, after `write_interest`.
 
         Returns:
-            The torch module that the graph was made from.
+            What was written, and what it was made from.
 
         Raises:
             RepositoryError: The encoder is not the one that the bundle was trained with.
+            EncoderOptionsError: It has not what the options ask for.
         """
-        bundle = self.bundle
         with self._part("encoder"):
             source = self._encoder_folder()
-            encoder = load_encoder(source)
-            module = EventEncoder(encoder, bundle.model.event_projection)
-            graph = encoder_graph(module)
-            write_graph(graph, self.fingerprint, self._version_folder(contract.ENCODER.name))
-            write_tokenizer(source, encoder.settings.max_tokens, self._version_folder(contract.TOKENIZER.name))
-        return module
+            built = build_encoder(EncoderSource.read(self.bundle, source), self.options.encoder, self.report)
+            write_graph(built.graph, self.fingerprint, self._version_folder(contract.ENCODER.name))
+            write_tokenizer(source, built.max_tokens, self._version_folder(contract.TOKENIZER.name))
+        return built
 
-    def check(self, module: EventEncoder) -> tuple[float, float, float]:
-        """Reads everything back; the largest differences from torch of encoder, head and whole requests.
+    def check(self, built: BuiltEncoder) -> tuple[EncoderReport, float, float]:
+        """Reads everything back and compares it with torch.
 
         Args:
-            module: From `write_encoder`.
+            built: From `write_encoder`.
+
+        Returns:
+            What there is to tell of the encoder; the largest differences of the scoring head and of whole requests.
 
         Raises:
             ParityError: One of them is above the tolerance, or a graph is not as the contract says.
+            FidelityError: A compressed encoder answers too far from the full one.
         """
         twin = InProcessPipeline(self.folder)
         with self._part("check of the scoring head"):
-            head = checks.check_head(twin, self.bundle, self.sizes)
+            head = check_head(twin, self.bundle, self.sizes, self.options.head_precision)
+            self.head_tolerance = head.tolerance
         with self._part("check of whole requests"):
-            whole = checks.check_pipeline(twin, self.bundle)
+            whole = checks.check_pipeline(twin, self.bundle, head.tolerance)
         with self._part("check of the encoder"):
-            encoder = checks.check_encoder(twin, module, self.bundle.catalog.text, self.sizes)
-        return encoder, head, whole
+            encoder = report_encoder(twin, built, self.sizes)
+        return encoder, head.difference, whole
+
+    def write_warmup(self) -> tuple[SweepRow, ...]:
+        """Writes the requests that warm the models up, and prefers batch sizes where that was asked for.
+
+        Returns:
+            What was measured for it.
+        """
+        texts = self.bundle.catalog.text
+        with self._part("warm-up"):
+            ground = common_ground({self.version: self.folder})
+            write_warmup(self.folder, ground, texts)
+        if not self.serving.sweep:
+            return ()
+        with self._part("sweep of batch sizes"):
+            rows = sweep(self.folder, ground, texts)
+            prefer(self.folder, preferred_batch_sizes(rows))
+        return rows
 
     def _write_configs(self) -> None:
         settings = ConfigSettings(
-            self.fingerprint,
-            self.version,
-            self.sizes,
-            max_texts=self.options.limits.max_texts,
-            encoder_threads=self.options.encoder_threads,
+            self.fingerprint, self.version, self.sizes, max_texts=self.options.limits.max_texts, serving=self.serving
         )
+        default, *others = self.serving.targets
         for name, model in contract.MODELS.items():
             version_folder = self._version_folder(name)
             version_folder.mkdir(parents=True)
-            config = render_config(model, settings)
+            config = render_config(model, settings, default)
             (self.folder / name / MODEL_CONFIG_FILE).write_text(config, encoding="utf-8")
+            for target in others if model.kind is not Kind.ENSEMBLE else ():
+                # Ensembles are alike everywhere: Triton takes config.pbtxt where a model has no variant of the name.
+                variant = self.folder / name / VARIANTS_FOLDER / f"{target.name}.pbtxt"
+                variant.parent.mkdir(exist_ok=True)
+                variant.write_text(render_config(model, settings, target), encoding="utf-8")
             if model.kind is Kind.PYTHON:
                 copy_python_model(name, version_folder)
             if model.kind is Kind.ENSEMBLE:

@@ -24,6 +24,12 @@ class ServerConfig:
     """"none" loads every model at the start; "explicit" loads `load_models`, and others when a client asks."""
     load_models: tuple[str, ...] = ()
     """Models to load at the start under "explicit"; ("*",) for all."""
+    model_config_name: str | None = None
+    """Which of the configs of each model: ``configs/NAME.pbtxt``, or ``config.pbtxt`` for models without that one."""
+    response_cache_mb: int | None = None
+    """Size of the response cache, in MiB, for models whose configs enable it; None for no cache."""
+    rate_limit_cores: int | None = None
+    """Cores that the rate limiter shares out among instances whose configs claim some; None leaves it off."""
     startup_timeout_s: float = 120.0
     stop_timeout_s: float = 15.0
     """Grace for requests under way before the server is killed."""
@@ -33,7 +39,7 @@ class ServerConfig:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables for the server, over those inherited."""
     extra_args: tuple[str, ...] = ()
-    """Further tritonserver options, last on its command line: ``("--cache-config=local,size=1048576",)``."""
+    """Further tritonserver options, last on its command line: ``("--log-verbose=1",)``."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model_repository", Path(self.model_repository))
@@ -47,6 +53,21 @@ class ServerConfig:
             port = getattr(self, name)
             if port is not None and not 1 <= port <= 65535:
                 raise ValueError(f"{name} is {port}, expected 1 to 65535, or None for a free one")
+        if self.model_config_name is not None:
+            self._require_config(self.model_config_name)
+        for name in ("response_cache_mb", "rate_limit_cores"):
+            amount = getattr(self, name)
+            if amount is not None and amount < 1:
+                raise ValueError(f"{name} is {amount}, expected at least 1, or None for none")
         for name in ("startup_timeout_s", "stop_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
+
+    def _require_config(self, name: str) -> None:
+        """Passes a name that a model has a config of: Triton itself takes ``config.pbtxt`` for one that none has."""
+        known = sorted({path.stem for path in self.model_repository.glob("*/configs/*.pbtxt")})
+        if name not in known:
+            raise ValueError(
+                f"model_config_name is {name!r}, expected one of the configs in {self.model_repository} "
+                f"({', '.join(known) or 'there are none'}), or None for config.pbtxt"
+            )

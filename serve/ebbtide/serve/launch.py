@@ -12,6 +12,8 @@ from ebbtide.serve.ports import Ports
 SHM_DEFAULT_BYTES = 4 * 1024 * 1024
 """Shared memory of one Python stub at its start; it grows when a batch needs more and never shrinks."""
 SHM_GROWTH_BYTES = 4 * 1024 * 1024
+CORES_RESOURCE = "cores"
+"""What instances claim of the rate limiter, by the name that exported configs have for it."""
 
 
 def command_line(server: EmbeddedServer, config: ServerConfig, ports: Ports, shm_prefix: str) -> list[str]:
@@ -38,8 +40,21 @@ def command_line(server: EmbeddedServer, config: ServerConfig, ports: Ports, shm
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         f"--backend-config=python,shm-default-byte-size={SHM_DEFAULT_BYTES}",
         f"--backend-config=python,shm-growth-byte-size={SHM_GROWTH_BYTES}",
+        *_chosen(config),
         *config.extra_args,
     ]
+
+
+def _chosen(config: ServerConfig) -> list[str]:
+    """Options that are left out unless asked for."""
+    options = []
+    if config.model_config_name is not None:
+        options.append(f"--model-config-name={config.model_config_name}")
+    if config.response_cache_mb is not None:
+        options.append(f"--cache-config=local,size={config.response_cache_mb * 1024 * 1024}")
+    if config.rate_limit_cores is not None:
+        options += ["--rate-limit=execution_count", f"--rate-limit-resource={CORES_RESOURCE}:{config.rate_limit_cores}"]
+    return options
 
 
 def environment(server: EmbeddedServer, config: ServerConfig) -> dict[str, str]:

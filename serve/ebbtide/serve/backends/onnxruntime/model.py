@@ -40,6 +40,36 @@ _GRAPH_LEVELS = {
 }
 _SPINNING = ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning")
 _ARENA_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
+_CUDA, _TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
+_TENSORRT_PRECISIONS = {
+    "FP32": None,
+    "FP16": "trt_fp16_enable",
+    "BF16": "trt_bf16_enable",
+    "INT8": "trt_int8_enable",
+}
+_TENSORRT_RENAMED = {
+    "max_workspace_size_bytes": "trt_max_workspace_size",
+    "int8_calibration_table_name": "trt_int8_calibration_table_name",
+    "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
+}
+_TENSORRT_BOOLEANS = frozenset(
+    f"trt_{name}"
+    for name in (
+        *("dla_enable", "engine_cache_enable", "dump_subgraphs", "force_sequential_engine_build"),
+        *("context_memory_sharing_enable", "layer_norm_fp32_fallback", "timing_cache_enable", "force_timing_cache"),
+        *("detailed_build_log", "build_heuristics_enable", "sparsity_enable", "cuda_graph_enable"),
+        *("dump_ep_context_model", "int8_use_native_calibration_table"),
+    )
+)
+_TENSORRT_OTHERS = frozenset(
+    f"trt_{name}"
+    for name in (
+        *("max_workspace_size", "max_partition_iterations", "min_subgraph_size", "dla_core", "engine_cache_path"),
+        *("engine_cache_prefix", "timing_cache_path", "builder_optimization_level", "auxiliary_streams"),
+        *("tactic_sources", "extra_plugin_lib_paths", "profile_min_shapes", "profile_max_shapes"),
+        *("profile_opt_shapes", "ep_context_file_path", "ep_context_embed_mode", "int8_calibration_table_name"),
+    )
+)
 _AUTOFILL_MAX_BATCH_SIZE = 4
 """What Triton tells backends to fill in (``default-max-batch-size``); the Python backend passes it to nobody."""
 
@@ -113,11 +143,9 @@ class TritonPythonModel:
         self._max_batch_size: int = config["max_batch_size"]
         try:
             path = model_path(config, Path(args["model_repository"]) / args["model_version"])
-            self._session = ort.InferenceSession(
-                str(path),
-                session_options(config),
-                providers=providers(args["model_instance_kind"], args["model_instance_device_id"]),
-            )
+            wanted = providers(config, args["model_instance_kind"], args["model_instance_device_id"])
+            self._session = ort.InferenceSession(str(path), session_options(config), providers=wanted)
+            check_providers(wanted, self._session.get_providers())
             check_config(config, self._session)
         except Exception as error:
             message = str(error)
@@ -220,17 +248,71 @@ def model_path(config: Config, version_folder: Path) -> Path:
     return path
 
 
-def providers(kind: str, device_id: str) -> list[Any]:
-    """The execution providers for an instance of a kind (``CPU`` or ``GPU``)."""
+def providers(config: Config, kind: str, device_id: str) -> list[Any]:
+    """The execution providers for an instance of a kind (``CPU`` or ``GPU``), with what the accelerators ask for.
+
+    Raises:
+        ValueError: An accelerator or parameter that the C++ backend does not know, or a provider that is not here.
+    """
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
     if kind != "GPU":
+        if named := accelerators.get("cpu_execution_accelerator"):
+            # NVIDIA's images come without OpenVINO, and say the same.
+            raise ValueError(f"unknown Execution Accelerator '{named[0]['name']}' is requested")
         return ["CPUExecutionProvider"]
+    chosen: list[Any] = []
+    cuda: dict[str, str] = {}
+    for entry in accelerators.get("gpu_execution_accelerator", ()):
+        if entry["name"] == "tensorrt":
+            _require_provider(_TENSORRT, "names the accelerator tensorrt")
+            chosen.append((_TENSORRT, {**tensorrt_options(entry.get("parameters", {})), "device_id": device_id}))
+        elif entry["name"] == "cuda":
+            cuda |= {key: value for key, value in entry.get("parameters", {}).items() if value}
+        else:
+            raise ValueError(f"unknown Execution Accelerator '{entry['name']}' is requested")
+    _require_provider(_CUDA, "has an instance group of KIND_GPU")
+    return [*chosen, (_CUDA, {**cuda, "device_id": device_id}), "CPUExecutionProvider"]
+
+
+def check_providers(wanted: Sequence[Any], used: Sequence[str]) -> None:
+    """Refuses a session without a provider that was asked for: onnxruntime goes on without one whose libraries fail."""
+    for provider in wanted:
+        if isinstance(provider, tuple) and provider[0] not in used:
+            raise ValueError(f"onnxruntime could not start {provider[0]}: see the log above for the library it misses")
+
+
+def tensorrt_options(parameters: Mapping[str, str]) -> dict[str, str]:
+    """ONNX Runtime's options for the parameters of the accelerator ``tensorrt``, by the C++ backend's table.
+
+    Raises:
+        ValueError: One that it does not have.
+    """
+    options: dict[str, str] = {}
+    for key, value in parameters.items():
+        if key == "precision_mode":
+            if value not in _TENSORRT_PRECISIONS:
+                raise ValueError(f"unsupported precision mode '{value}' is requested")
+            if option := _TENSORRT_PRECISIONS[value]:
+                options[option] = "True"
+            continue
+        option = _TENSORRT_RENAMED.get(key, key)
+        if option in _TENSORRT_BOOLEANS:
+            # Python's onnxruntime takes these words only.
+            options[option] = str(_boolean(key, value))
+        elif option in _TENSORRT_OTHERS and key not in _TENSORRT_RENAMED.values():
+            options[option] = value
+        else:
+            raise ValueError(f"unknown parameter '{key}' is provided for TensorRT Execution Accelerator")
+    return options
+
+
+def _require_provider(name: str, reason: str) -> None:
     available = ort.get_available_providers()
-    if "CUDAExecutionProvider" not in available:
+    if name not in available:
         raise ValueError(
-            f"its instance group is KIND_GPU, but onnxruntime here has no CUDAExecutionProvider (it has "
-            f"{', '.join(available)}): install onnxruntime-gpu, or say KIND_CPU"
+            f"its config {reason}, but onnxruntime here has no {name} (it has {', '.join(available)}): install "
+            "onnxruntime-gpu with its libraries, or serve a config for this machine (KIND_CPU)"
         )
-    return [("CUDAExecutionProvider", {"device_id": device_id}), "CPUExecutionProvider"]
 
 
 def session_options(config: Config) -> Any:  # noqa: ANN401 - onnxruntime carries no types

@@ -1,0 +1,156 @@
+"""``ebbtide verify``: do torch, the exported files and a running Triton give the same answers, stage by stage?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from ebbtide.cli.console import console, counting_progress, errors
+
+if TYPE_CHECKING:
+    from ebbtide.export.inprocess import InProcessPipeline
+    from ebbtide.v1 import RecommendRequest
+    from ebbtide.verify import StageDifference
+
+_DIFFERS, _NOT_COMPARED = 1, 2
+
+
+def command(
+    repository: Annotated[Path, typer.Argument(help="Model repository written by `ebbtide export`.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle that it was exported from: torch and the formulas are compared.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="gRPC address (host:port) of a Triton that serves it: its answers are compared.")
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Version to compare; the one that the ensembles answer with unless given.")
+    ] = None,
+    requests: Annotated[
+        Path | None, typer.Option(help="Recorded requests, one as JSON in each line; random ones unless given.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Random requests; the first seven are the edge cases.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random requests.")] = 0,
+    save_requests: Annotated[Path | None, typer.Option(help="Write the requests that were asked to this file.")] = None,
+) -> None:
+    """Compare every stage of the pipeline between torch, the exported files in this process, and a running Triton.
+
+    Each stage gets the same inputs on both sides, so that a difference is named at the stage where it arises; whole
+    requests are compared too. Exit status: 0 all within the tolerances, 1 something differs, 2 no comparison was made.
+
+    **Examples**
+
+    ebbtide verify artifacts/repository --bundle artifacts/bundle
+
+    ebbtide verify artifacts/repository --bundle artifacts/bundle --server localhost:8001
+
+    ebbtide verify artifacts/repository --server localhost:8001 --requests recorded.jsonl
+    """
+    if bundle is None and server is None:
+        raise typer.BadParameter(
+            "give the --bundle that the repository was exported from, the --server that serves it, or both: there is "
+            "nothing to compare the repository with"
+        )
+    with _told():
+        found = _compare(repository, bundle, server, version, requests, count, seed, save_requests)
+    if not _print(found):
+        raise typer.Exit(_DIFFERS)
+
+
+def _compare(
+    repository: Path,
+    bundle: Path | None,
+    server: str | None,
+    version: int | None,
+    recorded: Path | None,
+    count: int,
+    seed: int,
+    save_requests: Path | None,
+) -> list[StageDifference]:
+    with console.status("Loading"):
+        from ebbtide.export.inprocess import InProcessPipeline
+        from ebbtide.train.bundle import InterestBundle
+        from ebbtide.verify import compare_bundle, compare_server, write_requests
+
+        pipeline = InProcessPipeline(repository, version)
+        loaded = None if bundle is None else InterestBundle.load(bundle)
+        texts = () if loaded is None else loaded.catalog.text
+        asked = _requests(pipeline, recorded, count, seed, list(texts))
+    if save_requests is not None:
+        write_requests(save_requests, asked)
+    console.print(f"{repository}, version {pipeline.version}, export {pipeline.fingerprint}; requests: {len(asked):,}")
+    found: list[StageDifference] = []
+    with counting_progress() as progress:
+        if loaded is not None:
+            task = progress.add_task("Against torch", total=len(asked))
+            found += compare_bundle(loaded, pipeline, asked, progress=lambda done: progress.advance(task, done))
+        if server is not None:
+            on_server = progress.add_task("Against Triton", total=len(asked))
+            found += compare_server(pipeline, server, asked, progress=lambda done: progress.advance(on_server, done))
+    return found
+
+
+def _requests(
+    pipeline: InProcessPipeline, recorded: Path | None, count: int, seed: int, texts: list[str]
+) -> list[RecommendRequest]:
+    from ebbtide.verify import random_requests, read_requests
+
+    if recorded is not None:
+        return read_requests(recorded)
+    return random_requests(pipeline.repository, pipeline.version, count, seed, texts=texts)
+
+
+def _print(found: list[StageDifference]) -> bool:
+    """Prints a table for each pair of sides, and what differs first; whether nothing does."""
+    from ebbtide.verify import first_failure
+
+    for pair in dict.fromkeys(one.between for one in found):
+        of_pair = [one for one in found if one.between == pair]
+        # Without lines between columns it fits 80 characters.
+        table = Table(title=pair, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for heading in ("stage", "field", "differs by", "allowed", "", "request", "item"):
+            right = heading in ("differs by", "allowed", "request")
+            table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "item")
+        for one in of_pair:
+            table.add_row(
+                one.stage,
+                one.field,
+                f"{one.difference:.1e}",
+                f"{one.tolerance:.0e}" if one.tolerance else "equal",
+                "[green]✓[/green]" if one.passed else "[red]✗[/red]",
+                "" if one.request is None else str(one.request),
+                escape(one.item or ""),
+            )
+        console.print(table)
+        failed = first_failure(of_pair)
+        if failed is None:
+            console.print(f"[green]✓[/green] {pair}: the same")
+            continue
+        item = "" if failed.item is None else f", item {failed.item}"
+        console.print(
+            f"[red]✗[/red] {pair}: differs first at [bold]{failed.stage}[/bold], {failed.field}: "
+            f"request {failed.request}, for {failed.kind}{escape(item)}: {escape(failed.detail)}"
+        )
+    return all(one.passed for one in found)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tells what kept the comparison from being made, with an exit status of its own."""
+    with console.status("Loading"):
+        from ebbtide.export.errors import ExportError
+        from ebbtide.train.errors import TrainError
+        from ebbtide.verify.errors import VerifyError
+
+    try:
+        yield
+    except (ExportError, TrainError, VerifyError, OSError) as error:
+        errors.print(f"[red]error:[/red] {escape(str(error))}")
+        raise typer.Exit(_NOT_COMPARED) from error

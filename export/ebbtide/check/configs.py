@@ -1,0 +1,142 @@
+"""Reads one `config.pbtxt`: Triton's own message, the line of each field, and what the parser says against it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from ebbtide.check import textproto
+from ebbtide.check.findings import Finding
+from ebbtide.check.messages import ModelConfig
+from ebbtide.check.textproto import PositionIndex
+
+_UNKNOWN_FIELD = re.compile(r'Message type "([\w.]+)" has no field named "([^"]+)"')
+_UNKNOWN_VALUE = re.compile(r'Enum type "([\w.]+)" has no value named (\w+)')
+_BOTH_CHOICES = re.compile(r'Field "(\w+)" is specified along with field "(\w+)".* oneof "scheduling_choice"')
+
+
+@dataclass(frozen=True)
+class Config:
+    """One config file of a model, or the nothing where a model has none."""
+
+    file: str
+    """Path within the repository; the model's folder where there is no config."""
+    index: PositionIndex
+    message: ModelConfig
+    """Empty where the text can't be parsed."""
+    problem: Finding | None
+    """Why it can't be parsed."""
+
+    def finding(self, rule: str, path: textproto.Path, message: str, hint: str) -> Finding:
+        """A finding about a field of this config."""
+        return Finding(rule, self.file, self.index.line(path), textproto.render(path), message, hint)
+
+
+def read_config(path: Path, file: str) -> Config:
+    """Reads a config.
+
+    Args:
+        path: the file, which exists.
+        file: its path within the repository.
+    """
+    message = model_config_pb2.ModelConfig()
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        finding = Finding(
+            "config-syntax", file, 1, "", f"got bytes that are no UTF-8 ({error}); expected text", "save it as UTF-8"
+        )
+        return Config(file, PositionIndex(""), cast(ModelConfig, message), finding)
+    index = PositionIndex(text)
+    problem = None
+    try:
+        text_format.Parse(text, message)
+    except (text_format.ParseError, ValueError) as error:
+        # A number that an enum can't hold is a bare ValueError.
+        problem = _problem(error, file, text)
+        message = model_config_pb2.ModelConfig()
+    return Config(file, index, cast(ModelConfig, message), problem)
+
+
+def no_config(folder: str) -> Config:
+    """What stands for the config of a model that has none: Triton fills it in."""
+    return Config(folder, PositionIndex(""), cast(ModelConfig, model_config_pb2.ModelConfig()), None)
+
+
+def data_type_name(number: int) -> str:
+    """``TYPE_FP32``, or the number where it has no name."""
+    values = model_config_pb2.DataType.DESCRIPTOR.values_by_number
+    return str(values[number].name) if number in values else str(number)
+
+
+def data_type_number(name: str) -> int:
+    """The number of ``TYPE_FP32``."""
+    return int(model_config_pb2.DataType.Value(name))
+
+
+def _problem(error: text_format.ParseError | ValueError, file: str, text: str) -> Finding:
+    """What the parser says, as a finding."""
+    line = error.GetLine() if isinstance(error, text_format.ParseError) else None
+    if line is None:
+        # The error has no position, but ends with the value.
+        line = text[: max(text.find(str(error).split()[-1]), 0)].count("\n") + 1
+    # The position stands in front of the parser's words.
+    words = re.sub(r"^\d+:\d+ ?: ", "", str(error)).strip()
+    if match := _UNKNOWN_FIELD.search(words):
+        message_type, name = match.groups()
+        known = _fields_of(message_type)
+        near = difflib.get_close_matches(name, known, n=1)
+        return Finding(
+            "config-unknown-field",
+            file,
+            line,
+            name,
+            f"got {name}; expected a field of {message_type.removeprefix('inference.')}",
+            f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}",
+        )
+    if match := _UNKNOWN_VALUE.search(words):
+        enum, value = match.groups()
+        known = _values_of(enum)
+        near = difflib.get_close_matches(value, known, n=1)
+        return Finding(
+            "config-unknown-value",
+            file,
+            line,
+            "",
+            f"got {value}; expected a value of {enum.removeprefix('inference.')}",
+            f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}",
+        )
+    if match := _BOTH_CHOICES.search(words):
+        second, first = match.groups()
+        return Finding(
+            "scheduling-choice",
+            file,
+            line,
+            second,
+            f"got {second} beside {first}; expected one of them",
+            "remove one; an ensemble's steps are batched by their own models",
+        )
+    return Finding(
+        "config-syntax",
+        file,
+        line,
+        "",
+        f"got a text that does not parse ({words.rstrip('.')}); expected a ModelConfig in protobuf's text format",
+        "look at this line and the one before: braces, brackets, quotes, a missing colon or comma",
+    )
+
+
+def _fields_of(message_type: str) -> list[str]:
+    descriptor = model_config_pb2.DESCRIPTOR.pool.FindMessageTypeByName(message_type)
+    return sorted(field.name for field in descriptor.fields)
+
+
+def _values_of(enum: str) -> list[str]:
+    descriptor = model_config_pb2.DESCRIPTOR.pool.FindEnumTypeByName(enum)
+    return [value.name for value in descriptor.values if value.name != "TYPE_INVALID"]

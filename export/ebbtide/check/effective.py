@@ -1,0 +1,82 @@
+"""What a model is served as: its config with what the backend fills in from the model's file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ebbtide.check import backends
+from ebbtide.check.configs import data_type_name
+from ebbtide.check.messages import ModelConfig, Tensor
+from ebbtide.check.onnx_graph import GraphTensor, OnnxGraph
+from ebbtide.check.view import View
+
+_FILLED_BATCH_SIZE = 4
+"""What Triton's backends fill in (``default-max-batch-size``)."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Type and dims of one tensor, without the batch."""
+
+    data_type: str
+    dims: tuple[int, ...]
+    optional: bool = False
+
+    @classmethod
+    def of(cls, tensor: Tensor, *, served: bool = False) -> TensorSpec:
+        """A tensor of a config; `served` takes the shape after `reshape`, as an ensemble's own tensors are taken."""
+        dims = tensor.reshape.shape if served and tensor.HasField("reshape") else tensor.dims
+        return cls(data_type_name(tensor.data_type), tuple(dims), bool(getattr(tensor, "optional", False)))
+
+
+@dataclass(frozen=True)
+class Effective:
+    """What the steps of an ensemble see of a model."""
+
+    versions: tuple[int, ...]
+    max_batch_size: int
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+    decoupled: bool
+    steps: tuple[str, ...]
+    """The models of an ensemble's steps."""
+    is_readable: bool
+    """False where the config does not parse: nothing else is known then."""
+
+    @property
+    def knows_tensors(self) -> bool:
+        """False where something that is not read here fills in the tensors."""
+        return bool(self.inputs) and bool(self.outputs)
+
+
+def effective(view: View) -> Effective:
+    """What a model is served as."""
+    config = view.config
+    written = Effective(
+        view.versions,
+        config.max_batch_size,
+        {tensor.name: TensorSpec.of(tensor) for tensor in config.input},
+        {tensor.name: TensorSpec.of(tensor) for tensor in config.output},
+        config.model_transaction_policy.decoupled,
+        tuple(step.model_name for step in config.ensemble_scheduling.step),
+        view.source.problem is None,
+    )
+    graph = view.newest_graph
+    if view.serving.backend == backends.ONNX and graph is not None and not written.knows_tensors:
+        return _filled(written, config, graph)
+    return written
+
+
+def _filled(written: Effective, config: ModelConfig, graph: OnnxGraph) -> Effective:
+    batching = graph.batches
+    return replace(
+        written,
+        max_batch_size=config.max_batch_size or (_FILLED_BATCH_SIZE if batching else 0),
+        inputs=written.inputs or {name: _spec(tensor, batching) for name, tensor in graph.inputs.items()},
+        outputs=written.outputs or {name: _spec(tensor, batching) for name, tensor in graph.outputs.items()},
+    )
+
+
+def _spec(tensor: GraphTensor, batching: bool) -> TensorSpec:
+    shape = tensor.shape or ()
+    return TensorSpec(tensor.data_type, (shape[1:] if batching else shape) or (1,))

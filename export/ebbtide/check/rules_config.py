@@ -1,0 +1,181 @@
+"""Rules about what a config says of the model as a whole: name, backend, batch size, parameters."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+
+from ebbtide.check import backends
+from ebbtide.check.configs import data_type_name
+from ebbtide.check.findings import Finding
+from ebbtide.check.textproto import Key, Node, Path
+from ebbtide.check.view import View
+
+_BATCH_INPUT_TYPES = ("TYPE_INT32", "TYPE_FP32")
+_ONNX_PARAMETERS = (
+    "intra_op_thread_count",
+    "inter_op_thread_count",
+    "execution_mode",
+    "enable_mem_arena",
+    "enable_mem_pattern",
+    "memory.enable_memory_arena_shrinkage",
+    "session.use_device_allocator_for_initializers",
+    "session.intra_op.allow_spinning",
+    "session.inter_op.allow_spinning",
+)
+_PYTHON_PARAMETERS = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")
+_CLOSE = 0.85
+_MAPS = (
+    "parameters",
+    "input_map",
+    "output_map",
+    "inputs",
+    "cc_model_filenames",
+    "metric_tags",
+    "priority_queue_policy",
+)
+
+
+def check(view: View) -> Iterator[Finding]:
+    """Checks one config, apart from its tensors, scheduling and files."""
+    yield from _name(view)
+    yield from _backend(view)
+    yield from _batch_size(view)
+    yield from _batch_io(view)
+    yield from _parameters(view)
+    yield from _repeated_keys(view, view.source.index.root, ())
+
+
+def _name(view: View) -> Iterator[Finding]:
+    written = view.config.name
+    if written and written != view.model.name:
+        yield view.finding(
+            "model-name",
+            ("name",),
+            f"got {written!r}; expected the folder's name, {view.model.name!r}",
+            "rename one of them, or leave `name` out",
+        )
+
+
+def _backend(view: View) -> Iterator[Finding]:
+    config, serving = view.config, view.serving
+    if view.config.platform == backends.ENSEMBLE and config.backend:
+        yield view.finding(
+            "backend-platform",
+            ("backend",),
+            f"got backend {config.backend!r} on an ensemble; expected none",
+            "remove `backend`: an ensemble has none",
+        )
+    elif not serving.backend and not view.is_ensemble:
+        if config.platform:
+            near = difflib.get_close_matches(config.platform, backends.PLATFORMS, n=1)
+            yield view.finding(
+                "backend-platform",
+                ("platform",),
+                f"got platform {config.platform!r}; expected one of {', '.join(backends.PLATFORMS)}",
+                f"write `backend`, or platform {near[0]!r}" if near else "write `backend` instead",
+            )
+        else:
+            yield view.finding(
+                "backend-missing",
+                (),
+                "got neither `backend` nor `platform`, and no model file of a known name; expected one of them",
+                'write `backend`, for example `backend: "python"`',
+            )
+    elif (known := backends.known_platforms(serving.backend)) is not None and serving.platform not in known:
+        yield view.finding(
+            "backend-platform",
+            ("platform",),
+            f"got platform {serving.platform!r} with backend {serving.backend!r}; expected "
+            f"{' or '.join(map(repr, filter(None, known))) or 'none'}",
+            "remove `platform`: the backend is enough",
+        )
+    if config.runtime:
+        yield view.finding(
+            "runtime-field",
+            ("runtime",),
+            f"got {config.runtime!r}; expected none, or a file in the server's folder of the backend",
+            "make sure that every server has it: a server without refuses the model",
+        )
+
+
+def _batch_size(view: View) -> Iterator[Finding]:
+    if view.config.max_batch_size < 0:
+        yield view.finding(
+            "max-batch-size",
+            ("max_batch_size",),
+            f"got {view.config.max_batch_size}; expected 0 for a model without batches, or more",
+            "write 0, or the largest batch",
+        )
+
+
+def _batch_io(view: View) -> Iterator[Finding]:
+    config = view.config
+    inputs = {entry.name for entry in config.input}
+    outputs = {entry.name for entry in config.output}
+    for section, entries in (("batch_input", config.batch_input), ("batch_output", config.batch_output)):
+        for index, entry in enumerate(entries):
+            if len(entry.source_input) != 1:
+                yield view.finding(
+                    "batch-io",
+                    (section, index, "source_input"),
+                    f"got {len(entry.source_input)} source inputs; expected 1",
+                    "write one `source_input` for each entry",
+                )
+            for place, source in enumerate(entry.source_input):
+                if source not in inputs:
+                    yield view.finding(
+                        "batch-io",
+                        (section, index, "source_input", place),
+                        f"got {source!r}; expected an input of the config: {_listed(inputs)}",
+                        "name an input",
+                    )
+    for index, batch_input in enumerate(config.batch_input):
+        if (data_type := data_type_name(batch_input.data_type)) not in _BATCH_INPUT_TYPES:
+            yield view.finding(
+                "batch-io",
+                ("batch_input", index, "data_type"),
+                f"got {data_type}; expected {' or '.join(_BATCH_INPUT_TYPES)}",
+                "change the type, and cast in the graph where needed",
+            )
+    for index, batch_output in enumerate(config.batch_output):
+        for place, target in enumerate(batch_output.target_name):
+            if target not in outputs:
+                yield view.finding(
+                    "batch-io",
+                    ("batch_output", index, "target_name", place),
+                    f"got {target!r}; expected an output of the config: {_listed(outputs)}",
+                    "name an output",
+                )
+
+
+def _parameters(view: View) -> Iterator[Finding]:
+    known = {backends.ONNX: _ONNX_PARAMETERS, backends.PYTHON: _PYTHON_PARAMETERS}.get(view.serving.backend, ())
+    for name in view.config.parameters:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=_CLOSE)
+        if near and name not in known:
+            yield view.finding(
+                "parameter-unknown",
+                ("parameters", Key(name), "key"),
+                f"got {name!r}, which the {view.serving.backend} backend does not read; expected {near[0]!r}",
+                f"did you mean {near[0]}?",
+            )
+
+
+def _repeated_keys(view: View, node: Node, path: Path) -> Iterator[Finding]:
+    """Finds entries of maps that are written twice; the parsed message has only the last."""
+    for name, occurrences in node.children.items():
+        keys = [entry.children["key"][-1].value for entry in occurrences if "key" in entry.children]
+        for index, occurrence in enumerate(occurrences):
+            if name in _MAPS and index < len(keys) and keys[index] in keys[:index]:
+                yield view.finding(
+                    "map-key-duplicate",
+                    (*path, name, index),
+                    f"got key {keys[index]!r} a second time; expected every key once: the last entry counts",
+                    "remove one",
+                )
+            yield from _repeated_keys(view, occurrence, (*path, name, index))
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "it has none"

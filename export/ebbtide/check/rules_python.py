@@ -1,0 +1,125 @@
+"""Rules about Python models: the source is parsed, never run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ebbtide.check import backends
+from ebbtide.check.findings import Finding
+from ebbtide.check.python_source import MODEL_CLASS, PythonSource, read_source
+from ebbtide.check.textproto import Key
+from ebbtide.check.view import View
+
+_ENVIRONMENT = "EXECUTION_ENV_PATH"
+_CPU_ONLY = "FORCE_CPU_ONLY_INPUT_TENSORS"
+_MODEL_DIRECTORY = "$$TRITON_MODEL_DIRECTORY"
+
+
+def check(view: View) -> Iterator[Finding]:
+    """Checks the parameters and the newest source of a Python model."""
+    if view.serving.backend != backends.PYTHON:
+        return
+    yield from _parameters(view)
+    for version in view.versions:
+        path = view.model_file(version)
+        if path.is_file():
+            yield from _source(view, path.relative_to(view.model.path).as_posix(), read_source(path))
+
+
+def _parameters(view: View) -> Iterator[Finding]:
+    parameters = view.config.parameters
+    if _ENVIRONMENT in parameters:
+        value = parameters[_ENVIRONMENT].string_value
+        path = Path(value.replace(_MODEL_DIRECTORY, str(view.model.path)))
+        # A path on the server's disk can't be seen from here.
+        if _MODEL_DIRECTORY in value and not path.exists():
+            yield view.finding(
+                "python-environment",
+                ("parameters", Key(_ENVIRONMENT), "value", "string_value"),
+                f"got {value!r}; expected an archive or folder that is there",
+                "put the environment there, as `conda-pack` makes it",
+            )
+    if _CPU_ONLY in parameters and parameters[_CPU_ONLY].string_value not in ("yes", "no"):
+        yield view.finding(
+            "python-parameter",
+            ("parameters", Key(_CPU_ONLY), "value", "string_value"),
+            f"got {parameters[_CPU_ONLY].string_value!r} for {_CPU_ONLY}; expected 'yes' or 'no'",
+            "write yes or no",
+        )
+
+
+def _source(view: View, file: str, source: PythonSource) -> Iterator[Finding]:
+    if source.error is not None:
+        yield view.file_finding(
+            "python-syntax",
+            file,
+            f"got a file that does not parse ({source.error.msg}); expected Python",
+            "correct it; a newer syntax needs the server's Python to be as new",
+            source.error.lineno or 1,
+        )
+        return
+    if source.model_class is None:
+        yield view.file_finding(
+            "python-class",
+            file,
+            f"got no class {MODEL_CLASS}; expected one",
+            f"name the model's class {MODEL_CLASS}",
+        )
+        return
+    if not source.is_opaque and "execute" not in source.methods:
+        yield view.file_finding(
+            "python-execute",
+            file,
+            f"got {MODEL_CLASS} without `execute`; expected it: every request fails",
+            "write `def execute(self, requests)`",
+            source.model_class,
+        )
+    if view.config.input:
+        yield from _inputs(view, file, source)
+    if view.config.output:
+        yield from _outputs(view, file, source)
+
+
+def _inputs(view: View, file: str, source: PythonSource) -> Iterator[Finding]:
+    batching = view.config.sequence_batching
+    known = {tensor.name for tensor in view.config.input}
+    known |= {entry.name for entry in batching.control_input} | {state.input_name for state in batching.state}
+    known |= {name for entry in view.config.batch_input for name in entry.target_name}
+    # A tensor without a name is told already.
+    if "auto_complete_config" in source.methods or "" in known:
+        return
+    for read in source.reads:
+        if read.name not in known:
+            yield view.file_finding(
+                "python-input-unknown",
+                file,
+                f"got input {read.name!r}; expected one of the config's: {', '.join(sorted(known))}",
+                "correct the name: it is None in every request",
+                read.line,
+            )
+
+
+def _outputs(view: View, file: str, source: PythonSource) -> Iterator[Finding]:
+    known = {tensor.name for tensor in view.config.output}
+    completed = "auto_complete_config" in source.methods
+    # What is made by name may also be an input of another model that is called.
+    calls_others = "exec" in source.calls or "async_exec" in source.calls
+    states = {state.output_name for state in view.config.sequence_batching.state}
+    for answer in source.answers:
+        if answer.name not in known | states and not completed and not calls_others:
+            yield view.file_finding(
+                "python-output-unknown",
+                file,
+                f"got output {answer.name!r}; expected one of the config's: {', '.join(sorted(known))}",
+                "correct the name, or add the output to the config",
+                answer.line,
+            )
+    for index, tensor in enumerate(view.config.output):
+        if source.names_every_answer and tensor.name and tensor.name not in source.strings:
+            yield view.finding(
+                "python-output-missing",
+                ("output", index, "name"),
+                f"got output {tensor.name!r}, which {file} never names; expected it in a `pb_utils.Tensor`",
+                "answer with it, or remove it from the config",
+            )

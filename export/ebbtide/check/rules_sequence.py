@@ -1,0 +1,149 @@
+"""Rules about the sequence batcher: controls and states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tritonclient.grpc import model_config_pb2
+
+from ebbtide.check.configs import data_type_name
+from ebbtide.check.findings import Finding
+from ebbtide.check.messages import Control, InitialState, State
+from ebbtide.check.repository import STATE_FOLDER
+from ebbtide.check.rules_scheduling import preferred_sizes
+from ebbtide.check.textproto import Path
+from ebbtide.check.view import View
+
+_PLACE: Path = ("sequence_batching",)
+_KIND = model_config_pb2.ModelSequenceBatching.Control.Kind
+_CORRELATION = int(_KIND.Value("CONTROL_SEQUENCE_CORRID"))
+_CORRELATION_TYPES = ("TYPE_UINT64", "TYPE_INT64", "TYPE_UINT32", "TYPE_INT32", "TYPE_STRING")
+_VALUES = ("int32_false_true", "fp32_false_true", "bool_false_true")
+
+
+def check(view: View) -> Iterator[Finding]:
+    """Checks `sequence_batching`, where it is written."""
+    if not view.config.HasField("sequence_batching"):
+        return
+    batching = view.config.sequence_batching
+    yield from _controls(view)
+    for index, state in enumerate(batching.state):
+        yield from _state(view, (*_PLACE, "state", index), state)
+    if batching.HasField("oldest"):
+        yield from preferred_sizes(view, (*_PLACE, "oldest"), batching.oldest.preferred_batch_size)
+    if batching.HasField("direct") and not 0 <= batching.direct.minimum_slot_utilization <= 1:
+        yield view.finding(
+            "sequence-slots",
+            (*_PLACE, "direct", "minimum_slot_utilization"),
+            f"got {batching.direct.minimum_slot_utilization:g}; expected 0 to 1",
+            "write a share of the slots",
+        )
+
+
+def _controls(view: View) -> Iterator[Finding]:
+    names: set[str] = set()
+    kinds: set[int] = set()
+    for index, control_input in enumerate(view.config.sequence_batching.control_input):
+        place: Path = (*_PLACE, "control_input", index)
+        if not control_input.name:
+            yield view.finding("sequence-control", place, "got no `name`; expected one", "name the control's tensor")
+        elif control_input.name in names:
+            yield view.finding(
+                "sequence-control",
+                (*place, "name"),
+                f"got {control_input.name!r} a second time; expected a tensor of its own for each control",
+                "rename one",
+            )
+        names.add(control_input.name)
+        for position, control in enumerate(control_input.control):
+            where: Path = (*place, "control", position)
+            kind = str(_KIND.Name(control.kind))
+            if control.kind in kinds:
+                yield view.finding(
+                    "sequence-control",
+                    (*where, "kind"),
+                    f"got {kind} a second time; expected it once",
+                    "remove one",
+                )
+            kinds.add(control.kind)
+            yield from _control(view, where, control, kind)
+
+
+def _control(view: View, place: Path, control: Control, kind: str) -> Iterator[Finding]:
+    written = [name for name in _VALUES if len(getattr(control, name))]
+    if control.kind == _CORRELATION:
+        data_type = data_type_name(control.data_type)
+        if written:
+            yield view.finding(
+                "sequence-control",
+                (*place, written[0]),
+                f"got `{written[0]}` for {kind}; expected `data_type` alone",
+                f"remove `{written[0]}`",
+            )
+        elif data_type not in _CORRELATION_TYPES:
+            yield view.finding(
+                "sequence-control",
+                (*place, "data_type"),
+                f"got {data_type} for {kind}; expected one of {', '.join(_CORRELATION_TYPES)}",
+                "write `data_type`",
+            )
+    elif len(written) != 1:
+        yield view.finding(
+            "sequence-control",
+            (*place, written[1] if written else "kind"),
+            f"got {' and '.join(written) or 'no values'} for {kind}; expected one of {', '.join(_VALUES)}",
+            "write the values for false and true: `int32_false_true: [ 0, 1 ]`",
+        )
+    elif len(getattr(control, written[0])) != 2:
+        yield view.finding(
+            "sequence-control",
+            (*place, written[0]),
+            f"got {len(getattr(control, written[0]))} values for {kind}; expected 2",
+            "write the value for false, then that for true",
+        )
+
+
+def _state(view: View, place: Path, state: State) -> Iterator[Finding]:
+    where = (*place, "initial_state")
+    if len(state.initial_state) > 1:
+        yield view.finding(
+            "sequence-state",
+            where,
+            f"got {len(state.initial_state)} initial states of {state.input_name!r}; expected 1 at most",
+            "remove all but one",
+        )
+    for initial in state.initial_state[:1]:
+        for field, message, hint in _initial_state(view, state, initial):
+            yield view.finding("sequence-state", (*where, 0, *field), message, hint)
+
+
+def _initial_state(view: View, state: State, initial: InitialState) -> Iterator[tuple[Path, str, str]]:
+    shown = repr(state.input_name)
+    if initial.data_type != state.data_type:
+        yield (
+            ("data_type",),
+            f"got {data_type_name(initial.data_type)} for {shown}; expected the state's "
+            f"{data_type_name(state.data_type)}",
+            "write the state's type",
+        )
+    if not initial.name:
+        yield (), f"got no `name` for the initial state of {shown}; expected one", "write `name`"
+    dims, expected = list(initial.dims), list(state.dims)
+    fits = len(dims) == len(expected) and all(
+        dim == size or size == -1 for dim, size in zip(dims, expected, strict=True)
+    )
+    if -1 in dims or not fits:
+        yield (
+            ("dims",),
+            f"got dims {dims} for {shown}; expected sizes that fit the state's {expected}, none of them variable",
+            "write the sizes of the first state",
+        )
+    chosen = initial.WhichOneof("state_data")
+    if chosen is None:
+        yield (), f"got no data for {shown}; expected `zero_data` or `data_file`", "write `zero_data: true`"
+    elif chosen == "data_file" and not (view.model.path / STATE_FOLDER / initial.data_file).is_file():
+        yield (
+            ("data_file",),
+            f"got {initial.data_file!r} for {shown}; expected a file in {view.model.name}/{STATE_FOLDER}/",
+            "put it there",
+        )

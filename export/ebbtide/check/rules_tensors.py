@@ -1,0 +1,169 @@
+"""Rules about the inputs and outputs that a config writes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from math import prod
+from pathlib import PurePosixPath
+
+from ebbtide.check import backends
+from ebbtide.check.configs import data_type_name
+from ebbtide.check.findings import Finding
+from ebbtide.check.messages import Tensor
+from ebbtide.check.textproto import Path
+from ebbtide.check.view import View
+
+_VARIABLE = -1
+_IMAGE_DIMS = 3
+
+
+def check(view: View) -> Iterator[Finding]:
+    """Checks every input and output of one config."""
+    config = view.config
+    for index, tensor in enumerate(config.input):
+        yield from _tensor(view, ("input", index), tensor)
+        # FORMAT_NONE is 0.
+        if tensor.format and len(tensor.dims) != _IMAGE_DIMS:
+            yield view.finding(
+                "tensor-format",
+                ("input", index, "format"),
+                f"got {len(tensor.dims)} dims for {tensor.name!r}; expected {_IMAGE_DIMS}",
+                "remove `format`, or write height, width and channels",
+            )
+    for index, output in enumerate(config.output):
+        yield from _tensor(view, ("output", index), output)
+        yield from _labels(view, ("output", index), output.label_filename)
+    yield from _duplicates(view, "input", [tensor.name for tensor in config.input])
+    yield from _duplicates(view, "output", [tensor.name for tensor in config.output])
+    if view.serving.backend == backends.PYTHON and not config.input and not config.output:
+        yield from _unfilled(view)
+
+
+def _unfilled(view: View) -> Iterator[Finding]:
+    # Imported here: only a Python model needs it.
+    from ebbtide.check.python_source import read_source
+
+    version = view.versions[-1] if view.versions else None
+    if version is None or not view.model_file(version).is_file():
+        return
+    source = read_source(view.model_file(version))
+    if source.model_class is not None and not source.is_opaque and "auto_complete_config" not in source.methods:
+        yield view.finding(
+            "tensors-missing",
+            (),
+            "got neither inputs nor outputs, and model.py has no `auto_complete_config`; expected them in one of both",
+            "write `input` and `output`: without them every request is refused",
+        )
+
+
+def _tensor(view: View, path: Path, tensor: Tensor) -> Iterator[Finding]:
+    shown = repr(tensor.name) if tensor.name else "this tensor"
+    if not tensor.name:
+        yield view.finding("tensor-name-missing", path, "got no `name`; expected one", "write `name`")
+    if not tensor.data_type:
+        yield view.finding(
+            "tensor-data-type-missing", path, f"got no `data_type` for {shown}; expected one", "write `data_type`"
+        )
+    elif data_type_name(tensor.data_type).isdigit():
+        yield view.finding(
+            "config-unknown-value",
+            (*path, "data_type"),
+            f"got {tensor.data_type} for {shown}; expected a value of DataType",
+            "write it by name: TYPE_FP32",
+        )
+    if not tensor.dims:
+        yield view.finding(
+            "tensor-dims-missing",
+            path,
+            f"got no `dims` for {shown}; expected at least one",
+            "write `dims`; a scalar has `dims: [ 1 ]`, with `reshape { }` on a batching model",
+        )
+    for index, dim in enumerate(tensor.dims):
+        if dim < 1 and dim != _VARIABLE:
+            yield view.finding(
+                "tensor-dims",
+                (*path, "dims", index),
+                f"got {dim} for {shown}; expected at least 1, or -1 for a variable size",
+                "write the size, or -1",
+            )
+    if tensor.HasField("reshape"):
+        yield from _reshape(view, path, tensor, shown)
+    if view.serving.platform != backends.TENSORRT_PLATFORM:
+        for field in ("is_shape_tensor", "is_non_linear_format_io"):
+            if getattr(tensor, field):
+                yield view.finding(
+                    "tensor-tensorrt-only",
+                    (*path, field),
+                    f"got `{field}` for {shown} on {view.serving.backend or 'an ensemble'}; expected TensorRT",
+                    "remove it",
+                )
+
+
+def _reshape(view: View, path: Path, tensor: Tensor, shown: str) -> Iterator[Finding]:
+    dims, shape = list(tensor.dims), list(tensor.reshape.shape)
+    place = (*path, "reshape")
+    if not shape and view.config.max_batch_size == 0:
+        yield view.finding(
+            "tensor-reshape",
+            place,
+            f"got an empty reshape for {shown} on a model without batches; expected a shape",
+            "write `dims: [ 1 ]` without `reshape`",
+        )
+    elif any(dim < 1 and dim != _VARIABLE for dim in shape):
+        yield view.finding(
+            "tensor-reshape",
+            place,
+            f"got shape {shape} for {shown}; expected sizes of at least 1, or -1",
+            "write the sizes",
+        )
+    elif dims.count(_VARIABLE) != shape.count(_VARIABLE):
+        yield view.finding(
+            "tensor-reshape",
+            place,
+            f"got {shape.count(_VARIABLE)} variable sizes in shape {shape} for {shown}; expected as many as in dims "
+            f"{dims}, {dims.count(_VARIABLE)}",
+            "keep every -1, in order",
+        )
+    elif _between_variables(dims) != _between_variables(shape):
+        yield view.finding(
+            "tensor-reshape",
+            place,
+            f"got shape {shape} for {shown}; expected as many elements as dims {dims}",
+            "make the products equal, between each two -1 as well",
+        )
+
+
+def _between_variables(dims: Sequence[int]) -> list[int]:
+    """The number of elements before, between and after the variable sizes."""
+    counts = [1]
+    for variable, sizes in groupby(dims, key=lambda dim: dim == _VARIABLE):
+        if variable:
+            counts.extend([1] * len(list(sizes)))
+        else:
+            counts[-1] = prod(sizes)
+    return counts
+
+
+def _labels(view: View, path: Path, name: str) -> Iterator[Finding]:
+    if not name:
+        return
+    outside = PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+    if outside or not (view.model.path / name).is_file():
+        yield view.finding(
+            "label-file",
+            (*path, "label_filename"),
+            f"got {name!r}; expected a file inside the model's folder",
+            f"put it at {view.model.name}/{PurePosixPath(name).name}",
+        )
+
+
+def _duplicates(view: View, section: str, names: Sequence[str]) -> Iterator[Finding]:
+    for index, name in enumerate(names):
+        if name and name in names[:index]:
+            yield view.finding(
+                "input-name-duplicate" if section == "input" else "tensor-name-duplicate",
+                (section, index),
+                f"got {name!r} a second time; expected every {section} once",
+                "rename or remove one",
+            )

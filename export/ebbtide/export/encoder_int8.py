@@ -1,0 +1,234 @@
+"""The encoder in 8-bit integers, for CPUs with integer dot products (AVX512-VNNI, AVX-VNNI): a quarter of the size.
+
+Weights get one scale for each output channel, activations one for each matrix product, measured once on the catalog's
+texts: so a text's vector does not depend on the texts that happen to share its batch, as it would with scales measured
+at each run. Before that, part of an activation's spread moves over to the weights, channel by channel (SmoothQuant,
+Xiao et al., ICML 2023, eq. 3 and 4), since the residual stream of BERT-like encoders has few channels that are far
+larger than the rest. How much, and where the range is cut, each product decides by its own error on sample tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from ebbtide.export.graph_edits import CONTRIB, Array, GraphEditor, attributes
+from ebbtide.interest import contract
+
+Floats = npt.NDArray[np.float32]
+
+_STRENGTHS = (None, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""How much of the spread the weights take over; None for nothing, which saves a multiplication."""
+_CUTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Parts of an activation's range that are kept."""
+_SAMPLE_TOKENS = 1024
+_CHOICE_TOKENS = 512
+_LEVELS = 127
+_STEPS = 255
+_MIN_TABLE_ROWS = 1024
+_SMALLEST = 1e-6
+
+
+@dataclass(frozen=True)
+class _Activation:
+    """What an activation is over the sample."""
+
+    rows: Floats
+    """``[tokens, channels]``, some of its tokens."""
+    low: Floats
+    """``[channels]``, over all tokens."""
+    high: Floats
+    """``[channels]``."""
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """How one matrix product is quantised."""
+
+    smoothing: Floats | None
+    """``[channels]``, what the activation is multiplied with; its inverse is in the weights."""
+    weight: npt.NDArray[np.int8]
+    weight_scale: Floats
+    """``[outputs]``."""
+    scale: np.float32
+    zero: np.uint8
+
+
+def to_int8(graph: onnx.ModelProto, samples: Sequence[Mapping[str, Array]]) -> onnx.ModelProto:
+    """The graph with the layers' matrix products and the word embeddings in 8-bit integers.
+
+    What follows pooling stays float32: it is a thousandth of the work.
+
+    Args:
+        graph: Fused for the CPU, or as traced; float32.
+        samples: Inputs to measure activations on.
+    """
+    editor = GraphEditor(graph)
+    products = [node for node in editor.nodes if _weight(editor, node) is not None]
+    activations = _measure(editor, sorted({node.input[0] for node in products}), samples)
+    # Backwards, since a product's smoothing may go into the attention block before it.
+    for node in reversed(products):
+        activation, weight = activations.get(node.input[0]), _weight(editor, node)
+        if activation is not None and weight is not None:
+            _quantise(editor, node, _choose(activation, weight))
+    for node in [node for node in editor.nodes if node.op_type == "Gather"]:
+        _quantise_table(editor, node)
+    return editor.finish()
+
+
+def _weight(editor: GraphEditor, node: onnx.NodeProto) -> Floats | None:
+    """The weight of a matrix product ``[channels, outputs]``; None for other nodes."""
+    if node.op_type not in ("MatMul", "Attention"):
+        return None
+    if node.op_type == "Attention" and any(node.input[4:]):
+        # The quantised operator takes a mask, but no scores to add.
+        return None
+    weight = editor.constant(node.input[1])
+    return weight if weight is not None and weight.ndim == 2 else None
+
+
+def _measure(editor: GraphEditor, names: list[str], samples: Sequence[Mapping[str, Array]]) -> dict[str, _Activation]:
+    """The activations that have one row for each token; padding is left out."""
+    mask_name = contract.ENCODER.inputs[1].name
+    random = np.random.default_rng(0)
+    rows: dict[str, list[Floats]] = {name: [] for name in names}
+    low, high = dict[str, Floats](), dict[str, Floats]()
+    share = max(1, -(-_SAMPLE_TOKENS // len(samples)))
+    for sample, values in zip(samples, editor.run_part(names, samples), strict=True):
+        present = sample[mask_name] != 0
+        chosen = random.permutation(int(present.sum()))[:share]
+        for name, value in zip(names, values, strict=True):
+            if value.shape[:-1] != present.shape:
+                continue
+            tokens = value[present]
+            rows[name].append(tokens[chosen])
+            low[name] = np.minimum(low.get(name, np.inf), tokens.min(0))
+            high[name] = np.maximum(high.get(name, -np.inf), tokens.max(0))
+    return {name: _Activation(np.concatenate(rows[name]), low[name], high[name]) for name in low}
+
+
+def _choose(activation: _Activation, weight: Floats) -> _Scales:
+    """The smoothing and the range with the least squared error of the product."""
+    inputs = activation.rows[:_CHOICE_TOKENS]
+    exact = inputs @ weight
+    best: tuple[float, _Scales] | None = None
+    for strength in _STRENGTHS:
+        smoothing = None if strength is None else _smoothing(activation, weight, strength)
+        factor = np.ones(len(weight), np.float32) if smoothing is None else smoothing
+        integers, weight_scale = _channel_scales(weight / factor[:, None])
+        restored = integers * weight_scale
+        low = min(float((activation.low * factor).min()), 0.0)
+        high = max(float((activation.high * factor).max()), _SMALLEST)
+        smoothed = inputs * factor
+        for cut in _CUTS:
+            scale = np.float32((high - low) * cut / _STEPS)
+            zero = np.uint8(np.clip(round(-low * cut / float(scale)), 0, _STEPS))
+            steps = np.clip(np.rint(smoothed / scale) + zero, 0, _STEPS)
+            error = float((((steps - zero) * scale @ restored - exact) ** 2).sum())
+            if best is None or error < best[0]:
+                best = error, _Scales(smoothing, integers, weight_scale, scale, zero)
+    assert best is not None  # noqa: S101 - there are candidates
+    return best[1]
+
+
+def _smoothing(activation: _Activation, weight: Floats, strength: float) -> Floats:
+    """What each channel of the activation is multiplied with; 1 in the geometric mean."""
+    spread = np.maximum(np.maximum(np.abs(activation.low), np.abs(activation.high)), _SMALLEST)
+    size = np.maximum(np.abs(weight).max(1), _SMALLEST)
+    factor = size ** (1 - strength) / spread**strength
+    factor /= np.exp(np.log(factor).mean())
+    result: Floats = factor.astype(np.float32)
+    return result
+
+
+def _channel_scales(weight: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Integers ``[channels, outputs]``, symmetric, and their scales ``[outputs]``."""
+    largest = np.abs(weight).max(0)
+    scale = (np.where(largest > 0, largest, 1.0) / _LEVELS).astype(np.float32)
+    return np.rint(weight / scale).clip(-_LEVELS, _LEVELS).astype(np.int8), scale
+
+
+def _quantise(editor: GraphEditor, node: onnx.NodeProto, scales: _Scales) -> None:
+    """Puts the integer operator in the place of a matrix product or an attention block."""
+    name = node.output[0]
+    source, nodes = node.input[0], list[onnx.NodeProto]()
+    if scales.smoothing is not None and not _smooth_values(editor, node, scales.smoothing):
+        smoothed = f"{name}.smoothed"
+        factor = editor.add_constant(f"{name}.smoothing", scales.smoothing)
+        nodes.append(helper.make_node("Mul", [source, factor], [smoothed]))
+        source = smoothed
+    integers = f"{name}.integers"
+    scale = editor.add_constant(f"{name}.scale", np.asarray(scales.scale))
+    zero = editor.add_constant(f"{name}.zero", np.asarray(scales.zero))
+    weight = editor.add_constant(f"{name}.weight", scales.weight)
+    weight_scale = editor.add_constant(f"{name}.weight_scale", scales.weight_scale)
+    weight_zero = editor.add_constant(f"{name}.weight_zero", np.zeros(scales.weight_scale.shape, np.int8))
+    nodes.append(helper.make_node("QuantizeLinear", [source, scale, zero], [integers]))
+    if node.op_type == "MatMul":
+        inputs = [integers, weight, scale, weight_scale, zero, weight_zero, *_take_bias(editor, name)]
+        nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [name], domain=CONTRIB))
+    else:
+        mask = node.input[3] if len(node.input) > 3 else ""
+        inputs = [integers, weight, node.input[2], scale, weight_scale, mask, zero, weight_zero]
+        nodes.append(helper.make_node("QAttention", inputs, [name], domain=CONTRIB, **attributes(node)))
+    editor.replace(node, nodes)
+
+
+def _smooth_values(editor: GraphEditor, node: onnx.NodeProto, smoothing: Floats) -> bool:
+    """Has the attention block before a product give its output smoothed, which is free: it is linear in its values."""
+    attention = editor.producer(node.input[0])
+    if attention is None or attention.op_type != "Attention" or len(editor.consumers(node.input[0])) > 1:
+        return False
+    weight, bias = editor.constant(attention.input[1]), editor.constant(attention.input[2])
+    if weight is None or bias is None or weight.shape[1] != 3 * len(smoothing):
+        return False
+    factor = np.concatenate([np.ones(2 * len(smoothing), np.float32), smoothing])
+    name = attention.output[0]
+    attention.input[1] = editor.add_constant(f"{name}.smoothed_weight", weight * factor)
+    attention.input[2] = editor.add_constant(f"{name}.smoothed_bias", bias * factor)
+    return True
+
+
+def _take_bias(editor: GraphEditor, name: str) -> list[str]:
+    """The bias that is added to a product next, taken over by the product, which adds it on the way."""
+    consumers = editor.consumers(name)
+    if len(consumers) != 1:
+        return []
+    (consumer,) = consumers
+    if consumer.op_type == "BiasGelu":
+        bias = consumer.input[1]
+        editor.replace(consumer, [helper.make_node("Gelu", [name], consumer.output, domain=CONTRIB)])
+        return [bias]
+    if consumer.op_type == "Sum":
+        for bias in consumer.input:
+            value = editor.constant(bias)
+            if value is not None and value.ndim == 1:
+                kept = [other for other in consumer.input if other != bias]
+                editor.replace(consumer, [helper.make_node("Sum", kept, consumer.output)])
+                return [bias]
+    return []
+
+
+def _quantise_table(editor: GraphEditor, node: onnx.NodeProto) -> None:
+    """Word embeddings as integers with one scale for each row: half of a small encoder's size."""
+    table = editor.constant(node.input[0])
+    if table is None or table.dtype != np.float32 or table.ndim != 2 or len(table) < _MIN_TABLE_ROWS:
+        return
+    integers, scale = _channel_scales(table.T)
+    name = node.output[0]
+    rows = editor.add_constant(f"{name}.table", integers.T)
+    row_scale = editor.add_constant(f"{name}.table_scale", scale[:, None])
+    editor.replace(
+        node,
+        [
+            helper.make_node("Gather", [rows, node.input[1]], [f"{name}.integers"]),
+            helper.make_node("Cast", [f"{name}.integers"], [f"{name}.floats"], to=TensorProto.FLOAT),
+            helper.make_node("Gather", [row_scale, node.input[1]], [f"{name}.row_scale"]),
+            helper.make_node("Mul", [f"{name}.floats", f"{name}.row_scale"], [name]),
+        ],
+    )

@@ -1,0 +1,133 @@
+"""The catalog's texts as compressed encoders meet them: some to fit on, some kept back to measure; token batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from ebbtide.export.graph_edits import Array
+from ebbtide.interest import contract
+
+Floats = npt.NDArray[np.float32]
+
+MAX_FITTED = 4096
+"""More texts change a fit of some hundred coefficients little, and take minutes."""
+MAX_KEPT_BACK = 2048
+_KEPT_BACK_SHARE = 5
+_LENGTH_STEP = 16
+_BATCH_TEXTS = 64
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class TextSplit:
+    """A catalog's different texts, in random order, some of which no fit sees."""
+
+    fitted: list[str]
+    """At most `MAX_FITTED`."""
+    kept_back: list[str]
+    """Every fifth, at most `MAX_KEPT_BACK`; equal to none of the others."""
+
+
+def split_texts(texts: Sequence[str]) -> TextSplit:
+    """Splits texts by chance, the same way every time; a catalog of one text gives it to both sides."""
+    distinct = list(dict.fromkeys(texts))
+    order = [distinct[place] for place in np.random.default_rng(_SEED).permutation(len(distinct))]
+    kept_back = order[::_KEPT_BACK_SHARE]
+    fitted = [text for place, text in enumerate(order) if place % _KEPT_BACK_SHARE] or kept_back
+    return TextSplit(fitted[:MAX_FITTED], kept_back[:MAX_KEPT_BACK])
+
+
+def fragments(texts: Sequence[str]) -> list[str]:
+    """A few successive words of each text: what people type is shorter than what a catalog says."""
+    random = np.random.default_rng(_SEED)
+    found = []
+    for text in texts:
+        words = text.split()
+        count = int(random.integers(1, len(words) + 1)) if words else 0
+        start = int(random.integers(0, len(words) - count + 1)) if words else 0
+        found.append(" ".join(words[start : start + count]) or text)
+    return found
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Some texts, ready for the encoder."""
+
+    places: list[int]
+    """Of the texts in the list that was given."""
+    feeds: dict[str, Array]
+    """The encoder's inputs by name, each int64 ``[texts, tokens]``."""
+
+
+class EncoderTokens:
+    """Cuts texts into tokens as the served tokenizer does."""
+
+    def __init__(self, folder: Path, max_tokens: int) -> None:
+        """Reads an encoder's tokenizer.
+
+        Args:
+            folder: Of the encoder.
+            max_tokens: Longer texts are cut.
+        """
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.enable_truncation(max_tokens)
+        self._pad_id: int = (self._tokenizer.padding or {}).get("pad_id", 0)
+        self._tokenizer.no_padding()
+        self._max_tokens = max_tokens
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of a table with a vector for each token."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with the special tokens around it."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+
+    def around(self, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Each token as a text of its own, special tokens around it, ``[n, tokens]`` from ``[n]``."""
+        template = self.ids(["a"])[0]
+        plain = self._tokenizer.encode("a", add_special_tokens=False).ids
+        place = template.index(plain[0])
+        rows = np.tile(np.array([*template[:place], 0, *template[place + len(plain) :]]), (len(token_ids), 1))
+        rows[:, place] = token_ids
+        return rows
+
+    def batches(self, texts: Sequence[str]) -> list[TokenBatch]:
+        """Texts of similar length together, padded to a multiple of 16."""
+        tokens = self.ids(texts)
+        order = sorted(range(len(texts)), key=lambda place: len(tokens[place]))
+        return [
+            self._batch(order[start : start + _BATCH_TEXTS], tokens) for start in range(0, len(order), _BATCH_TEXTS)
+        ]
+
+    def _batch(self, places: list[int], tokens: list[list[int]]) -> TokenBatch:
+        longest = max(len(tokens[place]) for place in places)
+        width = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self._max_tokens)
+        input_ids = np.full((len(places), width), self._pad_id, dtype=np.int64)
+        mask = np.zeros_like(input_ids)
+        for row, place in enumerate(places):
+            input_ids[row, : len(tokens[place])] = tokens[place]
+            mask[row, : len(tokens[place])] = 1
+        names = (tensor.name for tensor in contract.ENCODER.inputs)
+        return TokenBatch(places, dict(zip(names, (input_ids, mask), strict=True)))
+
+
+def embed(batches: Sequence[TokenBatch], run: Callable[[dict[str, Array]], Array]) -> Floats:
+    """Vectors of texts in their own order, ``[texts, width]``.
+
+    Args:
+        batches: From `EncoderTokens.batches`.
+        run: From feeds to vectors.
+    """
+    vectors = np.concatenate([run(batch.feeds) for batch in batches])
+    places = np.concatenate([batch.places for batch in batches])
+    ordered = np.empty(vectors.shape, dtype=np.float32)
+    ordered[places] = vectors
+    return ordered

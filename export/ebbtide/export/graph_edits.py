@@ -1,0 +1,185 @@
+"""Small edits of ONNX graphs: look up constants and producers, cut out a part, run it, drop what is unused."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from onnx import helper, numpy_helper
+
+CONTRIB = "com.microsoft"
+"""ONNX Runtime's own operators."""
+MAX_MESSAGE_BYTES = 2**31 - 2**24
+"""Of weights in one protobuf message, whose limit is 2 GiB with everything else."""
+Array = npt.NDArray[Any]
+
+
+class GraphEditor:
+    """One graph under change; call `finish` at the end."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        """Works on a copy."""
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        self._weights = {weight.name: weight for weight in self.model.graph.initializer}
+        self.nodes = list(self.model.graph.node)
+
+    def constant(self, name: str) -> Array | None:
+        """The value of a weight; None for what is computed or asked for."""
+        weight = self._weights.get(name)
+        return None if weight is None else numpy_helper.to_array(weight)
+
+    def add_constant(self, name: str, value: Array) -> str:
+        """Adds a weight; its name, with a number behind where that is taken."""
+        unique, number = name, 1
+        while unique in self._weights:
+            unique, number = f"{name}_{number}", number + 1
+        self._weights[unique] = numpy_helper.from_array(np.ascontiguousarray(value), unique)
+        return unique
+
+    def producer(self, name: str) -> onnx.NodeProto | None:
+        """The node that computes a value."""
+        return next((node for node in self.nodes if name in node.output), None)
+
+    def consumers(self, name: str) -> list[onnx.NodeProto]:
+        """The nodes that read a value."""
+        return [node for node in self.nodes if name in node.input]
+
+    def replace(self, node: onnx.NodeProto, by: Sequence[onnx.NodeProto]) -> None:
+        """Puts nodes in the place of one; they keep its output's name."""
+        place = next(index for index, other in enumerate(self.nodes) if other is node)
+        self.nodes[place : place + 1] = by
+
+    def take_over(self, part: onnx.ModelProto, outputs: Sequence[str]) -> None:
+        """Puts a changed `part` in the place of the nodes that it was made from.
+
+        Weights that have another type in it get another name, since the rest of the graph may read them too.
+        """
+        replaced = {id(node) for node in self.needed_by(outputs)}
+        types = {name: weight.data_type for name, weight in self._weights.items()}
+        for weight in part.graph.initializer:
+            old = weight.name
+            if types.get(old, weight.data_type) != weight.data_type:
+                weight.name = f"{old}.retyped"
+                for node in part.graph.node:
+                    node.input[:] = [weight.name if name == old else name for name in node.input]
+        self.nodes = [*part.graph.node, *(node for node in self.nodes if id(node) not in replaced)]
+        self._weights |= {weight.name: weight for weight in part.graph.initializer}
+
+    def prepend(self, node: onnx.NodeProto) -> None:
+        """Adds a node that reads the graph's inputs and weights only."""
+        self.nodes.insert(0, node)
+
+    def needed_by(self, outputs: Sequence[str]) -> list[onnx.NodeProto]:
+        """The nodes that some values come from."""
+        return _needed(self.nodes, outputs)[0]
+
+    def part(self, outputs: Sequence[str]) -> onnx.ModelProto:
+        """A graph that ends at some values; their types are left open."""
+        part = onnx.ModelProto()
+        part.CopyFrom(self.model)
+        nodes, needed = _needed(self.nodes, outputs)
+        _set(part.graph.node, nodes)
+        _set(part.graph.initializer, [weight for name, weight in self._weights.items() if name in needed])
+        _set(part.graph.input, [value for value in self.model.graph.input if value.name in needed])
+        _set(part.graph.output, [onnx.ValueInfoProto(name=name) for name in outputs])
+        del part.graph.value_info[:]
+        return part
+
+    def run_part(self, outputs: Sequence[str], feeds: Iterable[Mapping[str, Array]]) -> Iterator[list[Array]]:
+        """Values from inside the graph, for one set of inputs after the other."""
+        part = self.part(outputs)
+        session = session_of(part)
+        names = {value.name for value in part.graph.input}
+        for feed in feeds:
+            yield session.run(list(outputs), {name: feed[name] for name in names})
+
+    def finish(self) -> onnx.ModelProto:
+        """The graph without nodes and weights that nothing needs."""
+        graph = self.model.graph
+        nodes, needed = _needed(self.nodes, [value.name for value in graph.output])
+        _set(graph.node, nodes)
+        _set(graph.initializer, [weight for name, weight in self._weights.items() if name in needed])
+        # What was known of inner values may have changed, and nobody needs it.
+        del graph.value_info[:]
+        domains = {node.domain for node in nodes}
+        kept = [entry for entry in self.model.opset_import if entry.domain in domains | {""}]
+        missing = domains - {entry.domain for entry in kept}
+        kept.extend(helper.make_opsetid(domain, 1) for domain in sorted(missing))
+        _set(self.model.opset_import, kept)
+        return self.model
+
+
+def operator_counts(model: onnx.ModelProto) -> dict[str, int]:
+    """How often each operator stands in a graph."""
+    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes by name."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def session_of(model: onnx.ModelProto, threads: int = 0) -> Any:  # noqa: ANN401 - onnxruntime carries no types
+    """ONNX Runtime's session of a graph in memory, on the CPU.
+
+    Args:
+        model: Of any size.
+        threads: Within one run; 0 leaves the choice to ONNX Runtime.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    providers = ["CPUExecutionProvider"]
+    if weight_bytes(model) < MAX_MESSAGE_BYTES:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "model.onnx")
+        # Saving with weights beside it takes them out of the message.
+        onnx.save_model(copy, path, save_as_external_data=True)
+        return ort.InferenceSession(path, options, providers=providers)
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Size of all weights."""
+    return sum(len(weight.raw_data) for weight in model.graph.initializer)
+
+
+def _needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:
+    producer = {name: place for place, node in enumerate(nodes) for name in node.output}
+    needed, kept = set[str](), set[int]()
+    waiting = list(outputs)
+    while waiting:
+        name = waiting.pop()
+        if name in needed:
+            continue
+        needed.add(name)
+        place = producer.get(name)
+        if place is not None and place not in kept:
+            kept.add(place)
+            waiting.extend(_reads(nodes[place]))
+    return [nodes[place] for place in sorted(kept)], needed
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """The values that a node reads, those that its branches take from around them included."""
+    yield from node.input
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                yield from _reads(inner)
+            yield from (value.name for value in attribute.g.output)
+
+
+def _set(field: Any, values: Iterable[Any]) -> None:  # noqa: ANN401 - protobuf's repeated fields carry no types
+    values = list(values)
+    del field[:]
+    field.extend(values)

@@ -1,0 +1,148 @@
+"""Asks an exported scoring head what torch can answer too: are the best N the true ones, and the scores the same?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ebbtide.export.errors import ParityError
+from ebbtide.export.head_int8 import candidate_count
+from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.options import HeadPrecision
+from ebbtide.export.parity import TOLERANCE, Case, check_graph, ranking_difference, require_tolerance
+from ebbtide.export.samples import random_samples
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Size
+from ebbtide.interest.keys import item_keys
+from ebbtide.interest.pipeline import AdaptiveWeights
+from ebbtide.train.bundle import InterestBundle
+
+_RANDOM_BATCHES = (1, 3, 32)
+_REQUESTS = 64
+_REQUESTS_PER_BATCH = 32
+_SEED = 0
+_ROUNDING = 1e-3
+"""Of the largest score: what rounding the factors to half precision may change (each by 2^-11 at most, 4.9e-4)."""
+_TOLERANCE_MARGIN = 2.0
+"""Over the largest difference seen on realistic requests, for those that were not asked."""
+
+Feeds = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class HeadCheck:
+    """How near a scoring head is to torch."""
+
+    difference: float
+    """Largest absolute difference of scores."""
+    tolerance: float
+    """What it may be on any request: `TOLERANCE`, or with rounded factors twice what realistic requests showed."""
+
+
+def check_head(
+    twin: InProcessPipeline, bundle: InterestBundle, sizes: Mapping[Size, int], precision: HeadPrecision = "fp32"
+) -> HeadCheck:
+    """The exported head against torch, on random interests and on those of realistic requests.
+
+    Random ones come with random adjustments, doubled and excluding ones among them.
+
+    Raises:
+        ParityError: See `check_graph`; or the ids do not go with the scores; or one of the true best N is missing.
+    """
+    with torch.inference_mode():
+        factors = torch.cat([bundle.model.item_factors(), torch.from_numpy(bundle.prior_columns)], dim=1)
+    on_random = _largest(twin, bundle, sizes, precision, factors, _random_feeds(factors, sizes))
+    on_requests = _largest(twin, bundle, sizes, precision, factors, _request_feeds(twin, bundle))
+    if precision == "fp16":
+        return HeadCheck(max(on_random, on_requests), max(TOLERANCE, _TOLERANCE_MARGIN * on_requests))
+    return HeadCheck(max(on_random, on_requests), TOLERANCE)
+
+
+def _largest(
+    twin: InProcessPipeline,
+    bundle: InterestBundle,
+    sizes: Mapping[Size, int],
+    precision: HeadPrecision,
+    factors: Tensor,
+    batches: Iterator[Feeds],
+) -> float:
+    """The largest difference over batches; one at a time, since each has the scores of the whole catalog."""
+    interest, adjust_item, adjust_score = (tensor.name for tensor in contract.SCORING_HEAD.inputs)
+    outputs = [contract.ITEM_ID.name, contract.SCORE.name]
+    index = bundle.catalog.index
+    largest = 0.0
+    for feeds in batches:
+        scores = torch.from_numpy(feeds[interest]) @ factors.T
+        scores.scatter_add_(1, torch.from_numpy(feeds[adjust_item]), torch.from_numpy(feeds[adjust_score]))
+        known = scores.numpy()
+        tolerance = TOLERANCE
+        if precision == "fp16":
+            tolerance = max(TOLERANCE, _ROUNDING * float(np.abs(known[np.isfinite(known)]).max(initial=0.0)))
+        item_id, score = twin.head.run(outputs, feeds)
+        if precision == "int8":
+            _require_all(item_id, known, index)
+        best = torch.topk(scores, sizes[Size.TOP_N]).values.numpy()
+        case = Case(feeds, {contract.SCORE.name: best})
+        largest = max(largest, check_graph(twin.head, contract.SCORING_HEAD, sizes, [case], tolerance))
+        for row in range(len(score)):
+            difference = ranking_difference(item_id[row].tolist(), score[row], known[row], index)
+            subject = f"ranking of {contract.SCORING_HEAD.name} in ONNX against torch"
+            largest = max(largest, require_tolerance(subject, difference, tolerance))
+    return largest
+
+
+def _require_all(item_id: npt.NDArray[np.object_], known: npt.NDArray[np.float32], index: Mapping[str, int]) -> None:
+    """Passes answers that hold the true best N, or items whose scores equal theirs within the tolerance.
+
+    Raises:
+        ParityError: Saying how many of them.
+    """
+    top_n = item_id.shape[1]
+    for ids, scores in zip(item_id, known, strict=True):
+        own = np.sort(scores[[index[item] for item in ids.tolist()]])[::-1]
+        best = np.sort(scores)[::-1][:top_n]
+        found = int(np.count_nonzero(own >= best - TOLERANCE))
+        if found < top_n:
+            raise ParityError(
+                f"{contract.SCORING_HEAD.name} in int8: got {found} of the {top_n} best items of a request among its "
+                f"{candidate_count(len(scores), top_n)} candidates; expected all: export with --head-precision fp32"
+            )
+
+
+def _random_feeds(factors: Tensor, sizes: Mapping[Size, int]) -> Iterator[Feeds]:
+    random = np.random.default_rng(_SEED)
+    scale = float(factors.abs().max()) or 1.0
+    interest, adjust_item, adjust_score = (tensor.name for tensor in contract.SCORING_HEAD.inputs)
+    width = sizes[Size.ADJUSTMENTS]
+    for batch in _RANDOM_BATCHES:
+        feeds: Feeds = {
+            interest: (random.standard_normal((batch, factors.shape[1])) / scale).astype(np.float32),
+            adjust_item: random.integers(0, len(factors), (batch, width)),
+            adjust_score: random.choice(np.array([0, 0, 0.5, -np.inf], dtype=np.float32), (batch, width)),
+        }
+        # Padding, as the pipeline writes it.
+        feeds[adjust_item][:, width // 2 :] = 0
+        feeds[adjust_score][:, width // 2 :] = 0
+        yield feeds
+
+
+def _request_feeds(twin: InProcessPipeline, bundle: InterestBundle) -> Iterator[Feeds]:
+    """What `adaptive_weights` hands the head for random requests, the empty and the longest among them."""
+    keys = item_keys(bundle.catalog.item_id)
+    with torch.inference_mode():
+        vectors = (bundle.model.text_vectors @ bundle.model.event_projection).numpy()
+    samples = random_samples(len(bundle.catalog), _REQUESTS, twin.limits, _SEED)
+    weights = twin.weights.run([sample.request(keys, vectors) for sample in samples])
+    sound = [answer for answer in weights if isinstance(answer, AdaptiveWeights)]
+    for start in range(0, len(sound), _REQUESTS_PER_BATCH):
+        part = sound[start : start + _REQUESTS_PER_BATCH]
+        yield {
+            tensor.name: np.stack([getattr(answer, tensor.name) for answer in part])
+            for tensor in contract.SCORING_HEAD.inputs
+        }

@@ -1,0 +1,100 @@
+"""Adds a finished version to those that an exported folder holds; nothing refers to it until it is deployed.
+
+All versions of a model share its configs. A version that is added therefore takes those of the folder, variants
+included, and is refused where its tensors do not fit them, or where it was asked to be served in another way. Only the
+warm-up changes: every version must be able to answer it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+
+from ebbtide.export import versions
+from ebbtide.export.errors import VersionError
+from ebbtide.export.warmup import common_ground, write_warmup
+from ebbtide.interest import contract, exported
+
+_TENSOR_FIELDS = ("max_batch_size", "input", "output")
+_SERVING_FIELDS = ("instance_group", "optimization", "dynamic_batching", "parameters", "response_cache")
+
+
+def require_fitting(partial: Path, out: Path, version: int, *, same_serving: bool) -> None:
+    """Passes a new version whose configs go with those of the folder.
+
+    Args:
+        partial: The folder of the new export; its configs are written.
+        out: The folder of the others.
+        version: Number of the new one.
+        same_serving: Whether the new configs must also agree in what they say beside the tensors.
+
+    Raises:
+        VersionError: They differ.
+    """
+    for name in contract.MODELS:
+        _require_same(partial, out, Path(name, exported.MODEL_CONFIG_FILE), version, _TENSOR_FIELDS)
+        if same_serving:
+            _require_same_variants(partial, out, name, version)
+            for path in versions.config_files(out / name):
+                _require_same(partial, out, path.relative_to(out), version, _SERVING_FIELDS)
+
+
+def add_version(partial: Path, out: Path, version: int, texts: Sequence[str]) -> None:
+    """Moves a finished version, which `require_fitting` passed, to those before it.
+
+    Args:
+        partial: The folder of the new export, which lies beside `out`.
+        out: The folder of the others.
+        version: Number of the new one; one of that number is replaced.
+        texts: Of the new catalog, for the warm-up.
+
+    Raises:
+        VersionError: No item is in the catalogs of all of them.
+    """
+    others = [number for number in versions.available_versions(out) if number != version]
+    ground = common_ground({**dict.fromkeys(others, out), version: partial})
+    # Before the version comes: what all of them answer, those that are there answer as well.
+    write_warmup(out, ground, texts)
+    for name in contract.MODELS:
+        place = out / name / str(version)
+        shutil.rmtree(place, ignore_errors=True)
+        (partial / name / str(version)).rename(place)
+
+
+def _require_same(partial: Path, out: Path, config_file: Path, version: int, sections: Sequence[str]) -> None:
+    new, old = versions.read_config(partial / config_file), versions.read_config(out / config_file)
+    for config in (new, old):
+        # Say which export answers, and what a sweep measured: both may differ.
+        config.parameters.pop(contract.FINGERPRINT_PARAMETER, None)
+        if config.HasField("dynamic_batching"):
+            config.dynamic_batching.ClearField("preferred_batch_size")
+    for section in sections:
+        got, expected = _text(new, section), _text(old, section)
+        if got != expected:
+            raise VersionError(
+                f"version {version}: {config_file}: got {section} {got}; expected {expected}, as in the "
+                "versions beside it, which share this config: export to another folder"
+            )
+
+
+def _require_same_variants(partial: Path, out: Path, name: str, version: int) -> None:
+    got, expected = ([path.name for path in versions.config_files(folder / name)] for folder in (partial, out))
+    if got != expected:
+        raise VersionError(
+            f"version {version}: {name}: got configs {got}; expected {expected}, as the versions beside it have: leave "
+            "the targets out, or export to another folder"
+        )
+
+
+def _text(config: Any, section: str) -> str:  # noqa: ANN401 - tritonclient carries no types
+    """A field of a config as one line."""
+    part = type(config)()
+    part.CopyFrom(config)
+    for known in config.DESCRIPTOR.fields:
+        if known.name != section:
+            part.ClearField(known.name)
+    return text_format.MessageToString(part, as_one_line=True).strip() or "none"

@@ -1,0 +1,167 @@
+"""What a compressed encoder does to rankings: NDCG@10 where people's histories are given as free texts.
+
+Served events by item id never meet the encoder, so every event of the history is replaced by its item's text: its
+vector comes from the encoder alone, without the item's learned residual. The items that are ranked keep their factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ebbtide.export.encoder_texts import Floats
+from ebbtide.train.bundle import InterestBundle
+from ebbtide.train.errors import DataError
+from ebbtide.train.evaluation import after_time, has_past, held_out, metrics_of, target_ranks
+from ebbtide.train.events import EventLog
+from ebbtide.train.model import InterestModel
+from ebbtide.train.popularity import PopularitySnapshots
+from ebbtide.train.stage import read_data
+from ebbtide.train.trainer import prior_snapshots
+from ebbtide.train.windows import LogTensors
+
+_GROUPS = 10
+"""Of the jackknife."""
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Outcome = tuple[Ints, Ints]
+"""Log indices of the targets and their ranks, from `target_ranks`."""
+
+
+@dataclass(frozen=True)
+class RankingSample:
+    """How much is measured at most; the defaults take some seconds."""
+
+    persons: int = 256
+    events_each: int = 64
+    """Of a person, the last ones."""
+    items: int = 10_000
+    """Whose texts are embedded."""
+
+
+@dataclass(frozen=True)
+class RankingLoss:
+    """NDCG@10 with the compressed encoder's texts, over that with the full encoder's, on the same events."""
+
+    ratio: float
+    standard_error: float
+    """Of the ratio, by leaving out a tenth of the persons at a time (jackknife)."""
+    full_ndcg_at_10: float
+    persons: int
+    events: int
+
+
+class NotMeasured(Exception):  # noqa: N818 - an outcome, not a mistake
+    """There is nothing to measure on; the message says why."""
+
+
+@dataclass(frozen=True)
+class TextRanking:
+    """Events that training held out or validated on, and how the full encoder's texts rank them."""
+
+    bundle: InterestBundle
+    log: EventLog
+    tensors: LogTensors
+    popularity: PopularitySnapshots | None
+    targets: Mask
+    """``[n]``, the events to predict."""
+    items: Ints
+    """Catalog indices of all items that come before a target."""
+    full: Outcome
+
+    @classmethod
+    def read(cls, bundle: InterestBundle, sample: RankingSample = RankingSample()) -> TextRanking:
+        """Reads the bundle's data files again and ranks with the full encoder's texts.
+
+        Raises:
+            NotMeasured: The data files are gone or are others, or no item is found among the first ten.
+        """
+        log = _read_log(bundle)
+        held_back = held_out(log, bundle.config.data.holdout)
+        late = held_back | after_time(log, bundle.config.training.validation_fraction)
+        targets, items = _choose(log, late & has_past(log), sample)
+        tensors = LogTensors.of(log, bundle.config.model.session_gap_ms)
+        popularity = prior_snapshots(log, len(bundle.catalog), bundle.config.model)
+        model = _with_residual(bundle.model, torch.zeros_like(bundle.model.event_residual))
+        full = target_ranks(model, log, tensors, targets, popularity)
+        found = metrics_of(log, *full)
+        if not found.ndcg_at_10 > 0:
+            raise NotMeasured(f"the full encoder finds none of {found.events} events among its first ten")
+        return cls(bundle, log, tensors, popularity, targets, items, full)
+
+    def loss(self, embed_texts: Callable[[list[str]], Floats]) -> RankingLoss:
+        """What another encoder changes.
+
+        Args:
+            embed_texts: From texts to event vectors ``[texts, d]``.
+        """
+        model = self.bundle.model
+        items = torch.from_numpy(self.items)
+        vectors = embed_texts([self.bundle.catalog.text[item] for item in self.items.tolist()])
+        changed = torch.zeros_like(model.event_residual)
+        changed[items] = torch.from_numpy(vectors) - model.text_vectors[items] @ model.event_projection.detach()
+        other = _with_residual(model, changed)
+        return _compare(self.log, self.full, target_ranks(other, self.log, self.tensors, self.targets, self.popularity))
+
+
+def _read_log(bundle: InterestBundle) -> EventLog:
+    reference = bundle.config.data
+    for name in (reference.events, reference.catalog):
+        if name is not None and not Path(name).is_file():
+            raise NotMeasured(f"{name} is not there any more")
+    try:
+        data = read_data(reference)
+    except DataError as error:
+        raise NotMeasured(str(error)) from error
+    if data.catalog.item_id != bundle.catalog.item_id:
+        raise NotMeasured(f"{reference.catalog or reference.events} has other items than the bundle")
+    return data.log
+
+
+def _choose(log: EventLog, targets: Mask, sample: RankingSample) -> tuple[Mask, Ints]:
+    """The targets of some persons, and all items that they had."""
+    chosen = np.zeros_like(targets)
+    items = set[int]()
+    persons = np.unique(np.repeat(np.arange(len(log.users)), np.diff(log.start))[targets])
+    for person in np.random.default_rng(0).permutation(persons)[: sample.persons]:
+        own = np.arange(log.start[person], log.start[person + 1])
+        more = items | set(log.item[own].tolist())
+        if len(more) > sample.items and chosen.any():
+            break
+        items = more
+        chosen[own[targets[own]][-sample.events_each :]] = True
+    if not chosen.any():
+        raise NotMeasured("no event was held out or validated on")
+    return chosen, np.array(sorted(items))
+
+
+def _with_residual(model: InterestModel, residual: torch.Tensor) -> InterestModel:
+    """The model with other event vectors: P text + residual."""
+    other = InterestModel(model.config, model.text_vectors)
+    other.load_state_dict({**model.state_dict(), "event_residual": residual})
+    return other.eval()
+
+
+def _compare(log: EventLog, full: Outcome, compressed: Outcome) -> RankingLoss:
+    events, _ = full
+    person = np.searchsorted(log.start, events, side="right")
+    _, group = np.unique(person, return_inverse=True)
+    group = group % _GROUPS
+
+    def ratio(keep: Mask) -> float:
+        both = [metrics_of(log, events[keep], ranks[keep]).ndcg_at_10 for _, ranks in (full, compressed)]
+        return both[1] / both[0] if both[0] > 0 else float("nan")
+
+    everything = np.ones_like(group, dtype=np.bool_)
+    metrics = metrics_of(log, *full)
+    left_out = np.array([ratio(group != number) for number in np.unique(group)])
+    left_out = left_out[np.isfinite(left_out)]
+    count = len(left_out)
+    error = float(np.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())) if count > 1 else np.inf
+    return RankingLoss(ratio(everything), error, metrics.ndcg_at_10, metrics.persons, metrics.events)

@@ -1,0 +1,59 @@
+"""Choices that change how an export is served and none of its answers: what its configs say beside the tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from ebbtide.export.errors import ServingOptionsError
+from ebbtide.export.targets import Target
+
+Accelerator = Literal["cuda", "tensorrt"]
+"""Execution accelerators of NVIDIA's ONNX Runtime backend."""
+
+
+@dataclass(frozen=True)
+class ServingOptions:
+    """What the configs of a repository say beside the tensors."""
+
+    targets: tuple[Target, ...] = field(default_factory=lambda: (Target.here(),))
+    """Machines: the first is served unless told otherwise, each further one by ``--model-config-name``."""
+    accelerator: Accelerator | None = None
+    """For the GPU targets; None leaves ONNX Runtime's own choice, which is CUDA with its defaults."""
+    max_queue_size: int = 0
+    """Requests that may wait for a model before the next is refused; 0 for no bound."""
+    queue_timeout_ms: int = 0
+    """How long a request may wait for a model before it is refused; 0 for no limit."""
+    response_cache: bool = False
+    """Whether answers to equal requests may come from the server's cache."""
+    rate_limiter: bool = False
+    """Whether instances state the cores that they take."""
+    sweep: bool = False
+    """Whether batch sizes are measured on this machine and the good ones preferred."""
+
+    def __post_init__(self) -> None:
+        """Refuses what does not go together.
+
+        Raises:
+            ServingOptionsError: Naming the option.
+        """
+        names = [target.name for target in self.targets]
+        if not names or len(set(names)) != len(names):
+            raise ServingOptionsError(f"targets: got {names}; expected at least one, and none twice")
+        devices = {target.device for target in self.targets}
+        if self.accelerator is not None:
+            if self.accelerator not in get_args(Accelerator):
+                raise ServingOptionsError(
+                    f"accelerator: got {self.accelerator!r}; expected one of {', '.join(get_args(Accelerator))}"
+                )
+            if "gpu" not in devices:
+                raise ServingOptionsError(f"accelerator: got targets {names}; expected a GPU among them: gpu:1")
+        for option in ("max_queue_size", "queue_timeout_ms"):
+            if getattr(self, option) < 0:
+                raise ServingOptionsError(f"{option}: got {getattr(self, option)}; expected 0 for none, or more")
+        if self.rate_limiter and "cpu" not in devices:
+            raise ServingOptionsError(f"rate_limiter: got targets {names}; expected a CPU, whose cores it shares out")
+        if self.sweep and self.targets[0].device != "cpu":
+            raise ServingOptionsError(
+                f"sweep: got {names[0]} as the first target; expected a CPU: batch sizes are measured on this machine"
+            )

@@ -1,0 +1,78 @@
+"""How fast encoders are on this machine: in turns, so that whatever else the machine does meets all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ebbtide.export.encoder_texts import EncoderTokens
+from ebbtide.export.graph_edits import Array
+from ebbtide.interest import contract
+
+BATCH_TEXTS = 32
+BATCH_TOKENS = 16
+_SECONDS_PER_TURN = 0.05
+_MAX_RUNS = 50
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians over the turns."""
+
+    batch_s: float
+    """Seconds for `BATCH_TEXTS` texts of `BATCH_TOKENS` tokens."""
+    text_s: float
+    """Seconds for one text of as many tokens."""
+
+    @property
+    def texts_per_s(self) -> float:
+        """Texts a second in such batches."""
+        return BATCH_TEXTS / self.batch_s
+
+
+def compare_speed(
+    sessions: Mapping[str, Any], tokens: EncoderTokens, texts: Sequence[str], turns: int = 7
+) -> dict[str, Speed]:
+    """The speed of each of some encoders.
+
+    Args:
+        sessions: ONNX Runtime's, by name, all with the same number of threads.
+        tokens: The encoders' tokenizer.
+        texts: Whose tokens fill the batches.
+        turns: How often each is timed.
+    """
+    batch = _full_batch(tokens, texts)
+    shapes = (batch, {name: feed[:1] for name, feed in batch.items()})
+    runs = {name: [_runs(session, feeds) for feeds in shapes] for name, session in sessions.items()}
+    seconds: dict[str, list[list[float]]] = {name: [[], []] for name in sessions}
+    for _ in range(turns):
+        for name, session in sessions.items():
+            for shape, feeds in enumerate(shapes):
+                seconds[name][shape].append(_time(session, feeds, runs[name][shape]))
+    return {name: Speed(*(float(np.median(times)) for times in both)) for name, both in seconds.items()}
+
+
+def _full_batch(tokens: EncoderTokens, texts: Sequence[str]) -> dict[str, Array]:
+    """Real tokens one after the other, without padding, so that every encoder has the same work."""
+    wanted = BATCH_TEXTS * BATCH_TOKENS
+    stream = [token for ids in tokens.ids(texts[:wanted]) for token in ids]
+    input_ids = np.resize(np.array(stream, dtype=np.int64), (BATCH_TEXTS, BATCH_TOKENS))
+    names = [tensor.name for tensor in contract.ENCODER.inputs]
+    return dict(zip(names, (input_ids, np.ones_like(input_ids)), strict=True))
+
+
+def _runs(session: Any, feeds: Mapping[str, Array]) -> int:  # noqa: ANN401 - onnxruntime carries no types
+    """How many runs make one turn, after the first ones, which allocate."""
+    _time(session, feeds, 2)
+    return int(np.clip(_SECONDS_PER_TURN / _time(session, feeds, 1), 1, _MAX_RUNS))
+
+
+def _time(session: Any, feeds: Mapping[str, Array], runs: int) -> float:  # noqa: ANN401 - onnxruntime carries no types
+    began = time.perf_counter()
+    for _ in range(runs):
+        session.run(None, feeds)
+    return (time.perf_counter() - began) / runs

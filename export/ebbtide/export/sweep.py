@@ -1,0 +1,120 @@
+"""Which batch sizes pay: measures the exported graphs in this process, with the threads that their configs state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.export import versions
+from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.warmup import CommonGround, warmup_samples
+from ebbtide.interest import contract
+
+_LENGTH_QUANTILES = (0.1, 0.5, 0.9)
+_SAMPLED_TEXTS = 256
+_LEAST_RUNS = 5
+_ENOUGH_S = 0.25
+_NEAR_BEST = 0.9
+"""A size is as good as the best from this share of its rows a second on."""
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One batch size of one graph."""
+
+    model: str
+    batch: int
+    tokens: int | None
+    """Of each text; None for the scoring head."""
+    median_ms: float
+    rows_per_s: float
+
+
+def sweep(repository: Path, ground: CommonGround, texts: Sequence[str]) -> tuple[SweepRow, ...]:
+    """Measures scoring head and encoder over batch sizes, the encoder at short, middling and long texts.
+
+    Args:
+        repository: An exported folder.
+        ground: What its versions have in common.
+        texts: Of the catalog.
+    """
+    twin = InProcessPipeline(repository)
+    samples = {name: {sample.name: sample for sample in part} for name, part in warmup_samples(ground, texts).items()}
+    rows: list[SweepRow] = []
+    head = samples[contract.SCORING_HEAD.name]["typical"].arrays
+    for batch in _sizes(repository, contract.SCORING_HEAD.name):
+        rows.append(_measure(contract.SCORING_HEAD.name, batch, None, twin.head.run, _repeated(head, batch)))
+    ids = samples[contract.ENCODER.name]["longest"].arrays[contract.INPUT_IDS.name]
+    for tokens in _token_lengths(twin, texts, ids.size):
+        row = {
+            contract.INPUT_IDS.name: ids[:tokens],
+            contract.ATTENTION_MASK.name: np.ones(tokens, dtype=np.int64),
+        }
+        for batch in _sizes(repository, contract.ENCODER.name):
+            rows.append(_measure(contract.ENCODER.name, batch, tokens, twin.encoder.run, _repeated(row, batch)))
+    return tuple(rows)
+
+
+def preferred_batch_sizes(rows: Sequence[SweepRow]) -> dict[str, tuple[int, ...]]:
+    """For each model the smallest size that is within a tenth of the best rows a second, and the largest.
+
+    The encoder's is the one at texts of middling length.
+    """
+    preferred: dict[str, tuple[int, ...]] = {}
+    for name in dict.fromkeys(row.model for row in rows):
+        lengths = sorted({row.tokens or 0 for row in rows if row.model == name})
+        middling = lengths[len(lengths) // 2]
+        found = [row for row in rows if row.model == name and (row.tokens or 0) == middling]
+        enough = _NEAR_BEST * max(row.rows_per_s for row in found)
+        smallest = min(row.batch for row in found if row.rows_per_s >= enough)
+        preferred[name] = tuple(sorted({smallest, max(row.batch for row in found)}))
+    return preferred
+
+
+def prefer(repository: Path, sizes: Mapping[str, Sequence[int]]) -> None:
+    """Writes preferred batch sizes into the configs of models that batch by themselves."""
+    for name, preferred in sizes.items():
+
+        def change(config: Any, preferred: Sequence[int] = preferred) -> None:  # noqa: ANN401 - no types
+            config.dynamic_batching.preferred_batch_size[:] = preferred
+
+        versions.rewrite_configs(repository / name, change)
+
+
+def _sizes(repository: Path, name: str) -> Iterator[int]:
+    """Powers of two, and the largest batch."""
+    largest = versions.read_model_config(repository, name).max_batch_size
+    size = 1
+    while size < largest:
+        yield size
+        size *= 2
+    yield largest
+
+
+def _token_lengths(twin: InProcessPipeline, texts: Sequence[str], longest: int) -> list[int]:
+    step = max(1, len(texts) // _SAMPLED_TEXTS)
+    widths = [twin.tokenizer.encode([text.encode()]).input_ids.shape[1] for text in texts[::step]]
+    return sorted({min(int(width), longest) for width in np.quantile(widths, _LENGTH_QUANTILES, method="nearest")})
+
+
+def _repeated(row: Mapping[str, npt.NDArray[Any]], batch: int) -> dict[str, npt.NDArray[Any]]:
+    return {name: np.repeat(array[None], batch, axis=0) for name, array in row.items()}
+
+
+def _measure(
+    model: str, batch: int, tokens: int | None, run: Callable[..., Any], feeds: Mapping[str, npt.NDArray[Any]]
+) -> SweepRow:
+    run(None, feeds)
+    seconds: list[float] = []
+    while len(seconds) < _LEAST_RUNS or sum(seconds) < _ENOUGH_S:
+        began = time.perf_counter()
+        run(None, feeds)
+        seconds.append(time.perf_counter() - began)
+    median = float(np.median(seconds))
+    return SweepRow(model, batch, tokens, round(median * 1_000, 3), round(batch / median, 1))

@@ -1,0 +1,288 @@
+"""Warm-up: real requests of every size, which Triton runs through each model at load, before the first one comes.
+
+Triton keeps them beside a model's versions: one ``model_warmup`` entry in its config for each request, and one file for
+each tensor. All versions of a model run the same ones, and a failing one fails the load; so they hold only what every
+version of the folder serves: items that each catalog has, and the smallest of the limits, catalogs and vocabularies.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from ebbtide.export import versions
+from ebbtide.export.configs import data_type
+from ebbtide.export.errors import RepositoryError, VersionError
+from ebbtide.export.inprocess import text_tokens_module
+from ebbtide.export.tokenizer import TOKENIZER_FILE
+from ebbtide.interest import contract, exported
+from ebbtide.interest.checks import Request
+from ebbtide.interest.contract import Limits, Model
+from ebbtide.interest.pipeline import AdaptiveWeights, InterestPipeline
+from ebbtide.interest.tensorfile import read_tensors
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Ints = npt.NDArray[np.int64]
+
+WARMUP_FOLDER = "warmup"
+"""Where Triton looks for the tensors, in a model's folder."""
+_NOW_MS = 1_700_000_000_000
+_HISTORY_EVENTS, _SESSION_EVENTS = 50, 10
+_SESSION_AGES_MS = (1_000, 1_800_000)
+_HISTORY_AGES_MS = (86_400_000, 5 * 365 * 86_400_000)
+_SHORT_TEXT = b"a"
+_TYPICAL_TEXTS = 8
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One warm-up request of a model."""
+
+    name: str
+    arrays: Arrays
+    """Tensors by name; without batch dimension where the model batches."""
+    batched: bool = False
+    """Whether it is run as the model's largest batch, so that memory grows at load and not under traffic."""
+
+
+@dataclass(frozen=True)
+class CommonGround:
+    """What all versions in a folder serve alike."""
+
+    keys: Ints
+    """Item keys that every catalog has, ascending, at least one."""
+    limits: Limits
+    """The smallest of each."""
+    pipeline: InterestPipeline
+    """Of the smallest catalog: its indices lie within the others too."""
+    event_vectors: npt.NDArray[np.float32]
+    """``[items, d]``, of that catalog."""
+    tokenizer: Path
+    """The version folder of the smallest vocabulary: its token ids are known to the other encoders too."""
+    max_tokens: int
+    """Tokens of a text, the smallest bound."""
+
+
+def common_ground(repositories: Mapping[int, Path]) -> CommonGround:
+    """Reads what versions have in common.
+
+    Args:
+        repositories: The folder that holds each version.
+
+    Raises:
+        VersionError: No item is in all of their catalogs.
+        RepositoryError: A version is missing or damaged.
+    """
+    weights = [folder / contract.ADAPTIVE_WEIGHTS.name / str(number) for number, folder in repositories.items()]
+    tokenizers = [folder / contract.TOKENIZER.name / str(number) for number, folder in repositories.items()]
+    try:
+        tables = [read_tensors(folder / exported.CATALOG_FILE)[0] for folder in weights]
+        keys = [np.asarray(table[exported.SORTED_KEY]) for table in tables]
+        limits = [exported.read_interest_config(folder).limits for folder in weights]
+        smallest = min(range(len(keys)), key=lambda place: keys[place].size)
+        pipeline = exported.read_pipeline(weights[smallest])
+        vocabularies = [_vocabulary(folder) for folder in tokenizers]
+    except (ValueError, KeyError, OSError) as error:
+        raise RepositoryError(f"versions {sorted(repositories)}: got {error}; expected sound exports") from error
+    common = reduce(np.intersect1d, keys)
+    if not common.size:
+        raise VersionError(
+            f"versions {sorted(repositories)}: got no item that all of their catalogs have; expected at least one, "
+            "since all versions of a model are warmed up with the same requests: export to another folder"
+        )
+    return CommonGround(
+        keys=common,
+        limits=Limits(**{bound.name: min(getattr(one, bound.name) for one in limits) for bound in fields(Limits)}),
+        pipeline=pipeline,
+        event_vectors=np.asarray(tables[smallest][exported.EVENT_VECTORS]),
+        tokenizer=min(zip(vocabularies, tokenizers, strict=True))[1],
+        max_tokens=min(max_tokens for _, max_tokens in vocabularies),
+    )
+
+
+def write_warmup(repository: Path, ground: CommonGround, texts: Sequence[str]) -> None:
+    """Writes the requests of every model that computes, and names them in its configs; earlier ones go.
+
+    Args:
+        repository: The exported folder.
+        ground: What its versions have in common.
+        texts: Of a catalog.
+    """
+    for name, samples in warmup_samples(ground, texts).items():
+        model, folder = contract.MODELS[name], repository / name / WARMUP_FOLDER
+        folder.mkdir(exist_ok=True)
+        written = {folder / _file(sample, tensor) for sample in samples for tensor in sample.arrays}
+        for sample in samples:
+            for tensor, array in sample.arrays.items():
+                _write_bytes(folder / _file(sample, tensor), _raw(array))
+        versions.rewrite_configs(repository / name, lambda config: _name_samples(config, model, samples))  # noqa: B023
+        for path in set(folder.iterdir()) - written:
+            path.unlink()
+
+
+def warmup_samples(ground: CommonGround, texts: Sequence[str]) -> dict[str, tuple[Sample, ...]]:
+    """The requests of each model that computes: the smallest that it serves, a typical one and the largest.
+
+    Args:
+        ground: What the versions have in common.
+        texts: Of a catalog.
+    """
+    people = dict(_people(ground))
+    served = [answer for answer in ground.pipeline.run(list(people.values())) if isinstance(answer, AdaptiveWeights)]
+    head = [{tensor.name: getattr(answer, tensor.name) for tensor in contract.SCORING_HEAD.inputs} for answer in served]
+    tokens = dict(_texts(ground, texts))
+    cut = text_tokens_module().TextTokens(ground.tokenizer, ground.limits)
+    rows = {name: cut.encode(part[:1].tolist()) for name, part in tokens.items()}
+    encoder = {
+        name: {tensor.name: getattr(batch, tensor.name)[0, : ground.max_tokens] for tensor in contract.ENCODER.inputs}
+        for name, batch in rows.items()
+    }
+    with_text = {name: _request_arrays(request) for name, request in _people_with_texts(ground)}
+    return {
+        contract.TOKENIZER.name: _samples({name: {contract.TEXT.name: part} for name, part in tokens.items()}),
+        contract.ENCODER.name: _samples(encoder, batching=True),
+        contract.ADAPTIVE_WEIGHTS.name: _samples(
+            {name: _request_arrays(request) for name, request in people.items()}, batching=True
+        ),
+        contract.ADAPTIVE_WEIGHTS_TEXT.name: _samples(with_text),
+        contract.SCORING_HEAD.name: _samples(dict(zip(people, head, strict=True)), batching=True),
+    }
+
+
+def _people(ground: CommonGround) -> Iterator[tuple[str, Request]]:
+    limits = ground.limits
+    yield "no_events", _request(ground, history=0, session=0)
+    yield "typical", _request(ground, *_typical(limits.max_events))
+    session = min(_SESSION_EVENTS, limits.max_events)
+    longest = _request(ground, limits.max_events - session, session)
+    events = limits.max_events
+    yield (
+        "longest",
+        Request(
+            event_item=longest.event_item,
+            event_time=longest.event_time,
+            now=longest.now,
+            event_is_current=np.arange(events) >= events - session,
+            event_weight=np.ones(events, dtype=np.float32),
+            alpha=np.array([0.5], dtype=np.float32),
+            exclude_item=_items(ground, limits.max_exclude_items),
+            exclude_seen=np.array([True]),
+        ),
+    )
+
+
+def _people_with_texts(ground: CommonGround) -> Iterator[tuple[str, Request]]:
+    """Texts take the places of the last events."""
+    limits = ground.limits
+    most = min(limits.max_texts, limits.max_events)
+    for name, events, texts in (
+        ("shortest", 1, 1),
+        ("typical", sum(_typical(limits.max_events)), min(_TYPICAL_TEXTS, most, sum(_typical(limits.max_events)))),
+        ("longest", limits.max_events, most),
+    ):
+        session = min(_SESSION_EVENTS, events)
+        whole = _request(ground, events - session, session)
+        yield (
+            name,
+            Request(
+                event_item=whole.event_item[: events - texts],
+                event_time=whole.event_time,
+                now=whole.now,
+                text_vector=ground.event_vectors[np.arange(texts) % len(ground.event_vectors)],
+            ),
+        )
+
+
+def _typical(max_events: int) -> tuple[int, int]:
+    """Events of history and session."""
+    session = min(_SESSION_EVENTS, max_events)
+    return min(_HISTORY_EVENTS, max_events - session), session
+
+
+def _request(ground: CommonGround, history: int, session: int) -> Request:
+    parts = ((_HISTORY_AGES_MS, history), (_SESSION_AGES_MS, session))
+    ages_ms = np.concatenate([np.geomspace(*bounds, count)[::-1] for bounds, count in parts])
+    return Request(
+        event_item=_items(ground, history + session),
+        event_time=_NOW_MS - ages_ms.astype(np.int64),
+        now=np.array([_NOW_MS], dtype=np.int64),
+    )
+
+
+def _items(ground: CommonGround, count: int) -> Ints:
+    """Keys spread over the catalog; again from the start where it has fewer."""
+    step = max(1, ground.keys.size // max(1, count))
+    keys: Ints = ground.keys[np.arange(count) * step % ground.keys.size]
+    return keys
+
+
+def _texts(ground: CommonGround, texts: Sequence[str]) -> Iterator[tuple[str, npt.NDArray[np.object_]]]:
+    """Texts of one request: one letter, some of the catalog, one that fills every token."""
+    most = ground.limits.max_text_bytes
+    fitting = sorted((text.encode() for text in texts if text.strip() and len(text.encode()) <= most), key=len)
+    middle = fitting[len(fitting) // 2] if fitting else _SHORT_TEXT
+    # Each repeat is a token at least.
+    repeats = min(ground.max_tokens, most // (len(middle) + 1))
+    long = b" ".join([middle] * max(1, repeats))
+    count = min(_TYPICAL_TEXTS, ground.limits.max_texts)
+    for name, part in (("shortest", [_SHORT_TEXT]), ("typical", [middle] * count), ("longest", [long])):
+        array = np.empty(len(part), dtype=np.object_)
+        array[:] = part
+        yield name, array
+
+
+def _request_arrays(request: Request) -> Arrays:
+    found = {entry.name: getattr(request, entry.name) for entry in fields(request)}
+    return {name: array for name, array in found.items() if array is not None}
+
+
+def _samples(arrays: Mapping[str, Arrays], *, batching: bool = False) -> tuple[Sample, ...]:
+    return tuple(Sample(name, each, batched=batching and name == "typical") for name, each in arrays.items())
+
+
+def _name_samples(config: Any, model: Model, samples: Iterable[Sample]) -> None:  # noqa: ANN401 - no types
+    del config.model_warmup[:]
+    tensors = {tensor.name: tensor for tensor in model.inputs}
+    for sample in samples:
+        entry = config.model_warmup.add(name=sample.name, batch_size=config.max_batch_size if sample.batched else 1)
+        for name, array in sample.arrays.items():
+            value = entry.inputs[name]
+            value.data_type = data_type(tensors[name])
+            value.dims.extend(array.shape)
+            value.input_data_file = _file(sample, name)
+
+
+def _vocabulary(folder: Path) -> tuple[int, int]:
+    """Tokens that a version's tokenizer knows, and the most that it makes of one text."""
+    path = folder / TOKENIZER_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}")
+    tokenizer = Tokenizer.from_file(str(path))
+    if tokenizer.truncation is None:
+        raise ValueError(f"{path} sets no truncation")
+    return tokenizer.get_vocab_size(), int(tokenizer.truncation["max_length"])
+
+
+def _file(sample: Sample, tensor: str) -> str:
+    return f"{sample.name}.{tensor}.bin"
+
+
+def _raw(array: npt.NDArray[Any]) -> bytes:
+    """As it goes over the wire: little-endian numbers; each text after its length in 4 bytes."""
+    if array.dtype == np.object_:
+        return b"".join(len(text).to_bytes(4, "little") + text for text in array)
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)

@@ -1,0 +1,30 @@
+"""Parity of the whole pipeline as a user's command: torch, in-process pipeline and Triton, stage by stage.
+
+::
+
+    from ebbtide.export.inprocess import InProcessPipeline
+    from ebbtide.verify import compare_server, first_failure, random_requests
+
+    requests = random_requests(repository, version=1, count=200, seed=0)
+    found = compare_server(InProcessPipeline(repository), "localhost:8001", requests)
+    assert first_failure(found) is None
+"""
+
+from ebbtide.verify.differences import StageDifference, first_failure
+from ebbtide.verify.errors import RecordedRequestError, ServerMismatchError, UnlikeCatalogError, VerifyError
+from ebbtide.verify.parity import compare_bundle, compare_server
+from ebbtide.verify.recorded import random_requests, read_requests, write_requests
+
+__all__ = [
+    "RecordedRequestError",
+    "ServerMismatchError",
+    "StageDifference",
+    "UnlikeCatalogError",
+    "VerifyError",
+    "compare_bundle",
+    "compare_server",
+    "first_failure",
+    "random_requests",
+    "read_requests",
+    "write_requests",
+]

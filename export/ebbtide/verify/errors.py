@@ -1,0 +1,25 @@
+"""Errors that keep a comparison from being made; a difference that was found is a result, not an error.
+
+VerifyError
+├── RecordedRequestError       a line of a file of recorded requests cannot be read
+├── ServerMismatchError        the server cannot be reached, or does not serve the version that is to be compared
+└── UnlikeCatalogError         the bundle's catalog is not that of the repository
+"""
+
+from __future__ import annotations
+
+
+class VerifyError(Exception):
+    """Root of what keeps a comparison from being made."""
+
+
+class RecordedRequestError(VerifyError):
+    """A line of a file of recorded requests cannot be read."""
+
+
+class ServerMismatchError(VerifyError):
+    """The server cannot be reached, or does not serve the version that is to be compared."""
+
+
+class UnlikeCatalogError(VerifyError):
+    """The bundle's catalog is not that of the repository."""

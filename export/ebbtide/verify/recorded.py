@@ -1,0 +1,140 @@
+"""Requests to compare answers on: recorded ones from a file, or random ones of every kind.
+
+A file has one `RecommendRequest` in each line, in protobuf's JSON form, as `google.protobuf.json_format` writes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf import json_format
+
+from ebbtide.export import versions
+from ebbtide.export.errors import RepositoryError
+from ebbtide.export.samples import Sample, random_samples
+from ebbtide.interest import contract, exported
+from ebbtide.v1 import Event, RecommendRequest
+from ebbtide.verify.errors import RecordedRequestError
+
+_CATALOG_ID = "catalog_id"
+_MADE_UP_TEXTS = 100
+_LONG_TEXT_WORDS = 500
+_LONG_TEXT_SHARE = 0.1
+_MOST_WORDS = 12
+_PROSE = """
+space opera robots quiet lighthouse heist wedding winter détective 東京 samurai thriller musical documentary orchestra
+recipe bicycle waterproof wireless vintage café garden castle orbit ocean algorithm midnight brother summer camp détente
+naïve 1984 2.5 km & co. rock'n'roll e-mail C++ ünïcode 🎬
+"""
+
+
+def read_requests(path: Path) -> list[RecommendRequest]:
+    """The requests of a file, in its order; empty lines are left out.
+
+    Raises:
+        RecordedRequestError: Naming the line and what is wrong with it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordedRequestError(f"{path}: got {error}; expected JSON Lines in UTF-8") from error
+    requests = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                requests.append(json_format.Parse(line, RecommendRequest()))
+            except json_format.ParseError as error:
+                raise RecordedRequestError(
+                    f"{path}, line {number}: got {error}; expected an ebbtide.v1.RecommendRequest in protobuf's JSON"
+                ) from error
+    if not requests:
+        raise RecordedRequestError(f"{path}: got no request; expected one in each line")
+    return requests
+
+
+def write_requests(path: Path, requests: Iterable[RecommendRequest]) -> None:
+    """Writes requests so that `read_requests` reads them back."""
+    with path.open("w", encoding="utf-8") as file:
+        for request in requests:
+            content = json_format.MessageToDict(request, preserving_proto_field_name=True)
+            file.write(json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def random_requests(
+    repository: Path, version: int, count: int, seed: int = 0, *, texts: Sequence[str] = ()
+) -> list[RecommendRequest]:
+    """Requests of every kind over the catalog of an export: empty, longest, with texts, weights, exclusions, own alpha.
+
+    Args:
+        repository: Written by an export.
+        version: Whose catalog and limits.
+        count: How many.
+        seed: Equal seeds give equal requests.
+        texts: To draw every second text from, such as the catalog's; all others are made up, some of them longer than
+            an encoder reads.
+
+    Raises:
+        RepositoryError: The version is missing or damaged.
+    """
+    item_ids = catalog_ids(repository, version)
+    try:
+        limits = exported.read_interest_config(repository / contract.ADAPTIVE_WEIGHTS.name / str(version)).limits
+    except (ValueError, TypeError, OSError) as error:
+        raise RepositoryError(f"{repository}: version {version}: not a sound export: {error}") from error
+    made_up = _made_up_texts(seed, limits.max_text_bytes)
+    pools = [made_up, texts] if texts else [made_up]
+    return [_request(sample, item_ids, pools) for sample in random_samples(len(item_ids), count, limits, seed)]
+
+
+def catalog_ids(repository: Path, version: int) -> list[str]:
+    """The item ids of an export, in catalog order, as its scoring head answers with them.
+
+    Raises:
+        RepositoryError: The version is missing or damaged.
+    """
+    path = repository / contract.SCORING_HEAD.name / str(version) / exported.MODEL_FILE
+    versions.require_versions(repository, [version])
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+        ids = next(weight for weight in graph.initializer if weight.name == _CATALOG_ID)
+    except Exception as error:
+        # onnx raises protobuf's own errors, which have no root in common with others.
+        raise RepositoryError(f"{path}: got {error!r}; expected a scoring head written by `ebbtide export`") from error
+    return [value.decode() for value in ids.string_data]
+
+
+def _request(sample: Sample, item_ids: Sequence[str], pools: Sequence[Sequence[str]]) -> RecommendRequest:
+    subjects = [Event(item_id=item_ids[item]) for item in sample.item]
+    for text in sample.text:
+        pool = pools[text % len(pools)]
+        subjects.append(Event(text=pool[text % len(pool)]))
+    request = RecommendRequest(exclude_item_ids=[item_ids[item] for item in sample.exclude])
+    request.now.FromMilliseconds(sample.now_ms)
+    for place, event in enumerate(subjects):
+        event.time.FromMilliseconds(int(sample.time_ms[place]))
+        if sample.weight is not None:
+            event.weight = float(sample.weight[place])
+        if sample.is_current is None:
+            request.events.append(event)
+        else:
+            (request.current if sample.is_current[place] else request.history).append(event)
+    if sample.alpha is not None:
+        request.alpha = sample.alpha
+    if sample.exclude_seen is not None:
+        request.exclude_seen = sample.exclude_seen
+    return request
+
+
+def _made_up_texts(seed: int, max_bytes: int) -> list[str]:
+    random = np.random.default_rng(seed)
+    vocabulary = _PROSE.split()
+    texts = []
+    for _ in range(_MADE_UP_TEXTS):
+        words = _LONG_TEXT_WORDS if random.random() < _LONG_TEXT_SHARE else int(random.integers(1, _MOST_WORDS + 1))
+        text = " ".join(random.choice(vocabulary, words))
+        texts.append(text.encode()[:max_bytes].decode(errors="ignore").strip())
+    return texts

@@ -1,0 +1,336 @@
+"""Every variant of the packaged encoder: what was fused, how near it comes, on any shape, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from ebbtide.export import encoder_fusion, onnx_files
+from ebbtide.export.encoder_build import BuiltEncoder, EncoderSource, build_encoder
+from ebbtide.export.encoder_fp16 import to_fp16
+from ebbtide.export.encoder_fusion import fuse
+from ebbtide.export.encoder_int8 import to_int8
+from ebbtide.export.encoder_onnx import EventEncoder, encoder_graph
+from ebbtide.export.encoder_options import EncoderOptions
+from ebbtide.export.encoder_texts import embed
+from ebbtide.export.errors import EncoderOptionsError, FidelityError
+from ebbtide.export.fidelity import measure_fidelity, require_fidelity
+from ebbtide.export.graph_edits import GraphEditor, operator_counts, session_of, weight_bytes
+from ebbtide.export.onnx_files import write_graph
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.parity import TOLERANCE
+from ebbtide.export.repository import export_repository
+from ebbtide.export.ridge import cosines
+from ebbtide.interest import contract
+from ebbtide.train.bundle import InterestBundle
+from ebbtide.train.catalog import Catalog
+from ebbtide.train.encoder import PACKAGED, EncoderSettings, TextEncoder, encoder_folder
+
+INPUT_IDS, MASK = (tensor.name for tensor in contract.ENCODER.inputs)
+SHAPES = [(1, 1), (1, 16), (3, 7), (16, 32), (2, 256)]
+VARIANTS = {
+    "fp32": EncoderOptions(),
+    "fp16": EncoderOptions(precision="fp16"),
+    "int8": EncoderOptions(precision="int8"),
+    "layers4-int8": EncoderOptions(layers=4, precision="int8"),
+}
+Build = Callable[[str], BuiltEncoder]
+Feeds = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def source(bundle: InterestBundle) -> EncoderSource:
+    return EncoderSource.read(bundle, encoder_folder(PACKAGED))
+
+
+@pytest.fixture(scope="module")
+def build(source: EncoderSource) -> Build:
+    return cache(lambda name: build_encoder(source, VARIANTS[name]))
+
+
+def feeds(texts: int, tokens: int, *, holes: bool = False) -> Feeds:
+    random = np.random.default_rng(texts * 1000 + tokens)
+    mask = (np.arange(tokens) < random.integers(1, tokens + 1, (texts, 1))).astype(np.int64)
+    if holes:
+        mask = random.integers(0, 2, (texts, tokens))
+        mask[:, 0] = 1
+    return {INPUT_IDS: random.integers(1000, 30000, (texts, tokens)), MASK: mask}
+
+
+def run(session: Any, batch: Feeds) -> np.ndarray:
+    return session.run(None, batch)[0]
+
+
+def changed_trace(editor: GraphEditor, source: EncoderSource, changed: str) -> onnx.ModelProto:
+    """A changed trace with the shapes that the rules look at, but for a value that came new."""
+    graph = editor.finish()
+    graph.graph.value_info.extend(value for value in source.plain.graph.value_info if value.name != changed)
+    return graph
+
+
+def counts(graph: onnx.ModelProto) -> dict[str, int]:
+    return operator_counts(graph)
+
+
+def test_graph_is_fused_for_the_cpu_when_exported(source: EncoderSource, build: Build) -> None:
+    built = build("fp32")
+    assert (built.operators, built.kept_plain) == ({"Attention": 6, "BiasGelu": 6}, None)
+    found = counts(built.graph)
+    assert (found["LayerNormalization"], found["Sum"]) == (13, 13)
+    # The mask of [texts, 1, tokens, tokens] and the joining of weights at each run are gone.
+    assert not found.keys() & {"GatherND", "Where", "Softmax", "Erf", "Range"}
+    assert found["Concat"] == 1
+    assert weight_bytes(built.graph) <= weight_bytes(source.plain)
+    for node in built.graph.graph.node:
+        if node.op_type == "Attention":
+            assert len(node.input) == 4
+            assert node.input[3] == "attention_mask_int32"
+
+
+def test_graph_is_fused_for_gpus_when_in_half_precision(build: Build) -> None:
+    built = build("fp16")
+    assert built.operators == {
+        "Attention": 6,
+        "BiasGelu": 6,
+        "EmbedLayerNormalization": 1,
+        "SkipLayerNormalization": 12,
+    }
+    # Tokens to int32, mask to int32 and float, and back to float32 once, after the last layer.
+    assert counts(built.graph)["Cast"] == 4
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_fused_graph_equals_the_plain_one_when_shapes_vary(
+    sessions: Callable[[str], Any], target: str, shape: tuple[int, int], holes: bool
+) -> None:
+    batch = feeds(*shape, holes=holes)
+    np.testing.assert_allclose(run(sessions(target), batch), run(sessions("plain"), batch), atol=TOLERANCE, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def sessions(source: EncoderSource) -> Callable[[str], Any]:
+    graphs = {
+        "plain": lambda: source.plain,
+        "cpu": lambda: source.fused.graph,
+        "gpu": lambda: fuse(source.plain, "gpu").graph,
+    }
+    return cache(lambda name: session_of(graphs[name]()))
+
+
+def test_trace_is_left_alone_when_it_is_fused(source: EncoderSource) -> None:
+    before = source.plain.SerializeToString(deterministic=True)
+    fuse(source.plain, "gpu")
+    assert source.plain.SerializeToString(deterministic=True) == before
+
+
+def test_attention_keeps_its_added_scores_when_they_are_no_mask(source: EncoderSource) -> None:
+    """Relative positions, say: what is added says more than which tokens are there."""
+    editor = GraphEditor(source.plain)
+    added = next(node for node in editor.nodes if node.op_type == "Where" and MASK not in node.input)
+    bias = editor.add_constant("bias", np.random.default_rng(0).standard_normal((1, 12, 1, 1)).astype(np.float32))
+    renamed = f"{added.output[0]}.mask"
+    changed = onnx.NodeProto()
+    changed.CopyFrom(added)
+    changed.output[0] = renamed
+    editor.replace(added, [changed, helper.make_node("Add", [renamed, bias], [added.output[0]])])
+    graph = changed_trace(editor, source, added.output[0])
+    fused = fuse(graph)
+    assert fused.operators["Attention"] == 6
+    assert all(len(node.input) == 6 for node in fused.graph.graph.node if node.op_type == "Attention")
+    batch = feeds(3, 16)
+    np.testing.assert_allclose(run(session_of(fused.graph), batch), run(session_of(graph), batch), atol=TOLERANCE)
+
+
+def test_graph_stays_plain_when_an_attention_block_has_another_form(source: EncoderSource) -> None:
+    editor = GraphEditor(source.plain)
+    softmax = next(node for node in editor.nodes if node.op_type == "Softmax")
+    half = editor.add_constant("half", np.array(0.5, np.float32))
+    changed = onnx.NodeProto()
+    changed.CopyFrom(softmax)
+    changed.output[0] = "halved"
+    editor.replace(softmax, [changed, helper.make_node("Mul", ["halved", half], [softmax.output[0]])])
+    graph = changed_trace(editor, source, softmax.output[0])
+    fused = fuse(graph)
+    assert fused.graph is graph
+    assert fused.kept_plain == "5 of its 6 attention blocks have the form that is fused"
+
+
+def test_graph_stays_plain_when_the_fused_one_answers_otherwise(
+    source: EncoderSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = encoder_fusion._pack_projections
+
+    def pack_wrongly(editor: GraphEditor, attention: list[onnx.NodeProto]) -> None:
+        pack(editor, attention)
+        attention[0].input[1] = attention[1].input[1]
+
+    monkeypatch.setattr(encoder_fusion, "_pack_projections", pack_wrongly)
+    fused = fuse(source.plain)
+    assert fused.graph is source.plain
+    assert fused.kept_plain is not None
+    assert "on random tokens" in fused.kept_plain
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant_keeps_names_types_and_axes_when_built(build: Build, name: str) -> None:
+    graph = build(name).graph.graph
+    for values, tensors, element in (
+        (graph.input, contract.ENCODER.inputs, TensorProto.INT64),
+        (graph.output, contract.ENCODER.outputs, TensorProto.FLOAT),
+    ):
+        assert [value.name for value in values] == [tensor.name for tensor in tensors]
+        assert {value.type.tensor_type.elem_type for value in values} == {element}
+    session = session_of(build(name).graph)
+    for shape in SHAPES:
+        vectors = run(session, feeds(*shape))
+        assert vectors.shape == (shape[0], 16)
+        assert np.isfinite(vectors).all()
+
+
+# On a catalog of 200 texts; bounds are below what was measured by about as much as it lies below 1.
+@pytest.mark.parametrize(
+    ("name", "cosine_mean", "cosine_min", "size"),
+    [
+        ("fp16", 0.99999, 0.9999, 0.51),
+        ("int8", 0.995, 0.98, 0.27),
+        ("layers4-int8", 0.8, 0.3, 0.25),
+    ],
+)
+def test_variant_comes_near_the_full_encoder_when_texts_are_unseen(
+    build: Build, source: EncoderSource, name: str, cosine_mean: float, cosine_min: float, size: float
+) -> None:
+    built = build(name)
+    session, full = session_of(built.graph), session_of(source.fused.graph)
+    batches = source.tokens.batches(source.texts.kept_back)
+    found = cosines(*(embed(batches, lambda batch, one=one: run(one, batch)) for one in (session, full)))
+    assert found.mean() >= cosine_mean
+    assert found.min() >= cosine_min
+    assert weight_bytes(built.graph) <= size * weight_bytes(source.plain)
+
+
+def test_integers_are_in_the_products_when_quantised(build: Build) -> None:
+    found = counts(build("int8").graph)
+    assert (found["QAttention"], found["MatMulIntegerToFloat"], found["QuantizeLinear"]) == (6, 18, 24)
+    # What follows pooling alone; scales are not measured at run time.
+    assert found["MatMul"] == 1
+    assert not found.keys() & {"DynamicQuantizeLinear", "Attention"}
+
+
+def test_int8_vector_is_the_same_when_its_neighbours_differ(build: Build, catalog: Catalog) -> None:
+    session, tokens = session_of(build("int8").graph), build("int8").source.tokens
+    (batch,) = tokens.batches(catalog.text[:40])
+    together = run(session, batch.feeds)
+    np.testing.assert_array_equal(together, run(session, batch.feeds))
+    for row in (0, 17, 39):
+        alone = run(session, {name: feed[row : row + 1] for name, feed in batch.feeds.items()})
+        np.testing.assert_allclose(alone[0], together[row], atol=1e-5, rtol=0)
+
+
+def test_layers_keep_the_ends_when_chosen(build: Build) -> None:
+    kept = build("layers4-int8").layers
+    assert len(kept) == 4
+    assert (kept[0], kept[-1]) == (0, 5)
+    assert build("layers4-int8").operators == {"Attention": 4, "BiasGelu": 4}
+
+
+def test_layers_are_refused_when_the_encoder_has_no_more(source: EncoderSource) -> None:
+    with pytest.raises(EncoderOptionsError, match="layers: got 6; expected fewer than the 6"):
+        build_encoder(source, EncoderOptions(layers=6))
+
+
+def test_fidelity_is_told_when_measured(build: Build) -> None:
+    built = build("int8")
+    fidelity = measure_fidelity(built, session_of(built.graph, 2))
+    require_fidelity(fidelity, built.options)
+    assert fidelity.texts == 40
+    assert fidelity.cosine_min <= fidelity.cosine_mean < 1
+    assert 0.98 < fidelity.fragment_cosine_mean < 1
+    assert 0 < fidelity.largest_difference < 1
+    assert fidelity.ndcg_at_10 is None
+    assert fidelity.ndcg_not_measured == "ratings.parquet is not there any more"
+    assert fidelity.speedup > 0
+
+
+def test_export_is_refused_when_an_encoder_answers_too_differently(
+    bundle: InterestBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: EncoderSource
+) -> None:
+    # Traced once for this module.
+    monkeypatch.setattr(EncoderSource, "read", lambda *_: source)
+    options = EncoderOptions(layers=1)
+    with pytest.raises(
+        FidelityError, match=r"encoder layers1: mean cosine .* got 0\.\d+; expected at least 0\.9"
+    ) as caught:
+        export_repository(bundle, tmp_path / "repository", ExportOptions(encoder=options))
+    assert "--allow-fidelity-loss" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_graph_answers_the_same_when_its_weights_lie_beside_it(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with weights above 2 GiB."""
+    import onnxruntime as ort
+
+    graph = onnx.ModelProto()
+    graph.CopyFrom(build("int8").graph)
+    expected = run(session_of(graph), feeds(2, 16))
+    monkeypatch.setattr(onnx_files, "MAX_MESSAGE_BYTES", 1 << 20)
+    write_graph(graph, "0123456789abcdef", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
+    session = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(run(session, feeds(2, 16)), expected)
+
+
+TINY = {
+    "vocab_size": 1200,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "max_position_embeddings": 80,
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "operators"),
+    [
+        # Positions that depend on the tokens are looked up as traced; all else is fused.
+        ("Roberta", {"type_vocab_size": 1}, {"Attention": 2, "BiasGelu": 2}),
+        # Relative positions, and rotary ones: plain, and still compressed.
+        ("MPNet", {}, {}),
+        ("ModernBert", {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}, {}),
+    ],
+)
+def test_other_architectures_answer_as_torch_when_compressed(
+    architecture: str, settings: dict[str, int], operators: dict[str, int]
+) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{architecture}Config")(**TINY, **settings)
+    transformer = getattr(transformers, f"{architecture}Model")(config).eval()
+    module = EventEncoder(TextEncoder(transformer, EncoderSettings("mean", True, 80)).eval(), torch.randn(64, 16))
+    plain = encoder_graph(module)
+    fused = fuse(plain)
+    assert fused.operators == operators
+    assert (fused.kept_plain is None) == bool(operators)
+    batches = [
+        {INPUT_IDS: batch[INPUT_IDS] % 1200, MASK: batch[MASK]} for batch in (feeds(1, 1), feeds(3, 7), feeds(5, 48))
+    ]
+    for graph, tolerance in ((fused.graph, TOLERANCE), (to_fp16(plain), 0.02), (to_int8(fused.graph, batches), 0.1)):
+        onnx.checker.check_model(graph)
+        session = session_of(graph)
+        for batch in batches:
+            with torch.inference_mode():
+                expected = module(*(torch.from_numpy(feed) for feed in batch.values())).numpy()
+            np.testing.assert_allclose(run(session, batch), expected, atol=tolerance, rtol=0)

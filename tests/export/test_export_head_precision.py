@@ -1,0 +1,200 @@
+"""Scoring heads in half precision and in integers: the same answers, whatever is excluded, doubled or faint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import numpy_helper
+
+from ebbtide.export.errors import LimitError, ParityError
+from ebbtide.export.head_check import check_head
+from ebbtide.export.head_int8 import candidate_count, quantise
+from ebbtide.export.head_onnx import head_graph
+from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.parity import TOLERANCE, ranking_difference
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Size
+from ebbtide.interest.exported import MODEL_FILE
+from ebbtide.train.bundle import InterestBundle
+
+ITEMS, WIDTH, ADJUSTMENTS, TOP_N = 3_000, 20, 96, 10
+INPUTS = [tensor.name for tensor in contract.SCORING_HEAD.inputs]
+OUTPUTS = [contract.ITEM_ID.name, contract.SCORE.name]
+IDS = [f"item {place}" for place in range(ITEMS)]
+INDEX = {item: place for place, item in enumerate(IDS)}
+
+
+@pytest.fixture(scope="module")
+def factors() -> np.ndarray:
+    random = np.random.default_rng(5)
+    factors = random.standard_normal((ITEMS, WIDTH)).astype(np.float32) * 0.3
+    # As the prior's columns: counts, far larger than the rest and never negative; and one that nothing fills.
+    factors[:, -2] = np.log1p(random.exponential(500, ITEMS))
+    factors[:, -1] = 0
+    return factors
+
+
+def session(factors: np.ndarray, precision: str, top_n: int = TOP_N) -> ort.InferenceSession:
+    sizes = {Size.INTEREST: WIDTH, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: top_n}
+    graph = head_graph(factors, IDS[: len(factors)], sizes, precision)
+    onnx.checker.check_model(graph, full_check=True)
+    return ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture(scope="module")
+def int8(factors: np.ndarray) -> ort.InferenceSession:
+    return session(factors, "int8")
+
+
+def ask(head: ort.InferenceSession, interest: np.ndarray, adjustments: dict[int, list[float]] | None = None):
+    """Item indices and scores; the same adjustments for every row."""
+    rows = len(interest)
+    item, score = np.zeros((rows, ADJUSTMENTS), np.int64), np.zeros((rows, ADJUSTMENTS), np.float32)
+    pairs = [(index, value) for index, values in (adjustments or {}).items() for value in values]
+    for place, (index, value) in enumerate(pairs):
+        item[:, place], score[:, place] = index, value
+    item_id, best = head.run(OUTPUTS, dict(zip(INPUTS, [interest, item, score], strict=True)))
+    return np.array([[INDEX[name] for name in row] for row in item_id.tolist()]), best
+
+
+@pytest.mark.parametrize("batch", [1, 2, 33])
+def test_int8_head_equals_torch_when_adjustments_repeat_and_exclude(
+    int8: ort.InferenceSession, factors: np.ndarray, batch: int
+) -> None:
+    random = np.random.default_rng(batch)
+    interest = random.standard_normal((batch, WIDTH)).astype(np.float32)
+    linear = torch.from_numpy(interest) @ torch.from_numpy(factors).T
+    # Those that matter: the best of every row are excluded or lowered, others are raised, and some are named twice.
+    best = torch.topk(linear, 4).indices.numpy().ravel()
+    item = random.integers(0, ITEMS, (batch, ADJUSTMENTS))
+    item[:, : min(24, best.size)] = best[:24]
+    score = random.choice(np.array([0, 0.5, 3.25, -1.5, -np.inf], np.float32), item.shape)
+    scores = linear.scatter_add(1, torch.from_numpy(item), torch.from_numpy(score)).numpy()
+    item_id, got = int8.run(OUTPUTS, dict(zip(INPUTS, [interest, item, score], strict=True)))
+    for row in range(batch):
+        assert ranking_difference(item_id[row].tolist(), got[row], scores[row], INDEX) < 1e-5
+        assert np.all(np.diff(got[row]) <= 0)
+
+
+def test_int8_head_answers_a_request_alike_when_its_neighbours_differ(int8: ort.InferenceSession) -> None:
+    interest = np.random.default_rng(0).standard_normal((8, WIDTH)).astype(np.float32)
+    interest[1:] *= 1e4
+    alone, together = ask(int8, interest[:1]), ask(int8, interest)
+    np.testing.assert_array_equal(alone[0][0], together[0][0])
+    np.testing.assert_allclose(alone[1][0], together[1][0], atol=1e-5)
+
+
+def test_int8_head_keeps_excluded_items_out_when_they_also_have_a_bonus(
+    int8: ort.InferenceSession, factors: np.ndarray
+) -> None:
+    interest = factors[7:8] * 10
+    best = int(ask(int8, interest)[0][0, 0])
+    items, scores = ask(int8, interest, {best: [-np.inf, 5.0, -np.inf]})
+    assert best not in items[0]
+    assert np.isfinite(scores).all()
+
+
+def test_int8_head_marks_every_item_when_all_are_excluded(factors: np.ndarray) -> None:
+    few = session(factors[:40], "int8")
+    items, scores = ask(few, np.ones((2, WIDTH), np.float32), {place: [-np.inf] for place in range(40)})
+    assert np.all(np.isneginf(scores))
+    assert all(len(set(row)) == TOP_N for row in items.tolist())
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-12, 1e6])
+def test_int8_head_ranks_by_bonus_and_interest_when_the_interest_is_faint_or_huge(
+    int8: ort.InferenceSession, factors: np.ndarray, size: float
+) -> None:
+    interest = np.random.default_rng(2).standard_normal((1, WIDTH)).astype(np.float32) * np.float32(size)
+    items, scores = ask(int8, interest, {11: [0.25, 0.5], 12: [-np.inf]})
+    exact = (interest @ factors.T)[0]
+    exact[11] += 0.75
+    exact[12] = -np.inf
+    scale = max(1.0, float(np.abs(exact[np.isfinite(exact)]).max()))
+    assert ranking_difference([IDS[item] for item in items[0]], scores[0], exact, INDEX) < 1e-6 * scale
+    assert np.isfinite(scores).all()
+
+
+def test_int8_head_ranks_the_whole_catalog_when_top_n_equals_it(factors: np.ndarray) -> None:
+    few = factors[:30]
+    items, scores = ask(session(few, "int8", top_n=30), np.ones((1, WIDTH), np.float32))
+    assert ranking_difference([IDS[item] for item in items[0]], scores[0], few.sum(1), INDEX) < 1e-4
+
+
+def test_integers_fit_int16_pairs_and_give_the_factors_back_when_columns_differ_in_size(factors: np.ndarray) -> None:
+    integers, item_scale, column_scale = quantise(factors)
+    assert integers.shape == (WIDTH, ITEMS)
+    assert 2 * 255 * int(np.abs(integers.astype(np.int16)).max()) < 2**15
+    balanced = factors / column_scale
+    error = np.abs(integers.T * item_scale[:, None] - balanced)
+    assert np.all(error <= 0.5001 * item_scale[:, None])
+    # A column of counts leaves the others their steps.
+    unbalanced = np.abs(factors).max(1) / 64
+    assert np.median(item_scale[:, None] * column_scale[0]) < np.median(unbalanced)
+
+
+def test_candidates_are_four_times_the_answer_and_never_above_the_catalog() -> None:
+    assert [candidate_count(10_000, top_n) for top_n in (1, 10, 50, 500)] == [129, 138, 200, 2_000]
+    assert candidate_count(60, 50) == 60
+
+
+def test_fp16_head_stores_half_the_bytes_and_answers_from_the_rounded_factors(factors: np.ndarray) -> None:
+    sizes = {Size.INTEREST: WIDTH, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: TOP_N}
+    stored = {weight.name: weight for weight in head_graph(factors, IDS, sizes, "fp16").graph.initializer}
+    rounded = numpy_helper.to_array(stored["factors_fp16"])
+    assert rounded.dtype == np.float16
+    assert not any(weight.dims and weight.dims[0] == ITEMS and weight.data_type == 1 for weight in stored.values())
+    interest = np.random.default_rng(3).standard_normal((4, WIDTH)).astype(np.float32)
+    items, scores = ask(session(factors, "fp16"), interest)
+    for row in range(4):
+        exact = rounded.astype(np.float32) @ interest[row]
+        assert ranking_difference([IDS[item] for item in items[row]], scores[row], exact, INDEX) < 1e-5
+
+
+def test_export_is_refused_when_its_integers_miss_best_items(
+    write_without_encoder: Callable[..., Path], bundle: InterestBundle
+) -> None:
+    folder = write_without_encoder(bundle, top_n=10, head_precision="int8")
+    sizes = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: 1_024, Size.TOP_N: 10}
+    assert check_head(InProcessPipeline(folder), bundle, sizes, "int8").difference < TOLERANCE
+    path = folder / contract.SCORING_HEAD.name / "1" / MODEL_FILE
+    graph = onnx.load(str(path))
+    weights = {weight.name: weight for weight in graph.graph.initializer}
+    # Integers of other items: the candidates are no longer the best.
+    integers = numpy_helper.to_array(weights["integer_factors"])
+    weights["integer_factors"].CopyFrom(numpy_helper.from_array(np.roll(integers, 1, axis=1), "integer_factors"))
+    onnx.save_model(graph, str(path))
+    with pytest.raises(
+        ParityError, match=r"scoring_head in int8: got \d+ of the 10 best items .* --head-precision fp32"
+    ):
+        check_head(InProcessPipeline(folder), bundle, sizes, "int8")
+
+
+def test_tolerance_of_rounded_factors_is_stated_from_requests_and_still_refuses_wrong_ones(
+    write_without_encoder: Callable[..., Path], bundle: InterestBundle
+) -> None:
+    folder = write_without_encoder(bundle, top_n=10, head_precision="fp16")
+    sizes = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: 1_024, Size.TOP_N: 10}
+    found = check_head(InProcessPipeline(folder), bundle, sizes, "fp16")
+    assert TOLERANCE < found.tolerance < 0.05
+    path = folder / contract.SCORING_HEAD.name / "1" / MODEL_FILE
+    graph = onnx.load(str(path))
+    weights = {weight.name: weight for weight in graph.graph.initializer}
+    rounded = numpy_helper.to_array(weights["factors_fp16"]).copy()
+    rounded[:, 0] *= np.float16(1.02)
+    weights["factors_fp16"].CopyFrom(numpy_helper.from_array(rounded, "factors_fp16"))
+    onnx.save_model(graph, str(path))
+    with pytest.raises(ParityError, match="scoring_head"):
+        check_head(InProcessPipeline(folder), bundle, sizes, "fp16")
+
+
+def test_options_are_refused_when_the_precision_is_unknown() -> None:
+    with pytest.raises(LimitError, match=r"head_precision: got 'int4'; expected one of \('fp32', 'fp16', 'int8'\)"):
+        ExportOptions(head_precision="int4")

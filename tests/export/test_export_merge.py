@@ -1,0 +1,73 @@
+"""A version that is added takes the configs of its folder, and is refused where it was asked for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ebbtide.export import versions
+from ebbtide.export.errors import VersionError
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.repository import export_repository
+from ebbtide.export.serving import ServingOptions
+from ebbtide.export.targets import Target
+from ebbtide.interest import contract
+from ebbtide.train.bundle import InterestBundle
+
+pytestmark = pytest.mark.usefixtures("without_encoder")
+CPU, GPU = Target("cpu", 8), Target("gpu", 1)
+SERVING = ServingOptions((CPU, GPU), accelerator="cuda", max_queue_size=64)
+
+
+@pytest.fixture
+def out(bundle: InterestBundle, tmp_path: Path) -> Path:
+    export_repository(bundle, tmp_path / "out", ExportOptions(serving=SERVING))
+    return tmp_path / "out"
+
+
+def configs(folder: Path) -> dict[Path, str]:
+    return {path: path.read_text() for name in contract.MODELS for path in versions.config_files(folder / name)}
+
+
+@pytest.mark.parametrize("serving", [None, SERVING], ids=["nothing said", "the same"])
+def test_configs_stay_as_they_are_when_a_version_is_added(
+    bundle: InterestBundle, out: Path, serving: ServingOptions | None
+) -> None:
+    before = configs(out)
+    export_repository(bundle, out, ExportOptions(serving=serving), version=2)
+    assert configs(out) == before
+    assert versions.available_versions(out) == (1, 2)
+
+
+def test_variants_name_the_versions_when_one_is_loaded(bundle: InterestBundle, out: Path) -> None:
+    export_repository(bundle, out, version=2)
+    versions.load_only(out, [1, 2])
+    assert all("versions: 1\n    versions: 2" in text for path, text in configs(out).items() if path.stem == "gpu-1")
+
+
+@pytest.mark.parametrize(
+    ("serving", "message"),
+    [
+        (
+            ServingOptions((Target("cpu", 16), GPU), accelerator="cuda", max_queue_size=64),
+            "got instance_group .*count: 2",
+        ),
+        (ServingOptions((CPU, GPU), accelerator="cuda"), "got dynamic_batching .*; expected .*max_queue_size: 64"),
+        (ServingOptions((CPU,), max_queue_size=64), r"got configs \['config.pbtxt'\]; expected .*'gpu-1.pbtxt'"),
+        (
+            ServingOptions((CPU, GPU), accelerator="cuda", max_queue_size=64, response_cache=True),
+            "got response_cache .*enable: true",
+        ),
+        (ServingOptions((CPU, GPU), max_queue_size=64), "gpu-1.pbtxt: got optimization"),
+    ],
+    ids=["instances", "queue", "variants", "cache", "a variant's accelerator"],
+)
+def test_version_is_refused_when_it_was_to_be_served_otherwise(
+    bundle: InterestBundle, out: Path, serving: ServingOptions, message: str
+) -> None:
+    before = configs(out)
+    with pytest.raises(VersionError, match=f"version 2: .*{message}"):
+        export_repository(bundle, out, ExportOptions(serving=serving), version=2)
+    assert configs(out) == before
+    assert versions.available_versions(out) == (1,)

@@ -1,0 +1,98 @@
+"""Machines and the choices of how to serve: how they are written, what follows from them, what is refused."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ebbtide.export.errors import ServingOptionsError
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.serving import ServingOptions
+from ebbtide.export.targets import Placement, Target
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Kind
+from ebbtide.train.bundle import InterestBundle
+
+COMPUTING = [model for model in contract.MODELS.values() if model.kind is not Kind.ENSEMBLE]
+CPU, GPU = Target("cpu", 8), Target("gpu", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "name"),
+    [
+        ("cpu:8", Target("cpu", 8), "cpu-8"),
+        ("gpu:1", Target("gpu", 1), "gpu-1"),
+        ("gpu", Target("gpu", 1), "gpu-1"),
+        (" CPU:16 ", Target("cpu", 16), "cpu-16"),
+    ],
+)
+def test_target_is_read_and_named_when_it_is_well_written(text: str, target: Target, name: str) -> None:
+    assert Target.parse(text) == target
+    assert target.name == name
+
+
+def test_target_is_this_machine_when_no_count_is_given() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert Target.parse("cpu") == Target("cpu", cores)
+    assert ServingOptions().targets == (Target("cpu", cores),)
+
+
+@pytest.mark.parametrize("text", ["", "tpu:1", "cpu:", "cpu:x", "cpu:-1", "gpu:1:2", "8"])
+def test_target_is_refused_with_what_was_written_when_it_is_none(text: str) -> None:
+    with pytest.raises(ServingOptionsError, match=rf"target: got '{text}'; expected cpu, cpu:CORES, gpu or gpu:GPUS"):
+        Target.parse(text)
+
+
+def test_target_is_refused_when_it_has_nothing_to_compute_on() -> None:
+    with pytest.raises(ServingOptionsError, match="target: got 'cpu-0'; expected at least 1 core or GPU"):
+        Target.parse("cpu:0")
+
+
+@pytest.mark.parametrize("cores", [4, 8, 16, 64])
+def test_what_computes_for_a_request_adds_up_to_the_cores_when_there_are_enough(cores: int) -> None:
+    for models in (
+        (contract.ENCODER, contract.SCORING_HEAD, contract.ADAPTIVE_WEIGHTS),
+        (contract.ENCODER, contract.SCORING_HEAD, contract.ADAPTIVE_WEIGHTS_TEXT, contract.TOKENIZER),
+    ):
+        placements = [Target("cpu", cores).placement(model) for model in models]
+        assert sum(placement.instances * placement.threads for placement in placements) <= max(cores, 5)
+    assert Target("cpu", cores).placement(contract.ENCODER).threads == cores // 2
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+def test_every_model_has_one_instance_of_one_thread_when_cores_are_few(cores: int) -> None:
+    assert {Target("cpu", cores).placement(model) for model in COMPUTING} == {Placement("cpu", 1, 1)}
+
+
+def test_graphs_run_on_every_gpu_and_python_on_the_cpu_when_the_target_has_gpus() -> None:
+    for model in COMPUTING:
+        placement = GPU.placement(model)
+        if model.kind is Kind.ONNX:
+            assert placement == Placement("gpu", instances=1, threads=1, gpus=(0, 1))
+        else:
+            assert (placement.device, placement.gpus) == ("cpu", ())
+    assert GPU.placement(contract.ADAPTIVE_WEIGHTS).instances == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"targets": ()}, r"targets: got \[\]"),
+        ({"targets": (CPU, CPU)}, r"targets: got \['cpu-8', 'cpu-8'\]; expected .* none twice"),
+        ({"targets": (CPU,), "accelerator": "cuda"}, r"accelerator: got targets \['cpu-8'\]; expected a GPU"),
+        ({"targets": (GPU,), "accelerator": "rocm"}, "accelerator: got 'rocm'; expected one of cuda, tensorrt"),
+        ({"max_queue_size": -1}, "max_queue_size: got -1"),
+        ({"queue_timeout_ms": -1}, "queue_timeout_ms: got -1"),
+        ({"targets": (GPU,), "rate_limiter": True}, "rate_limiter: got targets .*; expected a CPU"),
+        ({"targets": (GPU, CPU), "sweep": True}, "sweep: got gpu-2 as the first target; expected a CPU"),
+    ],
+)
+def test_serving_options_are_refused_when_they_do_not_go_together(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ServingOptionsError, match=message):
+        ServingOptions(**settings)
+
+
+def test_fingerprint_stays_when_only_serving_changes(bundle: InterestBundle) -> None:
+    changed = ExportOptions(serving=ServingOptions(targets=(GPU,), accelerator="tensorrt", response_cache=True))
+    assert changed.fingerprint(bundle) == ExportOptions().fingerprint(bundle)

@@ -1,0 +1,136 @@
+"""A small real catalog with an untrained model, its export, copies of it with one part spoilt, and servers of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import polars as pl
+import pytest
+import torch
+from onnx import numpy_helper
+from tokenizers import Tokenizer
+
+from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.repository import export_repository
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Limits
+from ebbtide.interest.exported import MODEL_FILE
+from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.train.bundle import BundleConfig, DataReference, EncoderReference, InterestBundle, fingerprint_of
+from ebbtide.train.catalog import Catalog, fill_template
+from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_fingerprint, encoder_folder
+from ebbtide.train.model import InterestModel
+from ebbtide.v1 import RecommendRequest
+from ebbtide.verify import random_requests
+
+MOVIES = Path(__file__).parents[2] / "examples" / "movielens-small" / "movies.parquet"
+ITEMS, TOP_N, MAX_EVENTS = 150, 12, 80
+
+
+@pytest.fixture(scope="session")
+def bundle() -> InterestBundle:
+    movies = pl.read_parquet(MOVIES).head(ITEMS)
+    texts = fill_template("{title} ({year}). {genres}", movies).to_list()
+    catalog = Catalog(movies["movieId"].cast(pl.String).to_list(), texts, movies["title"].to_list())
+    torch.manual_seed(3)
+    config = ModelConfig(dimensions=12, gate_hidden=6)
+    model = InterestModel(config, torch.from_numpy(embed_texts(encoder_folder(PACKAGED), texts))).eval()
+    prior = np.random.default_rng(3).random((ITEMS, 4), dtype=np.float32)
+    encoder = EncoderReference(source=PACKAGED, fingerprint=encoder_fingerprint(encoder_folder(PACKAGED)))
+    bundle_config = BundleConfig(
+        fingerprint=fingerprint_of(model, prior, catalog, encoder),
+        model=config,
+        training=TrainConfig(),
+        encoder=encoder,
+        data=DataReference(
+            events="ratings.parquet",
+            catalog="movies.parquet",
+            user_column="userId",
+            item_column="movieId",
+            time_column="timestamp",
+            weight_column=None,
+            catalog_item_column="movieId",
+            text_template="{title} ({year}). {genres}",
+            title_template=None,
+            max_bad_rows=0.01,
+            holdout="none",
+        ),
+        prior_counted_at_ms=0,
+        best_epoch=1,
+        validation_ndcg_at_10=0.0,
+    )
+    return InterestBundle(bundle_config, catalog, model, prior)
+
+
+@pytest.fixture(scope="session")
+def repository(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = ExportOptions(top_n=TOP_N, limits=Limits(max_events=MAX_EVENTS, max_exclude_items=20))
+    return export_repository(bundle, tmp_path_factory.mktemp("verify") / "repository", options).folder
+
+
+@pytest.fixture(scope="session")
+def pipeline(repository: Path) -> InProcessPipeline:
+    return InProcessPipeline(repository)
+
+
+@pytest.fixture(scope="session")
+def requests(repository: Path) -> list[RecommendRequest]:
+    return random_requests(repository, 1, 30, seed=4)
+
+
+@pytest.fixture(scope="session")
+def with_other_head(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One column of the item factors is another, under the right fingerprint."""
+    folder = tmp_path_factory.mktemp("verify") / "other_head"
+    shutil.copytree(repository, folder)
+    change_head(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def with_other_tokenizer(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts are cut earlier."""
+    folder = tmp_path_factory.mktemp("verify") / "other_tokenizer"
+    shutil.copytree(repository, folder)
+    change_tokenizer(folder)
+    return folder
+
+
+def change_head(folder: Path) -> None:
+    path = folder / contract.SCORING_HEAD.name / "1" / MODEL_FILE
+    graph = onnx.load(str(path))
+    (factors,) = (weight for weight in graph.graph.initializer if weight.name == "factors")
+    changed = numpy_helper.to_array(factors).copy()
+    changed[:, 5] += 0.01
+    factors.CopyFrom(numpy_helper.from_array(changed, "factors"))
+    onnx.save_model(graph, str(path))
+
+
+def change_tokenizer(folder: Path) -> None:
+    path = folder / contract.TOKENIZER.name / "1" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(32)
+    tokenizer.save(str(path))
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    log = tmp_path_factory.mktemp("log") / "tritonserver.log"
+    with TritonServer(ServerConfig(repository, log_file=log)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def spoilt_server(with_other_head: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """Serves another tokenizer and another scoring head than the repository holds, under the same fingerprint."""
+    folder = tmp_path_factory.mktemp("verify") / "spoilt"
+    shutil.copytree(with_other_head, folder)
+    change_tokenizer(folder)
+    with TritonServer(ServerConfig(folder, log_file=folder.with_suffix(".log"))) as running:
+        yield running
