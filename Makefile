@@ -82,7 +82,7 @@ $(QUALITY_VENV)/.ready: benchmarks/quality/requirements.txt | $(READY)
 bench-quality: $(READY) $(QUALITY_VENV)/.ready ## Ours, its ablations and the usual recommenders under one protocol (hours; QUICK=1: minutes)
 	@$(BIN)/python -m benchmarks.quality --library $(QUALITY_VENV)/bin/python $(if $(QUICK),--quick)
 
-bench-export: $(READY) ## Every variant of the exported encoder: fidelity, speed, size (about 15 minutes with training; BUNDLE=folder: 8)
+bench-export: $(READY) ## Every variant of the exported encoder: fidelity, speed, size (about 8 minutes with training; BUNDLE=folder: 4)
 	@$(BIN)/python benchmarks/export.py $(if $(BUNDLE),--bundle $(BUNDLE))
 
 bench-client: $(READY) ## What the client SDK costs over tritonclient (a few minutes)

@@ -192,7 +192,7 @@ def main() -> None:
         f"medians of {arguments.turns}"
     )
     for heading in ("encoder", "cosine", "worst", "NDCG@10", "texts/s", "over fp32", "one text, ms", "MiB"):
-        table.add_column(heading, justify="left" if heading == "encoder" else "right")
+        table.add_column(heading, justify="left" if heading == "encoder" else "right", no_wrap=heading == "encoder")
     for name, one in results.items():
         table.add_row(
             *(
