@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-$(ARTIFACTS)/bundle/bundle.json: $(wildcard train/ebbtide/train/*.py interest/ebbtide/interest/*.py) | $(READY)
+$(ARTIFACTS)/bundle/bundle.json: $(wildcard train/ebbtide/train/*.py train/ebbtide/train/*/*.py interest/ebbtide/interest/*.py) | $(READY)
 	@echo "==> training on the shipped data"
 	@$(BIN)/ebbtide train $(TRAIN_DATA) --out $(ARTIFACTS)/bundle
 	@touch $@

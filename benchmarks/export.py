@@ -21,15 +21,15 @@ import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
-from ebbtide.export.encoder_build import EncoderSource, build_encoder
-from ebbtide.export.encoder_options import EncoderOptions
-from ebbtide.export.encoder_texts import embed
-from ebbtide.export.fidelity import measure_fidelity
-from ebbtide.export.graph_edits import session_of
+from ebbtide.export.encoder.build import EncoderSource, build_encoder
+from ebbtide.export.encoder.fidelity import measure_fidelity
+from ebbtide.export.encoder.graph_edits import session_of
+from ebbtide.export.encoder.options import EncoderOptions
+from ebbtide.export.encoder.ranking_loss import RankingSample, TextRanking
+from ebbtide.export.encoder.ridge import cosines
+from ebbtide.export.encoder.speed import BATCH_TEXTS, BATCH_TOKENS, compare_speed
+from ebbtide.export.encoder.texts import embed
 from ebbtide.export.onnx_files import write_graph
-from ebbtide.export.ranking_loss import RankingSample, TextRanking
-from ebbtide.export.ridge import cosines
-from ebbtide.export.speed import BATCH_TEXTS, BATCH_TOKENS, compare_speed
 from ebbtide.train.bundle import DataReference, InterestBundle
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import PACKAGED, encoder_folder

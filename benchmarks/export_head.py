@@ -21,7 +21,7 @@ import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
-from ebbtide.export.head_onnx import head_graph
+from ebbtide.export.head.graph import head_graph
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.export.options import HeadPrecision
 from ebbtide.interest import contract

@@ -13,7 +13,7 @@ import pytest
 import torch
 import tritonclient.grpc as triton
 
-from ebbtide.export.encoder_check import EncoderReport
+from ebbtide.export.encoder.check import EncoderReport
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository

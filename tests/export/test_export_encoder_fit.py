@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 import torch
 
-from ebbtide.export.encoder_options import EncoderOptions
-from ebbtide.export.encoder_static import StaticEncoder
-from ebbtide.export.encoder_texts import fragments, split_texts
+from ebbtide.export.encoder.options import EncoderOptions
+from ebbtide.export.encoder.ranking_loss import NotMeasured, TextRanking
+from ebbtide.export.encoder.ridge import cosines, fit_ridge
+from ebbtide.export.encoder.static import StaticEncoder
+from ebbtide.export.encoder.texts import fragments, split_texts
 from ebbtide.export.errors import EncoderOptionsError
 from ebbtide.export.options import ExportOptions
-from ebbtide.export.ranking_loss import NotMeasured, TextRanking
-from ebbtide.export.ridge import cosines, fit_ridge
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.catalog import Catalog
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from ebbtide.export.encoder_build import EncoderSource
-from ebbtide.export.encoder_options import EncoderOptions
+from ebbtide.export.encoder.build import EncoderSource
+from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions

@@ -13,22 +13,23 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from ebbtide.export import encoder_fusion, onnx_files
-from ebbtide.export.encoder_build import BuiltEncoder, EncoderSource, build_encoder
-from ebbtide.export.encoder_fp16 import to_fp16
-from ebbtide.export.encoder_fusion import fuse
-from ebbtide.export.encoder_int8 import to_int8
-from ebbtide.export.encoder_onnx import EventEncoder, encoder_graph
-from ebbtide.export.encoder_options import EncoderOptions
-from ebbtide.export.encoder_texts import embed
+from ebbtide.export import onnx_files
+from ebbtide.export.encoder import fusion
+from ebbtide.export.encoder.build import BuiltEncoder, EncoderSource, build_encoder
+from ebbtide.export.encoder.fidelity import measure_fidelity, require_fidelity
+from ebbtide.export.encoder.fp16 import to_fp16
+from ebbtide.export.encoder.fusion import fuse
+from ebbtide.export.encoder.graph import EventEncoder, encoder_graph
+from ebbtide.export.encoder.graph_edits import GraphEditor, operator_counts, session_of, weight_bytes
+from ebbtide.export.encoder.int8 import to_int8
+from ebbtide.export.encoder.options import EncoderOptions
+from ebbtide.export.encoder.ridge import cosines
+from ebbtide.export.encoder.texts import embed
 from ebbtide.export.errors import EncoderOptionsError, FidelityError
-from ebbtide.export.fidelity import measure_fidelity, require_fidelity
-from ebbtide.export.graph_edits import GraphEditor, operator_counts, session_of, weight_bytes
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE
 from ebbtide.export.repository import export_repository
-from ebbtide.export.ridge import cosines
 from ebbtide.interest import contract
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.catalog import Catalog
@@ -168,13 +169,13 @@ def test_graph_stays_plain_when_an_attention_block_has_another_form(source: Enco
 def test_graph_stays_plain_when_the_fused_one_answers_otherwise(
     source: EncoderSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pack = encoder_fusion._pack_projections
+    pack = fusion._pack_projections
 
     def pack_wrongly(editor: GraphEditor, attention: list[onnx.NodeProto]) -> None:
         pack(editor, attention)
         attention[0].input[1] = attention[1].input[1]
 
-    monkeypatch.setattr(encoder_fusion, "_pack_projections", pack_wrongly)
+    monkeypatch.setattr(fusion, "_pack_projections", pack_wrongly)
     fused = fuse(source.plain)
     assert fused.graph is source.plain
     assert fused.kept_plain is not None

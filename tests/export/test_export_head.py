@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from ebbtide.export.head_onnx import head_graph
+from ebbtide.export.head.graph import head_graph
 from ebbtide.export.parity import ranking_difference
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Size

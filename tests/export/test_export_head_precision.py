@@ -13,9 +13,9 @@ import torch
 from onnx import numpy_helper
 
 from ebbtide.export.errors import LimitError, ParityError
-from ebbtide.export.head_check import check_head
-from ebbtide.export.head_int8 import candidate_count, quantise
-from ebbtide.export.head_onnx import head_graph
+from ebbtide.export.head.check import check_head
+from ebbtide.export.head.graph import head_graph
+from ebbtide.export.head.int8 import candidate_count, quantise
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE, ranking_difference

@@ -19,7 +19,7 @@ from ebbtide.export.errors import (
     ParityError,
     TensorNamesError,
 )
-from ebbtide.export.head_onnx import head_graph, item_factors
+from ebbtide.export.head.graph import head_graph, item_factors
 from ebbtide.export.manifest import MANIFEST_FILE
 from ebbtide.export.parity import TOLERANCE, Case, check_graph, largest_difference, ranking_difference
 from ebbtide.interest import contract

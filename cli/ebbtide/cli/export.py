@@ -13,7 +13,7 @@ from ebbtide.cli.console import console, timed
 from ebbtide.interest.contract import Limits
 
 if TYPE_CHECKING:
-    from ebbtide.export.encoder_check import EncoderReport
+    from ebbtide.export.encoder.check import EncoderReport
     from ebbtide.export.repository import ExportReport
     from ebbtide.export.serving import ServingOptions
 
@@ -131,7 +131,7 @@ def command(
     ebbtide export artifacts/bundle --out artifacts/repository --target cpu:8 --target gpu:1 --accelerator tensorrt
     """
     with console.status("Loading torch and onnx"):
-        from ebbtide.export.encoder_options import EncoderOptions
+        from ebbtide.export.encoder.options import EncoderOptions
         from ebbtide.export.options import ExportOptions
         from ebbtide.export.repository import export_repository
         from ebbtide.train.bundle import InterestBundle
@@ -207,7 +207,7 @@ def _print_encoder(report: EncoderReport) -> None:
     fidelity = report.fidelity
     if fidelity is None:
         return
-    from ebbtide.export.speed import BATCH_TEXTS, BATCH_TOKENS
+    from ebbtide.export.encoder.speed import BATCH_TEXTS, BATCH_TOKENS
 
     table = Table(title=f"Encoder {report.label} beside the full one in fp32, on event vectors", title_justify="left")
     table.add_column("measured")

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from ebbtide.export.graph_edits import MAX_MESSAGE_BYTES, weight_bytes
+from ebbtide.export.encoder.graph_edits import MAX_MESSAGE_BYTES, weight_bytes
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Size, Tensor
 from ebbtide.interest.exported import MODEL_FILE

@@ -7,14 +7,14 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal, get_args
 
-from ebbtide.export.encoder_options import EncoderOptions
+from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.errors import LimitError
 from ebbtide.export.serving import ServingOptions
 from ebbtide.interest.contract import Limits
 from ebbtide.train.bundle import InterestBundle
 
 HeadPrecision = Literal["fp32", "fp16", "int8"]
-"""Of the scoring head's item factors; see `ebbtide.export.head_onnx.head_graph`."""
+"""Of the scoring head's item factors; see `ebbtide.export.head.graph.head_graph`."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ebbtide.export import versions
-from ebbtide.export.encoder_check import EncoderReport
+from ebbtide.export.encoder.check import EncoderReport
 from ebbtide.export.errors import OutputFolderError, VersionError
 from ebbtide.export.manifest import MANIFEST_FILE, read_manifest, write_manifest
 from ebbtide.export.merge import add_version, require_fitting

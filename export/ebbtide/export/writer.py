@@ -12,11 +12,11 @@ import torch
 
 from ebbtide.export import checks
 from ebbtide.export.configs import ConfigSettings, render_config
-from ebbtide.export.encoder_build import BuiltEncoder, EncoderSource, build_encoder
-from ebbtide.export.encoder_check import EncoderReport, report_encoder
+from ebbtide.export.encoder.build import BuiltEncoder, EncoderSource, build_encoder
+from ebbtide.export.encoder.check import EncoderReport, report_encoder
 from ebbtide.export.errors import RepositoryError
-from ebbtide.export.head_check import check_head
-from ebbtide.export.head_onnx import head_graph, item_factors
+from ebbtide.export.head.check import check_head
+from ebbtide.export.head.graph import head_graph, item_factors
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.export.options import ExportOptions

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ebbtide.export.encoder_onnx import EventEncoder
+from ebbtide.export.encoder.graph import EventEncoder
 from ebbtide.interest.keys import item_keys
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import encoder_folder, load_encoder

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ebbtide.export.encoder_build import BuiltEncoder
-from ebbtide.export.encoder_options import EncoderOptions
-from ebbtide.export.encoder_texts import MAX_KEPT_BACK, Floats, embed, fragments
+from ebbtide.export.encoder.build import BuiltEncoder
+from ebbtide.export.encoder.graph_edits import session_of
+from ebbtide.export.encoder.options import EncoderOptions
+from ebbtide.export.encoder.ranking_loss import NotMeasured, RankingLoss, TextRanking
+from ebbtide.export.encoder.ridge import cosines
+from ebbtide.export.encoder.speed import Speed, compare_speed
+from ebbtide.export.encoder.texts import MAX_KEPT_BACK, Floats, embed, fragments
 from ebbtide.export.errors import FidelityError
-from ebbtide.export.graph_edits import session_of
 from ebbtide.export.parity import largest_difference
-from ebbtide.export.ranking_loss import NotMeasured, RankingLoss, TextRanking
-from ebbtide.export.ridge import cosines
-from ebbtide.export.speed import Speed, compare_speed
 
 _MAX_FRAGMENTS = 512
 

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper
 from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
-from ebbtide.export.graph_edits import (
+from ebbtide.export.encoder.graph_edits import (
     CONTRIB,
     MAX_MESSAGE_BYTES,
     Array,

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ebbtide.export.encoder_texts import EncoderTokens
-from ebbtide.export.graph_edits import Array
+from ebbtide.export.encoder.graph_edits import Array
+from ebbtide.export.encoder.texts import EncoderTokens
 from ebbtide.interest import contract
 
 BATCH_TEXTS = 32

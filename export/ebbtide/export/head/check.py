@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ebbtide.export.errors import ParityError
-from ebbtide.export.head_int8 import candidate_count
+from ebbtide.export.head.int8 import candidate_count
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import HeadPrecision
 from ebbtide.export.parity import TOLERANCE, Case, check_graph, ranking_difference, require_tolerance

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from ebbtide.export.head_int8 import int8_head
+from ebbtide.export.head.int8 import int8_head
 from ebbtide.export.onnx_files import OPSET, value_info
 from ebbtide.export.options import HeadPrecision
 from ebbtide.interest import contract
@@ -39,7 +39,7 @@ def head_graph(
         item_id: ``[N]``.
         sizes: Of the export; `Size.TOP_N` is at most N.
         precision: ``fp32``; ``fp16``, which stores the factors rounded to half precision and computes in float32;
-            ``int8``, which picks candidates by integers and scores them in float32, see `ebbtide.export.head_int8`.
+            ``int8``, which picks candidates by integers and scores them in float32, see `ebbtide.export.head.int8`.
 
     Returns:
         The graph. Adjustments of one item add up, so padding with item 0 and value 0 changes nothing and an item that

@@ -10,16 +10,16 @@ import numpy as np
 import onnx
 from torch import nn
 
-from ebbtide.export.encoder_fp16 import to_fp16
-from ebbtide.export.encoder_fusion import Fused, fuse
-from ebbtide.export.encoder_int8 import to_int8
-from ebbtide.export.encoder_layers import keep_layers
-from ebbtide.export.encoder_onnx import EventEncoder, encoder_graph
-from ebbtide.export.encoder_options import EncoderOptions
-from ebbtide.export.encoder_static import distil
-from ebbtide.export.encoder_texts import EncoderTokens, Floats, TextSplit, embed, fragments, split_texts
+from ebbtide.export.encoder.fp16 import to_fp16
+from ebbtide.export.encoder.fusion import Fused, fuse
+from ebbtide.export.encoder.graph import EventEncoder, encoder_graph
+from ebbtide.export.encoder.graph_edits import MAX_MESSAGE_BYTES, Array, session_of, weight_bytes
+from ebbtide.export.encoder.int8 import to_int8
+from ebbtide.export.encoder.layers import keep_layers
+from ebbtide.export.encoder.options import EncoderOptions
+from ebbtide.export.encoder.static import distil
+from ebbtide.export.encoder.texts import EncoderTokens, Floats, TextSplit, embed, fragments, split_texts
 from ebbtide.export.errors import EncoderOptionsError
-from ebbtide.export.graph_edits import MAX_MESSAGE_BYTES, Array, session_of, weight_bytes
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import load_encoder
 

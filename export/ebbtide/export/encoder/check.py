@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ebbtide.export.checks import check_encoder
-from ebbtide.export.encoder_build import BuiltEncoder
-from ebbtide.export.fidelity import Fidelity, measure_fidelity, require_fidelity
+from ebbtide.export.encoder.build import BuiltEncoder
+from ebbtide.export.encoder.fidelity import Fidelity, measure_fidelity, require_fidelity
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.parity import TOLERANCE
 from ebbtide.interest.contract import Size

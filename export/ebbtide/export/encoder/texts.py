@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from ebbtide.export.graph_edits import Array
+from ebbtide.export.encoder.graph_edits import Array
 from ebbtide.interest import contract
 
 Floats = npt.NDArray[np.float32]

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from ebbtide.export.graph_edits import CONTRIB, GraphEditor
+from ebbtide.export.encoder.graph_edits import CONTRIB, GraphEditor
 
 _NORMALISATIONS = ("EmbedLayerNormalization", "LayerNormalization", "SkipLayerNormalization")
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ebbtide.export.encoder_onnx import EventEncoder
-from ebbtide.export.encoder_texts import EncoderTokens, Floats, TokenBatch, embed
+from ebbtide.export.encoder.graph import EventEncoder
+from ebbtide.export.encoder.graph_edits import Array
+from ebbtide.export.encoder.ridge import cosines, fit_ridge
+from ebbtide.export.encoder.texts import EncoderTokens, Floats, TokenBatch, embed
 from ebbtide.export.errors import EncoderOptionsError
-from ebbtide.export.graph_edits import Array
-from ebbtide.export.ridge import cosines, fit_ridge
 from ebbtide.train.encoder import TextEncoder
 
 _SEARCH_TEXTS = 512

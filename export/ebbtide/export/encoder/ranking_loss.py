@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ebbtide.export.encoder_texts import Floats
+from ebbtide.export.encoder.texts import Floats
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.errors import DataError
 from ebbtide.train.evaluation import after_time, has_past, held_out, metrics_of, target_ranks

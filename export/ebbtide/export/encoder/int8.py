@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from ebbtide.export.graph_edits import CONTRIB, Array, GraphEditor, attributes
+from ebbtide.export.encoder.graph_edits import CONTRIB, Array, GraphEditor, attributes
 from ebbtide.interest import contract
 
 Floats = npt.NDArray[np.float32]

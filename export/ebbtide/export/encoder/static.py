@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ebbtide.export.encoder_onnx import EventEncoder
-from ebbtide.export.encoder_texts import EncoderTokens, Floats
-from ebbtide.export.ridge import fit_ridge
+from ebbtide.export.encoder.graph import EventEncoder
+from ebbtide.export.encoder.ridge import fit_ridge
+from ebbtide.export.encoder.texts import EncoderTokens, Floats
 
 _TOKENS_PER_BATCH = 1024
 _OWN_STRENGTH = 0.1

@@ -1,0 +1,1 @@
+"""The scoring head as it is served: item factors in three precisions, and their check against torch."""
