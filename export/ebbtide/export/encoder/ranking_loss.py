@@ -17,7 +17,7 @@ import torch
 from ebbtide.export.encoder.texts import Floats
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.errors import DataError
-from ebbtide.train.evaluation import after_time, has_past, held_out, metrics_of, target_ranks
+from ebbtide.train.evaluation import has_past, held_out, metrics_of, target_ranks
 from ebbtide.train.events import EventLog
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots
@@ -38,7 +38,7 @@ Outcome = tuple[Ints, Ints]
 class RankingSample:
     """How much is measured at most; the defaults take some seconds."""
 
-    persons: int = 256
+    persons: int = 1_024
     events_each: int = 64
     """Of a person, the last ones."""
     items: int = 10_000
@@ -63,7 +63,7 @@ class NotMeasured(Exception):  # noqa: N818 - an outcome, not a mistake
 
 @dataclass(frozen=True)
 class TextRanking:
-    """Events that training held out or validated on, and how the full encoder's texts rank them."""
+    """Events that training held out, or each person's last ones, and how the full encoder's texts rank them."""
 
     bundle: InterestBundle
     log: EventLog
@@ -84,7 +84,8 @@ class TextRanking:
         """
         log = _read_log(bundle)
         held_back = held_out(log, bundle.config.data.holdout)
-        late = held_back | after_time(log, bundle.config.training.validation_fraction)
+        # Without a holdout everybody's last events: those of the last days alone are of too few people to show 1 percent.
+        late = held_back if held_back.any() else np.ones_like(held_back)
         targets, items = _choose(log, late & has_past(log), sample)
         tensors = LogTensors.of(log, bundle.config.model.session_gap_ms)
         popularity = prior_snapshots(log, len(bundle.catalog), bundle.config.model)
@@ -137,7 +138,7 @@ def _choose(log: EventLog, targets: Mask, sample: RankingSample) -> tuple[Mask, 
         items = more
         chosen[own[targets[own]][-sample.events_each :]] = True
     if not chosen.any():
-        raise NotMeasured("no event was held out or validated on")
+        raise NotMeasured("no event has another of the same person before it")
     return chosen, np.array(sorted(items))
 
 
