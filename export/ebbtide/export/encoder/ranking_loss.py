@@ -84,7 +84,7 @@ class TextRanking:
         """
         log = _read_log(bundle)
         held_back = held_out(log, bundle.config.data.holdout)
-        # Without a holdout everybody's last events: those of the last days alone are of too few people to show 1 percent.
+        # Without a holdout everybody's last events: those of the last days are of too few people to show 1 percent.
         late = held_back if held_back.any() else np.ones_like(held_back)
         targets, items = _choose(log, late & has_past(log), sample)
         tensors = LogTensors.of(log, bundle.config.model.session_gap_ms)
