@@ -108,7 +108,8 @@ def test_attempts_share_one_deadline_when_the_first_was_slow(connect, serve):
         client.recommend(timeout_s=1.5)
     slow.set()
     assert caught.value.attempts == 3
-    assert 1.5 >= servicer.timeouts_s[0] > servicer.timeouts_s[1] > servicer.timeouts_s[2] > 0
+    # gRPC rounds a deadline up on the wire, by tens of milliseconds at most.
+    assert 1.6 > servicer.timeouts_s[0] > servicer.timeouts_s[1] > servicer.timeouts_s[2] > 0
 
 
 @pytest.mark.parametrize(
