@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ebbtide-ready
 ARTIFACTS := artifacts
 QUALITY_VENV := $(ARTIFACTS)/quality-venv
+SERVING_VENV := $(ARTIFACTS)/serving-venv
 DATA := examples/movielens-small
 # A person of the shipped data with a long history and a last session, shown by `make demo` and `make serve`.
 USER_ID ?= 547
@@ -15,7 +16,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest train export client serve cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help setup serve demo test check lint types imports format stubs bench-quality bench-export bench-client clean
+.PHONY: help setup serve demo test test-slow check lint types imports format stubs docs bench-quality bench-export bench-client bench-serving clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,7 +38,8 @@ $(ARTIFACTS)/bundle/bundle.json: $(wildcard train/ebbtide/train/*.py train/ebbti
 
 $(ARTIFACTS)/repository/recommend/config.pbtxt: $(ARTIFACTS)/bundle/bundle.json $(wildcard export/ebbtide/export/*.py export/ebbtide/export/*/*.py model_repository/*/*.py) | $(READY)
 	@echo "==> exporting the model repository"
-	@$(BIN)/ebbtide export $(ARTIFACTS)/bundle --out $(ARTIFACTS)/repository
+	@$(BIN)/ebbtide export $(ARTIFACTS)/bundle --out $(ARTIFACTS)/repository \
+		--attributes $(DATA)/movies.parquet --attribute-col genres
 	@$(BIN)/ebbtide check $(ARTIFACTS)/repository
 	@touch $@
 
@@ -53,6 +55,9 @@ test: $(READY) ## All checks and tests
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/pytest
 
+test-slow: $(READY) ## The tests that `make test` leaves out: Node.js, minutes
+	@$(BIN)/pytest -m slow
+
 check: lint types imports ## Lint, format, types, direction of imports
 
 lint: $(READY)
@@ -60,8 +65,9 @@ lint: $(READY)
 	@$(BIN)/ruff format --check $(PROGRAMS)
 
 types: $(READY)
-	@$(BIN)/mypy $(foreach source,$(SOURCES),$(source)/ebbtide) model_repository/adaptive_weights benchmarks scripts
+	@$(BIN)/mypy $(foreach source,$(SOURCES),$(source)/ebbtide) model_repository/adaptive_weights model_repository/candidate_head model_repository/explainer benchmarks scripts
 	@MYPYPATH=model_repository/tokenizer $(BIN)/mypy model_repository/tokenizer
+	@MYPYPATH=model_repository/scoring_head $(BIN)/mypy model_repository/scoring_head
 
 imports: $(READY)
 	@$(BIN)/lint-imports
@@ -87,6 +93,19 @@ bench-export: $(READY) ## Every variant of the exported encoder: fidelity, speed
 
 bench-client: $(READY) ## What the client SDK costs over tritonclient (a few minutes)
 	@$(BIN)/python -m benchmarks.client
+
+$(SERVING_VENV)/.ready: benchmarks/serving/requirements.txt | $(READY)
+	@echo "==> setting up the other encoders in $(SERVING_VENV)"
+	@$(BIN)/python -m venv $(SERVING_VENV)
+	@$(SERVING_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bench-serving: $(ARTIFACTS)/bundle/bundle.json $(SERVING_VENV)/.ready ## Serving against a do-nothing floor, peers and the machine (tens of minutes; QUICK=1: under 8)
+	@$(BIN)/python -m benchmarks.serving $(if $(QUICK),--quick) $(if $(BUNDLE),--bundle $(BUNDLE))
+
+docs: $(READY) ## Build the documentation as a site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "==> artifacts/site/index.html"
 
 clean: ## Remove what was built; .venv stays
 	@rm -rf $(ARTIFACTS) dist build

@@ -1,4 +1,4 @@
-"""What the client adds to a hand-written tritonclient call: latency, throughput, import; and what shared memory gains.
+"""What the client adds to a hand-written tritonclient call, and what several people in one call and shared memory gain.
 
 Variants take turns on one server, so that the machine's moods hit all alike. Prints a table of medians and ratios, and
 writes JSON. Client and server share the machine's cores: at 64 calls in flight the Python of the client is the limit.
@@ -12,34 +12,34 @@ import csv
 import json
 import os
 import platform
-import secrets
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
-from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.grpc import InferenceServerClient
 from tritonclient.grpc.aio import InferenceServerClient as AsyncInferenceServerClient
-from tritonclient.utils import serialize_byte_tensor, shared_memory
 
+from benchmarks.client_shared_memory import measure_shared_memory
+from benchmarks.client_tensors import medians_ms, outputs_of, tensors_of
 from ebbtide.client import AsyncInterestClient, InterestClient, RecommendRequest, event, recommend_request
-from ebbtide.client.codec import EncodedRequest, decode, encode, encode_texts
+from ebbtide.client.codec import EncodedRequest, decode, encode
 from ebbtide.interest import contract
 from ebbtide.serve import ServerConfig, TritonServer
 
 ROOT = Path(__file__).parents[1]
 EVENTS = (1, 60, 512)
 IN_FLIGHT = 64
+PEOPLE = 512
+TOGETHER = (1, 4, 16, 64)
+"""People in one call."""
 NOW_MS = 1_700_000_000_000
-REGION_BYTES = 1 << 20
 
 Results = dict[str, Any]
 
@@ -52,34 +52,6 @@ def a_request(events: int, item_ids: list[str]) -> RecommendRequest:
             for index in range(events)
         ]
     )
-
-
-def tensors_of(encoded: EncodedRequest) -> list[InferInput]:
-    """What a hand-written caller makes of its arrays."""
-    datatypes = {tensor.name: tensor.dtype.value for tensor in contract.MODELS[encoded.model_name].inputs}
-    inputs = []
-    for name, array in encoded.tensors.items():
-        inputs.append(InferInput(name, list(array.shape), datatypes[name]))
-        inputs[-1].set_data_from_numpy(array)
-    return inputs
-
-
-def outputs_of(result: Any) -> dict[str, npt.NDArray[Any]]:  # noqa: ANN401
-    """What a hand-written caller reads."""
-    return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
-
-
-def medians_ms(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median time of each variant, the variants taking turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for variant in variants.values():
-        variant()
-    for _ in range(rounds):
-        for name, variant in variants.items():
-            began = time.perf_counter()
-            variant()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: round(float(np.median(times)) * 1e3, 4) for name, times in seconds.items()}
 
 
 def measure_latency(url: str, item_ids: list[str], rounds: int) -> list[Results]:
@@ -162,68 +134,36 @@ def measure_perf_analyzer(program: Path, url: str, item_ids: list[str]) -> float
     return float(row["Inferences/Second"])
 
 
-@contextmanager
-def shared_regions(client: InferenceServerClient) -> Iterator[tuple[Any, str, Any, str]]:
-    """A region for inputs and one for outputs, with the names under which the server knows them."""
-    made = []
-    try:
-        for kind in ("in", "out"):
-            name = f"ebbtide_{kind}_{secrets.token_hex(4)}"
-            made.append((shared_memory.create_shared_memory_region(name, f"/{name}", REGION_BYTES), name))
-            client.register_system_shared_memory(name, f"/{name}", REGION_BYTES)
-        (inputs, inputs_name), (outputs, outputs_name) = made
-        yield inputs, inputs_name, outputs, outputs_name
-    finally:
-        # Not unregistered: a region may still be "in use" just after its last call, and the server ends soon.
-        for handle, _ in made:
-            shared_memory.destroy_shared_memory_region(handle)
-
-
-def measure_shared_memory(url: str, item_ids: list[str], rounds: int) -> list[Results]:
-    """Plain inputs against inputs in shared memory, and for vectors also the output."""
-    cases: list[tuple[str, EncodedRequest, int]] = [
-        *((f"recommend, {events} events", encode(a_request(events, item_ids), NOW_MS), rounds) for events in EVENTS),
-        *(
-            (f"embed, {texts} texts", encode_texts(["space opera with robots"] * texts), rounds // 10)
-            for texts in (1, 64)
-        ),
-    ]
+def measure_people(url: str, item_ids: list[str], seconds: float) -> list[Results]:
+    """People per second of `recommend_many`, one to a call against several; medians of five turns."""
     found = []
-    with InferenceServerClient(url) as client, shared_regions(client) as (inputs, inputs_name, outputs, outputs_name):
-        for title, encoded, times in cases:
-            sizes = client.get_model_metadata(encoded.model_name).outputs
-
-            def plain(encoded: EncodedRequest = encoded) -> dict[str, Any]:
-                return outputs_of(client.infer(encoded.model_name, tensors_of(encoded), client_timeout=30))
-
-            def shared(encoded: EncodedRequest = encoded, sizes: Any = sizes) -> dict[str, Any]:  # noqa: ANN401
-                sent, offset = [], 0
-                for tensor in tensors_of(encoded):
-                    array = encoded.tensors[tensor.name()]
-                    raw = serialize_byte_tensor(array) if array.dtype == object else array
-                    length = len(raw.item()) if array.dtype == object else array.nbytes
-                    if length:
-                        shared_memory.set_shared_memory_region(inputs, [raw], offset=offset)
-                    place = InferInput(tensor.name(), list(array.shape), tensor.datatype())
-                    place.set_shared_memory(inputs_name, length, offset=offset)
-                    sent.append(place)
-                    offset += -(-length // 64) * 64
-                if encoded.model_name != contract.EMBED.name:
-                    return outputs_of(client.infer(encoded.model_name, sent, client_timeout=30))
-                shape = [len(encoded.tensors[contract.TEXT.name]), sizes[0].shape[-1]]
-                wanted = InferRequestedOutput(contract.TEXT_VECTOR.name)
-                wanted.set_shared_memory(outputs_name, int(np.prod(shape)) * 4)
-                client.infer(encoded.model_name, sent, outputs=[wanted], client_timeout=30)
-                vectors = shared_memory.get_contents_as_numpy(outputs, np.float32, shape)
-                return {contract.TEXT_VECTOR.name: vectors.copy()}
-
-            for name, array in shared().items():
-                assert np.array_equal(array, plain()[name]), name
-            medians = medians_ms({"plain": plain, "shared": shared}, times)
-            found.append(
-                {"case": title, "p50_ms": medians, "shared_over_plain": round(medians["shared"] / medians["plain"], 3)}
-            )
+    for events in EVENTS:
+        requests = [a_request(events, item_ids)] * PEOPLE
+        people_per_s = asyncio.run(_people_per_s(url, requests, seconds / 5))
+        alone = people_per_s[1]
+        found.append(
+            {
+                "events": events,
+                "people_per_s": {str(together): round(rate, 1) for together, rate in people_per_s.items()},
+                "over_one_by_one": {str(together): round(rate / alone, 2) for together, rate in people_per_s.items()},
+            }
+        )
     return found
+
+
+async def _people_per_s(url: str, requests: list[RecommendRequest], seconds: float) -> dict[int, float]:
+    turns: dict[int, list[float]] = {together: [] for together in TOGETHER}
+    async with AsyncInterestClient(url) as client:
+        for _ in range(5):
+            for together, rates in turns.items():
+                began = time.perf_counter()
+                done = 0
+                while time.perf_counter() < began + seconds:
+                    results = await client.recommend_many(requests, people_per_request=together, timeout_s=30)
+                    assert all(result.error is None for result in results)
+                    done += len(results)
+                rates.append(done / (time.perf_counter() - began))
+    return {together: float(np.median(rates)) for together, rates in turns.items()}
 
 
 def import_seconds(module: str) -> float:
@@ -259,6 +199,11 @@ def report(console: Console, content: Results) -> None:
     for name, rate in content["async"]["calls_per_s"].items():
         table.add_row(name, f"{rate:,.0f}")
     console.print(table)
+    table = Table("case", "people in a call", "people per second", "ratio", title=f"recommend_many, {PEOPLE} people")
+    for case in content["people"]:
+        for together, rate in case["people_per_s"].items():
+            table.add_row(f"{case['events']} events", together, f"{rate:,.0f}", f"{case['over_one_by_one'][together]}")
+    console.print(table)
     table = Table("case", "plain, ms", "shared, ms", "ratio", title="Shared memory")
     for case in content["shared_memory"]:
         medians = case["p50_ms"]
@@ -293,11 +238,14 @@ def main() -> None:
             rate = measure_perf_analyzer(arguments.perf_analyzer, url, item_ids)
             throughput["calls_per_s"]["perf_analyzer"] = round(rate, 1)
             throughput["throughput_over_perf_analyzer"] = round(rates["client"] / rate, 3)
-        shared = measure_shared_memory(url, item_ids, arguments.rounds)
+        people = measure_people(url, item_ids, arguments.seconds)
+        requests = {events: a_request(events, item_ids) for events in EVENTS}
+        shared = measure_shared_memory(url, requests, NOW_MS, arguments.rounds)
     content: Results = {
         "machine": {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()},
         "sync": {"p50_over_tritonclient": latency[1]["p50_over_tritonclient"], "cases": latency},
         "async": throughput,
+        "people": people,
         "import": measure_import(),
         "shared_memory": shared,
     }

@@ -56,7 +56,7 @@ def measure_head(items: int, batches: list[int], seed: int = 0) -> list[HeadTime
     random = np.random.default_rng(seed)
     factors = (random.standard_normal((items, DIMENSIONS + PRIOR_COLUMNS)) * 0.3).astype(np.float32)
     width = Limits().adjustments
-    sizes = {Size.INTEREST: factors.shape[1], Size.ADJUSTMENTS: width, Size.TOP_N: TOP_N}
+    sizes = {Size.INTEREST: factors.shape[1], Size.ADJUSTMENTS: width, Size.TOP_N: TOP_N, Size.FILTER: 1}
     sessions: dict[str, Any] = {}
     file_mib: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as place:
@@ -100,7 +100,7 @@ def measure_head(items: int, batches: list[int], seed: int = 0) -> list[HeadTime
 
 
 def _feeds(random: np.random.Generator, batch: int, items: int, width: int, adjustments: int) -> dict[str, Any]:
-    interest, adjust_item, adjust_score = (tensor.name for tensor in contract.SCORING_HEAD.inputs)
+    interest, adjust_item, adjust_score, item_filter = (tensor.name for tensor in contract.SCORING_HEAD.inputs)
     item, score = np.zeros((batch, adjustments), np.int64), np.zeros((batch, adjustments), np.float32)
     item[:, :EXCLUDED] = random.integers(0, items, (batch, EXCLUDED))
     score[:, :EXCLUDED] = -np.inf
@@ -108,6 +108,7 @@ def _feeds(random: np.random.Generator, batch: int, items: int, width: int, adju
         interest: random.standard_normal((batch, width)).astype(np.float32),
         adjust_item: item,
         adjust_score: score,
+        item_filter: np.ones((batch, 1), np.int64),
     }
 
 

@@ -1,5 +1,6 @@
 """What the wheel holds, and that the source roots stay parts of one namespace."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("interest", "train", "export", "check", "verify", "deploy", "client", "serve", "cli")
+STAGES = ("interest", "train", "export", "check", "verify", "deploy", "client", "loadtest", "serve", "gateway", "cli")
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +54,22 @@ def test_shipped_data_comes_with_its_licence():
     text = (ROOT / "examples" / "movielens-small" / "README.md").read_text(encoding="utf-8")
     assert "GroupLens" in text
     assert "no commercial" in text
+
+
+def test_documentation_builds_as_a_site_when_links_are_strict(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "InterestClient" in (tmp_path / "site" / "reference" / "client.html").read_text(encoding="utf-8")
+
+
+def test_chinese_readme_shows_the_same_commands_when_the_english_one_changes():
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    code = [line for line in english.splitlines() if line.startswith("    ")]
+    assert code == [line for line in chinese.splitlines() if line.startswith("    ")]

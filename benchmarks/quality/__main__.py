@@ -91,7 +91,7 @@ class Results:
         }
 
 
-def run_data_set(dataset: DataSet, quick: bool, library: Path, work: Path) -> dict[str, Any]:
+def run_data_set(dataset: DataSet, quick: bool, library: Path | None, work: Path) -> dict[str, Any]:
     """All models on one data set; the JSON of its part of the report."""
     work = work / dataset.name
     data = read_data(shortened(dataset, work) if quick else dataset.reference)
@@ -105,6 +105,8 @@ def run_data_set(dataset: DataSet, quick: bool, library: Path, work: Path) -> di
     )
     results = Results(dataset.name, test, vectors)
     baselines = [row for row in field() if dataset.repeats or not row.only_repeats]
+    if library is None:
+        baselines = [row for row in baselines if not row.library]
     for baseline in baselines:
         with console.status(baseline.name):
             found = tuned(baseline, validation, test, _QUICK_TRIES if quick else TRIES, library, work / "exchange")
@@ -199,17 +201,20 @@ def _print(results: Results) -> None:
 def main() -> None:
     """Reads the command line, runs, and writes the report after every data set."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--library", type=Path, required=True, help="Python of the environment of requirements.txt")
+    parser.add_argument(
+        "--library", type=Path, help="Python of the environment of requirements.txt; without it its models are left out"
+    )
     parser.add_argument("--quick", action="store_true", help="few people, nothing tuned, two epochs of ours")
     parser.add_argument("--work", type=Path, default=ROOT / "artifacts" / "quality", help="folder for data in between")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "quality.json")
     arguments = parser.parse_args()
     # Not resolve(): the interpreter of a virtual environment is a link, and finds its packages by the link's place.
-    library = arguments.library.absolute()
+    library = arguments.library.absolute() if arguments.library else None
     data_sets = [movielens(), complete_journey(arguments.work / "complete-journey-data", library)]
     report: dict[str, Any] = {
         "machine": {"cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__},
         "quick": arguments.quick,
+        "library_models": library is not None,
         "tries": _QUICK_TRIES if arguments.quick else TRIES,
         "data_sets": [],
     }

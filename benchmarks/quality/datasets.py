@@ -57,11 +57,13 @@ def movielens() -> DataSet:
     )
 
 
-def complete_journey(folder: Path, python: Path) -> DataSet:
+def complete_journey(folder: Path, python: Path | None) -> DataSet:
     """Groceries; written into ``folder`` by the environment that has them, once."""
     events, catalog = folder / "transactions.parquet", folder / "products.parquet"
     if not (events.is_file() and catalog.is_file()):
         script = Path(__file__).parent / "complete_journey.py"
+        if python is None:
+            raise FileNotFoundError(f"{folder}: no {events.name}; expected it there, or --library to write it")
         subprocess.run([str(python), str(script), str(folder)], check=True)
     return DataSet(
         name="complete-journey",

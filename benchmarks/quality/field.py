@@ -106,7 +106,7 @@ def _sequential() -> list[Settings]:
     ]
 
 
-def tuned(baseline: Baseline, validation: Split, test: Split, tries: int, python: Path, folder: Path) -> Tuned:
+def tuned(baseline: Baseline, validation: Split, test: Split, tries: int, python: Path | None, folder: Path) -> Tuned:
     """Chooses the settings on the validation split by NDCG@10 and fits again before the border of the test.
 
     Args:
@@ -114,7 +114,7 @@ def tuned(baseline: Baseline, validation: Split, test: Split, tries: int, python
         validation: Split to tune on.
         test: Split to rank.
         tries: Settings that are tried at most.
-        python: Of the environment of the library models.
+        python: Of the environment of the library models; None where the baseline is none of them.
         folder: For the files they exchange.
     """
     grid = baseline.grid[:tries]
@@ -127,10 +127,12 @@ def tuned(baseline: Baseline, validation: Split, test: Split, tries: int, python
 
 
 def _fits(
-    baseline: Baseline, split: Split, grid: list[Settings], python: Path, folder: Path
+    baseline: Baseline, split: Split, grid: list[Settings], python: Path | None, folder: Path
 ) -> list[tuple[RankedLists, float]]:
     """Lists and seconds of each settings."""
     if baseline.rank is None:
+        if python is None:
+            raise ValueError(f"{baseline.name}: got no environment of the library models; expected --library")
         fits = library_lists(python, folder, split, baseline.library, grid)
         return [(fitted.lists, fitted.train_s) for fitted in fits]
     found = []

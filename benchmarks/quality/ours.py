@@ -30,14 +30,14 @@ class OnlyPopularityEbbs(ModelConfig):
 
 def variants(repeats: bool) -> dict[str, ModelConfig]:
     """The full model and what it is compared with, by name."""
-    policy = {"exclude_seen": not repeats}
+    policy = {"exclude_seen": not repeats, "repeat_bonus": repeats}
     return {
         OURS: ModelConfig(**policy),
         NO_DECAY: ModelConfig(decay="none", **policy),
         NO_INTEREST_DECAY: OnlyPopularityEbbs(decay="none", **policy),
         "ebbtide, alpha fixed at 0.5": ModelConfig(alpha="fixed:0.5", **policy),
         "ebbtide, the plain formulas (no decay, alpha 0.5, no prior)": ModelConfig(
-            decay="none", alpha="fixed:0.5", prior_half_life_days=(), **policy
+            decay="none", alpha="fixed:0.5", prior_half_life_days=(), exclude_seen=not repeats
         ),
         NO_TEXT: ModelConfig(**policy),
     }

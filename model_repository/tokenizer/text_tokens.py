@@ -15,7 +15,10 @@ from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
 
 TOKENIZER_FILE = "tokenizer.json"
-_LENGTH_STEP = 16
+_SHARED_STEP = 8
+"""Few texts are padded to a multiple of it, so that requests share shapes, and so batches, in the encoder."""
+_FULL_BATCH = 8
+"""Texts that keep the encoder busy by themselves: a batch shared with others gains less than the padding costs."""
 _SHOWN_BYTES = 40
 
 
@@ -44,10 +47,18 @@ class TextTokens:
         self._max_tokens: int = self._tokenizer.truncation["max_length"]
         self._pad_id: int = (self._tokenizer.padding or {}).get("pad_id", 0)
         self._tokenizer.no_padding()
+        # A text that spells a special token is text: nobody ends their neighbour's attention, and rows stay apart.
+        self._tokenizer.encode_special_tokens = True
+        self._spare = 0 if self._rows_begin_alike() else 1
         self._limits = limits
 
     def encode(self, texts: Iterable[bytes]) -> TokenBatch:
-        """Token ids, padded to a multiple of 16: requests then share shapes, and so batches, in the encoder.
+        """Token ids, padded to one width, which is as long as the longest text needs.
+
+        Two batches of different numbers of texts never have the same bytes, so that a cache whose key leaves shapes out
+        may hold the encoder's answers: each row begins with a token that stands nowhere else or, where the tokenizer
+        has none, ends with padding. (Then a step from padding to a token is a new row. Rows of the greatest width may
+        be full, but fewer of them fill as many bytes, and so have fewer steps.)
 
         Args:
             texts: UTF-8.
@@ -57,13 +68,24 @@ class TextTokens:
         """
         encodings = self._tokenizer.encode_batch(self._decode(list(texts)))
         longest = max(len(encoding.ids) for encoding in encodings)
-        width = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self._max_tokens)
+        step = _SHARED_STEP if len(encodings) < _FULL_BATCH else 1
+        width = min(-(-(longest + self._spare) // step) * step, self._max_tokens)
         input_ids = np.full((len(encodings), width), self._pad_id, dtype=np.int64)
         attention_mask = np.zeros((len(encodings), width), dtype=np.int64)
         for row, encoding in enumerate(encodings):
             input_ids[row, : len(encoding.ids)] = encoding.ids
             attention_mask[row, : len(encoding.ids)] = 1
         return TokenBatch(input_ids, attention_mask)
+
+    def _rows_begin_alike(self) -> bool:
+        """Whether every row begins with the same special token, and no text brings it in elsewhere."""
+        empty = self._tokenizer.encode("").ids
+        special = {token for token, entry in self._tokenizer.get_added_tokens_decoder().items() if entry.special}
+        if not empty or empty[0] not in special - {self._pad_id}:
+            return False
+        # Some vocabularies (Unigram's) hold the special tokens as words, too.
+        marker = self._tokenizer.id_to_token(empty[0])
+        return empty[0] not in self._tokenizer.encode(f"{marker} a{marker}a {marker}").ids[1:]
 
     def _decode(self, texts: list[bytes]) -> list[str]:
         if not 1 <= len(texts) <= self._limits.max_texts:

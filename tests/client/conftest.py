@@ -16,6 +16,7 @@ import torch
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ebbtide.client import AsyncInterestClient, InterestClient
+from ebbtide.export.attributes import read_attributes
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
 from ebbtide.interest.contract import FINGERPRINT_PARAMETER
@@ -179,8 +180,18 @@ def repository(tmp_path_factory):
         validation_ndcg_at_10=0.0,
     )
     folder = tmp_path_factory.mktemp("export") / "model_repository"
-    export_repository(InterestBundle(bundle_config, catalog, model, prior), folder, ExportOptions(top_n=TOP_N))
+    bundle = InterestBundle(bundle_config, catalog, model, prior)
+    attributes = read_attributes(MOVIES, ["genres"], catalog.item_id, item_column="movieId")
+    export_repository(bundle, folder, ExportOptions(top_n=TOP_N), attributes=attributes)
     return folder
+
+
+@pytest.fixture(scope="session")
+def genres():
+    """The genres of each item, by its id."""
+    movies = pl.read_parquet(MOVIES).head(CATALOG)
+    item_ids = movies["movieId"].cast(pl.String)
+    return {item_id: set(names.split("|")) for item_id, names in zip(item_ids, movies["genres"], strict=True)}
 
 
 @pytest.fixture(scope="session")

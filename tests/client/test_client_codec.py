@@ -1,6 +1,5 @@
-"""The codec: tensors say what the request said, and follow the contract, for any request."""
+"""The codec's way in: tensors say what the request said, and follow the contract, for any request."""
 
-import math
 from collections import Counter
 
 import numpy as np
@@ -10,34 +9,62 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.client import InternalError, InvalidArgumentError
-from ebbtide.client.codec import decode, decode_vectors, encode, encode_texts
+from ebbtide.client import InvalidArgumentError
+from ebbtide.client.codec import encode, encode_explain, encode_rank, encode_texts, pack_key, stack, tensor_order
 from ebbtide.interest.contract import MODELS
-from ebbtide.v1 import Event, RecommendRequest
+from ebbtide.v1 import AttributeFilter, Event, ExplainRequest, RankRequest, RecommendRequest, UnknownItemPolicy
 
 DTYPES = {"BOOL": np.bool_, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32, "BYTES": np.object_}
 EARLIEST_S, LATEST_S = -62_135_596_800, 253_402_300_799
+MODEL_OF = {RecommendRequest: "recommend", RankRequest: "rank", ExplainRequest: "explain"}
+any_text = st.text(st.characters(exclude_categories=["Cs"]))
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 timestamps = st.builds(Timestamp, seconds=st.integers(EARLIEST_S, LATEST_S), nanos=st.integers(0, 999_999_999))
 weights = st.none() | st.floats(0, width=32, allow_infinity=False)
 item_events = st.builds(Event, item_id=words, time=timestamps, weight=weights)
-text_events = st.builds(Event, text=st.text(st.characters(exclude_categories=["Cs"])), time=timestamps, weight=weights)
+newer_events = st.builds(Event, item_id=words, fallback_text=any_text, time=timestamps, weight=weights)
+text_events = st.builds(Event, text=any_text, time=timestamps, weight=weights)
+filters = st.lists(
+    st.builds(AttributeFilter, column=words, values=st.lists(any_text, min_size=1, max_size=3)),
+    max_size=3,
+    unique_by=lambda condition: condition.column,
+)
 
 
 @st.composite
-def requests(draw, event=item_events | text_events):
+def requests(draw, event=item_events | newer_events | text_events, kinds=tuple(MODEL_OF)):
     many = st.lists(event, max_size=8)
     split = draw(st.booleans())
-    return RecommendRequest(
+    kind = draw(st.sampled_from(kinds))
+    of_its_kind = {
+        RecommendRequest: lambda: {"top_n": draw(st.integers(0, 100)), "allow": draw(filters)},
+        RankRequest: lambda: {
+            "top_n": draw(st.integers(0, 100)),
+            "candidate_item_ids": draw(st.lists(words, min_size=1, max_size=5)),
+        },
+        ExplainRequest: lambda: {"item_ids": draw(st.lists(words, min_size=1, max_size=5))},
+    }
+    return kind(
         history=draw(many) if split else [],
         current=draw(many) if split else [],
         events=[] if split else draw(many),
         now=draw(st.none() | timestamps),
         alpha=draw(st.none() | st.floats(0, 1, width=32)),
+        decay_scale=draw(st.none() | st.floats(0, 4, width=32)),
         exclude_item_ids=draw(st.lists(words, max_size=4)),
         exclude_seen=draw(st.none() | st.booleans()),
-        top_n=draw(st.integers(0, 100)),
+        unknown_items=draw(st.sampled_from(UnknownItemPolicy.values())),
+        **of_its_kind[kind](),
     )
+
+
+def encoded(request, clock_ms=0):
+    by_kind = {RecommendRequest: encode, RankRequest: encode_rank, ExplainRequest: encode_explain}
+    return by_kind[type(request)](request, clock_ms)
+
+
+def flat(encoded_request):
+    return {name: array.reshape(-1).tolist() for name, array in encoded_request.tensors.items()}
 
 
 def unix_ms(stamp):
@@ -49,12 +76,13 @@ def key(item_id):
 
 
 def described(request):
-    """Each event as (subject, time in ms, is current or None, weight), read from the message alone."""
+    """Each event as (subject, text to stand in, time in ms, is current or None, weight), from the message alone."""
     events = [(event, False) for event in request.history] + [(event, True) for event in request.current]
     events += [(event, None) for event in request.events]
     return Counter(
         (
             event.text.encode() if event.WhichOneof("subject") == "text" else key(event.item_id),
+            event.fallback_text.encode() if event.HasField("fallback_text") else None,
             unix_ms(event.time),
             is_current,
             event.weight if event.HasField("weight") else 1.0,
@@ -63,61 +91,124 @@ def described(request):
     )
 
 
-def read(encoded):
-    """The same, read from the tensors alone."""
-    flat = {name: array.reshape(-1).tolist() for name, array in encoded.tensors.items()}
-    subjects = flat["event_item"] + flat.get("text", [])
+def read(encoded_request):
+    """The same, from the tensors alone."""
+    tensors = flat(encoded_request)
+    texts = tensors.get("text", [])
+    text_event = tensors.get("text_event", [-1] * len(texts))
+    own = [text for text, place in zip(texts, text_event, strict=True) if place == -1]
+    stand_ins = {place: text for text, place in zip(texts, text_event, strict=True) if place != -1}
+    subjects = tensors["event_item"] + own
     unsaid = [None] * len(subjects)
-    weights = flat.get("event_weight", [1.0] * len(subjects))
-    return Counter(zip(subjects, flat["event_time"], flat.get("event_is_current", unsaid), weights, strict=True))
+    return Counter(
+        zip(
+            subjects,
+            [stand_ins.get(place) for place in range(len(subjects))],
+            tensors["event_time"],
+            tensors.get("event_is_current", unsaid),
+            tensors.get("event_weight", [1.0] * len(subjects)),
+            strict=True,
+        )
+    )
 
 
 @given(requests(), st.integers(0, 2**42))
 def test_encode_says_what_the_request_said_when_tensors_are_read_back(request, clock_ms):
-    encoded = encode(request, clock_ms)
-    flat = {name: array.reshape(-1).tolist() for name, array in encoded.tensors.items()}
-    assert read(encoded) == described(request)
-    assert flat["now"] == [unix_ms(request.now) if request.HasField("now") else clock_ms]
-    assert flat.get("alpha") == ([request.alpha] if request.HasField("alpha") else None)
-    assert flat.get("exclude_seen") == ([request.exclude_seen] if request.HasField("exclude_seen") else None)
-    assert flat.get("exclude_item") == ([key(item_id) for item_id in request.exclude_item_ids] or None)
+    tensors = flat(encoded(request, clock_ms))
+    policies = {0: None, 1: [False], 2: [True]}
+    assert read(encoded(request, clock_ms)) == described(request)
+    assert tensors["now"] == [unix_ms(request.now) if request.HasField("now") else clock_ms]
+    assert tensors.get("alpha") == ([request.alpha] if request.HasField("alpha") else None)
+    assert tensors.get("decay_scale") == ([request.decay_scale] if request.HasField("decay_scale") else None)
+    assert tensors.get("exclude_seen") == ([request.exclude_seen] if request.HasField("exclude_seen") else None)
+    assert tensors.get("exclude_item") == ([key(item_id) for item_id in request.exclude_item_ids] or None)
+    assert tensors.get("ignore_unknown") == policies[request.unknown_items]
+    if isinstance(request, RecommendRequest):
+        allowed = [f"{condition.column}={value}" for condition in request.allow for value in condition.values]
+        assert tensors.get("allow_attribute") == ([key(word) for word in allowed] or None)
+    else:
+        candidates = request.candidate_item_ids if isinstance(request, RankRequest) else request.item_ids
+        assert tensors["candidate_item"] == [key(item_id) for item_id in candidates]
 
 
-@given(requests())
-def test_encode_follows_the_contract_when_the_request_is_valid(request):
-    encoded = encode(request, 0)
-    model = MODELS[encoded.model_name]
+def follows_the_contract(encoded_request, people=1):
+    model = MODELS[encoded_request.model_name]
     inputs = {tensor.name: tensor for tensor in model.inputs}
-    assert {name for name, tensor in inputs.items() if not tensor.optional} <= set(encoded.tensors) <= set(inputs)
-    for name, array in encoded.tensors.items():
-        dims = (1, *inputs[name].dims) if model.batching else inputs[name].dims
+    assert {name for name, tensor in inputs.items() if not tensor.optional} <= set(encoded_request.tensors)
+    assert set(encoded_request.tensors) <= set(inputs)
+    for name, array in encoded_request.tensors.items():
+        dims = inputs[name].config_dims({}, batching=model.batching)
+        dims = (people, *dims) if model.batching else dims
         assert array.dtype == DTYPES[inputs[name].dtype.value]
         assert len(array.shape) == len(dims)
         assert all(dim in (-1, size) for dim, size in zip(dims, array.shape, strict=True))
 
 
 @given(requests())
-def test_encode_chooses_the_text_ensemble_when_and_only_when_an_event_has_text(request):
-    has_text = any(event.HasField("text") for event in (*request.history, *request.current, *request.events))
-    assert encode(request, 0).model_name == ("recommend_text" if has_text else "recommend")
+def test_encode_follows_the_contract_when_the_request_is_valid(request):
+    follows_the_contract(encoded(request))
+
+
+@given(requests())
+def test_encode_chooses_a_text_model_when_and_only_when_there_is_text(request):
+    events = (*request.history, *request.current, *request.events)
+    has_text = any(event.HasField("text") or event.HasField("fallback_text") for event in events)
+    assert encoded(request).model_name == MODEL_OF[type(request)] + ("_text" if has_text else "")
+
+
+def test_requests_send_every_tensor_that_the_called_models_take():
+    full = Event(item_id="a", time=Timestamp(seconds=1), weight=2)
+    whole = {
+        "history": [full],
+        "now": Timestamp(seconds=2),
+        "alpha": 0.5,
+        "decay_scale": 2,
+        "exclude_item_ids": ["b"],
+        "exclude_seen": True,
+        "unknown_items": UnknownItemPolicy.UNKNOWN_ITEM_POLICY_IGNORE,
+    }
+    allow = [AttributeFilter(column="genre", values=["Drama"])]
+    newer = [full, Event(item_id="c", fallback_text="d", time=Timestamp(seconds=1))]
+    sent = [encode_texts(["a"]), stack([encode(RecommendRequest(**whole, allow=allow), 0)] * 2)]
+    for current in ([], newer):
+        sent.append(encoded(RecommendRequest(**whole, current=current, allow=allow)))
+        sent.append(encoded(RankRequest(**whole, current=current, candidate_item_ids=["a"])))
+        sent.append(encoded(ExplainRequest(**whole, current=current, item_ids=["a"])))
+    by_model = {}
+    for one in sent:
+        by_model.setdefault(one.model_name, set()).update(one.tensors)
+    # Only people who ask for recommendations share a request; `explain` takes vectors from the encoder alone.
+    not_sent = {"rank": {"event_count"}, "explain": {"text_vector", "text_event"}}
+    for name, tensors in by_model.items():
+        assert {tensor.name for tensor in MODELS[name].inputs} - tensors == not_sent.get(name, set()), name
+    assert set(by_model) == {"embed", *MODEL_OF.values(), *(f"{name}_text" for name in MODEL_OF.values())}
 
 
 def test_encode_lists_item_events_before_text_events_when_they_are_mixed():
     request = RecommendRequest(
-        history=[Event(text="a", time=Timestamp(seconds=1)), Event(item_id="b", time=Timestamp(seconds=2), weight=2)],
-        current=[Event(text="c", time=Timestamp(seconds=3)), Event(item_id="d", time=Timestamp(seconds=4))],
+        history=[
+            Event(text="a", time=Timestamp(seconds=1)),
+            Event(item_id="b", time=Timestamp(seconds=2), weight=2),
+            Event(item_id="c", fallback_text="C", time=Timestamp(seconds=3)),
+        ],
+        current=[Event(text="d", time=Timestamp(seconds=4)), Event(item_id="e", time=Timestamp(seconds=5))],
     )
-    tensors = encode(request, 5).tensors
-    assert tensors["event_item"].tolist() == [key("b"), key("d")]
-    assert tensors["text"].tolist() == [b"a", b"c"]
-    assert tensors["event_time"].tolist() == [2000, 4000, 1000, 3000]
-    assert tensors["event_is_current"].tolist() == [False, True, False, True]
-    assert tensors["event_weight"].tolist() == [2, 1, 1, 1]
+    tensors = encode(request, 6).tensors
+    assert tensors["event_item"].tolist() == [key("b"), key("c"), key("e")]
+    assert tensors["text"].tolist() == [b"C", b"a", b"d"]
+    assert tensors["text_event"].tolist() == [1, -1, -1]
+    assert tensors["event_time"].tolist() == [2000, 3000, 5000, 1000, 4000]
+    assert tensors["event_is_current"].tolist() == [False, False, True, False, True]
+    assert tensors["event_weight"].tolist() == [2, 1, 1, 1, 1]
+    order = tensor_order(request)
+    assert [event.path for event in (*order.items, *order.texts)] == [
+        *("history[1]", "history[2]", "current[1]"),
+        *("history[0]", "current[0]"),
+    ]
 
 
 def test_encode_sends_empty_event_tensors_when_there_are_no_events():
-    encoded = encode(RecommendRequest(), 7)
-    assert {name: array.shape for name, array in encoded.tensors.items()} == {
+    assert {name: array.shape for name, array in encode(RecommendRequest(), 7).tensors.items()} == {
         "event_item": (1, 0),
         "event_time": (1, 0),
         "now": (1, 1),
@@ -125,6 +216,7 @@ def test_encode_sends_empty_event_tensors_when_there_are_no_events():
 
 
 NOW = Timestamp(seconds=1)
+GENRE = AttributeFilter(column="genre", values=["Drama"])
 
 
 @pytest.mark.parametrize(
@@ -134,66 +226,62 @@ NOW = Timestamp(seconds=1)
         (RecommendRequest(current=[Event(item_id="", time=NOW)]), "current[0].item_id"),
         (RecommendRequest(events=[Event(item_id="a")]), "events[0].time"),
         (RecommendRequest(events=[Event(text="a", time=Timestamp(nanos=-1))]), "events[0].time"),
+        (RecommendRequest(events=[Event(text="a", fallback_text="b", time=NOW)]), "events[0].fallback_text"),
+        (RecommendRequest(events=[Event(fallback_text="b", time=NOW)]), "events[0]"),
         (RecommendRequest(now=Timestamp(seconds=LATEST_S + 1)), "now"),
         (RecommendRequest(exclude_item_ids=["a", ""]), "exclude_item_ids[1]"),
+        (RecommendRequest(unknown_items=7), "unknown_items"),
         (RecommendRequest(events=[Event(text="a", time=NOW)], current=[Event(text="a", time=NOW)]), "events"),
+        (RecommendRequest(allow=[GENRE, AttributeFilter(values=["a"])]), "allow[1].column"),
+        (RecommendRequest(allow=[GENRE, GENRE]), "allow[1].column"),
+        (RecommendRequest(allow=[AttributeFilter(column="a")]), "allow[0].values"),
+        (RankRequest(), "candidate_item_ids"),
+        (RankRequest(candidate_item_ids=["a", ""]), "candidate_item_ids[1]"),
+        (ExplainRequest(), "item_ids"),
+        (ExplainRequest(item_ids=[""]), "item_ids[0]"),
+        (ExplainRequest(item_ids=["a"], top_n=3), "top_n"),
+        (ExplainRequest(item_ids=["a"], allow=[GENRE]), "allow"),
     ],
 )
 def test_encode_names_the_field_when_the_server_could_not_see_the_mistake(request_, field):
     with pytest.raises(InvalidArgumentError) as caught:
-        encode(request_, 0)
+        encoded(request_)
     assert caught.value.field == field
     assert str(caught.value) == f"{field}: got {caught.value.value}; expected {caught.value.expected}"
 
 
-def answer(ids, scores, lead=(1,)):
-    return {
-        "item_id": np.array([item_id.encode() for item_id in ids], dtype=np.object_).reshape(*lead, -1),
-        "score": np.array(scores, dtype=np.float32).reshape(*lead, -1),
-        "alpha_used": np.full((*lead, 1), 0.25, dtype=np.float32),
-        "events_used": np.full((*lead, 1), 3, dtype=np.int32),
-    }
-
-
-@given(
-    st.lists(st.tuples(words, st.floats(-9, 9, width=32) | st.just(-math.inf)), min_size=1, max_size=30),
-    st.data(),
-    st.sampled_from([(), (1,)]),
-)
-def test_decode_gives_the_best_items_left_when_some_are_excluded(ranked, data, lead):
-    ranked = sorted(ranked, key=lambda pair: -pair[1])
-    top_n = data.draw(st.integers(0, len(ranked)))
-    response = decode(answer(*zip(*ranked, strict=True), lead=lead), top_n, model_version="4")
-    expected = [pair for pair in ranked if pair[1] > -math.inf][: top_n or 10]
-    assert [(item.item_id, item.score) for item in response.items] == expected
-    assert (response.alpha_used, response.events_used, response.model_version) == (0.25, 3, "4")
-
-
-def test_decode_names_the_exported_number_when_more_items_are_wanted():
-    with pytest.raises(InvalidArgumentError, match=r"top_n: got 3; expected at most 2: .* --top-n 2") as caught:
-        decode(answer(["a", "b"], [2, 1]), 3)
-    assert (caught.value.field, caught.value.value) == ("top_n", "3")
-
-
-@pytest.mark.parametrize("name", ["item_id", "score", "alpha_used", "events_used"])
-def test_decode_raises_internal_error_when_an_output_is_missing_or_empty(name):
-    outputs = answer(["a"], [1])
-    with pytest.raises(InternalError, match=name):
-        decode({**outputs, name: outputs[name][:, :0]})
-    del outputs[name]
-    with pytest.raises(InternalError, match=name):
-        decode(outputs)
-
-
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=5))
+@given(st.lists(any_text, min_size=1, max_size=5))
 def test_encode_texts_gives_their_bytes_when_embedding(texts):
-    encoded = encode_texts(texts)
-    assert encoded.model_name == "embed"
-    assert [value.decode() for value in encoded.tensors["text"]] == texts
-    assert encoded.tensors["text"].shape == (len(texts),)
+    one = encode_texts(texts)
+    assert one.model_name == "embed"
+    assert [value.decode() for value in one.tensors["text"]] == texts
+    follows_the_contract(one)
 
 
-def test_decode_vectors_raises_internal_error_when_the_output_is_no_matrix():
-    assert decode_vectors({"text_vector": np.ones((2, 3), np.float32)}).shape == (2, 3)
-    with pytest.raises(InternalError, match=r"got shape \[3\]"):
-        decode_vectors({"text_vector": np.ones(3, np.float32)})
+@given(st.lists(requests(kinds=(RecommendRequest,)), min_size=1, max_size=6))
+def test_stack_says_of_each_person_what_they_said_alone_when_rows_are_read_back(people):
+    packs = {}
+    for request in people:
+        alone = encode(request, 5)
+        packs.setdefault(pack_key(alone), []).append((request, alone))
+    for pack, group in packs.items():
+        if pack is None:
+            assert all("text" in alone.tensors for _, alone in group)
+            continue
+        stacked = stack([alone for _, alone in group])
+        follows_the_contract(stacked, people=len(group))
+        for row, (request, alone) in enumerate(group):
+            said = {name: array[row] for name, array in stacked.tensors.items()}
+            events = int(said.pop("event_count", [alone.tensors["event_item"].shape[1]])[0])
+            for name, array in alone.tensors.items():
+                kept = said[name][:events] if name.startswith("event_") else said[name]
+                if name in ("exclude_item", "allow_attribute"):
+                    assert set(kept.tolist()) == set(array[0].tolist())
+                else:
+                    assert kept.tolist() == array[0].tolist(), name
+            # What the others say and this one does not, is told by the value that means nothing.
+            assert {name: set(said[name][:events].tolist()) for name in said.keys() - alone.tensors.keys()}.items() <= {
+                "event_weight": {1.0} if events else set(),
+                "decay_scale": {1.0} if events else set(),
+            }.items()
+            assert request.HasField("alpha") == ("alpha" in said)

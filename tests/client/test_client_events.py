@@ -1,4 +1,4 @@
-"""Plain Python values into messages: events and requests."""
+"""Plain Python values into messages: events and the requests of `recommend`, `rank` and `explain`."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.client import InvalidArgumentError, RecommendRequest, event, recommend_request
-from ebbtide.client._events import one_request, strings
+from ebbtide.client import (
+    ExplainRequest,
+    InvalidArgumentError,
+    PersonKeywords,
+    RankRequest,
+    RecommendRequest,
+    event,
+    explain_request,
+    rank_request,
+    recommend_request,
+)
+from ebbtide.client._events import strings
+from ebbtide.client._requests import explanation_of, one_request, recommendation_of
 
 aware = st.datetimes(
     datetime(1, 1, 2),
@@ -42,6 +53,7 @@ def test_event_time_is_the_same_instant_when_given_in_milliseconds(time_ms):
         ({"item_id": "a", "time": datetime.now(timezone.utc), "time_ms": 1}, "event", "one of time and time_ms"),
         ({"item_id": "a", "time": datetime(2024, 1, 1)}, "time", "timezone"),
         ({"item_id": "a", "time_ms": 10**18}, "time_ms", "Unix milliseconds"),
+        ({"text": "a", "fallback_text": "b", "time_ms": 1}, "fallback_text", "item_id beside it"),
     ],
 )
 def test_event_names_the_field_when_it_cannot_be_made(arguments, field, expected):
@@ -51,30 +63,64 @@ def test_event_names_the_field_when_it_cannot_be_made(arguments, field, expected
     assert isinstance(caught.value, ValueError)
 
 
-def test_event_weight_is_absent_when_not_given():
-    assert not event(item_id="a", time_ms=1).HasField("weight")
+def test_event_fields_are_absent_when_not_given():
+    bare = event(item_id="a", time_ms=1)
+    assert not bare.HasField("weight")
+    assert not bare.HasField("fallback_text")
     assert event(item_id="a", time_ms=1, weight=0).HasField("weight")
+    assert event(item_id="a", time_ms=1, fallback_text="").HasField("fallback_text")
 
 
-def test_request_carries_only_what_was_given_when_built():
-    one = event(item_id="a", time_ms=1)
-    assert recommend_request() == RecommendRequest()
-    built = recommend_request(
-        history=iter([one]), current=(one,), alpha=0.0, exclude={"b"}, exclude_seen=False, top_n=3
-    )
-    assert [field.name for field, _ in built.ListFields()] == [
-        "history",
-        "current",
-        "alpha",
-        "exclude_item_ids",
-        "exclude_seen",
-        "top_n",
+ONE = event(item_id="a", time_ms=1)
+PERSON: PersonKeywords = {
+    "history": [ONE],
+    "current": (ONE,),
+    "events": [ONE, ONE],
+    "now": datetime(2024, 1, 1, tzinfo=timezone.utc),
+    "alpha": 0.0,
+    "decay_scale": 0.0,
+    "unknown_items": "ignore",
+    "exclude": {"b"},
+    "exclude_seen": False,
+}
+BUILDERS = [
+    (recommend_request, {"allow": {"genre": ("Drama", "Comedy"), "in_stock": "true"}, "top_n": 3}),
+    (rank_request, {"candidates": ["c"], "top_n": 3}),
+    (explain_request, {"item_ids": ["c"], "allow": {"genre": ["Drama"]}, "top_n": 3}),
+]
+
+
+@pytest.mark.parametrize(("build", "own"), BUILDERS)
+def test_request_carries_every_field_when_all_keywords_are_given(build, own):
+    built = build(**PERSON, **own)
+    assert {field.name for field, _ in built.ListFields()} == {field.name for field in built.DESCRIPTOR.fields}
+    assert build() == type(built)()
+    with pytest.raises(TypeError, match="histroy"):
+        build(histroy=[])
+
+
+def test_request_lists_all_values_of_a_column_when_attributes_are_allowed():
+    allow = recommend_request(allow={"genre": ("Drama", "Comedy"), "in_stock": "true"}).allow
+    assert [(condition.column, list(condition.values)) for condition in allow] == [
+        ("genre", ["Drama", "Comedy"]),
+        ("in_stock", ["true"]),
     ]
 
 
-def test_request_is_taken_as_it_is_when_given_whole():
-    whole = RecommendRequest(top_n=3)
-    assert one_request(whole, recommend_request()) is whole
+def test_recommendation_says_the_same_of_the_person_when_made_for_an_explanation():
+    person = {**PERSON, "events": ()}
+    own = {"allow": {"genre": "Drama"}, "top_n": 3}
+    assert recommendation_of(explain_request(**person, **own)) == recommend_request(**person, **own)
+    assert recommendation_of(explain_request()) == recommend_request()
+    assert explanation_of(explain_request(**person, **own), ["x", "y"]) == explain_request(
+        **person, item_ids=["x", "y"]
+    )
+
+
+@pytest.mark.parametrize("kind", [RecommendRequest, RankRequest, ExplainRequest])
+def test_request_is_taken_as_it_is_when_given_whole(kind):
+    whole = kind(top_n=3)
+    assert one_request(whole, kind()) is whole
 
 
 @pytest.mark.parametrize(
@@ -83,6 +129,7 @@ def test_request_is_taken_as_it_is_when_given_whole():
         ({"top_n": 0}, "top_n"),
         ({"now": datetime(2024, 1, 1)}, "now"),
         ({"exclude": "318"}, "exclude_item_ids"),
+        ({"unknown_items": "drop"}, "unknown_items"),
     ],
 )
 def test_request_names_the_field_when_it_cannot_be_built(arguments, field):

@@ -56,6 +56,10 @@ def test_every_block_of_the_guide_runs_when_typed_in_order(triton, secured, monk
     printed = capsys.readouterr().out
     assert "history[0].weight -1.0" in printed
     assert "alpha: got 3.0" in printed
+    assert "True 1 1\n1 0\n" in printed
+    assert "score +" in printed
+    assert [item.item_id for item in names["comedies"].items]
+    assert list(names["ranking"].unknown_item_ids) == ["not-yet-known"]
 
 
 def test_guide_names_every_error_and_only_what_exists():

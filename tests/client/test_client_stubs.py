@@ -19,3 +19,10 @@ def test_stubs_equal_the_committed_ones_when_generated_again(tmp_path):
 def test_schema_is_clean_when_linted():
     result = subprocess.run([BUF, "lint", REPOSITORY / "proto"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_schema_speaks_to_older_programs_when_compared_with_the_first_release():
+    released = Path(__file__).parent / "released"
+    command = [BUF, "breaking", REPOSITORY / "proto", "--against", released]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -13,6 +13,7 @@ import pytest
 import torch
 import tritonclient.grpc as triton
 
+from ebbtide.export.attributes import read_attributes
 from ebbtide.export.encoder.check import EncoderReport
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
@@ -92,7 +93,9 @@ def bundle(make_bundle: MakeBundle) -> InterestBundle:
 
 @pytest.fixture(scope="session")
 def export_report(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
-    return export_repository(bundle, tmp_path_factory.mktemp("export") / "model_repository", ExportOptions(top_n=TOP_N))
+    genres = read_attributes(MOVIES, ["genres"], bundle.catalog.item_id, item_column="movieId")
+    folder = tmp_path_factory.mktemp("export") / "model_repository"
+    return export_repository(bundle, folder, ExportOptions(top_n=TOP_N), attributes=genres)
 
 
 @pytest.fixture(scope="session")

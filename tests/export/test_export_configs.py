@@ -11,6 +11,7 @@ from tritonclient.grpc import model_config_pb2
 
 from ebbtide.export import versions
 from ebbtide.export.configs import CACHED_MODELS, ConfigSettings, render_config
+from ebbtide.export.facts import VersionFacts
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
@@ -18,12 +19,14 @@ from ebbtide.export.serving import ServingOptions
 from ebbtide.export.targets import Target
 from ebbtide.export.versions import read_model_config
 from ebbtide.interest import contract
-from ebbtide.interest.contract import Dtype, Kind, Size
+from ebbtide.interest.contract import Dtype, Kind, Limits, Size
 from ebbtide.train.bundle import InterestBundle
 
-SIZES = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: 30, Size.TOP_N: 5}
+SIZES = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: 30, Size.FILTER: 2, Size.TOP_N: 5}
 CPU, GPU = Target("cpu", 8), Target("gpu", 2)
-SETTINGS = ConfigSettings("0123456789abcdef", 3, SIZES, max_texts=7, serving=ServingOptions((CPU,)))
+SETTINGS = ConfigSettings(
+    "0123456789abcdef", 3, SIZES, VersionFacts(Limits(max_texts=7), ("genres", "in_stock")), ServingOptions((CPU,))
+)
 KINDS = model_config_pb2.ModelInstanceGroup
 TRITON_TYPES = {
     Dtype.BOOL: model_config_pb2.TYPE_BOOL,
@@ -133,8 +136,12 @@ def test_cache_is_enabled_where_the_key_covers_the_answer_when_asked_for(name: s
 
 def test_cached_models_are_asked_for_all_they_have_when_requests_name_outputs() -> None:
     # Triton's key leaves out which outputs were asked for; an ensemble's steps are asked for all, its caller may not.
+    cached = {model.name: {tensor.name for tensor in model.outputs} for model in CACHED_MODELS}
     for model in CACHED_MODELS:
         assert model.kind is not Kind.ENSEMBLE or len(model.outputs) == 1
+    for name, model in contract.MODELS.items():
+        for step in parsed(name).ensemble_scheduling.step if model.steps else ():
+            assert set(step.output_map) == cached.get(step.model_name, set(step.output_map))
 
 
 def test_instances_claim_the_cores_they_take_when_limited() -> None:
@@ -150,18 +157,24 @@ def test_instances_claim_the_cores_they_take_when_limited() -> None:
 def test_ensemble_maps_connect_every_tensor_when_steps_follow_the_contract(name: str) -> None:
     model, config = contract.MODELS[name], parsed(name)
     known = {tensor.name for tensor in model.inputs}
+    read: set[str] = set()
     assert [step.model_name for step in config.ensemble_scheduling.step] == list(model.steps)
     for step in config.ensemble_scheduling.step:
         assert all(key == value for key, value in (*step.input_map.items(), *step.output_map.items()))
-        assert set(step.input_map) == {tensor.name for tensor in contract.MODELS[step.model_name].inputs}
+        inputs = {tensor.name: tensor for tensor in contract.MODELS[step.model_name].inputs}
+        assert set(step.input_map) == {key for key, tensor in inputs.items() if key in known or not tensor.optional}
         assert set(step.input_map) <= known
         known |= set(step.output_map)
-    assert {tensor.name for tensor in model.outputs} <= known
+        read |= set(step.input_map)
+    outputs = {tensor.name for tensor in model.outputs}
+    assert outputs <= known
+    # Triton refuses a tensor that nobody reads.
+    assert known <= read | outputs
 
 
 def test_encoder_takes_the_texts_of_one_request_when_limits_are_changed() -> None:
     config = parsed(contract.ENCODER.name)
-    assert config.max_batch_size == SETTINGS.max_texts
+    assert config.max_batch_size == SETTINGS.facts.limits.max_texts
 
 
 @all_models

@@ -20,7 +20,7 @@ def session(top_n: int = 10, width: int = WIDTH) -> tuple[ort.InferenceSession, 
     random = np.random.default_rng(1)
     factors = random.standard_normal((ITEMS, width)).astype(np.float32)
     ids = [f"número {place}" for place in range(ITEMS)]
-    sizes = {Size.INTEREST: width, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: top_n}
+    sizes = {Size.INTEREST: width, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: top_n, Size.FILTER: 1}
     graph = head_graph(factors, ids, sizes)
     onnx.checker.check_model(graph, full_check=True)
     return ort.InferenceSession(graph.SerializeToString()), factors, {item: place for place, item in enumerate(ids)}
@@ -29,7 +29,8 @@ def session(top_n: int = 10, width: int = WIDTH) -> tuple[ort.InferenceSession, 
 def run(head: ort.InferenceSession, interest, adjust_item, adjust_score):
     names = [contract.ITEM_ID.name, contract.SCORE.name]
     inputs = [tensor.name for tensor in contract.SCORING_HEAD.inputs]
-    return head.run(names, dict(zip(inputs, [interest, adjust_item, adjust_score], strict=True)))
+    everything = np.ones((len(interest), 1), np.int64)
+    return head.run(names, dict(zip(inputs, [interest, adjust_item, adjust_score, everything], strict=True)))
 
 
 def padding(batch: int) -> tuple[np.ndarray, np.ndarray]:

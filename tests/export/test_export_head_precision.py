@@ -42,7 +42,7 @@ def factors() -> np.ndarray:
 
 
 def session(factors: np.ndarray, precision: str, top_n: int = TOP_N) -> ort.InferenceSession:
-    sizes = {Size.INTEREST: WIDTH, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: top_n}
+    sizes = {Size.INTEREST: WIDTH, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: top_n, Size.FILTER: 1}
     graph = head_graph(factors, IDS[: len(factors)], sizes, precision)
     onnx.checker.check_model(graph, full_check=True)
     return ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -53,6 +53,12 @@ def int8(factors: np.ndarray) -> ort.InferenceSession:
     return session(factors, "int8")
 
 
+def feeds_of(interest: np.ndarray, item: np.ndarray, score: np.ndarray) -> dict[str, np.ndarray]:
+    """The head's inputs, for requests that do not filter."""
+    everything = np.ones((len(interest), 1), np.int64)
+    return dict(zip(INPUTS, [interest, item, score, everything], strict=True))
+
+
 def ask(head: ort.InferenceSession, interest: np.ndarray, adjustments: dict[int, list[float]] | None = None):
     """Item indices and scores; the same adjustments for every row."""
     rows = len(interest)
@@ -60,7 +66,7 @@ def ask(head: ort.InferenceSession, interest: np.ndarray, adjustments: dict[int,
     pairs = [(index, value) for index, values in (adjustments or {}).items() for value in values]
     for place, (index, value) in enumerate(pairs):
         item[:, place], score[:, place] = index, value
-    item_id, best = head.run(OUTPUTS, dict(zip(INPUTS, [interest, item, score], strict=True)))
+    item_id, best = head.run(OUTPUTS, feeds_of(interest, item, score))
     return np.array([[INDEX[name] for name in row] for row in item_id.tolist()]), best
 
 
@@ -77,7 +83,7 @@ def test_int8_head_equals_torch_when_adjustments_repeat_and_exclude(
     item[:, : min(24, best.size)] = best[:24]
     score = random.choice(np.array([0, 0.5, 3.25, -1.5, -np.inf], np.float32), item.shape)
     scores = linear.scatter_add(1, torch.from_numpy(item), torch.from_numpy(score)).numpy()
-    item_id, got = int8.run(OUTPUTS, dict(zip(INPUTS, [interest, item, score], strict=True)))
+    item_id, got = int8.run(OUTPUTS, feeds_of(interest, item, score))
     for row in range(batch):
         assert ranking_difference(item_id[row].tolist(), got[row], scores[row], INDEX) < 1e-5
         assert np.all(np.diff(got[row]) <= 0)
@@ -146,7 +152,7 @@ def test_candidates_are_four_times_the_answer_and_never_above_the_catalog() -> N
 
 
 def test_fp16_head_stores_half_the_bytes_and_answers_from_the_rounded_factors(factors: np.ndarray) -> None:
-    sizes = {Size.INTEREST: WIDTH, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: TOP_N}
+    sizes = {Size.INTEREST: WIDTH, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: TOP_N, Size.FILTER: 1}
     stored = {weight.name: weight for weight in head_graph(factors, IDS, sizes, "fp16").graph.initializer}
     rounded = numpy_helper.to_array(stored["factors_fp16"])
     assert rounded.dtype == np.float16
@@ -162,7 +168,7 @@ def test_export_is_refused_when_its_integers_miss_best_items(
     write_without_encoder: Callable[..., Path], bundle: InterestBundle
 ) -> None:
     folder = write_without_encoder(bundle, top_n=10, head_precision="int8")
-    sizes = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: 1_024, Size.TOP_N: 10}
+    sizes = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: 1_024, Size.TOP_N: 10, Size.FILTER: 1}
     assert check_head(InProcessPipeline(folder), bundle, sizes, "int8").difference < TOLERANCE
     path = folder / contract.SCORING_HEAD.name / "1" / MODEL_FILE
     graph = onnx.load(str(path))
@@ -181,7 +187,7 @@ def test_tolerance_of_rounded_factors_is_stated_from_requests_and_still_refuses_
     write_without_encoder: Callable[..., Path], bundle: InterestBundle
 ) -> None:
     folder = write_without_encoder(bundle, top_n=10, head_precision="fp16")
-    sizes = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: 1_024, Size.TOP_N: 10}
+    sizes = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: 1_024, Size.TOP_N: 10, Size.FILTER: 1}
     found = check_head(InProcessPipeline(folder), bundle, sizes, "fp16")
     assert TOLERANCE < found.tolerance < 0.05
     path = folder / contract.SCORING_HEAD.name / "1" / MODEL_FILE

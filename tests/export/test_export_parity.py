@@ -26,7 +26,7 @@ from ebbtide.interest import contract
 from ebbtide.interest.contract import Size
 from ebbtide.train.bundle import InterestBundle
 
-SIZES = {Size.INTEREST: 3, Size.ADJUSTMENTS: 2, Size.TOP_N: 4}
+SIZES = {Size.INTEREST: 3, Size.ADJUSTMENTS: 2, Size.FILTER: 1, Size.TOP_N: 4}
 FACTORS = np.arange(15, dtype=np.float32).reshape(5, 3)
 
 
@@ -37,7 +37,9 @@ def graph() -> onnx.ModelProto:
 def checked(model: onnx.ModelProto, score: np.ndarray, sizes: dict[Size, int] = SIZES) -> float:
     feeds = {
         tensor.name: np.zeros((1, *tensor.config_dims(SIZES, batching=True)), dtype)
-        for tensor, dtype in zip(contract.SCORING_HEAD.inputs, (np.float32, np.int64, np.float32), strict=True)
+        for tensor, dtype in zip(
+            contract.SCORING_HEAD.inputs, (np.float32, np.int64, np.float32, np.int64), strict=True
+        )
     }
     session = ort.InferenceSession(model.SerializeToString())
     return check_graph(session, contract.SCORING_HEAD, sizes, [Case(feeds, {contract.SCORE.name: score})])

@@ -30,6 +30,7 @@ KINDS = {
     "fixed alpha": {"alpha": "fixed:0.25"},
     "no prior": {"prior_half_life_days": ()},
     "no decay": {"decay": "none", "alpha": "fixed:0.5", "exclude_seen": False},
+    "repeat bonus": {"repeat_bonus": True, "exclude_seen": False},
     "long sessions": {"session_gap_minutes": 60 * 24 * 90.0},
 }
 
@@ -44,7 +45,8 @@ def compare(twin: InProcessPipeline, bundle: InterestBundle, count: int, seed: i
         expected = sample.reference(bundle.model, bundle.prior_columns)
         assert ranking_difference(answer.item_id, answer.score, expected.scores, bundle.catalog.index) <= TOLERANCE
         assert answer.alpha_used == pytest.approx(expected.alpha, abs=TOLERANCE)
-        assert answer.events_used == expected.events
+        current = expected.current_events
+        assert answer.event_counts == (expected.events - current, current, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,7 +22,7 @@ from ebbtide.serve import TritonServer
 from ebbtide.train.bundle import InterestBundle
 
 ITEM_ID, SCORE = contract.ITEM_ID.name, contract.SCORE.name
-ALPHA_USED, EVENTS_USED = contract.ALPHA_USED.name, contract.EVENTS_USED.name
+ALPHA_USED, EVENT_COUNTS = contract.ALPHA_USED.name, contract.EVENT_COUNTS.name
 NOW = 1_700_000_000_000
 
 
@@ -53,7 +53,7 @@ def answer_of(outputs: dict[str, np.ndarray]) -> Answer:
         [item.decode() for item in outputs[ITEM_ID].ravel()],
         outputs[SCORE].ravel(),
         float(outputs[ALPHA_USED].ravel()[0]),
-        int(outputs[EVENTS_USED].ravel()[0]),
+        tuple(outputs[EVENT_COUNTS].ravel().tolist()),
     )
 
 
@@ -65,7 +65,8 @@ def check_twins(bundle: InterestBundle, sample: Sample, served: Answer, local: A
     np.testing.assert_allclose(served.score, local.score, atol=TOLERANCE, rtol=0)
     assert served.alpha_used == pytest.approx(local.alpha_used, abs=TOLERANCE)
     assert served.alpha_used == pytest.approx(expected.alpha, abs=TOLERANCE)
-    assert served.events_used == local.events_used == expected.events
+    current = expected.current_events
+    assert served.event_counts == local.event_counts == (expected.events - current, current, 0)
 
 
 def test_recommend_equals_its_twins_when_requests_are_random(
@@ -219,7 +220,7 @@ def test_bad_requests_name_field_value_and_expectation_when_good_ones_are_in_fli
         label, result, error = done.get(timeout=60)
         if label == "good":
             assert error is None, error
-            assert result.as_numpy(EVENTS_USED).ravel().tolist() == [2]
+            assert sum(result.as_numpy(EVENT_COUNTS).ravel().tolist()) == 2
             continue
         seen.add(label)
         assert error.status() == "StatusCode.INVALID_ARGUMENT", label

@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from ebbtide.export import versions
 from ebbtide.export.configs import ConfigSettings, render_config
+from ebbtide.export.facts import VersionFacts
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.serving import ServingOptions
 from ebbtide.export.targets import Target
@@ -55,9 +56,10 @@ def served_as(
         Size.VECTOR: model.dimensions,
         Size.INTEREST: model.dimensions + bundle.prior_columns.shape[1],
         Size.ADJUSTMENTS: twin.limits.adjustments,
+        Size.FILTER: versions.read_model_config(repository, contract.SCORING_HEAD.name).input[3].dims[0],
         Size.TOP_N: versions.read_model_config(repository, RECOMMEND).output[0].dims[0],
     }
-    settings = ConfigSettings(twin.fingerprint, 1, sizes, twin.limits.max_texts, serving)
+    settings = ConfigSettings(twin.fingerprint, 1, sizes, VersionFacts.read(repository, 1), serving)
     default, *others = serving.targets
     for name, entry in contract.MODELS.items():
         versions.write_text(out / name / "config.pbtxt", render_config(entry, settings, default))
@@ -162,34 +164,21 @@ def test_answer_comes_from_the_cache_when_the_request_is_repeated(
         answers.append(chosen_client.infer(RECOMMEND, inputs(door, keys)))
 
     call()
-    for name in contract.RECOMMEND.steps:
-        assert gained(chosen_client, name, call) == (1, 0)
+    assert gained(chosen_client, contract.SCORING_HEAD.name, call) == (1, 0)
     for tensor in contract.RECOMMEND.outputs:
         first, *others = (answer.as_numpy(tensor.name) for answer in answers)
         assert all((first == other).all() for other in others)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"now": np.array([NOW + 1])},
-        {"alpha": np.array([0.25], np.float32)},
-        {"event_time": NOW - np.arange(4, 1, -1)},
-        {"event_weight": np.array([1, 2, 1], np.float32)},
-        {"event_is_current": np.array([False, True, True])},
-        {"exclude_seen": np.array([True])},
-    ],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_answer_is_computed_when_what_it_depends_on_changes(
-    chosen_client: triton.InferenceServerClient, door: Any, keys: np.ndarray, changes: dict[str, np.ndarray]
+def test_recommend_has_all_it_needs_when_rank_asked_for_the_same_person_before(
+    chosen_client: triton.InferenceServerClient, door: Any, keys: np.ndarray
 ) -> None:
-    chosen_client.infer(RECOMMEND, inputs(door, keys))
-
-    def call() -> None:
-        chosen_client.infer(RECOMMEND, inputs(door, keys, **changes))
-
-    assert gained(chosen_client, contract.ADAPTIVE_WEIGHTS.name, call) == (0, 1)
+    person = {"now": np.array([NOW + 99])}
+    ranked = door.inputs(contract.RANK.name, {contract.CANDIDATE_ITEM.name: keys[None, :3]})
+    shared = [entry for entry in inputs(door, keys, **person) if entry.name() != contract.ALLOW_ATTRIBUTE.name]
+    chosen_client.infer(contract.RANK.name, [*shared, *ranked])
+    answer = chosen_client.infer(RECOMMEND, inputs(door, keys, **person))
+    assert names(answer) == {tensor.name for tensor in contract.RECOMMEND.outputs}
 
 
 def test_excluded_items_stay_out_when_the_rest_is_in_the_cache(

@@ -31,7 +31,7 @@ def test_every_size_is_measured_when_swept(small: Path, bundle: InterestBundle) 
     rows = sweep(small, common_ground({1: small}), bundle.catalog.text)
     assert [row.batch for row in rows if row.model == HEAD] == [1, 2, 4, 6]
     lengths = sorted({row.tokens for row in rows if row.model == ENCODER})
-    assert all(length % 16 == 0 for length in lengths)
+    assert all(length % 8 == 0 for length in lengths)
     assert [(row.tokens, row.batch) for row in rows if row.model == ENCODER] == [
         (length, batch) for length in lengths for batch in (1, 2)
     ]

@@ -46,12 +46,33 @@ def test_catalog_equals_the_bundles_when_read_as_memory_map(
     repository: Path, bundle: InterestBundle, export_report: ExportReport
 ) -> None:
     arrays, metadata = read_tensors(repository / contract.ADAPTIVE_WEIGHTS.name / "1" / exported.CATALOG_FILE)
-    assert metadata == {"fingerprint": export_report.fingerprint}
+    assert metadata["fingerprint"] == export_report.fingerprint
     np.testing.assert_array_equal(arrays[exported.EVENT_VECTORS], bundle.model.event_vectors().detach().numpy())
     keys = arrays[exported.SORTED_KEY]
     assert np.all(np.diff(keys.astype(object)) > 0)
     for key, index in zip(keys.tolist(), arrays[exported.CATALOG_INDEX].tolist(), strict=True):
         assert item_key(bundle.catalog.item_id[index]) == key
+
+
+def test_models_share_one_file_when_they_read_the_same_table(repository: Path, export_report: ExportReport) -> None:
+    names = {name for names in exported.MODEL_FILES.values() for name in names}
+    for name in names:
+        files = [path.stat() for path in repository.glob(f"*/1/{name}")]
+        assert len({status.st_ino for status in files}) == 1
+        assert len(files) == files[0].st_nlink == sum(name in names for names in exported.MODEL_FILES.values())
+    once = {path.stat().st_ino: path.stat().st_size for path in repository.glob("*/**/*") if path.is_file()}
+    assert export_report.size_bytes == sum(once.values())
+
+
+def test_tables_are_copied_when_the_file_system_has_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("Operation not permitted")
+
+    monkeypatch.setattr(tables.os, "link", refuse)
+    (tmp_path / "one").write_bytes(b"table")
+    tables.share_file(tmp_path / "one", tmp_path / "two")
+    assert (tmp_path / "two").read_bytes() == b"table"
+    assert (tmp_path / "one").stat().st_nlink == 1
 
 
 def test_tables_equal_the_librarys_reading_when_read_by_numpy_alone(repository: Path) -> None:

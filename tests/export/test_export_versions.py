@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ebbtide.export import versions
+from ebbtide.export.attributes import read_attributes
 from ebbtide.export.errors import RepositoryError, VersionError
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.manifest import MANIFEST_FILE, read_manifest
@@ -16,6 +17,8 @@ from ebbtide.export.repository import export_repository
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Kind, Limits
 from ebbtide.train.bundle import InterestBundle
+
+from .conftest import MOVIES
 
 MakeBundle = Callable[..., InterestBundle]
 
@@ -63,6 +66,31 @@ def test_ensembles_answer_with_the_new_version_when_it_is_loaded_and_served(two:
     config = versions.read_model_config(two, contract.RECOMMEND.name)
     assert config.parameters[contract.FINGERPRINT_PARAMETER].string_value == versions.version_fingerprint(two, 2)
     assert InProcessPipeline(two).version == 2
+
+
+def test_clients_are_told_of_the_version_that_answers_when_limits_and_attributes_differ(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bundle, out = make_bundle(), tmp_path / "repository"
+    genres = read_attributes(MOVIES, ["genres"], bundle.catalog.item_id, item_column="movieId")
+    export_repository(bundle, out, ExportOptions(limits=Limits(max_candidates=7)))
+    # 19 genres and the bit of everybody fit into the one word that an export without attributes has as well.
+    export_repository(bundle, out, ExportOptions(limits=Limits(max_candidates=9)), attributes=genres, version=2)
+    versions.load_only(out, [1, 2])
+
+    def told(name: str) -> list[str]:
+        parameters = versions.read_model_config(out, name).parameters
+        return [parameters[key].string_value for key in ("max_candidates", "attribute_columns", "retrieval")]
+
+    assert told(contract.RANK.name) == ["7", "", "exact"]
+    versions.serve(out, 2)
+    assert told(contract.RANK.name) == told(contract.EXPLAIN.name) == ["9", "genres", "exact"]
+    # Both versions stand behind it.
+    assert told(contract.EXPLAINER.name)[0] == "7"
+    versions.load_only(out, [2])
+    assert told(contract.EXPLAINER.name)[0] == "9"
+    assert read_manifest(out)["2"]["attributes"]["genres"] == list(genres.values["genres"])
+    assert read_manifest(out)["1"]["attributes"] == {}
 
 
 def test_variants_follow_when_versions_change(two: Path) -> None:

@@ -90,7 +90,7 @@ def test_samples_reach_from_no_event_to_the_longest_when_made(ground: CommonGrou
     with_text = samples[contract.ADAPTIVE_WEIGHTS_TEXT.name]
     assert [sample.arrays["text_vector"].shape[0] for sample in with_text] == [1, 8, limits.max_texts]
     tokens = {sample.name: sample.arrays["input_ids"].size for sample in samples[contract.ENCODER.name]}
-    assert tokens["shortest"] == 16 <= tokens["typical"] < tokens["longest"] == ground.max_tokens
+    assert tokens["shortest"] == 8 <= tokens["typical"] < tokens["longest"] == ground.max_tokens
     assert samples[contract.ENCODER.name][2].arrays["attention_mask"].all()
 
 

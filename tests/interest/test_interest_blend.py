@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.interest.blend import blend_interest, event_multipliers
+from ebbtide.interest.blend import blend_interest, event_decays
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.events import MS_PER_DAY, EventBatch, order_events
 from ebbtide.interest.parameters import GateParameters, InterestConfig, InterestParameters
@@ -17,7 +17,7 @@ def parameters(d, *, fixed_alpha=0.5, half_life_days=None, rank_half_life=None, 
     def rates(half_life):
         return np.zeros(d, np.float32) if half_life is None else (np.log(2) / np.asarray(half_life)).astype(np.float32)
 
-    config = InterestConfig("0" * 16, 1_800_000, None if gate else fixed_alpha, True, Limits())
+    config = InterestConfig("0" * 16, 1_800_000, None if gate else fixed_alpha, True, False, Limits())
     return InterestParameters(config, rates(half_life_days), rates(rank_half_life), gate, np.zeros(0, np.float32))
 
 
@@ -28,7 +28,7 @@ def batch_of(ages_days, is_current, weight=None) -> EventBatch:
         times,
         np.array([NOW_MS]),
         None if weight is None else np.asarray(weight, np.float32),
-        [np.asarray(is_current, bool)],
+        np.asarray(is_current, bool),
         1_800_000,
     )
 
@@ -71,20 +71,38 @@ def test_blend_gives_zero_interest_when_there_is_no_event():
     assert not blend.interest.any()
 
 
-def test_multiplier_is_one_half_when_an_event_is_one_half_life_old():
-    batch = batch_of([7, 0], [False, False], weight=[3, 1])
-    multiplier = event_multipliers(
-        batch,
-        *(parameters(2, half_life_days=[7, 14]).__dict__[name] for name in ("decay_rate_per_day", "rank_decay_rate")),
-    )
-    assert multiplier[0] == pytest.approx([3 * 0.5, 3 * 0.5**0.5])
-    assert multiplier[1] == pytest.approx([1, 1])
+def test_decay_is_one_half_when_an_event_is_one_half_life_old():
+    p = parameters(2, half_life_days=[7, 14])
+    decay = event_decays(batch_of([7, 0], [False, False]), p.decay_rate_per_day, p.rank_decay_rate)
+    assert decay[0] == pytest.approx([0.5, 0.5**0.5])
+    assert decay[1] == pytest.approx([1, 1])
 
 
-def test_multiplier_halves_when_rank_half_life_later_events_follow():
+def test_decay_halves_when_rank_half_life_later_events_follow():
     p = parameters(1, rank_half_life=[2])
-    multiplier = event_multipliers(batch_of([3, 2, 1], [False] * 3), p.decay_rate_per_day, p.rank_decay_rate)
-    assert multiplier[:, 0] == pytest.approx([0.5, 0.5**0.5, 1])
+    decay = event_decays(batch_of([3, 2, 1], [False] * 3), p.decay_rate_per_day, p.rank_decay_rate)
+    assert decay[:, 0] == pytest.approx([0.5, 0.5**0.5, 1])
+
+
+@pytest.mark.parametrize(("scale", "left"), [(1, 0.5), (2, 0.25), (0, 1), (3e38, 0)])
+def test_decay_by_age_follows_the_scale_when_a_request_gives_one(scale, left):
+    p = parameters(2, half_life_days=[7, np.inf])
+    decay = event_decays(batch_of([7], [False]), p.decay_rate_per_day, p.rank_decay_rate, np.array([scale], np.float32))
+    assert decay[0] == pytest.approx([left, 1])
+
+
+def test_decay_by_rank_stays_when_a_request_stops_the_ebbing_by_age():
+    p = parameters(1, half_life_days=[7], rank_half_life=[1])
+    decay = event_decays(
+        batch_of([9, 7], [False] * 2), p.decay_rate_per_day, p.rank_decay_rate, np.zeros(1, np.float32)
+    )
+    assert decay[:, 0] == pytest.approx([0.5, 1])
+
+
+def test_blend_weighs_an_event_thrice_when_its_weight_is_three():
+    # H = [[3, 0], [0, 1]] after weighting: the sum is [3, 1], the norm sqrt 10.
+    blend = blend_interest(batch_of([2, 1], [False, False], weight=[3, 1]), np.eye(2, dtype=np.float32), parameters(2))
+    assert blend.long_term[0] == pytest.approx(np.array([3, 1]) / 10**0.5)
 
 
 def test_blend_fades_to_zero_when_every_event_is_far_older_than_every_half_life():
@@ -125,7 +143,7 @@ def test_alpha_given_with_a_request_wins_when_the_others_in_the_batch_have_none(
         np.full(2, NOW_MS),
         np.full(2, NOW_MS),
         None,
-        [np.array([False]), np.array([False])],
+        np.array([False, False]),
         1_800_000,
     )
     override = np.array([np.nan, 0.125], np.float32)
@@ -143,9 +161,9 @@ def test_blend_of_a_batch_equals_the_blends_of_its_requests(ages, seed):
     flags = random.random(len(ages)) < 0.5
     vectors = random.standard_normal((len(ages), 4)).astype(np.float32)
     times = NOW_MS - (np.asarray(ages) * MS_PER_DAY).astype(np.int64)
-    alone = order_events(np.array([len(ages)]), times, np.array([NOW_MS]), None, [flags], 1_800_000)
+    alone = order_events(np.array([len(ages)]), times, np.array([NOW_MS]), None, flags, 1_800_000)
     twice = order_events(
-        np.array([len(ages), 0, len(ages)]), np.r_[times, times], np.full(3, NOW_MS), None, [flags, flags[:0], flags], 1
+        np.array([len(ages), 0, len(ages)]), np.r_[times, times], np.full(3, NOW_MS), None, np.r_[flags, flags], 1
     )
     one = blend_interest(alone, vectors[alone.source], p)
     three = blend_interest(twice, np.r_[vectors, vectors][twice.source], p)

@@ -10,7 +10,7 @@ GAP_MS = 1_000
 
 
 def split(times, now, flags=None, weight=None):
-    return order_events(np.array([len(times)]), np.array(times, np.int64), np.array([now]), weight, [flags], GAP_MS)
+    return order_events(np.array([len(times)]), np.array(times, np.int64), np.array([now]), weight, flags, GAP_MS)
 
 
 def test_events_are_sorted_by_time_and_ties_keep_their_order():
@@ -48,13 +48,20 @@ def test_idle_hours_is_zero_when_there_is_no_event():
 def test_batch_equals_its_requests_one_by_one(requests):
     now = 20_000
     flags = [np.arange(len(times)) % 2 == 0 if given else None for times, given in requests]
+    given = np.array([one is not None for one in flags])
     together = order_events(
         np.array([len(times) for times, _ in requests]),
         np.concatenate([np.array(times, np.int64) for times, _ in requests]),
         np.full(len(requests), now),
         None,
-        flags,
+        np.concatenate(
+            [
+                np.zeros(len(times), bool) if one is None else one
+                for one, (times, _) in zip(flags, requests, strict=True)
+            ]
+        ),
         GAP_MS,
+        has_flags=given,
     )
     for place, (times, _) in enumerate(requests):
         alone = split(times, now, flags[place])

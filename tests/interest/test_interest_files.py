@@ -1,5 +1,7 @@
 """Keys, look-up, tensor files, error texts and the contract itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,6 +28,22 @@ def test_index_finds_every_key_and_no_other(keys, other):
     assert index.find(np.array(keys, np.int64)).tolist() == list(range(len(keys)))
     expected = keys.index(other) if other in keys else UNKNOWN
     assert index.find(np.array([other], np.int64)).tolist() == [expected]
+
+
+@pytest.mark.parametrize("spread", ["hashed", "counted", "clustered"])
+@pytest.mark.parametrize("items", [65_537, 65_599, 70_000])
+def test_index_finds_every_key_when_the_catalog_is_large(items, spread):
+    random = np.random.default_rng(items)
+    keys = {
+        "hashed": lambda: random.choice(2**62, items, replace=False) * 2 - 2**62,
+        "counted": lambda: np.arange(items) * 2 + 10,
+        "clustered": lambda: np.r_[np.arange(items // 2) * 2, 2**61 + np.arange(items - items // 2) * 2],
+    }[spread]().astype(np.int64)
+    random.shuffle(keys)
+    index = KeyIndex.build(keys)
+    assert np.array_equal(index.find(keys), np.arange(items))
+    absent = np.r_[keys + 1, np.iinfo(np.int64).min, np.iinfo(np.int64).max]
+    assert (index.find(absent) == UNKNOWN).all()
 
 
 def test_index_is_refused_when_two_items_share_a_key():
@@ -78,7 +96,9 @@ def test_contract_steps_pass_every_tensor_that_a_later_step_needs():
         available = {tensor.name: tensor for tensor in ensemble.inputs}
         for step in (MODELS[name] for name in ensemble.steps):
             for tensor in step.inputs:
-                assert available[tensor.name] is tensor, f"{ensemble.name}: {step.name} lacks {tensor.name}"
+                given = available.get(tensor.name)
+                assert given or tensor.optional, f"{ensemble.name}: {step.name} lacks {tensor.name}"
+                assert given is None or given == replace(tensor, optional=given.optional)
             available |= {tensor.name: tensor for tensor in step.outputs}
         for tensor in ensemble.outputs:
             assert available[tensor.name] is tensor

@@ -68,7 +68,7 @@ def test_strings_are_gathered_when_the_graph_holds_them(client):
 
 
 def test_strings_come_back_unchanged_when_empty_or_beyond_ascii(client):
-    sent = texts("", "naïve", "日本語", "a\0b")
+    sent = texts("", "naïve", "日本語", "a\0b", "long " * 20_000)
     assert client.infer("echo", {"text_in": sent})["text_out"].tolist() == sent.tolist()
 
 

@@ -118,6 +118,14 @@ def test_bundle_is_refused_when_a_key_is_misspelt(trained, tmp_path):
         InterestBundle.load(tmp_path / "bundle")
 
 
+def test_bundle_is_refused_with_both_formats_when_it_is_of_another(trained, tmp_path):
+    shutil.copytree(trained[2], tmp_path / "bundle")
+    path = tmp_path / "bundle" / "bundle.json"
+    path.write_text(json.dumps({"format": 99, "written_by": "a later version"}))
+    with pytest.raises(BundleError, match=r"format 99; expected \d+: train again"):
+        InterestBundle.load(tmp_path / "bundle")
+
+
 def test_bundle_is_refused_when_a_file_is_missing(tmp_path):
     with pytest.raises(BundleError, match=r"no bundle\.json"):
         InterestBundle.load(tmp_path)

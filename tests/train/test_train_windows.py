@@ -39,7 +39,7 @@ def direct(model, log, event):
                 )
             )
         )
-    config = InterestConfig("", model.config.session_gap_ms, model.config.fixed_alpha, True, Limits())
+    config = InterestConfig("", model.config.session_gap_ms, model.config.fixed_alpha, True, False, Limits())
     parameters = InterestParameters(
         config,
         model.decay_rate_per_day.detach().numpy(),
@@ -54,7 +54,7 @@ def direct(model, log, event):
         log.time_ms[past],
         log.time_ms[event : event + 1],
         log.weight[past],
-        [None],
+        None,
         config.session_gap_ms,
     )
     vectors = model.event_vectors().detach().numpy()[log.item[past]][batch.source]

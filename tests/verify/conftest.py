@@ -14,6 +14,7 @@ import torch
 from onnx import numpy_helper
 from tokenizers import Tokenizer
 
+from ebbtide.export.attributes import read_attributes
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
@@ -71,7 +72,9 @@ def bundle() -> InterestBundle:
 @pytest.fixture(scope="session")
 def repository(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ExportOptions(top_n=TOP_N, limits=Limits(max_events=MAX_EVENTS, max_exclude_items=20))
-    return export_repository(bundle, tmp_path_factory.mktemp("verify") / "repository", options).folder
+    attributes = read_attributes(MOVIES, ["genres"], bundle.catalog.item_id, item_column="movieId")
+    folder = tmp_path_factory.mktemp("verify") / "repository"
+    return export_repository(bundle, folder, options, attributes=attributes).folder
 
 
 @pytest.fixture(scope="session")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract
+from ebbtide.interest.exported import FACTORS_FILE, ITEM_FACTORS
+from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.serve import TritonServer
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.catalog import Catalog
@@ -37,6 +41,11 @@ def failed(found: list[StageDifference]) -> set[tuple[str, str]]:
     return {(one.stage, one.field) for one in found if not one.passed}
 
 
+def has_text(request: RecommendRequest) -> bool:
+    events = (*request.history, *request.current, *request.events)
+    return any(event.HasField("text") or event.HasField("fallback_text") for event in events)
+
+
 def unknown_item() -> RecommendRequest:
     request = RecommendRequest(events=[Event(item_id="no such film")])
     request.events[0].time.FromMilliseconds(1)
@@ -49,9 +58,11 @@ def test_every_stage_is_alike_when_torch_and_the_export_belong_together(
     found = compare_bundle(bundle, pipeline, requests)
     assert first_failure(found) is None
     assert {one.stage for one in found} == set(contract.MODELS)
-    with_text = sum(any(event.HasField("text") for event in (*r.history, *r.current, *r.events)) for r in requests)
+    with_text = sum(has_text(request) for request in requests)
     compared = {(one.stage, one.field): one.compared for one in found}
-    assert compared["scoring_head", "score"] == len(requests)
+    assert compared["scoring_head", "score"] == compared["candidate_head", "candidate_score"] == len(requests)
+    assert compared["rank_text", "candidate_score"] == compared["explain_text", "prior_share"] == with_text
+    assert compared["explain", "dimension_share"] == len(requests) - with_text
     assert compared["recommend_text", "score"] == compared["tokenizer", "input_ids"] == with_text > 5
     assert compared["adaptive_weights", "adjust_score"] == len(requests) - with_text
     # Something was computed twice, and not the same number compared with itself.
@@ -64,6 +75,8 @@ def test_every_stage_is_alike_when_the_server_serves_the_repository(
     found = compare_server(pipeline, server.grpc_url, [*requests, unknown_item()])
     assert first_failure(found) is None
     assert {one.stage for one in found} == set(contract.MODELS)
+    explained = {one.field for one in found if one.stage == "explain"}
+    assert explained == {tensor.name for tensor in contract.EXPLAIN.outputs}
     (refused,) = (one for one in found if one.field == "refusal")
     assert (refused.stage, refused.compared) == ("recommend", 1)
 
@@ -78,6 +91,21 @@ def test_scoring_head_is_named_when_its_factors_are_others(
     assert first.request is not None
     assert first.item in bundle.catalog.index
     assert failed(found) == {("scoring_head", "score"), ("recommend", "score"), ("recommend_text", "score")}
+
+
+def test_candidate_head_is_named_when_its_factors_are_others(
+    bundle: InterestBundle, repository: Path, requests: Requests, tmp_path: Path
+) -> None:
+    shutil.copytree(repository, tmp_path / "repository")
+    # Of `explain` it is another file in a copy.
+    path = tmp_path / "repository" / contract.CANDIDATE_HEAD.name / "1" / FACTORS_FILE
+    arrays, metadata = read_tensors(path)
+    changed = arrays[ITEM_FACTORS] + np.float32(0.01)
+    path.unlink()
+    save_file({ITEM_FACTORS: changed}, str(path), metadata=metadata)
+    found = compare_bundle(bundle, InProcessPipeline(tmp_path / "repository"), requests)
+    score = contract.CANDIDATE_SCORE.name
+    assert failed(found) == {("candidate_head", score), ("rank", score), ("rank_text", score)}
 
 
 def test_tokenizer_is_named_when_it_cuts_texts_elsewhere(
@@ -137,7 +165,9 @@ def test_stages_of_a_server_are_named_when_two_of_them_are_others(
     first = first_failure(found)
     assert first is not None
     assert (first.stage, first.between) == ("tokenizer", "in process, Triton")
-    assert failed(found) == {
+    with_other_texts = {(stage, field) for stage, field in failed(found) if stage in ("rank_text", "explain_text")}
+    assert with_other_texts >= {("rank_text", "candidate_score"), ("explain_text", "event_share")}
+    assert failed(found) - with_other_texts == {
         ("tokenizer", "input_ids"),
         ("embed", "text_vector"),
         ("scoring_head", "score"),
@@ -152,15 +182,11 @@ def test_answers_are_compared_by_the_stated_tolerance_when_factors_are_rounded(
     bundle: InterestBundle, repository: Path, tmp_path: Path
 ) -> None:
     RepositoryWriter(bundle, tmp_path, ExportOptions(top_n=12, head_precision="fp16")).write_interest()
-    requests = [one for one in random_requests(repository, 1, 40, seed=6) if not _has_text(one)]
+    requests = [one for one in random_requests(repository, 1, 40, seed=6) if not has_text(one)]
     pipeline = InProcessPipeline(tmp_path)
     strict = compare_bundle(bundle, pipeline, requests, tolerances=Tolerances())
     assert failed(strict) == {("scoring_head", "score"), ("recommend", "score")}
     assert first_failure(compare_bundle(bundle, pipeline, requests, tolerances=Tolerances(head=0.02))) is None
-
-
-def _has_text(request: RecommendRequest) -> bool:
-    return any(event.HasField("text") for event in (*request.history, *request.current, *request.events))
 
 
 def test_scores_are_compared_strictly_when_the_encoder_is_rounded(

@@ -35,6 +35,10 @@ def test_random_requests_are_of_every_kind_and_the_same_for_equal_seeds(reposito
         == {one.HasField("exclude_seen") for one in requests}
         == {True, False}
     )
+    assert any(one.HasField("decay_scale") for one in requests)
+    assert any(one.unknown_items for one in requests)
+    assert {condition.column for one in requests for condition in one.allow} == {"genres"}
+    assert any(event.fallback_text for one in requests for event in (*one.history, *one.current, *one.events))
     texts = [event.text for one in requests for event in (*one.history, *one.current, *one.events) if event.text]
     assert max(len(text.split()) for text in texts) > 256
     for request in requests:

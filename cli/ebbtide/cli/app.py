@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from ebbtide.cli import check, deploy, evaluate, export, recommend, serve, train, verify
+from ebbtide.cli import check, deploy, evaluate, export, gateway, loadtest, recommend, serve, train, verify
 from ebbtide.cli.console import errors
 
 app = typer.Typer(
@@ -26,7 +26,9 @@ app.command("deploy")(deploy.command)
 app.command("verify")(verify.command)
 app.command("check")(check.command)
 app.command("serve")(serve.command)
+app.command("gateway")(gateway.command)
 app.command("recommend")(recommend.command)
+app.command("loadtest")(loadtest.command)
 
 
 _EXTRAS = {
@@ -37,7 +39,9 @@ _EXTRAS = {
     "verify": "export",
     "check": "cli",
     "serve": "serve",
+    "gateway": "gateway",
     "recommend": "train",
+    "loadtest": "load",
 }
 """What to install for each command."""
 
@@ -75,5 +79,6 @@ def _is_told(error: Exception) -> bool:
         ("ebbtide.check", "CheckError"),
         ("ebbtide.serve", "ServeError"),
         ("ebbtide.client.errors", "EbbtideError"),
+        ("ebbtide.loadtest.errors", "LoadTestError"),
     )
     return any(isinstance(error, getattr(sys.modules[module], name)) for module, name in roots if module in sys.modules)

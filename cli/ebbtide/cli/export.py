@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _DEFAULTS = Limits()
 
+_SHOWN_VALUES = 8
+
 
 class HeadPrecision(str, Enum):
     """Of the scoring head's item factors."""
@@ -26,6 +28,14 @@ class HeadPrecision(str, Enum):
     fp32 = "fp32"
     fp16 = "fp16"
     int8 = "int8"
+
+
+class Retrieval(str, Enum):
+    """How the scoring head finds the best items."""
+
+    exact = "exact"
+    ivf = "ivf"
+    hnsw = "hnsw"
 
 
 class EncoderKind(str, Enum):
@@ -98,6 +108,39 @@ def command(
             "faster for 100,000 items and more in small batches (docs/head.md); fp16 halves the file only."
         ),
     ] = HeadPrecision.fp32,
+    retrieval: Annotated[
+        Retrieval,
+        typer.Option(
+            help="How the scoring head finds the best items: ivf and hnsw ask an approximate index, faster for a "
+            "million items and more (docs/head.md); their server needs faiss-cpu."
+        ),
+    ] = Retrieval.exact,
+    least_recall: Annotated[
+        float,
+        typer.Option(min=0.01, max=1, help="Share of the true best 100 that an index must name, or it is refused."),
+    ] = 0.98,
+    attributes: Annotated[
+        Path | None,
+        typer.Option(help="Catalog file whose --attribute-col requests may filter by: Parquet, CSV, TSV, JSON Lines."),
+    ] = None,
+    attribute_col: Annotated[
+        list[str] | None,
+        typer.Option(help="Column with a category, or whether an item is in stock; lists are several values. Repeat."),
+    ] = None,
+    attribute_item_col: Annotated[
+        str | None, typer.Option(help="Column with the item ids; the one that the bundle was trained with by default.")
+    ] = None,
+    attribute_separator: Annotated[
+        str, typer.Option(help="Between the values of one text, as in Action|Comedy; '' for one value.")
+    ] = "|",
+    ignore_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-unknown",
+            help="Leave out and count events with items that are not in the catalog, where a request does not say; "
+            "else it is refused.",
+        ),
+    ] = False,
     encoder: Annotated[
         EncoderKind,
         typer.Option(
@@ -128,10 +171,18 @@ def command(
 
     ebbtide export artifacts/bundle --out artifacts/repository --version 2 --precision int8
 
+    ebbtide export artifacts/bundle --out artifacts/repository --retrieval ivf
+
+    ebbtide export artifacts/bundle --out artifacts/repository --attributes movies.parquet --attribute-col genres
+
     ebbtide export artifacts/bundle --out artifacts/repository --target cpu:8 --target gpu:1 --accelerator tensorrt
     """
+    if bool(attribute_col) != (attributes is not None):
+        raise typer.BadParameter("give both --attributes and --attribute-col, or neither")
     with console.status("Loading torch and onnx"):
+        from ebbtide.export.attributes import read_attributes
         from ebbtide.export.encoder.options import EncoderOptions
+        from ebbtide.export.head.options import RetrievalOptions
         from ebbtide.export.options import ExportOptions
         from ebbtide.export.repository import export_repository
         from ebbtide.train.bundle import InterestBundle
@@ -149,18 +200,33 @@ def command(
             rate_limiter=rate_limiter,
             sweep=sweep,
         ),
+        ignore_unknown=ignore_unknown,
         head_precision=head_precision.value,
+        retrieval=RetrievalOptions(retrieval.value, least_recall),
         encoder=EncoderOptions(encoder.value, precision.value, layers, allow_fidelity_loss),
     )
     with timed(f"exported {out}"), console.status("Exporting") as status:
+        filters = None
+        if attributes is not None:
+            filters = read_attributes(
+                attributes,
+                attribute_col or [],
+                loaded.catalog.item_id,
+                item_column=attribute_item_col or loaded.config.data.catalog_item_column,
+                separator=attribute_separator,
+            )
         report = export_repository(
             loaded,
             out,
             options,
+            attributes=filters,
             version=version,
             report=lambda part: status.update(f"Exporting: {part}"),
         )
     _print_report(report)
+    for column, values in ({} if filters is None else filters.values).items():
+        shown = ", ".join(values[:_SHOWN_VALUES]) + (", ..." if len(values) > _SHOWN_VALUES else "")
+        console.print(f"filter {column}: {len(values)} values: {shown}", markup=False)
     if not report.is_served:
         console.print(
             f"Version {report.version} lies beside those before it; a running server switches to it with "
@@ -196,6 +262,14 @@ def _print_report(report: ExportReport) -> None:
         table.add_row(name, f"{difference:.1e}", f"{allowed:.0e}")
     console.print(table)
     _print_encoder(report.encoder)
+    if report.retrieval is not None:
+        found = report.retrieval
+        parameters = ", ".join(f"{name} {value}" for name, value in found.parameters.items())
+        console.print(
+            f"index {found.method} ({parameters}): {found.recall_at_100:.3f} of the true best 100, "
+            f"{found.search_ms:.2f} ms a search",
+            markup=False,
+        )
     if report.sweep:
         _print_sweep(report)
 

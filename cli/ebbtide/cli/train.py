@@ -56,7 +56,9 @@ def command(
     prior_half_lives: Annotated[
         str, typer.Option(help="Half-lives of the popularity prior in days, 'inf' for no decay; or 'none'.")
     ] = "2,7,30,365",
-    repeats: Annotated[bool, typer.Option(help="Whether items already seen may be recommended again.")] = False,
+    repeats: Annotated[
+        bool, typer.Option(help="Whether items already seen may be recommended again, and gain by it.")
+    ] = False,
     epochs: Annotated[int, typer.Option(help="At most; a later period of the log decides when to stop.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = 4e-3,
     dropout: Annotated[float, typer.Option(help="Of event vectors, while training.")] = 0.4,
@@ -87,6 +89,7 @@ def command(
                 "session_gap_minutes": session_gap_minutes,
                 "prior_half_life_days": parse_half_lives(prior_half_lives),
                 "exclude_seen": not repeats,
+                "repeat_bonus": repeats,
             }
         )
         train_config = TrainConfig(seed=seed, epochs=epochs, learning_rate=learning_rate, dropout=dropout, refit=refit)

@@ -2,7 +2,8 @@
 
 from ebbtide.client._async_client import AsyncInterestClient
 from ebbtide.client._client import InterestClient
-from ebbtide.client._events import event, recommend_request
+from ebbtide.client._events import event
+from ebbtide.client._requests import PersonKeywords, explain_request, rank_request, recommend_request
 from ebbtide.client.config import UNSET, ClientConfig, KeepAliveConfig, RetryConfig
 from ebbtide.client.errors import (
     CallCancelledError,
@@ -22,9 +23,20 @@ from ebbtide.client.errors import (
 )
 from ebbtide.client.hooks import Attempt, Call, Hooks
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata, TensorMetadata
-from ebbtide.client.results import RecommendResult
+from ebbtide.client.results import Explanation, Ranking, RecommendResult
 from ebbtide.client.security import BearerToken, TlsConfig
-from ebbtide.v1 import Event, RecommendedItem, RecommendRequest, RecommendResponse
+from ebbtide.v1 import (
+    ColdStart,
+    Event,
+    ExplainRequest,
+    ExplainResponse,
+    RankRequest,
+    RankResponse,
+    RecommendedItem,
+    RecommendRequest,
+    RecommendResponse,
+    UnknownItemPolicy,
+)
 
 __all__ = [
     "UNSET",
@@ -35,9 +47,13 @@ __all__ = [
     "CallCancelledError",
     "ClientClosedError",
     "ClientConfig",
+    "ColdStart",
     "DeadlineExceededError",
     "EbbtideError",
     "Event",
+    "ExplainRequest",
+    "ExplainResponse",
+    "Explanation",
     "Hooks",
     "InterestClient",
     "InternalError",
@@ -47,6 +63,10 @@ __all__ = [
     "ModelNotReadyError",
     "OverloadedError",
     "PermissionDeniedError",
+    "PersonKeywords",
+    "RankRequest",
+    "RankResponse",
+    "Ranking",
     "RecommendRequest",
     "RecommendResponse",
     "RecommendResult",
@@ -59,7 +79,10 @@ __all__ = [
     "TlsConfig",
     "UnauthenticatedError",
     "UnavailableError",
+    "UnknownItemPolicy",
     "VersionMismatchError",
     "event",
+    "explain_request",
+    "rank_request",
     "recommend_request",
 ]

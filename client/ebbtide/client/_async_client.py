@@ -5,24 +5,36 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.client._events import one_request, recommend_request, strings
+from ebbtide.client._as_answered import as_answered
+from ebbtide.client._events import strings
 from ebbtide.client._operations import Operations
+from ebbtide.client._packs import PEOPLE_PER_REQUEST, packs
+from ebbtide.client._requests import (
+    Allowed,
+    PersonKeywords,
+    explain_request,
+    one_request,
+    rank_request,
+    recommend_request,
+)
 from ebbtide.client._steps import AskToken, Rpc, Steps, T, Wait
 from ebbtide.client._triton import Untyped, open_async
 from ebbtide.client.config import UNSET, ClientConfig, Unset
 from ebbtide.client.errors import CallCancelledError, DeadlineExceededError, EbbtideError, Status
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata
-from ebbtide.client.results import RecommendResult
+from ebbtide.client.results import Explanation, Ranking, RecommendResult
 from ebbtide.interest import contract
-from ebbtide.v1 import Event, RecommendRequest, RecommendResponse
+from ebbtide.v1 import ExplainRequest, RankRequest, RecommendRequest, RecommendResponse
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class AsyncInterestClient:
@@ -44,45 +56,32 @@ class AsyncInterestClient:
         self,
         request: RecommendRequest | None = None,
         *,
-        history: Iterable[Event] = (),
-        current: Iterable[Event] = (),
-        events: Iterable[Event] = (),
-        now: datetime | None = None,
-        alpha: float | None = None,
-        exclude: Iterable[str] = (),
-        exclude_seen: bool | None = None,
         top_n: int | None = None,
+        allow: Allowed | None = None,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
+        **person: Unpack[PersonKeywords],
     ) -> RecommendResponse:
         """As `InterestClient.recommend`."""
-        keywords = recommend_request(
-            history=history,
-            current=current,
-            events=events,
-            now=now,
-            alpha=alpha,
-            exclude=exclude,
-            exclude_seen=exclude_seen,
-            top_n=top_n,
-        )
-        return await self._drive(self._operations.recommend(one_request(request, keywords), timeout_s, metadata))
+        whole = one_request(request, recommend_request(top_n=top_n, allow=allow, **person))
+        return await self._drive(self._operations.recommend(whole, timeout_s, metadata))
 
     async def recommend_many(
         self,
         requests: Iterable[RecommendRequest],
         *,
         max_concurrency: int = 16,
+        people_per_request: int = PEOPLE_PER_REQUEST,
         timeout_s: float | Unset = UNSET,
     ) -> list[RecommendResult]:
         """As `InterestClient.recommend_many`."""
-        self._operations.check_many(max_concurrency, timeout_s)
-        waiting = enumerate(requests)
-        results: dict[int, RecommendResult] = {}
+        self._operations.check_many(timeout_s, max_concurrency=max_concurrency, people_per_request=people_per_request)
+        waiting = packs(requests, people_per_request)
+        results: list[RecommendResult] = []
 
         async def worker() -> None:
-            for index, request in waiting:
-                results[index] = await self._drive(self._operations.recommend_one_of_many(request, timeout_s))
+            for pack in waiting:
+                results.extend(await self._drive(self._operations.recommend_pack(pack, timeout_s)))
 
         workers = [asyncio.create_task(worker()) for _ in range(max_concurrency)]
         try:
@@ -90,7 +89,55 @@ class AsyncInterestClient:
         finally:
             for task in workers:
                 task.cancel()
-        return [results[index] for index in range(len(results))]
+        return sorted(results, key=lambda result: result.place)
+
+    def recommend_stream(
+        self,
+        requests: Iterable[RecommendRequest] | AsyncIterable[RecommendRequest],
+        *,
+        max_concurrency: int = 16,
+        timeout_s: float | Unset = UNSET,
+    ) -> AsyncIterator[RecommendResult]:
+        """As `InterestClient.recommend_stream`, to iterate with ``async for``.
+
+        Requests may also come from an async iterator; while it waits for its next one, answers go on coming. Leaving
+        the loop early leaves calls under way: close the iterator (`contextlib.aclosing`) to cancel them.
+        """
+        self._operations.check_many(timeout_s, max_concurrency=max_concurrency)
+
+        def answer(place: int, request: RecommendRequest) -> Coroutine[Any, Any, RecommendResult]:
+            return self._drive(self._operations.recommend_one(place, request, timeout_s))
+
+        return as_answered(requests, answer, max_concurrency)
+
+    async def rank(
+        self,
+        request: RankRequest | None = None,
+        *,
+        candidates: Iterable[str] = (),
+        top_n: int | None = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+        **person: Unpack[PersonKeywords],
+    ) -> Ranking:
+        """As `InterestClient.rank`."""
+        whole = one_request(request, rank_request(candidates=candidates, top_n=top_n, **person))
+        return await self._drive(self._operations.rank(whole, timeout_s, metadata))
+
+    async def explain(
+        self,
+        request: ExplainRequest | None = None,
+        *,
+        item_ids: Iterable[str] = (),
+        top_n: int | None = None,
+        allow: Allowed | None = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+        **person: Unpack[PersonKeywords],
+    ) -> Explanation:
+        """As `InterestClient.explain`."""
+        whole = one_request(request, explain_request(item_ids=item_ids, top_n=top_n, allow=allow, **person))
+        return await self._drive(self._operations.explain(whole, timeout_s, metadata))
 
     async def embed(
         self,

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import chain, islice
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.client._events import one_request, recommend_request, strings
+from ebbtide.client._events import strings
 from ebbtide.client._operations import Operations
+from ebbtide.client._packs import PEOPLE_PER_REQUEST, Pack, packs
+from ebbtide.client._requests import (
+    Allowed,
+    PersonKeywords,
+    explain_request,
+    one_request,
+    rank_request,
+    recommend_request,
+)
 from ebbtide.client._steps import AskToken, Rpc, Steps, T, Wait
 from ebbtide.client._triton import Untyped, open_sync
 from ebbtide.client.config import UNSET, ClientConfig, Unset
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata
-from ebbtide.client.results import RecommendResult
+from ebbtide.client.results import Explanation, Ranking, RecommendResult
 from ebbtide.interest import contract
-from ebbtide.v1 import Event, RecommendRequest, RecommendResponse
+from ebbtide.v1 import ExplainRequest, RankRequest, RecommendRequest, RecommendResponse
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class InterestClient:
@@ -60,36 +73,28 @@ class InterestClient:
         self,
         request: RecommendRequest | None = None,
         *,
-        history: Iterable[Event] = (),
-        current: Iterable[Event] = (),
-        events: Iterable[Event] = (),
-        now: datetime | None = None,
-        alpha: float | None = None,
-        exclude: Iterable[str] = (),
-        exclude_seen: bool | None = None,
         top_n: int | None = None,
+        allow: Allowed | None = None,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
+        **person: Unpack[PersonKeywords],
     ) -> RecommendResponse:
         """The best items of the catalog for one person. No events at all is a valid request: a new person.
 
         Args:
             request: The whole request as a message, in place of the keywords below, not beside them.
-            history: Events before the current session, in any order; see `ebbtide.client.event`.
-            current: Events of the current session, in any order.
-            events: Events for the server to split into history and current session; not together with those two.
-            now: The clock that the events' ages are measured against, with a timezone; this machine's when not given.
-            alpha: Share of history in the blend, 0 to 1; what the model learned when not given.
-            exclude: Ids of items never to recommend. Errors call it by its name in the message, ``exclude_item_ids``.
-            exclude_seen: Whether to leave out the items of the request's own events; the model's policy when not given.
             top_n: Items wanted, at most as many as the model was exported with. When not given: 10, or fewer where the
                 model was exported with fewer.
+            allow: Values of catalog attributes that an item must have, as in ``{"genre": ["Comedy", "Drama"],
+                "in_stock": "true"}``: one of those given, for each column.
             timeout_s: Deadline of this call, seconds, retries included; the configuration's when not given.
             metadata: gRPC metadata of this call, beside the configuration's.
+            **person: Events, clock and policies; see `PersonKeywords`: `history` and `current`, or `events` for the
+                server to split; `now`, `alpha`, `decay_scale`, `unknown_items`, `exclude`, `exclude_seen`.
 
         Returns:
-            Items with their scores, best first, the alpha used and the number of events that counted; see
-            `ebbtide.client.results` for tables of it.
+            Items with their scores, best first, the alpha used, the number of events that counted and what there was
+            nothing of to go by (`cold_start`); see `ebbtide.client.results` for tables of it.
 
         Raises:
             InvalidArgumentError: A field cannot be served; the error names it as the caller wrote it.
@@ -99,50 +104,134 @@ class InterestClient:
             VersionMismatchError: The server's model is not one that this client speaks to.
             EbbtideError: Anything else; see its `status`.
         """
-        keywords = recommend_request(
-            history=history,
-            current=current,
-            events=events,
-            now=now,
-            alpha=alpha,
-            exclude=exclude,
-            exclude_seen=exclude_seen,
-            top_n=top_n,
-        )
-        return self._drive(self._operations.recommend(one_request(request, keywords), timeout_s, metadata))
+        whole = one_request(request, recommend_request(top_n=top_n, allow=allow, **person))
+        return self._drive(self._operations.recommend(whole, timeout_s, metadata))
 
     def recommend_many(
         self,
         requests: Iterable[RecommendRequest],
         *,
         max_concurrency: int = 16,
+        people_per_request: int = PEOPLE_PER_REQUEST,
         timeout_s: float | Unset = UNSET,
     ) -> list[RecommendResult]:
-        """The best items for many people, several calls at a time.
+        """The best items for many people, several of them in one call and several calls at a time.
 
         Args:
             requests: One for each person; see `ebbtide.client.recommend_request`.
             max_concurrency: Calls under way at once, at most. The server puts them into batches.
+            people_per_request: People asked for in one call, at most. Only those share a call whose requests have no
+                text and set the same optional fields; a call that is refused for one of them is made again for each.
             timeout_s: Deadline of each call, seconds, counted from its own start.
 
         Returns:
-            One result for each request, in the requests' order, with its `response` or its `error`: a failed call does
-            not fail the others.
+            One result for each request, in the requests' order, with its `response` or its `error`: a failed request
+            does not fail the others.
 
         Raises:
-            InvalidArgumentError: `max_concurrency` or `timeout_s` is out of bounds.
+            InvalidArgumentError: A number is out of bounds.
             ClientClosedError: The client was closed before.
         """
-        self._operations.check_many(max_concurrency, timeout_s)
+        self._operations.check_many(timeout_s, max_concurrency=max_concurrency, people_per_request=people_per_request)
 
-        def one(request: RecommendRequest) -> RecommendResult:
-            return self._drive(self._operations.recommend_one_of_many(request, timeout_s))
+        def one(pack: Pack) -> list[RecommendResult]:
+            return self._drive(self._operations.recommend_pack(pack, timeout_s))
 
         pool = ThreadPoolExecutor(max_concurrency, thread_name_prefix="ebbtide-recommend-many")
         try:
-            return list(pool.map(one, requests))
+            of_packs = pool.map(one, packs(requests, people_per_request))
+            return sorted(chain.from_iterable(of_packs), key=lambda result: result.place)
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def recommend_stream(
+        self,
+        requests: Iterable[RecommendRequest],
+        *,
+        max_concurrency: int = 16,
+        timeout_s: float | Unset = UNSET,
+    ) -> Iterator[RecommendResult]:
+        """The best items for many people, or for one session again and again, each as soon as it is there.
+
+        Args:
+            requests: Read as they are needed: never more than `max_concurrency` ahead of the answers.
+            max_concurrency: Calls under way at once, at most.
+            timeout_s: Deadline of each call, seconds, counted from its own start.
+
+        Returns:
+            One result for each request, in the order in which they were answered; `RecommendResult.place` tells the
+            request. A failed request does not end the stream.
+
+        Raises:
+            InvalidArgumentError: A number is out of bounds.
+            ClientClosedError: The client was closed before.
+        """
+        self._operations.check_many(timeout_s, max_concurrency=max_concurrency)
+        return self._stream(requests, max_concurrency, timeout_s)
+
+    def rank(
+        self,
+        request: RankRequest | None = None,
+        *,
+        candidates: Iterable[str] = (),
+        top_n: int | None = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+        **person: Unpack[PersonKeywords],
+    ) -> Ranking:
+        """The order of some items for one person: a search result, a shelf, what another system found.
+
+        Args:
+            request: The whole request as a message, in place of the keywords below, not beside them.
+            candidates: Ids of the items to order, 1 to 1024 unless exported with other limits.
+            top_n: Items wanted, at most; all when not given.
+            timeout_s: As for `recommend`.
+            metadata: As for `recommend`.
+            **person: As for `recommend`.
+
+        Returns:
+            The candidates best first; those that are not in the catalog, or are left out, apart.
+
+        Raises:
+            InvalidArgumentError: A field cannot be served; the error names it as the caller wrote it.
+            EbbtideError: As for `recommend`.
+        """
+        whole = one_request(request, rank_request(candidates=candidates, top_n=top_n, **person))
+        return self._drive(self._operations.rank(whole, timeout_s, metadata))
+
+    def explain(
+        self,
+        request: ExplainRequest | None = None,
+        *,
+        item_ids: Iterable[str] = (),
+        top_n: int | None = None,
+        allow: Allowed | None = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+        **person: Unpack[PersonKeywords],
+    ) -> Explanation:
+        """Why items have the scores that they have: what each event, the popularity prior and adjustments add.
+
+        Args:
+            request: The whole request as a message, in place of the keywords below, not beside them.
+            item_ids: The items to explain. When none are given: those that `recommend` gives, asked for first, at the
+                same `now`.
+            top_n: As for `recommend`, where no items are given.
+            allow: As for `recommend`, where no items are given.
+            timeout_s: As for `recommend`; one deadline for both calls.
+            metadata: As for `recommend`.
+            **person: As for `recommend`.
+
+        Returns:
+            Each score in parts that add up to it. It prints as a table, with
+            ``results.to_text(explanation, titles)`` with titles in place of ids.
+
+        Raises:
+            InvalidArgumentError: A field cannot be served; the error names it as the caller wrote it.
+            EbbtideError: As for `recommend`.
+        """
+        whole = one_request(request, explain_request(item_ids=item_ids, top_n=top_n, allow=allow, **person))
+        return self._drive(self._operations.explain(whole, timeout_s, metadata))
 
     def embed(
         self,
@@ -235,6 +324,25 @@ class InterestClient:
 
     def __repr__(self) -> str:
         return repr(self._operations)
+
+    def _stream(
+        self, requests: Iterable[RecommendRequest], max_concurrency: int, timeout_s: float | Unset
+    ) -> Iterator[RecommendResult]:
+        waiting = enumerate(requests)
+        running: set[Future[RecommendResult]] = set()
+        pool = ThreadPoolExecutor(max_concurrency, thread_name_prefix="ebbtide-recommend-stream")
+        try:
+            while True:
+                for place, request in islice(waiting, max_concurrency - len(running)):
+                    steps = self._operations.recommend_one(place, request, timeout_s)
+                    running.add(pool.submit(self._drive, steps))
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _drive(self, steps: Steps[T]) -> T:
         """Takes the steps of a call one after the other, and waits for each."""

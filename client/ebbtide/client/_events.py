@@ -1,4 +1,4 @@
-"""Requests from plain Python values: datetimes, strings and numbers into the messages of the typed schema."""
+"""Events, times and lists from plain Python values."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ebbtide.client.errors import InvalidArgumentError
-from ebbtide.v1 import Event, RecommendRequest
+from ebbtide.v1 import Event
 
 
 def event(
     *,
     item_id: str | None = None,
     text: str | None = None,
+    fallback_text: str | None = None,
     time: datetime | None = None,
     time_ms: int | None = None,
     weight: float | None = None,
@@ -23,23 +24,27 @@ def event(
 
     Args:
         item_id: Id of an item of the catalog.
-        text: Free text: a search, or an item that is not in the catalog yet. Either this or `item_id`.
+        text: Free text: a search, or an item without an id. Either this or `item_id`.
+        fallback_text: What stands in for the item where `item_id` is not in the catalog (yet), such as its title. A
+            request with any is answered by the slower text models, so give it for items that may be new.
         time: When it happened, with a timezone; finer parts than milliseconds do not count.
         time_ms: When it happened, in Unix milliseconds. Either this or `time`.
         weight: Rating, quantity or dwell, finite and not negative; 1 when not given.
 
     Raises:
         InvalidArgumentError: Not exactly one of `item_id` and `text`, or of `time` and `time_ms`; an empty item id; a
-            time without a timezone.
+            `fallback_text` beside `text`; a time without a timezone.
     """
     if (item_id is None) == (text is None):
         raise InvalidArgumentError.of_field("event", _given(item_id=item_id, text=text), "one of item_id and text")
     if item_id == "":
         raise InvalidArgumentError.of_field("item_id", "''", "the id of an item, not empty")
+    if text is not None and fallback_text is not None:
+        raise InvalidArgumentError.of_field("fallback_text", "one beside text", "item_id beside it, or none")
     if (time is None) == (time_ms is None):
         raise InvalidArgumentError.of_field("event", _given(time=time, time_ms=time_ms), "one of time and time_ms")
     when = _from_milliseconds(time_ms) if time_ms is not None else timestamp("time", time)
-    message = Event(time=when, weight=weight)
+    message = Event(time=when, weight=weight, fallback_text=fallback_text)
     if item_id is not None:
         message.item_id = item_id
     if text is not None:
@@ -73,50 +78,6 @@ def strings(field: str, values: Iterable[str]) -> Sequence[str]:
     if isinstance(values, (str, bytes)):
         raise InvalidArgumentError.of_field(field, repr(values), "a list of strings, not one string")
     return list(values)
-
-
-def recommend_request(
-    *,
-    history: Iterable[Event] = (),
-    current: Iterable[Event] = (),
-    events: Iterable[Event] = (),
-    now: datetime | None = None,
-    alpha: float | None = None,
-    exclude: Iterable[str] = (),
-    exclude_seen: bool | None = None,
-    top_n: int | None = None,
-) -> RecommendRequest:
-    """The message that the keywords of `InterestClient.recommend` stand for, for `recommend_many` or for keeping.
-
-    Raises:
-        InvalidArgumentError: `now` has no timezone, `top_n` is less than 1, or `exclude` is one string.
-    """
-    if top_n is not None and not 1 <= top_n < 2**31:
-        raise InvalidArgumentError.of_field("top_n", top_n, "at least 1")
-    return RecommendRequest(
-        history=history,
-        current=current,
-        events=events,
-        now=timestamp("now", now),
-        alpha=alpha,
-        exclude_item_ids=strings("exclude_item_ids", exclude),
-        exclude_seen=exclude_seen,
-        top_n=top_n or 0,
-    )
-
-
-def one_request(request: RecommendRequest | None, from_keywords: RecommendRequest) -> RecommendRequest:
-    """The one request that was given, whole or by keywords.
-
-    Raises:
-        InvalidArgumentError: Both were.
-    """
-    if request is None:
-        return from_keywords
-    if from_keywords != RecommendRequest():
-        given = ", ".join(field.name for field, _ in from_keywords.ListFields())
-        raise InvalidArgumentError.of_field("request", f"{given} beside it", "either a request or its fields")
-    return request
 
 
 def _from_milliseconds(time_ms: int) -> Timestamp:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from ebbtide.client._fields import caller_error
+from ebbtide.client.codec import PersonRequest
 from ebbtide.client.errors import (
     CallCancelledError,
     DeadlineExceededError,
@@ -18,12 +22,24 @@ from ebbtide.client.errors import (
     UnavailableError,
 )
 from ebbtide.interest.errors import RequestError
-from ebbtide.v1 import RecommendRequest
 
 # Triton answers UNAVAILABLE in all of these cases; its words tell them apart.
 _UNKNOWN_MODEL = ("unknown model", "is not ready")
 _OVERLOADED = ("Exceeds maximum queue size", "Request timeout expired")
 _RESTRICTED = "protocol is restricted"
+_ROW = re.compile(r"\brow (?P<row>\d+): ")
+
+Asked = PersonRequest | Sequence[PersonRequest] | None
+"""What a call asked: of one person; of several, row by row; or None."""
+
+
+class RowRefusedError(InvalidArgumentError):
+    """One of the people that a call asked for cannot be served; never seen outside of this package."""
+
+    def __init__(self, message: str, row: int) -> None:
+        super().__init__(message)
+        self.row = row
+        """The place of the person among those asked for."""
 
 
 def typed_error(
@@ -33,7 +49,7 @@ def typed_error(
     target: str,
     timeout_s: float,
     model_name: str | None = None,
-    request: RecommendRequest | None = None,
+    request: Asked = None,
 ) -> EbbtideError:
     """The error to raise for a failed call.
 
@@ -44,12 +60,14 @@ def typed_error(
         timeout_s: Deadline of the call, seconds.
         model_name: The model that was called; None where the call asked the server itself.
         request: The request as the caller gave it, so that a bad field is named in the caller's terms.
+
+    Returns:
+        A `RowRefusedError` where the call asked for several people, and the server says whose row is bad.
     """
     said = (said or "the server gave no reason").strip().removesuffix(".")
     asked = f"{model_name} at {target}" if model_name else f"The server at {target}"
     if status is Status.INVALID_ARGUMENT:
-        bad_field = RequestError.parse(said)
-        return caller_error(bad_field, request) if bad_field else InvalidArgumentError(said)
+        return _invalid(said, request)
     if status is Status.DEADLINE_EXCEEDED:
         return DeadlineExceededError(
             f"{asked} did not answer within {timeout_s:g} s. Give the call a longer timeout_s, or give the server less "
@@ -72,6 +90,15 @@ def typed_error(
     if status in (Status.INTERNAL, Status.UNKNOWN, Status.DATA_LOSS):
         return InternalError(f"{asked} failed: {said}. The server's log says more.", status=status)
     return EbbtideError(f"{asked} answered {status.name}: {said}.", status=status)
+
+
+def _invalid(said: str, request: Asked) -> InvalidArgumentError:
+    if isinstance(request, Sequence):
+        row = _ROW.search(said)
+        known = row is not None and int(row["row"]) < len(request)
+        return RowRefusedError(said, int(row["row"])) if row and known else InvalidArgumentError(said)
+    bad_field = RequestError.parse(said)
+    return caller_error(bad_field, request) if bad_field else InvalidArgumentError(said)
 
 
 def _unavailable(status: Status, said: str, asked: str) -> EbbtideError:

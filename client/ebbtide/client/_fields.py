@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from ebbtide.client.codec import tensor_order
+from ebbtide.client.codec import PersonRequest, tensor_order
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.keys import item_key
-from ebbtide.v1 import RecommendRequest
+from ebbtide.v1 import ExplainRequest, RankRequest, RecommendRequest
 
 _INDEXED = re.compile(r"(?P<tensor>\w+)\[(?P<index>\d+)\]")
 
@@ -18,19 +18,25 @@ _PART_OF_EVENT = {
     contract.EVENT_TIME.name: ".time",
     contract.EVENT_IS_CURRENT.name: "",
     contract.EVENT_WEIGHT.name: ".weight",
-    contract.TEXT.name: ".text",
-    contract.TEXT_VECTOR.name: ".text",
 }
 """What each tensor of events takes from one event."""
 
-_BESIDE_EVENTS = {contract.EXCLUDE_ITEM.name: "exclude_item_ids"}
-"""Tensors that are named otherwise in `RecommendRequest`; those that are not here keep their name."""
+_BESIDE_EVENTS = {
+    contract.EXCLUDE_ITEM.name: "exclude_item_ids",
+    contract.IGNORE_UNKNOWN.name: "unknown_items",
+}
+"""Tensors that are named otherwise in the requests; those that are not here keep their name."""
 
-_KEYED = (contract.EVENT_ITEM.name, contract.EXCLUDE_ITEM.name)
-_OF_TEXTS = (contract.TEXT.name, contract.TEXT_VECTOR.name)
+_KEYED = (
+    contract.EVENT_ITEM.name,
+    contract.EXCLUDE_ITEM.name,
+    contract.CANDIDATE_ITEM.name,
+    contract.ALLOW_ATTRIBUTE.name,
+)
+_OF_TEXTS = (contract.TEXT.name, contract.TEXT_VECTOR.name, contract.TEXT_EVENT.name)
 
 
-def caller_error(error: RequestError, request: RecommendRequest | None) -> InvalidArgumentError:
+def caller_error(error: RequestError, request: PersonRequest | None) -> InvalidArgumentError:
     """The server's error, with the caller's field in the tensor's place and the item id in its key's.
 
     Args:
@@ -39,7 +45,10 @@ def caller_error(error: RequestError, request: RecommendRequest | None) -> Inval
     """
     if request is None:
         return InvalidArgumentError.of_field(_field_of_texts(error.field), error.value, error.expected)
-    return InvalidArgumentError.of_field(_field(error.field, request), _value(error, request), error.expected)
+    expected = error.expected
+    for tensor, name in _BESIDE_EVENTS.items():
+        expected = expected.replace(f"`{tensor}`", f"`{name}`")
+    return InvalidArgumentError.of_field(_field(error.field, request), _value(error, request), expected)
 
 
 def _split(field: str) -> tuple[str, int | None]:
@@ -54,24 +63,60 @@ def _field_of_texts(field: str) -> str:
     return "texts" if index is None else f"texts[{index}]"
 
 
-def _field(field: str, request: RecommendRequest) -> str:
+def _field(field: str, request: PersonRequest) -> str:
     tensor, index = _split(field)
-    if tensor not in _PART_OF_EVENT:
+    if tensor in _PART_OF_EVENT:
+        order = tensor_order(request)
+        entries = [*order.items, *order.texts]
+        if index is None or index >= len(entries):
+            return _all_events(request)
+        return entries[index].path + _PART_OF_EVENT[tensor]
+    if tensor in _OF_TEXTS:
+        order = tensor_order(request)
+        paths = [f"{event.path}.fallback_text" for event in order.stand_ins]
+        paths += [f"{event.path}.text" for event in order.texts]
+        return _all_events(request) if index is None or index >= len(paths) else paths[index]
+    if tensor == contract.ALLOW_ATTRIBUTE.name:
+        paths = [path for path, _, _ in _conditions(request)]
+        return "allow" if index is None or index >= len(paths) else paths[index]
+    if tensor == contract.CANDIDATE_ITEM.name:
+        name = "item_ids" if isinstance(request, ExplainRequest) else "candidate_item_ids"
+    else:
         name = _BESIDE_EVENTS.get(tensor, tensor)
-        return name if index is None else f"{name}[{index}]"
-    items, texts = tensor_order(request)
-    entries = texts if tensor in _OF_TEXTS else [*items, *texts]
-    if index is None or index >= len(entries):
-        return "events" if request.events else "history and current"
-    return entries[index].path + _PART_OF_EVENT[tensor]
+    return name if index is None else f"{name}[{index}]"
 
 
-def _value(error: RequestError, request: RecommendRequest) -> str:
+def _all_events(request: PersonRequest) -> str:
+    return "events" if request.events else "history and current"
+
+
+def _conditions(request: PersonRequest) -> list[tuple[str, str, str]]:
+    """Path, column and value of each entry of ``allow_attribute``."""
+    if isinstance(request, RankRequest):
+        return []
+    return [
+        (f"allow[{place}].values[{index}]", condition.column, value)
+        for place, condition in enumerate(request.allow)
+        for index, value in enumerate(condition.values)
+    ]
+
+
+def _value(error: RequestError, request: PersonRequest) -> str:
     tensor, _ = _split(error.field)
     if tensor not in _KEYED:
         return error.value
-    groups = (request.history, request.current, request.events)
-    ids = [event.item_id for events in groups for event in events if event.item_id]
-    by_key = {str(item_key(item_id)): item_id for item_id in (*ids, *request.exclude_item_ids)}
-    item_id = by_key.get(error.value.strip())
-    return error.value if item_id is None else repr(item_id)
+    if tensor == contract.ALLOW_ATTRIBUTE.name:
+        words = [f"{column}={value}" for _, column, value in _conditions(request)]
+    else:
+        groups = (request.history, request.current, request.events)
+        words = [event.item_id for events in groups for event in events if event.item_id]
+        words += [*request.exclude_item_ids, *_candidates(request)]
+    by_key = {str(item_key(word)): word for word in words}
+    word = by_key.get(error.value.strip())
+    return error.value if word is None else repr(word)
+
+
+def _candidates(request: PersonRequest) -> list[str]:
+    if isinstance(request, RecommendRequest):
+        return []
+    return list(request.item_ids if isinstance(request, ExplainRequest) else request.candidate_item_ids)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from ebbtide.client._channel import channel_args, channel_credentials
-from ebbtide.client._contract_check import check_model
 from ebbtide.client._endpoints import parse_endpoint
+from ebbtide.client._failures import RowRefusedError
+from ebbtide.client._inference import Inference
+from ebbtide.client._packs import Pack, Person, clock_ms, encoded_person, failed, read_person
+from ebbtide.client._requests import explanation_of, nothing_to_explain, recommendation_of
 from ebbtide.client._retry import Deadline
-from ebbtide.client._steps import Caller, Question, Steps, T, Wait
-from ebbtide.client._triton import Untyped, infer_inputs, read_outputs
-from ebbtide.client.codec import Arrays, EncodedRequest, decode, decode_vectors, encode, encode_texts
+from ebbtide.client._steps import Caller, Question, Steps, Wait
+from ebbtide.client.codec import (
+    Arrays,
+    EncodedRequest,
+    decode,
+    decode_explanation,
+    decode_ranking,
+    decode_vectors,
+    encode,
+    encode_explain,
+    encode_rank,
+    encode_texts,
+    people_of,
+    stack,
+)
 from ebbtide.client.config import ClientConfig, Unset
 from ebbtide.client.errors import (
     ClientClosedError,
@@ -23,27 +36,23 @@ from ebbtide.client.errors import (
     EbbtideError,
     InvalidArgumentError,
     ModelNotReadyError,
-    PermissionDeniedError,
-    Status,
     UnavailableError,
 )
 from ebbtide.client.hooks import Call
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
-from ebbtide.client.results import RecommendResult
+from ebbtide.client.results import Explanation, Ranking, RecommendResult
 from ebbtide.interest import contract
-from ebbtide.v1 import RecommendRequest, RecommendResponse
+from ebbtide.v1 import ExplainRequest, RankRequest, RecommendRequest, RecommendResponse
 
-logger = logging.getLogger("ebbtide.client")
-
-_DATATYPES = {
-    model.name: {tensor.name: tensor.dtype.value for tensor in model.inputs} for model in contract.MODELS.values()
-}
 _POLL_S = 0.1
 _PROBE_TIMEOUT_S = 1.0
 
+Metadata = Mapping[str, str] | None
+"""gRPC metadata of one call."""
+
 
 class Operations:
-    """The methods of one client as steps, and what it remembers between calls."""
+    """The methods of one client as steps."""
 
     def __init__(self, url: str | Sequence[str], config: ClientConfig | None, client_class: str) -> None:
         """Checks the address and the configuration.
@@ -62,9 +71,7 @@ class Operations:
         self.credentials = channel_credentials(tls)
         self.channel_args = channel_args(self.config)
         self._caller = Caller(self.config, self.endpoint.shown, plaintext=tls is None and not self.endpoint.loopback)
-        self._compression = None if self.config.compression == "none" else self.config.compression
-        self._checked: set[str] = set()
-        self._versions: dict[str, set[str]] = {}
+        self._inference = Inference(self.config, self._caller, self.endpoint.shown)
 
     @property
     def closed(self) -> bool:
@@ -81,40 +88,77 @@ class Operations:
         return f"{self._client_class}({self.endpoint.shown!r}{', closed' if self.closed else ''})"
 
     def recommend(
-        self, request: RecommendRequest, timeout_s: float | Unset, metadata: Mapping[str, str] | None = None
+        self, request: RecommendRequest, timeout_s: float | Unset, metadata: Metadata = None
     ) -> Steps[RecommendResponse]:
         """See `InterestClient.recommend`."""
-        encoded = encode(request, now_ms=time.time_ns() // 1_000_000)
+        encoded = encode(request, clock_ms())
+        return (yield from self._recommend("recommend", encoded, request, self._deadline(timeout_s), metadata))
 
-        def read(outputs: Arrays, version: str) -> RecommendResponse:
-            return decode(outputs, request.top_n, model_version=version)
+    def rank(self, request: RankRequest, timeout_s: float | Unset, metadata: Metadata = None) -> Steps[Ranking]:
+        """See `InterestClient.rank`."""
+        encoded = encode_rank(request, clock_ms())
 
-        return (yield from self._infer("recommend", encoded, read, timeout_s, metadata, request))
+        def read(outputs: Arrays, version: str) -> Ranking:
+            return Ranking(decode_ranking(outputs, request, model_version=version))
 
-    def recommend_one_of_many(self, request: RecommendRequest, timeout_s: float | Unset) -> Steps[RecommendResult]:
-        """See `InterestClient.recommend_many`."""
-        try:
-            return RecommendResult(request, response=(yield from self.recommend(request, timeout_s)))
-        except EbbtideError as error:
-            return RecommendResult(request, error=error)
+        return (yield from self._inference.infer("rank", encoded, read, self._deadline(timeout_s), metadata, request))
 
-    def check_many(self, max_concurrency: int, timeout_s: float | Unset) -> None:
-        """Checks once what would fail every request of `recommend_many`.
+    def explain(
+        self, request: ExplainRequest, timeout_s: float | Unset, metadata: Metadata = None
+    ) -> Steps[Explanation]:
+        """See `InterestClient.explain`."""
+        now_ms, deadline = clock_ms(), self._deadline(timeout_s)
+        named = request
+        if not request.item_ids:
+            wanted = recommendation_of(request)
+            found = yield from self._recommend("explain", encode(wanted, now_ms), wanted, deadline, metadata)
+            if not found.items:
+                return Explanation(nothing_to_explain(found))
+            named = explanation_of(request, (item.item_id for item in found.items))
+        encoded = encode_explain(named, now_ms)
 
-        Raises:
-            InvalidArgumentError: A bound is out of bounds.
-            ClientClosedError: The client was closed.
-        """
-        if max_concurrency < 1:
-            raise InvalidArgumentError.of_field("max_concurrency", max_concurrency, "at least 1")
-        self._deadline(timeout_s)
+        def read(outputs: Arrays, version: str) -> Explanation:
+            return Explanation(decode_explanation(outputs, named, now_ms, model_version=version))
+
+        return (yield from self._inference.infer("explain", encoded, read, deadline, metadata, named))
 
     def embed(
-        self, texts: Sequence[str], timeout_s: float | Unset, metadata: Mapping[str, str] | None = None
+        self, texts: Sequence[str], timeout_s: float | Unset, metadata: Metadata = None
     ) -> Steps[npt.NDArray[np.float32]]:
         """See `InterestClient.embed`."""
         encoded = encode_texts(texts)
-        return (yield from self._infer("embed", encoded, _vectors, timeout_s, metadata, None))
+        return (yield from self._inference.infer("embed", encoded, _vectors, self._deadline(timeout_s), metadata, None))
+
+    def recommend_one(self, place: int, request: RecommendRequest, timeout_s: float | Unset) -> Steps[RecommendResult]:
+        """The result of one request among many, see `InterestClient.recommend_stream`; its failure is not raised."""
+        person = encoded_person(place, request)
+        return (yield from self._recommend_person("recommend_stream", person, self._deadline(timeout_s)))
+
+    def recommend_pack(self, pack: Pack, timeout_s: float | Unset) -> Steps[list[RecommendResult]]:
+        """The results of a pack, see `InterestClient.recommend_many`; its failures are not raised."""
+        try:
+            deadline = self._deadline(timeout_s)
+            if len(pack) > 1:
+                return (yield from self._recommend_people(pack, deadline))
+        except EbbtideError as error:
+            return failed(pack, error)
+        return [(yield from self._recommend_person("recommend_many", pack[0], deadline))]
+
+    def check_many(self, timeout_s: float | Unset, **bounds: int) -> None:
+        """Checks once what would fail every request of many.
+
+        Args:
+            timeout_s: Deadline of each call, seconds.
+            bounds: Numbers that have to be 1 or more, by name.
+
+        Raises:
+            InvalidArgumentError: A number is out of bounds.
+            ClientClosedError: The client was closed.
+        """
+        for name, number in bounds.items():
+            if number < 1:
+                raise InvalidArgumentError.of_field(name, number, "at least 1")
+        self._deadline(timeout_s)
 
     def is_live(self, timeout_s: float | Unset) -> Steps[bool]:
         """See `InterestClient.is_live`."""
@@ -146,7 +190,7 @@ class Operations:
     def model_metadata(self, model_name: str, timeout_s: float | Unset) -> Steps[ModelMetadata]:
         """See `InterestClient.model_metadata`."""
         deadline = self._deadline(timeout_s)
-        config = yield from self._model_config("model_metadata", model_name, deadline)
+        config = yield from self._inference.model_config("model_metadata", model_name, deadline)
         question = Question(
             "model_metadata",
             "get_model_metadata",
@@ -163,58 +207,60 @@ class Operations:
             )
         return Deadline.after(self.config.deadline_s(timeout_s))
 
-    def _infer(
-        self,
-        method: str,
-        encoded: EncodedRequest,
-        read: Callable[[Arrays, str], T],
-        timeout_s: float | Unset,
-        metadata: Mapping[str, str] | None,
-        request: RecommendRequest | None,
-    ) -> Steps[T]:
-        deadline = self._deadline(timeout_s)
-        model_name = encoded.model_name
-        if self.config.check_contract and model_name not in self._checked:
-            yield from self._check_contract(model_name, deadline, metadata)
+    def _recommend(
+        self, method: str, encoded: EncodedRequest, request: RecommendRequest, deadline: Deadline, metadata: Metadata
+    ) -> Steps[RecommendResponse]:
+        def read(outputs: Arrays, version: str) -> RecommendResponse:
+            return decode(outputs, request.top_n, model_version=version)
 
-        def read_answer(reply: Untyped, call: Call) -> T:
-            outputs, call.model_version = read_outputs(reply)
-            self._note_version(model_name, call.model_version)
-            return read(outputs, call.model_version)
+        return (yield from self._inference.infer(method, encoded, read, deadline, metadata, request))
 
-        arguments = {
-            "model_name": model_name,
-            "inputs": infer_inputs(encoded.tensors, _DATATYPES[model_name]),
-            "compression_algorithm": self._compression,
-        }
-        question = Question(method, "infer", arguments, read_answer, model_name, request)
-        return (yield from self._caller.ask(question, deadline, metadata))
-
-    def _note_version(self, model_name: str, version: str) -> None:
-        """Has the model checked again once another version of it answered: a deployment may have switched."""
-        known = self._versions.setdefault(model_name, {version})
-        if version not in known:
-            known.add(version)
-            self._checked.discard(model_name)
-
-    def _check_contract(self, model_name: str, deadline: Deadline, metadata: Mapping[str, str] | None) -> Steps[None]:
+    def _recommend_person(self, method: str, person: Person, deadline: Deadline) -> Steps[RecommendResult]:
+        encoded, request = person.encoded, person.request
         try:
-            config = yield from self._model_config("check_contract", model_name, deadline, metadata)
+            if isinstance(encoded, InvalidArgumentError):
+                raise encoded
+            response = yield from self._recommend(method, encoded, request, deadline, None)
         except EbbtideError as error:
-            hidden = isinstance(error, PermissionDeniedError) or error.status is Status.UNIMPLEMENTED
-            if not hidden or self.config.expected_fingerprint is not None:
-                raise
-            logger.warning("%s: the model's contract is not checked, since the server does not tell it", error)
-        else:
-            check_model(config, contract.MODELS[model_name], self.config.expected_fingerprint, self.endpoint.shown)
-        self._checked.add(model_name)
+            return RecommendResult(request, error=error, place=person.place)
+        return RecommendResult(request, response=response, place=person.place)
 
-    def _model_config(
-        self, method: str, model_name: str, deadline: Deadline, metadata: Mapping[str, str] | None = None
-    ) -> Steps[Untyped]:
-        arguments = {"model_name": model_name}
-        question = Question(method, "get_model_config", arguments, lambda reply, _: reply.config, model_name)
-        return (yield from self._caller.ask(question, deadline, metadata))
+    def _recommend_people(self, pack: Pack, deadline: Deadline) -> Steps[list[RecommendResult]]:
+        """As many people in one call as the model takes; who keeps the others from an answer is asked for alone."""
+        known = yield from self._inference.prepare(contract.RECOMMEND.name, deadline)
+        most = known.max_people or len(pack)
+        # Rows are padded to the longest, so one that is too long would have them all refused.
+        waiting = [person for person in pack if person.is_within(known.limits)]
+        alone = [person for person in pack if not person.is_within(known.limits)]
+        results: list[RecommendResult] = []
+        while waiting:
+            people = waiting[:most]
+            try:
+                if len(people) > 1:
+                    results += yield from self._recommend_together(people, deadline)
+                else:
+                    alone += people
+            except RowRefusedError as error:
+                alone.append(waiting.pop(error.row))
+                continue
+            except InvalidArgumentError:
+                alone += people
+            except EbbtideError as error:
+                results += failed(people, error)
+            del waiting[: len(people)]
+        for person in alone:
+            results.append((yield from self._recommend_person("recommend_many", person, deadline)))
+        return results
+
+    def _recommend_together(self, people: Pack, deadline: Deadline) -> Steps[list[RecommendResult]]:
+        stacked = stack([person.encoded for person in people if isinstance(person.encoded, EncodedRequest)])
+        requests = [person.request for person in people]
+
+        def read(outputs: Arrays, version: str) -> list[RecommendResult]:
+            answers = people_of(outputs, len(people))
+            return [read_person(person, rows, version) for person, rows in zip(people, answers, strict=True)]
+
+        return (yield from self._inference.infer("recommend_many", stacked, read, deadline, None, requests))
 
     def _probe(self, question: Question[bool], timeout_s: float | Unset) -> Steps[bool]:
         try:

@@ -12,14 +12,13 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ebbtide.client._failures import typed_error
+from ebbtide.client._failures import Asked, typed_error
 from ebbtide.client._retry import Deadline, RetryPolicy
 from ebbtide.client._triton import failure_of
 from ebbtide.client.config import ClientConfig, checked_metadata
 from ebbtide.client.errors import CallCancelledError, EbbtideError, InvalidArgumentError, Status
 from ebbtide.client.hooks import Attempt, Call
 from ebbtide.client.security import TokenProvider, authorization
-from ebbtide.v1 import RecommendRequest
 
 logger = logging.getLogger("ebbtide.client")
 
@@ -68,7 +67,7 @@ class Question(Generic[T]):
     """Turns what `tritonclient` gives into the answer, and may complete the record of the call."""
     model_name: str | None = None
     """The model that is called; None where the server itself is."""
-    request: RecommendRequest | None = None
+    request: Asked = None
     """The caller's own, so that a bad field is named in the caller's terms."""
     retries: bool = True
     """Whether to try again at all."""

@@ -1,15 +1,25 @@
-"""Answers to work with: one of many, as text, as a dict, and as a pandas or polars frame where these are installed."""
+"""Answers to work with: as text, as a dict, and as a pandas or polars frame where these are installed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import MessageToDict
 
+from ebbtide.client import _tables, _texts
 from ebbtide.client.errors import EbbtideError
-from ebbtide.v1 import RecommendRequest, RecommendResponse
+from ebbtide.v1 import (
+    ColdStart,
+    ExplainedEvent,
+    ExplainResponse,
+    ItemExplanation,
+    RankResponse,
+    RecommendedItem,
+    RecommendRequest,
+    RecommendResponse,
+)
 
 if TYPE_CHECKING:
     import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
@@ -18,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RecommendResult:
-    """What became of one request of `InterestClient.recommend_many`: either a response or an error."""
+    """What became of one request among many: either a response or an error."""
 
     request: RecommendRequest = field(repr=False)
     """The request."""
@@ -26,33 +36,133 @@ class RecommendResult:
     """The answer; None where the call failed."""
     error: EbbtideError | None = None
     """Why the call failed; None where it was answered."""
+    place: int = 0
+    """Index of the request among those given."""
 
     def __str__(self) -> str:
         return to_text(self.response) if self.response is not None else f"{type(self.error).__name__}: {self.error}"
 
 
-Answers = RecommendResponse | Sequence[RecommendResult]
+@dataclass(frozen=True)
+class Ranking:
+    """The answer of `InterestClient.rank`; prints as a table."""
+
+    response: RankResponse = field(repr=False)
+    """The whole answer as a message."""
+
+    @property
+    def items(self) -> Sequence[RecommendedItem]:
+        """The candidates that can be recommended, best first."""
+        return self.response.items
+
+    @property
+    def unknown_item_ids(self) -> Sequence[str]:
+        """Candidates that are not in the catalog, in the order given."""
+        return self.response.unknown_item_ids
+
+    @property
+    def excluded_item_ids(self) -> Sequence[str]:
+        """Candidates that an exclusion left out, in the order given."""
+        return self.response.excluded_item_ids
+
+    @property
+    def alpha_used(self) -> float:
+        """Share of history in the blend."""
+        return self.response.alpha_used
+
+    @property
+    def cold_start(self) -> ColdStart.ValueType:
+        """What there was nothing of to go by."""
+        return self.response.cold_start
+
+    def __str__(self) -> str:
+        return to_text(self)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The answer of `InterestClient.explain`; prints as a table of what each event adds to each score."""
+
+    response: ExplainResponse = field(repr=False)
+    """The whole answer as a message."""
+
+    @property
+    def items(self) -> Sequence[ItemExplanation]:
+        """The score of each item in parts, in the order asked for, or best first."""
+        return self.response.items
+
+    @property
+    def events(self) -> Sequence[ExplainedEvent]:
+        """The request's events, to which the items' `event_shares` belong: its history, its current, its events."""
+        return self.response.events
+
+    @property
+    def alpha_used(self) -> float:
+        """Share of history in the blend."""
+        return self.response.alpha_used
+
+    @property
+    def cold_start(self) -> ColdStart.ValueType:
+        """What there was nothing of to go by."""
+        return self.response.cold_start
+
+    def __str__(self) -> str:
+        return to_text(self)
+
+
+Answer = RecommendResponse | RankResponse | ExplainResponse | Ranking | Explanation
+"""One answer."""
+Answers = Answer | Sequence[RecommendResult]
 """One answer, or the results of many requests."""
 
 
-def to_dict(response: RecommendResponse) -> dict[str, Any]:
-    """The answer as plain Python values, with the names of the message's fields; ready for JSON."""
-    return MessageToDict(response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+def to_dict(answer: Answer) -> dict[str, Any]:
+    """The answer as plain Python values, with the names of the message's fields; ready for JSON.
+
+    Numbers that JSON lacks, such as the half-life of what never ebbs, are words: ``Infinity``.
+    """
+    return MessageToDict(_message(answer), preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
-def to_text(response: RecommendResponse) -> str:
-    """The answer as a small table for people to read."""
-    head = (
-        f"alpha {response.alpha_used:.2f} (share of history), {response.events_used} events counted, model version "
-        f"{response.model_version or 'unknown'}"
-    )
-    width = max((len(item.item_id) for item in response.items), default=0)
-    rows = [f"{rank:3d}  {item.item_id:<{width}}  {item.score: .4f}" for rank, item in enumerate(response.items, 1)]
-    return "\n".join([head, *rows])
+def to_text(answer: Answer, titles: Mapping[str, str] | None = None, *, events: int = 5) -> str:
+    """The answer as a small table for people to read.
+
+    Args:
+        answer: Of `recommend`, `rank` or `explain`.
+        titles: What to show in place of item ids; an id without a title is shown itself.
+        events: Of an explanation, how many of the events that add or take most are shown for each item.
+    """
+    message = _message(answer)
+    if isinstance(message, ExplainResponse):
+        return _texts.explanation(message, titles or {}, events)
+    return _texts.ranked(message, titles or {})
+
+
+def parts_of_score(
+    explanation: Explanation, item: ItemExplanation, titles: Mapping[str, str] | None = None, *, events: int = 5
+) -> list[tuple[float, str]]:
+    """What adds up to the score of an item, each with words for it, as `to_text` shows them.
+
+    Args:
+        explanation: The answer.
+        item: One of its items.
+        titles: What to show in place of item ids.
+        events: How many of the events that add or take most to tell one by one; the other ones are told together.
+    """
+    return _texts.parts(explanation.response, item, titles or {}, events)
+
+
+def cold_start_text(answer: Answer) -> str:
+    """What there was nothing of to go by, in words; empty where nothing was missing."""
+    return _texts.cold_start(_message(answer).cold_start)
 
 
 def to_pandas(answers: Answers) -> pd.DataFrame:
-    """One row for each recommended item: ``rank`` (from 1), ``item_id`` and ``score`` (float32).
+    """One row for each recommended or ranked item: ``rank`` (from 1), ``item_id`` and ``score`` (float32).
+
+    Of an explanation, one row for each part of each score: ``item_id``, ``part`` (history, session, prior, adjustment),
+    ``share`` (float32), and for events ``event`` (their index in `Explanation.events`), ``subject`` (item id or text),
+    ``age_days`` and ``decay``, empty for the rest. The shares of an item add up to its score.
 
     Args:
         answers: One answer; or many results, whose rows begin with ``request``, the result's index; failed ones have
@@ -64,7 +174,9 @@ def to_pandas(answers: Answers) -> pd.DataFrame:
     import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
 
     columns = _columns(answers)
-    return pd.DataFrame({name: pd.Series(values, dtype=_PANDAS_DTYPES[name]) for name, values in columns.items()})
+    return pd.DataFrame(
+        {name: pd.Series(values, dtype=_tables.PANDAS_DTYPES[name]) for name, values in columns.items()}
+    )
 
 
 def to_polars(answers: Answers) -> pl.DataFrame:
@@ -76,24 +188,20 @@ def to_polars(answers: Answers) -> pl.DataFrame:
     import polars as pl
 
     columns = _columns(answers)
-    dtypes = {"request": pl.Int64, "rank": pl.Int64, "item_id": pl.String, "score": pl.Float32}
-    return pl.DataFrame(columns, schema={name: dtypes[name] for name in columns})
+    return pl.DataFrame(columns, schema={name: getattr(pl, _tables.POLARS_DTYPES[name]) for name in columns})
 
 
-_PANDAS_DTYPES = {"request": "int64", "rank": "int64", "item_id": "str", "score": "float32"}
+def _message(answer: Answer) -> RecommendResponse | RankResponse | ExplainResponse:
+    return answer.response if isinstance(answer, (Ranking, Explanation)) else answer
 
 
 def _columns(answers: Answers) -> dict[str, list[Any]]:
-    names: tuple[str, ...] = ("rank", "item_id", "score")
-    rows: list[tuple[Any, ...]]
-    if isinstance(answers, RecommendResponse):
-        rows = _rows(answers)
-    else:
-        names = ("request", *names)
+    if isinstance(answers, Sequence):
         answered = [(index, result.response) for index, result in enumerate(answers) if result.response is not None]
-        rows = [(index, *row) for index, response in answered for row in _rows(response)]
-    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
-
-
-def _rows(response: RecommendResponse) -> list[tuple[Any, ...]]:
-    return [(rank, item.item_id, item.score) for rank, item in enumerate(response.items, start=1)]
+        return _tables.many_columns(answered)
+    message = _message(answers)
+    return (
+        _tables.explanation_columns(message)
+        if isinstance(message, ExplainResponse)
+        else _tables.ranked_columns(message)
+    )

@@ -25,27 +25,51 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65\x62\x62tide/v1/interest.proto\x12\nebbtide.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x7f\n\x05\x45vent\x12\x11\n\x07item_id\x18\x01 \x01(\tH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x06weight\x18\x04 \x01(\x02H\x01\x88\x01\x01\x42\t\n\x07subjectB\t\n\x07_weight\"\x99\x02\n\x10RecommendRequest\x12\"\n\x07history\x18\x01 \x03(\x0b\x32\x11.ebbtide.v1.Event\x12\"\n\x07\x63urrent\x18\x02 \x03(\x0b\x32\x11.ebbtide.v1.Event\x12!\n\x06\x65vents\x18\x08 \x03(\x0b\x32\x11.ebbtide.v1.Event\x12\'\n\x03now\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05\x61lpha\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x05 \x03(\t\x12\x19\n\x0c\x65xclude_seen\x18\x06 \x01(\x08H\x01\x88\x01\x01\x12\r\n\x05top_n\x18\x07 \x01(\rB\x08\n\x06_alphaB\x0f\n\r_exclude_seen\"\x7f\n\x11RecommendResponse\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.ebbtide.v1.RecommendedItem\x12\x12\n\nalpha_used\x18\x02 \x01(\x02\x12\x13\n\x0b\x65vents_used\x18\x03 \x01(\r\x12\x15\n\rmodel_version\x18\x04 \x01(\t\"1\n\x0fRecommendedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"\x1d\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\":\n\rEmbedResponse\x12)\n\nembeddings\x18\x01 \x03(\x0b\x32\x15.ebbtide.v1.Embedding\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x32\x99\x01\n\x0fInterestService\x12H\n\tRecommend\x12\x1c.ebbtide.v1.RecommendRequest\x1a\x1d.ebbtide.v1.RecommendResponse\x12<\n\x05\x45mbed\x12\x18.ebbtide.v1.EmbedRequest\x1a\x19.ebbtide.v1.EmbedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65\x62\x62tide/v1/interest.proto\x12\nebbtide.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xad\x01\n\x05\x45vent\x12\x11\n\x07item_id\x18\x01 \x01(\tH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x06weight\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x1a\n\rfallback_text\x18\x05 \x01(\tH\x02\x88\x01\x01\x42\t\n\x07subjectB\t\n\x07_weightB\x10\n\x0e_fallback_text\"1\n\x0f\x41ttributeFilter\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\xa5\x03\n\x10RecommendRequest\x12\"\n\x07history\x18\x01 \x03(\x0b\x32\x11.ebbtide.v1.Event\x12\"\n\x07\x63urrent\x18\x02 \x03(\x0b\x32\x11.ebbtide.v1.Event\x12!\n\x06\x65vents\x18\x08 \x03(\x0b\x32\x11.ebbtide.v1.Event\x12\'\n\x03now\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05\x61lpha\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x05 \x03(\t\x12\x19\n\x0c\x65xclude_seen\x18\x06 \x01(\x08H\x01\x88\x01\x01\x12\r\n\x05top_n\x18\x07 \x01(\r\x12\x18\n\x0b\x64\x65\x63\x61y_scale\x18\t \x01(\x02H\x02\x88\x01\x01\x12\x34\n\runknown_items\x18\n \x01(\x0e\x32\x1d.ebbtide.v1.UnknownItemPolicy\x12*\n\x05\x61llow\x18\x0b \x03(\x0b\x32\x1b.ebbtide.v1.AttributeFilterB\x08\n\x06_alphaB\x0f\n\r_exclude_seenB\x0e\n\x0c_decay_scale\"\xfc\x01\n\x11RecommendResponse\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.ebbtide.v1.RecommendedItem\x12\x12\n\nalpha_used\x18\x02 \x01(\x02\x12\x13\n\x0b\x65vents_used\x18\x03 \x01(\r\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x1b\n\x13history_events_used\x18\x05 \x01(\r\x12\x1b\n\x13\x63urrent_events_used\x18\x06 \x01(\r\x12\x16\n\x0eunknown_events\x18\x07 \x01(\r\x12)\n\ncold_start\x18\x08 \x01(\x0e\x32\x15.ebbtide.v1.ColdStart\"1\n\x0fRecommendedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"[\n\x16RecommendStreamRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.ebbtide.v1.RecommendRequest\"\x93\x01\n\x17RecommendStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.ebbtide.v1.RecommendResponseH\x00\x12&\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.ebbtide.v1.FailureH\x00\x42\t\n\x07outcome\"\x98\x01\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x12\n\x05\x66ield\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05value\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08\x65xpected\x18\x06 \x01(\tH\x02\x88\x01\x01\x42\x08\n\x06_fieldB\x08\n\x06_valueB\x0b\n\t_expected\"\x90\x03\n\x0bRankRequest\x12\"\n\x07history\x18\x01 \x03(\x0b\x32\x11.ebbtide.v1.Event\x12\"\n\x07\x63urrent\x18\x02 \x03(\x0b\x32\x11.ebbtide.v1.Event\x12!\n\x06\x65vents\x18\x08 \x03(\x0b\x32\x11.ebbtide.v1.Event\x12\'\n\x03now\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05\x61lpha\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x05 \x03(\t\x12\x19\n\x0c\x65xclude_seen\x18\x06 \x01(\x08H\x01\x88\x01\x01\x12\r\n\x05top_n\x18\x07 \x01(\r\x12\x18\n\x0b\x64\x65\x63\x61y_scale\x18\t \x01(\x02H\x02\x88\x01\x01\x12\x34\n\runknown_items\x18\n \x01(\x0e\x32\x1d.ebbtide.v1.UnknownItemPolicy\x12\x1a\n\x12\x63\x61ndidate_item_ids\x18\x0c \x03(\tB\x08\n\x06_alphaB\x0f\n\r_exclude_seenB\x0e\n\x0c_decay_scale\"\xac\x02\n\x0cRankResponse\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.ebbtide.v1.RecommendedItem\x12\x12\n\nalpha_used\x18\x02 \x01(\x02\x12\x13\n\x0b\x65vents_used\x18\x03 \x01(\r\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x1b\n\x13history_events_used\x18\x05 \x01(\r\x12\x1b\n\x13\x63urrent_events_used\x18\x06 \x01(\r\x12\x16\n\x0eunknown_events\x18\x07 \x01(\r\x12)\n\ncold_start\x18\x08 \x01(\x0e\x32\x15.ebbtide.v1.ColdStart\x12\x18\n\x10unknown_item_ids\x18\t \x03(\t\x12\x19\n\x11\x65xcluded_item_ids\x18\n \x03(\t\"\xb5\x03\n\x0e\x45xplainRequest\x12\"\n\x07history\x18\x01 \x03(\x0b\x32\x11.ebbtide.v1.Event\x12\"\n\x07\x63urrent\x18\x02 \x03(\x0b\x32\x11.ebbtide.v1.Event\x12!\n\x06\x65vents\x18\x08 \x03(\x0b\x32\x11.ebbtide.v1.Event\x12\'\n\x03now\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05\x61lpha\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x10\x65xclude_item_ids\x18\x05 \x03(\t\x12\x19\n\x0c\x65xclude_seen\x18\x06 \x01(\x08H\x01\x88\x01\x01\x12\r\n\x05top_n\x18\x07 \x01(\r\x12\x18\n\x0b\x64\x65\x63\x61y_scale\x18\t \x01(\x02H\x02\x88\x01\x01\x12\x34\n\runknown_items\x18\n \x01(\x0e\x32\x1d.ebbtide.v1.UnknownItemPolicy\x12*\n\x05\x61llow\x18\x0b \x03(\x0b\x32\x1b.ebbtide.v1.AttributeFilter\x12\x10\n\x08item_ids\x18\x0c \x03(\tB\x08\n\x06_alphaB\x0f\n\r_exclude_seenB\x0e\n\x0c_decay_scale\"\xbe\x02\n\x0f\x45xplainResponse\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.ebbtide.v1.ItemExplanation\x12\x12\n\nalpha_used\x18\x02 \x01(\x02\x12\x13\n\x0b\x65vents_used\x18\x03 \x01(\r\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x1b\n\x13history_events_used\x18\x05 \x01(\r\x12\x1b\n\x13\x63urrent_events_used\x18\x06 \x01(\r\x12\x16\n\x0eunknown_events\x18\x07 \x01(\r\x12)\n\ncold_start\x18\x08 \x01(\x0e\x32\x15.ebbtide.v1.ColdStart\x12*\n\x06\x65vents\x18\t \x03(\x0b\x32\x1a.ebbtide.v1.ExplainedEvent\x12\x16\n\x0ehalf_life_days\x18\n \x03(\x02\"g\n\x0e\x45xplainedEvent\x12 \n\x05\x65vent\x18\x01 \x01(\x0b\x32\x11.ebbtide.v1.Event\x12\x12\n\nis_current\x18\x02 \x01(\x08\x12\r\n\x05\x64\x65\x63\x61y\x18\x03 \x01(\x02\x12\x10\n\x08\x61ge_days\x18\x04 \x01(\x02\"\xe2\x01\n\x0fItemExplanation\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x12\n\x05score\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x14\n\x0c\x65vent_shares\x18\x03 \x03(\x02\x12\x15\n\rhistory_share\x18\x04 \x01(\x02\x12\x15\n\rcurrent_share\x18\x05 \x01(\x02\x12\x13\n\x0bprior_share\x18\x06 \x01(\x02\x12\x18\n\x10\x61\x64justment_share\x18\x07 \x01(\x02\x12\x18\n\x10\x64imension_shares\x18\x08 \x03(\x02\x12\x13\n\x0bis_excluded\x18\t \x01(\x08\x42\x08\n\x06_score\"\x1d\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\":\n\rEmbedResponse\x12)\n\nembeddings\x18\x01 \x03(\x0b\x32\x15.ebbtide.v1.Embedding\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02*w\n\x11UnknownItemPolicy\x12#\n\x1fUNKNOWN_ITEM_POLICY_UNSPECIFIED\x10\x00\x12\x1d\n\x19UNKNOWN_ITEM_POLICY_ERROR\x10\x01\x12\x1e\n\x1aUNKNOWN_ITEM_POLICY_IGNORE\x10\x02*\x8c\x01\n\tColdStart\x12\x1a\n\x16\x43OLD_START_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43OLD_START_NONE\x10\x01\x12\x19\n\x15\x43OLD_START_NO_HISTORY\x10\x02\x12\x19\n\x15\x43OLD_START_NO_SESSION\x10\x03\x12\x18\n\x14\x43OLD_START_NO_EVENTS\x10\x04\x32\xf8\x02\n\x0fInterestService\x12H\n\tRecommend\x12\x1c.ebbtide.v1.RecommendRequest\x1a\x1d.ebbtide.v1.RecommendResponse\x12^\n\x0fRecommendStream\x12\".ebbtide.v1.RecommendStreamRequest\x1a#.ebbtide.v1.RecommendStreamResponse(\x01\x30\x01\x12\x39\n\x04Rank\x12\x17.ebbtide.v1.RankRequest\x1a\x18.ebbtide.v1.RankResponse\x12\x42\n\x07\x45xplain\x12\x1a.ebbtide.v1.ExplainRequest\x1a\x1b.ebbtide.v1.ExplainResponse\x12<\n\x05\x45mbed\x12\x18.ebbtide.v1.EmbedRequest\x1a\x19.ebbtide.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ebbtide.v1.interest_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENT']._serialized_start=74
-  _globals['_EVENT']._serialized_end=201
-  _globals['_RECOMMENDREQUEST']._serialized_start=204
-  _globals['_RECOMMENDREQUEST']._serialized_end=485
-  _globals['_RECOMMENDRESPONSE']._serialized_start=487
-  _globals['_RECOMMENDRESPONSE']._serialized_end=614
-  _globals['_RECOMMENDEDITEM']._serialized_start=616
-  _globals['_RECOMMENDEDITEM']._serialized_end=665
-  _globals['_EMBEDREQUEST']._serialized_start=667
-  _globals['_EMBEDREQUEST']._serialized_end=696
-  _globals['_EMBEDRESPONSE']._serialized_start=698
-  _globals['_EMBEDRESPONSE']._serialized_end=756
-  _globals['_EMBEDDING']._serialized_start=758
-  _globals['_EMBEDDING']._serialized_end=785
-  _globals['_INTERESTSERVICE']._serialized_start=788
-  _globals['_INTERESTSERVICE']._serialized_end=941
+  _globals['_UNKNOWNITEMPOLICY']._serialized_start=3350
+  _globals['_UNKNOWNITEMPOLICY']._serialized_end=3469
+  _globals['_COLDSTART']._serialized_start=3472
+  _globals['_COLDSTART']._serialized_end=3612
+  _globals['_EVENT']._serialized_start=75
+  _globals['_EVENT']._serialized_end=248
+  _globals['_ATTRIBUTEFILTER']._serialized_start=250
+  _globals['_ATTRIBUTEFILTER']._serialized_end=299
+  _globals['_RECOMMENDREQUEST']._serialized_start=302
+  _globals['_RECOMMENDREQUEST']._serialized_end=723
+  _globals['_RECOMMENDRESPONSE']._serialized_start=726
+  _globals['_RECOMMENDRESPONSE']._serialized_end=978
+  _globals['_RECOMMENDEDITEM']._serialized_start=980
+  _globals['_RECOMMENDEDITEM']._serialized_end=1029
+  _globals['_RECOMMENDSTREAMREQUEST']._serialized_start=1031
+  _globals['_RECOMMENDSTREAMREQUEST']._serialized_end=1122
+  _globals['_RECOMMENDSTREAMRESPONSE']._serialized_start=1125
+  _globals['_RECOMMENDSTREAMRESPONSE']._serialized_end=1272
+  _globals['_FAILURE']._serialized_start=1275
+  _globals['_FAILURE']._serialized_end=1427
+  _globals['_RANKREQUEST']._serialized_start=1430
+  _globals['_RANKREQUEST']._serialized_end=1830
+  _globals['_RANKRESPONSE']._serialized_start=1833
+  _globals['_RANKRESPONSE']._serialized_end=2133
+  _globals['_EXPLAINREQUEST']._serialized_start=2136
+  _globals['_EXPLAINREQUEST']._serialized_end=2573
+  _globals['_EXPLAINRESPONSE']._serialized_start=2576
+  _globals['_EXPLAINRESPONSE']._serialized_end=2894
+  _globals['_EXPLAINEDEVENT']._serialized_start=2896
+  _globals['_EXPLAINEDEVENT']._serialized_end=2999
+  _globals['_ITEMEXPLANATION']._serialized_start=3002
+  _globals['_ITEMEXPLANATION']._serialized_end=3228
+  _globals['_EMBEDREQUEST']._serialized_start=3230
+  _globals['_EMBEDREQUEST']._serialized_end=3259
+  _globals['_EMBEDRESPONSE']._serialized_start=3261
+  _globals['_EMBEDRESPONSE']._serialized_end=3319
+  _globals['_EMBEDDING']._serialized_start=3321
+  _globals['_EMBEDDING']._serialized_end=3348
+  _globals['_INTERESTSERVICE']._serialized_start=3615
+  _globals['_INTERESTSERVICE']._serialized_end=3991
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,21 @@ class InterestServiceStub(object):
                 request_serializer=ebbtide_dot_v1_dot_interest__pb2.RecommendRequest.SerializeToString,
                 response_deserializer=ebbtide_dot_v1_dot_interest__pb2.RecommendResponse.FromString,
                 _registered_method=True)
+        self.RecommendStream = channel.stream_stream(
+                '/ebbtide.v1.InterestService/RecommendStream',
+                request_serializer=ebbtide_dot_v1_dot_interest__pb2.RecommendStreamRequest.SerializeToString,
+                response_deserializer=ebbtide_dot_v1_dot_interest__pb2.RecommendStreamResponse.FromString,
+                _registered_method=True)
+        self.Rank = channel.unary_unary(
+                '/ebbtide.v1.InterestService/Rank',
+                request_serializer=ebbtide_dot_v1_dot_interest__pb2.RankRequest.SerializeToString,
+                response_deserializer=ebbtide_dot_v1_dot_interest__pb2.RankResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/ebbtide.v1.InterestService/Explain',
+                request_serializer=ebbtide_dot_v1_dot_interest__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=ebbtide_dot_v1_dot_interest__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.Embed = channel.unary_unary(
                 '/ebbtide.v1.InterestService/Embed',
                 request_serializer=ebbtide_dot_v1_dot_interest__pb2.EmbedRequest.SerializeToString,
@@ -53,6 +68,29 @@ class InterestServiceServicer(object):
 
     def Recommend(self, request, context):
         """Ranks the catalog by the interest that the request's events show.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecommendStream(self, request_iterator, context):
+        """Recommend for many people, or again and again for one session, over one stream. Each request is answered or failed
+        on its own, as soon as it can be, so answers may come in another order; `request_id` says which is which. The stream
+        ends after its last answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rank(self, request, context):
+        """Scores and orders the items that the request names, instead of the catalog.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Splits the scores of items into what each event, the popularity prior and the adjustments add to them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +110,21 @@ def add_InterestServiceServicer_to_server(servicer, server):
                     servicer.Recommend,
                     request_deserializer=ebbtide_dot_v1_dot_interest__pb2.RecommendRequest.FromString,
                     response_serializer=ebbtide_dot_v1_dot_interest__pb2.RecommendResponse.SerializeToString,
+            ),
+            'RecommendStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.RecommendStream,
+                    request_deserializer=ebbtide_dot_v1_dot_interest__pb2.RecommendStreamRequest.FromString,
+                    response_serializer=ebbtide_dot_v1_dot_interest__pb2.RecommendStreamResponse.SerializeToString,
+            ),
+            'Rank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rank,
+                    request_deserializer=ebbtide_dot_v1_dot_interest__pb2.RankRequest.FromString,
+                    response_serializer=ebbtide_dot_v1_dot_interest__pb2.RankResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=ebbtide_dot_v1_dot_interest__pb2.ExplainRequest.FromString,
+                    response_serializer=ebbtide_dot_v1_dot_interest__pb2.ExplainResponse.SerializeToString,
             ),
             'Embed': grpc.unary_unary_rpc_method_handler(
                     servicer.Embed,
@@ -107,6 +160,87 @@ class InterestService(object):
             '/ebbtide.v1.InterestService/Recommend',
             ebbtide_dot_v1_dot_interest__pb2.RecommendRequest.SerializeToString,
             ebbtide_dot_v1_dot_interest__pb2.RecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecommendStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/ebbtide.v1.InterestService/RecommendStream',
+            ebbtide_dot_v1_dot_interest__pb2.RecommendStreamRequest.SerializeToString,
+            ebbtide_dot_v1_dot_interest__pb2.RecommendStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ebbtide.v1.InterestService/Rank',
+            ebbtide_dot_v1_dot_interest__pb2.RankRequest.SerializeToString,
+            ebbtide_dot_v1_dot_interest__pb2.RankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ebbtide.v1.InterestService/Explain',
+            ebbtide_dot_v1_dot_interest__pb2.ExplainRequest.SerializeToString,
+            ebbtide_dot_v1_dot_interest__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,13 +68,16 @@ def _fitting(text: str, max_bytes: int) -> str:
     return text.encode()[:max_bytes].decode(errors="ignore").strip() or _SHORT_TEXT
 
 
-def check_pipeline(twin: InProcessPipeline, bundle: InterestBundle, tolerance: float = TOLERANCE) -> float:
+def check_pipeline(
+    twin: InProcessPipeline, bundle: InterestBundle, tolerance: float = TOLERANCE, *, complete: bool = True
+) -> float:
     """The whole in-process pipeline against the formulas in torch, on random requests, empty and longest included.
 
     Args:
         twin: The export.
         bundle: What it was made from.
         tolerance: Of scores; see `HeadCheck.tolerance`.
+        complete: Whether the best items must all be there; see `ranking_difference`.
 
     Returns:
         The largest absolute difference of scores.
@@ -93,6 +96,6 @@ def check_pipeline(twin: InProcessPipeline, bundle: InterestBundle, tolerance: f
         if not isinstance(answer, Answer):
             raise ParityError(f"{contract.RECOMMEND.name}: a sound request was refused: {answer}")
         expected = sample.reference(bundle.model, bundle.prior_columns)
-        difference = ranking_difference(answer.item_id, answer.score, expected.scores, index)
+        difference = ranking_difference(answer.item_id, answer.score, expected.scores, index, complete=complete)
         largest = max(largest, difference, abs(answer.alpha_used - expected.alpha))
     return require_tolerance(f"{contract.RECOMMEND.name} in this process against torch", largest, tolerance)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from ebbtide.export.facts import VersionFacts, tell_limits
 from ebbtide.export.serving import Accelerator, ServingOptions
 from ebbtide.export.targets import Placement, Target
 from ebbtide.export.versions import pin
@@ -19,14 +20,15 @@ MAX_BATCH_SIZE = 64
 """Requests that a batching model takes together."""
 CORES_RESOURCE = "cores"
 """The rate limiter's name for what instances share; `ebbtide serve --rate-limiter` gives as many as the machine has."""
-CACHED_MODELS = (contract.ADAPTIVE_WEIGHTS, contract.SCORING_HEAD, contract.EMBED)
+CACHED_MODELS = (contract.SCORING_HEAD, contract.ENCODER, contract.EMBED)
 """Models whose answers the server may cache.
 
 Triton's key is the model, its version and the raw bytes of its inputs; it leaves out shapes and the outputs asked for.
 So `recommend` itself is not cached: after a request for `alpha_used` alone, one for everything would get `alpha_used`
-alone (seen). Its steps are always asked for everything, and `embed` has but one output. The encoder is not cached: 2
-rows of 16 tokens and 1 row of 32 can have the same bytes. All that changes an answer of these three is a tensor, and
-their shapes follow from the bytes.
+alone (seen). Nor is `adaptive_weights`: `rank` does not ask it for `item_filter`, and `recommend` for the same person
+then failed for want of it (seen). These are asked for everything by every ensemble, and `embed` has but one output. All
+that changes an answer of these is a tensor, and shapes follow from the bytes: the encoder's too, since no two batches
+of `tokenizer` with different numbers of texts have the same bytes.
 """
 _TENSORRT_WORKSPACE_BYTES = 1 << 30
 
@@ -39,8 +41,8 @@ class ConfigSettings:
     version: int
     """The version that is loaded, and that the ensembles answer with."""
     sizes: Mapping[Size, int]
-    max_texts: int
-    """Texts of one request: the batch that reaches the encoder."""
+    facts: VersionFacts
+    """What clients are told; the texts of one request are also the batch that reaches the encoder."""
     serving: ServingOptions
 
 
@@ -66,11 +68,14 @@ def model_config(model: Model, settings: ConfigSettings, target: Target) -> Any:
             for tensor in model.outputs
         ],
     )
-    if serving.response_cache and model in CACHED_MODELS:
+    if serving.response_cache and model.name in {cached.name for cached in CACHED_MODELS}:
         config.response_cache.enable = True
+    if model.kind is Kind.PYTHON:
+        tell_limits(config, settings.facts.limits)
     if model.kind is Kind.ENSEMBLE:
+        settings.facts.tell(config)
         config.platform = model.kind.value
-        config.ensemble_scheduling.step.extend(_step(contract.MODELS[name]) for name in model.steps)
+        config.ensemble_scheduling.step.extend(_steps(model))
         pin(config, settings.version, settings.fingerprint)
         return config
     config.backend = model.kind.value
@@ -91,7 +96,7 @@ def model_config(model: Model, settings: ConfigSettings, target: Target) -> Any:
 def _max_batch_size(model: Model, settings: ConfigSettings) -> int:
     if not model.batching:
         return 0
-    return settings.max_texts if model is contract.ENCODER else MAX_BATCH_SIZE
+    return settings.facts.limits.max_texts if model is contract.ENCODER else MAX_BATCH_SIZE
 
 
 def _input(tensor: Tensor, model: Model, settings: ConfigSettings) -> Any:  # noqa: ANN401 - no types
@@ -116,13 +121,24 @@ def data_type(tensor: Tensor) -> int:
     return int(model_config_pb2.DataType.Value(f"TYPE_{name}"))
 
 
-def _step(model: Model) -> Any:  # noqa: ANN401 - tritonclient carries no types
-    """A step that reads and writes the ensemble's tensors by its own names for them."""
-    return model_config_pb2.ModelEnsembling.Step(
-        model_name=model.name,
-        input_map={tensor.name: tensor.name for tensor in model.inputs},
-        output_map={tensor.name: tensor.name for tensor in model.outputs},
-    )
+def _steps(ensemble: Model) -> Iterator[Any]:
+    """Steps that read and write the ensemble's tensors by its own names for them.
+
+    A step's optional input that nothing gives stays out, and so does an output that nobody reads.
+    """
+    models = [contract.MODELS[name] for name in ensemble.steps]
+    given = {tensor.name for tensor in ensemble.inputs}
+    read = {tensor.name for tensor in ensemble.outputs} | {tensor.name for model in models for tensor in model.inputs}
+    for model in models:
+        outputs = [tensor.name for tensor in model.outputs if tensor.name in read]
+        yield model_config_pb2.ModelEnsembling.Step(
+            model_name=model.name,
+            input_map={
+                tensor.name: tensor.name for tensor in model.inputs if tensor.name in given or not tensor.optional
+            },
+            output_map={name: name for name in outputs},
+        )
+        given.update(outputs)
 
 
 def _instance_group(placement: Placement, *, limited: bool) -> Any:  # noqa: ANN401 - tritonclient carries no types

@@ -55,6 +55,14 @@ class VersionError(ExportError):
     """A version that is not there, is in use, or does not go with those beside it."""
 
 
+class AttributesError(ExportError):
+    """Attributes of items that cannot be read, or are too many."""
+
+
+class RetrievalError(ExportError):
+    """An approximate index that cannot be built, or misses more of the best items than is allowed."""
+
+
 class ParityError(ExportError):
     """What was exported does not answer as the torch model does."""
 

@@ -16,14 +16,21 @@ import onnxruntime as ort
 
 from ebbtide.export import versions
 from ebbtide.export.errors import RepositoryError
+from ebbtide.export.head.served import open_head
 from ebbtide.export.sources import model_sources
 from ebbtide.interest import contract, exported
+from ebbtide.interest.candidates import CandidateScorer
 from ebbtide.interest.checks import Request
 from ebbtide.interest.contract import Model
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.explanation import Explainer, Explanation
 from ebbtide.interest.pipeline import AdaptiveWeights, InterestPipeline
 
 Floats = npt.NDArray[np.float32]
+
+_WEIGHTS_OF_CANDIDATES = tuple(
+    tensor for tensor in contract.CANDIDATE_HEAD.inputs if tensor is not contract.CANDIDATE_ITEM
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,8 @@ class Answer:
     score: Floats
     """``[top N]``; minus infinity marks an excluded item."""
     alpha_used: float
-    events_used: int
+    event_counts: tuple[int, int, int]
+    """Of the history, of the session, left out."""
 
 
 class InProcessPipeline:
@@ -61,7 +69,17 @@ class InProcessPipeline:
             self.limits = exported.read_interest_config(folder).limits
         except (ValueError, KeyError, OSError) as error:
             raise RepositoryError(f"{repository}: not a sound export: {error}") from error
-        self.head: Any = self._session(contract.SCORING_HEAD)
+        self.head: Any = self._head()
+
+    @cached_property
+    def candidates(self) -> CandidateScorer:
+        """What `candidate_head` serves."""
+        return exported.read_candidate_scorer(self._folder(contract.CANDIDATE_HEAD))
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What `explainer` serves."""
+        return exported.read_explainer(self._folder(contract.EXPLAINER))
 
     @cached_property
     def encoder(self) -> Any:  # noqa: ANN401 - onnxruntime carries no types
@@ -84,6 +102,30 @@ class InProcessPipeline:
             results.append(next(ranked) if isinstance(answer, AdaptiveWeights) else answer)
         return results
 
+    def rank(self, request: Request) -> Floats | RequestError:
+        """The scores of a request's `candidate_item`, ``[candidates]``: minus infinity excluded, NaN unknown."""
+        (weights,) = self.weights.run([request])
+        if isinstance(weights, RequestError):
+            return weights
+        return self.candidate_scores(weights, request.candidate_item)
+
+    def candidate_scores(self, weights: Any, candidates: npt.NDArray[np.int64] | None) -> Floats | RequestError:  # noqa: ANN401 - whatever has the attributes
+        """The same for weights that are known.
+
+        Args:
+            weights: With the attributes `interest`, `adjust_item` and `adjust_score` of `AdaptiveWeights`.
+            candidates: ``[candidates]``, item keys.
+        """
+        if candidates is None:
+            return RequestError(contract.CANDIDATE_ITEM.name, "no tensor", "the items to score")
+        part = {tensor.name: np.asarray(getattr(weights, tensor.name))[None] for tensor in _WEIGHTS_OF_CANDIDATES}
+        (scores,) = self.candidates.run_parts([{**part, contract.CANDIDATE_ITEM.name: candidates[None]}])
+        return scores if isinstance(scores, RequestError) else scores[contract.CANDIDATE_SCORE.name][0]
+
+    def explain(self, request: Request) -> Explanation | RequestError:
+        """Why a request's `candidate_item` score as they do; texts are given as vectors (see `embed`)."""
+        return self.explainer.run(request)
+
     def embed(self, texts: Sequence[str]) -> Floats:
         """The event vectors of texts, ``[texts, d]``.
 
@@ -104,9 +146,19 @@ class InProcessPipeline:
         names = [contract.ITEM_ID.name, contract.SCORE.name]
         item_id, score = self.head.run(names, feeds)
         return [
-            Answer(item_id[row].tolist(), score[row], float(answer.alpha_used[0]), int(answer.events_used[0]))
+            Answer(item_id[row].tolist(), score[row], float(answer.alpha_used[0]), tuple(answer.event_counts.tolist()))
             for row, answer in enumerate(weights)
         ]
+
+    def _head(self) -> Any:  # noqa: ANN401 - onnxruntime carries no types
+        """The scoring head's session, or what is run like one where it answers from an index."""
+        folder = self._folder(contract.SCORING_HEAD)
+        if not (folder / exported.RETRIEVAL_FILE).is_file():
+            return self._session(contract.SCORING_HEAD)
+        try:
+            return open_head(folder, self.fingerprint)
+        except (ValueError, KeyError, OSError) as error:
+            raise RepositoryError(f"{folder}: not a sound export: {error}") from error
 
     def _session(self, model: Model) -> Any:  # noqa: ANN401 - onnxruntime carries no types
         path = self._folder(model) / exported.MODEL_FILE

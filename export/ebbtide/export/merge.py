@@ -19,7 +19,7 @@ from ebbtide.export.errors import VersionError
 from ebbtide.export.warmup import common_ground, write_warmup
 from ebbtide.interest import contract, exported
 
-_TENSOR_FIELDS = ("max_batch_size", "input", "output")
+_TENSOR_FIELDS = ("backend", "max_batch_size", "input", "output")
 _SERVING_FIELDS = ("instance_group", "optimization", "dynamic_batching", "parameters", "response_cache")
 
 

@@ -7,8 +7,10 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal, get_args
 
+from ebbtide.export.attributes import CatalogAttributes
 from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.errors import LimitError
+from ebbtide.export.head.options import RetrievalOptions
 from ebbtide.export.serving import ServingOptions
 from ebbtide.interest.contract import Limits
 from ebbtide.train.bundle import InterestBundle
@@ -27,8 +29,13 @@ class ExportOptions:
     """Bounds on one request."""
     serving: ServingOptions | None = None
     """How it is served. None takes the defaults, or, where a version is added to others, what their configs say."""
+    ignore_unknown: bool = False
+    """Whether events with items that are not in the catalog are left out when the request does not say; else they are
+    refused."""
     head_precision: HeadPrecision = "fp32"
     """Of the scoring head's item factors."""
+    retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)
+    """How the scoring head finds the best items."""
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
     """Which encoder is written."""
 
@@ -46,13 +53,20 @@ class ExportOptions:
                 raise LimitError(f"{name}: got {value}; expected at least {least}")
         if self.head_precision not in get_args(HeadPrecision):
             raise LimitError(f"head_precision: got {self.head_precision!r}; expected one of {get_args(HeadPrecision)}")
+        if self.head_precision != "fp32" and not self.retrieval.is_exact:
+            raise LimitError(
+                f"head_precision: got {self.head_precision!r} with retrieval {self.retrieval.method!r}; expected "
+                "'fp32', since what an index names is scored from float32 factors"
+            )
 
-    def fingerprint(self, bundle: InterestBundle) -> str:
+    def fingerprint(self, bundle: InterestBundle, attributes: CatalogAttributes | None = None) -> str:
         """The id of an export: the same for the same bundle and the same answers, wherever it is served."""
         choices = {key: value for key, value in asdict(self).items() if key not in _SERVING_ONLY}
         # Accepting a loss changes no answer.
         del choices["encoder"]["allow_fidelity_loss"]
-        content = json.dumps([bundle.fingerprint, choices], sort_keys=True)
+        content = json.dumps(
+            [bundle.fingerprint, choices, None if attributes is None else attributes.digest], sort_keys=True
+        )
         return hashlib.sha256(content.encode()).hexdigest()[: len(bundle.fingerprint)]
 
 

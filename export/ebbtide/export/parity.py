@@ -83,7 +83,9 @@ def largest_difference(got: Array, expected: Array) -> float:
     return float(np.where(np.isnan(difference), np.inf, difference).max())
 
 
-def ranking_difference(item_id: Sequence[str], score: Array, scores: Array, catalog: Mapping[str, int]) -> float:
+def ranking_difference(
+    item_id: Sequence[str], score: Array, scores: Array, catalog: Mapping[str, int], *, complete: bool = True
+) -> float:
     """How far a top N is from the ranking by known scores: 0 for the same items with the same scores.
 
     Items whose scores are equal within the tolerance may stand in either order, and only those.
@@ -93,14 +95,15 @@ def ranking_difference(item_id: Sequence[str], score: Array, scores: Array, cata
         score: ``[top N]``, theirs.
         scores: ``[N]``, of the whole catalog.
         catalog: Item id to catalog index.
+        complete: Whether the best items must all be there; an approximate index may miss some.
 
     Raises:
         ParityError: An item is there twice, or is not in the catalog.
     """
     if len(set(item_id)) != len(item_id) or not set(item_id) <= catalog.keys():
         raise ParityError(f"ranking: got {list(item_id)}; expected different items of the catalog")
-    best = np.sort(scores)[::-1][: len(item_id)]
     own = scores[[catalog[item] for item in item_id]]
+    best = np.sort(scores)[::-1][: len(item_id)] if complete else own
     return max(largest_difference(score, best), largest_difference(score, own))
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ebbtide.export import versions
+from ebbtide.export.attributes import CatalogAttributes
 from ebbtide.export.encoder.check import EncoderReport
 from ebbtide.export.errors import OutputFolderError, VersionError
+from ebbtide.export.head.retrieval import RetrievalReport
 from ebbtide.export.manifest import MANIFEST_FILE, read_manifest, write_manifest
 from ebbtide.export.merge import add_version, require_fitting
 from ebbtide.export.options import ExportOptions
@@ -50,6 +52,8 @@ class ExportReport:
     head_tolerance: float
     """What the scores of the scoring head, and so of whole requests, may differ by; above `tolerance` where its item
     factors are rounded."""
+    retrieval: RetrievalReport | None = None
+    """What the scoring head's index is worth; None where it scores the whole catalog."""
     sweep: tuple[SweepRow, ...] = ()
     """What batch sizes were measured."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -63,6 +67,7 @@ def export_repository(
     out: Path,
     options: ExportOptions = ExportOptions(),  # noqa: B008 - frozen
     *,
+    attributes: CatalogAttributes | None = None,
     version: int | None = None,
     report: Callable[[str], None] = lambda _part: None,
 ) -> ExportReport:
@@ -72,6 +77,7 @@ def export_repository(
         bundle: A trained model with its catalog.
         out: Folder to write. A reader sees it as it was or with the whole export, never a part that is served.
         options: Limits, sizes and precisions, and how to serve.
+        attributes: What requests may filter by; None for nothing.
         version: Triton's model version, to be added to those that `out` holds; the ensembles go on answering with the
             version that they answer with. None replaces the whole folder by version 1.
         report: Called with the name of each part as it begins.
@@ -88,6 +94,7 @@ def export_repository(
         EncoderOptionsError: The encoder has not what the options ask for.
         ParityError: The export does not answer as torch does; nothing was written.
         FidelityError: A compressed encoder answers too far from the full one; nothing was written.
+        RetrievalError: An index misses more of the best items than is allowed; nothing was written.
     """
     out = out.absolute()
     require_replaceable(out)
@@ -104,7 +111,7 @@ def export_repository(
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     partial.mkdir()
     try:
-        writer = RepositoryWriter(bundle, partial, options, number, report)
+        writer = RepositoryWriter(bundle, partial, options, number, attributes, report)
         writer.write_interest()
         if adds:
             require_fitting(partial, out, number, same_serving=options.serving is not None)
@@ -124,14 +131,16 @@ def export_repository(
             tolerance=TOLERANCE,
             encoder_tolerance=encoder.tolerance,
             head_tolerance=writer.head_tolerance,
+            retrieval=writer.retrieval,
             sweep=rows,
             seconds=writer.seconds,
-            size_bytes=sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()),
+            size_bytes=_size_bytes(partial),
         )
         manifest = read_manifest(out) if adds else {}
         manifest[str(number)] = _manifest_entry(
             result, bundle, options if adds else replace(options, serving=writer.serving)
         )
+        manifest[str(number)]["attributes"] = {} if attributes is None else dict(attributes.values)
         if adds:
             add_version(partial, out, number, bundle.catalog.text)
         write_manifest(out if adds else partial, manifest)
@@ -159,6 +168,12 @@ def require_replaceable(out: Path) -> None:
         raise OutputFolderError(f"{out}: got a folder with {seen}; expected an empty folder or an earlier export")
 
 
+def _size_bytes(folder: Path) -> int:
+    """Of all files; one that several models share counts once."""
+    files = {status.st_ino: status.st_size for status in (path.stat() for path in folder.rglob("*") if path.is_file())}
+    return sum(files.values())
+
+
 def _manifest_entry(result: ExportReport, bundle: InterestBundle, options: ExportOptions) -> dict[str, Any]:
     return {
         "fingerprint": result.fingerprint,
@@ -173,6 +188,7 @@ def _manifest_entry(result: ExportReport, bundle: InterestBundle, options: Expor
         "encoder_tolerance": result.encoder_tolerance,
         "head_tolerance": result.head_tolerance,
         "encoder": asdict(result.encoder),
+        "retrieval": None if result.retrieval is None else asdict(result.retrieval),
         "sweep": [asdict(row) for row in result.sweep],
     }
 

@@ -1,15 +1,22 @@
-"""The interest bundle's parameters and catalog as the files that `adaptive_weights` reads."""
+"""The interest bundle's parameters and catalog as the files that the served Python models read."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
+from ebbtide.export.attributes import CatalogAttributes
 from ebbtide.export.errors import KeyCollisionError
+from ebbtide.export.facts import ATTRIBUTE_COLUMNS
 from ebbtide.interest import exported, parameters
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.keys import item_keys
@@ -21,8 +28,10 @@ Floats = npt.NDArray[np.float32]
 _READABLE = 0o644
 
 
-def interest_parameters(bundle: InterestBundle, fingerprint: str, limits: Limits) -> InterestParameters:
-    """What training learned, in the form that is served, with the id of the export."""
+def interest_parameters(
+    bundle: InterestBundle, fingerprint: str, limits: Limits, *, ignore_unknown: bool = False
+) -> InterestParameters:
+    """What training learned, in the form that is served, with the id of the export and its policies."""
     model = bundle.model
     settings = model.config
     gate = None
@@ -33,6 +42,7 @@ def interest_parameters(bundle: InterestBundle, fingerprint: str, limits: Limits
         session_gap_ms=settings.session_gap_ms,
         fixed_alpha=settings.fixed_alpha,
         exclude_seen=settings.exclude_seen,
+        ignore_unknown=ignore_unknown,
         limits=limits,
     )
     return InterestParameters(
@@ -41,6 +51,7 @@ def interest_parameters(bundle: InterestBundle, fingerprint: str, limits: Limits
         rank_decay_rate=_array(model.rank_decay_rate),
         gate=gate,
         prior_weight=_array(model.prior_weight),
+        repeat=None if model.repeat is None else model.repeat.parameters_to_serve(),
     )
 
 
@@ -62,34 +73,76 @@ def key_index(item_id: list[str]) -> KeyIndex:
         ) from error
 
 
-def write_settings(values: InterestParameters, folder: Path) -> None:
-    """Writes ``interest.json``, which the tokenizer reads too."""
-    (folder / parameters.CONFIG_FILE).write_text(values.config.to_json() + "\n", encoding="utf-8")
-
-
-def write_tables(values: InterestParameters, index: KeyIndex, event_vectors: Floats, folder: Path) -> None:
-    """Writes ``interest.json``, ``interest.safetensors`` and ``catalog.safetensors``.
+def write_tables(
+    values: InterestParameters,
+    index: KeyIndex,
+    event_vectors: Floats,
+    factors: Floats,
+    attributes: CatalogAttributes | None,
+    folder_of: Callable[[str], Path],
+) -> None:
+    """Writes what the Python models read; a file that several of them read is one file on the disk.
 
     Args:
         values: Learned parameters.
         index: The catalog's keys.
         event_vectors: ``[N, d]``, in catalog order.
-        folder: The version folder of an `adaptive_weights` model.
+        factors: ``[N, d + p]``, the scoring head's.
+        attributes: Of the catalog; None where requests cannot filter.
+        folder_of: The version folder of each model.
     """
-    metadata = {"fingerprint": values.config.fingerprint}
-    catalog = {
-        exported.SORTED_KEY: index.sorted_key,
-        exported.CATALOG_INDEX: index.catalog_index,
-        exported.EVENT_VECTORS: event_vectors,
+    contents: dict[str, dict[str, npt.NDArray[Any]]] = {
+        parameters.TENSORS_FILE: values.tensors(),
+        exported.CATALOG_FILE: {
+            exported.SORTED_KEY: index.sorted_key,
+            exported.CATALOG_INDEX: index.catalog_index,
+            exported.EVENT_VECTORS: event_vectors,
+        },
+        exported.FACTORS_FILE: {exported.ITEM_FACTORS: factors},
+        exported.ATTRIBUTES_FILE: _attribute_tables(attributes),
     }
-    write_settings(values, folder)
-    for name, arrays in ((parameters.TENSORS_FILE, values.tensors()), (exported.CATALOG_FILE, catalog)):
-        # safetensors writes an array's memory as it lies.
-        contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        path = folder / name
-        save_file(contiguous, str(path), metadata=metadata)
-        # The library writes for the owner alone; servers run as another user.
-        path.chmod(_READABLE)
+    columns = [] if attributes is None else list(attributes.values)
+    described = {exported.ATTRIBUTES_FILE: {ATTRIBUTE_COLUMNS: json.dumps(columns)}}
+    written: dict[str, Path] = {}
+    for model, names in exported.MODEL_FILES.items():
+        for name in names:
+            path = folder_of(model) / name
+            if name in written:
+                share_file(written[name], path)
+            elif name == parameters.CONFIG_FILE:
+                path.write_text(values.config.to_json() + "\n", encoding="utf-8")
+            else:
+                _save(contents[name], path, {"fingerprint": values.config.fingerprint, **described.get(name, {})})
+            written[name] = path
+
+
+def share_file(source: Path, target: Path) -> None:
+    """One file on the disk and in the page cache, under two names; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _attribute_tables(attributes: CatalogAttributes | None) -> dict[str, npt.NDArray[Any]]:
+    if attributes is None:
+        return {exported.COLUMN_WORD: np.array([0, 1], dtype=np.int64)}
+    first = [first for first, _ in attributes.items.columns]
+    return {
+        exported.COLUMN_WORD: np.array([*first, attributes.items.words.shape[1]], dtype=np.int64),
+        exported.ITEM_WORDS: attributes.items.words,
+        exported.ATTRIBUTE_KEY: attributes.key,
+        exported.ATTRIBUTE_COLUMN: attributes.column,
+        exported.ATTRIBUTE_BIT: attributes.bit,
+    }
+
+
+def _save(arrays: dict[str, npt.NDArray[Any]], path: Path, metadata: dict[str, str]) -> None:
+    # safetensors writes an array's memory as it lies.
+    contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+    save_file(contiguous, str(path), metadata=metadata)
+    # The library writes for the owner alone; servers run as another user.
+    path.chmod(_READABLE)
 
 
 def _linear(layer: nn.Linear) -> tuple[Floats, Floats]:

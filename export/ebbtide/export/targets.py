@@ -92,7 +92,7 @@ class Target:
             return Placement("gpu", instances=1, threads=1, gpus=tuple(range(self.count)))
         if model is contract.ENCODER:
             return Placement("cpu", instances=1, threads=half)
-        if model is contract.SCORING_HEAD:
+        if model.name == contract.SCORING_HEAD.name:
             # One matrix product and a top-N: p99 was 1.5 ms with one thread, 3 to 4 ms with two.
             return Placement("cpu", instances=quarter, threads=1)
         # A request with texts spends its time in the encoder, so what surrounds that needs fewer instances.

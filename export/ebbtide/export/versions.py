@@ -16,6 +16,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from ebbtide.export.errors import RepositoryError, VersionError
+from ebbtide.export.facts import VersionFacts, smallest_limits, tell_limits
 from ebbtide.interest import contract, exported
 from ebbtide.interest.contract import Kind, Model
 
@@ -88,9 +89,16 @@ def load_only(repository: Path, versions: Iterable[int]) -> None:
     """
     chosen = sorted(set(versions))
     require_versions(repository, chosen)
+    limits = smallest_limits(VersionFacts.read(repository, version).limits for version in chosen)
+
+    def change(config: Any) -> None:  # noqa: ANN401 - tritonclient carries no types
+        _set_policy(config, chosen)
+        if config.backend == Kind.PYTHON.value:
+            tell_limits(config, limits)
+
     for model in contract.MODELS.values():
         if model.kind is not Kind.ENSEMBLE:
-            rewrite_configs(repository / model.name, lambda config: _set_policy(config, chosen))
+            rewrite_configs(repository / model.name, change)
 
 
 def serve(repository: Path, version: int) -> None:
@@ -102,9 +110,14 @@ def serve(repository: Path, version: int) -> None:
     require_versions(repository, [version])
     if version not in loaded_versions(repository):
         raise VersionError(f"version {version}: got {list(loaded_versions(repository))} loaded; load it first")
-    fingerprint = version_fingerprint(repository, version)
+    fingerprint, facts = version_fingerprint(repository, version), VersionFacts.read(repository, version)
+
+    def change(config: Any) -> None:  # noqa: ANN401 - tritonclient carries no types
+        pin(config, version, fingerprint)
+        facts.tell(config)
+
     for model in _ensembles():
-        rewrite_configs(repository / model.name, lambda config: pin(config, version, fingerprint))
+        rewrite_configs(repository / model.name, change)
 
 
 def pin(config: Any, version: int, fingerprint: str) -> None:  # noqa: ANN401 - tritonclient carries no types

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from ebbtide.export import versions
 from ebbtide.export.configs import data_type
 from ebbtide.export.errors import RepositoryError, VersionError
+from ebbtide.export.facts import smallest_limits
 from ebbtide.export.inprocess import text_tokens_module
 from ebbtide.export.tokenizer import TOKENIZER_FILE
 from ebbtide.interest import contract, exported
@@ -39,6 +40,7 @@ _HISTORY_EVENTS, _SESSION_EVENTS = 50, 10
 _SESSION_AGES_MS = (1_000, 1_800_000)
 _HISTORY_AGES_MS = (86_400_000, 5 * 365 * 86_400_000)
 _SHORT_TEXT = b"a"
+_TYPICAL_CANDIDATES = 50
 _TYPICAL_TEXTS = 8
 
 
@@ -100,7 +102,7 @@ def common_ground(repositories: Mapping[int, Path]) -> CommonGround:
         )
     return CommonGround(
         keys=common,
-        limits=Limits(**{bound.name: min(getattr(one, bound.name) for one in limits) for bound in fields(Limits)}),
+        limits=smallest_limits(limits),
         pipeline=pipeline,
         event_vectors=np.asarray(tables[smallest][exported.EVENT_VECTORS]),
         tokenizer=min(zip(vocabularies, tokenizers, strict=True))[1],
@@ -145,6 +147,10 @@ def warmup_samples(ground: CommonGround, texts: Sequence[str]) -> dict[str, tupl
         name: {tensor.name: getattr(batch, tensor.name)[0, : ground.max_tokens] for tensor in contract.ENCODER.inputs}
         for name, batch in rows.items()
     }
+    candidates = {
+        name: _items(ground, count)
+        for name, count in zip(people, (1, _TYPICAL_CANDIDATES, ground.limits.max_candidates), strict=True)
+    }
     with_text = {name: _request_arrays(request) for name, request in _people_with_texts(ground)}
     return {
         contract.TOKENIZER.name: _samples({name: {contract.TEXT.name: part} for name, part in tokens.items()}),
@@ -154,6 +160,26 @@ def warmup_samples(ground: CommonGround, texts: Sequence[str]) -> dict[str, tupl
         ),
         contract.ADAPTIVE_WEIGHTS_TEXT.name: _samples(with_text),
         contract.SCORING_HEAD.name: _samples(dict(zip(people, head, strict=True)), batching=True),
+        contract.CANDIDATE_HEAD.name: _samples(
+            {
+                name: {
+                    contract.CANDIDATE_ITEM.name: candidates[name],
+                    **{
+                        tensor.name: each[tensor.name]
+                        for tensor in contract.CANDIDATE_HEAD.inputs
+                        if tensor is not contract.CANDIDATE_ITEM
+                    },
+                }
+                for name, each in zip(people, head, strict=True)
+            },
+            batching=True,
+        ),
+        contract.EXPLAINER.name: _samples(
+            {
+                name: {**_request_arrays(request), contract.CANDIDATE_ITEM.name: candidates[name][None]}
+                for name, request in people.items()
+            }
+        ),
     }
 
 
@@ -175,6 +201,8 @@ def _people(ground: CommonGround) -> Iterator[tuple[str, Request]]:
             alpha=np.array([0.5], dtype=np.float32),
             exclude_item=_items(ground, limits.max_exclude_items),
             exclude_seen=np.array([True]),
+            decay_scale=np.array([1], dtype=np.float32),
+            ignore_unknown=np.array([False]),
         ),
     )
 

@@ -11,12 +11,16 @@ from pathlib import Path
 import torch
 
 from ebbtide.export import checks
+from ebbtide.export.attributes import CatalogAttributes
 from ebbtide.export.configs import ConfigSettings, render_config
 from ebbtide.export.encoder.build import BuiltEncoder, EncoderSource, build_encoder
 from ebbtide.export.encoder.check import EncoderReport, report_encoder
 from ebbtide.export.errors import RepositoryError
+from ebbtide.export.facts import VersionFacts
+from ebbtide.export.head.attributes import ItemAttributes
 from ebbtide.export.head.check import check_head
 from ebbtide.export.head.graph import head_graph, item_factors
+from ebbtide.export.head.retrieval import APPROXIMATE_HEAD, RetrievalReport, check_retrieval, write_approximate_head
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.export.options import ExportOptions
@@ -24,7 +28,7 @@ from ebbtide.export.parity import TOLERANCE
 from ebbtide.export.serving import ServingOptions
 from ebbtide.export.sources import copy_python_model
 from ebbtide.export.sweep import SweepRow, prefer, preferred_batch_sizes, sweep
-from ebbtide.export.tables import interest_parameters, key_index, write_settings, write_tables
+from ebbtide.export.tables import interest_parameters, key_index, write_tables
 from ebbtide.export.tokenizer import write_tokenizer
 from ebbtide.export.versions import VARIANTS_FOLDER
 from ebbtide.export.warmup import common_ground, write_warmup
@@ -43,20 +47,25 @@ class RepositoryWriter:
     folder: Path
     options: ExportOptions = field(default_factory=ExportOptions)
     version: int = 1
+    attributes: CatalogAttributes | None = None
+    """What requests may filter by."""
     report: Callable[[str], None] = lambda _part: None
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each part took."""
     head_tolerance: float = TOLERANCE
     """What the scores of the scoring head may differ by, once `check` has seen it."""
+    retrieval: RetrievalReport | None = None
+    """What the scoring head's index is worth, once `write_interest` has built one."""
 
     def __post_init__(self) -> None:
         d = self.bundle.model.config.dimensions
-        self.fingerprint = self.options.fingerprint(self.bundle)
+        self.fingerprint = self.options.fingerprint(self.bundle, self.attributes)
         self.serving = self.options.serving or ServingOptions()
         self.sizes = {
             Size.INTEREST: d + self.bundle.prior_columns.shape[1],
             Size.VECTOR: d,
             Size.ADJUSTMENTS: self.options.limits.adjustments,
+            Size.FILTER: 1 if self.attributes is None else self.attributes.items.words.shape[1],
             Size.TOP_N: min(self.options.top_n, len(self.bundle.catalog)),
         }
 
@@ -68,17 +77,16 @@ class RepositoryWriter:
         """
         bundle = self.bundle
         with self._part("tables"):
-            values = interest_parameters(bundle, self.fingerprint, self.options.limits)
+            values = interest_parameters(
+                bundle, self.fingerprint, self.options.limits, ignore_unknown=self.options.ignore_unknown
+            )
             index = key_index(bundle.catalog.item_id)
             vectors = bundle.model.event_vectors().detach().numpy()
         with self._part("configs and Python models"):
             self._write_configs()
-            for model in (contract.ADAPTIVE_WEIGHTS, contract.ADAPTIVE_WEIGHTS_TEXT):
-                write_tables(values, index, vectors, self._version_folder(model.name))
-            write_settings(values, self._version_folder(contract.TOKENIZER.name))
+            write_tables(values, index, vectors, item_factors(bundle), self.attributes, self._version_folder)
         with self._part("scoring head"):
-            graph = head_graph(item_factors(bundle), bundle.catalog.item_id, self.sizes, self.options.head_precision)
-            write_graph(graph, self.fingerprint, self._version_folder(contract.SCORING_HEAD.name))
+            self._write_head()
 
     def write_encoder(self) -> BuiltEncoder:
         """Writes the encoder's graph and its tokenizer, after `write_interest`.
@@ -112,13 +120,18 @@ class RepositoryWriter:
         """
         twin = InProcessPipeline(self.folder)
         with self._part("check of the scoring head"):
-            head = check_head(twin, self.bundle, self.sizes, self.options.head_precision)
-            self.head_tolerance = head.tolerance
+            if self.options.retrieval.is_exact:
+                head = check_head(twin, self.bundle, self.sizes, self.options.head_precision, self._item_attributes)
+                self.head_tolerance, head_difference = head.tolerance, head.difference
+            else:
+                head_difference = check_retrieval(twin, self.bundle, self.sizes)
         with self._part("check of whole requests"):
-            whole = checks.check_pipeline(twin, self.bundle, head.tolerance)
+            whole = checks.check_pipeline(
+                twin, self.bundle, self.head_tolerance, complete=self.options.retrieval.is_exact
+            )
         with self._part("check of the encoder"):
             encoder = report_encoder(twin, built, self.sizes)
-        return encoder, head.difference, whole
+        return encoder, head_difference, whole
 
     def write_warmup(self) -> tuple[SweepRow, ...]:
         """Writes the requests that warm the models up, and prefers batch sizes where that was asked for.
@@ -137,12 +150,34 @@ class RepositoryWriter:
             prefer(self.folder, preferred_batch_sizes(rows))
         return rows
 
+    def _write_head(self) -> None:
+        """Writes the scoring head: the whole catalog in one graph, or an index and exact scores of what it names."""
+        if self.options.retrieval.is_exact:
+            graph = head_graph(
+                item_factors(self.bundle),
+                self.bundle.catalog.item_id,
+                self.sizes,
+                self.options.head_precision,
+                self._item_attributes,
+            )
+            write_graph(graph, self.fingerprint, self._version_folder(contract.SCORING_HEAD.name))
+        else:
+            self.retrieval = write_approximate_head(
+                self.bundle, self.folder, self.version, self.sizes, self.options.retrieval, self.report
+            )
+
     def _write_configs(self) -> None:
-        settings = ConfigSettings(
-            self.fingerprint, self.version, self.sizes, max_texts=self.options.limits.max_texts, serving=self.serving
+        facts = VersionFacts(
+            self.options.limits,
+            () if self.attributes is None else tuple(self.attributes.values),
+            self.options.retrieval.is_exact,
         )
+        settings = ConfigSettings(self.fingerprint, self.version, self.sizes, facts, self.serving)
         default, *others = self.serving.targets
-        for name, model in contract.MODELS.items():
+        models = dict(contract.MODELS)
+        if not self.options.retrieval.is_exact:
+            models[APPROXIMATE_HEAD.name] = APPROXIMATE_HEAD
+        for name, model in models.items():
             version_folder = self._version_folder(name)
             version_folder.mkdir(parents=True)
             config = render_config(model, settings, default)
@@ -168,6 +203,10 @@ class RepositoryWriter:
                 "that of the encoder which the bundle was trained with: restore its files, or train again"
             )
         return source
+
+    @property
+    def _item_attributes(self) -> ItemAttributes | None:
+        return None if self.attributes is None else self.attributes.items
 
     def _version_folder(self, name: str) -> Path:
         return self.folder / name / str(self.version)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from ebbtide.verify.errors import RecordedRequestError
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Outputs = Mapping[str, npt.NDArray[Any]]
 
 
 class RefusedError(Exception):
@@ -46,6 +47,16 @@ class Asked:
     def weights_model(self) -> Model:
         """The model of that ensemble that makes the interest."""
         return contract.ADAPTIVE_WEIGHTS_TEXT if self.texts else contract.ADAPTIVE_WEIGHTS
+
+    @property
+    def rank_model(self) -> Model:
+        """The ensemble that scores candidates for it."""
+        return contract.RANK_TEXT if self.texts else contract.RANK
+
+    @property
+    def explain_model(self) -> Model:
+        """The model that explains scores for it."""
+        return contract.EXPLAIN_TEXT if self.texts else contract.EXPLAIN
 
     def with_vectors(self, vectors: Floats | None) -> Request:
         """The request with the texts' vectors, ``[texts, d]``."""
@@ -75,9 +86,12 @@ class Weights:
     adjustments: dict[int, float]
     """By catalog index, those of one item added up; zeros are left out."""
     alpha_used: float
-    events_used: int
+    event_counts: tuple[int, ...]
+    """Of the history, of the session, left out."""
+    item_filter: Ints | None = None
+    """``[filter words]``; None from a side that does not write them, as the next two."""
     adjust_item: Ints | None = None
-    """``[adjustments]``, as the scoring head takes them; None from a side that does not write them."""
+    """``[adjustments]``, as the scoring head takes them."""
     adjust_score: Floats | None = None
     """``[adjustments]``."""
 
@@ -88,7 +102,7 @@ class Answered:
 
     ranked: Ranked
     alpha_used: float
-    events_used: int
+    event_counts: tuple[int, ...]
 
 
 class Side(Protocol):
@@ -108,10 +122,24 @@ class Side(Protocol):
     def weights(self, asked: Asked, vectors: Floats | None) -> Weights:
         """The interest, with the given vectors for its texts."""
 
-    def compare_head(self, weights: Weights, local: Ranked) -> Place:
+    def compare_head(self, asked: Asked, weights: Weights, local: Ranked) -> Place:
         """The ranking for given weights against that of the in-process scoring head."""
 
-    def compare_answer(self, asked: Asked, vectors: Floats | None, local: Answered) -> tuple[Place, float, int]:
+    def candidate_scores(self, weights: Weights, candidates: Ints) -> npt.NDArray[Any]:
+        """Scores of candidates for given weights, ``[candidates]``: minus infinity excluded, NaN unknown."""
+
+    def rank(self, asked: Asked, vectors: Floats | None, candidates: Ints) -> Outputs:
+        """The outputs of `rank` without batch dimension, as far as this side has them."""
+
+    def explain(self, asked: Asked, vectors: Floats | None, candidates: Ints) -> Outputs:
+        """The outputs of `explainer` without batch dimension, as far as this side has them; with the given vectors."""
+
+    def answer_explanation(self, asked: Asked, vectors: Floats | None, candidates: Ints) -> Outputs:
+        """The same from the ensemble that a client would call."""
+
+    def compare_answer(
+        self, asked: Asked, vectors: Floats | None, local: Answered
+    ) -> tuple[Place, float, tuple[int, ...]]:
         """The whole answer against that of the in-process pipeline: ranking, and this side's alpha and events.
 
         Args:
@@ -149,3 +177,9 @@ def summed(items: Ints, scores: Floats) -> dict[int, float]:
         if score != 0:
             found[item] = found.get(item, 0.0) + score
     return found
+
+
+def without_rows(model: Model, outputs: Outputs) -> Outputs:
+    """The outputs of a model for one person, without the leading 1 of those that have a row for the person."""
+    single = {tensor.name for tensor in model.outputs if model.batching or tensor.rows == 1}
+    return {name: array[0] if name in single else array for name, array in outputs.items()}

@@ -106,6 +106,14 @@ def compare_arrays(got: Array, expected: Array) -> Place:
     return Place(difference, detail=f"{place}: got {_text(got.flat[index])}; expected {_text(expected.flat[index])}")
 
 
+def compare_with_unknown(got: Array, expected: Array) -> Place:
+    """The largest difference of two arrays of floats, in which NaN stands for an unknown item and equals itself."""
+    if got.shape != expected.shape or got.dtype.kind != "f":
+        return compare_arrays(got, expected)
+    unknown = np.isnan(got) & np.isnan(expected)
+    return compare_arrays(np.where(unknown, 0, got), np.where(unknown, 0, expected))
+
+
 def compare_sparse(got: Mapping[int, float], expected: Mapping[int, float], item_ids: Sequence[str]) -> Place:
     """The largest difference of two sets of values by catalog index; what is missing is 0."""
     worst = Place(0.0)

@@ -14,10 +14,19 @@ import numpy as np
 
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.interest import contract
+from ebbtide.interest.keys import item_keys
 from ebbtide.v1 import RecommendRequest
-from ebbtide.verify.asked import Answered, Asked, Floats, RefusedError, Side, Tokens, Weights, ask
-from ebbtide.verify.differences import Differences, Place, StageDifference, compare_arrays, compare_sparse
+from ebbtide.verify.asked import Answered, Asked, Floats, Ints, Outputs, RefusedError, Side, Tokens, Weights, ask
+from ebbtide.verify.differences import (
+    Differences,
+    Place,
+    StageDifference,
+    compare_arrays,
+    compare_sparse,
+    compare_with_unknown,
+)
 from ebbtide.verify.errors import UnlikeCatalogError, VerifyError
+from ebbtide.verify.filters import Filters
 from ebbtide.verify.local_side import LocalSide
 from ebbtide.verify.recorded import catalog_ids
 from ebbtide.verify.server_side import ServerSide
@@ -30,6 +39,8 @@ Progress = Callable[[int], None]
 """Called with the number of requests just compared."""
 
 _REFUSAL = "refusal"
+_BEST, _SEEN = 8, 4
+_NOBODYS_KEY = 5
 _Value = TypeVar("_Value")
 
 
@@ -62,7 +73,13 @@ def compare_bundle(
     from ebbtide.verify.torch_side import TorchSide
 
     item_ids = _require_same_catalog(bundle, pipeline)
-    walk = _Walk(pipeline, TorchSide(bundle), item_ids, tolerances, other_is_yardstick=True)
+    walk = _Walk(
+        pipeline,
+        TorchSide(bundle, Filters.read(pipeline.repository, pipeline.version)),
+        item_ids,
+        tolerances,
+        other_is_yardstick=True,
+    )
     return walk.all(requests, progress)
 
 
@@ -165,12 +182,14 @@ class _Walk:
         weights = local.weights(asked, vectors)
         self._compare_weights(asked.weights_model.name, weights, asked, vectors)
         ranked = local.head(weights)
-        self._note(contract.SCORING_HEAD.name, contract.SCORE.name, lambda: other.compare_head(weights, ranked))
+        self._note(contract.SCORING_HEAD.name, contract.SCORE.name, lambda: other.compare_head(asked, weights, ranked))
         # What a rounded encoder changes is judged at the encoder, by its own tolerance. Whole requests then go by the
         # vectors of the side that is looked at, so that their scores are compared as strictly as any.
         if self._rounded:
             vectors, others = self._oriented(vectors, others)[:1] * 2
-        self._compare_answer(asked, local.recommend(asked, vectors), others)
+        answer = local.recommend(asked, vectors)
+        self._compare_answer(asked, answer, others)
+        self._compare_candidates(asked, weights, vectors, others, self._candidates(asked, answer))
 
     def _compare_texts(self, texts: tuple[bytes, ...]) -> tuple[Floats, Floats]:
         """Tokenizer, encoder and both together; the vectors of the in-process pipeline and of the other side."""
@@ -204,7 +223,7 @@ class _Walk:
         adjustments = compare_sparse(got.adjustments, expected.adjustments, self._item_ids)
         self._add(stage, contract.ADJUST_SCORE.name, adjustments)
         self._add(stage, contract.ALPHA_USED.name, _compare_numbers(got.alpha_used, expected.alpha_used))
-        self._add(stage, contract.EVENTS_USED.name, _compare_numbers(got.events_used, expected.events_used))
+        self._add(stage, contract.EVENT_COUNTS.name, _compare_counts(got.event_counts, expected.event_counts))
 
     def _compare_answer(self, asked: Asked, answer: Answered, vectors: Floats | None) -> None:
         stage = asked.ensemble.name
@@ -214,9 +233,48 @@ class _Walk:
             self._add(stage, contract.SCORE.name, self._refused(error))
             return
         self._add(stage, contract.SCORE.name, ranking)
-        alphas, counts = self._oriented(answer.alpha_used, alpha), self._oriented(answer.events_used, events)
+        alphas, counts = self._oriented(answer.alpha_used, alpha), self._oriented(answer.event_counts, events)
         self._add(stage, contract.ALPHA_USED.name, _compare_numbers(*alphas))
-        self._add(stage, contract.EVENTS_USED.name, _compare_numbers(*counts))
+        self._add(stage, contract.EVENT_COUNTS.name, _compare_counts(counts[0], counts[1]))
+
+    def _candidates(self, asked: Asked, answer: Answered) -> Ints:
+        """Items to score: the best and the last of the answer, those of the events, and one that nobody has."""
+        ranked = item_keys([*answer.ranked.item_id[:_BEST], answer.ranked.item_id[-1]])
+        some = np.concatenate([ranked, asked.request.event_item[:_SEEN], [_NOBODYS_KEY]])
+        return some[: self._local.pipeline.limits.max_candidates]
+
+    def _compare_candidates(
+        self, asked: Asked, weights: Weights, vectors: Floats | None, others: Floats | None, candidates: Ints
+    ) -> None:
+        """The scores of candidates, by themselves and explained."""
+        local, other = self._local, self._other
+        score = contract.CANDIDATE_SCORE.name
+        head = local.candidate_scores(weights, candidates)
+        self._note(
+            contract.CANDIDATE_HEAD.name,
+            score,
+            lambda: compare_with_unknown(*self._oriented(head, other.candidate_scores(weights, candidates))),
+        )
+        self._compare_outputs(
+            asked.rank_model.name,
+            local.rank(asked, vectors, candidates),
+            lambda: other.rank(asked, others, candidates),
+        )
+        explained = local.explain(asked, vectors, candidates)
+        self._compare_outputs(contract.EXPLAINER.name, explained, lambda: other.explain(asked, vectors, candidates))
+        self._compare_outputs(
+            asked.explain_model.name, explained, lambda: other.answer_explanation(asked, others, candidates)
+        )
+
+    def _compare_outputs(self, stage: str, local: Outputs, ask_other: Callable[[], Outputs]) -> None:
+        """All outputs that the other side has too."""
+        try:
+            others = ask_other()
+        except RefusedError as error:
+            self._add(stage, contract.CANDIDATE_SCORE.name, self._refused(error))
+            return
+        for name, array in others.items():
+            self._add(stage, name, compare_with_unknown(*self._oriented(local[name], array)))
 
     def _compare_refusal(self, asked: Asked, local: RefusedError) -> None:
         """A request that the in-process pipeline refuses: a server must refuse it in the same words."""
@@ -263,3 +321,7 @@ def _compare_tokens(got: Tokens, expected: Tokens) -> Place:
 
 def _compare_numbers(got: float, expected: float) -> Place:
     return compare_arrays(np.array([got]), np.array([expected]))
+
+
+def _compare_counts(got: tuple[int, ...], expected: tuple[int, ...]) -> Place:
+    return compare_arrays(np.array(got, dtype=np.float64), np.array(expected, dtype=np.float64))

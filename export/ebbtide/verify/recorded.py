@@ -6,7 +6,7 @@ A file has one `RecommendRequest` in each line, in protobuf's JSON form, as `goo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,12 @@ from google.protobuf import json_format
 
 from ebbtide.export import versions
 from ebbtide.export.errors import RepositoryError
+from ebbtide.export.head.served import read_item_ids
+from ebbtide.export.manifest import read_manifest
 from ebbtide.export.samples import Sample, random_samples
 from ebbtide.interest import contract, exported
-from ebbtide.v1 import Event, RecommendRequest
+from ebbtide.interest.contract import Limits
+from ebbtide.v1 import Event, RecommendRequest, UnknownItemPolicy
 from ebbtide.verify.errors import RecordedRequestError
 
 _CATALOG_ID = "catalog_id"
@@ -25,6 +28,13 @@ _MADE_UP_TEXTS = 100
 _LONG_TEXT_WORDS = 500
 _LONG_TEXT_SHARE = 0.1
 _MOST_WORDS = 12
+_PLAIN = 7
+"""The first requests, the edge cases of `random_samples`, stay as they are."""
+_SCALED, _FILTERED, _UNKNOWN, _STANDS_IN = 0.2, 0.2, 0.2, 0.5
+"""Shares of the others."""
+_SCALES = (0.0, 0.5, 2.0)
+_NOBODYS_ITEM = "an item of no catalog"
+_FALLBACK_TEXT = "a quiet film about a lighthouse"
 _PROSE = """
 space opera robots quiet lighthouse heist wedding winter détective 東京 samurai thriller musical documentary orchestra
 recipe bicycle waterproof wireless vintage café garden castle orbit ocean algorithm midnight brother summer camp détente
@@ -87,7 +97,13 @@ def random_requests(
         raise RepositoryError(f"{repository}: version {version}: not a sound export: {error}") from error
     made_up = _made_up_texts(seed, limits.max_text_bytes)
     pools = [made_up, texts] if texts else [made_up]
-    return [_request(sample, item_ids, pools) for sample in random_samples(len(item_ids), count, limits, seed)]
+    values = read_manifest(repository).get(str(version), {}).get("attributes", {})
+    requests = [_request(sample, item_ids, pools) for sample in random_samples(len(item_ids), count, limits, seed)]
+    random = np.random.default_rng(seed)
+    for place, request in enumerate(requests):
+        if place >= _PLAIN:
+            _add_wishes(request, random, values, _spare_events(request, limits))
+    return requests
 
 
 def catalog_ids(repository: Path, version: int) -> list[str]:
@@ -96,9 +112,12 @@ def catalog_ids(repository: Path, version: int) -> list[str]:
     Raises:
         RepositoryError: The version is missing or damaged.
     """
-    path = repository / contract.SCORING_HEAD.name / str(version) / exported.MODEL_FILE
+    folder = repository / contract.SCORING_HEAD.name / str(version)
+    path = folder / exported.MODEL_FILE
     versions.require_versions(repository, [version])
     try:
+        if (folder / exported.RETRIEVAL_FILE).is_file():
+            return read_item_ids(folder)
         graph = onnx.load(str(path), load_external_data=False).graph
         ids = next(weight for weight in graph.initializer if weight.name == _CATALOG_ID)
     except Exception as error:
@@ -127,6 +146,34 @@ def _request(sample: Sample, item_ids: Sequence[str], pools: Sequence[Sequence[s
     if sample.exclude_seen is not None:
         request.exclude_seen = sample.exclude_seen
     return request
+
+
+def _spare_events(request: RecommendRequest, limits: Limits) -> int:
+    """Events that the request may still take."""
+    return limits.max_events - len(request.events) - len(request.history) - len(request.current)
+
+
+def _add_wishes(
+    request: RecommendRequest, random: np.random.Generator, values: Mapping[str, Sequence[str]], spare: int
+) -> None:
+    """What few requests have: another decay, a filter, an event of an item that nobody knows, and a text for it."""
+    if random.random() < _SCALED:
+        request.decay_scale = float(random.choice(_SCALES))
+    if values and random.random() < _FILTERED:
+        column = str(random.choice(list(values)))
+        request.allow.add(column=column, values=sorted(set(random.choice(values[column], 2).tolist())))
+    events = request.events or request.history or request.current
+    if events and spare and random.random() < _UNKNOWN:
+        event = Event(item_id=_NOBODYS_ITEM, time=events[0].time, weight=events[0].weight)
+        # Another moment than the others': equal ones keep the order in which they are given.
+        event.time.FromMilliseconds(events[0].time.ToMilliseconds() - 1)
+        if not events[0].HasField("weight"):
+            event.ClearField("weight")
+        if random.random() < _STANDS_IN:
+            event.fallback_text = _FALLBACK_TEXT
+        else:
+            request.unknown_items = UnknownItemPolicy.UNKNOWN_ITEM_POLICY_IGNORE
+        events.append(event)
 
 
 def _made_up_texts(seed: int, max_bytes: int) -> list[str]:

@@ -15,7 +15,18 @@ from tritonclient.utils import InferenceServerException
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Model
 from ebbtide.interest.errors import RequestError
-from ebbtide.verify.asked import Answered, Asked, Floats, RefusedError, Tokens, Weights, summed
+from ebbtide.verify.asked import (
+    Answered,
+    Asked,
+    Floats,
+    Ints,
+    Outputs,
+    RefusedError,
+    Tokens,
+    Weights,
+    summed,
+    without_rows,
+)
 from ebbtide.verify.differences import Place, Ranked, compare_ranked
 from ebbtide.verify.errors import ServerMismatchError
 
@@ -86,27 +97,62 @@ class ServerSide:
             found[contract.INTEREST.name][0],
             summed(adjust_item, adjust_score),
             *_scalars(found),
+            found[contract.ITEM_FILTER.name][0],
             adjust_item,
             adjust_score,
         )
 
-    def compare_head(self, weights: Weights, local: Ranked) -> Place:
+    def compare_head(self, asked: Asked, weights: Weights, local: Ranked) -> Place:  # noqa: ARG002 - the weights hold its filter
         """The ranking of `scoring_head` against that of the in-process one."""
-        values = (weights.interest, weights.adjust_item, weights.adjust_score)
+        values = (weights.interest, weights.adjust_item, weights.adjust_score, weights.item_filter)
         inputs = zip(contract.SCORING_HEAD.inputs, values, strict=True)
         found = self._infer(contract.SCORING_HEAD, {tensor.name: np.asarray(value)[None] for tensor, value in inputs})
         return compare_ranked(_ranked(found), local)
 
-    def compare_answer(self, asked: Asked, vectors: Floats | None, local: Answered) -> tuple[Place, float, int]:  # noqa: ARG002 - the ensemble embeds the texts itself
+    def candidate_scores(self, weights: Weights, candidates: Ints) -> npt.NDArray[Any]:
+        """From the model `candidate_head`."""
+        values = (weights.interest, weights.adjust_item, weights.adjust_score, candidates)
+        inputs = zip(contract.CANDIDATE_HEAD.inputs, values, strict=True)
+        found = self._infer(contract.CANDIDATE_HEAD, {tensor.name: np.asarray(value)[None] for tensor, value in inputs})
+        scores: Floats = found[contract.CANDIDATE_SCORE.name][0]
+        return scores
+
+    def rank(self, asked: Asked, vectors: Floats | None, candidates: Ints) -> Outputs:  # noqa: ARG002 - the ensemble embeds the texts itself
+        """From the ensemble that a client would call."""
+        return self._of_candidates(asked.rank_model, asked, candidates)
+
+    def explain(self, asked: Asked, vectors: Floats | None, candidates: Ints) -> Outputs:
+        """From the model `explainer`."""
+        given = {contract.TEXT_VECTOR.name: vectors, contract.CANDIDATE_ITEM.name: candidates[None]}
+        found = self._infer(contract.EXPLAINER, _tensors(asked, contract.EXPLAINER, given))
+        return without_rows(contract.EXPLAINER, found)
+
+    def answer_explanation(self, asked: Asked, vectors: Floats | None, candidates: Ints) -> Outputs:  # noqa: ARG002 - as above
+        """From the ensemble that a client would call."""
+        return self._of_candidates(asked.explain_model, asked, candidates)
+
+    def compare_answer(
+        self,
+        asked: Asked,
+        vectors: Floats | None,  # noqa: ARG002 - the ensemble embeds the texts itself
+        local: Answered,
+    ) -> tuple[Place, float, tuple[int, ...]]:
         """The answer of the ensemble that a client would call against the in-process one."""
         found = self.recommend(asked)
-        return compare_ranked(found.ranked, local.ranked), found.alpha_used, found.events_used
+        return compare_ranked(found.ranked, local.ranked), found.alpha_used, found.event_counts
 
     def recommend(self, asked: Asked) -> Answered:
         """From the ensemble that a client would call."""
         texts = np.array(asked.texts, dtype=np.object_) if asked.texts else None
         found = self._infer(asked.ensemble, _tensors(asked, asked.ensemble, {contract.TEXT.name: texts}))
         return Answered(_ranked(found), *_scalars(found))
+
+    def _of_candidates(self, model: Model, asked: Asked, candidates: Ints) -> Outputs:
+        texts = np.array(asked.texts, dtype=np.object_) if asked.texts else None
+        # What has a row for the person has it in models that do not batch as well.
+        row = candidates if model.batching else candidates[None]
+        given = {contract.TEXT.name: texts, contract.CANDIDATE_ITEM.name: row}
+        return without_rows(model, self._infer(model, _tensors(asked, model, given)))
 
     def close(self) -> None:
         """Closes the connection."""
@@ -160,8 +206,9 @@ def _tensors(asked: Asked, model: Model, others: Mapping[str, npt.NDArray[Any] |
     return {name: value[None] for name, value in given.items()} if model.batching else given
 
 
-def _scalars(found: Arrays) -> tuple[float, int]:
-    return float(found[contract.ALPHA_USED.name].ravel()[0]), int(found[contract.EVENTS_USED.name].ravel()[0])
+def _scalars(found: Arrays) -> tuple[float, tuple[int, ...]]:
+    alpha, counts = found[contract.ALPHA_USED.name].ravel(), found[contract.EVENT_COUNTS.name].ravel()
+    return float(alpha[0]), tuple(counts.tolist())
 
 
 def _ranked(found: Arrays) -> Ranked:

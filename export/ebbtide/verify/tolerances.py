@@ -8,6 +8,7 @@ from pathlib import Path
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.parity import TOLERANCE
 from ebbtide.interest import contract
+from ebbtide.interest.contract import Dtype
 
 _ENCODER_TOLERANCE = "encoder_tolerance"
 _HEAD_TOLERANCE = "head_tolerance"
@@ -47,4 +48,16 @@ class Tolerances:
         for model in (contract.SCORING_HEAD, contract.RECOMMEND, contract.RECOMMEND_TEXT):
             found[f"{model.name}.{score}"] = self.head
             found[f"{model.name}.{contract.ALPHA_USED.name}"] = TOLERANCE
+        # Candidates are scored from float32 factors, whatever the scoring head's are.
+        for model in (
+            contract.CANDIDATE_HEAD,
+            contract.RANK,
+            contract.RANK_TEXT,
+            contract.EXPLAINER,
+            contract.EXPLAIN,
+            contract.EXPLAIN_TEXT,
+        ):
+            for tensor in model.outputs:
+                if tensor.dtype is Dtype.FP32 and tensor is not contract.HALF_LIFE_DAYS:
+                    found[f"{model.name}.{tensor.name}"] = TOLERANCE
         return found

@@ -18,6 +18,10 @@ from ebbtide.interest.parameters import NORM_FLOOR_SQUARED, InterestParameters
 
 Floats = npt.NDArray[np.float32]
 
+_ROWS_PER_PRODUCT = 1024
+_LONGEST_AGE_DAYS = 1e30
+"""Beyond every half-life; times any decay rate it is still a number in single precision."""
+
 
 @dataclass(frozen=True)
 class Blend:
@@ -33,17 +37,41 @@ class Blend:
     """``[B, 1]``, or ``[B, d]`` where the gate gives one per dimension."""
 
 
-def event_multipliers(batch: EventBatch, decay_rate_per_day: Floats, rank_decay_rate: Floats) -> Floats:
-    """V exp(-lambda_k age) exp(-mu_k rank) of every event and dimension, float32 ``[E, d]``."""
-    exponent = np.multiply.outer(-batch.age_days, decay_rate_per_day)
-    exponent -= np.multiply.outer(batch.rank, rank_decay_rate)
-    np.exp(exponent, out=exponent)
-    exponent *= batch.weight[:, None]
-    return exponent
+def event_decays(
+    batch: EventBatch, decay_rate_per_day: Floats, rank_decay_rate: Floats, decay_scale: Floats | None = None
+) -> Floats:
+    """Exp(-lambda_k age) exp(-mu_k rank) of every event and dimension, float32 ``[E, d]``.
+
+    Args:
+        batch: E events of B requests.
+        decay_rate_per_day: lambda, ``[d]``.
+        rank_decay_rate: mu, ``[d]``.
+        decay_scale: ``[B]``, each request's factor on lambda; None for 1.
+    """
+    age = batch.age_days
+    if decay_scale is not None:
+        # In double precision, and bounded: 0 times an infinite age would be no number.
+        scaled = age.astype(np.float64) * decay_scale[batch.request]
+        age = np.minimum(scaled, _LONGEST_AGE_DAYS).astype(np.float32)
+    rates = np.stack([decay_rate_per_day, rank_decay_rate])
+    past = np.empty((age.shape[0], 2), dtype=np.float32)
+    np.negative(age, out=past[:, 0])
+    np.negative(batch.rank, out=past[:, 1])
+    decays = np.empty((age.shape[0], rates.shape[1]), dtype=np.float32)
+    # One product of two columns is 5 times as fast as two outer products; in pieces, which stay in the processor's
+    # cache and below the size at which BLAS wakes its threads, to fight with those of the other instances.
+    for start in range(0, age.shape[0], _ROWS_PER_PRODUCT):
+        rows = slice(start, start + _ROWS_PER_PRODUCT)
+        np.matmul(past[rows], rates, out=decays[rows])
+    return np.exp(decays, out=decays)
 
 
 def blend_interest(
-    batch: EventBatch, vectors: Floats, parameters: InterestParameters, alpha_override: Floats | None = None
+    batch: EventBatch,
+    vectors: Floats,
+    parameters: InterestParameters,
+    alpha_override: Floats | None = None,
+    decay_scale: Floats | None = None,
 ) -> Blend:
     """The interest vectors of a batch.
 
@@ -52,22 +80,24 @@ def blend_interest(
         vectors: ``[E, d]``, event vectors in the batch's order.
         parameters: Learned decay, gate or fixed alpha.
         alpha_override: ``[B]``, alpha given with a request, NaN where none was.
+        decay_scale: ``[B]``, factor on every decay rate by age; None for 1.
 
     Returns:
         w_H, w_C, alpha and w. A fixed or given alpha is used as it is; the gate gives 1 to a person without a current
         session and 0 to one without history, so that new people get w_C.
     """
-    weighted = event_multipliers(batch, parameters.decay_rate_per_day, parameters.rank_decay_rate)
+    weighted = event_decays(batch, parameters.decay_rate_per_day, parameters.rank_decay_rate, decay_scale)
+    weighted *= batch.weight[:, None]
     weighted *= vectors
     # Row 2b holds the history of request b, row 2b + 1 its current session.
     row = 2 * batch.request + batch.is_current
     rows = 2 * batch.requests
-    sums = _sum_by_row(weighted, row, rows)
+    counts = np.bincount(row, minlength=rows)
+    sums = _sum_by_row(weighted, row, counts)
     squares = np.bincount(row, weights=np.einsum("ek,ek->e", weighted, weighted), minlength=rows).astype(np.float32)
     sums /= np.sqrt(squares + NORM_FLOOR_SQUARED)[:, None]
     long_term, current = sums[0::2], sums[1::2]
 
-    counts = np.bincount(row, minlength=rows)
     alpha: Floats
     if parameters.gate is None:
         alpha = np.full((batch.requests, 1), parameters.config.fixed_alpha, dtype=np.float32)
@@ -80,12 +110,15 @@ def blend_interest(
     return Blend(interest, long_term, current, alpha)
 
 
-def _sum_by_row(values: Floats, row: npt.NDArray[np.int64], rows: int) -> Floats:
+def _sum_by_row(values: Floats, row: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> Floats:
     """Sums of the values of each row, float32 ``[rows, d]``; zero for rows without a value."""
-    order = np.argsort(row, kind="stable")
-    ordered = row[order]
-    sums = np.zeros((rows, values.shape[1]), dtype=np.float32)
-    if row.size:
-        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-        sums[ordered[starts]] = np.add.reduceat(values[order], starts, axis=0)
+    sums = np.zeros((counts.shape[0], values.shape[1]), dtype=np.float32)
+    if not row.size:
+        return sums
+    # A history that comes before its session, as nearly always, stands in order of rows already.
+    if (row[1:] < row[:-1]).any():
+        values = values[np.argsort(row, kind="stable")]
+    filled = np.flatnonzero(counts)
+    starts = np.cumsum(counts)[filled] - counts[filled]
+    sums[filled] = np.add.reduceat(values, starts, axis=0)
     return sums

@@ -8,7 +8,7 @@ the next, so an ensemble is a list of models and the maps follow.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 
@@ -31,6 +31,8 @@ class Size(str, Enum):
     """d: the width of an event vector."""
     ADJUSTMENTS = "adjustments"
     """Score adjustments of each request; one width for all, since ONNX models batch equal shapes only."""
+    FILTER = "filter_words"
+    """64-bit words that hold the attribute values of an item, and those that a request allows; at least 1."""
     TOP_N = "top_n"
     """Items returned for each request."""
 
@@ -93,7 +95,7 @@ EVENT_WEIGHT = Tensor(
     "event_weight",
     Dtype.FP32,
     (VARIABLE,),
-    "rating, quantity or dwell of each event, finite and not negative; 1 without it",
+    "rating, quantity or dwell of each event, from 0 to 1e15; 1 without it",
     ragged=True,
     optional=True,
 )
@@ -114,7 +116,56 @@ EXCLUDE_SEEN = Tensor(
     "true to leave out the items of the request's own events; without it the bundle's own policy holds",
     optional=True,
 )
-TEXT = Tensor("text", Dtype.BYTES, (VARIABLE,), "UTF-8 texts; in `recommend_text` one for each event without an item")
+DECAY_SCALE = Tensor(
+    "decay_scale",
+    Dtype.FP32,
+    (1,),
+    "factor on every decay rate by age, finite and not negative: 2 halves the half-lives, 0 stops the ebbing by age; "
+    "1 without it",
+    optional=True,
+)
+IGNORE_UNKNOWN = Tensor(
+    "ignore_unknown",
+    Dtype.BOOL,
+    (1,),
+    "true to leave out, and count, events whose items are not in the catalog; false to refuse the request; "
+    "without it the export's own policy holds",
+    optional=True,
+)
+ALLOW_ATTRIBUTE = Tensor(
+    "allow_attribute",
+    Dtype.INT64,
+    (VARIABLE,),
+    "keys of the attribute values that an item must have to be recommended, each the xxHash of `column=value`: one of "
+    "those given for a column, for every column that is given",
+    ragged=True,
+    optional=True,
+)
+EVENT_COUNT = Tensor(
+    "event_count",
+    Dtype.INT32,
+    (1,),
+    "leading events of a row that are the person's own, the rest is padding: several people in one request; all of "
+    "them without it",
+    optional=True,
+)
+CANDIDATE_ITEM = Tensor(
+    "candidate_item",
+    Dtype.INT64,
+    (VARIABLE,),
+    "keys of the items to score, in the order of the answer",
+    ragged=True,
+    rows=1,
+)
+TEXT = Tensor("text", Dtype.BYTES, (VARIABLE,), "UTF-8 texts, each of one event")
+TEXT_EVENT = Tensor(
+    "text_event",
+    Dtype.INT64,
+    (VARIABLE,),
+    "for each text, the place in `event_item` of the event that it stands in for should the item not be in the "
+    "catalog, or -1 for an event of its own, behind those with an item; -1 for all without it",
+    optional=True,
+)
 
 INPUT_IDS = Tensor("input_ids", Dtype.INT64, (VARIABLE,), "token ids, padded", rows=VARIABLE)
 ATTENTION_MASK = Tensor("attention_mask", Dtype.INT64, (VARIABLE,), "1 for a token, 0 for padding", rows=VARIABLE)
@@ -141,13 +192,55 @@ ADJUST_SCORE = Tensor(
     "what to add to that item's score: minus infinity excludes it; padded with 0",
     rows=1,
 )
+ITEM_FILTER = Tensor(
+    "item_filter",
+    Dtype.INT64,
+    (Size.FILTER,),
+    "bits of the attribute values that are allowed, and the first bit of every column that may have any",
+    rows=1,
+)
 
 ITEM_ID = Tensor("item_id", Dtype.BYTES, (Size.TOP_N,), "ids of the recommended items, best first", rows=1)
 SCORE = Tensor("score", Dtype.FP32, (Size.TOP_N,), "their scores; minus infinity marks an excluded item", rows=1)
 ALPHA_USED = Tensor(
     "alpha_used", Dtype.FP32, (1,), "the alpha of the blend (its mean, where it is one per dimension)", rows=1
 )
-EVENTS_USED = Tensor("events_used", Dtype.INT32, (1,), "events that counted", rows=1)
+EVENT_COUNTS = Tensor(
+    "event_counts",
+    Dtype.INT32,
+    (3,),
+    "events of the history that counted, those of the current session, and those left out since their items are not "
+    "in the catalog; two zeros in front are a cold start",
+    rows=1,
+)
+CANDIDATE_SCORE = Tensor(
+    "candidate_score",
+    Dtype.FP32,
+    (VARIABLE,),
+    "score of each candidate, in the order given; minus infinity marks an excluded one, NaN one not in the catalog",
+    rows=1,
+)
+EVENT_SHARE = Tensor("event_share", Dtype.FP32, (VARIABLE, VARIABLE), "what each event adds to each candidate's score")
+EVENT_CURRENT = Tensor("event_current", Dtype.BOOL, (VARIABLE,), "whether each event was taken as current session")
+EVENT_DECAY = Tensor(
+    "event_decay",
+    Dtype.FP32,
+    (VARIABLE,),
+    "what is left of each event, 0 to 1: the mean over the interest dimensions of its decay by age and rank",
+)
+DIMENSION_SHARE = Tensor(
+    "dimension_share", Dtype.FP32, (VARIABLE, Size.VECTOR), "what each interest dimension adds to each score"
+)
+PRIOR_SHARE = Tensor("prior_share", Dtype.FP32, (VARIABLE,), "what the popularity prior adds to each score")
+ADJUSTMENT_SHARE = Tensor(
+    "adjustment_share", Dtype.FP32, (VARIABLE,), "what score adjustments add to each score; minus infinity excludes"
+)
+HALF_LIFE_DAYS = Tensor(
+    "half_life_days",
+    Dtype.FP32,
+    (Size.VECTOR,),
+    "half-life by age of each interest dimension, infinite where nothing decays",
+)
 
 
 class Kind(str, Enum):
@@ -172,23 +265,103 @@ class Model:
     """The models of an ensemble, in the data's order."""
 
 
-_EVENTS = (EVENT_ITEM, EVENT_TIME, EVENT_IS_CURRENT, EVENT_WEIGHT, NOW, ALPHA, EXCLUDE_ITEM, EXCLUDE_SEEN)
-_WEIGHTS = (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ALPHA_USED, EVENTS_USED)
-_ANSWER = (ITEM_ID, SCORE, ALPHA_USED, EVENTS_USED)
+_PERSON = (
+    EVENT_ITEM,
+    EVENT_TIME,
+    EVENT_IS_CURRENT,
+    EVENT_WEIGHT,
+    EVENT_COUNT,
+    NOW,
+    ALPHA,
+    DECAY_SCALE,
+    EXCLUDE_ITEM,
+    EXCLUDE_SEEN,
+    IGNORE_UNKNOWN,
+)
+"""What there is to say of a person, whatever is asked; a model that does not batch has one person and no padding."""
+_ONE_PERSON = tuple(tensor for tensor in _PERSON if tensor is not EVENT_COUNT)
+_WEIGHTS = (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER, ALPHA_USED, EVENT_COUNTS)
+_ANSWER = (ITEM_ID, SCORE, ALPHA_USED, EVENT_COUNTS)
+_CANDIDATES = (CANDIDATE_SCORE, ALPHA_USED, EVENT_COUNTS)
+_EXPLANATION = (
+    *_CANDIDATES,
+    EVENT_SHARE,
+    EVENT_CURRENT,
+    EVENT_DECAY,
+    DIMENSION_SHARE,
+    PRIOR_SHARE,
+    ADJUSTMENT_SHARE,
+    HALF_LIFE_DAYS,
+)
 
 TOKENIZER = Model("tokenizer", Kind.PYTHON, False, (TEXT,), (INPUT_IDS, ATTENTION_MASK))
 ENCODER = Model("encoder", Kind.ONNX, True, (INPUT_IDS, ATTENTION_MASK), (TEXT_VECTOR,))
-ADAPTIVE_WEIGHTS = Model("adaptive_weights", Kind.PYTHON, True, _EVENTS, _WEIGHTS)
-ADAPTIVE_WEIGHTS_TEXT = Model("adaptive_weights_text", Kind.PYTHON, False, (*_EVENTS, TEXT_VECTOR), _WEIGHTS)
-SCORING_HEAD = Model("scoring_head", Kind.ONNX, True, (INTEREST, ADJUST_ITEM, ADJUST_SCORE), (ITEM_ID, SCORE))
-RECOMMEND = Model("recommend", Kind.ENSEMBLE, True, _EVENTS, _ANSWER, steps=(ADAPTIVE_WEIGHTS.name, SCORING_HEAD.name))
+ADAPTIVE_WEIGHTS = Model("adaptive_weights", Kind.PYTHON, True, (*_PERSON, ALLOW_ATTRIBUTE), _WEIGHTS)
+ADAPTIVE_WEIGHTS_TEXT = Model(
+    "adaptive_weights_text",
+    Kind.PYTHON,
+    False,
+    (*_ONE_PERSON, ALLOW_ATTRIBUTE, TEXT_VECTOR, TEXT_EVENT),
+    _WEIGHTS,
+)
+SCORING_HEAD = Model(
+    "scoring_head", Kind.ONNX, True, (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER), (ITEM_ID, SCORE)
+)
+CANDIDATE_HEAD = Model(
+    "candidate_head",
+    Kind.PYTHON,
+    True,
+    (INTEREST, ADJUST_ITEM, ADJUST_SCORE, CANDIDATE_ITEM),
+    (CANDIDATE_SCORE,),
+)
+EXPLAINER = Model(
+    "explainer",
+    Kind.PYTHON,
+    False,
+    (*_ONE_PERSON, CANDIDATE_ITEM, replace(TEXT_VECTOR, optional=True), TEXT_EVENT),
+    _EXPLANATION,
+)
+RECOMMEND = Model(
+    "recommend",
+    Kind.ENSEMBLE,
+    True,
+    ADAPTIVE_WEIGHTS.inputs,
+    _ANSWER,
+    steps=(ADAPTIVE_WEIGHTS.name, SCORING_HEAD.name),
+)
 RECOMMEND_TEXT = Model(
     "recommend_text",
     Kind.ENSEMBLE,
     False,
-    (*_EVENTS, TEXT),
+    (*_ONE_PERSON, ALLOW_ATTRIBUTE, TEXT, TEXT_EVENT),
     _ANSWER,
     steps=(TOKENIZER.name, ENCODER.name, ADAPTIVE_WEIGHTS_TEXT.name, SCORING_HEAD.name),
+)
+RANK = Model(
+    "rank",
+    Kind.ENSEMBLE,
+    True,
+    (*_PERSON, CANDIDATE_ITEM),
+    _CANDIDATES,
+    steps=(ADAPTIVE_WEIGHTS.name, CANDIDATE_HEAD.name),
+)
+RANK_TEXT = Model(
+    "rank_text",
+    Kind.ENSEMBLE,
+    False,
+    (*_ONE_PERSON, CANDIDATE_ITEM, TEXT, TEXT_EVENT),
+    _CANDIDATES,
+    steps=(TOKENIZER.name, ENCODER.name, ADAPTIVE_WEIGHTS_TEXT.name, CANDIDATE_HEAD.name),
+)
+EXPLAIN = Model("explain", Kind.ENSEMBLE, False, EXPLAINER.inputs, _EXPLANATION, steps=(EXPLAINER.name,))
+"""Of one step: an ensemble is pinned to the version that is served, of a Python model Triton asks the highest."""
+EXPLAIN_TEXT = Model(
+    "explain_text",
+    Kind.ENSEMBLE,
+    False,
+    (*_ONE_PERSON, CANDIDATE_ITEM, TEXT, TEXT_EVENT),
+    _EXPLANATION,
+    steps=(TOKENIZER.name, ENCODER.name, EXPLAINER.name),
 )
 EMBED = Model("embed", Kind.ENSEMBLE, False, (TEXT,), (TEXT_VECTOR,), steps=(TOKENIZER.name, ENCODER.name))
 
@@ -200,8 +373,14 @@ MODELS: dict[str, Model] = {
         ADAPTIVE_WEIGHTS,
         ADAPTIVE_WEIGHTS_TEXT,
         SCORING_HEAD,
+        CANDIDATE_HEAD,
+        EXPLAINER,
         RECOMMEND,
         RECOMMEND_TEXT,
+        RANK,
+        RANK_TEXT,
+        EXPLAIN,
+        EXPLAIN_TEXT,
         EMBED,
     )
 }
@@ -211,6 +390,10 @@ FINGERPRINT_PARAMETER = "ebbtide_fingerprint"
 """The ``parameters`` key under which every config of one export carries the same id."""
 
 
+REPEAT_ITEMS = 64
+"""Items of one person that get a repeat bonus, at most."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Bounds on one request, written into the exported configs and checked by the server."""
@@ -218,11 +401,15 @@ class Limits:
     max_events: int = 512
     """History, session and text events together."""
     max_exclude_items: int = 512
+    max_candidates: int = 1024
+    """Items to score or to explain in one request."""
+    max_attributes: int = 64
+    """Attribute values that a request may allow."""
     max_texts: int = 64
     max_text_bytes: int = 4096
     """Bytes of one text, UTF-8."""
 
     @property
     def adjustments(self) -> int:
-        """Score adjustments that a request can need: every event's item and every excluded one."""
-        return self.max_events + self.max_exclude_items
+        """Score adjustments that a request can need: every event's item, every excluded one, and repeat bonuses."""
+        return self.max_events + self.max_exclude_items + REPEAT_ITEMS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,8 +43,9 @@ def order_events(
     time_ms: npt.NDArray[np.int64],
     now_ms: npt.NDArray[np.int64],
     weight: npt.NDArray[np.float32] | None,
-    is_current: Sequence[npt.NDArray[np.bool_] | None],
+    is_current: npt.NDArray[np.bool_] | None,
     session_gap_ms: int,
+    has_flags: npt.NDArray[np.bool_] | None = None,
 ) -> EventBatch:
     """Orders the events of a batch and parts them into history and current session.
 
@@ -54,20 +54,24 @@ def order_events(
         time_ms: ``[E]``, the requests' event times one after the other.
         now_ms: ``[B]``, each request's clock.
         weight: ``[E]``, or None where every weight is 1.
-        is_current: B entries, each ``[events of the request]``, or None to part that request by the session gap.
+        is_current: ``[E]``, or None to part all by the session gap.
         session_gap_ms: A pause longer than this ends a session.
+        has_flags: ``[B]``, the requests that `is_current` is taken for; None for all.
 
     Returns:
         The batch. A request without flags has as current session its last events that follow each other, and are
         followed by `now`, with no pause longer than the gap.
     """
-    batch = counts.shape[0]
+    batch, total = counts.shape[0], time_ms.shape[0]
     request = np.repeat(np.arange(batch), counts)
-    order = np.lexsort((time_ms, request))
-    time_ms = time_ms[order]
     first = np.cumsum(counts) - counts
-    place = np.arange(time_ms.shape[0]) - first[request]
-    rank = (counts[request] - 1 - place).astype(np.float32)
+    order = np.arange(total)
+    rank = ((first + counts - 1)[request] - order).astype(np.float32)
+    if ((time_ms[1:] < time_ms[:-1]) & (request[1:] == request[:-1])).any():
+        order = np.lexsort((time_ms, request))
+        time_ms = time_ms[order]
+        weight = None if weight is None else weight[order]
+        is_current = None if is_current is None else is_current[order]
     age_ms = now_ms[request] - time_ms
 
     newest = first + counts - 1
@@ -75,19 +79,17 @@ def order_events(
     idle_ms = np.zeros(batch, dtype=np.int64)
     idle_ms[has_events] = age_ms[newest[has_events]]
 
-    current = np.empty(time_ms.shape[0], dtype=np.bool_)
-    if any(flags is None for flags in is_current):
-        current = _by_session_gap(time_ms, now_ms, request, newest, has_events, session_gap_ms)
-    for index, flags in enumerate(is_current):
-        if flags is not None:
-            span = slice(first[index], first[index] + counts[index])
-            current[span] = flags[order[span] - first[index]]
+    if is_current is None or has_flags is not None:
+        by_gap = _by_session_gap(time_ms, now_ms, request, newest, has_events, session_gap_ms)
+        is_current = (
+            by_gap if is_current is None or has_flags is None else np.where(has_flags[request], is_current, by_gap)
+        )
     return EventBatch(
         request=request,
         source=order,
         time_ms=time_ms,
-        weight=np.ones(time_ms.shape[0], dtype=np.float32) if weight is None else weight[order],
-        is_current=current,
+        weight=np.ones(total, dtype=np.float32) if weight is None else weight,
+        is_current=is_current,
         rank=rank,
         age_days=(age_ms / MS_PER_DAY).astype(np.float32),
         idle_hours=(idle_ms / MS_PER_HOUR).astype(np.float32),

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ebbtide.interest import contract
+from ebbtide.interest.attributes import AttributeIndex
+from ebbtide.interest.candidates import CandidateScorer
 from ebbtide.interest.contract import Kind, Model
+from ebbtide.interest.explanation import Explainer
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.onnxfile import read_metadata
 from ebbtide.interest.parameters import CONFIG_FILE, TENSORS_FILE, InterestConfig, InterestParameters
@@ -20,6 +27,45 @@ CATALOG_INDEX = "catalog_index"
 """int64 ``[items]``: the catalog index of each sorted key."""
 EVENT_VECTORS = "event_vectors"
 """float32 ``[items, d]``, in catalog order."""
+
+FACTORS_FILE = "factors.safetensors"
+ITEM_FACTORS = "item_factors"
+"""float32 ``[items, d + p]``, in catalog order: gamma (x) a, then the columns of the popularity prior."""
+
+ATTRIBUTES_FILE = "attributes.safetensors"
+ITEM_WORDS = "item_words"
+"""int64 ``[items, words]``, in catalog order: the bits of each item's attribute values."""
+COLUMN_WORD = "column_word"
+"""int64 ``[columns + 1]``: the first word of each attribute column, and last the number of words.
+
+Without attributes it is ``[0, 1]``: one nameless column of one word.
+"""
+ATTRIBUTE_KEY = "attribute_key"
+"""int64 ``[values]``: the keys of the attribute values, ascending."""
+ATTRIBUTE_COLUMN = "attribute_column"
+"""int64 ``[values]``: the column of each key, as a place in `COLUMN_WORD`."""
+ATTRIBUTE_BIT = "attribute_bit"
+"""int64 ``[values]``: the bit of each key within its column, 64 to a word; never 0, which every item has."""
+
+RETRIEVAL_FILE = "retrieval.safetensors"
+"""Of a scoring head that answers from an index; its metadata says how that is asked (`RETRIEVAL_SETTINGS`)."""
+RETRIEVAL_SETTINGS = "settings"
+"""Metadata of `RETRIEVAL_FILE`: JSON."""
+RETRIEVAL_INDEX = "index"
+"""uint8 ``[bytes]``: the index, as its library writes it."""
+ID_START = "id_start"
+"""int64 ``[items + 1]``: where each item's id begins in `ID_BYTES`, and last their length."""
+ID_BYTES = "id_bytes"
+"""uint8 ``[bytes]``: the items' ids in UTF-8, one behind the other, in catalog order."""
+
+MODEL_FILES: dict[str, tuple[str, ...]] = {
+    contract.TOKENIZER.name: (CONFIG_FILE,),
+    contract.ADAPTIVE_WEIGHTS.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ATTRIBUTES_FILE),
+    contract.ADAPTIVE_WEIGHTS_TEXT.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ATTRIBUTES_FILE),
+    contract.CANDIDATE_HEAD.name: (CONFIG_FILE, CATALOG_FILE, FACTORS_FILE),
+    contract.EXPLAINER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE),
+}
+"""What the version folder of each Python model holds beside its code."""
 
 MODEL_FILE = "model.onnx"
 MODEL_CONFIG_FILE = "config.pbtxt"
@@ -48,9 +94,7 @@ def read_interest_parameters(folder: Path) -> InterestParameters:
         ValueError: The files belong to different exports, or one is damaged.
     """
     config = read_interest_config(folder)
-    arrays, metadata = read_tensors(folder / TENSORS_FILE)
-    require_fingerprint(config.fingerprint, metadata, folder / TENSORS_FILE)
-    return InterestParameters.from_tensors(config, arrays)
+    return InterestParameters.from_tensors(config, _read_of(config, folder / TENSORS_FILE))
 
 
 def read_pipeline(folder: Path) -> InterestPipeline:
@@ -60,10 +104,41 @@ def read_pipeline(folder: Path) -> InterestPipeline:
         ValueError: The files belong to different exports, or one is damaged; both ids are named.
     """
     parameters = read_interest_parameters(folder)
-    tensors, metadata = read_tensors(folder / CATALOG_FILE)
-    require_fingerprint(parameters.config.fingerprint, metadata, folder / CATALOG_FILE)
-    index = KeyIndex(tensors[SORTED_KEY], tensors[CATALOG_INDEX])
-    return InterestPipeline(parameters, index, tensors[EVENT_VECTORS])
+    catalog = _read_of(parameters.config, folder / CATALOG_FILE)
+    found = _read_of(parameters.config, folder / ATTRIBUTES_FILE)
+    no_value = np.empty(0, dtype=np.int64)
+    keys = found.get(ATTRIBUTE_KEY, no_value)
+    attributes = AttributeIndex(
+        np.asarray(found[COLUMN_WORD]),
+        KeyIndex(keys, np.arange(keys.size)),
+        np.asarray(found.get(ATTRIBUTE_COLUMN, no_value)),
+        np.asarray(found.get(ATTRIBUTE_BIT, no_value)),
+    )
+    return InterestPipeline(parameters, _key_index(catalog), catalog[EVENT_VECTORS], attributes)
+
+
+def read_candidate_scorer(folder: Path) -> CandidateScorer:
+    """The scorer in the version folder of `candidate_head`; its tables are memory-mapped.
+
+    Raises:
+        ValueError: The files belong to different exports, or one is damaged; both ids are named.
+    """
+    config = read_interest_config(folder)
+    catalog, factors = _read_of(config, folder / CATALOG_FILE), _read_of(config, folder / FACTORS_FILE)
+    return CandidateScorer(_key_index(catalog), factors[ITEM_FACTORS], config.limits)
+
+
+def read_explainer(folder: Path) -> Explainer:
+    """The explainer in the version folder of `explainer`; its tables are memory-mapped.
+
+    Raises:
+        ValueError: The files belong to different exports, or one is damaged; both ids are named.
+    """
+    parameters = read_interest_parameters(folder)
+    catalog = _read_of(parameters.config, folder / CATALOG_FILE)
+    factors = _read_of(parameters.config, folder / FACTORS_FILE)
+    pipeline = InterestPipeline(parameters, _key_index(catalog), catalog[EVENT_VECTORS])
+    return Explainer(pipeline, factors[ITEM_FACTORS])
 
 
 def require_one_export(repository: Path, version: int, fingerprint: str) -> None:
@@ -85,9 +160,9 @@ def require_one_export(repository: Path, version: int, fingerprint: str) -> None
         if not path.is_file():
             continue
         metadata: dict[str, str] = {}
-        if model.kind is Kind.PYTHON:
+        if path.name == CONFIG_FILE:
             metadata["fingerprint"] = read_interest_config(path.parent).fingerprint
-        elif model.kind is Kind.ONNX:
+        elif path.name == MODEL_FILE:
             metadata["fingerprint"] = read_metadata(path).get(contract.FINGERPRINT_PARAMETER, "none")
         else:
             config = path.read_text(encoding="utf-8")
@@ -115,8 +190,21 @@ def require_fingerprint(expected: str, metadata: dict[str, str], source: Path) -
         raise ValueError(f"{source}: got fingerprint {found}; expected {expected}: files of two exports are mixed")
 
 
+def _read_of(config: InterestConfig, path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of a file of the export that the settings belong to."""
+    tensors, metadata = read_tensors(path)
+    require_fingerprint(config.fingerprint, metadata, path)
+    return tensors
+
+
+def _key_index(catalog: dict[str, npt.NDArray[Any]]) -> KeyIndex:
+    return KeyIndex(catalog[SORTED_KEY], catalog[CATALOG_INDEX])
+
+
 def _carrier(repository: Path, model: Model, version: int) -> Path:
     """The file of one version that carries the id; an ensemble has but one config for all its versions."""
     if model.kind is Kind.ENSEMBLE:
         return repository / model.name / MODEL_CONFIG_FILE
-    return repository / model.name / str(version) / (CONFIG_FILE if model.kind is Kind.PYTHON else MODEL_FILE)
+    folder = repository / model.name / str(version)
+    # A scoring head that answers from an index is a Python model, whatever the contract says of exact ones.
+    return folder / (MODEL_FILE if (folder / MODEL_FILE).is_file() else CONFIG_FILE)

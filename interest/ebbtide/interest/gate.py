@@ -35,19 +35,19 @@ def gate_features(
         current_count: ``[B]``, events of the session.
         idle_hours: ``[B]``, hours since the last event.
     """
-    dot = np.einsum("bk,bk->b", long_term, current)
+    d = long_term.shape[1]
+    features = np.empty((long_term.shape[0], 2 * d + SCALAR_FEATURES), dtype=np.float32)
+    features[:, :d] = long_term
+    features[:, d : 2 * d] = current
     square_h = np.einsum("bk,bk->b", long_term, long_term) + NORM_FLOOR_SQUARED
     square_c = np.einsum("bk,bk->b", current, current) + NORM_FLOOR_SQUARED
-    scalars = np.stack(
-        [
-            dot / np.sqrt(square_h * square_c),
-            np.log1p(history_count.astype(np.float32)),
-            np.log1p(current_count.astype(np.float32)),
-            np.log1p(idle_hours),
-        ],
-        axis=1,
-    )
-    return np.concatenate([long_term, current, scalars], axis=1)
+    features[:, 2 * d] = np.einsum("bk,bk->b", long_term, current) / np.sqrt(square_h * square_c)
+    features[:, 2 * d + 1] = history_count
+    features[:, 2 * d + 2] = current_count
+    features[:, 2 * d + 3] = idle_hours
+    logarithms = features[:, 2 * d + 1 :]
+    np.log1p(logarithms, out=logarithms)
+    return features
 
 
 def gate_alpha(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest.contract import Limits
+from ebbtide.interest.repeat import RepeatParameters
 
 Floats = npt.NDArray[np.float32]
 
@@ -46,6 +47,8 @@ class InterestConfig:
     """The share of history when alpha is not learned; None means that the gate decides."""
     exclude_seen: bool
     """Whether items of the request's own events are left out when the request does not say."""
+    ignore_unknown: bool
+    """Whether events with unknown items are left out when the request does not say; else they are refused."""
     limits: Limits
 
     @classmethod
@@ -79,6 +82,8 @@ class InterestParameters:
     """None with a fixed alpha."""
     prior_weight: Floats
     """``[p]``: the weights of the prior's columns in the scoring head."""
+    repeat: RepeatParameters | None = None
+    """What items gain that a person took before; None without a repeat bonus."""
 
     @property
     def vector_width(self) -> int:
@@ -90,12 +95,23 @@ class InterestParameters:
         arrays = {name: getattr(self, name) for name in ("decay_rate_per_day", "rank_decay_rate", "prior_weight")}
         if self.gate is not None:
             arrays |= {f"gate.{field.name}": getattr(self.gate, field.name) for field in fields(self.gate)}
+        if self.repeat is not None:
+            arrays |= {f"repeat.{name}": array for name, array in self.repeat.tensors().items()}
         return arrays
 
     @classmethod
     def from_tensors(cls, config: InterestConfig, arrays: dict[str, npt.NDArray[Any]]) -> InterestParameters:
         """Puts settings and arrays together."""
+        # Plain views of memory maps: each operation on a `memmap` costs microseconds for its class alone.
+        arrays = {name: np.asarray(array) for name, array in arrays.items()}
         gate = None
         if config.fixed_alpha is None:
             gate = GateParameters(**{field.name: arrays[f"gate.{field.name}"] for field in fields(GateParameters)})
-        return cls(config, arrays["decay_rate_per_day"], arrays["rank_decay_rate"], gate, arrays["prior_weight"])
+        repeat = None
+        if any(name.startswith("repeat.") for name in arrays):
+            repeat = RepeatParameters(
+                **{field.name: arrays[f"repeat.{field.name}"] for field in fields(RepeatParameters)}
+            )
+        return cls(
+            config, arrays["decay_rate_per_day"], arrays["rank_decay_rate"], gate, arrays["prior_weight"], repeat
+        )

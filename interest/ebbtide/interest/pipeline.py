@@ -1,23 +1,33 @@
-"""From a batch of requests to what the scoring head needs: the `adaptive_weights` model without Triton's API."""
+"""From a batch of requests to what the heads need: the `adaptive_weights` model without Triton's API."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract
+from ebbtide.interest.adjustments import Pairs, pack_pairs
+from ebbtide.interest.attributes import AttributeIndex
 from ebbtide.interest.blend import Blend, blend_interest
 from ebbtide.interest.checks import Request, check_request
+from ebbtide.interest.columns import Columns, Part, PartsRefused, join_parts
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.events import EventBatch, order_events
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
+from ebbtide.interest.parts import as_part, first_refusal, rows_of, serve_parts
+from ebbtide.interest.repeat import repeat_bonus
+from ebbtide.interest.sources import EventSources, find_sources
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+ALL_OUTPUTS = frozenset(tensor.name for tensor in contract.ADAPTIVE_WEIGHTS.outputs)
 
 
 @dataclass(frozen=True)
@@ -30,128 +40,215 @@ class AdaptiveWeights:
     """``[adjustments]``: catalog indices, padded with 0."""
     adjust_score: Floats
     """``[adjustments]``: minus infinity excludes the item; padded with 0, which changes nothing."""
+    item_filter: Ints
+    """``[filter words]``."""
     alpha_used: Floats
     """``[1]``."""
-    events_used: npt.NDArray[np.int32]
-    """``[1]``."""
+    event_counts: npt.NDArray[np.int32]
+    """``[3]``: of the history, of the session, left out."""
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The interest of B people, and all that it came from."""
+
+    columns: Columns
+    sources: EventSources
+    batch: EventBatch
+    """The events that count, ordered."""
+    vectors: Floats
+    """``[events that count, d]``, in the batch's order."""
+    blend: Blend
+
+    @property
+    def alpha_used(self) -> Floats:
+        """``[B, 1]``."""
+        alpha = self.blend.alpha
+        return alpha if alpha.shape[1] == 1 else np.asarray(alpha.mean(axis=1, keepdims=True))
+
+    @property
+    def event_counts(self) -> npt.NDArray[np.int32]:
+        """``[B, 3]``."""
+        people = self.columns.people
+        counts = np.empty((people, 3), dtype=np.int32)
+        row = 2 * self.batch.request + self.batch.is_current
+        counts[:, :2] = np.bincount(row, minlength=2 * people).reshape(people, 2)
+        counts[:, 2] = self.sources.left_out
+        return counts
 
 
 class InterestPipeline:
     """Answers batches of requests from learned parameters and the catalog's event vectors."""
 
-    def __init__(self, parameters: InterestParameters, index: KeyIndex, vectors: Floats) -> None:
+    def __init__(
+        self,
+        parameters: InterestParameters,
+        index: KeyIndex,
+        vectors: Floats,
+        attributes: AttributeIndex | None = None,
+    ) -> None:
         """Takes what one export wrote.
 
         Args:
             parameters: Learned decay, gate and prior weights.
             index: The catalog's keys.
             vectors: ``[items, d]``, the event vector of each item in catalog order; may be memory-mapped.
+            attributes: The catalog's attribute values; None where it has none, or none are asked for.
         """
-        self._parameters = parameters
-        self._index = index
-        self._vectors = vectors
+        self.parameters = parameters
+        self.index = index
+        # A plain view of a memory map: each operation on a `memmap` costs microseconds for its class alone.
+        self._vectors = np.asarray(vectors)
+        self._attributes = AttributeIndex.none() if attributes is None else attributes
 
     def run(self, requests: Sequence[Request]) -> list[AdaptiveWeights | RequestError]:
         """The answers in the requests' order; a request that cannot be served gets its error, the others theirs."""
-        answers: list[AdaptiveWeights | RequestError | None] = [
-            check_request(request, self._parameters.config.limits) for request in requests
-        ]
-        sound = [place for place, error in enumerate(answers) if error is None]
-        found = self._find_items([requests[place].event_item for place in sound])
-        for place, items in zip(sound, found, strict=True):
-            answers[place] = self._unknown_item(requests[place], items)
-        known = [(place, items) for place, items in zip(sound, found, strict=True) if answers[place] is None]
-        if known:
-            served = self._serve([requests[place] for place, _ in known], [items for _, items in known])
-            for (place, _), answer in zip(known, served, strict=True):
-                answers[place] = answer
-        return [answer for answer in answers if answer is not None]
-
-    def _find_items(self, keys: list[Ints]) -> list[Ints]:
-        """Catalog indices of each request's items, by one search for all."""
-        if not keys:
-            return []
-        found = self._index.find(np.concatenate(keys))
-        return np.split(found, np.cumsum([len(part) for part in keys])[:-1])
-
-    def _unknown_item(self, request: Request, items: Ints) -> RequestError | None:
-        unknown = items == UNKNOWN
-        if not unknown.any():
-            return None
-        place = int(np.argmax(unknown))
-        return RequestError(
-            f"{contract.EVENT_ITEM.name}[{place}]",
-            str(request.event_item[place]),
-            f"the key of one of the {self._vectors.shape[0]} items of the catalog of export "
-            f"{self._parameters.config.fingerprint}",
-        )
-
-    def _serve(self, requests: list[Request], items: list[Ints]) -> list[AdaptiveWeights]:
-        batch, blend = self.blend(requests, items)
-        prior = np.broadcast_to(self._parameters.prior_weight, (len(requests), self._parameters.prior_weight.shape[0]))
-        interest = np.concatenate([blend.interest, prior], axis=1)
-        alpha = blend.alpha.mean(axis=1, keepdims=True)
-        events = np.bincount(batch.request, minlength=len(requests)).astype(np.int32)[:, None]
-        adjust_item, adjust_score = self._exclusions(requests, items)
+        answers = self.run_parts([as_part(request) for request in requests])
         return [
-            AdaptiveWeights(interest[row], adjust_item[row], adjust_score[row], alpha[row], events[row])
-            for row in range(len(requests))
+            answer
+            if isinstance(answer, RequestError)
+            else AdaptiveWeights(**{name: values[0] for name, values in answer.items()})
+            for answer in answers
         ]
 
-    def blend(self, requests: list[Request], items: list[Ints]) -> tuple[EventBatch, Blend]:
-        """The ordered events and interest vectors of sound requests.
+    def run_parts(
+        self, parts: Sequence[Part], wanted: Collection[str] = ALL_OUTPUTS
+    ) -> list[dict[str, npt.NDArray[np.generic]] | RequestError]:
+        """The answers to requests as the server has them.
 
         Args:
-            requests: B checked requests.
-            items: B arrays, the catalog indices of each one's `event_item`.
+            parts: The tensors of each; with a batch dimension, several people may share one.
+            wanted: Outputs that are built.
+
+        Returns:
+            For each part its outputs by name, each ``[people, ...]`` a slice of the whole batch's; or the error of its
+            first person who cannot be served.
         """
-        counts = np.array([request.events for request in requests], dtype=np.int64)
-        weighted = any(request.event_weight is not None for request in requests)
-        batch = order_events(
-            counts=counts,
-            time_ms=np.concatenate([request.event_time for request in requests]),
-            now_ms=np.concatenate([request.now for request in requests]),
-            weight=np.concatenate([_weights(request) for request in requests]) if weighted else None,
-            is_current=[request.event_is_current for request in requests],
-            session_gap_ms=self._parameters.config.session_gap_ms,
+        return serve_parts(parts, lambda sound: self._outputs(sound, wanted), self.part_refusal)
+
+    def weigh(self, parts: Sequence[Part]) -> Weighed:
+        """The interest of all people of a batch.
+
+        Raises:
+            PartsRefused: Some parts cannot be served; `part_refusal` says why.
+        """
+        config = self.parameters.config
+        columns = join_parts(
+            parts, config.limits, exclude_seen=config.exclude_seen, ignore_unknown=config.ignore_unknown
         )
-        if any(request.texts for request in requests):
-            parts: list[Floats] = []
-            for request, found in zip(requests, items, strict=True):
-                parts.append(self._vectors[found])
-                if request.text_vector is not None:
-                    parts.append(request.text_vector)
-            vectors = np.concatenate(parts)[batch.source]
-        else:
-            vectors = self._vectors[np.concatenate(items)[batch.source]]
-        override = None
-        if any(request.alpha is not None for request in requests):
-            override = np.array(
-                [np.nan if request.alpha is None else request.alpha[0] for request in requests], dtype=np.float32
-            )
-        return batch, blend_interest(batch, vectors, self._parameters, override)
+        sources = find_sources(columns, self.index)
+        kept = sources.kept
+        batch = order_events(
+            counts=sources.counts,
+            time_ms=_of(columns.time_ms, kept),
+            now_ms=columns.now_ms,
+            weight=None if columns.weight is None else _of(columns.weight, kept),
+            is_current=None if columns.is_current is None else _of(columns.is_current, kept),
+            session_gap_ms=config.session_gap_ms,
+            has_flags=columns.has_flags,
+        )
+        vectors = sources.vectors(self._vectors, batch.source)
+        blend = blend_interest(batch, vectors, self.parameters, columns.alpha, columns.decay_scale)
+        return Weighed(columns, sources, batch, vectors, blend)
 
-    def _exclusions(self, requests: list[Request], items: list[Ints]) -> tuple[Ints, Floats]:
-        """Score adjustments that exclude items, ``[B, adjustments]`` each."""
-        excluded = [self._excluded(request, found) for request, found in zip(requests, items, strict=True)]
-        width = self._parameters.config.limits.adjustments
-        adjust_item = np.zeros((len(requests), width), dtype=np.int64)
-        adjust_score = np.zeros((len(requests), width), dtype=np.float32)
-        for row, part in enumerate(excluded):
-            adjust_item[row, : len(part)] = part
-            adjust_score[row, : len(part)] = -np.inf
-        return adjust_item, adjust_score
+    def adjustments(self, weighed: Weighed) -> tuple[Ints, Floats]:
+        """The score adjustments of all people of a batch, ``[people, adjustments]`` each."""
+        return pack_pairs(self._pairs(weighed), weighed.columns.people, self.parameters.config.limits.adjustments)
 
-    def _excluded(self, request: Request, items: Ints) -> Ints:
-        seen = self._parameters.config.exclude_seen if request.exclude_seen is None else bool(request.exclude_seen[0])
-        parts = [items] if seen else []
-        if request.exclude_item is not None:
-            found = self._index.find(request.exclude_item)
-            parts.append(found[found != UNKNOWN])
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+    def part_refusal(self, part: Part) -> RequestError:
+        """Why a part that was refused cannot be served: what is wrong with its first person who cannot be."""
+        return first_refusal(part, self.refusal)
+
+    def refusal(self, request: Request) -> RequestError | None:
+        """Why one person cannot be served, or None."""
+        return (
+            check_request(request, self.parameters.config.limits)
+            or self._unknown_item(request)
+            or self._unknown_attribute(request)
+        )
+
+    def _pairs(self, weighed: Weighed) -> list[Pairs]:
+        """Every kind of score adjustment; what more there is to add to the scores of single items, is added here."""
+        columns, sources = weighed.columns, weighed.sources
+        pairs: list[Pairs] = []
+        if self.parameters.repeat is not None:
+            items = sources.item.take(weighed.batch.source)
+            pairs.append(Pairs(*repeat_bonus(weighed.batch, items, self.parameters.repeat, columns.decay_scale)))
+        if columns.exclude_seen.any():
+            seen = columns.exclude_seen[sources.person] & (sources.item != UNKNOWN)
+            pairs.append(Pairs(sources.person[seen], sources.item[seen], -np.inf))
+        if columns.exclude is not None:
+            person, keys = columns.exclude
+            item = self.index.find(keys)
+            known = item != UNKNOWN
+            pairs.append(Pairs(person[known], item[known], -np.inf))
+        return pairs
+
+    def _outputs(self, parts: Sequence[Part], wanted: Collection[str]) -> list[dict[str, npt.NDArray[np.generic]]]:
+        weighed = self.weigh(parts)
+        people = weighed.columns.people
+        outputs: dict[str, npt.NDArray[np.generic]] = {}
+        if contract.INTEREST.name in wanted:
+            d, prior_weight = self.parameters.vector_width, self.parameters.prior_weight
+            interest = np.empty((people, d + prior_weight.shape[0]), dtype=np.float32)
+            interest[:, :d] = weighed.blend.interest
+            interest[:, d:] = prior_weight
+            outputs[contract.INTEREST.name] = interest
+        if contract.ADJUST_ITEM.name in wanted or contract.ADJUST_SCORE.name in wanted:
+            outputs[contract.ADJUST_ITEM.name], outputs[contract.ADJUST_SCORE.name] = self.adjustments(weighed)
+        if contract.ITEM_FILTER.name in wanted or weighed.columns.allow is not None:
+            outputs[contract.ITEM_FILTER.name] = self._filters(weighed.columns)
+        outputs[contract.ALPHA_USED.name] = weighed.alpha_used
+        outputs[contract.EVENT_COUNTS.name] = weighed.event_counts
+        return rows_of(parts, outputs)
+
+    def _filters(self, columns: Columns) -> Ints:
+        if columns.allow is None:
+            return self._attributes.everything(columns.people)
+        person, keys = columns.allow
+        value = self._attributes.find(keys)
+        unknown = value == UNKNOWN
+        if unknown.any():
+            raise PartsRefused(np.unique(columns.part[person[unknown]]))
+        return self._attributes.filters(columns.people, person, value)
+
+    def _unknown_item(self, request: Request) -> RequestError | None:
+        policy = self.parameters.config.ignore_unknown
+        if policy if request.ignore_unknown is None else request.ignore_unknown.flat[0]:
+            return None
+        keys = request.event_item if request.event_count is None else request.event_item[: request.own_events]
+        unknown = self.index.find(keys) == UNKNOWN
+        if request.text_event is not None:
+            unknown[request.text_event[request.text_event >= 0]] = False
+        return _first_unknown(
+            contract.EVENT_ITEM,
+            keys,
+            unknown,
+            f"the key of one of the {self._vectors.shape[0]} items of the catalog of export "
+            f"{self.parameters.config.fingerprint}, or `{contract.IGNORE_UNKNOWN.name}`",
+        )
+
+    def _unknown_attribute(self, request: Request) -> RequestError | None:
+        keys = request.allow_attribute
+        if keys is None:
+            return None
+        return _first_unknown(
+            contract.ALLOW_ATTRIBUTE,
+            keys,
+            self._attributes.find(keys) == UNKNOWN,
+            f"the key of one of the {self._attributes.column.size} attribute values of the catalog of export "
+            f"{self.parameters.config.fingerprint}",
+        )
 
 
-def _weights(request: Request) -> Floats:
-    if request.event_weight is None:
-        return np.ones(request.events, dtype=np.float32)
-    return request.event_weight
+def _of(values: npt.NDArray[T], kept: Ints | None) -> npt.NDArray[T]:  # type: ignore[type-var]
+    return values if kept is None else values[kept]
+
+
+def _first_unknown(
+    tensor: contract.Tensor, keys: Ints, unknown: npt.NDArray[np.bool_], expected: str
+) -> RequestError | None:
+    if not unknown.any():
+        return None
+    place = int(np.argmax(unknown))
+    return RequestError(f"{tensor.name}[{place}]", str(keys[place]), expected)

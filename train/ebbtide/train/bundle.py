@@ -68,6 +68,12 @@ class DataReference(BaseModel):
     """``none``, ``leave-last-out``, ``time:F`` or ``time:DATE``."""
 
 
+class _Versioned(BaseModel):
+    """The part of ``bundle.json`` that every format has."""
+
+    format: int
+
+
 class BundleConfig(BaseModel):
     """``bundle.json``."""
 
@@ -138,12 +144,14 @@ class InterestBundle:
             if not (folder / name).is_file():
                 raise BundleError(f"{folder}: no {name}; expected a bundle written by `ebbtide train`")
         try:
-            config = BundleConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
+            found_format = _Versioned.model_validate_json(text).format
+            if found_format != FORMAT:
+                raise BundleError(f"{folder}: got bundle format {found_format}; expected {FORMAT}: train again")
+            config = BundleConfig.model_validate_json(text)
             tensors = load_file(str(folder / WEIGHTS_FILE))
         except (ValidationError, SafetensorError) as error:
             raise BundleError(f"{folder}: not a sound bundle: {error}") from error
-        if config.format != FORMAT:
-            raise BundleError(f"{folder}: got bundle format {config.format}; expected {FORMAT}: train again")
         frame = pl.read_parquet(folder / CATALOG_FILE)
         catalog = Catalog(*(frame[column].to_list() for column in ("item_id", "text", "title")))
         model = InterestModel(config.model, torch.from_numpy(tensors.pop(_TEXT_VECTORS)))
@@ -163,7 +171,9 @@ def fingerprint_of(
 ) -> str:
     """The id of a bundle: equal parameters, catalog, encoder and settings give an equal id."""
     digest = hashlib.sha256()
-    digest.update(f"{FORMAT}\n{model.config.model_dump_json()}\n{encoder.fingerprint}\n".encode())
+    # Whether there is a repeat bonus is told by its tensors; so bundles from before it keep their fingerprint.
+    settings = model.config.model_dump_json(exclude={"repeat_bonus"})
+    digest.update(f"{FORMAT}\n{settings}\n{encoder.fingerprint}\n".encode())
     for name, value in sorted(_tensors(model, prior_columns).items()):
         digest.update(f"{name}{value.shape}".encode())
         digest.update(np.ascontiguousarray(value).data)

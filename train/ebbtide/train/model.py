@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ebbtide.interest.gate import SCALAR_FEATURES
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
 from ebbtide.train.config import ModelConfig
+from ebbtide.train.repeat import RepeatBonus
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ class InterestModel(nn.Module):
         self.event_residual = nn.Parameter(torch.randn(items, d) * 0.02)
         self.item_residual = nn.Parameter(torch.randn(items, d) * 0.02)
         self.gamma = nn.Parameter(torch.ones(d))
-        self.prior_weight = nn.Parameter(torch.full((len(config.effective_prior_half_life_days),), 0.1))
+        # They add up to 1: alone they would give every item its share of what is popular.
+        columns = len(config.effective_prior_half_life_days)
+        self.prior_weight = nn.Parameter(torch.full((columns,), 1 / max(columns, 1)))
         if config.decay == "learned":
             self.log_decay_rate = nn.Parameter(
                 _log_rates(config.shortest_half_life_days, config.longest_half_life_days, d)
@@ -75,6 +78,7 @@ class InterestModel(nn.Module):
             self.log_rank_decay_rate = nn.Parameter(
                 _log_rates(config.shortest_rank_half_life, config.longest_rank_half_life, d)
             )
+        self.repeat = RepeatBonus(ebbs=config.decay == "learned") if config.repeat_bonus else None
         if config.fixed_alpha is None:
             self.gate_hidden = nn.Linear(2 * d + SCALAR_FEATURES, config.gate_hidden)
             self.gate_output = nn.Linear(config.gate_hidden, d if config.alpha == "per-dimension" else 1)

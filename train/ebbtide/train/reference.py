@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from ebbtide.train.model import InterestModel
+from ebbtide.train.repeat import RepeatBonus
 
 _MS_PER_DAY = 24 * 60 * 60 * 1000
 _MS_PER_HOUR = 60 * 60 * 1000
 _FLOOR = 1e-12
+_KEPT_BONUSES = 64
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class ReferenceScores:
     alpha: float
     """Its mean, where it is one per dimension."""
     events: int
+    current_events: int
+    """Those of `events` that are of the current session."""
     interest: npt.NDArray[np.float64]
     """w, ``[d]``."""
 
@@ -64,14 +68,17 @@ def score_request(
         text_vectors: ``[texts, text width]``, the encoder's vectors of the events with a text.
     """
     with torch.no_grad():
-        interest, used = _interest(model, item, time_ms, now_ms, is_current, weight, alpha, text_vectors)
+        interest, used, current = _interest(model, item, time_ms, now_ms, is_current, weight, alpha, text_vectors)
         text = model.text_vectors.double()
         factors = model.gamma.double() * (text @ model.item_projection.double() + model.item_residual.double())
         scores = factors @ interest + torch.from_numpy(prior_columns).double() @ model.prior_weight.double()
+        if model.repeat is not None:
+            for index, bonus in _repeat_bonus(model.repeat, item, time_ms, now_ms, weight):
+                scores[index] += bonus
     seen = model.config.exclude_seen if exclude_seen is None else exclude_seen
     for index in [*exclude, *(item if seen else ())]:
         scores[index] = -math.inf
-    return ReferenceScores(scores.numpy(), float(used.mean()), len(time_ms), interest.numpy())
+    return ReferenceScores(scores.numpy(), float(used.mean()), len(time_ms), current, interest.numpy())
 
 
 def _interest(
@@ -83,8 +90,8 @@ def _interest(
     weight: Sequence[float] | None,
     alpha: float | None,
     text_vectors: npt.NDArray[np.float32] | None,
-) -> tuple[Tensor, Tensor]:
-    """Interest w ``[d]`` and alpha ``[1]`` or ``[d]``."""
+) -> tuple[Tensor, Tensor, int]:
+    """Interest w ``[d]``, alpha ``[1]`` or ``[d]``, and the number of events of the current session."""
     projection = model.event_projection.double()
     d = projection.shape[1]
     vectors = [model.text_vectors[index].double() @ projection + model.event_residual[index].double() for index in item]
@@ -109,7 +116,7 @@ def _interest(
         used = torch.tensor([model.config.fixed_alpha], dtype=torch.float64)
     else:
         used = _gate(model, history, current, len(sets[False]), len(sets[True]), idle_hours)
-    return used * history + (1 - used) * current, used
+    return used * history + (1 - used) * current, used, len(sets[True])
 
 
 def _last_session(time_ms: Sequence[int], order: list[int], now_ms: int, gap_ms: int) -> list[bool]:
@@ -146,3 +153,26 @@ def _gate(
     features = torch.cat([history, current, torch.tensor(scalars, dtype=torch.float64)])
     units = torch.tanh(hidden.weight.double() @ features + hidden.bias.double())
     return torch.sigmoid(output.weight.double() @ units + output.bias.double())
+
+
+def _repeat_bonus(
+    repeat: RepeatBonus, item: Sequence[int], time_ms: Sequence[int], now_ms: int, weight: Sequence[float] | None
+) -> list[tuple[int, float]]:
+    """The person's own items with the largest bonuses, and these."""
+    rates = repeat.decay_rate_per_day.double().tolist()
+    bonuses = []
+    for own in sorted(set(item)):
+        places = [place for place, taken in enumerate(item) if taken == own]
+        counts = [0.0] * len(rates)
+        for place in places:
+            value = 1.0 if weight is None else float(weight[place])
+            age_days = (now_ms - time_ms[place]) / _MS_PER_DAY
+            counts = [count + value * math.exp(-rate * age_days) for count, rate in zip(counts, rates, strict=True)]
+        features = [math.log1p(count) for count in counts] + [math.log1p(len(time_ms))]
+        if repeat.ebbs:
+            features.append(math.log1p((now_ms - max(time_ms[place] for place in places)) / _MS_PER_HOUR))
+        row = torch.tensor(features, dtype=torch.float64)
+        hidden = torch.tanh(repeat.hidden.weight.double() @ row + repeat.hidden.bias.double())
+        bonus = repeat.direct_weight.double() @ row + repeat.output.weight[0].double() @ hidden
+        bonuses.append((own, float(bonus + repeat.output.bias[0].double())))
+    return sorted(bonuses, key=lambda pair: (-pair[1], pair[0]))[:_KEPT_BONUSES]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.errors import DataError
 from ebbtide.train.evaluation import Metrics, after_time, has_past, metrics_of, target_ranks
+from ebbtide.train.evaluation.scores import own_before
+from ebbtide.train.evaluation.split import instant_heads
 from ebbtide.train.events import EventLog
+from ebbtide.train.lowrank import low_rank, start_from
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_moments
 from ebbtide.train.watcher import Watcher
@@ -22,6 +26,8 @@ from ebbtide.train.windows import LogTensors, batches, predict_windows, training
 
 _DECAY_RATE_SPEED = 3.0
 """Decay rates live on a log scale and learn this much faster than the rest."""
+_FEW_SPEED = 5.0
+"""The few weights of popularity and repetition act on every item: they learn this much faster than the rest."""
 _WARM_UP = 0.1
 _MAX_GRADIENT_NORM = 5.0
 
@@ -132,11 +138,22 @@ class _Run:
     config: TrainConfig
     watcher: Watcher
 
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """``[n]``, events of the instant that each event is the first of; 0 for others."""
+        return np.bincount(instant_heads(self.log), minlength=self.log.events)
+
     def fit(self, training: Mask, validation: Mask | None, epochs: int) -> tuple[InterestModel, list[Epoch], int]:
         """Trains a fresh model; with validation it gives back that of the best epoch."""
         torch.manual_seed(self.config.seed)
         random = np.random.default_rng(self.config.seed)
         model = InterestModel(self.model_config, self.text_vectors)
+        warm_start = self.config.warm_start
+        if not self.model_config.repeat_bonus if warm_start is None else warm_start:
+            directions = max(self.model_config.dimensions // 2, 1)
+            factors = low_rank(self.log, training, self.text_vectors.shape[0], directions)
+            if factors is not None:
+                start_from(model, factors)
         optimizer = _optimizer(model, self.config)
         reports: list[Epoch] = []
         best_state: dict[str, Tensor] = {}
@@ -172,8 +189,10 @@ class _Run:
         """One pass over the training targets; the mean loss."""
         model.train()
         config = self.config
-        windows = training_windows(self.log, training, config.targets_per_window, random)
-        mask = torch.from_numpy(training)
+        # What came at one instant is predicted together, from what stands before its first event.
+        heads = training & (instant_heads(self.log) == np.arange(self.log.events))
+        windows = training_windows(self.log, heads, config.targets_per_window, random)
+        mask = torch.from_numpy(heads)
         total, count = 0.0, 0
         for start, group in enumerate(batches(windows, config.windows_per_batch)):
             fraction = start * config.windows_per_batch / len(windows)
@@ -189,7 +208,7 @@ class _Run:
         return total / count
 
     def _loss(self, model: InterestModel, windows: npt.NDArray[np.int64], mask: Tensor) -> tuple[Tensor, int]:
-        """Cross-entropy of the next event over the whole catalog, and how many events that were."""
+        """Cross-entropy of what came at each instant over the whole catalog, and how many instants that were."""
         config = self.config
         predicted = predict_windows(
             model,
@@ -201,20 +220,42 @@ class _Run:
             model.event_vectors(),
             config.dropout,
         )
+        heads = predicted.event.numpy()
         scores = predicted.interest @ model.item_factors().T
         if self.popularity is not None:
-            moment = torch.from_numpy(self.popularity.index_at(self.log.time_ms[predicted.event.numpy()]))
+            moment = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads]))
             used, place = torch.unique(moment, return_inverse=True)
             prior = torch.from_numpy(self.popularity.columns)[used] @ model.prior_weight
             scores = scores + nn.functional.embedding(place, prior)
-        return nn.functional.cross_entropy(scores, self.tensors.item[predicted.event]), len(predicted.event)
+        if model.repeat is not None:
+            scores = model.repeat.add_to(scores, own_before(self.log, self.tensors, heads))
+        return instant_loss(scores, *self._came(heads)), len(heads)
+
+    def _came(self, heads: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Row and catalog index of everything that came at some instants, ``[items]`` each."""
+        counts = self.sizes[heads]
+        row = np.repeat(np.arange(heads.shape[0]), counts)
+        place = heads[row] + np.arange(row.shape[0]) - np.repeat(np.cumsum(counts) - counts, counts)
+        return torch.from_numpy(row), torch.from_numpy(self.log.item[place])
+
+
+def instant_loss(scores: Tensor, row: Tensor, item: Tensor) -> Tensor:
+    """Mean over K instants of the mean cross-entropy of the items that came at each.
+
+    Args:
+        scores: ``[K, N]``.
+        row: ``[items]``, the instant of each item that came; every instant has one.
+        item: ``[items]``, catalog indices.
+    """
+    share = 1 / torch.bincount(row, minlength=scores.shape[0])[row]
+    gained = (scores[row, item] * share).sum() / scores.shape[0]
+    return scores.logsumexp(dim=1).mean() - gained
 
 
 def _optimizer(model: InterestModel, config: TrainConfig) -> torch.optim.Optimizer:
-    groups: dict[str, list[nn.Parameter]] = {"decay": [], "residual": [], "rest": []}
+    groups: dict[str, list[nn.Parameter]] = {"decay": [], "few": [], "residual": [], "rest": []}
     for name, parameter in model.named_parameters():
-        kind = "decay" if name.endswith("decay_rate") else "residual" if name.endswith("_residual") else "rest"
-        groups[kind].append(parameter)
+        groups[_kind(name)].append(parameter)
     return torch.optim.AdamW(
         [
             {"params": groups["rest"], "weight_decay": 0.0, "peak": config.learning_rate},
@@ -224,9 +265,19 @@ def _optimizer(model: InterestModel, config: TrainConfig) -> torch.optim.Optimiz
                 "peak": config.learning_rate,
             },
             {"params": groups["decay"], "weight_decay": 0.0, "peak": config.learning_rate * _DECAY_RATE_SPEED},
+            {"params": groups["few"], "weight_decay": 0.0, "peak": config.learning_rate * _FEW_SPEED},
         ],
         lr=config.learning_rate,
     )
+
+
+def _kind(name: str) -> str:
+    """The group of a parameter in the optimizer, by its name."""
+    if name.endswith("decay_rate"):
+        return "decay"
+    if name.endswith("_residual"):
+        return "residual"
+    return "few" if name.startswith(("prior_", "repeat.")) else "rest"
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, progress: float) -> None:

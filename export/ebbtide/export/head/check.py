@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ebbtide.export.errors import ParityError
+from ebbtide.export.head.attributes import ItemAttributes, allowed_items
 from ebbtide.export.head.int8 import candidate_count
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import HeadPrecision
@@ -33,6 +34,7 @@ _TOLERANCE_MARGIN = 2.0
 """Over the largest difference seen on realistic requests, for those that were not asked."""
 
 Feeds = dict[str, npt.NDArray[Any]]
+_INPUTS = tuple(tensor.name for tensor in contract.SCORING_HEAD.inputs)
 
 
 @dataclass(frozen=True)
@@ -46,22 +48,49 @@ class HeadCheck:
 
 
 def check_head(
-    twin: InProcessPipeline, bundle: InterestBundle, sizes: Mapping[Size, int], precision: HeadPrecision = "fp32"
+    twin: InProcessPipeline,
+    bundle: InterestBundle,
+    sizes: Mapping[Size, int],
+    precision: HeadPrecision = "fp32",
+    attributes: ItemAttributes | None = None,
 ) -> HeadCheck:
     """The exported head against torch, on random interests and on those of realistic requests.
 
-    Random ones come with random adjustments, doubled and excluding ones among them.
+    Random ones come with random adjustments, doubled and excluding ones among them, and with random filters.
+
+    Args:
+        twin: The export.
+        bundle: What it was made from.
+        sizes: Of the export.
+        precision: Of the head.
+        attributes: What the head was written with.
 
     Raises:
         ParityError: See `check_graph`; or the ids do not go with the scores; or one of the true best N is missing.
     """
     with torch.inference_mode():
         factors = torch.cat([bundle.model.item_factors(), torch.from_numpy(bundle.prior_columns)], dim=1)
-    on_random = _largest(twin, bundle, sizes, precision, factors, _random_feeds(factors, sizes))
-    on_requests = _largest(twin, bundle, sizes, precision, factors, _request_feeds(twin, bundle))
+    known = _KnownScores(factors, attributes)
+    on_random = _largest(twin, bundle, sizes, precision, known, _random_feeds(factors, sizes, attributes))
+    on_requests = _largest(twin, bundle, sizes, precision, known, _request_feeds(twin, bundle))
     if precision == "fp16":
         return HeadCheck(max(on_random, on_requests), max(TOLERANCE, _TOLERANCE_MARGIN * on_requests))
     return HeadCheck(max(on_random, on_requests), TOLERANCE)
+
+
+@dataclass(frozen=True)
+class _KnownScores:
+    factors: Tensor
+    attributes: ItemAttributes | None
+
+    def of(self, feeds: Feeds) -> Tensor:
+        """The scores of the whole catalog, ``[requests, N]``, by torch."""
+        interest, adjust_item, adjust_score, item_filter = (feeds[name] for name in _INPUTS)
+        scores = torch.from_numpy(interest) @ self.factors.T
+        scores.scatter_add_(1, torch.from_numpy(adjust_item), torch.from_numpy(adjust_score))
+        if self.attributes is not None:
+            scores[torch.from_numpy(~allowed_items(self.attributes, item_filter))] = -torch.inf
+        return scores
 
 
 def _largest(
@@ -69,17 +98,15 @@ def _largest(
     bundle: InterestBundle,
     sizes: Mapping[Size, int],
     precision: HeadPrecision,
-    factors: Tensor,
+    known_scores: _KnownScores,
     batches: Iterator[Feeds],
 ) -> float:
     """The largest difference over batches; one at a time, since each has the scores of the whole catalog."""
-    interest, adjust_item, adjust_score = (tensor.name for tensor in contract.SCORING_HEAD.inputs)
     outputs = [contract.ITEM_ID.name, contract.SCORE.name]
     index = bundle.catalog.index
     largest = 0.0
     for feeds in batches:
-        scores = torch.from_numpy(feeds[interest]) @ factors.T
-        scores.scatter_add_(1, torch.from_numpy(feeds[adjust_item]), torch.from_numpy(feeds[adjust_score]))
+        scores = known_scores.of(feeds)
         known = scores.numpy()
         tolerance = TOLERANCE
         if precision == "fp16":
@@ -115,21 +142,37 @@ def _require_all(item_id: npt.NDArray[np.object_], known: npt.NDArray[np.float32
             )
 
 
-def _random_feeds(factors: Tensor, sizes: Mapping[Size, int]) -> Iterator[Feeds]:
+def _random_feeds(factors: Tensor, sizes: Mapping[Size, int], attributes: ItemAttributes | None) -> Iterator[Feeds]:
     random = np.random.default_rng(_SEED)
     scale = float(factors.abs().max()) or 1.0
-    interest, adjust_item, adjust_score = (tensor.name for tensor in contract.SCORING_HEAD.inputs)
+    interest, adjust_item, adjust_score, item_filter = _INPUTS
     width = sizes[Size.ADJUSTMENTS]
     for batch in _RANDOM_BATCHES:
         feeds: Feeds = {
             interest: (random.standard_normal((batch, factors.shape[1])) / scale).astype(np.float32),
             adjust_item: random.integers(0, len(factors), (batch, width)),
             adjust_score: random.choice(np.array([0, 0, 0.5, -np.inf], dtype=np.float32), (batch, width)),
+            item_filter: _random_filters(random, batch, sizes[Size.FILTER], attributes),
         }
         # Padding, as the pipeline writes it.
         feeds[adjust_item][:, width // 2 :] = 0
         feeds[adjust_score][:, width // 2 :] = 0
         yield feeds
+
+
+def _random_filters(
+    random: np.random.Generator, batch: int, words: int, attributes: ItemAttributes | None
+) -> npt.NDArray[np.int64]:
+    """Every other request leaves all columns alone; the rest allow, in one column, the values of some item."""
+    if attributes is None:
+        return np.ones((batch, words), dtype=np.int64)
+    found = np.zeros((batch, words), dtype=np.int64)
+    found[:, [first for first, _ in attributes.columns]] = 1
+    for row in range(1, batch, 2):
+        first, end = attributes.columns[random.integers(len(attributes.columns))]
+        found[row, first:end] = attributes.words[random.integers(len(attributes.words)), first:end]
+        found[row, first] &= ~1
+    return found
 
 
 def _request_feeds(twin: InProcessPipeline, bundle: InterestBundle) -> Iterator[Feeds]:

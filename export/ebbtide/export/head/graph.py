@@ -1,4 +1,4 @@
-"""The scoring head as an ONNX graph: interest and score adjustments -> the best N items and their scores."""
+"""The scoring head as an ONNX graph: interest, adjustments and filter -> the best N items and their scores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from ebbtide.export.head.attributes import ItemAttributes, best_nodes
 from ebbtide.export.head.int8 import int8_head
 from ebbtide.export.onnx_files import OPSET, value_info
 from ebbtide.export.options import HeadPrecision
@@ -30,9 +31,13 @@ def item_factors(bundle: InterestBundle) -> Floats:
 
 
 def head_graph(
-    factors: Floats, item_id: Sequence[str], sizes: Mapping[Size, int], precision: HeadPrecision = "fp32"
+    factors: Floats,
+    item_id: Sequence[str],
+    sizes: Mapping[Size, int],
+    precision: HeadPrecision = "fp32",
+    attributes: ItemAttributes | None = None,
 ) -> onnx.ModelProto:
-    """Scores = interest . factors^T + adjustments; the best N of them and the ids that go with them.
+    """Scores = interest . factors^T + adjustments; the best N allowed ones and the ids that go with them.
 
     Args:
         factors: ``[N, d + p]``, in catalog order.
@@ -40,17 +45,18 @@ def head_graph(
         sizes: Of the export; `Size.TOP_N` is at most N.
         precision: ``fp32``; ``fp16``, which stores the factors rounded to half precision and computes in float32;
             ``int8``, which picks candidates by integers and scores them in float32, see `ebbtide.export.head.int8`.
+        attributes: What requests may filter by; with None the graph ignores its input `item_filter`.
 
     Returns:
         The graph. Adjustments of one item add up, so padding with item 0 and value 0 changes nothing and an item that
-        is excluded twice stays excluded.
+        is excluded twice stays excluded. Items that a request does not allow get minus infinity, bonus or not.
     """
     model = contract.SCORING_HEAD
     top_n = sizes[Size.TOP_N]
     if precision == "int8":
-        nodes, weights = int8_head(factors, top_n)
+        nodes, weights = int8_head(factors, top_n, attributes)
     else:
-        nodes, weights = _exact_head(factors, top_n, precision)
+        nodes, weights = _exact_head(factors, top_n, precision, attributes)
     best_id = contract.ITEM_ID.name
     initializers = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in weights.items()]
     initializers.append(
@@ -72,10 +78,10 @@ def head_graph(
 
 
 def _exact_head(
-    factors: Floats, top_n: int, precision: HeadPrecision
+    factors: Floats, top_n: int, precision: HeadPrecision, attributes: ItemAttributes | None
 ) -> tuple[list[NodeProto], dict[str, npt.NDArray[np.generic]]]:
     """One product with all factors; the nodes up to ``best_index``, and their weights."""
-    interest, adjust_item, adjust_score = (tensor.name for tensor in contract.SCORING_HEAD.inputs)
+    adjust_item, adjust_score = contract.ADJUST_ITEM.name, contract.ADJUST_SCORE.name
     nodes: list[NodeProto] = []
     weights: dict[str, npt.NDArray[np.generic]] = {"top_n": np.array([top_n], dtype=np.int64)}
     if precision == "fp16":
@@ -87,7 +93,7 @@ def _exact_head(
     # Catalog order, not transposed: a refresh replaces columns only, and ONNX Runtime packs either layout at load
     # (9,742 and 100,000 items, batches of 1 to 32: Gemm with transB and MatMul were within 7 percent of each other).
     nodes += [
-        helper.make_node("Gemm", [interest, "factors"], ["linear_score"], transB=1),
+        helper.make_node("Gemm", [contract.INTEREST.name, "factors"], ["linear_score"], transB=1),
         helper.make_node(
             "ScatterElements",
             ["linear_score", adjust_item, adjust_score],
@@ -95,8 +101,6 @@ def _exact_head(
             axis=1,
             reduction="add",
         ),
-        helper.make_node(
-            "TopK", ["adjusted_score", "top_n"], [contract.SCORE.name, "best_index"], axis=1, largest=1, sorted=1
-        ),
     ]
-    return nodes, weights
+    best, best_weights = best_nodes("adjusted_score", "top_n", [contract.SCORE.name, "best_index"], attributes)
+    return [*nodes, *best], weights | best_weights

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper
 
+from ebbtide.export.head.attributes import ItemAttributes, best_nodes
 from ebbtide.interest import contract
 
 Floats = npt.NDArray[np.float32]
@@ -58,12 +59,15 @@ def quantise(factors: Floats) -> tuple[npt.NDArray[np.int8], Floats, Floats]:
     return np.ascontiguousarray(integers.T), item_scale, column_scale
 
 
-def int8_head(factors: Floats, top_n: int) -> tuple[list[NodeProto], dict[str, npt.NDArray[np.generic]]]:
+def int8_head(
+    factors: Floats, top_n: int, attributes: ItemAttributes | None = None
+) -> tuple[list[NodeProto], dict[str, npt.NDArray[np.generic]]]:
     """The nodes from the head's inputs to its scores and ``best_index``, and the weights they read.
 
     Args:
         factors: ``[N, d + p]``, in catalog order; kept in float32 too, so memory is 1.25 times that of fp32.
         top_n: At most N.
+        attributes: What requests may filter by: no item that is not allowed takes a candidate's place.
     """
     integers, item_scale, column_scale = quantise(factors)
     weights: dict[str, npt.NDArray[np.generic]] = {
@@ -79,7 +83,11 @@ def int8_head(factors: Floats, top_n: int) -> tuple[list[NodeProto], dict[str, n
         "columns": np.array([1], dtype=np.int64),
         "last": np.array([2], dtype=np.int64),
     }
-    return [*_approximate_nodes(), *_candidate_nodes(), *_exact_nodes()], weights
+    best, best_weights = best_nodes(
+        "adjusted_rough_score", "candidates", ["rough_candidate_score", "candidate"], attributes
+    )
+    nodes = [*_approximate_nodes(), *_adjusting_nodes(), *best, *_adjustment_nodes(), *_exact_nodes()]
+    return nodes, weights | best_weights
 
 
 def _approximate_nodes() -> list[NodeProto]:
@@ -104,8 +112,8 @@ def _approximate_nodes() -> list[NodeProto]:
     ]
 
 
-def _candidate_nodes() -> list[NodeProto]:
-    """The best of the adjusted integer scores, and what was added to each of them."""
+def _adjusting_nodes() -> list[NodeProto]:
+    """The integer scores with the request's adjustments."""
     adjust_item, adjust_score = contract.ADJUST_ITEM.name, contract.ADJUST_SCORE.name
     node = helper.make_node
     return [
@@ -117,11 +125,17 @@ def _candidate_nodes() -> list[NodeProto]:
             axis=1,
             reduction="add",
         ),
-        node("TopK", ["adjusted_rough_score", "candidates"], ["candidate_score", "candidate"], axis=1),
+    ]
+
+
+def _adjustment_nodes() -> list[NodeProto]:
+    """What was added to the score of each candidate."""
+    node = helper.make_node
+    return [
         # Adjustments of one item may be many; their sum is what the scatter changed. The score before it is finite, so
         # minus infinity stays, and zero where nothing was added is exact.
         node("GatherElements", ["rough_score", "candidate"], ["unadjusted_score"], axis=1),
-        node("Sub", ["candidate_score", "unadjusted_score"], ["candidate_unit_adjustment"]),
+        node("Sub", ["rough_candidate_score", "unadjusted_score"], ["candidate_unit_adjustment"]),
         node("Mul", ["candidate_unit_adjustment", "unit"], ["candidate_adjustment"]),
     ]
 

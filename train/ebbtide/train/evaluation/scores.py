@@ -16,6 +16,7 @@ from ebbtide.train.config import ModelConfig
 from ebbtide.train.events import EventLog
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_moments
+from ebbtide.train.repeat import OwnEvents, own_events
 from ebbtide.train.windows import LogTensors, batches, predict_windows
 
 _CONTEXT_EVENTS = Limits().max_events
@@ -71,11 +72,25 @@ def score_instants(
             scores = predicted.interest[part] @ factors.T
             if popularity is not None and prior is not None:
                 scores += prior[torch.from_numpy(popularity.index_at(log.time_ms[head]))]
+            if model.repeat is not None:
+                scores = model.repeat.add_to(scores, own_before(log, tensors, head))
             if not bool(scores.isfinite().all()):
                 raise FloatingPointError(
                     "a score is not a finite number; training has diverged: lower the learning rate"
                 )
             yield Scored(head, scores, predicted.alpha[part].mean(1))
+
+
+def own_before(log: EventLog, tensors: LogTensors, heads: Ints) -> OwnEvents:
+    """What each person had strictly before the instant, as a request would carry it.
+
+    Args:
+        log: Events.
+        tensors: The same events.
+        heads: ``[K]``.
+    """
+    first = tensors.first.numpy()[heads]
+    return own_events(log.item, log.time_ms, log.weight, first, heads, _CONTEXT_EVENTS)
 
 
 def exclude_seen(scores: Tensor, tensors: LogTensors, heads: Ints) -> None:

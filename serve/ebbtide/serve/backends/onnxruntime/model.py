@@ -9,6 +9,7 @@ imports nothing of Ebbtide: it is copied beside the server alone.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,12 +42,7 @@ _GRAPH_LEVELS = {
 _SPINNING = ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning")
 _ARENA_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 _CUDA, _TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
-_TENSORRT_PRECISIONS = {
-    "FP32": None,
-    "FP16": "trt_fp16_enable",
-    "BF16": "trt_bf16_enable",
-    "INT8": "trt_int8_enable",
-}
+_TENSORRT_PRECISIONS = {"FP32": None, "FP16": "trt_fp16_enable", "BF16": "trt_bf16_enable", "INT8": "trt_int8_enable"}
 _TENSORRT_RENAMED = {
     "max_workspace_size_bytes": "trt_max_workspace_size",
     "int8_calibration_table_name": "trt_int8_calibration_table_name",
@@ -72,6 +68,8 @@ _TENSORRT_OTHERS = frozenset(
 )
 _AUTOFILL_MAX_BATCH_SIZE = 4
 """What Triton tells backends to fill in (``default-max-batch-size``); the Python backend passes it to nobody."""
+
+_BYTES_LENGTH = struct.Struct("<I")
 
 Config = Mapping[str, Any]
 Array = np.ndarray[Any, Any]
@@ -138,6 +136,8 @@ class TritonPythonModel:
         Raises:
             TritonModelException: the config does not fit the graph, or asks for what this machine lacks.
         """
+        # The stub looks this function up at each string tensor: 17 us for 50 ids with its own, 8 with this one.
+        pb_utils.serialize_byte_tensor = byte_elements
         config: Config = json.loads(args["model_config"])
         self._name: str = args["model_name"]
         self._max_batch_size: int = config["max_batch_size"]
@@ -180,11 +180,9 @@ class TritonPythonModel:
         del self._session
 
     def _feeds(self, request: Any) -> dict[str, Array]:  # noqa: ANN401 - Triton's own class, which carries no types
-        feeds: dict[str, Array] = {}
-        for tensor in request.inputs():
-            name: str = tensor.name()
-            array: Array = tensor.as_numpy()
-            feeds[name] = to_text(name, array) if name in self._strings else array
+        feeds: dict[str, Array] = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        for name in self._strings & feeds.keys():
+            feeds[name] = to_text(name, feeds[name])
         return feeds
 
     def _answer(self, group: Sequence[_Call], responses: list[Any]) -> None:
@@ -465,6 +463,18 @@ def to_text(name: str, array: Array) -> Array:
     text = np.empty(array.size, dtype=np.object_)
     text[:] = flat
     return text.reshape(array.shape)
+
+
+def byte_elements(array: Array) -> bytes | tuple[()]:
+    """The text of an output as Triton lays it out: each element's UTF-8 behind its length, four bytes little-endian."""
+    if not array.size:
+        # The stub makes an array of it, and one of empty bytes would still have an element.
+        return ()
+    encoded = [text.encode() for text in array.ravel().tolist()]
+    parts = [b""] * (2 * len(encoded))
+    parts[::2] = [_BYTES_LENGTH.pack(len(element)) for element in encoded]
+    parts[1::2] = encoded
+    return b"".join(parts)
 
 
 def _parameter(config: Config, key: str) -> str | None:

@@ -1,0 +1,69 @@
+"""Do two servers give the same recommendations? Asked before any comparison of their speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import InferenceServerClient, InferInput
+
+from benchmarks.serving.people import Requests, Tensors
+from ebbtide.interest import contract
+
+REQUESTS, BEST, TOLERANCE = 50, 10, 1e-4
+
+
+class DisagreementError(RuntimeError):
+    """A system recommends something else, so that its speed says nothing."""
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """The best items of some requests."""
+
+    item_id: npt.NDArray[np.object_]
+    """``[requests, BEST]``."""
+    score: npt.NDArray[np.float32]
+    """``[requests, BEST]``."""
+
+
+def ask(url: str, requests: Requests) -> Recommended:
+    """What a server recommends for the first `REQUESTS` requests."""
+    with InferenceServerClient(url) as client:
+        answers = [
+            client.infer(contract.RECOMMEND.name, _inputs(tensors), client_timeout=30)
+            for tensors, _ in zip(requests, range(REQUESTS), strict=False)
+        ]
+    ids, scores = (
+        np.concatenate([answer.as_numpy(tensor.name)[:, :BEST] for answer in answers])
+        for tensor in (contract.ITEM_ID, contract.SCORE)
+    )
+    return Recommended(ids, scores)
+
+
+def require_agreement(name: str, found: Recommended, expected: Recommended) -> float:
+    """The largest difference between scores of the same items.
+
+    Raises:
+        DisagreementError: Ids differ, or scores by more than `TOLERANCE`.
+    """
+    difference = float(np.abs(found.score - expected.score).max())
+    # Items whose scores agree to the last digits may stand in either order.
+    other = (found.item_id != expected.item_id) & (np.abs(found.score - expected.score) > TOLERANCE / 100)
+    if difference > TOLERANCE or other.any():
+        row = int(np.argmax(other.any(axis=1)))
+        raise DisagreementError(
+            f"{name}: got {found.item_id[row].tolist()} for request {row}, scores up to {difference:.2e} apart; "
+            f"expected {expected.item_id[row].tolist()}, to {TOLERANCE:.0e}"
+        )
+    return difference
+
+
+def _inputs(tensors: Tensors) -> list[InferInput]:
+    datatypes = {tensor.name: tensor.dtype.value for tensor in contract.RECOMMEND.inputs}
+    inputs = []
+    for name, array in tensors.items():
+        inputs.append(InferInput(name, list(array.shape), datatypes[name]))
+        inputs[-1].set_data_from_numpy(np.ascontiguousarray(array))
+    return inputs

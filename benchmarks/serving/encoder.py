@@ -1,0 +1,241 @@
+"""Texts a second through Triton, against ONNX Runtime alone, sentence-transformers and infinity on the same texts.
+
+All take the same batches of catalog texts, with as many threads for the model, and take turns. ONNX Runtime alone gets
+ready tokens, padded to the longest text; all others start from texts, and `recommend_text` ranks the catalog, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
+from tokenizers import Tokenizer
+
+from benchmarks.serving.encoder_peers import FP32, INT8
+from benchmarks.serving.settings import Settings
+from benchmarks.serving.turns import ratio
+from ebbtide.export import versions
+from ebbtide.export.encoder.options import EncoderOptions
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.repository import export_repository
+from ebbtide.export.tokenizer import TOKENIZER_FILE
+from ebbtide.interest import contract
+from ebbtide.interest.exported import MODEL_FILE
+from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.train.bundle import InterestBundle
+from ebbtide.train.encoder import encoder_folder
+
+ROOT = Path(__file__).parents[2]
+PEERS_PYTHON = ROOT / "artifacts" / "serving-venv" / "bin" / "python"
+"""The environment of requirements.txt; without it the peers are left out."""
+TEXTS = (8, 32)
+"""Texts of one request."""
+IN_FLIGHT = 4
+OURS = (contract.EMBED.name, contract.RECOMMEND_TEXT.name)
+BARE = "bare_ort"
+PEERS = ("sentence_transformers", "infinity")
+_PRECISIONS = (FP32, INT8)
+_NOW_MS = 1_700_000_000_000
+_MIN_BATCHES = 8
+
+Batches = Sequence[list[str]]
+Timed = Callable[[Batches], float]
+"""The seconds that all batches take."""
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    """For each precision the worst ratios, and for each number of texts all ratios and the texts a second behind them.
+
+    Ratios to sentence-transformers and infinity are there where `PEERS_PYTHON` is.
+    """
+    bundle = InterestBundle.load(settings.bundle)
+    return {precision: _measure_precision(bundle, settings, precision) for precision in _PRECISIONS}
+
+
+def _measure_precision(bundle: InterestBundle, settings: Settings, precision: str) -> dict[str, Any]:
+    repository = settings.work / f"encoder-{precision}"
+    options = EncoderOptions(precision=precision)  # type: ignore[arg-type]
+    export_repository(bundle, repository, ExportOptions(encoder=options))
+    config = versions.read_model_config(repository, contract.ENCODER.name)
+    threads = int(config.parameters["intra_op_thread_count"].string_value)
+    encoder = encoder_folder(bundle.config.encoder.source)
+    seconds = 1.0 if settings.quick else 3.0
+    with ExitStack() as stack:
+        server = stack.enter_context(TritonServer(ServerConfig(repository, model_control="explicit", load_models=OURS)))
+        systems: dict[str, Timed] = {BARE: _bare(repository, threads)}
+        systems |= {model: _served(server.grpc_url, model) for model in OURS}
+        if PEERS_PYTHON.is_file():
+            folders = {
+                "sentence_transformers": encoder,
+                "infinity": _infinity_folder(encoder, settings.work) / precision,
+            }
+            for peer in PEERS:
+                systems[peer] = stack.enter_context(_peer(peer, folders[peer], threads, settings.work))
+        found = {count: _compare(systems, bundle.catalog.text, count, settings.repeats, seconds) for count in TEXTS}
+    worst = {
+        f"throughput_over_{other}": min(
+            one["ratios"][f"{ours}_over_{other}"] for one in found.values() for ours in OURS
+        )
+        for other in systems
+        if other not in OURS
+    }
+    return {**worst, "threads": threads, "texts": {str(count): one for count, one in found.items()}}
+
+
+def _compare(
+    systems: dict[str, Timed], texts: Sequence[str], count: int, repeats: int, seconds: float
+) -> dict[str, Any]:
+    """All systems on the same batches, in turns, every other round in the opposite order."""
+    random = np.random.default_rng(count)
+    fitting = [text for text in texts if text.strip()]
+
+    def draw(batches: int) -> Batches:
+        return [[fitting[place] for place in random.choice(len(fitting), count, replace=False)] for _ in range(batches)]
+
+    warm = draw(_MIN_BATCHES)
+    for timed in systems.values():
+        timed(warm)
+    batches = draw(max(_MIN_BATCHES, round(_MIN_BATCHES * seconds / systems[BARE](warm))))
+    per_second: dict[str, list[float]] = {name: [] for name in systems}
+    for repeat in range(repeats):
+        for name in list(systems) if repeat % 2 == 0 else reversed(systems):
+            per_second[name].append(len(batches) * count / systems[name](batches))
+    ratios = {
+        f"{ours}_over_{other}": ratio(per_second[ours], per_second[other])
+        for ours in OURS
+        for other in systems
+        if other not in OURS
+    }
+    return {
+        "ratios": ratios,
+        "texts_per_s": {name: round(median(found), 1) for name, found in per_second.items()},
+        "turns": {name: [round(one, 1) for one in found] for name, found in per_second.items()},
+    }
+
+
+def _bare(repository: Path, threads: int) -> Timed:
+    """The served graph in this process, with the served session's threads and without spinning."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    version = str(versions.served_version(repository))
+    path = repository / contract.ENCODER.name / version / MODEL_FILE
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(repository / contract.TOKENIZER.name / version / TOKENIZER_FILE))
+    tokenizer.no_padding()
+
+    def timed(batches: Batches) -> float:
+        feeds = [_padded([encoding.ids for encoding in tokenizer.encode_batch(batch)]) for batch in batches]
+        began = time.perf_counter()
+        for feed in feeds:
+            session.run(None, feed)
+        return time.perf_counter() - began
+
+    return timed
+
+
+def _padded(ids: Sequence[Sequence[int]]) -> dict[str, Any]:
+    shape = (len(ids), max(map(len, ids)))
+    arrays = {tensor.name: np.zeros(shape, dtype=np.int64) for tensor in contract.ENCODER.inputs}
+    for row, tokens in enumerate(ids):
+        arrays[contract.INPUT_IDS.name][row, : len(tokens)] = tokens
+        arrays[contract.ATTENTION_MASK.name][row, : len(tokens)] = 1
+    return arrays
+
+
+def _served(url: str, model: str) -> Timed:
+    """An ensemble of the server, `IN_FLIGHT` requests at a time."""
+
+    async def send(requests: Iterator[list[Any]]) -> float:
+        async with triton_aio.InferenceServerClient(url) as client:
+            began = time.perf_counter()
+
+            async def one_after_the_other() -> None:
+                for inputs in requests:
+                    await client.infer(model, inputs)
+
+            await asyncio.gather(*(one_after_the_other() for _ in range(IN_FLIGHT)))
+            return time.perf_counter() - began
+
+    def timed(batches: Batches) -> float:
+        return asyncio.run(send(iter([_inputs(model, batch) for batch in batches])))
+
+    return timed
+
+
+def _inputs(model: str, texts: list[str]) -> list[Any]:
+    """Events of the current session that are all given as text, a minute apart."""
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        contract.TEXT.name: np.array([text.encode() for text in texts], dtype=np.object_)
+    }
+    if model == contract.RECOMMEND_TEXT.name:
+        times = _NOW_MS - 60_000 * np.arange(len(texts), 0, -1, dtype=np.int64)
+        arrays |= {contract.EVENT_ITEM.name: np.empty(0, dtype=np.int64), contract.EVENT_TIME.name: times}
+        arrays[contract.NOW.name] = np.array([_NOW_MS], dtype=np.int64)
+    inputs = []
+    for name, array in arrays.items():
+        tensor = triton.InferInput(name, array.shape, "BYTES" if array.dtype == np.object_ else "INT64")
+        tensor.set_data_from_numpy(array)
+        inputs.append(tensor)
+    return inputs
+
+
+def _infinity_folder(encoder: Path, work: Path) -> Path:
+    """What infinity reads, made once for all precisions."""
+    folder = work / "infinity"
+    if not folder.is_dir():
+        with _started("prepare", str(encoder), str(folder), home=work) as process:
+            process.wait()
+    return folder
+
+
+@contextmanager
+def _peer(name: str, folder: Path, threads: int, home: Path) -> Iterator[Timed]:
+    """A peer in a process of its own."""
+    with _started(name, str(folder), str(threads), home=home) as process:
+        pipe, answers = process.stdin, process.stdout
+        assert pipe is not None
+        assert answers is not None
+
+        def timed(batches: Batches) -> float:
+            pipe.write(json.dumps({"batches": batches, "concurrency": IN_FLIGHT}) + "\n")
+            pipe.flush()
+            return float(answers.readline())
+
+        yield timed
+
+
+@contextmanager
+def _started(*arguments: str, home: Path) -> Iterator[subprocess.Popen[str]]:
+    """The peers' program; what its libraries keep goes to a folder of ours, and no model hub is asked.
+
+    Raises:
+        RuntimeError: It failed, with its own words.
+    """
+    command = [str(PEERS_PYTHON), str(Path(__file__).with_name("encoder_peers.py")), *arguments]
+    hub = home / "-".join(["hub", *(Path(argument).name for argument in arguments[:2])])
+    environment = {**os.environ, "HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}
+    pipe = subprocess.PIPE
+    with tempfile.TemporaryFile("w+") as log:
+        try:
+            with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment) as process:
+                yield process
+        finally:
+            if process.returncode:
+                log.seek(0)
+                raise RuntimeError(
+                    f"{arguments[0]}: got exit status {process.returncode}; expected 0:\n{log.read()[-2_000:]}"
+                )

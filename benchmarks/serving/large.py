@@ -1,0 +1,86 @@
+"""An export with as many items as asked for: a real one's tables, grown; the answers mean nothing, the sizes do."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf import text_format
+from safetensors.numpy import save_file
+from tritonclient.grpc import model_config_pb2
+
+from benchmarks.serving.floor import read_config, sizes_of
+from ebbtide.export.head.graph import head_graph
+from ebbtide.export.onnx_files import write_graph
+from ebbtide.interest import contract, exported
+from ebbtide.interest.contract import Size
+from ebbtide.interest.tensorfile import read_tensors
+
+Ints = npt.NDArray[np.int64]
+
+
+def write_large(repository: Path, out: Path, items: int) -> Ints:
+    """Writes `recommend` and its steps over a synthetic catalog.
+
+    Args:
+        repository: A whole export.
+        out: A new folder.
+        items: N.
+
+    Returns:
+        The keys of the N items, ascending.
+    """
+    random = np.random.default_rng(0)
+    keys: Ints = np.unique(random.integers(np.iinfo(np.int64).min, np.iinfo(np.int64).max, items + items // 100))[
+        :items
+    ]
+    for name in (*contract.RECOMMEND.steps, contract.RECOMMEND.name):
+        shutil.copytree(repository / name, out / name, ignore=shutil.ignore_patterns("warmup", "configs"))
+        config = read_config(repository, name)
+        # They ask for items of the real catalog.
+        config.ClearField("model_warmup")
+        write_config(config, out)
+    weights, head = (out / name for name in contract.RECOMMEND.steps)
+    for path in weights.glob(f"*/*{Path(exported.CATALOG_FILE).suffix}"):
+        _grow(path, items, keys, random)
+    (version,) = (path.parent for path in head.glob(f"*/{exported.MODEL_FILE}"))
+    sizes = sizes_of(contract.SCORING_HEAD, read_config(repository, head.name))
+    factors = random.standard_normal((items, sizes[Size.INTEREST]), dtype=np.float32)
+    fingerprint = exported.read_interest_config(next(weights.glob("*/interest.json")).parent).fingerprint
+    write_graph(head_graph(factors, [str(item) for item in range(items)], sizes), fingerprint, version)
+    return keys
+
+
+def write_config(config: Any, repository: Path) -> None:  # noqa: ANN401 - tritonclient carries no types
+    """Writes a model's config in place of its own."""
+    path = repository / config.name / exported.MODEL_CONFIG_FILE
+    path.write_text(text_format.MessageToString(config), encoding="utf-8")
+
+
+def with_instances(repository: Path, model: str, count: int) -> None:
+    """Sets how many instances a model has."""
+    config = read_config(repository, model)
+    del config.instance_group[1:]
+    config.instance_group[0].count = count
+    config.instance_group[0].kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
+    write_config(config, repository)
+
+
+def _grow(path: Path, items: int, keys: Ints, random: np.random.Generator) -> None:
+    """Gives each table of a file that has a row for each item as many rows as there are items now."""
+    tables, metadata = read_tensors(path)
+    if exported.SORTED_KEY not in tables:
+        return
+    before = len(tables[exported.SORTED_KEY])
+    grown = {
+        name: np.resize(table, (items, *table.shape[1:])) if len(table) == before else np.array(table)
+        for name, table in tables.items()
+    }
+    grown[exported.SORTED_KEY] = keys
+    grown[exported.CATALOG_INDEX] = random.permutation(items)
+    # Not into the file itself: other models of the export may share it.
+    path.unlink()
+    save_file(grown, str(path), metadata=metadata)

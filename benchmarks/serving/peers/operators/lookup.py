@@ -1,0 +1,38 @@
+"""Operator 1 of peer 3: item keys -> catalog indices and event vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import ragged  # type: ignore[import-not-found]
+
+
+class TritonPythonModel:
+    """One instance."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Reads the tables."""
+        arrays = ragged.tables(args)
+        self._sorted_key, self._catalog_index = arrays["sorted_key"], arrays["catalog_index"]
+        self._vectors = arrays["event_vectors"]
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """One search and one gather for the whole batch."""
+        keys = ragged.parts(requests, "event_item")
+        key = ragged.joined(keys)
+        place = np.minimum(np.searchsorted(self._sorted_key, key), len(self._sorted_key) - 1)
+        if (self._sorted_key[place] != key).any():
+            raise ValueError("event_item: got a key that is not in the catalog")
+        item = self._catalog_index[place]
+        vector = self._vectors[item]
+        ends = np.cumsum(ragged.lengths(keys))[:-1]
+        return list(
+            ragged.responses(
+                [
+                    {"item_index": index, "event_vector": part}
+                    for index, part in zip(np.split(item, ends), np.split(vector, ends), strict=True)
+                ]
+            )
+        )

@@ -1,0 +1,78 @@
+"""Real requests: people of the bundle's own log, each with 50 events of history and 10 of the current session."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.interest import contract
+from ebbtide.interest.keys import item_keys
+from ebbtide.train.bundle import InterestBundle
+from ebbtide.train.stage import read_data
+
+HISTORY, CURRENT = 50, 10
+EVENTS = HISTORY + CURRENT
+PEOPLE = 256
+_SINCE_LAST_MS = 60_000
+
+Tensors = dict[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Requests:
+    """R requests of different people; row r of each array is one of them, as `recommend` takes it."""
+
+    tensors: Tensors
+    """By input name, ``[R, ...]``."""
+
+    def __len__(self) -> int:
+        return len(self.tensors[contract.NOW.name])
+
+    def __iter__(self) -> Iterator[Tensors]:
+        """Each request with a batch dimension of 1."""
+        for row in range(len(self)):
+            yield {name: array[row : row + 1] for name, array in self.tensors.items()}
+
+    def write_json(self, path: Path) -> Path:
+        """Writes perf_analyzer's ``--input-data``."""
+        content = [
+            {
+                name: {"content": array[row].reshape(-1).tolist(), "shape": list(array.shape[1:])}
+                for name, array in self.tensors.items()
+            }
+            for row in range(len(self))
+        ]
+        path.write_text(json.dumps({"data": content}))
+        return path
+
+
+def real_requests(bundle: InterestBundle, people: int = PEOPLE) -> Requests:
+    """The last `EVENTS` events of people who have as many, a minute after the last of them.
+
+    Raises:
+        ValueError: Nobody in the log has as many.
+    """
+    log = read_data(bundle.config.data).log
+    keys = item_keys(bundle.catalog.item_id)
+    ends = log.start[1:][np.diff(log.start) >= EVENTS]
+    if not ends.size:
+        raise ValueError(
+            f"{bundle.config.data.events}: got no person with {EVENTS} events; expected some: other --bundle"
+        )
+    chosen = np.random.default_rng(0).permutation(ends)[:people]
+    span = chosen[:, None] + np.arange(-EVENTS, 0)
+    time_ms = log.time_ms[span]
+    is_current = np.broadcast_to(np.arange(EVENTS) >= HISTORY, span.shape)
+    return Requests(
+        {
+            contract.EVENT_ITEM.name: keys[log.item[span]],
+            contract.EVENT_TIME.name: time_ms,
+            contract.EVENT_IS_CURRENT.name: np.ascontiguousarray(is_current),
+            contract.NOW.name: time_ms[:, -1:] + _SINCE_LAST_MS,
+        }
+    )

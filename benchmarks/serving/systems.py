@@ -1,0 +1,92 @@
+"""Starts what is measured, waits until it answers, and stops it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from ebbtide.interest import contract
+from ebbtide.serve import ServerConfig, TritonServer, embedded_server
+from ebbtide.serve.ports import Ports, choose_ports
+
+ROOT = Path(__file__).parents[2]
+HOST = "127.0.0.1"
+_START_S, _STOP_S, _POLL_S = 120.0, 20.0, 0.1
+
+
+class StartError(RuntimeError):
+    """A system did not start."""
+
+
+@contextmanager
+def triton(repository: Path) -> Iterator[str]:
+    """The embedded Triton with `recommend` and its steps alone; gives the gRPC address."""
+    config = ServerConfig(repository, model_control="explicit", load_models=(contract.RECOMMEND.name,))
+    with TritonServer(config) as server:
+        yield server.grpc_url
+
+
+@contextmanager
+def service(module: str, arguments: list[str], ports: Ports) -> Iterator[str]:
+    """A module of this package as a process that serves `recommend`; gives its gRPC address.
+
+    Raises:
+        StartError: It ended, or was not ready in time; its own words are in the message.
+    """
+    url = f"{HOST}:{ports.grpc}"
+    with tempfile.TemporaryFile() as log:
+        command = [sys.executable, "-m", f"benchmarks.serving.peers.{module}", *arguments]
+        # PyTriton's stub takes the libpython that the loader finds first, and dies with another patch release.
+        libraries = os.pathsep.join(str(folder) for folder in embedded_server().library_path)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "LD_LIBRARY_PATH": libraries},
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + _START_S
+            while not _is_ready(url):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    words = log.read().decode(errors="replace")[-3_000:]
+                    raise StartError(f"{module}: got no answer at {url}; expected a server. Its words:\n{words}")
+                time.sleep(_POLL_S)
+            yield url
+        finally:
+            _stop(process)
+
+
+def free_ports() -> Ports:
+    """Three ports that nobody listens on."""
+    return choose_ports(HOST, None, None, None)
+
+
+def _is_ready(url: str) -> bool:
+    with InferenceServerClient(url) as client:
+        try:
+            return bool(client.is_model_ready(contract.RECOMMEND.name, client_timeout=1))
+        except InferenceServerException:
+            return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process, and those that it started in its session."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

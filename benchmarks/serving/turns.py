@@ -1,0 +1,36 @@
+"""Systems take turns, so that the machine's moods hit all alike; ratios are taken within a round, then their median."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks.serving.load import Turn
+
+Rounds = dict[str, list[Turn]]
+
+
+def take_turns(systems: dict[str, Callable[[], Turn]], repeats: int) -> Rounds:
+    """One turn of each system, again and again; every other round in the opposite order."""
+    rounds: Rounds = {name: [] for name in systems}
+    for repeat in range(repeats):
+        names = list(systems)
+        for name in names if repeat % 2 == 0 else reversed(names):
+            rounds[name].append(systems[name]())
+    return rounds
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """The median of the ratios of each round."""
+    return round(median(a / b for a, b in zip(over, under, strict=True)), 3)
+
+
+def medians(turns: Sequence[Turn]) -> dict[str, float]:
+    """The median of each figure over the rounds."""
+    return {name: round(median(turn.raw()[name] for turn in turns), 4) for name in turns[0].raw()}
+
+
+def raw(rounds: Rounds) -> dict[str, Any]:
+    """Medians, and every turn behind them."""
+    return {name: {**medians(turns), "turns": [turn.raw() for turn in turns]} for name, turns in rounds.items()}

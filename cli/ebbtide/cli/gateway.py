@@ -1,0 +1,98 @@
+"""``ebbtide gateway``: the typed service for every gRPC language, in front of one or many Tritons."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ebbtide.cli.console import console
+
+if TYPE_CHECKING:
+    from ebbtide.gateway import GatewayConfig
+
+
+def command(
+    triton: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="gRPC address of Triton (host:port), a DNS name of several (dns:///triton:8001), or IP addresses."
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is reached from this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9001,
+    timeout_s: Annotated[
+        float, typer.Option(help="Deadline of callers that give none, seconds; retries and waits included.")
+    ] = 5.0,
+    max_timeout_s: Annotated[float, typer.Option(help="The longest deadline that a caller can have, seconds.")] = 30.0,
+    max_concurrency: Annotated[
+        int, typer.Option(min=1, help="Calls under way at once; more are refused with RESOURCE_EXHAUSTED.")
+    ] = 256,
+    drain_s: Annotated[float, typer.Option(help="Grace for calls under way at the stop, seconds.")] = 10.0,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM of the gateway's certificate.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM of its private key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM of who vouches for callers; those without a certificate are refused.")
+    ] = None,
+    triton_ca: Annotated[
+        Path | None, typer.Option(help="PEM of who vouches for Triton; with it, Triton is called over TLS.")
+    ] = None,
+    reflection: Annotated[bool, typer.Option(help="Whether tools such as grpcurl may ask for the schema.")] = True,
+) -> None:
+    """Serve the typed schema (proto/ebbtide/v1) in front of Triton until stopped with Ctrl-C or SIGTERM.
+
+    Callers need nothing but stubs of the schema, in any language. The standard health service answers SERVING while
+    Triton is ready.
+
+    **Example**
+
+    ebbtide gateway localhost:8001 --port 9001
+    """
+    from ebbtide.client import ClientConfig, TlsConfig
+    from ebbtide.gateway import GatewayConfig, ServerTls
+
+    if (tls_certificate is None) != (tls_key is None):
+        raise typer.BadParameter("give both --tls-certificate and --tls-key, or neither")
+    if tls_client_ca is not None and tls_certificate is None:
+        raise typer.BadParameter("--tls-client-ca needs --tls-certificate and --tls-key")
+    addresses = tuple(triton or ("localhost:8001",))
+    try:
+        config = GatewayConfig(
+            triton=addresses[0] if len(addresses) == 1 else addresses,
+            client=ClientConfig(
+                timeout_s=timeout_s,
+                tls=None if triton_ca is None else TlsConfig(root_certificates=triton_ca),
+                wait_for_ready=False,
+            ),
+            host=host,
+            port=port,
+            tls=ServerTls(tls_certificate, tls_key, tls_client_ca) if tls_certificate and tls_key else None,
+            max_concurrency=max_concurrency,
+            max_timeout_s=max_timeout_s,
+            drain_s=drain_s,
+            reflection=reflection,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    asyncio.run(_serve(config))
+
+
+async def _serve(config: GatewayConfig) -> None:
+    """Serves until a signal comes, then drains."""
+    from ebbtide.gateway import Gateway
+
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    async with Gateway(config) as gateway:
+        shown = config.triton if isinstance(config.triton, str) else ", ".join(config.triton)
+        console.print(f"[green]✓[/green] gateway at {gateway.url}, in front of {shown}")
+        console.print("Serving; Ctrl-C stops.")
+        await stopped.wait()
+        console.print("draining")

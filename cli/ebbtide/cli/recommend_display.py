@@ -1,0 +1,131 @@
+"""How ``ebbtide recommend`` shows a person's events and the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from ebbtide.cli.console import console
+from ebbtide.client import Explanation, Ranking, RecommendResponse
+from ebbtide.client.results import cold_start_text, parts_of_score
+from ebbtide.interest.blend import event_decays
+from ebbtide.interest.events import order_events
+
+if TYPE_CHECKING:
+    from ebbtide.train.model import InterestModel
+
+_SHOWN_EVENTS = 8
+_EXPLAINED_EVENTS = 3
+
+
+@dataclass(frozen=True)
+class PastEvents:
+    """What a person did, oldest first."""
+
+    time_ms: npt.NDArray[np.int64]
+    """Unix milliseconds."""
+    title: list[str]
+    """Of the items."""
+
+
+def print_events(
+    user: str, past: PastEvents, now: datetime, model: InterestModel, decay_scale: float | None = None
+) -> None:
+    """Prints a person's last events with their ages and what is left of them."""
+    batch = order_events(
+        counts=np.array([len(past.time_ms)]),
+        time_ms=past.time_ms,
+        now_ms=np.array([round(now.timestamp() * 1000)]),
+        weight=None,
+        is_current=None,
+        session_gap_ms=model.config.session_gap_ms,
+    )
+    rates = model.decay_rate_per_day.detach().numpy(), model.rank_decay_rate.detach().numpy()
+    scale = None if decay_scale is None else np.array([decay_scale], dtype=np.float32)
+    left = event_decays(batch, *rates, decay_scale=scale).mean(axis=1)
+    table = Table(
+        title=f"What {escape(user)} did last, as of {now:%Y-%m-%d %H:%M} UTC",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("item")
+    table.add_column("age", justify="right")
+    table.add_column("part of")
+    table.add_column("weight", justify="right")
+    events = len(past.title)
+    for place in range(events - 1, max(-1, events - 1 - _SHOWN_EVENTS), -1):
+        table.add_row(
+            escape(past.title[batch.source[place]]),
+            _age(float(batch.age_days[place])),
+            "session" if batch.is_current[place] else "history",
+            f"{left[place]:.3f}",
+        )
+    if events > _SHOWN_EVENTS:
+        older = float(left[:-_SHOWN_EVENTS].mean())
+        table.add_row(f"[dim]{events - _SHOWN_EVENTS:,} earlier events[/dim]", "", "", f"[dim]mean {older:.3f}[/dim]")
+    table.caption = "weight: what is left of the event, on average over the interest dimensions"
+    console.print(table)
+
+
+def print_answer(
+    heading: str, answer: RecommendResponse | Ranking | Explanation, titles: Mapping[str, str], texts: Sequence[str]
+) -> None:
+    """Prints titles with scores, and for an explanation what adds up to each."""
+    for text in texts:
+        console.print(f"  just typed: [italic]{escape(text)}[/italic]")
+    message = answer if isinstance(answer, RecommendResponse) else answer.response
+    events = "1 event" if message.events_used == 1 else f"{message.events_used} events"
+    unknown = f", {message.unknown_events} left out: not in the catalog" if message.unknown_events else ""
+    console.print(
+        f"[italic]{heading}: alpha {message.alpha_used:.2f} (share of history), {events} counted{unknown}[/italic]"
+    )
+    if missing := cold_start_text(answer):
+        console.print(f"[yellow]cold start[/yellow], {missing}")
+    table = Table()
+    table.add_column("", justify="right")
+    table.add_column("title")
+    table.add_column("score", justify="right")
+    if isinstance(answer, Explanation):
+        _add_explained(table, answer, titles)
+    else:
+        for place, item in enumerate(answer.items, start=1):
+            table.add_row(str(place), _title(item.item_id, titles), f"{item.score:.3f}")
+    if isinstance(answer, Ranking):
+        for why, item_ids in (("left out", answer.excluded_item_ids), ("not in the catalog", answer.unknown_item_ids)):
+            for item_id in item_ids:
+                table.add_row("", f"[dim]{_title(item_id, titles)}[/dim]", f"[dim]{why}[/dim]")
+    console.print(table)
+
+
+def _add_explained(table: Table, answer: Explanation, titles: Mapping[str, str]) -> None:
+    """A row for each score and, below it, one for each part of it."""
+    for place, item in enumerate(answer.items, start=1):
+        name = f"[bold]{_title(item.item_id, titles)}[/bold]"
+        if not item.dimension_shares:
+            table.add_row("", name, "[dim]not in the catalog[/dim]", end_section=True)
+            continue
+        table.add_row(str(place), name, "left out" if item.is_excluded else f"[bold]{item.score:.3f}[/bold]")
+        parts = parts_of_score(answer, item, titles, events=_EXPLAINED_EVENTS)
+        for number, (share, what) in enumerate(parts, start=1):
+            table.add_row("", Padding(escape(what), (0, 0, 0, 2)), f"{share:+.3f}", end_section=number == len(parts))
+
+
+def _title(item_id: str, titles: Mapping[str, str]) -> str:
+    return escape(titles.get(item_id, item_id))
+
+
+def _age(days: float) -> str:
+    """A readable age: ``40 s``, ``12 min``, ``5 h``, ``3 d``, ``2.1 y``."""
+    seconds = days * 86_400
+    for limit, unit, name in ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h"), (63_072_000, 86_400, "d")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{days / 365.25:.1f} y"

@@ -1,0 +1,64 @@
+"""Answers to a stream of requests, each as soon as it is there, with a bounded number of them under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+
+
+async def as_answered(
+    requests: Iterable[Request] | AsyncIterable[Request],
+    answer: Callable[[int, Request], Coroutine[Any, Any, Result]],
+    max_concurrency: int,
+) -> AsyncGenerator[Result, None]:
+    """Yields the results in the order in which they come.
+
+    Args:
+        requests: Read while answers are awaited, never more than `max_concurrency` ahead of them.
+        answer: Answers one request, given its index too.
+        max_concurrency: Requests under way at once, at most; one whose result nobody took yet counts.
+
+    Raises:
+        BaseException: What `requests` or `answer` raise; what is under way then is cancelled.
+    """
+    results: asyncio.Queue[asyncio.Task[Result] | asyncio.Task[None]] = asyncio.Queue()
+    room = asyncio.Semaphore(max_concurrency)
+    running: set[asyncio.Task[Result]] = set()
+
+    async def read() -> None:
+        place = 0
+        async for request in _awaited(requests):
+            await room.acquire()
+            task = asyncio.create_task(answer(place, request))
+            running.add(task)
+            task.add_done_callback(results.put_nowait)
+            place += 1
+
+    reader = asyncio.create_task(read())
+    reader.add_done_callback(results.put_nowait)
+    try:
+        while running or not reader.done():
+            done = await results.get()
+            if done is reader:
+                await reader
+                continue
+            running.remove(done)  # type: ignore[arg-type]
+            room.release()
+            yield done.result()  # type: ignore[misc]
+        await reader
+    finally:
+        for task in (reader, *running):
+            task.cancel()
+
+
+async def _awaited(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncIterator[Request]:
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield request
+    else:
+        for request in requests:
+            yield request

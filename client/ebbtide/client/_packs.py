@@ -1,0 +1,98 @@
+"""Requests of many people, put into as few calls as their fields allow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ebbtide.client._served import check_limits
+from ebbtide.client.codec import Arrays, EncodedRequest, decode, encode, pack_key
+from ebbtide.client.codec.people import PackKey
+from ebbtide.client.errors import EbbtideError, InvalidArgumentError
+from ebbtide.client.results import RecommendResult
+from ebbtide.interest.errors import RequestError
+from ebbtide.v1 import RecommendRequest
+
+PEOPLE_PER_REQUEST = 16
+"""People of one call, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """One request among many."""
+
+    place: int
+    """Its index among those given."""
+    request: RecommendRequest
+    """As the caller gave it."""
+    encoded: EncodedRequest | InvalidArgumentError
+    """Its tensors, or why it has none."""
+
+    def is_within(self, limits: Mapping[str, int]) -> bool:
+        """Whether none of its tensors is longer than a server says that it takes."""
+        if isinstance(self.encoded, InvalidArgumentError):
+            return False
+        try:
+            check_limits(self.encoded, limits)
+        except RequestError:
+            return False
+        return True
+
+
+Pack = list[Person]
+"""People to ask for in one call: one, or several whose requests stack."""
+
+
+def packs(requests: Iterable[RecommendRequest], people_per_request: int) -> Iterator[Pack]:
+    """The calls to make. Requests are read one by one, so a caller's generator need not end to be served.
+
+    Args:
+        requests: One for each person.
+        people_per_request: People of one call, at most. Packs that are not full by the last request come last.
+    """
+    open_packs: dict[PackKey, Pack] = {}
+    for place, request in enumerate(requests):
+        person = encoded_person(place, request)
+        key = pack_key(person.encoded) if isinstance(person.encoded, EncodedRequest) else None
+        if key is None:
+            yield [person]
+            continue
+        pack = open_packs.setdefault(key, [])
+        pack.append(person)
+        if len(pack) >= people_per_request:
+            yield open_packs.pop(key)
+    yield from open_packs.values()
+
+
+def encoded_person(place: int, request: RecommendRequest) -> Person:
+    """One request with its tensors, by the clock of now."""
+    try:
+        return Person(place, request, encode(request, clock_ms()))
+    except InvalidArgumentError as error:
+        return Person(place, request, error)
+
+
+def read_person(person: Person, rows: Arrays, model_version: str) -> RecommendResult:
+    """One person's result among those of a pack.
+
+    Args:
+        person: Whose it is.
+        rows: The output tensors of this person, without batch dimension.
+        model_version: Version of the model that answered.
+    """
+    try:
+        response = decode(rows, person.request.top_n, model_version=model_version)
+    except InvalidArgumentError as error:
+        return RecommendResult(person.request, error=error, place=person.place)
+    return RecommendResult(person.request, response=response, place=person.place)
+
+
+def failed(people: Pack, error: EbbtideError) -> list[RecommendResult]:
+    """The results of people whose call failed."""
+    return [RecommendResult(person.request, error=error, place=person.place) for person in people]
+
+
+def clock_ms() -> int:
+    """This machine's clock, Unix milliseconds."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,195 @@
+"""Requests from plain Python values: the keywords of the clients' methods into the messages of the typed schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+
+from ebbtide.client._events import strings, timestamp
+from ebbtide.client.errors import InvalidArgumentError
+from ebbtide.v1 import (
+    AttributeFilter,
+    Event,
+    ExplainRequest,
+    ExplainResponse,
+    RankRequest,
+    RecommendRequest,
+    RecommendResponse,
+    UnknownItemPolicy,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Allowed = Mapping[str, str | Iterable[str]]
+"""Catalog attributes, each with the value or the values that an item may have."""
+
+Request = TypeVar("Request", RecommendRequest, RankRequest, ExplainRequest)
+
+_POLICIES = {
+    None: UnknownItemPolicy.UNKNOWN_ITEM_POLICY_UNSPECIFIED,
+    "error": UnknownItemPolicy.UNKNOWN_ITEM_POLICY_ERROR,
+    "ignore": UnknownItemPolicy.UNKNOWN_ITEM_POLICY_IGNORE,
+}
+
+
+class PersonKeywords(TypedDict, total=False):
+    """The keywords about one person that `recommend`, `rank` and `explain` have in common; all may be left out."""
+
+    history: Iterable[Event]
+    """Events before the current session, in any order; see `ebbtide.client.event`."""
+    current: Iterable[Event]
+    """Events of the current session, in any order."""
+    events: Iterable[Event]
+    """Events for the server to split into history and current session; not together with those two."""
+    now: datetime | None
+    """The clock that the events' ages are measured against, with a timezone; this machine's when not given."""
+    alpha: float | None
+    """Share of history in the blend, 0 to 1; what the model learned when not given."""
+    decay_scale: float | None
+    """Factor on every decay by age: 2 halves the half-lives, 0 stops the ebbing; 1 when not given."""
+    unknown_items: Literal["error", "ignore"] | None
+    """What becomes of events whose items are not in the catalog; the model's policy when not given."""
+    exclude: Iterable[str]
+    """Ids of items never to recommend. Errors call it by its name in the message, ``exclude_item_ids``."""
+    exclude_seen: bool | None
+    """Whether to leave out the items of the request's own events; the model's policy when not given."""
+
+
+def recommend_request(
+    *, top_n: int | None = None, allow: Allowed | None = None, **person: Unpack[PersonKeywords]
+) -> RecommendRequest:
+    """The message that the keywords of `InterestClient.recommend` stand for, for `recommend_many` or for keeping.
+
+    Raises:
+        InvalidArgumentError: `now` has no timezone, `top_n` is less than 1, a list is one string, `unknown_items` is no
+            policy.
+    """
+    return RecommendRequest(top_n=_top_n(top_n), allow=_filters(allow), **_person(**person))
+
+
+def rank_request(
+    *, candidates: Iterable[str] = (), top_n: int | None = None, **person: Unpack[PersonKeywords]
+) -> RankRequest:
+    """The message that the keywords of `InterestClient.rank` stand for.
+
+    Raises:
+        InvalidArgumentError: As for `recommend_request`.
+    """
+    return RankRequest(
+        candidate_item_ids=strings("candidate_item_ids", candidates), top_n=_top_n(top_n), **_person(**person)
+    )
+
+
+def explain_request(
+    *,
+    item_ids: Iterable[str] = (),
+    top_n: int | None = None,
+    allow: Allowed | None = None,
+    **person: Unpack[PersonKeywords],
+) -> ExplainRequest:
+    """The message that the keywords of `InterestClient.explain` stand for.
+
+    Raises:
+        InvalidArgumentError: As for `recommend_request`.
+    """
+    return ExplainRequest(
+        item_ids=strings("item_ids", item_ids), top_n=_top_n(top_n), allow=_filters(allow), **_person(**person)
+    )
+
+
+def one_request(request: Request | None, from_keywords: Request) -> Request:
+    """The one request that was given, whole or by keywords.
+
+    Raises:
+        InvalidArgumentError: Both were.
+    """
+    if request is None:
+        return from_keywords
+    if from_keywords != type(from_keywords)():
+        given = ", ".join(field.name for field, _ in from_keywords.ListFields())
+        raise InvalidArgumentError.of_field("request", f"{given} beside it", "either a request or its fields")
+    return request
+
+
+def recommendation_of(request: ExplainRequest) -> RecommendRequest:
+    """The request whose answer has the items to explain, for one that names none."""
+    return RecommendRequest(
+        history=request.history,
+        current=request.current,
+        events=request.events,
+        now=request.now if request.HasField("now") else None,
+        alpha=request.alpha if request.HasField("alpha") else None,
+        exclude_item_ids=request.exclude_item_ids,
+        exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
+        top_n=request.top_n,
+        decay_scale=request.decay_scale if request.HasField("decay_scale") else None,
+        unknown_items=request.unknown_items,
+        allow=request.allow,
+    )
+
+
+def explanation_of(request: ExplainRequest, item_ids: Iterable[str]) -> ExplainRequest:
+    """The same request, for these items instead of those to be recommended."""
+    named = ExplainRequest()
+    named.CopyFrom(request)
+    named.ClearField("top_n")
+    named.ClearField("allow")
+    named.item_ids.extend(item_ids)
+    return named
+
+
+def nothing_to_explain(recommended: RecommendResponse) -> ExplainResponse:
+    """The explanation of an answer without items: what it says of the person."""
+    return ExplainResponse(
+        alpha_used=recommended.alpha_used,
+        events_used=recommended.events_used,
+        history_events_used=recommended.history_events_used,
+        current_events_used=recommended.current_events_used,
+        unknown_events=recommended.unknown_events,
+        cold_start=recommended.cold_start,
+        model_version=recommended.model_version,
+    )
+
+
+def _person(
+    *,
+    history: Iterable[Event] = (),
+    current: Iterable[Event] = (),
+    events: Iterable[Event] = (),
+    now: datetime | None = None,
+    alpha: float | None = None,
+    decay_scale: float | None = None,
+    unknown_items: Literal["error", "ignore"] | None = None,
+    exclude: Iterable[str] = (),
+    exclude_seen: bool | None = None,
+) -> dict[str, Any]:
+    """The fields that all requests have in common."""
+    if unknown_items not in _POLICIES:
+        raise InvalidArgumentError.of_field("unknown_items", repr(unknown_items), "'error', 'ignore' or None")
+    return {
+        "history": history,
+        "current": current,
+        "events": events,
+        "now": timestamp("now", now),
+        "alpha": alpha,
+        "decay_scale": decay_scale,
+        "unknown_items": _POLICIES[unknown_items],
+        "exclude_item_ids": strings("exclude_item_ids", exclude),
+        "exclude_seen": exclude_seen,
+    }
+
+
+def _top_n(top_n: int | None) -> int:
+    if top_n is not None and not 1 <= top_n < 2**31:
+        raise InvalidArgumentError.of_field("top_n", top_n, "at least 1")
+    return top_n or 0
+
+
+def _filters(allow: Allowed | None) -> list[AttributeFilter]:
+    """Each column's values as a message; one value need not be in a list."""
+    return [
+        AttributeFilter(column=column, values=[values] if isinstance(values, str) else values)
+        for column, values in (allow or {}).items()
+    ]

@@ -1,0 +1,85 @@
+"""What a server says of a model that it serves, and whether a request is within it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.client._triton import Untyped
+from ebbtide.client.codec import EncodedRequest
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Limits, Tensor
+from ebbtide.interest.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Served:
+    """One model as its configuration describes it."""
+
+    max_people: int | None
+    """People that one request may ask for; None where the server does not tell."""
+    limits: Mapping[str, int]
+    """Bounds on one request by the names of `Limits`; those that the configuration does not tell are missing."""
+
+
+UNKNOWN = Served(None, {})
+"""A model that the server tells nothing of."""
+
+
+def served(config: Untyped) -> Served:
+    """From a ``ModelConfig``; bounds that cannot be read are left to the server."""
+    told = {
+        limit.name: config.parameters[limit.name].string_value
+        for limit in fields(Limits)
+        if limit.name in config.parameters
+    }
+    return Served(
+        max_people=max(1, int(config.max_batch_size)),
+        limits={name: int(value) for name, value in told.items() if value.isdecimal()},
+    )
+
+
+def check_limits(request: EncodedRequest, limits: Mapping[str, int]) -> None:
+    """Refuses what the server would refuse for its length, in the server's words, before it is sent.
+
+    Args:
+        request: One person's, or texts to embed; several people are left to the server: refused, they are asked
+            for one by one.
+        limits: As in `Served`.
+
+    Raises:
+        RequestError: Something is too long or too many.
+    """
+    if contract.EVENT_COUNT.name in request.tensors:
+        return
+    for limit, tensor, count, noun in _COUNTED:
+        most = limits.get(limit)
+        found = count(request)
+        if most is not None and found > most:
+            least = "1 to" if tensor is contract.TEXT else "at most"
+            raise RequestError(tensor.name, f"{found} {noun}", f"{least} {most} {noun}")
+    most_bytes = limits.get("max_text_bytes")
+    if most_bytes is not None and contract.TEXT.name in request.tensors:
+        for index, text in enumerate(request.tensors[contract.TEXT.name]):
+            if len(text) > most_bytes:
+                field = f"{contract.TEXT.name}[{index}]"
+                raise RequestError(field, f"{len(text)} bytes", f"at most {most_bytes} bytes")
+
+
+def _length(tensor: Tensor) -> Callable[[EncodedRequest], int]:
+    nothing: npt.NDArray[Any] = np.zeros(0)
+    return lambda request: int(request.tensors.get(tensor.name, nothing).size)
+
+
+_COUNTED: tuple[tuple[str, Tensor, Callable[[EncodedRequest], int], str], ...] = (
+    ("max_events", contract.EVENT_ITEM, _length(contract.EVENT_TIME), "events"),
+    ("max_exclude_items", contract.EXCLUDE_ITEM, _length(contract.EXCLUDE_ITEM), "items"),
+    ("max_candidates", contract.CANDIDATE_ITEM, _length(contract.CANDIDATE_ITEM), "items"),
+    ("max_attributes", contract.ALLOW_ATTRIBUTE, _length(contract.ALLOW_ATTRIBUTE), "attribute values"),
+    ("max_texts", contract.TEXT, _length(contract.TEXT), "texts"),
+)
+"""Bound, the tensor that the server names, how many the request has, and of what."""

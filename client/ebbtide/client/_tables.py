@@ -1,0 +1,69 @@
+"""Answers as columns, for frames of any library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ebbtide.v1 import ExplainResponse, RankResponse, RecommendResponse
+
+PANDAS_DTYPES = {
+    "request": "int64",
+    "rank": "int64",
+    "item_id": "str",
+    "score": "float32",
+    "part": "str",
+    "share": "float32",
+    "event": "Int64",
+    "subject": "str",
+    "age_days": "float32",
+    "decay": "float32",
+}
+"""The type of every column; ``Int64`` is the one that may be empty."""
+POLARS_DTYPES = {
+    "request": "Int64",
+    "rank": "Int64",
+    "item_id": "String",
+    "score": "Float32",
+    "part": "String",
+    "share": "Float32",
+    "event": "Int64",
+    "subject": "String",
+    "age_days": "Float32",
+    "decay": "Float32",
+}
+
+_RANKED = ("rank", "item_id", "score")
+_EXPLAINED = ("item_id", "part", "share", "event", "subject", "age_days", "decay")
+
+
+def ranked_columns(message: RecommendResponse | RankResponse) -> dict[str, list[Any]]:
+    """One row for each item."""
+    return _by_column(_RANKED, _ranked(message))
+
+
+def many_columns(answered: Sequence[tuple[int, RecommendResponse]]) -> dict[str, list[Any]]:
+    """One row for each item of each answer, with the index of the answer's request in front."""
+    rows = [(index, *row) for index, response in answered for row in _ranked(response)]
+    return _by_column(("request", *_RANKED), rows)
+
+
+def explanation_columns(message: ExplainResponse) -> dict[str, list[Any]]:
+    """One row for each part of each score."""
+    rows: list[tuple[Any, ...]] = []
+    for item in message.items:
+        for index, (event, share) in enumerate(zip(message.events, item.event_shares, strict=False)):
+            part = "session" if event.is_current else "history"
+            subject = event.event.text if event.event.HasField("text") else event.event.item_id
+            rows.append((item.item_id, part, share, index, subject, event.age_days, event.decay))
+        for part, share in (("prior", item.prior_share), ("adjustment", item.adjustment_share)):
+            rows.append((item.item_id, part, share, None, None, None, None))
+    return _by_column(_EXPLAINED, rows)
+
+
+def _ranked(message: RecommendResponse | RankResponse) -> list[tuple[Any, ...]]:
+    return [(rank, item.item_id, item.score) for rank, item in enumerate(message.items, start=1)]
+
+
+def _by_column(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:
+    return {name: [row[place] for row in rows] for place, name in enumerate(names)}

@@ -1,0 +1,33 @@
+"""Typed messages to and from the tensors of the exported models; no I/O, so clients, gateway and tests share it.
+
+Names, dtypes and batch rules come from `ebbtide.interest.contract`. A request without free text goes to a batching
+model, whose tensors carry a leading batch dimension of 1; one with free text goes to its twin that does not batch.
+`people` puts several requests without text into one.
+"""
+
+from ebbtide.client.codec.answers import decode, decode_ranking, decode_vectors
+from ebbtide.client.codec.explanations import decode_explanation
+from ebbtide.client.codec.people import pack_key, people_of, stack
+from ebbtide.client.codec.person import LocatedEvent, PersonRequest, now_ms_of, tensor_order
+from ebbtide.client.codec.requests import encode, encode_explain, encode_rank, encode_texts
+from ebbtide.client.codec.tensors import Arrays, EncodedRequest
+
+__all__ = [
+    "Arrays",
+    "EncodedRequest",
+    "LocatedEvent",
+    "PersonRequest",
+    "decode",
+    "decode_explanation",
+    "decode_ranking",
+    "decode_vectors",
+    "encode",
+    "encode_explain",
+    "encode_rank",
+    "encode_texts",
+    "now_ms_of",
+    "pack_key",
+    "people_of",
+    "stack",
+    "tensor_order",
+]

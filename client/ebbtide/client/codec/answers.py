@@ -1,0 +1,129 @@
+"""Output tensors as answers: recommendations, rankings and vectors."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.client.codec.tensors import Arrays, flat, matrix
+from ebbtide.client.errors import InternalError, InvalidArgumentError
+from ebbtide.interest import contract
+from ebbtide.v1 import ColdStart, ExplainResponse, RankRequest, RankResponse, RecommendResponse
+
+DEFAULT_TOP_N = 10
+"""Items of an answer when the request does not say how many."""
+
+
+class Counts(NamedTuple):
+    """What became of the events of a request."""
+
+    history: int
+    """Events of the history that counted."""
+    current: int
+    """Events of the current session that counted."""
+    unknown: int
+    """Events left out, since their items are not in the catalog."""
+
+    @property
+    def cold_start(self) -> ColdStart.ValueType:
+        """What there was nothing of to go by."""
+        if self.history and self.current:
+            return ColdStart.COLD_START_NONE
+        if self.history:
+            return ColdStart.COLD_START_NO_SESSION
+        return ColdStart.COLD_START_NO_HISTORY if self.current else ColdStart.COLD_START_NO_EVENTS
+
+
+def fill_person(
+    response: RecommendResponse | RankResponse | ExplainResponse, outputs: Arrays, model_version: str
+) -> None:
+    """Writes what every answer says of the person: the alpha used, events that counted, cold start, model version.
+
+    Raises:
+        InternalError: An output is missing or has another shape.
+    """
+    counts = Counts(*map(int, flat(outputs, contract.EVENT_COUNTS, 3)))
+    response.alpha_used = float(flat(outputs, contract.ALPHA_USED)[0])
+    response.events_used = counts.history + counts.current
+    response.history_events_used = counts.history
+    response.current_events_used = counts.current
+    response.unknown_events = counts.unknown
+    response.cold_start = counts.cold_start
+    response.model_version = model_version
+
+
+def decode(outputs: Arrays, top_n: int = 0, *, model_version: str = "") -> RecommendResponse:
+    """The answer that the output tensors carry.
+
+    Args:
+        outputs: ``item_id`` of bytes ``[1, N]``, ``score`` float32 ``[1, N]``, best first, ``alpha_used`` float32 one
+            value, and ``event_counts`` int32 three; a leading dimension of 1 may be there or not.
+        top_n: Items wanted, as in `RecommendRequest`; 0 is 10, or fewer where the model gives fewer.
+        model_version: Version of the model that answered.
+
+    Returns:
+        The best `top_n` items. Excluded ones, whose score is minus infinity, are left out.
+
+    Raises:
+        InvalidArgumentError: More items wanted than the model was exported with.
+        InternalError: An output is missing, or ids and scores do not pair up.
+    """
+    ids = flat(outputs, contract.ITEM_ID)
+    scores = flat(outputs, contract.SCORE)
+    if len(ids) != len(scores):
+        raise InternalError(
+            f"{contract.SCORE.name}: got {len(scores)} scores; expected one for each of the {len(ids)} ids. "
+            "Is the model at this address exported by Ebbtide?"
+        )
+    if top_n > len(ids):
+        raise InvalidArgumentError.of_field(
+            "top_n", top_n, f"at most {len(ids)}: the model was exported with --top-n {len(ids)}"
+        )
+    response = RecommendResponse()
+    fill_person(response, outputs, model_version)
+    kept = np.flatnonzero(~np.isneginf(scores))[: top_n or DEFAULT_TOP_N]
+    for item_id, score in zip(ids[kept].tolist(), scores[kept].tolist(), strict=True):
+        response.items.add(item_id=item_id, score=score)
+    return response
+
+
+def decode_ranking(outputs: Arrays, request: RankRequest, *, model_version: str = "") -> RankResponse:
+    """The order of the candidates of a request.
+
+    Args:
+        outputs: ``candidate_score`` float32 ``[1, candidates]``, in their order, and the outputs about the person as
+            for `decode`.
+        request: The request, for the candidates' ids and the number wanted.
+        model_version: Version of the model that answered.
+
+    Returns:
+        Best first; of equal scores the earlier candidate. Unknown and excluded candidates are listed apart.
+
+    Raises:
+        InternalError: An output is missing, or there is not one score for each candidate.
+    """
+    item_ids = request.candidate_item_ids
+    scores = flat(outputs, contract.CANDIDATE_SCORE, len(item_ids))
+    response = RankResponse()
+    fill_person(response, outputs, model_version)
+    values: list[float] = scores.tolist()
+    told_apart = list(zip(item_ids, values, strict=True))
+    response.unknown_item_ids.extend(item_id for item_id, score in told_apart if math.isnan(score))
+    response.excluded_item_ids.extend(item_id for item_id, score in told_apart if score == -math.inf)
+    kept = np.flatnonzero(np.isfinite(scores))
+    order = kept[np.argsort(-scores[kept], kind="stable")]
+    for index in order[: request.top_n or None]:
+        response.items.add(item_id=item_ids[index], score=float(scores[index]))
+    return response
+
+
+def decode_vectors(outputs: Arrays) -> npt.NDArray[np.float32]:
+    """The vectors of texts, float32 ``[texts, d]``.
+
+    Raises:
+        InternalError: The output is missing, or no matrix.
+    """
+    return matrix(outputs, contract.TEXT_VECTOR)

@@ -1,0 +1,211 @@
+"""What every request says of a person, as tensors: events, clock, overrides, exclusions and policies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ebbtide.client.codec.tensors import Values
+from ebbtide.client.errors import InvalidArgumentError
+from ebbtide.interest import contract
+from ebbtide.interest.keys import item_keys
+from ebbtide.v1 import Event, ExplainRequest, RankRequest, RecommendRequest, UnknownItemPolicy
+
+PersonRequest = RecommendRequest | RankRequest | ExplainRequest
+"""The requests about one person; what they have in common has the same names."""
+
+_EARLIEST_S, _LATEST_S = -62_135_596_800, 253_402_300_799
+"""The years 1 to 9999, which a `Timestamp` can say."""
+
+_OWN_TEXT = -1
+"""In ``text_event``: the text is an event of its own."""
+
+
+class LocatedEvent(NamedTuple):
+    """An event and where the caller put it."""
+
+    group: str
+    """Field of the request: history, current or events."""
+    place: int
+    """Index within that field."""
+    event: Event
+
+    @property
+    def path(self) -> str:
+        """Where the caller put it, as in ``history[3]``."""
+        return f"{self.group}[{self.place}]"
+
+
+class TensorOrder(NamedTuple):
+    """The events of a request in the order of the tensors' entries."""
+
+    items: list[LocatedEvent]
+    """Those with an item: the entries of ``event_item``."""
+    texts: list[LocatedEvent]
+    """Those with a text alone, which follow them in tensors that describe every event."""
+    stand_ins: list[LocatedEvent]
+    """Those of `items` with a text to stand in: the first entries of ``text``, before those of `texts`."""
+
+
+def tensor_order(request: PersonRequest) -> TensorOrder:
+    """Which entry of which tensor each event became."""
+    order = TensorOrder([], [], [])
+    for group, events in event_groups(request):
+        for place, event in enumerate(events):
+            located = LocatedEvent(group, place, event)
+            (order.texts if event.HasField("text") else order.items).append(located)
+            if event.HasField("fallback_text"):
+                order.stand_ins.append(located)
+    return order
+
+
+def event_groups(request: PersonRequest) -> tuple[tuple[str, Sequence[Event]], ...]:
+    """The fields that hold events, by name, in the order in which they are read."""
+    return ("history", request.history), ("current", request.current), ("events", request.events)
+
+
+def person_values(request: PersonRequest, clock_ms: int) -> Values:
+    """The tensors that say what is known of the person; ``text`` is among them where the request has any.
+
+    Args:
+        request: What the caller asks for.
+        clock_ms: The caller's clock, Unix milliseconds; used when the request carries no `now`.
+
+    Raises:
+        InvalidArgumentError: What the server could not see: `events` mixed with `history` or `current`, an event
+            without subject or time, an empty item id, a text to stand in for a text, a time that is no valid timestamp.
+    """
+    if request.events and (request.history or request.current):
+        raise InvalidArgumentError.of_field(
+            "events",
+            "history or current beside it",
+            "either history and current, or events for the server to split",
+        )
+    items, texts, stand_ins = _Columns([], [], [], []), _Columns([], [], [], []), _StandIns([], [])
+    for group, events in event_groups(request):
+        _read_events(group, events, items, texts, stand_ins)
+    values: Values = {
+        contract.EVENT_ITEM: item_keys(items.subject),
+        contract.EVENT_TIME: items.time_ms + texts.time_ms,
+        contract.NOW: [now_ms_of(request, clock_ms)],
+    }
+    if request.history or request.current:
+        values[contract.EVENT_IS_CURRENT] = items.is_current + texts.is_current
+    weights = items.weight + texts.weight
+    if any(weight != 1 for weight in weights):
+        values[contract.EVENT_WEIGHT] = weights
+    if request.HasField("alpha"):
+        values[contract.ALPHA] = [request.alpha]
+    if request.HasField("decay_scale"):
+        values[contract.DECAY_SCALE] = [request.decay_scale]
+    if request.exclude_item_ids:
+        values[contract.EXCLUDE_ITEM] = item_keys(checked_ids("exclude_item_ids", request.exclude_item_ids))
+    if request.HasField("exclude_seen"):
+        values[contract.EXCLUDE_SEEN] = [request.exclude_seen]
+    if request.unknown_items:
+        values[contract.IGNORE_UNKNOWN] = [_ignores_unknown(request)]
+    if stand_ins.text:
+        values[contract.TEXT_EVENT] = stand_ins.place + [_OWN_TEXT] * len(texts.subject)
+    if stand_ins.text or texts.subject:
+        values[contract.TEXT] = [text.encode() for text in stand_ins.text + texts.subject]
+    return values
+
+
+def now_ms_of(request: PersonRequest, clock_ms: int) -> int:
+    """The moment that ages are measured against, Unix milliseconds.
+
+    Raises:
+        InvalidArgumentError: `now` is no valid timestamp.
+    """
+    if not request.HasField("now"):
+        return clock_ms
+    try:
+        return request.now.ToMilliseconds()
+    except ValueError as error:
+        raise _bad_time("now", request.now) from error
+
+
+def checked_ids(field: str, item_ids: Sequence[str]) -> Sequence[str]:
+    """The ids, once it is known that none is empty.
+
+    Raises:
+        InvalidArgumentError: One is; the error names its place in `field`.
+    """
+    for index, item_id in enumerate(item_ids):
+        if not item_id:
+            raise _empty_id(f"{field}[{index}]")
+    return item_ids
+
+
+class _Columns(NamedTuple):
+    """The events with an item, or those with a text alone, attribute by attribute."""
+
+    subject: list[str]
+    time_ms: list[int]
+    is_current: list[bool]
+    weight: list[float]
+
+
+class _StandIns(NamedTuple):
+    """Texts that stand in for items, and the places of these among the events with an item."""
+
+    text: list[str]
+    place: list[int]
+
+
+def _read_events(group: str, events: Sequence[Event], items: _Columns, texts: _Columns, stand_ins: _StandIns) -> None:
+    """Adds the events of one field to the columns; the loop that a request's encoding time is spent in."""
+    is_current = group == "current"
+    for place, event in enumerate(events):
+        if event.HasField("text"):
+            columns, subject = texts, event.text
+        else:
+            columns, subject = items, event.item_id
+            if not subject:
+                raise _no_subject(f"{group}[{place}]", event)
+        if event.HasField("fallback_text"):
+            if columns is texts:
+                raise InvalidArgumentError.of_field(
+                    f"{group}[{place}].fallback_text", "one beside text", "item_id beside it, or none"
+                )
+            stand_ins.text.append(event.fallback_text)
+            stand_ins.place.append(len(items.subject))
+        time = event.time
+        seconds, nanos = time.seconds, time.nanos
+        if not seconds and not nanos and not event.HasField("time"):
+            raise InvalidArgumentError.of_field(f"{group}[{place}].time", "none", "when the event happened")
+        # As `Timestamp.ToMilliseconds`, which takes four times as long.
+        if not (_EARLIEST_S <= seconds <= _LATEST_S and 0 <= nanos < 1_000_000_000):
+            raise _bad_time(f"{group}[{place}].time", time)
+        columns.subject.append(subject)
+        columns.time_ms.append(seconds * 1_000 + nanos // 1_000_000)
+        columns.is_current.append(is_current)
+        columns.weight.append(event.weight or (0.0 if event.HasField("weight") else 1.0))
+
+
+def _ignores_unknown(request: PersonRequest) -> bool:
+    policy = request.unknown_items
+    if policy == UnknownItemPolicy.UNKNOWN_ITEM_POLICY_IGNORE:
+        return True
+    if policy == UnknownItemPolicy.UNKNOWN_ITEM_POLICY_ERROR:
+        return False
+    # Proto3 enums are open: a newer caller may send what this version does not know.
+    raise InvalidArgumentError.of_field("unknown_items", policy, f"one of {', '.join(UnknownItemPolicy.keys())}")
+
+
+def _no_subject(path: str, event: Event) -> InvalidArgumentError:
+    if event.HasField("item_id"):
+        return _empty_id(f"{path}.item_id")
+    return InvalidArgumentError.of_field(path, "neither", "one of item_id and text")
+
+
+def _empty_id(field: str) -> InvalidArgumentError:
+    return InvalidArgumentError.of_field(field, "''", "the id of an item, not empty")
+
+
+def _bad_time(field: str, time: Timestamp) -> InvalidArgumentError:
+    return InvalidArgumentError.of_field(
+        field, f"{time.seconds} s and {time.nanos} ns", "a time of the years 1 to 9999, nanos 0 to 999999999"
+    )

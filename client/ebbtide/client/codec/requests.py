@@ -1,0 +1,106 @@
+"""Requests as the tensors of the model that answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ebbtide.client.codec.person import checked_ids, person_values
+from ebbtide.client.codec.tensors import EncodedRequest, Values, encoded
+from ebbtide.client.errors import InvalidArgumentError
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Model
+from ebbtide.interest.keys import item_keys
+from ebbtide.v1 import AttributeFilter, ExplainRequest, RankRequest, RecommendRequest
+
+
+def encode(request: RecommendRequest, now_ms: int) -> EncodedRequest:
+    """The tensors of a request for recommendations.
+
+    Args:
+        request: What the caller asks for.
+        now_ms: The caller's clock, Unix milliseconds; used when the request carries no `now`.
+
+    Returns:
+        For ``recommend``: ``event_item``, ``event_time`` int64 ``[1, events]`` and ``now`` int64 ``[1, 1]``, and the
+        optional tensors that the request calls for. For ``recommend_text`` the same without the leading dimension, and
+        ``text`` of bytes ``[texts]``; events with a text alone stand behind those with an item.
+
+    Raises:
+        InvalidArgumentError: What the server could not see: `events` mixed with `history` or `current`, an event
+            without subject or time, an empty item id, a time that is no valid timestamp, a condition without column or
+            values.
+    """
+    values = person_values(request, now_ms)
+    if request.allow:
+        values[contract.ALLOW_ATTRIBUTE] = item_keys(f"{column}={value}" for column, value in allowed(request.allow))
+    return _by_text(contract.RECOMMEND, contract.RECOMMEND_TEXT, values)
+
+
+def encode_rank(request: RankRequest, now_ms: int) -> EncodedRequest:
+    """The tensors of a request for the order of some items: as `encode`, and ``candidate_item`` int64 ``[1, items]``.
+
+    Raises:
+        InvalidArgumentError: As for `encode`; or there are no candidates.
+    """
+    values = person_values(request, now_ms)
+    _add_candidates(values, "candidate_item_ids", request.candidate_item_ids)
+    return _by_text(contract.RANK, contract.RANK_TEXT, values)
+
+
+def encode_explain(request: ExplainRequest, now_ms: int) -> EncodedRequest:
+    """The tensors of a request for explanations of the items that it names, none of them with a batch dimension.
+
+    Raises:
+        InvalidArgumentError: As for `encode`; no items are named; or beside them, what only serves to find some.
+    """
+    values = person_values(request, now_ms)
+    _add_candidates(values, "item_ids", request.item_ids)
+    for field, given in (("allow", bool(request.allow)), ("top_n", bool(request.top_n))):
+        if given:
+            raise InvalidArgumentError.of_field(
+                field, "one beside item_ids", "either of them: it finds what to explain"
+            )
+    return _by_text(contract.EXPLAIN, contract.EXPLAIN_TEXT, values)
+
+
+def encode_texts(texts: Sequence[str]) -> EncodedRequest:
+    """The tensors that ask for the vectors of texts: ``text`` of bytes ``[texts]``.
+
+    Raises:
+        InvalidArgumentError: No texts at all.
+    """
+    if not texts:
+        raise InvalidArgumentError.of_field("texts", "none", "at least one text")
+    return encoded(contract.EMBED, {contract.TEXT: [text.encode() for text in texts]})
+
+
+def allowed(filters: Sequence[AttributeFilter]) -> list[tuple[str, str]]:
+    """The column and value of each entry of ``allow_attribute``.
+
+    Raises:
+        InvalidArgumentError: A condition has no column or no values, or a column has two.
+    """
+    entries: list[tuple[str, str]] = []
+    columns: set[str] = set()
+    for place, condition in enumerate(filters):
+        if not condition.column:
+            raise InvalidArgumentError.of_field(f"allow[{place}].column", "''", "the name of a catalog attribute")
+        if condition.column in columns:
+            raise InvalidArgumentError.of_field(
+                f"allow[{place}].column", f"{condition.column!r} again", "each column once, with all its values"
+            )
+        if not condition.values:
+            raise InvalidArgumentError.of_field(f"allow[{place}].values", "none", "at least one value")
+        columns.add(condition.column)
+        entries += [(condition.column, value) for value in condition.values]
+    return entries
+
+
+def _add_candidates(values: Values, field: str, item_ids: Sequence[str]) -> None:
+    if not item_ids:
+        raise InvalidArgumentError.of_field(field, "none", "the id of at least one item")
+    values[contract.CANDIDATE_ITEM] = item_keys(checked_ids(field, item_ids))
+
+
+def _by_text(without: Model, with_text: Model, values: Values) -> EncodedRequest:
+    return encoded(with_text if contract.TEXT in values else without, values)

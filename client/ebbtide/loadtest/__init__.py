@@ -1,0 +1,35 @@
+"""Load tests with real sessions: replay, open and closed models, objectives, reports and comparisons."""
+
+from ebbtide.loadtest.arrivals import RateProfile
+from ebbtide.loadtest.compare import Comparison, Difference, compare, read_result
+from ebbtide.loadtest.engine import Generator
+from ebbtide.loadtest.errors import LoadTestError
+from ebbtide.loadtest.replay import ENDPOINTS, Deck, SessionLog, build_deck
+from ebbtide.loadtest.report import html_report, markdown_report
+from ebbtide.loadtest.run import Load, Run
+from ebbtide.loadtest.session import Options, load_test
+from ebbtide.loadtest.settings import Slo, parse_duration, parse_levels, parse_mix
+
+__all__ = [
+    "ENDPOINTS",
+    "Comparison",
+    "Deck",
+    "Difference",
+    "Generator",
+    "Load",
+    "LoadTestError",
+    "Options",
+    "RateProfile",
+    "Run",
+    "SessionLog",
+    "Slo",
+    "build_deck",
+    "compare",
+    "html_report",
+    "load_test",
+    "markdown_report",
+    "parse_duration",
+    "parse_levels",
+    "parse_mix",
+    "read_result",
+]

@@ -1,0 +1,148 @@
+"""The only door to `tritonclient`, which has no types: inference messages and the server's own statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import serialize_byte_tensor
+
+from ebbtide.client.codec import EncodedRequest
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Dtype
+from ebbtide.loadtest.errors import LoadTestError
+
+_SERVICE = "/inference.GRPCInferenceService"
+_INFER = f"{_SERVICE}/ModelInfer"
+_TIMEOUT_S = 10.0
+
+Untyped = Any
+"""A message of Triton's protocol."""
+
+
+def infer_message(encoded: EncodedRequest) -> bytes:
+    """The serialised ``ModelInferRequest`` of a request."""
+    datatypes = {tensor.name: tensor.dtype for tensor in contract.MODELS[encoded.model_name].inputs}
+    message: Untyped = service_pb2.ModelInferRequest(model_name=encoded.model_name)
+    for name, array in encoded.tensors.items():
+        message.inputs.add(name=name, datatype=datatypes[name].value, shape=array.shape)
+        if datatypes[name] is Dtype.BYTES:
+            packed = serialize_byte_tensor(array)
+            message.raw_input_contents.append(packed.item() if packed.size else b"")
+        else:
+            message.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+    return bytes(message.SerializeToString())
+
+
+def read_request(message: bytes) -> Untyped:
+    """The ``ModelInferRequest`` in a serialised message."""
+    return service_pb2.ModelInferRequest.FromString(message)
+
+
+def output_names(answer: bytes) -> list[str]:
+    """The names of the output tensors of a serialised ``ModelInferResponse``."""
+    return [output.name for output in service_pb2.ModelInferResponse.FromString(answer).outputs]
+
+
+def raw_call(channel: Untyped) -> Untyped:
+    """The inference call of a channel, of gRPC's blocking or awaited kind, that takes and gives serialised messages."""
+    return channel.unary_unary(_INFER)
+
+
+class Inspector:
+    """Asks a server what it is and what it did, over a channel of its own."""
+
+    def __init__(self, target: str) -> None:
+        """Opens the channel; nothing is sent yet."""
+        self._target = target
+        self._channel = grpc.insecure_channel(target)
+
+    def close(self) -> None:
+        """Closes the channel."""
+        self._channel.close()
+
+    def server(self) -> Untyped:
+        """The server's ``ServerMetadataResponse``.
+
+        Raises:
+            LoadTestError: No Triton answers at the address.
+        """
+        return self._ask("ServerMetadata", service_pb2.ServerMetadataRequest(), service_pb2.ServerMetadataResponse)
+
+    def config(self, model_name: str) -> Untyped:
+        """The ``ModelConfig`` of a model.
+
+        Raises:
+            LoadTestError: The server does not have it.
+        """
+        request = service_pb2.ModelConfigRequest(name=model_name)
+        return self._ask("ModelConfig", request, service_pb2.ModelConfigResponse).config
+
+    def statistics(self) -> list[Untyped]:
+        """The ``ModelStatistics`` of every version of every model, since the server started.
+
+        Raises:
+            LoadTestError: No Triton answers at the address.
+        """
+        request = service_pb2.ModelStatisticsRequest()
+        return list(self._ask("ModelStatistics", request, service_pb2.ModelStatisticsResponse).model_stats)
+
+    def infer(self, message: bytes, timeout_s: float) -> bytes:
+        """One answer, serialised.
+
+        Raises:
+            LoadTestError: The server refused the request.
+        """
+        call = raw_call(self._channel)
+        return bytes(self._send(call, message, timeout_s, read_request(message).model_name))
+
+    def _ask(self, method: str, request: Untyped, response: Untyped) -> Untyped:
+        call = self._channel.unary_unary(
+            f"{_SERVICE}/{method}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=response.FromString,
+        )
+        return self._send(call, request, _TIMEOUT_S, method)
+
+    def _send(self, call: Untyped, request: Untyped, timeout_s: float, what: str) -> Untyped:
+        try:
+            return call(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            status: Untyped = error
+            raise LoadTestError(
+                f"{what} at {self._target}: {status.code().name}: {status.details()}. The address is that of Triton's "
+                "gRPC port, as printed by `ebbtide serve`; the model must be ready."
+            ) from error
+
+
+def write_messages(messages: Iterable[bytes]) -> bytes:
+    """Messages one after the other, each behind its length (protobuf's length-prefixed format)."""
+    return b"".join(_varint(len(message)) + message for message in messages)
+
+
+def read_messages(data: bytes) -> list[bytes]:
+    """What `write_messages` wrote."""
+    messages, place = [], 0
+    while place < len(data):
+        length = shift = 0
+        while True:
+            byte = data[place]
+            length |= (byte & 0x7F) << shift
+            place, shift = place + 1, shift + 7
+            if byte < 0x80:
+                break
+        messages.append(data[place : place + length])
+        place += length
+    return messages
+
+
+def _varint(number: int) -> bytes:
+    parts = bytearray()
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)

@@ -1,0 +1,135 @@
+"""Reads the attributes of a catalog's items, so that requests can ask for a category or for what is in stock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ebbtide.export.errors import AttributesError
+from ebbtide.export.head.attributes import ItemAttributes
+from ebbtide.interest.keys import item_keys
+from ebbtide.train.events import read_table
+
+MAX_VALUES = 4096
+"""Values of all columns together: each is a bit of every item."""
+_WORD_BITS = 64
+_SHOWN = 5
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CatalogAttributes:
+    """The attribute values of a catalog, and the keys by which requests name them."""
+
+    values: dict[str, tuple[str, ...]]
+    """The values of each column, sorted."""
+    items: ItemAttributes
+    """Who has which."""
+    key: Ints
+    """``[values]``, ascending: the key of ``column=value``."""
+    column: Ints
+    """``[values]``: the column of each key, in the order of `values`."""
+    bit: Ints
+    """``[values]``: its bit within the column's words; never 0, which every item has."""
+
+    @property
+    def digest(self) -> str:
+        """Changes with any value of any item."""
+        content = hashlib.sha256(json.dumps(self.values, sort_keys=True).encode())
+        content.update(self.items.words.tobytes())
+        return content.hexdigest()
+
+
+def read_attributes(
+    path: Path, columns: Sequence[str], item_id: Sequence[str], *, item_column: str, separator: str = "|"
+) -> CatalogAttributes:
+    """The attributes of a catalog's items; items that the file lacks have no value, and pass no condition.
+
+    Args:
+        path: Parquet, CSV, TSV or JSON Lines file with a row for each item.
+        columns: Its columns to take. Lists, and text with separators, are several values.
+        item_id: ``[N]``, the catalog's ids in its order.
+        item_column: The column with the ids.
+        separator: Between the values of one text; empty for text that is one value.
+
+    Raises:
+        DataError: The file is missing or of another kind, or lacks a column.
+        AttributesError: A column has no value or too many, or the file has none of the catalog's items.
+    """
+    table, _ = read_table(path, [item_column, *columns])
+    place = pl.DataFrame({"_id": list(item_id), "_item": np.arange(len(item_id), dtype=np.int64)})
+    known = table.select(pl.col(item_column).cast(pl.String).alias("_id"), *columns).join(place, on="_id")
+    if known.is_empty():
+        raise AttributesError(
+            f"attributes of {path}: got no item of the catalog in column {item_column}; expected ids such as "
+            f"{', '.join(item_id[:_SHOWN])}"
+        )
+    values: dict[str, tuple[str, ...]] = {}
+    found: list[tuple[Ints, Ints]] = []
+    for name in columns:
+        pairs = _pairs(known, name, separator)
+        own = tuple(sorted(pairs["value"].unique().to_list()))
+        if not own:
+            raise AttributesError(f"attributes of {path}, column {name}: got no value; expected some")
+        values[name] = own
+        found.append((pairs["_item"].to_numpy(), np.searchsorted(np.array(own), pairs["value"].to_numpy())))
+    count = sum(len(own) for own in values.values())
+    if count > MAX_VALUES:
+        raise AttributesError(
+            f"attributes of {path}: got {count} values ("
+            + ", ".join(f"{len(own)} of {name}" for name, own in values.items())
+            + f"); expected at most {MAX_VALUES} in all: take columns with fewer"
+        )
+    return _packed(values, found, len(item_id))
+
+
+def _pairs(table: pl.DataFrame, name: str, separator: str) -> pl.DataFrame:
+    """Each value of each item once: columns ``_item`` and ``value``."""
+    column = pl.col(name)
+    kind = table.schema[name]
+    if kind == pl.String and separator:
+        column = column.str.split(separator)
+    exploded = table.select("_item", value=column)
+    if exploded.schema["value"] == pl.List:
+        exploded = exploded.explode("value")
+    return (
+        exploded.with_columns(pl.col("value").cast(pl.String).str.strip_chars())
+        .filter(pl.col("value").is_not_null() & (pl.col("value") != ""))
+        .unique(maintain_order=True)
+    )
+
+
+def _packed(values: dict[str, tuple[str, ...]], found: list[tuple[Ints, Ints]], items: int) -> CatalogAttributes:
+    widths = [1 + len(own) // _WORD_BITS for own in values.values()]
+    first = np.cumsum([0, *widths])
+    words = np.zeros((items, int(first[-1])), dtype=np.uint64)
+    keys: list[Ints] = []
+    for (name, own), begin, (item, value) in zip(values.items(), first[:-1], found, strict=True):
+        # The first bit is everybody's, so the values begin at the second.
+        words[:, begin] |= np.uint64(1)
+        bit = value + 1
+        np.bitwise_or.at(
+            words, (item, begin + bit // _WORD_BITS), np.left_shift(np.uint64(1), (bit % _WORD_BITS).astype(np.uint64))
+        )
+        keys.append(item_keys(f"{name}={text}" for text in own))
+    key = np.concatenate(keys)
+    order = np.argsort(key)
+    if np.any(key[order][1:] == key[order][:-1]):
+        raise AttributesError("attributes: got one key for two values; expected one for each: rename one of them")
+    sizes = [len(own) for own in values.values()]
+    return CatalogAttributes(
+        values=values,
+        items=ItemAttributes(words.view(np.int64), tuple((int(begin), int(end)) for begin, end in pairwise(first))),
+        key=key[order],
+        column=np.repeat(np.arange(len(sizes)), sizes)[order],
+        bit=np.concatenate([np.arange(1, size + 1) for size in sizes])[order],
+    )

@@ -1,0 +1,175 @@
+"""Attribute filters inside the scoring head: items that a request does not allow get minus infinity before the choice.
+
+A batch in which nobody filters skips all of it: the condition of an ONNX `If` looks at the requests' words alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from onnx import GraphProto, NodeProto, TensorProto, helper
+
+from ebbtide.export.errors import LimitError
+from ebbtide.interest import contract
+
+Words = npt.NDArray[np.int64]
+Weights = dict[str, npt.NDArray[np.generic]]
+
+_BEST_TYPES = (TensorProto.FLOAT, TensorProto.INT64)
+
+
+@dataclass(frozen=True)
+class ItemAttributes:
+    """The attribute values of a catalog as bits; see `contract.ITEM_FILTER` for the requests' side."""
+
+    words: Words
+    """``[N, filter words]``, in catalog order; the first bit of every column is set for every item."""
+    columns: tuple[tuple[int, int], ...]
+    """The words of each attribute column: the first, and the one after the last."""
+
+    def __post_init__(self) -> None:
+        """Refuses columns that do not share out the words.
+
+        Raises:
+            LimitError: Naming both.
+        """
+        places = [place for first, end in self.columns for place in range(first, end)]
+        if any(first >= end for first, end in self.columns) or places != list(range(self.words.shape[1])):
+            raise LimitError(
+                f"attribute columns: got words {self.columns} of {self.words.shape[1]}; expected each word in one "
+                "column, in order"
+            )
+
+
+def allowed_items(attributes: ItemAttributes, item_filter: Words) -> npt.NDArray[np.bool_]:
+    """What the graph does, in NumPy: which items each request allows, ``[requests, N]``.
+
+    Args:
+        attributes: Of the items.
+        item_filter: ``[requests, filter words]``.
+    """
+    allowed = np.ones((len(item_filter), len(attributes.words)), dtype=np.bool_)
+    for first, end in attributes.columns:
+        passes = np.zeros_like(allowed)
+        for word in range(first, end):
+            passes |= (attributes.words[:, word] & item_filter[:, word, None]) != 0
+        allowed &= passes
+    return allowed
+
+
+def best_nodes(
+    scores: str, count: str, outputs: Sequence[str], attributes: ItemAttributes | None
+) -> tuple[list[NodeProto], Weights]:
+    """The best of the allowed items of each request.
+
+    Args:
+        scores: Name of ``[requests, N]``.
+        count: Name of an initializer ``[1]``: how many are taken.
+        outputs: Names for the best scores and their catalog indices, best first.
+        attributes: Of the items; None where a request cannot filter.
+
+    Returns:
+        Nodes, and the weights that they read.
+    """
+    if attributes is None:
+        return [_top(scores, count, outputs)], {}
+    node = helper.make_node
+    filtered, plain = ([f"{branch}_{name}" for name in outputs] for branch in ("filtered", "plain"))
+    chosen = [
+        *_allowing(attributes),
+        node("Where", ["is_allowed", scores, "rejected"], ["allowed_score"]),
+        _top("allowed_score", count, filtered),
+    ]
+    nodes = [
+        # [requests, columns]: the first bit is set where a request leaves the column alone.
+        node("Gather", [contract.ITEM_FILTER.name, "first_words"], ["column_words"], axis=1),
+        node("BitwiseAnd", ["column_words", "first_bit"], ["unfiltered"]),
+        node("ReduceMin", ["unfiltered", "requests_axis"], ["column_unfiltered"], keepdims=0),
+        node("ReduceMin", ["column_unfiltered"], ["all_unfiltered"], keepdims=0),
+        node("Cast", ["all_unfiltered"], ["nobody_filters"], to=TensorProto.BOOL),
+        # Each branch ends with its few best: a branch that hands all scores on would copy them.
+        node(
+            "If",
+            ["nobody_filters"],
+            list(outputs),
+            then_branch=_branch([_top(scores, count, plain)], zip(plain, _BEST_TYPES, strict=True)),
+            else_branch=_branch(chosen, zip(filtered, _BEST_TYPES, strict=True)),
+        ),
+    ]
+    return nodes, _weights(attributes)
+
+
+def _allowing(attributes: ItemAttributes) -> list[NodeProto]:
+    """Nodes for ``is_allowed``, bool ``[requests, N]``: an item passes every column by a bit that both sides have."""
+    node = helper.make_node
+    nodes: list[NodeProto] = []
+    passing: list[str] = []
+    for column, (first, end) in enumerate(attributes.columns):
+        passes = f"passes_{column}"
+        check = _column_check(first, end, f"checked_{column}")
+        everything = [node("Identity", ["everything"], [f"unchecked_{column}"])]
+        nodes += [
+            node("Gather", ["column_unfiltered", f"column_{column}"], [f"column_unfiltered_{column}"], axis=0),
+            node("Cast", [f"column_unfiltered_{column}"], [f"is_unfiltered_{column}"], to=TensorProto.BOOL),
+            node(
+                "If",
+                [f"is_unfiltered_{column}"],
+                [passes],
+                then_branch=_branch(everything, [(f"unchecked_{column}", TensorProto.BOOL)]),
+                else_branch=_branch(check, [(f"checked_{column}", TensorProto.BOOL)]),
+            ),
+        ]
+        passing.append(passes)
+    for place, passes in enumerate(passing[1:], start=1):
+        nodes.append(node("And", [passing[place - 1], passes], [f"passes_to_{place}"]))
+        passing[place] = f"passes_to_{place}"
+    nodes.append(node("Identity", [passing[-1]], ["is_allowed"]))
+    return nodes
+
+
+def _column_check(first: int, end: int, output: str) -> list[NodeProto]:
+    """Whether items and requests share a bit in any word of one column, bool ``[requests, N]``."""
+    node = helper.make_node
+    nodes: list[NodeProto] = []
+    for word in range(first, end):
+        nodes += [
+            node("Gather", [contract.ITEM_FILTER.name, f"word_{word}"], [f"request_word_{word}"], axis=1),
+            node("BitwiseAnd", [f"request_word_{word}", _item_word(word)], [f"shared_{word}"]),
+        ]
+        if word > first:
+            before = f"shared_{word - 1}" if word - 1 == first else f"shared_to_{word - 1}"
+            nodes.append(node("BitwiseOr", [before, f"shared_{word}"], [f"shared_to_{word}"]))
+    shared = f"shared_{first}" if end - first == 1 else f"shared_to_{end - 1}"
+    return [*nodes, node("Cast", [shared], [output], to=TensorProto.BOOL)]
+
+
+def _weights(attributes: ItemAttributes) -> Weights:
+    weights: Weights = {
+        "first_words": np.array([first for first, _ in attributes.columns], dtype=np.int64),
+        "first_bit": np.array(1, dtype=np.int64),
+        "requests_axis": np.array([0], dtype=np.int64),
+        "rejected": np.array(-np.inf, dtype=np.float32),
+        "everything": np.ones((1, 1), dtype=np.bool_),
+    }
+    for column in range(len(attributes.columns)):
+        weights[f"column_{column}"] = np.array(column, dtype=np.int64)
+    for word in range(attributes.words.shape[1]):
+        weights[f"word_{word}"] = np.array([word], dtype=np.int64)
+        weights[_item_word(word)] = np.ascontiguousarray(attributes.words[:, word])
+    return weights
+
+
+def _item_word(word: int) -> str:
+    return f"item_words_{word}"
+
+
+def _branch(nodes: list[NodeProto], outputs: Iterable[tuple[str, int]]) -> GraphProto:
+    values = [helper.make_tensor_value_info(name, element_type, None) for name, element_type in outputs]
+    return helper.make_graph(nodes, "branch", [], values)
+
+
+def _top(scores: str, count: str, outputs: Sequence[str]) -> NodeProto:
+    return helper.make_node("TopK", [scores, count], list(outputs), axis=1, largest=1, sorted=1)

@@ -1,0 +1,174 @@
+"""Writes and checks a scoring head that answers from an approximate index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import save_file
+
+from ebbtide.export.errors import ParityError, RetrievalError
+from ebbtide.export.head.graph import item_factors
+from ebbtide.export.head.options import RetrievalOptions
+from ebbtide.export.parity import ranking_difference, require_tolerance
+from ebbtide.export.samples import random_samples
+from ebbtide.export.tables import share_file
+from ebbtide.interest import contract, exported
+from ebbtide.interest.contract import Kind, Limits, Model, Size
+from ebbtide.interest.keys import item_keys
+from ebbtide.interest.parameters import CONFIG_FILE
+from ebbtide.interest.pipeline import AdaptiveWeights, InterestPipeline
+from ebbtide.train.bundle import InterestBundle
+
+if TYPE_CHECKING:
+    from ebbtide.export.head.index import Index
+    from ebbtide.export.inprocess import InProcessPipeline
+
+Floats = npt.NDArray[np.float32]
+
+APPROXIMATE_HEAD: Model = replace(contract.SCORING_HEAD, kind=Kind.PYTHON)
+"""The scoring head's entry in the contract, where it answers from an index: the same tensors, served by Python."""
+INTERESTS = 128
+"""Requests whose interests settle how the index is asked: half of them choose, half measure."""
+_NEAR_ITEMS = 200
+_SEED = 7
+_READABLE = 0o644
+
+
+@dataclass(frozen=True)
+class RetrievalReport:
+    """How an index was built and what it is worth."""
+
+    method: str
+    parameters: dict[str, int]
+    candidates: int
+    recall_at_100: float
+    """On requests that had no part in the choice of parameters."""
+    search_ms: float
+    """Median of one search, one thread, without scoring its candidates."""
+
+
+def write_approximate_head(
+    bundle: InterestBundle,
+    repository: Path,
+    version: int,
+    sizes: Mapping[Size, int],
+    options: RetrievalOptions,
+    report: Callable[[str], None] = lambda _part: None,
+) -> RetrievalReport:
+    """Builds an index and writes it, with the tables that go with it, into the scoring head's version folder.
+
+    Args:
+        bundle: What is exported.
+        repository: Holds the tables of `adaptive_weights` already; files that both have are one file on the disk.
+        version: Of the export.
+        sizes: Of the export.
+        options: Not ``exact``.
+        report: Told how far it is.
+
+    Raises:
+        RetrievalError: See `build_index`; or faiss is not installed.
+    """
+    try:
+        from ebbtide.export.head.index import build_index
+    except ImportError as error:
+        raise RetrievalError(
+            f"retrieval {options.method}: got no faiss ({error}); expected it: pip install faiss-cpu"
+        ) from error
+    weights_folder, folder = (
+        repository / model.name / str(version) for model in (contract.ADAPTIVE_WEIGHTS, contract.SCORING_HEAD)
+    )
+    config = exported.read_interest_config(weights_folder)
+    factors = item_factors(bundle)
+    interests = request_interests(bundle, exported.read_pipeline(weights_folder), config.limits)
+    index = build_index(factors, interests, sizes[Size.TOP_N], options, report)
+    write_index(index, bundle.catalog.item_id, sizes[Size.TOP_N], config.fingerprint, folder)
+    for file in (CONFIG_FILE, exported.ATTRIBUTES_FILE):
+        share_file(weights_folder / file, folder / file)
+    factors_file = repository / contract.CANDIDATE_HEAD.name / str(version) / exported.FACTORS_FILE
+    if factors_file.is_file():
+        share_file(factors_file, folder / exported.FACTORS_FILE)
+    else:
+        _save({exported.ITEM_FACTORS: factors}, folder / exported.FACTORS_FILE, {"fingerprint": config.fingerprint})
+    return RetrievalReport(options.method, index.parameters, index.candidates, index.recall, index.query_ms)
+
+
+def request_interests(bundle: InterestBundle, pipeline: InterestPipeline, limits: Limits) -> Floats:
+    """Interests as requests have them, ``[INTERESTS, d + p]``: people of every taste, and people of one taste."""
+    random = np.random.default_rng(_SEED)
+    keys = item_keys(bundle.catalog.item_id)
+    vectors = bundle.model.event_vectors().detach().numpy()
+    requests = []
+    for place, sample in enumerate(random_samples(len(keys), INTERESTS, limits, _SEED, texts=False)):
+        # In pairs, since every other interest chooses the parameters and the rest measure them.
+        if place % 4 >= 2 and sample.item.size:
+            similarity = vectors @ vectors[random.integers(len(keys))]
+            count = min(_NEAR_ITEMS, len(keys))
+            near = np.argpartition(-similarity, count - 1)[:count]
+            sample = replace(sample, item=random.choice(near, sample.item.size))
+        requests.append(sample.request(keys, vectors))
+    answers = pipeline.run(requests)
+    return np.stack([answer.interest for answer in answers if isinstance(answer, AdaptiveWeights)])
+
+
+def check_retrieval(twin: InProcessPipeline, bundle: InterestBundle, sizes: Mapping[Size, int]) -> float:
+    """The written head against torch: what it names has its exact score, best first, and nothing excluded is above.
+
+    Returns:
+        The largest absolute difference of scores.
+
+    Raises:
+        ParityError: An item is named twice, or a score is not the item's.
+    """
+    random = np.random.default_rng(_SEED)
+    interests = request_interests(bundle, twin.weights, twin.limits)
+    rows, width = len(interests), sizes[Size.ADJUSTMENTS]
+    adjust_item = np.zeros((rows, width), dtype=np.int64)
+    adjust_score = np.zeros((rows, width), dtype=np.float32)
+    used = max(1, min(width, len(bundle.catalog)) // 2)
+    adjust_item[:, :used] = random.integers(0, len(bundle.catalog), (rows, used))
+    adjust_score[:, :used] = random.choice(np.array([0, 0.5, -np.inf], dtype=np.float32), (rows, used))
+    # The first bit of every word leaves every column alone, however many words it has.
+    item_filter = np.ones((rows, sizes[Size.FILTER]), dtype=np.int64)
+    inputs = (interests, adjust_item, adjust_score, item_filter)
+    feeds = dict(zip((tensor.name for tensor in contract.SCORING_HEAD.inputs), inputs, strict=True))
+    item_id, score = twin.head.run([contract.ITEM_ID.name, contract.SCORE.name], feeds)
+    scores = torch.from_numpy(interests) @ torch.from_numpy(item_factors(bundle)).T
+    scores.scatter_add_(1, torch.from_numpy(adjust_item), torch.from_numpy(adjust_score))
+    index, largest = bundle.catalog.index, 0.0
+    for row in range(rows):
+        known = scores[row].numpy()
+        difference = ranking_difference(item_id[row].tolist(), score[row], known, index, complete=False)
+        if np.any(score[row][:-1] < score[row][1:]):
+            raise ParityError(f"{contract.SCORING_HEAD.name}: got scores {score[row]}; expected the best first")
+        largest = max(largest, difference)
+    return require_tolerance(f"{contract.SCORING_HEAD.name} with an index against torch", largest)
+
+
+def write_index(index: Index, item_id: Sequence[str], top_n: int, fingerprint: str, folder: Path) -> None:
+    """The index and the catalog's ids, as one file."""
+    import faiss
+
+    texts = [item.encode() for item in item_id]
+    start = np.zeros(len(texts) + 1, dtype=np.int64)
+    np.cumsum([len(text) for text in texts], out=start[1:])
+    tables: dict[str, npt.NDArray[Any]] = {
+        exported.ID_START: start,
+        exported.ID_BYTES: np.frombuffer(b"".join(texts), dtype=np.uint8),
+        exported.RETRIEVAL_INDEX: faiss.serialize_index(index.faiss_index),
+    }
+    settings = json.dumps({"top_n": top_n, "candidates": index.candidates, "lifted": index.lifted})
+    _save(tables, folder / exported.RETRIEVAL_FILE, {"fingerprint": fingerprint, exported.RETRIEVAL_SETTINGS: settings})
+
+
+def _save(tables: dict[str, npt.NDArray[Any]], path: Path, metadata: dict[str, str]) -> None:
+    # safetensors writes an array's memory as it lies.
+    save_file({name: np.ascontiguousarray(table) for name, table in tables.items()}, str(path), metadata=metadata)
+    # The library writes for the owner alone; servers run as another user.
+    path.chmod(_READABLE)

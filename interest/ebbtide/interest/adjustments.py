@@ -1,0 +1,65 @@
+"""Score adjustments: pairs of an item and a value, brought into the padded arrays that the scoring head adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What to add to which items' scores, for many people at once."""
+
+    person: Ints
+    """``[pairs]``: whose pair each one is, ascending."""
+    item: Ints
+    """``[pairs]``: catalog index."""
+    value: Floats | float
+    """``[pairs]``, or one value for all; minus infinity excludes an item."""
+
+
+def pack_pairs(pairs: Sequence[Pairs], people: int, width: int) -> tuple[Ints, Floats]:
+    """Catalog indices and values, int64 and float32 ``[people, width]``, padded with 0, which changes no score.
+
+    Args:
+        pairs: Lists of pairs; one person's stand in the lists' order.
+        people: B.
+        width: Pairs of one person at most.
+    """
+    items = np.zeros((people, width), dtype=np.int64)
+    values = np.zeros((people, width), dtype=np.float32)
+    taken = np.zeros(people, dtype=np.int64)
+    for part in pairs:
+        counts = np.bincount(part.person, minlength=people)
+        first = np.cumsum(counts) - counts
+        place = np.arange(part.person.size) + (taken - first)[part.person]
+        items[part.person, place] = part.item
+        values[part.person, place] = part.value
+        taken += counts
+    return items, values
+
+
+def sum_pairs(adjust_item: Ints, adjust_score: Floats, person: Ints, item: Ints, items: int) -> Floats:
+    """What the adjustments add to the scores of given items, float32 ``[candidates]``.
+
+    Args:
+        adjust_item: ``[people, width]``, catalog indices.
+        adjust_score: ``[people, width]``.
+        person: ``[candidates]``, whose candidate each one is.
+        item: ``[candidates]``, catalog indices; a negative one has no adjustment.
+        items: N.
+    """
+    row, column = np.nonzero(adjust_score)
+    if row.size == 0:
+        return np.zeros(item.shape, dtype=np.float32)
+    wanted, which = np.unique(row * items + adjust_item[row, column], return_inverse=True)
+    sums = np.bincount(which, weights=adjust_score[row, column]).astype(np.float32)
+    asked = person * items + item
+    place = np.minimum(np.searchsorted(wanted, asked), wanted.size - 1)
+    return np.where((wanted[place] == asked) & (item >= 0), sums[place], np.float32(0))

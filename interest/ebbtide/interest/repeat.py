@@ -1,0 +1,109 @@
+"""The repeat bonus: what an item gains in score because this person took it before, again and again.
+
+A low-rank interest vector cannot point at single items; a few pairs (item, value) beside it can. For each of the
+person's own items the decayed counts c_m = sum_e v_e exp(-lambda_m age_e) at M half-lives are kept, which an event
+updates in constant time; the bonus is a small perceptron of their logarithms (docs/method.md, repeat bonus).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.interest import contract
+from ebbtide.interest.events import EventBatch
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+_HOURS_PER_DAY = np.float32(24)
+
+
+@dataclass(frozen=True)
+class RepeatParameters:
+    """The learned repeat bonus; M half-lives, F = M + 2 features, or 2 where nothing ebbs."""
+
+    decay_rate_per_day: Floats
+    """lambda, ``[M]``: ln 2 over the half-life in days; a single 0 means that nothing ebbs."""
+    direct_weight: Floats
+    """``[F]``."""
+    hidden_weight: Floats
+    """``[F, hidden]``."""
+    hidden_bias: Floats
+    """``[hidden]``."""
+    output_weight: Floats
+    """``[hidden]``."""
+    output_bias: Floats
+    """``[1]``."""
+
+    def tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def knows_time(self) -> bool:
+        """Whether anything ebbs; else the time since an item was last taken does not count either."""
+        return bool(np.any(self.decay_rate_per_day))
+
+
+def repeat_bonus(
+    batch: EventBatch,
+    items: Ints,
+    parameters: RepeatParameters,
+    decay_scale: Floats | None = None,
+) -> tuple[Ints, Ints, Floats]:
+    """What to add to the scores of each person's own items.
+
+    Args:
+        batch: E events of B requests.
+        items: ``[E]``, catalog index of each event in the batch's order; a negative one (free text) has no bonus.
+        parameters: Learned.
+        decay_scale: ``[B]``, multiplies every age, as for the interest; None for 1.
+
+    Returns:
+        Request (ascending), catalog index and value, each ``[pairs]``; no item twice in a request, and at most
+        `contract.REPEAT_ITEMS`, those with the largest.
+    """
+    known = items >= 0
+    request, item = batch.request[known], items[known]
+    age_days, weight = batch.age_days[known], batch.weight[known]
+    if not request.size:
+        return request, item, np.zeros(0, dtype=np.float32)
+    if decay_scale is not None:
+        age_days = age_days * decay_scale[request]
+    order = np.lexsort((item, request))
+    request, item, age_days, weight = request[order], item[order], age_days[order], weight[order]
+    starts = np.flatnonzero(np.r_[True, (request[1:] != request[:-1]) | (item[1:] != item[:-1])])
+    terms = np.exp(np.multiply.outer(-age_days, parameters.decay_rate_per_day)) * weight[:, None]
+    counts = np.add.reduceat(terms, starts, axis=0)
+    newest_days = np.minimum.reduceat(age_days, starts)
+    request, item = request[starts], item[starts]
+
+    own_events = np.bincount(batch.request, minlength=batch.requests).astype(np.float32)
+    columns = [*np.log1p(counts).T, np.log1p(own_events)[request]]
+    if parameters.knows_time:
+        columns.append(np.log1p(newest_days * _HOURS_PER_DAY))
+    features = np.stack(columns, axis=1)
+    hidden = np.tanh(features @ parameters.hidden_weight + parameters.hidden_bias)
+    value = features @ parameters.direct_weight + hidden @ parameters.output_weight + parameters.output_bias
+    kept = strongest(request, item, value)
+    return request[kept], item[kept], np.asarray(value[kept], dtype=np.float32)
+
+
+def strongest(request: Ints, item: Ints, value: npt.NDArray[Any], at_most: int = contract.REPEAT_ITEMS) -> Ints:
+    """Places of the pairs with each request's largest values, ascending; of equal ones the lower item wins.
+
+    Args:
+        request: ``[pairs]``, ascending.
+        item: ``[pairs]``.
+        value: ``[pairs]``.
+        at_most: Pairs of one request.
+    """
+    order = np.lexsort((item, -value, request))
+    ordered = request[order]
+    place = np.arange(ordered.shape[0]) - np.searchsorted(ordered, ordered, side="left")
+    kept: Ints = np.sort(order[place < at_most])
+    return kept

@@ -1,0 +1,86 @@
+"""What the served Python models have in common: load one export's files, take tensors, answer each request for itself.
+
+The only module of the ground floor that needs Triton's `triton_python_backend_utils`; only the models import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
+
+from ebbtide.interest import contract
+from ebbtide.interest.columns import Part
+from ebbtide.interest.errors import RequestError
+from ebbtide.interest.exported import read_interest_config, require_one_export
+from ebbtide.interest.parts import run_guarded
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Answer = Arrays | Exception
+T = TypeVar("T")
+
+
+class ServedModel:
+    """The side of a Python model that faces Triton."""
+
+    def __init__(self, args: Mapping[str, str]) -> None:
+        """Takes what Triton hands to `initialize`."""
+        self.name = args["model_name"]
+        self._folder = Path(args["model_repository"])
+        self._version = args["model_version"]
+        # In the contract's order, whatever order a request names them in.
+        self._outputs = [tensor.name for tensor in contract.MODELS[self.name].outputs]
+
+    def load(self, read: Callable[[Path], T]) -> T:
+        """What a reader makes of the version folder.
+
+        Raises:
+            TritonModelException: A file is damaged, or files or neighbouring models are another export's.
+        """
+        folder = self._folder / self._version
+        try:
+            fingerprint = read_interest_config(folder).fingerprint
+            require_one_export(self._folder.parent, int(self._version), fingerprint)
+            return read(folder)
+        except (ValueError, KeyError, OSError) as error:
+            raise pb_utils.TritonModelException(f"unable to load model '{self.name}': {error}") from None
+
+    def tensors(self, request: Any) -> Part:  # noqa: ANN401 - Triton's own class, which carries no types
+        """The inputs of a request, by name; views of the server's memory."""
+        return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+    def answer_all(
+        self, requests: Sequence[Any], run: Callable[[Sequence[Part], frozenset[str]], Sequence[Answer]]
+    ) -> list[Any]:
+        """Triton's responses to a batch, with one run for all of it.
+
+        Args:
+            requests: Triton's own.
+            run: Answers the inputs of all requests, given the outputs that any of them wants.
+        """
+        parts = [self.tensors(request) for request in requests]
+        wanted = [frozenset(request.requested_output_names()) for request in requests]
+        answers: Sequence[Answer] = run_guarded(parts, frozenset().union(*wanted), run)
+        return [self.response(answer, names) for answer, names in zip(answers, wanted, strict=True)]
+
+    def response(self, answer: Answer, wanted: frozenset[str]) -> Any:  # noqa: ANN401 - Triton's own class
+        """One request's outputs, or its error: INVALID_ARGUMENT for what the caller did, INTERNAL for what we did."""
+        if isinstance(answer, Exception):
+            is_callers = isinstance(answer, RequestError)
+            return self.error(
+                str(answer), pb_utils.TritonError.INVALID_ARG if is_callers else pb_utils.TritonError.INTERNAL
+            )
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(name, answer[name]) for name in self._outputs if name in wanted]
+        )
+
+    def error(self, message: str, code: int) -> Any:  # noqa: ANN401 - Triton's own class
+        """A response that is an error; an ensemble's error does not say which of its models failed, so this does."""
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.name}: {message}", code))
+
+    def cancelled(self) -> Any:  # noqa: ANN401 - Triton's own class
+        """The response to a request that nobody waits for any more."""
+        return self.error("the request was cancelled", pb_utils.TritonError.CANCELLED)

@@ -1,0 +1,106 @@
+"""Where the vector of each event comes from: the catalog, a text, or nowhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.interest.checks import OWN_EVENT
+from ebbtide.interest.columns import Columns, PartsRefused
+from ebbtide.interest.lookup import UNKNOWN, KeyIndex
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EventSources:
+    """The events that count, in the order given; those with unknown items are left out."""
+
+    person: Ints
+    """``[events]``."""
+    item: Ints
+    """``[events]``: catalog index, -1 where a text speaks for the event."""
+    text: Ints | None
+    """``[events]``: row of the texts, -1 where the item speaks; None without texts."""
+    text_vectors: Floats | None
+    """``[texts, d]``."""
+    counts: Ints
+    """``[B]``: events that count."""
+    left_out: Ints
+    """``[B]``: events that do not."""
+    kept: Ints | None
+    """``[events]``: their places among all that were given; None where all count."""
+
+    def vectors(self, catalog: Floats, order: Ints) -> Floats:
+        """The events' vectors in another order, float32 ``[events, d]``.
+
+        Args:
+            catalog: ``[items, d]``.
+            order: ``[events]``, places in this one.
+        """
+        item = self.item.take(order)
+        if self.text is None or self.text_vectors is None:
+            return catalog.take(item, axis=0)
+        vectors = np.empty((item.size, self.text_vectors.shape[1]), dtype=np.float32)
+        text, is_text = self.text[order], item == UNKNOWN
+        vectors[~is_text] = catalog[item[~is_text]]
+        vectors[is_text] = self.text_vectors[text[is_text]]
+        return vectors
+
+
+def find_sources(columns: Columns, index: KeyIndex) -> EventSources:
+    """Looks the items of a batch up.
+
+    A text that stands in for an event whose item is known is dropped.
+
+    Raises:
+        PartsRefused: An item is unknown, no text stands in for it, and the request does not say to leave it out.
+    """
+    item = index.find(columns.event_item)
+    person = np.repeat(np.arange(columns.people), columns.events)
+    text = text_vectors = None
+    if columns.texts is not None:
+        item, text = _with_texts(columns, item, person)
+        text_vectors = columns.texts.vector
+    unknown = item == UNKNOWN
+    if text is not None:
+        unknown &= text == UNKNOWN
+    if not unknown.any():
+        return EventSources(
+            person, item, text, text_vectors, columns.events, np.zeros(columns.people, dtype=np.int64), kept=None
+        )
+    refused = unknown & ~columns.ignore_unknown[person]
+    if refused.any():
+        raise PartsRefused(np.unique(columns.part[person[refused]]))
+    kept = np.flatnonzero(~unknown)
+    left_out = np.bincount(person[unknown], minlength=columns.people)
+    return EventSources(
+        person[kept],
+        item[kept],
+        None if text is None else text[kept],
+        text_vectors,
+        columns.events - left_out,
+        left_out,
+        kept,
+    )
+
+
+def _with_texts(columns: Columns, found: Ints, person: Ints) -> tuple[Ints, Ints]:
+    """Catalog index and row of the texts of every event, -1 for none: texts of their own stand behind the items."""
+    texts = columns.texts
+    assert texts is not None  # noqa: S101 - the caller looked
+    first = np.cumsum(columns.events) - columns.events
+    place = np.arange(person.size) - first[person]
+    item = np.full(person.size, UNKNOWN, dtype=np.int64)
+    item[place < columns.items[person]] = found
+    text = np.full(person.size, UNKNOWN, dtype=np.int64)
+    row = np.arange(texts.person.size)
+    own = texts.stands_for == OWN_EVENT
+    text[place >= columns.items[person]] = row[own]
+    event = first[texts.person[~own]] + texts.stands_for[~own]
+    needed = item[event] == UNKNOWN
+    text[event[needed]] = row[~own][needed]
+    return item, text

@@ -1,0 +1,31 @@
+"""Triton's door to the scores of given candidates: serves `candidate_head`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# The export's own copy of the interest code, ahead of one that may be installed.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from ebbtide.interest.exported import read_candidate_scorer
+from ebbtide.interest.served import ServedModel
+
+
+class TritonPythonModel:
+    """One instance of the model."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Maps the tables of the export.
+
+        Raises:
+            TritonModelException: Files or neighbouring models of another export.
+        """
+        self._served = ServedModel(args)
+        self._scorer = self._served.load(read_candidate_scorer)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answers every request, with one run for all of them; as in `adaptive_weights`, cancellation is not polled."""
+        return self._served.answer_all(requests, lambda parts, _wanted: self._scorer.run_parts(parts))

@@ -1,0 +1,44 @@
+"""Triton's door to explanations: serves `explainer`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# The export's own copy of the interest code, ahead of one that may be installed.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from ebbtide.interest.errors import RequestError
+from ebbtide.interest.exported import read_explainer
+from ebbtide.interest.served import ServedModel
+
+
+class TritonPythonModel:
+    """One instance of the model."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Maps the tables of the export.
+
+        Raises:
+            TritonModelException: Files or neighbouring models of another export.
+        """
+        self._served = ServedModel(args)
+        self._explainer = self._served.load(read_explainer)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answers every request; each has events and candidates of its own number, so each is a run of its own.
+
+        Cancellation is polled here: one request can take milliseconds, and many may have waited in the queue.
+        """
+        return [
+            self._served.cancelled()
+            if request.is_cancelled()
+            else self._served.answer_all([request], lambda parts, _wanted: [self._explain(parts[0])])[0]
+            for request in requests
+        ]
+
+    def _explain(self, part: Mapping[str, Any]) -> Mapping[str, Any] | RequestError:
+        answer = self._explainer.run_part(part)
+        return answer if isinstance(answer, RequestError) else vars(answer)

@@ -1,0 +1,60 @@
+"""Failed calls as gRPC tells them: a status code, a message, and `google.rpc` details that programs can read."""
+
+from __future__ import annotations
+
+import re
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from ebbtide.client.errors import EbbtideError, InvalidArgumentError
+from ebbtide.v1.interest_pb2 import Failure
+
+DOMAIN = "ebbtide"
+"""The domain of `ErrorInfo`."""
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_WORDS = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+def code_of(error: EbbtideError) -> grpc.StatusCode:
+    """The status code that a caller sees."""
+    return _CODES[int(error.status)]
+
+
+def reason_of(error: EbbtideError) -> str:
+    """The error's name as programs read it: `ModelNotReadyError` is MODEL_NOT_READY."""
+    return _WORDS.sub("_", type(error).__name__.removesuffix("Error")).upper()
+
+
+def failure_of(error: EbbtideError) -> Failure:
+    """The failure of one request of a stream."""
+    failure = Failure(code=int(error.status), reason=reason_of(error), message=error.message)
+    if isinstance(error, InvalidArgumentError) and error.field is not None:
+        failure.field = error.field
+        failure.value = error.value or ""
+        failure.expected = error.expected or ""
+    return failure
+
+
+def details_of(error: EbbtideError) -> tuple[tuple[str, str | bytes], ...]:
+    """Trailing metadata with the failure as `google.rpc.Status`.
+
+    Returns:
+        `ErrorInfo` with the error's name as reason, such as MODEL_NOT_READY; and `BadRequest` with the field's path
+        where a field is at fault.
+    """
+    details = [error_details_pb2.ErrorInfo(reason=reason_of(error), domain=DOMAIN)]
+    if isinstance(error, InvalidArgumentError) and error.field is not None:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=f"got {error.value}; expected {error.expected}"
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    packed = [AnyMessage() for _ in details]
+    for container, detail in zip(packed, details, strict=True):
+        container.Pack(detail)
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.status.name), message=error.message, details=packed)
+    trailing: tuple[tuple[str, str | bytes], ...] = rpc_status.to_status(status).trailing_metadata
+    return trailing

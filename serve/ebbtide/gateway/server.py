@@ -1,0 +1,160 @@
+"""The gateway's life: it binds, serves with health and reflection, and drains before it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ebbtide.client import AsyncInterestClient
+from ebbtide.client.errors import EbbtideError, InvalidArgumentError, Status
+from ebbtide.gateway.config import GatewayConfig, ServerTls
+from ebbtide.gateway.service import InterestService
+from ebbtide.v1 import interest_pb2, interest_pb2_grpc
+
+logger = logging.getLogger("ebbtide.gateway")
+
+SERVICE = interest_pb2.DESCRIPTOR.services_by_name["InterestService"].full_name
+_PROBE_INTERVAL_S = 1.0
+_PROBE_TIMEOUT_S = 1.0
+
+
+class Gateway:
+    """One gateway; an async context manager that serves from entry to exit.
+
+        async with Gateway(GatewayConfig(triton="localhost:8001", port=9001)) as gateway:
+            await gateway.wait()
+
+    The standard health service answers SERVING, for the whole server ("") and for `InterestService`, while Triton
+    answers and `recommend` is ready.
+    """
+
+    def __init__(self, config: GatewayConfig) -> None:
+        """Prepares a gateway, which `start` opens.
+
+        Raises:
+            InvalidArgumentError: The address of Triton is none, or a PEM file cannot be read.
+        """
+        self.config = config
+        self._client = AsyncInterestClient(
+            config.triton if isinstance(config.triton, str) else list(config.triton), config=config.client
+        )
+        self._credentials = None if config.tls is None else _credentials(config.tls)
+        self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack the module
+        self._server: grpc.aio.Server | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        """Where it listens, ``host:port``."""
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        return f"{host}:{self._port}"
+
+    async def start(self) -> None:
+        """Binds and serves.
+
+        Raises:
+            EbbtideError: The address cannot be bound.
+        """
+        config = self.config
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", config.max_message_bytes),
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        interest_pb2_grpc.add_InterestServiceServicer_to_server(InterestService(self._client, config), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if config.reflection:
+            reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        address = f"[{config.host}]" if ":" in config.host else config.host
+        address = f"{address}:{config.port or 0}"
+        try:
+            if self._credentials is None:
+                self._port = server.add_insecure_port(address)
+            else:
+                self._port = server.add_secure_port(address, self._credentials)
+        except RuntimeError as error:
+            raise EbbtideError(
+                f"{address}: cannot be bound; expected an address of this machine and a free port",
+                status=Status.FAILED_PRECONDITION,
+            ) from error
+        await self._tell(serving=await self._is_ready())
+        await server.start()
+        self._server = server
+        self._watch = asyncio.create_task(self._watch_triton())
+
+    async def stop(self) -> None:
+        """Refuses new calls, lets those under way end, and closes the connections to Triton; a second stop is none."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+        await self._health.enter_graceful_shutdown()
+        await server.stop(self.config.drain_s)
+        await self._client.close()
+
+    async def wait(self) -> None:
+        """Returns when the gateway has stopped."""
+        if self._server is not None:
+            await self._server.wait_for_termination()
+
+    async def __aenter__(self) -> Gateway:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def _watch_triton(self) -> None:
+        """Keeps the health service in step with Triton."""
+        serving = None
+        while True:
+            ready = await self._is_ready()
+            if ready is not serving:
+                logger.info("Triton at %s is %s", self.config.triton, "ready" if ready else "not ready")
+                await self._tell(serving=ready)
+                serving = ready
+            await asyncio.sleep(_PROBE_INTERVAL_S)
+
+    async def _is_ready(self) -> bool:
+        try:
+            return await self._client.is_ready(timeout_s=_PROBE_TIMEOUT_S)
+        except EbbtideError as error:
+            logger.warning("the readiness of Triton is not known: %s", error)
+            return False
+
+    async def _tell(self, *, serving: bool) -> None:
+        kinds = health_pb2.HealthCheckResponse
+        status = kinds.SERVING if serving else kinds.NOT_SERVING
+        for service in ("", SERVICE):
+            await self._health.set(service, status)
+
+
+def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
+    pair = (_pem("key", tls.key), _pem("certificate", tls.certificate))
+    client_ca = None if tls.client_ca is None else _pem("client_ca", tls.client_ca)
+    return grpc.ssl_server_credentials([pair], root_certificates=client_ca, require_client_auth=client_ca is not None)
+
+
+def _pem(name: str, source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise InvalidArgumentError.of_field(name, f"{source} ({error.strerror})", "a readable PEM file") from error

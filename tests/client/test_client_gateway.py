@@ -1,0 +1,273 @@
+"""The gateway in front of a real Triton: the SDK's answers and errors, for callers that have stubs only."""
+
+import asyncio
+import inspect
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import grpc
+import pytest
+import trustme
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from ebbtide.client import AsyncInterestClient, ClientConfig, InterestClient, RetryConfig
+from ebbtide.gateway import Gateway, GatewayConfig, ServerTls
+from ebbtide.gateway.server import SERVICE
+from ebbtide.gateway.service import InterestService
+from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.v1 import interest_pb2, interest_pb2_grpc
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def request_of(*item_ids, kind=interest_pb2.RecommendRequest, **fields):
+    """A request of somebody who looked at these items a day apart."""
+    request = kind(**fields)
+    request.now.FromSeconds(1_600_000_000)
+    for days, item_id in enumerate(item_ids, start=1):
+        event = request.history.add(item_id=item_id)
+        event.time.FromDatetime(request.now.ToDatetime() - timedelta(days=days))
+    return request
+
+
+@asynccontextmanager
+async def gateway_of(triton_url, credentials=None, **settings):
+    """A running gateway and the stub to call it with."""
+    async with Gateway(GatewayConfig(triton=triton_url, **settings)) as gateway:
+        channel = grpc.aio.insecure_channel(gateway.url)
+        if credentials is not None:
+            options = [("grpc.ssl_target_name_override", "gateway.example")]
+            channel = grpc.aio.secure_channel(gateway.url, credentials, options)
+        async with channel:
+            yield gateway, channel, interest_pb2_grpc.InterestServiceStub(channel)
+
+
+async def failure_of(call):
+    """The status code and the details of a call that fails."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    trailing = dict(caught.value.trailing_metadata())
+    packed = trailing.get("grpc-status-details-bin")
+    return caught.value.code(), None if packed is None else status_pb2.Status.FromString(packed)
+
+
+def details(status, kind):
+    for packed in status.details:
+        message = kind()
+        if packed.Unpack(message):
+            return message
+    return None
+
+
+@pytest.fixture(scope="module")
+def slow_triton(small_repository):
+    with TritonServer(ServerConfig(small_repository)) as running:
+        yield running
+
+
+def test_gateway_and_both_clients_have_every_method_when_the_schema_names_it():
+    for method in interest_pb2.DESCRIPTOR.services_by_name["InterestService"].methods:
+        assert method.name in vars(InterestService)
+        if not method.client_streaming:
+            assert inspect.isfunction(getattr(InterestClient, method.name.lower()))
+            assert inspect.iscoroutinefunction(getattr(AsyncInterestClient, method.name.lower()))
+
+
+def test_gateway_answers_as_the_client_does_when_asked_the_same(triton):
+    asked = request_of("1", "2", "3", top_n=5)
+    ranked = request_of("1", kind=interest_pb2.RankRequest, candidate_item_ids=["4", "5", "6"])
+    explained = request_of("1", "2", kind=interest_pb2.ExplainRequest, item_ids=["7", "8"])
+
+    async def run():
+        async with gateway_of(triton.grpc_url) as (_, _, stub), AsyncInterestClient(triton.grpc_url) as client:
+            assert await stub.Recommend(asked) == await client.recommend(asked)
+            assert await stub.Rank(ranked) == (await client.rank(ranked)).response
+            assert await stub.Explain(explained) == (await client.explain(explained)).response
+            answer = await stub.Embed(interest_pb2.EmbedRequest(texts=["robots", "a lighthouse"]))
+            vectors = await client.embed(["robots", "a lighthouse"])
+            assert [list(row.values) for row in answer.embeddings] == vectors.tolist()
+
+    asyncio.run(run())
+
+
+def test_gateway_names_the_field_in_the_details_when_a_request_is_refused(triton):
+    async def run():
+        async with gateway_of(triton.grpc_url) as (_, _, stub):
+            return await failure_of(stub.Recommend(request_of("1", "no such item")))
+
+    code, status = asyncio.run(run())
+    assert (code, status.code) == (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INVALID_ARGUMENT.value[0])
+    (violation,) = details(status, error_details_pb2.BadRequest).field_violations
+    assert violation.field == "history[1].item_id"
+    assert violation.description.startswith("got 'no such item'; expected")
+    assert details(status, error_details_pb2.ErrorInfo).reason == "INVALID_ARGUMENT"
+
+
+def test_gateway_answers_each_request_of_a_stream_when_some_are_bad(triton):
+    asked = {str(place): request_of(str(1 + place % 9), top_n=3) for place in range(40)}
+    asked |= {f"bad {place}": request_of("no such item") for place in range(3)}
+
+    async def run():
+        async with gateway_of(triton.grpc_url) as (_, _, stub), AsyncInterestClient(triton.grpc_url) as client:
+            sent = (interest_pb2.RecommendStreamRequest(request_id=key, request=asked[key]) for key in asked)
+            outcomes = {outcome.request_id: outcome async for outcome in stub.RecommendStream(sent)}
+            single = {key: await client.recommend(request) for key, request in asked.items() if key.isdigit()}
+            return outcomes, single
+
+    outcomes, single = asyncio.run(run())
+    assert outcomes.keys() == asked.keys()
+    assert {key: outcome.response for key, outcome in outcomes.items() if key.isdigit()} == single
+    failed = [outcome.failure for key, outcome in outcomes.items() if not key.isdigit()]
+    assert {(failure.code, failure.reason, failure.field) for failure in failed} == {
+        (3, "INVALID_ARGUMENT", "history[0].item_id")
+    }
+
+
+def test_gateway_ends_the_stream_when_an_id_is_too_long(triton):
+    async def run():
+        async with gateway_of(triton.grpc_url) as (_, _, stub):
+            sent = [interest_pb2.RecommendStreamRequest(request_id="x" * 300, request=request_of("1"))]
+            return await failure_of(anext(aiter(stub.RecommendStream(sent))))
+
+    code, status = asyncio.run(run())
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(status, error_details_pb2.BadRequest).field_violations[0].field == "request_id"
+
+
+def test_gateway_refuses_at_once_and_stays_healthy_when_it_has_enough_to_do(slow_triton, small_repository):
+    async def run():
+        async with gateway_of(slow_triton.grpc_url, max_concurrency=1) as (_, channel, stub):
+            first = await slow_call(stub, small_repository)
+            refused = await failure_of(stub.Embed(interest_pb2.EmbedRequest(texts=["fast"]), timeout=20))
+            health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            first.cancel()
+            return refused[0], health.status
+
+    # The small repository has no `recommend`: the gateway answers, but is not ready to serve it.
+    assert asyncio.run(run()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, NOT_SERVING)
+
+
+def test_gateway_holds_the_callers_deadline_when_triton_is_slower(slow_triton):
+    async def run():
+        async with gateway_of(slow_triton.grpc_url) as (_, _, stub):
+            return await failure_of(stub.Embed(interest_pb2.EmbedRequest(texts=["slow"]), timeout=0.3))
+
+    assert asyncio.run(run())[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_gateway_cancels_the_call_in_triton_when_the_caller_goes_away(slow_triton, small_repository):
+    async def run():
+        async with gateway_of(slow_triton.grpc_url) as (_, _, stub):
+            call = await slow_call(stub, small_repository)
+            call.cancel()
+            await until(small_repository / "embed" / "cancelled")
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+async def slow_call(stub, repository):
+    """A call that Triton is at work on; the model marks its beginning and its cancellation in its folder."""
+    started, cancelled = (repository / "embed" / name for name in ("started", "cancelled"))
+    for mark in (started, cancelled):
+        mark.unlink(missing_ok=True)
+    call = stub.Embed(interest_pb2.EmbedRequest(texts=["slow"]), timeout=60)
+    await until(started)
+    return call
+
+
+async def until(path):
+    while not path.exists():
+        await asyncio.sleep(0.01)
+
+
+def test_gateway_answers_calls_under_way_when_it_stops(triton):
+    async def run():
+        gateway = Gateway(GatewayConfig(triton=triton.grpc_url))
+        await gateway.start()
+        async with grpc.aio.insecure_channel(gateway.url) as channel:
+            stub = interest_pb2_grpc.InterestServiceStub(channel)
+            await channel.channel_ready()
+            stream = stub.RecommendStream()
+            await stream.write(interest_pb2.RecommendStreamRequest(request_id="1", request=request_of("1", top_n=3)))
+            first = await stream.read()
+            stopping = asyncio.create_task(gateway.stop())
+            await stream.write(interest_pb2.RecommendStreamRequest(request_id="2", request=request_of("2", top_n=3)))
+            second = await stream.read()
+            await stream.done_writing()
+            await stopping
+            return first, second, await failure_of(stub.Recommend(request_of("1"), timeout=5))
+
+    first, second, (code, _) = asyncio.run(run())
+    assert len(first.response.items) == len(second.response.items) == 3
+    assert code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_gateway_tells_health_and_schema_when_tools_ask(triton):
+    async def run():
+        async with gateway_of(triton.grpc_url) as (_, channel, _):
+            health = health_pb2_grpc.HealthStub(channel)
+            states = [
+                (await health.Check(health_pb2.HealthCheckRequest(service=name))).status for name in ("", SERVICE)
+            ]
+            asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
+            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            async for answer in stub.ServerReflectionInfo(asked):
+                return states, [service.name for service in answer.list_services_response.service]
+            return states, []
+
+    states, services = asyncio.run(run())
+    assert states == [SERVING, SERVING]
+    assert SERVICE in services
+
+
+def test_gateway_refuses_the_message_when_it_is_larger_than_allowed(triton):
+    async def run():
+        async with gateway_of(triton.grpc_url, max_message_bytes=2048) as (_, _, stub):
+            return await failure_of(stub.Embed(interest_pb2.EmbedRequest(texts=["x" * 3000])))
+
+    assert asyncio.run(run())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_gateway_is_unavailable_when_triton_is(free_address):
+    config = ClientConfig(retry=RetryConfig(max_attempts=1))
+
+    async def run():
+        async with gateway_of(free_address, client=config) as (_, channel, stub):
+            health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            return health.status, await failure_of(stub.Recommend(request_of("1")))
+
+    health, (code, status) = asyncio.run(run())
+    assert (health, code) == (NOT_SERVING, grpc.StatusCode.UNAVAILABLE)
+    assert details(status, error_details_pb2.ErrorInfo).reason == "UNAVAILABLE"
+
+
+def test_gateway_lets_in_only_callers_with_a_certificate_when_tls_is_mutual(triton):
+    authority = trustme.CA()
+    server, caller = authority.issue_cert("gateway.example"), authority.issue_cert("caller@ebbtide.example")
+    root = authority.cert_pem.bytes()
+    tls = ServerTls(server.cert_chain_pems[0].bytes(), server.private_key_pem.bytes(), client_ca=root)
+    known = grpc.ssl_channel_credentials(
+        root, private_key=caller.private_key_pem.bytes(), certificate_chain=caller.cert_chain_pems[0].bytes()
+    )
+    unknown = grpc.ssl_channel_credentials(root)
+
+    async def run(credentials):
+        async with gateway_of(triton.grpc_url, credentials, tls=tls) as (_, _, stub):
+            return await stub.Recommend(request_of("1", top_n=2), timeout=5)
+
+    assert len(asyncio.run(run(known)).items) == 2
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        asyncio.run(run(unknown))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"port": 70_000}, "port"), ({"max_concurrency": 0}, "max_concurrency"), ({"drain_s": -1}, "drain_s")],
+)
+def test_gateway_config_names_the_setting_when_it_is_out_of_bounds(settings, named):
+    with pytest.raises(ValueError, match=named):
+        GatewayConfig(**settings)

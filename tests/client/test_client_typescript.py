@@ -1,0 +1,64 @@
+"""The TypeScript example against a real gateway, and its stubs against the schema."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ebbtide.gateway import Gateway, GatewayConfig
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "typescript"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js and npm"),
+]
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """A built copy, beside a copy of the schema."""
+    root = tmp_path_factory.mktemp("typescript")
+    shutil.copytree(ROOT / "proto", root / "proto")
+    folder = root / "examples" / "typescript"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("node_modules", "dist"))
+    for command in (["npm", "ci"], ["npm", "run", "build"]):
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
+    return folder
+
+
+def test_example_prints_recommendations_and_errors_when_it_calls_a_gateway(example, triton):
+    async def run():
+        async with Gateway(GatewayConfig(triton=triton.grpc_url)) as gateway:
+            found = []
+            for item in ("1", "no such item"):
+                command = ("node", str(example / "dist" / "recommend.js"), gateway.url, item)
+                called = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
+                found.append((*await called.communicate(), called.returncode))
+            return found
+
+    (answer, _, status), (_, said, refused) = asyncio.run(run())
+    assert (status, refused) == (0, 1)
+    assert len(json.loads(answer)["items"]) == 5
+    assert said.decode().startswith("INVALID_ARGUMENT: current[0].item_id: got 'no such item'; expected")
+
+
+def test_generated_stubs_are_those_of_the_schema_when_written_anew(example):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["npm", "run", "generate"],
+        cwd=example,
+        check=True,
+        capture_output=True,
+        timeout=120,
+        env={**os.environ, "PATH": path},
+    )
+    for file in (EXAMPLE / "src" / "generated").rglob("*.ts"):
+        again = example / "src" / "generated" / file.relative_to(EXAMPLE / "src" / "generated")
+        assert again.read_text() == file.read_text(), "run `npm run generate` in examples/typescript"

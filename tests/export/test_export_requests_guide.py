@@ -1,0 +1,69 @@
+"""The guide to plain Triton requests: its tables are compared with the contract, its example is sent to a server."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from dataclasses import fields
+from pathlib import Path
+
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Limits, Tensor
+from ebbtide.interest.keys import item_key
+from ebbtide.serve import TritonServer
+
+GUIDE = Path(__file__).parents[2] / "docs" / "requests.md"
+CALLED = ("recommend", "rank", "explain", "recommend_text", "rank_text", "explain_text", "embed")
+"""Models that clients call; the others are their steps."""
+
+
+def section(title: str) -> str:
+    return GUIDE.read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def shape(tensor: Tensor) -> str:
+    names = {contract.VARIABLE: "n", contract.Size.TOP_N: "top N", contract.Size.VECTOR: "d"}
+    return f"[{', '.join(names.get(dim, str(dim)) for dim in tensor.dims)}]"
+
+
+def rows(side: str) -> list[str]:
+    tensors = {tensor.name: tensor for name in CALLED for tensor in getattr(contract.MODELS[name], side)}
+    lines = []
+    for name, tensor in tensors.items():
+        users = [model for model in CALLED if name in {one.name for one in getattr(contract.MODELS[model], side)}]
+        meaning = tensor.meaning[0].upper() + tensor.meaning[1:]
+        optional = ", optional" if tensor.optional else ""
+        lines.append(f"| `{name}` | {tensor.dtype.value} {shape(tensor)}{optional} | {meaning} | {', '.join(users)} |")
+    return lines
+
+
+def table_rows(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("| `")]
+
+
+def test_guide_lists_every_tensor_when_compared_with_the_contract() -> None:
+    assert table_rows(section("Inputs")) == rows("inputs")
+    assert table_rows(section("Outputs")) == rows("outputs")
+
+
+def test_guide_lists_every_limit_when_compared_with_the_contract() -> None:
+    stated = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", section("Limits"), re.MULTILINE)
+    assert {name: int(value.replace(",", "")) for name, value in stated} == {
+        limit.name: limit.default for limit in fields(Limits)
+    }
+
+
+def test_guides_request_is_answered_when_sent_over_http(server: TritonServer) -> None:
+    body = re.search(r"-d '(\{.*?\})'$", section("Over HTTP"), re.MULTILINE | re.DOTALL)
+    assert body is not None
+    content = json.loads(body[1])
+    given = {entry["name"]: entry["data"] for entry in content["inputs"]}
+    assert given["event_item"] == [item_key("1"), item_key("2")]
+    request = urllib.request.Request(  # noqa: S310 - the server of this session
+        f"{server.http_url}/v2/models/recommend/infer", json.dumps(content).encode(), method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - as above
+        outputs = {entry["name"]: entry["data"] for entry in json.load(reply)["outputs"]}
+    assert outputs.keys() == {tensor.name for tensor in contract.RECOMMEND.outputs}
+    assert outputs["event_counts"] == [1, 1, 0]

@@ -1,0 +1,388 @@
+"""Scoring heads that answer from an approximate index: exact scores of nearly all the best, here and on the server."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import tritonclient.grpc as triton
+from safetensors.numpy import save_file
+from tritonclient.utils import InferenceServerException
+
+from ebbtide.export.attributes import read_attributes
+from ebbtide.export.errors import LimitError, RepositoryError, RetrievalError, VersionError
+from ebbtide.export.head import index as indexes
+from ebbtide.export.head.options import RetrievalOptions
+from ebbtide.export.head.retrieval import check_retrieval, write_index
+from ebbtide.export.head.served import open_head, read_item_ids
+from ebbtide.export.inprocess import Answer, InProcessPipeline
+from ebbtide.export.merge import require_fitting
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.parity import TOLERANCE, ranking_difference
+from ebbtide.export.writer import RepositoryWriter
+from ebbtide.interest import contract, exported
+from ebbtide.interest.checks import Request
+from ebbtide.interest.contract import Size
+from ebbtide.interest.keys import item_keys
+from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.train.bundle import InterestBundle
+
+ITEMS, WIDTH, ADJUSTMENTS, TOP_N = 6_000, 20, 64, 10
+FINGERPRINT = "0123456789abcdef"
+IDS = [f"número {place}" for place in range(ITEMS)]
+INDEX = {item: place for place, item in enumerate(IDS)}
+COLUMNS = ((0, 1), (1, 3))
+METHODS = ["ivf", "hnsw"]
+INPUTS = [tensor.name for tensor in contract.SCORING_HEAD.inputs]
+OUTPUTS = [contract.ITEM_ID.name, contract.SCORE.name]
+HEAD = contract.SCORING_HEAD.name
+MOVIES = Path(__file__).parents[2] / "examples" / "movielens-small" / "movies.parquet"
+
+
+def near_one_of(centres: np.ndarray, count: int, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    chosen = centres[random.integers(0, len(centres), count)]
+    return (chosen + random.standard_normal(chosen.shape) * 0.4).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def centres() -> np.ndarray:
+    return np.random.default_rng(4).standard_normal((60, WIDTH))
+
+
+@pytest.fixture(scope="module")
+def factors(centres: np.ndarray) -> np.ndarray:
+    factors = near_one_of(centres, ITEMS, 5)
+    # As the prior's columns: counts, never negative, and as large as all the rest.
+    factors[:, -1] = np.log1p(np.random.default_rng(6).exponential(50, ITEMS))
+    return factors
+
+
+@pytest.fixture(scope="module")
+def interests(centres: np.ndarray) -> np.ndarray:
+    interests = near_one_of(centres, 64, 7) * 0.3
+    interests[:, -1] = 0.4
+    return interests
+
+
+@pytest.fixture(scope="module")
+def words() -> np.ndarray:
+    words = np.random.default_rng(8).integers(0, 2**62, (ITEMS, COLUMNS[-1][1]))
+    # Values of the first bits are had by half of the items, bit 40 by one in a hundred.
+    words[:, 0] &= ~(1 << 40)
+    words[::100, 0] |= 1 << 40
+    for first, _ in COLUMNS:
+        words[:, first] |= 1
+    return words
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def folder(
+    request: pytest.FixtureRequest,
+    factors: np.ndarray,
+    interests: np.ndarray,
+    words: np.ndarray,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The version folder of a head, without its code."""
+    folder = tmp_path_factory.mktemp(request.param)
+    index = indexes.build_index(factors, interests, TOP_N, RetrievalOptions(request.param))
+    assert index.recall >= 0.98
+    write_index(index, IDS, TOP_N, FINGERPRINT, folder)
+    metadata = {"fingerprint": FINGERPRINT}
+    save_file({exported.ITEM_FACTORS: factors}, str(folder / exported.FACTORS_FILE), metadata)
+    column_word = np.array([first for first, _ in COLUMNS] + [COLUMNS[-1][1]])
+    attributes = {exported.ITEM_WORDS: words, exported.COLUMN_WORD: column_word}
+    save_file(attributes, str(folder / exported.ATTRIBUTES_FILE), metadata)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def head(folder: Path) -> Any:
+    return open_head(folder, FINGERPRINT)
+
+
+def feeds_of(
+    interest: np.ndarray, adjustments: dict[int, float] | None = None, item_filter: tuple[int, ...] = (1, 1, 0)
+) -> dict[str, np.ndarray]:
+    """The head's inputs; the same adjustments and filter for every row."""
+    rows = len(interest)
+    item, score = np.zeros((rows, ADJUSTMENTS), np.int64), np.zeros((rows, ADJUSTMENTS), np.float32)
+    for place, (index, value) in enumerate((adjustments or {}).items()):
+        item[:, place], score[:, place] = index, value
+    words = np.tile(np.array(item_filter, np.int64), (rows, 1))
+    return dict(zip(INPUTS, [interest, item, score, words], strict=True))
+
+
+def scores_of(factors: np.ndarray, interest: np.ndarray, adjustments: dict[int, float] | None = None) -> np.ndarray:
+    scores = factors @ interest
+    for index, value in (adjustments or {}).items():
+        scores[index] += value
+    return scores
+
+
+def best_of(scores: np.ndarray, count: int) -> set[int]:
+    return set(np.argsort(-scores)[:count].tolist())
+
+
+def test_head_names_nearly_all_the_best_with_exact_scores_when_nobody_filters(
+    head: Any, factors: np.ndarray, centres: np.ndarray
+) -> None:
+    fresh = near_one_of(centres, 40, 9) * 0.3
+    fresh[:, -1] = 0.4
+    item_id, score = head.run(OUTPUTS, feeds_of(fresh))
+    found = 0
+    for row in range(len(fresh)):
+        scores = scores_of(factors, fresh[row])
+        assert ranking_difference(item_id[row].tolist(), score[row], scores, INDEX, complete=False) < 1e-5
+        assert np.all(np.diff(score[row]) <= 0)
+        found += len({INDEX[item] for item in item_id[row]} & best_of(scores, TOP_N))
+    assert found >= 0.97 * len(fresh) * TOP_N
+
+
+def test_head_answers_a_request_alike_when_its_neighbours_differ(head: Any, interests: np.ndarray) -> None:
+    together = head.run(OUTPUTS, feeds_of(interests))
+    for row in (0, 17, 63):
+        alone = head.run(OUTPUTS, feeds_of(interests[row : row + 1]))
+        assert alone[0][0].tolist() == together[0][row].tolist()
+        np.testing.assert_allclose(alone[1][0], together[1][row], atol=1e-6)
+
+
+def test_head_leaves_out_excluded_items_and_names_others_in_their_place(
+    head: Any, factors: np.ndarray, interests: np.ndarray
+) -> None:
+    best = best_of(scores_of(factors, interests[0]), ADJUSTMENTS)
+    adjustments = dict.fromkeys(best, -np.inf)
+    item_id, score = head.run(OUTPUTS, feeds_of(interests[:1], adjustments))
+    assert not {INDEX[item] for item in item_id[0]} & best
+    assert np.isfinite(score).all()
+    known = scores_of(factors, interests[0], adjustments)
+    assert ranking_difference(item_id[0].tolist(), score[0], known, INDEX, complete=False) < 1e-5
+
+
+def test_head_names_items_with_a_bonus_when_the_index_would_not(
+    head: Any, factors: np.ndarray, interests: np.ndarray
+) -> None:
+    worst = np.argsort(scores_of(factors, interests[0]))[:3].tolist()
+    item_id, score = head.run(OUTPUTS, feeds_of(interests[:1], dict.fromkeys(worst, 1e3)))
+    assert {INDEX[item] for item in item_id[0, :3]} == set(worst)
+    assert (score[0, :3] > 500).all()
+    # The adjustments of one request are gone in the next.
+    item_id, _ = head.run(OUTPUTS, feeds_of(interests[:1]))
+    assert not {INDEX[item] for item in item_id[0]} & set(worst)
+
+
+@pytest.mark.parametrize(
+    "item_filter", [(1 << 3, 1, 0), (1, 0, 1 << 61), (1 << 40, 1, 0), (1 << 40 | 1 << 9, 1 << 2, 1 << 5)]
+)
+def test_head_scores_all_allowed_items_exactly_when_a_request_filters(
+    head: Any, factors: np.ndarray, words: np.ndarray, interests: np.ndarray, item_filter: tuple[int, ...]
+) -> None:
+    adjustments = {0: -np.inf, 100: 5.0, 200: -1.0}
+    item_id, score = head.run(OUTPUTS, feeds_of(interests[:3], adjustments, item_filter))
+    allowed = np.ones(ITEMS, bool)
+    for first, end in COLUMNS:
+        allowed &= np.any(words[:, first:end] & np.array(item_filter[first:end]), axis=1)
+    for row in range(3):
+        known = np.where(allowed, scores_of(factors, interests[row], adjustments), -np.inf)
+        assert ranking_difference(item_id[row].tolist(), score[row], known, INDEX) < 1e-5
+
+
+def test_head_serves_filtered_and_plain_requests_when_they_share_a_batch(
+    head: Any, factors: np.ndarray, words: np.ndarray, interests: np.ndarray
+) -> None:
+    feeds = feeds_of(interests[:3])
+    feeds[contract.ITEM_FILTER.name][1] = (1 << 40, 1, 0)
+    item_id, score = head.run(OUTPUTS, feeds)
+    plain = head.run(OUTPUTS, feeds_of(interests[:3]))
+    for row in (0, 2):
+        assert item_id[row].tolist() == plain[0][row].tolist()
+    allowed = words[:, 0] & (1 << 40) != 0
+    known = np.where(allowed, scores_of(factors, interests[1]), -np.inf)
+    assert ranking_difference(item_id[1].tolist(), score[1], known, INDEX) < 1e-5
+
+
+def test_head_marks_what_is_left_over_when_nothing_is_allowed(head: Any, interests: np.ndarray) -> None:
+    item_id, score = head.run(OUTPUTS, feeds_of(interests[:1], None, (0, 1, 0)))
+    assert np.isneginf(score).all()
+    assert len(set(item_id[0])) == TOP_N
+
+
+def test_ids_are_read_back_from_the_index_file(folder: Path) -> None:
+    assert read_item_ids(folder) == IDS
+
+
+def test_head_is_refused_when_a_file_is_of_another_export_or_damaged(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{exported.RETRIEVAL_FILE}: got fingerprint {FINGERPRINT}; expected other"):
+        open_head(folder, "other")
+    for file in (exported.FACTORS_FILE, exported.ATTRIBUTES_FILE):
+        changed = tmp_path / file
+        shutil.copytree(folder, changed)
+        save_file({"nothing": np.zeros(1)}, str(changed / file), {"fingerprint": "another"})
+        with pytest.raises(ValueError, match=f"{file}: got fingerprint another; expected {FINGERPRINT}"):
+            open_head(changed, FINGERPRINT)
+    cut = tmp_path / "cut"
+    shutil.copytree(folder, cut)
+    factors = np.zeros((ITEMS - 1, WIDTH), np.float32)
+    save_file({exported.ITEM_FACTORS: factors}, str(cut / exported.FACTORS_FILE), {"fingerprint": FINGERPRINT})
+    with pytest.raises(ValueError, match=f"got an index of {ITEMS} x"):
+        open_head(cut, FINGERPRINT)
+
+
+def test_index_is_refused_when_its_recall_is_too_low(
+    factors: np.ndarray, interests: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexes, "_MOST_BREADTH", 8)
+    monkeypatch.setattr(indexes, "_LEAST_BREADTH", 8)
+    with pytest.raises(
+        RetrievalError,
+        match=r"retrieval hnsw: got recall 0\.\d+ of the best 100 at its widest; expected 1\.0: take exact, or .* "
+        r"--least-recall 0\.\d+",
+    ):
+        indexes.build_index(factors, interests, TOP_N, RetrievalOptions("hnsw", 1.0))
+    with pytest.raises(RetrievalError, match="got a catalog of 60 items; expected at least 100: take exact"):
+        indexes.build_index(factors[:60], interests, TOP_N, RetrievalOptions("ivf"))
+
+
+def test_options_are_refused_when_they_do_not_go_together() -> None:
+    with pytest.raises(LimitError, match=r"retrieval: got 'annoy'; expected one of \('exact', 'hnsw', 'ivf'\)"):
+        RetrievalOptions("annoy")
+    with pytest.raises(LimitError, match="least_recall: got 0; expected above 0"):
+        RetrievalOptions("ivf", 0)
+    with pytest.raises(LimitError, match="head_precision: got 'int8' with retrieval 'ivf'; expected 'fp32'"):
+        ExportOptions(head_precision="int8", retrieval=RetrievalOptions("ivf"))
+
+
+@pytest.fixture(scope="module")
+def written_by(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An export for each kind of index, of a catalog with attributes."""
+    attributes = read_attributes(MOVIES, ["genres"], bundle.catalog.item_id, item_column="movieId")
+    folders = {}
+    for method in METHODS:
+        folders[method] = tmp_path_factory.mktemp(f"written-{method}")
+        options = ExportOptions(top_n=TOP_N, retrieval=RetrievalOptions(method))
+        RepositoryWriter(bundle, folders[method], options, attributes=attributes).write_interest()
+    return folders
+
+
+@pytest.fixture(params=METHODS)
+def written(request: pytest.FixtureRequest, written_by: dict[str, Path]) -> Path:
+    return written_by[request.param]
+
+
+def test_written_head_scores_as_torch_and_shares_its_tables(written: Path, bundle: InterestBundle) -> None:
+    twin = InProcessPipeline(written)
+    tensors = {tensor.name: tensor for tensor in contract.SCORING_HEAD.inputs}
+    words = exported.read_tensors(written / HEAD / "1" / exported.ATTRIBUTES_FILE)[0][exported.COLUMN_WORD][-1]
+    sizes = {Size.ADJUSTMENTS: 1_024, Size.TOP_N: TOP_N, Size.FILTER: int(words)}
+    assert tensors[contract.ITEM_FILTER.name].config_dims(sizes, batching=True) == (int(words),)
+    assert check_retrieval(twin, bundle, sizes) < TOLERANCE
+    weights = written / contract.ADAPTIVE_WEIGHTS.name / "1"
+    for file in ("interest.json", exported.ATTRIBUTES_FILE):
+        assert (written / HEAD / "1" / file).samefile(weights / file)
+
+
+def test_version_is_refused_when_it_is_served_by_another_backend_than_those_beside_it(
+    written: Path, write_without_encoder: Callable[..., Path], bundle: InterestBundle
+) -> None:
+    exact = write_without_encoder(bundle, top_n=TOP_N, version=2)
+    with pytest.raises(VersionError, match=r"scoring_head/config.pbtxt: got backend .*onnxruntime.* expected .*python"):
+        require_fitting(exact, written, 2, same_serving=False)
+
+
+def test_pipeline_is_refused_when_the_index_is_of_another_export(written: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(written, changed)
+    path = changed / HEAD / "1" / exported.RETRIEVAL_FILE
+    tables, metadata = exported.read_tensors(path)
+    tables = {name: np.array(table) for name, table in tables.items()}
+    path.unlink()
+    save_file(tables, str(path), {**metadata, "fingerprint": "another"})
+    with pytest.raises(RepositoryError, match=r"retrieval\.safetensors: got fingerprint another; expected"):
+        InProcessPipeline(changed)
+
+
+@pytest.fixture(scope="module")
+def served(
+    written_by: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[triton.InferenceServerClient]:
+    """A server with the models that `recommend` by item ids needs."""
+    place = tmp_path_factory.mktemp("served")
+    models = (contract.ADAPTIVE_WEIGHTS.name, HEAD, contract.RECOMMEND.name)
+    for name in models:
+        shutil.copytree(written_by["ivf"] / name, place / "repository" / name)
+    with (
+        TritonServer(ServerConfig(place / "repository", log_file=place / "tritonserver.log")) as server,
+        triton.InferenceServerClient(server.grpc_url) as client,
+    ):
+        yield client
+
+
+def ask(
+    client: triton.InferenceServerClient, feeds: dict[str, np.ndarray], model: str = HEAD
+) -> tuple[np.ndarray, np.ndarray]:
+    inputs = []
+    for tensor in contract.MODELS[model].inputs:
+        if tensor.name in feeds:
+            inputs.append(triton.InferInput(tensor.name, feeds[tensor.name].shape, tensor.dtype.value))
+            inputs[-1].set_data_from_numpy(feeds[tensor.name])
+    result = client.infer(model, inputs, client_timeout=60)
+    return tuple(result.as_numpy(name) for name in OUTPUTS)
+
+
+def test_recommend_answers_with_allowed_items_when_a_request_filters(
+    served: triton.InferenceServerClient, written_by: dict[str, Path], bundle: InterestBundle
+) -> None:
+    keys = item_keys(bundle.catalog.item_id)
+    movies = pl.read_parquet(MOVIES).filter(pl.col("genres").str.contains("Comedy"))
+    comedies = set(movies["movieId"].cast(pl.String).to_list())
+    request = Request(
+        event_item=keys[:5],
+        event_time=np.full(5, 1_700_000_000_000),
+        now=np.array([1_700_000_000_500]),
+        allow_attribute=item_keys(["genres=Comedy"]),
+    )
+    (local,) = InProcessPipeline(written_by["ivf"]).recommend([request])
+    assert isinstance(local, Answer)
+    feeds = {
+        tensor.name: getattr(request, tensor.name)[None]
+        for tensor in contract.RECOMMEND.inputs
+        if getattr(request, tensor.name) is not None
+    }
+    item_id, score = ask(served, feeds, contract.RECOMMEND.name)
+    assert [item.decode() for item in item_id[0]] == local.item_id
+    np.testing.assert_array_equal(score[0], local.score)
+    assert len(set(local.item_id) & comedies) == TOP_N
+
+
+def test_served_head_equals_its_twin_and_names_what_is_wrong(
+    served: triton.InferenceServerClient, written_by: dict[str, Path]
+) -> None:
+    written = written_by["ivf"]
+    twin = InProcessPipeline(written)
+    random = np.random.default_rng(0)
+    width = twin.limits.adjustments
+    words = exported.read_tensors(written / HEAD / "1" / exported.ATTRIBUTES_FILE)[0][exported.COLUMN_WORD][-1]
+    values = np.array([0, 0.5, -np.inf], np.float32)
+    for rows in (1, 5):
+        feeds = {
+            contract.INTEREST.name: random.standard_normal((rows, 20)).astype(np.float32),
+            contract.ADJUST_ITEM.name: random.integers(0, 200, (rows, width)),
+            contract.ADJUST_SCORE.name: random.choice(values, (rows, width), p=[0.98, 0.01, 0.01]),
+            contract.ITEM_FILTER.name: np.ones((rows, int(words)), np.int64),
+        }
+        item_id, score = ask(served, feeds)
+        expected_id, expected_score = twin.head.run(OUTPUTS, feeds)
+        assert [[item.decode() for item in row] for row in item_id.tolist()] == expected_id.tolist()
+        np.testing.assert_array_equal(score, expected_score)
+    feeds[contract.ADJUST_ITEM.name][2, 3] = 200
+    with pytest.raises(
+        InferenceServerException, match="scoring_head: adjust_item: got 200; expected an index"
+    ) as caught:
+        ask(served, feeds)
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"

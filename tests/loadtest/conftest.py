@@ -1,0 +1,102 @@
+"""Real sessions of the shipped log, and a real Triton with a two-step ensemble whose first step is slowed."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from ebbtide.loadtest import SessionLog, build_deck
+from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.train.catalog import read_catalog
+from ebbtide.train.evaluation.split import held_out
+from ebbtide.train.events import EventColumns, build_log, read_events
+
+MOVIELENS = Path(__file__).parents[2] / "examples" / "movielens-small"
+
+SLOW_STEP_MS = 10
+SLOW_STEP = f"""
+import time
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        time.sleep({SLOW_STEP_MS / 1e3})
+        answers = []
+        for request in requests:
+            count = np.float32(pb_utils.get_input_tensor_by_name(request, "event_item").as_numpy().size)
+            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("interest", np.array([[count]]))]))
+        return answers
+"""
+FAST_STEP = """
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        values = [pb_utils.get_input_tensor_by_name(request, "interest").as_numpy() for request in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("score", value)]) for value in values]
+"""
+EVENTS = """
+input [
+  { name: "event_item" data_type: TYPE_INT64 dims: [-1] },
+  { name: "event_time" data_type: TYPE_INT64 dims: [-1] },
+  { name: "now" data_type: TYPE_INT64 dims: [1] }
+]
+max_batch_size: 8
+"""
+PYTHON = 'backend: "python"\ninstance_group [{ kind: KIND_CPU }]\n'
+CONFIGS = {
+    "adaptive_weights": PYTHON + EVENTS + 'output [{ name: "interest" data_type: TYPE_FP32 dims: [1] }]\n',
+    "scoring_head": PYTHON + 'max_batch_size: 8\ninput [{ name: "interest" data_type: TYPE_FP32 dims: [1] }]\n'
+    'output [{ name: "score" data_type: TYPE_FP32 dims: [1] }]\n',
+    "recommend": 'platform: "ensemble"\n'
+    + EVENTS
+    + """
+output [{ name: "score" data_type: TYPE_FP32 dims: [1] }]
+ensemble_scheduling { step [
+  { model_name: "adaptive_weights" model_version: -1
+    input_map { key: "event_item" value: "event_item" } input_map { key: "event_time" value: "event_time" }
+    input_map { key: "now" value: "now" } output_map { key: "interest" value: "interest" } },
+  { model_name: "scoring_head" model_version: -1
+    input_map { key: "interest" value: "interest" } output_map { key: "score" value: "score" } }
+] }
+""",
+}
+
+
+@pytest.fixture(scope="session")
+def slowed_repository(tmp_path_factory):
+    """A repository that takes the requests of `recommend`, and sleeps in one step."""
+    folder = tmp_path_factory.mktemp("slowed")
+    for name, config in CONFIGS.items():
+        version = folder / name / "1"
+        version.mkdir(parents=True)
+        (folder / name / "config.pbtxt").write_text(config)
+        if name != "recommend":
+            (version / "model.py").write_text(SLOW_STEP if name == "adaptive_weights" else FAST_STEP)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(slowed_repository):
+    with TritonServer(ServerConfig(slowed_repository)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def sessions():
+    """The shipped log, its last fifth held out."""
+    catalog, _ = read_catalog(MOVIELENS / "movies.parquet", "movieId", "{title} ({year})", None, 0.01)
+    columns = EventColumns(user="userId", item="movieId", time="timestamp")
+    frame, _ = read_events(MOVIELENS / "ratings.parquet", columns, catalog.index, 0.01)
+    log = build_log(frame.filter(pl.col("user").is_not_null()), catalog.index)
+    asked = held_out(log, "time:0.2")
+    return SessionLog(log.start, log.item, log.time_ms, None, asked, catalog.item_id, catalog.text)
+
+
+@pytest.fixture(scope="session")
+def deck(sessions):
+    return build_deck(sessions, {"recommend": 1.0}, requests=300)

@@ -1,0 +1,52 @@
+"""What came at one instant is learned together, from what came strictly before it, with the popularity of that time."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.events import build_log
+from ebbtide.train.popularity import popularity_snapshots
+from ebbtide.train.trainer import fit, instant_loss
+
+DAY_MS = 86_400_000
+
+
+def baskets(order):
+    """A log of 6 people with 8 baskets of 3 items each; `order` permutes the lines within every basket."""
+    random = np.random.default_rng(1)
+    rows = []
+    for user in range(6):
+        for day in range(8):
+            items = random.choice(20, 3, replace=False)
+            rows += [(f"u{user}", f"i{items[place]}", day * DAY_MS + user * 1000, 1.0) for place in order]
+    schema = {"user": pl.String, "item": pl.String, "time_ms": pl.Int64, "weight": pl.Float32}
+    return build_log(pl.DataFrame(rows, schema=schema, orient="row"), {f"i{item}": item for item in range(20)})
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_fit_sees_nothing_of_the_basket_it_predicts_when_lines_change_places(repeats):
+    # Only the order of ranks within older baskets could tell, and without rank decay nothing does.
+    config = ModelConfig(dimensions=4, decay="none", alpha="fixed:1.0", exclude_seen=not repeats, repeat_bonus=repeats)
+    training = TrainConfig(epochs=1, refit=False, dropout=0, context_events=24, warm_start=False, windows_per_batch=100)
+    vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    losses = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        log = baskets(order)
+        losses.append(fit(log, np.ones(log.events, bool), vectors, config, training).epochs[0].loss)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_instant_loss_is_the_mean_cross_entropy_of_each_basket():
+    scores = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
+    row, item = torch.tensor([0, 0, 0, 1]), torch.tensor([1, 4, 2, 6])
+    log_shares = scores.log_softmax(1)
+    expected = -(log_shares[0, [1, 4, 2]].mean() + log_shares[1, 6]) / 2
+    torch.testing.assert_close(instant_loss(scores, row, item), expected)
+
+
+def test_prior_counts_nothing_of_its_own_moment_or_later_when_recounted():
+    item, time_ms = np.array([0, 0, 1, 1]), np.array([0, DAY_MS, DAY_MS, 2 * DAY_MS])
+    found = popularity_snapshots(item, time_ms, 2, [1.0], np.array([0, DAY_MS, 2 * DAY_MS])).columns[..., 0]
+    np.testing.assert_allclose(found, np.log1p([[0, 0], [0.5, 0], [0.75, 0.5]]), rtol=1e-6)

@@ -1,0 +1,125 @@
+"""Starts event vectors and item factors from a linear model: which items come together in stretches of people's logs.
+
+The score of the interest model is sum_e decay_e x_e . a_i, and a low-rank item-to-item model X^T X ~ E A^T is exactly
+that without decay: so its factors, found in seconds by a truncated singular value decomposition, are where gradient
+descent begins. They are shrunk as ridge regression shrinks them, V s^2 / (s^2 + penalty) V^T: PureSVD (Cremonesi et
+al., RecSys 2010) with the penalty of EASE (Steck, WWW 2019), without its constraint on the diagonal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
+from ebbtide.train.events import EventLog
+from ebbtide.train.model import InterestModel
+
+STRETCH_EVENTS = 64
+"""Events of one person that count as coming together."""
+_POPULARITY_POWER = 0.4
+"""An item's column is divided by its count to this power, lest the popular fill all directions (EigenRec, 2017)."""
+_SHRINKAGE = 0.01
+"""The ridge penalty over the largest squared singular value."""
+_SPARE_DIRECTIONS = 16
+_ITERATIONS = 3
+_SCORE_SPREAD = 0.5
+"""Root mean square, over stretches and items, of the scores that the undecayed interest of a stretch gives."""
+_TEXT_PENALTY = 1.0
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Factors of N items in k directions; zero for items without a training event."""
+
+    event: Tensor
+    """``[N, k]``."""
+    item: Tensor
+    """``[N, k]``."""
+    count: Tensor
+    """``[N]``, training events."""
+    interest: Tensor
+    """``[stretches, k]``, undecayed and normalised as in step 3 of the method."""
+
+
+def low_rank(log: EventLog, training: npt.NDArray[np.bool_], items: int, directions: int) -> LowRank | None:
+    """Decomposes the matrix of stretches and items; None where it has fewer rows or columns than directions.
+
+    Args:
+        log: Events.
+        training: ``[n]``, the events that may be read.
+        items: N.
+        directions: k.
+    """
+    item, user = log.item[training], log.user[training]
+    place = np.arange(user.shape[0]) - np.searchsorted(user, user, side="left")
+    stretch = np.unique(user * log.events + place // STRETCH_EVENTS, return_inverse=True)[1]
+    rank = min(directions + _SPARE_DIRECTIONS, int(stretch.max(initial=-1)) + 1, items)
+    if rank < directions:
+        return None
+    count = np.bincount(item, minlength=items)
+    weight = np.where(count > 0, np.maximum(count, 1.0) ** -_POPULARITY_POWER, 0.0)
+    pairs = np.unique(stretch * np.int64(items) + item)
+    rows, columns = pairs // items, pairs % items
+    matrix = torch.sparse_coo_tensor(
+        torch.from_numpy(np.stack([rows, columns])),
+        torch.from_numpy(weight[columns].astype(np.float32)),
+        (int(stretch.max()) + 1, items),
+        check_invariants=True,
+    )
+    _, values, vectors = torch.svd_lowrank(matrix, q=rank, niter=_ITERATIONS)
+    values, vectors = values[:directions], vectors[:, :directions]
+    shrunk = vectors * (values.square() / (values.square() + _SHRINKAGE * values[0].square())).sqrt()
+    scale = torch.from_numpy(weight.astype(np.float32))[:, None]
+    back = torch.where(scale > 0, 1 / scale.clamp(min=1e-6), torch.zeros_like(scale))
+    event = shrunk * scale
+    taken = event[torch.from_numpy(item)]
+    rows_of_events = torch.from_numpy(stretch)
+    empty = torch.zeros(int(stretch.max()) + 1, directions)
+    sums = empty.index_add(0, rows_of_events, taken)
+    squares = empty.index_add(0, rows_of_events, taken.square()).sum(1, keepdim=True)
+    interest = sums * torch.rsqrt(squares + float(NORM_FLOOR_SQUARED))
+    return LowRank(event, shrunk * back, torch.from_numpy(count.astype(np.float32)), interest)
+
+
+@torch.no_grad()
+def start_from(model: InterestModel, factors: LowRank) -> None:
+    """Puts the factors into a fresh model: each direction twice, once to last and once to ebb soon.
+
+    What the text can tell of a vector goes into the projections, so that new items begin near their like; the rest is
+    the item's own.
+    """
+    d = model.config.dimensions
+    directions = factors.event.shape[1]
+    copies = torch.arange(d) % directions
+    event, item = factors.event[:, copies], factors.item[:, copies]
+    known = factors.count > 0
+    event = event / event[known].square().sum(1).mean().sqrt()
+    item = item * (_SCORE_SPREAD / _spread(factors.interest[:, copies], item[known]))
+    for vectors, projection, residual in (
+        (event, model.event_projection, model.event_residual),
+        (item, model.item_projection, model.item_residual),
+    ):
+        projection.copy_(_by_text(model.text_vectors, vectors, factors.count))
+        residual.copy_((vectors - model.text_vectors @ projection) * known[:, None])
+    if model.config.decay == "learned":
+        # The first copy of every direction gets the long half-lives, the second the short ones.
+        model.log_decay_rate.copy_(model.log_decay_rate.sort().values)
+
+
+def _spread(left: Tensor, right: Tensor) -> float:
+    """Root mean square of left @ right.T, without the product."""
+    square = torch.sum((left.T @ left) * (right.T @ right)) / (left.shape[0] * right.shape[0])
+    return float(square.sqrt().clamp(min=1e-12))
+
+
+def _by_text(text: Tensor, vectors: Tensor, count: Tensor) -> Tensor:
+    """The ridge regression of vectors on texts, ``[text width, d]``; items weigh by the root of their count."""
+    weight = count.sqrt()[:, None]
+    gram = text.T @ (text * weight) + _TEXT_PENALTY * torch.eye(text.shape[1])
+    found: Tensor = torch.linalg.solve(gram, text.T @ (vectors * weight))
+    return found
