@@ -41,7 +41,8 @@ from ebbtide.v1 import RecommendRequest
 
 MakeBundle = Callable[..., InterestBundle]
 NOW = datetime(2024, 5, 1, tzinfo=timezone.utc)
-DEPLOYMENTS, ROLL_BACKS = 20, 5
+DEPLOYMENTS_A_ROUND = 4
+"""And one roll-back."""
 CLIENTS = 4
 TOLERANCE = 1e-4
 
@@ -143,14 +144,15 @@ class SteadyLoad:
             self._stop.wait(0.01)
 
 
+@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
-    folder: Path, running: TritonServer, bundle: InterestBundle
+    folder: Path, running: TritonServer, bundle: InterestBundle, rounds: int
 ) -> None:
     requests = requests_of(bundle)
     done = {"deployed": 0, "rolled back": 0}
     with SteadyLoad(running.grpc_url, folder, requests) as load:
         load.wait_for(1)
-        for number in range(DEPLOYMENTS + ROLL_BACKS):
+        for number in range(rounds * (DEPLOYMENTS_A_ROUND + 1)):
             current = versions.served_version(folder)
             if number % 5 == 4:
                 result = roll_back(folder, [running.grpc_url])
@@ -162,9 +164,9 @@ def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
             assert (result.version, result.previous) == (3 - current, current)
             assert versions.served_version(folder) == result.version
             load.wait_for(result.version)
-    assert done == {"deployed": DEPLOYMENTS, "rolled back": ROLL_BACKS}
+    assert done == {"deployed": rounds * DEPLOYMENTS_A_ROUND, "rolled back": rounds}
     assert load.failed == []
-    assert min(load.answered["1"], load.answered["2"]) > 20 * ROLL_BACKS
+    assert min(load.answered["1"], load.answered["2"]) > 20 * rounds
 
 
 def test_clients_see_only_the_new_version_when_a_deployment_has_returned(

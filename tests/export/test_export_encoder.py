@@ -51,8 +51,10 @@ def test_embed_gives_one_vector_when_its_neighbours_differ(twin: InProcessPipeli
     np.testing.assert_allclose(alone[0], beside[0], atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize(("words", "width"), [(1, 16), (14, 16), (15, 32), (200, 208), (400, 256)])
-def test_tokens_fill_a_multiple_of_sixteen_when_padded(twin: InProcessPipeline, words: int, width: int) -> None:
+@pytest.mark.parametrize(("words", "width"), [(1, 8), (14, 16), (15, 24), (200, 208), (400, 256)])
+def test_tokens_of_few_texts_fill_a_multiple_of_eight_when_padded(
+    twin: InProcessPipeline, words: int, width: int
+) -> None:
     batch = twin.tokenizer.encode([("word " * words).encode(), b"a"])
     assert batch.input_ids.shape == batch.attention_mask.shape == (2, width)
     assert batch.attention_mask.sum(1).tolist() == [min(words + 2, 256), 3]

@@ -63,6 +63,8 @@ class TorchSide:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         tokenizer.enable_truncation(self._encoder.encoder.settings.max_tokens)
         tokenizer.enable_padding()
+        # A text that spells a special token is text, as when it is served.
+        tokenizer.encode_special_tokens = True
         return tokenizer
 
     @cached_property

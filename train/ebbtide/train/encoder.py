@@ -158,6 +158,8 @@ def embed_texts(
     tokenizer = FastTokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(encoder.settings.max_tokens)
     tokenizer.enable_padding()
+    # A text that spells a special token is text, as when it is served.
+    tokenizer.encode_special_tokens = True
     order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
     vectors = np.empty((len(texts), encoder.width), dtype=np.float32)
     with torch.inference_mode():

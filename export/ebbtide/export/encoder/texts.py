@@ -79,6 +79,8 @@ class EncoderTokens:
         self._tokenizer.enable_truncation(max_tokens)
         self._pad_id: int = (self._tokenizer.padding or {}).get("pad_id", 0)
         self._tokenizer.no_padding()
+        # A text that spells a special token is text, as when it is served.
+        self._tokenizer.encode_special_tokens = True
         self._max_tokens = max_tokens
 
     @property
