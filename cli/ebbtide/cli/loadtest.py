@@ -36,8 +36,8 @@ class Arrivals(str, Enum):
 
 def command(
     address: Annotated[
-        str | None, typer.Argument(help="gRPC address (host:port) of the server, as printed by `ebbtide serve`.")
-    ] = None,
+        str, typer.Argument(help="gRPC address (host:port) of the server, as printed by `ebbtide serve`.")
+    ] = "localhost:8001",
     bundle: Annotated[
         Path | None,
         typer.Option(help="Bundle whose log, columns, catalog and holdout to take, instead of giving them."),
@@ -133,8 +133,6 @@ def command(
     if compare is not None:
         _compare(*compare)
         return
-    if address is None:
-        raise typer.BadParameter("give the ADDRESS of a running server, as printed by `ebbtide serve`")
     with console.status("Reading the log"):
         from ebbtide.loadtest import ENDPOINTS, Options, build_deck, load_test, parse_duration, parse_mix
 
