@@ -54,6 +54,7 @@ def main() -> None:
                     module = importlib.import_module(PARTS[part])
                     content[part] = module.measure(settings)
             except Exception:
+                # Whatever it was: the other parts are worth having, and the exit status tells that one is missing.
                 console.print_exception()
                 failed.append(part)
                 continue

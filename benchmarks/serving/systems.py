@@ -63,6 +63,7 @@ def service(module: str, arguments: list[str], ports: Ports) -> Iterator[str]:
                     log.seek(0)
                     words = log.read().decode(errors="replace")[-3_000:]
                     raise StartError(f"{module}: got no answer at {url}; expected a server. Its words:\n{words}")
+                # Another process: nothing tells that it is ready but its answer.
                 time.sleep(_POLL_S)
             yield url
         finally:

@@ -225,6 +225,7 @@ class TritonPythonModel:
                 (self.folder / "started").touch()
                 end = time.monotonic() + 60
                 while time.monotonic() < end and not request.is_cancelled():
+                    # As a busy model would: it looks up from its work now and then.
                     time.sleep(0.005)
                 if request.is_cancelled():
                     (self.folder / "cancelled").touch()

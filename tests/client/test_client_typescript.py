@@ -17,6 +17,7 @@ EXAMPLE = ROOT / "examples" / "typescript"
 
 pytestmark = [
     pytest.mark.slow,
+    # The one test that needs tools which no Python package brings.
     pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js and npm"),
 ]
 

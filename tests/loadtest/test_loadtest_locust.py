@@ -27,6 +27,7 @@ def test_workers_give_the_same_totals_when_there_are_two(server, deck):
     assert closed.counts.unaccounted == 0
 
 
+# Waits for heartbeats to stay out. It failed once in a dozen runs, without a cause that came back.
 @pytest.mark.slow
 def test_load_test_fails_in_words_when_a_worker_is_lost(server, deck):
     with LocustGenerator(server.grpc_url, deck, timeout_s=5, workers=2) as generator:

@@ -70,6 +70,7 @@ print(server.pid, server.log_path, flush=True)
 
 def wait_until_removed(folder: Path) -> bool:
     deadline = time.monotonic() + GUARD_S
+    # By a process that is nobody's child here: nothing can be waited for but the outcome.
     while folder.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     return not folder.exists()

@@ -67,7 +67,6 @@ def command(
             client=ClientConfig(
                 timeout_s=timeout_s,
                 tls=None if triton_ca is None else TlsConfig(root_certificates=triton_ca),
-                wait_for_ready=False,
             ),
             host=host,
             port=port,

@@ -216,6 +216,7 @@ class Caller:
             try:
                 hook(record)
             except Exception:
+                # A hook is somebody else's code: what it raises is logged and ends no call.
                 logger.exception("hook %s of %s failed; the call goes on", moment, self._target)
 
 

@@ -56,8 +56,7 @@ class Gateway:
     @property
     def url(self) -> str:
         """Where it listens, ``host:port``."""
-        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-        return f"{host}:{self._port}"
+        return self._address(self._port)
 
     async def start(self) -> None:
         """Binds and serves.
@@ -76,8 +75,7 @@ class Gateway:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
             reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        address = f"[{config.host}]" if ":" in config.host else config.host
-        address = f"{address}:{config.port or 0}"
+        address = self._address(config.port or 0)
         try:
             if self._credentials is None:
                 self._port = server.add_insecure_port(address)
@@ -119,6 +117,10 @@ class Gateway:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.stop()
+
+    def _address(self, port: int) -> str:
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        return f"{host}:{port}"
 
     async def _watch_triton(self) -> None:
         """Keeps the health service in step with Triton."""

@@ -110,6 +110,7 @@ class InterestService(interest_pb2_grpc.InterestServiceServicer):
         except EbbtideError as error:
             await context.abort(code_of(error), error.message, details_of(error))
         except Exception:
+            # The last door before the caller, who is told nothing of our insides.
             logger.exception("a call failed in the gateway itself")
             await context.abort(grpc.StatusCode.INTERNAL, "the gateway failed; its log says more")
         finally:

@@ -35,6 +35,7 @@ async def outcome_of(item: RecommendStreamRequest, ask: Ask) -> RecommendStreamR
     except EbbtideError as error:
         failure = failure_of(error)
     except Exception:
+        # A defect of ours ends this request and not the others of the stream.
         logger.exception("a request of a stream failed in the gateway itself")
         failure = failure_of(InternalError("the gateway failed; its log says more"))
     return RecommendStreamResponse(request_id=item.request_id, failure=failure)

@@ -63,6 +63,7 @@ def _stop(pid: int, timeout_s: float) -> None:
     if not _has_ended(pid):
         os.kill(pid, signal.SIGTERM)
     while not _has_ended(pid) and time.monotonic() < deadline:
+        # Its end has to be asked for: waiting for it with a time limit takes a signal handler.
         time.sleep(0.02)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
