@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from ebbtide.export.errors import RepositoryError
 from ebbtide.export.facts import VersionFacts
 from ebbtide.export.head.attributes import ItemAttributes
 from ebbtide.export.head.check import check_head
-from ebbtide.export.head.graph import head_graph, item_factors
+from ebbtide.export.head.graph import Floats, head_graph, item_factors
 from ebbtide.export.head.retrieval import APPROXIMATE_HEAD, RetrievalReport, check_retrieval, write_approximate_head
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.onnx_files import write_graph
@@ -84,7 +85,7 @@ class RepositoryWriter:
             vectors = bundle.model.event_vectors().detach().numpy()
         with self._part("configs and Python models"):
             self._write_configs()
-            write_tables(values, index, vectors, item_factors(bundle), self.attributes, self._version_folder)
+            write_tables(values, index, vectors, self._factors, self.attributes, self._version_folder)
         with self._part("scoring head"):
             self._write_head()
 
@@ -154,7 +155,7 @@ class RepositoryWriter:
         """Writes the scoring head: the whole catalog in one graph, or an index and exact scores of what it names."""
         if self.options.retrieval.is_exact:
             graph = head_graph(
-                item_factors(self.bundle),
+                self._factors,
                 self.bundle.catalog.item_id,
                 self.sizes,
                 self.options.head_precision,
@@ -203,6 +204,11 @@ class RepositoryWriter:
                 "that of the encoder which the bundle was trained with: restore its files, or train again"
             )
         return source
+
+    @cached_property
+    def _factors(self) -> Floats:
+        """As the scoring head and the tables of the Python models both hold them."""
+        return item_factors(self.bundle)
 
     @property
     def _item_attributes(self) -> ItemAttributes | None:
