@@ -7,6 +7,7 @@ READY := $(VENV)/.ebbtide-ready
 ARTIFACTS := artifacts
 QUALITY_VENV := $(ARTIFACTS)/quality-venv
 SERVING_VENV := $(ARTIFACTS)/serving-venv
+KSERVE_VENV := $(ARTIFACTS)/kserve-venv
 DATA := examples/movielens-small
 # A person of the shipped data with a long history and a last session, shown by `make demo` and `make serve`.
 USER_ID ?= 547
@@ -16,7 +17,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest train export client serve cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help setup serve demo test test-slow check lint types imports format stubs docs bench-quality bench-export bench-client bench-serving clean
+.PHONY: help setup serve demo test test-slow check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -55,8 +56,14 @@ test: $(READY) ## All checks and tests
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/pytest
 
-test-slow: $(READY) ## The tests that `make test` leaves out: Node.js, minutes
+test-slow: $(READY) $(KSERVE_VENV)/.ready ## The tests that `make test` leaves out: Node.js, KServe's client, minutes
 	@$(BIN)/pytest -m slow
+
+$(KSERVE_VENV)/.ready: tests/client/requirements-kserve.txt | $(READY)
+	@echo "==> setting up KServe's client in $(KSERVE_VENV)"
+	@$(BIN)/python -m venv $(KSERVE_VENV)
+	@$(KSERVE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 check: lint types imports ## Lint, format, types, direction of imports
 
@@ -88,10 +95,22 @@ $(QUALITY_VENV)/.ready: benchmarks/quality/requirements.txt | $(READY)
 bench-quality: $(READY) $(QUALITY_VENV)/.ready ## Ours, its ablations and the usual recommenders under one protocol (hours; QUICK=1: minutes)
 	@$(BIN)/python -m benchmarks.quality --library $(QUALITY_VENV)/bin/python $(if $(QUICK),--quick)
 
+bench-training: $(READY) $(QUALITY_VENV)/.ready ## Training against SASRec: events per second, time to the best validation NDCG
+	@$(BIN)/python -m benchmarks.training --library $(QUALITY_VENV)/bin/python
+
 bench-export: $(READY) ## Every variant of the exported encoder: fidelity, speed, size (about 8 minutes with training; BUNDLE=folder: 4)
 	@$(BIN)/python benchmarks/export.py $(if $(BUNDLE),--bundle $(BUNDLE))
 
-bench-client: $(READY) ## What the client SDK costs over tritonclient (a few minutes)
+bench-head: $(READY) ## Precisions of the scoring head by size of the catalog (minutes)
+	@$(BIN)/python -m benchmarks.export_head
+
+bench-tune: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Three runs of `ebbtide tune` on this machine (half an hour; MINUTES=n of each)
+	@$(BIN)/python -m benchmarks.tune $(if $(MINUTES),--minutes $(MINUTES))
+
+bench-docs: $(READY) ## Build docs/benchmarks.md and the numbers of docs/capacity.md from benchmarks/results
+	@$(BIN)/python -m benchmarks.page
+
+bench-client: $(ARTIFACTS)/repository/recommend/config.pbtxt ## What SDK and gateway cost over tritonclient and perf_analyzer (a few minutes)
 	@$(BIN)/python -m benchmarks.client
 
 $(SERVING_VENV)/.ready: benchmarks/serving/requirements.txt | $(READY)

@@ -1,4 +1,4 @@
-"""What the client adds to a hand-written tritonclient call, and what several people in one call and shared memory gain.
+"""What the client and the gateway add to a hand-written call, and what packs of people and shared memory gain.
 
 Variants take turns on one server, so that the machine's moods hit all alike. Prints a table of medians and ratios, and
 writes JSON. Client and server share the machine's cores: at 64 calls in flight the Python of the client is the limit.
@@ -8,12 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,8 +21,12 @@ from rich.table import Table
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.grpc.aio import InferenceServerClient as AsyncInferenceServerClient
 
+from benchmarks.client_gateway import measure_gateway
+from benchmarks.client_install import measure_install
 from benchmarks.client_shared_memory import measure_shared_memory
 from benchmarks.client_tensors import medians_ms, outputs_of, tensors_of
+from benchmarks.serving.load import PerfAnalyzer
+from benchmarks.serving.machine import facts, load_average
 from ebbtide.client import AsyncInterestClient, InterestClient, RecommendRequest, event, recommend_request
 from ebbtide.client.codec import EncodedRequest, decode, encode
 from ebbtide.interest import contract
@@ -36,6 +35,7 @@ from ebbtide.serve import ServerConfig, TritonServer
 ROOT = Path(__file__).parents[1]
 EVENTS = (1, 60, 512)
 IN_FLIGHT = 64
+TURNS = 3
 PEOPLE = 512
 TOGETHER = (1, 4, 16, 64)
 """People in one call."""
@@ -99,43 +99,53 @@ async def _throughput(call: Callable[[], Any], seconds: float) -> float:
     return done / seconds
 
 
-async def measure_throughput(url: str, item_ids: list[str], seconds: float) -> dict[str, float]:
-    """Calls per second with 64 in flight; medians of three turns."""
+def measure_throughput(url: str, item_ids: list[str], seconds: float) -> Results:
+    """Calls per second with 64 in flight; medians of turns, perf_analyzer's among them."""
     request = a_request(60, item_ids)
+    program = PerfAnalyzer.set_up()
+    turns: dict[str, list[float]] = {"perf_analyzer": [], "tritonclient.aio": [], "client": []}
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_perf_analyzer_input(request, Path(folder) / "data.json")
+        for _ in range(TURNS):
+            theirs = program.turn(url, contract.RECOMMEND.name, data, IN_FLIGHT, seconds)
+            turns["perf_analyzer"].append(theirs.requests_per_s)
+            by_hand, by_client = asyncio.run(_turns(url, request, seconds))
+            turns["tritonclient.aio"].append(by_hand)
+            turns["client"].append(by_client)
+    rates = {name: round(float(np.median(found)), 1) for name, found in turns.items()}
+    return {
+        "calls_per_s": rates,
+        "throughput_over_perf_analyzer": round(rates["client"] / rates["perf_analyzer"], 3),
+        "throughput_over_tritonclient_aio": round(rates["client"] / rates["tritonclient.aio"], 3),
+        "turns": turns,
+    }
+
+
+async def _turns(url: str, request: RecommendRequest, seconds: float) -> tuple[float, float]:
     encoded = encode(request, NOW_MS)
-    turns: dict[str, list[float]] = {"tritonclient.aio": [], "client": []}
     async with AsyncInterestClient(url) as client, AsyncInferenceServerClient(url) as plain:
 
         async def by_hand() -> None:
             outputs_of(await plain.infer(encoded.model_name, tensors_of(encoded), client_timeout=30))
 
-        for _ in range(3):
-            turns["tritonclient.aio"].append(await _throughput(by_hand, seconds))
-            turns["client"].append(await _throughput(lambda: client.recommend(request, timeout_s=30), seconds))
-    return {name: round(float(np.median(rates)), 1) for name, rates in turns.items()}
+        async def by_client() -> None:
+            await client.recommend(request, timeout_s=30)
+
+        return await _throughput(by_hand, seconds), await _throughput(by_client, seconds)
 
 
-def measure_perf_analyzer(program: Path, url: str, item_ids: list[str]) -> float:
-    """Calls per second by NVIDIA's perf_analyzer, with the same request and as many in flight."""
-    encoded = encode(a_request(60, item_ids), NOW_MS)
+def write_perf_analyzer_input(request: RecommendRequest, path: Path) -> Path:
+    """The same request as perf_analyzer's ``--input-data``."""
     content = {
         name: {"content": array.reshape(-1).tolist(), "shape": list(array.shape[1:])}
-        for name, array in encoded.tensors.items()
+        for name, array in encode(request, NOW_MS).tensors.items()
     }
-    with tempfile.TemporaryDirectory() as folder:
-        data, report = Path(folder) / "data.json", Path(folder) / "report.csv"
-        data.write_text(json.dumps({"data": [content]}))
-        shapes = [f"--shape={name}:{array.shape[1]}" for name, array in encoded.tensors.items()]
-        load = ("-i", "grpc", "--async", "--concurrency-range", str(IN_FLIGHT))
-        command = [program, "-m", encoded.model_name, "-u", url, *load, "--input-data", data, "-f", report, *shapes]
-        subprocess.run([str(part) for part in command], check=True, capture_output=True)
-        with report.open() as lines:
-            (row,) = csv.DictReader(lines)
-    return float(row["Inferences/Second"])
+    path.write_text(json.dumps({"data": [content]}))
+    return path
 
 
 def measure_people(url: str, item_ids: list[str], seconds: float) -> list[Results]:
-    """People per second of `recommend_many`, one to a call against several; medians of five turns."""
+    """People per second of `recommend_many`, one to a call against several; medians of three turns."""
     found = []
     for events in EVENTS:
         requests = [a_request(events, item_ids)] * PEOPLE
@@ -154,7 +164,7 @@ def measure_people(url: str, item_ids: list[str], seconds: float) -> list[Result
 async def _people_per_s(url: str, requests: list[RecommendRequest], seconds: float) -> dict[int, float]:
     turns: dict[int, list[float]] = {together: [] for together in TOGETHER}
     async with AsyncInterestClient(url) as client:
-        for _ in range(5):
+        for _ in range(TURNS):
             for together, rates in turns.items():
                 began = time.perf_counter()
                 done = 0
@@ -164,26 +174,6 @@ async def _people_per_s(url: str, requests: list[RecommendRequest], seconds: flo
                     done += len(results)
                 rates.append(done / (time.perf_counter() - began))
     return {together: float(np.median(rates)) for together, rates in turns.items()}
-
-
-def import_seconds(module: str) -> float:
-    """The quickest of nine fresh interpreters."""
-    times = []
-    for _ in range(9):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-def measure_import() -> Results:
-    """Import of the client against that of what it stands on."""
-    bare, triton, ours = import_seconds("sys"), import_seconds("tritonclient.grpc"), import_seconds("ebbtide.client")
-    return {
-        "tritonclient_s": round(triton - bare, 4),
-        "client_s": round(ours - bare, 4),
-        "time_over_tritonclient": round((ours - bare) / (triton - bare), 3),
-    }
 
 
 def report(console: Console, content: Results) -> None:
@@ -211,6 +201,9 @@ def report(console: Console, content: Results) -> None:
             case["case"], f"{medians['plain']:.3f}", f"{medians['shared']:.3f}", f"{case['shared_over_plain']:.3f}"
         )
     console.print(table)
+    install = content["install"]
+    console.print(f"gateway: adds {content['gateway']['added_p50_ms']} ms to the median")
+    console.print(f"install: {install['megabytes_over_tritonclient']} MB over tritonclient[grpc]")
     console.print(f"import: {content['import']['time_over_tritonclient']} times tritonclient.grpc")
 
 
@@ -219,34 +212,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repository", type=Path, default=ROOT / "artifacts" / "repository")
     parser.add_argument("--rounds", type=int, default=1_000, help="Calls of each variant in each case.")
-    parser.add_argument("--seconds", type=float, default=10.0, help="Length of one turn of the throughput measurement.")
-    parser.add_argument("--perf-analyzer", type=Path, help="NVIDIA's perf_analyzer; without it, no ratio to it.")
+    parser.add_argument("--seconds", type=float, default=8.0, help="Length of one turn of the throughput measurement.")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "client.json")
     arguments = parser.parse_args()
     console = Console()
+    busy, began = load_average(), time.perf_counter()
     with console.status("Measuring"), TritonServer(ServerConfig(arguments.repository)) as server:
         url = server.grpc_url
         with InterestClient(url) as client:
             item_ids = [item.item_id for item in client.recommend().items]
         latency = measure_latency(url, item_ids, arguments.rounds)
-        rates = asyncio.run(measure_throughput(url, item_ids, arguments.seconds))
-        throughput: Results = {
-            "calls_per_s": rates,
-            "throughput_over_tritonclient_aio": round(rates["client"] / rates["tritonclient.aio"], 3),
-        }
-        if arguments.perf_analyzer is not None:
-            rate = measure_perf_analyzer(arguments.perf_analyzer, url, item_ids)
-            throughput["calls_per_s"]["perf_analyzer"] = round(rate, 1)
-            throughput["throughput_over_perf_analyzer"] = round(rates["client"] / rate, 3)
+        gateway = measure_gateway(url, a_request(60, item_ids), arguments.rounds)
+        throughput = measure_throughput(url, item_ids, arguments.seconds)
         people = measure_people(url, item_ids, arguments.seconds)
         requests = {events: a_request(events, item_ids) for events in EVENTS}
-        shared = measure_shared_memory(url, requests, NOW_MS, arguments.rounds)
+        shared = measure_shared_memory(url, requests, arguments.rounds // 2)
+    install, imported = measure_install()
     content: Results = {
-        "machine": {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()},
+        "machine": facts(),
+        "run": {"load_average_before": busy, "seconds": round(time.perf_counter() - began, 1)},
         "sync": {"p50_over_tritonclient": latency[1]["p50_over_tritonclient"], "cases": latency},
         "async": throughput,
+        "gateway": gateway,
+        "install": install,
+        "import": imported,
         "people": people,
-        "import": measure_import(),
         "shared_memory": shared,
     }
     report(console, content)

@@ -12,6 +12,7 @@ import os
 import platform
 import tempfile
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,7 @@ def main() -> None:
     console.print(table)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     content = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": machine_facts(),
         "bundle": bundle.fingerprint,
         "threads": arguments.threads,

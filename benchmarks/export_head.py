@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -21,6 +19,7 @@ import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.serving import machine
 from ebbtide.export.head.graph import head_graph
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.export.options import HeadPrecision
@@ -135,8 +134,7 @@ def main() -> None:
         )
     console.print(table)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "onnxruntime": ort.__version__}
-    content = {"machine": machine, "results": [asdict(one) for one in results]}
+    content = {"machine": machine.facts(), "results": [asdict(one) for one in results]}
     arguments.json.write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("interest", "train", "export", "check", "verify", "deploy", "client", "loadtest", "serve", "gateway", "cli")
+STAGES = (
+    *("interest", "train", "export", "check", "verify", "deploy", "tune"),
+    *("client", "loadtest", "capacity", "serve", "gateway", "cli"),
+)
 
 
 @pytest.fixture(scope="module")

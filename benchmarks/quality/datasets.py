@@ -24,7 +24,9 @@ class DataSet:
     reference: DataReference
     repeats: bool
     quick_people: int
-    """People in the short form, drawn at random, with the items they took."""
+    """People in the short form."""
+    people: int | None = None
+    """People in the full form; None for all. Fewer than all are drawn by a seed, with the items they took."""
 
 
 def _reference(events: Path, catalog: Path, user: str, item: str, time: str, template: str) -> DataReference:
@@ -76,12 +78,20 @@ def complete_journey(folder: Path, python: Path | None) -> DataSet:
     )
 
 
-def shortened(dataset: DataSet, folder: Path) -> DataReference:
-    """Writes the events of a few people, and the items they took, as files; gives their description."""
+def drawn(dataset: DataSet, people: int | None, folder: Path) -> DataReference:
+    """The files to read: the whole data set, or the events of a few people and the items they took, which are written.
+
+    Args:
+        dataset: What to draw from.
+        people: How many; None for all.
+        folder: For the files.
+    """
     reference = dataset.reference
+    if people is None:
+        return reference
     events = pl.read_parquet(reference.events)
-    people = events[reference.user_column].unique().sort().to_numpy()
-    chosen = np.random.default_rng(_SEED).choice(people, min(dataset.quick_people, len(people)), replace=False)
+    everyone = events[reference.user_column].unique().sort().to_numpy()
+    chosen = np.random.default_rng(_SEED).choice(everyone, min(people, len(everyone)), replace=False)
     events = events.filter(pl.col(reference.user_column).is_in(chosen.tolist()))
     taken = events[reference.item_column].unique().to_list()
     catalog = pl.read_parquet(str(reference.catalog)).filter(pl.col(reference.catalog_item_column).is_in(taken))

@@ -5,34 +5,26 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from benchmarks.quality.cache import Fitted
 from benchmarks.quality.split import Split
-from ebbtide.train.evaluation.lists import RankedLists, read_predictions
+from ebbtide.train.evaluation.lists import read_predictions
 
 Settings = dict[str, float]
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """One fit of a library model."""
-
-    lists: RankedLists
-    train_s: float
-
-
-def library_lists(python: Path, folder: Path, split: Split, model: str, settings: list[Settings]) -> list[Fitted]:
-    """Fits a library model once for each settings on the training events, and ranks before every instant.
+def library_lists(python: Path, folder: Path, split: Split, model: str, settings: Settings) -> Fitted:
+    """Fits a library model on the training events, and ranks before every instant.
 
     Args:
         python: Of the environment of requirements.txt.
         folder: For the files, which are written anew.
         split: Protocol.
         model: Its name in library.py.
-        settings: Of each fit.
+        settings: Of the fit.
 
     Raises:
         subprocess.CalledProcessError: The library model failed; its own message stands on standard error.
@@ -58,11 +50,6 @@ def library_lists(python: Path, folder: Path, split: Split, model: str, settings
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     script = Path(__file__).parent / "library.py"
     subprocess.run([str(python), str(script), str(folder)], check=True, env=environment)
-    seconds = json.loads((folder / "seconds.json").read_text())
-    return [
-        Fitted(
-            read_predictions(folder / f"lists-{number}.parquet", test.log, test.instants, test.catalog),
-            float(seconds[number]),
-        )
-        for number in range(len(settings))
-    ]
+    took = json.loads((folder / "took.json").read_text())
+    lists = read_predictions(folder / "lists.parquet", test.log, test.instants, test.catalog)
+    return Fitted(lists, took["train_s"], took["cpu_s"])

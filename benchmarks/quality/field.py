@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import field as field_of
 from pathlib import Path
+from typing import Any
 
+from benchmarks.quality.cache import Cache, Fitted, Stopwatch, code_fingerprint, split_fingerprint
 from benchmarks.quality.exchange import Settings, library_lists
-from benchmarks.quality.linear import decayed_neighbours, ease
+from benchmarks.quality.library import SEQUENTIAL_ITEMS
+from benchmarks.quality.linear import MAX_ITEMS, decayed_neighbours, ease
+from benchmarks.quality.next_basket import tifu_knn, up_cf
 from benchmarks.quality.personal import personal_frequency
 from benchmarks.quality.popularity import popularity
 from benchmarks.quality.split import Split, ndcg_at_10
@@ -17,6 +21,19 @@ from ebbtide.train.evaluation.lists import RankedLists
 
 TRIES = 5
 """Settings of each model that are tried on the validation period."""
+_USES = {
+    "popularity": ("split",),
+    "personal": ("popularity", "split"),
+    "linear": ("split",),
+    "next_basket": ("baskets", "split"),
+    "library": (),
+}
+"""Which files of this folder a file of recommenders builds on."""
+_CODE = {
+    module: code_fingerprint(Path(__file__).parent / f"{name}.py" for name in (module, *uses))
+    for module, uses in _USES.items()
+}
+"""Taken when this process began, as the code it runs was."""
 
 
 @dataclass(frozen=True)
@@ -27,58 +44,110 @@ class Baseline:
     updated: bool
     """Whether a prediction sees other people's events after the border, as ours with its popularity kept up to date."""
     grid: list[Settings]
-    """At most `TRIES`; the likeliest first: the short form takes that one."""
+    """At most `TRIES`; the likeliest first: the short form takes that one, changed by `quick`."""
     rank: Callable[..., RankedLists] | None = None
     """Takes a split and one of the settings; None for a model of library.py."""
     library: str = ""
     only_repeats: bool = False
     """Makes sense only where people take things again."""
 
+    cost: float = 1.0
+    """Of a fit, roughly, in those of a popularity: for the estimate of the time left."""
+    quick: Settings = field_of(default_factory=dict)
+    """What the short form changes of its settings."""
+    most_items: int | None = None
+    """The most frequent items it knows where there are more; None for all."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the model without its settings."""
+        return self.rank.__name__ if self.rank is not None else self.library
+
+    @property
+    def code(self) -> str:
+        """Fingerprint of what makes a fit."""
+        return _CODE["library" if self.rank is None else self.rank.__module__.rpartition(".")[2]]
+
 
 @dataclass(frozen=True)
 class Tuned:
     """A baseline on the test split."""
 
-    lists: RankedLists
+    fitted: Fitted
     settings: Settings
-    tried: int
-    train_s: float
-    """Of the last fit; for the closed forms and counts, with the ranking."""
+    """The best of those tried."""
+    tried: list[tuple[Settings, float]]
+    """Each with its NDCG@10 on the validation split; empty where there was nothing to choose."""
 
 
 def field() -> list[Baseline]:
     """All of them."""
-    half_lives: list[Settings] = [{"half_life_days": days} for days in (90.0, 1.0, 7.0, 30.0, 365.0)]
-    personal: list[Settings] = [{"half_life_days": days} for days in (90.0, math.inf, 30.0, 180.0, 14.0)]
-    rows = []
+    rows: list[Baseline] = []
     for updated, suffix in ((False, "frozen"), (True, "kept up to date")):
-        state: Settings = {"updated": updated}
-        rows += [
-            Baseline(f"popularity, {suffix}", updated, [state], popularity),
-            Baseline(f"popularity of the last 7 days, {suffix}", updated, [{**state, "window_days": 7.0}], popularity),
-            Baseline(
-                f"popularity of the last 30 days, {suffix}", updated, [{**state, "window_days": 30.0}], popularity
-            ),
-            Baseline(f"decayed popularity, {suffix}", updated, [{**state, **one} for one in half_lives], popularity),
-            Baseline(
-                f"personal frequency with decay, popularity {suffix}",
-                *(updated, [{**state, **one} for one in personal], personal_frequency),
-                only_repeats=True,
-            ),
-        ]
-    neighbours: list[Settings] = [
-        {"half_life_days": days, "shrinkage": shrinkage, "neighbours": 100}
-        for days, shrinkage in ((30.0, 10.0), (1.0, 10.0), (180.0, 10.0), (30.0, 50.0), (30.0, 0.0))
+        rows += _counts(updated, suffix)
+    return [
+        *rows,
+        Baseline(
+            "EASE",
+            *(False, [{"regularisation": value} for value in (300.0, 100.0, 1000.0, 30.0, 3000.0)], ease),
+            cost=20,
+            most_items=MAX_ITEMS,
+        ),
+        Baseline("item kNN with decay", False, _neighbours(), decayed_neighbours, cost=10, most_items=MAX_ITEMS),
+        Baseline("iALS", False, _ials(), library="ials", cost=20),
+        Baseline("BPR-MF", False, _bpr(), library="bpr", cost=10),
+        _library_sequence("SASRec", "sasrec"),
+        _library_sequence("BERT4Rec", "bert4rec"),
     ]
-    rows += [
-        Baseline("EASE", False, [{"regularisation": value} for value in (300.0, 100.0, 1000.0, 30.0, 3000.0)], ease),
-        Baseline("item kNN with decay", False, neighbours, decayed_neighbours),
-        Baseline("iALS", False, _ials(), library="ials"),
-        Baseline("BPR-MF", False, _bpr(), library="bpr"),
-        Baseline("SASRec", False, _sequential(), library="sasrec"),
-        Baseline("BERT4Rec", False, _sequential(), library="bert4rec"),
+
+
+def _counts(updated: bool, suffix: str) -> list[Baseline]:
+    """Popularity, and what weighs people's own baskets; with or without the events of others after the border."""
+
+    def row(name: str, grid: list[Settings], rank: Callable[..., RankedLists], **more: Any) -> Baseline:  # noqa: ANN401
+        return Baseline(f"{name}, {suffix}", updated, [{"updated": updated, **one} for one in grid], rank, **more)
+
+    return [
+        row("popularity", [{}], popularity),
+        row("popularity of the last 7 days", [{"window_days": 7.0}], popularity),
+        row("popularity of the last 30 days", [{"window_days": 30.0}], popularity),
+        row("decayed popularity", [{"half_life_days": days} for days in (90.0, 1.0, 7.0, 30.0, 365.0)], popularity),
+        row(
+            "personal frequency with decay",
+            [{"half_life_days": days} for days in (90.0, math.inf, 30.0, 180.0, 14.0)],
+            personal_frequency,
+            only_repeats=True,
+            cost=3,
+        ),
+        row("UP-CF@r", _up_cf(), up_cf, only_repeats=True, cost=6),
+        row("TIFU-kNN", _tifu_knn(), tifu_knn, only_repeats=True, cost=6),
     ]
-    return rows
+
+
+def _up_cf() -> list[Settings]:
+    """Recency, locality and asymmetry from the grid of the paper."""
+    tried = ((25, 5, 0.75), (100, 10, 0.25), (math.inf, 5, 0.5), (10, 10, 0.5), (100, 50, 0.75))
+    return [{"recency": r, "locality": q, "asymmetry": alpha} for r, q, alpha in tried]
+
+
+def _tifu_knn() -> list[Settings]:
+    """The first is published for this grocer's data, the next two for others; the rest was found by others."""
+    tried = (
+        (900, 0.9, 0.6, 0.2, 3),
+        (300, 0.9, 0.7, 0.7, 7),
+        (900, 0.9, 0.7, 0.9, 3),
+        (500, 1, 0.6, 0.4, 14),
+        (300, 1, 0.9, 0.9, 14),
+    )
+    return [
+        {"neighbours": k, "within_decay": within, "group_decay": between, "own_share": alpha, "groups": m}
+        for k, within, between, alpha, m in tried
+    ]
+
+
+def _neighbours() -> list[Settings]:
+    tried = ((30.0, 10.0), (1.0, 10.0), (180.0, 10.0), (30.0, 50.0), (30.0, 0.0))
+    return [{"half_life_days": days, "shrinkage": shrinkage, "neighbours": 100} for days, shrinkage in tried]
 
 
 def _ials() -> list[Settings]:
@@ -97,16 +166,22 @@ def _bpr() -> list[Settings]:
     ]
 
 
+def _library_sequence(name: str, library: str) -> Baseline:
+    short: Settings = {"steps": 300}
+    return Baseline(name, False, _sequential(), library=library, cost=150, quick=short, most_items=SEQUENTIAL_ITEMS)
+
+
 def _sequential() -> list[Settings]:
-    tried = ((64, 30, 1e-3), (64, 100, 1e-3), (128, 30, 1e-3), (128, 100, 3e-4), (64, 10, 1e-3))
+    """Width, steps of gradient descent, learning rate."""
+    tried = ((64, 1000, 1e-3), (64, 3000, 1e-3), (64, 6000, 1e-3), (128, 3000, 1e-3), (128, 3000, 3e-4))
     return [
         # Few people: small batches, so that an epoch has more than a handful of steps.
-        {"n_factors": factors, "epochs": epochs, "lr": rate, "n_blocks": 2, "n_heads": 2, "batch_size": 16}
-        for factors, epochs, rate in tried
+        {"n_factors": factors, "steps": steps, "lr": rate, "n_blocks": 2, "n_heads": 2, "batch_size": 16}
+        for factors, steps, rate in tried
     ]
 
 
-def tuned(baseline: Baseline, validation: Split, test: Split, tries: int, python: Path | None, folder: Path) -> Tuned:
+def tuned(baseline: Baseline, validation: Split, test: Split, tries: int, fitter: Fitter) -> Tuned:
     """Chooses the settings on the validation split by NDCG@10 and fits again before the border of the test.
 
     Args:
@@ -114,30 +189,50 @@ def tuned(baseline: Baseline, validation: Split, test: Split, tries: int, python
         validation: Split to tune on.
         test: Split to rank.
         tries: Settings that are tried at most.
-        python: Of the environment of the library models; None where the baseline is none of them.
-        folder: For the files they exchange.
+        fitter: Fits, or finds what it fitted before.
     """
-    grid = baseline.grid[:tries]
-    best = grid[0]
+    grid = baseline.grid[:tries] if tries > 1 else [{**baseline.grid[0], **baseline.quick}]
+    scores: list[float] = []
     if len(grid) > 1:
-        scores = [ndcg_at_10(validation, lists) for lists, _ in _fits(baseline, validation, grid, python, folder)]
-        best = grid[scores.index(max(scores))]
-    lists, train_s = _fits(baseline, test, [best], python, folder)[0]
-    return Tuned(lists, best, len(grid), train_s)
+        scores = [ndcg_at_10(validation, fitter.fit(baseline, validation, settings).lists) for settings in grid]
+    best = grid[scores.index(max(scores))] if scores else grid[0]
+    return Tuned(fitter.fit(baseline, test, best), best, [*zip(grid, scores, strict=False)])
 
 
-def _fits(
-    baseline: Baseline, split: Split, grid: list[Settings], python: Path | None, folder: Path
-) -> list[tuple[RankedLists, float]]:
-    """Lists and seconds of each settings."""
-    if baseline.rank is None:
-        if python is None:
-            raise ValueError(f"{baseline.name}: got no environment of the library models; expected --library")
-        fits = library_lists(python, folder, split, baseline.library, grid)
-        return [(fitted.lists, fitted.train_s) for fitted in fits]
-    found = []
-    for settings in grid:
-        began = time.monotonic()
-        lists = baseline.rank(split, **settings)
-        found.append((lists, time.monotonic() - began))
-    return found
+@dataclass(frozen=True)
+class Fitter:
+    """Fits baselines, each once: what is in the cache is not fitted again."""
+
+    cache: Cache
+    library: Path | None
+    """Python of the environment of the library models; None where none of them is asked for."""
+    exchange: Path
+    """Folder for the files they exchange."""
+    done: Callable[[float, bool], None] = lambda _cost, _kept: None
+    """Told of every fit: what it costs, and whether it was in the cache."""
+
+    def fit(self, baseline: Baseline, split: Split, settings: Settings) -> Fitted:
+        """One fit and its lists.
+
+        Raises:
+            ValueError: A library model without its environment.
+        """
+        key: dict[str, object] = {
+            "data": split_fingerprint(split),
+            # JSON knows no infinity.
+            "settings": {name: repr(value) for name, value in settings.items()},
+            "code": baseline.code,
+        }
+
+        def anew() -> Fitted:
+            if baseline.rank is not None:
+                watch = Stopwatch()
+                return watch.fitted(baseline.rank(split, **settings))
+            if self.library is None:
+                raise ValueError(f"{baseline.name}: got no environment of the library models; expected --library")
+            return library_lists(self.library, self.exchange, split, baseline.library, settings)
+
+        kept = self.cache.path(baseline.kind, key).is_file()
+        found = self.cache.get(baseline.kind, key, anew)
+        self.done(baseline.cost, kept)
+        return found

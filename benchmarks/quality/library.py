@@ -3,14 +3,15 @@
     python benchmarks/quality/library.py FOLDER
 
 ``events.parquet`` holds ``user``, ``item``, ``time`` (Unix ms) and ``training``; ``instants.parquet`` ``user`` and
-``time`` of each instant to predict; ``job.json`` the model, its settings (a list) and whether seen items may be ranked.
-Writes a predictions file for each settings, ``lists-0.parquet`` and so on, and the fits' seconds, ``seconds.json``.
+``time`` of each instant to predict; ``job.json`` the model, its settings and whether seen items may be ranked. Writes a
+predictions file, ``lists.parquet``, and what the fit took, ``took.json``.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -24,8 +25,11 @@ from scipy.sparse import csr_matrix
 LENGTH = 20
 SESSION = 100
 """Newest events of a person that the sequential models read."""
-FULL_SOFTMAX_ITEMS = 20_000
-"""A softmax over more items does not fit common machines; 256 drawn negatives stand in for the rest."""
+SEQUENTIAL_ITEMS = 20_000
+"""The most frequent items of the training events, which the sequential models read and rank where there are more."""
+FULL_SOFTMAX_ITEMS = 10_000
+"""Beyond these, 64 drawn negatives stand in for the rest of the softmax."""
+_NEGATIVES = 64
 SEED = 0
 
 
@@ -35,42 +39,43 @@ class Job:
     def __init__(self, folder: Path) -> None:
         events = pd.read_parquet(folder / "events.parquet")
         self.instants = pd.read_parquet(folder / "instants.parquet")
-        self.settings: dict[str, Any] = json.loads((folder / "job.json").read_text())
-        self.repeats = bool(self.settings["repeats"])
+        told = json.loads((folder / "job.json").read_text())
+        self.model: str = told["model"]
+        self.settings: dict[str, Any] = told["settings"]
+        self.repeats: bool = told["repeats"]
         self.events = events
         self.training = events[events["training"]]
         self.item_ids = np.sort(self.training["item"].unique())
         self.user_ids = np.sort(self.training["user"].unique())
-        known = events[events["item"].isin(self.item_ids)]
-        self.past = self._past(known)
+        self.past = self._past(events[events["item"].isin(self.item_ids)])
         popular = self.training["item"].value_counts(sort=True)
         self.popular = np.searchsorted(self.item_ids, popular.index.to_numpy())
 
     def _past(self, known: pd.DataFrame) -> list[np.ndarray[Any, Any]]:
         """Columns of the known items of each instant's past, oldest first."""
-        groups = dict(iter(known.groupby("user", sort=False)))
+        column = np.searchsorted(self.item_ids, known["item"])
+        time_ms = known["time"].to_numpy()
+        rows = known.groupby("user", sort=False).indices
+        nothing = np.empty(0, dtype=np.int64)
         past = []
         for user, moment in zip(self.instants["user"], self.instants["time"], strict=True):
-            group = groups.get(user)
-            items = [] if group is None else group["item"].to_numpy()[: np.searchsorted(group["time"], moment)]
-            past.append(np.searchsorted(self.item_ids, items))
+            own = rows.get(user, nothing)
+            past.append(column[own[: np.searchsorted(time_ms[own], moment)]])
         return past
 
     def training_matrix(self) -> csr_matrix:
-        """Who had what, ones."""
-        pairs = self.training[["user", "item"]].drop_duplicates()
-        rows = np.searchsorted(self.user_ids, pairs["user"])
-        columns = np.searchsorted(self.item_ids, pairs["item"])
-        ones = np.ones(len(pairs), dtype=np.float32)
+        """Who had what how often."""
+        rows = np.searchsorted(self.user_ids, self.training["user"])
+        columns = np.searchsorted(self.item_ids, self.training["item"])
+        ones = np.ones(len(rows), dtype=np.float32)
         return csr_matrix((ones, (rows, columns)), shape=(len(self.user_ids), len(self.item_ids)))
 
     def past_matrix(self) -> csr_matrix:
-        """What each instant's person had before it, ones."""
-        columns = [np.unique(items) for items in self.past]
-        rows = np.repeat(np.arange(len(columns)), [len(items) for items in columns])
-        flat = np.concatenate(columns).astype(np.int64)
+        """What each instant's person had before it how often."""
+        rows = np.repeat(np.arange(len(self.past)), [len(items) for items in self.past])
+        flat = np.concatenate(self.past).astype(np.int64)
         ones = np.ones(len(flat), dtype=np.float32)
-        return csr_matrix((ones, (rows, flat)), shape=(len(columns), len(self.item_ids)))
+        return csr_matrix((ones, (rows, flat)), shape=(len(self.past), len(self.item_ids)))
 
     def filled(self, found: dict[int, list[int]]) -> list[list[int]]:
         """Lists of 20 columns for every instant: what was found, then the most popular that are not in it."""
@@ -89,7 +94,7 @@ class Job:
 
 
 def ials(job: Job, factors: int, regularization: float, alpha: float, iterations: int) -> Callable[[], dict[int, Any]]:
-    """Implicit ALS (Hu et al., ICDM 2008); the person is folded in anew before every instant."""
+    """Implicit ALS (Hu et al., ICDM 2008) on counts; the person is folded in anew before every instant."""
     from implicit.als import AlternatingLeastSquares
 
     model = AlternatingLeastSquares(
@@ -166,15 +171,22 @@ def _sequential(job: Job, kind: Any, settings: dict[str, Any]) -> Callable[[], d
     columns = {"user": Columns.User, "item": Columns.Item, "time": Columns.Datetime}
     training = job.training[["user", "item", "time"]].rename(columns=columns)
     training[Columns.Datetime] = pd.to_datetime(training[Columns.Datetime], unit="ms")
-    full = len(job.item_ids) <= FULL_SOFTMAX_ITEMS
-    loss = {"loss": "softmax"} if full else {"loss": "sampled_softmax", "n_negatives": 256}
-    model = kind(session_max_len=SESSION, deterministic=True, verbose=0, **loss, **settings)
+    known = np.zeros(len(job.item_ids), dtype=np.bool_)
+    known[job.popular[:SEQUENTIAL_ITEMS]] = True
+    training = training[known[np.searchsorted(job.item_ids, training[Columns.Item])]]
+    sampled = known.sum() > FULL_SOFTMAX_ITEMS
+    loss = {"loss": "sampled_softmax", "n_negatives": _NEGATIVES} if sampled else {"loss": "softmax"}
+    settings = dict(settings)
+    steps_per_epoch = math.ceil(training[Columns.User].nunique() / settings["batch_size"])
+    epochs = math.ceil(settings.pop("steps") / steps_per_epoch)
+    model = kind(session_max_len=SESSION, epochs=epochs, deterministic=True, verbose=0, **loss, **settings)
     model.fit(dataset(training))
 
     def recommend() -> dict[int, Any]:
         # Every instant is a person of its own, whose events are those before it.
-        newest = [past[-SESSION:] if job.repeats else past for past in job.past]
-        counts = [len(past) for past in newest]
+        past = [columns[known[columns]] for columns in job.past]
+        newest = [columns[-SESSION:] if job.repeats else columns for columns in past]
+        counts = [len(columns) for columns in newest]
         case = np.repeat(np.arange(len(newest)), counts)
         place = np.concatenate([np.arange(count) for count in counts])
         frame = pd.DataFrame(
@@ -207,24 +219,22 @@ MODELS: dict[str, Callable[..., Callable[[], dict[int, Any]]]] = {
 
 
 def main(folder: Path) -> None:
-    """Fits and ranks once for every settings of the job."""
+    """Fits and ranks as the job says."""
     job = Job(folder)
-    seconds = []
-    for number, settings in enumerate(job.settings["settings"]):
-        began = time.monotonic()
-        recommend = MODELS[job.settings["model"]](job, **settings)
-        seconds.append(time.monotonic() - began)
-        lists = job.filled(recommend())
-        counts = [len(items) for items in lists]
-        pd.DataFrame(
-            {
-                "user": np.repeat(job.instants["user"].to_numpy(), counts),
-                "time": np.repeat(job.instants["time"].to_numpy(), counts),
-                "rank": np.concatenate([np.arange(1, count + 1) for count in counts]),
-                "item": job.item_ids[np.concatenate(lists)],
-            }
-        ).to_parquet(folder / f"lists-{number}.parquet", index=False)
-    (folder / "seconds.json").write_text(json.dumps(seconds))
+    wall, cpu = time.monotonic(), time.process_time()
+    recommend = MODELS[job.model](job, **job.settings)
+    took = {"train_s": time.monotonic() - wall, "cpu_s": time.process_time() - cpu}
+    lists = job.filled(recommend())
+    counts = [len(items) for items in lists]
+    pd.DataFrame(
+        {
+            "user": np.repeat(job.instants["user"].to_numpy(), counts),
+            "time": np.repeat(job.instants["time"].to_numpy(), counts),
+            "rank": np.concatenate([np.arange(1, count + 1) for count in counts]),
+            "item": job.item_ids[np.concatenate(lists)],
+        }
+    ).to_parquet(folder / "lists.parquet", index=False)
+    (folder / "took.json").write_text(json.dumps(took))
 
 
 if __name__ == "__main__":

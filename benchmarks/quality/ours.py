@@ -17,6 +17,8 @@ OURS = "ebbtide"
 NO_DECAY = "ebbtide, no decay anywhere"
 NO_INTEREST_DECAY = "ebbtide, no decay of the person's interest"
 NO_TEXT = "ebbtide, no text"
+FROZEN = ", frozen"
+"""Follows the name of a model whose popularity is frozen at the border."""
 
 
 class OnlyPopularityEbbs(ModelConfig):

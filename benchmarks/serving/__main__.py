@@ -18,6 +18,7 @@ from benchmarks.serving.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PARTS = {
+    "pipeline": "benchmarks.serving.pipeline",
     "recommend": "benchmarks.serving.recommend",
     "peers": "benchmarks.serving.peers.measure",
     "encoder": "benchmarks.serving.encoder",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ _PACKAGES = (
 
 
 def facts() -> dict[str, Any]:
-    """Processor, memory and versions; packages that are not installed are left out."""
+    """The day (UTC), processor, memory and versions; packages that are not installed are left out."""
     return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),

@@ -6,18 +6,27 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import cycle
+from pathlib import Path
 
+import grpc
 import pytest
+from tritonclient.grpc import service_pb2_grpc
 
 from ebbtide.client import (
     AsyncInterestClient,
+    BearerToken,
     ClientConfig,
     DeadlineExceededError,
     InterestClient,
     ModelNotReadyError,
     OverloadedError,
+    ResourceExhaustedError,
     RetryConfig,
+    UnauthenticatedError,
 )
 from ebbtide.serve import ServerConfig, TritonServer
 
@@ -74,17 +83,99 @@ def test_server_stops_working_when_the_deadline_has_passed(connect, small, marks
     assert asyncio.run(appears(marks / "cancelled"))
 
 
-def test_deadline_holds_when_the_server_is_frozen(connect, small):
+def wait_for(condition):
+    tick = threading.Event()
+    for _ in range(6_000):
+        if condition():
+            return
+        tick.wait(0.01)
+    pytest.fail("it did not come to pass")
+
+
+def is_frozen(pid):
+    """Whether every thread stands still, which takes a moment after the signal."""
+    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return set(states) == {"T"}
+
+
+def test_deadline_holds_within_50_ms_when_the_server_is_frozen(connect, small):
+    late_s = []
     with connect(small.grpc_url) as client:
         client.embed(["quick"])
         os.kill(small.pid, signal.SIGSTOP)
         try:
-            with pytest.raises(DeadlineExceededError):
-                client.embed(["quick"], timeout_s=0.3)
-            assert not client.is_live(timeout_s=0.3)
+            wait_for(lambda: is_frozen(small.pid))
+            for _ in range(4):
+                began_s = time.monotonic()
+                with pytest.raises(DeadlineExceededError):
+                    client.embed(["quick"], timeout_s=0.1)
+                late_s.append(time.monotonic() - began_s - 0.1)
+            assert not client.is_live(timeout_s=0.1)
         finally:
             os.kill(small.pid, signal.SIGCONT)
         assert client.embed(["quick"]).tolist() == [[5, 0]]
+    # A promise about time, and so the one time that is asserted; the best of four, since the machine may be busy.
+    assert 0 <= min(late_s) < 0.05
+
+
+def test_call_raises_resource_exhausted_when_the_answer_is_larger_than_allowed(connect, small):
+    config = ClientConfig(max_message_bytes=220, check_contract=False)
+    with connect(small.grpc_url, config=config) as client:
+        assert len(client.embed(["a"])) == 1
+        with pytest.raises(ResourceExhaustedError, match="max_message_bytes"):
+            client.embed(["a"] * 28)
+    tight = ClientConfig(max_message_bytes=64)
+    with connect(small.grpc_url, config=tight) as client, pytest.raises(ResourceExhaustedError, match="embed"):
+        client.embed(["a"])
+
+
+class Doorman(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Lets calls through to a Triton whose token is valid now, as a proxy before it would."""
+
+    def __init__(self, triton_url):
+        self.valid = "of-today"
+        self.channel = grpc.insecure_channel(triton_url)
+        self.triton = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+
+    def ModelInfer(self, request, context):  # noqa: N802
+        self.check(context)
+        return self.triton.ModelInfer(request)
+
+    def ModelConfig(self, request, context):  # noqa: N802
+        self.check(context)
+        return self.triton.ModelConfig(request)
+
+    def check(self, context):
+        if dict(context.invocation_metadata()).get("authorization") != f"Bearer {self.valid}":
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "token expired")
+
+
+@pytest.fixture
+def doorman(small):
+    with ThreadPoolExecutor(4) as pool:
+        server, servicer = grpc.server(pool), Doorman(small.grpc_url)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        servicer.url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        yield servicer
+        server.stop(None).wait()
+        servicer.channel.close()
+
+
+def test_call_raises_unauthenticated_until_the_provider_has_a_new_token_when_the_old_one_expires(connect, doorman):
+    held = ["of-today"]
+    with (
+        connect(doorman.url, config=ClientConfig(token=BearerToken("of-today"))) as fixed,
+        connect(doorman.url, config=ClientConfig(token=BearerToken(lambda: held[0]))) as provided,
+    ):
+        assert fixed.embed(["quick"]).tolist() == provided.embed(["quick"]).tolist() == [[5, 0]]
+        doorman.valid = "of-tomorrow"
+        for client in (fixed, provided):
+            with pytest.raises(UnauthenticatedError, match="token expired") as caught:
+                client.embed(["quick"])
+            assert caught.value.attempts == 1
+        held[0] = "of-tomorrow"
+        assert provided.embed(["quick"]).tolist() == [[5, 0]]
 
 
 def test_call_raises_overloaded_when_the_models_queue_is_full(small_repository, tmp_path):
@@ -105,33 +196,33 @@ def test_call_raises_overloaded_when_the_models_queue_is_full(small_repository, 
     assert kinds.count(DeadlineExceededError) == 2, errors
 
 
-def load(client, texts_done, stop, errors):
-    """Calls until told to stop; keeps which server answered and what went wrong."""
-    while not stop.is_set():
+def load(client, answers, stop, errors):
+    """Calls until told to stop; keeps which server answered and what went wrong, an answer to another call too."""
+    for length in cycle(range(1, 100)):
+        if stop.is_set():
+            return
         try:
-            texts_done.append(int(client.embed(["quick"])[0, 1]))
+            ((found, server),) = client.embed(["q" * length]).tolist()
         except Exception as error:
             errors.append(error)
+            continue
+        answers.append(int(server))
+        if found != length:
+            errors.append(f"got the answer to a text of {found} letters for one of {length}")
 
 
-def wait_for(condition):
-    tick = threading.Event()
-    for _ in range(6_000):
-        if condition():
-            return
-        tick.wait(0.01)
-    pytest.fail("it did not come to pass")
-
-
-def test_no_call_fails_when_one_of_two_servers_dies_under_load(connect, small, small_repository):
+def test_no_call_fails_when_one_of_three_servers_is_down_and_another_dies_under_load(
+    connect, small, small_repository, free_address
+):
     with TritonServer(ServerConfig(small_repository, environment={"SERVER_NUMBER": "2"})) as second:
         answers, errors, stop = [], [], threading.Event()
-        with connect([small.grpc_url, second.grpc_url]) as client, ThreadPoolExecutor(4) as pool:
+        addresses = [small.grpc_url, free_address, second.grpc_url]
+        with connect(addresses) as client, ThreadPoolExecutor(4) as pool:
             for _ in range(4):
                 pool.submit(load, client, answers, stop, errors)
             try:
                 wait_for(lambda: answers.count(0) > 50 and answers.count(2) > 50)
-                # Round robin: both work, and about the same.
+                # Round robin: both that are up work, and about the same.
                 assert 0.5 < answers.count(0) / answers.count(2) < 2
                 os.kill(second.pid, signal.SIGKILL)
                 second.wait(30)
@@ -143,13 +234,19 @@ def test_no_call_fails_when_one_of_two_servers_dies_under_load(connect, small, s
         assert set(answers[-100:]) == {0}
 
 
-def test_all_calls_succeed_when_the_server_is_killed_and_restarted_under_load(connect, small_repository):
+@pytest.mark.parametrize(
+    "shared_memory", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["messages", "shared-memory"]
+)
+def test_all_calls_get_their_own_answer_when_the_server_is_killed_and_restarted_under_load(
+    connect, small_repository, shared_memory
+):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     answers, errors, stop = [], [], threading.Event()
     config = ServerConfig(small_repository, grpc_port=port)
-    with connect(f"127.0.0.1:{port}", config=PATIENT) as client, ThreadPoolExecutor(4) as pool:
+    patient = replace(PATIENT, shared_memory=shared_memory)
+    with connect(f"127.0.0.1:{port}", config=patient) as client, ThreadPoolExecutor(4) as pool:
         with TritonServer(config) as first:
             for _ in range(4):
                 pool.submit(load, client, answers, stop, errors)

@@ -179,11 +179,12 @@ def test_text_ensembles_answer_as_the_twin_when_texts_stand_in_and_stand_alone(
     assert explained[contract.EVENT_CURRENT.name].ravel().tolist() == [False, False, True, True]
 
 
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_explanations_add_up_when_requests_are_random(
-    door: Any, keys: np.ndarray, bundle: InterestBundle, twin: InProcessPipeline
+    door: Any, keys: np.ndarray, bundle: InterestBundle, twin: InProcessPipeline, count: int
 ) -> None:
     random = np.random.default_rng(3)
-    for sample in random_samples(len(bundle.catalog), 40, twin.limits, seed=31, texts=False):
+    for sample in random_samples(len(bundle.catalog), count, twin.limits, seed=31, texts=False):
         assert isinstance(sample, Sample)
         request = replace(sample.request(keys, np.empty((0, 16), np.float32)), exclude_seen=np.array([False]))
         candidates = keys[random.integers(0, len(keys), 8)]

@@ -68,6 +68,23 @@ def total_model() -> onnx.ModelProto:
     )
 
 
+def masked_model(tokens: str | int = "m") -> onnx.ModelProto:
+    """total = the sum of each row's values that its mask leaves; seen = the columns that the row was run with."""
+    return _graph(
+        [
+            helper.make_node("Cast", ["mask"], ["factor"], to=T.FLOAT),
+            helper.make_node("Mul", ["values", "factor"], ["left"]),
+            helper.make_node("ReduceSum", ["left", "columns"], ["total"]),
+            helper.make_node("Equal", ["mask", "mask"], ["same"]),
+            helper.make_node("Cast", ["same"], ["one"], to=T.INT64),
+            helper.make_node("ReduceSum", ["one", "columns"], ["seen"]),
+        ],
+        [("values", T.FLOAT, ["n", tokens]), ("mask", T.INT64, ["n", tokens])],
+        [("total", T.FLOAT, ["n", 1]), ("seen", T.INT64, ["n", 1])],
+        [helper.make_tensor("columns", T.INT64, [1], [1])],
+    )
+
+
 ADD_CONFIG = """
 backend: "onnxruntime"
 max_batch_size: 16
@@ -100,6 +117,16 @@ backend: "onnxruntime"
 input [{ name: "values" data_type: TYPE_FP32 dims: [-1] }]
 output [{ name: "total" data_type: TYPE_FP32 dims: [1] }]
 instance_group [{ kind: KIND_CPU count: 1 }]
+"""
+
+MASKED_CONFIG = """
+backend: "onnxruntime"
+max_batch_size: 64
+input [{ name: "values" data_type: TYPE_FP32 dims: [-1] }, { name: "mask" data_type: TYPE_INT64 dims: [-1] }]
+output [{ name: "total" data_type: TYPE_FP32 dims: [1] }, { name: "seen" data_type: TYPE_INT64 dims: [1] }]
+instance_group [{ kind: KIND_CPU count: 1 }]
+dynamic_batching { max_queue_delay_microseconds: 100000 }
+parameters [{ key: "split_rows_by_length" value: { string_value: "mask" } }]
 """
 
 
@@ -165,6 +192,7 @@ def good_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_to_repository(repository, "gather", gather_model(), GATHER_CONFIG)
     add_to_repository(repository, "echo", echo_model(), ECHO_CONFIG)
     add_to_repository(repository, "total", total_model(), TOTAL_CONFIG)
+    add_to_repository(repository, "masked", masked_model(), MASKED_CONFIG)
     add_python_model(repository, "python")
     return repository
 

@@ -140,3 +140,33 @@ def test_repository_gains_no_file_when_it_is_served(client, good_repository):
 def test_large_tensors_are_answered_when_they_exceed_the_initial_shared_memory(client):
     values = np.ones(4 * 1024 * 1024, dtype=np.float32)
     assert client.infer("total", {"values": values})["total"].tolist() == [float(values.size)]
+
+
+def masked(lengths: list[int], width: int) -> dict[str, np.ndarray]:
+    values = np.random.default_rng(len(lengths)).normal(size=(len(lengths), width)).astype(np.float32)
+    return {"values": values, "mask": (np.arange(width) < np.array(lengths)[:, None]).astype(np.int64)}
+
+
+def test_rows_run_with_others_of_their_length_when_the_config_names_a_mask(client):
+    lengths = [5, 200, 6, 7, 199, 5, 0]
+    inputs = masked(lengths, 220)
+    answer = client.infer("masked", inputs)
+    # A row without a token could have any, so it is not cut.
+    assert answer["seen"].ravel().tolist() == [7, 200, 7, 7, 200, 7, 220]
+    np.testing.assert_allclose(answer["total"], (inputs["values"] * inputs["mask"]).sum(1, keepdims=True), rtol=1e-5)
+    assert client.infer("masked", masked([3, 3, 4], 6))["seen"].ravel().tolist() == [4, 4, 4]
+    assert client.infer("masked", inputs, ["total"]).keys() == {"total"}
+
+
+def test_rows_of_several_requests_run_together_when_their_lengths_are_alike(client):
+    lengths = [[3, 60], [61, 4], [5, 59]]
+    _, executions = client.counts("masked")
+    waiting = [client.start("masked", masked(one, 64)) for one in lengths]
+    answers = [wait() for wait in waiting]
+    assert client.counts("masked")[1] - executions < 3
+    for one, answer in zip(lengths, answers, strict=True):
+        assert (np.sign(answer["seen"].ravel() - 32) == np.sign(np.array(one) - 32)).all()
+        assert (answer["seen"].ravel() >= one).all()
+        inputs = masked(one, 64)
+        expected = (inputs["values"] * inputs["mask"]).sum(1, keepdims=True)
+        np.testing.assert_allclose(answer["total"], expected, rtol=1e-4)

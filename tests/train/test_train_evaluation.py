@@ -1,5 +1,8 @@
 """Held-out events, instants, ranks over the whole catalog, and their means."""
 
+import subprocess
+import sys
+
 import numpy as np
 import polars as pl
 import pytest
@@ -13,9 +16,8 @@ from ebbtide.train.evaluation import (
     held_out,
     instant_heads,
     leave_last_out,
-    metrics_of,
-    target_ranks,
 )
+from ebbtide.train.evaluation.ranks import metrics_of, target_ranks
 from ebbtide.train.evaluation.split import instants_of
 from ebbtide.train.events import build_log
 from ebbtide.train.model import InterestModel
@@ -124,3 +126,8 @@ def test_metrics_take_a_basket_as_one_set_when_events_share_an_instant():
 def test_metrics_are_nan_when_nothing_was_ranked(random_log):
     empty = np.empty(0, np.int64)
     assert np.isnan(metrics_of(random_log, empty, empty).ndcg_at_10)
+
+
+def test_split_imports_no_torch():
+    code = "import sys, ebbtide.train.evaluation; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

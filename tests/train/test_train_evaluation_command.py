@@ -1,6 +1,7 @@
 """``ebbtide evaluate`` on a real slice: its report, its predictions file, and lists that see nothing of the future."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from ebbtide.cli.app import app
-from ebbtide.train.bundle import DataReference
+from ebbtide.train.bundle import DataReference, InterestBundle
 from ebbtide.train.catalog import Catalog
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.errors import DataError
 from ebbtide.train.evaluation.evaluate import evaluate_bundle
 from ebbtide.train.evaluation.lists import NO_ITEM, rank_instants, read_predictions
+from ebbtide.train.evaluation.ratings import predicted_ratings
 from ebbtide.train.evaluation.scores import frozen_popularity, updated_popularity
 from ebbtide.train.evaluation.testset import TestSet
 from ebbtide.train.events import EventLog
@@ -23,37 +25,50 @@ from ebbtide.train.stage import read_data, train_bundle
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def bundle_of(files, holdout, **model):
+def bundle_of(files, *, weight=None, loss="full-softmax", **model):
     data = DataReference(
         events=str(files / "ratings.parquet"),
         catalog=str(files / "movies.parquet"),
         user_column="userId",
         item_column="movieId",
         time_column="timestamp",
-        weight_column=None,
+        weight_column=weight,
         catalog_item_column="movieId",
         text_template="{title} ({year}). {genres}",
         title_template=None,
         max_bad_rows=0.0,
-        holdout=holdout,
+        holdout="time:0.3",
     )
-    training = TrainConfig(epochs=1, refit=False)
+    training = TrainConfig(epochs=1, refit=False, loss=loss)
     return train_bundle(data, "packaged", ModelConfig(dimensions=8, **model), training)[0]
 
 
 @pytest.fixture(scope="module")
 def bundles(small_files, tmp_path_factory):
-    """Bundles on disk: with decay, without, and one that held nothing out."""
+    """Bundles on disk, with decay and without."""
     folder = tmp_path_factory.mktemp("bundles")
-    bundle_of(small_files, "time:0.3").save(folder / "decay")
-    bundle_of(small_files, "time:0.3", decay="none", alpha="fixed:0.5").save(folder / "plain")
-    bundle_of(small_files, "none").save(folder / "everything")
+    bundle_of(small_files).save(folder / "decay")
+    bundle_of(small_files, decay="none", alpha="fixed:0.5").save(folder / "plain")
     return folder
 
 
+@pytest.fixture
+def held_out_otherwise(bundles, tmp_path):
+    """A bundle that says it was trained with another holdout."""
+
+    def copy(holdout):
+        shutil.copytree(bundles / "decay", tmp_path / "other")
+        config = json.loads((tmp_path / "other" / "bundle.json").read_text())
+        config["data"]["holdout"] = holdout
+        (tmp_path / "other" / "bundle.json").write_text(json.dumps(config))
+        return tmp_path / "other"
+
+    return copy
+
+
 @pytest.fixture(scope="module")
-def run_of(small_files):
-    bundle = bundle_of(small_files, "time:0.3")
+def run_of(bundles):
+    bundle = InterestBundle.load(bundles / "decay")
     data = read_data(bundle.config.data)
     test = TestSet.of(data.log, data.catalog, "time:0.3")
     return evaluate_bundle(bundle, test, frozen=False, repeats=None)
@@ -149,15 +164,14 @@ def test_evaluate_scores_a_predictions_file_as_it_scored_the_bundle(bundles, wri
     assert all(found["mean"] == 0 and found["p_value"] == 1 for found in differences.values())
 
 
-def test_evaluate_is_refused_when_nothing_was_held_out(bundles):
-    done = evaluate(bundles / "everything")
+def test_evaluate_is_refused_when_nothing_was_held_out(held_out_otherwise):
+    done = evaluate(held_out_otherwise("none"))
     assert isinstance(done.exception, DataError)
     assert "--holdout time:0.2" in str(done.exception)
 
 
-def test_evaluate_is_refused_when_the_bundles_are_of_another_split(bundles, small_files, tmp_path):
-    bundle_of(small_files, "leave-last-out").save(tmp_path / "other")
-    done = evaluate(bundles / "decay", "--against", tmp_path / "other")
+def test_evaluate_is_refused_when_the_bundles_are_of_another_split(bundles, held_out_otherwise):
+    done = evaluate(bundles / "decay", "--against", held_out_otherwise("leave-last-out"))
     assert isinstance(done.exception, DataError)
     assert "holdout: got 'leave-last-out'; expected 'time:0.3'" in str(done.exception)
 
@@ -225,3 +239,25 @@ def test_frozen_popularity_is_that_of_the_bundle_at_any_time(run_of):
     assert np.array_equal(frozen.columns[0], run_of.bundle.prior_columns)
     other = evaluate_bundle(run_of.bundle, run_of.test, frozen=True, repeats=None)
     assert not np.array_equal(other.lists.score, run_of.lists.score)
+
+
+def test_ratings_are_the_scores_of_the_lists_plus_the_mean_when_trained_on_them(small_files):
+    bundle = bundle_of(small_files, weight="rating", loss="mse")
+    data = read_data(bundle.config.data)
+    test = TestSet.of(data.log, data.catalog, "time:0.3")
+    run = evaluate_bundle(bundle, test, frozen=False, repeats=True)
+    mean = bundle.config.rating_mean
+    popularity = updated_popularity(test.log, test.instants.head, len(test.catalog), bundle.model.config)
+    events, predicted = predicted_ratings(bundle.model, test, popularity, mean)
+    assert np.isfinite(predicted).all()
+    assert events.size == (test.instants.stop - test.instants.head).sum()
+    found = 0
+    for event, rating in zip(events.tolist(), predicted.tolist(), strict=True):
+        case = np.searchsorted(test.instants.head, event, side="right") - 1
+        place = np.flatnonzero(run.lists.item[case] == test.log.item[event])
+        if place.size:
+            assert rating == pytest.approx(run.lists.score[case, place[0]] + mean, abs=1e-4)
+            found += 1
+    assert found > 0
+    assert run.ratings.rmse.mean >= run.ratings.mae.mean > 0
+    assert run.ratings.rmse_of_mean > 0

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
+from ebbtide.train.catalog import Catalog
 from ebbtide.train.evaluation.accuracy import METRICS, accuracy, person_means
 from ebbtide.train.evaluation.beyond import beyond_accuracy
 from ebbtide.train.evaluation.breakdowns import breakdowns, gap_days, history_events, interest_age_days
 from ebbtide.train.evaluation.intervals import estimate, paired
 from ebbtide.train.evaluation.lists import LENGTH, NO_ITEM, RankedLists
+from ebbtide.train.evaluation.ratings import rating_errors
 from ebbtide.train.evaluation.relevance import Relevance
 from ebbtide.train.evaluation.split import Instants
+from ebbtide.train.evaluation.testset import TestSet
 from ebbtide.train.events import EventLog
 
 DAY = 86_400_000
@@ -141,10 +144,9 @@ def test_breakdowns_put_every_instant_into_one_bin(dated_log):
     found = breakdowns(
         dated_log,
         instants,
-        Relevance.of(dated_log, instants),
-        np.array([0, 0]),
-        np.array([0.25, 0.75]),
-        np.eye(4, dtype=np.float32),
+        owner=np.array([0, 0]),
+        ndcg_at_10=np.array([0.25, 0.75]),
+        age_days=np.array([40.0, np.nan]),
         seed=0,
     )
     gap, history, age = found
@@ -153,4 +155,19 @@ def test_breakdowns_put_every_instant_into_one_bin(dated_log):
         ("30 to 180 days", 0.25),
     ]
     assert [(row.label, row.instants, row.persons) for row in history.bins] == [("1 to 5", 2, 1)]
-    assert sum(row.instants for row in age.bins) == 2
+    assert [(row.label, row.instants) for row in age.bins] == [("30 to 180 days", 1)]
+
+
+def test_rating_errors_average_people_when_one_has_more_to_rate(random_log):
+    catalog = Catalog([f"i{item}" for item in range(12)], [], [])
+    test = TestSet.of(random_log, catalog, "time:0.5")
+    # Person 2 owns events 3 to 32, person 3 events 33 to 39.
+    events = np.array([30, 31, 36])
+    given = random_log.weight[events].astype(float)
+    found = rating_errors(test, events, given + np.array([1.0, -3.0, 0.5]), rating_mean=1.0, seed=0)
+    assert found.mae.mean == pytest.approx((2 + 0.5) / 2)
+    assert found.rmse.mean == pytest.approx(np.sqrt((5 + 0.25) / 2))
+    assert found.rmse.low <= found.rmse.mean <= found.rmse.high
+    off = given - 1
+    assert found.mae_of_mean == pytest.approx((np.abs(off[:2]).mean() + abs(off[2])) / 2)
+    assert found.rmse_of_mean == pytest.approx(np.sqrt((np.square(off[:2]).mean() + off[2] ** 2) / 2))

@@ -7,8 +7,9 @@ import torch
 
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.events import build_log
+from ebbtide.train.losses import full_softmax
 from ebbtide.train.popularity import popularity_snapshots
-from ebbtide.train.trainer import fit, instant_loss
+from ebbtide.train.trainer import fit
 
 DAY_MS = 86_400_000
 
@@ -38,12 +39,12 @@ def test_fit_sees_nothing_of_the_basket_it_predicts_when_lines_change_places(rep
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_instant_loss_is_the_mean_cross_entropy_of_each_basket():
+def test_full_softmax_is_the_mean_cross_entropy_of_each_basket():
     scores = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
     row, item = torch.tensor([0, 0, 0, 1]), torch.tensor([1, 4, 2, 6])
     log_shares = scores.log_softmax(1)
     expected = -(log_shares[0, [1, 4, 2]].mean() + log_shares[1, 6]) / 2
-    torch.testing.assert_close(instant_loss(scores, row, item), expected)
+    torch.testing.assert_close(full_softmax(scores, row, item), expected)
 
 
 def test_prior_counts_nothing_of_its_own_moment_or_later_when_recounted():

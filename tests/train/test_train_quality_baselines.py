@@ -121,3 +121,99 @@ def test_rank_leaves_out_what_was_had_unless_repeats_are_allowed(quality, log):
             for case in range(len(split.test.instants))
         ]
         assert any(repeated) == repeats
+
+
+@pytest.mark.parametrize("updated", [True, False])
+def test_up_cf_equals_its_formula_person_by_person(quality, split, updated):
+    test, recency, locality, asymmetry = split.test, 3, 2, 0.25
+    lists = quality("next_basket").up_cf(
+        split, updated=updated, recency=recency, locality=locality, asymmetry=asymmetry
+    )
+    border = split.training_end_ms if not updated else test.log.time_ms[test.instants.head].min()
+    for case in range(len(test.instants)):
+        own = baskets_before(test.log, test.owner[case], test.log.time_ms[test.instants.head[case]])
+        expected = shares(own, recency)
+        for person in range(len(test.log.users)):
+            theirs = baskets_before(test.log, person, border)
+            if person != test.owner[case] and theirs:
+                mine, other = set().union(*own), set().union(*theirs)
+                alike = len(mine & other) / (len(mine) ** asymmetry * len(other) ** (1 - asymmetry))
+                expected = expected + alike**locality * shares(theirs, recency)
+        assert_best(lists, case, expected)
+
+
+@pytest.mark.parametrize("updated", [True, False])
+def test_tifu_knn_equals_its_formula_person_by_person(quality, split, updated):
+    test, module = split.test, quality("next_basket")
+    settings = {"neighbours": 3, "within_decay": 0.9, "group_decay": 0.5, "own_share": 0.4, "groups": 2}
+    lists = module.tifu_knn(split, updated=updated, **settings)
+    border = split.training_end_ms if not updated else test.log.time_ms[test.instants.head].min()
+    for case in range(len(test.instants)):
+        own = tifu_vector(baskets_before(test.log, test.owner[case], test.log.time_ms[test.instants.head[case]]))
+        others = [
+            tifu_vector(baskets)
+            for person in range(len(test.log.users))
+            if person != test.owner[case] and (baskets := baskets_before(test.log, person, border))
+        ]
+        nearest = sorted(others, key=lambda vector: np.square(vector - own).sum())[:3]
+        assert_best(lists, case, 0.4 * own + 0.6 * np.mean(nearest, axis=0))
+
+
+def baskets_before(log, person, moment_ms):
+    """A person's baskets strictly before a moment, as sets, oldest first."""
+    own = slice(int(log.start[person]), int(log.start[person + 1]))
+    times = [time for time in np.unique(log.time_ms[own]) if time < moment_ms]
+    return [set(log.item[own][log.time_ms[own] == time].tolist()) for time in times]
+
+
+def shares(baskets, recency):
+    newest = baskets[-recency:]
+    return sum(np.isin(np.arange(ITEMS), list(basket)) for basket in newest) / len(newest)
+
+
+def tifu_vector(baskets):
+    """Of two groups, the later one with the odd basket more."""
+    hot = [np.isin(np.arange(ITEMS), list(basket)).astype(float) for basket in baskets]
+    groups = [hot] if len(hot) == 1 else [hot[: len(hot) // 2], hot[len(hot) // 2 :]]
+    vectors = [
+        sum(0.9 ** (len(group) - 1 - place) * basket for place, basket in enumerate(group)) / len(group)
+        for group in groups
+    ]
+    return sum(0.5 ** (len(vectors) - 1 - place) * vector for place, vector in enumerate(vectors)) / len(vectors)
+
+
+def assert_best(lists, case, expected):
+    """The list is in the order of the expected scores."""
+    assert lists.score[case, :ITEMS] == pytest.approx(np.sort(expected)[::-1], abs=1e-5)
+    assert expected[lists.item[case, :ITEMS]] == pytest.approx(np.sort(expected)[::-1], abs=1e-5)
+
+
+def test_fits_are_found_again_until_their_key_changes(quality, split, tmp_path):
+    cache = quality("cache")
+    made = []
+
+    def fit():
+        made.append(1)
+        return cache.Fitted(quality("popularity").popularity(split, updated=True), 1.5, 0.5)
+
+    kept = cache.Cache(tmp_path)
+    first, again = kept.get("a model", {"alpha": "1"}, fit), kept.get("a model", {"alpha": "1"}, fit)
+    assert len(made) == 1
+    assert np.array_equal(first.lists.item, again.lists.item)
+    assert (again.train_s, again.cpu_s) == (1.5, 0.5)
+    kept.get("a model", {"alpha": "2"}, fit)
+    assert len(made) == 2
+
+
+def test_code_counts_as_changed_only_when_it_does_something_else(quality, tmp_path):
+    fingerprint = quality("cache").code_fingerprint
+    file = tmp_path / "code.py"
+    found = []
+    for text in (
+        "def f():\n    return 1\n",
+        'def f():\n    """Says."""\n\n    return 1  # so\n',
+        "def f():\n    return 2\n",
+    ):
+        file.write_text(text)
+        found.append(fingerprint([file]))
+    assert found[0] == found[1] != found[2]

@@ -7,7 +7,20 @@ import sys
 import typer
 from rich.markup import escape
 
-from ebbtide.cli import check, deploy, evaluate, export, gateway, loadtest, recommend, serve, train, verify
+from ebbtide.cli import (
+    capacity,
+    check,
+    deploy,
+    evaluate,
+    export,
+    gateway,
+    loadtest,
+    recommend,
+    serve,
+    train,
+    tune,
+    verify,
+)
 from ebbtide.cli.console import errors
 
 app = typer.Typer(
@@ -29,6 +42,8 @@ app.command("serve")(serve.command)
 app.command("gateway")(gateway.command)
 app.command("recommend")(recommend.command)
 app.command("loadtest")(loadtest.command)
+app.command("tune")(tune.command)
+app.command("capacity")(capacity.command)
 
 
 _EXTRAS = {
@@ -42,6 +57,8 @@ _EXTRAS = {
     "gateway": "gateway",
     "recommend": "train",
     "loadtest": "load",
+    "tune": "export,load,serve",
+    "capacity": "cli",
 }
 """What to install for each command."""
 
@@ -80,5 +97,7 @@ def _is_told(error: Exception) -> bool:
         ("ebbtide.serve", "ServeError"),
         ("ebbtide.client.errors", "EbbtideError"),
         ("ebbtide.loadtest.errors", "LoadTestError"),
+        ("ebbtide.tune.errors", "TuneError"),
+        ("ebbtide.capacity", "CapacityError"),
     )
     return any(isinstance(error, getattr(sys.modules[module], name)) for module, name in roots if module in sys.modules)

@@ -155,7 +155,7 @@ def _rival(path: Path, ours: Run, popularity: Popularity, repeats: bool | None, 
 
 def _print(run: Run, popularity: Popularity, rival: Rival | None) -> None:
     from ebbtide.train.evaluation.accuracy import CUT_OFFS
-    from ebbtide.train.evaluation.report import BEYOND, HEADINGS, NOT_APPLICABLE, protocol_line
+    from ebbtide.train.evaluation.report import BEYOND, HEADINGS, protocol_line, ratings_line
 
     measured = run.evaluation
     console.print(
@@ -174,7 +174,7 @@ def _print(run: Run, popularity: Popularity, rival: Rival | None) -> None:
     console.print(table)
     for name, heading in BEYOND.items():
         console.print(f"{heading} (first ten): {getattr(measured.beyond, name):.4g}")
-    console.print(f"RMSE, MAE: {NOT_APPLICABLE}")
+    console.print(f"RMSE, MAE: {escape(ratings_line(run.ratings))}")
     ndcg = measured.metrics["ndcg_at_10"]
     console.print(f"[green]✓[/green] NDCG@10 {ndcg.mean:.4f}, 95 % {ndcg.low:.4f} to {ndcg.high:.4f}")
     if rival is None:

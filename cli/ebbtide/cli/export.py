@@ -101,6 +101,13 @@ def command(
     sweep: Annotated[
         bool | None, typer.Option("--sweep", help="Measure batch sizes on this machine and prefer the good ones.")
     ] = None,
+    tuned: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Settings of a model that `ebbtide tune` found, for the first target: "
+            "scoring_head:instances=2,threads=1,queue_delay_us=500,preferred=8+32. Repeat it for other models."
+        ),
+    ] = None,
     head_precision: Annotated[
         HeadPrecision,
         typer.Option(
@@ -199,6 +206,7 @@ def command(
             response_cache=response_cache,
             rate_limiter=rate_limiter,
             sweep=sweep,
+            tuned=tuned,
         ),
         ignore_unknown=ignore_unknown,
         head_precision=head_precision.value,
@@ -235,14 +243,22 @@ def command(
         )
 
 
-def _serving(*, targets: list[str] | None, **given: Any) -> ServingOptions | None:  # noqa: ANN401 - as the options are
+def _serving(
+    *,
+    targets: list[str] | None,
+    tuned: list[str] | None,
+    **given: Any,  # noqa: ANN401 - as the options are
+) -> ServingOptions | None:
     """How to serve; None where nothing was said, so that a version which is added takes the configs that are there."""
     from ebbtide.export.serving import ServingOptions
     from ebbtide.export.targets import Target
+    from ebbtide.export.tuning import ModelTuning
 
     chosen = {name: value for name, value in given.items() if value is not None}
     if targets:
         chosen["targets"] = tuple(Target.parse(text) for text in targets)
+    if tuned:
+        chosen["tuned"] = tuple(ModelTuning.parse(text) for text in tuned)
     return ServingOptions(**chosen) if chosen else None
 
 

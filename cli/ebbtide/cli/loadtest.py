@@ -14,14 +14,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ebbtide.cli.access import Tls, TlsCa, TlsCertificate, TlsKey, TlsServerName, TokenFile, read_access
 from ebbtide.cli.console import console, errors
 
 if TYPE_CHECKING:
-    from ebbtide.loadtest import Load, Run, SessionLog, Slo
+    from ebbtide.loadtest import Load, Run, Slo
     from ebbtide.loadtest.calibrate import Generates
     from ebbtide.loadtest.report.tables import Table as ReportTable
 
-_EXAMPLE = Path("examples") / "movielens-small"
 _BROKEN = 1
 _LEFT_OUT = ("share", "cancelled", "cache hits")
 
@@ -115,6 +115,12 @@ def command(
         tuple[Path, Path] | None, typer.Option(help="Compare two results of --json instead of running anything.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of people, endpoints and arrivals.")] = 0,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    tls_server_name: TlsServerName = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Replay real sessions against a running server, and report latency, throughput and where the time went.
 
@@ -134,14 +140,16 @@ def command(
         _compare(*compare)
         return
     with console.status("Reading the log"):
-        from ebbtide.loadtest import ENDPOINTS, Options, build_deck, load_test, parse_duration, parse_mix
+        from ebbtide.cli.session_log import read_session_log
+        from ebbtide.loadtest import ENDPOINTS, Access, Options, build_deck, load_test, parse_duration, parse_mix
 
+        access = Access(*read_access(tls, tls_ca, tls_certificate, tls_key, tls_server_name, token_file))
         shares = parse_mix(mix, ENDPOINTS)
         objective = _objective(slo)
         loads = _loads(rate, concurrency, ramp_to, spike, arrivals.value, parse_duration("duration", duration))
         warm_up_s = 0.0 if warm_up == "none" else parse_duration("warm_up", warm_up)
         timeout_s = parse_duration("timeout", timeout)
-        log, notes = _read_log(
+        log, notes = read_session_log(
             bundle,
             events,
             catalog,
@@ -160,12 +168,25 @@ def command(
     if web is not None:
         from ebbtide.loadtest.distributed import serve_page
 
-        serve_page(address, deck, workers or 1, locust_bind, web, timeout_s, remote=remote_workers, say=console.print)
+        serve_page(
+            address,
+            deck,
+            workers or 1,
+            locust_bind,
+            web,
+            timeout_s,
+            remote=remote_workers,
+            access=access,
+            say=console.print,
+        )
         return
     beside = None
     if perf_analyzer is not None:
+        from ebbtide.loadtest import LoadTestError
         from ebbtide.loadtest.perf_analyzer import find, measure_beside
 
+        if access != Access():
+            raise LoadTestError("perf_analyzer: got it beside TLS or a token; expected a server that asks for neither")
         binary = find(None if perf_analyzer == "find" else Path(perf_analyzer))
 
         def beside(runs: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -182,13 +203,15 @@ def command(
             workers=workers,
             bind=locust_bind,
             remote=remote_workers,
+            access=access,
             say=console.print,
         )
         engine = f"Locust, {workers} workers"
     else:
         from ebbtide.loadtest import Generator
+        from ebbtide.loadtest.engine import ENGINE
 
-        made, engine = Generator(address, deck, timeout_s=timeout_s), "asyncio, one process"
+        made, engine = Generator(address, deck, timeout_s=timeout_s, access=access), ENGINE
     options = Options(
         loads,
         warm_up_s=warm_up_s,
@@ -196,6 +219,7 @@ def command(
         slo=objective,
         search=find_rate,
         seed=seed,
+        access=access,
         command=shlex.join(["ebbtide", *sys.argv[1:]]),
         engine=engine,
         notes=tuple(notes),
@@ -243,61 +267,6 @@ def _loads(
         Load(duration_s, RateProfile(level, ramp_to, factor, spike_s), process)
         for level in parse_levels("rate", rate or "50")
     ]
-
-
-def _read_log(
-    bundle: Path | None,
-    events: Path | None,
-    catalog: Path | None,
-    holdout: str | None,
-    text_template: str,
-    columns: tuple[str, str, str, str | None, str | None],
-) -> tuple[SessionLog, list[str]]:
-    """The log to replay, and what a reader of the report must know about it."""
-    from ebbtide.loadtest import LoadTestError, SessionLog
-    from ebbtide.train.catalog import catalog_of_events, read_catalog
-    from ebbtide.train.evaluation.split import held_out
-    from ebbtide.train.events import EventColumns, build_log, read_events
-
-    user, item, time, weight, catalog_item = columns
-    trained_on_all = False
-    if bundle is not None:
-        if events is not None:
-            raise LoadTestError("events: got a file beside --bundle; expected one of them")
-        data = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["data"]
-        events, catalog = Path(data["events"]), None if data["catalog"] is None else Path(data["catalog"])
-        user, item, time, weight = (data[f"{name}_column"] for name in ("user", "item", "time", "weight"))
-        catalog_item, text_template = data["catalog_item_column"], data["text_template"]
-        trained_on_all = data["holdout"] == "none"
-        holdout = holdout or (None if trained_on_all else data["holdout"])
-    elif events is None:
-        events, catalog = _EXAMPLE / "ratings.parquet", _EXAMPLE / "movies.parquet"
-        user, item, time, catalog_item, text_template = (
-            "userId",
-            "movieId",
-            "timestamp",
-            "movieId",
-            "{title} ({year}). {genres}",
-        )
-        if not events.is_file():
-            raise LoadTestError(
-                f"events: got none, and the shipped log is not in {events}; expected --events or --bundle, or a run "
-                "from the project's own folder"
-            )
-    names = EventColumns(user=user, item=item, time=time, weight=weight)
-    if catalog is None:
-        frame, bad = read_events(events, names, None, 0.01)
-        items = catalog_of_events(frame["item"])
-    else:
-        items, _ = read_catalog(catalog, catalog_item or item, text_template, None, 0.01)
-        frame, bad = read_events(events, names, items.index, 0.01)
-    log = build_log(frame, items.index)
-    notes = [f"{events}: {bad}"] if bad.count else []
-    if trained_on_all:
-        notes.append("the bundle's training held nothing out, so the replayed people are not new to the model")
-    asked = held_out(log, holdout or "time:0.2")
-    weights = None if weight is None else log.weight
-    return SessionLog(log.start, log.item, log.time_ms, weights, asked, items.item_id, items.text), notes
 
 
 def _counted(messages: dict[str, list[bytes]]) -> str:

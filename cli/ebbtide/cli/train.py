@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,24 @@ from ebbtide.cli.training_display import TrainingDisplay
 if TYPE_CHECKING:
     from ebbtide.train.bundle import InterestBundle
     from ebbtide.train.trainer import Fit
+
+
+class LossName(str, Enum):
+    """`ebbtide.train.losses.Loss`, here without loading torch; a test holds the two together."""
+
+    full_softmax = "full-softmax"
+    sampled_softmax = "sampled-softmax"
+    bpr = "bpr"
+    gbce = "gbce"
+    mse = "mse"
+
+
+class TuningName(str, Enum):
+    """`ebbtide.train.tuning.Tuning`, here without loading torch; a test holds the two together."""
+
+    frozen = "frozen"
+    lora = "lora"
+    full = "full"
 
 
 def command(
@@ -45,7 +64,7 @@ def command(
         str,
         typer.Option(help="Kept for `ebbtide evaluate`: none, leave-last-out, time:F (the last share F) or time:DATE."),
     ] = "none",
-    dimensions: Annotated[int, typer.Option(help="Interest dimensions.")] = 64,
+    dimensions: Annotated[int, typer.Option(help="Interest dimensions.")] = 96,
     decay: Annotated[
         str, typer.Option(help="learned: half-lives of each dimension; none: nothing ever ebbs.")
     ] = "learned",
@@ -62,7 +81,35 @@ def command(
     epochs: Annotated[int, typer.Option(help="At most; a later period of the log decides when to stop.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = 4e-3,
     dropout: Annotated[float, typer.Option(help="Of event vectors, while training.")] = 0.4,
+    windows_per_batch: Annotated[
+        int, typer.Option(help="Stretches of up to 32 events in one step; more make a long log faster to go through.")
+    ] = 32,
     refit: Annotated[bool, typer.Option(help="Train again on all events once the epochs are chosen.")] = True,
+    loss: Annotated[
+        LossName,
+        typer.Option(help="full-softmax; sampled-softmax, bpr or gbce with drawn negatives; mse on ratings."),
+    ] = LossName.full_softmax,
+    negatives: Annotated[int, typer.Option(help="Drawn for each step by the losses that sample.")] = 512,
+    encoder_tuning: Annotated[
+        TuningName,
+        typer.Option(help="frozen; lora: low-rank adapters (needs ebbtide[lora]); full: all weights of the encoder."),
+    ] = TuningName.frozen,
+    encoder_learning_rate: Annotated[
+        float | None, typer.Option(help="Its peak; 5e-4 for lora and 2e-5 for full unless given.")
+    ] = None,
+    encoder_items_per_step: Annotated[int, typer.Option(help="Texts encoded with gradients in one step.")] = 64,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoints; a killed training goes on from there with --resume.")
+    ] = None,
+    checkpoint_batches: Annotated[
+        int, typer.Option(min=1, help="Checkpoints within an epoch: one after so many batches.")
+    ] = 1000,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint; the bundle comes out as without the kill.")
+    ] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard's logs (needs ebbtide[tensorboard]).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, data and versions: same bundle.")] = 0,
 ) -> None:
     """Train the interest model on an event log.
@@ -72,14 +119,20 @@ def command(
     ebbtide train --events ratings.parquet --user-col userId --item-col movieId --time-col timestamp
     --catalog movies.parquet --text-template "{title} ({year}). {genres}" --out artifacts/bundle
 
-    The formulas of the source method, without anything learned in the blend: --decay none --alpha fixed:0.5
+    The formulas of the source method, without anything learned in the blend: --decay none --alpha fixed:0.5, and
+    --loss mse --weight-col rating for its loss.
     """
+    if resume and checkpoint is None:
+        raise typer.BadParameter("expected --checkpoint FOLDER with --resume")
     with timed("loaded torch and transformers"), console.status("Loading torch and transformers"):
         from pydantic import ValidationError
 
+        from ebbtide.train.board import Board
         from ebbtide.train.bundle import DataReference
+        from ebbtide.train.checkpoint import CheckpointFolder
         from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
         from ebbtide.train.stage import train_bundle
+        from ebbtide.train.watcher import Watchers
     try:
         model_config = ModelConfig.model_validate(
             {
@@ -92,7 +145,21 @@ def command(
                 "repeat_bonus": repeats,
             }
         )
-        train_config = TrainConfig(seed=seed, epochs=epochs, learning_rate=learning_rate, dropout=dropout, refit=refit)
+        train_config = TrainConfig.model_validate(
+            {
+                "seed": seed,
+                "epochs": epochs,
+                "learning_rate": learning_rate,
+                "dropout": dropout,
+                "windows_per_batch": windows_per_batch,
+                "loss": loss.value,
+                "negatives": negatives,
+                "encoder_tuning": encoder_tuning.value,
+                "encoder_learning_rate": encoder_learning_rate,
+                "encoder_items_per_step": encoder_items_per_step,
+                "refit": refit,
+            }
+        )
     except ValidationError as error:
         first = error.errors()[0]
         raise typer.BadParameter(f"{first['loc'][0]}: got {first['input']!r}; {first['msg']}") from error
@@ -110,9 +177,15 @@ def command(
         holdout=holdout,
     )
 
+    checkpoints = None
+    if checkpoint is not None:
+        checkpoints = CheckpointFolder(checkpoint, resume=resume, every_batches=checkpoint_batches)
     with timed("trained"), TrainingDisplay() as display:
-        bundle, fit, _ = train_bundle(data, encoder, model_config, train_config, display)
+        watcher = display if tensorboard is None else Watchers(display, Board(tensorboard))
+        bundle, fit, _ = train_bundle(data, encoder, model_config, train_config, watcher, checkpoints)
     bundle.save(out)
+    if checkpoints is not None:
+        checkpoints.clear()
     _print_bundle(bundle, fit, out)
 
 

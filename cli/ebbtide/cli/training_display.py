@@ -12,8 +12,8 @@ from ebbtide.cli.console import console, counting_progress, part_progress
 from ebbtide.train.watcher import Watcher
 
 if TYPE_CHECKING:
+    from ebbtide.train.progress import Epoch
     from ebbtide.train.stage import Data
-    from ebbtide.train.trainer import Epoch
 
 
 class TrainingDisplay(Watcher):
@@ -57,11 +57,11 @@ class TrainingDisplay(Watcher):
             elapsed = time.monotonic() - self._embedding_began
             console.print(f"[green]✓[/green] embedded {total:,} items [dim]({elapsed:.1f} s)[/dim]")
 
-    def fit_started(self, name: str, epochs: int) -> None:
-        """A bar for the first epoch."""
+    def fit_started(self, name: str, epochs: int, done: int) -> None:
+        """A bar for the first epoch to do."""
         self._name, self._epochs = name, epochs
         self._training.start()
-        self._begin_epoch(1)
+        self._begin_epoch(done + 1)
 
     def epoch_part_done(self, part: float) -> None:
         """Moves the bar."""
@@ -70,8 +70,9 @@ class TrainingDisplay(Watcher):
     def epoch_ended(self, epoch: Epoch) -> None:
         """One line, and a bar for the next epoch."""
         validation = f"  validation NDCG@10 {epoch.validation.ndcg_at_10:.4f}" if epoch.validation else ""
+        seconds = epoch.seconds + epoch.validation_seconds
         console.print(
-            f"  {self._name}: epoch {epoch.number}  loss {epoch.loss:.3f}{validation}  [dim]{epoch.seconds:.0f} s[/dim]"
+            f"  {self._name}: epoch {epoch.number}  loss {epoch.loss:.3f}{validation}  [dim]{seconds:.0f} s[/dim]"
         )
         self._begin_epoch(epoch.number + 1)
 

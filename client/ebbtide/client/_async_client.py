@@ -25,7 +25,7 @@ from ebbtide.client._requests import (
     recommend_request,
 )
 from ebbtide.client._steps import AskToken, Rpc, Steps, T, Wait
-from ebbtide.client._triton import Untyped, open_async
+from ebbtide.client._triton import Connection, Untyped, open_async
 from ebbtide.client.config import UNSET, ClientConfig, Unset
 from ebbtide.client.errors import CallCancelledError, DeadlineExceededError, EbbtideError, Status
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata
@@ -49,7 +49,7 @@ class AsyncInterestClient:
     def __init__(self, url: str | Sequence[str] = "localhost:8001", *, config: ClientConfig | None = None) -> None:
         """Prepares a connection, which the first call opens; arguments and errors are those of `InterestClient`."""
         self._operations = Operations(url, config, type(self).__name__)
-        self._triton: Untyped = None
+        self._triton: Connection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def recommend(
@@ -174,6 +174,7 @@ class AsyncInterestClient:
     async def close(self) -> None:
         """As `InterestClient.close`."""
         if self._operations.close() and self._triton is not None:
+            await self._drive(self._operations.release())
             await self._triton.close()
 
     async def __aenter__(self) -> AsyncInterestClient:
@@ -218,7 +219,7 @@ class AsyncInterestClient:
 
     async def _call(self, rpc: Rpc) -> Untyped:
         try:
-            return await getattr(self._connected(), rpc.method)(**rpc.arguments)
+            return await self._connected().call(*rpc)
         except asyncio.CancelledError as error:
             # gRPC cancels the calls of a channel that closes, and cannot be told from a cancelled task otherwise.
             task = asyncio.current_task()
@@ -226,10 +227,10 @@ class AsyncInterestClient:
                 raise CallCancelledError("The client was closed while the call ran.") from error
             raise
 
-    def _connected(self) -> Untyped:
-        """The `tritonclient` client, which is made in the event loop that it belongs to."""
+    def _connected(self) -> Connection:
+        """The connection, which is made in the event loop that it belongs to."""
         loop = asyncio.get_running_loop()
-        if self._loop is None:
+        if self._triton is None:
             operations = self._operations
             self._triton = open_async(operations.endpoint.target, operations.credentials, operations.channel_args)
             self._loop = loop

@@ -312,6 +312,7 @@ class InterestClient:
         """Closes the connection; calls that still run fail with `CallCancelledError`. Closing twice is fine."""
         if self._operations.close():
             self._closing.set()
+            self._drive(self._operations.release())
             self._triton.close()
 
     def __enter__(self) -> InterestClient:
@@ -360,7 +361,7 @@ class InterestClient:
 
     def _perform(self, step: Rpc | Wait | AskToken) -> Untyped:
         if isinstance(step, Rpc):
-            return getattr(self._triton, step.method)(**step.arguments)
+            return self._triton.call(*step)
         if isinstance(step, Wait):
             return self._closing.wait(step.seconds)
         token = step.provider()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic
 
 from ebbtide.client._contract_check import check_model
 from ebbtide.client._failures import Asked
 from ebbtide.client._fields import caller_error
 from ebbtide.client._retry import Deadline
-from ebbtide.client._served import UNKNOWN, Served, check_limits, served
+from ebbtide.client._served import UNKNOWN, Served, check_limits, output_shapes, served
+from ebbtide.client._shared_memory import Region, Regions, is_lost
 from ebbtide.client._steps import Caller, Question, Steps, T
-from ebbtide.client._triton import Untyped, infer_inputs, read_outputs
+from ebbtide.client._triton import MODEL_CONFIG, Untyped, infer_request, read_outputs
 from ebbtide.client.codec import Arrays, EncodedRequest
 from ebbtide.client.config import ClientConfig
 from ebbtide.client.errors import EbbtideError, PermissionDeniedError, Status
@@ -29,6 +32,19 @@ _DATATYPES = {
 }
 
 
+@dataclass(frozen=True)
+class _Asked(Generic[T]):
+    """The arguments of `Inference.infer`, and what the server tells of the model."""
+
+    method: str
+    encoded: EncodedRequest
+    known: Served
+    read: Read[T]
+    deadline: Deadline
+    metadata: Mapping[str, str] | None
+    request: Asked
+
+
 class Inference:
     """Asks the models of one server, and remembers what it told of each."""
 
@@ -43,7 +59,7 @@ class Inference:
         self._config = config
         self._caller = caller
         self._target = target
-        self._compression = None if config.compression == "none" else config.compression
+        self._regions = Regions(caller, target) if config.shared_memory else None
         self._served: dict[str, Served] = {}
         self._versions: dict[str, set[str]] = {}
 
@@ -74,18 +90,54 @@ class Inference:
         except RequestError as error:
             raise caller_error(error, None if isinstance(request, Sequence) else request) from error
 
-        def read_answer(reply: Untyped, call: Call) -> T:
-            outputs, call.model_version = read_outputs(reply)
-            self._note_version(model_name, call.model_version)
-            return read(outputs, call.model_version)
+        asked = _Asked(method, encoded, known, read, deadline, metadata, request)
+        if self._regions is None:
+            return (yield from self._ask(asked, None))
+        region = yield from self._regions.take(deadline, metadata)
+        try:
+            return (yield from self._ask(asked, region))
+        except EbbtideError as error:
+            if region is None:
+                raise
+            if not is_lost(error):
+                region.is_done = error.status is Status.INVALID_ARGUMENT and error.attempts == 1
+                raise
+            self._regions.forget()
+        finally:
+            self._regions.give_back(region)
+        return (yield from self._ask(asked, None))
 
-        arguments = {
-            "model_name": model_name,
-            "inputs": infer_inputs(encoded.tensors, _DATATYPES[model_name]),
-            "compression_algorithm": self._compression,
-        }
-        question = Question(method, "infer", arguments, read_answer, model_name, request)
-        return (yield from self._caller.ask(question, deadline, metadata))
+    def release(self) -> Steps[None]:
+        """Has the server let go of what this client shares with it."""
+        if self._regions is not None:
+            yield from self._regions.close()
+
+    def _ask(self, asked: _Asked[T], region: Region | None) -> Steps[T]:
+        """Asks a model, its tensors in shared memory where there is some and they fit."""
+        encoded, model_name = asked.encoded, asked.encoded.model_name
+        message = None
+        if region is not None:
+            outputs = output_shapes(asked.known, contract.MODELS[model_name], encoded)
+            message = region.request(model_name, encoded.tensors, _DATATYPES[model_name], outputs)
+        if message is None:
+            region = None
+            message = infer_request(model_name, encoded.tensors, _DATATYPES[model_name])
+
+        def read_answer(reply: Untyped, call: Call) -> T:
+            outputs, call.model_version = read_outputs(reply) if region is None else region.read_outputs(reply, call)
+            self._note_version(model_name, call.model_version)
+            return asked.read(outputs, call.model_version)
+
+        question = Question(
+            asked.method,
+            "ModelInfer",
+            message,
+            read_answer,
+            model_name,
+            asked.request,
+            compression=self._config.compression,
+        )
+        return (yield from self._caller.ask(question, asked.deadline, asked.metadata))
 
     def prepare(self, model_name: str, deadline: Deadline, metadata: Mapping[str, str] | None = None) -> Steps[Served]:
         """What the server tells of a model, which is asked for once, and again when another version answers.
@@ -116,8 +168,8 @@ class Inference:
         self, method: str, model_name: str, deadline: Deadline, metadata: Mapping[str, str] | None = None
     ) -> Steps[Untyped]:
         """The ``ModelConfig`` of a model."""
-        arguments = {"model_name": model_name}
-        question = Question(method, "get_model_config", arguments, lambda reply, _: reply.config, model_name)
+        message = MODEL_CONFIG(name=model_name)
+        question = Question(method, "ModelConfig", message, lambda reply, _: reply.config, model_name)
         return (yield from self._caller.ask(question, deadline, metadata))
 
     def _note_version(self, model_name: str, version: str) -> None:

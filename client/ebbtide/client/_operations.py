@@ -15,6 +15,7 @@ from ebbtide.client._packs import Pack, Person, clock_ms, encoded_person, failed
 from ebbtide.client._requests import explanation_of, nothing_to_explain, recommendation_of
 from ebbtide.client._retry import Deadline
 from ebbtide.client._steps import Caller, Question, Steps, Wait
+from ebbtide.client._triton import MODEL_METADATA, MODEL_READY, SERVER_LIVE, SERVER_METADATA
 from ebbtide.client.codec import (
     Arrays,
     EncodedRequest,
@@ -38,7 +39,6 @@ from ebbtide.client.errors import (
     ModelNotReadyError,
     UnavailableError,
 )
-from ebbtide.client.hooks import Call
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
 from ebbtide.client.results import Explanation, Ranking, RecommendResult
 from ebbtide.interest import contract
@@ -68,6 +68,12 @@ class Operations:
             raise InvalidArgumentError.of_field(
                 "server_name", "none", "the name in the servers' certificate, where the address lists several"
             )
+        if self.config.shared_memory and (self.endpoint.several or not self.endpoint.loopback):
+            raise InvalidArgumentError.of_field(
+                "shared_memory",
+                f"True for {self.endpoint.shown}",
+                "one server on this machine, at localhost, a loopback address or a unix socket; or False",
+            )
         self.credentials = channel_credentials(tls)
         self.channel_args = channel_args(self.config)
         self._caller = Caller(self.config, self.endpoint.shown, plaintext=tls is None and not self.endpoint.loopback)
@@ -83,6 +89,10 @@ class Operations:
         news = not self._caller.closed
         self._caller.closed = True
         return news
+
+    def release(self) -> Steps[None]:
+        """Has the server let go of what this client shares with it, before the connection closes."""
+        return self._inference.release()
 
     def __repr__(self) -> str:
         return f"{self._client_class}({self.endpoint.shown!r}{', closed' if self.closed else ''})"
@@ -162,12 +172,15 @@ class Operations:
 
     def is_live(self, timeout_s: float | Unset) -> Steps[bool]:
         """See `InterestClient.is_live`."""
-        return (yield from self._probe(Question("is_live", "is_server_live", {}, _as_bool, retries=False), timeout_s))
+        question = Question("is_live", "ServerLive", SERVER_LIVE(), lambda reply, _: bool(reply.live), retries=False)
+        return (yield from self._probe(question, timeout_s))
 
     def is_ready(self, model_name: str, timeout_s: float | Unset) -> Steps[bool]:
         """See `InterestClient.is_ready`."""
-        arguments = {"model_name": model_name}
-        question = Question("is_ready", "is_model_ready", arguments, _as_bool, model_name, retries=False)
+        message = MODEL_READY(name=model_name)
+        question = Question(
+            "is_ready", "ModelReady", message, lambda reply, _: bool(reply.ready), model_name, retries=False
+        )
         return (yield from self._probe(question, timeout_s))
 
     def wait_until_ready(self, timeout_s: float, model_name: str) -> Steps[None]:
@@ -184,7 +197,9 @@ class Operations:
 
     def server_metadata(self, timeout_s: float | Unset) -> Steps[ServerMetadata]:
         """See `InterestClient.server_metadata`."""
-        question = Question("server_metadata", "get_server_metadata", {}, lambda reply, _: server_metadata(reply))
+        question = Question(
+            "server_metadata", "ServerMetadata", SERVER_METADATA(), lambda reply, _: server_metadata(reply)
+        )
         return (yield from self._caller.ask(question, self._deadline(timeout_s)))
 
     def model_metadata(self, model_name: str, timeout_s: float | Unset) -> Steps[ModelMetadata]:
@@ -193,8 +208,8 @@ class Operations:
         config = yield from self._inference.model_config("model_metadata", model_name, deadline)
         question = Question(
             "model_metadata",
-            "get_model_metadata",
-            {"model_name": model_name},
+            "ModelMetadata",
+            MODEL_METADATA(name=model_name),
             lambda reply, _: model_metadata(reply, config),
             model_name,
         )
@@ -267,10 +282,6 @@ class Operations:
             return (yield from self._caller.ask(question, self._deadline(timeout_s)))
         except (UnavailableError, DeadlineExceededError):
             return False
-
-
-def _as_bool(reply: bool, _: Call) -> bool:
-    return reply
 
 
 def _vectors(outputs: Arrays, _: str) -> npt.NDArray[np.float32]:

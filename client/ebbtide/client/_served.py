@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ebbtide.client._triton import Untyped
 from ebbtide.client.codec import EncodedRequest
 from ebbtide.interest import contract
-from ebbtide.interest.contract import Limits, Tensor
+from ebbtide.interest.contract import Dtype, Limits, Model, Tensor
 from ebbtide.interest.errors import RequestError
 
 
@@ -24,6 +24,8 @@ class Served:
     """People that one request may ask for; None where the server does not tell."""
     limits: Mapping[str, int]
     """Bounds on one request by the names of `Limits`; those that the configuration does not tell are missing."""
+    outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    """Dims of every output, without its batch dimension; empty where the server does not tell."""
 
 
 UNKNOWN = Served(None, {})
@@ -40,6 +42,7 @@ def served(config: Untyped) -> Served:
     return Served(
         max_people=max(1, int(config.max_batch_size)),
         limits={name: int(value) for name, value in told.items() if value.isdecimal()},
+        outputs={output.name: tuple(output.dims) for output in config.output},
     )
 
 
@@ -68,6 +71,33 @@ def check_limits(request: EncodedRequest, limits: Mapping[str, int]) -> None:
             if len(text) > most_bytes:
                 field = f"{contract.TEXT.name}[{index}]"
                 raise RequestError(field, f"{len(text)} bytes", f"at most {most_bytes} bytes")
+
+
+def output_shapes(known: Served, model: Model, request: EncodedRequest) -> dict[str, tuple[int, ...]]:
+    """Shapes of the outputs of one call as far as they are known before it; an empty one where it is not.
+
+    Args:
+        known: What the server tells of the model.
+        model: The same in the contract.
+        request: What is sent.
+
+    Returns:
+        A shape for every output that the server tells of; of strings, whose size nobody knows, an empty one.
+    """
+    rows = len(request.tensors[contract.NOW.name]) if model.batching else 1
+    texts = int(request.tensors[contract.TEXT.name].size) if contract.TEXT.name in request.tensors else 0
+    shapes: dict[str, tuple[int, ...]] = {}
+    for tensor in model.outputs:
+        dims = known.outputs.get(tensor.name)
+        if dims is None:
+            continue
+        if tensor is contract.TEXT_VECTOR:
+            dims = (texts, *dims[1:])
+        elif model.batching:
+            dims = (rows, *dims)
+        is_known = tensor.dtype in (Dtype.FP32, Dtype.INT32) and min(dims, default=0) > 0
+        shapes[tensor.name] = dims if is_known else ()
+    return shapes
 
 
 def _length(tensor: Tensor) -> Callable[[EncodedRequest], int]:

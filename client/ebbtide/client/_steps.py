@@ -10,11 +10,11 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ebbtide.client._failures import Asked, typed_error
 from ebbtide.client._retry import Deadline, RetryPolicy
-from ebbtide.client._triton import failure_of
+from ebbtide.client._triton import Untyped, failure_of
 from ebbtide.client.config import ClientConfig, checked_metadata
 from ebbtide.client.errors import CallCancelledError, EbbtideError, InvalidArgumentError, Status
 from ebbtide.client.hooks import Attempt, Call
@@ -25,23 +25,23 @@ logger = logging.getLogger("ebbtide.client")
 AUTHORIZATION = "authorization"
 
 
-@dataclass(frozen=True)
-class Rpc:
-    """Call this method of the `tritonclient` client."""
+class Rpc(NamedTuple):
+    """Call this method of Triton's service; the fields are the arguments of `Connection.call`."""
 
     method: str
-    arguments: dict[str, Any]
+    request: Untyped
+    timeout_s: float
+    metadata: dict[str, str]
+    compression: str = "none"
 
 
-@dataclass(frozen=True)
-class Wait:
+class Wait(NamedTuple):
     """Do nothing for so long, or until the client is closed."""
 
     seconds: float
 
 
-@dataclass(frozen=True)
-class AskToken:
+class AskToken(NamedTuple):
     """Ask the provider, and give up after so long."""
 
     provider: TokenProvider
@@ -60,17 +60,19 @@ class Question(Generic[T]):
     method: str
     """The client's method, for hooks."""
     rpc: str
-    """Method of the `tritonclient` client."""
-    arguments: dict[str, Any]
-    """Its arguments, apart from headers and timeout."""
-    read: Callable[[Any, Call], T]
-    """Turns what `tritonclient` gives into the answer, and may complete the record of the call."""
+    """Method of Triton's service."""
+    message: Untyped
+    """What it takes."""
+    read: Callable[[Untyped, Call], T]
+    """Turns what it gives into the answer, and may complete the record of the call."""
     model_name: str | None = None
     """The model that is called; None where the server itself is."""
     request: Asked = None
     """The caller's own, so that a bad field is named in the caller's terms."""
     retries: bool = True
     """Whether to try again at all."""
+    compression: str = "none"
+    """Compression of the message."""
 
 
 class Caller:
@@ -141,10 +143,7 @@ class Caller:
                 left_s = deadline.left_s()
                 if left_s <= 0:
                     raise self._error(question, deadline, Status.DEADLINE_EXCEEDED, "")
-                answer = yield Rpc(
-                    question.rpc,
-                    {**question.arguments, "headers": attempt.metadata, "client_timeout": left_s},
-                )
+                answer = yield Rpc(question.rpc, question.message, left_s, attempt.metadata, question.compression)
             except BaseException as raised:
                 error = self._typed(raised, question, deadline)
                 attempt.duration_s = time.monotonic() - began_s

@@ -127,6 +127,9 @@ class ClientConfig:
     """Pings on the connection; None sends none."""
     compression: Literal["none", "gzip", "deflate"] = "none"
     """Compression of requests. It pays only on slow networks: a request is a few kilobytes."""
+    shared_memory: bool = False
+    """Whether tensors lie in memory that this process and the server share instead of in messages; only with one Triton
+    on this machine, over loopback or a unix socket. For large requests: see the guide for what it gains."""
     max_message_bytes: int = 64 * 1024 * 1024
     """Largest message sent or received."""
     max_reconnect_backoff_ms: int = 2_000

@@ -1,5 +1,6 @@
 """Load tests with real sessions: replay, open and closed models, objectives, reports and comparisons."""
 
+from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.arrivals import RateProfile
 from ebbtide.loadtest.compare import Comparison, Difference, compare, read_result
 from ebbtide.loadtest.engine import Generator
@@ -12,6 +13,7 @@ from ebbtide.loadtest.settings import Slo, parse_duration, parse_levels, parse_m
 
 __all__ = [
     "ENDPOINTS",
+    "Access",
     "Comparison",
     "Deck",
     "Difference",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -10,9 +10,12 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import serialize_byte_tensor
 
+from ebbtide.client._channel import channel_credentials
 from ebbtide.client.codec import EncodedRequest
+from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype
+from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.errors import LoadTestError
 
 _SERVICE = "/inference.GRPCInferenceService"
@@ -47,18 +50,39 @@ def output_names(answer: bytes) -> list[str]:
     return [output.name for output in service_pb2.ModelInferResponse.FromString(answer).outputs]
 
 
+def open_channel(target: str, access: Access, options: Sequence[tuple[str, int]] = ()) -> Untyped:
+    """A channel of gRPC's blocking kind.
+
+    Raises:
+        LoadTestError: A certificate or key cannot be read.
+    """
+    try:
+        credentials = channel_credentials(access.tls)
+    except InvalidArgumentError as error:
+        raise LoadTestError(str(error)) from error
+    if access.tls is None or credentials is None:
+        return grpc.insecure_channel(target, list(options))
+    named = [] if access.tls.server_name is None else [("grpc.ssl_target_name_override", access.tls.server_name)]
+    return grpc.secure_channel(target, credentials, [*options, *named])
+
+
 def raw_call(channel: Untyped) -> Untyped:
-    """The inference call of a channel, of gRPC's blocking or awaited kind, that takes and gives serialised messages."""
+    """The inference call of a channel; it takes and gives serialised messages."""
     return channel.unary_unary(_INFER)
 
 
 class Inspector:
     """Asks a server what it is and what it did, over a channel of its own."""
 
-    def __init__(self, target: str) -> None:
-        """Opens the channel; nothing is sent yet."""
+    def __init__(self, target: str, access: Access) -> None:
+        """Opens the channel; nothing is sent yet.
+
+        Raises:
+            LoadTestError: `access` does not fit the address.
+        """
         self._target = target
-        self._channel = grpc.insecure_channel(target)
+        self._metadata = access.metadata(target)
+        self._channel = open_channel(target, access)
 
     def close(self) -> None:
         """Closes the channel."""
@@ -109,7 +133,7 @@ class Inspector:
 
     def _send(self, call: Untyped, request: Untyped, timeout_s: float, what: str) -> Untyped:
         try:
-            return call(request, timeout=timeout_s)
+            return call(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             status: Untyped = error
             raise LoadTestError(

@@ -30,8 +30,8 @@ class Generates(Protocol):
         """Where a server that does nothing must listen, to be reached."""
         ...
 
-    def aim(self, target: str) -> None:
-        """Sends to this address from now on."""
+    def aim(self, target: str, *, plain: bool = False) -> None:
+        """See `Generator.aim`."""
         ...
 
     def open_model(self, send_s: Floats, duration_s: float) -> Phase:
@@ -60,7 +60,7 @@ def calibrate(generator: Generates, target: str) -> Calibration:
         LoadTestError: The server that does nothing does not start, or loses requests.
     """
     with do_nothing_server(generator.sink_host) as sink:
-        generator.aim(sink)
+        generator.aim(sink, plain=True)
         generator.closed_model(_CONCURRENCY, _WARM_UP_S)
         phase = generator.closed_model(_CONCURRENCY, _DURATION_S)
         generator.aim(target)

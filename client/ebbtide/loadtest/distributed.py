@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ebbtide.loadtest._triton import write_messages
+from ebbtide.loadtest.access import ACCESS_VARIABLE, Access, write_access
 from ebbtide.loadtest.arrivals import Floats
 from ebbtide.loadtest.errors import LoadTestError
 from ebbtide.loadtest.replay import Deck
@@ -43,6 +45,7 @@ class LocustGenerator:
         bind: str = "127.0.0.1:0",
         remote: bool = False,
         web_port: int | None = None,
+        access: Access | None = None,
         say: Callable[[str], object] = lambda _: None,
     ) -> None:
         """Prepares the master and the workers without starting them.
@@ -55,6 +58,8 @@ class LocustGenerator:
             bind: Where the master listens, and its workers find it.
             remote: Whether the workers are started by hand, on other machines; else they are started here.
             web_port: Port of Locust's page on this machine; None for none.
+            access: Encryption and token. Workers read it from a file, since what master and workers say to each other
+                is not encrypted: on other machines from one that is there already.
             say: Told how to start remote workers.
 
         Raises:
@@ -66,6 +71,9 @@ class LocustGenerator:
         self._host, self._port = host, int(port) or _free_port(host)
         self._target, self._deck, self._timeout_s = target, deck, timeout_s
         self._count, self._remote, self._web_port, self._say = workers, remote, web_port, say
+        self._access = access or Access()
+        # Here rather than in the workers, which can only say that they are lost.
+        self._access.metadata(target)
         self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> LocustGenerator:
@@ -74,9 +82,9 @@ class LocustGenerator:
             web = "" if self._web_port is None else str(self._web_port)
             self._start("master", self._host, str(self._port), str(self._count), str(self._timeout_s), web)
             if self._remote:
-                self._say(
-                    f"on each of {self._count} workers: python {' '.join(_PYTHON)} worker {self._host} {self._port}"
-                )
+                file = "" if self._access == Access() else f"{ACCESS_VARIABLE}=access.json "
+                command = f"{file}python {' '.join(_PYTHON)} worker {self._host} {self._port}"
+                self._say(f"on each of {self._count} workers: {command}")
             else:
                 for _ in range(self._count):
                     self._start("worker", self._host, str(self._port))
@@ -114,9 +122,9 @@ class LocustGenerator:
         """Where a server that does nothing must listen, so that the workers reach it."""
         return self._host
 
-    def aim(self, target: str) -> None:
+    def aim(self, target: str, *, plain: bool = False) -> None:
         """As `Generator.aim`."""
-        self._ask(do="aim", target=target)
+        self._ask(do="aim", target=target, plain=plain)
 
     def open_model(self, send_s: Floats, duration_s: float) -> Phase:
         """As `Generator.open_model`."""
@@ -141,12 +149,16 @@ class LocustGenerator:
         return load_phase(out)
 
     def _start(self, role: str, *arguments: str) -> None:
+        environment = dict(os.environ)
+        if role == "worker" and self._access != Access():
+            environment[ACCESS_VARIABLE] = str(write_access(self._access, Path(self._folder.name) / "access.json"))
         self._processes.append(
             subprocess.Popen(
                 [sys.executable, *_PYTHON, role, *arguments],
                 stdin=subprocess.PIPE if role == "master" else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if role == "master" else subprocess.DEVNULL,
                 text=True,
+                env=environment,
                 # Python looks for modules in the working folder first: here nothing is in the way.
                 cwd=self._folder.name,
                 # Ctrl-C is for this process, which then ends them in order.
@@ -188,6 +200,7 @@ def serve_page(
     timeout_s: float,
     *,
     remote: bool = False,
+    access: Access | None = None,
     say: Callable[[str], object],
 ) -> None:
     """Serves Locust's page, where users and their number are set by hand, until Ctrl-C.
@@ -196,7 +209,15 @@ def serve_page(
         LoadTestError: A process does not start.
     """
     generator = LocustGenerator(
-        target, deck, timeout_s=timeout_s, workers=workers, bind=bind, remote=remote, web_port=web_port, say=say
+        target,
+        deck,
+        timeout_s=timeout_s,
+        workers=workers,
+        bind=bind,
+        remote=remote,
+        web_port=web_port,
+        access=access,
+        say=say,
     )
     with generator, suppress(KeyboardInterrupt):
         say(f"Locust's page: http://127.0.0.1:{web_port}; Ctrl-C ends")

@@ -1,4 +1,4 @@
-"""The load generator: encoded requests over gRPC on one event loop, timed from the moment that each was meant to leave.
+"""The load generator: encoded requests in one thread, timed from the moment that each was meant to leave.
 
 An open model sends at given moments, whatever the server does: a request that leaves late, since the generator or the
 machine was held up, counts its wait as latency, so that a slow server is not spared ("coordinated omission"). A closed
@@ -7,32 +7,34 @@ model keeps a number of requests under way, each following an answer; its latenc
 
 from __future__ import annotations
 
-import asyncio
-import selectors
+import gc
+import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
-import grpc
-import grpc.aio
-
-from ebbtide.loadtest._triton import raw_call
+from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.arrivals import Floats
+from ebbtide.loadtest.channel import Channel, Link, Route
+from ebbtide.loadtest.http2 import DEADLINE_EXCEEDED, UNAVAILABLE, ProtocolError, prefixed
 from ebbtide.loadtest.replay import CHOICES, Deck
 from ebbtide.loadtest.samples import CANCELLED, OK, Phase, Recorder
 
-T = TypeVar("T")
-
-CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    ("grpc.use_local_subchannel_pool", 1),
-)
-"""A channel opens a connection of its own; gRPC would share one among all channels to the same address."""
+ENGINE = "one process, HTTP/2 of its own"
 
 _PAUSE_AFTER_FAILURE_S = 0.01
+"""A server that refuses at once would otherwise be asked thousands of times per second."""
+_BURST = 64
+"""Answers are read after so many late requests at the latest."""
+_LONGEST_WAIT_S, _WAIT_OPENING_S = 0.05, 0.005
+"""How soon Ctrl-C, and a connection that another thread opened, are noticed."""
+
+_Ticket = tuple[int, float, float, float, int]
+"""Endpoint, intended moment, how late it left, when it left (seconds from the start), and channel."""
 
 
 class Generator:
@@ -41,44 +43,48 @@ class Generator:
     sink_host = "127.0.0.1"
     """Where a server that does nothing must listen, to be reached."""
 
-    def __init__(self, target: str, deck: Deck, *, timeout_s: float, connections: int = 4) -> None:
-        """Prepares the generator; the connections open with the first requests.
+    def __init__(
+        self, target: str, deck: Deck, *, timeout_s: float, connections: int = 4, access: Access | None = None
+    ) -> None:
+        """Opens the connections.
 
         Args:
-            target: ``host:port``, or any target that gRPC resolves.
+            target: ``host:port``.
             deck: Requests and their order.
             timeout_s: Deadline of each request, from the moment that it leaves.
             connections: HTTP/2 connections that requests take turns on.
+            access: Encryption and token; None for neither.
+
+        Raises:
+            LoadTestError: The address is none, or `access` does not fit it.
         """
-        self._timeout_s = timeout_s
+        self._timeout_s, self._count = timeout_s, connections
+        self._access = access or Access()
         self._choices = deck.choices()
-        self._messages = [deck.messages[endpoint] for endpoint in deck.endpoints]
-        # select() waits to the microsecond; epoll's timeouts are whole milliseconds, and every one would be latency.
-        self._loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+        self._messages = [[prefixed(message) for message in deck.messages[endpoint]] for endpoint in deck.endpoints]
         self._next = 0
-        self._connections = connections
-        self._channels: list[grpc.aio.Channel] = []
-        self._calls: list[Any] = []
+        self._load: _Load | None = None
+        self._channels: list[Channel[_Ticket]] = []
         self.aim(target)
 
-    def aim(self, target: str) -> None:
-        """Sends to this address from now on."""
-        self._run(self._open(target))
+    def aim(self, target: str, *, plain: bool = False) -> None:
+        """Sends to this address from now on.
 
-    async def _open(self, target: str) -> None:
-        await self._close()
-        self._channels = [grpc.aio.insecure_channel(target, CHANNEL_OPTIONS) for _ in range(self._connections)]
-        self._calls = [raw_call(channel) for channel in self._channels]
+        Args:
+            target: As at construction.
+            plain: Without encryption and token.
+        """
+        route = Route.to(target, Access() if plain else self._access, self._timeout_s)
+        self.close()
+        self._channels = [Channel(route, self._ended) for _ in range(self._count)]
+        for channel in self._channels:
+            channel.links[0].wait_open()
 
     def close(self) -> None:
         """Closes the connections."""
-        if not self._loop.is_closed():
-            self._run(self._close())
-            self._loop.close()
-
-    async def _close(self) -> None:
         for channel in self._channels:
-            await channel.close(None)
+            channel.close()
+        self._channels = []
 
     def __enter__(self) -> Generator:
         return self
@@ -93,17 +99,27 @@ class Generator:
             send_s: Seconds from the start, ascending.
             duration_s: Length of the run; what has not left after twice that long never does.
         """
-        return self._phase(lambda load: load.send_at(send_s, 2 * duration_s), duration_s, len(send_s))
+        load = self._prepare(self._channels)
+        return self._phase(load, lambda: load.send_at(send_s.tolist(), 2 * duration_s), duration_s, len(send_s))
 
     def closed_model(self, concurrency: int, duration_s: float) -> Phase:
         """Keeps requests under way for so long and waits until all have ended."""
-        return self._phase(lambda load: load.keep_busy(concurrency, duration_s), duration_s, None)
+        # Connections that have one request between them at a time only scatter the server's work.
+        load = self._prepare(self._channels[:concurrency])
+        return self._phase(load, lambda: load.keep_busy(concurrency, duration_s), duration_s, None)
 
-    def _phase(self, drive: Callable[[_Load], Coroutine[Any, Any, None]], duration_s: float, due: int | None) -> Phase:
-        load = _Load(self._calls, self._messages, self._choices, self._timeout_s, self._next)
+    def _prepare(self, channels: list[Channel[_Ticket]]) -> _Load:
+        self._load = _Load(channels, self._messages, self._choices, self._timeout_s, self._next)
+        return self._load
+
+    def _ended(self, ticket: _Ticket, code: int) -> None:
+        if self._load is not None:
+            self._load.ended(ticket, code)
+
+    def _phase(self, load: _Load, drive: Callable[[], None], duration_s: float, due: int | None) -> Phase:
         began_unix_s, cpu_s = time.time(), time.process_time()
-        with _interrupts(self._loop, load.interrupt):
-            self._run(load.drive(drive(load)))
+        with _interrupts(load.interrupt), _no_collection():
+            drive()
         self._next += load.sent
         return Phase(
             records=load.recorder.records(),
@@ -115,102 +131,198 @@ class Generator:
             interrupted=load.stopped_s is not None,
         )
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        asyncio.set_event_loop(self._loop)
-        try:
-            return self._loop.run_until_complete(work)
-        finally:
-            asyncio.set_event_loop(None)
-
 
 class _Load:
     """One phase under way."""
 
     def __init__(
-        self, calls: list[Any], messages: list[list[bytes]], choices: list[int], timeout_s: float, first: int
+        self,
+        channels: list[Channel[_Ticket]],
+        messages: list[list[bytes]],
+        choices: list[int],
+        timeout_s: float,
+        first: int,
     ) -> None:
         self.recorder = Recorder()
         self.sent = 0
         self.stopped_s: float | None = None
-        self._calls, self._messages, self._choices = calls, messages, choices
+        self._channels, self._messages, self._choices = channels, messages, choices
         self._timeout_s, self._first = timeout_s, first
-        self._tasks: set[asyncio.Task[object]] = set()
-        self._driver: asyncio.Task[None] | None = None
+        self._under_way = 0
+        self._busy_until_s = 0.0
+        """End of a closed model; 0 in an open one."""
+        self._pauses: deque[tuple[float, int]] = deque()
+        """When a closed model goes on after failures, and on which channel."""
+        self._check_s = timeout_s
+        """No deadline passes before."""
         self._began = time.perf_counter()
 
     def interrupt(self) -> None:
         """Sends nothing more and cancels what is under way."""
         if self.stopped_s is None:
-            self.stopped_s = time.perf_counter() - self._began
-        for task in (self._driver, *self._tasks):
-            if task is not None:
-                task.cancel()
+            self.stopped_s = self._now_s()
 
-    async def drive(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs the phase to its end: until every request that left has ended."""
-        self._began = time.perf_counter()
-        self._driver = asyncio.create_task(work)
-        await asyncio.wait([self._driver])
-        if not self._driver.cancelled():
-            self._driver.result()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def send_at(self, send_s: Floats, give_up_s: float) -> None:
+    def send_at(self, send_s: list[float], give_up_s: float) -> None:
         """The open model."""
-        for moment_s in send_s.tolist():
-            wait_s = moment_s - (time.perf_counter() - self._began)
-            # Also without a wait: answers must be read between two late requests.
-            await asyncio.sleep(max(0.0, wait_s))
-            if -wait_s > give_up_s:
-                return
-            self._start(self._one(moment_s))
+        self._begin()
+        place, count, channels = 0, len(send_s), len(self._channels)
+        while place < count and self.stopped_s is None:
+            now_s = self._now_s()
+            last = min(count, place + _BURST)
+            while place < last and send_s[place] <= now_s:
+                if now_s - send_s[place] > give_up_s:
+                    place = count
+                    break
+                self._send(send_s[place], now_s, place % channels)
+                place += 1
+            if place < count:
+                self._exchange(send_s[place] - self._now_s())
+        self._finish()
 
-    async def keep_busy(self, concurrency: int, duration_s: float) -> None:
+    def keep_busy(self, concurrency: int, duration_s: float) -> None:
         """The closed model."""
+        self._begin()
+        self._busy_until_s = duration_s
+        for number in range(concurrency):
+            now_s = self._now_s()
+            self._send(now_s, now_s, number % len(self._channels))
+        while self.stopped_s is None and (now_s := self._now_s()) < duration_s:
+            while self._pauses and self._pauses[0][0] <= now_s:
+                self._send(now_s, now_s, self._pauses.popleft()[1])
+            resume_s = self._pauses[0][0] if self._pauses else duration_s
+            self._exchange(min(resume_s, duration_s) - now_s)
+        self._finish()
 
-        async def one_after_the_other() -> None:
-            while self.stopped_s is None and (now_s := time.perf_counter() - self._began) < duration_s:
-                if not await self._one(now_s):
-                    # A server that refuses at once would otherwise be asked thousands of times per second.
-                    await asyncio.sleep(_PAUSE_AFTER_FAILURE_S)
+    def ended(self, ticket: _Ticket, code: int) -> None:
+        """Records the end of a request; in a closed model the next one follows."""
+        now_s = self._now_s()
+        endpoint, intended_s, late_s, _, channel = ticket
+        self.recorder.add(endpoint, code, intended_s, late_s, now_s - intended_s)
+        self._under_way -= 1
+        if now_s < self._busy_until_s and self.stopped_s is None:
+            if code == OK:
+                self._send(now_s, now_s, channel)
+            else:
+                self._pauses.append((now_s + _PAUSE_AFTER_FAILURE_S, channel))
 
-        for _ in range(concurrency):
-            self._start(one_after_the_other())
+    def _now_s(self) -> float:
+        return time.perf_counter() - self._began
 
-    def _start(self, work: Coroutine[Any, Any, object]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _begin(self) -> None:
+        # What the server said since the last phase: it may have closed a connection.
+        self._exchange(0.0)
+        self._began = time.perf_counter()
 
-    async def _one(self, intended_s: float) -> bool:
-        """Sends one request and records its end; whether it was answered."""
-        if self.stopped_s is not None:
-            return False
+    def _send(self, intended_s: float, now_s: float, channel: int) -> None:
         number = self._first + self.sent
         endpoint = self._choices[number % CHOICES]
         messages = self._messages[endpoint]
-        late_s = time.perf_counter() - self._began - intended_s
         self.sent += 1
+        self._under_way += 1
+        ticket = (endpoint, intended_s, now_s - intended_s, now_s, channel)
+        link = self._channels[channel].usable(time.perf_counter())
+        if link is None:
+            self.ended(ticket, UNAVAILABLE)
+        else:
+            link.calls.start(messages[number % len(messages)], ticket)
+
+    def _finish(self) -> None:
+        """Waits until every request that left has ended."""
+        while self._under_way:
+            if self.stopped_s is not None:
+                self._cancel()
+            self._exchange(_LONGEST_WAIT_S)
+        self._exchange(0.0)
+
+    def _cancel(self) -> None:
+        for channel in self._channels:
+            for link in channel.links:
+                for ticket in link.calls.take_waiting():
+                    self.ended(ticket, CANCELLED)
+                for stream in list(link.calls.under_way):
+                    self.ended(link.calls.cancel(stream), CANCELLED)
+
+    def _exchange(self, wait_s: float) -> None:
+        """Writes, waits for at most so long, reads, and ends requests whose deadline has passed."""
+        readers: dict[int, tuple[Channel[_Ticket], Link[_Ticket]]] = {}
+        writers: list[int] = []
+        for channel in self._channels:
+            for link in channel.links:
+                if link.socket is None:
+                    wait_s = min(wait_s, _WAIT_OPENING_S)
+                    if link.error is not None:
+                        self._lose(channel, link)
+                        break
+                    continue
+                if (link.calls.has_output or link.wants_to_write) and not self._try(channel, link, link.write):
+                    break
+                handle = link.socket.fileno()
+                readers[handle] = channel, link
+                if link.wants_to_write:
+                    writers.append(handle)
+        # select() waits to the microsecond; epoll's timeouts are whole milliseconds, and every one would be latency.
+        wait_s = max(0.0, min(wait_s, _LONGEST_WAIT_S, self._check_s - self._now_s()))
+        readable, _, _ = select.select(list(readers), writers, [], wait_s)
+        for handle in readable:
+            channel, link = readers[handle]
+            self._try(channel, link, link.read)
+            if link.calls.retired:
+                channel.sweep()
+        if self._now_s() > self._check_s:
+            self._expire()
+
+    def _try(self, channel: Channel[_Ticket], link: Link[_Ticket], work: Callable[[], None]) -> bool:
         try:
-            await self._calls[number % len(self._calls)](messages[number % len(messages)], timeout=self._timeout_s)
-            code = OK
-        except grpc.aio.AioRpcError as error:
-            code = int(error.code().value[0])
-        except asyncio.CancelledError:
-            code = CANCELLED
-        self.recorder.add(endpoint, code, intended_s, late_s, time.perf_counter() - self._began - intended_s)
-        return code == OK
+            work()
+        except (OSError, ProtocolError):
+            self._lose(channel, link)
+            return False
+        return True
+
+    def _lose(self, channel: Channel[_Ticket], link: Link[_Ticket]) -> None:
+        for ticket in channel.lose(link, time.perf_counter()):
+            self.ended(ticket, UNAVAILABLE)
+
+    def _expire(self) -> None:
+        """Ends what is older than the deadline. Deadlines are alike, so the oldest of a connection is the first."""
+        now_s = self._now_s()
+        self._check_s = now_s + self._timeout_s
+        for channel in self._channels:
+            for link in channel.links:
+                calls = link.calls
+                while (oldest := next(iter(calls.under_way.items()), None)) is not None:
+                    if (due_s := oldest[1][3] + self._timeout_s) > now_s:
+                        self._check_s = min(self._check_s, due_s)
+                        break
+                    self.ended(calls.cancel(oldest[0]), DEADLINE_EXCEEDED)
 
 
 @contextmanager
-def _interrupts(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
+def _no_collection() -> Iterator[None]:
+    """While it lasts, Python collects no garbage: nothing here makes cycles, and a collection holds all up."""
+    was_enabled = gc.isenabled()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
+
+
+@contextmanager
+def _interrupts(stop: Callable[[], None]) -> Iterator[None]:
     """While it lasts, Ctrl-C ends the phase in order instead of the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    loop.add_signal_handler(signal.SIGINT, stop)
+
+    def handle(*_: Any) -> None:  # noqa: ANN401
+        stop()
+
+    before = signal.signal(signal.SIGINT, handle)
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)

@@ -28,14 +28,16 @@ import grpc.experimental.gevent as grpc_gevent
 from locust.env import Environment
 
 from ebbtide.client import Call, ClientConfig, Hooks, InterestClient
-from ebbtide.loadtest._triton import raw_call
-from ebbtide.loadtest.engine import CHANNEL_OPTIONS
+from ebbtide.loadtest._triton import open_channel, raw_call
+from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.replay import CHOICES, Deck
 from ebbtide.loadtest.samples import CANCELLED, OK, Recorder
 
 grpc_gevent.init_gevent()
 
 _CONNECTIONS = 4
+_CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
+"""A channel opens a connection of its own; gRPC would share one among all channels to the same address."""
 _IDLE_S = 0.05
 
 
@@ -92,6 +94,7 @@ class Replay:
         self._environment = environment
         self._channels: list[grpc.Channel] = []
         self._calls: list[Any] = []
+        self._metadata: list[tuple[str, str]] = []
         self._endpoints, self._choices = deck.endpoints, deck.choices()
         self._messages = [deck.messages[endpoint] for endpoint in deck.endpoints]
         self._timeout_s = timeout_s
@@ -101,11 +104,12 @@ class Replay:
         self.sent = 0
         self._began = time.perf_counter()
 
-    def aim(self, target: str) -> None:
+    def aim(self, target: str, access: Access) -> None:
         """Sends to this address from now on."""
         for channel in self._channels:
             channel.close()
-        self._channels = [grpc.insecure_channel(target, CHANNEL_OPTIONS) for _ in range(_CONNECTIONS)]
+        self._metadata = access.metadata(target)
+        self._channels = [open_channel(target, access, _CHANNEL_OPTIONS) for _ in range(_CONNECTIONS)]
         self._calls = [raw_call(channel) for channel in self._channels]
 
     def begin(self) -> None:
@@ -150,7 +154,7 @@ class Replay:
         failure: BaseException | None = None
         code = CANCELLED
         try:
-            call(messages[number % len(messages)], timeout=self._timeout_s)
+            call(messages[number % len(messages)], timeout=self._timeout_s, metadata=self._metadata)
             code = OK
         except grpc.RpcError as error:
             failure = error

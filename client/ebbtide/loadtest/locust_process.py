@@ -24,6 +24,7 @@ from locust.env import Environment
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from ebbtide.loadtest._triton import read_messages
+from ebbtide.loadtest.access import ACCESS_VARIABLE, Access, read_access
 from ebbtide.loadtest.replay import Deck
 from ebbtide.loadtest.samples import RECORD, Phase, save_phase
 
@@ -77,11 +78,11 @@ class Master:
         self._gather(_START_UP_S, "workers that took their requests")
         return {"workers": self._workers}
 
-    def _do_aim(self, target: str) -> dict[str, Any]:
+    def _do_aim(self, target: str, plain: bool) -> dict[str, Any]:
         """Has the workers send to an address."""
         self._told.clear()
         for client in self._ids:
-            self._runner.send_message(_AIM, {"target": target}, client)
+            self._runner.send_message(_AIM, {"target": target, "plain": plain}, client)
         self._gather(_START_UP_S, "workers that connected")
         return {"target": target}
 
@@ -153,7 +154,8 @@ class Worker:
 
     def _aim(self, environment: Environment, msg: Any, **_: object) -> None:  # noqa: ANN401, ARG002
         assert self._replay is not None  # noqa: S101 - the master sends requests first
-        self._replay.aim(msg.data["target"])
+        access = Access() if msg.data["plain"] else read_access(os.environ.get(ACCESS_VARIABLE))
+        self._replay.aim(msg.data["target"], access)
         replaying.ReplayUser.replay = self._replay
         self._runner.send_message(_DONE, {})
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ebbtide.loadtest._triton import Inspector, output_names
+from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.arrivals import Process, RateProfile, send_times
 from ebbtide.loadtest.calibrate import Calibration, Generates, calibrate, generator_limit
 from ebbtide.loadtest.errors import LoadTestError
@@ -65,6 +66,8 @@ class Bench:
     timeout_s: float = 5.0
     """Deadline of each request."""
     seed: int = 0
+    access: Access = field(default_factory=Access)
+    """Encryption and token, for the bench's own questions to the server."""
     on_run: Callable[[Run], None] = lambda _: None
     """Told of each run when it ends."""
     runs: list[Run] = field(default_factory=list)
@@ -75,7 +78,7 @@ class Bench:
         Raises:
             LoadTestError: No Triton answers at the address, or not as it should.
         """
-        self._inspector = Inspector(self.target)
+        self._inspector = Inspector(self.target, self.access)
         self._random = np.random.default_rng(self.seed)
         server = self._inspector.server()
         self.server = {"name": str(server.name), "version": str(server.version), "address": self.target}

@@ -7,8 +7,10 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.arrivals import RateProfile
 from ebbtide.loadtest.calibrate import Generates
+from ebbtide.loadtest.engine import ENGINE
 from ebbtide.loadtest.errors import LoadTestError
 from ebbtide.loadtest.replay import Deck
 from ebbtide.loadtest.run import Bench, Load, Run
@@ -38,9 +40,11 @@ class Options:
     search: bool = False
     """Whether to look for the highest rate that holds the objective."""
     seed: int = 0
+    access: Access = field(default_factory=Access)
+    """Encryption and token."""
     command: str = ""
     """How to run it again."""
-    engine: str = "asyncio, one process"
+    engine: str = ENGINE
     """What generates the load."""
     notes: tuple[str, ...] = ()
     """What a reader must know about the requests."""
@@ -76,7 +80,7 @@ def load_test(
     Raises:
         LoadTestError: The server does not answer as it should.
     """
-    bench = Bench(target, deck, generator, options.timeout_s, options.seed, options.on_run)
+    bench = Bench(target, deck, generator, options.timeout_s, options.seed, options.access, options.on_run)
     with closing(bench):
         warm_up: list[Phase] = []
         if options.warm_up_s:
@@ -92,6 +96,8 @@ def load_test(
                 if bench.run(load).phase.interrupted:
                     break
         notes = list(options.notes)
+        if options.access.tls is not None:
+            notes.append("what the generator can send was measured without TLS, what the server answers with it")
         if any(run.phase.interrupted for run in bench.runs):
             notes.append("the test was interrupted: what was under way counts as cancelled")
         return summarise(

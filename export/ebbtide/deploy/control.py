@@ -52,6 +52,15 @@ class ModelControl:
         fingerprint = config.parameters[contract.FINGERPRINT_PARAMETER].string_value
         return Served(int(versions.pop()) if len(versions) == 1 else 0, str(fingerprint))
 
+    def server_version(self) -> str:
+        """Triton's version.
+
+        Raises:
+            ModelControlError: The server cannot be reached.
+        """
+        with self._told("asking for its version"):
+            return str(self._triton.get_server_metadata(client_timeout=_ASK_TIMEOUT_S).version)
+
     def load(self, name: str) -> None:
         """Loads a model as its folder says now; versions that stay are not touched, and go on answering.
 
@@ -61,6 +70,20 @@ class ModelControl:
         """
         with self._told(f"loading {name}", LoadRefusedError):
             self._triton.load_model(name, client_timeout=self._load_timeout_s)
+
+    def load_as(self, config: Any) -> None:  # noqa: ANN401 - tritonclient carries no types
+        """Loads a model with another configuration than its folder has; its files stay those of the folder.
+
+        Args:
+            config: Triton's `ModelConfig` of it, whole.
+
+        Raises:
+            LoadRefusedError: The server refused it; what was loaded before stays.
+            ModelControlError: The server does not let models be loaded.
+        """
+        text = json_format.MessageToJson(config, preserving_proto_field_name=True)
+        with self._told(f"loading {config.name}", LoadRefusedError):
+            self._triton.load_model(config.name, config=text, client_timeout=self._load_timeout_s)
 
     def load_ensemble(self, config: Any) -> None:  # noqa: ANN401 - tritonclient carries no types
         """Loads an ensemble that the repository does not hold, under the name that its configuration gives.

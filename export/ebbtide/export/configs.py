@@ -88,8 +88,15 @@ def model_config(model: Model, settings: ConfigSettings, target: Target) -> Any:
     if model.kind is Kind.ONNX:
         _set_parameter(config, "intra_op_thread_count", str(placement.threads))
         _set_parameter(config, "inter_op_thread_count", "1")
+        if model is contract.ENCODER and placement.device == "cpu":
+            # Of Ebbtide's stand-in backend; NVIDIA's does not look at it.
+            _set_parameter(config, "split_rows_by_length", contract.ATTENTION_MASK.name)
         if placement.device == "gpu" and serving.accelerator is not None:
             _set_accelerator(config, model, serving.accelerator)
+    if target == serving.targets[0]:
+        for tuned in serving.tuned:
+            if tuned.model == model.name:
+                tuned.apply(config)
     return config
 
 

@@ -7,6 +7,9 @@ from typing import Literal, get_args
 
 from ebbtide.export.errors import ServingOptionsError
 from ebbtide.export.targets import Target
+from ebbtide.export.tuning import ModelTuning
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Kind
 
 Accelerator = Literal["cuda", "tensorrt"]
 """Execution accelerators of NVIDIA's ONNX Runtime backend."""
@@ -30,6 +33,8 @@ class ServingOptions:
     """Whether instances state the cores that they take."""
     sweep: bool = False
     """Whether batch sizes are measured on this machine and the good ones preferred."""
+    tuned: tuple[ModelTuning, ...] = ()
+    """What was found by measuring, for the first target; the rest follows from the machine."""
 
     def __post_init__(self) -> None:
         """Refuses what does not go together.
@@ -57,3 +62,19 @@ class ServingOptions:
             raise ServingOptionsError(
                 f"sweep: got {names[0]} as the first target; expected a CPU: batch sizes are measured on this machine"
             )
+        self._check_tuned()
+
+    def _check_tuned(self) -> None:
+        known = [model.name for model in contract.MODELS.values() if model.kind is not Kind.ENSEMBLE]
+        models = [one.model for one in self.tuned]
+        for name in models:
+            if name not in known:
+                raise ServingOptionsError(f"tuned: got {name!r}; expected one of {', '.join(known)}")
+            if models.count(name) > 1:
+                raise ServingOptionsError(f"tuned: got {name!r} twice; expected each model once")
+        if self.tuned and self.targets[0].device != "cpu":
+            raise ServingOptionsError(
+                f"tuned: got {self.targets[0].name} as the first target; expected a CPU, which `ebbtide tune` measures"
+            )
+        if self.sweep and any(one.preferred_batch_sizes is not None for one in self.tuned):
+            raise ServingOptionsError("sweep: got preferred sizes in tuned as well; expected one of them")

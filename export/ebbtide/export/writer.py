@@ -37,7 +37,7 @@ from ebbtide.interest import contract
 from ebbtide.interest.contract import Kind, Size
 from ebbtide.interest.exported import MODEL_CONFIG_FILE
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.encoder import encoder_fingerprint, encoder_folder
+from ebbtide.train.encoder import encoder_fingerprint
 
 
 @dataclass
@@ -196,7 +196,7 @@ class RepositoryWriter:
 
     def _encoder_folder(self) -> Path:
         reference = self.bundle.config.encoder
-        source = encoder_folder(reference.source)
+        source = self.bundle.encoder_folder()
         found = encoder_fingerprint(source)
         if found != reference.fingerprint:
             raise RepositoryError(

@@ -16,7 +16,7 @@ from ebbtide.export.encoder.graph import EventEncoder
 from ebbtide.interest import contract
 from ebbtide.interest.keys import item_keys
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.encoder import encoder_folder, load_encoder
+from ebbtide.train.encoder import load_encoder
 from ebbtide.train.model import InterestModel
 from ebbtide.train.reference import ReferenceScores, score_request
 from ebbtide.verify.asked import Answered, Asked, Floats, Ints, Outputs, Tokens, Weights
@@ -52,14 +52,14 @@ class TorchSide:
 
     @cached_property
     def _encoder(self) -> EventEncoder:
-        encoder = load_encoder(encoder_folder(self._bundle.config.encoder.source))
+        encoder = load_encoder(self._bundle.encoder_folder())
         return EventEncoder(encoder, self._bundle.model.event_projection)
 
     @cached_property
     def _tokenizer(self) -> Any:  # noqa: ANN401 - tokenizers carries no types
         from tokenizers import Tokenizer
 
-        folder = encoder_folder(self._bundle.config.encoder.source)
+        folder = self._bundle.encoder_folder()
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         tokenizer.enable_truncation(self._encoder.encoder.settings.max_tokens)
         tokenizer.enable_padding()

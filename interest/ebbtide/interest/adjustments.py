@@ -34,14 +34,16 @@ def pack_pairs(pairs: Sequence[Pairs], people: int, width: int) -> tuple[Ints, F
     """
     items = np.zeros((people, width), dtype=np.int64)
     values = np.zeros((people, width), dtype=np.float32)
-    taken = np.zeros(people, dtype=np.int64)
+    flat_items, flat_values = items.reshape(-1), values.reshape(-1)
+    # Where each person's next pair goes.
+    free = np.arange(people) * width
     for part in pairs:
         counts = np.bincount(part.person, minlength=people)
-        first = np.cumsum(counts) - counts
-        place = np.arange(part.person.size) + (taken - first)[part.person]
-        items[part.person, place] = part.item
-        values[part.person, place] = part.value
-        taken += counts
+        place = np.arange(part.person.size)
+        place += (free - counts.cumsum() + counts).repeat(counts)
+        flat_items[place] = part.item
+        flat_values[place] = part.value
+        free += counts
     return items, values
 
 

@@ -48,21 +48,23 @@ def event_decays(
         rank_decay_rate: mu, ``[d]``.
         decay_scale: ``[B]``, each request's factor on lambda; None for 1.
     """
-    age = batch.age_days
+    return _decays(batch, np.negative([decay_rate_per_day, rank_decay_rate]), decay_scale)
+
+
+def _decays(batch: EventBatch, exponents: Floats, decay_scale: Floats | None) -> Floats:
+    """`event_decays` from `InterestParameters.decay_exponents`."""
+    since = batch.since
     if decay_scale is not None:
+        since = since.copy()
         # In double precision, and bounded: 0 times an infinite age would be no number.
-        scaled = age.astype(np.float64) * decay_scale[batch.request]
-        age = np.minimum(scaled, _LONGEST_AGE_DAYS).astype(np.float32)
-    rates = np.stack([decay_rate_per_day, rank_decay_rate])
-    past = np.empty((age.shape[0], 2), dtype=np.float32)
-    np.negative(age, out=past[:, 0])
-    np.negative(batch.rank, out=past[:, 1])
-    decays = np.empty((age.shape[0], rates.shape[1]), dtype=np.float32)
+        scaled = batch.age_days.astype(np.float64) * decay_scale[batch.request]
+        np.minimum(scaled, _LONGEST_AGE_DAYS, out=since[:, 0], casting="same_kind")
+    decays = np.empty((since.shape[0], exponents.shape[1]), dtype=np.float32)
     # One product of two columns is 5 times as fast as two outer products; in pieces, which stay in the processor's
     # cache and below the size at which BLAS wakes its threads, to fight with those of the other instances.
-    for start in range(0, age.shape[0], _ROWS_PER_PRODUCT):
+    for start in range(0, since.shape[0], _ROWS_PER_PRODUCT):
         rows = slice(start, start + _ROWS_PER_PRODUCT)
-        np.matmul(past[rows], rates, out=decays[rows])
+        np.matmul(since[rows], exponents, out=decays[rows])
     return np.exp(decays, out=decays)
 
 
@@ -86,15 +88,14 @@ def blend_interest(
         w_H, w_C, alpha and w. A fixed or given alpha is used as it is; the gate gives 1 to a person without a current
         session and 0 to one without history, so that new people get w_C.
     """
-    weighted = event_decays(batch, parameters.decay_rate_per_day, parameters.rank_decay_rate, decay_scale)
-    weighted *= batch.weight[:, None]
+    weighted = _decays(batch, parameters.decay_exponents, decay_scale)
+    if batch.given_weight is not None:
+        weighted *= batch.given_weight[:, None]
     weighted *= vectors
-    # Row 2b holds the history of request b, row 2b + 1 its current session.
-    row = 2 * batch.request + batch.is_current
-    rows = 2 * batch.requests
-    counts = np.bincount(row, minlength=rows)
-    sums = _sum_by_row(weighted, row, counts)
-    squares = np.bincount(row, weights=np.einsum("ek,ek->e", weighted, weighted), minlength=rows).astype(np.float32)
+    squares = np.bincount(
+        batch.half, weights=np.einsum("ek,ek->e", weighted, weighted), minlength=batch.half_counts.shape[0]
+    ).astype(np.float32)
+    sums = _half_sums(weighted, batch)
     sums /= np.sqrt(squares + NORM_FLOOR_SQUARED)[:, None]
     long_term, current = sums[0::2], sums[1::2]
 
@@ -102,6 +103,7 @@ def blend_interest(
     if parameters.gate is None:
         alpha = np.full((batch.requests, 1), parameters.config.fixed_alpha, dtype=np.float32)
     else:
+        counts = batch.half_counts
         alpha = gate_alpha(parameters.gate, long_term, current, counts[0::2], counts[1::2], batch.idle_hours)
     if alpha_override is not None:
         given = alpha_override[:, None]
@@ -110,15 +112,17 @@ def blend_interest(
     return Blend(interest, long_term, current, alpha)
 
 
-def _sum_by_row(values: Floats, row: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> Floats:
-    """Sums of the values of each row, float32 ``[rows, d]``; zero for rows without a value."""
+def _half_sums(values: Floats, batch: EventBatch) -> Floats:
+    """Sums of the events' values of each half, float32 ``[2 B, d]``; zero for a half without an event."""
+    half, counts = batch.half, batch.half_counts
+    # A history that comes before its session, as nearly always, stands in order of halves already.
+    if np.count_nonzero(half[1:] < half[:-1]):
+        values = values[half.argsort(kind="stable")]
+    starts = counts.cumsum() - counts
+    if np.count_nonzero(counts) == counts.shape[0]:
+        return np.add.reduceat(values, starts, axis=0)
     sums = np.zeros((counts.shape[0], values.shape[1]), dtype=np.float32)
-    if not row.size:
-        return sums
-    # A history that comes before its session, as nearly always, stands in order of rows already.
-    if (row[1:] < row[:-1]).any():
-        values = values[np.argsort(row, kind="stable")]
-    filled = np.flatnonzero(counts)
-    starts = np.cumsum(counts)[filled] - counts[filled]
-    sums[filled] = np.add.reduceat(values, starts, axis=0)
+    if half.size:
+        filled = np.flatnonzero(counts)
+        sums[filled] = np.add.reduceat(values, starts[filled], axis=0)
     return sums

@@ -1,4 +1,4 @@
-"""A batch of requests as flat arrays: checked, ordered in time, and parted into history and current session."""
+"""A batch of requests as flat arrays: ordered in time, and parted into history and current session."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 MS_PER_DAY = 86_400_000
 MS_PER_HOUR = 3_600_000
@@ -15,37 +19,52 @@ MS_PER_HOUR = 3_600_000
 class EventBatch:
     """E events of B requests: those of one request stand together, oldest first, ties as they were given."""
 
-    request: npt.NDArray[np.int64]
+    request: Ints
     """``[E]``: which request an event belongs to, ascending."""
-    source: npt.NDArray[np.int64]
+    source: Ints
     """``[E]``: the event's place in the concatenated input, so that other columns can follow the order."""
-    time_ms: npt.NDArray[np.int64]
-    """``[E]``: Unix milliseconds."""
-    weight: npt.NDArray[np.float32]
-    """``[E]``: v, 1 where the request gave none."""
-    is_current: npt.NDArray[np.bool_]
+    since: Floats
+    """``[E, 2]``: the days, and the later events of the same request, since each event."""
+    given_weight: Floats | None
+    """``[E]``: v; None where every weight is 1."""
+    is_current: Bools
     """``[E]``: current session (true) or history."""
-    rank: npt.NDArray[np.float32]
-    """``[E]``: later events of the same request, by order; 0 for the newest."""
-    age_days: npt.NDArray[np.float32]
-    """``[E]``: from the event to the request's `now`."""
-    idle_hours: npt.NDArray[np.float32]
-    """``[B]``: from the newest event to `now`; 0 where there is no event."""
+    half: Ints
+    """``[E]``: 2 b for the history of request b, 2 b + 1 for its current session."""
+    half_counts: Ints
+    """``[2 B]``: events of each half."""
+    idle_hours: Floats
+    """``[B]``: from the newest event to the request's `now`; 0 where there is no event."""
 
     @property
     def requests(self) -> int:
         """B."""
         return self.idle_hours.shape[0]
 
+    @property
+    def age_days(self) -> Floats:
+        """``[E]``: from the event to the request's `now`."""
+        return self.since[:, 0]
+
+    @property
+    def rank(self) -> Floats:
+        """``[E]``: later events of the same request, by order; 0 for the newest."""
+        return self.since[:, 1]
+
+    @property
+    def weight(self) -> Floats:
+        """``[E]``: v."""
+        return np.ones(self.request.shape, dtype=np.float32) if self.given_weight is None else self.given_weight
+
 
 def order_events(
-    counts: npt.NDArray[np.int64],
-    time_ms: npt.NDArray[np.int64],
-    now_ms: npt.NDArray[np.int64],
-    weight: npt.NDArray[np.float32] | None,
-    is_current: npt.NDArray[np.bool_] | None,
+    counts: Ints,
+    time_ms: Ints,
+    now_ms: Ints,
+    weight: Floats | None,
+    is_current: Bools | None,
     session_gap_ms: int,
-    has_flags: npt.NDArray[np.bool_] | None = None,
+    has_flags: Bools | None = None,
 ) -> EventBatch:
     """Orders the events of a batch and parts them into history and current session.
 
@@ -62,55 +81,69 @@ def order_events(
         The batch. A request without flags has as current session its last events that follow each other, and are
         followed by `now`, with no pause longer than the gap.
     """
-    batch, total = counts.shape[0], time_ms.shape[0]
-    request = np.repeat(np.arange(batch), counts)
-    first = np.cumsum(counts) - counts
+    request = np.arange(counts.shape[0]).repeat(counts)
+    age_ms = now_ms[request] - time_ms
+    return order_by_age(request, counts, age_ms, weight, is_current, session_gap_ms, has_flags)
+
+
+def order_by_age(
+    request: Ints,
+    counts: Ints,
+    age_ms: Ints,
+    weight: Floats | None,
+    is_current: Bools | None,
+    session_gap_ms: int,
+    has_flags: Bools | None = None,
+) -> EventBatch:
+    """`order_events` for events whose ages are known, ``[E]``, and the request of each, ``[E]`` ascending."""
+    batch, total = counts.shape[0], age_ms.shape[0]
+    newest = counts.cumsum() - 1
     order = np.arange(total)
-    rank = ((first + counts - 1)[request] - order).astype(np.float32)
-    if ((time_ms[1:] < time_ms[:-1]) & (request[1:] == request[:-1])).any():
-        order = np.lexsort((time_ms, request))
-        time_ms = time_ms[order]
+    since = np.empty((total, 2), dtype=np.float32)
+    np.subtract(newest.repeat(counts), order, out=since[:, 1], casting="same_kind")
+    older = age_ms[1:] > age_ms[:-1]
+    # Between requests, too; where there is one at all, it is seen whether that is within a request.
+    if np.count_nonzero(older) and np.count_nonzero(older & (request[1:] == request[:-1])):
+        order = np.lexsort((-age_ms, request))
+        age_ms = age_ms[order]
         weight = None if weight is None else weight[order]
         is_current = None if is_current is None else is_current[order]
-    age_ms = now_ms[request] - time_ms
+    np.divide(age_ms, MS_PER_DAY, out=since[:, 0], casting="same_kind")
 
-    newest = first + counts - 1
-    has_events = counts > 0
-    idle_ms = np.zeros(batch, dtype=np.int64)
-    idle_ms[has_events] = age_ms[newest[has_events]]
-
+    if np.count_nonzero(counts) == batch:
+        idle_ms = age_ms[newest]
+    else:
+        has_events = counts > 0
+        newest = newest[has_events]
+        idle_ms = np.zeros(batch, dtype=np.int64)
+        idle_ms[has_events] = age_ms[newest]
     if is_current is None or has_flags is not None:
-        by_gap = _by_session_gap(time_ms, now_ms, request, newest, has_events, session_gap_ms)
+        by_gap = _by_session_gap(age_ms, request, counts, newest, session_gap_ms)
         is_current = (
             by_gap if is_current is None or has_flags is None else np.where(has_flags[request], is_current, by_gap)
         )
+    half = 2 * request
+    half += is_current
     return EventBatch(
         request=request,
         source=order,
-        time_ms=time_ms,
-        weight=np.ones(total, dtype=np.float32) if weight is None else weight,
+        since=since,
+        given_weight=weight,
         is_current=is_current,
-        rank=rank,
-        age_days=(age_ms / MS_PER_DAY).astype(np.float32),
+        half=half,
+        half_counts=np.bincount(half, minlength=2 * batch),
         idle_hours=(idle_ms / MS_PER_HOUR).astype(np.float32),
     )
 
 
-def _by_session_gap(
-    time_ms: npt.NDArray[np.int64],
-    now_ms: npt.NDArray[np.int64],
-    request: npt.NDArray[np.int64],
-    newest: npt.NDArray[np.int64],
-    has_events: npt.NDArray[np.bool_],
-    session_gap_ms: int,
-) -> npt.NDArray[np.bool_]:
-    """True for events with no long pause between them and `now`, ``[E]``."""
-    following = np.empty_like(time_ms)
-    following[:-1] = time_ms[1:]
-    following[newest[has_events]] = now_ms[has_events]
-    pause_after = following - time_ms > session_gap_ms
-    pauses = np.cumsum(pause_after)
-    pauses_to_the_end = np.zeros(now_ms.shape[0], dtype=np.int64)
-    pauses_to_the_end[has_events] = pauses[newest[has_events]]
-    current: npt.NDArray[np.bool_] = pauses_to_the_end[request] - pauses + pause_after == 0
+def _by_session_gap(age_ms: Ints, request: Ints, counts: Ints, newest: Ints, session_gap_ms: int) -> Bools:
+    """True for events with no long pause between them and `now`, ``[E]``; ``newest`` of the requests with events."""
+    following = np.zeros_like(age_ms)
+    following[:-1] = age_ms[1:]
+    following[newest] = 0
+    pause_after = age_ms - following > session_gap_ms
+    pauses = pause_after.cumsum()
+    pauses_to_the_end = np.zeros(counts.shape[0], dtype=np.int64)
+    pauses_to_the_end[counts > 0] = pauses[newest]
+    current: Bools = pauses_to_the_end[request] - pauses + pause_after == 0
     return current

@@ -39,9 +39,12 @@ def gate_features(
     features = np.empty((long_term.shape[0], 2 * d + SCALAR_FEATURES), dtype=np.float32)
     features[:, :d] = long_term
     features[:, d : 2 * d] = current
-    square_h = np.einsum("bk,bk->b", long_term, long_term) + NORM_FLOOR_SQUARED
-    square_c = np.einsum("bk,bk->b", current, current) + NORM_FLOOR_SQUARED
-    features[:, 2 * d] = np.einsum("bk,bk->b", long_term, current) / np.sqrt(square_h * square_c)
+    both = features[:, : 2 * d].reshape(-1, 2, d)
+    # All products of the two in one call: [B, 2, 2].
+    products = np.matmul(both, both.transpose(0, 2, 1))
+    squares = products[:, 0, 0] + NORM_FLOOR_SQUARED
+    squares *= products[:, 1, 1] + NORM_FLOOR_SQUARED
+    features[:, 2 * d] = products[:, 0, 1] / np.sqrt(squares)
     features[:, 2 * d + 1] = history_count
     features[:, 2 * d + 2] = current_count
     features[:, 2 * d + 3] = idle_hours
@@ -65,6 +68,8 @@ def gate_alpha(
     features = gate_features(long_term, current, history_count, current_count, idle_hours)
     hidden = np.tanh(features @ gate.hidden_weight + gate.hidden_bias)
     alpha: Floats = 1 / (1 + np.exp(-(hidden @ gate.output_weight + gate.output_bias)))
-    alpha[current_count == 0] = 1
-    alpha[history_count == 0] = 0
+    if np.count_nonzero(current_count) != current_count.shape[0]:
+        alpha[current_count == 0] = 1
+    if np.count_nonzero(history_count) != history_count.shape[0]:
+        alpha[history_count == 0] = 0
     return alpha

@@ -24,4 +24,5 @@ def item_key(item_id: str) -> int:
 
 def item_keys(item_ids: Iterable[str]) -> npt.NDArray[np.int64]:
     """The keys of many items, shape ``[len(item_ids)]``, int64."""
-    return np.fromiter((item_key(item_id) for item_id in item_ids), dtype=np.int64)
+    hashes = [xxhash.xxh64_intdigest(item_id.encode()) for item_id in item_ids]
+    return np.array(hashes, dtype=np.uint64).view(np.int64)

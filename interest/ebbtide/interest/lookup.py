@@ -1,4 +1,4 @@
-"""From item keys to catalog indices: one sorted search over a whole batch."""
+"""From item keys to catalog indices: one vectorised search over a whole batch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ UNKNOWN = -1
 """The catalog index of a key that is not in the catalog."""
 _BLOCK = 64
 _LARGE = 1 << 16
+_FEW = 128
+"""Keys up to which a plain search is the fastest, in a small catalog."""
+_BUCKETS_PER_KEY = 4
+_MOST_IN_A_BUCKET = 8
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,10 @@ class KeyIndex:
     A large catalog is searched in two strides: through every 64th key, a copy small enough for the processor's cache,
     and then inside the block of 64 keys that it points at. 3,840 keys among 10 million took 0.35 ms, against 1.8 ms for
     one search through all (4.0 ms with the keys unordered), whatever the spread of the keys.
+
+    In a small catalog whose keys are spread evenly, as hashes are, the leading bits of a key say where to begin, and
+    few steps find it: without a branch that the processor would have to guess. 3,840 keys among 9,066 took 33 us,
+    against 126 us for ordering and searching them; 60 took 8 us, against 5 us for a plain search.
     """
 
     sorted_key: Ints
@@ -31,6 +39,7 @@ class KeyIndex:
     _first_keys: Ints = field(init=False, repr=False)
     """The first key of each block; every key where the catalog is small."""
     _block: int = field(init=False, repr=False)
+    _buckets: _Buckets | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         block = _BLOCK if self.sorted_key.size > _LARGE else 1
@@ -40,6 +49,7 @@ class KeyIndex:
         first_keys = self.sorted_key if block == 1 else self.sorted_key[::block].copy()
         object.__setattr__(self, "_first_keys", first_keys)
         object.__setattr__(self, "_block", block)
+        object.__setattr__(self, "_buckets", _Buckets.of(self.sorted_key) if block == 1 else None)
 
     @classmethod
     def build(cls, keys: Ints) -> KeyIndex:
@@ -60,17 +70,56 @@ class KeyIndex:
         """Catalog indices of ``keys``, ``[keys]``, `UNKNOWN` where a key is not in the catalog."""
         if self.sorted_key.size == 0 or keys.size == 0:
             return np.full(keys.shape, UNKNOWN, dtype=np.int64)
+        if self._block == 1 and keys.size <= _FEW:
+            return self._found(keys, self.sorted_key.searchsorted(keys))
+        if self._buckets is not None:
+            return self._found(keys, self._buckets.places(self.sorted_key, keys))
         # In ascending order, neighbouring searches walk through the same cache lines.
-        order = np.argsort(keys)
+        order = keys.argsort()
         ordered = keys[order]
-        place = np.searchsorted(self._first_keys, ordered, side="right") - 1
+        place = self._first_keys.searchsorted(ordered, side="right")
+        place -= 1
         place *= self._block
         stride = self._block
         while stride > 1:
             stride >>= 1
             place += stride * (self.sorted_key.take(place + stride, mode="clip") <= ordered)
-        # A key before the first has -1 here; one past the last block's end runs past the last key.
-        np.clip(place, 0, self.sorted_key.size - 1, out=place)
         found = np.empty(keys.shape, dtype=np.int64)
-        found[order] = np.where(self.sorted_key[place] == ordered, self.catalog_index[place], UNKNOWN)
+        found[order] = self._found(ordered, place)
         return found
+
+    def _found(self, keys: Ints, place: Ints) -> Ints:
+        """Catalog indices of keys that stand at given places if anywhere; a place may lie outside the keys."""
+        is_there = self.sorted_key.take(place, mode="clip") == keys
+        index = self.catalog_index.take(place, mode="clip")
+        return index if np.count_nonzero(is_there) == is_there.size else np.where(is_there, index, UNKNOWN)
+
+
+@dataclass(frozen=True)
+class _Buckets:
+    """Where the keys with the same leading bits begin."""
+
+    start: Ints
+    """``[buckets]``: the place of the first sorted key that is in the bucket or after it."""
+    shift: int
+    """The bits of a key that follow the leading ones."""
+    most: int
+    """Keys of the fullest bucket."""
+
+    @classmethod
+    def of(cls, sorted_key: Ints) -> _Buckets | None:
+        """The buckets of a catalog; None where its keys crowd together, so that steps would be many."""
+        bits = max(1, (_BUCKETS_PER_KEY * sorted_key.size).bit_length())
+        shift = 64 - bits
+        start = (sorted_key >> shift).searchsorted(np.arange(-(1 << (bits - 1)), 1 << (bits - 1)))
+        most = int(np.diff(start, append=sorted_key.size).max())
+        return cls(start, shift, most) if most <= _MOST_IN_A_BUCKET else None
+
+    def places(self, sorted_key: Ints, keys: Ints) -> Ints:
+        """The place of each key among the sorted ones, if it is there."""
+        bucket = keys >> self.shift
+        bucket += self.start.size // 2
+        place = self.start.take(bucket)
+        for _ in range(self.most - 1):
+            place += sorted_key.take(place, mode="clip") < keys
+        return place

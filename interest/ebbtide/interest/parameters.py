@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,11 @@ class InterestParameters:
     def vector_width(self) -> int:
         """D."""
         return self.decay_rate_per_day.shape[0]
+
+    @cached_property
+    def decay_exponents(self) -> Floats:
+        """``[2, d]``: -lambda over -mu, so that all decays come from one product, made once for all requests."""
+        return np.negative([self.decay_rate_per_day, self.rank_decay_rate])
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays by name, as they are written to `TENSORS_FILE`."""

@@ -75,6 +75,8 @@ def run_guarded(
 
 def rows_of(parts: Sequence[Part], outputs: Mapping[str, npt.NDArray[Any]]) -> list[dict[str, npt.NDArray[Any]]]:
     """Each part's share of outputs that hold one row for each person of a batch, in order; views, not copies."""
+    if len(parts) == 1:
+        return [dict(outputs)]
     rows: list[dict[str, npt.NDArray[Any]]] = []
     start = 0
     for part in parts:

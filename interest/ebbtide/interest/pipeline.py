@@ -16,7 +16,7 @@ from ebbtide.interest.blend import Blend, blend_interest
 from ebbtide.interest.checks import Request, check_request
 from ebbtide.interest.columns import Columns, Part, PartsRefused, join_parts
 from ebbtide.interest.errors import RequestError
-from ebbtide.interest.events import EventBatch, order_events
+from ebbtide.interest.events import EventBatch, order_by_age
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.parts import as_part, first_refusal, rows_of, serve_parts
@@ -71,8 +71,7 @@ class Weighed:
         """``[B, 3]``."""
         people = self.columns.people
         counts = np.empty((people, 3), dtype=np.int32)
-        row = 2 * self.batch.request + self.batch.is_current
-        counts[:, :2] = np.bincount(row, minlength=2 * people).reshape(people, 2)
+        counts[:, :2] = self.batch.half_counts.reshape(people, 2)
         counts[:, 2] = self.sources.left_out
         return counts
 
@@ -138,10 +137,10 @@ class InterestPipeline:
         )
         sources = find_sources(columns, self.index)
         kept = sources.kept
-        batch = order_events(
-            counts=sources.counts,
-            time_ms=_of(columns.time_ms, kept),
-            now_ms=columns.now_ms,
+        batch = order_by_age(
+            sources.person,
+            sources.counts,
+            _of(columns.age_ms, kept),
             weight=None if columns.weight is None else _of(columns.weight, kept),
             is_current=None if columns.is_current is None else _of(columns.is_current, kept),
             session_gap_ms=config.session_gap_ms,
@@ -173,9 +172,13 @@ class InterestPipeline:
         pairs: list[Pairs] = []
         if self.parameters.repeat is not None:
             items = sources.item.take(weighed.batch.source)
-            pairs.append(Pairs(*repeat_bonus(weighed.batch, items, self.parameters.repeat, columns.decay_scale)))
-        if columns.exclude_seen.any():
-            seen = columns.exclude_seen[sources.person] & (sources.item != UNKNOWN)
+            bonus = repeat_bonus(weighed.batch, items, weighed.vectors, self.parameters.repeat, columns.decay_scale)
+            pairs.append(Pairs(*bonus))
+        if columns.exclude_seen is True and sources.text is None:
+            pairs.append(Pairs(sources.person, sources.item, -np.inf))
+        elif np.any(columns.exclude_seen):
+            excludes = np.broadcast_to(columns.exclude_seen, columns.people)
+            seen = excludes[sources.person] & (sources.item != UNKNOWN)
             pairs.append(Pairs(sources.person[seen], sources.item[seen], -np.inf))
         if columns.exclude is not None:
             person, keys = columns.exclude
@@ -208,7 +211,7 @@ class InterestPipeline:
         person, keys = columns.allow
         value = self._attributes.find(keys)
         unknown = value == UNKNOWN
-        if unknown.any():
+        if np.count_nonzero(unknown):
             raise PartsRefused(np.unique(columns.part[person[unknown]]))
         return self._attributes.filters(columns.people, person, value)
 

@@ -60,7 +60,7 @@ def find_sources(columns: Columns, index: KeyIndex) -> EventSources:
         PartsRefused: An item is unknown, no text stands in for it, and the request does not say to leave it out.
     """
     item = index.find(columns.event_item)
-    person = np.repeat(np.arange(columns.people), columns.events)
+    person = columns.person
     text = text_vectors = None
     if columns.texts is not None:
         item, text = _with_texts(columns, item, person)
@@ -68,11 +68,11 @@ def find_sources(columns: Columns, index: KeyIndex) -> EventSources:
     unknown = item == UNKNOWN
     if text is not None:
         unknown &= text == UNKNOWN
-    if not unknown.any():
+    if not np.count_nonzero(unknown):
         return EventSources(
             person, item, text, text_vectors, columns.events, np.zeros(columns.people, dtype=np.int64), kept=None
         )
-    refused = unknown & ~columns.ignore_unknown[person]
+    refused = unknown & ~np.broadcast_to(columns.ignore_unknown, columns.people)[person]
     if refused.any():
         raise PartsRefused(np.unique(columns.part[person[refused]]))
     kept = np.flatnonzero(~unknown)

@@ -217,8 +217,7 @@ def _layout(installed: Path, version: str) -> Path:
                 f"{PACKAGE} {version} is installed but {source} is missing: run pip install --force-reinstall {PACKAGE}"
             )
     sources["python/bin/python3"] = _base_python()
-    backend = importlib.resources.files("ebbtide.serve") / "backends" / "onnxruntime" / "model.py"
-    written = {"backends/onnxruntime/model.py": backend.read_text(encoding="utf-8"), **_python_environment()}
+    written = {**_onnxruntime_backend(), **_python_environment()}
     # The tree points into one environment, so another one with the same versions needs its own tree.
     described = json.dumps([_LAYOUT, {name: str(source) for name, source in sources.items()}, written])
     identity = hashlib.sha256(described.encode()).hexdigest()[:16]
@@ -245,6 +244,16 @@ def _layout(installed: Path, version: str) -> Path:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return tree
+
+
+def _onnxruntime_backend() -> dict[str, str]:
+    """The files of the stand-in backend, by their places in the tree."""
+    folder = importlib.resources.files("ebbtide.serve") / "backends" / "onnxruntime"
+    return {
+        f"backends/onnxruntime/{file.name}": file.read_text(encoding="utf-8")
+        for file in sorted(folder.iterdir(), key=lambda file: file.name)
+        if file.name.endswith(".py")
+    }
 
 
 def _is_whole(tree: Path, files: list[str]) -> bool:

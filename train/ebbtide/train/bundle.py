@@ -4,6 +4,7 @@
 ``bundle.json``        settings, encoder, prior, data description, fingerprint
 ``weights.safetensors``  the interest model's parameters, the catalog's text vectors, the prior's columns
 ``catalog.parquet``    ``item_id``, ``text``, ``title``; the row is the catalog index
+``encoder/``           the language model, only where training tuned it
 =====================  =================================================================================
 """
 
@@ -25,6 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from ebbtide.train.catalog import Catalog
 from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.encoder import encoder_folder
 from ebbtide.train.errors import BundleError
 from ebbtide.train.model import InterestModel
 
@@ -32,6 +34,9 @@ FORMAT = 1
 CONFIG_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.safetensors"
 CATALOG_FILE = "catalog.parquet"
+ENCODER_FOLDER = "encoder"
+TUNED = "bundle:encoder"
+"""The source of an encoder that training tuned: it lies in the bundle."""
 _TEXT_VECTORS = "text_vectors"
 _PRIOR_COLUMNS = "prior_columns"
 _MODEL = "model."
@@ -44,7 +49,7 @@ class EncoderReference(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
-    """``packaged``, a folder, or a Hugging Face id."""
+    """``packaged``, a folder, a Hugging Face id, or `TUNED`."""
     fingerprint: str
     """`ebbtide.train.encoder.encoder_fingerprint` of its files."""
 
@@ -90,6 +95,8 @@ class BundleConfig(BaseModel):
     """Moment up to which the prior's events were counted, Unix milliseconds."""
     best_epoch: int
     validation_ndcg_at_10: float
+    rating_mean: float | None = None
+    """Scores are predicted ratings less this; None for a bundle that was trained to rank."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,10 @@ class InterestBundle:
     """Holds the catalog's text vectors."""
     prior_columns: npt.NDArray[np.float32]
     """``[N, p]``: log(1 + decayed count) at each half-life, as of `prior_counted_at_ms`."""
+    folder: Path | None = None
+    """Where it was read from; None for one fresh from training."""
+    encoder_files: dict[str, bytes] | None = None
+    """A freshly tuned encoder, by relative path."""
 
     @property
     def fingerprint(self) -> str:
@@ -112,6 +123,19 @@ class InterestBundle:
     def text_vectors(self) -> npt.NDArray[np.float32]:
         """``[N, text width]``."""
         return self.model.text_vectors.numpy()
+
+    def encoder_folder(self) -> Path:
+        """The local folder of the encoder that embedded the texts.
+
+        Raises:
+            EncoderError: Not found.
+            BundleError: It was tuned, and the bundle has not been saved and read yet.
+        """
+        if self.config.encoder.source != TUNED:
+            return encoder_folder(self.config.encoder.source)
+        if self.folder is None:
+            raise BundleError("encoder: was tuned and is in memory only; save the bundle and load it")
+        return encoder_folder(str(self.folder / ENCODER_FOLDER))
 
     def save(self, folder: Path) -> None:
         """Writes the bundle, in place of an earlier one, at once: a reader sees the old or the new.
@@ -127,6 +151,13 @@ class InterestBundle:
             save_file(_tensors(self.model, self.prior_columns), str(partial / WEIGHTS_FILE))
             _catalog_frame(self.catalog).write_parquet(partial / CATALOG_FILE)
             (partial / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            if self.encoder_files is not None:
+                for name, content in self.encoder_files.items():
+                    path = partial / ENCODER_FOLDER / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content)
+            elif self.config.encoder.source == TUNED:
+                shutil.copytree(self.encoder_folder(), partial / ENCODER_FOLDER)
             if folder.exists():
                 shutil.rmtree(folder)
             partial.rename(folder)
@@ -157,7 +188,7 @@ class InterestBundle:
         model = InterestModel(config.model, torch.from_numpy(tensors.pop(_TEXT_VECTORS)))
         prior_columns = tensors.pop(_PRIOR_COLUMNS)
         model.load_state_dict({name.removeprefix(_MODEL): torch.from_numpy(value) for name, value in tensors.items()})
-        bundle = cls(config, catalog, model.eval(), prior_columns)
+        bundle = cls(config, catalog, model.eval(), prior_columns, folder)
         found = fingerprint_of(bundle.model, prior_columns, catalog, config.encoder)
         if found != config.fingerprint:
             raise BundleError(

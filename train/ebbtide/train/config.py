@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ebbtide.train.errors import DataError
+from ebbtide.train.losses import Loss
+from ebbtide.train.tuning import Tuning
 
 
 def _check_alpha(value: str) -> str:
@@ -21,7 +23,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dimensions: int = Field(64, ge=1, le=4096)
+    dimensions: int = Field(96, ge=1, le=4096)
     """d, interest dimensions."""
     decay: Literal["learned", "none"] = "learned"
     """Half-lives by age and by rank, learned for each dimension; or none, neither of interest nor of popularity."""
@@ -94,8 +96,27 @@ class TrainConfig(BaseModel):
     windows_per_batch: int = Field(32, ge=1)
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """The last part of the training events, by time, that decides when to stop."""
+    validation_instants: int = Field(20_000, ge=1)
+    """At most so many of them are ranked after each epoch, drawn by the seed, however long the log."""
+    loss: Loss = Loss.full_softmax
+    negatives: int = Field(512, ge=1)
+    """Drawn for each step by the losses that sample, and shared by its instants."""
+    gbce_calibration: float = Field(0.75, ge=0, le=1)
+    """t of the gBCE loss."""
+    encoder_tuning: Tuning = Tuning.frozen
+    encoder_learning_rate: float | None = Field(None, gt=0)
+    """Peak for the encoder's weights; None: 5e-4 for LoRA, 2e-5 for all weights."""
+    encoder_items_per_step: int = Field(64, ge=1)
+    """Texts that one step encodes with gradients, at most."""
     refit: bool = True
     """After validation has chosen the number of epochs, train again on all training events."""
+
+    @property
+    def effective_encoder_learning_rate(self) -> float:
+        """As given, or what suits the tuning."""
+        if self.encoder_learning_rate is not None:
+            return self.encoder_learning_rate
+        return 2e-5 if self.encoder_tuning is Tuning.full else 5e-4
 
 
 def parse_half_lives(text: str) -> tuple[float, ...]:

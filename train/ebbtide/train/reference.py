@@ -73,7 +73,7 @@ def score_request(
         factors = model.gamma.double() * (text @ model.item_projection.double() + model.item_residual.double())
         scores = factors @ interest + torch.from_numpy(prior_columns).double() @ model.prior_weight.double()
         if model.repeat is not None:
-            for index, bonus in _repeat_bonus(model.repeat, item, time_ms, now_ms, weight):
+            for index, bonus in _repeat_bonus(model, model.repeat, item, time_ms, now_ms, weight):
                 scores[index] += bonus
     seen = model.config.exclude_seen if exclude_seen is None else exclude_seen
     for index in [*exclude, *(item if seen else ())]:
@@ -156,7 +156,12 @@ def _gate(
 
 
 def _repeat_bonus(
-    repeat: RepeatBonus, item: Sequence[int], time_ms: Sequence[int], now_ms: int, weight: Sequence[float] | None
+    model: InterestModel,
+    repeat: RepeatBonus,
+    item: Sequence[int],
+    time_ms: Sequence[int],
+    now_ms: int,
+    weight: Sequence[float] | None,
 ) -> list[tuple[int, float]]:
     """The person's own items with the largest bonuses, and these."""
     rates = repeat.decay_rate_per_day.double().tolist()
@@ -174,5 +179,7 @@ def _repeat_bonus(
         row = torch.tensor(features, dtype=torch.float64)
         hidden = torch.tanh(repeat.hidden.weight.double() @ row + repeat.hidden.bias.double())
         bonus = repeat.direct_weight.double() @ row + repeat.output.weight[0].double() @ hidden
-        bonuses.append((own, float(bonus + repeat.output.bias[0].double())))
+        vector = model.text_vectors[own].double() @ model.event_projection.double() + model.event_residual[own].double()
+        bonus = bonus + repeat.output.bias[0].double() + repeat.vector_weight.double() @ vector
+        bonuses.append((own, float(bonus)))
     return sorted(bonuses, key=lambda pair: (-pair[1], pair[0]))[:_KEPT_BONUSES]

@@ -45,11 +45,12 @@ class OwnEvents:
 class RepeatBonus(nn.Module):
     """Parameters and formula of the bonus."""
 
-    def __init__(self, ebbs: bool) -> None:
-        """Starts as the logarithm of the decayed counts, with a hidden layer that adds nothing yet.
+    def __init__(self, ebbs: bool, dimensions: int) -> None:
+        """Starts as the logarithm of the decayed counts; hidden layer and event vectors add nothing yet.
 
         Args:
             ebbs: False leaves out whatever tells the age of an event.
+            dimensions: d, of event vectors.
         """
         super().__init__()
         self.ebbs = ebbs
@@ -60,6 +61,7 @@ class RepeatBonus(nn.Module):
         direct = torch.zeros(features)
         direct[: len(half_lives)] = torch.tensor(_DIRECT_WEIGHT) if ebbs else sum(_DIRECT_WEIGHT)
         self.direct_weight = nn.Parameter(direct)
+        self.vector_weight = nn.Parameter(torch.zeros(dimensions))
         self.hidden = nn.Linear(features, _HIDDEN)
         self.output = nn.Linear(_HIDDEN, 1)
         nn.init.zeros_(self.output.weight)
@@ -70,8 +72,13 @@ class RepeatBonus(nn.Module):
         """lambda, ``[M]``."""
         return self.log_decay_rate.exp() if self.ebbs else torch.zeros(1)
 
-    def forward(self, own: OwnEvents) -> Tensor:
-        """The bonus of every pair, ``[G]``."""
+    def forward(self, own: OwnEvents, liking: Tensor) -> Tensor:
+        """The bonus of every pair, ``[G]``.
+
+        Args:
+            own: E events in G pairs.
+            liking: ``[N]``, what each item of the catalog adds: its event vector times `vector_weight`.
+        """
         terms = torch.exp(-own.age_days[:, None] * self.decay_rate_per_day) * own.weight[:, None]
         counts = torch.zeros(own.item.shape[0], terms.shape[1]).index_add(0, own.pair, terms)
         columns = [counts.log1p(), own.own_events.log1p()[:, None]]
@@ -79,13 +86,26 @@ class RepeatBonus(nn.Module):
             columns.append(own.newest_hours.log1p()[:, None])
         features = torch.cat(columns, dim=1)
         value: Tensor = features @ self.direct_weight + self.output(torch.tanh(self.hidden(features)))[:, 0]
-        return value
+        # Not liking[...]: the gradient of indexing adds up in the order in which threads arrive.
+        return value + nn.functional.embedding(own.item, liking[:, None])[:, 0]
 
-    def add_to(self, scores: Tensor, own: OwnEvents) -> Tensor:
-        """Scores ``[K, N]`` with the strongest bonuses of each moment added."""
-        value = self(own)
+    def add_to(self, scores: Tensor, own: OwnEvents, liking: Tensor, items: Tensor | None = None) -> Tensor:
+        """Scores with the strongest bonuses of each moment added.
+
+        Args:
+            scores: ``[K, N]``, or ``[K, m]`` of some items.
+            own: Of the K moments.
+            liking: ``[N]``, as for `forward`.
+            items: ``[m]``, catalog indices of the columns, ascending; None for the whole catalog.
+        """
+        value = self(own, liking)
         kept = torch.from_numpy(strongest(own.moment.numpy(), own.item.numpy(), value.detach().numpy()))
-        place = own.moment[kept] * scores.shape[1] + own.item[kept]
+        column = own.item[kept]
+        if items is not None:
+            column = torch.searchsorted(items, own.item[kept]).clamp(max=items.shape[0] - 1)
+            among = items[column] == own.item[kept]
+            kept, column = kept[among], column[among]
+        place = own.moment[kept] * scores.shape[1] + column
         return scores.flatten().index_add(0, place, value[kept]).view(scores.shape)
 
     def parameters_to_serve(self) -> RepeatParameters:
@@ -93,12 +113,37 @@ class RepeatBonus(nn.Module):
         arrays = (
             self.decay_rate_per_day,
             self.direct_weight,
+            self.vector_weight,
             self.hidden.weight.T,
             self.hidden.bias,
             self.output.weight[0],
             self.output.bias,
         )
         return RepeatParameters(*(np.ascontiguousarray(part.detach().numpy(), dtype=np.float32) for part in arrays))
+
+
+def own_items_loss(scores: Tensor, own: OwnEvents, row: Tensor, item: Tensor) -> Tensor:
+    """Mean over K moments of the cross-entropy of what came again, among the person's own items alone.
+
+    Over the whole catalog most of the loss is about which new items come, while the top of a list is about which of the
+    own ones do. A moment at which nothing came again counts 0.
+
+    Args:
+        scores: ``[K, N]``, with bonuses.
+        own: Of the K moments.
+        row: ``[P]``, the moment of each item that came.
+        item: ``[P]``, catalog indices.
+    """
+    moments, items = scores.shape
+    place = own.moment * items + own.item
+    again = torch.isin(place, row * items + item).to(scores.dtype)
+    score = scores.flatten().gather(0, place)
+    count = torch.zeros(moments).index_add(0, own.moment, again)
+    largest = torch.zeros(moments).scatter_reduce(0, own.moment, score.detach(), "amax", include_self=False)
+    spread = torch.zeros(moments).index_add(0, own.moment, (score - largest[own.moment]).exp())
+    gained = torch.zeros(moments).index_add(0, own.moment, score * again) / count.clamp(min=1)
+    came = count > 0
+    return (spread[came].log() + largest[came] - gained[came]).sum() / moments
 
 
 def own_events(

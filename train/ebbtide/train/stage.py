@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from platformdirs import user_cache_path
 
-from ebbtide.train.bundle import BundleConfig, DataReference, EncoderReference, InterestBundle, fingerprint_of
+from ebbtide.train.bundle import TUNED, BundleConfig, DataReference, EncoderReference, InterestBundle, fingerprint_of
 from ebbtide.train.catalog import Catalog, catalog_of_events, read_catalog
+from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder
+from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder, files_fingerprint
+from ebbtide.train.errors import DataError
 from ebbtide.train.evaluation import held_out
 from ebbtide.train.events import BadRows, EventColumns, EventLog, build_log, read_events
+from ebbtide.train.losses import Loss
 from ebbtide.train.popularity import popularity_snapshots
 from ebbtide.train.trainer import Fit, fit
+from ebbtide.train.tuning import EncoderTuner, Tuning
 from ebbtide.train.watcher import Watcher
 
 
@@ -57,6 +62,7 @@ def train_bundle(
     model_config: ModelConfig,
     train_config: TrainConfig,
     watcher: Watcher | None = None,
+    checkpoints: CheckpointFolder | None = None,
 ) -> tuple[InterestBundle, Fit, Data]:
     """Trains on the events that the data description does not hold out.
 
@@ -66,6 +72,7 @@ def train_bundle(
         model_config: Shape of the model.
         train_config: Seed, epochs, rates.
         watcher: Told of progress.
+        checkpoints: Where to keep what is needed to go on after a kill, and to look for it.
 
     Returns:
         The bundle (not yet saved), how the fit went, and the data.
@@ -73,7 +80,10 @@ def train_bundle(
     Raises:
         DataError: Unusable data.
         EncoderError: No such encoder.
+        CheckpointError: The checkpoint there is of another training.
     """
+    if train_config.loss is Loss.mse and data_reference.weight_column is None:
+        raise DataError("loss: got 'mse' without ratings; expected --weight-col to name their column, or another loss")
     watcher = watcher or Watcher()
     data = read_data(data_reference)
     watcher.data_read(data)
@@ -88,7 +98,20 @@ def train_bundle(
         user_cache_path("ebbtide"),
         lambda done: watcher.texts_embedded(done, total),
     )
-    result = fit(data.log, is_training, text_vectors, model_config, train_config, watcher)
+    make_tuner = None
+    if train_config.encoder_tuning is not Tuning.frozen:
+        make_tuner = partial(
+            EncoderTuner,
+            folder,
+            data.catalog.text,
+            train_config.encoder_tuning,
+            train_config.encoder_items_per_step,
+        )
+    result = fit(data.log, is_training, text_vectors, model_config, train_config, watcher, checkpoints, make_tuner)
+    encoder_files = None
+    if result.tuner is not None:
+        encoder_files = result.tuner.files()
+        encoder_reference = EncoderReference(source=TUNED, fingerprint=files_fingerprint(encoder_files))
 
     counted_at_ms = int(data.log.time_ms[is_training].max()) + 1
     prior_columns = popularity_snapshots(
@@ -108,5 +131,6 @@ def train_bundle(
         prior_counted_at_ms=counted_at_ms,
         best_epoch=result.best_epoch,
         validation_ndcg_at_10=best.validation.ndcg_at_10 if best.validation else float("nan"),
+        rating_mean=result.rating_mean,
     )
-    return InterestBundle(config, data.catalog, result.model, prior_columns), result, data
+    return InterestBundle(config, data.catalog, result.model, prior_columns, encoder_files=encoder_files), result, data

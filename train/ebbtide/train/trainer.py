@@ -1,49 +1,30 @@
-"""Fits the interest model by gradient descent: the next event against the whole catalog, until validation is best."""
+"""Fits the interest model: on the earlier events until validation on the later ones is best, then on all of them."""
 
 from __future__ import annotations
 
-import math
-import time
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
 
+from ebbtide.train.checkpoint import CheckpointFolder, Identity
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.errors import DataError
-from ebbtide.train.evaluation import Metrics, after_time, has_past, metrics_of, target_ranks
-from ebbtide.train.evaluation.scores import own_before
+from ebbtide.train.evaluation import after_time, has_past
 from ebbtide.train.evaluation.split import instant_heads
 from ebbtide.train.events import EventLog
-from ebbtide.train.lowrank import low_rank, start_from
+from ebbtide.train.loop import History, Loop, Material
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_moments
+from ebbtide.train.progress import Epoch
+from ebbtide.train.tuning import EncoderTuner
 from ebbtide.train.watcher import Watcher
-from ebbtide.train.windows import LogTensors, batches, predict_windows, training_windows
-
-_DECAY_RATE_SPEED = 3.0
-"""Decay rates live on a log scale and learn this much faster than the rest."""
-_FEW_SPEED = 5.0
-"""The few weights of popularity and repetition act on every item: they learn this much faster than the rest."""
-_WARM_UP = 0.1
-_MAX_GRADIENT_NORM = 5.0
+from ebbtide.train.windows import LogTensors
 
 Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one pass over the training events gave."""
-
-    number: int
-    loss: float
-    """Mean cross-entropy, nats."""
-    validation: Metrics | None
-    """None in the final fit on all events."""
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -57,6 +38,10 @@ class Fit:
     """With validation; the final fit on all events is not among them."""
     best_epoch: int
     """Number, from 1, of the epoch with the best validation NDCG@10."""
+    rating_mean: float | None
+    """Mean weight of the training events where scores are ratings less this mean; None for the ranking losses."""
+    tuner: EncoderTuner | None
+    """The encoder, where it learned, too."""
 
 
 def fit(
@@ -66,6 +51,8 @@ def fit(
     model_config: ModelConfig,
     train_config: TrainConfig,
     watcher: Watcher | None = None,
+    checkpoints: CheckpointFolder | None = None,
+    make_tuner: Callable[[], EncoderTuner] | None = None,
 ) -> Fit:
     """Trains on the given events, and on nothing else.
 
@@ -76,12 +63,15 @@ def fit(
         model_config: Shape of the model.
         train_config: Seed, epochs, rates.
         watcher: Told of progress.
+        checkpoints: Where to keep what is needed to go on after a kill, and to look for it.
+        make_tuner: Gives a fresh encoder to tune; None leaves it frozen.
 
     Returns:
         The model of the best epoch, fitted again on all training events unless ``refit`` is off.
 
     Raises:
         DataError: Too few events to train or to validate on.
+        CheckpointError: The checkpoint there is of another training.
     """
     watcher = watcher or Watcher()
     log = _only(log, is_training)
@@ -93,15 +83,37 @@ def fit(
             f"{log.events} events of {len(log.users)} people: got {int(training.sum())} to train and "
             f"{int(validation.sum())} to validate on; expected some of each (people need two events or more)"
         )
-    tensors = LogTensors.of(log, model_config.session_gap_ms)
+    validation = _some_instants(log, validation, train_config.validation_instants, train_config.seed)
+    saved = None if checkpoints is None else checkpoints.begin(_identity(log, text_vectors, model_config, train_config))
+    history = History()
+    if saved is not None:
+        progress = saved.progress
+        history = History(list(progress.epochs), progress.best_epoch, progress.best_ndcg_at_10)
     popularity = prior_snapshots(log, text_vectors.shape[0], model_config)
-    watcher.fit_started("train", train_config.epochs)
-    run = _Run(log, tensors, popularity, torch.from_numpy(text_vectors), model_config, train_config, watcher)
-    model, epochs, best = run.fit(training, validation, train_config.epochs)
-    if train_config.refit:
-        watcher.fit_started("refit on all events", best)
-        model, _, _ = run.fit(predictable, None, best)
-    return Fit(model, popularity, epochs, best)
+    material = Material(
+        log=log,
+        tensors=LogTensors.of(log, model_config.session_gap_ms),
+        popularity=popularity,
+        text_vectors=torch.from_numpy(text_vectors),
+        model_config=model_config,
+        config=train_config,
+        watcher=watcher,
+        checkpoints=checkpoints,
+        make_tuner=make_tuner,
+    )
+    refitting = saved is not None and saved.progress.phase == "refit"
+    model = None
+    if not refitting:
+        watcher.fit_started("train", train_config.epochs, len(history.epochs))
+        loop = Loop(material, "train", training, validation, train_config.epochs, history, saved)
+        model = loop.run()
+    best = history.best_epoch or train_config.epochs
+    if model is None or train_config.refit:
+        done = saved.progress.refit_epochs if saved is not None and refitting else 0
+        watcher.fit_started("refit on all events", best, done)
+        loop = Loop(material, "refit", predictable, None, best, history, saved if refitting else None)
+        model = loop.run()
+    return Fit(model, popularity, history.epochs, best, loop.step.rating_mean, loop.tuner)
 
 
 def prior_snapshots(log: EventLog, items: int, config: ModelConfig) -> PopularitySnapshots | None:
@@ -111,6 +123,26 @@ def prior_snapshots(log: EventLog, items: int, config: ModelConfig) -> Popularit
         return None
     moments = snapshot_moments(log.time_ms, items, len(half_lives))
     return popularity_snapshots(log.item, log.time_ms, items, half_lives, moments)
+
+
+def _identity(
+    log: EventLog, text_vectors: npt.NDArray[np.float32], model_config: ModelConfig, train_config: TrainConfig
+) -> Identity:
+    digest = hashlib.sha256()
+    for array in (log.start, log.item, log.time_ms, log.weight, text_vectors):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return Identity(settings={**model_config.model_dump(), **train_config.model_dump()}, data=digest.hexdigest())
+
+
+def _some_instants(log: EventLog, mask: Mask, at_most: int, seed: int) -> Mask:
+    """The events of so many of the masked instants, ``[n]``."""
+    heads = instant_heads(log)
+    chosen = np.unique(heads[mask])
+    if chosen.shape[0] <= at_most:
+        return mask
+    chosen = np.random.default_rng(seed).choice(chosen, at_most, replace=False)
+    return np.asarray(mask & np.isin(heads, chosen))
 
 
 def _only(log: EventLog, keep: Mask) -> EventLog:
@@ -124,167 +156,3 @@ def _only(log: EventLog, keep: Mask) -> EventLog:
         time_ms=log.time_ms[keep],
         weight=log.weight[keep],
     )
-
-
-@dataclass
-class _Run:
-    """The fits of one call, which share data and settings."""
-
-    log: EventLog
-    tensors: LogTensors
-    popularity: PopularitySnapshots | None
-    text_vectors: Tensor
-    model_config: ModelConfig
-    config: TrainConfig
-    watcher: Watcher
-
-    @cached_property
-    def sizes(self) -> npt.NDArray[np.int64]:
-        """``[n]``, events of the instant that each event is the first of; 0 for others."""
-        return np.bincount(instant_heads(self.log), minlength=self.log.events)
-
-    def fit(self, training: Mask, validation: Mask | None, epochs: int) -> tuple[InterestModel, list[Epoch], int]:
-        """Trains a fresh model; with validation it gives back that of the best epoch."""
-        torch.manual_seed(self.config.seed)
-        random = np.random.default_rng(self.config.seed)
-        model = InterestModel(self.model_config, self.text_vectors)
-        warm_start = self.config.warm_start
-        if not self.model_config.repeat_bonus if warm_start is None else warm_start:
-            directions = max(self.model_config.dimensions // 2, 1)
-            factors = low_rank(self.log, training, self.text_vectors.shape[0], directions)
-            if factors is not None:
-                start_from(model, factors)
-        optimizer = _optimizer(model, self.config)
-        reports: list[Epoch] = []
-        best_state: dict[str, Tensor] = {}
-        best, best_score = epochs, -1.0
-        for number in range(1, epochs + 1):
-            began = time.monotonic()
-            loss = self._epoch(model, optimizer, training, random, number - 1)
-            metrics = None
-            if validation is not None:
-                events, ranks = target_ranks(model, self.log, self.tensors, validation, self.popularity)
-                metrics = metrics_of(self.log, events, ranks)
-            reports.append(Epoch(number, loss, metrics, time.monotonic() - began))
-            self.watcher.epoch_ended(reports[-1])
-            if metrics is None:
-                continue
-            if metrics.ndcg_at_10 > best_score:
-                best, best_score = number, metrics.ndcg_at_10
-                best_state = {name: value.clone() for name, value in model.state_dict().items()}
-            elif number - best >= self.config.patience:
-                break
-        if best_state:
-            model.load_state_dict(best_state)
-        return model.eval(), reports, best
-
-    def _epoch(
-        self,
-        model: InterestModel,
-        optimizer: torch.optim.Optimizer,
-        training: Mask,
-        random: np.random.Generator,
-        done: int,
-    ) -> float:
-        """One pass over the training targets; the mean loss."""
-        model.train()
-        config = self.config
-        # What came at one instant is predicted together, from what stands before its first event.
-        heads = training & (instant_heads(self.log) == np.arange(self.log.events))
-        windows = training_windows(self.log, heads, config.targets_per_window, random)
-        mask = torch.from_numpy(heads)
-        total, count = 0.0, 0
-        for start, group in enumerate(batches(windows, config.windows_per_batch)):
-            fraction = start * config.windows_per_batch / len(windows)
-            _set_learning_rate(optimizer, (done + fraction) / config.epochs)
-            loss, targets = self._loss(model, group, mask)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
-            optimizer.step()
-            total += float(loss.detach()) * targets
-            count += targets
-            self.watcher.epoch_part_done(len(group) / len(windows))
-        return total / count
-
-    def _loss(self, model: InterestModel, windows: npt.NDArray[np.int64], mask: Tensor) -> tuple[Tensor, int]:
-        """Cross-entropy of what came at each instant over the whole catalog, and how many instants that were."""
-        config = self.config
-        predicted = predict_windows(
-            model,
-            self.tensors,
-            windows,
-            config.context_events,
-            config.targets_per_window,
-            mask,
-            model.event_vectors(),
-            config.dropout,
-        )
-        heads = predicted.event.numpy()
-        scores = predicted.interest @ model.item_factors().T
-        if self.popularity is not None:
-            moment = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads]))
-            used, place = torch.unique(moment, return_inverse=True)
-            prior = torch.from_numpy(self.popularity.columns)[used] @ model.prior_weight
-            scores = scores + nn.functional.embedding(place, prior)
-        if model.repeat is not None:
-            scores = model.repeat.add_to(scores, own_before(self.log, self.tensors, heads))
-        return instant_loss(scores, *self._came(heads)), len(heads)
-
-    def _came(self, heads: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Row and catalog index of everything that came at some instants, ``[items]`` each."""
-        counts = self.sizes[heads]
-        row = np.repeat(np.arange(heads.shape[0]), counts)
-        place = heads[row] + np.arange(row.shape[0]) - np.repeat(np.cumsum(counts) - counts, counts)
-        return torch.from_numpy(row), torch.from_numpy(self.log.item[place])
-
-
-def instant_loss(scores: Tensor, row: Tensor, item: Tensor) -> Tensor:
-    """Mean over K instants of the mean cross-entropy of the items that came at each.
-
-    Args:
-        scores: ``[K, N]``.
-        row: ``[items]``, the instant of each item that came; every instant has one.
-        item: ``[items]``, catalog indices.
-    """
-    share = 1 / torch.bincount(row, minlength=scores.shape[0])[row]
-    gained = (scores[row, item] * share).sum() / scores.shape[0]
-    return scores.logsumexp(dim=1).mean() - gained
-
-
-def _optimizer(model: InterestModel, config: TrainConfig) -> torch.optim.Optimizer:
-    groups: dict[str, list[nn.Parameter]] = {"decay": [], "few": [], "residual": [], "rest": []}
-    for name, parameter in model.named_parameters():
-        groups[_kind(name)].append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": groups["rest"], "weight_decay": 0.0, "peak": config.learning_rate},
-            {
-                "params": groups["residual"],
-                "weight_decay": config.residual_weight_decay,
-                "peak": config.learning_rate,
-            },
-            {"params": groups["decay"], "weight_decay": 0.0, "peak": config.learning_rate * _DECAY_RATE_SPEED},
-            {"params": groups["few"], "weight_decay": 0.0, "peak": config.learning_rate * _FEW_SPEED},
-        ],
-        lr=config.learning_rate,
-    )
-
-
-def _kind(name: str) -> str:
-    """The group of a parameter in the optimizer, by its name."""
-    if name.endswith("decay_rate"):
-        return "decay"
-    if name.endswith("_residual"):
-        return "residual"
-    return "few" if name.startswith(("prior_", "repeat.")) else "rest"
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, progress: float) -> None:
-    """One cycle: a linear warm-up, then half a cosine down to a hundredth, by the part of all epochs done."""
-    if progress < _WARM_UP:
-        factor = 0.04 + 0.96 * progress / _WARM_UP
-    else:
-        factor = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor

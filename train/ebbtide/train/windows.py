@@ -115,7 +115,7 @@ def predict_windows(
     context_events: int,
     targets: int,
     is_target: Tensor,
-    vectors: Tensor,
+    vectors: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Predicted:
     """Interest before the target events of some windows.
@@ -127,7 +127,7 @@ def predict_windows(
         context_events: Events before the first target that are taken in.
         targets: Events from the first target on that may be targets.
         is_target: ``[n]`` bool, which events are predicted.
-        vectors: ``[N, d]``, event vectors.
+        vectors: ``[N, d]``, event vectors; None computes those of the windows' items and no others.
         dropout: Share of the entries of event vectors that are zeroed.
     """
     start, owner = torch.from_numpy(windows).unbind(1)
@@ -136,8 +136,12 @@ def predict_windows(
     inside = (index >= first) & (index < stop)
     index = index.clamp(0, log.item.shape[0] - 1)
 
+    items = log.item[index]
+    if vectors is None:
+        used, items = torch.unique(items, return_inverse=True)
+        vectors = model.event_vectors(used)
     # Not vectors[...]: the gradient of indexing adds up in the order in which threads arrive.
-    terms = nn.functional.embedding(log.item[index], vectors) * (log.weight[index] * inside).unsqueeze(-1)
+    terms = nn.functional.embedding(items, vectors) * (log.weight[index] * inside).unsqueeze(-1)
     terms = nn.functional.dropout(terms, dropout, training=dropout > 0)
     pause = log.pause_days[index] * (inside & (index > first))
     # Age decays over every pause, rank decays at every new event.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ def fill_person(
     Raises:
         InternalError: An output is missing or has another shape.
     """
-    counts = Counts(*map(int, flat(outputs, contract.EVENT_COUNTS, 3)))
+    counts = Counts(*flat(outputs, contract.EVENT_COUNTS, 3).tolist())
     response.alpha_used = float(flat(outputs, contract.ALPHA_USED)[0])
     response.events_used = counts.history + counts.current
     response.history_events_used = counts.history
@@ -84,8 +85,9 @@ def decode(outputs: Arrays, top_n: int = 0, *, model_version: str = "") -> Recom
         )
     response = RecommendResponse()
     fill_person(response, outputs, model_version)
-    kept = np.flatnonzero(~np.isneginf(scores))[: top_n or DEFAULT_TOP_N]
-    for item_id, score in zip(ids[kept].tolist(), scores[kept].tolist(), strict=True):
+    values: list[float] = scores.tolist()
+    kept = ((item_id, score) for item_id, score in zip(ids, values, strict=True) if score != -math.inf)
+    for item_id, score in islice(kept, top_n or DEFAULT_TOP_N):
         response.items.add(item_id=item_id, score=score)
     return response
 

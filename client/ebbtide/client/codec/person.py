@@ -94,7 +94,7 @@ def person_values(request: PersonRequest, clock_ms: int) -> Values:
     if request.history or request.current:
         values[contract.EVENT_IS_CURRENT] = items.is_current + texts.is_current
     weights = items.weight + texts.weight
-    if any(weight != 1 for weight in weights):
+    if weights.count(1.0) != len(weights):
         values[contract.EVENT_WEIGHT] = weights
     if request.HasField("alpha"):
         values[contract.ALPHA] = [request.alpha]
@@ -159,12 +159,14 @@ def _read_events(group: str, events: Sequence[Event], items: _Columns, texts: _C
     """Adds the events of one field to the columns; the loop that a request's encoding time is spent in."""
     is_current = group == "current"
     for place, event in enumerate(events):
-        if event.HasField("text"):
+        # Fields of a message are dear to read, so the usual event is told by as few as possible.
+        subject = event.item_id
+        if subject:
+            columns = items
+        elif event.HasField("text"):
             columns, subject = texts, event.text
         else:
-            columns, subject = items, event.item_id
-            if not subject:
-                raise _no_subject(f"{group}[{place}]", event)
+            raise _no_subject(f"{group}[{place}]", event)
         if event.HasField("fallback_text"):
             if columns is texts:
                 raise InvalidArgumentError.of_field(

@@ -17,7 +17,8 @@ import torch
 from ebbtide.export.encoder.texts import Floats
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.errors import DataError
-from ebbtide.train.evaluation import has_past, held_out, metrics_of, target_ranks
+from ebbtide.train.evaluation import has_past, held_out
+from ebbtide.train.evaluation.ranks import metrics_of, target_ranks
 from ebbtide.train.events import EventLog
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots

@@ -98,10 +98,9 @@ def interest_age_days(
 def breakdowns(
     log: EventLog,
     instants: Instants,
-    relevance: Relevance,
     owner: Ints,
     ndcg_at_10: Floats,
-    text_vectors: npt.NDArray[np.float32],
+    age_days: Floats,
     seed: int,
 ) -> list[Breakdown]:
     """The three breakdowns.
@@ -109,13 +108,11 @@ def breakdowns(
     Args:
         log: Events.
         instants: C instants.
-        relevance: Of the same.
         owner: ``[C]``, the person of each instant.
         ndcg_at_10: ``[C]``.
-        text_vectors: ``[N, width]``.
-        seed: Of the intervals, and of the instants whose matching interest is looked for.
+        age_days: ``[C]``, from `interest_age_days`.
+        seed: Of the intervals.
     """
-    age = interest_age_days(log, instants, relevance, text_vectors, seed)
     quantities: list[tuple[str, str, str, Floats, Sequence[float], Sequence[str]]] = [
         (
             "gap",
@@ -133,7 +130,7 @@ def breakdowns(
             "interest_age",
             "By age of the matching interest",
             "age of the matching interest",
-            age,
+            age_days,
             _DAY_EDGES,
             _DAY_LABELS,
         ),

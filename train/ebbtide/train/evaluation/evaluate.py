@@ -13,12 +13,20 @@ from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.errors import DataError
 from ebbtide.train.evaluation.accuracy import METRICS, Floats, accuracy, person_means
 from ebbtide.train.evaluation.beyond import Beyond, beyond_accuracy
-from ebbtide.train.evaluation.breakdowns import Breakdown, breakdowns, gap_days, history_events
+from ebbtide.train.evaluation.breakdowns import (
+    Breakdown,
+    breakdowns,
+    gap_days,
+    history_events,
+    interest_age_days,
+)
 from ebbtide.train.evaluation.intervals import Difference, Estimate, estimate, paired
 from ebbtide.train.evaluation.learned import Learned, learned
 from ebbtide.train.evaluation.lists import RankedLists, rank_instants, read_predictions
+from ebbtide.train.evaluation.ratings import Ratings, predicted_ratings, rating_errors
 from ebbtide.train.evaluation.scores import frozen_popularity, updated_popularity
 from ebbtide.train.evaluation.testset import TestSet
+from ebbtide.train.popularity import PopularitySnapshots
 
 COLD_EVENTS = 5
 """Items with at most so many training events are cold or of the long tail."""
@@ -62,10 +70,16 @@ class Run:
     repeats: bool
     evaluation: Evaluation
     learned: Learned
+    ratings: Ratings | None
+    """None for a bundle that was trained to rank."""
 
 
 def evaluate_lists(
-    test: TestSet, lists: RankedLists, text_vectors: npt.NDArray[np.float32], seed: int = 0
+    test: TestSet,
+    lists: RankedLists,
+    text_vectors: npt.NDArray[np.float32],
+    seed: int = 0,
+    age_days: Floats | None = None,
 ) -> Evaluation:
     """Measures lists, whoever made them.
 
@@ -74,7 +88,10 @@ def evaluate_lists(
         lists: One for each of its instants.
         text_vectors: ``[N, width]``, for diversity and for the age of the matching interest.
         seed: Of everything that is drawn.
+        age_days: ``[C]``, from `interest_age_days`, which is the same for every model; None finds it here.
     """
+    if age_days is None:
+        age_days = interest_age_days(test.log, test.instants, test.relevance, text_vectors, seed)
     values = accuracy(lists, test.relevance)
     person_values = {name: person_means(test.owner, column) for name, column in values.items()}
     return Evaluation(
@@ -84,9 +101,7 @@ def evaluate_lists(
         metrics={name: estimate(column, seed) for name, column in person_values.items()},
         beyond=beyond_accuracy(lists, test.relevance, test.owner, test.training_item, test.training_user, text_vectors),
         cold=_cold(test, lists, seed),
-        breakdowns=breakdowns(
-            *(test.log, test.instants, test.relevance, test.owner, values["ndcg_at_10"], text_vectors, seed)
-        ),
+        breakdowns=breakdowns(test.log, test.instants, test.owner, values["ndcg_at_10"], age_days, seed),
         person_values=person_values,
     )
 
@@ -146,7 +161,17 @@ def evaluate_bundle(
         repeats=repeats,
         evaluation=evaluate_lists(test, lists, bundle.text_vectors, seed),
         learned=learned(model, alpha, gap_days(test.log, test.instants), history_events(test.log, test.instants)),
+        ratings=_ratings(bundle, test, popularity, seed),
     )
+
+
+def _ratings(
+    bundle: InterestBundle, test: TestSet, popularity: PopularitySnapshots | None, seed: int
+) -> Ratings | None:
+    mean = bundle.config.rating_mean
+    if mean is None:
+        return None
+    return rating_errors(test, *predicted_ratings(bundle.model, test, popularity, mean), mean, seed)
 
 
 def evaluate_file(path: Path, run: Run, seed: int = 0) -> Evaluation:

@@ -155,7 +155,7 @@ def _breakdowns(breakdowns: list[Breakdown], reference: str | None) -> Figure:
         high = _or_mean([row.ndcg_at_10.high for row in breakdown.bins], means)
         place = np.arange(len(breakdown.bins))
         axis.bar(place, means, color=_INK, width=0.66)
-        axis.errorbar(place, means, yerr=[means - low, high - means], fmt="none", ecolor="#e07b00", capsize=3)
+        axis.errorbar(place, means, yerr=np.stack([means - low, high - means]), fmt="none", ecolor="#e07b00", capsize=3)
         axis.set_xticks(place, [f"{row.label}\nn = {row.instants:,}" for row in breakdown.bins])
         for label in axis.get_xticklabels():
             label.set(rotation=40, ha="right", rotation_mode="anchor", fontsize=8.5)

@@ -12,6 +12,7 @@ from ebbtide.train.evaluation.accuracy import CUT_OFFS
 from ebbtide.train.evaluation.evaluate import COLD_EVENTS, Evaluation, Run
 from ebbtide.train.evaluation.intervals import Difference, Estimate
 from ebbtide.train.evaluation.plots import ALPHA, BREAKDOWNS, HALF_LIVES, draw
+from ebbtide.train.evaluation.ratings import Ratings
 
 NOT_APPLICABLE = "not applicable: the model ranks and predicts no ratings"
 HEADINGS = {
@@ -62,9 +63,9 @@ def as_json(run: Run, popularity: str, rival: Rival | None) -> dict[str, Any]:
         **{name: found.mean for name, found in measured.metrics.items()},
         "interval_95": {name: [found.low, found.high] for name, found in measured.metrics.items()},
         **asdict(measured.beyond),
-        "rmse": None,
-        "mae": None,
-        "ratings": NOT_APPLICABLE,
+        "rmse": run.ratings.rmse.mean if run.ratings else None,
+        "mae": run.ratings.mae.mean if run.ratings else None,
+        "ratings": asdict(run.ratings) if run.ratings else NOT_APPLICABLE,
         "cold_items": {"training_events_at_most": COLD_EVENTS, **asdict(measured.cold)},
         "breakdowns": {breakdown.name: asdict(breakdown) for breakdown in measured.breakdowns},
         "learned": asdict(run.learned),
@@ -75,15 +76,16 @@ def as_json(run: Run, popularity: str, rival: Rival | None) -> dict[str, Any]:
             **{name: found.mean for name, found in rival.evaluation.metrics.items()},
             "differences": {name: asdict(found) for name, found in rival.differences.items()},
         }
-    cleaned: dict[str, Any] = _without_nan(content)
+    cleaned: dict[str, Any] = without_nan(content)
     return cleaned
 
 
-def _without_nan(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+def without_nan(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """The value with None for every number that JSON does not know."""
     if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
+        return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
+        return [without_nan(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -113,6 +115,16 @@ def protocol_line(run: Run, popularity: str) -> str:
     return f"{split}, all {len(run.test.catalog):,} items ranked, popularity {popularity}, {seen}"
 
 
+def ratings_line(ratings: Ratings | None) -> str:
+    """RMSE and MAE with their intervals, or why there are none."""
+    if ratings is None:
+        return NOT_APPLICABLE
+    return (
+        f"{_bracketed(ratings.rmse)}, {_bracketed(ratings.mae)}; always the mean rating: {ratings.rmse_of_mean:.4f}, "
+        f"{ratings.mae_of_mean:.4f}"
+    )
+
+
 def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) -> str:
     measured = run.evaluation
     parts = [
@@ -133,7 +145,7 @@ def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) 
         _table(
             ["", "value"],
             [[heading, f"{getattr(measured.beyond, name):.4g}"] for name, heading in BEYOND.items()]
-            + [["RMSE, MAE", NOT_APPLICABLE]],
+            + [["RMSE, MAE", ratings_line(run.ratings)]],
         ),
         f"Items with at most {COLD_EVENTS} training events: {_cold(measured)}",
     ]

@@ -63,6 +63,7 @@ def score_instants(
     mask = torch.from_numpy(wanted)
     vectors, factors = model.event_vectors(), model.item_factors()
     prior = None if popularity is None else torch.from_numpy(popularity.columns) @ model.prior_weight
+    liking = None if model.repeat is None else model.repeat_liking()
     rows = max(_SCORES_PER_BATCH // factors.shape[0], 1)
     for windows in batches(_windows(log, heads), _WINDOWS_PER_BATCH):
         predicted = predict_windows(model, tensors, windows, _CONTEXT_EVENTS, _TARGETS, mask, vectors)
@@ -72,8 +73,8 @@ def score_instants(
             scores = predicted.interest[part] @ factors.T
             if popularity is not None and prior is not None:
                 scores += prior[torch.from_numpy(popularity.index_at(log.time_ms[head]))]
-            if model.repeat is not None:
-                scores = model.repeat.add_to(scores, own_before(log, tensors, head))
+            if model.repeat is not None and liking is not None:
+                scores = model.repeat.add_to(scores, own_before(log, tensors, head), liking)
             if not bool(scores.isfinite().all()):
                 raise FloatingPointError(
                     "a score is not a finite number; training has diverged: lower the learning rate"

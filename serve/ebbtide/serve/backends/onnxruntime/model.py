@@ -3,13 +3,15 @@
 Triton runs this file in a Python stub for every model whose config says ``backend: "onnxruntime"``, so that one model
 repository serves on a machine without that backend and in NVIDIA's container. It reads the same configuration, refuses
 what the C++ backend refuses, in its words, and batches in the same way; where it can do less, it says so at load. It
-imports nothing of Ebbtide: it is copied beside the server alone.
+imports nothing of Ebbtide: this folder is copied beside the server alone. One parameter is its own,
+``split_rows_by_length``: the mask by which rows of like lengths are run together (`row_lengths`); the C++ backend does
+not look at it.
 """
 
 from __future__ import annotations
 
 import json
-import struct
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,11 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from row_lengths import check_split, run_by_length
+from text_elements import BadInputError, byte_elements, to_text
 
 _DATA_TYPES = {
     "tensor(bool)": "TYPE_BOOL",
@@ -41,6 +48,7 @@ _GRAPH_LEVELS = {
 }
 _SPINNING = ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning")
 _ARENA_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
+_SPLIT_ROWS = "split_rows_by_length"
 _CUDA, _TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _TENSORRT_PRECISIONS = {"FP32": None, "FP16": "trt_fp16_enable", "BF16": "trt_bf16_enable", "INT8": "trt_int8_enable"}
 _TENSORRT_RENAMED = {
@@ -69,8 +77,6 @@ _TENSORRT_OTHERS = frozenset(
 _AUTOFILL_MAX_BATCH_SIZE = 4
 """What Triton tells backends to fill in (``default-max-batch-size``); the Python backend passes it to nobody."""
 
-_BYTES_LENGTH = struct.Struct("<I")
-
 Config = Mapping[str, Any]
 Array = np.ndarray[Any, Any]
 
@@ -94,10 +100,6 @@ class _Call:
     @property
     def rows(self) -> int:
         return int(next(iter(self.feeds.values())).shape[0])
-
-
-class _BadInputError(ValueError):
-    """A request whose content can't be given to the graph."""
 
 
 class TritonPythonModel:
@@ -147,13 +149,18 @@ class TritonPythonModel:
             self._session = ort.InferenceSession(str(path), session_options(config), providers=wanted)
             check_providers(wanted, self._session.get_providers())
             check_config(config, self._session)
+            mask = _parameter(config, _SPLIT_ROWS)
+            inputs, outputs = nodes(self._session.get_inputs()), nodes(self._session.get_outputs())
+            if mask is not None:
+                check_split(mask, inputs, outputs, batching=self._max_batch_size > 0)
         except Exception as error:
             message = str(error)
             prefix = "" if f"'{self._name}'" in message else f"unable to load model '{self._name}', "
             raise pb_utils.TritonModelException(f"{prefix}{message}") from None
         self._run_options = run_options(config)
         self._outputs = [entry["name"] for entry in config["output"]]
-        inputs, outputs = nodes(self._session.get_inputs()), nodes(self._session.get_outputs())
+        # An accelerator takes all rows at once; there, padding costs less than another run.
+        self._split_mask = mask if args["model_instance_kind"] == "CPU" else None
         self._strings = {name for name, node in inputs.items() if node.data_type == "TYPE_STRING"}
         # The C++ backend gives a scalar the dims that the config writes for it.
         self._scalars = {
@@ -169,7 +176,7 @@ class TritonPythonModel:
             # stopped, and each call is a round trip to the server (80 us measured, a third of a small run).
             try:
                 calls.append(_Call(index, self._feeds(request), frozenset(request.requested_output_names())))
-            except _BadInputError as error:
+            except BadInputError as error:
                 responses[index] = self._refusal(str(error), pb_utils.TritonError.INVALID_ARG)
         for group in [calls] if self._max_batch_size and calls else [[call] for call in calls]:
             self._answer(group, responses)
@@ -210,7 +217,13 @@ class TritonPythonModel:
         feeds = group[0].feeds
         if len(group) > 1:
             feeds = {name: np.concatenate([call.feeds[name] for call in group]) for name in feeds}
-        results = dict(zip(wanted, self._session.run(wanted, feeds, self._run_options), strict=True))
+
+        def run(part: dict[str, Array]) -> Sequence[Array]:
+            found: Sequence[Array] = self._session.run(wanted, part, self._run_options)
+            return found
+
+        mask = self._split_mask
+        results = dict(zip(wanted, run(feeds) if mask is None else run_by_length(run, feeds, mask), strict=True))
         for name, dims in self._scalars.items():
             if name in results:
                 results[name] = results[name].reshape(dims)
@@ -450,31 +463,6 @@ def _check_tensor(config: Config, section: str, entry: Config, found: Mapping[st
 def config_dims(entry: Config) -> tuple[int, ...]:
     """The shape that the backend sees: after ``reshape``, where there is one."""
     return tuple(int(dim) for dim in (entry["reshape"]["shape"] if "reshape" in entry else entry["dims"]))
-
-
-def to_text(name: str, array: Array) -> Array:
-    """Triton's BYTES elements as the text that onnxruntime takes."""
-    flat: list[str] = []
-    for index, element in enumerate(array.ravel()):
-        try:
-            flat.append(element.decode() if isinstance(element, bytes) else str(element))
-        except UnicodeDecodeError as error:
-            raise _BadInputError(f"input '{name}', element {index} is {element!r}, expected UTF-8") from error
-    text = np.empty(array.size, dtype=np.object_)
-    text[:] = flat
-    return text.reshape(array.shape)
-
-
-def byte_elements(array: Array) -> bytes | tuple[()]:
-    """The text of an output as Triton lays it out: each element's UTF-8 behind its length, four bytes little-endian."""
-    if not array.size:
-        # The stub makes an array of it, and one of empty bytes would still have an element.
-        return ()
-    encoded = [text.encode() for text in array.ravel().tolist()]
-    parts = [b""] * (2 * len(encoded))
-    parts[::2] = [_BYTES_LENGTH.pack(len(element)) for element in encoded]
-    parts[1::2] = encoded
-    return b"".join(parts)
 
 
 def _parameter(config: Config, key: str) -> str | None:

@@ -1,0 +1,162 @@
+"""The texts of the pages, from a folder of results."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from benchmarks.page.sections import SECTIONS, Section
+from benchmarks.page.text import number, table
+from benchmarks.serving.report import Lines
+from ebbtide.capacity import CapacityError, Demand, Measured, Memory, Replica, plan, read_measured, read_memory
+
+PLOTS = "plots"
+"""Folder of the documentation that plots are copied to."""
+PEOPLE = (1_000, 100_000, 10_000_000)
+BEGIN, END = "<!-- built by `make bench-docs` -->", "<!-- end of what is built -->"
+_MEASURED = ("tune.json", "loadtest.json", "serving.json")
+"""Where a replica's rate is taken from: the first of them that has one."""
+_INTRODUCTION = """# Benchmarks
+
+Built by `make bench-docs` from `benchmarks/results/*.json`; nothing on this page is typed by hand. Each section names
+the machine that it was measured on and the command that measures it again. Figures of different sections come from
+different runs: compare within a table only."""
+
+
+def benchmarks_page(results: Path) -> str:
+    """The whole page.
+
+    Args:
+        results: Folder with the JSON of each benchmark.
+    """
+    return "\n\n".join([_INTRODUCTION, *(part for section in SECTIONS for part in _section(section, results))]) + "\n"
+
+
+def plots(results: Path) -> Iterator[Path]:
+    """The plots that the page shows."""
+    for section in SECTIONS:
+        if (results / section.result).is_file():
+            yield from (path for name in section.plots if (path := results / name).is_file())
+
+
+def capacity_page(page: str, results: Path) -> str:
+    """The page with its worked numbers built anew.
+
+    Args:
+        page: As it is; what stands between the marks is replaced.
+        results: Folder with the JSON of each benchmark.
+
+    Raises:
+        ValueError: A mark is missing.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"docs/capacity.md: got no {BEGIN} and {END}; expected both, one after the other")
+    return before + "\n\n".join([BEGIN, *_worked(results), END]) + after
+
+
+def _section(section: Section, results: Path) -> Iterator[str]:
+    yield f"## {section.title}"
+    yield section.about
+    path = results / section.result
+    if not path.is_file():
+        yield f"Not measured yet: `{section.command}` writes `benchmarks/results/{section.result}`."
+        return
+    content = json.loads(path.read_text(encoding="utf-8"))
+    yield _facts(section, content)
+    if section.goals:
+        yield table(
+            Lines("Goals", ("figure", "measured", "goal", "met"), [one.judged(content) for one in section.goals])
+        )
+    for lines in section.tables(content):
+        yield table(lines)
+    for note in content.get("notes") or ():
+        yield f"- {note}"
+    for name in section.plots:
+        if (results / name).is_file():
+            yield f"![{section.title}]({PLOTS}/{name})"
+
+
+def _facts(section: Section, content: dict[str, Any]) -> str:
+    """The machine, the day, and the command."""
+    machine = dict(content.get("machine") or {})
+    versions = machine.pop("versions", None) or {}
+    parts: list[str] = []
+    for key, value in machine.items():
+        if key in ("cpu", "processor", "system"):
+            parts.insert(0, str(value))
+        elif key == "memory_gib":
+            parts.append(f"{value:g} GiB")
+        elif key == "vector_units":
+            # Some results list a count among the names.
+            parts.append(" ".join(str(unit) for unit in value if isinstance(unit, str)))
+        elif key not in ("date", "machine"):
+            parts.append(f"{key.replace('_', ' ')} {number(value)}")
+    parts += [f"{name} {version}" for name, version in versions.items() if version]
+    day = _day(content, machine)
+    measured = "" if day is None else f"Measured on {day}. "
+    quick = " It was a quick run: short, for a first look." if content.get("quick") or _has_quick_part(content) else ""
+    return f"{measured}`{section.command}` measures it again.{quick} Machine: {', '.join(parts)}."
+
+
+def _day(content: dict[str, Any], machine: dict[str, Any]) -> str | None:
+    """The day of the measurement (UTC), where the result says it."""
+    if (stated := content.get("date") or machine.get("date")) is not None:
+        return str(stated)[:10]
+    if (began := content.get("began_unix_s")) is not None:
+        return datetime.fromtimestamp(began, timezone.utc).date().isoformat()
+    return None
+
+
+def _has_quick_part(content: dict[str, Any]) -> bool:
+    runs = content.get("runs")
+    return isinstance(runs, dict) and any(run.get("quick") for run in runs.values())
+
+
+def _worked(results: Path) -> Iterator[str]:
+    """The arithmetic, with what was measured."""
+    path, measured = _rate(results)
+    memory: Memory | None = None
+    if (served := results / "serving.json").is_file():
+        content = json.loads(served.read_text(encoding="utf-8"))
+        large = read_memory(served)
+        memory = replace(large, items=content["recommend"]["items"])
+    replica = Replica(measured.rate_per_s, measured.cores, memory)
+    yield (
+        f"One replica: {number(measured.rate_per_s)} requests/s on {measured.cores} cores: {measured.what} "
+        f"(`benchmarks/results/{path.name}`)."
+        + ("" if measured.is_under_objective else " No latency was held at it: measure yours with `ebbtide tune`.")
+    )
+    if memory is not None:
+        yield (
+            f"Memory, from two numbers of instances with {large.items:,} items (`benchmarks/results/serving.json`): "
+            f"{number(large.base_mib)} MiB without the catalog, {number(large.instance_mib)} MiB for each instance of "
+            f"`adaptive_weights`, and the factors twice, {number(large.table_mib)} MiB each: in the table that "
+            f"instances share and in the scoring head, {number(large.total_mib)} MiB together. Below it is worked for "
+            f"the catalog of {memory.items:,} items that the rate was measured with."
+        )
+    for people in PEOPLE:
+        lines = plan(Demand(people), replica).lines
+        yield table(
+            Lines(
+                f"{people:,} people a day",
+                ("step", "arithmetic", "result"),
+                [(line.name, line.arithmetic, line.shown) for line in lines],
+            )
+        )
+
+
+def _rate(results: Path) -> tuple[Path, Measured]:
+    """A replica's rate, and the file that it is from."""
+    for name in _MEASURED:
+        path = results / name
+        if path.is_file():
+            with contextlib.suppress(CapacityError):
+                return path, read_measured(path)
+    raise FileNotFoundError(f"{results}: got no rate of a replica; expected one of {', '.join(_MEASURED)}")

@@ -1,0 +1,223 @@
+"""What stands in the page: one section for each benchmark, with the command that measures it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.page.text import interval, number, tables_of
+from benchmarks.serving.report import PLOT, Goal, Lines
+from benchmarks.serving.report import tables as serving_tables
+
+Content = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One benchmark."""
+
+    title: str
+    result: str
+    """Name of its JSON in ``benchmarks/results``."""
+    command: str
+    """Measures it again."""
+    about: str
+    """What is compared, and where to read how."""
+    tables: Callable[[Content], Iterator[Lines]] = tables_of
+    goals: tuple[Goal, ...] = ()
+    plots: tuple[str, ...] = ()
+    """Drawn beside the JSON."""
+
+
+def _encoder(content: Content) -> Iterator[Lines]:
+    rows = []
+    for name, one in content["results"].items():
+        error = one.get("ndcg_at_10_ratio_standard_error")
+        rows.append(
+            (
+                name.removeprefix("encoder."),
+                f"{one['cosine_mean']:.4f}",
+                f"{one['cosine_min']:.4f}",
+                f"{one['ndcg_at_10_ratio']:.3f}" + ("" if error is None else f" ± {error:.3f}"),
+                number(one["texts_per_s"]),
+                f"{one['speedup_over_fp32']:.2f}",
+                number(one["text_ms"]),
+                f"{one['size_bytes'] / 2**20:.1f}",
+            )
+        )
+    batch = content["batch"]
+    yield Lines(
+        f"Batches of {batch['texts']} texts of {batch['tokens']} tokens, {content['threads']} threads, medians of "
+        f"{content['turns']} turns",
+        ("encoder", "mean cosine", "worst", "NDCG@10 over fp32", "texts/s", "over fp32", "one text, ms", "MiB"),
+        rows,
+    )
+
+
+def _head(content: Content) -> Iterator[Lines]:
+    cells: dict[tuple[int, int], dict[str, Content]] = {}
+    for one in content["results"]:
+        cells.setdefault((one["items"], one["batch"]), {})[one["precision"]] = one
+    yield Lines(
+        "One run of the scoring head, one thread: fp32 and how many times as fast the others are",
+        ("items", "batch", "fp32, ms", "fp16", "int8", "int8 names of fp32's items", "MiB: fp32, fp16, int8"),
+        [
+            (
+                f"{items:,}",
+                str(batch),
+                number(found["fp32"]["median_ms"]),
+                f"{found['fp16']['ratio_to_fp32']:.2f}",
+                f"{found['int8']['ratio_to_fp32']:.2f}",
+                f"{found['int8']['recall']:.4f}",
+                ", ".join(number(found[precision]["file_mib"]) for precision in ("fp32", "fp16", "int8")),
+            )
+            for (items, batch), found in cells.items()
+        ],
+    )
+
+
+_QUALITY_RATIOS = (
+    "ratio_to_best_baseline",
+    "ratio_to_no_decay",
+    "ratio_to_no_interest_decay",
+    "cold_item_ratio_to_no_text",
+)
+
+
+def _quality(content: Content) -> Iterator[Lines]:
+    for data in content["data_sets"]:
+        rows = [
+            (
+                one["name"],
+                f"{one['ndcg_at_10']:.4f}",
+                "-" if one.get("ci95") is None else " to ".join(f"{end:.4f}" for end in one["ci95"]),
+                f"{one['recall_at_10']:.4f}",
+                f"{one['hit_rate_at_10']:.4f}",
+                number(one.get("train_s")),
+            )
+            for one in data["models"]
+        ]
+        about = f"{data['people']:,} people, {data['items']:,} items, {data['events']:,} events"
+        yield Lines(
+            f"{data['name']}: {about}; {data['test_people']:,} test people, split {data['holdout']}",
+            ("model", "NDCG@10", "95 %", "recall@10", "hit rate@10", "training, s"),
+            rows,
+        )
+        ratios = [
+            (one["name"], *(_ratio(one.get(key)) for key in _QUALITY_RATIOS))
+            for one in data["models"]
+            if any(key in one for key in _QUALITY_RATIOS)
+        ]
+        if ratios:
+            headings = tuple(key.replace("_", " ") for key in _QUALITY_RATIOS)
+            yield Lines(f"{data['name']}: ratios of NDCG@10", ("model", *headings), ratios)
+
+
+def _ratio(value: Any) -> str:  # noqa: ANN401 - a number, or a number with its interval
+    if isinstance(value, dict):
+        ends = value.get("ci95")
+        return number(value.get("ratio", value.get("value"))) + ("" if ends is None else f" ({interval(ends)})")
+    return number(value)
+
+
+def _tune(content: Content) -> Iterator[Lines]:
+    yield Lines(
+        f"Runs under {content['slo']}",
+        ("run", "changes", "default, requests/s", "found, requests/s", "ratio", "95 %", "a model against itself", "s"),
+        [
+            (
+                str(place),
+                f"`{run['winner']['export_options']}`" if run["winner"]["export_options"] else "none",
+                number(run["default"]["rate_per_s"]),
+                number(run["found"]["rate_per_s"]),
+                number(run["ratio"]),
+                interval(run["ratio_ci95"]),
+                number(run["noise"]["ratio"]) if run["noise"] else "-",
+                number(round(run["seconds"])),
+            )
+            for place, run in enumerate(content["runs"], start=1)
+        ],
+    )
+    yield Lines(
+        "What was tried in the first run",
+        ("stage", "settings", "ratio to the incumbent", "95 %", "pairs", "outcome"),
+        [
+            (
+                one["stage"],
+                f"`{one['settings']}`" if one["settings"] else "default",
+                number(one["ratio"]),
+                interval(one["ratio_ci95"]),
+                str(one["pairs"]),
+                one["outcome"],
+            )
+            for one in content["runs"][0]["trials"]
+        ],
+    )
+
+
+SECTIONS = (
+    Section(
+        "Serving",
+        "serving.json",
+        "make bench-serving",
+        "`recommend` beside a do-nothing floor, peers and the machine: [how](benchmarks-serving.md).",
+        serving_tables,
+        plots=(PLOT,),
+    ),
+    Section(
+        "Encoder",
+        "export.json",
+        "make bench-export",
+        "What each variant of the exported encoder loses and gains: [encoder](encoder.md).",
+        _encoder,
+    ),
+    Section(
+        "Scoring head",
+        "export_head.json",
+        "make bench-head",
+        "Precisions of the item factors by size of the catalog: [scoring head](head.md).",
+        _head,
+    ),
+    Section(
+        "Client",
+        "client.json",
+        "make bench-client",
+        "What the SDK and the gateway add to a hand-written call: [the client](client.md).",
+        goals=(
+            Goal("sync.p50_over_tritonclient", 1.15, at_most=True),
+            Goal("async.throughput_over_perf_analyzer", 0.7),
+            Goal("gateway.added_p50_ms", 1.0, at_most=True),
+            Goal("install.megabytes_over_tritonclient", 10.0, at_most=True),
+            Goal("import.time_over_tritonclient", 1.5, at_most=True),
+        ),
+    ),
+    Section(
+        "Load generator",
+        "loadtest.json",
+        "make bench-loadtest",
+        "The load generator beside perf_analyzer and a server that does nothing: [load tests](loadtest.md).",
+    ),
+    Section(
+        "Tuning",
+        "tune.json",
+        "make bench-tune",
+        "`ebbtide tune`, several runs: what it gains over the default and whether it chooses the same: "
+        "[tuning](tune.md).",
+        _tune,
+        goals=(Goal("ratio", 1.0), Goal("same_choice_share", 1.0)),
+    ),
+    Section(
+        "Training",
+        "training.json",
+        "make bench-training",
+        "Speed of training beside SASRec on the same data and machine.",
+    ),
+    Section(
+        "Quality",
+        "quality.json",
+        "make bench-quality",
+        "Ours, its ablations and the usual recommenders under one protocol: [evaluation](evaluation.md).",
+        _quality,
+    ),
+)

@@ -1,0 +1,110 @@
+"""Draws the quality benchmark on white, so that it reads on light and dark pages alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.quality import ours
+
+_OURS, _ABLATION, _BASELINE, _GREY = "#c2410c", "#f0a877", "#1f4e79", "#5f6368"
+_DOTS_PER_INCH = 150
+_TITLES = {
+    "gap": "By time since the last event",
+    "history": "By earlier events",
+    "interest_age": "By age of the matching interest",
+}
+
+
+def draw_models(data_set: dict[str, Any], path: Path) -> None:
+    """NDCG@10 of every model with its interval, the best on top."""
+    rows = sorted(data_set["models"], key=lambda row: float(row["ndcg_at_10"]))
+    figure, (axis,) = _figure(1, 8.6, 0.9 + 0.27 * len(rows))
+    place = np.arange(len(rows))
+    means = np.asarray([row["ndcg_at_10"] for row in rows])
+    low, high = (np.asarray([_bound(row, side) for row in rows]) for side in (0, 1))
+    axis.barh(place, means, color=[_colour(row) for row in rows], height=0.7)
+    axis.errorbar(
+        means, place, xerr=np.stack([means - low, high - means]), fmt="none", ecolor="#202124", capsize=2, linewidth=1
+    )
+    for at, row in zip(place, rows, strict=True):
+        axis.text(high[at] + 0.008 * high.max(), at, f"{row['ndcg_at_10']:.4f}", va="center", fontsize=8, color=_GREY)
+    axis.set_yticks(place, [row["name"] for row in rows], fontsize=8.5, color="#202124")
+    axis.set_xlim(0, 1.1 * high.max() or 1)
+    axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.set_xlabel("NDCG@10, 95 % interval", fontsize=9.5)
+    axis.set_title(f"{data_set['name']}: {data_set['test_people']:,} test people", fontsize=11, loc="left")
+    for colour, label in ((_OURS, "Ebbtide"), (_ABLATION, "its ablations"), (_BASELINE, "baselines")):
+        axis.barh([0], [0], color=colour, label=label)
+    axis.legend(frameon=False, fontsize=9, loc="lower right")
+    axis.grid(axis="x", color="#e8eaed")
+    _save(figure, path)
+
+
+def draw_breakdowns(data_set: dict[str, Any], path: Path) -> None:
+    """NDCG@10 by what decay is about, of the rows that were broken down."""
+    rows = [row for row in data_set["models"] if "breakdowns" in row]
+    figure, axes = _figure(len(_TITLES), 15, 4.3)
+    width = 0.8 / len(rows)
+    colours = dict(zip([row["name"] for row in rows], _shades(rows), strict=True))
+    for axis, (name, title) in zip(axes, _TITLES.items(), strict=True):
+        for number, row in enumerate(rows):
+            bins = row["breakdowns"][name]["bins"]
+            means = np.asarray([one["ndcg_at_10"]["mean"] for one in bins])
+            # A single person gives no interval.
+            bounds = np.asarray([[one["ndcg_at_10"][side] for side in ("low", "high")] for one in bins], dtype=float)
+            bounds = np.where(np.isnan(bounds), means[:, None], bounds)
+            place = np.arange(len(bins)) + (number - (len(rows) - 1) / 2) * width
+            axis.bar(place, means, width=width, color=colours[row["name"]], label=row["name"])
+            spread = np.stack([means - bounds[:, 0], bounds[:, 1] - means])
+            axis.errorbar(place, means, yerr=spread, fmt="none", ecolor="#202124", capsize=1.5, linewidth=0.8)
+        bins = rows[0]["breakdowns"][name]["bins"]
+        axis.set_xticks(np.arange(len(bins)), [f"{one['label']}\nn = {one['instants']:,}" for one in bins])
+        for label in axis.get_xticklabels():
+            label.set(rotation=35, ha="right", rotation_mode="anchor", fontsize=8.5)
+        axis.set_title(title, fontsize=11, loc="left")
+        axis.grid(axis="y", color="#e8eaed")
+    top = max(axis.get_ylim()[1] for axis in axes)
+    for axis in axes:
+        axis.set_ylim(0, top)
+    axes[0].set_ylabel("NDCG@10, 95 % interval", fontsize=9.5)
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside upper left", ncols=4)
+    _save(figure, path)
+
+
+def _figure(columns: int, width_inches: float, height_inches: float) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width_inches, height_inches), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(colors=_GREY, labelsize=9)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=_DOTS_PER_INCH)
+
+
+def _bound(row: dict[str, Any], side: int) -> float:
+    return float(row["ndcg_at_10"] if row["ci95"][side] is None else row["ci95"][side])
+
+
+def _colour(row: dict[str, Any]) -> str:
+    if row["kind"] == "baseline":
+        return _BASELINE
+    return _OURS if row["name"] in (ours.OURS, ours.OURS + ours.FROZEN) else _ABLATION
+
+
+def _shades(rows: list[dict[str, Any]]) -> list[str]:
+    ablations = iter(("#f0a877", "#9aa0a6", "#c9dcee"))
+    return [
+        _BASELINE if row["kind"] == "baseline" else _OURS if row["name"] == ours.OURS else next(ablations)
+        for row in rows
+    ]

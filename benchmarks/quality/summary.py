@@ -1,0 +1,162 @@
+"""The quality benchmark's report from its JSON: tables for the terminal, and a Markdown page with plots beside it.
+
+python -m benchmarks.quality.summary [benchmarks/results/quality.json]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.quality import ours
+from benchmarks.quality.console import console
+from benchmarks.quality.datasets import ROOT
+from benchmarks.quality.pictures import draw_breakdowns, draw_models
+
+RATIOS = {
+    "ratio_to_best_baseline": "best baseline",
+    "ratio_to_no_decay": "no decay anywhere",
+    "ratio_to_no_interest_decay": "no decay of the person's interest",
+    "cold_item_ratio_to_no_text": "no text, on items with at most 5 training events",
+}
+
+
+def print_tables(data_set: dict[str, Any]) -> None:
+    """The rows of one data set, best first, and ours in proportion."""
+    table = Table(
+        title=f"{data_set['name']}, {data_set['holdout']}, whole catalog ranked, people averaged", title_justify="left"
+    )
+    for heading in ("", "NDCG@10", "95 %", "recall@10", "hit rate@10", "training, s"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in best_first(data_set):
+        table.add_row(row["name"], *_figures(row))
+    console.print(table)
+    for line in _proportions(data_set):
+        console.print(line)
+
+
+def write_summary(json_file: Path) -> list[Path]:
+    """Writes the page and its plots beside the JSON, by its name.
+
+    Returns:
+        The files written.
+    """
+    report = json.loads(json_file.read_text())
+    written = []
+    parts = [_head(report)]
+    for data_set in report["data_sets"]:
+        picture = json_file.with_name(f"{json_file.stem}-{data_set['name']}.png")
+        draw_models(data_set, picture)
+        written.append(picture)
+        parts += [_section(data_set), f"![NDCG@10 of every model with its 95 % interval]({picture.name})"]
+        if any("breakdowns" in row for row in data_set["models"]):
+            picture = json_file.with_name(f"{json_file.stem}-{data_set['name']}-breakdowns.png")
+            draw_breakdowns(data_set, picture)
+            written.append(picture)
+            parts.append(f"![NDCG@10 by gap, history and age of the matching interest]({picture.name})")
+        parts.append(_settings(data_set))
+    page = json_file.with_suffix(".md")
+    page.write_text("\n\n".join(parts) + "\n")
+    return [page, *written]
+
+
+def best_first(data_set: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows, the largest NDCG@10 first."""
+    return sorted(data_set["models"], key=lambda row: -float(row["ndcg_at_10"]))
+
+
+def _head(report: dict[str, Any]) -> str:
+    form = "Short form: few people, nothing tuned, two epochs of ours. " if report["quick"] else ""
+    tries = report["tries"]
+    tuned = (
+        f"Of each baseline at most {tries} settings were tried on the validation period."
+        if tries > 1
+        else "Each baseline has one setting."
+    )
+    left_out = "" if report["library_models"] else " The library models were left out."
+    return (
+        "# Quality\n\n"
+        f"{form}Written by `make bench-quality` from `quality.json`; the protocol is that of docs/evaluation.md: "
+        "global time split, the whole catalog ranked, people averaged, 95 % intervals by bootstrap over people. "
+        f"{tuned}{left_out} "
+        f"{report['machine']['cores']} cores, torch {report['machine']['torch']}; seconds are wall clock of one fit, "
+        "for counts and closed forms with the ranking; the JSON has processor seconds, too."
+    )
+
+
+def _section(data_set: dict[str, Any]) -> str:
+    people = f"{data_set['people']:,} people"
+    if data_set["people_drawn"]:
+        people += " (drawn by a seed, the same for all models, with the items they took)"
+    lines = [
+        f"## {data_set['name']}",
+        f"{data_set['events']:,} events of {people} on {data_set['items']:,} items; {data_set['test_people']:,} test "
+        f"people, {data_set['test_instants']:,} instants, "
+        + ("items had before may come again." if data_set["repeats"] else "items had before are left out."),
+        _table(
+            ["", "NDCG@10", "95 %", "recall@10", "hit rate@10", "training, s"],
+            [[_bold(row), *_figures(row)] for row in best_first(data_set)],
+        ),
+        "\n".join(f"- {line}" for line in _proportions(data_set)),
+    ]
+    limits: dict[tuple[int, float], list[str]] = {}
+    for row in data_set["models"]:
+        if "known_items" in row:
+            limits.setdefault((row["known_items"], round(row["known_share_of_relevant"], 3)), []).append(row["name"])
+    lines += [
+        f"{', '.join(names)} know {items:,} of the {data_set['items']:,} items, the most frequent ones of training: "
+        f"{share:.0%} of what came."
+        for (items, share), names in limits.items()
+    ]
+    return "\n\n".join(line for line in lines if line)
+
+
+def _bold(row: dict[str, Any]) -> str:
+    return f"**{row['name']}**" if row["name"] in (ours.OURS, ours.OURS + ours.FROZEN) else str(row["name"])
+
+
+def _figures(row: dict[str, Any]) -> list[str]:
+    low, high = row["ci95"]
+    return [
+        *(f"{row['ndcg_at_10']:.4f}", f"{low:.4f} to {high:.4f}"),
+        *(f"{row['recall_at_10']:.4f}", f"{row['hit_rate_at_10']:.4f}", f"{row['train_s']:,.0f}"),
+    ]
+
+
+def _proportions(data_set: dict[str, Any]) -> list[str]:
+    lines = []
+    for row in data_set["models"]:
+        for key, against in RATIOS.items():
+            if row.get(key) is not None:
+                found = row[f"{key}_difference"]
+                named = f"{against} ({row[f'{key}_against']})" if key == "ratio_to_best_baseline" else against
+                lines.append(
+                    f"{row['name']} is {row[key]:.2f} times {named}: difference {found['mean']:+.4f}, "
+                    f"95 % {found['low']:+.4f} to {found['high']:+.4f}, p {found['p_value']:.3f}"
+                )
+    return lines
+
+
+def _settings(data_set: dict[str, Any]) -> str:
+    rows = []
+    for row in data_set["models"]:
+        if row["kind"] == "baseline" and row["tried"]:
+            chosen = ", ".join(f"{name} {value}" for name, value in row["settings"].items() if name != "updated")
+            scores = ", ".join(f"{one['validation_ndcg_at_10']:.4f}" for one in row["tried"])
+            rows.append([row["name"], chosen, scores])
+    if not rows:
+        return ""
+    return "### Settings chosen\n\n" + _table(["", "chosen", "NDCG@10 on validation of each tried"], rows)
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    write_summary(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "benchmarks" / "results" / "quality.json")

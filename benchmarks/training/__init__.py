@@ -1,0 +1,1 @@
+"""Benchmarks of training: speed against SASRec, and memory on a log of millions of events."""

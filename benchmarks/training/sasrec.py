@@ -1,0 +1,77 @@
+"""Trains RecTools' SASRec an epoch at a time and ranks after each; runs in the environment of the quality baselines.
+
+    python benchmarks/training/sasrec.py FOLDER
+
+``events.parquet`` holds ``user``, ``item`` and ``time`` (Unix ms) of the events and ``training``; ``instants.parquet``
+``user`` and ``time`` of each instant to rank before; ``job.json`` the settings and how many epochs. Writes
+``lists-1.parquet`` (``case``, ``place``, ``item``) after the first epoch and so on, and ``epochs.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pytorch_lightning import seed_everything
+from rectools import Columns
+from rectools.dataset import Dataset
+from rectools.models import SASRecModel
+
+LENGTH = 20
+
+
+def dataset(user: object, item: object, moment: object) -> Dataset:
+    """Interactions as RecTools wants them."""
+    columns = {Columns.User: user, Columns.Item: item, Columns.Datetime: pd.to_datetime(moment, unit="ms")}
+    return Dataset.construct(pd.DataFrame(columns).assign(**{Columns.Weight: 1.0}))
+
+
+def past_of(events: pd.DataFrame, instants: pd.DataFrame, length: int) -> Dataset:
+    """Every instant as a person of its own, whose events are the newest of those before it."""
+    rows = events.groupby("user", sort=False).indices
+    time_ms, item = events["time"].to_numpy(), events["item"].to_numpy()
+    before = []
+    for user, moment in zip(instants["user"], instants["time"], strict=True):
+        own = rows.get(user, np.empty(0, dtype=np.int64))
+        before.append(own[: np.searchsorted(time_ms[own], moment)][-length:])
+    counts = [len(own) for own in before]
+    place = np.concatenate([np.arange(count) for count in counts])
+    return dataset(np.repeat(np.arange(len(before)), counts), item[np.concatenate(before)], place * 1000)
+
+
+def main(folder: Path) -> None:
+    """One epoch after another; ranking is not timed."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    job = json.loads((folder / "job.json").read_text())
+    events = pd.read_parquet(folder / "events.parquet")
+    training = events[events["training"]]
+    known = events[events["item"].isin(training["item"].unique())]
+    length = job["settings"]["session_max_len"]
+    past = past_of(known, pd.read_parquet(folder / "instants.parquet"), length)
+    cases = past.user_id_map.external_ids
+    data = dataset(training["user"].to_numpy(), training["item"].to_numpy(), training["time"].to_numpy())
+    # Every person's newest events but the first are predicted, once an epoch.
+    predicted = int(np.minimum(training.groupby("user").size() - 1, length).sum())
+    seed_everything(0, verbose=False)
+    model = SASRecModel(**job["settings"], deterministic=True, verbose=0)
+    seconds = []
+    for epoch in range(1, job["epochs"] + 1):
+        began = time.monotonic()
+        model.fit_partial(data, min_epochs=1, max_epochs=1)
+        seconds.append(time.monotonic() - began)
+        found = model.recommend(cases, past, k=LENGTH, filter_viewed=True, on_unsupported_targets="ignore")
+        lists = pd.DataFrame(
+            {"case": found[Columns.User], "place": found[Columns.Rank] - 1, "item": found[Columns.Item]}
+        )
+        lists.to_parquet(folder / f"lists-{epoch}.partial")
+        (folder / f"lists-{epoch}.partial").rename(folder / f"lists-{epoch}.parquet")
+        (folder / "epochs.json").write_text(json.dumps({"seconds": seconds, "events_per_epoch": predicted}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

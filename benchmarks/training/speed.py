@@ -1,0 +1,135 @@
+"""Events per second, and time to the best validation NDCG@10, of Ebbtide and of RecTools' SASRec.
+
+Both learn from the events before T1 and are ranked by the instants between T1 and T2, over the whole catalog, after
+every epoch; neither sees what comes after T2, the border of `ebbtide evaluate`. Only training is timed, on the same
+threads, one after the other; the seconds of embedding the catalog's texts, which SASRec does not read, stand apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from benchmarks.quality.datasets import HOLDOUT, movielens
+from benchmarks.quality.split import events_of
+from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_folder
+from ebbtide.train.evaluation import after_time, has_past, held_out
+from ebbtide.train.evaluation.accuracy import accuracy, person_means
+from ebbtide.train.evaluation.lists import LENGTH, NO_ITEM, RankedLists
+from ebbtide.train.evaluation.testset import TestSet
+from ebbtide.train.stage import Data, read_data
+from ebbtide.train.trainer import fit
+
+SASREC = {"n_factors": 64, "n_blocks": 2, "n_heads": 2, "batch_size": 16, "lr": 1e-3, "session_max_len": 100}
+"""As the quality benchmark sets it up."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a model learned."""
+
+    name: str
+    ndcg_at_10: list[float]
+    """On validation, after each epoch."""
+    seconds: list[float]
+    """Of training, each epoch."""
+    setup_s: float
+    """Before the first epoch."""
+    events_per_epoch: int
+    """Events predicted in an epoch."""
+    embedding_s: float = 0.0
+    settings: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def best_epoch(self) -> int:
+        """From 1."""
+        return int(np.argmax(self.ndcg_at_10)) + 1
+
+    @property
+    def time_to_best_s(self) -> float:
+        """Setup and training up to the end of the best epoch."""
+        return self.setup_s + sum(self.seconds[: self.best_epoch])
+
+    @property
+    def events_per_s(self) -> float:
+        """By the median epoch."""
+        return self.events_per_epoch / float(np.median(self.seconds))
+
+    def time_to_s(self, ndcg: float) -> float | None:
+        """Setup and training until validation first reached so much; None where it never did."""
+        reached = np.flatnonzero(np.array(self.ndcg_at_10) >= ndcg)
+        return self.setup_s + sum(self.seconds[: reached[0] + 1]) if reached.size else None
+
+
+def films() -> tuple[Data, TestSet]:
+    """The shipped films before T2, with the instants from T1 on to be predicted."""
+    data = read_data(movielens().reference)
+    log = events_of(data.log, ~held_out(data.log, HOLDOUT))
+    return data, TestSet.where(log, data.catalog, after_time(log, TrainConfig().validation_fraction))
+
+
+def ours(test: TestSet, epochs: int) -> Curve:
+    """Ebbtide with its default settings."""
+    began = time.monotonic()
+    vectors = embed_texts(encoder_folder(PACKAGED), test.catalog.text)
+    embedding_s = time.monotonic() - began
+    config = TrainConfig(epochs=epochs, patience=epochs, refit=False)
+    began = time.monotonic()
+    result = fit(test.log, np.ones(test.log.events, dtype=np.bool_), vectors, ModelConfig(), config)
+    total = time.monotonic() - began
+    seconds = [epoch.seconds for epoch in result.epochs]
+    return Curve(
+        name="ebbtide",
+        ndcg_at_10=[epoch.validation.ndcg_at_10 if epoch.validation else float("nan") for epoch in result.epochs],
+        seconds=seconds,
+        setup_s=total - sum(seconds) - sum(epoch.validation_seconds for epoch in result.epochs),
+        events_per_epoch=int((has_past(test.log) & ~test.is_test).sum()),
+        embedding_s=embedding_s,
+        settings={"epochs": epochs},
+    )
+
+
+def sasrec(test: TestSet, epochs: int, python: Path, folder: Path) -> Curve:
+    """SASRec of RecTools, in its own environment.
+
+    Raises:
+        subprocess.CalledProcessError: It failed; its message stands on standard error.
+    """
+    pl.DataFrame(
+        {"user": test.log.user, "item": test.log.item, "time": test.log.time_ms, "training": ~test.is_test}
+    ).write_parquet(folder / "events.parquet")
+    pl.DataFrame({"user": test.owner, "time": test.log.time_ms[test.instants.head]}).write_parquet(
+        folder / "instants.parquet"
+    )
+    (folder / "job.json").write_text(json.dumps({"settings": SASREC, "epochs": epochs}))
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    script = Path(__file__).parent / "sasrec.py"
+    subprocess.run([str(python), str(script), str(folder)], check=True, env=environment)
+    told = json.loads((folder / "epochs.json").read_text())
+    return Curve(
+        name="SASRec (RecTools)",
+        ndcg_at_10=[_ndcg(test, folder / f"lists-{epoch}.parquet") for epoch in range(1, epochs + 1)],
+        seconds=told["seconds"],
+        setup_s=0.0,
+        events_per_epoch=told["events_per_epoch"],
+        settings={**SASREC, "epochs": epochs},
+    )
+
+
+def _ndcg(test: TestSet, file: Path) -> float:
+    """Of lists; an instant without one has an empty one."""
+    lists = pl.read_parquet(file)
+    case, place = lists["case"].to_numpy(), lists["place"].to_numpy()
+    item = np.full((len(test.instants), LENGTH), NO_ITEM, dtype=np.int64)
+    item[case, place] = lists["item"].to_numpy()
+    score = np.where(item == NO_ITEM, -np.inf, -np.arange(LENGTH)).astype(np.float32)
+    values = accuracy(RankedLists(item, score), test.relevance)["ndcg_at_10"]
+    return float(person_means(test.owner, values).mean())

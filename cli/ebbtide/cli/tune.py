@@ -1,0 +1,137 @@
+"""``ebbtide tune``: the instances, threads and batching with which this machine serves most under an objective."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ebbtide.cli.console import console
+
+if TYPE_CHECKING:
+    from ebbtide.tune import Trial
+
+
+def command(
+    repository: Annotated[Path, typer.Argument(help="Model repository written by `ebbtide export`, for a CPU.")],
+    slo: Annotated[str, typer.Option(help="Objective: p99<20ms, or p50<5ms,p99.9<40ms,errors<0.5%.")] = "p99<20ms",
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Bundle whose log, columns, catalog and holdout to replay, instead of giving them."),
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="For the search and the comparison at its end.")] = 10.0,
+    mix: Annotated[
+        str, typer.Option(help="Endpoints and their weights; the models that they run are tuned.")
+    ] = "recommend=1",
+    events: Annotated[
+        Path | None, typer.Option(help="Event log to replay, as for `ebbtide loadtest`. The shipped one unless given.")
+    ] = None,
+    user_col: Annotated[str, typer.Option(help="Column with the person's id.")] = "user",
+    item_col: Annotated[str, typer.Option(help="Column with the item's id.")] = "item",
+    time_col: Annotated[str, typer.Option(help="Column with the time.")] = "time",
+    weight_col: Annotated[str | None, typer.Option(help="Column with a rating, quantity or dwell.")] = None,
+    catalog: Annotated[Path | None, typer.Option(help="Catalog file, as for `ebbtide train`.")] = None,
+    catalog_item_col: Annotated[
+        str | None, typer.Option(help="The id column there. As --item-col unless given.")
+    ] = None,
+    text_template: Annotated[str, typer.Option(help="Text of an item, with {column} for its values.")] = "{text}",
+    holdout: Annotated[str | None, typer.Option(help="Events to ask before, as for `ebbtide loadtest`.")] = None,
+    requests: Annotated[int, typer.Option(min=1, help="Different requests of each endpoint.")] = 2_000,
+    turn: Annotated[str, typer.Option(help="How long each of a pair of settings is asked.")] = "1.5s",
+    write: Annotated[
+        bool, typer.Option("--write", help="Put the winner into the repository's config.pbtxt files.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the whole result here, as JSON.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of people and arrivals.")] = 0,
+) -> None:
+    """Find the settings with which this machine serves most requests under an objective.
+
+    Two servers are started, and real sessions are replayed against both in turn: the settings that have won so far, and
+    those that may be better. A change wins only if it is significantly better; among equals the simplest is taken. At
+    the end the winner meets the default under an open model, and stays only if it holds a higher rate.
+
+    **Examples**
+
+    ebbtide tune artifacts/repository --bundle artifacts/bundle --slo "p99<20ms" --minutes 10 --out tuned.json
+
+    ebbtide tune artifacts/repository --bundle artifacts/bundle --mix recommend=8,recommend_text=1 --write
+    """
+    with console.status("Reading the log"):
+        from ebbtide.cli.session_log import read_session_log
+        from ebbtide.loadtest import ENDPOINTS, Slo, build_deck, parse_duration, parse_mix
+        from ebbtide.tune import TuneOptions, tune, write_winner
+
+        shares, objective, turn_s = parse_mix(mix, ENDPOINTS), Slo.parse(slo), parse_duration("turn", turn)
+        log, notes = read_session_log(
+            bundle,
+            events,
+            catalog,
+            holdout,
+            text_template,
+            (user_col, item_col, time_col, weight_col, catalog_item_col),
+        )
+        deck = build_deck(log, shares, requests=requests, seed=seed)
+    console.print(f"requests of {deck.people:,} held-out people, under {objective}", markup=False)
+    with console.status("") as status:
+        options = TuneOptions(
+            objective,
+            minutes=minutes,
+            turn_s=turn_s,
+            seed=seed,
+            command=shlex.join(["ebbtide", *sys.argv[1:]]),
+            on_trial=_print_trial,
+            on_part=lambda part: status.update(part.capitalize()),
+        )
+        result = tune(repository, deck, options)
+    result["notes"] = [*notes, *result["notes"]]
+    _print(result)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        console.print(f"[green]✓[/green] {escape(str(out))}")
+    if write:
+        for path in write_winner(repository, result):
+            console.print(f"[green]✓[/green] {escape(str(path))}")
+
+
+def _print_trial(trial: Trial) -> None:
+    what = "default" if trial.value is None else str(trial.value)
+    shown = f"  {trial.stage:5} {what}: {trial.ratio}, {trial.outcome}"
+    console.print(f"[green]{escape(shown)}[/green]" if trial.won else escape(shown), soft_wrap=True)
+
+
+def _print(result: dict[str, Any]) -> None:
+    chosen = {one["model"]: one for one in result["winner"]["settings"]}
+    table = Table(title="Settings", title_justify="left", pad_edge=False, show_edge=False, box=None)
+    table.add_column("model", no_wrap=True)
+    for heading in ("instances", "threads", "queue delay, us", "preferred sizes"):
+        table.add_column(heading, justify="right")
+    for default in result["default"]["settings"]:
+        tuned = chosen[default["model"]]
+        cells = [
+            _change(default.get(field), tuned.get(field))
+            for field in ("instances", "threads", "queue_delay_us", "preferred_batch_sizes")
+        ]
+        table.add_row(default["model"], *cells)
+    console.print(table)
+    for sentence in (result["verdict"], *result["notes"]):
+        console.print(f"- {escape(sentence)}", soft_wrap=True)
+    if result["winner"]["export_options"]:
+        console.print(f"- ebbtide export ... {escape(result['winner']['export_options'])}", soft_wrap=True)
+
+
+def _change(before: Any, after: Any) -> str:  # noqa: ANN401 - numbers or lists of them
+    shown = [_cell(before)] if before == after else [_cell(before), _cell(after)]
+    return " -> ".join(shown)
+
+
+def _cell(value: Any) -> str:  # noqa: ANN401 - a number or a list of them
+    if value is None:
+        return ""
+    return ("+".join(map(str, value)) or "none") if isinstance(value, list | tuple) else f"{value:,}"

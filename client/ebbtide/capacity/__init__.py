@@ -1,0 +1,18 @@
+"""Capacity: from what one replica was measured to do, to the replicas and the memory for so many people a day."""
+
+from ebbtide.capacity.errors import CapacityError
+from ebbtide.capacity.measured import Measured, read_measured, read_memory
+from ebbtide.capacity.plan import Demand, Line, Memory, Plan, Replica, plan
+
+__all__ = [
+    "CapacityError",
+    "Demand",
+    "Line",
+    "Measured",
+    "Memory",
+    "Plan",
+    "Replica",
+    "plan",
+    "read_measured",
+    "read_memory",
+]

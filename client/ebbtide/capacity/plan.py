@@ -1,0 +1,173 @@
+"""The arithmetic of a plan, every step a line that can be checked by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from ebbtide.capacity.errors import CapacityError
+
+_DAY_S = 86_400
+_FLOAT_BYTES = 4
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What people ask for, and how much is kept in hand."""
+
+    people_per_day: int
+    requests_per_person: float = 10.0
+    """In a day."""
+    peak_factor: float = 3.0
+    """Rate of the busiest minutes over the mean of the day."""
+    utilisation: float = 0.7
+    """Share of a replica's rate to plan with: above it queues grow fast, and a replica that starts takes minutes."""
+    zones: int = 3
+    """Replicas are spread over them, and the peak is served with one of them lost; 1 keeps a spare replica instead."""
+
+    def __post_init__(self) -> None:
+        for one in ("people_per_day", "requests_per_person", "peak_factor", "zones"):
+            least = 0 if one == "requests_per_person" else 1
+            value = getattr(self, one)
+            if not math.isfinite(value) or value < least or not value:
+                raise CapacityError.of_field(one, value, f"at least {least}" if least else "a number above 0")
+        if not 0 < self.utilisation <= 1:
+            raise CapacityError.of_field("utilisation", self.utilisation, "a share above 0, at most 1")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a replica's memory is made of."""
+
+    base_mib: float
+    """Triton, its processes and libraries, whatever the catalog."""
+    instance_mib: float
+    """Each instance of a Python model; the catalog's table they share."""
+    items: int
+    """Of the catalog."""
+    columns: int
+    """Of an item's factors, each a float: d + p."""
+    instances: int = 1
+    """Of the Python models that a request meets."""
+    head_instances: int = 1
+    """Of the scoring head; each holds the factors once."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not math.isfinite(value) or value < 0:
+                raise CapacityError.of_field(field.name, value, "at least 0")
+
+    @property
+    def table_mib(self) -> float:
+        """The factors of the catalog, once."""
+        return self.items * self.columns * _FLOAT_BYTES / _MIB
+
+    @property
+    def total_mib(self) -> float:
+        """Of one replica."""
+        return self.base_mib + self.table_mib * (1 + self.head_instances) + self.instances * self.instance_mib
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One server, as it was measured."""
+
+    rate_per_s: float
+    """The highest rate at which it holds the objective."""
+    cores: float
+    memory: Memory | None = None
+    """None leaves memory out of the plan."""
+
+    def __post_init__(self) -> None:
+        for name in ("rate_per_s", "cores"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise CapacityError.of_field(name, value, "a number above 0")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One step."""
+
+    name: str
+    arithmetic: str
+    """With its numbers."""
+    value: float
+    unit: str
+
+    @property
+    def shown(self) -> str:
+        """The value with its unit, as further steps write it."""
+        return f"{_shown(self.value)} {self.unit.removesuffix('s') if self.value == 1 else self.unit}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Replicas, cores and memory, and how they come about."""
+
+    demand: Demand
+    replicas: int
+    cores: float
+    memory_mib: float | None
+    """Of all replicas."""
+    lines: tuple[Line, ...]
+
+
+def plan(demand: Demand, replica: Replica) -> Plan:
+    """Plans for a demand with replicas as measured."""
+    lines: list[Line] = []
+
+    def step(name: str, arithmetic: str, value: float, unit: str) -> float:
+        lines.append(Line(name, arithmetic, value, unit))
+        return value
+
+    daily = step(
+        "requests a day",
+        f"{demand.people_per_day:,} people × {_shown(demand.requests_per_person)}",
+        demand.people_per_day * demand.requests_per_person,
+        "requests",
+    )
+    mean = step("mean rate", f"{_shown(daily)} ÷ {_DAY_S:,} s", daily / _DAY_S, "requests/s")
+    peak = step("peak rate", f"{_shown(mean)} × {_shown(demand.peak_factor)}", mean * demand.peak_factor, "requests/s")
+    usable = step(
+        "rate of a replica to plan with",
+        f"{_shown(replica.rate_per_s)} × {_shown(demand.utilisation)}",
+        replica.rate_per_s * demand.utilisation,
+        "requests/s",
+    )
+    needed = int(
+        step("replicas for the peak", f"⌈{_shown(peak)} ÷ {_shown(usable)}⌉", math.ceil(peak / usable), "replicas")
+    )
+    if demand.zones == 1:
+        replicas = int(step("replicas with one to spare", f"{needed:,} + 1", needed + 1, "replicas"))
+    else:
+        left = demand.zones - 1
+        each = int(step("replicas in a zone, one lost", f"⌈{needed:,} ÷ {left}⌉", math.ceil(needed / left), "replicas"))
+        replicas = int(step("replicas", f"{each:,} × {demand.zones} zones", each * demand.zones, "replicas"))
+    cores = step("cores", f"{replicas:,} × {_shown(replica.cores)}", replicas * replica.cores, "cores")
+    memory_mib = None
+    if (memory := replica.memory) is not None:
+        table = step(
+            "factors of the catalog",
+            f"{memory.items:,} items × {memory.columns} columns × {_FLOAT_BYTES} bytes",
+            memory.table_mib,
+            "MiB",
+        )
+        one = step(
+            "memory of a replica",
+            f"{_shown(memory.base_mib)} + {_shown(table)} × (1 + {memory.head_instances}) + {memory.instances} × "
+            f"{_shown(memory.instance_mib)}",
+            memory.total_mib,
+            "MiB",
+        )
+        memory_mib = step("memory in all", f"{replicas:,} × {_shown(one)}", replicas * one, "MiB")
+    return Plan(demand, replicas, cores, memory_mib, tuple(lines))
+
+
+def _shown(number: float) -> str:
+    """Whole numbers in full, others with three digits that count."""
+    if number == int(number) or number >= 1_000:
+        return f"{number:,.0f}"
+    return f"{number:.3g}"

@@ -1,0 +1,217 @@
+"""The search: one choice after the other, in races whose every comparison alternates the incumbent and the challenger.
+
+A general optimiser (TPE, a Gaussian process) would treat all choices as one noisy box and name the luckiest of many
+trials; on a small, nearly separable grid it needs more of them, and names another winner each time. Here a challenger
+wins only by significance, among equals the simplest is taken, and what changes nothing stays as it was:
+
+1. Each choice of each model races: every value meets the incumbent once, the better half again, and so on.
+2. Among the values that are as good as the best, within its error, the simplest is taken and meets the incumbent in a
+   duel of fresh pairs, so that luck in the race does not count twice.
+3. Passes are repeated until one changes nothing. Then each change is undone once, and stays only if that costs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from ebbtide.export.tuning import ModelTuning
+from ebbtide.tune.ratios import Ratio, log_ratio, ratio_of, standard_error
+from ebbtide.tune.space import Coordinate, Settings, Space, simplicity
+
+Stage = Literal["noise", "race", "duel", "undo"]
+
+
+class Arena(Protocol):
+    """Where settings are measured."""
+
+    def pair(self, incumbent: Settings, challenger: Settings) -> tuple[float, float]:
+        """Measures both, one after the other: answers per second within the objective; 0 for what cannot serve."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When a challenger wins."""
+
+    least_gain: float = 0.03
+    """Less is not worth a change of configs, nor the pairs to prove it."""
+    confidence: float = 0.98
+    """Of the interval in a duel; higher than usual, since a search has many duels, each of them looked at often."""
+    looks: tuple[int, ...] = (4, 7, 10)
+    """Pairs after which a duel may end."""
+    noise_pairs: int = 4
+    most_passes: int = 3
+    drop_below: float = 0.97
+    """A value that is slower than this in its first pair is out of the race."""
+    near: float = 0.05
+    """Difference of the logarithms of two first pairs that says nothing."""
+    hopeless_below: float = 0.9
+    """One that was slower than this is not tried in later passes."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One comparison."""
+
+    stage: Stage
+    value: ModelTuning | None
+    """What the challenger had instead of the incumbent; None where both were the same."""
+    logs: tuple[float, ...]
+    """Logarithm of challenger over incumbent, of each pair."""
+    outcome: str
+    won: bool = False
+
+    @property
+    def ratio(self) -> Ratio:
+        """Challenger over incumbent, with the 95 % interval."""
+        return ratio_of(self.logs)
+
+
+@dataclass
+class Search:
+    """A search under way, and how it went."""
+
+    space: Space
+    arena: Arena
+    rules: Rules = Rules()
+    time_is_up: Callable[[], bool] = lambda: False
+    on_trial: Callable[[Trial], None] = lambda _: None
+    """Told of each comparison when it ends."""
+    trials: list[Trial] = field(default_factory=list)
+    passes: int = 0
+    is_complete: bool = False
+    """Whether it ended by itself and not by the clock."""
+
+    def run(self) -> Settings:
+        """The winner: the start itself where nothing is better."""
+        start = self.space.start
+        self._tell("noise", None, self._play(start, start, self.rules.noise_pairs), "the default against itself")
+        try:
+            found = self._climb(start)
+        except _TimeIsUpError as stopped:
+            return stopped.incumbent
+        self.is_complete = True
+        return found
+
+    @property
+    def noise(self) -> Ratio:
+        """The default against itself."""
+        return self.trials[0].ratio
+
+    def _climb(self, incumbent: Settings) -> Settings:
+        raced: dict[Coordinate, Settings] = {}
+        hopeless: set[tuple[Coordinate, ModelTuning]] = set()
+        while self.passes < self.rules.most_passes:
+            self.passes += 1
+            before = incumbent
+            for coordinate in self.space.coordinates:
+                # Another race is worth its time only where something else has changed since.
+                if raced.get(coordinate) != incumbent:
+                    incumbent = self._race(coordinate, incumbent, hopeless)
+                    raced[coordinate] = incumbent
+            if incumbent == before:
+                break
+        return self._undo(incumbent)
+
+    def _race(
+        self, coordinate: Coordinate, incumbent: Settings, hopeless: set[tuple[Coordinate, ModelTuning]]
+    ) -> Settings:
+        rules, own = self.rules, coordinate.value(incumbent)
+        logs: dict[ModelTuning, list[float]] = {}
+        for value in coordinate.values:
+            if value != own and (coordinate, value) not in hopeless:
+                logs[value] = self._play(incumbent, coordinate.applied(incumbent, value), 1)
+                if logs[value][0] < math.log(rules.hopeless_below):
+                    hopeless.add((coordinate, value))
+        again = self._better_half({value: found[0] for value, found in logs.items()})
+        for value in again:
+            logs[value] += self._play(incumbent, coordinate.applied(incumbent, value), 2)
+        means = {value: sum(logs[value]) / len(logs[value]) for value in again}
+        hopeful = [value for value in again if means[value] > math.log1p(rules.least_gain)]
+        for value, found in logs.items():
+            if value not in hopeful:
+                self._tell("race", value, found, "no better" if value in again else "slower")
+        if not hopeful:
+            return incumbent
+        best = max(hopeful, key=lambda value: means[value])
+        margin = max(standard_error(logs[best]), math.log1p(rules.least_gain))
+        equals = [value for value in hopeful if means[value] >= means[best] - margin]
+        simplest = min(equals, key=simplicity)
+        for value in hopeful:
+            self._tell(
+                "race", value, logs[value], "best" if value == best else "as good" if value in equals else "behind"
+            )
+        for value in dict.fromkeys((simplest, best)):
+            challenger = coordinate.applied(incumbent, value)
+            if self._duel(incumbent, challenger, value):
+                return challenger
+        return incumbent
+
+    def _better_half(self, first: dict[ModelTuning, float]) -> list[ModelTuning]:
+        """The values that race on, by their first pair: half of them, and gains that are as good as the best."""
+        ranked = sorted(first, key=lambda value: -first[value])
+        half = [value for value in ranked if first[value] > math.log(self.rules.drop_below)][
+            : math.ceil(len(ranked) / 2)
+        ]
+        near = max(first.values(), default=0.0) - self.rules.near
+        return half + [value for value in ranked if value not in half and first[value] > max(0.0, near)]
+
+    def _duel(self, incumbent: Settings, challenger: Settings, value: ModelTuning) -> bool:
+        """Whether the challenger wins by pairs that were not used to choose it."""
+        rules, logs = self.rules, list[float]()
+        won = False
+        for look in rules.looks:
+            logs += self._play(incumbent, challenger, look - len(logs))
+            ratio = ratio_of(logs, rules.confidence)
+            won = ratio.low > 1 and ratio.mean >= 1 + rules.least_gain
+            if won or ratio.high < 1 + rules.least_gain:
+                break
+        self._tell("duel", value, logs, "wins" if won else "not proven", won=won)
+        return won
+
+    def _undo(self, incumbent: Settings) -> Settings:
+        """Takes back what the others have made needless."""
+        start = self.space.start
+        changed = [one for one in self.space.coordinates if one.value(incumbent) != one.value(start)]
+        # A single change has just won against the start.
+        for coordinate in changed if len(changed) > 1 else ():
+            value = coordinate.value(start)
+            undone = coordinate.applied(incumbent, value)
+            logs: list[float] = []
+            for look in self.rules.looks:
+                logs += self._play(incumbent, undone, look - len(logs))
+                ratio = ratio_of(logs, self.rules.confidence)
+                if ratio.high < 1 or ratio.low > 1 / (1 + self.rules.least_gain):
+                    break
+            needless = ratio.high >= 1 and ratio.mean > 1 / (1 + self.rules.least_gain)
+            self._tell("undo", value, logs, "costs nothing: taken back" if needless else "costs: the change stays")
+            if needless:
+                incumbent = undone
+        return incumbent
+
+    def _play(self, incumbent: Settings, challenger: Settings, pairs: int) -> list[float]:
+        logs = []
+        for _ in range(pairs):
+            if self.time_is_up():
+                raise _TimeIsUpError(incumbent)
+            under, over = self.arena.pair(incumbent, challenger)
+            logs.append(log_ratio(over, under))
+        return logs
+
+    def _tell(
+        self, stage: Stage, value: ModelTuning | None, logs: list[float], outcome: str, *, won: bool = False
+    ) -> None:
+        trial = Trial(stage, value, tuple(logs), outcome, won)
+        self.trials.append(trial)
+        self.on_trial(trial)
+
+
+class _TimeIsUpError(Exception):
+    """The clock ended the search; what had won until then stands."""
+
+    def __init__(self, incumbent: Settings) -> None:
+        super().__init__("time is up")
+        self.incumbent = incumbent

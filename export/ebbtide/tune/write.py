@@ -1,0 +1,60 @@
+"""Writes what a tuning chose into an exported repository's configs, and notes it in the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+
+from ebbtide.export import versions
+from ebbtide.export.manifest import read_manifest, write_manifest
+from ebbtide.export.tuning import ModelTuning
+from ebbtide.interest.exported import MODEL_CONFIG_FILE
+from ebbtide.tune.errors import TuneError
+
+
+def write_winner(repository: Path, result: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Puts the winner of a result into the ``config.pbtxt`` files; variants for other machines stay.
+
+    No answer changes, and so no fingerprint does. A running server takes it when its models are loaded anew.
+
+    Args:
+        repository: The repository that was tuned.
+        result: From `ebbtide.tune.tune`.
+
+    Returns:
+        The files that were changed; none where the default won.
+
+    Raises:
+        TuneError: The configs are no longer those that were measured.
+        RepositoryError: A config or the manifest is missing or damaged.
+    """
+    manifest = read_manifest(repository)
+    measured = {one["model"]: _tuning(one) for one in result["default"]["settings"]}
+    texts: dict[Path, str] = {}
+    for stated in result["winner"]["changes"]:
+        change = _tuning(stated)
+        path = repository / change.model / MODEL_CONFIG_FILE
+        config = versions.read_config(path)
+        found = ModelTuning.read(config)
+        if found != measured[change.model]:
+            raise TuneError(f"{path}: got {found}; expected {measured[change.model]}, as it was measured: tune again")
+        change.apply(config)
+        texts[path] = text_format.MessageToString(config)
+    for path, text in texts.items():
+        versions.write_text(path, text)
+    if texts:
+        noted = {
+            "changes": result["winner"]["changes"],
+            **{key: result[key] for key in ("slo", "ratio", "ratio_ci95", "machine", "began_unix_s")},
+        }
+        # All versions share the configs.
+        write_manifest(repository, {number: {**entry, "tuned": noted} for number, entry in manifest.items()})
+    return tuple(texts)
+
+
+def _tuning(stated: Mapping[str, Any]) -> ModelTuning:
+    sizes = stated.get("preferred_batch_sizes")
+    return ModelTuning(**{**stated, "preferred_batch_sizes": None if sizes is None else tuple(sizes)})

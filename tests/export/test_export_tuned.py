@@ -1,0 +1,193 @@
+"""Tuned settings of models: how they are written, put into configs, written into a repository, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebbtide.check import check_repository
+from ebbtide.export import versions
+from ebbtide.export.configs import ConfigSettings, model_config
+from ebbtide.export.errors import ServingOptionsError
+from ebbtide.export.facts import VersionFacts
+from ebbtide.export.manifest import read_manifest
+from ebbtide.export.serving import ServingOptions
+from ebbtide.export.targets import Target
+from ebbtide.export.tuning import ModelTuning
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Limits, Size
+from ebbtide.tune import TuneError, write_winner
+from ebbtide.tune.result import export_options
+from ebbtide.tune.space import changes, read_space
+
+WEIGHTS, HEAD = contract.ADAPTIVE_WEIGHTS.name, contract.SCORING_HEAD.name
+TUNED = (
+    ModelTuning(HEAD, 2, 1, 500, (8, 32)),
+    ModelTuning(WEIGHTS, instances=4),
+)
+WRITTEN = ("scoring_head:instances=2,threads=1,queue_delay_us=500,preferred=8+32", "adaptive_weights:instances=4")
+SIZES = {Size.VECTOR: 16, Size.INTEREST: 20, Size.ADJUSTMENTS: 64, Size.FILTER: 1, Size.TOP_N: 10}
+
+
+def settings(serving: ServingOptions) -> ConfigSettings:
+    return ConfigSettings("fingerprint", 1, SIZES, VersionFacts(Limits(), (), True), serving)
+
+
+@pytest.fixture
+def copied(repository: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(repository, tmp_path / "repository", copy_function=os.link))
+
+
+def result_of(repository: Path, winner: tuple[ModelTuning, ...]) -> dict[str, Any]:
+    """What tuning gives, as far as it is written."""
+    start = read_space(repository, ["recommend"], cores=2, limit_ms=20).start
+    stated = [vars(one) for one in start]
+    changed = [{name: value for name, value in vars(one).items() if value is not None} for one in winner]
+    content = {
+        "default": {"settings": stated},
+        "winner": {"changes": changed},
+        "slo": "p99<20ms",
+        "ratio": 1.2,
+        "ratio_ci95": [1.1, 1.3],
+        "machine": {"cores": 2},
+        "began_unix_s": 1.0,
+    }
+    return dict(json.loads(json.dumps(content)))
+
+
+@pytest.mark.parametrize(("tuning", "text"), list(zip(TUNED, WRITTEN, strict=True)))
+def test_settings_are_the_same_when_written_and_read(tuning: ModelTuning, text: str) -> None:
+    assert str(tuning) == text
+    assert ModelTuning.parse(text) == tuning
+    assert ModelTuning.parse("scoring_head:preferred=none").preferred_batch_sizes == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "scoring_head", "scoring_head:", "scoring_head:instances", "scoring_head:instances=two", "head:size=3"),
+        *("scoring_head:preferred=8/32", "scoring_head:instances=1,instances=2", "scoring_head:preferred="),
+    ],
+)
+def test_settings_are_refused_with_what_was_written_when_they_are_none(text: str) -> None:
+    with pytest.raises(ServingOptionsError, match=r"tuned: got '.*'; expected MODEL:SETTING=NUMBER"):
+        ModelTuning.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tuned": (ModelTuning("encoders", 1),)}, "tuned: got 'encoders'; expected one of"),
+        ({"tuned": (ModelTuning("recommend", 1),)}, "tuned: got 'recommend'; expected one of"),
+        ({"tuned": (ModelTuning(HEAD, 1), ModelTuning(HEAD, 2))}, "tuned: got 'scoring_head' twice"),
+        ({"tuned": TUNED, "targets": (Target("gpu", 1),)}, "tuned: got gpu-1 as the first target; expected a CPU"),
+        ({"tuned": TUNED, "sweep": True}, "sweep: got preferred sizes in tuned as well"),
+    ],
+)
+def test_serving_options_are_refused_when_tuned_settings_do_not_go_with_them(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ServingOptionsError, match=message):
+        ServingOptions(**options)
+
+
+def test_configs_of_the_first_target_are_tuned_when_exported() -> None:
+    first, other = Target("cpu", 2), Target("cpu", 8)
+    serving = ServingOptions((first, other), tuned=TUNED, rate_limiter=True)
+    tuned = model_config(contract.SCORING_HEAD, settings(serving), first)
+    assert ModelTuning.read(tuned) == TUNED[0]
+    plain = ServingOptions((first, other), rate_limiter=True)
+    assert model_config(contract.SCORING_HEAD, settings(serving), other) == model_config(
+        contract.SCORING_HEAD, settings(plain), other
+    )
+    assert model_config(contract.ADAPTIVE_WEIGHTS, settings(serving), first).instance_group[0].count == 4
+
+
+@pytest.mark.parametrize(
+    ("tuning", "message"),
+    [
+        (ModelTuning(WEIGHTS, threads=2), "tuned adaptive_weights: threads: got a model that is not ONNX"),
+        (
+            ModelTuning(HEAD, preferred_batch_sizes=(128,)),
+            "scoring_head: preferred: got 128; expected at most 64",
+        ),
+        (ModelTuning(contract.TOKENIZER.name, queue_delay_us=5), "got a model that does not batch; expected neither"),
+    ],
+)
+def test_export_is_refused_when_a_model_cannot_take_a_setting(tuning: ModelTuning, message: str) -> None:
+    serving = ServingOptions((Target("cpu", 2),), tuned=(tuning,))
+    with pytest.raises(ServingOptionsError, match=message):
+        model_config(contract.MODELS[tuning.model], settings(serving), Target("cpu", 2))
+
+
+def test_threads_claim_as_many_cores_when_the_rate_limiter_is_on() -> None:
+    target = Target("cpu", 4)
+    serving = ServingOptions((target,), tuned=(ModelTuning(HEAD, threads=3),), rate_limiter=True)
+    config = model_config(contract.SCORING_HEAD, settings(serving), target)
+    assert [resource.count for resource in config.instance_group[0].rate_limiter.resources] == [3]
+
+
+def test_space_holds_what_the_configs_say_when_read(repository: Path) -> None:
+    space = read_space(repository, ["recommend", "rank"], cores=2, limit_ms=20)
+    assert {one.model for one in space.start} >= {WEIGHTS, HEAD}
+    assert len({one.model for one in space.start}) == len(space.start)
+    for coordinate in space.coordinates:
+        own = coordinate.value(space.start)
+        assert own in coordinate.values
+        assert coordinate.applied(space.start, own) == space.start
+        for value in coordinate.values:
+            changed = coordinate.applied(space.start, value)
+            assert [one.model for one in changes(space.start, changed)] == ([] if value == own else [coordinate.model])
+
+
+def test_space_has_no_long_waits_when_the_objective_is_tight(repository: Path) -> None:
+    space = read_space(repository, ["recommend"], cores=2, limit_ms=3)
+    delays = {value.queue_delay_us for one in space.coordinates if one.choice == "batching" for value in one.values}
+    assert delays == {0, 500}
+
+
+def test_winner_changes_its_configs_and_the_manifest_alone_when_written(copied: Path) -> None:
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    entry = read_manifest(copied)["1"]
+    changed = write_winner(copied, result_of(copied, TUNED))
+    after = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    assert set(changed) == {copied / name / "config.pbtxt" for name in (WEIGHTS, HEAD)}
+    assert {path for path in after if after[path] != before.get(path)} == {*changed, copied / "ebbtide-export.json"}
+    assert ModelTuning.read(versions.read_model_config(copied, HEAD)) == TUNED[0]
+    noted = read_manifest(copied)["1"]
+    assert {key: value for key, value in noted.items() if key != "tuned"} == entry
+    assert noted["tuned"]["ratio"] == 1.2
+    assert check_repository(copied).errors == 0
+
+
+def test_nothing_is_written_when_the_default_won(copied: Path) -> None:
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    assert write_winner(copied, result_of(copied, ())) == ()
+    assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+
+
+def test_winner_is_refused_when_the_configs_are_no_longer_those_that_were_measured(copied: Path) -> None:
+    result = result_of(copied, TUNED)
+    versions.rewrite_configs(copied / WEIGHTS, ModelTuning(WEIGHTS, instances=3).apply)
+    before = (copied / HEAD / "config.pbtxt").read_bytes()
+    with pytest.raises(TuneError, match=r"adaptive_weights:instances=3,.*; expected adaptive_weights:instances=1,"):
+        write_winner(copied, result)
+    assert (copied / HEAD / "config.pbtxt").read_bytes() == before
+
+
+def test_tuning_is_refused_when_a_model_runs_on_a_gpu(copied: Path) -> None:
+    def move(config: Any) -> None:
+        config.instance_group[0].kind = config.instance_group[0].KIND_GPU
+
+    versions.rewrite_configs(copied / HEAD, move)
+    with pytest.raises(TuneError, match=r"scoring_head: got instance groups \['KIND_GPU'\]; expected one of KIND_CPU"):
+        read_space(copied, ["recommend"], cores=2, limit_ms=20)
+
+
+def test_options_give_the_same_settings_when_read_by_export() -> None:
+    assert export_options(TUNED) == f"--tuned {WRITTEN[0]} --tuned {WRITTEN[1]}"

@@ -1,0 +1,80 @@
+"""The quality benchmark's page and pictures, made from its JSON alone."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def row(name, ndcg, **more):
+    return {
+        "name": name,
+        "ndcg_at_10": ndcg,
+        "ci95": [ndcg - 0.01, ndcg + 0.01],
+        "recall_at_10": 0.2,
+        "hit_rate_at_10": 0.3,
+        "train_s": 12.3,
+        **more,
+    }
+
+
+def broken_down(low):
+    estimate = {"mean": 0.1, "low": low, "high": None if low is None else 0.2}
+    bins = [{"label": "1 to 5", "persons": 1, "instants": 7, "ndcg_at_10": estimate}]
+    return {name: {"bins": bins} for name in ("gap", "history", "interest_age")}
+
+
+@pytest.fixture
+def report():
+    difference = {"mean": 0.02, "low": 0.01, "high": 0.03, "p_value": 0.001}
+    ours = row("ebbtide", 0.12, kind="ours", popularity="updated", breakdowns=broken_down(0.05))
+    ours |= {
+        "ratio_to_best_baseline": 1.2,
+        "ratio_to_best_baseline_against": "EASE",
+        "ratio_to_best_baseline_difference": difference,
+        "cold_item_ratio_to_no_text": None,
+    }
+    ease = row("EASE", 0.1, kind="baseline", popularity="frozen", breakdowns=broken_down(None), known_items=8)
+    ease |= {
+        "settings": {"regularisation": 300.0},
+        "tried": [{"settings": {"regularisation": 300.0}, "validation_ndcg_at_10": 0.09}],
+        "known_share_of_relevant": 0.75,
+    }
+    data_set = {
+        "name": "films",
+        "holdout": "time:0.2",
+        "repeats": False,
+        "items": 10,
+        "people": 5,
+        "people_drawn": None,
+        "events": 1000,
+        "test_people": 3,
+        "test_instants": 70,
+        "models": [ease, ours],
+    }
+    machine = {"cores": 2, "machine": "x86_64", "torch": "2"}
+    return {"machine": machine, "quick": False, "library_models": True, "tries": 5, "data_sets": [data_set]}
+
+
+def test_summary_tells_ranking_ratios_limits_and_settings(report, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    summary = importlib.import_module("benchmarks.quality.summary")
+    (tmp_path / "quality.json").write_text(json.dumps(report))
+    page, *pictures = summary.write_summary(tmp_path / "quality.json")
+    text = page.read_text()
+    assert text.index("| **ebbtide** | 0.1200") < text.index("| EASE | 0.1000 | 0.0900 to 0.1100 |")
+    for expected in (
+        "ebbtide is 1.20 times best baseline (EASE): difference +0.0200, 95 % +0.0100 to +0.0300, p 0.001",
+        "EASE know 8 of the 10 items, the most frequent ones of training: 75% of what came.",
+        "| EASE | regularisation 300.0 | 0.0900 |",
+        "1,000 events of 5 people",
+    ):
+        assert expected in text
+    assert [picture.name for picture in pictures] == ["quality-films.png", "quality-films-breakdowns.png"]
+    for picture in pictures:
+        assert f"({picture.name})" in text
+        assert picture.read_bytes().startswith(PNG)

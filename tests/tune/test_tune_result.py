@@ -1,0 +1,83 @@
+"""The result of a tuning: what it says, and what it chooses by it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ebbtide.export.tuning import ModelTuning
+from ebbtide.loadtest import Deck, Slo
+from ebbtide.loadtest.calibrate import Calibration
+from ebbtide.tune.result import Outcome, result_of
+from ebbtide.tune.search import Search
+from ebbtide.tune.space import Coordinate, Space, changes
+from ebbtide.tune.verdict import Verdict
+
+HEAD = "scoring_head"
+START = (ModelTuning(HEAD, 1, 1, 0, ()),)
+SPACE = Space(START, (Coordinate(HEAD, "placement", (ModelTuning(HEAD, 1, 1), ModelTuning(HEAD, 2, 1))),))
+
+
+class Steady:
+    """Twice as fast with two instances, and never another figure."""
+
+    def pair(self, *both):
+        return tuple(1_000.0 * settings[0].instances for settings in both)
+
+
+def outcome(verdict, *, limits=None):
+    search = Search(SPACE, Steady())
+    return Outcome(
+        repository=Path("repository"),
+        start=START,
+        found=search.run(),
+        search=search,
+        verdict=verdict,
+        slo=Slo.parse("p99<20ms"),
+        deck=Deck({"recommend": 1.0}, {"recommend": [b""]}, [], 3),
+        calibration=Calibration(5_000.0, 100.0),
+        generator_limits=limits or {},
+        turns=60,
+        server_version="2.51.0",
+        machine={"cores": 2},
+        command="ebbtide tune repository",
+        began_unix_s=1_700_000_000.0,
+        seconds=61.2,
+    )
+
+
+def test_result_states_the_ratio_and_how_to_get_it_when_the_winner_is_proven():
+    result = result_of(outcome(Verdict((1_000.0, 1_010.0, 990.0), (1_250.0, 1_240.0, 1_260.0))))
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result["ratio"] == pytest.approx(1.25, abs=0.01)
+    assert result["ratio_ci95"][0] > 1
+    assert result["winner"]["changes"] == [{"model": HEAD, "instances": 2}]
+    assert result["winner"]["export_options"] == "--tuned scoring_head:instances=2"
+    assert result["verdict"].startswith("holds 1,250 instead of 1,000 requests per second under p99<20ms,errors<0.1%")
+    assert result["notes"] == []
+
+
+def test_default_stays_when_the_open_model_does_not_prove_the_winner():
+    result = result_of(outcome(Verdict((1_000.0, 1_100.0, 950.0), (1_050.0, 1_000.0, 1_020.0))))
+    assert result["found"]["changes"] == [{"model": HEAD, "instances": 2}]
+    assert result["winner"] == {
+        "is_default": True,
+        "changes": [],
+        "settings": result["default"]["settings"],
+        "export_options": "",
+    }
+    assert "the default stays" in result["verdict"]
+    assert "not proven" in result["verdict"]
+
+
+def test_result_names_what_limits_it_when_the_generator_was_busy():
+    result = result_of(outcome(None, limits={"the generator was busy": 7}))
+    (note,) = result["notes"]
+    assert "may have limited 7 of 60 turns" in note
+    assert result["ratio"] == 1.0
+    assert result["ratio_ci95"] is None
+
+
+def test_changes_state_only_what_differs():
+    assert changes(START, (ModelTuning(HEAD, 1, 2, 0, ()),)) == (ModelTuning(HEAD, threads=2),)
+    assert changes(START, START) == ()

@@ -1,0 +1,135 @@
+"""The search on planted, noisy surfaces: what it finds, what it leaves, and that it says the same every time."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ebbtide.export.tuning import ModelTuning
+from ebbtide.tune.search import Rules, Search
+from ebbtide.tune.space import Coordinate, Space, changes
+
+WEIGHTS, HEAD = "adaptive_weights", "scoring_head"
+START = (ModelTuning(WEIGHTS, 1, None, 0, ()), ModelTuning(HEAD, 1, 1, 0, ()))
+SPACE = Space(
+    START,
+    (
+        Coordinate(WEIGHTS, "placement", tuple(ModelTuning(WEIGHTS, count) for count in (1, 2, 4))),
+        Coordinate(
+            HEAD,
+            "placement",
+            tuple(ModelTuning(HEAD, count, threads) for count, threads in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1))),
+        ),
+        *(
+            Coordinate(
+                model,
+                "batching",
+                tuple(
+                    ModelTuning(model, queue_delay_us=delay, preferred_batch_sizes=sizes)
+                    for delay in (0, 500, 2_000)
+                    for sizes in ((), (32,), (8,))
+                ),
+            )
+            for model in (WEIGHTS, HEAD)
+        ),
+    ),
+)
+
+
+class NoisySurface:
+    """Answers per second as a product of effects, with noise of each measurement and a mood that a pair shares."""
+
+    def __init__(self, effects, *, noise=0.04, seed=0):
+        self._effects, self._noise = effects, noise
+        self._random = np.random.default_rng(seed)
+        self.pairs = 0
+
+    def pair(self, incumbent, challenger):
+        self.pairs += 1
+        mood = self._random.normal(0, 0.1)
+        return tuple(
+            self.true(one) * math.exp(mood + self._random.normal(0, self._noise)) for one in (incumbent, challenger)
+        )
+
+    def true(self, settings):
+        rate = 1_000.0
+        for matches, factor in self._effects:
+            if matches(*settings):
+                rate *= factor
+        return rate
+
+
+def two_weights(weights, _):
+    return weights.instances >= 2
+
+
+def waiting_head(_, head):
+    return head.queue_delay_us == 500 and head.preferred_batch_sizes == (8,)
+
+
+def crowded(weights, head):
+    return weights.instances + head.instances * head.threads > 4
+
+
+def dear_waiting(weights, head):
+    return head.queue_delay_us == 2_000 or weights.queue_delay_us > 0
+
+
+PLANTED = ((two_weights, 1.25), (waiting_head, 1.15), (crowded, 0.8), (dear_waiting, 0.85))
+OPTIMUM = (ModelTuning(WEIGHTS, instances=2), ModelTuning(HEAD, queue_delay_us=500, preferred_batch_sizes=(8,)))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_search_finds_the_planted_optimum_when_measurements_are_noisy(seed):
+    search = Search(SPACE, NoisySurface(PLANTED, seed=seed))
+    assert changes(START, search.run()) == OPTIMUM
+    assert search.is_complete
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_search_keeps_the_default_when_nothing_is_better(seed):
+    search = Search(SPACE, NoisySurface(((crowded, 0.8), (dear_waiting, 0.85)), seed=seed))
+    assert search.run() == START
+    assert not any(trial.won for trial in search.trials)
+
+
+def test_search_takes_the_simplest_when_several_are_as_good():
+    # Four instances are a hair better than two, which no user would pay for.
+    surface = NoisySurface(((two_weights, 1.25), (lambda weights, _: weights.instances == 4, 1.005)), noise=0.02)
+    assert changes(START, Search(SPACE, surface).run()) == (ModelTuning(WEIGHTS, instances=2),)
+
+
+def test_search_takes_a_change_back_when_another_has_made_it_needless():
+    # Threads of the head help only as long as a single instance of the weights keeps a core idle.
+    def idle_core(weights, head):
+        return weights.instances == 1 and head.threads == 2
+
+    space = Space(START, (SPACE.coordinates[1], SPACE.coordinates[0]))
+    surface = NoisySurface(((idle_core, 1.1), (two_weights, 1.4)), noise=0.01)
+    search = Search(space, surface)
+    assert changes(START, search.run()) == (ModelTuning(WEIGHTS, instances=2),)
+    assert [trial.value for trial in search.trials if trial.won] == [ModelTuning(HEAD, 1, 2), ModelTuning(WEIGHTS, 2)]
+    undone = {trial.value: trial.outcome for trial in search.trials if trial.stage == "undo"}
+    assert undone == {
+        ModelTuning(HEAD, 1, 1): "costs nothing: taken back",
+        ModelTuning(WEIGHTS, 1): "costs: the change stays",
+    }
+
+
+def test_search_returns_what_won_so_far_when_the_time_is_up():
+    surface = NoisySurface(PLANTED, noise=0.01)
+    search = Search(SPACE, surface, time_is_up=lambda: any(trial.won for trial in search.trials))
+    assert changes(START, search.run()) == (ModelTuning(WEIGHTS, instances=2),)
+    assert not search.is_complete
+
+
+def test_search_drops_a_challenger_when_it_cannot_serve():
+    class Refusing(NoisySurface):
+        def pair(self, incumbent, challenger):
+            under, over = super().pair(incumbent, challenger)
+            return under, 0.0 if challenger[0].instances == 4 else over
+
+    search = Search(SPACE, Refusing(PLANTED), Rules())
+    assert changes(START, search.run()) == OPTIMUM
+    refused = [trial for trial in search.trials if trial.value == ModelTuning(WEIGHTS, 4)]
+    assert [trial.ratio.mean for trial in refused] == [pytest.approx(1e-3)]

@@ -1,0 +1,82 @@
+"""How far predicted ratings are from the given ones, for a bundle that was trained to predict them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ebbtide.train.evaluation.accuracy import Floats, person_means
+from ebbtide.train.evaluation.intervals import Estimate, estimate
+from ebbtide.train.evaluation.scores import score_instants
+from ebbtide.train.evaluation.testset import TestSet
+from ebbtide.train.model import InterestModel
+from ebbtide.train.popularity import PopularitySnapshots
+from ebbtide.train.windows import LogTensors
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Errors of the predicted ratings of all that came, people averaged."""
+
+    rmse: Estimate
+    """Root of the mean over people of each one's mean squared error."""
+    mae: Estimate
+    """Mean absolute error."""
+    rmse_of_mean: float
+    """RMSE of always predicting the mean rating of training: what a model must beat."""
+    mae_of_mean: float
+
+
+@torch.inference_mode()
+def predicted_ratings(
+    model: InterestModel, test: TestSet, popularity: PopularitySnapshots | None, rating_mean: float
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """The rating of everything that came, from what each person did strictly before.
+
+    Args:
+        model: Trained to predict ratings.
+        test: Split log.
+        popularity: The prior as of each moment; None for a model without prior.
+        rating_mean: What is added to a score to make it a rating.
+
+    Returns:
+        Log indices of the events, and their predicted ratings, each ``[K]``.
+    """
+    tensors = LogTensors.of(test.log, model.config.session_gap_ms)
+    stop_of = dict(zip(test.instants.head.tolist(), test.instants.stop.tolist(), strict=True))
+    events: list[npt.NDArray[np.int64]] = []
+    ratings: list[Floats] = []
+    for scored in score_instants(model, test.log, tensors, test.instants.head, popularity):
+        for row, head in enumerate(scored.head.tolist()):
+            event = np.arange(head, stop_of[head])
+            events.append(event)
+            ratings.append(scored.scores[row].numpy()[test.log.item[event]].astype(np.float64) + rating_mean)
+    return np.concatenate(events), np.concatenate(ratings)
+
+
+def rating_errors(
+    test: TestSet, events: npt.NDArray[np.int64], predicted: Floats, rating_mean: float, seed: int
+) -> Ratings:
+    """Measures predicted ratings.
+
+    Args:
+        test: Split log; its weights are the ratings.
+        events: ``[K]``, log indices.
+        predicted: ``[K]``.
+        rating_mean: Of the training events.
+        seed: Of the intervals.
+    """
+    given = test.log.weight[events].astype(np.float64)
+    owner = np.searchsorted(test.log.start, events, side="right") - 1
+    squared = estimate(person_means(owner, np.square(predicted - given)), seed)
+    by_mean = given - rating_mean
+    return Ratings(
+        rmse=Estimate(*(math.sqrt(value) for value in (squared.mean, squared.low, squared.high))),
+        mae=estimate(person_means(owner, np.abs(predicted - given)), seed),
+        rmse_of_mean=math.sqrt(float(person_means(owner, np.square(by_mean)).mean())),
+        mae_of_mean=float(person_means(owner, np.abs(by_mean)).mean()),
+    )

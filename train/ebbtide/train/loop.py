@@ -1,0 +1,260 @@
+"""The loop of gradient descent: epochs over a fresh model, validation, stopping, and a checkpoint to go on from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Progress, optimizer_tensors, restore_optimizer
+from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.evaluation.ranks import Metrics, metrics_of, target_ranks
+from ebbtide.train.events import EventLog
+from ebbtide.train.lowrank import low_rank, start_from
+from ebbtide.train.model import InterestModel
+from ebbtide.train.optimizer import optimizer_of, set_learning_rate
+from ebbtide.train.popularity import PopularitySnapshots
+from ebbtide.train.progress import Epoch, half_life_quantiles
+from ebbtide.train.step import Step
+from ebbtide.train.tuning import EncoderTuner
+from ebbtide.train.watcher import Watcher
+from ebbtide.train.windows import LogTensors, batches, training_windows
+
+_MAX_GRADIENT_NORM = 5.0
+_MODEL, _BEST, _OPTIMIZER, _ENCODER = "model.", "best.", "optimizer.", "encoder."
+_GENERATOR, _TEXT_VECTORS = "torch_generator", "text_vectors"
+
+Mask = npt.NDArray[np.bool_]
+Phase = Literal["train", "refit"]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the fits of one training share."""
+
+    log: EventLog
+    tensors: LogTensors
+    popularity: PopularitySnapshots | None
+    text_vectors: Tensor
+    model_config: ModelConfig
+    config: TrainConfig
+    watcher: Watcher
+    checkpoints: CheckpointFolder | None
+    make_tuner: Callable[[], EncoderTuner] | None
+    """A fresh encoder to tune; None leaves it frozen."""
+
+
+@dataclass
+class History:
+    """What the fits of one training have come to, over all of them."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    """With validation."""
+    best_epoch: int = 0
+    best_ndcg_at_10: float = -1.0
+
+
+class Loop:
+    """One fit, from a fresh model or from a checkpoint of the same phase."""
+
+    def __init__(
+        self,
+        material: Material,
+        phase: Phase,
+        training: Mask,
+        validation: Mask | None,
+        epochs: int,
+        history: History,
+        saved: Checkpoint | None,
+    ) -> None:
+        """Makes the model, or restores it.
+
+        Args:
+            material: Data and settings.
+            phase: ``refit`` counts its own epochs and leaves the history alone.
+            training: ``[n]``, events to learn from.
+            validation: ``[n]``, events that decide which epoch is best; None for none.
+            epochs: At most.
+            history: Of the training so far; this fit adds to it.
+            saved: Of this phase.
+        """
+        self.material = material
+        self.phase = phase
+        self.validation = validation
+        self.epochs = epochs
+        self.history = history
+        config = material.config
+        torch.manual_seed(config.seed)
+        self.random = np.random.default_rng(config.seed)
+        self.model = InterestModel(material.model_config, material.text_vectors)
+        self.tuner = None if material.make_tuner is None else material.make_tuner()
+        if saved is None:
+            self._warm_start(training)
+        self.step = Step(self.model, material.log, material.tensors, material.popularity, training, config, self.tuner)
+        self.optimizer = optimizer_of(self.model, config, self._encoder_parameters())
+        self.best: dict[str, Tensor] = {}
+        self.refit_epochs = 0
+        self.batches = 0
+        self.loss_sum = 0.0
+        self.alpha_sum = 0.0
+        self.instants = 0
+        if saved is not None:
+            self._restore(saved)
+
+    def run(self) -> InterestModel:
+        """The model of the best epoch, or of the last where nothing is validated."""
+        while not self._finished():
+            began = time.monotonic()
+            self._epoch()
+            self._end_epoch(began)
+        if self.best:
+            self._put(self.best)
+            self._refresh()
+        return self.model.eval()
+
+    def _encoder_parameters(self) -> list[nn.Parameter]:
+        return [] if self.tuner is None else [value for value in self.tuner.parameters() if value.requires_grad]
+
+    def _learned(self) -> dict[str, Tensor]:
+        """Everything that learns, by name."""
+        encoder = {} if self.tuner is None else self.tuner.learned()
+        return {**self.model.state_dict(), **{_ENCODER + name: value for name, value in encoder.items()}}
+
+    def _put(self, learned: dict[str, Tensor]) -> None:
+        """Puts back what `_learned` gave."""
+        encoder = _under(learned, _ENCODER)
+        self.model.load_state_dict({name: value for name, value in learned.items() if not name.startswith(_ENCODER)})
+        if self.tuner is not None:
+            self.tuner.restore(encoder)
+
+    def _refresh(self) -> None:
+        """The catalog's text vectors as the encoder is now."""
+        if self.tuner is not None:
+            self.model.text_vectors = self.tuner.refreshed()
+
+    def _done(self) -> int:
+        return len(self.history.epochs) if self.phase == "train" else self.refit_epochs
+
+    def _finished(self) -> bool:
+        done, best = self._done(), self.history.best_epoch
+        patient = self.phase == "refit" or not best or done - best < self.material.config.patience
+        return done >= self.epochs or not patient
+
+    def _epoch(self) -> None:
+        """One pass over the training targets, or what is left of it."""
+        config, watcher = self.material.config, self.material.watcher
+        self.model.train()
+        before = self.random.bit_generator.state
+        windows = training_windows(self.material.log, self.step.heads, config.targets_per_window, self.random)
+        for place, group in enumerate(batches(windows, config.windows_per_batch)):
+            if place >= self.batches:
+                fraction = place * config.windows_per_batch / len(windows)
+                set_learning_rate(self.optimizer, (self._done() + fraction) / config.epochs)
+                self._descend(group)
+                self.batches = place + 1
+                checkpoints = self.material.checkpoints
+                if checkpoints is not None and self.batches % checkpoints.every_batches == 0:
+                    self._save(checkpoints, before)
+            watcher.epoch_part_done(len(group) / len(windows))
+
+    def _descend(self, windows: npt.NDArray[np.int64]) -> None:
+        loss, alpha, instants = self.step(windows)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.step.parameters(), _MAX_GRADIENT_NORM)
+        self.optimizer.step()
+        self.loss_sum += float(loss.detach()) * instants
+        self.alpha_sum += float(alpha) * instants
+        self.instants += instants
+
+    def _end_epoch(self, began: float) -> None:
+        number = self._done() + 1
+        self._refresh()
+        trained = time.monotonic()
+        metrics = self._validate()
+        epoch = Epoch(
+            number=number,
+            loss=self.loss_sum / self.instants,
+            alpha=self.alpha_sum / self.instants,
+            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
+            half_life_days=half_life_quantiles(self.model),
+            validation=metrics,
+            seconds=trained - began,
+            validation_seconds=time.monotonic() - trained,
+        )
+        if self.phase == "train":
+            self.history.epochs.append(epoch)
+        else:
+            self.refit_epochs = number
+        if metrics is not None and metrics.ndcg_at_10 > self.history.best_ndcg_at_10:
+            self.history.best_epoch, self.history.best_ndcg_at_10 = number, metrics.ndcg_at_10
+            self.best = {name: value.clone() for name, value in self._learned().items()}
+        self.batches, self.loss_sum, self.alpha_sum, self.instants = 0, 0.0, 0.0, 0
+        if self.material.checkpoints is not None:
+            self._save(self.material.checkpoints, self.random.bit_generator.state)
+        self.material.watcher.epoch_ended(epoch)
+
+    def _validate(self) -> Metrics | None:
+        if self.validation is None:
+            return None
+        material = self.material
+        events, ranks = target_ranks(self.model, material.log, material.tensors, self.validation, material.popularity)
+        return metrics_of(material.log, events, ranks)
+
+    def _warm_start(self, training: Mask) -> None:
+        material = self.material
+        wanted = material.config.warm_start
+        if not material.model_config.repeat_bonus if wanted is None else wanted:
+            directions = max(material.model_config.dimensions // 2, 1)
+            factors = low_rank(material.log, training, material.text_vectors.shape[0], directions)
+            if factors is not None:
+                start_from(self.model, factors)
+        else:
+            # Random scores of random texts would drown what popularity and repetition say from the first step on.
+            nn.init.zeros_(self.model.item_projection)
+
+    def _save(self, checkpoints: CheckpointFolder, random_state: object) -> None:
+        progress = Progress(
+            phase=self.phase,
+            batches=self.batches,
+            loss_sum=self.loss_sum,
+            alpha_sum=self.alpha_sum,
+            instants=self.instants,
+            random_state=random_state,
+            epochs=self.history.epochs,
+            refit_epochs=self.refit_epochs,
+            best_epoch=self.history.best_epoch,
+            best_ndcg_at_10=self.history.best_ndcg_at_10,
+        )
+        parts = {
+            _MODEL: self._learned(),
+            _BEST: self.best,
+            _OPTIMIZER: optimizer_tensors(self.optimizer),
+        }
+        tensors = {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
+        if self.tuner is not None:
+            tensors[_TEXT_VECTORS] = self.model.text_vectors
+        checkpoints.save(progress, {**tensors, _GENERATOR: torch.get_rng_state()})
+
+    def _restore(self, saved: Checkpoint) -> None:
+        progress = saved.progress
+        self.batches, self.instants = progress.batches, progress.instants
+        self.loss_sum, self.alpha_sum = progress.loss_sum, progress.alpha_sum
+        self.refit_epochs = progress.refit_epochs
+        self.random.bit_generator.state = progress.random_state
+        self._put(_under(saved.tensors, _MODEL))
+        if self.tuner is not None:
+            self.model.text_vectors = saved.tensors[_TEXT_VECTORS]
+        self.best = _under(saved.tensors, _BEST)
+        restore_optimizer(self.optimizer, _under(saved.tensors, _OPTIMIZER))
+        torch.set_rng_state(saved.tensors[_GENERATOR])
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,135 @@
+"""The losses of training: how far the scores before some instants are from what came at them.
+
+Pure functions of tensors. Each takes the scores of K instants over the same m candidates (the whole catalog, or what
+came and what was drawn), ``[K, m]``, and the P pairs of what came: ``row`` ``[P]``, the instant, and ``column``
+``[P]``, the candidate. Every instant has a pair. Losses are averaged over what came at each instant, then over the
+instants, so that a basket of twenty counts as much as one film.
+
+Drawn negatives are shared by the instants of a step and named by candidate: ``drawn`` ``[m]`` says how often each
+candidate was drawn, 0 for those that are there only because they came.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Loss(str, Enum):
+    """What training minimises."""
+
+    full_softmax = "full-softmax"
+    """Cross-entropy over the whole catalog."""
+    sampled_softmax = "sampled-softmax"
+    """Cross-entropy over drawn negatives, corrected by how likely they were drawn: for large catalogs."""
+    bpr = "bpr"
+    """What came should score above what was drawn."""
+    gbce = "gbce"
+    """Binary cross-entropy with drawn negatives, calibrated against overconfidence."""
+    mse = "mse"
+    """Squared error of predicted ratings, as in the source method."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether negatives are drawn."""
+        return self in {Loss.sampled_softmax, Loss.bpr, Loss.gbce}
+
+
+def full_softmax(scores: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """-log(exp s_i / sum_j exp s_j), j over the whole catalog.
+
+    Args:
+        scores: ``[K, N]``.
+        row: ``[P]``.
+        column: ``[P]``.
+    """
+    gained = _instant_mean(scores[row, column], row, scores.shape[0])
+    return scores.logsumexp(dim=1).mean() - gained
+
+
+def sampled_softmax(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor, log_expected: Tensor) -> Tensor:
+    """-log(exp s_i / (exp s_i + sum_{j != i} c_j exp s_j / E_j)), j over what was drawn.
+
+    Importance sampling of the full softmax's sum: c_j is how often j was drawn and E_j = M q_j how often that is to be
+    expected, so the sum has the right mean whatever the distribution q (Bengio and Senecal, IEEE TNN 19(4), 2008,
+    eq. 10; Yi et al., RecSys 2019, sec. 4, call subtracting log q the correction).
+
+    Args:
+        scores: ``[K, m]``.
+        row: ``[P]``.
+        column: ``[P]``.
+        drawn: ``[m]``, counts c.
+        log_expected: ``[m]``, log E.
+    """
+    own = scores[row, column]
+    # The logarithm of a count of 0 is minus infinity: such a candidate adds nothing to the sum.
+    others = scores[row] + (drawn.log() - log_expected)
+    logits = others.scatter(1, column[:, None], own[:, None])
+    return _instant_mean(logits.logsumexp(dim=1) - own, row, scores.shape[0])
+
+
+def bpr(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
+    """-log sigmoid(s_i - s_j), averaged over what was drawn and did not come (Rendle et al., UAI 2009, sec. 4.1).
+
+    Args:
+        scores: ``[K, m]``.
+        row: ``[P]``.
+        column: ``[P]``.
+        drawn: ``[m]``, counts.
+    """
+    weight = _negatives(scores, row, column, drawn)[row]
+    gaps = functional.softplus(scores[row] - scores[row, column][:, None])
+    values = (gaps * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+    return _instant_mean(values, row, scores.shape[0])
+
+
+def gbce(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor, items: int, calibration: float) -> Tensor:
+    """-(beta log sigmoid(s_i) + sum_j log(1 - sigmoid(s_j))) / (k + 1), j over what was drawn and did not come.
+
+    gBCE (Petrov and Macdonald, RecSys 2023, eq. 10 to 13): with k negatives drawn from the catalog, r = k / (N - 1) is
+    the sampling rate and beta = r (t (1 - 1 / r) + 1 / r). With t = 0 it is binary cross-entropy; with t = 1 the
+    probabilities come out as with all negatives.
+
+    Args:
+        scores: ``[K, m]``.
+        row: ``[P]``.
+        column: ``[P]``.
+        drawn: ``[m]``, counts.
+        items: N.
+        calibration: t, 0 to 1.
+    """
+    negatives = float(drawn.sum())
+    rate = min(negatives / max(items - 1, 1), 1.0)
+    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    weight = _negatives(scores, row, column, drawn)
+    against = (functional.softplus(scores) * weight).sum(dim=1)
+    values = (beta * functional.softplus(-scores[row, column]) + against[row]) / (negatives + 1)
+    return _instant_mean(values, row, scores.shape[0])
+
+
+def mse(scores: Tensor, row: Tensor, column: Tensor, rating: Tensor) -> Tensor:
+    """(r - s_i)^2, the gap between predicted and true rating (step 4 of the source method).
+
+    Args:
+        scores: ``[K, m]``.
+        row: ``[P]``.
+        column: ``[P]``.
+        rating: ``[P]``, less the mean rating.
+    """
+    return _instant_mean((scores[row, column] - rating).square(), row, scores.shape[0])
+
+
+def _negatives(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
+    """How often each candidate counts as a negative of each instant, ``[K, m]``: as drawn, 0 for what came."""
+    came = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    came[row, column] = True
+    return drawn.to(scores.dtype).expand(scores.shape).masked_fill(came, 0.0)
+
+
+def _instant_mean(values: Tensor, row: Tensor, instants: int) -> Tensor:
+    """Mean over K instants of the mean of ``values`` ``[P]`` at each."""
+    share = 1 / torch.bincount(row, minlength=instants)[row]
+    return (values * share).sum() / instants

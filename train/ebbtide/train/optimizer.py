@@ -1,0 +1,72 @@
+"""The optimiser of training and its schedule: AdamW, one cycle, and which parameters learn how fast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from ebbtide.train.config import TrainConfig
+
+_SPEEDS = {"rest": 1.0, "residual": 1.0, "projection": 1.0, "decay": 3.0, "few": 5.0}
+"""How fast each kind learns, over the peak rate: decay rates live on a log scale, and the few weights of popularity act
+on every item."""
+_SPEEDS_BESIDE_BONUS = {"rest": 0.075, "residual": 0.075, "projection": 0.005, "decay": 0.225, "few": 1.5}
+"""Beside a repeat bonus, which starts good: interest vectors that learn as fast as alone soon drown it in noise. A step
+of a projection moves a vector as many times further as a text vector has large entries."""
+_BONUS = "repeat."
+_WARM_UP = 0.1
+
+
+def optimizer_of(model: nn.Module, config: TrainConfig, encoder: Iterable[nn.Parameter] = ()) -> torch.optim.AdamW:
+    """AdamW with a group for each kind of parameter.
+
+    Args:
+        model: The interest model.
+        config: Rates.
+        encoder: Parameters of the encoder that learn, too.
+    """
+    named = dict(model.named_parameters())
+    speeds = _SPEEDS_BESIDE_BONUS if any(name.startswith(_BONUS) for name in named) else _SPEEDS
+    rate = config.learning_rate
+    peaks = {kind: rate * speed for kind, speed in speeds.items()}
+    peaks["encoder"] = config.effective_encoder_learning_rate
+    groups: dict[str, list[nn.Parameter]] = {kind: [] for kind in peaks}
+    for name, parameter in named.items():
+        groups[_kind(name)].append(parameter)
+    groups["encoder"].extend(encoder)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "weight_decay": config.residual_weight_decay if kind == "residual" else 0.0,
+                "peak": peaks[kind],
+            }
+            for kind, parameters in groups.items()
+            if parameters
+        ],
+        lr=rate,
+    )
+
+
+def _kind(name: str) -> str:
+    """The group of a parameter, by its name."""
+    if name.endswith("decay_rate"):
+        return "decay"
+    if name.endswith("_residual"):
+        return "residual"
+    if name.endswith("_projection"):
+        return "projection"
+    return "few" if name.startswith(("prior_", _BONUS)) else "rest"
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, progress: float) -> None:
+    """One cycle: a linear warm-up, then half a cosine down to a hundredth, by the part of all epochs done."""
+    if progress < _WARM_UP:
+        factor = 0.04 + 0.96 * progress / _WARM_UP
+    else:
+        factor = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor

@@ -1,0 +1,191 @@
+"""One step of training: from a few windows of the log to the loss of what came at their instants."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ebbtide.train import losses
+from ebbtide.train.config import TrainConfig
+from ebbtide.train.evaluation.scores import own_before
+from ebbtide.train.evaluation.split import instant_heads
+from ebbtide.train.events import EventLog
+from ebbtide.train.losses import Loss
+from ebbtide.train.model import InterestModel
+from ebbtide.train.negatives import Candidates, Sampler
+from ebbtide.train.popularity import PopularitySnapshots
+from ebbtide.train.repeat import own_items_loss
+from ebbtide.train.tuning import EncoderTuner
+from ebbtide.train.windows import LogTensors, predict_windows
+
+MAX_SCORES = 1 << 25
+"""Scores that exist at a time, 128 MiB: a larger catalog goes through in slices of instants, whose scores are computed
+again for the gradient."""
+_OWN_ITEMS_WEIGHT = 3.0
+"""Of the loss among a person's own items, beside the one over the whole catalog."""
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Step(nn.Module):
+    """The loss of some windows, as a module, so that whatever runs on several devices can wrap it."""
+
+    def __init__(
+        self,
+        model: InterestModel,
+        log: EventLog,
+        tensors: LogTensors,
+        popularity: PopularitySnapshots | None,
+        training: Mask,
+        config: TrainConfig,
+        tuner: EncoderTuner | None = None,
+        max_scores: int = MAX_SCORES,
+    ) -> None:
+        """Prepares one fit.
+
+        Args:
+            model: What learns.
+            log: Events.
+            tensors: The same events.
+            popularity: The prior as of each moment; None for a model without prior.
+            training: ``[n]``, the events to predict.
+            config: Loss, context, dropout.
+            tuner: The encoder, where it learns, too.
+            max_scores: Scores that may exist at a time.
+        """
+        super().__init__()
+        self.model = model
+        self.tuner = tuner
+        self.log = log
+        self.tensors = tensors
+        self.popularity = popularity
+        self.config = config
+        self.max_scores = max_scores
+        self.items = model.text_vectors.shape[0]
+        heads = instant_heads(log)
+        # What came at one instant is predicted together, from what stands before its first event.
+        self.heads: Mask = training & (heads == np.arange(log.events))
+        self._is_head = torch.from_numpy(self.heads)
+        self._sizes = np.bincount(heads, minlength=log.events).astype(np.int32)
+        self._sampler: Sampler | None = None
+        if config.loss.draws:
+            counts = np.bincount(log.item[training], minlength=self.items)
+            self._sampler = Sampler(counts, config.negatives, by_popularity=config.loss is Loss.sampled_softmax)
+        self.rating_mean = float(log.weight[training].mean(dtype=np.float64)) if config.loss is Loss.mse else None
+
+    def forward(self, windows: Ints) -> tuple[Tensor, Tensor, int]:
+        """Mean loss over the K instants of some windows, their mean alpha, and K.
+
+        Args:
+            windows: ``[B, 2]`` from `training_windows`.
+        """
+        if self.tuner is None:
+            return self._loss(windows)
+        refreshed = self.model.text_vectors
+        self.model.text_vectors = self.tuner.mixed(refreshed, self._items(windows))
+        try:
+            return self._loss(windows)
+        finally:
+            self.model.text_vectors = refreshed
+
+    def _items(self, windows: Ints) -> Tensor:
+        """Catalog indices of what is read or predicted in some windows, ascending."""
+        config = self.config
+        start, owner = windows[:, :1], windows[:, 1]
+        index = start + np.arange(-config.context_events, config.targets_per_window)
+        first, stop = (part.numpy()[owner, None] for part in (self.tensors.first, self.tensors.stop))
+        return torch.from_numpy(np.unique(self.log.item[index[(index >= first) & (index < stop)]]).astype(np.int64))
+
+    def _loss(self, windows: Ints) -> tuple[Tensor, Tensor, int]:
+        config = self.config
+        predicted = predict_windows(
+            self.model,
+            self.tensors,
+            windows,
+            config.context_events,
+            config.targets_per_window,
+            self._is_head,
+            dropout=config.dropout,
+        )
+        heads = predicted.event.numpy()
+        candidates = self._candidates(heads)
+        factors = self.model.item_factors(None if candidates is None else candidates.item)
+        rows = max(self.max_scores // factors.shape[0], 1)
+        if len(heads) <= rows:
+            loss = self._slice_loss(candidates, heads, predicted.interest, factors)
+        else:
+            parts = []
+            for start in range(0, len(heads), rows):
+                part = slice(start, start + rows)
+                function = partial(self._slice_loss, candidates, heads[part])
+                value = checkpoint(function, predicted.interest[part], factors, use_reentrant=False)
+                parts.append(value * (len(heads[part]) / len(heads)))
+            loss = torch.stack(parts).sum()
+        return loss, predicted.alpha.detach().mean(), len(heads)
+
+    def _candidates(self, heads: Ints) -> Candidates | None:
+        """What is scored before the instants; None for the whole catalog."""
+        came = torch.from_numpy(self.log.item[self._came(heads)[1]].astype(np.int64))
+        if self._sampler is not None:
+            return self._sampler.candidates(came)
+        if self.config.loss is Loss.mse:
+            item = torch.unique(came)
+            nothing = torch.zeros(item.shape[0])
+            return Candidates(item, nothing, nothing)
+        return None
+
+    def _slice_loss(self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor) -> Tensor:
+        """Mean loss over K instants.
+
+        Args:
+            candidates: What the factors belong to; None for the whole catalog.
+            heads: ``[K]``, log index of the first event of each instant.
+            interest: ``[K, d]``.
+            factors: ``[m, d]``.
+        """
+        config = self.config
+        scores = self._scores(candidates, heads, interest, factors)
+        row, place = self._came(heads)
+        item = torch.from_numpy(self.log.item[place].astype(np.int64))
+        if candidates is None:
+            loss = losses.full_softmax(scores, torch.from_numpy(row), item)
+            if self.model.repeat is not None:
+                own = own_before(self.log, self.tensors, heads)
+                loss = loss + _OWN_ITEMS_WEIGHT * own_items_loss(scores, own, torch.from_numpy(row), item)
+            return loss
+        pairs = (scores, torch.from_numpy(row), candidates.column(item))
+        if config.loss is Loss.sampled_softmax:
+            return losses.sampled_softmax(*pairs, candidates.drawn, candidates.log_expected)
+        if config.loss is Loss.bpr:
+            return losses.bpr(*pairs, candidates.drawn)
+        if config.loss is Loss.gbce:
+            return losses.gbce(*pairs, candidates.drawn, self.items, config.gbce_calibration)
+        rating = torch.from_numpy(self.log.weight[place]) - (self.rating_mean or 0.0)
+        return losses.mse(*pairs, rating)
+
+    def _scores(self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor) -> Tensor:
+        """``[K, m]``, before each instant; arguments as in `_slice_loss`."""
+        scores = interest @ factors.T
+        item = None if candidates is None else candidates.item
+        if self.popularity is not None:
+            moment = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads]))
+            used, place = torch.unique(moment, return_inverse=True)
+            columns = torch.from_numpy(self.popularity.columns)
+            columns = columns[used] if item is None else columns[used[:, None], item]
+            scores = scores + nn.functional.embedding(place, columns @ self.model.prior_weight)
+        if self.model.repeat is not None:
+            own = own_before(self.log, self.tensors, heads)
+            scores = self.model.repeat.add_to(scores, own, self.model.repeat_liking(), item)
+        return scores
+
+    def _came(self, heads: Ints) -> tuple[Ints, Ints]:
+        """Row and log index of everything that came at some instants, ``[P]`` each."""
+        counts = self._sizes[heads].astype(np.int64)
+        row = np.repeat(np.arange(heads.shape[0]), counts)
+        return row, heads[row] + np.arange(row.shape[0]) - np.repeat(np.cumsum(counts) - counts, counts)
