@@ -17,7 +17,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest train export client serve cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help setup serve demo test test-slow check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-tune bench-docs clean
+.PHONY: help setup serve demo test test-slow check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -103,6 +103,9 @@ bench-export: $(READY) ## Every variant of the exported encoder: fidelity, speed
 
 bench-head: $(READY) ## Precisions of the scoring head by size of the catalog (minutes)
 	@$(BIN)/python -m benchmarks.export_head
+
+bench-loadtest: $(ARTIFACTS)/repository/recommend/config.pbtxt ## The load generator beside perf_analyzer at equal concurrency (minutes)
+	@$(BIN)/python -m benchmarks.loadtest
 
 bench-tune: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Three runs of `ebbtide tune` on this machine (half an hour; MINUTES=n of each)
 	@$(BIN)/python -m benchmarks.tune $(if $(MINUTES),--minutes $(MINUTES))

@@ -43,7 +43,7 @@ def main() -> None:
             "complete-journey=400"
         )
     plan = Plan(
-        tries=_QUICK_TRIES if quick else TRIES,
+        tries=_QUICK_TRIES if quick else arguments.tries,
         training=_QUICK_TRAINING if quick else TrainConfig(),
         library=library,
         work=arguments.work,
@@ -81,6 +81,9 @@ def _arguments() -> argparse.Namespace:
         default=[],
         metavar="NAME=N",
         help="so many people of a data set, drawn by a seed, the same for all models",
+    )
+    parser.add_argument(
+        "--tries", type=int, default=TRIES, metavar="N", help="settings of each baseline that are tried on validation"
     )
     parser.add_argument("--work", type=Path, default=ROOT / "artifacts" / "quality", help="folder for data in between")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "quality.json")

@@ -1,0 +1,180 @@
+"""The load generator's own HTTP/2 against gRPC's own server: encryption, tokens, flow control, limits, losses."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+import numpy as np
+import pytest
+import trustme
+
+from ebbtide.client import BearerToken, TlsConfig
+from ebbtide.loadtest import Generator, LoadTestError
+from ebbtide.loadtest.access import Access, read_access, write_access
+from ebbtide.loadtest.replay import Deck
+
+TOKEN = "s3cret-token"  # noqa: S105
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+OK, DEADLINE_EXCEEDED, UNAVAILABLE, UNAUTHENTICATED = 0, 4, 14, 16
+ANSWER = b"a" * 70_000
+"""Longer than HTTP/2's window unless the client widens it."""
+
+
+class Handler(grpc.GenericRpcHandler):
+    """Answers `ModelInfer` by bytes, and keeps what it was asked."""
+
+    def __init__(self):
+        self.asked, self.metadata = [], []
+        self.release = threading.Event()
+        self.release.set()
+
+    def service(self, details):
+        if details.method != METHOD:
+            return None
+        self.metadata.append(dict(details.invocation_metadata))
+        return grpc.unary_unary_rpc_method_handler(self.answer)
+
+    def answer(self, request, context):
+        self.asked.append(request)
+        self.release.wait(10)
+        if dict(context.invocation_metadata()).get("authorization", f"Bearer {TOKEN}") != f"Bearer {TOKEN}":
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you?")
+        return ANSWER
+
+
+@contextmanager
+def serving(credentials=None, options=(), address="localhost:0"):
+    handler = Handler()
+    with ThreadPoolExecutor(8) as pool:
+        server = grpc.server(pool, handlers=[handler], options=[("grpc.so_reuseport", 0), *options])
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        server.start()
+        try:
+            yield f"localhost:{port}", handler, server
+        finally:
+            handler.release.set()
+            server.stop(None).wait()
+
+
+def deck_of(*messages):
+    return Deck({"recommend": 1.0}, {"recommend": list(messages)}, [np.zeros(1)], 1)
+
+
+def codes(phase):
+    return dict(zip(*(part.tolist() for part in np.unique(phase.records["code"], return_counts=True)), strict=True))
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def caller(authority):
+    return authority.issue_cert("loadtest@ebbtide.example")
+
+
+@pytest.fixture(scope="module")
+def guarded(authority):
+    """A server that wants mutual TLS, under another name than its address."""
+    own = authority.issue_cert("triton.example")
+    key, chain, root = own.private_key_pem.bytes(), own.cert_chain_pems[0].bytes(), authority.cert_pem.bytes()
+    with serving(grpc.ssl_server_credentials([(key, chain)], root, require_client_auth=True)) as running:
+        yield running
+
+
+@pytest.fixture
+def tls(authority, caller):
+    return TlsConfig(
+        root_certificates=authority.cert_pem.bytes(),
+        client_certificate=caller.cert_chain_pems[0].bytes(),
+        client_key=caller.private_key_pem.bytes(),
+        server_name="triton.example",
+    )
+
+
+def test_calls_are_answered_when_both_sides_know_each_other(guarded, tls):
+    target, handler, _ = guarded
+    asked = len(handler.asked)
+    with Generator(target, deck_of(b"one", b"two"), timeout_s=5, access=Access(tls, BearerToken(TOKEN))) as generator:
+        phase = generator.open_model(np.linspace(0, 0.2, 40), 0.2)
+    assert codes(phase) == {OK: 40}
+    assert sorted(handler.asked[asked:]) == [b"one"] * 20 + [b"two"] * 20
+    assert handler.metadata[-1]["authorization"] == f"Bearer {TOKEN}"
+
+
+def test_calls_are_refused_by_name_when_the_token_is_another(guarded, tls):
+    with Generator(guarded[0], deck_of(b"one"), timeout_s=5, access=Access(tls, BearerToken("other"))) as generator:
+        assert codes(generator.open_model(np.zeros(5), 0.1)) == {UNAUTHENTICATED: 5}
+
+
+def test_calls_are_unavailable_when_one_side_does_not_know_the_other(guarded, authority):
+    stranger = trustme.CA().issue_cert("stranger@ebbtide.example")
+    for access in (
+        Access(TlsConfig(root_certificates=trustme.CA().cert_pem.bytes(), server_name="triton.example")),
+        Access(TlsConfig(root_certificates=authority.cert_pem.bytes(), server_name="other.example")),
+        Access(
+            TlsConfig(
+                root_certificates=authority.cert_pem.bytes(),
+                client_certificate=stranger.cert_chain_pems[0].bytes(),
+                client_key=stranger.private_key_pem.bytes(),
+                server_name="triton.example",
+            )
+        ),
+        None,
+    ):
+        with Generator(guarded[0], deck_of(b"one"), timeout_s=5, access=access) as generator:
+            assert codes(generator.open_model(np.zeros(3), 0.1)) == {UNAVAILABLE: 3}
+
+
+def test_worker_reads_the_access_that_was_written_for_it_alone(guarded, tls, tmp_path):
+    path = write_access(Access(tls, BearerToken(TOKEN)), tmp_path / "access.json")
+    assert path.stat().st_mode & 0o077 == 0
+    with Generator(guarded[0], deck_of(b"one"), timeout_s=5, access=read_access(str(path))) as generator:
+        assert codes(generator.open_model(np.zeros(3), 0.1)) == {OK: 3}
+
+
+def test_token_stays_here_when_it_would_travel_in_plain_text():
+    with pytest.raises(LoadTestError, match=r"token: got one for triton\.example:8001, without encryption"):
+        Generator("triton.example:8001", deck_of(b"one"), timeout_s=1, access=Access(token=BearerToken(TOKEN)))
+
+
+def test_certificate_is_named_when_it_is_none():
+    with pytest.raises(LoadTestError, match=r"root_certificates: .*expected a readable PEM file"):
+        Generator("localhost:1", deck_of(b"one"), timeout_s=1, access=Access(TlsConfig(root_certificates=b"none")))
+
+
+def test_long_messages_arrive_whole_when_windows_are_short():
+    messages = [bytes([number]) * 300_000 for number in (1, 2, 3)]
+    with serving() as (target, handler, _), Generator(target, deck_of(*messages), timeout_s=10) as generator:
+        phase = generator.closed_model(6, 0.5)
+        assert codes(phase) == {OK: phase.sent}
+        assert phase.sent > 6
+        assert set(handler.asked) == set(messages)
+
+
+def test_calls_wait_their_turn_when_the_server_allows_one_at_a_time():
+    limit = [("grpc.max_concurrent_streams", 1)]
+    with serving(options=limit) as (target, _, _), Generator(target, deck_of(b"one"), timeout_s=10) as generator:
+        assert codes(generator.open_model(np.zeros(60), 1.0)) == {OK: 60}
+
+
+def test_calls_end_with_the_deadline_when_the_server_says_nothing():
+    with serving() as (target, handler, _), Generator(target, deck_of(b"one"), timeout_s=0.2) as generator:
+        handler.release.clear()
+        phase = generator.open_model(np.zeros(5), 0.1)
+    assert codes(phase) == {DEADLINE_EXCEEDED: 5}
+    assert (phase.records["took_s"] >= 0.2).all()
+
+
+def test_next_calls_are_answered_when_the_server_was_restarted():
+    with serving() as (target, _, server), Generator(target, deck_of(b"one"), timeout_s=5) as generator:
+        assert codes(generator.open_model(np.zeros(8), 0.1)) == {OK: 8}
+        server.stop(None).wait()
+        gone = generator.open_model(np.zeros(8), 0.1)
+        assert codes(gone) == {UNAVAILABLE: 8}
+        with serving(address=target):
+            # Nobody knows when the next attempt to connect is due; so calls go on until one is answered.
+            phases = (codes(generator.open_model(np.zeros(4), 0.1)) for _ in range(10_000))
+            assert next(phase for phase in phases if phase != {UNAVAILABLE: 4}).get(OK, 0) > 0
