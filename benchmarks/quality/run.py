@@ -46,6 +46,8 @@ class Plan:
     """Folder for data in between, and for the fits that are kept."""
     baselines: bool = True
     ours: bool = True
+    without: frozenset[str] = frozenset()
+    """Names of baselines that are left out."""
 
 
 def run_data_set(dataset: DataSet, people: int | None, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
@@ -68,7 +70,11 @@ def run_data_set(dataset: DataSet, people: int | None, plan: Plan, say: Callable
         f"{len(data.catalog):,} items; {len(test.test.instants):,} instants to predict"
     )
     results = Results(test, vectors)
-    chosen = [row for row in field() if plan.baselines and (dataset.repeats or not row.only_repeats)]
+    chosen = [
+        row
+        for row in field()
+        if plan.baselines and row.name not in plan.without and (dataset.repeats or not row.only_repeats)
+    ]
     if plan.library is None:
         chosen = [row for row in chosen if not row.library]
     variants = ours.variants(dataset.repeats) if plan.ours else {}

@@ -70,19 +70,10 @@ def best_first(data_set: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _head(report: dict[str, Any]) -> str:
-    form = "Short form: few people, nothing tuned, two epochs of ours. " if report["quick"] else ""
-    tries = report["tries"]
-    tuned = (
-        f"Of each baseline at most {tries} settings were tried on the validation period."
-        if tries > 1
-        else "Each baseline has one setting."
-    )
-    left_out = "" if report["library_models"] else " The library models were left out."
     return (
         "# Quality\n\n"
-        f"{form}Written by `make bench-quality` from `quality.json`; the protocol is that of docs/evaluation.md: "
+        "Written by `make bench-quality` from `quality.json`; the protocol is that of docs/evaluation.md: "
         "global time split, the whole catalog ranked, people averaged, 95 % intervals by bootstrap over people. "
-        f"{tuned}{left_out} "
         f"{report['machine']['cores']} cores, torch {report['machine']['torch']}; seconds are wall clock of one fit, "
         "for counts and closed forms with the ranking; the JSON has processor seconds, too."
     )
@@ -92,8 +83,17 @@ def _section(data_set: dict[str, Any]) -> str:
     people = f"{data_set['people']:,} people"
     if data_set["people_drawn"]:
         people += " (drawn by a seed, the same for all models, with the items they took)"
+    tries = data_set["tries"]
+    told = [
+        "Short form: few people, two epochs of ours." if data_set["quick"] else "",
+        f"Of each baseline at most {tries} settings were tried on the validation period."
+        if tries > 1
+        else "Each baseline has one setting.",
+        f"Left out: {', '.join(data_set['left_out'])}." if data_set["left_out"] else "",
+    ]
     lines = [
         f"## {data_set['name']}",
+        " ".join(sentence for sentence in told if sentence),
         f"{data_set['events']:,} events of {people} on {data_set['items']:,} items; {data_set['test_people']:,} test "
         f"people, {data_set['test_instants']:,} instants, "
         + ("items had before may come again." if data_set["repeats"] else "items had before are left out."),

@@ -54,10 +54,13 @@ def report():
         "events": 1000,
         "test_people": 3,
         "test_instants": 70,
+        "quick": False,
+        "tries": 5,
+        "left_out": ["SASRec"],
         "models": [ease, ours],
     }
     machine = {"cores": 2, "machine": "x86_64", "torch": "2"}
-    return {"machine": machine, "quick": False, "library_models": True, "tries": 5, "data_sets": [data_set]}
+    return {"machine": machine, "quick": False, "data_sets": [data_set]}
 
 
 def test_summary_tells_ranking_ratios_limits_and_settings(report, tmp_path, monkeypatch):
@@ -72,6 +75,7 @@ def test_summary_tells_ranking_ratios_limits_and_settings(report, tmp_path, monk
         "EASE know 8 of the 10 items, the most frequent ones of training: 75% of what came.",
         "| EASE | regularisation 300.0 | 0.0900 |",
         "1,000 events of 5 people",
+        "Of each baseline at most 5 settings were tried on the validation period. Left out: SASRec.",
     ):
         assert expected in text
     assert [picture.name for picture in pictures] == ["quality-films.png", "quality-films-breakdowns.png"]
