@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from benchmarks.quality import ours
+from ebbtide.train.evaluation.plots import new_figure, save_figure
 
 _OURS, _ABLATION, _BASELINE, _GREY = "#c2410c", "#f0a877", "#1f4e79", "#5f6368"
-_DOTS_PER_INCH = 150
 _TITLES = {
     "gap": "By time since the last event",
     "history": "By earlier events",
@@ -24,7 +21,7 @@ _TITLES = {
 def draw_models(data_set: dict[str, Any], path: Path) -> None:
     """NDCG@10 of every model with its interval, the best on top."""
     rows = sorted(data_set["models"], key=lambda row: float(row["ndcg_at_10"]))
-    figure, (axis,) = _figure(1, 8.6, 0.9 + 0.27 * len(rows))
+    figure, (axis,) = new_figure(1, 8.6, 0.9 + 0.27 * len(rows))
     place = np.arange(len(rows))
     means = np.asarray([row["ndcg_at_10"] for row in rows])
     low, high = (np.asarray([_bound(row, side) for row in rows]) for side in (0, 1))
@@ -43,13 +40,13 @@ def draw_models(data_set: dict[str, Any], path: Path) -> None:
         axis.barh([0], [0], color=colour, label=label)
     axis.legend(frameon=False, fontsize=9, loc="lower right")
     axis.grid(axis="x", color="#e8eaed")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_breakdowns(data_set: dict[str, Any], path: Path) -> None:
     """NDCG@10 by what decay is about, of the rows that were broken down."""
     rows = [row for row in data_set["models"] if "breakdowns" in row]
-    figure, axes = _figure(len(_TITLES), 15, 4.3)
+    figure, axes = new_figure(len(_TITLES), 15, 4.3)
     width = 0.8 / len(rows)
     colours = dict(zip([row["name"] for row in rows], _shades(rows), strict=True))
     for axis, (name, title) in zip(axes, _TITLES.items(), strict=True):
@@ -74,22 +71,7 @@ def draw_breakdowns(data_set: dict[str, Any], path: Path) -> None:
         axis.set_ylim(0, top)
     axes[0].set_ylabel("NDCG@10, 95 % interval", fontsize=9.5)
     figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside upper left", ncols=4)
-    _save(figure, path)
-
-
-def _figure(columns: int, width_inches: float, height_inches: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width_inches, height_inches), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(colors=_GREY, labelsize=9)
-        axis.set_axisbelow(True)
-    return figure, axes
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=_DOTS_PER_INCH)
+    save_figure(figure, path)
 
 
 def _bound(row: dict[str, Any], side: int) -> float:

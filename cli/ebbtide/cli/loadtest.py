@@ -16,6 +16,16 @@ from rich.table import Table
 
 from ebbtide.cli.access import Tls, TlsCa, TlsCertificate, TlsKey, TlsServerName, TokenFile, read_access
 from ebbtide.cli.console import console, errors
+from ebbtide.cli.session_log import (
+    CatalogFile,
+    CatalogItemCol,
+    ItemCol,
+    TextTemplate,
+    TimeCol,
+    UserCol,
+    WeightCol,
+    read_session_log,
+)
 
 if TYPE_CHECKING:
     from ebbtide.loadtest import Load, Run, Slo
@@ -46,15 +56,13 @@ def command(
         Path | None,
         typer.Option(help="Event log to replay: Parquet, CSV, TSV or JSON Lines. The shipped one unless given."),
     ] = None,
-    user_col: Annotated[str, typer.Option(help="Column with the person's id.")] = "user",
-    item_col: Annotated[str, typer.Option(help="Column with the item's id.")] = "item",
-    time_col: Annotated[str, typer.Option(help="Column with the time.")] = "time",
-    weight_col: Annotated[str | None, typer.Option(help="Column with a rating, quantity or dwell.")] = None,
-    catalog: Annotated[Path | None, typer.Option(help="Catalog file, as for `ebbtide train`.")] = None,
-    catalog_item_col: Annotated[
-        str | None, typer.Option(help="The id column there. As --item-col unless given.")
-    ] = None,
-    text_template: Annotated[str, typer.Option(help="Text of an item, with {column} for its values.")] = "{text}",
+    user_col: UserCol = "user",
+    item_col: ItemCol = "item",
+    time_col: TimeCol = "time",
+    weight_col: WeightCol = None,
+    catalog: CatalogFile = None,
+    catalog_item_col: CatalogItemCol = None,
+    text_template: TextTemplate = "{text}",
     holdout: Annotated[
         str | None,
         typer.Option(
@@ -140,7 +148,6 @@ def command(
         _compare(*compare)
         return
     with console.status("Reading the log"):
-        from ebbtide.cli.session_log import read_session_log
         from ebbtide.loadtest import ENDPOINTS, Access, Options, build_deck, load_test, parse_duration, parse_mix
 
         access = Access(*read_access(tls, tls_ca, tls_certificate, tls_key, tls_server_name, token_file))

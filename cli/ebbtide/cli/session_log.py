@@ -1,13 +1,23 @@
-"""The event log that load is replayed from: named by its columns, by a bundle, or the shipped one."""
+"""The event log that load is replayed from, and its options: named by its columns, by a bundle, or the shipped one."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 if TYPE_CHECKING:
     from ebbtide.loadtest import SessionLog
+
+UserCol = Annotated[str, typer.Option(help="Column with the person's id.")]
+ItemCol = Annotated[str, typer.Option(help="Column with the item's id.")]
+TimeCol = Annotated[str, typer.Option(help="Column with the time.")]
+WeightCol = Annotated[str | None, typer.Option(help="Column with a rating, quantity or dwell.")]
+CatalogFile = Annotated[Path | None, typer.Option(help="Catalog file, as for `ebbtide train`.")]
+CatalogItemCol = Annotated[str | None, typer.Option(help="The id column there. As --item-col unless given.")]
+TextTemplate = Annotated[str, typer.Option(help="Text of an item, with {column} for its values.")]
 
 _EXAMPLE = Path("examples") / "movielens-small"
 

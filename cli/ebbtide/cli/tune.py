@@ -13,6 +13,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from ebbtide.cli.console import console
+from ebbtide.cli.session_log import (
+    CatalogFile,
+    CatalogItemCol,
+    ItemCol,
+    TextTemplate,
+    TimeCol,
+    UserCol,
+    WeightCol,
+    read_session_log,
+)
 
 if TYPE_CHECKING:
     from ebbtide.tune import Trial
@@ -32,15 +42,13 @@ def command(
     events: Annotated[
         Path | None, typer.Option(help="Event log to replay, as for `ebbtide loadtest`. The shipped one unless given.")
     ] = None,
-    user_col: Annotated[str, typer.Option(help="Column with the person's id.")] = "user",
-    item_col: Annotated[str, typer.Option(help="Column with the item's id.")] = "item",
-    time_col: Annotated[str, typer.Option(help="Column with the time.")] = "time",
-    weight_col: Annotated[str | None, typer.Option(help="Column with a rating, quantity or dwell.")] = None,
-    catalog: Annotated[Path | None, typer.Option(help="Catalog file, as for `ebbtide train`.")] = None,
-    catalog_item_col: Annotated[
-        str | None, typer.Option(help="The id column there. As --item-col unless given.")
-    ] = None,
-    text_template: Annotated[str, typer.Option(help="Text of an item, with {column} for its values.")] = "{text}",
+    user_col: UserCol = "user",
+    item_col: ItemCol = "item",
+    time_col: TimeCol = "time",
+    weight_col: WeightCol = None,
+    catalog: CatalogFile = None,
+    catalog_item_col: CatalogItemCol = None,
+    text_template: TextTemplate = "{text}",
     holdout: Annotated[str | None, typer.Option(help="Events to ask before, as for `ebbtide loadtest`.")] = None,
     requests: Annotated[int, typer.Option(min=1, help="Different requests of each endpoint.")] = 2_000,
     turn: Annotated[str, typer.Option(help="How long each of a pair of settings is asked.")] = "1.5s",
@@ -63,7 +71,6 @@ def command(
     ebbtide tune artifacts/repository --bundle artifacts/bundle --mix recommend=8,recommend_text=1 --write
     """
     with console.status("Reading the log"):
-        from ebbtide.cli.session_log import read_session_log
         from ebbtide.loadtest import ENDPOINTS, Slo, build_deck, parse_duration, parse_mix
         from ebbtide.tune import TuneOptions, tune, write_winner
 

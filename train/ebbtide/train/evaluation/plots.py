@@ -22,6 +22,7 @@ _INK = "#1f4e79"
 _SHADE = "#c9dcee"
 _GREY = "#5f6368"
 _DOTS_PER_INCH = 150
+_COLUMN_INCHES = 5.2
 _BARS = 16
 _DURATIONS = (
     (1 / 86400, "1 s"),
@@ -51,19 +52,20 @@ def draw(folder: Path, learned: Learned, breakdowns: list[Breakdown], reference:
     """
     written = []
     if learned.half_life_days:
-        _save(_half_lives(learned), folder / HALF_LIVES)
+        save_figure(_half_lives(learned), folder / HALF_LIVES)
         written.append(HALF_LIVES)
     if learned.alpha_by_gap_days is not None and learned.alpha_by_history_events is not None:
-        _save(_alpha(learned.alpha_by_gap_days, learned.alpha_by_history_events), folder / ALPHA)
+        save_figure(_alpha(learned.alpha_by_gap_days, learned.alpha_by_history_events), folder / ALPHA)
         written.append(ALPHA)
-    _save(_breakdowns(breakdowns, reference), folder / BREAKDOWNS)
+    save_figure(_breakdowns(breakdowns, reference), folder / BREAKDOWNS)
     written.append(BREAKDOWNS)
     return written
 
 
-def _figure(columns: int, height_inches: float) -> tuple[Figure, list[Axes]]:
+def new_figure(columns: int, width_inches: float, height_inches: float) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels side by side, on white, so that it reads on a dark page too."""
     # The object interface alone: no global state, no display, no backend to choose.
-    figure = Figure(figsize=(5.2 * columns, height_inches), layout="constrained")
+    figure = Figure(figsize=(width_inches, height_inches), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
     for axis in axes:
@@ -73,7 +75,8 @@ def _figure(columns: int, height_inches: float) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes it as PNG."""
     figure.savefig(path, dpi=_DOTS_PER_INCH)
 
 
@@ -86,7 +89,7 @@ def _durations(axis: Axes, low: float, high: float) -> None:
 
 
 def _half_lives(learned: Learned) -> Figure:
-    figure, (by_age, by_rank) = _figure(2, 3.4)
+    figure, (by_age, by_rank) = new_figure(2, _COLUMN_INCHES * 2, 3.4)
     for axis, values, title, label in (
         (by_age, learned.half_life_days, "Half-life by age", "half-life (log scale)"),
         (by_rank, learned.half_life_later_events, "Half-life by later events", "later events (log scale)"),
@@ -124,7 +127,7 @@ def _duration(days: float) -> str:
 
 
 def _alpha(by_gap: Curve, by_history: Curve) -> Figure:
-    figure, (left, right) = _figure(2, 3.4)
+    figure, (left, right) = new_figure(2, _COLUMN_INCHES * 2, 3.4)
     for axis, curve, label in (
         (left, by_gap, "time since the last event (log scale)"),
         (right, by_history, "earlier events (log scale)"),
@@ -147,7 +150,7 @@ def _alpha(by_gap: Curve, by_history: Curve) -> Figure:
 
 
 def _breakdowns(breakdowns: list[Breakdown], reference: str | None) -> Figure:
-    figure, axes = _figure(len(breakdowns), 3.9)
+    figure, axes = new_figure(len(breakdowns), _COLUMN_INCHES * len(breakdowns), 3.9)
     top = 0.0
     for axis, breakdown in zip(axes, breakdowns, strict=True):
         means = np.asarray([row.ndcg_at_10.mean for row in breakdown.bins])
