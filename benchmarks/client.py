@@ -12,6 +12,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from benchmarks.client_shared_memory import measure_shared_memory
 from benchmarks.client_tensors import medians_ms, outputs_of, tensors_of
 from benchmarks.serving.load import PerfAnalyzer
 from benchmarks.serving.machine import facts, load_average
-from ebbtide.client import AsyncInterestClient, InterestClient, RecommendRequest, event, recommend_request
+from ebbtide.client import AsyncInterestClient, ClientConfig, InterestClient, RecommendRequest, event, recommend_request
 from ebbtide.client.codec import EncodedRequest, decode, encode
 from ebbtide.interest import contract
 from ebbtide.serve import ServerConfig, TritonServer
@@ -35,6 +36,7 @@ from ebbtide.serve import ServerConfig, TritonServer
 ROOT = Path(__file__).parents[1]
 EVENTS = (1, 60, 512)
 IN_FLIGHT = 64
+ALONE = "client, each call alone"
 TURNS = 3
 PEOPLE = 512
 TOGETHER = (1, 4, 16, 64)
@@ -103,35 +105,45 @@ def measure_throughput(url: str, item_ids: list[str], seconds: float) -> Results
     """Calls per second with 64 in flight; medians of turns, perf_analyzer's among them."""
     request = a_request(60, item_ids)
     program = PerfAnalyzer.set_up()
-    turns: dict[str, list[float]] = {"perf_analyzer": [], "tritonclient.aio": [], "client": []}
+    turns: dict[str, list[float]] = {"perf_analyzer": [], "tritonclient.aio": [], ALONE: [], "client": []}
     with tempfile.TemporaryDirectory() as folder:
         data = write_perf_analyzer_input(request, Path(folder) / "data.json")
         for _ in range(TURNS):
             theirs = program.turn(url, contract.RECOMMEND.name, data, IN_FLIGHT, seconds)
             turns["perf_analyzer"].append(theirs.requests_per_s)
-            by_hand, by_client = asyncio.run(_turns(url, request, seconds))
-            turns["tritonclient.aio"].append(by_hand)
-            turns["client"].append(by_client)
+            for name, rate in asyncio.run(_turns(url, request, seconds)).items():
+                turns[name].append(rate)
     rates = {name: round(float(np.median(found)), 1) for name, found in turns.items()}
     return {
         "calls_per_s": rates,
         "throughput_over_perf_analyzer": round(rates["client"] / rates["perf_analyzer"], 3),
         "throughput_over_tritonclient_aio": round(rates["client"] / rates["tritonclient.aio"], 3),
+        "alone_over_perf_analyzer": round(rates[ALONE] / rates["perf_analyzer"], 3),
         "turns": turns,
     }
 
 
-async def _turns(url: str, request: RecommendRequest, seconds: float) -> tuple[float, float]:
+async def _turns(url: str, request: RecommendRequest, seconds: float) -> dict[str, float]:
     encoded = encode(request, NOW_MS)
-    async with AsyncInterestClient(url) as client, AsyncInferenceServerClient(url) as plain:
+    alone = ClientConfig(people_per_request=1)
+    async with (
+        AsyncInterestClient(url) as client,
+        AsyncInterestClient(url, config=alone) as client_alone,
+        AsyncInferenceServerClient(url) as plain,
+    ):
 
         async def by_hand() -> None:
             outputs_of(await plain.infer(encoded.model_name, tensors_of(encoded), client_timeout=30))
 
-        async def by_client() -> None:
-            await client.recommend(request, timeout_s=30)
+        async def by_client(one: AsyncInterestClient) -> None:
+            await one.recommend(request, timeout_s=30)
 
-        return await _throughput(by_hand, seconds), await _throughput(by_client, seconds)
+        calls: dict[str, Callable[[], Any]] = {
+            "tritonclient.aio": by_hand,
+            ALONE: partial(by_client, client_alone),
+            "client": partial(by_client, client),
+        }
+        return {name: await _throughput(call, seconds) for name, call in calls.items()}
 
 
 def write_perf_analyzer_input(request: RecommendRequest, path: Path) -> Path:

@@ -198,7 +198,8 @@ def _infinity_folder(encoder: Path, work: Path) -> Path:
     folder = work / "infinity"
     if not folder.is_dir():
         with _started("prepare", str(encoder), str(folder), home=work) as process:
-            process.wait()
+            # Not wait(): what its libraries print would fill the pipe.
+            process.communicate()
     return folder
 
 

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ import numpy.typing as npt
 
 from ebbtide.client._as_answered import as_answered
 from ebbtide.client._events import strings
+from ebbtide.client._gathering import Gathering
 from ebbtide.client._operations import Operations
-from ebbtide.client._packs import PEOPLE_PER_REQUEST, packs
+from ebbtide.client._packs import Pack, packs
 from ebbtide.client._requests import (
     Allowed,
     PersonKeywords,
@@ -26,7 +28,7 @@ from ebbtide.client._requests import (
 )
 from ebbtide.client._steps import AskToken, Rpc, Steps, T, Wait
 from ebbtide.client._triton import Connection, Untyped, open_async
-from ebbtide.client.config import UNSET, ClientConfig, Unset
+from ebbtide.client.config import PEOPLE_PER_REQUEST, UNSET, ClientConfig, Unset
 from ebbtide.client.errors import CallCancelledError, DeadlineExceededError, EbbtideError, Status
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata
 from ebbtide.client.results import Explanation, Ranking, RecommendResult
@@ -51,6 +53,8 @@ class AsyncInterestClient:
         self._operations = Operations(url, config, type(self).__name__)
         self._triton: Connection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        together = self._operations.config.effective_people_per_request
+        self._gathering = Gathering(partial(self._recommend_pack, "recommend"), together) if together > 1 else None
 
     async def recommend(
         self,
@@ -62,8 +66,10 @@ class AsyncInterestClient:
         metadata: Mapping[str, str] | None = None,
         **person: Unpack[PersonKeywords],
     ) -> RecommendResponse:
-        """As `InterestClient.recommend`."""
+        """As `InterestClient.recommend`; see `ClientConfig.people_per_request` for calls that travel together."""
         whole = one_request(request, recommend_request(top_n=top_n, allow=allow, **person))
+        if self._gathering is not None and not metadata:
+            return await self._gathering.recommend(whole, timeout_s)
         return await self._drive(self._operations.recommend(whole, timeout_s, metadata))
 
     async def recommend_many(
@@ -81,7 +87,7 @@ class AsyncInterestClient:
 
         async def worker() -> None:
             for pack in waiting:
-                results.extend(await self._drive(self._operations.recommend_pack(pack, timeout_s)))
+                results.extend(await self._recommend_pack("recommend_many", pack, timeout_s))
 
         workers = [asyncio.create_task(worker()) for _ in range(max_concurrency)]
         try:
@@ -187,6 +193,9 @@ class AsyncInterestClient:
 
     def __repr__(self) -> str:
         return repr(self._operations)
+
+    async def _recommend_pack(self, method: str, pack: Pack, timeout_s: float | Unset) -> list[RecommendResult]:
+        return await self._drive(self._operations.recommend_pack(method, pack, timeout_s))
 
     async def _drive(self, steps: Steps[T]) -> T:
         """Takes the steps of a call one after the other, and awaits each."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ebbtide.client._events import strings
 from ebbtide.client._operations import Operations
-from ebbtide.client._packs import PEOPLE_PER_REQUEST, Pack, packs
+from ebbtide.client._packs import Pack, packs
 from ebbtide.client._requests import (
     Allowed,
     PersonKeywords,
@@ -26,7 +26,7 @@ from ebbtide.client._requests import (
 )
 from ebbtide.client._steps import AskToken, Rpc, Steps, T, Wait
 from ebbtide.client._triton import Untyped, open_sync
-from ebbtide.client.config import UNSET, ClientConfig, Unset
+from ebbtide.client.config import PEOPLE_PER_REQUEST, UNSET, ClientConfig, Unset
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata
 from ebbtide.client.results import Explanation, Ranking, RecommendResult
@@ -135,7 +135,7 @@ class InterestClient:
         self._operations.check_many(timeout_s, max_concurrency=max_concurrency, people_per_request=people_per_request)
 
         def one(pack: Pack) -> list[RecommendResult]:
-            return self._drive(self._operations.recommend_pack(pack, timeout_s))
+            return self._drive(self._operations.recommend_pack("recommend_many", pack, timeout_s))
 
         pool = ThreadPoolExecutor(max_concurrency, thread_name_prefix="ebbtide-recommend-many")
         try:

@@ -144,15 +144,21 @@ class Operations:
         person = encoded_person(place, request)
         return (yield from self._recommend_person("recommend_stream", person, self._deadline(timeout_s)))
 
-    def recommend_pack(self, pack: Pack, timeout_s: float | Unset) -> Steps[list[RecommendResult]]:
-        """The results of a pack, see `InterestClient.recommend_many`; its failures are not raised."""
+    def recommend_pack(self, method: str, pack: Pack, timeout_s: float | Unset) -> Steps[list[RecommendResult]]:
+        """The results of a pack, see `InterestClient.recommend_many`; its failures are not raised.
+
+        Args:
+            method: The client's, for hooks.
+            pack: Who is asked for.
+            timeout_s: Deadline, seconds.
+        """
         try:
             deadline = self._deadline(timeout_s)
             if len(pack) > 1:
-                return (yield from self._recommend_people(pack, deadline))
+                return (yield from self._recommend_people(method, pack, deadline))
         except EbbtideError as error:
             return failed(pack, error)
-        return [(yield from self._recommend_person("recommend_many", pack[0], deadline))]
+        return [(yield from self._recommend_person(method, pack[0], deadline))]
 
     def check_many(self, timeout_s: float | Unset, **bounds: int) -> None:
         """Checks once what would fail every request of many.
@@ -240,7 +246,7 @@ class Operations:
             return RecommendResult(request, error=error, place=person.place)
         return RecommendResult(request, response=response, place=person.place)
 
-    def _recommend_people(self, pack: Pack, deadline: Deadline) -> Steps[list[RecommendResult]]:
+    def _recommend_people(self, method: str, pack: Pack, deadline: Deadline) -> Steps[list[RecommendResult]]:
         """As many people in one call as the model takes; who keeps the others from an answer is asked for alone."""
         known = yield from self._inference.prepare(contract.RECOMMEND.name, deadline)
         most = known.max_people or len(pack)
@@ -252,7 +258,7 @@ class Operations:
             people = waiting[:most]
             try:
                 if len(people) > 1:
-                    results += yield from self._recommend_together(people, deadline)
+                    results += yield from self._recommend_together(method, people, deadline)
                 else:
                     alone += people
             except RowRefusedError as error:
@@ -264,10 +270,10 @@ class Operations:
                 results += failed(people, error)
             del waiting[: len(people)]
         for person in alone:
-            results.append((yield from self._recommend_person("recommend_many", person, deadline)))
+            results.append((yield from self._recommend_person(method, person, deadline)))
         return results
 
-    def _recommend_together(self, people: Pack, deadline: Deadline) -> Steps[list[RecommendResult]]:
+    def _recommend_together(self, method: str, people: Pack, deadline: Deadline) -> Steps[list[RecommendResult]]:
         stacked = stack([person.encoded for person in people if isinstance(person.encoded, EncodedRequest)])
         requests = [person.request for person in people]
 
@@ -275,7 +281,7 @@ class Operations:
             answers = people_of(outputs, len(people))
             return [read_person(person, rows, version) for person, rows in zip(people, answers, strict=True)]
 
-        return (yield from self._inference.infer("recommend_many", stacked, read, deadline, None, requests))
+        return (yield from self._inference.infer(method, stacked, read, deadline, None, requests))
 
     def _probe(self, question: Question[bool], timeout_s: float | Unset) -> Steps[bool]:
         try:

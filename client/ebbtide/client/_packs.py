@@ -14,9 +14,6 @@ from ebbtide.client.results import RecommendResult
 from ebbtide.interest.errors import RequestError
 from ebbtide.v1 import RecommendRequest
 
-PEOPLE_PER_REQUEST = 16
-"""People of one call, unless told otherwise."""
-
 
 @dataclass(frozen=True)
 class Person:
@@ -28,6 +25,11 @@ class Person:
     """As the caller gave it."""
     encoded: EncodedRequest | InvalidArgumentError
     """Its tensors, or why it has none."""
+
+    @property
+    def pack_key(self) -> PackKey | None:
+        """What people must have in common to share a call; None for one who is asked for alone."""
+        return pack_key(self.encoded) if isinstance(self.encoded, EncodedRequest) else None
 
     def is_within(self, limits: Mapping[str, int]) -> bool:
         """Whether none of its tensors is longer than a server says that it takes."""
@@ -54,7 +56,7 @@ def packs(requests: Iterable[RecommendRequest], people_per_request: int) -> Iter
     open_packs: dict[PackKey, Pack] = {}
     for place, request in enumerate(requests):
         person = encoded_person(place, request)
-        key = pack_key(person.encoded) if isinstance(person.encoded, EncodedRequest) else None
+        key = person.pack_key
         if key is None:
             yield [person]
             continue

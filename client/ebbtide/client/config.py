@@ -15,6 +15,9 @@ from ebbtide.client.security import BearerToken, TlsConfig
 
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
 
+PEOPLE_PER_REQUEST = 16
+"""People of one request, unless told otherwise."""
+
 
 class Unset(Enum):
     """The type of `UNSET`."""
@@ -127,6 +130,11 @@ class ClientConfig:
     """Pings on the connection; None sends none."""
     compression: Literal["none", "gzip", "deflate"] = "none"
     """Compression of requests. It pays only on slow networks: a request is a few kilobytes."""
+    people_per_request: int | None = None
+    """How many calls of `AsyncInterestClient.recommend` that begin in one turn of a busy event loop may travel as one
+    request for several people; none waits for company. What travels together has one deadline and one try, and is one
+    call to hooks; a call with metadata of its own travels alone. None is 16, or 1 where there are hooks: what they
+    trace and count is one call then, unless you say otherwise."""
     shared_memory: bool = False
     """Whether tensors lie in memory that this process and the server share instead of in messages; only with one Triton
     on this machine, over loopback or a unix socket. For large requests: see the guide for what it gains."""
@@ -151,6 +159,12 @@ class ClientConfig:
         _require(
             self.compression in ("none", "gzip", "deflate"), "compression", self.compression, "none, gzip or deflate"
         )
+        _require(
+            self.people_per_request is None or self.people_per_request >= 1,
+            "people_per_request",
+            self.people_per_request,
+            "at least 1, or None",
+        )
         _require(self.max_message_bytes > 0, "max_message_bytes", self.max_message_bytes, "more than 0")
         _require(
             self.max_reconnect_backoff_ms >= 100,
@@ -158,6 +172,13 @@ class ClientConfig:
             self.max_reconnect_backoff_ms,
             "at least 100",
         )
+
+    @property
+    def effective_people_per_request(self) -> int:
+        """`people_per_request`, or what None stands for."""
+        if self.people_per_request is not None:
+            return self.people_per_request
+        return 1 if self.hooks else PEOPLE_PER_REQUEST
 
     def deadline_s(self, timeout_s: float | Unset) -> float:
         """The deadline of one call, in seconds: the call's own, or else the client's.

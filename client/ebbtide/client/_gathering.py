@@ -1,0 +1,106 @@
+"""Calls of `AsyncInterestClient.recommend` that begin together, sent as packs of people."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from ebbtide.client._packs import Pack, Person, encoded_person
+from ebbtide.client.codec.people import PackKey
+from ebbtide.client.config import Unset
+from ebbtide.client.results import RecommendResult
+from ebbtide.v1 import RecommendRequest, RecommendResponse
+
+Ask = Callable[[Pack, "float | Unset"], Awaitable[list[RecommendResult]]]
+"""Answers a pack within a timeout, seconds; failures are in the results."""
+
+_Answer = asyncio.Future[RecommendResponse]
+
+
+class Gathering:
+    """The calls of one client that wait for the end of this turn of the event loop.
+
+    No call waits for company: what a busy event loop has begun by the end of a turn travels together, and what is alone
+    then travels alone.
+    """
+
+    def __init__(self, ask: Ask, people_per_request: int) -> None:
+        """Makes an empty one.
+
+        Args:
+            ask: Answers a pack.
+            people_per_request: People of one pack, at most.
+        """
+        self._ask = ask
+        self._most = people_per_request
+        self._open: dict[tuple[PackKey, float | Unset], dict[_Answer, Person]] = {}
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def recommend(self, request: RecommendRequest, timeout_s: float | Unset) -> RecommendResponse:
+        """The answer to one request.
+
+        Raises:
+            EbbtideError: The call failed.
+        """
+        person = encoded_person(0, request)
+        loop = asyncio.get_running_loop()
+        answer: _Answer = loop.create_future()
+        if person.pack_key is None:
+            await self._settle({answer: person}, timeout_s)
+            return await answer
+        group = person.pack_key, timeout_s
+        waiting = self._open.get(group)
+        if waiting is None:
+            waiting = self._open[group] = {}
+            loop.call_soon(self._send, group, waiting)
+        waiting[answer] = person
+        if len(waiting) >= self._most:
+            self._send(group, waiting)
+        return await answer
+
+    def _send(self, group: tuple[PackKey, float | Unset], waiting: dict[_Answer, Person]) -> None:
+        if self._open.get(group) is not waiting:
+            return  # it was full before the turn ended
+        del self._open[group]
+        pack = {answer: person for answer, person in waiting.items() if not answer.done()}
+        if not pack:
+            return
+        task = asyncio.create_task(self._settle(pack, group[1]))
+        # The event loop itself holds a task only weakly.
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+        def left(_: _Answer) -> None:
+            if all(answer.done() for answer in pack):
+                task.cancel()
+
+        for answer in pack:
+            answer.add_done_callback(left)
+
+    async def _settle(self, pack: dict[_Answer, Person], timeout_s: float | Unset) -> None:
+        """Asks, and gives everyone who still waits their answer or their error."""
+        people = [Person(place, one.request, one.encoded) for place, one in enumerate(pack.values())]
+        try:
+            results = await self._ask(people, timeout_s)
+        except BaseException as error:
+            for answer in pack:
+                if isinstance(error, Exception):
+                    _end(answer, error)
+                else:
+                    answer.cancel()
+            if isinstance(error, Exception):
+                return
+            raise
+        answers = list(pack)
+        for result in results:
+            _end(answers[result.place], result.error if result.response is None else result.response)
+
+
+def _end(answer: _Answer, outcome: RecommendResponse | Exception | None) -> None:
+    """Gives an answer or an error to whoever still waits for it."""
+    if answer.done() or outcome is None:
+        return
+    if isinstance(outcome, Exception):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)
