@@ -74,12 +74,12 @@ def run() -> None:
         if extra is None or str(error.name).startswith("ebbtide"):
             raise
         command = escape(f'pip install "ebbtide[{extra}]"')
-        errors.print(f"[red]error:[/red] {error.name} is not installed: {command}")
+        errors.print(f"[red]error:[/red] {error.name} is not installed: {command}", soft_wrap=True)
         sys.exit(1)
     except Exception as error:
         if not _is_told(error):
             raise
-        errors.print(f"[red]error:[/red] {escape(str(error))}")
+        errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 
 
