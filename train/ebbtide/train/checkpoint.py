@@ -1,7 +1,7 @@
 """Checkpoints of a fit: everything it needs to go on after a kill exactly as if nothing had happened.
 
 ``checkpoint.json`` says how far the fit was, of which data and settings, and names the ``state-N.safetensors`` beside
-it with the tensors: parameters, the best ones so far, the optimiser's moments, torch's generator. The tensors are
+it with the tensors: parameters, the best ones so far, the optimiser's moments, torch's generators. The tensors are
 written first and the JSON replaces the old one at once, so a kill at any moment leaves a whole checkpoint.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from ebbtide.train.errors import CheckpointError
 from ebbtide.train.progress import Epoch
 
-FORMAT = 1
+FORMAT = 2
 CONFIG_FILE = "checkpoint.json"
 _STATES = "state-*.safetensors"
 
@@ -32,7 +32,7 @@ class Identity(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     settings: dict[str, Any]
-    """Of the model and of training."""
+    """Of the model, of training, and of the devices."""
     data: str
     """SHA-256 of the training events and the catalog's text vectors."""
 
@@ -51,6 +51,8 @@ class Progress(BaseModel):
     instants: int
     random_state: dict[str, Any]
     """NumPy's generator as it was before the windows of the running epoch were drawn."""
+    loss_scale: dict[str, Any]
+    """Of float16; empty in other precisions."""
     epochs: list[Epoch]
     """Those done with validation."""
     refit_epochs: int

@@ -19,3 +19,7 @@ class BundleError(TrainError):
 
 class CheckpointError(TrainError):
     """A checkpoint that cannot be gone on from."""
+
+
+class DeviceError(TrainError):
+    """Devices that are not there."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Progress, optimizer_tensors, restore_optimizer
 from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.devices import Devices
 from ebbtide.train.evaluation.ranks import Metrics, metrics_of, target_ranks
 from ebbtide.train.events import EventLog
 from ebbtide.train.lowrank import low_rank, start_from
@@ -28,7 +29,7 @@ from ebbtide.train.windows import LogTensors, batches, training_windows
 
 _MAX_GRADIENT_NORM = 5.0
 _MODEL, _BEST, _OPTIMIZER, _ENCODER = "model.", "best.", "optimizer.", "encoder."
-_GENERATOR, _TEXT_VECTORS = "torch_generator", "text_vectors"
+_GENERATORS, _TEXT_VECTORS = "torch_generators", "text_vectors"
 
 Mask = npt.NDArray[np.bool_]
 Phase = Literal["train", "refit"]
@@ -44,6 +45,7 @@ class Material:
     text_vectors: Tensor
     model_config: ModelConfig
     config: TrainConfig
+    devices: Devices
     watcher: Watcher
     checkpoints: CheckpointFolder | None
     make_tuner: Callable[[], EncoderTuner] | None
@@ -98,6 +100,8 @@ class Loop:
             self._warm_start(training)
         self.step = Step(self.model, material.log, material.tensors, material.popularity, training, config, self.tuner)
         self.optimizer = optimizer_of(self.model, config, self._encoder_parameters())
+        self.parallel_step = material.devices.setup(self.step)
+        material.devices.seed(config.seed)
         self.best: dict[str, Tensor] = {}
         self.refit_epochs = 0
         self.batches = 0
@@ -116,6 +120,7 @@ class Loop:
         if self.best:
             self._put(self.best)
             self._refresh()
+        self.step.cpu()
         return self.model.eval()
 
     def _encoder_parameters(self) -> list[nn.Parameter]:
@@ -136,7 +141,7 @@ class Loop:
     def _refresh(self) -> None:
         """The catalog's text vectors as the encoder is now."""
         if self.tuner is not None:
-            self.model.text_vectors = self.tuner.refreshed()
+            self.model.text_vectors = self.tuner.refreshed().to(self.model.text_vectors.device)
 
     def _done(self) -> int:
         return len(self.history.epochs) if self.phase == "train" else self.refit_epochs
@@ -164,20 +169,23 @@ class Loop:
             watcher.epoch_part_done(len(group) / len(windows))
 
     def _descend(self, windows: npt.NDArray[np.int64]) -> None:
-        loss, alpha, instants = self.step(windows)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.step.parameters(), _MAX_GRADIENT_NORM)
-        self.optimizer.step()
-        self.loss_sum += float(loss.detach()) * instants
-        self.alpha_sum += float(alpha) * instants
-        self.instants += instants
+        devices = self.material.devices
+        share = devices.share(windows)
+        # At the end of an epoch there may be fewer windows than processes: who has none steps along with no weight.
+        loss, alpha, instants = self.parallel_step(share if len(share) else windows[:1])
+        instants = instants if len(share) else 0
+        loss_sum, alpha_sum, total = devices.total(float(loss.detach()) * instants, float(alpha) * instants, instants)
+        # The average over processes is to be the average over the instants of the whole batch.
+        devices.descend(loss * (devices.count * instants / total), self.step, self.optimizer, _MAX_GRADIENT_NORM)
+        self.loss_sum += loss_sum
+        self.alpha_sum += alpha_sum
+        self.instants += round(total)
 
     def _end_epoch(self, began: float) -> None:
         number = self._done() + 1
         self._refresh()
         trained = time.monotonic()
-        metrics = self._validate()
+        metrics = self.material.devices.told_by_first(self._validate())
         epoch = Epoch(
             number=number,
             loss=self.loss_sum / self.instants,
@@ -201,7 +209,7 @@ class Loop:
         self.material.watcher.epoch_ended(epoch)
 
     def _validate(self) -> Metrics | None:
-        if self.validation is None:
+        if self.validation is None or not self.material.devices.is_first:
             return None
         material = self.material
         events, ranks = target_ranks(self.model, material.log, material.tensors, self.validation, material.popularity)
@@ -227,6 +235,7 @@ class Loop:
             alpha_sum=self.alpha_sum,
             instants=self.instants,
             random_state=random_state,
+            loss_scale=self.material.devices.loss_scale(),
             epochs=self.history.epochs,
             refit_epochs=self.refit_epochs,
             best_epoch=self.history.best_epoch,
@@ -240,7 +249,9 @@ class Loop:
         tensors = {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
         if self.tuner is not None:
             tensors[_TEXT_VECTORS] = self.model.text_vectors
-        checkpoints.save(progress, {**tensors, _GENERATOR: torch.get_rng_state()})
+        tensors[_GENERATORS] = self.material.devices.generators()
+        if self.material.devices.is_first:
+            checkpoints.save(progress, tensors)
 
     def _restore(self, saved: Checkpoint) -> None:
         progress = saved.progress
@@ -250,10 +261,11 @@ class Loop:
         self.random.bit_generator.state = progress.random_state
         self._put(_under(saved.tensors, _MODEL))
         if self.tuner is not None:
-            self.model.text_vectors = saved.tensors[_TEXT_VECTORS]
+            self.model.text_vectors = saved.tensors[_TEXT_VECTORS].to(self.model.text_vectors.device)
         self.best = _under(saved.tensors, _BEST)
         restore_optimizer(self.optimizer, _under(saved.tensors, _OPTIMIZER))
-        torch.set_rng_state(saved.tensors[_GENERATOR])
+        self.material.devices.restore_loss_scale(progress.loss_scale)
+        self.material.devices.restore_generators(saved.tensors[_GENERATORS])
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -24,6 +24,10 @@ class Candidates:
     log_expected: Tensor
     """``[m]`` float32, the logarithm of how often that was to be expected."""
 
+    def to(self, device: torch.device) -> Candidates:
+        """The same on a device."""
+        return Candidates(self.item.to(device), self.drawn.to(device), self.log_expected.to(device))
+
     def column(self, item: Tensor) -> Tensor:
         """Where items that are among the candidates stand, same shape."""
         return torch.searchsorted(self.item, item)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -41,16 +41,21 @@ class OwnEvents:
     own_events: Tensor
     """``[G]`` float32, events of the person before the moment."""
 
+    def to(self, device: torch.device) -> OwnEvents:
+        """The same on a device."""
+        return OwnEvents(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
 
 class RepeatBonus(nn.Module):
     """Parameters and formula of the bonus."""
 
-    def __init__(self, ebbs: bool, dimensions: int) -> None:
-        """Starts as the logarithm of the decayed counts; hidden layer and event vectors add nothing yet.
+    def __init__(self, ebbs: bool, dimensions: int, items: int) -> None:
+        """Starts as the logarithm of the decayed counts; hidden layer, event vectors and items add nothing yet.
 
         Args:
             ebbs: False leaves out whatever tells the age of an event.
             dimensions: d, of event vectors.
+            items: N.
         """
         super().__init__()
         self.ebbs = ebbs
@@ -62,6 +67,7 @@ class RepeatBonus(nn.Module):
         direct[: len(half_lives)] = torch.tensor(_DIRECT_WEIGHT) if ebbs else sum(_DIRECT_WEIGHT)
         self.direct_weight = nn.Parameter(direct)
         self.vector_weight = nn.Parameter(torch.zeros(dimensions))
+        self.item_bias = nn.Parameter(torch.zeros(items))
         self.hidden = nn.Linear(features, _HIDDEN)
         self.output = nn.Linear(_HIDDEN, 1)
         nn.init.zeros_(self.output.weight)
@@ -77,10 +83,10 @@ class RepeatBonus(nn.Module):
 
         Args:
             own: E events in G pairs.
-            liking: ``[N]``, what each item of the catalog adds: its event vector times `vector_weight`.
+            liking: ``[N]``, what each item of the catalog adds; see `InterestModel.repeat_liking`.
         """
         terms = torch.exp(-own.age_days[:, None] * self.decay_rate_per_day) * own.weight[:, None]
-        counts = torch.zeros(own.item.shape[0], terms.shape[1]).index_add(0, own.pair, terms)
+        counts = terms.new_zeros(own.item.shape[0], terms.shape[1]).index_add(0, own.pair, terms)
         columns = [counts.log1p(), own.own_events.log1p()[:, None]]
         if self.ebbs:
             columns.append(own.newest_hours.log1p()[:, None])
@@ -99,7 +105,8 @@ class RepeatBonus(nn.Module):
             items: ``[m]``, catalog indices of the columns, ascending; None for the whole catalog.
         """
         value = self(own, liking)
-        kept = torch.from_numpy(strongest(own.moment.numpy(), own.item.numpy(), value.detach().numpy()))
+        moment, item, bonus = (part.detach().cpu().numpy() for part in (own.moment, own.item, value))
+        kept = torch.from_numpy(strongest(moment, item, bonus)).to(scores.device)
         column = own.item[kept]
         if items is not None:
             column = torch.searchsorted(items, own.item[kept]).clamp(max=items.shape[0] - 1)
@@ -108,12 +115,12 @@ class RepeatBonus(nn.Module):
         place = own.moment[kept] * scores.shape[1] + column
         return scores.flatten().index_add(0, place, value[kept]).view(scores.shape)
 
-    def parameters_to_serve(self) -> RepeatParameters:
-        """What the served twin takes."""
+    def parameters_to_serve(self, liking: Tensor) -> RepeatParameters:
+        """What the served twin takes; ``liking`` as for `forward`."""
         arrays = (
             self.decay_rate_per_day,
             self.direct_weight,
-            self.vector_weight,
+            liking,
             self.hidden.weight.T,
             self.hidden.bias,
             self.output.weight[0],
@@ -138,10 +145,10 @@ def own_items_loss(scores: Tensor, own: OwnEvents, row: Tensor, item: Tensor) ->
     place = own.moment * items + own.item
     again = torch.isin(place, row * items + item).to(scores.dtype)
     score = scores.flatten().gather(0, place)
-    count = torch.zeros(moments).index_add(0, own.moment, again)
-    largest = torch.zeros(moments).scatter_reduce(0, own.moment, score.detach(), "amax", include_self=False)
-    spread = torch.zeros(moments).index_add(0, own.moment, (score - largest[own.moment]).exp())
-    gained = torch.zeros(moments).index_add(0, own.moment, score * again) / count.clamp(min=1)
+    count = scores.new_zeros(moments).index_add(0, own.moment, again)
+    largest = scores.new_zeros(moments).scatter_reduce(0, own.moment, score.detach(), "amax", include_self=False)
+    spread = scores.new_zeros(moments).index_add(0, own.moment, (score - largest[own.moment]).exp())
+    gained = scores.new_zeros(moments).index_add(0, own.moment, score * again) / count.clamp(min=1)
     came = count > 0
     return (spread[came].log() + largest[came] - gained[came]).sum() / moments
 

@@ -13,6 +13,7 @@ from ebbtide.train.bundle import TUNED, BundleConfig, DataReference, EncoderRefe
 from ebbtide.train.catalog import Catalog, catalog_of_events, read_catalog
 from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.devices import Devices
 from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder, files_fingerprint
 from ebbtide.train.errors import DataError
 from ebbtide.train.evaluation import held_out
@@ -63,6 +64,7 @@ def train_bundle(
     train_config: TrainConfig,
     watcher: Watcher | None = None,
     checkpoints: CheckpointFolder | None = None,
+    devices: Devices | None = None,
 ) -> tuple[InterestBundle, Fit, Data]:
     """Trains on the events that the data description does not hold out.
 
@@ -73,6 +75,7 @@ def train_bundle(
         train_config: Seed, epochs, rates.
         watcher: Told of progress.
         checkpoints: Where to keep what is needed to go on after a kill, and to look for it.
+        devices: Where to compute; one CPU unless given. Of several processes each gets the whole result.
 
     Returns:
         The bundle (not yet saved), how the fit went, and the data.
@@ -107,7 +110,9 @@ def train_bundle(
             train_config.encoder_tuning,
             train_config.encoder_items_per_step,
         )
-    result = fit(data.log, is_training, text_vectors, model_config, train_config, watcher, checkpoints, make_tuner)
+    result = fit(
+        data.log, is_training, text_vectors, model_config, train_config, watcher, checkpoints, make_tuner, devices
+    )
     encoder_files = None
     if result.tuner is not None:
         encoder_files = result.tuner.files()

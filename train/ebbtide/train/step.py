@@ -34,7 +34,12 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Step(nn.Module):
-    """The loss of some windows, as a module, so that whatever runs on several devices can wrap it."""
+    """The loss of some windows, as a module, so that whatever runs on several devices can wrap it.
+
+    The log stays on the CPU; what a step takes of it goes to the model's device.
+    """
+
+    prior_columns: Tensor | None
 
     def __init__(
         self,
@@ -65,6 +70,8 @@ class Step(nn.Module):
         self.log = log
         self.tensors = tensors
         self.popularity = popularity
+        columns = None if popularity is None else torch.from_numpy(popularity.columns)
+        self.register_buffer("prior_columns", columns, persistent=False)
         self.config = config
         self.max_scores = max_scores
         self.items = model.text_vectors.shape[0]
@@ -131,13 +138,14 @@ class Step(nn.Module):
 
     def _candidates(self, heads: Ints) -> Candidates | None:
         """What is scored before the instants; None for the whole catalog."""
+        device = self.model.gamma.device
         came = torch.from_numpy(self.log.item[self._came(heads)[1]].astype(np.int64))
         if self._sampler is not None:
-            return self._sampler.candidates(came)
+            return self._sampler.candidates(came).to(device)
         if self.config.loss is Loss.mse:
             item = torch.unique(came)
             nothing = torch.zeros(item.shape[0])
-            return Candidates(item, nothing, nothing)
+            return Candidates(item, nothing, nothing).to(device)
         return None
 
     def _slice_loss(self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor) -> Tensor:
@@ -151,37 +159,39 @@ class Step(nn.Module):
         """
         config = self.config
         scores = self._scores(candidates, heads, interest, factors)
-        row, place = self._came(heads)
-        item = torch.from_numpy(self.log.item[place].astype(np.int64))
+        rows, place = self._came(heads)
+        row = torch.from_numpy(rows).to(scores.device)
+        item = torch.from_numpy(self.log.item[place].astype(np.int64)).to(scores.device)
         if candidates is None:
-            loss = losses.full_softmax(scores, torch.from_numpy(row), item)
+            loss = losses.full_softmax(scores, row, item)
             if self.model.repeat is not None:
-                own = own_before(self.log, self.tensors, heads)
-                loss = loss + _OWN_ITEMS_WEIGHT * own_items_loss(scores, own, torch.from_numpy(row), item)
+                own = own_before(self.log, self.tensors, heads).to(scores.device)
+                loss = loss + _OWN_ITEMS_WEIGHT * own_items_loss(scores, own, row, item)
             return loss
-        pairs = (scores, torch.from_numpy(row), candidates.column(item))
+        pairs = (scores, row, candidates.column(item))
         if config.loss is Loss.sampled_softmax:
             return losses.sampled_softmax(*pairs, candidates.drawn, candidates.log_expected)
         if config.loss is Loss.bpr:
             return losses.bpr(*pairs, candidates.drawn)
         if config.loss is Loss.gbce:
             return losses.gbce(*pairs, candidates.drawn, self.items, config.gbce_calibration)
-        rating = torch.from_numpy(self.log.weight[place]) - (self.rating_mean or 0.0)
+        rating = torch.from_numpy(self.log.weight[place]).to(scores.device) - (self.rating_mean or 0.0)
         return losses.mse(*pairs, rating)
 
     def _scores(self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor) -> Tensor:
         """``[K, m]``, before each instant; arguments as in `_slice_loss`."""
-        scores = interest @ factors.T
+        scores = (interest @ factors.T).float()
         item = None if candidates is None else candidates.item
-        if self.popularity is not None:
-            moment = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads]))
-            used, place = torch.unique(moment, return_inverse=True)
-            columns = torch.from_numpy(self.popularity.columns)
-            columns = columns[used] if item is None else columns[used[:, None], item]
-            scores = scores + nn.functional.embedding(place, columns @ self.model.prior_weight)
-        if self.model.repeat is not None:
-            own = own_before(self.log, self.tensors, heads)
-            scores = self.model.repeat.add_to(scores, own, self.model.repeat_liking(), item)
+        # Popularity and repetition are added in full precision: matrix products in 16 bits are for the large ones.
+        with torch.autocast(scores.device.type, enabled=False):
+            if self.popularity is not None and self.prior_columns is not None:
+                moment = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads])).to(scores.device)
+                used, place = torch.unique(moment, return_inverse=True)
+                columns = self.prior_columns[used] if item is None else self.prior_columns[used[:, None], item]
+                scores = scores + nn.functional.embedding(place, columns @ self.model.prior_weight)
+            if self.model.repeat is not None:
+                own = own_before(self.log, self.tensors, heads).to(scores.device)
+                scores = self.model.repeat.add_to(scores, own, self.model.repeat_liking(), item)
         return scores
 
     def _came(self, heads: Ints) -> tuple[Ints, Ints]:

@@ -12,6 +12,7 @@ import torch
 
 from ebbtide.train.checkpoint import CheckpointFolder, Identity
 from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.devices import Devices
 from ebbtide.train.errors import DataError
 from ebbtide.train.evaluation import after_time, has_past
 from ebbtide.train.evaluation.split import instant_heads
@@ -53,6 +54,7 @@ def fit(
     watcher: Watcher | None = None,
     checkpoints: CheckpointFolder | None = None,
     make_tuner: Callable[[], EncoderTuner] | None = None,
+    devices: Devices | None = None,
 ) -> Fit:
     """Trains on the given events, and on nothing else.
 
@@ -65,6 +67,8 @@ def fit(
         watcher: Told of progress.
         checkpoints: Where to keep what is needed to go on after a kill, and to look for it.
         make_tuner: Gives a fresh encoder to tune; None leaves it frozen.
+        devices: Where to compute; one CPU unless given. Several processes all come here with the same arguments, and
+            all get the same result.
 
     Returns:
         The model of the best epoch, fitted again on all training events unless ``refit`` is off.
@@ -73,7 +77,8 @@ def fit(
         DataError: Too few events to train or to validate on.
         CheckpointError: The checkpoint there is of another training.
     """
-    watcher = watcher or Watcher()
+    devices = devices or Devices()
+    watcher = watcher if watcher is not None and devices.is_first else Watcher()
     log = _only(log, is_training)
     predictable = has_past(log)
     late = after_time(log, train_config.validation_fraction)
@@ -84,11 +89,16 @@ def fit(
             f"{int(validation.sum())} to validate on; expected some of each (people need two events or more)"
         )
     validation = _some_instants(log, validation, train_config.validation_instants, train_config.seed)
-    saved = None if checkpoints is None else checkpoints.begin(_identity(log, text_vectors, model_config, train_config))
+    saved = None
+    if checkpoints is not None:
+        settings = {**model_config.model_dump(), **train_config.model_dump(), **devices.settings}
+        saved = checkpoints.begin(Identity(settings=settings, data=_digest(log, text_vectors)))
     history = History()
     if saved is not None:
         progress = saved.progress
         history = History(list(progress.epochs), progress.best_epoch, progress.best_ndcg_at_10)
+    # Whatever is wrong with data and settings has been told by now, once.
+    devices.launch()
     popularity = prior_snapshots(log, text_vectors.shape[0], model_config)
     material = Material(
         log=log,
@@ -97,6 +107,7 @@ def fit(
         text_vectors=torch.from_numpy(text_vectors),
         model_config=model_config,
         config=train_config,
+        devices=devices,
         watcher=watcher,
         checkpoints=checkpoints,
         make_tuner=make_tuner,
@@ -125,14 +136,13 @@ def prior_snapshots(log: EventLog, items: int, config: ModelConfig) -> Popularit
     return popularity_snapshots(log.item, log.time_ms, items, half_lives, moments)
 
 
-def _identity(
-    log: EventLog, text_vectors: npt.NDArray[np.float32], model_config: ModelConfig, train_config: TrainConfig
-) -> Identity:
+def _digest(log: EventLog, text_vectors: npt.NDArray[np.float32]) -> str:
+    """SHA-256 of what is trained on, in hex."""
     digest = hashlib.sha256()
     for array in (log.start, log.item, log.time_ms, log.weight, text_vectors):
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
-    return Identity(settings={**model_config.model_dump(), **train_config.model_dump()}, data=digest.hexdigest())
+    return digest.hexdigest()
 
 
 def _some_instants(log: EventLog, mask: Mask, at_most: int, seed: int) -> Mask:

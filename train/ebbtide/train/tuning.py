@@ -54,6 +54,7 @@ class EncoderTuner(nn.Module):
         self._tokenizer = fast_tokenizer(folder, self.encoder.settings.max_tokens)
         if tuning is Tuning.lora:
             self.encoder.transformer = _with_adapters(self.encoder.transformer)
+        self._freeze_unused()
 
     def learned(self) -> dict[str, Tensor]:
         """What learns, by name; the rest is as in the folder."""
@@ -68,17 +69,28 @@ class EncoderTuner(nn.Module):
 
         Args:
             text_vectors: ``[N, width]``, of the last refresh.
-            items: ``[m]``, catalog indices, none twice; which of them are encoded is drawn by torch's generator.
+            items: ``[m]``, catalog indices on the CPU, none twice; torch's generator draws those that are encoded.
         """
         chosen = items[torch.randperm(items.shape[0])[: self._items_per_step]]
         encodings = self._tokenizer.encode_batch([self._texts[item] for item in chosen.tolist()])
-        input_ids = torch.tensor([encoding.ids for encoding in encodings])
-        mask = torch.tensor([encoding.attention_mask for encoding in encodings])
-        return text_vectors.index_copy(0, chosen, self.encoder(input_ids, mask))
+        device = text_vectors.device
+        input_ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
+        mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device)
+        vectors: Tensor = self.encoder(input_ids, mask)
+        return text_vectors.index_copy(0, chosen.to(device), vectors.to(text_vectors.dtype))
 
     def refreshed(self) -> Tensor:
         """The catalog's text vectors as the encoder is now, ``[N, width]``."""
         return torch.from_numpy(embed_with(self.encoder.eval(), self._tokenizer, self._texts))
+
+    def _freeze_unused(self) -> None:
+        """Weights that no text vector depends on, a pooler's say, do not learn: they never get a gradient."""
+        encoding = self._tokenizer.encode(self._texts[0])
+        input_ids, mask = torch.tensor([encoding.ids]), torch.tensor([encoding.attention_mask])
+        self.encoder(input_ids, mask).sum().backward()
+        for parameter in self.parameters():
+            parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
+            parameter.grad = None
 
     def files(self) -> dict[str, bytes]:
         """The encoder's folder as it is to be saved: relative path to content. Adapters are merged; tuning is over."""

@@ -101,7 +101,7 @@ class Predicted:
     """Interest just before each of K events."""
 
     event: Tensor
-    """``[K]``, log index of the event that comes next."""
+    """``[K]``, log index of the event that comes next; on the CPU, as the log."""
     interest: Tensor
     """w, ``[K, d]``."""
     alpha: Tensor
@@ -122,7 +122,7 @@ def predict_windows(
 
     Args:
         model: The interest model.
-        log: Events.
+        log: Events, on the CPU wherever the model is.
         windows: ``[B, 2]``: the log index of each window's first target, and any event of the same person.
         context_events: Events before the first target that are taken in.
         targets: Events from the first target on that may be targets.
@@ -130,6 +130,8 @@ def predict_windows(
         vectors: ``[N, d]``, event vectors; None computes those of the windows' items and no others.
         dropout: Share of the entries of event vectors that are zeroed.
     """
+    # The log stays on the CPU; what these windows hold of it goes to the model's device.
+    device = model.gamma.device
     start, owner = torch.from_numpy(windows).unbind(1)
     index = start[:, None] - context_events + torch.arange(context_events + targets)
     first, stop = log.first[owner, None], log.stop[owner, None]
@@ -139,14 +141,15 @@ def predict_windows(
     items = log.item[index]
     if vectors is None:
         used, items = torch.unique(items, return_inverse=True)
-        vectors = model.event_vectors(used)
+        vectors = model.event_vectors(used.to(device))
     # Not vectors[...]: the gradient of indexing adds up in the order in which threads arrive.
-    terms = nn.functional.embedding(items, vectors) * (log.weight[index] * inside).unsqueeze(-1)
+    weight = (log.weight[index] * inside).to(device)
+    terms = nn.functional.embedding(items.to(device), vectors) * weight.unsqueeze(-1)
     terms = nn.functional.dropout(terms, dropout, training=dropout > 0)
-    pause = log.pause_days[index] * (inside & (index > first))
+    pause = (log.pause_days[index] * (inside & (index > first))).to(device)
     # Age decays over every pause, rank decays at every new event.
     age_decay = torch.exp(-pause.unsqueeze(-1) * model.decay_rate_per_day)
-    opens = log.opens_session[index].to(terms.dtype).unsqueeze(-1)
+    opens = log.opens_session[index].to(device, terms.dtype).unsqueeze(-1)
     sums = _scan(terms, age_decay, torch.exp(-model.rank_decay_rate), opens, context_events)
 
     wanted = (inside & is_target[index])[:, context_events:]
@@ -154,10 +157,11 @@ def predict_windows(
     history_stop = torch.where(log.opens_session[event], event, log.session_start[event - 1].clamp(min=0))
     history_stop = torch.maximum(history_stop, log.first[event])
     context = Context(
-        history_count=(history_stop - log.first[event]).to(terms.dtype),
-        current_count=(event - history_stop).to(terms.dtype),
-        idle_hours=log.pause_days[event] * (MS_PER_DAY / MS_PER_HOUR),
+        history_count=(history_stop - log.first[event]).to(device, terms.dtype),
+        current_count=(event - history_stop).to(device, terms.dtype),
+        idle_hours=(log.pause_days[event] * (MS_PER_DAY / MS_PER_HOUR)).to(device),
     )
+    wanted = wanted.to(device)
     chosen = Sums(*(part[wanted] for part in (sums.history, sums.history_square, sums.current, sums.current_square)))
     interest, alpha = model.blend(chosen, context)
     return Predicted(event, interest, alpha)

@@ -69,7 +69,7 @@ def target_ranks(
         for row, head in enumerate(scored.head.tolist()):
             event = head + np.flatnonzero(targets[head : stop_of[head]])
             score = scored.scores[row, tensors.item[torch.from_numpy(event)]]
-            ranks.append(((scored.scores[row] >= score[:, None]).sum(1) - 1).numpy())
+            ranks.append(((scored.scores[row] >= score[:, None]).sum(1) - 1).cpu().numpy())
             events.append(event)
         if progress is not None:
             progress(len(scored.head))

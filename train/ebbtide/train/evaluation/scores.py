@@ -62,7 +62,8 @@ def score_instants(
     wanted[heads] = True
     mask = torch.from_numpy(wanted)
     vectors, factors = model.event_vectors(), model.item_factors()
-    prior = None if popularity is None else torch.from_numpy(popularity.columns) @ model.prior_weight
+    device = model.gamma.device
+    prior = None if popularity is None else torch.from_numpy(popularity.columns).to(device) @ model.prior_weight
     liking = None if model.repeat is None else model.repeat_liking()
     rows = max(_SCORES_PER_BATCH // factors.shape[0], 1)
     for windows in batches(_windows(log, heads), _WINDOWS_PER_BATCH):
@@ -72,9 +73,9 @@ def score_instants(
             head = predicted.event[part].numpy()
             scores = predicted.interest[part] @ factors.T
             if popularity is not None and prior is not None:
-                scores += prior[torch.from_numpy(popularity.index_at(log.time_ms[head]))]
+                scores += prior[torch.from_numpy(popularity.index_at(log.time_ms[head])).to(device)]
             if model.repeat is not None and liking is not None:
-                scores = model.repeat.add_to(scores, own_before(log, tensors, head), liking)
+                scores = model.repeat.add_to(scores, own_before(log, tensors, head).to(device), liking)
             if not bool(scores.isfinite().all()):
                 raise FloatingPointError(
                     "a score is not a finite number; training has diverged: lower the learning rate"

@@ -1,0 +1,200 @@
+"""Where training runs, through Lightning Fabric: the device, the precision, and the processes that share each batch.
+
+Data-parallel: every process holds the whole model and the whole log, takes its share of the windows of each batch, and
+Fabric averages the gradients (PyTorch's DistributedDataParallel, over NCCL on GPUs and gloo on CPUs). Fabric starts the
+processes itself by running the same command again, or finds those that torchrun has started.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from enum import Enum
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.plugins import Precision as FullPrecision
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from ebbtide.train.errors import DeviceError
+
+# It tells of itself at every start.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+_AUTOCAST: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+Ints = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+
+class Precision(str, Enum):
+    """What matrix products are computed in; parameters, the optimiser and the loss stay in float32."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    """bfloat16 through autocast."""
+    fp16 = "fp16"
+    """float16 through autocast, with a loss that is scaled so that small gradients survive."""
+
+
+class DeviceConfig(BaseModel):
+    """Where and how exactly training computes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    """``auto``: CUDA where PyTorch sees a GPU, the CPU elsewhere."""
+    devices: int = Field(1, ge=1)
+    """Processes on each machine: one for each GPU, or so many that share the CPU."""
+    precision: Precision = Precision.fp32
+
+
+class Devices:
+    """The processes of one training, seen from one of them."""
+
+    def __init__(self, config: DeviceConfig | None = None) -> None:
+        """Looks for the devices; no process is started yet.
+
+        Args:
+            config: One CPU in float32 unless given.
+
+        Raises:
+            DeviceError: They are not there, or torchrun has started another number of processes.
+        """
+        config = config or DeviceConfig()
+        self.kind = _kind(config)
+        self.precision = config.precision
+        machines = _machines(config.devices)
+        self.count = config.devices * machines
+        """Processes in all."""
+        elastic = TorchElasticEnvironment.detect()
+        autocast = _AUTOCAST.get(config.precision.value)
+        self._precision = FullPrecision() if autocast is None else MixedPrecision(autocast, device=self.kind)
+        self._fabric = Fabric(
+            accelerator=self.kind,
+            devices=config.devices,
+            num_nodes=machines,
+            # The buffers are the catalog's vectors and the prior, the same everywhere.
+            strategy="auto" if self.count == 1 else DDPStrategy(broadcast_buffers=False),
+            plugins=[self._precision, TorchElasticEnvironment() if elastic else LightningEnvironment()],
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a resumed training must share with the one before."""
+        return {"device": self.kind, "devices": self.count, "precision": self.precision.value}
+
+    @property
+    def rank(self) -> int:
+        """This process among all, from 0."""
+        return self._fabric.global_rank
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process validates, writes and tells."""
+        return self.rank == 0
+
+    def launch(self) -> None:
+        """Starts the other processes, which run the same command up to here, and waits until all are connected."""
+        self._fabric.launch()
+
+    def setup(self, module: nn.Module) -> nn.Module:
+        """Moves a module to the device and wraps it; its parameters stay the same objects, with the first's values.
+
+        Of several processes each waits for the gradients of the others: every parameter must get one in every step.
+        """
+        with warnings.catch_warnings():
+            # torch 2.13 calls broadcast_buffers by another name, which older ones do not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            return self._fabric.setup_module(module)
+
+    def share(self, windows: Ints) -> Ints:
+        """The windows of a batch that this process takes, maybe none."""
+        return windows[self.rank :: self.count]
+
+    def total(self, *values: float) -> list[float]:
+        """Sums over all processes."""
+        if self.count == 1:
+            return list(values)
+        mine = torch.tensor(values, dtype=torch.float64, device=self._fabric.device)
+        everyone = self._fabric.all_reduce(mine, reduce_op="sum")
+        if not isinstance(everyone, Tensor):
+            raise TypeError(f"all_reduce: got {type(everyone).__name__}; expected a tensor")
+        return everyone.tolist()
+
+    def told_by_first(self, value: T) -> T:
+        """What the first process passed."""
+        return self._fabric.broadcast(value)
+
+    def descend(self, loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+        """One step down the average of all processes' gradients, which is cut off at a length."""
+        optimizer.zero_grad(set_to_none=True)
+        self._fabric.backward(loss)
+        # Not Fabric's own clipping, which sums the squares in the optimiser's order: another last bit.
+        self._precision.unscale_gradients(optimizer)
+        nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+        self._fabric.strategy.optimizer_step(optimizer)
+
+    def seed(self, seed: int) -> None:
+        """Gives each of several processes its own draws: dropout, negatives, encoded items; one alone goes on as is."""
+        if self.count > 1:
+            torch.manual_seed(int(np.random.SeedSequence((seed, self.rank)).generate_state(1)[0]))
+
+    def generators(self) -> Tensor:
+        """The state of torch's generators in every process, uint8 ``[processes, bytes]``."""
+        state = torch.get_rng_state()
+        if self.kind == "cuda":
+            state = torch.cat([state, torch.cuda.get_rng_state(self._fabric.device)])
+        if self.count == 1:
+            return state[None]
+        everyone = self._fabric.all_gather(state.to(self._fabric.device))
+        if not isinstance(everyone, Tensor):
+            raise TypeError(f"all_gather: got {type(everyone).__name__}; expected a tensor")
+        return everyone.cpu()
+
+    def restore_generators(self, states: Tensor) -> None:
+        """Puts back what `generators` gave."""
+        size = torch.get_rng_state().shape[0]
+        state = states[self.rank].clone()
+        torch.set_rng_state(state[:size])
+        if self.kind == "cuda":
+            torch.cuda.set_rng_state(state[size:], self._fabric.device)
+
+    def loss_scale(self) -> dict[str, Any]:
+        """How the loss is scaled now; empty but for float16."""
+        return self._precision.state_dict()
+
+    def restore_loss_scale(self, state: dict[str, Any]) -> None:
+        """Puts back what `loss_scale` gave."""
+        self._precision.load_state_dict(state)
+
+
+def _kind(config: DeviceConfig) -> Literal["cpu", "cuda"]:
+    """The device that is meant, where there are enough of it."""
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if config.device == "cpu" or (config.device == "auto" and not found):
+        return "cpu"
+    if not found:
+        raise DeviceError("device: got 'cuda'; expected 'cpu' or 'auto': PyTorch sees no CUDA device here")
+    if config.devices > found:
+        raise DeviceError(f"devices: got {config.devices}; expected at most {found}, the CUDA devices of this machine")
+    return "cuda"
+
+
+def _machines(devices: int) -> int:
+    """Over how many machines torchrun has spread its processes; 1 without torchrun."""
+    if not TorchElasticEnvironment.detect():
+        return 1
+    here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    if here != devices:
+        raise DeviceError(f"devices: got {devices}; expected {here}, as many processes as torchrun has started here")
+    return everywhere // here
