@@ -79,7 +79,7 @@ class InterestModel(nn.Module):
             self.log_rank_decay_rate = nn.Parameter(
                 _log_rates(config.shortest_rank_half_life, config.longest_rank_half_life, d)
             )
-        self.repeat = RepeatBonus(config.decay == "learned", d, items) if config.repeat_bonus else None
+        self.repeat = RepeatBonus(config.decay == "learned", d) if config.repeat_bonus else None
         if config.fixed_alpha is None:
             self.gate_hidden = nn.Linear(2 * d + SCALAR_FEATURES, config.gate_hidden)
             self.gate_output = nn.Linear(config.gate_hidden, d if config.alpha == "per-dimension" else 1)
@@ -103,7 +103,7 @@ class InterestModel(nn.Module):
         return (_rows(self.text_vectors, items) @ self.item_projection + _rows(self.item_residual, items)) * self.gamma
 
     def repeat_liking(self) -> Tensor:
-        """What each item adds to its own repeat bonus, ``[N]``: event vector times its weight in the bonus, and bias.
+        """What each item adds to its own repeat bonus, ``[N]``: event vectors times their weight in the bonus.
 
         Raises:
             ValueError: The model has no repeat bonus.
@@ -111,8 +111,7 @@ class InterestModel(nn.Module):
         if self.repeat is None:
             raise ValueError("repeat_bonus: got False; expected a model that has one")
         weight = self.repeat.vector_weight
-        by_vector = self.text_vectors @ (self.event_projection @ weight) + self.event_residual @ weight
-        return by_vector + self.repeat.item_bias
+        return self.text_vectors @ (self.event_projection @ weight) + self.event_residual @ weight
 
     def blend(self, sums: Sums, context: Context, alpha_override: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """W ``[K, d]`` and alpha ``[K, 1]`` or ``[K, d]``; see `ebbtide.interest.blend` for the formulas.

@@ -49,13 +49,12 @@ class OwnEvents:
 class RepeatBonus(nn.Module):
     """Parameters and formula of the bonus."""
 
-    def __init__(self, ebbs: bool, dimensions: int, items: int) -> None:
-        """Starts as the logarithm of the decayed counts; hidden layer, event vectors and items add nothing yet.
+    def __init__(self, ebbs: bool, dimensions: int) -> None:
+        """Starts as the logarithm of the decayed counts; hidden layer and event vectors add nothing yet.
 
         Args:
             ebbs: False leaves out whatever tells the age of an event.
             dimensions: d, of event vectors.
-            items: N.
         """
         super().__init__()
         self.ebbs = ebbs
@@ -67,7 +66,6 @@ class RepeatBonus(nn.Module):
         direct[: len(half_lives)] = torch.tensor(_DIRECT_WEIGHT) if ebbs else sum(_DIRECT_WEIGHT)
         self.direct_weight = nn.Parameter(direct)
         self.vector_weight = nn.Parameter(torch.zeros(dimensions))
-        self.item_bias = nn.Parameter(torch.zeros(items))
         self.hidden = nn.Linear(features, _HIDDEN)
         self.output = nn.Linear(_HIDDEN, 1)
         nn.init.zeros_(self.output.weight)
@@ -83,7 +81,7 @@ class RepeatBonus(nn.Module):
 
         Args:
             own: E events in G pairs.
-            liking: ``[N]``, what each item of the catalog adds; see `InterestModel.repeat_liking`.
+            liking: ``[N]``, what each item of the catalog adds: its event vector times `vector_weight`.
         """
         terms = torch.exp(-own.age_days[:, None] * self.decay_rate_per_day) * own.weight[:, None]
         counts = terms.new_zeros(own.item.shape[0], terms.shape[1]).index_add(0, own.pair, terms)
@@ -115,12 +113,12 @@ class RepeatBonus(nn.Module):
         place = own.moment[kept] * scores.shape[1] + column
         return scores.flatten().index_add(0, place, value[kept]).view(scores.shape)
 
-    def parameters_to_serve(self, liking: Tensor) -> RepeatParameters:
-        """What the served twin takes; ``liking`` as for `forward`."""
+    def parameters_to_serve(self) -> RepeatParameters:
+        """What the served twin takes."""
         arrays = (
             self.decay_rate_per_day,
             self.direct_weight,
-            liking,
+            self.vector_weight,
             self.hidden.weight.T,
             self.hidden.bias,
             self.output.weight[0],
