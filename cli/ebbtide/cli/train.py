@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ebbtide.cli.console import console, timed
+from ebbtide.cli.console import console, errors, timed
 from ebbtide.cli.training_display import TrainingDisplay
 
 if TYPE_CHECKING:
@@ -34,6 +35,22 @@ class TuningName(str, Enum):
     frozen = "frozen"
     lora = "lora"
     full = "full"
+
+
+class DeviceName(str, Enum):
+    """Of `ebbtide.train.devices.DeviceConfig`, here without loading torch; a test holds the two together."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class PrecisionName(str, Enum):
+    """`ebbtide.train.devices.Precision`, here without loading torch; a test holds the two together."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
 
 
 def command(
@@ -110,6 +127,14 @@ def command(
     tensorboard: Annotated[
         Path | None, typer.Option(help="Folder for TensorBoard's logs (needs ebbtide[tensorboard]).")
     ] = None,
+    device: Annotated[DeviceName, typer.Option(help="auto: a GPU where there is one.")] = DeviceName.cpu,
+    devices: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that share each batch, one a GPU; under torchrun as many as it starts."),
+    ] = 1,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Of large matrix products: fp32; bf16; fp16, for GPUs without bfloat16.")
+    ] = PrecisionName.fp32,
     seed: Annotated[int, typer.Option(help="Same seed, data and versions: same bundle.")] = 0,
 ) -> None:
     """Train the interest model on an event log.
@@ -124,6 +149,8 @@ def command(
     """
     if resume and checkpoint is None:
         raise typer.BadParameter("expected --checkpoint FOLDER with --resume")
+    # Several processes all run this command; the first one speaks.
+    console.quiet = errors.quiet = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
     with timed("loaded torch and transformers"), console.status("Loading torch and transformers"):
         from pydantic import ValidationError
 
@@ -131,6 +158,7 @@ def command(
         from ebbtide.train.bundle import DataReference
         from ebbtide.train.checkpoint import CheckpointFolder
         from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
+        from ebbtide.train.devices import DeviceConfig, Devices, Precision
         from ebbtide.train.stage import train_bundle
         from ebbtide.train.watcher import Watchers
     try:
@@ -163,6 +191,7 @@ def command(
     except ValidationError as error:
         first = error.errors()[0]
         raise typer.BadParameter(f"{first['loc'][0]}: got {first['input']!r}; {first['msg']}") from error
+    places = Devices(DeviceConfig(device=device.value, devices=devices, precision=Precision(precision.value)))
     data = DataReference(
         events=str(events),
         catalog=None if catalog is None else str(catalog),
@@ -182,7 +211,9 @@ def command(
         checkpoints = CheckpointFolder(checkpoint, resume=resume, every_batches=checkpoint_batches)
     with timed("trained"), TrainingDisplay() as display:
         watcher = display if tensorboard is None else Watchers(display, Board(tensorboard))
-        bundle, fit, _ = train_bundle(data, encoder, model_config, train_config, watcher, checkpoints)
+        bundle, fit, _ = train_bundle(data, encoder, model_config, train_config, watcher, checkpoints, places)
+    if not places.is_first:
+        return
     bundle.save(out)
     if checkpoints is not None:
         checkpoints.clear()

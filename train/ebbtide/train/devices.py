@@ -11,7 +11,7 @@ import logging
 import os
 import warnings
 from enum import Enum
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -123,13 +123,7 @@ class Devices:
 
     def total(self, *values: float) -> list[float]:
         """Sums over all processes."""
-        if self.count == 1:
-            return list(values)
-        mine = torch.tensor(values, dtype=torch.float64, device=self._fabric.device)
-        everyone = self._fabric.all_reduce(mine, reduce_op="sum")
-        if not isinstance(everyone, Tensor):
-            raise TypeError(f"all_reduce: got {type(everyone).__name__}; expected a tensor")
-        return everyone.tolist()
+        return list(values) if self.count == 1 else self._sum(torch.tensor(values, dtype=torch.float64)).tolist()
 
     def told_by_first(self, value: T) -> T:
         """What the first process passed."""
@@ -154,12 +148,9 @@ class Devices:
         state = torch.get_rng_state()
         if self.kind == "cuda":
             state = torch.cat([state, torch.cuda.get_rng_state(self._fabric.device)])
-        if self.count == 1:
-            return state[None]
-        everyone = self._fabric.all_gather(state.to(self._fabric.device))
-        if not isinstance(everyone, Tensor):
-            raise TypeError(f"all_gather: got {type(everyone).__name__}; expected a tensor")
-        return everyone.cpu()
+        states = torch.zeros(self.count, state.shape[0], dtype=torch.int32)
+        states[self.rank] = state
+        return (states if self.count == 1 else self._sum(states)).to(torch.uint8)
 
     def restore_generators(self, states: Tensor) -> None:
         """Puts back what `generators` gave."""
@@ -168,6 +159,9 @@ class Devices:
         torch.set_rng_state(state[:size])
         if self.kind == "cuda":
             torch.cuda.set_rng_state(state[size:], self._fabric.device)
+
+    def _sum(self, mine: Tensor) -> Tensor:
+        return cast(Tensor, self._fabric.all_reduce(mine.to(self._fabric.device), reduce_op="sum")).cpu()
 
     def loss_scale(self) -> dict[str, Any]:
         """How the loss is scaled now; empty but for float16."""
