@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from ebbtide.train.bundle import DataReference, InterestBundle
@@ -123,6 +124,16 @@ def test_bundle_is_refused_with_both_formats_when_it_is_of_another(trained, tmp_
     path = tmp_path / "bundle" / "bundle.json"
     path.write_text(json.dumps({"format": 99, "written_by": "a later version"}))
     with pytest.raises(BundleError, match=r"format 99; expected \d+: train again"):
+        InterestBundle.load(tmp_path / "bundle")
+
+
+def test_bundle_is_refused_when_its_tensors_are_of_another_model(trained, tmp_path):
+    shutil.copytree(trained[2], tmp_path / "bundle")
+    path = tmp_path / "bundle" / "weights.safetensors"
+    tensors = load_file(str(path))
+    del tensors["model.gamma"]
+    save_file(tensors, str(path))
+    with pytest.raises(BundleError, match=r"(?s)train again.*gamma"):
         InterestBundle.load(tmp_path / "bundle")
 
 

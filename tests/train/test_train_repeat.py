@@ -26,6 +26,14 @@ def bonus_of(ebbs):
     return bonus
 
 
+def liking_of(bonus):
+    return VECTORS @ bonus.vector_weight
+
+
+def served(bonus):
+    return bonus.parameters_to_serve(liking_of(bonus))
+
+
 def own_of(log, heads, at_most=512):
     first = log.start[np.searchsorted(log.start, heads, side="right") - 1]
     return own_events(log.item, log.time_ms, log.weight, first, heads, at_most)
@@ -35,8 +43,7 @@ def batch_of(log, heads):
     first = log.start[np.searchsorted(log.start, heads, side="right") - 1]
     places = np.concatenate([np.arange(*span) for span in zip(first, heads, strict=True)])
     batch = order_events(heads - first, log.time_ms[places], log.time_ms[heads], log.weight[places], None, HOUR_MS)
-    item = log.item[places][batch.source]
-    return batch, item, VECTORS[item].numpy()
+    return batch, log.item[places][batch.source]
 
 
 @pytest.mark.parametrize("ebbs", [True, False], ids=["ebbs", "nothing-ebbs"])
@@ -44,10 +51,10 @@ def test_served_bonus_equals_torch_before_every_event(random_log, ebbs):
     bonus = bonus_of(ebbs)
     heads = np.setdiff1d(np.arange(random_log.events), random_log.start[:-1])
     own = own_of(random_log, heads)
-    request, item, value = repeat_bonus(*batch_of(random_log, heads), bonus.parameters_to_serve())
+    request, item, value = repeat_bonus(*batch_of(random_log, heads), served(bonus))
     np.testing.assert_array_equal(request, own.moment.numpy())
     np.testing.assert_array_equal(item, own.item.numpy())
-    np.testing.assert_allclose(value, bonus(own, VECTORS @ bonus.vector_weight).detach().numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(value, bonus(own, liking_of(bonus)).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("decay", ["learned", "none"])
@@ -83,14 +90,14 @@ def test_own_events_are_strictly_before_the_moment_and_the_newest_when_limited(r
 
 
 def test_bonus_of_free_text_and_of_nobody_is_empty(random_log):
-    batch, item, vectors = batch_of(random_log, np.array([20]))
-    request, _, value = repeat_bonus(batch, np.full_like(item, -1), vectors, bonus_of(True).parameters_to_serve())
+    batch, item = batch_of(random_log, np.array([20]))
+    request, _, value = repeat_bonus(batch, np.full_like(item, -1), served(bonus_of(True)))
     assert request.size == 0
     assert value.size == 0
 
 
 def test_bonus_is_that_of_a_request_alone_when_ages_are_scaled(random_log):
-    parameters = bonus_of(True).parameters_to_serve()
+    parameters = served(bonus_of(True))
     requests = batch_of(random_log, np.array([20, 50]))
     _, _, plain = repeat_bonus(*requests, parameters)
     request, _, scaled = repeat_bonus(*requests, parameters, np.array([1, 0], np.float32))
@@ -110,7 +117,7 @@ def test_strongest_keeps_the_largest_of_each_request_when_there_are_more():
 def test_bonus_learns_through_the_scores(random_log):
     bonus = bonus_of(True)
     own = own_of(random_log, np.array([20, 50]))
-    bonus.add_to(torch.zeros(2, 12), own, VECTORS @ bonus.vector_weight).logsumexp(1).sum().backward()
+    bonus.add_to(torch.zeros(2, 12), own, liking_of(bonus)).logsumexp(1).sum().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in bonus.parameters())
 
 

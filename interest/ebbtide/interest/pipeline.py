@@ -172,7 +172,7 @@ class InterestPipeline:
         pairs: list[Pairs] = []
         if self.parameters.repeat is not None:
             items = sources.item.take(weighed.batch.source)
-            bonus = repeat_bonus(weighed.batch, items, weighed.vectors, self.parameters.repeat, columns.decay_scale)
+            bonus = repeat_bonus(weighed.batch, items, self.parameters.repeat, columns.decay_scale)
             pairs.append(Pairs(*bonus))
         if columns.exclude_seen is True and sources.text is None:
             pairs.append(Pairs(sources.person, sources.item, -np.inf))

@@ -2,8 +2,8 @@
 
 A low-rank interest vector cannot point at single items; a few pairs (item, value) beside it can. For each of the
 person's own items the decayed counts c_m = sum_e v_e exp(-lambda_m age_e) at M half-lives are kept, which an event
-updates in constant time; the bonus is a small perceptron of their logarithms, and the item's event vector times a
-learned weight: milk is bought again, a lawn mower is not (docs/method.md, repeat bonus).
+updates in constant time; the bonus is a small perceptron of their logarithms, and how much the item is one that comes
+again: milk is bought again, a lawn mower is not (docs/method.md, repeat bonus).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class RepeatParameters:
     """lambda, ``[M]``: ln 2 over the half-life in days; a single 0 means that nothing ebbs."""
     direct_weight: Floats
     """``[F]``."""
-    vector_weight: Floats
-    """``[d]``, of the item's event vector."""
+    liking: Floats
+    """``[N]``, what each item of the catalog adds: its event vector times a learned weight."""
     hidden_weight: Floats
     """``[F, hidden]``."""
     hidden_bias: Floats
@@ -55,7 +55,6 @@ class RepeatParameters:
 def repeat_bonus(
     batch: EventBatch,
     items: Ints,
-    vectors: Floats,
     parameters: RepeatParameters,
     decay_scale: Floats | None = None,
 ) -> tuple[Ints, Ints, Floats]:
@@ -64,7 +63,6 @@ def repeat_bonus(
     Args:
         batch: E events of B requests.
         items: ``[E]``, catalog index of each event in the batch's order; a negative one (free text) has no bonus.
-        vectors: ``[E, d]``, event vectors in the batch's order.
         parameters: Learned.
         decay_scale: ``[B]``, multiplies every age, as for the interest; None for 1.
 
@@ -75,7 +73,6 @@ def repeat_bonus(
     known = items >= 0
     request, item = batch.request[known], items[known]
     age_days, weight = batch.age_days[known], batch.weight[known]
-    liking = (vectors @ parameters.vector_weight)[known]
     if not request.size:
         return request, item, np.zeros(0, dtype=np.float32)
     if decay_scale is not None:
@@ -86,7 +83,7 @@ def repeat_bonus(
     terms = np.exp(np.multiply.outer(-age_days, parameters.decay_rate_per_day)) * weight[:, None]
     counts = np.add.reduceat(terms, starts, axis=0)
     newest_days = np.minimum.reduceat(age_days, starts)
-    request, item, liking = request[starts], item[starts], liking[order][starts]
+    request, item = request[starts], item[starts]
 
     own_events = np.bincount(batch.request, minlength=batch.requests).astype(np.float32)
     columns = [*np.log1p(counts).T, np.log1p(own_events)[request]]
@@ -94,7 +91,8 @@ def repeat_bonus(
         columns.append(np.log1p(newest_days * _HOURS_PER_DAY))
     features = np.stack(columns, axis=1)
     hidden = np.tanh(features @ parameters.hidden_weight + parameters.hidden_bias)
-    value = features @ parameters.direct_weight + hidden @ parameters.output_weight + parameters.output_bias + liking
+    value = features @ parameters.direct_weight + hidden @ parameters.output_weight + parameters.output_bias
+    value += parameters.liking.take(item)
     kept = strongest(request, item, value)
     return request[kept], item[kept], np.asarray(value[kept], dtype=np.float32)
 

@@ -187,7 +187,11 @@ class InterestBundle:
         catalog = Catalog(*(frame[column].to_list() for column in ("item_id", "text", "title")))
         model = InterestModel(config.model, torch.from_numpy(tensors.pop(_TEXT_VECTORS)))
         prior_columns = tensors.pop(_PRIOR_COLUMNS)
-        model.load_state_dict({name.removeprefix(_MODEL): torch.from_numpy(value) for name, value in tensors.items()})
+        state = {name.removeprefix(_MODEL): torch.from_numpy(value) for name, value in tensors.items()}
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise BundleError(f"{folder}: not the tensors of this version's model; train again: {error}") from error
         bundle = cls(config, catalog, model.eval(), prior_columns, folder)
         found = fingerprint_of(bundle.model, prior_columns, catalog, config.encoder)
         if found != config.fingerprint:

@@ -113,12 +113,12 @@ class RepeatBonus(nn.Module):
         place = own.moment[kept] * scores.shape[1] + column
         return scores.flatten().index_add(0, place, value[kept]).view(scores.shape)
 
-    def parameters_to_serve(self) -> RepeatParameters:
-        """What the served twin takes."""
+    def parameters_to_serve(self, liking: Tensor) -> RepeatParameters:
+        """What the served twin takes; ``liking`` as for `forward`."""
         arrays = (
             self.decay_rate_per_day,
             self.direct_weight,
-            self.vector_weight,
+            liking,
             self.hidden.weight.T,
             self.hidden.bias,
             self.output.weight[0],
