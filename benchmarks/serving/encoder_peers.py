@@ -126,6 +126,8 @@ def main() -> None:
         encode(job["batches"], job["concurrency"])
         answers.write(f"{time.perf_counter() - began}\n")
         answers.flush()
+    # Threads of infinity's that wait for texts would hold the interpreter.
+    os._exit(0)
 
 
 if __name__ == "__main__":
