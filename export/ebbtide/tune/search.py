@@ -6,7 +6,8 @@ wins only by significance, among equals the simplest is taken, and what changes 
 
 1. Each choice of each model races: every value meets the incumbent once, the better half again, and so on.
 2. Among the values that are as good as the best, within its error, the simplest is taken and meets the incumbent in a
-   duel of fresh pairs, so that luck in the race does not count twice.
+   duel of fresh pairs, so that luck in the race does not count twice. If only a less simple one wins its duel, simpler
+   ones take its place unless they cost something.
 3. Passes are repeated until one changes nothing. Then each change is undone once, and stays only if that costs.
 """
 
@@ -18,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from ebbtide.export.tuning import ModelTuning
-from ebbtide.tune.ratios import Ratio, log_ratio, ratio_of, standard_error
+from ebbtide.tune.ratios import Ratio, log_ratio, ratio_of
 from ebbtide.tune.space import Coordinate, Settings, Space, simplicity
 
-Stage = Literal["noise", "race", "duel", "undo"]
+Stage = Literal["noise", "race", "duel", "simpler", "undo"]
 
 
 class Arena(Protocol):
@@ -38,16 +39,16 @@ class Rules:
 
     least_gain: float = 0.03
     """Less is not worth a change of configs, nor the pairs to prove it."""
-    confidence: float = 0.98
+    confidence: float = 0.99
     """Of the interval in a duel; higher than usual, since a search has many duels, each of them looked at often."""
-    looks: tuple[int, ...] = (4, 7, 10)
+    looks: tuple[int, ...] = (5, 10, 16)
     """Pairs after which a duel may end."""
     noise_pairs: int = 4
     most_passes: int = 3
     drop_below: float = 0.97
     """A value that is slower than this in its first pair is out of the race."""
-    near: float = 0.05
-    """Difference of the logarithms of two first pairs that says nothing."""
+    errors: float = 2.0
+    """Values that differ by less than so many standard errors are as good as each other."""
     hopeless_below: float = 0.9
     """One that was slower than this is not tried in later passes."""
 
@@ -137,7 +138,7 @@ class Search:
         if not hopeful:
             return incumbent
         best = max(hopeful, key=lambda value: means[value])
-        margin = max(standard_error(logs[best]), math.log1p(rules.least_gain))
+        margin = max(self._doubt(len(logs[best])), math.log1p(rules.least_gain))
         equals = [value for value in hopeful if means[value] >= means[best] - margin]
         simplest = min(equals, key=simplicity)
         for value in hopeful:
@@ -147,8 +148,19 @@ class Search:
         for value in dict.fromkeys((simplest, best)):
             challenger = coordinate.applied(incumbent, value)
             if self._duel(incumbent, challenger, value):
-                return challenger
+                gains = {value: sum(found) / len(found) for value, found in logs.items()}
+                return self._simplified(coordinate, challenger, gains)
         return incumbent
+
+    def _simplified(self, coordinate: Coordinate, winner: Settings, gains: dict[ModelTuning, float]) -> Settings:
+        """The simplest value that gained in the race and does as well as the winner, so that ties end the same way."""
+        won = coordinate.value(winner)
+        simpler = [value for value, gain in gains.items() if gain > 0 and simplicity(value) < simplicity(won)]
+        for value in sorted(simpler, key=simplicity):
+            challenger = coordinate.applied(winner, value)
+            if self._is_needless("simpler", winner, challenger, value):
+                return challenger
+        return winner
 
     def _better_half(self, first: dict[ModelTuning, float]) -> list[ModelTuning]:
         """The values that race on, by their first pair: half of them, and gains that are as good as the best."""
@@ -156,8 +168,18 @@ class Search:
         half = [value for value in ranked if first[value] > math.log(self.rules.drop_below)][
             : math.ceil(len(ranked) / 2)
         ]
-        near = max(first.values(), default=0.0) - self.rules.near
+        near = max(first.values(), default=0.0) - self._doubt(1)
         return half + [value for value in ranked if value not in half and first[value] > max(0.0, near)]
+
+    def _doubt(self, pairs: int) -> float:
+        """By how much the logarithms of two values, each the mean of so many pairs, differ without meaning anything.
+
+        The spread of a pair is pooled over all trials: three pairs say little of their own.
+        """
+        trials = [trial.logs for trial in self.trials if len(trial.logs) > 1]
+        squares = sum((log - sum(logs) / len(logs)) ** 2 for logs in trials for log in logs)
+        spread = math.sqrt(squares / sum(len(logs) - 1 for logs in trials))
+        return self.rules.errors * spread * math.sqrt(2 / pairs)
 
     def _duel(self, incumbent: Settings, challenger: Settings, value: ModelTuning) -> bool:
         """Whether the challenger wins by pairs that were not used to choose it."""
@@ -180,17 +202,24 @@ class Search:
         for coordinate in changed if len(changed) > 1 else ():
             value = coordinate.value(start)
             undone = coordinate.applied(incumbent, value)
-            logs: list[float] = []
-            for look in self.rules.looks:
-                logs += self._play(incumbent, undone, look - len(logs))
-                ratio = ratio_of(logs, self.rules.confidence)
-                if ratio.high < 1 or ratio.low > 1 / (1 + self.rules.least_gain):
-                    break
-            needless = ratio.high >= 1 and ratio.mean > 1 / (1 + self.rules.least_gain)
-            self._tell("undo", value, logs, "costs nothing: taken back" if needless else "costs: the change stays")
-            if needless:
+            if self._is_needless("undo", incumbent, undone, value):
                 incumbent = undone
         return incumbent
+
+    def _is_needless(self, stage: Stage, incumbent: Settings, simpler: Settings, value: ModelTuning) -> bool:
+        """Whether what the incumbent has more than simpler settings gains nothing."""
+        rules, logs = self.rules, list[float]()
+        for look in rules.looks:
+            logs += self._play(incumbent, simpler, look - len(logs))
+            ratio = ratio_of(logs, rules.confidence)
+            if ratio.high < 1 or ratio.low > 1 / (1 + rules.least_gain):
+                break
+        needless = ratio.high >= 1 and ratio.mean > 1 / (1 + rules.least_gain)
+        said = "costs: the change stays", "costs nothing: taken back"
+        if stage == "simpler":
+            said = "slower than what won", "as good as what won, and simpler"
+        self._tell(stage, value, logs, said[needless], won=needless and stage == "simpler")
+        return needless
 
     def _play(self, incumbent: Settings, challenger: Settings, pairs: int) -> list[float]:
         logs = []
