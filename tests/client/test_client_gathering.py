@@ -4,9 +4,7 @@ import asyncio
 import threading
 
 import grpc
-import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2
 
 from ebbtide.client import (
     AsyncInterestClient,
@@ -26,22 +24,6 @@ def config(people=None, **settings):
     return ClientConfig(check_contract=False, retry=RetryConfig(max_attempts=1), people_per_request=people, **settings)
 
 
-def answer(*alphas):
-    """An answer of ``recommend`` with a row for each person, told apart by their alphas."""
-    people = len(alphas)
-    message = service_pb2.ModelInferResponse(model_name="recommend", model_version="1")
-    for name, datatype, array in (
-        ("score", "FP32", np.ones((people, 1), np.float32)),
-        ("alpha_used", "FP32", np.array(alphas, np.float32)[:, np.newaxis]),
-        ("event_counts", "INT32", np.ones((people, 3), np.int32)),
-    ):
-        message.outputs.add(name=name, datatype=datatype, shape=array.shape)
-        message.raw_output_contents.append(array.tobytes())
-    message.outputs.add(name="item_id", datatype="BYTES", shape=[people, 1])
-    message.raw_output_contents.append(b"\x01\x00\x00\x00a" * people)
-    return message
-
-
 def together(url, settings, *keywords):
     """The alphas, or errors, of calls that begin in one turn of the event loop."""
 
@@ -58,20 +40,20 @@ def events(place):
     return {"events": [event(item_id=str(place), time_ms=place)]}
 
 
-def test_each_gets_its_own_answer_when_calls_travel_together(serve):
+def test_each_gets_its_own_answer_when_calls_travel_together(serve, answer):
     url, servicer = serve(answer(0, 0.25, 0.5))
     assert together(url, config(), events(0), events(1), events(2)) == [0, 0.25, 0.5]
     assert servicer.calls == 1
 
 
 @pytest.mark.parametrize("settings", [config(1), config(hooks=(Hooks(),))], ids=["told", "hooks"])
-def test_calls_travel_alone_when_told_or_watched(serve, settings):
+def test_calls_travel_alone_when_told_or_watched(serve, settings, answer):
     url, servicer = serve(answer(0.5))
     assert together(url, settings, events(0), events(1)) == [0.5, 0.5]
     assert servicer.calls == 2
 
 
-def test_requests_hold_no_more_people_than_told(serve):
+def test_requests_hold_no_more_people_than_told(serve, answer):
     url, servicer = serve(answer(0, 0.25))
     assert together(url, config(2), *map(events, range(4))) == [0, 0.25, 0, 0.25]
     assert servicer.calls == 2
@@ -82,13 +64,13 @@ def test_requests_hold_no_more_people_than_told(serve):
     [{"timeout_s": 4.0}, {"metadata": {"x-who": "me"}}, {"alpha": 0.5}, {"current": [event(text="rain", time_ms=1)]}],
     ids=lambda other: next(iter(other)),
 )
-def test_call_travels_alone_when_it_differs_in_what_one_request_can_say_once(serve, other):
+def test_call_travels_alone_when_it_differs_in_what_one_request_can_say_once(serve, other, answer):
     url, servicer = serve(answer(0.5))
     assert together(url, config(), events(0), {**({} if "current" in other else events(1)), **other}) == [0.5, 0.5]
     assert servicer.calls == 2
 
 
-def test_others_are_answered_when_one_is_refused(serve):
+def test_others_are_answered_when_one_is_refused(serve, answer):
     said = "in ensemble 'recommend', adaptive_weights: {}event_time[0]: got 2; expected Unix milliseconds"
     url, servicer = serve((REFUSED, said.format("row 1: ")), answer(0, 0.75), (REFUSED, said.format("")))
     first, refused, last = together(url, config(), events(0), events(1), events(2))
@@ -98,7 +80,7 @@ def test_others_are_answered_when_one_is_refused(serve):
     assert servicer.calls == 3
 
 
-def test_refused_before_it_is_sent_fails_alone(serve):
+def test_refused_before_it_is_sent_fails_alone(serve, answer):
     url, servicer = serve(answer(0, 0.25))
     broken = {"events": [event(item_id="1", time_ms=1)], "history": [event(item_id="2", time_ms=2)]}
     first, refused, last = together(url, config(), events(0), broken, events(1))
@@ -113,7 +95,7 @@ def test_all_fail_alike_when_the_server_is_unavailable(serve):
     assert servicer.calls == 1
 
 
-def test_hooks_see_one_call_when_they_are_told_that_calls_may_travel_together(serve):
+def test_hooks_see_one_call_when_they_are_told_that_calls_may_travel_together(serve, answer):
     url, _ = serve(answer(0, 0.25))
     seen = []
     hooks = Hooks(after_call=lambda call: seen.append((call.method, call.attempts)))
@@ -121,7 +103,7 @@ def test_hooks_see_one_call_when_they_are_told_that_calls_may_travel_together(se
     assert seen == [("recommend", 1)]
 
 
-def test_others_are_answered_when_one_task_is_cancelled(serve):
+def test_others_are_answered_when_one_task_is_cancelled(serve, answer):
     url, servicer = serve(answer(0, 0.25))
 
     async def run():
@@ -139,7 +121,7 @@ def test_others_are_answered_when_one_task_is_cancelled(serve):
     assert servicer.calls == 1
 
 
-def test_nobody_is_asked_for_when_all_tasks_are_cancelled_before_they_leave(serve):
+def test_nobody_is_asked_for_when_all_tasks_are_cancelled_before_they_leave(serve, answer):
     url, servicer = serve(answer(0))
 
     async def run():

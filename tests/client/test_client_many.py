@@ -1,9 +1,8 @@
 """Several people in one call: what becomes of the others when one is refused, and when all fail."""
 
 import grpc
-import numpy as np
 import pytest
-from tritonclient.grpc import model_config_pb2, service_pb2
+from tritonclient.grpc import model_config_pb2
 
 from ebbtide.client import (
     ClientConfig,
@@ -20,27 +19,11 @@ REFUSED = grpc.StatusCode.INVALID_ARGUMENT
 UNCHECKED = ClientConfig(check_contract=False, retry=RetryConfig(max_attempts=1))
 
 
-def answer(*alphas):
-    """An answer of ``recommend`` with a row for each person, told apart by their alphas."""
-    people = len(alphas)
-    message = service_pb2.ModelInferResponse(model_name="recommend", model_version="1")
-    for name, datatype, array in (
-        ("score", "FP32", np.ones((people, 1), np.float32)),
-        ("alpha_used", "FP32", np.array(alphas, np.float32)[:, np.newaxis]),
-        ("event_counts", "INT32", np.ones((people, 3), np.int32)),
-    ):
-        message.outputs.add(name=name, datatype=datatype, shape=array.shape)
-        message.raw_output_contents.append(array.tobytes())
-    message.outputs.add(name="item_id", datatype="BYTES", shape=[people, 1])
-    message.raw_output_contents.append(b"\x01\x00\x00\x00a" * people)
-    return message
-
-
 def four_people():
     return [recommend_request(events=[event(item_id=str(place), time_ms=place)]) for place in range(4)]
 
 
-def test_others_are_asked_for_again_when_one_row_is_refused(connect, serve):
+def test_others_are_asked_for_again_when_one_row_is_refused(connect, serve, answer):
     said = "in ensemble 'recommend', adaptive_weights: {}event_time[0]: got 2; expected Unix milliseconds"
     url, servicer = serve((REFUSED, said.format("row 2: ")), answer(0, 0.25, 0.75), (REFUSED, said.format("")))
     with connect(url, config=UNCHECKED) as client:
@@ -53,7 +36,7 @@ def test_others_are_asked_for_again_when_one_row_is_refused(connect, serve):
     assert servicer.calls == 3
 
 
-def test_each_is_asked_for_alone_when_a_refusal_names_no_row(connect, serve):
+def test_each_is_asked_for_alone_when_a_refusal_names_no_row(connect, serve, answer):
     url, servicer = serve((REFUSED, "batch-size must be <= 2"), answer(0), answer(0.25), (REFUSED, "no"), answer(0.75))
     with connect(url, config=UNCHECKED) as client:
         results = client.recommend_many(four_people(), max_concurrency=1)
@@ -62,7 +45,7 @@ def test_each_is_asked_for_alone_when_a_refusal_names_no_row(connect, serve):
     assert servicer.calls == 5
 
 
-def test_all_of_a_call_fail_when_the_server_is_unavailable(connect, serve):
+def test_all_of_a_call_fail_when_the_server_is_unavailable(connect, serve, answer):
     url, servicer = serve((grpc.StatusCode.UNAVAILABLE, "busy"), answer(0, 0.25))
     with connect(url, config=UNCHECKED) as client:
         results = client.recommend_many(four_people(), people_per_request=2, max_concurrency=1)
@@ -71,7 +54,7 @@ def test_all_of_a_call_fail_when_the_server_is_unavailable(connect, serve):
     assert servicer.calls == 2
 
 
-def test_one_too_many_items_are_wanted_fails_alone_when_others_share_the_call(connect, serve):
+def test_one_too_many_items_are_wanted_fails_alone_when_others_share_the_call(connect, serve, answer):
     url, servicer = serve(answer(0, 0.25))
     requests = [recommend_request(top_n=1), recommend_request(top_n=2)]
     with connect(url, config=UNCHECKED) as client:
@@ -81,7 +64,7 @@ def test_one_too_many_items_are_wanted_fails_alone_when_others_share_the_call(co
     assert servicer.calls == 1
 
 
-def test_calls_hold_no_more_people_than_the_model_takes(connect, serve):
+def test_calls_hold_no_more_people_than_the_model_takes(connect, serve, answer):
     url, servicer = serve(answer(0, 0.25), answer(0.5, 0.75))
     sizes = dict.fromkeys(contract.Size, 4)
     config = model_config_pb2.ModelConfig(name="recommend", max_batch_size=2)
@@ -98,7 +81,7 @@ def test_calls_hold_no_more_people_than_the_model_takes(connect, serve):
 
 
 @pytest.mark.parametrize("raw", [b"\x05\x00\x00\x00a", b"\x01\x00\x00\x00a" * 3, b"\x01\x00"])
-def test_answer_is_an_internal_error_when_its_strings_are_cut_short(connect, serve, raw):
+def test_answer_is_an_internal_error_when_its_strings_are_cut_short(connect, serve, raw, answer):
     message = answer(0)
     message.raw_output_contents[3] = raw
     url, _ = serve(message)

@@ -70,8 +70,8 @@ class Gathering:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
-        def left(_: _Answer) -> None:
-            if all(answer.done() for answer in pack):
+        def left(one: _Answer) -> None:
+            if one.cancelled() and all(answer.done() for answer in pack):
                 task.cancel()
 
         for answer in pack:
