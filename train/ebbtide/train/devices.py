@@ -11,7 +11,7 @@ import logging
 import os
 import warnings
 from enum import Enum
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,6 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 _AUTOCAST: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 Ints = npt.NDArray[np.int64]
-T = TypeVar("T")
 
 
 class Precision(str, Enum):
@@ -125,9 +124,9 @@ class Devices:
         """Sums over all processes."""
         return list(values) if self.count == 1 else self._sum(torch.tensor(values, dtype=torch.float64)).tolist()
 
-    def told_by_first(self, value: T) -> T:
-        """What the first process passed."""
-        return self._fabric.broadcast(value)
+    def told_by_first(self, *values: float) -> list[float]:
+        """What the first process passed; the others' count for nothing. Fabric's broadcast would send a pickle."""
+        return self.total(*(values if self.is_first else (0.0,) * len(values)))
 
     def descend(self, loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
         """One step down the average of all processes' gradients, which is cut off at a length."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -185,7 +185,7 @@ class Loop:
         number = self._done() + 1
         self._refresh()
         trained = time.monotonic()
-        metrics = self.material.devices.told_by_first(self._validate())
+        metrics = self._validate()
         epoch = Epoch(
             number=number,
             loss=self.loss_sum / self.instants,
@@ -209,11 +209,17 @@ class Loop:
         self.material.watcher.epoch_ended(epoch)
 
     def _validate(self) -> Metrics | None:
-        if self.validation is None or not self.material.devices.is_first:
+        """Measured by the first process, which tells the others."""
+        if self.validation is None:
             return None
-        material = self.material
-        events, ranks = target_ranks(self.model, material.log, material.tensors, self.validation, material.popularity)
-        return metrics_of(material.log, events, ranks)
+        material, found = self.material, Metrics(0, 0, 0, 0.0, 0.0, 0.0)
+        if material.devices.is_first:
+            events, ranks = target_ranks(
+                self.model, material.log, material.tensors, self.validation, material.popularity
+            )
+            found = metrics_of(material.log, events, ranks)
+        persons, instants, events_in_all, *means = material.devices.told_by_first(*astuple(found))
+        return Metrics(round(persons), round(instants), round(events_in_all), *means)
 
     def _warm_start(self, training: Mask) -> None:
         material = self.material

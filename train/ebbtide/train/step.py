@@ -19,7 +19,7 @@ from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.negatives import Candidates, Sampler
 from ebbtide.train.popularity import PopularitySnapshots
-from ebbtide.train.repeat import own_items_loss
+from ebbtide.train.repeat import OwnEvents, own_items_loss
 from ebbtide.train.tuning import EncoderTuner
 from ebbtide.train.windows import LogTensors, predict_windows
 
@@ -158,14 +158,16 @@ class Step(nn.Module):
             factors: ``[m, d]``.
         """
         config = self.config
-        scores = self._scores(candidates, heads, interest, factors)
+        own = None
+        if self.model.repeat is not None:
+            own = own_before(self.log, self.tensors, heads).to(interest.device)
+        scores = self._scores(candidates, heads, interest, factors, own)
         rows, place = self._came(heads)
         row = torch.from_numpy(rows).to(scores.device)
         item = torch.from_numpy(self.log.item[place].astype(np.int64)).to(scores.device)
         if candidates is None:
             loss = losses.full_softmax(scores, row, item)
-            if self.model.repeat is not None:
-                own = own_before(self.log, self.tensors, heads).to(scores.device)
+            if own is not None:
                 loss = loss + _OWN_ITEMS_WEIGHT * own_items_loss(scores, own, row, item)
             return loss
         pairs = (scores, row, candidates.column(item))
@@ -178,8 +180,10 @@ class Step(nn.Module):
         rating = torch.from_numpy(self.log.weight[place]).to(scores.device) - (self.rating_mean or 0.0)
         return losses.mse(*pairs, rating)
 
-    def _scores(self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor) -> Tensor:
-        """``[K, m]``, before each instant; arguments as in `_slice_loss`."""
+    def _scores(
+        self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor, own: OwnEvents | None
+    ) -> Tensor:
+        """``[K, m]``, before each instant; arguments as in `_slice_loss`, and what each person had before."""
         scores = (interest @ factors.T).float()
         item = None if candidates is None else candidates.item
         # Popularity and repetition are added in full precision: matrix products in 16 bits are for the large ones.
@@ -189,8 +193,7 @@ class Step(nn.Module):
                 used, place = torch.unique(moment, return_inverse=True)
                 columns = self.prior_columns[used] if item is None else self.prior_columns[used[:, None], item]
                 scores = scores + nn.functional.embedding(place, columns @ self.model.prior_weight)
-            if self.model.repeat is not None:
-                own = own_before(self.log, self.tensors, heads).to(scores.device)
+            if self.model.repeat is not None and own is not None:
                 scores = self.model.repeat.add_to(scores, own, self.model.repeat_liking(), item)
         return scores
 
