@@ -10,7 +10,7 @@ from ebbtide.tune.verdict import FEWEST_REPEATS, compare
 
 def limited_to(rate, random, spread=0.03):
     """Holds rates below its limit, which moves a little from trial to trial."""
-    return lambda asked: asked < rate * np.exp(random.normal(0, spread))
+    return lambda asked, _draw: asked < rate * np.exp(random.normal(0, spread))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -36,9 +36,20 @@ def test_verdict_has_the_fewest_repeats_when_the_time_is_up():
     assert len(compare(*trials, (900, 900), repeats=8, time_is_up=lambda: True).default_rates) == FEWEST_REPEATS
 
 
+def test_both_meet_the_same_arrivals_when_they_are_tried_in_turn():
+    seen = ([], [])
+
+    def trial(place):
+        return lambda asked, draw: (seen[place].append(draw), asked < 1_000)[1]
+
+    compare(trial(0), trial(1), (900, 900), repeats=3, time_is_up=lambda: False)
+    assert seen[0] == seen[1]
+    assert len(set(seen[0])) == len(seen[0])
+
+
 def test_verdict_is_refused_when_the_default_holds_nothing():
     with pytest.raises(TuneError, match="slo: got an objective that the default did not hold at any rate tried"):
-        compare(lambda _: False, lambda _: True, (100, 100), repeats=3, time_is_up=lambda: False)
+        compare(lambda *_: False, lambda *_: True, (100, 100), repeats=3, time_is_up=lambda: False)
 
 
 def test_interval_holds_the_true_ratio_about_as_often_as_it_says():

@@ -20,9 +20,9 @@ from ebbtide.tune.errors import TuneError
 from ebbtide.tune.result import Outcome, result_of
 from ebbtide.tune.search import Rules, Search, Trial
 from ebbtide.tune.space import Settings, changes, read_space
-from ebbtide.tune.verdict import FEWEST_REPEATS, Verdict, compare
+from ebbtide.tune.verdict import FEWEST_REPEATS, Holds, Verdict, compare
 
-_VERDICT_SHARE = 0.25
+_VERDICT_SHARE = 0.4
 """Of the time given: kept for the verdict."""
 _GUESS_SHARE = 0.8
 """A first rate for the open model, as a share of what the closed one reached."""
@@ -37,7 +37,7 @@ class TuneOptions:
     """For the search and the verdict; the servers' starts come on top."""
     turn_s: float = 1.5
     """How long each of a pair of settings is asked."""
-    repeats: int = 6
+    repeats: int = 12
     """Of the verdict's bisections."""
     timeout_s: float = 5.0
     """Deadline of each request."""
@@ -131,10 +131,9 @@ def _verdict(
     first, second = arena.seat(start, winner)
     if second is None:
         raise TuneError(f"{'; '.join(map(str, changes(start, winner)))}: refused by Triton, which had loaded it before")
-    random = np.random.default_rng(options.seed)
 
-    def trial(side: Side) -> Callable[[float], bool]:
-        return lambda rate: side.holds(rate, "poisson", random)
+    def trial(side: Side) -> Holds:
+        return lambda rate, draw: side.holds(rate, "poisson", np.random.default_rng((options.seed, draw)))
 
     guesses = (_GUESS_SHARE * first.capacity(), _GUESS_SHARE * second.capacity())
     return compare(trial(first), trial(second), guesses, repeats=options.repeats, time_is_up=time_is_up)

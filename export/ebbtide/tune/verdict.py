@@ -1,7 +1,8 @@
 """What the winner is worth: the highest open-model rates of default and winner, found again and again in turn.
 
-Each repeat bisects for both at once, trial by trial, so that the machine's moods hit both alike; repeats are
-independent, and so the ratios of their rates have an interval. Latency counts from when a request was meant to leave.
+Each repeat bisects for both at once, trial by trial, so that the machine's moods hit both alike, and gives both the
+same arrivals, so that a burst does too; repeats are independent, and so the ratios of their rates have an interval.
+Latency counts from when a request was meant to leave.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from statistics import median
 from ebbtide.tune.errors import TuneError
 from ebbtide.tune.ratios import Ratio, ratio_of
 
-Holds = Callable[[float], bool]
-"""Whether one trial at a rate, per second, holds the objective."""
+Holds = Callable[[float, int], bool]
+"""Whether one trial at a rate, per second, holds the objective; trials of the same draw have the same arrivals."""
 
 _FIRST_SPREAD, _SPREAD = 2.0, 1.25
 """A bisection begins between a rate divided and multiplied by this."""
@@ -67,6 +68,7 @@ def compare(
         TuneError: The default holds the objective at no rate that was tried.
     """
     found: tuple[list[float], list[float]] = ([], [])
+    draw = 0
     while len(found[0]) < max(repeats, FEWEST_REPEATS):
         if len(found[0]) >= FEWEST_REPEATS and time_is_up():
             break
@@ -77,7 +79,8 @@ def compare(
         for step in range(_STEPS if found[0] else _FIRST_STEPS):
             turns = list(zip(searches, (default, winner), strict=True))
             for search, holds in turns if step % 2 == 0 else reversed(turns):
-                search.step(holds)
+                search.step(holds, draw)
+            draw += 1
         if not found[0] and not searches[0].has_held:
             raise TuneError(
                 "slo: got an objective that the default did not hold at any rate tried, down to "
@@ -100,9 +103,9 @@ class _Bisection:
     def rate(self) -> float:
         return math.exp((self._low + self._high) / 2)
 
-    def step(self, holds: Holds) -> None:
+    def step(self, holds: Holds, draw: int) -> None:
         middle = (self._low + self._high) / 2
-        if holds(math.exp(middle)):
+        if holds(math.exp(middle), draw):
             self._low = middle
             self.has_held = True
         else:
