@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=ROOT / "artifacts" / "bundle")
     parser.add_argument("--slo", default="p99<100ms")
     parser.add_argument("--mix", default="recommend_text=1")
-    parser.add_argument("--minutes", type=float, default=9.0, help="of each run")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of each run")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "tune.json")
     arguments = parser.parse_args()

@@ -21,6 +21,9 @@ SPACE = Space(START, (Coordinate(HEAD, "placement", (ModelTuning(HEAD, 1, 1), Mo
 class Steady:
     """Twice as fast with two instances, and never another figure."""
 
+    def time_shares(self):
+        return {}
+
     def pair(self, *both):
         return tuple(1_000.0 * settings[0].instances for settings in both)
 

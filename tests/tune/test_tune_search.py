@@ -39,8 +39,8 @@ SPACE = Space(
 class NoisySurface:
     """Answers per second as a product of effects, with noise of each measurement and a mood that a pair shares."""
 
-    def __init__(self, effects, *, noise=0.04, seed=0):
-        self._effects, self._noise = effects, noise
+    def __init__(self, effects, *, noise=0.04, seed=0, shares=None):
+        self._effects, self._noise, self._shares = effects, noise, shares or {}
         self._random = np.random.default_rng(seed)
         self.pairs = 0
 
@@ -50,6 +50,9 @@ class NoisySurface:
         return tuple(
             self.true(one) * math.exp(mood + self._random.normal(0, self._noise)) for one in (incumbent, challenger)
         )
+
+    def time_shares(self):
+        return self._shares
 
     def true(self, settings):
         rate = 1_000.0
@@ -84,6 +87,12 @@ def test_search_finds_the_planted_optimum_when_measurements_are_noisy(seed):
     search = Search(SPACE, NoisySurface(PLANTED, seed=seed))
     assert changes(START, search.run()) == OPTIMUM
     assert search.is_complete
+
+
+def test_search_leaves_models_alone_when_they_take_too_little_time_to_matter():
+    search = Search(SPACE, NoisySurface(PLANTED, shares={WEIGHTS: 0.02, HEAD: 0.9}))
+    assert changes(START, search.run()) == OPTIMUM[1:]
+    assert search.left_alone == (WEIGHTS,)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -135,6 +144,9 @@ def test_search_returns_what_won_so_far_when_the_time_is_up():
 
 def test_search_drops_a_challenger_when_it_cannot_serve():
     class Refusing(NoisySurface):
+        def time_shares(self):
+            return {}
+
         def pair(self, incumbent, challenger):
             under, over = super().pair(incumbent, challenger)
             return under, 0.0 if challenger[0].instances == 4 else over

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ebbtide.loadtest._triton import Inspector, Untyped
+from ebbtide.loadtest.access import Access
 
 PARTS = ("queue", "input", "infer", "output")
 """Parts of a request's time in a model: waiting, reading tensors, running, writing tensors."""
@@ -80,6 +81,31 @@ def ensemble_steps(inspector: Inspector, names: Sequence[str]) -> dict[str, tupl
         for name, config in configs.items()
         if config.platform == "ensemble"
     }
+
+
+def time_shares(target: str, ensembles: Sequence[str]) -> dict[str, float]:
+    """The part that each step took of an ensemble's time since the server started, the largest over the ensembles.
+
+    Args:
+        target: ``host:port`` of Triton's gRPC endpoint.
+        ensembles: Names of models.
+
+    Raises:
+        LoadTestError: No Triton answers there, or it lacks one of the models.
+    """
+    inspector = Inspector(target, Access())
+    try:
+        steps = ensemble_steps(inspector, ensembles)
+        times = {time.name: time for time in server_time(Snapshot({}), Snapshot.take(inspector), steps)}
+    finally:
+        inspector.close()
+    shares: dict[str, float] = {}
+    for ensemble, names in steps.items():
+        for name in names:
+            if ensemble in times and name in times and times[ensemble].total_ms:
+                share = times[name].total_ms / times[ensemble].total_ms
+                shares[name] = max(share, shares.get(name, 0.0))
+    return shares
 
 
 def slowest_steps(times: Sequence[ModelTime]) -> list[str]:

@@ -23,6 +23,7 @@ from ebbtide.loadtest.arrivals import Process, send_times
 from ebbtide.loadtest.calibrate import Calibration, calibrate, generator_limit
 from ebbtide.loadtest.samples import OK, Phase
 from ebbtide.loadtest.search import enough_s
+from ebbtide.loadtest.server_time import time_shares
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.tune.errors import TuneError
 from ebbtide.tune.space import Settings
@@ -115,6 +116,10 @@ class LiveArena(AbstractContextManager["LiveArena"]):
             f"slo: got {self._options.slo}, within which the server of {'; '.join(map(str, incumbent))} answered "
             f"nothing in {_TRIES} turns; expected an objective that it can hold, and a machine that is not overloaded"
         )
+
+    def time_shares(self) -> dict[str, float]:
+        """See `ebbtide.tune.search.Arena`."""
+        return time_shares(self._sides[0].address, self._options.ensembles)
 
     def seat(self, incumbent: Settings, challenger: Settings) -> tuple[Side, Side | None]:
         """Servers that have these settings: the second is None where Triton refuses to load the challenger's.

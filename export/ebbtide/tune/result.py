@@ -97,6 +97,7 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
             "passes": outcome.search.passes,
             "turns": outcome.turns,
             "is_complete": outcome.search.is_complete,
+            "left_alone": list(outcome.search.left_alone),
         },
         "generator": {"throughput": _rounded(outcome.calibration.throughput), "limits": outcome.generator_limits},
         "verdict": _sentence(outcome, chosen),
@@ -124,6 +125,11 @@ def _sentence(outcome: Outcome, chosen: Settings) -> str:
 
 def _notes(outcome: Outcome) -> list[str]:
     notes = []
+    if outcome.search.left_alone:
+        notes.append(
+            "left alone, since they take less of a request's time than a change must gain: "
+            f"{', '.join(outcome.search.left_alone)}"
+        )
     if not outcome.search.is_complete:
         notes.append("the time was up before the search had ended: give it more --minutes")
     noise = outcome.search.noise

@@ -4,7 +4,8 @@ A general optimiser (TPE, a Gaussian process) would treat all choices as one noi
 trials; on a small, nearly separable grid it needs more of them, and names another winner each time. Here a challenger
 wins only by significance, among equals the simplest is taken, and what changes nothing stays as it was:
 
-1. Each choice of each model races: every value meets the incumbent once, the better half again, and so on.
+0. A model that takes less of a request's time than a change must gain is left alone: it has nothing to give.
+1. Each choice of each other model races: every value meets the incumbent twice, the better half three times more.
 2. Among the values that are as good as the best, within its error, the simplest is taken and meets the incumbent in a
    duel of fresh pairs, so that luck in the race does not count twice. If only a less simple one wins its duel, simpler
    ones take its place unless they cost something.
@@ -14,7 +15,7 @@ wins only by significance, among equals the simplest is taken, and what changes 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -32,6 +33,10 @@ class Arena(Protocol):
         """Measures both, one after the other: answers per second within the objective; 0 for what cannot serve."""
         ...
 
+    def time_shares(self) -> Mapping[str, float]:
+        """The part of a request's time on the server that each model has taken so far, queue included, 0 to 1."""
+        ...
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -44,9 +49,13 @@ class Rules:
     looks: tuple[int, ...] = (5, 10, 16)
     """Pairs after which a duel may end."""
     noise_pairs: int = 4
+    first_pairs: int = 2
+    """Of every value in a race: one alone is often lucky or unlucky by a tenth."""
+    more_pairs: int = 3
+    """Of those that race on."""
     most_passes: int = 3
     drop_below: float = 0.97
-    """A value that is slower than this in its first pair is out of the race."""
+    """A value that is slower than this in its first pairs is out of the race."""
     errors: float = 2.0
     """Values that differ by less than so many standard errors are as good as each other."""
     hopeless_below: float = 0.9
@@ -82,6 +91,8 @@ class Search:
     on_trial: Callable[[Trial], None] = lambda _: None
     """Told of each comparison when it ends."""
     trials: list[Trial] = field(default_factory=list)
+    left_alone: tuple[str, ...] = ()
+    """Models that take too little of a request's time to be worth a race."""
     passes: int = 0
     is_complete: bool = False
     """Whether it ended by itself and not by the clock."""
@@ -90,6 +101,9 @@ class Search:
         """The winner: the start itself where nothing is better."""
         start = self.space.start
         self._tell("noise", None, self._play(start, start, self.rules.noise_pairs), "the default against itself")
+        shares = self.arena.time_shares()
+        models = dict.fromkeys(coordinate.model for coordinate in self.space.coordinates)
+        self.left_alone = tuple(model for model in models if shares.get(model, 1.0) < self.rules.least_gain)
         try:
             found = self._climb(start)
         except _TimeIsUpError as stopped:
@@ -109,6 +123,8 @@ class Search:
             self.passes += 1
             before = incumbent
             for coordinate in self.space.coordinates:
+                if coordinate.model in self.left_alone:
+                    continue
                 # Another race is worth its time only where something else has changed since.
                 if raced.get(coordinate) != incumbent:
                     incumbent = self._race(coordinate, incumbent, hopeless)
@@ -124,12 +140,12 @@ class Search:
         logs: dict[ModelTuning, list[float]] = {}
         for value in coordinate.values:
             if value != own and (coordinate, value) not in hopeless:
-                logs[value] = self._play(incumbent, coordinate.applied(incumbent, value), 1)
-                if logs[value][0] < math.log(rules.hopeless_below):
+                logs[value] = self._play(incumbent, coordinate.applied(incumbent, value), rules.first_pairs)
+                if sum(logs[value]) / len(logs[value]) < math.log(rules.hopeless_below):
                     hopeless.add((coordinate, value))
-        again = self._better_half({value: found[0] for value, found in logs.items()})
+        again = self._better_half({value: sum(found) / len(found) for value, found in logs.items()})
         for value in again:
-            logs[value] += self._play(incumbent, coordinate.applied(incumbent, value), 2)
+            logs[value] += self._play(incumbent, coordinate.applied(incumbent, value), rules.more_pairs)
         means = {value: sum(logs[value]) / len(logs[value]) for value in again}
         hopeful = [value for value in again if means[value] > math.log1p(rules.least_gain)]
         for value, found in logs.items():
@@ -163,12 +179,12 @@ class Search:
         return winner
 
     def _better_half(self, first: dict[ModelTuning, float]) -> list[ModelTuning]:
-        """The values that race on, by their first pair: half of them, and gains that are as good as the best."""
+        """The values that race on, by their first pairs: half of them, and gains that are as good as the best."""
         ranked = sorted(first, key=lambda value: -first[value])
         half = [value for value in ranked if first[value] > math.log(self.rules.drop_below)][
             : math.ceil(len(ranked) / 2)
         ]
-        near = max(first.values(), default=0.0) - self._doubt(1)
+        near = max(first.values(), default=0.0) - self._doubt(self.rules.first_pairs)
         return half + [value for value in ranked if value not in half and first[value] > max(0.0, near)]
 
     def _doubt(self, pairs: int) -> float:
