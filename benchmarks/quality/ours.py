@@ -32,7 +32,7 @@ class OnlyPopularityEbbs(ModelConfig):
 
 def variants(repeats: bool) -> dict[str, ModelConfig]:
     """The full model and what it is compared with, by name."""
-    policy = {"exclude_seen": not repeats, "repeat_bonus": repeats}
+    policy = {"exclude_seen": not repeats, "repeat_score": repeats}
     return {
         OURS: ModelConfig(**policy),
         NO_DECAY: ModelConfig(decay="none", **policy),

@@ -1,8 +1,8 @@
 """The scoring head by an approximate index: the index names candidates, their exact scores come from the item factors.
 
-Only completeness is given up: scores are exact, excluded and rejected items stay out, items with a bonus are always
-candidates. Requests that filter, and those whose exclusions leave too few candidates, are scored exactly over the
-catalog.
+Only completeness is given up: scores are exact, excluded and rejected items stay out, items with a score of their own
+are always candidates. Requests that filter, and those whose exclusions leave too few candidates, are scored exactly
+over the catalog.
 
 All tables are memory-mapped, so that the instances of a served model share one copy.
 """
@@ -78,7 +78,7 @@ class ApproximateHead:
         expected = (len(self._factors), self._factors.shape[1] + self.settings.lifted)
         if (self._index.ntotal, self._index.d) != expected or len(self._id_start) != len(self._factors) + 1:
             raise ValueError(f"{path}: got an index of {self._index.ntotal} x {self._index.d}; expected {expected}")
-        # Adjustments by item, all zero between requests; pages that no request touches are never made.
+        # Adjustments by item, all zero (none) between requests; pages that no request touches are never made.
         self._adjustment: Floats = np.zeros(len(self._factors), dtype=np.float32)
 
     @property
@@ -114,16 +114,17 @@ class ApproximateHead:
         best, score = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.float32)
         filtered = [self._filters(row) for row in item_filter]
         searched = np.flatnonzero(~np.array(filtered, dtype=np.bool_))
-        found = self._search(interest[searched], int(np.isneginf(adjust_score).sum(axis=1).max(initial=0)))
+        found = self._search(interest[searched], int(np.count_nonzero(adjust_score, axis=1).max(initial=0)))
         candidates: dict[int, Ints] = dict(zip(searched.tolist(), found, strict=True))
         for row in range(len(interest)):
             adjusted = np.flatnonzero(adjust_score[row])
             items, values = adjust_item[row, adjusted], adjust_score[row, adjusted]
+            # A sum is minus infinity where one of its values is, and else the only one.
             np.add.at(self._adjustment, items, values)
             try:
                 answer = None
                 if row in candidates:
-                    answer = self._best_of(interest[row], _with_bonuses(candidates[row], items, values))
+                    answer = self._best_of(interest[row], _with_scored(candidates[row], items, values))
                 best[row], score[row] = answer or self._exact(interest[row], item_filter[row])
             finally:
                 self._adjustment[items] = 0
@@ -137,9 +138,9 @@ class ApproximateHead:
         ids[:] = [self._id_bytes[start:end].tobytes() for start, end in places]
         return ids.reshape(index.shape)
 
-    def _search(self, interest: Floats, excluded: int) -> Ints:
+    def _search(self, interest: Floats, adjusted: int) -> Ints:
         """What the index names for each request, ``[requests, candidates]``; -1 where it found no more."""
-        count = min(self.items, self.settings.candidates + excluded)
+        count = min(self.items, self.settings.candidates + adjusted)
         if not len(interest):
             return np.empty((0, count), dtype=np.int64)
         if self.settings.lifted:
@@ -152,7 +153,7 @@ class ApproximateHead:
     def _best_of(self, interest: Floats, items: Ints) -> tuple[Ints, Floats] | None:
         """The best of some items by their exact scores; None where too few of them may be recommended."""
         score = self._factors.take(items, axis=0) @ interest
-        score += self._adjustment.take(items)
+        _put(score, self._adjustment.take(items))
         answer = _top(items, score, self.settings.top_n)
         return None if len(answer[1]) < self.settings.top_n or np.isneginf(answer[1][-1]) else answer
 
@@ -164,7 +165,7 @@ class ApproximateHead:
             if few is not None and (answer := self._best_of(interest, few)) is not None:
                 return answer
         score = self._factors @ interest
-        score += self._adjustment
+        _put(score, self._adjustment)
         if allowed is not None:
             score[~allowed] = -np.inf
         items = _worth_sorting(score, self.settings.top_n)
@@ -187,11 +188,16 @@ class ApproximateHead:
         return allowed
 
 
-def _with_bonuses(candidates: Ints, items: Ints, values: Floats) -> Ints:
+def _with_scored(candidates: Ints, items: Ints, values: Floats) -> Ints:
     """Candidates, and the adjusted items that are not excluded; none twice."""
     candidates = candidates[candidates >= 0]
-    bonus = items[~np.isneginf(values)]
-    return np.union1d(candidates, bonus) if bonus.size else candidates
+    scored = items[~np.isneginf(values)]
+    return np.union1d(candidates, scored) if scored.size else candidates
+
+
+def _put(score: Floats, adjustment: Floats) -> None:
+    """Adjustments in the place of scores, ``[items]`` both; 0 is none."""
+    np.copyto(score, adjustment, where=adjustment != 0)
 
 
 def _worth_sorting(score: Floats, top_n: int) -> Ints:

@@ -57,7 +57,7 @@ def make_bundle(catalog: Catalog, text_vectors: npt.NDArray[np.float32]) -> Make
         config = ModelConfig.model_validate({"dimensions": 16, "gate_hidden": 8, **settings})
         model = InterestModel(config, torch.from_numpy(text_vectors)).eval()
         if model.repeat is not None:
-            for started_at_zero in (model.repeat.vector_weight, model.repeat.output.weight):
+            for started_at_zero in (model.repeat.text_weight, model.repeat.item_bias, model.repeat.output.weight):
                 torch.nn.init.normal_(started_at_zero)
         columns = len(config.effective_prior_half_life_days)
         prior = np.random.default_rng(seed).random((len(catalog), columns), dtype=np.float32)

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import torch
 
+from ebbtide.export.head.adjusting import adjust, random_adjustments
 from ebbtide.export.head.graph import head_graph
 from ebbtide.export.parity import ranking_difference
 from ebbtide.interest import contract
@@ -38,18 +38,17 @@ def padding(batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 33])
-def test_head_equals_torch_when_adjustments_repeat_and_exclude(batch: int) -> None:
+def test_head_equals_numpy_when_adjustments_replace_and_exclude(batch: int) -> None:
     head, factors, index = session()
     random = np.random.default_rng(batch)
     interest = random.standard_normal((batch, WIDTH)).astype(np.float32)
-    adjust_item = random.integers(0, ITEMS, (batch, ADJUSTMENTS))
-    adjust_score = random.choice(np.array([0, 0, 0, 0.5, -1.5, -np.inf], np.float32), (batch, ADJUSTMENTS))
-    scores = torch.from_numpy(interest) @ torch.from_numpy(factors).T
-    scores.scatter_add_(1, torch.from_numpy(adjust_item), torch.from_numpy(adjust_score))
+    adjust_item, adjust_score = random_adjustments(random, batch, ADJUSTMENTS, ITEMS).values()
+    scores = interest @ factors.T
+    adjust(scores, adjust_item, adjust_score)
     item_id, score = run(head, interest, adjust_item, adjust_score)
     assert score.shape == (batch, 10)
     for row in range(batch):
-        assert ranking_difference(item_id[row].tolist(), score[row], scores[row].numpy(), index) < 1e-5
+        assert ranking_difference(item_id[row].tolist(), score[row], scores[row], index) < 1e-5
         assert np.all(np.diff(score[row][np.isfinite(score[row])]) <= 0)
 
 
@@ -63,7 +62,7 @@ def test_head_marks_every_item_when_all_are_excluded() -> None:
     assert len(set(item_id[0].tolist())) == 10
 
 
-def test_head_excludes_an_item_when_it_is_listed_twice_with_a_bonus() -> None:
+def test_head_excludes_an_item_when_it_is_listed_twice_and_has_a_score() -> None:
     head, factors, index = session(top_n=ITEMS)
     adjust_item, adjust_score = padding(1)
     adjust_item[0, :3] = 7
@@ -87,3 +86,14 @@ def test_head_ranks_the_whole_catalog_when_top_n_equals_it() -> None:
     item_id, score = run(head, interest, *padding(2))
     assert ranking_difference(item_id[0].tolist(), score[0], factors.sum(1), index) < 1e-5
     assert score.shape == (2, ITEMS)
+
+
+def test_head_gives_the_adjustment_itself_when_the_item_scored_otherwise() -> None:
+    head, factors, index = session(top_n=ITEMS)
+    adjust_item, adjust_score = padding(1)
+    adjust_item[0, :2], adjust_score[0, :2] = (7, 0), (0.25, 1e3)
+    item_id, score = run(head, factors[7:8] * 10, adjust_item, adjust_score)
+    found = dict(zip((index[item] for item in item_id[0]), score[0].tolist(), strict=True))
+    assert index[item_id[0, 0]] == 0
+    assert found[0] == pytest.approx(1e3)
+    assert found[7] == pytest.approx(0.25, abs=1e-4)

@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from ebbtide.export.errors import LimitError
+from ebbtide.export.head.adjusting import adjust
 from ebbtide.export.head.attributes import ItemAttributes
 from ebbtide.export.head.graph import head_graph
 from ebbtide.export.parity import ranking_difference
@@ -78,8 +79,8 @@ def check(
     score = np.zeros((rows, ADJUSTMENTS), np.float32) if score is None else score
     known = interest @ factors.T
     allowed = np.ones(known.shape, bool)
+    adjust(known, item, score)
     for row in range(rows):
-        np.add.at(known[row], item[row], score[row])
         for first, end in COLUMNS:
             allowed[row] &= np.any(words[:, first:end] & item_filter[row, first:end], axis=1)
     known[~allowed] = -np.inf
@@ -117,7 +118,7 @@ def test_head_answers_with_allowed_items_when_requests_filter(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_head_rejects_items_with_a_bonus_and_excludes_allowed_ones_when_requests_filter(
+def test_head_rejects_items_with_a_score_of_their_own_and_excludes_allowed_ones_when_requests_filter(
     heads: dict[str, ort.InferenceSession], factors: np.ndarray, words: np.ndarray, precision: str
 ) -> None:
     item_filter = filters({0: [4]})

@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from ebbtide.export.errors import LimitError, ParityError
+from ebbtide.export.head.adjusting import adjust
 from ebbtide.export.head.check import check_head
 from ebbtide.export.head.graph import head_graph
 from ebbtide.export.head.int8 import candidate_count, quantise
@@ -71,18 +72,19 @@ def ask(head: ort.InferenceSession, interest: np.ndarray, adjustments: dict[int,
 
 
 @pytest.mark.parametrize("batch", [1, 2, 33])
-def test_int8_head_equals_torch_when_adjustments_repeat_and_exclude(
+def test_int8_head_equals_torch_when_adjustments_replace_and_exclude(
     int8: ort.InferenceSession, factors: np.ndarray, batch: int
 ) -> None:
     random = np.random.default_rng(batch)
     interest = random.standard_normal((batch, WIDTH)).astype(np.float32)
     linear = torch.from_numpy(interest) @ torch.from_numpy(factors).T
-    # Those that matter: the best of every row are excluded or lowered, others are raised, and some are named twice.
-    best = torch.topk(linear, 4).indices.numpy().ravel()
-    item = random.integers(0, ITEMS, (batch, ADJUSTMENTS))
-    item[:, : min(24, best.size)] = best[:24]
+    # Those that matter: the best of every row are excluded or lowered, others are raised, and excluded ones come again.
+    order = torch.argsort(-linear, dim=1).numpy()
+    item = np.concatenate([order[:, :24], order[:, -(ADJUSTMENTS - 24) :]], axis=1)
     score = random.choice(np.array([0, 0.5, 3.25, -1.5, -np.inf], np.float32), item.shape)
-    scores = linear.scatter_add(1, torch.from_numpy(item), torch.from_numpy(score)).numpy()
+    item[:, -8:], score[:, -8:] = item[:, :8], -np.inf
+    scores = linear.numpy()
+    adjust(scores, item, score)
     item_id, got = int8.run(OUTPUTS, feeds_of(interest, item, score))
     for row in range(batch):
         assert ranking_difference(item_id[row].tolist(), got[row], scores[row], INDEX) < 1e-5
@@ -97,7 +99,7 @@ def test_int8_head_answers_a_request_alike_when_its_neighbours_differ(int8: ort.
     np.testing.assert_allclose(alone[1][0], together[1][0], atol=1e-5)
 
 
-def test_int8_head_keeps_excluded_items_out_when_they_also_have_a_bonus(
+def test_int8_head_keeps_excluded_items_out_when_they_also_have_a_score(
     int8: ort.InferenceSession, factors: np.ndarray
 ) -> None:
     interest = factors[7:8] * 10
@@ -115,13 +117,13 @@ def test_int8_head_marks_every_item_when_all_are_excluded(factors: np.ndarray) -
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-12, 1e6])
-def test_int8_head_ranks_by_bonus_and_interest_when_the_interest_is_faint_or_huge(
+def test_int8_head_ranks_by_adjustment_and_interest_when_the_interest_is_faint_or_huge(
     int8: ort.InferenceSession, factors: np.ndarray, size: float
 ) -> None:
     interest = np.random.default_rng(2).standard_normal((1, WIDTH)).astype(np.float32) * np.float32(size)
-    items, scores = ask(int8, interest, {11: [0.25, 0.5], 12: [-np.inf]})
+    items, scores = ask(int8, interest, {11: [0.75], 12: [-np.inf]})
     exact = (interest @ factors.T)[0]
-    exact[11] += 0.75
+    exact[11] = 0.75
     exact[12] = -np.inf
     scale = max(1.0, float(np.abs(exact[np.isfinite(exact)]).max()))
     assert ranking_difference([IDS[item] for item in items[0]], scores[0], exact, INDEX) < 1e-6 * scale

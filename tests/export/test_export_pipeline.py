@@ -30,7 +30,7 @@ KINDS = {
     "fixed alpha": {"alpha": "fixed:0.25"},
     "no prior": {"prior_half_life_days": ()},
     "no decay": {"decay": "none", "alpha": "fixed:0.5", "exclude_seen": False},
-    "repeat bonus": {"repeat_bonus": True, "exclude_seen": False},
+    "repeat score": {"repeat_score": True, "exclude_seen": False},
     "long sessions": {"session_gap_minutes": 60 * 24 * 90.0},
 }
 

@@ -122,7 +122,7 @@ def feeds_of(
 def scores_of(factors: np.ndarray, interest: np.ndarray, adjustments: dict[int, float] | None = None) -> np.ndarray:
     scores = factors @ interest
     for index, value in (adjustments or {}).items():
-        scores[index] += value
+        scores[index] = value
     return scores
 
 
@@ -165,7 +165,7 @@ def test_head_leaves_out_excluded_items_and_names_others_in_their_place(
     assert ranking_difference(item_id[0].tolist(), score[0], known, INDEX, complete=False) < 1e-5
 
 
-def test_head_names_items_with_a_bonus_when_the_index_would_not(
+def test_head_names_items_with_a_score_of_their_own_when_the_index_would_not(
     head: Any, factors: np.ndarray, interests: np.ndarray
 ) -> None:
     worst = np.argsort(scores_of(factors, interests[0]))[:3].tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from ebbtide.interest.explanation import Explainer
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.parameters import GateParameters, InterestConfig, InterestParameters
 from ebbtide.interest.pipeline import InterestPipeline
+from ebbtide.interest.repeat import RepeatParameters
 
 NOW = 1_700_000_000_000
 MS_PER_DAY = 86_400_000
@@ -46,7 +49,7 @@ def request(items=(), **tensors) -> Request:
 class Twin:
     """Everything that an export serves, with random parameters: N items, d dimensions, p columns of the prior."""
 
-    def __init__(self, seed=0, items=200, d=8, p=3, *, alpha="learned", limits=None, **config):
+    def __init__(self, seed=0, items=200, d=8, p=3, *, alpha="learned", limits=None, repeats=False, **config):
         random = np.random.default_rng(seed)
 
         def normal(*shape):
@@ -68,6 +71,10 @@ class Twin:
         self.keys = random.choice(2**62, items, replace=False) - 2**61
         self.vectors = normal(items, d)
         self.factors = normal(items, d + p)
+        if repeats:
+            rates = (np.log(2) / np.array([2, 60])).astype(np.float32)
+            arrays = (normal(4), normal(items), normal(4, 5), normal(5), normal(5), normal(1))
+            self.parameters = replace(self.parameters, repeat=RepeatParameters(rates, *arrays))
         self.attributes = attributes()
         self.pipeline = InterestPipeline(self.parameters, KeyIndex.build(self.keys), self.vectors, self.attributes)
         self.scorer = CandidateScorer(KeyIndex.build(self.keys), self.factors, self.limits)

@@ -35,7 +35,7 @@ def head_scores(twin, requests):
 @given(st.integers(0, 2**32 - 1))
 def test_shares_add_up_to_the_score_on_random_requests(make_twin, ask_at_random, seed):
     random = np.random.default_rng(seed)
-    twin = make_twin(seed % 5, alpha=KINDS[seed % 3])
+    twin = make_twin(seed % 5, alpha=KINDS[seed % 3], repeats=seed % 2 == 0)
     asked = ask_at_random(random, twin, candidates=True)
     answer = twin.explainer.run(asked)
     assert isinstance(answer, Explanation), answer
@@ -123,6 +123,30 @@ def test_adjustment_share_is_minus_infinity_when_a_candidate_is_excluded(make_tw
     assert np.isnan([answer.candidate_score[0, 3], answer.prior_share[3], answer.adjustment_share[3]]).all()
 
 
+def test_own_items_have_no_share_but_their_repeat_score_when_the_model_has_one(make_twin, ask):
+    twin = make_twin(repeats=True)
+    own, new, excluded = twin.keys[:3]
+    answer = twin.explainer.run(ask([own, excluded], exclude_item=[excluded], candidate_item=[own, new, excluded]))
+    plain = make_twin().explainer.run(ask([own, excluded], candidate_item=[own, new, excluded]))
+    assert answer.candidate_score[0, 0] == answer.adjustment_share[0] != 0
+    assert not answer.event_share[0].any()
+    assert not answer.dimension_share[0].any()
+    assert answer.prior_share[0] == 0
+    assert answer.candidate_score[0, 1] == plain.candidate_score[0, 1]
+    assert np.isneginf(answer.candidate_score[0, 2])
+    np.testing.assert_array_equal(answer.event_share[2], plain.event_share[2])
+
+
+@pytest.mark.parametrize("excludes", [True, False])
+def test_own_items_have_one_adjustment_each_when_the_model_has_repeat_scores(make_twin, ask, excludes):
+    twin = make_twin(repeats=True)
+    most = twin.limits.max_events
+    (answer,) = twin.pipeline.run([ask(twin.keys[:most], exclude_seen=[excludes], exclude_item=twin.keys[:10])])
+    adjusted = answer.adjust_score != 0
+    assert adjusted.sum() == most + 10
+    assert np.isneginf(answer.adjust_score).sum() == (most + 10 if excludes else 10)
+
+
 @pytest.mark.parametrize(
     ("tensors", "field"),
     [
@@ -162,15 +186,15 @@ def head_part(people=1, candidates=(1, 2), width=4, **tensors):
     return part | tensors
 
 
-def test_candidate_scores_add_adjustments_of_each_person_when_several_share_a_request(make_twin):
+def test_candidate_scores_are_the_adjustments_of_each_person_when_several_share_a_request(make_twin):
     twin = make_twin()
-    adjust_item = np.array([[3, 3, 4, 0], [3, 0, 0, 0]])
-    adjust_score = np.array([[0.5, 0.25, -np.inf, 0], [2, 0, 0, 0]], np.float32)
+    adjust_item = np.array([[3, 4, 4, 0], [3, 0, 0, 0]])
+    adjust_score = np.array([[0.75, -np.inf, -np.inf, 0], [2, 0, 0, 0]], np.float32)
     candidates = [*twin.keys[[3, 4]], 5, twin.keys[0]]
     part = head_part(2, candidates, adjust_item=adjust_item, adjust_score=adjust_score)
     (answer,) = twin.scorer.run_parts([part])
     plain = twin.factors.sum(axis=1)
-    expected = [[plain[3] + 0.75, -np.inf, np.nan, plain[0]], [plain[3] + 2, plain[4], np.nan, plain[0]]]
+    expected = [[0.75, -np.inf, np.nan, plain[0]], [2, plain[4], np.nan, plain[0]]]
     np.testing.assert_allclose(answer["candidate_score"], expected, rtol=1e-5)
 
 

@@ -19,7 +19,7 @@ from ebbtide.train.stage import train_bundle
 from ebbtide.train.trainer import fit
 from ebbtide.train.watcher import Watcher
 
-MODEL = ModelConfig(dimensions=8, exclude_seen=False, repeat_bonus=True)
+MODEL = ModelConfig(dimensions=8, exclude_seen=False, repeat_score=True)
 TRAINING = TrainConfig(epochs=2, windows_per_batch=3, targets_per_window=4, validation_fraction=0.3)
 KILLED = """
 import os, signal, sys

@@ -123,7 +123,7 @@ def test_sampler_keeps_what_came_among_the_candidates_when_it_is_not_drawn():
 
 def step_of(log, vectors, **settings):
     torch.manual_seed(0)
-    config = ModelConfig(dimensions=8, exclude_seen=False, repeat_bonus=True)
+    config = ModelConfig(dimensions=8, exclude_seen=False, repeat_score=True)
     model = InterestModel(config, torch.from_numpy(vectors))
     half_lives = config.prior_half_life_days
     moments = np.quantile(log.time_ms, [0.2, 0.6], method="lower")

@@ -94,7 +94,7 @@ def test_loss_and_validation_are_the_same_on_another_device(small_log, small_vec
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     monkeypatch.setattr(ranks, "score_instants", ranks.score_instants.__wrapped__)
     log, catalog = small_log
-    config = ModelConfig(dimensions=8, exclude_seen=not repeats, repeat_bonus=repeats)
+    config = ModelConfig(dimensions=8, exclude_seen=not repeats, repeat_score=repeats)
     training = has_past(log)
     targets = training & (np.arange(log.events) % 19 == 0)
     tensors = LogTensors.of(log, config.session_gap_ms)

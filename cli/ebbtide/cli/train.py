@@ -170,7 +170,7 @@ def command(
                 "session_gap_minutes": session_gap_minutes,
                 "prior_half_life_days": parse_half_lives(prior_half_lives),
                 "exclude_seen": not repeats,
-                "repeat_bonus": repeats,
+                "repeat_score": repeats,
             }
         )
         train_config = TrainConfig.model_validate(

@@ -84,7 +84,7 @@ class Weights:
     interest: npt.NDArray[Any]
     """``[d + p]``."""
     adjustments: dict[int, float]
-    """By catalog index, those of one item added up; zeros are left out."""
+    """By catalog index: the score in the place of the item's own, minus infinity for an excluded one."""
     alpha_used: float
     event_counts: tuple[int, ...]
     """Of the history, of the session, left out."""
@@ -170,12 +170,12 @@ def ask(requests: Iterable[RecommendRequest], now_ms: int) -> Iterator[Asked]:
         yield Asked(number, Request(**tensors), tuple(texts))
 
 
-def summed(items: Ints, scores: Floats) -> dict[int, float]:
-    """Adjustments by item; those of one item added up, zeros left out."""
+def by_item(items: Ints, scores: Floats) -> dict[int, float]:
+    """Adjustments by item, zeros left out; of several for one item minus infinity counts."""
     found: dict[int, float] = {}
     for item, score in zip(items.ravel().tolist(), scores.ravel().tolist(), strict=True):
         if score != 0:
-            found[item] = found.get(item, 0.0) + score
+            found[item] = min(score, found.get(item, score))
     return found
 
 

@@ -21,7 +21,7 @@ from ebbtide.verify.asked import (
     RefusedError,
     Tokens,
     Weights,
-    summed,
+    by_item,
     without_rows,
 )
 from ebbtide.verify.differences import Ranked
@@ -66,7 +66,7 @@ class LocalSide:
             raise RefusedError(str(answer))
         return Weights(
             answer.interest,
-            summed(answer.adjust_item, answer.adjust_score),
+            by_item(answer.adjust_item, answer.adjust_score),
             float(answer.alpha_used[0]),
             tuple(answer.event_counts.tolist()),
             answer.item_filter,

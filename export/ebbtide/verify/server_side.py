@@ -24,7 +24,7 @@ from ebbtide.verify.asked import (
     RefusedError,
     Tokens,
     Weights,
-    summed,
+    by_item,
     without_rows,
 )
 from ebbtide.verify.differences import Place, Ranked, compare_ranked
@@ -95,7 +95,7 @@ class ServerSide:
         adjust_item, adjust_score = found[contract.ADJUST_ITEM.name][0], found[contract.ADJUST_SCORE.name][0]
         return Weights(
             found[contract.INTEREST.name][0],
-            summed(adjust_item, adjust_score),
+            by_item(adjust_item, adjust_score),
             *_scalars(found),
             found[contract.ITEM_FILTER.name][0],
             adjust_item,

@@ -25,7 +25,6 @@ from ebbtide.verify.filters import Filters
 
 Doubles = npt.NDArray[np.float64]
 
-_ROUNDING = 1e-9
 _UNKNOWN = -1
 
 
@@ -96,21 +95,18 @@ class TorchSide:
         return self.vectors(self.tokens(texts))
 
     def weights(self, asked: Asked, vectors: Floats | None) -> Weights:
-        """From the formulas; adjustments are what the scores differ by from the interest's alone."""
+        """From the formulas."""
         reference = self.reference(asked, vectors)
         interest = np.concatenate([reference.interest, self._bundle.model.prior_weight.detach().double().numpy()])
-        linear = self._factors @ interest
-        adjustment = reference.scores - linear
-        # What a sum in another order changes is no adjustment.
-        touched = np.flatnonzero(np.abs(adjustment) > _ROUNDING * np.maximum(1, np.abs(linear)))
-        adjustments = {int(index): float(adjustment[index]) for index in touched}
+        excluded = np.flatnonzero(np.isneginf(reference.scores)).tolist()
+        adjustments = {index: float(reference.scores[index]) for index in {*reference.repeats, *excluded}}
         return Weights(interest, adjustments, reference.alpha, self._counts(asked, reference))
 
     def compare_head(self, asked: Asked, weights: Weights, local: Ranked) -> Place:
         """The in-process ranking against the scores of the whole catalog."""
         scores: Doubles = self._factors @ weights.interest.astype(np.float64)
         for index, value in weights.adjustments.items():
-            scores[index] += value
+            scores[index] = value
         return compare_with_scores(local, self._filtered(asked, scores), self.catalog)
 
     def compare_answer(
@@ -125,7 +121,7 @@ class TorchSide:
         """From the item factors in double precision."""
         item = self._items(candidates)
         scores = self._factors[item] @ weights.interest.astype(np.float64)
-        scores += np.array([weights.adjustments.get(index, 0.0) for index in item.tolist()])
+        scores = np.array([weights.adjustments.get(*pair) for pair in zip(item.tolist(), scores.tolist(), strict=True)])
         return np.where(item == _UNKNOWN, np.nan, scores)
 
     def rank(self, asked: Asked, vectors: Floats | None, candidates: Ints) -> Outputs:
@@ -140,9 +136,11 @@ class TorchSide:
     def explain(self, asked: Asked, vectors: Floats | None, candidates: Ints) -> Outputs:
         """From the formulas, but for the events' own parts: a score's parts by dimension, prior and adjustments."""
         answer = self.rank(asked, vectors, candidates)
-        factors = self._factors[self._items(candidates)]
+        items = self._items(candidates)
+        factors, reference = self._factors[items], self.reference(asked, vectors)
+        replaced = np.isin(items, list(reference.repeats)) & ~np.isneginf(answer[contract.CANDIDATE_SCORE.name])
+        factors[replaced] = 0
         factors[np.isnan(answer[contract.CANDIDATE_SCORE.name])] = np.nan
-        reference = self.reference(asked, vectors)
         d = reference.interest.size
         dimensions = factors[:, :d] * reference.interest
         prior = factors[:, d:] @ self._bundle.model.prior_weight.detach().double().numpy()

@@ -1,4 +1,7 @@
-"""Score adjustments: pairs of an item and a value, brought into the padded arrays that the scoring head adds."""
+"""Score adjustments: pairs of an item and the score that takes the place of what the catalog's factors give it.
+
+A value of 0 is padding; so a score of exactly 0 goes as the smallest float above it.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,15 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pairs:
-    """What to add to which items' scores, for many people at once."""
+    """Which items have which scores instead of their own, for many people at once."""
 
     person: Ints
     """``[pairs]``: whose pair each one is, ascending."""
     item: Ints
     """``[pairs]``: catalog index."""
     value: Floats | float
-    """``[pairs]``, or one value for all; minus infinity excludes an item."""
+    """``[pairs]``, or one value for all: minus infinity excludes an item, as often as it comes; no item of a person has
+    two others."""
 
 
 def pack_pairs(pairs: Sequence[Pairs], people: int, width: int) -> tuple[Ints, Floats]:
@@ -47,8 +51,8 @@ def pack_pairs(pairs: Sequence[Pairs], people: int, width: int) -> tuple[Ints, F
     return items, values
 
 
-def sum_pairs(adjust_item: Ints, adjust_score: Floats, person: Ints, item: Ints, items: int) -> Floats:
-    """What the adjustments add to the scores of given items, float32 ``[candidates]``.
+def find_pairs(adjust_item: Ints, adjust_score: Floats, person: Ints, item: Ints, items: int) -> Floats:
+    """The values for given items, float32 ``[candidates]``; 0 for those without an adjustment.
 
     Args:
         adjust_item: ``[people, width]``, catalog indices.
@@ -57,6 +61,7 @@ def sum_pairs(adjust_item: Ints, adjust_score: Floats, person: Ints, item: Ints,
         item: ``[candidates]``, catalog indices; a negative one has no adjustment.
         items: N.
     """
+    # A sum is minus infinity where one of its values is, and else the only one.
     row, column = np.nonzero(adjust_score)
     if row.size == 0:
         return np.zeros(item.shape, dtype=np.float32)

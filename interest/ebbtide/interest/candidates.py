@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract
-from ebbtide.interest.adjustments import sum_pairs
+from ebbtide.interest.adjustments import find_pairs
 from ebbtide.interest.columns import Part, PartsRefused
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
@@ -70,7 +70,8 @@ class CandidateScorer:
             factors = self._factors.take(item[start:stop], axis=0)
             np.einsum("nk,k->n", factors, weights, out=scores[start:stop])
         person = np.repeat(np.arange(lengths.size), lengths)
-        scores += sum_pairs(adjust_item, adjust_score, person, item, self._factors.shape[0])
+        adjustment = find_pairs(adjust_item, adjust_score, person, item, self._factors.shape[0])
+        np.copyto(scores, adjustment, where=adjustment != 0)
         scores[item == UNKNOWN] = np.nan
 
         answers: list[dict[str, Floats]] = []

@@ -189,7 +189,7 @@ ADJUST_SCORE = Tensor(
     "adjust_score",
     Dtype.FP32,
     (Size.ADJUSTMENTS,),
-    "what to add to that item's score: minus infinity excludes it; padded with 0",
+    "the score that this item has instead of its own: minus infinity excludes it; padded with 0",
     rows=1,
 )
 ITEM_FILTER = Tensor(
@@ -233,7 +233,10 @@ DIMENSION_SHARE = Tensor(
 )
 PRIOR_SHARE = Tensor("prior_share", Dtype.FP32, (VARIABLE,), "what the popularity prior adds to each score")
 ADJUSTMENT_SHARE = Tensor(
-    "adjustment_share", Dtype.FP32, (VARIABLE,), "what score adjustments add to each score; minus infinity excludes"
+    "adjustment_share",
+    Dtype.FP32,
+    (VARIABLE,),
+    "score adjustments: a score that takes the place of all other shares, minus infinity that excludes, or 0",
 )
 HALF_LIFE_DAYS = Tensor(
     "half_life_days",
@@ -390,10 +393,6 @@ FINGERPRINT_PARAMETER = "ebbtide_fingerprint"
 """The ``parameters`` key under which every config of one export carries the same id."""
 
 
-REPEAT_ITEMS = 64
-"""Items of one person that get a repeat bonus, at most."""
-
-
 @dataclass(frozen=True)
 class Limits:
     """Bounds on one request, written into the exported configs and checked by the server."""
@@ -411,5 +410,5 @@ class Limits:
 
     @property
     def adjustments(self) -> int:
-        """Score adjustments that a request can need: every event's item, every excluded one, and repeat bonuses."""
-        return self.max_events + self.max_exclude_items + REPEAT_ITEMS
+        """Score adjustments that a request can need: of every event's item and of every excluded one."""
+        return self.max_events + self.max_exclude_items

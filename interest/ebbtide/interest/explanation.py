@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract
-from ebbtide.interest.adjustments import sum_pairs
+from ebbtide.interest.adjustments import find_pairs
 from ebbtide.interest.blend import event_decays
 from ebbtide.interest.checks import Request
 from ebbtide.interest.columns import Part, PartsRefused
@@ -52,7 +52,7 @@ class Explanation:
     prior_share: Floats
     """``[n]``."""
     adjustment_share: Floats
-    """``[n]``."""
+    """``[n]``: minus infinity for an excluded item; a repeat score, beside which all other shares are 0; or 0."""
     half_life_days: Floats
     """``[d]``, with the request's own decay scale."""
 
@@ -96,10 +96,12 @@ class Explainer:
         contributions = _contributions(weighed, decays)
         item = self._pipeline.index.find(candidates)
         factors = self._factors.take(item, axis=0).astype(np.float64)
+        adjustment_share = self._adjustments(weighed, item)
+        # A score that takes the place of the factors' has no other part; an excluded item still has its own.
+        factors[np.isfinite(adjustment_share) & (adjustment_share != 0)] = 0
         factors[item == UNKNOWN] = np.nan
         dimension_share = factors[:, :d] * contributions.sum(axis=0)
         prior_share = factors[:, d:] @ self._parameters.prior_weight.astype(np.float64)
-        adjustment_share = self._adjustments(weighed, item)
         score = dimension_share.sum(axis=1) + prior_share + adjustment_share
 
         events = int(weighed.columns.events[0])
@@ -125,10 +127,10 @@ class Explainer:
         )
 
     def _adjustments(self, weighed: Weighed, item: npt.NDArray[np.int64]) -> Doubles:
-        """What score adjustments add to each candidate, ``[n]``; NaN for unknown ones."""
+        """The score adjustment of each candidate, ``[n]``: 0 without one; NaN for unknown ones."""
         adjust_item, adjust_score = self._pipeline.adjustments(weighed)
-        sums = sum_pairs(adjust_item, adjust_score, np.zeros_like(item), item, self._factors.shape[0])
-        return np.where(item == UNKNOWN, np.nan, sums)
+        found = find_pairs(adjust_item, adjust_score, np.zeros_like(item), item, self._factors.shape[0])
+        return np.where(item == UNKNOWN, np.nan, found)
 
     def _half_lives(self, weighed: Weighed) -> Floats:
         scale = weighed.columns.decay_scale

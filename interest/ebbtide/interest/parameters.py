@@ -84,7 +84,7 @@ class InterestParameters:
     prior_weight: Floats
     """``[p]``: the weights of the prior's columns in the scoring head."""
     repeat: RepeatParameters | None = None
-    """What items gain that a person took before; None without a repeat bonus."""
+    """What items gain that a person took before; None without a repeat score."""
 
     @property
     def vector_width(self) -> int:

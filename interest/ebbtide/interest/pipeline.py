@@ -20,7 +20,7 @@ from ebbtide.interest.events import EventBatch, order_by_age
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.parts import as_part, first_refusal, rows_of, serve_parts
-from ebbtide.interest.repeat import repeat_bonus
+from ebbtide.interest.repeat import repeat_score
 from ebbtide.interest.sources import EventSources, find_sources
 
 Floats = npt.NDArray[np.float32]
@@ -167,13 +167,15 @@ class InterestPipeline:
         )
 
     def _pairs(self, weighed: Weighed) -> list[Pairs]:
-        """Every kind of score adjustment; what more there is to add to the scores of single items, is added here."""
+        """Every kind of score adjustment; what else there is about single items, is added here."""
         columns, sources = weighed.columns, weighed.sources
         pairs: list[Pairs] = []
         if self.parameters.repeat is not None:
             items = sources.item.take(weighed.batch.source)
-            bonus = repeat_bonus(weighed.batch, items, self.parameters.repeat, columns.decay_scale)
-            pairs.append(Pairs(*bonus))
+            person, item, score = repeat_score(weighed.batch, items, self.parameters.repeat, columns.decay_scale)
+            # Who excludes the seen items needs no scores of them, nor the room.
+            kept = ~np.broadcast_to(columns.exclude_seen, columns.people)[person]
+            pairs.append(Pairs(person[kept], item[kept], score[kept]))
         if columns.exclude_seen is True and sources.text is None:
             pairs.append(Pairs(sources.person, sources.item, -np.inf))
         elif np.any(columns.exclude_seen):

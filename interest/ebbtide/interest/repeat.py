@@ -1,9 +1,9 @@
-"""The repeat bonus: what an item gains in score because this person took it before, again and again.
+"""The repeat score: the score of an item that this person took before, in place of what its factors would give it.
 
-A low-rank interest vector cannot point at single items; a few pairs (item, value) beside it can. For each of the
-person's own items the decayed counts c_m = sum_e v_e exp(-lambda_m age_e) at M half-lives are kept, which an event
-updates in constant time; the bonus is a small perceptron of their logarithms, and how much the item is one that comes
-again: milk is bought again, a lawn mower is not (docs/method.md, repeat bonus).
+A low-rank interest vector cannot point at single items; pairs (item, value) beside it can. For each of the person's own
+items the decayed counts c_m = sum_e v_e exp(-lambda_m age_e) at M half-lives are kept, which an event updates in
+constant time; the score is a small perceptron of their logarithms, and how much the item is one that comes again: milk
+is bought again, a lawn mower is not (docs/method.md, repeat score).
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.interest import contract
 from ebbtide.interest.events import EventBatch
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 _HOURS_PER_DAY = np.float32(24)
+_SMALLEST = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True)
 class RepeatParameters:
-    """The learned repeat bonus; M half-lives, F = M + 2 features, or 2 where nothing ebbs."""
+    """The learned repeat score; M half-lives, F = M + 2 features, or 2 where nothing ebbs."""
 
     decay_rate_per_day: Floats
     """lambda, ``[M]``: ln 2 over the half-life in days; a single 0 means that nothing ebbs."""
     direct_weight: Floats
     """``[F]``."""
     liking: Floats
-    """``[N]``, what each item of the catalog adds: its event vector times a learned weight."""
+    """``[N]``, what each item of the catalog adds: its text vector times a learned weight, and a learned bias."""
     hidden_weight: Floats
     """``[F, hidden]``."""
     hidden_bias: Floats
@@ -52,23 +52,23 @@ class RepeatParameters:
         return bool(np.any(self.decay_rate_per_day))
 
 
-def repeat_bonus(
+def repeat_score(
     batch: EventBatch,
     items: Ints,
     parameters: RepeatParameters,
     decay_scale: Floats | None = None,
 ) -> tuple[Ints, Ints, Floats]:
-    """What to add to the scores of each person's own items.
+    """The scores of each person's own items.
 
     Args:
         batch: E events of B requests.
-        items: ``[E]``, catalog index of each event in the batch's order; a negative one (free text) has no bonus.
+        items: ``[E]``, catalog index of each event in the batch's order; a negative one (free text) has none.
         parameters: Learned.
         decay_scale: ``[B]``, multiplies every age, as for the interest; None for 1.
 
     Returns:
-        Request (ascending), catalog index and value, each ``[pairs]``; no item twice in a request, and at most
-        `contract.REPEAT_ITEMS`, those with the largest.
+        Request, catalog index and score, each ``[pairs]``, ascending by request and index; no item twice in a request,
+        and no score of exactly 0, which is padding where adjustments are packed.
     """
     known = items >= 0
     request, item = batch.request[known], items[known]
@@ -93,21 +93,5 @@ def repeat_bonus(
     hidden = np.tanh(features @ parameters.hidden_weight + parameters.hidden_bias)
     value = features @ parameters.direct_weight + hidden @ parameters.output_weight + parameters.output_bias
     value += parameters.liking.take(item)
-    kept = strongest(request, item, value)
-    return request[kept], item[kept], np.asarray(value[kept], dtype=np.float32)
-
-
-def strongest(request: Ints, item: Ints, value: npt.NDArray[Any], at_most: int = contract.REPEAT_ITEMS) -> Ints:
-    """Places of the pairs with each request's largest values, ascending; of equal ones the lower item wins.
-
-    Args:
-        request: ``[pairs]``, ascending.
-        item: ``[pairs]``.
-        value: ``[pairs]``.
-        at_most: Pairs of one request.
-    """
-    order = np.lexsort((item, -value, request))
-    ordered = request[order]
-    place = np.arange(ordered.shape[0]) - np.searchsorted(ordered, ordered, side="left")
-    kept: Ints = np.sort(order[place < at_most])
-    return kept
+    value[value == 0] = _SMALLEST
+    return request, item, np.asarray(value, dtype=np.float32)

@@ -206,8 +206,8 @@ def fingerprint_of(
 ) -> str:
     """The id of a bundle: equal parameters, catalog, encoder and settings give an equal id."""
     digest = hashlib.sha256()
-    # Whether there is a repeat bonus is told by its tensors; so bundles from before it keep their fingerprint.
-    settings = model.config.model_dump_json(exclude={"repeat_bonus"})
+    # Whether there is a repeat score is told by its tensors; so bundles from before it keep their fingerprint.
+    settings = model.config.model_dump_json(exclude={"repeat_score"})
     digest.update(f"{FORMAT}\n{settings}\n{encoder.fingerprint}\n".encode())
     for name, value in sorted(_tensors(model, prior_columns).items()):
         digest.update(f"{name}{value.shape}".encode())

@@ -21,7 +21,7 @@ from torch import Tensor
 from ebbtide.train.errors import CheckpointError
 from ebbtide.train.progress import Epoch
 
-FORMAT = 2
+FORMAT = 3
 CONFIG_FILE = "checkpoint.json"
 _STATES = "state-*.safetensors"
 
@@ -60,6 +60,7 @@ class Progress(BaseModel):
     best_epoch: int
     """0 before the first validation."""
     best_ndcg_at_10: float
+    best_lead: float
 
 
 class _File(BaseModel):

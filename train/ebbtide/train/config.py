@@ -45,13 +45,13 @@ class ModelConfig(BaseModel):
     """Half-lives of the popularity prior's columns; an empty tuple trains without a prior."""
     exclude_seen: bool = True
     """Whether items of the person's own events are left out of the ranking, unless a request says otherwise."""
-    repeat_bonus: bool = False
-    """Whether items that the person took before gain in score, by a learned function of their decayed counts."""
+    repeat_score: bool = False
+    """Whether items that the person took before are scored by a learned function of their decayed counts."""
 
     @model_validator(mode="after")
-    def _bonus_has_a_use(self) -> ModelConfig:
-        if self.repeat_bonus and self.exclude_seen:
-            raise ValueError("repeat_bonus: got True with exclude_seen; expected one of them: seen items cannot gain")
+    def _repeats_have_a_use(self) -> ModelConfig:
+        if self.repeat_score and self.exclude_seen:
+            raise ValueError("repeat_score: got True with exclude_seen; expected one of them: seen items need no score")
         return self
 
     @property
@@ -82,7 +82,7 @@ class TrainConfig(BaseModel):
     """Epochs without a better validation NDCG@10 before training stops; the schedule's slow end often still helps."""
     warm_start: bool | None = None
     """Begin from a linear model of which items come together, or from random factors; None: from the linear model
-    unless the model has a repeat bonus, which tells most of the same and fared worse beside it."""
+    unless the model has a repeat score, which tells most of the same and fared worse beside it."""
     learning_rate: float = Field(4e-3, gt=0)
     """Peak of the one-cycle schedule; decay rates learn three times as fast."""
     residual_weight_decay: float = Field(0.1, ge=0)

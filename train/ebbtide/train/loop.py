@@ -22,6 +22,7 @@ from ebbtide.train.model import InterestModel
 from ebbtide.train.optimizer import optimizer_of, set_learning_rate
 from ebbtide.train.popularity import PopularitySnapshots
 from ebbtide.train.progress import Epoch, half_life_quantiles
+from ebbtide.train.repeat import LEADS
 from ebbtide.train.step import Step
 from ebbtide.train.tuning import EncoderTuner
 from ebbtide.train.watcher import Watcher
@@ -60,6 +61,8 @@ class History:
     """With validation."""
     best_epoch: int = 0
     best_ndcg_at_10: float = -1.0
+    best_lead: float = 0.0
+    """Of the repeat score."""
 
 
 class Loop:
@@ -98,6 +101,7 @@ class Loop:
         self.tuner = None if material.make_tuner is None else material.make_tuner()
         if saved is None:
             self._warm_start(training)
+            self._take_lead(history.best_lead)
         self.step = Step(self.model, material.log, material.tensors, material.popularity, training, config, self.tuner)
         self.optimizer = optimizer_of(self.model, config, self._encoder_parameters())
         self.parallel_step = material.devices.setup(self.step)
@@ -202,6 +206,7 @@ class Loop:
             self.refit_epochs = number
         if metrics is not None and metrics.ndcg_at_10 > self.history.best_ndcg_at_10:
             self.history.best_epoch, self.history.best_ndcg_at_10 = number, metrics.ndcg_at_10
+            self.history.best_lead = 0.0 if self.model.repeat is None else float(self.model.repeat.lead)
             self.best = {name: value.clone() for name, value in self._learned().items()}
         self.batches, self.loss_sum, self.alpha_sum, self.instants = 0, 0.0, 0.0, 0
         if self.material.checkpoints is not None:
@@ -209,22 +214,33 @@ class Loop:
         self.material.watcher.epoch_ended(epoch)
 
     def _validate(self) -> Metrics | None:
-        """Measured by the first process, which tells the others."""
+        """Measured by the first process, which tells the others; leaves the repeat score its best lead."""
         if self.validation is None:
             return None
-        material, found = self.material, Metrics(0, 0, 0, 0.0, 0.0, 0.0)
-        if material.devices.is_first:
-            events, ranks = target_ranks(
-                self.model, material.log, material.tensors, self.validation, material.popularity
-            )
-            found = metrics_of(material.log, events, ranks)
-        persons, instants, events_in_all, *means = material.devices.told_by_first(*astuple(found))
-        return Metrics(round(persons), round(instants), round(events_in_all), *means)
+        devices, found, lead = self.material.devices, Metrics(0, 0, 0, 0.0, 0.0, 0.0), 0.0
+        if devices.is_first:
+            leads = (0.0,) if self.model.repeat is None else LEADS
+            found, lead = max(((self._metrics(one), one) for one in leads), key=lambda pair: pair[0].ndcg_at_10)
+        persons, instants, events, *means, lead = devices.told_by_first(*astuple(found), lead)
+        self._take_lead(lead)
+        return Metrics(round(persons), round(instants), round(events), *means)
+
+    def _metrics(self, lead: float) -> Metrics:
+        """Of the validation events."""
+        assert self.validation is not None  # noqa: S101 - asked for only where there are some
+        self._take_lead(lead)
+        material = self.material
+        ranked = target_ranks(self.model, material.log, material.tensors, self.validation, material.popularity)
+        return metrics_of(material.log, *ranked)
+
+    def _take_lead(self, lead: float) -> None:
+        if self.model.repeat is not None:
+            self.model.repeat.lead.fill_(lead)
 
     def _warm_start(self, training: Mask) -> None:
         material = self.material
         wanted = material.config.warm_start
-        if not material.model_config.repeat_bonus if wanted is None else wanted:
+        if not material.model_config.repeat_score if wanted is None else wanted:
             directions = max(material.model_config.dimensions // 2, 1)
             factors = low_rank(material.log, training, material.text_vectors.shape[0], directions)
             if factors is not None:
@@ -246,6 +262,7 @@ class Loop:
             refit_epochs=self.refit_epochs,
             best_epoch=self.history.best_epoch,
             best_ndcg_at_10=self.history.best_ndcg_at_10,
+            best_lead=self.history.best_lead,
         )
         parts = {
             _MODEL: self._learned(),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ebbtide.interest.gate import SCALAR_FEATURES
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
 from ebbtide.train.config import ModelConfig
-from ebbtide.train.repeat import RepeatBonus
+from ebbtide.train.repeat import RepeatScore
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class InterestModel(nn.Module):
             self.log_rank_decay_rate = nn.Parameter(
                 _log_rates(config.shortest_rank_half_life, config.longest_rank_half_life, d)
             )
-        self.repeat = RepeatBonus(config.decay == "learned", d) if config.repeat_bonus else None
+        self.repeat = RepeatScore(config.decay == "learned", text_width, items) if config.repeat_score else None
         if config.fixed_alpha is None:
             self.gate_hidden = nn.Linear(2 * d + SCALAR_FEATURES, config.gate_hidden)
             self.gate_output = nn.Linear(config.gate_hidden, d if config.alpha == "per-dimension" else 1)
@@ -103,15 +103,14 @@ class InterestModel(nn.Module):
         return (_rows(self.text_vectors, items) @ self.item_projection + _rows(self.item_residual, items)) * self.gamma
 
     def repeat_liking(self) -> Tensor:
-        """What each item adds to its own repeat bonus, ``[N]``: event vectors times their weight in the bonus.
+        """What each item adds to its repeat score, ``[N]``: its text vector times a weight, and its own bias.
 
         Raises:
-            ValueError: The model has no repeat bonus.
+            ValueError: The model has no repeat score.
         """
         if self.repeat is None:
-            raise ValueError("repeat_bonus: got False; expected a model that has one")
-        weight = self.repeat.vector_weight
-        return self.text_vectors @ (self.event_projection @ weight) + self.event_residual @ weight
+            raise ValueError("repeat_score: got False; expected a model that has one")
+        return self.text_vectors @ self.repeat.text_weight + self.repeat.item_bias
 
     def blend(self, sums: Sums, context: Context, alpha_override: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """W ``[K, d]`` and alpha ``[K, 1]`` or ``[K, d]``; see `ebbtide.interest.blend` for the formulas.

@@ -10,13 +10,9 @@ from torch import nn
 
 from ebbtide.train.config import TrainConfig
 
-_SPEEDS = {"rest": 1.0, "residual": 1.0, "projection": 1.0, "decay": 3.0, "few": 5.0}
-"""How fast each kind learns, over the peak rate: decay rates live on a log scale, and the few weights of popularity act
-on every item."""
-_SPEEDS_BESIDE_BONUS = {"rest": 0.075, "residual": 0.075, "projection": 0.005, "decay": 0.225, "few": 1.5}
-"""Beside a repeat bonus, which starts good: interest vectors that learn as fast as alone soon drown it in noise. A step
-of a projection moves a vector as many times further as a text vector has large entries."""
-_BONUS = "repeat."
+_SPEEDS = {"rest": 1.0, "residual": 1.0, "decay": 3.0, "few": 5.0, "repeat": 0.75, "bias": 2.5, "text": 0.1}
+"""How fast each kind learns, over the peak rate: decay rates live on a log scale, the few weights of popularity act on
+every item, and an item's bias is seldom seen."""
 _WARM_UP = 0.1
 
 
@@ -29,9 +25,8 @@ def optimizer_of(model: nn.Module, config: TrainConfig, encoder: Iterable[nn.Par
         encoder: Parameters of the encoder that learn, too.
     """
     named = dict(model.named_parameters())
-    speeds = _SPEEDS_BESIDE_BONUS if any(name.startswith(_BONUS) for name in named) else _SPEEDS
     rate = config.learning_rate
-    peaks = {kind: rate * speed for kind, speed in speeds.items()}
+    peaks = {kind: rate * speed for kind, speed in _SPEEDS.items()}
     peaks["encoder"] = config.effective_encoder_learning_rate
     groups: dict[str, list[nn.Parameter]] = {kind: [] for kind in peaks}
     for name, parameter in named.items():
@@ -53,13 +48,13 @@ def optimizer_of(model: nn.Module, config: TrainConfig, encoder: Iterable[nn.Par
 
 def _kind(name: str) -> str:
     """The group of a parameter, by its name."""
+    if name.startswith("repeat."):
+        return {"repeat.item_bias": "bias", "repeat.text_weight": "text"}.get(name, "repeat")
     if name.endswith("decay_rate"):
         return "decay"
     if name.endswith("_residual"):
         return "residual"
-    if name.endswith("_projection"):
-        return "projection"
-    return "few" if name.startswith(("prior_", _BONUS)) else "rest"
+    return "few" if name.startswith("prior_") else "rest"
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, progress: float) -> None:

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from ebbtide.train.model import InterestModel
-from ebbtide.train.repeat import RepeatBonus
+from ebbtide.train.repeat import RepeatScore
 
 _MS_PER_DAY = 24 * 60 * 60 * 1000
 _MS_PER_HOUR = 60 * 60 * 1000
 _FLOOR = 1e-12
-_KEPT_BONUSES = 64
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,8 @@ class ReferenceScores:
     """Those of `events` that are of the current session."""
     interest: npt.NDArray[np.float64]
     """w, ``[d]``."""
+    repeats: frozenset[int]
+    """Catalog indices of the items whose score is the repeat score, unless they are excluded."""
 
 
 def score_request(
@@ -72,13 +73,17 @@ def score_request(
         text = model.text_vectors.double()
         factors = model.gamma.double() * (text @ model.item_projection.double() + model.item_residual.double())
         scores = factors @ interest + torch.from_numpy(prior_columns).double() @ model.prior_weight.double()
+        repeats: dict[int, float] = {}
         if model.repeat is not None:
-            for index, bonus in _repeat_bonus(model, model.repeat, item, time_ms, now_ms, weight):
-                scores[index] += bonus
+            repeats = _repeat_scores(model, model.repeat, item, time_ms, now_ms, weight)
+        for index, score in repeats.items():
+            scores[index] = score
     seen = model.config.exclude_seen if exclude_seen is None else exclude_seen
     for index in [*exclude, *(item if seen else ())]:
         scores[index] = -math.inf
-    return ReferenceScores(scores.numpy(), float(used.mean()), len(time_ms), current, interest.numpy())
+    return ReferenceScores(
+        scores.numpy(), float(used.mean()), len(time_ms), current, interest.numpy(), frozenset(repeats)
+    )
 
 
 def _interest(
@@ -155,17 +160,17 @@ def _gate(
     return torch.sigmoid(output.weight.double() @ units + output.bias.double())
 
 
-def _repeat_bonus(
+def _repeat_scores(
     model: InterestModel,
-    repeat: RepeatBonus,
+    repeat: RepeatScore,
     item: Sequence[int],
     time_ms: Sequence[int],
     now_ms: int,
     weight: Sequence[float] | None,
-) -> list[tuple[int, float]]:
-    """The person's own items with the largest bonuses, and these."""
+) -> dict[int, float]:
+    """The scores of the person's own items."""
     rates = repeat.decay_rate_per_day.double().tolist()
-    bonuses = []
+    scores = {}
     for own in sorted(set(item)):
         places = [place for place, taken in enumerate(item) if taken == own]
         counts = [0.0] * len(rates)
@@ -178,8 +183,8 @@ def _repeat_bonus(
             features.append(math.log1p((now_ms - max(time_ms[place] for place in places)) / _MS_PER_HOUR))
         row = torch.tensor(features, dtype=torch.float64)
         hidden = torch.tanh(repeat.hidden.weight.double() @ row + repeat.hidden.bias.double())
-        bonus = repeat.direct_weight.double() @ row + repeat.output.weight[0].double() @ hidden
-        vector = model.text_vectors[own].double() @ model.event_projection.double() + model.event_residual[own].double()
-        bonus = bonus + repeat.output.bias[0].double() + repeat.vector_weight.double() @ vector
-        bonuses.append((own, float(bonus)))
-    return sorted(bonuses, key=lambda pair: (-pair[1], pair[0]))[:_KEPT_BONUSES]
+        score = repeat.direct_weight.double() @ row + repeat.output.weight[0].double() @ hidden
+        score = score + repeat.output.bias[0].double() + repeat.lead.double()
+        score = score + repeat.text_weight.double() @ model.text_vectors[own].double()
+        scores[own] = float(score + repeat.item_bias[own].double())
+    return scores

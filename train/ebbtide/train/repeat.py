@@ -1,4 +1,4 @@
-"""The repeat bonus in torch: the twin of `ebbtide.interest.repeat`, over many moments of a log at once."""
+"""The repeat score in torch: the twin of `ebbtide.interest.repeat`, over many moments of a log at once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from ebbtide.interest.events import MS_PER_DAY, MS_PER_HOUR
-from ebbtide.interest.repeat import RepeatParameters, strongest
+from ebbtide.interest.repeat import RepeatParameters
 
 HALF_LIFE_DAYS = (2.0, 14.0, 60.0, 365.0)
 """Where the learned half-lives of a person's own counts start."""
 _DIRECT_WEIGHT = (0.5, 0.5, 2.0, 2.0)
 """Where the weights of their logarithms start: what lasts says more than what is new."""
+LEADS = (0.0, 1.0, 2.0, 4.0)
+"""What own items may gain, in the unit of scores (log odds): new items are scored too high by a model that has seen in
+training which of them came."""
 _HIDDEN = 16
+_BIAS_SPREAD = 0.7
+"""Standard deviation of the items' biases before anything is known of them: a normal prior, as in ridge regression."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -46,15 +51,19 @@ class OwnEvents:
         return OwnEvents(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
-class RepeatBonus(nn.Module):
-    """Parameters and formula of the bonus."""
+class RepeatScore(nn.Module):
+    """Parameters and formula of the score of own items."""
 
-    def __init__(self, ebbs: bool, dimensions: int) -> None:
-        """Starts as the logarithm of the decayed counts; hidden layer and event vectors add nothing yet.
+    lead: Tensor
+    """A scalar that all own items gain when a model ranks; chosen on validation, not learned."""
+
+    def __init__(self, ebbs: bool, text_width: int, items: int) -> None:
+        """Starts as the logarithm of the decayed counts; hidden layer, texts and items add nothing yet.
 
         Args:
             ebbs: False leaves out whatever tells the age of an event.
-            dimensions: d, of event vectors.
+            text_width: Of text vectors.
+            items: N.
         """
         super().__init__()
         self.ebbs = ebbs
@@ -65,7 +74,9 @@ class RepeatBonus(nn.Module):
         direct = torch.zeros(features)
         direct[: len(half_lives)] = torch.tensor(_DIRECT_WEIGHT) if ebbs else sum(_DIRECT_WEIGHT)
         self.direct_weight = nn.Parameter(direct)
-        self.vector_weight = nn.Parameter(torch.zeros(dimensions))
+        self.text_weight = nn.Parameter(torch.zeros(text_width))
+        self.item_bias = nn.Parameter(torch.zeros(items))
+        self.register_buffer("lead", torch.zeros(()))
         self.hidden = nn.Linear(features, _HIDDEN)
         self.output = nn.Linear(_HIDDEN, 1)
         nn.init.zeros_(self.output.weight)
@@ -77,11 +88,11 @@ class RepeatBonus(nn.Module):
         return self.log_decay_rate.exp() if self.ebbs else torch.zeros(1)
 
     def forward(self, own: OwnEvents, liking: Tensor) -> Tensor:
-        """The bonus of every pair, ``[G]``.
+        """The score of every pair, ``[G]``.
 
         Args:
             own: E events in G pairs.
-            liking: ``[N]``, what each item of the catalog adds: its event vector times `vector_weight`.
+            liking: ``[N]``, what each item of the catalog adds; see `InterestModel.repeat_liking`.
         """
         terms = torch.exp(-own.age_days[:, None] * self.decay_rate_per_day) * own.weight[:, None]
         counts = terms.new_zeros(own.item.shape[0], terms.shape[1]).index_add(0, own.pair, terms)
@@ -91,27 +102,16 @@ class RepeatBonus(nn.Module):
         features = torch.cat(columns, dim=1)
         value: Tensor = features @ self.direct_weight + self.output(torch.tanh(self.hidden(features)))[:, 0]
         # Not liking[...]: the gradient of indexing adds up in the order in which threads arrive.
-        return value + nn.functional.embedding(own.item, liking[:, None])[:, 0]
+        value = value + nn.functional.embedding(own.item, liking[:, None])[:, 0]
+        return value if self.training else value + self.lead
 
-    def add_to(self, scores: Tensor, own: OwnEvents, liking: Tensor, items: Tensor | None = None) -> Tensor:
-        """Scores with the strongest bonuses of each moment added.
+    def level(self, own: OwnEvents) -> Tensor:
+        """The part of the score that is the same for all own items of a moment, ``[G]``."""
+        return own.own_events.log1p() * self.direct_weight[len(self.decay_rate_per_day)] + self.output.bias
 
-        Args:
-            scores: ``[K, N]``, or ``[K, m]`` of some items.
-            own: Of the K moments.
-            liking: ``[N]``, as for `forward`.
-            items: ``[m]``, catalog indices of the columns, ascending; None for the whole catalog.
-        """
-        value = self(own, liking)
-        moment, item, bonus = (part.detach().cpu().numpy() for part in (own.moment, own.item, value))
-        kept = torch.from_numpy(strongest(moment, item, bonus)).to(scores.device)
-        column = own.item[kept]
-        if items is not None:
-            column = torch.searchsorted(items, own.item[kept]).clamp(max=items.shape[0] - 1)
-            among = items[column] == own.item[kept]
-            kept, column = kept[among], column[among]
-        place = own.moment[kept] * scores.shape[1] + column
-        return scores.flatten().index_add(0, place, value[kept]).view(scores.shape)
+    def negative_log_prior(self) -> Tensor:
+        """Of the items' biases, up to a constant; a scalar."""
+        return self.item_bias.square().sum() / (2 * _BIAS_SPREAD**2)
 
     def parameters_to_serve(self, liking: Tensor) -> RepeatParameters:
         """What the served twin takes; ``liking`` as for `forward`."""
@@ -122,31 +122,48 @@ class RepeatBonus(nn.Module):
             self.hidden.weight.T,
             self.hidden.bias,
             self.output.weight[0],
-            self.output.bias,
+            self.output.bias + self.lead,
         )
         return RepeatParameters(*(np.ascontiguousarray(part.detach().numpy(), dtype=np.float32) for part in arrays))
 
 
-def own_items_loss(scores: Tensor, own: OwnEvents, row: Tensor, item: Tensor) -> Tensor:
+def put(scores: Tensor, own: OwnEvents, value: Tensor, items: Tensor | None = None) -> Tensor:
+    """Scores with those of the own items in the place of what factors and popularity gave them.
+
+    Args:
+        scores: ``[K, N]``, or ``[K, m]`` of some items.
+        own: Of the K moments.
+        value: ``[G]``, from `RepeatScore`.
+        items: ``[m]``, catalog indices of the columns, ascending; None for the whole catalog.
+    """
+    moment, column = own.moment, own.item
+    if items is not None:
+        column = torch.searchsorted(items, own.item).clamp(max=items.shape[0] - 1)
+        among = items[column] == own.item
+        moment, column, value = moment[among], column[among], value[among]
+    place = moment * scores.shape[1] + column
+    return scores.flatten().scatter(0, place, value).view(scores.shape)
+
+
+def own_items_loss(value: Tensor, own: OwnEvents, row: Tensor, item: Tensor, moments: int) -> Tensor:
     """Mean over K moments of the cross-entropy of what came again, among the person's own items alone.
 
     Over the whole catalog most of the loss is about which new items come, while the top of a list is about which of the
     own ones do. A moment at which nothing came again counts 0.
 
     Args:
-        scores: ``[K, N]``, with bonuses.
+        value: ``[G]``, scores of the own items.
         own: Of the K moments.
         row: ``[P]``, the moment of each item that came.
         item: ``[P]``, catalog indices.
+        moments: K.
     """
-    moments, items = scores.shape
-    place = own.moment * items + own.item
-    again = torch.isin(place, row * items + item).to(scores.dtype)
-    score = scores.flatten().gather(0, place)
-    count = scores.new_zeros(moments).index_add(0, own.moment, again)
-    largest = scores.new_zeros(moments).scatter_reduce(0, own.moment, score.detach(), "amax", include_self=False)
-    spread = scores.new_zeros(moments).index_add(0, own.moment, (score - largest[own.moment]).exp())
-    gained = scores.new_zeros(moments).index_add(0, own.moment, score * again) / count.clamp(min=1)
+    width = int(torch.cat([own.item, item]).max()) + 1
+    again = torch.isin(own.moment * width + own.item, row * width + item).to(value.dtype)
+    count = value.new_zeros(moments).index_add(0, own.moment, again)
+    largest = value.new_zeros(moments).scatter_reduce(0, own.moment, value.detach(), "amax", include_self=False)
+    spread = value.new_zeros(moments).index_add(0, own.moment, (value - largest[own.moment]).exp())
+    gained = value.new_zeros(moments).index_add(0, own.moment, value * again) / count.clamp(min=1)
     came = count > 0
     return (spread[came].log() + largest[came] - gained[came]).sum() / moments
 

@@ -19,7 +19,7 @@ from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.negatives import Candidates, Sampler
 from ebbtide.train.popularity import PopularitySnapshots
-from ebbtide.train.repeat import OwnEvents, own_items_loss
+from ebbtide.train.repeat import own_items_loss, put
 from ebbtide.train.tuning import EncoderTuner
 from ebbtide.train.windows import LogTensors, predict_windows
 
@@ -27,7 +27,7 @@ MAX_SCORES = 1 << 25
 """Scores that exist at a time, 128 MiB: a larger catalog goes through in slices of instants, whose scores are computed
 again for the gradient."""
 _OWN_ITEMS_WEIGHT = 3.0
-"""Of the loss among a person's own items, beside the one over the whole catalog."""
+"""Of the loss among a person's own items, beside the one over the catalog."""
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -78,6 +78,7 @@ class Step(nn.Module):
         heads = instant_heads(log)
         # What came at one instant is predicted together, from what stands before its first event.
         self.heads: Mask = training & (heads == np.arange(log.events))
+        self.instants = int(self.heads.sum())
         self._is_head = torch.from_numpy(self.heads)
         self._sizes = np.bincount(heads, minlength=log.events).astype(np.int32)
         self._sampler: Sampler | None = None
@@ -134,6 +135,8 @@ class Step(nn.Module):
                 value = checkpoint(function, predicted.interest[part], factors, use_reentrant=False)
                 parts.append(value * (len(heads[part]) / len(heads)))
             loss = torch.stack(parts).sum()
+        if self.model.repeat is not None:
+            loss = loss + self.model.repeat.negative_log_prior() / self.instants
         return loss, predicted.alpha.detach().mean(), len(heads)
 
     def _candidates(self, heads: Ints) -> Candidates | None:
@@ -157,19 +160,40 @@ class Step(nn.Module):
             interest: ``[K, d]``.
             factors: ``[m, d]``.
         """
-        config = self.config
-        own = None
-        if self.model.repeat is not None:
-            own = own_before(self.log, self.tensors, heads).to(interest.device)
-        scores = self._scores(candidates, heads, interest, factors, own)
+        scores = self._scores(candidates, heads, interest, factors)
         rows, place = self._came(heads)
         row = torch.from_numpy(rows).to(scores.device)
         item = torch.from_numpy(self.log.item[place].astype(np.int64)).to(scores.device)
+        repeat = self.model.repeat
+        if repeat is None:
+            return self._catalog_loss(candidates, scores, row, item, place)
+        own = own_before(self.log, self.tensors, heads).to(scores.device)
+        # In full precision: matrix products in 16 bits are for the large ones.
+        with torch.autocast(scores.device.type, enabled=False):
+            value, level = repeat(own, self.model.repeat_liking()), repeat.level(own)
+        columns = None if candidates is None else candidates.item
+        if self.config.loss is Loss.mse:
+            return self._catalog_loss(candidates, put(scores, own, value, columns), row, item, place)
+        # The order of the own items is learned among themselves, only their common level among the whole catalog.
+        scores = put(scores, own, (value - level).detach() + level, columns)
+        loss = self._catalog_loss(candidates, scores, row, item, place)
+        return loss + _OWN_ITEMS_WEIGHT * own_items_loss(value, own, row, item, len(heads))
+
+    def _catalog_loss(
+        self, candidates: Candidates | None, scores: Tensor, row: Tensor, item: Tensor, place: Ints
+    ) -> Tensor:
+        """Of the scores ``[K, m]``, by the loss that was asked for.
+
+        Args:
+            candidates: What the columns belong to; None for the whole catalog.
+            scores: Before each instant.
+            row: ``[P]``, the instant of each item that came.
+            item: ``[P]``, catalog indices.
+            place: ``[P]``, log indices.
+        """
+        config = self.config
         if candidates is None:
-            loss = losses.full_softmax(scores, row, item)
-            if own is not None:
-                loss = loss + _OWN_ITEMS_WEIGHT * own_items_loss(scores, own, row, item)
-            return loss
+            return losses.full_softmax(scores, row, item)
         pairs = (scores, row, candidates.column(item))
         if config.loss is Loss.sampled_softmax:
             return losses.sampled_softmax(*pairs, candidates.drawn, candidates.log_expected)
@@ -180,21 +204,17 @@ class Step(nn.Module):
         rating = torch.from_numpy(self.log.weight[place]).to(scores.device) - (self.rating_mean or 0.0)
         return losses.mse(*pairs, rating)
 
-    def _scores(
-        self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor, own: OwnEvents | None
-    ) -> Tensor:
-        """``[K, m]``, before each instant; arguments as in `_slice_loss`, and what each person had before."""
+    def _scores(self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor) -> Tensor:
+        """``[K, m]`` by factors and popularity, before each instant; arguments as in `_slice_loss`."""
         scores = (interest @ factors.T).float()
         item = None if candidates is None else candidates.item
-        # Popularity and repetition are added in full precision: matrix products in 16 bits are for the large ones.
+        # Added in full precision: matrix products in 16 bits are for the large ones.
         with torch.autocast(scores.device.type, enabled=False):
             if self.popularity is not None and self.prior_columns is not None:
                 moment = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads])).to(scores.device)
                 used, place = torch.unique(moment, return_inverse=True)
                 columns = self.prior_columns[used] if item is None else self.prior_columns[used[:, None], item]
                 scores = scores + nn.functional.embedding(place, columns @ self.model.prior_weight)
-            if self.model.repeat is not None and own is not None:
-                scores = self.model.repeat.add_to(scores, own, self.model.repeat_liking(), item)
         return scores
 
     def _came(self, heads: Ints) -> tuple[Ints, Ints]:

@@ -96,7 +96,7 @@ def fit(
     history = History()
     if saved is not None:
         progress = saved.progress
-        history = History(list(progress.epochs), progress.best_epoch, progress.best_ndcg_at_10)
+        history = History(list(progress.epochs), progress.best_epoch, progress.best_ndcg_at_10, progress.best_lead)
     # Whatever is wrong with data and settings has been told by now, once.
     devices.launch()
     popularity = prior_snapshots(log, text_vectors.shape[0], model_config)

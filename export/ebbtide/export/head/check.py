@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ebbtide.export.errors import ParityError
+from ebbtide.export.head.adjusting import adjust, random_adjustments
 from ebbtide.export.head.attributes import ItemAttributes, allowed_items
 from ebbtide.export.head.int8 import candidate_count
 from ebbtide.export.inprocess import InProcessPipeline
@@ -56,7 +57,7 @@ def check_head(
 ) -> HeadCheck:
     """The exported head against torch, on random interests and on those of realistic requests.
 
-    Random ones come with random adjustments, doubled and excluding ones among them, and with random filters.
+    Random ones come with random adjustments, items excluded twice and more among them, and with random filters.
 
     Args:
         twin: The export.
@@ -87,7 +88,7 @@ class _KnownScores:
         """The scores of the whole catalog, ``[requests, N]``, by torch."""
         interest, adjust_item, adjust_score, item_filter = (feeds[name] for name in _INPUTS)
         scores = torch.from_numpy(interest) @ self.factors.T
-        scores.scatter_add_(1, torch.from_numpy(adjust_item), torch.from_numpy(adjust_score))
+        adjust(scores.numpy(), adjust_item, adjust_score)
         if self.attributes is not None:
             scores[torch.from_numpy(~allowed_items(self.attributes, item_filter))] = -torch.inf
         return scores
@@ -145,18 +146,14 @@ def _require_all(item_id: npt.NDArray[np.object_], known: npt.NDArray[np.float32
 def _random_feeds(factors: Tensor, sizes: Mapping[Size, int], attributes: ItemAttributes | None) -> Iterator[Feeds]:
     random = np.random.default_rng(_SEED)
     scale = float(factors.abs().max()) or 1.0
-    interest, adjust_item, adjust_score, item_filter = _INPUTS
+    interest, _, _, item_filter = _INPUTS
     width = sizes[Size.ADJUSTMENTS]
     for batch in _RANDOM_BATCHES:
         feeds: Feeds = {
             interest: (random.standard_normal((batch, factors.shape[1])) / scale).astype(np.float32),
-            adjust_item: random.integers(0, len(factors), (batch, width)),
-            adjust_score: random.choice(np.array([0, 0, 0.5, -np.inf], dtype=np.float32), (batch, width)),
+            **random_adjustments(random, batch, width, len(factors)),
             item_filter: _random_filters(random, batch, sizes[Size.FILTER], attributes),
         }
-        # Padding, as the pipeline writes it.
-        feeds[adjust_item][:, width // 2 :] = 0
-        feeds[adjust_score][:, width // 2 :] = 0
         yield feeds
 
 

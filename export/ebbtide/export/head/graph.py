@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from ebbtide.export.head.adjusting import adjusting_nodes
 from ebbtide.export.head.attributes import ItemAttributes, best_nodes
 from ebbtide.export.head.int8 import int8_head
 from ebbtide.export.onnx_files import OPSET, value_info
@@ -37,7 +38,7 @@ def head_graph(
     precision: HeadPrecision = "fp32",
     attributes: ItemAttributes | None = None,
 ) -> onnx.ModelProto:
-    """Scores = interest . factors^T + adjustments; the best N allowed ones and the ids that go with them.
+    """Scores = interest . factors^T, or a request's adjustments; the best N allowed ones and the ids that go with them.
 
     Args:
         factors: ``[N, d + p]``, in catalog order.
@@ -48,8 +49,9 @@ def head_graph(
         attributes: What requests may filter by; with None the graph ignores its input `item_filter`.
 
     Returns:
-        The graph. Adjustments of one item add up, so padding with item 0 and value 0 changes nothing and an item that
-        is excluded twice stays excluded. Items that a request does not allow get minus infinity, bonus or not.
+        The graph. An adjustment takes the place of its item's score; a value of 0 is padding and changes nothing, and
+        an item that is excluded stays so, however many pairs it has. Items that a request does not allow get minus
+        infinity, adjusted or not.
     """
     model = contract.SCORING_HEAD
     top_n = sizes[Size.TOP_N]
@@ -81,9 +83,9 @@ def _exact_head(
     factors: Floats, top_n: int, precision: HeadPrecision, attributes: ItemAttributes | None
 ) -> tuple[list[NodeProto], dict[str, npt.NDArray[np.generic]]]:
     """One product with all factors; the nodes up to ``best_index``, and their weights."""
-    adjust_item, adjust_score = contract.ADJUST_ITEM.name, contract.ADJUST_SCORE.name
     nodes: list[NodeProto] = []
-    weights: dict[str, npt.NDArray[np.generic]] = {"top_n": np.array([top_n], dtype=np.int64)}
+    adjusting, weights = adjusting_nodes("linear_score", contract.ADJUST_SCORE.name, "adjusted_score")
+    weights["top_n"] = np.array([top_n], dtype=np.int64)
     if precision == "fp16":
         # ONNX Runtime runs this Cast once, at load: half the file, the memory and speed of fp32.
         nodes.append(helper.make_node("Cast", ["factors_fp16"], ["factors"], to=TensorProto.FLOAT))
@@ -92,15 +94,6 @@ def _exact_head(
         weights["factors"] = factors
     # Catalog order, not transposed: a refresh replaces columns only, and ONNX Runtime packs either layout at load
     # (9,742 and 100,000 items, batches of 1 to 32: Gemm with transB and MatMul were within 7 percent of each other).
-    nodes += [
-        helper.make_node("Gemm", [contract.INTEREST.name, "factors"], ["linear_score"], transB=1),
-        helper.make_node(
-            "ScatterElements",
-            ["linear_score", adjust_item, adjust_score],
-            ["adjusted_score"],
-            axis=1,
-            reduction="add",
-        ),
-    ]
+    nodes += [helper.make_node("Gemm", [contract.INTEREST.name, "factors"], ["linear_score"], transB=1), *adjusting]
     best, best_weights = best_nodes("adjusted_score", "top_n", [contract.SCORE.name, "best_index"], attributes)
     return [*nodes, *best], weights | best_weights

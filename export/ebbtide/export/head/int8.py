@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper
 
+from ebbtide.export.head.adjusting import adjusting_nodes
 from ebbtide.export.head.attributes import ItemAttributes, best_nodes
 from ebbtide.interest import contract
 
@@ -86,8 +87,10 @@ def int8_head(
     best, best_weights = best_nodes(
         "adjusted_rough_score", "candidates", ["rough_candidate_score", "candidate"], attributes
     )
-    nodes = [*_approximate_nodes(), *_adjusting_nodes(), *best, *_adjustment_nodes(), *_exact_nodes()]
-    return nodes, weights | best_weights
+    adjusting, padding = adjusting_nodes("rough_score", "unit_adjustment", "adjusted_rough_score")
+    in_units = helper.make_node("Div", [contract.ADJUST_SCORE.name, "unit"], ["unit_adjustment"])
+    nodes = [*_approximate_nodes(), in_units, *adjusting, *best, *_exact_nodes()]
+    return nodes, weights | padding | best_weights
 
 
 def _approximate_nodes() -> list[NodeProto]:
@@ -112,43 +115,20 @@ def _approximate_nodes() -> list[NodeProto]:
     ]
 
 
-def _adjusting_nodes() -> list[NodeProto]:
-    """The integer scores with the request's adjustments."""
-    adjust_item, adjust_score = contract.ADJUST_ITEM.name, contract.ADJUST_SCORE.name
-    node = helper.make_node
-    return [
-        node("Div", [adjust_score, "unit"], ["unit_adjustment"]),
-        node(
-            "ScatterElements",
-            ["rough_score", adjust_item, "unit_adjustment"],
-            ["adjusted_rough_score"],
-            axis=1,
-            reduction="add",
-        ),
-    ]
-
-
-def _adjustment_nodes() -> list[NodeProto]:
-    """What was added to the score of each candidate."""
-    node = helper.make_node
-    return [
-        # Adjustments of one item may be many; their sum is what the scatter changed. The score before it is finite, so
-        # minus infinity stays, and zero where nothing was added is exact.
-        node("GatherElements", ["rough_score", "candidate"], ["unadjusted_score"], axis=1),
-        node("Sub", ["rough_candidate_score", "unadjusted_score"], ["candidate_unit_adjustment"]),
-        node("Mul", ["candidate_unit_adjustment", "unit"], ["candidate_adjustment"]),
-    ]
-
-
 def _exact_nodes() -> list[NodeProto]:
-    """Float32 scores of the candidates, and the best of them."""
+    """Float32 scores of the candidates, or what stands in their place, and the best of them."""
     node = helper.make_node
     return [
+        # An adjusted score is the one that the request gave, whatever the integers made of the item: found where the
+        # score differs from the one before.
+        node("GatherElements", ["rough_score", "candidate"], ["unadjusted_score"], axis=1),
+        node("Equal", ["rough_candidate_score", "unadjusted_score"], ["is_unadjusted"]),
+        node("Mul", ["rough_candidate_score", "unit"], ["candidate_adjustment"]),
         node("Gather", ["factors", "candidate"], ["candidate_factors"], axis=0),
         node("Unsqueeze", [contract.INTEREST.name, "last"], ["interest_column"]),
         node("MatMul", ["candidate_factors", "interest_column"], ["candidate_product"]),
         node("Squeeze", ["candidate_product", "last"], ["candidate_linear_score"]),
-        node("Add", ["candidate_linear_score", "candidate_adjustment"], ["candidate_exact_score"]),
+        node("Where", ["is_unadjusted", "candidate_linear_score", "candidate_adjustment"], ["candidate_exact_score"]),
         node("TopK", ["candidate_exact_score", "top_n"], [contract.SCORE.name, "best_place"], axis=1),
         node("GatherElements", ["candidate", "best_place"], ["best_index"], axis=1),
     ]

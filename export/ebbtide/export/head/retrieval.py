@@ -14,6 +14,7 @@ import torch
 from safetensors.numpy import save_file
 
 from ebbtide.export.errors import ParityError, RetrievalError
+from ebbtide.export.head.adjusting import adjust, random_adjustments
 from ebbtide.export.head.graph import item_factors
 from ebbtide.export.head.options import RetrievalOptions
 from ebbtide.export.parity import ranking_difference, require_tolerance
@@ -129,21 +130,17 @@ def check_retrieval(twin: InProcessPipeline, bundle: InterestBundle, sizes: Mapp
     random = np.random.default_rng(_SEED)
     interests = request_interests(bundle, twin.weights, twin.limits)
     rows, width = len(interests), sizes[Size.ADJUSTMENTS]
-    adjust_item = np.zeros((rows, width), dtype=np.int64)
-    adjust_score = np.zeros((rows, width), dtype=np.float32)
-    used = max(1, min(width, len(bundle.catalog)) // 2)
-    adjust_item[:, :used] = random.integers(0, len(bundle.catalog), (rows, used))
-    adjust_score[:, :used] = random.choice(np.array([0, 0.5, -np.inf], dtype=np.float32), (rows, used))
+    adjust_item, adjust_score = random_adjustments(random, rows, width, len(bundle.catalog)).values()
     # The first bit of every word leaves every column alone, however many words it has.
     item_filter = np.ones((rows, sizes[Size.FILTER]), dtype=np.int64)
     inputs = (interests, adjust_item, adjust_score, item_filter)
     feeds = dict(zip((tensor.name for tensor in contract.SCORING_HEAD.inputs), inputs, strict=True))
     item_id, score = twin.head.run([contract.ITEM_ID.name, contract.SCORE.name], feeds)
-    scores = torch.from_numpy(interests) @ torch.from_numpy(item_factors(bundle)).T
-    scores.scatter_add_(1, torch.from_numpy(adjust_item), torch.from_numpy(adjust_score))
+    scores = (torch.from_numpy(interests) @ torch.from_numpy(item_factors(bundle)).T).numpy()
+    adjust(scores, adjust_item, adjust_score)
     index, largest = bundle.catalog.index, 0.0
     for row in range(rows):
-        known = scores[row].numpy()
+        known = scores[row]
         difference = ranking_difference(item_id[row].tolist(), score[row], known, index, complete=False)
         if np.any(score[row][:-1] < score[row][1:]):
             raise ParityError(f"{contract.SCORING_HEAD.name}: got scores {score[row]}; expected the best first")

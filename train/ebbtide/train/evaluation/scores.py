@@ -16,7 +16,7 @@ from ebbtide.train.config import ModelConfig
 from ebbtide.train.events import EventLog
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_moments
-from ebbtide.train.repeat import OwnEvents, own_events
+from ebbtide.train.repeat import OwnEvents, own_events, put
 from ebbtide.train.windows import LogTensors, batches, predict_windows
 
 _CONTEXT_EVENTS = Limits().max_events
@@ -75,7 +75,8 @@ def score_instants(
             if popularity is not None and prior is not None:
                 scores += prior[torch.from_numpy(popularity.index_at(log.time_ms[head])).to(device)]
             if model.repeat is not None and liking is not None:
-                scores = model.repeat.add_to(scores, own_before(log, tensors, head).to(device), liking)
+                own = own_before(log, tensors, head).to(device)
+                scores = put(scores, own, model.repeat(own, liking))
             if not bool(scores.isfinite().all()):
                 raise FloatingPointError(
                     "a score is not a finite number; training has diverged: lower the learning rate"

@@ -431,7 +431,10 @@ export interface ItemExplanation {
   currentShare: number;
   /** What the popularity prior adds. */
   priorShare: number;
-  /** What adjustments add, such as a bonus for what this person takes again and again; 0 for an excluded item. */
+  /**
+   * The score of an item that this person took before, where the model learned what is taken again: it takes the place of
+   * all other shares, which are 0 then. 0 for any other item, and for an excluded one.
+   */
   adjustmentShare: number;
   /**
    * What each interest dimension adds, in the order of the answer's `half_life_days`: the sum of the event shares, split
