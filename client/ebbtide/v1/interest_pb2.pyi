@@ -748,7 +748,9 @@ class ItemExplanation(google.protobuf.message.Message):
     prior_share: builtins.float
     """What the popularity prior adds."""
     adjustment_share: builtins.float
-    """What adjustments add, such as a bonus for what this person takes again and again; 0 for an excluded item."""
+    """The score of an item that this person took before, where the model learned what is taken again: it takes the place of
+    all other shares, which are 0 then. 0 for any other item, and for an excluded one.
+    """
     is_excluded: builtins.bool
     """Whether `exclude_item_ids` or `exclude_seen` leaves the item out of recommendations."""
     @property

@@ -17,7 +17,7 @@ HALF_LIFE_DAYS = (2.0, 14.0, 60.0, 365.0)
 """Where the learned half-lives of a person's own counts start."""
 _DIRECT_WEIGHT = (0.5, 0.5, 2.0, 2.0)
 """Where the weights of their logarithms start: what lasts says more than what is new."""
-LEADS = (0.0, 1.0, 2.0, 4.0)
+LEADS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """What own items may gain, in the unit of scores (log odds): new items are scored too high by a model that has seen in
 training which of them came."""
 _HIDDEN = 16
