@@ -55,6 +55,8 @@ def spawn_caller(repository: Path, ending: str) -> tuple[subprocess.Popen[str], 
 import os, signal, sys, time
 from pathlib import Path
 from ebbtide.serve import ServerConfig, TritonServer
+# Ctrl-C works here, too, where the tests themselves run in the background of a shell, which ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 server = TritonServer(ServerConfig(Path(sys.argv[1])))
 server.start()
 print(server.pid, server.log_path, flush=True)
