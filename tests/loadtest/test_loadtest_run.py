@@ -25,6 +25,7 @@ from ebbtide.loadtest import (
     markdown_report,
 )
 from ebbtide.loadtest.calibrate import calibrate
+from ebbtide.loadtest.server_time import time_shares
 from ebbtide.serve import ServerConfig, TritonServer
 
 SLOW_STEP_MS = 10
@@ -60,6 +61,14 @@ def test_server_counts_what_was_answered_when_a_run_ends(result):
     assert set(models) == {"recommend", "adaptive_weights", "scoring_head"}
     assert all(model["requests"] == headline["answered"] for model in models.values())
     assert models["recommend"]["steps"] == ["adaptive_weights", "scoring_head"]
+
+
+@pytest.mark.usefixtures("result")
+def test_slowed_step_has_most_of_the_time_and_no_more_than_all_of_it(server):
+    shares = time_shares(server.grpc_url, ["recommend"])
+    assert set(shares) == {"adaptive_weights", "scoring_head"}
+    assert shares["adaptive_weights"] > 2 * shares["scoring_head"] > 0
+    assert sum(shares.values()) < 1.05
 
 
 def test_report_names_the_step_when_one_is_slowed(result):
