@@ -1,5 +1,6 @@
 """The load generator's own HTTP/2 against gRPC's own server: encryption, tokens, flow control, limits, losses."""
 
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -157,7 +158,7 @@ def test_long_messages_arrive_whole_when_windows_are_short():
 def test_calls_wait_their_turn_when_the_server_allows_one_at_a_time():
     limit = [("grpc.max_concurrent_streams", 1)]
     with serving(options=limit) as (target, _, _), Generator(target, deck_of(b"one"), timeout_s=10) as generator:
-        assert codes(generator.open_model(np.zeros(60), 1.0)) == {OK: 60}
+        assert codes(generator.open_model(np.zeros(60), 0.3)) == {OK: 60}
 
 
 def test_calls_end_with_the_deadline_when_the_server_says_nothing():
@@ -166,6 +167,15 @@ def test_calls_end_with_the_deadline_when_the_server_says_nothing():
         phase = generator.open_model(np.zeros(5), 0.1)
     assert codes(phase) == {DEADLINE_EXCEEDED: 5}
     assert (phase.records["took_s"] >= 0.2).all()
+
+
+def test_calls_end_with_the_deadline_when_the_server_never_tells_its_limits():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        Generator(f"127.0.0.1:{silent.getsockname()[1]}", deck_of(b"one"), timeout_s=0.2) as generator,
+    ):
+        phase = generator.open_model(np.zeros(5), 0.1)
+    assert codes(phase) == {DEADLINE_EXCEEDED: 5}
 
 
 def test_next_calls_are_answered_when_the_server_was_restarted():

@@ -291,10 +291,18 @@ class _Load:
             for link in channel.links:
                 calls = link.calls
                 while (oldest := next(iter(calls.under_way.items()), None)) is not None:
-                    if (due_s := oldest[1][3] + self._timeout_s) > now_s:
-                        self._check_s = min(self._check_s, due_s)
+                    if not self._is_due(oldest[1], now_s):
                         break
                     self.ended(calls.cancel(oldest[0]), DEADLINE_EXCEEDED)
+                while calls.waiting and self._is_due(calls.waiting[0][1], now_s):
+                    self.ended(calls.waiting.popleft()[1], DEADLINE_EXCEEDED)
+
+    def _is_due(self, ticket: _Ticket, now_s: float) -> bool:
+        """Whether a call's deadline has passed; if not, it is looked at again when it does."""
+        due_s = ticket[3] + self._timeout_s
+        if due_s > now_s:
+            self._check_s = min(self._check_s, due_s)
+        return due_s <= now_s
 
 
 @contextmanager

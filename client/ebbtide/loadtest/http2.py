@@ -104,11 +104,13 @@ class Connection(Generic[T]):
         self._rest = b""
         self._fragments: tuple[int, int, bytes] | None = None
         self._next_stream = 1
-        self._max_streams, self._max_frame = LARGEST_WINDOW, 16_384
+        # No call starts before the server has told its limits: gRPC's refuses those above them, if they come early too.
+        self._max_streams, self._max_frame = 0, 16_384
         self._window, self._stream_window = DEFAULT_WINDOW, DEFAULT_WINDOW
         self._received = 0
         self._met = False
-        self._waiting: deque[tuple[bytes, T]] = deque()
+        self.waiting: deque[tuple[bytes, T]] = deque()
+        """Messages and tickets of calls that start when the server allows another stream, the oldest first."""
         self._blocked: dict[int, _Blocked] = {}
         self.under_way: dict[int, T] = {}
         """Tickets by stream, in the order in which calls started."""
@@ -128,7 +130,7 @@ class Connection(Generic[T]):
             ticket: What to know the call by.
         """
         if len(self.under_way) >= self._max_streams:
-            self._waiting.append((message, ticket))
+            self.waiting.append((message, ticket))
             return
         stream = self._next_stream
         self._next_stream = stream + 2
@@ -153,9 +155,9 @@ class Connection(Generic[T]):
 
     def abandon(self) -> list[T]:
         """The tickets of all calls under way and waiting, when the connection is lost; none of them ends any more."""
-        tickets = [*self.under_way.values(), *(ticket for _, ticket in self._waiting)]
+        tickets = [*self.under_way.values(), *(ticket for _, ticket in self.waiting)]
         self.under_way.clear()
-        self._waiting.clear()
+        self.waiting.clear()
         self._blocked.clear()
         self._out.clear()
         self.retired = True
@@ -163,8 +165,8 @@ class Connection(Generic[T]):
 
     def take_waiting(self) -> list[T]:
         """The tickets of calls that wait for the server to allow another stream; they no longer do."""
-        tickets = [ticket for _, ticket in self._waiting]
-        self._waiting.clear()
+        tickets = [ticket for _, ticket in self.waiting]
+        self.waiting.clear()
         return tickets
 
     @property
@@ -267,7 +269,7 @@ class Connection(Generic[T]):
         if _HEADER_TABLE_SIZE in values:
             self._encoder.header_table_size = min(_LARGEST_TABLE, values[_HEADER_TABLE_SIZE])
             self._block = None
-        self._max_streams = values.get(_MAX_CONCURRENT_STREAMS, self._max_streams)
+        self._max_streams = values.get(_MAX_CONCURRENT_STREAMS, self._max_streams if self._met else LARGEST_WINDOW)
         self._max_frame = values.get(_MAX_FRAME_SIZE, self._max_frame)
         window = values.get(_INITIAL_WINDOW_SIZE, self._stream_window)
         for blocked in self._blocked.values():
@@ -314,13 +316,13 @@ class Connection(Generic[T]):
             self._blocked.pop(stream, None)
         if self._http_status:
             self._http_status.pop(stream, None)
-        if self._waiting:
+        if self.waiting:
             self._start_waiting()
         return ticket
 
     def _start_waiting(self) -> None:
-        while self._waiting and len(self.under_way) < self._max_streams and not self.retired:
-            self.start(*self._waiting.popleft())
+        while self.waiting and len(self.under_way) < self._max_streams and not self.retired:
+            self.start(*self.waiting.popleft())
 
 
 class _Blocked:
