@@ -8,11 +8,14 @@ from pydantic import ValidationError
 from ebbtide.interest.events import order_events
 from ebbtide.interest.repeat import RepeatParameters, repeat_score
 from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.evaluation import has_past
+from ebbtide.train.evaluation.ranks import target_ranks, target_ranks_by_gain
 from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.reference import score_request
 from ebbtide.train.repeat import LEADS, RepeatScore, own_events, own_items_loss, put
-from ebbtide.train.trainer import fit
+from ebbtide.train.trainer import fit, prior_snapshots
+from ebbtide.train.windows import LogTensors
 
 HOUR_MS = 3_600_000
 VECTORS = torch.randn(12, 4, generator=torch.Generator().manual_seed(2))
@@ -158,6 +161,22 @@ def test_lead_counts_when_a_model_ranks_and_not_while_it_learns(random_log):
     repeat, own = repeat_of(True), own_of(random_log, np.array([20]))
     ranking = repeat(own, liking_of(repeat))
     torch.testing.assert_close(repeat.train()(own, liking_of(repeat)) + 2.0, ranking)
+
+
+def test_ranks_of_one_pass_are_those_of_models_with_each_lead(random_log):
+    torch.manual_seed(0)
+    config = ModelConfig(dimensions=4, exclude_seen=False, repeat_score=True)
+    model = InterestModel(config, VECTORS)
+    tensors = LogTensors.of(random_log, config.session_gap_ms)
+    popularity = prior_snapshots(random_log, len(VECTORS), config)
+    everything = (model, random_log, tensors, has_past(random_log), popularity)
+    events, ranks = target_ranks_by_gain(*everything, LEADS)
+    assert len(np.unique(ranks, axis=0)) > 2
+    for lead, found in zip(LEADS, ranks, strict=True):
+        model.repeat.lead.fill_(lead)
+        alone = target_ranks(*everything)
+        np.testing.assert_array_equal(alone[0], events)
+        np.testing.assert_array_equal(alone[1], found)
 
 
 def test_level_is_what_the_own_items_of_a_moment_share(random_log):

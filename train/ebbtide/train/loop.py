@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Progress, optimizer_tensors, restore_optimizer
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
-from ebbtide.train.evaluation.ranks import Metrics, metrics_of, target_ranks
+from ebbtide.train.evaluation.ranks import Metrics, metrics_of, target_ranks_by_gain
 from ebbtide.train.events import EventLog
 from ebbtide.train.lowrank import low_rank, start_from
 from ebbtide.train.model import InterestModel
@@ -219,19 +219,21 @@ class Loop:
             return None
         devices, found, lead = self.material.devices, Metrics(0, 0, 0, 0.0, 0.0, 0.0), 0.0
         if devices.is_first:
-            leads = (0.0,) if self.model.repeat is None else LEADS
-            found, lead = max(((self._metrics(one), one) for one in leads), key=lambda pair: pair[0].ndcg_at_10)
+            found, lead = max(self._metrics_by_lead(), key=lambda pair: pair[0].ndcg_at_10)
         persons, instants, events, *means, lead = devices.told_by_first(*astuple(found), lead)
         self._take_lead(lead)
         return Metrics(round(persons), round(instants), round(events), *means)
 
-    def _metrics(self, lead: float) -> Metrics:
-        """Of the validation events."""
+    def _metrics_by_lead(self) -> list[tuple[Metrics, float]]:
+        """Of the validation events, for every lead that the repeat score may have."""
         assert self.validation is not None  # noqa: S101 - asked for only where there are some
-        self._take_lead(lead)
         material = self.material
-        ranked = target_ranks(self.model, material.log, material.tensors, self.validation, material.popularity)
-        return metrics_of(material.log, *ranked)
+        leads = (0.0,) if self.model.repeat is None else LEADS
+        self._take_lead(0.0)
+        events, ranks = target_ranks_by_gain(
+            self.model, material.log, material.tensors, self.validation, material.popularity, leads
+        )
+        return [(metrics_of(material.log, events, rank), lead) for rank, lead in zip(ranks, leads, strict=True)]
 
     def _take_lead(self, lead: float) -> None:
         if self.model.repeat is not None:

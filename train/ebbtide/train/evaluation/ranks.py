@@ -5,12 +5,13 @@ Full ranking, never sampled negatives (Krichene and Rendle, CACM 65(7)); average
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from ebbtide.train.evaluation.scores import exclude_seen, score_instants
 from ebbtide.train.evaluation.split import Ints, Mask, instant_heads, instants_of
@@ -36,7 +37,6 @@ class Metrics:
     """1 / (rank + 1) of the first item that came."""
 
 
-@torch.inference_mode()
 def target_ranks(
     model: InterestModel,
     log: EventLog,
@@ -59,6 +59,34 @@ def target_ranks(
         Log indices of the targets, and their ranks from 0, each ``[K]``. Ties count against the target; an item that
         is left out as seen stands last.
     """
+    events, ranks = target_ranks_by_gain(model, log, tensors, targets, popularity, (0.0,), progress)
+    return events, ranks[0]
+
+
+@torch.inference_mode()
+def target_ranks_by_gain(
+    model: InterestModel,
+    log: EventLog,
+    tensors: LogTensors,
+    targets: Mask,
+    popularity: PopularitySnapshots | None,
+    gains: Sequence[float],
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Ints, Ints]:
+    """The same if the person's own items scored higher by each of some gains, from one pass over the events.
+
+    Args:
+        model: As in `target_ranks`, and so on.
+        log: Events.
+        tensors: The same events.
+        targets: ``[n]``.
+        popularity: The prior.
+        gains: ``[G]``, what own items gain; a model without a repeat score has none.
+        progress: Called with the number of instants just done.
+
+    Returns:
+        Log indices ``[K]`` and ranks ``[G, K]``.
+    """
     instants = instants_of(log, targets)
     stop_of = dict(zip(instants.head.tolist(), instants.stop.tolist(), strict=True))
     events: list[Ints] = []
@@ -66,16 +94,31 @@ def target_ranks(
     for scored in score_instants(model, log, tensors, instants.head, popularity):
         if model.config.exclude_seen:
             exclude_seen(scored.scores, tensors, scored.head)
-        for row, head in enumerate(scored.head.tolist()):
-            event = head + np.flatnonzero(targets[head : stop_of[head]])
-            score = scored.scores[row, tensors.item[torch.from_numpy(event)]]
-            ranks.append(((scored.scores[row] >= score[:, None]).sum(1) - 1).cpu().numpy())
-            events.append(event)
+        came = [head + np.flatnonzero(targets[head : stop_of[head]]) for head in scored.head.tolist()]
+        events += came
+        items = [tensors.item[torch.from_numpy(event)] for event in came]
+        ranks_of_gains = []
+        own = None if scored.own is None else (scored.own.moment, scored.own.item)
+        value = None if own is None else scored.scores[own]
+        for gain in gains:
+            if own is not None and value is not None:
+                scored.scores[own] = value + gain
+            ranks_of_gains.append(_ranks(scored.scores, items))
+        ranks.append(np.stack(ranks_of_gains))
         if progress is not None:
             progress(len(scored.head))
     if not events:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    return np.concatenate(events), np.concatenate(ranks)
+        return np.empty(0, np.int64), np.empty((len(gains), 0), np.int64)
+    return np.concatenate(events), np.concatenate(ranks, axis=1)
+
+
+def _ranks(scores: Tensor, came: Sequence[Tensor]) -> Ints:
+    """Items before each that came, ``[targets]``; ``scores`` is ``[K, N]``, ``came`` the items of each instant."""
+    ranks = []
+    for row, items in zip(scores, came, strict=True):
+        ranks.append((row >= row[items][:, None]).sum(1) - 1)
+    found: Ints = torch.cat(ranks).cpu().numpy()
+    return found
 
 
 def metrics_of(log: EventLog, events: Ints, ranks: Ints) -> Metrics:

@@ -39,6 +39,8 @@ class Scored:
     """``[K, N]``, before anything is excluded."""
     alpha: Tensor
     """``[K]``, share of history in the blend; its mean where it is one per dimension."""
+    own: OwnEvents | None
+    """Of the K instants, whose scores are the repeat score's; None for a model without."""
 
 
 @torch.inference_mode()
@@ -74,6 +76,7 @@ def score_instants(
             scores = predicted.interest[part] @ factors.T
             if popularity is not None and prior is not None:
                 scores += prior[torch.from_numpy(popularity.index_at(log.time_ms[head])).to(device)]
+            own = None
             if model.repeat is not None and liking is not None:
                 own = own_before(log, tensors, head).to(device)
                 scores = put(scores, own, model.repeat(own, liking))
@@ -81,7 +84,7 @@ def score_instants(
                 raise FloatingPointError(
                     "a score is not a finite number; training has diverged: lower the learning rate"
                 )
-            yield Scored(head, scores, predicted.alpha[part].mean(1))
+            yield Scored(head, scores, predicted.alpha[part].mean(1), own)
 
 
 def own_before(log: EventLog, tensors: LogTensors, heads: Ints) -> OwnEvents:
