@@ -53,6 +53,15 @@ def test_full_softmax_is_the_loop_over_its_formula(scores):
     assert float(full_softmax(scores, *pairs())) == pytest.approx(expected)
 
 
+def test_gradient_of_the_full_softmax_passes_the_check_of_finite_differences(scores):
+    row, column = pairs()
+    scores.requires_grad_()
+    assert torch.autograd.gradcheck(lambda given: 3 * full_softmax(given, row, column), [scores])
+    # The same item twice at one instant.
+    twice = torch.cat([row, row[:2]]), torch.cat([column, column[:2]])
+    assert torch.autograd.gradcheck(lambda given: full_softmax(given, *twice), [scores])
+
+
 def test_sampled_softmax_is_the_loop_over_its_formula(scores):
     def value(s, _, i):
         others = sum(DRAWN[j] * math.exp(s[j]) / EXPECTED[j] for j in range(7) if j != i)

@@ -214,7 +214,8 @@ class Step(nn.Module):
                 moment = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads])).to(scores.device)
                 used, place = torch.unique(moment, return_inverse=True)
                 columns = self.prior_columns[used] if item is None else self.prior_columns[used[:, None], item]
-                scores = scores + nn.functional.embedding(place, columns @ self.model.prior_weight)
+                # In place: another tensor of this size costs more than the sum.
+                scores += nn.functional.embedding(place, columns @ self.model.prior_weight)
         return scores
 
     def _came(self, heads: Ints) -> tuple[Ints, Ints]:

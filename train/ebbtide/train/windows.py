@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ebbtide.interest.events import MS_PER_DAY, MS_PER_HOUR
 from ebbtide.train.events import EventLog
 from ebbtide.train.model import Context, InterestModel, Sums
+from ebbtide.train.recurrence import walk
 
 Ints = npt.NDArray[np.int64]
 
@@ -178,23 +179,12 @@ def _scan(terms: Tensor, age_decay: Tensor, rank_decay: Tensor, opens: Tensor, c
         context: Events before the first target.
     """
     # Sums and sums of squares go side by side through one recurrence; squares decay twice as fast.
-    added = torch.cat([terms, terms.square()], dim=-1).unbind(1)
-    pause = torch.cat([age_decay, age_decay.square()], dim=-1)
+    added = torch.cat([terms, terms.square()], dim=-1).transpose(0, 1)
+    pause = torch.cat([age_decay, age_decay.square()], dim=-1).transpose(0, 1)
     step = torch.cat([rank_decay, rank_decay.square()])
-    history = torch.zeros_like(added[0])
-    current = torch.zeros_like(added[0])
-    states: list[tuple[Tensor, Tensor]] = []
-    for place, (new, decay, opened) in enumerate(zip(added, pause.unbind(1), opens.unbind(1), strict=True)):
-        current = current * decay
-        closed = current * opened
-        history = history * decay + closed
-        current = current - closed
-        if place >= context:
-            states.append((history, current))
-        # The newest event has rank 0: rank decay meets the others only.
-        current = current * step + new
-        history = history * step
-    histories = torch.stack([state[0] for state in states], dim=1)
-    currents = torch.stack([state[1] for state in states], dim=1)
+    histories, currents = walk(
+        added.contiguous(), pause.contiguous(), step, opens.transpose(0, 1).contiguous(), context
+    )
     d = terms.shape[-1]
+    histories, currents = histories.transpose(0, 1), currents.transpose(0, 1)
     return Sums(histories[..., :d], histories[..., d:], currents[..., :d], currents[..., d:])
