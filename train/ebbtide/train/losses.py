@@ -70,7 +70,7 @@ class _FullSoftmax(torch.autograd.Function):
         return (total.log() + largest).mean() - (scores[row, column] * share).sum()
 
     @staticmethod
-    def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]  # noqa: ANN401
+    def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         (gradient,) = ctx.saved_tensors
         return gradient * of_loss, None, None
 

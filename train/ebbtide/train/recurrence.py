@@ -57,7 +57,7 @@ class _Walk(torch.autograd.Function):
         return history[context:] * decay[context:], current[context:] * decay[context:]
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any,  # noqa: ANN401 - torch's own, which carries no types
         history_gradient: Tensor,
         current_gradient: Tensor,
