@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ebbtide.export.attributes import CatalogAttributes
 from ebbtide.export.encoder.options import EncoderOptions
@@ -58,6 +59,20 @@ class ExportOptions:
                 f"head_precision: got {self.head_precision!r} with retrieval {self.retrieval.method!r}; expected "
                 "'fp32', since what an index names is scored from float32 factors"
             )
+
+    @classmethod
+    def from_manifest(cls, noted: Mapping[str, Any]) -> ExportOptions:
+        """Reads what an export noted of its options, but for how it is served: that, the configs say.
+
+        Raises:
+            TypeError: An option is not known here.
+            ExportError: A value cannot be served.
+        """
+        choices = {name: value for name, value in noted.items() if name not in _SERVING_ONLY}
+        for name, kind in (("limits", Limits), ("retrieval", RetrievalOptions), ("encoder", EncoderOptions)):
+            if name in choices:
+                choices[name] = kind(**choices[name])
+        return cls(**choices)
 
     def fingerprint(self, bundle: InterestBundle, attributes: CatalogAttributes | None = None) -> str:
         """The id of an export: the same for the same bundle and the same answers, wherever it is served."""

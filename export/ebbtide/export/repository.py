@@ -12,6 +12,7 @@ from typing import Any
 from ebbtide.export import versions
 from ebbtide.export.attributes import CatalogAttributes
 from ebbtide.export.encoder.check import EncoderReport
+from ebbtide.export.encoder.kept import KeptEncoder
 from ebbtide.export.errors import OutputFolderError, VersionError
 from ebbtide.export.head.retrieval import RetrievalReport
 from ebbtide.export.manifest import MANIFEST_FILE, read_manifest, write_manifest
@@ -69,6 +70,7 @@ def export_repository(
     *,
     attributes: CatalogAttributes | None = None,
     version: int | None = None,
+    encoder: KeptEncoder | None = None,
     report: Callable[[str], None] = lambda _part: None,
 ) -> ExportReport:
     """Writes a model repository that any Triton server serves.
@@ -80,6 +82,7 @@ def export_repository(
         attributes: What requests may filter by; None for nothing.
         version: Triton's model version, to be added to those that `out` holds; the ensembles go on answering with the
             version that they answer with. None replaces the whole folder by version 1.
+        encoder: Of an earlier export with the same options, to be taken over; None exports the bundle's own.
         report: Called with the name of each part as it begins.
 
     Returns:
@@ -111,11 +114,11 @@ def export_repository(
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     partial.mkdir()
     try:
-        writer = RepositoryWriter(bundle, partial, options, number, attributes, report)
+        writer = RepositoryWriter(bundle, partial, options, number, attributes, encoder, report)
         writer.write_interest()
         if adds:
             require_fitting(partial, out, number, same_serving=options.serving is not None)
-        encoder, head_difference, pipeline_difference = writer.check(writer.write_encoder())
+        of_encoder, head_difference, pipeline_difference = writer.check(writer.write_encoder())
         rows = writer.write_warmup()
         result = ExportReport(
             folder=out,
@@ -124,12 +127,12 @@ def export_repository(
             is_served=not adds,
             items=len(bundle.catalog),
             top_n=writer.sizes[Size.TOP_N],
-            encoder=encoder,
-            encoder_difference=encoder.difference,
+            encoder=of_encoder,
+            encoder_difference=of_encoder.difference,
             head_difference=head_difference,
             pipeline_difference=pipeline_difference,
             tolerance=TOLERANCE,
-            encoder_tolerance=encoder.tolerance,
+            encoder_tolerance=of_encoder.tolerance,
             head_tolerance=writer.head_tolerance,
             retrieval=writer.retrieval,
             sweep=rows,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ebbtide.export.attributes import CatalogAttributes
 from ebbtide.export.configs import ConfigSettings, render_config
 from ebbtide.export.encoder.build import BuiltEncoder, EncoderSource, build_encoder
 from ebbtide.export.encoder.check import EncoderReport, report_encoder
+from ebbtide.export.encoder.kept import KeptEncoder, difference_from_bundle
 from ebbtide.export.errors import RepositoryError
 from ebbtide.export.facts import VersionFacts
 from ebbtide.export.head.attributes import ItemAttributes
@@ -25,7 +26,7 @@ from ebbtide.export.head.retrieval import APPROXIMATE_HEAD, RetrievalReport, che
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.export.options import ExportOptions
-from ebbtide.export.parity import TOLERANCE
+from ebbtide.export.parity import TOLERANCE, require_tolerance
 from ebbtide.export.serving import ServingOptions
 from ebbtide.export.sources import copy_python_model
 from ebbtide.export.sweep import SweepRow, prefer, preferred_batch_sizes, sweep
@@ -50,6 +51,8 @@ class RepositoryWriter:
     version: int = 1
     attributes: CatalogAttributes | None = None
     """What requests may filter by."""
+    kept_encoder: KeptEncoder | None = None
+    """Taken over in place of the bundle's own."""
     report: Callable[[str], None] = lambda _part: None
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each part took."""
@@ -89,24 +92,28 @@ class RepositoryWriter:
         with self._part("scoring head"):
             self._write_head()
 
-    def write_encoder(self) -> BuiltEncoder:
+    def write_encoder(self) -> BuiltEncoder | KeptEncoder:
         """Writes the encoder's graph and its tokenizer, after `write_interest`.
 
         Returns:
-            What was written, and what it was made from.
+            What was written, and what it was made from, or what was taken over.
 
         Raises:
             RepositoryError: The encoder is not the one that the bundle was trained with.
             EncoderOptionsError: It has not what the options ask for.
         """
         with self._part("encoder"):
+            if self.kept_encoder is not None:
+                folders = [self._version_folder(model.name) for model in (contract.ENCODER, contract.TOKENIZER)]
+                self.kept_encoder.write(self.fingerprint, *folders)
+                return self.kept_encoder
             source = self._encoder_folder()
             built = build_encoder(EncoderSource.read(self.bundle, source), self.options.encoder, self.report)
             write_graph(built.graph, self.fingerprint, self._version_folder(contract.ENCODER.name))
             write_tokenizer(source, built.max_tokens, self._version_folder(contract.TOKENIZER.name))
         return built
 
-    def check(self, built: BuiltEncoder) -> tuple[EncoderReport, float, float]:
+    def check(self, built: BuiltEncoder | KeptEncoder) -> tuple[EncoderReport, float, float]:
         """Reads everything back and compares it with torch.
 
         Args:
@@ -131,7 +138,7 @@ class RepositoryWriter:
                 twin, self.bundle, self.head_tolerance, complete=self.options.retrieval.is_exact
             )
         with self._part("check of the encoder"):
-            encoder = report_encoder(twin, built, self.sizes)
+            encoder = self._report_encoder(twin, built)
         return encoder, head_difference, whole
 
     def write_warmup(self) -> tuple[SweepRow, ...]:
@@ -150,6 +157,17 @@ class RepositoryWriter:
             rows = sweep(self.folder, ground, texts)
             prefer(self.folder, preferred_batch_sizes(rows))
         return rows
+
+    def _report_encoder(self, twin: InProcessPipeline, built: BuiltEncoder | KeptEncoder) -> EncoderReport:
+        if isinstance(built, BuiltEncoder):
+            return report_encoder(twin, built, self.sizes)
+        tolerance = built.report.tolerance
+        difference = require_tolerance(
+            f"encoder of version {built.version}, taken over, against the bundle's",
+            difference_from_bundle(twin, self.bundle),
+            tolerance,
+        )
+        return replace(built.report, difference=max(difference, built.report.difference))
 
     def _write_head(self) -> None:
         """Writes the scoring head: the whole catalog in one graph, or an index and exact scores of what it names."""

@@ -1,0 +1,150 @@
+"""Exports a bundle once more in the way in which the version in service was exported: options, filters, encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ebbtide.export import versions
+from ebbtide.export.attributes import CatalogAttributes
+from ebbtide.export.encoder.kept import KeptEncoder, difference_from_bundle
+from ebbtide.export.errors import AttributesError, RepositoryError
+from ebbtide.export.head.attributes import ItemAttributes
+from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.manifest import read_manifest
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.repository import ExportReport, export_repository
+from ebbtide.export.tables import key_index
+from ebbtide.interest import contract, exported
+from ebbtide.interest.tensorfile import read_tensors
+from ebbtide.train.bundle import InterestBundle
+
+Floats = npt.NDArray[np.float32]
+
+_SAME_VECTORS = 1e-5
+"""Products of the same matrices differ by rounding where threads share them out in another way."""
+
+
+@dataclass(frozen=True)
+class EarlierExport:
+    """How the version in service was exported, for a bundle that shall take its place."""
+
+    repository: Path
+    version: int
+    """The one in service."""
+    options: ExportOptions
+    """Without how it is served, which the configs say that all versions share."""
+    attributes: CatalogAttributes | None
+    encoder: KeptEncoder | None
+    """None where the bundle's encoder is another, which must be exported."""
+
+    @classmethod
+    def read(cls, repository: Path, bundle: InterestBundle) -> EarlierExport:
+        """Reads the version that answers; writes nothing.
+
+        Args:
+            repository: Written by `ebbtide export`.
+            bundle: What is to be exported in the same way.
+
+        Raises:
+            RepositoryError: The repository or what it notes of the version is damaged or of another program version.
+            AttributesError: Requests may filter by attributes there, and the bundle has other items.
+        """
+        repository = repository.absolute()
+        manifest = read_manifest(repository)
+        version = versions.served_version(repository)
+        if str(version) not in manifest:
+            raise RepositoryError(
+                f"{repository}: got a manifest of versions {sorted(manifest)}; expected {version}, the one in service, "
+                "among them: export the bundle with `ebbtide export --version`"
+            )
+        noted = manifest[str(version)]
+        weights = repository / contract.ADAPTIVE_WEIGHTS.name / str(version)
+        try:
+            catalog, _ = read_tensors(weights / exported.CATALOG_FILE)
+            tables, _ = read_tensors(weights / exported.ATTRIBUTES_FILE)
+            options = ExportOptions.from_manifest(noted["options"])
+            attributes = _attributes(noted["attributes"], tables)
+            encoder = KeptEncoder.read(repository, version, noted["encoder"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RepositoryError(
+                f"{repository}: version {version}: got {error!r}; expected what `ebbtide export` notes today: "
+                "export the bundle with `ebbtide export --version`"
+            ) from error
+        index = key_index(bundle.catalog.item_id)
+        same_items = np.array_equal(catalog[exported.SORTED_KEY], index.sorted_key) and np.array_equal(
+            catalog[exported.CATALOG_INDEX], index.catalog_index
+        )
+        if attributes is not None and not same_items:
+            raise AttributesError(
+                f"{repository}: version {version}: got filters by {', '.join(attributes.values)} for other items than "
+                "the bundle's; expected the same items in the same order: export the bundle with `ebbtide export "
+                f"--version --attributes FILE {' '.join(f'--attribute-col {name}' for name in attributes.values)}`"
+            )
+        is_kept = same_items and _is_of(encoder, bundle, catalog[exported.EVENT_VECTORS])
+        return cls(repository, version, options, attributes, encoder if is_kept else None)
+
+    def same_answers(self, bundle: InterestBundle) -> int | None:
+        """The newest version that answers as an export of the bundle would; None where there is none."""
+        fingerprint = self.options.fingerprint(bundle, self.attributes)
+        for version in reversed(versions.available_versions(self.repository)):
+            if versions.version_fingerprint(self.repository, version) == fingerprint:
+                return version
+        return None
+
+    def export(self, bundle: InterestBundle, report: Callable[[str], None] = lambda _part: None) -> ExportReport:
+        """Adds the bundle as the next version; the ensembles go on answering with theirs.
+
+        Args:
+            bundle: The one that `read` was given.
+            report: Called with the name of each part as it begins.
+
+        Raises:
+            ExportError: See `export_repository`.
+        """
+        return export_repository(
+            bundle,
+            self.repository,
+            self.options,
+            attributes=self.attributes,
+            version=max(versions.available_versions(self.repository)) + 1,
+            encoder=self.encoder,
+            report=report,
+        )
+
+
+def _is_of(encoder: KeptEncoder, bundle: InterestBundle, served: Floats) -> bool:
+    """Whether the encoder of a version is that of a bundle with the same items.
+
+    Args:
+        encoder: Of the version.
+        bundle: With another prior, or of another training.
+        served: ``[N, d]``, the version's event vectors.
+    """
+    with torch.inference_mode():
+        vectors = bundle.model.event_vectors().numpy()
+    if served.shape != vectors.shape or not np.allclose(served, vectors, atol=_SAME_VECTORS):
+        return False
+    twin = InProcessPipeline(encoder.repository, encoder.version)
+    return difference_from_bundle(twin, bundle) <= encoder.report.tolerance
+
+
+def _attributes(noted: Mapping[str, list[str]], tables: Mapping[str, Any]) -> CatalogAttributes | None:
+    """What a version lets requests filter by, from its tables; the values' texts stand in the manifest alone."""
+    if not noted:
+        return None
+    borders = tables[exported.COLUMN_WORD].tolist()
+    return CatalogAttributes(
+        values={name: tuple(values) for name, values in noted.items()},
+        items=ItemAttributes(np.array(tables[exported.ITEM_WORDS]), tuple(pairwise(borders))),
+        key=np.array(tables[exported.ATTRIBUTE_KEY]),
+        column=np.array(tables[exported.ATTRIBUTE_COLUMN]),
+        bit=np.array(tables[exported.ATTRIBUTE_BIT]),
+    )

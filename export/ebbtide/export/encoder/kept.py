@@ -1,0 +1,94 @@
+"""Takes the encoder of an earlier export over as it is, where a bundle changed in nothing that the encoder knows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from ebbtide.export.encoder.check import EncoderReport
+from ebbtide.export.errors import RepositoryError
+from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.onnx_files import write_graph
+from ebbtide.export.parity import largest_difference
+from ebbtide.export.tokenizer import TOKENIZER_FILE
+from ebbtide.interest import contract
+from ebbtide.interest.exported import MODEL_FILE
+from ebbtide.train.bundle import InterestBundle
+
+_CHECKED_TEXTS = 64
+
+
+@dataclass(frozen=True)
+class KeptEncoder:
+    """The encoder of a version that lies in a repository."""
+
+    repository: Path
+    version: int
+    report: EncoderReport
+    """What its export told of it, which holds for every copy."""
+
+    @classmethod
+    def read(cls, repository: Path, version: int, noted: Mapping[str, Any]) -> KeptEncoder:
+        """Reads what an export noted.
+
+        Args:
+            repository: Written by an export.
+            version: One of it.
+            noted: The encoder's part of the version's manifest.
+
+        Raises:
+            RepositoryError: The note is damaged.
+        """
+        try:
+            return cls(repository, version, TypeAdapter(EncoderReport).validate_python(dict(noted)))
+        except (ValidationError, TypeError) as error:
+            raise RepositoryError(
+                f"{repository}: version {version}, encoder: got {error}; expected what `ebbtide export` notes: export "
+                "the bundle with `ebbtide export --version`"
+            ) from error
+
+    def write(self, fingerprint: str, encoder: Path, tokenizer: Path) -> None:
+        """Writes graph and tokenizer as files of another export.
+
+        Args:
+            fingerprint: The id of that export.
+            encoder: Its version folder of the `encoder` model.
+            tokenizer: The same of the `tokenizer` model.
+        """
+        graph = onnx.load(str(self._folder(contract.ENCODER.name) / MODEL_FILE))
+        write_graph(graph, fingerprint, encoder)
+        shutil.copyfile(self._folder(contract.TOKENIZER.name) / TOKENIZER_FILE, tokenizer / TOKENIZER_FILE)
+
+    def _folder(self, model: str) -> Path:
+        return self.repository / model / str(self.version)
+
+
+def difference_from_bundle(twin: InProcessPipeline, bundle: InterestBundle) -> float:
+    """How far an exported encoder is from the one that a bundle was trained with, on some of the catalog's texts.
+
+    Training has embedded these texts, so that no language model is loaded for it.
+
+    Returns:
+        The largest absolute difference of an event vector's entry; infinity where no request may carry such a text.
+    """
+    allowed = [
+        place
+        for place, text in enumerate(bundle.catalog.text)
+        if text.strip() and len(text.encode()) <= twin.limits.max_text_bytes
+    ]
+    if not allowed:
+        return float("inf")
+    count = min(_CHECKED_TEXTS, twin.limits.max_texts, len(allowed))
+    chosen = [allowed[place] for place in np.linspace(0, len(allowed) - 1, count).astype(int)]
+    with torch.inference_mode():
+        expected = (bundle.model.text_vectors[chosen] @ bundle.model.event_projection).numpy()
+    got = twin.embed([bundle.catalog.text[place] for place in chosen])
+    return largest_difference(got, expected) if got.shape == expected.shape else float("inf")
