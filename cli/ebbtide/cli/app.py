@@ -16,6 +16,7 @@ from ebbtide.cli import (
     gateway,
     loadtest,
     recommend,
+    refresh,
     serve,
     train,
     tune,
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("export")(export.command)
+app.command("refresh")(refresh.command)
 app.command("deploy")(deploy.command)
 app.command("verify")(verify.command)
 app.command("check")(check.command)
@@ -50,6 +52,7 @@ _EXTRAS = {
     "train": "train",
     "evaluate": "evaluate",
     "export": "export",
+    "refresh": "train",
     "deploy": "export",
     "verify": "export",
     "check": "cli",

@@ -115,6 +115,8 @@ def _run(
 ) -> Run:
     from ebbtide.train.evaluation.evaluate import evaluate_bundle
 
+    if popularity is Popularity.frozen:
+        _require_as_trained(bundle, test)
     with counting_progress() as progress:
         task = progress.add_task(what, total=len(test.instants))
 
@@ -130,6 +132,18 @@ def _run(
             repeats=repeats,
             seed=seed,
             progress=ranked,
+        )
+
+
+def _require_as_trained(bundle: InterestBundle, test: TestSet) -> None:
+    """Refuses a prior that was refreshed since: it has counted the events that it would predict."""
+    from ebbtide.train.errors import DataError
+
+    counted_at, trained_at = bundle.config.prior_counted_at_ms, int(test.log.time_ms[~test.is_test].max()) + 1
+    if counted_at > trained_at:
+        raise DataError(
+            f"{bundle.folder}: popularity: got 'frozen' for a prior that `ebbtide refresh` counted beyond the training "
+            f"(up to {counted_at} ms, not {trained_at} ms); expected the bundle from before, or --popularity updated"
         )
 
 
