@@ -137,11 +137,11 @@ def _print_counted(before: InterestBundle, after: InterestBundle, grown: GrownLo
         console.print(f"  [yellow]events:[/yellow] {escape(str(grown.bad_rows))}")
     if later := grown.log.events - counted:
         console.print(f"  {later:,} later events are not counted")
-    if grown.unknown_events:
-        shown = ", ".join(grown.unknown_items[:_SHOWN_IDS]) + (", ..." if len(grown.unknown_items) > _SHOWN_IDS else "")
+    if items := len(grown.unknown_items):
+        shown = ", ".join(grown.unknown_items[:_SHOWN_IDS]) + (", ..." if items > _SHOWN_IDS else "")
         console.print(
-            f"  [yellow]left out:[/yellow] {grown.unknown_events:,} events of {len(grown.unknown_items):,} items that "
-            f"the bundle does not have ({escape(shown)}); new items need a training, or come as text events"
+            f"  [yellow]left out:[/yellow] {grown.unknown_events:,} events of {items:,} item{'s' * (items != 1)} "
+            f"that the bundle does not have ({escape(shown)}); new items need a training, or come as text events"
         )
 
 

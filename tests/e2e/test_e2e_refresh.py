@@ -1,0 +1,83 @@
+"""New events make an item popular: refreshed, exported and deployed, it is recommended, and nothing was trained."""
+
+import shutil
+from datetime import datetime, timedelta, timezone
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ebbtide.client import InterestClient, event
+from ebbtide.export import versions
+from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.train.bundle import InterestBundle
+from ebbtide.train.refresh import prior_scores
+
+NEW_PEOPLE = 400
+NEW_ITEM = "not in the catalog yet"
+
+
+@pytest.fixture
+def item(trained):
+    """One that popularity puts last."""
+    return trained.bundle.catalog.item_id[int(np.argmin(prior_scores(trained.bundle)))]
+
+
+@pytest.fixture
+def grown(trained, item, tmp_path):
+    """The log of the training, and people who all had one item in the hours after it, and another that is new."""
+    log = pl.read_csv(trained.bundle.config.data.events, infer_schema=False)
+    newest = log["timestamp"].cast(pl.Int64).max()
+    person = pl.int_range(NEW_PEOPLE, eager=True)
+    new = pl.DataFrame(
+        {
+            "userId": [f"new {number}" for number in person],
+            "movieId": [item] * (NEW_PEOPLE - 9) + [NEW_ITEM] * 9,
+            "timestamp": (newest + 60 * (1 + person)).cast(pl.String),
+        }
+    )
+    pl.concat([log, new], how="diagonal").write_csv(tmp_path / "grown.csv")
+    return tmp_path / "grown.csv"
+
+
+def test_popular_item_is_recommended_when_the_refreshed_bundle_is_deployed(trained, grown, item, command, tmp_path):
+    bundle, repository = tmp_path / "bundle", tmp_path / "repository"
+    shutil.copytree(trained.bundle_folder, bundle)
+    shutil.copytree(trained.repository, repository)
+    log = pl.read_csv(grown, infer_schema=False)
+    now = datetime.fromtimestamp(int(log["timestamp"].cast(pl.Int64).max()), timezone.utc) + timedelta(minutes=1)
+    liked = trained.bundle.catalog.item_id[0]
+    people = [{}, {"history": [event(item_id=liked, time=now - timedelta(days=3))]}]
+    config = ServerConfig(repository, model_control="explicit", load_models=("*",))
+    with TritonServer(config) as server, InterestClient(server.grpc_url) as client:
+
+        def answers():
+            return [client.recommend(**person, now=now, top_n=20) for person in people]
+
+        def score(person):
+            return client.rank(candidates=[item], **person, now=now).items[0].score
+
+        before, scores = answers(), [score(person) for person in people]
+        assert all(item not in [one.item_id for one in answer.items] for answer in before)
+
+        output = " ".join(command("refresh", bundle, "--events", grown, "--repository", repository).split())
+        assert trained.bundle.catalog.title[trained.bundle.catalog.item_id.index(item)][:20] in output
+        assert "9 events of 1 item that the bundle does not have" in output
+        assert "its encoder taken over" in output
+        assert versions.available_versions(repository) == (1, 2)
+        assert [answer.model_version for answer in answers()] == ["1", "1"]
+
+        command("deploy", repository, "--server", server.grpc_url)
+        after = answers()
+        assert [answer.model_version for answer in after] == ["2", "2"]
+        # Who has done nothing yet gets what is popular.
+        assert item in [one.item_id for one in after[0].items]
+        assert all(score(person) > old for person, old in zip(people, scores, strict=True))
+        assert client.embed(["space opera with robots"]).shape == (1, 32)
+
+    read = InterestBundle.load(bundle)
+    for name, value in trained.bundle.model.state_dict().items():
+        assert value.equal(read.model.state_dict()[name])
+    again = " ".join(command("refresh", bundle, "--events", grown, "--repository", repository).split())
+    assert "version 2 of the repository has these answers; nothing to export" in again
+    assert versions.available_versions(repository) == (1, 2)
