@@ -93,6 +93,11 @@ class Devices:
         return {"device": self.kind, "devices": self.count, "precision": self.precision.value}
 
     @property
+    def scales_loss(self) -> bool:
+        """Whether gradients come scaled: Fabric cannot cut them off beside an optimiser that unscales them itself."""
+        return self.precision is Precision.fp16
+
+    @property
     def rank(self) -> int:
         """This process among all, from 0."""
         return self._fabric.global_rank

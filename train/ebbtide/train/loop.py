@@ -103,7 +103,9 @@ class Loop:
             self._warm_start(training)
             self._take_lead(history.best_lead)
         self.step = Step(self.model, material.log, material.tensors, material.popularity, training, config, self.tuner)
-        self.optimizer = optimizer_of(self.model, config, self._encoder_parameters())
+        self.optimizer = optimizer_of(
+            self.model, config, self._encoder_parameters(), fused=not material.devices.scales_loss
+        )
         self.parallel_step = material.devices.setup(self.step)
         material.devices.seed(config.seed)
         self.best: dict[str, Tensor] = {}
