@@ -73,7 +73,7 @@ class Twin:
         self.factors = normal(items, d + p)
         if repeats:
             rates = (np.log(2) / np.array([2, 60])).astype(np.float32)
-            arrays = (normal(4), normal(items), normal(4, 5), normal(5), normal(5), normal(1))
+            arrays = (normal(6), normal(items), normal(items, 2), normal(6, 5), normal(5), normal(5), normal(1))
             self.parameters = replace(self.parameters, repeat=RepeatParameters(rates, *arrays))
         self.attributes = attributes()
         self.pipeline = InterestPipeline(self.parameters, KeyIndex.build(self.keys), self.vectors, self.attributes)

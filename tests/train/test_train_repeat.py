@@ -20,11 +20,14 @@ from ebbtide.train.windows import LogTensors
 HOUR_MS = 3_600_000
 VECTORS = torch.randn(12, 4, generator=torch.Generator().manual_seed(2))
 """Text vectors of the twelve items."""
+HALF_LIFE_DAYS = (2.0, 365.0, 30.0)
+PRIOR = torch.rand(12, 3, generator=torch.Generator().manual_seed(3))
+"""Columns of their popularity."""
 
 
 def repeat_of(ebbs):
     torch.manual_seed(5)
-    repeat = RepeatScore(ebbs, 4, 12).eval()
+    repeat = RepeatScore(ebbs, 4, 12, HALF_LIFE_DAYS).eval()
     for parameter in (repeat.direct_weight, repeat.text_weight, repeat.item_bias, repeat.output.weight):
         torch.nn.init.normal_(parameter)
     repeat.lead.fill_(2.0)
@@ -36,7 +39,11 @@ def liking_of(repeat):
 
 
 def served(repeat):
-    return repeat.parameters_to_serve(liking_of(repeat))
+    return repeat.parameters_to_serve(liking_of(repeat), PRIOR.numpy())
+
+
+def scores_of(repeat, own):
+    return repeat(own, liking_of(repeat), PRIOR[own.item])
 
 
 def own_of(log, heads, at_most=512):
@@ -59,15 +66,15 @@ def test_served_scores_equal_torch_before_every_event(random_log, ebbs):
     request, item, value = repeat_score(*batch_of(random_log, heads), served(repeat))
     np.testing.assert_array_equal(request, own.moment.numpy())
     np.testing.assert_array_equal(item, own.item.numpy())
-    np.testing.assert_allclose(value, repeat(own, liking_of(repeat)).detach().numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(value, scores_of(repeat, own).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("decay", ["learned", "none"])
-def test_reference_scores_own_items_by_repetition_alone_when_the_model_does(random_log, decay):
+@pytest.mark.parametrize("ebbs", [True, False], ids=["ebbs", "nothing-ebbs"])
+def test_reference_scores_own_items_by_repetition_alone_when_the_model_does(random_log, ebbs):
     torch.manual_seed(0)
-    config = ModelConfig(dimensions=4, decay=decay, exclude_seen=False, repeat_score=True, prior_half_life_days=())
+    config = ModelConfig(dimensions=4, exclude_seen=False, repeat_score=True, prior_half_life_days=HALF_LIFE_DAYS)
     model = InterestModel(config, VECTORS).eval()
-    model.repeat = repeat_of(decay == "learned")
+    model.repeat = repeat_of(ebbs)
     head = np.array([30])
     past = slice(random_log.start[2], 30)
     request = {
@@ -76,16 +83,25 @@ def test_reference_scores_own_items_by_repetition_alone_when_the_model_does(rand
         "weight": random_log.weight[past].tolist(),
         "now_ms": int(random_log.time_ms[30]),
     }
-    prior = np.zeros((12, model.prior_weight.shape[0]), np.float32)
+    prior = PRIOR.numpy()
     found = score_request(model, prior, **request)
     repeat, model.repeat = model.repeat, None
     without = score_request(model, prior, **request).scores
     with torch.no_grad():
         own = own_of(random_log, head)
-        expected = put(torch.from_numpy(without).float()[None], own, repeat(own, liking_of(repeat)))[0]
+        expected = put(torch.from_numpy(without).float()[None], own, scores_of(repeat, own))[0]
     np.testing.assert_allclose(found.scores, expected.numpy(), atol=1e-5)
     assert found.repeats == set(request["item"])
     assert np.abs(found.scores - without).max() > 0.1
+
+
+def test_demand_moves_own_scores_by_its_trend_alone(random_log):
+    repeat, own = repeat_of(True), own_of(random_log, np.array([20, 50]))
+    liking, prior = liking_of(repeat), PRIOR[own.item]
+    with torch.no_grad():
+        plain = repeat(own, liking, prior)
+        np.testing.assert_allclose(repeat(own, liking, prior + 3), plain, rtol=1e-4, atol=1e-5)
+        assert (repeat(own, liking, prior + torch.tensor([1.0, 0, 0])) - plain).abs().min() > 0.01
 
 
 def test_own_events_are_strictly_before_the_moment_and_the_newest_when_limited(random_log):
@@ -132,7 +148,7 @@ def test_put_leaves_what_is_no_column_alone_when_only_some_items_are_scored(rand
 def test_repeat_scores_learn_through_the_scores(random_log):
     repeat = repeat_of(True)
     own = own_of(random_log, np.array([20, 50]))
-    put(torch.zeros(2, 12), own, repeat(own, liking_of(repeat))).logsumexp(1).sum().backward()
+    put(torch.zeros(2, 12), own, scores_of(repeat, own)).logsumexp(1).sum().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in repeat.parameters())
 
 
@@ -159,8 +175,8 @@ def test_own_items_loss_is_the_cross_entropy_among_own_items_when_some_come_agai
 
 def test_lead_counts_when_a_model_ranks_and_not_while_it_learns(random_log):
     repeat, own = repeat_of(True), own_of(random_log, np.array([20]))
-    ranking = repeat(own, liking_of(repeat))
-    torch.testing.assert_close(repeat.train()(own, liking_of(repeat)) + 2.0, ranking)
+    ranking = scores_of(repeat, own)
+    torch.testing.assert_close(scores_of(repeat.train(), own) + 2.0, ranking)
 
 
 def test_ranks_of_one_pass_are_those_of_models_with_each_lead(random_log):
@@ -184,7 +200,7 @@ def test_level_is_what_the_own_items_of_a_moment_share(random_log):
     level = repeat.level(own)
     for moment in (0, 1):
         assert level[own.moment == moment].unique().numel() == 1
-    loss = own_items_loss(repeat(own, liking_of(repeat)), own, own.moment[:1], own.item[:1], 2)
+    loss = own_items_loss(scores_of(repeat, own), own, own.moment[:1], own.item[:1], 2)
     order = torch.autograd.grad(loss, [repeat.output.bias])
     torch.testing.assert_close(order[0], torch.zeros(1), atol=1e-6, rtol=0)
 

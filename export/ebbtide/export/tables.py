@@ -51,7 +51,9 @@ def interest_parameters(
         rank_decay_rate=_array(model.rank_decay_rate),
         gate=gate,
         prior_weight=_array(model.prior_weight),
-        repeat=None if model.repeat is None else model.repeat.parameters_to_serve(model.repeat_liking()),
+        repeat=None
+        if model.repeat is None
+        else model.repeat.parameters_to_serve(model.repeat_liking(), bundle.prior_columns),
     )
 
 

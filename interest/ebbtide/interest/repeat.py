@@ -25,7 +25,7 @@ _SMALLEST = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True)
 class RepeatParameters:
-    """The learned repeat score; M half-lives, F = M + 2 features, or 2 where nothing ebbs."""
+    """The learned repeat score; M half-lives and T trends, F = M + 2 + T features, or 2 + T where nothing ebbs."""
 
     decay_rate_per_day: Floats
     """lambda, ``[M]``: ln 2 over the half-life in days; a single 0 means that nothing ebbs."""
@@ -33,6 +33,8 @@ class RepeatParameters:
     """``[F]``."""
     liking: Floats
     """``[N]``, what each item of the catalog adds: its text vector times a learned weight, and a learned bias."""
+    trend: Floats
+    """``[N, T]``: for each item the logarithm of everybody's counts at T half-lives, less that at the longest one."""
     hidden_weight: Floats
     """``[F, hidden]``."""
     hidden_bias: Floats
@@ -89,6 +91,7 @@ def repeat_score(
     columns = [*np.log1p(counts).T, np.log1p(own_events)[request]]
     if parameters.knows_time:
         columns.append(np.log1p(newest_days * _HOURS_PER_DAY))
+    columns.extend(parameters.trend.take(item, axis=0).T)
     features = np.stack(columns, axis=1)
     hidden = np.tanh(features @ parameters.hidden_weight + parameters.hidden_bias)
     value = features @ parameters.direct_weight + hidden @ parameters.output_weight + parameters.output_bias

@@ -79,7 +79,10 @@ class InterestModel(nn.Module):
             self.log_rank_decay_rate = nn.Parameter(
                 _log_rates(config.shortest_rank_half_life, config.longest_rank_half_life, d)
             )
-        self.repeat = RepeatScore(config.decay == "learned", text_width, items) if config.repeat_score else None
+        self.repeat: RepeatScore | None = None
+        if config.repeat_score:
+            prior_half_lives = config.effective_prior_half_life_days
+            self.repeat = RepeatScore(config.decay == "learned", text_width, items, prior_half_lives)
         if config.fixed_alpha is None:
             self.gate_hidden = nn.Linear(2 * d + SCALAR_FEATURES, config.gate_hidden)
             self.gate_output = nn.Linear(config.gate_hidden, d if config.alpha == "per-dimension" else 1)

@@ -75,7 +75,7 @@ def score_request(
         scores = factors @ interest + torch.from_numpy(prior_columns).double() @ model.prior_weight.double()
         repeats: dict[int, float] = {}
         if model.repeat is not None:
-            repeats = _repeat_scores(model, model.repeat, item, time_ms, now_ms, weight)
+            repeats = _repeat_scores(model, model.repeat, prior_columns, item, time_ms, now_ms, weight)
         for index, score in repeats.items():
             scores[index] = score
     seen = model.config.exclude_seen if exclude_seen is None else exclude_seen
@@ -163,6 +163,7 @@ def _gate(
 def _repeat_scores(
     model: InterestModel,
     repeat: RepeatScore,
+    prior_columns: npt.NDArray[np.float32],
     item: Sequence[int],
     time_ms: Sequence[int],
     now_ms: int,
@@ -170,6 +171,8 @@ def _repeat_scores(
 ) -> dict[int, float]:
     """The scores of the person's own items."""
     rates = repeat.decay_rate_per_day.double().tolist()
+    half_lives = model.config.effective_prior_half_life_days
+    longest = half_lives.index(max(half_lives)) if half_lives else 0
     scores = {}
     for own in sorted(set(item)):
         places = [place for place, taken in enumerate(item) if taken == own]
@@ -181,6 +184,8 @@ def _repeat_scores(
         features = [math.log1p(count) for count in counts] + [math.log1p(len(time_ms))]
         if repeat.ebbs:
             features.append(math.log1p((now_ms - max(time_ms[place] for place in places)) / _MS_PER_HOUR))
+        demand = prior_columns[own].tolist()
+        features += [late - demand[longest] for place, late in enumerate(demand) if place != longest]
         row = torch.tensor(features, dtype=torch.float64)
         hidden = torch.tanh(repeat.hidden.weight.double() @ row + repeat.hidden.bias.double())
         score = repeat.direct_weight.double() @ row + repeat.output.weight[0].double() @ hidden

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -20,7 +21,7 @@ _DIRECT_WEIGHT = (0.5, 0.5, 2.0, 2.0)
 LEADS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """What own items may gain, in the unit of scores (log odds): new items are scored too high by a model that has seen in
 training which of them came."""
-_HIDDEN = 16
+_HIDDEN = 32
 _BIAS_SPREAD = 0.7
 """Standard deviation of the items' biases before anything is known of them: a normal prior, as in ridge regression."""
 
@@ -57,18 +58,22 @@ class RepeatScore(nn.Module):
     lead: Tensor
     """A scalar that all own items gain when a model ranks; chosen on validation, not learned."""
 
-    def __init__(self, ebbs: bool, text_width: int, items: int) -> None:
-        """Starts as the logarithm of the decayed counts; hidden layer, texts and items add nothing yet.
+    def __init__(self, ebbs: bool, text_width: int, items: int, prior_half_life_days: Sequence[float] = ()) -> None:
+        """Starts as the logarithm of the decayed counts; hidden layer, texts, items and trends add nothing yet.
 
         Args:
             ebbs: False leaves out whatever tells the age of an event.
             text_width: Of text vectors.
             items: N.
+            prior_half_life_days: Of the p columns of the popularity prior.
         """
         super().__init__()
         self.ebbs = ebbs
         half_lives = torch.tensor(HALF_LIFE_DAYS if ebbs else (math.inf,))
-        features = len(half_lives) + (2 if ebbs else 1)
+        self.longest = int(np.argmax(prior_half_life_days)) if len(prior_half_life_days) else 0
+        """Place of the prior's longest half-life."""
+        trends = max(len(prior_half_life_days) - 1, 0)
+        features = len(half_lives) + (2 if ebbs else 1) + trends
         if ebbs:
             self.log_decay_rate = nn.Parameter(torch.log(math.log(2) / half_lives))
         direct = torch.zeros(features)
@@ -87,18 +92,32 @@ class RepeatScore(nn.Module):
         """lambda, ``[M]``."""
         return self.log_decay_rate.exp() if self.ebbs else torch.zeros(1)
 
-    def forward(self, own: OwnEvents, liking: Tensor) -> Tensor:
+    def trend(self, prior: Tensor) -> Tensor:
+        """What everybody takes of late against what everybody took of long: offers and seasons, ``[..., p - 1]``.
+
+        How popular an item is at all is left to its own bias.
+
+        Args:
+            prior: ``[..., p]``, columns of the popularity prior: logarithms of counts.
+        """
+        at = self.longest
+        return torch.cat([prior[..., :at], prior[..., at + 1 :]], dim=-1) - prior[..., at : at + 1]
+
+    def forward(self, own: OwnEvents, liking: Tensor, prior: Tensor | None) -> Tensor:
         """The score of every pair, ``[G]``.
 
         Args:
             own: E events in G pairs.
             liking: ``[N]``, what each item of the catalog adds; see `InterestModel.repeat_liking`.
+            prior: ``[G, p]``, columns of the popularity prior of each pair's item at its moment; None without a prior.
         """
         terms = torch.exp(-own.age_days[:, None] * self.decay_rate_per_day) * own.weight[:, None]
         counts = terms.new_zeros(own.item.shape[0], terms.shape[1]).index_add(0, own.pair, terms)
         columns = [counts.log1p(), own.own_events.log1p()[:, None]]
         if self.ebbs:
             columns.append(own.newest_hours.log1p()[:, None])
+        if prior is not None:
+            columns.append(self.trend(prior))
         features = torch.cat(columns, dim=1)
         value: Tensor = features @ self.direct_weight + self.output(torch.tanh(self.hidden(features)))[:, 0]
         # Not liking[...]: the gradient of indexing adds up in the order in which threads arrive.
@@ -113,12 +132,18 @@ class RepeatScore(nn.Module):
         """Of the items' biases, up to a constant; a scalar."""
         return self.item_bias.square().sum() / (2 * _BIAS_SPREAD**2)
 
-    def parameters_to_serve(self, liking: Tensor) -> RepeatParameters:
-        """What the served twin takes; ``liking`` as for `forward`."""
+    def parameters_to_serve(self, liking: Tensor, prior_columns: npt.NDArray[np.float32]) -> RepeatParameters:
+        """What the served twin takes.
+
+        Args:
+            liking: As for `forward`.
+            prior_columns: ``[N, p]``, as of one moment.
+        """
         arrays = (
             self.decay_rate_per_day,
             self.direct_weight,
             liking,
+            self.trend(torch.from_numpy(prior_columns)),
             self.hidden.weight.T,
             self.hidden.bias,
             self.output.weight[0],

@@ -19,7 +19,7 @@ from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.negatives import Candidates, Sampler
 from ebbtide.train.popularity import PopularitySnapshots
-from ebbtide.train.repeat import own_items_loss, put
+from ebbtide.train.repeat import OwnEvents, own_items_loss, put
 from ebbtide.train.tuning import EncoderTuner
 from ebbtide.train.windows import LogTensors, predict_windows
 
@@ -170,7 +170,8 @@ class Step(nn.Module):
         own = own_before(self.log, self.tensors, heads).to(scores.device)
         # In full precision: matrix products in 16 bits are for the large ones.
         with torch.autocast(scores.device.type, enabled=False):
-            value, level = repeat(own, self.model.repeat_liking()), repeat.level(own)
+            value = repeat(own, self.model.repeat_liking(), self._own_prior(own, heads))
+            level = repeat.level(own)
         columns = None if candidates is None else candidates.item
         if self.config.loss is Loss.mse:
             return self._catalog_loss(candidates, put(scores, own, value, columns), row, item, place)
@@ -217,6 +218,13 @@ class Step(nn.Module):
                 # In place: another tensor of this size costs more than the sum.
                 scores += nn.functional.embedding(place, columns @ self.model.prior_weight)
         return scores
+
+    def _own_prior(self, own: OwnEvents, heads: Ints) -> Tensor | None:
+        """The prior's columns of own items at their moments, ``[G, p]``; None for a model without prior."""
+        if self.popularity is None or self.prior_columns is None:
+            return None
+        moment = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads])).to(own.moment.device)
+        return self.prior_columns[moment[own.moment], own.item]
 
     def _came(self, heads: Ints) -> tuple[Ints, Ints]:
         """Row and log index of everything that came at some instants, ``[P]`` each."""

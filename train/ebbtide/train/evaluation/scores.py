@@ -65,7 +65,8 @@ def score_instants(
     mask = torch.from_numpy(wanted)
     vectors, factors = model.event_vectors(), model.item_factors()
     device = model.gamma.device
-    prior = None if popularity is None else torch.from_numpy(popularity.columns).to(device) @ model.prior_weight
+    columns = None if popularity is None else torch.from_numpy(popularity.columns).to(device)
+    prior = None if columns is None else columns @ model.prior_weight
     liking = None if model.repeat is None else model.repeat_liking()
     rows = max(_SCORES_PER_BATCH // factors.shape[0], 1)
     for windows in batches(_windows(log, heads), _WINDOWS_PER_BATCH):
@@ -74,12 +75,15 @@ def score_instants(
             part = slice(start, start + rows)
             head = predicted.event[part].numpy()
             scores = predicted.interest[part] @ factors.T
+            moment = None
             if popularity is not None and prior is not None:
-                scores += prior[torch.from_numpy(popularity.index_at(log.time_ms[head])).to(device)]
+                moment = torch.from_numpy(popularity.index_at(log.time_ms[head])).to(device)
+                scores += prior[moment]
             own = None
             if model.repeat is not None and liking is not None:
                 own = own_before(log, tensors, head).to(device)
-                scores = put(scores, own, model.repeat(own, liking))
+                own_prior = None if columns is None or moment is None else columns[moment[own.moment], own.item]
+                scores = put(scores, own, model.repeat(own, liking, own_prior))
             if not bool(scores.isfinite().all()):
                 raise FloatingPointError(
                     "a score is not a finite number; training has diverged: lower the learning rate"
