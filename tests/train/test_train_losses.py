@@ -9,7 +9,7 @@ import torch
 
 from ebbtide.cli.train import LossName
 from ebbtide.train.bundle import DataReference
-from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.config import FULL_SOFTMAX_ITEMS, ModelConfig, TrainConfig
 from ebbtide.train.errors import DataError
 from ebbtide.train.losses import Loss, bpr, full_softmax, gbce, mse, sampled_softmax
 from ebbtide.train.model import InterestModel
@@ -211,3 +211,10 @@ def test_training_is_refused_when_mse_has_no_ratings(small_files):
 
 def test_command_offers_every_loss():
     assert [(name.name, name.value) for name in LossName] == [(loss.name, loss.value) for loss in Loss]
+
+
+def test_loss_suits_the_size_of_the_catalog_when_none_was_given():
+    config = TrainConfig()
+    assert config.for_catalog(FULL_SOFTMAX_ITEMS).loss is Loss.full_softmax
+    assert config.for_catalog(FULL_SOFTMAX_ITEMS + 1).loss is Loss.sampled_softmax
+    assert TrainConfig(loss=Loss.bpr).for_catalog(FULL_SOFTMAX_ITEMS + 1).loss is Loss.bpr

@@ -103,9 +103,12 @@ def command(
     ] = 32,
     refit: Annotated[bool, typer.Option(help="Train again on all events once the epochs are chosen.")] = True,
     loss: Annotated[
-        LossName,
-        typer.Option(help="full-softmax; sampled-softmax, bpr or gbce with drawn negatives; mse on ratings."),
-    ] = LossName.full_softmax,
+        LossName | None,
+        typer.Option(
+            help="full-softmax; sampled-softmax, bpr or gbce with drawn negatives; mse on ratings. Unless given, the "
+            "first, and for catalogs above 20,000 items the second."
+        ),
+    ] = None,
     negatives: Annotated[int, typer.Option(help="Drawn for each step by the losses that sample.")] = 512,
     encoder_tuning: Annotated[
         TuningName,
@@ -180,7 +183,7 @@ def command(
                 "learning_rate": learning_rate,
                 "dropout": dropout,
                 "windows_per_batch": windows_per_batch,
-                "loss": loss.value,
+                "loss": None if loss is None else loss.value,
                 "negatives": negatives,
                 "encoder_tuning": encoder_tuning.value,
                 "encoder_learning_rate": encoder_learning_rate,

@@ -11,6 +11,9 @@ from ebbtide.train.errors import DataError
 from ebbtide.train.losses import Loss
 from ebbtide.train.tuning import Tuning
 
+FULL_SOFTMAX_ITEMS = 20_000
+"""Items up to which the full softmax is the default: above it most of a step would go into scores of the catalog."""
+
 
 def _check_alpha(value: str) -> str:
     if re.fullmatch(r"learned|per-dimension|fixed:(0(\.\d+)?|1(\.0+)?|\.\d+)", value) is None:
@@ -98,7 +101,8 @@ class TrainConfig(BaseModel):
     """The last part of the training events, by time, that decides when to stop."""
     validation_instants: int = Field(20_000, ge=1)
     """At most so many of them are ranked after each epoch, drawn by the seed, however long the log."""
-    loss: Loss = Loss.full_softmax
+    loss: Loss | None = None
+    """None: the full softmax, drawn negatives for a catalog that is too large for it."""
     negatives: int = Field(512, ge=1)
     """Drawn for each step by the losses that sample, and shared by its instants."""
     gbce_calibration: float = Field(0.75, ge=0, le=1)
@@ -110,6 +114,13 @@ class TrainConfig(BaseModel):
     """Texts that one step encodes with gradients, at most."""
     refit: bool = True
     """After validation has chosen the number of epochs, train again on all training events."""
+
+    def for_catalog(self, items: int) -> TrainConfig:
+        """The same with a loss, that for a catalog of so many items where none was given."""
+        if self.loss is not None:
+            return self
+        suits = Loss.full_softmax if items <= FULL_SOFTMAX_ITEMS else Loss.sampled_softmax
+        return self.model_copy(update={"loss": suits})
 
     @property
     def effective_encoder_learning_rate(self) -> float:

@@ -90,6 +90,7 @@ def train_bundle(
     watcher = watcher or Watcher()
     data = read_data(data_reference)
     watcher.data_read(data)
+    train_config = train_config.for_catalog(len(data.catalog))
     is_training = ~held_out(data.log, data_reference.holdout)
     folder = encoder_folder(encoder)
     encoder_reference = EncoderReference(source=encoder, fingerprint=encoder_fingerprint(folder))

@@ -73,6 +73,7 @@ class Step(nn.Module):
         columns = None if popularity is None else torch.from_numpy(popularity.columns)
         self.register_buffer("prior_columns", columns, persistent=False)
         self.config = config
+        self.loss = config.loss or Loss.full_softmax
         self.max_scores = max_scores
         self.items = model.text_vectors.shape[0]
         heads = instant_heads(log)
@@ -82,10 +83,10 @@ class Step(nn.Module):
         self._is_head = torch.from_numpy(self.heads)
         self._sizes = np.bincount(heads, minlength=log.events).astype(np.int32)
         self._sampler: Sampler | None = None
-        if config.loss.draws:
+        if self.loss.draws:
             counts = np.bincount(log.item[training], minlength=self.items)
-            self._sampler = Sampler(counts, config.negatives, by_popularity=config.loss is Loss.sampled_softmax)
-        self.rating_mean = float(log.weight[training].mean(dtype=np.float64)) if config.loss is Loss.mse else None
+            self._sampler = Sampler(counts, config.negatives, by_popularity=self.loss is Loss.sampled_softmax)
+        self.rating_mean = float(log.weight[training].mean(dtype=np.float64)) if self.loss is Loss.mse else None
 
     def forward(self, windows: Ints) -> tuple[Tensor, Tensor, int]:
         """Mean loss over the K instants of some windows, their mean alpha, and K.
@@ -145,7 +146,7 @@ class Step(nn.Module):
         came = torch.from_numpy(self.log.item[self._came(heads)[1]].astype(np.int64))
         if self._sampler is not None:
             return self._sampler.candidates(came).to(device)
-        if self.config.loss is Loss.mse:
+        if self.loss is Loss.mse:
             item = torch.unique(came)
             nothing = torch.zeros(item.shape[0])
             return Candidates(item, nothing, nothing).to(device)
@@ -173,7 +174,7 @@ class Step(nn.Module):
             value = repeat(own, self.model.repeat_liking(), self._own_prior(own, heads))
             level = repeat.level(own)
         columns = None if candidates is None else candidates.item
-        if self.config.loss is Loss.mse:
+        if self.loss is Loss.mse:
             return self._catalog_loss(candidates, put(scores, own, value, columns), row, item, place)
         # The order of the own items is learned among themselves, only their common level among the whole catalog.
         scores = put(scores, own, (value - level).detach() + level, columns)
@@ -196,11 +197,11 @@ class Step(nn.Module):
         if candidates is None:
             return losses.full_softmax(scores, row, item)
         pairs = (scores, row, candidates.column(item))
-        if config.loss is Loss.sampled_softmax:
+        if self.loss is Loss.sampled_softmax:
             return losses.sampled_softmax(*pairs, candidates.drawn, candidates.log_expected)
-        if config.loss is Loss.bpr:
+        if self.loss is Loss.bpr:
             return losses.bpr(*pairs, candidates.drawn)
-        if config.loss is Loss.gbce:
+        if self.loss is Loss.gbce:
             return losses.gbce(*pairs, candidates.drawn, self.items, config.gbce_calibration)
         rating = torch.from_numpy(self.log.weight[place]).to(scores.device) - (self.rating_mean or 0.0)
         return losses.mse(*pairs, rating)

@@ -79,6 +79,7 @@ def fit(
     """
     devices = devices or Devices()
     watcher = watcher if watcher is not None and devices.is_first else Watcher()
+    train_config = train_config.for_catalog(text_vectors.shape[0])
     log = _only(log, is_training)
     predictable = has_past(log)
     late = after_time(log, train_config.validation_fraction)
