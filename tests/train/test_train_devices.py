@@ -23,7 +23,7 @@ from ebbtide.train.trainer import fit
 
 MODEL = ModelConfig(dimensions=8)
 # 7 windows are no even number: shares differ, and at the end of an epoch one may be empty.
-SAME = TrainConfig(epochs=1, windows_per_batch=7, dropout=0.0, refit=False)
+SAME = TrainConfig(epochs=1, windows_per_batch=7, dropout=0.0, residual_dropout=0.0, refit=False)
 DRAWS = TrainConfig(epochs=2, windows_per_batch=7, loss="sampled-softmax", refit=False)
 # A script of its own, since the other process runs the command that started the first one.
 PROCESS = """

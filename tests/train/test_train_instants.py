@@ -30,7 +30,15 @@ def baskets(order):
 def test_fit_sees_nothing_of_the_basket_it_predicts_when_lines_change_places(repeats):
     # Only the order of ranks within older baskets could tell, and without rank decay nothing does.
     config = ModelConfig(dimensions=4, decay="none", alpha="fixed:1.0", exclude_seen=not repeats, repeat_score=repeats)
-    training = TrainConfig(epochs=1, refit=False, dropout=0, context_events=24, warm_start=False, windows_per_batch=100)
+    training = TrainConfig(
+        epochs=1,
+        refit=False,
+        dropout=0,
+        residual_dropout=0,
+        context_events=24,
+        warm_start=False,
+        windows_per_batch=100,
+    )
     vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
     losses = []
     for order in ([0, 1, 2], [2, 0, 1]):

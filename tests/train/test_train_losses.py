@@ -138,7 +138,7 @@ def step_of(log, vectors, **settings):
     moments = np.quantile(log.time_ms, [0.2, 0.6], method="lower")
     popularity = popularity_snapshots(log.item, log.time_ms, vectors.shape[0], half_lives, moments)
     extra = {name: settings.pop(name) for name in ("max_scores",) if name in settings}
-    training = TrainConfig(dropout=0.0, **settings)
+    training = TrainConfig(dropout=0.0, residual_dropout=0.0, **settings)
     return Step(model, log, LogTensors.of(log, 600_000), popularity, np.ones(log.events, bool), training, **extra)
 
 

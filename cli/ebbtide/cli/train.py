@@ -98,6 +98,9 @@ def command(
     epochs: Annotated[int, typer.Option(help="At most; a later period of the log decides when to stop.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = 4e-3,
     dropout: Annotated[float, typer.Option(help="Of event vectors, while training.")] = 0.4,
+    residual_dropout: Annotated[
+        float, typer.Option(help="Share of the items that a step knows by their texts alone: what new items need.")
+    ] = 0.2,
     windows_per_batch: Annotated[
         int, typer.Option(help="Stretches of up to 32 events in one step; more make a long log faster to go through.")
     ] = 32,
@@ -182,6 +185,7 @@ def command(
                 "epochs": epochs,
                 "learning_rate": learning_rate,
                 "dropout": dropout,
+                "residual_dropout": residual_dropout,
                 "windows_per_batch": windows_per_batch,
                 "loss": None if loss is None else loss.value,
                 "negatives": negatives,

@@ -92,6 +92,8 @@ class TrainConfig(BaseModel):
     """AdamW weight decay of the items' own factors."""
     dropout: float = Field(0.4, ge=0, lt=1)
     """Of event vectors, while training."""
+    residual_dropout: float = Field(0.2, ge=0, lt=1)
+    """Share of the items whose own factors a step of training does without, so that texts learn to speak for items."""
     context_events: int = Field(96, ge=1)
     """Events before the first target of a training window."""
     targets_per_window: int = Field(32, ge=1)

@@ -97,13 +97,21 @@ class InterestModel(nn.Module):
         """mu, ``[d]``; zeros with ``decay="none"``."""
         return self.log_rank_decay_rate.exp() if self.config.decay == "learned" else torch.zeros_like(self.gamma)
 
-    def event_vectors(self, items: Tensor | None = None) -> Tensor:
-        """Vectors x of the whole catalog ``[N, d]``, or of some items ``[m, d]``, given by catalog index."""
-        return _rows(self.text_vectors, items) @ self.event_projection + _rows(self.event_residual, items)
+    def event_vectors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
+        """Vectors x of the whole catalog ``[N, d]``, or of some items ``[m, d]``, given by catalog index.
 
-    def item_factors(self, items: Tensor | None = None) -> Tensor:
-        """Gamma (x) a of the whole catalog ``[N, d]``, or of some items ``[m, d]``, given by catalog index."""
-        return (_rows(self.text_vectors, items) @ self.item_projection + _rows(self.item_residual, items)) * self.gamma
+        Args:
+            items: ``[m]``; None for the whole catalog.
+            residual_dropout: Share of the items that have their text part alone, drawn anew; after DropoutNet (Volkovs
+                et al., NeurIPS 2017), so that the text part is good by itself where nothing else is known of an item.
+        """
+        residual = _rows(self.event_residual, items, residual_dropout)
+        return _rows(self.text_vectors, items) @ self.event_projection + residual
+
+    def item_factors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
+        """Gamma (x) a of the whole catalog ``[N, d]``, or of some ``[m, d]``; arguments as for `event_vectors`."""
+        residual = _rows(self.item_residual, items, residual_dropout)
+        return (_rows(self.text_vectors, items) @ self.item_projection + residual) * self.gamma
 
     def repeat_liking(self) -> Tensor:
         """What each item adds to its repeat score, ``[N]``: its text vector times a weight, and its own bias.
@@ -152,9 +160,10 @@ class InterestModel(nn.Module):
         return torch.where(context.history_count[:, None] == 0, torch.zeros_like(alpha), alpha)
 
 
-def _rows(table: Tensor, items: Tensor | None) -> Tensor:
-    """All rows or some; by embedding, as the gradient of indexing adds up in the order in which threads arrive."""
-    return table if items is None else nn.functional.embedding(items, table)
+def _rows(table: Tensor, items: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """All rows or some, a share of them zero; by embedding, as the gradient of indexing adds up in no fixed order."""
+    rows = table if items is None else nn.functional.embedding(items, table)
+    return rows * (torch.rand(rows.shape[0], 1, device=rows.device) >= dropout) if dropout else rows
 
 
 def _log_rates(shortest: float, longest: float, count: int) -> Tensor:

@@ -121,10 +121,12 @@ class Step(nn.Module):
             config.targets_per_window,
             self._is_head,
             dropout=config.dropout,
+            residual_dropout=config.residual_dropout,
         )
         heads = predicted.event.numpy()
         candidates = self._candidates(heads)
-        factors = self.model.item_factors(None if candidates is None else candidates.item)
+        item = None if candidates is None else candidates.item
+        factors = self.model.item_factors(item, config.residual_dropout)
         rows = max(self.max_scores // factors.shape[0], 1)
         if len(heads) <= rows:
             loss = self._slice_loss(candidates, heads, predicted.interest, factors)

@@ -118,6 +118,7 @@ def predict_windows(
     is_target: Tensor,
     vectors: Tensor | None = None,
     dropout: float = 0.0,
+    residual_dropout: float = 0.0,
 ) -> Predicted:
     """Interest before the target events of some windows.
 
@@ -130,6 +131,7 @@ def predict_windows(
         is_target: ``[n]`` bool, which events are predicted.
         vectors: ``[N, d]``, event vectors; None computes those of the windows' items and no others.
         dropout: Share of the entries of event vectors that are zeroed.
+        residual_dropout: As for `InterestModel.event_vectors`, where `vectors` is None.
     """
     # The log stays on the CPU; what these windows hold of it goes to the model's device.
     device = model.gamma.device
@@ -142,7 +144,7 @@ def predict_windows(
     items = log.item[index]
     if vectors is None:
         used, items = torch.unique(items, return_inverse=True)
-        vectors = model.event_vectors(used.to(device))
+        vectors = model.event_vectors(used.to(device), residual_dropout)
     # Not vectors[...]: the gradient of indexing adds up in the order in which threads arrive.
     weight = (log.weight[index] * inside).to(device)
     terms = nn.functional.embedding(items.to(device), vectors) * weight.unsqueeze(-1)
