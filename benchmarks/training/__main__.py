@@ -59,12 +59,21 @@ def _row(curve: Curve) -> dict[str, object]:
 
 
 def _print(curves: list[Curve], content: dict[str, object]) -> None:
-    table = Table(title="Training on the shipped films", title_justify="left")
-    for heading in ("", "best validation NDCG@10", "at epoch", "time to it, s", "events/s", "embedding the texts, s"):
+    table = Table(title="Training on the shipped films, validation", title_justify="left")
+    headings = (
+        "",
+        "validation NDCG@10 at the start",
+        "at best",
+        "at epoch",
+        "time to it, s",
+        "events/s",
+        "embedding, s",
+    )
+    for heading in headings:
         table.add_column(heading, justify="right" if heading else "left")
     for curve in curves:
         table.add_row(
-            *(curve.name, f"{max(curve.ndcg_at_10):.4f}", str(curve.best_epoch)),
+            *(curve.name, f"{curve.start_ndcg_at_10:.4f}", f"{max(curve.ndcg_at_10):.4f}", str(curve.best_epoch)),
             *(f"{curve.time_to_best_s:.1f}", f"{curve.events_per_s:,.0f}", f"{curve.embedding_s:.1f}"),
         )
     console = Console()

@@ -31,6 +31,8 @@ def repeat_of(ebbs):
     for parameter in (repeat.direct_weight, repeat.text_weight, repeat.item_bias, repeat.output.weight):
         torch.nn.init.normal_(parameter)
     repeat.lead.fill_(2.0)
+    repeat.centre.uniform_(-1, 2)
+    repeat.spread.uniform_(0.5, 2)
     return repeat
 
 
@@ -102,6 +104,21 @@ def test_demand_moves_own_scores_by_its_trend_alone(random_log):
         plain = repeat(own, liking, prior)
         np.testing.assert_allclose(repeat(own, liking, prior + 3), plain, rtol=1e-4, atol=1e-5)
         assert (repeat(own, liking, prior + torch.tensor([1.0, 0, 0])) - plain).abs().min() > 0.01
+
+
+def test_standardised_features_give_own_items_the_order_they_had(random_log):
+    torch.manual_seed(5)
+    fresh = RepeatScore(True, 4, 12, HALF_LIFE_DAYS)
+    own = own_of(random_log, np.setdiff1d(np.arange(random_log.events), random_log.start[:-1]))
+    prior, liking = PRIOR[own.item], torch.zeros(12)
+    with torch.no_grad():
+        before = fresh(own, liking, prior)
+        fresh.standardise(own, prior)
+        moved = fresh(own, liking, prior) - before
+        features = (fresh._features(own, prior) - fresh.centre) / fresh.spread
+    torch.testing.assert_close(moved, moved[:1].expand_as(moved), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(features.mean(0), torch.zeros(features.shape[1]), rtol=0, atol=1e-4)
+    torch.testing.assert_close(features.std(0), torch.ones(features.shape[1]), rtol=1e-3, atol=1e-3)
 
 
 def test_own_events_are_strictly_before_the_moment_and_the_newest_when_limited(random_log):

@@ -103,6 +103,8 @@ class Loop:
             self._warm_start(training)
             self._take_lead(history.best_lead)
         self.step = Step(self.model, material.log, material.tensors, material.popularity, training, config, self.tuner)
+        if saved is None:
+            self.step.standardise_repeats()
         self.optimizer = optimizer_of(
             self.model, config, self._encoder_parameters(), fused=not material.devices.scales_loss
         )

@@ -10,7 +10,7 @@ from torch import nn
 
 from ebbtide.train.config import TrainConfig
 
-_SPEEDS = {"rest": 1.0, "residual": 1.0, "decay": 3.0, "few": 5.0, "repeat": 1.5, "bias": 2.5, "text": 0.1}
+_SPEEDS = {"rest": 1.0, "residual": 1.0, "decay": 3.0, "few": 5.0, "repeat": 3.0, "bias": 2.5, "text": 0.1}
 """How fast each kind learns, over the peak rate: decay rates live on a log scale, the few weights of popularity act on
 every item, and an item's bias is seldom seen."""
 _WARM_UP = 0.1

@@ -186,7 +186,7 @@ def _repeat_scores(
             features.append(math.log1p((now_ms - max(time_ms[place] for place in places)) / _MS_PER_HOUR))
         demand = prior_columns[own].tolist()
         features += [late - demand[longest] for place, late in enumerate(demand) if place != longest]
-        row = torch.tensor(features, dtype=torch.float64)
+        row = (torch.tensor(features, dtype=torch.float64) - repeat.centre.double()) / repeat.spread.double()
         hidden = torch.tanh(repeat.hidden.weight.double() @ row + repeat.hidden.bias.double())
         score = repeat.direct_weight.double() @ row + repeat.output.weight[0].double() @ hidden
         score = score + repeat.output.bias[0].double() + repeat.lead.double()

@@ -22,6 +22,8 @@ LEADS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """What own items may gain, in the unit of scores (log odds): new items are scored too high by a model that has seen in
 training which of them came."""
 _HIDDEN = 32
+_LEAST_SPREAD = 1e-3
+"""A feature that varies less is left as it is."""
 _BIAS_SPREAD = 0.7
 """Standard deviation of the items' biases before anything is known of them: a normal prior, as in ridge regression."""
 
@@ -57,6 +59,10 @@ class RepeatScore(nn.Module):
 
     lead: Tensor
     """A scalar that all own items gain when a model ranks; chosen on validation, not learned."""
+    centre: Tensor
+    """``[F]``, taken from each feature ..."""
+    spread: Tensor
+    """``[F]``, ... before it is divided by this; see `standardise`."""
 
     def __init__(self, ebbs: bool, text_width: int, items: int, prior_half_life_days: Sequence[float] = ()) -> None:
         """Starts as the logarithm of the decayed counts; hidden layer, texts, items and trends add nothing yet.
@@ -82,6 +88,8 @@ class RepeatScore(nn.Module):
         self.text_weight = nn.Parameter(torch.zeros(text_width))
         self.item_bias = nn.Parameter(torch.zeros(items))
         self.register_buffer("lead", torch.zeros(()))
+        self.register_buffer("centre", torch.zeros(features))
+        self.register_buffer("spread", torch.ones(features))
         self.hidden = nn.Linear(features, _HIDDEN)
         self.output = nn.Linear(_HIDDEN, 1)
         nn.init.zeros_(self.output.weight)
@@ -111,6 +119,14 @@ class RepeatScore(nn.Module):
             liking: ``[N]``, what each item of the catalog adds; see `InterestModel.repeat_liking`.
             prior: ``[G, p]``, columns of the popularity prior of each pair's item at its moment; None without a prior.
         """
+        features = (self._features(own, prior) - self.centre) / self.spread
+        value: Tensor = features @ self.direct_weight + self.output(torch.tanh(self.hidden(features)))[:, 0]
+        # Not liking[...]: the gradient of indexing adds up in the order in which threads arrive.
+        value = value + nn.functional.embedding(own.item, liking[:, None])[:, 0]
+        return value if self.training else value + self.lead
+
+    def _features(self, own: OwnEvents, prior: Tensor | None) -> Tensor:
+        """``[G, F]``, as they are; arguments as for `forward`."""
         terms = torch.exp(-own.age_days[:, None] * self.decay_rate_per_day) * own.weight[:, None]
         counts = terms.new_zeros(own.item.shape[0], terms.shape[1]).index_add(0, own.pair, terms)
         columns = [counts.log1p(), own.own_events.log1p()[:, None]]
@@ -118,15 +134,29 @@ class RepeatScore(nn.Module):
             columns.append(own.newest_hours.log1p()[:, None])
         if prior is not None:
             columns.append(self.trend(prior))
-        features = torch.cat(columns, dim=1)
-        value: Tensor = features @ self.direct_weight + self.output(torch.tanh(self.hidden(features)))[:, 0]
-        # Not liking[...]: the gradient of indexing adds up in the order in which threads arrive.
-        value = value + nn.functional.embedding(own.item, liking[:, None])[:, 0]
-        return value if self.training else value + self.lead
+        return torch.cat(columns, dim=1)
+
+    @torch.no_grad()
+    def standardise(self, own: OwnEvents, prior: Tensor | None) -> None:
+        """Fits centre and spread to what features are in a log, so that none drowns the others in the hidden layer.
+
+        The weights of a fresh module keep the order of items that they give.
+
+        Args:
+            own: Some of the log's.
+            prior: As for `forward`.
+        """
+        features = self._features(own, prior)
+        spread = features.std(dim=0)
+        self.centre.copy_(features.mean(dim=0))
+        self.spread.copy_(torch.where(spread > _LEAST_SPREAD, spread, torch.ones_like(spread)))
+        self.direct_weight.mul_(self.spread)
 
     def level(self, own: OwnEvents) -> Tensor:
         """The part of the score that is the same for all own items of a moment, ``[G]``."""
-        return own.own_events.log1p() * self.direct_weight[len(self.decay_rate_per_day)] + self.output.bias
+        place = len(self.decay_rate_per_day)
+        amount = (own.own_events.log1p() - self.centre[place]) / self.spread[place]
+        return amount * self.direct_weight[place] + self.output.bias
 
     def negative_log_prior(self) -> Tensor:
         """Of the items' biases, up to a constant; a scalar."""
@@ -139,15 +169,17 @@ class RepeatScore(nn.Module):
             liking: As for `forward`.
             prior_columns: ``[N, p]``, as of one moment.
         """
+        # Centre and spread go into the weights: a request is spared them.
+        direct_weight, hidden_weight = self.direct_weight / self.spread, self.hidden.weight / self.spread
         arrays = (
             self.decay_rate_per_day,
-            self.direct_weight,
+            direct_weight,
             liking,
             self.trend(torch.from_numpy(prior_columns)),
-            self.hidden.weight.T,
-            self.hidden.bias,
+            hidden_weight.T,
+            self.hidden.bias - hidden_weight @ self.centre,
             self.output.weight[0],
-            self.output.bias + self.lead,
+            self.output.bias + self.lead - direct_weight @ self.centre,
         )
         return RepeatParameters(*(np.ascontiguousarray(part.detach().numpy(), dtype=np.float32) for part in arrays))
 

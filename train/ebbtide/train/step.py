@@ -26,6 +26,8 @@ from ebbtide.train.windows import LogTensors, predict_windows
 MAX_SCORES = 1 << 25
 """Scores that exist at a time, 128 MiB: a larger catalog goes through in slices of instants, whose scores are computed
 again for the gradient."""
+_SCALED_BY = 1_000
+"""Instants that the repeat score's features are standardised by."""
 _OWN_ITEMS_WEIGHT = 3.0
 """Of the loss among a person's own items, beside the one over the catalog."""
 
@@ -87,6 +89,16 @@ class Step(nn.Module):
             counts = np.bincount(log.item[training], minlength=self.items)
             self._sampler = Sampler(counts, config.negatives, by_popularity=self.loss is Loss.sampled_softmax)
         self.rating_mean = float(log.weight[training].mean(dtype=np.float64)) if self.loss is Loss.mse else None
+
+    def standardise_repeats(self) -> None:
+        """Fits the scale of the repeat score's features to some of the instants, spread over the log."""
+        repeat, heads = self.model.repeat, np.flatnonzero(self.heads)
+        if repeat is None or not heads.size:
+            return
+        chosen = heads[np.linspace(0, heads.size - 1, min(_SCALED_BY, heads.size)).astype(np.int64)]
+        own = own_before(self.log, self.tensors, chosen)
+        if own.item.shape[0] > 1:
+            repeat.standardise(own, self._own_prior(own, chosen))
 
     def forward(self, windows: Ints) -> tuple[Tensor, Tensor, int]:
         """Mean loss over the K instants of some windows, their mean alpha, and K.
