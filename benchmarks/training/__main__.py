@@ -60,15 +60,7 @@ def _row(curve: Curve) -> dict[str, object]:
 
 def _print(curves: list[Curve], content: dict[str, object]) -> None:
     table = Table(title="Training on the shipped films, validation", title_justify="left")
-    headings = (
-        "",
-        "validation NDCG@10 at the start",
-        "at best",
-        "at epoch",
-        "time to it, s",
-        "events/s",
-        "embedding, s",
-    )
+    headings = ("", "NDCG@10 at the start", "at best", "at epoch", "time to it, s", "events/s", "embedding, s")
     for heading in headings:
         table.add_column(heading, justify="right" if heading else "left")
     for curve in curves:

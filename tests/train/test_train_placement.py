@@ -103,7 +103,7 @@ def test_loss_and_validation_are_the_same_on_another_device(small_log, small_vec
     for context in (nullcontext(), Placing()):
         torch.manual_seed(0)
         model = InterestModel(config, torch.from_numpy(small_vectors))
-        step = Step(model, log, tensors, popularity, training, TrainConfig(loss=loss))
+        step = Step(model, log, tensors, popularity, training, TrainConfig(loss=loss, dropout=0.0))
         if isinstance(context, Placing):
             move(step)
         windows = training_windows(log, step.heads, 32, np.random.default_rng(0))[:8]

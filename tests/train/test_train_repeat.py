@@ -25,9 +25,9 @@ PRIOR = torch.rand(12, 3, generator=torch.Generator().manual_seed(3))
 """Columns of their popularity."""
 
 
-def repeat_of(ebbs):
+def repeat_of(ebbs, prior_half_life_days=HALF_LIFE_DAYS):
     torch.manual_seed(5)
-    repeat = RepeatScore(ebbs, 4, 12, HALF_LIFE_DAYS).eval()
+    repeat = RepeatScore(ebbs, 4, 12, prior_half_life_days).eval()
     for parameter in (repeat.direct_weight, repeat.text_weight, repeat.item_bias, repeat.output.weight):
         torch.nn.init.normal_(parameter)
     repeat.lead.fill_(2.0)
@@ -71,12 +71,14 @@ def test_served_scores_equal_torch_before_every_event(random_log, ebbs):
     np.testing.assert_allclose(value, scores_of(repeat, own).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("ebbs", [True, False], ids=["ebbs", "nothing-ebbs"])
-def test_reference_scores_own_items_by_repetition_alone_when_the_model_does(random_log, ebbs):
+@pytest.mark.parametrize("decay", ["learned", "none"])
+def test_reference_scores_own_items_by_repetition_alone_when_the_model_does(random_log, decay):
     torch.manual_seed(0)
-    config = ModelConfig(dimensions=4, exclude_seen=False, repeat_score=True, prior_half_life_days=HALF_LIFE_DAYS)
+    policy = {"decay": decay, "exclude_seen": False, "repeat_score": True}
+    config = ModelConfig(dimensions=4, prior_half_life_days=HALF_LIFE_DAYS, **policy)
     model = InterestModel(config, VECTORS).eval()
-    model.repeat = repeat_of(ebbs)
+    half_lives = config.effective_prior_half_life_days
+    model.repeat = repeat_of(decay == "learned", half_lives)
     head = np.array([30])
     past = slice(random_log.start[2], 30)
     request = {
@@ -85,13 +87,15 @@ def test_reference_scores_own_items_by_repetition_alone_when_the_model_does(rand
         "weight": random_log.weight[past].tolist(),
         "now_ms": int(random_log.time_ms[30]),
     }
-    prior = PRIOR.numpy()
+    columns = PRIOR[:, : len(half_lives)]
+    prior = columns.numpy()
     found = score_request(model, prior, **request)
     repeat, model.repeat = model.repeat, None
     without = score_request(model, prior, **request).scores
     with torch.no_grad():
         own = own_of(random_log, head)
-        expected = put(torch.from_numpy(without).float()[None], own, scores_of(repeat, own))[0]
+        value = repeat(own, liking_of(repeat), columns[own.item])
+        expected = put(torch.from_numpy(without).float()[None], own, value)[0]
     np.testing.assert_allclose(found.scores, expected.numpy(), atol=1e-5)
     assert found.repeats == set(request["item"])
     assert np.abs(found.scores - without).max() > 0.1
