@@ -1,7 +1,7 @@
 """The load generator beside NVIDIA's perf_analyzer at equal concurrency, and beside a server that does nothing.
 
 The two take turns on one server with the same requests of real people, so that the machine's moods hit both alike.
-Prints medians and ratios, and writes JSON.
+Prints medians, ratios and how far each generator's turns lie apart, and writes JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +30,7 @@ from ebbtide.serve import ServerConfig, TritonServer
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("recommend", "recommend_text")
-CONCURRENCY = (1, 4, 16)
+CONCURRENCY = (1, 4, 8, 16)
 _REQUESTS = 1_000
 _TIMEOUT_S = 30.0
 _WARM_UP_S = 1.0
@@ -66,11 +68,18 @@ def agreement(
                 "perf_analyzer_requests_per_s": round(float(other[0]), 1),
                 "p50_ms": round(float(mine[1]), 3),
                 "perf_analyzer_p50_ms": round(float(other[1]), 3),
+                "throughput_spread": _spread(ours[:, 0]),
+                "perf_analyzer_throughput_spread": _spread(theirs[:, 0]),
                 "throughput_ratio": round(float(mine[0] / other[0]), 3),
                 "p50_ratio": round(float(mine[1] / other[1]), 3),
             }
         )
     return found
+
+
+def _spread(throughput: npt.NDArray[np.float64]) -> float:
+    """The fastest turn over the slowest."""
+    return round(float(throughput.max() / throughput.min()), 2)
 
 
 def _calibration(found: Calibration, busiest: float) -> Results:
@@ -83,18 +92,25 @@ def _calibration(found: Calibration, busiest: float) -> Results:
 
 def report(console: Console, content: Results) -> None:
     """Prints what was measured."""
-    table = Table("model", "in flight", "ours, requests/s", "perf_analyzer", "ratio", "ours, p50 ms", "its", "ratio")
+    table = Table(
+        title="throughput in requests/s, p50 in ms; spread: the fastest turn over the slowest",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for title in ("model", "in flight", "ours", "spread", "theirs", "spread", "ratio", "p50", "its", "ratio"):
+        table.add_column(title)
     for row in content["agreement"]:
-        rates = (row["requests_per_s"], row["perf_analyzer_requests_per_s"])
-        medians = (row["p50_ms"], row["perf_analyzer_p50_ms"])
         table.add_row(
-            *(
-                row["model"],
-                str(row["in_flight"]),
-                *(f"{rate:,.0f}" for rate in rates),
-                f"{row['throughput_ratio']:.2f}",
-            ),
-            *(*(f"{median:.3f}" for median in medians), f"{row['p50_ratio']:.2f}"),
+            row["model"],
+            str(row["in_flight"]),
+            f"{row['requests_per_s']:,.0f}",
+            f"{row['throughput_spread']:.2f}",
+            f"{row['perf_analyzer_requests_per_s']:,.0f}",
+            f"{row['perf_analyzer_throughput_spread']:.2f}",
+            f"{row['throughput_ratio']:.2f}",
+            f"{row['p50_ms']:.3f}",
+            f"{row['perf_analyzer_p50_ms']:.3f}",
+            f"{row['p50_ratio']:.2f}",
         )
     console.print(table)
     found = content["do_nothing_server"]
@@ -108,8 +124,8 @@ def main() -> None:
     """Measures and reports."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loadtest", description=__doc__)
     parser.add_argument("--repository", type=Path, default=ROOT / "artifacts" / "repository")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each generator at each concurrency")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of a turn")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each generator at each concurrency")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a turn")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "loadtest.json")
     arguments = parser.parse_args()
     console = Console()

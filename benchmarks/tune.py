@@ -40,8 +40,8 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Runs and reports."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__)
-    parser.add_argument("--repository", type=Path, default=ROOT / "artifacts" / "repository")
-    parser.add_argument("--bundle", type=Path, default=ROOT / "artifacts" / "bundle")
+    parser.add_argument("--repository", type=Path, default=Path("artifacts/repository"))
+    parser.add_argument("--bundle", type=Path, default=Path("artifacts/bundle"))
     parser.add_argument("--slo", default="p99<100ms")
     parser.add_argument("--mix", default="recommend_text=1")
     parser.add_argument("--minutes", type=float, default=10.0, help="of each run")
@@ -49,10 +49,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "tune.json")
     arguments = parser.parse_args()
     runs = []
-    with tempfile.TemporaryDirectory() as folder:
+    # What is kept names no folder of this machine: tune runs in the project's, on paths relative to it.
+    with tempfile.TemporaryDirectory(dir=ROOT / "artifacts") as folder:
         for place in range(arguments.runs):
             console.print(f"run {place + 1} of {arguments.runs}")
-            out = Path(folder) / f"{place}.json"
+            out = Path(folder).relative_to(ROOT) / f"{place}.json"
             choices = ("--bundle", str(arguments.bundle), "--slo", arguments.slo, "--mix", arguments.mix)
             command = [sys.executable, "-c", "from ebbtide.cli.main import main; main()", "tune"]
             subprocess.run(
@@ -60,7 +61,7 @@ def main() -> None:
                 check=True,
                 cwd=ROOT,
             )
-            runs.append(json.loads(out.read_text(encoding="utf-8")))
+            runs.append(json.loads((ROOT / out).read_text(encoding="utf-8")))
     table = Table(title=f"ebbtide tune under {runs[0]['slo']}", title_justify="left")
     for heading in ("changes", "default, requests/s", "found, requests/s", "ratio", "95 %", "s"):
         table.add_column(heading, justify="left" if heading == "changes" else "right")
