@@ -18,6 +18,7 @@ import torch
 from benchmarks.quality.console import console
 from benchmarks.quality.datasets import ROOT, complete_journey, movielens
 from benchmarks.quality.field import TRIES, field
+from benchmarks.quality.ours import ABLATIONS
 from benchmarks.quality.run import Plan, run_data_set
 from benchmarks.quality.summary import print_tables, write_summary
 from ebbtide.train.config import TrainConfig
@@ -44,7 +45,7 @@ def main() -> None:
         )
     plan = Plan(
         tries=_QUICK_TRIES if quick else arguments.tries,
-        training=_QUICK_TRAINING if quick else TrainConfig(),
+        training=_QUICK_TRAINING if quick else TrainConfig(epochs=arguments.epochs),
         library=library,
         work=arguments.work,
         baselines=arguments.only != "ours",
@@ -56,12 +57,12 @@ def main() -> None:
         "machine": {"cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__},
         "data_sets": _others(arguments.json, arguments.data_set),
     }
-    left_out = sorted(row.name for row in field() if row.name in plan.without or (row.library and library is None))
+    left_out = sorted(plan.without | {row.name for row in field() if row.library and library is None})
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     for dataset in chosen:
         people = wanted.get(dataset.name, dataset.quick_people if quick else dataset.people)
         found = run_data_set(dataset, people, plan, console.print)
-        facts = {"quick": quick, "tries": plan.tries, "left_out": left_out}
+        facts = {"quick": quick, "tries": plan.tries, "epochs": plan.training.epochs, "left_out": left_out}
         report["data_sets"].append({**found, **facts})
         report["quick"] = any(one["quick"] for one in report["data_sets"])
         arguments.json.write_text(json.dumps(without_nan(report), indent=2, allow_nan=False) + "\n")
@@ -88,9 +89,9 @@ def _arguments() -> argparse.Namespace:
         "--without",
         action="append",
         default=[],
-        choices=[row.name for row in field()],
+        choices=[*(row.name for row in field()), *ABLATIONS],
         metavar="NAME",
-        help="leave a baseline out: SASRec and BERT4Rec take most of the time",
+        help="leave a baseline or an ablation out: SASRec and BERT4Rec take most of the time",
     )
     parser.add_argument("--only", choices=["baselines", "ours"], help="a part of the models; what ran is kept")
     parser.add_argument(
@@ -102,6 +103,13 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--tries", type=int, default=TRIES, metavar="N", help="settings of each baseline that are tried on validation"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=TrainConfig().epochs,
+        metavar="N",
+        help="of ours and its ablations at most; a long log needs few",
     )
     parser.add_argument("--work", type=Path, default=ROOT / "artifacts" / "quality", help="folder for data in between")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "quality.json")

@@ -17,6 +17,9 @@ OURS = "ebbtide"
 NO_DECAY = "ebbtide, no decay anywhere"
 NO_INTEREST_DECAY = "ebbtide, no decay of the person's interest"
 NO_TEXT = "ebbtide, no text"
+FIXED_ALPHA = "ebbtide, alpha fixed at 0.5"
+PLAIN = "ebbtide, the plain formulas (no decay, alpha 0.5, no prior)"
+ABLATIONS = (NO_DECAY, NO_INTEREST_DECAY, NO_TEXT, FIXED_ALPHA, PLAIN)
 FROZEN = ", frozen"
 """Follows the name of a model whose popularity is frozen at the border."""
 
@@ -37,11 +40,9 @@ def variants(repeats: bool) -> dict[str, ModelConfig]:
         OURS: ModelConfig(**policy),
         NO_DECAY: ModelConfig(decay="none", **policy),
         NO_INTEREST_DECAY: OnlyPopularityEbbs(decay="none", **policy),
-        "ebbtide, alpha fixed at 0.5": ModelConfig(alpha="fixed:0.5", **policy),
-        "ebbtide, the plain formulas (no decay, alpha 0.5, no prior)": ModelConfig(
-            decay="none", alpha="fixed:0.5", prior_half_life_days=(), exclude_seen=not repeats
-        ),
         NO_TEXT: ModelConfig(**policy),
+        FIXED_ALPHA: ModelConfig(alpha="fixed:0.5", **policy),
+        PLAIN: ModelConfig(decay="none", alpha="fixed:0.5", prior_half_life_days=(), exclude_seen=not repeats),
     }
 
 

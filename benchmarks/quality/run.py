@@ -47,7 +47,7 @@ class Plan:
     baselines: bool = True
     ours: bool = True
     without: frozenset[str] = frozenset()
-    """Names of baselines that are left out."""
+    """Names of baselines and ablations that are left out."""
 
 
 def run_data_set(dataset: DataSet, people: int | None, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
@@ -77,7 +77,11 @@ def run_data_set(dataset: DataSet, people: int | None, plan: Plan, say: Callable
     ]
     if plan.library is None:
         chosen = [row for row in chosen if not row.library]
-    variants = ours.variants(dataset.repeats) if plan.ours else {}
+    variants = {
+        name: config
+        for name, config in ours.variants(dataset.repeats).items()
+        if plan.ours and name not in plan.without
+    }
     cost = sum(row.cost * _fits(row, plan.tries) for row in chosen) + _OURS_COST * len(variants)
     kept = Cache(work / "fits")
     with Steps(dataset.name, cost) as steps:

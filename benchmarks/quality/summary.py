@@ -89,6 +89,7 @@ def _section(data_set: dict[str, Any]) -> str:
         f"Of each baseline at most {tries} settings were tried on the validation period."
         if tries > 1
         else "Each baseline has one setting.",
+        f"Ours and its ablations learned for at most {data_set['epochs']} epochs." if "epochs" in data_set else "",
         f"Left out: {', '.join(data_set['left_out'])}." if data_set["left_out"] else "",
     ]
     lines = [

@@ -13,6 +13,8 @@ WIDE, NARROW = 720, 470
 _HEIGHT = 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 12, 42
 _BAR_HEIGHT, _BAR_GAP, _NAME_WIDTH = 18, 10, 190
+_LETTER = 8
+"""Width of a letter of a label, at most."""
 
 Point = tuple[float, float | None]
 
@@ -127,14 +129,14 @@ def histogram_chart(edges: Sequence[float], counts: Sequence[int], marks: dict[s
                 f'height="{_HEIGHT - _BOTTOM - top:.1f}">'
                 f"<title>{number(low)} to {number(high)}: {count:,}</title></rect>"
             )
-    last = -100.0
-    row = 0
+    taken, row = 0.0, 0
     for name, value in marks.items():
-        at = x(value)
-        row = row + 1 if at - last < 34 else 0
-        last = at
+        at, wide = x(value), _LETTER * len(name)
         parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
-        anchor, shift = ("end", -4) if at > axes.width - 60 else ("start", 4)
+        anchor, shift = ("end", -4) if at + 4 + wide > axes.width else ("start", 4)
+        left = at + shift - (wide if anchor == "end" else 0)
+        row = row + 1 if left < taken else 0
+        taken = left + wide
         parts.append(
             f'<text class="tick" x="{at + shift:.1f}" y="{_TOP + 10 + 13 * row}" text-anchor="{anchor}">{name}</text>'
         )
