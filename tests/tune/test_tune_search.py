@@ -118,6 +118,24 @@ def test_search_says_the_same_when_a_less_simple_value_is_as_good_by_luck(seed):
     assert changes(START, Search(space, surface).run()) == (ModelTuning(HEAD, threads=2),)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_search_says_the_same_when_the_simplest_had_bad_luck_in_its_first_pairs(seed):
+    class Unlucky(NoisySurface):
+        """Two threads are as good as two instances, but not at first: a rhythm of queues, say."""
+
+        met = 0
+
+        def pair(self, incumbent, challenger):
+            under, over = super().pair(incumbent, challenger)
+            self.met += challenger[1].threads == 2 and challenger[1].instances == 1
+            lost = challenger[1].threads == 2 and self.met <= 2
+            return under, over * (0.84 if lost else 1.0)
+
+    faster = (lambda _, head: head.instances * head.threads == 2, 1.18)
+    surface = Unlucky((faster, (crowded, 0.8), (dear_waiting, 0.85)), seed=seed)
+    assert changes(START, Search(SPACE, surface).run()) == (ModelTuning(HEAD, threads=2),)
+
+
 def test_search_takes_a_change_back_when_another_has_made_it_needless():
     # Threads of the head help only as long as a single instance of the weights keeps a core idle.
     def idle_core(weights, head):

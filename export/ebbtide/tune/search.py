@@ -7,8 +7,8 @@ wins only by significance, among equals the simplest is taken, and what changes 
 0. A model that takes less of a request's time than a change must gain is left alone: it has nothing to give.
 1. Each choice of each other model races: every value meets the incumbent twice, the better half three times more.
 2. Among the values that are as good as the best, within its error, the simplest is taken and meets the incumbent in a
-   duel of fresh pairs, so that luck in the race does not count twice. If only a less simple one wins its duel, simpler
-   ones take its place unless they cost something.
+   duel of fresh pairs, so that luck in the race does not count twice. Simpler values then meet the winner and take
+   its place unless they cost something.
 3. Passes are repeated until one changes nothing. Then each change is undone once, and stays only if that costs.
 """
 
@@ -164,14 +164,20 @@ class Search:
         for value in dict.fromkeys((simplest, best)):
             challenger = coordinate.applied(incumbent, value)
             if self._duel(incumbent, challenger, value):
-                gains = {value: sum(found) / len(found) for value, found in logs.items()}
-                return self._simplified(coordinate, challenger, gains)
+                return self._simplified(coordinate, challenger, logs)
         return incumbent
 
-    def _simplified(self, coordinate: Coordinate, winner: Settings, gains: dict[ModelTuning, float]) -> Settings:
-        """The simplest value that gained in the race and does as well as the winner, so that ties end the same way."""
+    def _simplified(self, coordinate: Coordinate, winner: Settings, logs: dict[ModelTuning, list[float]]) -> Settings:
+        """The simplest value that does as well as the winner, so that ties end the same way.
+
+        Whatever was not hopeless meets the winner: the first pairs of a race say too little to leave a value out.
+        """
         won = coordinate.value(winner)
-        simpler = [value for value, gain in gains.items() if gain > 0 and simplicity(value) < simplicity(won)]
+        simpler = [
+            value
+            for value, found in logs.items()
+            if simplicity(value) < simplicity(won) and sum(found) / len(found) >= math.log(self.rules.hopeless_below)
+        ]
         for value in sorted(simpler, key=simplicity):
             challenger = coordinate.applied(winner, value)
             if self._is_needless("simpler", winner, challenger, value):
