@@ -132,7 +132,7 @@ def test_search_says_the_same_when_the_simplest_had_bad_luck_in_its_first_pairs(
             return under, over * (0.84 if lost else 1.0)
 
     faster = (lambda _, head: head.instances * head.threads == 2, 1.18)
-    surface = Unlucky((faster, (crowded, 0.8), (dear_waiting, 0.85)), seed=seed)
+    surface = Unlucky((faster, (crowded, 0.8), (dear_waiting, 0.85)), noise=0.03, seed=seed)
     assert changes(START, Search(SPACE, surface).run()) == (ModelTuning(HEAD, threads=2),)
 
 
