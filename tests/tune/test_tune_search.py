@@ -136,6 +136,26 @@ def test_search_says_the_same_when_the_simplest_had_bad_luck_in_its_first_pairs(
     assert changes(START, Search(SPACE, surface).run()) == (ModelTuning(HEAD, threads=2),)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_search_says_the_same_when_a_less_simple_value_is_a_little_better(seed):
+    def both_cores(_, head):
+        return head.instances * head.threads == 2
+
+    surface = NoisySurface(((both_cores, 1.15), (lambda _, head: head.instances == 2, 1.04), (crowded, 0.8)), seed=seed)
+    space = Space(START, SPACE.coordinates[:2])
+    assert changes(START, Search(space, surface).run()) == (ModelTuning(HEAD, threads=2),)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_search_takes_a_less_simple_value_when_it_is_much_better(seed):
+    surface = NoisySurface(
+        ((lambda _, head: head.threads == 2, 1.1), (lambda _, head: head.instances == 2, 1.3), (crowded, 0.8)),
+        seed=seed,
+    )
+    (found,) = changes(START, Search(Space(START, SPACE.coordinates[:2]), surface).run())
+    assert (found.model, found.instances) == (HEAD, 2)
+
+
 def test_search_takes_a_change_back_when_another_has_made_it_needless():
     # Threads of the head help only as long as a single instance of the weights keeps a core idle.
     def idle_core(weights, head):

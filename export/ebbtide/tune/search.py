@@ -8,7 +8,7 @@ wins only by significance, among equals the simplest is taken, and what changes 
 1. Each choice of each other model races: every value meets the incumbent twice, the better half three times more.
 2. Among the values that are as good as the best, within its error, the simplest is taken and meets the incumbent in a
    duel of fresh pairs, so that luck in the race does not count twice. Simpler values then meet the winner and take
-   its place unless they cost something.
+   its place unless it is proven to be worth its complexity.
 3. Passes are repeated until one changes nothing. Then each change is undone once, and stays only if that costs.
 """
 
@@ -60,6 +60,9 @@ class Rules:
     """Values that differ by less than so many standard errors are as good as each other."""
     hopeless_below: float = 0.9
     """One that was slower than this is not tried in later passes."""
+    worth_of_simplicity: float = 0.05
+    """A value must be proven to be faster than a simpler one by more than this. Between one hour and the next the same
+    two values differed by as much on a shared machine, so that a finer choice would say another name each time."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ class Search:
         if not hopeful:
             return incumbent
         best = max(hopeful, key=lambda value: means[value])
-        margin = max(self._doubt(len(logs[best])), math.log1p(rules.least_gain))
+        margin = max(self._doubt(len(logs[best])), math.log1p(rules.worth_of_simplicity))
         equals = [value for value in hopeful if means[value] >= means[best] - margin]
         simplest = min(equals, key=simplicity)
         for value in hopeful:
@@ -180,7 +183,7 @@ class Search:
         ]
         for value in sorted(simpler, key=simplicity):
             challenger = coordinate.applied(winner, value)
-            if self._is_needless("simpler", winner, challenger, value):
+            if self._is_as_good(winner, challenger, value):
                 return challenger
         return winner
 
@@ -205,16 +208,24 @@ class Search:
 
     def _duel(self, incumbent: Settings, challenger: Settings, value: ModelTuning) -> bool:
         """Whether the challenger wins by pairs that were not used to choose it."""
-        rules, logs = self.rules, list[float]()
-        won = False
-        for look in rules.looks:
-            logs += self._play(incumbent, challenger, look - len(logs))
-            ratio = ratio_of(logs, rules.confidence)
-            won = ratio.low > 1 and ratio.mean >= 1 + rules.least_gain
-            if won or ratio.high < 1 + rules.least_gain:
-                break
+        least = 1 + self.rules.least_gain
+
+        def wins(ratio: Ratio) -> bool:
+            return ratio.low > 1 and ratio.mean >= least
+
+        logs, ratio = self._meet(incumbent, challenger, lambda ratio: wins(ratio) or ratio.high < least)
+        won = wins(ratio)
         self._tell("duel", value, logs, "wins" if won else "not proven", won=won)
         return won
+
+    def _is_as_good(self, winner: Settings, simpler: Settings, value: ModelTuning) -> bool:
+        """Whether the winner is not proven to be worth its complexity."""
+        worth = 1 / (1 + self.rules.worth_of_simplicity)
+        logs, ratio = self._meet(winner, simpler, lambda ratio: not ratio.low <= worth <= ratio.high)
+        as_good = ratio.high >= worth
+        said = "as good as what won, and simpler" if as_good else "slower than what won"
+        self._tell("simpler", value, logs, said, won=as_good)
+        return as_good
 
     def _undo(self, incumbent: Settings) -> Settings:
         """Takes back what the others have made needless."""
@@ -224,24 +235,29 @@ class Search:
         for coordinate in changed if len(changed) > 1 else ():
             value = coordinate.value(start)
             undone = coordinate.applied(incumbent, value)
-            if self._is_needless("undo", incumbent, undone, value):
+            if self._is_needless(incumbent, undone, value):
                 incumbent = undone
         return incumbent
 
-    def _is_needless(self, stage: Stage, incumbent: Settings, simpler: Settings, value: ModelTuning) -> bool:
-        """Whether what the incumbent has more than simpler settings gains nothing."""
-        rules, logs = self.rules, list[float]()
-        for look in rules.looks:
-            logs += self._play(incumbent, simpler, look - len(logs))
-            ratio = ratio_of(logs, rules.confidence)
-            if ratio.high < 1 or ratio.low > 1 / (1 + rules.least_gain):
-                break
-        needless = ratio.high >= 1 and ratio.mean > 1 / (1 + rules.least_gain)
-        said = "costs: the change stays", "costs nothing: taken back"
-        if stage == "simpler":
-            said = "slower than what won", "as good as what won, and simpler"
-        self._tell(stage, value, logs, said[needless], won=needless and stage == "simpler")
+    def _is_needless(self, incumbent: Settings, undone: Settings, value: ModelTuning) -> bool:
+        """Whether the change that the incumbent has more gains nothing."""
+        least = 1 / (1 + self.rules.least_gain)
+        logs, ratio = self._meet(incumbent, undone, lambda ratio: ratio.high < 1 or ratio.low > least)
+        needless = ratio.high >= 1 and ratio.mean > least
+        self._tell("undo", value, logs, "costs nothing: taken back" if needless else "costs: the change stays")
         return needless
+
+    def _meet(
+        self, incumbent: Settings, challenger: Settings, is_clear: Callable[[Ratio], bool]
+    ) -> tuple[list[float], Ratio]:
+        """Fresh pairs until their ratio, looked at a few times only, is clear."""
+        logs = list[float]()
+        for look in self.rules.looks:
+            logs += self._play(incumbent, challenger, look - len(logs))
+            ratio = ratio_of(logs, self.rules.confidence)
+            if is_clear(ratio):
+                break
+        return logs, ratio
 
     def _play(self, incumbent: Settings, challenger: Settings, pairs: int) -> list[float]:
         logs = []
