@@ -15,27 +15,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
-import torch
 
-from benchmarks.quality.datasets import HOLDOUT, movielens
+from benchmarks.quality.datasets import HOLDOUT
 from benchmarks.quality.split import events_of
+from ebbtide.train.bundle import DataReference
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_folder
 from ebbtide.train.evaluation import after_time, has_past, held_out
 from ebbtide.train.evaluation.accuracy import accuracy, person_means
 from ebbtide.train.evaluation.lists import LENGTH, NO_ITEM, RankedLists
-from ebbtide.train.evaluation.ranks import metrics_of, target_ranks
 from ebbtide.train.evaluation.testset import TestSet
-from ebbtide.train.lowrank import low_rank, start_from
-from ebbtide.train.model import InterestModel
-from ebbtide.train.stage import Data, read_data
-from ebbtide.train.trainer import fit, prior_snapshots
-from ebbtide.train.windows import LogTensors
+from ebbtide.train.stage import read_data
+from ebbtide.train.trainer import fit
 
 SASREC = {"n_factors": 64, "n_blocks": 2, "n_heads": 2, "batch_size": 16, "lr": 1e-3, "session_max_len": 100}
 """As the quality benchmark sets it up."""
+_STILL = 1e-30
+"""A learning rate with which an epoch leaves a model where it begins."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,8 @@ class Curve:
     """Of training, each epoch."""
     setup_s: float
     """Before the first epoch."""
-    start_ndcg_at_10: float
-    """On validation, before the first epoch."""
+    start_ndcg_at_10: float | None
+    """On validation, before the first epoch: of ours the linear model, or the person's own counts; None: not known."""
     events_per_epoch: int
     """Events predicted in an epoch."""
     embedding_s: float = 0.0
@@ -73,27 +70,31 @@ class Curve:
 
     def time_to_s(self, ndcg: float) -> float | None:
         """Setup and training until validation first reached so much; None where it never did."""
-        if self.start_ndcg_at_10 >= ndcg:
+        if self.start_ndcg_at_10 is not None and self.start_ndcg_at_10 >= ndcg:
             return self.setup_s
         reached = np.flatnonzero(np.array(self.ndcg_at_10) >= ndcg)
         return self.setup_s + sum(self.seconds[: reached[0] + 1]) if reached.size else None
 
 
-def films() -> tuple[Data, TestSet]:
-    """The shipped films before T2, with the instants from T1 on to be predicted."""
-    data = read_data(movielens().reference)
+def before_border(reference: DataReference) -> TestSet:
+    """A log before T2, with the instants from T1 on to be predicted."""
+    data = read_data(reference)
     log = events_of(data.log, ~held_out(data.log, HOLDOUT))
-    return data, TestSet.where(log, data.catalog, after_time(log, TrainConfig().validation_fraction))
+    return TestSet.where(log, data.catalog, after_time(log, TrainConfig().validation_fraction))
 
 
-def ours(test: TestSet, epochs: int) -> Curve:
-    """Ebbtide with its default settings."""
+def ours(test: TestSet, epochs: int, *, repeats: bool) -> Curve:
+    """Ebbtide with its default settings, and where it begins."""
     began = time.monotonic()
     vectors = embed_texts(encoder_folder(PACKAGED), test.catalog.text)
     embedding_s = time.monotonic() - began
+    model = ModelConfig(exclude_seen=not repeats, repeat_score=repeats)
     config = TrainConfig(epochs=epochs, patience=epochs, refit=False)
+    everything = np.ones(test.log.events, dtype=np.bool_)
+    still = config.model_copy(update={"epochs": 1, "learning_rate": _STILL})
+    start = fit(test.log, everything, vectors, model, still).epochs[0].validation
     began = time.monotonic()
-    result = fit(test.log, np.ones(test.log.events, dtype=np.bool_), vectors, ModelConfig(), config)
+    result = fit(test.log, everything, vectors, model, config)
     total = time.monotonic() - began
     seconds = [epoch.seconds for epoch in result.epochs]
     return Curve(
@@ -101,28 +102,14 @@ def ours(test: TestSet, epochs: int) -> Curve:
         ndcg_at_10=[epoch.validation.ndcg_at_10 if epoch.validation else float("nan") for epoch in result.epochs],
         seconds=seconds,
         setup_s=total - sum(seconds) - sum(epoch.validation_seconds for epoch in result.epochs),
-        start_ndcg_at_10=_start(test, vectors),
+        start_ndcg_at_10=start.ndcg_at_10 if start else None,
         events_per_epoch=int((has_past(test.log) & ~test.is_test).sum()),
         embedding_s=embedding_s,
         settings={"epochs": epochs},
     )
 
 
-def _start(test: TestSet, vectors: npt.NDArray[np.float32]) -> float:
-    """Validation NDCG@10 of the linear model that training begins from."""
-    config = ModelConfig()
-    torch.manual_seed(TrainConfig().seed)
-    model = InterestModel(config, torch.from_numpy(vectors))
-    factors = low_rank(test.log, has_past(test.log) & ~test.is_test, len(test.catalog), config.dimensions // 2)
-    assert factors is not None
-    start_from(model, factors)
-    popularity = prior_snapshots(test.log, len(test.catalog), config)
-    tensors = LogTensors.of(test.log, config.session_gap_ms)
-    events, ranks = target_ranks(model, test.log, tensors, has_past(test.log) & test.is_test, popularity)
-    return metrics_of(test.log, events, ranks).ndcg_at_10
-
-
-def sasrec(test: TestSet, epochs: int, python: Path, folder: Path) -> Curve:
+def sasrec(test: TestSet, epochs: int, python: Path, folder: Path, *, repeats: bool) -> Curve:
     """SASRec of RecTools, in its own environment.
 
     Raises:
@@ -134,7 +121,7 @@ def sasrec(test: TestSet, epochs: int, python: Path, folder: Path) -> Curve:
     pl.DataFrame({"user": test.owner, "time": test.log.time_ms[test.instants.head]}).write_parquet(
         folder / "instants.parquet"
     )
-    (folder / "job.json").write_text(json.dumps({"settings": SASREC, "epochs": epochs}))
+    (folder / "job.json").write_text(json.dumps({"settings": SASREC, "epochs": epochs, "repeats": repeats}))
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     script = Path(__file__).parent / "sasrec.py"
     subprocess.run([str(python), str(script), str(folder)], check=True, env=environment)
@@ -144,8 +131,7 @@ def sasrec(test: TestSet, epochs: int, python: Path, folder: Path) -> Curve:
         ndcg_at_10=[_ndcg(test, folder / f"lists-{epoch}.parquet") for epoch in range(1, epochs + 1)],
         seconds=told["seconds"],
         setup_s=0.0,
-        # With random weights.
-        start_ndcg_at_10=0.0,
+        start_ndcg_at_10=None,
         events_per_epoch=told["events_per_epoch"],
         settings={**SASREC, "epochs": epochs},
     )
