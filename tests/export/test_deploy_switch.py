@@ -186,6 +186,7 @@ def test_clients_see_only_the_new_version_when_a_deployment_has_returned(
         assert client.embed(["a quiet film"]).shape == (1, 16)
 
 
+@pytest.mark.slow
 def test_server_answers_with_the_deployed_version_when_it_starts_again(folder: Path, running: TritonServer) -> None:
     deploy(folder, [running.grpc_url])
     with TritonServer(ServerConfig(folder)) as again, InterestClient(again.grpc_url) as client:
@@ -249,6 +250,7 @@ def test_check_fails_when_the_server_answers_otherwise_than_the_files(
             require_parity(InProcessPipeline(changed), control, requests_of(bundle), {})
 
 
+@pytest.mark.slow
 def test_deployment_is_finished_when_an_earlier_one_was_cut_off(folder: Path, running: TritonServer) -> None:
     deploy(folder, [running.grpc_url], 2)
     versions.rewrite_configs(
@@ -258,6 +260,7 @@ def test_deployment_is_finished_when_an_earlier_one_was_cut_off(folder: Path, ru
     assert set(versions.ensemble_versions(folder).values()) == {2}
 
 
+@pytest.mark.slow
 def test_every_server_is_switched_when_several_read_the_folder(folder: Path, running: TritonServer) -> None:
     with TritonServer(ServerConfig(folder, model_control="explicit", load_models=("*",))) as second:
         addresses = [running.grpc_url, second.grpc_url]
