@@ -1,6 +1,7 @@
 """The load generator beside NVIDIA's perf_analyzer at equal concurrency, and beside a server that does nothing.
 
-The two take turns on one server with the same requests of real people, so that the machine's moods hit both alike.
+The two take turns on one server with the same requests of real people, so that the machine's moods hit both alike, and
+on a core that the server does not use: on shared ones the server gets what a generator leaves, which is not the same.
 Prints medians, ratios and how far each generator's turns lie apart, and writes JSON.
 """
 
@@ -8,8 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,21 @@ def decks() -> dict[str, Deck]:
     """Requests of the shipped log's people, one model each."""
     log, _ = read_session_log(None, None, None, None, "", ("", "", "", None, None))
     return {model: build_deck(log, {model: 1.0}, requests=_REQUESTS) for model in MODELS}
+
+
+@contextmanager
+def server_apart(repository: Path) -> Iterator[tuple[TritonServer, dict[str, list[int]]]]:
+    """A server, and the cores that it and the generators have to themselves: the last core is the generators'."""
+    cores = sorted(os.sched_getaffinity(0))
+    # What is started takes the cores of who starts it.
+    apart = {"server": cores[:-1] or cores, "generators": cores[-1:]}
+    os.sched_setaffinity(0, apart["server"])
+    try:
+        with TritonServer(ServerConfig(repository)) as server:
+            os.sched_setaffinity(0, apart["generators"])
+            yield server, apart
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def agreement(
@@ -132,7 +151,7 @@ def main() -> None:
     busy, began = load_average(), time.perf_counter()
     program, requests = PerfAnalyzer.set_up(), decks()
     rows: list[Results] = []
-    with tempfile.TemporaryDirectory() as folder, TritonServer(ServerConfig(arguments.repository)) as server:
+    with tempfile.TemporaryDirectory() as folder, server_apart(arguments.repository) as (server, cores):
         url = server.grpc_url
         for model, deck in requests.items():
             data = write_input(Path(folder), deck)[model]
@@ -145,6 +164,7 @@ def main() -> None:
         "machine": facts(),
         "run": {"load_average_before": busy, "seconds": round(time.perf_counter() - began, 1)},
         "rounds": arguments.rounds,
+        "cores": cores,
         "agreement": rows,
         "do_nothing_server": _calibration(nothing, busiest),
     }
