@@ -143,6 +143,13 @@ def _without_filtered(ids: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -
     return {row: ids[row][scores[row] > lowest].tolist() for row in range(ids.shape[0])}
 
 
+def sequential_loss(items: int) -> dict[str, Any]:
+    """Of the sequential models, by how many items they know."""
+    if items <= FULL_SOFTMAX_ITEMS:
+        return {"loss": "softmax"}
+    return {"loss": "sampled_softmax", "n_negatives": _NEGATIVES}
+
+
 def sasrec(job: Job, **settings: Any) -> Callable[[], dict[int, Any]]:  # noqa: ANN401 - settings of the library
     """SASRec (Kang and McAuley, ICDM 2018), RecTools."""
     from rectools.models import SASRecModel
@@ -174,8 +181,7 @@ def _sequential(job: Job, kind: Any, settings: dict[str, Any]) -> Callable[[], d
     known = np.zeros(len(job.item_ids), dtype=np.bool_)
     known[job.popular[:SEQUENTIAL_ITEMS]] = True
     training = training[known[np.searchsorted(job.item_ids, training[Columns.Item])]]
-    sampled = known.sum() > FULL_SOFTMAX_ITEMS
-    loss = {"loss": "sampled_softmax", "n_negatives": _NEGATIVES} if sampled else {"loss": "softmax"}
+    loss = sequential_loss(int(known.sum()))
     settings = dict(settings)
     steps_per_epoch = math.ceil(training[Columns.User].nunique() / settings["batch_size"])
     epochs = math.ceil(settings.pop("steps") / steps_per_epoch)

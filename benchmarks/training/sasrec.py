@@ -3,9 +3,9 @@
     python benchmarks/training/sasrec.py FOLDER
 
 ``events.parquet`` holds ``user``, ``item`` and ``time`` (Unix ms) of the events and ``training``; ``instants.parquet``
-``user`` and ``time`` of each instant to rank before; ``job.json`` the settings, how many epochs, and whether people
-take things again. Writes ``lists-1.parquet`` (``case``, ``place``, ``item``) after the first epoch and so on, and
-``epochs.json``.
+``user`` and ``time`` of each instant to rank before; ``job.json`` the settings, how many epochs, how many of the most
+frequent items it knows, and whether people take things again. Writes ``lists-1.parquet`` (``case``, ``place``,
+``item``) after the first epoch and so on, and ``epochs.json``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,6 @@ from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 
 LENGTH = 20
-ITEMS = 20_000
-"""The most frequent ones, which it reads and ranks where there are more; all three as in the quality benchmark."""
-FULL_SOFTMAX_ITEMS = 10_000
-NEGATIVES = 64
-"""Drawn where there are more items."""
 
 
 def dataset(user: object, item: object, moment: object) -> Dataset:
@@ -56,10 +51,8 @@ def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
     events = pd.read_parquet(folder / "events.parquet")
     training = events[events["training"]]
-    items = training["item"].value_counts().index[:ITEMS]
+    items = training["item"].value_counts().index[: job["items"]]
     known, training = events[events["item"].isin(items)], training[training["item"].isin(items)]
-    sampled = len(items) > FULL_SOFTMAX_ITEMS
-    loss = {"loss": "sampled_softmax", "n_negatives": NEGATIVES} if sampled else {"loss": "softmax"}
     length = job["settings"]["session_max_len"]
     past = past_of(known, pd.read_parquet(folder / "instants.parquet"), length)
     cases = past.user_id_map.external_ids
@@ -67,7 +60,7 @@ def main(folder: Path) -> None:
     # Every person's newest events but the first are predicted, once an epoch.
     predicted = int(np.minimum(training.groupby("user").size() - 1, length).sum())
     seed_everything(0, verbose=False)
-    model = SASRecModel(**job["settings"], **loss, deterministic=True, verbose=0)
+    model = SASRecModel(**job["settings"], deterministic=True, verbose=0)
     seconds = []
     for epoch in range(1, job["epochs"] + 1):
         began = time.monotonic()

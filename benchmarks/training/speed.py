@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.quality.datasets import HOLDOUT
+from benchmarks.quality.library import SEQUENTIAL_ITEMS, sequential_loss
 from benchmarks.quality.split import events_of
 from ebbtide.train.bundle import DataReference
 from ebbtide.train.config import ModelConfig, TrainConfig
@@ -121,7 +122,10 @@ def sasrec(test: TestSet, epochs: int, python: Path, folder: Path, *, repeats: b
     pl.DataFrame({"user": test.owner, "time": test.log.time_ms[test.instants.head]}).write_parquet(
         folder / "instants.parquet"
     )
-    (folder / "job.json").write_text(json.dumps({"settings": SASREC, "epochs": epochs, "repeats": repeats}))
+    known = min(np.unique(test.log.item[~test.is_test]).shape[0], SEQUENTIAL_ITEMS)
+    settings = {**SASREC, **sequential_loss(known)}
+    job = {"settings": settings, "epochs": epochs, "items": SEQUENTIAL_ITEMS, "repeats": repeats}
+    (folder / "job.json").write_text(json.dumps(job))
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     script = Path(__file__).parent / "sasrec.py"
     subprocess.run([str(python), str(script), str(folder)], check=True, env=environment)
@@ -133,7 +137,7 @@ def sasrec(test: TestSet, epochs: int, python: Path, folder: Path, *, repeats: b
         setup_s=0.0,
         start_ndcg_at_10=None,
         events_per_epoch=told["events_per_epoch"],
-        settings={**SASREC, "epochs": epochs},
+        settings={**settings, "epochs": epochs},
     )
 
 

@@ -8,7 +8,7 @@ wins only by significance, among equals the simplest is taken, and what changes 
 1. Each choice of each other model races: every value meets the incumbent twice, the better half three times more.
 2. Among the values that are as good as the best, within its error, the simplest is taken and meets the incumbent in a
    duel of fresh pairs, so that luck in the race does not count twice. Simpler values then meet the winner and take
-   its place unless it is proven to be worth its complexity.
+   its place unless it is proven to be worth its complexity, if they win such a duel too.
 3. Passes are repeated until one changes nothing. Then each change is undone once, and stays only if that costs.
 """
 
@@ -167,13 +167,16 @@ class Search:
         for value in dict.fromkeys((simplest, best)):
             challenger = coordinate.applied(incumbent, value)
             if self._duel(incumbent, challenger, value):
-                return self._simplified(coordinate, challenger, logs)
+                return self._simplified(coordinate, incumbent, challenger, logs)
         return incumbent
 
-    def _simplified(self, coordinate: Coordinate, winner: Settings, logs: dict[ModelTuning, list[float]]) -> Settings:
+    def _simplified(
+        self, coordinate: Coordinate, incumbent: Settings, winner: Settings, logs: dict[ModelTuning, list[float]]
+    ) -> Settings:
         """The simplest value that does as well as the winner, so that ties end the same way.
 
-        Whatever was not hopeless meets the winner: the first pairs of a race say too little to leave a value out.
+        Whatever was not hopeless meets the winner: the first pairs of a race say too little to leave a value out. It
+        has to win against the incumbent as well, since not being proven slower than the winner is no gain by itself.
         """
         won = coordinate.value(winner)
         simpler = [
@@ -183,7 +186,7 @@ class Search:
         ]
         for value in sorted(simpler, key=simplicity):
             challenger = coordinate.applied(winner, value)
-            if self._is_as_good(winner, challenger, value):
+            if self._is_as_good(winner, challenger, value) and self._duel(incumbent, challenger, value):
                 return challenger
         return winner
 
@@ -224,7 +227,7 @@ class Search:
         logs, ratio = self._meet(winner, simpler, lambda ratio: not ratio.low <= worth <= ratio.high)
         as_good = ratio.high >= worth
         said = "as good as what won, and simpler" if as_good else "slower than what won"
-        self._tell("simpler", value, logs, said, won=as_good)
+        self._tell("simpler", value, logs, said)
         return as_good
 
     def _undo(self, incumbent: Settings) -> Settings:
