@@ -73,8 +73,9 @@ class Twin:
         self.factors = normal(items, d + p)
         if repeats:
             rates = (np.log(2) / np.array([2, 60])).astype(np.float32)
-            arrays = (normal(6), normal(items), normal(items, 2), normal(6, 5), normal(5), normal(5), normal(1))
-            self.parameters = replace(self.parameters, repeat=RepeatParameters(rates, *arrays))
+            items_own = (normal(items), normal(items, 2), normal(items, 5))
+            hidden = (normal(6, 5), normal(5), normal(5), normal(1))
+            self.parameters = replace(self.parameters, repeat=RepeatParameters(rates, normal(6), *items_own, *hidden))
         self.attributes = attributes()
         self.pipeline = InterestPipeline(self.parameters, KeyIndex.build(self.keys), self.vectors, self.attributes)
         self.scorer = CandidateScorer(KeyIndex.build(self.keys), self.factors, self.limits)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ebbtide.interest.events import order_events
-from ebbtide.interest.repeat import RepeatParameters, repeat_score
+from ebbtide.interest.events import EventBatch, order_events
+from ebbtide.interest.repeat import RepeatParameters, moment_context, repeat_score
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.evaluation import has_past
 from ebbtide.train.evaluation.ranks import target_ranks, target_ranks_by_gain
@@ -28,11 +28,19 @@ PRIOR = torch.rand(12, 3, generator=torch.Generator().manual_seed(3))
 def repeat_of(ebbs, prior_half_life_days=HALF_LIFE_DAYS):
     torch.manual_seed(5)
     repeat = RepeatScore(ebbs, 4, 12, prior_half_life_days).eval()
-    for parameter in (repeat.direct_weight, repeat.text_weight, repeat.item_bias, repeat.output.weight):
+    for parameter in (
+        repeat.direct_weight,
+        repeat.text_weight,
+        repeat.item_bias,
+        repeat.item_rhythm,
+        repeat.output.weight,
+    ):
         torch.nn.init.normal_(parameter)
     repeat.lead.fill_(2.0)
     repeat.centre.uniform_(-1, 2)
     repeat.spread.uniform_(0.5, 2)
+    repeat.context_centre.uniform_(-1, 2)
+    repeat.context_spread.uniform_(0.5, 2)
     return repeat
 
 
@@ -57,7 +65,7 @@ def batch_of(log, heads):
     first = log.start[np.searchsorted(log.start, heads, side="right") - 1]
     places = np.concatenate([np.arange(*span) for span in zip(first, heads, strict=True)])
     batch = order_events(heads - first, log.time_ms[places], log.time_ms[heads], log.weight[places], None, HOUR_MS)
-    return batch, log.item[places][batch.source]
+    return batch, log.item[places][batch.source], log.time_ms[heads]
 
 
 @pytest.mark.parametrize("ebbs", [True, False], ids=["ebbs", "nothing-ebbs"])
@@ -110,6 +118,36 @@ def test_demand_moves_own_scores_by_its_trend_alone(random_log):
         assert (repeat(own, liking, prior + torch.tensor([1.0, 0, 0])) - plain).abs().min() > 0.01
 
 
+@pytest.mark.parametrize("ebbs", [True, False], ids=["ebbs", "nothing-ebbs"])
+def test_items_have_a_rhythm_by_the_moment(random_log, ebbs):
+    repeat = repeat_of(ebbs)
+    batch, item, now_ms = batch_of(random_log, np.array([20, 50]))
+    parameters = served(repeat)
+
+    def moved_by(hours, **changed):
+        moved = EventBatch(**{**vars(batch), **changed})
+        scores = [
+            repeat_score(*case, parameters)[2]
+            for case in ((batch, item, now_ms), (moved, item, now_ms + hours * HOUR_MS))
+        ]
+        return np.abs(scores[1] - scores[0]).max()
+
+    assert moved_by(9) > 0.1
+    assert moved_by(24) > 0.1
+    assert moved_by(7 * 24) == pytest.approx(0, abs=1e-4)
+    away = batch.idle_hours + 100
+    assert (moved_by(0, idle_hours=away) > 0.1) == ebbs
+
+
+def test_a_moment_is_like_the_same_hour_of_another_week():
+    monday = np.array([1_700_438_400_000])  # 2023-11-20 00:00 UTC
+    week = moment_context(monday + HOUR_MS * np.arange(0, 7 * 24 + 1), None)
+    np.testing.assert_allclose(week[0], week[-1], atol=1e-6)
+    np.testing.assert_allclose(week[6], week[30][:2].tolist() + week[6][2:].tolist(), atol=1e-6)
+    assert len(np.unique(week[:-1].round(5), axis=0)) == 7 * 24
+    np.testing.assert_allclose(moment_context(monday, np.array([np.e - 1]))[0, 4], 1, rtol=1e-6)
+
+
 def test_standardised_features_give_own_items_the_order_they_had(random_log):
     torch.manual_seed(5)
     fresh = RepeatScore(True, 4, 12, HALF_LIFE_DAYS)
@@ -133,8 +171,8 @@ def test_own_events_are_strictly_before_the_moment_and_the_newest_when_limited(r
 
 
 def test_free_text_and_nobody_have_no_repeat_scores(random_log):
-    batch, item = batch_of(random_log, np.array([20]))
-    request, _, value = repeat_score(batch, np.full_like(item, -1), served(repeat_of(True)))
+    batch, item, now_ms = batch_of(random_log, np.array([20]))
+    request, _, value = repeat_score(batch, np.full_like(item, -1), now_ms, served(repeat_of(True)))
     assert request.size == 0
     assert value.size == 0
 

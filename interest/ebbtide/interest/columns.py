@@ -61,6 +61,8 @@ class Columns:
     """``[sum of items]``."""
     person: Ints
     """``[E]``: whose event each one is, ascending."""
+    now_ms: Ints
+    """``[B]``: each person's clock, Unix milliseconds."""
     age_ms: Ints
     """``[E]``: from each event to its person's `now`."""
     is_current: Bools | None
@@ -140,7 +142,8 @@ class _Join:
             weight = None if weight is None else weight[kept]
             items, events = own_items, own_events
         person = np.arange(events.size).repeat(events)
-        age_ms = self._ages(person, events, time_ms)
+        now_ms = self._flat(contract.NOW)
+        age_ms = self._ages(now_ms, person, events, time_ms)
         self._check_weights(person, weight)
         return Columns(
             part=self._part,
@@ -148,6 +151,7 @@ class _Join:
             events=events,
             event_item=event_item,
             person=person,
+            now_ms=now_ms,
             age_ms=age_ms,
             is_current=is_current,
             has_flags=has_flags,
@@ -223,9 +227,8 @@ class _Join:
             return None
         return Texts(person, place, np.concatenate(given_vectors))
 
-    def _ages(self, person: Ints, events: Ints, time_ms: Ints) -> Ints:
+    def _ages(self, now_ms: Ints, person: Ints, events: Ints, time_ms: Ints) -> Ints:
         """Milliseconds from each event to its person's `now`, ``[E]``; refuses times before 1970 or after `now`."""
-        now_ms = self._flat(contract.NOW)
         age_ms = now_ms.repeat(events) - time_ms
         # A set sign bit in any of them shows in the smallest.
         if now_ms.min() < 0 or (time_ms | age_ms).min(initial=0) < 0:

@@ -172,7 +172,9 @@ class InterestPipeline:
         pairs: list[Pairs] = []
         if self.parameters.repeat is not None:
             items = sources.item.take(weighed.batch.source)
-            person, item, score = repeat_score(weighed.batch, items, self.parameters.repeat, columns.decay_scale)
+            person, item, score = repeat_score(
+                weighed.batch, items, columns.now_ms, self.parameters.repeat, columns.decay_scale
+            )
             # Who excludes the seen items needs no scores of them, nor the room.
             kept = ~np.broadcast_to(columns.exclude_seen, columns.people)[person]
             pairs.append(Pairs(person[kept], item[kept], score[kept]))

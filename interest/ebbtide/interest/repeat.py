@@ -14,18 +14,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.interest.events import EventBatch
+from ebbtide.interest.events import MS_PER_DAY, EventBatch
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 _HOURS_PER_DAY = np.float32(24)
 _SMALLEST = np.finfo(np.float32).tiny
+_PERIODS_MS = (MS_PER_DAY, 7 * MS_PER_DAY)
 
 
 @dataclass(frozen=True)
 class RepeatParameters:
-    """The learned repeat score; M half-lives and T trends, F = M + 2 + T features, or 2 + T where nothing ebbs."""
+    """The learned repeat score; M half-lives and T trends, F = M + 2 + T features, or 2 + T where nothing ebbs.
+
+    C is the width of `moment_context`: 5, or 4 where nothing ebbs.
+    """
 
     decay_rate_per_day: Floats
     """lambda, ``[M]``: ln 2 over the half-life in days; a single 0 means that nothing ebbs."""
@@ -35,6 +39,8 @@ class RepeatParameters:
     """``[N]``, what each item of the catalog adds: its text vector times a learned weight, and a learned bias."""
     trend: Floats
     """``[N, T]``: for each item the logarithm of everybody's counts at T half-lives, less that at the longest one."""
+    rhythm: Floats
+    """``[N, C]``: what each item adds by the moment: the hour, the weekday, how long the person was away."""
     hidden_weight: Floats
     """``[F, hidden]``."""
     hidden_bias: Floats
@@ -54,9 +60,27 @@ class RepeatParameters:
         return bool(np.any(self.decay_rate_per_day))
 
 
+def moment_context(now_ms: Ints, idle_hours: Floats | None) -> Floats:
+    """What a moment is like, whatever the item: sine and cosine of the time of day and of the time of week, in UTC.
+
+    Args:
+        now_ms: ``[B]``, Unix milliseconds.
+        idle_hours: ``[B]``, since the person's last event; None where nothing ebbs.
+
+    Returns:
+        ``[B, 5]``, the last log(1 + hours since the last event); ``[B, 4]`` without it.
+    """
+    angles = [(now_ms % period) * (2 * np.pi / period) for period in _PERIODS_MS]
+    columns = [turn(angle) for angle in angles for turn in (np.sin, np.cos)]
+    if idle_hours is not None:
+        columns.append(np.log1p(idle_hours))
+    return np.stack(columns, axis=1).astype(np.float32)  # type: ignore[no-any-return]
+
+
 def repeat_score(
     batch: EventBatch,
     items: Ints,
+    now_ms: Ints,
     parameters: RepeatParameters,
     decay_scale: Floats | None = None,
 ) -> tuple[Ints, Ints, Floats]:
@@ -65,6 +89,7 @@ def repeat_score(
     Args:
         batch: E events of B requests.
         items: ``[E]``, catalog index of each event in the batch's order; a negative one (free text) has none.
+        now_ms: ``[B]``, each request's clock.
         parameters: Learned.
         decay_scale: ``[B]``, multiplies every age, as for the interest; None for 1.
 
@@ -96,5 +121,8 @@ def repeat_score(
     hidden = np.tanh(features @ parameters.hidden_weight + parameters.hidden_bias)
     value = features @ parameters.direct_weight + hidden @ parameters.output_weight + parameters.output_bias
     value += parameters.liking.take(item)
+    idle_hours = batch.idle_hours if decay_scale is None else batch.idle_hours * decay_scale
+    context = moment_context(now_ms, idle_hours if parameters.knows_time else None)
+    value += np.einsum("gc,gc->g", parameters.rhythm.take(item, axis=0), context[request])
     value[value == 0] = _SMALLEST
     return request, item, np.asarray(value, dtype=np.float32)

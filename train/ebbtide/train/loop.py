@@ -168,7 +168,8 @@ class Loop:
         for place, group in enumerate(batches(windows, config.windows_per_batch)):
             if place >= self.batches:
                 fraction = place * config.windows_per_batch / len(windows)
-                set_learning_rate(self.optimizer, (self._done() + fraction) / config.epochs)
+                # A fit again for fewer epochs slows down by its own end.
+                set_learning_rate(self.optimizer, (self._done() + fraction) / self.epochs)
                 self._descend(group)
                 self.batches = place + 1
                 checkpoints = self.material.checkpoints

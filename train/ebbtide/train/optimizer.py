@@ -53,7 +53,8 @@ def optimizer_of(
 def _kind(name: str) -> str:
     """The group of a parameter, by its name."""
     if name.startswith("repeat."):
-        return {"repeat.item_bias": "bias", "repeat.text_weight": "text"}.get(name, "repeat")
+        kinds = {"repeat.item_bias": "bias", "repeat.item_rhythm": "rest", "repeat.text_weight": "text"}
+        return kinds.get(name, "repeat")
     if name.endswith("decay_rate"):
         return "decay"
     if name.endswith("_residual"):

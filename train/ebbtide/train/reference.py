@@ -173,6 +173,12 @@ def _repeat_scores(
     rates = repeat.decay_rate_per_day.double().tolist()
     half_lives = model.config.effective_prior_half_life_days
     longest = half_lives.index(max(half_lives)) if half_lives else 0
+    moment = []
+    for days in (1, 7):
+        angle = 2 * math.pi * (now_ms / _MS_PER_DAY % days) / days
+        moment += [math.sin(angle), math.cos(angle)]
+    if repeat.ebbs and len(time_ms):
+        moment.append(math.log1p((now_ms - max(time_ms)) / _MS_PER_HOUR))
     scores = {}
     for own in sorted(set(item)):
         places = [place for place, taken in enumerate(item) if taken == own]
@@ -191,5 +197,7 @@ def _repeat_scores(
         score = repeat.direct_weight.double() @ row + repeat.output.weight[0].double() @ hidden
         score = score + repeat.output.bias[0].double() + repeat.lead.double()
         score = score + repeat.text_weight.double() @ model.text_vectors[own].double()
+        context = torch.tensor(moment, dtype=torch.float64) - repeat.context_centre.double()
+        score = score + repeat.item_rhythm[own].double() @ (context / repeat.context_spread.double())
         scores[own] = float(score + repeat.item_bias[own].double())
     return scores

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ebbtide.interest.events import MS_PER_DAY, MS_PER_HOUR
-from ebbtide.interest.repeat import RepeatParameters
+from ebbtide.interest.repeat import RepeatParameters, moment_context
 
 HALF_LIFE_DAYS = (2.0, 14.0, 60.0, 365.0)
 """Where the learned half-lives of a person's own counts start."""
@@ -26,6 +26,8 @@ _LEAST_SPREAD = 1e-3
 """A feature that varies less is left as it is."""
 _BIAS_SPREAD = 0.7
 """Standard deviation of the items' biases before anything is known of them: a normal prior, as in ridge regression."""
+_RHYTHM_SPREAD = 0.1
+"""The same of their weights by the moment."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -48,6 +50,8 @@ class OwnEvents:
     """``[G]`` float32, since the newest event of the pair."""
     own_events: Tensor
     """``[G]`` float32, events of the person before the moment."""
+    context: Tensor
+    """``[K, 5]`` float32, see `moment_context`."""
 
     def to(self, device: torch.device) -> OwnEvents:
         """The same on a device."""
@@ -63,9 +67,13 @@ class RepeatScore(nn.Module):
     """``[F]``, taken from each feature ..."""
     spread: Tensor
     """``[F]``, ... before it is divided by this; see `standardise`."""
+    context_centre: Tensor
+    """``[C]``, the same of what a moment is like ..."""
+    context_spread: Tensor
+    """``[C]``."""
 
     def __init__(self, ebbs: bool, text_width: int, items: int, prior_half_life_days: Sequence[float] = ()) -> None:
-        """Starts as the logarithm of the decayed counts; hidden layer, texts, items and trends add nothing yet.
+        """Starts as the logarithm of the decayed counts; all else adds nothing yet.
 
         Args:
             ebbs: False leaves out whatever tells the age of an event.
@@ -87,6 +95,10 @@ class RepeatScore(nn.Module):
         self.direct_weight = nn.Parameter(direct)
         self.text_weight = nn.Parameter(torch.zeros(text_width))
         self.item_bias = nn.Parameter(torch.zeros(items))
+        moment = 5 if ebbs else 4
+        self.item_rhythm = nn.Parameter(torch.zeros(items, moment))
+        self.register_buffer("context_centre", torch.zeros(moment))
+        self.register_buffer("context_spread", torch.ones(moment))
         self.register_buffer("lead", torch.zeros(()))
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("spread", torch.ones(features))
@@ -123,6 +135,8 @@ class RepeatScore(nn.Module):
         value: Tensor = features @ self.direct_weight + self.output(torch.tanh(self.hidden(features)))[:, 0]
         # Not liking[...]: the gradient of indexing adds up in the order in which threads arrive.
         value = value + nn.functional.embedding(own.item, liking[:, None])[:, 0]
+        context = (self._context(own) - self.context_centre) / self.context_spread
+        value = value + (nn.functional.embedding(own.item, self.item_rhythm) * context[own.moment]).sum(1)
         return value if self.training else value + self.lead
 
     def _features(self, own: OwnEvents, prior: Tensor | None) -> Tensor:
@@ -136,6 +150,10 @@ class RepeatScore(nn.Module):
             columns.append(self.trend(prior))
         return torch.cat(columns, dim=1)
 
+    def _context(self, own: OwnEvents) -> Tensor:
+        """``[K, C]``, as it is."""
+        return own.context[:, : self.item_rhythm.shape[1]]
+
     @torch.no_grad()
     def standardise(self, own: OwnEvents, prior: Tensor | None) -> None:
         """Fits centre and spread to what features are in a log, so that none drowns the others in the hidden layer.
@@ -146,11 +164,12 @@ class RepeatScore(nn.Module):
             own: Some of the log's.
             prior: As for `forward`.
         """
-        features = self._features(own, prior)
-        spread = features.std(dim=0)
+        features, context = self._features(own, prior), self._context(own)
         self.centre.copy_(features.mean(dim=0))
-        self.spread.copy_(torch.where(spread > _LEAST_SPREAD, spread, torch.ones_like(spread)))
+        self.spread.copy_(_spread(features))
         self.direct_weight.mul_(self.spread)
+        self.context_centre.copy_(context.mean(dim=0))
+        self.context_spread.copy_(_spread(context))
 
     def level(self, own: OwnEvents) -> Tensor:
         """The part of the score that is the same for all own items of a moment, ``[G]``."""
@@ -159,8 +178,9 @@ class RepeatScore(nn.Module):
         return amount * self.direct_weight[place] + self.output.bias
 
     def negative_log_prior(self) -> Tensor:
-        """Of the items' biases, up to a constant; a scalar."""
-        return self.item_bias.square().sum() / (2 * _BIAS_SPREAD**2)
+        """Of the items' own parameters, up to a constant; a scalar."""
+        bias, rhythm = self.item_bias.square().sum(), self.item_rhythm.square().sum()
+        return bias / (2 * _BIAS_SPREAD**2) + rhythm / (2 * _RHYTHM_SPREAD**2)
 
     def parameters_to_serve(self, liking: Tensor, prior_columns: npt.NDArray[np.float32]) -> RepeatParameters:
         """What the served twin takes.
@@ -171,17 +191,25 @@ class RepeatScore(nn.Module):
         """
         # Centre and spread go into the weights: a request is spared them.
         direct_weight, hidden_weight = self.direct_weight / self.spread, self.hidden.weight / self.spread
+        rhythm = self.item_rhythm / self.context_spread
         arrays = (
             self.decay_rate_per_day,
             direct_weight,
-            liking,
+            liking - rhythm @ self.context_centre,
             self.trend(torch.from_numpy(prior_columns)),
+            rhythm,
             hidden_weight.T,
             self.hidden.bias - hidden_weight @ self.centre,
             self.output.weight[0],
             self.output.bias + self.lead - direct_weight @ self.centre,
         )
         return RepeatParameters(*(np.ascontiguousarray(part.detach().numpy(), dtype=np.float32) for part in arrays))
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Standard deviation of each column, or 1 where it hardly varies."""
+    spread = values.std(dim=0)
+    return torch.where(spread > _LEAST_SPREAD, spread, torch.ones_like(spread))
 
 
 def put(scores: Tensor, own: OwnEvents, value: Tensor, items: Tensor | None = None) -> Tensor:
@@ -244,6 +272,7 @@ def own_events(
     place = np.arange(moment.shape[0]) - np.repeat(np.cumsum(counts) - counts, counts) + begin[moment]
     age_ms = time_ms[heads][moment] - time_ms[place]
     pairs, newest, pair = _pairs(moment, item[place], age_ms)
+    idle_hours = (time_ms[heads] - time_ms[np.maximum(heads - 1, 0)]) / MS_PER_HOUR
     return OwnEvents(
         pair=torch.from_numpy(pair),
         age_days=torch.from_numpy((age_ms / MS_PER_DAY).astype(np.float32)),
@@ -252,6 +281,7 @@ def own_events(
         item=torch.from_numpy(pairs[1]),
         newest_hours=torch.from_numpy((newest / MS_PER_HOUR).astype(np.float32)),
         own_events=torch.from_numpy(counts[pairs[0]].astype(np.float32)),
+        context=torch.from_numpy(moment_context(time_ms[heads], np.where(counts > 0, idle_hours, 0))),
     )
 
 
