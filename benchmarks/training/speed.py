@@ -32,8 +32,8 @@ from ebbtide.train.trainer import fit
 
 _ALIKE = {"n_blocks": 2, "lr": 1e-3, "session_max_len": 100}
 SASREC = {
-    "SASRec, tuned": ({**_ALIKE, "n_factors": 64, "n_heads": 2, "batch_size": 16}, 80),
-    "SASRec, as RecTools ships it": ({**_ALIKE, "n_factors": 256, "n_heads": 4, "batch_size": 128}, 60),
+    "SASRec, tuned": ({**_ALIKE, "n_factors": 64, "n_heads": 2, "batch_size": 16}, 40),
+    "SASRec, as RecTools ships it": ({**_ALIKE, "n_factors": 256, "n_heads": 4, "batch_size": 128}, 40),
 }
 """Settings, and how many epochs, far shorter ones than ours. The quality benchmark chose the first, on films."""
 _STILL = 1e-30
