@@ -158,9 +158,12 @@ def test_standardised_features_give_own_items_the_order_they_had(random_log):
         fresh.standardise(own, prior)
         moved = fresh(own, liking, prior) - before
         features = (fresh._features(own, prior) - fresh.centre) / fresh.spread
+        context = (own.context - fresh.context_centre) / fresh.context_spread
     torch.testing.assert_close(moved, moved[:1].expand_as(moved), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(features.mean(0), torch.zeros(features.shape[1]), rtol=0, atol=1e-4)
     torch.testing.assert_close(features.std(0), torch.ones(features.shape[1]), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(context.mean(0), torch.zeros(5), rtol=0, atol=1e-4)
+    torch.testing.assert_close(context.std(0), torch.ones(5), rtol=1e-3, atol=1e-3)
 
 
 def test_own_events_are_strictly_before_the_moment_and_the_newest_when_limited(random_log):
