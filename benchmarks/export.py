@@ -22,6 +22,7 @@ import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
+from ebbtide.data.dataset import DataReference
 from ebbtide.export.encoder.build import EncoderSource, build_encoder
 from ebbtide.export.encoder.fidelity import measure_fidelity
 from ebbtide.export.encoder.graph_edits import session_of
@@ -31,7 +32,7 @@ from ebbtide.export.encoder.ridge import cosines
 from ebbtide.export.encoder.speed import BATCH_TEXTS, BATCH_TOKENS, compare_speed
 from ebbtide.export.encoder.texts import embed
 from ebbtide.export.onnx_files import write_graph
-from ebbtide.train.bundle import DataReference, InterestBundle
+from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import PACKAGED, encoder_folder
 from ebbtide.train.stage import train_bundle

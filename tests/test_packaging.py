@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STAGES = (
-    *("interest", "train", "export", "check", "verify", "deploy", "tune"),
-    *("client", "loadtest", "capacity", "serve", "gateway", "cli"),
+    *("interest", "data", "train", "export", "client", "serve", "gateway", "cli"),
+    *("check", "verify", "deploy", "tune", "loadtest", "capacity"),
 )
 
 

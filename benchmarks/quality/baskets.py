@@ -10,8 +10,8 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from benchmarks.quality.split import Ints
-from ebbtide.train.evaluation import instant_heads
-from ebbtide.train.events import EventLog
+from ebbtide.data.events import EventLog
+from ebbtide.data.splits import instant_heads
 
 Weigher = Callable[[Ints, Ints], npt.NDArray[np.float64]]
 """Weights of baskets, given the place of each in its person's history, from 0, and how many that history has."""

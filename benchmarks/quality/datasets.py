@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ebbtide.train.bundle import DataReference
+from ebbtide.data.dataset import DataReference
 
 ROOT = Path(__file__).parents[2]
 HOLDOUT = "time:0.2"

@@ -21,10 +21,10 @@ from benchmarks.quality.field import Baseline, Fitter, Tuned, field, tuned
 from benchmarks.quality.progress import Steps
 from benchmarks.quality.results import Results
 from benchmarks.quality.split import Split, splits
+from ebbtide.data.dataset import read_dataset
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import PACKAGED, embed_cached, encoder_fingerprint, encoder_folder
 from ebbtide.train.model import InterestModel
-from ebbtide.train.stage import read_data
 
 _OURS_COST = 300.0
 """Of one training of ours, in fits of a popularity."""
@@ -60,7 +60,7 @@ def run_data_set(dataset: DataSet, people: int | None, plan: Plan, say: Callable
         say: Shows a line.
     """
     work = plan.work / (dataset.name if people is None else f"{dataset.name}-{people}")
-    data = read_data(drawn(dataset, people, work))
+    data = read_dataset(drawn(dataset, people, work))
     folder = encoder_folder(PACKAGED)
     with Steps(f"{dataset.name}: embedding the catalog", 1):
         vectors = embed_cached(folder, encoder_fingerprint(folder), data.catalog.text, user_cache_path("ebbtide"))

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ebbtide.train.catalog import Catalog
-from ebbtide.train.evaluation import after_time, held_out
+from ebbtide.data.catalog import Catalog
+from ebbtide.data.events import EventLog
+from ebbtide.data.splits import after_time, held_out
 from ebbtide.train.evaluation.accuracy import accuracy, person_means
 from ebbtide.train.evaluation.lists import LENGTH, NO_ITEM, RankedLists
 from ebbtide.train.evaluation.testset import TestSet
-from ebbtide.train.events import EventLog
 
 VALIDATION_FRACTION = 0.1
 """Of the events before T2, by time: what the trainer of ours takes for early stopping, too."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.data.dataset import read_dataset
 from ebbtide.interest import contract
 from ebbtide.interest.keys import item_keys
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.stage import read_data
 
 HISTORY, CURRENT = 50, 10
 EVENTS = HISTORY + CURRENT
@@ -57,7 +57,7 @@ def real_requests(bundle: InterestBundle, people: int = PEOPLE) -> Requests:
     Raises:
         ValueError: Nobody in the log has as many.
     """
-    log = read_data(bundle.config.data).log
+    log = read_dataset(bundle.config.data).log
     keys = item_keys(bundle.catalog.item_id)
     ends = log.start[1:][np.diff(log.start) >= EVENTS]
     if not ends.size:

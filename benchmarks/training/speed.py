@@ -20,14 +20,13 @@ import polars as pl
 from benchmarks.quality.datasets import HOLDOUT
 from benchmarks.quality.library import SEQUENTIAL_ITEMS, sequential_loss
 from benchmarks.quality.split import events_of
-from ebbtide.train.bundle import DataReference
+from ebbtide.data.dataset import DataReference, read_dataset
+from ebbtide.data.splits import after_time, has_past, held_out
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_folder
-from ebbtide.train.evaluation import after_time, has_past, held_out
 from ebbtide.train.evaluation.accuracy import accuracy, person_means
 from ebbtide.train.evaluation.lists import LENGTH, NO_ITEM, RankedLists
 from ebbtide.train.evaluation.testset import TestSet
-from ebbtide.train.stage import read_data
 from ebbtide.train.trainer import fit
 
 SASREC = {"n_factors": 64, "n_blocks": 2, "n_heads": 2, "batch_size": 16, "lr": 1e-3, "session_max_len": 100}
@@ -79,7 +78,7 @@ class Curve:
 
 def before_border(reference: DataReference) -> TestSet:
     """A log before T2, with the instants from T1 on to be predicted."""
-    data = read_data(reference)
+    data = read_dataset(reference)
     log = events_of(data.log, ~held_out(data.log, HOLDOUT))
     return TestSet.where(log, data.catalog, after_time(log, TrainConfig().validation_fraction))
 

@@ -16,13 +16,14 @@ import torch
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ebbtide.client import AsyncInterestClient, InterestClient
+from ebbtide.data.catalog import Catalog, fill_template
+from ebbtide.data.dataset import DataReference
 from ebbtide.export.attributes import read_attributes
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
 from ebbtide.interest.contract import FINGERPRINT_PARAMETER
 from ebbtide.serve import ServerConfig, TritonServer
-from ebbtide.train.bundle import BundleConfig, DataReference, EncoderReference, InterestBundle, fingerprint_of
-from ebbtide.train.catalog import Catalog, fill_template
+from ebbtide.train.bundle import BundleConfig, EncoderReference, InterestBundle, fingerprint_of
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_fingerprint, encoder_folder
 from ebbtide.train.model import InterestModel

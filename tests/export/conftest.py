@@ -13,6 +13,8 @@ import pytest
 import torch
 import tritonclient.grpc as triton
 
+from ebbtide.data.catalog import Catalog, fill_template
+from ebbtide.data.dataset import DataReference
 from ebbtide.export.attributes import read_attributes
 from ebbtide.export.encoder.check import EncoderReport
 from ebbtide.export.inprocess import InProcessPipeline
@@ -23,8 +25,7 @@ from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract
 from ebbtide.interest.checks import Request
 from ebbtide.serve import ServerConfig, TritonServer
-from ebbtide.train.bundle import BundleConfig, DataReference, EncoderReference, InterestBundle, fingerprint_of
-from ebbtide.train.catalog import Catalog, fill_template
+from ebbtide.train.bundle import BundleConfig, EncoderReference, InterestBundle, fingerprint_of
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_fingerprint, encoder_folder
 from ebbtide.train.model import InterestModel

@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ebbtide.data.errors import DataError
 from ebbtide.export.attributes import MAX_VALUES, CatalogAttributes, read_attributes
 from ebbtide.export.errors import AttributesError
 from ebbtide.export.options import ExportOptions
 from ebbtide.interest.keys import item_key
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.errors import DataError
 
 ITEMS = ["a", "b", "c", "d"]
 

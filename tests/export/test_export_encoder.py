@@ -9,13 +9,13 @@ import onnx
 import pytest
 import torch
 
+from ebbtide.data.catalog import Catalog
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.parity import TOLERANCE
 from ebbtide.export.repository import ExportReport
 from ebbtide.interest import contract
 from ebbtide.interest.errors import RequestError
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.catalog import Catalog
 from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_folder
 
 ODD_TEXTS = ["a", "Ünïcødé – 東京物語 🎬", "word " * 400, "  spaces around  ", "[MASK] [PAD]"]

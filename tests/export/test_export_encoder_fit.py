@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 
+from ebbtide.data.catalog import Catalog
 from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.encoder.ranking_loss import NotMeasured, TextRanking
 from ebbtide.export.encoder.ridge import cosines, fit_ridge
@@ -18,7 +19,6 @@ from ebbtide.export.encoder.texts import fragments, split_texts
 from ebbtide.export.errors import EncoderOptionsError
 from ebbtide.export.options import ExportOptions
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.catalog import Catalog
 
 MOVIELENS = Path(__file__).parents[2] / "examples" / "movielens-small"
 

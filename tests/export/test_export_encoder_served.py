@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+from ebbtide.data.catalog import Catalog
 from ebbtide.export.encoder.build import EncoderSource
 from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.inprocess import InProcessPipeline
@@ -20,7 +21,6 @@ from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.interest import contract
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.catalog import Catalog
 from ebbtide.train.encoder import PACKAGED, encoder_folder
 
 VARIANTS = {"int8": EncoderOptions(precision="int8"), "static": EncoderOptions("static", allow_fidelity_loss=True)}

@@ -13,6 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from ebbtide.data.catalog import Catalog
 from ebbtide.export import onnx_files
 from ebbtide.export.encoder import fusion
 from ebbtide.export.encoder.build import BuiltEncoder, EncoderSource, build_encoder
@@ -32,7 +33,6 @@ from ebbtide.export.parity import TOLERANCE
 from ebbtide.export.repository import export_repository
 from ebbtide.interest import contract
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.catalog import Catalog
 from ebbtide.train.encoder import PACKAGED, EncoderSettings, TextEncoder, encoder_folder
 
 INPUT_IDS, MASK = (tensor.name for tensor in contract.ENCODER.inputs)

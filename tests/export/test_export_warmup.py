@@ -11,6 +11,7 @@ import pytest
 import tritonclient.grpc as triton
 from tokenizers import Tokenizer
 
+from ebbtide.data.catalog import Catalog
 from ebbtide.export import versions
 from ebbtide.export.errors import RepositoryError, VersionError
 from ebbtide.export.inprocess import InProcessPipeline
@@ -25,7 +26,6 @@ from ebbtide.interest.keys import item_keys
 from ebbtide.interest.pipeline import AdaptiveWeights
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.catalog import Catalog
 from ebbtide.train.model import InterestModel
 
 MakeBundle = Callable[..., InterestBundle]

@@ -6,17 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ebbtide.train.catalog import read_catalog
+from ebbtide.data.catalog import read_catalog
+from ebbtide.data.events import EventColumns, build_log, read_events
 from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder
-from ebbtide.train.events import EventColumns, build_log, read_events
 
 MOVIELENS = Path(__file__).parents[2] / "examples" / "movielens-small"
 COLUMNS = EventColumns(user="userId", item="movieId", time="timestamp")
-
-
-@pytest.fixture(scope="session")
-def movielens():
-    return MOVIELENS
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from ebbtide.train.bundle import DataReference, InterestBundle
+from ebbtide.data.dataset import DataReference
+from ebbtide.data.errors import DataError
+from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
 from ebbtide.train.encoder import embed_cached, embed_texts, encoder_fingerprint, encoder_folder
-from ebbtide.train.errors import BundleError, DataError, EncoderError
+from ebbtide.train.errors import BundleError, EncoderError
 from ebbtide.train.stage import train_bundle
 from ebbtide.train.trainer import fit
 

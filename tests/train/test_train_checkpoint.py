@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ebbtide.train.bundle import DataReference
+from ebbtide.data.dataset import DataReference
 from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.errors import CheckpointError
@@ -24,7 +24,7 @@ TRAINING = TrainConfig(epochs=2, windows_per_batch=3, targets_per_window=4, vali
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ebbtide.train.bundle import DataReference
+from ebbtide.data.dataset import DataReference
 from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.stage import train_bundle

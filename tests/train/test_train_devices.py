@@ -32,11 +32,11 @@ from itertools import count
 from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file, save_file
-from ebbtide.train.catalog import read_catalog
+from ebbtide.data.catalog import read_catalog
 from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import DeviceConfig, Devices
-from ebbtide.train.events import EventColumns, build_log, read_events
+from ebbtide.data.events import EventColumns, build_log, read_events
 from ebbtide.train.trainer import fit
 
 class Interrupted(BaseException):

@@ -8,18 +8,18 @@ import polars as pl
 import pytest
 import torch
 
-from ebbtide.train.config import ModelConfig
-from ebbtide.train.errors import DataError
-from ebbtide.train.evaluation import (
+from ebbtide.data.errors import DataError
+from ebbtide.data.events import build_log
+from ebbtide.data.splits import (
     after_time,
     has_past,
     held_out,
     instant_heads,
+    instants_of,
     leave_last_out,
 )
+from ebbtide.train.config import ModelConfig
 from ebbtide.train.evaluation.ranks import metrics_of, target_ranks
-from ebbtide.train.evaluation.split import instants_of
-from ebbtide.train.events import build_log
 from ebbtide.train.model import InterestModel
 from ebbtide.train.trainer import prior_snapshots
 from ebbtide.train.windows import LogTensors, predict_windows

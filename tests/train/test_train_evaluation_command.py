@@ -10,17 +10,18 @@ import pytest
 from typer.testing import CliRunner
 
 from ebbtide.cli.app import app
-from ebbtide.train.bundle import DataReference, InterestBundle
-from ebbtide.train.catalog import Catalog
+from ebbtide.data.catalog import Catalog
+from ebbtide.data.dataset import DataReference, read_dataset
+from ebbtide.data.errors import DataError
+from ebbtide.data.events import EventLog
+from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.errors import DataError
 from ebbtide.train.evaluation.evaluate import evaluate_bundle
 from ebbtide.train.evaluation.lists import NO_ITEM, rank_instants, read_predictions
 from ebbtide.train.evaluation.ratings import predicted_ratings
 from ebbtide.train.evaluation.scores import frozen_popularity, updated_popularity
 from ebbtide.train.evaluation.testset import TestSet
-from ebbtide.train.events import EventLog
-from ebbtide.train.stage import read_data, train_bundle
+from ebbtide.train.stage import train_bundle
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -69,7 +70,7 @@ def held_out_otherwise(bundles, tmp_path):
 @pytest.fixture(scope="module")
 def run_of(bundles):
     bundle = InterestBundle.load(bundles / "decay")
-    data = read_data(bundle.config.data)
+    data = read_dataset(bundle.config.data)
     test = TestSet.of(data.log, data.catalog, "time:0.3")
     return evaluate_bundle(bundle, test, frozen=False, repeats=None)
 
@@ -243,7 +244,7 @@ def test_frozen_popularity_is_that_of_the_bundle_at_any_time(run_of):
 
 def test_ratings_are_the_scores_of_the_lists_plus_the_mean_when_trained_on_them(small_files):
     bundle = bundle_of(small_files, weight="rating", loss="mse")
-    data = read_data(bundle.config.data)
+    data = read_dataset(bundle.config.data)
     test = TestSet.of(data.log, data.catalog, "time:0.3")
     run = evaluate_bundle(bundle, test, frozen=False, repeats=True)
     mean = bundle.config.rating_mean

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from ebbtide.train.catalog import Catalog
+from ebbtide.data.catalog import Catalog
+from ebbtide.data.events import EventLog
+from ebbtide.data.splits import Instants
 from ebbtide.train.evaluation.accuracy import METRICS, accuracy, person_means
 from ebbtide.train.evaluation.beyond import beyond_accuracy
 from ebbtide.train.evaluation.breakdowns import breakdowns, gap_days, history_events, interest_age_days
@@ -11,9 +13,7 @@ from ebbtide.train.evaluation.intervals import estimate, paired
 from ebbtide.train.evaluation.lists import LENGTH, NO_ITEM, RankedLists
 from ebbtide.train.evaluation.ratings import rating_errors
 from ebbtide.train.evaluation.relevance import Relevance
-from ebbtide.train.evaluation.split import Instants
 from ebbtide.train.evaluation.testset import TestSet
-from ebbtide.train.events import EventLog
 
 DAY = 86_400_000
 

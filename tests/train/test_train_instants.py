@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 import torch
 
+from ebbtide.data.events import build_log
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.events import build_log
 from ebbtide.train.losses import full_softmax
 from ebbtide.train.popularity import popularity_snapshots
 from ebbtide.train.trainer import fit

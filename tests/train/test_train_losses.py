@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ebbtide.cli.train import LossName
-from ebbtide.train.bundle import DataReference
+from ebbtide.data.dataset import DataReference
+from ebbtide.data.errors import DataError
 from ebbtide.train.config import FULL_SOFTMAX_ITEMS, ModelConfig, TrainConfig
-from ebbtide.train.errors import DataError
 from ebbtide.train.losses import Loss, bpr, full_softmax, gbce, mse, sampled_softmax
 from ebbtide.train.model import InterestModel
 from ebbtide.train.negatives import Sampler

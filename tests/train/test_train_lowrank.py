@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 import torch
 
+from ebbtide.data.events import build_log
 from ebbtide.train.config import ModelConfig
-from ebbtide.train.events import build_log
 from ebbtide.train.lowrank import low_rank, start_from
 from ebbtide.train.model import InterestModel
 

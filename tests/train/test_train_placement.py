@@ -12,8 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ebbtide.data.splits import has_past
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.evaluation import has_past, ranks
+from ebbtide.train.evaluation import ranks
 from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.step import Step

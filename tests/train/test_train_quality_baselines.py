@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ebbtide.data.catalog import Catalog
+from ebbtide.data.events import EventLog
 from ebbtide.interest.events import MS_PER_DAY
-from ebbtide.train.catalog import Catalog
-from ebbtide.train.events import EventLog
 
 ROOT = Path(__file__).parents[2]
 ITEMS = 15

@@ -10,9 +10,11 @@ import torch
 from typer.testing import CliRunner
 
 from ebbtide.cli.app import app
-from ebbtide.train.bundle import TUNED, DataReference, EncoderReference, InterestBundle, fingerprint_of
+from ebbtide.data.dataset import DataReference
+from ebbtide.data.errors import DataError
+from ebbtide.train.bundle import TUNED, EncoderReference, InterestBundle, fingerprint_of
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.errors import BundleError, DataError
+from ebbtide.train.errors import BundleError
 from ebbtide.train.refresh import kept_among_best, largest_gains, prior_scores, read_grown_log, refresh_prior
 from ebbtide.train.stage import train_bundle
 

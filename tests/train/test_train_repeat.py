@@ -5,10 +5,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from ebbtide.data.splits import has_past
 from ebbtide.interest.events import EventBatch, order_events
 from ebbtide.interest.repeat import RepeatParameters, moment_context, repeat_score
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.evaluation import has_past
 from ebbtide.train.evaluation.ranks import target_ranks, target_ranks_by_gain
 from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel

@@ -92,6 +92,7 @@ def _is_told(error: Exception) -> bool:
     The stages are not imported for it: a stage that raised is loaded already.
     """
     roots = (
+        ("ebbtide.data.errors", "DataError"),
         ("ebbtide.train.errors", "TrainError"),
         ("ebbtide.export.errors", "ExportError"),
         ("ebbtide.deploy.errors", "DeployError"),

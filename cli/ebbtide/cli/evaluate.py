@@ -80,12 +80,12 @@ def command(
     Is decay worth it? ebbtide evaluate artifacts/held-out --against artifacts/held-out-no-decay
     """
     with console.status("Loading the bundle"):
+        from ebbtide.data.dataset import read_dataset
+        from ebbtide.data.errors import DataError
         from ebbtide.train.bundle import InterestBundle
-        from ebbtide.train.errors import DataError
         from ebbtide.train.evaluation.lists import write_predictions
         from ebbtide.train.evaluation.report import as_json, write_json, write_report
         from ebbtide.train.evaluation.testset import TestSet
-        from ebbtide.train.stage import read_data
 
         loaded = InterestBundle.load(bundle)
         holdout = loaded.config.data.holdout
@@ -94,7 +94,7 @@ def command(
                 f"{bundle}: holdout: got 'none', so training saw every event; train again with --holdout time:0.2 (the "
                 "last fifth of the log) or --holdout leave-last-out"
             )
-        data = read_data(loaded.config.data)
+        data = read_dataset(loaded.config.data)
         test = TestSet.of(data.log, data.catalog, holdout)
     run = _run(loaded, test, "Ranking", popularity, repeats, seed)
     rival = None if against is None else _rival(against, run, popularity, repeats, seed)
@@ -137,7 +137,7 @@ def _run(
 
 def _require_as_trained(bundle: InterestBundle, test: TestSet) -> None:
     """Refuses a prior that was refreshed since: it has counted the events that it would predict."""
-    from ebbtide.train.errors import DataError
+    from ebbtide.data.errors import DataError
 
     counted_at, trained_at = bundle.config.prior_counted_at_ms, int(test.log.time_ms[~test.is_test].max()) + 1
     if counted_at > trained_at:
@@ -149,11 +149,11 @@ def _require_as_trained(bundle: InterestBundle, test: TestSet) -> None:
 
 def _rival(path: Path, ours: Run, popularity: Popularity, repeats: bool | None, seed: int) -> Rival:
     """A bundle where the path is a folder, a predictions file elsewhere."""
+    from ebbtide.data.dataset import read_dataset
     from ebbtide.train.bundle import InterestBundle
     from ebbtide.train.evaluation.evaluate import check_comparable, compare, evaluate_file
     from ebbtide.train.evaluation.report import Rival
     from ebbtide.train.evaluation.testset import TestSet
-    from ebbtide.train.stage import read_data
 
     if not path.is_dir():
         evaluation = evaluate_file(path, ours, seed)
@@ -161,7 +161,7 @@ def _rival(path: Path, ours: Run, popularity: Popularity, repeats: bool | None, 
     theirs = InterestBundle.load(path)
     check_comparable(ours.bundle, theirs, path)
     # The other bundle may weigh events by another column.
-    data = read_data(theirs.config.data)
+    data = read_dataset(theirs.config.data)
     test = TestSet.of(data.log, data.catalog, theirs.config.data.holdout)
     evaluation = _run(theirs, test, f"Ranking with {path.name}", popularity, repeats, seed).evaluation
     return Rival(f"{path.name} ({theirs.fingerprint})", evaluation, compare(ours.evaluation, evaluation, seed))

@@ -112,11 +112,11 @@ def show_recommendations(server: str, bundle_folder: Path, user: str, wish: Wish
 
         from ebbtide.cli.recommend_display import PastEvents, print_answer, print_events
         from ebbtide.client import InterestClient, event
+        from ebbtide.data.dataset import read_dataset
         from ebbtide.train.bundle import InterestBundle
-        from ebbtide.train.stage import read_data
 
         bundle = InterestBundle.load(bundle_folder)
-        log = read_data(bundle.config.data).log
+        log = read_dataset(bundle.config.data).log
     span = log.of_user(user)
     times, items, weights = log.time_ms[span], log.item[span], log.weight[span]
     now = wish.now or datetime.fromtimestamp(int(times[-1]) / 1000, timezone.utc) + timedelta(minutes=1)

@@ -13,9 +13,9 @@ from rich.table import Table
 from ebbtide.cli.console import console, timed
 
 if TYPE_CHECKING:
+    from ebbtide.data.events import EventColumns
     from ebbtide.export.earlier import EarlierExport
     from ebbtide.train.bundle import InterestBundle
-    from ebbtide.train.events import EventColumns
     from ebbtide.train.refresh import GrownLog
 
 _SHOWN_GAINS = 5
@@ -103,7 +103,7 @@ def command(
 
 def _columns(bundle: InterestBundle, user_col: str | None, item_col: str | None, time_col: str | None) -> EventColumns:
     """As the bundle was trained with, but for what was given."""
-    from ebbtide.train.events import EventColumns
+    from ebbtide.data.events import EventColumns
 
     data = bundle.config.data
     return EventColumns(

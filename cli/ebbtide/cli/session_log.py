@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from ebbtide.data.dataset import DataReference
     from ebbtide.loadtest import SessionLog
 
 UserCol = Annotated[str, typer.Option(help="Column with the person's id.")]
@@ -43,47 +43,55 @@ def read_session_log(
     Raises:
         LoadTestError: Both or neither are given, and the shipped log is not there.
     """
+    from ebbtide.data.dataset import DataReference, read_dataset
+    from ebbtide.data.splits import held_out
     from ebbtide.loadtest import LoadTestError, SessionLog
-    from ebbtide.train.catalog import catalog_of_events, read_catalog
-    from ebbtide.train.evaluation.split import held_out
-    from ebbtide.train.events import EventColumns, build_log, read_events
 
-    user, item, time, weight, catalog_item = columns
     trained_on_all = False
     if bundle is not None:
         if events is not None:
             raise LoadTestError("events: got a file beside --bundle; expected one of them")
-        data = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["data"]
-        events, catalog = Path(data["events"]), None if data["catalog"] is None else Path(data["catalog"])
-        user, item, time, weight = (data[f"{name}_column"] for name in ("user", "item", "time", "weight"))
-        catalog_item, text_template = data["catalog_item_column"], data["text_template"]
-        trained_on_all = data["holdout"] == "none"
-        holdout = holdout or (None if trained_on_all else data["holdout"])
+        reference = DataReference.of_bundle(bundle)
+        trained_on_all = reference.holdout == "none"
+        holdout = holdout or (None if trained_on_all else reference.holdout)
     elif events is None:
         events, catalog = _EXAMPLE / "ratings.parquet", _EXAMPLE / "movies.parquet"
-        user, item, time, catalog_item, text_template = (
-            "userId",
-            "movieId",
-            "timestamp",
-            "movieId",
-            "{title} ({year}). {genres}",
+        reference = _reference(
+            events, catalog, ("userId", "movieId", "timestamp", None, None), "{title} ({year}). {genres}"
         )
         if not events.is_file():
             raise LoadTestError(
                 f"events: got none, and the shipped log is not in {events}; expected --events or --bundle, or a run "
                 "from the project's own folder"
             )
-    names = EventColumns(user=user, item=item, time=time, weight=weight)
-    if catalog is None:
-        frame, bad = read_events(events, names, None, 0.01)
-        items = catalog_of_events(frame["item"])
     else:
-        items, _ = read_catalog(catalog, catalog_item or item, text_template, None, 0.01)
-        frame, bad = read_events(events, names, items.index, 0.01)
-    log = build_log(frame, items.index)
-    notes = [f"{events}: {bad}"] if bad.count else []
+        reference = _reference(events, catalog, columns, text_template)
+    data = read_dataset(reference)
+    notes = [f"{reference.events}: {data.bad_events}"] if data.bad_events.count else []
     if trained_on_all:
         notes.append("the bundle's training held nothing out, so the replayed people are not new to the model")
+    log = data.log
     asked = held_out(log, holdout or "time:0.2")
-    weights = None if weight is None else log.weight
-    return SessionLog(log.start, log.item, log.time_ms, weights, asked, items.item_id, items.text), notes
+    weights = None if reference.weight_column is None else log.weight
+    return SessionLog(log.start, log.item, log.time_ms, weights, asked, data.catalog.item_id, data.catalog.text), notes
+
+
+def _reference(
+    events: Path, catalog: Path | None, columns: tuple[str, str, str, str | None, str | None], text_template: str
+) -> DataReference:
+    from ebbtide.data.dataset import DataReference
+
+    user, item, time, weight, catalog_item = columns
+    return DataReference(
+        events=str(events),
+        catalog=None if catalog is None else str(catalog),
+        user_column=user,
+        item_column=item,
+        time_column=time,
+        weight_column=weight,
+        catalog_item_column=catalog_item or item,
+        text_template=text_template,
+        title_template=None,
+        max_bad_rows=0.01,
+        holdout="none",
+    )

@@ -160,8 +160,8 @@ def command(
     with timed("loaded torch and transformers"), console.status("Loading torch and transformers"):
         from pydantic import ValidationError
 
+        from ebbtide.data.dataset import DataReference
         from ebbtide.train.board import Board
-        from ebbtide.train.bundle import DataReference
         from ebbtide.train.checkpoint import CheckpointFolder
         from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
         from ebbtide.train.devices import DeviceConfig, Devices, Precision

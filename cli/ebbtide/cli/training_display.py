@@ -12,8 +12,8 @@ from ebbtide.cli.console import console, counting_progress, part_progress
 from ebbtide.train.watcher import Watcher
 
 if TYPE_CHECKING:
+    from ebbtide.data.dataset import Dataset
     from ebbtide.train.progress import Epoch
-    from ebbtide.train.stage import Data
 
 
 class TrainingDisplay(Watcher):
@@ -37,7 +37,7 @@ class TrainingDisplay(Watcher):
         self._embedding.stop()
         self._training.stop()
 
-    def data_read(self, data: Data) -> None:
+    def data_read(self, data: Dataset) -> None:
         """Says what was read, and what was left out and why."""
         log = data.log
         console.print(

@@ -145,12 +145,13 @@ def _print(found: list[StageDifference]) -> bool:
 def _told() -> Iterator[None]:
     """Tells what kept the comparison from being made, with an exit status of its own."""
     with console.status("Loading"):
+        from ebbtide.data.errors import DataError
         from ebbtide.export.errors import ExportError
         from ebbtide.train.errors import TrainError
         from ebbtide.verify.errors import VerifyError
 
     try:
         yield
-    except (ExportError, TrainError, VerifyError, OSError) as error:
+    except (DataError, ExportError, TrainError, VerifyError, OSError) as error:
         errors.print(f"[red]error:[/red] {escape(str(error))}")
         raise typer.Exit(_NOT_COMPARED) from error

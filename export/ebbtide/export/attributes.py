@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ebbtide.data.events import read_table
 from ebbtide.export.errors import AttributesError
 from ebbtide.export.head.attributes import ItemAttributes
 from ebbtide.interest.keys import item_keys
-from ebbtide.train.events import read_table
 
 MAX_VALUES = 4096
 """Values of all columns together: each is a bit of every item."""

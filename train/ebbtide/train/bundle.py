@@ -24,14 +24,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ebbtide.train.catalog import Catalog
+from ebbtide.data.catalog import Catalog
+from ebbtide.data.dataset import BUNDLE_CONFIG_FILE as CONFIG_FILE
+from ebbtide.data.dataset import DataReference
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import encoder_folder
 from ebbtide.train.errors import BundleError
 from ebbtide.train.model import InterestModel
 
 FORMAT = 1
-CONFIG_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.safetensors"
 CATALOG_FILE = "catalog.parquet"
 ENCODER_FOLDER = "encoder"
@@ -52,25 +53,6 @@ class EncoderReference(BaseModel):
     """``packaged``, a folder, a Hugging Face id, or `TUNED`."""
     fingerprint: str
     """`ebbtide.train.encoder.encoder_fingerprint` of its files."""
-
-
-class DataReference(BaseModel):
-    """Where the events came from and which of them were held out, so that evaluation finds the same split."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    events: str
-    catalog: str | None
-    user_column: str
-    item_column: str
-    time_column: str
-    weight_column: str | None
-    catalog_item_column: str
-    text_template: str
-    title_template: str | None
-    max_bad_rows: float
-    holdout: str
-    """``none``, ``leave-last-out``, ``time:F`` or ``time:DATE``."""
 
 
 class _Versioned(BaseModel):

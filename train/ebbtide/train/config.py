@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from ebbtide.train.errors import DataError
+from ebbtide.data.errors import DataError
 from ebbtide.train.losses import Loss
 from ebbtide.train.tuning import Tuning
 

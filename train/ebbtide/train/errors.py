@@ -5,10 +5,6 @@ class TrainError(Exception):
     """Root of what this stage raises."""
 
 
-class DataError(TrainError):
-    """A data file that cannot be used."""
-
-
 class EncoderError(TrainError):
     """A pre-trained encoder that cannot be found or used."""
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ebbtide.data.events import EventLog
 from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Progress, optimizer_tensors, restore_optimizer
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.evaluation.ranks import Metrics, metrics_of, target_ranks_by_gain
-from ebbtide.train.events import EventLog
 from ebbtide.train.lowrank import low_rank, start_from
 from ebbtide.train.model import InterestModel
 from ebbtide.train.optimizer import optimizer_of, set_learning_rate

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ebbtide.data.events import EventLog
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
-from ebbtide.train.events import EventLog
 from ebbtide.train.model import InterestModel
 
 STRETCH_EVENTS = 64

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ebbtide.data.errors import DataError
+from ebbtide.data.events import BadRows, EventColumns, EventLog, build_log, read_events
 from ebbtide.train.bundle import InterestBundle, fingerprint_of
-from ebbtide.train.errors import BundleError, DataError
-from ebbtide.train.events import BadRows, EventColumns, EventLog, build_log, read_events
+from ebbtide.train.errors import BundleError
 from ebbtide.train.popularity import popularity_snapshots
 
 _MS_PER_SECOND = 1000

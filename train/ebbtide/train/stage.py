@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from platformdirs import user_cache_path
 
-from ebbtide.train.bundle import TUNED, BundleConfig, DataReference, EncoderReference, InterestBundle, fingerprint_of
-from ebbtide.train.catalog import Catalog, catalog_of_events, read_catalog
+from ebbtide.data.dataset import DataReference, Dataset, read_dataset
+from ebbtide.data.errors import DataError
+from ebbtide.data.splits import held_out
+from ebbtide.train.bundle import TUNED, BundleConfig, EncoderReference, InterestBundle, fingerprint_of
 from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder, files_fingerprint
-from ebbtide.train.errors import DataError
-from ebbtide.train.evaluation import held_out
-from ebbtide.train.events import BadRows, EventColumns, EventLog, build_log, read_events
 from ebbtide.train.losses import Loss
 from ebbtide.train.popularity import popularity_snapshots
 from ebbtide.train.trainer import Fit, fit
 from ebbtide.train.tuning import EncoderTuner, Tuning
 from ebbtide.train.watcher import Watcher
-
-
-@dataclass(frozen=True)
-class Data:
-    """An event log and its catalog, as read."""
-
-    log: EventLog
-    catalog: Catalog
-    bad_events: BadRows
-    bad_items: BadRows | None
-    """None for a log without a catalog file."""
-
-
-def read_data(data: DataReference) -> Data:
-    """Reads the files that a data description names.
-
-    Raises:
-        DataError: A file cannot be used; the message says which and why.
-    """
-    events_file = Path(data.events)
-    columns = EventColumns(
-        user=data.user_column, item=data.item_column, time=data.time_column, weight=data.weight_column
-    )
-    if data.catalog is None:
-        frame, bad_events = read_events(events_file, columns, None, data.max_bad_rows)
-        catalog, bad_items = catalog_of_events(frame["item"]), None
-    else:
-        catalog, bad_items = read_catalog(
-            Path(data.catalog), data.catalog_item_column, data.text_template, data.title_template, data.max_bad_rows
-        )
-        frame, bad_events = read_events(events_file, columns, catalog.index, data.max_bad_rows)
-    return Data(build_log(frame, catalog.index), catalog, bad_events, bad_items)
 
 
 def train_bundle(
@@ -65,7 +30,7 @@ def train_bundle(
     watcher: Watcher | None = None,
     checkpoints: CheckpointFolder | None = None,
     devices: Devices | None = None,
-) -> tuple[InterestBundle, Fit, Data]:
+) -> tuple[InterestBundle, Fit, Dataset]:
     """Trains on the events that the data description does not hold out.
 
     Args:
@@ -88,7 +53,7 @@ def train_bundle(
     if train_config.loss is Loss.mse and data_reference.weight_column is None:
         raise DataError("loss: got 'mse' without ratings; expected --weight-col to name their column, or another loss")
     watcher = watcher or Watcher()
-    data = read_data(data_reference)
+    data = read_dataset(data_reference)
     watcher.data_read(data)
     train_config = train_config.for_catalog(len(data.catalog))
     is_training = ~held_out(data.log, data_reference.holdout)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ebbtide.data.events import EventLog
+from ebbtide.data.splits import instant_heads
 from ebbtide.train import losses
 from ebbtide.train.config import TrainConfig
 from ebbtide.train.evaluation.scores import own_before
-from ebbtide.train.evaluation.split import instant_heads
-from ebbtide.train.events import EventLog
 from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.negatives import Candidates, Sampler

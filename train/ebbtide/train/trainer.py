@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ebbtide.data.errors import DataError
+from ebbtide.data.events import EventLog
+from ebbtide.data.splits import after_time, has_past, instant_heads
 from ebbtide.train.checkpoint import CheckpointFolder, Identity
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
-from ebbtide.train.errors import DataError
-from ebbtide.train.evaluation import after_time, has_past
-from ebbtide.train.evaluation.split import instant_heads
-from ebbtide.train.events import EventLog
 from ebbtide.train.loop import History, Loop, Material
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_moments

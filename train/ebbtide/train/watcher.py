@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ebbtide.data.dataset import Dataset
     from ebbtide.train.progress import Epoch
-    from ebbtide.train.stage import Data
 
 
 class Watcher:
     """Every method does nothing here; override those that matter."""
 
-    def data_read(self, data: Data) -> None:
+    def data_read(self, data: Dataset) -> None:
         """The data is there."""
 
     def texts_embedded(self, done: int, total: int) -> None:
@@ -34,7 +34,7 @@ class Watchers(Watcher):
     def __init__(self, *watchers: Watcher) -> None:
         self._watchers = watchers
 
-    def data_read(self, data: Data) -> None:
+    def data_read(self, data: Dataset) -> None:
         """To all."""
         for watcher in self._watchers:
             watcher.data_read(data)

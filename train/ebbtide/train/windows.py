@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ebbtide.data.events import EventLog
 from ebbtide.interest.events import MS_PER_DAY, MS_PER_HOUR
-from ebbtide.train.events import EventLog
 from ebbtide.train.model import Context, InterestModel, Sums
 from ebbtide.train.recurrence import walk
 

@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ebbtide.data.dataset import read_dataset
+from ebbtide.data.errors import DataError
+from ebbtide.data.events import EventLog
+from ebbtide.data.splits import has_past, held_out
 from ebbtide.export.encoder.texts import Floats
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.errors import DataError
-from ebbtide.train.evaluation import has_past, held_out
 from ebbtide.train.evaluation.ranks import metrics_of, target_ranks
-from ebbtide.train.events import EventLog
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots
-from ebbtide.train.stage import read_data
 from ebbtide.train.trainer import prior_snapshots
 from ebbtide.train.windows import LogTensors
 
@@ -118,7 +118,7 @@ def _read_log(bundle: InterestBundle) -> EventLog:
         if name is not None and not Path(name).is_file():
             raise NotMeasured(f"{name} is not there any more")
     try:
-        data = read_data(reference)
+        data = read_dataset(reference)
     except DataError as error:
         raise NotMeasured(str(error)) from error
     if data.catalog.item_id != bundle.catalog.item_id:

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from ranx import evaluate
 
+from ebbtide.data.events import EventLog
+from ebbtide.data.splits import Instants, Ints
 from ebbtide.train.evaluation.lists import RankedLists
 from ebbtide.train.evaluation.relevance import Relevance
-from ebbtide.train.evaluation.split import Instants, Ints
-from ebbtide.train.events import EventLog
 
 Floats = npt.NDArray[np.float64]
 

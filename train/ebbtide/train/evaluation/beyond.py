@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.data.splits import Ints
 from ebbtide.train.evaluation.accuracy import person_means
 from ebbtide.train.evaluation.lists import NO_ITEM, RankedLists
 from ebbtide.train.evaluation.relevance import Relevance
-from ebbtide.train.evaluation.split import Ints
 
 _PLACES = 10
 _INSTANTS_AT_ONCE = 4096

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.data.events import EventLog
+from ebbtide.data.splits import Instants, Ints
 from ebbtide.interest.events import MS_PER_DAY
 from ebbtide.train.evaluation.accuracy import person_means
 from ebbtide.train.evaluation.intervals import Estimate, estimate
 from ebbtide.train.evaluation.relevance import Relevance
-from ebbtide.train.evaluation.split import Instants, Ints
-from ebbtide.train.events import EventLog
 
 Floats = npt.NDArray[np.float64]
 

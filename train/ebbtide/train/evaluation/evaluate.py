@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.data.errors import DataError
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.errors import DataError
 from ebbtide.train.evaluation.accuracy import METRICS, Floats, accuracy, person_means
 from ebbtide.train.evaluation.beyond import Beyond, beyond_accuracy
 from ebbtide.train.evaluation.breakdowns import (

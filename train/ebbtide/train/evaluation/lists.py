@@ -16,12 +16,12 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from ebbtide.train.catalog import Catalog
-from ebbtide.train.errors import DataError
+from ebbtide.data.catalog import Catalog
+from ebbtide.data.errors import DataError
+from ebbtide.data.events import EventLog
+from ebbtide.data.splits import Instants, Ints
 from ebbtide.train.evaluation.relevance import Relevance
 from ebbtide.train.evaluation.scores import exclude_seen, score_instants
-from ebbtide.train.evaluation.split import Instants, Ints
-from ebbtide.train.events import EventLog
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots
 from ebbtide.train.windows import LogTensors

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ebbtide.data.events import EventLog
+from ebbtide.data.splits import Ints, Mask, instant_heads, instants_of
 from ebbtide.train.evaluation.scores import exclude_seen, score_instants
-from ebbtide.train.evaluation.split import Ints, Mask, instant_heads, instants_of
-from ebbtide.train.events import EventLog
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots
 from ebbtide.train.windows import LogTensors

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.train.evaluation.split import Instants, Ints, Mask
-from ebbtide.train.events import EventLog
+from ebbtide.data.events import EventLog
+from ebbtide.data.splits import Instants, Ints, Mask
 
 
 @dataclass(frozen=True)

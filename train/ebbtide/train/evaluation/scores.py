@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ebbtide.data.events import EventLog
 from ebbtide.interest.contract import Limits
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.config import ModelConfig
-from ebbtide.train.events import EventLog
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_moments
 from ebbtide.train.repeat import OwnEvents, own_events, put

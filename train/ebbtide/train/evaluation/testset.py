@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ebbtide.train.catalog import Catalog
-from ebbtide.train.errors import DataError
+from ebbtide.data.catalog import Catalog
+from ebbtide.data.errors import DataError
+from ebbtide.data.events import EventLog
+from ebbtide.data.splits import Instants, Ints, Mask, held_out, instants_of
 from ebbtide.train.evaluation.accuracy import owners
 from ebbtide.train.evaluation.relevance import Relevance
-from ebbtide.train.evaluation.split import Instants, Ints, Mask, held_out, instants_of
-from ebbtide.train.events import EventLog
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from ebbtide.check import RULES, Finding, check_repository
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "check.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "check.md"
 FENCE = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from ebbtide.train.errors import DataError
+from ebbtide.data.errors import DataError
 
 SECONDS_BELOW = 100_000_000_000
 """Numeric times below this are Unix seconds, others milliseconds: 1e11 s is the year 5138, 1e11 ms is 1973."""

@@ -6,8 +6,8 @@ from datetime import datetime, timezone
 import polars as pl
 import pytest
 
-from ebbtide.train.errors import DataError
-from ebbtide.train.events import EventColumns, build_log, read_events
+from ebbtide.data.errors import DataError
+from ebbtide.data.events import EventColumns, build_log, read_events
 
 ROWS = [("u2", "a", 1_260_759_108, 2.0), ("u1", "b", 1_260_759_109, 3.5), ("u2", "b", 1_260_759_108, 1.0)]
 COLUMNS = EventColumns(user="who", item="what", time="when", weight="stars")

@@ -5,13 +5,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from ebbtide.data.catalog import read_catalog
+from ebbtide.data.events import EventColumns, build_log, read_events
+from ebbtide.data.splits import held_out
 from ebbtide.loadtest import SessionLog, build_deck
 from ebbtide.serve import ServerConfig, TritonServer
-from ebbtide.train.catalog import read_catalog
-from ebbtide.train.evaluation.split import held_out
-from ebbtide.train.events import EventColumns, build_log, read_events
 
-MOVIELENS = Path(__file__).parents[2] / "examples" / "movielens-small"
+MOVIELENS = Path(__file__).parents[3] / "examples" / "movielens-small"
 
 SLOW_STEP_MS = 10
 SLOW_STEP = f"""

@@ -12,7 +12,7 @@ import pytest
 from ebbtide.check import check_repository
 from ebbtide.serve import ServerConfig, TritonServer
 
-MOVIELENS = Path(__file__).parents[2] / "examples" / "movielens-small"
+MOVIELENS = Path(__file__).parents[3] / "examples" / "movielens-small"
 
 
 @pytest.fixture(scope="module")

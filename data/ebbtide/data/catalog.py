@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from ebbtide.train.errors import DataError
-from ebbtide.train.events import BadRows, read_table
+from ebbtide.data.errors import DataError
+from ebbtide.data.events import BadRows, read_table
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 

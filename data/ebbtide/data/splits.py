@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.train.errors import DataError
-from ebbtide.train.events import EventLog
+from ebbtide.data.errors import DataError
+from ebbtide.data.events import EventLog
 
 Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]

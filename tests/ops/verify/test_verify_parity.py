@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from ebbtide.data.catalog import Catalog
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.writer import RepositoryWriter
@@ -20,7 +21,6 @@ from ebbtide.interest.exported import FACTORS_FILE, ITEM_FACTORS
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.serve import TritonServer
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.catalog import Catalog
 from ebbtide.v1 import Event, RecommendRequest
 from ebbtide.verify import (
     ServerMismatchError,

@@ -14,6 +14,8 @@ import torch
 from onnx import numpy_helper
 from tokenizers import Tokenizer
 
+from ebbtide.data.catalog import Catalog, fill_template
+from ebbtide.data.dataset import DataReference
 from ebbtide.export.attributes import read_attributes
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
@@ -22,15 +24,14 @@ from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.exported import MODEL_FILE
 from ebbtide.serve import ServerConfig, TritonServer
-from ebbtide.train.bundle import BundleConfig, DataReference, EncoderReference, InterestBundle, fingerprint_of
-from ebbtide.train.catalog import Catalog, fill_template
+from ebbtide.train.bundle import BundleConfig, EncoderReference, InterestBundle, fingerprint_of
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_fingerprint, encoder_folder
 from ebbtide.train.model import InterestModel
 from ebbtide.v1 import RecommendRequest
 from ebbtide.verify import random_requests
 
-MOVIES = Path(__file__).parents[2] / "examples" / "movielens-small" / "movies.parquet"
+MOVIES = Path(__file__).parents[3] / "examples" / "movielens-small" / "movies.parquet"
 ITEMS, TOP_N, MAX_EVENTS = 150, 12, 80
 
 

@@ -3,8 +3,8 @@
 import polars as pl
 import pytest
 
-from ebbtide.train.catalog import catalog_of_events, read_catalog
-from ebbtide.train.errors import DataError
+from ebbtide.data.catalog import catalog_of_events, read_catalog
+from ebbtide.data.errors import DataError
 
 CSV = """id,title,year,genres
 1,Toy Story,1995,Adventure|Animation

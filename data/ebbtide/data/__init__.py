@@ -1,0 +1,1 @@
+"""Event logs, catalogs, sessions and splits: what training, evaluation and load tests read."""
