@@ -24,11 +24,10 @@ from rich.table import Table
 
 from ebbtide.data.dataset import DataReference
 from ebbtide.export.encoder.build import EncoderSource, build_encoder
-from ebbtide.export.encoder.fidelity import measure_fidelity
+from ebbtide.export.encoder.fidelity import cosines, measure_fidelity
 from ebbtide.export.encoder.graph_edits import session_of
 from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.encoder.ranking_loss import RankingSample, TextRanking
-from ebbtide.export.encoder.ridge import cosines
 from ebbtide.export.encoder.speed import BATCH_TEXTS, BATCH_TOKENS, compare_speed
 from ebbtide.export.encoder.texts import embed
 from ebbtide.export.onnx_files import write_graph
@@ -46,10 +45,6 @@ VARIANTS = {
     FP32: EncoderOptions(),
     "encoder.fp16": EncoderOptions(precision="fp16"),
     "encoder.int8": EncoderOptions(precision="int8"),
-    "encoder.layers4": EncoderOptions(layers=4),
-    "encoder.layers3": EncoderOptions(layers=3),
-    "encoder.layers3_int8": EncoderOptions(layers=3, precision="int8"),
-    "encoder.static": EncoderOptions(kind="static"),
 }
 EVERYBODY = RankingSample(persons=10**9, items=10**9)
 """The exporter takes fewer persons of a larger log, and fewer texts."""
@@ -72,7 +67,7 @@ def measure_encoders(bundle: InterestBundle, console: Console, threads: int, tur
     for name, options in VARIANTS.items():
         with console.status(name) as status:
             built = build_encoder(source, options, status.update)
-            if not options.is_compressed:
+            if options.precision == "fp32":
                 measured[name] = _exact(source, built.graph, threads)
                 continue
             session = session_of(built.graph, threads)
@@ -90,7 +85,6 @@ def measure_encoders(bundle: InterestBundle, console: Console, threads: int, tur
                 "ndcg_at_10_ratio": ndcg.ratio,
                 "ndcg_at_10_ratio_standard_error": ndcg.standard_error,
                 "ndcg_events": ndcg.events,
-                "layers": list(built.layers),
                 "operators": built.operators,
                 "size_bytes": _size_bytes(built.graph),
             },
@@ -126,7 +120,6 @@ def _exact(source: EncoderSource, graph: onnx.ModelProto, threads: int) -> Measu
             "cosine_min": float(similar.min()),
             "texts": len(texts),
             "ndcg_at_10_ratio": 1.0,
-            "layers": list(source.layers),
             "size_bytes": _size_bytes(graph),
         },
     )

@@ -39,8 +39,6 @@ class RetrievalSettings:
     top_n: int
     candidates: int
     """Items that the index names for a request, beside one more for each excluded item."""
-    lifted: bool
-    """Whether vectors of the index have one more entry, 0 for an interest, that makes them equally long."""
 
 
 class ApproximateHead:
@@ -75,7 +73,7 @@ class ApproximateHead:
         library: Any = faiss  # whose types leave the reader out
         reader = library.ZeroCopyIOReader(faiss.swig_ptr(self._index_bytes), self._index_bytes.size)
         self._index = faiss.read_index(reader, faiss.IO_FLAG_MMAP_IFC)
-        expected = (len(self._factors), self._factors.shape[1] + self.settings.lifted)
+        expected = self._factors.shape
         if (self._index.ntotal, self._index.d) != expected or len(self._id_start) != len(self._factors) + 1:
             raise ValueError(f"{path}: got an index of {self._index.ntotal} x {self._index.d}; expected {expected}")
         # Adjustments by item, all zero (none) between requests; pages that no request touches are never made.
@@ -143,8 +141,6 @@ class ApproximateHead:
         count = min(self.items, self.settings.candidates + adjusted)
         if not len(interest):
             return np.empty((0, count), dtype=np.int64)
-        if self.settings.lifted:
-            interest = np.concatenate([interest, np.zeros((len(interest), 1), dtype=np.float32)], axis=1)
         # One thread for each instance: more of them would fight over the cores.
         faiss.omp_set_num_threads(1)
         _, found = self._index.search(np.ascontiguousarray(interest), count)

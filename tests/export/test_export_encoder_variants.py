@@ -15,18 +15,17 @@ from onnx import TensorProto, helper
 
 from ebbtide.data.catalog import Catalog
 from ebbtide.export import onnx_files
-from ebbtide.export.encoder import fusion
+from ebbtide.export.encoder import fusion, int8
 from ebbtide.export.encoder.build import BuiltEncoder, EncoderSource, build_encoder
-from ebbtide.export.encoder.fidelity import measure_fidelity, require_fidelity
+from ebbtide.export.encoder.fidelity import cosines, measure_fidelity, require_fidelity
 from ebbtide.export.encoder.fp16 import to_fp16
 from ebbtide.export.encoder.fusion import fuse
 from ebbtide.export.encoder.graph import EventEncoder, encoder_graph
 from ebbtide.export.encoder.graph_edits import GraphEditor, operator_counts, session_of, weight_bytes
 from ebbtide.export.encoder.int8 import to_int8
 from ebbtide.export.encoder.options import EncoderOptions
-from ebbtide.export.encoder.ridge import cosines
 from ebbtide.export.encoder.texts import embed
-from ebbtide.export.errors import EncoderOptionsError, FidelityError
+from ebbtide.export.errors import FidelityError
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE
@@ -41,7 +40,6 @@ VARIANTS = {
     "fp32": EncoderOptions(),
     "fp16": EncoderOptions(precision="fp16"),
     "int8": EncoderOptions(precision="int8"),
-    "layers4-int8": EncoderOptions(layers=4, precision="int8"),
 }
 Build = Callable[[str], BuiltEncoder]
 Feeds = dict[str, np.ndarray]
@@ -204,7 +202,6 @@ def test_variant_keeps_names_types_and_axes_when_built(build: Build, name: str) 
     [
         ("fp16", 0.99999, 0.9999, 0.51),
         ("int8", 0.995, 0.98, 0.27),
-        ("layers4-int8", 0.8, 0.3, 0.25),
     ],
 )
 def test_variant_comes_near_the_full_encoder_when_texts_are_unseen(
@@ -237,18 +234,6 @@ def test_int8_vector_is_the_same_when_its_neighbours_differ(build: Build, catalo
         np.testing.assert_allclose(alone[0], together[row], atol=1e-5, rtol=0)
 
 
-def test_layers_keep_the_ends_when_chosen(build: Build) -> None:
-    kept = build("layers4-int8").layers
-    assert len(kept) == 4
-    assert (kept[0], kept[-1]) == (0, 5)
-    assert build("layers4-int8").operators == {"Attention": 4, "BiasGelu": 4}
-
-
-def test_layers_are_refused_when_the_encoder_has_no_more(source: EncoderSource) -> None:
-    with pytest.raises(EncoderOptionsError, match="layers: got 6; expected fewer than the 6"):
-        build_encoder(source, EncoderOptions(layers=6))
-
-
 def test_fidelity_is_told_when_measured(build: Build) -> None:
     built = build("int8")
     fidelity = measure_fidelity(built, session_of(built.graph, 2))
@@ -267,9 +252,11 @@ def test_export_is_refused_when_an_encoder_answers_too_differently(
 ) -> None:
     # Traced once for this module.
     monkeypatch.setattr(EncoderSource, "read", lambda *_: source)
-    options = EncoderOptions(layers=1)
+    # Weights of three values: -1, 0 and 1.
+    monkeypatch.setattr(int8, "_LEVELS", 1)
+    options = EncoderOptions("int8")
     with pytest.raises(
-        FidelityError, match=r"encoder layers1: mean cosine .* got 0\.\d+; expected at least 0\.9"
+        FidelityError, match=r"encoder int8: mean cosine .* got -?0\.\d+; expected at least 0\.99"
     ) as caught:
         export_repository(bundle, tmp_path / "repository", ExportOptions(encoder=options))
     assert "--allow-fidelity-loss" in str(caught.value)

@@ -21,14 +21,12 @@ _MARGIN = 1.5
 class EncoderReport:
     """Which encoder was written, and how near it comes to the one that the bundle was trained with."""
 
-    label: str
-    """See `EncoderOptions.label`."""
-    layers: tuple[int, ...]
-    """Of the language model that were kept, from 0; none in a static encoder."""
+    precision: str
+    """See `EncoderOptions.precision`."""
     operators: dict[str, int]
     """ONNX Runtime's fused operators in the graph, before its products became integers."""
     kept_plain: str | None
-    """Why nothing was fused; None where it was, or where there is nothing to fuse."""
+    """Why nothing was fused; None where it was."""
     difference: float
     """Largest absolute difference of an event vector's entry from the full torch encoder."""
     tolerance: float
@@ -40,25 +38,23 @@ class EncoderReport:
 def report_encoder(twin: InProcessPipeline, built: BuiltEncoder, sizes: Mapping[Size, int]) -> EncoderReport:
     """Checks an exported encoder and measures it.
 
-    A float32 graph must equal the torch module that it was traced from; a compressed one, whatever it was made from,
-    must come near enough to the full encoder.
+    A float32 graph must equal the torch module that it was traced from; a compressed one must come near enough to it.
 
     Raises:
         ParityError: See `check_graph`.
         FidelityError: See `require_fidelity`.
     """
     options, texts = built.options, built.source.bundle.catalog.text
-    difference, tolerance, fidelity = 0.0, TOLERANCE, None
-    if options.precision == "fp32":
-        difference = check_encoder(twin, built.module, texts, sizes)
-    if options.is_compressed:
-        difference = check_encoder(twin, built.source.full, texts, sizes, tolerance=math.inf)
+    tolerance, fidelity = TOLERANCE, None
+    is_compressed = options.precision != "fp32"
+    allowed = math.inf if is_compressed else TOLERANCE
+    difference = check_encoder(twin, built.source.full, texts, sizes, tolerance=allowed)
+    if is_compressed:
         fidelity = measure_fidelity(built, twin.encoder)
         require_fidelity(fidelity, options)
         tolerance = max(TOLERANCE, _MARGIN * max(difference, fidelity.largest_difference))
     return EncoderReport(
-        label=options.label,
-        layers=built.layers,
+        precision=options.precision,
         operators=built.operators,
         kept_plain=built.kept_plain,
         difference=difference,

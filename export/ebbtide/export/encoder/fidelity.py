@@ -12,9 +12,8 @@ from ebbtide.export.encoder.build import BuiltEncoder
 from ebbtide.export.encoder.graph_edits import session_of
 from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.encoder.ranking_loss import NotMeasured, RankingLoss, TextRanking
-from ebbtide.export.encoder.ridge import cosines
 from ebbtide.export.encoder.speed import Speed, compare_speed
-from ebbtide.export.encoder.texts import MAX_KEPT_BACK, Floats, embed, fragments
+from ebbtide.export.encoder.texts import Floats, embed, fragments
 from ebbtide.export.errors import FidelityError
 from ebbtide.export.parity import largest_difference
 
@@ -33,8 +32,6 @@ _FP16 = FidelityTolerance(0.9999, 0.995)
 """Ten bits of mantissa leave rounding alone: anything below is an overflow, not a loss."""
 _INT8 = FidelityTolerance(0.99, 0.99)
 """Below, the ranking changes by more than the choice of a seed does."""
-_SMALLER = FidelityTolerance(0.9, 0.95)
-"""Fewer layers and static tables trade answers for speed; here the trade ends."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Fidelity:
     """A compressed encoder beside the full one, on event vectors as they are served (`text_vector`)."""
 
     cosine_mean: float
-    """Over catalog texts; where something was fitted on texts, over those that the fit did not see."""
+    """Over catalog texts that the calibration did not see."""
     cosine_min: float
     texts: int
     fragment_cosine_mean: float
@@ -65,8 +62,6 @@ class Fidelity:
 
 def tolerance_of(options: EncoderOptions) -> FidelityTolerance:
     """What an encoder of these options must reach."""
-    if options.kind == "static" or options.layers is not None:
-        return _SMALLER
     return _INT8 if options.precision == "int8" else _FP16
 
 
@@ -84,8 +79,6 @@ def measure_fidelity(
     """
     source = built.source
     texts = source.texts.kept_back
-    if not built.options.is_fitted:
-        texts = [*texts, *source.texts.fitted][:MAX_KEPT_BACK]
     reference = session_of(source.fused.graph, session.get_session_options().intra_op_num_threads)
 
     def through(encoder: Any) -> Callable[[list[str]], Floats]:  # noqa: ANN401 - onnxruntime carries no types
@@ -115,6 +108,13 @@ def measure_fidelity(
     )
 
 
+def cosines(got: Floats, expected: Floats) -> Floats:
+    """Cosine of each row with its counterpart, ``[rows]``."""
+    lengths = np.linalg.norm(got, axis=1) * np.linalg.norm(expected, axis=1)
+    result: Floats = (got * expected).sum(1) / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return result
+
+
 def require_fidelity(fidelity: Fidelity, options: EncoderOptions) -> None:
     """Passes an encoder that is near enough, or one whose loss was accepted.
 
@@ -140,6 +140,6 @@ def require_fidelity(fidelity: Fidelity, options: EncoderOptions) -> None:
         )
     if misses:
         raise FidelityError(
-            f"encoder {options.label}: {'; '.join(misses)}: choose another precision or more layers, "
+            f"encoder {options.precision}: {'; '.join(misses)}: choose another precision, "
             "or accept it with --allow-fidelity-loss"
         )

@@ -160,7 +160,7 @@ def write_index(index: Index, item_id: Sequence[str], top_n: int, fingerprint: s
         exported.ID_BYTES: np.frombuffer(b"".join(texts), dtype=np.uint8),
         exported.RETRIEVAL_INDEX: faiss.serialize_index(index.faiss_index),
     }
-    settings = json.dumps({"top_n": top_n, "candidates": index.candidates, "lifted": index.lifted})
+    settings = json.dumps({"top_n": top_n, "candidates": index.candidates})
     _save(tables, folder / exported.RETRIEVAL_FILE, {"fingerprint": fingerprint, exported.RETRIEVAL_SETTINGS: settings})
 
 
