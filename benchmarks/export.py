@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.encoder.ranking_loss import RankingSample, TextRanking
 from ebbtide.export.encoder.speed import BATCH_TEXTS, BATCH_TOKENS, compare_speed
 from ebbtide.export.encoder.texts import embed
+from ebbtide.export.machine import Machine
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.config import ModelConfig, TrainConfig
@@ -151,14 +152,8 @@ def shipped_bundle() -> InterestBundle:
 
 def machine_facts() -> dict[str, Any]:
     """What the times depend on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    found = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
-    vector_units = [
-        flag for flag in found.get("flags", "").split() if flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni")
-    ]
     return {
-        "processor": found.get("model name", platform.processor()),
-        "vector_units": vector_units,
+        **asdict(Machine.this()),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
         "python": platform.python_version(),

@@ -15,6 +15,7 @@ from ebbtide.export.encoder.ranking_loss import NotMeasured, RankingLoss, TextRa
 from ebbtide.export.encoder.speed import Speed, compare_speed
 from ebbtide.export.encoder.texts import Floats, embed, fragments
 from ebbtide.export.errors import FidelityError
+from ebbtide.export.machine import Machine
 from ebbtide.export.parity import largest_difference
 
 _MAX_FRAGMENTS = 512
@@ -53,6 +54,8 @@ class Fidelity:
     speed: Speed
     fp32_speed: Speed
     """Of the full encoder, fused, in float32, timed in turns with it."""
+    machine: Machine
+    """Where all of this was measured."""
 
     @property
     def speedup(self) -> float:
@@ -105,6 +108,7 @@ def measure_fidelity(
         ndcg_not_measured=not_measured,
         speed=speed["own"],
         fp32_speed=speed["fp32"],
+        machine=Machine.this(),
     )
 
 
