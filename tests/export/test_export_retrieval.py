@@ -29,6 +29,7 @@ from ebbtide.interest import contract, exported
 from ebbtide.interest.checks import Request
 from ebbtide.interest.contract import Size
 from ebbtide.interest.keys import item_keys
+from ebbtide.interest.retrieval import RETRIEVAL_FILE
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 
@@ -216,7 +217,7 @@ def test_ids_are_read_back_from_the_index_file(folder: Path) -> None:
 
 
 def test_head_is_refused_when_a_file_is_of_another_export_or_damaged(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{exported.RETRIEVAL_FILE}: got fingerprint {FINGERPRINT}; expected other"):
+    with pytest.raises(ValueError, match=f"{RETRIEVAL_FILE}: got fingerprint {FINGERPRINT}; expected other"):
         open_head(folder, "other")
     for file in (exported.FACTORS_FILE, exported.ATTRIBUTES_FILE):
         changed = tmp_path / file
@@ -289,7 +290,7 @@ def test_version_is_refused_when_it_is_served_by_another_backend_than_those_besi
 def test_pipeline_is_refused_when_the_index_is_of_another_export(written: Path, tmp_path: Path) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(written, changed)
-    path = changed / HEAD / "1" / exported.RETRIEVAL_FILE
+    path = changed / HEAD / "1" / RETRIEVAL_FILE
     tables, metadata = exported.read_tensors(path)
     tables = {name: np.array(table) for name, table in tables.items()}
     path.unlink()

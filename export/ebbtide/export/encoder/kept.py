@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from ebbtide.export.encoder.check import EncoderReport
 from ebbtide.export.errors import RepositoryError
 from ebbtide.export.inprocess import InProcessPipeline
-from ebbtide.export.onnx_files import write_graph
 from ebbtide.export.parity import largest_difference
+from ebbtide.export.tables import share_file
 from ebbtide.export.tokenizer import TOKENIZER_FILE
 from ebbtide.interest import contract
-from ebbtide.interest.exported import MODEL_FILE
+from ebbtide.interest.modelfile import MODEL_FILE, write_fingerprint
 from ebbtide.train.bundle import InterestBundle
 
 _CHECKED_TEXTS = 64
@@ -56,16 +54,17 @@ class KeptEncoder:
             ) from error
 
     def write(self, fingerprint: str, encoder: Path, tokenizer: Path) -> None:
-        """Writes graph and tokenizer as files of another export.
+        """Writes graph and tokenizer as files of another export; each is one file on the disk for both.
 
         Args:
             fingerprint: The id of that export.
             encoder: Its version folder of the `encoder` model.
             tokenizer: The same of the `tokenizer` model.
         """
-        graph = onnx.load(str(self._folder(contract.ENCODER.name) / MODEL_FILE))
-        write_graph(graph, fingerprint, encoder)
-        shutil.copyfile(self._folder(contract.TOKENIZER.name) / TOKENIZER_FILE, tokenizer / TOKENIZER_FILE)
+        for file in sorted(self._folder(contract.ENCODER.name).glob(f"{MODEL_FILE}*")):
+            share_file(file, encoder / file.name)
+        write_fingerprint(encoder, fingerprint)
+        share_file(self._folder(contract.TOKENIZER.name) / TOKENIZER_FILE, tokenizer / TOKENIZER_FILE)
 
     def _folder(self, model: str) -> Path:
         return self.repository / model / str(self.version)
