@@ -94,7 +94,7 @@ def test_what_was_told_of_an_encoder_is_read_back_when_it_is_compressed(tmp_path
     speed = Speed(0.5, 0.01)
     ranking = RankingLoss(0.99, float("nan"), 0.05, 10, 20)
     fidelity = Fidelity(0.99, 0.9, 100, 0.98, 0.2, ranking, None, speed, speed, Machine("a processor", ("avx2",)))
-    report = EncoderReport("int8", {"Attention": 3}, None, 0.2, 0.3, fidelity)
+    report = EncoderReport("int8", {"Attention": 3}, None, 0.2, 0.3, 0.99, fidelity)
     noted = json.loads(json.dumps(asdict(report)))
     assert repr(KeptEncoder.read(tmp_path, 3, noted).report) == repr(report)
     with pytest.raises(RepositoryError, match=r"(?s)version 3, encoder: got .*tolerance.*`ebbtide export --version`"):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import tritonclient.grpc as triton
 
 from ebbtide.data.catalog import Catalog
@@ -19,6 +22,8 @@ from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.interest import contract
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
+from ebbtide.verify import compare_fidelity
+from ebbtide.verify.tolerances import Tolerances
 
 TEXTS = ["a", "space opera with robots", "Ünïcødé – 東京物語 🎬", "word " * 400]
 
@@ -30,6 +35,7 @@ class Served:
     report: ExportReport
     twin: InProcessPipeline
     client: triton.InferenceServerClient
+    address: str
 
     def embed(self, texts: list[str]) -> np.ndarray:
         array = np.array([text.encode() for text in texts], dtype=object)
@@ -51,7 +57,7 @@ def served(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) -> 
         TritonServer(ServerConfig(report.folder, log_file=log)) as running,
         triton.InferenceServerClient(running.grpc_url) as client,
     ):
-        yield Served(report, InProcessPipeline(report.folder), client)
+        yield Served(report, InProcessPipeline(report.folder), client, running.grpc_url)
 
 
 def test_embed_equals_its_twin_when_the_encoder_is_compressed(served: Served, catalog: Catalog) -> None:
@@ -69,10 +75,33 @@ def test_embed_stays_within_the_stated_tolerance_when_the_encoder_is_compressed(
     np.testing.assert_allclose(served.embed(texts), expected, atol=stated["encoder_tolerance"], rtol=0)
 
 
+def test_served_vectors_pass_the_gate_when_verified_against_torch(served: Served, bundle: InterestBundle) -> None:
+    found = compare_fidelity(bundle, served.twin, served.address)
+    assert found.passed
+    assert (found.between, found.stage, found.compared) == ("torch, Triton", "embed", 200)
+    assert found.tolerance == pytest.approx(0.01)
+    assert 1e-5 < found.difference < 0.005
+
+
+def test_served_vectors_are_refused_when_their_cosine_is_below_the_gate(served: Served, bundle: InterestBundle) -> None:
+    found = compare_fidelity(bundle, served.twin, served.address, tolerances=Tolerances(least_cosine=0.99995))
+    assert not found.passed
+    assert "mean cosine of 200 catalog texts: got 0.99" in found.detail
+    # What the server answers counts, not the files here: another projection than its own.
+    turned = copy.deepcopy(bundle.model)
+    with torch.no_grad():
+        turned.event_projection.neg_()
+    assert compare_fidelity(replace(bundle, model=turned), served.twin, served.address).difference > 1.99
+
+
 def test_manifest_tells_of_the_encoder_when_it_is_compressed(served: Served) -> None:
     stated = read_manifest(served.report.folder)["1"]["encoder"]
     assert stated["precision"] == "int8"
     assert stated["kept_plain"] is None
+    assert stated["least_cosine"] == 0.99
+    machine = stated["fidelity"]["machine"]
+    assert machine["processor"]
+    assert ("avx2" in machine["vector_units"]) == ("avx2" in Path("/proc/cpuinfo").read_text().split())
     assert stated["fidelity"]["cosine_mean"] == served.report.encoder.fidelity.cosine_mean  # type: ignore[union-attr]
     assert stated["fidelity"]["ndcg_not_measured"] == "ratings.parquet is not there any more"
     assert read_manifest(served.report.folder)["1"]["options"]["encoder"]["precision"] == "int8"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ebbtide.export.checks import check_encoder
 from ebbtide.export.encoder.build import BuiltEncoder
-from ebbtide.export.encoder.fidelity import Fidelity, measure_fidelity, require_fidelity
+from ebbtide.export.encoder.fidelity import Fidelity, measure_fidelity, require_fidelity, tolerance_of
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.parity import TOLERANCE
 from ebbtide.interest.contract import Size
@@ -31,6 +31,8 @@ class EncoderReport:
     """Largest absolute difference of an event vector's entry from the full torch encoder."""
     tolerance: float
     """What that difference may be when the export is verified again."""
+    least_cosine: float
+    """Mean cosine to the full torch encoder that event vectors of catalog texts must reach wherever they are served."""
     fidelity: Fidelity | None
     """None for the full encoder in float32, whose difference is rounding."""
 
@@ -46,12 +48,15 @@ def report_encoder(twin: InProcessPipeline, built: BuiltEncoder, sizes: Mapping[
     """
     options, texts = built.options, built.source.bundle.catalog.text
     tolerance, fidelity = TOLERANCE, None
+    least_cosine = tolerance_of(options).cosine_mean
     is_compressed = options.precision != "fp32"
     allowed = math.inf if is_compressed else TOLERANCE
     difference = check_encoder(twin, built.source.full, texts, sizes, tolerance=allowed)
     if is_compressed:
         fidelity = measure_fidelity(built, twin.encoder)
         require_fidelity(fidelity, options)
+        # Below the gate where a loss was accepted: then what was measured, with a margin, is the gate.
+        least_cosine = min(least_cosine, 1 - _MARGIN * (1 - fidelity.cosine_mean))
         tolerance = max(TOLERANCE, _MARGIN * max(difference, fidelity.largest_difference))
     return EncoderReport(
         precision=options.precision,
@@ -59,5 +64,6 @@ def report_encoder(twin: InProcessPipeline, built: BuiltEncoder, sizes: Mapping[
         kept_plain=built.kept_plain,
         difference=difference,
         tolerance=tolerance,
+        least_cosine=least_cosine,
         fidelity=fidelity,
     )

@@ -29,8 +29,8 @@ class FidelityTolerance:
     ndcg_at_10_ratio: float
 
 
-_FP16 = FidelityTolerance(0.9999, 0.995)
-"""Ten bits of mantissa leave rounding alone: anything below is an overflow, not a loss."""
+_ROUNDING = FidelityTolerance(0.9999, 0.995)
+"""Of fp32 and fp16: ten bits of mantissa leave rounding alone; anything below is an overflow, not a loss."""
 _INT8 = FidelityTolerance(0.99, 0.99)
 """Below, the ranking changes by more than the choice of a seed does."""
 
@@ -65,7 +65,7 @@ class Fidelity:
 
 def tolerance_of(options: EncoderOptions) -> FidelityTolerance:
     """What an encoder of these options must reach."""
-    return _INT8 if options.precision == "int8" else _FP16
+    return _INT8 if options.precision == "int8" else _ROUNDING
 
 
 def measure_fidelity(

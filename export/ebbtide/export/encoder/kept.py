@@ -12,12 +12,14 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from ebbtide.export.encoder.check import EncoderReport
+from ebbtide.export.encoder.texts import Floats
 from ebbtide.export.errors import RepositoryError
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.parity import largest_difference
 from ebbtide.export.tables import share_file
 from ebbtide.export.tokenizer import TOKENIZER_FILE
 from ebbtide.interest import contract
+from ebbtide.interest.contract import Limits
 from ebbtide.interest.modelfile import MODEL_FILE, write_fingerprint
 from ebbtide.train.bundle import InterestBundle
 
@@ -73,21 +75,35 @@ class KeptEncoder:
 def difference_from_bundle(twin: InProcessPipeline, bundle: InterestBundle) -> float:
     """How far an exported encoder is from the one that a bundle was trained with, on some of the catalog's texts.
 
-    Training has embedded these texts, so that no language model is loaded for it.
-
     Returns:
         The largest absolute difference of an event vector's entry; infinity where no request may carry such a text.
     """
-    allowed = [
-        place
-        for place, text in enumerate(bundle.catalog.text)
-        if text.strip() and len(text.encode()) <= twin.limits.max_text_bytes
-    ]
-    if not allowed:
+    items, expected = catalog_texts(bundle, twin.limits, min(_CHECKED_TEXTS, twin.limits.max_texts))
+    if not items:
         return float("inf")
-    count = min(_CHECKED_TEXTS, twin.limits.max_texts, len(allowed))
-    chosen = [allowed[place] for place in np.linspace(0, len(allowed) - 1, count).astype(int)]
-    with torch.inference_mode():
-        expected = (bundle.model.text_vectors[chosen] @ bundle.model.event_projection).numpy()
-    got = twin.embed([bundle.catalog.text[place] for place in chosen])
+    got = twin.embed([bundle.catalog.text[item] for item in items])
     return largest_difference(got, expected) if got.shape == expected.shape else float("inf")
+
+
+def catalog_texts(bundle: InterestBundle, limits: Limits, count: int) -> tuple[list[int], Floats]:
+    """Some items whose text a request may carry, and the event vectors of these texts by torch.
+
+    Training has embedded them, so that no language model is loaded for it.
+
+    Args:
+        bundle: With its catalog.
+        limits: Of the export.
+        count: At most so many, spread over the catalog.
+
+    Returns:
+        Catalog indices, and vectors ``[items, d]``.
+    """
+    allowed = [
+        item
+        for item, text in enumerate(bundle.catalog.text)
+        if text.strip() and len(text.encode()) <= limits.max_text_bytes
+    ]
+    places = np.linspace(0, len(allowed) - 1, min(count, len(allowed))).astype(int)
+    items = [allowed[place] for place in places]
+    with torch.inference_mode():
+        return items, (bundle.model.text_vectors[items] @ bundle.model.event_projection).numpy()
