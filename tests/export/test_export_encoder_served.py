@@ -33,7 +33,7 @@ class Served:
     """One export, in this process and on a server."""
 
     report: ExportReport
-    twin: InProcessPipeline
+    in_process: InProcessPipeline
     client: triton.InferenceServerClient
     address: str
 
@@ -62,7 +62,7 @@ def served(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_embed_equals_its_twin_when_the_encoder_is_compressed(served: Served, catalog: Catalog) -> None:
     for texts in ([TEXTS[0]], TEXTS, catalog.text[:50]):
-        np.testing.assert_allclose(served.embed(texts), served.twin.embed(texts), atol=TOLERANCE, rtol=0)
+        np.testing.assert_allclose(served.embed(texts), served.in_process.embed(texts), atol=TOLERANCE, rtol=0)
 
 
 def test_embed_stays_within_the_stated_tolerance_when_the_encoder_is_compressed(
@@ -76,7 +76,7 @@ def test_embed_stays_within_the_stated_tolerance_when_the_encoder_is_compressed(
 
 
 def test_served_vectors_pass_the_gate_when_verified_against_torch(served: Served, bundle: InterestBundle) -> None:
-    found = compare_fidelity(bundle, served.twin, served.address)
+    found = compare_fidelity(bundle, served.in_process, served.address)
     assert found.passed
     assert (found.between, found.stage, found.compared) == ("torch, Triton", "embed", 200)
     assert found.tolerance == pytest.approx(0.01)
@@ -84,14 +84,14 @@ def test_served_vectors_pass_the_gate_when_verified_against_torch(served: Served
 
 
 def test_served_vectors_are_refused_when_their_cosine_is_below_the_gate(served: Served, bundle: InterestBundle) -> None:
-    found = compare_fidelity(bundle, served.twin, served.address, tolerances=Tolerances(least_cosine=0.99995))
+    found = compare_fidelity(bundle, served.in_process, served.address, tolerances=Tolerances(least_cosine=0.99995))
     assert not found.passed
     assert "mean cosine of 200 catalog texts: got 0.99" in found.detail
     # What the server answers counts, not the files here: another projection than its own.
     turned = copy.deepcopy(bundle.model)
     with torch.no_grad():
         turned.event_projection.neg_()
-    assert compare_fidelity(replace(bundle, model=turned), served.twin, served.address).difference > 1.99
+    assert compare_fidelity(replace(bundle, model=turned), served.in_process, served.address).difference > 1.99
 
 
 def test_manifest_tells_of_the_encoder_when_it_is_compressed(served: Served) -> None:

@@ -37,7 +37,7 @@ class EncoderReport:
     """None for the full encoder in float32, whose difference is rounding."""
 
 
-def report_encoder(twin: InProcessPipeline, built: BuiltEncoder, sizes: Mapping[Size, int]) -> EncoderReport:
+def report_encoder(in_process: InProcessPipeline, built: BuiltEncoder, sizes: Mapping[Size, int]) -> EncoderReport:
     """Checks an exported encoder and measures it.
 
     A float32 graph must equal the torch module that it was traced from; a compressed one must come near enough to it.
@@ -51,9 +51,9 @@ def report_encoder(twin: InProcessPipeline, built: BuiltEncoder, sizes: Mapping[
     least_cosine = tolerance_of(options).cosine_mean
     is_compressed = options.precision != "fp32"
     allowed = math.inf if is_compressed else TOLERANCE
-    difference = check_encoder(twin, built.source.full, texts, sizes, tolerance=allowed)
+    difference = check_encoder(in_process, built.source.full, texts, sizes, tolerance=allowed)
     if is_compressed:
-        fidelity = measure_fidelity(built, twin.encoder)
+        fidelity = measure_fidelity(built, in_process.encoder)
         require_fidelity(fidelity, options)
         # Below the gate where a loss was accepted: then what was measured, with a margin, is the gate.
         least_cosine = min(least_cosine, 1 - _MARGIN * (1 - fidelity.cosine_mean))

@@ -72,16 +72,16 @@ class KeptEncoder:
         return self.repository / model / str(self.version)
 
 
-def difference_from_bundle(twin: InProcessPipeline, bundle: InterestBundle) -> float:
+def difference_from_bundle(in_process: InProcessPipeline, bundle: InterestBundle) -> float:
     """How far an exported encoder is from the one that a bundle was trained with, on some of the catalog's texts.
 
     Returns:
         The largest absolute difference of an event vector's entry; infinity where no request may carry such a text.
     """
-    items, expected = catalog_texts(bundle, twin.limits, min(_CHECKED_TEXTS, twin.limits.max_texts))
+    items, expected = catalog_texts(bundle, in_process.limits, min(_CHECKED_TEXTS, in_process.limits.max_texts))
     if not items:
         return float("inf")
-    got = twin.embed([bundle.catalog.text[item] for item in items])
+    got = in_process.embed([bundle.catalog.text[item] for item in items])
     return largest_difference(got, expected) if got.shape == expected.shape else float("inf")
 
 
@@ -103,7 +103,7 @@ def catalog_texts(bundle: InterestBundle, limits: Limits, count: int) -> tuple[l
         for item, text in enumerate(bundle.catalog.text)
         if text.strip() and len(text.encode()) <= limits.max_text_bytes
     ]
-    places = np.linspace(0, len(allowed) - 1, min(count, len(allowed))).astype(int)
-    items = [allowed[place] for place in places]
+    indices = np.linspace(0, len(allowed) - 1, min(count, len(allowed))).astype(int)
+    items = [allowed[index] for index in indices]
     with torch.inference_mode():
         return items, (bundle.model.text_vectors[items] @ bundle.model.event_projection).numpy()

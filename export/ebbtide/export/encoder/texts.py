@@ -36,14 +36,14 @@ class TextSplit:
 def split_texts(texts: Sequence[str]) -> TextSplit:
     """Splits texts by chance, the same way every time; a catalog of one text gives it to both sides."""
     distinct = list(dict.fromkeys(texts))
-    order = [distinct[place] for place in np.random.default_rng(_SEED).permutation(len(distinct))]
+    order = [distinct[index] for index in np.random.default_rng(_SEED).permutation(len(distinct))]
     kept_back = order[::_KEPT_BACK_SHARE]
-    calibration = [text for place, text in enumerate(order) if place % _KEPT_BACK_SHARE] or kept_back
+    calibration = [text for index, text in enumerate(order) if index % _KEPT_BACK_SHARE] or kept_back
     return TextSplit(calibration[:_MAX_CALIBRATION], kept_back[:_MAX_KEPT_BACK])
 
 
 def fragments(texts: Sequence[str]) -> list[str]:
-    """A few successive words of each text: what people type is shorter than what a catalog says."""
+    """A few successive words of each text: what users type is shorter than what a catalog says."""
     random = np.random.default_rng(_SEED)
     found = []
     for text in texts:
@@ -58,7 +58,7 @@ def fragments(texts: Sequence[str]) -> list[str]:
 class TokenBatch:
     """Some texts, ready for the encoder."""
 
-    places: list[int]
+    indices: list[int]
     """Of the texts in the list that was given."""
     feeds: dict[str, Array]
     """The encoder's inputs by name, each int64 ``[texts, tokens]``."""
@@ -89,21 +89,21 @@ class EncoderTokens:
     def batches(self, texts: Sequence[str]) -> list[TokenBatch]:
         """Texts of similar length together, padded to a multiple of 16."""
         tokens = self.ids(texts)
-        order = sorted(range(len(texts)), key=lambda place: len(tokens[place]))
+        order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
         return [
             self._batch(order[start : start + _BATCH_TEXTS], tokens) for start in range(0, len(order), _BATCH_TEXTS)
         ]
 
-    def _batch(self, places: list[int], tokens: list[list[int]]) -> TokenBatch:
-        longest = max(len(tokens[place]) for place in places)
+    def _batch(self, indices: list[int], tokens: list[list[int]]) -> TokenBatch:
+        longest = max(len(tokens[index]) for index in indices)
         width = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self._max_tokens)
-        input_ids = np.full((len(places), width), self._pad_id, dtype=np.int64)
+        input_ids = np.full((len(indices), width), self._pad_id, dtype=np.int64)
         mask = np.zeros_like(input_ids)
-        for row, place in enumerate(places):
-            input_ids[row, : len(tokens[place])] = tokens[place]
-            mask[row, : len(tokens[place])] = 1
+        for row, index in enumerate(indices):
+            input_ids[row, : len(tokens[index])] = tokens[index]
+            mask[row, : len(tokens[index])] = 1
         names = (tensor.name for tensor in contract.ENCODER.inputs)
-        return TokenBatch(places, dict(zip(names, (input_ids, mask), strict=True)))
+        return TokenBatch(indices, dict(zip(names, (input_ids, mask), strict=True)))
 
 
 def embed(batches: Sequence[TokenBatch], run: Callable[[dict[str, Array]], Array]) -> Floats:
@@ -114,7 +114,7 @@ def embed(batches: Sequence[TokenBatch], run: Callable[[dict[str, Array]], Array
         run: From feeds to vectors.
     """
     vectors = np.concatenate([run(batch.feeds) for batch in batches])
-    places = np.concatenate([batch.places for batch in batches])
+    indices = np.concatenate([batch.indices for batch in batches])
     ordered = np.empty(vectors.shape, dtype=np.float32)
-    ordered[places] = vectors
+    ordered[indices] = vectors
     return ordered

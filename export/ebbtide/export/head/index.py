@@ -160,8 +160,8 @@ def _build_lists(factors: Floats, report: Callable[[str], None]) -> Any:  # noqa
 
 def _truth(factors: Floats, interests: Floats) -> Floats:
     """Each request's score of its 100th best item, ``[requests]``."""
-    place = min(RECALL_AT, len(factors))
-    return np.array([np.partition(factors @ row, -place)[-place] for row in interests], dtype=np.float32)
+    index = min(RECALL_AT, len(factors))
+    return np.array([np.partition(factors @ row, -index)[-index] for row in interests], dtype=np.float32)
 
 
 def _narrowest(
