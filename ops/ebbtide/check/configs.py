@@ -15,6 +15,7 @@ from ebbtide.check import textproto
 from ebbtide.check.findings import Finding
 from ebbtide.check.messages import ModelConfig
 from ebbtide.check.textproto import PositionIndex
+from ebbtide.check.tokens import normalised, split
 
 _UNKNOWN_FIELD = re.compile(r'Message type "([\w.]+)" has no field named "([^"]+)"')
 _UNKNOWN_VALUE = re.compile(r'Enum type "([\w.]+)" has no value named (\w+)')
@@ -45,28 +46,25 @@ def read_config(path: Path, file: str) -> Config:
         path: the file, which exists.
         file: its path within the repository.
     """
-    message = model_config_pb2.ModelConfig()
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        finding = Finding(
-            "config-syntax", file, 1, "", f"got bytes that are no UTF-8 ({error}); expected text", "save it as UTF-8"
-        )
-        return Config(file, PositionIndex(""), cast(ModelConfig, message), finding)
-    index = PositionIndex(text)
-    problem = None
-    try:
-        text_format.Parse(text, message)
-    except (text_format.ParseError, ValueError) as error:
-        # A number that an enum can't hold is a bare ValueError.
-        problem = _problem(error, file, text)
-        message = model_config_pb2.ModelConfig()
-    return Config(file, index, cast(ModelConfig, message), problem)
+    # Triton takes any bytes in comments and strings.
+    tokens, problem = split(path.read_bytes().decode(errors="surrogateescape"))
+    index, message, finding = PositionIndex(tokens), model_config_pb2.ModelConfig(), None
+    if problem is not None:
+        finding = Finding("config-syntax", file, problem.line, "", problem.message, problem.hint)
+    else:
+        text = normalised(tokens)
+        try:
+            text_format.Parse(text, message)
+        except (text_format.ParseError, ValueError) as error:
+            # A number that an enum can't hold is a bare ValueError.
+            finding = _problem(error, file, text)
+            message = model_config_pb2.ModelConfig()
+    return Config(file, index, cast(ModelConfig, message), finding)
 
 
 def no_config(folder: str) -> Config:
     """What stands for the config of a model that has none: Triton fills it in."""
-    return Config(folder, PositionIndex(""), cast(ModelConfig, model_config_pb2.ModelConfig()), None)
+    return Config(folder, PositionIndex(()), cast(ModelConfig, model_config_pb2.ModelConfig()), None)
 
 
 def data_type_name(number: int) -> str:
@@ -86,8 +84,8 @@ def _problem(error: text_format.ParseError | ValueError, file: str, text: str) -
     if line is None:
         # The error has no position, but ends with the value.
         line = text[: max(text.find(str(error).split()[-1]), 0)].count("\n") + 1
-    # The position stands in front of the parser's words.
-    words = re.sub(r"^\d+:\d+ ?: ", "", str(error)).strip()
+    # The position and the whole line stand in front of the parser's words.
+    words = re.sub(r"^\d+:\d+ ?: ", "", str(error)).removeprefix(f"'{text.splitlines()[line - 1]}': ").strip()
     if match := _UNKNOWN_FIELD.search(words):
         message_type, name = match.groups()
         known = _fields_of(message_type)

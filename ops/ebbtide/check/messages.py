@@ -1,6 +1,6 @@
 """Types for the parts of Triton's `ModelConfig` that the rules read; tritonclient's own messages carry none.
 
-Enums are their numbers; `names.py` gives their names. What the classes mean is told in Triton's model_config.proto.
+Enums are their numbers; `configs.data_type_name` gives the names of data types. What the classes mean is told in Triton's model_config.proto.
 """
 
 from __future__ import annotations

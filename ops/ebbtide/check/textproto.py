@@ -6,21 +6,11 @@ stops where the structure is lost, and knows the lines before.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from google.protobuf.text_encoding import CUnescape
+from ebbtide.check.tokens import Token
 
-_TOKEN = re.compile(
-    r"""
-    (?P<space>\s+|\#[^\n]*)
-    | (?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')
-    | (?P<word>[^\s\#"'{}<>\[\]:,;]+)
-    | (?P<mark>.)
-    """,
-    re.VERBOSE,
-)
 _CLOSING = {"{": "}", "<": ">"}
 _MAX_DEPTH = 100
 
@@ -52,19 +42,12 @@ class Node:
     children: dict[str, list[Node]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Token:
-    kind: str
-    text: str
-    line: int
-
-
 class PositionIndex:
-    """The lines of one text."""
+    """The lines of one text's fields."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, tokens: Sequence[Token]) -> None:
         self.root = Node(1)
-        _Reader(text).read_message(self.root, "", 0)
+        _Reader(tokens).read_message(self.root, "", 0)
 
     def line(self, path: Path) -> int:
         """The line of the field, or of the nearest message around it that is written."""
@@ -127,19 +110,18 @@ def _locate(root: Node, path: Path) -> Node:
 
 
 class _Reader:
-    def __init__(self, text: str) -> None:
-        self._tokens = list(_tokens(text))
-        self._at = 0
+    def __init__(self, tokens: Sequence[Token]) -> None:
+        self._tokens = tokens
+        self._position = 0
 
     def read_message(self, node: Node, end: str, depth: int) -> None:
-        while (token := self._next()) is not None and token.text != end:
-            if token.kind != "word":
-                if token.text in ",;":
+        """Reads fields into a node, until the mark that ends the message."""
+        while (token := self._next()) is not None and not self._is_mark(token, end):
+            if token.kind != "name":
+                if self._is_mark(token, ",") or self._is_mark(token, ";"):
                     continue
                 return self._give_up()
-            if (before := self._peek()) is None:
-                return None
-            if before.text == ":":
+            if self._is_mark(self._peek(), ":"):
                 self._next()
             occurrences = node.children.setdefault(token.text, [])
             self._read_value(occurrences, token.line, depth + 1)
@@ -152,56 +134,44 @@ class _Reader:
             return
         if depth > _MAX_DEPTH:
             self._give_up()
-        elif token.kind == "mark" and token.text in _CLOSING:
+        elif token.kind != "mark":
+            occurrences.append(Node(line, self._scalar(token)))
+        elif token.text == "-":
+            number = self._next()
+            occurrences.append(Node(line, f"-{number.text if number else ''}"))
+        elif token.text in _CLOSING:
             node = Node(line)
             occurrences.append(node)
             self.read_message(node, _CLOSING[token.text], depth)
-        elif token.kind == "mark" and token.text == "[":
-            while (element := self._peek()) is not None and not (element.kind == "mark" and element.text == "]"):
-                if element.kind == "mark" and element.text == ",":
+        elif token.text == "[":
+            while (element := self._peek()) is not None and not self._is_mark(element, "]"):
+                if self._is_mark(element, ","):
                     self._next()
                 else:
                     self._read_value(occurrences, element.line, depth + 1)
             self._next()
-        elif token.kind == "mark":
-            self._give_up()
         else:
-            occurrences.append(Node(line, self._scalar(token)))
+            self._give_up()
 
-    def _scalar(self, first: _Token) -> str:
-        if first.kind == "word":
-            return first.text
+    def _scalar(self, first: Token) -> str:
         text = first.text
         # Adjacent strings are one.
-        parts = [text]
-        while (after := self._peek()) is not None and after.kind == "string":
-            parts.append(after.text)
+        while first.kind == "string" and (after := self._peek()) is not None and after.kind == "string":
+            text += after.text
             self._next()
-        return "".join(_unquoted(part) for part in parts)
+        return text
 
-    def _peek(self) -> _Token | None:
-        return self._tokens[self._at] if self._at < len(self._tokens) else None
+    @staticmethod
+    def _is_mark(token: Token | None, text: str) -> bool:
+        return token is not None and token.kind == "mark" and token.text == text
 
-    def _next(self) -> _Token | None:
+    def _peek(self) -> Token | None:
+        return self._tokens[self._position] if self._position < len(self._tokens) else None
+
+    def _next(self) -> Token | None:
         token = self._peek()
-        self._at += 1
+        self._position += 1
         return token
 
     def _give_up(self) -> None:
-        self._at = len(self._tokens)
-
-
-def _tokens(text: str) -> Iterator[_Token]:
-    line = 1
-    for match in _TOKEN.finditer(text):
-        kind = match.lastgroup or ""
-        if kind != "space":
-            yield _Token(kind, match.group(), line)
-        line += match.group().count("\n")
-
-
-def _unquoted(text: str) -> str:
-    try:
-        return CUnescape(text[1:-1]).decode(errors="replace")
-    except ValueError:
-        return text[1:-1]
+        self._position = len(self._tokens)
