@@ -13,7 +13,7 @@ _READER = "get_input_tensor_by_name"
 
 @dataclass(frozen=True)
 class Named:
-    """A tensor's name, written in the source."""
+    """A tensor name that is written in the source."""
 
     name: str
     line: int
@@ -21,27 +21,27 @@ class Named:
 
 @dataclass(frozen=True)
 class PythonSource:
-    """What a model.py tells; of one that does not parse only `error`."""
+    """What the checker knows about a model.py; only `error` is set if the file is not valid Python."""
 
     error: SyntaxError | None = None
     model_class: int | None = None
-    """The line of class TritonPythonModel, or of the import that brings it."""
+    """The line of the class TritonPythonModel, or of the import or assignment that defines it."""
     is_opaque: bool = False
-    """Whether the class, or parts of it, may come from somewhere else."""
+    """Whether the class or its methods may be defined elsewhere: imported, inherited or decorated."""
     methods: frozenset[str] = frozenset()
     reads: tuple[Named, ...] = ()
     """Inputs that are read by name."""
     answers: tuple[Named, ...] = ()
-    """Outputs that are made by name."""
+    """Outputs that are created by name."""
     names_every_answer: bool = False
-    """Whether no output can be made but by a name written in the source."""
+    """Whether every output is created with a name that is written in the source."""
     strings: frozenset[str] = frozenset()
     calls: frozenset[str] = frozenset()
-    """The last part of every name that is called: ``Tensor`` of ``pb_utils.Tensor(...)``."""
+    """The called functions, without the object in front: ``Tensor`` for ``pb_utils.Tensor(...)``."""
 
 
 def read_source(path: Path) -> PythonSource:
-    """Reads a model.py; a syntax error is told in `error`."""
+    """Reads a model.py; `error` holds a syntax error."""
     try:
         tree = ast.parse(path.read_bytes(), path.name)
     except SyntaxError as error:
@@ -71,7 +71,7 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def _bound_at(tree: ast.Module) -> int | None:
-    """The line of an import or assignment that gives the class's name."""
+    """The line of the import or assignment that defines the class."""
     for node in tree.body:
         if isinstance(node, ast.ImportFrom | ast.Import):
             names = {alias.asname or alias.name for alias in node.names}
@@ -92,7 +92,7 @@ def _called(call: ast.Call) -> str:
 
 
 def _string(call: ast.Call, position: int) -> Named | None:
-    """The argument at a position, or by the keyword ``name``, where it is a string."""
+    """The argument at a position or of the keyword ``name``; None if it is not a string."""
     given = call.args[position] if len(call.args) > position else None
     given = given or next((keyword.value for keyword in call.keywords if keyword.arg == "name"), None)
     if isinstance(given, ast.Constant) and isinstance(given.value, str):

@@ -1,4 +1,4 @@
-"""Rules about Python models: the source is parsed, never run."""
+"""Rules about Python models. The source is parsed, never run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MODEL_DIRECTORY = "$$TRITON_MODEL_DIRECTORY"
 
 
 def check(view: View) -> Iterator[Finding]:
-    """Checks the parameters and the newest source of a Python model."""
+    """Checks the parameters of a Python model and the source of each loaded version."""
     if view.serving.backend != backends.PYTHON:
         return
     yield from _parameters(view)
@@ -32,13 +32,13 @@ def _parameters(view: View) -> Iterator[Finding]:
     if _ENVIRONMENT in parameters:
         value = parameters[_ENVIRONMENT].string_value
         path = Path(value.replace(_MODEL_DIRECTORY, str(view.model.path)))
-        # A path on the server's disk can't be seen from here.
+        # The checker cannot see an absolute path on the server's disk.
         if _MODEL_DIRECTORY in value and not path.exists():
             yield view.finding(
                 "python-environment",
                 ("parameters", Key(_ENVIRONMENT), "value", "string_value"),
-                f"got {value!r}; expected an archive or folder that is there",
-                "put the environment there, as `conda-pack` makes it",
+                f"got {value!r}; expected an existing archive or folder",
+                "create the environment with `conda-pack` and put it there",
             )
     if _CPU_ONLY in parameters and parameters[_CPU_ONLY].string_value not in ("yes", "no"):
         yield view.finding(
@@ -54,8 +54,8 @@ def _source(view: View, file: str, source: PythonSource) -> Iterator[Finding]:
         yield view.file_finding(
             "python-syntax",
             file,
-            f"got a file that does not parse ({source.error.msg}); expected Python",
-            "correct it; a newer syntax needs the server's Python to be as new",
+            f"got a file that is not valid Python ({source.error.msg}); expected Python source",
+            "correct the syntax; newer syntax needs a server with a newer Python",
             source.error.lineno or 1,
         )
         return
@@ -63,15 +63,15 @@ def _source(view: View, file: str, source: PythonSource) -> Iterator[Finding]:
         yield view.file_finding(
             "python-class",
             file,
-            f"got no class {MODEL_CLASS}; expected one",
-            f"name the model's class {MODEL_CLASS}",
+            f"got no class {MODEL_CLASS}; expected a class of this name",
+            f"rename the model's class to {MODEL_CLASS}",
         )
         return
     if not source.is_opaque and "execute" not in source.methods:
         yield view.file_finding(
             "python-execute",
             file,
-            f"got {MODEL_CLASS} without `execute`; expected it: every request fails",
+            f"got {MODEL_CLASS} without `execute`; expected `execute`: without it, every request fails",
             "write `def execute(self, requests)`",
             source.model_class,
         )
@@ -86,7 +86,7 @@ def _inputs(view: View, file: str, source: PythonSource) -> Iterator[Finding]:
     known = {tensor.name for tensor in view.config.input}
     known |= {entry.name for entry in batching.control_input} | {state.input_name for state in batching.state}
     known |= {name for entry in view.config.batch_input for name in entry.target_name}
-    # A tensor without a name is told already.
+    # A tensor without a name is already reported.
     if "auto_complete_config" in source.methods or "" in known:
         return
     for read in source.reads:
@@ -95,7 +95,7 @@ def _inputs(view: View, file: str, source: PythonSource) -> Iterator[Finding]:
                 "python-input-unknown",
                 file,
                 f"got input {read.name!r}; expected one of the config's: {', '.join(sorted(known))}",
-                "correct the name: it is None in every request",
+                "correct the name; `get_input_tensor_by_name` returns None for it",
                 read.line,
             )
 
@@ -103,7 +103,7 @@ def _inputs(view: View, file: str, source: PythonSource) -> Iterator[Finding]:
 def _outputs(view: View, file: str, source: PythonSource) -> Iterator[Finding]:
     known = {tensor.name for tensor in view.config.output}
     completed = "auto_complete_config" in source.methods
-    # What is made by name may also be an input of another model that is called.
+    # A tensor may also be the input of another model that this model calls.
     calls_others = "exec" in source.calls or "async_exec" in source.calls
     states = {state.output_name for state in view.config.sequence_batching.state}
     for answer in source.answers:
@@ -120,6 +120,6 @@ def _outputs(view: View, file: str, source: PythonSource) -> Iterator[Finding]:
             yield view.finding(
                 "python-output-missing",
                 ("output", index, "name"),
-                f"got output {tensor.name!r}, which {file} never names; expected it in a `pb_utils.Tensor`",
-                "answer with it, or remove it from the config",
+                f"got output {tensor.name!r}, which {file} never names; expected a `pb_utils.Tensor` with this name",
+                "create this output in `execute`, or remove it from the config",
             )

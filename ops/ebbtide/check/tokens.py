@@ -1,7 +1,8 @@
 """Splits a text-format protobuf into tokens as Triton's C++ parser does.
 
-Python's own parser differs from it: it accepts bad escapes, ``+8`` and a no-break space, which Triton refuses, and it
-refuses ``- 1`` and a Latin-1 comment, which Triton reads. So a config is split here, and Python parses `normalised`.
+Python's parser differs: it accepts unknown escape sequences, ``+8`` and no-break spaces, which Triton refuses, and it
+refuses ``- 1`` and Latin-1 comments, which Triton accepts. So this module splits the text, and Python's parser reads
+the output of `normalised`.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class Token:
-    """One token; spaces and comments are none."""
+    """One token. Spaces and comments are not tokens."""
 
     kind: str
     """``string``, ``name``, ``number`` or ``mark``."""
     text: str
-    """As written; of a string what it stands for, with U+FFFD for bytes that are not UTF-8."""
+    """The token as written; for a string its value, with U+FFFD for bytes that are not UTF-8."""
     line: int
     """Counted from 1."""
 
@@ -73,7 +74,7 @@ class Problem:
 
 
 class _BadEscapeError(ValueError):
-    """The text of the escape sequence that does not exist."""
+    """A string has an escape sequence that does not exist; the error's text is that sequence."""
 
 
 def split(text: str) -> tuple[tuple[Token, ...], Problem | None]:
@@ -109,11 +110,11 @@ def split(text: str) -> tuple[tuple[Token, ...], Problem | None]:
 
 
 def normalised(tokens: Sequence[Token]) -> str:
-    """The same tokens on the same lines, written so that Python's parser reads them as Triton does."""
+    """Writes the tokens on the same lines so that Python's parser reads them as Triton does."""
     parts: list[str] = []
     line = 1
     for token in tokens:
-        # Python takes a minus for a part of the number behind it, C++ for a token of its own.
+        # For Python a minus sign belongs to the number, for C++ it is a token of its own.
         if parts[-1:] != ["-"]:
             parts.append("\n" * (token.line - line) or " ")
             line = token.line
@@ -126,10 +127,10 @@ def _quoted(text: str) -> str:
 
 
 def _unquoted(written: str) -> bytes:
-    """The bytes that a string in its quotes stands for.
+    """The value of a string that is written with quotes and escapes.
 
     Raises:
-        _BadEscapeError: it has an escape sequence that does not exist.
+        _BadEscapeError: the string has an escape sequence that does not exist.
     """
     return _ESCAPE.sub(_unescaped, written[1:-1].encode(errors="surrogateescape"))
 
@@ -144,10 +145,10 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
         return bytes([int(escape, 16)])
     if kind == "long":
         code_point = int(escape, 16)
-        # C++ keeps the escape sequence where there is no such character.
+        # C++ keeps the escape sequence if there is no such character.
         return rb"\U%08x" % code_point if code_point > _LARGEST_CODE_POINT else _utf8(chr(code_point))
     if kind == "units":
-        # Two units may be one character.
+        # Two UTF-16 units may be one character.
         return _utf8(bytes.fromhex(escape.replace(rb"\u", b"").decode()).decode("utf-16-be", "surrogatepass"))
     raise _BadEscapeError(match.group().decode(errors="replace"))
 
@@ -157,7 +158,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _problem(text: str, position: int, line: int) -> Problem:
-    """Why no token begins at a position."""
+    """Explains why there is no token at a position."""
     character = text[position]
     if character in "\"'":
         return Problem(

@@ -1,4 +1,4 @@
-"""The position index against configs that are written in every way the text format allows."""
+"""The index of lines and values, on configs that are written in every form that the text format allows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ebbtide.check.textproto import Key, PositionIndex, render
 from ebbtide.check.tokens import normalised, split
 
 MAPS = ("parameters", "input_map", "output_map")
-# Whatever could lead a reader astray within a string.
+# Characters that have a meaning outside of strings.
 TEXTS = st.text(st.sampled_from("ab{}<>[]:,;#\"'\\ \n\tä"), max_size=12)
 SEPARATORS = st.sampled_from(["", ",", ";", " "])
 GAPS = st.sampled_from([" ", "\n", "\n\n", '  # a comment with } and " and [\n', "\t"])
@@ -43,7 +43,7 @@ CONFIGS = st.fixed_dictionaries(
 
 
 class Writer:
-    """Writes a config as text, in ways that are drawn, and keeps the line of every field."""
+    """Writes a config as text in a randomly drawn form, and records the line of every field."""
 
     def __init__(self, draw: Any) -> None:
         self.draw = draw
@@ -106,7 +106,7 @@ class Writer:
         quote = self.draw(st.sampled_from("\"'"))
         parts = [value]
         if value and self.draw(st.booleans()):
-            # Two strings beside each other are one.
+            # Adjacent strings are read as one.
             parts = [value[: len(value) // 2], value[len(value) // 2 :]]
         escapes = {"\\": "\\\\", "\n": "\\n", "\t": "\\t", quote: f"\\{quote}"}
         return "\n".join(quote + "".join(escapes.get(letter, letter) for letter in part) + quote for part in parts)
@@ -128,7 +128,7 @@ def index_of(text: str) -> PositionIndex:
 def test_index_knows_the_line_of_every_field_when_a_config_is_written_in_any_way(config, data):
     writer = Writer(data.draw)
     writer.message(config, ())
-    # That the text is one at all: Triton's own message must take it.
+    # The text must be a valid config.
     text_format.Parse(normalised(split(writer.text)[0]), model_config_pb2.ModelConfig())
     index = index_of(writer.text)
     for path, line in writer.lines.items():
@@ -170,11 +170,11 @@ def test_index_stops_when_messages_nest_without_end():
         (("output",), 1),
     ],
 )
-def test_index_falls_back_on_what_is_around_when_a_field_is_not_written(path, line):
+def test_index_returns_the_line_of_the_outer_message_when_a_field_is_not_written(path, line):
     text = 'input [\n  { name: "a" },\n  { name: "b"\n    dims: [ 1,\n 2 ] }\n]\n# input {\ninput { name: "c" }\n'
     assert index_of(text).line(path) == line
 
 
-def test_path_is_shown_as_people_write_it():
+def test_path_is_rendered_with_indices_and_keys():
     assert render(("input", 1, "dims", 0)) == "input[1].dims[0]"
     assert render(("parameters", Key("a b"), "value")) == 'parameters["a b"].value'
