@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from dataclasses import dataclass
 
 from ebbtide.check.messages import ModelConfig
@@ -32,6 +34,10 @@ _BACKENDS = {
 }
 """Backends by name, in the order in which Triton tries them."""
 PLATFORMS = (ENSEMBLE, *(platform for backend in _BACKENDS.values() for platform in backend.platforms))
+_ALIASES = {"onnx": ONNX, "ort": ONNX, "trt": TENSORRT, "torch": "pytorch", "libtorch": "pytorch", "tf": "tensorflow"}
+"""Names of frameworks that are sometimes written instead of the backend's name."""
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_CLOSE = 0.9
 FILLS_IN_TENSORS = ("tensorflow", TENSORRT, ONNX, "openvino", "pytorch")
 """Backends that read inputs and outputs from the model file if the config has none."""
 
@@ -64,6 +70,21 @@ def known_platforms(backend: str) -> tuple[str, ...] | None:
     """The platforms of a backend: ``("",)`` if it has none, None if Triton does not know the backend."""
     known = _BACKENDS.get(backend)
     return None if known is None else (known.platforms or ("",))
+
+
+def is_misspelt(backend: str) -> bool:
+    """Whether no server has a backend of this name."""
+    return bool(backend) and (intended(backend) is not None or _NAME.fullmatch(backend) is None)
+
+
+def intended(backend: str) -> str | None:
+    """The backend that a misspelt name means; None if the name may be right, or if the meaning is unknown."""
+    if backend in _BACKENDS:
+        return None
+    name = backend.lower()
+    by_platform = next((known for known, other in _BACKENDS.items() if name in other.platforms), None)
+    near = difflib.get_close_matches(name, _BACKENDS, n=1, cutoff=_CLOSE)
+    return _ALIASES.get(name) or by_platform or (near[0] if near else None)
 
 
 def _inferred(model: ModelFolder, config: ModelConfig) -> str:

@@ -39,6 +39,7 @@ _ERRORS = _rules(
         "scheduling-choice": "more than one of `dynamic_batching`, `sequence_batching`, `ensemble_scheduling`",
         "model-name": "`name` differs from the name of the folder",
         "backend-missing": "no `backend`, no `platform` and no model file that tells Triton the backend",
+        "backend-unknown": "a `backend` name that no server has, such as `onnx` or `Python`",
         "backend-platform": "a `platform` that does not exist or does not belong to the `backend`",
         "max-batch-size": "`max_batch_size` is negative",
         "batch-io": "a `batch_input` or `batch_output` that does not fit the inputs and outputs",
@@ -62,7 +63,7 @@ _ERRORS = _rules(
         "preferred-batch-size": "a preferred batch size below 1 or above `max_batch_size`",
         "queue-priority": "a priority level outside 1 to `priority_levels`",
         "preserve-ordering": "`preserve_ordering` with priority levels or with timeouts that delay requests",
-        "instance-group-gpus": "`gpus` on an instance group that is not KIND_GPU",
+        "instance-group-gpus": "`gpus` on an instance group that is not KIND_GPU, or a negative GPU id",
         "instance-group-profile": "`profile` on a backend other than TensorRT",
         "instance-group-passive": "only passive instances: the first request stops the server",
         "sequence-control": "a control input with a wrong name, type or set of values",
@@ -113,10 +114,11 @@ _ERRORS = _rules(
         "python-syntax": "model.py is not valid Python",
         "python-class": "model.py has no class TritonPythonModel",
         "python-execute": "TritonPythonModel has no `execute`",
-        "python-environment": "EXECUTION_ENV_PATH is not an existing file or folder",
+        "python-arguments": "a method of TritonPythonModel that cannot take the arguments Triton passes",
+        "python-return": "`execute` or `auto_complete_config` does not return what Triton needs",
+        "python-environment": "EXECUTION_ENV_PATH is relative, or does not exist in the model's folder",
         "python-parameter": "a parameter value that the Python backend refuses",
         "python-output-missing": "an output of the config that model.py never names",
-        "python-output-unknown": "an output in model.py that the config does not have",
     },
 )
 _WARNINGS = _rules(
@@ -124,6 +126,7 @@ _WARNINGS = _rules(
     {
         "repository-empty": "a repository without models",
         "stray-file": "a config or model file outside the models' folders",
+        "config-not-read": "a config file with a wrong name or in a version folder: Triton does not read it",
         "version-ignored": "a folder whose name is not a version: Triton ignores it",
         "version-zero": "version 0, which an ensemble step asks for when it names no version",
         "version-policy-absent": "the version policy names a version that does not exist",
@@ -143,6 +146,7 @@ _WARNINGS = _rules(
         "stand-in-backend": "a field that NVIDIA's ONNX Runtime backend accepts and that `ebbtide serve` refuses",
         "warmup-input-unknown": "a warm-up input that the model does not have",
         "warmup-skipped": "a warm-up sample with batch size 0: Triton skips it",
+        "python-output-unknown": "model.py sends an output that the config does not have",
         "python-input-unknown": "model.py reads an input that the config does not have",
     },
 )

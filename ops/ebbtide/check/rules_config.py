@@ -90,6 +90,14 @@ def _backend(view: View) -> Iterator[Finding]:
             f"{' or '.join(map(repr, filter(None, known))) or 'none'}",
             "remove `platform`; `backend` is enough",
         )
+    if backends.is_misspelt(config.backend) and not config.runtime:
+        meant = backends.intended(config.backend)
+        yield view.finding(
+            "backend-unknown",
+            ("backend",),
+            f"got {config.backend!r}; expected the exact name of a backend, such as 'python' or 'onnxruntime'",
+            f"did you mean {meant}?" if meant else "write only letters, digits, `_` and `-`; fill in templates first",
+        )
     if config.runtime:
         yield view.finding(
             "runtime-field",
@@ -138,8 +146,17 @@ def _batch_io(view: View) -> Iterator[Finding]:
                 f"got {data_type}; expected {' or '.join(_BATCH_INPUT_TYPES)}",
                 "change the data type, and cast in the graph if needed",
             )
+    targets: set[str] = set()
     for index, batch_output in enumerate(config.batch_output):
         for place, target in enumerate(batch_output.target_name):
+            if target in targets:
+                yield view.finding(
+                    "batch-io",
+                    ("batch_output", index, "target_name", place),
+                    f"got {target!r} a second time; expected every output once",
+                    "remove one of them",
+                )
+            targets.add(target)
             if target not in outputs:
                 yield view.finding(
                     "batch-io",

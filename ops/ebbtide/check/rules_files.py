@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ebbtide.check import backends
 from ebbtide.check.findings import Finding
-from ebbtide.check.repository import Repository
+from ebbtide.check.repository import CONFIG_FILE, Repository
 from ebbtide.check.textproto import Path as FieldPath
 from ebbtide.check.view import View
 
 _SHOWN = 5
+_CONFIG_START = "config.pb"
 _MODEL_SUFFIXES = (".onnx", ".plan", ".pt", ".pt2", ".pbtxt", ".savedmodel", ".graphdef")
 
 
@@ -52,12 +53,28 @@ def check_stray(view: View) -> Iterator[Finding]:
 
 def check(view: View) -> Iterator[Finding]:
     """Checks the version folders of a model and the files in them."""
+    if view.source.file == view.model.name:
+        yield from _unread_configs(view)
     yield from _names(view)
     yield from _policy(view)
     if not view.versions:
         yield from _none(view)
     elif view.serving.file and not view.is_ensemble and not view.config.cc_model_filenames:
         yield from _files(view)
+
+
+def _unread_configs(view: View) -> Iterator[Finding]:
+    misnamed = [path for path in view.model.path.iterdir() if path.name.lower().startswith(_CONFIG_START)]
+    misplaced = [view.model.path / str(version) / CONFIG_FILE for version in view.versions]
+    for path in sorted([*misnamed, *misplaced]):
+        if path.is_file():
+            file = path.relative_to(view.model.path).as_posix()
+            yield view.file_finding(
+                "config-not-read",
+                file,
+                f"got a config in {file}, which Triton does not read; expected it in {view.model.name}/{CONFIG_FILE}",
+                "rename or move the file",
+            )
 
 
 def _names(view: View) -> Iterator[Finding]:

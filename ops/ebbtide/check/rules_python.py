@@ -7,12 +7,19 @@ from pathlib import Path
 
 from ebbtide.check import backends
 from ebbtide.check.findings import Finding
-from ebbtide.check.python_source import MODEL_CLASS, PythonSource, read_source
+from ebbtide.check.python_source import MODEL_CLASS, Method, PythonSource, read_source
 from ebbtide.check.textproto import Key
 from ebbtide.check.view import View
 
 _ENVIRONMENT = "EXECUTION_ENV_PATH"
 _CPU_ONLY = "FORCE_CPU_ONLY_INPUT_TENSORS"
+_ARGUMENTS = {
+    "initialize": "args",
+    "execute": "requests",
+    "finalize": "",
+    "auto_complete_config": "model_config",
+}
+"""The argument that Triton passes to each method."""
 _MODEL_DIRECTORY = "$$TRITON_MODEL_DIRECTORY"
 
 
@@ -32,8 +39,15 @@ def _parameters(view: View) -> Iterator[Finding]:
     if _ENVIRONMENT in parameters:
         value = parameters[_ENVIRONMENT].string_value
         path = Path(value.replace(_MODEL_DIRECTORY, str(view.model.path)))
+        if not Path(value).is_absolute() and not value.startswith(_MODEL_DIRECTORY):
+            yield view.finding(
+                "python-environment",
+                ("parameters", Key(_ENVIRONMENT), "value", "string_value"),
+                f"got {value!r}; expected an absolute path, or a path that starts with {_MODEL_DIRECTORY}",
+                f"write {_MODEL_DIRECTORY}/ in front of a path in the model's folder",
+            )
         # The checker cannot see an absolute path on the server's disk.
-        if _MODEL_DIRECTORY in value and not path.exists():
+        elif _MODEL_DIRECTORY in value and not path.exists():
             yield view.finding(
                 "python-environment",
                 ("parameters", Key(_ENVIRONMENT), "value", "string_value"),
@@ -75,10 +89,48 @@ def _source(view: View, file: str, source: PythonSource) -> Iterator[Finding]:
             "write `def execute(self, requests)`",
             source.model_class,
         )
+    if not source.is_opaque:
+        for name, method in source.methods.items():
+            yield from _method(view, file, source, name, method)
     if view.config.input:
         yield from _inputs(view, file, source)
     if view.config.output:
         yield from _outputs(view, file, source)
+
+
+def _method(view: View, file: str, source: PythonSource, name: str, method: Method) -> Iterator[Finding]:
+    """Checks the arguments and the return value of one method."""
+    if name not in _ARGUMENTS or set(method.decorators) - {"staticmethod", "classmethod"}:
+        return
+    # Triton calls `auto_complete_config` on the class, all other methods on the instance.
+    is_bound = "staticmethod" not in method.decorators and name != "auto_complete_config"
+    given = bool(_ARGUMENTS[name]) + (is_bound or "classmethod" in method.decorators)
+    if method.least > given or (method.most is not None and method.most < given):
+        expected = ", ".join(filter(None, ["self" if is_bound else "", _ARGUMENTS[name]]))
+        yield view.file_finding(
+            "python-arguments",
+            file,
+            f"got `{name}({method.arguments})`; expected `{name}({expected})`",
+            "correct the arguments" + ("" if is_bound else ", and write `@staticmethod` above the method"),
+            method.line,
+        )
+    expected = ""
+    if name == "auto_complete_config" and not method.returns_value:
+        expected = "the model config"
+    elif name == "execute" and not view.config.model_transaction_policy.decoupled and not method.is_coroutine:
+        sends = "get_response_sender" in source.calls
+        if method.is_generator or method.returns_response or not (method.returns_value or sends):
+            expected = "a list with one response for each request"
+    if expected:
+        found = "returns one response" if method.returns_response else "returns nothing"
+        found = "is a generator" if method.is_generator else found
+        yield view.file_finding(
+            "python-return",
+            file,
+            f"got `{name}`, which {found}; expected {expected}",
+            f"return {expected}",
+            method.line,
+        )
 
 
 def _inputs(view: View, file: str, source: PythonSource) -> Iterator[Finding]:

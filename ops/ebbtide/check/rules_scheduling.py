@@ -147,6 +147,13 @@ def _instance(view: View, place: Path, group: InstanceGroup) -> Iterator[Finding
             f"got gpus {list(group.gpus)} with {kind}; expected KIND_GPU",
             "write `kind: KIND_GPU`, or remove `gpus`",
         )
+    if any(gpu < 0 for gpu in group.gpus):
+        yield view.finding(
+            "instance-group-gpus",
+            (*place, "gpus"),
+            f"got gpus {list(group.gpus)}; expected ids of at least 0",
+            "write the ids that `nvidia-smi` lists",
+        )
     if view.source.index.has((*place, "count")) and group.count < 1:
         yield view.finding(
             "instance-group-count",

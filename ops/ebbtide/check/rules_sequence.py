@@ -11,6 +11,7 @@ from ebbtide.check.findings import Finding
 from ebbtide.check.messages import Control, InitialState, State
 from ebbtide.check.repository import STATE_FOLDER
 from ebbtide.check.rules_scheduling import preferred_sizes
+from ebbtide.check.rules_tensors import fixed_sizes_fit
 from ebbtide.check.textproto import Path
 from ebbtide.check.view import View
 
@@ -129,10 +130,7 @@ def _initial_state(view: View, state: State, initial: InitialState) -> Iterator[
     if not initial.name:
         yield (), f"got no `name` for the initial state of {shown}; expected a name", "write `name`"
     dims, expected = list(initial.dims), list(state.dims)
-    fits = len(dims) == len(expected) and all(
-        dim == size or size == -1 for dim, size in zip(dims, expected, strict=True)
-    )
-    if -1 in dims or not fits:
+    if not fixed_sizes_fit(dims, expected):
         yield (
             ("dims",),
             f"got dims {dims} for {shown}; expected fixed sizes that fit the state's {expected}",

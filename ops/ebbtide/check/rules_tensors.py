@@ -148,6 +148,13 @@ def _between_variables(dims: Sequence[int]) -> list[int]:
     return counts
 
 
+def fixed_sizes_fit(sizes: Sequence[int], dims: Sequence[int]) -> bool:
+    """Whether sizes without a variable one fit the dims of a tensor."""
+    return len(sizes) == len(dims) and all(
+        size >= 0 and dim in (size, _VARIABLE) for size, dim in zip(sizes, dims, strict=True)
+    )
+
+
 def _labels(view: View, path: Path, name: str) -> Iterator[Finding]:
     if not name:
         return

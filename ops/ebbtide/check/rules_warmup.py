@@ -9,6 +9,7 @@ from ebbtide.check.configs import data_type_name
 from ebbtide.check.findings import Finding
 from ebbtide.check.messages import ModelInput, Warmup, WarmupInput
 from ebbtide.check.repository import WARMUP_FOLDER
+from ebbtide.check.rules_tensors import fixed_sizes_fit
 from ebbtide.check.textproto import Key, Path
 from ebbtide.check.view import View
 
@@ -92,10 +93,7 @@ def _input(view: View, place: Path, given: WarmupInput, expected: ModelInput) ->
             f"got {data_type_name(given.data_type)} for {name!r}; expected {data_type_name(expected.data_type)}",
             "write the data type of the model's input",
         )
-    fits = len(dims) == len(expected.dims) and all(
-        dim == size or size == -1 for dim, size in zip(dims, expected.dims, strict=True)
-    )
-    if any(dim < 0 for dim in dims) or not fits:
+    if not fixed_sizes_fit(dims, expected.dims):
         yield view.finding(
             "warmup-dims",
             (*place, "value", "dims"),
