@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.serving.exported import exported
-from benchmarks.serving.people import CURRENT, HISTORY, real_requests
+from benchmarks.serving.users import CURRENT, HISTORY, real_requests
 from benchmarks.serving.settings import Settings
 from ebbtide.export import versions
 from ebbtide.interest import contract
@@ -42,7 +42,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def _turn(pipeline: InterestPipeline, requests: Sequence[Part], size: int) -> float:
-    """Microseconds for each request, every batch of other people; the first runs do not count."""
+    """Microseconds for each request, every batch of other users; the first runs do not count."""
     batches = _batches(requests, size)
     for _ in range(_WARMING_RUNS):
         pipeline.run_parts(next(batches))

@@ -46,7 +46,7 @@ def test_facade_names_stay_the_same_when_modules_move():
         "ModelNotReadyError",
         "OverloadedError",
         "PermissionDeniedError",
-        "PersonKeywords",
+        "UserKeywords",
         "RankRequest",
         "RankResponse",
         "Ranking",

@@ -12,7 +12,7 @@ from ebbtide.check import backends
 from ebbtide.check.findings import Finding
 from ebbtide.check.view import View
 
-_PLACE = ("response_cache",)
+_LOCATION = ("response_cache",)
 
 
 def check(view: View) -> Iterator[Finding]:
@@ -31,7 +31,7 @@ def check(view: View) -> Iterator[Finding]:
     if refused:
         yield view.finding(
             "response-cache",
-            _PLACE,
+            _LOCATION,
             f"got a response cache with {' and '.join(refused)}; expected one answer for each request",
             "remove `response_cache`",
         )
@@ -40,7 +40,7 @@ def check(view: View) -> Iterator[Finding]:
     if len(config.output) > 1:
         yield view.finding(
             "response-cache-outputs",
-            _PLACE,
+            _LOCATION,
             f"got a response cache with {len(config.output)} outputs; expected 1: after a request for some "
             "outputs, later requests with the same inputs get only those outputs",
             "make every client ask for the same outputs, or split the model",
@@ -64,7 +64,7 @@ def _shapes(view: View) -> Iterator[Finding]:
             shown = ["batch" if batching else "", *map(str, tensor.dims)]
             yield view.finding(
                 "response-cache-shape",
-                _PLACE,
+                _LOCATION,
                 f"got a response cache with input {tensor.name!r} of shape [{', '.join(filter(None, shown))}]; "
                 "expected a shape that the bytes determine: two shapes with the same bytes get the same answer",
                 "remove `response_cache`, or add an input of fixed size that determines the shape",
@@ -79,7 +79,7 @@ def _parameters(view: View) -> Iterator[Finding]:
     if path.is_file() and "parameters" in read_source(path).calls:
         yield view.finding(
             "response-cache-parameters",
-            _PLACE,
+            _LOCATION,
             f"got a response cache, and {path.name} reads request parameters; expected a model that reads only inputs",
             "turn every parameter that changes the answer into an input",
         )

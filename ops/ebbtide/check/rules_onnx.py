@@ -130,13 +130,13 @@ def _tensor(view: View, path: Path, tensor: Tensor, found: Mapping[str, GraphTen
 def _dims(view: View, path: Path, tensor: Tensor, shape: Sequence[int]) -> Iterator[Finding]:
     batching = view.config.max_batch_size > 0
     reshaped = tensor.HasField("reshape")
-    place: Path = (*path, "reshape") if reshaped else (*path, "dims")
+    location: Path = (*path, "reshape") if reshaped else (*path, "dims")
     dims = list(tensor.reshape.shape if reshaped else tensor.dims)
     if not shape and not batching:
         if any(dim != 1 for dim in dims):
             yield view.finding(
                 "onnx-dims",
-                place,
+                location,
                 f"got dims {dims} for the scalar {tensor.name!r}; expected [1]",
                 "write `dims: [ 1 ]`",
             )
@@ -165,7 +165,7 @@ def _dims(view: View, path: Path, tensor: Tensor, shape: Sequence[int]) -> Itera
             hint += "; `dims` do not include the batch axis"
         yield view.finding(
             "onnx-dims",
-            place,
+            location,
             f"got dims {dims} for {tensor.name!r}; expected {expected}"
             + (", without the batch axis" if batching else ", because max_batch_size is 0"),
             hint,

@@ -105,25 +105,25 @@ def _tensor(view: View, path: Path, tensor: Tensor) -> Iterator[Finding]:
 
 def _reshape(view: View, path: Path, tensor: Tensor, shown: str) -> Iterator[Finding]:
     dims, shape = list(tensor.dims), list(tensor.reshape.shape)
-    place = (*path, "reshape")
+    location = (*path, "reshape")
     if not shape and view.config.max_batch_size == 0:
         yield view.finding(
             "tensor-reshape",
-            place,
+            location,
             f"got an empty reshape for {shown} on a model without batching; expected a shape",
             "write `dims: [ 1 ]` without `reshape`",
         )
     elif any(dim < 1 and dim != _VARIABLE for dim in shape):
         yield view.finding(
             "tensor-reshape",
-            place,
+            location,
             f"got shape {shape} for {shown}; expected sizes of at least 1, or -1",
             "write the sizes",
         )
     elif dims.count(_VARIABLE) != shape.count(_VARIABLE):
         yield view.finding(
             "tensor-reshape",
-            place,
+            location,
             f"got {shape.count(_VARIABLE)} variable sizes in shape {shape} for {shown}; expected as many as in dims "
             f"{dims}, {dims.count(_VARIABLE)}",
             "write every -1 of `dims` in `shape` too, in the same order",
@@ -131,7 +131,7 @@ def _reshape(view: View, path: Path, tensor: Tensor, shown: str) -> Iterator[Fin
     elif _between_variables(dims) != _between_variables(shape):
         yield view.finding(
             "tensor-reshape",
-            place,
+            location,
             f"got shape {shape} for {shown}; expected the same number of elements as dims {dims}",
             "make the products of the sizes equal, also between two -1",
         )

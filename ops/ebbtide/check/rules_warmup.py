@@ -36,25 +36,25 @@ def check(view: View) -> Iterator[Finding]:
     if view.is_ensemble:
         return
     for index, sample in enumerate(view.config.model_warmup):
-        place: Path = ("model_warmup", index)
+        location: Path = ("model_warmup", index)
         if sample.batch_size == 0:
             yield view.finding(
                 "warmup-skipped",
-                place,
+                location,
                 f"got batch size 0 for sample {sample.name!r}; expected at least 1: Triton skips the sample",
                 "write `batch_size`",
             )
             continue
-        yield from _sample(view, place, sample)
+        yield from _sample(view, location, sample)
 
 
-def _sample(view: View, place: Path, sample: Warmup) -> Iterator[Finding]:
+def _sample(view: View, location: Path, sample: Warmup) -> Iterator[Finding]:
     config = view.config
     largest = max(config.max_batch_size, 1)
     if config.max_batch_size and sample.batch_size > largest:
         yield view.finding(
             "warmup-batch-size",
-            (*place, "batch_size"),
+            (*location, "batch_size"),
             f"got {sample.batch_size} for sample {sample.name!r}; expected at most {largest} (max_batch_size)",
             "lower `batch_size`, or raise `max_batch_size`",
         )
@@ -67,12 +67,12 @@ def _sample(view: View, place: Path, sample: Warmup) -> Iterator[Finding]:
     if missing:
         yield view.finding(
             "warmup-input-missing",
-            place,
+            location,
             f"got no {', '.join(map(repr, missing))} in sample {sample.name!r}; expected all required inputs",
             "add the missing inputs",
         )
     for name, given in sample.inputs.items():
-        where: Path = (*place, "inputs", Key(name))
+        where: Path = (*location, "inputs", Key(name))
         if name in inputs:
             yield from _input(view, where, given, inputs[name])
         elif name not in controls:
@@ -84,38 +84,38 @@ def _sample(view: View, place: Path, sample: Warmup) -> Iterator[Finding]:
             )
 
 
-def _input(view: View, place: Path, given: WarmupInput, expected: ModelInput) -> Iterator[Finding]:
+def _input(view: View, location: Path, given: WarmupInput, expected: ModelInput) -> Iterator[Finding]:
     name, dims = expected.name, list(given.dims)
     if given.data_type != expected.data_type:
         yield view.finding(
             "warmup-data-type",
-            (*place, "value", "data_type"),
+            (*location, "value", "data_type"),
             f"got {data_type_name(given.data_type)} for {name!r}; expected {data_type_name(expected.data_type)}",
             "write the data type of the model's input",
         )
     if not fixed_sizes_fit(dims, expected.dims):
         yield view.finding(
             "warmup-dims",
-            (*place, "value", "dims"),
+            (*location, "value", "dims"),
             f"got dims {dims} for {name!r}; expected fixed sizes that fit {list(expected.dims)}",
             "write the sizes of one request, without the batch axis",
         )
         return
-    yield from _data(view, place, given, name)
+    yield from _data(view, location, given, name)
 
 
-def _data(view: View, place: Path, given: WarmupInput, name: str) -> Iterator[Finding]:
+def _data(view: View, location: Path, given: WarmupInput, name: str) -> Iterator[Finding]:
     chosen = given.WhichOneof("input_data_type")
     if chosen is None:
         yield view.finding(
             "warmup-data",
-            place,
+            location,
             f"got no data for {name!r}; expected `zero_data`, `random_data` or `input_data_file`",
             "write `zero_data: true`",
         )
     if chosen != "input_data_file":
         return
-    where = (*place, "value", "input_data_file")
+    where = (*location, "value", "input_data_file")
     path = view.model.path / WARMUP_FOLDER / given.input_data_file
     data_type = data_type_name(given.data_type)
     if not path.is_file():
