@@ -9,7 +9,7 @@ QUALITY_VENV := $(ARTIFACTS)/quality-venv
 SERVING_VENV := $(ARTIFACTS)/serving-venv
 KSERVE_VENV := $(ARTIFACTS)/kserve-venv
 DATA := examples/movielens-small
-# A person of the shipped data with a long history and a last session, shown by `make demo` and `make serve`.
+# A user of the shipped data with a long history and a last session, shown by `make demo` and `make serve`.
 USER_ID ?= 547
 TRAIN_DATA := --events $(DATA)/ratings.parquet --user-col userId --item-col movieId --time-col timestamp \
 	--catalog $(DATA)/movies.parquet --text-template "{title} ({year}). {genres}" --title-template "{title} ({year})"

@@ -1,4 +1,4 @@
-"""What the client and the gateway add to a hand-written call, and what packs of people and shared memory gain.
+"""What the client and the gateway add to a hand-written call, and what packs of users and shared memory gain.
 
 Variants take turns on one server, so that the machine's moods hit all alike. Prints a table of medians and ratios, and
 writes JSON. Client and server share the machine's cores: at 64 calls in flight the Python of the client is the limit.
@@ -38,9 +38,9 @@ EVENTS = (1, 60, 512)
 IN_FLIGHT = 64
 ALONE = "client, each call alone"
 TURNS = 3
-PEOPLE = 512
+USERS = 512
 TOGETHER = (1, 4, 16, 64)
-"""People in one call."""
+"""Users in one call."""
 NOW_MS = 1_700_000_000_000
 
 Results = dict[str, Any]
@@ -125,7 +125,7 @@ def measure_throughput(url: str, item_ids: list[str], seconds: float) -> Results
 
 async def _turns(url: str, request: RecommendRequest, seconds: float) -> dict[str, float]:
     encoded = encode(request, NOW_MS)
-    alone = ClientConfig(people_per_request=1)
+    alone = ClientConfig(users_per_request=1)
     async with (
         AsyncInterestClient(url) as client,
         AsyncInterestClient(url, config=alone) as client_alone,
@@ -156,24 +156,24 @@ def write_perf_analyzer_input(request: RecommendRequest, path: Path) -> Path:
     return path
 
 
-def measure_people(url: str, item_ids: list[str], seconds: float) -> list[Results]:
-    """People per second of `recommend_many`, one to a call against several; medians of three turns."""
+def measure_users(url: str, item_ids: list[str], seconds: float) -> list[Results]:
+    """Users per second of `recommend_many`, one to a call against several; medians of three turns."""
     found = []
     for events in EVENTS:
-        requests = [a_request(events, item_ids)] * PEOPLE
-        people_per_s = asyncio.run(_people_per_s(url, requests, seconds / 5))
-        alone = people_per_s[1]
+        requests = [a_request(events, item_ids)] * USERS
+        users_per_s = asyncio.run(_users_per_s(url, requests, seconds / 5))
+        alone = users_per_s[1]
         found.append(
             {
                 "events": events,
-                "people_per_s": {str(together): round(rate, 1) for together, rate in people_per_s.items()},
-                "over_one_by_one": {str(together): round(rate / alone, 2) for together, rate in people_per_s.items()},
+                "users_per_s": {str(together): round(rate, 1) for together, rate in users_per_s.items()},
+                "over_one_by_one": {str(together): round(rate / alone, 2) for together, rate in users_per_s.items()},
             }
         )
     return found
 
 
-async def _people_per_s(url: str, requests: list[RecommendRequest], seconds: float) -> dict[int, float]:
+async def _users_per_s(url: str, requests: list[RecommendRequest], seconds: float) -> dict[int, float]:
     turns: dict[int, list[float]] = {together: [] for together in TOGETHER}
     async with AsyncInterestClient(url) as client:
         for _ in range(TURNS):
@@ -181,7 +181,7 @@ async def _people_per_s(url: str, requests: list[RecommendRequest], seconds: flo
                 began = time.perf_counter()
                 done = 0
                 while time.perf_counter() < began + seconds:
-                    results = await client.recommend_many(requests, people_per_request=together, timeout_s=30)
+                    results = await client.recommend_many(requests, users_per_request=together, timeout_s=30)
                     assert all(result.error is None for result in results)
                     done += len(results)
                 rates.append(done / (time.perf_counter() - began))
@@ -201,9 +201,9 @@ def report(console: Console, content: Results) -> None:
     for name, rate in content["async"]["calls_per_s"].items():
         table.add_row(name, f"{rate:,.0f}")
     console.print(table)
-    table = Table("case", "people in a call", "people per second", "ratio", title=f"recommend_many, {PEOPLE} people")
-    for case in content["people"]:
-        for together, rate in case["people_per_s"].items():
+    table = Table("case", "users in a call", "users per second", "ratio", title=f"recommend_many, {USERS} users")
+    for case in content["users"]:
+        for together, rate in case["users_per_s"].items():
             table.add_row(f"{case['events']} events", together, f"{rate:,.0f}", f"{case['over_one_by_one'][together]}")
     console.print(table)
     table = Table("case", "plain, ms", "shared, ms", "ratio", title="Shared memory")
@@ -236,7 +236,7 @@ def main() -> None:
         latency = measure_latency(url, item_ids, arguments.rounds)
         gateway = measure_gateway(url, a_request(60, item_ids), arguments.rounds)
         throughput = measure_throughput(url, item_ids, arguments.seconds)
-        people = measure_people(url, item_ids, arguments.seconds)
+        users = measure_users(url, item_ids, arguments.seconds)
         requests = {events: a_request(events, item_ids) for events in EVENTS}
         shared = measure_shared_memory(url, requests, arguments.rounds // 2)
     install, imported = measure_install()
@@ -248,7 +248,7 @@ def main() -> None:
         "gateway": gateway,
         "install": install,
         "import": imported,
-        "people": people,
+        "users": users,
         "shared_memory": shared,
     }
     report(console, content)

@@ -1,6 +1,6 @@
 """What each variant of the exported encoder loses and gains: fidelity to the full one, speed here, size of its file.
 
-Takes a bundle, or trains one on the shipped data. Fidelity is measured as the exporter does it, over all persons; speed
+Takes a bundle, or trains one on the shipped data. Fidelity is measured as the exporter does it, over all users; speed
 is timed in turns, so that all variants meet the same machine. Prints a table and writes JSON.
 """
 
@@ -51,8 +51,8 @@ VARIANTS = {
     "encoder.layers3_int8": EncoderOptions(layers=3, precision="int8"),
     "encoder.static": EncoderOptions(kind="static"),
 }
-EVERYBODY = RankingSample(persons=10**9, items=10**9)
-"""The exporter takes fewer persons of a larger log, and fewer texts."""
+EVERYBODY = RankingSample(users=10**9, items=10**9)
+"""The exporter takes fewer users of a larger log, and fewer texts."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def _exact(source: EncoderSource, graph: onnx.ModelProto, threads: int) -> Measu
     session = session_of(graph, threads)
     texts = source.texts.kept_back
     got = embed(source.tokens.batches(texts), lambda feeds: session.run(None, feeds)[0])
-    place = {text: row for row, text in enumerate(source.bundle.catalog.text)}
-    vectors = source.bundle.text_vectors[[place[text] for text in texts]]
+    index = {text: row for row, text in enumerate(source.bundle.catalog.text)}
+    vectors = source.bundle.text_vectors[[index[text] for text in texts]]
     similar = cosines(got, vectors @ source.bundle.model.event_projection.detach().numpy())
     return Measured(
         session,
@@ -133,9 +133,9 @@ def _exact(source: EncoderSource, graph: onnx.ModelProto, threads: int) -> Measu
 
 
 def _size_bytes(graph: onnx.ModelProto) -> int:
-    with tempfile.TemporaryDirectory() as place:
-        write_graph(graph, "benchmark", Path(place))
-        return sum(path.stat().st_size for path in Path(place).iterdir())
+    with tempfile.TemporaryDirectory() as index:
+        write_graph(graph, "benchmark", Path(index))
+        return sum(path.stat().st_size for path in Path(index).iterdir())
 
 
 def shipped_bundle() -> InterestBundle:

@@ -58,14 +58,14 @@ def measure_head(items: int, batches: list[int], seed: int = 0) -> list[HeadTime
     sizes = {Size.INTEREST: factors.shape[1], Size.ADJUSTMENTS: width, Size.TOP_N: TOP_N, Size.FILTER: 1}
     sessions: dict[str, Any] = {}
     file_mib: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as index:
         for precision in PRECISIONS:
             graph = head_graph(factors, [str(item) for item in range(items)], sizes, precision)
-            write_graph(graph, "benchmark", Path(place))
-            file_mib[precision] = sum(file.stat().st_size for file in Path(place).iterdir()) / 2**20
+            write_graph(graph, "benchmark", Path(index))
+            file_mib[precision] = sum(file.stat().st_size for file in Path(index).iterdir()) / 2**20
             options = ort.SessionOptions()
             options.intra_op_num_threads = 1
-            sessions[precision] = ort.InferenceSession(str(Path(place) / MODEL_FILE), options)
+            sessions[precision] = ort.InferenceSession(str(Path(index) / MODEL_FILE), options)
     found = []
     for batch in batches:
         seconds: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}

@@ -1,6 +1,6 @@
 """The load generator beside NVIDIA's perf_analyzer at equal concurrency, and beside a server that does nothing.
 
-The two take turns on one server with the same requests of real people, so that the machine's moods hit both alike, and
+The two take turns on one server with the same requests of real users, so that the machine's moods hit both alike, and
 on a core that the server does not use: on shared ones the server gets what a generator leaves, which is not the same.
 Prints medians, ratios and how far each generator's turns lie apart, and writes JSON.
 """
@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks.serving.load import PerfAnalyzer
 from benchmarks.serving.machine import facts, load_average
 from ebbtide.cli.session_log import read_session_log
-from ebbtide.loadtest import Deck, Generator, build_deck
+from ebbtide.loadtest import Generator, Workload, build_workload
 from ebbtide.loadtest.calibrate import Calibration, calibrate
 from ebbtide.loadtest.perf_analyzer import write_input
 from ebbtide.loadtest.samples import histogram, percentiles_ms
@@ -42,10 +42,10 @@ _WARM_UP_S = 1.0
 Results = dict[str, Any]
 
 
-def decks() -> dict[str, Deck]:
-    """Requests of the shipped log's people, one model each."""
+def workloads() -> dict[str, Workload]:
+    """Requests of the shipped log's users, one model each."""
     log, _ = read_session_log(None, None, None, None, "", ("", "", "", None, None))
-    return {model: build_deck(log, {model: 1.0}, requests=_REQUESTS) for model in MODELS}
+    return {model: build_workload(log, {model: 1.0}, requests=_REQUESTS) for model in MODELS}
 
 
 @contextmanager
@@ -71,13 +71,13 @@ def agreement(
     for concurrency in CONCURRENCY:
         ours, theirs = np.empty((rounds, 2)), np.empty((rounds, 2))
         generator.closed_model(concurrency, _WARM_UP_S)
-        for place in range(rounds):
+        for index in range(rounds):
             turn = program.turn(url, model, data, concurrency, seconds)
-            theirs[place] = turn.requests_per_s, turn.p50_ms
+            theirs[index] = turn.requests_per_s, turn.p50_ms
             phase = generator.closed_model(concurrency, seconds)
             if phase.counts.answered != phase.sent:
                 raise RuntimeError(f"{model}: {phase.counts.answered} of {phase.sent} requests were answered")
-            ours[place] = phase.throughput, percentiles_ms(histogram(phase.records))["p50"]
+            ours[index] = phase.throughput, percentiles_ms(histogram(phase.records))["p50"]
         mine, other = np.median(ours, axis=0), np.median(theirs, axis=0)
         found.append(
             {
@@ -149,13 +149,13 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console()
     busy, began = load_average(), time.perf_counter()
-    program, requests = PerfAnalyzer.set_up(), decks()
+    program, requests = PerfAnalyzer.set_up(), workloads()
     rows: list[Results] = []
     with tempfile.TemporaryDirectory() as folder, server_apart(arguments.repository) as (server, cores):
         url = server.grpc_url
-        for model, deck in requests.items():
-            data = write_input(Path(folder), deck)[model]
-            with console.status(model), Generator(url, deck, timeout_s=_TIMEOUT_S) as generator:
+        for model, workload in requests.items():
+            data = write_input(Path(folder), workload)[model]
+            with console.status(model), Generator(url, workload, timeout_s=_TIMEOUT_S) as generator:
                 rows += agreement(url, model, generator, data, program, arguments.rounds, arguments.seconds)
                 if model == MODELS[0]:
                     nothing = calibrate(generator, url)

@@ -51,9 +51,9 @@ def main() -> None:
     runs = []
     # What is kept names no folder of this machine: tune runs in the project's, on paths relative to it.
     with tempfile.TemporaryDirectory(dir=ROOT / "artifacts") as folder:
-        for place in range(arguments.runs):
-            console.print(f"run {place + 1} of {arguments.runs}")
-            out = Path(folder).relative_to(ROOT) / f"{place}.json"
+        for index in range(arguments.runs):
+            console.print(f"run {index + 1} of {arguments.runs}")
+            out = Path(folder).relative_to(ROOT) / f"{index}.json"
             choices = ("--bundle", str(arguments.bundle), "--slo", arguments.slo, "--mix", arguments.mix)
             command = [sys.executable, "-c", "from ebbtide.cli.main import main; main()", "tune"]
             subprocess.run(

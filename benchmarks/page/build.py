@@ -17,7 +17,7 @@ from ebbtide.capacity import CapacityError, Demand, Measured, Memory, Replica, p
 
 PLOTS = "plots"
 """Folder of the documentation that plots are copied to."""
-PEOPLE = (1_000, 100_000, 10_000_000)
+USERS = (1_000, 100_000, 10_000_000)
 BEGIN, END = "<!-- built by `make bench-docs` -->", "<!-- end of what is built -->"
 _MEASURED = ("tune.json", "loadtest.json", "serving.json")
 """Where a replica's rate is taken from: the first of them that has one."""
@@ -141,11 +141,11 @@ def _worked(results: Path) -> Iterator[str]:
             f"instances share and in the scoring head, {number(large.total_mib)} MiB together. Below it is worked for "
             f"the catalog of {memory.items:,} items that the rate was measured with."
         )
-    for people in PEOPLE:
-        lines = plan(Demand(people), replica).lines
+    for users in USERS:
+        lines = plan(Demand(users), replica).lines
         yield table(
             Lines(
-                f"{people:,} people a day",
+                f"{users:,} users a day",
                 ("step", "arithmetic", "result"),
                 [(line.name, line.arithmetic, line.shown) for line in lines],
             )

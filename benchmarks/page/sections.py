@@ -98,9 +98,9 @@ def _quality(content: Content) -> Iterator[Lines]:
             )
             for one in data["models"]
         ]
-        about = f"{data['people']:,} people, {data['items']:,} items, {data['events']:,} events"
+        about = f"{data['users']:,} users, {data['items']:,} items, {data['events']:,} events"
         yield Lines(
-            f"{data['name']}: {about}; {data['test_people']:,} test people, split {data['holdout']}",
+            f"{data['name']}: {about}; {data['test_users']:,} test users, split {data['holdout']}",
             ("model", "NDCG@10", "95 %", "recall@10", "hit rate@10", "training, s"),
             rows,
         )
@@ -127,7 +127,7 @@ def _tune(content: Content) -> Iterator[Lines]:
         ("run", "changes", "default, requests/s", "found, requests/s", "ratio", "95 %", "a model against itself", "s"),
         [
             (
-                str(place),
+                str(index),
                 f"`{run['winner']['export_options']}`" if run["winner"]["export_options"] else "none",
                 number(run["default"]["rate_per_s"]),
                 number(run["found"]["rate_per_s"]),
@@ -136,7 +136,7 @@ def _tune(content: Content) -> Iterator[Lines]:
                 number(run["noise"]["ratio"]) if run["noise"] else "-",
                 number(round(run["seconds"])),
             )
-            for place, run in enumerate(content["runs"], start=1)
+            for index, run in enumerate(content["runs"], start=1)
         ],
     )
     yield Lines(

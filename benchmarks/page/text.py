@@ -51,24 +51,24 @@ def tables_of(content: Mapping[str, Any], title: str = "Figures") -> Iterator[Li
             yield Lines(key.replace("_", " "), tuple(name.replace("_", " ") for name in columns), cells)
 
 
-def _figures(content: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+def _figures(content: Mapping[str, Any], index: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
         if key in _LEFT_OUT:
             continue
         if isinstance(value, dict):
-            yield from _figures(value, f"{place}{key}.")
+            yield from _figures(value, f"{index}{key}.")
         elif _is_cell(value):
-            yield f"{place}{key}", value
+            yield f"{index}{key}", value
 
 
-def _lists(content: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _lists(content: Mapping[str, Any], index: str = "") -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for key, value in content.items():
         if key in _LEFT_OUT:
             continue
         if isinstance(value, dict):
-            yield from _lists(value, f"{place}{key}.")
+            yield from _lists(value, f"{index}{key}.")
         elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-            yield f"{place}{key}", value
+            yield f"{index}{key}", value
 
 
 def _is_cell(value: Any) -> bool:  # noqa: ANN401 - whatever JSON holds

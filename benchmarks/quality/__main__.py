@@ -36,11 +36,11 @@ def main() -> None:
     data_sets = [movielens(), complete_journey(arguments.work / "complete-journey-data", library)]
     chosen = [dataset for dataset in data_sets if arguments.data_set in (None, dataset.name)]
     quick = arguments.quick
-    wanted = {name: int(number) for name, _, number in (given.partition("=") for given in arguments.people)}
+    wanted = {name: int(number) for name, _, number in (given.partition("=") for given in arguments.users)}
     unknown = wanted.keys() - {dataset.name for dataset in data_sets}
     if unknown:
         raise SystemExit(
-            f"--people: got {min(unknown)!r}; expected {' or '.join(dataset.name for dataset in data_sets)}, as in "
+            f"--users: got {min(unknown)!r}; expected {' or '.join(dataset.name for dataset in data_sets)}, as in "
             "complete-journey=400"
         )
     plan = Plan(
@@ -60,8 +60,8 @@ def main() -> None:
     left_out = sorted(plan.without | {row.name for row in field() if row.library and library is None})
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     for dataset in chosen:
-        people = wanted.get(dataset.name, dataset.quick_people if quick else dataset.people)
-        found = run_data_set(dataset, people, plan, console.print)
+        users = wanted.get(dataset.name, dataset.quick_users if quick else dataset.users)
+        found = run_data_set(dataset, users, plan, console.print)
         facts = {"quick": quick, "tries": plan.tries, "epochs": plan.training.epochs, "left_out": left_out}
         report["data_sets"].append({**found, **facts})
         report["quick"] = any(one["quick"] for one in report["data_sets"])
@@ -83,7 +83,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--library", type=Path, help="Python of the environment of requirements.txt; without it its models are left out"
     )
-    parser.add_argument("--quick", action="store_true", help="few people, nothing tuned, two epochs of ours")
+    parser.add_argument("--quick", action="store_true", help="few users, nothing tuned, two epochs of ours")
     parser.add_argument("--data-set", choices=["movielens-small", "complete-journey"], help="one of them; both without")
     parser.add_argument(
         "--without",
@@ -95,11 +95,11 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", choices=["baselines", "ours"], help="a part of the models; what ran is kept")
     parser.add_argument(
-        "--people",
+        "--users",
         action="append",
         default=[],
         metavar="NAME=N",
-        help="so many people of a data set, drawn by a seed, the same for all models",
+        help="so many users of a data set, drawn by a seed, the same for all models",
     )
     parser.add_argument(
         "--tries", type=int, default=TRIES, metavar="N", help="settings of each baseline that are tried on validation"

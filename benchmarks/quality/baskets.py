@@ -11,26 +11,26 @@ from scipy.sparse import csr_matrix
 
 from benchmarks.quality.split import Ints
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import instant_heads
+from ebbtide.data.splits import basket_heads
 
 Weigher = Callable[[Ints, Ints], npt.NDArray[np.float64]]
-"""Weights of baskets, given the place of each in its person's history, from 0, and how many that history has."""
+"""Weights of baskets, given the place of each in its user's history, from 0, and how many that history has."""
 
 
 @dataclass(frozen=True)
 class Baskets:
-    """B baskets, each everything one person did at one time, an item once; a person's stand together, oldest first."""
+    """B baskets, each everything one user did at one time, an item once; a user's stand together, oldest first."""
 
     items: int
     """N."""
     of_event: Ints
     """``[n]``, the basket of each event of the log."""
-    person: Ints
+    user: Ints
     """``[B]``."""
     time_ms: Ints
     """``[B]``."""
     first: Ints
-    """``[U]``, each person's first basket."""
+    """``[U]``, each user's first basket."""
     line_start: Ints
     """``[B + 1]``: the items of basket b are ``line_item[line_start[b]:line_start[b + 1]]``."""
     line_item: Ints
@@ -44,23 +44,23 @@ class Baskets:
             log: Events.
             items: N, of the catalog.
         """
-        heads = instant_heads(log)
+        heads = basket_heads(log)
         head, of_event = np.unique(heads, return_inverse=True)
         lines = np.unique(of_event * np.int64(items) + log.item)
         counts = np.bincount(lines // items, minlength=head.shape[0])
         return cls(
             items=items,
             of_event=of_event,
-            person=log.user[head],
+            user=log.user[head],
             time_ms=log.time_ms[head],
             first=of_event[log.start[:-1]],
             line_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             line_item=lines % items,
         )
 
-    def stop_at(self, moment_ms: int) -> Ints:
-        """One past each person's last basket strictly before a moment, ``[U]``."""
-        return self.first + np.bincount(self.person[self.time_ms < moment_ms], minlength=self.first.shape[0])
+    def stop_at(self, timestamp_ms: int) -> Ints:
+        """One past each user's last basket strictly before a moment, ``[U]``."""
+        return self.first + np.bincount(self.user[self.time_ms < timestamp_ms], minlength=self.first.shape[0])
 
     def vectors(self, first: Ints, stop: Ints, weigh: Weigher) -> csr_matrix:
         """The weighted sums of K histories' baskets, ``[K, N]`` float32.
@@ -70,9 +70,9 @@ class Baskets:
             stop: ``[K]``, one past the last.
             weigh: Of every basket.
         """
-        history, place = ragged(stop - first)
-        basket = first[history] + place
-        weight = weigh(place, (stop - first)[history])
+        history, index = ragged(stop - first)
+        basket = first[history] + index
+        weight = weigh(index, (stop - first)[history])
         part, offset = ragged(np.diff(self.line_start)[basket])
         item = self.line_item[self.line_start[basket][part] + offset]
         shape = (first.shape[0], self.items)

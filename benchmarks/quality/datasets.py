@@ -18,15 +18,15 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where a log is, how it is read, and whether people take things again in it."""
+    """Where a log is, how it is read, and whether users take things again in it."""
 
     name: str
     reference: DataReference
     repeats: bool
-    quick_people: int
-    """People in the short form."""
-    people: int | None = None
-    """People in the full form; None for all. Fewer than all are drawn by a seed, with the items they took."""
+    quick_users: int
+    """Users in the short form."""
+    users: int | None = None
+    """Users in the full form; None for all. Fewer than all are drawn by a seed, with the items they took."""
 
 
 def _reference(events: Path, catalog: Path, user: str, item: str, time: str, template: str) -> DataReference:
@@ -55,7 +55,7 @@ def movielens() -> DataSet:
             *("userId", "movieId", "timestamp", "{title} ({year}). {genres}"),
         ),
         repeats=False,
-        quick_people=100,
+        quick_users=100,
     )
 
 
@@ -74,24 +74,24 @@ def complete_journey(folder: Path, python: Path | None) -> DataSet:
             "{product_type}. {product_category}, {department}. {brand} brand, {package_size}",
         ),
         repeats=True,
-        quick_people=40,
+        quick_users=40,
     )
 
 
-def drawn(dataset: DataSet, people: int | None, folder: Path) -> DataReference:
-    """The files to read: the whole data set, or the events of a few people and the items they took, which are written.
+def drawn(dataset: DataSet, users: int | None, folder: Path) -> DataReference:
+    """The files to read: the whole data set, or the events of a few users and the items they took, which are written.
 
     Args:
         dataset: What to draw from.
-        people: How many; None for all.
+        users: How many; None for all.
         folder: For the files.
     """
     reference = dataset.reference
-    if people is None:
+    if users is None:
         return reference
     events = pl.read_parquet(reference.events)
     everyone = events[reference.user_column].unique().sort().to_numpy()
-    chosen = np.random.default_rng(_SEED).choice(everyone, min(people, len(everyone)), replace=False)
+    chosen = np.random.default_rng(_SEED).choice(everyone, min(users, len(everyone)), replace=False)
     events = events.filter(pl.col(reference.user_column).is_in(chosen.tolist()))
     taken = events[reference.item_column].unique().to_list()
     catalog = pl.read_parquet(str(reference.catalog)).filter(pl.col(reference.catalog_item_column).is_in(taken))

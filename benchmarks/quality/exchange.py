@@ -17,7 +17,7 @@ Settings = dict[str, float]
 
 
 def library_lists(python: Path, folder: Path, split: Split, model: str, settings: Settings) -> Fitted:
-    """Fits a library model on the training events, and ranks before every instant.
+    """Fits a library model on the training events, and ranks before every basket.
 
     Args:
         python: Of the environment of requirements.txt.
@@ -41,8 +41,8 @@ def library_lists(python: Path, folder: Path, split: Split, model: str, settings
             "training": split.training,
         }
     ).write_parquet(folder / "events.parquet")
-    pl.DataFrame({"user": users.gather(test.owner), "time": test.log.time_ms[test.instants.head]}).write_parquet(
-        folder / "instants.parquet"
+    pl.DataFrame({"user": users.gather(test.owner), "time": test.log.time_ms[test.baskets.head]}).write_parquet(
+        folder / "baskets.parquet"
     )
     job = {"model": model, "settings": settings, "repeats": split.repeats}
     (folder / "job.json").write_text(json.dumps(job))
@@ -51,5 +51,5 @@ def library_lists(python: Path, folder: Path, split: Split, model: str, settings
     script = Path(__file__).parent / "library.py"
     subprocess.run([str(python), str(script), str(folder)], check=True, env=environment)
     took = json.loads((folder / "took.json").read_text())
-    lists = read_predictions(folder / "lists.parquet", test.log, test.instants, test.catalog)
+    lists = read_predictions(folder / "lists.parquet", test.log, test.baskets, test.catalog)
     return Fitted(lists, took["train_s"], took["cpu_s"])

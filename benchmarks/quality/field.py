@@ -42,14 +42,14 @@ class Baseline:
 
     name: str
     updated: bool
-    """Whether a prediction sees other people's events after the border, as ours with its popularity kept up to date."""
+    """Whether a prediction sees other users' events after the border, as ours with its popularity kept up to date."""
     grid: list[Settings]
     """At most `TRIES`; the likeliest first: the short form takes that one, changed by `quick`."""
     rank: Callable[..., RankedLists] | None = None
     """Takes a split and one of the settings; None for a model of library.py."""
     library: str = ""
     only_repeats: bool = False
-    """Makes sense only where people take things again."""
+    """Makes sense only where users take things again."""
 
     cost: float = 1.0
     """Of a fit, roughly, in those of a popularity: for the estimate of the time left."""
@@ -102,7 +102,7 @@ def field() -> list[Baseline]:
 
 
 def _counts(updated: bool, suffix: str) -> list[Baseline]:
-    """Popularity, and what weighs people's own baskets; with or without the events of others after the border."""
+    """Popularity, and what weighs users' own baskets; with or without the events of others after the border."""
 
     def row(name: str, grid: list[Settings], rank: Callable[..., RankedLists], **more: Any) -> Baseline:  # noqa: ANN401
         return Baseline(f"{name}, {suffix}", updated, [{"updated": updated, **one} for one in grid], rank, **more)
@@ -175,7 +175,7 @@ def _sequential() -> list[Settings]:
     """Width, steps of gradient descent, learning rate."""
     tried = ((64, 1000, 1e-3), (64, 3000, 1e-3), (64, 6000, 1e-3), (128, 3000, 1e-3), (128, 3000, 3e-4))
     return [
-        # Few people: small batches, so that an epoch has more than a handful of steps.
+        # Few users: small batches, so that an epoch has more than a handful of steps.
         {"n_factors": factors, "steps": steps, "lr": rate, "n_blocks": 2, "n_heads": 2, "batch_size": 16}
         for factors, steps, rate in tried
     ]

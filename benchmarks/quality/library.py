@@ -2,8 +2,8 @@
 
     python benchmarks/quality/library.py FOLDER
 
-``events.parquet`` holds ``user``, ``item``, ``time`` (Unix ms) and ``training``; ``instants.parquet`` ``user`` and
-``time`` of each instant to predict; ``job.json`` the model, its settings and whether seen items may be ranked. Writes a
+``events.parquet`` holds ``user``, ``item``, ``time`` (Unix ms) and ``training``; ``baskets.parquet`` ``user`` and
+``time`` of each basket to predict; ``job.json`` the model, its settings and whether seen items may be ranked. Writes a
 predictions file, ``lists.parquet``, and what the fit took, ``took.json``.
 """
 
@@ -24,7 +24,7 @@ from scipy.sparse import csr_matrix
 
 LENGTH = 20
 SESSION = 100
-"""Newest events of a person that the sequential models read."""
+"""Newest events of a user that the sequential models read."""
 SEQUENTIAL_ITEMS = 20_000
 """The most frequent items of the training events, which the sequential models read and rank where there are more."""
 FULL_SOFTMAX_ITEMS = 10_000
@@ -38,7 +38,7 @@ class Job:
 
     def __init__(self, folder: Path) -> None:
         events = pd.read_parquet(folder / "events.parquet")
-        self.instants = pd.read_parquet(folder / "instants.parquet")
+        self.baskets = pd.read_parquet(folder / "baskets.parquet")
         told = json.loads((folder / "job.json").read_text())
         self.model: str = told["model"]
         self.settings: dict[str, Any] = told["settings"]
@@ -52,15 +52,15 @@ class Job:
         self.popular = np.searchsorted(self.item_ids, popular.index.to_numpy())
 
     def _past(self, known: pd.DataFrame) -> list[np.ndarray[Any, Any]]:
-        """Columns of the known items of each instant's past, oldest first."""
+        """Columns of the known items of each basket's past, oldest first."""
         column = np.searchsorted(self.item_ids, known["item"])
         time_ms = known["time"].to_numpy()
         rows = known.groupby("user", sort=False).indices
         nothing = np.empty(0, dtype=np.int64)
         past = []
-        for user, moment in zip(self.instants["user"], self.instants["time"], strict=True):
+        for user, timestamp in zip(self.baskets["user"], self.baskets["time"], strict=True):
             own = rows.get(user, nothing)
-            past.append(column[own[: np.searchsorted(time_ms[own], moment)]])
+            past.append(column[own[: np.searchsorted(time_ms[own], timestamp)]])
         return past
 
     def training_matrix(self) -> csr_matrix:
@@ -71,14 +71,14 @@ class Job:
         return csr_matrix((ones, (rows, columns)), shape=(len(self.user_ids), len(self.item_ids)))
 
     def past_matrix(self) -> csr_matrix:
-        """What each instant's person had before it how often."""
+        """What each basket's user had before it how often."""
         rows = np.repeat(np.arange(len(self.past)), [len(items) for items in self.past])
         flat = np.concatenate(self.past).astype(np.int64)
         ones = np.ones(len(flat), dtype=np.float32)
         return csr_matrix((ones, (rows, flat)), shape=(len(self.past), len(self.item_ids)))
 
     def filled(self, found: dict[int, list[int]]) -> list[list[int]]:
-        """Lists of 20 columns for every instant: what was found, then the most popular that are not in it."""
+        """Lists of 20 columns for every basket: what was found, then the most popular that are not in it."""
         lists = []
         for case, past in enumerate(self.past):
             items = [item for item in found.get(case, []) if item >= 0][:LENGTH]
@@ -94,7 +94,7 @@ class Job:
 
 
 def ials(job: Job, factors: int, regularization: float, alpha: float, iterations: int) -> Callable[[], dict[int, Any]]:
-    """Implicit ALS (Hu et al., ICDM 2008) on counts; the person is folded in anew before every instant."""
+    """Implicit ALS (Hu et al., ICDM 2008) on counts; the user is folded in anew before every basket."""
     from implicit.als import AlternatingLeastSquares
 
     model = AlternatingLeastSquares(
@@ -113,7 +113,7 @@ def ials(job: Job, factors: int, regularization: float, alpha: float, iterations
 
 
 def bpr(job: Job, factors: int, learning_rate: float, regularization: float, iterations: int) -> Callable[[], Any]:
-    """BPR matrix factorisation (Rendle et al., UAI 2009); it has nothing for new people but popularity."""
+    """BPR matrix factorisation (Rendle et al., UAI 2009); it has nothing for new users but popularity."""
     from implicit.bpr import BayesianPersonalizedRanking
 
     model = BayesianPersonalizedRanking(
@@ -126,9 +126,9 @@ def bpr(job: Job, factors: int, learning_rate: float, regularization: float, ite
     model.fit(job.training_matrix(), show_progress=False)
 
     def recommend() -> dict[int, Any]:
-        place = np.searchsorted(job.user_ids, job.instants["user"])
-        inside = np.minimum(place, len(job.user_ids) - 1)
-        cases = np.flatnonzero(job.user_ids[inside] == job.instants["user"].to_numpy())
+        index = np.searchsorted(job.user_ids, job.baskets["user"])
+        inside = np.minimum(index, len(job.user_ids) - 1)
+        cases = np.flatnonzero(job.user_ids[inside] == job.baskets["user"].to_numpy())
         past = job.past_matrix()[cases]
         ids, scores = model.recommend(inside[cases], past, N=LENGTH, filter_already_liked_items=not job.repeats)
         found = _without_filtered(ids, scores)
@@ -189,17 +189,17 @@ def _sequential(job: Job, kind: Any, settings: dict[str, Any]) -> Callable[[], d
     model.fit(dataset(training))
 
     def recommend() -> dict[int, Any]:
-        # Every instant is a person of its own, whose events are those before it.
+        # Every basket is a user of its own, whose events are those before it.
         past = [columns[known[columns]] for columns in job.past]
         newest = [columns[-SESSION:] if job.repeats else columns for columns in past]
         counts = [len(columns) for columns in newest]
         case = np.repeat(np.arange(len(newest)), counts)
-        place = np.concatenate([np.arange(count) for count in counts])
+        index = np.concatenate([np.arange(count) for count in counts])
         frame = pd.DataFrame(
             {
                 Columns.User: case,
                 Columns.Item: job.item_ids[np.concatenate(newest)],
-                Columns.Datetime: pd.to_datetime(place, unit="s"),
+                Columns.Datetime: pd.to_datetime(index, unit="s"),
             }
         )
         found = model.recommend(
@@ -234,8 +234,8 @@ def main(folder: Path) -> None:
     counts = [len(items) for items in lists]
     pd.DataFrame(
         {
-            "user": np.repeat(job.instants["user"].to_numpy(), counts),
-            "time": np.repeat(job.instants["time"].to_numpy(), counts),
+            "user": np.repeat(job.baskets["user"].to_numpy(), counts),
+            "time": np.repeat(job.baskets["time"].to_numpy(), counts),
             "rank": np.concatenate([np.arange(1, count + 1) for count in counts]),
             "item": job.item_ids[np.concatenate(lists)],
         }

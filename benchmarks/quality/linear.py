@@ -54,7 +54,7 @@ def decayed_neighbours(split: Split, *, half_life_days: float, shrinkage: float,
 
 @lru_cache(maxsize=1)
 def _cooccurrence(split: Split) -> tuple[Ints, Floats]:
-    """The kept items, and how many people had each pair of them, ``[M, M]``."""
+    """The kept items, and how many users had each pair of them, ``[M, M]``."""
     log, training = split.test.log, split.training
     counts = np.bincount(log.item[training], minlength=len(split.test.catalog))
     kept = np.sort(np.argsort(-counts, kind="stable")[: min(MAX_ITEMS, int((counts > 0).sum()))])
@@ -79,10 +79,10 @@ def _rank(split: Split, kept: Ints, weights: npt.NDArray[np.float32], half_life_
         values: list[float] = []
         for row, case in enumerate(cases.tolist()):
             past = split.history(case)
-            place = column[test.log.item[past]]
-            age_days = (test.log.time_ms[test.instants.head[case]] - test.log.time_ms[past]) / MS_PER_DAY
+            index = column[test.log.item[past]]
+            age_days = (test.log.time_ms[test.baskets.head[case]] - test.log.time_ms[past]) / MS_PER_DAY
             # An item had several times counts by its newest event: the later entry overwrites.
-            newest = dict(zip(place.tolist(), np.exp2(-age_days / half_life_days).tolist(), strict=True))
+            newest = dict(zip(index.tolist(), np.exp2(-age_days / half_life_days).tolist(), strict=True))
             newest.pop(-1, None)
             rows += [row] * len(newest)
             columns += newest.keys()

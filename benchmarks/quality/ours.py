@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from benchmarks.quality.split import Split, events_of
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.evaluation.lists import RankedLists, rank_instants
+from ebbtide.train.evaluation.lists import RankedLists, rank_baskets
 from ebbtide.train.evaluation.scores import updated_popularity
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots
@@ -15,7 +15,7 @@ from ebbtide.train.trainer import fit
 
 OURS = "ebbtide"
 NO_DECAY = "ebbtide, no decay anywhere"
-NO_INTEREST_DECAY = "ebbtide, no decay of the person's interest"
+NO_INTEREST_DECAY = "ebbtide, no decay of the user's interest"
 NO_TEXT = "ebbtide, no text"
 FIXED_ALPHA = "ebbtide, alpha fixed at 0.5"
 PLAIN = "ebbtide, the plain formulas (no decay, alpha 0.5, no prior)"
@@ -25,7 +25,7 @@ FROZEN = ", frozen"
 
 
 class OnlyPopularityEbbs(ModelConfig):
-    """The ablation in which the popularity prior keeps its half-lives while the person's interest never ebbs."""
+    """The ablation in which the popularity prior keeps its half-lives while the user's interest never ebbs."""
 
     @property
     def effective_prior_half_life_days(self) -> tuple[float, ...]:
@@ -65,11 +65,11 @@ def ranked(split: Split, model: InterestModel, *, updated: bool) -> RankedLists:
     """The model's lists, with its popularity kept up to date or frozen at the border."""
     test = split.test
     popularity = (
-        updated_popularity(test.log, test.instants.head, len(test.catalog), model.config)
+        updated_popularity(test.log, test.baskets.head, len(test.catalog), model.config)
         if updated
         else _frozen(split, model.config)
     )
-    return rank_instants(model, test.log, test.instants, popularity, repeats=split.repeats)[0]
+    return rank_baskets(model, test.log, test.baskets, popularity, repeats=split.repeats)[0]
 
 
 def _frozen(split: Split, config: ModelConfig) -> PopularitySnapshots | None:

@@ -1,4 +1,4 @@
-"""Personal frequency with decay, for logs in which people take the same things again and again."""
+"""Personal frequency with decay, for logs in which users take the same things again and again."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ebbtide.train.evaluation.lists import RankedLists
 def personal_frequency(
     split: Split, *, updated: bool, half_life_days: float, popular_share: float = 1e-6
 ) -> RankedLists:
-    """Ranks by the person's own decayed counts, with a share of everybody's counts of the last 30 days.
+    """Ranks by the user's own decayed counts, with a share of everybody's counts of the last 30 days.
 
     The personal part of UP-CF (Faggioli et al., UMAP 2020) and TIFU-kNN (Hu et al., SIGIR 2020), without neighbours.
 
     Args:
         split: Protocol.
-        updated: Whether popularity is kept up to date; the person's own counts always are.
-        half_life_days: Of the person's own counts; infinity counts without decay.
-        popular_share: Weight of popularity, whose largest count is 1; a tiny one only orders what the person never had.
+        updated: Whether popularity is kept up to date; the user's own counts always are.
+        half_life_days: Of the user's own counts; infinity counts without decay.
+        popular_share: Weight of popularity, whose largest count is 1; a tiny one only orders what the user never had.
     """
     test = split.test
     popular = popularity_scorer(split, updated, window_days=30.0)
@@ -30,7 +30,7 @@ def personal_frequency(
         scores = popular(cases) * np.float32(popular_share)
         for row, case in enumerate(cases.tolist()):
             past = split.history(case)
-            age_days = (test.log.time_ms[test.instants.head[case]] - test.log.time_ms[past]) / MS_PER_DAY
+            age_days = (test.log.time_ms[test.baskets.head[case]] - test.log.time_ms[past]) / MS_PER_DAY
             np.add.at(scores[row], test.log.item[past], np.exp2(-age_days / half_life_days).astype(np.float32))
         return scores
 

@@ -22,20 +22,20 @@ def draw_models(data_set: dict[str, Any], path: Path) -> None:
     """NDCG@10 of every model with its interval, the best on top."""
     rows = sorted(data_set["models"], key=lambda row: float(row["ndcg_at_10"]))
     figure, (axis,) = new_figure(1, 8.6, 0.9 + 0.27 * len(rows))
-    place = np.arange(len(rows))
+    index = np.arange(len(rows))
     means = np.asarray([row["ndcg_at_10"] for row in rows])
     low, high = (np.asarray([_bound(row, side) for row in rows]) for side in (0, 1))
-    axis.barh(place, means, color=[_colour(row) for row in rows], height=0.7)
+    axis.barh(index, means, color=[_colour(row) for row in rows], height=0.7)
     axis.errorbar(
-        means, place, xerr=np.stack([means - low, high - means]), fmt="none", ecolor="#202124", capsize=2, linewidth=1
+        means, index, xerr=np.stack([means - low, high - means]), fmt="none", ecolor="#202124", capsize=2, linewidth=1
     )
-    for at, row in zip(place, rows, strict=True):
+    for at, row in zip(index, rows, strict=True):
         axis.text(high[at] + 0.008 * high.max(), at, f"{row['ndcg_at_10']:.4f}", va="center", fontsize=8, color=_GREY)
-    axis.set_yticks(place, [row["name"] for row in rows], fontsize=8.5, color="#202124")
+    axis.set_yticks(index, [row["name"] for row in rows], fontsize=8.5, color="#202124")
     axis.set_xlim(0, 1.1 * high.max() or 1)
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.set_xlabel("NDCG@10, 95 % interval", fontsize=9.5)
-    axis.set_title(f"{data_set['name']}: {data_set['test_people']:,} test people", fontsize=11, loc="left")
+    axis.set_title(f"{data_set['name']}: {data_set['test_users']:,} test users", fontsize=11, loc="left")
     for colour, label in ((_OURS, "Ebbtide"), (_ABLATION, "its ablations"), (_BASELINE, "baselines")):
         axis.barh([0], [0], color=colour, label=label)
     axis.legend(frameon=False, fontsize=9, loc="lower right")
@@ -53,15 +53,15 @@ def draw_breakdowns(data_set: dict[str, Any], path: Path) -> None:
         for number, row in enumerate(rows):
             bins = row["breakdowns"][name]["bins"]
             means = np.asarray([one["ndcg_at_10"]["mean"] for one in bins])
-            # A single person gives no interval.
+            # A single user gives no interval.
             bounds = np.asarray([[one["ndcg_at_10"][side] for side in ("low", "high")] for one in bins], dtype=float)
             bounds = np.where(np.isnan(bounds), means[:, None], bounds)
-            place = np.arange(len(bins)) + (number - (len(rows) - 1) / 2) * width
-            axis.bar(place, means, width=width, color=colours[row["name"]], label=row["name"])
+            index = np.arange(len(bins)) + (number - (len(rows) - 1) / 2) * width
+            axis.bar(index, means, width=width, color=colours[row["name"]], label=row["name"])
             spread = np.stack([means - bounds[:, 0], bounds[:, 1] - means])
-            axis.errorbar(place, means, yerr=spread, fmt="none", ecolor="#202124", capsize=1.5, linewidth=0.8)
+            axis.errorbar(index, means, yerr=spread, fmt="none", ecolor="#202124", capsize=1.5, linewidth=0.8)
         bins = rows[0]["breakdowns"][name]["bins"]
-        axis.set_xticks(np.arange(len(bins)), [f"{one['label']}\nn = {one['instants']:,}" for one in bins])
+        axis.set_xticks(np.arange(len(bins)), [f"{one['label']}\nn = {one['baskets']:,}" for one in bins])
         for label in axis.get_xticklabels():
             label.set(rotation=35, ha="right", rotation_mode="anchor", fontsize=8.5)
         axis.set_title(title, fontsize=11, loc="left")

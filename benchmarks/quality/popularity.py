@@ -17,20 +17,20 @@ _LARGEST_EXPONENT = 600.0
 def popularity(
     split: Split, *, updated: bool, half_life_days: float = math.inf, window_days: float = math.inf
 ) -> RankedLists:
-    """Ranks by decayed counts of the events of a window before each instant, or before the border if frozen."""
+    """Ranks by decayed counts of the events of a window before each basket, or before the border if frozen."""
     return rank(split, popularity_scorer(split, updated, half_life_days, window_days))
 
 
 def popularity_scorer(
     split: Split, updated: bool, half_life_days: float = math.inf, window_days: float = math.inf
 ) -> Scorer:
-    """Counts are exact at every instant: all events of the log strictly before it, other people's included."""
+    """Counts are exact at every basket: all events of the log strictly before it, other users' included."""
     log = split.test.log
     known = np.ones(log.events, dtype=np.bool_) if updated else split.training
     order = np.argsort(log.time_ms[known], kind="stable")
     item, time_ms = log.item[known][order], log.time_ms[known][order]
     counts = _Counts(len(split.test.catalog), item, time_ms, half_life_days, window_days)
-    heads = split.test.instants.head
+    heads = split.test.baskets.head
     border = split.training_end_ms
 
     def score(cases: Ints) -> Floats:

@@ -27,7 +27,7 @@ class Results:
         self._measured: dict[str, tuple[Evaluation, npt.NDArray[np.float64]]] = {}
         test = split.test
         # The same for every model, and slow to find.
-        self._ages = interest_age_days(test.log, test.instants, test.relevance, vectors, _SEED)
+        self._ages = interest_age_days(test.log, test.baskets, test.relevance, vectors, _SEED)
 
     def add(self, name: str, fitted: Fitted, **more: object) -> dict[str, Any]:
         """Measures one model's lists; its row."""
@@ -39,7 +39,7 @@ class Results:
             "ndcg_at_10": ndcg.mean,
             "ci95": [ndcg.low, ndcg.high],
             **{metric: found.metrics[metric].mean for metric in ("recall_at_10", "hit_rate_at_10", "mrr_at_10")},
-            "cold_ndcg_at_10": found.cold.ndcg_at_10.mean if found.cold.instants else None,
+            "cold_ndcg_at_10": found.cold.ndcg_at_10.mean if found.cold.baskets else None,
             **asdict(found.beyond),
             "train_s": round(fitted.train_s, 1),
             "train_cpu_s": round(fitted.cpu_s, 1),
@@ -80,7 +80,7 @@ class Results:
         if other not in self._measured:
             return {ratio: None}
         mine, theirs = (
-            measured[1] if cold else measured[0].person_values["ndcg_at_10"]
+            measured[1] if cold else measured[0].user_values["ndcg_at_10"]
             for measured in (self._measured[name], self._measured[other])
         )
         if not mine.size:

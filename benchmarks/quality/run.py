@@ -50,24 +50,24 @@ class Plan:
     """Names of baselines and ablations that are left out."""
 
 
-def run_data_set(dataset: DataSet, people: int | None, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+def run_data_set(dataset: DataSet, users: int | None, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     """All models on one data set; the JSON of its part of the report.
 
     Args:
         dataset: What to run on.
-        people: How many are drawn; None for all.
+        users: How many are drawn; None for all.
         plan: What to run.
         say: Shows a line.
     """
-    work = plan.work / (dataset.name if people is None else f"{dataset.name}-{people}")
-    data = read_dataset(drawn(dataset, people, work))
+    work = plan.work / (dataset.name if users is None else f"{dataset.name}-{users}")
+    data = read_dataset(drawn(dataset, users, work))
     folder = encoder_folder(PACKAGED)
     with Steps(f"{dataset.name}: embedding the catalog", 1):
         vectors = embed_cached(folder, encoder_fingerprint(folder), data.catalog.text, user_cache_path("ebbtide"))
     validation, test = splits(data.log, data.catalog, HOLDOUT, dataset.repeats)
     say(
-        f"[bold]{dataset.name}[/bold]: {data.log.events:,} events of {len(data.log.users):,} people on "
-        f"{len(data.catalog):,} items; {len(test.test.instants):,} instants to predict"
+        f"[bold]{dataset.name}[/bold]: {data.log.events:,} events of {len(data.log.users):,} users on "
+        f"{len(data.catalog):,} items; {len(test.test.baskets):,} baskets to predict"
     )
     results = Results(test, vectors)
     chosen = [
@@ -100,11 +100,11 @@ def run_data_set(dataset: DataSet, people: int | None, plan: Plan, say: Callable
         "holdout": HOLDOUT,
         "repeats": dataset.repeats,
         "items": len(data.catalog),
-        "people": len(data.log.users),
-        "people_drawn": people,
+        "users": len(data.log.users),
+        "users_drawn": users,
         "events": data.log.events,
-        "test_people": int(np.unique(test.test.owner).size),
-        "test_instants": len(test.test.instants),
+        "test_users": int(np.unique(test.test.owner).size),
+        "test_baskets": len(test.test.baskets),
         "models": results.rows,
     }
 

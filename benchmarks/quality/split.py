@@ -12,7 +12,7 @@ import torch
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.events import EventLog
 from ebbtide.data.splits import after_time, held_out
-from ebbtide.train.evaluation.accuracy import accuracy, person_means
+from ebbtide.train.evaluation.accuracy import accuracy, user_means
 from ebbtide.train.evaluation.lists import LENGTH, NO_ITEM, RankedLists
 from ebbtide.train.evaluation.testset import TestSet
 
@@ -24,7 +24,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 Scorer = Callable[[Ints], Floats]
-"""Scores ``[K, N]`` of some of the instants, given by their numbers; called in the order of their times."""
+"""Scores ``[K, N]`` of some of the baskets, given by their numbers; called in the order of their times."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,8 @@ class Split:
         return int(self.test.log.time_ms[self.test.is_test].min())
 
     def history(self, case: int) -> slice:
-        """Log indices of what came strictly before an instant."""
-        return slice(int(self.test.log.start[self.test.owner[case]]), int(self.test.instants.head[case]))
+        """Log indices of what came strictly before a basket."""
+        return slice(int(self.test.log.start[self.test.owner[case]]), int(self.test.baskets.head[case]))
 
 
 def splits(log: EventLog, catalog: Catalog, holdout: str, repeats: bool) -> tuple[Split, Split]:
@@ -61,7 +61,7 @@ def splits(log: EventLog, catalog: Catalog, holdout: str, repeats: bool) -> tupl
 
 
 def events_of(log: EventLog, keep: npt.NDArray[np.bool_]) -> EventLog:
-    """The log of some events; people who have none of them are left out."""
+    """The log of some events; users who have none of them are left out."""
     counts = np.bincount(log.user[keep], minlength=len(log.users))
     present = counts > 0
     return EventLog(
@@ -74,11 +74,11 @@ def events_of(log: EventLog, keep: npt.NDArray[np.bool_]) -> EventLog:
 
 
 def rank(split: Split, scorer: Scorer) -> RankedLists:
-    """The best items of a scorer before every instant, with what was had left out where the policy says so."""
+    """The best items of a scorer before every basket, with what was had left out where the policy says so."""
     test = split.test
-    item = np.full((len(test.instants), LENGTH), NO_ITEM, dtype=np.int64)
-    score = np.full((len(test.instants), LENGTH), -np.inf, dtype=np.float32)
-    order = np.argsort(test.log.time_ms[test.instants.head], kind="stable")
+    item = np.full((len(test.baskets), LENGTH), NO_ITEM, dtype=np.int64)
+    score = np.full((len(test.baskets), LENGTH), -np.inf, dtype=np.float32)
+    order = np.argsort(test.log.time_ms[test.baskets.head], kind="stable")
     rows = max(_SCORES_PER_BATCH // len(test.catalog), 1)
     for start in range(0, order.shape[0], rows):
         cases = order[start : start + rows]
@@ -95,4 +95,4 @@ def rank(split: Split, scorer: Scorer) -> RankedLists:
 
 def ndcg_at_10(split: Split, lists: RankedLists) -> float:
     """What every model is tuned on."""
-    return float(person_means(split.test.owner, accuracy(lists, split.test.relevance)["ndcg_at_10"]).mean())
+    return float(user_means(split.test.owner, accuracy(lists, split.test.relevance)["ndcg_at_10"]).mean())

@@ -20,7 +20,7 @@ from benchmarks.quality.pictures import draw_breakdowns, draw_models
 RATIOS = {
     "ratio_to_best_baseline": "best baseline",
     "ratio_to_no_decay": "no decay anywhere",
-    "ratio_to_no_interest_decay": "no decay of the person's interest",
+    "ratio_to_no_interest_decay": "no decay of the user's interest",
     "cold_item_ratio_to_no_text": "no text, on items with at most 5 training events",
 }
 
@@ -28,7 +28,7 @@ RATIOS = {
 def print_tables(data_set: dict[str, Any]) -> None:
     """The rows of one data set, best first, and ours in proportion."""
     table = Table(
-        title=f"{data_set['name']}, {data_set['holdout']}, whole catalog ranked, people averaged", title_justify="left"
+        title=f"{data_set['name']}, {data_set['holdout']}, whole catalog ranked, users averaged", title_justify="left"
     )
     for heading in ("", "NDCG@10", "95 %", "recall@10", "hit rate@10", "training, s"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -73,19 +73,19 @@ def _head(report: dict[str, Any]) -> str:
     return (
         "# Quality\n\n"
         "Written by `make bench-quality` from `quality.json`; the protocol is that of docs/evaluation.md: "
-        "global time split, the whole catalog ranked, people averaged, 95 % intervals by bootstrap over people. "
+        "global time split, the whole catalog ranked, users averaged, 95 % intervals by bootstrap over users. "
         f"{report['machine']['cores']} cores, torch {report['machine']['torch']}; seconds are wall clock of one fit, "
         "for counts and closed forms with the ranking; the JSON has processor seconds, too."
     )
 
 
 def _section(data_set: dict[str, Any]) -> str:
-    people = f"{data_set['people']:,} people"
-    if data_set["people_drawn"]:
-        people += " (drawn by a seed, the same for all models, with the items they took)"
+    users = f"{data_set['users']:,} users"
+    if data_set["users_drawn"]:
+        users += " (drawn by a seed, the same for all models, with the items they took)"
     tries = data_set["tries"]
     told = [
-        "Short form: few people, two epochs of ours." if data_set["quick"] else "",
+        "Short form: few users, two epochs of ours." if data_set["quick"] else "",
         f"Of each baseline at most {tries} settings were tried on the validation period."
         if tries > 1
         else "Each baseline has one setting.",
@@ -95,8 +95,8 @@ def _section(data_set: dict[str, Any]) -> str:
     lines = [
         f"## {data_set['name']}",
         " ".join(sentence for sentence in told if sentence),
-        f"{data_set['events']:,} events of {people} on {data_set['items']:,} items; {data_set['test_people']:,} test "
-        f"people, {data_set['test_instants']:,} instants, "
+        f"{data_set['events']:,} events of {users} on {data_set['items']:,} items; {data_set['test_users']:,} test "
+        f"users, {data_set['test_baskets']:,} baskets, "
         + ("items had before may come again." if data_set["repeats"] else "items had before are left out."),
         _table(
             ["", "NDCG@10", "95 %", "recall@10", "hit rate@10", "training, s"],

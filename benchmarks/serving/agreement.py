@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from benchmarks.serving.people import Requests, Tensors
+from benchmarks.serving.users import Requests, Tensors
 from ebbtide.interest import contract
 
 REQUESTS, BEST, TOLERANCE = 50, 10, 1e-4

@@ -1,6 +1,6 @@
 """What the scoring head costs by size of the catalog: exact against the memory's bandwidth, an index against exact.
 
-Factors are grown from the bundle's (`grown`), interests are those of real people. Exact heads run in ONNX Runtime and
+Factors are grown from the bundle's (`grown`), interests are those of real users. Exact heads run in ONNX Runtime and
 indexes in the served NumPy and faiss code, in this process: no server, since its cost is measured elsewhere. Answers
 are the best 100, with 60 items excluded. Turns alternate; a figure is the median of the turns' medians.
 """
@@ -21,8 +21,8 @@ import torch
 
 from benchmarks.serving.catalog_heads import Feeds, exact_heads, indexed_head, recall, requests_of
 from benchmarks.serving.grown import grow_factors
-from benchmarks.serving.people import real_requests
 from benchmarks.serving.settings import Settings
+from benchmarks.serving.users import real_requests
 from ebbtide.export.errors import RetrievalError
 from ebbtide.export.head.graph import item_factors
 from ebbtide.export.head.index import RECALL_AT, build_index
@@ -120,23 +120,23 @@ def write_plot(results: dict[str, Any], path: Path) -> None:
 
 
 def _interests(bundle: InterestBundle, folder: Path) -> Floats:
-    """Those of real people, as the exported pipeline gives them."""
+    """Those of real users, as the exported pipeline gives them."""
     folder.mkdir(parents=True)
     writer = RepositoryWriter(bundle, folder)
     writer.write_interest()
     pipeline = exported.read_pipeline(folder / contract.ADAPTIVE_WEIGHTS.name / str(writer.version))
-    people = [Request(**{name: row[0] for name, row in one.items()}) for one in real_requests(bundle)]
-    return np.stack([answer.interest for answer in pipeline.run(people) if isinstance(answer, AdaptiveWeights)])
+    users = [Request(**{name: row[0] for name, row in one.items()}) for one in real_requests(bundle)]
+    return np.stack([answer.interest for answer in pipeline.run(users) if isinstance(answer, AdaptiveWeights)])
 
 
 def _measure_size(factors: Floats, interests: Floats, settings: Settings) -> dict[str, Any]:
     items, cores = len(factors), len(os.sched_getaffinity(0))
-    place = settings.work / f"catalog-{items}"
-    place.mkdir()
+    position = settings.work / f"catalog-{items}"
+    position.mkdir()
     result: dict[str, Any] = {"width": factors.shape[1], "top_n": RECALL_AT, "cores": cores}
-    # One half of the people settles how an index is asked, the other asks.
+    # One half of the users settles how an index is asked, the other asks.
     settle, requests = interests[::2], requests_of(interests[1::2], items)
-    exact, exact_all_cores = exact_heads(factors, place / "exact", (1, cores))
+    exact, exact_all_cores = exact_heads(factors, position / "exact", (1, cores))
     heads = {"exact": exact, "exact_all_cores": exact_all_cores}
     methods: tuple[RetrievalMethod, ...] = ("ivf", "hnsw")
     for method in methods if items <= _GRAPH_UP_TO and not settings.quick else methods[:1]:
@@ -151,7 +151,7 @@ def _measure_size(factors: Floats, interests: Floats, settings: Settings) -> dic
             f"{key}_build_s": round(time.monotonic() - began, 1),
             f"{key}_parameters": {**index.parameters, "candidates": index.candidates},
         }
-        heads[key] = indexed_head(index, factors, place / method)
+        heads[key] = indexed_head(index, factors, position / method)
         result[f"{key}_recall_at_100"] = round(recall(heads[key], exact, requests), 4)
     turns: dict[str, list[float]] = {name: [] for name in heads}
     bandwidths: dict[int, list[tuple[float, float]]] = {1: [], cores: []}
@@ -177,7 +177,7 @@ def _measure_size(factors: Floats, interests: Floats, settings: Settings) -> dic
 
 
 def _turn(head: Any, requests: Sequence[Feeds]) -> float:  # noqa: ANN401 - onnxruntime carries no types
-    """Median seconds of a request, each another person's; a few first ones, with a cold cache, do not count."""
+    """Median seconds of a request, each another user's; a few first ones, with a cold cache, do not count."""
     seconds: list[float] = []
     began = time.monotonic()
     while len(seconds) < _WARMING_RUNS + _LEAST_RUNS or time.monotonic() - began < _TURN_S:

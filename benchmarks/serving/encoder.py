@@ -103,7 +103,7 @@ def _compare(
     fitting = [text for text in texts if text.strip()]
 
     def draw(batches: int) -> Batches:
-        return [[fitting[place] for place in random.choice(len(fitting), count, replace=False)] for _ in range(batches)]
+        return [[fitting[index] for index in random.choice(len(fitting), count, replace=False)] for _ in range(batches)]
 
     warm = draw(_MIN_BATCHES)
     for timed in systems.values():

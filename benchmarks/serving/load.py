@@ -78,7 +78,7 @@ class PerfAnalyzer:
         Args:
             url: ``host:port`` of a gRPC endpoint that speaks the KServe v2 protocol.
             model: Asked with a batch of 1 and for all its outputs.
-            data: See `benchmarks.serving.people`; its requests come in turn.
+            data: See `benchmarks.serving.users`; its requests come in turn.
             concurrency: Requests in flight.
             seconds: Length of the measurement.
 
@@ -131,8 +131,8 @@ class PerfAnalyzer:
 def _extract_program(program: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         wheel = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:")
-        place = ("--platform", "manylinux1_x86_64", "--dest", folder, f"tritonclient=={VERSION}")
-        done = subprocess.run([*wheel, *place], capture_output=True, text=True)
+        index = ("--platform", "manylinux1_x86_64", "--dest", folder, f"tritonclient=={VERSION}")
+        done = subprocess.run([*wheel, *index], capture_output=True, text=True)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
             raise LoadError(

@@ -9,8 +9,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.serving.exported import exported
-from benchmarks.serving.people import CURRENT, HISTORY, real_requests
 from benchmarks.serving.settings import Settings
+from benchmarks.serving.users import CURRENT, HISTORY, real_requests
 from ebbtide.export import versions
 from ebbtide.interest import contract
 from ebbtide.interest.columns import Part
@@ -42,7 +42,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def _turn(pipeline: InterestPipeline, requests: Sequence[Part], size: int) -> float:
-    """Microseconds for each request, every batch of other people; the first runs do not count."""
+    """Microseconds for each request, every batch of other users; the first runs do not count."""
     batches = _batches(requests, size)
     for _ in range(_WARMING_RUNS):
         pipeline.run_parts(next(batches))

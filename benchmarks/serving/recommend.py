@@ -8,10 +8,10 @@ from typing import Any
 from benchmarks.serving.exported import exported
 from benchmarks.serving.floor import write_floor
 from benchmarks.serving.load import PerfAnalyzer
-from benchmarks.serving.people import CURRENT, HISTORY, real_requests
 from benchmarks.serving.settings import Settings
 from benchmarks.serving.systems import triton
 from benchmarks.serving.turns import Rounds, ratio, raw, take_turns
+from benchmarks.serving.users import CURRENT, HISTORY, real_requests
 from ebbtide.interest import contract
 from ebbtide.train.bundle import InterestBundle
 
@@ -48,7 +48,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         "history_events": HISTORY,
         "current_events": CURRENT,
         "items": len(bundle.catalog),
-        "people": len(requests),
+        "users": len(requests),
         "turn_s": seconds,
         "concurrency_1": raw(alone),
         f"concurrency_{IN_FLIGHT}": raw(together),

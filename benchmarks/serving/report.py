@@ -100,8 +100,8 @@ def show(console: Console, content: Content) -> None:
     """Prints the tables."""
     for lines in tables(content):
         table = Table(title=escape(lines.title), title_justify="left")
-        for place, heading in enumerate(lines.headings):
-            table.add_column(heading, justify="left" if place == 0 else "right")
+        for index, heading in enumerate(lines.headings):
+            table.add_column(heading, justify="left" if index == 0 else "right")
         for row in lines.rows:
             table.add_row(*(escape(cell) for cell in row))
         console.print(table)
@@ -178,7 +178,7 @@ def _text(value: Any) -> str:  # noqa: ANN401
 def _described(recommend: Content) -> str:
     return (
         f"{recommend['history_events']} history and {recommend['current_events']} current events, "
-        f"{recommend['items']:,} items, {recommend['people']} people"
+        f"{recommend['items']:,} items, {recommend['users']} users"
     )
 
 

@@ -21,7 +21,7 @@ from benchmarks.serving.machine import facts, load_average
 from benchmarks.training.speed import Curve, before_border, ours, sasrec
 
 RESULTS = Path(__file__).parents[1] / "results" / "training.json"
-PEOPLE = {"complete-journey": 300}
+USERS = {"complete-journey": 300}
 """Of logs that are too long to train on in minutes; drawn by a seed, as in the quality benchmark."""
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     content: dict[str, Any] = {
         "data": "what comes before the border of time:0.2, validated on its last tenth",
         "machine": {**facts(), "threads": torch.get_num_threads(), "load_average_before": load_average()},
-        "people": PEOPLE,
+        "users": USERS,
         "models": [],
     }
     for dataset in (movielens(), complete_journey(options.work / "complete-journey-data", options.library)):
@@ -49,10 +49,10 @@ def main() -> None:
 
 
 def _curves(dataset: DataSet, options: argparse.Namespace) -> tuple[Curve, Curve]:
-    people = PEOPLE.get(dataset.name)
+    users = USERS.get(dataset.name)
     with tempfile.TemporaryDirectory(prefix="ebbtide-training-") as name:
         folder = Path(name)
-        test = before_border(drawn(dataset, people, folder))
+        test = before_border(drawn(dataset, users, folder))
         mine = ours(test, options.epochs, repeats=dataset.repeats)
         return mine, sasrec(test, options.sasrec_epochs, options.library, folder, repeats=dataset.repeats)
 

@@ -2,9 +2,9 @@
 
     python benchmarks/training/sasrec.py FOLDER
 
-``events.parquet`` holds ``user``, ``item`` and ``time`` (Unix ms) of the events and ``training``; ``instants.parquet``
-``user`` and ``time`` of each instant to rank before; ``job.json`` the settings, how many epochs, how many of the most
-frequent items it knows, and whether people take things again. Writes ``lists-1.parquet`` (``case``, ``place``,
+``events.parquet`` holds ``user``, ``item`` and ``time`` (Unix ms) of the events and ``training``; ``baskets.parquet``
+``user`` and ``time`` of each basket to rank before; ``job.json`` the settings, how many epochs, how many of the most
+frequent items it knows, and whether users take things again. Writes ``lists-1.parquet`` (``case``, ``index``,
 ``item``) after the first epoch and so on, and ``epochs.json``.
 """
 
@@ -26,23 +26,23 @@ from rectools.models import SASRecModel
 LENGTH = 20
 
 
-def dataset(user: object, item: object, moment: object) -> Dataset:
+def dataset(user: object, item: object, timestamp: object) -> Dataset:
     """Interactions as RecTools wants them."""
-    columns = {Columns.User: user, Columns.Item: item, Columns.Datetime: pd.to_datetime(moment, unit="ms")}
+    columns = {Columns.User: user, Columns.Item: item, Columns.Datetime: pd.to_datetime(timestamp, unit="ms")}
     return Dataset.construct(pd.DataFrame(columns).assign(**{Columns.Weight: 1.0}))
 
 
-def past_of(events: pd.DataFrame, instants: pd.DataFrame, length: int) -> Dataset:
-    """Every instant as a person of its own, whose events are the newest of those before it."""
+def past_of(events: pd.DataFrame, baskets: pd.DataFrame, length: int) -> Dataset:
+    """Every basket as a user of its own, whose events are the newest of those before it."""
     rows = events.groupby("user", sort=False).indices
     time_ms, item = events["time"].to_numpy(), events["item"].to_numpy()
     before = []
-    for user, moment in zip(instants["user"], instants["time"], strict=True):
+    for user, timestamp in zip(baskets["user"], baskets["time"], strict=True):
         own = rows.get(user, np.empty(0, dtype=np.int64))
-        before.append(own[: np.searchsorted(time_ms[own], moment)][-length:])
+        before.append(own[: np.searchsorted(time_ms[own], timestamp)][-length:])
     counts = [len(own) for own in before]
-    place = np.concatenate([np.arange(count) for count in counts])
-    return dataset(np.repeat(np.arange(len(before)), counts), item[np.concatenate(before)], place * 1000)
+    index = np.concatenate([np.arange(count) for count in counts])
+    return dataset(np.repeat(np.arange(len(before)), counts), item[np.concatenate(before)], index * 1000)
 
 
 def main(folder: Path) -> None:
@@ -54,10 +54,10 @@ def main(folder: Path) -> None:
     items = training["item"].value_counts().index[: job["items"]]
     known, training = events[events["item"].isin(items)], training[training["item"].isin(items)]
     length = job["settings"]["session_max_len"]
-    past = past_of(known, pd.read_parquet(folder / "instants.parquet"), length)
+    past = past_of(known, pd.read_parquet(folder / "baskets.parquet"), length)
     cases = past.user_id_map.external_ids
     data = dataset(training["user"].to_numpy(), training["item"].to_numpy(), training["time"].to_numpy())
-    # Every person's newest events but the first are predicted, once an epoch.
+    # Every user's newest events but the first are predicted, once an epoch.
     predicted = int(np.minimum(training.groupby("user").size() - 1, length).sum())
     seed_everything(0, verbose=False)
     model = SASRecModel(**job["settings"], deterministic=True, verbose=0)
@@ -70,7 +70,7 @@ def main(folder: Path) -> None:
             cases, past, k=LENGTH, filter_viewed=not job["repeats"], on_unsupported_targets="ignore"
         )
         lists = pd.DataFrame(
-            {"case": found[Columns.User], "place": found[Columns.Rank] - 1, "item": found[Columns.Item]}
+            {"case": found[Columns.User], "position": found[Columns.Rank] - 1, "item": found[Columns.Item]}
         )
         lists.to_parquet(folder / f"lists-{epoch}.partial")
         (folder / f"lists-{epoch}.partial").rename(folder / f"lists-{epoch}.parquet")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.training.scale --events 10000000
 
-The log is realistic where memory depends on it: item popularity by Zipf's law, people's activity log-normal, bursts of
+The log is realistic where memory depends on it: item popularity by Zipf's law, users' activity log-normal, bursts of
 events with pauses of days between them, items that come and go, string ids, column names of its own. It is written to a
 temporary folder, the command line runs as a user would run it, and the children's peak resident set is what the kernel
 counted.
@@ -27,7 +27,7 @@ from benchmarks.serving.machine import facts
 
 _DAY_S = 86_400
 _DAYS = 730
-_EVENTS_PER_PERSON = 50
+_EVENTS_PER_USER = 50
 _ZIPF = 0.9
 _BURST = 6
 _PART = 1_000_000
@@ -45,8 +45,8 @@ class Run:
 def write_log(folder: Path, events: int, items: int, seed: int = 0) -> tuple[Path, Path]:
     """A Parquet log (``visitor``, ``sku``, ``at``) and a CSV catalog (``sku``, ``name``, ``kind``)."""
     random = np.random.default_rng(seed)
-    people = max(events // _EVENTS_PER_PERSON, 1)
-    activity = random.lognormal(0.0, 1.2, people)
+    users = max(events // _EVENTS_PER_USER, 1)
+    activity = random.lognormal(0.0, 1.2, users)
     popularity = 1 / np.arange(1, items + 1) ** _ZIPF
     upto = np.cumsum(popularity) / popularity.sum()
     kinds = np.arange(items) % 40
@@ -54,23 +54,23 @@ def write_log(folder: Path, events: int, items: int, seed: int = 0) -> tuple[Pat
     kind_start = np.searchsorted(kinds[by_kind], np.arange(41))
     counts = random.multinomial(events, activity / activity.sum())
     files = []
-    # People are independent of each other, so the log is made and written in parts.
+    # Users are independent of each other, so the log is made and written in parts.
     borders = np.searchsorted(np.cumsum(counts), np.arange(0, events, _PART)[1:])
-    for place, (low, high) in enumerate(zip([0, *borders], [*borders, people], strict=True)):
-        person = np.repeat(np.arange(low, high), counts[low:high])
-        if not person.size:
+    for index, (low, high) in enumerate(zip([0, *borders], [*borders, users], strict=True)):
+        user = np.repeat(np.arange(low, high), counts[low:high])
+        if not user.size:
             continue
-        favourite = random.integers(0, 40, (high - low, 3))[person - low, random.integers(0, 3, person.shape[0])]
+        favourite = random.integers(0, 40, (high - low, 3))[user - low, random.integers(0, 3, user.shape[0])]
         own = by_kind[
             kind_start[favourite]
-            + (random.random(person.shape[0]) ** 2 * np.diff(kind_start)[favourite]).astype(np.int64)
+            + (random.random(user.shape[0]) ** 2 * np.diff(kind_start)[favourite]).astype(np.int64)
         ]
-        common = np.searchsorted(upto, random.random(person.shape[0]))
-        item = np.where(random.random(person.shape[0]) < 0.5, own, common)
-        burst = random.integers(0, _DAYS * _DAY_S, person.shape[0] // _BURST + 1)
-        when = np.repeat(burst, _BURST)[: person.shape[0]] + random.integers(0, 1800, person.shape[0])
-        file = folder / f"part-{place}.parquet"
-        pl.DataFrame({"visitor": person, "sku": item, "at": 1_600_000_000 + when}).sort("at").with_columns(
+        common = np.searchsorted(upto, random.random(user.shape[0]))
+        item = np.where(random.random(user.shape[0]) < 0.5, own, common)
+        burst = random.integers(0, _DAYS * _DAY_S, user.shape[0] // _BURST + 1)
+        when = np.repeat(burst, _BURST)[: user.shape[0]] + random.integers(0, 1800, user.shape[0])
+        file = folder / f"part-{index}.parquet"
+        pl.DataFrame({"visitor": user, "sku": item, "at": 1_600_000_000 + when}).sort("at").with_columns(
             pl.format("visitor-{}", "visitor").alias("visitor"), pl.format("sku-{}", "sku").alias("sku")
         ).write_parquet(file)
         files.append(file)

@@ -1,6 +1,6 @@
 """Events per second, and time to the best validation NDCG@10, of Ebbtide and of RecTools' SASRec.
 
-Both learn from the events before T1 and are ranked by the instants between T1 and T2, over the whole catalog, after
+Both learn from the events before T1 and are ranked by the baskets between T1 and T2, over the whole catalog, after
 every epoch; neither sees what comes after T2, the border of `ebbtide evaluate`. Only training is timed, on the same
 threads, one after the other; the seconds of embedding the catalog's texts, which SASRec does not read, stand apart.
 """
@@ -24,7 +24,7 @@ from ebbtide.data.dataset import DataReference, read_dataset
 from ebbtide.data.splits import after_time, has_past, held_out
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_folder
-from ebbtide.train.evaluation.accuracy import accuracy, person_means
+from ebbtide.train.evaluation.accuracy import accuracy, user_means
 from ebbtide.train.evaluation.lists import LENGTH, NO_ITEM, RankedLists
 from ebbtide.train.evaluation.testset import TestSet
 from ebbtide.train.trainer import fit
@@ -47,7 +47,7 @@ class Curve:
     setup_s: float
     """Before the first epoch."""
     start_ndcg_at_10: float | None
-    """On validation, before the first epoch: of ours the linear model, or the person's own counts; None: not known."""
+    """On validation, before the first epoch: of ours the linear model, or the user's own counts; None: not known."""
     events_per_epoch: int
     """Events predicted in an epoch."""
     embedding_s: float = 0.0
@@ -77,7 +77,7 @@ class Curve:
 
 
 def before_border(reference: DataReference) -> TestSet:
-    """A log before T2, with the instants from T1 on to be predicted."""
+    """A log before T2, with the baskets from T1 on to be predicted."""
     data = read_dataset(reference)
     log = events_of(data.log, ~held_out(data.log, HOLDOUT))
     return TestSet.where(log, data.catalog, after_time(log, TrainConfig().validation_fraction))
@@ -118,8 +118,8 @@ def sasrec(test: TestSet, epochs: int, python: Path, folder: Path, *, repeats: b
     pl.DataFrame(
         {"user": test.log.user, "item": test.log.item, "time": test.log.time_ms, "training": ~test.is_test}
     ).write_parquet(folder / "events.parquet")
-    pl.DataFrame({"user": test.owner, "time": test.log.time_ms[test.instants.head]}).write_parquet(
-        folder / "instants.parquet"
+    pl.DataFrame({"user": test.owner, "time": test.log.time_ms[test.baskets.head]}).write_parquet(
+        folder / "baskets.parquet"
     )
     known = min(np.unique(test.log.item[~test.is_test]).shape[0], SEQUENTIAL_ITEMS)
     settings = {**SASREC, **sequential_loss(known)}
@@ -141,11 +141,11 @@ def sasrec(test: TestSet, epochs: int, python: Path, folder: Path, *, repeats: b
 
 
 def _ndcg(test: TestSet, file: Path) -> float:
-    """Of lists; an instant without one has an empty one."""
+    """Of lists; a basket without one has an empty one."""
     lists = pl.read_parquet(file)
-    case, place = lists["case"].to_numpy(), lists["place"].to_numpy()
-    item = np.full((len(test.instants), LENGTH), NO_ITEM, dtype=np.int64)
-    item[case, place] = lists["item"].to_numpy()
+    case, index = lists["case"].to_numpy(), lists["position"].to_numpy()
+    item = np.full((len(test.baskets), LENGTH), NO_ITEM, dtype=np.int64)
+    item[case, index] = lists["item"].to_numpy()
     score = np.where(item == NO_ITEM, -np.inf, -np.arange(LENGTH)).astype(np.float32)
     values = accuracy(RankedLists(item, score), test.relevance)["ndcg_at_10"]
-    return float(person_means(test.owner, values).mean())
+    return float(user_means(test.owner, values).mean())

@@ -133,9 +133,9 @@ class ApproximateHead:
     def item_ids(self, index: Ints) -> npt.NDArray[np.object_]:
         """UTF-8 ids of items, in the shape of their catalog indices."""
         flat = index.ravel()
-        places = zip(self._id_start[flat].tolist(), self._id_start[flat + 1].tolist(), strict=True)
+        indices = zip(self._id_start[flat].tolist(), self._id_start[flat + 1].tolist(), strict=True)
         ids = np.empty(flat.size, dtype=np.object_)
-        ids[:] = [self._id_bytes[start:end].tobytes() for start, end in places]
+        ids[:] = [self._id_bytes[start:end].tobytes() for start, end in indices]
         return ids.reshape(index.shape)
 
     def _search(self, interest: Floats, adjusted: int) -> Ints:

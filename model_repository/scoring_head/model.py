@@ -46,8 +46,8 @@ class TritonPythonModel:
             [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in _INPUTS] for request in requests
         ]
         errors = [self._fault(adjust_item) for _, adjust_item, _, _ in arrays]
-        sound = [place for place, error in enumerate(errors) if error is None]
-        answers = iter(self._answers([arrays[place] for place in sound]))
+        sound = [index for index, error in enumerate(errors) if error is None]
+        answers = iter(self._answers([arrays[index] for index in sound]))
         return [self._response(next(answers) if error is None else error) for error in errors]
 
     def _fault(self, adjust_item: Any) -> RequestError | None:  # noqa: ANN401 - an array of a request

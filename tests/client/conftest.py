@@ -135,20 +135,20 @@ def vectors():
 
 @pytest.fixture
 def answer():
-    """Makes an answer of ``recommend`` with a row for each person, told apart by their alphas."""
+    """Makes an answer of ``recommend`` with a row for each user, told apart by their alphas."""
 
     def make(*alphas):
-        people = len(alphas)
+        users = len(alphas)
         message = service_pb2.ModelInferResponse(model_name="recommend", model_version="1")
         for name, datatype, array in (
-            ("score", "FP32", np.ones((people, 1), np.float32)),
+            ("score", "FP32", np.ones((users, 1), np.float32)),
             ("alpha_used", "FP32", np.array(alphas, np.float32)[:, np.newaxis]),
-            ("event_counts", "INT32", np.ones((people, 3), np.int32)),
+            ("event_counts", "INT32", np.ones((users, 3), np.int32)),
         ):
             message.outputs.add(name=name, datatype=datatype, shape=array.shape)
             message.raw_output_contents.append(array.tobytes())
-        message.outputs.add(name="item_id", datatype="BYTES", shape=[people, 1])
-        message.raw_output_contents.append(b"\x01\x00\x00\x00a" * people)
+        message.outputs.add(name="item_id", datatype="BYTES", shape=[users, 1])
+        message.raw_output_contents.append(b"\x01\x00\x00\x00a" * users)
         return message
 
     return make

@@ -35,7 +35,7 @@ def an_event(rng, *, texts, **fields):
 
 
 def a_request(rng, kind, *, texts):
-    """A valid request with any of the options; some people have no events at all."""
+    """A valid request with any of the options; some users have no events at all."""
     split = rng.random() < 0.5
     request = kind(
         history=[an_event(rng, texts=texts) for _ in range(rng.randint(0, 40) if split else 0)],
@@ -63,7 +63,7 @@ def a_request(rng, kind, *, texts):
 
 
 def a_group(rng):
-    """Requests of several people that one call can ask for, so they set the same options."""
+    """Requests of several users that one call can ask for, so they set the same options."""
     with_alpha = rng.random() < 0.5
     return [
         RecommendRequest(

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebbtide.client import ColdStart, InternalError, InvalidArgumentError
-from ebbtide.client.codec import decode, decode_explanation, decode_ranking, decode_vectors, people_of
+from ebbtide.client.codec import decode, decode_explanation, decode_ranking, decode_vectors, users_of
 from ebbtide.v1 import Event, ExplainRequest, RankRequest
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 scores = st.floats(-9, 9, width=32)
 
 
-def of_person(lead=(1,), counts=(2, 1, 0)):
+def of_user(lead=(1,), counts=(2, 1, 0)):
     return {
         "alpha_used": np.full((*lead, 1), 0.25, dtype=np.float32),
         "event_counts": np.broadcast_to(np.array(counts, dtype=np.int32), (*lead, 3)),
@@ -27,7 +27,7 @@ def answer(ids, values, lead=(1,), counts=(2, 1, 0)):
     return {
         "item_id": np.array([item_id.encode() for item_id in ids], dtype=np.object_).reshape(*lead, -1),
         "score": np.array(values, dtype=np.float32).reshape(*lead, -1),
-        **of_person(lead, counts),
+        **of_user(lead, counts),
     }
 
 
@@ -85,7 +85,7 @@ def test_decode_raises_internal_error_when_an_output_is_missing_or_empty(name):
 def test_ranking_orders_candidates_and_tells_the_others_apart_when_decoded(candidates, top_n):
     item_ids, values = zip(*candidates, strict=True)
     request = RankRequest(candidate_item_ids=item_ids, top_n=top_n)
-    outputs = {"candidate_score": np.array([values], dtype=np.float32), **of_person()}
+    outputs = {"candidate_score": np.array([values], dtype=np.float32), **of_user()}
     response = decode_ranking(outputs, request, model_version="2")
     known = [pair for pair in candidates if math.isfinite(pair[1])]
     expected = sorted(known, key=lambda pair: -pair[1])[: top_n or None]
@@ -96,7 +96,7 @@ def test_ranking_orders_candidates_and_tells_the_others_apart_when_decoded(candi
 
 
 def test_ranking_raises_internal_error_when_scores_are_not_those_of_the_candidates():
-    outputs = {"candidate_score": np.zeros((1, 2), np.float32), **of_person()}
+    outputs = {"candidate_score": np.zeros((1, 2), np.float32), **of_user()}
     with pytest.raises(InternalError, match="candidate_score: got 2 values; expected 3"):
         decode_ranking(outputs, RankRequest(candidate_item_ids=["a", "b", "c"]))
 
@@ -133,7 +133,7 @@ def explained(draw):
         "prior_share": prior,
         "adjustment_share": np.zeros_like(prior),
         "half_life_days": np.array([1.5, np.inf], np.float32),
-        **of_person(),
+        **of_user(),
     }
     assert outputs["dimension_share"].shape == (len(request.item_ids), width)
     return request, outputs, shares
@@ -170,7 +170,7 @@ def test_explanation_has_no_score_when_an_item_is_unknown_or_excluded():
         "prior_share": np.array([1, math.nan, 2], np.float32),
         "adjustment_share": np.array([0, math.nan, -math.inf], np.float32),
         "half_life_days": np.ones(1, np.float32),
-        **of_person(counts=(0, 0, 0)),
+        **of_user(counts=(0, 0, 0)),
     }
     known, unknown, excluded = decode_explanation(outputs, request, 0).items
     assert (known.score, known.prior_share) == (1, 1)
@@ -186,20 +186,20 @@ def test_explanation_has_no_score_when_an_item_is_unknown_or_excluded():
 
 
 @given(st.integers(1, 4), st.integers(1, 5))
-def test_people_are_read_row_by_row_when_they_shared_a_request(people, items):
-    ids = [f"{row}-{place}" for row in range(people) for place in range(items)]
+def test_users_are_read_row_by_row_when_they_shared_a_request(users, items):
+    ids = [f"{row}-{index}" for row in range(users) for index in range(items)]
     outputs = {
-        "item_id": np.array([item_id.encode() for item_id in ids], dtype=np.object_).reshape(people, items),
-        "score": -np.arange(people * items, dtype=np.float32).reshape(people, items),
-        "alpha_used": np.arange(people, dtype=np.float32)[:, np.newaxis],
-        "event_counts": np.tile(np.arange(people, dtype=np.int32)[:, np.newaxis], 3),
+        "item_id": np.array([item_id.encode() for item_id in ids], dtype=np.object_).reshape(users, items),
+        "score": -np.arange(users * items, dtype=np.float32).reshape(users, items),
+        "alpha_used": np.arange(users, dtype=np.float32)[:, np.newaxis],
+        "event_counts": np.tile(np.arange(users, dtype=np.int32)[:, np.newaxis], 3),
     }
-    for row, rows in enumerate(people_of(outputs, people)):
+    for row, rows in enumerate(users_of(outputs, users)):
         response = decode(rows)
-        assert [item.item_id for item in response.items] == [f"{row}-{place}" for place in range(items)]
+        assert [item.item_id for item in response.items] == [f"{row}-{index}" for index in range(items)]
         assert (response.alpha_used, response.unknown_events) == (row, row)
-    with pytest.raises(InternalError, match=f"expected {people + 1} rows"):
-        people_of(outputs, people + 1)
+    with pytest.raises(InternalError, match=f"expected {users + 1} rows"):
+        users_of(outputs, users + 1)
 
 
 def test_decode_vectors_raises_internal_error_when_the_output_is_no_matrix():

@@ -96,14 +96,14 @@ def read(encoded_request):
     tensors = flat(encoded_request)
     texts = tensors.get("text", [])
     text_event = tensors.get("text_event", [-1] * len(texts))
-    own = [text for text, place in zip(texts, text_event, strict=True) if place == -1]
-    stand_ins = {place: text for text, place in zip(texts, text_event, strict=True) if place != -1}
+    own = [text for text, index in zip(texts, text_event, strict=True) if index == -1]
+    stand_ins = {index: text for text, index in zip(texts, text_event, strict=True) if index != -1}
     subjects = tensors["event_item"] + own
     unsaid = [None] * len(subjects)
     return Counter(
         zip(
             subjects,
-            [stand_ins.get(place) for place in range(len(subjects))],
+            [stand_ins.get(index) for index in range(len(subjects))],
             tensors["event_time"],
             tensors.get("event_is_current", unsaid),
             tensors.get("event_weight", [1.0] * len(subjects)),
@@ -131,14 +131,14 @@ def test_encode_says_what_the_request_said_when_tensors_are_read_back(request, c
         assert tensors["candidate_item"] == [key(item_id) for item_id in candidates]
 
 
-def follows_the_contract(encoded_request, people=1):
+def follows_the_contract(encoded_request, users=1):
     model = MODELS[encoded_request.model_name]
     inputs = {tensor.name: tensor for tensor in model.inputs}
     assert {name for name, tensor in inputs.items() if not tensor.optional} <= set(encoded_request.tensors)
     assert set(encoded_request.tensors) <= set(inputs)
     for name, array in encoded_request.tensors.items():
         dims = inputs[name].config_dims({}, batching=model.batching)
-        dims = (people, *dims) if model.batching else dims
+        dims = (users, *dims) if model.batching else dims
         assert array.dtype == DTYPES[inputs[name].dtype.value]
         assert len(array.shape) == len(dims)
         assert all(dim in (-1, size) for dim, size in zip(dims, array.shape, strict=True))
@@ -177,7 +177,7 @@ def test_requests_send_every_tensor_that_the_called_models_take():
     by_model = {}
     for one in sent:
         by_model.setdefault(one.model_name, set()).update(one.tensors)
-    # Only people who ask for recommendations share a request; `explain` takes vectors from the encoder alone.
+    # Only users who ask for recommendations share a request; `explain` takes vectors from the encoder alone.
     not_sent = {"rank": {"event_count"}, "explain": {"text_vector", "text_event"}}
     for name, tensors in by_model.items():
         assert {tensor.name for tensor in MODELS[name].inputs} - tensors == not_sent.get(name, set()), name
@@ -259,9 +259,9 @@ def test_encode_texts_gives_their_bytes_when_embedding(texts):
 
 
 @given(st.lists(requests(kinds=(RecommendRequest,)), min_size=1, max_size=6))
-def test_stack_says_of_each_person_what_they_said_alone_when_rows_are_read_back(people):
+def test_stack_says_of_each_user_what_they_said_alone_when_rows_are_read_back(users):
     packs = {}
-    for request in people:
+    for request in users:
         alone = encode(request, 5)
         packs.setdefault(pack_key(alone), []).append((request, alone))
     for pack, group in packs.items():
@@ -269,7 +269,7 @@ def test_stack_says_of_each_person_what_they_said_alone_when_rows_are_read_back(
             assert all("text" in alone.tensors for _, alone in group)
             continue
         stacked = stack([alone for _, alone in group])
-        follows_the_contract(stacked, people=len(group))
+        follows_the_contract(stacked, users=len(group))
         for row, (request, alone) in enumerate(group):
             said = {name: array[row] for name, array in stacked.tensors.items()}
             events = int(said.pop("event_count", [alone.tensors["event_item"].shape[1]])[0])

@@ -29,8 +29,8 @@ from ebbtide.client.codec import (
     encode_explain,
     encode_rank,
     encode_texts,
-    people_of,
     stack,
+    users_of,
 )
 from ebbtide.gateway import Gateway, GatewayConfig
 from ebbtide.interest import contract
@@ -170,9 +170,9 @@ def gateway_answers(url, requests):
 async def by_stub(stub, request):
     methods = {RecommendRequest: stub.Recommend, RankRequest: stub.Rank, ExplainRequest: stub.Explain}
     if isinstance(request, list):
-        sent = [RecommendStreamRequest(request_id=str(place), request=one) for place, one in enumerate(request)]
+        sent = [RecommendStreamRequest(request_id=str(index), request=one) for index, one in enumerate(request)]
         outcomes = {int(one.request_id): one async for one in stub.RecommendStream(sent, timeout=TIMEOUT_S)}
-        return [said(outcomes[place].response) for place in range(len(request))]
+        return [said(outcomes[index].response) for index in range(len(request))]
     try:
         if isinstance(request, EmbedRequest):
             answer = await stub.Embed(request, timeout=TIMEOUT_S)
@@ -205,7 +205,7 @@ def encoded(request):
 def read(request, outputs):
     """What output tensors say."""
     if isinstance(request, list):
-        rows = people_of(outputs, len(request))
+        rows = users_of(outputs, len(request))
         return said([decode(row, one.top_n, model_version="1") for one, row in zip(request, rows, strict=True)])
     if isinstance(request, EmbedRequest):
         return said(decode_vectors(outputs))
@@ -220,24 +220,24 @@ def tensor_answers(requests, ask):
     """The answers of a way that speaks tensors.
 
     Args:
-        requests: Of people.
+        requests: Of users.
         ask: Gives the outputs, or the name of a status, for each of many encoded requests.
     """
     answers, asked = {}, {}
-    for place, request in enumerate(requests):
+    for index, request in enumerate(requests):
         try:
-            asked[place] = encoded(request)
+            asked[index] = encoded(request)
         except InvalidArgumentError as error:
-            answers[place] = {"code": int(error.status)}
-    for place, outputs in zip(asked, ask(asked.values()), strict=True):
+            answers[index] = {"code": int(error.status)}
+    for index, outputs in zip(asked, ask(asked.values()), strict=True):
         if isinstance(outputs, str):
-            answers[place] = {"code": int(Status[outputs])}
+            answers[index] = {"code": int(Status[outputs])}
             continue
         try:
-            answers[place] = read(requests[place], outputs)
+            answers[index] = read(requests[index], outputs)
         except InvalidArgumentError as error:
-            answers[place] = {"code": int(error.status)}
-    return [answers[place] for place in range(len(requests))]
+            answers[index] = {"code": int(error.status)}
+    return [answers[index] for index in range(len(requests))]
 
 
 def datatypes_of(one):

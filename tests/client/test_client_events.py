@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from ebbtide.client import (
     ExplainRequest,
     InvalidArgumentError,
-    PersonKeywords,
     RankRequest,
     RecommendRequest,
+    UserKeywords,
     event,
     explain_request,
     rank_request,
@@ -33,13 +33,13 @@ aware = st.datetimes(
 
 
 @given(aware)
-def test_event_time_is_the_same_instant_when_given_as_datetime(time):
+def test_event_time_is_the_same_basket_when_given_as_datetime(time):
     since_epoch = time - datetime(1970, 1, 1, tzinfo=timezone.utc)
     assert event(item_id="a", time=time).time.ToMicroseconds() == since_epoch // timedelta(microseconds=1)
 
 
 @given(st.integers(-62_135_596_800_000, 253_402_300_799_999))
-def test_event_time_is_the_same_instant_when_given_in_milliseconds(time_ms):
+def test_event_time_is_the_same_basket_when_given_in_milliseconds(time_ms):
     assert event(text="a", time_ms=time_ms).time.ToMilliseconds() == time_ms
 
 
@@ -72,7 +72,7 @@ def test_event_fields_are_absent_when_not_given():
 
 
 ONE = event(item_id="a", time_ms=1)
-PERSON: PersonKeywords = {
+USER: UserKeywords = {
     "history": [ONE],
     "current": (ONE,),
     "events": [ONE, ONE],
@@ -92,7 +92,7 @@ BUILDERS = [
 
 @pytest.mark.parametrize(("build", "own"), BUILDERS)
 def test_request_carries_every_field_when_all_keywords_are_given(build, own):
-    built = build(**PERSON, **own)
+    built = build(**USER, **own)
     assert {field.name for field, _ in built.ListFields()} == {field.name for field in built.DESCRIPTOR.fields}
     assert build() == type(built)()
     with pytest.raises(TypeError, match="histroy"):
@@ -107,14 +107,12 @@ def test_request_lists_all_values_of_a_column_when_attributes_are_allowed():
     ]
 
 
-def test_recommendation_says_the_same_of_the_person_when_made_for_an_explanation():
-    person = {**PERSON, "events": ()}
+def test_recommendation_says_the_same_of_the_user_when_made_for_an_explanation():
+    user = {**USER, "events": ()}
     own = {"allow": {"genre": "Drama"}, "top_n": 3}
-    assert recommendation_of(explain_request(**person, **own)) == recommend_request(**person, **own)
+    assert recommendation_of(explain_request(**user, **own)) == recommend_request(**user, **own)
     assert recommendation_of(explain_request()) == recommend_request()
-    assert explanation_of(explain_request(**person, **own), ["x", "y"]) == explain_request(
-        **person, item_ids=["x", "y"]
-    )
+    assert explanation_of(explain_request(**user, **own), ["x", "y"]) == explain_request(**user, item_ids=["x", "y"])
 
 
 @pytest.mark.parametrize("kind", [RecommendRequest, RankRequest, ExplainRequest])

@@ -107,8 +107,8 @@ def test_gateway_names_the_field_in_the_details_when_a_request_is_refused(triton
 
 
 def test_gateway_answers_each_request_of_a_stream_when_some_are_bad(triton):
-    asked = {str(place): request_of(str(1 + place % 9), top_n=3) for place in range(40)}
-    asked |= {f"bad {place}": request_of("no such item") for place in range(3)}
+    asked = {str(index): request_of(str(1 + index % 9), top_n=3) for index in range(40)}
+    asked |= {f"bad {index}": request_of("no such item") for index in range(3)}
 
     async def run():
         async with gateway_of(triton.grpc_url) as (_, _, stub), AsyncInterestClient(triton.grpc_url) as client:

@@ -20,8 +20,8 @@ from ebbtide.client import (
 REFUSED = grpc.StatusCode.INVALID_ARGUMENT
 
 
-def config(people=None, **settings):
-    return ClientConfig(check_contract=False, retry=RetryConfig(max_attempts=1), people_per_request=people, **settings)
+def config(users=None, **settings):
+    return ClientConfig(check_contract=False, retry=RetryConfig(max_attempts=1), users_per_request=users, **settings)
 
 
 def together(url, settings, *keywords):
@@ -36,8 +36,8 @@ def together(url, settings, *keywords):
     return [one if isinstance(one, Exception) else one.alpha_used for one in found]
 
 
-def events(place):
-    return {"events": [event(item_id=str(place), time_ms=place)]}
+def events(index):
+    return {"events": [event(item_id=str(index), time_ms=index)]}
 
 
 def test_each_gets_its_own_answer_when_calls_travel_together(serve, answer):
@@ -53,7 +53,7 @@ def test_calls_travel_alone_when_told_or_watched(serve, settings, answer):
     assert servicer.calls == 2
 
 
-def test_requests_hold_no_more_people_than_told(serve, answer):
+def test_requests_hold_no_more_users_than_told(serve, answer):
     url, servicer = serve(answer(0, 0.25))
     assert together(url, config(2), *map(events, range(4))) == [0, 0.25, 0, 0.25]
     assert servicer.calls == 2
@@ -108,7 +108,7 @@ def test_others_are_answered_when_one_task_is_cancelled(serve, answer):
 
     async def run():
         async with AsyncInterestClient(url, config=config()) as client:
-            left, kept = (asyncio.create_task(client.recommend(**events(place))) for place in range(2))
+            left, kept = (asyncio.create_task(client.recommend(**events(index))) for index in range(2))
             # One turn to begin, one to leave.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
@@ -126,7 +126,7 @@ def test_nobody_is_asked_for_when_all_tasks_are_cancelled_before_they_leave(serv
 
     async def run():
         async with AsyncInterestClient(url, config=config()) as client:
-            tasks = [asyncio.create_task(client.recommend(**events(place))) for place in range(2)]
+            tasks = [asyncio.create_task(client.recommend(**events(index))) for index in range(2)]
             await asyncio.sleep(0)
             for task in tasks:
                 task.cancel()
@@ -144,7 +144,7 @@ def test_server_hears_of_it_when_all_tasks_are_cancelled(serve):
 
     async def run():
         async with AsyncInterestClient(url, config=config(2, hooks=(hooks,))) as client:
-            tasks = [asyncio.create_task(client.recommend(**events(place))) for place in range(2)]
+            tasks = [asyncio.create_task(client.recommend(**events(index))) for index in range(2)]
             await asyncio.sleep(0.1)
             for task in tasks:
                 task.cancel()
@@ -165,7 +165,7 @@ def test_calls_end_when_the_client_is_closed_meanwhile(serve):
 
     async def run():
         client = AsyncInterestClient(url, config=config())
-        tasks = [asyncio.create_task(client.recommend(**events(place))) for place in range(2)]
+        tasks = [asyncio.create_task(client.recommend(**events(index))) for index in range(2)]
         await asyncio.sleep(0.1)
         await client.close()
         return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)

@@ -1,4 +1,4 @@
-"""Several people in one call: what becomes of the others when one is refused, and when all fail."""
+"""Several users in one call: what becomes of the others when one is refused, and when all fail."""
 
 import grpc
 import pytest
@@ -19,16 +19,16 @@ REFUSED = grpc.StatusCode.INVALID_ARGUMENT
 UNCHECKED = ClientConfig(check_contract=False, retry=RetryConfig(max_attempts=1))
 
 
-def four_people():
-    return [recommend_request(events=[event(item_id=str(place), time_ms=place)]) for place in range(4)]
+def four_users():
+    return [recommend_request(events=[event(item_id=str(index), time_ms=index)]) for index in range(4)]
 
 
 def test_others_are_asked_for_again_when_one_row_is_refused(connect, serve, answer):
     said = "in ensemble 'recommend', adaptive_weights: {}event_time[0]: got 2; expected Unix milliseconds"
     url, servicer = serve((REFUSED, said.format("row 2: ")), answer(0, 0.25, 0.75), (REFUSED, said.format("")))
     with connect(url, config=UNCHECKED) as client:
-        results = client.recommend_many(four_people())
-    assert [result.place for result in results] == [0, 1, 2, 3]
+        results = client.recommend_many(four_users())
+    assert [result.index for result in results] == [0, 1, 2, 3]
     assert [None if result.error else result.response.alpha_used for result in results] == [0, 0.25, None, 0.75]
     error = results[2].error
     assert type(error) is InvalidArgumentError
@@ -39,7 +39,7 @@ def test_others_are_asked_for_again_when_one_row_is_refused(connect, serve, answ
 def test_each_is_asked_for_alone_when_a_refusal_names_no_row(connect, serve, answer):
     url, servicer = serve((REFUSED, "batch-size must be <= 2"), answer(0), answer(0.25), (REFUSED, "no"), answer(0.75))
     with connect(url, config=UNCHECKED) as client:
-        results = client.recommend_many(four_people(), max_concurrency=1)
+        results = client.recommend_many(four_users(), max_concurrency=1)
     assert [None if result.error else result.response.alpha_used for result in results] == [0, 0.25, None, 0.75]
     assert str(results[2].error) == "no"
     assert servicer.calls == 5
@@ -48,7 +48,7 @@ def test_each_is_asked_for_alone_when_a_refusal_names_no_row(connect, serve, ans
 def test_all_of_a_call_fail_when_the_server_is_unavailable(connect, serve, answer):
     url, servicer = serve((grpc.StatusCode.UNAVAILABLE, "busy"), answer(0, 0.25))
     with connect(url, config=UNCHECKED) as client:
-        results = client.recommend_many(four_people(), people_per_request=2, max_concurrency=1)
+        results = client.recommend_many(four_users(), users_per_request=2, max_concurrency=1)
     assert [type(result.error) for result in results[:2]] == [UnavailableError] * 2
     assert [result.response.alpha_used for result in results[2:]] == [0, 0.25]
     assert servicer.calls == 2
@@ -64,7 +64,7 @@ def test_one_too_many_items_are_wanted_fails_alone_when_others_share_the_call(co
     assert servicer.calls == 1
 
 
-def test_calls_hold_no_more_people_than_the_model_takes(connect, serve, answer):
+def test_calls_hold_no_more_users_than_the_model_takes(connect, serve, answer):
     url, servicer = serve(answer(0, 0.25), answer(0.5, 0.75))
     sizes = dict.fromkeys(contract.Size, 4)
     config = model_config_pb2.ModelConfig(name="recommend", max_batch_size=2)
@@ -75,7 +75,7 @@ def test_calls_hold_no_more_people_than_the_model_takes(connect, serve, answer):
             fields.add(name=tensor.name, data_type=f"TYPE_{name}", dims=dims)
     servicer.config = config
     with connect(url) as client:
-        results = client.recommend_many(four_people(), max_concurrency=1)
+        results = client.recommend_many(four_users(), max_concurrency=1)
     assert [result.response.alpha_used for result in results] == [0, 0.25, 0.5, 0.75]
     assert (servicer.calls, servicer.config_calls) == (2, 1)
 

@@ -1,4 +1,4 @@
-"""Rank, explain, filters, policies and many people, by both clients, on a real Triton with a whole export."""
+"""Rank, explain, filters, policies and many users, by both clients, on a real Triton with a whole export."""
 
 import math
 import random
@@ -29,7 +29,7 @@ def ago(**span):
 HISTORY = [event(item_id="1", time=ago(days=40)), event(item_id="6", time=ago(days=3), weight=2)]
 CURRENT = [event(item_id="10", time=ago(minutes=2))]
 UNKNOWN = [event(item_id="new", time=ago(minutes=1))]
-PERSON = {"history": HISTORY, "current": CURRENT, "now": NOW}
+USER = {"history": HISTORY, "current": CURRENT, "now": NOW}
 
 
 def scores_of(answer):
@@ -38,20 +38,20 @@ def scores_of(answer):
 
 def test_rank_gives_the_scores_of_recommend_when_its_items_are_the_candidates(connect, triton):
     with connect(triton.grpc_url) as client:
-        recommended = scores_of(client.recommend(**PERSON, top_n=10))
-        ranking = client.rank(**PERSON, candidates=[*reversed(recommended), "unknown", "1"], exclude=["1"])
+        recommended = scores_of(client.recommend(**USER, top_n=10))
+        ranking = client.rank(**USER, candidates=[*reversed(recommended), "unknown", "1"], exclude=["1"])
         assert scores_of(ranking) == pytest.approx(recommended, abs=1e-4)
         assert [item.item_id for item in ranking.items] == sorted(recommended, key=recommended.get, reverse=True)
         assert (list(ranking.unknown_item_ids), list(ranking.excluded_item_ids)) == (["unknown"], ["1"])
         assert (ranking.cold_start, ranking.response.events_used) == (ColdStart.COLD_START_NONE, 3)
-        assert len(client.rank(**PERSON, candidates=recommended, top_n=2).items) == 2
+        assert len(client.rank(**USER, candidates=recommended, top_n=2).items) == 2
         with_text = [event(text=TEXT, time=ago(minutes=1))]
         asked = {"history": HISTORY, "current": with_text, "now": NOW, "timeout_s": WAIT_S}
         found = scores_of(client.recommend(**asked, top_n=5))
         assert scores_of(client.rank(**asked, candidates=found)) == pytest.approx(found, abs=1e-4)
 
 
-def random_person(rng, *, texts):
+def random_user(rng, *, texts):
     def events(most):
         kinds = [{"item_id": str(rng.randint(1, 40))}, {"item_id": f"new-{rng.randint(1, 9)}"}]
         if texts:
@@ -75,15 +75,15 @@ def random_person(rng, *, texts):
     }
 
 
-def test_explanation_adds_up_to_the_scores_of_recommend_when_people_are_random(connect, triton):
+def test_explanation_adds_up_to_the_scores_of_recommend_when_users_are_random(connect, triton):
     rng = random.Random(3)  # noqa: S311
     with connect(triton.grpc_url) as client:
         for number in range(40):
-            person = random_person(rng, texts=number % 4 == 0)
-            recommended = client.recommend(**person, top_n=5, timeout_s=WAIT_S)
-            explained = client.explain(**person, top_n=5, timeout_s=WAIT_S)
+            user = random_user(rng, texts=number % 4 == 0)
+            recommended = client.recommend(**user, top_n=5, timeout_s=WAIT_S)
+            explained = client.explain(**user, top_n=5, timeout_s=WAIT_S)
             assert scores_of(explained) == pytest.approx(scores_of(recommended), abs=1e-4)
-            assert [one.event for one in explained.events] == [*person["history"], *person["current"]]
+            assert [one.event for one in explained.events] == [*user["history"], *user["current"]]
             for item in explained.items:
                 rest = item.prior_share + item.adjustment_share
                 assert math.fsum(item.event_shares) + rest == pytest.approx(item.score, abs=1e-5)
@@ -98,7 +98,7 @@ def test_explanation_adds_up_to_the_scores_of_recommend_when_people_are_random(c
 def test_explanation_is_of_the_items_asked_for_when_they_are_named(connect, triton):
     with connect(triton.grpc_url) as client:
         explained = client.explain(
-            explain_request(**PERSON, item_ids=["20", "unknown", "1"], exclude=["1"], decay_scale=2)
+            explain_request(**USER, item_ids=["20", "unknown", "1"], exclude=["1"], decay_scale=2)
         )
         assert [item.item_id for item in explained.items] == ["20", "unknown", "1"]
         known, unknown, excluded = explained.items
@@ -107,13 +107,13 @@ def test_explanation_is_of_the_items_asked_for_when_they_are_named(connect, trit
         assert len(known.event_shares) == 3
         assert [round(one.age_days, 3) for one in explained.events] == [40, 3, 0.001]
         assert [one.is_current for one in explained.events] == [False, False, True]
-        plain = client.explain(**PERSON, item_ids=["20"]).response.half_life_days
+        plain = client.explain(**USER, item_ids=["20"]).response.half_life_days
         assert list(explained.response.half_life_days) == pytest.approx([days / 2 for days in plain])
 
 
 def test_explanation_is_empty_when_everything_is_excluded(connect, triton):
     with connect(triton.grpc_url) as client:
-        explained = client.explain(**PERSON, exclude=[str(number) for number in range(1, 100)])
+        explained = client.explain(**USER, exclude=[str(number) for number in range(1, 100)])
         assert not explained.items
         assert (explained.response.events_used, explained.cold_start) == (3, ColdStart.COLD_START_NONE)
 
@@ -122,10 +122,10 @@ def test_only_allowed_items_are_recommended_when_attributes_are_filtered(connect
     with connect(triton.grpc_url) as client:
         for allowed in (["Comedy"], ["Drama", "Crime"]):
             for asked in ({}, {"current": [event(text=TEXT, time=NOW)], "timeout_s": WAIT_S}):
-                answer = client.recommend(**{**PERSON, **asked}, allow={"genres": allowed}, top_n=20)
+                answer = client.recommend(**{**USER, **asked}, allow={"genres": allowed}, top_n=20)
                 assert answer.items
                 assert all(genres[item.item_id] & set(allowed) for item in answer.items)
-        explained = client.explain(**PERSON, allow={"genres": "Comedy"}, top_n=3)
+        explained = client.explain(**USER, allow={"genres": "Comedy"}, top_n=3)
         assert all("Comedy" in genres[item.item_id] for item in explained.items)
         with pytest.raises(InvalidArgumentError, match="genres=Polka") as caught:
             client.recommend(allow={"genres": ["Comedy", "Polka"]})
@@ -146,7 +146,7 @@ def test_unknown_items_are_refused_left_out_or_embedded_when_the_request_says_so
         assert (embedded.events_used, embedded.unknown_events) == (3, 0)
         assert scores_of(embedded) == pytest.approx(scores_of(as_text), abs=1e-5)
         known = client.recommend(current=[event(item_id="10", fallback_text=TEXT, time=ago(minutes=2))], **asked)
-        assert scores_of(known) == pytest.approx(scores_of(client.recommend(**PERSON)), abs=1e-4)
+        assert scores_of(known) == pytest.approx(scores_of(client.recommend(**USER)), abs=1e-4)
 
 
 def test_each_bad_request_fails_in_its_own_way_when_good_ones_share_its_call(connect, triton):
@@ -164,7 +164,7 @@ def test_each_bad_request_fails_in_its_own_way_when_good_ones_share_its_call(con
         31: (recommend_request(top_n=21), "top_n"),
     }
     good = recommend_request(events=HISTORY, now=NOW, top_n=3)
-    requests = [bad[place][0] if place in bad else good for place in range(32)]
+    requests = [bad[index][0] if index in bad else good for index in range(32)]
     calls = []
     config = ClientConfig(hooks=(Hooks(after_call=lambda call: calls.append(call.method)),))
     with connect(triton.grpc_url, config=config) as client:
@@ -172,11 +172,11 @@ def test_each_bad_request_fails_in_its_own_way_when_good_ones_share_its_call(con
         results = client.recommend_many(requests)
         # Three packs of those alike, each at most five calls more for those whom the server refuses.
         assert calls.count("recommend_many") < 20
-        for place, result in enumerate(results):
-            assert result.place == place
-            if place in bad:
+        for index, result in enumerate(results):
+            assert result.index == index
+            if index in bad:
                 assert isinstance(result.error, InvalidArgumentError)
-                assert result.error.field == bad[place][1]
+                assert result.error.field == bad[index][1]
                 with pytest.raises(InvalidArgumentError) as alone:
                     client.recommend(result.request)
                 assert str(alone.value) == str(result.error)
@@ -207,15 +207,15 @@ def test_limits_are_told_by_the_server_and_kept_before_anything_is_sent(connect,
 
 
 def test_stream_answers_every_request_once_when_one_is_bad(triton):
-    requests = [recommend_request(top_n=1 + place % 5) for place in range(30)]
+    requests = [recommend_request(top_n=1 + index % 5) for index in range(30)]
     requests[4] = recommend_request(alpha=2)
     with InterestClient(triton.grpc_url) as client:
         results = list(client.recommend_stream(iter(requests), max_concurrency=4))
-        assert sorted(result.place for result in results) == list(range(30))
+        assert sorted(result.index for result in results) == list(range(30))
         for result in results:
-            if result.place == 4:
+            if result.index == 4:
                 assert result.error.field == "alpha"
             else:
-                assert len(result.response.items) == 1 + result.place % 5
+                assert len(result.response.items) == 1 + result.index % 5
         with pytest.raises(InvalidArgumentError, match="max_concurrency"):
             client.recommend_stream([], max_concurrency=0)

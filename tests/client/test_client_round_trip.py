@@ -128,8 +128,8 @@ class Server:
     memory: memoryview
 
     def piece(self, tensor):
-        place, size = (tensor.parameters[f"shared_memory_{name}"].int64_param for name in ("offset", "byte_size"))
-        return self.memory[place : place + size]
+        index, size = (tensor.parameters[f"shared_memory_{name}"].int64_param for name in ("offset", "byte_size"))
+        return self.memory[index : index + size]
 
 
 @pytest.mark.parametrize("name", TENSORS)

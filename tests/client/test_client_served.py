@@ -1,4 +1,4 @@
-"""Limits that a server tells are kept before anything is sent, in the server's own words; and packs of people."""
+"""Limits that a server tells are kept before anything is sent, in the server's own words; and packs of users."""
 
 from dataclasses import fields
 
@@ -30,8 +30,8 @@ def model_config(parameters, max_batch_size=64):
 
 def test_served_reads_the_limits_that_a_configuration_tells():
     told = served(model_config({"max_events": "100", "max_texts": "many", "other": "7"}))
-    assert (told.limits, told.max_people) == ({"max_events": 100}, 64)
-    assert served(model_config({}, max_batch_size=0)).max_people == 1
+    assert (told.limits, told.max_users) == ({"max_events": 100}, 64)
+    assert served(model_config({}, max_batch_size=0)).max_users == 1
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_limits_let_a_request_pass_when_it_is_just_long_enough():
     check_limits(encode(RecommendRequest(history=[ITEM], current=[TEXT], exclude_item_ids=["a", "b"]), 0), LIMITS)
 
 
-people = st.sampled_from(
+users = st.sampled_from(
     [
         recommend_request(events=[event(item_id="a", time_ms=1)]),
         recommend_request(history=[event(item_id="a", time_ms=1)]),
@@ -80,18 +80,18 @@ people = st.sampled_from(
 )
 
 
-@given(st.lists(people, max_size=30), st.integers(1, 6))
-def test_packs_hold_each_request_once_and_only_of_one_kind_when_people_differ(requests, people_per_request):
-    found = list(packs(iter(requests), people_per_request))
-    assert sorted(person.place for pack in found for person in pack) == list(range(len(requests)))
-    assert all(person.request is requests[person.place] for pack in found for person in pack)
-    assert all(1 <= len(pack) <= people_per_request for pack in found)
+@given(st.lists(users, max_size=30), st.integers(1, 6))
+def test_packs_hold_each_request_once_and_only_of_one_kind_when_users_differ(requests, users_per_request):
+    found = list(packs(iter(requests), users_per_request))
+    assert sorted(user.index for pack in found for user in pack) == list(range(len(requests)))
+    assert all(user.request is requests[user.index] for pack in found for user in pack)
+    assert all(1 <= len(pack) <= users_per_request for pack in found)
     for pack in found:
-        kinds = {person.request.SerializeToString() for person in pack}
+        kinds = {user.request.SerializeToString() for user in pack}
         assert len(kinds) == 1
         if len(pack) > 1:
             assert all(event.HasField("item_id") for event in pack[0].request.events)
-    of_one_kind = [pack[0].request.SerializeToString() for pack in found if 1 < len(pack) < people_per_request]
+    of_one_kind = [pack[0].request.SerializeToString() for pack in found if 1 < len(pack) < users_per_request]
     assert len(set(of_one_kind)) == len(of_one_kind)
 
 

@@ -83,7 +83,7 @@ def test_each_call_has_a_region_to_itself_when_many_run_at_once(triton):
     ] * len(answers)
     assert 1 < len(regions) <= MOST_REGIONS
     with InterestClient(triton.grpc_url, config=SHARED) as client:
-        results = client.recommend_many([REQUEST] * 64, max_concurrency=8, people_per_request=4, timeout_s=60)
+        results = client.recommend_many([REQUEST] * 64, max_concurrency=8, users_per_request=4, timeout_s=60)
     assert all(result.error is None for result in results)
     assert regions_of(triton.grpc_url) == set()
 

@@ -23,12 +23,12 @@ def test_results_come_as_they_are_answered_when_an_early_one_takes_longer():
     async def run():
         answered_b = asyncio.Event()
 
-        async def answer(place, request):
+        async def answer(index, request):
             if request == "a":
                 await answered_b.wait()
             else:
                 answered_b.set()
-            return place, request
+            return index, request
 
         for requests in (["a", "b"], letters("a", "b")):
             answered_b.clear()
@@ -47,13 +47,13 @@ def test_requests_are_read_no_further_ahead_than_the_bound_when_nobody_takes_res
                 read.append(number)
                 yield number
 
-        async def answer(place, _):
+        async def answer(index, _):
             nonlocal most, running
             running += 1
             most = max(most, running)
             await asyncio.sleep(0)
             running -= 1
-            return place
+            return index
 
         async with aclosing(as_answered(requests(), answer, 3)) as stream:
             first = await anext(stream)
@@ -72,13 +72,13 @@ def test_failure_of_the_source_is_raised_when_answers_are_still_under_way():
     async def run():
         cancelled = asyncio.Event()
 
-        async def answer(place, request):
+        async def answer(index, request):
             if request == "slow":
                 try:
                     await asyncio.Event().wait()
                 finally:
                     cancelled.set()
-            return place
+            return index
 
         async def failing():
             yield "slow"
@@ -104,10 +104,10 @@ def test_calls_under_way_are_cancelled_when_the_stream_is_closed():
     async def run():
         cancelled = 0
 
-        async def answer(place, _):
+        async def answer(index, _):
             nonlocal cancelled
-            if place == 0:
-                return place
+            if index == 0:
+                return index
             try:
                 await asyncio.Event().wait()
             finally:
@@ -132,11 +132,11 @@ def test_async_client_answers_while_its_source_waits_when_requests_come_one_by_o
             await answered.wait()
             yield recommend_request(alpha=2)
 
-        places = []
+        indices = []
         async with AsyncInterestClient(triton.grpc_url) as client:
             async for result in client.recommend_stream(sessions(), timeout_s=60):
-                places.append((result.place, result.error and result.error.field))
+                indices.append((result.index, result.error and result.error.field))
                 answered.set()
-        assert places == [(0, None), (1, "alpha")]
+        assert indices == [(0, None), (1, "alpha")]
 
     asyncio.run(asyncio.wait_for(run(), 120))

@@ -94,7 +94,7 @@ def scores(response):
 def test_both_clients_and_plain_tritonclient_agree_when_requests_are_random(triton, plain, requests):
     with InterestClient(triton.grpc_url) as client:
         results = client.recommend_many(requests, max_concurrency=4, timeout_s=60)
-        one_by_one = client.recommend_many(requests, max_concurrency=4, people_per_request=1, timeout_s=60)
+        one_by_one = client.recommend_many(requests, max_concurrency=4, users_per_request=1, timeout_s=60)
 
     async def awaited():
         async with AsyncInterestClient(triton.grpc_url) as client:

@@ -38,7 +38,7 @@ def test_read_events_gives_the_same_whatever_the_format(tmp_path, suffix):
     assert read.rows() == [(user, item, time * 1000, weight) for user, item, time, weight in ROWS]
 
 
-MOMENTS = [datetime(2009, 12, 14, 2, 51, 48 + second, tzinfo=timezone.utc) for second in (0, 1, 0)]
+TIMESTAMPS = [datetime(2009, 12, 14, 2, 51, 48 + second, tzinfo=timezone.utc) for second in (0, 1, 0)]
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,11 @@ MOMENTS = [datetime(2009, 12, 14, 2, 51, 48 + second, tzinfo=timezone.utc) for s
         [row[2] for row in ROWS],
         [row[2] * 1000 for row in ROWS],
         [float(row[2]) for row in ROWS],
-        MOMENTS,
-        [moment.replace(tzinfo=None) for moment in MOMENTS],
-        [moment.isoformat() for moment in MOMENTS],
-        [moment.strftime("%Y-%m-%d %H:%M:%S") for moment in MOMENTS],
-        [moment.strftime("%Y-%m-%dT%H:%M:%SZ") for moment in MOMENTS],
+        TIMESTAMPS,
+        [timestamp.replace(tzinfo=None) for timestamp in TIMESTAMPS],
+        [timestamp.isoformat() for timestamp in TIMESTAMPS],
+        [timestamp.strftime("%Y-%m-%d %H:%M:%S") for timestamp in TIMESTAMPS],
+        [timestamp.strftime("%Y-%m-%dT%H:%M:%SZ") for timestamp in TIMESTAMPS],
     ],
     ids=["s", "ms", "float", "utc", "naive", "iso-offset", "iso-space", "iso-z"],
 )
@@ -127,7 +127,7 @@ def test_read_events_says_so_when_there_is_no_file(tmp_path):
         read_events(tmp_path / "log.csv", COLUMNS)
 
 
-def test_log_orders_by_person_time_and_place_in_the_file(tmp_path):
+def test_log_orders_by_user_time_and_place_in_the_file(tmp_path):
     read, _ = read_events(write(tmp_path, frame(), ".csv"), COLUMNS)
     log = build_log(read, {"a": 0, "b": 1})
     assert log.users == ["u1", "u2"]

@@ -1,4 +1,4 @@
-"""What a person sees on the command line, on the way from events to recommendations."""
+"""What a user sees on the command line, on the way from events to recommendations."""
 
 import json
 import signal
@@ -10,7 +10,7 @@ import pytest
 
 
 def test_train_and_export_tell_what_they_did(trained):
-    assert "events of 60 people" in trained.train_output
+    assert "events of 60 users" in trained.train_output
     assert "validation NDCG@10" in trained.train_output
     assert trained.bundle.fingerprint in trained.train_output
     assert "checked against torch" in trained.export_output
@@ -21,7 +21,7 @@ def test_evaluate_reports_the_held_out_events(trained, command, tmp_path):
     output = command("evaluate", trained.bundle_folder, "--json", tmp_path / "metrics.json")
     assert "NDCG@10" in output
     report = json.loads((tmp_path / "metrics.json").read_text())
-    assert report["persons"] == report["instants"] == 60
+    assert report["users"] == report["baskets"] == 60
     assert 0 < report["ndcg_at_10"] <= report["hit_rate_at_10"] <= 1
 
 

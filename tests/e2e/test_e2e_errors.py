@@ -129,7 +129,7 @@ def test_concurrent_requests_of_different_lengths_are_batched(server, plain, tra
     def call(row):
         with InterestClient(server.grpc_url) as own:
             for length in row:
-                own.recommend(history=[an_event(item_id=ids[place]) for place in range(length)], now=NOW)
+                own.recommend(history=[an_event(item_id=ids[index]) for index in range(length)], now=NOW)
 
     def counts():
         (stats,) = plain.get_inference_statistics(contract.ADAPTIVE_WEIGHTS.name).model_stats

@@ -67,12 +67,12 @@ def random_case(random, items, history, current, texts=()):
 def request_of(case, ids):
     events = [
         event(
-            item_id=ids[case.item[place]] if place < len(case.item) else None,
-            text=case.texts[place - len(case.item)] if place >= len(case.item) else None,
+            item_id=ids[case.item[index]] if index < len(case.item) else None,
+            text=case.texts[index - len(case.item)] if index >= len(case.item) else None,
             time_ms=time_ms,
-            weight=None if case.weight is None else case.weight[place],
+            weight=None if case.weight is None else case.weight[index],
         )
-        for place, time_ms in enumerate(case.time_ms)
+        for index, time_ms in enumerate(case.time_ms)
     ]
     request = RecommendRequest(exclude_item_ids=[ids[item] for item in case.exclude], top_n=TOP_N)
     request.now.FromMilliseconds(NOW_MS)
@@ -109,8 +109,8 @@ def assert_same_top(ids, scores, reference, catalog_ids):
     """Scores within the tolerance, place by place, and the same items but for ties within the tolerance."""
     order = np.argsort(-reference.scores, kind="stable")[: len(scores)]
     np.testing.assert_allclose(scores, reference.scores[order], atol=TOLERANCE, rtol=0)
-    place_of = {item_id: place for place, item_id in enumerate(catalog_ids)}
-    mine = reference.scores[[place_of[item_id] for item_id in ids]]
+    index_of = {item_id: index for index, item_id in enumerate(catalog_ids)}
+    mine = reference.scores[[index_of[item_id] for item_id in ids]]
     np.testing.assert_allclose(mine, reference.scores[order], atol=TOLERANCE, rtol=0)
     assert len(set(ids)) == len(ids)
     decided = np.flatnonzero(np.abs(np.diff(reference.scores[np.argsort(-reference.scores)][: len(ids) + 1])) > 1e-5)

@@ -13,7 +13,7 @@ from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.refresh import prior_scores
 
-NEW_PEOPLE = 400
+NEW_USERS = 400
 NEW_ITEM = "not in the catalog yet"
 
 
@@ -25,15 +25,15 @@ def item(trained):
 
 @pytest.fixture
 def grown(trained, item, tmp_path):
-    """The log of the training, and people who all had one item in the hours after it, and another that is new."""
+    """The log of the training, and users who all had one item in the hours after it, and another that is new."""
     log = pl.read_csv(trained.bundle.config.data.events, infer_schema=False)
     newest = log["timestamp"].cast(pl.Int64).max()
-    person = pl.int_range(NEW_PEOPLE, eager=True)
+    user = pl.int_range(NEW_USERS, eager=True)
     new = pl.DataFrame(
         {
-            "userId": [f"new {number}" for number in person],
-            "movieId": [item] * (NEW_PEOPLE - 9) + [NEW_ITEM] * 9,
-            "timestamp": (newest + 60 * (1 + person)).cast(pl.String),
+            "userId": [f"new {number}" for number in user],
+            "movieId": [item] * (NEW_USERS - 9) + [NEW_ITEM] * 9,
+            "timestamp": (newest + 60 * (1 + user)).cast(pl.String),
         }
     )
     pl.concat([log, new], how="diagonal").write_csv(tmp_path / "grown.csv")
@@ -47,17 +47,17 @@ def test_popular_item_is_recommended_when_the_refreshed_bundle_is_deployed(train
     log = pl.read_csv(grown, infer_schema=False)
     now = datetime.fromtimestamp(int(log["timestamp"].cast(pl.Int64).max()), timezone.utc) + timedelta(minutes=1)
     liked = trained.bundle.catalog.item_id[0]
-    people = [{}, {"history": [event(item_id=liked, time=now - timedelta(days=3))]}]
+    users = [{}, {"history": [event(item_id=liked, time=now - timedelta(days=3))]}]
     config = ServerConfig(repository, model_control="explicit", load_models=("*",))
     with TritonServer(config) as server, InterestClient(server.grpc_url) as client:
 
         def answers():
-            return [client.recommend(**person, now=now, top_n=20) for person in people]
+            return [client.recommend(**user, now=now, top_n=20) for user in users]
 
-        def score(person):
-            return client.rank(candidates=[item], **person, now=now).items[0].score
+        def score(user):
+            return client.rank(candidates=[item], **user, now=now).items[0].score
 
-        before, scores = answers(), [score(person) for person in people]
+        before, scores = answers(), [score(user) for user in users]
         assert all(item not in [one.item_id for one in answer.items] for answer in before)
 
         output = " ".join(command("refresh", bundle, "--events", grown, "--repository", repository).split())
@@ -72,7 +72,7 @@ def test_popular_item_is_recommended_when_the_refreshed_bundle_is_deployed(train
         assert [answer.model_version for answer in after] == ["2", "2"]
         # Who has done nothing yet gets what is popular.
         assert item in [one.item_id for one in after[0].items]
-        assert all(score(person) > old for person, old in zip(people, scores, strict=True))
+        assert all(score(user) > old for user, old in zip(users, scores, strict=True))
         assert client.embed(["space opera with robots"]).shape == (1, 32)
 
     read = InterestBundle.load(bundle)

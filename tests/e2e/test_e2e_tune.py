@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from ebbtide.export import versions
-from ebbtide.export.tuning import ModelTuning
+from ebbtide.export.tuned_settings import TunedSettings
 
 
 @pytest.mark.slow
@@ -26,7 +26,7 @@ def test_tune_measures_notes_and_writes_what_it_chose_when_the_time_is_short(tra
     assert changed == {one["model"] for one in result["winner"]["changes"]}
     for one in result["winner"]["settings"]:
         stated = {**one, "preferred_batch_sizes": tuple(one.get("preferred_batch_sizes") or ())}
-        found = ModelTuning.read(versions.read_model_config(repository, one["model"]))
+        found = TunedSettings.read(versions.read_model_config(repository, one["model"]))
         assert {name: value for name, value in vars(found).items() if name in one} == {
             name: stated[name] for name in one
         }

@@ -121,7 +121,7 @@ def without_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def twin(repository: Path) -> InProcessPipeline:
+def in_process(repository: Path) -> InProcessPipeline:
     return InProcessPipeline(repository)
 
 

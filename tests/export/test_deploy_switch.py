@@ -122,20 +122,20 @@ class SteadyLoad:
         random = np.random.default_rng(seed)
         with InterestClient(self.url) as client:
             while not self._stop.is_set():
-                place = int(random.integers(len(self.requests)))
+                index = int(random.integers(len(self.requests)))
                 try:
-                    response = client.recommend(self.requests[place], timeout_s=20)
+                    response = client.recommend(self.requests[index], timeout_s=20)
                 except Exception as error:
                     with self._lock:
                         self.failed.append(repr(error))
                     continue
-                expected = self._expected[response.model_version][place]
+                expected = self._expected[response.model_version][index]
                 got = np.array([item.score for item in response.items])
                 alike = np.abs(got - expected.score[: len(got)]).max() <= TOLERANCE
                 with self._lock:
                     self.answered[response.model_version] = self.answered.get(response.model_version, 0) + 1
                     if not alike:
-                        self.failed.append(f"mixed answer of version {response.model_version} to request {place}")
+                        self.failed.append(f"mixed answer of version {response.model_version} to request {index}")
 
     def wait_for(self, version: int, answers: int = 20) -> None:
         """Returns once so many further requests were answered by a version."""

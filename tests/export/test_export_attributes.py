@@ -29,9 +29,9 @@ def read(path: Path, *columns: str, **choices: str) -> CatalogAttributes:
 
 def holders(found: CatalogAttributes, condition: str) -> list[str]:
     """The items with a value, read back from the bits."""
-    place = int(np.flatnonzero(found.key == item_key(condition))[0])
-    word, bit = divmod(int(found.bit[place]), 64)
-    words = found.items.words[:, found.items.columns[found.column[place]][0] + word].view(np.uint64)
+    index = int(np.flatnonzero(found.key == item_key(condition))[0])
+    word, bit = divmod(int(found.bit[index]), 64)
+    words = found.items.words[:, found.items.columns[found.column[index]][0] + word].view(np.uint64)
     return [item for item, value in zip(ITEMS, words.tolist(), strict=True) if value >> bit & 1]
 
 

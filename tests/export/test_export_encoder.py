@@ -32,30 +32,30 @@ def test_report_gives_differences_below_the_tolerance_when_exported(export_repor
 
 @pytest.mark.parametrize("count", [1, 3, 16])
 def test_embed_equals_torch_when_texts_are_of_the_catalog(
-    twin: InProcessPipeline, bundle: InterestBundle, catalog: Catalog, count: int
+    in_process: InProcessPipeline, bundle: InterestBundle, catalog: Catalog, count: int
 ) -> None:
-    vectors = twin.embed(catalog.text[:count])
+    vectors = in_process.embed(catalog.text[:count])
     expected = (bundle.model.text_vectors[:count] @ bundle.model.event_projection).detach()
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, expected, atol=TOLERANCE, rtol=0)
 
 
-def test_embed_equals_torch_when_texts_are_odd(twin: InProcessPipeline, bundle: InterestBundle) -> None:
+def test_embed_equals_torch_when_texts_are_odd(in_process: InProcessPipeline, bundle: InterestBundle) -> None:
     raw = torch.from_numpy(embed_texts(encoder_folder(PACKAGED), ODD_TEXTS))
     expected = (raw @ bundle.model.event_projection).detach()
-    np.testing.assert_allclose(twin.embed(ODD_TEXTS), expected, atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(in_process.embed(ODD_TEXTS), expected, atol=TOLERANCE, rtol=0)
 
 
-def test_embed_gives_one_vector_when_its_neighbours_differ(twin: InProcessPipeline) -> None:
-    alone, beside = twin.embed(["a short text"]), twin.embed(["a short text", "word " * 100])
+def test_embed_gives_one_vector_when_its_neighbours_differ(in_process: InProcessPipeline) -> None:
+    alone, beside = in_process.embed(["a short text"]), in_process.embed(["a short text", "word " * 100])
     np.testing.assert_allclose(alone[0], beside[0], atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize(("words", "width"), [(1, 8), (14, 16), (15, 24), (200, 208), (400, 256)])
 def test_tokens_of_few_texts_fill_a_multiple_of_eight_when_padded(
-    twin: InProcessPipeline, words: int, width: int
+    in_process: InProcessPipeline, words: int, width: int
 ) -> None:
-    batch = twin.tokenizer.encode([("word " * words).encode(), b"a"])
+    batch = in_process.tokenizer.encode([("word " * words).encode(), b"a"])
     assert batch.input_ids.shape == batch.attention_mask.shape == (2, width)
     assert batch.attention_mask.sum(1).tolist() == [min(words + 2, 256), 3]
     assert not batch.input_ids[batch.attention_mask == 0].any()
@@ -73,10 +73,10 @@ def test_tokens_of_few_texts_fill_a_multiple_of_eight_when_padded(
     ],
 )
 def test_tokens_are_refused_when_a_text_is_bad(
-    twin: InProcessPipeline, texts: list[bytes], field: str, value: str
+    in_process: InProcessPipeline, texts: list[bytes], field: str, value: str
 ) -> None:
     with pytest.raises(RequestError) as caught:
-        twin.tokenizer.encode(texts)
+        in_process.tokenizer.encode(texts)
     assert (caught.value.field, caught.value.value) == (field, value)
     assert RequestError.parse(f"tokenizer: {caught.value}") is not None
 

@@ -121,14 +121,14 @@ def with_data(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_ranking_loses_nothing_when_vectors_are_the_full_encoders(with_data: InterestBundle) -> None:
-    place = {text: row for row, text in enumerate(with_data.catalog.text)}
+    index = {text: row for row, text in enumerate(with_data.catalog.text)}
     full = (with_data.model.text_vectors @ with_data.model.event_projection).detach().numpy()
     ranking = TextRanking.read(with_data)
-    loss = ranking.loss(lambda texts: full[[place[text] for text in texts]])
+    loss = ranking.loss(lambda texts: full[[index[text] for text in texts]])
     assert loss.ratio == pytest.approx(1, abs=1e-6)
     assert loss.standard_error == pytest.approx(0, abs=1e-6)
     assert loss.events > 400
-    assert 256 < loss.persons <= 671
+    assert 256 < loss.users <= 671
 
     random = np.random.default_rng(0)
     noise = ranking.loss(lambda texts: random.standard_normal((len(texts), full.shape[1])).astype(np.float32))

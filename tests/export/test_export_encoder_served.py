@@ -32,7 +32,7 @@ class Served:
     """One export, in this process and on a server."""
 
     report: ExportReport
-    twin: InProcessPipeline
+    in_process: InProcessPipeline
     client: triton.InferenceServerClient
 
     def embed(self, texts: list[str]) -> np.ndarray:
@@ -70,7 +70,7 @@ def served(
 
 def test_embed_equals_its_twin_when_the_encoder_is_compressed(served: Served, catalog: Catalog) -> None:
     for texts in ([TEXTS[0]], TEXTS, catalog.text[:50]):
-        np.testing.assert_allclose(served.embed(texts), served.twin.embed(texts), atol=TOLERANCE, rtol=0)
+        np.testing.assert_allclose(served.embed(texts), served.in_process.embed(texts), atol=TOLERANCE, rtol=0)
 
 
 def test_embed_stays_within_the_stated_tolerance_when_the_encoder_is_compressed(

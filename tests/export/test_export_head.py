@@ -19,11 +19,15 @@ ITEMS, WIDTH, ADJUSTMENTS = 40, 6, 64
 def session(top_n: int = 10, width: int = WIDTH) -> tuple[ort.InferenceSession, np.ndarray, dict[str, int]]:
     random = np.random.default_rng(1)
     factors = random.standard_normal((ITEMS, width)).astype(np.float32)
-    ids = [f"número {place}" for place in range(ITEMS)]
+    ids = [f"número {position}" for position in range(ITEMS)]
     sizes = {Size.INTEREST: width, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: top_n, Size.FILTER: 1}
     graph = head_graph(factors, ids, sizes)
     onnx.checker.check_model(graph, full_check=True)
-    return ort.InferenceSession(graph.SerializeToString()), factors, {item: place for place, item in enumerate(ids)}
+    return (
+        ort.InferenceSession(graph.SerializeToString()),
+        factors,
+        {item: position for position, item in enumerate(ids)},
+    )
 
 
 def run(head: ort.InferenceSession, interest, adjust_item, adjust_score):
@@ -68,9 +72,9 @@ def test_head_excludes_an_item_when_it_is_listed_twice_and_has_a_score() -> None
     adjust_item[0, :3] = 7
     adjust_score[0, :3] = [-np.inf, 5.0, -np.inf]
     item_id, score = run(head, factors[7:8], adjust_item, adjust_score)
-    (place,) = np.flatnonzero([index[item] == 7 for item in item_id[0]])
-    assert np.isneginf(score[0, place])
-    assert np.isfinite(np.delete(score[0], place)).all()
+    (position,) = np.flatnonzero([index[item] == 7 for item in item_id[0]])
+    assert np.isneginf(score[0, position])
+    assert np.isfinite(np.delete(score[0], position)).all()
 
 
 def test_head_ignores_padding_when_item_zero_is_the_best() -> None:

@@ -16,8 +16,8 @@ from ebbtide.interest import contract
 from ebbtide.interest.contract import Size
 
 ITEMS, WIDTH, ADJUSTMENTS, TOP_N = 2_000, 12, 16, 20
-IDS = [f"item {place}" for place in range(ITEMS)]
-INDEX = {item: place for place, item in enumerate(IDS)}
+IDS = [f"item {index}" for index in range(ITEMS)]
+INDEX = {item: index for index, item in enumerate(IDS)}
 COLUMNS = ((0, 1), (1, 3), (3, 6))
 PRECISIONS = ["fp32", "fp16", "int8"]
 INPUTS = [tensor.name for tensor in contract.SCORING_HEAD.inputs]

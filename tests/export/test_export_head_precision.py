@@ -28,8 +28,8 @@ from ebbtide.train.bundle import InterestBundle
 ITEMS, WIDTH, ADJUSTMENTS, TOP_N = 3_000, 20, 96, 10
 INPUTS = [tensor.name for tensor in contract.SCORING_HEAD.inputs]
 OUTPUTS = [contract.ITEM_ID.name, contract.SCORE.name]
-IDS = [f"item {place}" for place in range(ITEMS)]
-INDEX = {item: place for place, item in enumerate(IDS)}
+IDS = [f"item {position}" for position in range(ITEMS)]
+INDEX = {item: position for position, item in enumerate(IDS)}
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def ask(head: ort.InferenceSession, interest: np.ndarray, adjustments: dict[int,
     rows = len(interest)
     item, score = np.zeros((rows, ADJUSTMENTS), np.int64), np.zeros((rows, ADJUSTMENTS), np.float32)
     pairs = [(index, value) for index, values in (adjustments or {}).items() for value in values]
-    for place, (index, value) in enumerate(pairs):
-        item[:, place], score[:, place] = index, value
+    for position, (index, value) in enumerate(pairs):
+        item[:, position], score[:, position] = index, value
     item_id, best = head.run(OUTPUTS, feeds_of(interest, item, score))
     return np.array([[INDEX[name] for name in row] for row in item_id.tolist()]), best
 
@@ -111,7 +111,7 @@ def test_int8_head_keeps_excluded_items_out_when_they_also_have_a_score(
 
 def test_int8_head_marks_every_item_when_all_are_excluded(factors: np.ndarray) -> None:
     few = session(factors[:40], "int8")
-    items, scores = ask(few, np.ones((2, WIDTH), np.float32), {place: [-np.inf] for place in range(40)})
+    items, scores = ask(few, np.ones((2, WIDTH), np.float32), {position: [-np.inf] for position in range(40)})
     assert np.all(np.isneginf(scores))
     assert all(len(set(row)) == TOP_N for row in items.tolist())
 

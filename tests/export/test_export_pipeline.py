@@ -35,11 +35,11 @@ KINDS = {
 }
 
 
-def compare(twin: InProcessPipeline, bundle: InterestBundle, count: int, seed: int) -> None:
+def compare(in_process: InProcessPipeline, bundle: InterestBundle, count: int, seed: int) -> None:
     keys = item_keys(bundle.catalog.item_id)
     vectors = (bundle.model.text_vectors @ bundle.model.event_projection).detach().numpy()
-    samples = list(random_samples(len(bundle.catalog), count, twin.limits, seed))
-    answers = twin.recommend([sample.request(keys, vectors) for sample in samples])
+    samples = list(random_samples(len(bundle.catalog), count, in_process.limits, seed))
+    answers = in_process.recommend([sample.request(keys, vectors) for sample in samples])
     for sample, answer in zip(samples, answers, strict=True):
         assert isinstance(answer, Answer), answer
         expected = sample.reference(bundle.model, bundle.prior_columns)
@@ -57,16 +57,16 @@ def test_pipeline_equals_torch_when_the_bundle_has_any_kind(
     compare(InProcessPipeline(write_without_encoder(bundle)), bundle, count=12, seed=5)
 
 
-def test_pipeline_equals_torch_when_requests_are_many(twin: InProcessPipeline, bundle: InterestBundle) -> None:
-    compare(twin, bundle, count=60, seed=11)
+def test_pipeline_equals_torch_when_requests_are_many(in_process: InProcessPipeline, bundle: InterestBundle) -> None:
+    compare(in_process, bundle, count=60, seed=11)
 
 
-def test_answers_are_the_same_when_requests_come_alone(twin: InProcessPipeline, bundle: InterestBundle) -> None:
+def test_answers_are_the_same_when_requests_come_alone(in_process: InProcessPipeline, bundle: InterestBundle) -> None:
     keys = item_keys(bundle.catalog.item_id)
     vectors = np.zeros((len(bundle.catalog), 16), np.float32)
-    requests = [sample.request(keys, vectors) for sample in random_samples(len(bundle.catalog), 10, twin.limits)]
-    for together, request in zip(twin.recommend(requests), requests, strict=True):
-        (alone,) = twin.recommend([request])
+    requests = [sample.request(keys, vectors) for sample in random_samples(len(bundle.catalog), 10, in_process.limits)]
+    for together, request in zip(in_process.recommend(requests), requests, strict=True):
+        (alone,) = in_process.recommend([request])
         assert isinstance(together, Answer)
         assert isinstance(alone, Answer)
         np.testing.assert_allclose(alone.score, together.score, atol=1e-5)
@@ -76,7 +76,7 @@ def test_answer_holds_the_whole_catalog_when_top_n_is_larger(
     make_bundle: MakeBundle, write_without_encoder: Write
 ) -> None:
     bundle = make_bundle()
-    twin = InProcessPipeline(write_without_encoder(bundle, top_n=len(bundle.catalog)))
+    in_process = InProcessPipeline(write_without_encoder(bundle, top_n=len(bundle.catalog)))
     keys = item_keys(bundle.catalog.item_id)
     everything = Request(
         event_item=keys[:0],
@@ -84,27 +84,29 @@ def test_answer_holds_the_whole_catalog_when_top_n_is_larger(
         now=np.array([0]),
         exclude_item=keys,
     )
-    (answer,) = twin.recommend([everything])
+    (answer,) = in_process.recommend([everything])
     assert isinstance(answer, Answer)
     assert sorted(answer.item_id) == sorted(bundle.catalog.item_id)
     assert np.isneginf(answer.score).all()
 
 
-def test_bad_request_gets_its_error_when_others_are_answered(twin: InProcessPipeline, bundle: InterestBundle) -> None:
+def test_bad_request_gets_its_error_when_others_are_answered(
+    in_process: InProcessPipeline, bundle: InterestBundle
+) -> None:
     key = item_keys(bundle.catalog.item_id[:1])
     good = Request(event_item=key, event_time=np.array([5]), now=np.array([9]))
     bad = Request(event_item=key, event_time=np.array([10]), now=np.array([9]))
-    answers = twin.recommend([bad, good, bad])
+    answers = in_process.recommend([bad, good, bad])
     assert [type(answer) for answer in answers] == [RequestError, Answer, RequestError]
 
 
 def test_limits_are_the_exports_when_given(make_bundle: MakeBundle, write_without_encoder: Write) -> None:
     limits = Limits(max_events=3, max_exclude_items=0, max_texts=2, max_text_bytes=9)
     bundle = make_bundle()
-    twin = InProcessPipeline(write_without_encoder(bundle, limits=limits))
-    assert twin.limits == limits
-    compare(twin, bundle, count=12, seed=2)
-    (answer,) = twin.recommend([Request(item_keys(["1"] * 4), np.zeros(4, np.int64), np.array([1], np.int64))])
+    in_process = InProcessPipeline(write_without_encoder(bundle, limits=limits))
+    assert in_process.limits == limits
+    compare(in_process, bundle, count=12, seed=2)
+    (answer,) = in_process.recommend([Request(item_keys(["1"] * 4), np.zeros(4, np.int64), np.array([1], np.int64))])
     assert isinstance(answer, RequestError)
     assert answer.expected == "at most 3 events"
 

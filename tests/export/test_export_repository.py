@@ -45,7 +45,7 @@ def test_folder_names_no_path_of_this_machine_when_exported(repository: Path) ->
     paths = {str(ROOT), str(Path.home()), sys.prefix, str(repository.parent), "site-packages"}
     for path in files(repository):
         content = path.read_bytes()
-        assert [place for place in paths if place.encode() in content] == [], path
+        assert [index for index in paths if index.encode() in content] == [], path
 
 
 def test_python_models_import_only_what_is_there_when_exported(repository: Path) -> None:

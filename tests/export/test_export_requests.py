@@ -35,7 +35,7 @@ def keys(bundle: InterestBundle) -> np.ndarray:
     return item_keys(bundle.catalog.item_id)
 
 
-def person(keys: np.ndarray, **changes: Any) -> Request:
+def user(keys: np.ndarray, **changes: Any) -> Request:
     plain = Request(
         event_item=keys[[3, 14, 15, 92]],
         event_time=NOW - np.array([400, 30, 2, 1]) * DAY_MS,
@@ -70,11 +70,11 @@ def genres_of(item_ids: np.ndarray) -> list[set[str]]:
 
 def test_recommend_gives_allowed_items_alone_when_a_request_filters(door: Any, keys: np.ndarray) -> None:
     allowed = np.array([item_key("genres=Horror"), item_key("genres=Musical")])
-    outputs = recommend(door, person(keys, allow_attribute=allowed))
+    outputs = recommend(door, user(keys, allow_attribute=allowed))
     real = ~np.isneginf(outputs[SCORE].ravel())
     assert real.sum() > 5
     assert all(found & {"Horror", "Musical"} for found in genres_of(outputs[ITEM_ID].ravel()[real]))
-    plain = recommend(door, person(keys))
+    plain = recommend(door, user(keys))
     expected = [
         item
         for item, found in zip(plain[ITEM_ID].ravel(), genres_of(plain[ITEM_ID]), strict=True)
@@ -84,7 +84,7 @@ def test_recommend_gives_allowed_items_alone_when_a_request_filters(door: Any, k
 
 
 def test_recommend_equals_older_events_when_decay_is_scaled(door: Any, keys: np.ndarray) -> None:
-    request = person(keys)
+    request = user(keys)
     doubled = replace(request, event_time=NOW - 2 * (NOW - request.event_time))
     scaled = recommend(door, replace(request, decay_scale=np.array([2], np.float32)))
     expected = recommend(door, doubled)
@@ -94,7 +94,7 @@ def test_recommend_equals_older_events_when_decay_is_scaled(door: Any, keys: np.
 
 
 def test_recommend_counts_unknown_events_when_the_request_ignores_them(door: Any, keys: np.ndarray) -> None:
-    known = person(keys)
+    known = user(keys)
     unknown = replace(
         known,
         event_item=np.insert(known.event_item, 1, UNKNOWN_KEY),
@@ -112,7 +112,7 @@ def test_recommend_counts_unknown_events_when_the_request_ignores_them(door: Any
 def test_event_counts_tell_the_cold_start_when_a_part_is_empty(
     door: Any, keys: np.ndarray, kept: list[int], counts: list[int]
 ) -> None:
-    request = person(keys)
+    request = user(keys)
     part = {
         name: getattr(request, name)[np.array(kept, dtype=np.int64)]
         for name in ("event_item", "event_time", "event_is_current")
@@ -120,8 +120,8 @@ def test_event_counts_tell_the_cold_start_when_a_part_is_empty(
     assert recommend(door, replace(request, **part))[COUNTS].ravel().tolist() == counts
 
 
-def test_people_of_one_request_get_their_own_answers_when_padded(door: Any, keys: np.ndarray) -> None:
-    request = person(keys)
+def test_users_of_one_request_get_their_own_answers_when_padded(door: Any, keys: np.ndarray) -> None:
+    request = user(keys)
     name = contract.RECOMMEND.name
     lengths = [4, 0, 2]
     rows = [
@@ -131,17 +131,17 @@ def test_people_of_one_request_get_their_own_answers_when_padded(door: Any, keys
         for length in lengths
     ]
     packed = door.call(name, {key: np.concatenate([row[key] for row in rows]) for key in rows[0]})
-    for place, length in enumerate(lengths):
+    for index, length in enumerate(lengths):
         fields = ("event_item", "event_time", "event_is_current")
         alone = recommend(door, replace(request, **{field: getattr(request, field)[:length] for field in fields}))
-        np.testing.assert_allclose(packed[SCORE][place], alone[SCORE][0], atol=TOLERANCE)
-        assert packed[COUNTS][place].tolist() == alone[COUNTS][0].tolist()
+        np.testing.assert_allclose(packed[SCORE][index], alone[SCORE][0], atol=TOLERANCE)
+        assert packed[COUNTS][index].tolist() == alone[COUNTS][0].tolist()
 
 
 def test_rank_scores_candidates_as_recommend_does_when_some_are_unknown_or_excluded(
     door: Any, keys: np.ndarray
 ) -> None:
-    request = person(keys, exclude_seen=np.array([False]), exclude_item=keys[[7]])
+    request = user(keys, exclude_seen=np.array([False]), exclude_item=keys[[7]])
     outputs = recommend(door, request)
     best = [item.decode() for item in outputs[ITEM_ID].ravel()[:5]]
     candidates = np.array([*(item_key(item) for item in best), UNKNOWN_KEY, keys[7]])
@@ -154,16 +154,16 @@ def test_rank_scores_candidates_as_recommend_does_when_some_are_unknown_or_exclu
 
 
 def test_text_ensembles_answer_as_the_twin_when_texts_stand_in_and_stand_alone(
-    door: Any, keys: np.ndarray, twin: InProcessPipeline
+    door: Any, keys: np.ndarray, in_process: InProcessPipeline
 ) -> None:
     texts = ["a heist in space", "a quiet film about a lighthouse"]
-    request = person(
+    request = user(
         keys,
         event_item=np.array([*keys[[3, 14]], UNKNOWN_KEY]),
         event_time=NOW - np.array([400, 30, 2, 1]) * DAY_MS,
         text_event=np.array([2, -1]),
     )
-    (local,) = twin.recommend([replace(request, text_vector=twin.embed(texts))])
+    (local,) = in_process.recommend([replace(request, text_vector=in_process.embed(texts))])
     arrays = door.arrays(contract.RECOMMEND_TEXT.name, request)
     arrays[contract.TEXT.name] = np.array([text.encode() for text in texts], dtype=object)
     served = door.call(contract.RECOMMEND_TEXT.name, arrays)
@@ -181,10 +181,10 @@ def test_text_ensembles_answer_as_the_twin_when_texts_stand_in_and_stand_alone(
 
 @pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_explanations_add_up_when_requests_are_random(
-    door: Any, keys: np.ndarray, bundle: InterestBundle, twin: InProcessPipeline, count: int
+    door: Any, keys: np.ndarray, bundle: InterestBundle, in_process: InProcessPipeline, count: int
 ) -> None:
     random = np.random.default_rng(3)
-    for sample in random_samples(len(bundle.catalog), count, twin.limits, seed=31, texts=False):
+    for sample in random_samples(len(bundle.catalog), count, in_process.limits, seed=31, texts=False):
         assert isinstance(sample, Sample)
         request = replace(sample.request(keys, np.empty((0, 16), np.float32)), exclude_seen=np.array([False]))
         candidates = keys[random.integers(0, len(keys), 8)]
@@ -212,7 +212,7 @@ def test_recommend_names_the_field_when_it_cannot_be_served(
     door: Any, keys: np.ndarray, changes: dict[str, np.ndarray], field: str
 ) -> None:
     with pytest.raises(InferenceServerException) as caught:
-        recommend(door, person(keys, **changes))
+        recommend(door, user(keys, **changes))
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
     parsed = RequestError.parse(caught.value.message())
     assert parsed is not None
@@ -235,25 +235,25 @@ BAD: dict[str, dict[str, Any]] = {
 
 def test_batch_answers_24_and_names_8_errors_when_8_of_32_are_bad(door: Any, keys: np.ndarray) -> None:
     name = contract.RECOMMEND.name
-    people: list[tuple[str | None, Request]] = []
-    for place in range(24):
-        people.append((None, person(keys, event_item=keys[[place, place + 1, place + 2, place + 3]])))
-    for place, (field, changes) in enumerate(BAD.items()):
-        people.insert(place * 4, (field, person(keys, **changes)))
-    expected = [recommend(door, request) if field is None else None for field, request in people]
+    users: list[tuple[str | None, Request]] = []
+    for index in range(24):
+        users.append((None, user(keys, event_item=keys[[index, index + 1, index + 2, index + 3]])))
+    for index, (field, changes) in enumerate(BAD.items()):
+        users.insert(index * 4, (field, user(keys, **changes)))
+    expected = [recommend(door, request) if field is None else None for field, request in users]
 
-    answers: list[Any] = [None] * len(people)
+    answers: list[Any] = [None] * len(users)
     done = threading.Semaphore(0)
 
-    def keep(place: int, result: Any, error: Any) -> None:
-        answers[place] = error or result
+    def keep(index: int, result: Any, error: Any) -> None:
+        answers[index] = error or result
         done.release()
 
-    for place, (_, request) in enumerate(people):
+    for index, (_, request) in enumerate(users):
         inputs = door.inputs(name, door.arrays(name, request))
-        door.client.async_infer(name, inputs, callback=partial(keep, place), client_timeout=60)
-    assert all(done.acquire(timeout=60) for _ in people)
-    for (field, _), answer, alone in zip(people, answers, expected, strict=True):
+        door.client.async_infer(name, inputs, callback=partial(keep, index), client_timeout=60)
+    assert all(done.acquire(timeout=60) for _ in users)
+    for (field, _), answer, alone in zip(users, answers, expected, strict=True):
         if field is None:
             assert answer.as_numpy(ITEM_ID).tolist() == alone[ITEM_ID].tolist()
             np.testing.assert_allclose(answer.as_numpy(SCORE), alone[SCORE], atol=TOLERANCE)
@@ -267,14 +267,14 @@ def test_batch_answers_24_and_names_8_errors_when_8_of_32_are_bad(door: Any, key
 
 @pytest.mark.parametrize("name", [contract.RANK.name, contract.EXPLAIN.name])
 def test_candidates_are_refused_when_there_are_too_many(door: Any, keys: np.ndarray, name: str) -> None:
-    arrays = door.arrays(name, person(keys))
+    arrays = door.arrays(name, user(keys))
     arrays[contract.CANDIDATE_ITEM.name] = np.zeros((1, 1025), np.int64)
     with pytest.raises(InferenceServerException, match=r"candidate_item: got 1025 items; expected at most 1024"):
         door.call(name, arrays)
 
 
-def test_limits_are_told_when_a_client_reads_the_config(door: Any, twin: InProcessPipeline) -> None:
+def test_limits_are_told_when_a_client_reads_the_config(door: Any, in_process: InProcessPipeline) -> None:
     for name in (contract.RECOMMEND.name, contract.RANK.name, contract.EXPLAIN.name, contract.EMBED.name):
         parameters = door.client.get_model_config(name).config.parameters
-        assert int(parameters["max_events"].string_value) == twin.limits.max_events
-        assert int(parameters["max_candidates"].string_value) == twin.limits.max_candidates
+        assert int(parameters["max_events"].string_value) == in_process.limits.max_events
+        assert int(parameters["max_candidates"].string_value) == in_process.limits.max_candidates

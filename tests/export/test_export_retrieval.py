@@ -34,8 +34,8 @@ from ebbtide.train.bundle import InterestBundle
 
 ITEMS, WIDTH, ADJUSTMENTS, TOP_N = 6_000, 20, 64, 10
 FINGERPRINT = "0123456789abcdef"
-IDS = [f"número {place}" for place in range(ITEMS)]
-INDEX = {item: place for place, item in enumerate(IDS)}
+IDS = [f"número {position}" for position in range(ITEMS)]
+INDEX = {item: position for position, item in enumerate(IDS)}
 COLUMNS = ((0, 1), (1, 3))
 METHODS = ["ivf", "hnsw"]
 INPUTS = [tensor.name for tensor in contract.SCORING_HEAD.inputs]
@@ -113,8 +113,8 @@ def feeds_of(
     """The head's inputs; the same adjustments and filter for every row."""
     rows = len(interest)
     item, score = np.zeros((rows, ADJUSTMENTS), np.int64), np.zeros((rows, ADJUSTMENTS), np.float32)
-    for place, (index, value) in enumerate((adjustments or {}).items()):
-        item[:, place], score[:, place] = index, value
+    for position, (index, value) in enumerate((adjustments or {}).items()):
+        item[:, position], score[:, position] = index, value
     words = np.tile(np.array(item_filter, np.int64), (rows, 1))
     return dict(zip(INPUTS, [interest, item, score, words], strict=True))
 
@@ -276,12 +276,12 @@ def written(request: pytest.FixtureRequest, written_by: dict[str, Path]) -> Path
 
 
 def test_written_head_scores_as_torch_and_shares_its_tables(written: Path, bundle: InterestBundle) -> None:
-    twin = InProcessPipeline(written)
+    in_process = InProcessPipeline(written)
     tensors = {tensor.name: tensor for tensor in contract.SCORING_HEAD.inputs}
     words = exported.read_tensors(written / HEAD / "1" / exported.ATTRIBUTES_FILE)[0][exported.COLUMN_WORD][-1]
     sizes = {Size.ADJUSTMENTS: 1_024, Size.TOP_N: TOP_N, Size.FILTER: int(words)}
     assert tensors[contract.ITEM_FILTER.name].config_dims(sizes, batching=True) == (int(words),)
-    assert check_retrieval(twin, bundle, sizes) < TOLERANCE
+    assert check_retrieval(in_process, bundle, sizes) < TOLERANCE
     weights = written / contract.ADAPTIVE_WEIGHTS.name / "1"
     for file in ("interest.json", exported.ATTRIBUTES_FILE):
         assert (written / HEAD / "1" / file).samefile(weights / file)
@@ -312,12 +312,12 @@ def served(
     written_by: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[triton.InferenceServerClient]:
     """A server with the models that `recommend` by item ids needs."""
-    place = tmp_path_factory.mktemp("served")
+    position = tmp_path_factory.mktemp("served")
     models = (contract.ADAPTIVE_WEIGHTS.name, HEAD, contract.RECOMMEND.name)
     for name in models:
-        shutil.copytree(written_by["ivf"] / name, place / "repository" / name)
+        shutil.copytree(written_by["ivf"] / name, position / "repository" / name)
     with (
-        TritonServer(ServerConfig(place / "repository", log_file=place / "tritonserver.log")) as server,
+        TritonServer(ServerConfig(position / "repository", log_file=position / "tritonserver.log")) as server,
         triton.InferenceServerClient(server.grpc_url) as client,
     ):
         yield client
@@ -364,9 +364,9 @@ def test_served_head_equals_its_twin_and_names_what_is_wrong(
     served: triton.InferenceServerClient, written_by: dict[str, Path]
 ) -> None:
     written = written_by["ivf"]
-    twin = InProcessPipeline(written)
+    in_process = InProcessPipeline(written)
     random = np.random.default_rng(0)
-    width = twin.limits.adjustments
+    width = in_process.limits.adjustments
     words = exported.read_tensors(written / HEAD / "1" / exported.ATTRIBUTES_FILE)[0][exported.COLUMN_WORD][-1]
     values = np.array([0, 0.5, -np.inf], np.float32)
     for rows in (1, 5):
@@ -377,7 +377,7 @@ def test_served_head_equals_its_twin_and_names_what_is_wrong(
             contract.ITEM_FILTER.name: np.ones((rows, int(words)), np.int64),
         }
         item_id, score = ask(served, feeds)
-        expected_id, expected_score = twin.head.run(OUTPUTS, feeds)
+        expected_id, expected_score = in_process.head.run(OUTPUTS, feeds)
         assert [[item.decode() for item in row] for row in item_id.tolist()] == expected_id.tolist()
         np.testing.assert_array_equal(score, expected_score)
     feeds[contract.ADJUST_ITEM.name][2, 3] = 200

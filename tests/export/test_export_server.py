@@ -38,9 +38,9 @@ def client(server: TritonServer) -> Iterator[InterestClient]:
 
 
 @pytest.fixture(scope="module")
-def event_vectors(twin: InProcessPipeline, bundle: InterestBundle) -> np.ndarray:
+def event_vectors(in_process: InProcessPipeline, bundle: InterestBundle) -> np.ndarray:
     texts = bundle.catalog.text
-    return np.concatenate([twin.embed(texts[start : start + 50]) for start in range(0, len(texts), 50)])
+    return np.concatenate([in_process.embed(texts[start : start + 50]) for start in range(0, len(texts), 50)])
 
 
 def good(keys: np.ndarray, **changes: Any) -> Request:
@@ -57,7 +57,7 @@ def answer_of(outputs: dict[str, np.ndarray]) -> Answer:
     )
 
 
-def check_twins(bundle: InterestBundle, sample: Sample, served: Answer, local: Any) -> None:
+def check_pipelines(bundle: InterestBundle, sample: Sample, served: Answer, local: Any) -> None:
     assert isinstance(local, Answer)
     expected = sample.reference(bundle.model, bundle.prior_columns)
     assert ranking_difference(served.item_id, served.score, expected.scores, bundle.catalog.index) <= TOLERANCE
@@ -70,36 +70,38 @@ def check_twins(bundle: InterestBundle, sample: Sample, served: Answer, local: A
 
 
 def test_recommend_equals_its_twins_when_requests_are_random(
-    door: Any, twin: InProcessPipeline, bundle: InterestBundle, keys: np.ndarray
+    door: Any, in_process: InProcessPipeline, bundle: InterestBundle, keys: np.ndarray
 ) -> None:
     name = contract.RECOMMEND.name
-    for sample in random_samples(len(bundle.catalog), 30, twin.limits, seed=21, texts=False):
+    for sample in random_samples(len(bundle.catalog), 30, in_process.limits, seed=21, texts=False):
         request = sample.request(keys, np.empty((0, 16), np.float32))
-        (local,) = twin.recommend([request])
-        check_twins(bundle, sample, answer_of(door.call(name, door.arrays(name, request))), local)
+        (local,) = in_process.recommend([request])
+        check_pipelines(bundle, sample, answer_of(door.call(name, door.arrays(name, request))), local)
 
 
 def test_recommend_text_equals_its_twins_when_requests_are_random(
-    door: Any, twin: InProcessPipeline, bundle: InterestBundle, keys: np.ndarray, event_vectors: np.ndarray
+    door: Any, in_process: InProcessPipeline, bundle: InterestBundle, keys: np.ndarray, event_vectors: np.ndarray
 ) -> None:
     name = contract.RECOMMEND_TEXT.name
-    samples = [sample for sample in random_samples(len(bundle.catalog), 60, twin.limits, seed=22) if sample.text.size]
+    samples = [
+        sample for sample in random_samples(len(bundle.catalog), 60, in_process.limits, seed=22) if sample.text.size
+    ]
     assert len(samples) > 8
     for sample in samples:
         request = sample.request(keys, event_vectors)
-        (local,) = twin.recommend([request])
+        (local,) = in_process.recommend([request])
         arrays = door.arrays(name, request)
         texts = [bundle.catalog.text[index].encode() for index in sample.text]
         arrays[contract.TEXT.name] = np.array(texts, dtype=object)
-        check_twins(bundle, sample, answer_of(door.call(name, arrays)), local)
+        check_pipelines(bundle, sample, answer_of(door.call(name, arrays)), local)
 
 
 def test_client_equals_torch_when_it_sends_the_same_events(
-    client: InterestClient, twin: InProcessPipeline, bundle: InterestBundle
+    client: InterestClient, in_process: InProcessPipeline, bundle: InterestBundle
 ) -> None:
     catalog = bundle.catalog
     # From the seventh on; the first ones are edges that the client has other words for.
-    for sample in list(random_samples(len(catalog), 20, twin.limits, seed=23))[7:]:
+    for sample in list(random_samples(len(catalog), 20, in_process.limits, seed=23))[7:]:
         events = [{"item_id": catalog.item_id[index]} for index in sample.item]
         events += [{"text": catalog.text[index]} for index in sample.text]
         weights = [None] * len(events) if sample.weight is None else sample.weight.tolist()
@@ -136,29 +138,29 @@ def _time(time_ms: int) -> Any:
 
 
 def test_embed_equals_its_twins_when_texts_differ_in_length(
-    client: InterestClient, twin: InProcessPipeline, bundle: InterestBundle
+    client: InterestClient, in_process: InProcessPipeline, bundle: InterestBundle
 ) -> None:
     texts = bundle.catalog.text[:5]
     expected = (bundle.model.text_vectors[:5] @ bundle.model.event_projection).detach().numpy()
     np.testing.assert_allclose(client.embed(texts), expected, atol=TOLERANCE, rtol=0)
     odd = ["a", "word " * 300]
-    np.testing.assert_allclose(client.embed(odd), twin.embed(odd), atol=TOLERANCE, rtol=0)
-    assert client.embed(["a"] * twin.limits.max_texts).shape == (twin.limits.max_texts, 16)
+    np.testing.assert_allclose(client.embed(odd), in_process.embed(odd), atol=TOLERANCE, rtol=0)
+    assert client.embed(["a"] * in_process.limits.max_texts).shape == (in_process.limits.max_texts, 16)
 
 
-def test_several_people_are_answered_when_one_request_carries_them(
-    door: Any, twin: InProcessPipeline, keys: np.ndarray
+def test_several_users_are_answered_when_one_request_carries_them(
+    door: Any, in_process: InProcessPipeline, keys: np.ndarray
 ) -> None:
     random = np.random.default_rng(0)
-    people = [
+    users = [
         good(keys, event_item=keys[random.integers(0, 200, 4)], event_time=NOW - random.integers(0, 10**9, 4))
         for _ in range(3)
     ]
     name = contract.RECOMMEND.name
-    single = [door.arrays(name, person) for person in people]
+    single = [door.arrays(name, user) for user in users]
     together = {key: np.concatenate([arrays[key] for arrays in single]) for key in single[0]}
     outputs = door.call(name, together)
-    for row, local in enumerate(twin.recommend(people)):
+    for row, local in enumerate(in_process.recommend(users)):
         assert isinstance(local, Answer)
         assert answer_of({key: value[row] for key, value in outputs.items()}).item_id == local.item_id
         np.testing.assert_allclose(outputs[SCORE][row], local.score, atol=TOLERANCE)
@@ -198,10 +200,10 @@ BAD = {
 
 
 def test_bad_requests_name_field_value_and_expectation_when_good_ones_are_in_flight(
-    door: Any, twin: InProcessPipeline, keys: np.ndarray
+    door: Any, in_process: InProcessPipeline, keys: np.ndarray
 ) -> None:
     name = contract.RECOMMEND.name
-    (expected,) = twin.recommend([good(keys)])
+    (expected,) = in_process.recommend([good(keys)])
     assert isinstance(expected, Answer)
     done: queue.Queue[tuple[str, Any, Any]] = queue.Queue()
 
@@ -213,8 +215,8 @@ def test_bad_requests_name_field_value_and_expectation_when_good_ones_are_in_fli
     # Requests that share a batch carry the same inputs; so the good ones are sent with each bad one's.
     for label, (changes, _, _) in BAD.items():
         optional = {key: value[:2] for key, value in _harmless(changes).items()}
-        for place in range(6):
-            send("good" if place != 2 else label, good(keys, **(optional if place != 2 else changes)))
+        for index in range(6):
+            send("good" if index != 2 else label, good(keys, **(optional if index != 2 else changes)))
     seen: set[str] = set()
     for _ in range(6 * len(BAD)):
         label, result, error = done.get(timeout=60)

@@ -47,7 +47,7 @@ TRITONS_OWN = (
 
 
 def served_as(
-    repository: Path, twin: InProcessPipeline, bundle: InterestBundle, out: Path, serving: ServingOptions
+    repository: Path, in_process: InProcessPipeline, bundle: InterestBundle, out: Path, serving: ServingOptions
 ) -> Path:
     """The same export with other configs, as if it had been written with these options."""
     shutil.copytree(repository, out, copy_function=os.link)
@@ -55,11 +55,11 @@ def served_as(
     sizes = {
         Size.VECTOR: model.dimensions,
         Size.INTEREST: model.dimensions + bundle.prior_columns.shape[1],
-        Size.ADJUSTMENTS: twin.limits.adjustments,
+        Size.ADJUSTMENTS: in_process.limits.adjustments,
         Size.FILTER: versions.read_model_config(repository, contract.SCORING_HEAD.name).input[3].dims[0],
         Size.TOP_N: versions.read_model_config(repository, RECOMMEND).output[0].dims[0],
     }
-    settings = ConfigSettings(twin.fingerprint, 1, sizes, VersionFacts.read(repository, 1), serving)
+    settings = ConfigSettings(in_process.fingerprint, 1, sizes, VersionFacts.read(repository, 1), serving)
     default, *others = serving.targets
     for name, entry in contract.MODELS.items():
         versions.write_text(out / name / "config.pbtxt", render_config(entry, settings, default))
@@ -78,12 +78,12 @@ def keys(bundle: InterestBundle) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def chosen(
-    repository: Path, twin: InProcessPipeline, bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory
+    repository: Path, in_process: InProcessPipeline, bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TritonServer]:
     """A server with a variant, a cache and the rate limiter."""
     serving = ServingOptions((DEFAULT, OTHER), response_cache=True, rate_limiter=True)
     folder = tmp_path_factory.mktemp("chosen")
-    out = served_as(repository, twin, bundle, folder / "repository", serving)
+    out = served_as(repository, in_process, bundle, folder / "repository", serving)
     config = ServerConfig(
         out,
         model_config_name=OTHER.name,
@@ -170,14 +170,14 @@ def test_answer_comes_from_the_cache_when_the_request_is_repeated(
         assert all((first == other).all() for other in others)
 
 
-def test_recommend_has_all_it_needs_when_rank_asked_for_the_same_person_before(
+def test_recommend_has_all_it_needs_when_rank_asked_for_the_same_user_before(
     chosen_client: triton.InferenceServerClient, door: Any, keys: np.ndarray
 ) -> None:
-    person = {"now": np.array([NOW + 99])}
+    user = {"now": np.array([NOW + 99])}
     ranked = door.inputs(contract.RANK.name, {contract.CANDIDATE_ITEM.name: keys[None, :3]})
-    shared = [entry for entry in inputs(door, keys, **person) if entry.name() != contract.ALLOW_ATTRIBUTE.name]
+    shared = [entry for entry in inputs(door, keys, **user) if entry.name() != contract.ALLOW_ATTRIBUTE.name]
     chosen_client.infer(contract.RANK.name, [*shared, *ranked])
-    answer = chosen_client.infer(RECOMMEND, inputs(door, keys, **person))
+    answer = chosen_client.infer(RECOMMEND, inputs(door, keys, **user))
     assert names(answer) == {tensor.name for tensor in contract.RECOMMEND.outputs}
 
 
@@ -223,15 +223,15 @@ def test_requests_of_all_kinds_are_answered_when_cores_are_limited(
     chosen_client: triton.InferenceServerClient, door: Any, keys: np.ndarray
 ) -> None:
     done: queue.Queue[Any] = queue.Queue()
-    for place in range(60):
-        if place % 3:
+    for index in range(60):
+        if index % 3:
             chosen_client.async_infer(
                 RECOMMEND,
-                inputs(door, keys, now=np.array([NOW + 100 + place])),
+                inputs(door, keys, now=np.array([NOW + 100 + index])),
                 lambda result, error: done.put((result, error)),
             )
         else:
-            tensors = door.inputs(EMBED, {contract.TEXT.name: np.array([b"film %d" % place], dtype=object)})
+            tensors = door.inputs(EMBED, {contract.TEXT.name: np.array([b"film %d" % index], dtype=object)})
             chosen_client.async_infer(EMBED, tensors, lambda result, error: done.put((result, error)))
     answers = [done.get(timeout=60) for _ in range(60)]
     assert [error for _, error in answers if error is not None] == []
@@ -239,20 +239,20 @@ def test_requests_of_all_kinds_are_answered_when_cores_are_limited(
 
 @pytest.fixture(scope="module")
 def bounded(
-    repository: Path, twin: InProcessPipeline, bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory
+    repository: Path, in_process: InProcessPipeline, bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TritonServer]:
     """A server whose models let two requests wait."""
     serving = ServingOptions((DEFAULT,), max_queue_size=2, queue_timeout_ms=30_000)
-    out = served_as(repository, twin, bundle, tmp_path_factory.mktemp("bounded") / "repository", serving)
+    out = served_as(repository, in_process, bundle, tmp_path_factory.mktemp("bounded") / "repository", serving)
     config = ServerConfig(out, model_control="explicit", load_models=(RECOMMEND,))
     with TritonServer(config) as running:
         yield running
 
 
 def test_requests_are_refused_or_answered_when_more_come_than_may_wait(
-    bounded: TritonServer, door: Any, keys: np.ndarray, twin: InProcessPipeline
+    bounded: TritonServer, door: Any, keys: np.ndarray, in_process: InProcessPipeline
 ) -> None:
-    events = twin.limits.max_events
+    events = in_process.limits.max_events
     long = {"event_item": np.resize(keys, events), "event_time": np.full(events, NOW - 5)}
     done: queue.Queue[Any] = queue.Queue()
     with triton.InferenceServerClient(bounded.grpc_url) as client:

@@ -18,7 +18,7 @@ from ebbtide.export.facts import VersionFacts
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.serving import ServingOptions
 from ebbtide.export.targets import Target
-from ebbtide.export.tuning import ModelTuning
+from ebbtide.export.tuned_settings import TunedSettings
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits, Size
 from ebbtide.tune import TuneError, write_winner
@@ -27,8 +27,8 @@ from ebbtide.tune.space import changes, read_space
 
 WEIGHTS, HEAD = contract.ADAPTIVE_WEIGHTS.name, contract.SCORING_HEAD.name
 TUNED = (
-    ModelTuning(HEAD, 2, 1, 500, (8, 32)),
-    ModelTuning(WEIGHTS, instances=4),
+    TunedSettings(HEAD, 2, 1, 500, (8, 32)),
+    TunedSettings(WEIGHTS, instances=4),
 )
 WRITTEN = ("scoring_head:instances=2,threads=1,queue_delay_us=500,preferred=8+32", "adaptive_weights:instances=4")
 SIZES = {Size.VECTOR: 16, Size.INTEREST: 20, Size.ADJUSTMENTS: 64, Size.FILTER: 1, Size.TOP_N: 10}
@@ -43,7 +43,7 @@ def copied(repository: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(repository, tmp_path / "repository", copy_function=os.link))
 
 
-def result_of(repository: Path, winner: tuple[ModelTuning, ...]) -> dict[str, Any]:
+def result_of(repository: Path, winner: tuple[TunedSettings, ...]) -> dict[str, Any]:
     """What tuning gives, as far as it is written."""
     start = read_space(repository, ["recommend"], cores=2, limit_ms=20).start
     stated = [vars(one) for one in start]
@@ -61,10 +61,10 @@ def result_of(repository: Path, winner: tuple[ModelTuning, ...]) -> dict[str, An
 
 
 @pytest.mark.parametrize(("tuning", "text"), list(zip(TUNED, WRITTEN, strict=True)))
-def test_settings_are_the_same_when_written_and_read(tuning: ModelTuning, text: str) -> None:
+def test_settings_are_the_same_when_written_and_read(tuning: TunedSettings, text: str) -> None:
     assert str(tuning) == text
-    assert ModelTuning.parse(text) == tuning
-    assert ModelTuning.parse("scoring_head:preferred=none").preferred_batch_sizes == ()
+    assert TunedSettings.parse(text) == tuning
+    assert TunedSettings.parse("scoring_head:preferred=none").preferred_batch_sizes == ()
 
 
 @pytest.mark.parametrize(
@@ -76,15 +76,15 @@ def test_settings_are_the_same_when_written_and_read(tuning: ModelTuning, text: 
 )
 def test_settings_are_refused_with_what_was_written_when_they_are_none(text: str) -> None:
     with pytest.raises(ServingOptionsError, match=r"tuned: got '.*'; expected MODEL:SETTING=NUMBER"):
-        ModelTuning.parse(text)
+        TunedSettings.parse(text)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tuned": (ModelTuning("encoders", 1),)}, "tuned: got 'encoders'; expected one of"),
-        ({"tuned": (ModelTuning("recommend", 1),)}, "tuned: got 'recommend'; expected one of"),
-        ({"tuned": (ModelTuning(HEAD, 1), ModelTuning(HEAD, 2))}, "tuned: got 'scoring_head' twice"),
+        ({"tuned": (TunedSettings("encoders", 1),)}, "tuned: got 'encoders'; expected one of"),
+        ({"tuned": (TunedSettings("recommend", 1),)}, "tuned: got 'recommend'; expected one of"),
+        ({"tuned": (TunedSettings(HEAD, 1), TunedSettings(HEAD, 2))}, "tuned: got 'scoring_head' twice"),
         ({"tuned": TUNED, "targets": (Target("gpu", 1),)}, "tuned: got gpu-1 as the first target; expected a CPU"),
         ({"tuned": TUNED, "sweep": True}, "sweep: got preferred sizes in tuned as well"),
     ],
@@ -100,7 +100,7 @@ def test_configs_of_the_first_target_are_tuned_when_exported() -> None:
     first, other = Target("cpu", 2), Target("cpu", 8)
     serving = ServingOptions((first, other), tuned=TUNED, rate_limiter=True)
     tuned = model_config(contract.SCORING_HEAD, settings(serving), first)
-    assert ModelTuning.read(tuned) == TUNED[0]
+    assert TunedSettings.read(tuned) == TUNED[0]
     plain = ServingOptions((first, other), rate_limiter=True)
     assert model_config(contract.SCORING_HEAD, settings(serving), other) == model_config(
         contract.SCORING_HEAD, settings(plain), other
@@ -111,15 +111,15 @@ def test_configs_of_the_first_target_are_tuned_when_exported() -> None:
 @pytest.mark.parametrize(
     ("tuning", "message"),
     [
-        (ModelTuning(WEIGHTS, threads=2), "tuned adaptive_weights: threads: got a model that is not ONNX"),
+        (TunedSettings(WEIGHTS, threads=2), "tuned adaptive_weights: threads: got a model that is not ONNX"),
         (
-            ModelTuning(HEAD, preferred_batch_sizes=(128,)),
+            TunedSettings(HEAD, preferred_batch_sizes=(128,)),
             "scoring_head: preferred: got 128; expected at most 64",
         ),
-        (ModelTuning(contract.TOKENIZER.name, queue_delay_us=5), "got a model that does not batch; expected neither"),
+        (TunedSettings(contract.TOKENIZER.name, queue_delay_us=5), "got a model that does not batch; expected neither"),
     ],
 )
-def test_export_is_refused_when_a_model_cannot_take_a_setting(tuning: ModelTuning, message: str) -> None:
+def test_export_is_refused_when_a_model_cannot_take_a_setting(tuning: TunedSettings, message: str) -> None:
     serving = ServingOptions((Target("cpu", 2),), tuned=(tuning,))
     with pytest.raises(ServingOptionsError, match=message):
         model_config(contract.MODELS[tuning.model], settings(serving), Target("cpu", 2))
@@ -127,7 +127,7 @@ def test_export_is_refused_when_a_model_cannot_take_a_setting(tuning: ModelTunin
 
 def test_threads_claim_as_many_cores_when_the_rate_limiter_is_on() -> None:
     target = Target("cpu", 4)
-    serving = ServingOptions((target,), tuned=(ModelTuning(HEAD, threads=3),), rate_limiter=True)
+    serving = ServingOptions((target,), tuned=(TunedSettings(HEAD, threads=3),), rate_limiter=True)
     config = model_config(contract.SCORING_HEAD, settings(serving), target)
     assert [resource.count for resource in config.instance_group[0].rate_limiter.resources] == [3]
 
@@ -158,7 +158,7 @@ def test_winner_changes_its_configs_and_the_manifest_alone_when_written(copied: 
     after = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
     assert set(changed) == {copied / name / "config.pbtxt" for name in (WEIGHTS, HEAD)}
     assert {path for path in after if after[path] != before.get(path)} == {*changed, copied / "ebbtide-export.json"}
-    assert ModelTuning.read(versions.read_model_config(copied, HEAD)) == TUNED[0]
+    assert TunedSettings.read(versions.read_model_config(copied, HEAD)) == TUNED[0]
     noted = read_manifest(copied)["1"]
     assert {key: value for key, value in noted.items() if key != "tuned"} == entry
     assert noted["tuned"]["ratio"] == 1.2
@@ -173,7 +173,7 @@ def test_nothing_is_written_when_the_default_won(copied: Path) -> None:
 
 def test_winner_is_refused_when_the_configs_are_no_longer_those_that_were_measured(copied: Path) -> None:
     result = result_of(copied, TUNED)
-    versions.rewrite_configs(copied / WEIGHTS, ModelTuning(WEIGHTS, instances=3).apply)
+    versions.rewrite_configs(copied / WEIGHTS, TunedSettings(WEIGHTS, instances=3).apply)
     before = (copied / HEAD / "config.pbtxt").read_bytes()
     with pytest.raises(TuneError, match=r"adaptive_weights:instances=3,.*; expected adaptive_weights:instances=1,"):
         write_winner(copied, result)

@@ -95,14 +95,14 @@ def test_samples_reach_from_no_event_to_the_longest_when_made(ground: CommonGrou
 
 
 def test_every_sample_is_answered_when_asked_in_process(
-    ground: CommonGround, bundle: InterestBundle, twin: InProcessPipeline
+    ground: CommonGround, bundle: InterestBundle, in_process: InProcessPipeline
 ) -> None:
     samples = warmup_samples(ground, bundle.catalog.text)
     for name in (contract.ADAPTIVE_WEIGHTS.name, contract.ADAPTIVE_WEIGHTS_TEXT.name):
-        answers = twin.weights.run([Request(**sample.arrays) for sample in samples[name]])
+        answers = in_process.weights.run([Request(**sample.arrays) for sample in samples[name]])
         assert all(isinstance(answer, AdaptiveWeights) for answer in answers), answers
     for sample in samples[contract.TOKENIZER.name]:
-        twin.tokenizer.encode(sample.arrays["text"])
+        in_process.tokenizer.encode(sample.arrays["text"])
 
 
 @pytest.mark.usefixtures("without_encoder")

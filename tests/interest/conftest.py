@@ -41,12 +41,12 @@ DTYPES = {
 def request(items=(), **tensors) -> Request:
     """A request; times are `NOW` where none are given."""
     texts = len(tensors.get("text_vector", ()))
-    own = texts if "text_event" not in tensors else sum(place == -1 for place in tensors["text_event"])
+    own = texts if "text_event" not in tensors else sum(index == -1 for index in tensors["text_event"])
     values = {"event_item": items, "event_time": [NOW] * (len(items) + own), "now": [NOW]} | tensors
     return Request(**{name: np.array(value, DTYPES[name]) for name, value in values.items()})
 
 
-class Twin:
+class RandomModel:
     """Everything that an export serves, with random parameters: N items, d dimensions, p columns of the prior."""
 
     def __init__(self, seed=0, items=200, d=8, p=3, *, alpha="learned", limits=None, repeats=False, **config):
@@ -91,10 +91,10 @@ def attributes() -> AttributeIndex:
     return AttributeIndex(np.array([0, 2, 3]), KeyIndex.build(keys), np.array([0, 0, 1]), np.array([63, 64, 1]))
 
 
-def random_request(random, twin, *, candidates=False, texts=True) -> Request:
+def random_request(random, model, *, candidates=False, texts=True) -> Request:
     """One of every kind: empty sets, padding, unknown items, texts of both kinds, every optional tensor or none."""
-    count = int(random.choice([0, 1, 2, random.integers(3, twin.limits.max_events - 3)]))
-    items = random.choice(twin.keys, count)
+    count = int(random.choice([0, 1, 2, random.integers(3, model.limits.max_events - 3)]))
+    items = random.choice(model.keys, count)
     tensors = {}
     own = 0
     if random.random() < 0.4:
@@ -103,9 +103,9 @@ def random_request(random, twin, *, candidates=False, texts=True) -> Request:
     if texts and random.random() < 0.5:
         stands_for = random.permutation(count)[: random.integers(0, 4)]
         own = int(random.integers(0, 3))
-        places = np.r_[stands_for, np.full(own, -1)]
-        tensors["text_event"] = random.permutation(places)
-        tensors["text_vector"] = random.standard_normal((places.size, twin.vectors.shape[1]))
+        indices = np.r_[stands_for, np.full(own, -1)]
+        tensors["text_event"] = random.permutation(indices)
+        tensors["text_vector"] = random.standard_normal((indices.size, model.vectors.shape[1]))
     events = count + own
     ages_ms = np.exp(random.uniform(5, np.log(1000 * MS_PER_DAY), events)).astype(np.int64)
     tensors["event_time"] = NOW - (np.sort(ages_ms)[::-1] if random.random() < 0.5 else ages_ms)
@@ -115,7 +115,7 @@ def random_request(random, twin, *, candidates=False, texts=True) -> Request:
         ("event_weight", random.random(events) * 5),
         ("alpha", random.random(1)),
         ("decay_scale", random.choice([0, 0.5, 1, 7], 1)),
-        ("exclude_item", random.choice(twin.keys, random.integers(0, twin.limits.max_exclude_items))),
+        ("exclude_item", random.choice(model.keys, random.integers(0, model.limits.max_exclude_items))),
         ("exclude_seen", [random.random() < 0.5]),
         ("allow_attribute", random.choice(list(ATTRIBUTES.values()), random.integers(0, 4))),
     ):
@@ -124,15 +124,15 @@ def random_request(random, twin, *, candidates=False, texts=True) -> Request:
     if "text_event" not in tensors and random.random() < 0.3:
         tensors["event_count"] = [random.integers(0, count + 1)]
     if candidates:
-        chosen = random.choice(twin.keys, random.integers(0, 12))
+        chosen = random.choice(model.keys, random.integers(0, 12))
         tensors["candidate_item"] = np.r_[chosen, items[:3], [5]]
         tensors.pop("event_count", None)
     return request(items, **tensors)
 
 
 @pytest.fixture(scope="session")
-def make_twin():
-    return Twin
+def make_model():
+    return RandomModel
 
 
 @pytest.fixture(scope="session")

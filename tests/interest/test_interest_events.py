@@ -63,9 +63,9 @@ def test_batch_equals_its_requests_one_by_one(requests):
         GAP_MS,
         has_flags=given,
     )
-    for place, (times, _) in enumerate(requests):
-        alone = split(times, now, flags[place])
-        mine = together.request == place
+    for index, (times, _) in enumerate(requests):
+        alone = split(times, now, flags[index])
+        mine = together.request == index
         for column in ("is_current", "rank", "age_days"):
             assert getattr(together, column)[mine].tolist() == getattr(alone, column).tolist()
-        assert together.idle_hours[place] == alone.idle_hours[0]
+        assert together.idle_hours[index] == alone.idle_hours[0]

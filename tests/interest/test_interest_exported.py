@@ -15,20 +15,20 @@ from ebbtide.interest.parameters import CONFIG_FILE, TENSORS_FILE
 def write(tmp_path):
     """Writes what the Python models read; the catalog's key order is not its own."""
 
-    def written(twin, fingerprint="f" * 16, attributes=True):
-        index = twin.pipeline.index
+    def written(model, fingerprint="f" * 16, attributes=True):
+        index = model.pipeline.index
         files = {
-            TENSORS_FILE: twin.parameters.tensors(),
+            TENSORS_FILE: model.parameters.tensors(),
             exported.CATALOG_FILE: {
                 exported.SORTED_KEY: index.sorted_key,
                 exported.CATALOG_INDEX: index.catalog_index,
-                exported.EVENT_VECTORS: twin.vectors,
+                exported.EVENT_VECTORS: model.vectors,
             },
-            exported.FACTORS_FILE: {exported.ITEM_FACTORS: twin.factors},
+            exported.FACTORS_FILE: {exported.ITEM_FACTORS: model.factors},
             exported.ATTRIBUTES_FILE: {exported.COLUMN_WORD: np.array([0, 1])},
         }
         if attributes:
-            found = twin.attributes
+            found = model.attributes
             order = found.keys.catalog_index
             files[exported.ATTRIBUTES_FILE] = {
                 exported.COLUMN_WORD: found.column_word,
@@ -36,7 +36,7 @@ def write(tmp_path):
                 exported.ATTRIBUTE_COLUMN: found.column[order],
                 exported.ATTRIBUTE_BIT: found.bit[order],
             }
-        (tmp_path / CONFIG_FILE).write_text(twin.parameters.config.to_json())
+        (tmp_path / CONFIG_FILE).write_text(model.parameters.config.to_json())
         for name, arrays in files.items():
             save_file(arrays, str(tmp_path / name), metadata={"fingerprint": fingerprint})
         return tmp_path
@@ -51,28 +51,28 @@ def is_mapped(array):
 
 
 @pytest.mark.parametrize("attributes", [True, False])
-def test_everything_answers_alike_when_it_was_read_from_files(make_twin, ask_at_random, write, attributes):
-    twin = make_twin()
-    folder = write(twin, attributes=attributes)
+def test_everything_answers_alike_when_it_was_read_from_files(make_model, ask_at_random, write, attributes):
+    model = make_model()
+    folder = write(model, attributes=attributes)
     pipeline, explainer = exported.read_pipeline(folder), exported.read_explainer(folder)
     scorer = exported.read_candidate_scorer(folder)
     random = np.random.default_rng(2)
-    requests = [ask_at_random(random, twin, candidates=True) for _ in range(8)]
+    requests = [ask_at_random(random, model, candidates=True) for _ in range(8)]
     if not attributes:
         requests = [type(one)(**(vars(one) | {"allow_attribute": None})) for one in requests]
-    for one, got, expected in zip(requests, pipeline.run(requests), twin.pipeline.run(requests), strict=True):
+    for one, got, expected in zip(requests, pipeline.run(requests), model.pipeline.run(requests), strict=True):
         for name, value in vars(expected).items():
             if attributes or name != "item_filter":
                 np.testing.assert_array_equal(getattr(got, name), value)
-        np.testing.assert_array_equal(explainer.run(one).event_share, twin.explainer.run(one).event_share)
+        np.testing.assert_array_equal(explainer.run(one).event_share, model.explainer.run(one).event_share)
         part = {name: getattr(expected, name)[None] for name in ("interest", "adjust_item", "adjust_score")}
         part["candidate_item"] = one.candidate_item[None]
-        (score,), (known,) = scorer.run_parts([part]), twin.scorer.run_parts([part])
+        (score,), (known,) = scorer.run_parts([part]), model.scorer.run_parts([part])
         np.testing.assert_array_equal(score["candidate_score"], known["candidate_score"])
 
 
-def test_tables_are_mapped_and_not_copied_when_they_are_read(make_twin, write):
-    folder = write(make_twin(items=70_000))
+def test_tables_are_mapped_and_not_copied_when_they_are_read(make_model, write):
+    folder = write(make_model(items=70_000))
     pipeline, scorer = exported.read_pipeline(folder), exported.read_candidate_scorer(folder)
     for table in (pipeline._vectors, pipeline.index.sorted_key, pipeline.index.catalog_index, scorer._factors):
         assert is_mapped(table)
@@ -88,8 +88,8 @@ def test_tables_are_mapped_and_not_copied_when_they_are_read(make_twin, write):
         (exported.read_explainer, TENSORS_FILE),
     ],
 )
-def test_files_are_refused_with_both_ids_when_they_are_of_two_exports(make_twin, write, read, file):
-    folder = write(make_twin(), fingerprint="e" * 16)
+def test_files_are_refused_with_both_ids_when_they_are_of_two_exports(make_model, write, read, file):
+    folder = write(make_model(), fingerprint="e" * 16)
     with pytest.raises(ValueError, match=rf"{file}: got fingerprint e+; expected f+"):
         read(folder)
 

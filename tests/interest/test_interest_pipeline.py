@@ -19,12 +19,12 @@ LIMITS = Limits(max_events=4, max_exclude_items=2, max_attributes=2, max_candida
 
 
 @pytest.fixture
-def pipeline(make_twin):
+def pipeline(make_model):
     config = InterestConfig("f" * 16, 500, 0.5, True, False, LIMITS)
     zeros = np.zeros(2, np.float32)
     parameters = InterestParameters(config, zeros, zeros, None, np.array([0.25], np.float32))
     vectors = np.array([[3, 4], [1, 0], [0, 2]], np.float32)
-    return InterestPipeline(parameters, KeyIndex.build(KEYS), vectors, make_twin().attributes)
+    return InterestPipeline(parameters, KeyIndex.build(KEYS), vectors, make_model().attributes)
 
 
 def request(items=(70,), times=None, now=NOW, **optional):
@@ -136,8 +136,8 @@ def test_pipeline_answers_24_and_names_8_errors_when_8_of_32_are_bad_in_8_ways(p
     bad["allow_attribute[1]"] = next(case for case, name, *_ in BAD if name == "allow_attribute[1]")
     good = [request([key], event_is_current=[current]) for key in KEYS.tolist() for current in (True, False)] * 4
     batch = []
-    for place, case in enumerate(bad.values()):
-        batch += [*good[3 * place : 3 * place + 3], case]
+    for index, case in enumerate(bad.values()):
+        batch += [*good[3 * index : 3 * index + 3], case]
     answers = pipeline.run(batch)
     assert [str(answer.field) for answer in answers if isinstance(answer, RequestError)] == list(bad)
     served = [answer for answer in answers if isinstance(answer, AdaptiveWeights)]
@@ -224,14 +224,14 @@ def test_filter_has_first_bits_and_those_of_allowed_values_when_a_column_is_give
     assert both == [0, 1, 2]
 
 
-def test_filter_is_one_word_when_the_catalog_has_no_attributes(make_twin):
-    twin = make_twin()
-    plain = InterestPipeline(twin.parameters, twin.pipeline.index, twin.vectors)
+def test_filter_is_one_word_when_the_catalog_has_no_attributes(make_model):
+    model = make_model()
+    plain = InterestPipeline(model.parameters, model.pipeline.index, model.vectors)
     assert plain.run([request([])])[0].item_filter.tolist() == [1]
 
 
-def people(*requests):
-    """One part with a row for each person; their tensors must have the same shapes."""
+def users(*requests):
+    """One part with a row for each user; their tensors must have the same shapes."""
     return {
         name: np.stack([getattr(one, name) for one in requests])
         for name in vars(requests[0])
@@ -239,11 +239,11 @@ def people(*requests):
     }
 
 
-def test_padding_does_not_count_when_several_people_share_a_request(pipeline):
+def test_padding_does_not_count_when_several_users_share_a_request(pipeline):
     short = request([70, 0, 0], [NOW - 3, -1, NOW + 1], event_weight=[2, np.nan, -1], event_count=[1])
     none = request([0, 0, 0], [0, 0, 0], event_weight=[1, 1, 1], event_count=[0])
     full = request([30, -10, 70], [NOW - 3, NOW - 2, NOW - 1], event_weight=[1, 2, 3], event_count=[3])
-    (rows,) = pipeline.run_parts([people(short, none, full)])
+    (rows,) = pipeline.run_parts([users(short, none, full)])
     alone = [
         request([70], [NOW - 3], event_weight=[2]),
         request([]),
@@ -254,16 +254,16 @@ def test_padding_does_not_count_when_several_people_share_a_request(pipeline):
             np.testing.assert_array_equal(rows[name][row], value)
 
 
-def test_parts_are_served_alike_when_some_have_several_people_and_some_one(pipeline):
+def test_parts_are_served_alike_when_some_have_several_users_and_some_one(pipeline):
     one, two = request([70], alpha=[0.25]), request([30], alpha=[0.75])
-    outputs = pipeline.run_parts([people(one, two), people(two), people(request([70, 30]), request([30, 30]))])
+    outputs = pipeline.run_parts([users(one, two), users(two), users(request([70, 30]), request([30, 30]))])
     assert [len(rows["interest"]) for rows in outputs] == [2, 1, 2]
     np.testing.assert_array_equal(outputs[0]["interest"][1], outputs[1]["interest"][0])
     assert outputs[2]["alpha_used"].tolist() == [[0.5], [0.5]]
 
 
-def test_error_names_the_row_when_one_of_several_people_is_bad(pipeline):
-    error, good = pipeline.run_parts([people(request([70]), request([70], alpha=None, times=[-1])), people(request())])
+def test_error_names_the_row_when_one_of_several_users_is_bad(pipeline):
+    error, good = pipeline.run_parts([users(request([70]), request([70], alpha=None, times=[-1])), users(request())])
     assert str(error).startswith("row 1: event_time[0]: got -1; expected Unix")
     assert isinstance(error, RequestError)
     assert good["event_counts"].shape == (1, 3)
@@ -271,7 +271,7 @@ def test_error_names_the_row_when_one_of_several_people_is_bad(pipeline):
 
 def test_only_the_culprit_fails_when_an_error_is_one_that_nobody_foresaw(pipeline):
     # Vectors of the wrong width, which Triton would have refused.
-    culprit = people(request([], times=[NOW], text_vector=[[1, 2, 3]]))
+    culprit = users(request([], times=[NOW], text_vector=[[1, 2, 3]]))
     parts = [as_part(request([70])), {name: value[0] for name, value in culprit.items()}, as_part(request([30]))]
     first, error, last = run_guarded(parts, frozenset({"alpha_used"}), pipeline.run_parts)
     assert isinstance(error, ValueError)
@@ -280,7 +280,7 @@ def test_only_the_culprit_fails_when_an_error_is_one_that_nobody_foresaw(pipelin
 
 
 def test_only_what_is_asked_for_is_built(pipeline):
-    (answer,) = pipeline.run_parts([people(request())], {"alpha_used"})
+    (answer,) = pipeline.run_parts([users(request())], {"alpha_used"})
     assert "adjust_item" not in answer
     assert "interest" not in answer
     assert answer["alpha_used"].tolist() == [[0.5]]
@@ -288,12 +288,12 @@ def test_only_what_is_asked_for_is_built(pipeline):
 
 @settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1))
-def test_batch_gives_each_request_the_answer_that_it_gets_alone(make_twin, ask_at_random, seed):
+def test_batch_gives_each_request_the_answer_that_it_gets_alone(make_model, ask_at_random, seed):
     random = np.random.default_rng(seed)
-    twin = make_twin(seed % 7, alpha=["learned", "per-dimension", "fixed"][seed % 3])
-    requests = [ask_at_random(random, twin) for _ in range(6)]
-    for one, answer in zip(requests, twin.pipeline.run(requests), strict=True):
-        (alone,) = twin.pipeline.run([one])
+    model = make_model(seed % 7, alpha=["learned", "per-dimension", "fixed"][seed % 3])
+    requests = [ask_at_random(random, model) for _ in range(6)]
+    for one, answer in zip(requests, model.pipeline.run(requests), strict=True):
+        (alone,) = model.pipeline.run([one])
         assert isinstance(answer, AdaptiveWeights), answer
         for name, value in vars(alone).items():
             np.testing.assert_allclose(getattr(answer, name), value, rtol=1e-5, atol=1e-6)
@@ -301,12 +301,12 @@ def test_batch_gives_each_request_the_answer_that_it_gets_alone(make_twin, ask_a
 
 @settings(max_examples=100)
 @given(st.integers(0, 2**32 - 1))
-def test_batch_refuses_whom_the_check_of_one_request_refuses(make_twin, ask_at_random, seed):
+def test_batch_refuses_whom_the_check_of_one_request_refuses(make_model, ask_at_random, seed):
     random = np.random.default_rng(seed)
-    twin = make_twin()
-    requests = [spoiled(random, ask_at_random(random, twin)) for _ in range(4)]
-    for one, answer in zip(requests, twin.pipeline.run(requests), strict=True):
-        error = check_request(one, twin.limits)
+    model = make_model()
+    requests = [spoiled(random, ask_at_random(random, model)) for _ in range(4)]
+    for one, answer in zip(requests, model.pipeline.run(requests), strict=True):
+        error = check_request(one, model.limits)
         if error is not None:
             assert str(answer) == str(error)
 

@@ -16,7 +16,7 @@ COLUMNS = EventColumns(user="userId", item="movieId", time="timestamp")
 
 @pytest.fixture(scope="session")
 def small_files(tmp_path_factory):
-    """The ratings of 40 people and the films they rated, as files."""
+    """The ratings of 40 users and the films they rated, as files."""
     folder = tmp_path_factory.mktemp("small")
     ratings = pl.read_parquet(MOVIELENS / "ratings.parquet").filter(pl.col("userId") <= 40)
     popular = ratings["movieId"].value_counts().sort("count", "movieId", descending=True)["movieId"].head(300)
@@ -42,7 +42,7 @@ def small_vectors(small_log, tmp_path_factory):
 
 @pytest.fixture
 def random_log():
-    """A made-up log with ties, long pauses and people of one event."""
+    """A made-up log with ties, long pauses and users of one event."""
     random = np.random.default_rng(3)
     lengths = [1, 2, 30, 7, 1, 19]
     users = np.repeat(np.arange(len(lengths)), lengths)

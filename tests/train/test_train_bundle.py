@@ -89,7 +89,7 @@ def test_training_is_refused_when_there_is_nothing_to_learn_from(small_log, smal
     log, _ = small_log
     kept = np.zeros(log.events, bool)
     kept[log.start[:-1]] = True
-    with pytest.raises(DataError, match="people need two events or more"):
+    with pytest.raises(DataError, match="users need two events or more"):
         fit(log, kept, small_vectors, MODEL, TrainConfig(epochs=1))
 
 

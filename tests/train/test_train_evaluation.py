@@ -1,4 +1,4 @@
-"""Held-out events, instants, ranks over the whole catalog, and their means."""
+"""Held-out events, baskets, ranks over the whole catalog, and their means."""
 
 import subprocess
 import sys
@@ -12,10 +12,10 @@ from ebbtide.data.errors import DataError
 from ebbtide.data.events import build_log
 from ebbtide.data.splits import (
     after_time,
+    basket_heads,
+    baskets_of,
     has_past,
     held_out,
-    instant_heads,
-    instants_of,
     leave_last_out,
 )
 from ebbtide.train.config import ModelConfig
@@ -30,24 +30,24 @@ def model_of(**settings):
     return InterestModel(ModelConfig(dimensions=4, **settings), torch.randn(12, 8))
 
 
-def log_of(*people):
-    """A log from ``[(time, item), ...]`` for each person."""
-    rows = [(f"u{user}", f"i{item}", time) for user, events in enumerate(people) for time, item in events]
+def log_of(*users):
+    """A log from ``[(time, item), ...]`` for each user."""
+    rows = [(f"u{user}", f"i{item}", time) for user, events in enumerate(users) for time, item in events]
     frame = pl.DataFrame(rows, schema=["user", "item", "time_ms"], orient="row").with_columns(
         weight=pl.lit(1.0, pl.Float32)
     )
     return build_log(frame, {f"i{item}": item for item in range(12)})
 
 
-def test_instants_hold_what_one_person_did_at_one_time():
+def test_baskets_hold_what_one_user_did_at_one_time():
     log = log_of([(1, 0), (1, 1), (5, 2)], [(5, 3), (5, 4), (9, 5), (9, 6)])
-    assert instant_heads(log).tolist() == [0, 0, 2, 3, 3, 5, 5]
+    assert basket_heads(log).tolist() == [0, 0, 2, 3, 3, 5, 5]
     assert has_past(log).tolist() == [False, False, True, False, False, True, True]
-    instants = instants_of(log, np.ones(7, dtype=bool))
-    assert (instants.head.tolist(), instants.stop.tolist()) == ([2, 5], [3, 7])
+    baskets = baskets_of(log, np.ones(7, dtype=bool))
+    assert (baskets.head.tolist(), baskets.stop.tolist()) == ([2, 5], [3, 7])
 
 
-def test_leave_last_out_holds_out_the_last_instant_of_everyone_with_a_past():
+def test_leave_last_out_holds_out_the_last_basket_of_everyone_with_a_past():
     log = log_of([(1, 0), (1, 1)], [(1, 0), (2, 1), (2, 2)], [(3, 1)])
     assert np.flatnonzero(leave_last_out(log)).tolist() == [3, 4]
 
@@ -75,7 +75,7 @@ def test_holdout_is_refused_when_it_is_no_protocol(random_log, holdout):
 
 
 BASKETS = [
-    (user, [(time, (3 * time + place + user) % 12) for time in range(1, 9) for place in range(2)]) for user in (0, 1)
+    (user, [(time, (3 * time + index + user) % 12) for time in range(1, 9) for index in range(2)]) for user in (0, 1)
 ]
 
 
@@ -88,7 +88,7 @@ def test_ranks_equal_a_plain_sort_of_every_score(exclude_seen):
     targets = held_out(log, "time:0.5")
     events, ranks = target_ranks(model, log, tensors, targets, popularity)
     assert sorted(events.tolist()) == np.flatnonzero(targets & has_past(log)).tolist()
-    heads = instant_heads(log)
+    heads = basket_heads(log)
     with torch.inference_mode():
         for event, rank in zip(events, ranks, strict=True):
             head = heads[event]
@@ -106,20 +106,20 @@ def test_ranks_equal_a_plain_sort_of_every_score(exclude_seen):
                 assert kept[rank] == pytest.approx(scores[log.item[event]], abs=1e-5)
 
 
-def test_metrics_average_within_people_first(random_log):
-    # Person 2 owns events 3 to 32, person 3 events 33 to 39; all of these stand at a time of their own.
+def test_metrics_average_within_users_first(random_log):
+    # User 2 owns events 3 to 32, user 3 events 33 to 39; all of these stand at a time of their own.
     metrics = metrics_of(random_log, np.array([20, 21, 35]), np.array([0, 12, 1]))
-    assert (metrics.persons, metrics.instants, metrics.events) == (2, 3, 3)
+    assert (metrics.users, metrics.baskets, metrics.events) == (2, 3, 3)
     assert metrics.hit_rate_at_10 == pytest.approx((0.5 + 1) / 2)
     assert metrics.ndcg_at_10 == pytest.approx((0.5 + 1 / np.log2(3)) / 2)
     assert metrics.mrr == pytest.approx(((1 + 1 / 13) / 2 + 0.5) / 2)
 
 
-def test_metrics_take_a_basket_as_one_set_when_events_share_an_instant():
+def test_metrics_take_a_basket_as_one_set_when_events_share_an_basket():
     log = log_of([(1, 0), (2, 1), (2, 2), (2, 2), (2, 3)])
     metrics = metrics_of(log, np.array([1, 2, 3, 4]), np.array([0, 2, 2, 11]))
     best = 1 + 1 / np.log2(3) + 1 / np.log2(4)
-    assert (metrics.instants, metrics.events, metrics.hit_rate_at_10, metrics.mrr) == (1, 3, 1.0, 1.0)
+    assert (metrics.baskets, metrics.events, metrics.hit_rate_at_10, metrics.mrr) == (1, 3, 1.0, 1.0)
     assert metrics.ndcg_at_10 == pytest.approx((1 + 1 / np.log2(4)) / best)
 
 

@@ -17,7 +17,7 @@ from ebbtide.data.events import EventLog
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.evaluation.evaluate import evaluate_bundle
-from ebbtide.train.evaluation.lists import NO_ITEM, rank_instants, read_predictions
+from ebbtide.train.evaluation.lists import NO_ITEM, rank_baskets, read_predictions
 from ebbtide.train.evaluation.ratings import predicted_ratings
 from ebbtide.train.evaluation.scores import frozen_popularity, updated_popularity
 from ebbtide.train.evaluation.testset import TestSet
@@ -108,7 +108,7 @@ def test_evaluate_writes_a_report_with_every_metric_its_interval_and_plots(writt
     assert len(report["learned"]["half_life_days"]) == 8
     difference = report["against"]["differences"]["ndcg_at_10"]
     assert difference["mean"] == pytest.approx(report["ndcg_at_10"] - report["against"]["ndcg_at_10"])
-    assert sum(row["instants"] for row in report["breakdowns"]["gap"]["bins"]) == report["instants"]
+    assert sum(row["baskets"] for row in report["breakdowns"]["gap"]["bins"]) == report["baskets"]
     text = (folder / "report" / "report.md").read_text()
     for plot in ("half_lives.png", "alpha.png", "breakdowns.png"):
         assert f"({plot})" in text
@@ -120,13 +120,13 @@ def test_predictions_give_the_reported_metrics_when_scored_by_hand(written):
     report = json.loads((folder / "metrics.json").read_text())
     rows = pl.read_parquet(folder / "lists.parquet")
     assert rows.columns == ["user", "time", "rank", "item", "score", "is_relevant", "relevant_items"]
-    people = {}
-    for (user, _), places in rows.group_by(["user", "time"]):
-        top = places.filter(pl.col("rank") <= 10)
+    users = {}
+    for (user, _), indices in rows.group_by(["user", "time"]):
+        top = indices.filter(pl.col("rank") <= 10)
         hits = top.filter("is_relevant")["rank"].to_list()
-        relevant = places["relevant_items"][0]
+        relevant = indices["relevant_items"][0]
         best = sum(1 / np.log2(rank + 1) for rank in range(1, min(relevant, 10) + 1))
-        people.setdefault(user, []).append(
+        users.setdefault(user, []).append(
             {
                 "ndcg_at_10": sum(1 / np.log2(rank + 1) for rank in hits) / best,
                 "recall_at_10": len(hits) / relevant,
@@ -135,9 +135,9 @@ def test_predictions_give_the_reported_metrics_when_scored_by_hand(written):
                 "mrr_at_10": 1 / min(hits) if hits else 0.0,
             }
         )
-    assert len(people) == report["persons"]
+    assert len(users) == report["users"]
     for name in ("ndcg_at_10", "recall_at_10", "precision_at_10", "hit_rate_at_10", "mrr_at_10"):
-        by_hand = np.mean([np.mean([instant[name] for instant in instants]) for instants in people.values()])
+        by_hand = np.mean([np.mean([basket[name] for basket in baskets]) for baskets in users.values()])
         assert by_hand == pytest.approx(report[name], abs=1e-6), name
 
 
@@ -183,7 +183,7 @@ def test_evaluate_is_refused_when_the_bundles_are_of_another_split(bundles, held
         (lambda rows: rows.drop("rank"), "no column 'rank'"),
         (lambda rows: rows.filter(pl.col("user") != rows["user"][0]), "got no list for"),
         (lambda rows: rows.with_columns(item=pl.lit("nothing")), "expected ids of the catalog"),
-        (lambda rows: rows.with_columns(rank=pl.lit(1)), "same place twice"),
+        (lambda rows: rows.with_columns(rank=pl.lit(1)), "same rank twice"),
         (lambda rows: rows.with_columns(item=pl.lit(rows["item"][0])), "same item twice"),
     ],
 )
@@ -191,7 +191,7 @@ def test_predictions_are_refused_when_they_do_not_fit(written, run_of, tmp_path,
     folder, _ = written
     change(pl.read_parquet(folder / "lists.parquet")).write_parquet(tmp_path / "changed.parquet")
     with pytest.raises(DataError, match=message):
-        read_predictions(tmp_path / "changed.parquet", run_of.test.log, run_of.test.instants, run_of.test.catalog)
+        read_predictions(tmp_path / "changed.parquet", run_of.test.log, run_of.test.baskets, run_of.test.catalog)
 
 
 def test_evaluate_is_refused_when_the_catalog_has_changed_since_training(run_of):
@@ -205,28 +205,28 @@ def lists_on(run, item, repeats=False):
     """The lists where the log's items are replaced."""
     log = run.test.log
     changed = EventLog(log.users, log.start, item, log.time_ms, log.weight)
-    popularity = updated_popularity(changed, run.test.instants.head, len(run.test.catalog), run.bundle.model.config)
-    return rank_instants(run.bundle.model, changed, run.test.instants, popularity, repeats=repeats)[0]
+    popularity = updated_popularity(changed, run.test.baskets.head, len(run.test.catalog), run.bundle.model.config)
+    return rank_baskets(run.bundle.model, changed, run.test.baskets, popularity, repeats=repeats)[0]
 
 
-def test_lists_see_nothing_of_their_instant_or_later_when_the_future_is_changed(run_of):
-    log, instants = run_of.test.log, run_of.test.instants
-    moment = np.quantile(log.time_ms[instants.head], 0.5, method="lower")
+def test_lists_see_nothing_of_their_basket_or_later_when_the_future_is_changed(run_of):
+    log, baskets = run_of.test.log, run_of.test.baskets
+    timestamp = np.quantile(log.time_ms[baskets.head], 0.5, method="lower")
     item = log.item.copy()
-    later = log.time_ms >= moment
+    later = log.time_ms >= timestamp
     item[later] = np.random.default_rng(0).permutation(item[later])
     assert (item != log.item).any()
     changed = lists_on(run_of, item)
-    before = log.time_ms[instants.head] <= moment
+    before = log.time_ms[baskets.head] <= timestamp
     assert np.array_equal(changed.item[before], run_of.lists.item[before])
     assert not np.array_equal(changed.item[~before], run_of.lists.item[~before])
 
 
 def test_lists_hold_no_seen_item_unless_repeats_are_allowed(run_of):
-    log, instants = run_of.test.log, run_of.test.instants
+    log, baskets = run_of.test.log, run_of.test.baskets
     allowed = lists_on(run_of, log.item, repeats=True)
     repeated = 0
-    for case, head in enumerate(instants.head.tolist()):
+    for case, head in enumerate(baskets.head.tolist()):
         seen = set(log.item[log.start[run_of.test.owner[case]] : head].tolist())
         assert not seen & set(run_of.lists.item[case].tolist())
         repeated += bool(seen & set(allowed.item[case].tolist()))
@@ -248,16 +248,16 @@ def test_ratings_are_the_scores_of_the_lists_plus_the_mean_when_trained_on_them(
     test = TestSet.of(data.log, data.catalog, "time:0.3")
     run = evaluate_bundle(bundle, test, frozen=False, repeats=True)
     mean = bundle.config.rating_mean
-    popularity = updated_popularity(test.log, test.instants.head, len(test.catalog), bundle.model.config)
+    popularity = updated_popularity(test.log, test.baskets.head, len(test.catalog), bundle.model.config)
     events, predicted = predicted_ratings(bundle.model, test, popularity, mean)
     assert np.isfinite(predicted).all()
-    assert events.size == (test.instants.stop - test.instants.head).sum()
+    assert events.size == (test.baskets.stop - test.baskets.head).sum()
     found = 0
     for event, rating in zip(events.tolist(), predicted.tolist(), strict=True):
-        case = np.searchsorted(test.instants.head, event, side="right") - 1
-        place = np.flatnonzero(run.lists.item[case] == test.log.item[event])
-        if place.size:
-            assert rating == pytest.approx(run.lists.score[case, place[0]] + mean, abs=1e-4)
+        case = np.searchsorted(test.baskets.head, event, side="right") - 1
+        index = np.flatnonzero(run.lists.item[case] == test.log.item[event])
+        if index.size:
+            assert rating == pytest.approx(run.lists.score[case, index[0]] + mean, abs=1e-4)
             found += 1
     assert found > 0
     assert run.ratings.rmse.mean >= run.ratings.mae.mean > 0

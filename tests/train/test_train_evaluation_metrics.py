@@ -5,8 +5,8 @@ import pytest
 
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Instants
-from ebbtide.train.evaluation.accuracy import METRICS, accuracy, person_means
+from ebbtide.data.splits import Baskets
+from ebbtide.train.evaluation.accuracy import METRICS, accuracy, user_means
 from ebbtide.train.evaluation.beyond import beyond_accuracy
 from ebbtide.train.evaluation.breakdowns import breakdowns, gap_days, history_events, interest_age_days
 from ebbtide.train.evaluation.intervals import estimate, paired
@@ -20,8 +20,8 @@ DAY = 86_400_000
 
 def lists_of(*rows):
     item = np.full((len(rows), LENGTH), NO_ITEM, dtype=np.int64)
-    for place, row in enumerate(rows):
-        item[place, : len(row)] = row
+    for index, row in enumerate(rows):
+        item[index, : len(row)] = row
     return RankedLists(item, np.where(item == NO_ITEM, -np.inf, -np.arange(LENGTH)).astype(np.float32))
 
 
@@ -62,8 +62,8 @@ def test_accuracy_counts_nothing_when_no_item_is_relevant():
     assert accuracy(lists_of([1, 2]), relevance_of(set()))["ndcg_at_10"].tolist() == [0]
 
 
-def test_person_means_weigh_people_alike_whatever_their_instants():
-    means = person_means(np.array([4, 4, 4, 9]), np.array([0.0, 0.0, 1.0, 1.0]))
+def test_user_means_weigh_users_alike_whatever_their_baskets():
+    means = user_means(np.array([4, 4, 4, 9]), np.array([0.0, 0.0, 1.0, 1.0]))
     assert means.tolist() == pytest.approx([1 / 3, 1])
 
 
@@ -96,7 +96,7 @@ def test_paired_difference_is_clear_when_everyone_gains_and_not_when_nobody_does
     assert (same.mean, same.low, same.high, same.p_value) == (0, 0, 0, 1)
 
 
-def test_estimate_has_no_interval_when_there_is_one_person():
+def test_estimate_has_no_interval_when_there_is_one_user():
     found = estimate(np.array([0.4]), 0)
     assert found.mean == 0.4
     assert np.isnan(found.low)
@@ -105,7 +105,7 @@ def test_estimate_has_no_interval_when_there_is_one_person():
 def test_beyond_accuracy_equals_the_definitions_by_hand():
     vectors = np.eye(4, dtype=np.float32)
     vectors[1] = vectors[0]
-    # Person 0 had item 0 twice and item 1, person 1 had item 0; person 0 is shown 0 and 1, person 1 is shown 0 and 2.
+    # User 0 had item 0 twice and item 1, user 1 had item 0; user 0 is shown 0 and 1, user 1 is shown 0 and 2.
     found = beyond_accuracy(
         lists_of([0, 1], [0, 2]),
         relevance_of({1}, {0}),
@@ -123,27 +123,27 @@ def test_beyond_accuracy_equals_the_definitions_by_hand():
 
 @pytest.fixture
 def dated_log():
-    """One person: items 0, 1, 0 and 2 on days 0, 10, 20 and 21; then item 0 on day 60, items 0 and 3 on day 61."""
+    """One user: items 0, 1, 0 and 2 on days 0, 10, 20 and 21; then item 0 on day 60, items 0 and 3 on day 61."""
     times = np.array([0, 10, 20, 21, 60, 61, 61]) * DAY
     return EventLog(["u"], np.array([0, 7]), np.array([0, 1, 0, 2, 0, 0, 3]), times, np.ones(7, np.float32))
 
 
 def test_gap_history_and_age_of_the_interest_are_measured_from_what_came_before(dated_log):
-    instants = Instants(np.array([4, 5]), np.array([5, 7]))
+    baskets = Baskets(np.array([4, 5]), np.array([5, 7]))
     vectors = np.eye(4, dtype=np.float32)
     vectors[3] = [0, 0.9, 0.1, 0]
-    assert gap_days(dated_log, instants).tolist() == [39, 1]
-    assert history_events(dated_log, instants).tolist() == [4, 5]
-    ages = interest_age_days(dated_log, instants, Relevance.of(dated_log, instants), vectors, seed=0)
+    assert gap_days(dated_log, baskets).tolist() == [39, 1]
+    assert history_events(dated_log, baskets).tolist() == [4, 5]
+    ages = interest_age_days(dated_log, baskets, Relevance.of(dated_log, baskets), vectors, seed=0)
     # Item 0 was last had on day 20, then on day 60; item 3 is most like item 1 of day 10.
     assert ages.tolist() == [40, (1 + 51) / 2]
 
 
-def test_breakdowns_put_every_instant_into_one_bin(dated_log):
-    instants = Instants(np.array([4, 5]), np.array([5, 7]))
+def test_breakdowns_put_every_basket_into_one_bin(dated_log):
+    baskets = Baskets(np.array([4, 5]), np.array([5, 7]))
     found = breakdowns(
         dated_log,
-        instants,
+        baskets,
         owner=np.array([0, 0]),
         ndcg_at_10=np.array([0.25, 0.75]),
         age_days=np.array([40.0, np.nan]),
@@ -154,14 +154,14 @@ def test_breakdowns_put_every_instant_into_one_bin(dated_log):
         ("30 min to 1 day", 0.75),
         ("30 to 180 days", 0.25),
     ]
-    assert [(row.label, row.instants, row.persons) for row in history.bins] == [("1 to 5", 2, 1)]
-    assert [(row.label, row.instants) for row in age.bins] == [("30 to 180 days", 1)]
+    assert [(row.label, row.baskets, row.users) for row in history.bins] == [("1 to 5", 2, 1)]
+    assert [(row.label, row.baskets) for row in age.bins] == [("30 to 180 days", 1)]
 
 
-def test_rating_errors_average_people_when_one_has_more_to_rate(random_log):
+def test_rating_errors_average_users_when_one_has_more_to_rate(random_log):
     catalog = Catalog([f"i{item}" for item in range(12)], [], [])
     test = TestSet.of(random_log, catalog, "time:0.5")
-    # Person 2 owns events 3 to 32, person 3 events 33 to 39.
+    # User 2 owns events 3 to 32, user 3 events 33 to 39.
     events = np.array([30, 31, 36])
     given = random_log.weight[events].astype(float)
     found = rating_errors(test, events, given + np.array([1.0, -3.0, 0.5]), rating_mean=1.0, seed=0)

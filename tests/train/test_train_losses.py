@@ -21,7 +21,7 @@ from ebbtide.train.trainer import fit
 from ebbtide.train.windows import LogTensors, training_windows
 
 CAME = [[2], [0, 5], [5]]
-"""Candidates that came at each of three instants."""
+"""Candidates that came at each of three baskets."""
 DRAWN = [0, 2, 1, 0, 3, 1, 0]
 EXPECTED = [0.5, 1.5, 0.7, 0.2, 2.5, 1.1, 0.5]
 
@@ -37,7 +37,7 @@ def pairs():
 
 
 def averaged(scores, value):
-    """The mean over instants of the mean over what came, of ``value(scores of the instant, what came, item)``."""
+    """The mean over baskets of the mean over what came, of ``value(scores of the basket, what came, item)``."""
     rows = scores.tolist()
     return sum(
         sum(value(row, came, item) for item in came) / len(came) for row, came in zip(rows, CAME, strict=True)
@@ -57,7 +57,7 @@ def test_gradient_of_the_full_softmax_passes_the_check_of_finite_differences(sco
     row, column = pairs()
     scores.requires_grad_()
     assert torch.autograd.gradcheck(lambda given: 3 * full_softmax(given, row, column), [scores])
-    # The same item twice at one instant.
+    # The same item twice at one basket.
     twice = torch.cat([row, row[:2]]), torch.cat([column, column[:2]])
     assert torch.autograd.gradcheck(lambda given: full_softmax(given, *twice), [scores])
 
@@ -135,8 +135,8 @@ def step_of(log, vectors, **settings):
     config = ModelConfig(dimensions=8, exclude_seen=False, repeat_score=True)
     model = InterestModel(config, torch.from_numpy(vectors))
     half_lives = config.prior_half_life_days
-    moments = np.quantile(log.time_ms, [0.2, 0.6], method="lower")
-    popularity = popularity_snapshots(log.item, log.time_ms, vectors.shape[0], half_lives, moments)
+    timestamps = np.quantile(log.time_ms, [0.2, 0.6], method="lower")
+    popularity = popularity_snapshots(log.item, log.time_ms, vectors.shape[0], half_lives, timestamps)
     extra = {name: settings.pop(name) for name in ("max_scores",) if name in settings}
     training = TrainConfig(dropout=0.0, residual_dropout=0.0, **settings)
     return Step(model, log, LogTensors.of(log, 600_000), popularity, np.ones(log.events, bool), training, **extra)
@@ -165,8 +165,8 @@ def test_step_gives_the_same_gradients_when_scores_are_made_in_slices(random_log
 
 
 def test_step_approaches_the_full_softmax_when_many_negatives_are_drawn(random_log, vectors, monkeypatch):
-    # The loss among a person's own items is the same for both and would hide how they differ.
-    monkeypatch.setattr("ebbtide.train.step._OWN_ITEMS_WEIGHT", 0.0)
+    # The loss among a user's own items is the same for both and would hide how they differ.
+    monkeypatch.setattr("ebbtide.train.step._SEEN_ITEMS_WEIGHT", 0.0)
     full = step_of(random_log, vectors)
     sampled = step_of(random_log, vectors, loss=Loss.sampled_softmax, negatives=100_000)
     windows = training_windows(random_log, full.heads, 32, np.random.default_rng(0))

@@ -15,12 +15,12 @@ ITEMS = 12
 
 @pytest.fixture
 def two_tastes():
-    """Even people take items 0 to 4, odd ones 5 to 9; nobody takes 10 and 11."""
+    """Even users take items 0 to 4, odd ones 5 to 9; nobody takes 10 and 11."""
     random = np.random.default_rng(2)
     rows = [
-        (f"u{user:02}", f"i{random.integers(5) + 5 * (user % 2):02}", moment * 1000, 1.0)
+        (f"u{user:02}", f"i{random.integers(5) + 5 * (user % 2):02}", timestamp * 1000, 1.0)
         for user in range(40)
-        for moment in range(12)
+        for timestamp in range(12)
     ]
     schema = {"user": pl.String, "item": pl.String, "time_ms": pl.Int64, "weight": pl.Float32}
     return build_log(pl.DataFrame(rows, schema=schema, orient="row"), {f"i{item:02}": item for item in range(ITEMS)})

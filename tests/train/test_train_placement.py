@@ -93,7 +93,7 @@ def test_pretended_device_refuses_tensors_of_the_cpu():
 def test_loss_and_validation_are_the_same_on_another_device(small_log, small_vectors, monkeypatch, loss, repeats):
     # Neither autocast nor inference mode knows the pretended device.
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    monkeypatch.setattr(ranks, "score_instants", ranks.score_instants.__wrapped__)
+    monkeypatch.setattr(ranks, "score_baskets", ranks.score_baskets.__wrapped__)
     log, catalog = small_log
     config = ModelConfig(dimensions=8, exclude_seen=not repeats, repeat_score=repeats)
     training = has_past(log)
@@ -109,8 +109,8 @@ def test_loss_and_validation_are_the_same_on_another_device(small_log, small_vec
             move(step)
         windows = training_windows(log, step.heads, 32, np.random.default_rng(0))[:8]
         with torch.no_grad(), context:
-            value, alpha, instants = step(windows)
+            value, alpha, baskets = step(windows)
             _, rank = ranks.target_ranks_by_gain.__wrapped__(model, log, tensors, targets, popularity, (0.0,))
-            found.append((float(value), float(alpha), instants, rank.tolist()))
+            found.append((float(value), float(alpha), baskets, rank.tolist()))
     assert isinstance(value, Elsewhere)
     assert found[0] == found[1]

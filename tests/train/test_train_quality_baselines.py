@@ -24,13 +24,13 @@ def quality(monkeypatch):
 
 @pytest.fixture
 def log():
-    """Twelve people over 900 days, with ties."""
+    """Twelve users over 900 days, with ties."""
     random = np.random.default_rng(8)
     lengths = random.integers(3, 40, 12)
     start = np.concatenate([[0], np.cumsum(lengths)])
     times = [np.sort(random.integers(0, 900, length)) * MS_PER_DAY for length in lengths]
     item = random.integers(0, ITEMS, start[-1])
-    users = [f"u{person}" for person in range(12)]
+    users = [f"u{user}" for user in range(12)]
     return EventLog(users, start, item, np.concatenate(times), np.ones(start[-1], np.float32))
 
 
@@ -41,18 +41,18 @@ def split(quality, log):
 
 
 def cases_by_time(split):
-    return np.argsort(split.test.log.time_ms[split.test.instants.head], kind="stable")
+    return np.argsort(split.test.log.time_ms[split.test.baskets.head], kind="stable")
 
 
 @pytest.mark.parametrize("updated", [True, False])
 @pytest.mark.parametrize(
     ("half_life_days", "window_days"), [(math.inf, math.inf), (0.5, math.inf), (40.0, math.inf), (math.inf, 30.0)]
 )
-def test_popularity_equals_a_plain_sum_at_every_instant(quality, split, updated, half_life_days, window_days):
+def test_popularity_equals_a_plain_sum_at_every_basket(quality, split, updated, half_life_days, window_days):
     test = split.test
     score = quality("popularity").popularity_scorer(split, updated, half_life_days, window_days)
     for case in cases_by_time(split):
-        now = test.log.time_ms[test.instants.head[case]] if updated else split.training_end_ms
+        now = test.log.time_ms[test.baskets.head[case]] if updated else split.training_end_ms
         age_days = (now - test.log.time_ms) / MS_PER_DAY
         counted = (age_days > 0) & (age_days <= window_days) & (updated | split.training)
         expected = np.bincount(
@@ -62,12 +62,12 @@ def test_popularity_equals_a_plain_sum_at_every_instant(quality, split, updated,
         assert found * expected.max() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def test_personal_frequency_counts_only_what_the_person_had_before(quality, split):
+def test_personal_frequency_counts_only_what_the_user_had_before(quality, split):
     test = split.test
     lists = quality("personal").personal_frequency(split, updated=True, half_life_days=20.0)
-    for case in range(len(test.instants)):
+    for case in range(len(test.baskets)):
         past = split.history(case)
-        age_days = (test.log.time_ms[test.instants.head[case]] - test.log.time_ms[past]) / MS_PER_DAY
+        age_days = (test.log.time_ms[test.baskets.head[case]] - test.log.time_ms[past]) / MS_PER_DAY
         assert (age_days > 0).all()
         expected = np.bincount(test.log.item[past], weights=np.exp2(-age_days / 20.0), minlength=ITEMS)
         best = lists.item[case, 0]
@@ -87,15 +87,15 @@ def test_ease_predicts_every_item_by_the_ridge_regression_on_the_others(quality,
     case = 0
     past = np.zeros(ITEMS)
     past[split.test.log.item[split.history(case)]] = 1
-    place = lists.item[case].tolist().index(kept[0])
-    assert lists.score[case, place] == pytest.approx(past[kept[others]] @ weights, abs=1e-4)
+    index = lists.item[case].tolist().index(kept[0])
+    assert lists.score[case, index] == pytest.approx(past[kept[others]] @ weights, abs=1e-4)
 
 
 def test_neighbours_follow_the_newest_event_when_the_half_life_is_short(quality, split):
     test = split.test
     lists = quality("linear").decayed_neighbours(split, half_life_days=1e-3, shrinkage=10.0, neighbours=ITEMS)
-    for case in range(len(test.instants)):
-        head = test.instants.head[case]
+    for case in range(len(test.baskets)):
+        head = test.baskets.head[case]
         newest = test.log.item[split.history(case)][test.log.time_ms[split.history(case)] == test.log.time_ms[head - 1]]
         # With repeats an item is its own nearest neighbour.
         if test.log.time_ms[head] - test.log.time_ms[head - 1] < MS_PER_DAY / 10:
@@ -118,24 +118,24 @@ def test_rank_leaves_out_what_was_had_unless_repeats_are_allowed(quality, log):
         lists = quality("popularity").popularity(split, updated=True)
         repeated = [
             bool(set(split.test.log.item[split.history(case)]) & set(lists.item[case]))
-            for case in range(len(split.test.instants))
+            for case in range(len(split.test.baskets))
         ]
         assert any(repeated) == repeats
 
 
 @pytest.mark.parametrize("updated", [True, False])
-def test_up_cf_equals_its_formula_person_by_person(quality, split, updated):
+def test_up_cf_equals_its_formula_user_by_user(quality, split, updated):
     test, recency, locality, asymmetry = split.test, 3, 2, 0.25
     lists = quality("next_basket").up_cf(
         split, updated=updated, recency=recency, locality=locality, asymmetry=asymmetry
     )
-    border = split.training_end_ms if not updated else test.log.time_ms[test.instants.head].min()
-    for case in range(len(test.instants)):
-        own = baskets_before(test.log, test.owner[case], test.log.time_ms[test.instants.head[case]])
+    border = split.training_end_ms if not updated else test.log.time_ms[test.baskets.head].min()
+    for case in range(len(test.baskets)):
+        own = baskets_before(test.log, test.owner[case], test.log.time_ms[test.baskets.head[case]])
         expected = shares(own, recency)
-        for person in range(len(test.log.users)):
-            theirs = baskets_before(test.log, person, border)
-            if person != test.owner[case] and theirs:
+        for user in range(len(test.log.users)):
+            theirs = baskets_before(test.log, user, border)
+            if user != test.owner[case] and theirs:
                 mine, other = set().union(*own), set().union(*theirs)
                 alike = len(mine & other) / (len(mine) ** asymmetry * len(other) ** (1 - asymmetry))
                 expected = expected + alike**locality * shares(theirs, recency)
@@ -143,26 +143,26 @@ def test_up_cf_equals_its_formula_person_by_person(quality, split, updated):
 
 
 @pytest.mark.parametrize("updated", [True, False])
-def test_tifu_knn_equals_its_formula_person_by_person(quality, split, updated):
+def test_tifu_knn_equals_its_formula_user_by_user(quality, split, updated):
     test, module = split.test, quality("next_basket")
     settings = {"neighbours": 3, "within_decay": 0.9, "group_decay": 0.5, "own_share": 0.4, "groups": 2}
     lists = module.tifu_knn(split, updated=updated, **settings)
-    border = split.training_end_ms if not updated else test.log.time_ms[test.instants.head].min()
-    for case in range(len(test.instants)):
-        own = tifu_vector(baskets_before(test.log, test.owner[case], test.log.time_ms[test.instants.head[case]]))
+    border = split.training_end_ms if not updated else test.log.time_ms[test.baskets.head].min()
+    for case in range(len(test.baskets)):
+        own = tifu_vector(baskets_before(test.log, test.owner[case], test.log.time_ms[test.baskets.head[case]]))
         others = [
             tifu_vector(baskets)
-            for person in range(len(test.log.users))
-            if person != test.owner[case] and (baskets := baskets_before(test.log, person, border))
+            for user in range(len(test.log.users))
+            if user != test.owner[case] and (baskets := baskets_before(test.log, user, border))
         ]
         nearest = sorted(others, key=lambda vector: np.square(vector - own).sum())[:3]
         assert_best(lists, case, 0.4 * own + 0.6 * np.mean(nearest, axis=0))
 
 
-def baskets_before(log, person, moment_ms):
-    """A person's baskets strictly before a moment, as sets, oldest first."""
-    own = slice(int(log.start[person]), int(log.start[person + 1]))
-    times = [time for time in np.unique(log.time_ms[own]) if time < moment_ms]
+def baskets_before(log, user, timestamp_ms):
+    """A user's baskets strictly before a moment, as sets, oldest first."""
+    own = slice(int(log.start[user]), int(log.start[user + 1]))
+    times = [time for time in np.unique(log.time_ms[own]) if time < timestamp_ms]
     return [set(log.item[own][log.time_ms[own] == time].tolist()) for time in times]
 
 
@@ -176,10 +176,10 @@ def tifu_vector(baskets):
     hot = [np.isin(np.arange(ITEMS), list(basket)).astype(float) for basket in baskets]
     groups = [hot] if len(hot) == 1 else [hot[: len(hot) // 2], hot[len(hot) // 2 :]]
     vectors = [
-        sum(0.9 ** (len(group) - 1 - place) * basket for place, basket in enumerate(group)) / len(group)
+        sum(0.9 ** (len(group) - 1 - index) * basket for index, basket in enumerate(group)) / len(group)
         for group in groups
     ]
-    return sum(0.5 ** (len(vectors) - 1 - place) * vector for place, vector in enumerate(vectors)) / len(vectors)
+    return sum(0.5 ** (len(vectors) - 1 - index) * vector for index, vector in enumerate(vectors)) / len(vectors)
 
 
 def assert_best(lists, case, expected):

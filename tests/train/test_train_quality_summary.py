@@ -24,7 +24,7 @@ def row(name, ndcg, **more):
 
 def broken_down(low):
     estimate = {"mean": 0.1, "low": low, "high": None if low is None else 0.2}
-    bins = [{"label": "1 to 5", "persons": 1, "instants": 7, "ndcg_at_10": estimate}]
+    bins = [{"label": "1 to 5", "users": 1, "baskets": 7, "ndcg_at_10": estimate}]
     return {name: {"bins": bins} for name in ("gap", "history", "interest_age")}
 
 
@@ -49,11 +49,11 @@ def report():
         "holdout": "time:0.2",
         "repeats": False,
         "items": 10,
-        "people": 5,
-        "people_drawn": None,
+        "users": 5,
+        "users_drawn": None,
         "events": 1000,
-        "test_people": 3,
-        "test_instants": 70,
+        "test_users": 3,
+        "test_baskets": 70,
         "quick": False,
         "tries": 5,
         "left_out": ["SASRec"],
@@ -74,7 +74,7 @@ def test_summary_tells_ranking_ratios_limits_and_settings(report, tmp_path, monk
         "ebbtide is 1.20 times best baseline (EASE): difference +0.0200, 95 % +0.0100 to +0.0300, p 0.001",
         "EASE know 8 of the 10 items, the most frequent ones of training: 75% of what came.",
         "| EASE | regularisation 300.0 | 0.0900 |",
-        "1,000 events of 5 people",
+        "1,000 events of 5 users",
         "Of each baseline at most 5 settings were tried on the validation period. Left out: SASRec.",
     ):
         assert expected in text

@@ -5,7 +5,7 @@ import torch
 
 from ebbtide.train.recurrence import walk
 
-EVENTS, PEOPLE, WIDTH = 7, 3, 4
+EVENTS, USERS, WIDTH = 7, 3, 4
 
 
 def inputs(opens=0.4):
@@ -14,22 +14,22 @@ def inputs(opens=0.4):
     def uniform(*shape):
         return torch.rand(shape, generator=random, dtype=torch.float64)
 
-    added = uniform(EVENTS, PEOPLE, WIDTH) - 0.5
-    decay, step_decay = 0.2 + 0.8 * uniform(EVENTS, PEOPLE, WIDTH), 0.2 + 0.8 * uniform(WIDTH)
-    opened = (uniform(EVENTS, PEOPLE, 1) < opens).double()
+    added = uniform(EVENTS, USERS, WIDTH) - 0.5
+    decay, step_decay = 0.2 + 0.8 * uniform(EVENTS, USERS, WIDTH), 0.2 + 0.8 * uniform(WIDTH)
+    opened = (uniform(EVENTS, USERS, 1) < opens).double()
     return added.requires_grad_(), decay.requires_grad_(), step_decay.requires_grad_(), opened
 
 
 def by_definition(added, decay, step_decay, opens, context):
     """Every earlier event's share in the sums before an event, product by product."""
     histories, currents = [], []
-    for place in range(context, EVENTS):
-        sums = torch.zeros(2, PEOPLE, WIDTH, dtype=torch.float64)
-        for event in range(place):
+    for index in range(context, EVENTS):
+        sums = torch.zeros(2, USERS, WIDTH, dtype=torch.float64)
+        for event in range(index):
             share = added[event]
-            for later in range(event + 1, place + 1):
+            for later in range(event + 1, index + 1):
                 share = share * decay[later] * (step_decay if later > event + 1 else 1)
-            ended = opens[event + 1 : place + 1].amax(dim=0)
+            ended = opens[event + 1 : index + 1].amax(dim=0)
             sums = sums + torch.stack([share * ended, share * (1 - ended)])
         histories.append(sums[0])
         currents.append(sums[1])

@@ -71,7 +71,7 @@ def test_own_file_is_read_with_what_was_held_out_when_no_other_is_given(bundle, 
     grown = read_grown_log(bundle)
     assert grown.log.events == ratings.height * 3 // 4
     assert grown.unknown_events == 0
-    # The training held each person's last events out, and so counted up to an earlier moment.
+    # The training held each user's last events out, and so counted up to an earlier moment.
     assert (
         refresh_prior(bundle, grown.log).config.prior_counted_at_ms
         == int(grown.log.time_ms.max()) + 1
@@ -101,13 +101,13 @@ def test_bundle_is_the_same_when_nothing_has_happened(bundle, whole):
 
 def test_later_events_do_not_count_when_a_moment_is_given(bundle, whole, ratings, tmp_path):
     log = read_grown_log(bundle, whole).log
-    moment = int(np.quantile(log.time_ms, 0.9, method="lower"))
-    assert (log.time_ms == moment).any()
-    refreshed = refresh_prior(bundle, log, moment)
-    ratings.filter(pl.col("timestamp") * 1000 < moment).write_parquet(tmp_path / "cut.parquet")
-    expected = refresh_prior(bundle, read_grown_log(bundle, tmp_path / "cut.parquet").log, moment)
+    timestamp = int(np.quantile(log.time_ms, 0.9, method="lower"))
+    assert (log.time_ms == timestamp).any()
+    refreshed = refresh_prior(bundle, log, timestamp)
+    ratings.filter(pl.col("timestamp") * 1000 < timestamp).write_parquet(tmp_path / "cut.parquet")
+    expected = refresh_prior(bundle, read_grown_log(bundle, tmp_path / "cut.parquet").log, timestamp)
     np.testing.assert_array_equal(refreshed.prior_columns, expected.prior_columns)
-    assert refreshed.config.prior_counted_at_ms == moment
+    assert refreshed.config.prior_counted_at_ms == timestamp
 
 
 def test_events_are_left_out_and_told_when_their_items_are_new(bundle, whole, ratings, tmp_path):
@@ -147,8 +147,8 @@ def test_item_gains_most_when_the_new_events_are_its_own(bundle, ratings, tmp_pa
     pl.concat([ratings.head(ratings.height * 3 // 4), own]).write_parquet(tmp_path / "grown.parquet")
     refreshed = refresh_prior(bundle, read_grown_log(bundle, tmp_path / "grown.parquet").log)
     first, *others = largest_gains(bundle, refreshed, 3)
-    assert (first.item, first.place) == (item, 1)
-    assert first.place_before > 200
+    assert (first.item, first.index) == (item, 1)
+    assert first.index_before > 200
     assert first.score == pytest.approx(prior_scores(refreshed)[item])
     assert all(other.score - other.score_before < first.score - first.score_before for other in others)
     assert kept_among_best(bundle, refreshed, 10) < 10

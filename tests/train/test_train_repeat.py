@@ -1,4 +1,4 @@
-"""The repeat score: torch, served and reference agree; it never sees its own instant."""
+"""The repeat score: torch, served and reference agree; it never sees its own basket."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,13 @@ from pydantic import ValidationError
 
 from ebbtide.data.splits import has_past
 from ebbtide.interest.events import EventBatch, order_events
-from ebbtide.interest.repeat import RepeatParameters, moment_context, repeat_score
+from ebbtide.interest.repeat import RepeatParameters, repeat_score, time_context
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.evaluation.ranks import target_ranks, target_ranks_by_gain
 from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.reference import score_request
-from ebbtide.train.repeat import LEADS, RepeatScore, own_events, own_items_loss, put
+from ebbtide.train.repeat import REPEAT_OFFSETS, RepeatScore, own_events, put, seen_items_loss
 from ebbtide.train.trainer import fit, prior_snapshots
 from ebbtide.train.windows import LogTensors
 
@@ -32,11 +32,11 @@ def repeat_of(ebbs, prior_half_life_days=HALF_LIFE_DAYS):
         repeat.direct_weight,
         repeat.text_weight,
         repeat.item_bias,
-        repeat.item_rhythm,
+        repeat.item_time_weights,
         repeat.output.weight,
     ):
         torch.nn.init.normal_(parameter)
-    repeat.lead.fill_(2.0)
+    repeat.repeat_offset.fill_(2.0)
     repeat.centre.uniform_(-1, 2)
     repeat.spread.uniform_(0.5, 2)
     repeat.context_centre.uniform_(-1, 2)
@@ -44,16 +44,16 @@ def repeat_of(ebbs, prior_half_life_days=HALF_LIFE_DAYS):
     return repeat
 
 
-def liking_of(repeat):
+def item_bias_of(repeat):
     return VECTORS @ repeat.text_weight + repeat.item_bias
 
 
 def served(repeat):
-    return repeat.parameters_to_serve(liking_of(repeat), PRIOR.numpy())
+    return repeat.parameters_to_serve(item_bias_of(repeat), PRIOR.numpy())
 
 
 def scores_of(repeat, own):
-    return repeat(own, liking_of(repeat), PRIOR[own.item])
+    return repeat(own, item_bias_of(repeat), PRIOR[own.item])
 
 
 def own_of(log, heads, at_most=512):
@@ -63,9 +63,9 @@ def own_of(log, heads, at_most=512):
 
 def batch_of(log, heads):
     first = log.start[np.searchsorted(log.start, heads, side="right") - 1]
-    places = np.concatenate([np.arange(*span) for span in zip(first, heads, strict=True)])
-    batch = order_events(heads - first, log.time_ms[places], log.time_ms[heads], log.weight[places], None, HOUR_MS)
-    return batch, log.item[places][batch.source], log.time_ms[heads]
+    indices = np.concatenate([np.arange(*span) for span in zip(first, heads, strict=True)])
+    batch = order_events(heads - first, log.time_ms[indices], log.time_ms[heads], log.weight[indices], None, HOUR_MS)
+    return batch, log.item[indices][batch.source], log.time_ms[heads]
 
 
 @pytest.mark.parametrize("ebbs", [True, False], ids=["ebbs", "nothing-ebbs"])
@@ -74,7 +74,7 @@ def test_served_scores_equal_torch_before_every_event(random_log, ebbs):
     heads = np.setdiff1d(np.arange(random_log.events), random_log.start[:-1])
     own = own_of(random_log, heads)
     request, item, value = repeat_score(*batch_of(random_log, heads), served(repeat))
-    np.testing.assert_array_equal(request, own.moment.numpy())
+    np.testing.assert_array_equal(request, own.timestamp.numpy())
     np.testing.assert_array_equal(item, own.item.numpy())
     np.testing.assert_allclose(value, scores_of(repeat, own).detach().numpy(), rtol=1e-4, atol=1e-5)
 
@@ -102,7 +102,7 @@ def test_reference_scores_own_items_by_repetition_alone_when_the_model_does(rand
     without = score_request(model, prior, **request).scores
     with torch.no_grad():
         own = own_of(random_log, head)
-        value = repeat(own, liking_of(repeat), columns[own.item])
+        value = repeat(own, item_bias_of(repeat), columns[own.item])
         expected = put(torch.from_numpy(without).float()[None], own, value)[0]
     np.testing.assert_allclose(found.scores, expected.numpy(), atol=1e-5)
     assert found.repeats == set(request["item"])
@@ -111,15 +111,15 @@ def test_reference_scores_own_items_by_repetition_alone_when_the_model_does(rand
 
 def test_demand_moves_own_scores_by_its_trend_alone(random_log):
     repeat, own = repeat_of(True), own_of(random_log, np.array([20, 50]))
-    liking, prior = liking_of(repeat), PRIOR[own.item]
+    item_bias, prior = item_bias_of(repeat), PRIOR[own.item]
     with torch.no_grad():
-        plain = repeat(own, liking, prior)
-        np.testing.assert_allclose(repeat(own, liking, prior + 3), plain, rtol=1e-4, atol=1e-5)
-        assert (repeat(own, liking, prior + torch.tensor([1.0, 0, 0])) - plain).abs().min() > 0.01
+        plain = repeat(own, item_bias, prior)
+        np.testing.assert_allclose(repeat(own, item_bias, prior + 3), plain, rtol=1e-4, atol=1e-5)
+        assert (repeat(own, item_bias, prior + torch.tensor([1.0, 0, 0])) - plain).abs().min() > 0.01
 
 
 @pytest.mark.parametrize("ebbs", [True, False], ids=["ebbs", "nothing-ebbs"])
-def test_items_have_a_rhythm_by_the_moment(random_log, ebbs):
+def test_items_have_a_rhythm_by_the_timestamp(random_log, ebbs):
     repeat = repeat_of(ebbs)
     batch, item, now_ms = batch_of(random_log, np.array([20, 50]))
     parameters = served(repeat)
@@ -141,22 +141,22 @@ def test_items_have_a_rhythm_by_the_moment(random_log, ebbs):
 
 def test_a_moment_is_like_the_same_hour_of_another_week():
     monday = np.array([1_700_438_400_000])  # 2023-11-20 00:00 UTC
-    week = moment_context(monday + HOUR_MS * np.arange(0, 7 * 24 + 1), None)
+    week = time_context(monday + HOUR_MS * np.arange(0, 7 * 24 + 1), None)
     np.testing.assert_allclose(week[0], week[-1], atol=1e-6)
     np.testing.assert_allclose(week[6], week[30][:2].tolist() + week[6][2:].tolist(), atol=1e-6)
     assert len(np.unique(week[:-1].round(5), axis=0)) == 7 * 24
-    np.testing.assert_allclose(moment_context(monday, np.array([np.e - 1]))[0, 4], 1, rtol=1e-6)
+    np.testing.assert_allclose(time_context(monday, np.array([np.e - 1]))[0, 4], 1, rtol=1e-6)
 
 
 def test_standardised_features_give_own_items_the_order_they_had(random_log):
     torch.manual_seed(5)
     fresh = RepeatScore(True, 4, 12, HALF_LIFE_DAYS)
     own = own_of(random_log, np.setdiff1d(np.arange(random_log.events), random_log.start[:-1]))
-    prior, liking = PRIOR[own.item], torch.zeros(12)
+    prior, item_bias = PRIOR[own.item], torch.zeros(12)
     with torch.no_grad():
-        before = fresh(own, liking, prior)
+        before = fresh(own, item_bias, prior)
         fresh.standardise(own, prior)
-        moved = fresh(own, liking, prior) - before
+        moved = fresh(own, item_bias, prior) - before
         features = (fresh._features(own, prior) - fresh.centre) / fresh.spread
         context = (own.context - fresh.context_centre) / fresh.context_spread
     torch.testing.assert_close(moved, moved[:1].expand_as(moved), rtol=1e-3, atol=1e-4)
@@ -223,16 +223,16 @@ def test_own_items_loss_is_the_cross_entropy_among_own_items_when_some_come_agai
     heads = np.array([20, 50])
     own = own_of(random_log, heads)
     value = torch.randn(own.item.shape[0], generator=torch.Generator().manual_seed(3))
-    had = [own.item[own.moment == moment].tolist() for moment in (0, 1)]
+    had = [own.item[own.timestamp == timestamp].tolist() for timestamp in (0, 1)]
     new = next(item for item in range(12) if item not in had[1]) if len(had[1]) < 12 else had[1][0]
     row, item = torch.tensor([0, 0, 1]), torch.tensor([had[0][0], had[0][1], new])
     expected = 0.0
-    for moment, came in ((0, had[0][:2]), (1, [new])):
-        again = [item for item in came if item in had[moment]]
-        logarithm = torch.log_softmax(value[own.moment == moment], 0)
+    for timestamp, came in ((0, had[0][:2]), (1, [new])):
+        again = [item for item in came if item in had[timestamp]]
+        logarithm = torch.log_softmax(value[own.timestamp == timestamp], 0)
         if again:
-            expected -= float(sum(logarithm[had[moment].index(item)] for item in again)) / len(again) / 2
-    assert float(own_items_loss(value, own, row, item, 2)) == pytest.approx(expected, rel=1e-5)
+            expected -= float(sum(logarithm[had[timestamp].index(item)] for item in again)) / len(again) / 2
+    assert float(seen_items_loss(value, own, row, item, 2)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_lead_counts_when_a_model_ranks_and_not_while_it_learns(random_log):
@@ -248,10 +248,10 @@ def test_ranks_of_one_pass_are_those_of_models_with_each_lead(random_log):
     tensors = LogTensors.of(random_log, config.session_gap_ms)
     popularity = prior_snapshots(random_log, len(VECTORS), config)
     everything = (model, random_log, tensors, has_past(random_log), popularity)
-    events, ranks = target_ranks_by_gain(*everything, LEADS)
+    events, ranks = target_ranks_by_gain(*everything, REPEAT_OFFSETS)
     assert len(np.unique(ranks, axis=0)) > 2
-    for lead, found in zip(LEADS, ranks, strict=True):
-        model.repeat.lead.fill_(lead)
+    for repeat_offset, found in zip(REPEAT_OFFSETS, ranks, strict=True):
+        model.repeat.repeat_offset.fill_(repeat_offset)
         alone = target_ranks(*everything)
         np.testing.assert_array_equal(alone[0], events)
         np.testing.assert_array_equal(alone[1], found)
@@ -260,9 +260,9 @@ def test_ranks_of_one_pass_are_those_of_models_with_each_lead(random_log):
 def test_level_is_what_the_own_items_of_a_moment_share(random_log):
     repeat, own = repeat_of(True), own_of(random_log, np.array([20, 50]))
     level = repeat.level(own)
-    for moment in (0, 1):
-        assert level[own.moment == moment].unique().numel() == 1
-    loss = own_items_loss(scores_of(repeat, own), own, own.moment[:1], own.item[:1], 2)
+    for timestamp in (0, 1):
+        assert level[own.timestamp == timestamp].unique().numel() == 1
+    loss = seen_items_loss(scores_of(repeat, own), own, own.timestamp[:1], own.item[:1], 2)
     order = torch.autograd.grad(loss, [repeat.output.bias])
     torch.testing.assert_close(order[0], torch.zeros(1), atol=1e-6, rtol=0)
 
@@ -274,4 +274,4 @@ def test_own_items_are_put_in_order_whatever_the_loss(random_log, loss):
     model_config = ModelConfig(dimensions=4, exclude_seen=False, repeat_score=True)
     fitted = fit(random_log, np.ones(random_log.events, np.bool_), VECTORS.numpy(), model_config, config)
     assert fitted.model.repeat.item_bias.detach().abs().max() > 0
-    assert float(fitted.model.repeat.lead) in LEADS
+    assert float(fitted.model.repeat.repeat_offset) in REPEAT_OFFSETS

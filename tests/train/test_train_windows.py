@@ -89,8 +89,8 @@ def test_training_windows_cover_every_target_once_and_skip_empty_windows(random_
     windows = training_windows(random_log, targets, TARGETS, random)
     covered = []
     for start, owner in windows:
-        person = np.searchsorted(random_log.start, owner, side="right") - 1
-        inside = range(max(start, random_log.start[person]), min(start + TARGETS, random_log.start[person + 1]))
+        user = np.searchsorted(random_log.start, owner, side="right") - 1
+        inside = range(max(start, random_log.start[user]), min(start + TARGETS, random_log.start[user + 1]))
         assert any(targets[event] for event in inside)
         covered += [event for event in inside if targets[event]]
     assert sorted(covered) == np.flatnonzero(targets).tolist()
@@ -105,8 +105,8 @@ def test_recurrence_sees_only_the_context_when_a_history_is_longer(random_log):
     window = np.array([[event, event]])
     vectors = model.event_vectors()
 
-    def item(place):
-        return int(random_log.item[place])
+    def item(index):
+        return int(random_log.item[index])
 
     with torch.inference_mode():
         far, near = (
@@ -115,7 +115,7 @@ def test_recurrence_sees_only_the_context_when_a_history_is_longer(random_log):
         )
         assert not torch.allclose(far, near)
         beyond = next(
-            place for place in range(event - 3, 0, -1) if item(place) not in {item(event - 2), item(event - 1)}
+            index for index in range(event - 3, 0, -1) if item(index) not in {item(event - 2), item(event - 1)}
         )
         changed = vectors.clone()
         changed[item(beyond)] += 100

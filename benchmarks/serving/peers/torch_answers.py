@@ -81,10 +81,10 @@ class TorchRecommender:
             ValueError: A key is not in the catalog.
         """
         real = torch.ones_like(current) if mask is None else mask
-        place = torch.searchsorted(self._sorted_key, key).clamp_(max=len(self._sorted_key) - 1)
-        if not bool(((self._sorted_key[place] == key) | ~real).all()):
+        position = torch.searchsorted(self._sorted_key, key).clamp_(max=len(self._sorted_key) - 1)
+        if not bool(((self._sorted_key[position] == key) | ~real).all()):
             raise ValueError("event_item: got a key that is not in the catalog")
-        item = self._catalog_index[place]
+        item = self._catalog_index[position]
         time_ms, order = time_ms.masked_fill(~real, _LATER_THAN_ALL).sort(dim=1, stable=True)
         ordered, current, real = item.gather(1, order), current.gather(1, order), real.gather(1, order)
         counts = real.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""``ebbtide capacity``: replicas, cores and memory for so many people a day, every step of the arithmetic shown."""
+"""``ebbtide capacity``: replicas, cores and memory for so many users a day, every step of the arithmetic shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT_COLUMNS = 68
 
 
 def command(
-    people: Annotated[str, typer.Option(help="People a day; or several.")] = "1000,100000,10000000",
+    users: Annotated[str, typer.Option(help="Users a day; or several.")] = "1000,100000,10000000",
     measured: Annotated[
         Path | None,
         typer.Option(help="Result of `ebbtide loadtest --json`, `ebbtide tune --out` or `make bench-serving`."),
@@ -38,7 +38,7 @@ def command(
     columns: Annotated[int | None, typer.Option(help="Floats of an item's factors; as in --memory, or 68.")] = None,
     instances: Annotated[int, typer.Option(min=1, help="Of the Python models that a request meets.")] = 1,
     head_instances: Annotated[int, typer.Option(min=1, help="Of the scoring head.")] = 1,
-    requests_per_person: Annotated[float, typer.Option(help="In a day.")] = 10.0,
+    requests_per_user: Annotated[float, typer.Option(help="In a day.")] = 10.0,
     peak_factor: Annotated[float, typer.Option(help="Busiest minutes over the mean of the day.")] = 3.0,
     utilisation: Annotated[float, typer.Option(help="Share of a replica's rate to plan with.")] = 0.7,
     zones: Annotated[
@@ -52,7 +52,7 @@ def command(
 
     ebbtide capacity --measured tuned.json --memory benchmarks/results/serving.json --items 200000
 
-    ebbtide capacity --people 250000 --rate 1800 --cores 4 --requests-per-person 6 --peak-factor 4 --zones 2
+    ebbtide capacity --users 250000 --rate 1800 --cores 4 --requests-per-user 6 --peak-factor 4 --zones 2
     """
     from ebbtide.capacity import CapacityError, Demand, Replica, plan, read_measured
 
@@ -69,7 +69,7 @@ def command(
         raise CapacityError("cores: got none; expected --cores with --rate")
     replica = Replica(rate, cores, _memory(memory, base_mib, instance_mib, items, columns, instances, head_instances))
     plans = [
-        plan(Demand(count, requests_per_person, peak_factor, utilisation, zones), replica) for count in _counts(people)
+        plan(Demand(count, requests_per_user, peak_factor, utilisation, zones), replica) for count in _counts(users)
     ]
     if as_json:
         content = {"replica": asdict(replica), "source": told, "plans": [asdict(one) for one in plans]}
@@ -84,7 +84,7 @@ def _counts(text: str) -> list[int]:
     try:
         return [int(part.replace("_", "")) for part in text.split(",")]
     except ValueError as error:
-        raise CapacityError.of_field("people", text, "whole numbers separated by commas") from error
+        raise CapacityError.of_field("users", text, "whole numbers separated by commas") from error
 
 
 def _memory(
@@ -120,7 +120,7 @@ def _print(replica: Replica, told: str, plans: list[Plan]) -> None:
     console.print(f"One replica: {replica.rate_per_s:,.0f} requests/s on {replica.cores:g} cores ({escape(told)})")
     for one in plans:
         table = Table(
-            title=f"{one.demand.people_per_day:,} people a day",
+            title=f"{one.demand.users_per_day:,} users a day",
             title_justify="left",
             pad_edge=False,
             show_edge=False,

@@ -39,7 +39,7 @@ def command(
         bool | None,
         typer.Option(
             "--repeats/--no-repeats",
-            help="Whether items that a person had before may be in the lists. As trained unless given.",
+            help="Whether items that a user had before may be in the lists. As trained unless given.",
         ),
     ] = None,
     against: Annotated[
@@ -61,15 +61,15 @@ def command(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the metrics here, too.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals and tests.")] = 0,
 ) -> None:
-    """Rank the whole catalog before each held-out instant and report how well what came next was ranked.
+    """Rank the whole catalog before each held-out basket and report how well what came next was ranked.
 
     What was held out was said at training (`--holdout time:0.2`, `time:2024-03-01` or `leave-last-out`). Everything a
-    person did at one time is predicted together, from all that came strictly before, with no retraining; people who are
-    new since then count from their second instant on. Metrics are averaged within each person, then over people; the
-    95 % interval is that of a bootstrap over people.
+    user did at one time is predicted together, from all that came strictly before, with no retraining; users who are
+    new since then count from their second basket on. Metrics are averaged within each user, then over users; the
+    95 % interval is that of a bootstrap over users.
 
-    An item that a person had before and takes again counts as missed where seen items are left out: train with
-    `--repeats`, or evaluate with it, where people take things again (groceries, songs).
+    An item that a user had before and takes again counts as missed where seen items are left out: train with
+    `--repeats`, or evaluate with it, where users take things again (groceries, songs).
 
     **Example**
 
@@ -100,7 +100,7 @@ def command(
     rival = None if against is None else _rival(against, run, popularity, repeats, seed)
     _print(run, popularity, rival)
     if predictions is not None:
-        write_predictions(predictions, run.lists, test.log, test.instants, test.relevance, test.catalog)
+        write_predictions(predictions, run.lists, test.log, test.baskets, test.relevance, test.catalog)
         console.print(f"[green]✓[/green] ranked lists in {escape(str(predictions))}")
     if json_file is not None:
         write_json(json_file, as_json(run, popularity.value, rival))
@@ -118,10 +118,10 @@ def _run(
     if popularity is Popularity.frozen:
         _require_as_trained(bundle, test)
     with counting_progress() as progress:
-        task = progress.add_task(what, total=len(test.instants))
+        task = progress.add_task(what, total=len(test.baskets))
 
-        def ranked(instants: int) -> None:
-            progress.advance(task, instants)
+        def ranked(baskets: int) -> None:
+            progress.advance(task, baskets)
             if progress.finished:
                 progress.update(task, description="Measuring")
 
@@ -173,7 +173,7 @@ def _print(run: Run, popularity: Popularity, rival: Rival | None) -> None:
 
     measured = run.evaluation
     console.print(
-        f"{protocol_line(run, popularity.value)}: {measured.persons:,} people, {measured.instants:,} instants, "
+        f"{protocol_line(run, popularity.value)}: {measured.users:,} users, {measured.baskets:,} baskets, "
         f"{measured.events:,} relevant items"
     )
     table = Table()
@@ -193,7 +193,7 @@ def _print(run: Run, popularity: Popularity, rival: Rival | None) -> None:
     console.print(f"[green]✓[/green] NDCG@10 {ndcg.mean:.4f}, 95 % {ndcg.low:.4f} to {ndcg.high:.4f}")
     if rival is None:
         return
-    table = Table(title=f"Against {escape(rival.name)}, paired over people", title_justify="left")
+    table = Table(title=f"Against {escape(rival.name)}, paired over users", title_justify="left")
     for heading in ("", "ours", "theirs", "difference", "95 %", "p"):
         table.add_column(heading, justify="right" if heading else "left")
     for name in ("ndcg_at_10", "recall_at_10", "mrr_at_10", "hit_rate_at_10"):

@@ -252,13 +252,13 @@ def _serving(
     """How to serve; None where nothing was said, so that a version which is added takes the configs that are there."""
     from ebbtide.export.serving import ServingOptions
     from ebbtide.export.targets import Target
-    from ebbtide.export.tuning import ModelTuning
+    from ebbtide.export.tuned_settings import TunedSettings
 
     chosen = {name: value for name, value in given.items() if value is not None}
     if targets:
         chosen["targets"] = tuple(Target.parse(text) for text in targets)
     if tuned:
-        chosen["tuned"] = tuple(ModelTuning.parse(text) for text in tuned)
+        chosen["tuned"] = tuple(TunedSettings.parse(text) for text in tuned)
     return ServingOptions(**chosen) if chosen else None
 
 
@@ -310,7 +310,7 @@ def _print_encoder(report: EncoderReport) -> None:
         table.add_row(f"NDCG@10 ({fidelity.ndcg_not_measured})", "not measured")
     else:
         table.add_row(
-            f"NDCG@10 of texts, {ndcg.events:,} events of {ndcg.persons} people, over fp32's",
+            f"NDCG@10 of texts, {ndcg.events:,} events of {ndcg.users} users, over fp32's",
             f"{ndcg.ratio:.4f} ± {ndcg.standard_error:.4f}",
         )
     table.add_row(f"{BATCH_TEXTS} texts of {BATCH_TOKENS} tokens, texts/s", f"{fidelity.speed.texts_per_s:,.0f}")

@@ -70,7 +70,7 @@ def command(
         ),
     ] = None,
     requests: Annotated[
-        int, typer.Option(min=1, help="Different requests of each endpoint, from people at random.")
+        int, typer.Option(min=1, help="Different requests of each endpoint, from users at random.")
     ] = 2_000,
     mix: Annotated[
         str, typer.Option(help="Endpoints and their weights: recommend=8,recommend_text=1,embed=1.")
@@ -122,7 +122,7 @@ def command(
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Compare two results of --json instead of running anything.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of people, endpoints and arrivals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of users, endpoints and arrivals.")] = 0,
     tls: Tls = False,
     tls_ca: TlsCa = None,
     tls_certificate: TlsCertificate = None,
@@ -132,7 +132,7 @@ def command(
 ) -> None:
     """Replay real sessions against a running server, and report latency, throughput and where the time went.
 
-    Requests are those of held-out people just before their held-out events, with their real histories. In the open
+    Requests are those of held-out users just before their held-out events, with their real histories. In the open
     model (`--rate`) latency counts from the moment that a request was meant to leave. Exit status: 0; 1 if the
     objective is broken, or requests are unaccounted for.
 
@@ -148,7 +148,7 @@ def command(
         _compare(*compare)
         return
     with console.status("Reading the log"):
-        from ebbtide.loadtest import ENDPOINTS, Access, Options, build_deck, load_test, parse_duration, parse_mix
+        from ebbtide.loadtest import ENDPOINTS, Access, Options, build_workload, load_test, parse_duration, parse_mix
 
         access = Access(*read_access(tls, tls_ca, tls_certificate, tls_key, tls_server_name, token_file))
         shares = parse_mix(mix, ENDPOINTS)
@@ -164,12 +164,12 @@ def command(
             text_template,
             (user_col, item_col, time_col, weight_col, catalog_item_col),
         )
-        deck = build_deck(log, shares, requests=requests, seed=seed)
-    console.print(f"requests of {deck.people:,} held-out people: " + _counted(deck.messages))
+        workload = build_workload(log, shares, requests=requests, seed=seed)
+    console.print(f"requests of {workload.users:,} held-out users: " + _counted(workload.messages))
     if perf_analyzer_input is not None:
         from ebbtide.loadtest.perf_analyzer import write_input
 
-        for endpoint, path in write_input(perf_analyzer_input, deck).items():
+        for endpoint, path in write_input(perf_analyzer_input, workload).items():
             console.print(f"[green]✓[/green] {endpoint}: {escape(str(path))}")
         return
     if web is not None:
@@ -177,7 +177,7 @@ def command(
 
         serve_page(
             address,
-            deck,
+            workload,
             workers or 1,
             locust_bind,
             web,
@@ -198,14 +198,14 @@ def command(
 
         def beside(runs: Any) -> dict[str, Any]:  # noqa: ANN401
             with console.status("perf_analyzer"):
-                return measure_beside(binary, address, deck, runs)
+                return measure_beside(binary, address, workload, runs)
 
     if workers:
         from ebbtide.loadtest.distributed import LocustGenerator
 
         made: AbstractContextManager[Generates] = LocustGenerator(
             address,
-            deck,
+            workload,
             timeout_s=timeout_s,
             workers=workers,
             bind=locust_bind,
@@ -218,7 +218,7 @@ def command(
         from ebbtide.loadtest import Generator
         from ebbtide.loadtest.engine import ENGINE
 
-        made, engine = Generator(address, deck, timeout_s=timeout_s, access=access), ENGINE
+        made, engine = Generator(address, workload, timeout_s=timeout_s, access=access), ENGINE
     options = Options(
         loads,
         warm_up_s=warm_up_s,
@@ -233,7 +233,7 @@ def command(
         on_run=_print_run,
     )
     with made as generator, console.status("Sending"):
-        result = load_test(address, deck, generator, options, beside=beside)
+        result = load_test(address, workload, generator, options, beside=beside)
     _print(result)
     _write(result, json_file, html, markdown)
     if result["unaccounted"] or (result["slo"] is not None and not result["slo"]["held"]):
@@ -308,11 +308,11 @@ def _print(result: dict[str, Any]) -> None:
 def _shown(table: ReportTable, title: str) -> Table:
     """A table that fits a terminal of 80 characters; the files have every column."""
     shown = Table(title=title, title_justify="left", pad_edge=False, show_edge=False, box=None)
-    kept = [place for place, heading in enumerate(table.headings) if heading not in _LEFT_OUT]
-    for place in kept:
-        shown.add_column(table.headings[place], justify="left" if place == 0 else "right", no_wrap=place == 0)
+    kept = [index for index, heading in enumerate(table.headings) if heading not in _LEFT_OUT]
+    for index in kept:
+        shown.add_column(table.headings[index], justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in table.rows:
-        shown.add_row(*(escape(row[place].removesuffix(" (ensemble)")) for place in kept))
+        shown.add_row(*(escape(row[index].removesuffix(" (ensemble)")) for index in kept))
     return shown
 
 

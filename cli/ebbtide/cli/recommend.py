@@ -1,4 +1,4 @@
-"""``ebbtide recommend``: asks a running server what a person of the log would like next, and shows why."""
+"""``ebbtide recommend``: asks a running server what a user of the log would like next, and shows why."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ebbtide.interest.contract import Limits
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ebbtide.client import Explanation, InterestClient, PersonKeywords, Ranking, RecommendResponse
+    from ebbtide.client import Explanation, InterestClient, Ranking, RecommendResponse, UserKeywords
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for, beside the person's own events."""
+    """What is asked for, beside the user's own events."""
 
     top_n: int = 10
     now: datetime | None = None
@@ -38,7 +38,7 @@ class Wish:
 
 
 def command(
-    user: Annotated[str, typer.Argument(help="A person of the bundle's event log.")],
+    user: Annotated[str, typer.Argument(help="A user of the bundle's event log.")],
     bundle: Annotated[Path, typer.Option(help="Bundle with the log's place and the titles.")],
     server: Annotated[
         str, typer.Option(help="gRPC address of the server, as printed by `ebbtide serve`.")
@@ -55,10 +55,10 @@ def command(
         float | None, typer.Option(help="Factor on every decay by age: 2 halves the half-lives, 0 stops the ebbing.")
     ] = None,
     text: Annotated[
-        list[str] | None, typer.Option(help="Free text that the person just typed, such as a search; may be repeated.")
+        list[str] | None, typer.Option(help="Free text that the user just typed, such as a search; may be repeated.")
     ] = None,
     seen: Annotated[
-        bool | None, typer.Option(help="Whether items that the person knows may come again. As trained unless given.")
+        bool | None, typer.Option(help="Whether items that the user knows may come again. As trained unless given.")
     ] = None,
     allow: Annotated[
         list[str] | None,
@@ -74,7 +74,7 @@ def command(
         bool, typer.Option("--explain", help="Show what each event, and the popularity prior, adds to each score.")
     ] = False,
 ) -> None:
-    """Recommend items to a person of the log, through the client SDK and a running server.
+    """Recommend items to a user of the log, through the client SDK and a running server.
 
     **Examples**
 
@@ -90,7 +90,7 @@ def command(
         )
     wish = Wish(
         top_n=top_n,
-        now=None if now is None else _moment(now),
+        now=None if now is None else _timestamp(now),
         alpha=alpha,
         decay_scale=decay_scale,
         texts=tuple(text or ()),
@@ -105,9 +105,9 @@ def command(
 
 
 def show_recommendations(server: str, bundle_folder: Path, user: str, wish: Wish | None = None) -> None:
-    """Prints a person's recent events with ages and weights, alpha, and the recommended titles with scores."""
+    """Prints a user's recent events with ages and weights, alpha, and the recommended titles with scores."""
     wish = wish or Wish()
-    with console.status("Reading the person's events"):
+    with console.status("Reading the user's events"):
         import numpy as np
 
         from ebbtide.cli.recommend_display import PastEvents, print_answer, print_events
@@ -149,25 +149,25 @@ def show_recommendations(server: str, bundle_folder: Path, user: str, wish: Wish
 
 
 def _answer(
-    client: InterestClient, wish: Wish, **person: Unpack[PersonKeywords]
+    client: InterestClient, wish: Wish, **user: Unpack[UserKeywords]
 ) -> RecommendResponse | Ranking | Explanation:
     """Asks the one of the three questions that the wish calls for."""
     if not wish.candidates:
         ask = client.explain if wish.explain else client.recommend
-        return ask(top_n=wish.top_n, allow=wish.allow, **person)
-    ranking = client.rank(candidates=wish.candidates, top_n=wish.top_n, **person)
+        return ask(top_n=wish.top_n, allow=wish.allow, **user)
+    ranking = client.rank(candidates=wish.candidates, top_n=wish.top_n, **user)
     if not wish.explain:
         return ranking
     in_order = [item.item_id for item in ranking.items]
-    return client.explain(item_ids=[*in_order, *ranking.unknown_item_ids, *ranking.excluded_item_ids], **person)
+    return client.explain(item_ids=[*in_order, *ranking.unknown_item_ids, *ranking.excluded_item_ids], **user)
 
 
-def _moment(text: str) -> datetime:
+def _timestamp(text: str) -> datetime:
     try:
-        moment = datetime.fromisoformat(text)
+        timestamp = datetime.fromisoformat(text)
     except ValueError as error:
         raise typer.BadParameter(f"--now: got {text!r}; expected ISO 8601, as in 2016-10-16T18:00:00") from error
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
+    return timestamp if timestamp.tzinfo is not None else timestamp.replace(tzinfo=timezone.utc)
 
 
 def _conditions(texts: Sequence[str]) -> dict[str, list[str]]:

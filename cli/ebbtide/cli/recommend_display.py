@@ -1,4 +1,4 @@
-"""How ``ebbtide recommend`` shows a person's events and the answer."""
+"""How ``ebbtide recommend`` shows a user's events and the answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EXPLAINED_EVENTS = 3
 
 @dataclass(frozen=True)
 class PastEvents:
-    """What a person did, oldest first."""
+    """What a user did, oldest first."""
 
     time_ms: npt.NDArray[np.int64]
     """Unix milliseconds."""
@@ -39,7 +39,7 @@ class PastEvents:
 def print_events(
     user: str, past: PastEvents, now: datetime, model: InterestModel, decay_scale: float | None = None
 ) -> None:
-    """Prints a person's last events with their ages and what is left of them."""
+    """Prints a user's last events with their ages and what is left of them."""
     batch = order_events(
         counts=np.array([len(past.time_ms)]),
         time_ms=past.time_ms,
@@ -61,12 +61,12 @@ def print_events(
     table.add_column("part of")
     table.add_column("weight", justify="right")
     events = len(past.title)
-    for place in range(events - 1, max(-1, events - 1 - _SHOWN_EVENTS), -1):
+    for index in range(events - 1, max(-1, events - 1 - _SHOWN_EVENTS), -1):
         table.add_row(
-            escape(past.title[batch.source[place]]),
-            _age(float(batch.age_days[place])),
-            "session" if batch.is_current[place] else "history",
-            f"{left[place]:.3f}",
+            escape(past.title[batch.source[index]]),
+            _age(float(batch.age_days[index])),
+            "session" if batch.is_current[index] else "history",
+            f"{left[index]:.3f}",
         )
     if events > _SHOWN_EVENTS:
         older = float(left[:-_SHOWN_EVENTS].mean())
@@ -96,8 +96,8 @@ def print_answer(
     if isinstance(answer, Explanation):
         _add_explained(table, answer, titles)
     else:
-        for place, item in enumerate(answer.items, start=1):
-            table.add_row(str(place), _title(item.item_id, titles), f"{item.score:.3f}")
+        for index, item in enumerate(answer.items, start=1):
+            table.add_row(str(index), _title(item.item_id, titles), f"{item.score:.3f}")
     if isinstance(answer, Ranking):
         for why, item_ids in (("left out", answer.excluded_item_ids), ("not in the catalog", answer.unknown_item_ids)):
             for item_id in item_ids:
@@ -107,12 +107,12 @@ def print_answer(
 
 def _add_explained(table: Table, answer: Explanation, titles: Mapping[str, str]) -> None:
     """A row for each score and, below it, one for each part of it."""
-    for place, item in enumerate(answer.items, start=1):
+    for index, item in enumerate(answer.items, start=1):
         name = f"[bold]{_title(item.item_id, titles)}[/bold]"
         if not item.dimension_shares:
             table.add_row("", name, "[dim]not in the catalog[/dim]", end_section=True)
             continue
-        table.add_row(str(place), name, "left out" if item.is_excluded else f"[bold]{item.score:.3f}[/bold]")
+        table.add_row(str(index), name, "left out" if item.is_excluded else f"[bold]{item.score:.3f}[/bold]")
         parts = parts_of_score(answer, item, titles, events=_EXPLAINED_EVENTS)
         for number, (share, what) in enumerate(parts, start=1):
             table.add_row("", Padding(escape(what), (0, 0, 0, 2)), f"{share:+.3f}", end_section=number == len(parts))

@@ -33,7 +33,7 @@ def command(
         ),
     ] = None,
     user_col: Annotated[
-        str | None, typer.Option(help="Column with the person's id. This and the next two: as trained unless given.")
+        str | None, typer.Option(help="Column with the user's id. This and the next two: as trained unless given.")
     ] = None,
     item_col: Annotated[str | None, typer.Option(help="Column with the item's id.")] = None,
     time_col: Annotated[str | None, typer.Option(help="Column with the time.")] = None,
@@ -71,7 +71,7 @@ def command(
 
     ebbtide refresh artifacts/bundle --events log.parquet --as-of 2024-05-01T06:00 --out artifacts/refreshed
     """
-    moment_ms = None if as_of is None else _moment_ms(as_of)
+    timestamp_ms = None if as_of is None else _timestamp_ms(as_of)
     with console.status("Loading the bundle"):
         from ebbtide.train.bundle import InterestBundle
         from ebbtide.train.refresh import read_grown_log, refresh_prior
@@ -79,7 +79,7 @@ def command(
         loaded = InterestBundle.load(bundle)
     with timed("counted"), console.status("Counting"):
         grown = read_grown_log(loaded, events, _columns(loaded, user_col, item_col, time_col))
-        refreshed = refresh_prior(loaded, grown.log, moment_ms)
+        refreshed = refresh_prior(loaded, grown.log, timestamp_ms)
     _print_counted(loaded, refreshed, grown)
     earlier = None
     if repository is not None:
@@ -88,9 +88,9 @@ def command(
 
             # Before anything is written: what cannot be exported likewise is refused here.
             earlier = EarlierExport.read(repository, refreshed)
-    place = out or bundle
-    refreshed.save(place)
-    _print_moved(loaded, refreshed, place)
+    index = out or bundle
+    refreshed.save(index)
+    _print_moved(loaded, refreshed, index)
     if earlier is None:
         console.print(
             "Next: the same with --repository FOLDER exports it beside the version in service, then `ebbtide deploy`.",
@@ -114,13 +114,13 @@ def _columns(bundle: InterestBundle, user_col: str | None, item_col: str | None,
     )
 
 
-def _moment_ms(text: str) -> int:
+def _timestamp_ms(text: str) -> int:
     try:
         # Python 3.10 reads no final Z.
-        moment = datetime.fromisoformat(text.removesuffix("Z"))
+        timestamp = datetime.fromisoformat(text.removesuffix("Z"))
     except ValueError:
         raise typer.BadParameter(f"--as-of: got {text!r}; expected a time as in 2024-05-01T06:00") from None
-    return round(moment.replace(tzinfo=moment.tzinfo or timezone.utc).timestamp() * 1000)
+    return round(timestamp.replace(tzinfo=timestamp.tzinfo or timezone.utc).timestamp() * 1000)
 
 
 def _utc(time_ms: int) -> str:
@@ -128,10 +128,10 @@ def _utc(time_ms: int) -> str:
 
 
 def _print_counted(before: InterestBundle, after: InterestBundle, grown: GrownLog) -> None:
-    moment = after.config.prior_counted_at_ms
-    counted = int((grown.log.time_ms < moment).sum())
+    timestamp = after.config.prior_counted_at_ms
+    counted = int((grown.log.time_ms < timestamp).sum())
     console.print(
-        f"{counted:,} events counted, up to {_utc(moment)}; before, up to {_utc(before.config.prior_counted_at_ms)}"
+        f"{counted:,} events counted, up to {_utc(timestamp)}; before, up to {_utc(before.config.prior_counted_at_ms)}"
     )
     if grown.bad_rows.count:
         console.print(f"  [yellow]events:[/yellow] {escape(str(grown.bad_rows))}")
@@ -145,7 +145,7 @@ def _print_counted(before: InterestBundle, after: InterestBundle, grown: GrownLo
         )
 
 
-def _print_moved(before: InterestBundle, after: InterestBundle, place: Path) -> None:
+def _print_moved(before: InterestBundle, after: InterestBundle, index: Path) -> None:
     from ebbtide.train.refresh import kept_among_best, largest_gains
 
     gains = largest_gains(before, after, _SHOWN_GAINS)
@@ -157,17 +157,17 @@ def _print_moved(before: InterestBundle, after: InterestBundle, place: Path) -> 
         for gain in gains:
             table.add_row(
                 escape(after.catalog.title[gain.item]),
-                *(f"{gain.score_before:.3f}", f"{gain.score:.3f}", f"{gain.place_before:,}", f"{gain.place:,}"),
+                *(f"{gain.score_before:.3f}", f"{gain.score:.3f}", f"{gain.index_before:,}", f"{gain.index:,}"),
             )
         console.print(table)
     first = min(_FIRST_ITEMS, len(after.catalog))
     kept = kept_among_best(before, after, first)
     console.print(f"Of the {first} most popular items, {kept} were so before{'' if gains else '; no item gained'}")
     if after.fingerprint == before.fingerprint:
-        console.print(f"[green]✓[/green] bundle {after.fingerprint} in {escape(str(place))}: the counts are as before")
+        console.print(f"[green]✓[/green] bundle {after.fingerprint} in {escape(str(index))}: the counts are as before")
     else:
         console.print(
-            f"[green]✓[/green] bundle {after.fingerprint} in {escape(str(place))}, which was {before.fingerprint}"
+            f"[green]✓[/green] bundle {after.fingerprint} in {escape(str(index))}, which was {before.fingerprint}"
         )
 
 

@@ -44,9 +44,9 @@ def command(
     startup_timeout_s: Annotated[
         float, typer.Option(help="Seconds until a server that is not ready is given up.")
     ] = 120.0,
-    bundle: Annotated[Path | None, typer.Option(help="Bundle with the people and titles for --show-user.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle with the users and titles for --show-user.")] = None,
     show_user: Annotated[
-        str | None, typer.Option(help="Print recommendations for this person of the bundle's log once ready.")
+        str | None, typer.Option(help="Print recommendations for this user of the bundle's log once ready.")
     ] = None,
     allow_deploy: Annotated[
         bool,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ebbtide.data.dataset import DataReference
     from ebbtide.loadtest import SessionLog
 
-UserCol = Annotated[str, typer.Option(help="Column with the person's id.")]
+UserCol = Annotated[str, typer.Option(help="Column with the user's id.")]
 ItemCol = Annotated[str, typer.Option(help="Column with the item's id.")]
 TimeCol = Annotated[str, typer.Option(help="Column with the time.")]
 WeightCol = Annotated[str | None, typer.Option(help="Column with a rating, quantity or dwell.")]
@@ -38,7 +38,7 @@ def read_session_log(
         catalog: The catalog; without it the items are those of the log.
         holdout: Events to ask before; as the bundle's, or else the last fifth.
         text_template: Text of an item.
-        columns: Of the person, item, time and weight, and of the item in the catalog.
+        columns: Of the user, item, time and weight, and of the item in the catalog.
 
     Raises:
         LoadTestError: Both or neither are given, and the shipped log is not there.
@@ -69,7 +69,7 @@ def read_session_log(
     data = read_dataset(reference)
     notes = [f"{reference.events}: {data.bad_events}"] if data.bad_events.count else []
     if trained_on_all:
-        notes.append("the bundle's training held nothing out, so the replayed people are not new to the model")
+        notes.append("the bundle's training held nothing out, so the replayed users are not new to the model")
     log = data.log
     asked = held_out(log, holdout or "time:0.2")
     weights = None if reference.weight_column is None else log.weight

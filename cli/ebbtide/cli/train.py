@@ -29,8 +29,8 @@ class LossName(str, Enum):
     mse = "mse"
 
 
-class TuningName(str, Enum):
-    """`ebbtide.train.tuning.Tuning`, here without loading torch; a test holds the two together."""
+class FineTuningName(str, Enum):
+    """`ebbtide.train.fine_tuning.Tuning`, here without loading torch; a test holds the two together."""
 
     frozen = "frozen"
     lora = "lora"
@@ -56,7 +56,7 @@ class PrecisionName(str, Enum):
 def command(
     events: Annotated[Path, typer.Option(help="Event log: Parquet, CSV, TSV or JSON Lines.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
-    user_col: Annotated[str, typer.Option(help="Column with the person's id.")] = "user",
+    user_col: Annotated[str, typer.Option(help="Column with the user's id.")] = "user",
     item_col: Annotated[str, typer.Option(help="Column with the item's id.")] = "item",
     time_col: Annotated[
         str, typer.Option(help="Column with the time: Unix seconds or milliseconds, a date-time, or ISO 8601 text.")
@@ -71,7 +71,7 @@ def command(
         str | None, typer.Option(help="The id column there. As --item-col unless given.")
     ] = None,
     text_template: Annotated[str, typer.Option(help="Text of an item, with {column} for its values.")] = "{text}",
-    title_template: Annotated[str | None, typer.Option(help="What people see. The text unless given.")] = None,
+    title_template: Annotated[str | None, typer.Option(help="What users see. The text unless given.")] = None,
     max_bad_rows: Annotated[float, typer.Option(help="Share of unusable rows above which a file is refused.")] = 0.01,
     encoder: Annotated[
         str,
@@ -113,10 +113,10 @@ def command(
         ),
     ] = None,
     negatives: Annotated[int, typer.Option(help="Drawn for each step by the losses that sample.")] = 512,
-    encoder_tuning: Annotated[
-        TuningName,
+    encoder_fine_tuning: Annotated[
+        FineTuningName,
         typer.Option(help="frozen; lora: low-rank adapters (needs ebbtide[lora]); full: all weights of the encoder."),
-    ] = TuningName.frozen,
+    ] = FineTuningName.frozen,
     encoder_learning_rate: Annotated[
         float | None, typer.Option(help="Its peak; 5e-4 for lora and 2e-5 for full unless given.")
     ] = None,
@@ -189,7 +189,7 @@ def command(
                 "windows_per_batch": windows_per_batch,
                 "loss": None if loss is None else loss.value,
                 "negatives": negatives,
-                "encoder_tuning": encoder_tuning.value,
+                "encoder_fine_tuning": encoder_fine_tuning.value,
                 "encoder_learning_rate": encoder_learning_rate,
                 "encoder_items_per_step": encoder_items_per_step,
                 "refit": refit,
@@ -198,7 +198,7 @@ def command(
     except ValidationError as error:
         first = error.errors()[0]
         raise typer.BadParameter(f"{first['loc'][0]}: got {first['input']!r}; {first['msg']}") from error
-    places = Devices(DeviceConfig(device=device.value, devices=devices, precision=Precision(precision.value)))
+    indices = Devices(DeviceConfig(device=device.value, devices=devices, precision=Precision(precision.value)))
     data = DataReference(
         events=str(events),
         catalog=None if catalog is None else str(catalog),
@@ -218,8 +218,8 @@ def command(
         checkpoints = CheckpointFolder(checkpoint, resume=resume, every_batches=checkpoint_batches)
     with timed("trained"), TrainingDisplay() as display:
         watcher = display if tensorboard is None else Watchers(display, Board(tensorboard))
-        bundle, fit, _ = train_bundle(data, encoder, model_config, train_config, watcher, checkpoints, places)
-    if not places.is_first:
+        bundle, fit, _ = train_bundle(data, encoder, model_config, train_config, watcher, checkpoints, indices)
+    if not indices.is_first:
         return
     bundle.save(out)
     if checkpoints is not None:
@@ -238,8 +238,8 @@ def _print_bundle(bundle: InterestBundle, fit: Fit, out: Path) -> None:
             ("by later events", model.rank_decay_rate, ""),
         ):
             ordered = (math.log(2) / rate.detach()).sort().values.tolist()
-            places = [round(part * (len(ordered) - 1)) for part in (0, 0.25, 0.5, 0.75, 1)]
-            table.add_row(name, *(f"{ordered[place]:,.3g}{unit}" for place in places))
+            indices = [round(part * (len(ordered) - 1)) for part in (0, 0.25, 0.5, 0.75, 1)]
+            table.add_row(name, *(f"{ordered[index]:,.3g}{unit}" for index in indices))
         console.print(table)
     console.print(
         f"[green]✓[/green] bundle {bundle.fingerprint} in {out}: best epoch {fit.best_epoch}, "

@@ -41,7 +41,7 @@ class TrainingDisplay(Watcher):
         """Says what was read, and what was left out and why."""
         log = data.log
         console.print(
-            f"[green]✓[/green] read {log.events:,} events of {len(log.users):,} people on {len(data.catalog):,} items"
+            f"[green]✓[/green] read {log.events:,} events of {len(log.users):,} users on {len(data.catalog):,} items"
         )
         for what, bad in (("events", data.bad_events), ("catalog", data.bad_items)):
             if bad is not None and bad.count:

@@ -56,7 +56,7 @@ def command(
         bool, typer.Option("--write", help="Put the winner into the repository's config.pbtxt files.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the whole result here, as JSON.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of people and arrivals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of users and arrivals.")] = 0,
 ) -> None:
     """Find the settings with which this machine serves most requests under an objective.
 
@@ -71,7 +71,7 @@ def command(
     ebbtide tune artifacts/repository --bundle artifacts/bundle --mix recommend=8,recommend_text=1 --write
     """
     with console.status("Reading the log"):
-        from ebbtide.loadtest import ENDPOINTS, Slo, build_deck, parse_duration, parse_mix
+        from ebbtide.loadtest import ENDPOINTS, Slo, build_workload, parse_duration, parse_mix
         from ebbtide.tune import TuneOptions, tune, write_winner
 
         shares, objective, turn_s = parse_mix(mix, ENDPOINTS), Slo.parse(slo), parse_duration("turn", turn)
@@ -83,8 +83,8 @@ def command(
             text_template,
             (user_col, item_col, time_col, weight_col, catalog_item_col),
         )
-        deck = build_deck(log, shares, requests=requests, seed=seed)
-    console.print(f"requests of {deck.people:,} held-out people, under {objective}", markup=False)
+        workload = build_workload(log, shares, requests=requests, seed=seed)
+    console.print(f"requests of {workload.users:,} held-out users, under {objective}", markup=False)
     with console.status("") as status:
         options = TuneOptions(
             objective,
@@ -95,7 +95,7 @@ def command(
             on_trial=_print_trial,
             on_part=lambda part: status.update(part.capitalize()),
         )
-        result = tune(repository, deck, options)
+        result = tune(repository, workload, options)
     result["notes"] = [*notes, *result["notes"]]
     _print(result)
     if out is not None:

@@ -3,7 +3,7 @@
 from ebbtide.client._async_client import AsyncInterestClient
 from ebbtide.client._client import InterestClient
 from ebbtide.client._events import event
-from ebbtide.client._requests import PersonKeywords, explain_request, rank_request, recommend_request
+from ebbtide.client._requests import UserKeywords, explain_request, rank_request, recommend_request
 from ebbtide.client.config import UNSET, ClientConfig, KeepAliveConfig, RetryConfig
 from ebbtide.client.errors import (
     CallCancelledError,
@@ -63,7 +63,6 @@ __all__ = [
     "ModelNotReadyError",
     "OverloadedError",
     "PermissionDeniedError",
-    "PersonKeywords",
     "RankRequest",
     "RankResponse",
     "Ranking",
@@ -80,6 +79,7 @@ __all__ = [
     "UnauthenticatedError",
     "UnavailableError",
     "UnknownItemPolicy",
+    "UserKeywords",
     "VersionMismatchError",
     "event",
     "explain_request",

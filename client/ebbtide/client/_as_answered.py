@@ -30,13 +30,13 @@ async def as_answered(
     running: set[asyncio.Task[Result]] = set()
 
     async def read() -> None:
-        place = 0
+        index = 0
         async for request in _awaited(requests):
             await room.acquire()
-            task = asyncio.create_task(answer(place, request))
+            task = asyncio.create_task(answer(index, request))
             running.add(task)
             task.add_done_callback(results.put_nowait)
-            place += 1
+            index += 1
 
     reader = asyncio.create_task(read())
     reader.add_done_callback(results.put_nowait)

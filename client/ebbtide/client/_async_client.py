@@ -20,7 +20,7 @@ from ebbtide.client._operations import Operations
 from ebbtide.client._packs import Pack, packs
 from ebbtide.client._requests import (
     Allowed,
-    PersonKeywords,
+    UserKeywords,
     explain_request,
     one_request,
     rank_request,
@@ -28,7 +28,7 @@ from ebbtide.client._requests import (
 )
 from ebbtide.client._steps import AskToken, Rpc, Steps, T, Wait
 from ebbtide.client._triton import Connection, Untyped, open_async
-from ebbtide.client.config import PEOPLE_PER_REQUEST, UNSET, ClientConfig, Unset
+from ebbtide.client.config import UNSET, USERS_PER_REQUEST, ClientConfig, Unset
 from ebbtide.client.errors import CallCancelledError, DeadlineExceededError, EbbtideError, Status
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata
 from ebbtide.client.results import Explanation, Ranking, RecommendResult
@@ -53,7 +53,7 @@ class AsyncInterestClient:
         self._operations = Operations(url, config, type(self).__name__)
         self._triton: Connection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        together = self._operations.config.effective_people_per_request
+        together = self._operations.config.effective_users_per_request
         self._gathering = Gathering(partial(self._recommend_pack, "recommend"), together) if together > 1 else None
 
     async def recommend(
@@ -64,10 +64,10 @@ class AsyncInterestClient:
         allow: Allowed | None = None,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
-        **person: Unpack[PersonKeywords],
+        **user: Unpack[UserKeywords],
     ) -> RecommendResponse:
-        """As `InterestClient.recommend`; see `ClientConfig.people_per_request` for calls that travel together."""
-        whole = one_request(request, recommend_request(top_n=top_n, allow=allow, **person))
+        """As `InterestClient.recommend`; see `ClientConfig.users_per_request` for calls that travel together."""
+        whole = one_request(request, recommend_request(top_n=top_n, allow=allow, **user))
         if self._gathering is not None and not metadata:
             return await self._gathering.recommend(whole, timeout_s)
         return await self._drive(self._operations.recommend(whole, timeout_s, metadata))
@@ -77,12 +77,12 @@ class AsyncInterestClient:
         requests: Iterable[RecommendRequest],
         *,
         max_concurrency: int = 16,
-        people_per_request: int = PEOPLE_PER_REQUEST,
+        users_per_request: int = USERS_PER_REQUEST,
         timeout_s: float | Unset = UNSET,
     ) -> list[RecommendResult]:
         """As `InterestClient.recommend_many`."""
-        self._operations.check_many(timeout_s, max_concurrency=max_concurrency, people_per_request=people_per_request)
-        waiting = packs(requests, people_per_request)
+        self._operations.check_many(timeout_s, max_concurrency=max_concurrency, users_per_request=users_per_request)
+        waiting = packs(requests, users_per_request)
         results: list[RecommendResult] = []
 
         async def worker() -> None:
@@ -95,7 +95,7 @@ class AsyncInterestClient:
         finally:
             for task in workers:
                 task.cancel()
-        return sorted(results, key=lambda result: result.place)
+        return sorted(results, key=lambda result: result.index)
 
     def recommend_stream(
         self,
@@ -111,8 +111,8 @@ class AsyncInterestClient:
         """
         self._operations.check_many(timeout_s, max_concurrency=max_concurrency)
 
-        def answer(place: int, request: RecommendRequest) -> Coroutine[Any, Any, RecommendResult]:
-            return self._drive(self._operations.recommend_one(place, request, timeout_s))
+        def answer(index: int, request: RecommendRequest) -> Coroutine[Any, Any, RecommendResult]:
+            return self._drive(self._operations.recommend_one(index, request, timeout_s))
 
         return as_answered(requests, answer, max_concurrency)
 
@@ -124,10 +124,10 @@ class AsyncInterestClient:
         top_n: int | None = None,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
-        **person: Unpack[PersonKeywords],
+        **user: Unpack[UserKeywords],
     ) -> Ranking:
         """As `InterestClient.rank`."""
-        whole = one_request(request, rank_request(candidates=candidates, top_n=top_n, **person))
+        whole = one_request(request, rank_request(candidates=candidates, top_n=top_n, **user))
         return await self._drive(self._operations.rank(whole, timeout_s, metadata))
 
     async def explain(
@@ -139,10 +139,10 @@ class AsyncInterestClient:
         allow: Allowed | None = None,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
-        **person: Unpack[PersonKeywords],
+        **user: Unpack[UserKeywords],
     ) -> Explanation:
         """As `InterestClient.explain`."""
-        whole = one_request(request, explain_request(item_ids=item_ids, top_n=top_n, allow=allow, **person))
+        whole = one_request(request, explain_request(item_ids=item_ids, top_n=top_n, allow=allow, **user))
         return await self._drive(self._operations.explain(whole, timeout_s, metadata))
 
     async def embed(

@@ -18,7 +18,7 @@ from ebbtide.client._operations import Operations
 from ebbtide.client._packs import Pack, packs
 from ebbtide.client._requests import (
     Allowed,
-    PersonKeywords,
+    UserKeywords,
     explain_request,
     one_request,
     rank_request,
@@ -26,7 +26,7 @@ from ebbtide.client._requests import (
 )
 from ebbtide.client._steps import AskToken, Rpc, Steps, T, Wait
 from ebbtide.client._triton import Untyped, open_sync
-from ebbtide.client.config import PEOPLE_PER_REQUEST, UNSET, ClientConfig, Unset
+from ebbtide.client.config import UNSET, USERS_PER_REQUEST, ClientConfig, Unset
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata
 from ebbtide.client.results import Explanation, Ranking, RecommendResult
@@ -77,9 +77,9 @@ class InterestClient:
         allow: Allowed | None = None,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
-        **person: Unpack[PersonKeywords],
+        **user: Unpack[UserKeywords],
     ) -> RecommendResponse:
-        """The best items of the catalog for one person. No events at all is a valid request: a new person.
+        """The best items of the catalog for one user. No events at all is a valid request: a new user.
 
         Args:
             request: The whole request as a message, in place of the keywords below, not beside them.
@@ -89,7 +89,7 @@ class InterestClient:
                 "in_stock": "true"}``: one of those given, for each column.
             timeout_s: Deadline of this call, seconds, retries included; the configuration's when not given.
             metadata: gRPC metadata of this call, beside the configuration's.
-            **person: Events, clock and policies; see `PersonKeywords`: `history` and `current`, or `events` for the
+            **user: Events, clock and policies; see `UserKeywords`: `history` and `current`, or `events` for the
                 server to split; `now`, `alpha`, `decay_scale`, `unknown_items`, `exclude`, `exclude_seen`.
 
         Returns:
@@ -104,7 +104,7 @@ class InterestClient:
             VersionMismatchError: The server's model is not one that this client speaks to.
             EbbtideError: Anything else; see its `status`.
         """
-        whole = one_request(request, recommend_request(top_n=top_n, allow=allow, **person))
+        whole = one_request(request, recommend_request(top_n=top_n, allow=allow, **user))
         return self._drive(self._operations.recommend(whole, timeout_s, metadata))
 
     def recommend_many(
@@ -112,15 +112,15 @@ class InterestClient:
         requests: Iterable[RecommendRequest],
         *,
         max_concurrency: int = 16,
-        people_per_request: int = PEOPLE_PER_REQUEST,
+        users_per_request: int = USERS_PER_REQUEST,
         timeout_s: float | Unset = UNSET,
     ) -> list[RecommendResult]:
-        """The best items for many people, several of them in one call and several calls at a time.
+        """The best items for many users, several of them in one call and several calls at a time.
 
         Args:
-            requests: One for each person; see `ebbtide.client.recommend_request`.
+            requests: One for each user; see `ebbtide.client.recommend_request`.
             max_concurrency: Calls under way at once, at most. The server puts them into batches.
-            people_per_request: People asked for in one call, at most. Only those share a call whose requests have no
+            users_per_request: Users asked for in one call, at most. Only those share a call whose requests have no
                 text and set the same optional fields; a call that is refused for one of them is made again for each.
             timeout_s: Deadline of each call, seconds, counted from its own start.
 
@@ -132,15 +132,15 @@ class InterestClient:
             InvalidArgumentError: A number is out of bounds.
             ClientClosedError: The client was closed before.
         """
-        self._operations.check_many(timeout_s, max_concurrency=max_concurrency, people_per_request=people_per_request)
+        self._operations.check_many(timeout_s, max_concurrency=max_concurrency, users_per_request=users_per_request)
 
         def one(pack: Pack) -> list[RecommendResult]:
             return self._drive(self._operations.recommend_pack("recommend_many", pack, timeout_s))
 
         pool = ThreadPoolExecutor(max_concurrency, thread_name_prefix="ebbtide-recommend-many")
         try:
-            of_packs = pool.map(one, packs(requests, people_per_request))
-            return sorted(chain.from_iterable(of_packs), key=lambda result: result.place)
+            of_packs = pool.map(one, packs(requests, users_per_request))
+            return sorted(chain.from_iterable(of_packs), key=lambda result: result.index)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -151,7 +151,7 @@ class InterestClient:
         max_concurrency: int = 16,
         timeout_s: float | Unset = UNSET,
     ) -> Iterator[RecommendResult]:
-        """The best items for many people, or for one session again and again, each as soon as it is there.
+        """The best items for many users, or for one session again and again, each as soon as it is there.
 
         Args:
             requests: Read as they are needed: never more than `max_concurrency` ahead of the answers.
@@ -177,9 +177,9 @@ class InterestClient:
         top_n: int | None = None,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
-        **person: Unpack[PersonKeywords],
+        **user: Unpack[UserKeywords],
     ) -> Ranking:
-        """The order of some items for one person: a search result, a shelf, what another system found.
+        """The order of some items for one user: a search result, a shelf, what another system found.
 
         Args:
             request: The whole request as a message, in place of the keywords below, not beside them.
@@ -187,7 +187,7 @@ class InterestClient:
             top_n: Items wanted, at most; all when not given.
             timeout_s: As for `recommend`.
             metadata: As for `recommend`.
-            **person: As for `recommend`.
+            **user: As for `recommend`.
 
         Returns:
             The candidates best first; those that are not in the catalog, or are left out, apart.
@@ -196,7 +196,7 @@ class InterestClient:
             InvalidArgumentError: A field cannot be served; the error names it as the caller wrote it.
             EbbtideError: As for `recommend`.
         """
-        whole = one_request(request, rank_request(candidates=candidates, top_n=top_n, **person))
+        whole = one_request(request, rank_request(candidates=candidates, top_n=top_n, **user))
         return self._drive(self._operations.rank(whole, timeout_s, metadata))
 
     def explain(
@@ -208,7 +208,7 @@ class InterestClient:
         allow: Allowed | None = None,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
-        **person: Unpack[PersonKeywords],
+        **user: Unpack[UserKeywords],
     ) -> Explanation:
         """Why items have the scores that they have: what each event, the popularity prior and adjustments add.
 
@@ -220,7 +220,7 @@ class InterestClient:
             allow: As for `recommend`, where no items are given.
             timeout_s: As for `recommend`; one deadline for both calls.
             metadata: As for `recommend`.
-            **person: As for `recommend`.
+            **user: As for `recommend`.
 
         Returns:
             Each score in parts that add up to it. It prints as a table, with
@@ -230,7 +230,7 @@ class InterestClient:
             InvalidArgumentError: A field cannot be served; the error names it as the caller wrote it.
             EbbtideError: As for `recommend`.
         """
-        whole = one_request(request, explain_request(item_ids=item_ids, top_n=top_n, allow=allow, **person))
+        whole = one_request(request, explain_request(item_ids=item_ids, top_n=top_n, allow=allow, **user))
         return self._drive(self._operations.explain(whole, timeout_s, metadata))
 
     def embed(
@@ -334,8 +334,8 @@ class InterestClient:
         pool = ThreadPoolExecutor(max_concurrency, thread_name_prefix="ebbtide-recommend-stream")
         try:
             while True:
-                for place, request in islice(waiting, max_concurrency - len(running)):
-                    steps = self._operations.recommend_one(place, request, timeout_s)
+                for index, request in islice(waiting, max_concurrency - len(running)):
+                    steps = self._operations.recommend_one(index, request, timeout_s)
                     running.add(pool.submit(self._drive, steps))
                 if not running:
                     return

@@ -47,7 +47,7 @@ def parse_endpoint(url: str | Sequence[str]) -> Endpoint:
         raise InvalidArgumentError.of_field("url", "no addresses", _EXPECTED)
     if len(addresses) == 1:
         return _one(addresses[0])
-    parsed = [_ip_address(place, address) for place, address in enumerate(addresses)]
+    parsed = [_ip_address(index, address) for index, address in enumerate(addresses)]
     versions = {ip.version for ip in parsed}
     if len(versions) > 1:
         raise InvalidArgumentError.of_field("url", repr(addresses), "either IPv4 or IPv6 addresses, not both")
@@ -80,13 +80,13 @@ def _is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def _ip_address(place: int, address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _ip_address(index: int, address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     host = _host(address)
     try:
         return ipaddress.ip_address(host or "")
     except ValueError as error:
         raise InvalidArgumentError.of_field(
-            f"url[{place}]",
+            f"url[{index}]",
             repr(address),
             "an IP address with a port; for several servers behind one name write that name: 'dns:///triton:8001'",
         ) from error

@@ -20,7 +20,7 @@ def event(
     time_ms: int | None = None,
     weight: float | None = None,
 ) -> Event:
-    """One thing that a person did, with an item or a text, at a time.
+    """One thing that a user did, with an item or a text, at a time.
 
     Args:
         item_id: Id of an item of the catalog.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ebbtide.client._fields import caller_error
-from ebbtide.client.codec import PersonRequest
+from ebbtide.client.codec import UserRequest
 from ebbtide.client.errors import (
     CallCancelledError,
     DeadlineExceededError,
@@ -29,17 +29,17 @@ _OVERLOADED = ("Exceeds maximum queue size", "Request timeout expired")
 _RESTRICTED = "protocol is restricted"
 _ROW = re.compile(r"\brow (?P<row>\d+): ")
 
-Asked = PersonRequest | Sequence[PersonRequest] | None
-"""What a call asked: of one person; of several, row by row; or None."""
+Asked = UserRequest | Sequence[UserRequest] | None
+"""What a call asked: of one user; of several, row by row; or None."""
 
 
 class RowRefusedError(InvalidArgumentError):
-    """One of the people that a call asked for cannot be served; never seen outside of this package."""
+    """One of the users that a call asked for cannot be served; never seen outside of this package."""
 
     def __init__(self, message: str, row: int) -> None:
         super().__init__(message)
         self.row = row
-        """The place of the person among those asked for."""
+        """The place of the user among those asked for."""
 
 
 def typed_error(
@@ -62,7 +62,7 @@ def typed_error(
         request: The request as the caller gave it, so that a bad field is named in the caller's terms.
 
     Returns:
-        A `RowRefusedError` where the call asked for several people, and the server says whose row is bad.
+        A `RowRefusedError` where the call asked for several users, and the server says whose row is bad.
     """
     said = (said or "the server gave no reason").strip().removesuffix(".")
     asked = f"{model_name} at {target}" if model_name else f"The server at {target}"

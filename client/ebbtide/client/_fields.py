@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ebbtide.client.codec import PersonRequest, tensor_order
+from ebbtide.client.codec import UserRequest, tensor_order
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract
 from ebbtide.interest.errors import RequestError
@@ -36,7 +36,7 @@ _KEYED = (
 _OF_TEXTS = (contract.TEXT.name, contract.TEXT_VECTOR.name, contract.TEXT_EVENT.name)
 
 
-def caller_error(error: RequestError, request: PersonRequest | None) -> InvalidArgumentError:
+def caller_error(error: RequestError, request: UserRequest | None) -> InvalidArgumentError:
     """The server's error, with the caller's field in the tensor's place and the item id in its key's.
 
     Args:
@@ -63,7 +63,7 @@ def _field_of_texts(field: str) -> str:
     return "texts" if index is None else f"texts[{index}]"
 
 
-def _field(field: str, request: PersonRequest) -> str:
+def _field(field: str, request: UserRequest) -> str:
     tensor, index = _split(field)
     if tensor in _PART_OF_EVENT:
         order = tensor_order(request)
@@ -86,22 +86,22 @@ def _field(field: str, request: PersonRequest) -> str:
     return name if index is None else f"{name}[{index}]"
 
 
-def _all_events(request: PersonRequest) -> str:
+def _all_events(request: UserRequest) -> str:
     return "events" if request.events else "history and current"
 
 
-def _conditions(request: PersonRequest) -> list[tuple[str, str, str]]:
+def _conditions(request: UserRequest) -> list[tuple[str, str, str]]:
     """Path, column and value of each entry of ``allow_attribute``."""
     if isinstance(request, RankRequest):
         return []
     return [
-        (f"allow[{place}].values[{index}]", condition.column, value)
-        for place, condition in enumerate(request.allow)
+        (f"allow[{position}].values[{index}]", condition.column, value)
+        for position, condition in enumerate(request.allow)
         for index, value in enumerate(condition.values)
     ]
 
 
-def _value(error: RequestError, request: PersonRequest) -> str:
+def _value(error: RequestError, request: UserRequest) -> str:
     tensor, _ = _split(error.field)
     if tensor not in _KEYED:
         return error.value
@@ -116,7 +116,7 @@ def _value(error: RequestError, request: PersonRequest) -> str:
     return error.value if word is None else repr(word)
 
 
-def _candidates(request: PersonRequest) -> list[str]:
+def _candidates(request: UserRequest) -> list[str]:
     if isinstance(request, RecommendRequest):
         return []
     return list(request.item_ids if isinstance(request, ExplainRequest) else request.candidate_item_ids)

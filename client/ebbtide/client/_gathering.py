@@ -1,12 +1,12 @@
-"""Calls of `AsyncInterestClient.recommend` that begin together, sent as packs of people."""
+"""Calls of `AsyncInterestClient.recommend` that begin together, sent as packs of users."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from ebbtide.client._packs import Pack, Person, encoded_person
-from ebbtide.client.codec.people import PackKey
+from ebbtide.client._packs import Pack, User, encoded_user
+from ebbtide.client.codec.users import PackKey
 from ebbtide.client.config import Unset
 from ebbtide.client.results import RecommendResult
 from ebbtide.v1 import RecommendRequest, RecommendResponse
@@ -24,16 +24,16 @@ class Gathering:
     then travels alone.
     """
 
-    def __init__(self, ask: Ask, people_per_request: int) -> None:
+    def __init__(self, ask: Ask, users_per_request: int) -> None:
         """Makes an empty one.
 
         Args:
             ask: Answers a pack.
-            people_per_request: People of one pack, at most.
+            users_per_request: Users of one pack, at most.
         """
         self._ask = ask
-        self._most = people_per_request
-        self._open: dict[tuple[PackKey, float | Unset], dict[_Answer, Person]] = {}
+        self._most = users_per_request
+        self._open: dict[tuple[PackKey, float | Unset], dict[_Answer, User]] = {}
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def recommend(self, request: RecommendRequest, timeout_s: float | Unset) -> RecommendResponse:
@@ -42,27 +42,27 @@ class Gathering:
         Raises:
             EbbtideError: The call failed.
         """
-        person = encoded_person(0, request)
+        user = encoded_user(0, request)
         loop = asyncio.get_running_loop()
         answer: _Answer = loop.create_future()
-        if person.pack_key is None:
-            await self._settle({answer: person}, timeout_s)
+        if user.pack_key is None:
+            await self._settle({answer: user}, timeout_s)
             return await answer
-        group = person.pack_key, timeout_s
+        group = user.pack_key, timeout_s
         waiting = self._open.get(group)
         if waiting is None:
             waiting = self._open[group] = {}
             loop.call_soon(self._send, group, waiting)
-        waiting[answer] = person
+        waiting[answer] = user
         if len(waiting) >= self._most:
             self._send(group, waiting)
         return await answer
 
-    def _send(self, group: tuple[PackKey, float | Unset], waiting: dict[_Answer, Person]) -> None:
+    def _send(self, group: tuple[PackKey, float | Unset], waiting: dict[_Answer, User]) -> None:
         if self._open.get(group) is not waiting:
             return  # it was full before the turn ended
         del self._open[group]
-        pack = {answer: person for answer, person in waiting.items() if not answer.done()}
+        pack = {answer: user for answer, user in waiting.items() if not answer.done()}
         if not pack:
             return
         task = asyncio.create_task(self._settle(pack, group[1]))
@@ -77,11 +77,11 @@ class Gathering:
         for answer in pack:
             answer.add_done_callback(left)
 
-    async def _settle(self, pack: dict[_Answer, Person], timeout_s: float | Unset) -> None:
+    async def _settle(self, pack: dict[_Answer, User], timeout_s: float | Unset) -> None:
         """Asks, and gives everyone who still waits their answer or their error."""
-        people = [Person(place, one.request, one.encoded) for place, one in enumerate(pack.values())]
+        users = [User(index, one.request, one.encoded) for index, one in enumerate(pack.values())]
         try:
-            results = await self._ask(people, timeout_s)
+            results = await self._ask(users, timeout_s)
         except BaseException as error:
             for answer in pack:
                 if isinstance(error, Exception):
@@ -93,7 +93,7 @@ class Gathering:
             raise
         answers = list(pack)
         for result in results:
-            _end(answers[result.place], result.error if result.response is None else result.response)
+            _end(answers[result.index], result.error if result.response is None else result.response)
 
 
 def _end(answer: _Answer, outcome: RecommendResponse | Exception | None) -> None:

@@ -80,7 +80,7 @@ class Inference:
             read: Turns the output tensors into the answer.
             deadline: When the whole call ends.
             metadata: Sent with this call.
-            request: As the caller gave it, so that a bad field is named in the caller's terms; of several people, one
+            request: As the caller gave it, so that a bad field is named in the caller's terms; of several users, one
                 for each row.
         """
         model_name = encoded.model_name

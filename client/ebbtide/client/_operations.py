@@ -11,7 +11,7 @@ from ebbtide.client._channel import channel_args, channel_credentials
 from ebbtide.client._endpoints import parse_endpoint
 from ebbtide.client._failures import RowRefusedError
 from ebbtide.client._inference import Inference
-from ebbtide.client._packs import Pack, Person, clock_ms, encoded_person, failed, read_person
+from ebbtide.client._packs import Pack, User, clock_ms, encoded_user, failed, read_user
 from ebbtide.client._requests import explanation_of, nothing_to_explain, recommendation_of
 from ebbtide.client._retry import Deadline
 from ebbtide.client._steps import Caller, Question, Steps, Wait
@@ -27,8 +27,8 @@ from ebbtide.client.codec import (
     encode_explain,
     encode_rank,
     encode_texts,
-    people_of,
     stack,
+    users_of,
 )
 from ebbtide.client.config import ClientConfig, Unset
 from ebbtide.client.errors import (
@@ -139,10 +139,10 @@ class Operations:
         encoded = encode_texts(texts)
         return (yield from self._inference.infer("embed", encoded, _vectors, self._deadline(timeout_s), metadata, None))
 
-    def recommend_one(self, place: int, request: RecommendRequest, timeout_s: float | Unset) -> Steps[RecommendResult]:
+    def recommend_one(self, index: int, request: RecommendRequest, timeout_s: float | Unset) -> Steps[RecommendResult]:
         """The result of one request among many, see `InterestClient.recommend_stream`; its failure is not raised."""
-        person = encoded_person(place, request)
-        return (yield from self._recommend_person("recommend_stream", person, self._deadline(timeout_s)))
+        user = encoded_user(index, request)
+        return (yield from self._recommend_user("recommend_stream", user, self._deadline(timeout_s)))
 
     def recommend_pack(self, method: str, pack: Pack, timeout_s: float | Unset) -> Steps[list[RecommendResult]]:
         """The results of a pack, see `InterestClient.recommend_many`; its failures are not raised.
@@ -155,10 +155,10 @@ class Operations:
         try:
             deadline = self._deadline(timeout_s)
             if len(pack) > 1:
-                return (yield from self._recommend_people(method, pack, deadline))
+                return (yield from self._recommend_users(method, pack, deadline))
         except EbbtideError as error:
             return failed(pack, error)
-        return [(yield from self._recommend_person(method, pack[0], deadline))]
+        return [(yield from self._recommend_user(method, pack[0], deadline))]
 
     def check_many(self, timeout_s: float | Unset, **bounds: int) -> None:
         """Checks once what would fail every request of many.
@@ -236,50 +236,50 @@ class Operations:
 
         return (yield from self._inference.infer(method, encoded, read, deadline, metadata, request))
 
-    def _recommend_person(self, method: str, person: Person, deadline: Deadline) -> Steps[RecommendResult]:
-        encoded, request = person.encoded, person.request
+    def _recommend_user(self, method: str, user: User, deadline: Deadline) -> Steps[RecommendResult]:
+        encoded, request = user.encoded, user.request
         try:
             if isinstance(encoded, InvalidArgumentError):
                 raise encoded
             response = yield from self._recommend(method, encoded, request, deadline, None)
         except EbbtideError as error:
-            return RecommendResult(request, error=error, place=person.place)
-        return RecommendResult(request, response=response, place=person.place)
+            return RecommendResult(request, error=error, index=user.index)
+        return RecommendResult(request, response=response, index=user.index)
 
-    def _recommend_people(self, method: str, pack: Pack, deadline: Deadline) -> Steps[list[RecommendResult]]:
-        """As many people in one call as the model takes; who keeps the others from an answer is asked for alone."""
+    def _recommend_users(self, method: str, pack: Pack, deadline: Deadline) -> Steps[list[RecommendResult]]:
+        """As many users in one call as the model takes; who keeps the others from an answer is asked for alone."""
         known = yield from self._inference.prepare(contract.RECOMMEND.name, deadline)
-        most = known.max_people or len(pack)
+        most = known.max_users or len(pack)
         # Rows are padded to the longest, so one that is too long would have them all refused.
-        waiting = [person for person in pack if person.is_within(known.limits)]
-        alone = [person for person in pack if not person.is_within(known.limits)]
+        waiting = [user for user in pack if user.is_within(known.limits)]
+        alone = [user for user in pack if not user.is_within(known.limits)]
         results: list[RecommendResult] = []
         while waiting:
-            people = waiting[:most]
+            users = waiting[:most]
             try:
-                if len(people) > 1:
-                    results += yield from self._recommend_together(method, people, deadline)
+                if len(users) > 1:
+                    results += yield from self._recommend_together(method, users, deadline)
                 else:
-                    alone += people
+                    alone += users
             except RowRefusedError as error:
                 alone.append(waiting.pop(error.row))
                 continue
             except InvalidArgumentError:
-                alone += people
+                alone += users
             except EbbtideError as error:
-                results += failed(people, error)
-            del waiting[: len(people)]
-        for person in alone:
-            results.append((yield from self._recommend_person(method, person, deadline)))
+                results += failed(users, error)
+            del waiting[: len(users)]
+        for user in alone:
+            results.append((yield from self._recommend_user(method, user, deadline)))
         return results
 
-    def _recommend_together(self, method: str, people: Pack, deadline: Deadline) -> Steps[list[RecommendResult]]:
-        stacked = stack([person.encoded for person in people if isinstance(person.encoded, EncodedRequest)])
-        requests = [person.request for person in people]
+    def _recommend_together(self, method: str, users: Pack, deadline: Deadline) -> Steps[list[RecommendResult]]:
+        stacked = stack([user.encoded for user in users if isinstance(user.encoded, EncodedRequest)])
+        requests = [user.request for user in users]
 
         def read(outputs: Arrays, version: str) -> list[RecommendResult]:
-            answers = people_of(outputs, len(people))
-            return [read_person(person, rows, version) for person, rows in zip(people, answers, strict=True)]
+            answers = users_of(outputs, len(users))
+            return [read_user(user, rows, version) for user, rows in zip(users, answers, strict=True)]
 
         return (yield from self._inference.infer(method, stacked, read, deadline, None, requests))
 

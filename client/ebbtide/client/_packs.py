@@ -1,4 +1,4 @@
-"""Requests of many people, put into as few calls as their fields allow."""
+"""Requests of many users, put into as few calls as their fields allow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ebbtide.client._served import check_limits
 from ebbtide.client.codec import Arrays, EncodedRequest, decode, encode, pack_key
-from ebbtide.client.codec.people import PackKey
+from ebbtide.client.codec.users import PackKey
 from ebbtide.client.errors import EbbtideError, InvalidArgumentError
 from ebbtide.client.results import RecommendResult
 from ebbtide.interest.errors import RequestError
@@ -16,10 +16,10 @@ from ebbtide.v1 import RecommendRequest
 
 
 @dataclass(frozen=True)
-class Person:
+class User:
     """One request among many."""
 
-    place: int
+    index: int
     """Its index among those given."""
     request: RecommendRequest
     """As the caller gave it."""
@@ -28,7 +28,7 @@ class Person:
 
     @property
     def pack_key(self) -> PackKey | None:
-        """What people must have in common to share a call; None for one who is asked for alone."""
+        """What users must have in common to share a call; None for one who is asked for alone."""
         return pack_key(self.encoded) if isinstance(self.encoded, EncodedRequest) else None
 
     def is_within(self, limits: Mapping[str, int]) -> bool:
@@ -42,57 +42,57 @@ class Person:
         return True
 
 
-Pack = list[Person]
-"""People to ask for in one call: one, or several whose requests stack."""
+Pack = list[User]
+"""Users to ask for in one call: one, or several whose requests stack."""
 
 
-def packs(requests: Iterable[RecommendRequest], people_per_request: int) -> Iterator[Pack]:
+def packs(requests: Iterable[RecommendRequest], users_per_request: int) -> Iterator[Pack]:
     """The calls to make. Requests are read one by one, so a caller's generator need not end to be served.
 
     Args:
-        requests: One for each person.
-        people_per_request: People of one call, at most. Packs that are not full by the last request come last.
+        requests: One for each user.
+        users_per_request: Users of one call, at most. Packs that are not full by the last request come last.
     """
     open_packs: dict[PackKey, Pack] = {}
-    for place, request in enumerate(requests):
-        person = encoded_person(place, request)
-        key = person.pack_key
+    for index, request in enumerate(requests):
+        user = encoded_user(index, request)
+        key = user.pack_key
         if key is None:
-            yield [person]
+            yield [user]
             continue
         pack = open_packs.setdefault(key, [])
-        pack.append(person)
-        if len(pack) >= people_per_request:
+        pack.append(user)
+        if len(pack) >= users_per_request:
             yield open_packs.pop(key)
     yield from open_packs.values()
 
 
-def encoded_person(place: int, request: RecommendRequest) -> Person:
+def encoded_user(index: int, request: RecommendRequest) -> User:
     """One request with its tensors, by the clock of now."""
     try:
-        return Person(place, request, encode(request, clock_ms()))
+        return User(index, request, encode(request, clock_ms()))
     except InvalidArgumentError as error:
-        return Person(place, request, error)
+        return User(index, request, error)
 
 
-def read_person(person: Person, rows: Arrays, model_version: str) -> RecommendResult:
-    """One person's result among those of a pack.
+def read_user(user: User, rows: Arrays, model_version: str) -> RecommendResult:
+    """One user's result among those of a pack.
 
     Args:
-        person: Whose it is.
-        rows: The output tensors of this person, without batch dimension.
+        user: Whose it is.
+        rows: The output tensors of this user, without batch dimension.
         model_version: Version of the model that answered.
     """
     try:
-        response = decode(rows, person.request.top_n, model_version=model_version)
+        response = decode(rows, user.request.top_n, model_version=model_version)
     except InvalidArgumentError as error:
-        return RecommendResult(person.request, error=error, place=person.place)
-    return RecommendResult(person.request, response=response, place=person.place)
+        return RecommendResult(user.request, error=error, index=user.index)
+    return RecommendResult(user.request, response=response, index=user.index)
 
 
-def failed(people: Pack, error: EbbtideError) -> list[RecommendResult]:
-    """The results of people whose call failed."""
-    return [RecommendResult(person.request, error=error, place=person.place) for person in people]
+def failed(users: Pack, error: EbbtideError) -> list[RecommendResult]:
+    """The results of users whose call failed."""
+    return [RecommendResult(user.request, error=error, index=user.index) for user in users]
 
 
 def clock_ms() -> int:

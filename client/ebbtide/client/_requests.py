@@ -34,8 +34,8 @@ _POLICIES = {
 }
 
 
-class PersonKeywords(TypedDict, total=False):
-    """The keywords about one person that `recommend`, `rank` and `explain` have in common; all may be left out."""
+class UserKeywords(TypedDict, total=False):
+    """The keywords about one user that `recommend`, `rank` and `explain` have in common; all may be left out."""
 
     history: Iterable[Event]
     """Events before the current session, in any order; see `ebbtide.client.event`."""
@@ -58,7 +58,7 @@ class PersonKeywords(TypedDict, total=False):
 
 
 def recommend_request(
-    *, top_n: int | None = None, allow: Allowed | None = None, **person: Unpack[PersonKeywords]
+    *, top_n: int | None = None, allow: Allowed | None = None, **user: Unpack[UserKeywords]
 ) -> RecommendRequest:
     """The message that the keywords of `InterestClient.recommend` stand for, for `recommend_many` or for keeping.
 
@@ -66,11 +66,11 @@ def recommend_request(
         InvalidArgumentError: `now` has no timezone, `top_n` is less than 1, a list is one string, `unknown_items` is no
             policy.
     """
-    return RecommendRequest(top_n=_top_n(top_n), allow=_filters(allow), **_person(**person))
+    return RecommendRequest(top_n=_top_n(top_n), allow=_filters(allow), **_user(**user))
 
 
 def rank_request(
-    *, candidates: Iterable[str] = (), top_n: int | None = None, **person: Unpack[PersonKeywords]
+    *, candidates: Iterable[str] = (), top_n: int | None = None, **user: Unpack[UserKeywords]
 ) -> RankRequest:
     """The message that the keywords of `InterestClient.rank` stand for.
 
@@ -78,7 +78,7 @@ def rank_request(
         InvalidArgumentError: As for `recommend_request`.
     """
     return RankRequest(
-        candidate_item_ids=strings("candidate_item_ids", candidates), top_n=_top_n(top_n), **_person(**person)
+        candidate_item_ids=strings("candidate_item_ids", candidates), top_n=_top_n(top_n), **_user(**user)
     )
 
 
@@ -87,7 +87,7 @@ def explain_request(
     item_ids: Iterable[str] = (),
     top_n: int | None = None,
     allow: Allowed | None = None,
-    **person: Unpack[PersonKeywords],
+    **user: Unpack[UserKeywords],
 ) -> ExplainRequest:
     """The message that the keywords of `InterestClient.explain` stand for.
 
@@ -95,7 +95,7 @@ def explain_request(
         InvalidArgumentError: As for `recommend_request`.
     """
     return ExplainRequest(
-        item_ids=strings("item_ids", item_ids), top_n=_top_n(top_n), allow=_filters(allow), **_person(**person)
+        item_ids=strings("item_ids", item_ids), top_n=_top_n(top_n), allow=_filters(allow), **_user(**user)
     )
 
 
@@ -141,7 +141,7 @@ def explanation_of(request: ExplainRequest, item_ids: Iterable[str]) -> ExplainR
 
 
 def nothing_to_explain(recommended: RecommendResponse) -> ExplainResponse:
-    """The explanation of an answer without items: what it says of the person."""
+    """The explanation of an answer without items: what it says of the user."""
     return ExplainResponse(
         alpha_used=recommended.alpha_used,
         events_used=recommended.events_used,
@@ -153,7 +153,7 @@ def nothing_to_explain(recommended: RecommendResponse) -> ExplainResponse:
     )
 
 
-def _person(
+def _user(
     *,
     history: Iterable[Event] = (),
     current: Iterable[Event] = (),

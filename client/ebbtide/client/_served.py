@@ -20,8 +20,8 @@ from ebbtide.interest.errors import RequestError
 class Served:
     """One model as its configuration describes it."""
 
-    max_people: int | None
-    """People that one request may ask for; None where the server does not tell."""
+    max_users: int | None
+    """Users that one request may ask for; None where the server does not tell."""
     limits: Mapping[str, int]
     """Bounds on one request by the names of `Limits`; those that the configuration does not tell are missing."""
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
@@ -40,7 +40,7 @@ def served(config: Untyped) -> Served:
         if limit.name in config.parameters
     }
     return Served(
-        max_people=max(1, int(config.max_batch_size)),
+        max_users=max(1, int(config.max_batch_size)),
         limits={name: int(value) for name, value in told.items() if value.isdecimal()},
         outputs={output.name: tuple(output.dims) for output in config.output},
     )
@@ -50,7 +50,7 @@ def check_limits(request: EncodedRequest, limits: Mapping[str, int]) -> None:
     """Refuses what the server would refuse for its length, in the server's words, before it is sent.
 
     Args:
-        request: One person's, or texts to embed; several people are left to the server: refused, they are asked
+        request: One user's, or texts to embed; several users are left to the server: refused, they are asked
             for one by one.
         limits: As in `Served`.
 

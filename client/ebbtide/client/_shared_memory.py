@@ -53,7 +53,7 @@ class Region:
         """
         self.is_done = True
         """Whether the server is known to be done with it; if not, it may yet write there."""
-        self._places: dict[str, int] = {}
+        self._indices: dict[str, int] = {}
         self.name = f"ebbtide-{os.getpid()}-{secrets.token_hex(8)}"
         self._path = _FOLDER / self.name
         try:
@@ -92,22 +92,22 @@ class Region:
         ):
             return None
         self.is_done = False
-        self._places.clear()
+        self._indices.clear()
         request = infer_request(model_name, {}, datatypes)
-        place = 0
+        index = 0
         for name, content in contents.items():
             tensor = request.inputs.add(name=name, datatype=datatypes[name], shape=tensors[name].shape)
             if not content:
                 # Triton takes no empty piece of a region.
                 request.raw_input_contents.append(content)
                 continue
-            self._memory[place : place + len(content)] = content
-            place = self._point(tensor, place, len(content))
+            self._memory[index : index + len(content)] = content
+            index = self._point(tensor, index, len(content))
         for name, size in sizes.items():
             tensor = request.outputs.add(name=name)
             if size:
-                self._places[name] = place
-                place = self._point(tensor, place, size)
+                self._indices[name] = index
+                index = self._point(tensor, index, size)
         return request
 
     def read_outputs(self, reply: Untyped, call: Call) -> tuple[dict[str, npt.NDArray[Any]], str]:
@@ -118,20 +118,20 @@ class Region:
         """
         outputs: dict[str, npt.NDArray[Any]] = {}
         for output, raw in zip(reply.outputs, reply.raw_output_contents, strict=False):
-            content, place = raw, self._places.get(output.name)
-            if place is not None and not raw:
-                content = self._memory[place : place + 4 * math.prod(output.shape)]
+            content, index = raw, self._indices.get(output.name)
+            if index is not None and not raw:
+                content = self._memory[index : index + 4 * math.prod(output.shape)]
             outputs[output.name] = read_content(output.name, output.datatype, output.shape, content)
         # A server may still be at an attempt whose connection broke.
         self.is_done = call.attempts == 1
         return outputs, reply.model_version
 
-    def _point(self, tensor: Untyped, place: int, size: int) -> int:
+    def _point(self, tensor: Untyped, index: int, size: int) -> int:
         """Has a tensor lie at a place of this region; the next free place."""
         tensor.parameters[_REGION].string_param = self.name
         tensor.parameters[_SIZE].int64_param = size
-        tensor.parameters[_OFFSET].int64_param = place
-        return place + _aligned(size)
+        tensor.parameters[_OFFSET].int64_param = index
+        return index + _aligned(size)
 
 
 class Regions:

@@ -207,16 +207,16 @@ class Caller:
                 "TLS, or an address on this machine; BearerToken(..., allow_plaintext=True) sends it all the same",
             )
 
-    def _run(self, moment: str, record: Call | Attempt) -> None:
+    def _run(self, timestamp: str, record: Call | Attempt) -> None:
         for hooks in self._hooks:
-            hook = getattr(hooks, moment)
+            hook = getattr(hooks, timestamp)
             if hook is None:
                 continue
             try:
                 hook(record)
             except Exception:
                 # A hook is somebody else's code: what it raises is logged and ends no call.
-                logger.exception("hook %s of %s failed; the call goes on", moment, self._target)
+                logger.exception("hook %s of %s failed; the call goes on", timestamp, self._target)
 
 
 def _status(error: BaseException) -> Status:

@@ -66,4 +66,4 @@ def _ranked(message: RecommendResponse | RankResponse) -> list[tuple[Any, ...]]:
 
 
 def _by_column(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:
-    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
+    return {name: [row[index] for row in rows] for index, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Answers as small tables for people to read."""
+"""Answers as small tables for users to read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def age(days: float) -> str:
 
 
 def head(message: RecommendResponse | RankResponse | ExplainResponse) -> list[str]:
-    """What an answer says of the person, in one or more lines."""
+    """What an answer says of the user, in one or more lines."""
     lines = [
         f"alpha {message.alpha_used:.2f} (share of history), {_events(message.events_used)} counted, model version "
         f"{message.model_version or 'unknown'}"
@@ -68,13 +68,13 @@ def ranked(message: RecommendResponse | RankResponse, titles: Mapping[str, str])
 def explanation(message: ExplainResponse, titles: Mapping[str, str], events: int) -> str:
     """For each item its score and, indented, what adds up to it."""
     lines = head(message)
-    for place, item in enumerate(message.items, 1):
+    for index, item in enumerate(message.items, 1):
         name = titles.get(item.item_id, item.item_id)
         if not item.dimension_shares:
-            lines.append(f"{place:3d}  {name}: not in the catalog")
+            lines.append(f"{index:3d}  {name}: not in the catalog")
             continue
         score = "excluded; without that" if item.is_excluded else f"score {item.score:+.3f}"
-        lines.append(f"{place:3d}  {name}: {score} =")
+        lines.append(f"{index:3d}  {name}: {score} =")
         lines += [f"       {share:+.3f}  {what}" for share, what in parts(message, item, titles, events)]
         if message.events:
             lines.append(f"       by half-life: {_by_half_life(message.half_life_days, item.dimension_shares)}")

@@ -138,13 +138,13 @@ def read_content(name: str, datatype: str, shape: Sequence[int], raw: bytes | me
 def _strings(raw: bytes) -> npt.NDArray[Any]:
     """Strings, each behind its length; a third of the time that `tritonclient` takes."""
     found: list[bytes] = []
-    place, end = 0, len(raw)
+    index, end = 0, len(raw)
     length_at = _LENGTH.unpack_from
-    while place < end:
-        start = place + 4
-        place = start + length_at(raw, place)[0]
-        found.append(raw[start:place])
-    if place > end:
+    while index < end:
+        start = index + 4
+        index = start + length_at(raw, index)[0]
+        found.append(raw[start:index])
+    if index > end:
         raise ValueError("the last string is cut short")
     array = np.empty(len(found), dtype=np.object_)
     array[:] = found

@@ -15,8 +15,8 @@ from ebbtide.client.security import BearerToken, TlsConfig
 
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
 
-PEOPLE_PER_REQUEST = 16
-"""People of one request, unless told otherwise."""
+USERS_PER_REQUEST = 16
+"""Users of one request, unless told otherwise."""
 
 
 class Unset(Enum):
@@ -130,9 +130,9 @@ class ClientConfig:
     """Pings on the connection; None sends none."""
     compression: Literal["none", "gzip", "deflate"] = "none"
     """Compression of requests. It pays only on slow networks: a request is a few kilobytes."""
-    people_per_request: int | None = None
+    users_per_request: int | None = None
     """How many calls of `AsyncInterestClient.recommend` that begin in one turn of a busy event loop may travel as one
-    request for several people; none waits for company. What travels together has one deadline and one try, and is one
+    request for several users; none waits for company. What travels together has one deadline and one try, and is one
     call to hooks; a call with metadata of its own travels alone. None is 16, or 1 where there are hooks: what they
     trace and count is one call then, unless you say otherwise."""
     shared_memory: bool = False
@@ -160,9 +160,9 @@ class ClientConfig:
             self.compression in ("none", "gzip", "deflate"), "compression", self.compression, "none, gzip or deflate"
         )
         _require(
-            self.people_per_request is None or self.people_per_request >= 1,
-            "people_per_request",
-            self.people_per_request,
+            self.users_per_request is None or self.users_per_request >= 1,
+            "users_per_request",
+            self.users_per_request,
             "at least 1, or None",
         )
         _require(self.max_message_bytes > 0, "max_message_bytes", self.max_message_bytes, "more than 0")
@@ -174,11 +174,11 @@ class ClientConfig:
         )
 
     @property
-    def effective_people_per_request(self) -> int:
-        """`people_per_request`, or what None stands for."""
-        if self.people_per_request is not None:
-            return self.people_per_request
-        return 1 if self.hooks else PEOPLE_PER_REQUEST
+    def effective_users_per_request(self) -> int:
+        """`users_per_request`, or what None stands for."""
+        if self.users_per_request is not None:
+            return self.users_per_request
+        return 1 if self.hooks else USERS_PER_REQUEST
 
     def deadline_s(self, timeout_s: float | Unset) -> float:
         """The deadline of one call, in seconds: the call's own, or else the client's.

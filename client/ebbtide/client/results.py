@@ -36,7 +36,7 @@ class RecommendResult:
     """The answer; None where the call failed."""
     error: EbbtideError | None = None
     """Why the call failed; None where it was answered."""
-    place: int = 0
+    index: int = 0
     """Index of the request among those given."""
 
     def __str__(self) -> str:
@@ -125,7 +125,7 @@ def to_dict(answer: Answer) -> dict[str, Any]:
 
 
 def to_text(answer: Answer, titles: Mapping[str, str] | None = None, *, events: int = 5) -> str:
-    """The answer as a small table for people to read.
+    """The answer as a small table for users to read.
 
     Args:
         answer: Of `recommend`, `rank` or `explain`.

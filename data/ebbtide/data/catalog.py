@@ -1,4 +1,4 @@
-"""Reads a catalog: item ids, the text that describes each, and the title shown to people."""
+"""Reads a catalog: item ids, the text that describes each, and the title shown to users."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Catalog:
     text: list[str]
     """``[N]``, what the encoder reads."""
     title: list[str]
-    """``[N]``, what people see."""
+    """``[N]``, what users see."""
 
     @property
     def index(self) -> dict[str, int]:
         """Item id to catalog index."""
-        return {item_id: place for place, item_id in enumerate(self.item_id)}
+        return {item_id: position for position, item_id in enumerate(self.item_id)}
 
     def __len__(self) -> int:
         return len(self.item_id)
@@ -68,7 +68,7 @@ def read_catalog(
         path: The file.
         item_column: The column with the ids.
         text_template: The text of an item, with ``{column}`` for values: ``"{title} ({year}). {genres}"``.
-        title_template: What people see; None takes the text.
+        title_template: What users see; None takes the text.
         max_bad_rows: Refuse the file when more than this share of its rows is bad.
 
     Returns:

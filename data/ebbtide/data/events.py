@@ -67,12 +67,12 @@ class BadRows:
 
 @dataclass(frozen=True)
 class EventLog:
-    """n events of U people: those of one person stand together, oldest first, ties in the order of the file."""
+    """n events of U users: those of one user stand together, oldest first, ties in the order of the file."""
 
     users: list[str]
     """User ids, ``[U]``."""
     start: npt.NDArray[np.int64]
-    """``[U + 1]``: the events of person u are ``start[u]`` up to ``start[u + 1]``."""
+    """``[U + 1]``: the events of user u are ``start[u]`` up to ``start[u + 1]``."""
     item: npt.NDArray[np.int64]
     """``[n]``: catalog indices."""
     time_ms: npt.NDArray[np.int64]
@@ -87,20 +87,20 @@ class EventLog:
 
     @property
     def user(self) -> npt.NDArray[np.int64]:
-        """``[n]``: which person each event belongs to."""
+        """``[n]``: which user each event belongs to."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.start))
 
     def of_user(self, user_id: str) -> slice:
-        """Where the events of one person are.
+        """Where the events of one user are.
 
         Raises:
-            DataError: No such person.
+            DataError: No such user.
         """
         try:
-            place = self.users.index(user_id)
+            index = self.users.index(user_id)
         except ValueError:
             raise DataError(f"user: got {user_id!r}; expected one of the log's {len(self.users):,} users") from None
-        return slice(int(self.start[place]), int(self.start[place + 1]))
+        return slice(int(self.start[index]), int(self.start[index + 1]))
 
 
 def read_table(path: Path, columns: list[str]) -> tuple[pl.DataFrame, int]:
@@ -218,13 +218,13 @@ def _time_ms(times: pl.Series) -> pl.Series:
 
 
 def build_log(frame: pl.DataFrame, item_index: dict[str, int]) -> EventLog:
-    """Puts events in their total, stable order: by person, then time, then place in the file.
+    """Puts events in their total, stable order: by user, then time, then row of the file.
 
     Args:
         frame: From `read_events`.
         item_index: Item id to catalog index, for every item of the frame.
     """
-    ordered = frame.with_row_index("place").sort("user", "time_ms", "place")
+    ordered = frame.with_row_index("row").sort("user", "time_ms", "row")
     runs = ordered["user"].rle().struct.unnest()
     return EventLog(
         users=runs["value"].to_list(),

@@ -1,4 +1,4 @@
-"""Which events are held out of training, and which belong to one instant and are predicted together."""
+"""Which events are held out of training, and which belong to one basket and are predicted together."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _MS_PER_SECOND = 1000
 
 
 @dataclass(frozen=True)
-class Instants:
-    """C instants to predict: each is everything one person did at one time (a basket, say), in log order."""
+class Baskets:
+    """C baskets to predict: each is everything one user did at one time (a basket, say), in log order."""
 
     head: Ints
-    """``[C]``, log index of the first event of the instant; what stands before it is what a prediction may see."""
+    """``[C]``, log index of the first event of the basket; what stands before it is what a prediction may see."""
     stop: Ints
-    """``[C]``, one past the last event of the instant."""
+    """``[C]``, one past the last event of the basket."""
 
     def __len__(self) -> int:
         return self.head.shape[0]
 
 
-def instant_heads(log: EventLog) -> Ints:
-    """The log index of the first event of each event's instant (same person, same time), ``[n]``."""
+def basket_heads(log: EventLog) -> Ints:
+    """The log index of the first event of each event's basket (same user, same time), ``[n]``."""
     opens = np.ones(log.events, dtype=np.bool_)
     opens[1:] = np.diff(log.time_ms) != 0
     opens[log.start[:-1]] = True
@@ -39,27 +39,27 @@ def instant_heads(log: EventLog) -> Ints:
 
 
 def has_past(log: EventLog) -> Mask:
-    """True for events with a strictly earlier event of the same person, ``[n]``."""
-    return np.asarray(instant_heads(log) > np.repeat(log.start[:-1], np.diff(log.start)))
+    """True for events with a strictly earlier event of the same user, ``[n]``."""
+    return np.asarray(basket_heads(log) > np.repeat(log.start[:-1], np.diff(log.start)))
 
 
-def instants_of(log: EventLog, targets: Mask) -> Instants:
-    """The instants that hold a target with a past.
+def baskets_of(log: EventLog, targets: Mask) -> Baskets:
+    """The baskets that hold a target with a past.
 
     Args:
         log: Events.
-        targets: ``[n]``; every instant is held out whole or not at all by the protocols of `held_out`.
+        targets: ``[n]``; every basket is held out whole or not at all by the protocols of `held_out`.
     """
-    heads = instant_heads(log)
+    heads = basket_heads(log)
     head, first = np.unique(heads, return_index=True)
     stop = np.append(first[1:], log.events)
     wanted = np.isin(head, heads[targets & has_past(log)])
-    return Instants(head[wanted], stop[wanted])
+    return Baskets(head[wanted], stop[wanted])
 
 
 def leave_last_out(log: EventLog) -> Mask:
-    """True for each person's last instant, where there is an earlier one, ``[n]``."""
-    heads = instant_heads(log)
+    """True for each user's last basket, where there is an earlier one, ``[n]``."""
+    heads = basket_heads(log)
     last = np.repeat(heads[log.start[1:] - 1], np.diff(log.start))
     return np.asarray((heads == last) & has_past(log))
 
@@ -101,11 +101,11 @@ def held_out(log: EventLog, holdout: str) -> Mask:
 def _from_date(log: EventLog, holdout: str, border: str) -> Mask:
     try:
         # Python 3.10 reads no final Z.
-        moment = datetime.fromisoformat(border.removesuffix("Z"))
+        timestamp = datetime.fromisoformat(border.removesuffix("Z"))
     except ValueError:
         raise _no_protocol(holdout) from None
-    moment = moment.replace(tzinfo=moment.tzinfo or timezone.utc)
-    mask = log.time_ms >= round(moment.timestamp() * _MS_PER_SECOND)
+    timestamp = timestamp.replace(tzinfo=timestamp.tzinfo or timezone.utc)
+    mask = log.time_ms >= round(timestamp.timestamp() * _MS_PER_SECOND)
     if mask.all() or not mask.any():
         first, last = (_date(time) for time in (log.time_ms.min(), log.time_ms.max()))
         raise DataError(f"holdout: got {holdout!r}; expected a time between the log's first event, {first}, and {last}")

@@ -66,8 +66,8 @@ def read_attributes(
         AttributesError: A column has no value or too many, or the file has none of the catalog's items.
     """
     table, _ = read_table(path, [item_column, *columns])
-    place = pl.DataFrame({"_id": list(item_id), "_item": np.arange(len(item_id), dtype=np.int64)})
-    known = table.select(pl.col(item_column).cast(pl.String).alias("_id"), *columns).join(place, on="_id")
+    index = pl.DataFrame({"_id": list(item_id), "_item": np.arange(len(item_id), dtype=np.int64)})
+    known = table.select(pl.col(item_column).cast(pl.String).alias("_id"), *columns).join(index, on="_id")
     if known.is_empty():
         raise AttributesError(
             f"attributes of {path}: got no item of the catalog in column {item_column}; expected ids such as "

@@ -24,7 +24,7 @@ _SEED = 0
 
 
 def check_encoder(
-    twin: InProcessPipeline,
+    in_process: InProcessPipeline,
     encoder: nn.Module,
     texts: list[str],
     sizes: Mapping[Size, int],
@@ -33,7 +33,7 @@ def check_encoder(
     """The exported encoder against torch, over batches of the shortest, the catalog's and the longest texts.
 
     Args:
-        twin: The export.
+        in_process: The export.
         encoder: What it is compared with, in torch.
         texts: The catalog's.
         sizes: Of the export.
@@ -45,8 +45,8 @@ def check_encoder(
     Raises:
         ParityError: See `check_graph`.
     """
-    some = [_fitting(text, twin.limits.max_text_bytes) for text in texts[:_CATALOG_TEXTS]]
-    pools = ([_SHORT_TEXT], some, [*some[:2], _fitting(" ".join(some), twin.limits.max_text_bytes)])
+    some = [_fitting(text, in_process.limits.max_text_bytes) for text in texts[:_CATALOG_TEXTS]]
+    pools = ([_SHORT_TEXT], some, [*some[:2], _fitting(" ".join(some), in_process.limits.max_text_bytes)])
     # The largest batch goes without the longest text: it takes most of the time, and its two axes vary without it.
     grid = [(batch, pool) for batch in _TEXT_BATCHES for pool in pools]
     grid.remove((_TEXT_BATCHES[-1], pools[-1]))
@@ -54,13 +54,13 @@ def check_encoder(
     def cases() -> Iterator[Case]:
         for batch, pool in grid:
             # From the end, so that the longest is in the batch of one too.
-            chosen = [pool[-1 - place % len(pool)] for place in range(min(batch, twin.limits.max_texts))]
-            feeds = twin.tokenizer.encode([text.encode() for text in chosen])._asdict()
+            chosen = [pool[-1 - index % len(pool)] for index in range(min(batch, in_process.limits.max_texts))]
+            feeds = in_process.tokenizer.encode([text.encode() for text in chosen])._asdict()
             with torch.inference_mode():
                 vectors = encoder(**{name: torch.from_numpy(feed) for name, feed in feeds.items()}).numpy()
             yield Case(feeds, {contract.TEXT_VECTOR.name: vectors})
 
-    return check_graph(twin.encoder, contract.ENCODER, sizes, cases(), tolerance)
+    return check_graph(in_process.encoder, contract.ENCODER, sizes, cases(), tolerance)
 
 
 def _fitting(text: str, max_bytes: int) -> str:
@@ -69,12 +69,12 @@ def _fitting(text: str, max_bytes: int) -> str:
 
 
 def check_pipeline(
-    twin: InProcessPipeline, bundle: InterestBundle, tolerance: float = TOLERANCE, *, complete: bool = True
+    in_process: InProcessPipeline, bundle: InterestBundle, tolerance: float = TOLERANCE, *, complete: bool = True
 ) -> float:
     """The whole in-process pipeline against the formulas in torch, on random requests, empty and longest included.
 
     Args:
-        twin: The export.
+        in_process: The export.
         bundle: What it was made from.
         tolerance: Of scores; see `HeadCheck.tolerance`.
         complete: Whether the best items must all be there; see `ranking_difference`.
@@ -88,8 +88,8 @@ def check_pipeline(
     keys = item_keys(bundle.catalog.item_id)
     with torch.inference_mode():
         vectors = (bundle.model.text_vectors @ bundle.model.event_projection).numpy()
-    samples = list(random_samples(len(bundle.catalog), _REQUESTS, twin.limits, _SEED))
-    answers = twin.recommend([sample.request(keys, vectors) for sample in samples])
+    samples = list(random_samples(len(bundle.catalog), _REQUESTS, in_process.limits, _SEED))
+    answers = in_process.recommend([sample.request(keys, vectors) for sample in samples])
     largest = 0.0
     index = bundle.catalog.index
     for sample, answer in zip(samples, answers, strict=True):

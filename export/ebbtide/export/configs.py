@@ -25,7 +25,7 @@ CACHED_MODELS = (contract.SCORING_HEAD, contract.ENCODER, contract.EMBED)
 
 Triton's key is the model, its version and the raw bytes of its inputs; it leaves out shapes and the outputs asked for.
 So `recommend` itself is not cached: after a request for `alpha_used` alone, one for everything would get `alpha_used`
-alone (seen). Nor is `adaptive_weights`: `rank` does not ask it for `item_filter`, and `recommend` for the same person
+alone (seen). Nor is `adaptive_weights`: `rank` does not ask it for `item_filter`, and `recommend` for the same user
 then failed for want of it (seen). These are asked for everything by every ensemble, and `embed` has but one output. All
 that changes an answer of these is a tensor, and shapes follow from the bytes: the encoder's too, since no two batches
 of `tokenizer` with different numbers of texts have the same bytes.

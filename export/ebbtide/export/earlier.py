@@ -132,8 +132,8 @@ def _is_of(encoder: KeptEncoder, bundle: InterestBundle, served: Floats) -> bool
         vectors = bundle.model.event_vectors().numpy()
     if served.shape != vectors.shape or not np.allclose(served, vectors, atol=_SAME_VECTORS):
         return False
-    twin = InProcessPipeline(encoder.repository, encoder.version)
-    return difference_from_bundle(twin, bundle) <= encoder.report.tolerance
+    in_process = InProcessPipeline(encoder.repository, encoder.version)
+    return difference_from_bundle(in_process, bundle) <= encoder.report.tolerance
 
 
 def _attributes(noted: Mapping[str, list[str]], tables: Mapping[str, Any]) -> CatalogAttributes | None:

@@ -60,9 +60,9 @@ def add_version(partial: Path, out: Path, version: int, texts: Sequence[str]) ->
     # Before the version comes: what all of them answer, those that are there answer as well.
     write_warmup(out, ground, texts)
     for name in contract.MODELS:
-        place = out / name / str(version)
-        shutil.rmtree(place, ignore_errors=True)
-        (partial / name / str(version)).rename(place)
+        index = out / name / str(version)
+        shutil.rmtree(index, ignore_errors=True)
+        (partial / name / str(version)).rename(index)
 
 
 def _require_same(partial: Path, out: Path, config_file: Path, version: int, sections: Sequence[str]) -> None:

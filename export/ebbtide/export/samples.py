@@ -93,21 +93,21 @@ def random_samples(items: int, count: int, limits: Limits, seed: int = 0, *, tex
         texts: Whether some events come as text.
     """
     random = np.random.default_rng(seed)
-    for place in range(count):
+    for index in range(count):
         sample = _random_sample(random, items, limits, texts=texts)
         events = sample.time_ms.size
-        if place == 0:
+        if index == 0:
             sample = _of_length(random, items, 0)
-        elif place in (1, 2) and events:
-            sample = replace(sample, is_current=np.full(events, place == 2))
-        elif place == 3:
+        elif index in (1, 2) and events:
+            sample = replace(sample, is_current=np.full(events, index == 2))
+        elif index == 3:
             sample = _of_length(random, items, 1)
-        elif place == 4:
+        elif index == 4:
             sample = _of_length(random, items, limits.max_events)
-        elif place == 5:
+        elif index == 5:
             sample = _of_length(random, items, min(6, limits.max_events))
             sample = replace(sample, time_ms=np.full_like(sample.time_ms, _NOW_MS - _SECOND_MS))
-        elif place == 6:
+        elif index == 6:
             sample = replace(
                 sample,
                 is_current=random.random(events) < _SESSION_SHARE,

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from ebbtide.export.errors import ServingOptionsError
 from ebbtide.export.targets import Target
-from ebbtide.export.tuning import ModelTuning
+from ebbtide.export.tuned_settings import TunedSettings
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Kind
 
@@ -33,7 +33,7 @@ class ServingOptions:
     """Whether instances state the cores that they take."""
     sweep: bool = False
     """Whether batch sizes are measured on this machine and the good ones preferred."""
-    tuned: tuple[ModelTuning, ...] = ()
+    tuned: tuple[TunedSettings, ...] = ()
     """What was found by measuring, for the first target; the rest follows from the machine."""
 
     def __post_init__(self) -> None:

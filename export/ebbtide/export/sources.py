@@ -21,8 +21,8 @@ def model_sources() -> Path:
         RepositoryError: It is in neither place.
     """
     package = Path(__file__).resolve().parent
-    for place in (package, *package.parents[2:3]):
-        folder = place / "model_repository"
+    for index in (package, *package.parents[2:3]):
+        folder = index / "model_repository"
         if folder.is_dir():
             return folder
     raise RepositoryError(f"model_repository: not found in {package} nor at the root of its source tree: reinstall")

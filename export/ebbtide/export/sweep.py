@@ -44,20 +44,20 @@ def sweep(repository: Path, ground: CommonGround, texts: Sequence[str]) -> tuple
         ground: What its versions have in common.
         texts: Of the catalog.
     """
-    twin = InProcessPipeline(repository)
+    in_process = InProcessPipeline(repository)
     samples = {name: {sample.name: sample for sample in part} for name, part in warmup_samples(ground, texts).items()}
     rows: list[SweepRow] = []
     head = samples[contract.SCORING_HEAD.name]["typical"].arrays
     for batch in _sizes(repository, contract.SCORING_HEAD.name):
-        rows.append(_measure(contract.SCORING_HEAD.name, batch, None, twin.head.run, _repeated(head, batch)))
+        rows.append(_measure(contract.SCORING_HEAD.name, batch, None, in_process.head.run, _repeated(head, batch)))
     ids = samples[contract.ENCODER.name]["longest"].arrays[contract.INPUT_IDS.name]
-    for tokens in _token_lengths(twin, texts, ids.size):
+    for tokens in _token_lengths(in_process, texts, ids.size):
         row = {
             contract.INPUT_IDS.name: ids[:tokens],
             contract.ATTENTION_MASK.name: np.ones(tokens, dtype=np.int64),
         }
         for batch in _sizes(repository, contract.ENCODER.name):
-            rows.append(_measure(contract.ENCODER.name, batch, tokens, twin.encoder.run, _repeated(row, batch)))
+            rows.append(_measure(contract.ENCODER.name, batch, tokens, in_process.encoder.run, _repeated(row, batch)))
     return tuple(rows)
 
 
@@ -97,9 +97,9 @@ def _sizes(repository: Path, name: str) -> Iterator[int]:
     yield largest
 
 
-def _token_lengths(twin: InProcessPipeline, texts: Sequence[str], longest: int) -> list[int]:
+def _token_lengths(in_process: InProcessPipeline, texts: Sequence[str], longest: int) -> list[int]:
     step = max(1, len(texts) // _SAMPLED_TEXTS)
-    widths = [twin.tokenizer.encode([text.encode()]).input_ids.shape[1] for text in texts[::step]]
+    widths = [in_process.tokenizer.encode([text.encode()]).input_ids.shape[1] for text in texts[::step]]
     return sorted({min(int(width), longest) for width in np.quantile(widths, _LENGTH_QUANTILES, method="nearest")})
 
 

@@ -53,7 +53,7 @@ def interest_parameters(
         prior_weight=_array(model.prior_weight),
         repeat=None
         if model.repeat is None
-        else model.repeat.parameters_to_serve(model.repeat_liking(), bundle.prior_columns),
+        else model.repeat.parameters_to_serve(model.repeat_item_bias(), bundle.prior_columns),
     )
 
 
@@ -68,10 +68,10 @@ def key_index(item_id: list[str]) -> KeyIndex:
         return KeyIndex.build(keys)
     except ValueError as error:
         _, first, count = np.unique(keys, return_index=True, return_counts=True)
-        place = first[np.argmax(count > 1)]
-        ids = [item_id[other] for other in np.flatnonzero(keys == keys[place])]
+        index = first[np.argmax(count > 1)]
+        ids = [item_id[other] for other in np.flatnonzero(keys == keys[index])]
         raise KeyCollisionError(
-            f"item ids {ids[0]!r} and {ids[1]!r}: got one key {keys[place]} for both; expected one for each: rename one"
+            f"item ids {ids[0]!r} and {ids[1]!r}: got one key {keys[index]} for both; expected one for each: rename one"
         ) from error
 
 

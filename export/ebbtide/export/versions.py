@@ -204,4 +204,4 @@ def _ensembles() -> Iterator[Model]:
 
 
 def _versions_of(folder: Path) -> set[int]:
-    return {int(place.name) for place in folder.glob("[1-9]*") if place.name.isdigit() and place.is_dir()}
+    return {int(index.name) for index in folder.glob("[1-9]*") if index.name.isdigit() and index.is_dir()}

@@ -89,7 +89,7 @@ def common_ground(repositories: Mapping[int, Path]) -> CommonGround:
         tables = [read_tensors(folder / exported.CATALOG_FILE)[0] for folder in weights]
         keys = [np.asarray(table[exported.SORTED_KEY]) for table in tables]
         limits = [exported.read_interest_config(folder).limits for folder in weights]
-        smallest = min(range(len(keys)), key=lambda place: keys[place].size)
+        smallest = min(range(len(keys)), key=lambda index: keys[index].size)
         pipeline = exported.read_pipeline(weights[smallest])
         vocabularies = [_vocabulary(folder) for folder in tokenizers]
     except (ValueError, KeyError, OSError) as error:
@@ -137,8 +137,8 @@ def warmup_samples(ground: CommonGround, texts: Sequence[str]) -> dict[str, tupl
         ground: What the versions have in common.
         texts: Of a catalog.
     """
-    people = dict(_people(ground))
-    served = [answer for answer in ground.pipeline.run(list(people.values())) if isinstance(answer, AdaptiveWeights)]
+    users = dict(_users(ground))
+    served = [answer for answer in ground.pipeline.run(list(users.values())) if isinstance(answer, AdaptiveWeights)]
     head = [{tensor.name: getattr(answer, tensor.name) for tensor in contract.SCORING_HEAD.inputs} for answer in served]
     tokens = dict(_texts(ground, texts))
     cut = text_tokens_module().TextTokens(ground.tokenizer, ground.limits)
@@ -149,17 +149,17 @@ def warmup_samples(ground: CommonGround, texts: Sequence[str]) -> dict[str, tupl
     }
     candidates = {
         name: _items(ground, count)
-        for name, count in zip(people, (1, _TYPICAL_CANDIDATES, ground.limits.max_candidates), strict=True)
+        for name, count in zip(users, (1, _TYPICAL_CANDIDATES, ground.limits.max_candidates), strict=True)
     }
-    with_text = {name: _request_arrays(request) for name, request in _people_with_texts(ground)}
+    with_text = {name: _request_arrays(request) for name, request in _users_with_texts(ground)}
     return {
         contract.TOKENIZER.name: _samples({name: {contract.TEXT.name: part} for name, part in tokens.items()}),
         contract.ENCODER.name: _samples(encoder, batching=True),
         contract.ADAPTIVE_WEIGHTS.name: _samples(
-            {name: _request_arrays(request) for name, request in people.items()}, batching=True
+            {name: _request_arrays(request) for name, request in users.items()}, batching=True
         ),
         contract.ADAPTIVE_WEIGHTS_TEXT.name: _samples(with_text),
-        contract.SCORING_HEAD.name: _samples(dict(zip(people, head, strict=True)), batching=True),
+        contract.SCORING_HEAD.name: _samples(dict(zip(users, head, strict=True)), batching=True),
         contract.CANDIDATE_HEAD.name: _samples(
             {
                 name: {
@@ -170,20 +170,20 @@ def warmup_samples(ground: CommonGround, texts: Sequence[str]) -> dict[str, tupl
                         if tensor is not contract.CANDIDATE_ITEM
                     },
                 }
-                for name, each in zip(people, head, strict=True)
+                for name, each in zip(users, head, strict=True)
             },
             batching=True,
         ),
         contract.EXPLAINER.name: _samples(
             {
                 name: {**_request_arrays(request), contract.CANDIDATE_ITEM.name: candidates[name][None]}
-                for name, request in people.items()
+                for name, request in users.items()
             }
         ),
     }
 
 
-def _people(ground: CommonGround) -> Iterator[tuple[str, Request]]:
+def _users(ground: CommonGround) -> Iterator[tuple[str, Request]]:
     limits = ground.limits
     yield "no_events", _request(ground, history=0, session=0)
     yield "typical", _request(ground, *_typical(limits.max_events))
@@ -207,7 +207,7 @@ def _people(ground: CommonGround) -> Iterator[tuple[str, Request]]:
     )
 
 
-def _people_with_texts(ground: CommonGround) -> Iterator[tuple[str, Request]]:
+def _users_with_texts(ground: CommonGround) -> Iterator[tuple[str, Request]]:
     """Texts take the places of the last events."""
     limits = ground.limits
     most = min(limits.max_texts, limits.max_events)

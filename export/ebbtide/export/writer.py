@@ -126,19 +126,21 @@ class RepositoryWriter:
             ParityError: One of them is above the tolerance, or a graph is not as the contract says.
             FidelityError: A compressed encoder answers too far from the full one.
         """
-        twin = InProcessPipeline(self.folder)
+        in_process = InProcessPipeline(self.folder)
         with self._part("check of the scoring head"):
             if self.options.retrieval.is_exact:
-                head = check_head(twin, self.bundle, self.sizes, self.options.head_precision, self._item_attributes)
+                head = check_head(
+                    in_process, self.bundle, self.sizes, self.options.head_precision, self._item_attributes
+                )
                 self.head_tolerance, head_difference = head.tolerance, head.difference
             else:
-                head_difference = check_retrieval(twin, self.bundle, self.sizes)
+                head_difference = check_retrieval(in_process, self.bundle, self.sizes)
         with self._part("check of whole requests"):
             whole = checks.check_pipeline(
-                twin, self.bundle, self.head_tolerance, complete=self.options.retrieval.is_exact
+                in_process, self.bundle, self.head_tolerance, complete=self.options.retrieval.is_exact
             )
         with self._part("check of the encoder"):
-            encoder = self._report_encoder(twin, built)
+            encoder = self._report_encoder(in_process, built)
         return encoder, head_difference, whole
 
     def write_warmup(self) -> tuple[SweepRow, ...]:
@@ -158,13 +160,13 @@ class RepositoryWriter:
             prefer(self.folder, preferred_batch_sizes(rows))
         return rows
 
-    def _report_encoder(self, twin: InProcessPipeline, built: BuiltEncoder | KeptEncoder) -> EncoderReport:
+    def _report_encoder(self, in_process: InProcessPipeline, built: BuiltEncoder | KeptEncoder) -> EncoderReport:
         if isinstance(built, BuiltEncoder):
-            return report_encoder(twin, built, self.sizes)
+            return report_encoder(in_process, built, self.sizes)
         tolerance = built.report.tolerance
         difference = require_tolerance(
             f"encoder of version {built.version}, taken over, against the bundle's",
-            difference_from_bundle(twin, self.bundle),
+            difference_from_bundle(in_process, self.bundle),
             tolerance,
         )
         return replace(built.report, difference=max(difference, built.report.difference))

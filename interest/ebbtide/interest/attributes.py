@@ -43,27 +43,27 @@ class AttributeIndex:
         """Words of an item, and of a filter."""
         return int(self.column_word[-1])
 
-    def everything(self, people: int) -> Ints:
-        """The filters of people who allow every item, ``[people, words]``."""
-        filters = np.zeros((people, self.words), dtype=np.int64)
+    def everything(self, users: int) -> Ints:
+        """The filters of users who allow every item, ``[users, words]``."""
+        filters = np.zeros((users, self.words), dtype=np.int64)
         filters[:, self.column_word[:-1]] = 1
         return filters
 
-    def filters(self, people: int, person: Ints, value: Ints) -> Ints:
-        """The words of each person's filter, int64 ``[people, words]``.
+    def filters(self, users: int, user: Ints, value: Ints) -> Ints:
+        """The words of each user's filter, int64 ``[users, words]``.
 
         Args:
-            people: B.
-            person: ``[conditions]``, whose condition each one is.
+            users: B.
+            user: ``[conditions]``, whose condition each one is.
             value: ``[conditions]``, the place of the allowed value, from `find`.
         """
-        filters = self.everything(people)
+        filters = self.everything(users)
         first_word = self.column_word[self.column[value]]
         # The first bit alone stands there yet, and a column with a condition must not have it.
-        filters[person, first_word] = 0
+        filters[user, first_word] = 0
         word = first_word + self.bit[value] // _WORD_BITS
         bits = np.left_shift(np.uint64(1), (self.bit[value] % _WORD_BITS).astype(np.uint64)).view(np.int64)
-        np.bitwise_or.at(filters, (person, word), bits)
+        np.bitwise_or.at(filters, (user, word), bits)
         return filters
 
     def find(self, keys: Ints) -> Ints:

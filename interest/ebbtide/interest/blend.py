@@ -25,7 +25,7 @@ _LONGEST_AGE_DAYS = 1e30
 
 @dataclass(frozen=True)
 class Blend:
-    """The interest of B people in d dimensions."""
+    """The interest of B users in d dimensions."""
 
     interest: Floats
     """w, ``[B, d]``."""
@@ -85,8 +85,8 @@ def blend_interest(
         decay_scale: ``[B]``, factor on every decay rate by age; None for 1.
 
     Returns:
-        w_H, w_C, alpha and w. A fixed or given alpha is used as it is; the gate gives 1 to a person without a current
-        session and 0 to one without history, so that new people get w_C.
+        w_H, w_C, alpha and w. A fixed or given alpha is used as it is; the gate gives 1 to a user without a current
+        session and 0 to one without history, so that new users get w_C.
     """
     weighted = _decays(batch, parameters.decay_exponents, decay_scale)
     if batch.given_weight is not None:

@@ -41,10 +41,10 @@ class CandidateScorer:
         """The answers to requests as the server has them.
 
         Args:
-            parts: The inputs of `contract.CANDIDATE_HEAD`, each with a leading dimension of people.
+            parts: The inputs of `contract.CANDIDATE_HEAD`, each with a leading dimension of users.
 
         Returns:
-            For each part `candidate_score`, ``[people, candidates]``, or its error.
+            For each part `candidate_score`, ``[users, candidates]``, or its error.
         """
         return serve_parts(parts, self._scores, self._refusal)
 
@@ -53,24 +53,24 @@ class CandidateScorer:
         adjust_item = np.concatenate([part[_ADJUST_ITEM] for part in parts])
         adjust_score = np.concatenate([part[_ADJUST_SCORE] for part in parts])
         candidates = np.concatenate([part[_CANDIDATE_ITEM] for part in parts], axis=None)
-        people = [part[_INTEREST].shape[0] for part in parts]
-        lengths = np.repeat([part[_CANDIDATE_ITEM].shape[1] for part in parts], people)
+        users = [part[_INTEREST].shape[0] for part in parts]
+        lengths = np.repeat([part[_CANDIDATE_ITEM].shape[1] for part in parts], users)
         bad = lengths > self._limits.max_candidates
         if adjust_item.size:
             bad |= (adjust_item.min(axis=1) < 0) | (adjust_item.max(axis=1) >= self._factors.shape[0])
         if bad.any():
-            raise PartsRefused(np.unique(np.repeat(np.arange(len(parts)), people)[bad]))
+            raise PartsRefused(np.unique(np.repeat(np.arange(len(parts)), users)[bad]))
 
         item = self._index.find(candidates)
         scores = np.empty(candidates.size, dtype=np.float32)
         ends = np.cumsum(lengths)
-        # One person at a time: their factors stay in the processor's cache on the way from gather to product. Not by
+        # One user at a time: their factors stay in the processor's cache on the way from gather to product. Not by
         # BLAS, whose threads would fight with those of the other instances over products this small.
         for weights, start, stop in zip(interest, (ends - lengths).tolist(), ends.tolist(), strict=True):
             factors = self._factors.take(item[start:stop], axis=0)
             np.einsum("nk,k->n", factors, weights, out=scores[start:stop])
-        person = np.repeat(np.arange(lengths.size), lengths)
-        adjustment = find_pairs(adjust_item, adjust_score, person, item, self._factors.shape[0])
+        user = np.repeat(np.arange(lengths.size), lengths)
+        adjustment = find_pairs(adjust_item, adjust_score, user, item, self._factors.shape[0])
         np.copyto(scores, adjustment, where=adjustment != 0)
         scores[item == UNKNOWN] = np.nan
 
@@ -89,7 +89,7 @@ class CandidateScorer:
             return RequestError(_CANDIDATE_ITEM, f"{count} items", f"at most {most} items")
         items = self._factors.shape[0]
         wrong = (part[_ADJUST_ITEM] < 0) | (part[_ADJUST_ITEM] >= items)
-        row, place = (int(where) for where in np.argwhere(wrong)[0])
+        row, index = (int(where) for where in np.argwhere(wrong)[0])
         return RequestError(
-            f"{_ADJUST_ITEM}[{place}]", str(part[_ADJUST_ITEM][row, place]), f"a catalog index from 0 to {items - 1}"
+            f"{_ADJUST_ITEM}[{index}]", str(part[_ADJUST_ITEM][row, index]), f"a catalog index from 0 to {items - 1}"
         )

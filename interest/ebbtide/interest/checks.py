@@ -23,7 +23,7 @@ OWN_EVENT = -1
 
 @dataclass(frozen=True)
 class Request:
-    """One person's request, as the tensors of the contract without batch dimension; None for a missing optional one.
+    """One user's request, as the tensors of the contract without batch dimension; None for a missing optional one.
 
     Events come in one order everywhere: those with an item, then the texts that are events of their own.
     `event_time`, `event_is_current` and `event_weight` have one entry for each.

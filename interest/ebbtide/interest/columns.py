@@ -17,7 +17,7 @@ from ebbtide.interest.checks import MAX_WEIGHT, OWN_EVENT
 from ebbtide.interest.contract import Limits, Tensor
 
 Part = Mapping[str, npt.NDArray[Any]]
-"""The tensors of one request to the server, by name, with a batch dimension where it has several people."""
+"""The tensors of one request to the server, by name, with a batch dimension where it has several users."""
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -39,54 +39,54 @@ class PartsRefused(Exception):  # noqa: N818 - no error yet: it says where to lo
 class Texts:
     """Events given as text."""
 
-    person: Ints
+    user: Ints
     """``[texts]``, ascending."""
     stands_for: Ints
-    """``[texts]``: the place of the event that a text stands in for, among its person's; -1 for one of its own."""
+    """``[texts]``: the place of the event that a text stands in for, among its user's; -1 for one of its own."""
     vector: Floats
     """``[texts, d]``."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """B people with E events, checked; whether keys are known is still open. Events stand as given, without padding."""
+    """B users with E events, checked; whether keys are known is still open. Events stand as given, without padding."""
 
     part: Ints
-    """``[B]``: which part a person came in."""
+    """``[B]``: which part a user came in."""
     items: Ints
     """``[B]``: events with an item."""
     events: Ints
     """``[B]``: events of both kinds."""
     event_item: Ints
     """``[sum of items]``."""
-    person: Ints
+    user: Ints
     """``[E]``: whose event each one is, ascending."""
     now_ms: Ints
-    """``[B]``: each person's clock, Unix milliseconds."""
+    """``[B]``: each user's clock, Unix milliseconds."""
     age_ms: Ints
-    """``[E]``: from each event to its person's `now`."""
+    """``[E]``: from each event to its user's `now`."""
     is_current: Bools | None
-    """``[E]``, false where a person gave none."""
+    """``[E]``, false where a user gave none."""
     has_flags: Bools | None
     """``[B]``: who gave `is_current`; None where all did or nobody."""
     weight: Floats | None
-    """``[E]``, 1 where a person gave none."""
+    """``[E]``, 1 where a user gave none."""
     alpha: Floats | None
-    """``[B]``, NaN where a person gave none."""
+    """``[B]``, NaN where a user gave none."""
     decay_scale: Floats | None
-    """``[B]``, 1 where a person gave none."""
+    """``[B]``, 1 where a user gave none."""
     exclude_seen: Bools | bool
     """``[B]``, or one for all."""
     ignore_unknown: Bools | bool
     """``[B]``, or one for all."""
     exclude: tuple[Ints, Ints] | None
-    """Person and key of each excluded item."""
+    """User and key of each excluded item."""
     allow: tuple[Ints, Ints] | None
-    """Person and key of each allowed attribute value."""
+    """User and key of each allowed attribute value."""
     texts: Texts | None
 
     @property
-    def people(self) -> int:
+    def users(self) -> int:
         """B."""
         return self.items.shape[0]
 
@@ -121,7 +121,7 @@ class _Join:
     def columns(self, *, exclude_seen: bool, ignore_unknown: bool) -> Columns:
         items = self._lengths(contract.EVENT_ITEM)
         texts = self._texts(items)
-        own_texts = None if texts is None else texts.person[texts.stands_for == OWN_EVENT]
+        own_texts = None if texts is None else texts.user[texts.stands_for == OWN_EVENT]
         events = items if own_texts is None else items + np.bincount(own_texts, minlength=items.size)
         self._check_lengths(events, by_item=own_texts is None)
         counts = self._event_counts(items, texts)
@@ -134,23 +134,23 @@ class _Join:
         weight, _ = self._optional(contract.EVENT_WEIGHT, events, fill=np.float32(1))
         if counts is not None:
             # Those who gave a count have no texts: with padding or without, their events are those with an item.
-            own_items, own_events = np.where(counts < 0, items, counts), np.where(counts < 0, events, counts)
-            event_item = event_item[_leading(own_items, items)]
+            seen_items, own_events = np.where(counts < 0, items, counts), np.where(counts < 0, events, counts)
+            event_item = event_item[_leading(seen_items, items)]
             kept = _leading(own_events, events)
             time_ms = time_ms[kept]
             is_current = None if is_current is None else is_current[kept]
             weight = None if weight is None else weight[kept]
-            items, events = own_items, own_events
-        person = np.arange(events.size).repeat(events)
+            items, events = seen_items, own_events
+        user = np.arange(events.size).repeat(events)
         now_ms = self._flat(contract.NOW)
-        age_ms = self._ages(now_ms, person, events, time_ms)
-        self._check_weights(person, weight)
+        age_ms = self._ages(now_ms, user, events, time_ms)
+        self._check_weights(user, weight)
         return Columns(
             part=self._part,
             items=items,
             events=events,
             event_item=event_item,
-            person=person,
+            user=user,
             now_ms=now_ms,
             age_ms=age_ms,
             is_current=is_current,
@@ -166,7 +166,7 @@ class _Join:
         )
 
     def _check_lengths(self, events: Ints, *, by_item: bool) -> None:
-        """Refuses people with too many events, or with another number of entries of what each event has one of.
+        """Refuses users with too many events, or with another number of entries of what each event has one of.
 
         Args:
             events: ``[B]``.
@@ -177,10 +177,10 @@ class _Join:
         for tensor in (contract.EVENT_TIME, contract.EVENT_IS_CURRENT, contract.EVENT_WEIGHT):
             if tensor.name in self._given and not (by_item and self._sizes(tensor) == items):
                 bad |= self._lengths(tensor, missing=events) != events
-        self._refuse_people(bad)
+        self._refuse_users(bad)
 
     def _event_counts(self, items: Ints, texts: Texts | None) -> Ints | None:
-        """Each person's own events, -1 where all are; None where nobody has padding."""
+        """Each user's own events, -1 where all are; None where nobody has padding."""
         found = self._scalars(contract.EVENT_COUNT)
         if found is None:
             return None
@@ -191,8 +191,8 @@ class _Join:
             bad &= given
             counts[~given] = -1
         if texts is not None:
-            bad |= (counts >= 0) & (np.bincount(texts.person, minlength=items.size) > 0)
-        self._refuse_people(bad)
+            bad |= (counts >= 0) & (np.bincount(texts.user, minlength=items.size) > 0)
+        self._refuse_users(bad)
         return counts
 
     def _texts(self, items: Ints) -> Texts | None:
@@ -205,46 +205,46 @@ class _Join:
             np.full(count, OWN_EVENT) if given is None else given.reshape(-1)
             for count, given in zip(counts, stands_for, strict=True)
         ]
-        self._refuse_people(
+        self._refuse_users(
             np.array(
                 [
-                    count > self._limits.max_texts or place.size != count
-                    for count, place in zip(counts, own, strict=True)
+                    count > self._limits.max_texts or index.size != count
+                    for count, index in zip(counts, own, strict=True)
                 ]
             )
         )
-        # Only models that do not batch take texts: a part is a person.
-        person = np.repeat(np.arange(len(counts)), counts)
-        place = np.concatenate(own)
-        bad = (place < OWN_EVENT) | (place >= items[person])
-        named = place != OWN_EVENT
-        order = np.lexsort((place, person))
-        again = (place[order][1:] == place[order][:-1]) & (person[order][1:] == person[order][:-1])
+        # Only models that do not batch take texts: a part is a user.
+        user = np.repeat(np.arange(len(counts)), counts)
+        index = np.concatenate(own)
+        bad = (index < OWN_EVENT) | (index >= items[user])
+        named = index != OWN_EVENT
+        order = np.lexsort((index, user))
+        again = (index[order][1:] == index[order][:-1]) & (user[order][1:] == user[order][:-1])
         bad[order[1:][again & named[order][1:]]] = True
-        self._refuse_people(_somewhere(bad, person, items.size))
+        self._refuse_users(_somewhere(bad, user, items.size))
         given_vectors = [part for part in vectors if part is not None]
         if not given_vectors:
             return None
-        return Texts(person, place, np.concatenate(given_vectors))
+        return Texts(user, index, np.concatenate(given_vectors))
 
-    def _ages(self, now_ms: Ints, person: Ints, events: Ints, time_ms: Ints) -> Ints:
-        """Milliseconds from each event to its person's `now`, ``[E]``; refuses times before 1970 or after `now`."""
+    def _ages(self, now_ms: Ints, user: Ints, events: Ints, time_ms: Ints) -> Ints:
+        """Milliseconds from each event to its user's `now`, ``[E]``; refuses times before 1970 or after `now`."""
         age_ms = now_ms.repeat(events) - time_ms
         # A set sign bit in any of them shows in the smallest.
         if now_ms.min() < 0 or (time_ms | age_ms).min(initial=0) < 0:
-            self._refuse_people((now_ms < 0) | _somewhere((time_ms < 0) | (age_ms < 0), person, events.size))
+            self._refuse_users((now_ms < 0) | _somewhere((time_ms < 0) | (age_ms < 0), user, events.size))
         return age_ms
 
-    def _check_weights(self, person: Ints, weight: Floats | None) -> None:
+    def _check_weights(self, user: Ints, weight: Floats | None) -> None:
         # NaN fails both comparisons.
         if weight is not None and not (weight.min(initial=0) >= 0 and weight.max(initial=0) <= MAX_WEIGHT):
-            self._refuse_people(_somewhere(~((weight >= 0) & (weight <= MAX_WEIGHT)), person, self._part.size))
+            self._refuse_users(_somewhere(~((weight >= 0) & (weight <= MAX_WEIGHT)), user, self._part.size))
 
     def _keys(self, tensor: Tensor, most: int) -> tuple[Ints, Ints] | None:
         if tensor.name not in self._given:
             return None
         lengths = self._lengths(tensor, missing=np.zeros(self._part.size, dtype=np.int64))
-        self._refuse_people(lengths > most)
+        self._refuse_users(lengths > most)
         return np.repeat(np.arange(lengths.size), lengths), self._flat(tensor)
 
     def _sizes(self, tensor: Tensor) -> list[int]:
@@ -255,7 +255,7 @@ class _Join:
         return [part[name].size if name in part else -1 for part in self._parts]
 
     def _lengths(self, tensor: Tensor, missing: Ints | None = None) -> Ints:
-        """Entries of each person's row; ``missing`` says how many those count for who did not give the tensor."""
+        """Entries of each user's row; ``missing`` says how many those count for who did not give the tensor."""
         sizes = np.array(self._sizes(tensor))
         if not self._single:
             sizes = np.where(sizes < 0, sizes, sizes // self._counts).repeat(self._counts)
@@ -271,7 +271,7 @@ class _Join:
         return np.concatenate(given, axis=-1).reshape(-1) if self._single else np.concatenate(given, axis=None)
 
     def _who(self, tensor: Tensor) -> Bools | None:
-        """The people who gave a tensor that somebody gave; None for all."""
+        """The users who gave a tensor that somebody gave; None for all."""
         if self._all_give_all:
             return None
         name = tensor.name
@@ -290,7 +290,7 @@ class _Join:
         return values, who
 
     def _scalars(self, tensor: Tensor) -> tuple[npt.NDArray[Any], Bools | None] | None:
-        """One value for each person, zero where it was not given, and who gave it (None where all did)."""
+        """One value for each user, zero where it was not given, and who gave it (None where all did)."""
         if tensor.name not in self._given:
             return None
         flat, who = self._flat(tensor), self._who(tensor)
@@ -301,12 +301,12 @@ class _Join:
         return values, who
 
     def _number(self, tensor: Tensor, *, most: np.float32, fill: np.float32) -> Floats | None:
-        """A number from 0 to ``most`` for each person."""
+        """A number from 0 to ``most`` for each user."""
         found = self._scalars(tensor)
         if found is None:
             return None
         values, given = found
-        self._refuse_people(~((values >= 0) & (values <= most)))
+        self._refuse_users(~((values >= 0) & (values <= most)))
         return values if given is None else np.where(given, values, fill)
 
     def _policy(self, tensor: Tensor, *, default: bool) -> Bools | bool:
@@ -316,21 +316,21 @@ class _Join:
         values, given = found
         return values if given is None else np.where(given, values, default)
 
-    def _refuse_people(self, bad: Bools) -> None:
+    def _refuse_users(self, bad: Bools) -> None:
         # A quarter of what `any` takes, for arrays as small as these.
         if np.count_nonzero(bad):
             raise PartsRefused(np.unique(self._part[bad]))
 
 
-def _somewhere(bad: Bools, person: Ints, people: int) -> Bools:
-    """Who has a bad entry, ``[people]``."""
-    found = np.zeros(people, dtype=np.bool_)
-    found[person[bad]] = True
+def _somewhere(bad: Bools, user: Ints, users: int) -> Bools:
+    """Who has a bad entry, ``[users]``."""
+    found = np.zeros(users, dtype=np.bool_)
+    found[user[bad]] = True
     return found
 
 
 def _leading(kept: Ints, lengths: Ints) -> Bools:
     """Which entries are among the first ``kept`` of their rows, for rows one after the other."""
-    place = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    leading: Bools = place < np.repeat(kept, lengths)
+    index = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    leading: Bools = index < np.repeat(kept, lengths)
     return leading

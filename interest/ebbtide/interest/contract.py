@@ -145,7 +145,7 @@ EVENT_COUNT = Tensor(
     "event_count",
     Dtype.INT32,
     (1,),
-    "leading events of a row that are the person's own, the rest is padding: several people in one request; all of "
+    "leading events of a row that are the user's own, the rest is padding: several users in one request; all of "
     "them without it",
     optional=True,
 )
@@ -268,7 +268,7 @@ class Model:
     """The models of an ensemble, in the data's order."""
 
 
-_PERSON = (
+_USER = (
     EVENT_ITEM,
     EVENT_TIME,
     EVENT_IS_CURRENT,
@@ -281,8 +281,8 @@ _PERSON = (
     EXCLUDE_SEEN,
     IGNORE_UNKNOWN,
 )
-"""What there is to say of a person, whatever is asked; a model that does not batch has one person and no padding."""
-_ONE_PERSON = tuple(tensor for tensor in _PERSON if tensor is not EVENT_COUNT)
+"""What there is to say of a user, whatever is asked; a model that does not batch has one user and no padding."""
+_ONE_USER = tuple(tensor for tensor in _USER if tensor is not EVENT_COUNT)
 _WEIGHTS = (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER, ALPHA_USED, EVENT_COUNTS)
 _ANSWER = (ITEM_ID, SCORE, ALPHA_USED, EVENT_COUNTS)
 _CANDIDATES = (CANDIDATE_SCORE, ALPHA_USED, EVENT_COUNTS)
@@ -299,12 +299,12 @@ _EXPLANATION = (
 
 TOKENIZER = Model("tokenizer", Kind.PYTHON, False, (TEXT,), (INPUT_IDS, ATTENTION_MASK))
 ENCODER = Model("encoder", Kind.ONNX, True, (INPUT_IDS, ATTENTION_MASK), (TEXT_VECTOR,))
-ADAPTIVE_WEIGHTS = Model("adaptive_weights", Kind.PYTHON, True, (*_PERSON, ALLOW_ATTRIBUTE), _WEIGHTS)
+ADAPTIVE_WEIGHTS = Model("adaptive_weights", Kind.PYTHON, True, (*_USER, ALLOW_ATTRIBUTE), _WEIGHTS)
 ADAPTIVE_WEIGHTS_TEXT = Model(
     "adaptive_weights_text",
     Kind.PYTHON,
     False,
-    (*_ONE_PERSON, ALLOW_ATTRIBUTE, TEXT_VECTOR, TEXT_EVENT),
+    (*_ONE_USER, ALLOW_ATTRIBUTE, TEXT_VECTOR, TEXT_EVENT),
     _WEIGHTS,
 )
 SCORING_HEAD = Model(
@@ -321,7 +321,7 @@ EXPLAINER = Model(
     "explainer",
     Kind.PYTHON,
     False,
-    (*_ONE_PERSON, CANDIDATE_ITEM, replace(TEXT_VECTOR, optional=True), TEXT_EVENT),
+    (*_ONE_USER, CANDIDATE_ITEM, replace(TEXT_VECTOR, optional=True), TEXT_EVENT),
     _EXPLANATION,
 )
 RECOMMEND = Model(
@@ -336,7 +336,7 @@ RECOMMEND_TEXT = Model(
     "recommend_text",
     Kind.ENSEMBLE,
     False,
-    (*_ONE_PERSON, ALLOW_ATTRIBUTE, TEXT, TEXT_EVENT),
+    (*_ONE_USER, ALLOW_ATTRIBUTE, TEXT, TEXT_EVENT),
     _ANSWER,
     steps=(TOKENIZER.name, ENCODER.name, ADAPTIVE_WEIGHTS_TEXT.name, SCORING_HEAD.name),
 )
@@ -344,7 +344,7 @@ RANK = Model(
     "rank",
     Kind.ENSEMBLE,
     True,
-    (*_PERSON, CANDIDATE_ITEM),
+    (*_USER, CANDIDATE_ITEM),
     _CANDIDATES,
     steps=(ADAPTIVE_WEIGHTS.name, CANDIDATE_HEAD.name),
 )
@@ -352,7 +352,7 @@ RANK_TEXT = Model(
     "rank_text",
     Kind.ENSEMBLE,
     False,
-    (*_ONE_PERSON, CANDIDATE_ITEM, TEXT, TEXT_EVENT),
+    (*_ONE_USER, CANDIDATE_ITEM, TEXT, TEXT_EVENT),
     _CANDIDATES,
     steps=(TOKENIZER.name, ENCODER.name, ADAPTIVE_WEIGHTS_TEXT.name, CANDIDATE_HEAD.name),
 )
@@ -362,7 +362,7 @@ EXPLAIN_TEXT = Model(
     "explain_text",
     Kind.ENSEMBLE,
     False,
-    (*_ONE_PERSON, CANDIDATE_ITEM, TEXT, TEXT_EVENT),
+    (*_ONE_USER, CANDIDATE_ITEM, TEXT, TEXT_EVENT),
     _EXPLANATION,
     steps=(TOKENIZER.name, ENCODER.name, EXPLAINER.name),
 )

@@ -76,7 +76,7 @@ class Explainer:
         return self.run_part(as_part(request))
 
     def run_part(self, part: Part) -> Explanation | RequestError:
-        """The same for the tensors of a request of one person."""
+        """The same for the tensors of a request of one user."""
         if contract.CANDIDATE_ITEM.name not in part:
             return RequestError(contract.CANDIDATE_ITEM.name, "no tensor", "the items to explain")
         try:
@@ -105,14 +105,14 @@ class Explainer:
         score = dimension_share.sum(axis=1) + prior_share + adjustment_share
 
         events = int(weighed.columns.events[0])
-        place = weighed.batch.source if weighed.sources.kept is None else weighed.sources.kept[weighed.batch.source]
+        index = weighed.batch.source if weighed.sources.kept is None else weighed.sources.kept[weighed.batch.source]
         event_share = np.zeros((item.size, events), dtype=np.float32)
-        event_share[:, place] = factors[:, :d] @ contributions.T
+        event_share[:, index] = factors[:, :d] @ contributions.T
         event_share[item == UNKNOWN] = np.nan
         event_current = np.zeros(events, dtype=np.bool_)
-        event_current[place] = weighed.batch.is_current
+        event_current[index] = weighed.batch.is_current
         event_decay = np.zeros(events, dtype=np.float32)
-        event_decay[place] = decays.mean(axis=1)
+        event_decay[index] = decays.mean(axis=1)
         return Explanation(
             candidate_score=_single(score)[None],
             alpha_used=weighed.alpha_used,
@@ -140,7 +140,7 @@ class Explainer:
 
 
 def _contributions(weighed: Weighed, decays: Floats) -> Doubles:
-    """What each event of one person adds to the interest, ``[events that count, d]``, in the batch's order."""
+    """What each event of one user adds to the interest, ``[events that count, d]``, in the batch's order."""
     batch = weighed.batch
     weighted = decays.astype(np.float64) * weighed.vectors
     weighted *= batch.weight[:, None]

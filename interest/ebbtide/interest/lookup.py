@@ -73,25 +73,25 @@ class KeyIndex:
         if self._block == 1 and keys.size <= _FEW:
             return self._found(keys, self.sorted_key.searchsorted(keys))
         if self._buckets is not None:
-            return self._found(keys, self._buckets.places(self.sorted_key, keys))
+            return self._found(keys, self._buckets.positions(self.sorted_key, keys))
         # In ascending order, neighbouring searches walk through the same cache lines.
         order = keys.argsort()
         ordered = keys[order]
-        place = self._first_keys.searchsorted(ordered, side="right")
-        place -= 1
-        place *= self._block
+        position = self._first_keys.searchsorted(ordered, side="right")
+        position -= 1
+        position *= self._block
         stride = self._block
         while stride > 1:
             stride >>= 1
-            place += stride * (self.sorted_key.take(place + stride, mode="clip") <= ordered)
+            position += stride * (self.sorted_key.take(position + stride, mode="clip") <= ordered)
         found = np.empty(keys.shape, dtype=np.int64)
-        found[order] = self._found(ordered, place)
+        found[order] = self._found(ordered, position)
         return found
 
-    def _found(self, keys: Ints, place: Ints) -> Ints:
+    def _found(self, keys: Ints, position: Ints) -> Ints:
         """Catalog indices of keys that stand at given places if anywhere; a place may lie outside the keys."""
-        is_there = self.sorted_key.take(place, mode="clip") == keys
-        index = self.catalog_index.take(place, mode="clip")
+        is_there = self.sorted_key.take(position, mode="clip") == keys
+        index = self.catalog_index.take(position, mode="clip")
         return index if np.count_nonzero(is_there) == is_there.size else np.where(is_there, index, UNKNOWN)
 
 
@@ -115,11 +115,11 @@ class _Buckets:
         most = int(np.diff(start, append=sorted_key.size).max())
         return cls(start, shift, most) if most <= _MOST_IN_A_BUCKET else None
 
-    def places(self, sorted_key: Ints, keys: Ints) -> Ints:
+    def positions(self, sorted_key: Ints, keys: Ints) -> Ints:
         """The place of each key among the sorted ones, if it is there."""
         bucket = keys >> self.shift
         bucket += self.start.size // 2
-        place = self.start.take(bucket)
+        position = self.start.take(bucket)
         for _ in range(self.most - 1):
-            place += sorted_key.take(place, mode="clip") < keys
-        return place
+            position += sorted_key.take(position, mode="clip") < keys
+        return position

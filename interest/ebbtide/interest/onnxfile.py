@@ -50,7 +50,7 @@ def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
     Raises:
         ValueError: A field reaches past the end, or is none.
     """
-    while (place := file.tell()) < end:
+    while (index := file.tell()) < end:
         tag = _varint(file)
         number, wire_type = tag >> 3, tag & 7
         if wire_type == _VARINT:
@@ -61,11 +61,11 @@ def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
             length = _varint(file)
             start = file.tell()
             if start + length > end:
-                raise ValueError(place)
+                raise ValueError(index)
             yield number, length
             file.seek(start + length)
         else:
-            raise ValueError(place)
+            raise ValueError(index)
     if file.tell() != end:
         raise ValueError(end)
 

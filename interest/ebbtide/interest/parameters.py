@@ -31,7 +31,7 @@ class GateParameters:
     hidden_bias: Floats
     """``[hidden]``."""
     output_weight: Floats
-    """``[hidden, 1]`` for one alpha per person, ``[hidden, d]`` for one per interest dimension."""
+    """``[hidden, 1]`` for one alpha per user, ``[hidden, d]`` for one per interest dimension."""
     output_bias: Floats
     """``[1]`` or ``[d]``."""
 
@@ -84,7 +84,7 @@ class InterestParameters:
     prior_weight: Floats
     """``[p]``: the weights of the prior's columns in the scoring head."""
     repeat: RepeatParameters | None = None
-    """What items gain that a person took before; None without a repeat score."""
+    """What items gain that a user took before; None without a repeat score."""
 
     @property
     def vector_width(self) -> int:

@@ -42,15 +42,15 @@ def serve_parts(
     left = list(range(len(parts)))
     while left:
         try:
-            served = serve([parts[place] for place in left])
+            served = serve([parts[position] for position in left])
         except PartsRefused as refused:
-            for place in [left[index] for index in refused.parts]:
-                answers[place] = refusal(parts[place])
-                left.remove(place)
+            for position in [left[index] for index in refused.parts]:
+                answers[position] = refusal(parts[position])
+                left.remove(position)
         else:
             answers.update(zip(left, served, strict=True))
             break
-    return [answers[place] for place in range(len(parts))]
+    return [answers[position] for position in range(len(parts))]
 
 
 def run_guarded(
@@ -74,7 +74,7 @@ def run_guarded(
 
 
 def rows_of(parts: Sequence[Part], outputs: Mapping[str, npt.NDArray[Any]]) -> list[dict[str, npt.NDArray[Any]]]:
-    """Each part's share of outputs that hold one row for each person of a batch, in order; views, not copies."""
+    """Each part's share of outputs that hold one row for each user of a batch, in order; views, not copies."""
     if len(parts) == 1:
         return [dict(outputs)]
     rows: list[dict[str, npt.NDArray[Any]]] = []
@@ -87,21 +87,21 @@ def rows_of(parts: Sequence[Part], outputs: Mapping[str, npt.NDArray[Any]]) -> l
 
 
 def first_refusal(part: Part, refusal: Callable[[Request], RequestError | None]) -> RequestError:
-    """Why the first of a part's people who cannot be served cannot be.
+    """Why the first of a part's users who cannot be served cannot be.
 
     Raises:
         RuntimeError: All of them can.
     """
-    people = part[contract.NOW.name].size
-    for row, request in enumerate(_people(part)):
+    users = part[contract.NOW.name].size
+    for row, request in enumerate(_users(part)):
         error = refusal(request)
         if error is not None:
-            return error if people == 1 else RowError(error, row)
+            return error if users == 1 else RowError(error, row)
     raise RuntimeError(f"a request was refused for no reason that can be told: {sorted(part)}")
 
 
 class RowError(RequestError):
-    """What is wrong with one of several people of a request."""
+    """What is wrong with one of several users of a request."""
 
     def __init__(self, error: RequestError, row: int) -> None:
         super().__init__(error.field, error.value, error.expected)
@@ -111,7 +111,7 @@ class RowError(RequestError):
         return f"row {self.row}: {super().__str__()}"
 
 
-def _people(part: Part) -> Iterator[Request]:
+def _users(part: Part) -> Iterator[Request]:
     batched = part[contract.NOW.name].ndim == 2
     for row in range(part[contract.NOW.name].size):
         yield Request(

@@ -50,7 +50,7 @@ class AdaptiveWeights:
 
 @dataclass(frozen=True)
 class Weighed:
-    """The interest of B people, and all that it came from."""
+    """The interest of B users, and all that it came from."""
 
     columns: Columns
     sources: EventSources
@@ -69,9 +69,9 @@ class Weighed:
     @property
     def event_counts(self) -> npt.NDArray[np.int32]:
         """``[B, 3]``."""
-        people = self.columns.people
-        counts = np.empty((people, 3), dtype=np.int32)
-        counts[:, :2] = self.batch.half_counts.reshape(people, 2)
+        users = self.columns.users
+        counts = np.empty((users, 3), dtype=np.int32)
+        counts[:, :2] = self.batch.half_counts.reshape(users, 2)
         counts[:, 2] = self.sources.left_out
         return counts
 
@@ -116,17 +116,17 @@ class InterestPipeline:
         """The answers to requests as the server has them.
 
         Args:
-            parts: The tensors of each; with a batch dimension, several people may share one.
+            parts: The tensors of each; with a batch dimension, several users may share one.
             wanted: Outputs that are built.
 
         Returns:
-            For each part its outputs by name, each ``[people, ...]`` a slice of the whole batch's; or the error of its
-            first person who cannot be served.
+            For each part its outputs by name, each ``[users, ...]`` a slice of the whole batch's; or the error of its
+            first user who cannot be served.
         """
         return serve_parts(parts, lambda sound: self._outputs(sound, wanted), self.part_refusal)
 
     def weigh(self, parts: Sequence[Part]) -> Weighed:
-        """The interest of all people of a batch.
+        """The interest of all users of a batch.
 
         Raises:
             PartsRefused: Some parts cannot be served; `part_refusal` says why.
@@ -138,7 +138,7 @@ class InterestPipeline:
         sources = find_sources(columns, self.index)
         kept = sources.kept
         batch = order_by_age(
-            sources.person,
+            sources.user,
             sources.counts,
             _of(columns.age_ms, kept),
             weight=None if columns.weight is None else _of(columns.weight, kept),
@@ -151,15 +151,15 @@ class InterestPipeline:
         return Weighed(columns, sources, batch, vectors, blend)
 
     def adjustments(self, weighed: Weighed) -> tuple[Ints, Floats]:
-        """The score adjustments of all people of a batch, ``[people, adjustments]`` each."""
-        return pack_pairs(self._pairs(weighed), weighed.columns.people, self.parameters.config.limits.adjustments)
+        """The score adjustments of all users of a batch, ``[users, adjustments]`` each."""
+        return pack_pairs(self._pairs(weighed), weighed.columns.users, self.parameters.config.limits.adjustments)
 
     def part_refusal(self, part: Part) -> RequestError:
-        """Why a part that was refused cannot be served: what is wrong with its first person who cannot be."""
+        """Why a part that was refused cannot be served: what is wrong with its first user who cannot be."""
         return first_refusal(part, self.refusal)
 
     def refusal(self, request: Request) -> RequestError | None:
-        """Why one person cannot be served, or None."""
+        """Why one user cannot be served, or None."""
         return (
             check_request(request, self.parameters.config.limits)
             or self._unknown_item(request)
@@ -172,32 +172,32 @@ class InterestPipeline:
         pairs: list[Pairs] = []
         if self.parameters.repeat is not None:
             items = sources.item.take(weighed.batch.source)
-            person, item, score = repeat_score(
+            user, item, score = repeat_score(
                 weighed.batch, items, columns.now_ms, self.parameters.repeat, columns.decay_scale
             )
             # Who excludes the seen items needs no scores of them, nor the room.
-            kept = ~np.broadcast_to(columns.exclude_seen, columns.people)[person]
-            pairs.append(Pairs(person[kept], item[kept], score[kept]))
+            kept = ~np.broadcast_to(columns.exclude_seen, columns.users)[user]
+            pairs.append(Pairs(user[kept], item[kept], score[kept]))
         if columns.exclude_seen is True and sources.text is None:
-            pairs.append(Pairs(sources.person, sources.item, -np.inf))
+            pairs.append(Pairs(sources.user, sources.item, -np.inf))
         elif np.any(columns.exclude_seen):
-            excludes = np.broadcast_to(columns.exclude_seen, columns.people)
-            seen = excludes[sources.person] & (sources.item != UNKNOWN)
-            pairs.append(Pairs(sources.person[seen], sources.item[seen], -np.inf))
+            excludes = np.broadcast_to(columns.exclude_seen, columns.users)
+            seen = excludes[sources.user] & (sources.item != UNKNOWN)
+            pairs.append(Pairs(sources.user[seen], sources.item[seen], -np.inf))
         if columns.exclude is not None:
-            person, keys = columns.exclude
+            user, keys = columns.exclude
             item = self.index.find(keys)
             known = item != UNKNOWN
-            pairs.append(Pairs(person[known], item[known], -np.inf))
+            pairs.append(Pairs(user[known], item[known], -np.inf))
         return pairs
 
     def _outputs(self, parts: Sequence[Part], wanted: Collection[str]) -> list[dict[str, npt.NDArray[np.generic]]]:
         weighed = self.weigh(parts)
-        people = weighed.columns.people
+        users = weighed.columns.users
         outputs: dict[str, npt.NDArray[np.generic]] = {}
         if contract.INTEREST.name in wanted:
             d, prior_weight = self.parameters.vector_width, self.parameters.prior_weight
-            interest = np.empty((people, d + prior_weight.shape[0]), dtype=np.float32)
+            interest = np.empty((users, d + prior_weight.shape[0]), dtype=np.float32)
             interest[:, :d] = weighed.blend.interest
             interest[:, d:] = prior_weight
             outputs[contract.INTEREST.name] = interest
@@ -211,13 +211,13 @@ class InterestPipeline:
 
     def _filters(self, columns: Columns) -> Ints:
         if columns.allow is None:
-            return self._attributes.everything(columns.people)
-        person, keys = columns.allow
+            return self._attributes.everything(columns.users)
+        user, keys = columns.allow
         value = self._attributes.find(keys)
         unknown = value == UNKNOWN
         if np.count_nonzero(unknown):
-            raise PartsRefused(np.unique(columns.part[person[unknown]]))
-        return self._attributes.filters(columns.people, person, value)
+            raise PartsRefused(np.unique(columns.part[user[unknown]]))
+        return self._attributes.filters(columns.users, user, value)
 
     def _unknown_item(self, request: Request) -> RequestError | None:
         policy = self.parameters.config.ignore_unknown
@@ -257,5 +257,5 @@ def _first_unknown(
 ) -> RequestError | None:
     if not unknown.any():
         return None
-    place = int(np.argmax(unknown))
-    return RequestError(f"{tensor.name}[{place}]", str(keys[place]), expected)
+    index = int(np.argmax(unknown))
+    return RequestError(f"{tensor.name}[{index}]", str(keys[index]), expected)

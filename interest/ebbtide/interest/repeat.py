@@ -1,6 +1,6 @@
-"""The repeat score: the score of an item that this person took before, in place of what its factors would give it.
+"""The repeat score: the score of an item that this user took before, in place of what its factors would give it.
 
-A low-rank interest vector cannot point at single items; pairs (item, value) beside it can. For each of the person's own
+A low-rank interest vector cannot point at single items; pairs (item, value) beside it can. For each of the user's own
 items the decayed counts c_m = sum_e v_e exp(-lambda_m age_e) at M half-lives are kept, which an event updates in
 constant time; the score is a small perceptron of their logarithms, and how much the item is one that comes again: milk
 is bought again, a lawn mower is not (docs/method.md, repeat score).
@@ -28,19 +28,19 @@ _PERIODS_MS = (MS_PER_DAY, 7 * MS_PER_DAY)
 class RepeatParameters:
     """The learned repeat score; M half-lives and T trends, F = M + 2 + T features, or 2 + T where nothing ebbs.
 
-    C is the width of `moment_context`: 5, or 4 where nothing ebbs.
+    C is the width of `time_context`: 5, or 4 where nothing ebbs.
     """
 
     decay_rate_per_day: Floats
     """lambda, ``[M]``: ln 2 over the half-life in days; a single 0 means that nothing ebbs."""
     direct_weight: Floats
     """``[F]``."""
-    liking: Floats
+    item_bias: Floats
     """``[N]``, what each item of the catalog adds: its text vector times a learned weight, and a learned bias."""
     trend: Floats
     """``[N, T]``: for each item the logarithm of everybody's counts at T half-lives, less that at the longest one."""
-    rhythm: Floats
-    """``[N, C]``: what each item adds by the moment: the hour, the weekday, how long the person was away."""
+    time_weights: Floats
+    """``[N, C]``: what each item adds by the moment: the hour, the weekday, how long the user was away."""
     hidden_weight: Floats
     """``[F, hidden]``."""
     hidden_bias: Floats
@@ -60,12 +60,12 @@ class RepeatParameters:
         return bool(np.any(self.decay_rate_per_day))
 
 
-def moment_context(now_ms: Ints, idle_hours: Floats | None) -> Floats:
+def time_context(now_ms: Ints, idle_hours: Floats | None) -> Floats:
     """What a moment is like, whatever the item: sine and cosine of the time of day and of the time of week, in UTC.
 
     Args:
         now_ms: ``[B]``, Unix milliseconds.
-        idle_hours: ``[B]``, since the person's last event; None where nothing ebbs.
+        idle_hours: ``[B]``, since the user's last event; None where nothing ebbs.
 
     Returns:
         ``[B, 5]``, the last log(1 + hours since the last event); ``[B, 4]`` without it.
@@ -84,7 +84,7 @@ def repeat_score(
     parameters: RepeatParameters,
     decay_scale: Floats | None = None,
 ) -> tuple[Ints, Ints, Floats]:
-    """The scores of each person's own items.
+    """The scores of each user's own items.
 
     Args:
         batch: E events of B requests.
@@ -120,9 +120,9 @@ def repeat_score(
     features = np.stack(columns, axis=1)
     hidden = np.tanh(features @ parameters.hidden_weight + parameters.hidden_bias)
     value = features @ parameters.direct_weight + hidden @ parameters.output_weight + parameters.output_bias
-    value += parameters.liking.take(item)
+    value += parameters.item_bias.take(item)
     idle_hours = batch.idle_hours if decay_scale is None else batch.idle_hours * decay_scale
-    context = moment_context(now_ms, idle_hours if parameters.knows_time else None)
-    value += np.einsum("gc,gc->g", parameters.rhythm.take(item, axis=0), context[request])
+    context = time_context(now_ms, idle_hours if parameters.knows_time else None)
+    value += np.einsum("gc,gc->g", parameters.time_weights.take(item, axis=0), context[request])
     value[value == 0] = _SMALLEST
     return request, item, np.asarray(value, dtype=np.float32)

@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int64]
 class EventSources:
     """The events that count, in the order given; those with unknown items are left out."""
 
-    person: Ints
+    user: Ints
     """``[events]``."""
     item: Ints
     """``[events]``: catalog index, -1 where a text speaks for the event."""
@@ -60,25 +60,25 @@ def find_sources(columns: Columns, index: KeyIndex) -> EventSources:
         PartsRefused: An item is unknown, no text stands in for it, and the request does not say to leave it out.
     """
     item = index.find(columns.event_item)
-    person = columns.person
+    user = columns.user
     text = text_vectors = None
     if columns.texts is not None:
-        item, text = _with_texts(columns, item, person)
+        item, text = _with_texts(columns, item, user)
         text_vectors = columns.texts.vector
     unknown = item == UNKNOWN
     if text is not None:
         unknown &= text == UNKNOWN
     if not np.count_nonzero(unknown):
         return EventSources(
-            person, item, text, text_vectors, columns.events, np.zeros(columns.people, dtype=np.int64), kept=None
+            user, item, text, text_vectors, columns.events, np.zeros(columns.users, dtype=np.int64), kept=None
         )
-    refused = unknown & ~np.broadcast_to(columns.ignore_unknown, columns.people)[person]
+    refused = unknown & ~np.broadcast_to(columns.ignore_unknown, columns.users)[user]
     if refused.any():
-        raise PartsRefused(np.unique(columns.part[person[refused]]))
+        raise PartsRefused(np.unique(columns.part[user[refused]]))
     kept = np.flatnonzero(~unknown)
-    left_out = np.bincount(person[unknown], minlength=columns.people)
+    left_out = np.bincount(user[unknown], minlength=columns.users)
     return EventSources(
-        person[kept],
+        user[kept],
         item[kept],
         None if text is None else text[kept],
         text_vectors,
@@ -88,19 +88,19 @@ def find_sources(columns: Columns, index: KeyIndex) -> EventSources:
     )
 
 
-def _with_texts(columns: Columns, found: Ints, person: Ints) -> tuple[Ints, Ints]:
+def _with_texts(columns: Columns, found: Ints, user: Ints) -> tuple[Ints, Ints]:
     """Catalog index and row of the texts of every event, -1 for none: texts of their own stand behind the items."""
     texts = columns.texts
     assert texts is not None  # noqa: S101 - the caller looked
     first = np.cumsum(columns.events) - columns.events
-    place = np.arange(person.size) - first[person]
-    item = np.full(person.size, UNKNOWN, dtype=np.int64)
-    item[place < columns.items[person]] = found
-    text = np.full(person.size, UNKNOWN, dtype=np.int64)
-    row = np.arange(texts.person.size)
+    index = np.arange(user.size) - first[user]
+    item = np.full(user.size, UNKNOWN, dtype=np.int64)
+    item[index < columns.items[user]] = found
+    text = np.full(user.size, UNKNOWN, dtype=np.int64)
+    row = np.arange(texts.user.size)
     own = texts.stands_for == OWN_EVENT
-    text[place >= columns.items[person]] = row[own]
-    event = first[texts.person[~own]] + texts.stands_for[~own]
+    text[index >= columns.items[user]] = row[own]
+    event = first[texts.user[~own]] + texts.stands_for[~own]
     needed = item[event] == UNKNOWN
     text[event[needed]] = row[~own][needed]
     return item, text

@@ -1,4 +1,4 @@
-"""Capacity: from what one replica was measured to do, to the replicas and the memory for so many people a day."""
+"""Capacity: from what one replica was measured to do, to the replicas and the memory for so many users a day."""
 
 from ebbtide.capacity.errors import CapacityError
 from ebbtide.capacity.measured import Measured, read_measured, read_memory

@@ -14,10 +14,10 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Demand:
-    """What people ask for, and how much is kept in hand."""
+    """What users ask for, and how much is kept in hand."""
 
-    people_per_day: int
-    requests_per_person: float = 10.0
+    users_per_day: int
+    requests_per_user: float = 10.0
     """In a day."""
     peak_factor: float = 3.0
     """Rate of the busiest minutes over the mean of the day."""
@@ -27,8 +27,8 @@ class Demand:
     """Replicas are spread over them, and the peak is served with one of them lost; 1 keeps a spare replica instead."""
 
     def __post_init__(self) -> None:
-        for one in ("people_per_day", "requests_per_person", "peak_factor", "zones"):
-            least = 0 if one == "requests_per_person" else 1
+        for one in ("users_per_day", "requests_per_user", "peak_factor", "zones"):
+            least = 0 if one == "requests_per_user" else 1
             value = getattr(self, one)
             if not math.isfinite(value) or value < least or not value:
                 raise CapacityError.of_field(one, value, f"at least {least}" if least else "a number above 0")
@@ -125,8 +125,8 @@ def plan(demand: Demand, replica: Replica) -> Plan:
 
     daily = step(
         "requests a day",
-        f"{demand.people_per_day:,} people × {_shown(demand.requests_per_person)}",
-        demand.people_per_day * demand.requests_per_person,
+        f"{demand.users_per_day:,} users × {_shown(demand.requests_per_user)}",
+        demand.users_per_day * demand.requests_per_user,
         "requests",
     )
     mean = step("mean rate", f"{_shown(daily)} ÷ {_DAY_S:,} s", daily / _DAY_S, "requests/s")

@@ -1,4 +1,4 @@
-"""Prints a report: for people, for programs, and for GitHub's annotations."""
+"""Prints a report: for users, for programs, and for GitHub's annotations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def to_text(report: Report) -> str:
         lines = []
         for finding in found:
             field = f"{finding.field}: " if finding.field else ""
-            place = f"{_path(report, finding)}:{finding.line}"
-            lines.append(f"{place}: {finding.severity.value}[{finding.rule}] {field}{finding.message}")
+            location = f"{_path(report, finding)}:{finding.line}"
+            lines.append(f"{location}: {finding.severity.value}[{finding.rule}] {field}{finding.message}")
             lines.append(f"    {finding.hint}")
         blocks.append("\n".join(lines))
     return "\n\n".join([*blocks, summary(report)])

@@ -11,7 +11,7 @@ from ebbtide.check import backends
 from ebbtide.check.findings import Finding
 from ebbtide.check.view import View
 
-_PLACE = ("response_cache",)
+_LOCATION = ("response_cache",)
 
 
 def check(view: View) -> Iterator[Finding]:
@@ -30,7 +30,7 @@ def check(view: View) -> Iterator[Finding]:
     if refused:
         yield view.finding(
             "response-cache",
-            _PLACE,
+            _LOCATION,
             f"got a response cache with {' and '.join(refused)}; expected one answer for each request",
             "remove `response_cache`",
         )
@@ -39,7 +39,7 @@ def check(view: View) -> Iterator[Finding]:
     if len(config.output) > 1:
         yield view.finding(
             "response-cache-outputs",
-            _PLACE,
+            _LOCATION,
             f"got a response cache with {len(config.output)} outputs; expected one: a request that asks for some is "
             "answered for all who send the same inputs later",
             "make every client ask for the same outputs, or split the model",
@@ -63,7 +63,7 @@ def _shapes(view: View) -> Iterator[Finding]:
             shown = ["batch" if batching else "", *map(str, tensor.dims)]
             yield view.finding(
                 "response-cache-shape",
-                _PLACE,
+                _LOCATION,
                 f"got a response cache with input {tensor.name!r} of shape [{', '.join(filter(None, shown))}]; "
                 "expected a shape that its bytes tell: two shapes of as many elements get one answer",
                 "remove `response_cache`, or add an input of fixed size that tells the shape",
@@ -78,7 +78,7 @@ def _parameters(view: View) -> Iterator[Finding]:
     if path.is_file() and "parameters" in read_source(path).calls:
         yield view.finding(
             "response-cache-parameters",
-            _PLACE,
+            _LOCATION,
             f"got a response cache, and {path.name} reads request parameters; expected inputs alone",
             "make what changes the answer an input",
         )

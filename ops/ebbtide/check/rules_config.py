@@ -122,11 +122,11 @@ def _batch_io(view: View) -> Iterator[Finding]:
                     f"got {len(entry.source_input)} source inputs; expected 1",
                     "write one `source_input` for each entry",
                 )
-            for place, source in enumerate(entry.source_input):
+            for location, source in enumerate(entry.source_input):
                 if source not in inputs:
                     yield view.finding(
                         "batch-io",
-                        (section, index, "source_input", place),
+                        (section, index, "source_input", location),
                         f"got {source!r}; expected an input of the config: {_listed(inputs)}",
                         "name an input",
                     )
@@ -139,11 +139,11 @@ def _batch_io(view: View) -> Iterator[Finding]:
                 "change the type, and cast in the graph where needed",
             )
     for index, batch_output in enumerate(config.batch_output):
-        for place, target in enumerate(batch_output.target_name):
+        for location, target in enumerate(batch_output.target_name):
             if target not in outputs:
                 yield view.finding(
                     "batch-io",
-                    ("batch_output", index, "target_name", place),
+                    ("batch_output", index, "target_name", location),
                     f"got {target!r}; expected an output of the config: {_listed(outputs)}",
                     "name an output",
                 )

@@ -50,14 +50,16 @@ def check(view: View) -> Iterator[Finding]:
 
 def _incomplete_steps(view: View) -> Iterator[Finding]:
     for index, step in enumerate(view.config.ensemble_scheduling.step):
-        place = (*STEPS, index)
+        location = (*STEPS, index)
         if not step.model_name:
-            yield view.finding("ensemble-step-model", place, "got no `model_name`; expected one", "write `model_name`")
+            yield view.finding(
+                "ensemble-step-model", location, "got no `model_name`; expected one", "write `model_name`"
+            )
         for name, entries in (("input_map", step.input_map), ("output_map", step.output_map)):
             if not entries:
                 yield view.finding(
                     "ensemble-step-maps",
-                    place,
+                    location,
                     f"got no `{name}` in step {index} ({step.model_name or 'no model'}); expected at least one entry",
                     f"write `{name}` with the model's tensor as key and the ensemble's as value",
                 )

@@ -130,12 +130,15 @@ def _tensor(view: View, path: Path, tensor: Tensor, found: Mapping[str, GraphTen
 def _dims(view: View, path: Path, tensor: Tensor, shape: Sequence[int]) -> Iterator[Finding]:
     batching = view.config.max_batch_size > 0
     reshaped = tensor.HasField("reshape")
-    place: Path = (*path, "reshape") if reshaped else (*path, "dims")
+    location: Path = (*path, "reshape") if reshaped else (*path, "dims")
     dims = list(tensor.reshape.shape if reshaped else tensor.dims)
     if not shape and not batching:
         if any(dim != 1 for dim in dims):
             yield view.finding(
-                "onnx-dims", place, f"got dims {dims} for scalar {tensor.name!r}; expected [1]", "write `dims: [ 1 ]`"
+                "onnx-dims",
+                location,
+                f"got dims {dims} for scalar {tensor.name!r}; expected [1]",
+                "write `dims: [ 1 ]`",
             )
         return
     if batching and (not shape or shape[0] != -1):
@@ -162,7 +165,7 @@ def _dims(view: View, path: Path, tensor: Tensor, shape: Sequence[int]) -> Itera
             hint += ": the batch is not written"
         yield view.finding(
             "onnx-dims",
-            place,
+            location,
             f"got dims {dims} for {tensor.name!r}; expected {expected}"
             + (", behind the batch" if batching else ", with no batch (max_batch_size 0)"),
             hint,

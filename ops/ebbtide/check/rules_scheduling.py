@@ -43,22 +43,22 @@ def preferred_sizes(view: View, path: Path, sizes: Sequence[int]) -> Iterator[Fi
 
 def _dynamic_batching(view: View) -> Iterator[Finding]:
     batching = view.config.dynamic_batching
-    place = ("dynamic_batching",)
-    yield from preferred_sizes(view, place, batching.preferred_batch_size)
+    location = ("dynamic_batching",)
+    yield from preferred_sizes(view, location, batching.preferred_batch_size)
     if view.config.max_batch_size == 0 and not batching.preferred_batch_size and _is_written_out(view):
         yield view.finding(
             "batcher-without-batching",
-            place,
+            location,
             "got `dynamic_batching` with max_batch_size 0; expected at least 1: nothing is batched",
             "write `max_batch_size`, or remove `dynamic_batching`",
         )
     levels = batching.priority_levels
     if levels:
         if not 1 <= batching.default_priority_level <= levels:
-            written = (*place, "default_priority_level")
+            written = (*location, "default_priority_level")
             yield view.finding(
                 "queue-priority",
-                written if view.source.index.has(written) else (*place, "priority_levels"),
+                written if view.source.index.has(written) else (*location, "priority_levels"),
                 f"got default level {batching.default_priority_level}; expected 1 to priority_levels, {levels}",
                 "write `default_priority_level`: the level of requests that name none",
             )
@@ -66,33 +66,33 @@ def _dynamic_batching(view: View) -> Iterator[Finding]:
             if not 1 <= level <= levels:
                 yield view.finding(
                     "queue-priority",
-                    (*place, "priority_queue_policy", Key(str(level))),
+                    (*location, "priority_queue_policy", Key(str(level))),
                     f"got a policy of level {level}; expected 1 to priority_levels, {levels}",
                     "raise `priority_levels`, or change the key",
                 )
     elif batching.priority_queue_policy:
         yield view.finding(
             "queue-policy-ignored",
-            (*place, "priority_queue_policy"),
+            (*location, "priority_queue_policy"),
             "got `priority_queue_policy` without `priority_levels`; expected both, or neither",
             "write `priority_levels` and `default_priority_level`, or use `default_queue_policy`",
         )
     if batching.preserve_ordering:
-        yield from _ordering(view, place, levels)
+        yield from _ordering(view, location, levels)
 
 
-def _ordering(view: View, place: Path, levels: int) -> Iterator[Finding]:
+def _ordering(view: View, location: Path, levels: int) -> Iterator[Finding]:
     batching = view.config.dynamic_batching
     if levels > 1:
         yield view.finding(
             "preserve-ordering",
-            (*place, "preserve_ordering"),
+            (*location, "preserve_ordering"),
             f"got `preserve_ordering` with {levels} priority levels; expected 1 at most",
             "remove one of both",
         )
-    delaying: list[tuple[Path, QueuePolicy]] = [((*place, "default_queue_policy"), batching.default_queue_policy)]
+    delaying: list[tuple[Path, QueuePolicy]] = [((*location, "default_queue_policy"), batching.default_queue_policy)]
     delaying += [
-        ((*place, "priority_queue_policy", Key(str(level))), policy)
+        ((*location, "priority_queue_policy", Key(str(level))), policy)
         for level, policy in batching.priority_queue_policy.items()
     ]
     for path, policy in delaying:
@@ -138,26 +138,26 @@ def _instances(view: View) -> Iterator[Finding]:
         )
 
 
-def _instance(view: View, place: Path, group: InstanceGroup) -> Iterator[Finding]:
+def _instance(view: View, location: Path, group: InstanceGroup) -> Iterator[Finding]:
     if group.gpus and group.kind not in (_KIND_GPU, _KIND_AUTO):
         kind = model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind)
         yield view.finding(
             "instance-group-gpus",
-            (*place, "gpus"),
+            (*location, "gpus"),
             f"got gpus {list(group.gpus)} with {kind}; expected none",
             "write `kind: KIND_GPU`, or remove `gpus`",
         )
-    if view.source.index.has((*place, "count")) and group.count < 1:
+    if view.source.index.has((*location, "count")) and group.count < 1:
         yield view.finding(
             "instance-group-count",
-            (*place, "count"),
+            (*location, "count"),
             f"got {group.count}; expected at least 1: Triton takes its default",
             "write the number of instances",
         )
     if group.profile and view.serving.platform != backends.TENSORRT_PLATFORM:
         yield view.finding(
             "instance-group-profile",
-            (*place, "profile"),
+            (*location, "profile"),
             f"got profile {list(group.profile)} on {view.serving.backend or 'no backend'}; expected TensorRT",
             "remove `profile`",
         )
@@ -166,12 +166,12 @@ def _instance(view: View, place: Path, group: InstanceGroup) -> Iterator[Finding
 def _resources(view: View) -> Iterator[Finding]:
     seen: dict[str, bool] = {}
     for index, group in enumerate(view.config.instance_group):
-        for place, resource in enumerate(group.rate_limiter.resources):
+        for location, resource in enumerate(group.rate_limiter.resources):
             is_global = bool(getattr(resource, "global"))
             if seen.setdefault(resource.name, is_global) != is_global:
                 yield view.finding(
                     "rate-limiter-resource",
-                    ("instance_group", index, "rate_limiter", "resources", place),
+                    ("instance_group", index, "rate_limiter", "resources", location),
                     f"got {resource.name!r} both global and of one device; expected one of both",
                     "rename one: a server with --rate-limit=execution_count refuses the model",
                 )

@@ -14,7 +14,7 @@ from ebbtide.check.rules_scheduling import preferred_sizes
 from ebbtide.check.textproto import Path
 from ebbtide.check.view import View
 
-_PLACE: Path = ("sequence_batching",)
+_LOCATION: Path = ("sequence_batching",)
 _KIND = model_config_pb2.ModelSequenceBatching.Control.Kind
 _CORRELATION = int(_KIND.Value("CONTROL_SEQUENCE_CORRID"))
 _CORRELATION_TYPES = ("TYPE_UINT64", "TYPE_INT64", "TYPE_UINT32", "TYPE_INT32", "TYPE_STRING")
@@ -28,13 +28,13 @@ def check(view: View) -> Iterator[Finding]:
     batching = view.config.sequence_batching
     yield from _controls(view)
     for index, state in enumerate(batching.state):
-        yield from _state(view, (*_PLACE, "state", index), state)
+        yield from _state(view, (*_LOCATION, "state", index), state)
     if batching.HasField("oldest"):
-        yield from preferred_sizes(view, (*_PLACE, "oldest"), batching.oldest.preferred_batch_size)
+        yield from preferred_sizes(view, (*_LOCATION, "oldest"), batching.oldest.preferred_batch_size)
     if batching.HasField("direct") and not 0 <= batching.direct.minimum_slot_utilization <= 1:
         yield view.finding(
             "sequence-slots",
-            (*_PLACE, "direct", "minimum_slot_utilization"),
+            (*_LOCATION, "direct", "minimum_slot_utilization"),
             f"got {batching.direct.minimum_slot_utilization:g}; expected 0 to 1",
             "write a share of the slots",
         )
@@ -44,19 +44,19 @@ def _controls(view: View) -> Iterator[Finding]:
     names: set[str] = set()
     kinds: set[int] = set()
     for index, control_input in enumerate(view.config.sequence_batching.control_input):
-        place: Path = (*_PLACE, "control_input", index)
+        location: Path = (*_LOCATION, "control_input", index)
         if not control_input.name:
-            yield view.finding("sequence-control", place, "got no `name`; expected one", "name the control's tensor")
+            yield view.finding("sequence-control", location, "got no `name`; expected one", "name the control's tensor")
         elif control_input.name in names:
             yield view.finding(
                 "sequence-control",
-                (*place, "name"),
+                (*location, "name"),
                 f"got {control_input.name!r} a second time; expected a tensor of its own for each control",
                 "rename one",
             )
         names.add(control_input.name)
         for position, control in enumerate(control_input.control):
-            where: Path = (*place, "control", position)
+            where: Path = (*location, "control", position)
             kind = str(_KIND.Name(control.kind))
             if control.kind in kinds:
                 yield view.finding(
@@ -69,42 +69,42 @@ def _controls(view: View) -> Iterator[Finding]:
             yield from _control(view, where, control, kind)
 
 
-def _control(view: View, place: Path, control: Control, kind: str) -> Iterator[Finding]:
+def _control(view: View, location: Path, control: Control, kind: str) -> Iterator[Finding]:
     written = [name for name in _VALUES if len(getattr(control, name))]
     if control.kind == _CORRELATION:
         data_type = data_type_name(control.data_type)
         if written:
             yield view.finding(
                 "sequence-control",
-                (*place, written[0]),
+                (*location, written[0]),
                 f"got `{written[0]}` for {kind}; expected `data_type` alone",
                 f"remove `{written[0]}`",
             )
         elif data_type not in _CORRELATION_TYPES:
             yield view.finding(
                 "sequence-control",
-                (*place, "data_type"),
+                (*location, "data_type"),
                 f"got {data_type} for {kind}; expected one of {', '.join(_CORRELATION_TYPES)}",
                 "write `data_type`",
             )
     elif len(written) != 1:
         yield view.finding(
             "sequence-control",
-            (*place, written[1] if written else "kind"),
+            (*location, written[1] if written else "kind"),
             f"got {' and '.join(written) or 'no values'} for {kind}; expected one of {', '.join(_VALUES)}",
             "write the values for false and true: `int32_false_true: [ 0, 1 ]`",
         )
     elif len(getattr(control, written[0])) != 2:
         yield view.finding(
             "sequence-control",
-            (*place, written[0]),
+            (*location, written[0]),
             f"got {len(getattr(control, written[0]))} values for {kind}; expected 2",
             "write the value for false, then that for true",
         )
 
 
-def _state(view: View, place: Path, state: State) -> Iterator[Finding]:
-    where = (*place, "initial_state")
+def _state(view: View, location: Path, state: State) -> Iterator[Finding]:
+    where = (*location, "initial_state")
     if len(state.initial_state) > 1:
         yield view.finding(
             "sequence-state",

@@ -41,20 +41,20 @@ def check(view: View, models: Mapping[str, Effective]) -> Iterator[Finding]:
         spec = TensorSpec.of(tensor, served=True)
         known.setdefault(tensor.name, _Known(spec, view.config.max_batch_size > 0, view.model.name))
     for index, step in enumerate(view.config.ensemble_scheduling.step):
-        place: Path = (*STEPS, index)
+        location: Path = (*STEPS, index)
         if not step.model_name:
             continue
         if step.model_name not in models:
             near = difflib.get_close_matches(step.model_name, models, n=1)
             yield view.finding(
                 "ensemble-step-model",
-                (*place, "model_name"),
+                (*location, "model_name"),
                 f"got model {step.model_name!r}; expected one of the repository's: {', '.join(models)}",
                 f"did you mean {near[0]}?" if near else "add the model, or correct the name",
             )
             continue
         model = models[step.model_name]
-        yield from _version(view, place, step, model)
+        yield from _version(view, location, step, model)
         if not model.is_readable:
             continue
         if 0 < model.max_batch_size < view.config.max_batch_size:
@@ -66,8 +66,8 @@ def check(view: View, models: Mapping[str, Effective]) -> Iterator[Finding]:
                 "lower it, or raise the model's",
             )
         if model.knows_tensors:
-            yield from _maps(view, place, step, model)
-            yield from _tensors(view, place, step, model, known)
+            yield from _maps(view, location, step, model)
+            yield from _tensors(view, location, step, model, known)
     yield from _optional(view, models)
     yield from _decoupled(view, models)
 
@@ -105,21 +105,21 @@ def _way(steps: Mapping[str, Sequence[str]], start: str, end: str) -> list[str] 
     return None
 
 
-def _version(view: View, place: Path, step: EnsembleStep, model: Effective) -> Iterator[Finding]:
+def _version(view: View, location: Path, step: EnsembleStep, model: Effective) -> Iterator[Finding]:
     if step.model_version == -1 or step.model_version in model.versions or not model.versions:
         return
-    written = view.source.index.has((*place, "model_version"))
+    written = view.source.index.has((*location, "model_version"))
     loaded = ", ".join(map(str, model.versions))
     yield view.finding(
         "ensemble-step-version",
-        (*place, "model_version" if written else "model_name"),
+        (*location, "model_version" if written else "model_name"),
         f"got version {step.model_version}{'' if written else ', as none is written,'} of {step.model_name}; expected "
         f"-1 for the newest, or one that it loads: {loaded}",
         "write `model_version: -1`",
     )
 
 
-def _maps(view: View, place: Path, step: EnsembleStep, model: Effective) -> Iterator[Finding]:
+def _maps(view: View, location: Path, step: EnsembleStep, model: Effective) -> Iterator[Finding]:
     for name, entries, tensors in (
         ("input_map", step.input_map, model.inputs),
         ("output_map", step.output_map, model.outputs),
@@ -128,7 +128,7 @@ def _maps(view: View, place: Path, step: EnsembleStep, model: Effective) -> Iter
             if key not in tensors:
                 yield view.finding(
                     "ensemble-map-key",
-                    (*place, name, Key(key)),
+                    (*location, name, Key(key)),
                     f"got key {key!r}; expected {'an input' if name == 'input_map' else 'an output'} of "
                     f"{step.model_name}: {', '.join(tensors) or 'it has none'}",
                     "the key is the model's tensor, the value the ensemble's",
@@ -137,14 +137,14 @@ def _maps(view: View, place: Path, step: EnsembleStep, model: Effective) -> Iter
         if key not in step.input_map and not spec.optional:
             yield view.finding(
                 "ensemble-input-unmapped",
-                (*place, "model_name"),
+                (*location, "model_name"),
                 f"got no entry for input {key!r} of {step.model_name}; expected every input that is not optional",
                 f'add `input_map {{ key: "{key}" value: ... }}`',
             )
 
 
 def _tensors(
-    view: View, place: Path, step: EnsembleStep, model: Effective, known: dict[str, _Known]
+    view: View, location: Path, step: EnsembleStep, model: Effective, known: dict[str, _Known]
 ) -> Iterator[Finding]:
     batching = model.max_batch_size > 0
     for name, entries, tensors in (
@@ -156,7 +156,7 @@ def _tensors(
                 continue
             found = _Known(tensors[key], batching, step.model_name)
             before = known.setdefault(tensor, found)
-            where = (*place, name, Key(key))
+            where = (*location, name, Key(key))
             if before.spec.data_type != found.spec.data_type:
                 yield view.finding(
                     "ensemble-tensor-dtype",

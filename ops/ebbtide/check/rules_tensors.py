@@ -102,25 +102,25 @@ def _tensor(view: View, path: Path, tensor: Tensor) -> Iterator[Finding]:
 
 def _reshape(view: View, path: Path, tensor: Tensor, shown: str) -> Iterator[Finding]:
     dims, shape = list(tensor.dims), list(tensor.reshape.shape)
-    place = (*path, "reshape")
+    location = (*path, "reshape")
     if not shape and view.config.max_batch_size == 0:
         yield view.finding(
             "tensor-reshape",
-            place,
+            location,
             f"got an empty reshape for {shown} on a model without batches; expected a shape",
             "write `dims: [ 1 ]` without `reshape`",
         )
     elif any(dim < 1 and dim != _VARIABLE for dim in shape):
         yield view.finding(
             "tensor-reshape",
-            place,
+            location,
             f"got shape {shape} for {shown}; expected sizes of at least 1, or -1",
             "write the sizes",
         )
     elif dims.count(_VARIABLE) != shape.count(_VARIABLE):
         yield view.finding(
             "tensor-reshape",
-            place,
+            location,
             f"got {shape.count(_VARIABLE)} variable sizes in shape {shape} for {shown}; expected as many as in dims "
             f"{dims}, {dims.count(_VARIABLE)}",
             "keep every -1, in order",
@@ -128,7 +128,7 @@ def _reshape(view: View, path: Path, tensor: Tensor, shown: str) -> Iterator[Fin
     elif _between_variables(dims) != _between_variables(shape):
         yield view.finding(
             "tensor-reshape",
-            place,
+            location,
             f"got shape {shape} for {shown}; expected as many elements as dims {dims}",
             "make the products equal, between each two -1 as well",
         )

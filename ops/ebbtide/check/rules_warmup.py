@@ -35,25 +35,25 @@ def check(view: View) -> Iterator[Finding]:
     if view.is_ensemble:
         return
     for index, sample in enumerate(view.config.model_warmup):
-        place: Path = ("model_warmup", index)
+        location: Path = ("model_warmup", index)
         if sample.batch_size == 0:
             yield view.finding(
                 "warmup-skipped",
-                place,
+                location,
                 f"got batch size 0 for sample {sample.name!r}; expected at least 1: it is skipped",
                 "write `batch_size`",
             )
             continue
-        yield from _sample(view, place, sample)
+        yield from _sample(view, location, sample)
 
 
-def _sample(view: View, place: Path, sample: Warmup) -> Iterator[Finding]:
+def _sample(view: View, location: Path, sample: Warmup) -> Iterator[Finding]:
     config = view.config
     largest = max(config.max_batch_size, 1)
     if config.max_batch_size and sample.batch_size > largest:
         yield view.finding(
             "warmup-batch-size",
-            (*place, "batch_size"),
+            (*location, "batch_size"),
             f"got {sample.batch_size} for sample {sample.name!r}; expected at most max_batch_size, {largest}",
             "lower it: so many requests of one row run at once",
         )
@@ -66,12 +66,12 @@ def _sample(view: View, place: Path, sample: Warmup) -> Iterator[Finding]:
     if missing:
         yield view.finding(
             "warmup-input-missing",
-            place,
+            location,
             f"got no {', '.join(map(repr, missing))} in sample {sample.name!r}; expected every required input",
             "add the input",
         )
     for name, given in sample.inputs.items():
-        where: Path = (*place, "inputs", Key(name))
+        where: Path = (*location, "inputs", Key(name))
         if name in inputs:
             yield from _input(view, where, given, inputs[name])
         elif name not in controls:
@@ -83,12 +83,12 @@ def _sample(view: View, place: Path, sample: Warmup) -> Iterator[Finding]:
             )
 
 
-def _input(view: View, place: Path, given: WarmupInput, expected: ModelInput) -> Iterator[Finding]:
+def _input(view: View, location: Path, given: WarmupInput, expected: ModelInput) -> Iterator[Finding]:
     name, dims = expected.name, list(given.dims)
     if given.data_type != expected.data_type:
         yield view.finding(
             "warmup-data-type",
-            (*place, "value", "data_type"),
+            (*location, "value", "data_type"),
             f"got {data_type_name(given.data_type)} for {name!r}; expected {data_type_name(expected.data_type)}",
             "write the input's type",
         )
@@ -98,26 +98,26 @@ def _input(view: View, place: Path, given: WarmupInput, expected: ModelInput) ->
     if any(dim < 0 for dim in dims) or not fits:
         yield view.finding(
             "warmup-dims",
-            (*place, "value", "dims"),
+            (*location, "value", "dims"),
             f"got dims {dims} for {name!r}; expected sizes that fit {list(expected.dims)}, none of them variable",
             "write the sizes of one request, without the batch",
         )
         return
-    yield from _data(view, place, given, name)
+    yield from _data(view, location, given, name)
 
 
-def _data(view: View, place: Path, given: WarmupInput, name: str) -> Iterator[Finding]:
+def _data(view: View, location: Path, given: WarmupInput, name: str) -> Iterator[Finding]:
     chosen = given.WhichOneof("input_data_type")
     if chosen is None:
         yield view.finding(
             "warmup-data",
-            place,
+            location,
             f"got no data for {name!r}; expected `zero_data`, `random_data` or `input_data_file`",
             "write `zero_data: true`",
         )
     if chosen != "input_data_file":
         return
-    where = (*place, "value", "input_data_file")
+    where = (*location, "value", "input_data_file")
     path = view.model.path / WARMUP_FOLDER / given.input_data_file
     data_type = data_type_name(given.data_type)
     if not path.is_file():

@@ -83,7 +83,7 @@ class PositionIndex:
 
 
 def render(path: Path) -> str:
-    """The path as people write it: ``input[1].dims``, ``parameters["FORCE"].value``."""
+    """The path as users write it: ``input[1].dims``, ``parameters["FORCE"].value``."""
     shown = ""
     for step in path:
         if isinstance(step, int):

@@ -15,7 +15,7 @@ from ebbtide.interest import contract
 from ebbtide.v1 import RecommendRequest
 
 _TIMEOUT_S = 30.0
-_COMPARED_PLACES = 10
+_COMPARED_INDICES = 10
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def compare_answers(
 
 def _items(control: ModelControl, name: str, inputs: list[InferInput]) -> set[bytes]:
     answer = control.infer(name, inputs, _TIMEOUT_S)
-    score = answer.as_numpy(contract.SCORE.name).ravel()[:_COMPARED_PLACES]
-    item = answer.as_numpy(contract.ITEM_ID.name).ravel()[:_COMPARED_PLACES]
+    score = answer.as_numpy(contract.SCORE.name).ravel()[:_COMPARED_INDICES]
+    item = answer.as_numpy(contract.ITEM_ID.name).ravel()[:_COMPARED_INDICES]
     return set(item[~np.isneginf(score)].tolist())
 
 

@@ -149,17 +149,17 @@ def write_messages(messages: Iterable[bytes]) -> bytes:
 
 def read_messages(data: bytes) -> list[bytes]:
     """What `write_messages` wrote."""
-    messages, place = [], 0
-    while place < len(data):
+    messages, index = [], 0
+    while index < len(data):
         length = shift = 0
         while True:
-            byte = data[place]
+            byte = data[index]
             length |= (byte & 0x7F) << shift
-            place, shift = place + 1, shift + 7
+            index, shift = index + 1, shift + 7
             if byte < 0x80:
                 break
-        messages.append(data[place : place + length])
-        place += length
+        messages.append(data[index : index + length])
+        index += length
     return messages
 
 

@@ -107,6 +107,6 @@ def _sessions(
     due = np.concatenate([[0.0], np.cumsum(begun)])
     starts = np.interp(random.uniform(0, due[-1], random.poisson(due[-1])), due, edges)
     chosen = random.integers(len(sessions), size=len(starts))
-    offsets = np.concatenate([np.zeros(0), *(sessions[place] for place in chosen)])
-    moments = np.repeat(starts, lengths[chosen]) + offsets
-    return np.sort(moments[(moments >= 0) & (moments < duration_s)])
+    offsets = np.concatenate([np.zeros(0), *(sessions[index] for index in chosen)])
+    timestamps = np.repeat(starts, lengths[chosen]) + offsets
+    return np.sort(timestamps[(timestamps >= 0) & (timestamps < duration_s)])

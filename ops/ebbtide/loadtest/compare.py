@@ -141,8 +141,8 @@ def _block_means(values: npt.NDArray[np.float64], random: np.random.Generator) -
     """Means of resamples made of blocks of neighbouring windows, the last followed by the first."""
     blocks = -(-len(values) // _BLOCK)
     starts = random.integers(len(values), size=(_RESAMPLES, blocks))
-    places = (starts[:, :, None] + np.arange(_BLOCK)).reshape(_RESAMPLES, -1)[:, : len(values)] % len(values)
-    return np.asarray(values[places].mean(axis=1))
+    indices = (starts[:, :, None] + np.arange(_BLOCK)).reshape(_RESAMPLES, -1)[:, : len(values)] % len(values)
+    return np.asarray(values[indices].mean(axis=1))
 
 
 def _warnings(first: dict[str, Any], second: dict[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from ebbtide.loadtest._triton import write_messages
 from ebbtide.loadtest.access import ACCESS_VARIABLE, Access, write_access
 from ebbtide.loadtest.arrivals import Floats
 from ebbtide.loadtest.errors import LoadTestError
-from ebbtide.loadtest.replay import Deck
+from ebbtide.loadtest.replay import Workload
 from ebbtide.loadtest.samples import Phase, load_phase
 
 # gevent patches the standard library before anything else is imported.
@@ -30,7 +30,7 @@ _STEP_S = 0.5
 
 
 class LocustGenerator:
-    """Sends the requests of a deck from Locust workers; use it as a context manager.
+    """Sends the requests of a workload from Locust workers; use it as a context manager.
 
     Request number n is the same as with `Generator`, whoever sends it, so both give the same totals.
     """
@@ -38,7 +38,7 @@ class LocustGenerator:
     def __init__(
         self,
         target: str,
-        deck: Deck,
+        workload: Workload,
         *,
         timeout_s: float,
         workers: int,
@@ -52,7 +52,7 @@ class LocustGenerator:
 
         Args:
             target: ``host:port``, as the workers reach it.
-            deck: Requests and their order.
+            workload: Requests and their order.
             timeout_s: Deadline of each request.
             workers: How many.
             bind: Where the master listens, and its workers find it.
@@ -69,7 +69,7 @@ class LocustGenerator:
         if not host or not port.isdigit():
             raise LoadTestError.of_field("locust_bind", bind, "host:port, as in 127.0.0.1:0 or 10.0.0.5:5557")
         self._host, self._port = host, int(port) or _free_port(host)
-        self._target, self._deck, self._timeout_s = target, deck, timeout_s
+        self._target, self._workload, self._timeout_s = target, workload, timeout_s
         self._count, self._remote, self._web_port, self._say = workers, remote, web_port, say
         self._access = access or Access()
         # Here rather than in the workers, which can only say that they are lost.
@@ -88,8 +88,8 @@ class LocustGenerator:
             else:
                 for _ in range(self._count):
                     self._start("worker", self._host, str(self._port))
-            self._write_deck(Path(self._folder.name))
-            self._ask(do="deck", folder=self._folder.name)
+            self._write_workload(Path(self._folder.name))
+            self._ask(do="workload", folder=self._folder.name)
             self.aim(self._target)
         except BaseException:
             self.__exit__()
@@ -166,11 +166,11 @@ class LocustGenerator:
             )
         )
 
-    def _write_deck(self, folder: Path) -> None:
-        deck = self._deck
-        plan = {"mix": deck.mix, "people": deck.people, "seed": deck.seed}
-        (folder / "deck.json").write_text(json.dumps(plan), encoding="utf-8")
-        for name, messages in deck.messages.items():
+    def _write_workload(self, folder: Path) -> None:
+        workload = self._workload
+        plan = {"mix": workload.mix, "users": workload.users, "seed": workload.seed}
+        (folder / "workload.json").write_text(json.dumps(plan), encoding="utf-8")
+        for name, messages in workload.messages.items():
             (folder / f"{name}.bin").write_bytes(write_messages(messages))
 
     def _ask(self, **command: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -193,7 +193,7 @@ class LocustGenerator:
 
 def serve_page(
     target: str,
-    deck: Deck,
+    workload: Workload,
     workers: int,
     bind: str,
     web_port: int,
@@ -210,7 +210,7 @@ def serve_page(
     """
     generator = LocustGenerator(
         target,
-        deck,
+        workload,
         timeout_s=timeout_s,
         workers=workers,
         bind=bind,

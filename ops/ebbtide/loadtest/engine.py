@@ -21,7 +21,7 @@ from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.arrivals import Floats
 from ebbtide.loadtest.channel import Channel, Link, Route
 from ebbtide.loadtest.http2 import DEADLINE_EXCEEDED, UNAVAILABLE, ProtocolError, prefixed
-from ebbtide.loadtest.replay import CHOICES, Deck
+from ebbtide.loadtest.replay import CHOICES, Workload
 from ebbtide.loadtest.samples import CANCELLED, OK, Phase, Recorder
 
 ENGINE = "one process, HTTP/2 of its own"
@@ -38,19 +38,19 @@ _Ticket = tuple[int, float, float, float, int]
 
 
 class Generator:
-    """Sends the requests of a deck to one address; use it from one thread, and close it."""
+    """Sends the requests of a workload to one address; use it from one thread, and close it."""
 
     sink_host = "127.0.0.1"
     """Where a server that does nothing must listen, to be reached."""
 
     def __init__(
-        self, target: str, deck: Deck, *, timeout_s: float, connections: int = 4, access: Access | None = None
+        self, target: str, workload: Workload, *, timeout_s: float, connections: int = 4, access: Access | None = None
     ) -> None:
         """Opens the connections.
 
         Args:
             target: ``host:port``.
-            deck: Requests and their order.
+            workload: Requests and their order.
             timeout_s: Deadline of each request, from the moment that it leaves.
             connections: HTTP/2 connections that requests take turns on.
             access: Encryption and token; None for neither.
@@ -60,8 +60,10 @@ class Generator:
         """
         self._timeout_s, self._count = timeout_s, connections
         self._access = access or Access()
-        self._choices = deck.choices()
-        self._messages = [[prefixed(message) for message in deck.messages[endpoint]] for endpoint in deck.endpoints]
+        self._choices = workload.choices()
+        self._messages = [
+            [prefixed(message) for message in workload.messages[endpoint]] for endpoint in workload.endpoints
+        ]
         self._next = 0
         self._load: _Load | None = None
         self._channels: list[Channel[_Ticket]] = []
@@ -165,18 +167,18 @@ class _Load:
     def send_at(self, send_s: list[float], give_up_s: float) -> None:
         """The open model."""
         self._begin()
-        place, count, channels = 0, len(send_s), len(self._channels)
-        while place < count and self.stopped_s is None:
+        index, count, channels = 0, len(send_s), len(self._channels)
+        while index < count and self.stopped_s is None:
             now_s = self._now_s()
-            last = min(count, place + _BURST)
-            while place < last and send_s[place] <= now_s:
-                if now_s - send_s[place] > give_up_s:
-                    place = count
+            last = min(count, index + _BURST)
+            while index < last and send_s[index] <= now_s:
+                if now_s - send_s[index] > give_up_s:
+                    index = count
                     break
-                self._send(send_s[place], now_s, place % channels)
-                place += 1
-            if place < count:
-                self._exchange(send_s[place] - self._now_s())
+                self._send(send_s[index], now_s, index % channels)
+                index += 1
+            if index < count:
+                self._exchange(send_s[index] - self._now_s())
         self._finish()
 
     def keep_busy(self, concurrency: int, duration_s: float) -> None:

@@ -188,11 +188,11 @@ class Connection(Generic[T]):
         """
         if self._rest:
             data = self._rest + data
-        place, end = 0, len(data)
-        while end - place >= FRAME_HEADER_BYTES:
-            upper, lower, kind, flags, stream = FRAME_HEADER.unpack_from(data, place)
+        index, end = 0, len(data)
+        while end - index >= FRAME_HEADER_BYTES:
+            upper, lower, kind, flags, stream = FRAME_HEADER.unpack_from(data, index)
             size = upper << 8 | lower
-            begin, stop = place + FRAME_HEADER_BYTES, place + FRAME_HEADER_BYTES + size
+            begin, stop = index + FRAME_HEADER_BYTES, index + FRAME_HEADER_BYTES + size
             if not self._met and kind != SETTINGS:
                 raise ProtocolError("the server does not speak HTTP/2 here")
             if stop > end:
@@ -203,8 +203,8 @@ class Connection(Generic[T]):
                     self._end(stream, _CODE_OF_HTTP.get(self._http_status.get(stream, ""), UNKNOWN))
             else:
                 self._control(kind, flags, stream & LARGEST_WINDOW, data[begin:stop])
-            place = stop
-        self._rest = data[place:]
+            index = stop
+        self._rest = data[index:]
         if self._received > _REPLENISH:
             self._out.append(window_update(0, self._received))
             self._received = 0

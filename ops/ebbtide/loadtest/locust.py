@@ -30,7 +30,7 @@ from locust.env import Environment
 from ebbtide.client import Call, ClientConfig, Hooks, InterestClient
 from ebbtide.loadtest._triton import open_channel, raw_call
 from ebbtide.loadtest.access import Access
-from ebbtide.loadtest.replay import CHOICES, Deck
+from ebbtide.loadtest.replay import CHOICES, Workload
 from ebbtide.loadtest.samples import CANCELLED, OK, Recorder
 
 grpc_gevent.init_gevent()
@@ -81,12 +81,14 @@ class InterestUser(User):
 class Replay:
     """What one worker sends: its share of a phase, or whatever Locust's page asks for."""
 
-    def __init__(self, environment: Environment, deck: Deck, timeout_s: float, worker: int, workers: int) -> None:
+    def __init__(
+        self, environment: Environment, workload: Workload, timeout_s: float, worker: int, workers: int
+    ) -> None:
         """Prepares the worker; `aim` opens its connections.
 
         Args:
             environment: Locust's, whose statistics hear of every request.
-            deck: What to send.
+            workload: What to send.
             timeout_s: Deadline of each request.
             worker: This worker's number, from 0.
             workers: How many there are; request number n of a phase is sent by worker n modulo that.
@@ -95,8 +97,8 @@ class Replay:
         self._channels: list[grpc.Channel] = []
         self._calls: list[Any] = []
         self._metadata: list[tuple[str, str]] = []
-        self._endpoints, self._choices = deck.endpoints, deck.choices()
-        self._messages = [deck.messages[endpoint] for endpoint in deck.endpoints]
+        self._endpoints, self._choices = workload.endpoints, workload.choices()
+        self._messages = [workload.messages[endpoint] for endpoint in workload.endpoints]
         self._timeout_s = timeout_s
         self._worker, self._workers = worker, workers
         self._first = 0
@@ -125,12 +127,12 @@ class Replay:
     def open_model(self, send_s: list[float], give_up_s: float) -> None:
         """Sends a request at each moment, and waits until all have ended."""
         under_way = []
-        for moment_s in send_s:
-            wait_s = moment_s - self.now_s()
+        for timestamp_s in send_s:
+            wait_s = timestamp_s - self.now_s()
             gevent.sleep(max(0.0, wait_s))
             if -wait_s > give_up_s:
                 break
-            under_way.append(gevent.spawn(self.send, moment_s))
+            under_way.append(gevent.spawn(self.send, timestamp_s))
         gevent.joinall(under_way)
 
     def closed_model(self, concurrency: int, duration_s: float) -> None:

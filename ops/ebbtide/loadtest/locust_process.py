@@ -25,7 +25,7 @@ from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from ebbtide.loadtest._triton import read_messages
 from ebbtide.loadtest.access import ACCESS_VARIABLE, Access, read_access
-from ebbtide.loadtest.replay import Deck
+from ebbtide.loadtest.replay import Workload
 from ebbtide.loadtest.samples import RECORD, Phase, save_phase
 
 _TAKE, _AIM, _GO, _DONE = "ebbtide-take", "ebbtide-aim", "ebbtide-go", "ebbtide-done"
@@ -65,11 +65,11 @@ class Master:
             sys.stdout.flush()
         self._runner.quit()
 
-    def _do_deck(self, folder: str) -> dict[str, Any]:
+    def _do_workload(self, folder: str) -> dict[str, Any]:
         """Waits for the workers and gives them their requests."""
         self._wait(lambda: len(self._runner.clients.ready) >= self._workers, _START_UP_S, "workers that are ready")
         self._told.clear()
-        plan = json.loads((Path(folder) / "deck.json").read_text(encoding="utf-8"))
+        plan = json.loads((Path(folder) / "workload.json").read_text(encoding="utf-8"))
         messages = {name: (Path(folder) / f"{name}.bin").read_bytes() for name in plan["mix"]}
         self._ids = sorted(client.id for client in self._runner.clients.ready)[: self._workers]
         for number, client in enumerate(self._ids):
@@ -147,9 +147,9 @@ class Worker:
         # Locust would else kill a user of its page within a call.
         environment.stop_timeout = share["timeout_s"]
         messages = {name: read_messages(packed) for name, packed in share["messages"].items()}
-        deck = Deck(share["mix"], messages, (), share["people"], share["seed"])
+        workload = Workload(share["mix"], messages, (), share["users"], share["seed"])
         timeout_s, worker, workers = share["timeout_s"], share["worker"], share["workers"]
-        self._replay = replaying.Replay(environment, deck, timeout_s, worker, workers)
+        self._replay = replaying.Replay(environment, workload, timeout_s, worker, workers)
         self._runner.send_message(_DONE, {})
 
     def _aim(self, environment: Environment, msg: Any, **_: object) -> None:  # noqa: ANN401, ARG002

@@ -25,7 +25,7 @@ from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype
 from ebbtide.loadtest._triton import Untyped, read_request
 from ebbtide.loadtest.errors import LoadTestError
-from ebbtide.loadtest.replay import Deck
+from ebbtide.loadtest.replay import Workload
 from ebbtide.loadtest.run import Run
 from ebbtide.loadtest.samples import histogram, percentiles_ms
 
@@ -78,15 +78,15 @@ def find(path: Path | None) -> Path:
     return Path(found)
 
 
-def write_input(folder: Path, deck: Deck) -> dict[str, Path]:
-    """Writes ``--input-data`` for every endpoint of a deck.
+def write_input(folder: Path, workload: Workload) -> dict[str, Path]:
+    """Writes ``--input-data`` for every endpoint of a workload.
 
     Returns:
         The file of each endpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
-    for endpoint, messages in deck.messages.items():
+    for endpoint, messages in workload.messages.items():
         path = folder / f"{endpoint}.json"
         data = [_entry(read_request(message)) for message in messages]
         path.write_text(json.dumps({"data": data}), encoding="utf-8")
@@ -138,19 +138,19 @@ def read_report(text: str) -> Measured:
         ) from error
 
 
-def measure_beside(binary: Path, target: str, deck: Deck, runs: Sequence[Run]) -> dict[str, Any]:
+def measure_beside(binary: Path, target: str, workload: Workload, runs: Sequence[Run]) -> dict[str, Any]:
     """Runs perf_analyzer at the concurrency of each closed run, and puts the figures side by side.
 
     Raises:
         LoadTestError: There is no closed run, or more than one endpoint: it sends to one model.
     """
     closed = [run for run in runs if run.load.concurrency is not None]
-    if not closed or len(deck.endpoints) != 1:
+    if not closed or len(workload.endpoints) != 1:
         raise LoadTestError("perf_analyzer: expected --concurrency, and a --mix of one endpoint: it calls one model")
-    (endpoint,) = deck.endpoints
+    (endpoint,) = workload.endpoints
     levels = []
     with tempfile.TemporaryDirectory(prefix="ebbtide-perf-") as folder:
-        input_file = write_input(Path(folder), deck)[endpoint]
+        input_file = write_input(Path(folder), workload)[endpoint]
         for run in closed:
             theirs = measure(binary, target, endpoint, input_file, run.load.concurrency or 1)
             ours_p50 = percentiles_ms(histogram(run.phase.records))["p50"]

@@ -1,4 +1,4 @@
-"""Real sessions as requests: for every held-out event of a person, the request that came just before it."""
+"""Real sessions as requests: for every held-out event of a user, the request that came just before it."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ CHOICES = 65_521
 
 @dataclass(frozen=True)
 class SessionLog:
-    """n events of U people: those of one person stand together, oldest first."""
+    """n events of U users: those of one user stand together, oldest first."""
 
     start: Ints
-    """``[U + 1]``: the events of person u are ``start[u]`` up to ``start[u + 1]``."""
+    """``[U + 1]``: the events of user u are ``start[u]`` up to ``start[u + 1]``."""
     item: Ints
     """``[n]``: places in `item_id` and `text`."""
     time_ms: Ints
@@ -55,7 +55,7 @@ class SessionLog:
 
 
 @dataclass(frozen=True)
-class Deck:
+class Workload:
     """Encoded requests, and in which order they are sent.
 
     Request number i of a run is the same whoever sends it: one process, or one of several workers.
@@ -64,11 +64,11 @@ class Deck:
     mix: dict[str, float]
     """Share of each endpoint; adds up to 1."""
     messages: dict[str, list[bytes]]
-    """Serialised requests of each endpoint, in the order in which the log's people acted."""
+    """Serialised requests of each endpoint, in the order in which the log's users acted."""
     sessions: Sequence[Floats]
     """The requests of each session, in seconds from its first."""
-    people: int
-    """How many people they come from."""
+    users: int
+    """How many users they come from."""
     seed: int = 0
     """Draws the sequence of endpoints."""
 
@@ -80,11 +80,11 @@ class Deck:
     def choices(self) -> list[int]:
         """Which endpoint each request calls, as an index into `endpoints`; the sequence repeats."""
         random = np.random.default_rng(self.seed)
-        return [int(place) for place in random.choice(len(self.mix), CHOICES, p=list(self.mix.values()))]
+        return [int(index) for index in random.choice(len(self.mix), CHOICES, p=list(self.mix.values()))]
 
 
-def build_deck(log: SessionLog, mix: dict[str, float], *, requests: int = 2_000, seed: int = 0) -> Deck:
-    """Requests of held-out people, encoded.
+def build_workload(log: SessionLog, mix: dict[str, float], *, requests: int = 2_000, seed: int = 0) -> Workload:
+    """Requests of held-out users, encoded.
 
     Args:
         log: Real sessions.
@@ -100,82 +100,82 @@ def build_deck(log: SessionLog, mix: dict[str, float], *, requests: int = 2_000,
         raise LoadTestError(
             "events: nobody has a held-out event with an earlier one; expected some. Hold out more (--holdout time:0.2)"
         )
-    chosen: list[list[_Moment]] = []
+    chosen: list[list[_QueryPoint]] = []
     left = requests
-    for place in np.random.default_rng(seed).permutation(len(sessions)):
-        chosen.append(sessions[place][:left])
+    for index in np.random.default_rng(seed).permutation(len(sessions)):
+        chosen.append(sessions[index][:left])
         left -= len(chosen[-1])
         if not left:
             break
-    moments = sorted((moment for session in chosen for moment in session), key=lambda one: (one.time_ms, one.place))
-    messages = {endpoint: [infer_message(_encode(log, endpoint, one)) for one in moments] for endpoint in mix}
+    points = sorted((point for session in chosen for point in session), key=lambda one: (one.time_ms, one.event))
+    messages = {endpoint: [infer_message(_encode(log, endpoint, one)) for one in points] for endpoint in mix}
     pauses = [np.array([(one.time_ms - session[0].time_ms) / 1e3 for one in session]) for session in chosen]
-    return Deck(mix, messages, pauses, len({one.first for one in moments}), seed)
+    return Workload(mix, messages, pauses, len({one.first for one in points}), seed)
 
 
-class _Moment(NamedTuple):
+class _QueryPoint(NamedTuple):
     """Just before a held-out event."""
 
     first: int
-    """The person's first event."""
-    place: int
+    """The user's first event."""
+    event: int
     """The held-out event."""
     time_ms: int
 
 
-def _sessions(log: SessionLog) -> list[list[_Moment]]:
+def _sessions(log: SessionLog) -> list[list[_QueryPoint]]:
     """The moments to ask at, session by session."""
-    sessions: list[list[_Moment]] = []
-    for person in range(len(log.start) - 1):
-        first, stop = int(log.start[person]), int(log.start[person + 1])
+    sessions: list[list[_QueryPoint]] = []
+    for user in range(len(log.start) - 1):
+        first, stop = int(log.start[user]), int(log.start[user + 1])
         last_ms: int | None = None
-        for place in range(first + 1, stop):
-            time_ms = int(log.time_ms[place])
+        for index in range(first + 1, stop):
+            time_ms = int(log.time_ms[index])
             # What happens at the same moment is no past, and asks once.
-            if not log.is_held_out[place] or time_ms == int(log.time_ms[place - 1]):
+            if not log.is_held_out[index] or time_ms == int(log.time_ms[index - 1]):
                 continue
             if last_ms is None or time_ms - last_ms > SESSION_GAP_MS:
                 sessions.append([])
-            sessions[-1].append(_Moment(first, place, time_ms))
+            sessions[-1].append(_QueryPoint(first, index, time_ms))
             last_ms = time_ms
     return sessions
 
 
-def _encode(log: SessionLog, endpoint: str, moment: _Moment) -> EncodedRequest:
+def _encode(log: SessionLog, endpoint: str, point: _QueryPoint) -> EncodedRequest:
     try:
-        return _encoded(log, endpoint, moment)
+        return _encoded(log, endpoint, point)
     except InvalidArgumentError as error:
         raise LoadTestError(f"events: an event of the log cannot be sent: {error}") from error
 
 
-def _encoded(log: SessionLog, endpoint: str, moment: _Moment) -> EncodedRequest:
-    text = log.text[int(log.item[moment.place])][: Limits().max_text_bytes // 4]
+def _encoded(log: SessionLog, endpoint: str, point: _QueryPoint) -> EncodedRequest:
+    text = log.text[int(log.item[point.event])][: Limits().max_text_bytes // 4]
     if endpoint == contract.EMBED.name:
         return encode_texts([text])
     # Free text stands for the search that led to what came next.
-    typed = [event(text=text, time_ms=moment.time_ms)] if endpoint == contract.RECOMMEND_TEXT.name else []
-    past = [*_past(log, moment, len(typed)), *typed]
-    request = recommend_request(events=past, now=datetime.fromtimestamp(moment.time_ms / 1e3, timezone.utc))
+    typed = [event(text=text, time_ms=point.time_ms)] if endpoint == contract.RECOMMEND_TEXT.name else []
+    past = [*_past(log, point, len(typed)), *typed]
+    request = recommend_request(events=past, now=datetime.fromtimestamp(point.time_ms / 1e3, timezone.utc))
     if endpoint == contract.RANK.name:
-        asked = RankRequest(events=request.events, now=request.now, candidate_item_ids=_candidates(log, moment))
-        return encode_rank(asked, moment.time_ms)
-    return encode(request, moment.time_ms)
+        asked = RankRequest(events=request.events, now=request.now, candidate_item_ids=_candidates(log, point))
+        return encode_rank(asked, point.time_ms)
+    return encode(request, point.time_ms)
 
 
-def _candidates(log: SessionLog, moment: _Moment) -> list[str]:
+def _candidates(log: SessionLog, point: _QueryPoint) -> list[str]:
     """What came next, among items as popular as the log's: a draw from all events, each item once."""
-    drawn = np.random.default_rng(moment.place).choice(log.item, 2 * CANDIDATES)
-    items = dict.fromkeys([int(log.item[moment.place]), *map(int, drawn)])
+    drawn = np.random.default_rng(point.event).choice(log.item, 2 * CANDIDATES)
+    items = dict.fromkeys([int(log.item[point.event]), *map(int, drawn)])
     return [log.item_id[item] for item in items][:CANDIDATES]
 
 
-def _past(log: SessionLog, moment: _Moment, typed: int) -> list[Event]:
-    begin = max(moment.first, moment.place - (Limits().max_events - typed))
+def _past(log: SessionLog, point: _QueryPoint, typed: int) -> list[Event]:
+    begin = max(point.first, point.event - (Limits().max_events - typed))
     return [
         event(
             item_id=log.item_id[int(log.item[index])],
             time_ms=int(log.time_ms[index]),
             weight=None if log.weight is None else float(log.weight[index]),
         )
-        for index in range(begin, moment.place)
+        for index in range(begin, point.event)
     ]

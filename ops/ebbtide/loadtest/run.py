@@ -12,7 +12,7 @@ from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.arrivals import Process, RateProfile, send_times
 from ebbtide.loadtest.calibrate import Calibration, Generates, calibrate, generator_limit
 from ebbtide.loadtest.errors import LoadTestError
-from ebbtide.loadtest.replay import Deck
+from ebbtide.loadtest.replay import Workload
 from ebbtide.loadtest.resources import Usage, Watch
 from ebbtide.loadtest.samples import Phase
 from ebbtide.loadtest.server_time import ModelTime, Snapshot, ensemble_steps, server_time
@@ -61,7 +61,7 @@ class Bench:
     """A server under test, with what every run of it needs."""
 
     target: str
-    deck: Deck
+    workload: Workload
     generator: Generates
     timeout_s: float = 5.0
     """Deadline of each request."""
@@ -92,8 +92,8 @@ class Bench:
         self._inspector.close()
 
     def _preflight(self) -> None:
-        for endpoint in self.deck.endpoints:
-            if not output_names(self._inspector.infer(self.deck.messages[endpoint][0], self.timeout_s)):
+        for endpoint in self.workload.endpoints:
+            if not output_names(self._inspector.infer(self.workload.messages[endpoint][0], self.timeout_s)):
                 raise LoadTestError(f"{endpoint} at {self.target}: got an answer without tensors; expected some")
 
     def warm_up(self, load: Load, duration_s: float) -> Phase:
@@ -118,7 +118,7 @@ class Bench:
         if load.concurrency is not None:
             return self.generator.closed_model(load.concurrency, duration_s)
         assert load.profile is not None  # noqa: S101 - Load has one or the other
-        times = send_times(load.profile, load.process, duration_s, self._random, self.deck.sessions)
+        times = send_times(load.profile, load.process, duration_s, self._random, self.workload.sessions)
         return self.generator.open_model(times, duration_s)
 
     def _snapshot(self) -> Snapshot | None:

@@ -148,17 +148,17 @@ def windows(records: Records, duration_s: float) -> Windows:
     """Figures over time: in windows of one second, longer where there would be more than 240, and at least 8."""
     width = max(1.0, np.ceil(duration_s / 240)) if duration_s >= 8 else duration_s / 8
     count = max(1, int(np.ceil(duration_s / width - 1e-6)))
-    place = np.clip((records["intended_s"] / width).astype(np.int64), 0, count - 1)
+    index = np.clip((records["intended_s"] / width).astype(np.int64), 0, count - 1)
     answered = records["code"] == OK
     quantiles: list[list[float | None]] = [[], [], []]
     for window in range(count):
-        took = records["took_s"][(place == window) & answered]
+        took = records["took_s"][(index == window) & answered]
         found = np.quantile(took, (0.5, 0.9, 0.99)) * 1e3 if len(took) else (None, None, None)
         for column, value in zip(quantiles, found, strict=True):
             column.append(None if value is None else round(float(value), 4))
     lengths = np.minimum(width, duration_s - width * np.arange(count))
-    sent = np.bincount(place, minlength=count)
-    good = np.bincount(place[answered], minlength=count)
+    sent = np.bincount(index, minlength=count)
+    good = np.bincount(index[answered], minlength=count)
     return Windows(
         begin_s=[round(float(width * window), 3) for window in range(count)],
         width_s=float(width),

@@ -12,7 +12,7 @@ from ebbtide.loadtest.arrivals import RateProfile
 from ebbtide.loadtest.calibrate import Generates
 from ebbtide.loadtest.engine import ENGINE
 from ebbtide.loadtest.errors import LoadTestError
-from ebbtide.loadtest.replay import Deck
+from ebbtide.loadtest.replay import Workload
 from ebbtide.loadtest.run import Bench, Load, Run
 from ebbtide.loadtest.samples import Phase
 from ebbtide.loadtest.search import Search, enough_s, find_highest_rate
@@ -62,7 +62,7 @@ class Options:
 
 def load_test(
     target: str,
-    deck: Deck,
+    workload: Workload,
     generator: Generates,
     options: Options,
     *,
@@ -72,7 +72,7 @@ def load_test(
 
     Args:
         target: ``host:port`` of Triton's gRPC endpoint.
-        deck: What to send.
+        workload: What to send.
         generator: What sends it.
         options: The runs.
         beside: Measures the same with perf_analyzer after the runs, and gives what the result keeps of it.
@@ -80,7 +80,7 @@ def load_test(
     Raises:
         LoadTestError: The server does not answer as it should.
     """
-    bench = Bench(target, deck, generator, options.timeout_s, options.seed, options.access, options.on_run)
+    bench = Bench(target, workload, generator, options.timeout_s, options.seed, options.access, options.on_run)
     with closing(bench):
         warm_up: list[Phase] = []
         if options.warm_up_s:

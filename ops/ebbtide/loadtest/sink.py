@@ -65,12 +65,12 @@ class Caller:
             return False
         data = self._rest + data
         # Nothing that a client says depends on its preface.
-        place = min(self._meets, len(data))
-        self._meets -= place
-        while len(data) - place >= http2.FRAME_HEADER_BYTES:
-            upper, lower, kind, flags, stream = http2.FRAME_HEADER.unpack_from(data, place)
+        index = min(self._meets, len(data))
+        self._meets -= index
+        while len(data) - index >= http2.FRAME_HEADER_BYTES:
+            upper, lower, kind, flags, stream = http2.FRAME_HEADER.unpack_from(data, index)
             size = upper << 8 | lower
-            begin, stop = place + http2.FRAME_HEADER_BYTES, place + http2.FRAME_HEADER_BYTES + size
+            begin, stop = index + http2.FRAME_HEADER_BYTES, index + http2.FRAME_HEADER_BYTES + size
             if stop > len(data):
                 break
             if kind == http2.DATA:
@@ -80,8 +80,8 @@ class Caller:
                     self._held.append(stream)
             else:
                 self._control(kind, flags, stream, data[begin:stop])
-            place = stop
-        self._rest = data[place:]
+            index = stop
+        self._rest = data[index:]
         self._answer()
         return True
 

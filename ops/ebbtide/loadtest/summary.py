@@ -10,7 +10,7 @@ from hdrh.histogram import HdrHistogram
 
 from ebbtide.loadtest.calibrate import MARGIN, Calibration
 from ebbtide.loadtest.machine import machine_facts
-from ebbtide.loadtest.replay import Deck
+from ebbtide.loadtest.replay import Workload
 from ebbtide.loadtest.run import Bench, Run
 from ebbtide.loadtest.samples import (
     PERCENTILES,
@@ -80,7 +80,7 @@ def summarise(session: Session) -> dict[str, Any]:
             "slo": None if session.slo is None else _slo(session.slo, filled, headline),
             "search": None if session.search is None else _search(session.search),
             "errors": errors_by_code(np.concatenate([run.phase.records for run in bench.runs])),
-            "endpoints": _endpoints(bench.deck, headline),
+            "endpoints": _endpoints(bench.workload, headline),
             "models": [_model(model) for model in models],
             "slowest_steps": slowest_steps(models),
             "runs": [_run(run, any(run is one for one in headline)) for run in bench.runs],
@@ -88,12 +88,12 @@ def summarise(session: Session) -> dict[str, Any]:
             "histogram": _histogram(filled),
             "generator": _generator(session, bench.calibration, limit or (limits[0] if limits else None)),
             "requests": {
-                "mix": {name: round(share, 6) for name, share in bench.deck.mix.items()},
-                "distinct": {name: len(messages) for name, messages in bench.deck.messages.items()},
-                "people": bench.deck.people,
+                "mix": {name: round(share, 6) for name, share in bench.workload.mix.items()},
+                "distinct": {name: len(messages) for name, messages in bench.workload.messages.items()},
+                "users": bench.workload.users,
                 "mean_bytes": {
                     name: round(float(np.mean([len(message) for message in messages])))
-                    for name, messages in bench.deck.messages.items()
+                    for name, messages in bench.workload.messages.items()
                 },
                 "seed": bench.seed,
             },
@@ -103,7 +103,7 @@ def summarise(session: Session) -> dict[str, Any]:
             "notes": [
                 *session.notes,
                 *dict.fromkeys(run.note for run in bench.runs if run.note),
-                *_others(bench.deck, headline, models),
+                *_others(bench.workload, headline, models),
                 *_crowd(headline),
             ],
         }
@@ -183,11 +183,11 @@ def _generator(session: Session, calibration: Calibration, limit: str | None) ->
     }
 
 
-def _endpoints(deck: Deck, runs: list[Run]) -> dict[str, Any]:
+def _endpoints(workload: Workload, runs: list[Run]) -> dict[str, Any]:
     found = {}
     records = np.concatenate([run.phase.records for run in runs])
-    for place, name in enumerate(deck.endpoints):
-        own: Records = records[records["endpoint"] == place]
+    for index, name in enumerate(workload.endpoints):
+        own: Records = records[records["endpoint"] == index]
         counts = Counts.of(len(own), own)
         found[name] = {
             "sent": counts.sent,
@@ -199,13 +199,13 @@ def _endpoints(deck: Deck, runs: list[Run]) -> dict[str, Any]:
     return found
 
 
-def _others(deck: Deck, runs: list[Run], models: list[ModelTime]) -> list[str]:
+def _others(workload: Workload, runs: list[Run], models: list[ModelTime]) -> list[str]:
     """What somebody else asked the server for meanwhile: its times are then not of these requests alone."""
     records = np.concatenate([run.phase.records for run in runs])
     answered = {model.name: model.requests for model in models}
     told = []
-    for place, name in enumerate(deck.endpoints):
-        more = answered.get(name, 0) - int(np.count_nonzero(records["endpoint"] == place))
+    for index, name in enumerate(workload.endpoints):
+        more = answered.get(name, 0) - int(np.count_nonzero(records["endpoint"] == index))
         if more > 0:
             told.append(f"others sent {more:,} requests of {name} to the server meanwhile, which its own times include")
     return told

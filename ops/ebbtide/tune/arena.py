@@ -18,7 +18,7 @@ import numpy as np
 
 from ebbtide.deploy import LoadRefusedError, ModelControl
 from ebbtide.export import versions
-from ebbtide.loadtest import Deck, Generator, RateProfile, Slo
+from ebbtide.loadtest import Generator, RateProfile, Slo, Workload
 from ebbtide.loadtest.arrivals import Process, send_times
 from ebbtide.loadtest.calibrate import Calibration, calibrate, generator_limit
 from ebbtide.loadtest.samples import OK, Phase
@@ -60,15 +60,15 @@ class ArenaOptions:
 class LiveArena(AbstractContextManager["LiveArena"]):
     """The two servers, as a context manager; both have the repository's own configs at first."""
 
-    def __init__(self, options: ArenaOptions, deck: Deck, start: Settings) -> None:
+    def __init__(self, options: ArenaOptions, workload: Workload, start: Settings) -> None:
         """Prepares the servers without starting them.
 
         Args:
             options: How to measure.
-            deck: Requests to send.
+            workload: Requests to send.
             start: What the repository's configs say.
         """
-        self._options, self._deck, self._start = options, deck, start
+        self._options, self._workload, self._start = options, workload, start
         self._stack = ExitStack()
         self._sides: list[Side] = []
         self._pairs = 0
@@ -82,7 +82,7 @@ class LiveArena(AbstractContextManager["LiveArena"]):
     def __enter__(self) -> LiveArena:
         with ExitStack() as started:
             for _ in range(2):
-                self._sides.append(started.enter_context(Side(self._options, self._deck, self._start)))
+                self._sides.append(started.enter_context(Side(self._options, self._workload, self._start)))
             self.calibration = calibrate(self._sides[0].generator, self._sides[0].address)
             self._stack = started.pop_all()
         return self
@@ -151,8 +151,8 @@ class LiveArena(AbstractContextManager["LiveArena"]):
 class Side(AbstractContextManager["Side"]):
     """One server with its connections and the settings that it has now."""
 
-    def __init__(self, options: ArenaOptions, deck: Deck, start: Settings) -> None:
-        self._options, self._deck = options, deck
+    def __init__(self, options: ArenaOptions, workload: Workload, start: Settings) -> None:
+        self._options, self._workload = options, workload
         self._stack = ExitStack()
         self.settings = start
         self._concurrency = _FIRST_CONCURRENCY
@@ -172,7 +172,7 @@ class Side(AbstractContextManager["Side"]):
             self.address = server.grpc_url
             self._control = opened.enter_context(ModelControl(self.address))
             self.version = self._control.server_version()
-            self.generator = opened.enter_context(Generator(self.address, self._deck, timeout_s=options.timeout_s))
+            self.generator = opened.enter_context(Generator(self.address, self._workload, timeout_s=options.timeout_s))
             self._stack = opened.pop_all()
         return self
 
@@ -211,7 +211,7 @@ class Side(AbstractContextManager["Side"]):
         """Whether one trial of the open model at a rate, per second, holds the objective."""
         options = self._options
         seconds = enough_s(options.slo, rate, options.turn_s)
-        times = send_times(RateProfile(rate), process, seconds, random, self._deck.sessions)
+        times = send_times(RateProfile(rate), process, seconds, random, self._workload.sessions)
         return limit_share(options.slo, [_whole(self.generator.open_model(times, seconds))]) < 1
 
     def capacity(self) -> float:

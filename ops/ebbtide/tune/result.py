@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ebbtide.export.tuning import ModelTuning
-from ebbtide.loadtest import Deck, Slo
+from ebbtide.export.tuned_settings import TunedSettings
+from ebbtide.loadtest import Slo, Workload
 from ebbtide.loadtest.calibrate import MARGIN, Calibration
 from ebbtide.tune.ratios import Ratio
 from ebbtide.tune.search import Search
@@ -34,7 +34,7 @@ class Outcome:
     verdict: Verdict | None
     """None where the search found nothing better."""
     slo: Slo
-    deck: Deck
+    workload: Workload
     calibration: Calibration
     generator_limits: dict[str, int]
     """Why turns may have measured the generator, and how many of them."""
@@ -59,7 +59,7 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
         "machine": outcome.machine,
         "server": {"name": "triton", "version": outcome.server_version},
         "repository": str(outcome.repository),
-        "requests": {"mix": outcome.deck.mix, "people": outcome.deck.people},
+        "requests": {"mix": outcome.workload.mix, "users": outcome.workload.users},
         "slo": str(outcome.slo),
         "default": {
             "settings": [_stated(one) for one in start],
@@ -105,7 +105,7 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def export_options(chosen: Sequence[ModelTuning]) -> str:
+def export_options(chosen: Sequence[TunedSettings]) -> str:
     """The options of `ebbtide export` that write these settings."""
     return shlex.join(part for one in chosen for part in ("--tuned", str(one)))
 
@@ -147,7 +147,7 @@ def _notes(outcome: Outcome) -> list[str]:
     return notes
 
 
-def _stated(tuning: ModelTuning) -> dict[str, Any]:
+def _stated(tuning: TunedSettings) -> dict[str, Any]:
     stated = {name: value for name, value in asdict(tuning).items() if value is not None}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}
 

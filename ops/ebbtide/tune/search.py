@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from ebbtide.export.tuning import ModelTuning
+from ebbtide.export.tuned_settings import TunedSettings
 from ebbtide.tune.ratios import Ratio, log_ratio, ratio_of
 from ebbtide.tune.space import Coordinate, Settings, Space, simplicity
 
@@ -70,7 +70,7 @@ class Trial:
     """One comparison."""
 
     stage: Stage
-    value: ModelTuning | None
+    value: TunedSettings | None
     """What the challenger had instead of the incumbent; None where both were the same."""
     logs: tuple[float, ...]
     """Logarithm of challenger over incumbent, of each pair."""
@@ -121,7 +121,7 @@ class Search:
 
     def _climb(self, incumbent: Settings) -> Settings:
         raced: dict[Coordinate, Settings] = {}
-        hopeless: set[tuple[Coordinate, ModelTuning]] = set()
+        hopeless: set[tuple[Coordinate, TunedSettings]] = set()
         while self.passes < self.rules.most_passes:
             self.passes += 1
             before = incumbent
@@ -137,10 +137,10 @@ class Search:
         return self._undo(incumbent)
 
     def _race(
-        self, coordinate: Coordinate, incumbent: Settings, hopeless: set[tuple[Coordinate, ModelTuning]]
+        self, coordinate: Coordinate, incumbent: Settings, hopeless: set[tuple[Coordinate, TunedSettings]]
     ) -> Settings:
         rules, own = self.rules, coordinate.value(incumbent)
-        logs: dict[ModelTuning, list[float]] = {}
+        logs: dict[TunedSettings, list[float]] = {}
         for value in coordinate.values:
             if value != own and (coordinate, value) not in hopeless:
                 logs[value] = self._play(incumbent, coordinate.applied(incumbent, value), rules.first_pairs)
@@ -171,7 +171,7 @@ class Search:
         return incumbent
 
     def _simplified(
-        self, coordinate: Coordinate, incumbent: Settings, winner: Settings, logs: dict[ModelTuning, list[float]]
+        self, coordinate: Coordinate, incumbent: Settings, winner: Settings, logs: dict[TunedSettings, list[float]]
     ) -> Settings:
         """The simplest value that does as well as the winner, so that ties end the same way.
 
@@ -190,7 +190,7 @@ class Search:
                 return challenger
         return winner
 
-    def _better_half(self, first: dict[ModelTuning, float]) -> list[ModelTuning]:
+    def _better_half(self, first: dict[TunedSettings, float]) -> list[TunedSettings]:
         """The values that race on, by their first pairs: half of them, and gains that are as good as the best."""
         ranked = sorted(first, key=lambda value: -first[value])
         half = [value for value in ranked if first[value] > math.log(self.rules.drop_below)][
@@ -209,7 +209,7 @@ class Search:
         spread = math.sqrt(squares / sum(len(logs) - 1 for logs in trials))
         return self.rules.errors * spread * math.sqrt(2 / pairs)
 
-    def _duel(self, incumbent: Settings, challenger: Settings, value: ModelTuning) -> bool:
+    def _duel(self, incumbent: Settings, challenger: Settings, value: TunedSettings) -> bool:
         """Whether the challenger wins by pairs that were not used to choose it."""
         least = 1 + self.rules.least_gain
 
@@ -221,7 +221,7 @@ class Search:
         self._tell("duel", value, logs, "wins" if won else "not proven", won=won)
         return won
 
-    def _is_as_good(self, winner: Settings, simpler: Settings, value: ModelTuning) -> bool:
+    def _is_as_good(self, winner: Settings, simpler: Settings, value: TunedSettings) -> bool:
         """Whether the winner is not proven to be worth its complexity."""
         worth = 1 / (1 + self.rules.worth_of_simplicity)
         logs, ratio = self._meet(winner, simpler, lambda ratio: not ratio.low <= worth <= ratio.high)
@@ -242,7 +242,7 @@ class Search:
                 incumbent = undone
         return incumbent
 
-    def _is_needless(self, incumbent: Settings, undone: Settings, value: ModelTuning) -> bool:
+    def _is_needless(self, incumbent: Settings, undone: Settings, value: TunedSettings) -> bool:
         """Whether the change that the incumbent has more gains nothing."""
         least = 1 / (1 + self.rules.least_gain)
         logs, ratio = self._meet(incumbent, undone, lambda ratio: ratio.high < 1 or ratio.low > least)
@@ -272,7 +272,7 @@ class Search:
         return logs
 
     def _tell(
-        self, stage: Stage, value: ModelTuning | None, logs: list[float], outcome: str, *, won: bool = False
+        self, stage: Stage, value: TunedSettings | None, logs: list[float], outcome: str, *, won: bool = False
     ) -> None:
         trial = Trial(stage, value, tuple(logs), outcome, won)
         self.trials.append(trial)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ebbtide.export import versions
-from ebbtide.export.tuning import ModelTuning
+from ebbtide.export.tuned_settings import TunedSettings
 from ebbtide.tune.errors import TuneError
 
-Settings = tuple[ModelTuning, ...]
+Settings = tuple[TunedSettings, ...]
 """One for each model that is tuned, complete, always in the same order."""
 
 _DELAYS_US = (0, 500, 2_000)
@@ -33,14 +33,14 @@ class Coordinate:
     model: str
     choice: str
     """``placement`` (instances and threads) or ``batching`` (queue delay and preferred sizes)."""
-    values: tuple[ModelTuning, ...]
+    values: tuple[TunedSettings, ...]
     """Simplest first; each states this choice and leaves the other."""
 
-    def value(self, settings: Settings) -> ModelTuning:
+    def value(self, settings: Settings) -> TunedSettings:
         """Its value in some settings."""
         return _only(self.choice, _of(settings, self.model))
 
-    def applied(self, settings: Settings, value: ModelTuning) -> Settings:
+    def applied(self, settings: Settings, value: TunedSettings) -> Settings:
         """The settings with this value instead of theirs."""
         return tuple(_merged(one, value) if one.model == self.model else one for one in settings)
 
@@ -81,7 +81,7 @@ def read_space(repository: Path, ensembles: Iterable[str], *, cores: int, limit_
                 f"{repository / name}: got instance groups {kinds}; expected one of KIND_CPU: export with "
                 "--target cpu. On GPUs use NVIDIA's model_analyzer"
             )
-        own = ModelTuning.read(config)
+        own = TunedSettings.read(config)
         start.append(own)
         placements.append(Coordinate(name, "placement", _placements(own, cores)))
         if own.queue_delay_us is not None:
@@ -99,31 +99,31 @@ def changes(start: Settings, settings: Settings) -> Settings:
         fields = ("instances", "threads", "queue_delay_us", "preferred_batch_sizes")
         changed = {field: getattr(after, field) for field in fields if getattr(after, field) != getattr(before, field)}
         if changed:
-            found.append(ModelTuning(after.model, **changed))
+            found.append(TunedSettings(after.model, **changed))
     return tuple(found)
 
 
-def simplicity(value: ModelTuning) -> tuple[int, ...]:
+def simplicity(value: TunedSettings) -> tuple[int, ...]:
     """Sorts values: what takes less of the machine, or asks for less, comes first."""
     instances, threads, delay_us = value.instances or 0, value.threads or 0, value.queue_delay_us or 0
     sizes = value.preferred_batch_sizes or ()
     return (instances * max(threads, 1), instances, delay_us, len(sizes), *(-size for size in sizes))
 
 
-def _placements(own: ModelTuning, cores: int) -> tuple[ModelTuning, ...]:
+def _placements(own: TunedSettings, cores: int) -> tuple[TunedSettings, ...]:
     found = {_only("placement", own)}
     for instances in _doubling(max(_LEAST_INSTANCES, cores)):
         for threads in (None,) if own.threads is None else _doubling(cores):
             if instances * (threads or 1) <= max(_LEAST_INSTANCES, _MOST_THREADS_PER_CORE * cores):
-                found.add(ModelTuning(own.model, instances, threads))
+                found.add(TunedSettings(own.model, instances, threads))
     return tuple(sorted(found, key=simplicity))
 
 
-def _batchings(own: ModelTuning, delays_us: Sequence[int], sizes: Sequence[int]) -> tuple[ModelTuning, ...]:
+def _batchings(own: TunedSettings, delays_us: Sequence[int], sizes: Sequence[int]) -> tuple[TunedSettings, ...]:
     found = {_only("batching", own)}
     for delay_us in delays_us:
         for preferred in ((), *((size,) for size in sizes)):
-            found.add(ModelTuning(own.model, queue_delay_us=delay_us, preferred_batch_sizes=preferred))
+            found.add(TunedSettings(own.model, queue_delay_us=delay_us, preferred_batch_sizes=preferred))
     return tuple(sorted(found, key=simplicity))
 
 
@@ -134,17 +134,17 @@ def _doubling(largest: int) -> list[int]:
     return found
 
 
-def _of(settings: Settings, model: str) -> ModelTuning:
+def _of(settings: Settings, model: str) -> TunedSettings:
     return next(one for one in settings if one.model == model)
 
 
-def _only(choice: str, tuning: ModelTuning) -> ModelTuning:
+def _only(choice: str, tuning: TunedSettings) -> TunedSettings:
     if choice == "placement":
         return replace(tuning, queue_delay_us=None, preferred_batch_sizes=None)
     return replace(tuning, instances=None, threads=None)
 
 
-def _merged(tuning: ModelTuning, value: ModelTuning) -> ModelTuning:
+def _merged(tuning: TunedSettings, value: TunedSettings) -> TunedSettings:
     stated = {
         field: getattr(value, field)
         for field in ("instances", "threads", "queue_delay_us", "preferred_batch_sizes")

@@ -13,7 +13,7 @@ import numpy as np
 
 from ebbtide.export import versions
 from ebbtide.export.manifest import read_manifest
-from ebbtide.loadtest import Deck, Slo
+from ebbtide.loadtest import Slo, Workload
 from ebbtide.loadtest.machine import machine_facts
 from ebbtide.tune.arena import ArenaOptions, LiveArena, Side
 from ebbtide.tune.errors import TuneError
@@ -59,14 +59,14 @@ class TuneOptions:
             raise TuneError(f"repeats: got {self.repeats}; expected at least {FEWEST_REPEATS}")
 
 
-def tune(repository: Path, deck: Deck, options: TuneOptions) -> dict[str, Any]:
-    """Searches the best settings for the ensembles of a deck, and gives the result, ready for JSON.
+def tune(repository: Path, workload: Workload, options: TuneOptions) -> dict[str, Any]:
+    """Searches the best settings for the ensembles of a workload, and gives the result, ready for JSON.
 
     Nothing in the repository is changed; see `ebbtide.tune.write`.
 
     Args:
         repository: An exported repository with CPU configs.
-        deck: What is sent, and so which ensembles count, and how much.
+        workload: What is sent, and so which ensembles count, and how much.
         options: The objective and the time.
 
     Raises:
@@ -75,7 +75,7 @@ def tune(repository: Path, deck: Deck, options: TuneOptions) -> dict[str, Any]:
     """
     began_unix_s, began = time.time(), time.monotonic()
     read_manifest(repository)
-    ensembles, cores = deck.endpoints, len(os.sched_getaffinity(0))
+    ensembles, cores = workload.endpoints, len(os.sched_getaffinity(0))
     space = read_space(repository, ensembles, cores=cores, limit_ms=min(options.slo.latency_limit_ms.values()))
     settings = ArenaOptions(
         repository,
@@ -86,7 +86,7 @@ def tune(repository: Path, deck: Deck, options: TuneOptions) -> dict[str, Any]:
         rate_limit_cores=cores if _is_rate_limited(repository, space.start) else None,
     )
     options.on_part("starting two servers")
-    with LiveArena(settings, deck, space.start) as arena:
+    with LiveArena(settings, workload, space.start) as arena:
         options.on_part("searching")
         ready = time.monotonic()
         ends = ready + 60 * options.minutes
@@ -112,7 +112,7 @@ def tune(repository: Path, deck: Deck, options: TuneOptions) -> dict[str, Any]:
                 search=search,
                 verdict=verdict,
                 slo=options.slo,
-                deck=deck,
+                workload=workload,
                 calibration=arena.calibration,
                 generator_limits=arena.generator_limits,
                 turns=arena.turns,

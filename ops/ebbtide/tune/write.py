@@ -10,7 +10,7 @@ from google.protobuf import text_format
 
 from ebbtide.export import versions
 from ebbtide.export.manifest import read_manifest, write_manifest
-from ebbtide.export.tuning import ModelTuning
+from ebbtide.export.tuned_settings import TunedSettings
 from ebbtide.interest.exported import MODEL_CONFIG_FILE
 from ebbtide.tune.errors import TuneError
 
@@ -38,7 +38,7 @@ def write_winner(repository: Path, result: Mapping[str, Any]) -> tuple[Path, ...
         change = _tuning(stated)
         path = repository / change.model / MODEL_CONFIG_FILE
         config = versions.read_config(path)
-        found = ModelTuning.read(config)
+        found = TunedSettings.read(config)
         if found != measured[change.model]:
             raise TuneError(f"{path}: got {found}; expected {measured[change.model]}, as it was measured: tune again")
         change.apply(config)
@@ -55,6 +55,6 @@ def write_winner(repository: Path, result: Mapping[str, Any]) -> tuple[Path, ...
     return tuple(texts)
 
 
-def _tuning(stated: Mapping[str, Any]) -> ModelTuning:
+def _tuning(stated: Mapping[str, Any]) -> TunedSettings:
     sizes = stated.get("preferred_batch_sizes")
-    return ModelTuning(**{**stated, "preferred_batch_sizes": None if sizes is None else tuple(sizes)})
+    return TunedSettings(**{**stated, "preferred_batch_sizes": None if sizes is None else tuple(sizes)})

@@ -180,6 +180,6 @@ def by_item(items: Ints, scores: Floats) -> dict[int, float]:
 
 
 def without_rows(model: Model, outputs: Outputs) -> Outputs:
-    """The outputs of a model for one person, without the leading 1 of those that have a row for the person."""
+    """The outputs of a model for one user, without the leading 1 of those that have a row for the user."""
     single = {tensor.name for tensor in model.outputs if model.batching or tensor.rows == 1}
     return {name: array[0] if name in single else array for name, array in outputs.items()}

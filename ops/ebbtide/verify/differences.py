@@ -68,7 +68,7 @@ class Differences:
         self._tolerances = tolerances
         self._found: dict[tuple[str, str], StageDifference] = {}
 
-    def add(self, stage: str, field: str, place: Place, request: int, kind: str) -> None:
+    def add(self, stage: str, field: str, position: Place, request: int, kind: str) -> None:
         """Takes one comparison in; the largest of each field stays."""
         key = (stage, field)
         known = self._found.get(key)
@@ -76,9 +76,14 @@ class Differences:
             tolerance = self._tolerances.get(f"{stage}.{field}", 0.0)
             known = StageDifference(self._between, stage, field, 0.0, tolerance, 0)
         known = replace(known, compared=known.compared + 1)
-        if place.difference > known.difference:
+        if position.difference > known.difference:
             known = replace(
-                known, difference=place.difference, request=request, kind=kind, item=place.item, detail=place.detail
+                known,
+                difference=position.difference,
+                request=request,
+                kind=kind,
+                item=position.item,
+                detail=position.detail,
             )
         self._found[key] = known
 
@@ -102,8 +107,8 @@ def compare_arrays(got: Array, expected: Array) -> Place:
     index, difference = _worst(got, expected)
     if difference == 0:
         return Place(0.0)
-    place = [int(part) for part in np.unravel_index(index, got.shape)]
-    return Place(difference, detail=f"{place}: got {_text(got.flat[index])}; expected {_text(expected.flat[index])}")
+    position = [int(part) for part in np.unravel_index(index, got.shape)]
+    return Place(difference, detail=f"{position}: got {_text(got.flat[index])}; expected {_text(expected.flat[index])}")
 
 
 def compare_with_unknown(got: Array, expected: Array) -> Place:

@@ -122,7 +122,7 @@ def _require_same_catalog(bundle: InterestBundle, pipeline: InProcessPipeline) -
     if item_ids != bundle.catalog.item_id:
         own = bundle.catalog.item_id
         first = next(
-            (place for place, pair in enumerate(zip(item_ids, own, strict=False)) if pair[0] != pair[1]),
+            (position for position, pair in enumerate(zip(item_ids, own, strict=False)) if pair[0] != pair[1]),
             min(len(own), len(item_ids)),
         )
         raise UnlikeCatalogError(
@@ -282,21 +282,21 @@ class _Walk:
             return
         try:
             self._other.recommend(asked)
-            place = Place(np.inf, detail=f"{self._other.name} serves it; {self._local.name}: {local}")
+            position = Place(np.inf, detail=f"{self._other.name} serves it; {self._local.name}: {local}")
         except RefusedError as error:
             alike = str(error) == str(local)
-            place = Place(0.0) if alike else Place(np.inf, detail=f"got {error}; expected {local}")
-        self._add(asked.ensemble.name, _REFUSAL, place)
+            position = Place(0.0) if alike else Place(np.inf, detail=f"got {error}; expected {local}")
+        self._add(asked.ensemble.name, _REFUSAL, position)
 
     def _note(self, stage: str, field: str, compare: Callable[[], Place]) -> None:
         try:
-            place = compare()
+            position = compare()
         except RefusedError as error:
-            place = self._refused(error)
-        self._add(stage, field, place)
+            position = self._refused(error)
+        self._add(stage, field, position)
 
-    def _add(self, stage: str, field: str, place: Place) -> None:
-        self._found.add(stage, field, place, self._asked.number, self._asked.ensemble.name)
+    def _add(self, stage: str, field: str, position: Place) -> None:
+        self._found.add(stage, field, position, self._asked.number, self._asked.ensemble.name)
 
     def _refused(self, error: RefusedError) -> Place:
         return Place(np.inf, detail=f"{self._other.name} refuses what {self._local.name} serves: {error}")
@@ -314,8 +314,10 @@ def _compare_tokens(got: Tokens, expected: Tokens) -> Place:
         if len(one) != len(other):
             return Place(np.inf, detail=f"text {number}: got {len(one)} tokens; expected {len(other)}")
         if one != other:
-            place = next(index for index, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
-            return Place(np.inf, detail=f"text {number}, token {place}: got id {one[place]}; expected {other[place]}")
+            position = next(index for index, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
+            return Place(
+                np.inf, detail=f"text {number}, token {position}: got id {one[position]}; expected {other[position]}"
+            )
     return Place(0.0)
 
 

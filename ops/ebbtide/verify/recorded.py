@@ -100,8 +100,8 @@ def random_requests(
     values = read_manifest(repository).get(str(version), {}).get("attributes", {})
     requests = [_request(sample, item_ids, pools) for sample in random_samples(len(item_ids), count, limits, seed)]
     random = np.random.default_rng(seed)
-    for place, request in enumerate(requests):
-        if place >= _PLAIN:
+    for index, request in enumerate(requests):
+        if index >= _PLAIN:
             _add_wishes(request, random, values, _spare_events(request, limits))
     return requests
 
@@ -133,14 +133,14 @@ def _request(sample: Sample, item_ids: Sequence[str], pools: Sequence[Sequence[s
         subjects.append(Event(text=pool[text % len(pool)]))
     request = RecommendRequest(exclude_item_ids=[item_ids[item] for item in sample.exclude])
     request.now.FromMilliseconds(sample.now_ms)
-    for place, event in enumerate(subjects):
-        event.time.FromMilliseconds(int(sample.time_ms[place]))
+    for index, event in enumerate(subjects):
+        event.time.FromMilliseconds(int(sample.time_ms[index]))
         if sample.weight is not None:
-            event.weight = float(sample.weight[place])
+            event.weight = float(sample.weight[index])
         if sample.is_current is None:
             request.events.append(event)
         else:
-            (request.current if sample.is_current[place] else request.history).append(event)
+            (request.current if sample.is_current[index] else request.history).append(event)
     if sample.alpha is not None:
         request.alpha = sample.alpha
     if sample.exclude_seen is not None:

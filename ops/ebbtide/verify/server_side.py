@@ -149,7 +149,7 @@ class ServerSide:
 
     def _of_candidates(self, model: Model, asked: Asked, candidates: Ints) -> Outputs:
         texts = np.array(asked.texts, dtype=np.object_) if asked.texts else None
-        # What has a row for the person has it in models that do not batch as well.
+        # What has a row for the user has it in models that do not batch as well.
         row = candidates if model.batching else candidates[None]
         given = {contract.TEXT.name: texts, contract.CANDIDATE_ITEM.name: row}
         return without_rows(model, self._infer(model, _tensors(asked, model, given)))

@@ -114,8 +114,8 @@ class TorchSide:
     ) -> tuple[Place, float, tuple[int, ...]]:
         """The in-process answer against the formulas."""
         reference = self.reference(asked, vectors)
-        place = compare_with_scores(local.ranked, self._filtered(asked, reference.scores), self.catalog)
-        return place, reference.alpha, self._counts(asked, reference)
+        index = compare_with_scores(local.ranked, self._filtered(asked, reference.scores), self.catalog)
+        return index, reference.alpha, self._counts(asked, reference)
 
     def candidate_scores(self, weights: Weights, candidates: Ints) -> npt.NDArray[Any]:
         """From the item factors in double precision."""
@@ -181,7 +181,7 @@ class TorchSide:
     def _counts(self, asked: Asked, reference: ReferenceScores) -> tuple[int, ...]:
         """As `contract.EVENT_COUNTS`."""
         items = asked.request.event_item.size
-        left_out = items - np.count_nonzero(self._counting(asked).place < items)
+        left_out = items - np.count_nonzero(self._counting(asked).index < items)
         return reference.events - reference.current_events, reference.current_events, left_out
 
     def _counting(self, asked: Asked) -> _Counting:
@@ -210,10 +210,10 @@ class TorchSide:
                 self._bundle.model,
                 self._bundle.prior_columns,
                 item=counting.item.tolist(),
-                time_ms=request.event_time[counting.place].tolist(),
+                time_ms=request.event_time[counting.index].tolist(),
                 now_ms=int(request.now[0]),
-                is_current=None if flags is None else flags[counting.place].tolist(),
-                weight=None if weight is None else weight[counting.place].tolist(),
+                is_current=None if flags is None else flags[counting.index].tolist(),
+                weight=None if weight is None else weight[counting.index].tolist(),
                 alpha=None if request.alpha is None else float(request.alpha[0]),
                 exclude=excluded[excluded != _UNKNOWN].tolist(),
                 exclude_seen=None if request.exclude_seen is None else bool(request.exclude_seen[0]),
@@ -225,7 +225,7 @@ class TorchSide:
 class _Counting:
     """Events that count, in the order in which the formulas take them."""
 
-    place: Ints
+    index: Ints
     """``[events]``: places in the request's events."""
     item: Ints
     """Catalog indices of those with an item, which come first."""

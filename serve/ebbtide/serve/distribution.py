@@ -235,7 +235,7 @@ def _layout(installed: Path, version: str) -> Path:
         ) from error
     try:
         for relative, source in sources.items():
-            _place(source, staging / relative)
+            _index(source, staging / relative)
         for relative, text in written.items():
             target = staging / relative
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -261,7 +261,7 @@ def _is_whole(tree: Path, files: list[str]) -> bool:
     return all((tree / path).exists() for path in files)
 
 
-def _place(source: Path, target: Path) -> None:
+def _index(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Triton refuses a backend library whose link leads out of the backend's folder, so only executables are links.
     if target.name in ("tritonserver", "python3"):

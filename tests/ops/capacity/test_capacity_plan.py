@@ -38,7 +38,7 @@ def written(tmp_path, content):
 def test_plan_shows_every_step_when_zones_are_spread_over():
     found = plan(Demand(10_000_000), Replica(1_000.0, 4, Memory(200, 25, 1_000_000, 68, 2, 2)))
     assert [(line.name, line.arithmetic, line.shown) for line in found.lines] == [
-        ("requests a day", "10,000,000 people × 10", "100,000,000 requests"),
+        ("requests a day", "10,000,000 users × 10", "100,000,000 requests"),
         ("mean rate", "100,000,000 ÷ 86,400 s", "1,157 requests/s"),
         ("peak rate", "1,157 × 3", "3,472 requests/s"),
         ("rate of a replica to plan with", "1,000 × 0.7", "700 requests/s"),
@@ -54,28 +54,28 @@ def test_plan_shows_every_step_when_zones_are_spread_over():
 
 
 @given(
-    people=st.integers(1, 10**9),
+    users=st.integers(1, 10**9),
     requests=st.floats(0.1, 100),
     peak=st.floats(1, 20),
     utilisation=st.floats(0.1, 1),
     zones=st.integers(1, 5),
     rate=st.floats(1, 1e5),
 )
-def test_replicas_bear_the_peak_when_a_zone_or_a_replica_is_lost(people, requests, peak, utilisation, zones, rate):
-    found = plan(Demand(people, requests, peak, utilisation, zones), Replica(rate, 2))
+def test_replicas_bear_the_peak_when_a_zone_or_a_replica_is_lost(users, requests, peak, utilisation, zones, rate):
+    found = plan(Demand(users, requests, peak, utilisation, zones), Replica(rate, 2))
     left = found.replicas - (1 if zones == 1 else found.replicas // zones)
-    assert left * rate * utilisation >= people * requests / 86_400 * peak * (1 - 1e-9)
-    needed = math.ceil(people * requests / 86_400 * peak / (rate * utilisation))
+    assert left * rate * utilisation >= users * requests / 86_400 * peak * (1 - 1e-9)
+    needed = math.ceil(users * requests / 86_400 * peak / (rate * utilisation))
     assert found.replicas <= (needed + 1 if zones == 1 else (needed // (zones - 1) + 1) * zones)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("people_per_day", 0), ("requests_per_person", 0), ("peak_factor", 0.5), ("utilisation", 1.1), ("zones", 0)],
+    [("users_per_day", 0), ("requests_per_user", 0), ("peak_factor", 0.5), ("utilisation", 1.1), ("zones", 0)],
 )
 def test_demand_is_refused_with_its_field_when_a_number_makes_no_sense(field, value):
     with pytest.raises(CapacityError, match=f"{field}: got {value}"):
-        Demand(**{"people_per_day": 1_000, field: value})
+        Demand(**{"users_per_day": 1_000, field: value})
 
 
 @pytest.mark.parametrize(
@@ -119,20 +119,20 @@ def test_memory_is_split_when_two_numbers_of_instances_were_measured(tmp_path):
 
 
 def test_command_prints_the_plans_as_json_when_asked():
-    options = ["--people", "1000,250000", "--rate", "500", "--cores", "2", "--base-mib", "300", "--items", "10000"]
+    options = ["--users", "1000,250000", "--rate", "500", "--cores", "2", "--base-mib", "300", "--items", "10000"]
     done = CliRunner().invoke(app, ["capacity", *options, "--json"])
     assert done.exit_code == 0, done.output
     content = json.loads(done.stdout)
-    assert [one["demand"]["people_per_day"] for one in content["plans"]] == [1_000, 250_000]
+    assert [one["demand"]["users_per_day"] for one in content["plans"]] == [1_000, 250_000]
     assert content["plans"][0]["replicas"] == 3
 
 
 def test_command_shows_the_arithmetic_when_printed():
-    done = CliRunner().invoke(app, ["capacity", "--people", "1000", "--rate", "500", "--cores", "2"])
+    done = CliRunner().invoke(app, ["capacity", "--users", "1000", "--rate", "500", "--cores", "2"])
     assert done.exit_code == 0, done.output
-    assert "1,000 people × 10" in done.stdout
+    assert "1,000 users × 10" in done.stdout
 
 
-@pytest.mark.parametrize("options", [[], ["--rate", "500"], ["--rate", "500", "--cores", "2", "--people", "many"]])
+@pytest.mark.parametrize("options", [[], ["--rate", "500"], ["--rate", "500", "--cores", "2", "--users", "many"]])
 def test_command_is_refused_when_numbers_are_missing(options):
     assert isinstance(CliRunner().invoke(app, ["capacity", *options]).exception, CapacityError)

@@ -17,7 +17,7 @@ MOVIELENS = Path(__file__).parents[3] / "examples" / "movielens-small"
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trained on a few people, as far as a config can tell."""
+    """Trained on a few users, as far as a config can tell."""
     from ebbtide.export.repository import export_repository
     from ebbtide.train.bundle import InterestBundle
 

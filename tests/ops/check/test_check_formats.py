@@ -73,8 +73,8 @@ def test_github_escapes_what_would_end_a_command():
 def test_findings_of_a_whole_corpus_are_sorted_and_never_repeated(every_wrong_case, tmp_path):
     for case in every_wrong_case[::5]:
         findings = check_repository(case.write(tmp_path / case.key)).findings
-        places = [(finding.file, finding.line, finding.rule) for finding in findings]
-        assert places == sorted(places)
+        locations = [(finding.file, finding.line, finding.rule) for finding in findings]
+        assert locations == sorted(locations)
         assert len(set(findings)) == len(findings)
 
 

@@ -165,6 +165,6 @@ def test_index_falls_back_on_what_is_around_when_a_field_is_not_written(path, li
     assert PositionIndex(text).line(path) == line
 
 
-def test_path_is_shown_as_people_write_it():
+def test_path_is_shown_as_users_write_it():
     assert render(("input", 1, "dims", 0)) == "input[1].dims[0]"
     assert render(("parameters", Key("a b"), "value")) == 'parameters["a b"].value'

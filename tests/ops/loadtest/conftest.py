@@ -8,7 +8,7 @@ import pytest
 from ebbtide.data.catalog import read_catalog
 from ebbtide.data.events import EventColumns, build_log, read_events
 from ebbtide.data.splits import held_out
-from ebbtide.loadtest import SessionLog, build_deck
+from ebbtide.loadtest import SessionLog, build_workload
 from ebbtide.serve import ServerConfig, TritonServer
 
 MOVIELENS = Path(__file__).parents[3] / "examples" / "movielens-small"
@@ -98,5 +98,5 @@ def sessions():
 
 
 @pytest.fixture(scope="session")
-def deck(sessions):
-    return build_deck(sessions, {"recommend": 1.0}, requests=300)
+def workload(sessions):
+    return build_workload(sessions, {"recommend": 1.0}, requests=300)

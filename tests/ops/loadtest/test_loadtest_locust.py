@@ -13,33 +13,33 @@ from ebbtide.loadtest import Generator, LoadTestError
 from ebbtide.loadtest.distributed import LocustGenerator
 
 
-def test_workers_give_the_same_totals_when_there_are_two(server, deck):
-    moments = np.arange(0, 2, 0.025)
-    with Generator(server.grpc_url, deck, timeout_s=5) as alone:
-        expected = alone.open_model(moments, 2.0)
-    with LocustGenerator(server.grpc_url, deck, timeout_s=5, workers=2) as generator:
-        found = generator.open_model(moments, 2.0)
+def test_workers_give_the_same_totals_when_there_are_two(server, workload):
+    timestamps = np.arange(0, 2, 0.025)
+    with Generator(server.grpc_url, workload, timeout_s=5) as alone:
+        expected = alone.open_model(timestamps, 2.0)
+    with LocustGenerator(server.grpc_url, workload, timeout_s=5, workers=2) as generator:
+        found = generator.open_model(timestamps, 2.0)
         closed = generator.closed_model(3, 1.0)
     assert found.counts == expected.counts
     assert found.sent == found.counts.answered == 80
-    assert np.allclose(np.sort(found.records["intended_s"]), moments)
+    assert np.allclose(np.sort(found.records["intended_s"]), timestamps)
     assert closed.counts.answered == closed.sent > 30
     assert closed.counts.unaccounted == 0
 
 
 # Waits for heartbeats to stay out. It failed once in a dozen runs, without a cause that came back.
 @pytest.mark.slow
-def test_load_test_fails_in_words_when_a_worker_is_lost(server, deck):
-    with LocustGenerator(server.grpc_url, deck, timeout_s=5, workers=2) as generator:
+def test_load_test_fails_in_words_when_a_worker_is_lost(server, workload):
+    with LocustGenerator(server.grpc_url, workload, timeout_s=5, workers=2) as generator:
         os.kill(generator.worker_pids[1], signal.SIGKILL)
         with pytest.raises(LoadTestError, match="1 of 2 are lost"):
             generator.closed_model(2, 30.0)
 
 
 @pytest.mark.parametrize("bind", ["5557", "host", ":x"])
-def test_generator_is_refused_when_the_address_to_bind_is_none(deck, bind):
+def test_generator_is_refused_when_the_address_to_bind_is_none(workload, bind):
     with pytest.raises(LoadTestError, match="locust_bind: got"):
-        LocustGenerator("127.0.0.1:1", deck, timeout_s=1, workers=1, bind=bind)
+        LocustGenerator("127.0.0.1:1", workload, timeout_s=1, workers=1, bind=bind)
 
 
 def test_own_locustfile_reports_calls_when_it_uses_the_user_class(server, tmp_path):

@@ -13,7 +13,7 @@ import trustme
 from ebbtide.client import BearerToken, TlsConfig
 from ebbtide.loadtest import Generator, LoadTestError
 from ebbtide.loadtest.access import Access, read_access, write_access
-from ebbtide.loadtest.replay import Deck
+from ebbtide.loadtest.replay import Workload
 
 TOKEN = "s3cret-token"  # noqa: S105
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -58,8 +58,8 @@ def serving(credentials=None, options=(), address="localhost:0"):
             server.stop(None).wait()
 
 
-def deck_of(*messages):
-    return Deck({"recommend": 1.0}, {"recommend": list(messages)}, [np.zeros(1)], 1)
+def workload_of(*messages):
+    return Workload({"recommend": 1.0}, {"recommend": list(messages)}, [np.zeros(1)], 1)
 
 
 def codes(phase):
@@ -98,7 +98,9 @@ def tls(authority, caller):
 def test_calls_are_answered_when_both_sides_know_each_other(guarded, tls):
     target, handler, _ = guarded
     asked = len(handler.asked)
-    with Generator(target, deck_of(b"one", b"two"), timeout_s=5, access=Access(tls, BearerToken(TOKEN))) as generator:
+    with Generator(
+        target, workload_of(b"one", b"two"), timeout_s=5, access=Access(tls, BearerToken(TOKEN))
+    ) as generator:
         phase = generator.open_model(np.linspace(0, 0.2, 40), 0.2)
     assert codes(phase) == {OK: 40}
     assert sorted(handler.asked[asked:]) == [b"one"] * 20 + [b"two"] * 20
@@ -106,7 +108,7 @@ def test_calls_are_answered_when_both_sides_know_each_other(guarded, tls):
 
 
 def test_calls_are_refused_by_name_when_the_token_is_another(guarded, tls):
-    with Generator(guarded[0], deck_of(b"one"), timeout_s=5, access=Access(tls, BearerToken("other"))) as generator:
+    with Generator(guarded[0], workload_of(b"one"), timeout_s=5, access=Access(tls, BearerToken("other"))) as generator:
         assert codes(generator.open_model(np.zeros(5), 0.1)) == {UNAUTHENTICATED: 5}
 
 
@@ -125,30 +127,30 @@ def test_calls_are_unavailable_when_one_side_does_not_know_the_other(guarded, au
         ),
         None,
     ):
-        with Generator(guarded[0], deck_of(b"one"), timeout_s=5, access=access) as generator:
+        with Generator(guarded[0], workload_of(b"one"), timeout_s=5, access=access) as generator:
             assert codes(generator.open_model(np.zeros(3), 0.1)) == {UNAVAILABLE: 3}
 
 
 def test_worker_reads_the_access_that_was_written_for_it_alone(guarded, tls, tmp_path):
     path = write_access(Access(tls, BearerToken(TOKEN)), tmp_path / "access.json")
     assert path.stat().st_mode & 0o077 == 0
-    with Generator(guarded[0], deck_of(b"one"), timeout_s=5, access=read_access(str(path))) as generator:
+    with Generator(guarded[0], workload_of(b"one"), timeout_s=5, access=read_access(str(path))) as generator:
         assert codes(generator.open_model(np.zeros(3), 0.1)) == {OK: 3}
 
 
 def test_token_stays_here_when_it_would_travel_in_plain_text():
     with pytest.raises(LoadTestError, match=r"token: got one for triton\.example:8001, without encryption"):
-        Generator("triton.example:8001", deck_of(b"one"), timeout_s=1, access=Access(token=BearerToken(TOKEN)))
+        Generator("triton.example:8001", workload_of(b"one"), timeout_s=1, access=Access(token=BearerToken(TOKEN)))
 
 
 def test_certificate_is_named_when_it_is_none():
     with pytest.raises(LoadTestError, match=r"root_certificates: .*expected a readable PEM file"):
-        Generator("localhost:1", deck_of(b"one"), timeout_s=1, access=Access(TlsConfig(root_certificates=b"none")))
+        Generator("localhost:1", workload_of(b"one"), timeout_s=1, access=Access(TlsConfig(root_certificates=b"none")))
 
 
 def test_long_messages_arrive_whole_when_windows_are_short():
     messages = [bytes([number]) * 300_000 for number in (1, 2, 3)]
-    with serving() as (target, handler, _), Generator(target, deck_of(*messages), timeout_s=10) as generator:
+    with serving() as (target, handler, _), Generator(target, workload_of(*messages), timeout_s=10) as generator:
         phase = generator.closed_model(6, 0.5)
         assert codes(phase) == {OK: phase.sent}
         assert phase.sent > 6
@@ -157,12 +159,12 @@ def test_long_messages_arrive_whole_when_windows_are_short():
 
 def test_calls_wait_their_turn_when_the_server_allows_one_at_a_time():
     limit = [("grpc.max_concurrent_streams", 1)]
-    with serving(options=limit) as (target, _, _), Generator(target, deck_of(b"one"), timeout_s=10) as generator:
+    with serving(options=limit) as (target, _, _), Generator(target, workload_of(b"one"), timeout_s=10) as generator:
         assert codes(generator.open_model(np.zeros(60), 0.3)) == {OK: 60}
 
 
 def test_calls_end_with_the_deadline_when_the_server_says_nothing():
-    with serving() as (target, handler, _), Generator(target, deck_of(b"one"), timeout_s=0.2) as generator:
+    with serving() as (target, handler, _), Generator(target, workload_of(b"one"), timeout_s=0.2) as generator:
         handler.release.clear()
         phase = generator.open_model(np.zeros(5), 0.1)
     assert codes(phase) == {DEADLINE_EXCEEDED: 5}
@@ -172,14 +174,14 @@ def test_calls_end_with_the_deadline_when_the_server_says_nothing():
 def test_calls_end_with_the_deadline_when_the_server_never_tells_its_limits():
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
-        Generator(f"127.0.0.1:{silent.getsockname()[1]}", deck_of(b"one"), timeout_s=0.2) as generator,
+        Generator(f"127.0.0.1:{silent.getsockname()[1]}", workload_of(b"one"), timeout_s=0.2) as generator,
     ):
         phase = generator.open_model(np.zeros(5), 0.1)
     assert codes(phase) == {DEADLINE_EXCEEDED: 5}
 
 
 def test_next_calls_are_answered_when_the_server_was_restarted():
-    with serving() as (target, _, server), Generator(target, deck_of(b"one"), timeout_s=5) as generator:
+    with serving() as (target, _, server), Generator(target, workload_of(b"one"), timeout_s=5) as generator:
         assert codes(generator.open_model(np.zeros(8), 0.1)) == {OK: 8}
         server.stop(None).wait()
         gone = generator.open_model(np.zeros(8), 0.1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebbtide.loadtest import Generator, Load, LoadTestError, Options, build_deck, load_test
+from ebbtide.loadtest import Generator, Load, LoadTestError, Options, build_workload, load_test
 from ebbtide.loadtest._triton import read_request
 from ebbtide.loadtest.perf_analyzer import ENVIRONMENT_VARIABLE, find, measure_beside, read_report, write_input
 
@@ -32,11 +32,11 @@ def test_report_is_refused_when_it_is_another_file(text):
 
 
 def test_input_holds_the_same_requests_when_written(sessions, tmp_path):
-    deck = build_deck(sessions, {"recommend": 0.5, "recommend_text": 0.5}, requests=30)
-    files = write_input(tmp_path, deck)
+    workload = build_workload(sessions, {"recommend": 0.5, "recommend_text": 0.5}, requests=30)
+    files = write_input(tmp_path, workload)
     batching, plain = (json.loads(files[name].read_text())["data"] for name in ("recommend", "recommend_text"))
     assert len(batching) == len(plain) == 30
-    request = read_request(deck.messages["recommend"][7])
+    request = read_request(workload.messages["recommend"][7])
     for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
         # Without the batch dimension, which perf_analyzer adds.
         assert batching[7][tensor.name]["shape"] == list(tensor.shape)[1:]
@@ -60,18 +60,18 @@ def test_other_program_is_refused_when_it_has_the_name(tmp_path):
         find(tmp_path)
 
 
-def test_program_sends_our_requests_when_it_is_here(server, deck):
+def test_program_sends_our_requests_when_it_is_here(server, workload):
     path = os.environ.get(ENVIRONMENT_VARIABLE)
     if path is None:
         pytest.skip(f"perf_analyzer is not a package: set {ENVIRONMENT_VARIABLE} to its path")
     binary = find(Path(path))
-    with Generator(server.grpc_url, deck, timeout_s=5) as generator:
+    with Generator(server.grpc_url, workload, timeout_s=5) as generator:
         result = load_test(
             server.grpc_url,
-            deck,
+            workload,
             generator,
             Options([Load(4.0, concurrency=2)], warm_up_s=0.5),
-            beside=lambda runs: measure_beside(binary, server.grpc_url, deck, runs),
+            beside=lambda runs: measure_beside(binary, server.grpc_url, workload, runs),
         )
     (level,) = result["perf_analyzer"]["levels"]
     assert level["concurrency"] == 2

@@ -1,11 +1,11 @@
-"""Requests are those of real people, just before what they did next."""
+"""Requests are those of real users, just before what they did next."""
 
 import numpy as np
 import pytest
 
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.keys import item_key
-from ebbtide.loadtest import LoadTestError, SessionLog, build_deck
+from ebbtide.loadtest import LoadTestError, SessionLog, build_workload
 from ebbtide.loadtest._triton import read_messages, read_request, write_messages
 
 
@@ -20,7 +20,7 @@ def tensors(message):
 
 
 def small_log(held_out):
-    """Two people: a session of three events and a later one; two events of one moment and one after."""
+    """Two users: a session of three events and a later one; two events of one moment and one after."""
     hour = 3_600_000
     return SessionLog(
         start=np.array([0, 4, 7]),
@@ -34,30 +34,30 @@ def small_log(held_out):
 
 
 def test_request_holds_what_came_strictly_before_when_a_moment_has_several_events():
-    deck = build_deck(small_log([0, 1, 1, 1, 0, 1, 1]), {"recommend": 1.0})
-    asked = [tensors(message) for message in deck.messages["recommend"]]
+    workload = build_workload(small_log([0, 1, 1, 1, 0, 1, 1]), {"recommend": 1.0})
+    asked = [tensors(message) for message in workload.messages["recommend"]]
     # The second event of one moment is asked for with the first, which has no past here.
     assert [int(one["now"][0]) for one in asked] == [20, 1000, 3000, 5 * 3_600_000]
     assert [len(one["event_item"]) for one in asked] == [2, 1, 2, 3]
     assert list(asked[2]["event_item"]) == [item_key("a"), item_key("b")]
     assert all((one["event_time"] < one["now"]).all() for one in asked)
-    assert sorted(pauses.tolist() for pauses in deck.sessions) == [[0.0], [0.0], [0.0, 2.0]]
-    assert deck.people == 2
+    assert sorted(pauses.tolist() for pauses in workload.sessions) == [[0.0], [0.0], [0.0, 2.0]]
+    assert workload.users == 2
 
 
-def test_deck_replays_real_lengths_when_the_log_is_movielens(sessions, deck):
-    lengths = [len(tensors(message)["event_item"]) for message in deck.messages["recommend"]]
+def test_workload_replays_real_lengths_when_the_log_is_movielens(sessions, workload):
+    lengths = [len(tensors(message)["event_item"]) for message in workload.messages["recommend"]]
     assert len(lengths) == 300
     assert max(lengths) <= Limits().max_events
     assert len(set(lengths)) > 50
-    assert len(set(deck.messages["recommend"])) == 300
+    assert len(set(workload.messages["recommend"])) == 300
     held_out = set(sessions.time_ms[sessions.is_held_out].tolist())
-    assert all(int(tensors(message)["now"][0]) in held_out for message in deck.messages["recommend"])
+    assert all(int(tensors(message)["now"][0]) in held_out for message in workload.messages["recommend"])
 
 
-def test_deck_is_the_same_when_built_twice_and_another_with_another_seed(sessions):
+def test_workload_is_the_same_when_built_twice_and_another_with_another_seed(sessions):
     mix = {"recommend": 0.5, "recommend_text": 0.25, "embed": 0.25}
-    first, again, other = (build_deck(sessions, mix, requests=40, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (build_workload(sessions, mix, requests=40, seed=seed) for seed in (3, 3, 4))
     assert first.messages == again.messages
     assert first.choices() == again.choices()
     assert first.messages != other.messages
@@ -67,11 +67,11 @@ def test_deck_is_the_same_when_built_twice_and_another_with_another_seed(session
 
 
 def test_candidates_hold_what_came_next_when_a_request_ranks(sessions):
-    deck = build_deck(sessions, {"rank": 1.0}, requests=50)
-    id_of = {item_key(item_id): place for place, item_id in enumerate(sessions.item_id)}
+    workload = build_workload(sessions, {"rank": 1.0}, requests=50)
+    id_of = {item_key(item_id): index for index, item_id in enumerate(sessions.item_id)}
     popularity = np.bincount(sessions.item, minlength=len(sessions.item_id))
     drawn = []
-    for message in deck.messages["rank"]:
+    for message in workload.messages["rank"]:
         asked = tensors(message)
         candidates = [id_of[key] for key in asked["candidate_item"].tolist()]
         assert len(set(candidates)) == len(candidates) == 100
@@ -82,11 +82,11 @@ def test_candidates_hold_what_came_next_when_a_request_ranks(sessions):
     assert popularity[drawn].mean() > 3 * popularity.mean()
 
 
-def test_deck_is_refused_when_nobody_is_held_out_with_a_past():
+def test_workload_is_refused_when_nobody_is_held_out_with_a_past():
     with pytest.raises(LoadTestError, match="nobody has a held-out event with an earlier one"):
-        build_deck(small_log([1, 0, 0, 0, 1, 1, 0]), {"recommend": 1.0})
+        build_workload(small_log([1, 0, 0, 0, 1, 1, 0]), {"recommend": 1.0})
 
 
-def test_messages_come_back_when_written_and_read(deck):
-    messages = [b"", b"x", *deck.messages["recommend"][:20], bytes(70_000)]
+def test_messages_come_back_when_written_and_read(workload):
+    messages = [b"", b"x", *workload.messages["recommend"][:20], bytes(70_000)]
     assert read_messages(write_messages(messages)) == messages

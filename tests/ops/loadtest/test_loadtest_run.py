@@ -19,7 +19,7 @@ from ebbtide.loadtest import (
     Options,
     RateProfile,
     Slo,
-    build_deck,
+    build_workload,
     html_report,
     load_test,
     markdown_report,
@@ -32,12 +32,12 @@ SLOW_STEP_MS = 10
 
 
 @pytest.fixture(scope="module")
-def result(server, deck):
+def result(server, workload):
     """An open run and a closed one, with an objective that cannot be held beside a sleep of 10 ms."""
     loads = [Load(2.0, RateProfile(40)), Load(1.5, concurrency=4)]
     options = Options(loads, warm_up_s=0.3, slo=Slo.parse("p50<5ms"), command="ebbtide loadtest <&>")
-    with Generator(server.grpc_url, deck, timeout_s=5) as generator:
-        return load_test(server.grpc_url, deck, generator, options)
+    with Generator(server.grpc_url, workload, timeout_s=5) as generator:
+        return load_test(server.grpc_url, workload, generator, options)
 
 
 def accounted(found):
@@ -98,9 +98,9 @@ def test_server_process_is_watched_when_it_is_on_this_machine(result):
     assert min(usage["server_memory_mib"]) > 10
 
 
-def test_latency_counts_from_the_intended_moment_when_the_server_falls_behind(server, deck):
+def test_latency_counts_from_the_intended_moment_when_the_server_falls_behind(server, workload):
     # Eight requests fit into one sleep, so a hundred at once wait for a dozen of them.
-    with Generator(server.grpc_url, deck, timeout_s=5) as generator:
+    with Generator(server.grpc_url, workload, timeout_s=5) as generator:
         phase = generator.open_model(np.zeros(100), 1.0)
     assert phase.counts.answered == 100
     assert float(phase.records["took_s"].max()) > 5 * SLOW_STEP_MS / 1e3
@@ -108,8 +108,8 @@ def test_latency_counts_from_the_intended_moment_when_the_server_falls_behind(se
     assert (phase.records["took_s"] > phase.records["late_s"]).all()
 
 
-def test_requests_under_way_count_as_cancelled_when_interrupted(server, deck):
-    with Generator(server.grpc_url, deck, timeout_s=5) as generator:
+def test_requests_under_way_count_as_cancelled_when_interrupted(server, workload):
+    with Generator(server.grpc_url, workload, timeout_s=5) as generator:
         timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
         phase = generator.open_model(np.repeat(np.arange(0.0, 10.0, 0.05), 60), 10.0)
@@ -122,7 +122,7 @@ def test_requests_under_way_count_as_cancelled_when_interrupted(server, deck):
     assert counts.unsent == 12_000 - counts.sent > 0
 
 
-def test_every_request_is_accounted_for_when_the_server_dies_in_the_middle(slowed_repository, deck):
+def test_every_request_is_accounted_for_when_the_server_dies_in_the_middle(slowed_repository, workload):
     options = Options([Load(2.0, RateProfile(60), "constant")], warm_up_s=0, timeout_s=2)
     with TritonServer(ServerConfig(slowed_repository)) as mortal:
         killer = threading.Timer(0.8, os.kill, (mortal.pid, signal.SIGKILL))
@@ -134,9 +134,9 @@ def test_every_request_is_accounted_for_when_the_server_dies_in_the_middle(slowe
                 killer.start()
                 return super().open_model(send_s, duration_s)
 
-        generator = Deadly(mortal.grpc_url, deck, timeout_s=2)
+        generator = Deadly(mortal.grpc_url, workload, timeout_s=2)
         with generator:
-            result = load_test(mortal.grpc_url, deck, generator, options)
+            result = load_test(mortal.grpc_url, workload, generator, options)
         killer.join()
     assert result["sent"] == 120
     assert accounted(result)
@@ -149,33 +149,33 @@ def test_every_request_is_accounted_for_when_the_server_dies_in_the_middle(slowe
     assert "UNAVAILABLE" in html_report(result)
 
 
-def test_requests_fail_by_deadline_when_it_is_shorter_than_the_sleep(server, deck):
-    with Generator(server.grpc_url, deck, timeout_s=0.005) as generator:
+def test_requests_fail_by_deadline_when_it_is_shorter_than_the_sleep(server, workload):
+    with Generator(server.grpc_url, workload, timeout_s=0.005) as generator:
         phase = generator.closed_model(2, 0.3)
     assert phase.counts.failed == phase.sent > 0
     assert phase.counts.unaccounted == 0
 
 
-def test_generator_sends_more_than_the_slowed_server_when_nothing_is_done(server, deck):
-    with Generator(server.grpc_url, deck, timeout_s=5) as generator:
+def test_generator_sends_more_than_the_slowed_server_when_nothing_is_done(server, workload):
+    with Generator(server.grpc_url, workload, timeout_s=5) as generator:
         calibration = calibrate(generator, server.grpc_url)
         phase = generator.closed_model(1, 0.5)
     assert calibration.throughput > 2 * phase.throughput
     assert phase.counts.answered == phase.sent > 0
 
 
-def test_load_test_is_refused_in_words_when_nobody_is_at_the_address(deck):
+def test_load_test_is_refused_in_words_when_nobody_is_at_the_address(workload):
     with (
-        Generator("127.0.0.1:1", deck, timeout_s=1) as generator,
+        Generator("127.0.0.1:1", workload, timeout_s=1) as generator,
         pytest.raises(LoadTestError, match=r"127\.0\.0\.1:1: UNAVAILABLE"),
     ):
-        load_test("127.0.0.1:1", deck, generator, Options([Load(1.0, concurrency=1)]))
+        load_test("127.0.0.1:1", workload, generator, Options([Load(1.0, concurrency=1)]))
 
 
 def test_load_test_is_refused_in_words_when_the_server_lacks_the_endpoint(server, sessions):
-    deck = build_deck(sessions, {"embed": 1.0}, requests=5)
-    with Generator(server.grpc_url, deck, timeout_s=1) as generator, pytest.raises(LoadTestError, match="embed at"):
-        load_test(server.grpc_url, deck, generator, Options([Load(1.0, concurrency=1)]))
+    workload = build_workload(sessions, {"embed": 1.0}, requests=5)
+    with Generator(server.grpc_url, workload, timeout_s=1) as generator, pytest.raises(LoadTestError, match="embed at"):
+        load_test(server.grpc_url, workload, generator, Options([Load(1.0, concurrency=1)]))
 
 
 class Reader(HTMLParser):
@@ -276,18 +276,18 @@ def test_command_fails_when_the_objective_is_broken(server):
     assert "is not held" in done.stdout
 
 
-def test_result_tells_of_others_when_somebody_else_asks_the_server(server, deck):
+def test_result_tells_of_others_when_somebody_else_asks_the_server(server, workload):
     class Accompanied(Generator):
         """Has somebody else send three requests during the run."""
 
         def open_model(self, send_s, duration_s):
-            with Generator(server.grpc_url, deck, timeout_s=5) as other:
+            with Generator(server.grpc_url, workload, timeout_s=5) as other:
                 other.open_model(np.zeros(3), 0.1)
             return super().open_model(send_s, duration_s)
 
-    with Accompanied(server.grpc_url, deck, timeout_s=5) as generator:
+    with Accompanied(server.grpc_url, workload, timeout_s=5) as generator:
         options = Options([Load(0.5, RateProfile(40), "constant")], warm_up_s=0)
-        result = load_test(server.grpc_url, deck, generator, options)
+        result = load_test(server.grpc_url, workload, generator, options)
     assert result["sent"] == 20
     told = "others sent 3 requests of recommend to the server meanwhile, which its own times include"
     assert told in result["notes"]

@@ -51,7 +51,7 @@ def test_percentiles_are_those_of_the_records_when_read_from_the_histogram():
 
 
 def test_windows_count_every_request_when_some_fail():
-    codes = [UNAVAILABLE if place % 10 == 0 else OK for place in range(1000)]
+    codes = [UNAVAILABLE if index % 10 == 0 else OK for index in range(1000)]
     found = windows(records_of(np.full(1000, 0.002), codes=codes), 10.0)
     assert sum(found.failed) == 100
     assert np.sum(found.rate) * found.width_s == pytest.approx(1000)
@@ -91,9 +91,9 @@ def simulated_server(capacity, seed, limit=None):
     def trial(rate):
         times = np.sort(random.uniform(0, 5, random.poisson(5 * rate)))
         ends, free = np.empty(len(times)), 0.0
-        for place, moment in enumerate(times):
-            free = max(moment, free) + 1 / capacity
-            ends[place] = free
+        for index, timestamp in enumerate(times):
+            free = max(timestamp, free) + 1 / capacity
+            ends[index] = free
         phase = Phase(records_of(ends - times, times), len(times), len(times), 5.0, 0.0, 0.1)
         return Run(Load(5.0, RateProfile(rate)), phase, [], Usage(), limit)
 

@@ -1,4 +1,4 @@
-"""What people write: durations, mixes, objectives, and the moments that follow from a rate."""
+"""What users write: durations, mixes, objectives, and the moments that follow from a rate."""
 
 import numpy as np
 import pytest

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ebbtide.export.tuning import ModelTuning
-from ebbtide.loadtest import Deck, Slo
+from ebbtide.export.tuned_settings import TunedSettings
+from ebbtide.loadtest import Slo, Workload
 from ebbtide.loadtest.calibrate import Calibration
 from ebbtide.tune.result import Outcome, result_of
 from ebbtide.tune.search import Search
@@ -14,8 +14,8 @@ from ebbtide.tune.space import Coordinate, Space, changes
 from ebbtide.tune.verdict import Verdict
 
 HEAD = "scoring_head"
-START = (ModelTuning(HEAD, 1, 1, 0, ()),)
-SPACE = Space(START, (Coordinate(HEAD, "placement", (ModelTuning(HEAD, 1, 1), ModelTuning(HEAD, 2, 1))),))
+START = (TunedSettings(HEAD, 1, 1, 0, ()),)
+SPACE = Space(START, (Coordinate(HEAD, "placement", (TunedSettings(HEAD, 1, 1), TunedSettings(HEAD, 2, 1))),))
 
 
 class Steady:
@@ -37,7 +37,7 @@ def outcome(verdict, *, limits=None):
         search=search,
         verdict=verdict,
         slo=Slo.parse("p99<20ms"),
-        deck=Deck({"recommend": 1.0}, {"recommend": [b""]}, [], 3),
+        workload=Workload({"recommend": 1.0}, {"recommend": [b""]}, [], 3),
         calibration=Calibration(5_000.0, 100.0),
         generator_limits=limits or {},
         turns=60,
@@ -82,5 +82,5 @@ def test_result_names_what_limits_it_when_the_generator_was_busy():
 
 
 def test_changes_state_only_what_differs():
-    assert changes(START, (ModelTuning(HEAD, 1, 2, 0, ()),)) == (ModelTuning(HEAD, threads=2),)
+    assert changes(START, (TunedSettings(HEAD, 1, 2, 0, ()),)) == (TunedSettings(HEAD, threads=2),)
     assert changes(START, START) == ()

@@ -5,27 +5,27 @@ import math
 import numpy as np
 import pytest
 
-from ebbtide.export.tuning import ModelTuning
+from ebbtide.export.tuned_settings import TunedSettings
 from ebbtide.tune.search import Rules, Search
 from ebbtide.tune.space import Coordinate, Space, changes
 
 WEIGHTS, HEAD = "adaptive_weights", "scoring_head"
-START = (ModelTuning(WEIGHTS, 1, None, 0, ()), ModelTuning(HEAD, 1, 1, 0, ()))
+START = (TunedSettings(WEIGHTS, 1, None, 0, ()), TunedSettings(HEAD, 1, 1, 0, ()))
 SPACE = Space(
     START,
     (
-        Coordinate(WEIGHTS, "placement", tuple(ModelTuning(WEIGHTS, count) for count in (1, 2, 4))),
+        Coordinate(WEIGHTS, "placement", tuple(TunedSettings(WEIGHTS, count) for count in (1, 2, 4))),
         Coordinate(
             HEAD,
             "placement",
-            tuple(ModelTuning(HEAD, count, threads) for count, threads in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1))),
+            tuple(TunedSettings(HEAD, count, threads) for count, threads in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1))),
         ),
         *(
             Coordinate(
                 model,
                 "batching",
                 tuple(
-                    ModelTuning(model, queue_delay_us=delay, preferred_batch_sizes=sizes)
+                    TunedSettings(model, queue_delay_us=delay, preferred_batch_sizes=sizes)
                     for delay in (0, 500, 2_000)
                     for sizes in ((), (32,), (8,))
                 ),
@@ -79,7 +79,7 @@ def dear_waiting(weights, head):
 
 
 PLANTED = ((two_weights, 1.25), (waiting_head, 1.15), (crowded, 0.8), (dear_waiting, 0.85))
-OPTIMUM = (ModelTuning(WEIGHTS, instances=2), ModelTuning(HEAD, queue_delay_us=500, preferred_batch_sizes=(8,)))
+OPTIMUM = (TunedSettings(WEIGHTS, instances=2), TunedSettings(HEAD, queue_delay_us=500, preferred_batch_sizes=(8,)))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -105,7 +105,7 @@ def test_search_keeps_the_default_when_nothing_is_better(seed):
 def test_search_takes_the_simplest_when_several_are_as_good():
     # Four instances are a hair better than two, which no user would pay for.
     surface = NoisySurface(((two_weights, 1.25), (lambda weights, _: weights.instances == 4, 1.005)), noise=0.02)
-    assert changes(START, Search(SPACE, surface).run()) == (ModelTuning(WEIGHTS, instances=2),)
+    assert changes(START, Search(SPACE, surface).run()) == (TunedSettings(WEIGHTS, instances=2),)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -115,7 +115,7 @@ def test_search_says_the_same_when_a_less_simple_value_is_as_good_by_luck(seed):
 
     space = Space(START, SPACE.coordinates[:2])
     surface = NoisySurface(((both_cores, 1.12), (crowded, 0.9)), noise=0.03, seed=seed)
-    assert changes(START, Search(space, surface).run()) == (ModelTuning(HEAD, threads=2),)
+    assert changes(START, Search(space, surface).run()) == (TunedSettings(HEAD, threads=2),)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -133,7 +133,7 @@ def test_search_says_the_same_when_the_simplest_had_bad_luck_in_its_first_pairs(
 
     faster = (lambda _, head: head.instances * head.threads == 2, 1.18)
     surface = Unlucky((faster, (crowded, 0.8), (dear_waiting, 0.85)), noise=0.03, seed=seed)
-    assert changes(START, Search(SPACE, surface).run()) == (ModelTuning(HEAD, threads=2),)
+    assert changes(START, Search(SPACE, surface).run()) == (TunedSettings(HEAD, threads=2),)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -143,7 +143,7 @@ def test_search_says_the_same_when_a_less_simple_value_is_a_little_better(seed):
 
     surface = NoisySurface(((both_cores, 1.15), (lambda _, head: head.instances == 2, 1.04), (crowded, 0.8)), seed=seed)
     space = Space(START, SPACE.coordinates[:2])
-    assert changes(START, Search(space, surface).run()) == (ModelTuning(HEAD, threads=2),)
+    assert changes(START, Search(space, surface).run()) == (TunedSettings(HEAD, threads=2),)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -164,7 +164,7 @@ def test_search_never_takes_a_simpler_value_when_it_is_slower_than_the_default(s
     # In so much noise it is seldom proven that two threads are 7 % slower than two instances.
     surface = NoisySurface(((two(2, 1), 1.06), (two(1, 2), 0.985), (crowded, 0.8)), noise=0.07, seed=seed)
     found = changes(START, Search(Space(START, SPACE.coordinates[1:2]), surface).run())
-    assert found in {(), (ModelTuning(HEAD, instances=2),)}
+    assert found in {(), (TunedSettings(HEAD, instances=2),)}
 
 
 def test_search_takes_a_change_back_when_another_has_made_it_needless():
@@ -175,19 +175,22 @@ def test_search_takes_a_change_back_when_another_has_made_it_needless():
     space = Space(START, (SPACE.coordinates[1], SPACE.coordinates[0]))
     surface = NoisySurface(((idle_core, 1.1), (two_weights, 1.4)), noise=0.01)
     search = Search(space, surface)
-    assert changes(START, search.run()) == (ModelTuning(WEIGHTS, instances=2),)
-    assert [trial.value for trial in search.trials if trial.won] == [ModelTuning(HEAD, 1, 2), ModelTuning(WEIGHTS, 2)]
+    assert changes(START, search.run()) == (TunedSettings(WEIGHTS, instances=2),)
+    assert [trial.value for trial in search.trials if trial.won] == [
+        TunedSettings(HEAD, 1, 2),
+        TunedSettings(WEIGHTS, 2),
+    ]
     undone = {trial.value: trial.outcome for trial in search.trials if trial.stage == "undo"}
     assert undone == {
-        ModelTuning(HEAD, 1, 1): "costs nothing: taken back",
-        ModelTuning(WEIGHTS, 1): "costs: the change stays",
+        TunedSettings(HEAD, 1, 1): "costs nothing: taken back",
+        TunedSettings(WEIGHTS, 1): "costs: the change stays",
     }
 
 
 def test_search_returns_what_won_so_far_when_the_time_is_up():
     surface = NoisySurface(PLANTED, noise=0.01)
     search = Search(SPACE, surface, time_is_up=lambda: any(trial.won for trial in search.trials))
-    assert changes(START, search.run()) == (ModelTuning(WEIGHTS, instances=2),)
+    assert changes(START, search.run()) == (TunedSettings(WEIGHTS, instances=2),)
     assert not search.is_complete
 
 
@@ -202,5 +205,5 @@ def test_search_drops_a_challenger_when_it_cannot_serve():
 
     search = Search(SPACE, Refusing(PLANTED), Rules())
     assert changes(START, search.run()) == OPTIMUM
-    refused = [trial for trial in search.trials if trial.value == ModelTuning(WEIGHTS, 4)]
+    refused = [trial for trial in search.trials if trial.value == TunedSettings(WEIGHTS, 4)]
     assert [trial.ratio.mean for trial in refused] == [pytest.approx(1e-3)]

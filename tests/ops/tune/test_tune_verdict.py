@@ -39,8 +39,8 @@ def test_verdict_has_the_fewest_repeats_when_the_time_is_up():
 def test_both_meet_the_same_arrivals_when_they_are_tried_in_turn():
     seen = ([], [])
 
-    def trial(place):
-        return lambda asked, draw: (seen[place].append(draw), asked < 1_000)[1]
+    def trial(index):
+        return lambda asked, draw: (seen[index].append(draw), asked < 1_000)[1]
 
     compare(trial(0), trial(1), (900, 900), repeats=3, time_is_up=lambda: False)
     assert seen[0] == seen[1]

@@ -16,7 +16,7 @@ from ebbtide.verify.differences import (
     first_failure,
 )
 
-CATALOG = {item: place for place, item in enumerate("abcdef")}
+CATALOG = {item: index for index, item in enumerate("abcdef")}
 
 
 def ranked(items: str, *scores: float) -> Ranked:
@@ -26,16 +26,16 @@ def ranked(items: str, *scores: float) -> Ranked:
 def test_array_difference_is_located_when_one_number_is_off() -> None:
     got, expected = np.zeros((2, 3)), np.zeros((2, 3))
     got[1, 2] = 0.5
-    place = compare_arrays(got, expected)
-    assert (place.difference, place.detail) == (0.5, "[1, 2]: got 0.5; expected 0")
+    index = compare_arrays(got, expected)
+    assert (index.difference, index.detail) == (0.5, "[1, 2]: got 0.5; expected 0")
     assert compare_arrays(got[:1], expected).difference == np.inf
     assert compare_arrays(np.array([np.nan]), np.array([1.0])).difference == np.inf
     assert compare_arrays(np.array([-np.inf]), np.array([-np.inf])).difference == 0
 
 
 def test_sparse_difference_names_the_item_when_one_side_lacks_it() -> None:
-    place = compare_sparse({0: -np.inf, 2: 0.5}, {0: -np.inf, 2: 0.5, 4: 0.25}, list(CATALOG))
-    assert (place.difference, place.item) == (0.25, "e")
+    index = compare_sparse({0: -np.inf, 2: 0.5}, {0: -np.inf, 2: 0.5, 4: 0.25}, list(CATALOG))
+    assert (index.difference, index.item) == (0.25, "e")
     assert compare_sparse({1: -np.inf}, {}, list(CATALOG)).difference == np.inf
 
 
@@ -56,8 +56,8 @@ def test_rankings_are_alike_when_ties_stand_in_another_order_or_others_are_exclu
     ],
 )
 def test_ranking_difference_names_the_item_when_it_is_off(got: Ranked, difference: float, item: str | None) -> None:
-    place = compare_ranked(got, ranked("abc", 3, 2, 1))
-    assert (place.difference, place.item) == (difference, item)
+    index = compare_ranked(got, ranked("abc", 3, 2, 1))
+    assert (index.difference, index.item) == (difference, item)
 
 
 def test_ranking_is_held_against_scores_of_the_whole_catalog() -> None:

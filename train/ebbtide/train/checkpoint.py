@@ -46,9 +46,9 @@ class Progress(BaseModel):
     batches: int
     """Done in the running epoch; 0 between two epochs."""
     loss_sum: float
-    """Over the instants of the running epoch so far."""
+    """Over the baskets of the running epoch so far."""
     alpha_sum: float
-    instants: int
+    baskets: int
     random_state: dict[str, Any]
     """NumPy's generator as it was before the windows of the running epoch were drawn."""
     loss_scale: dict[str, Any]
@@ -60,7 +60,7 @@ class Progress(BaseModel):
     best_epoch: int
     """0 before the first validation."""
     best_ndcg_at_10: float
-    best_lead: float
+    best_repeat_offset: float
 
 
 class _File(BaseModel):
@@ -175,15 +175,15 @@ class CheckpointFolder:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's moments, named ``place.key`` by the place of the parameter."""
     state = optimizer.state_dict()["state"]
-    return {f"{place}.{key}": value for place, values in state.items() for key, value in values.items()}
+    return {f"{index}.{key}": value for index, values in state.items() for key, value in values.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Puts back what `optimizer_tensors` gave; the groups stay as they were made."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        place, _, key = name.partition(".")
-        state.setdefault(int(place), {})[key] = value
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

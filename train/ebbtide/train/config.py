@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ebbtide.data.errors import DataError
+from ebbtide.train.fine_tuning import FineTuning
 from ebbtide.train.losses import Loss
-from ebbtide.train.tuning import Tuning
 
 FULL_SOFTMAX_ITEMS = 20_000
 """Items up to which the full softmax is the default: above it most of a step would go into scores of the catalog."""
@@ -47,9 +47,9 @@ class ModelConfig(BaseModel):
     prior_half_life_days: tuple[float, ...] = (2.0, 7.0, 30.0, 365.0)
     """Half-lives of the popularity prior's columns; an empty tuple trains without a prior."""
     exclude_seen: bool = True
-    """Whether items of the person's own events are left out of the ranking, unless a request says otherwise."""
+    """Whether items of the user's own events are left out of the ranking, unless a request says otherwise."""
     repeat_score: bool = False
-    """Whether items that the person took before are scored by a learned function of their decayed counts."""
+    """Whether items that the user took before are scored by a learned function of their decayed counts."""
 
     @model_validator(mode="after")
     def _repeats_have_a_use(self) -> ModelConfig:
@@ -101,15 +101,15 @@ class TrainConfig(BaseModel):
     windows_per_batch: int = Field(32, ge=1)
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """The last part of the training events, by time, that decides when to stop."""
-    validation_instants: int = Field(20_000, ge=1)
+    validation_baskets: int = Field(20_000, ge=1)
     """At most so many of them are ranked after each epoch, drawn by the seed, however long the log."""
     loss: Loss | None = None
     """None: the full softmax, drawn negatives for a catalog that is too large for it."""
     negatives: int = Field(512, ge=1)
-    """Drawn for each step by the losses that sample, and shared by its instants."""
+    """Drawn for each step by the losses that sample, and shared by its baskets."""
     gbce_calibration: float = Field(0.75, ge=0, le=1)
     """t of the gBCE loss."""
-    encoder_tuning: Tuning = Tuning.frozen
+    encoder_fine_tuning: FineTuning = FineTuning.frozen
     encoder_learning_rate: float | None = Field(None, gt=0)
     """Peak for the encoder's weights; None: 5e-4 for LoRA, 2e-5 for all weights."""
     encoder_items_per_step: int = Field(64, ge=1)
@@ -129,7 +129,7 @@ class TrainConfig(BaseModel):
         """As given, or what suits the tuning."""
         if self.encoder_learning_rate is not None:
             return self.encoder_learning_rate
-        return 2e-5 if self.encoder_tuning is Tuning.full else 5e-4
+        return 2e-5 if self.encoder_fine_tuning is FineTuning.full else 5e-4
 
 
 def parse_half_lives(text: str) -> tuple[float, ...]:

@@ -197,17 +197,17 @@ def embed_with(
 ) -> npt.NDArray[np.float32]:
     """As `embed_texts`, with an encoder and its tokenizer at hand, on the encoder's device."""
     device = next(encoder.parameters()).device
-    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     vectors = np.empty((len(texts), encoder.width), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            encodings = tokenizer.encode_batch([texts[place] for place in places])
+            indices = order[start : start + batch_size]
+            encodings = tokenizer.encode_batch([texts[index] for index in indices])
             input_ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
             mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device)
-            vectors[places] = encoder(input_ids, mask).cpu().numpy()
+            vectors[indices] = encoder(input_ids, mask).cpu().numpy()
             if progress is not None:
-                progress(len(places))
+                progress(len(indices))
     return vectors
 
 

@@ -17,14 +17,14 @@ from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Progress, opt
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.evaluation.ranks import Metrics, metrics_of, target_ranks_by_gain
+from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.lowrank import low_rank, start_from
 from ebbtide.train.model import InterestModel
 from ebbtide.train.optimizer import optimizer_of, set_learning_rate
 from ebbtide.train.popularity import PopularitySnapshots
 from ebbtide.train.progress import Epoch, half_life_quantiles
-from ebbtide.train.repeat import LEADS
+from ebbtide.train.repeat import REPEAT_OFFSETS
 from ebbtide.train.step import Step
-from ebbtide.train.tuning import EncoderTuner
 from ebbtide.train.watcher import Watcher
 from ebbtide.train.windows import LogTensors, batches, training_windows
 
@@ -49,7 +49,7 @@ class Material:
     devices: Devices
     watcher: Watcher
     checkpoints: CheckpointFolder | None
-    make_tuner: Callable[[], EncoderTuner] | None
+    make_fine_tuner: Callable[[], EncoderFineTuner] | None
     """A fresh encoder to tune; None leaves it frozen."""
 
 
@@ -61,7 +61,7 @@ class History:
     """With validation."""
     best_epoch: int = 0
     best_ndcg_at_10: float = -1.0
-    best_lead: float = 0.0
+    best_repeat_offset: float = 0.0
     """Of the repeat score."""
 
 
@@ -98,11 +98,13 @@ class Loop:
         torch.manual_seed(config.seed)
         self.random = np.random.default_rng(config.seed)
         self.model = InterestModel(material.model_config, material.text_vectors)
-        self.tuner = None if material.make_tuner is None else material.make_tuner()
+        self.fine_tuner = None if material.make_fine_tuner is None else material.make_fine_tuner()
         if saved is None:
             self._warm_start(training)
-            self._take_lead(history.best_lead)
-        self.step = Step(self.model, material.log, material.tensors, material.popularity, training, config, self.tuner)
+            self._set_repeat_offset(history.best_repeat_offset)
+        self.step = Step(
+            self.model, material.log, material.tensors, material.popularity, training, config, self.fine_tuner
+        )
         if saved is None:
             self.step.standardise_repeats()
         self.optimizer = optimizer_of(
@@ -115,7 +117,7 @@ class Loop:
         self.batches = 0
         self.loss_sum = 0.0
         self.alpha_sum = 0.0
-        self.instants = 0
+        self.baskets = 0
         if saved is not None:
             self._restore(saved)
 
@@ -132,24 +134,26 @@ class Loop:
         return self.model.eval()
 
     def _encoder_parameters(self) -> list[nn.Parameter]:
-        return [] if self.tuner is None else [value for value in self.tuner.parameters() if value.requires_grad]
+        return (
+            [] if self.fine_tuner is None else [value for value in self.fine_tuner.parameters() if value.requires_grad]
+        )
 
     def _learned(self) -> dict[str, Tensor]:
         """Everything that learns, by name."""
-        encoder = {} if self.tuner is None else self.tuner.learned()
+        encoder = {} if self.fine_tuner is None else self.fine_tuner.learned()
         return {**self.model.state_dict(), **{_ENCODER + name: value for name, value in encoder.items()}}
 
     def _put(self, learned: dict[str, Tensor]) -> None:
         """Puts back what `_learned` gave."""
         encoder = _under(learned, _ENCODER)
         self.model.load_state_dict({name: value for name, value in learned.items() if not name.startswith(_ENCODER)})
-        if self.tuner is not None:
-            self.tuner.restore(encoder)
+        if self.fine_tuner is not None:
+            self.fine_tuner.restore(encoder)
 
     def _refresh(self) -> None:
         """The catalog's text vectors as the encoder is now."""
-        if self.tuner is not None:
-            self.model.text_vectors = self.tuner.refreshed().to(self.model.text_vectors.device)
+        if self.fine_tuner is not None:
+            self.model.text_vectors = self.fine_tuner.refreshed().to(self.model.text_vectors.device)
 
     def _done(self) -> int:
         return len(self.history.epochs) if self.phase == "train" else self.refit_epochs
@@ -165,13 +169,13 @@ class Loop:
         self.model.train()
         before = self.random.bit_generator.state
         windows = training_windows(self.material.log, self.step.heads, config.targets_per_window, self.random)
-        for place, group in enumerate(batches(windows, config.windows_per_batch)):
-            if place >= self.batches:
-                fraction = place * config.windows_per_batch / len(windows)
+        for index, group in enumerate(batches(windows, config.windows_per_batch)):
+            if index >= self.batches:
+                fraction = index * config.windows_per_batch / len(windows)
                 # A fit again for fewer epochs slows down by its own end.
                 set_learning_rate(self.optimizer, (self._done() + fraction) / self.epochs)
                 self._descend(group)
-                self.batches = place + 1
+                self.batches = index + 1
                 checkpoints = self.material.checkpoints
                 if checkpoints is not None and self.batches % checkpoints.every_batches == 0:
                     self._save(checkpoints, before)
@@ -181,14 +185,14 @@ class Loop:
         devices = self.material.devices
         share = devices.share(windows)
         # At the end of an epoch there may be fewer windows than processes: who has none steps along with no weight.
-        loss, alpha, instants = self.parallel_step(share if len(share) else windows[:1])
-        instants = instants if len(share) else 0
-        loss_sum, alpha_sum, total = devices.total(float(loss.detach()) * instants, float(alpha) * instants, instants)
-        # The average over processes is to be the average over the instants of the whole batch.
-        devices.descend(loss * (devices.count * instants / total), self.step, self.optimizer, _MAX_GRADIENT_NORM)
+        loss, alpha, baskets = self.parallel_step(share if len(share) else windows[:1])
+        baskets = baskets if len(share) else 0
+        loss_sum, alpha_sum, total = devices.total(float(loss.detach()) * baskets, float(alpha) * baskets, baskets)
+        # The average over processes is to be the average over the baskets of the whole batch.
+        devices.descend(loss * (devices.count * baskets / total), self.step, self.optimizer, _MAX_GRADIENT_NORM)
         self.loss_sum += loss_sum
         self.alpha_sum += alpha_sum
-        self.instants += round(total)
+        self.baskets += round(total)
 
     def _end_epoch(self, began: float) -> None:
         number = self._done() + 1
@@ -197,8 +201,8 @@ class Loop:
         metrics = self._validate()
         epoch = Epoch(
             number=number,
-            loss=self.loss_sum / self.instants,
-            alpha=self.alpha_sum / self.instants,
+            loss=self.loss_sum / self.baskets,
+            alpha=self.alpha_sum / self.baskets,
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             half_life_days=half_life_quantiles(self.model),
             validation=metrics,
@@ -211,9 +215,11 @@ class Loop:
             self.refit_epochs = number
         if metrics is not None and metrics.ndcg_at_10 > self.history.best_ndcg_at_10:
             self.history.best_epoch, self.history.best_ndcg_at_10 = number, metrics.ndcg_at_10
-            self.history.best_lead = 0.0 if self.model.repeat is None else float(self.model.repeat.lead)
+            self.history.best_repeat_offset = (
+                0.0 if self.model.repeat is None else float(self.model.repeat.repeat_offset)
+            )
             self.best = {name: value.clone() for name, value in self._learned().items()}
-        self.batches, self.loss_sum, self.alpha_sum, self.instants = 0, 0.0, 0.0, 0
+        self.batches, self.loss_sum, self.alpha_sum, self.baskets = 0, 0.0, 0.0, 0
         if self.material.checkpoints is not None:
             self._save(self.material.checkpoints, self.random.bit_generator.state)
         self.material.watcher.epoch_ended(epoch)
@@ -222,27 +228,30 @@ class Loop:
         """Measured by the first process, which tells the others; leaves the repeat score its best lead."""
         if self.validation is None:
             return None
-        devices, found, lead = self.material.devices, Metrics(0, 0, 0, 0.0, 0.0, 0.0), 0.0
+        devices, found, repeat_offset = self.material.devices, Metrics(0, 0, 0, 0.0, 0.0, 0.0), 0.0
         if devices.is_first:
-            found, lead = max(self._metrics_by_lead(), key=lambda pair: pair[0].ndcg_at_10)
-        persons, instants, events, *means, lead = devices.told_by_first(*astuple(found), lead)
-        self._take_lead(lead)
-        return Metrics(round(persons), round(instants), round(events), *means)
+            found, repeat_offset = max(self._metrics_by_repeat_offset(), key=lambda pair: pair[0].ndcg_at_10)
+        users, baskets, events, *means, repeat_offset = devices.told_by_first(*astuple(found), repeat_offset)
+        self._set_repeat_offset(repeat_offset)
+        return Metrics(round(users), round(baskets), round(events), *means)
 
-    def _metrics_by_lead(self) -> list[tuple[Metrics, float]]:
+    def _metrics_by_repeat_offset(self) -> list[tuple[Metrics, float]]:
         """Of the validation events, for every lead that the repeat score may have."""
         assert self.validation is not None  # noqa: S101 - asked for only where there are some
         material = self.material
-        leads = (0.0,) if self.model.repeat is None else LEADS
-        self._take_lead(0.0)
+        repeat_offsets = (0.0,) if self.model.repeat is None else REPEAT_OFFSETS
+        self._set_repeat_offset(0.0)
         events, ranks = target_ranks_by_gain(
-            self.model, material.log, material.tensors, self.validation, material.popularity, leads
+            self.model, material.log, material.tensors, self.validation, material.popularity, repeat_offsets
         )
-        return [(metrics_of(material.log, events, rank), lead) for rank, lead in zip(ranks, leads, strict=True)]
+        return [
+            (metrics_of(material.log, events, rank), repeat_offset)
+            for rank, repeat_offset in zip(ranks, repeat_offsets, strict=True)
+        ]
 
-    def _take_lead(self, lead: float) -> None:
+    def _set_repeat_offset(self, repeat_offset: float) -> None:
         if self.model.repeat is not None:
-            self.model.repeat.lead.fill_(lead)
+            self.model.repeat.repeat_offset.fill_(repeat_offset)
 
     def _warm_start(self, training: Mask) -> None:
         material = self.material
@@ -262,14 +271,14 @@ class Loop:
             batches=self.batches,
             loss_sum=self.loss_sum,
             alpha_sum=self.alpha_sum,
-            instants=self.instants,
+            baskets=self.baskets,
             random_state=random_state,
             loss_scale=self.material.devices.loss_scale(),
             epochs=self.history.epochs,
             refit_epochs=self.refit_epochs,
             best_epoch=self.history.best_epoch,
             best_ndcg_at_10=self.history.best_ndcg_at_10,
-            best_lead=self.history.best_lead,
+            best_repeat_offset=self.history.best_repeat_offset,
         )
         parts = {
             _MODEL: self._learned(),
@@ -277,7 +286,7 @@ class Loop:
             _OPTIMIZER: optimizer_tensors(self.optimizer),
         }
         tensors = {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
-        if self.tuner is not None:
+        if self.fine_tuner is not None:
             tensors[_TEXT_VECTORS] = self.model.text_vectors
         tensors[_GENERATORS] = self.material.devices.generators()
         if self.material.devices.is_first:
@@ -285,12 +294,12 @@ class Loop:
 
     def _restore(self, saved: Checkpoint) -> None:
         progress = saved.progress
-        self.batches, self.instants = progress.batches, progress.instants
+        self.batches, self.baskets = progress.batches, progress.baskets
         self.loss_sum, self.alpha_sum = progress.loss_sum, progress.alpha_sum
         self.refit_epochs = progress.refit_epochs
         self.random.bit_generator.state = progress.random_state
         self._put(_under(saved.tensors, _MODEL))
-        if self.tuner is not None:
+        if self.fine_tuner is not None:
             self.model.text_vectors = saved.tensors[_TEXT_VECTORS].to(self.model.text_vectors.device)
         self.best = _under(saved.tensors, _BEST)
         restore_optimizer(self.optimizer, _under(saved.tensors, _OPTIMIZER))

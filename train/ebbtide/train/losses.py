@@ -1,11 +1,11 @@
-"""The losses of training: how far the scores before some instants are from what came at them.
+"""The losses of training: how far the scores before some baskets are from what came at them.
 
-Pure functions of tensors. Each takes the scores of K instants over the same m candidates (the whole catalog, or what
-came and what was drawn), ``[K, m]``, and the P pairs of what came: ``row`` ``[P]``, the instant, and ``column``
-``[P]``, the candidate. Every instant has a pair. Losses are averaged over what came at each instant, then over the
-instants, so that a basket of twenty counts as much as one film.
+Pure functions of tensors. Each takes the scores of K baskets over the same m candidates (the whole catalog, or what
+came and what was drawn), ``[K, m]``, and the P pairs of what came: ``row`` ``[P]``, the basket, and ``column``
+``[P]``, the candidate. Every basket has a pair. Losses are averaged over what came at each basket, then over the
+baskets, so that a basket of twenty counts as much as one film.
 
-Drawn negatives are shared by the instants of a step and named by candidate: ``drawn`` ``[m]`` says how often each
+Drawn negatives are shared by the baskets of a step and named by candidate: ``drawn`` ``[m]`` says how often each
 candidate was drawn, 0 for those that are there only because they came.
 """
 
@@ -59,12 +59,12 @@ class _FullSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, row: Tensor, column: Tensor) -> Tensor:  # noqa: ANN401 - torch's own
-        instants = scores.shape[0]
-        share = 1 / (torch.bincount(row, minlength=instants).to(scores.dtype)[row] * instants)
+        baskets = scores.shape[0]
+        share = 1 / (torch.bincount(row, minlength=baskets).to(scores.dtype)[row] * baskets)
         largest = scores.amax(dim=1, keepdim=True)
         gradient = (scores - largest).exp_()
         total = gradient.sum(dim=1, keepdim=True)
-        gradient /= total * instants
+        gradient /= total * baskets
         gradient.index_put_((row, column), -share, accumulate=True)
         ctx.save_for_backward(gradient)
         return (total.log() + largest).mean() - (scores[row, column] * share).sum()
@@ -93,7 +93,7 @@ def sampled_softmax(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor, 
     # The logarithm of a count of 0 is minus infinity: such a candidate adds nothing to the sum.
     others = scores[row] + (drawn.log() - log_expected)
     logits = others.scatter(1, column[:, None], own[:, None])
-    return _instant_mean(logits.logsumexp(dim=1) - own, row, scores.shape[0])
+    return _basket_mean(logits.logsumexp(dim=1) - own, row, scores.shape[0])
 
 
 def bpr(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def bpr(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
     weight = _negatives(scores, row, column, drawn)[row]
     gaps = functional.softplus(scores[row] - scores[row, column][:, None])
     values = (gaps * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
-    return _instant_mean(values, row, scores.shape[0])
+    return _basket_mean(values, row, scores.shape[0])
 
 
 def gbce(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor, items: int, calibration: float) -> Tensor:
@@ -132,7 +132,7 @@ def gbce(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor, items: int,
     weight = _negatives(scores, row, column, drawn)
     against = (functional.softplus(scores) * weight).sum(dim=1)
     values = (beta * functional.softplus(-scores[row, column]) + against[row]) / (negatives + 1)
-    return _instant_mean(values, row, scores.shape[0])
+    return _basket_mean(values, row, scores.shape[0])
 
 
 def mse(scores: Tensor, row: Tensor, column: Tensor, rating: Tensor) -> Tensor:
@@ -144,17 +144,17 @@ def mse(scores: Tensor, row: Tensor, column: Tensor, rating: Tensor) -> Tensor:
         column: ``[P]``.
         rating: ``[P]``, less the mean rating.
     """
-    return _instant_mean((scores[row, column] - rating).square(), row, scores.shape[0])
+    return _basket_mean((scores[row, column] - rating).square(), row, scores.shape[0])
 
 
 def _negatives(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
-    """How often each candidate counts as a negative of each instant, ``[K, m]``: as drawn, 0 for what came."""
+    """How often each candidate counts as a negative of each basket, ``[K, m]``: as drawn, 0 for what came."""
     came = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     came[row, column] = True
     return drawn.to(scores.dtype).expand(scores.shape).masked_fill(came, 0.0)
 
 
-def _instant_mean(values: Tensor, row: Tensor, instants: int) -> Tensor:
-    """Mean over K instants of the mean of ``values`` ``[P]`` at each."""
-    share = 1 / torch.bincount(row, minlength=instants)[row]
-    return (values * share).sum() / instants
+def _basket_mean(values: Tensor, row: Tensor, baskets: int) -> Tensor:
+    """Mean over K baskets of the mean of ``values`` ``[P]`` at each."""
+    share = 1 / torch.bincount(row, minlength=baskets)[row]
+    return (values * share).sum() / baskets

@@ -1,4 +1,4 @@
-"""Starts event vectors and item factors from a linear model: which items come together in stretches of people's logs.
+"""Starts event vectors and item factors from a linear model: which items come together in stretches of users' logs.
 
 The score of the interest model is sum_e decay_e x_e . a_i, and a low-rank item-to-item model X^T X ~ E A^T is exactly
 that without decay: so its factors, found in seconds by a truncated singular value decomposition, are where gradient
@@ -20,7 +20,7 @@ from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
 from ebbtide.train.model import InterestModel
 
 STRETCH_EVENTS = 64
-"""Events of one person that count as coming together."""
+"""Events of one user that count as coming together."""
 _POPULARITY_POWER = 0.4
 """An item's column is divided by its count to this power, lest the popular fill all directions (EigenRec, 2017)."""
 _SHRINKAGE = 0.01
@@ -56,19 +56,19 @@ def low_rank(log: EventLog, training: npt.NDArray[np.bool_], items: int, directi
         directions: k.
     """
     item, user = log.item[training], log.user[training]
-    place = np.arange(user.shape[0]) - np.searchsorted(user, user, side="left")
-    stretch = np.unique(user * log.events + place // STRETCH_EVENTS, return_inverse=True)[1]
-    rank = min(directions + _SPARE_DIRECTIONS, int(stretch.max(initial=-1)) + 1, items)
+    index = np.arange(user.shape[0]) - np.searchsorted(user, user, side="left")
+    window = np.unique(user * log.events + index // STRETCH_EVENTS, return_inverse=True)[1]
+    rank = min(directions + _SPARE_DIRECTIONS, int(window.max(initial=-1)) + 1, items)
     if rank < directions:
         return None
     count = np.bincount(item, minlength=items)
     weight = np.where(count > 0, np.maximum(count, 1.0) ** -_POPULARITY_POWER, 0.0)
-    pairs = np.unique(stretch * np.int64(items) + item)
+    pairs = np.unique(window * np.int64(items) + item)
     rows, columns = pairs // items, pairs % items
     matrix = torch.sparse_coo_tensor(
         torch.from_numpy(np.stack([rows, columns])),
         torch.from_numpy(weight[columns].astype(np.float32)),
-        (int(stretch.max()) + 1, items),
+        (int(window.max()) + 1, items),
         check_invariants=True,
     )
     _, values, vectors = torch.svd_lowrank(matrix, q=rank, niter=_ITERATIONS)
@@ -78,8 +78,8 @@ def low_rank(log: EventLog, training: npt.NDArray[np.bool_], items: int, directi
     back = torch.where(scale > 0, 1 / scale.clamp(min=1e-6), torch.zeros_like(scale))
     event = shrunk * scale
     taken = event[torch.from_numpy(item)]
-    rows_of_events = torch.from_numpy(stretch)
-    empty = torch.zeros(int(stretch.max()) + 1, directions)
+    rows_of_events = torch.from_numpy(window)
+    empty = torch.zeros(int(window.max()) + 1, directions)
     sums = empty.index_add(0, rows_of_events, taken)
     squares = empty.index_add(0, rows_of_events, taken.square()).sum(1, keepdim=True)
     interest = sums * torch.rsqrt(squares + float(NORM_FLOOR_SQUARED))

@@ -113,7 +113,7 @@ class InterestModel(nn.Module):
         residual = _rows(self.item_residual, items, residual_dropout)
         return (_rows(self.text_vectors, items) @ self.item_projection + residual) * self.gamma
 
-    def repeat_liking(self) -> Tensor:
+    def repeat_item_bias(self) -> Tensor:
         """What each item adds to its repeat score, ``[N]``: its text vector times a weight, and its own bias.
 
         Raises:

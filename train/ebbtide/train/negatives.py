@@ -52,8 +52,8 @@ class Sampler:
 
     def candidates(self, came: Tensor) -> Candidates:
         """What came, ``[P]`` catalog indices, with fresh negatives; by torch's global generator."""
-        place = torch.rand(self._negatives, dtype=torch.float64)
-        negative = torch.searchsorted(self._upto, place, right=True).clamp(max=self._upto.shape[0] - 1)
+        index = torch.rand(self._negatives, dtype=torch.float64)
+        negative = torch.searchsorted(self._upto, index, right=True).clamp(max=self._upto.shape[0] - 1)
         item, column = torch.unique(torch.cat([came, negative]), return_inverse=True)
         drawn = torch.bincount(column[came.shape[0] :], minlength=item.shape[0]).to(torch.float32)
         return Candidates(item, drawn, self._log_expected[item])

@@ -53,7 +53,7 @@ def optimizer_of(
 def _kind(name: str) -> str:
     """The group of a parameter, by its name."""
     if name.startswith("repeat."):
-        kinds = {"repeat.item_bias": "bias", "repeat.item_rhythm": "rest", "repeat.text_weight": "text"}
+        kinds = {"repeat.item_bias": "bias", "repeat.item_time_weights": "rest", "repeat.text_weight": "text"}
         return kinds.get(name, "repeat")
     if name.endswith("decay_rate"):
         return "decay"

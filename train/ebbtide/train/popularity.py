@@ -20,14 +20,14 @@ Floats = npt.NDArray[np.float32]
 class PopularitySnapshots:
     """The prior's columns at G moments; between two the earlier one holds, as between two refreshes when served."""
 
-    moment_ms: npt.NDArray[np.int64]
+    timestamp_ms: npt.NDArray[np.int64]
     """``[G]``, ascending."""
     columns: Floats
     """``[G, N, p]``: log(1 + decayed count) of the events strictly before each moment."""
 
     def index_at(self, time_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The snapshot that holds at each time, same shape; the first one also before its moment."""
-        return np.maximum(np.searchsorted(self.moment_ms, time_ms, side="right") - 1, 0)
+        return np.maximum(np.searchsorted(self.timestamp_ms, time_ms, side="right") - 1, 0)
 
 
 def popularity_snapshots(
@@ -35,7 +35,7 @@ def popularity_snapshots(
     time_ms: npt.NDArray[np.int64],
     items: int,
     half_life_days: Sequence[float],
-    moment_ms: npt.NDArray[np.int64],
+    timestamp_ms: npt.NDArray[np.int64],
 ) -> PopularitySnapshots:
     """Counts the events before each moment, each weighing 2 ** (-age / half-life).
 
@@ -44,29 +44,29 @@ def popularity_snapshots(
         time_ms: ``[n]``, Unix milliseconds.
         items: N.
         half_life_days: p half-lives in days; infinity counts without decay.
-        moment_ms: ``[G]``, ascending.
+        timestamp_ms: ``[G]``, ascending.
     """
     order = np.argsort(time_ms, kind="stable")
     item, time_ms = item[order], time_ms[order]
     rates = np.log(2) / np.asarray(half_life_days, dtype=np.float64)
-    columns = np.empty((moment_ms.shape[0], items, rates.shape[0]), dtype=np.float32)
+    columns = np.empty((timestamp_ms.shape[0], items, rates.shape[0]), dtype=np.float32)
     counts = np.zeros((items, rates.shape[0]))
-    upto = np.searchsorted(time_ms, moment_ms, side="left")
+    upto = np.searchsorted(time_ms, timestamp_ms, side="left")
     start = 0
-    for place, (moment, stop) in enumerate(zip(moment_ms, upto, strict=True)):
-        if place:
-            counts *= np.exp(-rates * (moment - moment_ms[place - 1]) / MS_PER_DAY)
-        age_days = (moment - time_ms[start:stop]) / MS_PER_DAY
+    for index, (timestamp, stop) in enumerate(zip(timestamp_ms, upto, strict=True)):
+        if index:
+            counts *= np.exp(-rates * (timestamp - timestamp_ms[index - 1]) / MS_PER_DAY)
+        age_days = (timestamp - time_ms[start:stop]) / MS_PER_DAY
         for column, rate in enumerate(rates):
             counts[:, column] += np.bincount(item[start:stop], weights=np.exp(-rate * age_days), minlength=items)
-        columns[place] = np.log1p(counts)
+        columns[index] = np.log1p(counts)
         start = stop
-    return PopularitySnapshots(moment_ms, columns)
+    return PopularitySnapshots(timestamp_ms, columns)
 
 
-def snapshot_moments(time_ms: npt.NDArray[np.int64], items: int, half_lives: int) -> npt.NDArray[np.int64]:
+def snapshot_times(time_ms: npt.NDArray[np.int64], items: int, half_lives: int) -> npt.NDArray[np.int64]:
     """Moments with equally many events between them, as many as a table of 256 MiB holds, 512 at most."""
     fitting = _TABLE_BYTES // (4 * items * max(half_lives, 1))
     wanted = int(np.clip(fitting, 2, _MAX_SNAPSHOTS))
-    moments = np.quantile(time_ms, np.linspace(0, 1, wanted, endpoint=False), method="lower")
-    return np.unique(moments.astype(np.int64))
+    timestamps = np.quantile(time_ms, np.linspace(0, 1, wanted, endpoint=False), method="lower")
+    return np.unique(timestamps.astype(np.int64))

@@ -20,9 +20,9 @@ class Epoch:
 
     number: int
     loss: float
-    """Mean over the instants, in the units of the loss: nats for a softmax."""
+    """Mean over the baskets, in the units of the loss: nats for a softmax."""
     alpha: float
-    """Mean share of history in the blend, over the training instants."""
+    """Mean share of history in the blend, over the training baskets."""
     learning_rate: float
     """At the end of the epoch, of the parameters that learn at the plain rate."""
     half_life_days: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""The recurrence that walks along people's events: the two decayed sums just before each of them, and its gradient.
+"""The recurrence that walks along users' events: the two decayed sums just before each of them, and its gradient.
 
 Autograd would keep several tensors for each step of the walk and go back through each of them by itself; here the walk
 and the way back are a few operations a step, and whatever does not depend on the step before is done for all at once.
@@ -46,12 +46,12 @@ class _Walk(torch.autograd.Function):
         # After the event before, then with the closed session moved.
         history, current = torch.empty_like(added), torch.empty_like(added)
         h = c = torch.zeros_like(added[0])
-        for place, (new, left, opened) in enumerate(zip(added, both, opens, strict=True)):
+        for index, (new, left, opened) in enumerate(zip(added, both, opens, strict=True)):
             closed = c * opened
-            torch.add(h, closed, out=history[place])
-            torch.sub(c, closed, out=current[place])
-            h = history[place] * left
-            c = torch.addcmul(new, current[place], left)
+            torch.add(h, closed, out=history[index])
+            torch.sub(c, closed, out=current[index])
+            h = history[index] * left
+            c = torch.addcmul(new, current[index], left)
         ctx.save_for_backward(decay, step_decay, both, opens, history, current)
         ctx.context = context
         return history[context:] * decay[context:], current[context:] * decay[context:]
@@ -68,15 +68,15 @@ class _Walk(torch.autograd.Function):
         # Of what each event leaves behind.
         after_h, after_c = torch.empty_like(history), torch.empty_like(current)
         after_h[-1], after_c[-1] = 0.0, 0.0
-        for place in range(len(history) - 1, 0, -1):
-            left, direct = both[place], place - context
+        for index in range(len(history) - 1, 0, -1):
+            left, direct = both[index], index - context
             if direct >= 0:
-                g = torch.addcmul(direct_h[direct], after_h[place], left, out=after_h[place - 1])
-                s = torch.addcmul(direct_c[direct], after_c[place], left)
+                g = torch.addcmul(direct_h[direct], after_h[index], left, out=after_h[index - 1])
+                s = torch.addcmul(direct_c[direct], after_c[index], left)
             else:
-                g = torch.mul(after_h[place], left, out=after_h[place - 1])
-                s = after_c[place] * left
-            torch.addcmul(s, g - s, opens[place], out=after_c[place - 1])
+                g = torch.mul(after_h[index], left, out=after_h[index - 1])
+                s = after_c[index] * left
+            torch.addcmul(s, g - s, opens[index], out=after_c[index - 1])
         both_gradient = after_h * history
         both_gradient.addcmul_(after_c, current)
         step_gradient = (both_gradient * decay).sum(dim=(0, 1))

@@ -53,7 +53,7 @@ def score_request(
     exclude_seen: bool | None = None,
     text_vectors: npt.NDArray[np.float32] | None = None,
 ) -> ReferenceScores:
-    """The scores of the whole catalog for one person.
+    """The scores of the whole catalog for one user.
 
     Args:
         model: Trained, or not.
@@ -103,16 +103,16 @@ def _interest(
     if text_vectors is not None:
         vectors += [torch.from_numpy(row).double() @ projection for row in text_vectors]
     # Python's sort is stable: events of one moment keep the order in which they were given.
-    order = sorted(range(len(time_ms)), key=lambda place: time_ms[place])
+    order = sorted(range(len(time_ms)), key=lambda event: time_ms[event])
     flags = is_current if is_current is not None else _last_session(time_ms, order, now_ms, model.config.session_gap_ms)
     decay, rank_decay = model.decay_rate_per_day.double(), model.rank_decay_rate.double()
     sets: dict[bool, list[Tensor]] = {False: [], True: []}
-    for position, place in enumerate(order):
-        age_days = (now_ms - time_ms[place]) / _MS_PER_DAY
+    for position, event in enumerate(order):
+        age_days = (now_ms - time_ms[event]) / _MS_PER_DAY
         rank = len(order) - 1 - position
         kept = torch.exp(-decay * age_days) * torch.exp(-rank_decay * rank)
-        value = 1.0 if weight is None else float(weight[place])
-        sets[bool(flags[place])].append(value * kept * vectors[place])
+        value = 1.0 if weight is None else float(weight[event])
+        sets[bool(flags[event])].append(value * kept * vectors[event])
     history, current = (_normalised_sum(sets[flag], d) for flag in (False, True))
     idle_hours = (now_ms - max(time_ms)) / _MS_PER_HOUR if len(time_ms) else 0.0
     if alpha is not None:
@@ -128,11 +128,11 @@ def _last_session(time_ms: Sequence[int], order: list[int], now_ms: int, gap_ms:
     """True for the last events that follow each other, and are followed by now, without a pause above the gap."""
     flags = [False] * len(order)
     later = now_ms
-    for place in reversed(order):
-        if later - time_ms[place] > gap_ms:
+    for event in reversed(order):
+        if later - time_ms[event] > gap_ms:
             break
-        flags[place] = True
-        later = time_ms[place]
+        flags[event] = True
+        later = time_ms[event]
     return flags
 
 
@@ -169,35 +169,35 @@ def _repeat_scores(
     now_ms: int,
     weight: Sequence[float] | None,
 ) -> dict[int, float]:
-    """The scores of the person's own items."""
+    """The scores of the user's own items."""
     rates = repeat.decay_rate_per_day.double().tolist()
     half_lives = model.config.effective_prior_half_life_days
     longest = half_lives.index(max(half_lives)) if half_lives else 0
-    moment = []
+    timestamp = []
     for days in (1, 7):
         angle = 2 * math.pi * (now_ms / _MS_PER_DAY % days) / days
-        moment += [math.sin(angle), math.cos(angle)]
+        timestamp += [math.sin(angle), math.cos(angle)]
     if repeat.ebbs and len(time_ms):
-        moment.append(math.log1p((now_ms - max(time_ms)) / _MS_PER_HOUR))
+        timestamp.append(math.log1p((now_ms - max(time_ms)) / _MS_PER_HOUR))
     scores = {}
     for own in sorted(set(item)):
-        places = [place for place, taken in enumerate(item) if taken == own]
+        indices = [event for event, taken in enumerate(item) if taken == own]
         counts = [0.0] * len(rates)
-        for place in places:
-            value = 1.0 if weight is None else float(weight[place])
-            age_days = (now_ms - time_ms[place]) / _MS_PER_DAY
+        for event in indices:
+            value = 1.0 if weight is None else float(weight[event])
+            age_days = (now_ms - time_ms[event]) / _MS_PER_DAY
             counts = [count + value * math.exp(-rate * age_days) for count, rate in zip(counts, rates, strict=True)]
         features = [math.log1p(count) for count in counts] + [math.log1p(len(time_ms))]
         if repeat.ebbs:
-            features.append(math.log1p((now_ms - max(time_ms[place] for place in places)) / _MS_PER_HOUR))
+            features.append(math.log1p((now_ms - max(time_ms[event] for event in indices)) / _MS_PER_HOUR))
         demand = prior_columns[own].tolist()
-        features += [late - demand[longest] for place, late in enumerate(demand) if place != longest]
+        features += [late - demand[longest] for event, late in enumerate(demand) if event != longest]
         row = (torch.tensor(features, dtype=torch.float64) - repeat.centre.double()) / repeat.spread.double()
         hidden = torch.tanh(repeat.hidden.weight.double() @ row + repeat.hidden.bias.double())
         score = repeat.direct_weight.double() @ row + repeat.output.weight[0].double() @ hidden
-        score = score + repeat.output.bias[0].double() + repeat.lead.double()
+        score = score + repeat.output.bias[0].double() + repeat.repeat_offset.double()
         score = score + repeat.text_weight.double() @ model.text_vectors[own].double()
-        context = torch.tensor(moment, dtype=torch.float64) - repeat.context_centre.double()
-        score = score + repeat.item_rhythm[own].double() @ (context / repeat.context_spread.double())
+        context = torch.tensor(timestamp, dtype=torch.float64) - repeat.context_centre.double()
+        score = score + repeat.item_time_weights[own].double() @ (context / repeat.context_spread.double())
         scores[own] = float(score + repeat.item_bias[own].double())
     return scores

@@ -41,9 +41,9 @@ class Gain:
     score_before: float
     """What the prior adds to the item's score, for everybody."""
     score: float
-    place_before: int
+    index_before: int
     """Among all items by that score, from 1; equal scores share a place."""
-    place: int
+    index: int
 
 
 def read_grown_log(bundle: InterestBundle, events: Path | None = None, columns: EventColumns | None = None) -> GrownLog:
@@ -75,7 +75,7 @@ def read_grown_log(bundle: InterestBundle, events: Path | None = None, columns: 
     return GrownLog(build_log(known, bundle.catalog.index), bad_rows, unknown.height, tuple(counts["item"].to_list()))
 
 
-def refresh_prior(bundle: InterestBundle, log: EventLog, moment_ms: int | None = None) -> InterestBundle:
+def refresh_prior(bundle: InterestBundle, log: EventLog, timestamp_ms: int | None = None) -> InterestBundle:
     """The bundle with its prior counted as of another moment; all else stays, but for the fingerprint.
 
     Every event before the moment counts, held out or not: this is for serving. An evaluation of the result must count
@@ -84,7 +84,7 @@ def refresh_prior(bundle: InterestBundle, log: EventLog, moment_ms: int | None =
     Args:
         bundle: With a prior.
         log: The whole log, old events and new, by the bundle's catalog.
-        moment_ms: Unix milliseconds; just after the newest event unless given.
+        timestamp_ms: Unix milliseconds; just after the newest event unless given.
 
     Returns:
         A bundle that is not yet saved.
@@ -101,10 +101,10 @@ def refresh_prior(bundle: InterestBundle, log: EventLog, moment_ms: int | None =
         )
     if not log.events:
         raise DataError("events: got none of the bundle's items; expected the whole log, old events and new")
-    moment = int(log.time_ms.max()) + 1 if moment_ms is None else moment_ms
+    timestamp = int(log.time_ms.max()) + 1 if timestamp_ms is None else timestamp_ms
     oldest = int(log.time_ms.min())
-    if oldest >= moment:
-        raise DataError(f"as of: got {_date(moment)}; expected a time after the log's first event, {_date(oldest)}")
+    if oldest >= timestamp:
+        raise DataError(f"as of: got {_date(timestamp)}; expected a time after the log's first event, {_date(oldest)}")
     counted_at = bundle.config.prior_counted_at_ms
     if oldest >= counted_at:
         raise DataError(
@@ -112,10 +112,10 @@ def refresh_prior(bundle: InterestBundle, log: EventLog, moment_ms: int | None =
             "old events and new: what is older counts as well, less the longer ago it was"
         )
     columns = popularity_snapshots(
-        log.item, log.time_ms, len(bundle.catalog), half_lives, np.array([moment], dtype=np.int64)
+        log.item, log.time_ms, len(bundle.catalog), half_lives, np.array([timestamp], dtype=np.int64)
     ).columns[0]
     fingerprint = fingerprint_of(bundle.model, columns, bundle.catalog, bundle.config.encoder)
-    config = bundle.config.model_copy(update={"fingerprint": fingerprint, "prior_counted_at_ms": moment})
+    config = bundle.config.model_copy(update={"fingerprint": fingerprint, "prior_counted_at_ms": timestamp})
     return replace(bundle, config=config, prior_columns=columns)
 
 
@@ -136,7 +136,7 @@ def largest_gains(before: InterestBundle, after: InterestBundle, count: int) -> 
     old, new = prior_scores(before), prior_scores(after)
     order = np.argsort(old - new, kind="stable")[:count]
     return [
-        Gain(item, float(old[item]), float(new[item]), _place(old, item), _place(new, item))
+        Gain(item, float(old[item]), float(new[item]), _index(old, item), _index(new, item))
         for item in order.tolist()
         if new[item] > old[item]
     ]
@@ -156,7 +156,7 @@ def kept_among_best(before: InterestBundle, after: InterestBundle, count: int) -
     return len(first & second)
 
 
-def _place(scores: npt.NDArray[np.float32], item: int) -> int:
+def _index(scores: npt.NDArray[np.float32], item: int) -> int:
     return 1 + int((scores > scores[item]).sum())
 
 

@@ -15,10 +15,10 @@ from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder, files_fingerprint
+from ebbtide.train.fine_tuning import EncoderFineTuner, FineTuning
 from ebbtide.train.losses import Loss
 from ebbtide.train.popularity import popularity_snapshots
 from ebbtide.train.trainer import Fit, fit
-from ebbtide.train.tuning import EncoderTuner, Tuning
 from ebbtide.train.watcher import Watcher
 
 
@@ -67,21 +67,21 @@ def train_bundle(
         user_cache_path("ebbtide"),
         lambda done: watcher.texts_embedded(done, total),
     )
-    make_tuner = None
-    if train_config.encoder_tuning is not Tuning.frozen:
-        make_tuner = partial(
-            EncoderTuner,
+    make_fine_tuner = None
+    if train_config.encoder_fine_tuning is not FineTuning.frozen:
+        make_fine_tuner = partial(
+            EncoderFineTuner,
             folder,
             data.catalog.text,
-            train_config.encoder_tuning,
+            train_config.encoder_fine_tuning,
             train_config.encoder_items_per_step,
         )
     result = fit(
-        data.log, is_training, text_vectors, model_config, train_config, watcher, checkpoints, make_tuner, devices
+        data.log, is_training, text_vectors, model_config, train_config, watcher, checkpoints, make_fine_tuner, devices
     )
     encoder_files = None
-    if result.tuner is not None:
-        encoder_files = result.tuner.files()
+    if result.fine_tuner is not None:
+        encoder_files = result.fine_tuner.files()
         encoder_reference = EncoderReference(source=TUNED, fingerprint=files_fingerprint(encoder_files))
 
     counted_at_ms = int(data.log.time_ms[is_training].max()) + 1

@@ -1,4 +1,4 @@
-"""One step of training: from a few windows of the log to the loss of what came at their instants."""
+"""One step of training: from a few windows of the log to the loss of what came at their baskets."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import instant_heads
+from ebbtide.data.splits import basket_heads
 from ebbtide.train import losses
 from ebbtide.train.config import TrainConfig
 from ebbtide.train.evaluation.scores import own_before
+from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.negatives import Candidates, Sampler
 from ebbtide.train.popularity import PopularitySnapshots
-from ebbtide.train.repeat import OwnEvents, own_items_loss, put
-from ebbtide.train.tuning import EncoderTuner
+from ebbtide.train.repeat import OwnEvents, put, seen_items_loss
 from ebbtide.train.windows import LogTensors, predict_windows
 
 MAX_SCORES = 1 << 25
-"""Scores that exist at a time, 128 MiB: a larger catalog goes through in slices of instants, whose scores are computed
+"""Scores that exist at a time, 128 MiB: a larger catalog goes through in slices of baskets, whose scores are computed
 again for the gradient."""
 _SCALED_BY = 1_000
-"""Instants that the repeat score's features are standardised by."""
-_OWN_ITEMS_WEIGHT = 3.0
-"""Of the loss among a person's own items, beside the one over the catalog."""
+"""Baskets that the repeat score's features are standardised by."""
+_SEEN_ITEMS_WEIGHT = 3.0
+"""Of the loss among a user's own items, beside the one over the catalog."""
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -51,7 +51,7 @@ class Step(nn.Module):
         popularity: PopularitySnapshots | None,
         training: Mask,
         config: TrainConfig,
-        tuner: EncoderTuner | None = None,
+        fine_tuner: EncoderFineTuner | None = None,
         max_scores: int = MAX_SCORES,
     ) -> None:
         """Prepares one fit.
@@ -63,12 +63,12 @@ class Step(nn.Module):
             popularity: The prior as of each moment; None for a model without prior.
             training: ``[n]``, the events to predict.
             config: Loss, context, dropout.
-            tuner: The encoder, where it learns, too.
+            fine_tuner: The encoder, where it learns, too.
             max_scores: Scores that may exist at a time.
         """
         super().__init__()
         self.model = model
-        self.tuner = tuner
+        self.fine_tuner = fine_tuner
         self.log = log
         self.tensors = tensors
         self.popularity = popularity
@@ -78,10 +78,10 @@ class Step(nn.Module):
         self.loss = config.loss or Loss.full_softmax
         self.max_scores = max_scores
         self.items = model.text_vectors.shape[0]
-        heads = instant_heads(log)
-        # What came at one instant is predicted together, from what stands before its first event.
+        heads = basket_heads(log)
+        # What came at one basket is predicted together, from what stands before its first event.
         self.heads: Mask = training & (heads == np.arange(log.events))
-        self.instants = int(self.heads.sum())
+        self.baskets = int(self.heads.sum())
         self._is_head = torch.from_numpy(self.heads)
         self._sizes = np.bincount(heads, minlength=log.events).astype(np.int32)
         self._sampler: Sampler | None = None
@@ -91,7 +91,7 @@ class Step(nn.Module):
         self.rating_mean = float(log.weight[training].mean(dtype=np.float64)) if self.loss is Loss.mse else None
 
     def standardise_repeats(self) -> None:
-        """Fits the scale of the repeat score's features to some of the instants, spread over the log."""
+        """Fits the scale of the repeat score's features to some of the baskets, spread over the log."""
         repeat, heads = self.model.repeat, np.flatnonzero(self.heads)
         if repeat is None or not heads.size:
             return
@@ -101,15 +101,15 @@ class Step(nn.Module):
             repeat.standardise(own, self._own_prior(own, chosen))
 
     def forward(self, windows: Ints) -> tuple[Tensor, Tensor, int]:
-        """Mean loss over the K instants of some windows, their mean alpha, and K.
+        """Mean loss over the K baskets of some windows, their mean alpha, and K.
 
         Args:
             windows: ``[B, 2]`` from `training_windows`.
         """
-        if self.tuner is None:
+        if self.fine_tuner is None:
             return self._loss(windows)
         refreshed = self.model.text_vectors
-        self.model.text_vectors = self.tuner.mixed(refreshed, self._items(windows))
+        self.model.text_vectors = self.fine_tuner.mixed(refreshed, self._items(windows))
         try:
             return self._loss(windows)
         finally:
@@ -151,11 +151,11 @@ class Step(nn.Module):
                 parts.append(value * (len(heads[part]) / len(heads)))
             loss = torch.stack(parts).sum()
         if self.model.repeat is not None:
-            loss = loss + self.model.repeat.negative_log_prior() / self.instants
+            loss = loss + self.model.repeat.negative_log_prior() / self.baskets
         return loss, predicted.alpha.detach().mean(), len(heads)
 
     def _candidates(self, heads: Ints) -> Candidates | None:
-        """What is scored before the instants; None for the whole catalog."""
+        """What is scored before the baskets; None for the whole catalog."""
         device = self.model.gamma.device
         came = torch.from_numpy(self.log.item[self._came(heads)[1]].astype(np.int64))
         if self._sampler is not None:
@@ -167,45 +167,45 @@ class Step(nn.Module):
         return None
 
     def _slice_loss(self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor) -> Tensor:
-        """Mean loss over K instants.
+        """Mean loss over K baskets.
 
         Args:
             candidates: What the factors belong to; None for the whole catalog.
-            heads: ``[K]``, log index of the first event of each instant.
+            heads: ``[K]``, log index of the first event of each basket.
             interest: ``[K, d]``.
             factors: ``[m, d]``.
         """
         scores = self._scores(candidates, heads, interest, factors)
-        rows, place = self._came(heads)
+        rows, index = self._came(heads)
         row = torch.from_numpy(rows).to(scores.device)
-        item = torch.from_numpy(self.log.item[place].astype(np.int64)).to(scores.device)
+        item = torch.from_numpy(self.log.item[index].astype(np.int64)).to(scores.device)
         repeat = self.model.repeat
         if repeat is None:
-            return self._catalog_loss(candidates, scores, row, item, place)
+            return self._catalog_loss(candidates, scores, row, item, index)
         own = own_before(self.log, self.tensors, heads).to(scores.device)
         # In full precision: matrix products in 16 bits are for the large ones.
         with torch.autocast(scores.device.type, enabled=False):
-            value = repeat(own, self.model.repeat_liking(), self._own_prior(own, heads))
+            value = repeat(own, self.model.repeat_item_bias(), self._own_prior(own, heads))
             level = repeat.level(own)
         columns = None if candidates is None else candidates.item
         if self.loss is Loss.mse:
-            return self._catalog_loss(candidates, put(scores, own, value, columns), row, item, place)
+            return self._catalog_loss(candidates, put(scores, own, value, columns), row, item, index)
         # The order of the own items is learned among themselves, only their common level among the whole catalog.
         scores = put(scores, own, (value - level).detach() + level, columns)
-        loss = self._catalog_loss(candidates, scores, row, item, place)
-        return loss + _OWN_ITEMS_WEIGHT * own_items_loss(value, own, row, item, len(heads))
+        loss = self._catalog_loss(candidates, scores, row, item, index)
+        return loss + _SEEN_ITEMS_WEIGHT * seen_items_loss(value, own, row, item, len(heads))
 
     def _catalog_loss(
-        self, candidates: Candidates | None, scores: Tensor, row: Tensor, item: Tensor, place: Ints
+        self, candidates: Candidates | None, scores: Tensor, row: Tensor, item: Tensor, index: Ints
     ) -> Tensor:
         """Of the scores ``[K, m]``, by the loss that was asked for.
 
         Args:
             candidates: What the columns belong to; None for the whole catalog.
-            scores: Before each instant.
-            row: ``[P]``, the instant of each item that came.
+            scores: Before each basket.
+            row: ``[P]``, the basket of each item that came.
             item: ``[P]``, catalog indices.
-            place: ``[P]``, log indices.
+            index: ``[P]``, log indices.
         """
         config = self.config
         if candidates is None:
@@ -217,32 +217,32 @@ class Step(nn.Module):
             return losses.bpr(*pairs, candidates.drawn)
         if self.loss is Loss.gbce:
             return losses.gbce(*pairs, candidates.drawn, self.items, config.gbce_calibration)
-        rating = torch.from_numpy(self.log.weight[place]).to(scores.device) - (self.rating_mean or 0.0)
+        rating = torch.from_numpy(self.log.weight[index]).to(scores.device) - (self.rating_mean or 0.0)
         return losses.mse(*pairs, rating)
 
     def _scores(self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor) -> Tensor:
-        """``[K, m]`` by factors and popularity, before each instant; arguments as in `_slice_loss`."""
+        """``[K, m]`` by factors and popularity, before each basket; arguments as in `_slice_loss`."""
         scores = (interest @ factors.T).float()
         item = None if candidates is None else candidates.item
         # Added in full precision: matrix products in 16 bits are for the large ones.
         with torch.autocast(scores.device.type, enabled=False):
             if self.popularity is not None and self.prior_columns is not None:
-                moment = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads])).to(scores.device)
-                used, place = torch.unique(moment, return_inverse=True)
+                timestamp = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads])).to(scores.device)
+                used, index = torch.unique(timestamp, return_inverse=True)
                 columns = self.prior_columns[used] if item is None else self.prior_columns[used[:, None], item]
                 # In place: another tensor of this size costs more than the sum.
-                scores += nn.functional.embedding(place, columns @ self.model.prior_weight)
+                scores += nn.functional.embedding(index, columns @ self.model.prior_weight)
         return scores
 
     def _own_prior(self, own: OwnEvents, heads: Ints) -> Tensor | None:
         """The prior's columns of own items at their moments, ``[G, p]``; None for a model without prior."""
         if self.popularity is None or self.prior_columns is None:
             return None
-        moment = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads])).to(own.moment.device)
-        return self.prior_columns[moment[own.moment], own.item]
+        timestamp = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads])).to(own.timestamp.device)
+        return self.prior_columns[timestamp[own.timestamp], own.item]
 
     def _came(self, heads: Ints) -> tuple[Ints, Ints]:
-        """Row and log index of everything that came at some instants, ``[P]`` each."""
+        """Row and log index of everything that came at some baskets, ``[P]`` each."""
         counts = self._sizes[heads].astype(np.int64)
         row = np.repeat(np.arange(heads.shape[0]), counts)
         return row, heads[row] + np.arange(row.shape[0]) - np.repeat(np.cumsum(counts) - counts, counts)

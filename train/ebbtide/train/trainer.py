@@ -12,15 +12,15 @@ import torch
 
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import after_time, has_past, instant_heads
+from ebbtide.data.splits import after_time, basket_heads, has_past
 from ebbtide.train.checkpoint import CheckpointFolder, Identity
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
+from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.loop import History, Loop, Material
 from ebbtide.train.model import InterestModel
-from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_moments
+from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_times
 from ebbtide.train.progress import Epoch
-from ebbtide.train.tuning import EncoderTuner
 from ebbtide.train.watcher import Watcher
 from ebbtide.train.windows import LogTensors
 
@@ -40,7 +40,7 @@ class Fit:
     """Number, from 1, of the epoch with the best validation NDCG@10."""
     rating_mean: float | None
     """Mean weight of the training events where scores are ratings less this mean; None for the ranking losses."""
-    tuner: EncoderTuner | None
+    fine_tuner: EncoderFineTuner | None
     """The encoder, where it learned, too."""
 
 
@@ -52,7 +52,7 @@ def fit(
     train_config: TrainConfig,
     watcher: Watcher | None = None,
     checkpoints: CheckpointFolder | None = None,
-    make_tuner: Callable[[], EncoderTuner] | None = None,
+    make_fine_tuner: Callable[[], EncoderFineTuner] | None = None,
     devices: Devices | None = None,
 ) -> Fit:
     """Trains on the given events, and on nothing else.
@@ -65,7 +65,7 @@ def fit(
         train_config: Seed, epochs, rates.
         watcher: Told of progress.
         checkpoints: Where to keep what is needed to go on after a kill, and to look for it.
-        make_tuner: Gives a fresh encoder to tune; None leaves it frozen.
+        make_fine_tuner: Gives a fresh encoder to tune; None leaves it frozen.
         devices: Where to compute; one CPU unless given. Several processes all come here with the same arguments, and
             all get the same result.
 
@@ -85,10 +85,10 @@ def fit(
     training, validation = predictable & ~late, predictable & late
     if not training.any() or not validation.any():
         raise DataError(
-            f"{log.events} events of {len(log.users)} people: got {int(training.sum())} to train and "
-            f"{int(validation.sum())} to validate on; expected some of each (people need two events or more)"
+            f"{log.events} events of {len(log.users)} users: got {int(training.sum())} to train and "
+            f"{int(validation.sum())} to validate on; expected some of each (users need two events or more)"
         )
-    validation = _some_instants(log, validation, train_config.validation_instants, train_config.seed)
+    validation = _some_baskets(log, validation, train_config.validation_baskets, train_config.seed)
     saved = None
     if checkpoints is not None:
         settings = {**model_config.model_dump(), **train_config.model_dump(), **devices.settings}
@@ -96,7 +96,9 @@ def fit(
     history = History()
     if saved is not None:
         progress = saved.progress
-        history = History(list(progress.epochs), progress.best_epoch, progress.best_ndcg_at_10, progress.best_lead)
+        history = History(
+            list(progress.epochs), progress.best_epoch, progress.best_ndcg_at_10, progress.best_repeat_offset
+        )
     # Whatever is wrong with data and settings has been told by now, once.
     devices.launch()
     popularity = prior_snapshots(log, text_vectors.shape[0], model_config)
@@ -110,7 +112,7 @@ def fit(
         devices=devices,
         watcher=watcher,
         checkpoints=checkpoints,
-        make_tuner=make_tuner,
+        make_fine_tuner=make_fine_tuner,
     )
     refitting = saved is not None and saved.progress.phase == "refit"
     model = None
@@ -124,7 +126,7 @@ def fit(
         watcher.fit_started("refit on all events", best, done)
         loop = Loop(material, "refit", predictable, None, best, history, saved if refitting else None)
         model = loop.run()
-    return Fit(model, popularity, history.epochs, best, loop.step.rating_mean, loop.tuner)
+    return Fit(model, popularity, history.epochs, best, loop.step.rating_mean, loop.fine_tuner)
 
 
 def prior_snapshots(log: EventLog, items: int, config: ModelConfig) -> PopularitySnapshots | None:
@@ -132,8 +134,8 @@ def prior_snapshots(log: EventLog, items: int, config: ModelConfig) -> Popularit
     half_lives = config.effective_prior_half_life_days
     if not half_lives:
         return None
-    moments = snapshot_moments(log.time_ms, items, len(half_lives))
-    return popularity_snapshots(log.item, log.time_ms, items, half_lives, moments)
+    timestamps = snapshot_times(log.time_ms, items, len(half_lives))
+    return popularity_snapshots(log.item, log.time_ms, items, half_lives, timestamps)
 
 
 def _digest(log: EventLog, text_vectors: npt.NDArray[np.float32]) -> str:
@@ -145,9 +147,9 @@ def _digest(log: EventLog, text_vectors: npt.NDArray[np.float32]) -> str:
     return digest.hexdigest()
 
 
-def _some_instants(log: EventLog, mask: Mask, at_most: int, seed: int) -> Mask:
-    """The events of so many of the masked instants, ``[n]``."""
-    heads = instant_heads(log)
+def _some_baskets(log: EventLog, mask: Mask, at_most: int, seed: int) -> Mask:
+    """The events of so many of the masked baskets, ``[n]``."""
+    heads = basket_heads(log)
     chosen = np.unique(heads[mask])
     if chosen.shape[0] <= at_most:
         return mask
@@ -156,7 +158,7 @@ def _some_instants(log: EventLog, mask: Mask, at_most: int, seed: int) -> Mask:
 
 
 def _only(log: EventLog, keep: Mask) -> EventLog:
-    """The log of the kept events alone; people who have none of them are left out."""
+    """The log of the kept events alone; users who have none of them are left out."""
     counts = np.bincount(log.user[keep], minlength=len(log.users))
     present = counts > 0
     return EventLog(

@@ -1,6 +1,6 @@
 """Interest before every event of a stretch of the log, by the constant-size recurrence, for training and evaluation.
 
-Where a request sums over its events, this walks along a person's events once: each new event multiplies the two sums by
+Where a request sums over its events, this walks along a user's events once: each new event multiplies the two sums by
 a decay and adds a vector, and the end of a session moves the current sum into the history. Same numbers, one pass.
 """
 
@@ -33,15 +33,15 @@ class LogTensors:
     weight: Tensor
     """``[n]`` float32."""
     pause_days: Tensor
-    """``[n]`` float32, since the person's previous event; 0 for the first."""
+    """``[n]`` float32, since the user's previous event; 0 for the first."""
     opens_session: Tensor
     """``[n]`` bool, whether the pause before the event ended a session; true for the first."""
     session_start: Tensor
     """``[n]``, the log index of the first event of the event's session."""
     first: Tensor
-    """``[n]``, the log index of the person's first event."""
+    """``[n]``, the log index of the user's first event."""
     stop: Tensor
-    """``[n]``, one past the person's last event."""
+    """``[n]``, one past the user's last event."""
 
     @classmethod
     def of(cls, log: EventLog, session_gap_ms: int) -> LogTensors:
@@ -49,17 +49,17 @@ class LogTensors:
         lengths = np.diff(log.start)
         first = np.repeat(log.start[:-1], lengths)
         stop = np.repeat(log.start[1:], lengths)
-        place = np.arange(log.events)
+        index = np.arange(log.events)
         pause_ms = np.diff(log.time_ms, prepend=log.time_ms[:1])
-        pause_ms[first == place] = 0
-        opens = (pause_ms > session_gap_ms) | (first == place)
+        pause_ms[first == index] = 0
+        opens = (pause_ms > session_gap_ms) | (first == index)
         return cls(
             item=torch.from_numpy(log.item.copy()),
             time_ms=torch.from_numpy(log.time_ms.copy()),
             weight=torch.from_numpy(log.weight.copy()),
             pause_days=torch.from_numpy((pause_ms / MS_PER_DAY).astype(np.float32)),
             opens_session=torch.from_numpy(opens),
-            session_start=torch.from_numpy(np.maximum.accumulate(np.where(opens, place, 0))),
+            session_start=torch.from_numpy(np.maximum.accumulate(np.where(opens, index, 0))),
             first=torch.from_numpy(first),
             stop=torch.from_numpy(stop),
         )
@@ -68,25 +68,25 @@ class LogTensors:
 def training_windows(
     log: EventLog, is_target: npt.NDArray[np.bool_], targets: int, random: np.random.Generator
 ) -> Ints:
-    """Windows that cover every person's events once, in random order, ``[windows, 2]``; see `predict_windows`.
+    """Windows that cover every user's events once, in random order, ``[windows, 2]``; see `predict_windows`.
 
     Args:
         log: Events.
         is_target: ``[n]``; windows without a target are left out.
         targets: Consecutive targets a window covers.
-        random: Shifts where each person's windows begin, and shuffles them.
+        random: Shifts where each user's windows begin, and shuffles them.
     """
     lengths = np.diff(log.start)
     shift = random.integers(0, targets, size=lengths.shape[0])
     count = -(-(lengths + shift) // targets)
-    person = np.repeat(np.arange(lengths.shape[0]), count)
-    place = np.arange(person.shape[0]) - np.repeat(np.cumsum(count) - count, count)
-    starts = log.start[person] - shift[person] + place * targets
+    user = np.repeat(np.arange(lengths.shape[0]), count)
+    index = np.arange(user.shape[0]) - np.repeat(np.cumsum(count) - count, count)
+    starts = log.start[user] - shift[user] + index * targets
     cumulative = np.concatenate([[0], np.cumsum(is_target)])
-    low = np.maximum(starts, log.start[person])
-    high = np.minimum(starts + targets, log.start[person + 1])
+    low = np.maximum(starts, log.start[user])
+    high = np.minimum(starts + targets, log.start[user + 1])
     useful = cumulative[high] > cumulative[low]
-    # A window is named by its person's events, also where it begins before them.
+    # A window is named by its user's events, also where it begins before them.
     chosen = np.stack([starts[useful], low[useful]], axis=1)
     return random.permutation(chosen)
 
@@ -125,7 +125,7 @@ def predict_windows(
     Args:
         model: The interest model.
         log: Events, on the CPU wherever the model is.
-        windows: ``[B, 2]``: the log index of each window's first target, and any event of the same person.
+        windows: ``[B, 2]``: the log index of each window's first target, and any event of the same user.
         context_events: Events before the first target that are taken in.
         targets: Events from the first target on that may be targets.
         is_target: ``[n]`` bool, which events are predicted.

@@ -22,10 +22,10 @@ class TritonPythonModel:
         """One search and one gather for the whole batch."""
         keys = ragged.parts(requests, "event_item")
         key = ragged.joined(keys)
-        place = np.minimum(np.searchsorted(self._sorted_key, key), len(self._sorted_key) - 1)
-        if (self._sorted_key[place] != key).any():
+        position = np.minimum(np.searchsorted(self._sorted_key, key), len(self._sorted_key) - 1)
+        if (self._sorted_key[position] != key).any():
             raise ValueError("event_item: got a key that is not in the catalog")
-        item = self._catalog_index[place]
+        item = self._catalog_index[position]
         vector = self._vectors[item]
         ends = np.cumsum(ragged.lengths(keys))[:-1]
         return list(

@@ -38,10 +38,10 @@ class Counts(NamedTuple):
         return ColdStart.COLD_START_NO_HISTORY if self.current else ColdStart.COLD_START_NO_EVENTS
 
 
-def fill_person(
+def fill_user(
     response: RecommendResponse | RankResponse | ExplainResponse, outputs: Arrays, model_version: str
 ) -> None:
-    """Writes what every answer says of the person: the alpha used, events that counted, cold start, model version.
+    """Writes what every answer says of the user: the alpha used, events that counted, cold start, model version.
 
     Raises:
         InternalError: An output is missing or has another shape.
@@ -84,7 +84,7 @@ def decode(outputs: Arrays, top_n: int = 0, *, model_version: str = "") -> Recom
             "top_n", top_n, f"at most {len(ids)}: the model was exported with --top-n {len(ids)}"
         )
     response = RecommendResponse()
-    fill_person(response, outputs, model_version)
+    fill_user(response, outputs, model_version)
     values: list[float] = scores.tolist()
     kept = ((item_id, score) for item_id, score in zip(ids, values, strict=True) if score != -math.inf)
     for item_id, score in islice(kept, top_n or DEFAULT_TOP_N):
@@ -96,7 +96,7 @@ def decode_ranking(outputs: Arrays, request: RankRequest, *, model_version: str 
     """The order of the candidates of a request.
 
     Args:
-        outputs: ``candidate_score`` float32 ``[1, candidates]``, in their order, and the outputs about the person as
+        outputs: ``candidate_score`` float32 ``[1, candidates]``, in their order, and the outputs about the user as
             for `decode`.
         request: The request, for the candidates' ids and the number wanted.
         model_version: Version of the model that answered.
@@ -110,7 +110,7 @@ def decode_ranking(outputs: Arrays, request: RankRequest, *, model_version: str 
     item_ids = request.candidate_item_ids
     scores = flat(outputs, contract.CANDIDATE_SCORE, len(item_ids))
     response = RankResponse()
-    fill_person(response, outputs, model_version)
+    fill_user(response, outputs, model_version)
     values: list[float] = scores.tolist()
     told_apart = list(zip(item_ids, values, strict=True))
     response.unknown_item_ids.extend(item_id for item_id, score in told_apart if math.isnan(score))

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from ebbtide.client.codec.answers import fill_person
-from ebbtide.client.codec.person import event_groups, now_ms_of, tensor_order
+from ebbtide.client.codec.answers import fill_user
 from ebbtide.client.codec.tensors import Arrays, flat, matrix
+from ebbtide.client.codec.user import event_groups, now_ms_of, tensor_order
 from ebbtide.client.errors import InternalError
 from ebbtide.interest import contract
 from ebbtide.v1 import ExplainRequest, ExplainResponse
@@ -25,7 +25,7 @@ def decode_explanation(
         outputs: Those of the model ``explain``, for ``C`` items and ``E`` events: ``candidate_score`` float32
             ``[1, C]``, ``event_share`` float32 ``[C, E]``, ``event_current`` bool and ``event_decay`` float32 ``[E]``,
             ``dimension_share`` float32 ``[C, d]``, ``prior_share`` and ``adjustment_share`` float32 ``[C]``,
-            ``half_life_days`` float32 ``[d]``, and the outputs about the person.
+            ``half_life_days`` float32 ``[d]``, and the outputs about the user.
         request: The request, for its events and item ids.
         now_ms: The clock that the request was encoded with.
         model_version: Version of the model that answered.
@@ -33,8 +33,8 @@ def decode_explanation(
     Raises:
         InternalError: An output is missing, or its shape is not that of the request.
     """
-    places = _places_of_events(request)
-    items, events = len(request.item_ids), len(places)
+    positions = _positions_of_events(request)
+    items, events = len(request.item_ids), len(positions)
     scores = flat(outputs, contract.CANDIDATE_SCORE, items)
     shares = matrix(outputs, contract.EVENT_SHARE, items)
     if shares.shape[1] != events:
@@ -42,22 +42,22 @@ def decode_explanation(
             f"{contract.EVENT_SHARE.name}: got shares of {shares.shape[1]} events; expected {events}. "
             "Is the model at this address exported by Ebbtide?"
         )
-    shares = shares[:, places]
-    current = flat(outputs, contract.EVENT_CURRENT, events)[places]
-    decay = flat(outputs, contract.EVENT_DECAY, events)[places]
+    shares = shares[:, positions]
+    current = flat(outputs, contract.EVENT_CURRENT, events)[positions]
+    decay = flat(outputs, contract.EVENT_DECAY, events)[positions]
     dimensions = matrix(outputs, contract.DIMENSION_SHARE, items)
     prior = flat(outputs, contract.PRIOR_SHARE, items)
     adjustments = flat(outputs, contract.ADJUSTMENT_SHARE, items)
     response = ExplainResponse()
-    fill_person(response, outputs, model_version)
+    fill_user(response, outputs, model_version)
     response.half_life_days.extend(flat(outputs, contract.HALF_LIFE_DAYS, dimensions.shape[1]).tolist())
 
-    moment_ms = now_ms_of(request, now_ms)
+    timestamp_ms = now_ms_of(request, now_ms)
     in_order = (event for _, group in event_groups(request) for event in group)
-    for place, event in enumerate(in_order):
-        age_days = (moment_ms - event.time.ToMilliseconds()) / _DAY_MS
+    for position, event in enumerate(in_order):
+        age_days = (timestamp_ms - event.time.ToMilliseconds()) / _DAY_MS
         response.events.add(
-            event=event, is_current=bool(current[place]), decay=float(decay[place]), age_days=max(0.0, age_days)
+            event=event, is_current=bool(current[position]), decay=float(decay[position]), age_days=max(0.0, age_days)
         )
     for row, item_id in enumerate(request.item_ids):
         explained = response.items.add(item_id=item_id)
@@ -76,8 +76,8 @@ def decode_explanation(
     return response
 
 
-def _places_of_events(request: ExplainRequest) -> list[int]:
+def _positions_of_events(request: ExplainRequest) -> list[int]:
     """For each event of the request, in its order, the place of its entry in tensors that describe every event."""
     order = tensor_order(request)
-    entry = {(event.group, event.place): index for index, event in enumerate([*order.items, *order.texts])}
-    return [entry[group, place] for group, events in event_groups(request) for place in range(len(events))]
+    entry = {(event.group, event.position): index for index, event in enumerate([*order.items, *order.texts])}
+    return [entry[group, position] for group, events in event_groups(request) for position in range(len(events))]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ebbtide.client.codec.person import checked_ids, person_values
 from ebbtide.client.codec.tensors import EncodedRequest, Values, encoded
+from ebbtide.client.codec.user import checked_ids, user_values
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Model
@@ -30,7 +30,7 @@ def encode(request: RecommendRequest, now_ms: int) -> EncodedRequest:
             without subject or time, an empty item id, a time that is no valid timestamp, a condition without column or
             values.
     """
-    values = person_values(request, now_ms)
+    values = user_values(request, now_ms)
     if request.allow:
         values[contract.ALLOW_ATTRIBUTE] = item_keys(f"{column}={value}" for column, value in allowed(request.allow))
     return _by_text(contract.RECOMMEND, contract.RECOMMEND_TEXT, values)
@@ -42,7 +42,7 @@ def encode_rank(request: RankRequest, now_ms: int) -> EncodedRequest:
     Raises:
         InvalidArgumentError: As for `encode`; or there are no candidates.
     """
-    values = person_values(request, now_ms)
+    values = user_values(request, now_ms)
     _add_candidates(values, "candidate_item_ids", request.candidate_item_ids)
     return _by_text(contract.RANK, contract.RANK_TEXT, values)
 
@@ -53,7 +53,7 @@ def encode_explain(request: ExplainRequest, now_ms: int) -> EncodedRequest:
     Raises:
         InvalidArgumentError: As for `encode`; no items are named; or beside them, what only serves to find some.
     """
-    values = person_values(request, now_ms)
+    values = user_values(request, now_ms)
     _add_candidates(values, "item_ids", request.item_ids)
     for field, given in (("allow", bool(request.allow)), ("top_n", bool(request.top_n))):
         if given:
@@ -82,15 +82,15 @@ def allowed(filters: Sequence[AttributeFilter]) -> list[tuple[str, str]]:
     """
     entries: list[tuple[str, str]] = []
     columns: set[str] = set()
-    for place, condition in enumerate(filters):
+    for index, condition in enumerate(filters):
         if not condition.column:
-            raise InvalidArgumentError.of_field(f"allow[{place}].column", "''", "the name of a catalog attribute")
+            raise InvalidArgumentError.of_field(f"allow[{index}].column", "''", "the name of a catalog attribute")
         if condition.column in columns:
             raise InvalidArgumentError.of_field(
-                f"allow[{place}].column", f"{condition.column!r} again", "each column once, with all its values"
+                f"allow[{index}].column", f"{condition.column!r} again", "each column once, with all its values"
             )
         if not condition.values:
-            raise InvalidArgumentError.of_field(f"allow[{place}].values", "none", "at least one value")
+            raise InvalidArgumentError.of_field(f"allow[{index}].values", "none", "at least one value")
         columns.add(condition.column)
         entries += [(condition.column, value) for value in condition.values]
     return entries

@@ -16,7 +16,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 """Tensors by name."""
 
 Values = dict[Tensor, Sequence[Any] | npt.NDArray[Any]]
-"""Input tensors of one person, each without leading dimension."""
+"""Input tensors of one user, each without leading dimension."""
 
 _NUMPY: dict[Dtype, type[Any]] = {
     Dtype.BOOL: np.bool_,

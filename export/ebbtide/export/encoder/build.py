@@ -128,8 +128,8 @@ def _fitting_pairs(source: EncoderSource, report: Callable[[str], None]) -> tupl
     session = session_of(source.fused.graph)
     vectors = (bundle.model.text_vectors @ bundle.model.event_projection.detach()).numpy()
     # Training has embedded the catalog's texts already.
-    place = {text: index for index, text in enumerate(bundle.catalog.text)}
-    of_texts = vectors[[place[text] for text in texts]]
+    position = {text: index for index, text in enumerate(bundle.catalog.text)}
+    of_texts = vectors[[position[text] for text in texts]]
     of_pieces = embed(tokens.batches(pieces), lambda feeds: session.run(None, feeds)[0])
     return (
         [part for pair in zip(texts, pieces, strict=True) for part in pair],

@@ -37,7 +37,7 @@ class EncoderReport:
     """None for the full encoder in float32, whose difference is rounding."""
 
 
-def report_encoder(twin: InProcessPipeline, built: BuiltEncoder, sizes: Mapping[Size, int]) -> EncoderReport:
+def report_encoder(in_process: InProcessPipeline, built: BuiltEncoder, sizes: Mapping[Size, int]) -> EncoderReport:
     """Checks an exported encoder and measures it.
 
     A float32 graph must equal the torch module that it was traced from; a compressed one, whatever it was made from,
@@ -50,10 +50,10 @@ def report_encoder(twin: InProcessPipeline, built: BuiltEncoder, sizes: Mapping[
     options, texts = built.options, built.source.bundle.catalog.text
     difference, tolerance, fidelity = 0.0, TOLERANCE, None
     if options.precision == "fp32":
-        difference = check_encoder(twin, built.module, texts, sizes)
+        difference = check_encoder(in_process, built.module, texts, sizes)
     if options.is_compressed:
-        difference = check_encoder(twin, built.source.full, texts, sizes, tolerance=math.inf)
-        fidelity = measure_fidelity(built, twin.encoder)
+        difference = check_encoder(in_process, built.source.full, texts, sizes, tolerance=math.inf)
+        fidelity = measure_fidelity(built, in_process.encoder)
         require_fidelity(fidelity, options)
         tolerance = max(TOLERANCE, _MARGIN * max(difference, fidelity.largest_difference))
     return EncoderReport(

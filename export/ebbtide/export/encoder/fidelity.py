@@ -46,7 +46,7 @@ class Fidelity:
     cosine_min: float
     texts: int
     fragment_cosine_mean: float
-    """The same over a few words of each, as people type them."""
+    """The same over a few words of each, as users type them."""
     largest_difference: float
     """Absolute, of any entry."""
     ndcg_at_10: RankingLoss | None

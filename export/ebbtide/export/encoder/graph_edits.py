@@ -54,8 +54,8 @@ class GraphEditor:
 
     def replace(self, node: onnx.NodeProto, by: Sequence[onnx.NodeProto]) -> None:
         """Puts nodes in the place of one; they keep its output's name."""
-        place = next(index for index, other in enumerate(self.nodes) if other is node)
-        self.nodes[place : place + 1] = by
+        position = next(index for index, other in enumerate(self.nodes) if other is node)
+        self.nodes[position : position + 1] = by
 
     def take_over(self, part: onnx.ModelProto, outputs: Sequence[str]) -> None:
         """Puts a changed `part` in the place of the nodes that it was made from.
@@ -154,7 +154,7 @@ def weight_bytes(model: onnx.ModelProto) -> int:
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:
-    producer = {name: place for place, node in enumerate(nodes) for name in node.output}
+    producer = {name: position for position, node in enumerate(nodes) for name in node.output}
     needed, kept = set[str](), set[int]()
     waiting = list(outputs)
     while waiting:
@@ -162,11 +162,11 @@ def _needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> tuple[li
         if name in needed:
             continue
         needed.add(name)
-        place = producer.get(name)
-        if place is not None and place not in kept:
-            kept.add(place)
-            waiting.extend(_reads(nodes[place]))
-    return [nodes[place] for place in sorted(kept)], needed
+        position = producer.get(name)
+        if position is not None and position not in kept:
+            kept.add(position)
+            waiting.extend(_reads(nodes[position]))
+    return [nodes[position] for position in sorted(kept)], needed
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:

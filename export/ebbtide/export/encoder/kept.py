@@ -71,7 +71,7 @@ class KeptEncoder:
         return self.repository / model / str(self.version)
 
 
-def difference_from_bundle(twin: InProcessPipeline, bundle: InterestBundle) -> float:
+def difference_from_bundle(in_process: InProcessPipeline, bundle: InterestBundle) -> float:
     """How far an exported encoder is from the one that a bundle was trained with, on some of the catalog's texts.
 
     Training has embedded these texts, so that no language model is loaded for it.
@@ -80,15 +80,15 @@ def difference_from_bundle(twin: InProcessPipeline, bundle: InterestBundle) -> f
         The largest absolute difference of an event vector's entry; infinity where no request may carry such a text.
     """
     allowed = [
-        place
-        for place, text in enumerate(bundle.catalog.text)
-        if text.strip() and len(text.encode()) <= twin.limits.max_text_bytes
+        index
+        for index, text in enumerate(bundle.catalog.text)
+        if text.strip() and len(text.encode()) <= in_process.limits.max_text_bytes
     ]
     if not allowed:
         return float("inf")
-    count = min(_CHECKED_TEXTS, twin.limits.max_texts, len(allowed))
-    chosen = [allowed[place] for place in np.linspace(0, len(allowed) - 1, count).astype(int)]
+    count = min(_CHECKED_TEXTS, in_process.limits.max_texts, len(allowed))
+    chosen = [allowed[index] for index in np.linspace(0, len(allowed) - 1, count).astype(int)]
     with torch.inference_mode():
         expected = (bundle.model.text_vectors[chosen] @ bundle.model.event_projection).numpy()
-    got = twin.embed([bundle.catalog.text[place] for place in chosen])
+    got = in_process.embed([bundle.catalog.text[index] for index in chosen])
     return largest_difference(got, expected) if got.shape == expected.shape else float("inf")

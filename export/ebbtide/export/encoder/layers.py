@@ -51,7 +51,7 @@ def keep_layers(
     parent, name, modules = _layers(encoder)
 
     def use(kept: Sequence[int]) -> None:
-        setattr(parent, name, nn.ModuleList([modules[place] for place in kept]))
+        setattr(parent, name, nn.ModuleList([modules[index] for index in kept]))
 
     def run(feeds: dict[str, Array]) -> Array:
         with torch.inference_mode():
@@ -84,7 +84,7 @@ def _choose(
     kept = tuple(range(total))
     while len(kept) > layers:
         inner = kept[1:-1] if len(kept) > 2 else kept
-        shorter = [tuple(place for place in kept if place != left_out) for left_out in inner]
+        shorter = [tuple(index for index in kept if index != left_out) for left_out in inner]
         scores = []
         for candidate in shorter:
             use(candidate)

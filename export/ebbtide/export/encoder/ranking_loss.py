@@ -1,4 +1,4 @@
-"""What a compressed encoder does to rankings: NDCG@10 where people's histories are given as free texts.
+"""What a compressed encoder does to rankings: NDCG@10 where users' histories are given as free texts.
 
 Served events by item id never meet the encoder, so every event of the history is replaced by its item's text: its
 vector comes from the encoder alone, without the item's learned residual. The items that are ranked keep their factors.
@@ -39,9 +39,9 @@ Outcome = tuple[Ints, Ints]
 class RankingSample:
     """How much is measured at most; the defaults take some seconds."""
 
-    persons: int = 1_024
+    users: int = 1_024
     events_each: int = 64
-    """Of a person, the last ones."""
+    """Of a user, the last ones."""
     items: int = 10_000
     """Whose texts are embedded."""
 
@@ -52,9 +52,9 @@ class RankingLoss:
 
     ratio: float
     standard_error: float
-    """Of the ratio, by leaving out a tenth of the persons at a time (jackknife)."""
+    """Of the ratio, by leaving out a tenth of the users at a time (jackknife)."""
     full_ndcg_at_10: float
-    persons: int
+    users: int
     events: int
 
 
@@ -64,7 +64,7 @@ class NotMeasured(Exception):  # noqa: N818 - an outcome, not a mistake
 
 @dataclass(frozen=True)
 class TextRanking:
-    """Events that training held out, or each person's last ones, and how the full encoder's texts rank them."""
+    """Events that training held out, or each user's last ones, and how the full encoder's texts rank them."""
 
     bundle: InterestBundle
     log: EventLog
@@ -85,7 +85,7 @@ class TextRanking:
         """
         log = _read_log(bundle)
         held_back = held_out(log, bundle.config.data.holdout)
-        # Without a holdout everybody's last events: those of the last days are of too few people to show 1 percent.
+        # Without a holdout everybody's last events: those of the last days are of too few users to show 1 percent.
         late = held_back if held_back.any() else np.ones_like(held_back)
         targets, items = _choose(log, late & has_past(log), sample)
         tensors = LogTensors.of(log, bundle.config.model.session_gap_ms)
@@ -127,19 +127,19 @@ def _read_log(bundle: InterestBundle) -> EventLog:
 
 
 def _choose(log: EventLog, targets: Mask, sample: RankingSample) -> tuple[Mask, Ints]:
-    """The targets of some persons, and all items that they had."""
+    """The targets of some users, and all items that they had."""
     chosen = np.zeros_like(targets)
     items = set[int]()
-    persons = np.unique(np.repeat(np.arange(len(log.users)), np.diff(log.start))[targets])
-    for person in np.random.default_rng(0).permutation(persons)[: sample.persons]:
-        own = np.arange(log.start[person], log.start[person + 1])
+    users = np.unique(np.repeat(np.arange(len(log.users)), np.diff(log.start))[targets])
+    for user in np.random.default_rng(0).permutation(users)[: sample.users]:
+        own = np.arange(log.start[user], log.start[user + 1])
         more = items | set(log.item[own].tolist())
         if len(more) > sample.items and chosen.any():
             break
         items = more
         chosen[own[targets[own]][-sample.events_each :]] = True
     if not chosen.any():
-        raise NotMeasured("no event has another of the same person before it")
+        raise NotMeasured("no event has another of the same user before it")
     return chosen, np.array(sorted(items))
 
 
@@ -152,8 +152,8 @@ def _with_residual(model: InterestModel, residual: torch.Tensor) -> InterestMode
 
 def _compare(log: EventLog, full: Outcome, compressed: Outcome) -> RankingLoss:
     events, _ = full
-    person = np.searchsorted(log.start, events, side="right")
-    _, group = np.unique(person, return_inverse=True)
+    user = np.searchsorted(log.start, events, side="right")
+    _, group = np.unique(user, return_inverse=True)
     group = group % _GROUPS
 
     def ratio(keep: Mask) -> float:
@@ -166,4 +166,4 @@ def _compare(log: EventLog, full: Outcome, compressed: Outcome) -> RankingLoss:
     left_out = left_out[np.isfinite(left_out)]
     count = len(left_out)
     error = float(np.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())) if count > 1 else np.inf
-    return RankingLoss(ratio(everything), error, metrics.ndcg_at_10, metrics.persons, metrics.events)
+    return RankingLoss(ratio(everything), error, metrics.ndcg_at_10, metrics.users, metrics.events)

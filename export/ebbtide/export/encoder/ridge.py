@@ -46,10 +46,10 @@ def fit_ridge(inputs: Floats, targets: Floats) -> tuple[LinearMap, Floats]:
     x, y = x - x_mean, y - y_mean
     eigenvalues, basis = np.linalg.eigh(x.T @ x)
     eigenvalues = np.maximum(eigenvalues, 0)
-    rotated, moments = x @ basis, basis.T @ (x.T @ y)
+    rotated, timestamps = x @ basis, basis.T @ (x.T @ y)
     best: tuple[float, npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
     for strength in np.array(_STRENGTHS) * max(float(eigenvalues.mean()), np.finfo(np.float32).tiny):
-        weight = moments / (eigenvalues + strength)[:, None]
+        weight = timestamps / (eigenvalues + strength)[:, None]
         # The intercept sees each row once: 1 / n of the hat matrix.
         leverage = (rotated**2) @ (1 / (eigenvalues + strength)) + 1 / len(x)
         residual = (y - rotated @ weight) / np.maximum(1 - leverage, 1e-9)[:, None]

@@ -88,11 +88,11 @@ def _mean_matrix(ids: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], T
     """The tokens that texts have, and a sparse ``[texts, tokens]``: times their table, the mean vector of each text."""
     lengths = np.array([len(text) for text in ids])
     used, column = np.unique(np.concatenate([np.asarray(text) for text in ids]), return_inverse=True)
-    places = np.stack([np.repeat(np.arange(len(ids)), lengths), column])
+    indices = np.stack([np.repeat(np.arange(len(ids)), lengths), column])
     values = np.repeat(1 / lengths, lengths).astype(np.float32)
     size = (len(ids), len(used))
     return used, torch.sparse_coo_tensor(
-        torch.from_numpy(places), torch.from_numpy(values), size, check_invariants=True
+        torch.from_numpy(indices), torch.from_numpy(values), size, check_invariants=True
     ).coalesce()
 
 

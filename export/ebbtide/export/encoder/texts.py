@@ -37,14 +37,14 @@ class TextSplit:
 def split_texts(texts: Sequence[str]) -> TextSplit:
     """Splits texts by chance, the same way every time; a catalog of one text gives it to both sides."""
     distinct = list(dict.fromkeys(texts))
-    order = [distinct[place] for place in np.random.default_rng(_SEED).permutation(len(distinct))]
+    order = [distinct[index] for index in np.random.default_rng(_SEED).permutation(len(distinct))]
     kept_back = order[::_KEPT_BACK_SHARE]
-    fitted = [text for place, text in enumerate(order) if place % _KEPT_BACK_SHARE] or kept_back
+    fitted = [text for index, text in enumerate(order) if index % _KEPT_BACK_SHARE] or kept_back
     return TextSplit(fitted[:MAX_FITTED], kept_back[:MAX_KEPT_BACK])
 
 
 def fragments(texts: Sequence[str]) -> list[str]:
-    """A few successive words of each text: what people type is shorter than what a catalog says."""
+    """A few successive words of each text: what users type is shorter than what a catalog says."""
     random = np.random.default_rng(_SEED)
     found = []
     for text in texts:
@@ -59,7 +59,7 @@ def fragments(texts: Sequence[str]) -> list[str]:
 class TokenBatch:
     """Some texts, ready for the encoder."""
 
-    places: list[int]
+    indices: list[int]
     """Of the texts in the list that was given."""
     feeds: dict[str, Array]
     """The encoder's inputs by name, each int64 ``[texts, tokens]``."""
@@ -96,29 +96,29 @@ class EncoderTokens:
         """Each token as a text of its own, special tokens around it, ``[n, tokens]`` from ``[n]``."""
         template = self.ids(["a"])[0]
         plain = self._tokenizer.encode("a", add_special_tokens=False).ids
-        place = template.index(plain[0])
-        rows = np.tile(np.array([*template[:place], 0, *template[place + len(plain) :]]), (len(token_ids), 1))
-        rows[:, place] = token_ids
+        index = template.index(plain[0])
+        rows = np.tile(np.array([*template[:index], 0, *template[index + len(plain) :]]), (len(token_ids), 1))
+        rows[:, index] = token_ids
         return rows
 
     def batches(self, texts: Sequence[str]) -> list[TokenBatch]:
         """Texts of similar length together, padded to a multiple of 16."""
         tokens = self.ids(texts)
-        order = sorted(range(len(texts)), key=lambda place: len(tokens[place]))
+        order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
         return [
             self._batch(order[start : start + _BATCH_TEXTS], tokens) for start in range(0, len(order), _BATCH_TEXTS)
         ]
 
-    def _batch(self, places: list[int], tokens: list[list[int]]) -> TokenBatch:
-        longest = max(len(tokens[place]) for place in places)
+    def _batch(self, indices: list[int], tokens: list[list[int]]) -> TokenBatch:
+        longest = max(len(tokens[index]) for index in indices)
         width = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self._max_tokens)
-        input_ids = np.full((len(places), width), self._pad_id, dtype=np.int64)
+        input_ids = np.full((len(indices), width), self._pad_id, dtype=np.int64)
         mask = np.zeros_like(input_ids)
-        for row, place in enumerate(places):
-            input_ids[row, : len(tokens[place])] = tokens[place]
-            mask[row, : len(tokens[place])] = 1
+        for row, index in enumerate(indices):
+            input_ids[row, : len(tokens[index])] = tokens[index]
+            mask[row, : len(tokens[index])] = 1
         names = (tensor.name for tensor in contract.ENCODER.inputs)
-        return TokenBatch(places, dict(zip(names, (input_ids, mask), strict=True)))
+        return TokenBatch(indices, dict(zip(names, (input_ids, mask), strict=True)))
 
 
 def embed(batches: Sequence[TokenBatch], run: Callable[[dict[str, Array]], Array]) -> Floats:
@@ -129,7 +129,7 @@ def embed(batches: Sequence[TokenBatch], run: Callable[[dict[str, Array]], Array
         run: From feeds to vectors.
     """
     vectors = np.concatenate([run(batch.feeds) for batch in batches])
-    places = np.concatenate([batch.places for batch in batches])
+    indices = np.concatenate([batch.indices for batch in batches])
     ordered = np.empty(vectors.shape, dtype=np.float32)
-    ordered[places] = vectors
+    ordered[indices] = vectors
     return ordered

@@ -36,8 +36,8 @@ class ItemAttributes:
         Raises:
             LimitError: Naming both.
         """
-        places = [place for first, end in self.columns for place in range(first, end)]
-        if any(first >= end for first, end in self.columns) or places != list(range(self.words.shape[1])):
+        indices = [index for first, end in self.columns for index in range(first, end)]
+        if any(first >= end for first, end in self.columns) or indices != list(range(self.words.shape[1])):
             raise LimitError(
                 f"attribute columns: got words {self.columns} of {self.words.shape[1]}; expected each word in one "
                 "column, in order"
@@ -123,9 +123,9 @@ def _allowing(attributes: ItemAttributes) -> list[NodeProto]:
             ),
         ]
         passing.append(passes)
-    for place, passes in enumerate(passing[1:], start=1):
-        nodes.append(node("And", [passing[place - 1], passes], [f"passes_to_{place}"]))
-        passing[place] = f"passes_to_{place}"
+    for index, passes in enumerate(passing[1:], start=1):
+        nodes.append(node("And", [passing[index - 1], passes], [f"passes_to_{index}"]))
+        passing[index] = f"passes_to_{index}"
     nodes.append(node("Identity", [passing[-1]], ["is_allowed"]))
     return nodes
 

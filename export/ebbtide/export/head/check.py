@@ -49,7 +49,7 @@ class HeadCheck:
 
 
 def check_head(
-    twin: InProcessPipeline,
+    in_process: InProcessPipeline,
     bundle: InterestBundle,
     sizes: Mapping[Size, int],
     precision: HeadPrecision = "fp32",
@@ -60,7 +60,7 @@ def check_head(
     Random ones come with random adjustments, items excluded twice and more among them, and with random filters.
 
     Args:
-        twin: The export.
+        in_process: The export.
         bundle: What it was made from.
         sizes: Of the export.
         precision: Of the head.
@@ -72,8 +72,8 @@ def check_head(
     with torch.inference_mode():
         factors = torch.cat([bundle.model.item_factors(), torch.from_numpy(bundle.prior_columns)], dim=1)
     known = _KnownScores(factors, attributes)
-    on_random = _largest(twin, bundle, sizes, precision, known, _random_feeds(factors, sizes, attributes))
-    on_requests = _largest(twin, bundle, sizes, precision, known, _request_feeds(twin, bundle))
+    on_random = _largest(in_process, bundle, sizes, precision, known, _random_feeds(factors, sizes, attributes))
+    on_requests = _largest(in_process, bundle, sizes, precision, known, _request_feeds(in_process, bundle))
     if precision == "fp16":
         return HeadCheck(max(on_random, on_requests), max(TOLERANCE, _TOLERANCE_MARGIN * on_requests))
     return HeadCheck(max(on_random, on_requests), TOLERANCE)
@@ -95,7 +95,7 @@ class _KnownScores:
 
 
 def _largest(
-    twin: InProcessPipeline,
+    in_process: InProcessPipeline,
     bundle: InterestBundle,
     sizes: Mapping[Size, int],
     precision: HeadPrecision,
@@ -112,12 +112,12 @@ def _largest(
         tolerance = TOLERANCE
         if precision == "fp16":
             tolerance = max(TOLERANCE, _ROUNDING * float(np.abs(known[np.isfinite(known)]).max(initial=0.0)))
-        item_id, score = twin.head.run(outputs, feeds)
+        item_id, score = in_process.head.run(outputs, feeds)
         if precision == "int8":
             _require_all(item_id, known, index)
         best = torch.topk(scores, sizes[Size.TOP_N]).values.numpy()
         case = Case(feeds, {contract.SCORE.name: best})
-        largest = max(largest, check_graph(twin.head, contract.SCORING_HEAD, sizes, [case], tolerance))
+        largest = max(largest, check_graph(in_process.head, contract.SCORING_HEAD, sizes, [case], tolerance))
         for row in range(len(score)):
             difference = ranking_difference(item_id[row].tolist(), score[row], known[row], index)
             subject = f"ranking of {contract.SCORING_HEAD.name} in ONNX against torch"
@@ -172,13 +172,13 @@ def _random_filters(
     return found
 
 
-def _request_feeds(twin: InProcessPipeline, bundle: InterestBundle) -> Iterator[Feeds]:
+def _request_feeds(in_process: InProcessPipeline, bundle: InterestBundle) -> Iterator[Feeds]:
     """What `adaptive_weights` hands the head for random requests, the empty and the longest among them."""
     keys = item_keys(bundle.catalog.item_id)
     with torch.inference_mode():
         vectors = (bundle.model.text_vectors @ bundle.model.event_projection).numpy()
-    samples = random_samples(len(bundle.catalog), _REQUESTS, twin.limits, _SEED)
-    weights = twin.weights.run([sample.request(keys, vectors) for sample in samples])
+    samples = random_samples(len(bundle.catalog), _REQUESTS, in_process.limits, _SEED)
+    weights = in_process.weights.run([sample.request(keys, vectors) for sample in samples])
     sound = [answer for answer in weights if isinstance(answer, AdaptiveWeights)]
     for start in range(0, len(sound), _REQUESTS_PER_BATCH):
         part = sound[start : start + _REQUESTS_PER_BATCH]

@@ -186,8 +186,8 @@ def _add(index: Any, chunks: Iterator[Floats], items: int, report: Callable[[str
 
 def _truth(factors: Floats, interests: Floats) -> Floats:
     """Each request's score of its 100th best item, ``[requests]``."""
-    place = min(RECALL_AT, len(factors))
-    return np.array([np.partition(factors @ row, -place)[-place] for row in interests], dtype=np.float32)
+    index = min(RECALL_AT, len(factors))
+    return np.array([np.partition(factors @ row, -index)[-index] for row in interests], dtype=np.float32)
 
 
 def _narrowest(

@@ -129,6 +129,6 @@ def _exact_nodes() -> list[NodeProto]:
         node("MatMul", ["candidate_factors", "interest_column"], ["candidate_product"]),
         node("Squeeze", ["candidate_product", "last"], ["candidate_linear_score"]),
         node("Where", ["is_unadjusted", "candidate_linear_score", "candidate_adjustment"], ["candidate_exact_score"]),
-        node("TopK", ["candidate_exact_score", "top_n"], [contract.SCORE.name, "best_place"], axis=1),
-        node("GatherElements", ["candidate", "best_place"], ["best_index"], axis=1),
+        node("TopK", ["candidate_exact_score", "top_n"], [contract.SCORE.name, "best_index"], axis=1),
+        node("GatherElements", ["candidate", "best_index"], ["best_index"], axis=1),
     ]

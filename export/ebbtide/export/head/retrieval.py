@@ -101,14 +101,14 @@ def write_approximate_head(
 
 
 def request_interests(bundle: InterestBundle, pipeline: InterestPipeline, limits: Limits) -> Floats:
-    """Interests as requests have them, ``[INTERESTS, d + p]``: people of every taste, and people of one taste."""
+    """Interests as requests have them, ``[INTERESTS, d + p]``: users of every taste, and users of one taste."""
     random = np.random.default_rng(_SEED)
     keys = item_keys(bundle.catalog.item_id)
     vectors = bundle.model.event_vectors().detach().numpy()
     requests = []
-    for place, sample in enumerate(random_samples(len(keys), INTERESTS, limits, _SEED, texts=False)):
+    for index, sample in enumerate(random_samples(len(keys), INTERESTS, limits, _SEED, texts=False)):
         # In pairs, since every other interest chooses the parameters and the rest measure them.
-        if place % 4 >= 2 and sample.item.size:
+        if index % 4 >= 2 and sample.item.size:
             similarity = vectors @ vectors[random.integers(len(keys))]
             count = min(_NEAR_ITEMS, len(keys))
             near = np.argpartition(-similarity, count - 1)[:count]
@@ -118,7 +118,7 @@ def request_interests(bundle: InterestBundle, pipeline: InterestPipeline, limits
     return np.stack([answer.interest for answer in answers if isinstance(answer, AdaptiveWeights)])
 
 
-def check_retrieval(twin: InProcessPipeline, bundle: InterestBundle, sizes: Mapping[Size, int]) -> float:
+def check_retrieval(in_process: InProcessPipeline, bundle: InterestBundle, sizes: Mapping[Size, int]) -> float:
     """The written head against torch: what it names has its exact score, best first, and nothing excluded is above.
 
     Returns:
@@ -128,14 +128,14 @@ def check_retrieval(twin: InProcessPipeline, bundle: InterestBundle, sizes: Mapp
         ParityError: An item is named twice, or a score is not the item's.
     """
     random = np.random.default_rng(_SEED)
-    interests = request_interests(bundle, twin.weights, twin.limits)
+    interests = request_interests(bundle, in_process.weights, in_process.limits)
     rows, width = len(interests), sizes[Size.ADJUSTMENTS]
     adjust_item, adjust_score = random_adjustments(random, rows, width, len(bundle.catalog)).values()
     # The first bit of every word leaves every column alone, however many words it has.
     item_filter = np.ones((rows, sizes[Size.FILTER]), dtype=np.int64)
     inputs = (interests, adjust_item, adjust_score, item_filter)
     feeds = dict(zip((tensor.name for tensor in contract.SCORING_HEAD.inputs), inputs, strict=True))
-    item_id, score = twin.head.run([contract.ITEM_ID.name, contract.SCORE.name], feeds)
+    item_id, score = in_process.head.run([contract.ITEM_ID.name, contract.SCORE.name], feeds)
     scores = (torch.from_numpy(interests) @ torch.from_numpy(item_factors(bundle)).T).numpy()
     adjust(scores, adjust_item, adjust_score)
     index, largest = bundle.catalog.index, 0.0

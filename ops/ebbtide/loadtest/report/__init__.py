@@ -1,4 +1,4 @@
-"""Results for people to read: one HTML file with plots, and Markdown; both from the JSON document alone."""
+"""Results for users to read: one HTML file with plots, and Markdown; both from the JSON document alone."""
 
 from ebbtide.loadtest.report.html import html_report
 from ebbtide.loadtest.report.markdown import markdown_report

@@ -28,6 +28,6 @@ def markdown_report(result: Result) -> str:
 
 
 def _table(table: Table) -> str:
-    aligned = ["---" if place == 0 or table.words else "---:" for place in range(len(table.headings))]
+    aligned = ["---" if index == 0 or table.words else "---:" for index in range(len(table.headings))]
     lines = [table.headings, aligned, *table.rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

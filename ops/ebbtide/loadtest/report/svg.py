@@ -57,7 +57,7 @@ class Scale:
         if not self.logarithmic:
             step = _round_step((self.high - self.low) / 5)
             first = math.ceil(self.low / step - 1e-9)
-            return [place * step for place in range(first, math.floor(self.high / step + 1e-9) + 1)]
+            return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
             found = [digit * 10**decade for decade in decades for digit in digits]
@@ -103,7 +103,7 @@ def line_chart(series: Sequence[Series], axes: Axes) -> str:
     for one in shown:
         if one.line:
             look = f"line c{one.colour} dashed" if one.dashed else f"line c{one.colour}"
-            parts += [f'<polyline class="{look}" points="{stretch}"/>' for stretch in _stretches(one, x, y)]
+            parts += [f'<polyline class="{look}" points="{window}"/>' for window in _windows(one, x, y)]
         if one.dots:
             parts += [
                 f'<circle class="dot c{one.colour}" cx="{x(px):.1f}" cy="{y(py):.1f}" r="3.2">'
@@ -156,8 +156,8 @@ def stacked_bars(rows: Sequence[tuple[str, Sequence[float], str]], names: Sequen
     longest = max(sum(parts) for _, parts, _ in rows) or 1.0
     scale = Scale(0, longest, 0, WIDE - _NAME_WIDTH - 150)
     drawn = []
-    for place, (name, values, label) in enumerate(rows):
-        top = 4 + place * (_BAR_HEIGHT + _BAR_GAP)
+    for index, (name, values, label) in enumerate(rows):
+        top = 4 + index * (_BAR_HEIGHT + _BAR_GAP)
         text = top + _BAR_HEIGHT - 5
         drawn.append(f'<text class="name" x="{_NAME_WIDTH - 10}" y="{text}" text-anchor="end">{escape(name)}</text>')
         left = float(_NAME_WIDTH)
@@ -200,14 +200,14 @@ def _grid(x: Scale, y: Scale, axes: Axes) -> list[str]:
     return parts
 
 
-def _stretches(series: Series, x: Callable[[float], float], y: Callable[[float], float]) -> list[str]:
-    stretches: list[list[str]] = [[]]
+def _windows(series: Series, x: Callable[[float], float], y: Callable[[float], float]) -> list[str]:
+    windows: list[list[str]] = [[]]
     for px, py in series.points:
         if py is None:
-            stretches.append([])
+            windows.append([])
         else:
-            stretches[-1].append(f"{x(px):.1f},{y(py):.1f}")
-    return [" ".join(stretch) for stretch in stretches if stretch]
+            windows[-1].append(f"{x(px):.1f},{y(py):.1f}")
+    return [" ".join(window) for window in windows if window]
 
 
 def _scale(values: Sequence[float], logarithmic: bool, start: float, stop: float, *, from_zero: bool) -> Scale:

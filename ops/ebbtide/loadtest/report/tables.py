@@ -177,7 +177,7 @@ def facts(result: Result) -> Table:
             "generator",
             f"{generator['engine']}, {generator['cpu_us_per_request']:.0f} µs of processor time per request",
         ],
-        ["requests", f"real sessions of {requests['people']:,} held-out people; different ones: {sizes}"],
+        ["requests", f"real sessions of {requests['users']:,} held-out users; different ones: {sizes}"],
         ["warm-up", f"{warm['sent']:,} sent, {warm['answered']:,} answered; in no other figure"],
     ]
     return Table(["", ""], rows, words=True)

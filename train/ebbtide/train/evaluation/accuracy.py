@@ -1,4 +1,4 @@
-"""Ranking metrics of lists, computed by ranx, and their means over people."""
+"""Ranking metrics of lists, computed by ranx, and their means over users."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 from ranx import evaluate
 
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Instants, Ints
+from ebbtide.data.splits import Baskets, Ints
 from ebbtide.train.evaluation.lists import RankedLists
 from ebbtide.train.evaluation.relevance import Relevance
 
@@ -17,28 +17,28 @@ CUT_OFFS = (5, 10, 20)
 METRICS = tuple(
     f"{name}_at_{cut}" for name in ("precision", "recall", "f1", "ndcg", "mrr", "hit_rate") for cut in CUT_OFFS
 )
-_INSTANTS_PER_CALL = 50_000
+_BASKETS_PER_CALL = 50_000
 _NOT_RELEVANT = -2
 """Fills the rows of relevant items; differs from what fills the lists."""
 
 
 def accuracy(lists: RankedLists, relevance: Relevance) -> dict[str, Floats]:
-    """Each of `METRICS` for each instant, ``[C]``; 0 where nothing is relevant.
+    """Each of `METRICS` for each basket, ``[C]``; 0 where nothing is relevant.
 
     Precision counts the places of the cut-off, filled or not. Recall and NDCG know all that came, in the list or not.
 
     Args:
-        lists: Of C instants.
+        lists: Of C baskets.
         relevance: Of the same.
     """
     values = {metric: np.zeros(lists.item.shape[0]) for metric in METRICS}
-    places = np.broadcast_to(-np.arange(lists.item.shape[1]), lists.item.shape)
-    for start in range(0, lists.item.shape[0], _INSTANTS_PER_CALL):
-        part = slice(start, start + _INSTANTS_PER_CALL)
+    indices = np.broadcast_to(-np.arange(lists.item.shape[1]), lists.item.shape)
+    for start in range(0, lists.item.shape[0], _BASKETS_PER_CALL):
+        part = slice(start, start + _BASKETS_PER_CALL)
         relevant = relevance.padded(part, _NOT_RELEVANT)
         found = evaluate(
             np.stack([relevant, relevant != _NOT_RELEVANT], axis=2).astype(np.float64),
-            np.stack([lists.item[part], places[part]], axis=2).astype(np.float64),
+            np.stack([lists.item[part], indices[part]], axis=2).astype(np.float64),
             [metric.replace("_at_", "@") for metric in METRICS],
             return_mean=False,
         )
@@ -47,20 +47,20 @@ def accuracy(lists: RankedLists, relevance: Relevance) -> dict[str, Floats]:
     return values
 
 
-def owners(log: EventLog, instants: Instants) -> Ints:
-    """Which of the log's people each instant belongs to, ``[C]``."""
-    return np.searchsorted(log.start, instants.head, side="right") - 1
+def owners(log: EventLog, baskets: Baskets) -> Ints:
+    """Which of the log's users each basket belongs to, ``[C]``."""
+    return np.searchsorted(log.start, baskets.head, side="right") - 1
 
 
-def person_means(owner: Ints, values: Floats) -> Floats:
-    """The mean within each person who has an instant, ``[persons]``, in the order of their numbers.
+def user_means(owner: Ints, values: Floats) -> Floats:
+    """The mean within each user who has a basket, ``[users]``, in the order of their numbers.
 
     Args:
         owner: ``[C]``.
         values: ``[C]`` or ``[C, metrics]``.
     """
-    _, person = np.unique(owner, return_inverse=True)
-    counts = np.bincount(person)
+    _, user = np.unique(owner, return_inverse=True)
+    counts = np.bincount(user)
     if values.ndim == 1:
-        return np.bincount(person, weights=values) / counts
-    return np.stack([np.bincount(person, weights=column) for column in values.T], axis=1) / counts[:, None]
+        return np.bincount(user, weights=values) / counts
+    return np.stack([np.bincount(user, weights=column) for column in values.T], axis=1) / counts[:, None]

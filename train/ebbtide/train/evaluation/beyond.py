@@ -8,27 +8,27 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.data.splits import Ints
-from ebbtide.train.evaluation.accuracy import person_means
+from ebbtide.train.evaluation.accuracy import user_means
 from ebbtide.train.evaluation.lists import NO_ITEM, RankedLists
 from ebbtide.train.evaluation.relevance import Relevance
 
-_PLACES = 10
-_INSTANTS_AT_ONCE = 4096
+_INDICES = 10
+_BASKETS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
 class Beyond:
-    """Of the first ten places; means over people except for coverage."""
+    """Of the first ten places; means over users except for coverage."""
 
     coverage_at_10: float
     """Share of the catalog that stands in at least one list."""
     novelty_at_10: float
-    """Mean self-information -log2((people who had the item + 1) / (people + 1)), in bits, by the training events;
+    """Mean self-information -log2((users who had the item + 1) / (users + 1)), in bits, by the training events;
     higher is less known (Zhou et al., PNAS 2010)."""
     intra_list_diversity_at_10: float
     """Mean of 1 - cosine over the pairs of a list, of the encoder's text vectors (Ziegler et al., WWW 2005)."""
     popularity_bias_at_10: float
-    """Mean training events of what is shown, over those of what people then took: above 1 leans to the popular."""
+    """Mean training events of what is shown, over those of what users then took: above 1 leans to the popular."""
 
 
 def beyond_accuracy(
@@ -42,31 +42,31 @@ def beyond_accuracy(
     """Measures the lists.
 
     Args:
-        lists: Of C instants.
+        lists: Of C baskets.
         relevance: Of the same.
-        owner: ``[C]``, the person of each instant.
+        owner: ``[C]``, the user of each basket.
         training_item: ``[n]``, items of the training events.
-        training_user: ``[n]``, people of the training events.
+        training_user: ``[n]``, users of the training events.
         text_vectors: ``[N, width]``.
     """
     items = text_vectors.shape[0]
-    shown = lists.item[:, :_PLACES]
+    shown = lists.item[:, :_INDICES]
     valid = shown != NO_ITEM
     events = np.bincount(training_item, minlength=items).astype(np.float64)
-    people = np.bincount(np.unique(training_user * np.int64(items) + training_item) % items, minlength=items)
-    surprise = -np.log2((people + 1) / (np.unique(training_user).size + 1))
+    users = np.bincount(np.unique(training_user * np.int64(items) + training_item) % items, minlength=items)
+    surprise = -np.log2((users + 1) / (np.unique(training_user).size + 1))
 
     def shown_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         total = np.where(valid, values[shown], 0.0).sum(1)
         return np.asarray(total / np.maximum(valid.sum(1), 1))
 
     taken = np.bincount(relevance.case, weights=events[relevance.item], minlength=owner.shape[0]) / relevance.counts
-    taken_mean = person_means(owner, taken).mean()
+    taken_mean = user_means(owner, taken).mean()
     return Beyond(
         coverage_at_10=np.unique(shown[valid]).size / items,
-        novelty_at_10=float(person_means(owner, shown_mean(surprise)).mean()),
-        intra_list_diversity_at_10=float(person_means(owner, _diversity(shown, text_vectors)).mean()),
-        popularity_bias_at_10=float(person_means(owner, shown_mean(events)).mean() / taken_mean)
+        novelty_at_10=float(user_means(owner, shown_mean(surprise)).mean()),
+        intra_list_diversity_at_10=float(user_means(owner, _diversity(shown, text_vectors)).mean()),
+        popularity_bias_at_10=float(user_means(owner, shown_mean(events)).mean() / taken_mean)
         if taken_mean
         else float("nan"),
     )
@@ -77,8 +77,8 @@ def _diversity(shown: Ints, text_vectors: npt.NDArray[np.float32]) -> npt.NDArra
     norms = np.linalg.norm(text_vectors, axis=1, keepdims=True)
     unit = text_vectors / np.where(norms > 0, norms, 1)
     diversity = np.zeros(shown.shape[0])
-    for start in range(0, shown.shape[0], _INSTANTS_AT_ONCE):
-        part = shown[start : start + _INSTANTS_AT_ONCE]
+    for start in range(0, shown.shape[0], _BASKETS_AT_ONCE):
+        part = shown[start : start + _BASKETS_AT_ONCE]
         valid = part != NO_ITEM
         vectors = unit[part] * valid[..., None]
         count = valid.sum(1)

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Instants, Ints
+from ebbtide.data.splits import Baskets, Ints
 from ebbtide.interest.events import MS_PER_DAY
-from ebbtide.train.evaluation.accuracy import person_means
+from ebbtide.train.evaluation.accuracy import user_means
 from ebbtide.train.evaluation.intervals import Estimate, estimate
 from ebbtide.train.evaluation.relevance import Relevance
 
@@ -23,20 +23,20 @@ _EVENT_EDGES = (5.0, 20.0, 100.0, 500.0)
 _EVENT_LABELS = ("1 to 5", "6 to 20", "21 to 100", "101 to 500", "over 500")
 _PAST_EVENTS = 512
 """Past events that are searched for the matching interest, the newest ones."""
-_MATCHED_INSTANTS = 20_000
-"""The age of the matching interest is found for so many instants, drawn at random where there are more."""
+_MATCHED_BASKETS = 20_000
+"""The age of the matching interest is found for so many baskets, drawn at random where there are more."""
 _EQUAL_COSINE = 1e-5
 
 
 @dataclass(frozen=True)
 class Bin:
-    """The instants of one range."""
+    """The baskets of one range."""
 
     label: str
-    persons: int
-    instants: int
+    users: int
+    baskets: int
     ndcg_at_10: Estimate
-    """Mean within each person's instants of the range, then over those people."""
+    """Mean within each user's baskets of the range, then over those users."""
 
 
 @dataclass(frozen=True)
@@ -51,42 +51,42 @@ class Breakdown:
     """Without the empty ones."""
 
 
-def gap_days(log: EventLog, instants: Instants) -> Floats:
-    """Days from the person's last event to each instant, ``[C]``."""
-    return np.asarray((log.time_ms[instants.head] - log.time_ms[instants.head - 1]) / MS_PER_DAY)
+def gap_days(log: EventLog, baskets: Baskets) -> Floats:
+    """Days from the user's last event to each basket, ``[C]``."""
+    return np.asarray((log.time_ms[baskets.head] - log.time_ms[baskets.head - 1]) / MS_PER_DAY)
 
 
-def history_events(log: EventLog, instants: Instants) -> Ints:
-    """The person's events strictly before each instant, ``[C]``."""
-    first = log.start[np.searchsorted(log.start, instants.head, side="right") - 1]
-    return np.asarray(instants.head - first)
+def history_events(log: EventLog, baskets: Baskets) -> Ints:
+    """The user's events strictly before each basket, ``[C]``."""
+    first = log.start[np.searchsorted(log.start, baskets.head, side="right") - 1]
+    return np.asarray(baskets.head - first)
 
 
 def interest_age_days(
-    log: EventLog, instants: Instants, relevance: Relevance, text_vectors: npt.NDArray[np.float32], seed: int
+    log: EventLog, baskets: Baskets, relevance: Relevance, text_vectors: npt.NDArray[np.float32], seed: int
 ) -> Floats:
-    """How old the interest is that each instant met, in days, ``[C]``; NaN where it was not looked for.
+    """How old the interest is that each basket met, in days, ``[C]``; NaN where it was not looked for.
 
     For each item that came: the age of the past event, among the newest 512, whose item's text is most similar to it
-    (cosine; the newest of equals, so an item taken again gives the time since it was last taken). An instant's age is
+    (cosine; the newest of equals, so an item taken again gives the time since it was last taken). A basket's age is
     the median over its items.
 
     Args:
         log: Events.
-        instants: C instants.
+        baskets: C baskets.
         relevance: Of the same.
         text_vectors: ``[N, width]``.
-        seed: Draws the instants that are looked at where there are more than 20,000.
+        seed: Draws the baskets that are looked at where there are more than 20,000.
     """
     norms = np.linalg.norm(text_vectors, axis=1, keepdims=True)
     unit = text_vectors / np.where(norms > 0, norms, 1)
-    ages = np.full(len(instants), np.nan)
-    cases = np.arange(len(instants))
-    if len(instants) > _MATCHED_INSTANTS:
-        cases = np.sort(np.random.default_rng(seed).choice(cases, _MATCHED_INSTANTS, replace=False))
-    length = np.minimum(history_events(log, instants), _PAST_EVENTS)
+    ages = np.full(len(baskets), np.nan)
+    cases = np.arange(len(baskets))
+    if len(baskets) > _MATCHED_BASKETS:
+        cases = np.sort(np.random.default_rng(seed).choice(cases, _MATCHED_BASKETS, replace=False))
+    length = np.minimum(history_events(log, baskets), _PAST_EVENTS)
     for case in cases.tolist():
-        head = int(instants.head[case])
+        head = int(baskets.head[case])
         newest_first = np.arange(head - 1, head - 1 - int(length[case]), -1)
         came = relevance.item[relevance.start[case] : relevance.start[case + 1]]
         cosine = unit[log.item[newest_first]] @ unit[came].T
@@ -97,7 +97,7 @@ def interest_age_days(
 
 def breakdowns(
     log: EventLog,
-    instants: Instants,
+    baskets: Baskets,
     owner: Ints,
     ndcg_at_10: Floats,
     age_days: Floats,
@@ -107,8 +107,8 @@ def breakdowns(
 
     Args:
         log: Events.
-        instants: C instants.
-        owner: ``[C]``, the person of each instant.
+        baskets: C baskets.
+        owner: ``[C]``, the user of each basket.
         ndcg_at_10: ``[C]``.
         age_days: ``[C]``, from `interest_age_days`.
         seed: Of the intervals.
@@ -118,13 +118,13 @@ def breakdowns(
             "gap",
             "By time since the last event",
             "time since the last event",
-            gap_days(log, instants),
+            gap_days(log, baskets),
             _DAY_EDGES,
             _DAY_LABELS,
         ),
         (
             *("history", "By length of history", "earlier events"),
-            *(history_events(log, instants).astype(np.float64), _EVENT_EDGES, _EVENT_LABELS),
+            *(history_events(log, baskets).astype(np.float64), _EVENT_EDGES, _EVENT_LABELS),
         ),
         (
             "interest_age",
@@ -144,12 +144,12 @@ def breakdowns(
 def _bins(
     values: Floats, edges: Sequence[float], labels: Sequence[str], owner: Ints, ndcg_at_10: Floats, seed: int
 ) -> list[Bin]:
-    """One for each range with an instant; a value on an edge belongs to the range below."""
-    place = np.where(np.isnan(values), -1, np.searchsorted(np.asarray(edges), values, side="left"))
+    """One for each range with a basket; a value on an edge belongs to the range below."""
+    index = np.where(np.isnan(values), -1, np.searchsorted(np.asarray(edges), values, side="left"))
     found = []
     for which, label in enumerate(labels):
-        inside = place == which
+        inside = index == which
         if inside.any():
-            means = person_means(owner[inside], ndcg_at_10[inside])
+            means = user_means(owner[inside], ndcg_at_10[inside])
             found.append(Bin(label, means.shape[0], int(inside.sum()), estimate(means, seed)))
     return found

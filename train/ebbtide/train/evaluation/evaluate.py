@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ebbtide.data.errors import DataError
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.evaluation.accuracy import METRICS, Floats, accuracy, person_means
+from ebbtide.train.evaluation.accuracy import METRICS, Floats, accuracy, user_means
 from ebbtide.train.evaluation.beyond import Beyond, beyond_accuracy
 from ebbtide.train.evaluation.breakdowns import (
     Breakdown,
@@ -22,7 +22,7 @@ from ebbtide.train.evaluation.breakdowns import (
 )
 from ebbtide.train.evaluation.intervals import Difference, Estimate, estimate, paired
 from ebbtide.train.evaluation.learned import Learned, learned
-from ebbtide.train.evaluation.lists import RankedLists, rank_instants, read_predictions
+from ebbtide.train.evaluation.lists import RankedLists, rank_baskets, read_predictions
 from ebbtide.train.evaluation.ratings import Ratings, predicted_ratings, rating_errors
 from ebbtide.train.evaluation.scores import frozen_popularity, updated_popularity
 from ebbtide.train.evaluation.testset import TestSet
@@ -36,19 +36,19 @@ COLD_EVENTS = 5
 class Cold:
     """Lists over the whole catalog, judged by the cold items alone."""
 
-    persons: int
-    instants: int
+    users: int
+    baskets: int
     """Those at which a cold item came."""
     ndcg_at_10: Estimate
-    """NaN without such an instant."""
+    """NaN without such a basket."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Everything measured on one model's lists."""
 
-    persons: int
-    instants: int
+    users: int
+    baskets: int
     events: int
     """Relevant items in all."""
     metrics: dict[str, Estimate]
@@ -56,8 +56,8 @@ class Evaluation:
     beyond: Beyond
     cold: Cold
     breakdowns: list[Breakdown]
-    person_values: dict[str, Floats]
-    """Each metric of each person, ``[persons]``, for paired tests."""
+    user_values: dict[str, Floats]
+    """Each metric of each user, ``[users]``, for paired tests."""
 
 
 @dataclass(frozen=True)
@@ -85,33 +85,33 @@ def evaluate_lists(
 
     Args:
         test: Split log.
-        lists: One for each of its instants.
+        lists: One for each of its baskets.
         text_vectors: ``[N, width]``, for diversity and for the age of the matching interest.
         seed: Of everything that is drawn.
         age_days: ``[C]``, from `interest_age_days`, which is the same for every model; None finds it here.
     """
     if age_days is None:
-        age_days = interest_age_days(test.log, test.instants, test.relevance, text_vectors, seed)
+        age_days = interest_age_days(test.log, test.baskets, test.relevance, text_vectors, seed)
     values = accuracy(lists, test.relevance)
-    person_values = {name: person_means(test.owner, column) for name, column in values.items()}
+    user_values = {name: user_means(test.owner, column) for name, column in values.items()}
     return Evaluation(
-        persons=np.unique(test.owner).size,
-        instants=len(test.instants),
+        users=np.unique(test.owner).size,
+        baskets=len(test.baskets),
         events=test.relevance.item.shape[0],
-        metrics={name: estimate(column, seed) for name, column in person_values.items()},
+        metrics={name: estimate(column, seed) for name, column in user_values.items()},
         beyond=beyond_accuracy(lists, test.relevance, test.owner, test.training_item, test.training_user, text_vectors),
         cold=_cold(test, lists, seed),
-        breakdowns=breakdowns(test.log, test.instants, test.owner, values["ndcg_at_10"], age_days, seed),
-        person_values=person_values,
+        breakdowns=breakdowns(test.log, test.baskets, test.owner, values["ndcg_at_10"], age_days, seed),
+        user_values=user_values,
     )
 
 
 def cold_values(test: TestSet, lists: RankedLists) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """NDCG@10 on cold items of each person who took one, ``[persons]``, and each such instant's person."""
+    """NDCG@10 on cold items of each user who took one, ``[users]``, and each such basket's user."""
     relevance = test.relevance.only(test.seldom(COLD_EVENTS))
     met = relevance.counts > 0
     ndcg = accuracy(lists, relevance)["ndcg_at_10"]
-    return person_means(test.owner[met], ndcg[met]), test.owner[met]
+    return user_means(test.owner[met], ndcg[met]), test.owner[met]
 
 
 def _cold(test: TestSet, lists: RankedLists, seed: int) -> Cold:
@@ -136,7 +136,7 @@ def evaluate_bundle(
         frozen: Popularity as training left it, instead of kept up to date as events happen.
         repeats: Whether items already had may be in the lists; None takes the model's policy.
         seed: Of everything that is drawn.
-        progress: Called with the number of instants just ranked.
+        progress: Called with the number of baskets just ranked.
 
     Raises:
         DataError: The catalog's file has changed since the bundle was trained.
@@ -150,17 +150,17 @@ def evaluate_bundle(
     popularity = (
         frozen_popularity(bundle)
         if frozen
-        else updated_popularity(test.log, test.instants.head, len(bundle.catalog), model.config)
+        else updated_popularity(test.log, test.baskets.head, len(bundle.catalog), model.config)
     )
     repeats = not model.config.exclude_seen if repeats is None else repeats
-    lists, alpha = rank_instants(model, test.log, test.instants, popularity, repeats=repeats, progress=progress)
+    lists, alpha = rank_baskets(model, test.log, test.baskets, popularity, repeats=repeats, progress=progress)
     return Run(
         bundle=bundle,
         test=test,
         lists=lists,
         repeats=repeats,
         evaluation=evaluate_lists(test, lists, bundle.text_vectors, seed),
-        learned=learned(model, alpha, gap_days(test.log, test.instants), history_events(test.log, test.instants)),
+        learned=learned(model, alpha, gap_days(test.log, test.baskets), history_events(test.log, test.baskets)),
         ratings=_ratings(bundle, test, popularity, seed),
     )
 
@@ -175,12 +175,12 @@ def _ratings(
 
 
 def evaluate_file(path: Path, run: Run, seed: int = 0) -> Evaluation:
-    """Measures the lists of a predictions file on the instants of a run.
+    """Measures the lists of a predictions file on the baskets of a run.
 
     Raises:
         DataError: The file is not of the same data and holdout.
     """
-    lists = read_predictions(path, run.test.log, run.test.instants, run.test.catalog)
+    lists = read_predictions(path, run.test.log, run.test.baskets, run.test.catalog)
     return evaluate_lists(run.test, lists, run.bundle.text_vectors, seed)
 
 
@@ -201,5 +201,5 @@ def check_comparable(ours: InterestBundle, theirs: InterestBundle, folder: Path)
 
 
 def compare(ours: Evaluation, theirs: Evaluation, seed: int = 0) -> dict[str, Difference]:
-    """The paired difference of every metric, over the same people."""
-    return {name: paired(ours.person_values[name], theirs.person_values[name], seed) for name in METRICS}
+    """The paired difference of every metric, over the same users."""
+    return {name: paired(ours.user_values[name], theirs.user_values[name], seed) for name in METRICS}

@@ -1,4 +1,4 @@
-"""How sure a mean over people is, and whether one model's is really above another's; people are what is resampled."""
+"""How sure a mean over users is, and whether one model's is really above another's; users are what is resampled."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Floats = npt.NDArray[np.float64]
 
 RESAMPLES = 2000
 _DRAWS_AT_ONCE = 1 << 23
-"""64 MiB of drawn places at a time, however many people."""
+"""64 MiB of drawn places at a time, however many users."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over people with its 95 % interval (bootstrap, percentiles)."""
+    """A mean over users with its 95 % interval (bootstrap, percentiles)."""
 
     mean: float
     low: float
@@ -26,18 +26,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """One model's mean minus another's over the same people."""
+    """One model's mean minus another's over the same users."""
 
     mean: float
     low: float
     """95 % interval of the paired bootstrap."""
     high: float
     p_value: float
-    """Two-sided, of the paired permutation test: signs of the people's differences are flipped at random."""
+    """Two-sided, of the paired permutation test: signs of the users' differences are flipped at random."""
 
 
 def estimate(values: Floats, seed: int) -> Estimate:
-    """Mean and interval of one value for each person, ``[persons]``; the interval is NaN below two people."""
+    """Mean and interval of one value for each user, ``[users]``; the interval is NaN below two users."""
     if not values.size:
         return Estimate(float("nan"), float("nan"), float("nan"))
     low, high = _interval(values, seed)
@@ -48,8 +48,8 @@ def paired(ours: Floats, theirs: Floats, seed: int) -> Difference:
     """The paired difference of two models.
 
     Args:
-        ours: ``[persons]``.
-        theirs: ``[persons]``, the same people in the same order.
+        ours: ``[users]``.
+        theirs: ``[users]``, the same users in the same order.
         seed: Of both resamplings.
     """
     difference = ours - theirs

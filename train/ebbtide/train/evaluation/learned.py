@@ -11,13 +11,13 @@ from ebbtide.train.model import InterestModel
 
 _GROUPS = 14
 _FEWEST = 10
-"""Instants of a group; smaller ones say little and are left out."""
+"""Baskets of a group; smaller ones say little and are left out."""
 _SECOND_DAYS = 1 / 86400
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Alpha over groups of instants, evenly spaced on a log scale along one quantity; lists of equal length."""
+    """Alpha over groups of baskets, evenly spaced on a log scale along one quantity; lists of equal length."""
 
     value: list[float]
     """Median of the quantity in each group."""
@@ -51,7 +51,7 @@ def learned(
 
     Args:
         model: Trained.
-        alpha: ``[C]``, for each instant predicted.
+        alpha: ``[C]``, for each basket predicted.
         gap_days: ``[C]``.
         history_events: ``[C]``.
     """
@@ -72,8 +72,8 @@ def _half_lives(rates: npt.NDArray[np.float32]) -> list[float]:
 def _curve(value: npt.NDArray[np.float64], alpha: npt.NDArray[np.float32], smallest: float) -> Curve | None:
     value = np.maximum(value, smallest)
     edges = np.geomspace(smallest, max(value.max(), smallest * 2), _GROUPS + 1)[1:-1]
-    place = np.searchsorted(edges, value, side="left")
-    groups = [place == which for which in range(_GROUPS)]
+    index = np.searchsorted(edges, value, side="left")
+    groups = [index == which for which in range(_GROUPS)]
     groups = [inside for inside in groups if inside.sum() >= _FEWEST]
     quartiles = [np.quantile(alpha[inside], [0.25, 0.5, 0.75]).tolist() for inside in groups]
     if not groups:

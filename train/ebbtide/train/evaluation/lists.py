@@ -1,6 +1,6 @@
-"""Ranked lists before each instant: made by a model, or read from a predictions file that anyone may write.
+"""Ranked lists before each basket: made by a model, or read from a predictions file that anyone may write.
 
-A predictions file is Parquet, one row for each place of each list: ``user`` (text), ``time`` (date-time, UTC), ``rank``
+A predictions file is Parquet, one row for each rank of each list: ``user`` (text), ``time`` (date-time, UTC), ``rank``
 (from 1), ``item`` (text), ``score``, ``is_relevant`` (whether the item came at that time) and ``relevant_items`` (how
 many came), so that every ranking metric can be computed from the file alone.
 """
@@ -19,9 +19,9 @@ import torch
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Instants, Ints
+from ebbtide.data.splits import Baskets, Ints
 from ebbtide.train.evaluation.relevance import Relevance
-from ebbtide.train.evaluation.scores import exclude_seen, score_instants
+from ebbtide.train.evaluation.scores import exclude_seen, score_baskets
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots
 from ebbtide.train.windows import LogTensors
@@ -37,7 +37,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class RankedLists:
-    """The best items before each of C instants, best first."""
+    """The best items before each of C baskets, best first."""
 
     item: Ints
     """``[C, LENGTH]``, catalog indices, no item twice in a row; `NO_ITEM` where the list has ended."""
@@ -46,10 +46,10 @@ class RankedLists:
 
 
 @torch.inference_mode()
-def rank_instants(
+def rank_baskets(
     model: InterestModel,
     log: EventLog,
-    instants: Instants,
+    baskets: Baskets,
     popularity: PopularitySnapshots | None,
     *,
     repeats: bool,
@@ -60,45 +60,45 @@ def rank_instants(
     Args:
         model: Put into evaluation mode.
         log: Events.
-        instants: C instants to predict.
+        baskets: C baskets to predict.
         popularity: The prior as of each moment; None for a model without prior.
-        repeats: Whether items that the person had before may be in the list.
-        progress: Called with the number of instants just done.
+        repeats: Whether items that the user had before may be in the list.
+        progress: Called with the number of baskets just done.
 
     Returns:
         The lists, and alpha ``[C]`` as the model blended history and session.
     """
     tensors = LogTensors.of(log, model.config.session_gap_ms)
-    item = np.full((len(instants), LENGTH), NO_ITEM, dtype=np.int64)
-    score = np.full((len(instants), LENGTH), -np.inf, dtype=np.float32)
-    alpha = np.empty(len(instants), dtype=np.float32)
-    for scored in score_instants(model, log, tensors, instants.head, popularity):
+    item = np.full((len(baskets), LENGTH), NO_ITEM, dtype=np.int64)
+    score = np.full((len(baskets), LENGTH), -np.inf, dtype=np.float32)
+    alpha = np.empty(len(baskets), dtype=np.float32)
+    for scored in score_baskets(model, log, tensors, baskets.head, popularity):
         if not repeats:
             exclude_seen(scored.scores, tensors, scored.head)
         best = torch.topk(scored.scores, min(LENGTH, scored.scores.shape[1]))
-        place = np.searchsorted(instants.head, scored.head)
+        index = np.searchsorted(baskets.head, scored.head)
         width = best.indices.shape[1]
-        score[place, :width] = best.values.numpy()
-        item[place, :width] = np.where(np.isfinite(best.values.numpy()), best.indices.numpy(), NO_ITEM)
-        alpha[place] = scored.alpha.numpy()
+        score[index, :width] = best.values.numpy()
+        item[index, :width] = np.where(np.isfinite(best.values.numpy()), best.indices.numpy(), NO_ITEM)
+        alpha[index] = scored.alpha.numpy()
         if progress is not None:
             progress(len(scored.head))
     return RankedLists(item, score), alpha
 
 
 def write_predictions(
-    path: Path, lists: RankedLists, log: EventLog, instants: Instants, relevance: Relevance, catalog: Catalog
+    path: Path, lists: RankedLists, log: EventLog, baskets: Baskets, relevance: Relevance, catalog: Catalog
 ) -> None:
     """Writes the lists as a predictions file; see the top of this file for its columns."""
     kept = lists.item != NO_ITEM
-    case, place = np.nonzero(kept)
-    person = np.searchsorted(log.start, instants.head, side="right") - 1
+    case, index = np.nonzero(kept)
+    user = np.searchsorted(log.start, baskets.head, side="right") - 1
     ids, users = pl.Series(catalog.item_id, dtype=pl.String), pl.Series(log.users, dtype=pl.String)
     pl.DataFrame(
         {
-            "user": users.gather(person[case]),
-            "time": pl.Series(log.time_ms[instants.head][case]).cast(pl.Datetime("ms", "UTC")),
-            "rank": (place + 1).astype(np.int32),
+            "user": users.gather(user[case]),
+            "time": pl.Series(log.time_ms[baskets.head][case]).cast(pl.Datetime("ms", "UTC")),
+            "rank": (index + 1).astype(np.int32),
             "item": ids.gather(lists.item[kept]),
             "score": lists.score[kept],
             "is_relevant": relevance.among(lists.item)[kept],
@@ -107,17 +107,17 @@ def write_predictions(
     ).write_parquet(path)
 
 
-def read_predictions(path: Path, log: EventLog, instants: Instants, catalog: Catalog) -> RankedLists:
+def read_predictions(path: Path, log: EventLog, baskets: Baskets, catalog: Catalog) -> RankedLists:
     """Lists from a predictions file; only ``user``, ``time``, ``rank`` and ``item`` are needed, other columns ignored.
 
     Args:
-        path: Parquet; ``time`` as a date-time or Unix milliseconds. Places after the first 20 are ignored.
+        path: Parquet; ``time`` as a date-time or Unix milliseconds. Ranks above 20 are ignored.
         log: Events.
-        instants: Each must have a list in the file.
+        baskets: Each must have a list in the file.
         catalog: For item ids.
 
     Raises:
-        DataError: A column, an instant or an item is missing or unknown, or a rank is no place of its own.
+        DataError: A column, a basket or an item is missing or unknown, or a rank is not unique.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
@@ -131,36 +131,36 @@ def read_predictions(path: Path, log: EventLog, instants: Instants, catalog: Cat
         (
             time.cast(pl.Datetime("ms")).dt.epoch("ms") if isinstance(time.dtype, pl.Datetime) else time.cast(pl.Int64)
         ).rename("time_ms"),
-        place=pl.col("rank").cast(pl.Int64) - 1,
+        position=pl.col("rank").cast(pl.Int64) - 1,
         id=pl.col("item").cast(pl.String),
         score=pl.col("score").cast(pl.Float32) if "score" in frame.columns else -pl.col("rank").cast(pl.Float32),
-    ).filter(pl.col("place") < LENGTH)
-    person = np.searchsorted(log.start, instants.head, side="right") - 1
+    ).filter(pl.col("position") < LENGTH)
+    user = np.searchsorted(log.start, baskets.head, side="right") - 1
     cases = pl.DataFrame(
         {
-            "user": pl.Series(log.users, dtype=pl.String).gather(person),
-            "time_ms": log.time_ms[instants.head],
-            "case": np.arange(len(instants)),
+            "user": pl.Series(log.users, dtype=pl.String).gather(user),
+            "time_ms": log.time_ms[baskets.head],
+            "case": np.arange(len(baskets)),
         }
     )
     items = pl.DataFrame({"id": catalog.item_id, "index": np.arange(len(catalog))})
     absent = cases.join(frame, on=["user", "time_ms"], how="anti")
     if absent.height:
         raise DataError(
-            f"{path}: got no list for {absent.height:,} of the {len(instants):,} instants to predict, such as user "
+            f"{path}: got no list for {absent.height:,} of the {len(baskets):,} baskets to predict, such as user "
             f"{absent['user'][0]!r} at {absent['time_ms'][0]}; expected the lists of the same data and holdout"
         )
     frame = frame.join(cases, on=["user", "time_ms"]).join(items, on="id", how="left")
     unknown = frame.filter(pl.col("index").is_null())["id"].unique().sort()
     if unknown.len():
         raise DataError(f"{path}: item: got {unknown.head(_SHOWN).to_list()}; expected ids of the catalog")
-    if frame.select("case", "place").is_duplicated().any() or (frame["place"] < 0).any():
-        raise DataError(f"{path}: rank: got the same place twice in a list, or one below 1; expected 1, 2, 3, ...")
+    if frame.select("case", "position").is_duplicated().any() or (frame["position"] < 0).any():
+        raise DataError(f"{path}: rank: got the same rank twice in a list, or one below 1; expected 1, 2, 3, ...")
     if frame.select("case", "index").is_duplicated().any():
         raise DataError(f"{path}: item: got the same item twice in one list; expected each once")
-    item = np.full((len(instants), LENGTH), NO_ITEM, dtype=np.int64)
-    score = np.full((len(instants), LENGTH), -np.inf, dtype=np.float32)
-    case, place = frame["case"].to_numpy(), frame["place"].to_numpy()
-    item[case, place] = frame["index"].to_numpy()
-    score[case, place] = frame["score"].to_numpy()
+    item = np.full((len(baskets), LENGTH), NO_ITEM, dtype=np.int64)
+    score = np.full((len(baskets), LENGTH), -np.inf, dtype=np.float32)
+    case, position = frame["case"].to_numpy(), frame["position"].to_numpy()
+    item[case, position] = frame["index"].to_numpy()
+    score[case, position] = frame["score"].to_numpy()
     return RankedLists(item, score)

@@ -133,7 +133,7 @@ def _alpha(by_gap: Curve, by_history: Curve) -> Figure:
         (right, by_history, "earlier events (log scale)"),
     ):
         value = np.asarray(curve.value)
-        axis.fill_between(value, curve.low, curve.high, color=_SHADE, label="middle half of the instants")
+        axis.fill_between(value, curve.low, curve.high, color=_SHADE, label="middle half of the baskets")
         axis.plot(value, curve.alpha, color=_INK, marker="o", markersize=4, label="median")
         if axis is left:
             _durations(axis, value.min() / 1.2, value.max() * 1.2)
@@ -156,10 +156,10 @@ def _breakdowns(breakdowns: list[Breakdown], reference: str | None) -> Figure:
         means = np.asarray([row.ndcg_at_10.mean for row in breakdown.bins])
         low = _or_mean([row.ndcg_at_10.low for row in breakdown.bins], means)
         high = _or_mean([row.ndcg_at_10.high for row in breakdown.bins], means)
-        place = np.arange(len(breakdown.bins))
-        axis.bar(place, means, color=_INK, width=0.66)
-        axis.errorbar(place, means, yerr=np.stack([means - low, high - means]), fmt="none", ecolor="#e07b00", capsize=3)
-        axis.set_xticks(place, [f"{row.label}\nn = {row.instants:,}" for row in breakdown.bins])
+        index = np.arange(len(breakdown.bins))
+        axis.bar(index, means, color=_INK, width=0.66)
+        axis.errorbar(index, means, yerr=np.stack([means - low, high - means]), fmt="none", ecolor="#e07b00", capsize=3)
+        axis.set_xticks(index, [f"{row.label}\nn = {row.baskets:,}" for row in breakdown.bins])
         for label in axis.get_xticklabels():
             label.set(rotation=40, ha="right", rotation_mode="anchor", fontsize=8.5)
         axis.set_title(breakdown.title, fontsize=11, loc="left")
@@ -175,6 +175,6 @@ def _breakdowns(breakdowns: list[Breakdown], reference: str | None) -> Figure:
 
 
 def _or_mean(bounds: list[float], means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The bounds, or the mean itself where a single person gives no interval."""
+    """The bounds, or the mean itself where a single user gives no interval."""
     values = np.asarray(bounds)
     return np.where(np.isnan(values), means, values)

@@ -1,6 +1,6 @@
 """Where the items that came stand among the whole catalog: the few figures that training watches.
 
-Full ranking, never sampled negatives (Krichene and Rendle, CACM 65(7)); averaged within each person, then over persons.
+Full ranking, never sampled negatives (Krichene and Rendle, CACM 65(7)); averaged within each user, then over users.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Ints, Mask, instant_heads, instants_of
-from ebbtide.train.evaluation.scores import exclude_seen, score_instants
+from ebbtide.data.splits import Ints, Mask, basket_heads, baskets_of
+from ebbtide.train.evaluation.scores import exclude_seen, score_baskets
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots
 from ebbtide.train.windows import LogTensors
@@ -23,16 +23,16 @@ from ebbtide.train.windows import LogTensors
 
 @dataclass(frozen=True)
 class Metrics:
-    """Means over persons; what came at one instant is one set of relevant items."""
+    """Means over users; what came at one basket is one set of relevant items."""
 
-    persons: int
-    instants: int
+    users: int
+    baskets: int
     events: int
     """Relevant items in all."""
     ndcg_at_10: float
     """Gain 1 / log2(rank + 2) of every item that came, over the largest sum it could have."""
     hit_rate_at_10: float
-    """Share of instants with an item in the first ten."""
+    """Share of baskets with an item in the first ten."""
     mrr: float
     """1 / (rank + 1) of the first item that came."""
 
@@ -45,15 +45,15 @@ def target_ranks(
     popularity: PopularitySnapshots | None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Ints, Ints]:
-    """Where the item of each target event stands among the items ranked just before its instant.
+    """Where the item of each target event stands among the items ranked just before its basket.
 
     Args:
         model: Put into evaluation mode.
         log: Events.
         tensors: The same events.
-        targets: ``[n]``, the events to predict; those without a strictly earlier event of the person are skipped.
+        targets: ``[n]``, the events to predict; those without a strictly earlier event of the user are skipped.
         popularity: The prior as of each moment; None for a model without prior.
-        progress: Called with the number of instants just done.
+        progress: Called with the number of baskets just done.
 
     Returns:
         Log indices of the targets, and their ranks from 0, each ``[K]``. Ties count against the target; an item that
@@ -73,7 +73,7 @@ def target_ranks_by_gain(
     gains: Sequence[float],
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Ints, Ints]:
-    """The same if the person's own items scored higher by each of some gains, from one pass over the events.
+    """The same if the user's own items scored higher by each of some gains, from one pass over the events.
 
     Args:
         model: As in `target_ranks`, and so on.
@@ -82,23 +82,23 @@ def target_ranks_by_gain(
         targets: ``[n]``.
         popularity: The prior.
         gains: ``[G]``, what own items gain; a model without a repeat score has none.
-        progress: Called with the number of instants just done.
+        progress: Called with the number of baskets just done.
 
     Returns:
         Log indices ``[K]`` and ranks ``[G, K]``.
     """
-    instants = instants_of(log, targets)
-    stop_of = dict(zip(instants.head.tolist(), instants.stop.tolist(), strict=True))
+    baskets = baskets_of(log, targets)
+    stop_of = dict(zip(baskets.head.tolist(), baskets.stop.tolist(), strict=True))
     events: list[Ints] = []
     ranks: list[Ints] = []
-    for scored in score_instants(model, log, tensors, instants.head, popularity):
+    for scored in score_baskets(model, log, tensors, baskets.head, popularity):
         if model.config.exclude_seen:
             exclude_seen(scored.scores, tensors, scored.head)
         came = [head + np.flatnonzero(targets[head : stop_of[head]]) for head in scored.head.tolist()]
         events += came
         items = [tensors.item[torch.from_numpy(event)] for event in came]
         ranks_of_gains = []
-        own = None if scored.own is None else (scored.own.moment, scored.own.item)
+        own = None if scored.own is None else (scored.own.timestamp, scored.own.item)
         value = None if own is None else scored.scores[own]
         for gain in gains:
             if own is not None and value is not None:
@@ -113,7 +113,7 @@ def target_ranks_by_gain(
 
 
 def _ranks(scores: Tensor, came: Sequence[Tensor]) -> Ints:
-    """Items before each that came, ``[targets]``; ``scores`` is ``[K, N]``, ``came`` the items of each instant."""
+    """Items before each that came, ``[targets]``; ``scores`` is ``[K, N]``, ``came`` the items of each basket."""
     ranks = []
     for row, items in zip(scores, came, strict=True):
         ranks.append((row >= row[items][:, None]).sum(1) - 1)
@@ -122,19 +122,19 @@ def _ranks(scores: Tensor, came: Sequence[Tensor]) -> Ints:
 
 
 def metrics_of(log: EventLog, events: Ints, ranks: Ints) -> Metrics:
-    """Averages ranks from `target_ranks` within each person, then over persons."""
+    """Averages ranks from `target_ranks` within each user, then over users."""
     if not events.size:
         return Metrics(0, 0, 0, float("nan"), float("nan"), float("nan"))
-    heads = instant_heads(log)[events]
-    # An item that came twice at one instant is one relevant item.
+    heads = basket_heads(log)[events]
+    # An item that came twice at one basket is one relevant item.
     _, distinct = np.unique(heads * np.int64(log.item.max() + 1) + log.item[events], return_index=True)
     ranks = ranks[distinct]
-    head, instant = np.unique(heads[distinct], return_inverse=True)
-    relevant = np.bincount(instant)
-    gain = np.bincount(instant, weights=np.where(ranks < 10, 1 / np.log2(ranks + 2), 0.0))
+    head, basket = np.unique(heads[distinct], return_inverse=True)
+    relevant = np.bincount(basket)
+    gain = np.bincount(basket, weights=np.where(ranks < 10, 1 / np.log2(ranks + 2), 0.0))
     best_gain = np.cumsum(1 / np.log2(np.arange(10) + 2))[np.minimum(relevant, 10) - 1]
     first = np.full(head.shape[0], np.iinfo(np.int64).max)
-    np.minimum.at(first, instant, ranks)
+    np.minimum.at(first, basket, ranks)
 
     _, owner = np.unique(np.searchsorted(log.start, head, side="right"), return_inverse=True)
     counts = np.bincount(owner)
@@ -143,8 +143,8 @@ def metrics_of(log: EventLog, events: Ints, ranks: Ints) -> Metrics:
         return float((np.bincount(owner, weights=values) / counts).mean())
 
     return Metrics(
-        persons=counts.shape[0],
-        instants=head.shape[0],
+        users=counts.shape[0],
+        baskets=head.shape[0],
         events=ranks.shape[0],
         ndcg_at_10=mean(gain / best_gain),
         hit_rate_at_10=mean((first < 10).astype(np.float64)),

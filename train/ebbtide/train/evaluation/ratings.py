@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ebbtide.train.evaluation.accuracy import Floats, person_means
+from ebbtide.train.evaluation.accuracy import Floats, user_means
 from ebbtide.train.evaluation.intervals import Estimate, estimate
-from ebbtide.train.evaluation.scores import score_instants
+from ebbtide.train.evaluation.scores import score_baskets
 from ebbtide.train.evaluation.testset import TestSet
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots
@@ -20,10 +20,10 @@ from ebbtide.train.windows import LogTensors
 
 @dataclass(frozen=True)
 class Ratings:
-    """Errors of the predicted ratings of all that came, people averaged."""
+    """Errors of the predicted ratings of all that came, users averaged."""
 
     rmse: Estimate
-    """Root of the mean over people of each one's mean squared error."""
+    """Root of the mean over users of each one's mean squared error."""
     mae: Estimate
     """Mean absolute error."""
     rmse_of_mean: float
@@ -35,7 +35,7 @@ class Ratings:
 def predicted_ratings(
     model: InterestModel, test: TestSet, popularity: PopularitySnapshots | None, rating_mean: float
 ) -> tuple[npt.NDArray[np.int64], Floats]:
-    """The rating of everything that came, from what each person did strictly before.
+    """The rating of everything that came, from what each user did strictly before.
 
     Args:
         model: Trained to predict ratings.
@@ -47,10 +47,10 @@ def predicted_ratings(
         Log indices of the events, and their predicted ratings, each ``[K]``.
     """
     tensors = LogTensors.of(test.log, model.config.session_gap_ms)
-    stop_of = dict(zip(test.instants.head.tolist(), test.instants.stop.tolist(), strict=True))
+    stop_of = dict(zip(test.baskets.head.tolist(), test.baskets.stop.tolist(), strict=True))
     events: list[npt.NDArray[np.int64]] = []
     ratings: list[Floats] = []
-    for scored in score_instants(model, test.log, tensors, test.instants.head, popularity):
+    for scored in score_baskets(model, test.log, tensors, test.baskets.head, popularity):
         for row, head in enumerate(scored.head.tolist()):
             event = np.arange(head, stop_of[head])
             events.append(event)
@@ -72,11 +72,11 @@ def rating_errors(
     """
     given = test.log.weight[events].astype(np.float64)
     owner = np.searchsorted(test.log.start, events, side="right") - 1
-    squared = estimate(person_means(owner, np.square(predicted - given)), seed)
+    squared = estimate(user_means(owner, np.square(predicted - given)), seed)
     by_mean = given - rating_mean
     return Ratings(
         rmse=Estimate(*(math.sqrt(value) for value in (squared.mean, squared.low, squared.high))),
-        mae=estimate(person_means(owner, np.abs(predicted - given)), seed),
-        rmse_of_mean=math.sqrt(float(person_means(owner, np.square(by_mean)).mean())),
-        mae_of_mean=float(person_means(owner, np.abs(by_mean)).mean()),
+        mae=estimate(user_means(owner, np.abs(predicted - given)), seed),
+        rmse_of_mean=math.sqrt(float(user_means(owner, np.square(by_mean)).mean())),
+        mae_of_mean=float(user_means(owner, np.abs(by_mean)).mean()),
     )

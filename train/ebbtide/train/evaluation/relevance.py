@@ -1,4 +1,4 @@
-"""What came at each instant: the distinct items that a list should have held."""
+"""What came at each basket: the distinct items that a list should have held."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Instants, Ints, Mask
+from ebbtide.data.splits import Baskets, Ints, Mask
 
 
 @dataclass(frozen=True)
 class Relevance:
-    """The relevant items of C instants, one after the other."""
+    """The relevant items of C baskets, one after the other."""
 
     start: Ints
-    """``[C + 1]``: those of instant c are ``start[c]`` up to ``start[c + 1]``."""
+    """``[C + 1]``: those of basket c are ``start[c]`` up to ``start[c + 1]``."""
     item: Ints
-    """``[R]``, catalog indices, ascending and distinct within an instant."""
+    """``[R]``, catalog indices, ascending and distinct within a basket."""
 
     @classmethod
-    def of(cls, log: EventLog, instants: Instants) -> Relevance:
-        """Everything that came at each instant."""
-        lengths = instants.stop - instants.head
-        case = np.repeat(np.arange(len(instants)), lengths)
-        event = np.arange(case.shape[0]) - np.repeat(np.cumsum(lengths) - lengths, lengths) + instants.head[case]
+    def of(cls, log: EventLog, baskets: Baskets) -> Relevance:
+        """Everything that came at each basket."""
+        lengths = baskets.stop - baskets.head
+        case = np.repeat(np.arange(len(baskets)), lengths)
+        event = np.arange(case.shape[0]) - np.repeat(np.cumsum(lengths) - lengths, lengths) + baskets.head[case]
         wide = np.int64(log.item.max(initial=0) + 1)
         case, item = np.divmod(np.unique(case * wide + log.item[event]), wide)
-        counts = np.bincount(case, minlength=len(instants))
+        counts = np.bincount(case, minlength=len(baskets))
         return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), item)
 
     @property
     def counts(self) -> Ints:
-        """``[C]``, relevant items of each instant."""
+        """``[C]``, relevant items of each basket."""
         return np.diff(self.start)
 
     @property
     def case(self) -> Ints:
-        """``[R]``, which instant each relevant item belongs to."""
+        """``[R]``, which basket each relevant item belongs to."""
         return np.repeat(np.arange(self.start.shape[0] - 1), self.counts)
 
     def only(self, items: Mask) -> Relevance:
-        """Keeps the items that ``items`` ``[N]`` marks; an instant may be left with none."""
+        """Keeps the items that ``items`` ``[N]`` marks; a basket may be left with none."""
         kept = items[self.item]
         counts = np.bincount(self.case[kept], minlength=self.counts.shape[0])
         return Relevance(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), self.item[kept])
 
     def padded(self, cases: slice, fill: int) -> npt.NDArray[np.int64]:
-        """The items of some instants, one row each, filled up with ``fill``, ``[cases, longest]``."""
+        """The items of some baskets, one row each, filled up with ``fill``, ``[cases, longest]``."""
         counts = self.counts[cases]
         start = self.start[:-1][cases]
         rows = np.full((counts.shape[0], max(int(counts.max(initial=0)), 1)), fill, dtype=np.int64)

@@ -57,8 +57,8 @@ def as_json(run: Run, popularity: str, rival: Rival | None) -> dict[str, Any]:
         "repeats": run.repeats,
         "items": len(run.test.catalog),
         "training_events": int((~run.test.is_test).sum()),
-        "persons": measured.persons,
-        "instants": measured.instants,
+        "users": measured.users,
+        "baskets": measured.baskets,
         "events": measured.events,
         **{name: found.mean for name, found in measured.metrics.items()},
         "interval_95": {name: [found.low, found.high] for name, found in measured.metrics.items()},
@@ -110,7 +110,7 @@ def write_report(folder: Path, run: Run, popularity: str, rival: Rival | None) -
 def protocol_line(run: Run, popularity: str) -> str:
     """The protocol in one line."""
     kind, _, border = run.bundle.config.data.holdout.partition(":")
-    split = f"time split ({border})" if kind == "time" else "each person's last instant"
+    split = f"time split ({border})" if kind == "time" else "each user's last basket"
     seen = "repeats allowed" if run.repeats else "seen items left out"
     return f"{split}, all {len(run.test.catalog):,} items ranked, popularity {popularity}, {seen}"
 
@@ -130,10 +130,10 @@ def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) 
     parts = [
         f"# Evaluation of bundle {run.bundle.fingerprint}",
         f"{protocol_line(run, popularity)[0].upper()}{protocol_line(run, popularity)[1:]}. "
-        f"{measured.persons:,} people, {measured.instants:,} instants, {measured.events:,} relevant items, "
+        f"{measured.users:,} users, {measured.baskets:,} baskets, {measured.events:,} relevant items, "
         f"{int((~run.test.is_test).sum()):,} training events.",
-        "Each instant is predicted from what came strictly before it, with no retraining. Means within each person, "
-        "then over people; in brackets the 95 % interval (bootstrap over people).",
+        "Each basket is predicted from what came strictly before it, with no retraining. Means within each user, "
+        "then over users; in brackets the 95 % interval (bootstrap over users).",
         _table(
             ["", *(f"@{cut}" for cut in CUT_OFFS)],
             [
@@ -165,15 +165,15 @@ def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) 
                     for name, found in rival.differences.items()
                 ],
             ),
-            "Paired over people: the interval by bootstrap of the differences, p by flipping their signs at random.",
+            "Paired over users: the interval by bootstrap of the differences, p by flipping their signs at random.",
         ]
     parts.append("## NDCG@10 by what decay is about")
     for breakdown in measured.breakdowns:
         parts.append(
             _table(
-                [breakdown.title, "people", "instants", "NDCG@10 [95 %]"],
+                [breakdown.title, "users", "baskets", "NDCG@10 [95 %]"],
                 [
-                    [row.label, f"{row.persons:,}", f"{row.instants:,}", _bracketed(row.ndcg_at_10)]
+                    [row.label, f"{row.users:,}", f"{row.baskets:,}", _bracketed(row.ndcg_at_10)]
                     for row in breakdown.bins
                 ],
             )
@@ -187,11 +187,11 @@ def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) 
 
 
 def _cold(measured: Evaluation) -> str:
-    if not measured.cold.instants:
+    if not measured.cold.baskets:
         return "none came in the test."
     return (
-        f"NDCG@10 {_bracketed(measured.cold.ndcg_at_10)} over {measured.cold.persons:,} people and "
-        f"{measured.cold.instants:,} instants."
+        f"NDCG@10 {_bracketed(measured.cold.ndcg_at_10)} over {measured.cold.users:,} users and "
+        f"{measured.cold.baskets:,} baskets."
     )
 
 

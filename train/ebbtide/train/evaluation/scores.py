@@ -1,4 +1,4 @@
-"""Scores the whole catalog before each of many instants, from what came strictly before it."""
+"""Scores the whole catalog before each of many baskets, from what came strictly before it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ebbtide.interest.contract import Limits
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.config import ModelConfig
 from ebbtide.train.model import InterestModel
-from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_moments
+from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_times
 from ebbtide.train.repeat import OwnEvents, own_events, put
 from ebbtide.train.windows import LogTensors, batches, predict_windows
 
@@ -31,29 +31,29 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Scored:
-    """The catalog's scores before K instants."""
+    """The catalog's scores before K baskets."""
 
     head: Ints
-    """``[K]``, log index of the first event of each instant."""
+    """``[K]``, log index of the first event of each basket."""
     scores: Tensor
     """``[K, N]``, before anything is excluded."""
     alpha: Tensor
     """``[K]``, share of history in the blend; its mean where it is one per dimension."""
     own: OwnEvents | None
-    """Of the K instants, whose scores are the repeat score's; None for a model without."""
+    """Of the K baskets, whose scores are the repeat score's; None for a model without."""
 
 
 @torch.inference_mode()
-def score_instants(
+def score_baskets(
     model: InterestModel, log: EventLog, tensors: LogTensors, heads: Ints, popularity: PopularitySnapshots | None
 ) -> Iterator[Scored]:
-    """Scores before each instant; several batches, each heading the next.
+    """Scores before each basket; several batches, each heading the next.
 
     Args:
         model: Put into evaluation mode.
         log: Events.
         tensors: The same events.
-        heads: ``[C]``, log index of the first event of each instant, ascending.
+        heads: ``[C]``, log index of the first event of each basket, ascending.
         popularity: The prior as of each moment; None for a model without prior.
 
     Raises:
@@ -67,7 +67,7 @@ def score_instants(
     device = model.gamma.device
     columns = None if popularity is None else torch.from_numpy(popularity.columns).to(device)
     prior = None if columns is None else columns @ model.prior_weight
-    liking = None if model.repeat is None else model.repeat_liking()
+    item_bias = None if model.repeat is None else model.repeat_item_bias()
     rows = max(_SCORES_PER_BATCH // factors.shape[0], 1)
     for windows in batches(_windows(log, heads), _WINDOWS_PER_BATCH):
         predicted = predict_windows(model, tensors, windows, _CONTEXT_EVENTS, _TARGETS, mask, vectors)
@@ -75,15 +75,17 @@ def score_instants(
             part = slice(start, start + rows)
             head = predicted.event[part].numpy()
             scores = predicted.interest[part] @ factors.T
-            moment = None
+            timestamp = None
             if popularity is not None and prior is not None:
-                moment = torch.from_numpy(popularity.index_at(log.time_ms[head])).to(device)
-                scores += prior[moment]
+                timestamp = torch.from_numpy(popularity.index_at(log.time_ms[head])).to(device)
+                scores += prior[timestamp]
             own = None
-            if model.repeat is not None and liking is not None:
+            if model.repeat is not None and item_bias is not None:
                 own = own_before(log, tensors, head).to(device)
-                own_prior = None if columns is None or moment is None else columns[moment[own.moment], own.item]
-                scores = put(scores, own, model.repeat(own, liking, own_prior))
+                own_prior = (
+                    None if columns is None or timestamp is None else columns[timestamp[own.timestamp], own.item]
+                )
+                scores = put(scores, own, model.repeat(own, item_bias, own_prior))
             if not bool(scores.isfinite().all()):
                 raise FloatingPointError(
                     "a score is not a finite number; training has diverged: lower the learning rate"
@@ -92,7 +94,7 @@ def score_instants(
 
 
 def own_before(log: EventLog, tensors: LogTensors, heads: Ints) -> OwnEvents:
-    """What each person had strictly before the instant, as a request would carry it.
+    """What each user had strictly before the basket, as a request would carry it.
 
     Args:
         log: Events.
@@ -104,7 +106,7 @@ def own_before(log: EventLog, tensors: LogTensors, heads: Ints) -> OwnEvents:
 
 
 def exclude_seen(scores: Tensor, tensors: LogTensors, heads: Ints) -> None:
-    """Sets the scores of what each person had strictly before the instant to minus infinity, in place.
+    """Sets the scores of what each user had strictly before the basket to minus infinity, in place.
 
     Args:
         scores: ``[K, N]``.
@@ -116,31 +118,31 @@ def exclude_seen(scores: Tensor, tensors: LogTensors, heads: Ints) -> None:
 
 
 def _windows(log: EventLog, heads: Ints) -> Ints:
-    """Windows that cover the instants' heads, each beginning at one, ``[windows, 2]``; see `predict_windows`."""
-    person = np.searchsorted(log.start, heads, side="right") - 1
+    """Windows that cover the baskets' heads, each beginning at one, ``[windows, 2]``; see `predict_windows`."""
+    user = np.searchsorted(log.start, heads, side="right") - 1
     starts: list[int] = []
-    covered_to, covered_person = -1, -1
-    for head, owner in zip(heads.tolist(), person.tolist(), strict=True):
-        if owner != covered_person or head >= covered_to:
+    covered_to, covered_user = -1, -1
+    for head, owner in zip(heads.tolist(), user.tolist(), strict=True):
+        if owner != covered_user or head >= covered_to:
             starts.append(head)
-            covered_to, covered_person = head + _TARGETS, owner
+            covered_to, covered_user = head + _TARGETS, owner
     return np.repeat(np.array(starts, dtype=np.int64)[:, None], 2, axis=1)
 
 
 def updated_popularity(log: EventLog, heads: Ints, items: int, config: ModelConfig) -> PopularitySnapshots | None:
-    """The prior kept up to date over the instants to predict: recounted at many moments.
+    """The prior kept up to date over the baskets to predict: recounted at many moments.
 
     Args:
         log: Events; each recount takes those strictly before its moment.
-        heads: ``[C]``, the instants.
+        heads: ``[C]``, the baskets.
         items: N.
         config: The prior's half-lives.
     """
     half_lives = config.effective_prior_half_life_days
     if not half_lives:
         return None
-    moments = snapshot_moments(log.time_ms[heads], items, len(half_lives))
-    return popularity_snapshots(log.item, log.time_ms, items, half_lives, moments)
+    timestamps = snapshot_times(log.time_ms[heads], items, len(half_lives))
+    return popularity_snapshots(log.item, log.time_ms, items, half_lives, timestamps)
 
 
 def frozen_popularity(bundle: InterestBundle) -> PopularitySnapshots | None:

@@ -1,4 +1,4 @@
-"""A log with its split: what is held out, which instants are predicted, and what came at each."""
+"""A log with its split: what is held out, which baskets are predicted, and what came at each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Instants, Ints, Mask, held_out, instants_of
+from ebbtide.data.splits import Baskets, Ints, Mask, baskets_of, held_out
 from ebbtide.train.evaluation.accuracy import owners
 from ebbtide.train.evaluation.relevance import Relevance
 
@@ -24,11 +24,11 @@ class TestSet:
     catalog: Catalog
     is_test: Mask
     """``[n]``."""
-    instants: Instants
-    """C instants of the test events, those with a strictly earlier event of the person."""
+    baskets: Baskets
+    """C baskets of the test events, those with a strictly earlier event of the user."""
     relevance: Relevance
     owner: Ints
-    """``[C]``, the person of each instant."""
+    """``[C]``, the user of each basket."""
 
     @classmethod
     def of(cls, log: EventLog, catalog: Catalog, holdout: str) -> TestSet:
@@ -46,13 +46,13 @@ class TestSet:
         Raises:
             DataError: Nothing to predict.
         """
-        instants = instants_of(log, is_test)
-        if not len(instants):
+        baskets = baskets_of(log, is_test)
+        if not len(baskets):
             raise DataError(
-                f"holdout: got {int(is_test.sum()):,} test events, none with an earlier event of the same person; "
+                f"holdout: got {int(is_test.sum()):,} test events, none with an earlier event of the same user; "
                 "expected some to predict"
             )
-        return cls(log, catalog, is_test, instants, Relevance.of(log, instants), owners(log, instants))
+        return cls(log, catalog, is_test, baskets, Relevance.of(log, baskets), owners(log, baskets))
 
     @property
     def training_item(self) -> Ints:
@@ -61,7 +61,7 @@ class TestSet:
 
     @property
     def training_user(self) -> Ints:
-        """People of the events that are not held out."""
+        """Users of the events that are not held out."""
         return self.log.user[~self.is_test]
 
     def seldom(self, at_most: int) -> Mask:

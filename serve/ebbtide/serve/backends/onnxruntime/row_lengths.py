@@ -53,14 +53,16 @@ def run_by_length(run: Run, feeds: Mapping[str, Array], mask: str) -> list[Array
     shape = feeds[mask].shape
     lengths = row_lengths(feeds[mask])
     results: list[Array] = []
-    for places in split_rows(lengths):
-        width = int(lengths[places].max())
-        part = {name: array[places, :width] if array.shape == shape else array[places] for name, array in feeds.items()}
+    for indices in split_rows(lengths):
+        width = int(lengths[indices].max())
+        part = {
+            name: array[indices, :width] if array.shape == shape else array[indices] for name, array in feeds.items()
+        }
         outputs = run(part)
         if not results:
             results = [np.empty((shape[0], *output.shape[1:]), output.dtype) for output in outputs]
         for result, output in zip(results, outputs, strict=True):
-            result[places] = output
+            result[indices] = output
     return results
 
 

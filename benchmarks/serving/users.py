@@ -1,4 +1,4 @@
-"""Real requests: people of the bundle's own log, each with 50 events of history and 10 of the current session."""
+"""Real requests: users of the bundle's own log, each with 50 events of history and 10 of the current session."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ebbtide.train.bundle import InterestBundle
 
 HISTORY, CURRENT = 50, 10
 EVENTS = HISTORY + CURRENT
-PEOPLE = 256
+USERS = 256
 _SINCE_LAST_MS = 60_000
 
 Tensors = dict[str, npt.NDArray[np.generic]]
@@ -25,7 +25,7 @@ Tensors = dict[str, npt.NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Requests:
-    """R requests of different people; row r of each array is one of them, as `recommend` takes it."""
+    """R requests of different users; row r of each array is one of them, as `recommend` takes it."""
 
     tensors: Tensors
     """By input name, ``[R, ...]``."""
@@ -51,8 +51,8 @@ class Requests:
         return path
 
 
-def real_requests(bundle: InterestBundle, people: int = PEOPLE) -> Requests:
-    """The last `EVENTS` events of people who have as many, a minute after the last of them.
+def real_requests(bundle: InterestBundle, users: int = USERS) -> Requests:
+    """The last `EVENTS` events of users who have as many, a minute after the last of them.
 
     Raises:
         ValueError: Nobody in the log has as many.
@@ -62,9 +62,9 @@ def real_requests(bundle: InterestBundle, people: int = PEOPLE) -> Requests:
     ends = log.start[1:][np.diff(log.start) >= EVENTS]
     if not ends.size:
         raise ValueError(
-            f"{bundle.config.data.events}: got no person with {EVENTS} events; expected some: other --bundle"
+            f"{bundle.config.data.events}: got no user with {EVENTS} events; expected some: other --bundle"
         )
-    chosen = np.random.default_rng(0).permutation(ends)[:people]
+    chosen = np.random.default_rng(0).permutation(ends)[:users]
     span = chosen[:, None] + np.arange(-EVENTS, 0)
     time_ms = log.time_ms[span]
     is_current = np.broadcast_to(np.arange(EVENTS) >= HISTORY, span.shape)

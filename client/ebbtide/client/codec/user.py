@@ -1,4 +1,4 @@
-"""What every request says of a person, as tensors: events, clock, overrides, exclusions and policies."""
+"""What every request says of a user, as tensors: events, clock, overrides, exclusions and policies."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ebbtide.interest import contract
 from ebbtide.interest.keys import item_keys
 from ebbtide.v1 import Event, ExplainRequest, RankRequest, RecommendRequest, UnknownItemPolicy
 
-PersonRequest = RecommendRequest | RankRequest | ExplainRequest
-"""The requests about one person; what they have in common has the same names."""
+UserRequest = RecommendRequest | RankRequest | ExplainRequest
+"""The requests about one user; what they have in common has the same names."""
 
 _EARLIEST_S, _LATEST_S = -62_135_596_800, 253_402_300_799
 """The years 1 to 9999, which a `Timestamp` can say."""
@@ -28,14 +28,14 @@ class LocatedEvent(NamedTuple):
 
     group: str
     """Field of the request: history, current or events."""
-    place: int
+    position: int
     """Index within that field."""
     event: Event
 
     @property
     def path(self) -> str:
         """Where the caller put it, as in ``history[3]``."""
-        return f"{self.group}[{self.place}]"
+        return f"{self.group}[{self.position}]"
 
 
 class TensorOrder(NamedTuple):
@@ -49,25 +49,25 @@ class TensorOrder(NamedTuple):
     """Those of `items` with a text to stand in: the first entries of ``text``, before those of `texts`."""
 
 
-def tensor_order(request: PersonRequest) -> TensorOrder:
+def tensor_order(request: UserRequest) -> TensorOrder:
     """Which entry of which tensor each event became."""
     order = TensorOrder([], [], [])
     for group, events in event_groups(request):
-        for place, event in enumerate(events):
-            located = LocatedEvent(group, place, event)
+        for index, event in enumerate(events):
+            located = LocatedEvent(group, index, event)
             (order.texts if event.HasField("text") else order.items).append(located)
             if event.HasField("fallback_text"):
                 order.stand_ins.append(located)
     return order
 
 
-def event_groups(request: PersonRequest) -> tuple[tuple[str, Sequence[Event]], ...]:
+def event_groups(request: UserRequest) -> tuple[tuple[str, Sequence[Event]], ...]:
     """The fields that hold events, by name, in the order in which they are read."""
     return ("history", request.history), ("current", request.current), ("events", request.events)
 
 
-def person_values(request: PersonRequest, clock_ms: int) -> Values:
-    """The tensors that say what is known of the person; ``text`` is among them where the request has any.
+def user_values(request: UserRequest, clock_ms: int) -> Values:
+    """The tensors that say what is known of the user; ``text`` is among them where the request has any.
 
     Args:
         request: What the caller asks for.
@@ -107,13 +107,13 @@ def person_values(request: PersonRequest, clock_ms: int) -> Values:
     if request.unknown_items:
         values[contract.IGNORE_UNKNOWN] = [_ignores_unknown(request)]
     if stand_ins.text:
-        values[contract.TEXT_EVENT] = stand_ins.place + [_OWN_TEXT] * len(texts.subject)
+        values[contract.TEXT_EVENT] = stand_ins.position + [_OWN_TEXT] * len(texts.subject)
     if stand_ins.text or texts.subject:
         values[contract.TEXT] = [text.encode() for text in stand_ins.text + texts.subject]
     return values
 
 
-def now_ms_of(request: PersonRequest, clock_ms: int) -> int:
+def now_ms_of(request: UserRequest, clock_ms: int) -> int:
     """The moment that ages are measured against, Unix milliseconds.
 
     Raises:
@@ -152,13 +152,13 @@ class _StandIns(NamedTuple):
     """Texts that stand in for items, and the places of these among the events with an item."""
 
     text: list[str]
-    place: list[int]
+    position: list[int]
 
 
 def _read_events(group: str, events: Sequence[Event], items: _Columns, texts: _Columns, stand_ins: _StandIns) -> None:
     """Adds the events of one field to the columns; the loop that a request's encoding time is spent in."""
     is_current = group == "current"
-    for place, event in enumerate(events):
+    for index, event in enumerate(events):
         # Fields of a message are dear to read, so the usual event is told by as few as possible.
         subject = event.item_id
         if subject:
@@ -166,28 +166,28 @@ def _read_events(group: str, events: Sequence[Event], items: _Columns, texts: _C
         elif event.HasField("text"):
             columns, subject = texts, event.text
         else:
-            raise _no_subject(f"{group}[{place}]", event)
+            raise _no_subject(f"{group}[{index}]", event)
         if event.HasField("fallback_text"):
             if columns is texts:
                 raise InvalidArgumentError.of_field(
-                    f"{group}[{place}].fallback_text", "one beside text", "item_id beside it, or none"
+                    f"{group}[{index}].fallback_text", "one beside text", "item_id beside it, or none"
                 )
             stand_ins.text.append(event.fallback_text)
-            stand_ins.place.append(len(items.subject))
+            stand_ins.position.append(len(items.subject))
         time = event.time
         seconds, nanos = time.seconds, time.nanos
         if not seconds and not nanos and not event.HasField("time"):
-            raise InvalidArgumentError.of_field(f"{group}[{place}].time", "none", "when the event happened")
+            raise InvalidArgumentError.of_field(f"{group}[{index}].time", "none", "when the event happened")
         # As `Timestamp.ToMilliseconds`, which takes four times as long.
         if not (_EARLIEST_S <= seconds <= _LATEST_S and 0 <= nanos < 1_000_000_000):
-            raise _bad_time(f"{group}[{place}].time", time)
+            raise _bad_time(f"{group}[{index}].time", time)
         columns.subject.append(subject)
         columns.time_ms.append(seconds * 1_000 + nanos // 1_000_000)
         columns.is_current.append(is_current)
         columns.weight.append(event.weight or (0.0 if event.HasField("weight") else 1.0))
 
 
-def _ignores_unknown(request: PersonRequest) -> bool:
+def _ignores_unknown(request: UserRequest) -> bool:
     policy = request.unknown_items
     if policy == UnknownItemPolicy.UNKNOWN_ITEM_POLICY_IGNORE:
         return True

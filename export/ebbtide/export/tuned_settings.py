@@ -19,7 +19,7 @@ _NO_SIZES = "none"
 
 
 @dataclass(frozen=True)
-class ModelTuning:
+class TunedSettings:
     """How one model is run; what is None stays as the config says."""
 
     model: str
@@ -47,7 +47,7 @@ class ModelTuning:
             )
 
     @classmethod
-    def parse(cls, text: str) -> ModelTuning:
+    def parse(cls, text: str) -> TunedSettings:
         """Reads ``scoring_head:instances=2,threads=1,queue_delay_us=500,preferred=8+32``; each part may be left out.
 
         Raises:
@@ -78,7 +78,7 @@ class ModelTuning:
         return cls(match["model"], **given, preferred_batch_sizes=preferred)
 
     @classmethod
-    def read(cls, config: Any) -> ModelTuning:  # noqa: ANN401 - tritonclient carries no types
+    def read(cls, config: Any) -> TunedSettings:  # noqa: ANN401 - tritonclient carries no types
         """What a model's config says of it.
 
         Args:

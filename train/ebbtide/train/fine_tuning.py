@@ -22,7 +22,7 @@ _LORA_RANK = 8
 _LORA_ALPHA = 16
 
 
-class Tuning(str, Enum):
+class FineTuning(str, Enum):
     """What of the encoder learns."""
 
     frozen = "frozen"
@@ -31,10 +31,10 @@ class Tuning(str, Enum):
     full = "full"
 
 
-class EncoderTuner(nn.Module):
+class EncoderFineTuner(nn.Module):
     """An encoder that learns, with the catalog's texts."""
 
-    def __init__(self, folder: Path, texts: Sequence[str], tuning: Tuning, items_per_step: int) -> None:
+    def __init__(self, folder: Path, texts: Sequence[str], tuning: FineTuning, items_per_step: int) -> None:
         """Loads the encoder; adapters start at random, seed torch before.
 
         Args:
@@ -52,7 +52,7 @@ class EncoderTuner(nn.Module):
         self._items_per_step = items_per_step
         self.encoder = load_encoder(folder)
         self._tokenizer = fast_tokenizer(folder, self.encoder.settings.max_tokens)
-        if tuning is Tuning.lora:
+        if tuning is FineTuning.lora:
             self.encoder.transformer = _with_adapters(self.encoder.transformer)
         self._freeze_unused()
 

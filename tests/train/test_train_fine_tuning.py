@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from ebbtide.cli.train import TuningName
+from ebbtide.cli.train import FineTuningName
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.train.bundle import TUNED, InterestBundle
 from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import embed_texts, encoder_fingerprint, encoder_folder
+from ebbtide.train.fine_tuning import EncoderFineTuner, FineTuning
 from ebbtide.train.trainer import fit
-from ebbtide.train.tuning import EncoderTuner, Tuning
 from ebbtide.train.watcher import Watcher
 
 TEXTS = ["Heat", "Toy Story", "robots in space", "Alien"]
@@ -22,22 +22,24 @@ TEXTS = ["Heat", "Toy Story", "robots in space", "Alien"]
 
 def test_step_encodes_no_more_than_its_share_with_gradients():
     torch.manual_seed(0)
-    tuner = EncoderTuner(encoder_folder("packaged"), TEXTS, Tuning.lora, items_per_step=2)
+    fine_tuner = EncoderFineTuner(encoder_folder("packaged"), TEXTS, FineTuning.lora, items_per_step=2)
     cached = torch.zeros(4, 384)
-    mixed = tuner.mixed(cached, torch.tensor([0, 2, 3]))
+    mixed = fine_tuner.mixed(cached, torch.tensor([0, 2, 3]))
     encoded = mixed.detach().any(dim=1)
     assert int(encoded.sum()) == 2
     assert not encoded[1]
-    torch.testing.assert_close(mixed.detach()[encoded], tuner.refreshed()[encoded], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mixed.detach()[encoded], fine_tuner.refreshed()[encoded], atol=1e-5, rtol=1e-5)
     mixed.sum().backward()
-    learned = {name for name, value in tuner.named_parameters() if value.grad is not None}
+    learned = {name for name, value in fine_tuner.named_parameters() if value.grad is not None}
     assert learned
     assert all("lora_" in name for name in learned)
-    assert set(tuner.learned()) == learned
+    assert set(fine_tuner.learned()) == learned
 
 
 def test_command_offers_every_tuning():
-    assert [(name.name, name.value) for name in TuningName] == [(tuning.name, tuning.value) for tuning in Tuning]
+    assert [(name.name, name.value) for name in FineTuningName] == [
+        (tuning.name, tuning.value) for tuning in FineTuning
+    ]
 
 
 @pytest.mark.slow
@@ -47,7 +49,7 @@ def test_tuned_bundle_exports_and_answers_texts_as_its_own_encoder_does(small_fi
     events, catalog = small_files / "ratings.parquet", small_files / "movies.parquet"
     data = ["--events", events, "--user-col", "userId", "--item-col", "movieId", "--time-col", "timestamp"]
     texts = ["--catalog", catalog, "--text-template", "{title} ({year}). {genres}"]
-    training = ["--epochs", "1", "--no-refit", "--dimensions", "16", "--encoder-tuning", tuning]
+    training = ["--epochs", "1", "--no-refit", "--dimensions", "16", "--encoder-fine-tuning", tuning]
     command = [sys.executable, "-c", "from ebbtide.cli.main import main; main()"]
     subprocess.run([*command, "train", *data, *texts, *training, "--out", out], check=True)
     bundle = InterestBundle.load(out)
@@ -59,9 +61,11 @@ def test_tuned_bundle_exports_and_answers_texts_as_its_own_encoder_does(small_fi
     assert np.abs(embed_texts(encoder_folder("packaged"), bundle.catalog.text) - tuned).max() > 1e-3
     # The export compares itself with torch, and refuses to be written where they differ.
     subprocess.run([*command, "export", out, "--out", repository], check=True)
-    twin = InProcessPipeline(repository)
+    in_process = InProcessPipeline(repository)
     projection = bundle.model.event_projection.detach().numpy()
-    np.testing.assert_allclose(twin.embed(TEXTS), embed_texts(bundle.encoder_folder(), TEXTS) @ projection, atol=1e-4)
+    np.testing.assert_allclose(
+        in_process.embed(TEXTS), embed_texts(bundle.encoder_folder(), TEXTS) @ projection, atol=1e-4
+    )
     bundle.save(tmp_path / "copy")
     again = InterestBundle.load(tmp_path / "copy")
     assert encoder_fingerprint(again.encoder_folder()) == bundle.config.encoder.fingerprint
@@ -84,14 +88,16 @@ class AfterBatches(Watcher):
 @pytest.mark.slow
 def test_tuning_is_the_same_when_it_was_broken_off_and_resumed(small_log, small_vectors, tmp_path):
     log, catalog = small_log
-    config = TrainConfig(encoder_tuning=Tuning.lora, epochs=2, windows_per_batch=32, refit=False)
+    config = TrainConfig(encoder_fine_tuning=FineTuning.lora, epochs=2, windows_per_batch=32, refit=False)
 
     def train(watcher=None, checkpoints=None):
-        def make_tuner():
-            return EncoderTuner(encoder_folder("packaged"), catalog.text, Tuning.lora, 8)
+        def make_fine_tuner():
+            return EncoderFineTuner(encoder_folder("packaged"), catalog.text, FineTuning.lora, 8)
 
         everything = np.ones(log.events, bool)
-        return fit(log, everything, small_vectors, ModelConfig(dimensions=8), config, watcher, checkpoints, make_tuner)
+        return fit(
+            log, everything, small_vectors, ModelConfig(dimensions=8), config, watcher, checkpoints, make_fine_tuner
+        )
 
     whole = train()
     with pytest.raises(Interrupted):
@@ -99,4 +105,4 @@ def test_tuning_is_the_same_when_it_was_broken_off_and_resumed(small_log, small_
     again = train(None, CheckpointFolder(tmp_path, resume=True))
     torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
     assert torch.equal(again.model.text_vectors, whole.model.text_vectors)
-    assert again.tuner.files() == whole.tuner.files()
+    assert again.fine_tuner.files() == whole.fine_tuner.files()

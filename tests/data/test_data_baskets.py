@@ -1,4 +1,4 @@
-"""What came at one instant is learned together, from what came strictly before it, with the popularity of that time."""
+"""What came at one basket is learned together, from what came strictly before it, with the popularity of that time."""
 
 import numpy as np
 import polars as pl
@@ -15,13 +15,13 @@ DAY_MS = 86_400_000
 
 
 def baskets(order):
-    """A log of 6 people with 8 baskets of 3 items each; `order` permutes the lines within every basket."""
+    """A log of 6 users with 8 baskets of 3 items each; `order` permutes the lines within every basket."""
     random = np.random.default_rng(1)
     rows = []
     for user in range(6):
         for day in range(8):
             items = random.choice(20, 3, replace=False)
-            rows += [(f"u{user}", f"i{items[place]}", day * DAY_MS + user * 1000, 1.0) for place in order]
+            rows += [(f"u{user}", f"i{items[index]}", day * DAY_MS + user * 1000, 1.0) for index in order]
     schema = {"user": pl.String, "item": pl.String, "time_ms": pl.Int64, "weight": pl.Float32}
     return build_log(pl.DataFrame(rows, schema=schema, orient="row"), {f"i{item}": item for item in range(20)})
 

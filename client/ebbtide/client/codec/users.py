@@ -1,0 +1,87 @@
+"""Several users in one request: rows padded to the longest, with the number of events that are each user's own.
+
+One request costs the server less than several, and the client far less. What a row leaves out cannot be left out of a
+tensor that has one row for each user, so only users who set the same optional tensors share a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.client.codec.tensors import Arrays, EncodedRequest
+from ebbtide.client.errors import InternalError
+from ebbtide.interest import contract
+
+PackKey = frozenset[str]
+"""The optional tensors that users of one request set, all of them or none."""
+
+_NEUTRAL: dict[str, float] = {contract.EVENT_WEIGHT.name: 1.0, contract.DECAY_SCALE.name: 1.0}
+"""Optional tensors with a value that says the same as leaving them out."""
+
+_EVENTS = tuple(
+    tensor.name
+    for tensor in (contract.EVENT_ITEM, contract.EVENT_TIME, contract.EVENT_IS_CURRENT, contract.EVENT_WEIGHT)
+)
+"""Tensors with an entry for each event, of which ``event_count`` says how many count."""
+
+
+def pack_key(user: EncodedRequest) -> PackKey | None:
+    """What users must have in common to share a request; None for one who can share with nobody."""
+    if user.model_name != contract.RECOMMEND.name:
+        return None
+    return frozenset(user.tensors.keys() - _NEUTRAL.keys())
+
+
+def stack(users: Sequence[EncodedRequest]) -> EncodedRequest:
+    """One request for ``recommend`` that asks for several users.
+
+    Args:
+        users: One or more with the same `pack_key`, each with a batch dimension of 1.
+
+    Returns:
+        The same tensors with ``len(users)`` rows, padded to the longest, and ``event_count`` int32
+        ``[len(users), 1]``.
+    """
+    if len(users) == 1:
+        return users[0]
+    events = [user.tensors[contract.EVENT_ITEM.name].shape[1] for user in users]
+    names = dict.fromkeys(name for user in users for name in user.tensors)
+    tensors = {name: _rows(name, users, events) for name in names}
+    tensors[contract.EVENT_COUNT.name] = np.array(events, dtype=np.int32)[:, np.newaxis]
+    return EncodedRequest(users[0].model_name, tensors)
+
+
+def users_of(outputs: Arrays, users: int) -> list[Arrays]:
+    """The output tensors of each user, without batch dimension, in the order of `stack`.
+
+    Raises:
+        InternalError: An output has another number of rows than `users`.
+    """
+    for name, array in outputs.items():
+        if array.ndim == 0 or len(array) != users:
+            raise InternalError(
+                f"{name}: got shape {list(array.shape)}; expected {users} rows, one for each user. "
+                "Is the model at this address exported by Ebbtide?"
+            )
+    return [{name: array[row] for name, array in outputs.items()} for row in range(users)]
+
+
+def _rows(name: str, users: Sequence[EncodedRequest], events: Sequence[int]) -> npt.NDArray[Any]:
+    """One tensor of all users, ``[len(users), longest]``."""
+    neutral = _NEUTRAL.get(name)
+    rows = [
+        user.tensors[name][0] if name in user.tensors else np.full(count if name in _EVENTS else 1, neutral)
+        for user, count in zip(users, events, strict=True)
+    ]
+    dtype = next(user.tensors[name].dtype for user in users if name in user.tensors)
+    padded = np.zeros((len(rows), max(map(len, rows))), dtype=dtype)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
+        if name not in _EVENTS and len(row):
+            # Sets of keys have no count: a key that is there twice says nothing new.
+            padded[index, len(row) :] = row[0]
+    return padded
