@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks.serving.load import PerfAnalyzer
 from benchmarks.serving.machine import facts, load_average
 from ebbtide.cli.session_log import read_session_log
-from ebbtide.loadtest import Workload, Generator, build_workload
+from ebbtide.loadtest import Generator, Workload, build_workload
 from ebbtide.loadtest.calibrate import Calibration, calibrate
 from ebbtide.loadtest.perf_analyzer import write_input
 from ebbtide.loadtest.samples import histogram, percentiles_ms

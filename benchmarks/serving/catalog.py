@@ -21,8 +21,8 @@ import torch
 
 from benchmarks.serving.catalog_heads import Feeds, exact_heads, indexed_head, recall, requests_of
 from benchmarks.serving.grown import grow_factors
-from benchmarks.serving.users import real_requests
 from benchmarks.serving.settings import Settings
+from benchmarks.serving.users import real_requests
 from ebbtide.export.errors import RetrievalError
 from ebbtide.export.head.graph import item_factors
 from ebbtide.export.head.index import RECALL_AT, build_index

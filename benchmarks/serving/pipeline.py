@@ -9,8 +9,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.serving.exported import exported
-from benchmarks.serving.users import CURRENT, HISTORY, real_requests
 from benchmarks.serving.settings import Settings
+from benchmarks.serving.users import CURRENT, HISTORY, real_requests
 from ebbtide.export import versions
 from ebbtide.interest import contract
 from ebbtide.interest.columns import Part

@@ -8,10 +8,10 @@ from typing import Any
 from benchmarks.serving.exported import exported
 from benchmarks.serving.floor import write_floor
 from benchmarks.serving.load import PerfAnalyzer
-from benchmarks.serving.users import CURRENT, HISTORY, real_requests
 from benchmarks.serving.settings import Settings
 from benchmarks.serving.systems import triton
 from benchmarks.serving.turns import Rounds, ratio, raw, take_turns
+from benchmarks.serving.users import CURRENT, HISTORY, real_requests
 from ebbtide.interest import contract
 from ebbtide.train.bundle import InterestBundle
 

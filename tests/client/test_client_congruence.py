@@ -29,8 +29,8 @@ from ebbtide.client.codec import (
     encode_explain,
     encode_rank,
     encode_texts,
-    users_of,
     stack,
+    users_of,
 )
 from ebbtide.gateway import Gateway, GatewayConfig
 from ebbtide.interest import contract

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from ebbtide.client import (
     ExplainRequest,
     InvalidArgumentError,
-    UserKeywords,
     RankRequest,
     RecommendRequest,
+    UserKeywords,
     event,
     explain_request,
     rank_request,
@@ -112,9 +112,7 @@ def test_recommendation_says_the_same_of_the_user_when_made_for_an_explanation()
     own = {"allow": {"genre": "Drama"}, "top_n": 3}
     assert recommendation_of(explain_request(**user, **own)) == recommend_request(**user, **own)
     assert recommendation_of(explain_request()) == recommend_request()
-    assert explanation_of(explain_request(**user, **own), ["x", "y"]) == explain_request(
-        **user, item_ids=["x", "y"]
-    )
+    assert explanation_of(explain_request(**user, **own), ["x", "y"]) == explain_request(**user, item_ids=["x", "y"])
 
 
 @pytest.mark.parametrize("kind", [RecommendRequest, RankRequest, ExplainRequest])

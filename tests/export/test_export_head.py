@@ -23,7 +23,11 @@ def session(top_n: int = 10, width: int = WIDTH) -> tuple[ort.InferenceSession, 
     sizes = {Size.INTEREST: width, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: top_n, Size.FILTER: 1}
     graph = head_graph(factors, ids, sizes)
     onnx.checker.check_model(graph, full_check=True)
-    return ort.InferenceSession(graph.SerializeToString()), factors, {item: position for position, item in enumerate(ids)}
+    return (
+        ort.InferenceSession(graph.SerializeToString()),
+        factors,
+        {item: position for position, item in enumerate(ids)},
+    )
 
 
 def run(head: ort.InferenceSession, interest, adjust_item, adjust_score):

@@ -90,7 +90,9 @@ def test_answer_holds_the_whole_catalog_when_top_n_is_larger(
     assert np.isneginf(answer.score).all()
 
 
-def test_bad_request_gets_its_error_when_others_are_answered(in_process: InProcessPipeline, bundle: InterestBundle) -> None:
+def test_bad_request_gets_its_error_when_others_are_answered(
+    in_process: InProcessPipeline, bundle: InterestBundle
+) -> None:
     key = item_keys(bundle.catalog.item_id[:1])
     good = Request(event_item=key, event_time=np.array([5]), now=np.array([9]))
     bad = Request(event_item=key, event_time=np.array([10]), now=np.array([9]))

@@ -83,7 +83,9 @@ def test_recommend_text_equals_its_twins_when_requests_are_random(
     door: Any, in_process: InProcessPipeline, bundle: InterestBundle, keys: np.ndarray, event_vectors: np.ndarray
 ) -> None:
     name = contract.RECOMMEND_TEXT.name
-    samples = [sample for sample in random_samples(len(bundle.catalog), 60, in_process.limits, seed=22) if sample.text.size]
+    samples = [
+        sample for sample in random_samples(len(bundle.catalog), 60, in_process.limits, seed=22) if sample.text.size
+    ]
     assert len(samples) > 8
     for sample in samples:
         request = sample.request(keys, event_vectors)

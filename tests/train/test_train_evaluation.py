@@ -12,10 +12,10 @@ from ebbtide.data.errors import DataError
 from ebbtide.data.events import build_log
 from ebbtide.data.splits import (
     after_time,
-    has_past,
-    held_out,
     basket_heads,
     baskets_of,
+    has_past,
+    held_out,
     leave_last_out,
 )
 from ebbtide.train.config import ModelConfig

@@ -13,8 +13,8 @@ from ebbtide.train.bundle import TUNED, InterestBundle
 from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import embed_texts, encoder_fingerprint, encoder_folder
-from ebbtide.train.trainer import fit
 from ebbtide.train.fine_tuning import EncoderFineTuner, FineTuning
+from ebbtide.train.trainer import fit
 from ebbtide.train.watcher import Watcher
 
 TEXTS = ["Heat", "Toy Story", "robots in space", "Alien"]
@@ -37,7 +37,9 @@ def test_step_encodes_no_more_than_its_share_with_gradients():
 
 
 def test_command_offers_every_tuning():
-    assert [(name.name, name.value) for name in FineTuningName] == [(tuning.name, tuning.value) for tuning in FineTuning]
+    assert [(name.name, name.value) for name in FineTuningName] == [
+        (tuning.name, tuning.value) for tuning in FineTuning
+    ]
 
 
 @pytest.mark.slow
@@ -61,7 +63,9 @@ def test_tuned_bundle_exports_and_answers_texts_as_its_own_encoder_does(small_fi
     subprocess.run([*command, "export", out, "--out", repository], check=True)
     in_process = InProcessPipeline(repository)
     projection = bundle.model.event_projection.detach().numpy()
-    np.testing.assert_allclose(in_process.embed(TEXTS), embed_texts(bundle.encoder_folder(), TEXTS) @ projection, atol=1e-4)
+    np.testing.assert_allclose(
+        in_process.embed(TEXTS), embed_texts(bundle.encoder_folder(), TEXTS) @ projection, atol=1e-4
+    )
     bundle.save(tmp_path / "copy")
     again = InterestBundle.load(tmp_path / "copy")
     assert encoder_fingerprint(again.encoder_folder()) == bundle.config.encoder.fingerprint
@@ -91,7 +95,9 @@ def test_tuning_is_the_same_when_it_was_broken_off_and_resumed(small_log, small_
             return EncoderFineTuner(encoder_folder("packaged"), catalog.text, FineTuning.lora, 8)
 
         everything = np.ones(log.events, bool)
-        return fit(log, everything, small_vectors, ModelConfig(dimensions=8), config, watcher, checkpoints, make_fine_tuner)
+        return fit(
+            log, everything, small_vectors, ModelConfig(dimensions=8), config, watcher, checkpoints, make_fine_tuner
+        )
 
     whole = train()
     with pytest.raises(Interrupted):

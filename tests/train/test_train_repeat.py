@@ -7,13 +7,13 @@ from pydantic import ValidationError
 
 from ebbtide.data.splits import has_past
 from ebbtide.interest.events import EventBatch, order_events
-from ebbtide.interest.repeat import RepeatParameters, time_context, repeat_score
+from ebbtide.interest.repeat import RepeatParameters, repeat_score, time_context
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.evaluation.ranks import target_ranks, target_ranks_by_gain
 from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.reference import score_request
-from ebbtide.train.repeat import REPEAT_OFFSETS, RepeatScore, own_events, seen_items_loss, put
+from ebbtide.train.repeat import REPEAT_OFFSETS, RepeatScore, own_events, put, seen_items_loss
 from ebbtide.train.trainer import fit, prior_snapshots
 from ebbtide.train.windows import LogTensors
 

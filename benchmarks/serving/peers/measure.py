@@ -13,11 +13,11 @@ from benchmarks.serving.agreement import ask, require_agreement
 from benchmarks.serving.exported import exported
 from benchmarks.serving.load import PerfAnalyzer, Turn
 from benchmarks.serving.peers.operator_ensemble import write_operators
-from benchmarks.serving.users import real_requests
 from benchmarks.serving.recommend import IN_FLIGHT, OURS, turn_seconds
 from benchmarks.serving.settings import Settings
 from benchmarks.serving.systems import free_ports, service, triton
 from benchmarks.serving.turns import Rounds, ratio, raw, take_turns
+from benchmarks.serving.users import real_requests
 from ebbtide.interest import contract
 from ebbtide.train.bundle import InterestBundle
 

@@ -28,7 +28,7 @@ from ebbtide.client._requests import (
 )
 from ebbtide.client._steps import AskToken, Rpc, Steps, T, Wait
 from ebbtide.client._triton import Connection, Untyped, open_async
-from ebbtide.client.config import USERS_PER_REQUEST, UNSET, ClientConfig, Unset
+from ebbtide.client.config import UNSET, USERS_PER_REQUEST, ClientConfig, Unset
 from ebbtide.client.errors import CallCancelledError, DeadlineExceededError, EbbtideError, Status
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata
 from ebbtide.client.results import Explanation, Ranking, RecommendResult

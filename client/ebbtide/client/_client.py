@@ -26,7 +26,7 @@ from ebbtide.client._requests import (
 )
 from ebbtide.client._steps import AskToken, Rpc, Steps, T, Wait
 from ebbtide.client._triton import Untyped, open_sync
-from ebbtide.client.config import USERS_PER_REQUEST, UNSET, ClientConfig, Unset
+from ebbtide.client.config import UNSET, USERS_PER_REQUEST, ClientConfig, Unset
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata
 from ebbtide.client.results import Explanation, Ranking, RecommendResult

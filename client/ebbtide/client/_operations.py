@@ -27,8 +27,8 @@ from ebbtide.client.codec import (
     encode_explain,
     encode_rank,
     encode_texts,
-    users_of,
     stack,
+    users_of,
 )
 from ebbtide.client.config import ClientConfig, Unset
 from ebbtide.client.errors import (

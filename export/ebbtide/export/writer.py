@@ -129,7 +129,9 @@ class RepositoryWriter:
         in_process = InProcessPipeline(self.folder)
         with self._part("check of the scoring head"):
             if self.options.retrieval.is_exact:
-                head = check_head(in_process, self.bundle, self.sizes, self.options.head_precision, self._item_attributes)
+                head = check_head(
+                    in_process, self.bundle, self.sizes, self.options.head_precision, self._item_attributes
+                )
                 self.head_tolerance, head_difference = head.tolerance, head.difference
             else:
                 head_difference = check_retrieval(in_process, self.bundle, self.sizes)

@@ -149,7 +149,7 @@ def _imports_neighbour(nodes: list[ast.AST], folder: Path) -> bool:
     """Whether the source imports a module that lies beside it and may create tensors."""
     imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
-    modules = {path.stem for location in (folder, folder.parent) for path in location.iterdir()}
+    modules = {path.stem for neighbours in (folder, folder.parent) for path in neighbours.iterdir()}
     return any(name.partition(".")[0] in modules for name in imported)
 
 

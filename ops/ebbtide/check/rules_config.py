@@ -130,11 +130,11 @@ def _batch_io(view: View) -> Iterator[Finding]:
                     f"got {len(entry.source_input)} source inputs; expected 1",
                     "write one `source_input` for each entry",
                 )
-            for location, source in enumerate(entry.source_input):
+            for position, source in enumerate(entry.source_input):
                 if source not in inputs:
                     yield view.finding(
                         "batch-io",
-                        (section, index, "source_input", location),
+                        (section, index, "source_input", position),
                         f"got {source!r}; expected an input of the config: {_listed(inputs)}",
                         "write the name of an input",
                     )
@@ -148,11 +148,11 @@ def _batch_io(view: View) -> Iterator[Finding]:
             )
     targets: set[str] = set()
     for index, batch_output in enumerate(config.batch_output):
-        for location, target in enumerate(batch_output.target_name):
+        for position, target in enumerate(batch_output.target_name):
             if target in targets:
                 yield view.finding(
                     "batch-io",
-                    ("batch_output", index, "target_name", location),
+                    ("batch_output", index, "target_name", position),
                     f"got {target!r} a second time; expected every output once",
                     "remove one of them",
                 )
@@ -160,7 +160,7 @@ def _batch_io(view: View) -> Iterator[Finding]:
             if target not in outputs:
                 yield view.finding(
                     "batch-io",
-                    ("batch_output", index, "target_name", location),
+                    ("batch_output", index, "target_name", position),
                     f"got {target!r}; expected an output of the config: {_listed(outputs)}",
                     "write the name of an output",
                 )

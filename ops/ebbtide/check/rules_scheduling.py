@@ -173,12 +173,12 @@ def _instance(view: View, location: Path, group: InstanceGroup) -> Iterator[Find
 def _resources(view: View) -> Iterator[Finding]:
     seen: dict[str, bool] = {}
     for index, group in enumerate(view.config.instance_group):
-        for location, resource in enumerate(group.rate_limiter.resources):
+        for position, resource in enumerate(group.rate_limiter.resources):
             is_global = bool(getattr(resource, "global"))
             if seen.setdefault(resource.name, is_global) != is_global:
                 yield view.finding(
                     "rate-limiter-resource",
-                    ("instance_group", index, "rate_limiter", "resources", location),
+                    ("instance_group", index, "rate_limiter", "resources", position),
                     f"got {resource.name!r} both global and per device; expected only one of the two",
                     "rename one of them; a server with --rate-limit=execution_count refuses the model",
                 )

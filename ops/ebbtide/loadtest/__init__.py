@@ -5,7 +5,7 @@ from ebbtide.loadtest.arrivals import RateProfile
 from ebbtide.loadtest.compare import Comparison, Difference, compare, read_result
 from ebbtide.loadtest.engine import Generator
 from ebbtide.loadtest.errors import LoadTestError
-from ebbtide.loadtest.replay import ENDPOINTS, Workload, SessionLog, build_workload
+from ebbtide.loadtest.replay import ENDPOINTS, SessionLog, Workload, build_workload
 from ebbtide.loadtest.report import html_report, markdown_report
 from ebbtide.loadtest.run import Load, Run
 from ebbtide.loadtest.session import Options, load_test
@@ -15,7 +15,6 @@ __all__ = [
     "ENDPOINTS",
     "Access",
     "Comparison",
-    "Workload",
     "Difference",
     "Generator",
     "Load",
@@ -25,6 +24,7 @@ __all__ = [
     "Run",
     "SessionLog",
     "Slo",
+    "Workload",
     "build_workload",
     "compare",
     "html_report",

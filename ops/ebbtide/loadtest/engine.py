@@ -61,7 +61,9 @@ class Generator:
         self._timeout_s, self._count = timeout_s, connections
         self._access = access or Access()
         self._choices = workload.choices()
-        self._messages = [[prefixed(message) for message in workload.messages[endpoint]] for endpoint in workload.endpoints]
+        self._messages = [
+            [prefixed(message) for message in workload.messages[endpoint]] for endpoint in workload.endpoints
+        ]
         self._next = 0
         self._load: _Load | None = None
         self._channels: list[Channel[_Ticket]] = []

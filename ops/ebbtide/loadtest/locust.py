@@ -81,7 +81,9 @@ class InterestUser(User):
 class Replay:
     """What one worker sends: its share of a phase, or whatever Locust's page asks for."""
 
-    def __init__(self, environment: Environment, workload: Workload, timeout_s: float, worker: int, workers: int) -> None:
+    def __init__(
+        self, environment: Environment, workload: Workload, timeout_s: float, worker: int, workers: int
+    ) -> None:
         """Prepares the worker; `aim` opens its connections.
 
         Args:

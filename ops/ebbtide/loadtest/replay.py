@@ -107,10 +107,10 @@ def build_workload(log: SessionLog, mix: dict[str, float], *, requests: int = 2_
         left -= len(chosen[-1])
         if not left:
             break
-    timestamps = sorted((timestamp for session in chosen for timestamp in session), key=lambda one: (one.time_ms, one.index))
-    messages = {endpoint: [infer_message(_encode(log, endpoint, one)) for one in timestamps] for endpoint in mix}
+    points = sorted((point for session in chosen for point in session), key=lambda one: (one.time_ms, one.event))
+    messages = {endpoint: [infer_message(_encode(log, endpoint, one)) for one in points] for endpoint in mix}
     pauses = [np.array([(one.time_ms - session[0].time_ms) / 1e3 for one in session]) for session in chosen]
-    return Workload(mix, messages, pauses, len({one.first for one in timestamps}), seed)
+    return Workload(mix, messages, pauses, len({one.first for one in points}), seed)
 
 
 class _QueryPoint(NamedTuple):
@@ -118,7 +118,7 @@ class _QueryPoint(NamedTuple):
 
     first: int
     """The user's first event."""
-    index: int
+    event: int
     """The held-out event."""
     time_ms: int
 
@@ -141,41 +141,41 @@ def _sessions(log: SessionLog) -> list[list[_QueryPoint]]:
     return sessions
 
 
-def _encode(log: SessionLog, endpoint: str, timestamp: _QueryPoint) -> EncodedRequest:
+def _encode(log: SessionLog, endpoint: str, point: _QueryPoint) -> EncodedRequest:
     try:
-        return _encoded(log, endpoint, timestamp)
+        return _encoded(log, endpoint, point)
     except InvalidArgumentError as error:
         raise LoadTestError(f"events: an event of the log cannot be sent: {error}") from error
 
 
-def _encoded(log: SessionLog, endpoint: str, timestamp: _QueryPoint) -> EncodedRequest:
-    text = log.text[int(log.item[timestamp.index])][: Limits().max_text_bytes // 4]
+def _encoded(log: SessionLog, endpoint: str, point: _QueryPoint) -> EncodedRequest:
+    text = log.text[int(log.item[point.event])][: Limits().max_text_bytes // 4]
     if endpoint == contract.EMBED.name:
         return encode_texts([text])
     # Free text stands for the search that led to what came next.
-    typed = [event(text=text, time_ms=timestamp.time_ms)] if endpoint == contract.RECOMMEND_TEXT.name else []
-    past = [*_past(log, timestamp, len(typed)), *typed]
-    request = recommend_request(events=past, now=datetime.fromtimestamp(timestamp.time_ms / 1e3, timezone.utc))
+    typed = [event(text=text, time_ms=point.time_ms)] if endpoint == contract.RECOMMEND_TEXT.name else []
+    past = [*_past(log, point, len(typed)), *typed]
+    request = recommend_request(events=past, now=datetime.fromtimestamp(point.time_ms / 1e3, timezone.utc))
     if endpoint == contract.RANK.name:
-        asked = RankRequest(events=request.events, now=request.now, candidate_item_ids=_candidates(log, timestamp))
-        return encode_rank(asked, timestamp.time_ms)
-    return encode(request, timestamp.time_ms)
+        asked = RankRequest(events=request.events, now=request.now, candidate_item_ids=_candidates(log, point))
+        return encode_rank(asked, point.time_ms)
+    return encode(request, point.time_ms)
 
 
-def _candidates(log: SessionLog, timestamp: _QueryPoint) -> list[str]:
+def _candidates(log: SessionLog, point: _QueryPoint) -> list[str]:
     """What came next, among items as popular as the log's: a draw from all events, each item once."""
-    drawn = np.random.default_rng(timestamp.index).choice(log.item, 2 * CANDIDATES)
-    items = dict.fromkeys([int(log.item[timestamp.index]), *map(int, drawn)])
+    drawn = np.random.default_rng(point.event).choice(log.item, 2 * CANDIDATES)
+    items = dict.fromkeys([int(log.item[point.event]), *map(int, drawn)])
     return [log.item_id[item] for item in items][:CANDIDATES]
 
 
-def _past(log: SessionLog, timestamp: _QueryPoint, typed: int) -> list[Event]:
-    begin = max(timestamp.first, timestamp.index - (Limits().max_events - typed))
+def _past(log: SessionLog, point: _QueryPoint, typed: int) -> list[Event]:
+    begin = max(point.first, point.event - (Limits().max_events - typed))
     return [
         event(
             item_id=log.item_id[int(log.item[index])],
             time_ms=int(log.time_ms[index]),
             weight=None if log.weight is None else float(log.weight[index]),
         )
-        for index in range(begin, timestamp.index)
+        for index in range(begin, point.event)
     ]

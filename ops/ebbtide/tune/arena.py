@@ -18,7 +18,7 @@ import numpy as np
 
 from ebbtide.deploy import LoadRefusedError, ModelControl
 from ebbtide.export import versions
-from ebbtide.loadtest import Workload, Generator, RateProfile, Slo
+from ebbtide.loadtest import Generator, RateProfile, Slo, Workload
 from ebbtide.loadtest.arrivals import Process, send_times
 from ebbtide.loadtest.calibrate import Calibration, calibrate, generator_limit
 from ebbtide.loadtest.samples import OK, Phase

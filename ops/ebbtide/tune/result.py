@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ebbtide.export.tuned_settings import TunedSettings
-from ebbtide.loadtest import Workload, Slo
+from ebbtide.loadtest import Slo, Workload
 from ebbtide.loadtest.calibrate import MARGIN, Calibration
 from ebbtide.tune.ratios import Ratio
 from ebbtide.tune.search import Search

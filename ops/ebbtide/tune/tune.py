@@ -13,7 +13,7 @@ import numpy as np
 
 from ebbtide.export import versions
 from ebbtide.export.manifest import read_manifest
-from ebbtide.loadtest import Workload, Slo
+from ebbtide.loadtest import Slo, Workload
 from ebbtide.loadtest.machine import machine_facts
 from ebbtide.tune.arena import ArenaOptions, LiveArena, Side
 from ebbtide.tune.errors import TuneError

@@ -78,7 +78,12 @@ class Differences:
         known = replace(known, compared=known.compared + 1)
         if position.difference > known.difference:
             known = replace(
-                known, difference=position.difference, request=request, kind=kind, item=position.item, detail=position.detail
+                known,
+                difference=position.difference,
+                request=request,
+                kind=kind,
+                item=position.item,
+                detail=position.detail,
             )
         self._found[key] = known
 

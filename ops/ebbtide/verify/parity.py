@@ -315,7 +315,9 @@ def _compare_tokens(got: Tokens, expected: Tokens) -> Place:
             return Place(np.inf, detail=f"text {number}: got {len(one)} tokens; expected {len(other)}")
         if one != other:
             position = next(index for index, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
-            return Place(np.inf, detail=f"text {number}, token {position}: got id {one[position]}; expected {other[position]}")
+            return Place(
+                np.inf, detail=f"text {number}, token {position}: got id {one[position]}; expected {other[position]}"
+            )
     return Place(0.0)
 
 

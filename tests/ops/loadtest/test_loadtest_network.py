@@ -98,7 +98,9 @@ def tls(authority, caller):
 def test_calls_are_answered_when_both_sides_know_each_other(guarded, tls):
     target, handler, _ = guarded
     asked = len(handler.asked)
-    with Generator(target, workload_of(b"one", b"two"), timeout_s=5, access=Access(tls, BearerToken(TOKEN))) as generator:
+    with Generator(
+        target, workload_of(b"one", b"two"), timeout_s=5, access=Access(tls, BearerToken(TOKEN))
+    ) as generator:
         phase = generator.open_model(np.linspace(0, 0.2, 40), 0.2)
     assert codes(phase) == {OK: 40}
     assert sorted(handler.asked[asked:]) == [b"one"] * 20 + [b"two"] * 20

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ebbtide.export.tuned_settings import TunedSettings
-from ebbtide.loadtest import Workload, Slo
+from ebbtide.loadtest import Slo, Workload
 from ebbtide.loadtest.calibrate import Calibration
 from ebbtide.tune.result import Outcome, result_of
 from ebbtide.tune.search import Search

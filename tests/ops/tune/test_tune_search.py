@@ -176,7 +176,10 @@ def test_search_takes_a_change_back_when_another_has_made_it_needless():
     surface = NoisySurface(((idle_core, 1.1), (two_weights, 1.4)), noise=0.01)
     search = Search(space, surface)
     assert changes(START, search.run()) == (TunedSettings(WEIGHTS, instances=2),)
-    assert [trial.value for trial in search.trials if trial.won] == [TunedSettings(HEAD, 1, 2), TunedSettings(WEIGHTS, 2)]
+    assert [trial.value for trial in search.trials if trial.won] == [
+        TunedSettings(HEAD, 1, 2),
+        TunedSettings(WEIGHTS, 2),
+    ]
     undone = {trial.value: trial.outcome for trial in search.trials if trial.stage == "undo"}
     assert undone == {
         TunedSettings(HEAD, 1, 1): "costs nothing: taken back",

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ebbtide.data.errors import DataError
-from ebbtide.train.losses import Loss
 from ebbtide.train.fine_tuning import FineTuning
+from ebbtide.train.losses import Loss
 
 FULL_SOFTMAX_ITEMS = 20_000
 """Items up to which the full softmax is the default: above it most of a step would go into scores of the catalog."""

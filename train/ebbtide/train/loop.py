@@ -17,6 +17,7 @@ from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Progress, opt
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.evaluation.ranks import Metrics, metrics_of, target_ranks_by_gain
+from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.lowrank import low_rank, start_from
 from ebbtide.train.model import InterestModel
 from ebbtide.train.optimizer import optimizer_of, set_learning_rate
@@ -24,7 +25,6 @@ from ebbtide.train.popularity import PopularitySnapshots
 from ebbtide.train.progress import Epoch, half_life_quantiles
 from ebbtide.train.repeat import REPEAT_OFFSETS
 from ebbtide.train.step import Step
-from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.watcher import Watcher
 from ebbtide.train.windows import LogTensors, batches, training_windows
 
@@ -102,7 +102,9 @@ class Loop:
         if saved is None:
             self._warm_start(training)
             self._set_repeat_offset(history.best_repeat_offset)
-        self.step = Step(self.model, material.log, material.tensors, material.popularity, training, config, self.fine_tuner)
+        self.step = Step(
+            self.model, material.log, material.tensors, material.popularity, training, config, self.fine_tuner
+        )
         if saved is None:
             self.step.standardise_repeats()
         self.optimizer = optimizer_of(
@@ -132,7 +134,9 @@ class Loop:
         return self.model.eval()
 
     def _encoder_parameters(self) -> list[nn.Parameter]:
-        return [] if self.fine_tuner is None else [value for value in self.fine_tuner.parameters() if value.requires_grad]
+        return (
+            [] if self.fine_tuner is None else [value for value in self.fine_tuner.parameters() if value.requires_grad]
+        )
 
     def _learned(self) -> dict[str, Tensor]:
         """Everything that learns, by name."""
@@ -211,7 +215,9 @@ class Loop:
             self.refit_epochs = number
         if metrics is not None and metrics.ndcg_at_10 > self.history.best_ndcg_at_10:
             self.history.best_epoch, self.history.best_ndcg_at_10 = number, metrics.ndcg_at_10
-            self.history.best_repeat_offset = 0.0 if self.model.repeat is None else float(self.model.repeat.repeat_offset)
+            self.history.best_repeat_offset = (
+                0.0 if self.model.repeat is None else float(self.model.repeat.repeat_offset)
+            )
             self.best = {name: value.clone() for name, value in self._learned().items()}
         self.batches, self.loss_sum, self.alpha_sum, self.baskets = 0, 0.0, 0.0, 0
         if self.material.checkpoints is not None:
@@ -238,7 +244,10 @@ class Loop:
         events, ranks = target_ranks_by_gain(
             self.model, material.log, material.tensors, self.validation, material.popularity, repeat_offsets
         )
-        return [(metrics_of(material.log, events, rank), repeat_offset) for rank, repeat_offset in zip(ranks, repeat_offsets, strict=True)]
+        return [
+            (metrics_of(material.log, events, rank), repeat_offset)
+            for rank, repeat_offset in zip(ranks, repeat_offsets, strict=True)
+        ]
 
     def _set_repeat_offset(self, repeat_offset: float) -> None:
         if self.model.repeat is not None:

@@ -15,10 +15,10 @@ from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder, files_fingerprint
+from ebbtide.train.fine_tuning import EncoderFineTuner, FineTuning
 from ebbtide.train.losses import Loss
 from ebbtide.train.popularity import popularity_snapshots
 from ebbtide.train.trainer import Fit, fit
-from ebbtide.train.fine_tuning import EncoderFineTuner, FineTuning
 from ebbtide.train.watcher import Watcher
 
 

@@ -15,12 +15,12 @@ from ebbtide.data.splits import basket_heads
 from ebbtide.train import losses
 from ebbtide.train.config import TrainConfig
 from ebbtide.train.evaluation.scores import own_before
+from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.negatives import Candidates, Sampler
 from ebbtide.train.popularity import PopularitySnapshots
-from ebbtide.train.repeat import OwnEvents, seen_items_loss, put
-from ebbtide.train.fine_tuning import EncoderFineTuner
+from ebbtide.train.repeat import OwnEvents, put, seen_items_loss
 from ebbtide.train.windows import LogTensors, predict_windows
 
 MAX_SCORES = 1 << 25

@@ -12,15 +12,15 @@ import torch
 
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import after_time, has_past, basket_heads
+from ebbtide.data.splits import after_time, basket_heads, has_past
 from ebbtide.train.checkpoint import CheckpointFolder, Identity
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
+from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.loop import History, Loop, Material
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_times
 from ebbtide.train.progress import Epoch
-from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.watcher import Watcher
 from ebbtide.train.windows import LogTensors
 
@@ -96,7 +96,9 @@ def fit(
     history = History()
     if saved is not None:
         progress = saved.progress
-        history = History(list(progress.epochs), progress.best_epoch, progress.best_ndcg_at_10, progress.best_repeat_offset)
+        history = History(
+            list(progress.epochs), progress.best_epoch, progress.best_ndcg_at_10, progress.best_repeat_offset
+        )
     # Whatever is wrong with data and settings has been told by now, once.
     devices.launch()
     popularity = prior_snapshots(log, text_vectors.shape[0], model_config)

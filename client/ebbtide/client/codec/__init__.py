@@ -7,10 +7,10 @@ model, whose tensors carry a leading batch dimension of 1; one with free text go
 
 from ebbtide.client.codec.answers import decode, decode_ranking, decode_vectors
 from ebbtide.client.codec.explanations import decode_explanation
-from ebbtide.client.codec.users import pack_key, users_of, stack
-from ebbtide.client.codec.user import LocatedEvent, UserRequest, now_ms_of, tensor_order
 from ebbtide.client.codec.requests import encode, encode_explain, encode_rank, encode_texts
 from ebbtide.client.codec.tensors import Arrays, EncodedRequest
+from ebbtide.client.codec.user import LocatedEvent, UserRequest, now_ms_of, tensor_order
+from ebbtide.client.codec.users import pack_key, stack, users_of
 
 __all__ = [
     "Arrays",
@@ -27,7 +27,7 @@ __all__ = [
     "encode_texts",
     "now_ms_of",
     "pack_key",
-    "users_of",
     "stack",
     "tensor_order",
+    "users_of",
 ]

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from ebbtide.client.codec.answers import fill_user
-from ebbtide.client.codec.user import event_groups, now_ms_of, tensor_order
 from ebbtide.client.codec.tensors import Arrays, flat, matrix
+from ebbtide.client.codec.user import event_groups, now_ms_of, tensor_order
 from ebbtide.client.errors import InternalError
 from ebbtide.interest import contract
 from ebbtide.v1 import ExplainRequest, ExplainResponse

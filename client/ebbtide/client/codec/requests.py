@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ebbtide.client.codec.user import checked_ids, user_values
 from ebbtide.client.codec.tensors import EncodedRequest, Values, encoded
+from ebbtide.client.codec.user import checked_ids, user_values
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Model

@@ -82,7 +82,9 @@ def score_baskets(
             own = None
             if model.repeat is not None and item_bias is not None:
                 own = own_before(log, tensors, head).to(device)
-                own_prior = None if columns is None or timestamp is None else columns[timestamp[own.timestamp], own.item]
+                own_prior = (
+                    None if columns is None or timestamp is None else columns[timestamp[own.timestamp], own.item]
+                )
                 scores = put(scores, own, model.repeat(own, item_bias, own_prior))
             if not bool(scores.isfinite().all()):
                 raise FloatingPointError(

@@ -9,7 +9,7 @@ import numpy as np
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets, Ints, Mask, held_out, baskets_of
+from ebbtide.data.splits import Baskets, Ints, Mask, baskets_of, held_out
 from ebbtide.train.evaluation.accuracy import owners
 from ebbtide.train.evaluation.relevance import Relevance
 

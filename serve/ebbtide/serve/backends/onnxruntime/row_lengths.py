@@ -55,7 +55,9 @@ def run_by_length(run: Run, feeds: Mapping[str, Array], mask: str) -> list[Array
     results: list[Array] = []
     for indices in split_rows(lengths):
         width = int(lengths[indices].max())
-        part = {name: array[indices, :width] if array.shape == shape else array[indices] for name, array in feeds.items()}
+        part = {
+            name: array[indices, :width] if array.shape == shape else array[indices] for name, array in feeds.items()
+        }
         outputs = run(part)
         if not results:
             results = [np.empty((shape[0], *output.shape[1:]), output.dtype) for output in outputs]
