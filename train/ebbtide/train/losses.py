@@ -1,12 +1,12 @@
-"""The losses of training: how far the scores before some baskets are from what came at them.
+"""The losses of training: how far the scores before some baskets are from the items in them.
 
-Pure functions of tensors. Each takes scores ``[baskets, candidates]``; the candidates are the whole catalog, or the next
-items and drawn ones, the same for all baskets. It also takes the targets: ``row`` ``[targets]`` is the basket and ``column``
-``[targets]`` the candidate of each. Every basket has a target. Losses are averaged over the targets of each basket, then
-over baskets, so a basket of twenty items counts as much as one of a single film.
+Pure functions of tensors. Each takes scores ``[baskets, candidates]``; the candidates are the whole catalog, or the
+next items and drawn ones, the same for all baskets. It also takes the targets: ``row`` ``[targets]`` is the basket and
+``column`` ``[targets]`` the candidate of each. Every basket has a target. Losses are averaged over the targets of each
+basket, then over baskets, so a basket of twenty items counts as much as one of a single film.
 
-All baskets of a step share the drawn negatives: ``drawn`` ``[candidates]`` says how often each candidate was drawn, 0 for
-candidates that are only next items.
+All baskets of a step share the drawn negatives: ``drawn`` ``[candidates]`` says how often each candidate was drawn, 0
+for candidates that are only next items.
 """
 
 from __future__ import annotations

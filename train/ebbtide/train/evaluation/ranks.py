@@ -81,11 +81,11 @@ def target_ranks_by_gain(
         tensors: The same events.
         targets: ``[events]``.
         popularity: The prior.
-        gains: ``[G]``, what own items gain; a model without a repeat score has none.
+        gains: ``[gains]``, offsets added to the scores of seen items; a model without a repeat score has none.
         progress: Called with the number of baskets just done.
 
     Returns:
-        Log indices ``[baskets]`` and ranks ``[G, baskets]``.
+        Log indices ``[targets]`` and ranks ``[gains, targets]``.
     """
     baskets = baskets_of(log, targets)
     stop_of = dict(zip(baskets.head.tolist(), baskets.stop.tolist(), strict=True))

@@ -16,7 +16,7 @@ class Relevance:
     """The relevant items of all baskets, one basket after the other."""
 
     start: Ints
-    """``[C + 1]``: those of basket c are ``start[c]`` up to ``start[c + 1]``."""
+    """``[baskets + 1]``: those of basket c are ``start[c]`` up to ``start[c + 1]``."""
     item: Ints
     """``[R]``, catalog indices, ascending and distinct within a basket."""
 
