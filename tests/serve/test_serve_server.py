@@ -208,12 +208,13 @@ def test_start_names_the_port_when_it_is_taken(empty_repository):
             TritonServer(ServerConfig(empty_repository, http_port=port)).start()
 
 
-def test_start_takes_other_ports_when_a_free_one_is_taken_meanwhile(empty_repository, monkeypatch):
+@pytest.mark.parametrize("endpoint", ["grpc", "http", "metrics"])
+def test_start_takes_other_ports_when_a_free_one_is_taken_meanwhile(empty_repository, monkeypatch, endpoint):
     choices = []
 
     def choose(*arguments):
         ports = choose_ports(*arguments)
-        choices.append(ports if choices else Ports(grpc=ports.grpc, http=ports.http, metrics=taken_port))
+        choices.append(ports if choices else replace(ports, **{endpoint: taken_port}))
         return choices[-1]
 
     choose_ports = server_module.choose_ports
