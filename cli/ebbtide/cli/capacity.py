@@ -71,7 +71,7 @@ def command(
     if memory is not None and base_mib is not None:
         raise CapacityError("memory, base_mib: got both; expected one of them")
     of_memory = None if memory is None else read_memory(memory)
-    source, notes, mix = "as given", (), None
+    source, notes, mix = "as given", tuple[str, ...](), None
     if measured is not None:
         found = read_measured(measured)
         notes = notes_of(found, of_memory)

@@ -72,10 +72,10 @@ def command(
     """
     with console.status("Reading the log"):
         from ebbtide.loadtest import ENDPOINTS, Slo, build_workload, parse_duration, parse_mix
-        from ebbtide.tune import TuneOptions, tune, write_winner
+        from ebbtide.tune import TuneOptions, read_limits, tune, write_winner
 
         shares, objective, turn_s = parse_mix(mix, ENDPOINTS), Slo.parse(slo), parse_duration("turn", turn)
-        log, notes = read_session_log(
+        replayed, notes = read_session_log(
             bundle,
             events,
             catalog,
@@ -83,7 +83,8 @@ def command(
             text_template,
             (user_col, item_col, time_col, weight_col, catalog_item_col),
         )
-        workload = build_workload(log, shares, requests=requests, seed=seed)
+        limits = read_limits(repository, shares)
+        workload = build_workload(replayed, shares, limits=limits, requests=requests, seed=seed)
     console.print(f"requests of {workload.users:,} held-out users, under {objective}", markup=False)
     with console.status("") as status:
         options = TuneOptions(

@@ -6,7 +6,8 @@ and beside them in no other room: none of them needs it.
 
 from ebbtide.tune.errors import TuneError
 from ebbtide.tune.search import Rules, Search, Trial
+from ebbtide.tune.space import read_limits
 from ebbtide.tune.tune import TuneOptions, tune
 from ebbtide.tune.write import write_winner
 
-__all__ = ["Rules", "Search", "Trial", "TuneError", "TuneOptions", "tune", "write_winner"]
+__all__ = ["Rules", "Search", "Trial", "TuneError", "TuneOptions", "read_limits", "tune", "write_winner"]

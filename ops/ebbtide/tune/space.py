@@ -12,6 +12,8 @@ from pathlib import Path
 
 from ebbtide.export import versions
 from ebbtide.export.tuned_settings import TunedSettings
+from ebbtide.interest.contract import Limits
+from ebbtide.loadtest import stated_limits
 from ebbtide.tune.errors import TuneError
 
 Settings = tuple[TunedSettings, ...]
@@ -90,6 +92,15 @@ def read_space(repository: Path, ensembles: Iterable[str], *, cores: int, limit_
             batchings.append(Coordinate(name, "batching", _batchings(own, delays_us, sizes)))
     # Instances first: what a batch gains depends on how many take from the queue.
     return Space(tuple(start), (*placements, *batchings))
+
+
+def read_limits(repository: Path, ensembles: Iterable[str]) -> Limits:
+    """The bounds on one request that an export states, for `ebbtide.loadtest.build_workload`.
+
+    Raises:
+        RepositoryError: A config is missing or damaged.
+    """
+    return stated_limits(versions.read_model_config(repository, name) for name in ensembles)
 
 
 def changes(start: Settings, settings: Settings) -> Settings:
