@@ -26,12 +26,11 @@ TUNED = {
     "noise": {"ratio": 1.01, "ratio_ci95": [0.98, 1.04], "pairs": 4},
     "trials": [
         {
-            "stage": "race",
             "settings": "scoring_head:instances=2",
             "ratio": 1.2,
             "ratio_ci95": None,
             "pairs": 1,
-            "outcome": "best",
+            "outcome": "wins",
         }
     ],
     "notes": ["the generator may have limited 3 of 90 turns"],

@@ -1,7 +1,7 @@
-"""Finds the instances, threads and batching with which this machine serves most under an objective.
+"""Finds the instances and threads of each model with which this machine serves most requests under an objective.
 
-It stands above `export` (the configs), `loadtest` (the requests), `serve` (the servers) and `deploy` (loading models),
-and beside them in no other room: none of them needs it.
+It uses `export` (the configs), `loadtest` (the requests), `serve` (the servers) and `deploy` (loading models); none of
+them uses it.
 """
 
 from ebbtide.tune.errors import TuneError
