@@ -1,4 +1,4 @@
-"""Which events are held out of training, and which belong to one basket and are predicted together."""
+"""Which events are held out of training, and which form a basket and are predicted together."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MS_PER_SECOND = 1000
 
 @dataclass(frozen=True)
 class Baskets:
-    """C baskets to predict: each is everything one user did at one time (a basket, say), in log order."""
+    """Baskets to predict, in log order: a basket is all events of one user at one time. `C` baskets in all."""
 
     head: Ints
-    """``[C]``, log index of the first event of the basket; what stands before it is what a prediction may see."""
+    """``[C]``, log index of the basket's first event; a prediction may see the user's events before it."""
     stop: Ints
     """``[C]``, one past the last event of the basket."""
 
@@ -44,11 +44,11 @@ def has_past(log: EventLog) -> Mask:
 
 
 def baskets_of(log: EventLog, targets: Mask) -> Baskets:
-    """The baskets that hold a target with a past.
+    """The baskets that contain a target event and have an earlier event of the user.
 
     Args:
         log: Events.
-        targets: ``[n]``; every basket is held out whole or not at all by the protocols of `held_out`.
+        targets: ``[n]``; `held_out` holds out whole baskets only.
     """
     heads = basket_heads(log)
     head, first = np.unique(heads, return_index=True)
@@ -58,7 +58,7 @@ def baskets_of(log: EventLog, targets: Mask) -> Baskets:
 
 
 def leave_last_out(log: EventLog) -> Mask:
-    """True for each user's last basket, where there is an earlier one, ``[n]``."""
+    """True for each user's last basket if there is an earlier one, ``[n]``."""
     heads = basket_heads(log)
     last = np.repeat(heads[log.start[1:] - 1], np.diff(log.start))
     return np.asarray((heads == last) & has_past(log))
