@@ -70,7 +70,7 @@ def main(folder: Path) -> None:
             cases, past, k=LENGTH, filter_viewed=not job["repeats"], on_unsupported_targets="ignore"
         )
         lists = pd.DataFrame(
-            {"case": found[Columns.User], "place": found[Columns.Rank] - 1, "item": found[Columns.Item]}
+            {"case": found[Columns.User], "position": found[Columns.Rank] - 1, "item": found[Columns.Item]}
         )
         lists.to_parquet(folder / f"lists-{epoch}.partial")
         (folder / f"lists-{epoch}.partial").rename(folder / f"lists-{epoch}.parquet")

@@ -143,7 +143,7 @@ def sasrec(test: TestSet, epochs: int, python: Path, folder: Path, *, repeats: b
 def _ndcg(test: TestSet, file: Path) -> float:
     """Of lists; a basket without one has an empty one."""
     lists = pl.read_parquet(file)
-    case, index = lists["case"].to_numpy(), lists["place"].to_numpy()
+    case, index = lists["case"].to_numpy(), lists["position"].to_numpy()
     item = np.full((len(test.baskets), LENGTH), NO_ITEM, dtype=np.int64)
     item[case, index] = lists["item"].to_numpy()
     score = np.where(item == NO_ITEM, -np.inf, -np.arange(LENGTH)).astype(np.float32)

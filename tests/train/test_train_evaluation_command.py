@@ -183,7 +183,7 @@ def test_evaluate_is_refused_when_the_bundles_are_of_another_split(bundles, held
         (lambda rows: rows.drop("rank"), "no column 'rank'"),
         (lambda rows: rows.filter(pl.col("user") != rows["user"][0]), "got no list for"),
         (lambda rows: rows.with_columns(item=pl.lit("nothing")), "expected ids of the catalog"),
-        (lambda rows: rows.with_columns(rank=pl.lit(1)), "same place twice"),
+        (lambda rows: rows.with_columns(rank=pl.lit(1)), "same rank twice"),
         (lambda rows: rows.with_columns(item=pl.lit(rows["item"][0])), "same item twice"),
     ],
 )

@@ -60,7 +60,7 @@ class _ColdStartEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     COLD_START_NONE: _ColdStart.ValueType  # 1
     """Nothing is missing: there are events of both the history and the current session."""
     COLD_START_NO_HISTORY: _ColdStart.ValueType  # 2
-    """Only the current session counted: a person seen for the first time."""
+    """Only the current session counted: a user seen for the first time."""
     COLD_START_NO_SESSION: _ColdStart.ValueType  # 3
     """Only the history counted: nothing was done in this session yet."""
     COLD_START_NO_EVENTS: _ColdStart.ValueType  # 4
@@ -74,7 +74,7 @@ COLD_START_UNSPECIFIED: ColdStart.ValueType  # 0
 COLD_START_NONE: ColdStart.ValueType  # 1
 """Nothing is missing: there are events of both the history and the current session."""
 COLD_START_NO_HISTORY: ColdStart.ValueType  # 2
-"""Only the current session counted: a person seen for the first time."""
+"""Only the current session counted: a user seen for the first time."""
 COLD_START_NO_SESSION: ColdStart.ValueType  # 3
 """Only the history counted: nothing was done in this session yet."""
 COLD_START_NO_EVENTS: ColdStart.ValueType  # 4
@@ -83,7 +83,7 @@ global___ColdStart = ColdStart
 
 @typing.final
 class Event(google.protobuf.message.Message):
-    """One thing that a person did."""
+    """One thing that a user did."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -154,7 +154,7 @@ global___AttributeFilter = AttributeFilter
 
 @typing.final
 class RecommendRequest(google.protobuf.message.Message):
-    """Asks for the best items for one person. No events at all is a valid request: a new person."""
+    """Asks for the best items for one user. No events at all is a valid request: a new user."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -379,7 +379,7 @@ class Failure(google.protobuf.message.Message):
     reason: builtins.str
     """What happened, for programs: INVALID_ARGUMENT, MODEL_NOT_READY, OVERLOADED; as in `google.rpc.ErrorInfo`."""
     message: builtins.str
-    """What happened and what to do about it, for people."""
+    """What happened and what to do about it, for users."""
     field: builtins.str
     """Path of the field at fault, such as "history[3].item_id". Absent: no single field."""
     value: builtins.str
@@ -409,7 +409,7 @@ global___Failure = Failure
 
 @typing.final
 class RankRequest(google.protobuf.message.Message):
-    """Asks for the order of some items for one person. Fields that `RecommendRequest` has mean the same."""
+    """Asks for the order of some items for one user. Fields that `RecommendRequest` has mean the same."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -600,7 +600,7 @@ class ExplainRequest(google.protobuf.message.Message):
 
     @property
     def item_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The items to explain, at most 1024 ids, none of them empty. None: the best for this person, recommended first."""
+        """The items to explain, at most 1024 ids, none of them empty. None: the best for this user, recommended first."""
 
     def __init__(
         self,
@@ -748,7 +748,7 @@ class ItemExplanation(google.protobuf.message.Message):
     prior_share: builtins.float
     """What the popularity prior adds."""
     adjustment_share: builtins.float
-    """The score of an item that this person took before, where the model learned what is taken again: it takes the place of
+    """The score of an item that this user took before, where the model learned what is taken again: it takes the place of
     all other shares, which are 0 then. 0 for any other item, and for an excluded one.
     """
     is_excluded: builtins.bool

@@ -74,7 +74,7 @@ class InterestServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RecommendStream(self, request_iterator, context):
-        """Recommend for many people, or again and again for one session, over one stream. Each request is answered or failed
+        """Recommend for many users, or again and again for one session, over one stream. Each request is answered or failed
         on its own, as soon as it can be, so answers may come in another order; `request_id` says which is which. The stream
         ends after its last answer.
         """

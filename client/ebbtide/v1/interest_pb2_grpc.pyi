@@ -36,7 +36,7 @@ class InterestServiceStub:
         ebbtide.v1.interest_pb2.RecommendStreamRequest,
         ebbtide.v1.interest_pb2.RecommendStreamResponse,
     ]
-    """Recommend for many people, or again and again for one session, over one stream. Each request is answered or failed
+    """Recommend for many users, or again and again for one session, over one stream. Each request is answered or failed
     on its own, as soon as it can be, so answers may come in another order; `request_id` says which is which. The stream
     ends after its last answer.
     """
@@ -72,7 +72,7 @@ class InterestServiceAsyncStub:
         ebbtide.v1.interest_pb2.RecommendStreamRequest,
         ebbtide.v1.interest_pb2.RecommendStreamResponse,
     ]
-    """Recommend for many people, or again and again for one session, over one stream. Each request is answered or failed
+    """Recommend for many users, or again and again for one session, over one stream. Each request is answered or failed
     on its own, as soon as it can be, so answers may come in another order; `request_id` says which is which. The stream
     ends after its last answer.
     """
@@ -112,7 +112,7 @@ class InterestServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[ebbtide.v1.interest_pb2.RecommendStreamRequest],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[ebbtide.v1.interest_pb2.RecommendStreamResponse], collections.abc.AsyncIterator[ebbtide.v1.interest_pb2.RecommendStreamResponse]]:
-        """Recommend for many people, or again and again for one session, over one stream. Each request is answered or failed
+        """Recommend for many users, or again and again for one session, over one stream. Each request is answered or failed
         on its own, as soon as it can be, so answers may come in another order; `request_id` says which is which. The stream
         ends after its last answer.
         """

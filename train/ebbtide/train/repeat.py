@@ -99,7 +99,7 @@ class RepeatScore(nn.Module):
         self.item_time_weights = nn.Parameter(torch.zeros(items, timestamp))
         self.register_buffer("context_centre", torch.zeros(timestamp))
         self.register_buffer("context_spread", torch.ones(timestamp))
-        self.register_buffer("lead", torch.zeros(()))
+        self.register_buffer("repeat_offset", torch.zeros(()))
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("spread", torch.ones(features))
         self.hidden = nn.Linear(features, _HIDDEN)

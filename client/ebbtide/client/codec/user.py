@@ -28,14 +28,14 @@ class LocatedEvent(NamedTuple):
 
     group: str
     """Field of the request: history, current or events."""
-    index: int
+    position: int
     """Index within that field."""
     event: Event
 
     @property
     def path(self) -> str:
         """Where the caller put it, as in ``history[3]``."""
-        return f"{self.group}[{self.index}]"
+        return f"{self.group}[{self.position}]"
 
 
 class TensorOrder(NamedTuple):
@@ -107,7 +107,7 @@ def user_values(request: UserRequest, clock_ms: int) -> Values:
     if request.unknown_items:
         values[contract.IGNORE_UNKNOWN] = [_ignores_unknown(request)]
     if stand_ins.text:
-        values[contract.TEXT_EVENT] = stand_ins.index + [_OWN_TEXT] * len(texts.subject)
+        values[contract.TEXT_EVENT] = stand_ins.position + [_OWN_TEXT] * len(texts.subject)
     if stand_ins.text or texts.subject:
         values[contract.TEXT] = [text.encode() for text in stand_ins.text + texts.subject]
     return values
@@ -152,7 +152,7 @@ class _StandIns(NamedTuple):
     """Texts that stand in for items, and the places of these among the events with an item."""
 
     text: list[str]
-    index: list[int]
+    position: list[int]
 
 
 def _read_events(group: str, events: Sequence[Event], items: _Columns, texts: _Columns, stand_ins: _StandIns) -> None:
@@ -173,7 +173,7 @@ def _read_events(group: str, events: Sequence[Event], items: _Columns, texts: _C
                     f"{group}[{index}].fallback_text", "one beside text", "item_id beside it, or none"
                 )
             stand_ins.text.append(event.fallback_text)
-            stand_ins.index.append(len(items.subject))
+            stand_ins.position.append(len(items.subject))
         time = event.time
         seconds, nanos = time.seconds, time.nanos
         if not seconds and not nanos and not event.HasField("time"):

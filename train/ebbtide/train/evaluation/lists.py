@@ -1,6 +1,6 @@
 """Ranked lists before each basket: made by a model, or read from a predictions file that anyone may write.
 
-A predictions file is Parquet, one row for each place of each list: ``user`` (text), ``time`` (date-time, UTC), ``rank``
+A predictions file is Parquet, one row for each rank of each list: ``user`` (text), ``time`` (date-time, UTC), ``rank``
 (from 1), ``item`` (text), ``score``, ``is_relevant`` (whether the item came at that time) and ``relevant_items`` (how
 many came), so that every ranking metric can be computed from the file alone.
 """
@@ -37,12 +37,12 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class RankedLists:
-    """The best items before each of C baskets, best first."""
+    """The best items before each basket, best first."""
 
     item: Ints
-    """``[C, LENGTH]``, catalog indices, no item twice in a row; `NO_ITEM` where the list has ended."""
+    """``[baskets, LENGTH]``, catalog indices, no item twice in a row; `NO_ITEM` where the list has ended."""
     score: Floats
-    """``[C, LENGTH]``, not rising along a row; minus infinity where the list has ended."""
+    """``[baskets, LENGTH]``, not rising along a row; minus infinity where the list has ended."""
 
 
 @torch.inference_mode()
@@ -60,13 +60,13 @@ def rank_baskets(
     Args:
         model: Put into evaluation mode.
         log: Events.
-        baskets: C baskets to predict.
+        baskets: The baskets to predict.
         popularity: The prior as of each moment; None for a model without prior.
         repeats: Whether items that the user had before may be in the list.
         progress: Called with the number of baskets just done.
 
     Returns:
-        The lists, and alpha ``[C]`` as the model blended history and session.
+        The lists, and alpha ``[baskets]`` as the model blended history and session.
     """
     tensors = LogTensors.of(log, model.config.session_gap_ms)
     item = np.full((len(baskets), LENGTH), NO_ITEM, dtype=np.int64)
@@ -111,13 +111,13 @@ def read_predictions(path: Path, log: EventLog, baskets: Baskets, catalog: Catal
     """Lists from a predictions file; only ``user``, ``time``, ``rank`` and ``item`` are needed, other columns ignored.
 
     Args:
-        path: Parquet; ``time`` as a date-time or Unix milliseconds. Places after the first 20 are ignored.
+        path: Parquet; ``time`` as a date-time or Unix milliseconds. Ranks above 20 are ignored.
         log: Events.
         baskets: Each must have a list in the file.
         catalog: For item ids.
 
     Raises:
-        DataError: A column, a basket or an item is missing or unknown, or a rank is no place of its own.
+        DataError: A column, a basket or an item is missing or unknown, or a rank is not unique.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
@@ -131,10 +131,10 @@ def read_predictions(path: Path, log: EventLog, baskets: Baskets, catalog: Catal
         (
             time.cast(pl.Datetime("ms")).dt.epoch("ms") if isinstance(time.dtype, pl.Datetime) else time.cast(pl.Int64)
         ).rename("time_ms"),
-        index=pl.col("rank").cast(pl.Int64) - 1,
+        position=pl.col("rank").cast(pl.Int64) - 1,
         id=pl.col("item").cast(pl.String),
         score=pl.col("score").cast(pl.Float32) if "score" in frame.columns else -pl.col("rank").cast(pl.Float32),
-    ).filter(pl.col("place") < LENGTH)
+    ).filter(pl.col("position") < LENGTH)
     user = np.searchsorted(log.start, baskets.head, side="right") - 1
     cases = pl.DataFrame(
         {
@@ -154,13 +154,13 @@ def read_predictions(path: Path, log: EventLog, baskets: Baskets, catalog: Catal
     unknown = frame.filter(pl.col("index").is_null())["id"].unique().sort()
     if unknown.len():
         raise DataError(f"{path}: item: got {unknown.head(_SHOWN).to_list()}; expected ids of the catalog")
-    if frame.select("case", "place").is_duplicated().any() or (frame["place"] < 0).any():
-        raise DataError(f"{path}: rank: got the same place twice in a list, or one below 1; expected 1, 2, 3, ...")
+    if frame.select("case", "position").is_duplicated().any() or (frame["position"] < 0).any():
+        raise DataError(f"{path}: rank: got the same rank twice in a list, or one below 1; expected 1, 2, 3, ...")
     if frame.select("case", "index").is_duplicated().any():
         raise DataError(f"{path}: item: got the same item twice in one list; expected each once")
     item = np.full((len(baskets), LENGTH), NO_ITEM, dtype=np.int64)
     score = np.full((len(baskets), LENGTH), -np.inf, dtype=np.float32)
-    case, index = frame["case"].to_numpy(), frame["place"].to_numpy()
-    item[case, index] = frame["index"].to_numpy()
-    score[case, index] = frame["score"].to_numpy()
+    case, position = frame["case"].to_numpy(), frame["position"].to_numpy()
+    item[case, position] = frame["index"].to_numpy()
+    score[case, position] = frame["score"].to_numpy()
     return RankedLists(item, score)
