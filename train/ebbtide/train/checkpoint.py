@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ebbtide.train.errors import CheckpointError
+from ebbtide.train.files import default_mode
 from ebbtide.train.progress import Epoch
 
 FORMAT = 3
@@ -133,7 +134,8 @@ class CheckpointFolder:
         self._saved += 1
         state = self.folder / f"state-{self._saved}.safetensors"
         partial = state.with_suffix(".partial")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
+        with default_mode(partial):
+            save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
         _flush(partial)
         partial.replace(state)
         content = _File(format=FORMAT, state=state.name, identity=self._identity, progress=progress)

@@ -47,14 +47,29 @@ class ModelConfig(BaseModel):
     prior_half_life_days: tuple[float, ...] = (2.0, 7.0, 30.0, 365.0)
     """Half-lives of the popularity prior's columns; an empty tuple trains without a prior."""
     exclude_seen: bool = True
-    """Whether items of the user's own events are left out of the ranking, unless a request says otherwise."""
+    """Whether seen items are left out of the ranking, unless a request says otherwise."""
     repeat_score: bool = False
-    """Whether items that the user took before are scored by a learned function of their decayed counts."""
+    """Whether seen items are scored by a learned function of their decayed counts."""
+    repeat_half_life_days: tuple[float, ...] = (2.0, 14.0, 60.0, 365.0)
+    """Where the half-lives of the repeat score's counts start; they are learned."""
+    repeat_count_weights: tuple[float, ...] = (0.5, 0.5, 2.0, 2.0)
+    """Where the weights of the logarithms of these counts start: long-term counts predict better than recent ones."""
+    repeat_hidden: int = Field(32, ge=1)
+    """Hidden units of the repeat score."""
 
     @model_validator(mode="after")
     def _repeats_have_a_use(self) -> ModelConfig:
         if self.repeat_score and self.exclude_seen:
             raise ValueError("repeat_score: got True with exclude_seen; expected one of them: seen items need no score")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_have_weights(self) -> ModelConfig:
+        half_lives, weights = len(self.repeat_half_life_days), len(self.repeat_count_weights)
+        if not half_lives or half_lives != weights:
+            raise ValueError(
+                f"repeat_count_weights: got {weights} for {half_lives} half-lives; expected one for each, and some"
+            )
         return self
 
     @property
@@ -107,6 +122,15 @@ class TrainConfig(BaseModel):
     """None: the full softmax, drawn negatives for a catalog that is too large for it."""
     negatives: int = Field(512, ge=1)
     """Drawn for each step by the losses that sample, and shared by its baskets."""
+    seen_items_weight: float = Field(3.0, ge=0)
+    """Weight of the repeat score's loss among the user's seen items, added to the loss over the catalog."""
+    repeat_offsets: tuple[float, ...] = Field((0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0), min_length=1)
+    """What validation may add to the scores of seen items, in units of scores (log odds). Training has seen which new
+    items become targets, so a model ranks new items too high."""
+    item_bias_spread: float = Field(0.7, gt=0)
+    """Standard deviation of the normal prior of each item's bias in the repeat score, as in ridge regression."""
+    item_time_weights_spread: float = Field(0.1, gt=0)
+    """The same for the weights of the time context."""
     gbce_calibration: float = Field(0.75, ge=0, le=1)
     """t of the gBCE loss."""
     encoder_fine_tuning: FineTuning = FineTuning.frozen

@@ -16,14 +16,13 @@ from ebbtide.data.events import EventLog
 from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Progress, optimizer_tensors, restore_optimizer
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
-from ebbtide.train.evaluation.ranks import Metrics, metrics_of, target_ranks_by_gain
+from ebbtide.train.evaluation.ranks import Metrics, metrics_of, target_ranks_by_offset
 from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.lowrank import low_rank, start_from
 from ebbtide.train.model import InterestModel
 from ebbtide.train.optimizer import optimizer_of, set_learning_rate
 from ebbtide.train.popularity import PopularitySnapshots
 from ebbtide.train.progress import Epoch, half_life_quantiles
-from ebbtide.train.repeat import REPEAT_OFFSETS
 from ebbtide.train.step import Step
 from ebbtide.train.watcher import Watcher
 from ebbtide.train.windows import LogTensors, batches, training_windows
@@ -227,7 +226,7 @@ class Loop:
         self.material.watcher.epoch_ended(epoch)
 
     def _validate(self) -> Metrics | None:
-        """Measured by the first process, which tells the others; leaves the repeat score its best lead."""
+        """Measured by the first process, which tells the others; sets the best repeat offset."""
         if self.validation is None:
             return None
         devices, found, repeat_offset = self.material.devices, Metrics(0, 0, 0, 0.0, 0.0, 0.0), 0.0
@@ -238,12 +237,12 @@ class Loop:
         return Metrics(round(users), round(baskets), round(events), *means)
 
     def _metrics_by_repeat_offset(self) -> list[tuple[Metrics, float]]:
-        """Of the validation events, for every lead that the repeat score may have."""
+        """Of the validation events, for every repeat offset."""
         assert self.validation is not None  # noqa: S101 - asked for only where there are some
         material = self.material
-        repeat_offsets = (0.0,) if self.model.repeat is None else REPEAT_OFFSETS
+        repeat_offsets = (0.0,) if self.model.repeat is None else material.config.repeat_offsets
         self._set_repeat_offset(0.0)
-        events, ranks = target_ranks_by_gain(
+        events, ranks = target_ranks_by_offset(
             self.model, material.log, material.tensors, self.validation, material.popularity, repeat_offsets
         )
         return [

@@ -90,8 +90,7 @@ class InterestModel(nn.Module):
             )
         self.repeat: RepeatScore | None = None
         if config.repeat_score:
-            prior_half_lives = config.effective_prior_half_life_days
-            self.repeat = RepeatScore(config.decay == "learned", text_width, items, prior_half_lives)
+            self.repeat = RepeatScore(config, text_width, items)
         if config.fixed_alpha is None:
             self.gate_hidden = nn.Linear(2 * d + SCALAR_FEATURES, config.gate_hidden)
             self.gate_output = nn.Linear(config.gate_hidden, d if config.alpha == "per-dimension" else 1)
