@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -114,6 +114,13 @@ class InterestModel(nn.Module):
     def rank_decay_rate(self) -> Tensor:
         """mu, ``[d]``; zeros with ``decay="none"``."""
         return self.log_rank_decay_rate.exp() if self.config.decay == "learned" else torch.zeros_like(self.gamma)
+
+    def half_life_quantiles(self, quantiles: Sequence[float]) -> tuple[float, ...]:
+        """Quantiles, over the interest dimensions, of the half-lives by age in days; empty without decay."""
+        if self.config.decay == "none":
+            return ()
+        half_lives = math.log(2) / self.decay_rate_per_day.detach()
+        return tuple(torch.quantile(half_lives.cpu(), torch.tensor(quantiles)).tolist())
 
     def event_vectors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
         """Vectors x of the whole catalog ``[N, d]``, or of some items ``[m, d]``, given by catalog index.

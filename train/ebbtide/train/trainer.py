@@ -18,7 +18,8 @@ from ebbtide.train.checkpoint import CheckpointFolder, Identity
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.fine_tuning import EncoderFineTuner
-from ebbtide.train.loop import History, Loop, Material
+from ebbtide.train.loop import Loop
+from ebbtide.train.material import History, Material
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_times
 from ebbtide.train.progress import Epoch

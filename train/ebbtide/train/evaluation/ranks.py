@@ -6,7 +6,6 @@ Full ranking, never sampled negatives (Krichene and Rendle, CACM 65(7)); average
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,23 +17,8 @@ from ebbtide.data.splits import Ints, Mask, basket_heads, baskets_of
 from ebbtide.train.evaluation.scores import exclude_seen, score_baskets
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots
+from ebbtide.train.progress import Metrics
 from ebbtide.train.windows import LogTensors
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Means over users; the items of one basket are one set of relevant items."""
-
-    users: int
-    baskets: int
-    events: int
-    """Relevant items in all."""
-    ndcg_at_10: float
-    """Gain 1 / log2(rank + 2) summed over the relevant items, over the largest possible sum."""
-    hit_rate_at_10: float
-    """Share of baskets with a relevant item in the first ten."""
-    mrr: float
-    """1 / (rank + 1) of the first relevant item."""
 
 
 def target_ranks(
