@@ -19,11 +19,11 @@ class Catalog:
     """Items and their texts; the position of an item is its catalog index. `N` items in all."""
 
     item_id: list[str]
-    """``[N]``: unique ids."""
+    """``[items]``: unique ids."""
     text: list[str]
-    """``[N]``: text for the encoder."""
+    """``[items]``: text for the encoder."""
     title: list[str]
-    """``[N]``: title shown to users."""
+    """``[items]``: title shown to users."""
 
     @property
     def index(self) -> dict[str, int]:

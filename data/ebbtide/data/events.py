@@ -67,18 +67,18 @@ class BadRows:
 
 @dataclass(frozen=True)
 class EventLog:
-    """Events of U users, sorted by user and time; events at one time keep the order of the file. `n` events in all."""
+    """Events of all users, sorted by user and time; events at one time keep the order of the file."""
 
     users: list[str]
-    """User ids, ``[U]``."""
+    """User ids, ``[users]``."""
     start: npt.NDArray[np.int64]
-    """``[U + 1]``: the events of user u are ``start[u]`` up to ``start[u + 1]``."""
+    """``[users + 1]``: the events of user u are ``start[u]`` up to ``start[u + 1]``."""
     item: npt.NDArray[np.int64]
-    """``[n]``: catalog indices."""
+    """``[events]``: catalog indices."""
     time_ms: npt.NDArray[np.int64]
-    """``[n]``: Unix milliseconds, UTC."""
+    """``[events]``: Unix milliseconds, UTC."""
     weight: npt.NDArray[np.float32]
-    """``[n]``: 1 where the log has no weight column."""
+    """``[events]``: 1 where the log has no weight column."""
 
     @property
     def events(self) -> int:
@@ -87,7 +87,7 @@ class EventLog:
 
     @property
     def user(self) -> npt.NDArray[np.int64]:
-        """``[n]``: index of each event's user."""
+        """``[events]``: index of each event's user."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.start))
 
     def of_user(self, user_id: str) -> slice:

@@ -23,13 +23,13 @@ class RepeatScore(nn.Module):
     repeat_offset: Tensor
     """A scalar that is added to the scores of all seen items when a model ranks; chosen on validation, not learned."""
     centre: Tensor
-    """``[F]``, subtracted from each feature ..."""
+    """``[features]``, subtracted from each feature ..."""
     spread: Tensor
-    """``[F]``, ... before it is divided by this; see `standardise`."""
+    """``[features]``, ... before it is divided by this; see `standardise`."""
     context_centre: Tensor
-    """``[C]``, the same for the time context ..."""
+    """``[context]``, the same for the time context ..."""
     context_spread: Tensor
-    """``[C]``."""
+    """``[context]``."""
 
     def __init__(self, config: ModelConfig, text_width: int, items: int) -> None:
         """Starts as the logarithm of the decayed counts; all else adds nothing yet.
@@ -37,7 +37,7 @@ class RepeatScore(nn.Module):
         Args:
             config: Half-lives and hidden units. With ``decay="none"`` no feature depends on the age of an event.
             text_width: Width of the text vectors.
-            items: N.
+            items: Of the catalog.
         """
         super().__init__()
         self.decays = config.decay == "learned"
@@ -69,7 +69,7 @@ class RepeatScore(nn.Module):
 
     @property
     def decay_rate_per_day(self) -> Tensor:
-        """lambda, ``[M]``."""
+        """lambda, ``[half-lives]``."""
         return self.log_decay_rate.exp() if self.decays else torch.zeros(1)
 
     def trend(self, prior: Tensor) -> Tensor:
@@ -84,12 +84,12 @@ class RepeatScore(nn.Module):
         return torch.cat([prior[..., :at], prior[..., at + 1 :]], dim=-1) - prior[..., at : at + 1]
 
     def forward(self, seen: SeenItems, item_bias: Tensor, prior: Tensor | None) -> Tensor:
-        """The score of every pair, ``[G]``.
+        """The score of every pair, ``[pairs]``.
 
         Args:
-            seen: E events in G pairs.
-            item_bias: ``[N]``, what each item of the catalog adds; see `InterestModel.repeat_item_bias`.
-            prior: ``[G, p]``, the popularity prior of each pair's item at the time of its basket; None without a prior.
+            seen: Events in pairs of a basket and an item.
+            item_bias: ``[items]``, what each item of the catalog adds; see `InterestModel.repeat_item_bias`.
+            prior: ``[pairs, p]``, the popularity prior of each pair's item at the time of its basket; None without a prior.
         """
         features = (self._features(seen, prior) - self.centre) / self.spread
         value: Tensor = features @ self.direct_weight + self.output(torch.tanh(self.hidden(features)))[:, 0]
@@ -100,7 +100,7 @@ class RepeatScore(nn.Module):
         return value if self.training else value + self.repeat_offset
 
     def _features(self, seen: SeenItems, prior: Tensor | None) -> Tensor:
-        """``[G, F]``, before they are standardised; arguments as for `forward`."""
+        """``[pairs, features]``, before they are standardised; arguments as for `forward`."""
         terms = torch.exp(-seen.age_days[:, None] * self.decay_rate_per_day) * seen.weight[:, None]
         counts = terms.new_zeros(seen.item.shape[0], terms.shape[1]).index_add(0, seen.pair, terms)
         columns = [counts.log1p(), seen.user_events.log1p()[:, None]]
@@ -111,7 +111,7 @@ class RepeatScore(nn.Module):
         return torch.cat(columns, dim=1)
 
     def _context(self, seen: SeenItems) -> Tensor:
-        """``[K, C]``, before it is standardised."""
+        """``[baskets, context]``, before it is standardised."""
         return seen.context[:, : self.item_time_weights.shape[1]]
 
     @torch.no_grad()
@@ -132,7 +132,7 @@ class RepeatScore(nn.Module):
         self.context_spread.copy_(_spread(context))
 
     def common_level(self, seen: SeenItems) -> Tensor:
-        """The share of the score that is equal for all seen items of a basket, ``[G]``."""
+        """The share of the score that is equal for all seen items of a basket, ``[pairs]``."""
         index = len(self.decay_rate_per_day)
         amount = (seen.user_events.log1p() - self.centre[index]) / self.spread[index]
         return amount * self.direct_weight[index] + self.output.bias
@@ -147,7 +147,7 @@ class RepeatScore(nn.Module):
 
         Args:
             item_bias: As for `forward`.
-            prior_columns: ``[N, p]``, the popularity prior as of one timestamp.
+            prior_columns: ``[items, p]``, the popularity prior as of one timestamp.
         """
         # Centre and spread go into the weights, so that requests need not be standardised.
         direct_weight, hidden_weight = self.direct_weight / self.spread, self.hidden.weight / self.spread
@@ -176,10 +176,10 @@ def with_repeat_scores(scores: Tensor, seen: SeenItems, value: Tensor, items: Te
     """Scores in which those of seen items are replaced by their repeat scores.
 
     Args:
-        scores: ``[K, N]``, or ``[K, m]`` of some items.
-        seen: Of the K baskets.
-        value: ``[G]``, from `RepeatScore`.
-        items: ``[m]``, catalog indices of the columns, ascending; None for the whole catalog.
+        scores: ``[baskets, items]``, or ``[baskets, candidates]`` of some items.
+        seen: Of the same baskets.
+        value: ``[pairs]``, from `RepeatScore`.
+        items: ``[candidates]``, catalog indices of the columns, ascending; None for the whole catalog.
     """
     basket, column = seen.basket, seen.item
     if items is not None:
@@ -191,17 +191,17 @@ def with_repeat_scores(scores: Tensor, seen: SeenItems, value: Tensor, items: Te
 
 
 def seen_items_loss(value: Tensor, seen: SeenItems, row: Tensor, item: Tensor, baskets: int) -> Tensor:
-    """Mean over K baskets of the cross-entropy of their repeated targets, among the user's seen items alone.
+    """Mean over baskets of the cross-entropy of their repeated targets, among the user's seen items alone.
 
     Over the whole catalog most of the loss is about which new items are targets, while the top of a list is about which
     seen items are. A basket without a repeated target counts 0.
 
     Args:
-        value: ``[G]``, scores of the seen items.
-        seen: Of the K baskets.
-        row: ``[P]``, the basket of each target.
-        item: ``[P]``, catalog indices of the targets.
-        baskets: K.
+        value: ``[pairs]``, scores of the seen items.
+        seen: Of the same baskets.
+        row: ``[targets]``, the basket of each target.
+        item: ``[targets]``, catalog indices of the targets.
+        baskets: How many there are.
     """
     width = int(torch.cat([seen.item, item]).max()) + 1
     is_target = torch.isin(seen.basket * width + seen.item, row * width + item).to(value.dtype)

@@ -17,24 +17,24 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SeenItems:
-    """The past of K baskets: E events, grouped into G pairs of a basket and an item that its user had seen."""
+    """The past of some baskets: events, grouped into pairs of a basket and an item that its user had seen."""
 
     pair: Tensor
-    """``[E]``: which pair each event belongs to."""
+    """``[events]``: which pair each event belongs to."""
     age_days: Tensor
-    """``[E]`` float32, from the event to the basket."""
+    """``[events]`` float32, from the event to the basket."""
     weight: Tensor
-    """``[E]`` float32."""
+    """``[events]`` float32."""
     basket: Tensor
-    """``[G]``, ascending: which of the K baskets each pair belongs to."""
+    """``[pairs]``, ascending: which of the baskets each pair belongs to."""
     item: Tensor
-    """``[G]``, catalog index; ascending within a basket."""
+    """``[pairs]``, catalog index; ascending within a basket."""
     newest_hours: Tensor
-    """``[G]`` float32, from the newest event of the pair to the basket."""
+    """``[pairs]`` float32, from the newest event of the pair to the basket."""
     user_events: Tensor
-    """``[G]`` float32, events of the user before the basket."""
+    """``[pairs]`` float32, events of the user before the basket."""
     context: Tensor
-    """``[K, 5]`` float32, see `ebbtide.interest.repeat.time_context`."""
+    """``[baskets, 5]`` float32, see `ebbtide.interest.repeat.time_context`."""
 
     def to(self, device: torch.device) -> SeenItems:
         """The same on a device."""
@@ -44,14 +44,14 @@ class SeenItems:
 def seen_items(
     item: Ints, time_ms: Ints, weight: npt.NDArray[np.float32], first: Ints, heads: Ints, at_most: int
 ) -> SeenItems:
-    """The newest events of users strictly before K baskets, by item.
+    """The newest events of users strictly before some baskets, by item.
 
     Args:
-        item: ``[n]``, the log's catalog indices.
-        time_ms: ``[n]``.
-        weight: ``[n]``.
-        first: ``[K]``, log index of the first event of each basket's user.
-        heads: ``[K]``, log index of the first event of each basket.
+        item: ``[log events]``, the log's catalog indices.
+        time_ms: ``[log events]``.
+        weight: ``[log events]``.
+        first: ``[baskets]``, log index of the first event of each basket's user.
+        heads: ``[baskets]``, log index of the first event of each basket.
         at_most: Events that count for one basket, the newest: as many as a request carries.
     """
     begin = np.maximum(first, heads - at_most)
@@ -74,7 +74,7 @@ def seen_items(
 
 
 def _pairs(basket: Ints, item: Ints, age_ms: Ints) -> tuple[Ints, Ints, Ints]:
-    """Basket and item of each pair ``[2, G]``, the age of its newest event ``[G]``, and each event's pair ``[E]``."""
+    """Basket and item of each pair ``[2, pairs]``, the age of its newest event ``[pairs]``, and each event's pair ``[events]``."""
     width = int(item.max(initial=0)) + 1
     key, pair = np.unique(basket * width + item, return_inverse=True)
     newest = np.full(key.shape[0], np.iinfo(np.int64).max)

@@ -60,7 +60,7 @@ class Step(nn.Module):
             log: Events.
             tensors: The same events.
             popularity: The prior over time; None for a model without prior.
-            training: ``[n]``, which events are targets.
+            training: ``[events]``, which events are targets.
             config: Loss, context, dropout.
             fine_tuner: The encoder, if it is fine-tuned.
             max_scores: Scores that may exist at a time.
@@ -100,10 +100,10 @@ class Step(nn.Module):
             repeat.standardise(seen, self._seen_prior(seen, chosen))
 
     def forward(self, windows: Ints) -> tuple[Tensor, Tensor, int]:
-        """Mean loss over the K baskets of some windows, their mean alpha, and K.
+        """Mean loss over the baskets of some windows, their mean alpha, and the number of baskets.
 
         Args:
-            windows: ``[B, 2]`` from `training_windows`.
+            windows: ``[windows, 2]`` from `training_windows`.
         """
         if self.fine_tuner is None:
             return self._loss(windows)
@@ -166,13 +166,13 @@ class Step(nn.Module):
         return None
 
     def _slice_loss(self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor) -> Tensor:
-        """Mean loss over K baskets.
+        """Mean loss over baskets.
 
         Args:
             candidates: What the factors belong to; None for the whole catalog.
-            heads: ``[K]``, log index of the first event of each basket.
-            interest: ``[K, d]``.
-            factors: ``[m, d]``.
+            heads: ``[baskets]``, log index of the first event of each basket.
+            interest: ``[baskets, d]``.
+            factors: ``[candidates, d]``.
         """
         scores = self._scores(candidates, heads, interest, factors)
         rows, index = self._targets(heads)
@@ -197,14 +197,14 @@ class Step(nn.Module):
     def _catalog_loss(
         self, candidates: Candidates | None, scores: Tensor, row: Tensor, item: Tensor, index: Ints
     ) -> Tensor:
-        """The configured loss of the scores ``[K, m]``.
+        """The configured loss of the scores ``[baskets, candidates]``.
 
         Args:
             candidates: What the columns belong to; None for the whole catalog.
             scores: Before each basket.
-            row: ``[P]``, the basket of each target.
-            item: ``[P]``, catalog indices.
-            index: ``[P]``, log indices.
+            row: ``[targets]``, the basket of each target.
+            item: ``[targets]``, catalog indices.
+            index: ``[targets]``, log indices.
         """
         config = self.config
         if candidates is None:
@@ -220,7 +220,7 @@ class Step(nn.Module):
         return losses.mse(*pairs, rating)
 
     def _scores(self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor) -> Tensor:
-        """``[K, m]`` by factors and popularity, before each basket; arguments as in `_slice_loss`."""
+        """``[baskets, candidates]`` by factors and popularity, before each basket; arguments as in `_slice_loss`."""
         scores = (interest @ factors.T).float()
         item = None if candidates is None else candidates.item
         # Added in full precision: matrix products in 16 bits are for the large ones.
@@ -234,14 +234,14 @@ class Step(nn.Module):
         return scores
 
     def _seen_prior(self, seen: SeenItems, heads: Ints) -> Tensor | None:
-        """The prior's columns of seen items at the time of their baskets, ``[G, p]``; None without a prior."""
+        """The prior's columns of seen items at the time of their baskets, ``[pairs, p]``; None without a prior."""
         if self.popularity is None or self.prior_columns is None:
             return None
         timestamp = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads])).to(seen.basket.device)
         return self.prior_columns[timestamp[seen.basket], seen.item]
 
     def _targets(self, heads: Ints) -> tuple[Ints, Ints]:
-        """Row and log index of every target of some baskets, ``[P]`` each."""
+        """Row and log index of every target of some baskets, ``[targets]`` each."""
         counts = self._sizes[heads].astype(np.int64)
         row = np.repeat(np.arange(heads.shape[0]), counts)
         return row, heads[row] + np.arange(row.shape[0]) - np.repeat(np.cumsum(counts) - counts, counts)

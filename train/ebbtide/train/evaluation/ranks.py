@@ -35,13 +35,13 @@ def target_ranks(
         model: Put into evaluation mode.
         log: Events.
         tensors: The same events.
-        targets: ``[n]``, the events to predict; those without a strictly earlier event of the user are skipped.
+        targets: ``[events]``, the events to predict; those without a strictly earlier event of the user are skipped.
         popularity: The prior over time; None for a model without prior.
         progress: Called with the number of baskets just done.
 
     Returns:
-        Log indices of the targets, and their ranks from 0, each ``[K]``. Ties count against the target; an item that
-        is left out as seen stands last.
+        Log indices of the targets, and their ranks from 0, each ``[targets]``. Ties count against the target; an item
+        that is excluded as seen ranks last.
     """
     events, ranks = target_ranks_by_offset(model, log, tensors, targets, popularity, (0.0,), progress)
     return events, ranks[0]
@@ -63,13 +63,13 @@ def target_ranks_by_offset(
         model: As in `target_ranks`, and so on.
         log: Events.
         tensors: The same events.
-        targets: ``[n]``.
+        targets: ``[events]``.
         popularity: The prior.
-        offsets: ``[O]``; without effect for a model without a repeat score.
+        offsets: ``[offsets]``; without effect for a model without a repeat score.
         progress: Called with the number of baskets just done.
 
     Returns:
-        Log indices ``[K]`` and ranks ``[O, K]``.
+        Log indices ``[targets]`` and ranks ``[offsets, targets]``.
     """
     baskets = baskets_of(log, targets)
     stop_of = dict(zip(baskets.head.tolist(), baskets.stop.tolist(), strict=True))
@@ -97,7 +97,7 @@ def target_ranks_by_offset(
 
 
 def _ranks(scores: Tensor, targets: Sequence[Tensor]) -> Ints:
-    """Items ranked before each target, ``[P]``; ``scores`` is ``[K, N]``, ``targets`` the items of each basket."""
+    """Items ranked before each target, ``[targets]``, from ``[baskets, items]`` and the targets of each basket."""
     ranks = []
     for row, items in zip(scores, targets, strict=True):
         ranks.append((row >= row[items][:, None]).sum(1) - 1)

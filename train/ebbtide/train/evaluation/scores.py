@@ -32,16 +32,16 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Scored:
-    """The catalog's scores before K baskets."""
+    """The scores of the catalog before some baskets."""
 
     head: Ints
-    """``[K]``, log index of the first event of each basket."""
+    """``[baskets]``, log index of the first event of each basket."""
     scores: Tensor
-    """``[K, N]``, before anything is excluded."""
+    """``[baskets, items]``, before anything is excluded."""
     alpha: Tensor
-    """``[K]``, share of history in the blend; its mean where it is one per dimension."""
+    """``[baskets]``, share of history in the blend; its mean where it is one per dimension."""
     seen: SeenItems | None
-    """Of the K baskets; their scores are repeat scores. None for a model without a repeat score."""
+    """Of these baskets; their scores are repeat scores. None for a model without a repeat score."""
 
 
 @torch.inference_mode()
@@ -54,7 +54,7 @@ def score_baskets(
         model: Put into evaluation mode.
         log: Events.
         tensors: The same events.
-        heads: ``[C]``, log index of the first event of each basket, ascending.
+        heads: ``[baskets]``, log index of the first event of each basket, ascending.
         popularity: The prior over time; None for a model without prior.
 
     Raises:
@@ -100,7 +100,7 @@ def seen_before(log: EventLog, tensors: LogTensors, heads: Ints) -> SeenItems:
     Args:
         log: Events.
         tensors: The same events.
-        heads: ``[K]``.
+        heads: ``[baskets]``.
     """
     first = tensors.first.numpy()[heads]
     return seen_items(log.item, log.time_ms, log.weight, first, heads, _CONTEXT_EVENTS)
@@ -110,9 +110,9 @@ def exclude_seen(scores: Tensor, tensors: LogTensors, heads: Ints) -> None:
     """Sets the scores of items that each user had seen strictly before the basket to minus infinity, in place.
 
     Args:
-        scores: ``[K, N]``.
+        scores: ``[baskets, items]``.
         tensors: Events.
-        heads: ``[K]``.
+        heads: ``[baskets]``.
     """
     for row, head in enumerate(heads.tolist()):
         scores[row, tensors.item[int(tensors.first[head]) : head]] = -torch.inf
@@ -135,7 +135,7 @@ def updated_popularity(log: EventLog, heads: Ints, items: int, config: ModelConf
 
     Args:
         log: Events; each recount counts those strictly before its timestamp.
-        heads: ``[C]``, the baskets.
+        heads: ``[baskets]``, the baskets.
         items: N.
         config: The prior's half-lives.
     """
