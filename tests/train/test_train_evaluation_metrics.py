@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from ebbtide.data.baskets import Baskets
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets
 from ebbtide.train.evaluation.accuracy import METRICS, accuracy, user_means
 from ebbtide.train.evaluation.beyond import beyond_accuracy
 from ebbtide.train.evaluation.breakdowns import breakdowns, gap_days, history_events, interest_age_days

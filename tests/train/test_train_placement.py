@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ebbtide.data.splits import has_past
+from ebbtide.data.baskets import has_past
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.evaluation import ranks
 from ebbtide.train.losses import Loss

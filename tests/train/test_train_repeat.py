@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ebbtide.data.splits import has_past
+from ebbtide.data.baskets import has_past
 from ebbtide.interest.events import EventBatch, order_events
 from ebbtide.interest.repeat import RepeatParameters, repeat_score, time_context
 from ebbtide.train.config import ModelConfig, TrainConfig

@@ -135,7 +135,7 @@ class InterestModel(nn.Module):
         )
 
     def item_factors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
-        """Gamma (x) a of the whole catalog ``[items, d]``, or of some ``[chosen, d]``; arguments as for `event_vectors`."""
+        """Gamma (x) a of the whole catalog ``[items, d]``, or of some; arguments as for `event_vectors`."""
         factors = self._sum_of_blocks(
             [(block.features, block.item_projection) for block in self.blocks.values()], items, residual_dropout
         )
@@ -165,7 +165,7 @@ class InterestModel(nn.Module):
         return self.text_vectors @ self.repeat.text_weight + self.repeat.item_bias
 
     def blend(self, sums: Sums, context: Context, alpha_override: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """W ``[requests, d]`` and alpha ``[requests, 1]`` or ``[requests, d]``; see `ebbtide.interest.blend` for the formulas.
+        """W ``[requests, d]`` and alpha ``[requests, 1]`` or ``[requests, d]``; formulas: `ebbtide.interest.blend`.
 
         Args:
             sums: Of the two event sets.

@@ -89,7 +89,7 @@ class RepeatScore(nn.Module):
         Args:
             seen: Events in pairs of a basket and an item.
             item_bias: ``[items]``, what each item of the catalog adds; see `InterestModel.repeat_item_bias`.
-            prior: ``[pairs, p]``, the popularity prior of each pair's item at the time of its basket; None without a prior.
+            prior: ``[pairs, p]``, the prior of each pair's item at the time of its basket; None without a prior.
         """
         features = (self._features(seen, prior) - self.centre) / self.spread
         value: Tensor = features @ self.direct_weight + self.output(torch.tanh(self.hidden(features)))[:, 0]

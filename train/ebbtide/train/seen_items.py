@@ -74,7 +74,7 @@ def seen_items(
 
 
 def _pairs(basket: Ints, item: Ints, age_ms: Ints) -> tuple[Ints, Ints, Ints]:
-    """Basket and item of each pair ``[2, pairs]``, the age of its newest event ``[pairs]``, and each event's pair ``[events]``."""
+    """Basket and item ``[2, pairs]``, age of the newest event ``[pairs]``, and each event's pair ``[events]``."""
     width = int(item.max(initial=0)) + 1
     key, pair = np.unique(basket * width + item, return_inverse=True)
     newest = np.full(key.shape[0], np.iinfo(np.int64).max)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ebbtide.data.baskets import basket_heads
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import basket_heads
 from ebbtide.train import losses
 from ebbtide.train.config import TrainConfig
 from ebbtide.train.evaluation.scores import seen_before

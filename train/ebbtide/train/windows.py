@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ebbtide.data.events import EventLog
+from ebbtide.data.sessions import pauses_ms, session_starts
 from ebbtide.interest.events import MS_PER_DAY, MS_PER_HOUR
 from ebbtide.train.model import Context, InterestModel, Sums
 from ebbtide.train.recurrence import walk
@@ -49,17 +50,14 @@ class LogTensors:
         lengths = np.diff(log.start)
         first = np.repeat(log.start[:-1], lengths)
         stop = np.repeat(log.start[1:], lengths)
-        index = np.arange(log.events)
-        pause_ms = np.diff(log.time_ms, prepend=log.time_ms[:1])
-        pause_ms[first == index] = 0
-        opens = (pause_ms > session_gap_ms) | (first == index)
+        session_start = session_starts(log, session_gap_ms)
         return cls(
             item=torch.from_numpy(log.item.copy()),
             time_ms=torch.from_numpy(log.time_ms.copy()),
             weight=torch.from_numpy(log.weight.copy()),
-            pause_days=torch.from_numpy((pause_ms / MS_PER_DAY).astype(np.float32)),
-            opens_session=torch.from_numpy(opens),
-            session_start=torch.from_numpy(np.maximum.accumulate(np.where(opens, index, 0))),
+            pause_days=torch.from_numpy((pauses_ms(log) / MS_PER_DAY).astype(np.float32)),
+            opens_session=torch.from_numpy(session_start == np.arange(log.events)),
+            session_start=torch.from_numpy(session_start),
             first=torch.from_numpy(first),
             stop=torch.from_numpy(stop),
         )

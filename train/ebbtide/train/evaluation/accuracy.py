@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from ranx import evaluate
 
+from ebbtide.data.baskets import Baskets, Ints
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets, Ints
 from ebbtide.train.evaluation.lists import RankedLists
 from ebbtide.train.evaluation.relevance import Relevance
 

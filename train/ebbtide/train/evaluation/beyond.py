@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.data.splits import Ints
+from ebbtide.data.baskets import Ints
 from ebbtide.train.evaluation.accuracy import user_means
 from ebbtide.train.evaluation.lists import NO_ITEM, RankedLists
 from ebbtide.train.evaluation.relevance import Relevance

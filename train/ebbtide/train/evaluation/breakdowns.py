@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.data.baskets import Baskets, Ints
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets, Ints
 from ebbtide.interest.events import MS_PER_DAY
 from ebbtide.train.evaluation.accuracy import user_means
 from ebbtide.train.evaluation.intervals import Estimate, estimate

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from ebbtide.data.baskets import Baskets, Ints
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets, Ints
 from ebbtide.train.evaluation.relevance import Relevance
 from ebbtide.train.evaluation.scores import exclude_seen, score_baskets
 from ebbtide.train.model import InterestModel

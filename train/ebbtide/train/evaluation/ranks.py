@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ebbtide.data.baskets import Ints, Mask, basket_heads, baskets_of
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Ints, Mask, basket_heads, baskets_of
 from ebbtide.train.evaluation.scores import exclude_seen, score_baskets
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.data.baskets import Baskets, Ints, Mask
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets, Ints, Mask
 
 
 @dataclass(frozen=True)
