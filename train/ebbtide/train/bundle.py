@@ -123,7 +123,7 @@ class InterestBundle:
         return encoder_folder(str(self.folder / ENCODER_FOLDER))
 
     def save(self, folder: Path) -> None:
-        """Writes the bundle, in place of an earlier one, at once: a reader sees the old or the new.
+        """Writes the bundle, replacing an earlier one in one step: a reader sees the old or the new one.
 
         Raises:
             BundleError: The folder holds something else than a bundle.

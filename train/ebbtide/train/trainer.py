@@ -32,11 +32,11 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained model and how it came to be."""
+    """A trained model and the history of its training."""
 
     model: InterestModel
     popularity: PopularitySnapshots | None
-    """The prior as of each moment of the training events."""
+    """The prior over the time of the training events."""
     epochs: list[Epoch]
     """With validation; the final fit on all events is not among them."""
     best_epoch: int

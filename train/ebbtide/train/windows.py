@@ -1,4 +1,4 @@
-"""Interest before every event of a stretch of the log, by the constant-size recurrence, for training and evaluation.
+"""Interest before every event of a window of the log, by the constant-size recurrence, for training and evaluation.
 
 Where a request sums over its events, this walks along a user's events once: each new event multiplies the two sums by
 a decay and adds a vector, and the end of a session moves the current sum into the history. Same numbers, one pass.
@@ -124,7 +124,7 @@ def predict_windows(
         model: The interest model.
         log: Events, on the CPU wherever the model is.
         windows: ``[windows, 2]``: the log index of each window's first target, and any event of the same user.
-        context_events: Events before the first target that are taken in.
+        context_events: Events before the first target that are read.
         targets: Events from the first target on that may be targets.
         is_target: ``[events]`` bool, which events are predicted.
         vectors: ``[items, d]``, event vectors; None computes those of the windows' items and no others.
@@ -178,7 +178,7 @@ def _scan(terms: Tensor, age_decay: Tensor, rank_decay: Tensor, opens: Tensor, c
         opens: ``[windows, window events, 1]``, 1 where an event opens a session.
         context: Events before the first target.
     """
-    # Sums and sums of squares go side by side through one recurrence; squares decay twice as fast.
+    # Sums and sums of squares go through one recurrence together; squares decay twice as fast.
     added = torch.cat([terms, terms.square()], dim=-1).transpose(0, 1)
     pause = torch.cat([age_decay, age_decay.square()], dim=-1).transpose(0, 1)
     step = torch.cat([rank_decay, rank_decay.square()])

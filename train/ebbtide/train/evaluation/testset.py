@@ -1,4 +1,4 @@
-"""A log with its split: what is held out, which baskets are predicted, and what came at each."""
+"""A log with its split: what is held out, which baskets are predicted, and the relevant items of each."""
 
 from __future__ import annotations
 
