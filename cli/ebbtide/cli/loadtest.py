@@ -310,17 +310,22 @@ def _shown(table: ReportTable, title: str) -> Table:
 
 
 def _write(result: dict[str, Any], json_file: Path | None, html: Path | None, markdown: Path | None) -> None:
-    from ebbtide.loadtest import html_report, markdown_report
+    texts = {}
+    if json_file is not None:
+        texts[json_file] = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    if html is not None:
+        # It imports matplotlib, which takes a second.
+        from ebbtide.loadtest.report.html import html_report
 
-    for path, text in (
-        (json_file, json.dumps(result, indent=1, allow_nan=False) + "\n"),
-        (html, html_report(result)),
-        (markdown, markdown_report(result)),
-    ):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            console.print(f"[green]✓[/green] {escape(str(path))}")
+        texts[html] = html_report(result)
+    if markdown is not None:
+        from ebbtide.loadtest.report.markdown import markdown_report
+
+        texts[markdown] = markdown_report(result)
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        console.print(f"[green]✓[/green] {escape(str(path))}")
 
 
 def _compare(first: Path, second: Path) -> None:

@@ -143,7 +143,7 @@ class LiveArena(AbstractContextManager["LiveArena"]):
         phase, score = server.turn()
         self.turns += 1
         if self.calibration is not None and (limit := generator_limit(phase, self.calibration)) is not None:
-            reason = limit.partition(",")[0] if "to a server that does nothing" in limit else "the generator was busy"
+            reason = limit.partition(",")[0] if "to a server that does nothing" in limit else "it was busy"
             self.generator_limits[reason] = self.generator_limits.get(reason, 0) + 1
         return score
 
