@@ -1,4 +1,4 @@
-"""``ebbtide loadtest``: real sessions replayed against a running server, and a report that a skeptic can rerun."""
+"""``ebbtide loadtest``: replays real sessions against a running server, and reports latency and throughput."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LEFT_OUT = ("share", "cancelled", "cache hits")
 
 
 class Arrivals(str, Enum):
-    """How the moments of an open model scatter."""
+    """How the due times of an open model are spread."""
 
     constant = "constant"
     poisson = "poisson"
@@ -50,7 +50,7 @@ def command(
     ] = "localhost:8001",
     bundle: Annotated[
         Path | None,
-        typer.Option(help="Bundle whose log, columns, catalog and holdout to take, instead of giving them."),
+        typer.Option(help="Bundle that supplies the event log, its columns, the catalog and the holdout."),
     ] = None,
     events: Annotated[
         Path | None,
@@ -66,37 +66,38 @@ def command(
     holdout: Annotated[
         str | None,
         typer.Option(
-            help="Events to ask before: time:F, time:DATE or leave-last-out. As the bundle's, or else time:0.2."
+            help="Held-out events, before which requests are sent: time:F, time:DATE or leave-last-out. As in the "
+            "bundle, or time:0.2."
         ),
     ] = None,
     requests: Annotated[
-        int, typer.Option(min=1, help="Different requests of each endpoint, from users at random.")
+        int, typer.Option(min=1, help="Number of different requests of each endpoint, from random users.")
     ] = 2_000,
     mix: Annotated[
         str, typer.Option(help="Endpoints and their weights: recommend=8,recommend_text=1,embed=1.")
     ] = "recommend=1",
     rate: Annotated[
         str | None,
-        typer.Option(help="Open model: requests per second, whatever the server does; or several: 50,100,200."),
+        typer.Option(help="Open model: requests per second, whatever the server does; or several runs: 50,100,200."),
     ] = None,
     ramp_to: Annotated[float | None, typer.Option(help="The rate at the end, reached in a straight line.")] = None,
     spike: Annotated[
         str | None, typer.Option(help="A spike in the middle: 5x3s is five times the rate for 3 s.")
     ] = None,
     arrivals: Annotated[
-        Arrivals, typer.Option(help="Of the open model; log: in sessions with the log's own pauses.")
+        Arrivals, typer.Option(help="Arrivals of the open model. log: in sessions with the log's own pauses.")
     ] = Arrivals.poisson,
     concurrency: Annotated[
         str | None,
-        typer.Option(help="Closed model: so many requests at a time; or several, one after the other: 1,4,16."),
+        typer.Option(help="Closed model: number of requests under way; or several runs: 1,4,16."),
     ] = None,
-    duration: Annotated[str, typer.Option(help="Of each run; of each trial with --find-rate: 30s, 3m.")] = "30s",
-    warm_up: Annotated[str, typer.Option(help="Load before, of which nothing is reported: 3s; or none.")] = "3s",
+    duration: Annotated[
+        str, typer.Option(help="Length of each run, or of each trial of --find-rate: 30s, 3m.")
+    ] = "30s",
+    warm_up: Annotated[str, typer.Option(help="Load before the first run that is not reported: 3s; or none.")] = "3s",
     timeout: Annotated[str, typer.Option(help="Deadline of each request.")] = "5s",
     slo: Annotated[str | None, typer.Option(help="Objective: p99<20ms, or p50<5ms,p99.9<40ms,errors<0.5%.")] = None,
-    find_rate: Annotated[
-        bool, typer.Option("--find-rate", help="Search the highest rate that holds the --slo.")
-    ] = False,
+    find_rate: Annotated[bool, typer.Option("--find-rate", help="Find the highest rate that holds the --slo.")] = False,
     workers: Annotated[
         int, typer.Option(min=0, help="Send from this many worker processes instead of from this one.")
     ] = 0,
@@ -109,18 +110,18 @@ def command(
     ] = False,
     perf_analyzer: Annotated[
         str | None,
-        typer.Option(help="Measure the closed runs with NVIDIA's perf_analyzer too: its path, or 'find'."),
+        typer.Option(help="Repeat the closed runs with NVIDIA's perf_analyzer: its path, or 'find'."),
     ] = None,
     perf_analyzer_input: Annotated[
         Path | None, typer.Option(help="Write the requests as perf_analyzer's --input-data, and stop.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole result here.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the report here, one file with plots.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report here as one HTML file with charts.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the report here as Markdown.")] = None,
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Compare two results of --json instead of running anything.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of users, endpoints and arrivals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws users, endpoints and arrivals.")] = 0,
     tls: Tls = False,
     tls_ca: TlsCa = None,
     tls_certificate: TlsCertificate = None,
@@ -130,9 +131,9 @@ def command(
 ) -> None:
     """Replay real sessions against a running server, and report latency, throughput and where the time went.
 
-    Requests are those of held-out users just before their held-out events, with their real histories. In the open
-    model (`--rate`) latency counts from the moment that a request was meant to leave. Exit status: 0; 1 if the
-    objective is broken, or requests are unaccounted for.
+    Each request is sent just before a held-out event of a user, with the real history. In the open
+    model (`--rate`) latency counts from the time at which a request was due. Exit status: 0; 1 if the
+    objective is broken, or requests are not accounted for.
 
     **Examples**
 
@@ -173,7 +174,7 @@ def command(
         )
         limits = served_limits(address, shares, access)
         workload = build_workload(replayed, shares, limits=limits, requests=requests, seed=seed)
-    console.print(f"requests of {workload.users:,} held-out users: " + _counted(workload.messages))
+    console.print(f"requests from {workload.users:,} held-out users: {_counted(workload.messages)}")
     if perf_analyzer_input is not None:
         from ebbtide.loadtest.perf_analyzer import write_input
 
@@ -270,7 +271,7 @@ def _loads(
 
 
 def _counted(messages: dict[str, list[bytes]]) -> str:
-    return ", ".join(f"{len(of_one):,} different ones of {name}" for name, of_one in messages.items())
+    return ", ".join(f"{len(of_one):,} of {name}" for name, of_one in messages.items())
 
 
 def _print_run(run: Run) -> None:
@@ -290,7 +291,7 @@ def _print(result: dict[str, Any]) -> None:
         (tables.totals(result), "Latency by endpoint"),
         (tables.models(result), "Where the server spent its time"),
         (tables.errors(result), "Errors"),
-        (tables.perf_analyzer(result), "Beside perf_analyzer"),
+        (tables.perf_analyzer(result), "Comparison with perf_analyzer"),
     ):
         if table is not None and table.rows:
             console.print(_shown(table, title))

@@ -1,4 +1,4 @@
-"""The only door to `tritonclient`, which has no types: inference messages and the server's own statistics."""
+"""All use of `tritonclient`, which has no types: inference messages, and the server's configs and statistics."""
 
 from __future__ import annotations
 

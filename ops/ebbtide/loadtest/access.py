@@ -1,4 +1,4 @@
-"""How a load test reaches its server: where it is, encryption, and who calls. Secrets show in no report."""
+"""How a load test reaches its server: address, encryption and token. Secrets appear in no report."""
 
 from __future__ import annotations
 

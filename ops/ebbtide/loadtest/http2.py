@@ -1,7 +1,7 @@
 """Unary gRPC calls of one method over one HTTP/2 connection: bytes in, bytes out, no sockets (RFC 9113 and 7541).
 
-A load generator needs the least of a client: messages encoded before, and of every answer its status. gRPC's own
-client costs several times as much processor time, which on a small machine is taken from the server under test.
+A load generator needs little of a client: messages are encoded before, and of every answer only the status is read.
+gRPC's own clients take several times as much processor time, which a server on the same machine then lacks.
 """
 
 from __future__ import annotations

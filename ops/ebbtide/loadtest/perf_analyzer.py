@@ -1,7 +1,6 @@
 """NVIDIA's perf_analyzer on the same requests: its input written, the program found and run, its report read.
 
-It measures raw capacity with a closed model, in C++. At equal concurrency its throughput and median must be those of
-`Generator`, or one of the two is wrong.
+It is a closed model in C++. At equal concurrency its throughput and median must agree with those of `Generator`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs of load against one server: each with warm-up, Triton's statistics and resources around it."""
+"""Runs of load against one server, each with Triton's statistics and the use of resources."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class ModelTime:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The statistics of all models at one moment."""
+    """The statistics of all models at one time."""
 
     models: dict[str, Untyped]
 
@@ -55,7 +55,7 @@ class Snapshot:
 
 
 def server_time(before: Snapshot, after: Snapshot, steps: dict[str, tuple[str, ...]]) -> list[ModelTime]:
-    """What each model did between two moments; models that did nothing are left out.
+    """What each model did between two snapshots; models that did nothing are left out.
 
     Args:
         before: At the start.

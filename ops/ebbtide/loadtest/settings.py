@@ -1,4 +1,4 @@
-"""What a load test is told: durations, the mix of endpoints and the objective, read from what users write."""
+"""Durations, the mix of endpoints and the objective, read from the text of options."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def holds(slo: Slo, run: Run) -> bool:
 
 
 def _headline(session: Session) -> list[Run]:
-    """The runs behind the figures at the top: those of the rate found, or the last that held the objective, or the last."""
+    """The runs of the headline: those at the rate found, or the last that held the objective, or the last."""
     runs = session.bench.runs
     if session.search is not None:
         best = session.search.highest_held

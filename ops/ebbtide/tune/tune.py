@@ -115,7 +115,7 @@ def tune(repository: Path, workload: Workload, options: TuneOptions) -> dict[str
                 slo=options.slo,
                 workload=workload,
                 calibration=arena.calibration,
-                generator_limits=arena.generator_limits,
+                limited_turns=arena.limited_turns,
                 turns=arena.turns,
                 server_version=arena.server_version,
                 machine=machine_facts(),

@@ -59,8 +59,8 @@ def verdict(result: Result) -> list[str]:
     else:
         times = generator["times_the_highest_throughput"] or 0
         sentences.append(
-            f"The load generator is not the bottleneck: it sends {generator['do_nothing_throughput']:,.0f} requests per "
-            f"second to a server that does nothing, {times:.1f} times the highest throughput measured."
+            f"The load generator is not the bottleneck: it sends {generator['do_nothing_throughput']:,.0f} requests "
+            f"per second to a server that does nothing, {times:.1f} times the highest throughput measured."
         )
     return [*sentences, *(f"{note[0].upper()}{note[1:]}." for note in result["notes"])]
 
