@@ -1,4 +1,4 @@
-"""The texts of the pages, from a folder of results."""
+"""Builds the texts of the pages from a folder of results."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _MEASURED = ("tune.json", "loadtest.json", "serving.json")
 """Where a replica's rate is taken from: the first of them that has one."""
 _INTRODUCTION = """# Benchmarks
 
-Built by `make bench-docs` from `benchmarks/results/*.json`; nothing on this page is typed by hand. Each section names
-the machine that it was measured on and the command that measures it again. Figures of different sections come from
-different runs: compare within a table only."""
+`make bench-docs` builds this page from `benchmarks/results/*.json`; do not edit it by hand. Each section names the
+machine of the measurement and the command that repeats it. Different sections come from different runs, so compare
+figures within one table only."""
 
 
 def benchmarks_page(results: Path) -> str:
@@ -48,17 +48,17 @@ def benchmarks_page(results: Path) -> str:
 
 
 def plots(results: Path) -> Iterator[Path]:
-    """The plots that the page shows."""
+    """Yields the plots that the page shows."""
     for section in SECTIONS:
         if (results / section.result).is_file():
             yield from (path for name in section.plots if (path := results / name).is_file())
 
 
 def capacity_page(page: str, results: Path) -> str:
-    """The page with its worked numbers built anew.
+    """Returns the page with new worked numbers.
 
     Args:
-        page: As it is; what stands between the marks is replaced.
+        page: The page as it is; the text between the marks is replaced.
         results: Folder with the JSON of each benchmark.
 
     Raises:
@@ -94,7 +94,7 @@ def _section(section: Section, results: Path) -> Iterator[str]:
 
 
 def _facts(section: Section, content: dict[str, Any]) -> str:
-    """The machine, the day, and the command."""
+    """Returns one line with the day, the command and the machine."""
     machine = dict(content.get("machine") or {})
     versions = machine.pop("versions", None) or {}
     parts: list[str] = []
@@ -111,12 +111,16 @@ def _facts(section: Section, content: dict[str, Any]) -> str:
     parts += [f"{name} {version}" for name, version in versions.items() if version]
     day = _day(content, machine)
     measured = "" if day is None else f"Measured on {day}. "
-    quick = " It was a quick run: short, for a first look." if content.get("quick") or _has_quick_part(content) else ""
+    quick = (
+        " This was a quick run: fewer and shorter measurements."
+        if content.get("quick") or _has_quick_part(content)
+        else ""
+    )
     return f"{measured}`{section.command}` measures it again.{quick} Machine: {', '.join(parts)}."
 
 
 def _day(content: dict[str, Any], machine: dict[str, Any]) -> str | None:
-    """The day of the measurement (UTC), where the result says it."""
+    """Returns the day of the measurement (UTC), or None if the result has none."""
     if (stated := content.get("date") or machine.get("date")) is not None:
         return str(stated)[:10]
     if (began := content.get("began_unix_s")) is not None:
@@ -130,7 +134,7 @@ def _has_quick_part(content: dict[str, Any]) -> bool:
 
 
 def _worked(results: Path) -> Iterator[str]:
-    """The arithmetic, with what was measured."""
+    """Yields the tables of arithmetic with the measured numbers."""
     path, measured = _rate(results)
     assert measured.machine is not None
     memory: Memory | None = None
@@ -168,7 +172,7 @@ def _worked(results: Path) -> Iterator[str]:
 
 
 def _rate(results: Path) -> tuple[Path, Measured]:
-    """A replica's rate of `recommend`, whose memory is measured, and the file that it is from."""
+    """Returns the file with a replica's rate of `recommend` (the endpoint whose memory is measured), and the rate."""
     for name in _MEASURED:
         path = results / name
         if path.is_file():
