@@ -181,16 +181,16 @@ def command(
         for endpoint, path in write_input(perf_analyzer_input, workload).items():
             console.print(f"[green]✓[/green] {endpoint}: {escape(str(path))}")
         return
-    beside = None
+    compare_with = None
     if perf_analyzer is not None:
         from ebbtide.loadtest import LoadTestError
         from ebbtide.loadtest.perf_analyzer import find, measure_beside
 
         if access != Access():
-            raise LoadTestError("perf_analyzer: got it beside TLS or a token; expected a server that asks for neither")
+            raise LoadTestError("perf_analyzer: got it with TLS or a token; expected a server without either")
         binary = find(None if perf_analyzer == "find" else Path(perf_analyzer))
 
-        def beside(runs: Any) -> dict[str, Any]:  # noqa: ANN401
+        def compare_with(runs: Any) -> dict[str, Any]:  # noqa: ANN401
             with console.status("perf_analyzer"):
                 return measure_beside(binary, address, workload, runs)
 
@@ -227,7 +227,7 @@ def command(
         on_run=_print_run,
     )
     with made as generator, console.status("Sending"):
-        result = load_test(address, workload, generator, options, beside=beside)
+        result = load_test(address, workload, generator, options, compare_with=compare_with)
     _print(result)
     _write(result, json_file, html, markdown)
     if result["unaccounted"] or (result["slo"] is not None and not result["slo"]["held"]):
@@ -251,10 +251,12 @@ def _loads(
     from ebbtide.loadtest import Load, LoadTestError, RateProfile, parse_duration, parse_levels
 
     if rate is not None and concurrency is not None:
-        raise LoadTestError("rate: got one beside --concurrency; expected an open model or a closed one")
+        raise LoadTestError("rate: got it together with --concurrency; expected one of them")
     if concurrency is not None:
         if ramp_to is not None or spike is not None:
-            raise LoadTestError("concurrency: a closed model has no rate to ramp or spike; give --rate")
+            raise LoadTestError(
+                "concurrency: got it with --ramp-to or --spike; expected --rate, since a closed model has no rate"
+            )
         levels = parse_levels("concurrency", concurrency)
         if any(level != int(level) for level in levels):
             raise LoadTestError.of_field("concurrency", concurrency, "whole numbers")

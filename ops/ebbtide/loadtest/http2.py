@@ -93,7 +93,7 @@ class Connection(Generic[T]):
 
         Args:
             headers: Of every call, ``:method`` and the like first.
-            ended: Told of each call's ticket and gRPC status. It may start another call.
+            ended: Called with each call's ticket and gRPC status. It may start another call.
         """
         self._headers, self._ended = headers, ended
         self._encoder, self._decoder = hpack.Encoder(), hpack.Decoder()
@@ -104,7 +104,7 @@ class Connection(Generic[T]):
         self._rest = b""
         self._fragments: tuple[int, int, bytes] | None = None
         self._next_stream = 1
-        # No call starts before the server has told its limits: gRPC's refuses those above them, if they come early too.
+        # No call starts before the server's settings arrive: gRPC's server also refuses early calls above its limits.
         self._max_streams, self._max_frame = 0, 16_384
         self._window, self._stream_window = DEFAULT_WINDOW, DEFAULT_WINDOW
         self._received = 0
@@ -149,7 +149,7 @@ class Connection(Generic[T]):
             self._pump()
 
     def cancel(self, stream: int) -> T:
-        """Ends a call without its answer, and gives its ticket; its end is not told otherwise."""
+        """Ends a call without its answer, and gives its ticket; `ended` is not called for it."""
         self._out.append(frame(RST_STREAM, 0, stream, _NUMBER.pack(_CANCEL)))
         return self._forget(stream)
 

@@ -135,7 +135,9 @@ def measure(
             raise LoadTestError(f"perf_analyzer: no result after {timeout_s:g} s") from error
         if done.returncode not in (0, _NOT_STABLE) or not report.is_file():
             last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
-            raise LoadTestError(f"perf_analyzer: status {done.returncode} for {endpoint}; expected 0 and a report:\n{last}")
+            raise LoadTestError(
+                f"perf_analyzer: status {done.returncode} for {endpoint}; expected 0 and a report:\n{last}"
+            )
         return read_report(report.read_text(encoding="utf-8"))
 
 

@@ -112,7 +112,7 @@ def summarise(session: Session) -> dict[str, Any]:
 
 
 def holds(slo: Slo, run: Run) -> bool:
-    """Whether a run, taken alone, keeps the objective."""
+    """Whether a run by itself holds the objective."""
     return bool(_slo(slo, histogram(run.phase.records), [run])["held"])
 
 

@@ -199,7 +199,7 @@ class Server(AbstractContextManager["Server"]):
         """One turn, and the answers per second in it that the objective lets count."""
         seconds = self._options.turn_s
         if not self._is_settled:
-            # Twice, since the first of them tells how many requests the next may keep under way.
+            # Twice: the first one sets the concurrency of the second.
             for _ in range(2):
                 self._follow(_whole(self.generator.closed_model(self._concurrency, _SETTLE_SHARE * seconds)))
             self._is_settled = True

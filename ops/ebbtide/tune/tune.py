@@ -47,9 +47,9 @@ class TuneOptions:
     command: str = ""
     """How to run it again."""
     on_trial: Callable[[Trial], None] = field(default=lambda _: None)
-    """Told of each comparison of the search."""
+    """Called with each comparison of the search."""
     on_stage: Callable[[str], None] = field(default=lambda _: None)
-    """Told of each stage as it begins."""
+    """Called with the name of each stage when it starts."""
 
     def __post_init__(self) -> None:
         for name in ("minutes", "turn_s", "timeout_s"):

@@ -33,7 +33,7 @@ SLOW_STEP_MS = 10
 
 @pytest.fixture(scope="module")
 def result(server, workload):
-    """An open run and a closed one, with an objective that cannot be held beside a sleep of 10 ms."""
+    """An open run and a closed one, with an objective that cannot be held with a sleep of 10 ms."""
     loads = [Load(2.0, RateProfile(40)), Load(1.5, concurrency=4)]
     options = Options(loads, warm_up_s=0.3, slo=Slo.parse("p50<5ms"), command="ebbtide loadtest <&>")
     with Generator(server.grpc_url, workload, timeout_s=5) as generator:
@@ -128,7 +128,7 @@ def test_every_request_is_accounted_for_when_the_server_dies_in_the_middle(slowe
         killer = threading.Timer(0.8, os.kill, (mortal.pid, signal.SIGKILL))
 
         class Deadly(Generator):
-            """Kills the server in the run itself: what comes before it takes seconds."""
+            """Kills the server in the run itself: the calibration before it takes seconds."""
 
             def open_model(self, send_s, duration_s):
                 killer.start()
@@ -292,5 +292,5 @@ def test_result_notes_other_clients_when_they_use_the_server(server, workload):
         options = Options([Load(0.5, RateProfile(40), "constant")], warm_up_s=0)
         result = load_test(server.grpc_url, workload, generator, options)
     assert result["sent"] == 20
-    told = "the server also answered 3 requests of recommend from other clients; its own times include them"
-    assert told in result["notes"]
+    note = "the server also answered 3 requests of recommend from other clients; its own times include them"
+    assert note in result["notes"]

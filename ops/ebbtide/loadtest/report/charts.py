@@ -118,7 +118,7 @@ def histogram_chart(edges: Sequence[float], counts: Sequence[int], marks: dict[s
             at = axes.transAxes.inverted().transform(axes.transData.transform((value, 0)))[0]
             row = row + 1 if at - last < _LABEL_GAP else 0
             last = at
-            # Towards the middle: at the right end there is no room.
+            # Near the right edge a label would not fit on the right of its line.
             align, shift = ("right", -0.01) if at > 1 - _LABEL_GAP else ("left", 0.01)
             axes.text(at + shift, 1 - 0.08 * row, name, transform=axes.transAxes, ha=align, va="top")
     return Chart(drawn[0])
@@ -182,6 +182,6 @@ def _figure(summary: str, height: int = _HEIGHT) -> Iterator[tuple[Axes, list[st
     svg = file.getvalue()
     for code, name in _VARIABLES.items():
         svg = svg.replace(code, f"var(--{name})")
-    # The page has the size and a description in place of what stands before the first element.
+    # A size and a description for the page replace matplotlib's own root element.
     inside = svg[svg.index(">", svg.index("<svg")) + 1 :]
     drawn.append(f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(summary)}">{inside}')
