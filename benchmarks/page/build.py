@@ -13,7 +13,17 @@ from typing import Any
 from benchmarks.page.sections import SECTIONS, Section
 from benchmarks.page.text import number, table
 from benchmarks.serving.report import Lines
-from ebbtide.capacity import CapacityError, Demand, Measured, Memory, Replica, plan, read_measured, read_memory
+from ebbtide.capacity import (
+    CapacityError,
+    Demand,
+    Measured,
+    Memory,
+    Replica,
+    notes_of,
+    plan,
+    read_measured,
+    read_memory,
+)
 
 PLOTS = "plots"
 """Folder of the documentation that plots are copied to."""
@@ -126,30 +136,35 @@ def _has_quick_part(content: dict[str, Any]) -> bool:
 def _worked(results: Path) -> Iterator[str]:
     """Yields the tables of arithmetic with the measured numbers."""
     path, measured = _rate(results)
+    assert measured.machine is not None
     memory: Memory | None = None
+    of_memory = None
     if (served := results / "serving.json").is_file():
-        content = json.loads(served.read_text(encoding="utf-8"))
-        large = read_memory(served)
-        memory = replace(large, items=content["recommend"]["items"])
-    replica = Replica(measured.rate_per_s, measured.cores, memory)
+        with contextlib.suppress(CapacityError):
+            of_memory = read_memory(served)
+            content = json.loads(served.read_text(encoding="utf-8"))
+            memory = replace(of_memory.memory, items=content["recommend"]["items"])
+    replica = Replica(measured.rate_per_s, measured.machine.cores, memory)
     yield (
-        f"One replica: {number(measured.rate_per_s)} requests/s on {measured.cores} cores: {measured.what} "
-        f"(`benchmarks/results/{path.name}`)."
-        + ("" if measured.is_under_objective else " No latency was held at it: measure yours with `ebbtide tune`.")
+        f"One replica: {number(measured.rate_per_s)} requests/s of `{measured.endpoints}` on {measured.machine}: "
+        f"{measured.what} (`benchmarks/results/{path.name}`)."
     )
-    if memory is not None:
+    if memory is not None and of_memory is not None:
+        large = of_memory.memory
         yield (
-            f"Memory, from two numbers of instances with {large.items:,} items (`benchmarks/results/serving.json`): "
-            f"{number(large.base_mib)} MiB without the catalog, {number(large.instance_mib)} MiB for each instance of "
-            f"`adaptive_weights`, and the factors twice, {number(large.table_mib)} MiB each: in the table that "
-            f"instances share and in the scoring head, {number(large.total_mib)} MiB together. Below it is worked for "
-            f"the catalog of {memory.items:,} items that the rate was measured with."
+            f"Memory of a server with `{', '.join(of_memory.endpoints)}`, from two numbers of instances with "
+            f"{large.items:,} items (`benchmarks/results/serving.json`): {number(large.base_mib)} MiB without the "
+            f"catalog, {number(large.instance_mib)} MiB for each instance of `adaptive_weights`, and the factors "
+            f"twice, {number(large.table_mib)} MiB each: in the table that instances share and in the scoring head, "
+            f"{number(large.total_mib)} MiB together. The plans below are for a catalog of {memory.items:,} items."
         )
+    if notes := notes_of(measured, of_memory):
+        yield "\n".join(f"- {note[0].upper()}{note[1:]}." for note in notes)
     for users in USERS:
         lines = plan(Demand(users), replica).lines
         yield table(
             Lines(
-                f"{users:,} users a day",
+                f"{users:,} users per day",
                 ("step", "arithmetic", "result"),
                 [(line.name, line.arithmetic, line.shown) for line in lines],
             )
@@ -157,10 +172,12 @@ def _worked(results: Path) -> Iterator[str]:
 
 
 def _rate(results: Path) -> tuple[Path, Measured]:
-    """Returns the file with the rate of a replica, and the rate."""
+    """Returns the file with a replica's rate of `recommend` (the endpoint whose memory is measured), and the rate."""
     for name in _MEASURED:
         path = results / name
         if path.is_file():
             with contextlib.suppress(CapacityError):
-                return path, read_measured(path)
-    raise FileNotFoundError(f"{results}: got no rate of a replica; expected one of {', '.join(_MEASURED)}")
+                found = read_measured(path)
+                if list(found.mix) == ["recommend"]:
+                    return path, found
+    raise FileNotFoundError(f"{results}: got no rate of `recommend`; expected one in {', '.join(_MEASURED)}")

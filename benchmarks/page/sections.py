@@ -149,10 +149,9 @@ def _tune(content: Content) -> Iterator[Lines]:
     )
     yield Lines(
         "Settings tried in the first run",
-        ("stage", "settings", "ratio to the incumbent", "95 %", "pairs", "outcome"),
+        ("settings", "ratio to the incumbent", "95 %", "pairs", "outcome"),
         [
             (
-                one["stage"],
                 f"`{one['settings']}`" if one["settings"] else "default",
                 number(one["ratio"]),
                 interval(one["ratio_ci95"]),
