@@ -61,8 +61,8 @@ def fit(
 
     Args:
         log: Events; those that are no training events are never read.
-        is_training: ``[n]``.
-        text_vectors: ``[N, text width]``, the catalog's.
+        is_training: ``[events]``.
+        text_vectors: ``[items, text width]``, the catalog's.
         model_config: Shape of the model.
         train_config: Seed, epochs, rates.
         watcher: Told of progress.
@@ -70,7 +70,7 @@ def fit(
         make_fine_tuner: Gives a fresh encoder to tune; None leaves it frozen.
         devices: Where to compute; one CPU unless given. Several processes all come here with the same arguments, and
             all get the same result.
-        features: Further feature blocks by name, ``[N, width]`` each; None for none.
+        features: Further feature blocks by name, ``[items, width]`` each; None for none.
 
     Returns:
         The model of the best epoch, fitted again on all training events unless ``refit`` is off.
@@ -156,7 +156,7 @@ def _digest(
 
 
 def _some_baskets(log: EventLog, mask: Mask, at_most: int, seed: int) -> Mask:
-    """The events of so many of the masked baskets, ``[n]``."""
+    """The events of so many of the masked baskets, ``[events]``."""
     heads = basket_heads(log)
     chosen = np.unique(heads[mask])
     if chosen.shape[0] <= at_most:
