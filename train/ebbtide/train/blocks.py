@@ -14,7 +14,7 @@ TEXT, RESIDUAL = "text", "residual"
 
 @dataclass(frozen=True)
 class FeatureBlock:
-    """One term of x = sum_b P_b f_b and a = sum_b Q_b f_b, over all items, in d interest dimensions."""
+    """One term of x = sum_b P_b f_b and a = sum_b Q_b f_b, over all items, with d interest dimensions."""
 
     features: Tensor | None
     """f, ``[items, width]``; None for one-hot features, with which each item has its own row of P and of Q."""
@@ -45,7 +45,7 @@ class AddedBlocks(nn.ModuleDict):
 
         Args:
             features: Name to ``[items, width]``.
-            items: How many there are.
+            items: Number of items.
             dimensions: d.
 
         Raises:

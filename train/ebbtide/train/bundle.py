@@ -93,7 +93,7 @@ class InterestBundle:
     model: InterestModel
     """Holds the catalog's text vectors."""
     prior_columns: npt.NDArray[np.float32]
-    """``[N, p]``: log(1 + decayed count) at each half-life, as of `prior_counted_at_ms`."""
+    """``[items, p]``: log(1 + decayed count) at each half-life, as of `prior_counted_at_ms`."""
     folder: Path | None = None
     """Where it was read from; None for one fresh from training."""
     encoder_files: dict[str, bytes] | None = None
@@ -106,7 +106,7 @@ class InterestBundle:
 
     @property
     def text_vectors(self) -> npt.NDArray[np.float32]:
-        """``[N, text width]``."""
+        """``[items, text width]``."""
         return self.model.text_vectors.numpy()
 
     def encoder_folder(self) -> Path:

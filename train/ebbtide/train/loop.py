@@ -47,8 +47,8 @@ class Loop:
         Args:
             material: Data and settings.
             phase: ``refit`` counts its own epochs and leaves the history alone.
-            training: ``[n]``, events to learn from.
-            validation: ``[n]``, events that decide which epoch is best; None for none.
+            training: ``[events]``, events to learn from.
+            validation: ``[events]``, events that decide which epoch is best; None for none.
             epochs: At most.
             history: Of the training so far; this fit adds to it.
             saved: Of this phase.

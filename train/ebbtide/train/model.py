@@ -21,7 +21,7 @@ from ebbtide.train.repeat import RepeatScore
 
 @dataclass(frozen=True)
 class Sums:
-    """The two event sets of some requests, summed: decayed vectors and, for the norms, their squares."""
+    """The two event sets of each request, summed: decayed vectors and, for the norms, their squares."""
 
     history: Tensor
     """``[requests, d]``: sum of v exp(-lambda age) exp(-mu rank) x over the history."""
@@ -123,10 +123,10 @@ class InterestModel(nn.Module):
         return tuple(torch.quantile(half_lives.cpu(), torch.tensor(quantiles)).tolist())
 
     def event_vectors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
-        """Vectors x of the whole catalog ``[items, d]``, or of some items ``[chosen, d]``, given by catalog index.
+        """Vectors x of the catalog ``[items, d]``, or of chosen items ``[chosen items, d]``.
 
         Args:
-            items: ``[chosen]``; None for the whole catalog.
+            items: ``[chosen items]``; None for the whole catalog.
             residual_dropout: Share of the items that go without their residual, drawn anew; after DropoutNet (Volkovs
                 et al., NeurIPS 2017), so that the features are good by themselves for an item without training events.
         """
@@ -135,7 +135,7 @@ class InterestModel(nn.Module):
         )
 
     def item_factors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
-        """Gamma (x) a of the whole catalog ``[items, d]``, or of some; arguments as for `event_vectors`."""
+        """Factors gamma (x) a, ``[items, d]`` or ``[chosen items, d]``; arguments as for `event_vectors`."""
         factors = self._sum_of_blocks(
             [(block.features, block.item_projection) for block in self.blocks.values()], items, residual_dropout
         )
@@ -145,7 +145,7 @@ class InterestModel(nn.Module):
     def _sum_of_blocks(
         terms: list[tuple[Tensor | None, Tensor]], items: Tensor | None, residual_dropout: float
     ) -> Tensor:
-        """The sum over blocks, given as features and projection, ``[items, d]`` or ``[chosen, d]``."""
+        """The sum over blocks, given as features and projection, ``[items, d]`` or ``[chosen items, d]``."""
         return reduce(
             operator.add,
             (
@@ -165,7 +165,7 @@ class InterestModel(nn.Module):
         return self.text_vectors @ self.repeat.text_weight + self.repeat.item_bias
 
     def blend(self, sums: Sums, context: Context, alpha_override: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """W ``[requests, d]`` and alpha ``[requests, 1]`` or ``[requests, d]``; formulas: `ebbtide.interest.blend`.
+        """Returns w ``[requests, d]`` and alpha ``[requests, 1]`` or ``[requests, d]``, as `ebbtide.interest.blend`.
 
         Args:
             sums: Of the two event sets.

@@ -27,7 +27,7 @@ class ReferenceScores:
     """What a request should be answered with."""
 
     scores: npt.NDArray[np.float64]
-    """``[N]``, in catalog order; minus infinity for excluded items."""
+    """``[items]``, in catalog order; minus infinity for excluded items."""
     alpha: float
     """Its mean, where it is one per dimension."""
     events: int
@@ -57,7 +57,7 @@ def score_request(
 
     Args:
         model: Trained, or not.
-        prior_columns: ``[N, p]``.
+        prior_columns: ``[items, p]``.
         item: Catalog index of each event with an item.
         time_ms: Unix milliseconds of each event; those with a text come after those with an item.
         now_ms: The request's clock.
@@ -127,7 +127,7 @@ def _interest(
 
 
 def _sum_of_terms(terms: list[tuple[Tensor | None, Tensor]]) -> Tensor:
-    """The sum over feature blocks of features times projection, ``[N, d]``; None for one-hot features."""
+    """The sum over feature blocks of features times projection, ``[items, d]``; None for one-hot features."""
     total = torch.zeros((), dtype=torch.float64)
     for features, projection in terms:
         total = total + (projection.double() if features is None else features.double() @ projection.double())
