@@ -215,7 +215,7 @@ def test_bundle_is_refused_when_its_catalog_is_another(bundle: InterestBundle, p
     ids = [*bundle.catalog.item_id]
     ids[3], ids[4] = ids[4], ids[3]
     other = replace(bundle, catalog=Catalog(ids, bundle.catalog.text, bundle.catalog.title))
-    with pytest.raises(UnlikeCatalogError, match=r"expected the 150 of the repository.*differ from item 3 on"):
+    with pytest.raises(UnlikeCatalogError, match=r"expected the 200 of the repository.*differ from item 3 on"):
         compare_bundle(other, pipeline, [RecommendRequest()])
 
 

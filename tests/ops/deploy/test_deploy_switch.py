@@ -32,7 +32,7 @@ from ebbtide.export import versions
 from ebbtide.export.errors import VersionError
 from ebbtide.export.inprocess import Answer, InProcessPipeline
 from ebbtide.export.options import ExportOptions
-from ebbtide.export.repository import export_repository
+from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.interest import contract
 from ebbtide.interest.checks import Request
 from ebbtide.serve import ServerConfig, TritonServer
@@ -66,10 +66,10 @@ def requests_of(bundle: InterestBundle, count: int = 24) -> list[RecommendReques
 
 
 @pytest.fixture(scope="module")
-def source(make_bundle: MakeBundle, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The exported repository with a second version, of another training, beside the first."""
+def source(make_bundle: MakeBundle, tiny_export: ExportReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported repository with a second version, of another training, beside the first."""
     out = tmp_path_factory.mktemp("deploy") / "repository"
-    shutil.copytree(repository, out)
+    shutil.copytree(tiny_export.folder, out)
     export_repository(make_bundle(seed=1), out, ExportOptions(top_n=20), version=2)
     return out
 
@@ -146,9 +146,9 @@ class SteadyLoad:
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
-    folder: Path, running: TritonServer, bundle: InterestBundle, rounds: int
+    folder: Path, running: TritonServer, tiny_bundle: InterestBundle, rounds: int
 ) -> None:
-    requests = requests_of(bundle)
+    requests = requests_of(tiny_bundle)
     done = {"deployed": 0, "rolled back": 0}
     with SteadyLoad(running.grpc_url, folder, requests) as load:
         load.wait_for(1)
@@ -170,10 +170,10 @@ def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
 
 
 def test_clients_see_only_the_new_version_when_a_deployment_has_returned(
-    folder: Path, running: TritonServer, bundle: InterestBundle
+    folder: Path, running: TritonServer, tiny_bundle: InterestBundle
 ) -> None:
     parts: list[str] = []
-    result = deploy(folder, [running.grpc_url], requests=requests_of(bundle), report=parts.append)
+    result = deploy(folder, [running.grpc_url], requests=requests_of(tiny_bundle), report=parts.append)
     assert parts == ["load", "check", "switch"]
     assert result.version == 2
     assert result.fingerprint == versions.version_fingerprint(folder, 2)
@@ -182,7 +182,7 @@ def test_clients_see_only_the_new_version_when_a_deployment_has_returned(
     # Random parameters: the versions have little in common.
     assert 0 < result.comparison.mean_overlap_at_10 < 0.9
     with InterestClient(running.grpc_url) as client:
-        assert {client.recommend(request).model_version for request in requests_of(bundle)} == {"2"}
+        assert {client.recommend(request).model_version for request in requests_of(tiny_bundle)} == {"2"}
         assert client.embed(["a quiet film"]).shape == (1, 16)
 
 
@@ -208,12 +208,12 @@ def spoil(folder: Path, name: str) -> None:
     ],
 )
 def test_old_version_goes_on_answering_when_the_server_refuses_the_new_one(
-    folder: Path, running: TritonServer, bundle: InterestBundle, name: str
+    folder: Path, running: TritonServer, tiny_bundle: InterestBundle, name: str
 ) -> None:
-    with SteadyLoad(running.grpc_url, folder, requests_of(bundle)) as load:
+    with SteadyLoad(running.grpc_url, folder, requests_of(tiny_bundle)) as load:
         spoil(folder, name)
         with pytest.raises(LoadRefusedError, match=name.split("/")[0]):
-            deploy(folder, [running.grpc_url], requests=requests_of(bundle))
+            deploy(folder, [running.grpc_url], requests=requests_of(tiny_bundle))
         load.wait_for(1)
     assert load.failed == []
     assert load.answered.keys() == {"1"}
@@ -222,10 +222,10 @@ def test_old_version_goes_on_answering_when_the_server_refuses_the_new_one(
 
 
 def test_old_version_goes_on_answering_when_the_check_of_the_new_one_fails(
-    folder: Path, running: TritonServer, bundle: InterestBundle
+    folder: Path, running: TritonServer, tiny_bundle: InterestBundle
 ) -> None:
     with pytest.raises(CandidateError, match=r"got a mean overlap of 0\.\d\d .*; expected at least 1\.00"):
-        deploy(folder, [running.grpc_url], requests=requests_of(bundle), min_overlap=1.0)
+        deploy(folder, [running.grpc_url], requests=requests_of(tiny_bundle), min_overlap=1.0)
 
     unknown = RecommendRequest(events=[event(item_id="no such item", time=NOW)])
     with pytest.raises(CandidateError, match="got none that the export serves"):
@@ -236,7 +236,7 @@ def test_old_version_goes_on_answering_when_the_check_of_the_new_one_fails(
 
 
 def test_check_fails_when_the_server_answers_otherwise_than_the_files(
-    folder: Path, running: TritonServer, bundle: InterestBundle, tmp_path: Path
+    folder: Path, running: TritonServer, tiny_bundle: InterestBundle, tmp_path: Path
 ) -> None:
     changed = Path(shutil.copytree(folder, tmp_path / "changed"))
     path = changed / contract.SCORING_HEAD.name / "1" / "model.onnx"
@@ -245,9 +245,9 @@ def test_check_fails_when_the_server_answers_otherwise_than_the_files(
     factors.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(factors) * np.float32(1.01), factors.name))
     onnx.save_model(graph, path)
     with ModelControl(running.grpc_url) as control:
-        require_parity(InProcessPipeline(folder), control, requests_of(bundle), {})
+        require_parity(InProcessPipeline(folder), control, requests_of(tiny_bundle), {})
         with pytest.raises(CandidateError, match=r"got a largest difference of .* at scoring_head, score"):
-            require_parity(InProcessPipeline(changed), control, requests_of(bundle), {})
+            require_parity(InProcessPipeline(changed), control, requests_of(tiny_bundle), {})
 
 
 @pytest.mark.slow
