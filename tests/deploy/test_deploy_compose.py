@@ -72,10 +72,10 @@ def test_repository_is_mounted_read_only_where_the_image_looks_when_started(serv
 
 
 def test_mounted_files_exist_when_started(services):
-    for volume in services["prometheus"]["volumes"]:
-        source = volume.partition(":")[0]
-        if source.startswith("."):
-            assert (FOLDER / source).is_file()
+    sources = [volume.partition(":")[0] for volume in services["prometheus"]["volumes"]]
+    files = [FOLDER / source for source in sources if source.startswith(".")]
+    assert files
+    assert all(file.is_file() for file in files)
 
 
 def test_server_is_the_image_with_its_own_options_when_started(services, image):

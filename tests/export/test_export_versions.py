@@ -13,6 +13,7 @@ from ebbtide.export.errors import RepositoryError, VersionError
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.manifest import MANIFEST_FILE, read_manifest
 from ebbtide.export.options import ExportOptions
+from ebbtide.export.repository import export_repository
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Kind, Limits
 from ebbtide.train.bundle import InterestBundle
