@@ -44,8 +44,8 @@ Results = dict[str, Any]
 
 def workloads() -> dict[str, Workload]:
     """Requests of the shipped log's users, one model each."""
-    log, _ = read_session_log(None, None, None, None, "", ("", "", "", None, None))
-    return {model: build_workload(log, {model: 1.0}, requests=_REQUESTS) for model in MODELS}
+    replayed, _ = read_session_log(None, None, None, None, "", ("", "", "", None, None))
+    return {model: build_workload(replayed, {model: 1.0}, requests=_REQUESTS) for model in MODELS}
 
 
 @contextmanager

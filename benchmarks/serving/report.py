@@ -65,12 +65,14 @@ class Lines:
 
 
 def tables(content: Content) -> Iterator[Lines]:
-    """What there is to tell, part by part."""
+    """Yields the tables of every measured part."""
     yield Lines("Against the goals", ("figure", "measured", "goal", "met"), [goal.judged(content) for goal in GOALS])
     recommend, peers, memory = (content.get(part) for part in ("recommend", "peers", "memory"))
     if recommend:
-        yield _compared(f"recommend, one call at a time ({_described(recommend)})", recommend["concurrency_1"], FLOOR)
-        yield _compared(f"recommend, {IN_FLIGHT} calls in flight", recommend[f"concurrency_{IN_FLIGHT}"], FLOOR)
+        yield _compared(
+            f"recommend, one request in flight ({_described(recommend)})", recommend["concurrency_1"], FLOOR
+        )
+        yield _compared(f"recommend, {IN_FLIGHT} requests in flight", recommend[f"concurrency_{IN_FLIGHT}"], FLOOR)
     if peers:
         yield _peers(peers)
         tried = [
@@ -79,7 +81,7 @@ def tables(content: Content) -> Iterator[Lines]:
             for one in peers[peer]["tried"]
         ]
         if tried:
-            yield Lines("What the peers were tried with", ("peer", "settings", "requests/s", "p99, ms"), tried)
+            yield Lines("Settings tried for the peers", ("peer", "settings", "requests/s", "p99, ms"), tried)
     if memory:
         yield Lines(
             f"Memory of the server, {memory['items']:,} items (table: {memory['table_mib']:.0f} MiB)",
@@ -113,14 +115,14 @@ def markdown(content: Content) -> str:
     runs = content["runs"]
     parts = [
         "# Serving benchmark: results",
-        "Written by `make bench-serving`; see docs/benchmarks-serving.md for what is measured and how.",
+        "Written by `make bench-serving`; docs/benchmarks-serving.md explains what is measured and how.",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB; {machine['system']}; Python "
         f"{machine['python']}; "
         + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
         + ".",
     ]
     if any(run["quick"] for run in runs.values()):
-        parts.append("A quick run: short turns and few repeats, for a first look.")
+        parts.append("This was a quick run: fewer and shorter measurements.")
     taken = [
         (part, "quick" if run["quick"] else "full", f"{run['load_average_before']:.2f}", f"{run['seconds']:,.0f}")
         for part, run in runs.items()
@@ -154,8 +156,8 @@ def _peers(peers: Content) -> Lines:
             ratios = (f"{peer['throughput_ratio']:.2f}", f"{peer['p99_ratio']:.2f}")
             rows.append((f"{name}: {peer['title']}", _settings(peer["settings"]), *figures, *ratios))
     return Lines(
-        f"Peers, {IN_FLIGHT} calls in flight",
-        ("system", "settings", "requests/s", "p50, ms", "p99, ms", "our throughput over its", "our p99 over its"),
+        f"Peers, {IN_FLIGHT} requests in flight",
+        ("system", "settings", "requests/s", "p50, ms", "p99, ms", "Ebbtide's throughput / its", "Ebbtide's p99 / its"),
         rows,
     )
 
@@ -163,7 +165,7 @@ def _peers(peers: Content) -> Lines:
 def _catalog(catalog: Content) -> Lines:
     keys = ("floor_ms", "exact_ms", "fraction_of_bandwidth", "ann_ms", "ann_speedup", "ann_recall_at_100")
     return Lines(
-        "Cost of a request by size of the catalog, one thread",
+        "Time of a request by catalog size, one thread",
         ("items", *(key.replace("_", " ") for key in keys)),
         [(f"{int(items):,}", *(_text(one.get(key)) for key in keys)) for items, one in catalog.items()],
     )

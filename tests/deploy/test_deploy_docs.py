@@ -45,7 +45,7 @@ def test_guides_options_exist_when_compared_with_the_servers_help(server_options
 def test_guides_times_are_those_of_the_manifests_when_compared(render, image):
     text = GUIDE.read_text(encoding="utf-8")
     pod = render("cpu").pod["spec"]
-    assert f"serves on for {render('cpu').triton['lifecycle']['preStop']['exec']['command'][1]} s" in text
-    assert f"has {image.option('exit-timeout-secs')} s for the requests" in text
-    assert f"kills after {pod['terminationGracePeriodSeconds']} s" in text
-    assert f"ends connections after {int(image.option('grpc-max-connection-age')) // 60_000} minutes" in text
+    assert f"keeps serving for {render('cpu').triton['lifecycle']['preStop']['exec']['command'][1]} s" in text
+    assert f"has {image.option('exit-timeout-secs')} s for running requests" in text
+    assert f"kills it after {pod['terminationGracePeriodSeconds']} s" in text
+    assert f"closes connections after {int(image.option('grpc-max-connection-age')) // 60_000} minutes" in text

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,6 @@ import tritonclient.grpc as triton
 
 import ebbtide.serve.server as server_module
 from ebbtide.serve import PortInUseError, ServerConfig, ServerStartError, ServerStateError, TritonServer
-from ebbtide.serve.ports import Ports
 
 GUARD_S = 60
 
@@ -208,12 +208,13 @@ def test_start_names_the_port_when_it_is_taken(empty_repository):
             TritonServer(ServerConfig(empty_repository, http_port=port)).start()
 
 
-def test_start_takes_other_ports_when_a_free_one_is_taken_meanwhile(empty_repository, monkeypatch):
+@pytest.mark.parametrize("endpoint", ["grpc", "http", "metrics"])
+def test_start_takes_other_ports_when_a_free_one_is_taken_meanwhile(empty_repository, monkeypatch, endpoint):
     choices = []
 
     def choose(*arguments):
         ports = choose_ports(*arguments)
-        choices.append(ports if choices else Ports(grpc=ports.grpc, http=ports.http, metrics=taken_port))
+        choices.append(ports if choices else replace(ports, **{endpoint: taken_port}))
         return choices[-1]
 
     choose_ports = server_module.choose_ports

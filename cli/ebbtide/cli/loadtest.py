@@ -98,17 +98,15 @@ def command(
         bool, typer.Option("--find-rate", help="Search the highest rate that holds the --slo.")
     ] = False,
     workers: Annotated[
-        int, typer.Option(min=0, help="Send from so many Locust workers instead of from this process.")
+        int, typer.Option(min=0, help="Send from this many worker processes instead of from this one.")
     ] = 0,
-    locust_bind: Annotated[
-        str, typer.Option(help="Where workers find the master, host:port; port 0 takes a free one.")
+    bind: Annotated[
+        str, typer.Option(help="Address that workers connect to, host:port; port 0 takes a free one.")
     ] = "127.0.0.1:0",
     remote_workers: Annotated[
-        bool, typer.Option("--remote-workers", help="Wait for --workers started by hand elsewhere; start none.")
+        bool,
+        typer.Option("--remote-workers", help="You start the --workers, on other machines, with the command printed."),
     ] = False,
-    web: Annotated[
-        int | None, typer.Option(help="Serve Locust's web page on this port; the load is set there, until Ctrl-C.")
-    ] = None,
     perf_analyzer: Annotated[
         str | None,
         typer.Option(help="Measure the closed runs with NVIDIA's perf_analyzer too: its path, or 'find'."),
@@ -148,7 +146,16 @@ def command(
         _compare(*compare)
         return
     with console.status("Reading the log"):
-        from ebbtide.loadtest import ENDPOINTS, Access, Options, build_workload, load_test, parse_duration, parse_mix
+        from ebbtide.loadtest import (
+            ENDPOINTS,
+            Access,
+            Options,
+            build_workload,
+            load_test,
+            parse_duration,
+            parse_mix,
+            served_limits,
+        )
 
         access = Access(*read_access(tls, tls_ca, tls_certificate, tls_key, tls_server_name, token_file))
         shares = parse_mix(mix, ENDPOINTS)
@@ -156,7 +163,7 @@ def command(
         loads = _loads(rate, concurrency, ramp_to, spike, arrivals.value, parse_duration("duration", duration))
         warm_up_s = 0.0 if warm_up == "none" else parse_duration("warm_up", warm_up)
         timeout_s = parse_duration("timeout", timeout)
-        log, notes = read_session_log(
+        replayed, notes = read_session_log(
             bundle,
             events,
             catalog,
@@ -164,28 +171,14 @@ def command(
             text_template,
             (user_col, item_col, time_col, weight_col, catalog_item_col),
         )
-        workload = build_workload(log, shares, requests=requests, seed=seed)
+        limits = served_limits(address, shares, access)
+        workload = build_workload(replayed, shares, limits=limits, requests=requests, seed=seed)
     console.print(f"requests of {workload.users:,} held-out users: " + _counted(workload.messages))
     if perf_analyzer_input is not None:
         from ebbtide.loadtest.perf_analyzer import write_input
 
         for endpoint, path in write_input(perf_analyzer_input, workload).items():
             console.print(f"[green]✓[/green] {endpoint}: {escape(str(path))}")
-        return
-    if web is not None:
-        from ebbtide.loadtest.distributed import serve_page
-
-        serve_page(
-            address,
-            workload,
-            workers or 1,
-            locust_bind,
-            web,
-            timeout_s,
-            remote=remote_workers,
-            access=access,
-            say=console.print,
-        )
         return
     beside = None
     if perf_analyzer is not None:
@@ -201,19 +194,19 @@ def command(
                 return measure_beside(binary, address, workload, runs)
 
     if workers:
-        from ebbtide.loadtest.distributed import LocustGenerator
+        from ebbtide.loadtest.workers import Workers
 
-        made: AbstractContextManager[Generates] = LocustGenerator(
+        made: AbstractContextManager[Generates] = Workers(
             address,
             workload,
             timeout_s=timeout_s,
             workers=workers,
-            bind=locust_bind,
+            bind=bind,
             remote=remote_workers,
             access=access,
             say=console.print,
         )
-        engine = f"Locust, {workers} workers"
+        engine = f"{workers} workers"
     else:
         from ebbtide.loadtest import Generator
         from ebbtide.loadtest.engine import ENGINE

@@ -21,12 +21,9 @@ from ebbtide.client.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from ebbtide.interest import triton_texts
 from ebbtide.interest.errors import RequestError
 
-# Triton answers UNAVAILABLE in all of these cases; its words tell them apart.
-_UNKNOWN_MODEL = ("unknown model", "is not ready")
-_OVERLOADED = ("Exceeds maximum queue size", "Request timeout expired")
-_RESTRICTED = "protocol is restricted"
 _ROW = re.compile(r"\brow (?P<row>\d+): ")
 
 Asked = UserRequest | Sequence[UserRequest] | None
@@ -102,17 +99,17 @@ def _invalid(said: str, request: Asked) -> InvalidArgumentError:
 
 
 def _unavailable(status: Status, said: str, asked: str) -> EbbtideError:
-    if _RESTRICTED in said:
+    if triton_texts.PROTOCOL_RESTRICTED in said:
         return PermissionDeniedError(
             f"{asked} does not let this caller in: {said}. Put the header that it expects into ClientConfig's metadata."
         )
-    if status is Status.NOT_FOUND or any(words in said for words in _UNKNOWN_MODEL):
+    if status is Status.NOT_FOUND or triton_texts.UNKNOWN_MODEL in said:
         return ModelNotReadyError(
             f"{asked} is not ready: {said}. Wait with wait_until_ready(), or look in the server's log for why the "
             "model did not load.",
             status=status,
         )
-    if any(words in said for words in _OVERLOADED):
+    if triton_texts.QUEUE_FULL in said or triton_texts.QUEUE_TIMEOUT in said:
         return OverloadedError(
             f"{asked} has more to do than it can: {said}. Send less at once, or add servers; its queue times are in "
             "its metrics."

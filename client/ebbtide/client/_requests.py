@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from ebbtide.client._events import strings, timestamp
+from ebbtide.client.codec import shared_fields
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.v1 import (
     AttributeFilter,
@@ -115,19 +116,7 @@ def one_request(request: Request | None, from_keywords: Request) -> Request:
 
 def recommendation_of(request: ExplainRequest) -> RecommendRequest:
     """The request whose answer has the items to explain, for one that names none."""
-    return RecommendRequest(
-        history=request.history,
-        current=request.current,
-        events=request.events,
-        now=request.now if request.HasField("now") else None,
-        alpha=request.alpha if request.HasField("alpha") else None,
-        exclude_item_ids=request.exclude_item_ids,
-        exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
-        top_n=request.top_n,
-        decay_scale=request.decay_scale if request.HasField("decay_scale") else None,
-        unknown_items=request.unknown_items,
-        allow=request.allow,
-    )
+    return RecommendRequest(**shared_fields(request, RecommendRequest))
 
 
 def explanation_of(request: ExplainRequest, item_ids: Iterable[str]) -> ExplainRequest:
@@ -142,15 +131,7 @@ def explanation_of(request: ExplainRequest, item_ids: Iterable[str]) -> ExplainR
 
 def nothing_to_explain(recommended: RecommendResponse) -> ExplainResponse:
     """The explanation of an answer without items: what it says of the user."""
-    return ExplainResponse(
-        alpha_used=recommended.alpha_used,
-        events_used=recommended.events_used,
-        history_events_used=recommended.history_events_used,
-        current_events_used=recommended.current_events_used,
-        unknown_events=recommended.unknown_events,
-        cold_start=recommended.cold_start,
-        model_version=recommended.model_version,
-    )
+    return ExplainResponse(**shared_fields(recommended, ExplainResponse))
 
 
 def _user(

@@ -24,6 +24,7 @@ from ebbtide.client._triton import (
 )
 from ebbtide.client.errors import EbbtideError, Status
 from ebbtide.client.hooks import Call
+from ebbtide.interest import triton_texts
 
 REGION_BYTES = 1 << 20
 """Size of a region. Pages that nothing was written to take no memory; a request that does not fit travels as usual."""
@@ -32,7 +33,6 @@ MOST_REGIONS = 64
 
 _FOLDER = Path("/dev/shm")  # noqa: S108
 _ALIGNMENT = 64
-_LOST = "nable to find shared memory region"
 _REGION, _SIZE, _OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
 _CLOSE_TIMEOUT_S, _CLOSE_ROUNDS, _CLOSE_PAUSE_S = 1.0, 10, 0.005
 _NOT_SHARED = (Status.INVALID_ARGUMENT, Status.NOT_FOUND, Status.INTERNAL, Status.UNKNOWN, Status.UNIMPLEMENTED)
@@ -235,7 +235,7 @@ class Regions:
 
 def is_lost(error: EbbtideError) -> bool:
     """Whether the server does not know a region (any more): it has restarted since it was told."""
-    return _LOST in error.message
+    return triton_texts.REGION_UNKNOWN in error.message
 
 
 def _aligned(size: int) -> int:

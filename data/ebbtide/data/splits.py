@@ -1,4 +1,4 @@
-"""Which events are held out of training, and which belong to one basket and are predicted together."""
+"""Which events are held out of training, and which form a basket and are predicted together."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _MS_PER_SECOND = 1000
 
 @dataclass(frozen=True)
 class Baskets:
-    """C baskets to predict: each is everything one user did at one time (a basket, say), in log order."""
+    """Baskets to predict, in log order: a basket is all events of one user at one time. `C` baskets in all."""
 
     head: Ints
-    """``[C]``, log index of the first event of the basket; what stands before it is what a prediction may see."""
+    """``[baskets]``, log index of the basket's first event; a prediction may see the user's events before it."""
     stop: Ints
-    """``[C]``, one past the last event of the basket."""
+    """``[baskets]``, one past the last event of the basket."""
 
     def __len__(self) -> int:
         return self.head.shape[0]
 
 
 def basket_heads(log: EventLog) -> Ints:
-    """The log index of the first event of each event's basket (same user, same time), ``[n]``."""
+    """The log index of the first event of each event's basket (same user, same time), ``[events]``."""
     opens = np.ones(log.events, dtype=np.bool_)
     opens[1:] = np.diff(log.time_ms) != 0
     opens[log.start[:-1]] = True
@@ -39,16 +39,16 @@ def basket_heads(log: EventLog) -> Ints:
 
 
 def has_past(log: EventLog) -> Mask:
-    """True for events with a strictly earlier event of the same user, ``[n]``."""
+    """True for events with a strictly earlier event of the same user, ``[events]``."""
     return np.asarray(basket_heads(log) > np.repeat(log.start[:-1], np.diff(log.start)))
 
 
 def baskets_of(log: EventLog, targets: Mask) -> Baskets:
-    """The baskets that hold a target with a past.
+    """The baskets that contain a target event and have an earlier event of the user.
 
     Args:
         log: Events.
-        targets: ``[n]``; every basket is held out whole or not at all by the protocols of `held_out`.
+        targets: ``[events]``; `held_out` holds out whole baskets only.
     """
     heads = basket_heads(log)
     head, first = np.unique(heads, return_index=True)
@@ -58,14 +58,14 @@ def baskets_of(log: EventLog, targets: Mask) -> Baskets:
 
 
 def leave_last_out(log: EventLog) -> Mask:
-    """True for each user's last basket, where there is an earlier one, ``[n]``."""
+    """True for each user's last basket if there is an earlier one, ``[events]``."""
     heads = basket_heads(log)
     last = np.repeat(heads[log.start[1:] - 1], np.diff(log.start))
     return np.asarray((heads == last) & has_past(log))
 
 
 def after_time(log: EventLog, fraction: float, among: Mask | None = None) -> Mask:
-    """True for the last ``fraction`` of the events by time, of all or of those in ``among``, ``[n]``."""
+    """True for the last ``fraction`` of the events by time, of all or of those in ``among``, ``[events]``."""
     times = log.time_ms if among is None else log.time_ms[among]
     border = np.quantile(times, 1 - fraction, method="lower")
     mask = log.time_ms >= border
@@ -73,7 +73,7 @@ def after_time(log: EventLog, fraction: float, among: Mask | None = None) -> Mas
 
 
 def held_out(log: EventLog, holdout: str) -> Mask:
-    """The test events of a protocol, ``[n]``.
+    """The test events of a protocol, ``[events]``.
 
     Args:
         log: Events.

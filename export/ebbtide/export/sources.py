@@ -10,8 +10,8 @@ from ebbtide.interest import contract
 
 _SOURCES = {contract.ADAPTIVE_WEIGHTS_TEXT.name: contract.ADAPTIVE_WEIGHTS.name}
 """Models that are served by another's source."""
-_NOT_SERVED = ("keys.py",)
-"""Needs xxhash; served models see keys only."""
+_NOT_SERVED = ("keys.py", "triton_texts.py")
+"""Needs xxhash, while served models see keys only; texts that callers of Triton read."""
 
 
 def model_sources() -> Path:

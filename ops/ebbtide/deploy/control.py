@@ -13,7 +13,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from ebbtide.deploy.errors import LoadRefusedError, ModelControlError
-from ebbtide.interest import contract
+from ebbtide.interest import contract, triton_texts
 
 _ASK_TIMEOUT_S = 10.0
 
@@ -134,14 +134,14 @@ class ModelControl:
             yield
         except InferenceServerException as failure:
             said = failure.message() or "no reason given"
-            if "explicit model load / unload is not allowed" in said:
+            if triton_texts.MODEL_CONTROL_OFF in said:
                 raise ModelControlError(
                     f"{self.address}: {doing}: got a server that does not let models be loaded; expected one under "
                     "explicit model control: start it with `ebbtide serve --allow-deploy`, or tritonserver with "
                     "--model-control-mode=explicit --load-model=*"
                 ) from failure
             status = str(failure.status())
-            if ("UNAVAILABLE" in status and "connect" in said) or "DEADLINE" in status:
+            if ("UNAVAILABLE" in status and triton_texts.NOT_CONNECTED in said) or "DEADLINE" in status:
                 raise ModelControlError(
                     f"{self.address}: {doing}: got no answer ({said}); expected Triton's gRPC port, 8001 unless set"
                 ) from failure

@@ -1,11 +1,12 @@
 """Load tests with real sessions: replay, open and closed models, objectives, reports and comparisons."""
 
+from ebbtide.loadtest._triton import served_limits, stated_limits
 from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.arrivals import RateProfile
 from ebbtide.loadtest.compare import Comparison, Difference, compare, read_result
 from ebbtide.loadtest.engine import Generator
 from ebbtide.loadtest.errors import LoadTestError
-from ebbtide.loadtest.replay import ENDPOINTS, SessionLog, Workload, build_workload
+from ebbtide.loadtest.replay import ENDPOINTS, Replayed, Workload, build_workload
 from ebbtide.loadtest.report import html_report, markdown_report
 from ebbtide.loadtest.run import Load, Run
 from ebbtide.loadtest.session import Options, load_test
@@ -21,8 +22,8 @@ __all__ = [
     "LoadTestError",
     "Options",
     "RateProfile",
+    "Replayed",
     "Run",
-    "SessionLog",
     "Slo",
     "Workload",
     "build_workload",
@@ -34,4 +35,6 @@ __all__ = [
     "parse_levels",
     "parse_mix",
     "read_result",
+    "served_limits",
+    "stated_limits",
 ]

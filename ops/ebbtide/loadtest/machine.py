@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-_PACKAGES = ("ebbtide", "grpcio", "tritonclient", "hdrhistogram", "locust", "numpy")
+_PACKAGES = ("ebbtide", "grpcio", "tritonclient", "hdrhistogram", "numpy")
 
 
 def machine_facts() -> dict[str, Any]:

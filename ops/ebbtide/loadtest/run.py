@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ebbtide.loadtest.arrivals import Process, RateProfile, send_times
 from ebbtide.loadtest.calibrate import Calibration, Generates, calibrate, generator_limit
 from ebbtide.loadtest.errors import LoadTestError
 from ebbtide.loadtest.replay import Workload
-from ebbtide.loadtest.resources import Usage, Watch
+from ebbtide.loadtest.resources import Usage, Watch, is_on_this_machine
 from ebbtide.loadtest.samples import Phase
 from ebbtide.loadtest.server_time import ModelTime, Snapshot, ensemble_steps, server_time
 
@@ -81,7 +82,12 @@ class Bench:
         self._inspector = Inspector(self.target, self.access)
         self._random = np.random.default_rng(self.seed)
         server = self._inspector.server()
-        self.server = {"name": str(server.name), "version": str(server.version), "address": self.target}
+        self.server: dict[str, Any] = {
+            "name": str(server.name),
+            "version": str(server.version),
+            "address": self.target,
+            "is_on_this_machine": is_on_this_machine(self.target),
+        }
         names = sorted({model.name for model in self._inspector.statistics()})
         self._steps = ensemble_steps(self._inspector, names)
         self._preflight()

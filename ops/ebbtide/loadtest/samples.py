@@ -5,15 +5,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 from hdrh.histogram import HdrHistogram
-
-from ebbtide.loadtest.errors import LoadTestError
 
 RECORD = np.dtype(
     [
@@ -24,7 +22,7 @@ RECORD = np.dtype(
         ("took_s", np.float64),
     ]
 )
-"""One request: place of its endpoint in the mix; gRPC status; when it was meant to be sent, from the run's start; how
+"""One request: index of its endpoint in the mix; gRPC status; when it was meant to be sent, from the run's start; how
 much later it was sent; and its latency, from the intended moment to the answer or error."""
 
 Records = npt.NDArray[Any]
@@ -202,23 +200,17 @@ class Phase:
         return len(answered) / max(self.duration_s, end_s)
 
 
-def save_phase(path: Path, phase: Phase) -> None:
-    """Writes a phase as NumPy's ``npz``, which another process reads."""
+def phase_bytes(phase: Phase) -> bytes:
+    """A phase as NumPy's ``npz``, for another process."""
     facts = [phase.sent, phase.due, phase.duration_s, phase.began_unix_s, phase.cpu_s, phase.interrupted]
-    with path.open("wb") as file:
-        np.savez(file, records=phase.records, facts=np.array(facts, dtype=np.float64))
+    file = BytesIO()
+    np.savez(file, records=phase.records, facts=np.array(facts, dtype=np.float64))
+    return file.getvalue()
 
 
-def load_phase(path: Path) -> Phase:
-    """What `save_phase` wrote.
-
-    Raises:
-        LoadTestError: There is no such file: the process that was to write it failed.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            records, facts = file["records"], file["facts"].tolist()
-    except OSError as error:
-        raise LoadTestError(f"{path}: {error.strerror}: the load generator wrote no results") from error
+def read_phase(data: bytes) -> Phase:
+    """What `phase_bytes` wrote."""
+    with np.load(BytesIO(data), allow_pickle=False) as file:
+        records, facts = file["records"], file["facts"].tolist()
     sent, due, duration_s, began_unix_s, cpu_s, interrupted = facts
     return Phase(records, int(sent), int(due), duration_s, began_unix_s, cpu_s, bool(interrupted))

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_LOADED = re.compile(r"successfully loaded '([^']+)'")
-_FAILED = re.compile(r"failed to load '([^']+)' version|failed to load model '([^']+)'|ensemble '([^']+)' depends on")
-_TAKEN = re.compile(r"(?i)already in use|address in use|failed to start (grpc|http|metrics) service")
-_ERROR = re.compile(r'E\d{4} [^"]*\] "(.*)"$')
-_UNPARSED = re.compile(r"Error parsing text-format inference\.ModelConfig: (.*)$")
-_NESTED = re.compile(r"(which has no loaded version)\. Model '.*", re.DOTALL)
-_USAGE = "Usage: tritonserver"
-_STACK = re.compile(r"\n+At:\n.*", re.DOTALL)
-_TABLE = re.compile(r"\s*$|[+|]|[IWE]\d{4} [^\"]*\] $")
+from ebbtide.interest import triton_texts
+
 _PROBE_TIMEOUT_S = 2.0
 
 
@@ -63,7 +55,11 @@ class LogFollower:
         with self._path.open("rb") as log:
             log.seek(self._start)
             text = log.read().decode(errors="replace")
-        shown = [line for line in text.partition(_USAGE)[0].splitlines() if not _TABLE.match(line)]
+        shown = [
+            line
+            for line in text.partition(triton_texts.LOG_USAGE)[0].splitlines()
+            if not triton_texts.LOG_TABLE.match(line)
+        ]
         return "\n".join(shown[-lines:])
 
     def reason(self, name: str) -> str:
@@ -74,17 +70,17 @@ class LogFollower:
         return "it was not loaded, and the log does not say why"
 
     def _take(self, line: str) -> None:
-        for pattern, names in ((_LOADED, self.loaded), (_FAILED, self.failed)):
+        for pattern, names in ((triton_texts.LOG_LOADED, self.loaded), (triton_texts.LOG_LOAD_FAILED, self.failed)):
             match = pattern.search(line)
             if match and (name := next(filter(None, match.groups()))) not in names:
                 names.append(name)
-        self.port_taken = self.port_taken or _TAKEN.search(line) is not None
-        if match := _UNPARSED.search(line):
+        self.port_taken = self.port_taken or triton_texts.LOG_PORT_TAKEN.search(line) is not None
+        if match := triton_texts.LOG_CONFIG_NOT_PARSED.search(line):
             self._unparsed = match.group(1)
-        elif match := _ERROR.match(line):
+        elif match := triton_texts.LOG_ERROR.match(line):
             message = match.group(1).replace("\\n", "\n").replace('\\"', '"')
             # The parser's line precedes the one that names the model.
-            if self._unparsed and "failed to read text proto" in message:
+            if self._unparsed and triton_texts.CONFIG_NOT_READ in message:
                 message, self._unparsed = f"{message}: {self._unparsed}", ""
             self.errors.append(message)
 
@@ -114,7 +110,7 @@ def refused_models(host: str, port: int, expected: Iterable[str], log: LogFollow
     reasons = {
         str(entry["name"]): str(entry["reason"])
         for entry in entries
-        if entry.get("state") == "UNAVAILABLE" and entry.get("reason", "unloaded") != "unloaded"
+        if entry.get("state") == "UNAVAILABLE" and entry.get("reason", triton_texts.UNLOADED) != triton_texts.UNLOADED
     }
     for name in expected:
         if name not in ready and name not in reasons:
@@ -125,7 +121,11 @@ def refused_models(host: str, port: int, expected: Iterable[str], log: LogFollow
 
 def without_stack(reason: str) -> str:
     """A message without the Python stack, and without the errors of other models, that follow it; the log has both."""
-    return _STACK.sub("", _NESTED.sub(r"\1", reason)).replace("TritonModelException: ", "").strip()
+    return (
+        triton_texts.PYTHON_STACK.sub("", triton_texts.NESTED_REFUSAL.sub(r"\1", reason))
+        .replace(triton_texts.PYTHON_EXCEPTION, "")
+        .strip()
+    )
 
 
 def _request(host: str, port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:

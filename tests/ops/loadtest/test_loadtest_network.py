@@ -1,9 +1,15 @@
 """The load generator's own HTTP/2 against gRPC's own server: encryption, tokens, flow control, limits, losses."""
 
+import os
+import queue
 import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client
 
 import grpc
 import numpy as np
@@ -14,6 +20,7 @@ from ebbtide.client import BearerToken, TlsConfig
 from ebbtide.loadtest import Generator, LoadTestError
 from ebbtide.loadtest.access import Access, read_access, write_access
 from ebbtide.loadtest.replay import Workload
+from ebbtide.loadtest.workers import Workers
 
 TOKEN = "s3cret-token"  # noqa: S105
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -190,3 +197,35 @@ def test_next_calls_are_answered_when_the_server_was_restarted():
             # Nobody knows when the next attempt to connect is due; so calls go on until one is answered.
             phases = (codes(generator.open_model(np.zeros(4), 0.1)) for _ in range(10_000))
             assert next(phase for phase in phases if phase != {UNAVAILABLE: 4}).get(OK, 0) > 0
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_workers_send_the_requests_of_one_process_when_there_are_several(count, guarded, tls):
+    messages = [b"%d" % number for number in range(7)]
+    target, handler, _ = guarded
+    asked = len(handler.asked)
+    access = Access(tls, BearerToken(TOKEN))
+    with Workers(target, workload_of(*messages), timeout_s=5, workers=count, access=access) as generator:
+        phases = [generator.open_model(np.zeros(sent), 0.1) for sent in (9, 12)]
+    assert [codes(phase) for phase in phases] == [{OK: 9}, {OK: 12}]
+    assert sorted(handler.asked[asked:]) == sorted(messages * 3)
+
+
+def test_worker_is_turned_away_when_it_does_not_know_the_key():
+    told = queue.Queue()
+    with serving() as (target, _, _), ThreadPoolExecutor(1) as pool:
+        generator = Workers(target, workload_of(b"one"), timeout_s=5, workers=1, remote=True, say=told.put)
+        entered = pool.submit(generator.__enter__)
+        command = told.get(timeout=60).partition("with: ")[2]
+        host, port = command.split()[-2:]
+        with pytest.raises(AuthenticationError):
+            Client((host, int(port)), authkey=b"another")
+        variable, program = command.split(" ", 1)
+        name, _, key = variable.partition("=")
+        arguments = [sys.executable, *program.split()[1:]]
+        with subprocess.Popen(arguments, env={**os.environ, name: key}) as worker:
+            try:
+                assert codes(entered.result(60).open_model(np.zeros(3), 0.1)) == {OK: 3}
+            finally:
+                generator.__exit__()
+            assert worker.wait(60) == 0

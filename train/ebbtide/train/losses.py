@@ -1,12 +1,12 @@
-"""The losses of training: how far the scores before some baskets are from what came at them.
+"""The losses of training: how far the scores before some baskets are from the items in them.
 
-Pure functions of tensors. Each takes the scores of K baskets over the same m candidates (the whole catalog, or what
-came and what was drawn), ``[K, m]``, and the P pairs of what came: ``row`` ``[P]``, the basket, and ``column``
-``[P]``, the candidate. Every basket has a pair. Losses are averaged over what came at each basket, then over the
-baskets, so that a basket of twenty counts as much as one film.
+Pure functions of tensors. Each takes scores ``[baskets, candidates]``; the candidates are the whole catalog, or the
+next items and drawn ones, the same for all baskets. It also takes the targets: ``row`` ``[targets]`` is the basket and
+``column`` ``[targets]`` the candidate of each. Every basket has a target. Losses are averaged over the targets of each
+basket, then over baskets, so a basket of twenty items counts as much as one of a single film.
 
-Drawn negatives are shared by the baskets of a step and named by candidate: ``drawn`` ``[m]`` says how often each
-candidate was drawn, 0 for those that are there only because they came.
+All baskets of a step share the drawn negatives: ``drawn`` ``[candidates]`` says how often each candidate was drawn, 0
+for candidates that are only next items.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def full_softmax(scores: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """-log(exp s_i / sum_j exp s_j), j over the whole catalog.
 
     Args:
-        scores: ``[K, N]``.
-        row: ``[P]``.
-        column: ``[P]``.
+        scores: ``[baskets, items]``.
+        row: ``[targets]``.
+        column: ``[targets]``.
     """
     loss: Tensor = _FullSoftmax.apply(scores, row, column)  # type: ignore[no-untyped-call]
     return loss
@@ -83,11 +83,11 @@ def sampled_softmax(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor, 
     eq. 10; Yi et al., RecSys 2019, sec. 4, call subtracting log q the correction).
 
     Args:
-        scores: ``[K, m]``.
-        row: ``[P]``.
-        column: ``[P]``.
-        drawn: ``[m]``, counts c.
-        log_expected: ``[m]``, log E.
+        scores: ``[baskets, candidates]``.
+        row: ``[targets]``.
+        column: ``[targets]``.
+        drawn: ``[candidates]``, counts c.
+        log_expected: ``[candidates]``, log E.
     """
     own = scores[row, column]
     # The logarithm of a count of 0 is minus infinity: such a candidate adds nothing to the sum.
@@ -100,10 +100,10 @@ def bpr(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
     """-log sigmoid(s_i - s_j), averaged over what was drawn and did not come (Rendle et al., UAI 2009, sec. 4.1).
 
     Args:
-        scores: ``[K, m]``.
-        row: ``[P]``.
-        column: ``[P]``.
-        drawn: ``[m]``, counts.
+        scores: ``[baskets, candidates]``.
+        row: ``[targets]``.
+        column: ``[targets]``.
+        drawn: ``[candidates]``, counts.
     """
     weight = _negatives(scores, row, column, drawn)[row]
     gaps = functional.softplus(scores[row] - scores[row, column][:, None])
@@ -119,10 +119,10 @@ def gbce(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor, items: int,
     probabilities come out as with all negatives.
 
     Args:
-        scores: ``[K, m]``.
-        row: ``[P]``.
-        column: ``[P]``.
-        drawn: ``[m]``, counts.
+        scores: ``[baskets, candidates]``.
+        row: ``[targets]``.
+        column: ``[targets]``.
+        drawn: ``[candidates]``, counts.
         items: N.
         calibration: t, 0 to 1.
     """
@@ -139,22 +139,22 @@ def mse(scores: Tensor, row: Tensor, column: Tensor, rating: Tensor) -> Tensor:
     """(r - s_i)^2, the gap between predicted and true rating (step 4 of the source method).
 
     Args:
-        scores: ``[K, m]``.
-        row: ``[P]``.
-        column: ``[P]``.
-        rating: ``[P]``, less the mean rating.
+        scores: ``[baskets, candidates]``.
+        row: ``[targets]``.
+        column: ``[targets]``.
+        rating: ``[targets]``, less the mean rating.
     """
     return _basket_mean((scores[row, column] - rating).square(), row, scores.shape[0])
 
 
 def _negatives(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
-    """How often each candidate counts as a negative of each basket, ``[K, m]``: as drawn, 0 for what came."""
+    """How often each candidate is a negative of each basket, ``[baskets, candidates]``: as drawn, 0 for next items."""
     came = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     came[row, column] = True
     return drawn.to(scores.dtype).expand(scores.shape).masked_fill(came, 0.0)
 
 
 def _basket_mean(values: Tensor, row: Tensor, baskets: int) -> Tensor:
-    """Mean over K baskets of the mean of ``values`` ``[P]`` at each."""
+    """Mean over baskets of the mean of ``values`` ``[targets]`` of each basket."""
     share = 1 / torch.bincount(row, minlength=baskets)[row]
     return (values * share).sum() / baskets

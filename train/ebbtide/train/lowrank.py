@@ -34,16 +34,16 @@ _TEXT_PENALTY = 1.0
 
 @dataclass(frozen=True)
 class LowRank:
-    """Factors of N items in k directions; zero for items without a training event."""
+    """Factors of all items in k directions; zero for items without a training event."""
 
     event: Tensor
-    """``[N, k]``."""
+    """``[items, k]``."""
     item: Tensor
-    """``[N, k]``."""
+    """``[items, k]``."""
     count: Tensor
-    """``[N]``, training events."""
+    """``[items]``, training events."""
     interest: Tensor
-    """``[stretches, k]``, undecayed and normalised as in step 3 of the method."""
+    """``[windows, k]``, undecayed and normalised as in step 3 of the method."""
 
 
 def low_rank(log: EventLog, training: npt.NDArray[np.bool_], items: int, directions: int) -> LowRank | None:
@@ -51,8 +51,8 @@ def low_rank(log: EventLog, training: npt.NDArray[np.bool_], items: int, directi
 
     Args:
         log: Events.
-        training: ``[n]``, the events that may be read.
-        items: N.
+        training: ``[events]``, the events that may be read.
+        items: Number of items.
         directions: k.
     """
     item, user = log.item[training], log.user[training]

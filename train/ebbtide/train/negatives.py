@@ -15,14 +15,14 @@ _POPULARITY_POWER = 0.75
 
 @dataclass(frozen=True)
 class Candidates:
-    """The m items that a step scores: what came, and what was drawn."""
+    """The items that a step scores: the next items and the drawn ones."""
 
     item: Tensor
-    """``[m]``, catalog indices, ascending, none twice."""
+    """``[candidates]``, catalog indices, ascending, none twice."""
     drawn: Tensor
-    """``[m]`` float32, how often each was drawn."""
+    """``[candidates]`` float32, how often each was drawn."""
     log_expected: Tensor
-    """``[m]`` float32, the logarithm of how often that was to be expected."""
+    """``[candidates]`` float32, the logarithm of how often that was to be expected."""
 
     def to(self, device: torch.device) -> Candidates:
         """The same on a device."""
@@ -40,7 +40,7 @@ class Sampler:
         """Prepares the distribution.
 
         Args:
-            counts: ``[N]``, training events of each item; an item without any can be drawn all the same.
+            counts: ``[items]``, training events of each item; an item without any can be drawn all the same.
             negatives: M, drawn at a time.
             by_popularity: Items are drawn in proportion to (count + 1) ** 0.75.
         """
@@ -51,7 +51,7 @@ class Sampler:
         self._log_expected = torch.from_numpy(np.log(chance * negatives).astype(np.float32))
 
     def candidates(self, came: Tensor) -> Candidates:
-        """What came, ``[P]`` catalog indices, with fresh negatives; by torch's global generator."""
+        """What came, ``[targets]`` catalog indices, with fresh negatives; by torch's global generator."""
         index = torch.rand(self._negatives, dtype=torch.float64)
         negative = torch.searchsorted(self._upto, index, right=True).clamp(max=self._upto.shape[0] - 1)
         item, column = torch.unique(torch.cat([came, negative]), return_inverse=True)

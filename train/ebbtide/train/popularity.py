@@ -18,12 +18,12 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class PopularitySnapshots:
-    """The prior's columns at G moments; between two the earlier one holds, as between two refreshes when served."""
+    """The prior's columns at some timestamps; between two of them the earlier one holds, as between two refreshes."""
 
     timestamp_ms: npt.NDArray[np.int64]
-    """``[G]``, ascending."""
+    """``[timestamps]``, ascending."""
     columns: Floats
-    """``[G, N, p]``: log(1 + decayed count) of the events strictly before each moment."""
+    """``[timestamps, items, p]``: log(1 + decayed count) of the events strictly before each moment."""
 
     def index_at(self, time_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The snapshot that holds at each time, same shape; the first one also before its moment."""
@@ -40,11 +40,11 @@ def popularity_snapshots(
     """Counts the events before each moment, each weighing 2 ** (-age / half-life).
 
     Args:
-        item: ``[n]``, catalog indices, any order.
-        time_ms: ``[n]``, Unix milliseconds.
+        item: ``[events]``, catalog indices, any order.
+        time_ms: ``[events]``, Unix milliseconds.
         items: N.
         half_life_days: p half-lives in days; infinity counts without decay.
-        timestamp_ms: ``[G]``, ascending.
+        timestamp_ms: ``[timestamps]``, ascending.
     """
     order = np.argsort(time_ms, kind="stable")
     item, time_ms = item[order], time_ms[order]

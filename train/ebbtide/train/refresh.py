@@ -120,7 +120,7 @@ def refresh_prior(bundle: InterestBundle, log: EventLog, timestamp_ms: int | Non
 
 
 def prior_scores(bundle: InterestBundle) -> npt.NDArray[np.float32]:
-    """What the prior adds to the score of each item, whoever asks, ``[N]``."""
+    """What the prior adds to the score of each item, whoever asks, ``[items]``."""
     weight: npt.NDArray[np.float32] = bundle.model.prior_weight.detach().numpy()
     return np.asarray(bundle.prior_columns @ weight, dtype=np.float32)
 

@@ -61,7 +61,7 @@ class Step(nn.Module):
             log: Events.
             tensors: The same events.
             popularity: The prior as of each moment; None for a model without prior.
-            training: ``[n]``, the events to predict.
+            training: ``[events]``, the events to predict.
             config: Loss, context, dropout.
             fine_tuner: The encoder, where it learns, too.
             max_scores: Scores that may exist at a time.
@@ -101,10 +101,10 @@ class Step(nn.Module):
             repeat.standardise(own, self._own_prior(own, chosen))
 
     def forward(self, windows: Ints) -> tuple[Tensor, Tensor, int]:
-        """Mean loss over the K baskets of some windows, their mean alpha, and K.
+        """Mean loss over the baskets of some windows, their mean alpha, and the number of baskets.
 
         Args:
-            windows: ``[B, 2]`` from `training_windows`.
+            windows: ``[windows, 2]`` from `training_windows`.
         """
         if self.fine_tuner is None:
             return self._loss(windows)
@@ -167,13 +167,13 @@ class Step(nn.Module):
         return None
 
     def _slice_loss(self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor) -> Tensor:
-        """Mean loss over K baskets.
+        """Mean loss over baskets.
 
         Args:
             candidates: What the factors belong to; None for the whole catalog.
-            heads: ``[K]``, log index of the first event of each basket.
-            interest: ``[K, d]``.
-            factors: ``[m, d]``.
+            heads: ``[baskets]``, log index of the first event of each basket.
+            interest: ``[baskets, d]``.
+            factors: ``[candidates, d]``.
         """
         scores = self._scores(candidates, heads, interest, factors)
         rows, index = self._came(heads)
@@ -198,14 +198,14 @@ class Step(nn.Module):
     def _catalog_loss(
         self, candidates: Candidates | None, scores: Tensor, row: Tensor, item: Tensor, index: Ints
     ) -> Tensor:
-        """Of the scores ``[K, m]``, by the loss that was asked for.
+        """Of the scores ``[baskets, candidates]``, by the loss that was asked for.
 
         Args:
             candidates: What the columns belong to; None for the whole catalog.
             scores: Before each basket.
-            row: ``[P]``, the basket of each item that came.
-            item: ``[P]``, catalog indices.
-            index: ``[P]``, log indices.
+            row: ``[targets]``, the basket of each item that came.
+            item: ``[targets]``, catalog indices.
+            index: ``[targets]``, log indices.
         """
         config = self.config
         if candidates is None:
@@ -221,7 +221,7 @@ class Step(nn.Module):
         return losses.mse(*pairs, rating)
 
     def _scores(self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor) -> Tensor:
-        """``[K, m]`` by factors and popularity, before each basket; arguments as in `_slice_loss`."""
+        """``[baskets, candidates]`` by factors and popularity, before each basket; arguments as in `_slice_loss`."""
         scores = (interest @ factors.T).float()
         item = None if candidates is None else candidates.item
         # Added in full precision: matrix products in 16 bits are for the large ones.
@@ -235,14 +235,14 @@ class Step(nn.Module):
         return scores
 
     def _own_prior(self, own: OwnEvents, heads: Ints) -> Tensor | None:
-        """The prior's columns of own items at their moments, ``[G, p]``; None for a model without prior."""
+        """The prior's columns of own items at their moments, ``[pairs, p]``; None for a model without prior."""
         if self.popularity is None or self.prior_columns is None:
             return None
         timestamp = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads])).to(own.timestamp.device)
         return self.prior_columns[timestamp[own.timestamp], own.item]
 
     def _came(self, heads: Ints) -> tuple[Ints, Ints]:
-        """Row and log index of everything that came at some baskets, ``[P]`` each."""
+        """Row and log index of everything that came at some baskets, ``[targets]`` each."""
         counts = self._sizes[heads].astype(np.int64)
         row = np.repeat(np.arange(heads.shape[0]), counts)
         return row, heads[row] + np.arange(row.shape[0]) - np.repeat(np.cumsum(counts) - counts, counts)

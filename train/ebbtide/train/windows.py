@@ -27,21 +27,21 @@ class LogTensors:
     """An event log as tensors, with what the recurrence needs of each event."""
 
     item: Tensor
-    """``[n]`` catalog indices."""
+    """``[events]`` catalog indices."""
     time_ms: Tensor
-    """``[n]`` Unix milliseconds."""
+    """``[events]`` Unix milliseconds."""
     weight: Tensor
-    """``[n]`` float32."""
+    """``[events]`` float32."""
     pause_days: Tensor
-    """``[n]`` float32, since the user's previous event; 0 for the first."""
+    """``[events]`` float32, since the user's previous event; 0 for the first."""
     opens_session: Tensor
-    """``[n]`` bool, whether the pause before the event ended a session; true for the first."""
+    """``[events]`` bool, whether the pause before the event ended a session; true for the first."""
     session_start: Tensor
-    """``[n]``, the log index of the first event of the event's session."""
+    """``[events]``, the log index of the first event of the event's session."""
     first: Tensor
-    """``[n]``, the log index of the user's first event."""
+    """``[events]``, the log index of the user's first event."""
     stop: Tensor
-    """``[n]``, one past the user's last event."""
+    """``[events]``, one past the user's last event."""
 
     @classmethod
     def of(cls, log: EventLog, session_gap_ms: int) -> LogTensors:
@@ -72,7 +72,7 @@ def training_windows(
 
     Args:
         log: Events.
-        is_target: ``[n]``; windows without a target are left out.
+        is_target: ``[events]``; windows without a target are left out.
         targets: Consecutive targets a window covers.
         random: Shifts where each user's windows begin, and shuffles them.
     """
@@ -99,14 +99,14 @@ def batches(windows: Ints, size: int) -> Iterator[Ints]:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Interest just before each of K events."""
+    """Interest just before each predicted event."""
 
     event: Tensor
-    """``[K]``, log index of the event that comes next; on the CPU, as the log."""
+    """``[targets]``, log index of the predicted event; on the CPU, like the log."""
     interest: Tensor
-    """w, ``[K, d]``."""
+    """w, ``[targets, d]``."""
     alpha: Tensor
-    """``[K, 1]`` or ``[K, d]``."""
+    """``[targets, 1]`` or ``[targets, d]``."""
 
 
 def predict_windows(
@@ -125,11 +125,11 @@ def predict_windows(
     Args:
         model: The interest model.
         log: Events, on the CPU wherever the model is.
-        windows: ``[B, 2]``: the log index of each window's first target, and any event of the same user.
+        windows: ``[windows, 2]``: the log index of each window's first target, and any event of the same user.
         context_events: Events before the first target that are taken in.
         targets: Events from the first target on that may be targets.
-        is_target: ``[n]`` bool, which events are predicted.
-        vectors: ``[N, d]``, event vectors; None computes those of the windows' items and no others.
+        is_target: ``[events]`` bool, which events are predicted.
+        vectors: ``[items, d]``, event vectors; None computes those of the windows' items and no others.
         dropout: Share of the entries of event vectors that are zeroed.
         residual_dropout: As for `InterestModel.event_vectors`, where `vectors` is None.
     """
@@ -171,13 +171,13 @@ def predict_windows(
 
 
 def _scan(terms: Tensor, age_decay: Tensor, rank_decay: Tensor, opens: Tensor, context: int) -> Sums:
-    """Sums just before each event from ``context`` on, ``[B, targets, d]``.
+    """Sums just before each event from ``context`` on, ``[windows, targets, d]``.
 
     Args:
-        terms: ``[B, W, d]``, weighted event vectors.
-        age_decay: ``[B, W, d]``, over the pause before each event.
+        terms: ``[windows, window events, d]``, weighted event vectors.
+        age_decay: ``[windows, window events, d]``, over the pause before each event.
         rank_decay: ``[d]``, for each later event.
-        opens: ``[B, W, 1]``, 1 where an event opens a session.
+        opens: ``[windows, window events, 1]``, 1 where an event opens a session.
         context: Events before the first target.
     """
     # Sums and sums of squares go side by side through one recurrence; squares decay twice as fast.

@@ -8,6 +8,7 @@ model, whose tensors carry a leading batch dimension of 1; one with free text go
 from ebbtide.client.codec.answers import decode, decode_ranking, decode_vectors
 from ebbtide.client.codec.explanations import decode_explanation
 from ebbtide.client.codec.requests import encode, encode_explain, encode_rank, encode_texts
+from ebbtide.client.codec.shared import shared_fields
 from ebbtide.client.codec.tensors import Arrays, EncodedRequest
 from ebbtide.client.codec.user import LocatedEvent, UserRequest, now_ms_of, tensor_order
 from ebbtide.client.codec.users import pack_key, stack, users_of
@@ -27,6 +28,7 @@ __all__ = [
     "encode_texts",
     "now_ms_of",
     "pack_key",
+    "shared_fields",
     "stack",
     "tensor_order",
     "users_of",

@@ -42,12 +42,12 @@ def beyond_accuracy(
     """Measures the lists.
 
     Args:
-        lists: Of C baskets.
+        lists: The ranked lists of all baskets.
         relevance: Of the same.
-        owner: ``[C]``, the user of each basket.
-        training_item: ``[n]``, items of the training events.
-        training_user: ``[n]``, users of the training events.
-        text_vectors: ``[N, width]``.
+        owner: ``[baskets]``, the user of each basket.
+        training_item: ``[events]``, items of the training events.
+        training_user: ``[events]``, users of the training events.
+        text_vectors: ``[items, width]``.
     """
     items = text_vectors.shape[0]
     shown = lists.item[:, :_INDICES]
@@ -73,7 +73,7 @@ def beyond_accuracy(
 
 
 def _diversity(shown: Ints, text_vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """1 - mean cosine over the pairs of each list, ``[C]``; 0 for a list without a pair."""
+    """1 - mean cosine over the pairs of each list, ``[baskets]``; 0 for a list without a pair."""
     norms = np.linalg.norm(text_vectors, axis=1, keepdims=True)
     unit = text_vectors / np.where(norms > 0, norms, 1)
     diversity = np.zeros(shown.shape[0])

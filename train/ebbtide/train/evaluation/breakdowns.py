@@ -52,12 +52,12 @@ class Breakdown:
 
 
 def gap_days(log: EventLog, baskets: Baskets) -> Floats:
-    """Days from the user's last event to each basket, ``[C]``."""
+    """Days from the user's last event to each basket, ``[baskets]``."""
     return np.asarray((log.time_ms[baskets.head] - log.time_ms[baskets.head - 1]) / MS_PER_DAY)
 
 
 def history_events(log: EventLog, baskets: Baskets) -> Ints:
-    """The user's events strictly before each basket, ``[C]``."""
+    """The user's events strictly before each basket, ``[baskets]``."""
     first = log.start[np.searchsorted(log.start, baskets.head, side="right") - 1]
     return np.asarray(baskets.head - first)
 
@@ -65,7 +65,7 @@ def history_events(log: EventLog, baskets: Baskets) -> Ints:
 def interest_age_days(
     log: EventLog, baskets: Baskets, relevance: Relevance, text_vectors: npt.NDArray[np.float32], seed: int
 ) -> Floats:
-    """How old the interest is that each basket met, in days, ``[C]``; NaN where it was not looked for.
+    """How old the interest is that each basket met, in days, ``[baskets]``; NaN where it was not looked for.
 
     For each item that came: the age of the past event, among the newest 512, whose item's text is most similar to it
     (cosine; the newest of equals, so an item taken again gives the time since it was last taken). A basket's age is
@@ -73,9 +73,9 @@ def interest_age_days(
 
     Args:
         log: Events.
-        baskets: C baskets.
+        baskets: The predicted baskets.
         relevance: Of the same.
-        text_vectors: ``[N, width]``.
+        text_vectors: ``[items, width]``.
         seed: Draws the baskets that are looked at where there are more than 20,000.
     """
     norms = np.linalg.norm(text_vectors, axis=1, keepdims=True)
@@ -107,10 +107,10 @@ def breakdowns(
 
     Args:
         log: Events.
-        baskets: C baskets.
-        owner: ``[C]``, the user of each basket.
-        ndcg_at_10: ``[C]``.
-        age_days: ``[C]``, from `interest_age_days`.
+        baskets: The predicted baskets.
+        owner: ``[baskets]``, the user of each basket.
+        ndcg_at_10: ``[baskets]``.
+        age_days: ``[baskets]``, from `interest_age_days`.
         seed: Of the intervals.
     """
     quantities: list[tuple[str, str, str, Floats, Sequence[float], Sequence[str]]] = [

@@ -86,9 +86,9 @@ def evaluate_lists(
     Args:
         test: Split log.
         lists: One for each of its baskets.
-        text_vectors: ``[N, width]``, for diversity and for the age of the matching interest.
+        text_vectors: ``[items, width]``, for diversity and for the age of the matching interest.
         seed: Of everything that is drawn.
-        age_days: ``[C]``, from `interest_age_days`, which is the same for every model; None finds it here.
+        age_days: ``[baskets]``, from `interest_age_days`, which is the same for every model; None finds it here.
     """
     if age_days is None:
         age_days = interest_age_days(test.log, test.baskets, test.relevance, text_vectors, seed)

@@ -37,12 +37,12 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class RankedLists:
-    """The best items before each of C baskets, best first."""
+    """The best items before each basket, best first."""
 
     item: Ints
-    """``[C, LENGTH]``, catalog indices, no item twice in a row; `NO_ITEM` where the list has ended."""
+    """``[baskets, LENGTH]``, catalog indices, no item twice in a row; `NO_ITEM` where the list has ended."""
     score: Floats
-    """``[C, LENGTH]``, not rising along a row; minus infinity where the list has ended."""
+    """``[baskets, LENGTH]``, not rising along a row; minus infinity where the list has ended."""
 
 
 @torch.inference_mode()
@@ -60,13 +60,13 @@ def rank_baskets(
     Args:
         model: Put into evaluation mode.
         log: Events.
-        baskets: C baskets to predict.
+        baskets: The baskets to predict.
         popularity: The prior as of each moment; None for a model without prior.
         repeats: Whether items that the user had before may be in the list.
         progress: Called with the number of baskets just done.
 
     Returns:
-        The lists, and alpha ``[C]`` as the model blended history and session.
+        The lists, and alpha ``[baskets]`` as the model blended history and session.
     """
     tensors = LogTensors.of(log, model.config.session_gap_ms)
     item = np.full((len(baskets), LENGTH), NO_ITEM, dtype=np.int64)

@@ -51,13 +51,13 @@ def target_ranks(
         model: Put into evaluation mode.
         log: Events.
         tensors: The same events.
-        targets: ``[n]``, the events to predict; those without a strictly earlier event of the user are skipped.
+        targets: ``[events]``, the events to predict; those without a strictly earlier event of the user are skipped.
         popularity: The prior as of each moment; None for a model without prior.
         progress: Called with the number of baskets just done.
 
     Returns:
-        Log indices of the targets, and their ranks from 0, each ``[K]``. Ties count against the target; an item that
-        is left out as seen stands last.
+        Log indices of the targets, and their ranks from 0, each ``[targets]``. Ties count against the target; an item
+        that is excluded as seen ranks last.
     """
     events, ranks = target_ranks_by_gain(model, log, tensors, targets, popularity, (0.0,), progress)
     return events, ranks[0]
@@ -79,13 +79,13 @@ def target_ranks_by_gain(
         model: As in `target_ranks`, and so on.
         log: Events.
         tensors: The same events.
-        targets: ``[n]``.
+        targets: ``[events]``.
         popularity: The prior.
-        gains: ``[G]``, what own items gain; a model without a repeat score has none.
+        gains: ``[gains]``, offsets added to the scores of seen items; a model without a repeat score has none.
         progress: Called with the number of baskets just done.
 
     Returns:
-        Log indices ``[K]`` and ranks ``[G, K]``.
+        Log indices ``[targets]`` and ranks ``[gains, targets]``.
     """
     baskets = baskets_of(log, targets)
     stop_of = dict(zip(baskets.head.tolist(), baskets.stop.tolist(), strict=True))
@@ -113,7 +113,7 @@ def target_ranks_by_gain(
 
 
 def _ranks(scores: Tensor, came: Sequence[Tensor]) -> Ints:
-    """Items before each that came, ``[targets]``; ``scores`` is ``[K, N]``, ``came`` the items of each basket."""
+    """Ranks of the next items, ``[targets]``; ``scores`` is ``[baskets, items]``, ``came`` the items of each basket."""
     ranks = []
     for row, items in zip(scores, came, strict=True):
         ranks.append((row >= row[items][:, None]).sum(1) - 1)

@@ -44,7 +44,7 @@ def predicted_ratings(
         rating_mean: What is added to a score to make it a rating.
 
     Returns:
-        Log indices of the events, and their predicted ratings, each ``[K]``.
+        Log indices of the events, and their predicted ratings, each ``[baskets]``.
     """
     tensors = LogTensors.of(test.log, model.config.session_gap_ms)
     stop_of = dict(zip(test.baskets.head.tolist(), test.baskets.stop.tolist(), strict=True))
@@ -65,8 +65,8 @@ def rating_errors(
 
     Args:
         test: Split log; its weights are the ratings.
-        events: ``[K]``, log indices.
-        predicted: ``[K]``.
+        events: ``[baskets]``, log indices.
+        predicted: ``[baskets]``.
         rating_mean: Of the training events.
         seed: Of the intervals.
     """

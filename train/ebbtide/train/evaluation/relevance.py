@@ -13,10 +13,10 @@ from ebbtide.data.splits import Baskets, Ints, Mask
 
 @dataclass(frozen=True)
 class Relevance:
-    """The relevant items of C baskets, one after the other."""
+    """The relevant items of all baskets, one basket after the other."""
 
     start: Ints
-    """``[C + 1]``: those of basket c are ``start[c]`` up to ``start[c + 1]``."""
+    """``[baskets + 1]``: those of basket c are ``start[c]`` up to ``start[c + 1]``."""
     item: Ints
     """``[R]``, catalog indices, ascending and distinct within a basket."""
 
@@ -33,7 +33,7 @@ class Relevance:
 
     @property
     def counts(self) -> Ints:
-        """``[C]``, relevant items of each basket."""
+        """``[baskets]``, relevant items of each basket."""
         return np.diff(self.start)
 
     @property
@@ -42,7 +42,7 @@ class Relevance:
         return np.repeat(np.arange(self.start.shape[0] - 1), self.counts)
 
     def only(self, items: Mask) -> Relevance:
-        """Keeps the items that ``items`` ``[N]`` marks; a basket may be left with none."""
+        """Keeps the items that ``items`` ``[items]`` marks; a basket may be left with none."""
         kept = items[self.item]
         counts = np.bincount(self.case[kept], minlength=self.counts.shape[0])
         return Relevance(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), self.item[kept])
@@ -57,7 +57,7 @@ class Relevance:
         return rows
 
     def among(self, item: Ints) -> Mask:
-        """Which entries of lists ``[C, L]`` are relevant, same shape."""
+        """Which entries of lists ``[baskets, L]`` are relevant, same shape."""
         wide = np.int64(max(int(item.max(initial=0)), int(self.item.max(initial=0))) + 2)
         keys = self.case * wide + self.item
         found: Mask = np.isin(np.arange(item.shape[0])[:, None] * wide + item, keys) & (item >= 0)

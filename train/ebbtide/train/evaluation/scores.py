@@ -31,16 +31,16 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Scored:
-    """The catalog's scores before K baskets."""
+    """The scores of the catalog before some baskets."""
 
     head: Ints
-    """``[K]``, log index of the first event of each basket."""
+    """``[baskets]``, log index of the first event of each basket."""
     scores: Tensor
-    """``[K, N]``, before anything is excluded."""
+    """``[baskets, items]``, before anything is excluded."""
     alpha: Tensor
-    """``[K]``, share of history in the blend; its mean where it is one per dimension."""
+    """``[baskets]``, share of history in the blend; its mean where it is one per dimension."""
     own: OwnEvents | None
-    """Of the K baskets, whose scores are the repeat score's; None for a model without."""
+    """Seen items of these baskets, which have a repeat score; None for a model without one."""
 
 
 @torch.inference_mode()
@@ -53,7 +53,7 @@ def score_baskets(
         model: Put into evaluation mode.
         log: Events.
         tensors: The same events.
-        heads: ``[C]``, log index of the first event of each basket, ascending.
+        heads: ``[baskets]``, log index of the first event of each basket, ascending.
         popularity: The prior as of each moment; None for a model without prior.
 
     Raises:
@@ -99,7 +99,7 @@ def own_before(log: EventLog, tensors: LogTensors, heads: Ints) -> OwnEvents:
     Args:
         log: Events.
         tensors: The same events.
-        heads: ``[K]``.
+        heads: ``[baskets]``.
     """
     first = tensors.first.numpy()[heads]
     return own_events(log.item, log.time_ms, log.weight, first, heads, _CONTEXT_EVENTS)
@@ -109,9 +109,9 @@ def exclude_seen(scores: Tensor, tensors: LogTensors, heads: Ints) -> None:
     """Sets the scores of what each user had strictly before the basket to minus infinity, in place.
 
     Args:
-        scores: ``[K, N]``.
+        scores: ``[baskets, items]``.
         tensors: Events.
-        heads: ``[K]``.
+        heads: ``[baskets]``.
     """
     for row, head in enumerate(heads.tolist()):
         scores[row, tensors.item[int(tensors.first[head]) : head]] = -torch.inf
@@ -134,7 +134,7 @@ def updated_popularity(log: EventLog, heads: Ints, items: int, config: ModelConf
 
     Args:
         log: Events; each recount takes those strictly before its moment.
-        heads: ``[C]``, the baskets.
+        heads: ``[baskets]``, the baskets.
         items: N.
         config: The prior's half-lives.
     """

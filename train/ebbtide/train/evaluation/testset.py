@@ -23,12 +23,12 @@ class TestSet:
     log: EventLog
     catalog: Catalog
     is_test: Mask
-    """``[n]``."""
+    """``[events]``."""
     baskets: Baskets
-    """C baskets of the test events, those with a strictly earlier event of the user."""
+    """Baskets of the test events that have a strictly earlier event of the user."""
     relevance: Relevance
     owner: Ints
-    """``[C]``, the user of each basket."""
+    """``[baskets]``, the user of each basket."""
 
     @classmethod
     def of(cls, log: EventLog, catalog: Catalog, holdout: str) -> TestSet:
@@ -41,7 +41,7 @@ class TestSet:
 
     @classmethod
     def where(cls, log: EventLog, catalog: Catalog, is_test: Mask) -> TestSet:
-        """Takes the test events as they are given, ``[n]``.
+        """Takes the test events as they are given, ``[events]``.
 
         Raises:
             DataError: Nothing to predict.
@@ -65,5 +65,5 @@ class TestSet:
         return self.log.user[~self.is_test]
 
     def seldom(self, at_most: int) -> Mask:
-        """Items with at most so many training events, ``[N]``: the cold and the long tail."""
+        """Items with at most so many training events, ``[items]``: the cold and the long tail."""
         return np.asarray(np.bincount(self.training_item, minlength=len(self.catalog)) <= at_most)

@@ -1,0 +1,209 @@
+"""No field of the schema is lost on its way: adding one to the proto without handling it fails a test here."""
+
+from datetime import datetime, timezone
+
+import numpy as np
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ebbtide.client import InvalidArgumentError, explain_request, rank_request, recommend_request
+from ebbtide.client._requests import nothing_to_explain, recommendation_of
+from ebbtide.client.codec import (
+    decode,
+    decode_explanation,
+    decode_ranking,
+    encode,
+    encode_explain,
+    encode_rank,
+    encode_texts,
+    shared_fields,
+)
+from ebbtide.v1 import (
+    AttributeFilter,
+    EmbedRequest,
+    Event,
+    ExplainedEvent,
+    ExplainRequest,
+    ExplainResponse,
+    ItemExplanation,
+    RankRequest,
+    RankResponse,
+    RecommendedItem,
+    RecommendRequest,
+    RecommendResponse,
+)
+
+TIME = Timestamp(seconds=1)
+EVENT = Event(item_id="a", time=Timestamp(seconds=2))
+FILTER = AttributeFilter(column="genre", values=["Drama"])
+MESSAGES = {
+    "google.protobuf.Timestamp": TIME,
+    "ebbtide.v1.Event": EVENT,
+    "ebbtide.v1.AttributeFilter": FILTER,
+    "ebbtide.v1.RecommendedItem": RecommendedItem(item_id="a", score=1),
+}
+
+# Each encodes one message of its kind; those of events and filters encode a request that holds one.
+ENCODERS = {
+    RecommendRequest: (RecommendRequest(), encode),
+    RankRequest: (RankRequest(candidate_item_ids=["a"]), encode_rank),
+    ExplainRequest: (ExplainRequest(item_ids=["a"]), encode_explain),
+    EmbedRequest: (EmbedRequest(texts=["a"]), lambda message, _: encode_texts(message.texts)),
+    Event: (EVENT, lambda message, now_ms: encode(RecommendRequest(events=[message]), now_ms)),
+    AttributeFilter: (FILTER, lambda message, now_ms: encode(RecommendRequest(allow=[message]), now_ms)),
+}
+NOT_A_TENSOR = {
+    ("RecommendRequest", "top_n"): "the served model always gives as many as it was exported with; the decoder cuts",
+    ("RankRequest", "top_n"): "the served model scores every candidate; the decoder cuts",
+}
+REFUSED_BESIDE_ITEM_IDS = {("ExplainRequest", "top_n"), ("ExplainRequest", "allow")}
+FIELDS = [(kind, name) for kind in ENCODERS for name in kind.DESCRIPTOR.fields_by_name]
+
+
+def value_of(field):
+    """A value of the field's type that is not its default."""
+    values = {
+        FieldDescriptor.CPPTYPE_STRING: "b",
+        FieldDescriptor.CPPTYPE_BOOL: True,
+        FieldDescriptor.CPPTYPE_FLOAT: 0.5,
+        FieldDescriptor.CPPTYPE_UINT32: 3,
+        FieldDescriptor.CPPTYPE_ENUM: 2,
+    }
+    if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
+        return MESSAGES[field.message_type.full_name]
+    return values[field.cpp_type]
+
+
+def with_field(message, field):
+    """The message with one more field set, or with one more entry in it."""
+    changed = type(message)()
+    changed.CopyFrom(message)
+    if field.default_value == []:
+        getattr(changed, field.name).append(value_of(field))
+    elif field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
+        getattr(changed, field.name).CopyFrom(value_of(field))
+    else:
+        setattr(changed, field.name, value_of(field))
+    return changed
+
+
+def with_all_fields(kind, *, leave_out=()):
+    message = kind()
+    for field in kind.DESCRIPTOR.fields:
+        if field.name not in leave_out:
+            message = with_field(message, field)
+    return message
+
+
+def names(kind):
+    return set(kind.DESCRIPTOR.fields_by_name)
+
+
+def names_of_set_fields(*messages):
+    return {field.name for message in messages for field, _ in message.ListFields()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, name in FIELDS if (kind.__name__, name) not in REFUSED_BESIDE_ITEM_IDS]
+)
+def test_field_changes_the_tensors_when_it_is_not_listed_as_no_tensor(kind, name):
+    base, encode_message = ENCODERS[kind]
+    changed = with_field(base, kind.DESCRIPTOR.fields_by_name[name])
+    before, after = (
+        {name: array.tolist() for name, array in encode_message(message, 9_000).tensors.items()}
+        for message in (base, changed)
+    )
+    assert (before == after) == ((kind.__name__, name) in NOT_A_TENSOR)
+
+
+@pytest.mark.parametrize("name", ["top_n", "allow"])
+def test_field_is_refused_when_it_only_serves_to_find_items_and_the_request_names_them(name):
+    base, encode_message = ENCODERS[ExplainRequest]
+    with pytest.raises(InvalidArgumentError) as caught:
+        encode_message(with_field(base, ExplainRequest.DESCRIPTOR.fields_by_name[name]), 9_000)
+    assert caught.value.field == name
+
+
+def test_list_of_fields_that_are_no_tensor_names_fields_of_the_schema():
+    assert NOT_A_TENSOR.keys() | REFUSED_BESIDE_ITEM_IDS <= {(kind.__name__, name) for kind, name in FIELDS}
+
+
+def test_recommendation_asks_with_every_field_when_an_explanation_names_no_items():
+    asked = with_all_fields(ExplainRequest, leave_out=["item_ids"])
+    recommendation = recommendation_of(asked)
+    assert names_of_set_fields(recommendation) == names(RecommendRequest)
+    for field, value in recommendation.ListFields():
+        assert getattr(asked, field.name) == value
+    assert names(ExplainRequest) - names(RecommendRequest) == {"item_ids"}
+
+
+def test_explanation_says_all_of_the_user_when_nothing_was_recommended():
+    recommended = with_all_fields(RecommendResponse, leave_out=["items"])
+    explained = nothing_to_explain(recommended)
+    assert names_of_set_fields(explained) == names(RecommendResponse) - {"items"}
+    for field, value in explained.ListFields():
+        assert getattr(recommended, field.name) == value
+
+
+def test_field_is_not_shared_when_its_type_differs():
+    recommended = RecommendResponse(items=[MESSAGES["ebbtide.v1.RecommendedItem"]], events_used=2)
+    assert shared_fields(recommended, ExplainResponse) == {"events_used": 2}
+    assert shared_fields(recommended, RankResponse).keys() == {"items", "events_used"}
+
+
+def test_keywords_reach_every_field_when_a_request_is_made_from_them():
+    user = {
+        "history": [EVENT],
+        "current": [EVENT],
+        "events": [EVENT],
+        "now": datetime(2026, 1, 1, tzinfo=timezone.utc),
+        "alpha": 0.5,
+        "decay_scale": 2.0,
+        "unknown_items": "error",
+        "exclude": ["a"],
+        "exclude_seen": True,
+        "top_n": 3,
+    }
+    allow = {"genre": "Drama"}
+    assert names_of_set_fields(recommend_request(**user, allow=allow)) == names(RecommendRequest)
+    assert names_of_set_fields(rank_request(**user, candidates=["a"])) == names(RankRequest)
+    assert names_of_set_fields(explain_request(**user, allow=allow, item_ids=["a"])) == names(ExplainRequest)
+
+
+def row(*values, dtype=np.float32):
+    return np.array([values], dtype=dtype)
+
+
+def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
+    user = {"alpha_used": row(0.5), "event_counts": row(1, 2, 3, dtype=np.int32)}
+    recommended = decode({**user, "item_id": row(b"a", dtype=np.object_), "score": row(1)}, model_version="1")
+    assert names_of_set_fields(recommended) == names(RecommendResponse)
+    assert names_of_set_fields(*recommended.items) == names(RecommendedItem)
+
+    ranked = decode_ranking(
+        {**user, "candidate_score": row(1, np.nan, -np.inf)},
+        RankRequest(candidate_item_ids=["a", "b", "c"]),
+        model_version="1",
+    )
+    assert names_of_set_fields(ranked) == names(RankResponse)
+
+    explained = decode_explanation(
+        {
+            **user,
+            "candidate_score": row(1, -np.inf),
+            "event_share": np.ones((2, 2), np.float32),
+            "event_current": row(False, True, dtype=np.bool_),
+            "event_decay": row(0.5, 0.5),
+            "dimension_share": np.ones((2, 4), np.float32),
+            "prior_share": row(1, 1),
+            "adjustment_share": row(1, 1),
+            "half_life_days": row(1, 2, 3, 4),
+        },
+        ExplainRequest(history=[EVENT], current=[EVENT], item_ids=["a", "b"]),
+        now_ms=9_000,
+        model_version="1",
+    )
+    assert names_of_set_fields(explained) == names(ExplainResponse)
+    assert names_of_set_fields(*explained.items) == names(ItemExplanation)
+    assert names_of_set_fields(*explained.events) == names(ExplainedEvent)

@@ -1,0 +1,41 @@
+"""Load tests and tuning read the served limits: an export with short histories is a server like any other."""
+
+import json
+import shutil
+
+import pytest
+
+from ebbtide.serve import ServerConfig, TritonServer
+
+MAX_EVENTS = 64
+
+
+@pytest.fixture(scope="module")
+def short_histories(trained, command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("short") / "repository"
+    command("export", trained.bundle_folder, "--out", folder, "--top-n", "20", "--max-events", str(MAX_EVENTS))
+    return folder
+
+
+def test_loadtest_is_answered_when_the_export_takes_short_histories(trained, command, short_histories, tmp_path):
+    with TritonServer(ServerConfig(short_histories)) as server:
+        command(
+            *("loadtest", server.grpc_url, "--bundle", trained.bundle_folder, "--duration", "3s", "--rate", "20"),
+            *("--mix", "recommend=1,recommend_text=1,rank=1,embed=1", "--warm-up", "none", "--requests", "60"),
+            *("--json", tmp_path / "out.json"),
+        )
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["answered"] == result["sent"] > 30
+    assert result["errors"] == {}
+    assert {name for name, one in result["endpoints"].items() if one["answered"]} == set(result["requests"]["mix"])
+
+
+@pytest.mark.slow
+def test_tune_measures_when_the_export_takes_short_histories(trained, command, short_histories, tmp_path):
+    repository = shutil.copytree(short_histories, tmp_path / "repository")
+    command(
+        *("tune", repository, "--bundle", trained.bundle_folder, "--slo", "p99<2s,errors<20%", "--minutes", "0.3"),
+        *("--turn", "300ms", "--requests", "100", "--out", tmp_path / "tuned.json"),
+    )
+    result = json.loads((tmp_path / "tuned.json").read_text())
+    assert result["trials"][0]["ratio"] > 0
