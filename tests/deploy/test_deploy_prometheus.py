@@ -133,7 +133,7 @@ def test_autoscaler_reads_a_recorded_series_of_each_pod_when_the_adapter_renames
     assert {matcher.name for matcher in selector.matchers.matchers} <= kept
 
 
-def test_alert_on_queueing_is_above_the_autoscalers_aim_when_compared(rendered):
+def test_queueing_alert_is_at_twice_the_autoscalers_target(rendered):
     (autoscaler,) = rendered.of_kind("HorizontalPodAutoscaler")
     (target,) = [entry["pods"]["target"] for entry in autoscaler["spec"]["metrics"] if entry["type"] == "Pods"]
     aim_s = int(target["averageValue"].removesuffix("m")) / 1_000

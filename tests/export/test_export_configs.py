@@ -61,7 +61,7 @@ def test_config_states_the_contracts_tensors_when_rendered_and_parsed_back(name:
 
 
 @all_models
-def test_config_names_one_version_when_rendered(name: str) -> None:
+def test_config_names_the_one_version_that_is_exported(name: str) -> None:
     config = parsed(name)
     assert list(config.version_policy.specific.versions) == [SETTINGS.version]
     if contract.MODELS[name].kind is Kind.ENSEMBLE:
@@ -74,7 +74,7 @@ def test_config_names_one_version_when_rendered(name: str) -> None:
 
 @all_models
 @pytest.mark.parametrize("target", [CPU, GPU], ids=lambda target: target.name)
-def test_config_writes_batching_and_instances_out_when_rendered(name: str, target: Target) -> None:
+def test_config_spells_out_batching_and_instances(name: str, target: Target) -> None:
     model, config = contract.MODELS[name], parsed(name, target)
     assert (config.max_batch_size > 0) == model.batching
     assert config.HasField("dynamic_batching") == (model.batching and model.kind is not Kind.ENSEMBLE)

@@ -249,7 +249,7 @@ def test_layers_are_refused_when_the_encoder_has_no_more(source: EncoderSource) 
         build_encoder(source, EncoderOptions(layers=6))
 
 
-def test_fidelity_is_told_when_measured(build: Build) -> None:
+def test_fidelity_of_int8_is_below_one_and_passes(build: Build) -> None:
     built = build("int8")
     fidelity = measure_fidelity(built, session_of(built.graph, 2))
     require_fidelity(fidelity, built.options)

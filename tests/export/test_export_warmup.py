@@ -73,7 +73,7 @@ def test_every_computing_model_is_warmed_up_when_exported(repository: Path) -> N
         assert sorted(batches) == ([1, 1, config.max_batch_size] if model.batching else [1, 1, 1])
 
 
-def test_samples_have_the_contracts_types_and_ranks_when_made(ground: CommonGround, bundle: InterestBundle) -> None:
+def test_warmup_samples_have_the_contracts_types_and_ranks(ground: CommonGround, bundle: InterestBundle) -> None:
     for name, samples in warmup_samples(ground, bundle.catalog.text).items():
         model = contract.MODELS[name]
         for tensor in model.inputs:
@@ -85,7 +85,7 @@ def test_samples_have_the_contracts_types_and_ranks_when_made(ground: CommonGrou
                     assert array.ndim == len(dims)
 
 
-def test_samples_reach_from_no_event_to_the_longest_when_made(ground: CommonGround, bundle: InterestBundle) -> None:
+def test_warmup_samples_reach_from_no_event_to_the_longest(ground: CommonGround, bundle: InterestBundle) -> None:
     limits, samples = ground.limits, warmup_samples(ground, bundle.catalog.text)
     events = {sample.name: sample.arrays["event_item"].size for sample in samples[contract.ADAPTIVE_WEIGHTS.name]}
     assert events == {"no_events": 0, "typical": 60, "longest": limits.max_events}

@@ -198,7 +198,7 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_html_needs_nothing_else_when_opened(result):
+def test_html_report_is_one_file_without_scripts_or_references(result):
     page = html_report(result)
     reader = Reader()
     reader.feed(page)
@@ -246,7 +246,7 @@ def run_command(*arguments):
     )
 
 
-def test_command_writes_all_files_and_compares_them_when_run(server, tmp_path):
+def test_command_writes_every_format_that_is_asked_for_and_compares_two_results(server, tmp_path):
     files = [tmp_path / name for name in ("out.json", "out.html", "out.md")]
     done = run_command(
         *(server.grpc_url, "--duration", "2s", "--rate", "50", "--warm-up", "none", "--slo", "p99<2s"),
