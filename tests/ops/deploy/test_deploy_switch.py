@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from deadlines import PATIENT
 from ebbtide.client import InterestClient, event
 from ebbtide.client.codec import encode
 from ebbtide.deploy import (
@@ -120,11 +121,11 @@ class SteadyLoad:
 
     def _ask(self, seed: int) -> None:
         random = np.random.default_rng(seed)
-        with InterestClient(self.url) as client:
+        with InterestClient(self.url, config=PATIENT) as client:
             while not self._stop.is_set():
                 index = int(random.integers(len(self.requests)))
                 try:
-                    response = client.recommend(self.requests[index], timeout_s=20)
+                    response = client.recommend(self.requests[index])
                 except Exception as error:
                     with self._lock:
                         self.failed.append(repr(error))
@@ -181,7 +182,7 @@ def test_clients_see_only_the_new_version_when_a_deployment_has_returned(
     assert result.comparison.requests == 24
     # Random parameters: the versions have little in common.
     assert 0 < result.comparison.mean_overlap_at_10 < 0.9
-    with InterestClient(running.grpc_url) as client:
+    with InterestClient(running.grpc_url, config=PATIENT) as client:
         assert {client.recommend(request).model_version for request in requests_of(tiny_bundle)} == {"2"}
         assert client.embed(["a quiet film"]).shape == (1, 16)
 
@@ -189,7 +190,7 @@ def test_clients_see_only_the_new_version_when_a_deployment_has_returned(
 @pytest.mark.slow
 def test_server_answers_with_the_deployed_version_when_it_starts_again(folder: Path, running: TritonServer) -> None:
     deploy(folder, [running.grpc_url])
-    with TritonServer(ServerConfig(folder)) as again, InterestClient(again.grpc_url) as client:
+    with TritonServer(ServerConfig(folder)) as again, InterestClient(again.grpc_url, config=PATIENT) as client:
         assert client.recommend(now=NOW).model_version == "2"
 
 
@@ -230,7 +231,7 @@ def test_old_version_goes_on_answering_when_the_check_of_the_new_one_fails(
     unknown = RecommendRequest(events=[event(item_id="no such item", time=NOW)])
     with pytest.raises(CandidateError, match="got none that the export serves"):
         deploy(folder, [running.grpc_url], requests=[unknown])
-    with InterestClient(running.grpc_url) as client:
+    with InterestClient(running.grpc_url, config=PATIENT) as client:
         assert client.recommend(now=NOW).model_version == "1"
     assert versions.loaded_versions(folder) == (1,)
 
@@ -266,7 +267,7 @@ def test_every_server_is_switched_when_several_read_the_folder(folder: Path, run
         addresses = [running.grpc_url, second.grpc_url]
         deploy(folder, addresses)
         for address in addresses:
-            with InterestClient(address) as client:
+            with InterestClient(address, config=PATIENT) as client:
                 assert client.recommend(now=NOW).model_version == "2"
         roll_back(folder, addresses)
     with pytest.raises(DeployError, match="addresses: got none"):
