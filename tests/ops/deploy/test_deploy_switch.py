@@ -86,6 +86,18 @@ def running(folder: Path) -> Iterator[TritonServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def kept_folder(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of which version 1 answers, after each test that shares it too."""
+    return Path(shutil.copytree(source, tmp_path_factory.mktemp("kept") / "repository"))
+
+
+@pytest.fixture(scope="module")
+def kept_server(kept_folder: Path) -> Iterator[TritonServer]:
+    with TritonServer(ServerConfig(kept_folder, model_control="explicit", load_models=("*",))) as server:
+        yield server
+
+
 @dataclass
 class SteadyLoad:
     """Clients that ask without pause, and compare every answer with that of the version that gave it."""
@@ -223,30 +235,30 @@ def test_old_version_goes_on_answering_when_the_server_refuses_the_new_one(
 
 
 def test_old_version_goes_on_answering_when_the_check_of_the_new_one_fails(
-    folder: Path, running: TritonServer, tiny_bundle: InterestBundle
+    kept_folder: Path, kept_server: TritonServer, tiny_bundle: InterestBundle
 ) -> None:
     with pytest.raises(CandidateError, match=r"got a mean overlap of 0\.\d\d .*; expected at least 1\.00"):
-        deploy(folder, [running.grpc_url], requests=requests_of(tiny_bundle), min_overlap=1.0)
+        deploy(kept_folder, [kept_server.grpc_url], requests=requests_of(tiny_bundle), min_overlap=1.0)
 
     unknown = RecommendRequest(events=[event(item_id="no such item", time=NOW)])
     with pytest.raises(CandidateError, match="got none that the export serves"):
-        deploy(folder, [running.grpc_url], requests=[unknown])
-    with InterestClient(running.grpc_url, config=PATIENT) as client:
+        deploy(kept_folder, [kept_server.grpc_url], requests=[unknown])
+    with InterestClient(kept_server.grpc_url, config=PATIENT) as client:
         assert client.recommend(now=NOW).model_version == "1"
-    assert versions.loaded_versions(folder) == (1,)
+    assert versions.loaded_versions(kept_folder) == (1,)
 
 
 def test_check_fails_when_the_server_answers_otherwise_than_the_files(
-    folder: Path, running: TritonServer, tiny_bundle: InterestBundle, tmp_path: Path
+    kept_folder: Path, kept_server: TritonServer, tiny_bundle: InterestBundle, tmp_path: Path
 ) -> None:
-    changed = Path(shutil.copytree(folder, tmp_path / "changed"))
+    changed = Path(shutil.copytree(kept_folder, tmp_path / "changed"))
     path = changed / contract.SCORING_HEAD.name / "1" / "model.onnx"
     graph = onnx.load(path)
     factors = next(weight for weight in graph.graph.initializer if weight.name == "factors")
     factors.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(factors) * np.float32(1.01), factors.name))
     onnx.save_model(graph, path)
-    with ModelControl(running.grpc_url) as control:
-        require_parity(InProcessPipeline(folder), control, requests_of(tiny_bundle), {})
+    with ModelControl(kept_server.grpc_url) as control:
+        require_parity(InProcessPipeline(kept_folder), control, requests_of(tiny_bundle), {})
         with pytest.raises(CandidateError, match=r"got a largest difference of .* at scoring_head, score"):
             require_parity(InProcessPipeline(changed), control, requests_of(tiny_bundle), {})
 
@@ -274,23 +286,23 @@ def test_every_server_is_switched_when_several_read_the_folder(folder: Path, run
         deploy(folder, [])
 
 
-def test_deployment_is_refused_when_there_is_nothing_to_do(folder: Path, running: TritonServer) -> None:
+def test_deployment_is_refused_when_there_is_nothing_to_do(kept_folder: Path, kept_server: TritonServer) -> None:
     with pytest.raises(DeployError, match=r"version 1: got the one that answers already; expected another of \[1, 2\]"):
-        deploy(folder, [running.grpc_url], 1)
+        deploy(kept_folder, [kept_server.grpc_url], 1)
     with pytest.raises(VersionError, match="version 9"):
-        deploy(folder, [running.grpc_url], 9)
+        deploy(kept_folder, [kept_server.grpc_url], 9)
     with pytest.raises(DeployError, match="roll-back: got no version loaded beside 1"):
-        roll_back(folder, [running.grpc_url])
+        roll_back(kept_folder, [kept_server.grpc_url])
 
 
 def test_deployment_is_refused_when_the_server_reads_another_folder(
-    folder: Path, running: TritonServer, tmp_path: Path
+    kept_folder: Path, kept_server: TritonServer, tmp_path: Path
 ) -> None:
-    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    other = Path(shutil.copytree(kept_folder, tmp_path / "other"))
     versions.load_only(other, [1, 2])
     versions.serve(other, 2)
     with pytest.raises(OtherRepositoryError, match=r"got a server that answers with version 1 .*; expected version 2"):
-        deploy(other, [running.grpc_url], 1)
+        deploy(other, [kept_server.grpc_url], 1)
 
 
 def test_deployment_is_refused_when_the_server_has_no_model_control(folder: Path) -> None:

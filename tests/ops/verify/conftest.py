@@ -81,7 +81,7 @@ def change_head(folder: Path) -> None:
 def change_tokenizer(folder: Path) -> None:
     path = folder / contract.TOKENIZER.name / "1" / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.enable_truncation(32)
+    tokenizer.enable_truncation(8)
     tokenizer.save(str(path))
 
 
