@@ -115,7 +115,7 @@ def test_tokenizer_is_named_when_it_cuts_texts_elsewhere(
     first = first_failure(found)
     assert first is not None
     assert (first.stage, first.field) == ("tokenizer", "input_ids")
-    assert "got 32 tokens; expected" in first.detail
+    assert "got 8 tokens; expected" in first.detail
     names = failed(found)
     assert ("embed", "text_vector") in names
     assert ("recommend_text", "score") in names
