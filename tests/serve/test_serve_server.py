@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,6 @@ import tritonclient.grpc as triton
 
 import ebbtide.serve.server as server_module
 from ebbtide.serve import PortInUseError, ServerConfig, ServerStartError, ServerStateError, TritonServer
-from ebbtide.serve.ports import Ports
 
 GUARD_S = 60
 
@@ -235,7 +235,16 @@ def test_start_shows_the_log_when_an_option_is_unknown(empty_repository, tmp_pat
 
 
 def test_start_gives_up_when_the_server_is_not_ready_in_time(repository, tmp_path):
-    config = ServerConfig(repository, startup_timeout_s=0.01, log_file=tmp_path / "triton.log")
+    never_ready = """
+import time
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        time.sleep(600)
+"""
+    (repository / "echo" / "1" / "model.py").write_text(never_ready)
+    config = ServerConfig(repository, startup_timeout_s=0.01, stop_timeout_s=0.1, log_file=tmp_path / "triton.log")
     with pytest.raises(
         ServerStartError, match=r"not ready after startup_timeout_s=0.01: loaded 0 of 1 models \(none\)"
     ):
