@@ -176,6 +176,7 @@ def test_interrupt_from_the_terminal_reaches_only_the_caller_when_it_is_pressed(
         repository,
         """
 try:
+    print("ready", flush=True)
     time.sleep(600)
 except KeyboardInterrupt:
     time.sleep(0.5)
@@ -185,6 +186,7 @@ except KeyboardInterrupt:
 """,
     )
     processes = family(pid)
+    assert caller.stdout.readline() == "ready\n"
     os.killpg(caller.pid, signal.SIGINT)
     output, _ = caller.communicate(timeout=GUARD_S)
     assert output.split() == ["True", "False"]
