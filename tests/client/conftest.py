@@ -172,8 +172,8 @@ def triton(repository):
         yield running
 
 
-# Stands in for a busy encoder. It says when a request came in and when it was cancelled, in files beside it, and tells
-# in its vectors which server it runs in.
+# Stands in for a busy encoder: the text `slow` keeps it at work until the request is cancelled or the file `released`
+# lies beside it. The files `started` and `cancelled` say what happened; the vectors say which server answered.
 SLOW_EMBED = """
 import os
 import time
@@ -193,9 +193,7 @@ class TritonPythonModel:
             texts = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()
             if texts[0] == b"slow":
                 (self.folder / "started").touch()
-                end = time.monotonic() + 60
-                while time.monotonic() < end and not request.is_cancelled():
-                    # As a busy model would: it looks up from its work now and then.
+                while not request.is_cancelled() and not (self.folder / "released").exists():
                     time.sleep(0.005)
                 if request.is_cancelled():
                     (self.folder / "cancelled").touch()
