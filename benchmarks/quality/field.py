@@ -132,7 +132,7 @@ def _up_cf() -> list[Settings]:
 
 
 def _tifu_knn() -> list[Settings]:
-    """The paper's values for this data set, its values for two other data sets, and values of later papers."""
+    """The paper's values for data of the same retailer and for two other data sets, then those of other authors."""
     tried = (
         (900, 0.9, 0.6, 0.2, 3),
         (300, 0.9, 0.7, 0.7, 7),

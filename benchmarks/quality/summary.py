@@ -25,7 +25,7 @@ RATIOS = {
 }
 
 
-_HEADINGS = ("model", "NDCG@10", "95 %", "recall@10", "hit rate@10", "training, s")
+_HEADINGS = ("model", "NDCG@10", "95 % interval", "recall@10", "hit rate@10", "training, s")
 
 
 def print_tables(data_set: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The facts of the machine that figures depend on."""
+"""Facts about the machine that the figures depend on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = (
 
 
 def facts() -> dict[str, Any]:
-    """The day (UTC), processor, memory and versions; packages that are not installed are left out."""
+    """The date (UTC), processor, memory and versions; packages that are not installed are left out."""
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "cpu": _cpu_model(),
@@ -34,7 +34,7 @@ def facts() -> dict[str, Any]:
 
 
 def load_average() -> float:
-    """Of the last minute: above zero before a run, something else takes the cores."""
+    """The load average of the last minute; above zero before a run, other programs use the cores."""
     return round(os.getloadavg()[0], 2)
 
 

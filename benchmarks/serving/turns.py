@@ -1,4 +1,4 @@
-"""Systems take turns, so that the machine's moods hit all alike; ratios are taken within a round, then their median."""
+"""Lets systems take turns, so that changes of the machine's speed affect all alike; a ratio is a median over rounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Rounds = dict[str, list[Turn]]
 
 
 def take_turns(systems: dict[str, Callable[[], Turn]], repeats: int) -> Rounds:
-    """One turn of each system, again and again; every other round in the opposite order."""
+    """Runs rounds with one turn of each system; every other round has the opposite order."""
     rounds: Rounds = {name: [] for name in systems}
     for repeat in range(repeats):
         names = list(systems)
@@ -22,7 +22,7 @@ def take_turns(systems: dict[str, Callable[[], Turn]], repeats: int) -> Rounds:
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    """The median of the ratios of each round."""
+    """The median over rounds of the ratio within a round."""
     return round(median(a / b for a, b in zip(over, under, strict=True)), 3)
 
 
@@ -32,5 +32,5 @@ def medians(turns: Sequence[Turn]) -> dict[str, float]:
 
 
 def raw(rounds: Rounds) -> dict[str, Any]:
-    """Medians, and every turn behind them."""
+    """For each system the medians and all its turns, as JSON values."""
     return {name: {**medians(turns), "turns": [turn.raw() for turn in turns]} for name, turns in rounds.items()}
