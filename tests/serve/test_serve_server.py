@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,6 @@ import tritonclient.grpc as triton
 
 import ebbtide.serve.server as server_module
 from ebbtide.serve import PortInUseError, ServerConfig, ServerStartError, ServerStateError, TritonServer
-from ebbtide.serve.ports import Ports
 
 GUARD_S = 60
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from ebbtide.cli.console import console
 from ebbtide.client import Explanation, Ranking, RecommendResponse
 from ebbtide.client.results import cold_start_text, parts_of_score
-from ebbtide.interest.blend import event_decays
+from ebbtide.interest.decay import event_decays
 from ebbtide.interest.events import order_events
 
 if TYPE_CHECKING:

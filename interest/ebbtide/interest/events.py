@@ -22,7 +22,9 @@ class EventBatch:
     request: Ints
     """``[E]``: which request an event belongs to, ascending."""
     source: Ints
-    """``[E]``: the event's place in the concatenated input, so that other columns can follow the order."""
+    """``[E]``: the event's index in the concatenated input, so that other columns can follow the order."""
+    age_ms: Ints
+    """``[E]``: milliseconds from the event to the request's `now`."""
     since: Floats
     """``[E, 2]``: the days, and the later events of the same request, since each event."""
     given_weight: Floats | None
@@ -127,6 +129,7 @@ def order_by_age(
     return EventBatch(
         request=request,
         source=order,
+        age_ms=age_ms,
         since=since,
         given_weight=weight,
         is_current=is_current,

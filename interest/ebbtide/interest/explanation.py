@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from ebbtide.interest import contract
 from ebbtide.interest.adjustments import find_pairs
-from ebbtide.interest.blend import event_decays
 from ebbtide.interest.checks import Request
 from ebbtide.interest.columns import Part, PartsRefused
+from ebbtide.interest.decay import event_decays
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.lookup import UNKNOWN
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED

@@ -2,7 +2,8 @@
 
 =====================  =================================================================================
 ``bundle.json``        settings, encoder, prior, data description, fingerprint
-``weights.safetensors``  the interest model's parameters, the catalog's text vectors, the prior's columns
+``weights.safetensors``  the interest model's parameters, the catalog's text vectors and other features, the
+                         prior's columns
 ``catalog.parquet``    ``item_id``, ``text``, ``title``; the row is the catalog index
 ``encoder/``           the language model, only where training tuned it
 =====================  =================================================================================
@@ -40,6 +41,7 @@ TUNED = "bundle:encoder"
 """The source of an encoder that training tuned: it lies in the bundle."""
 _TEXT_VECTORS = "text_vectors"
 _PRIOR_COLUMNS = "prior_columns"
+_FEATURES = "features."
 _MODEL = "model."
 _FINGERPRINT_CHARACTERS = 16
 
@@ -167,7 +169,12 @@ class InterestBundle:
             raise BundleError(f"{folder}: not a sound bundle: {error}") from error
         frame = pl.read_parquet(folder / CATALOG_FILE)
         catalog = Catalog(*(frame[column].to_list() for column in ("item_id", "text", "title")))
-        model = InterestModel(config.model, torch.from_numpy(tensors.pop(_TEXT_VECTORS)))
+        features = {
+            name.removeprefix(_FEATURES): torch.from_numpy(tensors.pop(name))
+            for name in sorted(tensors)
+            if name.startswith(_FEATURES)
+        }
+        model = InterestModel(config.model, torch.from_numpy(tensors.pop(_TEXT_VECTORS)), features)
         prior_columns = tensors.pop(_PRIOR_COLUMNS)
         state = {name.removeprefix(_MODEL): torch.from_numpy(value) for name, value in tensors.items()}
         try:
@@ -201,7 +208,8 @@ def fingerprint_of(
 
 def _tensors(model: InterestModel, prior_columns: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
     parameters = {_MODEL + name: value.detach().numpy() for name, value in model.state_dict().items()}
-    return {**parameters, _TEXT_VECTORS: model.text_vectors.numpy(), _PRIOR_COLUMNS: prior_columns}
+    features = {_FEATURES + name: rows.numpy() for name, rows in model.added_blocks.features().items()}
+    return {**parameters, **features, _TEXT_VECTORS: model.text_vectors.numpy(), _PRIOR_COLUMNS: prior_columns}
 
 
 def _catalog_frame(catalog: Catalog) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Literal
 
@@ -44,6 +44,8 @@ class Material:
     tensors: LogTensors
     popularity: PopularitySnapshots | None
     text_vectors: Tensor
+    features: Mapping[str, Tensor]
+    """Further feature blocks by name."""
     model_config: ModelConfig
     config: TrainConfig
     devices: Devices
@@ -97,7 +99,7 @@ class Loop:
         config = material.config
         torch.manual_seed(config.seed)
         self.random = np.random.default_rng(config.seed)
-        self.model = InterestModel(material.model_config, material.text_vectors)
+        self.model = InterestModel(material.model_config, material.text_vectors, material.features)
         self.fine_tuner = None if material.make_fine_tuner is None else material.make_fine_tuner()
         if saved is None:
             self._warm_start(training)

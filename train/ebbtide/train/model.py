@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 
 from ebbtide.interest.gate import SCALAR_FEATURES
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
+from ebbtide.train.blocks import RESIDUAL, TEXT, AddedBlocks, FeatureBlock
 from ebbtide.train.config import ModelConfig
 from ebbtide.train.repeat import RepeatScore
 
@@ -44,19 +48,24 @@ class Context:
 class InterestModel(nn.Module):
     """Parameters and formulas; which events go in is the business of `windows` (training) and `reference` (requests).
 
-    Event vectors are x_i = P text_i + e_i and item factors a_i = Q text_i + q_i, each a text part and a learned
-    residual; score_i = (gamma (x) w) . a_i + prior_weight . prior_i, generalised matrix factorisation (He et al.,
-    WWW 2017, eq. 9).
+    Event vectors x_i = sum_b P_b f_bi and item factors a_i = sum_b Q_b f_bi are sums over feature blocks b. Two blocks
+    are always there: the text, and a learned residual for each item (its features are one-hot);
+    score_i = (gamma (x) w) . a_i + prior_weight . prior_i is generalised matrix factorisation (He et al., WWW 2017,
+    eq. 9).
     """
 
     text_vectors: Tensor
 
-    def __init__(self, config: ModelConfig, text_vectors: Tensor) -> None:
+    def __init__(self, config: ModelConfig, text_vectors: Tensor, features: Mapping[str, Tensor] | None = None) -> None:
         """Starts from log-spaced half-lives and random projections; seed torch before for a reproducible start.
 
         Args:
             config: Shape of the model.
             text_vectors: ``[N, text width]``, the encoder's vectors of the catalog.
+            features: Further feature blocks by name, ``[N, width]`` each; None for none.
+
+        Raises:
+            ValueError: A further block has a bad name or shape.
         """
         super().__init__()
         self.config = config
@@ -86,6 +95,16 @@ class InterestModel(nn.Module):
         if config.fixed_alpha is None:
             self.gate_hidden = nn.Linear(2 * d + SCALAR_FEATURES, config.gate_hidden)
             self.gate_output = nn.Linear(config.gate_hidden, d if config.alpha == "per-dimension" else 1)
+        self.added_blocks = AddedBlocks(features or {}, items, d)
+
+    @property
+    def blocks(self) -> dict[str, FeatureBlock]:
+        """Every feature block by name."""
+        return {
+            TEXT: FeatureBlock(self.text_vectors, self.event_projection, self.item_projection),
+            RESIDUAL: FeatureBlock(None, self.event_residual, self.item_residual),
+            **self.added_blocks.blocks(),
+        }
 
     @property
     def decay_rate_per_day(self) -> Tensor:
@@ -102,16 +121,32 @@ class InterestModel(nn.Module):
 
         Args:
             items: ``[m]``; None for the whole catalog.
-            residual_dropout: Share of the items that have their text part alone, drawn anew; after DropoutNet (Volkovs
-                et al., NeurIPS 2017), so that the text part is good by itself where nothing else is known of an item.
+            residual_dropout: Share of the items that go without their residual, drawn anew; after DropoutNet (Volkovs
+                et al., NeurIPS 2017), so that the features are good by themselves for an item without training events.
         """
-        residual = _rows(self.event_residual, items, residual_dropout)
-        return _rows(self.text_vectors, items) @ self.event_projection + residual
+        return self._sum_of_blocks(
+            [(block.features, block.event_projection) for block in self.blocks.values()], items, residual_dropout
+        )
 
     def item_factors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
         """Gamma (x) a of the whole catalog ``[N, d]``, or of some ``[m, d]``; arguments as for `event_vectors`."""
-        residual = _rows(self.item_residual, items, residual_dropout)
-        return (_rows(self.text_vectors, items) @ self.item_projection + residual) * self.gamma
+        factors = self._sum_of_blocks(
+            [(block.features, block.item_projection) for block in self.blocks.values()], items, residual_dropout
+        )
+        return factors * self.gamma
+
+    @staticmethod
+    def _sum_of_blocks(
+        terms: list[tuple[Tensor | None, Tensor]], items: Tensor | None, residual_dropout: float
+    ) -> Tensor:
+        """The sum over blocks, given as features and projection, ``[N, d]`` or ``[m, d]``."""
+        return reduce(
+            operator.add,
+            (
+                _rows(projection, items, residual_dropout) if features is None else _rows(features, items) @ projection
+                for features, projection in terms
+            ),
+        )
 
     def repeat_item_bias(self) -> Tensor:
         """What each item adds to its repeat score, ``[N]``: its text vector times a weight, and its own bias.

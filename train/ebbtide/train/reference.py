@@ -70,8 +70,9 @@ def score_request(
     """
     with torch.no_grad():
         interest, used, current = _interest(model, item, time_ms, now_ms, is_current, weight, alpha, text_vectors)
-        text = model.text_vectors.double()
-        factors = model.gamma.double() * (text @ model.item_projection.double() + model.item_residual.double())
+        factors = model.gamma.double() * _sum_of_terms(
+            [(block.features, block.item_projection) for block in model.blocks.values()]
+        )
         scores = factors @ interest + torch.from_numpy(prior_columns).double() @ model.prior_weight.double()
         repeats: dict[int, float] = {}
         if model.repeat is not None:
@@ -99,7 +100,8 @@ def _interest(
     """Interest w ``[d]``, alpha ``[1]`` or ``[d]``, and the number of events of the current session."""
     projection = model.event_projection.double()
     d = projection.shape[1]
-    vectors = [model.text_vectors[index].double() @ projection + model.event_residual[index].double() for index in item]
+    catalog = _sum_of_terms([(block.features, block.event_projection) for block in model.blocks.values()])
+    vectors = [catalog[index] for index in item]
     if text_vectors is not None:
         vectors += [torch.from_numpy(row).double() @ projection for row in text_vectors]
     # Python's sort is stable: events of one moment keep the order in which they were given.
@@ -122,6 +124,14 @@ def _interest(
     else:
         used = _gate(model, history, current, len(sets[False]), len(sets[True]), idle_hours)
     return used * history + (1 - used) * current, used, len(sets[True])
+
+
+def _sum_of_terms(terms: list[tuple[Tensor | None, Tensor]]) -> Tensor:
+    """The sum over feature blocks of features times projection, ``[N, d]``; None for one-hot features."""
+    total = torch.zeros((), dtype=torch.float64)
+    for features, projection in terms:
+        total = total + (projection.double() if features is None else features.double() @ projection.double())
+    return total
 
 
 def _last_session(time_ms: Sequence[int], order: list[int], now_ms: int, gap_ms: int) -> list[bool]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,7 @@ def fit(
     checkpoints: CheckpointFolder | None = None,
     make_fine_tuner: Callable[[], EncoderFineTuner] | None = None,
     devices: Devices | None = None,
+    features: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> Fit:
     """Trains on the given events, and on nothing else.
 
@@ -68,6 +70,7 @@ def fit(
         make_fine_tuner: Gives a fresh encoder to tune; None leaves it frozen.
         devices: Where to compute; one CPU unless given. Several processes all come here with the same arguments, and
             all get the same result.
+        features: Further feature blocks by name, ``[N, width]`` each; None for none.
 
     Returns:
         The model of the best epoch, fitted again on all training events unless ``refit`` is off.
@@ -79,6 +82,7 @@ def fit(
     devices = devices or Devices()
     watcher = watcher if watcher is not None and devices.is_first else Watcher()
     train_config = train_config.for_catalog(text_vectors.shape[0])
+    features = features or {}
     log = _only(log, is_training)
     predictable = has_past(log)
     late = after_time(log, train_config.validation_fraction)
@@ -92,7 +96,7 @@ def fit(
     saved = None
     if checkpoints is not None:
         settings = {**model_config.model_dump(), **train_config.model_dump(), **devices.settings}
-        saved = checkpoints.begin(Identity(settings=settings, data=_digest(log, text_vectors)))
+        saved = checkpoints.begin(Identity(settings=settings, data=_digest(log, text_vectors, features)))
     history = History()
     if saved is not None:
         progress = saved.progress
@@ -107,6 +111,7 @@ def fit(
         tensors=LogTensors.of(log, model_config.session_gap_ms),
         popularity=popularity,
         text_vectors=torch.from_numpy(text_vectors),
+        features={name: torch.from_numpy(rows) for name, rows in features.items()},
         model_config=model_config,
         config=train_config,
         devices=devices,
@@ -138,10 +143,13 @@ def prior_snapshots(log: EventLog, items: int, config: ModelConfig) -> Popularit
     return popularity_snapshots(log.item, log.time_ms, items, half_lives, timestamps)
 
 
-def _digest(log: EventLog, text_vectors: npt.NDArray[np.float32]) -> str:
+def _digest(
+    log: EventLog, text_vectors: npt.NDArray[np.float32], features: Mapping[str, npt.NDArray[np.float32]]
+) -> str:
     """SHA-256 of what is trained on, in hex."""
-    digest = hashlib.sha256()
-    for array in (log.start, log.item, log.time_ms, log.weight, text_vectors):
+    digest = hashlib.sha256("\0".join(features).encode())
+    arrays: list[npt.NDArray[Any]] = [log.start, log.item, log.time_ms, log.weight, text_vectors, *features.values()]
+    for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -145,7 +145,7 @@ def _choose(log: EventLog, targets: Mask, sample: RankingSample) -> tuple[Mask, 
 
 def _with_residual(model: InterestModel, residual: torch.Tensor) -> InterestModel:
     """The model with other event vectors: P text + residual."""
-    other = InterestModel(model.config, model.text_vectors)
+    other = InterestModel(model.config, model.text_vectors, model.added_blocks.features())
     other.load_state_dict({**model.state_dict(), "event_residual": residual})
     return other.eval()
 
