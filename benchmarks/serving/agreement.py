@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.grpc import InferenceServerClient
 
-from benchmarks.serving.users import Requests, Tensors
+from benchmarks.serving.inputs import infer_inputs
+from benchmarks.serving.users import Requests
 from ebbtide.interest import contract
 
 REQUESTS, BEST, TOLERANCE = 50, 10, 1e-4
@@ -32,7 +33,7 @@ def ask(url: str, requests: Requests) -> Recommended:
     """The recommendations of a server for the first `REQUESTS` requests."""
     with InferenceServerClient(url) as client:
         answers = [
-            client.infer(contract.RECOMMEND.name, _inputs(tensors), client_timeout=30)
+            client.infer(contract.RECOMMEND.name, infer_inputs(tensors), client_timeout=30)
             for tensors, _ in zip(requests, range(REQUESTS), strict=False)
         ]
     ids, scores = (
@@ -58,12 +59,3 @@ def require_agreement(name: str, found: Recommended, expected: Recommended) -> f
             f"expected {expected.item_id[row].tolist()}, scores within {TOLERANCE:.0e}"
         )
     return difference
-
-
-def _inputs(tensors: Tensors) -> list[InferInput]:
-    datatypes = {tensor.name: tensor.dtype.value for tensor in contract.RECOMMEND.inputs}
-    inputs = []
-    for name, array in tensors.items():
-        inputs.append(InferInput(name, list(array.shape), datatypes[name]))
-        inputs[-1].set_data_from_numpy(np.ascontiguousarray(array))
-    return inputs

@@ -14,19 +14,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tokenizers import Tokenizer
 
 from benchmarks.serving.encoder_peers import FP32, INT8
+from benchmarks.serving.inputs import infer_inputs
 from benchmarks.serving.settings import Settings
-from benchmarks.serving.turns import ratio
+from benchmarks.serving.turns import ratio, take_turns
 from ebbtide.export import versions
 from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.options import ExportOptions
@@ -109,10 +110,11 @@ def _compare(
     for timed in systems.values():
         timed(warm)
     batches = draw(max(_MIN_BATCHES, round(_MIN_BATCHES * seconds / systems[BARE](warm))))
-    per_second: dict[str, list[float]] = {name: [] for name in systems}
-    for repeat in range(repeats):
-        for name in list(systems) if repeat % 2 == 0 else reversed(systems):
-            per_second[name].append(len(batches) * count / systems[name](batches))
+
+    def texts_per_s(timed: Timed) -> float:
+        return len(batches) * count / timed(batches)
+
+    per_second = take_turns({name: partial(texts_per_s, timed) for name, timed in systems.items()}, repeats)
     ratios = {
         f"{ours}_over_{other}": ratio(per_second[ours], per_second[other])
         for ours in OURS
@@ -185,12 +187,7 @@ def _inputs(model: str, texts: list[str]) -> list[Any]:
         times = _NOW_MS - 60_000 * np.arange(len(texts), 0, -1, dtype=np.int64)
         arrays |= {contract.EVENT_ITEM.name: np.empty(0, dtype=np.int64), contract.EVENT_TIME.name: times}
         arrays[contract.NOW.name] = np.array([_NOW_MS], dtype=np.int64)
-    inputs = []
-    for name, array in arrays.items():
-        tensor = triton.InferInput(name, array.shape, "BYTES" if array.dtype == np.object_ else "INT64")
-        tensor.set_data_from_numpy(array)
-        inputs.append(tensor)
-    return inputs
+    return infer_inputs(arrays)
 
 
 def _infinity_folder(encoder: Path, work: Path) -> Path:

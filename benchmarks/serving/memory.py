@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import psutil
-from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.serving.exported import exported
+from benchmarks.serving.inputs import infer_inputs
 from benchmarks.serving.large import Ints, with_instances, write_large
 from benchmarks.serving.settings import Settings
 from benchmarks.serving.turns import ratio
@@ -76,7 +77,7 @@ def _used(repository: Path, model: str, keys: Ints) -> dict[str, float]:
             shuffled = np.random.default_rng(1).permutation(keys)
 
             def send(name: str, start: int) -> None:
-                client.infer(name, _inputs(shuffled[start : start + _EVENTS]), client_timeout=60)
+                client.infer(name, infer_inputs(_arrays(shuffled[start : start + _EVENTS])), client_timeout=60)
 
             list(callers.map(lambda start: send(contract.ADAPTIVE_WEIGHTS.name, start), range(0, len(keys), _EVENTS)))
             list(callers.map(lambda start: send(model, start), range(_RECOMMENDATIONS)))
@@ -91,17 +92,13 @@ def _used(repository: Path, model: str, keys: Ints) -> dict[str, float]:
     }
 
 
-def _inputs(keys: Ints) -> list[InferInput]:
-    tensors = {
-        contract.EVENT_ITEM: keys[None],
-        contract.EVENT_TIME: _NOW_MS - 60_000 * np.arange(1, len(keys) + 1)[None],
-        contract.NOW: np.array([[_NOW_MS]]),
+def _arrays(keys: Ints) -> dict[str, Ints]:
+    """A request whose events are these items, one minute apart."""
+    return {
+        contract.EVENT_ITEM.name: keys[None],
+        contract.EVENT_TIME.name: _NOW_MS - 60_000 * np.arange(1, len(keys) + 1)[None],
+        contract.NOW.name: np.array([[_NOW_MS]]),
     }
-    inputs = []
-    for tensor, array in tensors.items():
-        inputs.append(InferInput(tensor.name, list(array.shape), tensor.dtype.value))
-        inputs[-1].set_data_from_numpy(array)
-    return inputs
 
 
 def _table_row_bytes(repository: Path) -> int:

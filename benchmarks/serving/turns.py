@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.serving.load import Turn
 
 Rounds = dict[str, list[Turn]]
+"""The turns of each system."""
+Result = TypeVar("Result")
 
 
-def take_turns(systems: dict[str, Callable[[], Turn]], repeats: int) -> Rounds:
+def take_turns(systems: dict[str, Callable[[], Result]], repeats: int) -> dict[str, list[Result]]:
     """Runs rounds with one turn of each system; every other round has the opposite order."""
-    rounds: Rounds = {name: [] for name in systems}
+    rounds: dict[str, list[Result]] = {name: [] for name in systems}
     for repeat in range(repeats):
         names = list(systems)
         for name in names if repeat % 2 == 0 else reversed(names):
