@@ -120,7 +120,7 @@ class PerfAnalyzer:
             )
             if done.returncode or not report.is_file():
                 raise LoadError(
-                    f"perf_analyzer on {model} at {url}: got status {done.returncode}; expected 0. Its words:\n"
+                    f"perf_analyzer on {model} at {url}: got status {done.returncode}; expected 0. Output:\n"
                     f"{done.stdout[-2_000:]}{done.stderr[-2_000:]}"
                 )
             with report.open() as lines:
@@ -137,7 +137,7 @@ def _extract_program(program: Path) -> None:
         if done.returncode or not wheels:
             raise LoadError(
                 f"perf_analyzer: pip got no wheel tritonclient=={VERSION} for manylinux1_x86_64: put its file "
-                f"{_PROGRAM} at {program}. Its words:\n{done.stderr[-2_000:]}"
+                f"{_PROGRAM} at {program}. Output:\n{done.stderr[-2_000:]}"
             )
         partial = program.with_suffix(".partial")
         with zipfile.ZipFile(wheels[0]) as archive:
