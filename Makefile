@@ -95,7 +95,7 @@ $(QUALITY_VENV)/.ready: benchmarks/quality/requirements.txt | $(READY)
 bench-quality: $(READY) $(QUALITY_VENV)/.ready ## Quality of Ebbtide, its ablations and common recommenders (hours; QUICK=1: minutes)
 	@$(BIN)/python -m benchmarks.quality --library $(QUALITY_VENV)/bin/python $(if $(QUICK),--quick)
 
-bench-training: $(READY) $(QUALITY_VENV)/.ready ## Training speed of Ebbtide and SASRec (minutes)
+bench-training: $(READY) $(QUALITY_VENV)/.ready ## Training speed of Ebbtide and SASRec
 	@$(BIN)/python -m benchmarks.training --library $(QUALITY_VENV)/bin/python
 
 bench-export: $(READY) ## Every variant of the exported encoder: fidelity, speed, size (about 8 minutes with training; BUNDLE=folder: 4)
