@@ -10,8 +10,8 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from benchmarks.quality.split import Ints
+from ebbtide.data.baskets import basket_heads
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import basket_heads
 
 Weigher = Callable[[Ints, Ints], npt.NDArray[np.float64]]
 """Weights of baskets, from the index of each basket in its user's history and the history's number of baskets."""

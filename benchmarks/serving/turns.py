@@ -1,4 +1,4 @@
-"""Lets systems take turns, so that changes of the machine's speed affect all alike; a ratio is a median over rounds."""
+"""Systems take turns, so that noise of the machine affects all alike; ratios are medians of ratios within rounds."""
 
 from __future__ import annotations
 
