@@ -98,10 +98,10 @@ $(QUALITY_VENV)/.ready: benchmarks/quality/requirements.txt | $(READY)
 	@$(QUALITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-bench-quality: $(READY) $(QUALITY_VENV)/.ready ## Ours, its ablations and the usual recommenders under one protocol (hours; QUICK=1: minutes)
+bench-quality: $(READY) $(QUALITY_VENV)/.ready ## Quality of Ebbtide, its ablations and common recommenders (hours; QUICK=1: minutes)
 	@$(BIN)/python -m benchmarks.quality --library $(QUALITY_VENV)/bin/python $(if $(QUICK),--quick)
 
-bench-training: $(READY) $(QUALITY_VENV)/.ready ## Training against SASRec: events per second, time to the best validation NDCG
+bench-training: $(READY) $(QUALITY_VENV)/.ready ## Training speed of Ebbtide and SASRec
 	@$(BIN)/python -m benchmarks.training --library $(QUALITY_VENV)/bin/python
 
 bench-export: $(READY) ## Every variant of the exported encoder: fidelity, speed, size (about 8 minutes with training; BUNDLE=folder: 4)
@@ -128,7 +128,7 @@ $(SERVING_VENV)/.ready: benchmarks/serving/requirements.txt | $(READY)
 	@$(SERVING_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-bench-serving: $(ARTIFACTS)/bundle/bundle.json $(SERVING_VENV)/.ready ## Serving against a do-nothing floor, peers and the machine (tens of minutes; QUICK=1: under 8)
+bench-serving: $(ARTIFACTS)/bundle/bundle.json $(SERVING_VENV)/.ready ## Serving compared with a do-nothing server, peers and the machine (tens of minutes; QUICK=1: under 8)
 	@$(BIN)/python -m benchmarks.serving $(if $(QUICK),--quick) $(if $(BUNDLE),--bundle $(BUNDLE))
 
 docs: $(READY) ## Build the documentation as a site

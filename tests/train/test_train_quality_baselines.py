@@ -164,7 +164,7 @@ def test_tifu_knn_equals_its_formula_user_by_user(quality, split, updated):
 
 
 def baskets_before(log, user, timestamp_ms):
-    """A user's baskets strictly before a moment, as sets, oldest first."""
+    """A user's baskets strictly before a timestamp, as sets, oldest first."""
     own = slice(int(log.start[user]), int(log.start[user + 1]))
     times = [time for time in np.unique(log.time_ms[own]) if time < timestamp_ms]
     return [set(log.item[own][log.time_ms[own] == time].tolist()) for time in times]
