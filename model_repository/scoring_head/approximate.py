@@ -9,9 +9,7 @@ All tables are memory-mapped, so that the instances of a served model share one 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract, exported
+from ebbtide.interest.columns import Part, PartsRefused
+from ebbtide.interest.errors import RequestError
+from ebbtide.interest.parts import serve_parts
+from ebbtide.interest.retrieval import RETRIEVAL_FILE, RetrievalTables
 from ebbtide.interest.tensorfile import read_tensors
 
 Floats = npt.NDArray[np.float32]
@@ -30,17 +32,7 @@ _BLOCK = 1024
 _GATHERED_SHARE = 0.1
 """Of the catalog: fewer allowed items are gathered and scored alone, more are scored with all the others."""
 _FIRST_BIT = 1
-
-
-@dataclass(frozen=True)
-class RetrievalSettings:
-    """How the index is asked; what it was built with is in it."""
-
-    top_n: int
-    candidates: int
-    """Items that the index names for a request, beside one more for each excluded item."""
-    lifted: bool
-    """Whether vectors of the index have one more entry, 0 for an interest, that makes them equally long."""
+_INPUTS = tuple(tensor.name for tensor in contract.SCORING_HEAD.inputs)
 
 
 class ApproximateHead:
@@ -56,13 +48,10 @@ class ApproximateHead:
         Raises:
             ValueError: A file is damaged, or of another export.
         """
-        path = folder / exported.RETRIEVAL_FILE
-        tables, metadata = read_tensors(path)
+        path = folder / RETRIEVAL_FILE
+        tensors, metadata = read_tensors(path)
         exported.require_fingerprint(fingerprint, metadata, path)
-        self.settings = RetrievalSettings(**json.loads(metadata[exported.RETRIEVAL_SETTINGS]))
-        self._index_bytes = np.asarray(tables[exported.RETRIEVAL_INDEX])
-        self._id_start = np.asarray(tables[exported.ID_START])
-        self._id_bytes = np.asarray(tables[exported.ID_BYTES]).data
+        self._tables = RetrievalTables.from_tensors(tensors, metadata)
         factors = _tables(folder, exported.FACTORS_FILE, fingerprint)[exported.ITEM_FACTORS]
         self._factors: Floats = np.asarray(factors)
         self._words: Ints | None = None
@@ -73,10 +62,10 @@ class ApproximateHead:
             self._columns = tuple(pairwise(attributes[exported.COLUMN_WORD].tolist()))
         # Its arrays stay in the mapped file where the library can use them there.
         library: Any = faiss  # whose types leave the reader out
-        reader = library.ZeroCopyIOReader(faiss.swig_ptr(self._index_bytes), self._index_bytes.size)
+        reader = library.ZeroCopyIOReader(faiss.swig_ptr(self._tables.index), self._tables.index.size)
         self._index = faiss.read_index(reader, faiss.IO_FLAG_MMAP_IFC)
-        expected = (len(self._factors), self._factors.shape[1] + self.settings.lifted)
-        if (self._index.ntotal, self._index.d) != expected or len(self._id_start) != len(self._factors) + 1:
+        expected = self._factors.shape
+        if (self._index.ntotal, self._index.d) != expected or len(self._tables.ids.start) != len(self._factors) + 1:
             raise ValueError(f"{path}: got an index of {self._index.ntotal} x {self._index.d}; expected {expected}")
         # Adjustments by item, all zero (none) between requests; pages that no request touches are never made.
         self._adjustment: Floats = np.zeros(len(self._factors), dtype=np.float32)
@@ -93,8 +82,8 @@ class ApproximateHead:
             outputs: Names of those wanted, in their order; all with None.
             feeds: The inputs of the contract, by name.
         """
-        best, score = self.rank(*(feeds[tensor.name] for tensor in contract.SCORING_HEAD.inputs))
-        ids = np.array([[item.decode() for item in row] for row in self.item_ids(best).tolist()], dtype=np.object_)
+        best, score = self.rank(*(feeds[name] for name in _INPUTS))
+        ids = np.array([item.decode() for item in self._tables.ids.take(best).ravel()], dtype=np.object_)
         found = {contract.ITEM_ID.name: ids.reshape(best.shape), contract.SCORE.name: score}
         return [found[name] for name in (outputs or found)]
 
@@ -110,7 +99,7 @@ class ApproximateHead:
         Returns:
             Catalog indices and scores, ``[requests, top N]``, best first.
         """
-        shape = (len(interest), self.settings.top_n)
+        shape = (len(interest), self._tables.settings.top_n)
         best, score = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.float32)
         filtered = [self._filters(row) for row in item_filter]
         searched = np.flatnonzero(~np.array(filtered, dtype=np.bool_))
@@ -130,21 +119,41 @@ class ApproximateHead:
                 self._adjustment[items] = 0
         return best, score
 
-    def item_ids(self, index: Ints) -> npt.NDArray[np.object_]:
-        """UTF-8 ids of items, in the shape of their catalog indices."""
-        flat = index.ravel()
-        indices = zip(self._id_start[flat].tolist(), self._id_start[flat + 1].tolist(), strict=True)
-        ids = np.empty(flat.size, dtype=np.object_)
-        ids[:] = [self._id_bytes[start:end].tobytes() for start, end in indices]
-        return ids.reshape(index.shape)
+    def run_parts(self, parts: Sequence[Part]) -> list[dict[str, npt.NDArray[Any]] | RequestError]:
+        """The answers to requests as the server has them, with one search of the index for all of them.
+
+        Args:
+            parts: The inputs of `contract.SCORING_HEAD`, each with a leading dimension of users.
+
+        Returns:
+            For each part the outputs of `contract.SCORING_HEAD`, ids in UTF-8, or its error.
+        """
+        return serve_parts(parts, self._answers, self._refusal)
+
+    def _answers(self, parts: Sequence[Part]) -> list[dict[str, npt.NDArray[Any]]]:
+        refused = [number for number, part in enumerate(parts) if self._unknown_items(part).size]
+        if refused:
+            raise PartsRefused(np.array(refused))
+        best, score = self.rank(*(np.concatenate([part[name] for part in parts]) for name in _INPUTS))
+        ends = np.cumsum([len(part[contract.INTEREST.name]) for part in parts])[:-1]
+        answers = zip(np.split(self._tables.ids.take(best), ends), np.split(score, ends), strict=True)
+        return [{contract.ITEM_ID.name: ids, contract.SCORE.name: scores} for ids, scores in answers]
+
+    def _refusal(self, part: Part) -> RequestError:
+        wrong = self._unknown_items(part)
+        return RequestError(contract.ADJUST_ITEM.name, str(wrong[0]), f"an index below {self.items}")
+
+    def _unknown_items(self, part: Part) -> Ints:
+        """Adjusted catalog indices that no item has."""
+        adjusted = part[contract.ADJUST_ITEM.name]
+        unknown: Ints = adjusted[(adjusted < 0) | (adjusted >= self.items)]
+        return unknown
 
     def _search(self, interest: Floats, adjusted: int) -> Ints:
         """What the index names for each request, ``[requests, candidates]``; -1 where it found no more."""
-        count = min(self.items, self.settings.candidates + adjusted)
+        count = min(self.items, self._tables.settings.candidates + adjusted)
         if not len(interest):
             return np.empty((0, count), dtype=np.int64)
-        if self.settings.lifted:
-            interest = np.concatenate([interest, np.zeros((len(interest), 1), dtype=np.float32)], axis=1)
         # One thread for each instance: more of them would fight over the cores.
         faiss.omp_set_num_threads(1)
         _, found = self._index.search(np.ascontiguousarray(interest), count)
@@ -154,8 +163,8 @@ class ApproximateHead:
         """The best of some items by their exact scores; None where too few of them may be recommended."""
         score = self._factors.take(items, axis=0) @ interest
         _put(score, self._adjustment.take(items))
-        answer = _top(items, score, self.settings.top_n)
-        return None if len(answer[1]) < self.settings.top_n or np.isneginf(answer[1][-1]) else answer
+        answer = _top(items, score, self._tables.settings.top_n)
+        return None if len(answer[1]) < self._tables.settings.top_n or np.isneginf(answer[1][-1]) else answer
 
     def _exact(self, interest: Floats, item_filter: Ints) -> tuple[Ints, Floats]:
         """The best of the whole catalog."""
@@ -168,8 +177,8 @@ class ApproximateHead:
         _put(score, self._adjustment)
         if allowed is not None:
             score[~allowed] = -np.inf
-        items = _worth_sorting(score, self.settings.top_n)
-        return _top(items, score[items], self.settings.top_n)
+        items = _worth_sorting(score, self._tables.settings.top_n)
+        return _top(items, score[items], self._tables.settings.top_n)
 
     def _filters(self, item_filter: Ints) -> bool:
         return any(not item_filter[first] & _FIRST_BIT for first, _ in self._columns)
@@ -186,6 +195,15 @@ class ApproximateHead:
                     passes |= (self._words[:, word] & item_filter[word]) != 0
             allowed = passes if allowed is None else allowed & passes
         return allowed
+
+
+def read_approximate_head(folder: Path) -> ApproximateHead:
+    """The head in a version folder.
+
+    Raises:
+        ValueError: A file is damaged, or of another export.
+    """
+    return ApproximateHead(folder, exported.read_interest_config(folder).fingerprint)
 
 
 def _with_scored(candidates: Ints, items: Ints, values: Floats) -> Ints:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.exported import read_interest_config
 
 TOKENIZER_FILE = "tokenizer.json"
 _SHARED_STEP = 8
@@ -103,3 +104,12 @@ class TextTokens:
         if not decoded.strip():
             raise RequestError(field, repr(decoded[:_SHOWN_BYTES]), "a text that is not blank")
         return decoded
+
+
+def read_text_tokens(folder: Path) -> TextTokens:
+    """The tokenizer in a version folder.
+
+    Raises:
+        ValueError: A file is damaged.
+    """
+    return TextTokens(folder, read_interest_config(folder).limits)

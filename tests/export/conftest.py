@@ -116,7 +116,7 @@ def without_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
         write_tokenizer(encoder_folder(PACKAGED), 256, folder)
 
     monkeypatch.setattr(RepositoryWriter, "write_encoder", write_tokenizer_alone)
-    nothing = EncoderReport("fp32", (), {}, None, difference=0.0, tolerance=0.0, fidelity=None)
+    nothing = EncoderReport("fp32", {}, None, difference=0.0, tolerance=0.0, least_cosine=1.0, fidelity=None)
     monkeypatch.setattr(RepositoryWriter, "check", lambda *_: (nothing, 0.0, 0.0))
 
 

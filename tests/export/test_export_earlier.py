@@ -22,6 +22,7 @@ from ebbtide.export.encoder.speed import Speed
 from ebbtide.export.errors import AttributesError, OutputValueError, RepositoryError
 from ebbtide.export.facts import VersionFacts
 from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.machine import Machine
 from ebbtide.export.manifest import MANIFEST_FILE, read_manifest
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
@@ -92,8 +93,8 @@ def test_options_are_read_back_when_they_are_not_the_defaults() -> None:
 def test_what_was_told_of_an_encoder_is_read_back_when_it_is_compressed(tmp_path: Path) -> None:
     speed = Speed(0.5, 0.01)
     ranking = RankingLoss(0.99, float("nan"), 0.05, 10, 20)
-    fidelity = Fidelity(0.99, 0.9, 100, 0.98, 0.2, ranking, None, speed, speed)
-    report = EncoderReport("layers3-int8", (0, 2, 5), {"Attention": 3}, None, 0.2, 0.3, fidelity)
+    fidelity = Fidelity(0.99, 0.9, 100, 0.98, 0.2, ranking, None, speed, speed, Machine("a processor", ("avx2",)))
+    report = EncoderReport("int8", {"Attention": 3}, None, 0.2, 0.3, 0.99, fidelity)
     noted = json.loads(json.dumps(asdict(report)))
     assert repr(KeptEncoder.read(tmp_path, 3, noted).report) == repr(report)
     with pytest.raises(RepositoryError, match=r"(?s)version 3, encoder: got .*tolerance.*`ebbtide export --version`"):

@@ -104,6 +104,12 @@ def test_bundle_reads_back_what_was_saved(trained):
     assert sorted(path.name for path in folder.iterdir()) == ["bundle.json", "catalog.parquet", "weights.safetensors"]
 
 
+def test_bundle_files_have_one_mode_when_saved(trained, tmp_path):
+    (tmp_path / "any").touch()
+    modes = {path.name: path.stat().st_mode for path in trained[2].iterdir()}
+    assert set(modes.values()) == {(tmp_path / "any").stat().st_mode}, modes
+
+
 def test_bundle_is_refused_when_its_settings_belong_to_another(trained, tmp_path):
     shutil.copytree(trained[2], tmp_path / "bundle")
     path = tmp_path / "bundle" / "bundle.json"

@@ -71,7 +71,7 @@ def test_own_file_is_read_with_what_was_held_out_when_no_other_is_given(bundle, 
     grown = read_grown_log(bundle)
     assert grown.log.events == ratings.height * 3 // 4
     assert grown.unknown_events == 0
-    # The training held each user's last events out, and so counted up to an earlier moment.
+    # The training held each user's last events out, and so counted up to an earlier time.
     assert (
         refresh_prior(bundle, grown.log).config.prior_counted_at_ms
         == int(grown.log.time_ms.max()) + 1
@@ -214,4 +214,4 @@ def test_frozen_popularity_is_refused_when_the_prior_has_seen_what_it_would_pred
     arguments = ("evaluate", tmp_path / "refreshed", "--popularity", "frozen")
     done = CliRunner().invoke(app, [*map(str, arguments)])
     assert isinstance(done.exception, DataError)
-    assert "got 'frozen' for a prior that `ebbtide refresh` counted beyond the training" in str(done.exception)
+    assert "got 'frozen' for a prior that `ebbtide refresh` counted past the training period" in str(done.exception)

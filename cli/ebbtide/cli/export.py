@@ -35,14 +35,6 @@ class Retrieval(str, Enum):
 
     exact = "exact"
     ivf = "ivf"
-    hnsw = "hnsw"
-
-
-class EncoderKind(str, Enum):
-    """What embeds free texts when served."""
-
-    transformer = "transformer"
-    static = "static"
 
 
 class EncoderPrecision(str, Enum):
@@ -118,8 +110,8 @@ def command(
     retrieval: Annotated[
         Retrieval,
         typer.Option(
-            help="How the scoring head finds the best items: ivf and hnsw ask an approximate index, faster for a "
-            "million items and more (docs/head.md); their server needs faiss-cpu."
+            help="How the scoring head finds the best items: ivf asks an approximate index, faster for a million "
+            "items and more (docs/head.md); its server needs faiss-cpu."
         ),
     ] = Retrieval.exact,
     least_recall: Annotated[
@@ -148,18 +140,9 @@ def command(
             "else it is refused.",
         ),
     ] = False,
-    encoder: Annotated[
-        EncoderKind,
-        typer.Option(
-            help="What embeds free texts: the language model, or a table distilled from it (docs/encoder.md)."
-        ),
-    ] = EncoderKind.transformer,
     precision: Annotated[
-        EncoderPrecision, typer.Option(help="Of the language model: int8 is made for CPUs, fp16 for GPUs.")
+        EncoderPrecision, typer.Option(help="Of the text encoder: int8 is for CPUs, fp16 for GPUs (docs/encoder.md).")
     ] = EncoderPrecision.fp32,
-    layers: Annotated[
-        int | None, typer.Option(min=1, help="Layers of the language model to keep; all without it.")
-    ] = None,
     allow_fidelity_loss: Annotated[
         bool,
         typer.Option(
@@ -211,7 +194,7 @@ def command(
         ignore_unknown=ignore_unknown,
         head_precision=head_precision.value,
         retrieval=RetrievalOptions(retrieval.value, least_recall),
-        encoder=EncoderOptions(encoder.value, precision.value, layers, allow_fidelity_loss),
+        encoder=EncoderOptions(precision.value, allow_fidelity_loss),
     )
     with timed(f"exported {out}"), console.status("Exporting") as status:
         filters = None
@@ -271,7 +254,7 @@ def _print_report(report: ExportReport) -> None:
     table.add_column("largest difference", justify="right")
     table.add_column("allowed", justify="right")
     for name, difference, allowed in (
-        (f"encoder, {report.encoder.label}", report.encoder_difference, report.encoder_tolerance),
+        (f"encoder, {report.encoder.precision}", report.encoder_difference, report.encoder_tolerance),
         ("scoring head", report.head_difference, report.head_tolerance),
         ("whole requests", report.pipeline_difference, report.head_tolerance),
     ):
@@ -299,7 +282,7 @@ def _print_encoder(report: EncoderReport) -> None:
         return
     from ebbtide.export.encoder.speed import BATCH_TEXTS, BATCH_TOKENS
 
-    table = Table(title=f"Encoder {report.label} beside the full one in fp32, on event vectors", title_justify="left")
+    table = Table(title=f"Encoder in {report.precision} against fp32, on event vectors", title_justify="left")
     table.add_column("measured")
     table.add_column("value", justify="right")
     table.add_row(f"mean cosine, {fidelity.texts:,} catalog texts", f"{fidelity.cosine_mean:.4f}")

@@ -144,13 +144,13 @@ def test_memory_is_refused_when_the_rate_is_of_another_endpoint(tmp_path):
 
 def test_plan_says_so_when_rate_and_memory_are_of_different_machines(tmp_path):
     rate, memory = read_measured(written(tmp_path, LOADTEST)), read_memory(written(tmp_path, SERVING, "serving.json"))
-    told = (
+    expected = (
         "rate and memory are of different machines: AMD EPYC, 4 cores, 16 GiB; Intel(R) Xeon(R), 4 cores, 16 GiB",
         "memory: measured in a quick run, for a first look",
     )
-    assert notes_of(rate, memory) == (*rate.notes, *told)
+    assert notes_of(rate, memory) == (*rate.notes, *expected)
     same = read_measured(written(tmp_path, SERVING))
-    assert notes_of(same, memory) == ("the rate held no objective: plan with a lower --utilisation", told[1])
+    assert notes_of(same, memory) == ("the rate held no objective: plan with a lower --utilisation", expected[1])
 
 
 @pytest.mark.parametrize(

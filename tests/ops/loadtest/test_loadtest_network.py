@@ -194,7 +194,7 @@ def test_next_calls_are_answered_when_the_server_was_restarted():
         gone = generator.open_model(np.zeros(8), 0.1)
         assert codes(gone) == {UNAVAILABLE: 8}
         with serving(address=target):
-            # Nobody knows when the next attempt to connect is due; so calls go on until one is answered.
+            # The time of the next attempt to connect is unknown, so calls go on until one is answered.
             phases = (codes(generator.open_model(np.zeros(4), 0.1)) for _ in range(10_000))
             assert next(phase for phase in phases if phase != {UNAVAILABLE: 4}).get(OK, 0) > 0
 
@@ -212,11 +212,11 @@ def test_workers_send_the_requests_of_one_process_when_there_are_several(count, 
 
 
 def test_worker_is_turned_away_when_it_does_not_know_the_key():
-    told = queue.Queue()
+    said = queue.Queue()
     with serving() as (target, _, _), ThreadPoolExecutor(1) as pool:
-        generator = Workers(target, workload_of(b"one"), timeout_s=5, workers=1, remote=True, say=told.put)
+        generator = Workers(target, workload_of(b"one"), timeout_s=5, workers=1, remote=True, say=said.put)
         entered = pool.submit(generator.__enter__)
-        command = told.get(timeout=60).partition("with: ")[2]
+        command = said.get(timeout=60).partition("with: ")[2]
         host, port = command.split()[-2:]
         with pytest.raises(AuthenticationError):
             Client((host, int(port)), authkey=b"another")

@@ -71,7 +71,7 @@ def test_program_sends_our_requests_when_it_is_here(server, workload):
             workload,
             generator,
             Options([Load(4.0, concurrency=2)], warm_up_s=0.5),
-            beside=lambda runs: measure_beside(binary, server.grpc_url, workload, runs),
+            compare_with=lambda runs: measure_beside(binary, server.grpc_url, workload, runs),
         )
     (level,) = result["perf_analyzer"]["levels"]
     assert level["concurrency"] == 2

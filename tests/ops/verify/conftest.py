@@ -22,7 +22,7 @@ from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits
-from ebbtide.interest.exported import MODEL_FILE
+from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint, write_fingerprint
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import BundleConfig, EncoderReference, InterestBundle, fingerprint_of
 from ebbtide.train.config import ModelConfig, TrainConfig
@@ -114,6 +114,8 @@ def change_head(folder: Path) -> None:
     changed[:, 5] += 0.01
     factors.CopyFrom(numpy_helper.from_array(changed, "factors"))
     onnx.save_model(graph, str(path))
+    # As if it had been exported so.
+    write_fingerprint(path.parent, read_fingerprint(path.parent, hash_files=False))
 
 
 def change_tokenizer(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -90,8 +90,7 @@ class InterestModel(nn.Module):
             )
         self.repeat: RepeatScore | None = None
         if config.repeat_score:
-            prior_half_lives = config.effective_prior_half_life_days
-            self.repeat = RepeatScore(config.decay == "learned", text_width, items, prior_half_lives)
+            self.repeat = RepeatScore(config, text_width, items)
         if config.fixed_alpha is None:
             self.gate_hidden = nn.Linear(2 * d + SCALAR_FEATURES, config.gate_hidden)
             self.gate_output = nn.Linear(config.gate_hidden, d if config.alpha == "per-dimension" else 1)
@@ -115,6 +114,13 @@ class InterestModel(nn.Module):
     def rank_decay_rate(self) -> Tensor:
         """mu, ``[d]``; zeros with ``decay="none"``."""
         return self.log_rank_decay_rate.exp() if self.config.decay == "learned" else torch.zeros_like(self.gamma)
+
+    def half_life_quantiles(self, quantiles: Sequence[float]) -> tuple[float, ...]:
+        """Quantiles, over the interest dimensions, of the half-lives by age in days; empty without decay."""
+        if self.config.decay == "none":
+            return ()
+        half_lives = math.log(2) / self.decay_rate_per_day.detach()
+        return tuple(torch.quantile(half_lives.cpu(), torch.tensor(quantiles)).tolist())
 
     def event_vectors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
         """Vectors x of the catalog ``[items, d]``, or of chosen items ``[chosen items, d]``.

@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ebbtide.data.baskets import basket_heads, has_past
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import after_time, basket_heads, has_past
+from ebbtide.data.splits import after_time
 from ebbtide.train.checkpoint import CheckpointFolder, Identity
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.fine_tuning import EncoderFineTuner
-from ebbtide.train.loop import History, Loop, Material
+from ebbtide.train.loop import Loop
+from ebbtide.train.material import History, Material
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_times
 from ebbtide.train.progress import Epoch
@@ -30,11 +32,11 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained model and how it came to be."""
+    """A trained model and the history of its training."""
 
     model: InterestModel
     popularity: PopularitySnapshots | None
-    """The prior as of each moment of the training events."""
+    """The prior over the time of the training events."""
     epochs: list[Epoch]
     """With validation; the final fit on all events is not among them."""
     best_epoch: int

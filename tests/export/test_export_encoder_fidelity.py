@@ -1,4 +1,4 @@
-"""What compressed encoders are fitted and judged with: ridge regression, the split of texts, options, rankings."""
+"""What compressed encoders are judged with: the split of texts, options, rankings."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from ebbtide.data.catalog import Catalog
-from ebbtide.export.encoder.options import EncoderOptions
+from ebbtide.export.encoder.options import EncoderOptions, Precision
 from ebbtide.export.encoder.ranking_loss import NotMeasured, TextRanking
-from ebbtide.export.encoder.ridge import cosines, fit_ridge
-from ebbtide.export.encoder.static import StaticEncoder
 from ebbtide.export.encoder.texts import fragments, split_texts
 from ebbtide.export.errors import EncoderOptionsError
 from ebbtide.export.options import ExportOptions
@@ -23,49 +20,16 @@ from ebbtide.train.bundle import InterestBundle
 MOVIELENS = Path(__file__).parents[2] / "examples" / "movielens-small"
 
 
-def test_ridge_gives_the_left_out_prediction_when_each_row_is_refitted() -> None:
-    random = np.random.default_rng(0)
-    x = random.standard_normal((40, 6)).astype(np.float32)
-    y = (x @ random.standard_normal((6, 3)) + 2 + random.standard_normal((40, 3))).astype(np.float32)
-    _, left_out = fit_ridge(x, y)
-    distances = []
-    for row in range(40):
-        others = np.arange(40) != row
-        # Without a penalty worth the name: ordinary least squares with an intercept.
-        design = np.column_stack([x[others], np.ones(39)])
-        weight = np.linalg.lstsq(design, y[others], rcond=None)[0]
-        distances.append(left_out[row] - np.append(x[row], 1) @ weight)
-    # The fit has chosen a strength of its own, so it is near, and not worse on the whole.
-    assert np.abs(distances).max() < 0.5
-    assert ((left_out - y) ** 2).sum() <= ((left_out - y - distances) ** 2).sum() * 1.001
-
-
-def test_ridge_shrinks_when_targets_are_noise() -> None:
-    random = np.random.default_rng(1)
-    x, y = (random.standard_normal((30, width)).astype(np.float32) for width in (60, 4))
-    fitted, _ = fit_ridge(x, y)
-    assert np.abs(fitted(x) - y.mean(0)).max() < 0.8 * np.abs(y - y.mean(0)).max()
-
-
-def test_ridge_recovers_the_map_when_it_is_linear() -> None:
-    random = np.random.default_rng(2)
-    x, weight = random.standard_normal((200, 8)), random.standard_normal((8, 5))
-    fitted, left_out = fit_ridge(x.astype(np.float32), (x @ weight + 3).astype(np.float32))
-    np.testing.assert_allclose(fitted.weight, weight, atol=1e-4)
-    np.testing.assert_allclose(fitted.bias, 3, atol=1e-4)
-    np.testing.assert_allclose(cosines(left_out, (x @ weight + 3).astype(np.float32)), 1, atol=1e-5)
-
-
 def test_split_keeps_texts_apart_when_some_are_equal(catalog: Catalog) -> None:
     split = split_texts([*catalog.text, *catalog.text])
-    assert not set(split.fitted) & set(split.kept_back)
-    assert sorted(split.fitted + split.kept_back) == sorted(set(catalog.text))
+    assert not set(split.calibration) & set(split.kept_back)
+    assert sorted(split.calibration + split.kept_back) == sorted(set(catalog.text))
     assert len(split.kept_back) == len(catalog.text) // 5
     assert split == split_texts([*catalog.text, *catalog.text])
 
 
 def test_split_gives_one_text_to_both_sides_when_there_is_only_one() -> None:
-    assert split_texts(["a"]).fitted == split_texts(["a"]).kept_back == ["a"]
+    assert split_texts(["a"]).calibration == split_texts(["a"]).kept_back == ["a"]
 
 
 def test_fragments_are_words_of_each_text_when_cut(catalog: Catalog) -> None:
@@ -74,36 +38,17 @@ def test_fragments_are_words_of_each_text_when_cut(catalog: Catalog) -> None:
     assert len(set(map(len, map(str.split, pieces)))) > 3
 
 
-@pytest.mark.parametrize(
-    ("choices", "named"),
-    [
-        ({"kind": "tiny"}, "encoder: got 'tiny'"),
-        ({"precision": "int4"}, "precision: got 'int4'"),
-        ({"layers": 0}, "layers: got 0"),
-        ({"kind": "static", "precision": "int8"}, "static: got precision int8"),
-        ({"kind": "static", "layers": 3}, "layers 3"),
-    ],
-)
-def test_options_are_refused_when_they_do_not_go_together(choices: dict[str, object], named: str) -> None:
-    with pytest.raises(EncoderOptionsError, match=named):
-        EncoderOptions(**choices)  # type: ignore[arg-type]
+def test_options_are_refused_when_the_precision_is_unknown() -> None:
+    with pytest.raises(EncoderOptionsError, match="precision: got 'int4'; expected one of fp32, fp16, int8"):
+        EncoderOptions("int4")  # type: ignore[arg-type]
 
 
 def test_fingerprint_follows_the_encoder_when_answers_change(bundle: InterestBundle) -> None:
-    labels = [EncoderOptions(), EncoderOptions(precision="int8"), EncoderOptions(layers=3), EncoderOptions("static")]
-    assert [one.label for one in labels] == ["fp32", "int8", "layers3", "static"]
-    found = {ExportOptions(encoder=one).fingerprint(bundle) for one in labels}
-    assert len(found) == len(labels)
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    found = {ExportOptions(encoder=EncoderOptions(one)).fingerprint(bundle) for one in precisions}
+    assert len(found) == len(precisions)
     accepted = ExportOptions(encoder=EncoderOptions(precision="int8", allow_fidelity_loss=True))
     assert accepted.fingerprint(bundle) in found
-
-
-def test_static_encoder_ignores_padding_when_texts_have_different_lengths() -> None:
-    encoder = StaticEncoder(torch.randn(10, 4))
-    ids, mask = torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
-    expected = torch.stack([encoder.table[[1, 2]].mean(0), encoder.table[[3, 4, 5]].mean(0)])
-    torch.testing.assert_close(encoder(ids, mask), expected)
-    assert encoder(ids, torch.zeros_like(mask)).isfinite().all()
 
 
 @pytest.fixture(scope="module")
