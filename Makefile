@@ -11,13 +11,15 @@ KSERVE_VENV := $(ARTIFACTS)/kserve-venv
 DATA := examples/movielens-small
 # A user of the shipped data with a long history and a last session, shown by `make demo` and `make serve`.
 USER_ID ?= 547
+# Of `make test-random`: the one it printed finds the same failures again.
+SEED ?= $(shell date +%s)
 TRAIN_DATA := --events $(DATA)/ratings.parquet --user-col userId --item-col movieId --time-col timestamp \
 	--catalog $(DATA)/movies.parquet --text-template "{title} ({year}). {genres}" --title-template "{title} ({year})"
 SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bundle --show-user $(USER_ID)
 SOURCES := interest data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help setup serve demo test test-slow check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-loadtest bench-tune bench-docs clean
+.PHONY: help setup serve demo test test-slow test-random check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -58,6 +60,10 @@ test: $(READY) ## All checks and tests
 
 test-slow: $(READY) $(KSERVE_VENV)/.ready ## The tests that `make test` leaves out: Node.js, KServe's client, minutes
 	@$(BIN)/pytest -m slow
+
+test-random: $(READY) ## Property tests on new random examples (SEED=n: those of an earlier run)
+	@echo "==> random examples of SEED=$(SEED)"
+	@$(BIN)/pytest -m 'hypothesis and not slow' --hypothesis-profile=random --hypothesis-seed=$(SEED)
 
 $(KSERVE_VENV)/.ready: tests/client/requirements-kserve.txt | $(READY)
 	@echo "==> setting up KServe's client in $(KSERVE_VENV)"

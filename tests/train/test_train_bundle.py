@@ -64,7 +64,7 @@ def test_training_gives_the_same_bundle_when_seed_and_data_are_the_same(small_fi
     assert other.fingerprint != trained[0].fingerprint
 
 
-def test_training_learns_no_decay_and_no_alpha_when_told_so(small_log, small_vectors):
+def test_training_learns_no_decay_and_no_alpha_when_both_are_switched_off(small_log, small_vectors):
     log, _ = small_log
     config = ModelConfig(dimensions=8, decay="none", alpha="fixed:0.5")
     model = fit(log, np.ones(log.events, bool), small_vectors, config, TrainConfig(epochs=1)).model

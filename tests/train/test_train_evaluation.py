@@ -47,6 +47,7 @@ def test_ranks_equal_a_plain_sort_of_every_score(exclude_seen):
     events, ranks = target_ranks(model, log, tensors, targets, popularity)
     assert sorted(events.tolist()) == np.flatnonzero(targets & has_past(log)).tolist()
     heads = basket_heads(log)
+    seen_targets = 0
     with torch.inference_mode():
         for event, rank in zip(events, ranks, strict=True):
             head = heads[event]
@@ -59,9 +60,12 @@ def test_ranks_equal_a_plain_sort_of_every_score(exclude_seen):
             seen = set(log.item[tensors.first[event] : head].tolist()) if exclude_seen else set()
             kept = sorted((scores[item] for item in range(12) if item not in seen), reverse=True)
             if log.item[event] in seen:
+                seen_targets += 1
                 assert rank == 11
             else:
                 assert kept[rank] == pytest.approx(scores[log.item[event]], abs=1e-5)
+    assert 0 <= seen_targets < len(events)
+    assert (seen_targets > 0) == exclude_seen
 
 
 def test_metrics_average_within_users_first(random_log):

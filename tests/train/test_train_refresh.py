@@ -188,7 +188,7 @@ def test_log_is_refused_when_it_cannot_be_used(bundle, ratings, tmp_path):
         read_grown_log(bundle, tmp_path / "bad.csv")
 
 
-def test_command_tells_what_it_counted_and_writes_elsewhere_when_told_so(bundle, whole, tmp_path):
+def test_command_counts_a_log_with_other_columns_and_writes_elsewhere_when_options_say_so(bundle, whole, tmp_path):
     renamed = pl.read_parquet(whole).rename({"userId": "who", "movieId": "what", "timestamp": "at"})
     renamed.write_csv(tmp_path / "log.csv")
     columns = ("--user-col", "who", "--item-col", "what", "--time-col", "at")
