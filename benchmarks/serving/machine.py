@@ -1,4 +1,4 @@
-"""The facts of the machine that figures depend on."""
+"""Facts about the machine that the figures depend on."""
 
 from __future__ import annotations
 
