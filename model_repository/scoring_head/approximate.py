@@ -1,10 +1,10 @@
-"""The scoring head by an approximate index: the index names candidates, their exact scores come from the item factors.
+"""The scoring head with an approximate index: the index selects candidates, and the item factors give exact scores.
 
-Only completeness is given up: scores are exact, excluded and rejected items stay out, items with a score of their own
-are always candidates. Requests that filter, and those whose exclusions leave too few candidates, are scored exactly
-over the catalog.
+The index may miss items, but scores are exact, excluded items are never returned, and items with a score adjustment
+are always candidates. Requests with filters, and requests whose exclusions leave too few candidates, are scored exactly
+over the whole catalog.
 
-All tables are memory-mapped, so that the instances of a served model share one copy.
+All tables are memory-mapped, so the instances of a served model share one copy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Ints = npt.NDArray[np.int64]
 
 _BLOCK = 1024
 _GATHERED_SHARE = 0.1
-"""Of the catalog: fewer allowed items are gathered and scored alone, more are scored with all the others."""
+"""Share of the catalog: if fewer items are allowed, only these are scored; otherwise the whole catalog is."""
 _FIRST_BIT = 1
 _INPUTS = tuple(tensor.name for tensor in contract.SCORING_HEAD.inputs)
 
@@ -42,11 +42,11 @@ class ApproximateHead:
         """Maps the files of a version folder.
 
         Args:
-            folder: Written by an export with an index.
-            fingerprint: Of that export.
+            folder: Version folder that an export with an index wrote.
+            fingerprint: Fingerprint of that export.
 
         Raises:
-            ValueError: A file is damaged, or of another export.
+            ValueError: A file is damaged or belongs to another export.
         """
         path = folder / RETRIEVAL_FILE
         tensors, metadata = read_tensors(path)
@@ -60,27 +60,27 @@ class ApproximateHead:
         if exported.ITEM_WORDS in attributes:
             self._words = np.asarray(attributes[exported.ITEM_WORDS])
             self._columns = tuple(pairwise(attributes[exported.COLUMN_WORD].tolist()))
-        # Its arrays stay in the mapped file where the library can use them there.
-        library: Any = faiss  # whose types leave the reader out
+        # The reader leaves arrays in the mapped file if faiss can use them there.
+        library: Any = faiss  # the reader is missing in faiss's types
         reader = library.ZeroCopyIOReader(faiss.swig_ptr(self._tables.index), self._tables.index.size)
         self._index = faiss.read_index(reader, faiss.IO_FLAG_MMAP_IFC)
         expected = self._factors.shape
         if (self._index.ntotal, self._index.d) != expected or len(self._tables.ids.start) != len(self._factors) + 1:
             raise ValueError(f"{path}: got an index of {self._index.ntotal} x {self._index.d}; expected {expected}")
-        # Adjustments by item, all zero (none) between requests; pages that no request touches are never made.
+        # Adjustments by item, all zero (none) between requests; memory pages that no request uses are never allocated.
         self._adjustment: Floats = np.zeros(len(self._factors), dtype=np.float32)
 
     @property
     def items(self) -> int:
-        """Of the catalog."""
+        """Number of items of the catalog."""
         return len(self._factors)
 
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """As an ONNX Runtime session of the exact head is run; ids come as `str`.
+        """Runs the head with the interface of an ONNX Runtime session of the exact head; ids are `str`.
 
         Args:
-            outputs: Names of those wanted, in their order; all with None.
-            feeds: The inputs of the contract, by name.
+            outputs: Names of the outputs to return, in order; None for all.
+            feeds: The inputs of the contract by name.
         """
         best, score = self.rank(*(feeds[name] for name in _INPUTS))
         ids = np.array([item.decode() for item in self._tables.ids.take(best).ravel()], dtype=np.object_)
@@ -108,7 +108,7 @@ class ApproximateHead:
         for row in range(len(interest)):
             adjusted = np.flatnonzero(adjust_score[row])
             items, values = adjust_item[row, adjusted], adjust_score[row, adjusted]
-            # A sum is minus infinity where one of its values is, and else the only one.
+            # The sum of an item's adjustments is minus infinity if one of them is; otherwise the item has only one.
             np.add.at(self._adjustment, items, values)
             try:
                 answer = None
@@ -120,13 +120,13 @@ class ApproximateHead:
         return best, score
 
     def run_parts(self, parts: Sequence[Part]) -> list[dict[str, npt.NDArray[Any]] | RequestError]:
-        """The answers to requests as the server has them, with one search of the index for all of them.
+        """Answers the requests of a batch; the index is searched once for all of them.
 
         Args:
-            parts: The inputs of `contract.SCORING_HEAD`, each with a leading dimension of users.
+            parts: For each request the inputs of `contract.SCORING_HEAD`, each with a leading dimension of users.
 
         Returns:
-            For each part the outputs of `contract.SCORING_HEAD`, ids in UTF-8, or its error.
+            For each request the outputs of `contract.SCORING_HEAD`, with ids in UTF-8, or its error.
         """
         return serve_parts(parts, self._answers, self._refusal)
 
@@ -144,30 +144,30 @@ class ApproximateHead:
         return RequestError(contract.ADJUST_ITEM.name, str(wrong[0]), f"an index below {self.items}")
 
     def _unknown_items(self, part: Part) -> Ints:
-        """Adjusted catalog indices that no item has."""
+        """Adjusted catalog indices that are not in the catalog."""
         adjusted = part[contract.ADJUST_ITEM.name]
         unknown: Ints = adjusted[(adjusted < 0) | (adjusted >= self.items)]
         return unknown
 
     def _search(self, interest: Floats, adjusted: int) -> Ints:
-        """What the index names for each request, ``[requests, candidates]``; -1 where it found no more."""
+        """The index's candidates for each request, ``[requests, candidates]``; -1 if it found fewer."""
         count = min(self.items, self._tables.settings.candidates + adjusted)
         if not len(interest):
             return np.empty((0, count), dtype=np.int64)
-        # One thread for each instance: more of them would fight over the cores.
+        # One thread per instance: with more, the instances would compete for the cores.
         faiss.omp_set_num_threads(1)
         _, found = self._index.search(np.ascontiguousarray(interest), count)
         return np.asarray(found, dtype=np.int64)
 
     def _best_of(self, interest: Floats, items: Ints) -> tuple[Ints, Floats] | None:
-        """The best of some items by their exact scores; None where too few of them may be recommended."""
+        """The best of the given items by exact score; None if too few of them may be recommended."""
         score = self._factors.take(items, axis=0) @ interest
         _put(score, self._adjustment.take(items))
         answer = _top(items, score, self._tables.settings.top_n)
         return None if len(answer[1]) < self._tables.settings.top_n or np.isneginf(answer[1][-1]) else answer
 
     def _exact(self, interest: Floats, item_filter: Ints) -> tuple[Ints, Floats]:
-        """The best of the whole catalog."""
+        """The best items of the whole catalog."""
         allowed = self._allowed(item_filter)
         if allowed is not None:
             few = np.flatnonzero(allowed) if np.count_nonzero(allowed) < _GATHERED_SHARE * self.items else None
@@ -184,7 +184,7 @@ class ApproximateHead:
         return any(not item_filter[first] & _FIRST_BIT for first, _ in self._columns)
 
     def _allowed(self, item_filter: Ints) -> npt.NDArray[np.bool_] | None:
-        """Which items of the catalog a request allows, ``[items]``; None for all of them."""
+        """Whether the request's filters allow each item of the catalog, ``[items]``; None if all are allowed."""
         allowed: npt.NDArray[np.bool_] | None = None
         for first, end in self._columns:
             if self._words is None or item_filter[first] & _FIRST_BIT:
@@ -198,28 +198,28 @@ class ApproximateHead:
 
 
 def read_approximate_head(folder: Path) -> ApproximateHead:
-    """The head in a version folder.
+    """Reads the head from a version folder.
 
     Raises:
-        ValueError: A file is damaged, or of another export.
+        ValueError: A file is damaged or belongs to another export.
     """
     return ApproximateHead(folder, exported.read_interest_config(folder).fingerprint)
 
 
 def _with_scored(candidates: Ints, items: Ints, values: Floats) -> Ints:
-    """Candidates, and the adjusted items that are not excluded; none twice."""
+    """The union of candidates and adjusted items that are not excluded."""
     candidates = candidates[candidates >= 0]
     scored = items[~np.isneginf(values)]
     return np.union1d(candidates, scored) if scored.size else candidates
 
 
 def _put(score: Floats, adjustment: Floats) -> None:
-    """Adjustments in the place of scores, ``[items]`` both; 0 is none."""
+    """Replaces scores by adjustments, both ``[items]``; an adjustment of 0 means none."""
     np.copyto(score, adjustment, where=adjustment != 0)
 
 
 def _worth_sorting(score: Floats, top_n: int) -> Ints:
-    """The items among which the best N are: those that reach the N-th largest maximum of a block of scores."""
+    """Items that include the best N: those whose score is at least the N-th largest block maximum."""
     blocks = len(score) // _BLOCK
     if blocks <= top_n:
         return np.arange(len(score))
@@ -228,7 +228,7 @@ def _worth_sorting(score: Floats, top_n: int) -> Ints:
 
 
 def _top(items: Ints, score: Floats, top_n: int) -> tuple[Ints, Floats]:
-    """The best N of some items, best first, and of equal ones the first of the catalog."""
+    """The best N of the given items, best first; equal scores are ordered by catalog index."""
     if len(score) > top_n:
         chosen = np.argpartition(-score, top_n - 1)[:top_n]
         items, score = items[chosen], score[chosen]

@@ -1,4 +1,4 @@
-"""Triton's door to the approximate scoring head; an export with exact retrieval has an ONNX graph in its place."""
+"""Triton model of the approximate scoring head; an export with exact retrieval has an ONNX graph instead."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class TritonPythonModel:
     """One instance of the model."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Maps the index and the tables of the export.
+        """Maps the index and the tables of the export into memory.
 
         Raises:
-            TritonModelException: Files or neighbouring models of another export.
+            TritonModelException: A file or another model of the repository belongs to another export.
         """
         self._served = ServedModel(args)
         self._head = self._served.load(read_approximate_head)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answers every request, with one search of the index for all of them."""
+        """Answers every request; the index is searched once for all of them."""
         return self._served.answer_all(requests, lambda parts, _wanted: self._head.run_parts(parts))

@@ -1,4 +1,4 @@
-"""Triton's door to the tokenizer: texts -> token ids and attention mask."""
+"""Triton model of the tokenizer: texts -> token ids and attention mask."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class TritonPythonModel:
         """Reads the tokenizer of the export.
 
         Raises:
-            TritonModelException: Files or neighbouring models of another export.
+            TritonModelException: A file or another model of the repository belongs to another export.
         """
         self._served = ServedModel(args)
         self._tokens = self._served.load(read_text_tokens)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answers every request; each has texts of its own number, so each is a run of its own."""
+        """Answers every request in a separate run, because the numbers of texts differ."""
         return [
             self._served.answer_all([request], lambda parts, _wanted: [self._encode(parts[0])])[0]
             for request in requests

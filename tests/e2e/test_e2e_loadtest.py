@@ -5,16 +5,22 @@ import shutil
 
 import pytest
 
+from ebbtide.export.earlier import EarlierExport
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.repository import export_repository
+from ebbtide.interest.contract import Limits
 from ebbtide.serve import ServerConfig, TritonServer
 
 MAX_EVENTS = 64
 
 
 @pytest.fixture(scope="module")
-def short_histories(trained, command, tmp_path_factory):
+def short_histories(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("short") / "repository"
-    command("export", trained.bundle_folder, "--out", folder, "--top-n", "20", "--max-events", str(MAX_EVENTS))
-    return folder
+    # Building the encoder again would take most of the time.
+    encoder = EarlierExport.read(trained.repository, trained.bundle).encoder
+    options = ExportOptions(top_n=20, limits=Limits(max_events=MAX_EVENTS))
+    return export_repository(trained.bundle, folder, options, encoder=encoder).folder
 
 
 def test_loadtest_is_answered_when_the_export_takes_short_histories(trained, command, short_histories, tmp_path):

@@ -32,7 +32,7 @@ def test_split_gives_one_text_to_both_sides_when_there_is_only_one() -> None:
     assert split_texts(["a"]).calibration == split_texts(["a"]).kept_back == ["a"]
 
 
-def test_fragments_are_words_of_each_text_when_cut(catalog: Catalog) -> None:
+def test_fragments_are_consecutive_words_of_each_text(catalog: Catalog) -> None:
     pieces = fragments(catalog.text)
     assert all(piece and piece in " ".join(text.split()) for piece, text in zip(pieces, catalog.text, strict=True))
     assert len(set(map(len, map(str.split, pieces)))) > 3

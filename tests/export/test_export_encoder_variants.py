@@ -303,7 +303,7 @@ def test_int8_vector_is_the_same_when_its_neighbours_differ(build: Build, catalo
         np.testing.assert_allclose(alone[0], together[row], atol=1e-5, rtol=0)
 
 
-def test_fidelity_is_told_when_measured(build: Build) -> None:
+def test_fidelity_of_int8_is_below_one_and_passes(build: Build) -> None:
     built = build("int8")
     fidelity = measure_fidelity(built, session_of(built.graph, 2))
     require_fidelity(fidelity, built.options)

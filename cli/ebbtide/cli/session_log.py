@@ -1,4 +1,4 @@
-"""The event log that load is replayed from, and its options: named by its columns, by a bundle, or the shipped one."""
+"""The event log that load tests replay, and its options: a file and its columns, a bundle, or the shipped log."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_session_log(
     from ebbtide.loadtest import LoadTestError, Replayed
 
     if bundle is not None and events is not None:
-        raise LoadTestError("events: got a file beside --bundle; expected one of them")
+        raise LoadTestError("events: got a file together with --bundle; expected one of them")
     if bundle is None and events is None:
         events, catalog = _EXAMPLE / "ratings.parquet", _EXAMPLE / "movies.parquet"
         columns, text_template = ("userId", "movieId", "timestamp", None, None), "{title} ({year}). {genres}"

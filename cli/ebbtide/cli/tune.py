@@ -33,7 +33,7 @@ def command(
     slo: Annotated[str, typer.Option(help="Objective: p99<20ms, or p50<5ms,p99.9<40ms,errors<0.5%.")] = "p99<20ms",
     bundle: Annotated[
         Path | None,
-        typer.Option(help="Bundle whose log, columns, catalog and holdout to replay, instead of giving them."),
+        typer.Option(help="Bundle that supplies the event log, its columns, the catalog and the holdout."),
     ] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="Time for the search and the final comparison.")] = 10.0,
     mix: Annotated[
@@ -85,7 +85,7 @@ def command(
         )
         limits = read_limits(repository, shares)
         workload = build_workload(replayed, shares, limits=limits, requests=requests, seed=seed)
-    console.print(f"requests of {workload.users:,} held-out users, under {objective}", markup=False)
+    console.print(f"requests from {workload.users:,} held-out users, under {objective}", markup=False)
     with console.status("") as status:
         options = TuneOptions(
             objective,

@@ -42,7 +42,7 @@ class Measured:
     mix: Mapping[str, float]
     """Share of each endpoint in the requests that were sent."""
     machine: Machine | None
-    """The server's; None where the load came from another machine, which knows only itself."""
+    """The server's; None if the load test ran on another machine than the server, which it cannot describe."""
     is_under_objective: bool
     """Whether the rate held an objective; the throughput of a closed loop says nothing of latency."""
     notes: tuple[str, ...] = ()

@@ -7,7 +7,6 @@ from ebbtide.loadtest.compare import Comparison, Difference, compare, read_resul
 from ebbtide.loadtest.engine import Generator
 from ebbtide.loadtest.errors import LoadTestError
 from ebbtide.loadtest.replay import ENDPOINTS, Replayed, Workload, build_workload
-from ebbtide.loadtest.report import html_report, markdown_report
 from ebbtide.loadtest.run import Load, Run
 from ebbtide.loadtest.session import Options, load_test
 from ebbtide.loadtest.settings import Slo, parse_duration, parse_levels, parse_mix
@@ -28,9 +27,7 @@ __all__ = [
     "Workload",
     "build_workload",
     "compare",
-    "html_report",
     "load_test",
-    "markdown_report",
     "parse_duration",
     "parse_levels",
     "parse_mix",

@@ -1,4 +1,4 @@
-"""The only door to `tritonclient`, which has no types: inference messages and the server's own statistics."""
+"""All use of `tritonclient`, which has no types: inference messages, and the server's configs and statistics."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def raw_call(channel: Untyped) -> Untyped:
 
 
 class Inspector:
-    """Asks a server what it is and what it did, over a channel of its own."""
+    """Reads a server's metadata, configs and statistics over a channel of its own."""
 
     def __init__(self, target: str, access: Access) -> None:
         """Opens the channel; nothing is sent yet.

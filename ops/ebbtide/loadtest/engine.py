@@ -1,8 +1,8 @@
-"""The load generator: encoded requests in one thread, timed from the moment that each was meant to leave.
+"""The load generator: sends encoded requests from one thread, and times each from when it was due.
 
-An open model sends at given moments, whatever the server does: a request that leaves late, since the generator or the
-machine was held up, counts its wait as latency, so that a slow server is not spared ("coordinated omission"). A closed
-model keeps a number of requests under way, each following an answer; its latency starts when the request leaves.
+An open model sends at given times, whatever the server does. If the generator or the machine is delayed, the wait of a
+request counts as latency, so that a stalled server does not look fast ("coordinated omission"). A closed model keeps a
+number of requests under way, each sent after an answer; its latency starts when the request is sent.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ENGINE = "one process"
 _PAUSE_AFTER_FAILURE_S = 0.01
 """A server that refuses at once would otherwise be asked thousands of times per second."""
 _BURST = 64
-"""Answers are read after so many late requests at the latest."""
+"""Answers are read after at most this many late requests."""
 _LONGEST_WAIT_S, _WAIT_OPENING_S = 0.05, 0.005
 """How soon Ctrl-C, and a connection that another thread opened, are noticed."""
 
 _Ticket = tuple[int, float, float, float, int]
-"""Endpoint, intended moment, how late it left, when it left (seconds from the start), and channel."""
+"""Endpoint, due time, delay of sending, time of sending (seconds from the start), and channel."""
 
 
 class Generator:
@@ -58,7 +58,7 @@ class Generator:
         Args:
             target: ``host:port``.
             workload: Requests and their order.
-            timeout_s: Deadline of each request, from the moment that it leaves.
+            timeout_s: Deadline of each request, from when it is sent.
             connections: HTTP/2 connections that requests take turns on.
             access: Encryption and token; None for neither.
             share: Number of this generator, from 0, and how many there are; of w generators, number i sends the
@@ -109,17 +109,17 @@ class Generator:
         self.close()
 
     def open_model(self, send_s: Floats, duration_s: float) -> Phase:
-        """Sends a request at each of the given moments and waits until all have ended.
+        """Sends a request at each of the given times and waits until all have ended.
 
         Args:
             send_s: Seconds from the start, ascending.
-            duration_s: Length of the run; what has not left after twice that long never does.
+            duration_s: Length of the run; requests that are still unsent after twice that time are dropped.
         """
         load = self._prepare(self._channels)
         return self._phase(load, lambda: load.send_at(send_s.tolist(), 2 * duration_s), duration_s, len(send_s))
 
     def closed_model(self, concurrency: int, duration_s: float) -> Phase:
-        """Keeps requests under way for so long and waits until all have ended."""
+        """Keeps a number of requests under way for a time and waits until all have ended."""
         # Connections that have one request between them at a time only scatter the server's work.
         load = self._prepare(self._channels[:concurrency])
         return self._phase(load, lambda: load.keep_busy(concurrency, duration_s), duration_s, None)
@@ -244,7 +244,7 @@ class _Load:
             link.calls.start(messages[number % len(messages)], ticket)
 
     def _finish(self) -> None:
-        """Waits until every request that left has ended."""
+        """Waits until every request that was sent has ended."""
         while self._under_way:
             if self.stopped_s is not None:
                 self._cancel()

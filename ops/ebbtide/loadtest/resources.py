@@ -1,4 +1,4 @@
-"""Processor and memory of the server, the generator and the machine while a run lasts."""
+"""Processor and memory use of the server, the generator and the machine during a run."""
 
 from __future__ import annotations
 

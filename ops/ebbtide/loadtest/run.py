@@ -1,4 +1,4 @@
-"""Runs of load against one server: each with warm-up, Triton's statistics and resources around it."""
+"""Runs of load against one server, each with Triton's statistics and the use of resources."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ class Bench:
     access: Access = field(default_factory=Access)
     """Encryption and token, for the bench's own questions to the server."""
     on_run: Callable[[Run], None] = lambda _: None
-    """Told of each run when it ends."""
+    """Called with each run when it ends."""
     runs: list[Run] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Looks at the server, asks each endpoint once, and calibrates the generator.
+        """Reads the server's metadata, calls each endpoint once, and calibrates the generator.
 
         Raises:
             LoadTestError: No Triton answers at the address, or not as it should.

@@ -61,7 +61,7 @@ class Workers:
             bind: Where the coordinator listens for workers, ``host:port``; port 0 takes a free one.
             remote: Whether the workers are started by hand, on other machines; otherwise they are started here.
             access: Encryption and token. Workers read it from a file of theirs, and never over the connection.
-            say: Told how to start remote workers.
+            say: Called with the command that starts remote workers.
 
         Raises:
             LoadTestError: `bind` is not an address, or `access` does not fit the target.
@@ -210,7 +210,7 @@ class Workers:
         """One answer of each worker, in their order.
 
         Raises:
-            LoadTestError: A worker is lost, does not answer in time, or says why it cannot do what it was told.
+            LoadTestError: A worker is lost, does not answer in time, or reports an error.
         """
         answers: dict[Connection, bytes] = {}
         end = time.monotonic() + timeout_s

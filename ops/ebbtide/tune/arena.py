@@ -74,8 +74,8 @@ class LiveArena(AbstractContextManager["LiveArena"]):
         self._pairs = 0
         self.calibration: Calibration | None = None
         """What the generator can send to a server that does nothing."""
-        self.generator_limits: dict[str, int] = {}
-        """Why turns may have measured the generator, and how many of them."""
+        self.limited_turns = 0
+        """Turns that may have measured the generator."""
         self.turns = 0
         """Turns that were measured."""
 
@@ -142,9 +142,8 @@ class LiveArena(AbstractContextManager["LiveArena"]):
     def _measured(self, server: Server) -> float:
         phase, score = server.turn()
         self.turns += 1
-        if self.calibration is not None and (limit := generator_limit(phase, self.calibration)) is not None:
-            reason = limit.partition(",")[0] if "to a server that does nothing" in limit else "the generator was busy"
-            self.generator_limits[reason] = self.generator_limits.get(reason, 0) + 1
+        if self.calibration is not None and generator_limit(phase, self.calibration) is not None:
+            self.limited_turns += 1
         return score
 
 
@@ -200,7 +199,7 @@ class Server(AbstractContextManager["Server"]):
         """One turn, and the answers per second in it that the objective lets count."""
         seconds = self._options.turn_s
         if not self._is_settled:
-            # Twice, since the first of them tells how many requests the next may keep under way.
+            # Twice: the first one sets the concurrency of the second.
             for _ in range(2):
                 self._follow(_whole(self.generator.closed_model(self._concurrency, _SETTLE_SHARE * seconds)))
             self._is_settled = True

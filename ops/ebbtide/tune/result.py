@@ -36,9 +36,9 @@ class Outcome:
     slo: Slo
     workload: Workload
     calibration: Calibration
-    generator_limits: dict[str, int]
-    """Why turns may have measured the generator, and how many of them."""
     turns: int
+    limited_turns: int
+    """Turns that may have measured the generator."""
     server_version: str
     machine: dict[str, Any]
     command: str
@@ -96,7 +96,7 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
             "is_complete": outcome.search.is_complete,
             "left_alone": list(outcome.search.left_alone),
         },
-        "generator": {"throughput": _rounded(outcome.calibration.throughput), "limits": outcome.generator_limits},
+        "generator": {"throughput": _rounded(outcome.calibration.throughput), "limited_turns": outcome.limited_turns},
         "verdict": _sentence(outcome, is_default=not chosen),
         "notes": list(_notes(outcome)),
     }
@@ -129,11 +129,10 @@ def _notes(outcome: Outcome) -> Iterator[str]:
             f"the machine was not quiet: the default against itself had a ratio of {noise}; small gains cannot be "
             "detected"
         )
-    if outcome.generator_limits:
-        reasons = ", ".join(f"{count} times: {reason}" for reason, count in outcome.generator_limits.items())
+    if outcome.limited_turns:
         yield (
-            f"the load generator may have limited {sum(outcome.generator_limits.values())} of {outcome.turns} turns "
-            f"({reasons}; expected {MARGIN:g} times what was measured): the server's own gain may be larger"
+            f"the load generator may have limited {outcome.limited_turns} of {outcome.turns} turns (it was busy, or "
+            f"could not send {MARGIN:g} times what was measured): the server's own gain may be larger"
         )
 
 

@@ -1,4 +1,4 @@
-"""The search: model by model, each other setting meets the incumbent in pairs and replaces it only if proven better.
+"""The search: model by model, other settings are compared with the incumbent in pairs and replace it if proven better.
 
 Settings come simplest first, so among equals the simplest stays. A general optimiser (TPE, a Gaussian process) would
 treat all choices as one noisy box and name the luckiest of many trials; here every change in the result was proven.
@@ -23,7 +23,7 @@ class Arena(Protocol):
         ...
 
     def time_shares(self) -> Mapping[str, float]:
-        """The share of a request's time on the server that each model has taken so far, queue included, 0 to 1."""
+        """The share of a request's time on the server of each model so far, queue included, 0 to 1."""
         ...
 
 
@@ -69,7 +69,7 @@ class Search:
     rules: Rules = Rules()
     time_is_up: Callable[[], bool] = lambda: False
     on_trial: Callable[[Trial], None] = lambda _: None
-    """Told of each comparison when it ends."""
+    """Called with each comparison when it ends."""
     trials: list[Trial] = field(default_factory=list)
     left_alone: tuple[str, ...] = ()
     """Models that take too little of a request's time for a change to matter."""

@@ -1,7 +1,7 @@
 """What is tried: instances and threads of each model that the ensembles of a workload run.
 
 The grid holds powers of two only: settings between them differ by less than a machine's noise. Queue delays and
-preferred batch sizes are left out: in every run that was published, none of them was better than the default.
+preferred batch sizes are left out: none that was measured was better than the default.
 """
 
 from __future__ import annotations

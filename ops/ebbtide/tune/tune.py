@@ -47,9 +47,9 @@ class TuneOptions:
     command: str = ""
     """How to run it again."""
     on_trial: Callable[[Trial], None] = field(default=lambda _: None)
-    """Told of each comparison of the search."""
+    """Called with each comparison of the search."""
     on_stage: Callable[[str], None] = field(default=lambda _: None)
-    """Told of each stage as it begins."""
+    """Called with the name of each stage when it starts."""
 
     def __post_init__(self) -> None:
         for name in ("minutes", "turn_s", "timeout_s"):
@@ -115,7 +115,7 @@ def tune(repository: Path, workload: Workload, options: TuneOptions) -> dict[str
                 slo=options.slo,
                 workload=workload,
                 calibration=arena.calibration,
-                generator_limits=arena.generator_limits,
+                limited_turns=arena.limited_turns,
                 turns=arena.turns,
                 server_version=arena.server_version,
                 machine=machine_facts(),

@@ -144,13 +144,13 @@ def test_memory_is_refused_when_the_rate_is_of_another_endpoint(tmp_path):
 
 def test_plan_says_so_when_rate_and_memory_are_of_different_machines(tmp_path):
     rate, memory = read_measured(written(tmp_path, LOADTEST)), read_memory(written(tmp_path, SERVING, "serving.json"))
-    told = (
+    expected = (
         "rate and memory are of different machines: AMD EPYC, 4 cores, 16 GiB; Intel(R) Xeon(R), 4 cores, 16 GiB",
         "memory: measured in a quick run, for a first look",
     )
-    assert notes_of(rate, memory) == (*rate.notes, *told)
+    assert notes_of(rate, memory) == (*rate.notes, *expected)
     same = read_measured(written(tmp_path, SERVING))
-    assert notes_of(same, memory) == ("the rate held no objective: plan with a lower --utilisation", told[1])
+    assert notes_of(same, memory) == ("the rate held no objective: plan with a lower --utilisation", expected[1])
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_memory_is_split_when_two_numbers_of_instances_were_measured(tmp_path):
     assert found.total_mib == pytest.approx(SERVING["memory"]["recommend"]["1"]["pss_mib"])
 
 
-def test_command_prints_the_plans_as_json_when_asked():
+def test_command_prints_the_plans_as_json_when_json_is_asked_for():
     options = ["--users", "1000,250000", "--rate", "500", "--cores", "2", "--base-mib", "300", "--items", "10000"]
     done = CliRunner().invoke(app, ["capacity", *options, "--json"])
     assert done.exit_code == 0, done.output
@@ -187,7 +187,7 @@ def test_command_prints_the_plans_as_json_when_asked():
     assert content["plans"][0]["replicas"] == 3
 
 
-def test_command_shows_the_arithmetic_when_printed():
+def test_command_shows_the_arithmetic_when_json_is_not_asked_for():
     done = CliRunner().invoke(app, ["capacity", "--users", "1000", "--rate", "500", "--cores", "2"])
     assert done.exit_code == 0, done.output
     assert "1,000 users × 10" in done.stdout

@@ -72,7 +72,7 @@ def test_phase_comes_back_when_sent():
         (1_000, 1.0, 0.0, None),
         (150, 1.0, 0.0, "less than 2 times"),
         (1_000, 9.9, 0.0, "busy for 99 %"),
-        (1_000, 1.0, 0.005, "left 5.0 ms late"),
+        (1_000, 1.0, 0.005, "5.0 ms late on average"),
     ],
 )
 def test_generator_says_that_it_is_the_limit_when_it_is(capacity, cpu_s, late_s, words):

@@ -27,7 +27,7 @@ class Steady:
         return tuple(1_000.0 * min(2, settings[0].instances) for settings in both)
 
 
-def outcome(verdict, *, limits=None):
+def outcome(verdict, *, limited_turns=0):
     search = Search(START, Steady(), cores=1)
     return Outcome(
         repository=Path("repository"),
@@ -38,8 +38,8 @@ def outcome(verdict, *, limits=None):
         slo=Slo.parse("p99<20ms"),
         workload=Workload({"recommend": 1.0}, {"recommend": [b""]}, [], 3),
         calibration=Calibration(5_000.0, 100.0),
-        generator_limits=limits or {},
         turns=60,
+        limited_turns=limited_turns,
         server_version="2.51.0",
         machine={"cores": 2},
         command="ebbtide tune repository",
@@ -77,7 +77,7 @@ def test_default_is_kept_when_the_open_model_does_not_prove_the_winner():
 
 
 def test_result_names_what_limits_it_when_the_generator_was_busy():
-    result = result_of(outcome(None, limits={"the generator was busy": 7}))
+    result = result_of(outcome(None, limited_turns=7))
     (note,) = result["notes"]
     assert "may have limited 7 of 60 turns" in note
     assert result["ratio"] == 1.0

@@ -18,16 +18,16 @@ CORES = 2
 
 
 class NoisySurface:
-    """Answers per second as a product of effects, with noise of each measurement and a mood that a pair shares."""
+    """Answers per second as a product of effects, with noise of each measurement and noise that a pair shares."""
 
     def __init__(self, *effects, noise=0.04, seed=0, shares=None):
         self._effects, self._noise, self._shares = effects, noise, shares or {}
         self._random = np.random.default_rng(seed)
 
     def pair(self, incumbent, challenger):
-        mood = self._random.normal(0, 0.1)
+        shared = self._random.normal(0, 0.1)
         return tuple(
-            self.true(one) * math.exp(mood + self._random.normal(0, self._noise)) for one in (incumbent, challenger)
+            self.true(one) * math.exp(shared + self._random.normal(0, self._noise)) for one in (incumbent, challenger)
         )
 
     def time_shares(self):

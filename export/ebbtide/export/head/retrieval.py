@@ -26,6 +26,7 @@ from ebbtide.interest.parameters import CONFIG_FILE
 from ebbtide.interest.pipeline import AdaptiveWeights, InterestPipeline
 from ebbtide.interest.retrieval import RETRIEVAL_FILE, ItemIds, RetrievalSettings, RetrievalTables
 from ebbtide.train.bundle import InterestBundle
+from ebbtide.train.files import default_mode
 
 if TYPE_CHECKING:
     from ebbtide.export.head.index import Index
@@ -39,7 +40,6 @@ INTERESTS = 128
 """Requests whose interests settle how the index is asked: half of them choose, half measure."""
 _NEAR_ITEMS = 200
 _SEED = 7
-_READABLE = 0o644
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,5 @@ def write_index(index: Index, item_id: Sequence[str], top_n: int, fingerprint: s
 
 def _save(tables: dict[str, npt.NDArray[Any]], path: Path, metadata: dict[str, str]) -> None:
     # safetensors writes an array's memory as it lies.
-    save_file({name: np.ascontiguousarray(table) for name, table in tables.items()}, str(path), metadata=metadata)
-    # The library writes for the owner alone; servers run as another user.
-    path.chmod(_READABLE)
+    with default_mode(path):
+        save_file({name: np.ascontiguousarray(table) for name, table in tables.items()}, str(path), metadata=metadata)
