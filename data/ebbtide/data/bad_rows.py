@@ -1,0 +1,57 @@
+"""Rows that are ignored: counted by reason, and shown with line, column and value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SHOWN_ROWS = 10
+_SHOWN_CHARACTERS = 60
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: quoted, without line ends, and cut when it is long."""
+    if isinstance(value, bytes):
+        return str(value[:_SHOWN_CHARACTERS])
+    text = str(value)
+    return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
+
+
+@dataclass
+class BadRows:
+    """Ignored rows by reason, and what else the reader should tell."""
+
+    rows: int
+    """Number of rows read."""
+    reasons: dict[str, list[int]] = field(default_factory=dict)
+    """Line numbers by reason; the first line of a text file and the first row of a Parquet file are 1."""
+    details: dict[str, str] = field(default_factory=dict)
+    """The column, the first lines and their values, by reason; without it the lines alone are shown."""
+    hints: dict[str, str] = field(default_factory=dict)
+    """What to do, by reason."""
+    notes: list[str] = field(default_factory=list)
+    """Findings about rows that are kept, such as duplicates."""
+
+    @property
+    def count(self) -> int:
+        """Number of bad rows."""
+        return sum(len(lines) for lines in self.reasons.values())
+
+    def __str__(self) -> str:
+        if not self.count:
+            return f"{self.rows:,} rows, none bad"
+        parts = []
+        for reason, lines in self.reasons.items():
+            detail = self.details.get(reason) or line_list(lines)
+            hint = f"; {self.hints[reason]}" if reason in self.hints else ""
+            parts.append(f"{len(lines):,} with {reason} ({detail}){hint}")
+        return f"{self.count:,} of {self.rows:,} rows ignored: " + "; ".join(parts)
+
+    @property
+    def messages(self) -> list[str]:
+        """What a display prints: the ignored rows if there are any, then the notes."""
+        return ([str(self)] if self.count else []) + self.notes
+
+
+def line_list(lines: list[int]) -> str:
+    """The first lines, as in ``line 3, 9, ...``."""
+    return "line " + ", ".join(map(str, lines[:SHOWN_ROWS])) + (", ..." if len(lines) > SHOWN_ROWS else "")

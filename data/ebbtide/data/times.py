@@ -1,0 +1,176 @@
+"""Event times as Unix milliseconds: numbers of a unit found by magnitude, ISO 8601, or text of a named format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from ebbtide.data.bad_rows import shown
+from ebbtide.data.errors import DataError
+from ebbtide.data.iso_times import iso_ms
+from ebbtide.data.tables import Table
+from ebbtide.data.time_hints import PLAUSIBLE_S, TimeUnit, day, likely_reading
+
+EXPECTED = "Unix time in s, ms, us or ns between 1995 and 2200, a date-time, or ISO 8601 text"
+
+FUTURE_MIN_YEARS = 5
+"""An event is in the log's future if it is later than the 90 % quantile of the times by more than this, and by more
+than the time between the 10 % and the 90 % quantiles."""
+_YEAR_MS = 31_557_600_000
+_MAX_MS = PLAUSIBLE_S[1] * 1000
+_EXAMINED = 10_000
+
+
+@dataclass
+class Times:
+    """Times of a column, and which rows have none that can be used."""
+
+    ms: pl.Series
+    """``[rows]``, int64: Unix milliseconds, UTC; null where the time cannot be used."""
+    faults: list[tuple[str, pl.Series, str]] = field(default_factory=list)
+    """Reason, the rows (bool), and what the first such value probably is."""
+
+
+def read_times(table: Table, column: str, unit: TimeUnit | None = None, time_format: str | None = None) -> Times:
+    """The times of a column.
+
+    Args:
+        table: Read by `read_table`.
+        column: Numbers of one unit, dates, date-times, or text (UTC where it names no zone).
+        unit: Of numbers; None: by magnitude. A stated unit also allows times that count from another start than 1970.
+        time_format: strptime format of text (or of dates written as numbers), such as ``%d/%m/%Y %H:%M``.
+
+    Raises:
+        DataError: The column's type is no time, no value can be read, or another unit than the stated one is right.
+    """
+    if unit is not None and time_format is not None:
+        raise DataError(f"time: got --time-unit {unit.value} and --time-format {time_format!r}; expected one of them")
+    values = table.frame[column]
+    kind = values.dtype
+    if isinstance(kind, (pl.Date, pl.Datetime)):
+        return _of_ms(table, column, values.cast(pl.Datetime("ms")).dt.epoch("ms"))
+    if isinstance(kind, (pl.Time, pl.Duration)):
+        raise table.type_error(column, f"{EXPECTED} (a time of day or a duration has no date)")
+    if kind.is_integer() or kind.is_float() or isinstance(kind, pl.Decimal):
+        if time_format is None:
+            return _of_numbers(table, column, values, unit)
+        # A column of whole numbers with gaps is often stored as floats.
+        values = values.cast(pl.Int64, strict=False)
+    elif not isinstance(kind, (pl.String, pl.Categorical, pl.Enum, pl.Binary, pl.Null)):
+        raise table.type_error(column, EXPECTED)
+    texts = (values.cast(pl.String) if kind.is_numeric() else table.text(column, is_id=True)).str.strip_chars()
+    texts = texts.set(texts == "", None)
+    if time_format is not None:
+        return _of_format(table, column, texts, time_format)
+    numbers = _numbers_in(texts)
+    count = len(texts) - texts.null_count()
+    if count and numbers.is_not_null().sum() * 2 > count:
+        return _of_numbers(table, column, numbers, unit)
+    times = _of_ms(table, column, iso_ms(texts))
+    if times.ms.null_count() == len(times.ms) and count:
+        _refuse_column(table, column, texts.is_not_null())
+    return times
+
+
+def in_future(times_ms: pl.Series) -> pl.Series:
+    """True for times far after the body of a log: see `FUTURE_MIN_YEARS`."""
+    low, high = (times_ms.quantile(share, "lower") for share in (0.1, 0.9))
+    if low is None or high is None:
+        return pl.Series([False] * len(times_ms), dtype=pl.Boolean)
+    return times_ms > high + max(high - low, FUTURE_MIN_YEARS * _YEAR_MS)
+
+
+def _numbers_in(texts: pl.Series) -> pl.Series:
+    """Texts as numbers, exact where all are whole; null where a text is no number."""
+    floats = texts.cast(pl.Float64, strict=False)
+    floats = floats.set(~floats.is_finite().fill_null(False), None)
+    whole = texts.cast(pl.Int64, strict=False)
+    return whole if whole.null_count() == floats.null_count() else floats
+
+
+def _of_ms(table: Table, column: str, ms: pl.Series) -> Times:
+    before, after = (ms < 0).fill_null(False), (ms >= _MAX_MS).fill_null(False)
+    faults = [
+        ("an unreadable time", ms.is_null(), _hint(table, column, ms.is_null())),
+        ("a time before 1970", before, ""),
+        ("a time after 2200", after, ""),
+    ]
+    return Times(ms.set(before | after, None), faults)
+
+
+def _of_format(table: Table, column: str, texts: pl.Series, time_format: str) -> Times:
+    # strptime's %f is a fraction of a second; polars calls that %.f and reads %f as nanoseconds.
+    polars_format = time_format.replace(".%f", "%.f").replace("%f", "%6f")
+    try:
+        read = texts.str.to_datetime(polars_format, strict=False, time_unit="ms")
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"--time-format: got {time_format!r}; expected a strptime format ({error})") from None
+    if read.null_count() == len(read) and texts.null_count() < len(texts):
+        row = texts.is_not_null().arg_max() or 0
+        raise table.error(column, row, f"a time of the form --time-format {time_format!r}")
+    return _of_ms(table, column, read.dt.epoch("ms"))
+
+
+def _of_numbers(table: Table, column: str, numbers: pl.Series, unit: TimeUnit | None) -> Times:
+    given = numbers.is_not_null()
+    plausible = {one: _is_plausible(numbers, one) for one in TimeUnit}
+    counts = {one: int(rows.sum()) for one, rows in plausible.items()}
+    best = max(counts, key=lambda one: counts[one])
+    if unit is None:
+        if not counts[best] and given.any():
+            _refuse_column(table, column, given)
+        unit, usable = best, plausible[best]
+    elif unit is not best and counts[best] == given.sum() > 0 and not counts[unit]:
+        row = given.arg_max() or 0
+        raise table.error(
+            column,
+            row,
+            f"times in {unit.value} (--time-unit): that would be {day(numbers[row], unit)}; in {best.value} it is "
+            f"{day(numbers[row], best)}",
+        )
+    elif counts[unit] * 2 > given.sum():
+        usable = plausible[unit]
+    else:
+        usable = ((numbers >= 0) & (numbers < PLAUSIBLE_S[1] * unit.per_second)).fill_null(False)
+    faults = [("an unreadable time", ~given, _hint(table, column, ~given))]
+    for other in TimeUnit:
+        if other is not unit:
+            rows = plausible[other] & ~usable
+            faults.append((f"a time in {other.value} among times in {unit.value}", rows, _hint(table, column, rows)))
+    known = plausible[TimeUnit.s] | plausible[TimeUnit.ms] | plausible[TimeUnit.us] | plausible[TimeUnit.ns]
+    rest = given & ~usable & ~known
+    before = rest & (numbers < 0).fill_null(False)
+    faults.append(("a time before 1970", before, ""))
+    faults.append(("a time outside 1995 to 2200", rest & ~before, _hint(table, column, rest & ~before)))
+    return Times(_to_ms(numbers.set(~usable, None), unit), faults)
+
+
+def _is_plausible(numbers: pl.Series, unit: TimeUnit) -> pl.Series:
+    first, end = (second * unit.per_second for second in PLAUSIBLE_S)
+    return numbers.is_between(first, end, closed="left").fill_null(False)
+
+
+def _to_ms(numbers: pl.Series, unit: TimeUnit) -> pl.Series:
+    if unit is TimeUnit.s:
+        ms = numbers * 1000
+    else:
+        per_ms = unit.per_second // 1000
+        ms = numbers // per_ms if numbers.dtype.is_integer() else numbers / per_ms
+    return (ms if ms.dtype.is_integer() else ms.cast(pl.Float64).round(0)).cast(pl.Int64)
+
+
+def _hint(table: Table, column: str, rows: pl.Series) -> str:
+    """What the first of the values is likely to mean; empty where nothing fits."""
+    at = rows.arg_max()
+    if at is None or not rows[at] or table.frame[column][at] is None:
+        return ""
+    value = table.frame[column][at]
+    reading = likely_reading(str(value))
+    return f"{shown(value)} {reading}" if reading else ""
+
+
+def _refuse_column(table: Table, column: str, rows: pl.Series) -> None:
+    row = rows.arg_max() or 0
+    reading = likely_reading(*map(str, table.frame[column].filter(rows).head(_EXAMINED)))
+    raise table.error(column, row, EXPECTED + (f". It {reading}" if reading else ""))
