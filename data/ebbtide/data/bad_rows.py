@@ -25,7 +25,7 @@ class BadRows:
     reasons: dict[str, list[int]] = field(default_factory=dict)
     """Line numbers by reason; the first line of a text file and the first row of a Parquet file are 1."""
     details: dict[str, str] = field(default_factory=dict)
-    """The column, the first lines and their values, by reason; without it the lines alone are shown."""
+    """The first lines by reason, with column and value where one column is at fault."""
     hints: dict[str, str] = field(default_factory=dict)
     """What to do, by reason."""
     notes: list[str] = field(default_factory=list)
@@ -41,17 +41,11 @@ class BadRows:
             return f"{self.rows:,} rows, none bad"
         parts = []
         for reason, lines in self.reasons.items():
-            detail = self.details.get(reason) or line_list(lines)
             hint = f"; {self.hints[reason]}" if reason in self.hints else ""
-            parts.append(f"{len(lines):,} with {reason} ({detail}){hint}")
+            parts.append(f"{len(lines):,} with {reason} ({self.details[reason]}){hint}")
         return f"{self.count:,} of {self.rows:,} rows ignored: " + "; ".join(parts)
 
     @property
     def messages(self) -> list[str]:
         """What a display prints: the ignored rows if there are any, then the notes."""
         return ([str(self)] if self.count else []) + self.notes
-
-
-def line_list(lines: list[int]) -> str:
-    """The first lines, as in ``line 3, 9, ...``."""
-    return "line " + ", ".join(map(str, lines[:SHOWN_ROWS])) + (", ..." if len(lines) > SHOWN_ROWS else "")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ebbtide.data.bad_rows import BadRows, line_list
+from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.errors import DataError
 from ebbtide.data.ids import is_missing
 from ebbtide.data.tables import read_table
@@ -105,9 +105,10 @@ def read_catalog(
         raise DataError(f"{path}: no usable item ({bad})")
     item_id = kept[item_column].to_list()
     texts = fill_template(text_template, kept)
-    if (without := texts == "").any():
-        lines = table.line[usable.to_numpy()][without.to_numpy()].tolist()
-        bad.notes.append(f"{len(lines):,} items without text are described by their id ({line_list(lines)})")
+    without = (texts == "").arg_true()
+    if len(without):
+        lines = table.lines(usable.arg_true().gather(without))
+        bad.notes.append(f"{len(without):,} items without text are described by their id ({lines})")
     text, title = (
         [filled or one for filled, one in zip(column, item_id, strict=True)]
         for column in (texts.to_list(), fill_template(title_template, kept).to_list())

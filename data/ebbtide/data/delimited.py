@@ -42,6 +42,9 @@ def read_delimited(
     Raises:
         DataError: No such column, or quotes that do not close.
     """
+    if b"\n" not in data:
+        # Line ends of old Macs.
+        data = data.replace(b"\r", b"\n")
     header_end = data.find(b"\n")
     header_line = data[: header_end if header_end >= 0 else len(data)].decode().rstrip("\r")
     separator = default_separator

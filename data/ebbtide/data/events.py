@@ -10,12 +10,12 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from ebbtide.data.bad_rows import BadRows, line_list
+from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.errors import DataError
 from ebbtide.data.ids import is_missing, near_id
 from ebbtide.data.tables import Table, read_table
 from ebbtide.data.time_hints import TimeUnit
-from ebbtide.data.times import FUTURE_MIN_YEARS, in_future, read_times
+from ebbtide.data.times import in_future, read_times
 
 
 class EventColumns(BaseModel):
@@ -132,17 +132,18 @@ def read_events(
         refuse(
             "an item that is not in the catalog", unknown, columns.item, _near_hint(item.filter(unknown), item_index)
         )
-    future = in_future(times.ms.set(~usable, None)).fill_null(False)
-    refuse(f"a time more than {FUTURE_MIN_YEARS} years after the rest of the log", future, columns.time)
+    future, years = in_future(times.ms.set(~usable, None))
+    refuse(f"a time more than {years} years after the rest of the log", future, columns.time)
     table.refuse_above(bad, max_bad_rows)
     frame = pl.DataFrame({"user": user, "item": item, "time_ms": times.ms, "weight": weight}).filter(usable)
     if frame.is_empty():
         raise DataError(f"{path}: no usable event ({bad})")
-    copies = frame.height - frame.n_unique()
-    if copies:
-        is_copy = ~frame.select(pl.struct(pl.all()).is_first_distinct()).to_series()
-        lines = table.line[usable.to_numpy()][is_copy.to_numpy()].tolist()
-        bad.notes.append(f"{copies:,} exact copies of an earlier event are kept ({line_list(lines)})")
+    # Hashes first: they are faster, and equal rows have equal hashes.
+    if frame.hash_rows().n_unique() < frame.height:
+        copies = (~frame.select(pl.struct(pl.all()).is_first_distinct()).to_series()).arg_true()
+        if len(copies):
+            lines = table.lines(usable.arg_true().gather(copies))
+            bad.notes.append(f"{len(copies):,} exact copies of an earlier event are kept ({lines})")
     return frame, bad
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 import polars as pl
 
-MISSING_WORDS = ("", "null", "none", "nan", "\\n", "<na>")
+_MISSING = r"(?i)^\s*(?:null|none|nan|\\n|<na>)?\s*$"
 r"""Texts that stand for a missing id, in any letter case and with any spaces around: ``NULL``, ``None``, ``\N``."""
 
 
 def is_missing(ids: pl.Series) -> pl.Series:
     """True where an id is null or a word that databases and data frames write for null."""
-    return ids.is_null() | ids.str.strip_chars().str.to_lowercase().is_in(MISSING_WORDS).fill_null(True)
+    return ids.str.contains(_MISSING).fill_null(True)
 
 
 def near_id(unknown: pl.Series, known: Iterable[str]) -> tuple[str, str] | None:

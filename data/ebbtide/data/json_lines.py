@@ -47,7 +47,10 @@ def read_json_lines(path: Path, data: bytes, columns: list[str]) -> tuple[pl.Dat
         found.update(row)
         for name in columns:
             value = row.get(name)
-            if type(value) is not str:
+            if type(value) is int or type(value) is float:
+                # NaN is not equal to itself.
+                value = str(value) if value == value else None
+            elif type(value) is not str and value is not None:
                 value, is_nested = _plain(value)
                 flaw = flaw or (_NESTED if is_nested else None)
             values[name].append(value)
@@ -70,7 +73,7 @@ def _plain(value: object) -> tuple[str | list[str | None] | None, bool]:
         return texts, len(texts) < len(parts) or any(nested for _, nested in parts)
     if isinstance(value, dict):
         return None, True
-    if value is None or value != value:  # NaN is not equal to itself.
+    if value is None or value != value:
         return None, False
     return (value if isinstance(value, str) else json.dumps(value)), False
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ebbtide.data.bad_rows import SHOWN_ROWS, BadRows, line_list, shown
+from ebbtide.data.bad_rows import SHOWN_ROWS, BadRows, shown
 from ebbtide.data.delimited import Ints, read_delimited, require_columns
 from ebbtide.data.errors import DataError
 from ebbtide.data.json_lines import read_json_lines
@@ -41,11 +41,15 @@ class Table:
     """``[rows]``: line of a text file, or row of a Parquet file, from 1."""
     flaw: pl.Series
     """``[rows]``: null, or why the whole row cannot be used."""
+    unit: str = "line"
+    """What `line` counts: ``line``, or ``row`` for Parquet."""
 
     def error(self, column: str, row: int, expected: str) -> DataError:
         """The error of one value."""
         got = shown(self.frame[column][row])
-        return DataError(f"{self.source}: line {self.line[row]}, column {column}: got {got}; expected {expected}")
+        return DataError(
+            f"{self.source}: {self.unit} {self.line[row]}, column {column}: got {got}; expected {expected}"
+        )
 
     def type_error(self, column: str, expected: str) -> DataError:
         """The error of a column whose type cannot be used, with its first value."""
@@ -88,21 +92,31 @@ class Table:
 
     def add_bad(self, bad: BadRows, reason: str, rows: pl.Series, column: str | None = None, hint: str = "") -> None:
         """Adds the rows where ``rows`` is true to the bad ones, with their values of a column."""
-        at = rows.arg_true().to_numpy()
+        at = rows.arg_true()
         if not len(at):
             return
-        bad.reasons[reason] = self.line[at].tolist()
+        bad.reasons[reason] = self.line[at.to_numpy()].tolist()
+        bad.details[reason] = self.lines(at)
         if column is not None:
-            first = at[:SHOWN_ROWS]
-            values = self.frame[column].gather(first).to_list()
-            if any(value is not None for value in values):
-                pairs = (f"line {line} {shown(value)}" for line, value in zip(self.line[first], values, strict=True))
-                more = ", ..." if len(at) > len(first) else ""
-                bad.details[reason] = f"column {column}: {', '.join(pairs)}{more}"
-            else:
-                bad.details[reason] = f"column {column}: {line_list(bad.reasons[reason])}"
+            bad.details[reason] = f"column {column}: {self.lines(at, column)}"
         if hint:
             bad.hints[reason] = hint
+
+    def lines(self, at: pl.Series, column: str | None = None) -> str:
+        """The first lines of some rows, as in ``line 3, 9, ...``; with a column each with its value, if any has one.
+
+        Args:
+            at: Row indices.
+            column: Whose values to show.
+        """
+        first = at.head(SHOWN_ROWS)
+        numbers = self.line[first.to_numpy()].tolist()
+        more = ["..."] if len(at) > len(first) else []
+        values = [None] if column is None else self.frame[column].gather(first).to_list()
+        if all(value is None for value in values):
+            return f"{self.unit} " + ", ".join([*map(str, numbers), *more])
+        pairs = (f"{self.unit} {number} {shown(value)}" for number, value in zip(numbers, values, strict=True))
+        return ", ".join([*pairs, *more])
 
     def add_flaws(self, bad: BadRows) -> pl.Series:
         """Adds the rows with a flaw to the bad ones; returns ``[rows]``, true for all other rows."""
@@ -174,9 +188,8 @@ def _one_error(source: str) -> Iterator[None]:
 def _of_parquet(source: str, lazy: pl.LazyFrame, columns: list[str]) -> Table:
     require_columns(source, columns, lazy.collect_schema().names())
     frame = lazy.select(columns).collect()
-    return Table(
-        source, frame, np.arange(1, frame.height + 1), pl.repeat(None, frame.height, dtype=pl.String, eager=True)
-    )
+    no_flaw = pl.repeat(None, frame.height, dtype=pl.String, eager=True)
+    return Table(source, frame, np.arange(1, frame.height + 1), no_flaw, "row")
 
 
 def _folder(folder: Path) -> pl.LazyFrame:

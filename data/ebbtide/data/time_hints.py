@@ -10,6 +10,9 @@ PLAUSIBLE_S = (788_918_400, 7_258_118_400)
 """1995-01-01 and 2200-01-01 in Unix seconds. So narrow that the ranges of the four units are apart from each other and
 from dates written as numbers, .NET ticks and Windows file times."""
 
+ROUNDED = r"^\d(?:[.,]\d{1,7})?[eE]\+?\d+$"
+"""A number that a spreadsheet has rounded, as in ``1.7E+09``: too few digits for a time."""
+
 _EXCEL_DAYS = (20_000, 80_000)
 _EXCEL_EPOCH = datetime(1899, 12, 30, tzinfo=timezone.utc)
 _NUMBER_FORMATS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
@@ -60,6 +63,8 @@ def likely_reading(*values: str) -> str:
         return "looks like a time of day, which has no date: write date and time into one column"
     if _DURATION.match(value):
         return "looks like a duration: write the time of the event"
+    if re.match(ROUNDED, value):
+        return "has lost its last digits in a spreadsheet: export the column as text"
     try:
         number = float(value)
     except ValueError:

@@ -10,14 +10,12 @@ from ebbtide.data.bad_rows import shown
 from ebbtide.data.errors import DataError
 from ebbtide.data.iso_times import iso_ms
 from ebbtide.data.tables import Table
-from ebbtide.data.time_hints import PLAUSIBLE_S, TimeUnit, day, likely_reading
+from ebbtide.data.time_hints import PLAUSIBLE_S, ROUNDED, TimeUnit, day, likely_reading
 
 EXPECTED = "Unix time in s, ms, us or ns between 1995 and 2200, a date-time, or ISO 8601 text"
 
-FUTURE_MIN_YEARS = 5
-"""An event is in the log's future if it is later than the 90 % quantile of the times by more than this, and by more
-than the time between the 10 % and the 90 % quantiles."""
 _YEAR_MS = 31_557_600_000
+_SMALL_LOG = 100
 _MAX_MS = PLAUSIBLE_S[1] * 1000
 _EXAMINED = 10_000
 
@@ -49,14 +47,17 @@ def read_times(table: Table, column: str, unit: TimeUnit | None = None, time_for
     values = table.frame[column]
     kind = values.dtype
     if isinstance(kind, (pl.Date, pl.Datetime)):
-        return _of_ms(table, column, values.cast(pl.Datetime("ms")).dt.epoch("ms"))
+        return _of_ms(table, column, values.dt.epoch("ms"))
     if isinstance(kind, (pl.Time, pl.Duration)):
         raise table.type_error(column, f"{EXPECTED} (a time of day or a duration has no date)")
-    if kind.is_integer() or kind.is_float() or isinstance(kind, pl.Decimal):
+    if kind == pl.Float32:
+        raise table.type_error(column, "int64 or float64: a 32-bit float holds a Unix time to within minutes only")
+    if kind.is_numeric():
+        # With a format a float column holds whole numbers as well: data frames store integers with gaps as floats.
+        is_float = time_format is None and not kind.is_integer()
+        values = values.cast(pl.Float64 if is_float else pl.Int64, strict=False)
         if time_format is None:
             return _of_numbers(table, column, values, unit)
-        # A column of whole numbers with gaps is often stored as floats.
-        values = values.cast(pl.Int64, strict=False)
     elif not isinstance(kind, (pl.String, pl.Categorical, pl.Enum, pl.Binary, pl.Null)):
         raise table.type_error(column, EXPECTED)
     texts = (values.cast(pl.String) if kind.is_numeric() else table.text(column, is_id=True)).str.strip_chars()
@@ -73,18 +74,29 @@ def read_times(table: Table, column: str, unit: TimeUnit | None = None, time_for
     return times
 
 
-def in_future(times_ms: pl.Series) -> pl.Series:
-    """True for times far after the body of a log: see `FUTURE_MIN_YEARS`."""
-    low, high = (times_ms.quantile(share, "lower") for share in (0.1, 0.9))
-    if low is None or high is None:
-        return pl.Series([False] * len(times_ms), dtype=pl.Boolean)
-    return times_ms > high + max(high - low, FUTURE_MIN_YEARS * _YEAR_MS)
+def in_future(times_ms: pl.Series) -> tuple[pl.Series, int]:
+    """Times far after the body of a log, which begins at the 10 % quantile of the times and ends at the 90 % quantile.
+
+    Args:
+        times_ms: Unix milliseconds; null for rows that do not count.
+
+    Returns:
+        True for times later than the body's end by more than the body's length and by more than some years, and these
+        years: 5, or 20 for a log of fewer than 100 events, whose body says little.
+    """
+    years = 5 if len(times_ms) - times_ms.null_count() >= _SMALL_LOG else 20
+    begin, end = (times_ms.quantile(share, "lower") for share in (0.1, 0.9))
+    if begin is None or end is None:
+        return pl.repeat(False, len(times_ms), dtype=pl.Boolean, eager=True), years
+    return (times_ms > end + max(end - begin, years * _YEAR_MS)).fill_null(False), years
 
 
 def _numbers_in(texts: pl.Series) -> pl.Series:
     """Texts as numbers, exact where all are whole; null where a text is no number."""
     floats = texts.cast(pl.Float64, strict=False)
-    floats = floats.set(~floats.is_finite().fill_null(False), None)
+    # A spreadsheet writes 1.7E+09 for 1700000123: the digits are lost.
+    is_number = floats.is_finite().fill_null(False) & ~texts.str.contains(ROUNDED).fill_null(False)
+    floats = floats.set(~is_number, None)
     whole = texts.cast(pl.Int64, strict=False)
     return whole if whole.null_count() == floats.null_count() else floats
 
@@ -173,4 +185,5 @@ def _hint(table: Table, column: str, rows: pl.Series) -> str:
 def _refuse_column(table: Table, column: str, rows: pl.Series) -> None:
     row = rows.arg_max() or 0
     reading = likely_reading(*map(str, table.frame[column].filter(rows).head(_EXAMINED)))
-    raise table.error(column, row, EXPECTED + (f". It {reading}" if reading else ""))
+    hint = f"It {reading}" if reading else "--time-format names another format"
+    raise table.error(column, row, f"{EXPECTED}. {hint}")
