@@ -153,7 +153,7 @@ def test_ids_are_missing_when_they_are_a_word_for_null(tmp_path, word):
     read, bad = read_events(tmp_path / "log.csv", EventColumns(), max_bad_rows=0.9)
     assert read["user"].to_list() == ["1"]
     assert bad.reasons == {"no user": [3], "no item": [4]}
-    assert f"no user (column user: line 3 {word!r})" in str(bad)
+    assert f"no user (column user: line 3 '{word}')" in str(bad)
 
 
 @pytest.mark.parametrize("name", ["Nullsson", "nano", "none-1", "N", "NA", "0"])

@@ -17,6 +17,7 @@ from ebbtide.data.events import EventColumns, read_events
 
 FIRST_MS = 1_500_000_000_000
 LAST_MS = 1_700_000_000_000
+DAY_MS = 86_400_000
 ID = st.one_of(
     st.sampled_from(["u1", "007", "7", "7.0", "Zoë", "a, b", 'say "x"', '27"', "l1\nl2", "ну", " x", "NA", "0", "1e5"]),
     st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=6),
@@ -73,10 +74,11 @@ class Mutated:
 
     @property
     def sound(self):
+        """The rows that can be used; a compact date has no time of day, and is read among ISO 8601 texts."""
         return [
-            row
-            for index, row in enumerate(self.rows)
-            if not (is_missing(row[0]) or is_missing(row[1]) or index == self.extra_field)
+            (user, item, ms // DAY_MS * DAY_MS if form == "compact" else ms)
+            for index, ((user, item, ms), form) in enumerate(zip(self.rows, self.forms, strict=True))
+            if not (is_missing(user) or is_missing(item) or index == self.extra_field)
         ]
 
     def save(self, folder):

@@ -13,7 +13,9 @@ def shown(value: object) -> str:
     if isinstance(value, bytes):
         return str(value[:_SHOWN_CHARACTERS])
     text = str(value)
-    return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
+    quoted = repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
+    # A backslash as the file has it, so that \N can be searched for.
+    return quoted.replace("\\\\", "\\")
 
 
 @dataclass
