@@ -82,3 +82,23 @@ def test_catalog_keeps_the_sound_row_when_a_flawed_one_has_its_id(tmp_path):
     catalog, bad = read_catalog(tmp_path / "items.csv", "id", max_bad_rows=0.9)
     assert (catalog.item_id, catalog.text) == (["1"], ["c"])
     assert bad.reasons == {"more fields than the header": [2], "no item id": [4]}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (pl.Series([{"a": 1}]), r"column text: got the type Struct\("),
+        (pl.Series([[b"\xff"]]), r"column text: got the type List\(Binary\)"),
+        (pl.Series([[["a"]]]), r"column text: got the type List\(List\(String\)\) with values such as \"\[\['a'\]\]\""),
+        (pl.Series([1]).cast(pl.Duration("ms")), "column text: got the type Duration"),
+        (
+            pl.Series([2**61]).cast(pl.Datetime("ms")),
+            "row 1, column text: .*a date between the years 1 and 9999",
+        ),
+    ],
+    ids=["struct", "list-of-binary", "list-of-lists", "duration", "no-date"],
+)
+def test_catalog_is_refused_when_a_column_of_a_template_is_no_text(tmp_path, values, message):
+    pl.DataFrame({"item": ["1"], "text": values}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(DataError, match=message):
+        read_catalog(tmp_path / "items.parquet")

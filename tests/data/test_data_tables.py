@@ -176,8 +176,9 @@ def test_ids_are_text_when_a_parquet_column_has_another_type(tmp_path, values, e
         (pl.Series([True]), "column id: got the type Boolean"),
         (pl.Series([b"x", b"\xff"]), r"row 2, column id: got b'\\xff'; expected text in UTF-8"),
         (pl.Series([1.0, 1e17]), r"row 2, column id: got '1e\+17'.*lost digits"),
+        (pl.Series([1.0, 2**24 + 2], dtype=pl.Float32), r"row 2, column id: got '16777218.0'.*lost digits"),
     ],
-    ids=["list", "struct", "boolean", "binary", "large-float"],
+    ids=["list", "struct", "boolean", "binary", "large-float", "large-float32"],
 )
 def test_ids_are_refused_when_the_type_is_no_id(tmp_path, values, message):
     pl.DataFrame({"id": values}).write_parquet(tmp_path / "table.parquet")

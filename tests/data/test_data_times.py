@@ -215,3 +215,20 @@ def test_event_is_refused_when_it_is_in_the_far_future_of_a_small_log(tmp_path):
 
 def test_command_offers_every_unit():
     assert [(unit.name, unit.value) for unit in TimeUnitName] == [(unit.name, unit.value) for unit in TimeUnit]
+
+
+@pytest.mark.parametrize(
+    ("stored", "number", "right"),
+    [("ns", 1, "s"), ("us", 1, "s"), ("ns", 10**3, "ms"), ("ms", 10**6, "us"), ("us", 10**9, "ns"), ("ms", 1, "s")],
+)
+def test_date_times_are_refused_when_they_were_made_from_numbers_of_another_unit(tmp_path, stored, number, right):
+    numbers = pl.Series([second * number for second in SECONDS]).cast(pl.Datetime(stored))
+    with pytest.raises(DataError, match=rf"row 1, column time: .* are {right} since 1970, which gives 2023-11-14"):
+        read(log_of(tmp_path, numbers, ".parquet"))
+
+
+def test_date_time_is_a_bad_row_when_no_calendar_has_it(tmp_path):
+    numbers = pl.Series([second * 1000 for second in SECONDS] + [FIRST * 10**6]).cast(pl.Datetime("ms"))
+    times, bad = read(log_of(tmp_path, numbers, ".parquet"))
+    assert len(times) == 200
+    assert str(bad).endswith("1 with a time after 2200 (column time: row 201 'the year 55840')")

@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import polars as pl
 
 SHOWN_ROWS = 10
 _SHOWN_CHARACTERS = 60
+_YEAR_MS = 31_557_600_000
+
+
+def value_at(values: pl.Series, row: int) -> object:
+    """A value of a column for a message; a date that no calendar has is given by its year."""
+    if isinstance(values.dtype, (pl.Date, pl.Datetime)):
+        ms = values.slice(row, 1).dt.epoch("ms")[0]
+        try:
+            return None if ms is None else datetime(1970, 1, 1) + timedelta(milliseconds=ms)
+        except OverflowError:
+            return f"the year {1970 + ms / _YEAR_MS:.0f}"
+    if isinstance(values.dtype, pl.Duration):
+        return values.slice(row, 1).to_physical()[0]
+    value = values[row]
+    return value.to_list() if isinstance(value, pl.Series) else value
 
 
 def shown(value: object) -> str:

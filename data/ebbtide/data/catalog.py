@@ -11,7 +11,7 @@ import polars as pl
 from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.errors import DataError
 from ebbtide.data.ids import is_missing
-from ebbtide.data.tables import read_table
+from ebbtide.data.tables import one_error, read_table
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
@@ -82,6 +82,18 @@ def read_catalog(
         DataError: Unreadable file, missing column, a template without placeholder, or too many bad rows.
     """
     title_template = text_template if title_template is None else title_template
+    with one_error(str(path)):
+        return _usable_items(path, item_column, text_template, title_template, max_bad_rows, encoding)
+
+
+def _usable_items(
+    path: str | Path,
+    item_column: str,
+    text_template: str,
+    title_template: str,
+    max_bad_rows: float,
+    encoding: str | None,
+) -> tuple[Catalog, BadRows]:
     placeholders = (
         *_placeholders("text template", "--text-template", text_template),
         *_placeholders("title template", "--title-template", title_template),

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.errors import DataError
 from ebbtide.data.ids import is_missing, near_id
-from ebbtide.data.tables import Table, read_table
+from ebbtide.data.tables import Table, one_error, read_table
 from ebbtide.data.time_hints import TimeUnit
 from ebbtide.data.times import in_future, read_times
 
@@ -102,6 +102,13 @@ def read_events(
     Raises:
         DataError: Unreadable file, missing column, or too many bad rows.
     """
+    with one_error(str(path)):
+        return _usable_events(path, columns, item_index, max_bad_rows)
+
+
+def _usable_events(
+    path: str | Path, columns: EventColumns, item_index: dict[str, int] | None, max_bad_rows: float
+) -> tuple[pl.DataFrame, BadRows]:
     names = [columns.user, columns.item, columns.time] + ([columns.weight] if columns.weight else [])
     for name in names:
         if names.count(name) > 1:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ebbtide.data.bad_rows import SHOWN_ROWS, BadRows, shown
+from ebbtide.data.bad_rows import SHOWN_ROWS, BadRows, shown, value_at
 from ebbtide.data.delimited import Ints, read_delimited, require_columns
 from ebbtide.data.errors import DataError
 from ebbtide.data.json_lines import read_json_lines
@@ -25,7 +25,10 @@ _STORE = (
     "in the environment), or copy the file here"
 )
 _URL = re.compile(r"^[a-z][a-z0-9+]*://")
-_EXACT_FLOAT = 2**53
+_EXACT = {"Float16": 2**11, "Float32": 2**24, "Float64": 2**53}
+"""Above these a float type does not hold every whole number."""
+_CALENDAR_MS = (-62_135_596_800_000, 253_402_300_799_999)
+"""The years 1 to 9999."""
 _MESSAGE_CHARACTERS = 300
 
 
@@ -46,7 +49,7 @@ class Table:
 
     def error(self, column: str, row: int, expected: str) -> DataError:
         """The error of one value."""
-        got = shown(self.frame[column][row])
+        got = shown(value_at(self.frame[column], row))
         return DataError(
             f"{self.source}: {self.unit} {self.line[row]}, column {column}: got {got}; expected {expected}"
         )
@@ -54,7 +57,7 @@ class Table:
     def type_error(self, column: str, expected: str) -> DataError:
         """The error of a column whose type cannot be used, with its first value."""
         values = self.frame[column].drop_nulls()
-        first = f" with values such as {shown(values[0])}" if len(values) else ""
+        first = f" with values such as {shown(value_at(values, 0))}" if len(values) else ""
         return DataError(f"{self.source}: column {column}: got the type {values.dtype}{first}; expected {expected}")
 
     def text(self, column: str, *, is_id: bool) -> pl.Series:
@@ -74,16 +77,24 @@ class Table:
             return values
         if kind.is_float():
             values = values.fill_nan(None)
-            is_inexact = (values.abs() > _EXACT_FLOAT).fill_null(False)
+            is_inexact = (values.abs().cast(pl.Float64) > _EXACT[str(kind)]).fill_null(False)
             if is_id and is_inexact.any():
                 row = is_inexact.arg_max() or 0
                 raise self.error(column, row, "ids as integers or text: a float this large has lost digits")
             return values.cast(pl.String)
-        if isinstance(kind, (pl.List, pl.Array)) and not is_id and not kind.inner.is_nested():
+        if (
+            isinstance(kind, (pl.List, pl.Array))
+            and not is_id
+            and (kind.inner.is_numeric() or isinstance(kind.inner, (pl.String, pl.Boolean, pl.Categorical, pl.Enum)))
+        ):
             return values.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)
         is_text = kind.is_integer() or isinstance(kind, (pl.Categorical, pl.Enum, pl.Decimal, pl.Binary, pl.Null))
         if not is_text and (is_id or not isinstance(kind, (pl.Boolean, pl.Date, pl.Datetime, pl.Time))):
             raise self.type_error(column, expected)
+        if isinstance(kind, (pl.Date, pl.Datetime)):
+            in_calendar = values.dt.epoch("ms").is_between(*_CALENDAR_MS)
+            if not in_calendar.all():
+                raise self.error(column, in_calendar.arg_min() or 0, "a date between the years 1 and 9999")
         try:
             return values.cast(pl.String)
         except pl.exceptions.PolarsError:
@@ -112,10 +123,13 @@ class Table:
         first = at.head(SHOWN_ROWS)
         numbers = self.line[first.to_numpy()].tolist()
         more = ["..."] if len(at) > len(first) else []
-        values = [None] if column is None else self.frame[column].gather(first).to_list()
+        values = [None if column is None else value_at(self.frame[column], row) for row in first]
         if all(value is None for value in values):
             return f"{self.unit} " + ", ".join([*map(str, numbers), *more])
-        pairs = (f"{self.unit} {number} {shown(value)}" for number, value in zip(numbers, values, strict=True))
+        pairs = (
+            f"{self.unit} {number}" + ("" if value is None else f" {shown(value)}")
+            for number, value in zip(numbers, values, strict=True)
+        )
         return ", ".join([*pairs, *more])
 
     def add_flaws(self, bad: BadRows) -> pl.Series:
@@ -149,7 +163,7 @@ def read_table(path: str | Path, columns: list[str], encoding: str | None = None
         DataError: The file is missing, of another kind or damaged, or lacks a column.
     """
     source = str(path)
-    with _one_error(source):
+    with one_error(source):
         if _URL.match(source):
             return _of_parquet(source, _object_store(source), columns)
         file = Path(path)
@@ -172,14 +186,14 @@ def read_table(path: str | Path, columns: list[str], encoding: str | None = None
 
 
 @contextmanager
-def _one_error(source: str) -> Iterator[None]:
+def one_error(source: str) -> Iterator[None]:
     """Turns what polars and the system raise into a `DataError` of one line."""
     try:
         with warnings.catch_warnings():
             # What polars warns of here (a region to guess, a schema to infer) is no news for the reader of a table.
             warnings.simplefilter("ignore")
             yield
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, csv.Error) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, csv.Error) as error:
         text = " ".join(str(error).split())[:_MESSAGE_CHARACTERS]
         expected = _STORE if _URL.match(source) else _FORMATS
         raise DataError(f"{source}: cannot be read: {text}; {expected}") from error

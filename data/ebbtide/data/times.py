@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from ebbtide.data.bad_rows import shown
+from ebbtide.data.bad_rows import shown, value_at
 from ebbtide.data.errors import DataError
 from ebbtide.data.iso_times import iso_ms
 from ebbtide.data.tables import Table
@@ -47,6 +47,7 @@ def read_times(table: Table, column: str, unit: TimeUnit | None = None, time_for
     values = table.frame[column]
     kind = values.dtype
     if isinstance(kind, (pl.Date, pl.Datetime)):
+        _refuse_other_unit(table, column, values)
         return _of_ms(table, column, values.dt.epoch("ms"))
     if isinstance(kind, (pl.Time, pl.Duration)):
         raise table.type_error(column, f"{EXPECTED} (a time of day or a duration has no date)")
@@ -175,11 +176,32 @@ def _to_ms(numbers: pl.Series, unit: TimeUnit) -> pl.Series:
 def _hint(table: Table, column: str, rows: pl.Series) -> str:
     """What the first of the values is likely to mean; empty where nothing fits."""
     at = rows.arg_max()
-    if at is None or not rows[at] or table.frame[column][at] is None:
+    if at is None or not rows[at]:
         return ""
-    value = table.frame[column][at]
-    reading = likely_reading(str(value))
+    value = value_at(table.frame[column], at)
+    reading = "" if value is None else likely_reading(str(value))
     return f"{shown(value)} {reading}" if reading else ""
+
+
+def _refuse_other_unit(table: Table, column: str, values: pl.Series) -> None:
+    """Refuses date-times that were made from numbers of another unit: all of them in 1970, or far in the future.
+
+    Raises:
+        DataError: With the date that is right.
+    """
+    given = values.drop_nulls()
+    if isinstance(given.dtype, pl.Date) or given.is_empty() or _is_plausible(given.dt.epoch("ms"), TimeUnit.ms).any():
+        return
+    # Programs that read numbers as nanoseconds may have stored the result in another unit.
+    for numbers in (given.to_physical(), given.dt.epoch("ns")):
+        for unit in TimeUnit:
+            if _is_plausible(numbers, unit).all():
+                raise table.error(
+                    column,
+                    values.is_not_null().arg_max() or 0,
+                    f"the times of the events. The numbers behind them are {unit.value} since 1970, which gives "
+                    f"{day(numbers[0], unit)}: make the date-times of this unit, or store the numbers",
+                )
 
 
 def _refuse_column(table: Table, column: str, rows: pl.Series) -> None:
