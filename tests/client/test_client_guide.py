@@ -64,7 +64,7 @@ def test_every_block_of_the_guide_runs_when_typed_in_order(triton, secured, monk
     assert list(names["ranking"].unknown_item_ids) == ["not-yet-known"]
 
 
-def test_reference_names_every_error_keyword_and_setting_and_both_pages_only_what_exists():
+def test_reference_names_every_error_and_keyword_and_nothing_that_does_not_exist():
     import ebbtide.client as facade
 
     errors = {name for name in facade.__all__ if name.endswith("Error")}
