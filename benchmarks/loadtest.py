@@ -1,8 +1,8 @@
-"""The load generator beside NVIDIA's perf_analyzer at equal concurrency, and beside a server that does nothing.
+"""The load generator and NVIDIA's perf_analyzer at equal concurrency, and the generator on a do-nothing server.
 
-The two take turns on one server with the same requests of real users, so that the machine's moods hit both alike, and
-on a core that the server does not use: on shared ones the server gets what a generator leaves, which is not the same.
-Prints medians, ratios and how far each generator's turns lie apart, and writes JSON.
+The two take turns on one server with the same requests of real users, so that noise of the machine affects both alike.
+They run on a core that the server does not use: on a shared one the server gets what a generator leaves. Prints
+medians, ratios and the spread of each generator's turns, and writes JSON.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.serving.load import PerfAnalyzer
+from benchmarks.serving.load import PerfAnalyzer, Turn
 from benchmarks.serving.machine import facts, load_average
+from benchmarks.serving.turns import medians, take_turns
 from ebbtide.cli.session_log import read_session_log
 from ebbtide.loadtest import Generator, Workload, build_workload
 from ebbtide.loadtest.calibrate import Calibration, calibrate
@@ -35,6 +35,7 @@ from ebbtide.serve import ServerConfig, TritonServer
 ROOT = Path(__file__).parents[1]
 MODELS = ("recommend", "recommend_text")
 CONCURRENCY = (1, 4, 8, 16)
+OURS, THEIRS = "ebbtide", "perf_analyzer"
 _REQUESTS = 1_000
 _TIMEOUT_S = 30.0
 _WARM_UP_S = 1.0
@@ -44,8 +45,8 @@ Results = dict[str, Any]
 
 def workloads() -> dict[str, Workload]:
     """Requests of the shipped log's users, one model each."""
-    log, _ = read_session_log(None, None, None, None, "", ("", "", "", None, None))
-    return {model: build_workload(log, {model: 1.0}, requests=_REQUESTS) for model in MODELS}
+    replayed, _ = read_session_log(None, None, None, None, "", ("", "", "", None, None))
+    return {model: build_workload(replayed, {model: 1.0}, requests=_REQUESTS) for model in MODELS}
 
 
 @contextmanager
@@ -69,36 +70,44 @@ def agreement(
     """Both generators at each concurrency in turns; medians."""
     found = []
     for concurrency in CONCURRENCY:
-        ours, theirs = np.empty((rounds, 2)), np.empty((rounds, 2))
         generator.closed_model(concurrency, _WARM_UP_S)
-        for index in range(rounds):
-            turn = program.turn(url, model, data, concurrency, seconds)
-            theirs[index] = turn.requests_per_s, turn.p50_ms
-            phase = generator.closed_model(concurrency, seconds)
-            if phase.counts.answered != phase.sent:
-                raise RuntimeError(f"{model}: {phase.counts.answered} of {phase.sent} requests were answered")
-            ours[index] = phase.throughput, percentiles_ms(histogram(phase.records))["p50"]
-        mine, other = np.median(ours, axis=0), np.median(theirs, axis=0)
+        turns = take_turns(
+            {
+                OURS: partial(_own_turn, generator, concurrency, seconds),
+                THEIRS: partial(program.turn, url, model, data, concurrency, seconds),
+            },
+            rounds,
+        )
+        ours, theirs = (medians(turns[name]) for name in (OURS, THEIRS))
         found.append(
             {
                 "model": model,
                 "in_flight": concurrency,
-                "requests_per_s": round(float(mine[0]), 1),
-                "perf_analyzer_requests_per_s": round(float(other[0]), 1),
-                "p50_ms": round(float(mine[1]), 3),
-                "perf_analyzer_p50_ms": round(float(other[1]), 3),
-                "throughput_spread": _spread(ours[:, 0]),
-                "perf_analyzer_throughput_spread": _spread(theirs[:, 0]),
-                "throughput_ratio": round(float(mine[0] / other[0]), 3),
-                "p50_ratio": round(float(mine[1] / other[1]), 3),
+                "requests_per_s": ours["requests_per_s"],
+                "perf_analyzer_requests_per_s": theirs["requests_per_s"],
+                "p50_ms": ours["p50_ms"],
+                "perf_analyzer_p50_ms": theirs["p50_ms"],
+                "throughput_spread": _spread(turns[OURS]),
+                "perf_analyzer_throughput_spread": _spread(turns[THEIRS]),
+                "throughput_ratio": round(ours["requests_per_s"] / theirs["requests_per_s"], 3),
+                "p50_ratio": round(ours["p50_ms"] / theirs["p50_ms"], 3),
             }
         )
     return found
 
 
-def _spread(throughput: npt.NDArray[np.float64]) -> float:
+def _own_turn(generator: Generator, concurrency: int, seconds: float) -> Turn:
+    phase = generator.closed_model(concurrency, seconds)
+    if phase.counts.answered != phase.sent:
+        raise RuntimeError(f"got {phase.counts.answered} answers to {phase.sent} requests; expected as many")
+    latency = percentiles_ms(histogram(phase.records))
+    return Turn(round(phase.throughput, 1), round(latency["p50"], 4), round(latency["p99"], 4))
+
+
+def _spread(turns: Sequence[Turn]) -> float:
     """The fastest turn over the slowest."""
-    return round(float(throughput.max() / throughput.min()), 2)
+    rates = [turn.requests_per_s for turn in turns]
+    return round(max(rates) / min(rates), 2)
 
 
 def _calibration(found: Calibration, busiest: float) -> Results:

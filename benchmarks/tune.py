@@ -1,4 +1,4 @@
-"""Several runs of `ebbtide tune`, one after the other: what it gains over the default, and whether it chooses the same.
+"""Several runs of `ebbtide tune`: its gain over the default settings, and whether the runs choose the same settings.
 
 The repository stays as it is. Prints a table and writes JSON, of which the top level is the run with the middle ratio.
 """
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "tune.json")
     arguments = parser.parse_args()
     runs = []
-    # What is kept names no folder of this machine: tune runs in the project's, on paths relative to it.
+    # Results must not name folders of this machine: tune runs in the project's folder, on paths relative to it.
     with tempfile.TemporaryDirectory(dir=ROOT / "artifacts") as folder:
         for index in range(arguments.runs):
             console.print(f"run {index + 1} of {arguments.runs}")

@@ -1,4 +1,4 @@
-"""Writes the pages: ``python -m benchmarks.page``, or ``--check`` to fail where they are not what the results say."""
+"""Writes the pages: ``python -m benchmarks.page``; ``--check`` fails if a page differs from the results."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 
 
 def main() -> None:
-    """Writes, or checks."""
+    """Writes or checks the pages."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where a page is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a page is stale")
     arguments = parser.parse_args()
     stale = stale_pages()
     if arguments.check:
         if stale:
-            sys.exit(f"not what benchmarks/results says: {', '.join(map(str, stale))}; run `make bench-docs`")
+            sys.exit(f"{', '.join(map(str, stale))}: differs from benchmarks/results; run `make bench-docs`")
         return
     for path, content in wanted_pages().items():
         path.write_text(content, encoding="utf-8")
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def wanted_pages() -> dict[Path, str]:
-    """Each page's text, as the results say."""
+    """Returns the text of each page, from the results."""
     capacity = DOCS / "capacity.md"
     return {
         DOCS / "benchmarks.md": benchmarks_page(RESULTS),
@@ -42,7 +42,7 @@ def wanted_pages() -> dict[Path, str]:
 
 
 def stale_pages() -> list[Path]:
-    """Files of the documentation that are not what the results say."""
+    """Returns the files of the documentation that differ from the results."""
     pages = [
         path for path, text in wanted_pages().items() if not path.is_file() or path.read_text(encoding="utf-8") != text
     ]

@@ -1,4 +1,4 @@
-"""The texts of the pages, from a folder of results."""
+"""Builds the texts of the pages from a folder of results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from typing import Any
 from benchmarks.page.sections import SECTIONS, Section
 from benchmarks.page.text import number, table
 from benchmarks.serving.report import Lines
-from ebbtide.capacity import CapacityError, Demand, Measured, Memory, Replica, plan, read_measured, read_memory
+from ebbtide.capacity import (
+    CapacityError,
+    Demand,
+    Measured,
+    Memory,
+    Replica,
+    notes_of,
+    plan,
+    read_measured,
+    read_memory,
+)
 
 PLOTS = "plots"
 """Folder of the documentation that plots are copied to."""
@@ -23,9 +33,9 @@ _MEASURED = ("tune.json", "loadtest.json", "serving.json")
 """Where a replica's rate is taken from: the first of them that has one."""
 _INTRODUCTION = """# Benchmarks
 
-Built by `make bench-docs` from `benchmarks/results/*.json`; nothing on this page is typed by hand. Each section names
-the machine that it was measured on and the command that measures it again. Figures of different sections come from
-different runs: compare within a table only."""
+`make bench-docs` builds this page from `benchmarks/results/*.json`; do not edit it by hand. Each section names the
+machine of the measurement and the command that repeats it. Different sections come from different runs, so compare
+figures within one table only."""
 
 
 def benchmarks_page(results: Path) -> str:
@@ -38,17 +48,17 @@ def benchmarks_page(results: Path) -> str:
 
 
 def plots(results: Path) -> Iterator[Path]:
-    """The plots that the page shows."""
+    """Yields the plots that the page shows."""
     for section in SECTIONS:
         if (results / section.result).is_file():
             yield from (path for name in section.plots if (path := results / name).is_file())
 
 
 def capacity_page(page: str, results: Path) -> str:
-    """The page with its worked numbers built anew.
+    """Returns the page with new worked numbers.
 
     Args:
-        page: As it is; what stands between the marks is replaced.
+        page: The page as it is; the text between the marks is replaced.
         results: Folder with the JSON of each benchmark.
 
     Raises:
@@ -84,7 +94,7 @@ def _section(section: Section, results: Path) -> Iterator[str]:
 
 
 def _facts(section: Section, content: dict[str, Any]) -> str:
-    """The machine, the day, and the command."""
+    """Returns one line with the day, the command and the machine."""
     machine = dict(content.get("machine") or {})
     versions = machine.pop("versions", None) or {}
     parts: list[str] = []
@@ -101,12 +111,16 @@ def _facts(section: Section, content: dict[str, Any]) -> str:
     parts += [f"{name} {version}" for name, version in versions.items() if version]
     day = _day(content, machine)
     measured = "" if day is None else f"Measured on {day}. "
-    quick = " It was a quick run: short, for a first look." if content.get("quick") or _has_quick_part(content) else ""
+    quick = (
+        " This was a quick run: fewer and shorter measurements."
+        if content.get("quick") or _has_quick_part(content)
+        else ""
+    )
     return f"{measured}`{section.command}` measures it again.{quick} Machine: {', '.join(parts)}."
 
 
 def _day(content: dict[str, Any], machine: dict[str, Any]) -> str | None:
-    """The day of the measurement (UTC), where the result says it."""
+    """Returns the day of the measurement (UTC), or None if the result has none."""
     if (stated := content.get("date") or machine.get("date")) is not None:
         return str(stated)[:10]
     if (began := content.get("began_unix_s")) is not None:
@@ -120,32 +134,37 @@ def _has_quick_part(content: dict[str, Any]) -> bool:
 
 
 def _worked(results: Path) -> Iterator[str]:
-    """The arithmetic, with what was measured."""
+    """Yields the tables of arithmetic with the measured numbers."""
     path, measured = _rate(results)
+    assert measured.machine is not None
     memory: Memory | None = None
+    of_memory = None
     if (served := results / "serving.json").is_file():
-        content = json.loads(served.read_text(encoding="utf-8"))
-        large = read_memory(served)
-        memory = replace(large, items=content["recommend"]["items"])
-    replica = Replica(measured.rate_per_s, measured.cores, memory)
+        with contextlib.suppress(CapacityError):
+            of_memory = read_memory(served)
+            content = json.loads(served.read_text(encoding="utf-8"))
+            memory = replace(of_memory.memory, items=content["recommend"]["items"])
+    replica = Replica(measured.rate_per_s, measured.machine.cores, memory)
     yield (
-        f"One replica: {number(measured.rate_per_s)} requests/s on {measured.cores} cores: {measured.what} "
-        f"(`benchmarks/results/{path.name}`)."
-        + ("" if measured.is_under_objective else " No latency was held at it: measure yours with `ebbtide tune`.")
+        f"One replica: {number(measured.rate_per_s)} requests/s of `{measured.endpoints}` on {measured.machine}: "
+        f"{measured.what} (`benchmarks/results/{path.name}`)."
     )
-    if memory is not None:
+    if memory is not None and of_memory is not None:
+        large = of_memory.memory
         yield (
-            f"Memory, from two numbers of instances with {large.items:,} items (`benchmarks/results/serving.json`): "
-            f"{number(large.base_mib)} MiB without the catalog, {number(large.instance_mib)} MiB for each instance of "
-            f"`adaptive_weights`, and the factors twice, {number(large.table_mib)} MiB each: in the table that "
-            f"instances share and in the scoring head, {number(large.total_mib)} MiB together. Below it is worked for "
-            f"the catalog of {memory.items:,} items that the rate was measured with."
+            f"Memory of a server with `{', '.join(of_memory.endpoints)}`, from two numbers of instances with "
+            f"{large.items:,} items (`benchmarks/results/serving.json`): {number(large.base_mib)} MiB without the "
+            f"catalog, {number(large.instance_mib)} MiB for each instance of `adaptive_weights`, and the factors "
+            f"twice, {number(large.table_mib)} MiB each: in the table that instances share and in the scoring head, "
+            f"{number(large.total_mib)} MiB together. The plans below are for a catalog of {memory.items:,} items."
         )
+    if notes := notes_of(measured, of_memory):
+        yield "\n".join(f"- {note[0].upper()}{note[1:]}." for note in notes)
     for users in USERS:
         lines = plan(Demand(users), replica).lines
         yield table(
             Lines(
-                f"{users:,} users a day",
+                f"{users:,} users per day",
                 ("step", "arithmetic", "result"),
                 [(line.name, line.arithmetic, line.shown) for line in lines],
             )
@@ -153,10 +172,12 @@ def _worked(results: Path) -> Iterator[str]:
 
 
 def _rate(results: Path) -> tuple[Path, Measured]:
-    """A replica's rate, and the file that it is from."""
+    """Returns the file with a replica's rate of `recommend` (the endpoint whose memory is measured), and the rate."""
     for name in _MEASURED:
         path = results / name
         if path.is_file():
             with contextlib.suppress(CapacityError):
-                return path, read_measured(path)
-    raise FileNotFoundError(f"{results}: got no rate of a replica; expected one of {', '.join(_MEASURED)}")
+                found = read_measured(path)
+                if list(found.mix) == ["recommend"]:
+                    return path, found
+    raise FileNotFoundError(f"{results}: got no rate of `recommend`; expected one in {', '.join(_MEASURED)}")

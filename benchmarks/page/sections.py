@@ -1,4 +1,4 @@
-"""What stands in the page: one section for each benchmark, with the command that measures it again."""
+"""The sections of the page: one for each benchmark, with the command that repeats it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Section:
     result: str
     """Name of its JSON in ``benchmarks/results``."""
     command: str
-    """Measures it again."""
+    """The command that repeats the measurement."""
     about: str
-    """What is compared, and where to read how."""
+    """What is compared, with a link to the page that explains it."""
     tables: Callable[[Content], Iterator[Lines]] = tables_of
     goals: tuple[Goal, ...] = ()
     plots: tuple[str, ...] = ()
-    """Drawn beside the JSON."""
+    """File names of plots, in the folder of the JSON."""
 
 
 def _encoder(content: Content) -> Iterator[Lines]:
@@ -50,7 +50,7 @@ def _encoder(content: Content) -> Iterator[Lines]:
     yield Lines(
         f"Batches of {batch['texts']} texts of {batch['tokens']} tokens, {content['threads']} threads, medians of "
         f"{content['turns']} turns",
-        ("encoder", "mean cosine", "worst", "NDCG@10 over fp32", "texts/s", "over fp32", "one text, ms", "MiB"),
+        ("encoder", "mean cosine", "lowest cosine", "NDCG@10 / fp32", "texts/s", "speed / fp32", "one text, ms", "MiB"),
         rows,
     )
 
@@ -60,8 +60,16 @@ def _head(content: Content) -> Iterator[Lines]:
     for one in content["results"]:
         cells.setdefault((one["items"], one["batch"]), {})[one["precision"]] = one
     yield Lines(
-        "One run of the scoring head, one thread: fp32 and how many times as fast the others are",
-        ("items", "batch", "fp32, ms", "fp16", "int8", "int8 names of fp32's items", "MiB: fp32, fp16, int8"),
+        "One run of the scoring head with one thread: time of fp32, and speed of the others divided by that of fp32",
+        (
+            "items",
+            "batch",
+            "fp32, ms",
+            "fp16 speed",
+            "int8 speed",
+            "share of fp32's items in int8",
+            "MiB: fp32, fp16, int8",
+        ),
         [
             (
                 f"{items:,}",
@@ -123,8 +131,8 @@ def _ratio(value: Any) -> str:  # noqa: ANN401 - a number, or a number with its 
 
 def _tune(content: Content) -> Iterator[Lines]:
     yield Lines(
-        f"Runs under {content['slo']}",
-        ("run", "changes", "default, requests/s", "found, requests/s", "ratio", "95 %", "a model against itself", "s"),
+        f"Runs with the objective {content['slo']}",
+        ("run", "changes", "default, requests/s", "found, requests/s", "ratio", "95 %", "default against itself", "s"),
         [
             (
                 str(index),
@@ -140,11 +148,10 @@ def _tune(content: Content) -> Iterator[Lines]:
         ],
     )
     yield Lines(
-        "What was tried in the first run",
-        ("stage", "settings", "ratio to the incumbent", "95 %", "pairs", "outcome"),
+        "Settings tried in the first run",
+        ("settings", "ratio to the incumbent", "95 %", "pairs", "outcome"),
         [
             (
-                one["stage"],
                 f"`{one['settings']}`" if one["settings"] else "default",
                 number(one["ratio"]),
                 interval(one["ratio_ci95"]),
@@ -161,7 +168,8 @@ SECTIONS = (
         "Serving",
         "serving.json",
         "make bench-serving",
-        "`recommend` beside a do-nothing floor, peers and the machine: [how](benchmarks-serving.md).",
+        "Compares `recommend` with a server that does nothing, with peers and with the limits of the machine: "
+        "[the serving benchmark](benchmarks-serving.md).",
         serving_tables,
         plots=(PLOT,),
     ),
@@ -169,21 +177,21 @@ SECTIONS = (
         "Encoder",
         "export.json",
         "make bench-export",
-        "What each variant of the exported encoder loses and gains: [encoder](encoder.md).",
+        "Fidelity, speed and size of each variant of the exported encoder: [encoder](encoder.md).",
         _encoder,
     ),
     Section(
         "Scoring head",
         "export_head.json",
         "make bench-head",
-        "Precisions of the item factors by size of the catalog: [scoring head](head.md).",
+        "Precisions of the item factors for several catalog sizes: [scoring head](head.md).",
         _head,
     ),
     Section(
         "Client",
         "client.json",
         "make bench-client",
-        "What the SDK and the gateway add to a hand-written call: [the client](client.md).",
+        "Cost of the SDK and of the gateway, compared with calls through tritonclient: [Python client](client.md).",
         goals=(
             Goal("sync.p50_over_tritonclient", 1.15, at_most=True),
             Goal("async.throughput_over_perf_analyzer", 0.7),
@@ -196,14 +204,15 @@ SECTIONS = (
         "Load generator",
         "loadtest.json",
         "make bench-loadtest",
-        "The load generator beside perf_analyzer and a server that does nothing: [load tests](loadtest.md).",
+        "Compares the load generator with perf_analyzer, and measures its limit on a server that does nothing: "
+        "[load tests](loadtest.md).",
     ),
     Section(
-        "Tuning",
+        "Tuned settings",
         "tune.json",
         "make bench-tune",
-        "`ebbtide tune`, several runs: what it gains over the default and whether it chooses the same: "
-        "[tuning](tune.md).",
+        "Several runs of `ebbtide tune`: the gain over the default, and whether each run chooses the same settings: "
+        "[tuned settings](tune.md).",
         _tune,
         goals=(Goal("ratio", 1.0), Goal("same_choice_share", 1.0)),
     ),
@@ -211,13 +220,13 @@ SECTIONS = (
         "Training",
         "training.json",
         "make bench-training",
-        "Speed of training beside SASRec on the same data and machine.",
+        "Training speed of Ebbtide and SASRec on the same data and machine: [training](training.md#memory-and-speed).",
     ),
     Section(
         "Quality",
         "quality.json",
         "make bench-quality",
-        "Ours, its ablations and the usual recommenders under one protocol: [evaluation](evaluation.md).",
+        "Ebbtide, its ablations and common recommenders under one protocol: [evaluation](evaluation.md).",
         _quality,
     ),
 )

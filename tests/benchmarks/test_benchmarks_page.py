@@ -13,7 +13,8 @@ from benchmarks.tune import summary
 
 TUNED = {
     "ebbtide_tune": 1,
-    "machine": {"processor": "a processor", "cores": 2},
+    "machine": {"processor": "a processor", "cores": 2, "memory_gib": 8.0},
+    "requests": {"mix": {"recommend": 1.0}},
     "began_unix_s": 1_700_000_000.0,
     "slo": "p99<20ms,errors<0.1%",
     "seconds": 301.4,
@@ -25,12 +26,11 @@ TUNED = {
     "noise": {"ratio": 1.01, "ratio_ci95": [0.98, 1.04], "pairs": 4},
     "trials": [
         {
-            "stage": "race",
             "settings": "scoring_head:instances=2",
             "ratio": 1.2,
             "ratio_ci95": None,
             "pairs": 1,
-            "outcome": "best",
+            "outcome": "wins",
         }
     ],
     "notes": ["the generator may have limited 3 of 90 turns"],
@@ -90,14 +90,18 @@ def test_summary_is_of_the_run_in_the_middle_when_ratios_differ():
     assert (found["ratio"], found["same_choice_share"], found["runs"]) == (1.2, 1.0, runs)
 
 
-def test_worked_numbers_come_from_tuning_when_it_was_measured(tmp_path):
+def test_worked_numbers_come_from_tuning_when_recommend_was_measured(tmp_path):
     shutil.copy(RESULTS / "serving.json", tmp_path)
     page = (DOCS / "capacity.md").read_text(encoding="utf-8")
     assert "`benchmarks/results/serving.json`" in capacity_page(page, tmp_path)
     (tmp_path / "tune.json").write_text(json.dumps(summary([TUNED])))
     built = capacity_page(page, tmp_path)
-    assert "One replica: 1,250 requests/s on 2 cores: the rate at which the tuned settings hold p99<20ms" in built
+    assert "One replica: 1,250 requests/s of `recommend` on a processor, 2 cores, 8 GiB: the rate at which" in built
+    assert "- Rate and memory are of different machines: a processor, 2 cores, 8 GiB; " in built
     assert built == capacity_page(built, tmp_path)
+    other = {**TUNED, "requests": {"mix": {"recommend_text": 1.0}}}
+    (tmp_path / "tune.json").write_text(json.dumps(summary([other])))
+    assert "1,250 requests/s" not in capacity_page(page, tmp_path)
 
 
 def test_capacity_page_is_refused_when_its_marks_are_gone(tmp_path):

@@ -17,12 +17,12 @@ TITLES = {"1": "Toy Story [1995]", "2": "Heat"}
     [
         (["--allow", "genres"], "--allow: got 'genres'; expected COLUMN=VALUE"),
         (["--allow", "=Comedy"], "--allow: got '=Comedy'; expected COLUMN=VALUE"),
-        (["--allow", "genres=Comedy", "--candidates", "1"], "--allow: got it beside --candidates"),
+        (["--allow", "genres=Comedy", "--candidates", "1"], "--allow: got it together with --candidates"),
         (["--candidates", ","], "--candidates: got ','; expected item ids"),
         (["--now", "yesterday"], "--now: got 'yesterday'; expected ISO 8601"),
     ],
 )
-def test_recommend_refuses_a_wish_when_it_cannot_be_read(options, message):
+def test_recommend_refuses_a_query_when_it_cannot_be_read(options, message):
     done = CliRunner().invoke(app, ["recommend", "15", "--bundle", "nowhere", *options], env={"COLUMNS": "300"})
     assert done.exit_code == 2
     assert message in done.output
@@ -52,8 +52,8 @@ def test_cold_start_and_unknown_events_are_shown_when_there_are_some(shown):
     )
     lines = shown(answer, ["space [opera]"]).splitlines()
     assert lines[:3] == [
-        "  just typed: space [opera]",
-        "Recommended: alpha 0.50 (share of history), 1 event counted, 2 left out: not in the catalog",
+        "  text just typed: space [opera]",
+        "Recommended: alpha 0.50 (share of history), 1 event counted, 2 ignored (not in the catalog)",
         "cold start, no history: the session alone counted",
     ]
     assert any("Toy Story [1995]" in line and "1.250" in line for line in lines)
@@ -61,8 +61,8 @@ def test_cold_start_and_unknown_events_are_shown_when_there_are_some(shown):
 
 def test_candidates_are_all_shown_when_some_cannot_be_ranked(shown):
     printed = shown(Ranking(RankResponse(items=[ITEM], unknown_item_ids=["x"], excluded_item_ids=["2"])))
-    assert [line.split("│")[2:4] for line in printed.splitlines() if "not in the" in line or "left out" in line] == [
-        [" Heat             ", "           left out "],
+    assert [line.split("│")[2:4] for line in printed.splitlines() if "not in the" in line or "excluded" in line] == [
+        [" Heat             ", "           excluded "],
         [" x                ", " not in the catalog "],
     ]
     assert "cold start" not in printed

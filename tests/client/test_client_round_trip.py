@@ -14,7 +14,7 @@ from tritonclient.grpc import InferInput, InferResult, service_pb2
 from ebbtide.client._shared_memory import Region
 from ebbtide.client._triton import infer_request, raw_content, read_content, read_outputs
 from ebbtide.client.hooks import Call
-from ebbtide.interest.contract import MODELS, Dtype
+from ebbtide.interest.contract import MODELS, Axis, Dtype
 from ebbtide.v1 import interest_pb2
 
 MESSAGES = sorted(interest_pb2.DESCRIPTOR.message_types_by_name)
@@ -85,7 +85,7 @@ def arrays(tensor):
 
     @st.composite
     def build(draw):
-        shape = [draw(st.integers(0 if dim == -1 else 1, 4)) for dim in (1, *tensor.dims)]
+        shape = [draw(st.integers(0 if isinstance(dim, Axis) else 1, 4)) for dim in (1, *tensor.dims)]
         many = draw(st.lists(elements, min_size=math.prod(shape), max_size=math.prod(shape)))
         array = np.empty(len(many), dtype)
         array[:] = many

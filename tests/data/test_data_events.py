@@ -95,7 +95,7 @@ def test_read_events_reports_line_and_reason_when_rows_are_bad(tmp_path):
 
 def test_read_events_is_refused_when_more_rows_are_bad_than_allowed(tmp_path):
     (tmp_path / "log.csv").write_text(BAD_CSV)
-    with pytest.raises(DataError, match=r"8 of 9 rows left out.*no user \(line 3\).*more than the 50.0% allowed"):
+    with pytest.raises(DataError, match=r"8 of 9 rows ignored.*no user \(line 3\).*more than the 50.0% allowed"):
         read_events(tmp_path / "log.csv", COLUMNS, {"a": 0}, max_bad_rows=0.5)
 
 

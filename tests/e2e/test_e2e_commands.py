@@ -27,7 +27,7 @@ def test_evaluate_reports_the_held_out_events(trained, command, tmp_path):
 
 def test_recommend_prints_events_alpha_and_titles(trained, server, command):
     output = command("recommend", "15", "--bundle", trained.bundle_folder, "--server", server.grpc_url, "--top-n", "7")
-    assert "What 15 did last" in output
+    assert "Newest events of user 15" in output
     assert "alpha" in output
     titles = set(trained.bundle.catalog.title)
     recommended = output.split("Recommended")[1]
@@ -39,7 +39,7 @@ def test_recommend_takes_free_text(trained, server, command):
         *("recommend", "15", "--bundle", trained.bundle_folder, "--server", server.grpc_url),
         *("--text", "space opera with robots", "--alpha", "0"),
     )
-    assert "just typed: space opera with robots" in output
+    assert "text just typed: space opera with robots" in output
     assert "alpha 0.00" in output
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import urllib.request
 from dataclasses import fields
+from enum import Enum
 from pathlib import Path
 
 from ebbtide.interest import contract
@@ -23,8 +24,10 @@ def section(title: str) -> str:
 
 
 def shape(tensor: Tensor) -> str:
-    names = {contract.VARIABLE: "n", contract.Size.TOP_N: "top N", contract.Size.VECTOR: "d"}
-    return f"[{', '.join(names.get(dim, str(dim)) for dim in tensor.dims)}]"
+    names = {contract.Size.TOP_N: "top N", contract.Size.VECTOR: "d"}
+    axes = ["texts"] if tensor.rows == contract.VARIABLE else []
+    axes += [names.get(dim, dim.value if isinstance(dim, Enum) else str(dim)) for dim in tensor.dims]
+    return f"[{', '.join(axes)}]"
 
 
 def rows(side: str) -> list[str]:

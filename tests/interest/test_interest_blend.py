@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.interest.blend import blend_interest, event_decays
+from ebbtide.interest.blend import blend_interest
 from ebbtide.interest.contract import Limits
+from ebbtide.interest.decay import event_decays
 from ebbtide.interest.events import MS_PER_DAY, EventBatch, order_events
 from ebbtide.interest.parameters import GateParameters, InterestConfig, InterestParameters
 

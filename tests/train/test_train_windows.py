@@ -8,6 +8,7 @@ from ebbtide.interest.blend import blend_interest
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.events import order_events
 from ebbtide.interest.parameters import GateParameters, InterestConfig, InterestParameters
+from ebbtide.interest.state import InterestState, advance, read
 from ebbtide.train.config import ModelConfig
 from ebbtide.train.model import InterestModel
 from ebbtide.train.windows import LogTensors, predict_windows, training_windows
@@ -24,8 +25,8 @@ def model_of(**settings):
     return model.eval()
 
 
-def direct(model, log, event):
-    """Interest and alpha just before one event, by the served formulas."""
+def direct(model, log, event, *, folded):
+    """Interest and alpha just before one event, by the served formulas, of all events or of a state and 3 events."""
     gate = None
     if model.config.fixed_alpha is None:
         gate = GateParameters(
@@ -48,26 +49,28 @@ def direct(model, log, event):
         np.zeros(0, np.float32),
     )
     first = log.start[np.searchsorted(log.start, event, side="right") - 1]
-    past = slice(first, event)
+    vectors = model.event_vectors().detach().numpy()[log.item]
+    state = InterestState.empty(1, vectors.shape[1])
+    tail = slice(max(first, event - 3) if folded else first, event)
+    for past in range(first, tail.start):
+        one = slice(past, past + 1)
+        state = advance(state, parameters, np.array([1]), log.time_ms[one], vectors[one], log.weight[one])
+    now_ms = log.time_ms[event : event + 1]
     batch = order_events(
-        np.array([event - first]),
-        log.time_ms[past],
-        log.time_ms[event : event + 1],
-        log.weight[past],
-        None,
-        config.session_gap_ms,
+        np.array([event - tail.start]), log.time_ms[tail], now_ms, log.weight[tail], None, config.session_gap_ms
     )
-    vectors = model.event_vectors().detach().numpy()[log.item[past]][batch.source]
-    blend = blend_interest(batch, vectors, parameters)
+    base = read(state, parameters, now_ms, batch) if folded else None
+    blend = blend_interest(batch, vectors[tail][batch.source], parameters, base=base)
     return blend.interest[0], blend.alpha[0]
 
 
+@pytest.mark.parametrize("folded", [False, True], ids=["all-events", "state-and-tail"])
 @pytest.mark.parametrize(
     "settings",
     [{}, {"alpha": "per-dimension"}, {"alpha": "fixed:0.3"}, {"decay": "none", "alpha": "fixed:0.5"}],
     ids=["learned", "per-dimension", "fixed", "step-3"],
 )
-def test_recurrence_equals_the_sum_over_events_before_every_event(random_log, settings):
+def test_recurrence_equals_the_sum_over_events_before_every_event(random_log, settings, folded):
     model = model_of(**settings)
     tensors = LogTensors.of(random_log, model.config.session_gap_ms)
     everyone = np.ones(random_log.events, dtype=bool)
@@ -78,7 +81,7 @@ def test_recurrence_equals_the_sum_over_events_before_every_event(random_log, se
         )
     assert sorted(predicted.event.tolist()) == list(range(random_log.events))
     for row, event in enumerate(predicted.event.tolist()):
-        interest, alpha = direct(model, random_log, event)
+        interest, alpha = direct(model, random_log, event, folded=folded)
         np.testing.assert_allclose(predicted.interest[row], interest, atol=2e-5, err_msg=f"event {event}")
         np.testing.assert_allclose(predicted.alpha[row], alpha, atol=2e-5)
 

@@ -1,4 +1,7 @@
-"""Options of commands that call a server: encryption and a token. A token is no option itself: those show in ``ps``."""
+"""Options of commands that call a server: TLS and a token.
+
+The token itself is no option, because ``ps`` shows options.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,21 @@ if TYPE_CHECKING:
     from ebbtide.client import BearerToken, TlsConfig
 
 TOKEN_VARIABLE = "EBBTIDE_TOKEN"  # noqa: S105 - the variable's name
-"""Environment variable with the token, where no file is named."""
+"""Environment variable with the token; used if no file is given."""
 
-Tls = Annotated[bool, typer.Option("--tls", help="Call over TLS; the options that begin with --tls- imply it.")]
+Tls = Annotated[bool, typer.Option("--tls", help="Call over TLS. Any option that begins with --tls- implies it.")]
 TlsCa = Annotated[
     Path | None,
-    typer.Option(help="PEM of who may vouch for the server. The public authorities unless given."),
+    typer.Option(help="PEM file with the authority for the server's certificate. Default: the public authorities."),
 ]
-TlsCertificate = Annotated[Path | None, typer.Option(help="PEM of the caller's certificate (mutual TLS).")]
-TlsKey = Annotated[Path | None, typer.Option(help="PEM of its private key.")]
+TlsCertificate = Annotated[Path | None, typer.Option(help="PEM file with the client certificate (mutual TLS).")]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM file with its private key.")]
 TlsServerName = Annotated[
-    str | None, typer.Option(help="Name in the server's certificate, where the address has another.")
+    str | None, typer.Option(help="Host name in the server's certificate, if it differs from the address.")
 ]
 TokenFile = Annotated[
     Path | None,
-    typer.Option(help=f"File with a bearer token; without it the variable {TOKEN_VARIABLE}, if set, holds one."),
+    typer.Option(help=f"File with a bearer token. Default: the environment variable {TOKEN_VARIABLE}."),
 ]
 
 
@@ -38,11 +41,11 @@ def read_access(
     server_name: str | None,
     token_file: Path | None,
 ) -> tuple[TlsConfig | None, BearerToken | None]:
-    """What the options say.
+    """The TLS configuration and token that the options give.
 
     Raises:
         typer.BadParameter: The token's file cannot be read, or half of a certificate and key is missing.
-        InvalidArgumentError: The token is none.
+        InvalidArgumentError: The token is not valid.
     """
     from ebbtide.client import BearerToken, TlsConfig
 

@@ -1,4 +1,4 @@
-"""Puts the commands together and turns the stages' errors into one clear line and an exit status."""
+"""Registers the commands, and turns the errors of the stages into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ebbtide.cli.console import errors
 app = typer.Typer(
     name="ebbtide",
     help="Recommendations from interests that ebb, served on NVIDIA Triton.\n\n"
-    "The way of the data: train -> export -> serve -> recommend. Each command's --help shows an example.",
+    "Order of work: train -> export -> serve -> recommend. The --help of each command shows an example.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -67,7 +67,7 @@ _EXTRAS = {
 
 
 def run() -> None:
-    """Runs the command line; exit status 0 for success, 1 for an error that is told, 2 for misuse, 130 for Ctrl-C."""
+    """Runs the command line. Exit status: 0 success, 1 an error that was printed, 2 wrong usage, 130 Ctrl-C."""
     try:
         app()
     except KeyboardInterrupt:
@@ -80,16 +80,16 @@ def run() -> None:
         errors.print(f"[red]error:[/red] {error.name} is not installed: {command}", soft_wrap=True)
         sys.exit(1)
     except Exception as error:
-        if not _is_told(error):
+        if not _is_for_the_user(error):
             raise
         errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 
 
-def _is_told(error: Exception) -> bool:
-    """Whether a stage raised this for its user; anything else is a defect and keeps its traceback.
+def _is_for_the_user(error: Exception) -> bool:
+    """Whether the error is meant for the user. Any other error is a defect and keeps its traceback.
 
-    The stages are not imported for it: a stage that raised is loaded already.
+    No stage is imported for this: a stage that raised is already loaded.
     """
     roots = (
         ("ebbtide.data.errors", "DataError"),

@@ -1,4 +1,4 @@
-"""``ebbtide check``: what Triton would refuse in a model repository, told before a server sees it."""
+"""``ebbtide check``: finds the problems of a model repository without a server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 
 class Format(str, Enum):
-    """How findings are printed."""
+    """Output format."""
 
     TEXT = "text"
     JSON = "json"
@@ -19,22 +19,22 @@ class Format(str, Enum):
 
 def command(
     repository: Annotated[
-        Path | None, typer.Argument(help="Folder with one folder for each model; any Triton repository.")
+        Path | None, typer.Argument(help="Triton model repository: a folder with one folder for each model.")
     ] = None,
     format_: Annotated[
-        Format, typer.Option("--format", help="github prints annotations for GitHub Actions.")
+        Format, typer.Option("--format", help="Output format; github prints annotations for GitHub Actions.")
     ] = Format.TEXT,
-    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail as well.")] = False,
-    ignore: Annotated[list[str] | None, typer.Option(help="Id of a rule to leave out; may be repeated.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 on warnings too.")] = False,
+    ignore: Annotated[list[str] | None, typer.Option(help="Id of a rule to leave out. May be repeated.")] = None,
     model_config_name: Annotated[
-        str | None, typer.Option(help="The variant that the server gets as --model-config-name.")
+        str | None, typer.Option(help="Check the configs that a server reads with this --model-config-name.")
     ] = None,
     rules: Annotated[bool, typer.Option("--rules", help="List all rules and exit.")] = False,
 ) -> None:
-    """Check a Triton model repository offline: configs, versions, ONNX graphs, Python models, ensembles, warm-up.
+    """Check a Triton model repository without a server: configs, versions, ONNX graphs, Python models and ensembles.
 
-    Nothing is started and nothing in the repository is run. Exit status 0: sound; 1: errors (with --strict also
-    warnings); 2: no such repository.
+    No server is started, and no code of the repository is run. Exit status: 0 if there are no errors, 1 if there are
+    errors (with --strict also warnings), 2 if the path is not a model repository.
 
     **Example**
 
@@ -55,7 +55,7 @@ def command(
             typer.echo(f"{rule.severity.value:8} {rule.id:30} {rule.summary}")
         return
     if repository is None:
-        raise typer.BadParameter("give the REPOSITORY to check, or --rules")
+        raise typer.BadParameter("got no REPOSITORY; expected the folder to check, or --rules")
     try:
         report = check_repository(repository, config_name=model_config_name, ignore=ignore or ())
     except (NotARepositoryError, UnknownRuleError) as error:

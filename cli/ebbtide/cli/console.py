@@ -1,4 +1,4 @@
-"""What every command shares: the terminal, and how errors are told."""
+"""What every command shares: terminal output, progress bars, timing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ errors = Console(stderr=True, highlight=False)
 
 
 def counting_progress() -> Progress:
-    """A progress bar that counts things; it disappears when they are done."""
+    """A progress bar that counts things; it disappears at the end."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -27,8 +27,8 @@ def counting_progress() -> Progress:
     )
 
 
-def part_progress() -> Progress:
-    """A progress bar for work that is measured in parts of a whole."""
+def percentage_progress() -> Progress:
+    """A progress bar that shows a percentage."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""``ebbtide evaluate``: how well a bundle ranks the events that its training never saw."""
+"""``ebbtide evaluate``: measures how well a bundle ranks the held-out events."""
 
 from __future__ import annotations
 
@@ -31,45 +31,44 @@ def command(
     popularity: Annotated[
         Popularity,
         typer.Option(
-            help="updated: counts of all events strictly before each prediction, recounted as they happen; "
-            "frozen: as training left them."
+            help="updated: counts of all events strictly before each prediction; "
+            "frozen: counts as of the end of training."
         ),
     ] = Popularity.updated,
     repeats: Annotated[
         bool | None,
         typer.Option(
             "--repeats/--no-repeats",
-            help="Whether items that a user had before may be in the lists. As trained unless given.",
+            help="Whether seen items may be in the lists. Default: as trained.",
         ),
     ] = None,
     against: Annotated[
         Path | None,
         typer.Option(
-            help="Another bundle of the same data and holdout, or a predictions file of any recommender: "
-            "the paired difference is tested."
+            help="Another bundle with the same data and holdout, or a predictions file of any recommender. "
+            "The paired difference is tested."
         ),
     ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
-            help="Write every ranked list here (Parquet: user, time, rank, item, score, is_relevant, relevant_items)."
+            help="Write every ranked list to this file (Parquet: user, time, rank, item, score, is_relevant, "
+            "relevant_items)."
         ),
     ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write report.md, report.json and plots into this folder.")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the metrics here, too.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the intervals and tests.")] = 0,
+    report: Annotated[Path | None, typer.Option(help="Write report.md, report.json and plots to this folder.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the metrics to this file.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the intervals and tests.")] = 0,
 ) -> None:
-    """Rank the whole catalog before each held-out basket and report how well what came next was ranked.
+    """Rank the whole catalog before each held-out basket and report how well its items were ranked.
 
-    What was held out was said at training (`--holdout time:0.2`, `time:2024-03-01` or `leave-last-out`). Everything a
-    user did at one time is predicted together, from all that came strictly before, with no retraining; users who are
-    new since then count from their second basket on. Metrics are averaged within each user, then over users; the
-    95 % interval is that of a bootstrap over users.
+    The training chose the held-out events (`--holdout time:0.2`, `time:2024-03-01` or `leave-last-out`). A basket is
+    everything that a user did at one time; it is predicted from the events strictly before it, without retraining. New
+    users count from their second basket on. Metrics are averaged within each user, then over users; the 95 % interval
+    is a bootstrap over users.
 
-    An item that a user had before and takes again counts as missed where seen items are left out: train with
-    `--repeats`, or evaluate with it, where users take things again (groceries, songs).
+    If seen items are excluded, an item that a user interacts with again counts as missed. For repeat consumption
+    (groceries, songs) train, or at least evaluate, with `--repeats`.
 
     **Example**
 
@@ -91,7 +90,8 @@ def command(
         holdout = loaded.config.data.holdout
         if holdout == "none":
             raise DataError(
-                f"{bundle}: holdout: got 'none', so training saw every event; train again with --holdout time:0.2 (the "
+                f"{bundle}: holdout: got 'none', so training used every event; train again with --holdout "
+                f"time:0.2 (the "
                 "last fifth of the log) or --holdout leave-last-out"
             )
         data = read_dataset(loaded.config.data)
@@ -136,19 +136,21 @@ def _run(
 
 
 def _require_as_trained(bundle: InterestBundle, test: TestSet) -> None:
-    """Refuses a prior that was refreshed since: it has counted the events that it would predict."""
+    """Refuses a prior that was refreshed after training: it has counted the test events."""
     from ebbtide.data.errors import DataError
 
     counted_at, trained_at = bundle.config.prior_counted_at_ms, int(test.log.time_ms[~test.is_test].max()) + 1
     if counted_at > trained_at:
         raise DataError(
-            f"{bundle.folder}: popularity: got 'frozen' for a prior that `ebbtide refresh` counted beyond the training "
-            f"(up to {counted_at} ms, not {trained_at} ms); expected the bundle from before, or --popularity updated"
+            f"{bundle.folder}: popularity: got 'frozen' for a prior that `ebbtide refresh` counted past the "
+            f"training period "
+            f"(up to {counted_at} ms, not {trained_at} ms); expected the bundle before the refresh, or "
+            f"--popularity updated"
         )
 
 
 def _rival(path: Path, ours: Run, popularity: Popularity, repeats: bool | None, seed: int) -> Rival:
-    """A bundle where the path is a folder, a predictions file elsewhere."""
+    """The evaluation to compare with: of a bundle if the path is a folder, else of a predictions file."""
     from ebbtide.data.dataset import read_dataset
     from ebbtide.train.bundle import InterestBundle
     from ebbtide.train.evaluation.evaluate import check_comparable, compare, evaluate_file

@@ -1,4 +1,4 @@
-"""``ebbtide gateway``: the typed service for every gRPC language, in front of one or many Tritons."""
+"""``ebbtide gateway``: serves the typed schema to every gRPC language, in front of one or more Tritons."""
 
 from __future__ import annotations
 
@@ -19,35 +19,43 @@ def command(
     triton: Annotated[
         list[str] | None,
         typer.Argument(
-            help="gRPC address of Triton (host:port), a DNS name of several (dns:///triton:8001), or IP addresses."
+            help="gRPC address of Triton (host:port), a DNS name of several servers (dns:///triton:8001), or IP "
+            "addresses."
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; the default is reached from this machine only.")
+        str, typer.Option(help="Address to listen on. The default accepts connections from this machine only.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9001,
     timeout_s: Annotated[
-        float, typer.Option(help="Deadline of callers that give none, seconds; retries and waits included.")
+        float, typer.Option(help="Deadline in seconds for calls without one; includes retries and waits.")
     ] = 5.0,
-    max_timeout_s: Annotated[float, typer.Option(help="The longest deadline that a caller can have, seconds.")] = 30.0,
+    max_timeout_s: Annotated[float, typer.Option(help="Longest deadline that a caller may set, in seconds.")] = 30.0,
     max_concurrency: Annotated[
-        int, typer.Option(min=1, help="Calls under way at once; more are refused with RESOURCE_EXHAUSTED.")
+        int, typer.Option(min=1, help="Maximum number of concurrent calls; more are refused with RESOURCE_EXHAUSTED.")
     ] = 256,
-    drain_s: Annotated[float, typer.Option(help="Grace for calls under way at the stop, seconds.")] = 10.0,
-    tls_certificate: Annotated[Path | None, typer.Option(help="PEM of the gateway's certificate.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM of its private key.")] = None,
+    drain_s: Annotated[
+        float, typer.Option(help="Seconds that running calls get to finish when the gateway stops.")
+    ] = 10.0,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file with the gateway's certificate.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file with its private key.")] = None,
     tls_client_ca: Annotated[
-        Path | None, typer.Option(help="PEM of who vouches for callers; those without a certificate are refused.")
+        Path | None,
+        typer.Option(
+            help="PEM file with the authority for client certificates; callers without a certificate are refused."
+        ),
     ] = None,
     triton_ca: Annotated[
-        Path | None, typer.Option(help="PEM of who vouches for Triton; with it, Triton is called over TLS.")
+        Path | None, typer.Option(help="PEM file with the authority for Triton's certificate; turns TLS to Triton on.")
     ] = None,
-    reflection: Annotated[bool, typer.Option(help="Whether tools such as grpcurl may ask for the schema.")] = True,
+    reflection: Annotated[
+        bool, typer.Option(help="Serve gRPC reflection, so that tools such as grpcurl can read the schema.")
+    ] = True,
 ) -> None:
     """Serve the typed schema (proto/ebbtide/v1) in front of Triton until stopped with Ctrl-C or SIGTERM.
 
-    Callers need nothing but stubs of the schema, in any language. The standard health service answers SERVING while
-    Triton is ready.
+    Callers need only stubs of the schema, in any language. The standard health service answers SERVING while Triton is
+    ready.
 
     **Example**
 

@@ -1,4 +1,4 @@
-"""``ebbtide loadtest``: real sessions replayed against a running server, and a report that a skeptic can rerun."""
+"""``ebbtide loadtest``: replays real sessions against a running server, and reports latency and throughput."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LEFT_OUT = ("share", "cancelled", "cache hits")
 
 
 class Arrivals(str, Enum):
-    """How the moments of an open model scatter."""
+    """How the due times of an open model are spread."""
 
     constant = "constant"
     poisson = "poisson"
@@ -50,7 +50,7 @@ def command(
     ] = "localhost:8001",
     bundle: Annotated[
         Path | None,
-        typer.Option(help="Bundle whose log, columns, catalog and holdout to take, instead of giving them."),
+        typer.Option(help="Bundle that supplies the event log, its columns, the catalog and the holdout."),
     ] = None,
     events: Annotated[
         Path | None,
@@ -66,63 +66,62 @@ def command(
     holdout: Annotated[
         str | None,
         typer.Option(
-            help="Events to ask before: time:F, time:DATE or leave-last-out. As the bundle's, or else time:0.2."
+            help="Held-out events, before which requests are sent: time:F, time:DATE or leave-last-out. As in the "
+            "bundle, or time:0.2."
         ),
     ] = None,
     requests: Annotated[
-        int, typer.Option(min=1, help="Different requests of each endpoint, from users at random.")
+        int, typer.Option(min=1, help="Number of different requests of each endpoint, from random users.")
     ] = 2_000,
     mix: Annotated[
         str, typer.Option(help="Endpoints and their weights: recommend=8,recommend_text=1,embed=1.")
     ] = "recommend=1",
     rate: Annotated[
         str | None,
-        typer.Option(help="Open model: requests per second, whatever the server does; or several: 50,100,200."),
+        typer.Option(help="Open model: requests per second, whatever the server does; or several runs: 50,100,200."),
     ] = None,
     ramp_to: Annotated[float | None, typer.Option(help="The rate at the end, reached in a straight line.")] = None,
     spike: Annotated[
         str | None, typer.Option(help="A spike in the middle: 5x3s is five times the rate for 3 s.")
     ] = None,
     arrivals: Annotated[
-        Arrivals, typer.Option(help="Of the open model; log: in sessions with the log's own pauses.")
+        Arrivals, typer.Option(help="Arrivals of the open model. log: in sessions with the log's own pauses.")
     ] = Arrivals.poisson,
     concurrency: Annotated[
         str | None,
-        typer.Option(help="Closed model: so many requests at a time; or several, one after the other: 1,4,16."),
+        typer.Option(help="Closed model: number of requests under way; or several runs: 1,4,16."),
     ] = None,
-    duration: Annotated[str, typer.Option(help="Of each run; of each trial with --find-rate: 30s, 3m.")] = "30s",
-    warm_up: Annotated[str, typer.Option(help="Load before, of which nothing is reported: 3s; or none.")] = "3s",
+    duration: Annotated[
+        str, typer.Option(help="Length of each run, or of each trial of --find-rate: 30s, 3m.")
+    ] = "30s",
+    warm_up: Annotated[str, typer.Option(help="Load before the first run that is not reported: 3s; or none.")] = "3s",
     timeout: Annotated[str, typer.Option(help="Deadline of each request.")] = "5s",
     slo: Annotated[str | None, typer.Option(help="Objective: p99<20ms, or p50<5ms,p99.9<40ms,errors<0.5%.")] = None,
-    find_rate: Annotated[
-        bool, typer.Option("--find-rate", help="Search the highest rate that holds the --slo.")
-    ] = False,
+    find_rate: Annotated[bool, typer.Option("--find-rate", help="Find the highest rate that holds the --slo.")] = False,
     workers: Annotated[
-        int, typer.Option(min=0, help="Send from so many Locust workers instead of from this process.")
+        int, typer.Option(min=0, help="Send from this many worker processes instead of from this one.")
     ] = 0,
-    locust_bind: Annotated[
-        str, typer.Option(help="Where workers find the master, host:port; port 0 takes a free one.")
+    bind: Annotated[
+        str, typer.Option(help="Address that workers connect to, host:port; port 0 takes a free one.")
     ] = "127.0.0.1:0",
     remote_workers: Annotated[
-        bool, typer.Option("--remote-workers", help="Wait for --workers started by hand elsewhere; start none.")
+        bool,
+        typer.Option("--remote-workers", help="You start the --workers, on other machines, with the command printed."),
     ] = False,
-    web: Annotated[
-        int | None, typer.Option(help="Serve Locust's web page on this port; the load is set there, until Ctrl-C.")
-    ] = None,
     perf_analyzer: Annotated[
         str | None,
-        typer.Option(help="Measure the closed runs with NVIDIA's perf_analyzer too: its path, or 'find'."),
+        typer.Option(help="Repeat the closed runs with NVIDIA's perf_analyzer: its path, or 'find'."),
     ] = None,
     perf_analyzer_input: Annotated[
         Path | None, typer.Option(help="Write the requests as perf_analyzer's --input-data, and stop.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole result here.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the report here, one file with plots.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report here as one HTML file with charts.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the report here as Markdown.")] = None,
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Compare two results of --json instead of running anything.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of users, endpoints and arrivals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws users, endpoints and arrivals.")] = 0,
     tls: Tls = False,
     tls_ca: TlsCa = None,
     tls_certificate: TlsCertificate = None,
@@ -132,9 +131,9 @@ def command(
 ) -> None:
     """Replay real sessions against a running server, and report latency, throughput and where the time went.
 
-    Requests are those of held-out users just before their held-out events, with their real histories. In the open
-    model (`--rate`) latency counts from the moment that a request was meant to leave. Exit status: 0; 1 if the
-    objective is broken, or requests are unaccounted for.
+    Each request is sent just before a held-out event of a user, with the real history. In the open
+    model (`--rate`) latency counts from the time at which a request was due. Exit status: 0; 1 if the
+    objective is broken, or requests are not accounted for.
 
     **Examples**
 
@@ -148,7 +147,16 @@ def command(
         _compare(*compare)
         return
     with console.status("Reading the log"):
-        from ebbtide.loadtest import ENDPOINTS, Access, Options, build_workload, load_test, parse_duration, parse_mix
+        from ebbtide.loadtest import (
+            ENDPOINTS,
+            Access,
+            Options,
+            build_workload,
+            load_test,
+            parse_duration,
+            parse_mix,
+            served_limits,
+        )
 
         access = Access(*read_access(tls, tls_ca, tls_certificate, tls_key, tls_server_name, token_file))
         shares = parse_mix(mix, ENDPOINTS)
@@ -156,7 +164,7 @@ def command(
         loads = _loads(rate, concurrency, ramp_to, spike, arrivals.value, parse_duration("duration", duration))
         warm_up_s = 0.0 if warm_up == "none" else parse_duration("warm_up", warm_up)
         timeout_s = parse_duration("timeout", timeout)
-        log, notes = read_session_log(
+        replayed, notes = read_session_log(
             bundle,
             events,
             catalog,
@@ -164,56 +172,42 @@ def command(
             text_template,
             (user_col, item_col, time_col, weight_col, catalog_item_col),
         )
-        workload = build_workload(log, shares, requests=requests, seed=seed)
-    console.print(f"requests of {workload.users:,} held-out users: " + _counted(workload.messages))
+        limits = served_limits(address, shares, access)
+        workload = build_workload(replayed, shares, limits=limits, requests=requests, seed=seed)
+    console.print(f"requests from {workload.users:,} held-out users: {_counted(workload.messages)}")
     if perf_analyzer_input is not None:
         from ebbtide.loadtest.perf_analyzer import write_input
 
         for endpoint, path in write_input(perf_analyzer_input, workload).items():
             console.print(f"[green]✓[/green] {endpoint}: {escape(str(path))}")
         return
-    if web is not None:
-        from ebbtide.loadtest.distributed import serve_page
-
-        serve_page(
-            address,
-            workload,
-            workers or 1,
-            locust_bind,
-            web,
-            timeout_s,
-            remote=remote_workers,
-            access=access,
-            say=console.print,
-        )
-        return
-    beside = None
+    compare_with = None
     if perf_analyzer is not None:
         from ebbtide.loadtest import LoadTestError
         from ebbtide.loadtest.perf_analyzer import find, measure_beside
 
         if access != Access():
-            raise LoadTestError("perf_analyzer: got it beside TLS or a token; expected a server that asks for neither")
+            raise LoadTestError("perf_analyzer: got it with TLS or a token; expected a server without either")
         binary = find(None if perf_analyzer == "find" else Path(perf_analyzer))
 
-        def beside(runs: Any) -> dict[str, Any]:  # noqa: ANN401
+        def compare_with(runs: Any) -> dict[str, Any]:  # noqa: ANN401
             with console.status("perf_analyzer"):
                 return measure_beside(binary, address, workload, runs)
 
     if workers:
-        from ebbtide.loadtest.distributed import LocustGenerator
+        from ebbtide.loadtest.workers import Workers
 
-        made: AbstractContextManager[Generates] = LocustGenerator(
+        made: AbstractContextManager[Generates] = Workers(
             address,
             workload,
             timeout_s=timeout_s,
             workers=workers,
-            bind=locust_bind,
+            bind=bind,
             remote=remote_workers,
             access=access,
             say=console.print,
         )
-        engine = f"Locust, {workers} workers"
+        engine = f"{workers} workers"
     else:
         from ebbtide.loadtest import Generator
         from ebbtide.loadtest.engine import ENGINE
@@ -233,7 +227,7 @@ def command(
         on_run=_print_run,
     )
     with made as generator, console.status("Sending"):
-        result = load_test(address, workload, generator, options, beside=beside)
+        result = load_test(address, workload, generator, options, compare_with=compare_with)
     _print(result)
     _write(result, json_file, html, markdown)
     if result["unaccounted"] or (result["slo"] is not None and not result["slo"]["held"]):
@@ -257,10 +251,12 @@ def _loads(
     from ebbtide.loadtest import Load, LoadTestError, RateProfile, parse_duration, parse_levels
 
     if rate is not None and concurrency is not None:
-        raise LoadTestError("rate: got one beside --concurrency; expected an open model or a closed one")
+        raise LoadTestError("rate: got it together with --concurrency; expected one of them")
     if concurrency is not None:
         if ramp_to is not None or spike is not None:
-            raise LoadTestError("concurrency: a closed model has no rate to ramp or spike; give --rate")
+            raise LoadTestError(
+                "concurrency: got it with --ramp-to or --spike; expected --rate, since a closed model has no rate"
+            )
         levels = parse_levels("concurrency", concurrency)
         if any(level != int(level) for level in levels):
             raise LoadTestError.of_field("concurrency", concurrency, "whole numbers")
@@ -277,7 +273,7 @@ def _loads(
 
 
 def _counted(messages: dict[str, list[bytes]]) -> str:
-    return ", ".join(f"{len(of_one):,} different ones of {name}" for name, of_one in messages.items())
+    return ", ".join(f"{len(of_one):,} of {name}" for name, of_one in messages.items())
 
 
 def _print_run(run: Run) -> None:
@@ -297,7 +293,7 @@ def _print(result: dict[str, Any]) -> None:
         (tables.totals(result), "Latency by endpoint"),
         (tables.models(result), "Where the server spent its time"),
         (tables.errors(result), "Errors"),
-        (tables.perf_analyzer(result), "Beside perf_analyzer"),
+        (tables.perf_analyzer(result), "Comparison with perf_analyzer"),
     ):
         if table is not None and table.rows:
             console.print(_shown(table, title))
@@ -317,17 +313,22 @@ def _shown(table: ReportTable, title: str) -> Table:
 
 
 def _write(result: dict[str, Any], json_file: Path | None, html: Path | None, markdown: Path | None) -> None:
-    from ebbtide.loadtest import html_report, markdown_report
+    texts = {}
+    if json_file is not None:
+        texts[json_file] = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    if html is not None:
+        # It imports matplotlib, which takes a second.
+        from ebbtide.loadtest.report.html import html_report
 
-    for path, text in (
-        (json_file, json.dumps(result, indent=1, allow_nan=False) + "\n"),
-        (html, html_report(result)),
-        (markdown, markdown_report(result)),
-    ):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            console.print(f"[green]✓[/green] {escape(str(path))}")
+        texts[html] = html_report(result)
+    if markdown is not None:
+        from ebbtide.loadtest.report.markdown import markdown_report
+
+        texts[markdown] = markdown_report(result)
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        console.print(f"[green]✓[/green] {escape(str(path))}")
 
 
 def _compare(first: Path, second: Path) -> None:

@@ -1,4 +1,4 @@
-"""``ebbtide recommend``: asks a running server what a user of the log would like next, and shows why."""
+"""``ebbtide recommend``: asks a running server for recommendations to a user of the log, and shows why."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is asked for, beside the user's own events."""
+class Query:
+    """What a request asks for, in addition to the user's events."""
 
     top_n: int = 10
     now: datetime | None = None
@@ -29,49 +29,55 @@ class Wish:
     alpha: float | None = None
     decay_scale: float | None = None
     texts: tuple[str, ...] = ()
-    """Typed just now."""
+    """Free texts that the user typed just before the request."""
     seen: bool | None = None
     allow: dict[str, list[str]] = field(default_factory=dict)
     candidates: tuple[str, ...] = ()
-    """Items to order in place of the catalog."""
+    """Items to rank, in place of the whole catalog."""
     explain: bool = False
 
 
 def command(
     user: Annotated[str, typer.Argument(help="A user of the bundle's event log.")],
-    bundle: Annotated[Path, typer.Option(help="Bundle with the log's place and the titles.")],
+    bundle: Annotated[Path, typer.Option(help="Bundle that supplies titles and the path of the event log.")],
     server: Annotated[
-        str, typer.Option(help="gRPC address of the server, as printed by `ebbtide serve`.")
+        str, typer.Option(help="gRPC address of the server (host:port); `ebbtide serve` prints it.")
     ] = "localhost:8001",
-    top_n: Annotated[int, typer.Option(min=1, help="Items to recommend.")] = 10,
+    top_n: Annotated[int, typer.Option(min=1, help="Number of items to recommend.")] = 10,
     now: Annotated[
         str | None,
-        typer.Option(help="Moment of the request, ISO 8601. Unless given, a minute after the last event."),
+        typer.Option(help="Time of the request, ISO 8601. Default: a minute after the user's last event."),
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option(help="Share of history, 0 to 1, instead of the learned gate's.")
+        float | None,
+        typer.Option(help="Share of history in the blend (alpha), 0 to 1. Default: the learned gate decides."),
     ] = None,
     decay_scale: Annotated[
-        float | None, typer.Option(help="Factor on every decay by age: 2 halves the half-lives, 0 stops the ebbing.")
+        float | None,
+        typer.Option(help="Factor on every decay rate by age: 2 halves the half-lives, 0 turns decay by age off."),
     ] = None,
     text: Annotated[
-        list[str] | None, typer.Option(help="Free text that the user just typed, such as a search; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Free text that the user has just typed, such as a search. Repeat the option for several texts."
+        ),
     ] = None,
     seen: Annotated[
-        bool | None, typer.Option(help="Whether items that the user knows may come again. As trained unless given.")
+        bool | None, typer.Option(help="Whether seen items may be recommended. Default: as trained.")
     ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(
             metavar="COLUMN=VALUE",
-            help="A catalog attribute that items must have; may be repeated: any value of a column, in every column.",
+            help="Attribute value that items must have. Repeat the option: one of the values of each column "
+            "must match.",
         ),
     ] = None,
     candidates: Annotated[
-        str | None, typer.Option(metavar="ID,ID,...", help="Item ids to put in order, in place of the whole catalog.")
+        str | None, typer.Option(metavar="ID,ID,...", help="Item ids to rank, in place of the whole catalog.")
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show what each event, and the popularity prior, adds to each score.")
+        bool, typer.Option("--explain", help="Show how much each event and the popularity prior add to each score.")
     ] = False,
 ) -> None:
     """Recommend items to a user of the log, through the client SDK and a running server.
@@ -86,9 +92,9 @@ def command(
     """
     if candidates is not None and allow:
         raise typer.BadParameter(
-            "--allow: got it beside --candidates; expected one of the two: it searches the catalog"
+            "--allow: got it together with --candidates; expected only one of them: --allow filters the whole catalog"
         )
-    wish = Wish(
+    query = Query(
         top_n=top_n,
         now=None if now is None else _timestamp(now),
         alpha=alpha,
@@ -99,14 +105,14 @@ def command(
         candidates=tuple(filter(None, (candidates or "").split(","))),
         explain=explain,
     )
-    if candidates is not None and not wish.candidates:
+    if candidates is not None and not query.candidates:
         raise typer.BadParameter(f"--candidates: got {candidates!r}; expected item ids, as in 318,296,260")
-    show_recommendations(server, bundle, user, wish)
+    show_recommendations(server, bundle, user, query)
 
 
-def show_recommendations(server: str, bundle_folder: Path, user: str, wish: Wish | None = None) -> None:
+def show_recommendations(server: str, bundle_folder: Path, user: str, query: Query | None = None) -> None:
     """Prints a user's recent events with ages and weights, alpha, and the recommended titles with scores."""
-    wish = wish or Wish()
+    query = query or Query()
     with console.status("Reading the user's events"):
         import numpy as np
 
@@ -119,9 +125,9 @@ def show_recommendations(server: str, bundle_folder: Path, user: str, wish: Wish
         log = read_dataset(bundle.config.data).log
     span = log.of_user(user)
     times, items, weights = log.time_ms[span], log.item[span], log.weight[span]
-    now = wish.now or datetime.fromtimestamp(int(times[-1]) / 1000, timezone.utc) + timedelta(minutes=1)
+    now = query.now or datetime.fromtimestamp(int(times[-1]) / 1000, timezone.utc) + timedelta(minutes=1)
     now_ms = round(now.timestamp() * 1000)
-    past = np.flatnonzero(times <= now_ms)[-(Limits().max_events - len(wish.texts)) :]
+    past = np.flatnonzero(times <= now_ms)[-(Limits().max_events - len(query.texts)) :]
     times, items, weights = times[past], items[past], weights[past]
 
     ids = bundle.catalog.item_id
@@ -130,33 +136,33 @@ def show_recommendations(server: str, bundle_folder: Path, user: str, wish: Wish
         event(item_id=ids[item], time_ms=int(time_ms), weight=float(weight) if weighted else None)
         for item, time_ms, weight in zip(items, times, weights, strict=True)
     ]
-    events += [event(text=text, time_ms=now_ms) for text in wish.texts]
+    events += [event(text=text, time_ms=now_ms) for text in query.texts]
     with InterestClient(server) as client:
         answer = _answer(
             client,
-            wish,
+            query,
             events=events,
             now=now,
-            alpha=wish.alpha,
-            decay_scale=wish.decay_scale,
-            exclude_seen=None if wish.seen is None else not wish.seen,
+            alpha=query.alpha,
+            decay_scale=query.decay_scale,
+            exclude_seen=None if query.seen is None else not query.seen,
         )
 
     past_events = PastEvents(times, [bundle.catalog.title[item] for item in items])
-    print_events(user, past_events, now, bundle.model, wish.decay_scale)
-    heading = "Ranked" if wish.candidates else "Recommended"
-    print_answer(heading, answer, dict(zip(ids, bundle.catalog.title, strict=True)), wish.texts)
+    print_events(user, past_events, now, bundle.model, query.decay_scale)
+    heading = "Ranked" if query.candidates else "Recommended"
+    print_answer(heading, answer, dict(zip(ids, bundle.catalog.title, strict=True)), query.texts)
 
 
 def _answer(
-    client: InterestClient, wish: Wish, **user: Unpack[UserKeywords]
+    client: InterestClient, query: Query, **user: Unpack[UserKeywords]
 ) -> RecommendResponse | Ranking | Explanation:
-    """Asks the one of the three questions that the wish calls for."""
-    if not wish.candidates:
-        ask = client.explain if wish.explain else client.recommend
-        return ask(top_n=wish.top_n, allow=wish.allow, **user)
-    ranking = client.rank(candidates=wish.candidates, top_n=wish.top_n, **user)
-    if not wish.explain:
+    """Calls `recommend`, `rank` or `explain`, as the query needs."""
+    if not query.candidates:
+        ask = client.explain if query.explain else client.recommend
+        return ask(top_n=query.top_n, allow=query.allow, **user)
+    ranking = client.rank(candidates=query.candidates, top_n=query.top_n, **user)
+    if not query.explain:
         return ranking
     in_order = [item.item_id for item in ranking.items]
     return client.explain(item_ids=[*in_order, *ranking.unknown_item_ids, *ranking.excluded_item_ids], **user)

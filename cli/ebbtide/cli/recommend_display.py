@@ -16,7 +16,7 @@ from rich.table import Table
 from ebbtide.cli.console import console
 from ebbtide.client import Explanation, Ranking, RecommendResponse
 from ebbtide.client.results import cold_start_text, parts_of_score
-from ebbtide.interest.blend import event_decays
+from ebbtide.interest.decay import event_decays
 from ebbtide.interest.events import order_events
 
 if TYPE_CHECKING:
@@ -28,18 +28,18 @@ _EXPLAINED_EVENTS = 3
 
 @dataclass(frozen=True)
 class PastEvents:
-    """What a user did, oldest first."""
+    """Events of a user before the request, oldest first."""
 
     time_ms: npt.NDArray[np.int64]
     """Unix milliseconds."""
     title: list[str]
-    """Of the items."""
+    """Title of each event's item."""
 
 
 def print_events(
     user: str, past: PastEvents, now: datetime, model: InterestModel, decay_scale: float | None = None
 ) -> None:
-    """Prints a user's last events with their ages and what is left of them."""
+    """Prints a user's newest events with their ages and decayed weights."""
     batch = order_events(
         counts=np.array([len(past.time_ms)]),
         time_ms=past.time_ms,
@@ -52,7 +52,7 @@ def print_events(
     scale = None if decay_scale is None else np.array([decay_scale], dtype=np.float32)
     left = event_decays(batch, *rates, decay_scale=scale).mean(axis=1)
     table = Table(
-        title=f"What {escape(user)} did last, as of {now:%Y-%m-%d %H:%M} UTC",
+        title=f"Newest events of user {escape(user)} at {now:%Y-%m-%d %H:%M} UTC",
         title_justify="left",
         caption_justify="left",
     )
@@ -71,19 +71,19 @@ def print_events(
     if events > _SHOWN_EVENTS:
         older = float(left[:-_SHOWN_EVENTS].mean())
         table.add_row(f"[dim]{events - _SHOWN_EVENTS:,} earlier events[/dim]", "", "", f"[dim]mean {older:.3f}[/dim]")
-    table.caption = "weight: what is left of the event, on average over the interest dimensions"
+    table.caption = "weight: decay by age and rank, mean over the interest dimensions"
     console.print(table)
 
 
 def print_answer(
     heading: str, answer: RecommendResponse | Ranking | Explanation, titles: Mapping[str, str], texts: Sequence[str]
 ) -> None:
-    """Prints titles with scores, and for an explanation what adds up to each."""
+    """Prints titles with scores, and for an explanation the parts of each score."""
     for text in texts:
-        console.print(f"  just typed: [italic]{escape(text)}[/italic]")
+        console.print(f"  text just typed: [italic]{escape(text)}[/italic]")
     message = answer if isinstance(answer, RecommendResponse) else answer.response
     events = "1 event" if message.events_used == 1 else f"{message.events_used} events"
-    unknown = f", {message.unknown_events} left out: not in the catalog" if message.unknown_events else ""
+    unknown = f", {message.unknown_events} ignored (not in the catalog)" if message.unknown_events else ""
     console.print(
         f"[italic]{heading}: alpha {message.alpha_used:.2f} (share of history), {events} counted{unknown}[/italic]"
     )
@@ -99,20 +99,20 @@ def print_answer(
         for index, item in enumerate(answer.items, start=1):
             table.add_row(str(index), _title(item.item_id, titles), f"{item.score:.3f}")
     if isinstance(answer, Ranking):
-        for why, item_ids in (("left out", answer.excluded_item_ids), ("not in the catalog", answer.unknown_item_ids)):
+        for why, item_ids in (("excluded", answer.excluded_item_ids), ("not in the catalog", answer.unknown_item_ids)):
             for item_id in item_ids:
                 table.add_row("", f"[dim]{_title(item_id, titles)}[/dim]", f"[dim]{why}[/dim]")
     console.print(table)
 
 
 def _add_explained(table: Table, answer: Explanation, titles: Mapping[str, str]) -> None:
-    """A row for each score and, below it, one for each part of it."""
+    """A row for each score and, below it, one row for each part of the score."""
     for index, item in enumerate(answer.items, start=1):
         name = f"[bold]{_title(item.item_id, titles)}[/bold]"
         if not item.dimension_shares:
             table.add_row("", name, "[dim]not in the catalog[/dim]", end_section=True)
             continue
-        table.add_row(str(index), name, "left out" if item.is_excluded else f"[bold]{item.score:.3f}[/bold]")
+        table.add_row(str(index), name, "excluded" if item.is_excluded else f"[bold]{item.score:.3f}[/bold]")
         parts = parts_of_score(answer, item, titles, events=_EXPLAINED_EVENTS)
         for number, (share, what) in enumerate(parts, start=1):
             table.add_row("", Padding(escape(what), (0, 0, 0, 2)), f"{share:+.3f}", end_section=number == len(parts))

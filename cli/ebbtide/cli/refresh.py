@@ -1,4 +1,4 @@
-"""``ebbtide refresh``: the popularity prior of a bundle is counted again from a log that has grown; no training."""
+"""``ebbtide refresh``: counts the popularity prior of a bundle again from a log that has grown; no training."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ def command(
     events: Annotated[
         Path | None,
         typer.Option(
-            help="The whole log, old events and new: Parquet, CSV, TSV or JSON Lines. Unless given, the file that the "
-            "bundle was trained on is read again."
+            help="The whole log, with old and new events: Parquet, CSV, TSV or JSON Lines. Default: the file that the "
+            "bundle was trained on."
         ),
     ] = None,
-    user_col: Annotated[
-        str | None, typer.Option(help="Column with the user's id. This and the next two: as trained unless given.")
-    ] = None,
-    item_col: Annotated[str | None, typer.Option(help="Column with the item's id.")] = None,
-    time_col: Annotated[str | None, typer.Option(help="Column with the time.")] = None,
+    user_col: Annotated[str | None, typer.Option(help="Column with the user id. Default: as in training.")] = None,
+    item_col: Annotated[str | None, typer.Option(help="Column with the item id. Default: as in training.")] = None,
+    time_col: Annotated[str | None, typer.Option(help="Column with the time. Default: as in training.")] = None,
     as_of: Annotated[
         str | None,
         typer.Option(
-            help="Count the events before this time, ISO 8601, UTC where it names no zone; just after the newest "
-            "event unless given."
+            help="Count only events before this time (ISO 8601; UTC unless it names a zone). Default: just after the "
+            "newest event."
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the refreshed bundle; in place of the old one unless given.")
+        Path | None, typer.Option(help="Folder for the refreshed bundle. Default: replace the old bundle.")
     ] = None,
     repository: Annotated[
         Path | None,
         typer.Option(
-            help="Also export it as the next version here, with the options and filters of the version in service."
+            help="Also export the bundle as the next version of this repository, with the options and filters "
+            "of the version in service."
         ),
     ] = None,
 ) -> None:
     """Count the popularity prior again from new events and, with --repository, export it. Nothing is trained.
 
-    A prior is as fresh as its last count: without this, what became popular since the training is recommended like what
-    nobody takes. Items that are new since then are left out and told; they need a training, or come as text events.
+    Popularity is as of the last count: without a refresh, an item that became popular after training is ranked like an
+    item without events. Items that are new since training are ignored and reported: train again, or send their events
+    as text.
 
-    All events before the moment are counted, also those that --holdout kept from training: a refreshed bundle is for
-    serving, and `ebbtide evaluate --popularity frozen` refuses it where it has seen what it predicts. The bundle is
-    replaced at once, and answers change when a version of it is deployed, not before.
+    All events before --as-of count, including those that --holdout kept out of training. So a refreshed bundle is for
+    serving: `ebbtide evaluate --popularity frozen` refuses it if the prior has seen the test events. The bundle is
+    replaced atomically; answers change only when the new version is deployed.
 
     **Examples**
 
@@ -86,23 +86,24 @@ def command(
         with console.status("Loading onnx"):
             from ebbtide.export.earlier import EarlierExport
 
-            # Before anything is written: what cannot be exported likewise is refused here.
+            # Before anything is written, so that an impossible export leaves the old bundle in place.
             earlier = EarlierExport.read(repository, refreshed)
-    index = out or bundle
-    refreshed.save(index)
-    _print_moved(loaded, refreshed, index)
+    folder = out or bundle
+    refreshed.save(folder)
+    _print_moved(loaded, refreshed, folder)
     if earlier is None:
         console.print(
-            "Next: the same with --repository FOLDER exports it beside the version in service, then `ebbtide deploy`.",
+            "Next: run it again with --repository FOLDER to export the bundle as a new version, then run "
+            "`ebbtide deploy`.",
             markup=False,
         )
     else:
         _export(earlier, refreshed)
-        console.print(f"Next: `ebbtide deploy {repository} --server HOST:PORT` brings it into service.", markup=False)
+        console.print(f"Next: `ebbtide deploy {repository} --server HOST:PORT` puts it into service.", markup=False)
 
 
 def _columns(bundle: InterestBundle, user_col: str | None, item_col: str | None, time_col: str | None) -> EventColumns:
-    """As the bundle was trained with, but for what was given."""
+    """The columns of the training, except those given on the command line."""
     from ebbtide.data.events import EventColumns
 
     data = bundle.config.data
@@ -131,7 +132,8 @@ def _print_counted(before: InterestBundle, after: InterestBundle, grown: GrownLo
     timestamp = after.config.prior_counted_at_ms
     counted = int((grown.log.time_ms < timestamp).sum())
     console.print(
-        f"{counted:,} events counted, up to {_utc(timestamp)}; before, up to {_utc(before.config.prior_counted_at_ms)}"
+        f"{counted:,} events counted, up to {_utc(timestamp)}; previous count up to "
+        f"{_utc(before.config.prior_counted_at_ms)}"
     )
     if grown.bad_rows.count:
         console.print(f"  [yellow]events:[/yellow] {escape(str(grown.bad_rows))}")
@@ -140,19 +142,19 @@ def _print_counted(before: InterestBundle, after: InterestBundle, grown: GrownLo
     if items := len(grown.unknown_items):
         shown = ", ".join(grown.unknown_items[:_SHOWN_IDS]) + (", ..." if items > _SHOWN_IDS else "")
         console.print(
-            f"  [yellow]left out:[/yellow] {grown.unknown_events:,} events of {items:,} item{'s' * (items != 1)} "
-            f"that the bundle does not have ({escape(shown)}); new items need a training, or come as text events"
+            f"  [yellow]ignored:[/yellow] {grown.unknown_events:,} events of {items:,} item{'s' * (items != 1)} "
+            f"that the bundle does not have ({escape(shown)}); train again, or send events of new items as text"
         )
 
 
-def _print_moved(before: InterestBundle, after: InterestBundle, index: Path) -> None:
+def _print_moved(before: InterestBundle, after: InterestBundle, folder: Path) -> None:
     from ebbtide.train.refresh import kept_among_best, largest_gains
 
     gains = largest_gains(before, after, _SHOWN_GAINS)
     if gains:
-        table = Table(title="Gained most by popularity, for everybody", title_justify="left")
+        table = Table(title="Largest gains in popularity score (the same for all users)", title_justify="left")
         table.add_column("title")
-        for heading in ("score before", "score", "place before", "place"):
+        for heading in ("score before", "score", "rank before", "rank"):
             table.add_column(heading, justify="right")
         for gain in gains:
             table.add_row(
@@ -162,12 +164,16 @@ def _print_moved(before: InterestBundle, after: InterestBundle, index: Path) -> 
         console.print(table)
     first = min(_FIRST_ITEMS, len(after.catalog))
     kept = kept_among_best(before, after, first)
-    console.print(f"Of the {first} most popular items, {kept} were so before{'' if gains else '; no item gained'}")
+    console.print(
+        f"Of the {first} most popular items, {kept} were among them before{'' if gains else '; no item gained'}"
+    )
     if after.fingerprint == before.fingerprint:
-        console.print(f"[green]✓[/green] bundle {after.fingerprint} in {escape(str(index))}: the counts are as before")
+        console.print(
+            f"[green]✓[/green] bundle {after.fingerprint} in {escape(str(folder))}: the counts did not change"
+        )
     else:
         console.print(
-            f"[green]✓[/green] bundle {after.fingerprint} in {escape(str(index))}, which was {before.fingerprint}"
+            f"[green]✓[/green] bundle {after.fingerprint} in {escape(str(folder))} replaces {before.fingerprint}"
         )
 
 
@@ -175,12 +181,12 @@ def _export(earlier: EarlierExport, bundle: InterestBundle) -> None:
     """The next version, unless there is one with the same answers."""
     there = earlier.same_answers(bundle)
     if there is not None:
-        console.print(f"[green]✓[/green] version {there} of the repository has these answers; nothing to export")
+        console.print(f"[green]✓[/green] version {there} of the repository gives the same answers; nothing to export")
         return
     with timed("exported"), console.status("Exporting") as status:
         report = earlier.export(bundle, lambda part: status.update(f"Exporting: {part}"))
     of_encoder = (
-        "its encoder taken over" if earlier.encoder else "the encoder exported again, as it is another training's"
+        "its encoder reused" if earlier.encoder else "the encoder exported again, because it is from another training"
     )
     console.print(
         f"[green]✓[/green] version {report.version} ({report.fingerprint}) in {escape(str(report.folder))}, with the "

@@ -1,4 +1,4 @@
-"""``ebbtide serve``: a real Triton on this machine, or one that runs elsewhere, with an exported repository."""
+"""``ebbtide serve``: serves an exported repository with a real Triton on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebbtide.cli.console import console, part_progress
+from ebbtide.cli.console import console, percentage_progress
 
 if TYPE_CHECKING:
     from ebbtide.serve import Progress, ServerConfig, TritonServer
@@ -22,46 +22,60 @@ def command(
         Path | None, typer.Argument(help="Model repository written by `ebbtide export`; not needed with --server.")
     ] = None,
     server: Annotated[
-        str | None, typer.Option(help="gRPC address (host:port) of a Triton that runs already; none is started.")
+        str | None,
+        typer.Option(
+            help="gRPC address (host:port) of a running Triton. No server is started; the command waits until "
+            "it is ready."
+        ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; the default is reached from this machine only.")
+        str, typer.Option(help="Address to listen on. The default accepts connections from this machine only.")
     ] = "127.0.0.1",
-    grpc_port: Annotated[int | None, typer.Option(help="A free one unless given.")] = None,
-    http_port: Annotated[int | None, typer.Option(help="A free one unless given.")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="A free one unless given.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="gRPC port. Default: a free one.")] = None,
+    http_port: Annotated[int | None, typer.Option(help="HTTP port. Default: a free one.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Metrics port. Default: a free one.")] = None,
     model_config_name: Annotated[
-        str | None, typer.Option(help="Configs for this machine, as written by `ebbtide export --target`: gpu-1.")
+        str | None,
+        typer.Option(help="Name of the configs to use, as written by `ebbtide export --target`, such as gpu-1."),
     ] = None,
     response_cache_mb: Annotated[
-        int | None, typer.Option(min=1, help="Response cache, MiB, for what `ebbtide export --response-cache` wrote.")
+        int | None,
+        typer.Option(
+            min=1, help="Size of the response cache in MiB, for models exported with `ebbtide export --response-cache`."
+        ),
     ] = None,
     rate_limiter: Annotated[
         bool,
-        typer.Option("--rate-limiter", help="Share this machine's cores out, as `ebbtide export --rate-limiter` says."),
+        typer.Option(
+            "--rate-limiter",
+            help="Let Triton's rate limiter share the cores, for models exported with `ebbtide export --rate-limiter`.",
+        ),
     ] = False,
-    log_file: Annotated[Path | None, typer.Option(help="Where the server's own log goes.")] = None,
-    startup_timeout_s: Annotated[
-        float, typer.Option(help="Seconds until a server that is not ready is given up.")
-    ] = 120.0,
-    bundle: Annotated[Path | None, typer.Option(help="Bundle with the users and titles for --show-user.")] = None,
+    log_file: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,
+    startup_timeout_s: Annotated[float, typer.Option(help="Seconds to wait for the server to become ready.")] = 120.0,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle that supplies the users and titles for --show-user.")
+    ] = None,
     show_user: Annotated[
-        str | None, typer.Option(help="Print recommendations for this user of the bundle's log once ready.")
+        str | None,
+        typer.Option(help="When the server is ready, print recommendations for this user of the bundle's log."),
     ] = None,
     allow_deploy: Annotated[
         bool,
         typer.Option(
             "--allow-deploy",
-            help="Let `ebbtide deploy` load other versions. Whoever reaches a port can then load models, "
-            "and with them code.",
+            help="Let `ebbtide deploy` load other versions. Anyone who can reach a port can then load models, "
+            "and run code with them.",
         ),
     ] = False,
-    once: Annotated[bool, typer.Option("--once", help="Stop when ready and shown, instead of serving on.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Stop after start-up and --show-user, instead of serving.")
+    ] = False,
 ) -> None:
     """Serve a model repository until stopped with Ctrl-C.
 
-    The server is a real Triton from the nvidia-pytriton wheel, with no container; it listens on loopback only and stops
-    when this process does.
+    The server is a real Triton from the nvidia-pytriton wheel, without a container. It listens on loopback (see
+    --host), and stops when this process stops.
 
     **Example**
 
@@ -74,7 +88,9 @@ def command(
         _show(server, bundle, show_user)
         return
     if repository is None or server is not None:
-        raise typer.BadParameter("give either a REPOSITORY to start a server for, or the --server that runs already")
+        raise typer.BadParameter(
+            "give either a REPOSITORY to start a server with, or the --server address of a running one"
+        )
     from ebbtide.serve import ServerConfig
 
     try:
@@ -104,16 +120,16 @@ def command(
         console.print("Serving; Ctrl-C stops.")
         while triton.wait(0.5) is None:
             pass
-        console.print(f"[red]the server ended by itself[/red]; its log: {triton.log_path}")
+        console.print(f"[red]the server stopped unexpectedly[/red]; its log: {triton.log_path}")
         raise typer.Exit(1)
 
 
 @contextmanager
 def _started(config: ServerConfig) -> Iterator[TritonServer]:
-    """Starts the server with a progress bar over its models; stops it at the end, also after Ctrl-C."""
+    """Starts the server with a progress bar over its models; stops it at the end, and on Ctrl-C."""
     from ebbtide.serve import TritonServer
 
-    progress = part_progress()
+    progress = percentage_progress()
     task = progress.add_task("Starting Triton", total=None)
 
     def on_progress(state: Progress) -> None:

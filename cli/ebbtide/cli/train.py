@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LossName(str, Enum):
-    """`ebbtide.train.losses.Loss`, here without loading torch; a test holds the two together."""
+    """The values of `ebbtide.train.losses.Loss`. Repeated here, as that module loads torch; a test compares them."""
 
     full_softmax = "full-softmax"
     sampled_softmax = "sampled-softmax"
@@ -30,7 +30,7 @@ class LossName(str, Enum):
 
 
 class FineTuningName(str, Enum):
-    """`ebbtide.train.fine_tuning.Tuning`, here without loading torch; a test holds the two together."""
+    """The values of `ebbtide.train.fine_tuning.FineTuning`. Repeated here for the same reason."""
 
     frozen = "frozen"
     lora = "lora"
@@ -38,7 +38,7 @@ class FineTuningName(str, Enum):
 
 
 class DeviceName(str, Enum):
-    """Of `ebbtide.train.devices.DeviceConfig`, here without loading torch; a test holds the two together."""
+    """The values of `ebbtide.train.devices.DeviceConfig.device`. Repeated here for the same reason."""
 
     auto = "auto"
     cpu = "cpu"
@@ -46,7 +46,7 @@ class DeviceName(str, Enum):
 
 
 class PrecisionName(str, Enum):
-    """`ebbtide.train.devices.Precision`, here without loading torch; a test holds the two together."""
+    """The values of `ebbtide.train.devices.Precision`. Repeated here for the same reason."""
 
     fp32 = "fp32"
     bf16 = "bf16"
@@ -55,93 +55,133 @@ class PrecisionName(str, Enum):
 
 def command(
     events: Annotated[Path, typer.Option(help="Event log: Parquet, CSV, TSV or JSON Lines.")],
-    out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
-    user_col: Annotated[str, typer.Option(help="Column with the user's id.")] = "user",
-    item_col: Annotated[str, typer.Option(help="Column with the item's id.")] = "item",
+    out: Annotated[Path, typer.Option(help="Folder to write the bundle to.")],
+    user_col: Annotated[str, typer.Option(help="Column with the user id.")] = "user",
+    item_col: Annotated[str, typer.Option(help="Column with the item id.")] = "item",
     time_col: Annotated[
         str, typer.Option(help="Column with the time: Unix seconds or milliseconds, a date-time, or ISO 8601 text.")
     ] = "time",
     weight_col: Annotated[
-        str | None, typer.Option(help="Column with a rating, quantity or dwell; every event weighs 1 without it.")
+        str | None,
+        typer.Option(
+            help="Column with the event weight: rating, quantity or dwell time. Without it every event has weight 1."
+        ),
     ] = None,
     catalog: Annotated[
-        Path | None, typer.Option(help="Catalog file; without it the log's items are described by their ids.")
+        Path | None,
+        typer.Option(help="Catalog file. Without it the items are those of the log, and an item's text is its id."),
     ] = None,
     catalog_item_col: Annotated[
-        str | None, typer.Option(help="The id column there. As --item-col unless given.")
+        str | None, typer.Option(help="Item id column of the catalog. Default: the value of --item-col.")
     ] = None,
-    text_template: Annotated[str, typer.Option(help="Text of an item, with {column} for its values.")] = "{text}",
-    title_template: Annotated[str | None, typer.Option(help="What users see. The text unless given.")] = None,
-    max_bad_rows: Annotated[float, typer.Option(help="Share of unusable rows above which a file is refused.")] = 0.01,
+    text_template: Annotated[
+        str, typer.Option(help="Text that describes an item; {column} stands for the value of a catalog column.")
+    ] = "{text}",
+    title_template: Annotated[str | None, typer.Option(help="Title shown to users. Default: the text.")] = None,
+    max_bad_rows: Annotated[
+        float, typer.Option(help="Refuse a file if more than this share of its rows cannot be used.")
+    ] = 0.01,
     encoder: Annotated[
         str,
         typer.Option(help="Pre-trained language model: 'packaged' (all-MiniLM-L6-v2), a folder or a Hugging Face id."),
     ] = "packaged",
     holdout: Annotated[
         str,
-        typer.Option(help="Kept for `ebbtide evaluate`: none, leave-last-out, time:F (the last share F) or time:DATE."),
+        typer.Option(
+            help="Events to hold out for `ebbtide evaluate`: none, leave-last-out, time:F (the last share F of "
+            "the log) or time:DATE."
+        ),
     ] = "none",
-    dimensions: Annotated[int, typer.Option(help="Interest dimensions.")] = 96,
+    dimensions: Annotated[int, typer.Option(help="Number of interest dimensions.")] = 96,
     decay: Annotated[
-        str, typer.Option(help="learned: half-lives of each dimension; none: nothing ever ebbs.")
+        str, typer.Option(help="learned: a half-life for each interest dimension. none: no decay.")
     ] = "learned",
     alpha: Annotated[
         str, typer.Option(help="Share of history in the blend: learned, per-dimension, or fixed:A with A from 0 to 1.")
     ] = "learned",
-    session_gap_minutes: Annotated[float, typer.Option(help="A longer pause ends a session.")] = 30.0,
+    session_gap_minutes: Annotated[float, typer.Option(help="A pause longer than this ends a session.")] = 30.0,
     prior_half_lives: Annotated[
-        str, typer.Option(help="Half-lives of the popularity prior in days, 'inf' for no decay; or 'none'.")
+        str,
+        typer.Option(
+            help="Half-lives of the popularity prior, in days, separated by commas; 'inf': no decay. 'none': no prior."
+        ),
     ] = "2,7,30,365",
     repeats: Annotated[
-        bool, typer.Option(help="Whether items already seen may be recommended again, and gain by it.")
+        bool,
+        typer.Option(
+            help="For repeat consumption (groceries, songs): recommend seen items again, and learn a score for repeats."
+        ),
     ] = False,
-    epochs: Annotated[int, typer.Option(help="At most; a later period of the log decides when to stop.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = 4e-3,
-    dropout: Annotated[float, typer.Option(help="Of event vectors, while training.")] = 0.4,
+    epochs: Annotated[
+        int,
+        typer.Option(
+            help="Maximum number of epochs. Validation on the last part of the training period decides when to stop."
+        ),
+    ] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of the one-cycle schedule.")] = 4e-3,
+    dropout: Annotated[float, typer.Option(help="Dropout rate of event vectors in training.")] = 0.4,
     residual_dropout: Annotated[
-        float, typer.Option(help="Share of the items that a step knows by their texts alone: what new items need.")
+        float,
+        typer.Option(
+            help="Share of items whose learned residual is dropped in a training step, so that the text part "
+            "also works for new items."
+        ),
     ] = 0.2,
     windows_per_batch: Annotated[
-        int, typer.Option(help="Stretches of up to 32 events in one step; more make a long log faster to go through.")
+        int, typer.Option(help="Training windows per batch (32 events each). Larger is faster on long logs.")
     ] = 32,
-    refit: Annotated[bool, typer.Option(help="Train again on all events once the epochs are chosen.")] = True,
+    refit: Annotated[
+        bool, typer.Option(help="Train again on all training events after validation has chosen the number of epochs.")
+    ] = True,
     loss: Annotated[
         LossName | None,
         typer.Option(
-            help="full-softmax; sampled-softmax, bpr or gbce with drawn negatives; mse on ratings. Unless given, the "
-            "first, and for catalogs above 20,000 items the second."
+            help="full-softmax; sampled-softmax, bpr or gbce with sampled negatives; mse on ratings. Default: "
+            "full-softmax, "
+            "or sampled-softmax for catalogs with more than 20,000 items."
         ),
     ] = None,
-    negatives: Annotated[int, typer.Option(help="Drawn for each step by the losses that sample.")] = 512,
+    negatives: Annotated[
+        int, typer.Option(help="Sampled negatives per training step, for the losses that use them.")
+    ] = 512,
     encoder_fine_tuning: Annotated[
         FineTuningName,
         typer.Option(help="frozen; lora: low-rank adapters (needs ebbtide[lora]); full: all weights of the encoder."),
     ] = FineTuningName.frozen,
     encoder_learning_rate: Annotated[
-        float | None, typer.Option(help="Its peak; 5e-4 for lora and 2e-5 for full unless given.")
+        float | None, typer.Option(help="Peak learning rate of the encoder. Default: 5e-4 for lora, 2e-5 for full.")
     ] = None,
-    encoder_items_per_step: Annotated[int, typer.Option(help="Texts encoded with gradients in one step.")] = 64,
+    encoder_items_per_step: Annotated[int, typer.Option(help="Texts encoded with gradients per training step.")] = 64,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Folder for checkpoints; a killed training goes on from there with --resume.")
+        Path | None, typer.Option(help="Folder for checkpoints. After an interruption, --resume continues from there.")
     ] = None,
     checkpoint_batches: Annotated[
-        int, typer.Option(min=1, help="Checkpoints within an epoch: one after so many batches.")
+        int, typer.Option(min=1, help="Batches between two checkpoints within an epoch.")
     ] = 1000,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint; the bundle comes out as without the kill.")
+        bool,
+        typer.Option(
+            "--resume", help="Continue from the checkpoint. The bundle is the same as without the interruption."
+        ),
     ] = False,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Folder for TensorBoard's logs (needs ebbtide[tensorboard]).")
     ] = None,
-    device: Annotated[DeviceName, typer.Option(help="auto: a GPU where there is one.")] = DeviceName.cpu,
+    device: Annotated[
+        DeviceName, typer.Option(help="Device to train on. auto: a GPU if there is one.")
+    ] = DeviceName.cpu,
     devices: Annotated[
         int,
-        typer.Option(min=1, help="Processes that share each batch, one a GPU; under torchrun as many as it starts."),
+        typer.Option(
+            min=1,
+            help="Number of processes that share each batch, one per GPU. Under torchrun: the number that it starts.",
+        ),
     ] = 1,
     precision: Annotated[
-        PrecisionName, typer.Option(help="Of large matrix products: fp32; bf16; fp16, for GPUs without bfloat16.")
+        PrecisionName,
+        typer.Option(help="Precision of large matrix products: fp32, bf16, or fp16 for GPUs without bfloat16."),
     ] = PrecisionName.fp32,
-    seed: Annotated[int, typer.Option(help="Same seed, data and versions: same bundle.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed. The same seed, data and versions give the same bundle.")] = 0,
 ) -> None:
     """Train the interest model on an event log.
 
@@ -150,12 +190,12 @@ def command(
     ebbtide train --events ratings.parquet --user-col userId --item-col movieId --time-col timestamp
     --catalog movies.parquet --text-template "{title} ({year}). {genres}" --out artifacts/bundle
 
-    The formulas of the source method, without anything learned in the blend: --decay none --alpha fixed:0.5, and
-    --loss mse --weight-col rating for its loss.
+    The plain formulas, without learned decay and alpha: --decay none --alpha fixed:0.5. Their loss:
+    --loss mse --weight-col rating.
     """
     if resume and checkpoint is None:
         raise typer.BadParameter("expected --checkpoint FOLDER with --resume")
-    # Several processes all run this command; the first one speaks.
+    # Under torchrun every process runs this command; only the first one prints.
     console.quiet = errors.quiet = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
     with timed("loaded torch and transformers"), console.status("Loading torch and transformers"):
         from pydantic import ValidationError
@@ -198,7 +238,7 @@ def command(
     except ValidationError as error:
         first = error.errors()[0]
         raise typer.BadParameter(f"{first['loc'][0]}: got {first['input']!r}; {first['msg']}") from error
-    indices = Devices(DeviceConfig(device=device.value, devices=devices, precision=Precision(precision.value)))
+    compute = Devices(DeviceConfig(device=device.value, devices=devices, precision=Precision(precision.value)))
     data = DataReference(
         events=str(events),
         catalog=None if catalog is None else str(catalog),
@@ -218,8 +258,8 @@ def command(
         checkpoints = CheckpointFolder(checkpoint, resume=resume, every_batches=checkpoint_batches)
     with timed("trained"), TrainingDisplay() as display:
         watcher = display if tensorboard is None else Watchers(display, Board(tensorboard))
-        bundle, fit, _ = train_bundle(data, encoder, model_config, train_config, watcher, checkpoints, indices)
-    if not indices.is_first:
+        bundle, fit, _ = train_bundle(data, encoder, model_config, train_config, watcher, checkpoints, compute)
+    if not compute.is_first:
         return
     bundle.save(out)
     if checkpoints is not None:
@@ -238,7 +278,7 @@ def _print_bundle(bundle: InterestBundle, fit: Fit, out: Path) -> None:
             ("by later events", model.rank_decay_rate, ""),
         ):
             ordered = (math.log(2) / rate.detach()).sort().values.tolist()
-            indices = [round(part * (len(ordered) - 1)) for part in (0, 0.25, 0.5, 0.75, 1)]
+            indices = [round(quantile * (len(ordered) - 1)) for quantile in (0, 0.25, 0.5, 0.75, 1)]
             table.add_row(name, *(f"{ordered[index]:,.3g}{unit}" for index in indices))
         console.print(table)
     console.print(

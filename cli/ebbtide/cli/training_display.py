@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from ebbtide.cli.console import console, counting_progress, part_progress
+from ebbtide.cli.console import console, counting_progress, percentage_progress
 from ebbtide.train.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class TrainingDisplay(Watcher):
     def __init__(self) -> None:
         self._embedding = counting_progress()
         self._embed_task = self._embedding.add_task("Embedding the catalog", total=None)
-        self._training = part_progress()
+        self._training = percentage_progress()
         self._train_task = self._training.add_task("Training", total=1.0)
         self._name = ""
         self._epochs = 0
@@ -38,7 +38,7 @@ class TrainingDisplay(Watcher):
         self._training.stop()
 
     def data_read(self, data: Dataset) -> None:
-        """Says what was read, and what was left out and why."""
+        """Prints what was read, and which rows were ignored and why."""
         log = data.log
         console.print(
             f"[green]✓[/green] read {log.events:,} events of {len(log.users):,} users on {len(data.catalog):,} items"
@@ -50,7 +50,7 @@ class TrainingDisplay(Watcher):
         self._embedding.start()
 
     def texts_embedded(self, done: int, total: int) -> None:
-        """Moves the bar; the last text ends it."""
+        """Advances the progress bar; the last text ends it."""
         self._embedding.update(self._embed_task, total=total, advance=done)
         if self._embedding.finished:
             self._embedding.stop()
@@ -58,17 +58,17 @@ class TrainingDisplay(Watcher):
             console.print(f"[green]✓[/green] embedded {total:,} items [dim]({elapsed:.1f} s)[/dim]")
 
     def fit_started(self, name: str, epochs: int, done: int) -> None:
-        """A bar for the first epoch to do."""
+        """Starts a progress bar for the first epoch."""
         self._name, self._epochs = name, epochs
         self._training.start()
         self._begin_epoch(done + 1)
 
     def epoch_part_done(self, part: float) -> None:
-        """Moves the bar."""
+        """Advances the progress bar."""
         self._training.advance(self._train_task, part)
 
     def epoch_ended(self, epoch: Epoch) -> None:
-        """One line, and a bar for the next epoch."""
+        """Prints one line, and starts a progress bar for the next epoch."""
         validation = f"  validation NDCG@10 {epoch.validation.ndcg_at_10:.4f}" if epoch.validation else ""
         seconds = epoch.seconds + epoch.validation_seconds
         console.print(

@@ -1,4 +1,4 @@
-"""``ebbtide tune``: the instances, threads and batching with which this machine serves most under an objective."""
+"""``ebbtide tune``: the instances and threads with which this machine serves most requests under an objective."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def command(
     slo: Annotated[str, typer.Option(help="Objective: p99<20ms, or p50<5ms,p99.9<40ms,errors<0.5%.")] = "p99<20ms",
     bundle: Annotated[
         Path | None,
-        typer.Option(help="Bundle whose log, columns, catalog and holdout to replay, instead of giving them."),
+        typer.Option(help="Bundle that supplies the event log, its columns, the catalog and the holdout."),
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, help="For the search and the comparison at its end.")] = 10.0,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time for the search and the final comparison.")] = 10.0,
     mix: Annotated[
         str, typer.Option(help="Endpoints and their weights; the models that they run are tuned.")
     ] = "recommend=1",
@@ -49,20 +49,20 @@ def command(
     catalog: CatalogFile = None,
     catalog_item_col: CatalogItemCol = None,
     text_template: TextTemplate = "{text}",
-    holdout: Annotated[str | None, typer.Option(help="Events to ask before, as for `ebbtide loadtest`.")] = None,
-    requests: Annotated[int, typer.Option(min=1, help="Different requests of each endpoint.")] = 2_000,
-    turn: Annotated[str, typer.Option(help="How long each of a pair of settings is asked.")] = "1.5s",
+    holdout: Annotated[str | None, typer.Option(help="Held-out events, as for `ebbtide loadtest`.")] = None,
+    requests: Annotated[int, typer.Option(min=1, help="Number of different requests of each endpoint.")] = 2_000,
+    turn: Annotated[str, typer.Option(help="Length of one measurement of one of a pair of settings.")] = "1.5s",
     write: Annotated[
-        bool, typer.Option("--write", help="Put the winner into the repository's config.pbtxt files.")
+        bool, typer.Option("--write", help="Write the winner into the repository's config.pbtxt files.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the whole result here, as JSON.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of users and arrivals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws users and arrivals.")] = 0,
 ) -> None:
-    """Find the settings with which this machine serves most requests under an objective.
+    """Find the instances and threads with which this machine serves most requests under an objective.
 
-    Two servers are started, and real sessions are replayed against both in turn: the settings that have won so far, and
-    those that may be better. A change wins only if it is significantly better; among equals the simplest is taken. At
-    the end the winner meets the default under an open model, and stays only if it holds a higher rate.
+    Two servers are started, and real sessions are replayed against both in turn: one has the best settings so far, the
+    other has settings to try. These win only if they are significantly better. At the end the winner is compared with
+    the repository's own settings under an open model, and is kept only if it holds a higher rate.
 
     **Examples**
 
@@ -72,10 +72,10 @@ def command(
     """
     with console.status("Reading the log"):
         from ebbtide.loadtest import ENDPOINTS, Slo, build_workload, parse_duration, parse_mix
-        from ebbtide.tune import TuneOptions, tune, write_winner
+        from ebbtide.tune import TuneOptions, read_limits, tune, write_winner
 
         shares, objective, turn_s = parse_mix(mix, ENDPOINTS), Slo.parse(slo), parse_duration("turn", turn)
-        log, notes = read_session_log(
+        replayed, notes = read_session_log(
             bundle,
             events,
             catalog,
@@ -83,8 +83,9 @@ def command(
             text_template,
             (user_col, item_col, time_col, weight_col, catalog_item_col),
         )
-        workload = build_workload(log, shares, requests=requests, seed=seed)
-    console.print(f"requests of {workload.users:,} held-out users, under {objective}", markup=False)
+        limits = read_limits(repository, shares)
+        workload = build_workload(replayed, shares, limits=limits, requests=requests, seed=seed)
+    console.print(f"requests from {workload.users:,} held-out users, under {objective}", markup=False)
     with console.status("") as status:
         options = TuneOptions(
             objective,
@@ -93,7 +94,7 @@ def command(
             seed=seed,
             command=shlex.join(["ebbtide", *sys.argv[1:]]),
             on_trial=_print_trial,
-            on_part=lambda part: status.update(part.capitalize()),
+            on_stage=lambda stage: status.update(stage.capitalize()),
         )
         result = tune(repository, workload, options)
     result["notes"] = [*notes, *result["notes"]]
@@ -109,7 +110,7 @@ def command(
 
 def _print_trial(trial: Trial) -> None:
     what = "default" if trial.value is None else str(trial.value)
-    shown = f"  {trial.stage:5} {what}: {trial.ratio}, {trial.outcome}"
+    shown = f"  {what}: {trial.ratio}, {trial.outcome}"
     console.print(f"[green]{escape(shown)}[/green]" if trial.won else escape(shown), soft_wrap=True)
 
 
@@ -117,14 +118,11 @@ def _print(result: dict[str, Any]) -> None:
     chosen = {one["model"]: one for one in result["winner"]["settings"]}
     table = Table(title="Settings", title_justify="left", pad_edge=False, show_edge=False, box=None)
     table.add_column("model", no_wrap=True)
-    for heading in ("instances", "threads", "queue delay, us", "preferred sizes"):
+    for heading in ("instances", "threads"):
         table.add_column(heading, justify="right")
     for default in result["default"]["settings"]:
         tuned = chosen[default["model"]]
-        cells = [
-            _change(default.get(field), tuned.get(field))
-            for field in ("instances", "threads", "queue_delay_us", "preferred_batch_sizes")
-        ]
+        cells = [_change(default.get(name), tuned.get(name)) for name in ("instances", "threads")]
         table.add_row(default["model"], *cells)
     console.print(table)
     for sentence in (result["verdict"], *result["notes"]):
@@ -133,12 +131,7 @@ def _print(result: dict[str, Any]) -> None:
         console.print(f"- ebbtide export ... {escape(result['winner']['export_options'])}", soft_wrap=True)
 
 
-def _change(before: Any, after: Any) -> str:  # noqa: ANN401 - numbers or lists of them
-    shown = [_cell(before)] if before == after else [_cell(before), _cell(after)]
-    return " -> ".join(shown)
-
-
-def _cell(value: Any) -> str:  # noqa: ANN401 - a number or a list of them
-    if value is None:
-        return ""
-    return ("+".join(map(str, value)) or "none") if isinstance(value, list | tuple) else f"{value:,}"
+def _change(before: int | None, after: int | None) -> str:
+    if before == after:
+        return "" if before is None else str(before)
+    return f"{before} -> {after}"

@@ -1,4 +1,4 @@
-"""``ebbtide verify``: do torch, the exported files and a running Triton give the same answers, stage by stage?"""
+"""``ebbtide verify``: compares torch, the exported files and a running Triton, stage by stage."""
 
 from __future__ import annotations
 
@@ -25,25 +25,31 @@ _DIFFERS, _NOT_COMPARED = 1, 2
 def command(
     repository: Annotated[Path, typer.Argument(help="Model repository written by `ebbtide export`.")],
     bundle: Annotated[
-        Path | None, typer.Option(help="Bundle that it was exported from: torch and the formulas are compared.")
+        Path | None,
+        typer.Option(help="Bundle that was exported: compare torch and the formulas with the exported files."),
     ] = None,
     server: Annotated[
-        str | None, typer.Option(help="gRPC address (host:port) of a Triton that serves it: its answers are compared.")
+        str | None,
+        typer.Option(
+            help="gRPC address (host:port) of a Triton that serves the repository: compare its answers with the "
+            "exported files."
+        ),
     ] = None,
     version: Annotated[
-        int | None, typer.Option(min=1, help="Version to compare; the one that the ensembles answer with unless given.")
+        int | None, typer.Option(min=1, help="Version to compare. Default: the version in service.")
     ] = None,
     requests: Annotated[
-        Path | None, typer.Option(help="Recorded requests, one as JSON in each line; random ones unless given.")
+        Path | None,
+        typer.Option(help="File with recorded requests, one JSON object per line. Default: random requests."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Random requests; the first seven are the edge cases.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random requests.")] = 0,
-    save_requests: Annotated[Path | None, typer.Option(help="Write the requests that were asked to this file.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Number of random requests; the first seven are edge cases.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the requests.")] = 0,
+    save_requests: Annotated[Path | None, typer.Option(help="Write the requests to this file.")] = None,
 ) -> None:
     """Compare every stage of the pipeline between torch, the exported files in this process, and a running Triton.
 
-    Each stage gets the same inputs on both sides, so that a difference is named at the stage where it arises; whole
-    requests are compared too. Exit status: 0 all within the tolerances, 1 something differs, 2 no comparison was made.
+    Each stage gets the same inputs in both implementations, so that a difference is found at the stage that causes it;
+    whole requests are compared too. Exit status: 0 all within the tolerances, 1 a difference, 2 nothing was compared.
 
     **Examples**
 
@@ -55,10 +61,10 @@ def command(
     """
     if bundle is None and server is None:
         raise typer.BadParameter(
-            "give the --bundle that the repository was exported from, the --server that serves it, or both: there is "
-            "nothing to compare the repository with"
+            "nothing to compare the repository with: give the --bundle that was exported, the --server that "
+            "serves it, or both"
         )
-    with _told():
+    with _reported_errors():
         found = _compare(repository, bundle, server, version, requests, count, seed, save_requests)
     if not _print(found):
         raise typer.Exit(_DIFFERS)
@@ -77,7 +83,7 @@ def _compare(
     with console.status("Loading"):
         from ebbtide.export.inprocess import InProcessPipeline
         from ebbtide.train.bundle import InterestBundle
-        from ebbtide.verify import compare_bundle, compare_server, write_requests
+        from ebbtide.verify import compare_bundle, compare_fidelity, compare_server, write_requests
 
         pipeline = InProcessPipeline(repository, version)
         loaded = None if bundle is None else InterestBundle.load(bundle)
@@ -94,6 +100,9 @@ def _compare(
         if server is not None:
             on_server = progress.add_task("Against Triton", total=len(asked))
             found += compare_server(pipeline, server, asked, progress=lambda done: progress.advance(on_server, done))
+    if loaded is not None:
+        # By the processor that serves, where there is a server.
+        found.append(compare_fidelity(loaded, pipeline, server))
     return found
 
 
@@ -108,7 +117,7 @@ def _requests(
 
 
 def _print(found: list[StageDifference]) -> bool:
-    """Prints a table for each pair of sides, and what differs first; whether nothing does."""
+    """Prints a table for each pair of implementations and the first difference; true if there is none."""
     from ebbtide.verify import first_failure
 
     for pair in dict.fromkeys(one.between for one in found):
@@ -133,17 +142,18 @@ def _print(found: list[StageDifference]) -> bool:
         if failed is None:
             console.print(f"[green]✓[/green] {pair}: the same")
             continue
+        where = "" if failed.request is None else f"request {failed.request}, "
         item = "" if failed.item is None else f", item {failed.item}"
         console.print(
             f"[red]✗[/red] {pair}: differs first at [bold]{failed.stage}[/bold], {failed.field}: "
-            f"request {failed.request}, for {failed.kind}{escape(item)}: {escape(failed.detail)}"
+            f"{where}for {failed.kind}{escape(item)}: {escape(failed.detail)}"
         )
     return all(one.passed for one in found)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Tells what kept the comparison from being made, with an exit status of its own."""
+def _reported_errors() -> Iterator[None]:
+    """Prints the error that prevented the comparison, and exits with a status of its own."""
     with console.status("Loading"):
         from ebbtide.data.errors import DataError
         from ebbtide.export.errors import ExportError

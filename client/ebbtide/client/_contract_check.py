@@ -75,7 +75,10 @@ def _check_tensors(
 
 
 def _dims(tensor: Tensor, model: Model) -> tuple[int | str, ...]:
-    dims = tuple(dim.value if isinstance(dim, contract.Size) else dim for dim in tensor.dims)
+    dims = tuple(
+        contract.VARIABLE if isinstance(dim, contract.Axis) else dim.value if isinstance(dim, contract.Size) else dim
+        for dim in tensor.dims
+    )
     return dims if model.batching or tensor.rows is None else (tensor.rows, *dims)
 
 

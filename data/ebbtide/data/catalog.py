@@ -16,14 +16,14 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Catalog:
-    """N items; their order is the catalog index everywhere."""
+    """Items and their texts; the position of an item is its catalog index. `N` items in all."""
 
     item_id: list[str]
-    """``[N]``, no id twice."""
+    """``[items]``: unique ids."""
     text: list[str]
-    """``[N]``, what the encoder reads."""
+    """``[items]``: text for the encoder."""
     title: list[str]
-    """``[N]``, what users see."""
+    """``[items]``: title shown to users."""
 
     @property
     def index(self) -> dict[str, int]:
@@ -68,12 +68,11 @@ def read_catalog(
         path: The file.
         item_column: The column with the ids.
         text_template: The text of an item, with ``{column}`` for values: ``"{title} ({year}). {genres}"``.
-        title_template: What users see; None takes the text.
+        title_template: Title shown to users; None: the text.
         max_bad_rows: Refuse the file when more than this share of its rows is bad.
 
     Returns:
-        The catalog in the file's order, and the rows left out. An item whose text comes out empty is described by its
-        id.
+        The catalog in the file's order, and the ignored rows. An item with an empty text gets its id as text.
 
     Raises:
         DataError: Unreadable file, missing column, a template without placeholder, or too many bad rows.
@@ -104,6 +103,6 @@ def read_catalog(
 
 
 def catalog_of_events(items: pl.Series) -> Catalog:
-    """A catalog for a log that comes without one: every item of the log, described by its id."""
+    """The catalog of a log without a catalog file: every item of the log, with its id as text."""
     ids = items.unique().sort().to_list()
     return Catalog(ids, ids, ids)

@@ -1,4 +1,4 @@
-"""An event log with its catalog: where the files are, how their columns are named, and the two as read."""
+"""An event log with its catalog: the files and columns, and the data read from them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ebbtide.data.errors import DataError
 from ebbtide.data.events import BadRows, EventColumns, EventLog, build_log, read_events
 
 BUNDLE_CONFIG_FILE = "bundle.json"
-"""The file of a bundle that holds, under ``data``, the reference to what it was trained on."""
+"""The bundle file that holds the reference to the training data, under the key ``data``."""
 
 
 class DataReference(BaseModel):
-    """Where the events came from and which of them were held out, so that evaluation finds the same split."""
+    """Files, columns and holdout of a training, so that evaluation finds the same split."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,10 +36,10 @@ class DataReference(BaseModel):
 
     @classmethod
     def of_bundle(cls, folder: Path) -> DataReference:
-        """What a bundle was trained on; reads nothing else of it, so torch is not needed.
+        """The training data of a bundle; reads only its config file, so torch is not needed.
 
         Raises:
-            DataError: The folder holds no bundle.
+            DataError: The folder is not a bundle.
         """
         path = folder / BUNDLE_CONFIG_FILE
         try:

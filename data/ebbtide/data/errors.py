@@ -1,4 +1,4 @@
-"""What this stage raises; each message says what was seen, what was expected, and what to do."""
+"""Errors of the data stage; each message says what was found, what was expected, and what to do."""
 
 
 class DataError(Exception):

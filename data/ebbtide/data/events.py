@@ -1,4 +1,4 @@
-"""Reads an event log: who did what when, from a file with any column names, nothing dropped in silence."""
+"""Reads an event log from a file with any column names; every row that is ignored is counted and reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN_ROWS = 10
 
 
 class EventColumns(BaseModel):
-    """The names of the columns that matter; others are ignored."""
+    """Names of the columns that are read; other columns are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,21 +28,21 @@ class EventColumns(BaseModel):
     time: str = "time"
     """Unix seconds or milliseconds, a date-time, or ISO 8601 text (UTC where it names no zone)."""
     weight: str | None = None
-    """Rating, quantity or dwell; every event weighs 1 without it."""
+    """Rating, quantity or dwell time; None gives every event weight 1."""
 
 
 @dataclass
 class BadRows:
-    """Rows that cannot be used, by reason."""
+    """Ignored rows, by reason."""
 
     rows: int
-    """Rows read."""
+    """Number of rows read."""
     reasons: dict[str, list[int]] = field(default_factory=dict)
-    """Reason to line numbers; the first line of a text file is 1, the first row of a Parquet file is 1."""
+    """Line numbers by reason; the first line of a text file and the first row of a Parquet file are 1."""
 
     @property
     def count(self) -> int:
-        """Bad rows in all."""
+        """Number of bad rows."""
         return sum(len(lines) for lines in self.reasons.values())
 
     def __str__(self) -> str:
@@ -53,10 +53,10 @@ class BadRows:
             shown = ", ".join(str(line) for line in lines[:_SHOWN_ROWS])
             more = ", ..." if len(lines) > _SHOWN_ROWS else ""
             parts.append(f"{len(lines):,} with {reason} (line {shown}{more})")
-        return f"{self.count:,} of {self.rows:,} rows left out: " + "; ".join(parts)
+        return f"{self.count:,} of {self.rows:,} rows ignored: " + "; ".join(parts)
 
     def refuse_above(self, fraction: float, source: Path) -> None:
-        """Raises when more than the given share of the rows is bad.
+        """Refuses the file if more than a share of its rows is bad.
 
         Raises:
             DataError: With every reason and the first lines.
@@ -67,31 +67,31 @@ class BadRows:
 
 @dataclass(frozen=True)
 class EventLog:
-    """n events of U users: those of one user stand together, oldest first, ties in the order of the file."""
+    """Events of all users, sorted by user and time; events at one time keep the order of the file."""
 
     users: list[str]
-    """User ids, ``[U]``."""
+    """User ids, ``[users]``."""
     start: npt.NDArray[np.int64]
-    """``[U + 1]``: the events of user u are ``start[u]`` up to ``start[u + 1]``."""
+    """``[users + 1]``: the events of user u are ``start[u]`` up to ``start[u + 1]``."""
     item: npt.NDArray[np.int64]
-    """``[n]``: catalog indices."""
+    """``[events]``: catalog indices."""
     time_ms: npt.NDArray[np.int64]
-    """``[n]``: Unix milliseconds, UTC."""
+    """``[events]``: Unix milliseconds, UTC."""
     weight: npt.NDArray[np.float32]
-    """``[n]``: 1 where the log has no weight column."""
+    """``[events]``: 1 where the log has no weight column."""
 
     @property
     def events(self) -> int:
-        """N."""
+        """Number of events, `n`."""
         return self.item.shape[0]
 
     @property
     def user(self) -> npt.NDArray[np.int64]:
-        """``[n]``: which user each event belongs to."""
+        """``[events]``: index of each event's user."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.start))
 
     def of_user(self, user_id: str) -> slice:
-        """Where the events of one user are.
+        """The slice of one user's events.
 
         Raises:
             DataError: No such user.
@@ -124,7 +124,9 @@ def read_table(path: Path, columns: list[str]) -> tuple[pl.DataFrame, int]:
     elif suffix in {".jsonl", ".ndjson"}:
         frame = _read_json_lines(path, columns)
     else:
-        raise DataError(f"{path}: got a {suffix or 'nameless'} file; expected .parquet, .csv, .tsv, .jsonl or .ndjson")
+        raise DataError(
+            f"{path}: got a file of type {suffix or '(no suffix)'}; expected .parquet, .csv, .tsv, .jsonl or .ndjson"
+        )
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise DataError(f"{path}: no column {missing[0]!r}; the file has {', '.join(frame.columns)}")
@@ -132,7 +134,7 @@ def read_table(path: Path, columns: list[str]) -> tuple[pl.DataFrame, int]:
 
 
 def _read_json_lines(path: Path, columns: list[str]) -> pl.DataFrame:
-    """The columns as text; a line that is no JSON object gives nulls, which the checks then count."""
+    """The columns as text; a line that is not a JSON object gives nulls, which the checks count as bad."""
     values: dict[str, list[str | None]] = {name: [] for name in columns}
     found: set[str] = set()
     with path.open(encoding="utf-8") as file:
@@ -156,12 +158,12 @@ def _read_json_lines(path: Path, columns: list[str]) -> pl.DataFrame:
 def read_events(
     path: Path, columns: EventColumns, item_index: dict[str, int] | None = None, max_bad_rows: float = 0.01
 ) -> tuple[pl.DataFrame, BadRows]:
-    """The usable events of a file, in its order.
+    """The usable events of a file, in the order of the file.
 
     Args:
         path: Parquet, CSV, TSV or JSON Lines.
         columns: Which columns to read.
-        item_index: The catalog, id to index; events of other items are bad rows. None takes every item.
+        item_index: Catalog index by item id; events of other items are bad rows. None accepts every item.
         max_bad_rows: Refuse the file when more than this share of its rows is bad.
 
     Returns:
@@ -205,7 +207,7 @@ def read_events(
 
 
 def _time_ms(times: pl.Series) -> pl.Series:
-    """Unix milliseconds, null where a time cannot be read; a numeric column has one unit throughout."""
+    """Unix milliseconds; null where a time cannot be read. A numeric column has one unit, seconds or milliseconds."""
     if times.dtype in (pl.Date, pl.Datetime) or isinstance(times.dtype, pl.Datetime):
         return times.cast(pl.Datetime("ms")).dt.epoch("ms")
     numbers = times.cast(pl.Float64, strict=False)
@@ -218,7 +220,7 @@ def _time_ms(times: pl.Series) -> pl.Series:
 
 
 def build_log(frame: pl.DataFrame, item_index: dict[str, int]) -> EventLog:
-    """Puts events in their total, stable order: by user, then time, then row of the file.
+    """Sorts events by user, then time, then row of the file: a total, stable order.
 
     Args:
         frame: From `read_events`.

@@ -1,71 +1,27 @@
-"""Which events are held out of training, and which belong to one basket and are predicted together."""
+"""Which events are held out of training and tested."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import numpy as np
-import numpy.typing as npt
 
+from ebbtide.data.baskets import Mask, basket_heads, has_past
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-
-Mask = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 _MS_PER_SECOND = 1000
 
 
-@dataclass(frozen=True)
-class Baskets:
-    """C baskets to predict: each is everything one user did at one time (a basket, say), in log order."""
-
-    head: Ints
-    """``[C]``, log index of the first event of the basket; what stands before it is what a prediction may see."""
-    stop: Ints
-    """``[C]``, one past the last event of the basket."""
-
-    def __len__(self) -> int:
-        return self.head.shape[0]
-
-
-def basket_heads(log: EventLog) -> Ints:
-    """The log index of the first event of each event's basket (same user, same time), ``[n]``."""
-    opens = np.ones(log.events, dtype=np.bool_)
-    opens[1:] = np.diff(log.time_ms) != 0
-    opens[log.start[:-1]] = True
-    return np.maximum.accumulate(np.where(opens, np.arange(log.events), 0))
-
-
-def has_past(log: EventLog) -> Mask:
-    """True for events with a strictly earlier event of the same user, ``[n]``."""
-    return np.asarray(basket_heads(log) > np.repeat(log.start[:-1], np.diff(log.start)))
-
-
-def baskets_of(log: EventLog, targets: Mask) -> Baskets:
-    """The baskets that hold a target with a past.
-
-    Args:
-        log: Events.
-        targets: ``[n]``; every basket is held out whole or not at all by the protocols of `held_out`.
-    """
-    heads = basket_heads(log)
-    head, first = np.unique(heads, return_index=True)
-    stop = np.append(first[1:], log.events)
-    wanted = np.isin(head, heads[targets & has_past(log)])
-    return Baskets(head[wanted], stop[wanted])
-
-
 def leave_last_out(log: EventLog) -> Mask:
-    """True for each user's last basket, where there is an earlier one, ``[n]``."""
+    """True for each user's last basket if there is an earlier one, ``[events]``."""
     heads = basket_heads(log)
     last = np.repeat(heads[log.start[1:] - 1], np.diff(log.start))
     return np.asarray((heads == last) & has_past(log))
 
 
 def after_time(log: EventLog, fraction: float, among: Mask | None = None) -> Mask:
-    """True for the last ``fraction`` of the events by time, of all or of those in ``among``, ``[n]``."""
+    """True for the last ``fraction`` of the events by time, of all or of those in ``among``, ``[events]``."""
     times = log.time_ms if among is None else log.time_ms[among]
     border = np.quantile(times, 1 - fraction, method="lower")
     mask = log.time_ms >= border
@@ -73,7 +29,7 @@ def after_time(log: EventLog, fraction: float, among: Mask | None = None) -> Mas
 
 
 def held_out(log: EventLog, holdout: str) -> Mask:
-    """The test events of a protocol, ``[n]``.
+    """The test events of a protocol, ``[events]``.
 
     Args:
         log: Events.

@@ -37,10 +37,21 @@ class Size(str, Enum):
     """Items returned for each request."""
 
 
-VARIABLE = -1
-"""A dimension that differs between requests."""
+class Axis(str, Enum):
+    """Dimensions that differ between requests, named by what they count."""
 
-Dim = int | Size
+    EVENTS = "events"
+    TEXTS = "texts"
+    TOKENS = "tokens"
+    CANDIDATES = "candidates"
+    EXCLUDED = "excluded items"
+    ALLOWED = "allowed values"
+
+
+VARIABLE = -1
+"""How configs state a dimension that differs between requests."""
+
+Dim = int | Size | Axis
 
 
 @dataclass(frozen=True)
@@ -65,28 +76,30 @@ class Tensor:
             sizes: What the sizes are in one export.
             batching: Whether the model batches; its dims then leave the batch dimension out.
         """
-        dims = tuple(sizes[dim] if isinstance(dim, Size) else dim for dim in self.dims)
+        dims = tuple(
+            sizes[dim] if isinstance(dim, Size) else VARIABLE if isinstance(dim, Axis) else dim for dim in self.dims
+        )
         return dims if batching or self.rows is None else (self.rows, *dims)
 
 
 EVENT_ITEM = Tensor(
     "event_item",
     Dtype.INT64,
-    (VARIABLE,),
+    (Axis.EVENTS,),
     "item key of each event: the 64-bit xxHash of the item id's UTF-8 bytes, as a signed integer",
     ragged=True,
 )
 EVENT_TIME = Tensor(
     "event_time",
     Dtype.INT64,
-    (VARIABLE,),
+    (Axis.EVENTS,),
     "Unix time of each event in milliseconds, UTC, not after `now`",
     ragged=True,
 )
 EVENT_IS_CURRENT = Tensor(
     "event_is_current",
     Dtype.BOOL,
-    (VARIABLE,),
+    (Axis.EVENTS,),
     "true for events of the current session, false for history; without it the server splits by the session gap",
     ragged=True,
     optional=True,
@@ -94,7 +107,7 @@ EVENT_IS_CURRENT = Tensor(
 EVENT_WEIGHT = Tensor(
     "event_weight",
     Dtype.FP32,
-    (VARIABLE,),
+    (Axis.EVENTS,),
     "rating, quantity or dwell of each event, from 0 to 1e15; 1 without it",
     ragged=True,
     optional=True,
@@ -104,7 +117,7 @@ ALPHA = Tensor("alpha", Dtype.FP32, (1,), "share of history in the blend, 0 to 1
 EXCLUDE_ITEM = Tensor(
     "exclude_item",
     Dtype.INT64,
-    (VARIABLE,),
+    (Axis.EXCLUDED,),
     "keys of items never to recommend; keys that are not in the catalog are ignored",
     ragged=True,
     optional=True,
@@ -135,7 +148,7 @@ IGNORE_UNKNOWN = Tensor(
 ALLOW_ATTRIBUTE = Tensor(
     "allow_attribute",
     Dtype.INT64,
-    (VARIABLE,),
+    (Axis.ALLOWED,),
     "keys of the attribute values that an item must have to be recommended, each the xxHash of `column=value`: one of "
     "those given for a column, for every column that is given",
     ragged=True,
@@ -152,23 +165,23 @@ EVENT_COUNT = Tensor(
 CANDIDATE_ITEM = Tensor(
     "candidate_item",
     Dtype.INT64,
-    (VARIABLE,),
+    (Axis.CANDIDATES,),
     "keys of the items to score, in the order of the answer",
     ragged=True,
     rows=1,
 )
-TEXT = Tensor("text", Dtype.BYTES, (VARIABLE,), "UTF-8 texts, each of one event")
+TEXT = Tensor("text", Dtype.BYTES, (Axis.TEXTS,), "UTF-8 texts, each of one event")
 TEXT_EVENT = Tensor(
     "text_event",
     Dtype.INT64,
-    (VARIABLE,),
+    (Axis.TEXTS,),
     "for each text, the place in `event_item` of the event that it stands in for should the item not be in the "
     "catalog, or -1 for an event of its own, behind those with an item; -1 for all without it",
     optional=True,
 )
 
-INPUT_IDS = Tensor("input_ids", Dtype.INT64, (VARIABLE,), "token ids, padded", rows=VARIABLE)
-ATTENTION_MASK = Tensor("attention_mask", Dtype.INT64, (VARIABLE,), "1 for a token, 0 for padding", rows=VARIABLE)
+INPUT_IDS = Tensor("input_ids", Dtype.INT64, (Axis.TOKENS,), "token ids, padded", rows=VARIABLE)
+ATTENTION_MASK = Tensor("attention_mask", Dtype.INT64, (Axis.TOKENS,), "1 for a token, 0 for padding", rows=VARIABLE)
 TEXT_VECTOR = Tensor("text_vector", Dtype.FP32, (Size.VECTOR,), "event vector of each text", rows=VARIABLE)
 
 INTEREST = Tensor(
@@ -216,26 +229,28 @@ EVENT_COUNTS = Tensor(
 CANDIDATE_SCORE = Tensor(
     "candidate_score",
     Dtype.FP32,
-    (VARIABLE,),
+    (Axis.CANDIDATES,),
     "score of each candidate, in the order given; minus infinity marks an excluded one, NaN one not in the catalog",
     rows=1,
 )
-EVENT_SHARE = Tensor("event_share", Dtype.FP32, (VARIABLE, VARIABLE), "what each event adds to each candidate's score")
-EVENT_CURRENT = Tensor("event_current", Dtype.BOOL, (VARIABLE,), "whether each event was taken as current session")
+EVENT_SHARE = Tensor(
+    "event_share", Dtype.FP32, (Axis.CANDIDATES, Axis.EVENTS), "what each event adds to each candidate's score"
+)
+EVENT_CURRENT = Tensor("event_current", Dtype.BOOL, (Axis.EVENTS,), "whether each event was taken as current session")
 EVENT_DECAY = Tensor(
     "event_decay",
     Dtype.FP32,
-    (VARIABLE,),
+    (Axis.EVENTS,),
     "what is left of each event, 0 to 1: the mean over the interest dimensions of its decay by age and rank",
 )
 DIMENSION_SHARE = Tensor(
-    "dimension_share", Dtype.FP32, (VARIABLE, Size.VECTOR), "what each interest dimension adds to each score"
+    "dimension_share", Dtype.FP32, (Axis.CANDIDATES, Size.VECTOR), "what each interest dimension adds to each score"
 )
-PRIOR_SHARE = Tensor("prior_share", Dtype.FP32, (VARIABLE,), "what the popularity prior adds to each score")
+PRIOR_SHARE = Tensor("prior_share", Dtype.FP32, (Axis.CANDIDATES,), "what the popularity prior adds to each score")
 ADJUSTMENT_SHARE = Tensor(
     "adjustment_share",
     Dtype.FP32,
-    (VARIABLE,),
+    (Axis.CANDIDATES,),
     "score adjustments: a score that takes the place of all other shares, minus infinity that excludes, or 0",
 )
 HALF_LIFE_DAYS = Tensor(

@@ -1,4 +1,4 @@
-"""The arithmetic of a plan, every step a line that can be checked by hand."""
+"""The arithmetic of a plan: each step is a line that a reader can check by hand."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Demand:
-    """What users ask for, and how much is kept in hand."""
+    """The load to plan for, and the reserves."""
 
     users_per_day: int
     requests_per_user: float = 10.0
-    """In a day."""
+    """Per day."""
     peak_factor: float = 3.0
     """Rate of the busiest minutes over the mean of the day."""
     utilisation: float = 0.7
-    """Share of a replica's rate to plan with: above it queues grow fast, and a replica that starts takes minutes."""
+    """Share of a replica's rate to plan with: queues grow fast near the full rate, and a replica starts in minutes."""
     zones: int = 3
-    """Replicas are spread over them, and the peak is served with one of them lost; 1 keeps a spare replica instead."""
+    """Availability zones; the plan survives the loss of one at peak. 1: one spare replica."""
 
     def __post_init__(self) -> None:
         for one in ("users_per_day", "requests_per_user", "peak_factor", "zones"):
@@ -38,20 +38,20 @@ class Demand:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a replica's memory is made of."""
+    """The parts of a replica's memory."""
 
     base_mib: float
-    """Triton, its processes and libraries, whatever the catalog."""
+    """Triton, its processes and libraries, without the catalog."""
     instance_mib: float
-    """Each instance of a Python model; the catalog's table they share."""
+    """Of each instance of a Python model, without the catalog's table, which the instances share."""
     items: int
-    """Of the catalog."""
+    """Items in the catalog."""
     columns: int
-    """Of an item's factors, each a float: d + p."""
+    """Floats in an item's factors: d + p."""
     instances: int = 1
-    """Of the Python models that a request meets."""
+    """Instances of the Python models that a request runs through."""
     head_instances: int = 1
-    """Of the scoring head; each holds the factors once."""
+    """Instances of the scoring head; each holds its own copy of the factors."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -105,7 +105,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plan:
-    """Replicas, cores and memory, and how they come about."""
+    """Replicas, cores and memory, with the steps that lead to them."""
 
     demand: Demand
     replicas: int
@@ -124,7 +124,7 @@ def plan(demand: Demand, replica: Replica) -> Plan:
         return value
 
     daily = step(
-        "requests a day",
+        "requests per day",
         f"{demand.users_per_day:,} users × {_shown(demand.requests_per_user)}",
         demand.users_per_day * demand.requests_per_user,
         "requests",
@@ -132,7 +132,7 @@ def plan(demand: Demand, replica: Replica) -> Plan:
     mean = step("mean rate", f"{_shown(daily)} ÷ {_DAY_S:,} s", daily / _DAY_S, "requests/s")
     peak = step("peak rate", f"{_shown(mean)} × {_shown(demand.peak_factor)}", mean * demand.peak_factor, "requests/s")
     usable = step(
-        "rate of a replica to plan with",
+        "usable rate of a replica",
         f"{_shown(replica.rate_per_s)} × {_shown(demand.utilisation)}",
         replica.rate_per_s * demand.utilisation,
         "requests/s",
@@ -141,10 +141,12 @@ def plan(demand: Demand, replica: Replica) -> Plan:
         step("replicas for the peak", f"⌈{_shown(peak)} ÷ {_shown(usable)}⌉", math.ceil(peak / usable), "replicas")
     )
     if demand.zones == 1:
-        replicas = int(step("replicas with one to spare", f"{needed:,} + 1", needed + 1, "replicas"))
+        replicas = int(step("replicas with one spare", f"{needed:,} + 1", needed + 1, "replicas"))
     else:
         left = demand.zones - 1
-        each = int(step("replicas in a zone, one lost", f"⌈{needed:,} ÷ {left}⌉", math.ceil(needed / left), "replicas"))
+        each = int(
+            step("replicas per zone, one zone lost", f"⌈{needed:,} ÷ {left}⌉", math.ceil(needed / left), "replicas")
+        )
         replicas = int(step("replicas", f"{each:,} × {demand.zones} zones", each * demand.zones, "replicas"))
     cores = step("cores", f"{replicas:,} × {_shown(replica.cores)}", replicas * replica.cores, "cores")
     memory_mib = None
@@ -162,7 +164,7 @@ def plan(demand: Demand, replica: Replica) -> Plan:
             memory.total_mib,
             "MiB",
         )
-        memory_mib = step("memory in all", f"{replicas:,} × {_shown(one)}", replicas * one, "MiB")
+        memory_mib = step("total memory", f"{replicas:,} × {_shown(one)}", replicas * one, "MiB")
     return Plan(demand, replicas, cores, memory_mib, tuple(lines))
 
 

@@ -1,7 +1,9 @@
-"""Which backend serves a model and which file it opens, as Triton fills them in before it looks into the file."""
+"""Which backend serves a model, and which model file it opens: the values that Triton fills in for a config."""
 
 from __future__ import annotations
 
+import difflib
+import re
 from dataclasses import dataclass
 
 from ebbtide.check.messages import ModelConfig
@@ -17,9 +19,9 @@ TENSORRT_PLATFORM = "tensorrt_plan"
 @dataclass(frozen=True)
 class _Backend:
     platforms: tuple[str, ...]
-    """The first one is filled in."""
+    """Triton fills in the first one."""
     files: tuple[str, ...]
-    """Default model files, by platform; the first one counts where the platform has none of its own."""
+    """Default model file of each platform; the first one where the platform has no file of its own."""
 
 
 _BACKENDS = {
@@ -30,25 +32,29 @@ _BACKENDS = {
     "pytorch": _Backend(("pytorch_libtorch", "pytorch_aoti"), ("model.pt", "model.pt2")),
     PYTHON: _Backend((), ("model.py",)),
 }
-"""In the order in which Triton tries them."""
+"""Backends by name, in the order in which Triton tries them."""
 PLATFORMS = (ENSEMBLE, *(platform for backend in _BACKENDS.values() for platform in backend.platforms))
+_ALIASES = {"onnx": ONNX, "ort": ONNX, "trt": TENSORRT, "torch": "pytorch", "libtorch": "pytorch", "tf": "tensorflow"}
+"""Names of frameworks that are sometimes written instead of the backend's name."""
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_CLOSE = 0.9
 FILLS_IN_TENSORS = ("tensorflow", TENSORRT, ONNX, "openvino", "pytorch")
-"""Backends that read inputs and outputs from the model's file where the config has none."""
+"""Backends that read inputs and outputs from the model file if the config has none."""
 
 
 @dataclass(frozen=True)
 class Serving:
-    """What serves a model."""
+    """The backend, platform and model file of a model."""
 
     backend: str
-    """Empty for an ensemble, and where it can't be told."""
+    """Empty for an ensemble, and if the backend is unknown."""
     platform: str
     file: str
-    """The model file in each version's folder; empty where the checker doesn't know the backend's."""
+    """The model file in each version's folder; empty if the checker does not know the backend."""
 
 
 def serving(model: ModelFolder, config: ModelConfig) -> Serving:
-    """What Triton fills in for a config's `backend`, `platform` and `default_model_filename`."""
+    """The `backend`, `platform` and `default_model_filename` of a config, with what Triton fills in."""
     if config.platform == ENSEMBLE and not config.backend:
         return Serving("", ENSEMBLE, "")
     backend = config.backend or _inferred(model, config)
@@ -61,13 +67,28 @@ def serving(model: ModelFolder, config: ModelConfig) -> Serving:
 
 
 def known_platforms(backend: str) -> tuple[str, ...] | None:
-    """The platforms of a backend that Triton knows, an empty one for one without; None for other backends."""
+    """The platforms of a backend: ``("",)`` if it has none, None if Triton does not know the backend."""
     known = _BACKENDS.get(backend)
     return None if known is None else (known.platforms or ("",))
 
 
+def is_misspelt(backend: str) -> bool:
+    """Whether no server has a backend of this name."""
+    return bool(backend) and (intended(backend) is not None or _NAME.fullmatch(backend) is None)
+
+
+def intended(backend: str) -> str | None:
+    """The backend that a misspelt name means; None if the name may be right, or if the meaning is unknown."""
+    if backend in _BACKENDS:
+        return None
+    name = backend.lower()
+    by_platform = next((known for known, other in _BACKENDS.items() if name in other.platforms), None)
+    near = difflib.get_close_matches(name, _BACKENDS, n=1, cutoff=_CLOSE)
+    return _ALIASES.get(name) or by_platform or (near[0] if near else None)
+
+
 def _inferred(model: ModelFolder, config: ModelConfig) -> str:
-    """The backend that a platform, a file name or the model's files name; empty where none does."""
+    """The backend of a platform, of `default_model_filename` or of the model's files; empty if none tells it."""
     for name, backend in _BACKENDS.items():
         if config.platform:
             if config.platform in backend.platforms:
@@ -82,5 +103,5 @@ def _inferred(model: ModelFolder, config: ModelConfig) -> str:
 
 
 def _first_content(model: ModelFolder) -> set[str]:
-    # Triton looks into the folder whose name sorts first, whether that is a version or not.
+    # Triton looks into the first folder by name, even if it is not a version.
     return {entry.name for entry in (model.path / model.folders[0]).iterdir()} if model.folders else set()

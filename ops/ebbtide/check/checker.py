@@ -40,21 +40,21 @@ _OF_ONE_CONFIG = (
 
 
 def check_repository(path: Path, *, config_name: str | None = None, ignore: Collection[str] = ()) -> Report:
-    """Checks a model repository; no server is needed, and nothing in it is run.
+    """Checks a model repository. No server is needed, and no code in the repository is run.
 
     Args:
         path: the folder with one folder for each model.
-        config_name: what the server gets as ``--model-config-name``: the variant in each model's ``configs`` folder
-            that is checked with its neighbours. The other configs are checked each by itself.
+        config_name: the server's ``--model-config-name``: the config in each model's ``configs`` folder that is
+            checked together with the other models. All other configs are checked one by one.
         ignore: ids of rules whose findings are left out.
 
     Raises:
-        NotARepositoryError: the path is no model repository.
+        NotARepositoryError: the path is not a model repository.
         UnknownRuleError: a rule to ignore does not exist.
     """
     for rule in ignore:
         if rule not in RULES:
-            raise UnknownRuleError(f"ignore: got {rule!r}; expected a rule's id: ebbtide check --rules lists them")
+            raise UnknownRuleError(f"ignore: got {rule!r}; expected a rule id (see `ebbtide check --rules`)")
     repository = read_repository(path, config_name)
     found = in_order(finding for finding in _all(repository) if finding.rule not in ignore)
     return Report(path, tuple(repository.models), found)

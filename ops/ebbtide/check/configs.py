@@ -1,4 +1,4 @@
-"""Reads one `config.pbtxt`: Triton's own message, the line of each field, and what the parser says against it."""
+"""Reads one `config.pbtxt`: the message, the line of each field, and the parser's error if there is one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ebbtide.check import textproto
 from ebbtide.check.findings import Finding
 from ebbtide.check.messages import ModelConfig
 from ebbtide.check.textproto import PositionIndex
+from ebbtide.check.tokens import normalised, split
 
 _UNKNOWN_FIELD = re.compile(r'Message type "([\w.]+)" has no field named "([^"]+)"')
 _UNKNOWN_VALUE = re.compile(r'Enum type "([\w.]+)" has no value named (\w+)')
@@ -23,15 +24,15 @@ _BOTH_CHOICES = re.compile(r'Field "(\w+)" is specified along with field "(\w+)"
 
 @dataclass(frozen=True)
 class Config:
-    """One config file of a model, or the nothing where a model has none."""
+    """One config file of a model, or an empty config if the model has no file."""
 
     file: str
-    """Path within the repository; the model's folder where there is no config."""
+    """Path within the repository; the model's folder if there is no config file."""
     index: PositionIndex
     message: ModelConfig
-    """Empty where the text can't be parsed."""
+    """Empty if the text cannot be parsed."""
     problem: Finding | None
-    """Why it can't be parsed."""
+    """Why the text cannot be parsed; None if it can."""
 
     def finding(self, rule: str, path: textproto.Path, message: str, hint: str) -> Finding:
         """A finding about a field of this config."""
@@ -39,55 +40,47 @@ class Config:
 
 
 def read_config(path: Path, file: str) -> Config:
-    """Reads a config.
+    """Reads a config file.
 
     Args:
-        path: the file, which exists.
+        path: an existing file.
         file: its path within the repository.
     """
-    message = model_config_pb2.ModelConfig()
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        finding = Finding(
-            "config-syntax", file, 1, "", f"got bytes that are no UTF-8 ({error}); expected text", "save it as UTF-8"
-        )
-        return Config(file, PositionIndex(""), cast(ModelConfig, message), finding)
-    index = PositionIndex(text)
-    problem = None
-    try:
-        text_format.Parse(text, message)
-    except (text_format.ParseError, ValueError) as error:
-        # A number that an enum can't hold is a bare ValueError.
-        problem = _problem(error, file, text)
-        message = model_config_pb2.ModelConfig()
-    return Config(file, index, cast(ModelConfig, message), problem)
+    # Triton accepts any bytes in comments and strings.
+    tokens, problem = split(path.read_bytes().decode(errors="surrogateescape"))
+    index, message, finding = PositionIndex(tokens), model_config_pb2.ModelConfig(), None
+    if problem is not None:
+        finding = Finding("config-syntax", file, problem.line, "", problem.message, problem.hint)
+    else:
+        text = normalised(tokens)
+        try:
+            text_format.Parse(text, message)
+        except (text_format.ParseError, ValueError) as error:
+            # A number that does not fit an enum raises a ValueError without a position.
+            finding = _problem(error, file, text)
+            message = model_config_pb2.ModelConfig()
+    return Config(file, index, cast(ModelConfig, message), finding)
 
 
 def no_config(folder: str) -> Config:
-    """What stands for the config of a model that has none: Triton fills it in."""
-    return Config(folder, PositionIndex(""), cast(ModelConfig, model_config_pb2.ModelConfig()), None)
+    """The empty config of a model without a config file: Triton fills it in."""
+    return Config(folder, PositionIndex(()), cast(ModelConfig, model_config_pb2.ModelConfig()), None)
 
 
 def data_type_name(number: int) -> str:
-    """``TYPE_FP32``, or the number where it has no name."""
+    """``TYPE_FP32``, or the number itself if it has no name."""
     values = model_config_pb2.DataType.DESCRIPTOR.values_by_number
     return str(values[number].name) if number in values else str(number)
 
 
-def data_type_number(name: str) -> int:
-    """The number of ``TYPE_FP32``."""
-    return int(model_config_pb2.DataType.Value(name))
-
-
 def _problem(error: text_format.ParseError | ValueError, file: str, text: str) -> Finding:
-    """What the parser says, as a finding."""
+    """Turns the parser's error into a finding."""
     line = error.GetLine() if isinstance(error, text_format.ParseError) else None
     if line is None:
-        # The error has no position, but ends with the value.
+        # The error has no position, but its text ends with the value.
         line = text[: max(text.find(str(error).split()[-1]), 0)].count("\n") + 1
-    # The position stands in front of the parser's words.
-    words = re.sub(r"^\d+:\d+ ?: ", "", str(error)).strip()
+    # The error text starts with the position and the whole line.
+    words = re.sub(r"^\d+:\d+ ?: ", "", str(error)).removeprefix(f"'{text.splitlines()[line - 1]}': ").strip()
     if match := _UNKNOWN_FIELD.search(words):
         message_type, name = match.groups()
         known = _fields_of(message_type)
@@ -119,16 +112,16 @@ def _problem(error: text_format.ParseError | ValueError, file: str, text: str) -
             file,
             line,
             second,
-            f"got {second} beside {first}; expected one of them",
-            "remove one; an ensemble's steps are batched by their own models",
+            f"got both {first} and {second}; expected only one of them",
+            "remove one of them; for an ensemble, configure batching on the models of its steps",
         )
     return Finding(
         "config-syntax",
         file,
         line,
         "",
-        f"got a text that does not parse ({words.rstrip('.')}); expected a ModelConfig in protobuf's text format",
-        "look at this line and the one before: braces, brackets, quotes, a missing colon or comma",
+        f"got a text that cannot be parsed ({words.rstrip('.')}); expected a ModelConfig in protobuf's text format",
+        "look at this line and the line before it for a missing brace, bracket, quote, colon or comma",
     )
 
 

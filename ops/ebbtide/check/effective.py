@@ -1,4 +1,4 @@
-"""What a model is served as: its config with what the backend fills in from the model's file."""
+"""The effective config of a model: its config file, and what the backend fills in from the model file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ebbtide.check.onnx_graph import GraphTensor, OnnxGraph
 from ebbtide.check.view import View
 
 _FILLED_BATCH_SIZE = 4
-"""What Triton's backends fill in (``default-max-batch-size``)."""
+"""The `max_batch_size` that Triton's backends fill in (``default-max-batch-size``)."""
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Type and dims of one tensor, without the batch."""
+    """Data type and dims of one tensor, without the batch axis."""
 
     data_type: str
     dims: tuple[int, ...]
@@ -24,14 +24,14 @@ class TensorSpec:
 
     @classmethod
     def of(cls, tensor: Tensor, *, served: bool = False) -> TensorSpec:
-        """A tensor of a config; `served` takes the shape after `reshape`, as an ensemble's own tensors are taken."""
+        """The spec of a config's tensor; `served` takes the shape after `reshape`, as for an ensemble's own tensors."""
         dims = tensor.reshape.shape if served and tensor.HasField("reshape") else tensor.dims
         return cls(data_type_name(tensor.data_type), tuple(dims), bool(getattr(tensor, "optional", False)))
 
 
 @dataclass(frozen=True)
 class Effective:
-    """What the steps of an ensemble see of a model."""
+    """The parts of a model that an ensemble's steps depend on."""
 
     versions: tuple[int, ...]
     max_batch_size: int
@@ -39,18 +39,18 @@ class Effective:
     outputs: dict[str, TensorSpec]
     decoupled: bool
     steps: tuple[str, ...]
-    """The models of an ensemble's steps."""
+    """Names of the models of an ensemble's steps."""
     is_readable: bool
-    """False where the config does not parse: nothing else is known then."""
+    """False if the config cannot be parsed; then all other fields are unknown."""
 
     @property
     def knows_tensors(self) -> bool:
-        """False where something that is not read here fills in the tensors."""
+        """False if the tensors are filled in by something that the checker does not read."""
         return bool(self.inputs) and bool(self.outputs)
 
 
 def effective(view: View) -> Effective:
-    """What a model is served as."""
+    """The effective config of a model."""
     config = view.config
     written = Effective(
         view.versions,

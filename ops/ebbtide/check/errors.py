@@ -1,20 +1,20 @@
-"""Errors of the checker itself; what it finds in a repository is a `Finding`, never an error.
+"""Errors of the checker itself. A problem in a repository is a `Finding`, not an error.
 
 CheckError
-├── NotARepositoryError    the folder given is no model repository
-└── UnknownRuleError       a rule that does not exist was to be ignored
+├── NotARepositoryError    the given path is not a model repository
+└── UnknownRuleError       the list of rules to ignore has an unknown id
 """
 
 from __future__ import annotations
 
 
 class CheckError(Exception):
-    """Root of what the checker raises."""
+    """Base class of the checker's errors."""
 
 
 class NotARepositoryError(CheckError):
-    """The path given is no model repository: there is nothing to check."""
+    """The given path is not a model repository, so there is nothing to check."""
 
 
 class UnknownRuleError(CheckError):
-    """A rule was named that does not exist."""
+    """The given rule does not exist."""

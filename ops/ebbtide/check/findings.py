@@ -1,4 +1,4 @@
-"""What a check finds, and how findings are counted and ordered."""
+"""Findings of a check, and how they are counted and sorted."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ebbtide.check.rules import RULES, Severity
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, and where."""
+    """One problem, and where it is."""
 
     rule: str
     """Id of the rule in `RULES`."""
     file: str
-    """Path within the repository, with slashes."""
+    """Path within the repository, separated by slashes."""
     line: int
-    """Counted from 1; 1 where the file as a whole, or a folder, is meant."""
+    """Counted from 1; 1 if the finding is about a whole file or a folder."""
     field: str
-    """``input[0].dims``, as a path through the config; empty where no field is meant."""
+    """Path of the field in the config, such as ``input[0].dims``; empty if the finding is not about a field."""
     message: str
-    """What was seen and what was expected."""
+    """The value that was found and what was expected."""
     hint: str
     """What to do."""
 
     @property
     def severity(self) -> Severity:
-        """How bad it is: a property of the rule."""
+        """The severity of the rule."""
         return RULES[self.rule].severity
 
 
@@ -37,25 +37,25 @@ class Report:
     """All findings of one repository."""
 
     repository: Path
-    """As it was given."""
+    """The path as given."""
     models: tuple[str, ...]
-    """The models that were looked at, sorted."""
+    """Names of the checked models, sorted."""
     findings: tuple[Finding, ...]
     """Sorted by file, line and rule."""
 
     @property
     def errors(self) -> int:
-        """Findings for which Triton refuses a model, or a request fails."""
+        """Number of findings that make Triton refuse a model or make a request fail."""
         return sum(finding.severity is Severity.ERROR for finding in self.findings)
 
     @property
     def warnings(self) -> int:
-        """Findings that load, and surprise."""
+        """Number of findings with which the model loads, but may not do what its author expects."""
         return len(self.findings) - self.errors
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The findings without repetition, by file, line and rule."""
+    """The distinct findings, sorted by file, line and rule."""
     return tuple(
         sorted(set(findings), key=lambda found: (found.file, found.line, found.rule, found.field, found.message))
     )

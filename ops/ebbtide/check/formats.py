@@ -1,4 +1,4 @@
-"""Prints a report: for users, for programs, and for GitHub's annotations."""
+"""Formats a report as text, as JSON, and as annotations for GitHub."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ebbtide.check.findings import Finding, Report
 from ebbtide.check.rules import Severity
 
 JSON_VERSION = 1
-"""Raised when a field of the JSON changes its meaning or goes."""
+"""Increased when a field of the JSON is removed or changes its meaning."""
 
 
 def to_text(report: Report) -> str:
-    """Findings by file, as ``file:line: severity[rule] field: message``, which editors and terminals follow."""
+    """Findings grouped by file, as ``file:line: severity[rule] field: message``; editors can jump to such a line."""
     blocks = []
     for _, found in groupby(report.findings, key=lambda finding: finding.file):
         lines = []
@@ -33,7 +33,7 @@ def summary(report: Report) -> str:
 
 
 def to_json(report: Report) -> str:
-    """One JSON object: version, repository, models, counts, findings (sorted); the documentation tells the fields."""
+    """One JSON object: version, repository, models, counts and sorted findings; docs/check.md describes the fields."""
     rules: dict[str, int] = {}
     for finding in report.findings:
         rules[finding.rule] = rules.get(finding.rule, 0) + 1
@@ -61,7 +61,7 @@ def to_json(report: Report) -> str:
 
 
 def to_github(report: Report) -> str:
-    """One workflow command for each finding; GitHub shows them beside the lines of a pull request."""
+    """One workflow command for each finding; GitHub shows it at the line in the pull request."""
     lines = []
     for finding in report.findings:
         command = "error" if finding.severity is Severity.ERROR else "warning"

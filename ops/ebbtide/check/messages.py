@@ -1,6 +1,7 @@
-"""Types for the parts of Triton's `ModelConfig` that the rules read; tritonclient's own messages carry none.
+"""Types for the fields of Triton's `ModelConfig` that the rules read; tritonclient's own messages have no types.
 
-Enums are their numbers; `names.py` gives their names. What the classes mean is told in Triton's model_config.proto.
+Enums are numbers; `configs.data_type_name` gives the name of a data type. Triton's model_config.proto describes the
+fields.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Reshape(Message, Protocol):
 
 
 class Tensor(Message, Protocol):
-    """What inputs and outputs share."""
+    """Fields that inputs and outputs share."""
 
     name: str
     data_type: int
@@ -135,7 +136,7 @@ class EnsembleScheduling(Message, Protocol):
     step: Sequence[EnsembleStep]
 
 
-# "global" is a keyword: the rule reads it by name.
+# "global" is a Python keyword: the rule reads it with getattr.
 class Resource(Message, Protocol):
     name: str
     count: int

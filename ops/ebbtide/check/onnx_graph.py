@@ -1,7 +1,7 @@
-"""Reads from an ONNX file what a config is compared with, and skips the weights.
+"""Reads the inputs, outputs and versions of an ONNX file, and skips the weights.
 
-A walk over the protobuf's bytes: of a graph of 90 MB a few kilobytes are read, and the `onnx` package is not needed.
-Field numbers are those of onnx.proto.
+It walks over the protobuf's bytes: it reads a few kilobytes of a 90 MB graph and does not need the `onnx` package. The
+field numbers are those of onnx.proto.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ DATA_TYPES = {
     13: "TYPE_UINT64",
     16: "TYPE_BF16",
 }
-"""Triton's data type by ONNX's number."""
+"""Triton's data type by ONNX element type."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _EXTERNAL = 1
 
 
 class NotOnnxError(ValueError):
-    """The bytes are no ONNX model."""
+    """The file is not an ONNX model."""
 
 
 @dataclass(frozen=True)
@@ -42,34 +42,34 @@ class GraphTensor:
 
     name: str
     element_type: int
-    """ONNX's number."""
+    """ONNX's number of the element type."""
     shape: tuple[int, ...] | None
-    """A symbolic dimension is -1; None where the graph does not tell the rank, or it is no tensor."""
+    """A symbolic dimension is -1. None if the rank is unknown or the value is not a tensor."""
 
     @property
     def data_type(self) -> str:
-        """``TYPE_FP32``, or ONNX's number where Triton has no such type."""
+        """``TYPE_FP32``, or ONNX's number if Triton has no such type."""
         return DATA_TYPES.get(self.element_type, f"ONNX element type {self.element_type}")
 
 
 @dataclass(frozen=True)
 class OnnxGraph:
-    """What is told of an ONNX file."""
+    """The parts of an ONNX file that a config is compared with."""
 
     ir_version: int
     opset: int
-    """Of the standard operators."""
+    """Opset version of the standard operators."""
     inputs: dict[str, GraphTensor]
-    """Those without a default."""
+    """Inputs without a default value."""
     defaults: dict[str, GraphTensor]
-    """Inputs that an initializer gives a default."""
+    """Inputs whose default value is an initializer."""
     outputs: dict[str, GraphTensor]
     external_files: tuple[str, ...]
-    """Files with weights, relative to the ONNX file's folder."""
+    """Files that hold weights, relative to the folder of the ONNX file."""
 
     @property
     def batches(self) -> bool:
-        """Whether the first axis of every input and output is free, and none is that axis alone."""
+        """Whether every input and output has a variable first axis and at least one more axis."""
         return all(
             tensor.shape is not None and len(tensor.shape) > 1 and tensor.shape[0] == -1
             for tensor in (*self.inputs.values(), *self.outputs.values())
@@ -78,14 +78,14 @@ class OnnxGraph:
 
 Span = tuple[int, int]
 Field = tuple[int, int, Span]
-"""Number, an integer's value, and where the bytes of any other value lie."""
+"""Field number, the value of an integer, and the position of the bytes of any other value."""
 
 
 def read_graph(path: Path) -> OnnxGraph:
     """Reads an ONNX file.
 
     Raises:
-        NotOnnxError: it is none.
+        NotOnnxError: the file is not an ONNX model.
     """
     if path.stat().st_size == 0:
         raise NotOnnxError("the file is empty")
@@ -93,7 +93,7 @@ def read_graph(path: Path) -> OnnxGraph:
         try:
             return _model(data)
         except (IndexError, UnicodeDecodeError, RecursionError) as error:
-            raise NotOnnxError(f"its bytes are no protobuf ({error})") from error
+            raise NotOnnxError(f"its bytes are not a protobuf message ({error})") from error
 
 
 def _model(data: mmap.mmap) -> OnnxGraph:
@@ -114,7 +114,7 @@ def _model(data: mmap.mmap) -> OnnxGraph:
             if domain in ("", "ai.onnx"):
                 opset = version
     if graph is None or not ir_version:
-        raise NotOnnxError("it holds no graph")
+        raise NotOnnxError("the file has no graph")
     inputs: dict[str, GraphTensor] = {}
     outputs: dict[str, GraphTensor] = {}
     initializers: set[str] = set()
@@ -138,7 +138,7 @@ def _model(data: mmap.mmap) -> OnnxGraph:
 
 
 def _initializer(data: mmap.mmap, span: Span) -> tuple[str, set[str]]:
-    """The name of a weight, and the files that hold it."""
+    """The name of an initializer, and the files that hold its values."""
     name, location, files = "", 0, set()
     for number, value, inner in _fields(data, span):
         if number == 8:
@@ -153,7 +153,7 @@ def _initializer(data: mmap.mmap, span: Span) -> tuple[str, set[str]]:
 
 
 def _tensor(data: mmap.mmap, span: Span) -> GraphTensor:
-    """A ValueInfoProto: name 1, type 2; in it tensor_type 1: elem_type 1, shape 2."""
+    """Reads a ValueInfoProto: name is field 1, type is 2; in type, tensor_type is 1, with elem_type 1 and shape 2."""
     name, element_type, shape = "", 0, None
     for number, _, inner in _fields(data, span):
         if number == 1:
@@ -162,24 +162,24 @@ def _tensor(data: mmap.mmap, span: Span) -> GraphTensor:
             for kind, _, typed in _fields(data, inner):
                 if kind != 1:
                     continue
-                for part, value, part_span in _fields(data, typed):
-                    if part == 1:
+                for inner_number, value, inner_span in _fields(data, typed):
+                    if inner_number == 1:
                         element_type = value
-                    elif part == 2:
-                        shape = tuple(_dimension(data, dim) for one, _, dim in _fields(data, part_span) if one == 1)
+                    elif inner_number == 2:
+                        shape = tuple(_dimension(data, dim) for one, _, dim in _fields(data, inner_span) if one == 1)
     return GraphTensor(name, element_type, shape)
 
 
 def _dimension(data: mmap.mmap, span: Span) -> int:
     for number, value, _ in _fields(data, span):
         if number == 1:
-            # A negative size is written as a 64-bit complement.
+            # A negative size is stored as a 64-bit two's complement.
             return value if value < 2**63 else -1
     return -1
 
 
 def _fields(data: mmap.mmap, span: Span) -> Iterator[Field]:
-    """The fields of a message; the bytes of a value are not touched."""
+    """The fields of a message. The bytes of a value are not read."""
     at, end = span
     while at < end:
         tag, at = _varint(data, at)
@@ -195,7 +195,7 @@ def _fields(data: mmap.mmap, span: Span) -> Iterator[Field]:
         else:
             raise IndexError(f"wire type {kind} at byte {at}")
         if at > end or number == 0:
-            raise IndexError(f"a field runs over its message at byte {start}")
+            raise IndexError(f"a field at byte {start} is longer than its message")
         yield number, value, (start, at)
 
 
@@ -209,7 +209,7 @@ def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
         if shift > 63:
-            raise IndexError(f"an endless number at byte {at}")
+            raise IndexError(f"the number before byte {at} is too long")
 
 
 def _text(data: mmap.mmap, span: Span) -> str:

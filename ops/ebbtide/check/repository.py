@@ -1,4 +1,4 @@
-"""Reads a model repository: its models, their configs and variants, and the version folders as Triton reads them."""
+"""Reads a model repository: its models, their configs, and their version folders as Triton reads them."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ _INT64 = range(-(2**63), 2**63)
 
 @dataclass(frozen=True)
 class VersionFolder:
-    """A folder in a model's folder that could be a version."""
+    """A folder in a model's folder that may be a version."""
 
     name: str
     number: int | None
-    """The version that Triton takes it for, as far as C's conversion reads digits; None where it ignores the folder."""
+    """The version that Triton reads: the digits at the start of the name. None if Triton ignores the folder."""
     in_range: bool = True
-    """False for a number beyond 64 bits, on which Triton ends."""
+    """False for a number that does not fit 64 bits, which stops the server."""
 
     @property
     def is_plain(self) -> bool:
-        """Whether Triton looks for the version in this very folder."""
+        """Whether the name is exactly the version's number, so that Triton finds the folder."""
         return self.in_range and self.number is not None and self.number >= 0 and str(self.number) == self.name
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """One model as it lies on the disk."""
+    """The folder of one model."""
 
     name: str
     path: Path
     config: Config
-    """The one that Triton would read."""
+    """The config that Triton reads."""
     others: tuple[Config, ...]
-    """The configs that `--model-config-name` would choose otherwise."""
+    """The configs that Triton reads with another `--model-config-name`."""
 
     @cached_property
     def folders(self) -> tuple[str, ...]:
-        """All folders in it, sorted."""
+        """Names of all folders in the model's folder, sorted."""
         return tuple(sorted(entry.name for entry in self.path.iterdir() if entry.is_dir()))
 
     @cached_property
     def versions(self) -> tuple[VersionFolder, ...]:
-        """The folders that are, or look like, versions."""
+        """All folders except those with another purpose."""
         return tuple(read_version(name) for name in self.folders if name not in _NO_VERSIONS)
 
     def loaded(self, config: ModelConfig) -> tuple[int, ...]:
-        """The versions that a config's policy loads, ascending."""
+        """The versions that the config's version policy loads, ascending."""
         present = sorted({found.number for found in self.versions if found.number is not None and found.in_range})
         policy = config.version_policy
         choice = policy.WhichOneof("policy_choice") if config.HasField("version_policy") else None
@@ -78,13 +78,13 @@ class Repository:
 
     path: Path
     models: dict[str, ModelFolder]
-    """By name, sorted."""
+    """Models by name, sorted."""
     files: tuple[str, ...]
-    """Files beside the models' folders."""
+    """Names of the files beside the models' folders."""
 
 
 def read_version(name: str) -> VersionFolder:
-    """What Triton makes of a folder's name."""
+    """Reads a folder's name as Triton reads it."""
     if len(name) > 1 and name.startswith("0"):
         return VersionFolder(name, None)
     digits = re.match(r"\s*([+-]?\d+)", name, re.ASCII)
@@ -99,13 +99,13 @@ def read_repository(path: Path, config_name: str | None = None) -> Repository:
 
     Args:
         path: the folder with one folder for each model.
-        config_name: what the server gets as ``--model-config-name``.
+        config_name: the server's ``--model-config-name``.
 
     Raises:
-        NotARepositoryError: there is no such folder, or it is something else.
+        NotARepositoryError: the folder does not exist, or is not a model repository.
     """
     if not path.is_dir():
-        seen = "a file" if path.is_file() else "nothing there"
+        seen = "a file" if path.is_file() else "a path that does not exist"
         raise NotARepositoryError(f"{path}: got {seen}; expected a folder with one folder for each model")
     entries = sorted(os.scandir(path), key=lambda entry: entry.name)
     folders = [entry.name for entry in entries if entry.is_dir()]
@@ -114,13 +114,13 @@ def read_repository(path: Path, config_name: str | None = None) -> Repository:
     versions = [name for name in folders if read_version(name).is_plain]
     if CONFIG_FILE in files and versions:
         raise NotARepositoryError(
-            f"{path}: got a model's own folder ({CONFIG_FILE} and version {versions[0]} are in it); expected the "
-            f"repository around it: give {path.parent}"
+            f"{path}: got the folder of one model (it has {CONFIG_FILE} and version {versions[0]}); expected the "
+            f"repository, the folder that holds the models' folders: {path.parent}"
         )
     if folders and not any(_looks_like_a_model(model) for model in models.values()):
         raise NotARepositoryError(
-            f"{path}: got folders without {CONFIG_FILE} and without a version ({', '.join(folders[:5])}); expected a "
-            "folder with one folder for each model"
+            f"{path}: got only folders without {CONFIG_FILE} and without a version ({', '.join(folders[:5])}); "
+            "expected a folder with one folder for each model"
         )
     return Repository(path, models, files)
 
@@ -132,7 +132,7 @@ def _read_model(path: Path, config_name: str | None) -> ModelFolder:
     if (path / CONFIG_FILE).is_file():
         files[f"{name}/{CONFIG_FILE}"] = path / CONFIG_FILE
     configs = {file: read_config(source, file) for file, source in files.items()}
-    # Triton falls back on config.pbtxt where a model has no variant of that name.
+    # Triton reads config.pbtxt if a model has no config of that name.
     chosen = f"{name}/{VARIANTS_FOLDER}/{config_name}.pbtxt"
     active = configs.pop(chosen if chosen in configs else f"{name}/{CONFIG_FILE}", None) or no_config(name)
     return ModelFolder(name, path, active, tuple(configs.values()))

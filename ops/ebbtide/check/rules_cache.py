@@ -1,6 +1,7 @@
-"""Rules about the response cache, whose key is the model, its version, and the inputs' names and bytes alone.
+"""Rules about the response cache, whose key has only the model, its version, and the names and bytes of the inputs.
 
-Shapes, request parameters and the outputs that were asked for are not in the key; what they change is answered wrongly.
+Shapes, request parameters and requested outputs are not in the key: if one of them changes the answer, the cache
+returns a wrong answer.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def check(view: View) -> Iterator[Finding]:
         yield view.finding(
             "response-cache-outputs",
             _LOCATION,
-            f"got a response cache with {len(config.output)} outputs; expected one: a request that asks for some is "
-            "answered for all who send the same inputs later",
+            f"got a response cache with {len(config.output)} outputs; expected 1: after a request for some "
+            "outputs, later requests with the same inputs get only those outputs",
             "make every client ask for the same outputs, or split the model",
         )
     if view.serving.backend == backends.PYTHON and view.versions:
@@ -49,10 +50,10 @@ def check(view: View) -> Iterator[Finding]:
 
 
 def _shapes(view: View) -> Iterator[Finding]:
-    """Finds an input whose shape its bytes do not tell.
+    """Finds inputs whose bytes do not determine their shape.
 
-    The bytes tell the number of elements, also of strings, which carry their lengths. The batch is known where some
-    input has to be there and has no variable size; what is unknown beside that must be one size at most.
+    The bytes determine the number of elements (strings are stored with their lengths). The batch size is known if a
+    required input has no variable dim. An input is safe if at most one of its sizes is then unknown.
     """
     config = view.config
     batching = config.max_batch_size > 0
@@ -65,13 +66,13 @@ def _shapes(view: View) -> Iterator[Finding]:
                 "response-cache-shape",
                 _LOCATION,
                 f"got a response cache with input {tensor.name!r} of shape [{', '.join(filter(None, shown))}]; "
-                "expected a shape that its bytes tell: two shapes of as many elements get one answer",
-                "remove `response_cache`, or add an input of fixed size that tells the shape",
+                "expected a shape that the bytes determine: two shapes with the same bytes get the same answer",
+                "remove `response_cache`, or add an input of fixed size that determines the shape",
             )
 
 
 def _parameters(view: View) -> Iterator[Finding]:
-    # Imported here: only a Python model needs it.
+    # Imported here because only Python models need it.
     from ebbtide.check.python_source import read_source
 
     path = view.model_file(view.versions[-1])
@@ -79,6 +80,6 @@ def _parameters(view: View) -> Iterator[Finding]:
         yield view.finding(
             "response-cache-parameters",
             _LOCATION,
-            f"got a response cache, and {path.name} reads request parameters; expected inputs alone",
-            "make what changes the answer an input",
+            f"got a response cache, and {path.name} reads request parameters; expected a model that reads only inputs",
+            "turn every parameter that changes the answer into an input",
         )

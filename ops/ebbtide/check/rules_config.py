@@ -1,4 +1,4 @@
-"""Rules about what a config says of the model as a whole: name, backend, batch size, parameters."""
+"""Rules about the fields of a config that concern the whole model: name, backend, batch size, parameters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MAPS = (
 
 
 def check(view: View) -> Iterator[Finding]:
-    """Checks one config, apart from its tensors, scheduling and files."""
+    """Checks one config, except its tensors, scheduling and files."""
     yield from _name(view)
     yield from _backend(view)
     yield from _batch_size(view)
@@ -52,8 +52,8 @@ def _name(view: View) -> Iterator[Finding]:
         yield view.finding(
             "model-name",
             ("name",),
-            f"got {written!r}; expected the folder's name, {view.model.name!r}",
-            "rename one of them, or leave `name` out",
+            f"got {written!r}; expected {view.model.name!r}, the name of the folder",
+            "rename the folder, or correct or remove `name`",
         )
 
 
@@ -63,8 +63,8 @@ def _backend(view: View) -> Iterator[Finding]:
         yield view.finding(
             "backend-platform",
             ("backend",),
-            f"got backend {config.backend!r} on an ensemble; expected none",
-            "remove `backend`: an ensemble has none",
+            f"got backend {config.backend!r} on an ensemble; expected no backend",
+            "remove `backend`",
         )
     elif not serving.backend and not view.is_ensemble:
         if config.platform:
@@ -73,13 +73,13 @@ def _backend(view: View) -> Iterator[Finding]:
                 "backend-platform",
                 ("platform",),
                 f"got platform {config.platform!r}; expected one of {', '.join(backends.PLATFORMS)}",
-                f"write `backend`, or platform {near[0]!r}" if near else "write `backend` instead",
+                f"write `backend` instead, or platform {near[0]!r}" if near else "write `backend` instead",
             )
         else:
             yield view.finding(
                 "backend-missing",
                 (),
-                "got neither `backend` nor `platform`, and no model file of a known name; expected one of them",
+                "got neither `backend` nor `platform`, and no model file with a known name; expected one of the three",
                 'write `backend`, for example `backend: "python"`',
             )
     elif (known := backends.known_platforms(serving.backend)) is not None and serving.platform not in known:
@@ -88,14 +88,22 @@ def _backend(view: View) -> Iterator[Finding]:
             ("platform",),
             f"got platform {serving.platform!r} with backend {serving.backend!r}; expected "
             f"{' or '.join(map(repr, filter(None, known))) or 'none'}",
-            "remove `platform`: the backend is enough",
+            "remove `platform`; `backend` is enough",
+        )
+    if backends.is_misspelt(config.backend) and not config.runtime:
+        meant = backends.intended(config.backend)
+        yield view.finding(
+            "backend-unknown",
+            ("backend",),
+            f"got {config.backend!r}; expected the exact name of a backend, such as 'python' or 'onnxruntime'",
+            f"did you mean {meant}?" if meant else "write only letters, digits, `_` and `-`; fill in templates first",
         )
     if config.runtime:
         yield view.finding(
             "runtime-field",
             ("runtime",),
-            f"got {config.runtime!r}; expected none, or a file in the server's folder of the backend",
-            "make sure that every server has it: a server without refuses the model",
+            f"got {config.runtime!r}; expected no `runtime`, or a file in the backend's folder on every server",
+            "make sure that every server has this file; without it, a server refuses the model",
         )
 
 
@@ -104,8 +112,8 @@ def _batch_size(view: View) -> Iterator[Finding]:
         yield view.finding(
             "max-batch-size",
             ("max_batch_size",),
-            f"got {view.config.max_batch_size}; expected 0 for a model without batches, or more",
-            "write 0, or the largest batch",
+            f"got {view.config.max_batch_size}; expected 0 (no batching) or more",
+            "write 0, or the size of the largest batch",
         )
 
 
@@ -122,13 +130,13 @@ def _batch_io(view: View) -> Iterator[Finding]:
                     f"got {len(entry.source_input)} source inputs; expected 1",
                     "write one `source_input` for each entry",
                 )
-            for location, source in enumerate(entry.source_input):
+            for position, source in enumerate(entry.source_input):
                 if source not in inputs:
                     yield view.finding(
                         "batch-io",
-                        (section, index, "source_input", location),
+                        (section, index, "source_input", position),
                         f"got {source!r}; expected an input of the config: {_listed(inputs)}",
-                        "name an input",
+                        "write the name of an input",
                     )
     for index, batch_input in enumerate(config.batch_input):
         if (data_type := data_type_name(batch_input.data_type)) not in _BATCH_INPUT_TYPES:
@@ -136,16 +144,25 @@ def _batch_io(view: View) -> Iterator[Finding]:
                 "batch-io",
                 ("batch_input", index, "data_type"),
                 f"got {data_type}; expected {' or '.join(_BATCH_INPUT_TYPES)}",
-                "change the type, and cast in the graph where needed",
+                "change the data type, and cast in the graph if needed",
             )
+    targets: set[str] = set()
     for index, batch_output in enumerate(config.batch_output):
-        for location, target in enumerate(batch_output.target_name):
+        for position, target in enumerate(batch_output.target_name):
+            if target in targets:
+                yield view.finding(
+                    "batch-io",
+                    ("batch_output", index, "target_name", position),
+                    f"got {target!r} a second time; expected every output once",
+                    "remove one of them",
+                )
+            targets.add(target)
             if target not in outputs:
                 yield view.finding(
                     "batch-io",
-                    ("batch_output", index, "target_name", location),
+                    ("batch_output", index, "target_name", position),
                     f"got {target!r}; expected an output of the config: {_listed(outputs)}",
-                    "name an output",
+                    "write the name of an output",
                 )
 
 
@@ -163,7 +180,7 @@ def _parameters(view: View) -> Iterator[Finding]:
 
 
 def _repeated_keys(view: View, node: Node, path: Path) -> Iterator[Finding]:
-    """Finds entries of maps that are written twice; the parsed message has only the last."""
+    """Finds map keys that are written twice, of which the parsed message has only the last."""
     for name, occurrences in node.children.items():
         keys = [entry.children["key"][-1].value for entry in occurrences if "key" in entry.children]
         for index, occurrence in enumerate(occurrences):
@@ -171,8 +188,8 @@ def _repeated_keys(view: View, node: Node, path: Path) -> Iterator[Finding]:
                 yield view.finding(
                     "map-key-duplicate",
                     (*path, name, index),
-                    f"got key {keys[index]!r} a second time; expected every key once: the last entry counts",
-                    "remove one",
+                    f"got key {keys[index]!r} a second time; expected every key once: Triton uses the last entry",
+                    "remove one of the entries",
                 )
             yield from _repeated_keys(view, occurrence, (*path, name, index))
 

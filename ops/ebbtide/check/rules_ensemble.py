@@ -1,4 +1,4 @@
-"""Rules about one ensemble's own config: its steps, and the tensors that flow between them."""
+"""Rules about the config of one ensemble: its steps, and the tensors that connect them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ STEPS: Path = ("ensemble_scheduling", "step")
 
 
 def check(view: View) -> Iterator[Finding]:
-    """Checks what can be said of an ensemble without its steps' models."""
+    """Checks an ensemble without looking at the models of its steps."""
     scheduled = view.config.HasField("ensemble_scheduling")
     if scheduled != view.is_ensemble:
         if scheduled:
             message = f"got `ensemble_scheduling` with platform {view.config.platform!r}; expected 'ensemble'"
-            hint = 'write `platform: "ensemble"` and no backend, or remove the steps'
+            hint = 'write `platform: "ensemble"` without `backend`, or remove `ensemble_scheduling`'
             yield view.finding("ensemble-scheduling", ("ensemble_scheduling",), message, hint)
         elif view.config.platform == backends.ENSEMBLE:
-            message = "got platform 'ensemble' without `ensemble_scheduling`; expected its steps"
-            yield view.finding("ensemble-scheduling", ("platform",), message, "write `ensemble_scheduling`")
+            message = "got platform 'ensemble' without `ensemble_scheduling`; expected both"
+            hint = "write `ensemble_scheduling` with at least one step"
+            yield view.finding("ensemble-scheduling", ("platform",), message, hint)
         return
     if not scheduled:
         return
@@ -33,8 +34,8 @@ def check(view: View) -> Iterator[Finding]:
             yield view.finding(
                 "ensemble-field",
                 (name,),
-                f"got `{name}` on an ensemble; expected none",
-                "write it on the models of its steps",
+                f"got `{name}` on an ensemble; expected it on the models of its steps",
+                "move it to the configs of these models",
             )
     if not view.config.ensemble_scheduling.step:
         yield view.finding(
@@ -43,7 +44,7 @@ def check(view: View) -> Iterator[Finding]:
         return
     incomplete = list(_incomplete_steps(view))
     yield from incomplete
-    # Where maps are missing, all that follows would be told as unused and unwritten.
+    # Without the maps, every tensor would be reported as unused or unwritten as well.
     if not any(finding.rule == "ensemble-step-maps" for finding in incomplete):
         yield from _flow(view)
 
@@ -53,7 +54,7 @@ def _incomplete_steps(view: View) -> Iterator[Finding]:
         location = (*STEPS, index)
         if not step.model_name:
             yield view.finding(
-                "ensemble-step-model", location, "got no `model_name`; expected one", "write `model_name`"
+                "ensemble-step-model", location, "got no `model_name`; expected a name", "write `model_name`"
             )
         for name, entries in (("input_map", step.input_map), ("output_map", step.output_map)):
             if not entries:
@@ -61,7 +62,7 @@ def _incomplete_steps(view: View) -> Iterator[Finding]:
                     "ensemble-step-maps",
                     location,
                     f"got no `{name}` in step {index} ({step.model_name or 'no model'}); expected at least one entry",
-                    f"write `{name}` with the model's tensor as key and the ensemble's as value",
+                    f"write `{name}` with the model's tensor as key and the ensemble's tensor as value",
                 )
 
 
@@ -88,7 +89,7 @@ def _flow(view: View) -> Iterator[Finding]:
             yield view.finding(
                 "ensemble-input-unused",
                 ("input", index),
-                f"got input {name!r}, which no step reads; expected it in an `input_map`",
+                f"got input {name!r}, which no step reads; expected it as a value in an `input_map`",
                 "map it to an input of a step, or remove it",
             )
     for name, tensor in tensors.items():
@@ -98,23 +99,23 @@ def _flow(view: View) -> Iterator[Finding]:
                 yield view.finding(
                     "ensemble-tensor-unwritten",
                     reader,
-                    f"got tensor {name!r}, which nothing writes; expected an input of the ensemble or an output of a "
+                    f"got tensor {name!r}, which no step writes; expected an input of the ensemble or an output of a "
                     f"step: {', '.join(sorted({*inputs, *(other for other in tensors if tensors[other].writers)}))}",
-                    "correct the name, or map an output to it",
+                    "correct the name, or map an output of a step to it",
                 )
         elif tensor.writers and not tensor.readers and name not in outputs:
             yield view.finding(
                 "ensemble-tensor-unused",
                 tensor.writers[0],
-                f"got tensor {name!r}, which is written and never read; expected a reader",
-                "leave the entry out: outputs of a step need no mapping",
+                f"got tensor {name!r}, which no step reads; expected a step or an output of the ensemble that uses it",
+                "remove the entry; outputs of a step do not have to be mapped",
             )
     for name, index in outputs.items():
         if name and not tensors[name].writers and name not in inputs:
             yield view.finding(
                 "ensemble-output-unwritten",
                 ("output", index),
-                f"got output {name!r}, which no step writes; expected it in an `output_map`",
+                f"got output {name!r}, which no step writes; expected it as a value in an `output_map`",
                 "map an output of a step to it, or remove it",
             )
     yield from _waiting(view, set(inputs))
@@ -125,23 +126,23 @@ def _written_twice(view: View, name: str, tensor: _Tensor, is_input: bool) -> It
         yield view.finding(
             "ensemble-tensor-written-twice",
             writer,
-            f"got {name!r}, which another step writes already; expected one writer",
-            "give it a name of its own",
+            f"got {name!r}, which another step writes as well; expected a single step that writes it",
+            "write another name as the value",
         )
     if is_input and tensor.writers:
         yield view.finding(
             "ensemble-tensor-written-twice",
             tensor.writers[0],
-            f"got {name!r}, which is an input of the ensemble; expected a tensor of its own",
-            "give it a name of its own",
+            f"got {name!r}, which is an input of the ensemble; expected another tensor",
+            "write another name as the value",
         )
 
 
 def _waiting(view: View, ready: set[str]) -> Iterator[Finding]:
-    """Finds the steps that can never start, although all that they read is written by some step."""
+    """Finds steps that never start although some step writes each tensor that they read."""
     steps = view.config.ensemble_scheduling.step
     written = ready | {tensor for step in steps for tensor in step.output_map.values()}
-    # What nothing writes is told already: it must not be told again as a cycle.
+    # Tensors that no step writes are reported elsewhere, not as a cycle.
     available = ready | {tensor for step in steps for tensor in step.input_map.values() if tensor not in written}
     waiting = dict(enumerate(steps))
     while started := [index for index, step in waiting.items() if set(step.input_map.values()) <= available]:
@@ -153,6 +154,6 @@ def _waiting(view: View, ready: set[str]) -> Iterator[Finding]:
             "ensemble-step-cycle",
             (*STEPS, index, "model_name"),
             f"got a step ({step.model_name}) that waits for {', '.join(map(repr, missing))} and never starts; expected "
-            "steps in an order",
-            "break the circle: no tensor may depend on itself",
+            "steps that do not wait for each other",
+            "change the maps so that no tensor depends on itself",
         )

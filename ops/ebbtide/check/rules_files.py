@@ -1,4 +1,4 @@
-"""Rules about folders and files: versions, policies, model files, and what lies about."""
+"""Rules about folders and files: versions, version policies, model files, and files in the wrong folder."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from pathlib import Path
 
 from ebbtide.check import backends
 from ebbtide.check.findings import Finding
-from ebbtide.check.repository import Repository
+from ebbtide.check.repository import CONFIG_FILE, Repository
 from ebbtide.check.textproto import Path as FieldPath
 from ebbtide.check.view import View
 
 _SHOWN = 5
+_CONFIG_START = "config.pb"
 _MODEL_SUFFIXES = (".onnx", ".plan", ".pt", ".pt2", ".pbtxt", ".savedmodel", ".graphdef")
 
 
 def check_repository(repository: Repository) -> Iterator[Finding]:
-    """Checks what lies in the repository itself."""
+    """Checks the files in the repository's own folder."""
     if not repository.models:
         yield Finding(
-            "repository-empty", ".", 1, "", "got no folders; expected one for each model", "export a model here"
+            "repository-empty", ".", 1, "", "got no folders; expected one folder for each model", "add a model"
         )
     for name in repository.files:
         if name.endswith(_MODEL_SUFFIXES) or name == "model.py":
@@ -28,30 +29,32 @@ def check_repository(repository: Repository) -> Iterator[Finding]:
                 name,
                 1,
                 "",
-                f"got {name} beside the models' folders; expected it in one of them",
-                "move it: Triton ignores it here",
+                f"got {name} beside the models' folders; expected it in one of these folders",
+                "move it into a model's folder; Triton ignores it here",
             )
 
 
 def is_stray(view: View) -> bool:
-    """Whether a folder is none of a model, but would be loaded as one all the same."""
+    """Whether a folder is not a model although Triton tries to load it."""
     written = view.source.file != view.model.name or view.model.others or view.model.versions
     return not written and view.model.name.startswith((".", "_"))
 
 
 def check_stray(view: View) -> Iterator[Finding]:
-    """Says that a folder is none of a model."""
+    """Reports a folder that is not a model."""
     if is_stray(view):
         yield view.finding(
             "stray-folder",
             (),
-            f"got the folder {view.model.name}, without a config and without a version; expected models alone",
-            "remove it or move it elsewhere: Triton tries to load every folder, and by default ends when one fails",
+            f"got the folder {view.model.name} without a config and without a version; expected only models",
+            "remove it or move it elsewhere; Triton tries to load every folder, and by default stops if one fails",
         )
 
 
 def check(view: View) -> Iterator[Finding]:
-    """Checks a model's versions and the files in them."""
+    """Checks the version folders of a model and the files in them."""
+    if view.source.file == view.model.name:
+        yield from _unread_configs(view)
     yield from _names(view)
     yield from _policy(view)
     if not view.versions:
@@ -60,35 +63,49 @@ def check(view: View) -> Iterator[Finding]:
         yield from _files(view)
 
 
+def _unread_configs(view: View) -> Iterator[Finding]:
+    misnamed = [path for path in view.model.path.iterdir() if path.name.lower().startswith(_CONFIG_START)]
+    misplaced = [view.model.path / str(version) / CONFIG_FILE for version in view.versions]
+    for path in sorted([*misnamed, *misplaced]):
+        if path.is_file():
+            file = path.relative_to(view.model.path).as_posix()
+            yield view.file_finding(
+                "config-not-read",
+                file,
+                f"got a config in {file}, which Triton does not read; expected it in {view.model.name}/{CONFIG_FILE}",
+                "rename or move the file",
+            )
+
+
 def _names(view: View) -> Iterator[Finding]:
     for folder in view.model.versions:
         if folder.number is None:
-            reason = "has a leading zero" if folder.name[0] == "0" else "is no number"
+            reason = "has a leading zero" if folder.name[0] == "0" else "is not a number"
             yield view.file_finding(
                 "version-ignored",
                 folder.name,
                 f"got a folder whose name {reason}; expected a version such as 1",
-                "rename it; files that belong to the model as a whole lie well in a version's folder",
+                "rename it, or move its files into a version's folder",
             )
         elif not folder.in_range:
             yield view.file_finding(
                 "version-misread",
                 folder.name,
-                f"got {folder.name}; expected a version within 64 bits: Triton ends on this one, with all its models",
+                f"got {folder.name}; expected a version that fits 64 bits: this one stops the server",
                 "rename it",
             )
         elif not folder.is_plain:
             yield view.file_finding(
                 "version-misread",
                 folder.name,
-                f"got {folder.name!r}, which Triton takes for version {folder.number}; expected digits alone",
-                f"move it out of the model's folder: Triton would look into {folder.number}/",
+                f"got {folder.name!r}, which Triton reads as version {folder.number}; expected a name of digits only",
+                f"move it out of the model's folder; Triton looks for the files in {folder.number}/",
             )
         elif folder.number == 0:
             yield view.file_finding(
                 "version-zero",
                 folder.name,
-                "got version 0; expected 1 or more: a step of an ensemble without `model_version` asks for 0",
+                "got version 0; expected 1 or more: an ensemble step without `model_version` asks for version 0",
                 "rename it to 1",
             )
 
@@ -102,8 +119,8 @@ def _policy(view: View) -> Iterator[Finding]:
             yield view.finding(
                 "version-policy-absent",
                 ("version_policy", "specific", "versions", index),
-                f"got version {version}; expected one that is there: {_present(view)}",
-                f"add {view.model.name}/{version}/, or take it out of the policy",
+                f"got version {version}; expected a version that exists: {_present(view)}",
+                f"add {view.model.name}/{version}/, or remove the version from the policy",
             )
 
 
@@ -112,14 +129,14 @@ def _none(view: View) -> Iterator[Finding]:
     written = view.config.HasField("version_policy")
     path: FieldPath = ("version_policy",) if written else ()
     if any(folder.is_plain for folder in view.model.versions):
-        message = f"got a policy that loads none of the versions there ({present}); expected at least one"
-        hint = "name a version that is there, or `latest { num_versions: 1 }`"
+        message = f"got a policy that loads none of the existing versions ({present}); expected it to load at least one"
+        hint = "write a version that exists, or `latest { num_versions: 1 }`"
     else:
-        message = "got no folder of a version; expected at least one, such as 1/"
+        message = "got no version folder; expected at least one, such as 1/"
         hint = (
-            f"add {view.model.name}/1/; Git drops it when empty: keep a .gitkeep in it"
+            f"add {view.model.name}/1/ with a .gitkeep in it, because Git does not store empty folders"
             if view.is_ensemble
-            else f"add {view.model.name}/1/ with the model in it"
+            else f"add {view.model.name}/1/ with the model file in it"
         )
     yield view.finding("version-missing", path, message, hint)
 
@@ -128,13 +145,13 @@ def _files(view: View) -> Iterator[Finding]:
     for version in view.versions:
         folder = view.model.path / str(version)
         path = view.model_file(version)
-        # A folder of another name is told already.
+        # A folder with another name is already reported.
         if not folder.is_dir() or path.exists():
             continue
         message = f"got {_content(folder)} in {version}/; expected {view.serving.file}"
-        hint = "put it there, or name the file that is there in `default_model_filename`"
+        hint = "add the file, or write the name of the existing file in `default_model_filename`"
         if view.serving.backend == backends.PYTHON:
-            hint += "; Triton waits for it without end instead of refusing"
+            hint += "; without it, Triton never finishes loading the model"
         yield view.finding("model-file-missing", ("default_model_filename",), message, hint)
 
 
@@ -146,4 +163,4 @@ def _content(folder: Path) -> str:
 
 def _present(view: View) -> str:
     numbers = sorted(folder.number for folder in view.model.versions if folder.is_plain and folder.number is not None)
-    return ", ".join(map(str, numbers)) or "there is none"
+    return ", ".join(map(str, numbers)) or "there are none"

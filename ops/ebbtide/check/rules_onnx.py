@@ -1,4 +1,4 @@
-"""Rules about an ONNX graph against its config, as the ONNX Runtime backend compares them."""
+"""Rules that compare an ONNX graph with its config, as the ONNX Runtime backend does."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ebbtide.check.view import View
 
 NEWEST_OPSET = 21
 NEWEST_IR_VERSION = 10
-"""What ONNX Runtime 1.19 reads, which Triton 24.10 carries; later ones read more."""
+"""The newest versions that ONNX Runtime 1.19 supports, the one in Triton 24.10."""
 _INTEGERS = ("intra_op_thread_count", "inter_op_thread_count", "execution_mode")
 _BOOLEANS = ("enable_mem_arena", "enable_mem_pattern")
 
 
 def check(view: View) -> Iterator[Finding]:
-    """Checks each loaded version's graph."""
+    """Checks the graph of each loaded version."""
     if view.serving.backend != backends.ONNX:
         return
     yield from _parameters(view)
@@ -31,8 +31,8 @@ def check(view: View) -> Iterator[Finding]:
             yield view.file_finding(
                 "onnx-unreadable",
                 file,
-                f"got a file that is no ONNX graph: {graph}; expected one",
-                "export it again; `git lfs pull` fetches one that Git keeps elsewhere",
+                f"got a file that is not an ONNX graph: {graph}; expected an ONNX graph",
+                "export the model again; if the file is a Git LFS pointer, run `git lfs pull`",
             )
             continue
         yield from _file(view, file, graph)
@@ -46,7 +46,7 @@ def _file(view: View, file: str, graph: OnnxGraph) -> Iterator[Finding]:
             yield view.file_finding(
                 "onnx-external-data",
                 file,
-                f"got weights in {name!r}, which is not there; expected it beside {file}",
+                f"got weights in {name!r}, which does not exist; expected this file beside {file}",
                 "copy it into the version's folder",
             )
     if graph.opset > NEWEST_OPSET or graph.ir_version > NEWEST_IR_VERSION:
@@ -54,8 +54,8 @@ def _file(view: View, file: str, graph: OnnxGraph) -> Iterator[Finding]:
             "onnx-opset",
             file,
             f"got opset {graph.opset} and IR version {graph.ir_version}; expected at most {NEWEST_OPSET} and "
-            f"{NEWEST_IR_VERSION}, which ONNX Runtime 1.19 (Triton 24.10) reads",
-            "serve it on a Triton whose ONNX Runtime is newer, or export it for an older opset",
+            f"{NEWEST_IR_VERSION}, which ONNX Runtime 1.19 (Triton 24.10) supports",
+            "use a Triton with a newer ONNX Runtime, or export the graph for an older opset",
         )
 
 
@@ -67,15 +67,15 @@ def _tensors(view: View, graph: OnnxGraph) -> Iterator[Finding]:
             "onnx-batch-dimension",
             ("max_batch_size",),
             f"got max_batch_size {config.max_batch_size} on a graph with a fixed first axis; expected 0",
-            "export the graph with a free first axis, or write `max_batch_size: 0`",
+            "export the graph with a variable first axis, or write `max_batch_size: 0`",
         )
     for index, tensor in enumerate(config.input):
         if tensor.optional and config.max_batch_size > 0:
             yield view.finding(
                 "onnx-optional-input",
                 ("input", index, "optional"),
-                f"got `optional` for {tensor.name!r} with max_batch_size {config.max_batch_size}; expected 0: requests "
-                "of one batch must have the same inputs",
+                f"got `optional` for {tensor.name!r} with max_batch_size {config.max_batch_size}; expected 0: all "
+                "requests of a batch must have the same inputs",
                 "remove `optional`, or write `max_batch_size: 0`",
             )
         yield from _tensor(view, ("input", index), tensor, accepted)
@@ -89,13 +89,13 @@ def _tensors(view: View, graph: OnnxGraph) -> Iterator[Finding]:
         yield view.finding(
             "onnx-input-missing",
             ("input",),
-            f"got no {', '.join(map(repr, missing))}; expected every input of the graph",
+            f"got no {', '.join(map(repr, missing))}; expected all inputs of the graph",
             "add the input to the config",
         )
 
 
 def _filled_by_triton(view: View) -> set[str]:
-    """Inputs of the graph that requests never carry."""
+    """Inputs of the graph that Triton fills in and requests never contain."""
     batching = view.config.sequence_batching
     names = {entry.name for entry in batching.control_input} | {state.input_name for state in batching.state}
     return names | {name for entry in view.config.batch_input for name in entry.target_name}
@@ -110,7 +110,7 @@ def _tensor(view: View, path: Path, tensor: Tensor, found: Mapping[str, GraphTen
             f"onnx-{section}-unknown",
             (*path, "name"),
             f"got {section} {tensor.name!r}; expected one of the graph's: {', '.join(sorted(found)) or 'it has none'}",
-            "correct the name, or export the graph with it",
+            "correct the name, or export a graph that has this tensor",
         )
         return
     node = found[tensor.name]
@@ -121,7 +121,7 @@ def _tensor(view: View, path: Path, tensor: Tensor, found: Mapping[str, GraphTen
             f"got {data_type_name(tensor.data_type)} for {tensor.name!r}; expected the graph's {node.data_type}",
             f"write `data_type: {node.data_type}`"
             if node.data_type.startswith("TYPE_")
-            else "cast it in the graph: Triton has no such type",
+            else "cast the tensor in the graph; Triton does not have this data type",
         )
     if node.shape is not None and tensor.dims:
         yield from _dims(view, path, tensor, node.shape)
@@ -137,7 +137,7 @@ def _dims(view: View, path: Path, tensor: Tensor, shape: Sequence[int]) -> Itera
             yield view.finding(
                 "onnx-dims",
                 location,
-                f"got dims {dims} for scalar {tensor.name!r}; expected [1]",
+                f"got dims {dims} for the scalar {tensor.name!r}; expected [1]",
                 "write `dims: [ 1 ]`",
             )
         return
@@ -146,12 +146,12 @@ def _dims(view: View, path: Path, tensor: Tensor, shape: Sequence[int]) -> Itera
             "onnx-batch-dimension",
             ("max_batch_size",),
             f"got max_batch_size {view.config.max_batch_size}, and {tensor.name!r} has shape {list(shape)} in the "
-            "graph; expected a free first axis",
-            "export the graph with a free first axis, or write `max_batch_size: 0`",
+            "graph; expected a variable first axis",
+            "export the graph with a variable first axis, or write `max_batch_size: 0`",
         )
         return
     full = [-1, *dims] if batching else dims
-    # An input may be narrower than the graph allows, an output must be what the graph gives.
+    # The config may restrict an input of the graph; an output must have exactly the graph's dims.
     narrower = path[0] == "input"
     fits = len(full) == len(shape) and all(
         dim == size or (narrower and size == -1) for dim, size in zip(full, shape, strict=True)
@@ -160,14 +160,14 @@ def _dims(view: View, path: Path, tensor: Tensor, shape: Sequence[int]) -> Itera
         expected = list(shape[1:]) if batching else list(shape)
         hint = f"write `dims: {expected}`"
         if not batching and len(full) == len(shape) - 1:
-            hint = "write `max_batch_size`, or the first axis into `dims`"
+            hint = "write `max_batch_size`, or add the first axis to `dims`"
         elif batching and dims and dims[0] == -1 and len(dims) == len(shape):
-            hint += ": the batch is not written"
+            hint += "; `dims` do not include the batch axis"
         yield view.finding(
             "onnx-dims",
             location,
             f"got dims {dims} for {tensor.name!r}; expected {expected}"
-            + (", behind the batch" if batching else ", with no batch (max_batch_size 0)"),
+            + (", without the batch axis" if batching else ", because max_batch_size is 0"),
             hint,
         )
 
@@ -177,9 +177,9 @@ def _ragged(view: View, path: Path, node: GraphTensor) -> Iterator[Finding]:
         yield view.finding(
             "ragged-graph",
             (*path, "allow_ragged_batch"),
-            f"got `allow_ragged_batch` for {node.name!r} of shape {list(node.shape)} in the graph; expected one flat "
-            "axis: the batch arrives as one row of elements",
-            "remove `allow_ragged_batch`, or give the graph a flat input and the sizes as `batch_input`",
+            f"got `allow_ragged_batch` for {node.name!r} with shape {list(node.shape)} in the graph; expected a "
+            "single axis: Triton concatenates the requests of a batch",
+            "remove `allow_ragged_batch`, or export a graph with a flat input and pass the sizes as `batch_input`",
         )
 
 
@@ -211,7 +211,7 @@ def _integer(text: str) -> int | None:
 
 
 def _stand_in(view: View) -> Iterator[Finding]:
-    """What only NVIDIA's own backend serves."""
+    """Finds fields that only NVIDIA's own backend supports."""
     config = view.config
     written: list[tuple[str, bool]] = [
         ("sequence_batching", config.HasField("sequence_batching")),
@@ -223,6 +223,6 @@ def _stand_in(view: View) -> Iterator[Finding]:
             yield view.finding(
                 "stand-in-backend",
                 (field,),
-                f"got `{field}` on an ONNX model; expected none where `ebbtide serve` loads it",
-                "serve it with NVIDIA's own ONNX Runtime backend",
+                f"got `{field}` on an ONNX model; expected no `{field}` if `ebbtide serve` loads the model",
+                "serve the model with NVIDIA's ONNX Runtime backend",
             )

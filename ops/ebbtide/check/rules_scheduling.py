@@ -18,26 +18,26 @@ _DELAY = int(model_config_pb2.ModelQueuePolicy.DELAY)
 
 
 def check(view: View) -> Iterator[Finding]:
-    """Checks how a model's requests are batched and queued, and what runs them."""
+    """Checks the batcher, the queues and the instances of a model."""
     if view.config.HasField("dynamic_batching"):
         yield from _dynamic_batching(view)
     yield from _ragged(view)
-    # An ensemble's are refused as a whole.
+    # An ensemble may not have instances at all: rules_ensemble reports them.
     if not view.is_ensemble:
         yield from _instances(view)
         yield from _resources(view)
 
 
 def preferred_sizes(view: View, path: Path, sizes: Sequence[int]) -> Iterator[Finding]:
-    """Checks the preferred batch sizes of either batcher."""
+    """Checks the preferred batch sizes of the dynamic batcher or the sequence batcher."""
     largest = view.config.max_batch_size
     for index, size in enumerate(sizes):
         if not 1 <= size <= largest:
             yield view.finding(
                 "preferred-batch-size",
                 (*path, "preferred_batch_size", index),
-                f"got {size}; expected 1 to max_batch_size, {largest}",
-                "lower it, or raise `max_batch_size`",
+                f"got {size}; expected 1 to {largest} (max_batch_size)",
+                "lower the size, or raise `max_batch_size`",
             )
 
 
@@ -49,7 +49,7 @@ def _dynamic_batching(view: View) -> Iterator[Finding]:
         yield view.finding(
             "batcher-without-batching",
             location,
-            "got `dynamic_batching` with max_batch_size 0; expected at least 1: nothing is batched",
+            "got `dynamic_batching` with max_batch_size 0; expected 1 or more: without it, nothing is batched",
             "write `max_batch_size`, or remove `dynamic_batching`",
         )
     levels = batching.priority_levels
@@ -59,22 +59,22 @@ def _dynamic_batching(view: View) -> Iterator[Finding]:
             yield view.finding(
                 "queue-priority",
                 written if view.source.index.has(written) else (*location, "priority_levels"),
-                f"got default level {batching.default_priority_level}; expected 1 to priority_levels, {levels}",
-                "write `default_priority_level`: the level of requests that name none",
+                f"got default level {batching.default_priority_level}; expected 1 to {levels} (priority_levels)",
+                "write `default_priority_level`, the level of requests without a priority",
             )
         for level in batching.priority_queue_policy:
             if not 1 <= level <= levels:
                 yield view.finding(
                     "queue-priority",
                     (*location, "priority_queue_policy", Key(str(level))),
-                    f"got a policy of level {level}; expected 1 to priority_levels, {levels}",
+                    f"got a policy for level {level}; expected 1 to {levels} (priority_levels)",
                     "raise `priority_levels`, or change the key",
                 )
     elif batching.priority_queue_policy:
         yield view.finding(
             "queue-policy-ignored",
             (*location, "priority_queue_policy"),
-            "got `priority_queue_policy` without `priority_levels`; expected both, or neither",
+            "got `priority_queue_policy` without `priority_levels`; expected both fields or neither",
             "write `priority_levels` and `default_priority_level`, or use `default_queue_policy`",
         )
     if batching.preserve_ordering:
@@ -87,8 +87,8 @@ def _ordering(view: View, location: Path, levels: int) -> Iterator[Finding]:
         yield view.finding(
             "preserve-ordering",
             (*location, "preserve_ordering"),
-            f"got `preserve_ordering` with {levels} priority levels; expected 1 at most",
-            "remove one of both",
+            f"got `preserve_ordering` with {levels} priority levels; expected at most 1 level",
+            "remove `preserve_ordering` or `priority_levels`",
         )
     delaying: list[tuple[Path, QueuePolicy]] = [((*location, "default_queue_policy"), batching.default_queue_policy)]
     delaying += [
@@ -106,7 +106,7 @@ def _ordering(view: View, location: Path, levels: int) -> Iterator[Finding]:
 
 
 def _is_written_out(view: View) -> bool:
-    """Whether `max_batch_size: 0` is what is served, and not a gap that the backend fills in."""
+    """Whether the backend uses `max_batch_size: 0` as it is, instead of filling in another value."""
     fills_in = view.serving.backend in backends.FILLS_IN_TENSORS
     return bool(view.config.input and view.config.output) or not fills_in
 
@@ -121,7 +121,7 @@ def _ragged(view: View) -> Iterator[Finding]:
                 "ragged-without-batcher",
                 ("input", index, "allow_ragged_batch"),
                 f"got `allow_ragged_batch` for {tensor.name!r} without a batcher; expected `dynamic_batching`",
-                "write `dynamic_batching { }`: without it every request runs alone",
+                "write `dynamic_batching { }`; without it, every request runs alone",
             )
 
 
@@ -133,8 +133,8 @@ def _instances(view: View) -> Iterator[Finding]:
         yield view.finding(
             "instance-group-passive",
             ("instance_group", 0, "passive"),
-            "got passive instances alone; expected one that runs: Triton ends at the first request",
-            "remove `passive`, or add a group without it",
+            "got only passive instances; expected an active one: the first request stops the server",
+            "remove `passive`, or add an instance group without it",
         )
 
 
@@ -144,14 +144,21 @@ def _instance(view: View, location: Path, group: InstanceGroup) -> Iterator[Find
         yield view.finding(
             "instance-group-gpus",
             (*location, "gpus"),
-            f"got gpus {list(group.gpus)} with {kind}; expected none",
+            f"got gpus {list(group.gpus)} with {kind}; expected KIND_GPU",
             "write `kind: KIND_GPU`, or remove `gpus`",
+        )
+    if any(gpu < 0 for gpu in group.gpus):
+        yield view.finding(
+            "instance-group-gpus",
+            (*location, "gpus"),
+            f"got gpus {list(group.gpus)}; expected ids of at least 0",
+            "write the ids that `nvidia-smi` lists",
         )
     if view.source.index.has((*location, "count")) and group.count < 1:
         yield view.finding(
             "instance-group-count",
             (*location, "count"),
-            f"got {group.count}; expected at least 1: Triton takes its default",
+            f"got {group.count}; expected at least 1: Triton uses its default instead",
             "write the number of instances",
         )
     if group.profile and view.serving.platform != backends.TENSORRT_PLATFORM:
@@ -166,12 +173,12 @@ def _instance(view: View, location: Path, group: InstanceGroup) -> Iterator[Find
 def _resources(view: View) -> Iterator[Finding]:
     seen: dict[str, bool] = {}
     for index, group in enumerate(view.config.instance_group):
-        for location, resource in enumerate(group.rate_limiter.resources):
+        for position, resource in enumerate(group.rate_limiter.resources):
             is_global = bool(getattr(resource, "global"))
             if seen.setdefault(resource.name, is_global) != is_global:
                 yield view.finding(
                     "rate-limiter-resource",
-                    ("instance_group", index, "rate_limiter", "resources", location),
-                    f"got {resource.name!r} both global and of one device; expected one of both",
-                    "rename one: a server with --rate-limit=execution_count refuses the model",
+                    ("instance_group", index, "rate_limiter", "resources", position),
+                    f"got {resource.name!r} both global and per device; expected only one of the two",
+                    "rename one of them; a server with --rate-limit=execution_count refuses the model",
                 )

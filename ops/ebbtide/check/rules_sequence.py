@@ -1,4 +1,4 @@
-"""Rules about the sequence batcher: controls and states."""
+"""Rules about the sequence batcher: its control inputs and states."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ebbtide.check.findings import Finding
 from ebbtide.check.messages import Control, InitialState, State
 from ebbtide.check.repository import STATE_FOLDER
 from ebbtide.check.rules_scheduling import preferred_sizes
+from ebbtide.check.rules_tensors import fixed_sizes_fit
 from ebbtide.check.textproto import Path
 from ebbtide.check.view import View
 
@@ -22,7 +23,7 @@ _VALUES = ("int32_false_true", "fp32_false_true", "bool_false_true")
 
 
 def check(view: View) -> Iterator[Finding]:
-    """Checks `sequence_batching`, where it is written."""
+    """Checks `sequence_batching` if the config has it."""
     if not view.config.HasField("sequence_batching"):
         return
     batching = view.config.sequence_batching
@@ -36,7 +37,7 @@ def check(view: View) -> Iterator[Finding]:
             "sequence-slots",
             (*_LOCATION, "direct", "minimum_slot_utilization"),
             f"got {batching.direct.minimum_slot_utilization:g}; expected 0 to 1",
-            "write a share of the slots",
+            "write a fraction of the slots",
         )
 
 
@@ -46,13 +47,13 @@ def _controls(view: View) -> Iterator[Finding]:
     for index, control_input in enumerate(view.config.sequence_batching.control_input):
         location: Path = (*_LOCATION, "control_input", index)
         if not control_input.name:
-            yield view.finding("sequence-control", location, "got no `name`; expected one", "name the control's tensor")
+            yield view.finding("sequence-control", location, "got no `name`; expected a name", "write `name`")
         elif control_input.name in names:
             yield view.finding(
                 "sequence-control",
                 (*location, "name"),
-                f"got {control_input.name!r} a second time; expected a tensor of its own for each control",
-                "rename one",
+                f"got {control_input.name!r} a second time; expected another tensor for each control",
+                "rename one of them",
             )
         names.add(control_input.name)
         for position, control in enumerate(control_input.control):
@@ -62,8 +63,8 @@ def _controls(view: View) -> Iterator[Finding]:
                 yield view.finding(
                     "sequence-control",
                     (*where, "kind"),
-                    f"got {kind} a second time; expected it once",
-                    "remove one",
+                    f"got {kind} a second time; expected every kind once",
+                    "remove one of them",
                 )
             kinds.add(control.kind)
             yield from _control(view, where, control, kind)
@@ -77,7 +78,7 @@ def _control(view: View, location: Path, control: Control, kind: str) -> Iterato
             yield view.finding(
                 "sequence-control",
                 (*location, written[0]),
-                f"got `{written[0]}` for {kind}; expected `data_type` alone",
+                f"got `{written[0]}` for {kind}; expected only `data_type`",
                 f"remove `{written[0]}`",
             )
         elif data_type not in _CORRELATION_TYPES:
@@ -92,14 +93,14 @@ def _control(view: View, location: Path, control: Control, kind: str) -> Iterato
             "sequence-control",
             (*location, written[1] if written else "kind"),
             f"got {' and '.join(written) or 'no values'} for {kind}; expected one of {', '.join(_VALUES)}",
-            "write the values for false and true: `int32_false_true: [ 0, 1 ]`",
+            "write the values for false and true, such as `int32_false_true: [ 0, 1 ]`",
         )
     elif len(getattr(control, written[0])) != 2:
         yield view.finding(
             "sequence-control",
             (*location, written[0]),
             f"got {len(getattr(control, written[0]))} values for {kind}; expected 2",
-            "write the value for false, then that for true",
+            "write the value for false, then the value for true",
         )
 
 
@@ -109,8 +110,8 @@ def _state(view: View, location: Path, state: State) -> Iterator[Finding]:
         yield view.finding(
             "sequence-state",
             where,
-            f"got {len(state.initial_state)} initial states of {state.input_name!r}; expected 1 at most",
-            "remove all but one",
+            f"got {len(state.initial_state)} initial states for {state.input_name!r}; expected at most 1",
+            "keep one of them",
         )
     for initial in state.initial_state[:1]:
         for field, message, hint in _initial_state(view, state, initial):
@@ -124,19 +125,16 @@ def _initial_state(view: View, state: State, initial: InitialState) -> Iterator[
             ("data_type",),
             f"got {data_type_name(initial.data_type)} for {shown}; expected the state's "
             f"{data_type_name(state.data_type)}",
-            "write the state's type",
+            "write the data type of the state",
         )
     if not initial.name:
-        yield (), f"got no `name` for the initial state of {shown}; expected one", "write `name`"
+        yield (), f"got no `name` for the initial state of {shown}; expected a name", "write `name`"
     dims, expected = list(initial.dims), list(state.dims)
-    fits = len(dims) == len(expected) and all(
-        dim == size or size == -1 for dim, size in zip(dims, expected, strict=True)
-    )
-    if -1 in dims or not fits:
+    if not fixed_sizes_fit(dims, expected):
         yield (
             ("dims",),
-            f"got dims {dims} for {shown}; expected sizes that fit the state's {expected}, none of them variable",
-            "write the sizes of the first state",
+            f"got dims {dims} for {shown}; expected fixed sizes that fit the state's {expected}",
+            "write the sizes of the initial state",
         )
     chosen = initial.WhichOneof("state_data")
     if chosen is None:
@@ -145,5 +143,5 @@ def _initial_state(view: View, state: State, initial: InitialState) -> Iterator[
         yield (
             ("data_file",),
             f"got {initial.data_file!r} for {shown}; expected a file in {view.model.name}/{STATE_FOLDER}/",
-            "put it there",
+            "add the file",
         )

@@ -1,7 +1,7 @@
-"""Rules about an ensemble beside the models of its steps: maps, types, shapes, versions, and ensembles in ensembles.
+"""Rules that compare an ensemble with the models of its steps: maps, data types, shapes, versions, nested ensembles.
 
-A tensor keeps the type and shape of the first model that names it, the ensemble itself first, as in Triton; each
-further model is compared with that one.
+As in Triton, a tensor has the data type and shape of the first model that names it, beginning with the ensemble itself.
+Every other model is compared with the first one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ebbtide.check.view import View
 
 @dataclass(frozen=True)
 class _Known:
-    """A tensor of the ensemble, as far as it is known."""
+    """A tensor of the ensemble, as the first model that names it declares it."""
 
     spec: TensorSpec
     batching: bool
@@ -32,7 +32,7 @@ def check(view: View, models: Mapping[str, Effective]) -> Iterator[Finding]:
 
     Args:
         view: the ensemble.
-        models: what each model that parses is served as, by name.
+        models: effective config of every model of the repository, by name.
     """
     if not view.is_ensemble or not view.config.HasField("ensemble_scheduling"):
         return
@@ -49,7 +49,7 @@ def check(view: View, models: Mapping[str, Effective]) -> Iterator[Finding]:
             yield view.finding(
                 "ensemble-step-model",
                 (*location, "model_name"),
-                f"got model {step.model_name!r}; expected one of the repository's: {', '.join(models)}",
+                f"got model {step.model_name!r}; expected a model of the repository: {', '.join(models)}",
                 f"did you mean {near[0]}?" if near else "add the model, or correct the name",
             )
             continue
@@ -61,9 +61,9 @@ def check(view: View, models: Mapping[str, Effective]) -> Iterator[Finding]:
             yield view.finding(
                 "ensemble-batch-size",
                 ("max_batch_size",),
-                f"got max_batch_size {view.config.max_batch_size}; expected at most that of {step.model_name}, "
-                f"{model.max_batch_size}",
-                "lower it, or raise the model's",
+                f"got max_batch_size {view.config.max_batch_size}; expected at most {model.max_batch_size}, as in "
+                f"{step.model_name}",
+                "lower the ensemble's `max_batch_size`, or raise the model's",
             )
         if model.knows_tensors:
             yield from _maps(view, location, step, model)
@@ -73,7 +73,7 @@ def check(view: View, models: Mapping[str, Effective]) -> Iterator[Finding]:
 
 
 def cycles(views: Sequence[View]) -> Iterator[Finding]:
-    """Finds ensembles that contain themselves, through others or at once."""
+    """Finds ensembles that contain themselves, directly or through other ensembles."""
     steps = {
         view.model.name: [step.model_name for step in view.config.ensemble_scheduling.step]
         for view in views
@@ -86,13 +86,13 @@ def cycles(views: Sequence[View]) -> Iterator[Finding]:
                 yield view.finding(
                     "ensemble-cycle",
                     (*STEPS, index, "model_name"),
-                    f"got {' -> '.join([view.model.name, *way])}; expected no way back",
-                    "break the circle",
+                    f"got {' -> '.join([view.model.name, *way])}; expected an ensemble that does not contain itself",
+                    "remove one of these steps",
                 )
 
 
 def _way(steps: Mapping[str, Sequence[str]], start: str, end: str) -> list[str] | None:
-    """A chain of steps from one model to another."""
+    """The models on a path of steps from one model to another; None if there is no path."""
     ways, seen = [[start]], {start}
     while ways:
         way = ways.pop()
@@ -113,8 +113,8 @@ def _version(view: View, location: Path, step: EnsembleStep, model: Effective) -
     yield view.finding(
         "ensemble-step-version",
         (*location, "model_version" if written else "model_name"),
-        f"got version {step.model_version}{'' if written else ', as none is written,'} of {step.model_name}; expected "
-        f"-1 for the newest, or one that it loads: {loaded}",
+        f"got version {step.model_version} of {step.model_name}{'' if written else ' (the default)'}; expected -1 (the "
+        f"newest version) or a version that the model loads: {loaded}",
         "write `model_version: -1`",
     )
 
@@ -131,14 +131,14 @@ def _maps(view: View, location: Path, step: EnsembleStep, model: Effective) -> I
                     (*location, name, Key(key)),
                     f"got key {key!r}; expected {'an input' if name == 'input_map' else 'an output'} of "
                     f"{step.model_name}: {', '.join(tensors) or 'it has none'}",
-                    "the key is the model's tensor, the value the ensemble's",
+                    "write the model's tensor as key and the ensemble's tensor as value",
                 )
     for key, spec in model.inputs.items():
         if key not in step.input_map and not spec.optional:
             yield view.finding(
                 "ensemble-input-unmapped",
                 (*location, "model_name"),
-                f"got no entry for input {key!r} of {step.model_name}; expected every input that is not optional",
+                f"got no entry for input {key!r} of {step.model_name}; expected an entry for every required input",
                 f'add `input_map {{ key: "{key}" value: ... }}`',
             )
 
@@ -162,34 +162,34 @@ def _tensors(
                     "ensemble-tensor-dtype",
                     where,
                     f"got {found.spec.data_type} for tensor {tensor!r} ({step.model_name}'s {key!r}); expected "
-                    f"{before.spec.data_type}, as {before.model} has it",
-                    "change one of both configs, or cast in a step between",
+                    f"{before.spec.data_type}, as {before.model} declares it",
+                    "change one of the configs, or add a step that casts the tensor",
                 )
             elif not _fit(before, found):
                 yield view.finding(
                     "ensemble-tensor-dims",
                     where,
                     f"got {_shown(found)} for tensor {tensor!r} ({step.model_name}'s {key!r}); expected "
-                    f"{_shown(before)}, as {before.model} has it",
-                    "a batching model needs the batch in front: make the dims equal, or the whole shapes",
+                    f"{_shown(before)}, as {before.model} declares it",
+                    "make the dims equal, or the whole shapes including the batch axis",
                 )
             elif name == "input_map" and view.config.max_batch_size > 1 and _loses_batch(before, found):
                 yield view.finding(
                     "ensemble-batch-lost",
                     where,
                     f"got {_shown(found)} for tensor {tensor!r} ({step.model_name}'s {key!r}), with max_batch_size "
-                    f"{view.config.max_batch_size} on the ensemble; expected {[-1, *before.spec.dims]}, as a batch is",
-                    "write the batch into the model's dims, or `max_batch_size: 1` on the ensemble",
+                    f"{view.config.max_batch_size} on the ensemble; expected {[-1, *before.spec.dims]}",
+                    "add the batch axis to the model's dims, or write `max_batch_size: 1` on the ensemble",
                 )
 
 
 def _loses_batch(before: _Known, found: _Known) -> bool:
-    """Whether a model without batches gets rows only as long as there is one: Triton then drops the first axis."""
+    """Whether a model without batching reads a batched tensor: this works only for a batch of 1."""
     return before.batching and not found.batching and not _match(_full(before), _full(found))
 
 
 def _fit(one: _Known, other: _Known) -> bool:
-    """Whether the dims fit, or the whole shapes with the batch in front."""
+    """Whether the dims match, or the whole shapes including the batch axis."""
     return _match(one.spec.dims, other.spec.dims) or _match(_full(one), _full(other))
 
 
@@ -203,11 +203,11 @@ def _full(known: _Known) -> tuple[int, ...]:
 
 def _shown(known: _Known) -> str:
     dims = list(known.spec.dims)
-    return f"{dims} behind the batch" if known.batching else f"{dims} without a batch"
+    return f"{dims} with a batch axis" if known.batching else f"{dims} without a batch axis"
 
 
 def _optional(view: View, models: Mapping[str, Effective]) -> Iterator[Finding]:
-    """Finds inputs that requests may leave out, and a step can't do without."""
+    """Finds optional inputs of the ensemble that a step requires."""
     for index, tensor in enumerate(view.config.input):
         if not tensor.optional:
             continue
@@ -222,13 +222,13 @@ def _optional(view: View, models: Mapping[str, Effective]) -> Iterator[Finding]:
             yield view.finding(
                 "ensemble-optional-input",
                 ("input", index, "optional"),
-                f"got `optional` for {tensor.name!r}, which {needing[0]} needs; expected it optional there as well",
+                f"got `optional` for {tensor.name!r}, which {needing[0]} requires; expected both optional, or neither",
                 "remove `optional`, or make the model's input optional",
             )
 
 
 def _is_decoupled(name: str, models: Mapping[str, Effective], above: frozenset[str]) -> bool:
-    """Whether a model answers more or less than once: itself, or an ensemble through one of its steps."""
+    """Whether a model is decoupled, or is an ensemble with a decoupled step."""
     model = models.get(name)
     if model is None or name in above:
         return False
@@ -236,7 +236,7 @@ def _is_decoupled(name: str, models: Mapping[str, Effective], above: frozenset[s
 
 
 def _decoupled(view: View, models: Mapping[str, Effective]) -> Iterator[Finding]:
-    """Finds steps whose inputs come from two streams; each decoupled step begins one of its own."""
+    """Finds steps whose inputs come from two response streams; each decoupled step starts a new stream."""
     streams = {tensor.name: 0 for tensor in view.config.input}
     begun = 0
     waiting = dict(enumerate(view.config.ensemble_scheduling.step))
@@ -248,9 +248,9 @@ def _decoupled(view: View, models: Mapping[str, Effective]) -> Iterator[Finding]
                 yield view.finding(
                     "ensemble-decoupled",
                     (*STEPS, index, "model_name"),
-                    f"got inputs of {step.model_name} from {len(origins)} streams; expected one: their answers "
-                    "can't be paired",
-                    "feed it from one decoupled model, or call the models from Python",
+                    f"got inputs of {step.model_name} from {len(origins)} response streams; expected 1: Triton "
+                    "cannot pair the responses of two decoupled models",
+                    "read from only one decoupled model, or call the models from a Python model",
                 )
             stream = max(origins, default=0)
             if _is_decoupled(step.model_name, models, frozenset()):
@@ -258,11 +258,11 @@ def _decoupled(view: View, models: Mapping[str, Effective]) -> Iterator[Finding]
                 stream = begun
             for name in step.output_map.values():
                 streams.setdefault(name, stream)
-    # One that says so itself is told with its other fields.
+    # If the ensemble itself is decoupled, rules_cache reports it.
     if begun and view.config.response_cache.enable and not view.config.model_transaction_policy.decoupled:
         yield view.finding(
             "response-cache",
             ("response_cache",),
-            "got a response cache, and a step that is decoupled; expected one answer for each request",
+            "got a response cache on an ensemble with a decoupled step; expected one answer for each request",
             "remove `response_cache`",
         )

@@ -1,4 +1,4 @@
-"""Rules about the inputs and outputs that a config writes out."""
+"""Rules about the inputs and outputs of a config."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def check(view: View) -> Iterator[Finding]:
             yield view.finding(
                 "tensor-format",
                 ("input", index, "format"),
-                f"got {len(tensor.dims)} dims for {tensor.name!r}; expected {_IMAGE_DIMS}",
-                "remove `format`, or write height, width and channels",
+                f"got {len(tensor.dims)} dims for {tensor.name!r}; expected {_IMAGE_DIMS}: height, width and channels",
+                "remove `format`, or correct `dims`",
             )
     for index, output in enumerate(config.output):
         yield from _tensor(view, ("output", index), output)
@@ -41,7 +41,7 @@ def check(view: View) -> Iterator[Finding]:
 
 
 def _unfilled(view: View) -> Iterator[Finding]:
-    # Imported here: only a Python model needs it.
+    # Imported here because only Python models need it.
     from ebbtide.check.python_source import read_source
 
     version = view.versions[-1] if view.versions else None
@@ -52,39 +52,42 @@ def _unfilled(view: View) -> Iterator[Finding]:
         yield view.finding(
             "tensors-missing",
             (),
-            "got neither inputs nor outputs, and model.py has no `auto_complete_config`; expected them in one of both",
-            "write `input` and `output`: without them every request is refused",
+            "got neither inputs nor outputs, and model.py has no `auto_complete_config`; expected one of them",
+            "write `input` and `output`; without them, every request is refused",
         )
 
 
 def _tensor(view: View, path: Path, tensor: Tensor) -> Iterator[Finding]:
     shown = repr(tensor.name) if tensor.name else "this tensor"
     if not tensor.name:
-        yield view.finding("tensor-name-missing", path, "got no `name`; expected one", "write `name`")
+        yield view.finding("tensor-name-missing", path, "got no `name`; expected a name", "write `name`")
     if not tensor.data_type:
         yield view.finding(
-            "tensor-data-type-missing", path, f"got no `data_type` for {shown}; expected one", "write `data_type`"
+            "tensor-data-type-missing",
+            path,
+            f"got no `data_type` for {shown}; expected a type",
+            "write `data_type`",
         )
     elif data_type_name(tensor.data_type).isdigit():
         yield view.finding(
             "config-unknown-value",
             (*path, "data_type"),
             f"got {tensor.data_type} for {shown}; expected a value of DataType",
-            "write it by name: TYPE_FP32",
+            "write the data type by its name, such as TYPE_FP32",
         )
     if not tensor.dims:
         yield view.finding(
             "tensor-dims-missing",
             path,
-            f"got no `dims` for {shown}; expected at least one",
-            "write `dims`; a scalar has `dims: [ 1 ]`, with `reshape { }` on a batching model",
+            f"got no `dims` for {shown}; expected at least one dim",
+            "write `dims`; for a scalar write `dims: [ 1 ]`, and `reshape { }` if the model batches",
         )
     for index, dim in enumerate(tensor.dims):
         if dim < 1 and dim != _VARIABLE:
             yield view.finding(
                 "tensor-dims",
                 (*path, "dims", index),
-                f"got {dim} for {shown}; expected at least 1, or -1 for a variable size",
+                f"got {dim} for {shown}; expected a size of at least 1, or -1 for a variable size",
                 "write the size, or -1",
             )
     if tensor.HasField("reshape"):
@@ -96,7 +99,7 @@ def _tensor(view: View, path: Path, tensor: Tensor) -> Iterator[Finding]:
                     "tensor-tensorrt-only",
                     (*path, field),
                     f"got `{field}` for {shown} on {view.serving.backend or 'an ensemble'}; expected TensorRT",
-                    "remove it",
+                    "remove the field",
                 )
 
 
@@ -107,7 +110,7 @@ def _reshape(view: View, path: Path, tensor: Tensor, shown: str) -> Iterator[Fin
         yield view.finding(
             "tensor-reshape",
             location,
-            f"got an empty reshape for {shown} on a model without batches; expected a shape",
+            f"got an empty reshape for {shown} on a model without batching; expected a shape",
             "write `dims: [ 1 ]` without `reshape`",
         )
     elif any(dim < 1 and dim != _VARIABLE for dim in shape):
@@ -123,19 +126,19 @@ def _reshape(view: View, path: Path, tensor: Tensor, shown: str) -> Iterator[Fin
             location,
             f"got {shape.count(_VARIABLE)} variable sizes in shape {shape} for {shown}; expected as many as in dims "
             f"{dims}, {dims.count(_VARIABLE)}",
-            "keep every -1, in order",
+            "write every -1 of `dims` in `shape` too, in the same order",
         )
     elif _between_variables(dims) != _between_variables(shape):
         yield view.finding(
             "tensor-reshape",
             location,
-            f"got shape {shape} for {shown}; expected as many elements as dims {dims}",
-            "make the products equal, between each two -1 as well",
+            f"got shape {shape} for {shown}; expected the same number of elements as dims {dims}",
+            "make the products of the sizes equal, also between two -1",
         )
 
 
 def _between_variables(dims: Sequence[int]) -> list[int]:
-    """The number of elements before, between and after the variable sizes."""
+    """The products of the fixed sizes before, between and after the variable sizes."""
     counts = [1]
     for variable, sizes in groupby(dims, key=lambda dim: dim == _VARIABLE):
         if variable:
@@ -143,6 +146,13 @@ def _between_variables(dims: Sequence[int]) -> list[int]:
         else:
             counts[-1] = prod(sizes)
     return counts
+
+
+def fixed_sizes_fit(sizes: Sequence[int], dims: Sequence[int]) -> bool:
+    """Whether sizes without a variable one fit the dims of a tensor."""
+    return len(sizes) == len(dims) and all(
+        size >= 0 and dim in (size, _VARIABLE) for size, dim in zip(sizes, dims, strict=True)
+    )
 
 
 def _labels(view: View, path: Path, name: str) -> Iterator[Finding]:
@@ -154,7 +164,7 @@ def _labels(view: View, path: Path, name: str) -> Iterator[Finding]:
             "label-file",
             (*path, "label_filename"),
             f"got {name!r}; expected a file inside the model's folder",
-            f"put it at {view.model.name}/{PurePosixPath(name).name}",
+            f"put the file at {view.model.name}/{PurePosixPath(name).name}",
         )
 
 
@@ -165,5 +175,5 @@ def _duplicates(view: View, section: str, names: Sequence[str]) -> Iterator[Find
                 "input-name-duplicate" if section == "input" else "tensor-name-duplicate",
                 (section, index),
                 f"got {name!r} a second time; expected every {section} once",
-                "rename or remove one",
+                "rename or remove one of them",
             )

@@ -1,4 +1,4 @@
-"""Rules about warm-up requests, which Triton builds and runs when it loads a model."""
+"""Rules about warm-up requests, which Triton runs when it loads a model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ebbtide.check.configs import data_type_name
 from ebbtide.check.findings import Finding
 from ebbtide.check.messages import ModelInput, Warmup, WarmupInput
 from ebbtide.check.repository import WARMUP_FOLDER
+from ebbtide.check.rules_tensors import fixed_sizes_fit
 from ebbtide.check.textproto import Key, Path
 from ebbtide.check.view import View
 
@@ -31,7 +32,7 @@ _ELEMENT_BYTES = {
 
 def check(view: View) -> Iterator[Finding]:
     """Checks every warm-up sample of one config."""
-    # An ensemble's are refused as a whole.
+    # An ensemble may not have warm-up samples at all: rules_ensemble reports them.
     if view.is_ensemble:
         return
     for index, sample in enumerate(view.config.model_warmup):
@@ -40,7 +41,7 @@ def check(view: View) -> Iterator[Finding]:
             yield view.finding(
                 "warmup-skipped",
                 location,
-                f"got batch size 0 for sample {sample.name!r}; expected at least 1: it is skipped",
+                f"got batch size 0 for sample {sample.name!r}; expected at least 1: Triton skips the sample",
                 "write `batch_size`",
             )
             continue
@@ -54,8 +55,8 @@ def _sample(view: View, location: Path, sample: Warmup) -> Iterator[Finding]:
         yield view.finding(
             "warmup-batch-size",
             (*location, "batch_size"),
-            f"got {sample.batch_size} for sample {sample.name!r}; expected at most max_batch_size, {largest}",
-            "lower it: so many requests of one row run at once",
+            f"got {sample.batch_size} for sample {sample.name!r}; expected at most {largest} (max_batch_size)",
+            "lower `batch_size`, or raise `max_batch_size`",
         )
     inputs = {tensor.name: tensor for tensor in config.input}
     controls = {entry.name for entry in config.sequence_batching.control_input}
@@ -67,8 +68,8 @@ def _sample(view: View, location: Path, sample: Warmup) -> Iterator[Finding]:
         yield view.finding(
             "warmup-input-missing",
             location,
-            f"got no {', '.join(map(repr, missing))} in sample {sample.name!r}; expected every required input",
-            "add the input",
+            f"got no {', '.join(map(repr, missing))} in sample {sample.name!r}; expected all required inputs",
+            "add the missing inputs",
         )
     for name, given in sample.inputs.items():
         where: Path = (*location, "inputs", Key(name))
@@ -79,7 +80,7 @@ def _sample(view: View, location: Path, sample: Warmup) -> Iterator[Finding]:
                 "warmup-input-unknown",
                 where,
                 f"got {name!r} in sample {sample.name!r}; expected an input of the model: {', '.join(sorted(inputs))}",
-                "rename or remove it: Triton passes it on all the same",
+                "rename or remove the input; Triton passes it to the model anyway",
             )
 
 
@@ -90,17 +91,14 @@ def _input(view: View, location: Path, given: WarmupInput, expected: ModelInput)
             "warmup-data-type",
             (*location, "value", "data_type"),
             f"got {data_type_name(given.data_type)} for {name!r}; expected {data_type_name(expected.data_type)}",
-            "write the input's type",
+            "write the data type of the model's input",
         )
-    fits = len(dims) == len(expected.dims) and all(
-        dim == size or size == -1 for dim, size in zip(dims, expected.dims, strict=True)
-    )
-    if any(dim < 0 for dim in dims) or not fits:
+    if not fixed_sizes_fit(dims, expected.dims):
         yield view.finding(
             "warmup-dims",
             (*location, "value", "dims"),
-            f"got dims {dims} for {name!r}; expected sizes that fit {list(expected.dims)}, none of them variable",
-            "write the sizes of one request, without the batch",
+            f"got dims {dims} for {name!r}; expected fixed sizes that fit {list(expected.dims)}",
+            "write the sizes of one request, without the batch axis",
         )
         return
     yield from _data(view, location, given, name)
@@ -125,7 +123,7 @@ def _data(view: View, location: Path, given: WarmupInput, name: str) -> Iterator
             "warmup-data",
             where,
             f"got {given.input_data_file!r} for {name!r}; expected a file in {view.model.name}/{WARMUP_FOLDER}/",
-            "put it there",
+            "add the file",
         )
     elif data_type in _ELEMENT_BYTES:
         needed = prod(given.dims) * _ELEMENT_BYTES[data_type]
@@ -133,6 +131,6 @@ def _data(view: View, location: Path, given: WarmupInput, name: str) -> Iterator
             yield view.finding(
                 "warmup-data",
                 where,
-                f"got {path.stat().st_size} bytes in {given.input_data_file!r} for {name!r}; expected {needed}",
+                f"got {path.stat().st_size} bytes in {given.input_data_file!r} for {name!r}; expected {needed} or more",
                 "write the elements as raw bytes, or correct `dims`",
             )

@@ -1,43 +1,33 @@
-"""Finds the line of every field in a text-format protobuf, which Python's own parser does not tell.
+"""Finds the line of every field in a text-format protobuf, because Python's own parser does not report lines.
 
-It reads structure alone and never judges it: `google.protobuf.text_format` does that. On text that is malformed it
-stops where the structure is lost, and knows the lines before.
+It does not validate the text: `google.protobuf.text_format` does that. In a malformed text it stops at the first token
+that it does not understand, and knows the lines of the fields before that token.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from google.protobuf.text_encoding import CUnescape
+from ebbtide.check.tokens import Token
 
-_TOKEN = re.compile(
-    r"""
-    (?P<space>\s+|\#[^\n]*)
-    | (?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')
-    | (?P<word>[^\s\#"'{}<>\[\]:,;]+)
-    | (?P<mark>.)
-    """,
-    re.VERBOSE,
-)
 _CLOSING = {"{": "}", "<": ">"}
 _MAX_DEPTH = 100
 
 
 @dataclass(frozen=True)
 class Key:
-    """The entry of a map with this key, as a step of a path."""
+    """A step of a path: the map entry with this key."""
 
     value: str
 
 
 Step = str | int | Key
 Path = tuple[Step, ...]
-"""A way to a field: a name, then an index where the field repeats or a `Key` where it is a map, then the next name.
+"""The path of a field: its name, then an index (repeated field) or a `Key` (map), then the name of the next field.
 
-``("input", 1, "dims")``, ``("parameters", Key("FORCE"), "value", "string_value")``. A name without an index means the
-field's first occurrence.
+``("input", 1, "dims")``, ``("parameters", Key("FORCE"), "value", "string_value")``. A name without an index is the
+first occurrence of the field.
 """
 
 
@@ -46,44 +36,37 @@ class Node:
     """One occurrence of a field."""
 
     line: int
-    """Counted from 1: of the field's name, or of the element in a list."""
+    """Line of the field's name, or of the element in a list; counted from 1."""
     value: str | None = None
-    """A scalar as written, strings without quotes and escapes; None for a message."""
+    """A scalar as written, but strings without quotes and escapes; None for a message."""
     children: dict[str, list[Node]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Token:
-    kind: str
-    text: str
-    line: int
-
-
 class PositionIndex:
-    """The lines of one text."""
+    """The line and value of every field of one text."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, tokens: Sequence[Token]) -> None:
         self.root = Node(1)
-        _Reader(text).read_message(self.root, "", 0)
+        _Reader(tokens).read_message(self.root, "", 0)
 
     def line(self, path: Path) -> int:
-        """The line of the field, or of the nearest message around it that is written."""
+        """The line of the field, or of the closest message around it if the field is not written."""
         return _locate(self.root, path).line
 
     def has(self, path: Path) -> bool:
-        """Whether the field is written."""
+        """Whether the text has the field."""
         node: Node | None = self.root
         for name, at in _pairs(path):
             node = None if node is None else _child(node, name, at)
         return node is not None
 
     def value(self, path: Path) -> str | None:
-        """A scalar as it is written, None where the path leads to none."""
+        """The scalar at the path as it is written; None if there is no scalar."""
         return _locate(self.root, path).value if self.has(path) else None
 
 
 def render(path: Path) -> str:
-    """The path as users write it: ``input[1].dims``, ``parameters["FORCE"].value``."""
+    """The path as text: ``input[1].dims``, ``parameters["FORCE"].value``."""
     shown = ""
     for step in path:
         if isinstance(step, int):
@@ -96,7 +79,7 @@ def render(path: Path) -> str:
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, int | Key]]:
-    """Names with what selects among their occurrences."""
+    """Each field name of the path, with the index or key that selects one occurrence."""
     for position, step in enumerate(path):
         if isinstance(step, str):
             after = path[position + 1] if position + 1 < len(path) else 0
@@ -106,7 +89,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, int | Key]]:
 def _child(node: Node, name: str, at: int | Key) -> Node | None:
     found = node.children.get(name, [])
     if isinstance(at, Key):
-        # Where a key is written twice, the last entry counts.
+        # If a key is written twice, Triton uses the last entry.
         return next((entry for entry in reversed(found) if _key_of(entry) == at.value), None)
     return found[at] if at < len(found) else None
 
@@ -127,81 +110,68 @@ def _locate(root: Node, path: Path) -> Node:
 
 
 class _Reader:
-    def __init__(self, text: str) -> None:
-        self._tokens = list(_tokens(text))
-        self._at = 0
+    def __init__(self, tokens: Sequence[Token]) -> None:
+        self._tokens = tokens
+        self._position = 0
 
     def read_message(self, node: Node, end: str, depth: int) -> None:
-        while (token := self._next()) is not None and token.text != end:
-            if token.kind != "word":
-                if token.text in ",;":
+        """Reads fields into a node, until the mark that ends the message."""
+        while (token := self._next()) is not None and not self._is_mark(token, end):
+            if token.kind != "name":
+                if self._is_mark(token, ",") or self._is_mark(token, ";"):
                     continue
                 return self._give_up()
-            if (before := self._peek()) is None:
-                return None
-            if before.text == ":":
+            if self._is_mark(self._peek(), ":"):
                 self._next()
             occurrences = node.children.setdefault(token.text, [])
             self._read_value(occurrences, token.line, depth + 1)
         return None
 
     def _read_value(self, occurrences: list[Node], line: int, depth: int) -> None:
-        """Reads one value, or a list of them; `line` is that of the name in front."""
+        """Reads one value, or a list of them; `line` is the line of the field's name."""
         token = self._next()
         if token is None:
             return
         if depth > _MAX_DEPTH:
             self._give_up()
-        elif token.kind == "mark" and token.text in _CLOSING:
+        elif token.kind != "mark":
+            occurrences.append(Node(line, self._scalar(token)))
+        elif token.text == "-":
+            number = self._next()
+            occurrences.append(Node(line, f"-{number.text if number else ''}"))
+        elif token.text in _CLOSING:
             node = Node(line)
             occurrences.append(node)
             self.read_message(node, _CLOSING[token.text], depth)
-        elif token.kind == "mark" and token.text == "[":
-            while (element := self._peek()) is not None and not (element.kind == "mark" and element.text == "]"):
-                if element.kind == "mark" and element.text == ",":
+        elif token.text == "[":
+            while (element := self._peek()) is not None and not self._is_mark(element, "]"):
+                if self._is_mark(element, ","):
                     self._next()
                 else:
                     self._read_value(occurrences, element.line, depth + 1)
             self._next()
-        elif token.kind == "mark":
-            self._give_up()
         else:
-            occurrences.append(Node(line, self._scalar(token)))
+            self._give_up()
 
-    def _scalar(self, first: _Token) -> str:
-        if first.kind == "word":
-            return first.text
+    def _scalar(self, first: Token) -> str:
         text = first.text
-        # Adjacent strings are one.
-        parts = [text]
-        while (after := self._peek()) is not None and after.kind == "string":
-            parts.append(after.text)
+        # Adjacent strings are read as one.
+        while first.kind == "string" and (after := self._peek()) is not None and after.kind == "string":
+            text += after.text
             self._next()
-        return "".join(_unquoted(part) for part in parts)
+        return text
 
-    def _peek(self) -> _Token | None:
-        return self._tokens[self._at] if self._at < len(self._tokens) else None
+    @staticmethod
+    def _is_mark(token: Token | None, text: str) -> bool:
+        return token is not None and token.kind == "mark" and token.text == text
 
-    def _next(self) -> _Token | None:
+    def _peek(self) -> Token | None:
+        return self._tokens[self._position] if self._position < len(self._tokens) else None
+
+    def _next(self) -> Token | None:
         token = self._peek()
-        self._at += 1
+        self._position += 1
         return token
 
     def _give_up(self) -> None:
-        self._at = len(self._tokens)
-
-
-def _tokens(text: str) -> Iterator[_Token]:
-    line = 1
-    for match in _TOKEN.finditer(text):
-        kind = match.lastgroup or ""
-        if kind != "space":
-            yield _Token(kind, match.group(), line)
-        line += match.group().count("\n")
-
-
-def _unquoted(text: str) -> str:
-    try:
-        return CUnescape(text[1:-1]).decode(errors="replace")
-    except ValueError:
-        return text[1:-1]
+        self._position = len(self._tokens)

@@ -1,4 +1,4 @@
-"""What the rules look at: one config of one model, beside the repository that it lies in."""
+"""What the rules read: one config of one model, with the model's folder and graphs."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class View:
 
     @property
     def config(self) -> ModelConfig:
-        """The config as written."""
+        """The config as it is written."""
         return self.source.message
 
     @cached_property
     def serving(self) -> backends.Serving:
-        """Backend, platform and file, filled in."""
+        """The backend, platform and model file, with what Triton fills in."""
         return backends.serving(self.model, self.config)
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether Triton treats it as an ensemble."""
+        """Whether Triton serves the model as an ensemble."""
         return self.serving.platform == backends.ENSEMBLE
 
     @cached_property
     def versions(self) -> tuple[int, ...]:
-        """The versions that are loaded, ascending."""
+        """The versions that Triton loads, ascending."""
         return self.model.loaded(self.config)
 
     def finding(self, rule: str, path: FieldPath, message: str, hint: str) -> Finding:
@@ -47,18 +47,18 @@ class View:
         return self.source.finding(rule, path, message, hint)
 
     def file_finding(self, rule: str, file: str, message: str, hint: str, line: int = 1) -> Finding:
-        """A finding about another file, named by its path in the model's folder."""
+        """A finding about another file; `file` is its path in the model's folder."""
         return Finding(rule, f"{self.model.name}/{file}", line, "", message, hint)
 
     def model_file(self, version: int) -> Path:
-        """Where the backend looks for a version's model."""
+        """The path at which the backend looks for the model file of a version."""
         path = self.model.path / str(version) / self.serving.file
-        # A large ONNX model is a folder with the weights in files of their own.
+        # A large ONNX model may be a folder: model.onnx and separate files with weights.
         return path / "model.onnx" if self.serving.backend == backends.ONNX and path.is_dir() else path
 
     @cached_property
     def graphs(self) -> dict[int, OnnxGraph | NotOnnxError]:
-        """The ONNX graph of each loaded version whose file exists."""
+        """The ONNX graph of each loaded version whose model file exists."""
         if self.serving.backend != backends.ONNX:
             return {}
         files = {version: self.model_file(version) for version in self.versions}

@@ -1,12 +1,12 @@
 """Load tests with real sessions: replay, open and closed models, objectives, reports and comparisons."""
 
+from ebbtide.loadtest._triton import served_limits, stated_limits
 from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.arrivals import RateProfile
 from ebbtide.loadtest.compare import Comparison, Difference, compare, read_result
 from ebbtide.loadtest.engine import Generator
 from ebbtide.loadtest.errors import LoadTestError
-from ebbtide.loadtest.replay import ENDPOINTS, SessionLog, Workload, build_workload
-from ebbtide.loadtest.report import html_report, markdown_report
+from ebbtide.loadtest.replay import ENDPOINTS, Replayed, Workload, build_workload
 from ebbtide.loadtest.run import Load, Run
 from ebbtide.loadtest.session import Options, load_test
 from ebbtide.loadtest.settings import Slo, parse_duration, parse_levels, parse_mix
@@ -21,17 +21,17 @@ __all__ = [
     "LoadTestError",
     "Options",
     "RateProfile",
+    "Replayed",
     "Run",
-    "SessionLog",
     "Slo",
     "Workload",
     "build_workload",
     "compare",
-    "html_report",
     "load_test",
-    "markdown_report",
     "parse_duration",
     "parse_levels",
     "parse_mix",
     "read_result",
+    "served_limits",
+    "stated_limits",
 ]

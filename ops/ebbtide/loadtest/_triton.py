@@ -1,8 +1,10 @@
-"""The only door to `tritonclient`, which has no types: inference messages and the server's own statistics."""
+"""All use of `tritonclient`, which has no types: inference messages, and the server's configs and statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import asdict
 from typing import Any
 
 import grpc
@@ -11,10 +13,11 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import serialize_byte_tensor
 
 from ebbtide.client._channel import channel_credentials
+from ebbtide.client._served import served
 from ebbtide.client.codec import EncodedRequest
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract
-from ebbtide.interest.contract import Dtype
+from ebbtide.interest.contract import Dtype, Limits
 from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.errors import LoadTestError
 
@@ -72,7 +75,7 @@ def raw_call(channel: Untyped) -> Untyped:
 
 
 class Inspector:
-    """Asks a server what it is and what it did, over a channel of its own."""
+    """Reads a server's metadata, configs and statistics over a channel of its own."""
 
     def __init__(self, target: str, access: Access) -> None:
         """Opens the channel; nothing is sent yet.
@@ -140,6 +143,32 @@ class Inspector:
                 f"{what} at {self._target}: {status.code().name}: {status.details()}. The address is that of Triton's "
                 "gRPC port, as printed by `ebbtide serve`; the model must be ready."
             ) from error
+
+
+def served_limits(target: str, endpoints: Iterable[str], access: Access | None = None) -> Limits:
+    """The bounds on one request that all of some endpoints of a server accept.
+
+    Args:
+        target: ``host:port`` of Triton's gRPC endpoint.
+        endpoints: Names of the models that are called.
+        access: Encryption and token; None for neither.
+
+    Raises:
+        LoadTestError: No Triton answers there, or it lacks one of the models.
+    """
+    with closing(Inspector(target, access or Access())) as inspector:
+        return stated_limits(inspector.config(name) for name in endpoints)
+
+
+def stated_limits(configs: Iterable[Untyped]) -> Limits:
+    """The smallest bounds that some models' ``ModelConfig`` state; the default of a bound that none of them states."""
+    stated = [served(config).limits for config in configs]
+    return Limits(
+        **{
+            name: min((limits[name] for limits in stated if name in limits), default=default)
+            for name, default in asdict(Limits()).items()
+        }
+    )
 
 
 def write_messages(messages: Iterable[bytes]) -> bytes:

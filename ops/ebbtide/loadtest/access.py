@@ -1,4 +1,4 @@
-"""How a load test reaches its server: where it is, encryption, and who calls. Secrets show in no report."""
+"""How a load test reaches its server: address, encryption and token. Secrets appear in no report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ebbtide.client.security import authorization
 from ebbtide.loadtest.errors import LoadTestError
 
 ACCESS_VARIABLE = "EBBTIDE_LOADTEST_ACCESS"
-"""Path of the file that tells a worker process its `Access`."""
+"""Environment variable with the path of the file from which a worker process reads its `Access`."""
 
 _PEM_FIELDS = ("root_certificates", "client_certificate", "client_key")
 
@@ -56,20 +56,20 @@ def write_access(access: Access, path: Path) -> Path:
     Raises:
         LoadTestError: A certificate or key cannot be read.
     """
-    told: dict[str, Any] = {}
+    written: dict[str, Any] = {}
     tls, token = access.tls, access.token
     try:
         if tls is not None:
             sources = {name: getattr(tls, name) for name in _PEM_FIELDS}
-            told["tls"] = {name: _pem(one).decode("ascii") for name, one in sources.items() if one is not None}
-            told["tls"]["server_name"] = tls.server_name
+            written["tls"] = {name: _pem(one).decode("ascii") for name, one in sources.items() if one is not None}
+            written["tls"]["server_name"] = tls.server_name
     except (OSError, ValueError) as error:
         raise LoadTestError(f"tls: {error}; expected readable PEM files") from error
     if token is not None:
-        told["token"] = access._token()
-        told["allow_plaintext"] = token.allow_plaintext
+        written["token"] = access._token()
+        written["allow_plaintext"] = token.allow_plaintext
     path.touch(mode=0o600)
-    path.write_text(json.dumps(told), encoding="utf-8")
+    path.write_text(json.dumps(written), encoding="utf-8")
     return path
 
 
@@ -82,12 +82,14 @@ def read_access(path: str | None) -> Access:
     if not path:
         return Access()
     try:
-        told = json.loads(Path(path).read_text(encoding="utf-8"))
+        written = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise LoadTestError(f"{ACCESS_VARIABLE}: {error}; expected a JSON file with tls and token") from error
-    tls = told.get("tls")
+    tls = written.get("tls")
     pems = {} if tls is None else {name: tls[name].encode("ascii") for name in _PEM_FIELDS if name in tls}
-    token = None if told.get("token") is None else BearerToken(told["token"], bool(told.get("allow_plaintext")))
+    token = (
+        None if written.get("token") is None else BearerToken(written["token"], bool(written.get("allow_plaintext")))
+    )
     return Access(None if tls is None else TlsConfig(**pems, server_name=tls.get("server_name")), token)
 
 

@@ -1,6 +1,6 @@
-"""When requests are meant to be sent: a process of arrivals, stretched to a rate that may change over the run.
+"""The times at which requests are due: a process of arrivals, stretched to a rate that may change over the run.
 
-The rate over the run, integrated, says how many arrivals are due by each moment; its inverse turns an arrival's number
+The rate over the run, integrated, says how many arrivals are due by each time; its inverse turns an arrival's number
 into its time. So every process combines with ramps and spikes; for the log's own sessions the rate is that of their
 beginnings.
 """
@@ -45,7 +45,7 @@ class RateProfile:
             raise LoadTestError.of_field("ramp_to", self.ramp_to, "a rate above 0 and below a million")
 
     def at(self, seconds: Floats, duration_s: float) -> Floats:
-        """The rate at each moment, ``[len(seconds)]``."""
+        """The rate at each time, ``[len(seconds)]``."""
         end = self.rate if self.ramp_to is None else self.ramp_to
         rate = self.rate + (end - self.rate) * seconds / duration_s
         in_spike = np.abs(seconds - duration_s / 2) < self.spike_s / 2
@@ -66,7 +66,7 @@ def send_times(
     random: np.random.Generator,
     sessions: Sequence[Floats] = (),
 ) -> Floats:
-    """The moments of all requests of a run, in seconds from its start, ascending and below `duration_s`.
+    """The due times of all requests of a run, in seconds from its start, ascending and below `duration_s`.
 
     Args:
         profile: The rate.

@@ -1,4 +1,4 @@
-"""How much the generator itself can send: a short closed run against a server that does nothing."""
+"""What the generator can send: measured by a short closed run against a server that does nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LATE_SHARE = 0.2
 
 
 class Generates(Protocol):
-    """What sends the requests: `Generator`, or several processes."""
+    """Sends the requests: `Generator` in one process, or `Workers` in several."""
 
     @property
     def sink_host(self) -> str:
@@ -54,7 +54,7 @@ class Calibration:
 
 
 def calibrate(generator: Generates, target: str) -> Calibration:
-    """Measures a generator, and aims it at its target again.
+    """Measures a generator, then points it back at its target.
 
     Raises:
         LoadTestError: The server that does nothing does not start, or loses requests.
@@ -92,7 +92,7 @@ def do_nothing_server(host: str) -> Iterator[str]:
 
 
 def generator_limit(phase: Phase, calibration: Calibration) -> str | None:
-    """Why what was measured may be the generator's limit and not the server's; None where it is the server's.
+    """Why a figure may be the generator's limit and not the server's, in words; None where it is the server's.
 
     Args:
         phase: A run.
@@ -100,14 +100,16 @@ def generator_limit(phase: Phase, calibration: Calibration) -> str | None:
     """
     if calibration.throughput < MARGIN * phase.throughput:
         return (
-            f"the generator sends at most {calibration.throughput:,.0f} requests per second to a server that does "
-            f"nothing, less than {MARGIN:g} times the {phase.throughput:,.0f} measured"
+            f"it sends at most {calibration.throughput:,.0f} requests per second to a server that does nothing, less "
+            f"than {MARGIN:g} times the {phase.throughput:,.0f} measured"
         )
     busy = phase.cpu_s / max(phase.duration_s, 1e-9)
     if busy > _BUSY_SHARE:
-        return f"the generator was busy for {100 * busy:.0f} % of the time"
+        return f"it was busy for {100 * busy:.0f} % of the time"
     if len(phase.records):
         late_s, took_s = float(phase.records["late_s"].mean()), float(phase.records["took_s"].mean())
         if late_s > _LATE_SHARE * took_s:
-            return f"requests left {1e3 * late_s:.1f} ms late on average, of {1e3 * took_s:.1f} ms that they took"
+            return (
+                f"it sent requests {1e3 * late_s:.1f} ms late on average, and their latency was {1e3 * took_s:.1f} ms"
+            )
     return None

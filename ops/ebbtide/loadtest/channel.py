@@ -39,7 +39,7 @@ class Route:
         Args:
             target: ``host:port``.
             access: Encryption and token.
-            timeout_s: Deadline of each call, told to the server.
+            timeout_s: Deadline of each call, which the server also gets.
 
         Raises:
             LoadTestError: The address is none, or `access` does not fit it.
@@ -64,7 +64,7 @@ class Route:
         """A connected socket that never waits.
 
         Raises:
-            OSError: Nobody answers, or not as expected.
+            OSError: No server answers, or not as expected.
         """
         connected = socket.create_connection((self.host, self.port), _CONNECT_S)
         try:
@@ -130,7 +130,7 @@ class Link(Generic[T]):
         self._unsent = data[sent:]
 
     def read(self) -> None:
-        """Reads what there is; calls that ended are told.
+        """Reads what has arrived, and reports calls that ended.
 
         Raises:
             OSError: The connection is lost.
@@ -145,7 +145,7 @@ class Link(Generic[T]):
             if not data:
                 raise ConnectionError("the server closed the connection")
             self.calls.receive(data)
-            # What TLS has decrypted already, no poll of the socket tells of.
+            # A poll of the socket does not show data that TLS has decrypted already.
             if not isinstance(self.socket, ssl.SSLSocket) or not self.socket.pending():
                 return
 

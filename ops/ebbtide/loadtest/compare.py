@@ -1,8 +1,8 @@
 """Two results side by side: is the difference between them more than chance?
 
-The unit is a window of time: requests of one moment wait for each other, windows much less. Two tests must agree: the
+The unit is a window of time: requests sent together wait for each other, windows much less. Two tests must agree: the
 Mann-Whitney U test, and the 95 % interval of the ratio of means from a bootstrap over blocks of windows, which allows
-for windows that follow each other being alike.
+for neighbouring windows being alike.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Difference:
     p_value: float
     significant: bool
     better: bool
-    """Whether the second is the better one; says nothing where it is not significant."""
+    """Whether the second is the better one; meaningless where the difference is not significant."""
 
     def __str__(self) -> str:
         change = f"{self.ratio - 1:+.1%} [{self.low - 1:+.1%}, {self.high - 1:+.1%}]"
@@ -59,7 +59,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two results, and where they differ."""
+    """Two results and their differences."""
 
     differences: list[Difference]
     warnings: list[str]
@@ -157,7 +157,7 @@ def _warnings(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
         if of(first) != of(second):
             found.append(f"{what}: {of(first)} in the first, {of(second)} in the second")
     found += [
-        f"{name} result: {result['generator']['limit']}"
+        f"{name} result: the load generator may be the limit: {result['generator']['limit']}"
         for name, result in (("first", first), ("second", second))
         if result["generator"]["limit"]
     ]

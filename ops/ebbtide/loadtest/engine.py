@@ -1,8 +1,8 @@
-"""The load generator: encoded requests in one thread, timed from the moment that each was meant to leave.
+"""The load generator: sends encoded requests from one thread, and times each from when it was due.
 
-An open model sends at given moments, whatever the server does: a request that leaves late, since the generator or the
-machine was held up, counts its wait as latency, so that a slow server is not spared ("coordinated omission"). A closed
-model keeps a number of requests under way, each following an answer; its latency starts when the request leaves.
+An open model sends at given times, whatever the server does. If the generator or the machine is delayed, the wait of a
+request counts as latency, so that a stalled server does not look fast ("coordinated omission"). A closed model keeps a
+number of requests under way, each sent after an answer; its latency starts when the request is sent.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from ebbtide.loadtest.http2 import DEADLINE_EXCEEDED, UNAVAILABLE, ProtocolError
 from ebbtide.loadtest.replay import CHOICES, Workload
 from ebbtide.loadtest.samples import CANCELLED, OK, Phase, Recorder
 
-ENGINE = "one process, HTTP/2 of its own"
+ENGINE = "one process"
 
 _PAUSE_AFTER_FAILURE_S = 0.01
 """A server that refuses at once would otherwise be asked thousands of times per second."""
 _BURST = 64
-"""Answers are read after so many late requests at the latest."""
+"""Answers are read after at most this many late requests."""
 _LONGEST_WAIT_S, _WAIT_OPENING_S = 0.05, 0.005
 """How soon Ctrl-C, and a connection that another thread opened, are noticed."""
 
 _Ticket = tuple[int, float, float, float, int]
-"""Endpoint, intended moment, how late it left, when it left (seconds from the start), and channel."""
+"""Endpoint, due time, delay of sending, time of sending (seconds from the start), and channel."""
 
 
 class Generator:
@@ -44,19 +44,28 @@ class Generator:
     """Where a server that does nothing must listen, to be reached."""
 
     def __init__(
-        self, target: str, workload: Workload, *, timeout_s: float, connections: int = 4, access: Access | None = None
+        self,
+        target: str,
+        workload: Workload,
+        *,
+        timeout_s: float,
+        connections: int = 4,
+        access: Access | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         """Opens the connections.
 
         Args:
             target: ``host:port``.
             workload: Requests and their order.
-            timeout_s: Deadline of each request, from the moment that it leaves.
+            timeout_s: Deadline of each request, from when it is sent.
             connections: HTTP/2 connections that requests take turns on.
             access: Encryption and token; None for neither.
+            share: Number of this generator, from 0, and how many there are; of w generators, number i sends the
+                requests i, i + w, i + 2 w, ... of the workload.
 
         Raises:
-            LoadTestError: The address is none, or `access` does not fit it.
+            LoadTestError: The address is not valid, or `access` does not fit it.
         """
         self._timeout_s, self._count = timeout_s, connections
         self._access = access or Access()
@@ -64,7 +73,7 @@ class Generator:
         self._messages = [
             [prefixed(message) for message in workload.messages[endpoint]] for endpoint in workload.endpoints
         ]
-        self._next = 0
+        self._next, self._step = share
         self._load: _Load | None = None
         self._channels: list[Channel[_Ticket]] = []
         self.aim(target)
@@ -88,6 +97,11 @@ class Generator:
             channel.close()
         self._channels = []
 
+    def interrupt(self) -> None:
+        """Ends the phase under way in order, from any thread: nothing more is sent, and open requests are cancelled."""
+        if self._load is not None:
+            self._load.interrupt()
+
     def __enter__(self) -> Generator:
         return self
 
@@ -95,23 +109,23 @@ class Generator:
         self.close()
 
     def open_model(self, send_s: Floats, duration_s: float) -> Phase:
-        """Sends a request at each of the given moments and waits until all have ended.
+        """Sends a request at each of the given times and waits until all have ended.
 
         Args:
             send_s: Seconds from the start, ascending.
-            duration_s: Length of the run; what has not left after twice that long never does.
+            duration_s: Length of the run; requests that are still unsent after twice that time are dropped.
         """
         load = self._prepare(self._channels)
         return self._phase(load, lambda: load.send_at(send_s.tolist(), 2 * duration_s), duration_s, len(send_s))
 
     def closed_model(self, concurrency: int, duration_s: float) -> Phase:
-        """Keeps requests under way for so long and waits until all have ended."""
+        """Keeps a number of requests under way for a time and waits until all have ended."""
         # Connections that have one request between them at a time only scatter the server's work.
         load = self._prepare(self._channels[:concurrency])
         return self._phase(load, lambda: load.keep_busy(concurrency, duration_s), duration_s, None)
 
     def _prepare(self, channels: list[Channel[_Ticket]]) -> _Load:
-        self._load = _Load(channels, self._messages, self._choices, self._timeout_s, self._next)
+        self._load = _Load(channels, self._messages, self._choices, self._timeout_s, self._next, self._step)
         return self._load
 
     def _ended(self, ticket: _Ticket, code: int) -> None:
@@ -120,9 +134,9 @@ class Generator:
 
     def _phase(self, load: _Load, drive: Callable[[], None], duration_s: float, due: int | None) -> Phase:
         began_unix_s, cpu_s = time.time(), time.process_time()
-        with _interrupts(load.interrupt), _no_collection():
+        with interrupts(load.interrupt), _no_collection():
             drive()
-        self._next += load.sent
+        self._next += load.sent * self._step
         return Phase(
             records=load.recorder.records(),
             sent=load.sent,
@@ -144,12 +158,13 @@ class _Load:
         choices: list[int],
         timeout_s: float,
         first: int,
+        step: int,
     ) -> None:
         self.recorder = Recorder()
         self.sent = 0
         self.stopped_s: float | None = None
         self._channels, self._messages, self._choices = channels, messages, choices
-        self._timeout_s, self._first = timeout_s, first
+        self._timeout_s, self._first, self._step = timeout_s, first, step
         self._under_way = 0
         self._busy_until_s = 0.0
         """End of a closed model; 0 in an open one."""
@@ -216,7 +231,7 @@ class _Load:
         self._began = time.perf_counter()
 
     def _send(self, intended_s: float, now_s: float, channel: int) -> None:
-        number = self._first + self.sent
+        number = self._first + self.sent * self._step
         endpoint = self._choices[number % CHOICES]
         messages = self._messages[endpoint]
         self.sent += 1
@@ -229,7 +244,7 @@ class _Load:
             link.calls.start(messages[number % len(messages)], ticket)
 
     def _finish(self) -> None:
-        """Waits until every request that left has ended."""
+        """Waits until every request that was sent has ended."""
         while self._under_way:
             if self.stopped_s is not None:
                 self._cancel()
@@ -322,7 +337,7 @@ def _no_collection() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts(stop: Callable[[], None]) -> Iterator[None]:
+def interrupts(stop: Callable[[], object]) -> Iterator[None]:
     """While it lasts, Ctrl-C ends the phase in order instead of the process."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,7 +1,7 @@
 """Unary gRPC calls of one method over one HTTP/2 connection: bytes in, bytes out, no sockets (RFC 9113 and 7541).
 
-A load generator needs the least of a client: messages encoded before, and of every answer its status. gRPC's own
-client costs several times as much processor time, which on a small machine is taken from the server under test.
+A load generator needs little of a client: messages are encoded before, and of every answer only the status is read.
+gRPC's own clients take several times as much processor time, which a server on the same machine then lacks.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Connection(Generic[T]):
 
         Args:
             headers: Of every call, ``:method`` and the like first.
-            ended: Told of each call's ticket and gRPC status. It may start another call.
+            ended: Called with each call's ticket and gRPC status. It may start another call.
         """
         self._headers, self._ended = headers, ended
         self._encoder, self._decoder = hpack.Encoder(), hpack.Decoder()
@@ -104,7 +104,7 @@ class Connection(Generic[T]):
         self._rest = b""
         self._fragments: tuple[int, int, bytes] | None = None
         self._next_stream = 1
-        # No call starts before the server has told its limits: gRPC's refuses those above them, if they come early too.
+        # No call starts before the server's settings arrive: gRPC's server also refuses early calls above its limits.
         self._max_streams, self._max_frame = 0, 16_384
         self._window, self._stream_window = DEFAULT_WINDOW, DEFAULT_WINDOW
         self._received = 0
@@ -149,7 +149,7 @@ class Connection(Generic[T]):
             self._pump()
 
     def cancel(self, stream: int) -> T:
-        """Ends a call without its answer, and gives its ticket; its end is not told otherwise."""
+        """Ends a call without its answer, and gives its ticket; `ended` is not called for it."""
         self._out.append(frame(RST_STREAM, 0, stream, _NUMBER.pack(_CANCEL)))
         return self._forget(stream)
 

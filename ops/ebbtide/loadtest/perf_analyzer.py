@@ -1,7 +1,6 @@
 """NVIDIA's perf_analyzer on the same requests: its input written, the program found and run, its report read.
 
-It measures raw capacity with a closed model, in C++. At equal concurrency its throughput and median must be those of
-`Generator`, or one of the two is wrong.
+It is a closed model in C++. At equal concurrency its throughput and median must agree with those of `Generator`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +34,14 @@ ENVIRONMENT_VARIABLE = "PERF_ANALYZER"
 HOW_TO_GET = (
     "It is in NVIDIA's image nvcr.io/nvidia/tritonserver:YY.MM-py3-sdk (/usr/local/bin/perf_analyzer), in the wheel "
     "perf-analyzer 2.x (0.1.0 is an empty placeholder), and, as data, in those of tritonclient for Linux up to 2.41: "
-    f"docs/loadtest.md tells more. Give its path, or set {ENVIRONMENT_VARIABLE}"
+    f"see docs/loadtest.md. Give its path, or set {ENVIRONMENT_VARIABLE}"
 )
 
-_INTERVAL_MS = 5_000
 _TIMEOUT_S = 300.0
-_STABLE_PERCENT = 20
-"""Windows that differ by less count as stable: real requests differ more than copies of one do."""
+_NOT_STABLE = 2
+"""Exit status of a run whose figures did not become stable; its report holds the last windows."""
+_UNTIL_STABLE = ("--measurement-interval", "5000", "--percentile", "50", "--stability-percentage", "20")
+"""Windows that differ by less than 20 % count as stable: real requests differ more than copies of one do."""
 _NUMPY = {"INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
 
 
@@ -94,26 +94,50 @@ def write_input(folder: Path, workload: Workload) -> dict[str, Path]:
     return written
 
 
-def measure(binary: Path, target: str, endpoint: str, input_file: Path, concurrency: int) -> Measured:
-    """Runs perf_analyzer until its figures are stable.
+def measure(
+    binary: Path,
+    target: str,
+    endpoint: str,
+    input_file: Path,
+    concurrency: int,
+    *,
+    windows: Sequence[str] = _UNTIL_STABLE,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = _TIMEOUT_S,
+) -> Measured:
+    """Runs perf_analyzer, until its figures are stable unless `windows` says otherwise.
+
+    Args:
+        binary: The program.
+        target: ``host:port`` of a gRPC endpoint that speaks the KServe v2 protocol.
+        endpoint: The model to call.
+        input_file: Its ``--input-data``.
+        concurrency: Requests under way.
+        windows: Options for the length of its measurement windows and when it stops.
+        environment: Variables to set for it.
+        timeout_s: How long it may take.
 
     Raises:
-        LoadTestError: It fails, or its figures do not become stable.
+        LoadTestError: It fails, or takes too long.
     """
     with tempfile.TemporaryDirectory(prefix="ebbtide-perf-") as scratch:
         report = Path(scratch) / "report.csv"
         command = [
             *(str(binary), "-m", endpoint, "-u", target, "-i", "grpc", "--input-data", str(input_file)),
-            *("--concurrency-range", str(concurrency), "--measurement-interval", str(_INTERVAL_MS)),
-            *("--percentile", "50", "--stability-percentage", str(_STABLE_PERCENT), "-f", str(report)),
+            *("--concurrency-range", str(concurrency), "-f", str(report), *windows),
         ]
+        variables = {**os.environ, **(environment or {})}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+            done = subprocess.run(
+                command, env=variables, capture_output=True, text=True, timeout=timeout_s, check=False
+            )
         except subprocess.TimeoutExpired as error:
-            raise LoadTestError(f"perf_analyzer: no result after {_TIMEOUT_S:g} s") from error
-        if not report.is_file():
+            raise LoadTestError(f"perf_analyzer: no result after {timeout_s:g} s") from error
+        if done.returncode not in (0, _NOT_STABLE) or not report.is_file():
             last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
-            raise LoadTestError(f"perf_analyzer: status {done.returncode} and no report for {endpoint}:\n{last}")
+            raise LoadTestError(
+                f"perf_analyzer: status {done.returncode} for {endpoint}; expected 0 and a report:\n{last}"
+            )
         return read_report(report.read_text(encoding="utf-8"))
 
 

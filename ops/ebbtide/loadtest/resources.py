@@ -1,4 +1,4 @@
-"""Processor and memory of the server, the generator and the machine while a run lasts."""
+"""Processor and memory use of the server, the generator and the machine during a run."""
 
 from __future__ import annotations
 
@@ -80,10 +80,15 @@ class Watch:
             last = now
 
 
+def is_on_this_machine(target: str) -> bool:
+    """Whether an address, ``host:port``, is one of this machine."""
+    return _is_this_machine(target.rpartition(":")[0].strip("[]"))
+
+
 def _find_server(target: str) -> tuple[psutil.Process | None, str]:
     """The process that listens at an address, or why there is none to see."""
-    host, _, port = target.rpartition(":")
-    if not _is_this_machine(host.strip("[]")) or not port.isdigit():
+    port = target.rpartition(":")[2]
+    if not is_on_this_machine(target) or not port.isdigit():
         return None, "the server is on another machine: see its metrics for processor and memory"
     try:
         listening = [

@@ -1,9 +1,10 @@
-"""Runs of load against one server: each with warm-up, Triton's statistics and resources around it."""
+"""Runs of load against one server, each with Triton's statistics and the use of resources."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ebbtide.loadtest.arrivals import Process, RateProfile, send_times
 from ebbtide.loadtest.calibrate import Calibration, Generates, calibrate, generator_limit
 from ebbtide.loadtest.errors import LoadTestError
 from ebbtide.loadtest.replay import Workload
-from ebbtide.loadtest.resources import Usage, Watch
+from ebbtide.loadtest.resources import Usage, Watch, is_on_this_machine
 from ebbtide.loadtest.samples import Phase
 from ebbtide.loadtest.server_time import ModelTime, Snapshot, ensemble_steps, server_time
 
@@ -69,11 +70,11 @@ class Bench:
     access: Access = field(default_factory=Access)
     """Encryption and token, for the bench's own questions to the server."""
     on_run: Callable[[Run], None] = lambda _: None
-    """Told of each run when it ends."""
+    """Called with each run when it ends."""
     runs: list[Run] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Looks at the server, asks each endpoint once, and calibrates the generator.
+        """Reads the server's metadata, calls each endpoint once, and calibrates the generator.
 
         Raises:
             LoadTestError: No Triton answers at the address, or not as it should.
@@ -81,7 +82,12 @@ class Bench:
         self._inspector = Inspector(self.target, self.access)
         self._random = np.random.default_rng(self.seed)
         server = self._inspector.server()
-        self.server = {"name": str(server.name), "version": str(server.version), "address": self.target}
+        self.server: dict[str, Any] = {
+            "name": str(server.name),
+            "version": str(server.version),
+            "address": self.target,
+            "is_on_this_machine": is_on_this_machine(self.target),
+        }
         names = sorted({model.name for model in self._inspector.statistics()})
         self._steps = ensemble_steps(self._inspector, names)
         self._preflight()

@@ -1,19 +1,17 @@
-"""What became of every request of a run, and the figures that follow: counts, percentiles, values per window."""
+"""The outcome of every request of a run, and figures from it: counts, percentiles, values per window."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 from hdrh.histogram import HdrHistogram
-
-from ebbtide.loadtest.errors import LoadTestError
 
 RECORD = np.dtype(
     [
@@ -24,8 +22,8 @@ RECORD = np.dtype(
         ("took_s", np.float64),
     ]
 )
-"""One request: place of its endpoint in the mix; gRPC status; when it was meant to be sent, from the run's start; how
-much later it was sent; and its latency, from the intended moment to the answer or error."""
+"""One request: index of its endpoint in the mix; gRPC status; when it was due, from the run's start; how
+much later it was sent; and its latency, from the due time to the answer or error."""
 
 Records = npt.NDArray[Any]
 """``[requests]`` of `RECORD`."""
@@ -39,7 +37,7 @@ _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
 
 
 class Recorder:
-    """Collects what becomes of requests, cheaply: it runs for each of them."""
+    """Collects the outcomes of requests; it runs for each of them, so it is cheap."""
 
     def __init__(self) -> None:
         """Starts empty."""
@@ -65,14 +63,14 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Counts:
-    """Where the requests went. `sent` is counted when a request leaves, the others when it ends."""
+    """Requests by outcome. `sent` is counted when a request is sent, the others when it ends."""
 
     sent: int
     answered: int
     failed: int
     cancelled: int
     unsent: int = 0
-    """Requests that were due but never left, since the run was interrupted or the generator could not keep up."""
+    """Requests that were due but not sent, since the run was interrupted or the generator could not keep up."""
 
     @classmethod
     def of(cls, sent: int, records: Records, unsent: int = 0) -> Counts:
@@ -83,7 +81,7 @@ class Counts:
 
     @property
     def unaccounted(self) -> int:
-        """Requests that left and of which nothing more is known; anything but 0 is a defect of the generator."""
+        """Requests that were sent and whose outcome is unknown; anything but 0 is a defect of the generator."""
         return self.sent - self.answered - self.failed - self.cancelled
 
     def __add__(self, other: Counts) -> Counts:
@@ -128,7 +126,7 @@ def percentile_name(percentile: float) -> str:
 
 @dataclass(frozen=True)
 class Windows:
-    """Figures of W equal stretches of time, by the intended moment of each request."""
+    """Figures of W windows of equal length, by the time at which each request was due."""
 
     begin_s: list[float]
     """From the start of the run."""
@@ -173,13 +171,13 @@ def windows(records: Records, duration_s: float) -> Windows:
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of load, as a generator ran it."""
+    """One uninterrupted run of load by a generator."""
 
     records: Records
     sent: int
-    """Requests that left, counted apart from `records`."""
+    """Requests that were sent, counted apart from `records`."""
     due: int
-    """Requests that were to leave; those of a closed model are due as the ones before them end."""
+    """Requests that were to be sent; in a closed model each is due when the one before it ends."""
     duration_s: float
     """How long requests were sent."""
     began_unix_s: float
@@ -189,7 +187,7 @@ class Phase:
 
     @property
     def counts(self) -> Counts:
-        """Where the requests went."""
+        """Requests by outcome."""
         return Counts.of(self.sent, self.records, self.due - self.sent)
 
     @property
@@ -202,23 +200,17 @@ class Phase:
         return len(answered) / max(self.duration_s, end_s)
 
 
-def save_phase(path: Path, phase: Phase) -> None:
-    """Writes a phase as NumPy's ``npz``, which another process reads."""
+def phase_bytes(phase: Phase) -> bytes:
+    """A phase as NumPy's ``npz``, for another process."""
     facts = [phase.sent, phase.due, phase.duration_s, phase.began_unix_s, phase.cpu_s, phase.interrupted]
-    with path.open("wb") as file:
-        np.savez(file, records=phase.records, facts=np.array(facts, dtype=np.float64))
+    file = BytesIO()
+    np.savez(file, records=phase.records, facts=np.array(facts, dtype=np.float64))
+    return file.getvalue()
 
 
-def load_phase(path: Path) -> Phase:
-    """What `save_phase` wrote.
-
-    Raises:
-        LoadTestError: There is no such file: the process that was to write it failed.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            records, facts = file["records"], file["facts"].tolist()
-    except OSError as error:
-        raise LoadTestError(f"{path}: {error.strerror}: the load generator wrote no results") from error
+def read_phase(data: bytes) -> Phase:
+    """What `phase_bytes` wrote."""
+    with np.load(BytesIO(data), allow_pickle=False) as file:
+        records, facts = file["records"], file["facts"].tolist()
     sent, due, duration_s, began_unix_s, cpu_s, interrupted = facts
     return Phase(records, int(sent), int(due), duration_s, began_unix_s, cpu_s, bool(interrupted))

@@ -1,9 +1,9 @@
-"""The highest rate that holds an objective: bisection whose every step repeats trials until it is sure.
+"""The highest rate that holds an objective: bisection that repeats trials at each rate until the result is clear.
 
 A trial at a rate holds or breaks the objective partly by chance. So trials are repeated, and a rate counts as held when
 the upper end of a one-sided 95 % interval of each limited percentile's logarithm (Student's t over trials, which are
-independent, where requests are not) is below its limit; as broken when the lower end is above. What stays undecided
-after the last trial allowed counts as broken.
+independent, where requests are not) is below its limit; as broken when the lower end is above. A rate that is
+still undecided after the last trial counts as broken.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _PRECISION = 0.05
 """The bracket's width, relative to its lower end, at which the search ends."""
 _MOST_RATES = 14
 _LOWEST_SHARE = 0.05
-"""A server that breaks the objective at this share of the first guess is not slowed by load."""
+"""The search ends below this share of the first guess: load is not what breaks the objective."""
 _BEYOND = 3
 _ALMOST_FLAT = 0.02
-"""Least spread of a logarithm over trials: three of one value by chance are no certainty."""
+"""Least standard deviation that is assumed: three trials may agree by chance."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """A rate, its trials and what they say."""
+    """A rate, its trials and their result."""
 
     rate: float
     held: bool
@@ -105,7 +105,7 @@ def find_highest_rate(slo: Slo, trial: Callable[[float], Run], first_rate: float
 
 
 def judge(slo: Slo, rate: float, trial: Callable[[float], Run]) -> Level:
-    """Repeats trials at a rate until they agree, or as often as is allowed."""
+    """Repeats trials at a rate until the result is clear, up to the largest number of trials."""
     trials: list[Run] = []
     logs: dict[float, list[float]] = {percentile: [] for percentile in slo.latency_limit_ms}
     while True:
@@ -151,7 +151,7 @@ def error_share(runs: list[Run]) -> float:
 
 
 def _hopeless(slo: Slo, logs: dict[float, list[float]]) -> bool:
-    """Whether two trials are both so far off that a third is a waste of time."""
+    """Whether two trials both exceed a limit twice over, so that a third cannot change the result."""
     return any(
         len(values) >= 2 and min(values) > math.log(2 * slo.latency_limit_ms[percentile])
         for percentile, values in logs.items()

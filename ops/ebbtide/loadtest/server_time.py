@@ -40,13 +40,13 @@ class ModelTime:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The statistics of all models at one moment."""
+    """The statistics of all models at one time."""
 
     models: dict[str, Untyped]
 
     @classmethod
     def take(cls, inspector: Inspector) -> Snapshot:
-        """Asks the server; versions of one model are kept apart by name and version.
+        """Reads the server's statistics; versions of one model are kept apart by name and version.
 
         Raises:
             LoadTestError: It does not answer.
@@ -55,7 +55,7 @@ class Snapshot:
 
 
 def server_time(before: Snapshot, after: Snapshot, steps: dict[str, tuple[str, ...]]) -> list[ModelTime]:
-    """What each model did between two moments; models that did nothing are left out.
+    """What each model did between two snapshots; models that did nothing are left out.
 
     Args:
         before: At the start.
@@ -111,18 +111,18 @@ def time_shares(target: str, ensembles: Sequence[str]) -> dict[str, float]:
 def slowest_steps(times: Sequence[ModelTime]) -> list[str]:
     """For each ensemble, in words, the step that took most of its time, and what in it did."""
     by_name = {time.name: time for time in times}
-    told = []
+    sentences = []
     for ensemble in times:
         steps = [by_name[name] for name in ensemble.steps if name in by_name]
         if not steps or not ensemble.requests:
             continue
         slowest = max(steps, key=lambda step: step.total_ms)
         part = max(slowest.parts_ms, key=lambda name: slowest.parts_ms[name])
-        told.append(
+        sentences.append(
             f"{ensemble.name}: {slowest.name} takes {slowest.total_ms:.1f} of {ensemble.total_ms:.1f} ms on the server"
             f", {slowest.parts_ms[part]:.1f} of them {_DOING[part]}"
         )
-    return told
+    return sentences
 
 
 _DOING = {

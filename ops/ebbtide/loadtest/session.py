@@ -49,7 +49,7 @@ class Options:
     notes: tuple[str, ...] = ()
     """What a reader must know about the requests."""
     on_run: Callable[[Run], None] = field(default=lambda _: None)
-    """Told of each run when it ends."""
+    """Called with each run when it ends."""
 
     def __post_init__(self) -> None:
         if not self.loads:
@@ -66,7 +66,7 @@ def load_test(
     generator: Generates,
     options: Options,
     *,
-    beside: Callable[[Sequence[Run]], dict[str, Any]] | None = None,
+    compare_with: Callable[[Sequence[Run]], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Runs a load test and gives its result, ready for JSON and for the reports.
 
@@ -75,7 +75,7 @@ def load_test(
         workload: What to send.
         generator: What sends it.
         options: The runs.
-        beside: Measures the same with perf_analyzer after the runs, and gives what the result keeps of it.
+        compare_with: Repeats the runs with perf_analyzer, and gives that part of the result.
 
     Raises:
         LoadTestError: The server does not answer as it should.
@@ -108,7 +108,7 @@ def load_test(
                 command=options.command,
                 slo=options.slo,
                 search=found,
-                perf_analyzer=None if beside is None else beside(bench.runs),
+                perf_analyzer=None if compare_with is None else compare_with(bench.runs),
                 notes=notes,
             )
         )

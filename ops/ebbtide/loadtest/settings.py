@@ -1,4 +1,4 @@
-"""What a load test is told: durations, the mix of endpoints and the objective, read from what users write."""
+"""Durations, the mix of endpoints and the objective, read from the text of options."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parse_mix(text: str, known: tuple[str, ...]) -> dict[str, float]:
         known: Endpoints that there are.
 
     Raises:
-        LoadTestError: An endpoint that is not known or comes twice, or a weight that is not above 0.
+        LoadTestError: An endpoint that is not known or is named twice, or a weight that is not above 0.
     """
     weights: dict[str, float] = {}
     for part in text.split(","):
@@ -74,7 +74,7 @@ class Slo:
     latency_limit_ms: Mapping[float, float]
     """Limit for each percentile, 0 to 100."""
     error_share: float = 0.001
-    """Largest share of requests without an answer; 0.1 % unless told otherwise."""
+    """Largest share of requests without an answer; 0.1 % unless given."""
 
     @classmethod
     def parse(cls, text: str) -> Slo:

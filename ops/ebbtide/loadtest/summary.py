@@ -36,7 +36,7 @@ _CROWDED_CORES = 0.3
 
 @dataclass(frozen=True)
 class Session:
-    """All that one load test did."""
+    """Everything that one load test did."""
 
     bench: Bench
     warm_up: list[Phase]
@@ -48,7 +48,7 @@ class Session:
     search: Search | None = None
     perf_analyzer: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
-    """What a reader must know."""
+    """Notes for the reader of the report."""
 
 
 def summarise(session: Session) -> dict[str, Any]:
@@ -112,12 +112,12 @@ def summarise(session: Session) -> dict[str, Any]:
 
 
 def holds(slo: Slo, run: Run) -> bool:
-    """Whether a run, taken alone, keeps the objective."""
+    """Whether a run by itself holds the objective."""
     return bool(_slo(slo, histogram(run.phase.records), [run])["held"])
 
 
 def _headline(session: Session) -> list[Run]:
-    """The runs that the figures at the top are of: the rate found; or the last level that held, or simply the last."""
+    """The runs of the headline: those at the rate found, or the last that held the objective, or the last."""
     runs = session.bench.runs
     if session.search is not None:
         best = session.search.highest_held
@@ -200,19 +200,21 @@ def _endpoints(workload: Workload, runs: list[Run]) -> dict[str, Any]:
 
 
 def _others(workload: Workload, runs: list[Run], models: list[ModelTime]) -> list[str]:
-    """What somebody else asked the server for meanwhile: its times are then not of these requests alone."""
+    """Requests of other clients during the runs, which the server's own times include."""
     records = np.concatenate([run.phase.records for run in runs])
     answered = {model.name: model.requests for model in models}
-    told = []
+    notes = []
     for index, name in enumerate(workload.endpoints):
         more = answered.get(name, 0) - int(np.count_nonzero(records["endpoint"] == index))
         if more > 0:
-            told.append(f"others sent {more:,} requests of {name} to the server meanwhile, which its own times include")
-    return told
+            notes.append(
+                f"the server also answered {more:,} requests of {name} from other clients; its own times include them"
+            )
+    return notes
 
 
 def _crowd(runs: list[Run]) -> list[str]:
-    """How busy other programs kept the machine: then the latencies are theirs too."""
+    """A note if other programs kept the machine busy, which makes latencies longer."""
     others = [
         machine - generator - server
         for usage in (run.usage for run in runs if run.usage.server_cores)
@@ -223,7 +225,7 @@ def _crowd(runs: list[Run]) -> list[str]:
     busy = float(np.median(others)) if others else 0.0
     if busy < _CROWDED_CORES:
         return []
-    return [f"other programs kept {busy:.1f} cores of the machine busy meanwhile: the figures are of what they left"]
+    return [f"other programs kept {busy:.1f} cores of the machine busy during the run, so the server had less of it"]
 
 
 def _run(run: Run, headline: bool) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Two real servers side by side, the incumbent's and the challenger's, that are asked in turn.
+"""Two real servers, one with the incumbent's settings and one with the challenger's, that are measured in turn.
 
-Only the challenger's server reloads anything, and only the models that changed: another instance count takes half a
-second, other batching two or three. A turn keeps as many requests under way as the objective bears, and what counts is
-the answers per second that it gives: a closed model, which finds a server's capacity in a second or two and cannot
-drown it. What the winner is worth under an open model is measured at the end (`ebbtide.tune.verdict`).
+Only models whose settings changed are reloaded: half a second for other instances, two to four for other threads. A
+turn is a closed model that keeps as many requests under way as the objective allows; its figure is the answers per
+second. It finds a server's capacity in a second or two and cannot overload it. The open model decides at the end
+(`ebbtide.tune.verdict`).
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from ebbtide.tune.space import Settings
 
 _FIRST_CONCURRENCY, _MOST_CONCURRENCY = 8, 256
 _AIM = 0.9
-"""Share of the limit that a turn aims at with its concurrency."""
+"""Share of the objective's limit that the concurrency of a turn aims at."""
 _STEP = 2.0
-"""Most that the concurrency changes by from one turn to the next."""
+"""Largest factor between the concurrency of one turn and the next."""
 _CALM = 0.5
-"""Exponent of that change once it is settled: a turn's own percentile is noisy, and must not toss the next about."""
+"""Exponent of that factor once the concurrency is settled, since the percentile of one turn is noisy."""
 _TRIES = 3
-"""Pairs in a row that the incumbent may answer nothing in time before that is an error: a machine may have hiccups."""
+"""Pairs in a row without an answer of the incumbent within the objective before that is an error."""
 _SETTLE_SHARE = 0.4
-"""Of a turn's length: load after a reload, of which nothing counts, and which finds the concurrency."""
+"""Length of the load after a reload, as a share of a turn: it finds the concurrency, and is not counted."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ArenaOptions:
     """Loaded at the start, with the models that they run."""
     slo: Slo
     turn_s: float = 1.5
-    """How long each of a pair is asked."""
+    """Length of a turn."""
     timeout_s: float = 5.0
     """Deadline of each request."""
     rate_limit_cores: int | None = None
@@ -58,7 +58,7 @@ class ArenaOptions:
 
 
 class LiveArena(AbstractContextManager["LiveArena"]):
-    """The two servers, as a context manager; both have the repository's own configs at first."""
+    """The two servers, as a context manager; both start with the repository's own configs."""
 
     def __init__(self, options: ArenaOptions, workload: Workload, start: Settings) -> None:
         """Prepares the servers without starting them.
@@ -70,20 +70,20 @@ class LiveArena(AbstractContextManager["LiveArena"]):
         """
         self._options, self._workload, self._start = options, workload, start
         self._stack = ExitStack()
-        self._sides: list[Side] = []
+        self._servers: list[Server] = []
         self._pairs = 0
         self.calibration: Calibration | None = None
-        """What the generator can send by itself."""
-        self.generator_limits: dict[str, int] = {}
-        """Why turns may have measured the generator, and how many of them."""
+        """What the generator can send to a server that does nothing."""
+        self.limited_turns = 0
+        """Turns that may have measured the generator."""
         self.turns = 0
         """Turns that were measured."""
 
     def __enter__(self) -> LiveArena:
         with ExitStack() as started:
             for _ in range(2):
-                self._sides.append(started.enter_context(Side(self._options, self._workload, self._start)))
-            self.calibration = calibrate(self._sides[0].generator, self._sides[0].address)
+                self._servers.append(started.enter_context(Server(self._options, self._workload, self._start)))
+            self.calibration = calibrate(self._servers[0].generator, self._servers[0].address)
             self._stack = started.pop_all()
         return self
 
@@ -95,10 +95,10 @@ class LiveArena(AbstractContextManager["LiveArena"]):
     @property
     def server_version(self) -> str:
         """Triton's."""
-        return self._sides[0].version
+        return self._servers[0].version
 
     def pair(self, incumbent: Settings, challenger: Settings) -> tuple[float, float]:
-        """Asks both in turn, every other time in the opposite order; see `ebbtide.tune.search.Arena`.
+        """Measures both in turn, every other time in the opposite order; see `ebbtide.tune.search.Arena`.
 
         Raises:
             TuneError: The incumbent no longer serves.
@@ -109,7 +109,7 @@ class LiveArena(AbstractContextManager["LiveArena"]):
         for _ in range(_TRIES):
             self._pairs += 1
             order = (first, second) if self._pairs % 2 else (second, first)
-            found = {side: self._measured(side) for side in order}
+            found = {server: self._measured(server) for server in order}
             if found[first]:
                 return found[first], found[second]
         raise TuneError(
@@ -119,36 +119,35 @@ class LiveArena(AbstractContextManager["LiveArena"]):
 
     def time_shares(self) -> dict[str, float]:
         """See `ebbtide.tune.search.Arena`."""
-        return time_shares(self._sides[0].address, self._options.ensembles)
+        return time_shares(self._servers[0].address, self._options.ensembles)
 
-    def seat(self, incumbent: Settings, challenger: Settings) -> tuple[Side, Side | None]:
+    def seat(self, incumbent: Settings, challenger: Settings) -> tuple[Server, Server | None]:
         """Servers that have these settings: the second is None where Triton refuses to load the challenger's.
 
         Raises:
             LoadRefusedError: Triton refuses to load the incumbent's.
         """
-        first = next((side for side in self._sides if side.settings == incumbent), None)
+        first = next((server for server in self._servers if server.settings == incumbent), None)
         if first is None:
-            # What may be replaced is the side that does not have the challenger already.
-            first = next((side for side in self._sides if side.settings != challenger), self._sides[0])
+            # The server that has the challenger already keeps it.
+            first = next((server for server in self._servers if server.settings != challenger), self._servers[0])
             first.load(incumbent)
-        (second,) = (side for side in self._sides if side is not first)
+        (second,) = (server for server in self._servers if server is not first)
         try:
             second.load(challenger)
         except LoadRefusedError:
             return first, None
         return first, second
 
-    def _measured(self, side: Side) -> float:
-        phase, score = side.turn()
+    def _measured(self, server: Server) -> float:
+        phase, score = server.turn()
         self.turns += 1
-        if self.calibration is not None and (limit := generator_limit(phase, self.calibration)) is not None:
-            reason = limit.partition(",")[0] if "to a server that does nothing" in limit else "the generator was busy"
-            self.generator_limits[reason] = self.generator_limits.get(reason, 0) + 1
+        if self.calibration is not None and generator_limit(phase, self.calibration) is not None:
+            self.limited_turns += 1
         return score
 
 
-class Side(AbstractContextManager["Side"]):
+class Server(AbstractContextManager["Server"]):
     """One server with its connections and the settings that it has now."""
 
     def __init__(self, options: ArenaOptions, workload: Workload, start: Settings) -> None:
@@ -159,7 +158,7 @@ class Side(AbstractContextManager["Side"]):
         self._is_settled = False
         self.version = ""
 
-    def __enter__(self) -> Side:
+    def __enter__(self) -> Server:
         options = self._options
         config = ServerConfig(
             options.repository,
@@ -200,7 +199,7 @@ class Side(AbstractContextManager["Side"]):
         """One turn, and the answers per second in it that the objective lets count."""
         seconds = self._options.turn_s
         if not self._is_settled:
-            # Twice, since the first of them tells how many requests the next may keep under way.
+            # Twice: the first one sets the concurrency of the second.
             for _ in range(2):
                 self._follow(_whole(self.generator.closed_model(self._concurrency, _SETTLE_SHARE * seconds)))
             self._is_settled = True

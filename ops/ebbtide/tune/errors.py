@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class TuneError(Exception):
-    """A repository cannot be tuned, or an objective cannot be held; the message says which part and what to do."""
+    """A repository cannot be tuned, or an objective cannot be held; the message says what and what to do."""

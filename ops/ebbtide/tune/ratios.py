@@ -1,4 +1,4 @@
-"""Ratios of two things that were measured in turn, many times: their mean, and how sure it is."""
+"""Ratios of two settings that were measured in turn, many times: their mean and its confidence interval."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from scipy import stats
 
 _ALMOST_FLAT = 0.005
-"""Least spread of a logarithm over pairs: a few equal values by chance are no certainty."""
+"""Least standard deviation that is assumed: a few pairs may agree by chance."""
 _LOST = math.log(1e-3)
-"""Logarithm of the ratio for what answered nothing."""
+"""Logarithm of the ratio of a challenger that answered nothing."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A geometric mean of ratios with its interval (Student's t on the logarithm)."""
+    """A geometric mean of ratios with its confidence interval (Student's t on the logarithm)."""
 
     mean: float
     low: float
-    """Lower end; 0 from a single pair, which tells nothing of its spread."""
+    """Lower end; 0 from a single pair, which says nothing about the spread."""
     high: float
     pairs: int
 
@@ -41,13 +41,9 @@ def ratio_of(logs: Sequence[float], confidence: float = 0.95) -> Ratio:
     mean = float(np.mean(logs))
     if len(logs) < 2:
         return Ratio(math.exp(mean), 0.0, math.inf, len(logs))
-    reach = standard_error(logs) * float(stats.t.ppf((1 + confidence) / 2, len(logs) - 1))
+    spread = max(float(np.std(logs, ddof=1)), _ALMOST_FLAT) / math.sqrt(len(logs))
+    reach = spread * float(stats.t.ppf((1 + confidence) / 2, len(logs) - 1))
     return Ratio(math.exp(mean), math.exp(mean - reach), math.exp(mean + reach), len(logs))
-
-
-def standard_error(logs: Sequence[float]) -> float:
-    """Of the mean of at least two logarithms."""
-    return max(float(np.std(logs, ddof=1)), _ALMOST_FLAT) / math.sqrt(len(logs))
 
 
 def log_ratio(over: float, under: float) -> float:

@@ -1,9 +1,9 @@
-"""The result of a tuning as one JSON document: what was tried, what won, what it is worth, how to get it."""
+"""The result of a tuning as one JSON document: what was tried, what won, by how much, and how to apply it."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ebbtide.tune.verdict import Verdict
 FORMAT = 1
 """Version of the document."""
 _QUIET = 1.2
-"""Ends of the interval of the default against itself, one over the other, on a machine that does nothing else."""
+"""Upper over lower end of the interval of the default against itself, at most, on a machine without other load."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Outcome:
     slo: Slo
     workload: Workload
     calibration: Calibration
-    generator_limits: dict[str, int]
-    """Why turns may have measured the generator, and how many of them."""
     turns: int
+    limited_turns: int
+    """Turns that may have measured the generator."""
     server_version: str
     machine: dict[str, Any]
     command: str
@@ -47,10 +47,10 @@ class Outcome:
 
 
 def result_of(outcome: Outcome) -> dict[str, Any]:
-    """The document; the winner is the default unless the verdict proves it better."""
+    """The document; the winner is the default unless the verdict proves another better."""
     verdict, start = outcome.verdict, outcome.start
-    is_proven = verdict is not None and verdict.is_proven
-    chosen = changes(start, outcome.found) if is_proven else ()
+    found = changes(start, outcome.found)
+    chosen = found if verdict is not None and verdict.is_proven else ()
     return {
         "ebbtide_tune": FORMAT,
         "command": outcome.command,
@@ -66,17 +66,16 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
             "rate_per_s": None if verdict is None else _rounded(verdict.default_rate),
         },
         "found": {
-            "changes": [_stated(one) for one in changes(start, outcome.found)],
+            "changes": [_stated(one) for one in found],
             "rate_per_s": None if verdict is None else _rounded(verdict.winner_rate),
         },
         "winner": {
             "is_default": not chosen,
             "changes": [_stated(one) for one in chosen],
             "settings": [_stated(one) for one in (outcome.found if chosen else start)],
-            "export_options": export_options(chosen),
+            "export_options": shlex.join(part for one in chosen for part in ("--tuned", str(one))),
         },
-        "ratio": 1.0 if verdict is None else _rounded(verdict.ratio.mean),
-        "ratio_ci95": None if verdict is None else [_rounded(verdict.ratio.low), _rounded(verdict.ratio.high)],
+        **(_ratio(verdict.ratio) if verdict is not None else {"ratio": 1.0, "ratio_ci95": None, "pairs": 0}),
         "repeats": []
         if verdict is None
         else [
@@ -86,7 +85,6 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
         "noise": _ratio(outcome.search.noise),
         "trials": [
             {
-                "stage": trial.stage,
                 "settings": None if trial.value is None else str(trial.value),
                 **_ratio(trial.ratio),
                 "outcome": trial.outcome,
@@ -94,61 +92,52 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
             for trial in outcome.search.trials
         ],
         "search": {
-            "passes": outcome.search.passes,
             "turns": outcome.turns,
             "is_complete": outcome.search.is_complete,
             "left_alone": list(outcome.search.left_alone),
         },
-        "generator": {"throughput": _rounded(outcome.calibration.throughput), "limits": outcome.generator_limits},
-        "verdict": _sentence(outcome, chosen),
+        "generator": {"throughput": _rounded(outcome.calibration.throughput), "limited_turns": outcome.limited_turns},
+        "verdict": _sentence(outcome, is_default=not chosen),
         "notes": list(_notes(outcome)),
     }
 
 
-def export_options(chosen: Sequence[TunedSettings]) -> str:
-    """The options of `ebbtide export` that write these settings."""
-    return shlex.join(part for one in chosen for part in ("--tuned", str(one)))
-
-
-def _sentence(outcome: Outcome, chosen: Settings) -> str:
+def _sentence(outcome: Outcome, *, is_default: bool) -> str:
     verdict, slo = outcome.verdict, outcome.slo
     if verdict is None:
-        return f"the default stays: nothing that was tried is better under {slo}"
+        return f"the default settings were kept and no rate was measured: nothing that was tried is better under {slo}"
     rates = f"{verdict.winner_rate:,.0f} instead of {verdict.default_rate:,.0f} requests per second under {slo}"
-    if not chosen:
+    if is_default:
         return (
-            f"the default stays: what the search found holds {rates}, {verdict.ratio} times as many, which is not "
-            "proven to be more"
+            f"the default settings were kept: the other settings held {rates}, a ratio of {verdict.ratio}, which does "
+            "not prove them better"
         )
-    return f"holds {rates}: {verdict.ratio} times as many"
+    return f"the tuned settings hold {rates}, a ratio of {verdict.ratio}"
 
 
-def _notes(outcome: Outcome) -> list[str]:
-    notes = []
-    if outcome.search.left_alone:
-        notes.append(
-            "left alone, since they take less of a request's time than a change must gain: "
-            f"{', '.join(outcome.search.left_alone)}"
+def _notes(outcome: Outcome) -> Iterator[str]:
+    search, noise = outcome.search, outcome.search.noise
+    if search.left_alone:
+        yield (
+            f"{', '.join(search.left_alone)}: not tuned, since they take less of a request's time than a change must "
+            "gain"
         )
-    if not outcome.search.is_complete:
-        notes.append("the time was up before the search had ended: give it more --minutes")
-    noise = outcome.search.noise
+    if not search.is_complete:
+        yield "the time was up before all settings were tried: give it more --minutes"
     if noise.high / noise.low > _QUIET:
-        notes.append(
-            f"the machine was not quiet: the default against itself was {noise} times as fast; small gains cannot be "
-            "seen"
+        yield (
+            f"the machine was not quiet: the default against itself had a ratio of {noise}; small gains cannot be "
+            "detected"
         )
-    if outcome.generator_limits:
-        shares = ", ".join(f"{count} times: {reason}" for reason, count in outcome.generator_limits.items())
-        notes.append(
-            f"the generator may have limited {sum(outcome.generator_limits.values())} of {outcome.turns} turns "
-            f"({shares}; expected {MARGIN:g} times what was measured): the server's own gain may be larger"
+    if outcome.limited_turns:
+        yield (
+            f"the load generator may have limited {outcome.limited_turns} of {outcome.turns} turns (it was busy, or "
+            f"could not send {MARGIN:g} times what was measured): the server's own gain may be larger"
         )
-    return notes
 
 
-def _stated(tuning: TunedSettings) -> dict[str, Any]:
-    stated = {name: value for name, value in asdict(tuning).items() if value is not None}
+def _stated(tuned: TunedSettings) -> dict[str, Any]:
+    stated = {name: value for name, value in asdict(tuned).items() if value is not None}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}
 
 

@@ -15,17 +15,17 @@ from ebbtide.export import versions
 from ebbtide.export.manifest import read_manifest
 from ebbtide.loadtest import Slo, Workload
 from ebbtide.loadtest.machine import machine_facts
-from ebbtide.tune.arena import ArenaOptions, LiveArena, Side
+from ebbtide.tune.arena import ArenaOptions, LiveArena, Server
 from ebbtide.tune.errors import TuneError
 from ebbtide.tune.result import Outcome, result_of
 from ebbtide.tune.search import Rules, Search, Trial
-from ebbtide.tune.space import Settings, changes, read_space
+from ebbtide.tune.space import Settings, changes, read_settings
 from ebbtide.tune.verdict import FEWEST_REPEATS, Holds, Verdict, compare
 
 _VERDICT_SHARE = 0.4
-"""Of the time given: kept for the verdict."""
+"""Share of the time that is kept for the verdict."""
 _GUESS_SHARE = 0.8
-"""A first rate for the open model, as a share of what the closed one reached."""
+"""A first rate for the open model, as a share of the closed model's throughput."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,22 @@ class TuneOptions:
 
     slo: Slo
     minutes: float = 10.0
-    """For the search and the verdict; the servers' starts come on top."""
+    """For the search and the verdict, without the start of the servers."""
     turn_s: float = 1.5
-    """How long each of a pair of settings is asked."""
+    """Length of one measurement of one of a pair of settings."""
     repeats: int = 12
     """Of the verdict's bisections."""
     timeout_s: float = 5.0
     """Deadline of each request."""
     seed: int = 0
-    """Of the arrivals."""
+    """Draws the arrivals."""
     rules: Rules = field(default_factory=Rules)
     command: str = ""
     """How to run it again."""
     on_trial: Callable[[Trial], None] = field(default=lambda _: None)
-    """Told of each comparison of the search."""
-    on_part: Callable[[str], None] = field(default=lambda _: None)
-    """Told of each part as it begins."""
+    """Called with each comparison of the search."""
+    on_stage: Callable[[str], None] = field(default=lambda _: None)
+    """Called with the name of each stage when it starts."""
 
     def __post_init__(self) -> None:
         for name in ("minutes", "turn_s", "timeout_s"):
@@ -76,45 +76,46 @@ def tune(repository: Path, workload: Workload, options: TuneOptions) -> dict[str
     began_unix_s, began = time.time(), time.monotonic()
     read_manifest(repository)
     ensembles, cores = workload.endpoints, len(os.sched_getaffinity(0))
-    space = read_space(repository, ensembles, cores=cores, limit_ms=min(options.slo.latency_limit_ms.values()))
+    start = read_settings(repository, ensembles)
     settings = ArenaOptions(
         repository,
         ensembles,
         options.slo,
         options.turn_s,
         options.timeout_s,
-        rate_limit_cores=cores if _is_rate_limited(repository, space.start) else None,
+        rate_limit_cores=cores if _is_rate_limited(repository, start) else None,
     )
-    options.on_part("starting two servers")
-    with LiveArena(settings, workload, space.start) as arena:
-        options.on_part("searching")
+    options.on_stage("starting two servers")
+    with LiveArena(settings, workload, start) as arena:
+        options.on_stage("searching")
         ready = time.monotonic()
         ends = ready + 60 * options.minutes
         search_ends = ends - 60 * options.minutes * _VERDICT_SHARE
         search = Search(
-            space,
+            start,
             arena,
+            cores,
             options.rules,
             time_is_up=lambda: time.monotonic() > search_ends,
             on_trial=options.on_trial,
         )
         winner = search.run()
         verdict: Verdict | None = None
-        if winner != space.start:
-            options.on_part("comparing the winner with the default")
-            verdict = _verdict(arena, space.start, winner, options, lambda: time.monotonic() > ends)
+        if winner != start:
+            options.on_stage("comparing the winner with the default")
+            verdict = _verdict(arena, start, winner, options, lambda: time.monotonic() > ends)
         assert arena.calibration is not None  # noqa: S101 - set on entering
         return result_of(
             Outcome(
                 repository=repository,
-                start=space.start,
+                start=start,
                 found=winner,
                 search=search,
                 verdict=verdict,
                 slo=options.slo,
                 workload=workload,
                 calibration=arena.calibration,
-                generator_limits=arena.generator_limits,
+                limited_turns=arena.limited_turns,
                 turns=arena.turns,
                 server_version=arena.server_version,
                 machine=machine_facts(),
@@ -130,10 +131,10 @@ def _verdict(
 ) -> Verdict:
     first, second = arena.seat(start, winner)
     if second is None:
-        raise TuneError(f"{'; '.join(map(str, changes(start, winner)))}: refused by Triton, which had loaded it before")
+        raise TuneError(f"{'; '.join(map(str, changes(start, winner)))}: refused by Triton, which loaded it before")
 
-    def trial(side: Side) -> Holds:
-        return lambda rate, draw: side.holds(rate, "poisson", np.random.default_rng((options.seed, draw)))
+    def trial(server: Server) -> Holds:
+        return lambda rate, draw: server.holds(rate, "poisson", np.random.default_rng((options.seed, draw)))
 
     guesses = (_GUESS_SHARE * first.capacity(), _GUESS_SHARE * second.capacity())
     return compare(trial(first), trial(second), guesses, repeats=options.repeats, time_is_up=time_is_up)

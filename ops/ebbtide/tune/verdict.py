@@ -1,8 +1,8 @@
-"""What the winner is worth: the highest open-model rates of default and winner, found again and again in turn.
+"""How much better the winner is: the highest open-model rates of default and winner, found several times in turn.
 
-Each repeat bisects for both at once, trial by trial, so that the machine's moods hit both alike, and gives both the
-same arrivals, so that a burst does too; repeats are independent, and so the ratios of their rates have an interval.
-Latency counts from when a request was meant to leave.
+Each repeat bisects for both at once, trial by trial with the same arrivals, so that noise of the machine and bursts
+affect both alike. Repeats are independent, so their ratios have a confidence interval. Latency counts from the time at
+which a request was due.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Verdict:
 
     @property
     def is_proven(self) -> bool:
-        """Whether the winner is better than the default beyond doubt."""
+        """Whether the interval of the ratio lies above 1."""
         return self.ratio.low > 1
 
     @property
@@ -83,7 +83,7 @@ def compare(
             draw += 1
         if not found[0] and not searches[0].has_held:
             raise TuneError(
-                "slo: got an objective that the default did not hold at any rate tried, down to "
+                "slo: got an objective that the default settings did not hold at any rate tried, down to "
                 f"{searches[0].rate:.3g} requests per second; expected one that it can hold, and a machine that is not "
                 "overloaded"
             )

@@ -1,4 +1,4 @@
-"""Writes what a tuning chose into an exported repository's configs, and notes it in the manifest."""
+"""Writes tuned settings into an exported repository's configs, and records them in the manifest."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ from ebbtide.tune.errors import TuneError
 def write_winner(repository: Path, result: Mapping[str, Any]) -> tuple[Path, ...]:
     """Puts the winner of a result into the ``config.pbtxt`` files; variants for other machines stay.
 
-    No answer changes, and so no fingerprint does. A running server takes it when its models are loaded anew.
+    Answers and fingerprints do not change. A running server uses the settings when its models are loaded again.
 
     Args:
         repository: The repository that was tuned.
         result: From `ebbtide.tune.tune`.
 
     Returns:
-        The files that were changed; none where the default won.
+        The files that were changed; none where the default settings were kept.
 
     Raises:
         TuneError: The configs are no longer those that were measured.
         RepositoryError: A config or the manifest is missing or damaged.
     """
     manifest = read_manifest(repository)
-    measured = {one["model"]: _tuning(one) for one in result["default"]["settings"]}
+    measured = {one["model"]: _settings(one) for one in result["default"]["settings"]}
     texts: dict[Path, str] = {}
     for stated in result["winner"]["changes"]:
-        change = _tuning(stated)
+        change = _settings(stated)
         path = repository / change.model / MODEL_CONFIG_FILE
         config = versions.read_config(path)
         found = TunedSettings.read(config)
         if found != measured[change.model]:
-            raise TuneError(f"{path}: got {found}; expected {measured[change.model]}, as it was measured: tune again")
+            raise TuneError(
+                f"{path}: got {found}; expected {measured[change.model]}, which was measured: run `ebbtide tune` again"
+            )
         change.apply(config)
         texts[path] = text_format.MessageToString(config)
     for path, text in texts.items():
@@ -55,6 +57,6 @@ def write_winner(repository: Path, result: Mapping[str, Any]) -> tuple[Path, ...
     return tuple(texts)
 
 
-def _tuning(stated: Mapping[str, Any]) -> TunedSettings:
+def _settings(stated: Mapping[str, Any]) -> TunedSettings:
     sizes = stated.get("preferred_batch_sizes")
     return TunedSettings(**{**stated, "preferred_batch_sizes": None if sizes is None else tuple(sizes)})

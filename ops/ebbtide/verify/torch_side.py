@@ -42,8 +42,13 @@ class TorchSide:
         self._index = dict(zip(keys, range(len(keys)), strict=True))
         model = bundle.model
         with torch.inference_mode():
-            own = model.text_vectors.double() @ model.item_projection.double() + model.item_residual.double()
-            factors = (model.gamma.double() * own).numpy()
+            terms = [
+                block.item_projection.double()
+                if block.features is None
+                else block.features.double() @ block.item_projection.double()
+                for block in model.blocks.values()
+            ]
+            factors = (model.gamma.double() * sum(terms)).numpy()
         self._factors: Doubles = np.concatenate([factors, bundle.prior_columns.astype(np.float64)], axis=1)
         self._embedded: tuple[list[list[int]], Floats] = [], np.empty((0, 0), dtype=np.float32)
         self._answered: tuple[Asked | None, Floats | None, ReferenceScores | None] = None, None, None

@@ -1,4 +1,4 @@
-"""Reads the corpus of repositories written as text, and asks a real server what it makes of each."""
+"""Reads the corpus of repositories, which are written as text, and loads each one on a real server."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from ebbtide.serve import ServerConfig, TritonServer
 CORPUS = Path(__file__).parent / "corpus"
 JUDGES = 3
 VERDICTS = ("refused", "fails", "died", "hangs", "loads", "refused-here", "fails-here")
-"""What the server does with a repository; "-here" where another server, or another model.py, may do otherwise."""
+"""What the server does with a repository; "-here" if it depends on the server or on the code of a model.py."""
 
 
 @dataclass
 class Case:
-    """A repository of the corpus, and what is expected of the checker and of the server."""
+    """A repository of the corpus, and what the checker and the server must do with it."""
 
     name: str
     subject: str
-    """The corpus file's name."""
+    """Name of the corpus file."""
     headers: dict[str, list[str]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
-    """Text by path; a path that ends in a slash is an empty folder."""
+    """File contents by path; a path that ends with a slash is an empty folder."""
     shared: dict[str, str] = field(default_factory=dict)
-    """The files of the shared models that come along."""
+    """Files of the shared models that are part of this repository."""
 
     def one(self, key: str, default: str | None = None) -> str | None:
         values = self.headers.get(key, [])
@@ -51,13 +51,13 @@ class Case:
 
     @property
     def model(self) -> str:
-        """The model whose load is asked for."""
+        """The model to load."""
         named = self.one("model")
         return named or next(iter(self.files)).split("/")[0]
 
     @property
     def folders(self) -> list[str]:
-        """The models that are not shared."""
+        """Names of the models that are not shared."""
         return list(dict.fromkeys(path.split("/")[0] for path in self.files if "/" in path))
 
     @property
@@ -85,7 +85,7 @@ def write_files(files: dict[str, str], folder: Path) -> None:
 
 
 def read_corpus(path: Path, files: dict[str, str] | None = None) -> list[Case]:
-    """The cases of one corpus file, whose files are also put into `files`; README.md beside it tells the format."""
+    """The cases of one corpus file (see README.md for the format); their files are also added to `files`."""
     cases: list[Case] = []
     for block in ("\n" + path.read_text()).split("\n=== ")[1:]:
         head, *sections = block.split("\n--- ")
@@ -105,7 +105,7 @@ def read_corpus(path: Path, files: dict[str, str] | None = None) -> list[Case]:
 
 
 def _filled(template: str, replacements: str) -> str:
-    """A shared file with some lines' `old => new` replaced."""
+    """A shared file with the replacements `old => new`, one on each line."""
     text = SHARED[template]
     for line in filter(str.strip, replacements.splitlines()):
         old, _, new = line.partition(" => ")
@@ -116,7 +116,7 @@ def _filled(template: str, replacements: str) -> str:
 
 
 SHARED: dict[str, str] = {}
-"""The files of all shared models; each may be written from those before it."""
+"""The files of all shared models. A model may use the files of earlier models as templates."""
 read_corpus(CORPUS / "shared.txt", SHARED)
 
 
@@ -149,14 +149,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a server said; empty where it had nothing to say against it."""
+    """The server's error messages for a load and for a request; empty if there was no error."""
 
     refusal: str
     answer: str
 
 
 class Judge:
-    """One server under explicit model control, which is given one repository of the corpus after the other."""
+    """One server with explicit model control, which loads the repositories of the corpus one after the other."""
 
     def __init__(self, server: TritonServer, folder: Path, timeout_s: float = 30) -> None:
         self.server = server
@@ -166,18 +166,18 @@ class Judge:
         self._offset = 0
 
     def load(self, case: Case) -> str:
-        """Loads the case's model; what the server says against it, or nothing."""
+        """Loads the case's model; returns the server's error message, or an empty string."""
         write_files(case.files, self.folder)
         self._log()
         try:
             self.client.load_model(case.model, client_timeout=self.timeout_s)
         except InferenceServerException as error:
-            # What is wrong with a config itself is told in the log alone.
+            # Triton writes problems of a config only to its log.
             return f"{error.message()}\n{self._log()}"
         return ""
 
     def call(self, case: Case) -> str:
-        """Sends the case's request, or one of zeros; what the server says against it, or nothing."""
+        """Sends the case's request, or one of zeros; returns the server's error message, or an empty string."""
         wanted: dict[str, Any] = json.loads(case.one("request") or "{}")
         inputs = wanted.get("inputs") or self._zeros(case.model)
         tensors = []
@@ -203,7 +203,7 @@ class Judge:
         return f"no output {sorted(expected - given)}" if outputs is None and expected - given else ""
 
     def verdict(self, case: Case) -> Verdict:
-        """Loads a case, calls it where it loads, and clears it."""
+        """Loads a case, sends a request if it loads, and removes it."""
         try:
             refusal = self.load(case)
             return Verdict(refusal, "" if refusal else self.call(case))
@@ -211,8 +211,8 @@ class Judge:
             self.clear(case)
 
     def clear(self, case: Case) -> None:
-        """Unloads and removes what is the case's own."""
-        # A shared model stays for the other cases.
+        """Unloads and removes the models of the case."""
+        # Shared models stay for the other cases.
         for name in {case.model, *case.folders} - {path.split("/")[0] for path in case.shared}:
             self.client.unload_model(name)
         for path in case.files:
@@ -239,7 +239,7 @@ class Judge:
         }
 
     def _log(self) -> str:
-        """What the server logged since the last call."""
+        """The server's log since the last call."""
         with self.server.log_path.open("rb") as log:
             log.seek(self._offset)
             data = log.read()
@@ -254,7 +254,7 @@ def every_wrong_case() -> list[Case]:
 
 @pytest.fixture
 def new_judge(tmp_path: Path) -> Iterator[Callable[[Case], Judge]]:
-    """Starts a server for one case alone; it is stopped hard, as it may not listen any more."""
+    """Starts a server for one case; the server is killed if it does not stop."""
     started: list[TritonServer] = []
 
     def start(case: Case) -> Judge:
@@ -280,7 +280,7 @@ def new_judge(tmp_path: Path) -> Iterator[Callable[[Case], Judge]]:
 
 @contextmanager
 def judging(folder: Path) -> Iterator[Judge]:
-    """A server that has the shared models."""
+    """Starts a server with the shared models."""
     write_files(SHARED, folder)
     config = ServerConfig(
         folder,
@@ -302,7 +302,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
 def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
     """What the server did with each selected case, by subject and name.
 
-    Most of a load is the server's waiting for its Python stubs: a few servers share the cases.
+    A server mostly waits for its Python stubs while it loads, so a few servers share the cases.
     """
     calls = [
         item.callspec.params

@@ -1,4 +1,4 @@
-"""That the response cache really answers wrongly where the checker warns, and rightly where it does not."""
+"""The response cache of a real server returns wrong answers in the cases that the checker warns about."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tritonclient.grpc as triton
 
 @pytest.fixture
 def loaded(judge, every_wrong_case):
-    """Loads a case of the corpus, and clears it in the end."""
+    """Loads a case of the corpus, and removes it after the test."""
     given = []
 
     def load(name):
@@ -48,7 +48,7 @@ def test_cached_answer_lacks_an_output_when_an_earlier_request_did_not_ask_for_i
     assert infer(client, inputs, ["sum", "product"]).keys() == {"sum"}
 
 
-def test_cached_answer_is_that_of_other_parameters_when_the_model_reads_them(loaded):
+def test_cached_answer_has_the_first_requests_parameters_when_the_model_reads_them(loaded):
     client = loaded("cached-parameters")
     inputs = {"x": np.ones(2, np.float32)}
     assert infer(client, inputs, parameters={"factor": 3})["y"].tolist() == [3, 3]

@@ -1,4 +1,4 @@
-"""The command: exit status, formats, what it ignores, and what it does not import."""
+"""The command: exit status, formats, ignored rules, and packages that it must not import."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def repository(tmp_path):
     return tmp_path / "models"
 
 
-def test_status_is_0_when_sound(repository):
+def test_status_is_0_when_the_repository_is_sound(repository):
     done = ebbtide("check", repository)
     assert (done.returncode, done.stdout, done.stderr) == (0, "0 errors, 0 warnings in 1 model\n", "")
 
@@ -45,7 +45,7 @@ def test_status_is_1_when_an_error_is_found(repository):
     (repository / "m" / "config.pbtxt").write_text(CONFIG + 'name: "n"\n')
     done = ebbtide("check", repository)
     assert done.returncode == 1
-    assert f"{repository}/m/config.pbtxt:4: error[model-name] name: got 'n'; expected the folder's name" in done.stdout
+    assert f"{repository}/m/config.pbtxt:4: error[model-name] name: got 'n'; expected 'm'" in done.stdout
 
 
 def test_warnings_fail_only_when_strict(repository):
@@ -63,14 +63,14 @@ def test_several_rules_are_ignored_when_named(repository):
     assert json.loads(done.stdout)["findings"] == []
 
 
-def test_annotations_are_printed_when_for_github(repository):
+def test_annotations_are_printed_when_the_format_is_github(repository):
     (repository / "m" / "config.pbtxt").write_text(CONFIG.replace("FP32", "FLOAT"))
     done = ebbtide("check", repository, "--format", "github")
     assert done.returncode == 1
     assert done.stdout.startswith(f"::error file={repository}/m/config.pbtxt,line=2,title=config-unknown-value::")
 
 
-def test_variant_is_checked_with_its_neighbours_when_chosen(repository):
+def test_config_is_checked_with_the_other_models_when_its_name_is_given(repository):
     (repository / "m" / "configs").mkdir()
     (repository / "m" / "configs" / "small.pbtxt").write_text(CONFIG)
     (repository / "m" / "config.pbtxt").write_text(CONFIG)
@@ -92,10 +92,10 @@ def test_variant_is_checked_with_its_neighbours_when_chosen(repository):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "give the REPOSITORY"),
-        (("nowhere",), "got nothing there"),
+        ((), "got no REPOSITORY"),
+        (("nowhere",), "got a path that does not exist"),
         (("models/m/config.pbtxt",), "got a file"),
-        (("models/m",), "got a model's own folder"),
+        (("models/m",), "got the folder of one model"),
         (("models", "--ignore", "model-nam"), "got 'model-nam'"),
         (("models", "--format", "yaml"), "yaml"),
     ],
@@ -104,28 +104,28 @@ def test_status_is_2_when_misused(repository, monkeypatch, arguments, words):
     monkeypatch.chdir(repository.parent)
     done = ebbtide("check", *arguments)
     assert done.returncode == 2
-    # The terminal's box breaks the lines.
+    # The error is printed in a box, which breaks its lines.
     assert words in " ".join(done.stderr.replace("│", " ").split())
 
 
-def test_folder_is_no_repository_when_nothing_in_it_looks_like_a_model(tmp_path):
+def test_folder_is_refused_when_nothing_in_it_looks_like_a_model(tmp_path):
     (tmp_path / "src" / "lib").mkdir(parents=True)
     assert ebbtide("check", tmp_path).returncode == 2
 
 
-def test_repository_is_empty_when_the_folder_is(tmp_path):
+def test_warning_is_printed_when_the_repository_is_empty(tmp_path):
     done = ebbtide("check", tmp_path)
     assert done.returncode == 0
     assert "warning[repository-empty]" in done.stdout
 
 
-def test_rules_are_listed_when_asked_for():
+def test_every_rule_is_listed_by_the_rules_option():
     done = ebbtide("check", "--rules")
     assert done.returncode == 0
     assert [line.split()[1] for line in done.stdout.splitlines()] == list(RULES)
 
 
-def test_neither_models_nor_heavy_packages_are_loaded_when_checking(repository, every_wrong_case):
+def test_no_model_is_run_and_no_heavy_package_imported_when_checking(repository, every_wrong_case):
     case = next(case for case in every_wrong_case if case.name == "input-type")
     case.write(repository)
     (repository / "m" / "1" / "model.py").write_text(SOURCE + "raise SystemExit('it was run')\n")

@@ -1,4 +1,4 @@
-"""The checker and a real server on every repository of the corpus: what the server does decides."""
+"""The checker and a real server on every repository of the corpus; what the server does is the expected result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def expected_rules(case):
     return {rule for key in ("rule", "also") for value in case.headers.get(key, []) for rule in value.split(", ")}
 
 
-def test_check_finds_the_rule_and_no_other_when_repository_is_broken(wrong, tmp_path):
+def test_check_finds_only_the_expected_rules_when_repository_is_broken(wrong, tmp_path):
     report = check_repository(wrong.write(tmp_path / "repository"))
     assert {finding.rule for finding in report.findings} == expected_rules(wrong), report.findings
     severity = Severity.ERROR if wrong.verdict in FAILING else Severity.WARNING
@@ -47,7 +47,7 @@ def test_server_fails_as_the_checker_says_when_repository_is_broken(broken, verd
         assert verdict.answer == ""
 
 
-def test_server_is_lost_or_refuses_as_the_checker_says_when_it_has_the_case_alone(alone, new_judge):
+def test_server_stops_hangs_or_refuses_as_expected_when_it_has_only_this_case(alone, new_judge):
     judge = new_judge(alone)
     words = alone.one(alone.verdict)
     said = judge.load(alone)
@@ -72,5 +72,5 @@ def test_server_loads_and_answers_when_repository_is_sound(sound, verdicts):
 
 def test_every_rule_has_a_case(every_wrong_case):
     cased = set().union(*(expected_rules(case) for case in every_wrong_case))
-    # A repository of nothing can't be written as files.
+    # A corpus file cannot hold an empty repository.
     assert set(RULES) - cased == {"repository-empty"}

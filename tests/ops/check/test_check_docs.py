@@ -1,4 +1,4 @@
-"""The documentation's smoke cases are run, and its table of rules is compared with the registry and the corpus."""
+"""The examples of the documentation are run, and its table of rules is compared with the registry and the corpus."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_documented_commands_print_what_the_document_says(tmp_path):
             (tmp_path / name).write_text(text)
         elif kind == "console":
             status = None
-            for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-                command, _, expected = part.partition("\n")
+            for command_and_output in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+                command, _, expected = command_and_output.partition("\n")
                 if command == "echo $?":
                     assert int(expected) == status
                     continue
@@ -50,7 +50,7 @@ def test_documented_commands_print_what_the_document_says(tmp_path):
 
 
 def table(examples: dict[str, Finding]) -> str:
-    """The documentation's table of rules; the examples are the corpus's first findings."""
+    """The documentation's table of rules; each example is the first finding of its rule in the corpus."""
     lines = ["| rule | severity | finds | example |", "| --- | --- | --- | --- |"]
     for rule in RULES.values():
         finding = examples[rule.id]

@@ -1,4 +1,4 @@
-"""What Ebbtide itself exports is sound, for the checker as for the server."""
+"""A repository that Ebbtide exports has no findings, and the server loads it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOVIELENS = Path(__file__).parents[3] / "examples" / "movielens-small"
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trained on a few users, as far as a config can tell."""
+    """The exported repository of a small model: its configs are those of a large one."""
     from ebbtide.export.repository import export_repository
     from ebbtide.train.bundle import InterestBundle
 
@@ -45,12 +45,12 @@ def test_check_is_silent_on_what_ebbtide_exports(exported):
     assert "recommend_text" in report.models
 
 
-def test_server_loads_what_the_checker_is_silent_on(exported):
+def test_server_loads_the_export_without_findings(exported):
     with TritonServer(ServerConfig(exported)) as server:
         assert server.is_running()
 
 
-def test_check_finds_the_step_when_a_part_of_the_export_was_edited(exported):
+def test_check_finds_the_step_when_the_exported_ensemble_was_edited(exported):
     config = exported / "recommend" / "config.pbtxt"
     text = config.read_text()
     try:

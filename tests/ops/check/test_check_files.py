@@ -1,4 +1,4 @@
-"""Model files of backends that no server here has: only that the file is there can be told."""
+"""Model files of backends that the test server does not have: the checker only tests that the file exists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TENSORS = 'input { name: "x" data_type: TYPE_FP32 dims: 3 } output { name: "y" d
 
 
 @pytest.mark.parametrize(("backend", "name"), FILES)
-def test_model_file_is_asked_for_by_the_backends_own_name(tmp_path, backend, name):
+def test_model_file_is_required_under_the_name_that_the_backend_opens(tmp_path, backend, name):
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").write_text(f"{backend} {TENSORS}")
     (finding,) = check_repository(tmp_path).findings
@@ -31,7 +31,7 @@ def test_model_file_is_asked_for_by_the_backends_own_name(tmp_path, backend, nam
     assert check_repository(tmp_path).findings == ()
 
 
-def test_nothing_is_asked_for_when_the_backend_is_unknown(tmp_path):
+def test_no_model_file_is_required_when_the_backend_is_unknown(tmp_path):
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").write_text(f'backend: "mine" {TENSORS}')
     assert check_repository(tmp_path).findings == ()

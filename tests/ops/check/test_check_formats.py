@@ -1,4 +1,4 @@
-"""The three ways in which a report is printed."""
+"""The three output formats of a report."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_findings_of_a_whole_corpus_are_sorted_and_never_repeated(every_wrong_ca
         assert len(set(findings)) == len(findings)
 
 
-def test_rules_are_named_and_told_alike():
+def test_rules_have_ids_and_summaries_of_the_same_form():
     for identity, rule in RULES.items():
         assert rule.id == identity
         assert identity == identity.lower()

@@ -1,4 +1,4 @@
-"""The walk over ONNX files against the onnx package, and on what is no ONNX file."""
+"""ONNX files are read as the onnx package reads them, and other files are refused."""
 
 from __future__ import annotations
 

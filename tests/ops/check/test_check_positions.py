@@ -1,4 +1,4 @@
-"""The position index against configs that are written in every way the text format allows."""
+"""The index of lines and values, on configs that are written in every form that the text format allows."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
 from ebbtide.check.textproto import Key, PositionIndex, render
+from ebbtide.check.tokens import normalised, split
 
 MAPS = ("parameters", "input_map", "output_map")
-# Whatever could lead a reader astray within a string.
+# Characters that have a meaning outside of strings.
 TEXTS = st.text(st.sampled_from("ab{}<>[]:,;#\"'\\ \n\tä"), max_size=12)
 SEPARATORS = st.sampled_from(["", ",", ";", " "])
 GAPS = st.sampled_from([" ", "\n", "\n\n", '  # a comment with } and " and [\n', "\t"])
@@ -42,7 +43,7 @@ CONFIGS = st.fixed_dictionaries(
 
 
 class Writer:
-    """Writes a config as text, in ways that are drawn, and keeps the line of every field."""
+    """Writes a config as text in a randomly drawn form, and records the line of every field."""
 
     def __init__(self, draw: Any) -> None:
         self.draw = draw
@@ -96,12 +97,16 @@ class Writer:
             self.add("" if in_list else self.draw(st.sampled_from([": ", ":\n", " : "])), self.scalar(value, path))
 
     def scalar(self, value: Any, path: tuple[Any, ...]) -> str:
-        if isinstance(value, int) or path[-1] in ("data_type", "optional"):
+        if isinstance(value, int):
+            sign, size = ("-" if value < 0 else ""), abs(value)
+            gap = self.draw(GAPS) if sign and self.draw(st.booleans()) else ""
+            return sign + gap + self.draw(st.sampled_from([f"{size}", f"0x{size:X}", f"0{size:o}"]))
+        if path[-1] in ("data_type", "optional"):
             return str(value)
         quote = self.draw(st.sampled_from("\"'"))
         parts = [value]
         if value and self.draw(st.booleans()):
-            # Two strings beside each other are one.
+            # Adjacent strings are read as one.
             parts = [value[: len(value) // 2], value[len(value) // 2 :]]
         escapes = {"\\": "\\\\", "\n": "\\n", "\t": "\\t", quote: f"\\{quote}"}
         return "\n".join(quote + "".join(escapes.get(letter, letter) for letter in part) + quote for part in parts)
@@ -114,14 +119,18 @@ class Writer:
         self.text += "".join(parts)
 
 
+def index_of(text: str) -> PositionIndex:
+    return PositionIndex(split(text)[0])
+
+
 @settings(max_examples=300, deadline=None)
 @given(CONFIGS, st.data())
 def test_index_knows_the_line_of_every_field_when_a_config_is_written_in_any_way(config, data):
     writer = Writer(data.draw)
     writer.message(config, ())
-    # That the text is one at all: Triton's own message must take it.
-    text_format.Parse(writer.text, model_config_pb2.ModelConfig())
-    index = PositionIndex(writer.text)
+    # The text must be a valid config.
+    text_format.Parse(normalised(split(writer.text)[0]), model_config_pb2.ModelConfig())
+    index = index_of(writer.text)
     for path, line in writer.lines.items():
         assert index.has(path), (writer.text, path)
         assert index.line(path) == line, (writer.text, path)
@@ -133,20 +142,21 @@ def test_index_finds_values_by_key_when_the_library_writes_them(entries, short):
     config = model_config_pb2.ModelConfig()
     for key, value in entries.items():
         config.parameters[key].string_value = value
-    index = PositionIndex(text_format.MessageToString(config, as_utf8=short))
+    index = index_of(text_format.MessageToString(config, as_utf8=short))
     for key, value in entries.items():
         assert index.value(("parameters", Key(key), "value", "string_value")) == value
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.sampled_from("ab {}<>[]:,;#\"'\\\n1-"), max_size=60))
+@example("1'\\:'")
 def test_index_is_made_when_the_text_is_no_config(text):
-    index = PositionIndex(text)
+    index = index_of(text)
     assert 1 <= index.line(("input", 0, "dims")) <= text.count("\n") + 1
 
 
 def test_index_stops_when_messages_nest_without_end():
-    assert PositionIndex("a { " * 5000).line(("b",)) == 1
+    assert index_of("a { " * 5000).line(("b",)) == 1
 
 
 @pytest.mark.parametrize(
@@ -160,11 +170,11 @@ def test_index_stops_when_messages_nest_without_end():
         (("output",), 1),
     ],
 )
-def test_index_falls_back_on_what_is_around_when_a_field_is_not_written(path, line):
+def test_index_returns_the_line_of_the_outer_message_when_a_field_is_not_written(path, line):
     text = 'input [\n  { name: "a" },\n  { name: "b"\n    dims: [ 1,\n 2 ] }\n]\n# input {\ninput { name: "c" }\n'
-    assert PositionIndex(text).line(path) == line
+    assert index_of(text).line(path) == line
 
 
-def test_path_is_shown_as_users_write_it():
+def test_path_is_rendered_with_indices_and_keys():
     assert render(("input", 1, "dims", 0)) == "input[1].dims[0]"
     assert render(("parameters", Key("a b"), "value")) == 'parameters["a b"].value'

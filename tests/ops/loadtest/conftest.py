@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-import polars as pl
 import pytest
 
-from ebbtide.data.catalog import read_catalog
-from ebbtide.data.events import EventColumns, build_log, read_events
-from ebbtide.data.splits import held_out
-from ebbtide.loadtest import SessionLog, build_workload
+from ebbtide.cli.session_log import read_session_log
+from ebbtide.loadtest import build_workload
 from ebbtide.serve import ServerConfig, TritonServer
 
 MOVIELENS = Path(__file__).parents[3] / "examples" / "movielens-small"
@@ -89,12 +86,12 @@ def server(slowed_repository):
 @pytest.fixture(scope="session")
 def sessions():
     """The shipped log, its last fifth held out."""
-    catalog, _ = read_catalog(MOVIELENS / "movies.parquet", "movieId", "{title} ({year})", None, 0.01)
-    columns = EventColumns(user="userId", item="movieId", time="timestamp")
-    frame, _ = read_events(MOVIELENS / "ratings.parquet", columns, catalog.index, 0.01)
-    log = build_log(frame.filter(pl.col("user").is_not_null()), catalog.index)
-    asked = held_out(log, "time:0.2")
-    return SessionLog(log.start, log.item, log.time_ms, None, asked, catalog.item_id, catalog.text)
+    columns = ("userId", "movieId", "timestamp", None, None)
+    replayed, notes = read_session_log(
+        None, MOVIELENS / "ratings.parquet", MOVIELENS / "movies.parquet", None, "{title} ({year})", columns
+    )
+    assert notes == []
+    return replayed
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,14 @@
-"""Requests are those of real users, just before what they did next."""
+"""Requests are those of real users, just before their held-out events."""
 
 import numpy as np
 import pytest
+from tritonclient.utils import deserialize_bytes_tensor
 
+from ebbtide.data.catalog import Catalog
+from ebbtide.data.events import EventLog
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.keys import item_key
-from ebbtide.loadtest import LoadTestError, SessionLog, build_workload
+from ebbtide.loadtest import LoadTestError, Replayed, build_workload
 from ebbtide.loadtest._triton import read_messages, read_request, write_messages
 
 
@@ -19,24 +22,28 @@ def tensors(message):
     }
 
 
+def _names(request):
+    return [tensor.name for tensor in request.inputs]
+
+
 def small_log(held_out):
-    """Two users: a session of three events and a later one; two events of one moment and one after."""
+    """Two users: a session of three events and a later one; a basket of two events and one event after."""
     hour = 3_600_000
-    return SessionLog(
+    log = EventLog(
+        users=["u", "v"],
         start=np.array([0, 4, 7]),
         item=np.array([0, 1, 2, 0, 1, 2, 0]),
         time_ms=np.array([0, 1000, 3000, 5 * hour, 10, 10, 20]),
-        weight=None,
-        is_held_out=np.array(held_out, dtype=np.bool_),
-        item_id=["a", "b", "c"],
-        text=["first film", "second film", "third film"],
+        weight=np.ones(7, dtype=np.float32),
     )
+    texts = ["first film", "second film", "third film"]
+    return Replayed(log, Catalog(["a", "b", "c"], texts, texts), np.array(held_out, dtype=np.bool_))
 
 
-def test_request_holds_what_came_strictly_before_when_a_moment_has_several_events():
+def test_request_holds_what_is_strictly_earlier_when_a_basket_has_several_events():
     workload = build_workload(small_log([0, 1, 1, 1, 0, 1, 1]), {"recommend": 1.0})
     asked = [tensors(message) for message in workload.messages["recommend"]]
-    # The second event of one moment is asked for with the first, which has no past here.
+    # A basket is asked for once, and the first of this user has no past.
     assert [int(one["now"][0]) for one in asked] == [20, 1000, 3000, 5 * 3_600_000]
     assert [len(one["event_item"]) for one in asked] == [2, 1, 2, 3]
     assert list(asked[2]["event_item"]) == [item_key("a"), item_key("b")]
@@ -51,8 +58,26 @@ def test_workload_replays_real_lengths_when_the_log_is_movielens(sessions, workl
     assert max(lengths) <= Limits().max_events
     assert len(set(lengths)) > 50
     assert len(set(workload.messages["recommend"])) == 300
-    held_out = set(sessions.time_ms[sessions.is_held_out].tolist())
+    held_out = set(sessions.log.time_ms[sessions.is_held_out].tolist())
     assert all(int(tensors(message)["now"][0]) in held_out for message in workload.messages["recommend"])
+
+
+def test_requests_are_cut_when_the_server_allows_less(sessions):
+    limits = Limits(max_events=5, max_candidates=7, max_text_bytes=9)
+    mix = dict.fromkeys(("recommend", "recommend_text", "rank", "embed"), 0.25)
+    workload = build_workload(sessions, mix, limits=limits, requests=40)
+    whole = build_workload(sessions, mix, requests=40)
+    for name in ("recommend", "recommend_text", "rank"):
+        cut, uncut = ([tensors(message) for message in one.messages[name]] for one in (workload, whole))
+        assert max(len(one["event_time"]) for one in cut) == 5
+        for short, long in zip(cut, uncut, strict=True):
+            # What is left is the end of the history.
+            assert (short["event_time"] == long["event_time"][-5:]).all()
+    assert {len(tensors(message)["candidate_item"]) for message in workload.messages["rank"]} == {7}
+    for name in ("recommend_text", "embed"):
+        requests = [read_request(message) for message in workload.messages[name]]
+        texts = [deserialize_bytes_tensor(one.raw_input_contents[_names(one).index("text")])[0] for one in requests]
+        assert max(map(len, texts)) == 9
 
 
 def test_workload_is_the_same_when_built_twice_and_another_with_another_seed(sessions):
@@ -66,24 +91,24 @@ def test_workload_is_the_same_when_built_twice_and_another_with_another_seed(ses
     assert [read_request(first.messages[name][0]).model_name for name in mix] == list(mix)
 
 
-def test_candidates_hold_what_came_next_when_a_request_ranks(sessions):
+def test_candidates_hold_the_next_item_when_a_request_ranks(sessions):
     workload = build_workload(sessions, {"rank": 1.0}, requests=50)
-    id_of = {item_key(item_id): index for index, item_id in enumerate(sessions.item_id)}
-    popularity = np.bincount(sessions.item, minlength=len(sessions.item_id))
+    id_of = {item_key(item_id): index for index, item_id in enumerate(sessions.catalog.item_id)}
+    popularity = np.bincount(sessions.log.item, minlength=len(sessions.catalog))
     drawn = []
     for message in workload.messages["rank"]:
         asked = tensors(message)
         candidates = [id_of[key] for key in asked["candidate_item"].tolist()]
         assert len(set(candidates)) == len(candidates) == 100
-        happened = sessions.item[sessions.time_ms == int(asked["now"][0])]
+        happened = sessions.log.item[sessions.log.time_ms == int(asked["now"][0])]
         assert candidates[0] in happened
         drawn += candidates[1:]
     # Popular items come up more often than in an even draw.
     assert popularity[drawn].mean() > 3 * popularity.mean()
 
 
-def test_workload_is_refused_when_nobody_is_held_out_with_a_past():
-    with pytest.raises(LoadTestError, match="nobody has a held-out event with an earlier one"):
+def test_workload_is_refused_when_no_held_out_event_has_a_past():
+    with pytest.raises(LoadTestError, match="no user has a held-out event with an earlier one"):
         build_workload(small_log([1, 0, 0, 0, 1, 1, 0]), {"recommend": 1.0})
 
 

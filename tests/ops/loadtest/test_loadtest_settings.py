@@ -1,4 +1,4 @@
-"""What users write: durations, mixes, objectives, and the moments that follow from a rate."""
+"""Durations, mixes, objectives and rates as users write them, and the due times of requests."""
 
 import numpy as np
 import pytest

@@ -10,26 +10,25 @@ from ebbtide.loadtest import Slo, Workload
 from ebbtide.loadtest.calibrate import Calibration
 from ebbtide.tune.result import Outcome, result_of
 from ebbtide.tune.search import Search
-from ebbtide.tune.space import Coordinate, Space, changes
+from ebbtide.tune.space import changes
 from ebbtide.tune.verdict import Verdict
 
 HEAD = "scoring_head"
 START = (TunedSettings(HEAD, 1, 1, 0, ()),)
-SPACE = Space(START, (Coordinate(HEAD, "placement", (TunedSettings(HEAD, 1, 1), TunedSettings(HEAD, 2, 1))),))
 
 
 class Steady:
-    """Twice as fast with two instances, and never another figure."""
+    """Twice as fast with two instances, without noise."""
 
     def time_shares(self):
         return {}
 
     def pair(self, *both):
-        return tuple(1_000.0 * settings[0].instances for settings in both)
+        return tuple(1_000.0 * min(2, settings[0].instances) for settings in both)
 
 
-def outcome(verdict, *, limits=None):
-    search = Search(SPACE, Steady())
+def outcome(verdict, *, limited_turns=0):
+    search = Search(START, Steady(), cores=1)
     return Outcome(
         repository=Path("repository"),
         start=START,
@@ -39,8 +38,8 @@ def outcome(verdict, *, limits=None):
         slo=Slo.parse("p99<20ms"),
         workload=Workload({"recommend": 1.0}, {"recommend": [b""]}, [], 3),
         calibration=Calibration(5_000.0, 100.0),
-        generator_limits=limits or {},
         turns=60,
+        limited_turns=limited_turns,
         server_version="2.51.0",
         machine={"cores": 2},
         command="ebbtide tune repository",
@@ -56,11 +55,13 @@ def test_result_states_the_ratio_and_how_to_get_it_when_the_winner_is_proven():
     assert result["ratio_ci95"][0] > 1
     assert result["winner"]["changes"] == [{"model": HEAD, "instances": 2}]
     assert result["winner"]["export_options"] == "--tuned scoring_head:instances=2"
-    assert result["verdict"].startswith("holds 1,250 instead of 1,000 requests per second under p99<20ms,errors<0.1%")
+    assert result["verdict"].startswith(
+        "the tuned settings hold 1,250 instead of 1,000 requests per second under p99<20ms,errors<0.1%"
+    )
     assert result["notes"] == []
 
 
-def test_default_stays_when_the_open_model_does_not_prove_the_winner():
+def test_default_is_kept_when_the_open_model_does_not_prove_the_winner():
     result = result_of(outcome(Verdict((1_000.0, 1_100.0, 950.0), (1_050.0, 1_000.0, 1_020.0))))
     assert result["found"]["changes"] == [{"model": HEAD, "instances": 2}]
     assert result["winner"] == {
@@ -69,16 +70,19 @@ def test_default_stays_when_the_open_model_does_not_prove_the_winner():
         "settings": result["default"]["settings"],
         "export_options": "",
     }
-    assert "the default stays" in result["verdict"]
-    assert "not proven" in result["verdict"]
+    assert result["verdict"].startswith(
+        "the default settings were kept: the other settings held 1,020 instead of 1,000"
+    )
+    assert result["verdict"].endswith("which does not prove them better")
 
 
 def test_result_names_what_limits_it_when_the_generator_was_busy():
-    result = result_of(outcome(None, limits={"the generator was busy": 7}))
+    result = result_of(outcome(None, limited_turns=7))
     (note,) = result["notes"]
     assert "may have limited 7 of 60 turns" in note
     assert result["ratio"] == 1.0
     assert result["ratio_ci95"] is None
+    assert result["verdict"].startswith("the default settings were kept and no rate was measured")
 
 
 def test_changes_state_only_what_differs():

@@ -48,7 +48,9 @@ def test_both_meet_the_same_arrivals_when_they_are_tried_in_turn():
 
 
 def test_verdict_is_refused_when_the_default_holds_nothing():
-    with pytest.raises(TuneError, match="slo: got an objective that the default did not hold at any rate tried"):
+    with pytest.raises(
+        TuneError, match="slo: got an objective that the default settings did not hold at any rate tried"
+    ):
         compare(lambda *_: False, lambda *_: True, (100, 100), repeats=3, time_is_up=lambda: False)
 
 

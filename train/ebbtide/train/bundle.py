@@ -2,7 +2,8 @@
 
 =====================  =================================================================================
 ``bundle.json``        settings, encoder, prior, data description, fingerprint
-``weights.safetensors``  the interest model's parameters, the catalog's text vectors, the prior's columns
+``weights.safetensors``  the interest model's parameters, the catalog's text vectors and other features, the
+                         prior's columns
 ``catalog.parquet``    ``item_id``, ``text``, ``title``; the row is the catalog index
 ``encoder/``           the language model, only where training tuned it
 =====================  =================================================================================
@@ -30,6 +31,7 @@ from ebbtide.data.dataset import DataReference
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import encoder_folder
 from ebbtide.train.errors import BundleError
+from ebbtide.train.files import default_mode
 from ebbtide.train.model import InterestModel
 
 FORMAT = 1
@@ -40,6 +42,7 @@ TUNED = "bundle:encoder"
 """The source of an encoder that training tuned: it lies in the bundle."""
 _TEXT_VECTORS = "text_vectors"
 _PRIOR_COLUMNS = "prior_columns"
+_FEATURES = "features."
 _MODEL = "model."
 _FINGERPRINT_CHARACTERS = 16
 
@@ -90,7 +93,7 @@ class InterestBundle:
     model: InterestModel
     """Holds the catalog's text vectors."""
     prior_columns: npt.NDArray[np.float32]
-    """``[N, p]``: log(1 + decayed count) at each half-life, as of `prior_counted_at_ms`."""
+    """``[items, p]``: log(1 + decayed count) at each half-life, as of `prior_counted_at_ms`."""
     folder: Path | None = None
     """Where it was read from; None for one fresh from training."""
     encoder_files: dict[str, bytes] | None = None
@@ -103,7 +106,7 @@ class InterestBundle:
 
     @property
     def text_vectors(self) -> npt.NDArray[np.float32]:
-        """``[N, text width]``."""
+        """``[items, text width]``."""
         return self.model.text_vectors.numpy()
 
     def encoder_folder(self) -> Path:
@@ -120,7 +123,7 @@ class InterestBundle:
         return encoder_folder(str(self.folder / ENCODER_FOLDER))
 
     def save(self, folder: Path) -> None:
-        """Writes the bundle, in place of an earlier one, at once: a reader sees the old or the new.
+        """Writes the bundle, replacing an earlier one in one step: a reader sees the old or the new one.
 
         Raises:
             BundleError: The folder holds something else than a bundle.
@@ -130,7 +133,8 @@ class InterestBundle:
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
         partial.mkdir(parents=True)
         try:
-            save_file(_tensors(self.model, self.prior_columns), str(partial / WEIGHTS_FILE))
+            with default_mode(partial / WEIGHTS_FILE):
+                save_file(_tensors(self.model, self.prior_columns), str(partial / WEIGHTS_FILE))
             _catalog_frame(self.catalog).write_parquet(partial / CATALOG_FILE)
             (partial / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
             if self.encoder_files is not None:
@@ -167,7 +171,12 @@ class InterestBundle:
             raise BundleError(f"{folder}: not a sound bundle: {error}") from error
         frame = pl.read_parquet(folder / CATALOG_FILE)
         catalog = Catalog(*(frame[column].to_list() for column in ("item_id", "text", "title")))
-        model = InterestModel(config.model, torch.from_numpy(tensors.pop(_TEXT_VECTORS)))
+        features = {
+            name.removeprefix(_FEATURES): torch.from_numpy(tensors.pop(name))
+            for name in sorted(tensors)
+            if name.startswith(_FEATURES)
+        }
+        model = InterestModel(config.model, torch.from_numpy(tensors.pop(_TEXT_VECTORS)), features)
         prior_columns = tensors.pop(_PRIOR_COLUMNS)
         state = {name.removeprefix(_MODEL): torch.from_numpy(value) for name, value in tensors.items()}
         try:
@@ -188,8 +197,10 @@ def fingerprint_of(
 ) -> str:
     """The id of a bundle: equal parameters, catalog, encoder and settings give an equal id."""
     digest = hashlib.sha256()
-    # Whether there is a repeat score is told by its tensors; so bundles from before it keep their fingerprint.
-    settings = model.config.model_dump_json(exclude={"repeat_score"})
+    # The tensors of a repeat score say all that its settings say; without them, earlier bundles keep their fingerprint.
+    settings = model.config.model_dump_json(
+        exclude={name for name in ModelConfig.model_fields if name.startswith("repeat_")}
+    )
     digest.update(f"{FORMAT}\n{settings}\n{encoder.fingerprint}\n".encode())
     for name, value in sorted(_tensors(model, prior_columns).items()):
         digest.update(f"{name}{value.shape}".encode())
@@ -201,7 +212,8 @@ def fingerprint_of(
 
 def _tensors(model: InterestModel, prior_columns: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
     parameters = {_MODEL + name: value.detach().numpy() for name, value in model.state_dict().items()}
-    return {**parameters, _TEXT_VECTORS: model.text_vectors.numpy(), _PRIOR_COLUMNS: prior_columns}
+    features = {_FEATURES + name: rows.numpy() for name, rows in model.added_blocks.features().items()}
+    return {**parameters, **features, _TEXT_VECTORS: model.text_vectors.numpy(), _PRIOR_COLUMNS: prior_columns}
 
 
 def _catalog_frame(catalog: Catalog) -> pl.DataFrame:

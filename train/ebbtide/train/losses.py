@@ -1,12 +1,12 @@
-"""The losses of training: how far the scores before some baskets are from what came at them.
+"""The losses of training: how far the scores before some baskets are from the items in them.
 
-Pure functions of tensors. Each takes the scores of K baskets over the same m candidates (the whole catalog, or what
-came and what was drawn), ``[K, m]``, and the P pairs of what came: ``row`` ``[P]``, the basket, and ``column``
-``[P]``, the candidate. Every basket has a pair. Losses are averaged over what came at each basket, then over the
-baskets, so that a basket of twenty counts as much as one film.
+Pure functions of tensors. Each takes scores ``[baskets, candidates]``; the candidates are the whole catalog, or the
+next items and drawn ones, the same for all baskets. It also takes the targets: ``row`` ``[targets]`` is the basket and
+``column`` ``[targets]`` the candidate of each. Every basket has a target. Losses are averaged over the targets of each
+basket, then over baskets, so a basket of twenty items counts as much as one of a single film.
 
-Drawn negatives are shared by the baskets of a step and named by candidate: ``drawn`` ``[m]`` says how often each
-candidate was drawn, 0 for those that are there only because they came.
+All baskets of a step share the drawn negatives: ``drawn`` ``[candidates]`` says how often each candidate was drawn, 0
+for candidates that are only next items.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Loss(str, Enum):
     sampled_softmax = "sampled-softmax"
     """Cross-entropy over drawn negatives, corrected by how likely they were drawn: for large catalogs."""
     bpr = "bpr"
-    """What came should score above what was drawn."""
+    """Targets should score above drawn negatives."""
     gbce = "gbce"
     """Binary cross-entropy with drawn negatives, calibrated against overconfidence."""
     mse = "mse"
@@ -43,18 +43,18 @@ def full_softmax(scores: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """-log(exp s_i / sum_j exp s_j), j over the whole catalog.
 
     Args:
-        scores: ``[K, N]``.
-        row: ``[P]``.
-        column: ``[P]``.
+        scores: ``[baskets, items]``.
+        row: ``[targets]``.
+        column: ``[targets]``.
     """
     loss: Tensor = _FullSoftmax.apply(scores, row, column)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _FullSoftmax(torch.autograd.Function):
-    """`full_softmax` with its gradient, p_j less the share of what came, made on the way: one more tensor of scores.
+    """`full_softmax` with its gradient, p_j minus the share of the targets, computed in the forward pass.
 
-    Autograd would make five; over a whole catalog, most of the time goes into filling them.
+    It needs one more tensor of scores. Autograd would make five, and over a whole catalog filling them takes most time.
     """
 
     @staticmethod
@@ -76,18 +76,18 @@ class _FullSoftmax(torch.autograd.Function):
 
 
 def sampled_softmax(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor, log_expected: Tensor) -> Tensor:
-    """-log(exp s_i / (exp s_i + sum_{j != i} c_j exp s_j / E_j)), j over what was drawn.
+    """-log(exp s_i / (exp s_i + sum_{j != i} c_j exp s_j / E_j)), j over the drawn negatives.
 
     Importance sampling of the full softmax's sum: c_j is how often j was drawn and E_j = M q_j how often that is to be
     expected, so the sum has the right mean whatever the distribution q (Bengio and Senecal, IEEE TNN 19(4), 2008,
     eq. 10; Yi et al., RecSys 2019, sec. 4, call subtracting log q the correction).
 
     Args:
-        scores: ``[K, m]``.
-        row: ``[P]``.
-        column: ``[P]``.
-        drawn: ``[m]``, counts c.
-        log_expected: ``[m]``, log E.
+        scores: ``[baskets, candidates]``.
+        row: ``[targets]``.
+        column: ``[targets]``.
+        drawn: ``[candidates]``, counts c.
+        log_expected: ``[candidates]``, log E.
     """
     own = scores[row, column]
     # The logarithm of a count of 0 is minus infinity: such a candidate adds nothing to the sum.
@@ -97,13 +97,13 @@ def sampled_softmax(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor, 
 
 
 def bpr(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
-    """-log sigmoid(s_i - s_j), averaged over what was drawn and did not come (Rendle et al., UAI 2009, sec. 4.1).
+    """-log sigmoid(s_i - s_j), averaged over the negatives that are no targets (Rendle et al., UAI 2009, sec. 4.1).
 
     Args:
-        scores: ``[K, m]``.
-        row: ``[P]``.
-        column: ``[P]``.
-        drawn: ``[m]``, counts.
+        scores: ``[baskets, candidates]``.
+        row: ``[targets]``.
+        column: ``[targets]``.
+        drawn: ``[candidates]``, counts.
     """
     weight = _negatives(scores, row, column, drawn)[row]
     gaps = functional.softplus(scores[row] - scores[row, column][:, None])
@@ -112,17 +112,17 @@ def bpr(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
 
 
 def gbce(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor, items: int, calibration: float) -> Tensor:
-    """-(beta log sigmoid(s_i) + sum_j log(1 - sigmoid(s_j))) / (k + 1), j over what was drawn and did not come.
+    """-(beta log sigmoid(s_i) + sum_j log(1 - sigmoid(s_j))) / (k + 1), j over the drawn negatives that are no targets.
 
     gBCE (Petrov and Macdonald, RecSys 2023, eq. 10 to 13): with k negatives drawn from the catalog, r = k / (N - 1) is
     the sampling rate and beta = r (t (1 - 1 / r) + 1 / r). With t = 0 it is binary cross-entropy; with t = 1 the
     probabilities come out as with all negatives.
 
     Args:
-        scores: ``[K, m]``.
-        row: ``[P]``.
-        column: ``[P]``.
-        drawn: ``[m]``, counts.
+        scores: ``[baskets, candidates]``.
+        row: ``[targets]``.
+        column: ``[targets]``.
+        drawn: ``[candidates]``, counts.
         items: N.
         calibration: t, 0 to 1.
     """
@@ -139,22 +139,22 @@ def mse(scores: Tensor, row: Tensor, column: Tensor, rating: Tensor) -> Tensor:
     """(r - s_i)^2, the gap between predicted and true rating (step 4 of the source method).
 
     Args:
-        scores: ``[K, m]``.
-        row: ``[P]``.
-        column: ``[P]``.
-        rating: ``[P]``, less the mean rating.
+        scores: ``[baskets, candidates]``.
+        row: ``[targets]``.
+        column: ``[targets]``.
+        rating: ``[targets]``, less the mean rating.
     """
     return _basket_mean((scores[row, column] - rating).square(), row, scores.shape[0])
 
 
 def _negatives(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
-    """How often each candidate counts as a negative of each basket, ``[K, m]``: as drawn, 0 for what came."""
-    came = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-    came[row, column] = True
-    return drawn.to(scores.dtype).expand(scores.shape).masked_fill(came, 0.0)
+    """How often each candidate is a negative of each basket, ``[baskets, candidates]``: as drawn, 0 for next items."""
+    is_target = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    is_target[row, column] = True
+    return drawn.to(scores.dtype).expand(scores.shape).masked_fill(is_target, 0.0)
 
 
 def _basket_mean(values: Tensor, row: Tensor, baskets: int) -> Tensor:
-    """Mean over K baskets of the mean of ``values`` ``[P]`` at each."""
+    """Mean over baskets of the mean of ``values`` ``[targets]`` of each basket."""
     share = 1 / torch.bincount(row, minlength=baskets)[row]
     return (values * share).sum() / baskets

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -11,22 +14,23 @@ from torch import Tensor, nn
 
 from ebbtide.interest.gate import SCALAR_FEATURES
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
+from ebbtide.train.blocks import RESIDUAL, TEXT, AddedBlocks, FeatureBlock
 from ebbtide.train.config import ModelConfig
 from ebbtide.train.repeat import RepeatScore
 
 
 @dataclass(frozen=True)
 class Sums:
-    """The two event sets of K requests, summed: decayed vectors and, for the norms, their squares."""
+    """The two event sets of each request, summed: decayed vectors and, for the norms, their squares."""
 
     history: Tensor
-    """``[K, d]``: sum of v exp(-lambda age) exp(-mu rank) x over the history."""
+    """``[requests, d]``: sum of v exp(-lambda age) exp(-mu rank) x over the history."""
     history_square: Tensor
-    """``[K, d]``: sum of the squares of the same terms."""
+    """``[requests, d]``: sum of the squares of the same terms."""
     current: Tensor
-    """``[K, d]``."""
+    """``[requests, d]``."""
     current_square: Tensor
-    """``[K, d]``."""
+    """``[requests, d]``."""
 
 
 @dataclass(frozen=True)
@@ -34,29 +38,34 @@ class Context:
     """What the gate sees beside the vectors."""
 
     history_count: Tensor
-    """``[K]``, events of the history."""
+    """``[requests]``, events of the history."""
     current_count: Tensor
-    """``[K]``, events of the session."""
+    """``[requests]``, events of the session."""
     idle_hours: Tensor
-    """``[K]``, hours since the last event, 0 without one."""
+    """``[requests]``, hours since the last event, 0 without one."""
 
 
 class InterestModel(nn.Module):
     """Parameters and formulas; which events go in is the business of `windows` (training) and `reference` (requests).
 
-    Event vectors are x_i = P text_i + e_i and item factors a_i = Q text_i + q_i, each a text part and a learned
-    residual; score_i = (gamma (x) w) . a_i + prior_weight . prior_i, generalised matrix factorisation (He et al.,
-    WWW 2017, eq. 9).
+    Event vectors x_i = sum_b P_b f_bi and item factors a_i = sum_b Q_b f_bi are sums over feature blocks b. Two blocks
+    are always there: the text, and a learned residual for each item (its features are one-hot);
+    score_i = (gamma (x) w) . a_i + prior_weight . prior_i is generalised matrix factorisation (He et al., WWW 2017,
+    eq. 9).
     """
 
     text_vectors: Tensor
 
-    def __init__(self, config: ModelConfig, text_vectors: Tensor) -> None:
+    def __init__(self, config: ModelConfig, text_vectors: Tensor, features: Mapping[str, Tensor] | None = None) -> None:
         """Starts from log-spaced half-lives and random projections; seed torch before for a reproducible start.
 
         Args:
             config: Shape of the model.
-            text_vectors: ``[N, text width]``, the encoder's vectors of the catalog.
+            text_vectors: ``[items, text width]``, the encoder's vectors of the catalog.
+            features: Further feature blocks by name, ``[items, width]`` each; None for none.
+
+        Raises:
+            ValueError: A further block has a bad name or shape.
         """
         super().__init__()
         self.config = config
@@ -81,11 +90,20 @@ class InterestModel(nn.Module):
             )
         self.repeat: RepeatScore | None = None
         if config.repeat_score:
-            prior_half_lives = config.effective_prior_half_life_days
-            self.repeat = RepeatScore(config.decay == "learned", text_width, items, prior_half_lives)
+            self.repeat = RepeatScore(config, text_width, items)
         if config.fixed_alpha is None:
             self.gate_hidden = nn.Linear(2 * d + SCALAR_FEATURES, config.gate_hidden)
             self.gate_output = nn.Linear(config.gate_hidden, d if config.alpha == "per-dimension" else 1)
+        self.added_blocks = AddedBlocks(features or {}, items, d)
+
+    @property
+    def blocks(self) -> dict[str, FeatureBlock]:
+        """Every feature block by name."""
+        return {
+            TEXT: FeatureBlock(self.text_vectors, self.event_projection, self.item_projection),
+            RESIDUAL: FeatureBlock(None, self.event_residual, self.item_residual),
+            **self.added_blocks.blocks(),
+        }
 
     @property
     def decay_rate_per_day(self) -> Tensor:
@@ -97,24 +115,47 @@ class InterestModel(nn.Module):
         """mu, ``[d]``; zeros with ``decay="none"``."""
         return self.log_rank_decay_rate.exp() if self.config.decay == "learned" else torch.zeros_like(self.gamma)
 
+    def half_life_quantiles(self, quantiles: Sequence[float]) -> tuple[float, ...]:
+        """Quantiles, over the interest dimensions, of the half-lives by age in days; empty without decay."""
+        if self.config.decay == "none":
+            return ()
+        half_lives = math.log(2) / self.decay_rate_per_day.detach()
+        return tuple(torch.quantile(half_lives.cpu(), torch.tensor(quantiles)).tolist())
+
     def event_vectors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
-        """Vectors x of the whole catalog ``[N, d]``, or of some items ``[m, d]``, given by catalog index.
+        """Vectors x of the catalog ``[items, d]``, or of chosen items ``[chosen items, d]``.
 
         Args:
-            items: ``[m]``; None for the whole catalog.
-            residual_dropout: Share of the items that have their text part alone, drawn anew; after DropoutNet (Volkovs
-                et al., NeurIPS 2017), so that the text part is good by itself where nothing else is known of an item.
+            items: ``[chosen items]``; None for the whole catalog.
+            residual_dropout: Share of the items that go without their residual, drawn anew; after DropoutNet (Volkovs
+                et al., NeurIPS 2017), so that the features are good by themselves for an item without training events.
         """
-        residual = _rows(self.event_residual, items, residual_dropout)
-        return _rows(self.text_vectors, items) @ self.event_projection + residual
+        return self._sum_of_blocks(
+            [(block.features, block.event_projection) for block in self.blocks.values()], items, residual_dropout
+        )
 
     def item_factors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
-        """Gamma (x) a of the whole catalog ``[N, d]``, or of some ``[m, d]``; arguments as for `event_vectors`."""
-        residual = _rows(self.item_residual, items, residual_dropout)
-        return (_rows(self.text_vectors, items) @ self.item_projection + residual) * self.gamma
+        """Factors gamma (x) a, ``[items, d]`` or ``[chosen items, d]``; arguments as for `event_vectors`."""
+        factors = self._sum_of_blocks(
+            [(block.features, block.item_projection) for block in self.blocks.values()], items, residual_dropout
+        )
+        return factors * self.gamma
+
+    @staticmethod
+    def _sum_of_blocks(
+        terms: list[tuple[Tensor | None, Tensor]], items: Tensor | None, residual_dropout: float
+    ) -> Tensor:
+        """The sum over blocks, given as features and projection, ``[items, d]`` or ``[chosen items, d]``."""
+        return reduce(
+            operator.add,
+            (
+                _rows(projection, items, residual_dropout) if features is None else _rows(features, items) @ projection
+                for features, projection in terms
+            ),
+        )
 
     def repeat_item_bias(self) -> Tensor:
-        """What each item adds to its repeat score, ``[N]``: its text vector times a weight, and its own bias.
+        """What each item adds to its repeat score, ``[items]``: its text vector times a weight, and its own bias.
 
         Raises:
             ValueError: The model has no repeat score.
@@ -124,12 +165,12 @@ class InterestModel(nn.Module):
         return self.text_vectors @ self.repeat.text_weight + self.repeat.item_bias
 
     def blend(self, sums: Sums, context: Context, alpha_override: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """W ``[K, d]`` and alpha ``[K, 1]`` or ``[K, d]``; see `ebbtide.interest.blend` for the formulas.
+        """Returns w ``[requests, d]`` and alpha ``[requests, 1]`` or ``[requests, d]``, as `ebbtide.interest.blend`.
 
         Args:
             sums: Of the two event sets.
             context: For the gate.
-            alpha_override: ``[K]``, NaN where the model decides.
+            alpha_override: ``[requests]``, NaN where the model decides.
         """
         floor = float(NORM_FLOOR_SQUARED)
         long_term = sums.history * torch.rsqrt(sums.history_square.sum(-1, keepdim=True) + floor)

@@ -1,4 +1,4 @@
-"""The popularity prior: log(1 + decayed count) of every item at a few half-lives, as of any moment of the log."""
+"""The popularity prior: log(1 + decayed count) of every item at a few half-lives, as of any time of the log."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class PopularitySnapshots:
-    """The prior's columns at G moments; between two the earlier one holds, as between two refreshes when served."""
+    """The prior's columns at some timestamps; between two of them the earlier one holds, as between two refreshes."""
 
     timestamp_ms: npt.NDArray[np.int64]
-    """``[G]``, ascending."""
+    """``[timestamps]``, ascending."""
     columns: Floats
-    """``[G, N, p]``: log(1 + decayed count) of the events strictly before each moment."""
+    """``[timestamps, items, p]``: log(1 + decayed count) of the events strictly before each timestamp."""
 
     def index_at(self, time_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The snapshot that holds at each time, same shape; the first one also before its moment."""
+        """The snapshot that holds at each time, same shape; the first one also before its timestamp."""
         return np.maximum(np.searchsorted(self.timestamp_ms, time_ms, side="right") - 1, 0)
 
 
@@ -37,14 +37,14 @@ def popularity_snapshots(
     half_life_days: Sequence[float],
     timestamp_ms: npt.NDArray[np.int64],
 ) -> PopularitySnapshots:
-    """Counts the events before each moment, each weighing 2 ** (-age / half-life).
+    """Counts the events before each timestamp, each weighing 2 ** (-age / half-life).
 
     Args:
-        item: ``[n]``, catalog indices, any order.
-        time_ms: ``[n]``, Unix milliseconds.
+        item: ``[events]``, catalog indices, any order.
+        time_ms: ``[events]``, Unix milliseconds.
         items: N.
         half_life_days: p half-lives in days; infinity counts without decay.
-        timestamp_ms: ``[G]``, ascending.
+        timestamp_ms: ``[timestamps]``, ascending.
     """
     order = np.argsort(time_ms, kind="stable")
     item, time_ms = item[order], time_ms[order]
@@ -65,7 +65,7 @@ def popularity_snapshots(
 
 
 def snapshot_times(time_ms: npt.NDArray[np.int64], items: int, half_lives: int) -> npt.NDArray[np.int64]:
-    """Moments with equally many events between them, as many as a table of 256 MiB holds, 512 at most."""
+    """Timestamps with equally many events between them, as many as a table of 256 MiB holds, 512 at most."""
     fitting = _TABLE_BYTES // (4 * items * max(half_lives, 1))
     wanted = int(np.clip(fitting, 2, _MAX_SNAPSHOTS))
     timestamps = np.quantile(time_ms, np.linspace(0, 1, wanted, endpoint=False), method="lower")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 from platformdirs import user_cache_path
 
+from ebbtide.data.catalog import Catalog
 from ebbtide.data.dataset import DataReference, Dataset, read_dataset
 from ebbtide.data.errors import DataError
 from ebbtide.data.splits import held_out
@@ -21,6 +24,9 @@ from ebbtide.train.popularity import popularity_snapshots
 from ebbtide.train.trainer import Fit, fit
 from ebbtide.train.watcher import Watcher
 
+FeaturesOf = Callable[[Catalog], npt.NDArray[np.float32]]
+"""Gives the features of a feature block, ``[items, width]``, for a catalog."""
+
 
 def train_bundle(
     data_reference: DataReference,
@@ -30,6 +36,7 @@ def train_bundle(
     watcher: Watcher | None = None,
     checkpoints: CheckpointFolder | None = None,
     devices: Devices | None = None,
+    feature_blocks: Mapping[str, FeaturesOf] | None = None,
 ) -> tuple[InterestBundle, Fit, Dataset]:
     """Trains on the events that the data description does not hold out.
 
@@ -41,6 +48,7 @@ def train_bundle(
         watcher: Told of progress.
         checkpoints: Where to keep what is needed to go on after a kill, and to look for it.
         devices: Where to compute; one CPU unless given. Of several processes each gets the whole result.
+        feature_blocks: Further feature blocks: name, and what gives the items' features; None for none.
 
     Returns:
         The bundle (not yet saved), how the fit went, and the data.
@@ -76,8 +84,18 @@ def train_bundle(
             train_config.encoder_fine_tuning,
             train_config.encoder_items_per_step,
         )
+    features = {name: features_of(data.catalog) for name, features_of in (feature_blocks or {}).items()}
     result = fit(
-        data.log, is_training, text_vectors, model_config, train_config, watcher, checkpoints, make_fine_tuner, devices
+        data.log,
+        is_training,
+        text_vectors,
+        model_config,
+        train_config,
+        watcher,
+        checkpoints,
+        make_fine_tuner,
+        devices,
+        features,
     )
     encoder_files = None
     if result.fine_tuner is not None:

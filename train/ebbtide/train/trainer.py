@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ebbtide.data.baskets import basket_heads, has_past
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import after_time, basket_heads, has_past
+from ebbtide.data.splits import after_time
 from ebbtide.train.checkpoint import CheckpointFolder, Identity
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.fine_tuning import EncoderFineTuner
-from ebbtide.train.loop import History, Loop, Material
+from ebbtide.train.loop import Loop
+from ebbtide.train.material import History, Material
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_times
 from ebbtide.train.progress import Epoch
@@ -29,11 +32,11 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained model and how it came to be."""
+    """A trained model and the history of its training."""
 
     model: InterestModel
     popularity: PopularitySnapshots | None
-    """The prior as of each moment of the training events."""
+    """The prior over the time of the training events."""
     epochs: list[Epoch]
     """With validation; the final fit on all events is not among them."""
     best_epoch: int
@@ -54,13 +57,14 @@ def fit(
     checkpoints: CheckpointFolder | None = None,
     make_fine_tuner: Callable[[], EncoderFineTuner] | None = None,
     devices: Devices | None = None,
+    features: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> Fit:
     """Trains on the given events, and on nothing else.
 
     Args:
         log: Events; those that are no training events are never read.
-        is_training: ``[n]``.
-        text_vectors: ``[N, text width]``, the catalog's.
+        is_training: ``[events]``.
+        text_vectors: ``[items, text width]``, the catalog's.
         model_config: Shape of the model.
         train_config: Seed, epochs, rates.
         watcher: Told of progress.
@@ -68,6 +72,7 @@ def fit(
         make_fine_tuner: Gives a fresh encoder to tune; None leaves it frozen.
         devices: Where to compute; one CPU unless given. Several processes all come here with the same arguments, and
             all get the same result.
+        features: Further feature blocks by name, ``[items, width]`` each; None for none.
 
     Returns:
         The model of the best epoch, fitted again on all training events unless ``refit`` is off.
@@ -79,6 +84,7 @@ def fit(
     devices = devices or Devices()
     watcher = watcher if watcher is not None and devices.is_first else Watcher()
     train_config = train_config.for_catalog(text_vectors.shape[0])
+    features = features or {}
     log = _only(log, is_training)
     predictable = has_past(log)
     late = after_time(log, train_config.validation_fraction)
@@ -92,7 +98,7 @@ def fit(
     saved = None
     if checkpoints is not None:
         settings = {**model_config.model_dump(), **train_config.model_dump(), **devices.settings}
-        saved = checkpoints.begin(Identity(settings=settings, data=_digest(log, text_vectors)))
+        saved = checkpoints.begin(Identity(settings=settings, data=_digest(log, text_vectors, features)))
     history = History()
     if saved is not None:
         progress = saved.progress
@@ -107,6 +113,7 @@ def fit(
         tensors=LogTensors.of(log, model_config.session_gap_ms),
         popularity=popularity,
         text_vectors=torch.from_numpy(text_vectors),
+        features={name: torch.from_numpy(rows) for name, rows in features.items()},
         model_config=model_config,
         config=train_config,
         devices=devices,
@@ -138,17 +145,20 @@ def prior_snapshots(log: EventLog, items: int, config: ModelConfig) -> Popularit
     return popularity_snapshots(log.item, log.time_ms, items, half_lives, timestamps)
 
 
-def _digest(log: EventLog, text_vectors: npt.NDArray[np.float32]) -> str:
+def _digest(
+    log: EventLog, text_vectors: npt.NDArray[np.float32], features: Mapping[str, npt.NDArray[np.float32]]
+) -> str:
     """SHA-256 of what is trained on, in hex."""
-    digest = hashlib.sha256()
-    for array in (log.start, log.item, log.time_ms, log.weight, text_vectors):
+    digest = hashlib.sha256("\0".join(features).encode())
+    arrays: list[npt.NDArray[Any]] = [log.start, log.item, log.time_ms, log.weight, text_vectors, *features.values()]
+    for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
 def _some_baskets(log: EventLog, mask: Mask, at_most: int, seed: int) -> Mask:
-    """The events of so many of the masked baskets, ``[n]``."""
+    """The events of so many of the masked baskets, ``[events]``."""
     heads = basket_heads(log)
     chosen = np.unique(heads[mask])
     if chosen.shape[0] <= at_most:

@@ -1,4 +1,4 @@
-"""Interest before every event of a stretch of the log, by the constant-size recurrence, for training and evaluation.
+"""Interest before every event of a window of the log, by the constant-size recurrence, for training and evaluation.
 
 Where a request sums over its events, this walks along a user's events once: each new event multiplies the two sums by
 a decay and adds a vector, and the end of a session moves the current sum into the history. Same numbers, one pass.
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ebbtide.data.events import EventLog
+from ebbtide.data.sessions import pauses_ms, session_starts
 from ebbtide.interest.events import MS_PER_DAY, MS_PER_HOUR
 from ebbtide.train.model import Context, InterestModel, Sums
 from ebbtide.train.recurrence import walk
@@ -27,21 +28,21 @@ class LogTensors:
     """An event log as tensors, with what the recurrence needs of each event."""
 
     item: Tensor
-    """``[n]`` catalog indices."""
+    """``[events]`` catalog indices."""
     time_ms: Tensor
-    """``[n]`` Unix milliseconds."""
+    """``[events]`` Unix milliseconds."""
     weight: Tensor
-    """``[n]`` float32."""
+    """``[events]`` float32."""
     pause_days: Tensor
-    """``[n]`` float32, since the user's previous event; 0 for the first."""
+    """``[events]`` float32, since the user's previous event; 0 for the first."""
     opens_session: Tensor
-    """``[n]`` bool, whether the pause before the event ended a session; true for the first."""
+    """``[events]`` bool, whether the pause before the event ended a session; true for the first."""
     session_start: Tensor
-    """``[n]``, the log index of the first event of the event's session."""
+    """``[events]``, the log index of the first event of the event's session."""
     first: Tensor
-    """``[n]``, the log index of the user's first event."""
+    """``[events]``, the log index of the user's first event."""
     stop: Tensor
-    """``[n]``, one past the user's last event."""
+    """``[events]``, one past the user's last event."""
 
     @classmethod
     def of(cls, log: EventLog, session_gap_ms: int) -> LogTensors:
@@ -49,17 +50,14 @@ class LogTensors:
         lengths = np.diff(log.start)
         first = np.repeat(log.start[:-1], lengths)
         stop = np.repeat(log.start[1:], lengths)
-        index = np.arange(log.events)
-        pause_ms = np.diff(log.time_ms, prepend=log.time_ms[:1])
-        pause_ms[first == index] = 0
-        opens = (pause_ms > session_gap_ms) | (first == index)
+        session_start = session_starts(log, session_gap_ms)
         return cls(
             item=torch.from_numpy(log.item.copy()),
             time_ms=torch.from_numpy(log.time_ms.copy()),
             weight=torch.from_numpy(log.weight.copy()),
-            pause_days=torch.from_numpy((pause_ms / MS_PER_DAY).astype(np.float32)),
-            opens_session=torch.from_numpy(opens),
-            session_start=torch.from_numpy(np.maximum.accumulate(np.where(opens, index, 0))),
+            pause_days=torch.from_numpy((pauses_ms(log) / MS_PER_DAY).astype(np.float32)),
+            opens_session=torch.from_numpy(session_start == np.arange(log.events)),
+            session_start=torch.from_numpy(session_start),
             first=torch.from_numpy(first),
             stop=torch.from_numpy(stop),
         )
@@ -72,7 +70,7 @@ def training_windows(
 
     Args:
         log: Events.
-        is_target: ``[n]``; windows without a target are left out.
+        is_target: ``[events]``; windows without a target are left out.
         targets: Consecutive targets a window covers.
         random: Shifts where each user's windows begin, and shuffles them.
     """
@@ -99,14 +97,14 @@ def batches(windows: Ints, size: int) -> Iterator[Ints]:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Interest just before each of K events."""
+    """Interest just before each predicted event."""
 
     event: Tensor
-    """``[K]``, log index of the event that comes next; on the CPU, as the log."""
+    """``[targets]``, log index of the predicted event; on the CPU, like the log."""
     interest: Tensor
-    """w, ``[K, d]``."""
+    """w, ``[targets, d]``."""
     alpha: Tensor
-    """``[K, 1]`` or ``[K, d]``."""
+    """``[targets, 1]`` or ``[targets, d]``."""
 
 
 def predict_windows(
@@ -125,11 +123,11 @@ def predict_windows(
     Args:
         model: The interest model.
         log: Events, on the CPU wherever the model is.
-        windows: ``[B, 2]``: the log index of each window's first target, and any event of the same user.
-        context_events: Events before the first target that are taken in.
+        windows: ``[windows, 2]``: the log index of each window's first target, and any event of the same user.
+        context_events: Events before the first target that are read.
         targets: Events from the first target on that may be targets.
-        is_target: ``[n]`` bool, which events are predicted.
-        vectors: ``[N, d]``, event vectors; None computes those of the windows' items and no others.
+        is_target: ``[events]`` bool, which events are predicted.
+        vectors: ``[items, d]``, event vectors; None computes those of the windows' items and no others.
         dropout: Share of the entries of event vectors that are zeroed.
         residual_dropout: As for `InterestModel.event_vectors`, where `vectors` is None.
     """
@@ -171,16 +169,16 @@ def predict_windows(
 
 
 def _scan(terms: Tensor, age_decay: Tensor, rank_decay: Tensor, opens: Tensor, context: int) -> Sums:
-    """Sums just before each event from ``context`` on, ``[B, targets, d]``.
+    """Sums just before each event from ``context`` on, ``[windows, targets, d]``.
 
     Args:
-        terms: ``[B, W, d]``, weighted event vectors.
-        age_decay: ``[B, W, d]``, over the pause before each event.
+        terms: ``[windows, window events, d]``, weighted event vectors.
+        age_decay: ``[windows, window events, d]``, over the pause before each event.
         rank_decay: ``[d]``, for each later event.
-        opens: ``[B, W, 1]``, 1 where an event opens a session.
+        opens: ``[windows, window events, 1]``, 1 where an event opens a session.
         context: Events before the first target.
     """
-    # Sums and sums of squares go side by side through one recurrence; squares decay twice as fast.
+    # Sums and sums of squares go through one recurrence together; squares decay twice as fast.
     added = torch.cat([terms, terms.square()], dim=-1).transpose(0, 1)
     pause = torch.cat([age_decay, age_decay.square()], dim=-1).transpose(0, 1)
     step = torch.cat([rank_decay, rank_decay.square()])

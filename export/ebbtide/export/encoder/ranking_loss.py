@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ebbtide.data.baskets import has_past
 from ebbtide.data.dataset import read_dataset
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import has_past, held_out
+from ebbtide.data.splits import held_out
 from ebbtide.export.encoder.texts import Floats
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.evaluation.ranks import metrics_of, target_ranks
@@ -145,7 +146,7 @@ def _choose(log: EventLog, targets: Mask, sample: RankingSample) -> tuple[Mask, 
 
 def _with_residual(model: InterestModel, residual: torch.Tensor) -> InterestModel:
     """The model with other event vectors: P text + residual."""
-    other = InterestModel(model.config, model.text_vectors)
+    other = InterestModel(model.config, model.text_vectors, model.added_blocks.features())
     other.load_state_dict({**model.state_dict(), "event_residual": residual})
     return other.eval()
 

@@ -22,8 +22,8 @@ def markdown_report(result: Result) -> str:
     if result["errors"]:
         parts += ["## Errors", _table(tables.errors(result))]
     if agreement is not None:
-        parts += ["## Beside perf_analyzer", _table(agreement)]
-    parts += ["## How it was measured", _table(tables.facts(result)), f"Again:\n\n    {result['command']}"]
+        parts += ["## Comparison with perf_analyzer", _table(agreement)]
+    parts += ["## Setup", _table(tables.facts(result)), f"Command:\n\n    {result['command']}"]
     return "\n\n".join(parts) + "\n"
 
 

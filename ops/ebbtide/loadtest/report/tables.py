@@ -14,7 +14,7 @@ Result = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings; all columns but the first hold numbers, unless `words` says so."""
+    """Rows under headings; all columns but the first hold numbers, unless `words` is set."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -22,55 +22,57 @@ class Table:
 
 
 def ms(value: float | None) -> str:
-    """Milliseconds with the digits that matter."""
+    """Milliseconds, with two decimals below 100."""
     if value is None:
         return "-"
     return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
 
 
 def verdict(result: Result) -> list[str]:
-    """What came out, in sentences; the most important first."""
+    """The result in sentences, the most important first."""
     latency = result["latency_ms"]
-    told = []
+    sentences = []
     if result["search"] is not None:
-        told.append(_found(result))
+        sentences.append(_found(result))
     elif result["slo"] is not None:
         slo = result["slo"]
-        told.append(f"The objective {slo['text']} is {'held' if slo['held'] else 'not held'} at {result['headline']}.")
-    told.append(
-        f"{result['throughput']:,.1f} answers per second; half of them within {ms(latency['p50'])} ms, 99 % within "
+        sentences.append(
+            f"The objective {slo['text']} is {'held' if slo['held'] else 'not held'} at {result['headline']}."
+        )
+    sentences.append(
+        f"{result['throughput']:,.1f} answers per second, 50 % within {ms(latency['p50'])} ms, 99 % within "
         f"{ms(latency['p99'])} ms ({result['headline']})."
     )
-    told += [f"{step}." for step in result["slowest_steps"]]
+    sentences += [f"{step}." for step in result["slowest_steps"]]
     accounted = (
         f"Sent {result['sent']:,} = answered {result['answered']:,} + failed {result['failed']:,} + cancelled "
         f"{result['cancelled']:,}."
     )
     if result["unaccounted"]:
-        accounted = f"{result['unaccounted']:,} requests are unaccounted for: do not trust this report. " + accounted
+        accounted = f"{result['unaccounted']:,} requests are not accounted for: do not trust this report. " + accounted
     if result["unsent"]:
-        accounted += f" {result['unsent']:,} more were due and never left."
-    told.append(accounted)
+        accounted += f" {result['unsent']:,} more were due and were never sent."
+    sentences.append(accounted)
     generator = result["generator"]
     if generator["limit"]:
-        told.append(f"Not the server's limit: {generator['limit']}.")
+        sentences.append(f"The load generator may be the limit, not the server: {generator['limit']}.")
     else:
         times = generator["times_the_highest_throughput"] or 0
-        told.append(
-            f"The generator is no bottleneck: against a server that does nothing it sends "
-            f"{generator['do_nothing_throughput']:,.0f} per second, {times:.1f} times the most measured here."
+        sentences.append(
+            f"The load generator is not the bottleneck: it sends {generator['do_nothing_throughput']:,.0f} requests "
+            f"per second to a server that does nothing, {times:.1f} times the highest throughput measured."
         )
-    return [*told, *(f"{note[0].upper()}{note[1:]}." for note in result["notes"])]
+    return [*sentences, *(f"{note[0].upper()}{note[1:]}." for note in result["notes"])]
 
 
 def _found(result: Result) -> str:
     search, slo = result["search"], result["slo"]
     if search["highest_rate_held"] is None:
-        return f"No rate that was tried holds {slo['text']}."
+        return f"No rate that was tried held {slo['text']}."
     best = search["highest_rate_held"]
     if search["generator_limit"]:
         return (
-            f"{best:,.0f} requests per second hold {slo['text']}. No limit of the server is reported, since the "
+            f"{best:,.0f} requests per second hold {slo['text']}. The server's limit is not known, because the load "
             f"generator could not send more: {search['generator_limit']}."
         )
     level = next(level for level in search["levels"] if level["rate"] == best)
@@ -129,7 +131,8 @@ def runs(result: Result) -> Table:
         for run in result["runs"]
     ]
     return Table(
-        ["load", "answers/s", "p50 ms", "p90", "p99", "p99.9", "sent", "not answered", "left late by, mean ms"], rows
+        ["load", "answers/s", "p50 ms", "p90", "p99", "p99.9", "sent", "not answered", "mean delay of sending, ms"],
+        rows,
     )
 
 
@@ -148,7 +151,7 @@ def models(result: Result) -> Table:
         for model in result["models"]
     ]
     return Table(
-        ["model", "requests", "failed", "batch", "queue ms", "input", "infer", "output", "in all", "cache hits"], rows
+        ["model", "requests", "failed", "batch", "queue ms", "input", "infer", "output", "total", "cache hits"], rows
     )
 
 
@@ -158,7 +161,7 @@ def errors(result: Result) -> Table:
 
 
 def facts(result: Result) -> Table:
-    """The machine, the versions, what was sent."""
+    """The machine, the versions and the requests."""
     machine, requests, generator = result["machine"], result["requests"], result["generator"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     began = datetime.fromtimestamp(result["began_unix_s"], timezone.utc)
@@ -177,14 +180,14 @@ def facts(result: Result) -> Table:
             "generator",
             f"{generator['engine']}, {generator['cpu_us_per_request']:.0f} µs of processor time per request",
         ],
-        ["requests", f"real sessions of {requests['users']:,} held-out users; different ones: {sizes}"],
-        ["warm-up", f"{warm['sent']:,} sent, {warm['answered']:,} answered; in no other figure"],
+        ["requests", f"from real sessions of {requests['users']:,} held-out users; distinct: {sizes}"],
+        ["warm-up", f"{warm['sent']:,} sent, {warm['answered']:,} answered; not counted elsewhere"],
     ]
     return Table(["", ""], rows, words=True)
 
 
 def perf_analyzer(result: Result) -> Table | None:
-    """NVIDIA's own generator beside this one, at equal concurrency; None where it was not run."""
+    """perf_analyzer and this generator at equal concurrency; None where perf_analyzer was not run."""
     found = result["perf_analyzer"]
     if found is None:
         return None
@@ -200,4 +203,7 @@ def perf_analyzer(result: Result) -> Table | None:
         ]
         for level in found["levels"]
     ]
-    return Table(["at a time", "perf_analyzer/s", "ebbtide/s", "ratio", "its p50 ms", "our p50 ms", "ratio"], rows)
+    return Table(
+        ["concurrency", "perf_analyzer/s", "ebbtide/s", "ratio", "perf_analyzer p50 ms", "ebbtide p50 ms", "ratio"],
+        rows,
+    )

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from ranx import evaluate
 
+from ebbtide.data.baskets import Baskets, Ints
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets, Ints
 from ebbtide.train.evaluation.lists import RankedLists
 from ebbtide.train.evaluation.relevance import Relevance
 
@@ -23,12 +23,12 @@ _NOT_RELEVANT = -2
 
 
 def accuracy(lists: RankedLists, relevance: Relevance) -> dict[str, Floats]:
-    """Each of `METRICS` for each basket, ``[C]``; 0 where nothing is relevant.
+    """Each of `METRICS` for each basket, ``[baskets]``; 0 where nothing is relevant.
 
-    Precision counts the places of the cut-off, filled or not. Recall and NDCG know all that came, in the list or not.
+    Precision divides by the cut-off even for a shorter list. Recall and NDCG count all relevant items, listed or not.
 
     Args:
-        lists: Of C baskets.
+        lists: The ranked lists of all baskets.
         relevance: Of the same.
     """
     values = {metric: np.zeros(lists.item.shape[0]) for metric in METRICS}
@@ -48,7 +48,7 @@ def accuracy(lists: RankedLists, relevance: Relevance) -> dict[str, Floats]:
 
 
 def owners(log: EventLog, baskets: Baskets) -> Ints:
-    """Which of the log's users each basket belongs to, ``[C]``."""
+    """Which of the log's users each basket belongs to, ``[baskets]``."""
     return np.searchsorted(log.start, baskets.head, side="right") - 1
 
 
@@ -56,8 +56,8 @@ def user_means(owner: Ints, values: Floats) -> Floats:
     """The mean within each user who has a basket, ``[users]``, in the order of their numbers.
 
     Args:
-        owner: ``[C]``.
-        values: ``[C]`` or ``[C, metrics]``.
+        owner: ``[baskets]``.
+        values: ``[baskets]`` or ``[baskets, metrics]``.
     """
     _, user = np.unique(owner, return_inverse=True)
     counts = np.bincount(user)

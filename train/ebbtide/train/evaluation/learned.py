@@ -51,9 +51,9 @@ def learned(
 
     Args:
         model: Trained.
-        alpha: ``[C]``, for each basket predicted.
-        gap_days: ``[C]``.
-        history_events: ``[C]``.
+        alpha: ``[baskets]``, for each basket predicted.
+        gap_days: ``[baskets]``.
+        history_events: ``[baskets]``.
     """
     decays = model.config.decay == "learned"
     gates = model.config.fixed_alpha is None

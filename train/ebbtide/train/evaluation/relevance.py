@@ -1,4 +1,4 @@
-"""What came at each basket: the distinct items that a list should have held."""
+"""The relevant items of each basket: the distinct items that a list should contain."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.data.baskets import Baskets, Ints, Mask
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets, Ints, Mask
 
 
 @dataclass(frozen=True)
 class Relevance:
-    """The relevant items of C baskets, one after the other."""
+    """The relevant items of all baskets, one basket after the other."""
 
     start: Ints
-    """``[C + 1]``: those of basket c are ``start[c]`` up to ``start[c + 1]``."""
+    """``[baskets + 1]``: those of basket c are ``start[c]`` up to ``start[c + 1]``."""
     item: Ints
     """``[R]``, catalog indices, ascending and distinct within a basket."""
 
     @classmethod
     def of(cls, log: EventLog, baskets: Baskets) -> Relevance:
-        """Everything that came at each basket."""
+        """All items of each basket."""
         lengths = baskets.stop - baskets.head
         case = np.repeat(np.arange(len(baskets)), lengths)
         event = np.arange(case.shape[0]) - np.repeat(np.cumsum(lengths) - lengths, lengths) + baskets.head[case]
@@ -33,7 +33,7 @@ class Relevance:
 
     @property
     def counts(self) -> Ints:
-        """``[C]``, relevant items of each basket."""
+        """``[baskets]``, relevant items of each basket."""
         return np.diff(self.start)
 
     @property
@@ -42,7 +42,7 @@ class Relevance:
         return np.repeat(np.arange(self.start.shape[0] - 1), self.counts)
 
     def only(self, items: Mask) -> Relevance:
-        """Keeps the items that ``items`` ``[N]`` marks; a basket may be left with none."""
+        """Keeps the items that ``items`` ``[items]`` marks; a basket may be left with none."""
         kept = items[self.item]
         counts = np.bincount(self.case[kept], minlength=self.counts.shape[0])
         return Relevance(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), self.item[kept])
@@ -57,7 +57,7 @@ class Relevance:
         return rows
 
     def among(self, item: Ints) -> Mask:
-        """Which entries of lists ``[C, L]`` are relevant, same shape."""
+        """Which entries of lists ``[baskets, L]`` are relevant, same shape."""
         wide = np.int64(max(int(item.max(initial=0)), int(self.item.max(initial=0))) + 2)
         keys = self.case * wide + self.item
         found: Mask = np.isin(np.arange(item.shape[0])[:, None] * wide + item, keys) & (item >= 0)

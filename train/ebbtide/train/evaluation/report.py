@@ -132,7 +132,7 @@ def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) 
         f"{protocol_line(run, popularity)[0].upper()}{protocol_line(run, popularity)[1:]}. "
         f"{measured.users:,} users, {measured.baskets:,} baskets, {measured.events:,} relevant items, "
         f"{int((~run.test.is_test).sum()):,} training events.",
-        "Each basket is predicted from what came strictly before it, with no retraining. Means within each user, "
+        "Each basket is predicted from the events strictly before it, with no retraining. Means within each user, "
         "then over users; in brackets the 95 % interval (bootstrap over users).",
         _table(
             ["", *(f"@{cut}" for cut in CUT_OFFS)],
@@ -141,7 +141,7 @@ def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) 
                 for name, heading in HEADINGS.items()
             ],
         ),
-        "## Beyond accuracy, first ten places",
+        "## Beyond accuracy, first ten ranks",
         _table(
             ["", "value"],
             [[heading, f"{getattr(measured.beyond, name):.4g}"] for name, heading in BEYOND.items()]
@@ -188,7 +188,7 @@ def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) 
 
 def _cold(measured: Evaluation) -> str:
     if not measured.cold.baskets:
-        return "none came in the test."
+        return "none in the test."
     return (
         f"NDCG@10 {_bracketed(measured.cold.ndcg_at_10)} over {measured.cold.users:,} users and "
         f"{measured.cold.baskets:,} baskets."

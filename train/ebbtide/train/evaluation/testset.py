@@ -1,4 +1,4 @@
-"""A log with its split: what is held out, which baskets are predicted, and what came at each."""
+"""A log with its split: what is held out, which baskets are predicted, and the relevant items of each."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ebbtide.data.baskets import Baskets, Ints, Mask, baskets_of
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets, Ints, Mask, baskets_of, held_out
+from ebbtide.data.splits import held_out
 from ebbtide.train.evaluation.accuracy import owners
 from ebbtide.train.evaluation.relevance import Relevance
 
@@ -23,12 +24,12 @@ class TestSet:
     log: EventLog
     catalog: Catalog
     is_test: Mask
-    """``[n]``."""
+    """``[events]``."""
     baskets: Baskets
-    """C baskets of the test events, those with a strictly earlier event of the user."""
+    """Baskets of the test events that have a strictly earlier event of the user."""
     relevance: Relevance
     owner: Ints
-    """``[C]``, the user of each basket."""
+    """``[baskets]``, the user of each basket."""
 
     @classmethod
     def of(cls, log: EventLog, catalog: Catalog, holdout: str) -> TestSet:
@@ -41,7 +42,7 @@ class TestSet:
 
     @classmethod
     def where(cls, log: EventLog, catalog: Catalog, is_test: Mask) -> TestSet:
-        """Takes the test events as they are given, ``[n]``.
+        """Takes the test events as they are given, ``[events]``.
 
         Raises:
             DataError: Nothing to predict.
@@ -65,5 +66,5 @@ class TestSet:
         return self.log.user[~self.is_test]
 
     def seldom(self, at_most: int) -> Mask:
-        """Items with at most so many training events, ``[N]``: the cold and the long tail."""
+        """Items with at most so many training events, ``[items]``: the cold and the long tail."""
         return np.asarray(np.bincount(self.training_item, minlength=len(self.catalog)) <= at_most)

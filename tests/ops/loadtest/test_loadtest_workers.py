@@ -1,0 +1,51 @@
+"""Several workers on loopback send what one process would."""
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+from ebbtide.loadtest import Generator, LoadTestError
+from ebbtide.loadtest.workers import Workers
+
+
+def test_workers_give_the_same_totals_when_there_are_two(server, workload):
+    timestamps = np.arange(0, 2, 0.025)
+    with Generator(server.grpc_url, workload, timeout_s=60) as alone:
+        expected = alone.open_model(timestamps, 2.0)
+    with Workers(server.grpc_url, workload, timeout_s=60, workers=2) as generator:
+        found = generator.open_model(timestamps, 2.0)
+        closed = generator.closed_model(3, 1.0)
+    assert found.counts == expected.counts
+    assert found.sent == found.counts.answered == 80
+    assert np.allclose(np.sort(found.records["intended_s"]), timestamps)
+    assert closed.counts.answered == closed.sent > 30
+    assert closed.counts.unaccounted == 0
+
+
+def test_workers_stop_in_order_when_interrupted(server, workload):
+    with Workers(server.grpc_url, workload, timeout_s=60, workers=2) as generator:
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        phase = generator.open_model(np.repeat(np.arange(0.0, 10.0, 0.05), 60), 10.0)
+        timer.join()
+    assert phase.interrupted
+    assert phase.counts.unaccounted == 0
+    assert phase.counts.answered > 0
+    assert phase.counts.cancelled > 0
+    assert phase.counts.unsent == 12_000 - phase.sent > 0
+
+
+def test_load_test_fails_in_words_when_a_worker_is_lost(server, workload):
+    with Workers(server.grpc_url, workload, timeout_s=60, workers=2) as generator:
+        os.kill(generator.worker_pids[1], signal.SIGKILL)
+        with pytest.raises(LoadTestError, match="1 of 2 are lost"):
+            generator.closed_model(2, 30.0)
+
+
+@pytest.mark.parametrize("bind", ["5557", "host", ":x"])
+def test_workers_are_refused_when_the_address_to_bind_is_not_valid(workload, bind):
+    with pytest.raises(LoadTestError, match="bind: got"):
+        Workers("127.0.0.1:1", workload, timeout_s=1, workers=1, bind=bind)
