@@ -1,4 +1,4 @@
-"""What a server says of a model that it serves, and whether a request is within it."""
+"""Limits and output shapes that a server states for a model, and the check of a request against them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class Served:
     """One model as its configuration describes it."""
 
     max_users: int | None
-    """Users that one request may ask for; None where the server does not tell."""
+    """Largest number of users in one request; None if the server does not state it."""
     limits: Mapping[str, int]
-    """Bounds on one request by the names of `Limits`; those that the configuration does not tell are missing."""
+    """Limits of one request by the names of `Limits`, as far as the configuration states them."""
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
-    """Dims of every output, without its batch dimension; empty where the server does not tell."""
+    """Dims of every output, without its batch dimension; empty if the server does not state them."""
 
 
 UNKNOWN = Served(None, {})
-"""A model that the server tells nothing of."""
+"""A model whose configuration is not known."""
 
 
 def served(config: Untyped) -> Served:
-    """From a ``ModelConfig``; bounds that cannot be read are left to the server."""
+    """From a ``ModelConfig``; the server checks limits that cannot be read."""
     told = {
         limit.name: config.parameters[limit.name].string_value
         for limit in fields(Limits)
@@ -47,7 +47,7 @@ def served(config: Untyped) -> Served:
 
 
 def check_limits(request: EncodedRequest, limits: Mapping[str, int]) -> None:
-    """Refuses what the server would refuse for its length, in the server's words, before it is sent.
+    """Refuses a request that exceeds the limits before it is sent, with the error that the server would give.
 
     Args:
         request: One user's, or texts to embed; several users are left to the server: refused, they are asked
@@ -55,7 +55,7 @@ def check_limits(request: EncodedRequest, limits: Mapping[str, int]) -> None:
         limits: As in `Served`.
 
     Raises:
-        RequestError: Something is too long or too many.
+        RequestError: A limit is exceeded.
     """
     if contract.EVENT_COUNT.name in request.tensors:
         return
@@ -74,7 +74,7 @@ def check_limits(request: EncodedRequest, limits: Mapping[str, int]) -> None:
 
 
 def output_shapes(known: Served, model: Model, request: EncodedRequest) -> dict[str, tuple[int, ...]]:
-    """Shapes of the outputs of one call as far as they are known before it; an empty one where it is not.
+    """Shapes of the outputs of one call, as far as they are known before the call; empty if not known.
 
     Args:
         known: What the server tells of the model.

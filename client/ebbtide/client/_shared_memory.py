@@ -1,4 +1,4 @@
-"""Tensors in memory that a Triton on this machine reads and writes itself: one region for each call under way."""
+"""Tensors in memory that a Triton on this machine shares with the client: one region for each call in flight."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from ebbtide.client.hooks import Call
 from ebbtide.interest import triton_texts
 
 REGION_BYTES = 1 << 20
-"""Size of a region. Pages that nothing was written to take no memory; a request that does not fit travels as usual."""
+"""Size of a region. Pages that were never written use no memory. A request that does not fit is sent as a message."""
 MOST_REGIONS = 64
-"""Regions of one client, at most; calls beyond them travel as usual."""
+"""Largest number of regions of one client; further calls are sent as messages."""
 
 _FOLDER = Path("/dev/shm")  # noqa: S108
 _ALIGNMENT = 64
 _REGION, _SIZE, _OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
 _CLOSE_TIMEOUT_S, _CLOSE_ROUNDS, _CLOSE_PAUSE_S = 1.0, 10, 0.005
 _NOT_SHARED = (Status.INVALID_ARGUMENT, Status.NOT_FOUND, Status.INTERNAL, Status.UNKNOWN, Status.UNIMPLEMENTED)
-"""How a server says that it cannot open a region."""
+"""Status codes of a server that cannot open a region."""
 
 Shapes = Mapping[str, Sequence[int]]
 """Shapes of those outputs of one call that are known before it."""
@@ -52,7 +52,7 @@ class Region:
             EbbtideError: This machine has no shared memory to give.
         """
         self.is_done = True
-        """Whether the server is known to be done with it; if not, it may yet write there."""
+        """Whether the server has certainly finished with the region; if not, it may still write to it."""
         self._indices: dict[str, int] = {}
         self.name = f"ebbtide-{os.getpid()}-{secrets.token_hex(8)}"
         self._path = _FOLDER / self.name
@@ -71,7 +71,7 @@ class Region:
             ) from error
 
     def hide(self) -> None:
-        """Takes its name away once the server has it open: a crash of this process then leaves nothing behind."""
+        """Removes the name after the server opened the region: a crash of this process then leaves no file."""
         self._path.unlink(missing_ok=True)
 
     def request(
@@ -234,7 +234,7 @@ class Regions:
 
 
 def is_lost(error: EbbtideError) -> bool:
-    """Whether the server does not know a region (any more): it has restarted since it was told."""
+    """Whether the server does not know the region, because it restarted after the region was registered."""
     return triton_texts.REGION_UNKNOWN in error.message
 
 
