@@ -23,8 +23,8 @@ def leave_last_out(log: EventLog) -> Mask:
 def after_time(log: EventLog, fraction: float, among: Mask | None = None) -> Mask:
     """True for the last ``fraction`` of the events by time, of all or of those in ``among``, ``[events]``."""
     times = log.time_ms if among is None else log.time_ms[among]
-    border = np.quantile(times, 1 - fraction, method="lower")
-    mask = log.time_ms >= border
+    split_time = np.quantile(times, 1 - fraction, method="lower")
+    mask = log.time_ms >= split_time
     return mask if among is None else mask & among
 
 
@@ -43,21 +43,21 @@ def held_out(log: EventLog, holdout: str) -> Mask:
         return np.zeros(log.events, dtype=np.bool_)
     if holdout == "leave-last-out":
         return leave_last_out(log)
-    kind, _, border = holdout.partition(":")
+    kind, _, split_time = holdout.partition(":")
     if kind == "time":
         try:
-            share = float(border)
+            share = float(split_time)
         except ValueError:
-            return _from_date(log, holdout, border)
+            return _from_date(log, holdout, split_time)
         if 0 < share < 1:
             return after_time(log, share)
     raise _no_protocol(holdout)
 
 
-def _from_date(log: EventLog, holdout: str, border: str) -> Mask:
+def _from_date(log: EventLog, holdout: str, split_time: str) -> Mask:
     try:
         # Python 3.10 reads no final Z.
-        timestamp = datetime.fromisoformat(border.removesuffix("Z"))
+        timestamp = datetime.fromisoformat(split_time.removesuffix("Z"))
     except ValueError:
         raise _no_protocol(holdout) from None
     timestamp = timestamp.replace(tzinfo=timestamp.tzinfo or timezone.utc)

@@ -109,8 +109,8 @@ def write_report(folder: Path, run: Run, popularity: str, rival: Rival | None) -
 
 def protocol_line(run: Run, popularity: str) -> str:
     """The protocol in one line."""
-    kind, _, border = run.bundle.config.data.holdout.partition(":")
-    split = f"time split ({border})" if kind == "time" else "each user's last basket"
+    kind, _, split_time = run.bundle.config.data.holdout.partition(":")
+    split = f"time split ({split_time})" if kind == "time" else "each user's last basket"
     seen = "repeats allowed" if run.repeats else "seen items left out"
     return f"{split}, all {len(run.test.catalog):,} items ranked, popularity {popularity}, {seen}"
 
