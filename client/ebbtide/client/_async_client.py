@@ -253,5 +253,5 @@ class AsyncInterestClient:
 
 
 def _is_cancelled(task: asyncio.Task[Any] | None) -> bool:
-    """Whether somebody cancelled the task; Python 3.10 cannot tell, so there it counts as not cancelled."""
+    """Whether the task was cancelled. Python 3.10 does not say, so there the answer is no."""
     return task is not None and sys.version_info >= (3, 11) and task.cancelling() > 0

@@ -20,8 +20,8 @@ _Answer = asyncio.Future[RecommendResponse]
 class Gathering:
     """The calls of one client that wait for the end of this turn of the event loop.
 
-    No call waits for company: what a busy event loop has begun by the end of a turn travels together, and what is alone
-    then travels alone.
+    No call waits for others: calls that a busy event loop starts in one turn are sent together, and a single call is
+    sent alone.
     """
 
     def __init__(self, ask: Ask, users_per_request: int) -> None:

@@ -34,14 +34,14 @@ UNKNOWN = Served(None, {})
 
 def served(config: Untyped) -> Served:
     """From a ``ModelConfig``; the server checks limits that cannot be read."""
-    told = {
+    stated = {
         limit.name: config.parameters[limit.name].string_value
         for limit in fields(Limits)
         if limit.name in config.parameters
     }
     return Served(
         max_users=max(1, int(config.max_batch_size)),
-        limits={name: int(value) for name, value in told.items() if value.isdecimal()},
+        limits={name: int(value) for name, value in stated.items() if value.isdecimal()},
         outputs={output.name: tuple(output.dims) for output in config.output},
     )
 
@@ -77,12 +77,12 @@ def output_shapes(known: Served, model: Model, request: EncodedRequest) -> dict[
     """Shapes of the outputs of one call, as far as they are known before the call; empty if not known.
 
     Args:
-        known: What the server tells of the model.
+        known: The configuration of the model.
         model: The same in the contract.
         request: What is sent.
 
     Returns:
-        A shape for every output that the server tells of; of strings, whose size nobody knows, an empty one.
+        A shape for every output that the server states; an empty one for strings, whose size is not known before.
     """
     rows = len(request.tensors[contract.NOW.name]) if model.batching else 1
     texts = int(request.tensors[contract.TEXT.name].size) if contract.TEXT.name in request.tensors else 0

@@ -46,7 +46,7 @@ class Region:
     """Memory that this process and the server share; others cannot open it, and it is gone with the two of them."""
 
     def __init__(self) -> None:
-        """Makes one that the server is yet to be told of.
+        """Makes a region that is not registered with the server yet.
 
         Raises:
             EbbtideError: This machine has no shared memory to give.
@@ -127,7 +127,7 @@ class Region:
         return outputs, reply.model_version
 
     def _point(self, tensor: Untyped, index: int, size: int) -> int:
-        """Has a tensor lie at a place of this region; the next free place."""
+        """Refers a tensor to an offset in this region; returns the next free offset."""
         tensor.parameters[_REGION].string_param = self.name
         tensor.parameters[_SIZE].int64_param = size
         tensor.parameters[_OFFSET].int64_param = index
@@ -141,7 +141,7 @@ class Regions:
         """Starts with none; they are made as calls need them.
 
         Args:
-            caller: Tells the server of them.
+            caller: Registers them with the server.
             target: Where the server is, for errors.
         """
         self._caller = caller
@@ -157,7 +157,7 @@ class Regions:
             EbbtideError: The server cannot open it, so it does not share this machine's memory.
         """
         try:
-            # Threads may come at the same moment: each takes another, or fails to.
+            # Threads may run this at the same time: each gets another region, or none.
             return self._free.pop()
         except IndexError:
             pass
@@ -168,7 +168,7 @@ class Regions:
         region = Region()
         message = REGISTER_REGION(name=region.name, key=f"/{region.name}", byte_size=REGION_BYTES)
         question = Question("register_shared_memory", "SystemSharedMemoryRegister", message, _nothing)
-        # Counted before the server is asked, for other calls may come to this place meanwhile.
+        # Counted before the server is asked, since other calls may run this meanwhile.
         self._registered[region.name] = region
         is_known = False
         try:
@@ -202,7 +202,7 @@ class Regions:
     def close(self, metadata: Mapping[str, str] | None = None) -> Steps[None]:
         """Has the server let go of all regions, except those of calls that it still works on."""
         deadline = Deadline.after(_CLOSE_TIMEOUT_S)
-        # Just after an answer its region still counts as in use for a moment.
+        # Right after an answer, the server may still count its region as in use.
         for _ in range(_CLOSE_ROUNDS):
             for region in list(self._registered.values()):
                 if not (yield from self._unregister(region, deadline, metadata)):

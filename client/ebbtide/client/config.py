@@ -131,10 +131,9 @@ class ClientConfig:
     compression: Literal["none", "gzip", "deflate"] = "none"
     """Compression of requests. Useful only on slow networks: a request is a few kilobytes."""
     users_per_request: int | None = None
-    """How many calls of `AsyncInterestClient.recommend` that begin in one turn of a busy event loop may travel as one
-    request for several users; none waits for company. What travels together has one deadline and one try, and is one
-    call to hooks; a call with metadata of its own travels alone. None is 16, or 1 where there are hooks: what they
-    trace and count is one call then, unless you say otherwise."""
+    """How many calls of `AsyncInterestClient.recommend` that start in one turn of the event loop may be sent as one
+    request for several users. No call waits for others. Calls of one request share one deadline and one attempt, and
+    are one call to hooks; a call with its own metadata is sent alone. None means 16, or 1 if there are hooks."""
     shared_memory: bool = False
     """Whether to exchange tensors through shared memory instead of messages; only with one Triton on this machine, over
     loopback or a unix socket. For large requests: the reference page says what it gains."""

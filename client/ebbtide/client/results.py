@@ -147,7 +147,7 @@ def parts_of_score(
         explanation: The answer.
         item: One of its items.
         titles: What to show in place of item ids.
-        events: How many of the events that add or take most to tell one by one; the other ones are told together.
+        events: How many events to show one by one, those with the largest shares; the others are summed up.
     """
     return _texts.parts(explanation.response, item, titles or {}, events)
 

@@ -124,7 +124,7 @@ class TritonServer:
             try:
                 self._start_once()
             except PortInUseError:
-                # Somebody took a free port between its choice and the server's bind.
+                # Another process bound the free port between its choice and the server's bind.
                 if fixed or self._ports is None or attempt == _PORT_ATTEMPTS:
                     raise
                 self._ports = None
