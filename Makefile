@@ -11,13 +11,15 @@ KSERVE_VENV := $(ARTIFACTS)/kserve-venv
 DATA := examples/movielens-small
 # A user of the shipped data with a long history and a last session, shown by `make demo` and `make serve`.
 USER_ID ?= 547
+# Of `make test-random`: the one it printed finds the same failures again.
+SEED ?= $(shell date +%s)
 TRAIN_DATA := --events $(DATA)/ratings.parquet --user-col userId --item-col movieId --time-col timestamp \
 	--catalog $(DATA)/movies.parquet --text-template "{title} ({year}). {genres}" --title-template "{title} ({year})"
 SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bundle --show-user $(USER_ID)
 SOURCES := interest data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help setup serve demo test test-slow check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-loadtest bench-tune bench-docs clean
+.PHONY: help setup serve demo test test-slow test-random check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,6 +61,10 @@ test: $(READY) ## All checks and tests
 test-slow: $(READY) $(KSERVE_VENV)/.ready ## The tests that `make test` leaves out: Node.js, KServe's client, minutes
 	@$(BIN)/pytest -m slow
 
+test-random: $(READY) ## Property tests on new random examples (SEED=n: those of an earlier run)
+	@echo "==> random examples of SEED=$(SEED)"
+	@$(BIN)/pytest -m 'hypothesis and not slow' --hypothesis-profile=random --hypothesis-seed=$(SEED)
+
 $(KSERVE_VENV)/.ready: tests/client/requirements-kserve.txt | $(READY)
 	@echo "==> setting up KServe's client in $(KSERVE_VENV)"
 	@$(BIN)/python -m venv $(KSERVE_VENV)
@@ -92,10 +98,10 @@ $(QUALITY_VENV)/.ready: benchmarks/quality/requirements.txt | $(READY)
 	@$(QUALITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-bench-quality: $(READY) $(QUALITY_VENV)/.ready ## Ours, its ablations and the usual recommenders under one protocol (hours; QUICK=1: minutes)
+bench-quality: $(READY) $(QUALITY_VENV)/.ready ## Quality of Ebbtide, its ablations and common recommenders (hours; QUICK=1: minutes)
 	@$(BIN)/python -m benchmarks.quality --library $(QUALITY_VENV)/bin/python $(if $(QUICK),--quick)
 
-bench-training: $(READY) $(QUALITY_VENV)/.ready ## Training against SASRec: events per second, time to the best validation NDCG
+bench-training: $(READY) $(QUALITY_VENV)/.ready ## Training speed of Ebbtide and SASRec
 	@$(BIN)/python -m benchmarks.training --library $(QUALITY_VENV)/bin/python
 
 bench-export: $(READY) ## Every variant of the exported encoder: fidelity, speed, size (about 8 minutes with training; BUNDLE=folder: 4)
@@ -122,7 +128,7 @@ $(SERVING_VENV)/.ready: benchmarks/serving/requirements.txt | $(READY)
 	@$(SERVING_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-bench-serving: $(ARTIFACTS)/bundle/bundle.json $(SERVING_VENV)/.ready ## Serving against a do-nothing floor, peers and the machine (tens of minutes; QUICK=1: under 8)
+bench-serving: $(ARTIFACTS)/bundle/bundle.json $(SERVING_VENV)/.ready ## Serving compared with a do-nothing server, peers and the machine (tens of minutes; QUICK=1: under 8)
 	@$(BIN)/python -m benchmarks.serving $(if $(QUICK),--quick) $(if $(BUNDLE),--bundle $(BUNDLE))
 
 docs: $(READY) ## Build the documentation as a site

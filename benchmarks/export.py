@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ from rich.table import Table
 
 from ebbtide.data.dataset import DataReference
 from ebbtide.export.encoder.build import EncoderSource, build_encoder
-from ebbtide.export.encoder.fidelity import measure_fidelity
+from ebbtide.export.encoder.fidelity import cosines, measure_fidelity
 from ebbtide.export.encoder.graph_edits import session_of
 from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.encoder.ranking_loss import RankingSample, TextRanking
-from ebbtide.export.encoder.ridge import cosines
 from ebbtide.export.encoder.speed import BATCH_TEXTS, BATCH_TOKENS, compare_speed
 from ebbtide.export.encoder.texts import embed
+from ebbtide.export.machine import Machine
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.config import ModelConfig, TrainConfig
@@ -46,10 +46,6 @@ VARIANTS = {
     FP32: EncoderOptions(),
     "encoder.fp16": EncoderOptions(precision="fp16"),
     "encoder.int8": EncoderOptions(precision="int8"),
-    "encoder.layers4": EncoderOptions(layers=4),
-    "encoder.layers3": EncoderOptions(layers=3),
-    "encoder.layers3_int8": EncoderOptions(layers=3, precision="int8"),
-    "encoder.static": EncoderOptions(kind="static"),
 }
 EVERYBODY = RankingSample(users=10**9, items=10**9)
 """The exporter takes fewer users of a larger log, and fewer texts."""
@@ -72,7 +68,7 @@ def measure_encoders(bundle: InterestBundle, console: Console, threads: int, tur
     for name, options in VARIANTS.items():
         with console.status(name) as status:
             built = build_encoder(source, options, status.update)
-            if not options.is_compressed:
+            if options.precision == "fp32":
                 measured[name] = _exact(source, built.graph, threads)
                 continue
             session = session_of(built.graph, threads)
@@ -90,7 +86,6 @@ def measure_encoders(bundle: InterestBundle, console: Console, threads: int, tur
                 "ndcg_at_10_ratio": ndcg.ratio,
                 "ndcg_at_10_ratio_standard_error": ndcg.standard_error,
                 "ndcg_events": ndcg.events,
-                "layers": list(built.layers),
                 "operators": built.operators,
                 "size_bytes": _size_bytes(built.graph),
             },
@@ -126,7 +121,6 @@ def _exact(source: EncoderSource, graph: onnx.ModelProto, threads: int) -> Measu
             "cosine_min": float(similar.min()),
             "texts": len(texts),
             "ndcg_at_10_ratio": 1.0,
-            "layers": list(source.layers),
             "size_bytes": _size_bytes(graph),
         },
     )
@@ -158,14 +152,8 @@ def shipped_bundle() -> InterestBundle:
 
 def machine_facts() -> dict[str, Any]:
     """What the times depend on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    found = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
-    vector_units = [
-        flag for flag in found.get("flags", "").split() if flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni")
-    ]
     return {
-        "processor": found.get("model name", platform.processor()),
-        "vector_units": vector_units,
+        **asdict(Machine.this()),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
         "python": platform.python_version(),

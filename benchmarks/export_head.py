@@ -25,7 +25,7 @@ from ebbtide.export.onnx_files import write_graph
 from ebbtide.export.options import HeadPrecision
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits, Size
-from ebbtide.interest.exported import MODEL_FILE
+from ebbtide.interest.modelfile import MODEL_FILE
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS: tuple[HeadPrecision, ...] = get_args(HeadPrecision)

@@ -1,8 +1,8 @@
 """Generates the Python stubs of the typed schema: ``python scripts/generate_stubs.py``.
 
-Reads ``proto/ebbtide/v1/*.proto`` and writes messages, service and their types to ``client/ebbtide/v1/``. The path of a
-proto file is the path of its import, so nothing that protoc writes is rewritten. The versions of grpcio-tools and
-mypy-protobuf are pinned in ``pyproject.toml`` (extra ``dev``).
+It reads ``proto/ebbtide/v1/*.proto`` and writes messages, service and their types to ``client/ebbtide/v1/``. The path
+of a proto file is the import path of its stubs, so the output of protoc needs no changes. ``pyproject.toml`` pins the
+versions of grpcio-tools and mypy-protobuf (extra ``dev``).
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ PLUGINS = ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
 
 
 def generate(stub_root: Path) -> None:
-    """Writes the stubs of every proto file below ``stub_root``, each in the folder of its proto package.
+    """Generates the stubs of every proto file below ``stub_root``, each in the folder of its proto package.
 
     Raises:
         SystemExit: A plugin of the ``dev`` extra is missing.
-        subprocess.CalledProcessError: protoc refused a file; it has said why on stderr.
+        subprocess.CalledProcessError: protoc refused a file; its message is on standard error.
     """
     scripts_folder = Path(sys.executable).parent
     missing = [plugin for plugin in PLUGINS if not (scripts_folder / plugin).exists()]
     if missing:
-        raise SystemExit(f"{', '.join(missing)} not found beside {sys.executable}: pip install 'ebbtide[dev]'")
+        raise SystemExit(
+            f"got no {' and no '.join(missing)} in {scripts_folder}; expected both plugins: pip install 'ebbtide[dev]'"
+        )
     protos = sorted(path.relative_to(PROTO_ROOT).as_posix() for path in PROTO_ROOT.rglob("*.proto"))
     subprocess.run(
         [
@@ -50,9 +52,9 @@ def generate(stub_root: Path) -> None:
 
 
 def main() -> None:
-    """Parses the command line and generates."""
+    """Parses the command line and generates the stubs."""
     parser = argparse.ArgumentParser(description="Generate the Python stubs of proto/.")
-    parser.add_argument("--out", type=Path, default=STUB_ROOT, help="source root to write below (default: client/)")
+    parser.add_argument("--out", type=Path, default=STUB_ROOT, help="source root to write to (default: client/)")
     generate(parser.parse_args().out)
 
 

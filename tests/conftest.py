@@ -1,16 +1,59 @@
-"""What holds for all tests."""
+"""What holds for all tests, and a small real export that several folders serve.
 
+Torch and the exporter take seconds to import, so the fixtures import them: tests without a model start at once.
+"""
+
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-# A busy machine is no error: no test fails for the time that it takes.
-settings.register_profile("ebbtide", deadline=None)
-settings.load_profile("ebbtide")
+# A busy machine is no error: no test fails for the time that it takes. The same examples on every run, so that a
+# failure is the change's own; `make test-random` looks for new ones.
+settings.register_profile("fixed", deadline=None, derandomize=True)
+settings.register_profile("random", deadline=None, print_blob=True)
+settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="session")
 def movielens():
     """The folder of the shipped data."""
     return Path(__file__).parents[1] / "examples" / "movielens-small"
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory):
+    """The folder of a real encoder of one small layer, with random weights."""
+    from bundles import write_tiny_encoder
+
+    folder = tmp_path_factory.mktemp("encoder")
+    write_tiny_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_bundle(tiny_encoder):
+    """Makes bundles with random parameters; see `untrained_bundle`."""
+    from bundles import untrained_bundle
+
+    return partial(untrained_bundle, encoder=str(tiny_encoder))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(make_bundle):
+    return make_bundle()
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_bundle, movielens, tmp_path_factory):
+    """The report of a whole export of `tiny_bundle`, whose requests may filter by genres; read it, change nothing."""
+    from ebbtide.export.attributes import read_attributes
+    from ebbtide.export.options import ExportOptions
+    from ebbtide.export.repository import export_repository
+
+    folder = tmp_path_factory.mktemp("export") / "model_repository"
+    genres = read_attributes(
+        movielens / "movies.parquet", ["genres"], tiny_bundle.catalog.item_id, item_column="movieId"
+    )
+    return export_repository(tiny_bundle, folder, ExportOptions(top_n=20), attributes=genres)

@@ -1,1 +1,1 @@
-"""The quality benchmark: Ebbtide, its ablations and the usual recommenders under one protocol, scored by one code."""
+"""The quality benchmark: evaluates Ebbtide, its ablations and common recommenders under one protocol."""

@@ -1,4 +1,4 @@
-"""Runs the quality benchmark: every model on every data set, one table each, and benchmarks/results/quality.json.
+"""Runs the quality benchmark: evaluates every model on every data set and writes benchmarks/results/quality.json.
 
 python -m benchmarks.quality --library artifacts/quality-venv/bin/python [--quick]
 """
@@ -29,19 +29,19 @@ _QUICK_TRAINING = TrainConfig(epochs=2, refit=False)
 
 
 def main() -> None:
-    """Reads the command line, runs, and writes the report after every data set."""
+    """Parses the command line, runs the models, and writes the report after each data set."""
     arguments = _arguments()
-    # Not resolve(): the interpreter of a virtual environment is a link, and finds its packages by the link's place.
+    # Not resolve(): the interpreter of a virtual environment is a symlink, and the symlink's path locates its packages.
     library = arguments.library.absolute() if arguments.library else None
     data_sets = [movielens(), complete_journey(arguments.work / "complete-journey-data", library)]
     chosen = [dataset for dataset in data_sets if arguments.data_set in (None, dataset.name)]
     quick = arguments.quick
-    wanted = {name: int(number) for name, _, number in (given.partition("=") for given in arguments.users)}
-    unknown = wanted.keys() - {dataset.name for dataset in data_sets}
+    user_counts = {name: int(number) for name, _, number in (given.partition("=") for given in arguments.users)}
+    unknown = user_counts.keys() - {dataset.name for dataset in data_sets}
     if unknown:
         raise SystemExit(
-            f"--users: got {min(unknown)!r}; expected {' or '.join(dataset.name for dataset in data_sets)}, as in "
-            "complete-journey=400"
+            f"--users: got {min(unknown)!r}; expected a data set "
+            f"({' or '.join(dataset.name for dataset in data_sets)}) and a number, such as complete-journey=400"
         )
     plan = Plan(
         tries=_QUICK_TRIES if quick else arguments.tries,
@@ -55,23 +55,23 @@ def main() -> None:
     report: dict[str, Any] = {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": {"cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__},
-        "data_sets": _others(arguments.json, arguments.data_set),
+        "data_sets": _kept_data_sets(arguments.json, arguments.data_set),
     }
     left_out = sorted(plan.without | {row.name for row in field() if row.library and library is None})
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     for dataset in chosen:
-        users = wanted.get(dataset.name, dataset.quick_users if quick else dataset.users)
-        found = run_data_set(dataset, users, plan, console.print)
+        users = user_counts.get(dataset.name, dataset.quick_users if quick else dataset.users)
+        result = run_data_set(dataset, users, plan, console.print)
         facts = {"quick": quick, "tries": plan.tries, "epochs": plan.training.epochs, "left_out": left_out}
-        report["data_sets"].append({**found, **facts})
+        report["data_sets"].append({**result, **facts})
         report["quick"] = any(one["quick"] for one in report["data_sets"])
         arguments.json.write_text(json.dumps(without_nan(report), indent=2, allow_nan=False) + "\n")
         print_tables(report["data_sets"][-1])
     console.print(f"[green]✓[/green] {', '.join(str(path) for path in write_summary(arguments.json))}")
 
 
-def _others(path: Path, chosen: str | None) -> list[dict[str, Any]]:
-    """What the report says of the data sets that do not run again."""
+def _kept_data_sets(path: Path, chosen: str | None) -> list[dict[str, Any]]:
+    """Returns the report's entries for the data sets that do not run again."""
     if chosen is None or not path.is_file():
         return []
     kept: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["data_sets"]
@@ -81,37 +81,51 @@ def _others(path: Path, chosen: str | None) -> list[dict[str, Any]]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--library", type=Path, help="Python of the environment of requirements.txt; without it its models are left out"
+        "--library",
+        type=Path,
+        help="Python interpreter of the environment of requirements.txt (default: its models are left out)",
     )
-    parser.add_argument("--quick", action="store_true", help="few users, nothing tuned, two epochs of ours")
-    parser.add_argument("--data-set", choices=["movielens-small", "complete-journey"], help="one of them; both without")
+    parser.add_argument(
+        "--quick", action="store_true", help="few users, baselines without tuning, two epochs for Ebbtide"
+    )
+    parser.add_argument(
+        "--data-set", choices=["movielens-small", "complete-journey"], help="run this data set only (default: both)"
+    )
     parser.add_argument(
         "--without",
         action="append",
         default=[],
         choices=[*(row.name for row in field()), *ABLATIONS],
         metavar="NAME",
-        help="leave a baseline or an ablation out: SASRec and BERT4Rec take most of the time",
+        help="leave out a baseline or an ablation; can be repeated (SASRec and BERT4Rec take most of the time)",
     )
-    parser.add_argument("--only", choices=["baselines", "ours"], help="a part of the models; what ran is kept")
+    parser.add_argument(
+        "--only", choices=["baselines", "ours"], help="run the baselines only, or Ebbtide and its ablations only"
+    )
     parser.add_argument(
         "--users",
         action="append",
         default=[],
         metavar="NAME=N",
-        help="so many users of a data set, drawn by a seed, the same for all models",
+        help="number of users of a data set; they are drawn with a fixed seed and are the same for all models",
     )
     parser.add_argument(
-        "--tries", type=int, default=TRIES, metavar="N", help="settings of each baseline that are tried on validation"
+        "--tries",
+        type=int,
+        default=TRIES,
+        metavar="N",
+        help="maximum number of settings of each baseline to try on the validation period",
     )
     parser.add_argument(
         "--epochs",
         type=int,
         default=TrainConfig().epochs,
         metavar="N",
-        help="of ours and its ablations at most; a long log needs few",
+        help="maximum number of epochs for Ebbtide and its ablations; a long log needs few",
     )
-    parser.add_argument("--work", type=Path, default=ROOT / "artifacts" / "quality", help="folder for data in between")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "artifacts" / "quality", help="folder for intermediate data and kept fits"
+    )
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "quality.json")
     return parser.parse_args()
 

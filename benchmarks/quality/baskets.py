@@ -1,4 +1,4 @@
-"""The baskets of a log as sparse vectors over the catalog, for recommenders that weigh whole baskets."""
+"""The baskets of a log as sparse vectors over the catalog, for recommenders that weight whole baskets."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from benchmarks.quality.split import Ints
+from ebbtide.data.baskets import basket_heads
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import basket_heads
 
 Weigher = Callable[[Ints, Ints], npt.NDArray[np.float64]]
-"""Weights of baskets, given the place of each in its user's history, from 0, and how many that history has."""
+"""Weights of baskets, from the index of each basket in its user's history and the history's number of baskets."""
 
 
 @dataclass(frozen=True)
 class Baskets:
-    """B baskets, each everything one user did at one time, an item once; a user's stand together, oldest first."""
+    """B baskets, grouped by user, oldest first. A basket is the set of items of one user and one timestamp."""
 
     items: int
-    """N."""
+    """N, the size of the catalog."""
     of_event: Ints
-    """``[n]``, the basket of each event of the log."""
+    """``[n]``, the basket of each of the log's n events."""
     user: Ints
     """``[B]``."""
     time_ms: Ints
     """``[B]``."""
     first: Ints
-    """``[U]``, each user's first basket."""
+    """``[U]``, the first basket of each user."""
     line_start: Ints
     """``[B + 1]``: the items of basket b are ``line_item[line_start[b]:line_start[b + 1]]``."""
     line_item: Ints
@@ -38,11 +38,11 @@ class Baskets:
 
     @classmethod
     def of(cls, log: EventLog, items: int) -> Baskets:
-        """Parts a log into baskets.
+        """Groups the events of a log into baskets.
 
         Args:
             log: Events.
-            items: N, of the catalog.
+            items: N, the size of the catalog.
         """
         heads = basket_heads(log)
         head, of_event = np.unique(heads, return_inverse=True)
@@ -59,29 +59,29 @@ class Baskets:
         )
 
     def stop_at(self, timestamp_ms: int) -> Ints:
-        """One past each user's last basket strictly before a moment, ``[U]``."""
+        """Index after each user's last basket strictly before a timestamp, ``[U]``."""
         return self.first + np.bincount(self.user[self.time_ms < timestamp_ms], minlength=self.first.shape[0])
 
     def vectors(self, first: Ints, stop: Ints, weigh: Weigher) -> csr_matrix:
-        """The weighted sums of K histories' baskets, ``[K, N]`` float32.
+        """The weighted sums of the baskets of K histories, ``[K, N]`` float32.
 
         Args:
-            first: ``[K]``, the first basket of each.
-            stop: ``[K]``, one past the last.
-            weigh: Of every basket.
+            first: ``[K]``, the first basket of each history.
+            stop: ``[K]``, the index after the last basket of each history.
+            weigh: Gives the weight of each basket.
         """
         history, index = ragged(stop - first)
         basket = first[history] + index
         weight = weigh(index, (stop - first)[history])
-        part, offset = ragged(np.diff(self.line_start)[basket])
-        item = self.line_item[self.line_start[basket][part] + offset]
+        entry, offset = ragged(np.diff(self.line_start)[basket])
+        item = self.line_item[self.line_start[basket][entry] + offset]
         shape = (first.shape[0], self.items)
-        found = csr_matrix((weight[part].astype(np.float32), (history[part], item)), shape=shape)
-        found.sum_duplicates()
-        return found
+        sums = csr_matrix((weight[entry].astype(np.float32), (history[entry], item)), shape=shape)
+        sums.sum_duplicates()
+        return sums
 
 
 def ragged(lengths: Ints) -> tuple[Ints, Ints]:
-    """For rows of these lengths laid one after the other: the row of each entry, and its place in it."""
+    """For concatenated rows of these lengths: the row of each entry, and its index within the row."""
     row = np.repeat(np.arange(lengths.shape[0]), lengths)
     return row, np.arange(row.shape[0]) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -1,6 +1,6 @@
-"""Keeps the lists of every fit, so that a run that was broken off goes on where it stopped.
+"""Caches the lists of every fit, so that an interrupted run continues where it stopped.
 
-A fit is known by its data, its settings and the code that made it: whatever changes one of them is fitted anew.
+The cache key of a fit is its data, its settings and its code: a change to any of them causes a new fit.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ _DIGITS = 16
 
 @dataclass(frozen=True)
 class Fitted:
-    """One fit of a model and its lists on one split."""
+    """The lists of one fitted model on one split."""
 
     lists: RankedLists
     train_s: float
-    """Wall clock; for counts and closed forms with the ranking."""
+    """Wall-clock seconds of training; for counts and closed forms the seconds of ranking are included."""
     cpu_s: float
-    """Processor time of the same, of all threads: what a busy machine does not change."""
+    """Processor seconds of the same work, summed over threads; a busy machine does not change them."""
 
 
 class Stopwatch:
-    """Wall clock and processor time from when it was made to when it was stopped."""
+    """Measures wall-clock and processor time from its creation until `stop`."""
 
     def __init__(self) -> None:
         self._began = time.monotonic(), time.process_time()
         self._took: tuple[float, float] | None = None
 
     def stop(self) -> None:
-        """What comes later does not count."""
+        """Stops the measurement."""
         wall, cpu = self._began
         self._took = time.monotonic() - wall, time.process_time() - cpu
 
     def fitted(self, lists: RankedLists) -> Fitted:
-        """The lists with the time taken; stops the watch where it runs."""
+        """Returns the lists with the measured times; stops the measurement if it is still running."""
         if self._took is None:
             self.stop()
         assert self._took is not None
@@ -57,23 +57,23 @@ class Stopwatch:
 
 
 class Cache:
-    """A folder of fits."""
+    """A folder of cached fits."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def path(self, name: str, key: dict[str, object]) -> Path:
-        """Where a fit is kept, or would be.
+        """The file of a fit, whether it exists or not.
 
         Args:
-            name: Of the model, for the reader of the folder.
-            key: JSON values; everything that the lists depend on.
+            name: Name of the model, so that the file name is readable.
+            key: JSON values: everything that the lists depend on.
         """
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:_DIGITS]
         return self._folder / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{digest}.safetensors"
 
     def get(self, name: str, key: dict[str, object], fit: Callable[[], Fitted]) -> Fitted:
-        """The kept fit, or a new one, which is kept."""
+        """Returns the cached fit, or fits and caches the result."""
         path = self.path(name, key)
         if not path.is_file():
             self._keep(path, fit())
@@ -94,16 +94,16 @@ class Cache:
 
 
 def split_fingerprint(split: Split) -> str:
-    """Of who did what when, what is held out, and whether what was had may be in the lists; event weights aside."""
+    """Fingerprint of the events without their weights, the test events, and whether seen items may be recommended."""
     log = split.test.log
     digest = hashlib.sha256(json.dumps([split.repeats, log.users, split.test.catalog.item_id]).encode())
-    for part in (log.start, log.item, log.time_ms, split.test.is_test):
-        digest.update(np.ascontiguousarray(part).tobytes())
+    for array in (log.start, log.item, log.time_ms, split.test.is_test):
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:_DIGITS]
 
 
 def code_fingerprint(files: Iterable[Path]) -> str:
-    """Of what Python files do: neither comments nor docstrings nor formatting count."""
+    """Fingerprint of the code of Python files; comments, docstrings and formatting do not change it."""
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(ast.dump(_WithoutDocstrings().visit(ast.parse(file.read_text(encoding="utf-8")))).encode())

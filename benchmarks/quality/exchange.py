@@ -1,4 +1,4 @@
-"""Hands a split to the environment of the library models and reads back their lists; Parquet and JSON both ways."""
+"""Runs library models in their own environment: writes a split to Parquet and JSON files and reads the lists back."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Settings = dict[str, float]
 
 
 def library_lists(python: Path, folder: Path, split: Split, model: str, settings: Settings) -> Fitted:
-    """Fits a library model on the training events, and ranks before every basket.
+    """Fits a library model on the training events and ranks the catalog for every test basket.
 
     Args:
-        python: Of the environment of requirements.txt.
-        folder: For the files, which are written anew.
-        split: Protocol.
-        model: Its name in library.py.
-        settings: Of the fit.
+        python: Python interpreter of the environment of requirements.txt.
+        folder: Folder for the exchanged files, which are overwritten.
+        split: Data and protocol.
+        model: Name of the model in library.py.
+        settings: Hyperparameters of the fit.
 
     Raises:
-        subprocess.CalledProcessError: The library model failed; its own message stands on standard error.
+        subprocess.CalledProcessError: The library model failed; its message is on standard error.
     """
     test = split.test
     users = pl.Series(test.log.users, dtype=pl.String)
@@ -46,7 +46,7 @@ def library_lists(python: Path, folder: Path, split: Split, model: str, settings
     )
     job = {"model": model, "settings": settings, "repeats": split.repeats}
     (folder / "job.json").write_text(json.dumps(job))
-    # implicit has threads of its own and is slowed down by those of BLAS; the libraries' warnings are not the reader's.
+    # implicit uses its own threads, and BLAS threads slow it down. The libraries' warnings would hide the results.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     script = Path(__file__).parent / "library.py"
     subprocess.run([str(python), str(script), str(folder)], check=True, env=environment)

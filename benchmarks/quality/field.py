@@ -1,4 +1,4 @@
-"""The recommenders that Ebbtide is compared with, each with the same small budget of settings to tune."""
+"""The baselines that Ebbtide is compared with, each with the same number of settings to try."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from benchmarks.quality.split import Split, ndcg_at_10
 from ebbtide.train.evaluation.lists import RankedLists
 
 TRIES = 5
-"""Settings of each model that are tried on the validation period."""
+"""Maximum number of settings of each model to try on the validation period."""
 _USES = {
     "popularity": ("split",),
     "personal": ("popularity", "split"),
@@ -28,12 +28,12 @@ _USES = {
     "next_basket": ("baskets", "split"),
     "library": (),
 }
-"""Which files of this folder a file of recommenders builds on."""
+"""The modules of this folder that each module of baselines imports."""
 _CODE = {
     module: code_fingerprint(Path(__file__).parent / f"{name}.py" for name in (module, *uses))
     for module, uses in _USES.items()
 }
-"""Taken when this process began, as the code it runs was."""
+"""Computed when the process starts, so that it is the fingerprint of the code that runs."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,22 @@ class Baseline:
 
     name: str
     updated: bool
-    """Whether a prediction sees other users' events after the border, as ours with its popularity kept up to date."""
+    """Whether predictions use other users' events after the split time, as Ebbtide's updated popularity does."""
     grid: list[Settings]
-    """At most `TRIES`; the likeliest first: the short form takes that one, changed by `quick`."""
+    """At most `TRIES` settings, the most promising first. A quick run uses the first, changed by `quick`."""
     rank: Callable[..., RankedLists] | None = None
-    """Takes a split and one of the settings; None for a model of library.py."""
+    """Function of a split and keyword settings; None for a model of library.py."""
     library: str = ""
+    """Name of the model in library.py; empty if `rank` is given."""
     only_repeats: bool = False
-    """Makes sense only where users take things again."""
+    """Whether the model is for repeat consumption only."""
 
     cost: float = 1.0
-    """Of a fit, roughly, in those of a popularity: for the estimate of the time left."""
+    """Approximate time of a fit, relative to a popularity model; used to estimate the remaining time."""
     quick: Settings = field_of(default_factory=dict)
-    """What the short form changes of its settings."""
+    """Settings that a quick run replaces."""
     most_items: int | None = None
-    """The most frequent items it knows where there are more; None for all."""
+    """Maximum number of items that the model knows, the most frequent first; None for all."""
 
     @property
     def kind(self) -> str:
@@ -65,7 +66,7 @@ class Baseline:
 
     @property
     def code(self) -> str:
-        """Fingerprint of what makes a fit."""
+        """Fingerprint of the model's code."""
         return _CODE["library" if self.rank is None else self.rank.__module__.rpartition(".")[2]]
 
 
@@ -75,13 +76,13 @@ class Tuned:
 
     fitted: Fitted
     settings: Settings
-    """The best of those tried."""
+    """The settings with the highest NDCG@10 on the validation split."""
     tried: list[tuple[Settings, float]]
-    """Each with its NDCG@10 on the validation split; empty where there was nothing to choose."""
+    """Each setting with its NDCG@10 on the validation split; empty if there was only one."""
 
 
 def field() -> list[Baseline]:
-    """All of them."""
+    """All baselines."""
     rows: list[Baseline] = []
     for updated, suffix in ((False, "frozen"), (True, "kept up to date")):
         rows += _counts(updated, suffix)
@@ -102,7 +103,7 @@ def field() -> list[Baseline]:
 
 
 def _counts(updated: bool, suffix: str) -> list[Baseline]:
-    """Popularity, and what weighs users' own baskets; with or without the events of others after the border."""
+    """Popularity and next-basket models, with or without other users' events after the split time."""
 
     def row(name: str, grid: list[Settings], rank: Callable[..., RankedLists], **more: Any) -> Baseline:  # noqa: ANN401
         return Baseline(f"{name}, {suffix}", updated, [{"updated": updated, **one} for one in grid], rank, **more)
@@ -125,13 +126,13 @@ def _counts(updated: bool, suffix: str) -> list[Baseline]:
 
 
 def _up_cf() -> list[Settings]:
-    """Recency, locality and asymmetry from the grid of the paper."""
+    """Values of recency, locality and asymmetry from the paper's grid."""
     tried = ((25, 5, 0.75), (100, 10, 0.25), (math.inf, 5, 0.5), (10, 10, 0.5), (100, 50, 0.75))
     return [{"recency": r, "locality": q, "asymmetry": alpha} for r, q, alpha in tried]
 
 
 def _tifu_knn() -> list[Settings]:
-    """The first is published for this grocer's data, the next two for others; the rest was found by others."""
+    """The paper's values for data of the same retailer and for two other data sets, then those of other authors."""
     tried = (
         (900, 0.9, 0.6, 0.2, 3),
         (300, 0.9, 0.7, 0.7, 7),
@@ -172,24 +173,24 @@ def _library_sequence(name: str, library: str) -> Baseline:
 
 
 def _sequential() -> list[Settings]:
-    """Width, steps of gradient descent, learning rate."""
+    """Values of the width, the number of gradient steps and the learning rate."""
     tried = ((64, 1000, 1e-3), (64, 3000, 1e-3), (64, 6000, 1e-3), (128, 3000, 1e-3), (128, 3000, 3e-4))
     return [
-        # Few users: small batches, so that an epoch has more than a handful of steps.
+        # The logs have few users, so batches are small: otherwise an epoch would have very few steps.
         {"n_factors": factors, "steps": steps, "lr": rate, "n_blocks": 2, "n_heads": 2, "batch_size": 16}
         for factors, steps, rate in tried
     ]
 
 
 def tuned(baseline: Baseline, validation: Split, test: Split, tries: int, fitter: Fitter) -> Tuned:
-    """Chooses the settings on the validation split by NDCG@10 and fits again before the border of the test.
+    """Chooses the settings by NDCG@10 on the validation split, then fits on the training events of the test split.
 
     Args:
-        baseline: What to fit.
-        validation: Split to tune on.
-        test: Split to rank.
-        tries: Settings that are tried at most.
-        fitter: Fits, or finds what it fitted before.
+        baseline: Model to fit.
+        validation: Split to choose the settings on.
+        test: Split to report.
+        tries: Maximum number of settings to try.
+        fitter: Fits, or returns a cached fit.
     """
     grid = baseline.grid[:tries] if tries > 1 else [{**baseline.grid[0], **baseline.quick}]
     scores: list[float] = []
@@ -201,38 +202,40 @@ def tuned(baseline: Baseline, validation: Split, test: Split, tries: int, fitter
 
 @dataclass(frozen=True)
 class Fitter:
-    """Fits baselines, each once: what is in the cache is not fitted again."""
+    """Fits baselines and caches the results."""
 
     cache: Cache
     library: Path | None
-    """Python of the environment of the library models; None where none of them is asked for."""
+    """Python interpreter of the library models' environment; None if no library model is fitted."""
     exchange: Path
-    """Folder for the files they exchange."""
-    done: Callable[[float, bool], None] = lambda _cost, _kept: None
-    """Told of every fit: what it costs, and whether it was in the cache."""
+    """Folder for the files exchanged with library models."""
+    done: Callable[[float, bool], None] = lambda _cost, _cached: None
+    """Called after every fit with its cost and whether it was cached."""
 
     def fit(self, baseline: Baseline, split: Split, settings: Settings) -> Fitted:
-        """One fit and its lists.
+        """Returns the lists of one fit, from the cache if it is there.
 
         Raises:
-            ValueError: A library model without its environment.
+            ValueError: The baseline is a library model and `library` is None.
         """
         key: dict[str, object] = {
             "data": split_fingerprint(split),
-            # JSON knows no infinity.
+            # JSON has no infinity.
             "settings": {name: repr(value) for name, value in settings.items()},
             "code": baseline.code,
         }
 
-        def anew() -> Fitted:
+        def fit() -> Fitted:
             if baseline.rank is not None:
                 watch = Stopwatch()
                 return watch.fitted(baseline.rank(split, **settings))
             if self.library is None:
-                raise ValueError(f"{baseline.name}: got no environment of the library models; expected --library")
+                raise ValueError(
+                    f"{baseline.name}: got no environment for the library models; expected its Python: pass --library"
+                )
             return library_lists(self.library, self.exchange, split, baseline.library, settings)
 
-        kept = self.cache.path(baseline.kind, key).is_file()
-        found = self.cache.get(baseline.kind, key, anew)
-        self.done(baseline.cost, kept)
-        return found
+        cached = self.cache.path(baseline.kind, key).is_file()
+        fitted = self.cache.get(baseline.kind, key, fit)
+        self.done(baseline.cost, cached)
+        return fitted

@@ -1,10 +1,14 @@
-"""Fits library models on an exchange folder and writes their lists; runs in the environment of requirements.txt.
+"""Fits a library model on the files of an exchange folder and writes its lists.
 
     python benchmarks/quality/library.py FOLDER
 
-``events.parquet`` holds ``user``, ``item``, ``time`` (Unix ms) and ``training``; ``baskets.parquet`` ``user`` and
-``time`` of each basket to predict; ``job.json`` the model, its settings and whether seen items may be ranked. Writes a
-predictions file, ``lists.parquet``, and what the fit took, ``took.json``.
+It runs in the environment of requirements.txt. It reads three files:
+
+- ``events.parquet``: ``user``, ``item``, ``time`` (Unix ms) and ``training`` of each event;
+- ``baskets.parquet``: ``user`` and ``time`` of each basket to predict;
+- ``job.json``: the model, its settings, and whether seen items may be recommended.
+
+It writes the lists (``lists.parquet``) and the times of the fit (``took.json``).
 """
 
 from __future__ import annotations
@@ -24,25 +28,26 @@ from scipy.sparse import csr_matrix
 
 LENGTH = 20
 SESSION = 100
-"""Newest events of a user that the sequential models read."""
+"""Maximum number of a user's newest events that the sequential models read."""
 SEQUENTIAL_ITEMS = 20_000
-"""The most frequent items of the training events, which the sequential models read and rank where there are more."""
+"""Maximum number of items that the sequential models know: the most frequent ones of the training events."""
 FULL_SOFTMAX_ITEMS = 10_000
-"""Beyond these, 64 drawn negatives stand in for the rest of the softmax."""
+"""Maximum number of items for the full softmax; larger catalogs use a sampled softmax."""
 _NEGATIVES = 64
+"""Sampled negatives per target."""
 SEED = 0
 
 
 class Job:
-    """An exchange folder, read."""
+    """The content of an exchange folder."""
 
     def __init__(self, folder: Path) -> None:
         events = pd.read_parquet(folder / "events.parquet")
         self.baskets = pd.read_parquet(folder / "baskets.parquet")
-        told = json.loads((folder / "job.json").read_text())
-        self.model: str = told["model"]
-        self.settings: dict[str, Any] = told["settings"]
-        self.repeats: bool = told["repeats"]
+        job = json.loads((folder / "job.json").read_text())
+        self.model: str = job["model"]
+        self.settings: dict[str, Any] = job["settings"]
+        self.repeats: bool = job["repeats"]
         self.events = events
         self.training = events[events["training"]]
         self.item_ids = np.sort(self.training["item"].unique())
@@ -52,49 +57,48 @@ class Job:
         self.popular = np.searchsorted(self.item_ids, popular.index.to_numpy())
 
     def _past(self, known: pd.DataFrame) -> list[np.ndarray[Any, Any]]:
-        """Columns of the known items of each basket's past, oldest first."""
+        """Matrix columns of the known items in the history of each basket, oldest first."""
         column = np.searchsorted(self.item_ids, known["item"])
         time_ms = known["time"].to_numpy()
-        rows = known.groupby("user", sort=False).indices
-        nothing = np.empty(0, dtype=np.int64)
+        rows_of_user = known.groupby("user", sort=False).indices
+        no_rows = np.empty(0, dtype=np.int64)
         past = []
         for user, timestamp in zip(self.baskets["user"], self.baskets["time"], strict=True):
-            own = rows.get(user, nothing)
-            past.append(column[own[: np.searchsorted(time_ms[own], timestamp)]])
+            rows = rows_of_user.get(user, no_rows)
+            past.append(column[rows[: np.searchsorted(time_ms[rows], timestamp)]])
         return past
 
     def training_matrix(self) -> csr_matrix:
-        """Who had what how often."""
+        """Number of interactions of each user with each item, in the training events."""
         rows = np.searchsorted(self.user_ids, self.training["user"])
         columns = np.searchsorted(self.item_ids, self.training["item"])
         ones = np.ones(len(rows), dtype=np.float32)
         return csr_matrix((ones, (rows, columns)), shape=(len(self.user_ids), len(self.item_ids)))
 
     def past_matrix(self) -> csr_matrix:
-        """What each basket's user had before it how often."""
+        """Number of interactions of each basket's user with each item before the basket."""
         rows = np.repeat(np.arange(len(self.past)), [len(items) for items in self.past])
         flat = np.concatenate(self.past).astype(np.int64)
         ones = np.ones(len(flat), dtype=np.float32)
         return csr_matrix((ones, (rows, flat)), shape=(len(self.past), len(self.item_ids)))
 
     def filled(self, found: dict[int, list[int]]) -> list[list[int]]:
-        """Lists of 20 columns for every basket: what was found, then the most popular that are not in it."""
+        """Lists of `LENGTH` matrix columns for each basket: the model's items, then the most popular other items."""
         lists = []
         for case, past in enumerate(self.past):
             items = [item for item in found.get(case, []) if item >= 0][:LENGTH]
-            taken = set(items) | (set() if self.repeats else set(past.tolist()))
+            excluded = set(items) | (set() if self.repeats else set(past.tolist()))
             for item in self.popular.tolist():
                 if len(items) == LENGTH:
                     break
-                if item not in taken:
+                if item not in excluded:
                     items.append(item)
-                    taken.add(item)
             lists.append(items)
         return lists
 
 
 def ials(job: Job, factors: int, regularization: float, alpha: float, iterations: int) -> Callable[[], dict[int, Any]]:
-    """Implicit ALS (Hu et al., ICDM 2008) on counts; the user is folded in anew before every basket."""
+    """Implicit ALS (Hu et al., ICDM 2008) on counts; the user's factors are recomputed before every basket."""
     from implicit.als import AlternatingLeastSquares
 
     model = AlternatingLeastSquares(
@@ -113,7 +117,7 @@ def ials(job: Job, factors: int, regularization: float, alpha: float, iterations
 
 
 def bpr(job: Job, factors: int, learning_rate: float, regularization: float, iterations: int) -> Callable[[], Any]:
-    """BPR matrix factorisation (Rendle et al., UAI 2009); it has nothing for new users but popularity."""
+    """BPR matrix factorisation (Rendle et al., UAI 2009); new users get the most popular items."""
     from implicit.bpr import BayesianPersonalizedRanking
 
     model = BayesianPersonalizedRanking(
@@ -138,13 +142,13 @@ def bpr(job: Job, factors: int, learning_rate: float, regularization: float, ite
 
 
 def _without_filtered(ids: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> dict[int, list[int]]:
-    """Implicit marks what it filtered by the lowest float."""
+    """Drops the items that implicit filtered: it gives them the lowest float as score."""
     lowest = np.finfo(np.float32).min
     return {row: ids[row][scores[row] > lowest].tolist() for row in range(ids.shape[0])}
 
 
 def sequential_loss(items: int) -> dict[str, Any]:
-    """Of the sequential models, by how many items they know."""
+    """Loss settings of the sequential models for a number of known items."""
     if items <= FULL_SOFTMAX_ITEMS:
         return {"loss": "softmax"}
     return {"loss": "sampled_softmax", "n_negatives": _NEGATIVES}
@@ -189,17 +193,17 @@ def _sequential(job: Job, kind: Any, settings: dict[str, Any]) -> Callable[[], d
     model.fit(dataset(training))
 
     def recommend() -> dict[int, Any]:
-        # Every basket is a user of its own, whose events are those before it.
+        # RecTools ranks once per user, so each basket becomes a user whose events are those before the basket.
         past = [columns[known[columns]] for columns in job.past]
         newest = [columns[-SESSION:] if job.repeats else columns for columns in past]
         counts = [len(columns) for columns in newest]
         case = np.repeat(np.arange(len(newest)), counts)
-        index = np.concatenate([np.arange(count) for count in counts])
+        order = np.concatenate([np.arange(count) for count in counts])
         frame = pd.DataFrame(
             {
                 Columns.User: case,
                 Columns.Item: job.item_ids[np.concatenate(newest)],
-                Columns.Datetime: pd.to_datetime(index, unit="s"),
+                Columns.Datetime: pd.to_datetime(order, unit="s"),
             }
         )
         found = model.recommend(
@@ -225,7 +229,7 @@ MODELS: dict[str, Callable[..., Callable[[], dict[int, Any]]]] = {
 
 
 def main(folder: Path) -> None:
-    """Fits and ranks as the job says."""
+    """Fits the job's model and writes its lists."""
     job = Job(folder)
     wall, cpu = time.monotonic(), time.process_time()
     recommend = MODELS[job.model](job, **job.settings)

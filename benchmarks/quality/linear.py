@@ -1,4 +1,4 @@
-"""Item-to-item models with one weight for each pair of items: EASE, and item kNN whose history decays."""
+"""Item-to-item models, with one weight for each pair of items: EASE, and item kNN with decayed histories."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ebbtide.interest.events import MS_PER_DAY
 from ebbtide.train.evaluation.lists import RankedLists
 
 MAX_ITEMS = 8000
-"""The most frequent items of the training events; a dense matrix of all pairs of more does not fit common machines."""
+"""Maximum number of items, the most frequent first: the dense matrix of more pairs does not fit common machines."""
 
 
 def ease(split: Split, *, regularisation: float, half_life_days: float = math.inf) -> RankedLists:
     """EASE^R (Steck, WWW 2019, eq. 8): the closed-form item-to-item regression without self-weights.
 
     Args:
-        split: Protocol.
+        split: Data and protocol.
         regularisation: Added to the diagonal of the co-occurrence matrix.
-        half_life_days: Decay of the events that a prediction starts from; infinity for the plain model.
+        half_life_days: Half-life of the history's events; infinity for the published model.
     """
     kept, gram = _cooccurrence(split)
     inverse = np.linalg.inv(gram + np.float32(regularisation) * np.eye(gram.shape[0], dtype=np.float32))
@@ -33,13 +33,13 @@ def ease(split: Split, *, regularisation: float, half_life_days: float = math.in
 
 
 def decayed_neighbours(split: Split, *, half_life_days: float, shrinkage: float, neighbours: int) -> RankedLists:
-    """Item kNN, each event of the past weighing 2 ** (-age / half-life) (after Ding and Li, CIKM 2005).
+    """Item kNN in which an event has the weight 2 ** (-age / half-life) (after Ding and Li, CIKM 2005).
 
     Args:
-        split: Protocol.
-        half_life_days: Of the events that a prediction starts from.
-        shrinkage: Added under the cosine's fraction, so that pairs of rare items do not count as sure.
-        neighbours: Of each item.
+        split: Data and protocol.
+        half_life_days: Half-life of the history's events.
+        shrinkage: Added to the denominator of the cosine; lowers the similarity of rare items.
+        neighbours: Number of neighbours of each item.
     """
     kept, gram = _cooccurrence(split)
     norms = np.sqrt(np.diag(gram))
@@ -47,14 +47,14 @@ def decayed_neighbours(split: Split, *, half_life_days: float, shrinkage: float,
     if not split.repeats:
         np.fill_diagonal(similarity, 0)
     if neighbours < similarity.shape[0]:
-        border = np.partition(similarity, -neighbours, axis=1)[:, -neighbours, None]
-        similarity[similarity < border] = 0
+        lowest = np.partition(similarity, -neighbours, axis=1)[:, -neighbours, None]
+        similarity[similarity < lowest] = 0
     return _rank(split, kept, similarity, half_life_days)
 
 
 @lru_cache(maxsize=1)
 def _cooccurrence(split: Split) -> tuple[Ints, Floats]:
-    """The kept items, and how many users had each pair of them, ``[M, M]``."""
+    """The M kept items, ``[M]``, and the number of users of each pair of them, ``[M, M]``."""
     log, training = split.test.log, split.training
     counts = np.bincount(log.item[training], minlength=len(split.test.catalog))
     kept = np.sort(np.argsort(-counts, kind="stable")[: min(MAX_ITEMS, int((counts > 0).sum()))])
@@ -63,12 +63,12 @@ def _cooccurrence(split: Split) -> tuple[Ints, Floats]:
     pairs = np.unique(np.stack([log.user[training], column[log.item[training]]], axis=1), axis=0)
     pairs = pairs[pairs[:, 1] >= 0]
     ones = np.ones(pairs.shape[0], dtype=np.float32)
-    had = csr_matrix((ones, (pairs[:, 0], pairs[:, 1])), shape=(len(log.users), kept.shape[0]))
-    return kept, np.asarray((had.T @ had).toarray(), dtype=np.float32)
+    interactions = csr_matrix((ones, (pairs[:, 0], pairs[:, 1])), shape=(len(log.users), kept.shape[0]))
+    return kept, np.asarray((interactions.T @ interactions).toarray(), dtype=np.float32)
 
 
 def _rank(split: Split, kept: Ints, weights: npt.NDArray[np.float32], half_life_days: float) -> RankedLists:
-    """Scores are the decayed past times the weights; items that were not kept stand below all others."""
+    """Ranks by the decayed history times the weights; items that were not kept rank below all others."""
     test = split.test
     column = np.full(len(test.catalog), -1)
     column[kept] = np.arange(kept.shape[0])
@@ -79,19 +79,19 @@ def _rank(split: Split, kept: Ints, weights: npt.NDArray[np.float32], half_life_
         values: list[float] = []
         for row, case in enumerate(cases.tolist()):
             past = split.history(case)
-            index = column[test.log.item[past]]
+            past_columns = column[test.log.item[past]]
             age_days = (test.log.time_ms[test.baskets.head[case]] - test.log.time_ms[past]) / MS_PER_DAY
-            # An item had several times counts by its newest event: the later entry overwrites.
-            newest = dict(zip(index.tolist(), np.exp2(-age_days / half_life_days).tolist(), strict=True))
+            # Only the newest event of an item counts: a later entry overwrites an earlier one.
+            newest = dict(zip(past_columns.tolist(), np.exp2(-age_days / half_life_days).tolist(), strict=True))
             newest.pop(-1, None)
             rows += [row] * len(newest)
             columns += newest.keys()
             values += newest.values()
         shape = (cases.shape[0], kept.shape[0])
         past_matrix = csr_matrix((np.asarray(values, dtype=np.float32), (rows, columns)), shape=shape)
-        found = np.asarray(past_matrix @ weights, dtype=np.float32)
-        scores = np.full((cases.shape[0], len(test.catalog)), found.min(initial=0) - 1, dtype=np.float32)
-        scores[:, kept] = found
+        kept_scores = np.asarray(past_matrix @ weights, dtype=np.float32)
+        scores = np.full((cases.shape[0], len(test.catalog)), kept_scores.min(initial=0) - 1, dtype=np.float32)
+        scores[:, kept] = kept_scores
         return scores
 
     return rank(split, score)

@@ -1,4 +1,4 @@
-"""Ebbtide and its ablations, trained on what comes before the border and ranked like every other model."""
+"""Trains Ebbtide and its ablations on the events before the split time, and ranks with them."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ FIXED_ALPHA = "ebbtide, alpha fixed at 0.5"
 PLAIN = "ebbtide, the plain formulas (no decay, alpha 0.5, no prior)"
 ABLATIONS = (NO_DECAY, NO_INTEREST_DECAY, NO_TEXT, FIXED_ALPHA, PLAIN)
 FROZEN = ", frozen"
-"""Follows the name of a model whose popularity is frozen at the border."""
+"""Suffix for the name of a model whose popularity is frozen at the split time."""
 
 
 class OnlyPopularityEbbs(ModelConfig):
-    """The ablation in which the popularity prior keeps its half-lives while the user's interest never ebbs."""
+    """The ablation in which the popularity prior decays and the user's interest does not."""
 
     @property
     def effective_prior_half_life_days(self) -> tuple[float, ...]:
-        """As given, whatever the decay of the interest."""
+        """The given half-lives, although the interest does not decay."""
         return self.prior_half_life_days
 
 
 def variants(repeats: bool) -> dict[str, ModelConfig]:
-    """The full model and what it is compared with, by name."""
+    """The full model and its ablations, by name."""
     policy = {"exclude_seen": not repeats, "repeat_score": repeats}
     return {
         OURS: ModelConfig(**policy),
@@ -49,20 +49,20 @@ def variants(repeats: bool) -> dict[str, ModelConfig]:
 def trained(
     split: Split, config: ModelConfig, training: TrainConfig, vectors: npt.NDArray[np.float32]
 ) -> InterestModel:
-    """Fits on the training events of a split.
+    """Fits a model on the training events of a split.
 
     Args:
-        split: Protocol.
-        config: Shape of the model.
-        training: Seed, epochs, rates; the trainer tunes on the last tenth before the border by itself.
-        vectors: ``[N, width]``, of the catalog's texts.
+        split: Data and protocol.
+        config: Model configuration.
+        training: Training configuration. The trainer itself validates on the last tenth before the split time.
+        vectors: ``[N, width]``, text vectors of the catalog.
     """
     log = events_of(split.test.log, split.training)
     return fit(log, np.ones(log.events, dtype=np.bool_), vectors, config, training).model
 
 
 def ranked(split: Split, model: InterestModel, *, updated: bool) -> RankedLists:
-    """The model's lists, with its popularity kept up to date or frozen at the border."""
+    """The model's lists, with its popularity updated before every basket or frozen at the split time."""
     test = split.test
     popularity = (
         updated_popularity(test.log, test.baskets.head, len(test.catalog), model.config)
@@ -77,7 +77,7 @@ def _frozen(split: Split, config: ModelConfig) -> PopularitySnapshots | None:
     if not half_lives:
         return None
     test = split.test
-    border = np.array([split.training_end_ms])
+    split_time_ms = np.array([split.training_end_ms])
     return popularity_snapshots(
-        test.training_item, test.log.time_ms[split.training], len(test.catalog), half_lives, border
+        test.training_item, test.log.time_ms[split.training], len(test.catalog), half_lives, split_time_ms
     )

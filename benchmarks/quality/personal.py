@@ -1,4 +1,4 @@
-"""Personal frequency with decay, for logs in which users take the same things again and again."""
+"""Personal frequency with decay, for logs with repeat consumption."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ebbtide.train.evaluation.lists import RankedLists
 def personal_frequency(
     split: Split, *, updated: bool, half_life_days: float, popular_share: float = 1e-6
 ) -> RankedLists:
-    """Ranks by the user's own decayed counts, with a share of everybody's counts of the last 30 days.
+    """Ranks by the user's own decayed item counts plus a small share of the popularity of the last 30 days.
 
-    The personal part of UP-CF (Faggioli et al., UMAP 2020) and TIFU-kNN (Hu et al., SIGIR 2020), without neighbours.
+    This is the personal component of UP-CF (Faggioli et al., UMAP 2020) and TIFU-kNN (Hu et al., SIGIR 2020).
 
     Args:
-        split: Protocol.
-        updated: Whether popularity is kept up to date; the user's own counts always are.
-        half_life_days: Of the user's own counts; infinity counts without decay.
-        popular_share: Weight of popularity, whose largest count is 1; a tiny one only orders what the user never had.
+        split: Data and protocol.
+        updated: Whether popularity uses events after the split time; the user's own counts always do.
+        half_life_days: Half-life of the user's own counts; infinity for no decay.
+        popular_share: Weight of popularity, scaled to a maximum of 1; the default only orders unseen items.
     """
     test = split.test
     popular = popularity_scorer(split, updated, window_days=30.0)

@@ -1,4 +1,4 @@
-"""Draws the quality benchmark on white, so that it reads on light and dark pages alike."""
+"""Draws the plots of the quality benchmark, on white, so that they are legible on light and dark pages."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _TITLES = {
 
 
 def draw_models(data_set: dict[str, Any], path: Path) -> None:
-    """NDCG@10 of every model with its interval, the best on top."""
+    """Draws the NDCG@10 of every model with its confidence interval, the best model on top."""
     rows = sorted(data_set["models"], key=lambda row: float(row["ndcg_at_10"]))
     figure, (axis,) = new_figure(1, 8.6, 0.9 + 0.27 * len(rows))
-    index = np.arange(len(rows))
+    y = np.arange(len(rows))
     means = np.asarray([row["ndcg_at_10"] for row in rows])
     low, high = (np.asarray([_bound(row, side) for row in rows]) for side in (0, 1))
-    axis.barh(index, means, color=[_colour(row) for row in rows], height=0.7)
+    axis.barh(y, means, color=[_colour(row) for row in rows], height=0.7)
     axis.errorbar(
-        means, index, xerr=np.stack([means - low, high - means]), fmt="none", ecolor="#202124", capsize=2, linewidth=1
+        means, y, xerr=np.stack([means - low, high - means]), fmt="none", ecolor="#202124", capsize=2, linewidth=1
     )
-    for at, row in zip(index, rows, strict=True):
+    for at, row in zip(y, rows, strict=True):
         axis.text(high[at] + 0.008 * high.max(), at, f"{row['ndcg_at_10']:.4f}", va="center", fontsize=8, color=_GREY)
-    axis.set_yticks(index, [row["name"] for row in rows], fontsize=8.5, color="#202124")
+    axis.set_yticks(y, [row["name"] for row in rows], fontsize=8.5, color="#202124")
     axis.set_xlim(0, 1.1 * high.max() or 1)
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.set_xlabel("NDCG@10, 95 % interval", fontsize=9.5)
@@ -44,7 +44,7 @@ def draw_models(data_set: dict[str, Any], path: Path) -> None:
 
 
 def draw_breakdowns(data_set: dict[str, Any], path: Path) -> None:
-    """NDCG@10 by what decay is about, of the rows that were broken down."""
+    """Draws the NDCG@10 of the rows that have breakdowns, by gap, history length and age of the matching interest."""
     rows = [row for row in data_set["models"] if "breakdowns" in row]
     figure, axes = new_figure(len(_TITLES), 15, 4.3)
     width = 0.8 / len(rows)
@@ -53,13 +53,13 @@ def draw_breakdowns(data_set: dict[str, Any], path: Path) -> None:
         for number, row in enumerate(rows):
             bins = row["breakdowns"][name]["bins"]
             means = np.asarray([one["ndcg_at_10"]["mean"] for one in bins])
-            # A single user gives no interval.
+            # A bin with a single user has no interval.
             bounds = np.asarray([[one["ndcg_at_10"][side] for side in ("low", "high")] for one in bins], dtype=float)
             bounds = np.where(np.isnan(bounds), means[:, None], bounds)
-            index = np.arange(len(bins)) + (number - (len(rows) - 1) / 2) * width
-            axis.bar(index, means, width=width, color=colours[row["name"]], label=row["name"])
+            x = np.arange(len(bins)) + (number - (len(rows) - 1) / 2) * width
+            axis.bar(x, means, width=width, color=colours[row["name"]], label=row["name"])
             spread = np.stack([means - bounds[:, 0], bounds[:, 1] - means])
-            axis.errorbar(index, means, yerr=spread, fmt="none", ecolor="#202124", capsize=1.5, linewidth=0.8)
+            axis.errorbar(x, means, yerr=spread, fmt="none", ecolor="#202124", capsize=1.5, linewidth=0.8)
         bins = rows[0]["breakdowns"][name]["bins"]
         axis.set_xticks(np.arange(len(bins)), [f"{one['label']}\nn = {one['baskets']:,}" for one in bins])
         for label in axis.get_xticklabels():

@@ -1,4 +1,4 @@
-"""Popularity in all its forms: of all times, of the last days, or decayed; frozen at the border or kept up to date."""
+"""Popularity baselines: counts over all time, over the last days, or decayed; frozen at the split time or updated."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from ebbtide.interest.events import MS_PER_DAY
 from ebbtide.train.evaluation.lists import RankedLists
 
 _LARGEST_EXPONENT = 600.0
-"""Counts are kept times 2 ** exponent; before doubles overflow they are scaled down."""
+"""Counts carry a factor of 2 ** exponent; they are rescaled at this exponent, before a float64 overflows."""
 
 
 def popularity(
     split: Split, *, updated: bool, half_life_days: float = math.inf, window_days: float = math.inf
 ) -> RankedLists:
-    """Ranks by decayed counts of the events of a window before each basket, or before the border if frozen."""
+    """Ranks by the decayed event counts of a time window that ends at each basket, or at the split time if frozen."""
     return rank(split, popularity_scorer(split, updated, half_life_days, window_days))
 
 
 def popularity_scorer(
     split: Split, updated: bool, half_life_days: float = math.inf, window_days: float = math.inf
 ) -> Scorer:
-    """Counts are exact at every basket: all events of the log strictly before it, other users' included."""
+    """Scores by popularity: at each basket the counts include all users' events strictly before it."""
     log = split.test.log
     known = np.ones(log.events, dtype=np.bool_) if updated else split.training
     order = np.argsort(log.time_ms[known], kind="stable")
     item, time_ms = log.item[known][order], log.time_ms[known][order]
     counts = _Counts(len(split.test.catalog), item, time_ms, half_life_days, window_days)
     heads = split.test.baskets.head
-    border = split.training_end_ms
+    split_time_ms = split.training_end_ms
 
     def score(cases: Ints) -> Floats:
         scores = np.empty((cases.shape[0], len(split.test.catalog)), dtype=np.float32)
         for row, case in enumerate(cases.tolist()):
-            scores[row] = counts.at(int(log.time_ms[heads[case]]) if updated else border)
+            scores[row] = counts.at(int(log.time_ms[heads[case]]) if updated else split_time_ms)
         return scores
 
     return score
 
 
 class _Counts:
-    """Decayed counts walked forward in time.
+    """Decayed counts that advance in time.
 
-    The common factor of the decay does not change a ranking, so an event adds 2 ** (time / half-life) and nothing
-    else is ever multiplied, but for a rare rescaling.
+    A common factor does not change a ranking. So an event adds 2 ** (time / half-life), older counts are not
+    multiplied by a decay, and only a rare rescaling touches all counts.
     """
 
     def __init__(self, items: int, item: Ints, time_ms: Ints, half_life_days: float, window_days: float) -> None:
@@ -58,7 +58,7 @@ class _Counts:
         self._begin = self._end = 0
 
     def at(self, time_ms: int) -> Floats:
-        """Counts of the events strictly before a time, over their largest, ``[N]``; times must not fall."""
+        """Counts of the events strictly before a time, divided by the largest, ``[N]``; times must not decrease."""
         end = int(np.searchsorted(self._time_ms, time_ms, side="left"))
         self._add(self._end, end)
         self._end = end

@@ -1,4 +1,4 @@
-"""A progress bar over fits of very unequal length, with an estimate of the time left."""
+"""A progress bar for fits of very different duration, with an estimate of the remaining time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _S_PER_MINUTE = 60
 
 
 class Steps:
-    """Weighs every fit by its rough cost; what is found in the cache leaves the sum instead of seeming fast."""
+    """Weights fits by their approximate cost; cached fits are removed from the total, because they take no time."""
 
     def __init__(self, title: str, cost: float) -> None:
         self._title, self._began = title, time.monotonic()
@@ -37,14 +37,19 @@ class Steps:
         self._progress.stop()
 
     def now(self, name: str) -> None:
-        """Says what is being fitted."""
+        """Shows the name of the model that is fitted."""
         self._progress.update(self._task, description=f"{self._title}: {name}")
 
-    def done(self, cost: float, kept: bool) -> None:
-        """One fit more, of this cost; ``kept`` if it was in the cache."""
+    def done(self, cost: float, cached: bool) -> None:
+        """Counts a finished fit.
+
+        Args:
+            cost: Cost of the fit, in the unit of the total.
+            cached: Whether the fit was in the cache.
+        """
         task = self._progress.tasks[0]
         total, completed = task.total or 0.0, task.completed
-        if kept:
+        if cached:
             total -= cost
         else:
             completed += cost

@@ -1,4 +1,4 @@
-"""Runs every model on one data set: the baselines tuned alike, then ours and its ablations."""
+"""Runs every model on one data set: first the baselines, then Ebbtide and its ablations."""
 
 from __future__ import annotations
 
@@ -27,37 +27,40 @@ from ebbtide.train.encoder import PACKAGED, embed_cached, encoder_fingerprint, e
 from ebbtide.train.model import InterestModel
 
 _OURS_COST = 300.0
-"""Of one training of ours, in fits of a popularity."""
-_MODEL_FILES = ("lists", "ranks", "relevance", "scores", "split")
-"""What of `ebbtide.train.evaluation` training and ranking depend on."""
+"""Approximate time of one training of Ebbtide, relative to a popularity model."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run, and how much of it."""
+    """The models to run and their settings."""
 
     tries: int
-    """Settings of each baseline at most."""
+    """Maximum number of settings to try for each baseline."""
     training: TrainConfig
-    """Of ours."""
+    """Training configuration of Ebbtide and its ablations."""
     library: Path | None
-    """Python of the environment of the library models; without it they are left out."""
+    """Python interpreter of the library models' environment; None leaves these models out."""
     work: Path
-    """Folder for data in between, and for the fits that are kept."""
+    """Folder for intermediate data and cached fits."""
     baselines: bool = True
+    """Whether to run the baselines."""
     ours: bool = True
+    """Whether to run Ebbtide and its ablations."""
     without: frozenset[str] = frozenset()
-    """Names of baselines and ablations that are left out."""
+    """Names of baselines and ablations to leave out."""
 
 
 def run_data_set(dataset: DataSet, users: int | None, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """All models on one data set; the JSON of its part of the report.
+    """Runs all models on one data set.
 
     Args:
-        dataset: What to run on.
-        users: How many are drawn; None for all.
-        plan: What to run.
-        say: Shows a line.
+        dataset: Data set to run on.
+        users: Number of users to draw; None for all.
+        plan: Models to run.
+        say: Prints a line.
+
+    Returns:
+        The data set's entry of the report, as JSON values.
     """
     work = plan.work / (dataset.name if users is None else f"{dataset.name}-{users}")
     data = read_dataset(drawn(dataset, users, work))
@@ -83,16 +86,16 @@ def run_data_set(dataset: DataSet, users: int | None, plan: Plan, say: Callable[
         if plan.ours and name not in plan.without
     }
     cost = sum(row.cost * _fits(row, plan.tries) for row in chosen) + _OURS_COST * len(variants)
-    kept = Cache(work / "fits")
+    fits = Cache(work / "fits")
     with Steps(dataset.name, cost) as steps:
-        fitter = Fitter(kept, plan.library, work / "exchange", steps.done)
+        fitter = Fitter(fits, plan.library, work / "exchange", steps.done)
         for baseline in chosen:
             steps.now(baseline.name)
-            found = tuned(baseline, validation, test, plan.tries, fitter)
-            say(_line(results.add(baseline.name, found.fitted, **_told(baseline, found, test))))
+            result = tuned(baseline, validation, test, plan.tries, fitter)
+            say(_line(results.add(baseline.name, result.fitted, **_facts(baseline, result, test))))
         for name, config in variants.items():
             steps.now(name)
-            for full_name, fitted, popularity in _ours(name, config, test, vectors, plan.training, kept, steps):
+            for full_name, fitted, popularity in _ours(name, config, test, vectors, plan.training, fits, steps):
                 say(_line(results.add(full_name, fitted, kind="ours", popularity=popularity)))
     results.compare_ours()
     return {
@@ -110,7 +113,7 @@ def run_data_set(dataset: DataSet, users: int | None, plan: Plan, say: Callable[
 
 
 def _fits(row: Baseline, tries: int) -> int:
-    """Of the choice among settings, and the last one."""
+    """Number of fits of a baseline: one for each setting tried, and the final one."""
     number = min(len(row.grid), tries)
     return number + 1 if number > 1 else 1
 
@@ -120,25 +123,26 @@ def _line(row: dict[str, Any]) -> str:
     return f"  {row['name']}: NDCG@10 {row['ndcg_at_10']:.4f}, {low:.4f} to {high:.4f}"
 
 
-def _told(baseline: Baseline, found: Tuned, test: Split) -> dict[str, object]:
-    told: dict[str, object] = {
+def _facts(baseline: Baseline, result: Tuned, test: Split) -> dict[str, object]:
+    """The entries of a baseline's row beside its metrics."""
+    facts: dict[str, object] = {
         "kind": "baseline",
         "popularity": "updated" if baseline.updated else "frozen",
-        "settings": _plain(found.settings),
-        "tried": [{"settings": _plain(settings), "validation_ndcg_at_10": score} for settings, score in found.tried],
+        "settings": _plain(result.settings),
+        "tried": [{"settings": _plain(settings), "validation_ndcg_at_10": score} for settings, score in result.tried],
     }
     if baseline.most_items is not None:
         counts = np.bincount(test.test.training_item, minlength=len(test.test.catalog))
         known = np.zeros(counts.shape[0], dtype=np.bool_)
         known[np.argsort(-counts, kind="stable")[: baseline.most_items]] = True
         known &= counts > 0
-        told["known_items"] = int(known.sum())
-        told["known_share_of_relevant"] = float(known[test.test.relevance.item].mean())
-    return told
+        facts["known_items"] = int(known.sum())
+        facts["known_share_of_relevant"] = float(known[test.test.relevance.item].mean())
+    return facts
 
 
 def _plain(settings: dict[str, float]) -> dict[str, float | str]:
-    """JSON knows no infinity."""
+    """The settings as JSON values: JSON has no infinity."""
     return {name: "inf" if math.isinf(value) else value for name, value in settings.items()}
 
 
@@ -148,15 +152,15 @@ def _ours(
     test: Split,
     vectors: npt.NDArray[np.float32],
     training: TrainConfig,
-    kept: Cache,
+    fits: Cache,
     steps: Steps,
 ) -> Iterator[tuple[str, Fitted, str]]:
-    """Name, lists and state of the popularity of one variant, kept up to date and frozen."""
-    seen = np.zeros((vectors.shape[0], 1), dtype=np.float32) if name == ours.NO_TEXT else vectors
+    """Yields name, lists and popularity ("updated", "frozen" or "none") of one variant, updated and frozen."""
+    model_vectors = np.zeros((vectors.shape[0], 1), dtype=np.float32) if name == ours.NO_TEXT else vectors
     key: dict[str, object] = {
         "data": split_fingerprint(test),
         "weights": hashlib.sha256(test.test.log.weight.tobytes()).hexdigest(),
-        "texts": hashlib.sha256(np.ascontiguousarray(seen).tobytes()).hexdigest(),
+        "texts": hashlib.sha256(np.ascontiguousarray(model_vectors).tobytes()).hexdigest(),
         "config": [type(config).__name__, config.model_dump(mode="json")],
         "training": training.model_dump(mode="json"),
         "code": _CODE,
@@ -165,7 +169,7 @@ def _ours(
     @cache
     def trained() -> tuple[InterestModel, Stopwatch]:
         watch = Stopwatch()
-        model = ours.trained(test, config, training, seen)
+        model = ours.trained(test, config, training, model_vectors)
         watch.stop()
         return model, watch
 
@@ -175,23 +179,24 @@ def _ours(
 
     has_prior = bool(config.effective_prior_half_life_days)
     for updated in (True, False) if has_prior else (True,):
-        flavour: dict[str, object] = {**key, "updated": updated}
-        was_kept = kept.path(name, flavour).is_file()
-        fitted = kept.get(name, flavour, lambda updated=updated: ranked(updated))  # type: ignore[misc]
+        full_key: dict[str, object] = {**key, "updated": updated}
+        cached = fits.path(name, full_key).is_file()
+        fitted = fits.get(name, full_key, lambda updated=updated: ranked(updated))  # type: ignore[misc]
         if updated:
-            steps.done(_OURS_COST, was_kept)
+            steps.done(_OURS_COST, cached)
         popularity = ("updated" if updated else "frozen") if has_prior else "none"
         yield name + ("" if updated else ours.FROZEN), fitted, popularity
 
 
 def _files() -> Iterator[Path]:
-    """Everything that training and ranking ours run."""
+    """The source files that training and ranking with Ebbtide run."""
     train = ROOT / "train" / "ebbtide" / "train"
     yield from train.glob("*.py")
-    yield from (train / "evaluation" / f"{name}.py" for name in _MODEL_FILES)
+    yield from (train / "evaluation" / f"{name}.py" for name in ("lists", "ranks", "relevance", "scores", "testset"))
+    yield from (ROOT / "data" / "ebbtide" / "data").glob("*.py")
     yield from (ROOT / "interest" / "ebbtide" / "interest").glob("*.py")
     yield Path(ours.__file__)
 
 
 _CODE = code_fingerprint(_files())
-"""Taken when this process began, as the code it runs was."""
+"""Computed when the process starts, so that it is the fingerprint of the code that runs."""

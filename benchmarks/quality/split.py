@@ -1,4 +1,8 @@
-"""One protocol for every model: tuned on T1..T2 after fitting before T1, tested after T2 after fitting before T2."""
+"""The evaluation protocol of every model.
+
+Settings are chosen on the validation period T1 to T2, after fitting on the events before T1. The test period begins at
+the split time T2; models are fitted again on all events before T2.
+"""
 
 from __future__ import annotations
 
@@ -17,40 +21,41 @@ from ebbtide.train.evaluation.lists import LENGTH, NO_ITEM, RankedLists
 from ebbtide.train.evaluation.testset import TestSet
 
 VALIDATION_FRACTION = 0.1
-"""Of the events before T2, by time: what the trainer of ours takes for early stopping, too."""
+"""Share of the events before T2, by time; Ebbtide's trainer uses the same share for early stopping."""
 _SCORES_PER_BATCH = 1 << 25
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 Scorer = Callable[[Ints], Floats]
-"""Scores ``[K, N]`` of some of the baskets, given by their numbers; called in the order of their times."""
+"""Gives scores ``[K, N]`` for the indices ``[K]`` of test baskets; called in order of the baskets' timestamps."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A test set with the policy on items already had; compares by identity, so that work on it can be cached."""
+    """A test set and the policy on seen items; compares by identity, so that results for it can be cached."""
 
     test: TestSet
     repeats: bool
+    """Whether seen items may be recommended."""
 
     @property
     def training(self) -> npt.NDArray[np.bool_]:
-        """``[n]``, what a model may be fitted on."""
+        """``[n]``, whether a model may be fitted on each of the log's n events."""
         return ~self.test.is_test
 
     @property
     def training_end_ms(self) -> int:
-        """The border: the time of the first test event."""
+        """The split time: the timestamp of the first test event."""
         return int(self.test.log.time_ms[self.test.is_test].min())
 
     def history(self, case: int) -> slice:
-        """Log indices of what came strictly before a basket."""
+        """Log indices of the user's events strictly before a test basket."""
         return slice(int(self.test.log.start[self.test.owner[case]]), int(self.test.baskets.head[case]))
 
 
 def splits(log: EventLog, catalog: Catalog, holdout: str, repeats: bool) -> tuple[Split, Split]:
-    """The split to tune on, which knows no event after T2, and the split to test on."""
+    """The validation split, which has no event after T2, and the test split."""
     test = held_out(log, holdout)
     before = events_of(log, ~test)
     validation = after_time(before, VALIDATION_FRACTION)
@@ -61,11 +66,11 @@ def splits(log: EventLog, catalog: Catalog, holdout: str, repeats: bool) -> tupl
 
 
 def events_of(log: EventLog, keep: npt.NDArray[np.bool_]) -> EventLog:
-    """The log of some events; users who have none of them are left out."""
+    """The log of the given events, without users who have none of them."""
     counts = np.bincount(log.user[keep], minlength=len(log.users))
     present = counts > 0
     return EventLog(
-        users=[user for user, here in zip(log.users, present.tolist(), strict=True) if here],
+        users=[user for user, is_present in zip(log.users, present.tolist(), strict=True) if is_present],
         start=np.concatenate([[0], np.cumsum(counts[present])]).astype(np.int64),
         item=log.item[keep],
         time_ms=log.time_ms[keep],
@@ -74,7 +79,7 @@ def events_of(log: EventLog, keep: npt.NDArray[np.bool_]) -> EventLog:
 
 
 def rank(split: Split, scorer: Scorer) -> RankedLists:
-    """The best items of a scorer before every basket, with what was had left out where the policy says so."""
+    """Ranks the items by a scorer for every test basket, without seen items unless the split allows them."""
     test = split.test
     item = np.full((len(test.baskets), LENGTH), NO_ITEM, dtype=np.int64)
     score = np.full((len(test.baskets), LENGTH), -np.inf, dtype=np.float32)
@@ -94,5 +99,5 @@ def rank(split: Split, scorer: Scorer) -> RankedLists:
 
 
 def ndcg_at_10(split: Split, lists: RankedLists) -> float:
-    """What every model is tuned on."""
+    """NDCG@10 averaged over users; the settings of every model are chosen by it."""
     return float(user_means(split.test.owner, accuracy(lists, split.test.relevance)["ndcg_at_10"]).mean())

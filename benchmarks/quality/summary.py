@@ -1,4 +1,4 @@
-"""The quality benchmark's report from its JSON: tables for the terminal, and a Markdown page with plots beside it.
+"""Writes the quality benchmark's report from its JSON: tables on the terminal, a Markdown page and plots.
 
 python -m benchmarks.quality.summary [benchmarks/results/quality.json]
 """
@@ -18,29 +18,36 @@ from benchmarks.quality.datasets import ROOT
 from benchmarks.quality.pictures import draw_breakdowns, draw_models
 
 RATIOS = {
-    "ratio_to_best_baseline": "best baseline",
-    "ratio_to_no_decay": "no decay anywhere",
-    "ratio_to_no_interest_decay": "no decay of the user's interest",
-    "cold_item_ratio_to_no_text": "no text, on items with at most 5 training events",
+    "ratio_to_best_baseline": "the best baseline",
+    "ratio_to_no_decay": "the model without decay",
+    "ratio_to_no_interest_decay": "the model without decay of the user's interest",
+    "cold_item_ratio_to_no_text": "the model without text, on items with at most 5 training events",
 }
 
 
+_HEADINGS = ("model", "NDCG@10", "95 % interval", "recall@10", "hit rate@10", "training, s")
+
+
 def print_tables(data_set: dict[str, Any]) -> None:
-    """The rows of one data set, best first, and ours in proportion."""
+    """Prints the rows of one data set, best first, and the ratios of Ebbtide to other models."""
     table = Table(
-        title=f"{data_set['name']}, {data_set['holdout']}, whole catalog ranked, users averaged", title_justify="left"
+        title=f"{data_set['name']}: split {data_set['holdout']}, whole catalog ranked, metrics averaged over users",
+        title_justify="left",
     )
-    for heading in ("", "NDCG@10", "95 %", "recall@10", "hit rate@10", "training, s"):
-        table.add_column(heading, justify="right" if heading else "left")
+    for index, heading in enumerate(_HEADINGS):
+        table.add_column(heading, justify="right" if index else "left")
     for row in best_first(data_set):
         table.add_row(row["name"], *_figures(row))
     console.print(table)
-    for line in _proportions(data_set):
+    for line in _ratios(data_set):
         console.print(line)
 
 
 def write_summary(json_file: Path) -> list[Path]:
-    """Writes the page and its plots beside the JSON, by its name.
+    """Writes the page and its plots into the folder of the JSON file.
+
+    Args:
+        json_file: Result of the benchmark; the files' names begin with its name.
 
     Returns:
         The files written.
@@ -65,52 +72,55 @@ def write_summary(json_file: Path) -> list[Path]:
 
 
 def best_first(data_set: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows, the largest NDCG@10 first."""
+    """The rows, the highest NDCG@10 first."""
     return sorted(data_set["models"], key=lambda row: -float(row["ndcg_at_10"]))
 
 
 def _head(report: dict[str, Any]) -> str:
     return (
         "# Quality\n\n"
-        "Written by `make bench-quality` from `quality.json`; the protocol is that of docs/evaluation.md: "
-        "global time split, the whole catalog ranked, users averaged, 95 % intervals by bootstrap over users. "
-        f"{report['machine']['cores']} cores, torch {report['machine']['torch']}; seconds are wall clock of one fit, "
-        "for counts and closed forms with the ranking; the JSON has processor seconds, too."
+        "`make bench-quality` writes this page from `quality.json`. docs/evaluation.md describes the protocol: "
+        "global time split, the whole catalog is ranked, metrics are averaged over users, 95 % confidence intervals "
+        f"by bootstrap over users. Machine: {report['machine']['cores']} cores, torch {report['machine']['torch']}. "
+        "Training time is the wall-clock time of one fit; for counts and closed forms it includes the ranking. "
+        "`quality.json` also has the processor time."
     )
 
 
 def _section(data_set: dict[str, Any]) -> str:
     users = f"{data_set['users']:,} users"
     if data_set["users_drawn"]:
-        users += " (drawn by a seed, the same for all models, with the items they took)"
+        users += " (drawn with a fixed seed, the same for all models, with the items of their events)"
     tries = data_set["tries"]
-    told = [
-        "Short form: few users, two epochs of ours." if data_set["quick"] else "",
-        f"Of each baseline at most {tries} settings were tried on the validation period."
+    notes = [
+        "This was a quick run: few users, two epochs for Ebbtide." if data_set["quick"] else "",
+        f"For each baseline at most {tries} settings were tried on the validation period."
         if tries > 1
         else "Each baseline has one setting.",
-        f"Ours and its ablations learned for at most {data_set['epochs']} epochs." if "epochs" in data_set else "",
-        f"Left out: {', '.join(data_set['left_out'])}." if data_set["left_out"] else "",
+        f"Ebbtide and its ablations were trained for at most {data_set['epochs']} epochs."
+        if "epochs" in data_set
+        else "",
+        f"Models left out: {', '.join(data_set['left_out'])}." if data_set["left_out"] else "",
     ]
     lines = [
         f"## {data_set['name']}",
-        " ".join(sentence for sentence in told if sentence),
+        " ".join(sentence for sentence in notes if sentence),
         f"{data_set['events']:,} events of {users} on {data_set['items']:,} items; {data_set['test_users']:,} test "
         f"users, {data_set['test_baskets']:,} baskets, "
-        + ("items had before may come again." if data_set["repeats"] else "items had before are left out."),
+        + ("seen items may be recommended." if data_set["repeats"] else "seen items are not recommended."),
         _table(
-            ["", "NDCG@10", "95 %", "recall@10", "hit rate@10", "training, s"],
+            [*_HEADINGS],
             [[_bold(row), *_figures(row)] for row in best_first(data_set)],
         ),
-        "\n".join(f"- {line}" for line in _proportions(data_set)),
+        "\n".join(f"- {line}" for line in _ratios(data_set)),
     ]
     limits: dict[tuple[int, float], list[str]] = {}
     for row in data_set["models"]:
         if "known_items" in row:
             limits.setdefault((row["known_items"], round(row["known_share_of_relevant"], 3)), []).append(row["name"])
     lines += [
-        f"{', '.join(names)} know {items:,} of the {data_set['items']:,} items, the most frequent ones of training: "
-        f"{share:.0%} of what came."
+        f"{', '.join(names)}: limited to the {items:,} most frequent of the {data_set['items']:,} items, which cover "
+        f"{share:.0%} of the targets."
         for (items, share), names in limits.items()
     ]
     return "\n\n".join(line for line in lines if line)
@@ -128,16 +138,17 @@ def _figures(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _proportions(data_set: dict[str, Any]) -> list[str]:
+def _ratios(data_set: dict[str, Any]) -> list[str]:
     lines = []
     for row in data_set["models"]:
         for key, against in RATIOS.items():
             if row.get(key) is not None:
-                found = row[f"{key}_difference"]
-                named = f"{against} ({row[f'{key}_against']})" if key == "ratio_to_best_baseline" else against
+                difference = row[f"{key}_difference"]
+                other = f"{against} ({row[f'{key}_against']})" if key == "ratio_to_best_baseline" else against
                 lines.append(
-                    f"{row['name']} is {row[key]:.2f} times {named}: difference {found['mean']:+.4f}, "
-                    f"95 % {found['low']:+.4f} to {found['high']:+.4f}, p {found['p_value']:.3f}"
+                    f"{row['name']}: {row[key]:.2f} times the NDCG@10 of {other}; difference "
+                    f"{difference['mean']:+.4f}, 95 % {difference['low']:+.4f} to {difference['high']:+.4f}, "
+                    f"p {difference['p_value']:.3f}"
                 )
     return lines
 
@@ -151,7 +162,9 @@ def _settings(data_set: dict[str, Any]) -> str:
             rows.append([row["name"], chosen, scores])
     if not rows:
         return ""
-    return "### Settings chosen\n\n" + _table(["", "chosen", "NDCG@10 on validation of each tried"], rows)
+    return "### Settings of the baselines\n\n" + _table(
+        ["model", "settings chosen", "validation NDCG@10 of each setting tried"], rows
+    )
 
 
 def _table(headings: list[str], rows: list[list[str]]) -> str:

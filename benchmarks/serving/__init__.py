@@ -1,1 +1,1 @@
-"""What serving costs, against a do-nothing floor, peers and the machine itself."""
+"""The serving benchmark: compares serving with a do-nothing server, with peers and with the limits of the machine."""

@@ -1,4 +1,4 @@
-"""Measures serving part by part, prints tables, and writes JSON and Markdown after every part."""
+"""Runs the parts of the serving benchmark, writes JSON and Markdown after each part, and prints tables."""
 
 from __future__ import annotations
 
@@ -29,15 +29,32 @@ console = Console()
 
 
 def main() -> None:
-    """Reads the command line and runs; a part that fails leaves the others their turn, and the status is 1."""
+    """Parses the command line and runs the parts; after a failed part the others still run, and the status is 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer sizes and repeats, shorter turns, nothing tuned")
-    parser.add_argument("--bundle", type=Path, default=ROOT / "artifacts" / "bundle")
-    parser.add_argument("--only", choices=PARTS, action="append", help="this part, again; others stay as they were")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "serving.json")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer sizes and repeats, shorter turns, peers with their first settings"
+    )
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        default=ROOT / "artifacts" / "bundle",
+        help="interest bundle (default: the demo's)",
+    )
+    parser.add_argument(
+        "--only",
+        choices=PARTS,
+        action="append",
+        help="run this part only and keep the results of the others; can be repeated",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=ROOT / "benchmarks" / "results" / "serving.json",
+        help="file to write; the Markdown page and the plot are written beside it",
+    )
     arguments = parser.parse_args()
     if not arguments.bundle.is_dir():
-        parser.error(f"--bundle: got {arguments.bundle}, which is not there; expected a bundle: run `make demo`")
+        parser.error(f"--bundle: got {arguments.bundle}, which does not exist; expected a bundle: run `make demo`")
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {"runs": {}}
     if arguments.only and arguments.json.is_file():
@@ -55,7 +72,7 @@ def main() -> None:
                     module = importlib.import_module(PARTS[part])
                     content[part] = module.measure(settings)
             except Exception:
-                # Whatever it was: the other parts are worth having, and the exit status tells that one is missing.
+                # The results of the other parts are still useful; the exit status says that one is missing.
                 console.print_exception()
                 failed.append(part)
                 continue

@@ -1,4 +1,4 @@
-"""Do two servers give the same recommendations? Asked before any comparison of their speed."""
+"""Checks that two servers give the same recommendations, before their speed is compared."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.grpc import InferenceServerClient
 
-from benchmarks.serving.users import Requests, Tensors
+from benchmarks.serving.inputs import infer_inputs
+from benchmarks.serving.users import Requests
 from ebbtide.interest import contract
 
 REQUESTS, BEST, TOLERANCE = 50, 10, 1e-4
 
 
 class DisagreementError(RuntimeError):
-    """A system recommends something else, so that its speed says nothing."""
+    """A system gives other recommendations, so its speed cannot be compared."""
 
 
 @dataclass(frozen=True)
 class Recommended:
-    """The best items of some requests."""
+    """The best items of several requests."""
 
     item_id: npt.NDArray[np.object_]
     """``[requests, BEST]``."""
@@ -29,10 +30,10 @@ class Recommended:
 
 
 def ask(url: str, requests: Requests) -> Recommended:
-    """What a server recommends for the first `REQUESTS` requests."""
+    """The recommendations of a server for the first `REQUESTS` requests."""
     with InferenceServerClient(url) as client:
         answers = [
-            client.infer(contract.RECOMMEND.name, _inputs(tensors), client_timeout=30)
+            client.infer(contract.RECOMMEND.name, infer_inputs(tensors), client_timeout=30)
             for tensors, _ in zip(requests, range(REQUESTS), strict=False)
         ]
     ids, scores = (
@@ -43,27 +44,18 @@ def ask(url: str, requests: Requests) -> Recommended:
 
 
 def require_agreement(name: str, found: Recommended, expected: Recommended) -> float:
-    """The largest difference between scores of the same items.
+    """Compares the recommendations of two systems and returns the largest difference between scores.
 
     Raises:
-        DisagreementError: Ids differ, or scores by more than `TOLERANCE`.
+        DisagreementError: Ids differ, or scores differ by more than `TOLERANCE`.
     """
     difference = float(np.abs(found.score - expected.score).max())
-    # Items whose scores agree to the last digits may stand in either order.
+    # Items with almost equal scores may be in either order.
     other = (found.item_id != expected.item_id) & (np.abs(found.score - expected.score) > TOLERANCE / 100)
     if difference > TOLERANCE or other.any():
         row = int(np.argmax(other.any(axis=1)))
         raise DisagreementError(
-            f"{name}: got {found.item_id[row].tolist()} for request {row}, scores up to {difference:.2e} apart; "
-            f"expected {expected.item_id[row].tolist()}, to {TOLERANCE:.0e}"
+            f"{name}, request {row}: got {found.item_id[row].tolist()}, scores that differ by up to {difference:.2e}; "
+            f"expected {expected.item_id[row].tolist()}, scores within {TOLERANCE:.0e}"
         )
     return difference
-
-
-def _inputs(tensors: Tensors) -> list[InferInput]:
-    datatypes = {tensor.name: tensor.dtype.value for tensor in contract.RECOMMEND.inputs}
-    inputs = []
-    for name, array in tensors.items():
-        inputs.append(InferInput(name, list(array.shape), datatypes[name]))
-        inputs[-1].set_data_from_numpy(np.ascontiguousarray(array))
-    return inputs

@@ -1,8 +1,8 @@
-"""What the scoring head costs by size of the catalog: exact against the memory's bandwidth, an index against exact.
+"""Time of the scoring head by catalog size: exact search against memory bandwidth, an index against exact search.
 
-Factors are grown from the bundle's (`grown`), interests are those of real users. Exact heads run in ONNX Runtime and
-indexes in the served NumPy and faiss code, in this process: no server, since its cost is measured elsewhere. Answers
-are the best 100, with 60 items excluded. Turns alternate; a figure is the median of the turns' medians.
+Item factors are grown from the bundle's (`grown`); interests are those of real users. All heads run in this process,
+without a server: exact heads in ONNX Runtime, indexes in the served NumPy and faiss code. A request asks for the best
+100 items and excludes 60. Turns alternate; a figure is the median of the turns' medians.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.serving.users import real_requests
 from ebbtide.export.errors import RetrievalError
 from ebbtide.export.head.graph import item_factors
 from ebbtide.export.head.index import RECALL_AT, build_index
-from ebbtide.export.head.options import RetrievalMethod, RetrievalOptions
+from ebbtide.export.head.options import RetrievalOptions
 from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract, exported
 from ebbtide.interest.checks import Request
@@ -37,10 +37,8 @@ Floats = npt.NDArray[np.float32]
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 QUICK_SIZES = SIZES[:3]
-_GRAPH_UP_TO = 100_000
-"""Items up to which the graph index is built too: a million did not finish in a run's time on two cores."""
 _MEMORY_PER_FACTOR = 6
-"""Copies of the factors that a measurement holds at its worst moment: grown, as a message, packed by ONNX Runtime."""
+"""Peak memory of a measurement, in copies of the factors: grown, as an ONNX message, packed by ONNX Runtime."""
 _TURN_S = 0.5
 _WARMING_RUNS, _LEAST_RUNS = 3, 8
 _BANDWIDTH_BYTES = 1 << 28
@@ -48,7 +46,7 @@ _BANDWIDTH_RUNS = 5
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """Figures by number of items, as text; sizes that the memory has no room for are left out.
+    """Figures by number of items, as text; sizes that do not fit into memory are left out.
 
     Raises:
         ValueError: The bundle's log has too few long histories.
@@ -70,11 +68,11 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def write_plot(results: dict[str, Any], path: Path) -> None:
-    """Draws what a request costs by size of the catalog.
+    """Plots the time of a request by catalog size.
 
     Args:
-        results: Of `measure`.
-        path: A PNG file.
+        results: Results of `measure`.
+        path: PNG file to write.
     """
     import matplotlib as mpl
 
@@ -86,7 +84,6 @@ def write_plot(results: dict[str, Any], path: Path) -> None:
     lines = {
         "floor_ms": ("floor: the factors, read once by one thread", "0.6", "--"),
         "exact_ms": ("exact, one thread", "tab:blue", "-"),
-        "hnsw_ms": ("index: hnsw", "tab:green", "-"),
         "ann_ms": ("index: ivf", "tab:orange", "-"),
     }
     for key, (label, colour, style) in lines.items():
@@ -120,7 +117,7 @@ def write_plot(results: dict[str, Any], path: Path) -> None:
 
 
 def _interests(bundle: InterestBundle, folder: Path) -> Floats:
-    """Those of real users, as the exported pipeline gives them."""
+    """Interests of real users, computed by the exported pipeline, ``[users, d + p]``."""
     folder.mkdir(parents=True)
     writer = RepositoryWriter(bundle, folder)
     writer.write_interest()
@@ -131,28 +128,25 @@ def _interests(bundle: InterestBundle, folder: Path) -> Floats:
 
 def _measure_size(factors: Floats, interests: Floats, settings: Settings) -> dict[str, Any]:
     items, cores = len(factors), len(os.sched_getaffinity(0))
-    position = settings.work / f"catalog-{items}"
-    position.mkdir()
+    folder = settings.work / f"catalog-{items}"
+    folder.mkdir()
     result: dict[str, Any] = {"width": factors.shape[1], "top_n": RECALL_AT, "cores": cores}
-    # One half of the users settles how an index is asked, the other asks.
+    # The index is configured on one half of the users and measured on the other half.
     settle, requests = interests[::2], requests_of(interests[1::2], items)
-    exact, exact_all_cores = exact_heads(factors, position / "exact", (1, cores))
+    exact, exact_all_cores = exact_heads(factors, folder / "exact", (1, cores))
     heads = {"exact": exact, "exact_all_cores": exact_all_cores}
-    methods: tuple[RetrievalMethod, ...] = ("ivf", "hnsw")
-    for method in methods if items <= _GRAPH_UP_TO and not settings.quick else methods[:1]:
-        key = "ann" if method == "ivf" else method
-        began = time.monotonic()
-        try:
-            index = build_index(factors, settle, RECALL_AT, RetrievalOptions(method))
-        except RetrievalError as error:
-            result |= {f"{key}_ms": None, f"{key}_speedup": None, f"{key}_refused": str(error)}
-            continue
+    began = time.monotonic()
+    try:
+        index = build_index(factors, settle, RECALL_AT, RetrievalOptions("ivf"))
+    except RetrievalError as error:
+        result |= {"ann_ms": None, "ann_speedup": None, "ann_refused": str(error)}
+    else:
         result |= {
-            f"{key}_build_s": round(time.monotonic() - began, 1),
-            f"{key}_parameters": {**index.parameters, "candidates": index.candidates},
+            "ann_build_s": round(time.monotonic() - began, 1),
+            "ann_parameters": {**index.parameters, "candidates": index.candidates},
         }
-        heads[key] = indexed_head(index, factors, position / method)
-        result[f"{key}_recall_at_100"] = round(recall(heads[key], exact, requests), 4)
+        heads["ann"] = indexed_head(index, factors, folder / "ivf")
+        result["ann_recall_at_100"] = round(recall(heads["ann"], exact, requests), 4)
     turns: dict[str, list[float]] = {name: [] for name in heads}
     bandwidths: dict[int, list[tuple[float, float]]] = {1: [], cores: []}
     for _ in range(settings.repeats):
@@ -166,7 +160,7 @@ def _measure_size(factors: Floats, interests: Floats, settings: Settings) -> dic
     for name, threads in (("exact", 1), ("exact_all_cores", cores)):
         read, copied = np.median(bandwidths[threads], axis=0).tolist()
         suffix = name.removeprefix("exact")
-        # Whichever way of moving memory is the faster one is what could be reached.
+        # The limit is the faster of reading and copying.
         result |= {
             f"read_gb_per_s{suffix}": round(read / 1e9, 2),
             f"copy_gb_per_s{suffix}": round(copied / 1e9, 2),
@@ -177,7 +171,7 @@ def _measure_size(factors: Floats, interests: Floats, settings: Settings) -> dic
 
 
 def _turn(head: Any, requests: Sequence[Feeds]) -> float:  # noqa: ANN401 - onnxruntime carries no types
-    """Median seconds of a request, each another user's; a few first ones, with a cold cache, do not count."""
+    """Median seconds of a request; each is of another user, and the first ones are not counted (cold cache)."""
     seconds: list[float] = []
     began = time.monotonic()
     while len(seconds) < _WARMING_RUNS + _LEAST_RUNS or time.monotonic() - began < _TURN_S:
@@ -188,9 +182,9 @@ def _turn(head: Any, requests: Sequence[Feeds]) -> float:  # noqa: ANN401 - onnx
 
 
 def _bandwidth(threads: int) -> tuple[float, float]:
-    """Bytes a second that so many threads read, and that they move by copying (each byte is read and written).
+    """Bytes per second that a number of threads read, and that they move by copying (each byte is read and written).
 
-    By torch, whose sums and copies take the threads they are given; the array is far larger than any cache.
+    Measured with torch, whose sums and copies use the given number of threads, on an array far larger than any cache.
     """
     source = torch.ones(_BANDWIDTH_BYTES // 4)
     target = torch.empty_like(source)

@@ -1,4 +1,4 @@
-"""Scoring heads over one catalog, exact and with an index, in this process; and what they are asked."""
+"""Scoring heads over one catalog, exact and with an index, in this process, and their requests."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ebbtide.export.head.served import open_head
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.interest import contract, exported
 from ebbtide.interest.contract import Limits, Size
+from ebbtide.interest.modelfile import MODEL_FILE
 
 Floats = npt.NDArray[np.float32]
 Feeds = dict[str, npt.NDArray[Any]]
@@ -27,7 +28,7 @@ _FINGERPRINT = "benchmark"
 
 
 def exact_heads(factors: Floats, folder: Path, threads: Sequence[int]) -> list[Any]:
-    """Sessions of the exported graph, each with so many threads; they answer the best `RECALL_AT`."""
+    """Sessions of the exported graph, one for each number of threads; they return the best `RECALL_AT` items."""
     folder.mkdir()
     sizes = {
         Size.INTEREST: factors.shape[1],
@@ -40,15 +41,15 @@ def exact_heads(factors: Floats, folder: Path, threads: Sequence[int]) -> list[A
     for count in threads:
         options = ort.SessionOptions()
         options.intra_op_num_threads = count
-        # A session that spins between its turns would take the cores of the others.
+        # A session that spins between its turns would use the cores that other sessions need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = str(folder / exported.MODEL_FILE)
+        path = str(folder / MODEL_FILE)
         sessions.append(ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
     return sessions
 
 
 def indexed_head(index: Index, factors: Floats, folder: Path) -> Any:  # noqa: ANN401 - loaded from the served model's source
-    """The served head with an index; it answers the best `RECALL_AT`."""
+    """The served head with an index; it returns the best `RECALL_AT` items."""
     folder.mkdir()
     write_index(index, _ids(len(factors)), RECALL_AT, _FINGERPRINT, folder)
     metadata = {"fingerprint": _FINGERPRINT}
@@ -58,7 +59,7 @@ def indexed_head(index: Index, factors: Floats, folder: Path) -> Any:  # noqa: A
 
 
 def requests_of(interests: Floats, items: int) -> list[Feeds]:
-    """Each interest as a request of its own, with some items excluded."""
+    """One request for each interest, with some items excluded."""
     random = np.random.default_rng(0)
     found = []
     for interest in interests:
@@ -72,11 +73,11 @@ def requests_of(interests: Floats, items: int) -> list[Feeds]:
 
 
 def recall(head: Any, exact: Any, requests: Sequence[Feeds]) -> float:  # noqa: ANN401 - onnxruntime carries no types
-    """Share of the exact head's items that the other names too."""
+    """Mean share of the exact head's items that the other head returns too."""
     shares = []
     for feeds in requests:
-        (best,), (named,) = (one.run([contract.ITEM_ID.name], feeds)[0] for one in (exact, head))
-        shares.append(len({*best} & {*named}) / len(best))
+        (best,), (returned,) = (one.run([contract.ITEM_ID.name], feeds)[0] for one in (exact, head))
+        shares.append(len({*best} & {*returned}) / len(best))
     return float(np.mean(shares))
 
 

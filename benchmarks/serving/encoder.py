@@ -1,7 +1,7 @@
-"""Texts a second through Triton, against ONNX Runtime alone, sentence-transformers and infinity on the same texts.
+"""Texts per second through Triton, compared with ONNX Runtime alone, sentence-transformers and infinity.
 
-All take the same batches of catalog texts, with as many threads for the model, and take turns. ONNX Runtime alone gets
-ready tokens, padded to the longest text; all others start from texts, and `recommend_text` ranks the catalog, too.
+All systems get the same batches of catalog texts and the same number of threads for the model, and take turns. ONNX
+Runtime alone gets tokens, padded to the longest text; the others get texts. `recommend_text` also ranks the catalog.
 """
 
 from __future__ import annotations
@@ -14,35 +14,36 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tokenizers import Tokenizer
 
 from benchmarks.serving.encoder_peers import FP32, INT8
+from benchmarks.serving.inputs import infer_inputs
 from benchmarks.serving.settings import Settings
-from benchmarks.serving.turns import ratio
+from benchmarks.serving.turns import ratio, take_turns
 from ebbtide.export import versions
 from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
 from ebbtide.export.tokenizer import TOKENIZER_FILE
 from ebbtide.interest import contract
-from ebbtide.interest.exported import MODEL_FILE
+from ebbtide.interest.modelfile import MODEL_FILE
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import encoder_folder
 
 ROOT = Path(__file__).parents[2]
 PEERS_PYTHON = ROOT / "artifacts" / "serving-venv" / "bin" / "python"
-"""The environment of requirements.txt; without it the peers are left out."""
+"""Python interpreter of the environment of requirements.txt; if it is missing, the peers are left out."""
 TEXTS = (8, 32)
-"""Texts of one request."""
+"""Numbers of texts in one request."""
 IN_FLIGHT = 4
 OURS = (contract.EMBED.name, contract.RECOMMEND_TEXT.name)
 BARE = "bare_ort"
@@ -53,13 +54,13 @@ _MIN_BATCHES = 8
 
 Batches = Sequence[list[str]]
 Timed = Callable[[Batches], float]
-"""The seconds that all batches take."""
+"""Encodes all batches and returns the seconds that they took."""
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """For each precision the worst ratios, and for each number of texts all ratios and the texts a second behind them.
+    """For each precision the worst ratios; for each number of texts all ratios and the texts per second.
 
-    Ratios to sentence-transformers and infinity are there where `PEERS_PYTHON` is.
+    Ratios to sentence-transformers and infinity are included only if `PEERS_PYTHON` exists.
     """
     bundle = InterestBundle.load(settings.bundle)
     return {precision: _measure_precision(bundle, settings, precision) for precision in _PRECISIONS}
@@ -98,21 +99,22 @@ def _measure_precision(bundle: InterestBundle, settings: Settings, precision: st
 def _compare(
     systems: dict[str, Timed], texts: Sequence[str], count: int, repeats: int, seconds: float
 ) -> dict[str, Any]:
-    """All systems on the same batches, in turns, every other round in the opposite order."""
+    """Measures all systems on the same batches, in turns; every other round has the opposite order."""
     random = np.random.default_rng(count)
-    fitting = [text for text in texts if text.strip()]
+    filled = [text for text in texts if text.strip()]
 
     def draw(batches: int) -> Batches:
-        return [[fitting[index] for index in random.choice(len(fitting), count, replace=False)] for _ in range(batches)]
+        return [[filled[index] for index in random.choice(len(filled), count, replace=False)] for _ in range(batches)]
 
     warm = draw(_MIN_BATCHES)
     for timed in systems.values():
         timed(warm)
     batches = draw(max(_MIN_BATCHES, round(_MIN_BATCHES * seconds / systems[BARE](warm))))
-    per_second: dict[str, list[float]] = {name: [] for name in systems}
-    for repeat in range(repeats):
-        for name in list(systems) if repeat % 2 == 0 else reversed(systems):
-            per_second[name].append(len(batches) * count / systems[name](batches))
+
+    def texts_per_s(timed: Timed) -> float:
+        return len(batches) * count / timed(batches)
+
+    per_second = take_turns({name: partial(texts_per_s, timed) for name, timed in systems.items()}, repeats)
     ratios = {
         f"{ours}_over_{other}": ratio(per_second[ours], per_second[other])
         for ours in OURS
@@ -127,7 +129,7 @@ def _compare(
 
 
 def _bare(repository: Path, threads: int) -> Timed:
-    """The served graph in this process, with the served session's threads and without spinning."""
+    """The served graph in this process, with as many threads as the served session and without spinning."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -157,17 +159,17 @@ def _padded(ids: Sequence[Sequence[int]]) -> dict[str, Any]:
 
 
 def _served(url: str, model: str) -> Timed:
-    """An ensemble of the server, `IN_FLIGHT` requests at a time."""
+    """An ensemble of the server, with `IN_FLIGHT` requests in flight."""
 
     async def send(requests: Iterator[list[Any]]) -> float:
         async with triton_aio.InferenceServerClient(url) as client:
             began = time.perf_counter()
 
-            async def one_after_the_other() -> None:
+            async def send_in_turn() -> None:
                 for inputs in requests:
                     await client.infer(model, inputs)
 
-            await asyncio.gather(*(one_after_the_other() for _ in range(IN_FLIGHT)))
+            await asyncio.gather(*(send_in_turn() for _ in range(IN_FLIGHT)))
             return time.perf_counter() - began
 
     def timed(batches: Batches) -> float:
@@ -177,7 +179,7 @@ def _served(url: str, model: str) -> Timed:
 
 
 def _inputs(model: str, texts: list[str]) -> list[Any]:
-    """Events of the current session that are all given as text, a minute apart."""
+    """Inputs of a request; for `recommend_text` the texts are events of the current session, a minute apart."""
     arrays: dict[str, np.ndarray[Any, Any]] = {
         contract.TEXT.name: np.array([text.encode() for text in texts], dtype=np.object_)
     }
@@ -185,27 +187,22 @@ def _inputs(model: str, texts: list[str]) -> list[Any]:
         times = _NOW_MS - 60_000 * np.arange(len(texts), 0, -1, dtype=np.int64)
         arrays |= {contract.EVENT_ITEM.name: np.empty(0, dtype=np.int64), contract.EVENT_TIME.name: times}
         arrays[contract.NOW.name] = np.array([_NOW_MS], dtype=np.int64)
-    inputs = []
-    for name, array in arrays.items():
-        tensor = triton.InferInput(name, array.shape, "BYTES" if array.dtype == np.object_ else "INT64")
-        tensor.set_data_from_numpy(array)
-        inputs.append(tensor)
-    return inputs
+    return infer_inputs(arrays)
 
 
 def _infinity_folder(encoder: Path, work: Path) -> Path:
-    """What infinity reads, made once for all precisions."""
+    """Folder of the models for infinity; the first call writes those of all precisions."""
     folder = work / "infinity"
     if not folder.is_dir():
         with _started("prepare", str(encoder), str(folder), home=work) as process:
-            # Not wait(): what its libraries print would fill the pipe.
+            # Not wait(): the output of its libraries would fill the pipe.
             process.communicate()
     return folder
 
 
 @contextmanager
 def _peer(name: str, folder: Path, threads: int, home: Path) -> Iterator[Timed]:
-    """A peer in a process of its own."""
+    """A peer in its own process."""
     with _started(name, str(folder), str(threads), home=home) as process:
         pipe, answers = process.stdin, process.stdout
         assert pipe is not None
@@ -221,10 +218,10 @@ def _peer(name: str, folder: Path, threads: int, home: Path) -> Iterator[Timed]:
 
 @contextmanager
 def _started(*arguments: str, home: Path) -> Iterator[subprocess.Popen[str]]:
-    """The peers' program; what its libraries keep goes to a folder of ours, and no model hub is asked.
+    """Starts the peers' program; its libraries cache files below `home` and download nothing.
 
     Raises:
-        RuntimeError: It failed, with its own words.
+        RuntimeError: It failed; the message ends with its output.
     """
     command = [str(PEERS_PYTHON), str(Path(__file__).with_name("encoder_peers.py")), *arguments]
     hub = home / "-".join(["hub", *(Path(argument).name for argument in arguments[:2])])
@@ -238,5 +235,5 @@ def _started(*arguments: str, home: Path) -> Iterator[subprocess.Popen[str]]:
             if process.returncode:
                 log.seek(0)
                 raise RuntimeError(
-                    f"{arguments[0]}: got exit status {process.returncode}; expected 0:\n{log.read()[-2_000:]}"
+                    f"{arguments[0]}: got exit status {process.returncode}; expected 0. Output:\n{log.read()[-2_000:]}"
                 )

@@ -1,11 +1,11 @@
-"""The usual text encoders, one a process, on the same texts; runs in the environment of requirements.txt.
+"""Encodes texts with another library, one library per process; runs in the environment of requirements.txt.
 
     python benchmarks/serving/encoder_peers.py prepare ENCODER OUT
     python benchmarks/serving/encoder_peers.py PEER FOLDER THREADS
 
-`prepare` writes what infinity reads: the encoder as optimum exports and fuses it, and that in dynamic int8, as files
-named ``model_quantized.onnx`` are made. Else it reads lines of JSON, ``{"batches": [[text, ...], ...],
-"concurrency": n}``, and answers each with the seconds that all those batches took.
+`prepare` writes the models for infinity: the encoder as optimum exports and fuses it, in fp32 and in dynamic int8
+(``model_quantized.onnx``). The second form reads one job per line from standard input, as JSON ``{"batches":
+[[text, ...], ...], "concurrency": n}``, and answers each with the seconds that its batches took.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ FP32, INT8 = "fp32", "int8"
 
 
 def prepare(encoder: str, out: Path) -> None:
-    """Writes a folder for each precision, fused by the optimizer and the level that infinity asks for at its start.
+    """Writes a folder for each precision, fused with the optimizer and level that infinity requests at its start.
 
-    It asks in words that optimum's current release no longer takes, and then goes on without.
+    Infinity's own request fails with optimum's current release, and infinity then serves the graph without fusion.
     """
     from onnx import TensorProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -50,13 +50,13 @@ def prepare(encoder: str, out: Path) -> None:
         str(quantised),
         weight_type=QuantType.QInt8,
         per_channel=True,
-        # ONNX can't infer what fused operators give.
+        # ONNX cannot infer the types of fused operators' outputs.
         extra_options={"DefaultTensorType": TensorProto.FLOAT},
     )
 
 
 def sentence_transformers(folder: str, threads: int) -> Encode:
-    """PyTorch; it has no queue, so that clients wait for each other and concurrency means nothing."""
+    """Sentence-transformers on PyTorch; it has no queue, so it encodes the batches in sequence at any concurrency."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -71,11 +71,11 @@ def sentence_transformers(folder: str, threads: int) -> Encode:
 
 
 def infinity(folder: str, threads: int) -> Encode:
-    """Its ONNX engine, in this process, without its HTTP server."""
+    """Infinity's ONNX engine in this process, without its HTTP server."""
     import onnxruntime
 
     class Session(onnxruntime.InferenceSession):  # type: ignore[misc]
-        """With as many threads as the others have: infinity has no setting for it."""
+        """A session with the given number of threads: infinity has no setting for it."""
 
         def __init__(self, path: str, sess_options: object = None, **settings: object) -> None:
             options: Any = sess_options or onnxruntime.SessionOptions()
@@ -83,7 +83,7 @@ def infinity(folder: str, threads: int) -> Encode:
             super().__init__(path, options, **settings)
 
     onnxruntime.InferenceSession = Session
-    # It looks for files below the folder and opens them by the path that it found: the same thing for this one alone.
+    # Infinity searches the folder for files and opens the relative paths, so the folder must be the current one.
     os.chdir(folder)
     from infinity_emb import AsyncEmbeddingEngine, EngineArgs
 
@@ -112,13 +112,13 @@ PEERS: dict[str, Callable[[str, int], Encode]] = {"sentence_transformers": sente
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Runs `prepare`, or answers jobs from standard input."""
     if sys.argv[1] == "prepare":
         prepare(sys.argv[2], Path(sys.argv[3]))
         return
     encode = PEERS[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
     answers = sys.stdout
-    # What libraries print must not come between the answers.
+    # Libraries print to standard output too; that must not mix with the answers.
     sys.stdout = sys.stderr
     for line in sys.stdin:
         job = json.loads(line)
@@ -126,7 +126,7 @@ def main() -> None:
         encode(job["batches"], job["concurrency"])
         answers.write(f"{time.perf_counter() - began}\n")
         answers.flush()
-    # Threads of infinity's that wait for texts would hold the interpreter.
+    # Infinity's threads, which wait for texts, would keep the interpreter alive.
     os._exit(0)
 
 

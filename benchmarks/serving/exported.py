@@ -1,4 +1,4 @@
-"""The bundle's export, made once for all parts of one run."""
+"""The model repository of the bundle, exported once for all parts of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ebbtide.train.bundle import InterestBundle
 
 
 def exported(settings: Settings) -> Path:
-    """A model repository with the defaults of `ebbtide export`."""
+    """Folder of a model repository with the defaults of `ebbtide export`; the first call exports it."""
     repository = settings.work / "repository"
     if not repository.is_dir():
         export_repository(InterestBundle.load(settings.bundle), repository)

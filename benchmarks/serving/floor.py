@@ -1,7 +1,7 @@
-"""A do-nothing twin of `recommend`: the same steps, tensors, sizes and batching, with constants for answers.
+"""Writes a do-nothing copy of `recommend`: the same steps, tensors, sizes and batching, but constant answers.
 
-What is left is what Triton, its Python stubs and gRPC cost. The configs are those of the export, warm-up requests
-aside, so that the twin follows every change of the contract and of the configs.
+Its cost is that of Triton, its Python stubs and gRPC alone. It uses the configs of the export, without warm-up
+requests, so it follows every change of the contract and of the configs.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ebbtide.interest.exported import MODEL_CONFIG_FILE
 
 _MODEL_SOURCE = Path(__file__).with_name("floor_model.py")
 _IR_VERSION = 8
-_AN_ID = b"112852"
-"""As long as the ids of the shipped catalog are."""
+_ITEM_ID = b"112852"
+"""As long as the ids of the demo's catalog."""
 
 
 def write_floor(repository: Path, out: Path) -> Path:
-    """Writes the do-nothing twin of an export's `recommend` and its steps; gives the folder."""
+    """Writes the do-nothing copy of an export's `recommend` and its steps; returns its folder."""
     for name in (*contract.RECOMMEND.steps, contract.RECOMMEND.name):
         config = read_config(repository, name)
         config.ClearField("model_warmup")
@@ -52,7 +52,7 @@ def read_config(repository: Path, name: str) -> Any:  # noqa: ANN401 - tritoncli
 
 
 def sizes_of(model: Model, config: Any) -> dict[Size, int]:  # noqa: ANN401 - tritonclient carries no types
-    """What an export's sizes are, read back from one of its configs."""
+    """Returns the sizes of an export, read from the config of one of its models."""
     stated = {tensor.name: tuple(tensor.dims) for tensor in (*config.input, *config.output)}
     return {
         dim: size
@@ -63,7 +63,7 @@ def sizes_of(model: Model, config: Any) -> dict[Size, int]:  # noqa: ANN401 - tr
 
 
 def _constant_graph(model: Model, sizes: dict[Size, int]) -> onnx.ModelProto:
-    """A graph that answers every row with the same constants; it looks at the number of rows alone."""
+    """A graph that answers every row with the same constants; it reads only the number of rows."""
     first = model.inputs[0].name
     nodes = [
         helper.make_node("Shape", [first], ["rows"], end=1),
@@ -76,7 +76,7 @@ def _constant_graph(model: Model, sizes: dict[Size, int]) -> onnx.ModelProto:
         dims = (1, *tensor.config_dims(sizes, batching=True))
         constant = f"constant_{tensor.name}"
         if tensor.dtype is Dtype.BYTES:
-            ids = [_AN_ID] * int(np.prod(dims))
+            ids = [_ITEM_ID] * int(np.prod(dims))
             weights.append(TensorProto(name=constant, data_type=TensorProto.STRING, dims=dims, string_data=ids))
         else:
             weights.append(numpy_helper.from_array(np.zeros(dims, dtype=_NUMPY[tensor.dtype]), constant))

@@ -1,4 +1,4 @@
-"""The do-nothing Python step: answers every request with arrays made at load, of the shapes that its config states."""
+"""A Python model that does nothing: it answers every request with the same zeros, in the shapes of its config."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TritonPythonModel:
     """One instance of the model."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Makes the answer."""
+        """Creates the answer's arrays."""
         self._answer = {
             output["name"]: np.zeros(
                 [1, *(int(dim) for dim in output["dims"])], pb_utils.triton_string_to_numpy(output["data_type"])
@@ -23,7 +23,7 @@ class TritonPythonModel:
         }
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """One answer for each request."""
+        """Returns one answer for each request."""
         return [
             pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in self._answer.items()])
             for _ in requests

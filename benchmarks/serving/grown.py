@@ -1,6 +1,6 @@
-"""Item factors of a catalog of any size, grown from trained ones: blends of near items, so that they lie as those do.
+"""Item factors for a catalog of any size: mixtures of near trained items, so that they keep the trained structure.
 
-Random factors would not do: without structure no index can leave most of a catalog unread.
+Random factors have no structure, and without structure no index can skip most of a catalog.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ Floats = npt.NDArray[np.float32]
 _NEIGHBOURS = 8
 _MOST_TRAINED = 10_000
 _NOISE = 0.5
-"""Of the distance from an item to its nearest one, so that no two items are the same."""
+"""Noise added to a mixture, as a share of the distance from an item to its nearest item: no two items are equal."""
 _CHUNK = 100_000
 
 
 def grow_factors(trained: Floats, dimensions: int, items: int, seed: int = 0) -> Floats:
-    """As many item factors as asked for.
+    """Grows item factors to a number of items.
 
     Args:
-        trained: ``[N, d + p]``.
-        dimensions: d; the prior's columns behind them are drawn from other items.
-        items: How many.
+        trained: ``[N, d + p]``, trained factors.
+        dimensions: d; the p columns of the popularity prior are drawn from random items.
+        items: M, number of items.
         seed: Equal seeds give equal factors.
+
+    Returns:
+        ``[M, d + p]`` float32.
     """
     random = np.random.default_rng(seed)
     trained = trained[random.permutation(len(trained))[:_MOST_TRAINED]]
@@ -39,10 +42,10 @@ def grow_factors(trained: Floats, dimensions: int, items: int, seed: int = 0) ->
         first = random.integers(0, len(trained), count)
         others = nearest[first[:, None], random.integers(1, _NEIGHBOURS, (count, 2))]
         share = random.dirichlet([2, 1, 1], count).astype(np.float32)
-        blend = np.einsum("nk,nkd->nd", share, vectors[np.concatenate([first[:, None], others], axis=1)])
-        blend += random.standard_normal(blend.shape, dtype=np.float32) * spread[first, None].astype(np.float32)
-        # A blend is shorter than what it is made of; items are not.
-        blend *= (length[first] / np.linalg.norm(blend, axis=1))[:, None]
-        grown[start : start + count, :dimensions] = blend
+        mixture = np.einsum("nk,nkd->nd", share, vectors[np.concatenate([first[:, None], others], axis=1)])
+        mixture += random.standard_normal(mixture.shape, dtype=np.float32) * spread[first, None].astype(np.float32)
+        # A mixture is shorter than its items; scale it back to an item's length.
+        mixture *= (length[first] / np.linalg.norm(mixture, axis=1))[:, None]
+        grown[start : start + count, :dimensions] = mixture
         grown[start : start + count, dimensions:] = prior[random.integers(0, len(trained), count)]
     return grown

@@ -1,4 +1,4 @@
-"""An export with as many items as asked for: a real one's tables, grown; the answers mean nothing, the sizes do."""
+"""Writes an export with any number of items: tables of a real export, enlarged. Its answers have no meaning."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ebbtide.export.head.graph import head_graph
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.interest import contract, exported
 from ebbtide.interest.contract import Size
+from ebbtide.interest.modelfile import MODEL_FILE
 from ebbtide.interest.tensorfile import read_tensors
 
 Ints = npt.NDArray[np.int64]
@@ -26,9 +27,9 @@ def write_large(repository: Path, out: Path, items: int) -> Ints:
     """Writes `recommend` and its steps over a synthetic catalog.
 
     Args:
-        repository: A whole export.
+        repository: A complete export.
         out: A new folder.
-        items: N.
+        items: N, the number of items.
 
     Returns:
         The keys of the N items, ascending.
@@ -40,13 +41,13 @@ def write_large(repository: Path, out: Path, items: int) -> Ints:
     for name in (*contract.RECOMMEND.steps, contract.RECOMMEND.name):
         shutil.copytree(repository / name, out / name, ignore=shutil.ignore_patterns("warmup", "configs"))
         config = read_config(repository, name)
-        # They ask for items of the real catalog.
+        # Warm-up requests contain items of the real catalog.
         config.ClearField("model_warmup")
         write_config(config, out)
     weights, head = (out / name for name in contract.RECOMMEND.steps)
     for path in weights.glob(f"*/*{Path(exported.CATALOG_FILE).suffix}"):
         _grow(path, items, keys, random)
-    (version,) = (path.parent for path in head.glob(f"*/{exported.MODEL_FILE}"))
+    (version,) = (path.parent for path in head.glob(f"*/{MODEL_FILE}"))
     sizes = sizes_of(contract.SCORING_HEAD, read_config(repository, head.name))
     factors = random.standard_normal((items, sizes[Size.INTEREST]), dtype=np.float32)
     fingerprint = exported.read_interest_config(next(weights.glob("*/interest.json")).parent).fingerprint
@@ -55,13 +56,13 @@ def write_large(repository: Path, out: Path, items: int) -> Ints:
 
 
 def write_config(config: Any, repository: Path) -> None:  # noqa: ANN401 - tritonclient carries no types
-    """Writes a model's config in place of its own."""
+    """Replaces the config of a model."""
     path = repository / config.name / exported.MODEL_CONFIG_FILE
     path.write_text(text_format.MessageToString(config), encoding="utf-8")
 
 
 def with_instances(repository: Path, model: str, count: int) -> None:
-    """Sets how many instances a model has."""
+    """Sets the number of instances of a model."""
     config = read_config(repository, model)
     del config.instance_group[1:]
     config.instance_group[0].count = count
@@ -70,7 +71,7 @@ def with_instances(repository: Path, model: str, count: int) -> None:
 
 
 def _grow(path: Path, items: int, keys: Ints, random: np.random.Generator) -> None:
-    """Gives each table of a file that has a row for each item as many rows as there are items now."""
+    """Enlarges the tables of a file that have one row per item to the new number of items."""
     tables, metadata = read_tensors(path)
     if exported.SORTED_KEY not in tables:
         return
@@ -81,6 +82,6 @@ def _grow(path: Path, items: int, keys: Ints, random: np.random.Generator) -> No
     }
     grown[exported.SORTED_KEY] = keys
     grown[exported.CATALOG_INDEX] = random.permutation(items)
-    # Not into the file itself: other models of the export may share it.
+    # A new file, because other models of the export may share the old one.
     path.unlink()
     save_file(grown, str(path), metadata=metadata)

@@ -1,6 +1,6 @@
-"""Closed-loop load by NVIDIA's perf_analyzer, a referee that is not ours: brought here, and run for a fixed time.
+"""Installs NVIDIA's perf_analyzer, an independent load generator, and runs closed-loop load with it.
 
-It comes in the wheel of an older tritonclient; the two libraries that it needs come with the embedded Triton.
+The program is in the wheel of an older tritonclient; the two libraries that it needs come with the embedded Triton.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PROGRAM = f"tritonclient-{VERSION}.data/data/bin/perf_analyzer"
 _LIBRARIES = {"libb64-": "libb64.so.0d", "libcudart-": "libcudart.so.12"}
 _SERVER_PACKAGE = "nvidia-pytriton"
 _WINDOWS = 3
-"""The fewest windows after which perf_analyzer stops; it reports over all of them."""
+"""Minimum number of windows before perf_analyzer stops; it reports over all windows."""
 _ANY_SPREAD_PERCENT = "1000000"
 _MARGIN_S = 60.0
 _WARM_UP_REQUESTS = 500
@@ -32,20 +32,20 @@ _WARM_UP_REQUESTS = 500
 
 @dataclass(frozen=True)
 class Turn:
-    """What one turn of load found."""
+    """The figures of one turn."""
 
     requests_per_s: float
     p50_ms: float
     p99_ms: float
 
     def raw(self) -> dict[str, float]:
-        """As it is kept in the report."""
+        """The figures as JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class PerfAnalyzer:
-    """The program, ready to be run."""
+    """The installed program."""
 
     program: Path
     libraries: Path
@@ -53,7 +53,7 @@ class PerfAnalyzer:
 
     @classmethod
     def set_up(cls, home: Path = HOME) -> PerfAnalyzer:
-        """Finds the program in a folder, or brings it there.
+        """Returns the program in a folder; the first call installs it.
 
         Raises:
             LoadTestError: The wheel cannot be downloaded, or the embedded Triton is not installed.
@@ -70,27 +70,27 @@ class PerfAnalyzer:
         return cls(program, libraries)
 
     def turn(self, url: str, model: str, data: Path, concurrency: int, seconds: float) -> Turn:
-        """Keeps a number of requests under way for a time.
+        """Keeps a number of requests in flight for a time and measures them.
 
         Args:
             url: ``host:port`` of a gRPC endpoint that speaks the KServe v2 protocol.
-            model: Asked with a batch of 1 and for all its outputs.
-            data: See `benchmarks.serving.users`; its requests come in turn.
-            concurrency: Requests in flight.
+            model: Name of the model; requests have a batch size of 1 and ask for all outputs.
+            data: File of requests (`benchmarks.serving.users`); they are sent in its order, repeatedly.
+            concurrency: Number of requests in flight.
             seconds: Length of the measurement.
 
         Raises:
-            LoadTestError: A request failed, or the program did.
+            LoadTestError: A request failed, or the program failed.
         """
         windows = ("-p", str(round(seconds * 1000 / _WINDOWS)))
-        found = self._run(url, model, data, concurrency, windows, seconds)
-        return Turn(round(found.throughput, 1), round(found.p50_ms, 4), round(found.p99_ms, 4))
+        measured = self._run(url, model, data, concurrency, windows, seconds)
+        return Turn(round(measured.throughput, 1), round(measured.p50_ms, 4), round(measured.p99_ms, 4))
 
     def warm_up(self, url: str, model: str, data: Path, concurrency: int) -> None:
-        """Sends enough requests for allocators, shared memory and batches of every size.
+        """Sends enough requests to warm up allocators, shared memory and batches of every size.
 
         Raises:
-            LoadTestError: A request failed, or the program did.
+            LoadTestError: A request failed, or the program failed.
         """
         windows = ("--measurement-mode", "count_windows", "--measurement-request-count", str(_WARM_UP_REQUESTS))
         self._run(url, model, data, concurrency, windows, 0.0)
@@ -98,7 +98,7 @@ class PerfAnalyzer:
     def _run(
         self, url: str, model: str, data: Path, concurrency: int, windows: tuple[str, ...], seconds: float
     ) -> Measured:
-        # One thread for each request under way would take the server's cores for switching between them.
+        # With one thread per request in flight, thread switches would use the server's cores.
         threads = ("--async", "--max-threads", "2") if concurrency > 1 else ("--sync",)
         return measure(
             self.program,

@@ -1,4 +1,4 @@
-"""The facts of the machine that figures depend on."""
+"""Facts about the machine that the figures depend on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = (
 
 
 def facts() -> dict[str, Any]:
-    """The day (UTC), processor, memory and versions; packages that are not installed are left out."""
+    """The date (UTC), processor, memory and versions; packages that are not installed are left out."""
     machine = machine_facts(_PACKAGES)
     installed = {name: version for name, version in machine.pop("versions").items() if version is not None}
     day = datetime.now(timezone.utc).date().isoformat()
@@ -24,5 +24,5 @@ def facts() -> dict[str, Any]:
 
 
 def load_average() -> float:
-    """Of the last minute; above zero before a run, another program uses the cores."""
+    """The load average of the last minute; above zero before a run, another program uses the cores."""
     return round(os.getloadavg()[0], 2)

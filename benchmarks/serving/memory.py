@@ -1,7 +1,7 @@
 """Memory of the server with one and with four instances of `adaptive_weights` on a million items.
 
-Proportional set size: what processes share counts once, spread over them. Every page of the event table is read before,
-so that a table that is mapped counts as much as one that was copied.
+The figure is the proportional set size, which counts shared memory once and divides it among the processes. Before the
+measurement every page of the event table is read, so that a mapped table counts as much as a copied one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import psutil
-from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.serving.exported import exported
+from benchmarks.serving.inputs import infer_inputs
 from benchmarks.serving.large import Ints, with_instances, write_large
 from benchmarks.serving.settings import Settings
 from benchmarks.serving.turns import ratio
@@ -35,12 +36,12 @@ _WHOLE, _ALONE = "recommend", "adaptive_weights_alone"
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """Starts the servers in turn; the first ratio is that of a server which serves `recommend`."""
+    """Starts servers with `recommend` and with `adaptive_weights` alone, and returns the memory by instances."""
     out = settings.work / "large"
     keys = write_large(exported(settings), out, ITEMS)
     served = {_WHOLE: contract.RECOMMEND.name, _ALONE: contract.ADAPTIVE_WEIGHTS.name}
     found: dict[str, dict[int, list[dict[str, float]]]] = {name: {count: [] for count in INSTANCES} for name in served}
-    # Memory hardly differs from run to run, so a first look takes one.
+    # Memory hardly differs between runs, so a quick run measures once.
     for _ in range(1 if settings.quick else settings.repeats):
         for name, model in served.items():
             for count in INSTANCES:
@@ -69,17 +70,17 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def _used(repository: Path, model: str, keys: Ints) -> dict[str, float]:
-    """Memory of a server once it has answered about every item."""
+    """Memory of a server after requests with every item of the catalog."""
     config = ServerConfig(repository, model_control="explicit", load_models=(model,), startup_timeout_s=300)
     with TritonServer(config) as server:
         with InferenceServerClient(server.grpc_url) as client, ThreadPoolExecutor(_CALLERS) as callers:
             shuffled = np.random.default_rng(1).permutation(keys)
 
-            def ask(asked: str, start: int) -> None:
-                client.infer(asked, _inputs(shuffled[start : start + _EVENTS]), client_timeout=60)
+            def send(name: str, start: int) -> None:
+                client.infer(name, infer_inputs(_arrays(shuffled[start : start + _EVENTS])), client_timeout=60)
 
-            list(callers.map(lambda start: ask(contract.ADAPTIVE_WEIGHTS.name, start), range(0, len(keys), _EVENTS)))
-            list(callers.map(lambda start: ask(model, start), range(_RECOMMENDATIONS)))
+            list(callers.map(lambda start: send(contract.ADAPTIVE_WEIGHTS.name, start), range(0, len(keys), _EVENTS)))
+            list(callers.map(lambda start: send(model, start), range(_RECOMMENDATIONS)))
         process = psutil.Process(server.pid)
         tree = [process, *process.children(recursive=True)]
         used = [one.memory_full_info() for one in tree]
@@ -91,21 +92,17 @@ def _used(repository: Path, model: str, keys: Ints) -> dict[str, float]:
     }
 
 
-def _inputs(keys: Ints) -> list[InferInput]:
-    tensors = {
-        contract.EVENT_ITEM: keys[None],
-        contract.EVENT_TIME: _NOW_MS - 60_000 * np.arange(1, len(keys) + 1)[None],
-        contract.NOW: np.array([[_NOW_MS]]),
+def _arrays(keys: Ints) -> dict[str, Ints]:
+    """A request whose events are these items, one minute apart."""
+    return {
+        contract.EVENT_ITEM.name: keys[None],
+        contract.EVENT_TIME.name: _NOW_MS - 60_000 * np.arange(1, len(keys) + 1)[None],
+        contract.NOW.name: np.array([[_NOW_MS]]),
     }
-    inputs = []
-    for tensor, array in tensors.items():
-        inputs.append(InferInput(tensor.name, list(array.shape), tensor.dtype.value))
-        inputs[-1].set_data_from_numpy(array)
-    return inputs
 
 
 def _table_row_bytes(repository: Path) -> int:
-    """Bytes of an item in the tables of `adaptive_weights`."""
+    """Bytes per item in the tables of `adaptive_weights`."""
     (path,) = (repository / contract.ADAPTIVE_WEIGHTS.name).glob(f"*/{CATALOG_FILE}")
     tables, _ = read_tensors(path)
     return sum(table.nbytes for table in tables.values()) // len(tables[SORTED_KEY])

@@ -1,4 +1,4 @@
-"""What `adaptive_weights` itself costs: processor time of its NumPy code for real requests, without a server."""
+"""Processor time of the NumPy code of `adaptive_weights` for real requests, without a server."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.train.bundle import InterestBundle
 
 BATCHES = (1, 16, 64)
-"""Requests that Triton hands over together."""
+"""Batch sizes, in requests."""
 _TURN_S, _WARMING_RUNS = 0.3, 10
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """Microseconds of processor time for each request, by size of the batch; sizes take turns."""
+    """Microseconds of processor time per request, by batch size; the sizes take turns."""
     repository = exported(settings)
     version = str(versions.served_version(repository))
     pipeline = read_pipeline(repository / contract.ADAPTIVE_WEIGHTS.name / version)
@@ -42,7 +42,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def _turn(pipeline: InterestPipeline, requests: Sequence[Part], size: int) -> float:
-    """Microseconds for each request, every batch of other users; the first runs do not count."""
+    """Microseconds per request; every batch has other users, and the first runs are not counted."""
     batches = _batches(requests, size)
     for _ in range(_WARMING_RUNS):
         pipeline.run_parts(next(batches))
@@ -56,6 +56,6 @@ def _turn(pipeline: InterestPipeline, requests: Sequence[Part], size: int) -> fl
 
 
 def _batches(requests: Sequence[Part], size: int) -> Iterator[list[Part]]:
-    around = cycle(requests)
+    endless = cycle(requests)
     while True:
-        yield [next(around) for _ in range(size)]
+        yield [next(endless) for _ in range(size)]

@@ -1,4 +1,4 @@
-"""`recommend` against a do-nothing ensemble: what the answer itself costs over Triton, its stubs and gRPC."""
+"""Compares `recommend` with a do-nothing ensemble: the cost of the answer on top of Triton, its stubs and gRPC."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OURS, FLOOR = "ebbtide", "do_nothing"
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """Latency of one caller and throughput of sixteen."""
+    """Latency with one request in flight, and throughput with `IN_FLIGHT`."""
     load = PerfAnalyzer.set_up()
     bundle = InterestBundle.load(settings.bundle)
     requests = real_requests(bundle)
@@ -56,5 +56,5 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def turn_seconds(settings: Settings) -> float:
-    """Length of one turn."""
+    """Seconds of one turn."""
     return 3.0 if settings.quick else 6.0

@@ -1,4 +1,4 @@
-"""Tables of what was measured, for the terminal and as Markdown beside the JSON."""
+"""Tables of the serving benchmark's results, for the terminal and as a Markdown page."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from rich.table import Table
 from benchmarks.serving.recommend import FLOOR, IN_FLIGHT, OURS
 
 PLOT = "serving-catalog.png"
-"""Drawn beside the Markdown once the catalog was measured."""
+"""File name of the plot, drawn beside the Markdown page when the catalog part has run."""
 
 Content = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure should come to."""
+    """A bound that a figure should meet."""
 
     key: str
-    """Its place in the JSON, joined by dots."""
+    """The figure's path in the JSON, joined by dots."""
     bound: float
     at_most: bool = False
+    """Whether the bound is an upper one."""
 
     def judged(self, content: Content) -> tuple[str, str, str, str]:
-        """Key, figure, goal and whether it is met."""
+        """The cells of a table row: key, figure, goal, and whether it is met."""
         value = _at(content, self.key)
         goal = f"{'at most' if self.at_most else 'at least'} {self.bound:g}"
         if not isinstance(value, int | float):
@@ -57,7 +58,7 @@ GOALS = (
 
 @dataclass(frozen=True)
 class Lines:
-    """A table before it is drawn."""
+    """The content of a table."""
 
     title: str
     headings: tuple[str, ...]
@@ -66,7 +67,7 @@ class Lines:
 
 def tables(content: Content) -> Iterator[Lines]:
     """Yields the tables of every measured part."""
-    yield Lines("Against the goals", ("figure", "measured", "goal", "met"), [goal.judged(content) for goal in GOALS])
+    yield Lines("Goals", ("figure", "measured", "goal", "met"), [goal.judged(content) for goal in GOALS])
     recommend, peers, memory = (content.get(part) for part in ("recommend", "peers", "memory"))
     if recommend:
         yield _compared(
@@ -81,14 +82,14 @@ def tables(content: Content) -> Iterator[Lines]:
             for one in peers[peer]["tried"]
         ]
         if tried:
-            yield Lines("Settings tried for the peers", ("peer", "settings", "requests/s", "p99, ms"), tried)
+            yield Lines("Peers: settings tried", ("peer", "settings", "requests/s", "p99, ms"), tried)
     if memory:
         yield Lines(
             f"Memory of the server, {memory['items']:,} items (table: {memory['table_mib']:.0f} MiB)",
-            ("server with", "instances of adaptive_weights", "proportional, MiB", "resident, MiB"),
+            ("models", "instances of adaptive_weights", "proportional set size, MiB", "resident set size, MiB"),
             [
                 (title, count, f"{used['pss_mib']:,.0f}", f"{used['rss_mib']:,.0f}")
-                for key, title in (("recommend", "recommend"), ("adaptive_weights_alone", "adaptive_weights alone"))
+                for key, title in (("recommend", "recommend"), ("adaptive_weights_alone", "adaptive_weights only"))
                 for count, used in memory[key].items()
             ],
         )
@@ -110,12 +111,12 @@ def show(console: Console, content: Content) -> None:
 
 
 def markdown(content: Content) -> str:
-    """The tables as Markdown, with the machine they are of."""
+    """The Markdown page: the machine, then the tables."""
     machine = content["machine"]
     runs = content["runs"]
     parts = [
         "# Serving benchmark: results",
-        "Written by `make bench-serving`; docs/benchmarks-serving.md explains what is measured and how.",
+        "`make bench-serving` writes this page; docs/benchmarks-serving.md explains what is measured and how.",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB; {machine['system']}; Python "
         f"{machine['python']}; "
         + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
@@ -123,16 +124,16 @@ def markdown(content: Content) -> str:
     ]
     if any(run["quick"] for run in runs.values()):
         parts.append("This was a quick run: fewer and shorter measurements.")
-    taken = [
+    run_rows = [
         (part, "quick" if run["quick"] else "full", f"{run['load_average_before']:.2f}", f"{run['seconds']:,.0f}")
         for part, run in runs.items()
     ]
-    done = Lines("How each part was run", ("part", "run", "load average before", "seconds"), taken)
-    for lines in (*tables(content), done):
+    run_table = Lines("Runs of the parts", ("part", "run", "load average before", "seconds"), run_rows)
+    for lines in (*tables(content), run_table):
         rows = [lines.headings, ("---",) * len(lines.headings), *lines.rows]
         parts += [f"## {lines.title}", "\n".join(f"| {' | '.join(row)} |" for row in rows)]
     if "catalog" in content:
-        parts.append(f"![Cost by size of the catalog]({PLOT})")
+        parts.append(f"![Time of a request by catalog size]({PLOT})")
     return "\n\n".join(parts) + "\n"
 
 
@@ -157,7 +158,10 @@ def _peers(peers: Content) -> Lines:
             rows.append((f"{name}: {peer['title']}", _settings(peer["settings"]), *figures, *ratios))
     return Lines(
         f"Peers, {IN_FLIGHT} requests in flight",
-        ("system", "settings", "requests/s", "p50, ms", "p99, ms", "Ebbtide's throughput / its", "Ebbtide's p99 / its"),
+        (
+            *("system", "settings", "requests/s", "p50, ms", "p99, ms"),
+            *("Ebbtide's throughput / peer's", "Ebbtide's p99 / peer's"),
+        ),
         rows,
     )
 
@@ -196,7 +200,7 @@ def _at(content: Content, key: str) -> Any:  # noqa: ANN401
 
 
 def _flat(content: Content, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every figure that is not in a list, by its place."""
+    """Yields every figure that is not in a list, with its path joined by dots."""
     for key, value in content.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")

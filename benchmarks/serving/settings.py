@@ -1,4 +1,4 @@
-"""What every part of the serving benchmark is told."""
+"""The settings of a run of the serving benchmark."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure."""
+    """Settings that every part gets."""
 
     bundle: Path
     """A trained interest bundle."""
     work: Path
-    """An empty folder for exports, indexes and servers' files."""
+    """An empty folder for exports, indexes and the servers' files."""
     quick: bool
-    """Fewer sizes and shorter turns: minutes, for a first look."""
+    """Whether to measure fewer sizes in shorter turns, which takes minutes."""
 
     @property
     def repeats(self) -> int:
-        """Alternating repeats whose median is reported."""
+        """Number of alternating repeats; their median is reported."""
         return 3 if self.quick else 5

@@ -1,4 +1,4 @@
-"""Starts what is measured, waits until it answers, and stops it."""
+"""Starts the measured servers, waits until they are ready, and stops them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _START_S, _STOP_S, _POLL_S = 120.0, 20.0, 0.1
 
 
 class StartError(RuntimeError):
-    """A system did not start."""
+    """A server did not start."""
 
 
 @contextmanager
 def triton(repository: Path) -> Iterator[str]:
-    """The embedded Triton with `recommend` and its steps alone; gives the gRPC address."""
+    """Runs the embedded Triton with `recommend` and its steps only; yields its gRPC address."""
     config = ServerConfig(repository, model_control="explicit", load_models=(contract.RECOMMEND.name,))
     with TritonServer(config) as server:
         yield server.grpc_url
@@ -38,15 +38,15 @@ def triton(repository: Path) -> Iterator[str]:
 
 @contextmanager
 def service(module: str, arguments: list[str], ports: Ports) -> Iterator[str]:
-    """A module of this package as a process that serves `recommend`; gives its gRPC address.
+    """Runs a module of `benchmarks.serving.peers` as a server of `recommend`; yields its gRPC address.
 
     Raises:
-        StartError: It ended, or was not ready in time; its own words are in the message.
+        StartError: The process ended or was not ready in time; the message ends with its output.
     """
     url = f"{HOST}:{ports.grpc}"
     with tempfile.TemporaryFile() as log:
         command = [sys.executable, "-m", f"benchmarks.serving.peers.{module}", *arguments]
-        # PyTriton's stub takes the libpython that the loader finds first, and dies with another patch release.
+        # PyTriton's stub loads the first libpython on the path, and crashes with one of another patch release.
         libraries = os.pathsep.join(str(folder) for folder in embedded_server().library_path)
         process = subprocess.Popen(
             command,
@@ -61,9 +61,13 @@ def service(module: str, arguments: list[str], ports: Ports) -> Iterator[str]:
             while not _is_ready(url):
                 if process.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
-                    words = log.read().decode(errors="replace")[-3_000:]
-                    raise StartError(f"{module}: got no answer at {url}; expected a server. Its words:\n{words}")
-                # Another process: nothing tells that it is ready but its answer.
+                    output = log.read().decode(errors="replace")[-3_000:]
+                    state = "still running" if process.poll() is None else f"exit status {process.returncode}"
+                    raise StartError(
+                        f"{module}: got no answer at {url} ({state}); expected a server that is ready within "
+                        f"{_START_S:.0f} s. Output:\n{output}"
+                    )
+                # Only its answer tells that another process is ready, so it is polled.
                 time.sleep(_POLL_S)
             yield url
         finally:
@@ -71,7 +75,7 @@ def service(module: str, arguments: list[str], ports: Ports) -> Iterator[str]:
 
 
 def free_ports() -> Ports:
-    """Three ports that nobody listens on."""
+    """Free ports for gRPC, HTTP and metrics."""
     return choose_ports(HOST, None, None, None)
 
 
@@ -84,7 +88,7 @@ def _is_ready(url: str) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process, and those that it started in its session."""
+    """Stops a process; if it does not end in time, kills it and the processes of its session."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(_STOP_S)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.serving.load import Turn
 
 Rounds = dict[str, list[Turn]]
+"""The turns of each system."""
+Result = TypeVar("Result")
 
 
-def take_turns(systems: dict[str, Callable[[], Turn]], repeats: int) -> Rounds:
-    """One turn of each system in every round; every other round in the opposite order."""
-    rounds: Rounds = {name: [] for name in systems}
+def take_turns(systems: dict[str, Callable[[], Result]], repeats: int) -> dict[str, list[Result]]:
+    """Runs rounds with one turn of each system; every other round has the opposite order."""
+    rounds: dict[str, list[Result]] = {name: [] for name in systems}
     for repeat in range(repeats):
         names = list(systems)
         for name in names if repeat % 2 == 0 else reversed(names):
@@ -22,7 +24,7 @@ def take_turns(systems: dict[str, Callable[[], Turn]], repeats: int) -> Rounds:
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    """The median of the ratios of each round."""
+    """The median over rounds of the ratio within a round."""
     return round(median(a / b for a, b in zip(over, under, strict=True)), 3)
 
 
@@ -32,5 +34,5 @@ def medians(turns: Sequence[Turn]) -> dict[str, float]:
 
 
 def raw(rounds: Rounds) -> dict[str, Any]:
-    """Medians, and every turn behind them."""
+    """For each system the medians and all its turns, as JSON values."""
     return {name: {**medians(turns), "turns": [turn.raw() for turn in turns]} for name, turns in rounds.items()}

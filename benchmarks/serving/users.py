@@ -1,4 +1,4 @@
-"""Real requests: users of the bundle's own log, each with 50 events of history and 10 of the current session."""
+"""Requests of real users from the bundle's event log, each with 50 history events and 10 current events."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ Tensors = dict[str, npt.NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Requests:
-    """R requests of different users; row r of each array is one of them, as `recommend` takes it."""
+    """R requests of different users; row r of each array is one request to `recommend`."""
 
     tensors: Tensors
-    """By input name, ``[R, ...]``."""
+    """Arrays ``[R, ...]`` by input name."""
 
     def __len__(self) -> int:
         return len(self.tensors[contract.NOW.name])
 
     def __iter__(self) -> Iterator[Tensors]:
-        """Each request with a batch dimension of 1."""
+        """Yields each request with a batch dimension of 1."""
         for row in range(len(self)):
             yield {name: array[row : row + 1] for name, array in self.tensors.items()}
 
     def write_json(self, path: Path) -> Path:
-        """Writes perf_analyzer's ``--input-data``."""
+        """Writes the requests as perf_analyzer's ``--input-data``; returns the path."""
         content = [
             {
                 name: {"content": array[row].reshape(-1).tolist(), "shape": list(array.shape[1:])}
@@ -52,17 +52,17 @@ class Requests:
 
 
 def real_requests(bundle: InterestBundle, users: int = USERS) -> Requests:
-    """The last `EVENTS` events of users who have as many, a minute after the last of them.
+    """Requests with the last `EVENTS` events of users who have that many, a minute after the last event.
 
     Raises:
-        ValueError: Nobody in the log has as many.
+        ValueError: No user of the log has that many events.
     """
     log = read_dataset(bundle.config.data).log
     keys = item_keys(bundle.catalog.item_id)
     ends = log.start[1:][np.diff(log.start) >= EVENTS]
     if not ends.size:
         raise ValueError(
-            f"{bundle.config.data.events}: got no user with {EVENTS} events; expected some: other --bundle"
+            f"{bundle.config.data.events}: got no user with {EVENTS} events; expected one or more: use another --bundle"
         )
     chosen = np.random.default_rng(0).permutation(ends)[:users]
     span = chosen[:, None] + np.arange(-EVENTS, 0)

@@ -1,1 +1,1 @@
-"""Benchmarks of training: speed against SASRec, and memory on a log of millions of events."""
+"""Benchmarks of training: its speed compared with SASRec, and its memory on a log of millions of events."""

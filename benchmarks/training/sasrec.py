@@ -1,11 +1,16 @@
-"""Trains RecTools' SASRec an epoch at a time and ranks after each; runs in the environment of the quality baselines.
+"""Trains RecTools' SASRec one epoch at a time and ranks after each epoch.
 
     python benchmarks/training/sasrec.py FOLDER
 
-``events.parquet`` holds ``user``, ``item`` and ``time`` (Unix ms) of the events and ``training``; ``baskets.parquet``
-``user`` and ``time`` of each basket to rank before; ``job.json`` the settings, how many epochs, how many of the most
-frequent items it knows, and whether users take things again. Writes ``lists-1.parquet`` (``case``, ``index``,
-``item``) after the first epoch and so on, and ``epochs.json``.
+It runs in the environment of the quality benchmark's library models. It reads three files:
+
+- ``events.parquet``: ``user``, ``item``, ``time`` (Unix ms) and ``training`` of each event;
+- ``baskets.parquet``: ``user`` and ``time`` of each basket to predict;
+- ``job.json``: the settings, the number of epochs, the number of items that the model knows (the most frequent ones),
+  and whether seen items may be recommended.
+
+It writes ``lists-1.parquet`` (``case``, ``position``, ``item``) after the first epoch and so on, and the times of the
+epochs (``epochs.json``).
 """
 
 from __future__ import annotations
@@ -27,26 +32,26 @@ LENGTH = 20
 
 
 def dataset(user: object, item: object, timestamp: object) -> Dataset:
-    """Interactions as RecTools wants them."""
+    """Interactions as a RecTools data set."""
     columns = {Columns.User: user, Columns.Item: item, Columns.Datetime: pd.to_datetime(timestamp, unit="ms")}
     return Dataset.construct(pd.DataFrame(columns).assign(**{Columns.Weight: 1.0}))
 
 
 def past_of(events: pd.DataFrame, baskets: pd.DataFrame, length: int) -> Dataset:
-    """Every basket as a user of its own, whose events are the newest of those before it."""
-    rows = events.groupby("user", sort=False).indices
+    """A data set in which each basket is a user whose events are the newest ones before the basket."""
+    rows_of_user = events.groupby("user", sort=False).indices
     time_ms, item = events["time"].to_numpy(), events["item"].to_numpy()
-    before = []
+    past = []
     for user, timestamp in zip(baskets["user"], baskets["time"], strict=True):
-        own = rows.get(user, np.empty(0, dtype=np.int64))
-        before.append(own[: np.searchsorted(time_ms[own], timestamp)][-length:])
-    counts = [len(own) for own in before]
-    index = np.concatenate([np.arange(count) for count in counts])
-    return dataset(np.repeat(np.arange(len(before)), counts), item[np.concatenate(before)], index * 1000)
+        rows = rows_of_user.get(user, np.empty(0, dtype=np.int64))
+        past.append(rows[: np.searchsorted(time_ms[rows], timestamp)][-length:])
+    counts = [len(rows) for rows in past]
+    order = np.concatenate([np.arange(count) for count in counts])
+    return dataset(np.repeat(np.arange(len(past)), counts), item[np.concatenate(past)], order * 1000)
 
 
 def main(folder: Path) -> None:
-    """One epoch after another; ranking is not timed."""
+    """Trains and ranks after each epoch; only the training is timed."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     job = json.loads((folder / "job.json").read_text())
     events = pd.read_parquet(folder / "events.parquet")
@@ -57,7 +62,7 @@ def main(folder: Path) -> None:
     past = past_of(known, pd.read_parquet(folder / "baskets.parquet"), length)
     cases = past.user_id_map.external_ids
     data = dataset(training["user"].to_numpy(), training["item"].to_numpy(), training["time"].to_numpy())
-    # Every user's newest events but the first are predicted, once an epoch.
+    # Each epoch predicts every user's newest events except the first.
     predicted = int(np.minimum(training.groupby("user").size() - 1, length).sum())
     seed_everything(0, verbose=False)
     model = SASRecModel(**job["settings"], deterministic=True, verbose=0)

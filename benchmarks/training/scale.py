@@ -1,11 +1,11 @@
-"""Peak memory of `ebbtide train` and `ebbtide evaluate` on a made-up log of millions of events.
+"""Peak memory of `ebbtide train` and `ebbtide evaluate` on a generated log of millions of events.
 
     python -m benchmarks.training.scale --events 10000000
 
-The log is realistic where memory depends on it: item popularity by Zipf's law, users' activity log-normal, bursts of
-events with pauses of days between them, items that come and go, string ids, column names of its own. It is written to a
-temporary folder, the command line runs as a user would run it, and the children's peak resident set is what the kernel
-counted.
+The log is realistic in the properties that memory depends on: item popularity follows Zipf's law, users' activity is
+log-normal, events come in bursts with pauses of days, ids are strings, and columns have other names than the defaults.
+The log is written to a temporary folder. The commands run in their own processes, and the kernel reports their peak
+resident set size.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ _DAYS = 730
 _EVENTS_PER_USER = 50
 _ZIPF = 0.9
 _BURST = 6
-_PART = 1_000_000
+_CHUNK = 1_000_000
+"""Events written at once."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One command, as the kernel saw it."""
+    """Time and memory of one command."""
 
     command: str
     seconds: float
@@ -43,34 +44,38 @@ class Run:
 
 
 def write_log(folder: Path, events: int, items: int, seed: int = 0) -> tuple[Path, Path]:
-    """A Parquet log (``visitor``, ``sku``, ``at``) and a CSV catalog (``sku``, ``name``, ``kind``)."""
+    """Writes a Parquet log (``visitor``, ``sku``, ``at``) and a CSV catalog (``sku``, ``name``, ``kind``).
+
+    Returns:
+        The paths of the log and of the catalog.
+    """
     random = np.random.default_rng(seed)
     users = max(events // _EVENTS_PER_USER, 1)
     activity = random.lognormal(0.0, 1.2, users)
     popularity = 1 / np.arange(1, items + 1) ** _ZIPF
-    upto = np.cumsum(popularity) / popularity.sum()
+    cumulative = np.cumsum(popularity) / popularity.sum()
     kinds = np.arange(items) % 40
     by_kind = np.argsort(kinds, kind="stable")
     kind_start = np.searchsorted(kinds[by_kind], np.arange(41))
     counts = random.multinomial(events, activity / activity.sum())
     files = []
-    # Users are independent of each other, so the log is made and written in parts.
-    borders = np.searchsorted(np.cumsum(counts), np.arange(0, events, _PART)[1:])
-    for index, (low, high) in enumerate(zip([0, *borders], [*borders, users], strict=True)):
+    # Users are independent of each other, so the log is generated and written in chunks.
+    cuts = np.searchsorted(np.cumsum(counts), np.arange(0, events, _CHUNK)[1:])
+    for index, (low, high) in enumerate(zip([0, *cuts], [*cuts, users], strict=True)):
         user = np.repeat(np.arange(low, high), counts[low:high])
         if not user.size:
             continue
         favourite = random.integers(0, 40, (high - low, 3))[user - low, random.integers(0, 3, user.shape[0])]
-        own = by_kind[
+        liked = by_kind[
             kind_start[favourite]
             + (random.random(user.shape[0]) ** 2 * np.diff(kind_start)[favourite]).astype(np.int64)
         ]
-        common = np.searchsorted(upto, random.random(user.shape[0]))
-        item = np.where(random.random(user.shape[0]) < 0.5, own, common)
+        popular = np.searchsorted(cumulative, random.random(user.shape[0]))
+        item = np.where(random.random(user.shape[0]) < 0.5, liked, popular)
         burst = random.integers(0, _DAYS * _DAY_S, user.shape[0] // _BURST + 1)
-        when = np.repeat(burst, _BURST)[: user.shape[0]] + random.integers(0, 1800, user.shape[0])
-        file = folder / f"part-{index}.parquet"
-        pl.DataFrame({"visitor": user, "sku": item, "at": 1_600_000_000 + when}).sort("at").with_columns(
+        time_s = np.repeat(burst, _BURST)[: user.shape[0]] + random.integers(0, 1800, user.shape[0])
+        file = folder / f"chunk-{index}.parquet"
+        pl.DataFrame({"visitor": user, "sku": item, "at": 1_600_000_000 + time_s}).sort("at").with_columns(
             pl.format("visitor-{}", "visitor").alias("visitor"), pl.format("sku-{}", "sku").alias("sku")
         ).write_parquet(file)
         files.append(file)
@@ -90,10 +95,10 @@ def write_log(folder: Path, events: int, items: int, seed: int = 0) -> tuple[Pat
 
 
 def measured(arguments: list[str]) -> Run:
-    """Runs `ebbtide` and waits; its peak resident set is what wait4 says.
+    """Runs `ebbtide` with arguments and returns its time and its peak resident set size (by wait4).
 
     Raises:
-        subprocess.CalledProcessError: It failed.
+        subprocess.CalledProcessError: The command failed.
     """
     command = [sys.executable, "-c", "from ebbtide.cli.main import main; main()", *arguments]
     began = time.monotonic()
@@ -107,15 +112,15 @@ def measured(arguments: list[str]) -> Run:
 
 
 def main() -> None:
-    """Writes the log, trains, evaluates, prints a table, and writes JSON when asked."""
+    """Writes the log, trains, evaluates, prints time and memory, and writes them to ``--json`` if given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, default=10_000_000)
-    parser.add_argument("--items", type=int, default=10_000)
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--holdout", default="time:0.01")
-    parser.add_argument("--loss", default="sampled-softmax")
-    parser.add_argument("--windows-per-batch", type=int, default=32)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--events", type=int, default=10_000_000, help="number of events of the log")
+    parser.add_argument("--items", type=int, default=10_000, help="number of items of the catalog")
+    parser.add_argument("--epochs", type=int, default=1, help="number of training epochs")
+    parser.add_argument("--holdout", default="time:0.01", help="test set, as in `ebbtide train --holdout`")
+    parser.add_argument("--loss", default="sampled-softmax", help="training loss, as in `ebbtide train --loss`")
+    parser.add_argument("--windows-per-batch", type=int, default=32, help="as in `ebbtide train`")
+    parser.add_argument("--json", type=Path, help="file to write (default: none)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ebbtide-scale-") as name:
         folder = Path(name)

@@ -1,8 +1,9 @@
 """Events per second, and time to the best validation NDCG@10, of Ebbtide and of RecTools' SASRec.
 
-Both learn from the events before T1 and are ranked by the baskets between T1 and T2, over the whole catalog, after
-every epoch; neither sees what comes after T2, the border of `ebbtide evaluate`. Only training is timed, on the same
-threads, one after the other; the seconds of embedding the catalog's texts, which SASRec does not read, stand apart.
+Both models train on the events before T1. After every epoch they rank the whole catalog for the baskets between T1 and
+T2, the split time of `ebbtide evaluate`; events after T2 are not used. The models train one after the other with the
+same number of threads, and only training is timed. The time to embed the catalog's texts is reported separately,
+because SASRec does not read texts.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import polars as pl
 from benchmarks.quality.datasets import HOLDOUT
 from benchmarks.quality.library import SEQUENTIAL_ITEMS, sequential_loss
 from benchmarks.quality.split import events_of
+from ebbtide.data.baskets import has_past
 from ebbtide.data.dataset import DataReference, read_dataset
-from ebbtide.data.splits import after_time, has_past, held_out
+from ebbtide.data.splits import after_time, held_out
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_folder
 from ebbtide.train.evaluation.accuracy import accuracy, user_means
@@ -30,71 +32,75 @@ from ebbtide.train.evaluation.testset import TestSet
 from ebbtide.train.trainer import fit
 
 SASREC = {"n_factors": 64, "n_blocks": 2, "n_heads": 2, "batch_size": 16, "lr": 1e-3, "session_max_len": 100}
-"""As the quality benchmark sets it up."""
-_STILL = 1e-30
-"""A learning rate with which an epoch leaves a model where it begins."""
+"""The settings of the quality benchmark."""
+_NO_LEARNING_RATE = 1e-30
+"""A learning rate so small that an epoch does not change the model."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """How a model learned."""
+    """The learning curve of a model."""
 
     name: str
     ndcg_at_10: list[float]
-    """On validation, after each epoch."""
+    """NDCG@10 on the validation period after each epoch."""
     seconds: list[float]
-    """Of training, each epoch."""
+    """Training time of each epoch."""
     setup_s: float
-    """Before the first epoch."""
+    """Training time before the first epoch."""
     start_ndcg_at_10: float | None
-    """On validation, before the first epoch: of ours the linear model, or the user's own counts; None: not known."""
+    """NDCG@10 on the validation period before the first epoch; None if unknown.
+
+    Ebbtide starts from a linear model, or from the user's own counts.
+    """
     events_per_epoch: int
-    """Events predicted in an epoch."""
+    """Number of events predicted in an epoch."""
     embedding_s: float = 0.0
+    """Time to embed the catalog's texts."""
     settings: dict[str, object] = field(default_factory=dict)
 
     @property
     def best_epoch(self) -> int:
-        """From 1."""
+        """The epoch with the highest NDCG@10, counted from 1."""
         return int(np.argmax(self.ndcg_at_10)) + 1
 
     @property
     def time_to_best_s(self) -> float:
-        """Setup and training up to the end of the best epoch."""
+        """Time of setup and training up to the end of the best epoch."""
         return self.setup_s + sum(self.seconds[: self.best_epoch])
 
     @property
     def events_per_s(self) -> float:
-        """By the median epoch."""
+        """Events per second of the median epoch."""
         return self.events_per_epoch / float(np.median(self.seconds))
 
     def time_to_s(self, ndcg: float) -> float | None:
-        """Setup and training until validation first reached so much; None where it never did."""
+        """Time of setup and training until the validation NDCG@10 first reached a value; None if it never did."""
         if self.start_ndcg_at_10 is not None and self.start_ndcg_at_10 >= ndcg:
             return self.setup_s
         reached = np.flatnonzero(np.array(self.ndcg_at_10) >= ndcg)
         return self.setup_s + sum(self.seconds[: reached[0] + 1]) if reached.size else None
 
 
-def before_border(reference: DataReference) -> TestSet:
-    """A log before T2, with the baskets from T1 on to be predicted."""
+def before_split(reference: DataReference) -> TestSet:
+    """The events of a log before T2; the baskets from T1 on are the test baskets."""
     data = read_dataset(reference)
     log = events_of(data.log, ~held_out(data.log, HOLDOUT))
     return TestSet.where(log, data.catalog, after_time(log, TrainConfig().validation_fraction))
 
 
 def ours(test: TestSet, epochs: int, *, repeats: bool) -> Curve:
-    """Ebbtide with its default settings, and where it begins."""
+    """The learning curve of Ebbtide with default settings."""
     began = time.monotonic()
     vectors = embed_texts(encoder_folder(PACKAGED), test.catalog.text)
     embedding_s = time.monotonic() - began
     model = ModelConfig(exclude_seen=not repeats, repeat_score=repeats)
     config = TrainConfig(epochs=epochs, patience=epochs, refit=False)
-    everything = np.ones(test.log.events, dtype=np.bool_)
-    still = config.model_copy(update={"epochs": 1, "learning_rate": _STILL})
-    start = fit(test.log, everything, vectors, model, still).epochs[0].validation
+    all_events = np.ones(test.log.events, dtype=np.bool_)
+    no_learning = config.model_copy(update={"epochs": 1, "learning_rate": _NO_LEARNING_RATE})
+    start = fit(test.log, all_events, vectors, model, no_learning).epochs[0].validation
     began = time.monotonic()
-    result = fit(test.log, everything, vectors, model, config)
+    result = fit(test.log, all_events, vectors, model, config)
     total = time.monotonic() - began
     seconds = [epoch.seconds for epoch in result.epochs]
     return Curve(
@@ -110,10 +116,10 @@ def ours(test: TestSet, epochs: int, *, repeats: bool) -> Curve:
 
 
 def sasrec(test: TestSet, epochs: int, python: Path, folder: Path, *, repeats: bool) -> Curve:
-    """SASRec of RecTools, in its own environment.
+    """The learning curve of RecTools' SASRec, trained in its own environment.
 
     Raises:
-        subprocess.CalledProcessError: It failed; its message stands on standard error.
+        subprocess.CalledProcessError: The training failed; its message is on standard error.
     """
     pl.DataFrame(
         {"user": test.log.user, "item": test.log.item, "time": test.log.time_ms, "training": ~test.is_test}
@@ -128,24 +134,24 @@ def sasrec(test: TestSet, epochs: int, python: Path, folder: Path, *, repeats: b
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     script = Path(__file__).parent / "sasrec.py"
     subprocess.run([str(python), str(script), str(folder)], check=True, env=environment)
-    told = json.loads((folder / "epochs.json").read_text())
+    measured = json.loads((folder / "epochs.json").read_text())
     return Curve(
         name="SASRec (RecTools)",
         ndcg_at_10=[_ndcg(test, folder / f"lists-{epoch}.parquet") for epoch in range(1, epochs + 1)],
-        seconds=told["seconds"],
+        seconds=measured["seconds"],
         setup_s=0.0,
         start_ndcg_at_10=None,
-        events_per_epoch=told["events_per_epoch"],
+        events_per_epoch=measured["events_per_epoch"],
         settings={**settings, "epochs": epochs},
     )
 
 
 def _ndcg(test: TestSet, file: Path) -> float:
-    """Of lists; a basket without one has an empty one."""
+    """NDCG@10 of the lists in a file; a basket that is not in it has an empty list."""
     lists = pl.read_parquet(file)
-    case, index = lists["case"].to_numpy(), lists["position"].to_numpy()
+    case, position = lists["case"].to_numpy(), lists["position"].to_numpy()
     item = np.full((len(test.baskets), LENGTH), NO_ITEM, dtype=np.int64)
-    item[case, index] = lists["item"].to_numpy()
+    item[case, position] = lists["item"].to_numpy()
     score = np.where(item == NO_ITEM, -np.inf, -np.arange(LENGTH)).astype(np.float32)
     values = accuracy(RankedLists(item, score), test.relevance)["ndcg_at_10"]
     return float(user_means(test.owner, values).mean())

@@ -1,4 +1,4 @@
-"""Triton's door to the interest pipeline: serves `adaptive_weights` and, without batching, `adaptive_weights_text`."""
+"""Triton model of the interest pipeline: serves `adaptive_weights` and, without batching, `adaptive_weights_text`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class TritonPythonModel:
     """One instance of the model."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Maps the tables of the export.
+        """Maps the tables of the export into memory.
 
         Raises:
-            TritonModelException: Files or neighbouring models of another export.
+            TritonModelException: A file or another model of the repository belongs to another export.
         """
         self._served = ServedModel(args)
         self._pipeline = self._served.load(read_pipeline)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answers every request, with one run of the pipeline for all of them.
+        """Answers every request; the pipeline runs once for all of them.
 
-        Cancellation is not polled: asking once costs more than a request's whole share of a batch, and Triton itself
-        looks between the steps of an ensemble.
+        Cancellation is not polled: one poll takes longer than a request's share of a batch, and Triton itself checks
+        between the steps of an ensemble.
         """
         return self._served.answer_all(requests, self._pipeline.run_parts)

@@ -1,4 +1,4 @@
-"""Triton's door to the scores of given candidates: serves `candidate_head`."""
+"""Triton model that scores given candidates: serves `candidate_head`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class TritonPythonModel:
     """One instance of the model."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Maps the tables of the export.
+        """Maps the tables of the export into memory.
 
         Raises:
-            TritonModelException: Files or neighbouring models of another export.
+            TritonModelException: A file or another model of the repository belongs to another export.
         """
         self._served = ServedModel(args)
         self._scorer = self._served.load(read_candidate_scorer)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answers every request, with one run for all of them; as in `adaptive_weights`, cancellation is not polled."""
+        """Answers every request in one run; as in `adaptive_weights`, cancellation is not polled."""
         return self._served.answer_all(requests, lambda parts, _wanted: self._scorer.run_parts(parts))

@@ -1,4 +1,4 @@
-"""Triton's door to explanations: serves `explainer`."""
+"""Triton model of explanations: serves `explainer`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class TritonPythonModel:
     """One instance of the model."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Maps the tables of the export.
+        """Maps the tables of the export into memory.
 
         Raises:
-            TritonModelException: Files or neighbouring models of another export.
+            TritonModelException: A file or another model of the repository belongs to another export.
         """
         self._served = ServedModel(args)
         self._explainer = self._served.load(read_explainer)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answers every request; each has events and candidates of its own number, so each is a run of its own.
+        """Answers every request in a separate run, because the numbers of events and candidates differ.
 
-        Cancellation is polled here: one request can take milliseconds, and many may have waited in the queue.
+        Cancellation is polled: one request can take milliseconds, and many may have waited in the queue.
         """
         return [
             self._served.cancelled()

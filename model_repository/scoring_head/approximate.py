@@ -1,17 +1,15 @@
-"""The scoring head by an approximate index: the index names candidates, their exact scores come from the item factors.
+"""The scoring head with an approximate index: the index selects candidates, and the item factors give exact scores.
 
-Only completeness is given up: scores are exact, excluded and rejected items stay out, items with a score of their own
-are always candidates. Requests that filter, and those whose exclusions leave too few candidates, are scored exactly
-over the catalog.
+The index may miss items, but scores are exact, excluded items are never returned, and items with a score adjustment
+are always candidates. Requests with filters, and requests whose exclusions leave too few candidates, are scored exactly
+over the whole catalog.
 
-All tables are memory-mapped, so that the instances of a served model share one copy.
+All tables are memory-mapped, so the instances of a served model share one copy.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract, exported
+from ebbtide.interest.columns import Part, PartsRefused
+from ebbtide.interest.errors import RequestError
+from ebbtide.interest.parts import serve_parts
+from ebbtide.interest.retrieval import RETRIEVAL_FILE, RetrievalTables
 from ebbtide.interest.tensorfile import read_tensors
 
 Floats = npt.NDArray[np.float32]
@@ -28,19 +30,9 @@ Ints = npt.NDArray[np.int64]
 
 _BLOCK = 1024
 _GATHERED_SHARE = 0.1
-"""Of the catalog: fewer allowed items are gathered and scored alone, more are scored with all the others."""
+"""Share of the catalog: if fewer items are allowed, only these are scored; otherwise the whole catalog is."""
 _FIRST_BIT = 1
-
-
-@dataclass(frozen=True)
-class RetrievalSettings:
-    """How the index is asked; what it was built with is in it."""
-
-    top_n: int
-    candidates: int
-    """Items that the index names for a request, beside one more for each excluded item."""
-    lifted: bool
-    """Whether vectors of the index have one more entry, 0 for an interest, that makes them equally long."""
+_INPUTS = tuple(tensor.name for tensor in contract.SCORING_HEAD.inputs)
 
 
 class ApproximateHead:
@@ -50,19 +42,16 @@ class ApproximateHead:
         """Maps the files of a version folder.
 
         Args:
-            folder: Written by an export with an index.
-            fingerprint: Of that export.
+            folder: Version folder that an export with an index wrote.
+            fingerprint: Fingerprint of that export.
 
         Raises:
-            ValueError: A file is damaged, or of another export.
+            ValueError: A file is damaged or belongs to another export.
         """
-        path = folder / exported.RETRIEVAL_FILE
-        tables, metadata = read_tensors(path)
+        path = folder / RETRIEVAL_FILE
+        tensors, metadata = read_tensors(path)
         exported.require_fingerprint(fingerprint, metadata, path)
-        self.settings = RetrievalSettings(**json.loads(metadata[exported.RETRIEVAL_SETTINGS]))
-        self._index_bytes = np.asarray(tables[exported.RETRIEVAL_INDEX])
-        self._id_start = np.asarray(tables[exported.ID_START])
-        self._id_bytes = np.asarray(tables[exported.ID_BYTES]).data
+        self._tables = RetrievalTables.from_tensors(tensors, metadata)
         factors = _tables(folder, exported.FACTORS_FILE, fingerprint)[exported.ITEM_FACTORS]
         self._factors: Floats = np.asarray(factors)
         self._words: Ints | None = None
@@ -71,30 +60,30 @@ class ApproximateHead:
         if exported.ITEM_WORDS in attributes:
             self._words = np.asarray(attributes[exported.ITEM_WORDS])
             self._columns = tuple(pairwise(attributes[exported.COLUMN_WORD].tolist()))
-        # Its arrays stay in the mapped file where the library can use them there.
-        library: Any = faiss  # whose types leave the reader out
-        reader = library.ZeroCopyIOReader(faiss.swig_ptr(self._index_bytes), self._index_bytes.size)
+        # The reader leaves arrays in the mapped file if faiss can use them there.
+        library: Any = faiss  # the reader is missing in faiss's types
+        reader = library.ZeroCopyIOReader(faiss.swig_ptr(self._tables.index), self._tables.index.size)
         self._index = faiss.read_index(reader, faiss.IO_FLAG_MMAP_IFC)
-        expected = (len(self._factors), self._factors.shape[1] + self.settings.lifted)
-        if (self._index.ntotal, self._index.d) != expected or len(self._id_start) != len(self._factors) + 1:
+        expected = self._factors.shape
+        if (self._index.ntotal, self._index.d) != expected or len(self._tables.ids.start) != len(self._factors) + 1:
             raise ValueError(f"{path}: got an index of {self._index.ntotal} x {self._index.d}; expected {expected}")
-        # Adjustments by item, all zero (none) between requests; pages that no request touches are never made.
+        # Adjustments by item, all zero (none) between requests; memory pages that no request uses are never allocated.
         self._adjustment: Floats = np.zeros(len(self._factors), dtype=np.float32)
 
     @property
     def items(self) -> int:
-        """Of the catalog."""
+        """Number of items of the catalog."""
         return len(self._factors)
 
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """As an ONNX Runtime session of the exact head is run; ids come as `str`.
+        """Runs the head with the interface of an ONNX Runtime session of the exact head; ids are `str`.
 
         Args:
-            outputs: Names of those wanted, in their order; all with None.
-            feeds: The inputs of the contract, by name.
+            outputs: Names of the outputs to return, in order; None for all.
+            feeds: The inputs of the contract by name.
         """
-        best, score = self.rank(*(feeds[tensor.name] for tensor in contract.SCORING_HEAD.inputs))
-        ids = np.array([[item.decode() for item in row] for row in self.item_ids(best).tolist()], dtype=np.object_)
+        best, score = self.rank(*(feeds[name] for name in _INPUTS))
+        ids = np.array([item.decode() for item in self._tables.ids.take(best).ravel()], dtype=np.object_)
         found = {contract.ITEM_ID.name: ids.reshape(best.shape), contract.SCORE.name: score}
         return [found[name] for name in (outputs or found)]
 
@@ -110,7 +99,7 @@ class ApproximateHead:
         Returns:
             Catalog indices and scores, ``[requests, top N]``, best first.
         """
-        shape = (len(interest), self.settings.top_n)
+        shape = (len(interest), self._tables.settings.top_n)
         best, score = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.float32)
         filtered = [self._filters(row) for row in item_filter]
         searched = np.flatnonzero(~np.array(filtered, dtype=np.bool_))
@@ -119,7 +108,7 @@ class ApproximateHead:
         for row in range(len(interest)):
             adjusted = np.flatnonzero(adjust_score[row])
             items, values = adjust_item[row, adjusted], adjust_score[row, adjusted]
-            # A sum is minus infinity where one of its values is, and else the only one.
+            # The sum of an item's adjustments is minus infinity if one of them is; otherwise the item has only one.
             np.add.at(self._adjustment, items, values)
             try:
                 answer = None
@@ -130,35 +119,55 @@ class ApproximateHead:
                 self._adjustment[items] = 0
         return best, score
 
-    def item_ids(self, index: Ints) -> npt.NDArray[np.object_]:
-        """UTF-8 ids of items, in the shape of their catalog indices."""
-        flat = index.ravel()
-        indices = zip(self._id_start[flat].tolist(), self._id_start[flat + 1].tolist(), strict=True)
-        ids = np.empty(flat.size, dtype=np.object_)
-        ids[:] = [self._id_bytes[start:end].tobytes() for start, end in indices]
-        return ids.reshape(index.shape)
+    def run_parts(self, parts: Sequence[Part]) -> list[dict[str, npt.NDArray[Any]] | RequestError]:
+        """Answers the requests of a batch; the index is searched once for all of them.
+
+        Args:
+            parts: For each request the inputs of `contract.SCORING_HEAD`, each with a leading dimension of users.
+
+        Returns:
+            For each request the outputs of `contract.SCORING_HEAD`, with ids in UTF-8, or its error.
+        """
+        return serve_parts(parts, self._answers, self._refusal)
+
+    def _answers(self, parts: Sequence[Part]) -> list[dict[str, npt.NDArray[Any]]]:
+        refused = [number for number, part in enumerate(parts) if self._unknown_items(part).size]
+        if refused:
+            raise PartsRefused(np.array(refused))
+        best, score = self.rank(*(np.concatenate([part[name] for part in parts]) for name in _INPUTS))
+        ends = np.cumsum([len(part[contract.INTEREST.name]) for part in parts])[:-1]
+        answers = zip(np.split(self._tables.ids.take(best), ends), np.split(score, ends), strict=True)
+        return [{contract.ITEM_ID.name: ids, contract.SCORE.name: scores} for ids, scores in answers]
+
+    def _refusal(self, part: Part) -> RequestError:
+        wrong = self._unknown_items(part)
+        return RequestError(contract.ADJUST_ITEM.name, str(wrong[0]), f"an index below {self.items}")
+
+    def _unknown_items(self, part: Part) -> Ints:
+        """Adjusted catalog indices that are not in the catalog."""
+        adjusted = part[contract.ADJUST_ITEM.name]
+        unknown: Ints = adjusted[(adjusted < 0) | (adjusted >= self.items)]
+        return unknown
 
     def _search(self, interest: Floats, adjusted: int) -> Ints:
-        """What the index names for each request, ``[requests, candidates]``; -1 where it found no more."""
-        count = min(self.items, self.settings.candidates + adjusted)
+        """The index's candidates for each request, ``[requests, candidates]``; -1 if it found fewer."""
+        count = min(self.items, self._tables.settings.candidates + adjusted)
         if not len(interest):
             return np.empty((0, count), dtype=np.int64)
-        if self.settings.lifted:
-            interest = np.concatenate([interest, np.zeros((len(interest), 1), dtype=np.float32)], axis=1)
-        # One thread for each instance: more of them would fight over the cores.
+        # One thread per instance: with more, the instances would compete for the cores.
         faiss.omp_set_num_threads(1)
         _, found = self._index.search(np.ascontiguousarray(interest), count)
         return np.asarray(found, dtype=np.int64)
 
     def _best_of(self, interest: Floats, items: Ints) -> tuple[Ints, Floats] | None:
-        """The best of some items by their exact scores; None where too few of them may be recommended."""
+        """The best of the given items by exact score; None if too few of them may be recommended."""
         score = self._factors.take(items, axis=0) @ interest
         _put(score, self._adjustment.take(items))
-        answer = _top(items, score, self.settings.top_n)
-        return None if len(answer[1]) < self.settings.top_n or np.isneginf(answer[1][-1]) else answer
+        answer = _top(items, score, self._tables.settings.top_n)
+        return None if len(answer[1]) < self._tables.settings.top_n or np.isneginf(answer[1][-1]) else answer
 
     def _exact(self, interest: Floats, item_filter: Ints) -> tuple[Ints, Floats]:
-        """The best of the whole catalog."""
+        """The best items of the whole catalog."""
         allowed = self._allowed(item_filter)
         if allowed is not None:
             few = np.flatnonzero(allowed) if np.count_nonzero(allowed) < _GATHERED_SHARE * self.items else None
@@ -168,14 +177,14 @@ class ApproximateHead:
         _put(score, self._adjustment)
         if allowed is not None:
             score[~allowed] = -np.inf
-        items = _worth_sorting(score, self.settings.top_n)
-        return _top(items, score[items], self.settings.top_n)
+        items = _worth_sorting(score, self._tables.settings.top_n)
+        return _top(items, score[items], self._tables.settings.top_n)
 
     def _filters(self, item_filter: Ints) -> bool:
         return any(not item_filter[first] & _FIRST_BIT for first, _ in self._columns)
 
     def _allowed(self, item_filter: Ints) -> npt.NDArray[np.bool_] | None:
-        """Which items of the catalog a request allows, ``[items]``; None for all of them."""
+        """Whether the request's filters allow each item of the catalog, ``[items]``; None if all are allowed."""
         allowed: npt.NDArray[np.bool_] | None = None
         for first, end in self._columns:
             if self._words is None or item_filter[first] & _FIRST_BIT:
@@ -188,20 +197,29 @@ class ApproximateHead:
         return allowed
 
 
+def read_approximate_head(folder: Path) -> ApproximateHead:
+    """Reads the head from a version folder.
+
+    Raises:
+        ValueError: A file is damaged or belongs to another export.
+    """
+    return ApproximateHead(folder, exported.read_interest_config(folder).fingerprint)
+
+
 def _with_scored(candidates: Ints, items: Ints, values: Floats) -> Ints:
-    """Candidates, and the adjusted items that are not excluded; none twice."""
+    """The union of candidates and adjusted items that are not excluded."""
     candidates = candidates[candidates >= 0]
     scored = items[~np.isneginf(values)]
     return np.union1d(candidates, scored) if scored.size else candidates
 
 
 def _put(score: Floats, adjustment: Floats) -> None:
-    """Adjustments in the place of scores, ``[items]`` both; 0 is none."""
+    """Replaces scores by adjustments, both ``[items]``; an adjustment of 0 means none."""
     np.copyto(score, adjustment, where=adjustment != 0)
 
 
 def _worth_sorting(score: Floats, top_n: int) -> Ints:
-    """The items among which the best N are: those that reach the N-th largest maximum of a block of scores."""
+    """Items that include the best N: those whose score is at least the N-th largest block maximum."""
     blocks = len(score) // _BLOCK
     if blocks <= top_n:
         return np.arange(len(score))
@@ -210,7 +228,7 @@ def _worth_sorting(score: Floats, top_n: int) -> Ints:
 
 
 def _top(items: Ints, score: Floats, top_n: int) -> tuple[Ints, Floats]:
-    """The best N of some items, best first, and of equal ones the first of the catalog."""
+    """The best N of the given items, best first; equal scores are ordered by catalog index."""
     if len(score) > top_n:
         chosen = np.argpartition(-score, top_n - 1)[:top_n]
         items, score = items[chosen], score[chosen]

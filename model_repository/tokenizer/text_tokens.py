@@ -1,4 +1,4 @@
-"""Texts into padded token ids, and refusals of what is no text; no Triton, so that it runs in any process."""
+"""Converts texts to padded token ids and refuses invalid texts; it does not need Triton."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from tokenizers import Tokenizer
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.exported import read_interest_config
 
 TOKENIZER_FILE = "tokenizer.json"
 _SHARED_STEP = 8
-"""Few texts are padded to a multiple of it, so that requests share shapes, and so batches, in the encoder."""
+"""Small requests are padded to a multiple of this, so that they have equal shapes and share batches in the encoder."""
 _FULL_BATCH = 8
-"""Texts that keep the encoder busy by themselves: a batch shared with others gains less than the padding costs."""
+"""From this number of texts on, sharing a batch with other requests saves less time than the padding costs."""
 _SHOWN_BYTES = 40
 
 
@@ -32,10 +33,10 @@ class TokenBatch(NamedTuple):
 
 
 class TextTokens:
-    """Cuts texts as the encoder of one export expects them."""
+    """Tokenises texts for the encoder of one export."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
-        """Reads `TOKENIZER_FILE`, whose truncation the exporter set to the encoder's longest text.
+        """Reads `TOKENIZER_FILE`; its truncation, set by the export, is the encoder's maximum length.
 
         Raises:
             ValueError: The file sets no truncation.
@@ -47,24 +48,24 @@ class TextTokens:
         self._max_tokens: int = self._tokenizer.truncation["max_length"]
         self._pad_id: int = (self._tokenizer.padding or {}).get("pad_id", 0)
         self._tokenizer.no_padding()
-        # A text that spells a special token is text: nobody ends their neighbour's attention, and rows stay apart.
+        # A special token written in a text is encoded as text, so that a text cannot contain the tokens between rows.
         self._tokenizer.encode_special_tokens = True
         self._spare = 0 if self._rows_begin_alike() else 1
         self._limits = limits
 
     def encode(self, texts: Iterable[bytes]) -> TokenBatch:
-        """Token ids, padded to one width, which is as long as the longest text needs.
+        """Token ids, padded to one width that fits the longest text.
 
-        Two batches of different numbers of texts never have the same bytes, so that a cache whose key leaves shapes out
-        may hold the encoder's answers: each row begins with a token that stands nowhere else or, where the tokenizer
-        has none, ends with padding. (Then a step from padding to a token is a new row. Rows of the greatest width may
-        be full, but fewer of them fill as many bytes, and so have fewer steps.)
+        Batches with different numbers of texts never have the same bytes. So a cache whose key omits shapes (Triton's)
+        can hold the encoder's answers. To this end each row begins with a token that occurs nowhere else. If the
+        tokenizer has no such token, each row ends with padding, and a step from padding to a token marks a new row;
+        rows of the maximum width may have no padding, but then fewer rows have as many bytes, and fewer such steps.
 
         Args:
-            texts: UTF-8.
+            texts: Texts in UTF-8.
 
         Raises:
-            RequestError: No text, too many, or one that is blank, too long or no UTF-8.
+            RequestError: There is no text, there are too many, or one is blank, too long or not UTF-8.
         """
         encodings = self._tokenizer.encode_batch(self._decode(list(texts)))
         longest = max(len(encoding.ids) for encoding in encodings)
@@ -78,12 +79,12 @@ class TextTokens:
         return TokenBatch(input_ids, attention_mask)
 
     def _rows_begin_alike(self) -> bool:
-        """Whether every row begins with the same special token, and no text brings it in elsewhere."""
+        """Whether every row begins with the same special token, and no text can produce it elsewhere."""
         empty = self._tokenizer.encode("").ids
         special = {token for token, entry in self._tokenizer.get_added_tokens_decoder().items() if entry.special}
         if not empty or empty[0] not in special - {self._pad_id}:
             return False
-        # Some vocabularies (Unigram's) hold the special tokens as words, too.
+        # Some vocabularies (Unigram) also contain the special tokens as words.
         marker = self._tokenizer.id_to_token(empty[0])
         return empty[0] not in self._tokenizer.encode(f"{marker} a{marker}a {marker}").ids[1:]
 
@@ -103,3 +104,12 @@ class TextTokens:
         if not decoded.strip():
             raise RequestError(field, repr(decoded[:_SHOWN_BYTES]), "a text that is not blank")
         return decoded
+
+
+def read_text_tokens(folder: Path) -> TextTokens:
+    """Reads the tokenizer from a version folder.
+
+    Raises:
+        ValueError: A file is damaged.
+    """
+    return TextTokens(folder, read_interest_config(folder).limits)

@@ -6,27 +6,16 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 
 import grpc
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ebbtide.client import AsyncInterestClient, InterestClient
-from ebbtide.data.catalog import Catalog, fill_template
-from ebbtide.data.dataset import DataReference
-from ebbtide.export.attributes import read_attributes
-from ebbtide.export.options import ExportOptions
-from ebbtide.export.repository import export_repository
 from ebbtide.interest.contract import FINGERPRINT_PARAMETER
 from ebbtide.serve import ServerConfig, TritonServer
-from ebbtide.train.bundle import BundleConfig, EncoderReference, InterestBundle, fingerprint_of
-from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_fingerprint, encoder_folder
-from ebbtide.train.model import InterestModel
 
 
 class Awaited:
@@ -161,57 +150,16 @@ def free_address():
         yield f"127.0.0.1:{held.getsockname()[1]}"
 
 
-MOVIES = Path(__file__).parents[2] / "examples" / "movielens-small" / "movies.parquet"
-CATALOG = 60
-TOP_N = 20
+@pytest.fixture(scope="session")
+def repository(tiny_export):
+    """A whole export, with an untrained model and a tiny encoder."""
+    return tiny_export.folder
 
 
 @pytest.fixture(scope="session")
-def repository(tmp_path_factory):
-    """A whole export: a real catalog and the packaged encoder, with an untrained model."""
-    movies = pl.read_parquet(MOVIES).head(CATALOG)
-    texts = fill_template("{title} ({year}). {genres}", movies).to_list()
-    catalog = Catalog(movies["movieId"].cast(pl.String).to_list(), texts, movies["title"].to_list())
-    torch.manual_seed(0)
-    config = ModelConfig(dimensions=16, gate_hidden=8)
-    vectors = torch.from_numpy(embed_texts(encoder_folder(PACKAGED), texts))
-    model = InterestModel(config, vectors).eval()
-    prior = np.zeros((CATALOG, len(config.effective_prior_half_life_days)), np.float32)
-    encoder = EncoderReference(source=PACKAGED, fingerprint=encoder_fingerprint(encoder_folder(PACKAGED)))
-    data = DataReference(
-        events="ratings.parquet",
-        catalog="movies.parquet",
-        user_column="userId",
-        item_column="movieId",
-        time_column="timestamp",
-        weight_column=None,
-        catalog_item_column="movieId",
-        text_template="{title} ({year}). {genres}",
-        title_template=None,
-        max_bad_rows=0.01,
-        holdout="none",
-    )
-    bundle_config = BundleConfig(
-        fingerprint=fingerprint_of(model, prior, catalog, encoder),
-        model=config,
-        training=TrainConfig(),
-        encoder=encoder,
-        data=data,
-        prior_counted_at_ms=0,
-        best_epoch=1,
-        validation_ndcg_at_10=0.0,
-    )
-    folder = tmp_path_factory.mktemp("export") / "model_repository"
-    bundle = InterestBundle(bundle_config, catalog, model, prior)
-    attributes = read_attributes(MOVIES, ["genres"], catalog.item_id, item_column="movieId")
-    export_repository(bundle, folder, ExportOptions(top_n=TOP_N), attributes=attributes)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def genres():
+def genres(movielens):
     """The genres of each item, by its id."""
-    movies = pl.read_parquet(MOVIES).head(CATALOG)
+    movies = pl.read_parquet(movielens / "movies.parquet")
     item_ids = movies["movieId"].cast(pl.String)
     return {item_id: set(names.split("|")) for item_id, names in zip(item_ids, movies["genres"], strict=True)}
 
@@ -224,8 +172,8 @@ def triton(repository):
         yield running
 
 
-# Stands in for a busy encoder. It says when a request came in and when it was cancelled, in files beside it, and tells
-# in its vectors which server it runs in.
+# Stands in for a busy encoder: the text `slow` keeps it at work until the request is cancelled or the file `released`
+# lies beside it. The files `started` and `cancelled` say what happened; the vectors say which server answered.
 SLOW_EMBED = """
 import os
 import time
@@ -245,9 +193,7 @@ class TritonPythonModel:
             texts = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()
             if texts[0] == b"slow":
                 (self.folder / "started").touch()
-                end = time.monotonic() + 60
-                while time.monotonic() < end and not request.is_cancelled():
-                    # As a busy model would: it looks up from its work now and then.
+                while not request.is_cancelled() and not (self.folder / "released").exists():
                     time.sleep(0.005)
                 if request.is_cancelled():
                     (self.folder / "cancelled").touch()

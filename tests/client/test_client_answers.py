@@ -82,7 +82,7 @@ def test_decode_raises_internal_error_when_an_output_is_missing_or_empty(name):
     st.lists(st.tuples(words, scores | st.just(-math.inf) | st.just(math.nan)), min_size=1, max_size=30),
     st.integers(0, 40),
 )
-def test_ranking_orders_candidates_and_tells_the_others_apart_when_decoded(candidates, top_n):
+def test_ranking_lists_candidates_by_score_and_the_others_by_reason(candidates, top_n):
     item_ids, values = zip(*candidates, strict=True)
     request = RankRequest(candidate_item_ids=item_ids, top_n=top_n)
     outputs = {"candidate_score": np.array([values], dtype=np.float32), **of_user()}
@@ -140,7 +140,7 @@ def explained(draw):
 
 
 @given(explained())
-def test_explanation_lists_events_in_the_requests_order_when_decoded(case):
+def test_explanation_lists_events_in_the_requests_order(case):
     request, outputs, shares = case
     response = decode_explanation(outputs, request, 0, model_version="3")
     given_events = [*request.history, *request.current, *request.events]

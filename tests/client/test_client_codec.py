@@ -251,7 +251,7 @@ def test_encode_names_the_field_when_the_server_could_not_see_the_mistake(reques
 
 
 @given(st.lists(any_text, min_size=1, max_size=5))
-def test_encode_texts_gives_their_bytes_when_embedding(texts):
+def test_encode_texts_gives_the_bytes_of_each_text(texts):
     one = encode_texts(texts)
     assert one.model_name == "embed"
     assert [value.decode() for value in one.tensors["text"]] == texts

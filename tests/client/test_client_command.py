@@ -53,7 +53,7 @@ def test_cold_start_and_unknown_events_are_shown_when_there_are_some(shown):
     lines = shown(answer, ["space [opera]"]).splitlines()
     assert lines[:3] == [
         "  text just typed: space [opera]",
-        "Recommended: alpha 0.50 (weight of history), 1 event counted, 2 ignored (not in the catalog)",
+        "Recommended: alpha 0.50 (share of history), 1 event counted, 2 ignored (not in the catalog)",
         "cold start, no history: the session alone counted",
     ]
     assert any("Toy Story [1995]" in line and "1.250" in line for line in lines)

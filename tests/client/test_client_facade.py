@@ -94,7 +94,7 @@ def public_methods(client):
     }
 
 
-def test_both_clients_have_the_same_methods_and_signatures_when_compared():
+def test_both_clients_have_the_same_methods_and_signatures():
     sync, awaited = public_methods(InterestClient), public_methods(AsyncInterestClient)
     assert sync.keys() == awaited.keys()
     for name, method in sync.items():
@@ -121,6 +121,6 @@ def test_namespace_has_no_init_when_any_source_root_is_read():
     assert [root.name for root in roots if (root / "ebbtide" / "__init__.py").exists()] == []
 
 
-def test_packages_are_marked_typed_when_installed():
+def test_packages_are_marked_typed():
     for package in (ebbtide.client, ebbtide.v1):
         assert (Path(package.__file__).parent / "py.typed").exists()

@@ -141,7 +141,7 @@ def test_gateway_refuses_at_once_and_stays_healthy_when_it_has_enough_to_do(slow
     async def run():
         async with gateway_of(slow_triton.grpc_url, max_concurrency=1) as (_, channel, stub):
             first = await slow_call(stub, small_repository)
-            refused = await failure_of(stub.Embed(interest_pb2.EmbedRequest(texts=["fast"]), timeout=20))
+            refused = await failure_of(stub.Embed(interest_pb2.EmbedRequest(texts=["fast"]), timeout=60))
             health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
             first.cancel()
             return refused[0], health.status
@@ -165,7 +165,7 @@ def test_gateway_cancels_the_call_in_triton_when_the_caller_goes_away(slow_trito
             call.cancel()
             await until(small_repository / "embed" / "cancelled")
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(asyncio.wait_for(run(), 120))
 
 
 async def slow_call(stub, repository):
@@ -173,7 +173,7 @@ async def slow_call(stub, repository):
     started, cancelled = (repository / "embed" / name for name in ("started", "cancelled"))
     for mark in (started, cancelled):
         mark.unlink(missing_ok=True)
-    call = stub.Embed(interest_pb2.EmbedRequest(texts=["slow"]), timeout=60)
+    call = stub.Embed(interest_pb2.EmbedRequest(texts=["slow"]), timeout=600)
     await until(started)
     return call
 
@@ -185,7 +185,7 @@ async def until(path):
 
 def test_gateway_answers_calls_under_way_when_it_stops(triton):
     async def run():
-        gateway = Gateway(GatewayConfig(triton=triton.grpc_url))
+        gateway = Gateway(GatewayConfig(triton=triton.grpc_url, drain_s=120))
         await gateway.start()
         async with grpc.aio.insecure_channel(gateway.url) as channel:
             stub = interest_pb2_grpc.InterestServiceStub(channel)
@@ -198,7 +198,7 @@ def test_gateway_answers_calls_under_way_when_it_stops(triton):
             second = await stream.read()
             await stream.done_writing()
             await stopping
-            return first, second, await failure_of(stub.Recommend(request_of("1"), timeout=5))
+            return first, second, await failure_of(stub.Recommend(request_of("1"), timeout=60))
 
     first, second, (code, _) = asyncio.run(run())
     assert len(first.response.items) == len(second.response.items) == 3
@@ -209,18 +209,17 @@ def test_gateway_tells_health_and_schema_when_tools_ask(triton):
     async def run():
         async with gateway_of(triton.grpc_url) as (_, channel, _):
             health = health_pb2_grpc.HealthStub(channel)
-            states = [
-                (await health.Check(health_pb2.HealthCheckRequest(service=name))).status for name in ("", SERVICE)
-            ]
+            for name in ("", SERVICE):
+                # A busy Triton may say late that it is ready; the gateway asks again.
+                async for answer in health.Watch(health_pb2.HealthCheckRequest(service=name)):
+                    if answer.status == SERVING:
+                        break
             asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
             stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-            async for answer in stub.ServerReflectionInfo(asked):
-                return states, [service.name for service in answer.list_services_response.service]
-            return states, []
+            answer = await anext(aiter(stub.ServerReflectionInfo(asked)))
+            return [service.name for service in answer.list_services_response.service]
 
-    states, services = asyncio.run(run())
-    assert states == [SERVING, SERVING]
-    assert SERVICE in services
+    assert SERVICE in asyncio.run(asyncio.wait_for(run(), 120))
 
 
 def test_gateway_refuses_the_message_when_it_is_larger_than_allowed(triton):
@@ -256,7 +255,7 @@ def test_gateway_lets_in_only_callers_with_a_certificate_when_tls_is_mutual(trit
 
     async def run(credentials):
         async with gateway_of(triton.grpc_url, credentials, tls=tls) as (_, _, stub):
-            return await stub.Recommend(request_of("1", top_n=2), timeout=5)
+            return await stub.Recommend(request_of("1", top_n=2), timeout=60)
 
     assert len(asyncio.run(run(known)).items) == 2
     with pytest.raises(grpc.aio.AioRpcError) as caught:

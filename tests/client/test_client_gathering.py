@@ -30,7 +30,7 @@ def together(url, settings, *keywords):
     async def run():
         async with AsyncInterestClient(url, config=settings) as client:
             calls = [client.recommend(**one) for one in keywords]
-            return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
+            return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 120)
 
     found = asyncio.run(run())
     return [one if isinstance(one, Exception) else one.alpha_used for one in found]
@@ -113,7 +113,7 @@ def test_others_are_answered_when_one_task_is_cancelled(serve, answer):
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             left.cancel()
-            return await asyncio.wait_for(asyncio.gather(left, kept, return_exceptions=True), 30)
+            return await asyncio.wait_for(asyncio.gather(left, kept, return_exceptions=True), 120)
 
     left, kept = asyncio.run(run())
     assert type(left) is asyncio.CancelledError
@@ -130,7 +130,7 @@ def test_nobody_is_asked_for_when_all_tasks_are_cancelled_before_they_leave(serv
             await asyncio.sleep(0)
             for task in tasks:
                 task.cancel()
-            return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+            return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 120)
 
     assert [type(one) for one in asyncio.run(run())] == [asyncio.CancelledError] * 2
     assert servicer.calls == 0
@@ -138,14 +138,15 @@ def test_nobody_is_asked_for_when_all_tasks_are_cancelled_before_they_leave(serv
 
 def test_server_hears_of_it_when_all_tasks_are_cancelled(serve):
     held = threading.Event()
-    url, _ = serve(held)
+    url, servicer = serve(held)
     ended = []
     hooks = Hooks(after_call=lambda call: ended.append(call.status.name))
 
     async def run():
         async with AsyncInterestClient(url, config=config(2, hooks=(hooks,))) as client:
             tasks = [asyncio.create_task(client.recommend(**events(index))) for index in range(2)]
-            await asyncio.sleep(0.1)
+            while not servicer.calls:
+                await asyncio.sleep(0.01)
             for task in tasks:
                 task.cancel()
             found = await asyncio.gather(*tasks, return_exceptions=True)
@@ -153,7 +154,7 @@ def test_server_hears_of_it_when_all_tasks_are_cancelled(serve):
                 await asyncio.sleep(0.01)
             return found
 
-    found = asyncio.run(asyncio.wait_for(run(), 30))
+    found = asyncio.run(asyncio.wait_for(run(), 120))
     held.set()
     assert [type(one) for one in found] == [asyncio.CancelledError] * 2
     assert ended == ["CANCELLED"]
@@ -161,14 +162,15 @@ def test_server_hears_of_it_when_all_tasks_are_cancelled(serve):
 
 def test_calls_end_when_the_client_is_closed_meanwhile(serve):
     held = threading.Event()
-    url, _ = serve(held)
+    url, servicer = serve(held)
 
     async def run():
         client = AsyncInterestClient(url, config=config())
         tasks = [asyncio.create_task(client.recommend(**events(index))) for index in range(2)]
-        await asyncio.sleep(0.1)
+        while not servicer.calls:
+            await asyncio.sleep(0.01)
         await client.close()
-        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 120)
 
     found = asyncio.run(run())
     held.set()

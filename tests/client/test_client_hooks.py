@@ -107,7 +107,7 @@ def test_calls_are_children_of_the_current_span_when_they_run_together(serve, ve
     assert [call.parent.span_id for call in calls] == [mine.context.span_id] * 5
 
 
-def test_calls_and_attempts_are_counted_by_status_when_measured(connect, serve, vectors):
+def test_calls_and_attempts_are_counted_by_status_when_metrics_are_configured(connect, serve, vectors):
     url, _ = serve(BUSY, vectors, BROKEN)
     registry = CollectorRegistry()
     with connect(url, config=configured(metrics(registry))) as client:

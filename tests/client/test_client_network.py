@@ -81,14 +81,14 @@ def test_call_raises_model_not_ready_when_triton_knows_the_model_but_has_not_loa
 
 def test_call_raises_deadline_exceeded_when_the_server_is_slower(connect, serve):
     released = threading.Event()
-    url, servicer = serve(released)
+    url, _ = serve(released)
     with connect(url) as client:
-        with pytest.raises(DeadlineExceededError, match=r"recommend at .* did not answer within 0\.2 s"):
+        with pytest.raises(DeadlineExceededError, match=r"recommend at .* did not answer within 0\.2 s") as caught:
             client.recommend(timeout_s=0.2)
+        assert caught.value.attempts == 1
         with pytest.raises(DeadlineExceededError, match="embed"):
             client.embed(["a"], timeout_s=0.2)
     released.set()
-    assert servicer.calls == 2
 
 
 def test_call_fails_at_once_with_what_it_got_when_a_retry_would_outlast_the_deadline(connect, serve):
@@ -100,17 +100,16 @@ def test_call_fails_at_once_with_what_it_got_when_a_retry_would_outlast_the_dead
     assert (servicer.calls, caught.value.attempts) == (1, 1)
 
 
-def test_attempts_share_one_deadline_when_the_first_was_slow(connect, serve, monkeypatch):
-    # The longest pauses that the jitter allows, so that what is left shrinks by more than gRPC rounds on the wire.
+def test_attempts_share_one_deadline_when_some_fail(connect, serve, vectors, monkeypatch):
+    # The longest pauses that the jitter allows: the time left shrinks by more than gRPC rounds it up on the wire, which
+    # is less than 0.2 s below 10 s.
     monkeypatch.setattr("random.uniform", lambda _shortest, longest: longest)
-    slow = threading.Event()
-    url, servicer = serve((grpc.StatusCode.UNAVAILABLE, "busy"), (grpc.StatusCode.UNAVAILABLE, "busy"), slow)
+    url, servicer = serve((grpc.StatusCode.UNAVAILABLE, "busy"), (grpc.StatusCode.UNAVAILABLE, "busy"), vectors)
     config = ClientConfig(retry=RetryConfig(initial_backoff_ms=200, max_backoff_ms=200, multiplier=1))
-    with connect(url, config=config) as client, pytest.raises(DeadlineExceededError) as caught:
-        client.recommend(timeout_s=1.5)
-    slow.set()
-    assert caught.value.attempts == 3
-    assert 1.6 > servicer.timeouts_s[0] > servicer.timeouts_s[1] > servicer.timeouts_s[2] > 0
+    with connect(url, config=config) as client:
+        client.embed(["a"], timeout_s=9)
+    first, second, third = servicer.timeouts_s
+    assert 9.1 >= first > second > third > 0
 
 
 @pytest.mark.parametrize(
@@ -201,13 +200,13 @@ def test_call_is_cancelled_when_the_client_is_closed_between_two_attempts(connec
     url, servicer = serve((grpc.StatusCode.UNAVAILABLE, "busy"))
     failed = threading.Event()
     config = ClientConfig(
-        timeout_s=30,
-        retry=RetryConfig(max_attempts=100, initial_backoff_ms=50, multiplier=1, budget_tokens=1000),
+        timeout_s=600,
+        retry=RetryConfig(max_attempts=100, initial_backoff_ms=1_000, multiplier=1, budget_tokens=1000),
         hooks=(Hooks(after_attempt=lambda attempt: failed.set() if attempt.number == 3 else None),),
     )
     with connect(url, config=config) as client, ThreadPoolExecutor(1) as pool:
         running = pool.submit(client.recommend)
-        assert failed.wait(30)
+        assert failed.wait(300)
         client.close()
         with pytest.raises(CallCancelledError):
             running.result()

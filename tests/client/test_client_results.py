@@ -108,7 +108,7 @@ def test_dict_has_every_field_and_is_json_when_fields_are_empty():
     assert json.loads(json.dumps(to_dict(EXPLANATION)))["half_life_days"] == [0.5, "Infinity"]
 
 
-def test_text_is_one_line_for_each_item_when_printed():
+def test_text_of_an_answer_has_one_line_for_each_item():
     assert to_text(ANSWER).splitlines() == [
         "alpha 0.50 (share of history), 3 events counted, model version 2",
         "cold start, no session: the history alone counted",
@@ -172,7 +172,7 @@ def test_frames_hold_shares_that_add_up_when_made_of_an_explanation():
         assert pandas[column].dropna().tolist() == polars[column].drop_nulls().to_list()
 
 
-def test_results_give_what_their_message_says_when_read():
+def test_results_give_what_their_message_says():
     assert [item.item_id for item in RANKING.items] == ["318", "7"]
     assert (list(RANKING.unknown_item_ids), list(RANKING.excluded_item_ids)) == (["0", "00"], ["1"])
     assert (RANKING.alpha_used, RANKING.cold_start) == (0.5, ColdStart.COLD_START_NONE)

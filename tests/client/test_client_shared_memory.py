@@ -96,6 +96,7 @@ def test_request_travels_as_usual_when_it_does_not_fit(connect, small):
 
 def test_region_is_not_used_again_when_its_call_ended_without_an_answer(connect, small, small_repository):
     with connect(small.grpc_url, config=SHARED) as client:
+        client.embed(["quick"])
         with pytest.raises(DeadlineExceededError):
             client.embed(["slow"], timeout_s=0.5)
         (left,) = regions_of(small.grpc_url)

@@ -132,7 +132,7 @@ def test_requests_are_answered_in_their_order_when_many_run_at_once(connect, tri
                 client.recommend_many(requests, **wrong)
 
 
-def test_metadata_tells_versions_tensors_and_fingerprint_when_asked(connect, triton):
+def test_metadata_names_versions_tensors_and_fingerprint(connect, triton):
     with connect(triton.grpc_url) as client:
         assert client.is_live()
         server = client.server_metadata()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -18,9 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
+from ebbtide.data.catalog import Catalog
+from ebbtide.export.repository import ExportReport
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.serve.distribution import embedded_server
 from ebbtide.serve.launch import environment
+from ebbtide.train.bundle import InterestBundle
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -159,25 +161,20 @@ def server_options() -> Mapping[str, str]:
     return {name: " ".join(text.split()) for name, text in found}
 
 
-def _export_fixtures() -> Any:
-    # The export tests know how to make a small real export; a second way to make one would drift from it.
-    path = ROOT / "tests" / "export" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("deploy_export_fixtures", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_exports = _export_fixtures()
-catalog = _exports.catalog
-text_vectors = _exports.text_vectors
-make_bundle = _exports.make_bundle
-bundle = _exports.bundle
-export_report = _exports.export_report
+@pytest.fixture(scope="session")
+def export_report(tiny_export: ExportReport) -> ExportReport:
+    return tiny_export
 
 
 @pytest.fixture(scope="session")
-def server(image: Image, export_report: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def catalog(tiny_bundle: InterestBundle) -> Catalog:
+    return tiny_bundle.catalog
+
+
+@pytest.fixture(scope="session")
+def server(
+    image: Image, export_report: ExportReport, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TritonServer]:
     """A real export behind the embedded server, with the image's own options, on free ports."""
     own = ("--model-repository=", "--model-control-mode=", "--load-model=")
     config = ServerConfig(

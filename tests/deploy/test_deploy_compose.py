@@ -32,30 +32,30 @@ def services() -> dict[str, dict]:
     return yaml.safe_load(interpolated("docker-compose.yaml"))["services"]
 
 
-def test_compose_has_two_files_when_listed():
+def test_compose_has_a_file_for_the_cpu_and_one_for_the_gpu():
     assert FILES == ["docker-compose.gpu.yaml", "docker-compose.yaml"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_compose_file_fits_the_specification_when_parsed(name):
+def test_compose_file_fits_the_specification_when_variables_are_unset(name):
     text = interpolated(name)
     assert "$" not in text
     assert "triton" in PyCompose.from_yaml(text).service_names()
 
 
-def test_misspelt_key_is_refused_when_parsed():
+def test_compose_file_is_refused_when_a_key_is_misspelt():
     with pytest.raises(ValueError, match="read_onl"):
         PyCompose.from_yaml(interpolated("docker-compose.yaml").replace("read_only", "read_onl"))
 
 
-def test_gpu_file_changes_known_services_when_merged(services):
+def test_gpu_file_changes_only_services_of_the_main_file(services):
     added = yaml.safe_load(interpolated("docker-compose.gpu.yaml"))["services"]
     assert added.keys() <= services.keys()
     (device,) = added["triton"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
 
 
-def test_ports_are_published_on_loopback_alone_when_started(services, image):
+def test_ports_are_published_only_on_loopback(services, image):
     for service in services.values():
         for port in service["ports"]:
             assert port.startswith("127.0.0.1:")
@@ -63,7 +63,7 @@ def test_ports_are_published_on_loopback_alone_when_started(services, image):
     assert inside == image.only("EXPOSE").split()
 
 
-def test_repository_is_mounted_read_only_where_the_image_looks_when_started(services, image):
+def test_repository_is_mounted_read_only_where_the_image_looks(services, image):
     (mount,) = services["triton"]["volumes"]
     assert mount["target"] == image.option("model-repository")
     assert mount["read_only"] is True
@@ -71,14 +71,14 @@ def test_repository_is_mounted_read_only_where_the_image_looks_when_started(serv
     assert (FOLDER / mount["source"]).resolve() == ROOT / "artifacts" / "repository"
 
 
-def test_mounted_files_exist_when_started(services):
-    for volume in services["prometheus"]["volumes"]:
-        source = volume.partition(":")[0]
-        if source.startswith("."):
-            assert (FOLDER / source).is_file()
+def test_mounted_files_exist(services):
+    sources = [volume.partition(":")[0] for volume in services["prometheus"]["volumes"]]
+    files = [FOLDER / source for source in sources if source.startswith(".")]
+    assert files
+    assert all(file.is_file() for file in files)
 
 
-def test_server_is_the_image_with_its_own_options_when_started(services, image):
+def test_compose_server_runs_the_image_without_other_options(services, image):
     triton = services["triton"]
     assert "command" not in triton
     assert "entrypoint" not in triton
@@ -97,7 +97,7 @@ def test_shared_memory_holds_every_python_model_when_it_grows(services, image):
     assert size(services["triton"]["shm_size"]) >= 4 * models * image.backend_option("shm-default-byte-size")
 
 
-def test_services_have_few_rights_and_limits_when_started(services):
+def test_services_have_few_rights_and_bounded_resources(services):
     for service in services.values():
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]

@@ -21,28 +21,28 @@ def test_files_exist_when_a_text_names_them(text):
         assert (base / name).exists(), name
 
 
-def test_guide_names_every_overlay_and_no_other_when_compared():
+def test_guide_names_every_overlay_and_no_other():
     text = GUIDE.read_text(encoding="utf-8")
     overlays = {path.name for path in (ROOT / "deploy" / "kubernetes" / "overlays").iterdir()}
     named = set(re.findall(r"`((?:cpu|gpu)(?:-\w+)?)`", text))
     assert named == overlays
 
 
-def test_guide_names_every_series_and_alert_when_compared():
+def test_guide_names_every_series_and_alert_and_no_other():
     text = GUIDE.read_text(encoding="utf-8")
     groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yaml").read_text(encoding="utf-8"))["groups"]
     defined = {rule.get("record") or rule["alert"] for group in groups for rule in group["rules"]}
     assert set(re.findall(r"`(ebbtide:[\w:]+|Ebbtide[A-Z]\w+)`", text)) == defined
 
 
-def test_guides_options_exist_when_compared_with_the_servers_help(server_options):
+def test_guide_names_only_options_of_the_servers_help(server_options):
     text = GUIDE.read_text(encoding="utf-8")
     named = set(re.findall(r"--((?:grpc|http)-[\w-]+)", text))
     assert named
     assert named <= server_options.keys()
 
 
-def test_guides_times_are_those_of_the_manifests_when_compared(render, image):
+def test_guide_states_the_times_of_the_manifests(render, image):
     text = GUIDE.read_text(encoding="utf-8")
     pod = render("cpu").pod["spec"]
     assert f"keeps serving for {render('cpu').triton['lifecycle']['preStop']['exec']['command'][1]} s" in text

@@ -36,7 +36,7 @@ def imported_packages(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_dockerfile_is_clean_when_linted(path, run_tool):
+def test_dockerfile_passes_the_linter(path, run_tool):
     done = run_tool("hadolint", "--failure-threshold", "style", path)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -95,7 +95,7 @@ def test_tools_context_holds_what_the_wheel_needs_when_docker_reads_its_ignore_f
     assert all((ROOT / name).exists() for name in kept)
 
 
-def test_tools_have_the_deploy_command_without_torch_when_installed(run_tool):
+def test_deploy_command_is_imported_when_torch_is_not_installed(run_tool):
     # What the tools' image does not install must not be needed.
     code = "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'polars', 'pytriton']))\n"
     code += "import ebbtide.deploy, ebbtide.export.inprocess"

@@ -50,12 +50,12 @@ def as_pod(spec: dict) -> dict:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
 
 
-def test_resources_fit_kserves_models_when_validated(runtime, service):
+def test_resources_fit_kserves_models(runtime, service):
     validate(runtime)
     validate(service)
 
 
-def test_misspelt_field_is_refused_when_validated(service):
+def test_validation_fails_when_a_field_of_a_service_is_misspelt(service):
     service["spec"]["predictor"]["model"]["storageURI"] = "s3://bucket"
     with pytest.raises(jsonschema.ValidationError, match="storageURI"):
         validate(service)
@@ -69,7 +69,7 @@ def test_pods_fit_kubernetes_when_kserve_puts_them_together(runtime, service):
     assert {mount["name"] for mount in merged["volumeMounts"]} == {volume["name"] for volume in volumes}
 
 
-def test_service_names_the_runtime_and_what_it_supports_when_resolved(runtime, service):
+def test_service_names_the_runtime_and_a_format_it_supports(runtime, service):
     model = service["spec"]["predictor"]["model"]
     assert model["runtime"] == runtime["metadata"]["name"]
     assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
@@ -94,11 +94,11 @@ def test_scraped_port_is_the_metrics_port_when_prometheus_asks(runtime, image):
     assert runtime["spec"]["annotations"]["prometheus.kserve.io/port"] == image.only("EXPOSE").split()[2]
 
 
-def test_image_is_that_of_the_plain_manifests_when_compared(runtime, render):
+def test_kserve_image_is_that_of_the_plain_manifests(runtime, render):
     assert runtime["spec"]["containers"][0]["image"] == render("cpu").triton["image"]
 
 
-def test_standard_mode_probes_and_stops_as_the_plain_manifests_do_when_compared(render, image):
+def test_kserve_probes_and_stops_as_the_plain_manifests_do(render, image):
     predictor = load("inferenceservice-standard.yaml")["spec"]["predictor"]
     plain = render("cpu").triton
     http = int(image.only("EXPOSE").split()[0])

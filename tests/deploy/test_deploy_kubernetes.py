@@ -43,13 +43,13 @@ def ports(container: dict) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_resources_fit_the_api_when_validated_strictly(rendered, version):
+def test_resources_fit_the_api_of_each_kubernetes_version(rendered, version):
     for resource in rendered.resources:
         if resource["kind"] not in CUSTOM:
             kubernetes_validate.validate(resource, version, strict=True)
 
 
-def test_misspelt_field_is_refused_when_validated_strictly(render):
+def test_validation_fails_when_a_field_of_a_deployment_is_misspelt(render):
     deployment = json.loads(json.dumps(render("cpu").one("Deployment", "ebbtide")))
     deployment["spec"]["template"]["spec"]["terminationGracePeriod"] = 50
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -57,14 +57,14 @@ def test_misspelt_field_is_refused_when_validated_strictly(render):
 
 
 @pytest.mark.parametrize("kind", CUSTOM)
-def test_custom_resource_fits_its_definition_when_validated(rendered, kind):
+def test_custom_resources_fit_their_definition(rendered, kind):
     schemas = json.loads((SCHEMAS / "monitoring.json").read_text(encoding="utf-8"))
     for resource in rendered.of_kind(kind):
         jsonschema.validate(resource, {**schemas, "$ref": f"#/$defs/{kind}"})
     assert rendered.of_kind(kind)
 
 
-def test_everything_is_in_one_namespace_when_applied(rendered):
+def test_every_resource_is_in_the_overlays_own_namespace(rendered):
     (namespace,) = rendered.of_kind("Namespace")
     others = [entry for entry in rendered.resources if entry is not namespace]
     assert {entry["metadata"]["namespace"] for entry in others} == {namespace["metadata"]["name"]}
@@ -84,11 +84,11 @@ def test_headless_service_gives_every_pod_when_a_client_balances(rendered):
     assert rendered.one("Service", "ebbtide")["spec"].get("clusterIP") is None
 
 
-def test_container_ports_are_those_of_the_image_when_compared(rendered, image):
+def test_container_ports_are_those_that_the_image_exposes(rendered, image):
     assert [str(port) for port in ports(rendered.triton).values()] == image.only("EXPOSE").split()
 
 
-def test_selectors_find_the_servers_pods_alone_when_resolved(rendered):
+def test_selectors_match_only_the_servers_pods(rendered):
     selectors = [
         rendered.one("Deployment", "ebbtide")["spec"]["selector"]["matchLabels"],
         rendered.one("PodDisruptionBudget", "ebbtide")["spec"]["selector"]["matchLabels"],
@@ -101,7 +101,7 @@ def test_selectors_find_the_servers_pods_alone_when_resolved(rendered):
         assert found == ["ebbtide"], selector
 
 
-def test_network_policy_lets_in_clients_and_prometheus_alone_when_read(rendered):
+def test_network_policy_admits_only_clients_and_prometheus(rendered):
     spec = rendered.one("NetworkPolicy", "ebbtide")["spec"]
     assert spec["policyTypes"] == ["Ingress", "Egress"]
     clients, prometheus = spec["ingress"]
@@ -127,7 +127,7 @@ def test_tools_may_call_the_servers_and_write_their_volume_when_a_version_is_dep
     assert mount["mountPath"] in found.triton["args"][0]
 
 
-def test_egress_is_open_only_where_models_are_fetched_when_read(rendered):
+def test_egress_is_open_only_where_models_are_fetched(rendered):
     assert rendered.one("NetworkPolicy", "ebbtide")["spec"].get("egress", []) == []
     extra = {policy["metadata"]["name"] for policy in rendered.of_kind("NetworkPolicy")} - {"ebbtide"}
     assert extra == ({"ebbtide-object-storage"} if rendered.overlay in ("cpu-sync", "cpu-s3") else set())
@@ -151,7 +151,7 @@ def test_pods_meet_the_restricted_standard_when_the_namespace_enforces_it(render
             assert own["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_pods_run_as_the_images_user_when_compared(rendered, image):
+def test_pods_run_as_the_images_user(rendered, image):
     user, group = map(int, image.only("USER").split(":"))
     for pod in rendered.workloads.values():
         security = pod["spec"]["securityContext"]
@@ -205,7 +205,7 @@ def test_server_options_stand_in_the_image_alone_when_manifests_are_read(rendere
     assert "model-repository" in server_options
 
 
-def test_images_are_pinned_when_rendered(rendered, image):
+def test_images_are_pinned_to_a_tag(rendered, image):
     for pod in rendered.workloads.values():
         for container in containers(pod):
             name, _, tag = container["image"].rpartition(":")
@@ -253,7 +253,7 @@ def test_autoscaler_owns_the_replicas_when_it_runs(rendered):
     assert "cpu" in rendered.triton["resources"]["requests"]
 
 
-def test_gpu_is_asked_for_in_the_gpu_overlay_alone_when_rendered(rendered):
+def test_gpu_is_requested_only_in_the_gpu_overlay(rendered):
     limits = rendered.triton["resources"]["limits"]
     assert ("nvidia.com/gpu" in limits) == (rendered.overlay == "gpu")
     tolerated = [entry["key"] for entry in rendered.pod["spec"].get("tolerations", [])]

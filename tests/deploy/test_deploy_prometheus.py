@@ -10,6 +10,7 @@ import promql_parser
 import pytest
 import yaml
 
+from deadlines import PATIENT
 from ebbtide.client import InterestClient, event
 from ebbtide.interest import contract
 
@@ -51,7 +52,7 @@ def matches(matcher: promql_parser.Matcher, labels: dict[str, str]) -> bool:
 @pytest.fixture(scope="module")
 def series(server, fetch, catalog) -> list[tuple[str, dict[str, str]]]:
     """Name and labels of every sample, after one request."""
-    with InterestClient(server.grpc_url) as client:
+    with InterestClient(server.grpc_url, config=PATIENT) as client:
         client.recommend(history=[event(item_id=catalog.item_id[0], time_ms=1_700_000_000_000)], top_n=1)
     body = fetch("metrics", "/metrics")[1]
     return [
@@ -133,7 +134,7 @@ def test_autoscaler_reads_a_recorded_series_of_each_pod_when_the_adapter_renames
     assert {matcher.name for matcher in selector.matchers.matchers} <= kept
 
 
-def test_alert_on_queueing_is_above_the_autoscalers_aim_when_compared(rendered):
+def test_queueing_alert_is_at_twice_the_autoscalers_target(rendered):
     (autoscaler,) = rendered.of_kind("HorizontalPodAutoscaler")
     (target,) = [entry["pods"]["target"] for entry in autoscaler["spec"]["metrics"] if entry["type"] == "Pods"]
     aim_s = int(target["averageValue"].removesuffix("m")) / 1_000

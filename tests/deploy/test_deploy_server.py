@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 import grpc
 import pytest
 
+from deadlines import PATIENT
 from ebbtide.client import InterestClient, event
 from ebbtide.interest import contract
 
@@ -21,7 +22,7 @@ def test_every_model_is_ready_when_started_with_the_images_options(fetch):
 
 def test_recommendations_are_answered_when_started_with_the_images_options(server, catalog):
     now = datetime.now(timezone.utc)
-    with InterestClient(server.grpc_url) as client:
+    with InterestClient(server.grpc_url, config=PATIENT) as client:
         answer = client.recommend(
             history=[event(item_id=catalog.item_id[0], time=now - timedelta(days=3))],
             current=[event(text="space opera with robots", time=now)],

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from deadlines import PATIENT
 from ebbtide.client import InterestClient
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
@@ -78,7 +79,7 @@ def server(trained):
 
 @pytest.fixture(scope="session")
 def client(server):
-    with InterestClient(server.grpc_url) as connected:
+    with InterestClient(server.grpc_url, config=PATIENT) as connected:
         yield connected
 
 

@@ -8,6 +8,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from deadlines import PATIENT
 from ebbtide.client import InterestClient, InvalidArgumentError, event
 from ebbtide.interest import contract
 
@@ -53,7 +54,7 @@ def test_good_requests_are_answered_when_bad_ones_share_their_batch(server):
     good = {"history": [an_event(), an_event(item_id="2")], "now": NOW}
 
     def call(number):
-        with InterestClient(server.grpc_url) as own:
+        with InterestClient(server.grpc_url, config=PATIENT) as own:
             results = []
             for turn in range(20):
                 bad = (number + turn) % 2
@@ -127,7 +128,7 @@ def test_concurrent_requests_of_different_lengths_are_batched(server, plain, tra
     lengths = random.integers(0, 120, 16 * 40).reshape(16, 40)
 
     def call(row):
-        with InterestClient(server.grpc_url) as own:
+        with InterestClient(server.grpc_url, config=PATIENT) as own:
             for length in row:
                 own.recommend(history=[an_event(item_id=ids[index]) for index in range(length)], now=NOW)
 

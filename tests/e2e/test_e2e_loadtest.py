@@ -7,16 +7,22 @@ import numpy as np
 import pytest
 
 from ebbtide.data.dataset import read_dataset
+from ebbtide.export.earlier import EarlierExport
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.repository import export_repository
+from ebbtide.interest.contract import Limits
 from ebbtide.serve import ServerConfig, TritonServer
 
 MAX_EVENTS = 64
 
 
 @pytest.fixture(scope="module")
-def short_histories(trained, command, tmp_path_factory):
+def short_histories(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("short") / "repository"
-    command("export", trained.bundle_folder, "--out", folder, "--top-n", "20", "--max-events", str(MAX_EVENTS))
-    return folder
+    # Building the encoder again would take most of the time.
+    encoder = EarlierExport.read(trained.repository, trained.bundle).encoder
+    options = ExportOptions(top_n=20, limits=Limits(max_events=MAX_EVENTS))
+    return export_repository(trained.bundle, folder, options, encoder=encoder).folder
 
 
 @pytest.fixture(scope="module")

@@ -114,9 +114,8 @@ def assert_same_top(ids, scores, reference, catalog_ids):
     np.testing.assert_allclose(mine, reference.scores[order], atol=TOLERANCE, rtol=0)
     assert len(set(ids)) == len(ids)
     decided = np.flatnonzero(np.abs(np.diff(reference.scores[np.argsort(-reference.scores)][: len(ids) + 1])) > 1e-5)
-    if decided.size:
-        border = decided[-1] + 1
-        assert set(ids[:border]) == {catalog_ids[item] for item in order[:border]}
+    border = decided[-1] + 1
+    assert set(ids[:border]) == {catalog_ids[item] for item in order[:border]}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from deadlines import PATIENT
 from ebbtide.client import InterestClient, event
 from ebbtide.export import versions
 from ebbtide.serve import ServerConfig, TritonServer
@@ -49,7 +50,7 @@ def test_popular_item_is_recommended_when_the_refreshed_bundle_is_deployed(train
     liked = trained.bundle.catalog.item_id[0]
     users = [{}, {"history": [event(item_id=liked, time=now - timedelta(days=3))]}]
     config = ServerConfig(repository, model_control="explicit", load_models=("*",))
-    with TritonServer(config) as server, InterestClient(server.grpc_url) as client:
+    with TritonServer(config) as server, InterestClient(server.grpc_url, config=PATIENT) as client:
 
         def answers():
             return [client.recommend(**user, now=now, top_n=20) for user in users]

@@ -1,98 +1,45 @@
-"""A small real catalog with an untrained model, its export, and one running server for this folder."""
+"""A small export with the packaged encoder, cheaper exports, and one running server for this folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import polars as pl
 import pytest
-import torch
 import tritonclient.grpc as triton
 
-from ebbtide.data.catalog import Catalog, fill_template
-from ebbtide.data.dataset import DataReference
+from ebbtide.data.catalog import Catalog
 from ebbtide.export.attributes import read_attributes
-from ebbtide.export.encoder.check import EncoderReport
+from ebbtide.export.encoder.kept import KeptEncoder
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
-from ebbtide.export.tokenizer import write_tokenizer
 from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract
 from ebbtide.interest.checks import Request
 from ebbtide.serve import ServerConfig, TritonServer
-from ebbtide.train.bundle import BundleConfig, EncoderReference, InterestBundle, fingerprint_of
-from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_fingerprint, encoder_folder
-from ebbtide.train.model import InterestModel
+from ebbtide.train.bundle import InterestBundle
+from ebbtide.train.encoder import PACKAGED
 
-ITEMS = 200
 TOP_N = 20
 MOVIES = Path(__file__).parents[2] / "examples" / "movielens-small" / "movies.parquet"
 
 MakeBundle = Callable[..., InterestBundle]
-
-
-@pytest.fixture(scope="session")
-def catalog() -> Catalog:
-    movies = pl.read_parquet(MOVIES).head(ITEMS)
-    texts = fill_template("{title} ({year}). {genres}", movies).to_list()
-    return Catalog(movies["movieId"].cast(pl.String).to_list(), texts, movies["title"].to_list())
-
-
-@pytest.fixture(scope="session")
-def text_vectors(catalog: Catalog) -> npt.NDArray[np.float32]:
-    return embed_texts(encoder_folder(PACKAGED), catalog.text)
-
-
-@pytest.fixture(scope="session")
-def make_bundle(catalog: Catalog, text_vectors: npt.NDArray[np.float32]) -> MakeBundle:
-    """A bundle as training leaves it, but with random parameters."""
-
-    def make(seed: int = 0, **settings: object) -> InterestBundle:
-        torch.manual_seed(seed)
-        config = ModelConfig.model_validate({"dimensions": 16, "gate_hidden": 8, **settings})
-        model = InterestModel(config, torch.from_numpy(text_vectors)).eval()
-        if model.repeat is not None:
-            for started_at_zero in (model.repeat.text_weight, model.repeat.item_bias, model.repeat.output.weight):
-                torch.nn.init.normal_(started_at_zero)
-        columns = len(config.effective_prior_half_life_days)
-        prior = np.random.default_rng(seed).random((len(catalog), columns), dtype=np.float32)
-        encoder = EncoderReference(source=PACKAGED, fingerprint=encoder_fingerprint(encoder_folder(PACKAGED)))
-        bundle_config = BundleConfig(
-            fingerprint=fingerprint_of(model, prior, catalog, encoder),
-            model=config,
-            training=TrainConfig(),
-            encoder=encoder,
-            data=DataReference(
-                events="ratings.parquet",
-                catalog="movies.parquet",
-                user_column="userId",
-                item_column="movieId",
-                time_column="timestamp",
-                weight_column=None,
-                catalog_item_column="movieId",
-                text_template="{title} ({year}). {genres}",
-                title_template=None,
-                max_bad_rows=0.01,
-                holdout="none",
-            ),
-            prior_counted_at_ms=0,
-            best_epoch=1,
-            validation_ndcg_at_10=0.0,
-        )
-        return InterestBundle(bundle_config, catalog, model, prior)
-
-    return make
+Export = Callable[..., ExportReport]
 
 
 @pytest.fixture(scope="session")
 def bundle(make_bundle: MakeBundle) -> InterestBundle:
-    return make_bundle()
+    """With the packaged encoder, whose fidelity tests here measure."""
+    return make_bundle(encoder=PACKAGED)
+
+
+@pytest.fixture(scope="session")
+def catalog(bundle: InterestBundle) -> Catalog:
+    return bundle.catalog
 
 
 @pytest.fixture(scope="session")
@@ -107,17 +54,29 @@ def repository(export_report: ExportReport) -> Path:
     return export_report.folder
 
 
-@pytest.fixture
-def without_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports write no encoder, which takes most of their time and has its own tests; its tokenizer they do write."""
+@pytest.fixture(scope="session")
+def keep_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[InterestBundle], KeptEncoder]:
+    """Exports a bundle's encoder once, for all exports of bundles that project texts alike."""
+    kept: dict[bytes, KeptEncoder] = {}
 
-    def write_tokenizer_alone(writer: RepositoryWriter) -> None:
-        folder = writer.folder / contract.TOKENIZER.name / str(writer.version)
-        write_tokenizer(encoder_folder(PACKAGED), 256, folder)
+    def keep(bundle: InterestBundle) -> KeptEncoder:
+        projection = bundle.model.event_projection.detach().numpy().tobytes()
+        if projection not in kept:
+            report = export_repository(bundle, tmp_path_factory.mktemp("kept") / "repository")
+            kept[projection] = KeptEncoder(report.folder, report.version, report.encoder)
+        return kept[projection]
 
-    monkeypatch.setattr(RepositoryWriter, "write_encoder", write_tokenizer_alone)
-    nothing = EncoderReport("fp32", (), {}, None, difference=0.0, tolerance=0.0, fidelity=None)
-    monkeypatch.setattr(RepositoryWriter, "check", lambda *_: (nothing, 0.0, 0.0))
+    return keep
+
+
+@pytest.fixture(scope="session")
+def export(keep_encoder: Callable[[InterestBundle], KeptEncoder]) -> Export:
+    """`export_repository`, which takes the encoder over: building it takes most of the time, and has its own tests."""
+
+    def run(bundle: InterestBundle, out: Path, options: ExportOptions | None = None, **settings: Any) -> ExportReport:
+        return export_repository(bundle, out, options or ExportOptions(), encoder=keep_encoder(bundle), **settings)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from ebbtide.export.configs import CACHED_MODELS, ConfigSettings, render_config
 from ebbtide.export.facts import VersionFacts
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions
-from ebbtide.export.repository import export_repository
 from ebbtide.export.serving import ServingOptions
 from ebbtide.export.targets import Target
 from ebbtide.export.versions import read_model_config
@@ -22,11 +21,14 @@ from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Kind, Limits, Size
 from ebbtide.train.bundle import InterestBundle
 
+from .conftest import Export
+
 SIZES = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: 30, Size.FILTER: 2, Size.TOP_N: 5}
 CPU, GPU = Target("cpu", 8), Target("gpu", 2)
 SETTINGS = ConfigSettings(
     "0123456789abcdef", 3, SIZES, VersionFacts(Limits(max_texts=7), ("genres", "in_stock")), ServingOptions((CPU,))
 )
+
 KINDS = model_config_pb2.ModelInstanceGroup
 TRITON_TYPES = {
     Dtype.BOOL: model_config_pb2.TYPE_BOOL,
@@ -59,7 +61,7 @@ def test_config_states_the_contracts_tensors_when_rendered_and_parsed_back(name:
 
 
 @all_models
-def test_config_names_one_version_when_rendered(name: str) -> None:
+def test_config_names_the_one_version_that_is_exported(name: str) -> None:
     config = parsed(name)
     assert list(config.version_policy.specific.versions) == [SETTINGS.version]
     if contract.MODELS[name].kind is Kind.ENSEMBLE:
@@ -72,7 +74,7 @@ def test_config_names_one_version_when_rendered(name: str) -> None:
 
 @all_models
 @pytest.mark.parametrize("target", [CPU, GPU], ids=lambda target: target.name)
-def test_config_writes_batching_and_instances_out_when_rendered(name: str, target: Target) -> None:
+def test_config_spells_out_batching_and_instances(name: str, target: Target) -> None:
     model, config = contract.MODELS[name], parsed(name, target)
     assert (config.max_batch_size > 0) == model.batching
     assert config.HasField("dynamic_batching") == (model.batching and model.kind is not Kind.ENSEMBLE)
@@ -185,12 +187,11 @@ def test_exported_folder_holds_config_and_version_when_written(repository: Path,
     assert any((repository / name / "1").iterdir())
 
 
-@pytest.mark.usefixtures("without_encoder")
 def test_variants_are_written_beside_the_default_when_there_are_more_targets(
-    bundle: InterestBundle, tmp_path: Path
+    export: Export, tiny_bundle: InterestBundle, tmp_path: Path
 ) -> None:
     serving = ServingOptions((CPU, GPU, Target("cpu", 2)), accelerator="cuda")
-    export_repository(bundle, tmp_path / "out", ExportOptions(serving=serving))
+    export(tiny_bundle, tmp_path / "out", ExportOptions(serving=serving))
     for name, model in contract.MODELS.items():
         default, *variants = versions.config_files(tmp_path / "out" / name)
         assert [path.stem for path in variants] == ([] if model.kind is Kind.ENSEMBLE else ["cpu-2", "gpu-2"])

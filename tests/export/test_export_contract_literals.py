@@ -35,7 +35,7 @@ def literals(path: Path) -> set[str]:
     ],
     ids=["export", "model_repository", "client"],
 )
-def test_sources_spell_out_no_tensor_name_when_parsed(folder: Path, allowed: set[str]) -> None:
+def test_sources_spell_out_no_tensor_name(folder: Path, allowed: set[str]) -> None:
     paths = sorted(folder.rglob("*.py"))
     assert paths
     found = {str(path.relative_to(folder)): sorted(literals(path) & (NAMES - allowed)) for path in paths}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from ebbtide.export import versions
 from ebbtide.export.attributes import read_attributes
@@ -22,10 +23,13 @@ from ebbtide.export.encoder.speed import Speed
 from ebbtide.export.errors import AttributesError, OutputValueError, RepositoryError
 from ebbtide.export.facts import VersionFacts
 from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.machine import Machine
 from ebbtide.export.manifest import MANIFEST_FILE, read_manifest
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.export.serving import ServingOptions
+from ebbtide.export.tokenizer import TOKENIZER_FILE
+from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits
 from ebbtide.train.bundle import InterestBundle, fingerprint_of
 
@@ -35,30 +39,30 @@ MakeBundle = Callable[..., InterestBundle]
 
 
 @pytest.fixture(scope="module")
-def refreshed(bundle: InterestBundle) -> InterestBundle:
+def refreshed(tiny_bundle: InterestBundle) -> InterestBundle:
     """The bundle with another prior."""
-    columns = bundle.prior_columns[::-1].copy()
-    fingerprint = fingerprint_of(bundle.model, columns, bundle.catalog, bundle.config.encoder)
-    config = bundle.config.model_copy(update={"fingerprint": fingerprint})
-    return replace(bundle, config=config, prior_columns=columns)
+    columns = tiny_bundle.prior_columns[::-1].copy()
+    fingerprint = fingerprint_of(tiny_bundle.model, columns, tiny_bundle.catalog, tiny_bundle.config.encoder)
+    config = tiny_bundle.config.model_copy(update={"fingerprint": fingerprint})
+    return replace(tiny_bundle, config=config, prior_columns=columns)
 
 
 @pytest.fixture
-def folder(repository: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(repository, tmp_path / "repository"))
+def folder(tiny_export: ExportReport, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_export.folder, tmp_path / "repository"))
 
 
 def test_next_version_has_options_filters_and_encoder_when_the_prior_was_refreshed(
-    refreshed: InterestBundle, bundle: InterestBundle, export_report: ExportReport, folder: Path
+    refreshed: InterestBundle, tiny_bundle: InterestBundle, tiny_export: ExportReport, folder: Path
 ) -> None:
     earlier = EarlierExport.read(folder, refreshed)
     assert earlier.options == ExportOptions(top_n=TOP_N)
-    genres = read_attributes(MOVIES, ["genres"], bundle.catalog.item_id, item_column="movieId")
+    genres = read_attributes(MOVIES, ["genres"], tiny_bundle.catalog.item_id, item_column="movieId")
     assert earlier.attributes is not None
     assert earlier.attributes.digest == genres.digest
     assert earlier.encoder is not None
-    assert earlier.encoder.report == export_report.encoder
-    assert earlier.same_answers(bundle) == 1
+    assert earlier.encoder.report == tiny_export.encoder
+    assert earlier.same_answers(tiny_bundle) == 1
     assert earlier.same_answers(refreshed) is None
 
     report = earlier.export(refreshed)
@@ -76,9 +80,9 @@ def test_next_version_has_options_filters_and_encoder_when_the_prior_was_refresh
     # As refreshed as before, and so once more the same.
     versions.load_only(folder, [1, 2])
     versions.serve(folder, 2)
-    again = EarlierExport.read(folder, bundle)
+    again = EarlierExport.read(folder, tiny_bundle)
     assert (again.version, again.options, again.encoder is None) == (2, earlier.options, False)
-    assert again.same_answers(bundle) == 1
+    assert again.same_answers(tiny_bundle) == 1
 
 
 def test_options_are_read_back_when_they_are_not_the_defaults() -> None:
@@ -92,26 +96,29 @@ def test_options_are_read_back_when_they_are_not_the_defaults() -> None:
 def test_what_was_told_of_an_encoder_is_read_back_when_it_is_compressed(tmp_path: Path) -> None:
     speed = Speed(0.5, 0.01)
     ranking = RankingLoss(0.99, float("nan"), 0.05, 10, 20)
-    fidelity = Fidelity(0.99, 0.9, 100, 0.98, 0.2, ranking, None, speed, speed)
-    report = EncoderReport("layers3-int8", (0, 2, 5), {"Attention": 3}, None, 0.2, 0.3, fidelity)
+    fidelity = Fidelity(0.99, 0.9, 100, 0.98, 0.2, ranking, None, speed, speed, Machine("a processor", ("avx2",)))
+    report = EncoderReport("int8", {"Attention": 3}, None, 0.2, 0.3, 0.99, fidelity)
     noted = json.loads(json.dumps(asdict(report)))
     assert repr(KeptEncoder.read(tmp_path, 3, noted).report) == repr(report)
     with pytest.raises(RepositoryError, match=r"(?s)version 3, encoder: got .*tolerance.*`ebbtide export --version`"):
         KeptEncoder.read(tmp_path, 3, {**noted, "tolerance": "wide"})
 
 
-def test_encoder_is_not_taken_over_when_the_training_is_another(make_bundle: MakeBundle, repository: Path) -> None:
-    earlier = EarlierExport.read(repository, make_bundle(seed=1))
+def test_encoder_is_not_taken_over_when_the_training_is_another(
+    make_bundle: MakeBundle, tiny_export: ExportReport
+) -> None:
+    earlier = EarlierExport.read(tiny_export.folder, make_bundle(seed=1))
     assert earlier.encoder is None
     # The items are the same, so the filters hold.
     assert earlier.attributes is not None
 
 
-def test_encoder_is_not_taken_over_when_it_answers_otherwise(
-    refreshed: InterestBundle, repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ebbtide.export.earlier.difference_from_bundle", lambda *_: 0.5)
-    assert EarlierExport.read(repository, refreshed).encoder is None
+def test_encoder_is_not_taken_over_when_it_answers_otherwise(refreshed: InterestBundle, folder: Path) -> None:
+    path = folder / contract.TOKENIZER.name / "1" / TOKENIZER_FILE
+    shorter = Tokenizer.from_file(str(path))
+    shorter.enable_truncation(4)
+    shorter.save(str(path))
+    assert EarlierExport.read(folder, refreshed).encoder is None
 
 
 def test_export_is_refused_when_the_encoder_taken_over_is_not_the_bundles(
@@ -124,25 +131,29 @@ def test_export_is_refused_when_the_encoder_taken_over_is_not_the_bundles(
 
 
 def test_export_is_refused_with_what_to_do_when_filters_are_of_other_items(
-    bundle: InterestBundle, repository: Path
+    tiny_bundle: InterestBundle, tiny_export: ExportReport
 ) -> None:
-    others = replace(bundle.catalog, item_id=[f"{item}x" for item in bundle.catalog.item_id])
+    others = replace(tiny_bundle.catalog, item_id=[f"{item}x" for item in tiny_bundle.catalog.item_id])
     with pytest.raises(AttributesError, match=r"filters by genres for other items .*--attributes FILE --attribute-col"):
-        EarlierExport.read(repository, replace(bundle, catalog=others))
+        EarlierExport.read(tiny_export.folder, replace(tiny_bundle, catalog=others))
 
 
 @pytest.mark.parametrize("lost", ["attributes", "encoder", "options"])
-def test_export_is_refused_when_the_manifest_notes_too_little(bundle: InterestBundle, folder: Path, lost: str) -> None:
+def test_export_is_refused_when_the_manifest_notes_too_little(
+    tiny_bundle: InterestBundle, folder: Path, lost: str
+) -> None:
     path = folder / MANIFEST_FILE
     content = json.loads(path.read_text())
     del content["versions"]["1"][lost]
     path.write_text(json.dumps(content))
     with pytest.raises(RepositoryError, match=rf"version 1: got KeyError\('{lost}'\).*`ebbtide export --version`"):
-        EarlierExport.read(folder, bundle)
+        EarlierExport.read(folder, tiny_bundle)
 
 
-def test_export_is_refused_when_the_manifest_lacks_the_version_in_service(bundle: InterestBundle, folder: Path) -> None:
+def test_export_is_refused_when_the_manifest_lacks_the_version_in_service(
+    tiny_bundle: InterestBundle, folder: Path
+) -> None:
     path = folder / MANIFEST_FILE
     path.write_text(path.read_text().replace('"1": {', '"7": {'))
     with pytest.raises(RepositoryError, match=r"manifest of versions \['7'\]; expected 1, the one in service"):
-        EarlierExport.read(folder, bundle)
+        EarlierExport.read(folder, tiny_bundle)

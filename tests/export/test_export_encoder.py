@@ -15,6 +15,7 @@ from ebbtide.export.parity import TOLERANCE
 from ebbtide.export.repository import ExportReport
 from ebbtide.interest import contract
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.modelfile import read_fingerprint
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_folder
 
@@ -81,12 +82,13 @@ def test_tokens_are_refused_when_a_text_is_bad(
     assert RequestError.parse(f"tokenizer: {caught.value}") is not None
 
 
-def test_graph_carries_the_fingerprint_and_no_trace_when_written(repository: Path, export_report: ExportReport) -> None:
+def test_graph_has_the_fingerprint_beside_it_and_no_trace_when_written(
+    repository: Path, export_report: ExportReport
+) -> None:
     for name in (contract.ENCODER.name, contract.SCORING_HEAD.name):
+        assert read_fingerprint(repository / name / "1") == export_report.fingerprint
         model = onnx.load(repository / name / "1" / "model.onnx")
-        assert {entry.key: entry.value for entry in model.metadata_props} == {
-            contract.FINGERPRINT_PARAMETER: export_report.fingerprint
-        }
+        assert not model.metadata_props
         assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
         fused = {"com.microsoft": 1} if name == contract.ENCODER.name else {}
         assert {entry.domain: entry.version for entry in model.opset_import} == {"": 18, **fused}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import tritonclient.grpc as triton
 
 from ebbtide.data.catalog import Catalog
-from ebbtide.export.encoder.build import EncoderSource
 from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.manifest import read_manifest
@@ -21,9 +22,9 @@ from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.interest import contract
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.encoder import PACKAGED, encoder_folder
+from ebbtide.verify import compare_fidelity
+from ebbtide.verify.tolerances import Tolerances
 
-VARIANTS = {"int8": EncoderOptions(precision="int8"), "static": EncoderOptions("static", allow_fidelity_loss=True)}
 TEXTS = ["a", "space opera with robots", "Ünïcødé – 東京物語 🎬", "word " * 400]
 
 
@@ -34,6 +35,7 @@ class Served:
     report: ExportReport
     in_process: InProcessPipeline
     client: triton.InferenceServerClient
+    address: str
 
     def embed(self, texts: list[str]) -> np.ndarray:
         array = np.array([text.encode() for text in texts], dtype=object)
@@ -47,25 +49,15 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def source(bundle: InterestBundle) -> EncoderSource:
-    return EncoderSource.read(bundle, encoder_folder(PACKAGED))
-
-
-@pytest.fixture(scope="module", params=VARIANTS)
-def served(
-    request: Any, bundle: InterestBundle, source: EncoderSource, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
-    with pytest.MonkeyPatch.context() as patch:
-        # Traced once for both.
-        patch.setattr(EncoderSource, "read", lambda *_: source)
-        options = ExportOptions(top_n=20, encoder=VARIANTS[request.param])
-        report = export_repository(bundle, tmp_path_factory.mktemp("export") / "repository", options)
+def served(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    options = ExportOptions(top_n=20, encoder=EncoderOptions("int8"))
+    report = export_repository(bundle, tmp_path_factory.mktemp("export") / "repository", options)
     log = tmp_path_factory.mktemp("log") / "tritonserver.log"
     with (
         TritonServer(ServerConfig(report.folder, log_file=log)) as running,
         triton.InferenceServerClient(running.grpc_url) as client,
     ):
-        yield Served(report, InProcessPipeline(report.folder), client)
+        yield Served(report, InProcessPipeline(report.folder), client, running.grpc_url)
 
 
 def test_embed_equals_its_twin_when_the_encoder_is_compressed(served: Served, catalog: Catalog) -> None:
@@ -83,19 +75,39 @@ def test_embed_stays_within_the_stated_tolerance_when_the_encoder_is_compressed(
     np.testing.assert_allclose(served.embed(texts), expected, atol=stated["encoder_tolerance"], rtol=0)
 
 
+def test_served_vectors_pass_the_gate_when_verified_against_torch(served: Served, bundle: InterestBundle) -> None:
+    found = compare_fidelity(bundle, served.in_process, served.address)
+    assert found.passed
+    assert (found.between, found.stage, found.compared) == ("torch, Triton", "embed", 200)
+    assert found.tolerance == pytest.approx(0.01)
+    assert 1e-5 < found.difference < 0.005
+
+
+def test_served_vectors_are_refused_when_their_cosine_is_below_the_gate(served: Served, bundle: InterestBundle) -> None:
+    found = compare_fidelity(bundle, served.in_process, served.address, tolerances=Tolerances(least_cosine=0.99995))
+    assert not found.passed
+    assert "mean cosine of 200 catalog texts: got 0.99" in found.detail
+    # What the server answers counts, not the files here: another projection than its own.
+    turned = copy.deepcopy(bundle.model)
+    with torch.no_grad():
+        turned.event_projection.neg_()
+    assert compare_fidelity(replace(bundle, model=turned), served.in_process, served.address).difference > 1.99
+
+
 def test_manifest_tells_of_the_encoder_when_it_is_compressed(served: Served) -> None:
     stated = read_manifest(served.report.folder)["1"]["encoder"]
-    label = served.report.encoder.label
-    assert stated["label"] == label
-    assert len(stated["layers"]) == (0 if label == "static" else 6)
+    assert stated["precision"] == "int8"
     assert stated["kept_plain"] is None
+    assert stated["least_cosine"] == 0.99
+    machine = stated["fidelity"]["machine"]
+    assert machine["processor"]
+    assert ("avx2" in machine["vector_units"]) == ("avx2" in Path("/proc/cpuinfo").read_text().split())
     assert stated["fidelity"]["cosine_mean"] == served.report.encoder.fidelity.cosine_mean  # type: ignore[union-attr]
     assert stated["fidelity"]["ndcg_not_measured"] == "ratings.parquet is not there any more"
-    assert read_manifest(served.report.folder)["1"]["options"]["encoder"]["precision"] in ("int8", "fp32")
+    assert read_manifest(served.report.folder)["1"]["options"]["encoder"]["precision"] == "int8"
 
 
 def test_encoder_is_near_the_full_one_when_compressed(served: Served) -> None:
     fidelity = served.report.encoder.fidelity
     assert fidelity is not None
-    # Two hundred texts teach a static encoder little: docs/encoder.md has the figures of a whole catalog.
-    assert fidelity.cosine_mean > (0.995 if served.report.encoder.label == "int8" else 0.75)
+    assert fidelity.cosine_mean > 0.995

@@ -22,7 +22,7 @@ from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE, ranking_difference
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits, Size
-from ebbtide.interest.exported import MODEL_FILE
+from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint, write_fingerprint
 from ebbtide.train.bundle import InterestBundle
 
 ITEMS, WIDTH, ADJUSTMENTS, TOP_N = 3_000, 20, 96, 10
@@ -179,6 +179,7 @@ def test_export_is_refused_when_its_integers_miss_best_items(
     integers = numpy_helper.to_array(weights["integer_factors"])
     weights["integer_factors"].CopyFrom(numpy_helper.from_array(np.roll(integers, 1, axis=1), "integer_factors"))
     onnx.save_model(graph, str(path))
+    write_fingerprint(path.parent, read_fingerprint(path.parent, hash_files=False))
     with pytest.raises(
         ParityError, match=r"scoring_head in int8: got \d+ of the 10 best items .* --head-precision fp32"
     ):
@@ -199,6 +200,7 @@ def test_tolerance_of_rounded_factors_is_stated_from_requests_and_still_refuses_
     rounded[:, 0] *= np.float16(1.02)
     weights["factors_fp16"].CopyFrom(numpy_helper.from_array(rounded, "factors_fp16"))
     onnx.save_model(graph, str(path))
+    write_fingerprint(path.parent, read_fingerprint(path.parent, hash_files=False))
     with pytest.raises(ParityError, match="scoring_head"):
         check_head(InProcessPipeline(folder), bundle, sizes, "fp16")
 

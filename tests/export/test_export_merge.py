@@ -9,20 +9,20 @@ import pytest
 from ebbtide.export import versions
 from ebbtide.export.errors import VersionError
 from ebbtide.export.options import ExportOptions
-from ebbtide.export.repository import export_repository
 from ebbtide.export.serving import ServingOptions
 from ebbtide.export.targets import Target
 from ebbtide.interest import contract
 from ebbtide.train.bundle import InterestBundle
 
-pytestmark = pytest.mark.usefixtures("without_encoder")
+from .conftest import Export
+
 CPU, GPU = Target("cpu", 8), Target("gpu", 1)
 SERVING = ServingOptions((CPU, GPU), accelerator="cuda", max_queue_size=64)
 
 
 @pytest.fixture
-def out(bundle: InterestBundle, tmp_path: Path) -> Path:
-    export_repository(bundle, tmp_path / "out", ExportOptions(serving=SERVING))
+def out(export: Export, tiny_bundle: InterestBundle, tmp_path: Path) -> Path:
+    export(tiny_bundle, tmp_path / "out", ExportOptions(serving=SERVING))
     return tmp_path / "out"
 
 
@@ -32,16 +32,16 @@ def configs(folder: Path) -> dict[Path, str]:
 
 @pytest.mark.parametrize("serving", [None, SERVING], ids=["nothing said", "the same"])
 def test_configs_stay_as_they_are_when_a_version_is_added(
-    bundle: InterestBundle, out: Path, serving: ServingOptions | None
+    export: Export, tiny_bundle: InterestBundle, out: Path, serving: ServingOptions | None
 ) -> None:
     before = configs(out)
-    export_repository(bundle, out, ExportOptions(serving=serving), version=2)
+    export(tiny_bundle, out, ExportOptions(serving=serving), version=2)
     assert configs(out) == before
     assert versions.available_versions(out) == (1, 2)
 
 
-def test_variants_name_the_versions_when_one_is_loaded(bundle: InterestBundle, out: Path) -> None:
-    export_repository(bundle, out, version=2)
+def test_variants_name_the_versions_when_one_is_loaded(export: Export, tiny_bundle: InterestBundle, out: Path) -> None:
+    export(tiny_bundle, out, version=2)
     versions.load_only(out, [1, 2])
     assert all("versions: 1\n    versions: 2" in text for path, text in configs(out).items() if path.stem == "gpu-1")
 
@@ -64,10 +64,10 @@ def test_variants_name_the_versions_when_one_is_loaded(bundle: InterestBundle, o
     ids=["instances", "queue", "variants", "cache", "a variant's accelerator"],
 )
 def test_version_is_refused_when_it_was_to_be_served_otherwise(
-    bundle: InterestBundle, out: Path, serving: ServingOptions, message: str
+    export: Export, tiny_bundle: InterestBundle, out: Path, serving: ServingOptions, message: str
 ) -> None:
     before = configs(out)
     with pytest.raises(VersionError, match=f"version 2: .*{message}"):
-        export_repository(bundle, out, ExportOptions(serving=serving), version=2)
+        export(tiny_bundle, out, ExportOptions(serving=serving), version=2)
     assert configs(out) == before
     assert versions.available_versions(out) == (1,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from ebbtide.export import repository, writer
+from ebbtide.export import writer
 from ebbtide.export.errors import (
     DynamicAxesError,
     ExportError,
@@ -20,11 +19,12 @@ from ebbtide.export.errors import (
     TensorNamesError,
 )
 from ebbtide.export.head.graph import head_graph, item_factors
-from ebbtide.export.manifest import MANIFEST_FILE
 from ebbtide.export.parity import TOLERANCE, Case, check_graph, largest_difference, ranking_difference
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Size
 from ebbtide.train.bundle import InterestBundle
+
+from .conftest import Export
 
 SIZES = {Size.INTEREST: 3, Size.ADJUSTMENTS: 2, Size.FILTER: 1, Size.TOP_N: 4}
 FACTORS = np.arange(15, dtype=np.float32).reshape(5, 3)
@@ -105,18 +105,17 @@ def test_ranking_differs_when_items_are_swapped_missing_or_repeated() -> None:
 
 
 def test_export_leaves_the_earlier_one_when_parity_fails(
-    bundle: InterestBundle,
-    write_without_encoder: Callable[..., Path],
+    export: Export,
+    tiny_bundle: InterestBundle,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "out"
-    write_without_encoder(bundle).rename(out)
-    (out / MANIFEST_FILE).write_text("earlier")
-    monkeypatch.setattr(writer.RepositoryWriter, "write_encoder", lambda _self: None)
+    export(tiny_bundle, out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     # The served factors are then not those of the model that is asked.
     monkeypatch.setattr(writer, "item_factors", lambda bundle: item_factors(bundle) * np.float32(1.01))
     with pytest.raises(OutputValueError, match=r"scoring_head in ONNX against torch: got .*; expected at most 0.0001"):
-        repository.export_repository(bundle, out)
-    assert (out / MANIFEST_FILE).read_text() == "earlier"
+        export(tiny_bundle, out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

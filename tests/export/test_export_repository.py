@@ -19,6 +19,8 @@ from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits
 from ebbtide.train.bundle import InterestBundle
 
+from .conftest import Export
+
 ROOT = Path(__file__).parents[2]
 SERVED_IMPORTS = {"numpy", "tokenizers", "triton_python_backend_utils"}
 
@@ -158,13 +160,15 @@ def test_export_is_refused_when_the_encoder_is_another(
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("without_encoder")
-def test_earlier_export_is_replaced_when_the_new_one_is_sound(bundle: InterestBundle, tmp_path: Path) -> None:
+def test_earlier_export_is_replaced_when_the_new_one_is_sound(
+    export: Export, tiny_bundle: InterestBundle, tmp_path: Path
+) -> None:
     parts: list[str] = []
-    first = export_repository(bundle, tmp_path / "out", version=2)
-    second = export_repository(bundle, tmp_path / "out", ExportOptions(top_n=10_000), report=parts.append)
+    first = export(tiny_bundle, tmp_path / "out", version=2)
+    second = export(tiny_bundle, tmp_path / "out", ExportOptions(top_n=10_000), report=parts.append)
     assert first.folder == second.folder
-    assert second.top_n == len(bundle.catalog)
+    assert second.top_n == len(tiny_bundle.catalog)
     assert [path.name for path in (tmp_path / "out" / contract.SCORING_HEAD.name).glob("[0-9]*")] == ["1"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert parts == ["tables", "configs and Python models", "scoring head", "warm-up"]
+    checks = [f"check of {part}" for part in ("the scoring head", "whole requests", "the encoder")]
+    assert parts == ["tables", "configs and Python models", "scoring head", "encoder", *checks, "warm-up"]

@@ -29,6 +29,7 @@ from ebbtide.interest import contract, exported
 from ebbtide.interest.checks import Request
 from ebbtide.interest.contract import Size
 from ebbtide.interest.keys import item_keys
+from ebbtide.interest.retrieval import RETRIEVAL_FILE
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 
@@ -37,7 +38,6 @@ FINGERPRINT = "0123456789abcdef"
 IDS = [f"número {position}" for position in range(ITEMS)]
 INDEX = {item: position for position, item in enumerate(IDS)}
 COLUMNS = ((0, 1), (1, 3))
-METHODS = ["ivf", "hnsw"]
 INPUTS = [tensor.name for tensor in contract.SCORING_HEAD.inputs]
 OUTPUTS = [contract.ITEM_ID.name, contract.SCORE.name]
 HEAD = contract.SCORING_HEAD.name
@@ -81,17 +81,16 @@ def words() -> np.ndarray:
     return words
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module")
 def folder(
-    request: pytest.FixtureRequest,
     factors: np.ndarray,
     interests: np.ndarray,
     words: np.ndarray,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The version folder of a head, without its code."""
-    folder = tmp_path_factory.mktemp(request.param)
-    index = indexes.build_index(factors, interests, TOP_N, RetrievalOptions(request.param))
+    folder = tmp_path_factory.mktemp("head")
+    index = indexes.build_index(factors, interests, TOP_N, RetrievalOptions("ivf"))
     assert index.recall >= 0.98
     write_index(index, IDS, TOP_N, FINGERPRINT, folder)
     metadata = {"fingerprint": FINGERPRINT}
@@ -218,7 +217,7 @@ def test_ids_are_read_back_from_the_index_file(folder: Path) -> None:
 
 
 def test_head_is_refused_when_a_file_is_of_another_export_or_damaged(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{exported.RETRIEVAL_FILE}: got fingerprint {FINGERPRINT}; expected other"):
+    with pytest.raises(ValueError, match=f"{RETRIEVAL_FILE}: got fingerprint {FINGERPRINT}; expected other"):
         open_head(folder, "other")
     for file in (exported.FACTORS_FILE, exported.ATTRIBUTES_FILE):
         changed = tmp_path / file
@@ -237,20 +236,20 @@ def test_head_is_refused_when_a_file_is_of_another_export_or_damaged(folder: Pat
 def test_index_is_refused_when_its_recall_is_too_low(
     factors: np.ndarray, interests: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexes, "_MOST_BREADTH", 8)
-    monkeypatch.setattr(indexes, "_LEAST_BREADTH", 8)
+    monkeypatch.setattr(indexes, "_CANDIDATES_PER_BEST", (1,))
+    monkeypatch.setattr(indexes, "_SPARE_CANDIDATES", 0)
     with pytest.raises(
         RetrievalError,
-        match=r"retrieval hnsw: got recall 0\.\d+ of the best 100 at its widest; expected 1\.0: take exact, or .* "
+        match=r"retrieval ivf: got recall 0\.\d+ of the best 100 at its widest; expected 1\.0: take exact, or .* "
         r"--least-recall 0\.\d+",
     ):
-        indexes.build_index(factors, interests, TOP_N, RetrievalOptions("hnsw", 1.0))
+        indexes.build_index(factors, interests, TOP_N, RetrievalOptions("ivf", 1.0))
     with pytest.raises(RetrievalError, match="got a catalog of 60 items; expected at least 100: take exact"):
         indexes.build_index(factors[:60], interests, TOP_N, RetrievalOptions("ivf"))
 
 
 def test_options_are_refused_when_they_do_not_go_together() -> None:
-    with pytest.raises(LimitError, match=r"retrieval: got 'annoy'; expected one of \('exact', 'hnsw', 'ivf'\)"):
+    with pytest.raises(LimitError, match=r"retrieval: got 'annoy'; expected one of \('exact', 'ivf'\)"):
         RetrievalOptions("annoy")
     with pytest.raises(LimitError, match="least_recall: got 0; expected above 0"):
         RetrievalOptions("ivf", 0)
@@ -259,20 +258,13 @@ def test_options_are_refused_when_they_do_not_go_together() -> None:
 
 
 @pytest.fixture(scope="module")
-def written_by(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An export for each kind of index, of a catalog with attributes."""
+def written(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export with an index, of a catalog with attributes."""
     attributes = read_attributes(MOVIES, ["genres"], bundle.catalog.item_id, item_column="movieId")
-    folders = {}
-    for method in METHODS:
-        folders[method] = tmp_path_factory.mktemp(f"written-{method}")
-        options = ExportOptions(top_n=TOP_N, retrieval=RetrievalOptions(method))
-        RepositoryWriter(bundle, folders[method], options, attributes=attributes).write_interest()
-    return folders
-
-
-@pytest.fixture(params=METHODS)
-def written(request: pytest.FixtureRequest, written_by: dict[str, Path]) -> Path:
-    return written_by[request.param]
+    folder = tmp_path_factory.mktemp("written")
+    options = ExportOptions(top_n=TOP_N, retrieval=RetrievalOptions("ivf"))
+    RepositoryWriter(bundle, folder, options, attributes=attributes).write_interest()
+    return folder
 
 
 def test_written_head_scores_as_torch_and_shares_its_tables(written: Path, bundle: InterestBundle) -> None:
@@ -298,7 +290,7 @@ def test_version_is_refused_when_it_is_served_by_another_backend_than_those_besi
 def test_pipeline_is_refused_when_the_index_is_of_another_export(written: Path, tmp_path: Path) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(written, changed)
-    path = changed / HEAD / "1" / exported.RETRIEVAL_FILE
+    path = changed / HEAD / "1" / RETRIEVAL_FILE
     tables, metadata = exported.read_tensors(path)
     tables = {name: np.array(table) for name, table in tables.items()}
     path.unlink()
@@ -308,14 +300,12 @@ def test_pipeline_is_refused_when_the_index_is_of_another_export(written: Path, 
 
 
 @pytest.fixture(scope="module")
-def served(
-    written_by: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[triton.InferenceServerClient]:
+def served(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[triton.InferenceServerClient]:
     """A server with the models that `recommend` by item ids needs."""
     position = tmp_path_factory.mktemp("served")
     models = (contract.ADAPTIVE_WEIGHTS.name, HEAD, contract.RECOMMEND.name)
     for name in models:
-        shutil.copytree(written_by["ivf"] / name, position / "repository" / name)
+        shutil.copytree(written / name, position / "repository" / name)
     with (
         TritonServer(ServerConfig(position / "repository", log_file=position / "tritonserver.log")) as server,
         triton.InferenceServerClient(server.grpc_url) as client,
@@ -336,7 +326,7 @@ def ask(
 
 
 def test_recommend_answers_with_allowed_items_when_a_request_filters(
-    served: triton.InferenceServerClient, written_by: dict[str, Path], bundle: InterestBundle
+    served: triton.InferenceServerClient, written: Path, bundle: InterestBundle
 ) -> None:
     keys = item_keys(bundle.catalog.item_id)
     movies = pl.read_parquet(MOVIES).filter(pl.col("genres").str.contains("Comedy"))
@@ -347,7 +337,7 @@ def test_recommend_answers_with_allowed_items_when_a_request_filters(
         now=np.array([1_700_000_000_500]),
         allow_attribute=item_keys(["genres=Comedy"]),
     )
-    (local,) = InProcessPipeline(written_by["ivf"]).recommend([request])
+    (local,) = InProcessPipeline(written).recommend([request])
     assert isinstance(local, Answer)
     feeds = {
         tensor.name: getattr(request, tensor.name)[None]
@@ -361,9 +351,8 @@ def test_recommend_answers_with_allowed_items_when_a_request_filters(
 
 
 def test_served_head_equals_its_twin_and_names_what_is_wrong(
-    served: triton.InferenceServerClient, written_by: dict[str, Path]
+    served: triton.InferenceServerClient, written: Path
 ) -> None:
-    written = written_by["ivf"]
     in_process = InProcessPipeline(written)
     random = np.random.default_rng(0)
     width = in_process.limits.adjustments

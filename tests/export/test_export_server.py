@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from deadlines import PATIENT
 from ebbtide.client import InterestClient, InvalidArgumentError, event
 from ebbtide.export.inprocess import Answer, InProcessPipeline
 from ebbtide.export.parity import TOLERANCE, ranking_difference
@@ -33,7 +34,7 @@ def keys(bundle: InterestBundle) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def client(server: TritonServer) -> Iterator[InterestClient]:
-    with InterestClient(server.grpc_url) as client:
+    with InterestClient(server.grpc_url, config=PATIENT) as client:
         yield client
 
 

@@ -27,7 +27,7 @@ def small(repository: Path, tmp_path: Path) -> Path:
     return out
 
 
-def test_every_size_is_measured_when_swept(small: Path, bundle: InterestBundle) -> None:
+def test_sweep_measures_every_batch_size_of_each_model(small: Path, bundle: InterestBundle) -> None:
     rows = sweep(small, common_ground({1: small}), bundle.catalog.text)
     assert [row.batch for row in rows if row.model == HEAD] == [1, 2, 4, 6]
     lengths = sorted({row.tokens for row in rows if row.model == ENCODER})
@@ -56,7 +56,7 @@ def test_one_size_is_preferred_when_the_largest_alone_is_good() -> None:
     assert preferred_batch_sizes([row(HEAD, 1, 10), row(HEAD, 2, 100)]) == {HEAD: (2,)}
 
 
-def test_sizes_stand_in_the_configs_when_preferred(small: Path) -> None:
+def test_preferred_sizes_are_replaced_when_others_are_chosen(small: Path) -> None:
     prefer(small, {HEAD: (2, 6)})
     prefer(small, {HEAD: (4, 6)})
     assert list(versions.read_model_config(small, HEAD).dynamic_batching.preferred_batch_size) == [4, 6]

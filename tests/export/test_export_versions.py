@@ -18,19 +18,17 @@ from ebbtide.interest import contract
 from ebbtide.interest.contract import Kind, Limits
 from ebbtide.train.bundle import InterestBundle
 
-from .conftest import MOVIES
+from .conftest import MOVIES, Export
 
 MakeBundle = Callable[..., InterestBundle]
 
-pytestmark = pytest.mark.usefixtures("without_encoder")
-
 
 @pytest.fixture
-def two(make_bundle: MakeBundle, tmp_path: Path) -> Path:
+def two(export: Export, make_bundle: MakeBundle, tmp_path: Path) -> Path:
     """A repository with versions 1, served, and 2, of another training."""
     out = tmp_path / "repository"
-    export_repository(make_bundle(), out)
-    report = export_repository(make_bundle(seed=1), out, version=2)
+    export(make_bundle(), out)
+    report = export(make_bundle(seed=1), out, version=2)
     assert not report.is_served
     return out
 
@@ -69,13 +67,13 @@ def test_ensembles_answer_with_the_new_version_when_it_is_loaded_and_served(two:
 
 
 def test_clients_are_told_of_the_version_that_answers_when_limits_and_attributes_differ(
-    make_bundle: MakeBundle, tmp_path: Path
+    export: Export, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     bundle, out = make_bundle(), tmp_path / "repository"
     genres = read_attributes(MOVIES, ["genres"], bundle.catalog.item_id, item_column="movieId")
-    export_repository(bundle, out, ExportOptions(limits=Limits(max_candidates=7)))
+    export(bundle, out, ExportOptions(limits=Limits(max_candidates=7)))
     # 19 genres and the bit of everybody fit into the one word that an export without attributes has as well.
-    export_repository(bundle, out, ExportOptions(limits=Limits(max_candidates=9)), attributes=genres, version=2)
+    export(bundle, out, ExportOptions(limits=Limits(max_candidates=9)), attributes=genres, version=2)
     versions.load_only(out, [1, 2])
 
     def told(name: str) -> list[str]:
@@ -115,20 +113,22 @@ def test_serving_is_refused_when_the_version_is_not_loaded_or_not_there(two: Pat
     assert loaded(two) == {name: [1] for name in contract.MODELS}
 
 
-def test_version_is_replaced_when_no_server_loads_it(two: Path, make_bundle: MakeBundle) -> None:
-    export_repository(make_bundle(seed=2), two, version=2)
-    assert read_manifest(two)["2"]["bundle"] == make_bundle(seed=2).fingerprint
+def test_version_is_replaced_when_no_server_loads_it(export: Export, two: Path, make_bundle: MakeBundle) -> None:
+    export(make_bundle(), two, version=2)
+    assert read_manifest(two)["2"]["bundle"] == make_bundle().fingerprint
     assert versions.available_versions(two) == (1, 2)
 
 
-def test_export_is_refused_when_servers_load_the_version(two: Path, bundle: InterestBundle) -> None:
+def test_export_is_refused_when_servers_load_the_version(
+    export: Export, two: Path, tiny_bundle: InterestBundle
+) -> None:
     with pytest.raises(VersionError, match=r"version 1: got one .*; expected another number: 3 is free"):
-        export_repository(bundle, two, version=1)
+        export(tiny_bundle, two, version=1)
     versions.load_only(two, [1, 2])
     with pytest.raises(VersionError, match="version 2: got one that servers load"):
-        export_repository(bundle, two, version=2)
+        export(tiny_bundle, two, version=2)
     with pytest.raises(VersionError, match="version: got 0; expected at least 1"):
-        export_repository(bundle, two, version=0)
+        export(tiny_bundle, two, version=0)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,10 @@ def test_export_is_refused_when_tensors_differ_from_the_versions_beside_it(
     assert versions.available_versions(two) == (1, 2)
 
 
-def test_whole_folder_is_replaced_when_no_version_is_given(two: Path, bundle: InterestBundle) -> None:
-    assert export_repository(bundle, two).is_served
+def test_whole_folder_is_replaced_when_no_version_is_given(
+    export: Export, two: Path, tiny_bundle: InterestBundle
+) -> None:
+    assert export(tiny_bundle, two).is_served
     assert versions.available_versions(two) == (1,)
     assert list(read_manifest(two)) == ["1"]
 

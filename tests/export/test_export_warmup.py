@@ -28,6 +28,8 @@ from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.model import InterestModel
 
+from .conftest import Export
+
 MakeBundle = Callable[..., InterestBundle]
 NUMPY_TYPES = {Dtype.BOOL: "?", Dtype.INT64: "<i8", Dtype.FP32: "<f4", Dtype.BYTES: "O"}
 
@@ -71,7 +73,7 @@ def test_every_computing_model_is_warmed_up_when_exported(repository: Path) -> N
         assert sorted(batches) == ([1, 1, config.max_batch_size] if model.batching else [1, 1, 1])
 
 
-def test_samples_have_the_contracts_types_and_ranks_when_made(ground: CommonGround, bundle: InterestBundle) -> None:
+def test_warmup_samples_have_the_contracts_types_and_ranks(ground: CommonGround, bundle: InterestBundle) -> None:
     for name, samples in warmup_samples(ground, bundle.catalog.text).items():
         model = contract.MODELS[name]
         for tensor in model.inputs:
@@ -83,7 +85,7 @@ def test_samples_have_the_contracts_types_and_ranks_when_made(ground: CommonGrou
                     assert array.ndim == len(dims)
 
 
-def test_samples_reach_from_no_event_to_the_longest_when_made(ground: CommonGround, bundle: InterestBundle) -> None:
+def test_warmup_samples_reach_from_no_event_to_the_longest(ground: CommonGround, bundle: InterestBundle) -> None:
     limits, samples = ground.limits, warmup_samples(ground, bundle.catalog.text)
     events = {sample.name: sample.arrays["event_item"].size for sample in samples[contract.ADAPTIVE_WEIGHTS.name]}
     assert events == {"no_events": 0, "typical": 60, "longest": limits.max_events}
@@ -105,26 +107,26 @@ def test_every_sample_is_answered_when_asked_in_process(
         in_process.tokenizer.encode(sample.arrays["text"])
 
 
-@pytest.mark.usefixtures("without_encoder")
-def test_samples_fit_when_limits_are_as_small_as_they_can_be(bundle: InterestBundle, tmp_path: Path) -> None:
+def test_samples_fit_when_limits_are_as_small_as_they_can_be(tiny_bundle: InterestBundle, tmp_path: Path) -> None:
     limits = Limits(max_events=1, max_exclude_items=0, max_texts=1, max_text_bytes=8)
-    export_repository(bundle, tmp_path / "out", ExportOptions(limits=limits))
+    export_repository(tiny_bundle, tmp_path / "out", ExportOptions(limits=limits))
     ground = common_ground({1: tmp_path / "out"})
-    samples = warmup_samples(ground, bundle.catalog.text)
+    samples = warmup_samples(ground, tiny_bundle.catalog.text)
     for name in (contract.ADAPTIVE_WEIGHTS.name, contract.ADAPTIVE_WEIGHTS_TEXT.name):
         answers = ground.pipeline.run([Request(**sample.arrays) for sample in samples[name]])
         assert all(isinstance(answer, AdaptiveWeights) for answer in answers), answers
     assert max(len(text) for sample in samples[contract.TOKENIZER.name] for text in sample.arrays["text"]) <= 8
 
 
-@pytest.mark.usefixtures("without_encoder")
-def test_warmup_holds_what_all_versions_know_when_one_is_added(bundle: InterestBundle, tmp_path: Path) -> None:
+def test_warmup_holds_what_all_versions_know_when_one_is_added(
+    export: Export, tiny_bundle: InterestBundle, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    export_repository(part_of(bundle, 0, 120), out)
-    smaller = part_of(bundle, 90, 150)
-    export_repository(smaller, out, ExportOptions(limits=Limits(max_events=500, max_exclude_items=524)), version=2)
+    export(part_of(tiny_bundle, 0, 120), out)
+    smaller = part_of(tiny_bundle, 90, 150)
+    export(smaller, out, ExportOptions(limits=Limits(max_events=500, max_exclude_items=524)), version=2)
     ground = common_ground({1: out, 2: out})
-    assert sorted(ground.keys) == sorted(item_keys(bundle.catalog.item_id[90:120]))
+    assert sorted(ground.keys) == sorted(item_keys(tiny_bundle.catalog.item_id[90:120]))
     assert (ground.limits.max_events, ground.limits.max_exclude_items) == (500, 512)
     assert ground.event_vectors.shape[0] == 60
     folder = out / contract.ADAPTIVE_WEIGHTS.name / WARMUP_FOLDER
@@ -133,13 +135,12 @@ def test_warmup_holds_what_all_versions_know_when_one_is_added(bundle: InterestB
     assert indices.max() < 60
 
 
-@pytest.mark.usefixtures("without_encoder")
 def test_all_versions_are_ready_on_the_server_when_their_catalogs_differ(
-    bundle: InterestBundle, tmp_path: Path
+    export: Export, tiny_bundle: InterestBundle, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    export_repository(part_of(bundle, 0, 120), out)
-    export_repository(part_of(bundle, 90, 150), out, version=2)
+    export(part_of(tiny_bundle, 0, 120), out)
+    export(part_of(tiny_bundle, 90, 150), out, version=2)
     versions.load_only(out, [1, 2])
     config = ServerConfig(out, model_control="explicit", load_models=(contract.RECOMMEND.name,))
     with TritonServer(config) as server, triton.InferenceServerClient(server.grpc_url) as client:
@@ -148,32 +149,33 @@ def test_all_versions_are_ready_on_the_server_when_their_catalogs_differ(
             assert client.is_model_ready(name, "2")
 
 
-@pytest.mark.usefixtures("without_encoder")
-def test_version_is_refused_when_it_shares_no_item_with_the_others(bundle: InterestBundle, tmp_path: Path) -> None:
+def test_version_is_refused_when_it_shares_no_item_with_the_others(
+    export: Export, tiny_bundle: InterestBundle, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    export_repository(part_of(bundle, 0, 100), out)
+    export(part_of(tiny_bundle, 0, 100), out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with pytest.raises(VersionError, match=r"versions \[1, 2\]: got no item that all .* export to another folder"):
-        export_repository(part_of(bundle, 100, 200), out, version=2)
+        export(part_of(tiny_bundle, 100, 200), out, version=2)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.usefixtures("without_encoder")
 def test_version_that_is_replaced_does_not_count_when_its_items_were_others(
-    bundle: InterestBundle, tmp_path: Path
+    export: Export, tiny_bundle: InterestBundle, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    export_repository(part_of(bundle, 0, 100), out)
-    export_repository(part_of(bundle, 99, 200), out, version=2)
-    export_repository(part_of(bundle, 0, 50), out, version=2)
+    export(part_of(tiny_bundle, 0, 100), out)
+    export(part_of(tiny_bundle, 99, 200), out, version=2)
+    export(part_of(tiny_bundle, 0, 50), out, version=2)
     assert common_ground({1: out, 2: out}).keys.size == 50
 
 
-@pytest.mark.usefixtures("without_encoder")
-def test_token_ids_are_the_smallest_vocabularys_when_tokenizers_differ(bundle: InterestBundle, tmp_path: Path) -> None:
+def test_token_ids_are_the_smallest_vocabularys_when_tokenizers_differ(
+    export: Export, tiny_bundle: InterestBundle, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    export_repository(bundle, out)
-    export_repository(bundle, out, ExportOptions(top_n=50), version=2)
+    export(tiny_bundle, out)
+    export(tiny_bundle, out, ExportOptions(top_n=50), version=2)
     path = out / contract.TOKENIZER.name / "1" / TOKENIZER_FILE
     wider = Tokenizer.from_file(str(path))
     wider.add_tokens(["lighthouse keeper"])
@@ -181,14 +183,15 @@ def test_token_ids_are_the_smallest_vocabularys_when_tokenizers_differ(bundle: I
     wider.save(str(path))
     ground = common_ground({1: out, 2: out})
     assert (ground.tokenizer.name, ground.max_tokens) == ("2", 128)
-    longest = warmup_samples(ground, bundle.catalog.text)[contract.ENCODER.name][2]
+    longest = warmup_samples(ground, tiny_bundle.catalog.text)[contract.ENCODER.name][2]
     assert longest.arrays["input_ids"].size == 128
 
 
-@pytest.mark.usefixtures("without_encoder")
-def test_folder_is_refused_when_a_version_is_damaged(bundle: InterestBundle, tmp_path: Path) -> None:
+def test_folder_is_refused_when_a_version_is_damaged(
+    export: Export, tiny_bundle: InterestBundle, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    export_repository(bundle, out)
+    export(tiny_bundle, out)
     shutil.rmtree(out / contract.TOKENIZER.name / "1")
     with pytest.raises(RepositoryError, match=r"versions \[1\]: got no .*tokenizer.json; expected sound exports"):
         common_ground({1: out})

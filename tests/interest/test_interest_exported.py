@@ -71,7 +71,7 @@ def test_everything_answers_alike_when_it_was_read_from_files(make_model, ask_at
         np.testing.assert_array_equal(score["candidate_score"], known["candidate_score"])
 
 
-def test_tables_are_mapped_and_not_copied_when_they_are_read(make_model, write):
+def test_tables_are_mapped_and_not_copied(make_model, write):
     folder = write(make_model(items=70_000))
     pipeline, scorer = exported.read_pipeline(folder), exported.read_candidate_scorer(folder)
     for table in (pipeline._vectors, pipeline.index.sorted_key, pipeline.index.catalog_index, scorer._factors):

@@ -305,14 +305,17 @@ def test_batch_refuses_whom_the_check_of_one_request_refuses(make_model, ask_at_
     random = np.random.default_rng(seed)
     model = make_model()
     requests = [spoiled(random, ask_at_random(random, model)) for _ in range(4)]
-    for one, answer in zip(requests, model.pipeline.run(requests), strict=True):
-        error = check_request(one, model.limits)
-        if error is not None:
-            assert str(answer) == str(error)
+    while check_request(requests[0], model.limits) is None:
+        requests[0] = spoiled(random, ask_at_random(random, model))
+    errors = [check_request(one, model.limits) for one in requests]
+    answers = model.pipeline.run(requests)
+    # The pipeline may refuse more, such as unknown items.
+    refused = [index for index, error in enumerate(errors) if error is not None]
+    assert [str(answers[index]) for index in refused] == [str(errors[index]) for index in refused] != []
 
 
 def spoiled(random, one):
-    """A request with one tensor changed at one place, or cut by one entry."""
+    """A request with one entry of one tensor changed, or cut off."""
     tensors = {name: value.copy() for name, value in vars(one).items() if value is not None}
     names = [name for name in tensors if name not in ("text_vector", "event_item") and tensors[name].size]
     name = names[random.integers(len(names))]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import queue
+import re
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,10 +94,10 @@ max_batch_size: 16
 input [{ name: "a" data_type: TYPE_FP32 dims: [3] }, { name: "b" data_type: TYPE_FP32 dims: [3] }]
 output [{ name: "sum" data_type: TYPE_FP32 dims: [3] }, { name: "product" data_type: TYPE_FP32 dims: [3] }]
 instance_group [{ kind: KIND_CPU count: 1 }]
-dynamic_batching { max_queue_delay_microseconds: 100000 }
+dynamic_batching { max_queue_delay_microseconds: 1000000 }
 parameters [{ key: "intra_op_thread_count" value: { string_value: "1" } }]
 """
-ADD_SINGLE_CONFIG = ADD_CONFIG.replace("dynamic_batching { max_queue_delay_microseconds: 100000 }", "")
+ADD_SINGLE_CONFIG = ADD_CONFIG.replace("dynamic_batching { max_queue_delay_microseconds: 1000000 }", "")
 ADD_FIXED_CONFIG = ADD_SINGLE_CONFIG.replace("max_batch_size: 16", "max_batch_size: 0").replace("[3]", "[2, 3]")
 GATHER_CONFIG = """
 backend: "onnxruntime"
@@ -102,7 +105,7 @@ max_batch_size: 16
 input [{ name: "index" data_type: TYPE_INT64 dims: [2] }]
 output [{ name: "name" data_type: TYPE_STRING dims: [2] }]
 instance_group [{ kind: KIND_CPU count: 1 }]
-dynamic_batching { max_queue_delay_microseconds: 300000 preferred_batch_size: [8] }
+dynamic_batching { max_queue_delay_microseconds: 1000000 preferred_batch_size: [8] }
 """
 ECHO_CONFIG = """
 backend: "onnxruntime"
@@ -110,7 +113,7 @@ max_batch_size: 16
 input [{ name: "text_in" data_type: TYPE_STRING dims: [-1] }]
 output [{ name: "text_out" data_type: TYPE_STRING dims: [-1] }]
 instance_group [{ kind: KIND_CPU count: 1 }]
-dynamic_batching { max_queue_delay_microseconds: 100000 preferred_batch_size: [4] }
+dynamic_batching { max_queue_delay_microseconds: 1000000 preferred_batch_size: [4] }
 """
 TOTAL_CONFIG = """
 backend: "onnxruntime"
@@ -125,7 +128,7 @@ max_batch_size: 64
 input [{ name: "values" data_type: TYPE_FP32 dims: [-1] }, { name: "mask" data_type: TYPE_INT64 dims: [-1] }]
 output [{ name: "total" data_type: TYPE_FP32 dims: [1] }, { name: "seen" data_type: TYPE_INT64 dims: [1] }]
 instance_group [{ kind: KIND_CPU count: 1 }]
-dynamic_batching { max_queue_delay_microseconds: 100000 }
+dynamic_batching { max_queue_delay_microseconds: 1000000 }
 parameters [{ key: "split_rows_by_length" value: { string_value: "mask" } }]
 """
 
@@ -190,6 +193,8 @@ def good_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         repository, "add_bare", add_model(), 'backend: "onnxruntime"\ninstance_group [{ kind: KIND_CPU }]\n'
     )
     add_to_repository(repository, "gather", gather_model(), GATHER_CONFIG)
+    patient = GATHER_CONFIG.replace("max_queue_delay_microseconds: 1000000", "max_queue_delay_microseconds: 5000000")
+    add_to_repository(repository, "gather_patient", gather_model(), patient)
     add_to_repository(repository, "echo", echo_model(), ECHO_CONFIG)
     add_to_repository(repository, "total", total_model(), TOTAL_CONFIG)
     add_to_repository(repository, "masked", masked_model(), MASKED_CONFIG)
@@ -223,8 +228,9 @@ class Pending:
 class Client:
     """Sends NumPy arrays and gives NumPy arrays back."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, metrics_url: str) -> None:
         self.stub = triton.InferenceServerClient(url)
+        self._metrics_url = metrics_url
 
     def infer(
         self, model: str, inputs: dict[str, np.ndarray], outputs: list[str] | None = None
@@ -249,6 +255,17 @@ class Client:
         statistics = self.stub.get_inference_statistics(model).model_stats[0]
         return statistics.inference_count, statistics.execution_count
 
+    def wait_until_queued(self, model: str, requests: int) -> None:
+        """Returns once so many requests wait in the model's queue, as the server counts them."""
+        pattern = re.compile(rf'nv_inference_pending_request_count{{model="{model}".*}} (\S+)')
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with urllib.request.urlopen(self._metrics_url) as answer:  # noqa: S310 - this server's own URL
+                if float(pattern.search(answer.read().decode())[1]) == requests:
+                    return
+            time.sleep(0.01)
+        raise AssertionError(f"{model}: never {requests} requests in the queue")
+
     @staticmethod
     def _tensors(inputs: dict[str, np.ndarray]) -> list[triton.InferInput]:
         tensors = []
@@ -265,6 +282,6 @@ class Client:
 
 @pytest.fixture(scope="session")
 def client(server: TritonServer) -> Iterator[Client]:
-    client = Client(server.grpc_url)
+    client = Client(server.grpc_url, server.metrics_url)
     yield client
     client.stub.close()

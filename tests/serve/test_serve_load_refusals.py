@@ -39,7 +39,7 @@ CASES = {
     "rank_without_batch": (
         [
             ("max_batch_size: 16", "max_batch_size: 0"),
-            ("dynamic_batching { max_queue_delay_microseconds: 100000 }", ""),
+            ("dynamic_batching { max_queue_delay_microseconds: 1000000 }", ""),
         ],
         "tensor 'a': the model expects 2 dimensions (shape [-1,3]) but the model configuration specifies 1 dimensions "
         "(shape [3])",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
@@ -100,15 +98,14 @@ def test_other_requests_are_answered_when_one_of_their_batch_is_not_utf8(client)
 
 
 def test_request_is_not_run_when_it_is_cancelled_in_the_queue(client):
-    inferences, _ = client.counts("gather")
-    cancelled = client.start("gather", indices(0, 0))
-    # Long enough to arrive, shorter than the queue's delay.
-    time.sleep(0.05)
+    inferences, _ = client.counts("gather_patient")
+    cancelled = client.start("gather_patient", indices(0, 0))
+    client.wait_until_queued("gather_patient", 1)
     cancelled.cancel()
     assert "Locally cancelled" in str(cancelled())
     # The queue is in order, so this answer comes after the other was dropped.
-    assert client.infer("gather", indices(1, 1))["name"].tolist() == [["één".encode()] * 2]
-    assert client.counts("gather")[0] - inferences == 1
+    assert client.infer("gather_patient", indices(1, 1))["name"].tolist() == [["één".encode()] * 2]
+    assert client.counts("gather_patient")[0] - inferences == 1
 
 
 def test_model_answers_when_it_does_not_batch_and_its_dims_are_fixed(client):

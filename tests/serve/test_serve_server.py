@@ -176,6 +176,7 @@ def test_interrupt_from_the_terminal_reaches_only_the_caller_when_it_is_pressed(
         repository,
         """
 try:
+    print("ready", flush=True)
     time.sleep(600)
 except KeyboardInterrupt:
     time.sleep(0.5)
@@ -185,6 +186,7 @@ except KeyboardInterrupt:
 """,
     )
     processes = family(pid)
+    assert caller.stdout.readline() == "ready\n"
     os.killpg(caller.pid, signal.SIGINT)
     output, _ = caller.communicate(timeout=GUARD_S)
     assert output.split() == ["True", "False"]
@@ -235,7 +237,16 @@ def test_start_shows_the_log_when_an_option_is_unknown(empty_repository, tmp_pat
 
 
 def test_start_gives_up_when_the_server_is_not_ready_in_time(repository, tmp_path):
-    config = ServerConfig(repository, startup_timeout_s=0.01, log_file=tmp_path / "triton.log")
+    never_ready = """
+import time
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        time.sleep(600)
+"""
+    (repository / "echo" / "1" / "model.py").write_text(never_ready)
+    config = ServerConfig(repository, startup_timeout_s=0.01, stop_timeout_s=0.1, log_file=tmp_path / "triton.log")
     with pytest.raises(
         ServerStartError, match=r"not ready after startup_timeout_s=0.01: loaded 0 of 1 models \(none\)"
     ):

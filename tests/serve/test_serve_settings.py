@@ -36,7 +36,7 @@ def config(**parameters: str) -> dict[str, object]:
     return {"name": "m", "parameters": {key: {"string_value": value} for key, value in parameters.items()}}
 
 
-def test_public_names_are_importable_when_listed():
+def test_every_public_name_is_importable():
     assert all(hasattr(ebbtide.serve, name) for name in ebbtide.serve.__all__)
 
 

@@ -64,7 +64,7 @@ def test_training_gives_the_same_bundle_when_seed_and_data_are_the_same(small_fi
     assert other.fingerprint != trained[0].fingerprint
 
 
-def test_training_learns_no_decay_and_no_alpha_when_told_so(small_log, small_vectors):
+def test_training_learns_no_decay_and_no_alpha_when_both_are_switched_off(small_log, small_vectors):
     log, _ = small_log
     config = ModelConfig(dimensions=8, decay="none", alpha="fixed:0.5")
     model = fit(log, np.ones(log.events, bool), small_vectors, config, TrainConfig(epochs=1)).model
@@ -102,6 +102,12 @@ def test_bundle_reads_back_what_was_saved(trained):
     for name, value in bundle.model.state_dict().items():
         assert torch.equal(read.model.state_dict()[name], value)
     assert sorted(path.name for path in folder.iterdir()) == ["bundle.json", "catalog.parquet", "weights.safetensors"]
+
+
+def test_bundle_files_have_one_mode_when_saved(trained, tmp_path):
+    (tmp_path / "any").touch()
+    modes = {path.name: path.stat().st_mode for path in trained[2].iterdir()}
+    assert set(modes.values()) == {(tmp_path / "any").stat().st_mode}, modes
 
 
 def test_bundle_is_refused_when_its_settings_belong_to_another(trained, tmp_path):

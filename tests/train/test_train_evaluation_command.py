@@ -148,10 +148,10 @@ def test_relevant_items_of_the_predictions_are_those_of_the_event_log(written, s
         user=pl.col("userId").cast(pl.String),
         time=pl.from_epoch("timestamp", time_unit="s").cast(pl.Datetime("ms", "UTC")),
         item=pl.col("movieId").cast(pl.String),
-        came=pl.lit(True),
+        found=pl.lit(True),
     )
     joined = rows.join(events.unique(), on=["user", "time", "item"], how="left")
-    assert joined["came"].fill_null(False).equals(joined["is_relevant"], check_names=False)
+    assert joined["found"].fill_null(False).equals(joined["is_relevant"], check_names=False)
     counted = events.group_by("user", "time").agg(pl.col("item").n_unique().alias("n"))
     joined = rows.join(counted, on=["user", "time"])
     assert (joined["n"] == joined["relevant_items"]).all()

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from ebbtide.data.baskets import Baskets
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets
 from ebbtide.train.evaluation.accuracy import METRICS, accuracy, user_means
 from ebbtide.train.evaluation.beyond import beyond_accuracy
 from ebbtide.train.evaluation.breakdowns import breakdowns, gap_days, history_events, interest_age_days
@@ -32,7 +32,7 @@ def relevance_of(*sets):
 
 
 def test_accuracy_equals_the_metrics_by_hand():
-    # Items 7 and 1 of the three that came stand at places 2 and 6; then a miss; then a short list.
+    # Items 7 and 1 of the three relevant ones are at ranks 2 and 6; then a miss; then a short list.
     lists = lists_of([3, 7, 9, 2, 4, 1, *range(20, 34)], [5, 6], [8])
     found = accuracy(lists, relevance_of({7, 1, 50}, {0}, {8}))
     gain = 1 / np.log2(np.arange(2, 22))
@@ -105,7 +105,7 @@ def test_estimate_has_no_interval_when_there_is_one_user():
 def test_beyond_accuracy_equals_the_definitions_by_hand():
     vectors = np.eye(4, dtype=np.float32)
     vectors[1] = vectors[0]
-    # User 0 had item 0 twice and item 1, user 1 had item 0; user 0 is shown 0 and 1, user 1 is shown 0 and 2.
+    # User 0 has two events of item 0 and one of item 1, user 1 has one of item 0; user 0 is shown 0, 1 and user 1 0, 2.
     found = beyond_accuracy(
         lists_of([0, 1], [0, 2]),
         relevance_of({1}, {0}),
@@ -128,14 +128,14 @@ def dated_log():
     return EventLog(["u"], np.array([0, 7]), np.array([0, 1, 0, 2, 0, 0, 3]), times, np.ones(7, np.float32))
 
 
-def test_gap_history_and_age_of_the_interest_are_measured_from_what_came_before(dated_log):
+def test_gap_history_and_age_of_the_interest_are_measured_from_earlier_events(dated_log):
     baskets = Baskets(np.array([4, 5]), np.array([5, 7]))
     vectors = np.eye(4, dtype=np.float32)
     vectors[3] = [0, 0.9, 0.1, 0]
     assert gap_days(dated_log, baskets).tolist() == [39, 1]
     assert history_events(dated_log, baskets).tolist() == [4, 5]
     ages = interest_age_days(dated_log, baskets, Relevance.of(dated_log, baskets), vectors, seed=0)
-    # Item 0 was last had on day 20, then on day 60; item 3 is most like item 1 of day 10.
+    # Item 0 had its last event on day 20, then on day 60; item 3 is most like item 1 of day 10.
     assert ages.tolist() == [40, (1 + 51) / 2]
 
 

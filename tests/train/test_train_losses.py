@@ -20,8 +20,8 @@ from ebbtide.train.step import Step
 from ebbtide.train.trainer import fit
 from ebbtide.train.windows import LogTensors, training_windows
 
-CAME = [[2], [0, 5], [5]]
-"""Candidates that came at each of three baskets."""
+TARGETS = [[2], [0, 5], [5]]
+"""The target candidates of each of three baskets."""
 DRAWN = [0, 2, 1, 0, 3, 1, 0]
 EXPECTED = [0.5, 1.5, 0.7, 0.2, 2.5, 1.1, 0.5]
 
@@ -32,15 +32,16 @@ def scores():
 
 
 def pairs():
-    flat = [(row, column) for row, columns in enumerate(CAME) for column in columns]
+    flat = [(row, column) for row, columns in enumerate(TARGETS) for column in columns]
     return (torch.tensor(part) for part in zip(*flat, strict=True))
 
 
 def averaged(scores, value):
-    """The mean over baskets of the mean over what came, of ``value(scores of the basket, what came, item)``."""
+    """The mean over baskets of the mean over targets of ``value(scores of the basket, targets, item)``."""
     rows = scores.tolist()
     return sum(
-        sum(value(row, came, item) for item in came) / len(came) for row, came in zip(rows, CAME, strict=True)
+        sum(value(row, targets, item) for item in targets) / len(targets)
+        for row, targets in zip(rows, TARGETS, strict=True)
     ) / len(rows)
 
 
@@ -84,8 +85,8 @@ def test_sampled_softmax_has_finite_gradients_when_what_came_was_not_drawn(score
 
 
 def test_bpr_is_the_loop_over_its_formula(scores):
-    def value(s, came, i):
-        drawn = [j for j in range(7) for _ in range(DRAWN[j]) if j not in came]
+    def value(s, targets, i):
+        drawn = [j for j in range(7) for _ in range(DRAWN[j]) if j not in targets]
         return -sum(math.log(sigmoid(s[i] - s[j])) for j in drawn) / len(drawn)
 
     assert float(bpr(scores, *pairs(), torch.tensor(DRAWN))) == pytest.approx(averaged(scores, value))
@@ -96,8 +97,8 @@ def test_gbce_is_the_loop_over_its_formula(scores):
     rate = negatives / (items - 1)
     beta = rate * (t * (1 - 1 / rate) + 1 / rate)
 
-    def value(s, came, i):
-        drawn = [j for j in range(7) for _ in range(DRAWN[j]) if j not in came]
+    def value(s, targets, i):
+        drawn = [j for j in range(7) for _ in range(DRAWN[j]) if j not in targets]
         against = sum(math.log(1 - sigmoid(s[j])) for j in drawn)
         return -(beta * math.log(sigmoid(s[i])) + against) / (negatives + 1)
 
@@ -124,9 +125,9 @@ def test_sampler_draws_as_often_as_it_says_when_by_popularity():
 
 def test_sampler_keeps_what_came_among_the_candidates_when_it_is_not_drawn():
     torch.manual_seed(0)
-    came = torch.tensor([900, 3, 900])
-    found = Sampler(np.zeros(1000, np.int64), 5, by_popularity=False).candidates(came)
-    assert found.item[found.column(came)].tolist() == came.tolist()
+    targets = torch.tensor([900, 3, 900])
+    found = Sampler(np.zeros(1000, np.int64), 5, by_popularity=False).candidates(targets)
+    assert found.item[found.column(targets)].tolist() == targets.tolist()
     assert float(found.drawn.sum()) == 5
 
 
@@ -164,11 +165,10 @@ def test_step_gives_the_same_gradients_when_scores_are_made_in_slices(random_log
     torch.testing.assert_close(*found)
 
 
-def test_step_approaches_the_full_softmax_when_many_negatives_are_drawn(random_log, vectors, monkeypatch):
-    # The loss among a user's own items is the same for both and would hide how they differ.
-    monkeypatch.setattr("ebbtide.train.step._SEEN_ITEMS_WEIGHT", 0.0)
-    full = step_of(random_log, vectors)
-    sampled = step_of(random_log, vectors, loss=Loss.sampled_softmax, negatives=100_000)
+def test_step_approaches_the_full_softmax_when_many_negatives_are_drawn(random_log, vectors):
+    # The loss among a user's seen items is the same for both and would hide how they differ.
+    full = step_of(random_log, vectors, seen_items_weight=0)
+    sampled = step_of(random_log, vectors, seen_items_weight=0, loss=Loss.sampled_softmax, negatives=100_000)
     windows = training_windows(random_log, full.heads, 32, np.random.default_rng(0))
     (loss, gradient), (other, approximate) = gradients(full, windows), gradients(sampled, windows)
     torch.testing.assert_close(other, loss, rtol=0.01, atol=0.01)

@@ -15,7 +15,7 @@ ITEMS = 12
 
 @pytest.fixture
 def two_tastes():
-    """Even users take items 0 to 4, odd ones 5 to 9; nobody takes 10 and 11."""
+    """Even users interact with items 0 to 4, odd ones with 5 to 9, and none with 10 and 11."""
     random = np.random.default_rng(2)
     rows = [
         (f"u{user:02}", f"i{random.integers(5) + 5 * (user % 2):02}", timestamp * 1000, 1.0)

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ebbtide.data.splits import has_past
+from ebbtide.data.baskets import has_past
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.evaluation import ranks
 from ebbtide.train.losses import Loss
@@ -110,7 +110,7 @@ def test_loss_and_validation_are_the_same_on_another_device(small_log, small_vec
         windows = training_windows(log, step.heads, 32, np.random.default_rng(0))[:8]
         with torch.no_grad(), context:
             value, alpha, baskets = step(windows)
-            _, rank = ranks.target_ranks_by_gain.__wrapped__(model, log, tensors, targets, popularity, (0.0,))
+            _, rank = ranks.target_ranks_by_offset.__wrapped__(model, log, tensors, targets, popularity, (0.0,))
             found.append((float(value), float(alpha), baskets, rank.tolist()))
     assert isinstance(value, Elsewhere)
     assert found[0] == found[1]

@@ -71,11 +71,12 @@ def test_summary_tells_ranking_ratios_limits_and_settings(report, tmp_path, monk
     text = page.read_text()
     assert text.index("| **ebbtide** | 0.1200") < text.index("| EASE | 0.1000 | 0.0900 to 0.1100 |")
     for expected in (
-        "ebbtide is 1.20 times best baseline (EASE): difference +0.0200, 95 % +0.0100 to +0.0300, p 0.001",
-        "EASE know 8 of the 10 items, the most frequent ones of training: 75% of what came.",
+        "ebbtide: 1.20 times the NDCG@10 of the best baseline (EASE); difference +0.0200, "
+        "95 % +0.0100 to +0.0300, p 0.001",
+        "EASE: limited to the 8 most frequent of the 10 items, which cover 75% of the targets.",
         "| EASE | regularisation 300.0 | 0.0900 |",
         "1,000 events of 5 users",
-        "Of each baseline at most 5 settings were tried on the validation period. Left out: SASRec.",
+        "For each baseline at most 5 settings were tried on the validation period. Models left out: SASRec.",
     ):
         assert expected in text
     assert [picture.name for picture in pictures] == ["quality-films.png", "quality-films-breakdowns.png"]

@@ -1,4 +1,4 @@
-"""The walk along events: its sums and its gradients are those of the formulas, taken event by event."""
+"""The walk along events: its sums and its gradients equal those of the formulas, event by event."""
 
 import pytest
 import torch

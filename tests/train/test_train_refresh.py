@@ -71,7 +71,7 @@ def test_own_file_is_read_with_what_was_held_out_when_no_other_is_given(bundle, 
     grown = read_grown_log(bundle)
     assert grown.log.events == ratings.height * 3 // 4
     assert grown.unknown_events == 0
-    # The training held each user's last events out, and so counted up to an earlier moment.
+    # The training held each user's last events out, and so counted up to an earlier time.
     assert (
         refresh_prior(bundle, grown.log).config.prior_counted_at_ms
         == int(grown.log.time_ms.max()) + 1
@@ -188,7 +188,7 @@ def test_log_is_refused_when_it_cannot_be_used(bundle, ratings, tmp_path):
         read_grown_log(bundle, tmp_path / "bad.csv")
 
 
-def test_command_tells_what_it_counted_and_writes_elsewhere_when_told_so(bundle, whole, tmp_path):
+def test_command_counts_a_log_with_other_columns_and_writes_elsewhere_when_options_say_so(bundle, whole, tmp_path):
     renamed = pl.read_parquet(whole).rename({"userId": "who", "movieId": "what", "timestamp": "at"})
     renamed.write_csv(tmp_path / "log.csv")
     columns = ("--user-col", "who", "--item-col", "what", "--time-col", "at")
@@ -214,4 +214,4 @@ def test_frozen_popularity_is_refused_when_the_prior_has_seen_what_it_would_pred
     arguments = ("evaluate", tmp_path / "refreshed", "--popularity", "frozen")
     done = CliRunner().invoke(app, [*map(str, arguments)])
     assert isinstance(done.exception, DataError)
-    assert "got 'frozen' for a prior that `ebbtide refresh` counted beyond the training" in str(done.exception)
+    assert "got 'frozen' for a prior that `ebbtide refresh` counted past the training period" in str(done.exception)

@@ -1,19 +1,20 @@
-"""The repeat score: torch, served and reference agree; it never sees its own basket."""
+"""The repeat score: torch, served and reference agree; it never sees the basket it predicts."""
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from ebbtide.data.splits import has_past
+from ebbtide.data.baskets import has_past
 from ebbtide.interest.events import EventBatch, order_events
 from ebbtide.interest.repeat import RepeatParameters, repeat_score, time_context
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.evaluation.ranks import target_ranks, target_ranks_by_gain
+from ebbtide.train.evaluation.ranks import target_ranks, target_ranks_by_offset
 from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.reference import score_request
-from ebbtide.train.repeat import REPEAT_OFFSETS, RepeatScore, own_events, put, seen_items_loss
+from ebbtide.train.repeat import RepeatScore, seen_items_loss, with_repeat_scores
+from ebbtide.train.seen_items import seen_items
 from ebbtide.train.trainer import fit, prior_snapshots
 from ebbtide.train.windows import LogTensors
 
@@ -25,9 +26,9 @@ PRIOR = torch.rand(12, 3, generator=torch.Generator().manual_seed(3))
 """Columns of their popularity."""
 
 
-def repeat_of(ebbs, prior_half_life_days=HALF_LIFE_DAYS):
+def repeat_of(decays):
     torch.manual_seed(5)
-    repeat = RepeatScore(ebbs, 4, 12, prior_half_life_days).eval()
+    repeat = fresh_repeat(decays).eval()
     for parameter in (
         repeat.direct_weight,
         repeat.text_weight,
@@ -44,21 +45,31 @@ def repeat_of(ebbs, prior_half_life_days=HALF_LIFE_DAYS):
     return repeat
 
 
+def fresh_repeat(decays=True):
+    policy = {"exclude_seen": False, "repeat_score": True, "decay": "learned" if decays else "none"}
+    return RepeatScore(ModelConfig(prior_half_life_days=HALF_LIFE_DAYS, **policy), 4, 12)
+
+
+def prior_of(repeat, items):
+    """Columns of the items' popularity, ``[items, p]``: without decay there is one column and so no trend."""
+    return PRIOR[items] if repeat.decays else PRIOR[items, :1]
+
+
 def item_bias_of(repeat):
     return VECTORS @ repeat.text_weight + repeat.item_bias
 
 
 def served(repeat):
-    return repeat.parameters_to_serve(item_bias_of(repeat), PRIOR.numpy())
+    return repeat.parameters_to_serve(item_bias_of(repeat), prior_of(repeat, slice(None)).numpy())
 
 
-def scores_of(repeat, own):
-    return repeat(own, item_bias_of(repeat), PRIOR[own.item])
+def scores_of(repeat, seen):
+    return repeat(seen, item_bias_of(repeat), prior_of(repeat, seen.item))
 
 
-def own_of(log, heads, at_most=512):
+def seen_of(log, heads, at_most=512):
     first = log.start[np.searchsorted(log.start, heads, side="right") - 1]
-    return own_events(log.item, log.time_ms, log.weight, first, heads, at_most)
+    return seen_items(log.item, log.time_ms, log.weight, first, heads, at_most)
 
 
 def batch_of(log, heads):
@@ -68,25 +79,25 @@ def batch_of(log, heads):
     return batch, log.item[indices][batch.source], log.time_ms[heads]
 
 
-@pytest.mark.parametrize("ebbs", [True, False], ids=["ebbs", "nothing-ebbs"])
-def test_served_scores_equal_torch_before_every_event(random_log, ebbs):
-    repeat = repeat_of(ebbs)
+@pytest.mark.parametrize("decays", [True, False], ids=["decays", "no-decay"])
+def test_served_scores_equal_torch_before_every_event(random_log, decays):
+    repeat = repeat_of(decays)
     heads = np.setdiff1d(np.arange(random_log.events), random_log.start[:-1])
-    own = own_of(random_log, heads)
+    seen = seen_of(random_log, heads)
     request, item, value = repeat_score(*batch_of(random_log, heads), served(repeat))
-    np.testing.assert_array_equal(request, own.timestamp.numpy())
-    np.testing.assert_array_equal(item, own.item.numpy())
-    np.testing.assert_allclose(value, scores_of(repeat, own).detach().numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(request, seen.basket.numpy())
+    np.testing.assert_array_equal(item, seen.item.numpy())
+    np.testing.assert_allclose(value, scores_of(repeat, seen).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("decay", ["learned", "none"])
-def test_reference_scores_own_items_by_repetition_alone_when_the_model_does(random_log, decay):
+def test_reference_scores_seen_items_by_repetition_alone_when_the_model_does(random_log, decay):
     torch.manual_seed(0)
     policy = {"decay": decay, "exclude_seen": False, "repeat_score": True}
     config = ModelConfig(dimensions=4, prior_half_life_days=HALF_LIFE_DAYS, **policy)
     model = InterestModel(config, VECTORS).eval()
     half_lives = config.effective_prior_half_life_days
-    model.repeat = repeat_of(decay == "learned", half_lives)
+    model.repeat = repeat_of(decay == "learned")
     head = np.array([30])
     past = slice(random_log.start[2], 30)
     request = {
@@ -101,26 +112,26 @@ def test_reference_scores_own_items_by_repetition_alone_when_the_model_does(rand
     repeat, model.repeat = model.repeat, None
     without = score_request(model, prior, **request).scores
     with torch.no_grad():
-        own = own_of(random_log, head)
-        value = repeat(own, item_bias_of(repeat), columns[own.item])
-        expected = put(torch.from_numpy(without).float()[None], own, value)[0]
+        seen = seen_of(random_log, head)
+        value = repeat(seen, item_bias_of(repeat), columns[seen.item])
+        expected = with_repeat_scores(torch.from_numpy(without).float()[None], seen, value)[0]
     np.testing.assert_allclose(found.scores, expected.numpy(), atol=1e-5)
     assert found.repeats == set(request["item"])
     assert np.abs(found.scores - without).max() > 0.1
 
 
-def test_demand_moves_own_scores_by_its_trend_alone(random_log):
-    repeat, own = repeat_of(True), own_of(random_log, np.array([20, 50]))
-    item_bias, prior = item_bias_of(repeat), PRIOR[own.item]
+def test_popularity_moves_repeat_scores_by_its_trend_alone(random_log):
+    repeat, seen = repeat_of(True), seen_of(random_log, np.array([20, 50]))
+    item_bias, prior = item_bias_of(repeat), PRIOR[seen.item]
     with torch.no_grad():
-        plain = repeat(own, item_bias, prior)
-        np.testing.assert_allclose(repeat(own, item_bias, prior + 3), plain, rtol=1e-4, atol=1e-5)
-        assert (repeat(own, item_bias, prior + torch.tensor([1.0, 0, 0])) - plain).abs().min() > 0.01
+        plain = repeat(seen, item_bias, prior)
+        np.testing.assert_allclose(repeat(seen, item_bias, prior + 3), plain, rtol=1e-4, atol=1e-5)
+        assert (repeat(seen, item_bias, prior + torch.tensor([1.0, 0, 0])) - plain).abs().min() > 0.01
 
 
-@pytest.mark.parametrize("ebbs", [True, False], ids=["ebbs", "nothing-ebbs"])
-def test_items_have_a_rhythm_by_the_timestamp(random_log, ebbs):
-    repeat = repeat_of(ebbs)
+@pytest.mark.parametrize("decays", [True, False], ids=["decays", "no-decay"])
+def test_repeat_score_follows_hour_weekday_and_idle_time(random_log, decays):
+    repeat = repeat_of(decays)
     batch, item, now_ms = batch_of(random_log, np.array([20, 50]))
     parameters = served(repeat)
 
@@ -136,10 +147,10 @@ def test_items_have_a_rhythm_by_the_timestamp(random_log, ebbs):
     assert moved_by(24) > 0.1
     assert moved_by(7 * 24) == pytest.approx(0, abs=1e-4)
     away = batch.idle_hours + 100
-    assert (moved_by(0, idle_hours=away) > 0.1) == ebbs
+    assert (moved_by(0, idle_hours=away) > 0.1) == decays
 
 
-def test_a_moment_is_like_the_same_hour_of_another_week():
+def test_time_context_repeats_after_a_week():
     monday = np.array([1_700_438_400_000])  # 2023-11-20 00:00 UTC
     week = time_context(monday + HOUR_MS * np.arange(0, 7 * 24 + 1), None)
     np.testing.assert_allclose(week[0], week[-1], atol=1e-6)
@@ -148,17 +159,17 @@ def test_a_moment_is_like_the_same_hour_of_another_week():
     np.testing.assert_allclose(time_context(monday, np.array([np.e - 1]))[0, 4], 1, rtol=1e-6)
 
 
-def test_standardised_features_give_own_items_the_order_they_had(random_log):
+def test_standardised_features_keep_the_order_of_seen_items(random_log):
     torch.manual_seed(5)
-    fresh = RepeatScore(True, 4, 12, HALF_LIFE_DAYS)
-    own = own_of(random_log, np.setdiff1d(np.arange(random_log.events), random_log.start[:-1]))
-    prior, item_bias = PRIOR[own.item], torch.zeros(12)
+    fresh = fresh_repeat()
+    seen = seen_of(random_log, np.setdiff1d(np.arange(random_log.events), random_log.start[:-1]))
+    prior, item_bias = PRIOR[seen.item], torch.zeros(12)
     with torch.no_grad():
-        before = fresh(own, item_bias, prior)
-        fresh.standardise(own, prior)
-        moved = fresh(own, item_bias, prior) - before
-        features = (fresh._features(own, prior) - fresh.centre) / fresh.spread
-        context = (own.context - fresh.context_centre) / fresh.context_spread
+        before = fresh(seen, item_bias, prior)
+        fresh.standardise(seen, prior)
+        moved = fresh(seen, item_bias, prior) - before
+        features = (fresh._features(seen, prior) - fresh.centre) / fresh.spread
+        context = (seen.context - fresh.context_centre) / fresh.context_spread
     torch.testing.assert_close(moved, moved[:1].expand_as(moved), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(features.mean(0), torch.zeros(features.shape[1]), rtol=0, atol=1e-4)
     torch.testing.assert_close(features.std(0), torch.ones(features.shape[1]), rtol=1e-3, atol=1e-3)
@@ -166,14 +177,14 @@ def test_standardised_features_give_own_items_the_order_they_had(random_log):
     torch.testing.assert_close(context.std(0), torch.ones(5), rtol=1e-3, atol=1e-3)
 
 
-def test_own_events_are_strictly_before_the_moment_and_the_newest_when_limited(random_log):
+def test_seen_items_are_strictly_before_the_basket_and_the_newest_when_limited(random_log):
     head = np.array([random_log.start[3] - 1])
-    own = own_of(random_log, head, at_most=5)
-    counted = np.bincount(own.item.numpy()[own.pair.numpy()], minlength=12)
+    seen = seen_of(random_log, head, at_most=5)
+    counted = np.bincount(seen.item.numpy()[seen.pair.numpy()], minlength=12)
     np.testing.assert_array_equal(counted, np.bincount(random_log.item[head[0] - 5 : head[0]], minlength=12))
 
 
-def test_free_text_and_nobody_have_no_repeat_scores(random_log):
+def test_free_text_has_no_repeat_score(random_log):
     batch, item, now_ms = batch_of(random_log, np.array([20]))
     request, _, value = repeat_score(batch, np.full_like(item, -1), now_ms, served(repeat_of(True)))
     assert request.size == 0
@@ -199,18 +210,18 @@ def test_no_score_is_the_padding_of_adjustments(random_log):
     np.testing.assert_allclose(value, 0, atol=1e-30)
 
 
-def test_put_leaves_what_is_no_column_alone_when_only_some_items_are_scored(random_log):
-    own = own_of(random_log, np.array([50]))
-    value = torch.arange(1.0, 1 + own.item.shape[0])
+def test_repeat_scores_replace_only_existing_columns_when_some_items_are_scored(random_log):
+    seen = seen_of(random_log, np.array([50]))
+    value = torch.arange(1.0, 1 + seen.item.shape[0])
     columns = torch.tensor([0, 3, 5, 11])
-    whole = put(torch.zeros(1, 12), own, value)
-    torch.testing.assert_close(put(torch.zeros(1, 4), own, value, columns), whole[:, columns])
+    whole = with_repeat_scores(torch.zeros(1, 12), seen, value)
+    torch.testing.assert_close(with_repeat_scores(torch.zeros(1, 4), seen, value, columns), whole[:, columns])
 
 
 def test_repeat_scores_learn_through_the_scores(random_log):
     repeat = repeat_of(True)
-    own = own_of(random_log, np.array([20, 50]))
-    put(torch.zeros(2, 12), own, scores_of(repeat, own)).logsumexp(1).sum().backward()
+    seen = seen_of(random_log, np.array([20, 50]))
+    with_repeat_scores(torch.zeros(2, 12), seen, scores_of(repeat, seen)).logsumexp(1).sum().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in repeat.parameters())
 
 
@@ -219,59 +230,60 @@ def test_config_is_refused_when_seen_items_are_left_out_and_should_be_scored():
         ModelConfig(repeat_score=True)
 
 
-def test_own_items_loss_is_the_cross_entropy_among_own_items_when_some_come_again(random_log):
+def test_seen_items_loss_is_the_cross_entropy_among_seen_items_when_some_are_targets(random_log):
     heads = np.array([20, 50])
-    own = own_of(random_log, heads)
-    value = torch.randn(own.item.shape[0], generator=torch.Generator().manual_seed(3))
-    had = [own.item[own.timestamp == timestamp].tolist() for timestamp in (0, 1)]
+    seen = seen_of(random_log, heads)
+    value = torch.randn(seen.item.shape[0], generator=torch.Generator().manual_seed(3))
+    had = [seen.item[seen.basket == basket].tolist() for basket in (0, 1)]
     new = next(item for item in range(12) if item not in had[1]) if len(had[1]) < 12 else had[1][0]
     row, item = torch.tensor([0, 0, 1]), torch.tensor([had[0][0], had[0][1], new])
     expected = 0.0
-    for timestamp, came in ((0, had[0][:2]), (1, [new])):
-        again = [item for item in came if item in had[timestamp]]
-        logarithm = torch.log_softmax(value[own.timestamp == timestamp], 0)
+    for basket, targets in ((0, had[0][:2]), (1, [new])):
+        again = [item for item in targets if item in had[basket]]
+        logarithm = torch.log_softmax(value[seen.basket == basket], 0)
         if again:
-            expected -= float(sum(logarithm[had[timestamp].index(item)] for item in again)) / len(again) / 2
-    assert float(seen_items_loss(value, own, row, item, 2)) == pytest.approx(expected, rel=1e-5)
+            expected -= float(sum(logarithm[had[basket].index(item)] for item in again)) / len(again) / 2
+    assert float(seen_items_loss(value, seen, row, item, 2)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_lead_counts_when_a_model_ranks_and_not_while_it_learns(random_log):
-    repeat, own = repeat_of(True), own_of(random_log, np.array([20]))
-    ranking = scores_of(repeat, own)
-    torch.testing.assert_close(scores_of(repeat.train(), own) + 2.0, ranking)
+def test_repeat_offset_is_added_when_a_model_ranks_and_not_in_training(random_log):
+    repeat, seen = repeat_of(True), seen_of(random_log, np.array([20]))
+    ranking = scores_of(repeat, seen)
+    torch.testing.assert_close(scores_of(repeat.train(), seen) + 2.0, ranking)
 
 
-def test_ranks_of_one_pass_are_those_of_models_with_each_lead(random_log):
+def test_ranks_of_one_pass_are_those_of_models_with_each_repeat_offset(random_log):
     torch.manual_seed(0)
     config = ModelConfig(dimensions=4, exclude_seen=False, repeat_score=True)
     model = InterestModel(config, VECTORS)
     tensors = LogTensors.of(random_log, config.session_gap_ms)
     popularity = prior_snapshots(random_log, len(VECTORS), config)
     everything = (model, random_log, tensors, has_past(random_log), popularity)
-    events, ranks = target_ranks_by_gain(*everything, REPEAT_OFFSETS)
+    offsets = TrainConfig().repeat_offsets
+    events, ranks = target_ranks_by_offset(*everything, offsets)
     assert len(np.unique(ranks, axis=0)) > 2
-    for repeat_offset, found in zip(REPEAT_OFFSETS, ranks, strict=True):
+    for repeat_offset, found in zip(offsets, ranks, strict=True):
         model.repeat.repeat_offset.fill_(repeat_offset)
         alone = target_ranks(*everything)
         np.testing.assert_array_equal(alone[0], events)
         np.testing.assert_array_equal(alone[1], found)
 
 
-def test_level_is_what_the_own_items_of_a_moment_share(random_log):
-    repeat, own = repeat_of(True), own_of(random_log, np.array([20, 50]))
-    level = repeat.level(own)
-    for timestamp in (0, 1):
-        assert level[own.timestamp == timestamp].unique().numel() == 1
-    loss = seen_items_loss(scores_of(repeat, own), own, own.timestamp[:1], own.item[:1], 2)
+def test_common_level_is_equal_for_the_seen_items_of_a_basket(random_log):
+    repeat, seen = repeat_of(True), seen_of(random_log, np.array([20, 50]))
+    level = repeat.common_level(seen)
+    for basket in (0, 1):
+        assert level[seen.basket == basket].unique().numel() == 1
+    loss = seen_items_loss(scores_of(repeat, seen), seen, seen.basket[:1], seen.item[:1], 2)
     order = torch.autograd.grad(loss, [repeat.output.bias])
     torch.testing.assert_close(order[0], torch.zeros(1), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("loss", list(Loss))
-def test_own_items_are_put_in_order_whatever_the_loss(random_log, loss):
+def test_repeat_score_is_learned_whatever_the_loss(random_log, loss):
     torch.manual_seed(0)
     config = TrainConfig(loss=loss, epochs=1, refit=False, negatives=4)
     model_config = ModelConfig(dimensions=4, exclude_seen=False, repeat_score=True)
     fitted = fit(random_log, np.ones(random_log.events, np.bool_), VECTORS.numpy(), model_config, config)
     assert fitted.model.repeat.item_bias.detach().abs().max() > 0
-    assert float(fitted.model.repeat.repeat_offset) in REPEAT_OFFSETS
+    assert float(fitted.model.repeat.repeat_offset) in config.repeat_offsets

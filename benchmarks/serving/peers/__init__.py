@@ -1,1 +1,1 @@
-"""The same recommendations served as they usually are: grpc.aio, PyTriton, and one Python model for each operator."""
+"""Peers that serve the same recommendations: grpc.aio, PyTriton, and an ensemble of one Python model per operator."""

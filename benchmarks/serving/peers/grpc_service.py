@@ -1,6 +1,6 @@
-"""Peer 1: a grpc.aio service with eager PyTorch and a queue that batches while the model works; no Triton.
+"""Peer 1: a grpc.aio service with eager PyTorch, without Triton; it batches requests that wait for the model.
 
-It speaks the KServe v2 messages, so that one load generator asks every server.
+It uses the KServe v2 messages, so that one load generator can measure every server.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ _DTYPES = {"INT64": np.int64, "BOOL": np.bool_}
 
 
 class RecommendService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Answers `recommend`; what a load generator asks beside that, it answers as Triton does."""
+    """Answers `recommend`, and the other calls of a load generator as Triton would."""
 
     def __init__(self, recommender: TorchRecommender, max_batch: int) -> None:
-        """Prepares to serve.
+        """Creates the service.
 
         Args:
-            recommender: The model.
-            max_batch: Requests that it takes together; 1 for no batching.
+            recommender: Model to serve.
+            max_batch: Maximum number of requests in a batch; 1 for no batching.
         """
         self._recommender = recommender
         self._max_batch = max_batch
-        # One thread: torch runs the batch on as many cores as it was told to.
+        # One thread is enough: torch itself runs the batch on the configured number of cores.
         self._executor = ThreadPoolExecutor(1)
         self._queue: asyncio.Queue[tuple[Any, asyncio.Future[Any]]] = asyncio.Queue()
         self._ids = [len(text.encode()).to_bytes(4, "little") + text.encode() for text in recommender.item_id]
 
     async def run(self) -> None:
-        """Takes what has queued up, answers it at once, and again."""
+        """Answers the waiting requests in batches, until it is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             waiting = [await self._queue.get()]
@@ -60,7 +60,7 @@ class RecommendService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
                     future.set_result(answer)
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 - gRPC's names, without types
-        """One recommendation."""
+        """Answers one request for recommendations."""
         arrays = {
             tensor.name: torch.from_numpy(np.frombuffer(raw, _DTYPES[tensor.datatype]).copy())
             for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
@@ -72,7 +72,7 @@ class RecommendService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
             response = await future
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        # Callers with several requests in flight tell the answers apart by it.
+        # Callers with several requests in flight match answers by their id.
         response.id = request.id
         return response
 
@@ -81,36 +81,36 @@ class RecommendService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         return [self._response(answers, row) for row in range(len(requests))]
 
     def _response(self, answers: Answers, row: int) -> Any:  # noqa: ANN401 - no types
-        parts = (
+        outputs = (
             (contract.ITEM_ID, answers.index.shape[1], b"".join([self._ids[index] for index in answers.index[row]])),
             (contract.SCORE, answers.score.shape[1], answers.score[row].tobytes()),
             (contract.ALPHA_USED, 1, answers.alpha_used[row].tobytes()),
             (contract.EVENT_COUNTS, answers.event_counts.shape[1], answers.event_counts[row].tobytes()),
         )
         response = service_pb2.ModelInferResponse(model_name=contract.RECOMMEND.name, model_version="1")
-        for tensor, size, raw in parts:
+        for tensor, size, raw in outputs:
             response.outputs.add(name=tensor.name, datatype=tensor.dtype.value, shape=[1, size])
             response.raw_output_contents.append(raw)
         return response
 
     async def ServerLive(self, _request: Any, _context: Any) -> Any:  # noqa: ANN401, N802
-        """Always."""
+        """Answers that the server is live."""
         return service_pb2.ServerLiveResponse(live=True)
 
     async def ServerReady(self, _request: Any, _context: Any) -> Any:  # noqa: ANN401, N802
-        """Always."""
+        """Answers that the server is ready."""
         return service_pb2.ServerReadyResponse(ready=True)
 
     async def ModelReady(self, _request: Any, _context: Any) -> Any:  # noqa: ANN401, N802
-        """Always."""
+        """Answers that the model is ready."""
         return service_pb2.ModelReadyResponse(ready=True)
 
     async def ServerMetadata(self, _request: Any, _context: Any) -> Any:  # noqa: ANN401, N802
-        """Without Triton's extensions, so that nobody asks for its statistics."""
+        """Answers without Triton's extensions, so that callers do not request statistics."""
         return service_pb2.ServerMetadataResponse(name="grpc.aio", version="1")
 
     async def ModelMetadata(self, _request: Any, _context: Any) -> Any:  # noqa: ANN401, N802
-        """The tensors."""
+        """Answers with the tensors of `recommend`."""
         response = service_pb2.ModelMetadataResponse(name=contract.RECOMMEND.name, versions=["1"], platform="pytorch")
         for tensors, field in ((INPUTS, response.inputs), (OUTPUTS, response.outputs)):
             for tensor in tensors:
@@ -118,7 +118,7 @@ class RecommendService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         return response
 
     async def ModelConfig(self, _request: Any, _context: Any) -> Any:  # noqa: ANN401, N802
-        """The same as Triton's message."""
+        """Answers with the tensors of `recommend` as Triton's config message."""
         config = model_config_pb2.ModelConfig(name=contract.RECOMMEND.name, max_batch_size=self._max_batch)
         for tensors, field in ((INPUTS, config.input), (OUTPUTS, config.output)):
             for tensor in tensors:
@@ -126,14 +126,14 @@ class RecommendService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         return service_pb2.ModelConfigResponse(config=config)
 
     async def ModelStatistics(self, _request: Any, _context: Any) -> Any:  # noqa: ANN401, N802
-        """None are kept."""
+        """Answers with empty statistics: the service keeps none."""
         response = service_pb2.ModelStatisticsResponse()
         response.model_stats.add(name=contract.RECOMMEND.name, version="1")
         return response
 
 
 async def serve(bundle: Path, port: int, max_batch: int) -> None:
-    """Serves on loopback until the process is ended."""
+    """Serves on 127.0.0.1 until the process is stopped."""
     service = RecommendService(TorchRecommender(bundle), max_batch)
     server = grpc.aio.server()
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, server)
@@ -143,7 +143,7 @@ async def serve(bundle: Path, port: int, max_batch: int) -> None:
 
 
 def main() -> None:
-    """Reads the command line and serves."""
+    """Parses the command line and serves."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)

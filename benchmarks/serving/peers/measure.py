@@ -1,4 +1,4 @@
-"""`recommend` against three services that do the same; see `benchmarks.serving.peers`."""
+"""Compares `recommend` with three services that give the same recommendations; see `benchmarks.serving.peers`."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ Start = Callable[..., AbstractContextManager[str]]
 
 @dataclass(frozen=True)
 class Peer:
-    """A service and the settings that it may run best with."""
+    """A service and the settings to try."""
 
     title: str
     start: Start
-    """Takes one of `variants` as keywords; gives the gRPC address."""
+    """Starts the service with one of `variants` as keyword arguments; yields the gRPC address."""
     variants: tuple[dict[str, int], ...]
-    """The first is what runs when nothing is tried."""
+    """Settings to try; a quick run uses the first."""
 
 
 def peers(settings: Settings, bundle: InterestBundle) -> dict[str, Peer]:
-    """The three of them."""
+    """The three peers, by key."""
 
     def grpc_aio(**options: int) -> AbstractContextManager[str]:
         ports = free_ports()
@@ -83,12 +83,12 @@ def peers(settings: Settings, bundle: InterestBundle) -> dict[str, Peer]:
                 {"instances": 1, "torch_threads": 1, "queue_delay_us": 1_000},
             ),
         ),
-        "p3": Peer("one Python model an operator", operators, ({"instances": 1}, {"instances": 2})),
+        "p3": Peer("one Python model per operator", operators, ({"instances": 1}, {"instances": 2})),
     }
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """Throughput and tail of sixteen callers, ours over each peer's."""
+    """Ratios of Ebbtide's throughput and p99 to each peer's, with `IN_FLIGHT` requests in flight."""
     load = PerfAnalyzer.set_up()
     bundle = InterestBundle.load(settings.bundle)
     requests = real_requests(bundle)
@@ -121,7 +121,7 @@ def _ratios(rounds: Rounds, peer: str) -> dict[str, float]:
 
 
 def _best_variant(peer: Peer, load: PerfAnalyzer, data: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """The settings with the highest throughput, and what each of them came to."""
+    """The settings with the highest throughput, and the figures of each setting."""
     tried: list[tuple[Turn, dict[str, int]]] = []
     for variant in peer.variants:
         with peer.start(**variant) as url:

@@ -1,4 +1,4 @@
-"""Peer 3: one Python-backend model for each operator, joined in an ensemble, written as a model repository."""
+"""Peer 3: writes a model repository with an ensemble of one Python model per operator."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Tensors = dict[str, tuple[str, list[int]]]
 
 
 def write_operators(bundle: InterestBundle, out: Path, instances: int) -> Path:
-    """Writes the repository; gives its folder.
+    """Writes the repository and returns its folder.
 
     Args:
-        bundle: What to serve.
+        bundle: Bundle to serve.
         out: A new folder.
-        instances: Of each operator.
+        instances: Number of instances of each operator.
     """
     d, width = bundle.model.config.dimensions, bundle.model.config.dimensions + bundle.prior_columns.shape[1]
     tensors: Tensors = {
@@ -75,12 +75,12 @@ def write_operators(bundle: InterestBundle, out: Path, instances: int) -> Path:
     inputs = ["event_item", "event_time", "event_is_current", "now"]
     ensemble = _config(contract.RECOMMEND.name, inputs, ["item_id", "score", "alpha_used", "event_counts"], tensors)
     ensemble.platform = "ensemble"
-    for name, (taken, given) in operators.items():
+    for name, (step_inputs, step_outputs) in operators.items():
         ensemble.ensemble_scheduling.step.add(
             model_name=name,
             model_version=-1,
-            input_map=dict(zip(taken, taken, strict=True)),
-            output_map=dict(zip(given, given, strict=True)),
+            input_map={tensor: tensor for tensor in step_inputs},
+            output_map={tensor: tensor for tensor in step_outputs},
         )
     _write(ensemble, out)
     return out

@@ -1,6 +1,7 @@
-"""Peer 2: PyTriton with its batching decorator around eager PyTorch, in a process of its own.
+"""Peer 2: PyTriton with its batching decorator around eager PyTorch.
 
-Its batcher joins requests of equal lengths only; the requests of this benchmark are, so no padding is needed.
+PyTriton's batcher joins only requests of equal length. The requests of this benchmark have equal length, so they need
+no padding.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Array = npt.NDArray[np.generic]
 
 
 def main() -> None:
-    """Reads the command line and serves until the process is ended."""
+    """Parses the command line and serves until the process is stopped."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--ports", type=int, nargs=3, required=True, help="gRPC, HTTP, metrics")
@@ -36,8 +37,8 @@ def main() -> None:
 
     @batch  # type: ignore[untyped-decorator]
     def recommend(**inputs: Array) -> dict[str, Array]:
-        wanted = (contract.EVENT_ITEM, contract.EVENT_TIME, contract.EVENT_IS_CURRENT, contract.NOW)
-        item, time_ms, current, now_ms = (torch.from_numpy(inputs[tensor.name]) for tensor in wanted)
+        tensors = (contract.EVENT_ITEM, contract.EVENT_TIME, contract.EVENT_IS_CURRENT, contract.NOW)
+        item, time_ms, current, now_ms = (torch.from_numpy(inputs[tensor.name]) for tensor in tensors)
         answers = recommender.answer(item, time_ms, current, now_ms, mask=None)
         return {
             contract.ITEM_ID.name: item_id[answers.index],
@@ -54,7 +55,7 @@ def main() -> None:
         http_port=http_port,
         metrics_port=metrics_port,
     )
-    # Without restrictions: the load generator reads the statistics.
+    # No endpoint is restricted: the load generator reads the statistics.
     with Triton(config=config, security_config=TritonSecurityConfig(restricted_endpoints=[])) as triton:
         triton.bind(
             model_name=contract.RECOMMEND.name,

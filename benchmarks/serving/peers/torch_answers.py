@@ -1,4 +1,4 @@
-"""The recommendations in eager PyTorch over padded batches, as a service without Triton would have them."""
+"""Recommendations in eager PyTorch over padded batches, as a service without Triton would compute them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _LATER_THAN_ALL = torch.iinfo(torch.int64).max
 
 @dataclass(frozen=True)
 class Answers:
-    """Of B requests."""
+    """Answers to B requests."""
 
     index: npt.NDArray[np.int64]
-    """``[B, N]``: catalog indices, best first."""
+    """``[B, TOP_N]``: catalog indices, best first."""
     score: npt.NDArray[np.float32]
-    """``[B, N]``."""
+    """``[B, TOP_N]``."""
     alpha_used: npt.NDArray[np.float32]
     """``[B, 1]``."""
     event_counts: npt.NDArray[np.int32]
@@ -36,10 +36,10 @@ class Answers:
 
 
 class TorchRecommender:
-    """A bundle's model with its tables worked out, as a service holds it."""
+    """The model of a bundle with precomputed tables."""
 
     def __init__(self, bundle: Path) -> None:
-        """Reads a bundle."""
+        """Reads a bundle and computes the tables."""
         content = InterestBundle.load(bundle)
         keys = item_keys(content.catalog.item_id)
         order = np.argsort(keys)
@@ -55,27 +55,33 @@ class TorchRecommender:
             self._rank_decay_rate = self._model.rank_decay_rate.clone()
 
     def answer_ragged(self, requests: Sequence[tuple[Tensor, Tensor, Tensor, int]]) -> Answers:
-        """Answers of requests of any lengths: item keys, times and flags, ``[events]`` each, and `now`."""
+        """Answers requests of different lengths.
+
+        Args:
+            requests: Item keys, timestamps and flags of the current session, each ``[events]``, and `now` in Unix ms.
+        """
         keys, times, flags, now = zip(*requests, strict=True)
-        lengths = [len(part) for part in keys]
+        lengths = [len(key) for key in keys]
         mask = None
         if len(set(lengths)) == 1:
-            columns = [torch.stack(part) for part in (keys, times, flags)]
+            columns = [torch.stack(tensors) for tensors in (keys, times, flags)]
         else:
             mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-            columns = [torch.nn.utils.rnn.pad_sequence(list(part), batch_first=True) for part in (keys, times, flags)]
+            columns = [
+                torch.nn.utils.rnn.pad_sequence(list(tensors), batch_first=True) for tensors in (keys, times, flags)
+            ]
         return self.answer(columns[0], columns[1], columns[2], torch.tensor(now)[:, None], mask)
 
     @torch.inference_mode()
     def answer(self, key: Tensor, time_ms: Tensor, current: Tensor, now_ms: Tensor, mask: Tensor | None) -> Answers:
-        """Answers of a padded batch.
+        """Answers a padded batch of B requests with at most L events.
 
         Args:
             key: ``[B, L]``, item keys.
-            time_ms: ``[B, L]``.
-            current: ``[B, L]``, flags of the current session.
-            now_ms: ``[B, 1]``.
-            mask: ``[B, L]``, false for padding; None without any.
+            time_ms: ``[B, L]``, timestamps of the events.
+            current: ``[B, L]``, whether an event is of the current session.
+            now_ms: ``[B, 1]``, timestamps of the requests.
+            mask: ``[B, L]``, false for padding; None if there is no padding.
 
         Raises:
             ValueError: A key is not in the catalog.

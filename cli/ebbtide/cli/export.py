@@ -1,4 +1,4 @@
-"""``ebbtide export``: an interest bundle becomes a Triton model repository."""
+"""``ebbtide export``: writes a Triton model repository from an interest bundle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHOWN_VALUES = 8
 
 
 class HeadPrecision(str, Enum):
-    """Of the scoring head's item factors."""
+    """Number format of the scoring head's item factors."""
 
     fp32 = "fp32"
     fp16 = "fp16"
@@ -35,18 +35,10 @@ class Retrieval(str, Enum):
 
     exact = "exact"
     ivf = "ivf"
-    hnsw = "hnsw"
-
-
-class EncoderKind(str, Enum):
-    """What embeds free texts when served."""
-
-    transformer = "transformer"
-    static = "static"
 
 
 class EncoderPrecision(str, Enum):
-    """Of the encoder's weights and matrix products."""
+    """Number format of the encoder's weights and matrix products."""
 
     fp32 = "fp32"
     fp16 = "fp16"
@@ -62,109 +54,118 @@ class Accelerator(str, Enum):
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="Bundle written by `ebbtide train`.")],
-    out: Annotated[Path, typer.Option(help="Model repository to write; see --version for one that is there.")],
-    top_n: Annotated[int, typer.Option(min=1, help="Items of an answer; clients may ask for fewer.")] = 50,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the model repository to write. To add a version to an existing one, see --version."
+        ),
+    ],
+    top_n: Annotated[int, typer.Option(min=1, help="Number of items in an answer; clients may ask for fewer.")] = 50,
     max_events: Annotated[
-        int, typer.Option(min=1, help="Events of a request, history and session together.")
+        int, typer.Option(min=1, help="Maximum number of events in a request, history and session together.")
     ] = _DEFAULTS.max_events,
     max_exclude_items: Annotated[
-        int, typer.Option(min=0, help="Items that a request may exclude by name.")
+        int, typer.Option(min=0, help="Maximum number of items that a request may exclude by id.")
     ] = _DEFAULTS.max_exclude_items,
     version: Annotated[
         int | None,
-        typer.Option(min=1, help="Add this version to those in the folder; without it the folder is written anew."),
+        typer.Option(min=1, help="Add this version to the folder. Without it the folder is replaced."),
     ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="Machine to serve on: cpu, cpu:CORES, gpu or gpu:GPUS; this one's cores without it. Repeat it for "
-            "configs that `ebbtide serve --model-config-name` chooses, such as gpu-1 (docs/configs.md)."
+            help="Machine to serve on: cpu, cpu:CORES, gpu or gpu:GPUS. Default: the cores of this machine. "
+            "Repeat the option "
+            "to write more configs for `ebbtide serve --model-config-name`, such as gpu-1 (docs/configs.md)."
         ),
     ] = None,
     accelerator: Annotated[
-        Accelerator | None, typer.Option(help="ONNX Runtime's execution accelerator on GPU targets.")
+        Accelerator | None, typer.Option(help="Execution accelerator of ONNX Runtime on GPU targets.")
     ] = None,
     max_queue_size: Annotated[
-        int | None, typer.Option(min=0, help="Requests that may wait for a model; more are refused. 0 for no bound.")
+        int | None,
+        typer.Option(min=0, help="Maximum number of requests that wait for a model; more are refused. 0: no limit."),
     ] = None,
     queue_timeout_ms: Annotated[
         int | None,
-        typer.Option(min=0, help="How long a request may wait for a model before it is refused. 0: no limit."),
+        typer.Option(min=0, help="Milliseconds that a request may wait for a model before it is refused. 0: no limit."),
     ] = None,
     response_cache: Annotated[
-        bool | None, typer.Option("--response-cache", help="Let the server answer equal requests from its cache.")
+        bool | None,
+        typer.Option("--response-cache", help="Let the server answer identical requests from its response cache."),
     ] = None,
     rate_limiter: Annotated[
         bool | None,
-        typer.Option("--rate-limiter", help="Have Triton share the cores out among instances."),
+        typer.Option("--rate-limiter", help="Let Triton's rate limiter share the cores between model instances."),
     ] = None,
     sweep: Annotated[
-        bool | None, typer.Option("--sweep", help="Measure batch sizes on this machine and prefer the good ones.")
+        bool | None,
+        typer.Option("--sweep", help="Measure batch sizes on this machine and set the fast ones as preferred."),
     ] = None,
     tuned: Annotated[
         list[str] | None,
         typer.Option(
-            help="Settings of a model that `ebbtide tune` found, for the first target: "
-            "scoring_head:instances=2,threads=1,queue_delay_us=500,preferred=8+32. Repeat it for other models."
+            help="Tuned settings of a model, as found by `ebbtide tune`, for the first target: "
+            "scoring_head:instances=2,threads=1,queue_delay_us=500,preferred=8+32. Repeat the option for other models."
         ),
     ] = None,
     head_precision: Annotated[
         HeadPrecision,
         typer.Option(
-            help="Item factors of the scoring head: int8 picks candidates by integers and scores them in fp32, "
-            "faster for 100,000 items and more in small batches (docs/head.md); fp16 halves the file only."
+            help="Number format of item factors. int8: selects candidates with integers and scores them in fp32, "
+            "faster for 100,000 items and more in small batches (docs/head.md). fp16: half the file size, same speed."
         ),
     ] = HeadPrecision.fp32,
     retrieval: Annotated[
         Retrieval,
         typer.Option(
-            help="How the scoring head finds the best items: ivf and hnsw ask an approximate index, faster for a "
-            "million items and more (docs/head.md); their server needs faiss-cpu."
+            help="How the scoring head finds the best items: ivf asks an approximate index, faster for a million "
+            "items and more (docs/head.md); its server needs faiss-cpu."
         ),
     ] = Retrieval.exact,
     least_recall: Annotated[
         float,
-        typer.Option(min=0.01, max=1, help="Share of the true best 100 that an index must name, or it is refused."),
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="Minimum recall of the index: share of the exact top 100 that it must find, or the export is refused.",
+        ),
     ] = 0.98,
     attributes: Annotated[
         Path | None,
-        typer.Option(help="Catalog file whose --attribute-col requests may filter by: Parquet, CSV, TSV, JSON Lines."),
+        typer.Option(
+            help="Catalog file with attributes that requests may filter by (see --attribute-col): Parquet, CSV, "
+            "TSV, JSON Lines."
+        ),
     ] = None,
     attribute_col: Annotated[
         list[str] | None,
-        typer.Option(help="Column with a category, or whether an item is in stock; lists are several values. Repeat."),
+        typer.Option(
+            help="Attribute column, such as a category or whether the item is in stock. A list counts as "
+            "several values. Repeat the option for more columns."
+        ),
     ] = None,
     attribute_item_col: Annotated[
-        str | None, typer.Option(help="Column with the item ids; the one that the bundle was trained with by default.")
+        str | None, typer.Option(help="Column with the item ids. Default: as in training.")
     ] = None,
     attribute_separator: Annotated[
-        str, typer.Option(help="Between the values of one text, as in Action|Comedy; '' for one value.")
+        str,
+        typer.Option(help="Separator of several values in one text, as in Action|Comedy. '': the text is one value."),
     ] = "|",
     ignore_unknown: Annotated[
         bool,
         typer.Option(
             "--ignore-unknown",
-            help="Leave out and count events with items that are not in the catalog, where a request does not say; "
-            "else it is refused.",
+            help="Ignore and count events with unknown items, unless a request says otherwise. "
+            "Default: refuse such requests.",
         ),
     ] = False,
-    encoder: Annotated[
-        EncoderKind,
-        typer.Option(
-            help="What embeds free texts: the language model, or a table distilled from it (docs/encoder.md)."
-        ),
-    ] = EncoderKind.transformer,
     precision: Annotated[
-        EncoderPrecision, typer.Option(help="Of the language model: int8 is made for CPUs, fp16 for GPUs.")
+        EncoderPrecision, typer.Option(help="Of the text encoder: int8 is for CPUs, fp16 for GPUs (docs/encoder.md).")
     ] = EncoderPrecision.fp32,
-    layers: Annotated[
-        int | None, typer.Option(min=1, help="Layers of the language model to keep; all without it.")
-    ] = None,
     allow_fidelity_loss: Annotated[
         bool,
-        typer.Option(
-            "--allow-fidelity-loss", help="Write an encoder that answers too far from the full one all the same."
-        ),
+        typer.Option("--allow-fidelity-loss", help="Write the encoder even if it differs too much from the full one."),
     ] = False,
 ) -> None:
     """Export a bundle as a Triton model repository: ONNX graphs, Python models and every config.pbtxt.
@@ -211,7 +212,7 @@ def command(
         ignore_unknown=ignore_unknown,
         head_precision=head_precision.value,
         retrieval=RetrievalOptions(retrieval.value, least_recall),
-        encoder=EncoderOptions(encoder.value, precision.value, layers, allow_fidelity_loss),
+        encoder=EncoderOptions(precision.value, allow_fidelity_loss),
     )
     with timed(f"exported {out}"), console.status("Exporting") as status:
         filters = None
@@ -271,7 +272,7 @@ def _print_report(report: ExportReport) -> None:
     table.add_column("largest difference", justify="right")
     table.add_column("allowed", justify="right")
     for name, difference, allowed in (
-        (f"encoder, {report.encoder.label}", report.encoder_difference, report.encoder_tolerance),
+        (f"encoder, {report.encoder.precision}", report.encoder_difference, report.encoder_tolerance),
         ("scoring head", report.head_difference, report.head_tolerance),
         ("whole requests", report.pipeline_difference, report.head_tolerance),
     ):
@@ -299,7 +300,7 @@ def _print_encoder(report: EncoderReport) -> None:
         return
     from ebbtide.export.encoder.speed import BATCH_TEXTS, BATCH_TOKENS
 
-    table = Table(title=f"Encoder {report.label} beside the full one in fp32, on event vectors", title_justify="left")
+    table = Table(title=f"Encoder in {report.precision} against fp32, on event vectors", title_justify="left")
     table.add_column("measured")
     table.add_column("value", justify="right")
     table.add_row(f"mean cosine, {fidelity.texts:,} catalog texts", f"{fidelity.cosine_mean:.4f}")

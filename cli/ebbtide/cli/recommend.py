@@ -50,7 +50,7 @@ def command(
     ] = None,
     alpha: Annotated[
         float | None,
-        typer.Option(help="Weight of long-term history in the blend, 0 to 1. Default: the learned gate decides."),
+        typer.Option(help="Share of history in the blend (alpha), 0 to 1. Default: the learned gate decides."),
     ] = None,
     decay_scale: Annotated[
         float | None,

@@ -85,7 +85,7 @@ def print_answer(
     events = "1 event" if message.events_used == 1 else f"{message.events_used} events"
     unknown = f", {message.unknown_events} ignored (not in the catalog)" if message.unknown_events else ""
     console.print(
-        f"[italic]{heading}: alpha {message.alpha_used:.2f} (weight of history), {events} counted{unknown}[/italic]"
+        f"[italic]{heading}: alpha {message.alpha_used:.2f} (share of history), {events} counted{unknown}[/italic]"
     )
     if missing := cold_start_text(answer):
         console.print(f"[yellow]cold start[/yellow], {missing}")

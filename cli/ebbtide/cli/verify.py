@@ -83,7 +83,7 @@ def _compare(
     with console.status("Loading"):
         from ebbtide.export.inprocess import InProcessPipeline
         from ebbtide.train.bundle import InterestBundle
-        from ebbtide.verify import compare_bundle, compare_server, write_requests
+        from ebbtide.verify import compare_bundle, compare_fidelity, compare_server, write_requests
 
         pipeline = InProcessPipeline(repository, version)
         loaded = None if bundle is None else InterestBundle.load(bundle)
@@ -100,6 +100,9 @@ def _compare(
         if server is not None:
             on_server = progress.add_task("Against Triton", total=len(asked))
             found += compare_server(pipeline, server, asked, progress=lambda done: progress.advance(on_server, done))
+    if loaded is not None:
+        # By the processor that serves, where there is a server.
+        found.append(compare_fidelity(loaded, pipeline, server))
     return found
 
 
@@ -139,10 +142,11 @@ def _print(found: list[StageDifference]) -> bool:
         if failed is None:
             console.print(f"[green]✓[/green] {pair}: the same")
             continue
+        where = "" if failed.request is None else f"request {failed.request}, "
         item = "" if failed.item is None else f", item {failed.item}"
         console.print(
             f"[red]✗[/red] {pair}: differs first at [bold]{failed.stage}[/bold], {failed.field}: "
-            f"request {failed.request}, for {failed.kind}{escape(item)}: {escape(failed.detail)}"
+            f"{where}for {failed.kind}{escape(item)}: {escape(failed.detail)}"
         )
     return all(one.passed for one in found)
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class InterestServiceStub(object):
-    """Recommends from interests that ebb.
+    """Recommends items from interests that decay with time.
     """
 
     def __init__(self, channel):
@@ -63,41 +63,41 @@ class InterestServiceStub(object):
 
 
 class InterestServiceServicer(object):
-    """Recommends from interests that ebb.
+    """Recommends items from interests that decay with time.
     """
 
     def Recommend(self, request, context):
-        """Ranks the catalog by the interest that the request's events show.
+        """Recommends the best items of the catalog for one user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecommendStream(self, request_iterator, context):
-        """Recommend for many users, or again and again for one session, over one stream. Each request is answered or failed
-        on its own, as soon as it can be, so answers may come in another order; `request_id` says which is which. The stream
-        ends after its last answer.
+        """The same as `Recommend` for many requests over one stream. Each request succeeds or fails on its own. The server
+        sends each answer as soon as it has it, so the order of answers may differ from the order of requests: match them
+        by `request_id`. The stream ends after the last answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rank(self, request, context):
-        """Scores and orders the items that the request names, instead of the catalog.
+        """Scores and orders the items that the request names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Splits the scores of items into what each event, the popularity prior and the adjustments add to them.
+        """Splits the score of each item into the shares of the events, of the popularity prior and of the score adjustments.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Gives the vector of each text, as the interest model sees it.
+        """Returns the event vector of each text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,7 +140,7 @@ def add_InterestServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InterestService(object):
-    """Recommends from interests that ebb.
+    """Recommends items from interests that decay with time.
     """
 
     @staticmethod

@@ -1,60 +1,16 @@
-"""Which events are held out of training, and which form a basket and are predicted together."""
+"""Which events are held out of training and tested."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import numpy as np
-import numpy.typing as npt
 
+from ebbtide.data.baskets import Mask, basket_heads, has_past
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
 
-Mask = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
-
 _MS_PER_SECOND = 1000
-
-
-@dataclass(frozen=True)
-class Baskets:
-    """Baskets to predict, in log order: a basket is all events of one user at one time. `C` baskets in all."""
-
-    head: Ints
-    """``[baskets]``, log index of the basket's first event; a prediction may see the user's events before it."""
-    stop: Ints
-    """``[baskets]``, one past the last event of the basket."""
-
-    def __len__(self) -> int:
-        return self.head.shape[0]
-
-
-def basket_heads(log: EventLog) -> Ints:
-    """The log index of the first event of each event's basket (same user, same time), ``[events]``."""
-    opens = np.ones(log.events, dtype=np.bool_)
-    opens[1:] = np.diff(log.time_ms) != 0
-    opens[log.start[:-1]] = True
-    return np.maximum.accumulate(np.where(opens, np.arange(log.events), 0))
-
-
-def has_past(log: EventLog) -> Mask:
-    """True for events with a strictly earlier event of the same user, ``[events]``."""
-    return np.asarray(basket_heads(log) > np.repeat(log.start[:-1], np.diff(log.start)))
-
-
-def baskets_of(log: EventLog, targets: Mask) -> Baskets:
-    """The baskets that contain a target event and have an earlier event of the user.
-
-    Args:
-        log: Events.
-        targets: ``[events]``; `held_out` holds out whole baskets only.
-    """
-    heads = basket_heads(log)
-    head, first = np.unique(heads, return_index=True)
-    stop = np.append(first[1:], log.events)
-    wanted = np.isin(head, heads[targets & has_past(log)])
-    return Baskets(head[wanted], stop[wanted])
 
 
 def leave_last_out(log: EventLog) -> Mask:
@@ -67,8 +23,8 @@ def leave_last_out(log: EventLog) -> Mask:
 def after_time(log: EventLog, fraction: float, among: Mask | None = None) -> Mask:
     """True for the last ``fraction`` of the events by time, of all or of those in ``among``, ``[events]``."""
     times = log.time_ms if among is None else log.time_ms[among]
-    border = np.quantile(times, 1 - fraction, method="lower")
-    mask = log.time_ms >= border
+    split_time = np.quantile(times, 1 - fraction, method="lower")
+    mask = log.time_ms >= split_time
     return mask if among is None else mask & among
 
 
@@ -87,21 +43,21 @@ def held_out(log: EventLog, holdout: str) -> Mask:
         return np.zeros(log.events, dtype=np.bool_)
     if holdout == "leave-last-out":
         return leave_last_out(log)
-    kind, _, border = holdout.partition(":")
+    kind, _, split_time = holdout.partition(":")
     if kind == "time":
         try:
-            share = float(border)
+            share = float(split_time)
         except ValueError:
-            return _from_date(log, holdout, border)
+            return _from_date(log, holdout, split_time)
         if 0 < share < 1:
             return after_time(log, share)
     raise _no_protocol(holdout)
 
 
-def _from_date(log: EventLog, holdout: str, border: str) -> Mask:
+def _from_date(log: EventLog, holdout: str, split_time: str) -> Mask:
     try:
         # Python 3.10 reads no final Z.
-        timestamp = datetime.fromisoformat(border.removesuffix("Z"))
+        timestamp = datetime.fromisoformat(split_time.removesuffix("Z"))
     except ValueError:
         raise _no_protocol(holdout) from None
     timestamp = timestamp.replace(tzinfo=timestamp.tzinfo or timezone.utc)

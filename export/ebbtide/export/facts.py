@@ -11,6 +11,7 @@ from typing import Any
 from ebbtide.export.errors import RepositoryError
 from ebbtide.interest import contract, exported
 from ebbtide.interest.contract import Limits
+from ebbtide.interest.retrieval import RETRIEVAL_FILE
 from ebbtide.interest.tensorfile import read_tensors
 
 ATTRIBUTE_COLUMNS = "attribute_columns"
@@ -41,7 +42,7 @@ class VersionFacts:
         try:
             limits = exported.read_interest_config(weights).limits
             _, of_attributes = read_tensors(weights / exported.ATTRIBUTES_FILE)
-            is_exact = not (head / exported.RETRIEVAL_FILE).is_file()
+            is_exact = not (head / RETRIEVAL_FILE).is_file()
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise RepositoryError(f"{repository}: version {version}: not a sound export: {error}") from error
         return cls(limits, tuple(json.loads(of_attributes.get(ATTRIBUTE_COLUMNS, "[]"))), is_exact)

@@ -24,7 +24,9 @@ from ebbtide.interest.checks import Request
 from ebbtide.interest.contract import Model
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.explanation import Explainer, Explanation
+from ebbtide.interest.modelfile import MODEL_FILE
 from ebbtide.interest.pipeline import AdaptiveWeights, InterestPipeline
+from ebbtide.interest.retrieval import RETRIEVAL_FILE
 
 Floats = npt.NDArray[np.float32]
 
@@ -153,7 +155,7 @@ class InProcessPipeline:
     def _head(self) -> Any:  # noqa: ANN401 - onnxruntime carries no types
         """The scoring head's session, or what is run like one where it answers from an index."""
         folder = self._folder(contract.SCORING_HEAD)
-        if not (folder / exported.RETRIEVAL_FILE).is_file():
+        if not (folder / RETRIEVAL_FILE).is_file():
             return self._session(contract.SCORING_HEAD)
         try:
             return open_head(folder, self.fingerprint)
@@ -161,7 +163,7 @@ class InProcessPipeline:
             raise RepositoryError(f"{folder}: not a sound export: {error}") from error
 
     def _session(self, model: Model) -> Any:  # noqa: ANN401 - onnxruntime carries no types
-        path = self._folder(model) / exported.MODEL_FILE
+        path = self._folder(model) / MODEL_FILE
         options = ort.SessionOptions()
         parameters = versions.read_model_config(self.repository, model.name).parameters
         options.intra_op_num_threads = int(parameters["intra_op_thread_count"].string_value)

@@ -9,9 +9,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from ebbtide.export.encoder.graph_edits import MAX_MESSAGE_BYTES, weight_bytes
-from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Size, Tensor
-from ebbtide.interest.exported import MODEL_FILE
+from ebbtide.interest.modelfile import MODEL_FILE, write_fingerprint
 
 OPSET = 18
 """What torch's exporter writes without converting; ONNX Runtime 1.14 and later read it (scatter adds since 16)."""
@@ -39,18 +38,18 @@ def value_info(tensor: Tensor, batch: str, sizes: Mapping[Size, int]) -> onnx.Va
 
 
 def write_graph(graph: onnx.ModelProto, fingerprint: str, folder: Path) -> None:
-    """Marks a graph with the export's id, writes it as `MODEL_FILE` and checks it.
+    """Writes a graph as `MODEL_FILE`, checks it, and notes the export's id beside it.
 
     Weights go into a file of their own only where protobuf's limit of 2 GiB asks for it.
     """
     strip(graph)
-    helper.set_model_props(graph, {contract.FINGERPRINT_PARAMETER: fingerprint})
     path = folder / MODEL_FILE
     if weight_bytes(graph) >= MAX_MESSAGE_BYTES:
         onnx.save_model(graph, str(path), save_as_external_data=True, location=_DATA_FILE)
     else:
         onnx.save_model(graph, str(path))
     onnx.checker.check_model(str(path))
+    write_fingerprint(folder, fingerprint)
 
 
 def strip(graph: onnx.ModelProto) -> None:

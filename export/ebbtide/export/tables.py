@@ -23,9 +23,9 @@ from ebbtide.interest.keys import item_keys
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.parameters import GateParameters, InterestConfig, InterestParameters
 from ebbtide.train.bundle import InterestBundle
+from ebbtide.train.files import default_mode
 
 Floats = npt.NDArray[np.float32]
-_READABLE = 0o644
 
 
 def interest_parameters(
@@ -142,9 +142,8 @@ def _attribute_tables(attributes: CatalogAttributes | None) -> dict[str, npt.NDA
 def _save(arrays: dict[str, npt.NDArray[Any]], path: Path, metadata: dict[str, str]) -> None:
     # safetensors writes an array's memory as it lies.
     contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-    save_file(contiguous, str(path), metadata=metadata)
-    # The library writes for the owner alone; servers run as another user.
-    path.chmod(_READABLE)
+    with default_mode(path):
+        save_file(contiguous, str(path), metadata=metadata)
 
 
 def _linear(layer: nn.Linear) -> tuple[Floats, Floats]:

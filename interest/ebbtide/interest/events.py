@@ -1,4 +1,4 @@
-"""A batch of requests as flat arrays: ordered in time, and parted into history and current session."""
+"""A batch of requests as flat arrays: ordered in time and split into history and current session."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MS_PER_HOUR = 3_600_000
 
 @dataclass(frozen=True)
 class EventBatch:
-    """E events of B requests: those of one request stand together, oldest first, ties as they were given."""
+    """E events of B requests: those of one request are adjacent, oldest first, ties in the order given."""
 
     request: Ints
     """``[E]``: which request an event belongs to, ascending."""
@@ -68,16 +68,16 @@ def order_events(
     session_gap_ms: int,
     has_flags: Bools | None = None,
 ) -> EventBatch:
-    """Orders the events of a batch and parts them into history and current session.
+    """Orders the events of a batch and splits them into history and current session.
 
     Args:
         counts: ``[B]``, events of each request.
         time_ms: ``[E]``, the requests' event times one after the other.
         now_ms: ``[B]``, each request's clock.
         weight: ``[E]``, or None where every weight is 1.
-        is_current: ``[E]``, or None to part all by the session gap.
+        is_current: ``[E]``, or None to split all by the session gap.
         session_gap_ms: A pause longer than this ends a session.
-        has_flags: ``[B]``, the requests that `is_current` is taken for; None for all.
+        has_flags: ``[B]``, the requests to which `is_current` applies; None for all.
 
     Returns:
         The batch. A request without flags has as current session its last events that follow each other, and are
@@ -104,7 +104,7 @@ def order_by_age(
     since = np.empty((total, 2), dtype=np.float32)
     np.subtract(newest.repeat(counts), order, out=since[:, 1], casting="same_kind")
     older = age_ms[1:] > age_ms[:-1]
-    # Between requests, too; where there is one at all, it is seen whether that is within a request.
+    # This also finds increases between two requests; only if there is one, check whether it is within a request.
     if np.count_nonzero(older) and np.count_nonzero(older & (request[1:] == request[:-1])):
         order = np.lexsort((-age_ms, request))
         age_ms = age_ms[order]

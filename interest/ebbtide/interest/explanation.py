@@ -29,30 +29,30 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Explanation:
-    """The outputs of the `explainer` model for n candidates and E events, those that were left out included.
+    """The outputs of the `explainer` model for candidates and events, including events that were left out.
 
     `event_share` summed over events, `prior_share` and `adjustment_share` add up to `candidate_score`; so do
     `dimension_share` summed over dimensions and the other two. All of an unknown candidate's are NaN.
     """
 
     candidate_score: Floats
-    """``[1, n]``."""
+    """``[1, candidates]``."""
     alpha_used: Floats
     """``[1, 1]``."""
     event_counts: npt.NDArray[np.int32]
     """``[1, 3]``."""
     event_share: Floats
-    """``[n, E]``: events as they were given, 0 for one that was left out."""
+    """``[candidates, events]``: events as they were given, 0 for one that was left out."""
     event_current: npt.NDArray[np.bool_]
-    """``[E]``; false for an event that was left out."""
+    """``[events]``; false for an event that was left out."""
     event_decay: Floats
-    """``[E]``; 0 for an event that was left out."""
+    """``[events]``; 0 for an event that was left out."""
     dimension_share: Floats
-    """``[n, d]``."""
+    """``[candidates, d]``."""
     prior_share: Floats
-    """``[n]``."""
+    """``[candidates]``."""
     adjustment_share: Floats
-    """``[n]``: minus infinity for an excluded item; a repeat score, beside which all other shares are 0; or 0."""
+    """``[candidates]``: minus infinity (excluded), a repeat score (all other shares are then 0), or 0."""
     half_life_days: Floats
     """``[d]``, with the request's own decay scale."""
 
@@ -127,7 +127,7 @@ class Explainer:
         )
 
     def _adjustments(self, weighed: Weighed, item: npt.NDArray[np.int64]) -> Doubles:
-        """The score adjustment of each candidate, ``[n]``: 0 without one; NaN for unknown ones."""
+        """The score adjustment of each candidate, ``[candidates]``: 0 without one; NaN for unknown ones."""
         adjust_item, adjust_score = self._pipeline.adjustments(weighed)
         found = find_pairs(adjust_item, adjust_score, np.zeros_like(item), item, self._factors.shape[0])
         return np.where(item == UNKNOWN, np.nan, found)

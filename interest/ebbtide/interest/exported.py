@@ -15,7 +15,7 @@ from ebbtide.interest.candidates import CandidateScorer
 from ebbtide.interest.contract import Kind, Model
 from ebbtide.interest.explanation import Explainer
 from ebbtide.interest.lookup import KeyIndex
-from ebbtide.interest.onnxfile import read_metadata
+from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint
 from ebbtide.interest.parameters import CONFIG_FILE, TENSORS_FILE, InterestConfig, InterestParameters
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.tensorfile import read_tensors
@@ -47,16 +47,8 @@ ATTRIBUTE_COLUMN = "attribute_column"
 ATTRIBUTE_BIT = "attribute_bit"
 """int64 ``[values]``: the bit of each key within its column, 64 to a word; never 0, which every item has."""
 
-RETRIEVAL_FILE = "retrieval.safetensors"
-"""Of a scoring head that answers from an index; its metadata says how that is asked (`RETRIEVAL_SETTINGS`)."""
-RETRIEVAL_SETTINGS = "settings"
-"""Metadata of `RETRIEVAL_FILE`: JSON."""
-RETRIEVAL_INDEX = "index"
-"""uint8 ``[bytes]``: the index, as its library writes it."""
-ID_START = "id_start"
-"""int64 ``[items + 1]``: where each item's id begins in `ID_BYTES`, and last their length."""
-ID_BYTES = "id_bytes"
-"""uint8 ``[bytes]``: the items' ids in UTF-8, one behind the other, in catalog order."""
+CATALOG_ID = "catalog_id"
+"""Initializer of an exact scoring head's graph: string ``[items]``, the items' ids in catalog order."""
 
 MODEL_FILES: dict[str, tuple[str, ...]] = {
     contract.TOKENIZER.name: (CONFIG_FILE,),
@@ -67,7 +59,6 @@ MODEL_FILES: dict[str, tuple[str, ...]] = {
 }
 """What the version folder of each Python model holds beside its code."""
 
-MODEL_FILE = "model.onnx"
 MODEL_CONFIG_FILE = "config.pbtxt"
 _FINGERPRINT = re.compile(
     rf'key:\s*"{contract.FINGERPRINT_PARAMETER}"\s*value:?\s*\{{\s*string_value:\s*"(?P<fingerprint>[^"]*)"'
@@ -141,8 +132,8 @@ def read_explainer(folder: Path) -> Explainer:
     return Explainer(pipeline, factors[ITEM_FACTORS])
 
 
-def require_one_export(repository: Path, version: int, fingerprint: str) -> None:
-    """Refuses a version whose models come from different exports.
+def require_one_export(repository: Path, version: int, fingerprint: str, *, hash_files: bool = True) -> None:
+    """Refuses a version whose models come from different exports, or whose ONNX files are not as they were exported.
 
     Only models that lie beside each other can be compared: from cloud storage, Triton fetches each model into a folder
     of its own.
@@ -151,9 +142,10 @@ def require_one_export(repository: Path, version: int, fingerprint: str) -> None
         repository: The folder that holds one folder for each model.
         version: Of the model that asks; the others are asked for the same one.
         fingerprint: Its id.
+        hash_files: See `read_fingerprint`.
 
     Raises:
-        ValueError: Naming the other model's file and both ids.
+        ValueError: Naming the other model's file and both ids, or both hashes.
     """
     for model in contract.MODELS.values():
         path = _carrier(repository, model, version)
@@ -163,7 +155,7 @@ def require_one_export(repository: Path, version: int, fingerprint: str) -> None
         if path.name == CONFIG_FILE:
             metadata["fingerprint"] = read_interest_config(path.parent).fingerprint
         elif path.name == MODEL_FILE:
-            metadata["fingerprint"] = read_metadata(path).get(contract.FINGERPRINT_PARAMETER, "none")
+            metadata["fingerprint"] = read_fingerprint(path.parent, hash_files=hash_files)
         else:
             config = path.read_text(encoding="utf-8")
             if served_version(config) != version:
@@ -202,7 +194,7 @@ def _key_index(catalog: dict[str, npt.NDArray[Any]]) -> KeyIndex:
 
 
 def _carrier(repository: Path, model: Model, version: int) -> Path:
-    """The file of one version that carries the id; an ensemble has but one config for all its versions."""
+    """The file of one version that has the id in it or beside it; an ensemble has one config for all its versions."""
     if model.kind is Kind.ENSEMBLE:
         return repository / model.name / MODEL_CONFIG_FILE
     folder = repository / model.name / str(version)

@@ -1,4 +1,4 @@
-"""What training learned and serving needs: the parameters of the interest model, without tables and scoring head."""
+"""The learned parameters that serving needs, without the catalog's tables and the scoring head."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class InterestConfig:
     fixed_alpha: float | None
     """The share of history when alpha is not learned; None means that the gate decides."""
     exclude_seen: bool
-    """Whether items of the request's own events are left out when the request does not say."""
+    """Whether seen items, those of the request's events, are left out when the request does not say."""
     ignore_unknown: bool
     """Whether events with unknown items are left out when the request does not say; else they are refused."""
     limits: Limits
@@ -84,7 +84,7 @@ class InterestParameters:
     prior_weight: Floats
     """``[p]``: the weights of the prior's columns in the scoring head."""
     repeat: RepeatParameters | None = None
-    """What items gain that a user took before; None without a repeat score."""
+    """The score of seen items; None without a repeat score."""
 
     @property
     def vector_width(self) -> int:

@@ -1,8 +1,8 @@
-"""The repeat score: the score of an item that this user took before, in place of what its factors would give it.
+"""The repeat score: the score of an item that the user has interacted with before, in place of the score by factors.
 
-A low-rank interest vector cannot point at single items; pairs (item, value) beside it can. For each of the user's own
-items the decayed counts c_m = sum_e v_e exp(-lambda_m age_e) at M half-lives are kept, which an event updates in
-constant time; the score is a small perceptron of their logarithms, and how much the item is one that comes again: milk
+A low-rank interest vector cannot point at single items; pairs (item, value) beside it can. For each seen item of a user
+there are decayed counts c_m = sum_e v_e exp(-lambda_m age_e) at M half-lives, which an event updates in constant time.
+The score is a small perceptron of their logarithms plus a bias of the item, which says how often users repeat it: milk
 is bought again, a lawn mower is not (docs/method.md, repeat score).
 """
 
@@ -26,21 +26,21 @@ _PERIODS_MS = (MS_PER_DAY, 7 * MS_PER_DAY)
 
 @dataclass(frozen=True)
 class RepeatParameters:
-    """The learned repeat score; M half-lives and T trends, F = M + 2 + T features, or 2 + T where nothing ebbs.
+    """The learned repeat score; M half-lives and T trends, F = M + 2 + T features, or 2 + T without decay.
 
-    C is the width of `time_context`: 5, or 4 where nothing ebbs.
+    C is the width of `time_context`.
     """
 
     decay_rate_per_day: Floats
-    """lambda, ``[M]``: ln 2 over the half-life in days; a single 0 means that nothing ebbs."""
+    """lambda, ``[M]``: ln 2 over the half-life in days; a single 0 means no decay."""
     direct_weight: Floats
     """``[F]``."""
     item_bias: Floats
-    """``[N]``, what each item of the catalog adds: its text vector times a learned weight, and a learned bias."""
+    """``[N]``, the bias of each item of the catalog: its text vector times a learned weight, plus a learned bias."""
     trend: Floats
-    """``[N, T]``: for each item the logarithm of everybody's counts at T half-lives, less that at the longest one."""
+    """``[N, T]``: the logarithm of each item's counts at T half-lives minus that at the longest half-life."""
     time_weights: Floats
-    """``[N, C]``: what each item adds by the moment: the hour, the weekday, how long the user was away."""
+    """``[N, C]``: item-time weights: what each item adds by hour, weekday and the time since the user's last event."""
     hidden_weight: Floats
     """``[F, hidden]``."""
     hidden_bias: Floats
@@ -56,19 +56,24 @@ class RepeatParameters:
 
     @property
     def knows_time(self) -> bool:
-        """Whether anything ebbs; else the time since an item was last taken does not count either."""
+        """Whether counts decay. If not, the time since the last event of an item is no feature either."""
         return bool(np.any(self.decay_rate_per_day))
 
 
+def context_width(*, with_idle_time: bool) -> int:
+    """C, the columns of `time_context`."""
+    return 2 * len(_PERIODS_MS) + with_idle_time
+
+
 def time_context(now_ms: Ints, idle_hours: Floats | None) -> Floats:
-    """What a moment is like, whatever the item: sine and cosine of the time of day and of the time of week, in UTC.
+    """The time features that all items share: sine and cosine of the time of day and of the time of week, in UTC.
 
     Args:
         now_ms: ``[B]``, Unix milliseconds.
-        idle_hours: ``[B]``, since the user's last event; None where nothing ebbs.
+        idle_hours: ``[B]``, since the user's last event; None without decay.
 
     Returns:
-        ``[B, 5]``, the last log(1 + hours since the last event); ``[B, 4]`` without it.
+        ``[B, C]``: C is 5, with log(1 + hours since the last event) as the last column; 4 without it.
     """
     angles = [(now_ms % period) * (2 * np.pi / period) for period in _PERIODS_MS]
     columns = [turn(angle) for angle in angles for turn in (np.sin, np.cos)]
@@ -84,7 +89,7 @@ def repeat_score(
     parameters: RepeatParameters,
     decay_scale: Floats | None = None,
 ) -> tuple[Ints, Ints, Floats]:
-    """The scores of each user's own items.
+    """The scores of each user's seen items.
 
     Args:
         batch: E events of B requests.
@@ -112,8 +117,8 @@ def repeat_score(
     newest_days = np.minimum.reduceat(age_days, starts)
     request, item = request[starts], item[starts]
 
-    own_events = np.bincount(batch.request, minlength=batch.requests).astype(np.float32)
-    columns = [*np.log1p(counts).T, np.log1p(own_events)[request]]
+    user_events = np.bincount(batch.request, minlength=batch.requests).astype(np.float32)
+    columns = [*np.log1p(counts).T, np.log1p(user_events)[request]]
     if parameters.knows_time:
         columns.append(np.log1p(newest_days * _HOURS_PER_DAY))
     columns.extend(parameters.trend.take(item, axis=0).T)

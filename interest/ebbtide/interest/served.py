@@ -31,6 +31,8 @@ class ServedModel:
         self.name = args["model_name"]
         self._folder = Path(args["model_repository"])
         self._version = args["model_version"]
+        # Files are hashed once at load, not by every instance.
+        self._is_first = args["model_instance_name"].endswith("_0")
         # In the contract's order, whatever order a request names them in.
         self._outputs = [tensor.name for tensor in contract.MODELS[self.name].outputs]
 
@@ -43,9 +45,9 @@ class ServedModel:
         folder = self._folder / self._version
         try:
             fingerprint = read_interest_config(folder).fingerprint
-            require_one_export(self._folder.parent, int(self._version), fingerprint)
+            require_one_export(self._folder.parent, int(self._version), fingerprint, hash_files=self._is_first)
             return read(folder)
-        except (ValueError, KeyError, OSError) as error:
+        except Exception as error:
             raise pb_utils.TritonModelException(f"unable to load model '{self.name}': {error}") from None
 
     def tensors(self, request: Any) -> Part:  # noqa: ANN401 - Triton's own class, which carries no types

@@ -31,20 +31,20 @@ Values = TypeVar("Values", Doubles, Ints)
 
 @dataclass(frozen=True)
 class InterestState:
-    """The folded events of U users, in d dimensions. The second axis of the arrays is history, then session.
+    """The folded events of some users, in d dimensions. The second axis of the arrays is history, then session.
 
     The sums are float64. In float32 a pause of seconds would multiply a sum whose half-life is years by exactly 1, so
     that thousands of updates would lose their decay.
     """
 
     time_ms: Ints
-    """``[U]``: Unix milliseconds of each user's newest folded event; of no meaning for a user without events."""
+    """``[users]``: Unix milliseconds of each user's newest folded event; of no meaning for a user without events."""
     sums: Doubles
-    """S, ``[U, 2, d]``."""
+    """S, ``[users, 2, d]``."""
     squares: Doubles
-    """Q, ``[U, 2, d]``."""
+    """Q, ``[users, 2, d]``."""
     counts: Ints
-    """``[U, 2]``: folded events."""
+    """``[users, 2]``: folded events."""
 
     @classmethod
     def empty(cls, users: int, dimensions: int) -> InterestState:
@@ -122,9 +122,9 @@ def advance(
     folded one (a late event) counts by its age and by its rank among the new events.
 
     Args:
-        state: Of U users.
+        state: The users' folded events.
         parameters: Decay rates and session gap.
-        counts: ``[U]``, new events of each user.
+        counts: ``[users]``, new events of each user.
         time_ms: ``[E]``, Unix milliseconds of the users' new events one after the other.
         vectors: ``[E, d]``, event vectors in the same order.
         weight: ``[E]``, v; None where every weight is 1.

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from ebbtide.client import Event, InvalidArgumentError, event, recommend_request
 from ebbtide.client.codec import EncodedRequest, encode, encode_rank, encode_texts
+from ebbtide.data.baskets import Ints, Mask, baskets_of
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Ints, Mask, baskets_of
+from ebbtide.data.sessions import session_starts
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits
 from ebbtide.loadtest._triton import infer_message
@@ -123,9 +124,8 @@ def _sessions(replayed: Replayed) -> list[Ints]:
     heads = baskets_of(log, replayed.is_held_out).head
     if not len(heads):
         return []
-    opens = np.diff(log.user[heads]) != 0
-    opens |= np.diff(log.time_ms[heads]) > SESSION_GAP_MS
-    return np.split(heads, np.flatnonzero(opens) + 1)
+    session = session_starts(log, SESSION_GAP_MS)[heads]
+    return np.split(heads, np.flatnonzero(np.diff(session)) + 1)
 
 
 class _Encoder:

@@ -104,8 +104,8 @@ def _phase(generator: Generator, command: dict[str, Any], connection: Connection
 def _main() -> None:
     host, port, *options = sys.argv[1:]
     if IGNORE_INTERRUPTS in options:
-        # Ctrl-C is for the coordinator, which stops the workers in order. A session of their own would protect them too,
-        # but Linux shares the processor among sessions: on a busy machine such workers were several times slower.
+        # Ctrl-C is for the coordinator, which stops the workers in order. A session of their own would protect them
+        # too, but Linux shares the processor among sessions: on a busy machine such workers were several times slower.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Client((host, int(port)), authkey=bytes.fromhex(os.environ[KEY_VARIABLE])) as connection:
         work(connection)

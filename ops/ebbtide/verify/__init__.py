@@ -12,6 +12,7 @@
 
 from ebbtide.verify.differences import StageDifference, first_failure
 from ebbtide.verify.errors import RecordedRequestError, ServerMismatchError, UnlikeCatalogError, VerifyError
+from ebbtide.verify.fidelity import compare_fidelity
 from ebbtide.verify.parity import compare_bundle, compare_server
 from ebbtide.verify.recorded import random_requests, read_requests, write_requests
 
@@ -22,6 +23,7 @@ __all__ = [
     "UnlikeCatalogError",
     "VerifyError",
     "compare_bundle",
+    "compare_fidelity",
     "compare_server",
     "first_failure",
     "random_requests",

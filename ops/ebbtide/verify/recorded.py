@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 from google.protobuf import json_format
 
 from ebbtide.export import versions
@@ -23,7 +22,6 @@ from ebbtide.interest.contract import Limits
 from ebbtide.v1 import Event, RecommendRequest, UnknownItemPolicy
 from ebbtide.verify.errors import RecordedRequestError
 
-_CATALOG_ID = "catalog_id"
 _MADE_UP_TEXTS = 100
 _LONG_TEXT_WORDS = 500
 _LONG_TEXT_SHARE = 0.1
@@ -112,18 +110,8 @@ def catalog_ids(repository: Path, version: int) -> list[str]:
     Raises:
         RepositoryError: The version is missing or damaged.
     """
-    folder = repository / contract.SCORING_HEAD.name / str(version)
-    path = folder / exported.MODEL_FILE
     versions.require_versions(repository, [version])
-    try:
-        if (folder / exported.RETRIEVAL_FILE).is_file():
-            return read_item_ids(folder)
-        graph = onnx.load(str(path), load_external_data=False).graph
-        ids = next(weight for weight in graph.initializer if weight.name == _CATALOG_ID)
-    except Exception as error:
-        # onnx raises protobuf's own errors, which have no root in common with others.
-        raise RepositoryError(f"{path}: got {error!r}; expected a scoring head written by `ebbtide export`") from error
-    return [value.decode() for value in ids.string_data]
+    return read_item_ids(repository / contract.SCORING_HEAD.name / str(version))
 
 
 def _request(sample: Sample, item_ids: Sequence[str], pools: Sequence[Sequence[str]]) -> RecommendRequest:

@@ -22,6 +22,8 @@ class Tolerances:
     """Of event vectors."""
     head: float = TOLERANCE
     """Of scores."""
+    least_cosine: float = 1 - TOLERANCE
+    """Mean cosine of event vectors of texts to those of torch, at least."""
 
     @classmethod
     def read(cls, repository: Path, version: int) -> Tolerances:
@@ -31,7 +33,11 @@ class Tolerances:
             RepositoryError: The manifest is missing or damaged.
         """
         stated = read_manifest(repository).get(str(version), {})
-        return cls(stated.get(_ENCODER_TOLERANCE, TOLERANCE), stated.get(_HEAD_TOLERANCE, TOLERANCE))
+        return cls(
+            stated.get(_ENCODER_TOLERANCE, cls.encoder),
+            stated.get(_HEAD_TOLERANCE, cls.head),
+            stated.get("encoder", {}).get("least_cosine", cls.least_cosine),
+        )
 
     @property
     def encoder_is_rounded(self) -> bool:

@@ -178,7 +178,7 @@ def test_memory_is_split_when_two_numbers_of_instances_were_measured(tmp_path):
     assert found.total_mib == pytest.approx(SERVING["memory"]["recommend"]["1"]["pss_mib"])
 
 
-def test_command_prints_the_plans_as_json_when_asked():
+def test_command_prints_the_plans_as_json_when_json_is_asked_for():
     options = ["--users", "1000,250000", "--rate", "500", "--cores", "2", "--base-mib", "300", "--items", "10000"]
     done = CliRunner().invoke(app, ["capacity", *options, "--json"])
     assert done.exit_code == 0, done.output
@@ -187,7 +187,7 @@ def test_command_prints_the_plans_as_json_when_asked():
     assert content["plans"][0]["replicas"] == 3
 
 
-def test_command_shows_the_arithmetic_when_printed():
+def test_command_shows_the_arithmetic_when_json_is_not_asked_for():
     done = CliRunner().invoke(app, ["capacity", "--users", "1000", "--rate", "500", "--cores", "2"])
     assert done.exit_code == 0, done.output
     assert "1,000 users × 10" in done.stdout

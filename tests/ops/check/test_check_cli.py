@@ -119,7 +119,7 @@ def test_warning_is_printed_when_the_repository_is_empty(tmp_path):
     assert "warning[repository-empty]" in done.stdout
 
 
-def test_rules_are_listed_when_asked_for():
+def test_every_rule_is_listed_by_the_rules_option():
     done = ebbtide("check", "--rules")
     assert done.returncode == 0
     assert [line.split()[1] for line in done.stdout.splitlines()] == list(RULES)

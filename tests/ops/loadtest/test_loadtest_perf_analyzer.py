@@ -65,7 +65,7 @@ def test_program_sends_our_requests_when_it_is_here(server, workload):
     if path is None:
         pytest.skip(f"perf_analyzer is not a package: set {ENVIRONMENT_VARIABLE} to its path")
     binary = find(Path(path))
-    with Generator(server.grpc_url, workload, timeout_s=5) as generator:
+    with Generator(server.grpc_url, workload, timeout_s=60) as generator:
         result = load_test(
             server.grpc_url,
             workload,

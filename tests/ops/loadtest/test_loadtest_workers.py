@@ -13,9 +13,9 @@ from ebbtide.loadtest.workers import Workers
 
 def test_workers_give_the_same_totals_when_there_are_two(server, workload):
     timestamps = np.arange(0, 2, 0.025)
-    with Generator(server.grpc_url, workload, timeout_s=5) as alone:
+    with Generator(server.grpc_url, workload, timeout_s=60) as alone:
         expected = alone.open_model(timestamps, 2.0)
-    with Workers(server.grpc_url, workload, timeout_s=5, workers=2) as generator:
+    with Workers(server.grpc_url, workload, timeout_s=60, workers=2) as generator:
         found = generator.open_model(timestamps, 2.0)
         closed = generator.closed_model(3, 1.0)
     assert found.counts == expected.counts
@@ -26,7 +26,7 @@ def test_workers_give_the_same_totals_when_there_are_two(server, workload):
 
 
 def test_workers_stop_in_order_when_interrupted(server, workload):
-    with Workers(server.grpc_url, workload, timeout_s=5, workers=2) as generator:
+    with Workers(server.grpc_url, workload, timeout_s=60, workers=2) as generator:
 
         def press_ctrl_c():
             for pid in (*generator.worker_pids, os.getpid()):
@@ -44,7 +44,7 @@ def test_workers_stop_in_order_when_interrupted(server, workload):
 
 
 def test_load_test_fails_in_words_when_a_worker_is_lost(server, workload):
-    with Workers(server.grpc_url, workload, timeout_s=5, workers=2) as generator:
+    with Workers(server.grpc_url, workload, timeout_s=60, workers=2) as generator:
         os.kill(generator.worker_pids[1], signal.SIGKILL)
         with pytest.raises(LoadTestError, match="1 of 2 are lost"):
             generator.closed_model(2, 30.0)

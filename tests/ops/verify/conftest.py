@@ -3,71 +3,33 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
-import polars as pl
 import pytest
-import torch
 from onnx import numpy_helper
 from tokenizers import Tokenizer
 
-from ebbtide.data.catalog import Catalog, fill_template
-from ebbtide.data.dataset import DataReference
 from ebbtide.export.attributes import read_attributes
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits
-from ebbtide.interest.exported import MODEL_FILE
+from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint, write_fingerprint
 from ebbtide.serve import ServerConfig, TritonServer
-from ebbtide.train.bundle import BundleConfig, EncoderReference, InterestBundle, fingerprint_of
-from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.encoder import PACKAGED, embed_texts, encoder_fingerprint, encoder_folder
-from ebbtide.train.model import InterestModel
+from ebbtide.train.bundle import InterestBundle
 from ebbtide.v1 import RecommendRequest
 from ebbtide.verify import random_requests
 
 MOVIES = Path(__file__).parents[3] / "examples" / "movielens-small" / "movies.parquet"
-ITEMS, TOP_N, MAX_EVENTS = 150, 12, 80
+TOP_N, MAX_EVENTS = 12, 80
 
 
 @pytest.fixture(scope="session")
-def bundle() -> InterestBundle:
-    movies = pl.read_parquet(MOVIES).head(ITEMS)
-    texts = fill_template("{title} ({year}). {genres}", movies).to_list()
-    catalog = Catalog(movies["movieId"].cast(pl.String).to_list(), texts, movies["title"].to_list())
-    torch.manual_seed(3)
-    config = ModelConfig(dimensions=12, gate_hidden=6)
-    model = InterestModel(config, torch.from_numpy(embed_texts(encoder_folder(PACKAGED), texts))).eval()
-    prior = np.random.default_rng(3).random((ITEMS, 4), dtype=np.float32)
-    encoder = EncoderReference(source=PACKAGED, fingerprint=encoder_fingerprint(encoder_folder(PACKAGED)))
-    bundle_config = BundleConfig(
-        fingerprint=fingerprint_of(model, prior, catalog, encoder),
-        model=config,
-        training=TrainConfig(),
-        encoder=encoder,
-        data=DataReference(
-            events="ratings.parquet",
-            catalog="movies.parquet",
-            user_column="userId",
-            item_column="movieId",
-            time_column="timestamp",
-            weight_column=None,
-            catalog_item_column="movieId",
-            text_template="{title} ({year}). {genres}",
-            title_template=None,
-            max_bad_rows=0.01,
-            holdout="none",
-        ),
-        prior_counted_at_ms=0,
-        best_epoch=1,
-        validation_ndcg_at_10=0.0,
-    )
-    return InterestBundle(bundle_config, catalog, model, prior)
+def bundle(make_bundle: Callable[..., InterestBundle]) -> InterestBundle:
+    return make_bundle(seed=3, dimensions=12, gate_hidden=6)
 
 
 @pytest.fixture(scope="session")
@@ -114,12 +76,14 @@ def change_head(folder: Path) -> None:
     changed[:, 5] += 0.01
     factors.CopyFrom(numpy_helper.from_array(changed, "factors"))
     onnx.save_model(graph, str(path))
+    # As if it had been exported so.
+    write_fingerprint(path.parent, read_fingerprint(path.parent, hash_files=False))
 
 
 def change_tokenizer(folder: Path) -> None:
     path = folder / contract.TOKENIZER.name / "1" / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.enable_truncation(32)
+    tokenizer.enable_truncation(8)
     tokenizer.save(str(path))
 
 

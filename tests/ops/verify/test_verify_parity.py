@@ -115,7 +115,7 @@ def test_tokenizer_is_named_when_it_cuts_texts_elsewhere(
     first = first_failure(found)
     assert first is not None
     assert (first.stage, first.field) == ("tokenizer", "input_ids")
-    assert "got 32 tokens; expected" in first.detail
+    assert "got 8 tokens; expected" in first.detail
     names = failed(found)
     assert ("embed", "text_vector") in names
     assert ("recommend_text", "score") in names
@@ -215,7 +215,7 @@ def test_bundle_is_refused_when_its_catalog_is_another(bundle: InterestBundle, p
     ids = [*bundle.catalog.item_id]
     ids[3], ids[4] = ids[4], ids[3]
     other = replace(bundle, catalog=Catalog(ids, bundle.catalog.text, bundle.catalog.title))
-    with pytest.raises(UnlikeCatalogError, match=r"expected the 150 of the repository.*differ from item 3 on"):
+    with pytest.raises(UnlikeCatalogError, match=r"expected the 200 of the repository.*differ from item 3 on"):
         compare_bundle(other, pipeline, [RecommendRequest()])
 
 

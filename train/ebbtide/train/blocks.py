@@ -14,12 +14,12 @@ TEXT, RESIDUAL = "text", "residual"
 
 @dataclass(frozen=True)
 class FeatureBlock:
-    """One term of x = sum_b P_b f_b and a = sum_b Q_b f_b, over N items with d interest dimensions."""
+    """One term of x = sum_b P_b f_b and a = sum_b Q_b f_b, over all items, with d interest dimensions."""
 
     features: Tensor | None
-    """f, ``[N, width]``; None for one-hot features, with which each item has its own row of P and of Q."""
+    """f, ``[items, width]``; None for one-hot features, with which each item has its own row of P and of Q."""
     event_projection: Tensor
-    """P, ``[width, d]``, or ``[N, d]`` for one-hot features."""
+    """P, ``[width, d]``, or ``[items, d]`` for one-hot features."""
     item_projection: Tensor
     """Q, of the same shape."""
 
@@ -30,7 +30,7 @@ class AddedBlock(nn.Module):
     features: Tensor
 
     def __init__(self, features: Tensor, dimensions: int) -> None:
-        """Takes the features of all items, ``[N, width]``; the bundle keeps them beside the parameters."""
+        """Takes the features of all items, ``[items, width]``; the bundle keeps them beside the parameters."""
         super().__init__()
         self.register_buffer("features", features, persistent=False)
         self.event_projection = nn.Parameter(torch.zeros(features.shape[1], dimensions))
@@ -44,8 +44,8 @@ class AddedBlocks(nn.ModuleDict):
         """Makes a module for each block.
 
         Args:
-            features: Name to ``[N, width]``.
-            items: N.
+            features: Name to ``[items, width]``.
+            items: Number of items.
             dimensions: d.
 
         Raises:
@@ -61,7 +61,7 @@ class AddedBlocks(nn.ModuleDict):
         super().__init__({name: AddedBlock(rows, dimensions) for name, rows in features.items()})
 
     def features(self) -> dict[str, Tensor]:
-        """The features of each block, ``[N, width]``."""
+        """The features of each block, ``[items, width]``."""
         return {name: module.features for name, module in self.items() if isinstance(module, AddedBlock)}
 
     def blocks(self) -> dict[str, FeatureBlock]:

@@ -31,6 +31,7 @@ from ebbtide.data.dataset import DataReference
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import encoder_folder
 from ebbtide.train.errors import BundleError
+from ebbtide.train.files import default_mode
 from ebbtide.train.model import InterestModel
 
 FORMAT = 1
@@ -92,7 +93,7 @@ class InterestBundle:
     model: InterestModel
     """Holds the catalog's text vectors."""
     prior_columns: npt.NDArray[np.float32]
-    """``[N, p]``: log(1 + decayed count) at each half-life, as of `prior_counted_at_ms`."""
+    """``[items, p]``: log(1 + decayed count) at each half-life, as of `prior_counted_at_ms`."""
     folder: Path | None = None
     """Where it was read from; None for one fresh from training."""
     encoder_files: dict[str, bytes] | None = None
@@ -105,7 +106,7 @@ class InterestBundle:
 
     @property
     def text_vectors(self) -> npt.NDArray[np.float32]:
-        """``[N, text width]``."""
+        """``[items, text width]``."""
         return self.model.text_vectors.numpy()
 
     def encoder_folder(self) -> Path:
@@ -122,7 +123,7 @@ class InterestBundle:
         return encoder_folder(str(self.folder / ENCODER_FOLDER))
 
     def save(self, folder: Path) -> None:
-        """Writes the bundle, in place of an earlier one, at once: a reader sees the old or the new.
+        """Writes the bundle, replacing an earlier one in one step: a reader sees the old or the new one.
 
         Raises:
             BundleError: The folder holds something else than a bundle.
@@ -132,7 +133,8 @@ class InterestBundle:
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
         partial.mkdir(parents=True)
         try:
-            save_file(_tensors(self.model, self.prior_columns), str(partial / WEIGHTS_FILE))
+            with default_mode(partial / WEIGHTS_FILE):
+                save_file(_tensors(self.model, self.prior_columns), str(partial / WEIGHTS_FILE))
             _catalog_frame(self.catalog).write_parquet(partial / CATALOG_FILE)
             (partial / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
             if self.encoder_files is not None:
@@ -195,8 +197,10 @@ def fingerprint_of(
 ) -> str:
     """The id of a bundle: equal parameters, catalog, encoder and settings give an equal id."""
     digest = hashlib.sha256()
-    # Whether there is a repeat score is told by its tensors; so bundles from before it keep their fingerprint.
-    settings = model.config.model_dump_json(exclude={"repeat_score"})
+    # The tensors of a repeat score say all that its settings say; without them, earlier bundles keep their fingerprint.
+    settings = model.config.model_dump_json(
+        exclude={name for name in ModelConfig.model_fields if name.startswith("repeat_")}
+    )
     digest.update(f"{FORMAT}\n{settings}\n{encoder.fingerprint}\n".encode())
     for name, value in sorted(_tensors(model, prior_columns).items()):
         digest.update(f"{name}{value.shape}".encode())

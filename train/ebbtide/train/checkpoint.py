@@ -1,8 +1,8 @@
-"""Checkpoints of a fit: everything it needs to go on after a kill exactly as if nothing had happened.
+"""Checkpoints of a fit: everything that a killed fit needs to resume with the same result.
 
 ``checkpoint.json`` says how far the fit was, of which data and settings, and names the ``state-N.safetensors`` beside
 it with the tensors: parameters, the best ones so far, the optimiser's moments, torch's generators. The tensors are
-written first and the JSON replaces the old one at once, so a kill at any moment leaves a whole checkpoint.
+written first and the JSON replaces the old one at once, so a kill at any time leaves a complete checkpoint.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ebbtide.train.errors import CheckpointError
+from ebbtide.train.files import default_mode
 from ebbtide.train.progress import Epoch
 
 FORMAT = 3
@@ -133,7 +134,8 @@ class CheckpointFolder:
         self._saved += 1
         state = self.folder / f"state-{self._saved}.safetensors"
         partial = state.with_suffix(".partial")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
+        with default_mode(partial):
+            save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
         _flush(partial)
         partial.replace(state)
         content = _File(format=FORMAT, state=state.name, identity=self._identity, progress=progress)
@@ -173,7 +175,7 @@ class CheckpointFolder:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's moments, named ``place.key`` by the place of the parameter."""
+    """The optimiser's moments, named ``index.key`` by the index of the parameter."""
     state = optimizer.state_dict()["state"]
     return {f"{index}.{key}": value for index, values in state.items() for key, value in values.items()}
 

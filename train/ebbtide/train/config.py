@@ -12,7 +12,7 @@ from ebbtide.train.fine_tuning import FineTuning
 from ebbtide.train.losses import Loss
 
 FULL_SOFTMAX_ITEMS = 20_000
-"""Items up to which the full softmax is the default: above it most of a step would go into scores of the catalog."""
+"""Items up to which the full softmax is the default. Above, most of the time of a step would be spent on scores."""
 
 
 def _check_alpha(value: str) -> str:
@@ -47,14 +47,29 @@ class ModelConfig(BaseModel):
     prior_half_life_days: tuple[float, ...] = (2.0, 7.0, 30.0, 365.0)
     """Half-lives of the popularity prior's columns; an empty tuple trains without a prior."""
     exclude_seen: bool = True
-    """Whether items of the user's own events are left out of the ranking, unless a request says otherwise."""
+    """Whether seen items are left out of the ranking, unless a request says otherwise."""
     repeat_score: bool = False
-    """Whether items that the user took before are scored by a learned function of their decayed counts."""
+    """Whether seen items are scored by a learned function of their decayed counts."""
+    repeat_half_life_days: tuple[float, ...] = (2.0, 14.0, 60.0, 365.0)
+    """Where the half-lives of the repeat score's counts start; they are learned."""
+    repeat_count_weights: tuple[float, ...] = (0.5, 0.5, 2.0, 2.0)
+    """Where the weights of the logarithms of these counts start: long-term counts predict better than recent ones."""
+    repeat_hidden: int = Field(32, ge=1)
+    """Hidden units of the repeat score."""
 
     @model_validator(mode="after")
     def _repeats_have_a_use(self) -> ModelConfig:
         if self.repeat_score and self.exclude_seen:
             raise ValueError("repeat_score: got True with exclude_seen; expected one of them: seen items need no score")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_have_weights(self) -> ModelConfig:
+        half_lives, weights = len(self.repeat_half_life_days), len(self.repeat_count_weights)
+        if not half_lives or half_lives != weights:
+            raise ValueError(
+                f"repeat_count_weights: got {weights} for {half_lives} half-lives; expected one for each, and some"
+            )
         return self
 
     @property
@@ -80,33 +95,42 @@ class TrainConfig(BaseModel):
 
     seed: int = Field(0, ge=0)
     epochs: int = Field(8, ge=1)
-    """At most; validation decides."""
+    """Epochs, at most; validation decides how many."""
     patience: int = Field(4, ge=1)
     """Epochs without a better validation NDCG@10 before training stops; the schedule's slow end often still helps."""
     warm_start: bool | None = None
-    """Begin from a linear model of which items come together, or from random factors; None: from the linear model
-    unless the model has a repeat score, which tells most of the same and fared worse beside it."""
+    """Start from a linear model of which items occur together, or from random factors. None: from the linear model,
+    unless the model has a repeat score, which carries most of the same information and was worse with it."""
     learning_rate: float = Field(4e-3, gt=0)
     """Peak of the one-cycle schedule; decay rates learn three times as fast."""
     residual_weight_decay: float = Field(0.1, ge=0)
-    """AdamW weight decay of the items' own factors."""
+    """AdamW weight decay of the items' residuals."""
     dropout: float = Field(0.4, ge=0, lt=1)
     """Of event vectors, while training."""
     residual_dropout: float = Field(0.2, ge=0, lt=1)
-    """Share of the items whose own factors a step of training does without, so that texts learn to speak for items."""
+    """Share of the items whose residuals a training step leaves out, so that texts alone learn to describe items."""
     context_events: int = Field(96, ge=1)
     """Events before the first target of a training window."""
     targets_per_window: int = Field(32, ge=1)
     """Consecutive events predicted in one training window."""
     windows_per_batch: int = Field(32, ge=1)
     validation_fraction: float = Field(0.1, gt=0, lt=1)
-    """The last part of the training events, by time, that decides when to stop."""
+    """The last share of the training events, by time, on which early stopping validates."""
     validation_baskets: int = Field(20_000, ge=1)
-    """At most so many of them are ranked after each epoch, drawn by the seed, however long the log."""
+    """Validation baskets that are ranked after each epoch, at most; drawn with the seed."""
     loss: Loss | None = None
-    """None: the full softmax, drawn negatives for a catalog that is too large for it."""
+    """None: the full softmax, or the sampled one for a catalog of more than `FULL_SOFTMAX_ITEMS` items."""
     negatives: int = Field(512, ge=1)
     """Drawn for each step by the losses that sample, and shared by its baskets."""
+    seen_items_weight: float = Field(3.0, ge=0)
+    """Weight of the repeat score's loss among the user's seen items, added to the loss over the catalog."""
+    repeat_offsets: tuple[float, ...] = Field((0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0), min_length=1)
+    """What validation may add to the scores of seen items, in units of scores (log odds). Training has seen which new
+    items become targets, so a model ranks new items too high."""
+    item_bias_spread: float = Field(0.7, gt=0)
+    """Standard deviation of the normal prior of each item's bias in the repeat score, as in ridge regression."""
+    item_time_weights_spread: float = Field(0.1, gt=0)
+    """The same for the weights of the time context."""
     gbce_calibration: float = Field(0.75, ge=0, le=1)
     """t of the gBCE loss."""
     encoder_fine_tuning: FineTuning = FineTuning.frozen
@@ -115,10 +139,10 @@ class TrainConfig(BaseModel):
     encoder_items_per_step: int = Field(64, ge=1)
     """Texts that one step encodes with gradients, at most."""
     refit: bool = True
-    """After validation has chosen the number of epochs, train again on all training events."""
+    """After validation has chosen the number of epochs, train a new model on all training events."""
 
     def for_catalog(self, items: int) -> TrainConfig:
-        """The same with a loss, that for a catalog of so many items where none was given."""
+        """The same settings with a loss: the default for a catalog of so many items if none was given."""
         if self.loss is not None:
             return self
         suits = Loss.full_softmax if items <= FULL_SOFTMAX_ITEMS else Loss.sampled_softmax
@@ -126,7 +150,7 @@ class TrainConfig(BaseModel):
 
     @property
     def effective_encoder_learning_rate(self) -> float:
-        """As given, or what suits the tuning."""
+        """The given rate, or the default of the kind of fine-tuning."""
         if self.encoder_learning_rate is not None:
             return self.encoder_learning_rate
         return 2e-5 if self.encoder_fine_tuning is FineTuning.full else 5e-4

@@ -1,4 +1,4 @@
-"""Tunes the pre-trained encoder together with the interest model: low-rank adapters (LoRA) or all its weights.
+"""Fine-tunes the pre-trained encoder together with the interest model: low-rank adapters (LoRA) or all its weights.
 
 A step encodes some of its items with gradients, a bounded number drawn anew each time; all others keep the vectors of
 the last refresh, which encodes the whole catalog once an epoch. So memory does not grow with the catalog's texts.
@@ -34,13 +34,13 @@ class FineTuning(str, Enum):
 class EncoderFineTuner(nn.Module):
     """An encoder that learns, with the catalog's texts."""
 
-    def __init__(self, folder: Path, texts: Sequence[str], tuning: FineTuning, items_per_step: int) -> None:
+    def __init__(self, folder: Path, texts: Sequence[str], kind: FineTuning, items_per_step: int) -> None:
         """Loads the encoder; adapters start at random, seed torch before.
 
         Args:
             folder: The pre-trained encoder.
             texts: ``[N]``, the catalog's.
-            tuning: `Tuning.lora` or `Tuning.full`.
+            kind: `FineTuning.lora` or `FineTuning.full`.
             items_per_step: Texts that one step encodes with gradients, at most.
 
         Raises:
@@ -52,7 +52,7 @@ class EncoderFineTuner(nn.Module):
         self._items_per_step = items_per_step
         self.encoder = load_encoder(folder)
         self._tokenizer = fast_tokenizer(folder, self.encoder.settings.max_tokens)
-        if tuning is FineTuning.lora:
+        if kind is FineTuning.lora:
             self.encoder.transformer = _with_adapters(self.encoder.transformer)
         self._freeze_unused()
 
@@ -93,7 +93,7 @@ class EncoderFineTuner(nn.Module):
             parameter.grad = None
 
     def files(self) -> dict[str, bytes]:
-        """The encoder's folder as it is to be saved: relative path to content. Adapters are merged; tuning is over."""
+        """The files of the encoder's folder, relative path to content. Merges the adapters: no training after it."""
         transformer = self.encoder.transformer
         if hasattr(transformer, "merge_and_unload"):
             transformer = self.encoder.transformer = transformer.merge_and_unload()  # type: ignore[operator]
@@ -107,7 +107,7 @@ def _with_adapters(transformer: nn.Module) -> nn.Module:
     try:
         from peft import LoraConfig, get_peft_model
     except ModuleNotFoundError:
-        raise EncoderError('encoder tuning: lora needs peft: pip install "ebbtide[lora]"') from None
+        raise EncoderError('encoder fine-tuning: lora needs peft: pip install "ebbtide[lora]"') from None
     # The pooler of BERT-like models is no part of a text vector.
     config = LoraConfig(
         r=_LORA_RANK, lora_alpha=_LORA_ALPHA, target_modules="all-linear", exclude_modules=r".*pooler.*"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple
 from typing import Literal
 
 import numpy as np
@@ -12,21 +11,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ebbtide.data.events import EventLog
 from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Progress, optimizer_tensors, restore_optimizer
-from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.devices import Devices
-from ebbtide.train.evaluation.ranks import Metrics, metrics_of, target_ranks_by_gain
-from ebbtide.train.fine_tuning import EncoderFineTuner
+from ebbtide.train.evaluation.ranks import metrics_of, target_ranks_by_offset
 from ebbtide.train.lowrank import low_rank, start_from
+from ebbtide.train.material import History, Material
 from ebbtide.train.model import InterestModel
 from ebbtide.train.optimizer import optimizer_of, set_learning_rate
-from ebbtide.train.popularity import PopularitySnapshots
-from ebbtide.train.progress import Epoch, half_life_quantiles
-from ebbtide.train.repeat import REPEAT_OFFSETS
+from ebbtide.train.progress import QUANTILES, Epoch, Metrics
 from ebbtide.train.step import Step
-from ebbtide.train.watcher import Watcher
-from ebbtide.train.windows import LogTensors, batches, training_windows
+from ebbtide.train.windows import batches, training_windows
 
 _MAX_GRADIENT_NORM = 5.0
 _MODEL, _BEST, _OPTIMIZER, _ENCODER = "model.", "best.", "optimizer.", "encoder."
@@ -34,37 +27,6 @@ _GENERATORS, _TEXT_VECTORS = "torch_generators", "text_vectors"
 
 Mask = npt.NDArray[np.bool_]
 Phase = Literal["train", "refit"]
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the fits of one training share."""
-
-    log: EventLog
-    tensors: LogTensors
-    popularity: PopularitySnapshots | None
-    text_vectors: Tensor
-    features: Mapping[str, Tensor]
-    """Further feature blocks by name."""
-    model_config: ModelConfig
-    config: TrainConfig
-    devices: Devices
-    watcher: Watcher
-    checkpoints: CheckpointFolder | None
-    make_fine_tuner: Callable[[], EncoderFineTuner] | None
-    """A fresh encoder to tune; None leaves it frozen."""
-
-
-@dataclass
-class History:
-    """What the fits of one training have come to, over all of them."""
-
-    epochs: list[Epoch] = field(default_factory=list)
-    """With validation."""
-    best_epoch: int = 0
-    best_ndcg_at_10: float = -1.0
-    best_repeat_offset: float = 0.0
-    """Of the repeat score."""
 
 
 class Loop:
@@ -85,8 +47,8 @@ class Loop:
         Args:
             material: Data and settings.
             phase: ``refit`` counts its own epochs and leaves the history alone.
-            training: ``[n]``, events to learn from.
-            validation: ``[n]``, events that decide which epoch is best; None for none.
+            training: ``[events]``, events to learn from.
+            validation: ``[events]``, events that decide which epoch is best; None for none.
             epochs: At most.
             history: Of the training so far; this fit adds to it.
             saved: Of this phase.
@@ -206,7 +168,7 @@ class Loop:
             loss=self.loss_sum / self.baskets,
             alpha=self.alpha_sum / self.baskets,
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
-            half_life_days=half_life_quantiles(self.model),
+            half_life_days=self.model.half_life_quantiles(QUANTILES),
             validation=metrics,
             seconds=trained - began,
             validation_seconds=time.monotonic() - trained,
@@ -227,7 +189,7 @@ class Loop:
         self.material.watcher.epoch_ended(epoch)
 
     def _validate(self) -> Metrics | None:
-        """Measured by the first process, which tells the others; leaves the repeat score its best lead."""
+        """Measured by the first process, which tells the others; sets the best repeat offset."""
         if self.validation is None:
             return None
         devices, found, repeat_offset = self.material.devices, Metrics(0, 0, 0, 0.0, 0.0, 0.0), 0.0
@@ -238,12 +200,12 @@ class Loop:
         return Metrics(round(users), round(baskets), round(events), *means)
 
     def _metrics_by_repeat_offset(self) -> list[tuple[Metrics, float]]:
-        """Of the validation events, for every lead that the repeat score may have."""
+        """Of the validation events, for every repeat offset."""
         assert self.validation is not None  # noqa: S101 - asked for only where there are some
         material = self.material
-        repeat_offsets = (0.0,) if self.model.repeat is None else REPEAT_OFFSETS
+        repeat_offsets = (0.0,) if self.model.repeat is None else material.config.repeat_offsets
         self._set_repeat_offset(0.0)
-        events, ranks = target_ranks_by_gain(
+        events, ranks = target_ranks_by_offset(
             self.model, material.log, material.tensors, self.validation, material.popularity, repeat_offsets
         )
         return [

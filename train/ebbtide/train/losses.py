@@ -27,7 +27,7 @@ class Loss(str, Enum):
     sampled_softmax = "sampled-softmax"
     """Cross-entropy over drawn negatives, corrected by how likely they were drawn: for large catalogs."""
     bpr = "bpr"
-    """What came should score above what was drawn."""
+    """Targets should score above drawn negatives."""
     gbce = "gbce"
     """Binary cross-entropy with drawn negatives, calibrated against overconfidence."""
     mse = "mse"
@@ -52,9 +52,9 @@ def full_softmax(scores: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 class _FullSoftmax(torch.autograd.Function):
-    """`full_softmax` with its gradient, p_j less the share of what came, made on the way: one more tensor of scores.
+    """`full_softmax` with its gradient, p_j minus the share of the targets, computed in the forward pass.
 
-    Autograd would make five; over a whole catalog, most of the time goes into filling them.
+    It needs one more tensor of scores. Autograd would make five, and over a whole catalog filling them takes most time.
     """
 
     @staticmethod
@@ -76,7 +76,7 @@ class _FullSoftmax(torch.autograd.Function):
 
 
 def sampled_softmax(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor, log_expected: Tensor) -> Tensor:
-    """-log(exp s_i / (exp s_i + sum_{j != i} c_j exp s_j / E_j)), j over what was drawn.
+    """-log(exp s_i / (exp s_i + sum_{j != i} c_j exp s_j / E_j)), j over the drawn negatives.
 
     Importance sampling of the full softmax's sum: c_j is how often j was drawn and E_j = M q_j how often that is to be
     expected, so the sum has the right mean whatever the distribution q (Bengio and Senecal, IEEE TNN 19(4), 2008,
@@ -97,7 +97,7 @@ def sampled_softmax(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor, 
 
 
 def bpr(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
-    """-log sigmoid(s_i - s_j), averaged over what was drawn and did not come (Rendle et al., UAI 2009, sec. 4.1).
+    """-log sigmoid(s_i - s_j), averaged over the negatives that are no targets (Rendle et al., UAI 2009, sec. 4.1).
 
     Args:
         scores: ``[baskets, candidates]``.
@@ -112,7 +112,7 @@ def bpr(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
 
 
 def gbce(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor, items: int, calibration: float) -> Tensor:
-    """-(beta log sigmoid(s_i) + sum_j log(1 - sigmoid(s_j))) / (k + 1), j over what was drawn and did not come.
+    """-(beta log sigmoid(s_i) + sum_j log(1 - sigmoid(s_j))) / (k + 1), j over the drawn negatives that are no targets.
 
     gBCE (Petrov and Macdonald, RecSys 2023, eq. 10 to 13): with k negatives drawn from the catalog, r = k / (N - 1) is
     the sampling rate and beta = r (t (1 - 1 / r) + 1 / r). With t = 0 it is binary cross-entropy; with t = 1 the
@@ -149,9 +149,9 @@ def mse(scores: Tensor, row: Tensor, column: Tensor, rating: Tensor) -> Tensor:
 
 def _negatives(scores: Tensor, row: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
     """How often each candidate is a negative of each basket, ``[baskets, candidates]``: as drawn, 0 for next items."""
-    came = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-    came[row, column] = True
-    return drawn.to(scores.dtype).expand(scores.shape).masked_fill(came, 0.0)
+    is_target = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    is_target[row, column] = True
+    return drawn.to(scores.dtype).expand(scores.shape).masked_fill(is_target, 0.0)
 
 
 def _basket_mean(values: Tensor, row: Tensor, baskets: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Starts event vectors and item factors from a linear model: which items come together in stretches of users' logs.
+"""Starts event vectors and item factors from a linear model: which items occur together in windows of users' logs.
 
 The score of the interest model is sum_e decay_e x_e . a_i, and a low-rank item-to-item model X^T X ~ E A^T is exactly
 that without decay: so its factors, found in seconds by a truncated singular value decomposition, are where gradient
@@ -19,16 +19,16 @@ from ebbtide.data.events import EventLog
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
 from ebbtide.train.model import InterestModel
 
-STRETCH_EVENTS = 64
-"""Events of one user that count as coming together."""
+WINDOW_EVENTS = 64
+"""Consecutive events of one user that count as occurring together."""
 _POPULARITY_POWER = 0.4
-"""An item's column is divided by its count to this power, lest the popular fill all directions (EigenRec, 2017)."""
+"""An item's column is divided by its count to this power, or popular items would fill all directions (EigenRec)."""
 _SHRINKAGE = 0.01
 """The ridge penalty over the largest squared singular value."""
 _SPARE_DIRECTIONS = 16
 _ITERATIONS = 3
 _SCORE_SPREAD = 0.5
-"""Root mean square, over stretches and items, of the scores that the undecayed interest of a stretch gives."""
+"""Root mean square, over windows and items, of the scores that the undecayed interest of a window gives."""
 _TEXT_PENALTY = 1.0
 
 
@@ -47,7 +47,7 @@ class LowRank:
 
 
 def low_rank(log: EventLog, training: npt.NDArray[np.bool_], items: int, directions: int) -> LowRank | None:
-    """Decomposes the matrix of stretches and items; None where it has fewer rows or columns than directions.
+    """Decomposes the matrix of windows and items; None where it has fewer rows or columns than directions.
 
     Args:
         log: Events.
@@ -57,7 +57,7 @@ def low_rank(log: EventLog, training: npt.NDArray[np.bool_], items: int, directi
     """
     item, user = log.item[training], log.user[training]
     index = np.arange(user.shape[0]) - np.searchsorted(user, user, side="left")
-    window = np.unique(user * log.events + index // STRETCH_EVENTS, return_inverse=True)[1]
+    window = np.unique(user * log.events + index // WINDOW_EVENTS, return_inverse=True)[1]
     rank = min(directions + _SPARE_DIRECTIONS, int(window.max(initial=-1)) + 1, items)
     if rank < directions:
         return None
@@ -77,21 +77,21 @@ def low_rank(log: EventLog, training: npt.NDArray[np.bool_], items: int, directi
     scale = torch.from_numpy(weight.astype(np.float32))[:, None]
     back = torch.where(scale > 0, 1 / scale.clamp(min=1e-6), torch.zeros_like(scale))
     event = shrunk * scale
-    taken = event[torch.from_numpy(item)]
+    terms = event[torch.from_numpy(item)]
     rows_of_events = torch.from_numpy(window)
     empty = torch.zeros(int(window.max()) + 1, directions)
-    sums = empty.index_add(0, rows_of_events, taken)
-    squares = empty.index_add(0, rows_of_events, taken.square()).sum(1, keepdim=True)
+    sums = empty.index_add(0, rows_of_events, terms)
+    squares = empty.index_add(0, rows_of_events, terms.square()).sum(1, keepdim=True)
     interest = sums * torch.rsqrt(squares + float(NORM_FLOOR_SQUARED))
     return LowRank(event, shrunk * back, torch.from_numpy(count.astype(np.float32)), interest)
 
 
 @torch.no_grad()
 def start_from(model: InterestModel, factors: LowRank) -> None:
-    """Puts the factors into a fresh model: each direction twice, once to last and once to ebb soon.
+    """Puts the factors into a fresh model: each direction twice, once with a long and once with a short half-life.
 
-    What the text can tell of a vector goes into the projections, so that new items begin near their like; the rest is
-    the item's own.
+    The part of a vector that the text explains goes into the projections, so that new items start near similar ones.
+    The rest goes into the residual.
     """
     d = model.config.dimensions
     directions = factors.event.shape[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -21,16 +21,16 @@ from ebbtide.train.repeat import RepeatScore
 
 @dataclass(frozen=True)
 class Sums:
-    """The two event sets of K requests, summed: decayed vectors and, for the norms, their squares."""
+    """The two event sets of each request, summed: decayed vectors and, for the norms, their squares."""
 
     history: Tensor
-    """``[K, d]``: sum of v exp(-lambda age) exp(-mu rank) x over the history."""
+    """``[requests, d]``: sum of v exp(-lambda age) exp(-mu rank) x over the history."""
     history_square: Tensor
-    """``[K, d]``: sum of the squares of the same terms."""
+    """``[requests, d]``: sum of the squares of the same terms."""
     current: Tensor
-    """``[K, d]``."""
+    """``[requests, d]``."""
     current_square: Tensor
-    """``[K, d]``."""
+    """``[requests, d]``."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Context:
     """What the gate sees beside the vectors."""
 
     history_count: Tensor
-    """``[K]``, events of the history."""
+    """``[requests]``, events of the history."""
     current_count: Tensor
-    """``[K]``, events of the session."""
+    """``[requests]``, events of the session."""
     idle_hours: Tensor
-    """``[K]``, hours since the last event, 0 without one."""
+    """``[requests]``, hours since the last event, 0 without one."""
 
 
 class InterestModel(nn.Module):
@@ -61,8 +61,8 @@ class InterestModel(nn.Module):
 
         Args:
             config: Shape of the model.
-            text_vectors: ``[N, text width]``, the encoder's vectors of the catalog.
-            features: Further feature blocks by name, ``[N, width]`` each; None for none.
+            text_vectors: ``[items, text width]``, the encoder's vectors of the catalog.
+            features: Further feature blocks by name, ``[items, width]`` each; None for none.
 
         Raises:
             ValueError: A further block has a bad name or shape.
@@ -90,8 +90,7 @@ class InterestModel(nn.Module):
             )
         self.repeat: RepeatScore | None = None
         if config.repeat_score:
-            prior_half_lives = config.effective_prior_half_life_days
-            self.repeat = RepeatScore(config.decay == "learned", text_width, items, prior_half_lives)
+            self.repeat = RepeatScore(config, text_width, items)
         if config.fixed_alpha is None:
             self.gate_hidden = nn.Linear(2 * d + SCALAR_FEATURES, config.gate_hidden)
             self.gate_output = nn.Linear(config.gate_hidden, d if config.alpha == "per-dimension" else 1)
@@ -116,11 +115,18 @@ class InterestModel(nn.Module):
         """mu, ``[d]``; zeros with ``decay="none"``."""
         return self.log_rank_decay_rate.exp() if self.config.decay == "learned" else torch.zeros_like(self.gamma)
 
+    def half_life_quantiles(self, quantiles: Sequence[float]) -> tuple[float, ...]:
+        """Quantiles, over the interest dimensions, of the half-lives by age in days; empty without decay."""
+        if self.config.decay == "none":
+            return ()
+        half_lives = math.log(2) / self.decay_rate_per_day.detach()
+        return tuple(torch.quantile(half_lives.cpu(), torch.tensor(quantiles)).tolist())
+
     def event_vectors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
-        """Vectors x of the whole catalog ``[N, d]``, or of some items ``[m, d]``, given by catalog index.
+        """Vectors x of the catalog ``[items, d]``, or of chosen items ``[chosen items, d]``.
 
         Args:
-            items: ``[m]``; None for the whole catalog.
+            items: ``[chosen items]``; None for the whole catalog.
             residual_dropout: Share of the items that go without their residual, drawn anew; after DropoutNet (Volkovs
                 et al., NeurIPS 2017), so that the features are good by themselves for an item without training events.
         """
@@ -129,7 +135,7 @@ class InterestModel(nn.Module):
         )
 
     def item_factors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
-        """Gamma (x) a of the whole catalog ``[N, d]``, or of some ``[m, d]``; arguments as for `event_vectors`."""
+        """Factors gamma (x) a, ``[items, d]`` or ``[chosen items, d]``; arguments as for `event_vectors`."""
         factors = self._sum_of_blocks(
             [(block.features, block.item_projection) for block in self.blocks.values()], items, residual_dropout
         )
@@ -139,7 +145,7 @@ class InterestModel(nn.Module):
     def _sum_of_blocks(
         terms: list[tuple[Tensor | None, Tensor]], items: Tensor | None, residual_dropout: float
     ) -> Tensor:
-        """The sum over blocks, given as features and projection, ``[N, d]`` or ``[m, d]``."""
+        """The sum over blocks, given as features and projection, ``[items, d]`` or ``[chosen items, d]``."""
         return reduce(
             operator.add,
             (
@@ -149,7 +155,7 @@ class InterestModel(nn.Module):
         )
 
     def repeat_item_bias(self) -> Tensor:
-        """What each item adds to its repeat score, ``[N]``: its text vector times a weight, and its own bias.
+        """What each item adds to its repeat score, ``[items]``: its text vector times a weight, and its own bias.
 
         Raises:
             ValueError: The model has no repeat score.
@@ -159,12 +165,12 @@ class InterestModel(nn.Module):
         return self.text_vectors @ self.repeat.text_weight + self.repeat.item_bias
 
     def blend(self, sums: Sums, context: Context, alpha_override: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """W ``[K, d]`` and alpha ``[K, 1]`` or ``[K, d]``; see `ebbtide.interest.blend` for the formulas.
+        """Returns w ``[requests, d]`` and alpha ``[requests, 1]`` or ``[requests, d]``, as `ebbtide.interest.blend`.
 
         Args:
             sums: Of the two event sets.
             context: For the gate.
-            alpha_override: ``[K]``, NaN where the model decides.
+            alpha_override: ``[requests]``, NaN where the model decides.
         """
         floor = float(NORM_FLOOR_SQUARED)
         long_term = sums.history * torch.rsqrt(sums.history_square.sum(-1, keepdim=True) + floor)

@@ -40,8 +40,8 @@ class Sampler:
         """Prepares the distribution.
 
         Args:
-            counts: ``[items]``, training events of each item; an item without any can be drawn all the same.
-            negatives: M, drawn at a time.
+            counts: ``[items]``, training events of each item; an item without events can be drawn too.
+            negatives: M, how many are drawn at a time.
             by_popularity: Items are drawn in proportion to (count + 1) ** 0.75.
         """
         weight = (counts + 1.0) ** _POPULARITY_POWER if by_popularity else np.ones(counts.shape[0])
@@ -50,10 +50,10 @@ class Sampler:
         self._upto = torch.from_numpy(np.cumsum(chance))
         self._log_expected = torch.from_numpy(np.log(chance * negatives).astype(np.float32))
 
-    def candidates(self, came: Tensor) -> Candidates:
-        """What came, ``[targets]`` catalog indices, with fresh negatives; by torch's global generator."""
+    def candidates(self, targets: Tensor) -> Candidates:
+        """The targets, ``[targets]`` catalog indices, with new negatives, drawn with torch's global generator."""
         index = torch.rand(self._negatives, dtype=torch.float64)
         negative = torch.searchsorted(self._upto, index, right=True).clamp(max=self._upto.shape[0] - 1)
-        item, column = torch.unique(torch.cat([came, negative]), return_inverse=True)
-        drawn = torch.bincount(column[came.shape[0] :], minlength=item.shape[0]).to(torch.float32)
+        item, column = torch.unique(torch.cat([targets, negative]), return_inverse=True)
+        drawn = torch.bincount(column[targets.shape[0] :], minlength=item.shape[0]).to(torch.float32)
         return Candidates(item, drawn, self._log_expected[item])

@@ -11,8 +11,8 @@ from torch import nn
 from ebbtide.train.config import TrainConfig
 
 _SPEEDS = {"rest": 1.0, "residual": 1.0, "decay": 3.0, "few": 5.0, "repeat": 3.0, "bias": 2.5, "text": 0.1}
-"""How fast each kind learns, over the peak rate: decay rates live on a log scale, the few weights of popularity act on
-every item, and an item's bias is seldom seen."""
+"""Learning rate of each kind over the peak rate: decay rates are on a log scale, the few weights of popularity act on
+every item, and the gradient of an item's bias is rarely not zero."""
 _WARM_UP = 0.1
 
 
@@ -25,7 +25,7 @@ def optimizer_of(
         model: The interest model.
         config: Rates.
         encoder: Parameters of the encoder that learn, too.
-        fused: One pass over the tables in place of a dozen: the same numbers in a tenth of the time.
+        fused: One pass over the tables instead of a dozen: the same numbers in a tenth of the time.
     """
     named = dict(model.named_parameters())
     rate = config.learning_rate

@@ -1,4 +1,4 @@
-"""The popularity prior: log(1 + decayed count) of every item at a few half-lives, as of any moment of the log."""
+"""The popularity prior: log(1 + decayed count) of every item at a few half-lives, as of any time of the log."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class PopularitySnapshots:
     timestamp_ms: npt.NDArray[np.int64]
     """``[timestamps]``, ascending."""
     columns: Floats
-    """``[timestamps, items, p]``: log(1 + decayed count) of the events strictly before each moment."""
+    """``[timestamps, items, p]``: log(1 + decayed count) of the events strictly before each timestamp."""
 
     def index_at(self, time_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The snapshot that holds at each time, same shape; the first one also before its moment."""
+        """The snapshot that holds at each time, same shape; the first one also before its timestamp."""
         return np.maximum(np.searchsorted(self.timestamp_ms, time_ms, side="right") - 1, 0)
 
 
@@ -37,7 +37,7 @@ def popularity_snapshots(
     half_life_days: Sequence[float],
     timestamp_ms: npt.NDArray[np.int64],
 ) -> PopularitySnapshots:
-    """Counts the events before each moment, each weighing 2 ** (-age / half-life).
+    """Counts the events before each timestamp, each weighing 2 ** (-age / half-life).
 
     Args:
         item: ``[events]``, catalog indices, any order.
@@ -65,7 +65,7 @@ def popularity_snapshots(
 
 
 def snapshot_times(time_ms: npt.NDArray[np.int64], items: int, half_lives: int) -> npt.NDArray[np.int64]:
-    """Moments with equally many events between them, as many as a table of 256 MiB holds, 512 at most."""
+    """Timestamps with equally many events between them, as many as a table of 256 MiB holds, 512 at most."""
     fitting = _TABLE_BYTES // (4 * items * max(half_lives, 1))
     wanted = int(np.clip(fitting, 2, _MAX_SNAPSHOTS))
     timestamps = np.quantile(time_ms, np.linspace(0, 1, wanted, endpoint=False), method="lower")

@@ -1,17 +1,27 @@
-"""What a pass over the training events gave, for whoever watches and for checkpoints."""
+"""The results of an epoch, for watchers and for checkpoints. Plain data: the command line reads it without torch."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-
-import torch
-
-from ebbtide.train.evaluation.ranks import Metrics
-from ebbtide.train.model import InterestModel
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the half-lives, from the shortest to the longest."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Means over users; the items of one basket are one set of relevant items."""
+
+    users: int
+    baskets: int
+    events: int
+    """Relevant items in all."""
+    ndcg_at_10: float
+    """Gain 1 / log2(rank + 2) summed over the relevant items, over the largest possible sum."""
+    hit_rate_at_10: float
+    """Share of baskets with a relevant item in the first ten."""
+    mrr: float
+    """1 / (rank + 1) of the first relevant item."""
 
 
 @dataclass(frozen=True)
@@ -24,20 +34,12 @@ class Epoch:
     alpha: float
     """Mean share of history in the blend, over the training baskets."""
     learning_rate: float
-    """At the end of the epoch, of the parameters that learn at the plain rate."""
+    """At the end of the epoch, of the parameters whose rate is not scaled."""
     half_life_days: tuple[float, ...]
     """`QUANTILES` over the interest dimensions; empty without decay."""
     validation: Metrics | None
     """None in the final fit on all events."""
     seconds: float
-    """Of training; of a resumed epoch the part since."""
+    """Of training. After a resume only the time since then."""
     validation_seconds: float
-    """And of validation after it."""
-
-
-def half_life_quantiles(model: InterestModel) -> tuple[float, ...]:
-    """`QUANTILES` of the half-lives by age, in days; empty without decay."""
-    if model.config.decay == "none":
-        return ()
-    half_lives = math.log(2) / model.decay_rate_per_day.detach()
-    return tuple(torch.quantile(half_lives.cpu(), torch.tensor(QUANTILES)).tolist())
+    """Of the validation after it."""

@@ -1,4 +1,4 @@
-"""Scores one request straight from the formulas, event by event: slow, in double precision, the yardstick of parity.
+"""Scores one request by the formulas, event by event and in double precision: slow, the reference of parity tests.
 
 Shares no code with the served maths, so that a mistake in one shows against the other. Formulas: docs/method.md.
 """
@@ -27,7 +27,7 @@ class ReferenceScores:
     """What a request should be answered with."""
 
     scores: npt.NDArray[np.float64]
-    """``[N]``, in catalog order; minus infinity for excluded items."""
+    """``[items]``, in catalog order; minus infinity for excluded items."""
     alpha: float
     """Its mean, where it is one per dimension."""
     events: int
@@ -57,7 +57,7 @@ def score_request(
 
     Args:
         model: Trained, or not.
-        prior_columns: ``[N, p]``.
+        prior_columns: ``[items, p]``.
         item: Catalog index of each event with an item.
         time_ms: Unix milliseconds of each event; those with a text come after those with an item.
         now_ms: The request's clock.
@@ -65,7 +65,7 @@ def score_request(
         weight: v of each event; None for 1.
         alpha: Overrides the model's.
         exclude: Catalog indices never to recommend.
-        exclude_seen: Whether `item` is left out; None takes the model's policy.
+        exclude_seen: Whether `item` is left out; None for the model's policy.
         text_vectors: ``[texts, text width]``, the encoder's vectors of the events with a text.
     """
     with torch.no_grad():
@@ -104,7 +104,7 @@ def _interest(
     vectors = [catalog[index] for index in item]
     if text_vectors is not None:
         vectors += [torch.from_numpy(row).double() @ projection for row in text_vectors]
-    # Python's sort is stable: events of one moment keep the order in which they were given.
+    # Python's sort is stable: events of one timestamp keep the order in which they were given.
     order = sorted(range(len(time_ms)), key=lambda event: time_ms[event])
     flags = is_current if is_current is not None else _last_session(time_ms, order, now_ms, model.config.session_gap_ms)
     decay, rank_decay = model.decay_rate_per_day.double(), model.rank_decay_rate.double()
@@ -127,7 +127,7 @@ def _interest(
 
 
 def _sum_of_terms(terms: list[tuple[Tensor | None, Tensor]]) -> Tensor:
-    """The sum over feature blocks of features times projection, ``[N, d]``; None for one-hot features."""
+    """The sum over feature blocks of features times projection, ``[items, d]``; None for one-hot features."""
     total = torch.zeros((), dtype=torch.float64)
     for features, projection in terms:
         total = total + (projection.double() if features is None else features.double() @ projection.double())
@@ -179,7 +179,7 @@ def _repeat_scores(
     now_ms: int,
     weight: Sequence[float] | None,
 ) -> dict[int, float]:
-    """The scores of the user's own items."""
+    """The scores of the user's seen items."""
     rates = repeat.decay_rate_per_day.double().tolist()
     half_lives = model.config.effective_prior_half_life_days
     longest = half_lives.index(max(half_lives)) if half_lives else 0
@@ -187,27 +187,27 @@ def _repeat_scores(
     for days in (1, 7):
         angle = 2 * math.pi * (now_ms / _MS_PER_DAY % days) / days
         timestamp += [math.sin(angle), math.cos(angle)]
-    if repeat.ebbs and len(time_ms):
+    if repeat.decays and len(time_ms):
         timestamp.append(math.log1p((now_ms - max(time_ms)) / _MS_PER_HOUR))
     scores = {}
-    for own in sorted(set(item)):
-        indices = [event for event, taken in enumerate(item) if taken == own]
+    for seen in sorted(set(item)):
+        indices = [event for event, index in enumerate(item) if index == seen]
         counts = [0.0] * len(rates)
         for event in indices:
             value = 1.0 if weight is None else float(weight[event])
             age_days = (now_ms - time_ms[event]) / _MS_PER_DAY
             counts = [count + value * math.exp(-rate * age_days) for count, rate in zip(counts, rates, strict=True)]
         features = [math.log1p(count) for count in counts] + [math.log1p(len(time_ms))]
-        if repeat.ebbs:
+        if repeat.decays:
             features.append(math.log1p((now_ms - max(time_ms[event] for event in indices)) / _MS_PER_HOUR))
-        demand = prior_columns[own].tolist()
-        features += [late - demand[longest] for event, late in enumerate(demand) if event != longest]
+        popularity = prior_columns[seen].tolist()
+        features += [recent - popularity[longest] for column, recent in enumerate(popularity) if column != longest]
         row = (torch.tensor(features, dtype=torch.float64) - repeat.centre.double()) / repeat.spread.double()
         hidden = torch.tanh(repeat.hidden.weight.double() @ row + repeat.hidden.bias.double())
         score = repeat.direct_weight.double() @ row + repeat.output.weight[0].double() @ hidden
         score = score + repeat.output.bias[0].double() + repeat.repeat_offset.double()
-        score = score + repeat.text_weight.double() @ model.text_vectors[own].double()
+        score = score + repeat.text_weight.double() @ model.text_vectors[seen].double()
         context = torch.tensor(timestamp, dtype=torch.float64) - repeat.context_centre.double()
-        score = score + repeat.item_time_weights[own].double() @ (context / repeat.context_spread.double())
-        scores[own] = float(score + repeat.item_bias[own].double())
+        score = score + repeat.item_time_weights[seen].double() @ (context / repeat.context_spread.double())
+        scores[seen] = float(score + repeat.item_bias[seen].double())
     return scores

@@ -39,10 +39,10 @@ class Gain:
     item: int
     """Catalog index."""
     score_before: float
-    """What the prior adds to the item's score, for everybody."""
+    """What the prior adds to the item's score, for all users."""
     score: float
     index_before: int
-    """Among all items by that score, from 1; equal scores share a place."""
+    """Rank among all items by that score, from 1; equal scores share a rank."""
     index: int
 
 
@@ -76,10 +76,10 @@ def read_grown_log(bundle: InterestBundle, events: Path | None = None, columns: 
 
 
 def refresh_prior(bundle: InterestBundle, log: EventLog, timestamp_ms: int | None = None) -> InterestBundle:
-    """The bundle with its prior counted as of another moment; all else stays, but for the fingerprint.
+    """The bundle with its prior counted as of another timestamp; of the rest only the fingerprint changes.
 
-    Every event before the moment counts, held out or not: this is for serving. An evaluation of the result must count
-    popularity by itself, since the columns have seen the events that it predicts.
+    Every event before the timestamp counts, held out or not: this is for serving. An evaluation of the result must
+    count popularity itself, since these columns include the events that it predicts.
 
     Args:
         bundle: With a prior.
@@ -91,7 +91,7 @@ def refresh_prior(bundle: InterestBundle, log: EventLog, timestamp_ms: int | Non
 
     Raises:
         BundleError: It has no prior.
-        DataError: There is nothing to count before the moment, or the log begins where the last count ended.
+        DataError: No event is before the timestamp, or the log begins where the last count ended.
     """
     half_lives = bundle.config.model.effective_prior_half_life_days
     if not half_lives:
@@ -120,7 +120,7 @@ def refresh_prior(bundle: InterestBundle, log: EventLog, timestamp_ms: int | Non
 
 
 def prior_scores(bundle: InterestBundle) -> npt.NDArray[np.float32]:
-    """What the prior adds to the score of each item, whoever asks, ``[items]``."""
+    """What the prior adds to the score of each item, for all users, ``[items]``."""
     weight: npt.NDArray[np.float32] = bundle.model.prior_weight.detach().numpy()
     return np.asarray(bundle.prior_columns @ weight, dtype=np.float32)
 

@@ -25,7 +25,7 @@ from ebbtide.train.trainer import Fit, fit
 from ebbtide.train.watcher import Watcher
 
 FeaturesOf = Callable[[Catalog], npt.NDArray[np.float32]]
-"""Gives the features of a feature block, ``[N, width]``, for a catalog of N items."""
+"""Gives the features of a feature block, ``[items, width]``, for a catalog."""
 
 
 def train_bundle(

@@ -1,4 +1,4 @@
-"""One step of training: from a few windows of the log to the loss of what came at their baskets."""
+"""One step of training: from a few windows of the log to the loss of the targets of their baskets."""
 
 from __future__ import annotations
 
@@ -10,35 +10,34 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ebbtide.data.baskets import basket_heads
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import basket_heads
 from ebbtide.train import losses
 from ebbtide.train.config import TrainConfig
-from ebbtide.train.evaluation.scores import own_before
+from ebbtide.train.evaluation.scores import seen_before
 from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.negatives import Candidates, Sampler
 from ebbtide.train.popularity import PopularitySnapshots
-from ebbtide.train.repeat import OwnEvents, put, seen_items_loss
+from ebbtide.train.repeat import seen_items_loss, with_repeat_scores
+from ebbtide.train.seen_items import SeenItems
 from ebbtide.train.windows import LogTensors, predict_windows
 
 MAX_SCORES = 1 << 25
-"""Scores that exist at a time, 128 MiB: a larger catalog goes through in slices of baskets, whose scores are computed
-again for the gradient."""
-_SCALED_BY = 1_000
-"""Baskets that the repeat score's features are standardised by."""
-_SEEN_ITEMS_WEIGHT = 3.0
-"""Of the loss among a user's own items, beside the one over the catalog."""
+"""Scores in memory at a time, 128 MiB. For a larger catalog the baskets are processed in slices, whose scores are
+computed again for the gradient."""
+_STANDARDISED_BY = 1_000
+"""Baskets from which the centre and spread of the repeat score's features are computed."""
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
 class Step(nn.Module):
-    """The loss of some windows, as a module, so that whatever runs on several devices can wrap it.
+    """The loss of some windows, as a module, so that data-parallel training can wrap it.
 
-    The log stays on the CPU; what a step takes of it goes to the model's device.
+    The log stays on the CPU; the rows that a step needs are copied to the model's device.
     """
 
     prior_columns: Tensor | None
@@ -60,10 +59,10 @@ class Step(nn.Module):
             model: What learns.
             log: Events.
             tensors: The same events.
-            popularity: The prior as of each moment; None for a model without prior.
-            training: ``[events]``, the events to predict.
+            popularity: The prior over time; None for a model without prior.
+            training: ``[events]``, which events are targets.
             config: Loss, context, dropout.
-            fine_tuner: The encoder, where it learns, too.
+            fine_tuner: The encoder, if it is fine-tuned.
             max_scores: Scores that may exist at a time.
         """
         super().__init__()
@@ -79,7 +78,7 @@ class Step(nn.Module):
         self.max_scores = max_scores
         self.items = model.text_vectors.shape[0]
         heads = basket_heads(log)
-        # What came at one basket is predicted together, from what stands before its first event.
+        # The items of one basket are predicted together, from the events before its first one.
         self.heads: Mask = training & (heads == np.arange(log.events))
         self.baskets = int(self.heads.sum())
         self._is_head = torch.from_numpy(self.heads)
@@ -95,10 +94,10 @@ class Step(nn.Module):
         repeat, heads = self.model.repeat, np.flatnonzero(self.heads)
         if repeat is None or not heads.size:
             return
-        chosen = heads[np.linspace(0, heads.size - 1, min(_SCALED_BY, heads.size)).astype(np.int64)]
-        own = own_before(self.log, self.tensors, chosen)
-        if own.item.shape[0] > 1:
-            repeat.standardise(own, self._own_prior(own, chosen))
+        chosen = heads[np.linspace(0, heads.size - 1, min(_STANDARDISED_BY, heads.size)).astype(np.int64)]
+        seen = seen_before(self.log, self.tensors, chosen)
+        if seen.item.shape[0] > 1:
+            repeat.standardise(seen, self._seen_prior(seen, chosen))
 
     def forward(self, windows: Ints) -> tuple[Tensor, Tensor, int]:
         """Mean loss over the baskets of some windows, their mean alpha, and the number of baskets.
@@ -116,7 +115,7 @@ class Step(nn.Module):
             self.model.text_vectors = refreshed
 
     def _items(self, windows: Ints) -> Tensor:
-        """Catalog indices of what is read or predicted in some windows, ascending."""
+        """Catalog indices of the items in some windows, ascending."""
         config = self.config
         start, owner = windows[:, :1], windows[:, 1]
         index = start + np.arange(-config.context_events, config.targets_per_window)
@@ -151,17 +150,17 @@ class Step(nn.Module):
                 parts.append(value * (len(heads[part]) / len(heads)))
             loss = torch.stack(parts).sum()
         if self.model.repeat is not None:
-            loss = loss + self.model.repeat.negative_log_prior() / self.baskets
+            loss = loss + self.model.repeat.negative_log_prior(config) / self.baskets
         return loss, predicted.alpha.detach().mean(), len(heads)
 
     def _candidates(self, heads: Ints) -> Candidates | None:
-        """What is scored before the baskets; None for the whole catalog."""
+        """The items that are scored for the baskets; None for the whole catalog."""
         device = self.model.gamma.device
-        came = torch.from_numpy(self.log.item[self._came(heads)[1]].astype(np.int64))
+        targets = torch.from_numpy(self.log.item[self._targets(heads)[1]].astype(np.int64))
         if self._sampler is not None:
-            return self._sampler.candidates(came).to(device)
+            return self._sampler.candidates(targets).to(device)
         if self.loss is Loss.mse:
-            item = torch.unique(came)
+            item = torch.unique(targets)
             nothing = torch.zeros(item.shape[0])
             return Candidates(item, nothing, nothing).to(device)
         return None
@@ -176,34 +175,34 @@ class Step(nn.Module):
             factors: ``[candidates, d]``.
         """
         scores = self._scores(candidates, heads, interest, factors)
-        rows, index = self._came(heads)
+        rows, index = self._targets(heads)
         row = torch.from_numpy(rows).to(scores.device)
         item = torch.from_numpy(self.log.item[index].astype(np.int64)).to(scores.device)
         repeat = self.model.repeat
         if repeat is None:
             return self._catalog_loss(candidates, scores, row, item, index)
-        own = own_before(self.log, self.tensors, heads).to(scores.device)
+        seen = seen_before(self.log, self.tensors, heads).to(scores.device)
         # In full precision: matrix products in 16 bits are for the large ones.
         with torch.autocast(scores.device.type, enabled=False):
-            value = repeat(own, self.model.repeat_item_bias(), self._own_prior(own, heads))
-            level = repeat.level(own)
+            value = repeat(seen, self.model.repeat_item_bias(), self._seen_prior(seen, heads))
+            level = repeat.common_level(seen)
         columns = None if candidates is None else candidates.item
         if self.loss is Loss.mse:
-            return self._catalog_loss(candidates, put(scores, own, value, columns), row, item, index)
-        # The order of the own items is learned among themselves, only their common level among the whole catalog.
-        scores = put(scores, own, (value - level).detach() + level, columns)
+            return self._catalog_loss(candidates, with_repeat_scores(scores, seen, value, columns), row, item, index)
+        # The order of seen items is learned among themselves, and only their common level among the whole catalog.
+        scores = with_repeat_scores(scores, seen, (value - level).detach() + level, columns)
         loss = self._catalog_loss(candidates, scores, row, item, index)
-        return loss + _SEEN_ITEMS_WEIGHT * seen_items_loss(value, own, row, item, len(heads))
+        return loss + self.config.seen_items_weight * seen_items_loss(value, seen, row, item, len(heads))
 
     def _catalog_loss(
         self, candidates: Candidates | None, scores: Tensor, row: Tensor, item: Tensor, index: Ints
     ) -> Tensor:
-        """Of the scores ``[baskets, candidates]``, by the loss that was asked for.
+        """The configured loss of the scores ``[baskets, candidates]``.
 
         Args:
             candidates: What the columns belong to; None for the whole catalog.
             scores: Before each basket.
-            row: ``[targets]``, the basket of each item that came.
+            row: ``[targets]``, the basket of each target.
             item: ``[targets]``, catalog indices.
             index: ``[targets]``, log indices.
         """
@@ -234,15 +233,15 @@ class Step(nn.Module):
                 scores += nn.functional.embedding(index, columns @ self.model.prior_weight)
         return scores
 
-    def _own_prior(self, own: OwnEvents, heads: Ints) -> Tensor | None:
-        """The prior's columns of own items at their moments, ``[pairs, p]``; None for a model without prior."""
+    def _seen_prior(self, seen: SeenItems, heads: Ints) -> Tensor | None:
+        """The prior's columns of seen items at the time of their baskets, ``[pairs, p]``; None without a prior."""
         if self.popularity is None or self.prior_columns is None:
             return None
-        timestamp = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads])).to(own.timestamp.device)
-        return self.prior_columns[timestamp[own.timestamp], own.item]
+        timestamp = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads])).to(seen.basket.device)
+        return self.prior_columns[timestamp[seen.basket], seen.item]
 
-    def _came(self, heads: Ints) -> tuple[Ints, Ints]:
-        """Row and log index of everything that came at some baskets, ``[targets]`` each."""
+    def _targets(self, heads: Ints) -> tuple[Ints, Ints]:
+        """Row and log index of every target of some baskets, ``[targets]`` each."""
         counts = self._sizes[heads].astype(np.int64)
         row = np.repeat(np.arange(heads.shape[0]), counts)
         return row, heads[row] + np.arange(row.shape[0]) - np.repeat(np.cumsum(counts) - counts, counts)

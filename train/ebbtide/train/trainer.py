@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ebbtide.data.baskets import basket_heads, has_past
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import after_time, basket_heads, has_past
+from ebbtide.data.splits import after_time
 from ebbtide.train.checkpoint import CheckpointFolder, Identity
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.fine_tuning import EncoderFineTuner
-from ebbtide.train.loop import History, Loop, Material
+from ebbtide.train.loop import Loop
+from ebbtide.train.material import History, Material
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_times
 from ebbtide.train.progress import Epoch
@@ -30,11 +32,11 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained model and how it came to be."""
+    """A trained model and the history of its training."""
 
     model: InterestModel
     popularity: PopularitySnapshots | None
-    """The prior as of each moment of the training events."""
+    """The prior over the time of the training events."""
     epochs: list[Epoch]
     """With validation; the final fit on all events is not among them."""
     best_epoch: int
@@ -61,8 +63,8 @@ def fit(
 
     Args:
         log: Events; those that are no training events are never read.
-        is_training: ``[n]``.
-        text_vectors: ``[N, text width]``, the catalog's.
+        is_training: ``[events]``.
+        text_vectors: ``[items, text width]``, the catalog's.
         model_config: Shape of the model.
         train_config: Seed, epochs, rates.
         watcher: Told of progress.
@@ -70,7 +72,7 @@ def fit(
         make_fine_tuner: Gives a fresh encoder to tune; None leaves it frozen.
         devices: Where to compute; one CPU unless given. Several processes all come here with the same arguments, and
             all get the same result.
-        features: Further feature blocks by name, ``[N, width]`` each; None for none.
+        features: Further feature blocks by name, ``[items, width]`` each; None for none.
 
     Returns:
         The model of the best epoch, fitted again on all training events unless ``refit`` is off.
@@ -156,7 +158,7 @@ def _digest(
 
 
 def _some_baskets(log: EventLog, mask: Mask, at_most: int, seed: int) -> Mask:
-    """The events of so many of the masked baskets, ``[n]``."""
+    """The events of so many of the masked baskets, ``[events]``."""
     heads = basket_heads(log)
     chosen = np.unique(heads[mask])
     if chosen.shape[0] <= at_most:

@@ -1,60 +1,64 @@
-"""What the train stage tells while it runs, so that a command line, a notebook or nobody can show it."""
+"""Progress reports of the train stage while it runs, for a command line, a notebook or a log.
+
+Loads neither torch nor polars, so that the command line starts without them.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ebbtide.train.progress import Epoch
+
 if TYPE_CHECKING:
     from ebbtide.data.dataset import Dataset
-    from ebbtide.train.progress import Epoch
 
 
 class Watcher:
-    """Every method does nothing here; override those that matter."""
+    """Receives progress reports. Every method does nothing here; override the ones you need."""
 
     def data_read(self, data: Dataset) -> None:
-        """The data is there."""
+        """The events and the catalog have been read."""
 
     def texts_embedded(self, done: int, total: int) -> None:
-        """``done`` more of ``total`` texts have a vector."""
+        """``done`` more of ``total`` texts have been embedded."""
 
     def fit_started(self, name: str, epochs: int, done: int) -> None:
-        """A fit of so many epochs at most begins, or goes on after those done."""
+        """A fit of at most ``epochs`` epochs starts, or resumes after ``done`` of them."""
 
     def epoch_part_done(self, part: float) -> None:
-        """Another part of the running epoch is done; the parts of one epoch add up to 1."""
+        """A further share of the running epoch is done; the shares of one epoch add up to 1."""
 
     def epoch_ended(self, epoch: Epoch) -> None:
-        """An epoch is over."""
+        """An epoch has ended."""
 
 
 class Watchers(Watcher):
-    """Tells several."""
+    """Passes every report on to several watchers."""
 
     def __init__(self, *watchers: Watcher) -> None:
         self._watchers = watchers
 
     def data_read(self, data: Dataset) -> None:
-        """To all."""
+        """Reports to all."""
         for watcher in self._watchers:
             watcher.data_read(data)
 
     def texts_embedded(self, done: int, total: int) -> None:
-        """To all."""
+        """Reports to all."""
         for watcher in self._watchers:
             watcher.texts_embedded(done, total)
 
     def fit_started(self, name: str, epochs: int, done: int) -> None:
-        """To all."""
+        """Reports to all."""
         for watcher in self._watchers:
             watcher.fit_started(name, epochs, done)
 
     def epoch_part_done(self, part: float) -> None:
-        """To all."""
+        """Reports to all."""
         for watcher in self._watchers:
             watcher.epoch_part_done(part)
 
     def epoch_ended(self, epoch: Epoch) -> None:
-        """To all."""
+        """Reports to all."""
         for watcher in self._watchers:
             watcher.epoch_ended(epoch)

@@ -1,4 +1,4 @@
-"""Interest before every event of a stretch of the log, by the constant-size recurrence, for training and evaluation.
+"""Interest before every event of a window of the log, by the constant-size recurrence, for training and evaluation.
 
 Where a request sums over its events, this walks along a user's events once: each new event multiplies the two sums by
 a decay and adds a vector, and the end of a session moves the current sum into the history. Same numbers, one pass.
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ebbtide.data.events import EventLog
+from ebbtide.data.sessions import pauses_ms, session_starts
 from ebbtide.interest.events import MS_PER_DAY, MS_PER_HOUR
 from ebbtide.train.model import Context, InterestModel, Sums
 from ebbtide.train.recurrence import walk
@@ -49,17 +50,14 @@ class LogTensors:
         lengths = np.diff(log.start)
         first = np.repeat(log.start[:-1], lengths)
         stop = np.repeat(log.start[1:], lengths)
-        index = np.arange(log.events)
-        pause_ms = np.diff(log.time_ms, prepend=log.time_ms[:1])
-        pause_ms[first == index] = 0
-        opens = (pause_ms > session_gap_ms) | (first == index)
+        session_start = session_starts(log, session_gap_ms)
         return cls(
             item=torch.from_numpy(log.item.copy()),
             time_ms=torch.from_numpy(log.time_ms.copy()),
             weight=torch.from_numpy(log.weight.copy()),
-            pause_days=torch.from_numpy((pause_ms / MS_PER_DAY).astype(np.float32)),
-            opens_session=torch.from_numpy(opens),
-            session_start=torch.from_numpy(np.maximum.accumulate(np.where(opens, index, 0))),
+            pause_days=torch.from_numpy((pauses_ms(log) / MS_PER_DAY).astype(np.float32)),
+            opens_session=torch.from_numpy(session_start == np.arange(log.events)),
+            session_start=torch.from_numpy(session_start),
             first=torch.from_numpy(first),
             stop=torch.from_numpy(stop),
         )
@@ -126,7 +124,7 @@ def predict_windows(
         model: The interest model.
         log: Events, on the CPU wherever the model is.
         windows: ``[windows, 2]``: the log index of each window's first target, and any event of the same user.
-        context_events: Events before the first target that are taken in.
+        context_events: Events before the first target that are read.
         targets: Events from the first target on that may be targets.
         is_target: ``[events]`` bool, which events are predicted.
         vectors: ``[items, d]``, event vectors; None computes those of the windows' items and no others.
@@ -180,7 +178,7 @@ def _scan(terms: Tensor, age_decay: Tensor, rank_decay: Tensor, opens: Tensor, c
         opens: ``[windows, window events, 1]``, 1 where an event opens a session.
         context: Events before the first target.
     """
-    # Sums and sums of squares go side by side through one recurrence; squares decay twice as fast.
+    # Sums and sums of squares go through one recurrence together; squares decay twice as fast.
     added = torch.cat([terms, terms.square()], dim=-1).transpose(0, 1)
     pause = torch.cat([age_decay, age_decay.square()], dim=-1).transpose(0, 1)
     step = torch.cat([rank_decay, rank_decay.square()])

@@ -19,11 +19,11 @@ class TritonPythonModel:
         self._arrays = ragged.tables(args)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """One gate for the whole batch."""
-        vectors = ragged.parts(requests, "weighted_vector")
-        flags = ragged.parts(requests, "ordered_is_current")
-        idle_hours = np.concatenate(ragged.parts(requests, "idle_hours"))
-        # Row 2b is the history of request b, row 2b + 1 its current session.
+        """Runs the gate once for the whole batch."""
+        vectors = ragged.tensors(requests, "weighted_vector")
+        flags = ragged.tensors(requests, "ordered_is_current")
+        idle_hours = np.concatenate(ragged.tensors(requests, "idle_hours"))
+        # Row 2b is the history of request b; row 2b + 1 is its current session.
         sets = np.concatenate(
             [np.stack([~flag[0], flag[0]]) @ vector[0] for flag, vector in zip(flags, vectors, strict=True)]
         )
@@ -56,7 +56,7 @@ class TritonPythonModel:
     def _alpha(self, long_term: Any, current: Any, histories: Any, currents: Any, idle_hours: Any) -> Any:  # noqa: ANN401
         if "fixed_alpha" in self._arrays:
             return np.full((len(long_term), 1), self._arrays["fixed_alpha"], dtype=np.float32)
-        squares = [np.einsum("bk,bk->b", part, part) + _FLOOR for part in (long_term, current)]
+        squares = [np.einsum("bk,bk->b", vectors, vectors) + _FLOOR for vectors in (long_term, current)]
         cosine = np.einsum("bk,bk->b", long_term, current) / np.sqrt(squares[0] * squares[1])
         scalars = [cosine, np.log1p(histories), np.log1p(currents), np.log1p(idle_hours[:, 0])]
         features = np.concatenate([long_term, current, np.stack(scalars, axis=1).astype(np.float32)], axis=1)

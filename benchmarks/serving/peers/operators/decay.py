@@ -21,19 +21,19 @@ class TritonPythonModel:
         self._rates = np.stack([arrays["decay_rate_per_day"], arrays["rank_decay_rate"]])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """One exponential for the whole batch."""
-        vectors = ragged.parts(requests, "event_vector")
+        """Computes the decay once for the whole batch."""
+        vectors = ragged.tensors(requests, "event_vector")
         counts = ragged.lengths(vectors)
         row = np.repeat(np.arange(len(counts)), counts)
-        time_ms = ragged.joined(ragged.parts(requests, "event_time"))
-        now_ms = np.concatenate(ragged.parts(requests, "now"))[:, 0]
+        time_ms = ragged.joined(ragged.tensors(requests, "event_time"))
+        now_ms = np.concatenate(ragged.tensors(requests, "now"))[:, 0]
         order = np.lexsort((time_ms, row))
         first = np.cumsum(counts) - counts
         rank = counts[row] - 1 - (np.arange(len(row)) - first[row])
         age_ms = now_ms[row] - time_ms[order]
         exponent = np.stack([age_ms / _MS_PER_DAY, rank], axis=1).astype(np.float32) @ self._rates
         weighted = np.exp(-exponent) * ragged.joined(vectors)[order]
-        current = ragged.joined(ragged.parts(requests, "event_is_current"))[order]
+        current = ragged.joined(ragged.tensors(requests, "event_is_current"))[order]
         idle_ms = np.zeros(len(counts))
         idle_ms[counts > 0] = age_ms[(first + counts - 1)[counts > 0]]
         idle_hours = (idle_ms / _MS_PER_HOUR).astype(np.float32)[:, None]

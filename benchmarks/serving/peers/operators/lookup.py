@@ -19,8 +19,8 @@ class TritonPythonModel:
         self._vectors = arrays["event_vectors"]
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """One search and one gather for the whole batch."""
-        keys = ragged.parts(requests, "event_item")
+        """Searches and gathers once for the whole batch."""
+        keys = ragged.tensors(requests, "event_item")
         key = ragged.joined(keys)
         position = np.minimum(np.searchsorted(self._sorted_key, key), len(self._sorted_key) - 1)
         if (self._sorted_key[position] != key).any():
@@ -31,8 +31,8 @@ class TritonPythonModel:
         return list(
             ragged.responses(
                 [
-                    {"item_index": index, "event_vector": part}
-                    for index, part in zip(np.split(item, ends), np.split(vector, ends), strict=True)
+                    {"item_index": index, "event_vector": vectors}
+                    for index, vectors in zip(np.split(item, ends), np.split(vector, ends), strict=True)
                 ]
             )
         )

@@ -1,4 +1,4 @@
-"""What the operators share: a tensor of all requests of a batch as one flat array, and back."""
+"""Helpers of the operators: join the tensors of a batch's requests into one array, and build the responses."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ Array = npt.NDArray[Any]
 
 
 def tables(arguments: Any) -> dict[str, Array]:  # noqa: ANN401 - Triton's own
-    """The arrays beside a model, read into memory."""
+    """Reads the arrays of a model from its version folder."""
     folder = Path(arguments["model_repository"]) / arguments["model_version"]
     with np.load(folder / "tables.npz", allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 
-def parts(requests: Sequence[Any], name: str) -> list[Array]:
-    """A tensor of each request, ``[1, ...]``."""
+def tensors(requests: Sequence[Any], name: str) -> list[Array]:
+    """The tensor of this name of each request, ``[1, ...]``."""
     return [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for request in requests]
 
 
 def joined(arrays: Sequence[Array]) -> Array:
-    """Tensors ``[1, events, ...]`` of different lengths, one behind the other: ``[all events, ...]``."""
+    """Concatenates tensors ``[1, events, ...]`` of different lengths to ``[events of all requests, ...]``."""
     return np.concatenate([array[0] for array in arrays])
 
 
 def lengths(arrays: Sequence[Array]) -> npt.NDArray[np.int64]:
-    """Events of each request."""
+    """Number of events of each request."""
     return np.array([array.shape[1] for array in arrays])
 
 
 def responses(answers: Sequence[dict[str, Array]]) -> list[Any]:
-    """One response for each request, the arrays with a batch dimension put in front."""
+    """One response for each request; a batch dimension is added to its arrays."""
     return [
         pb_utils.InferenceResponse([pb_utils.Tensor(name, array[None]) for name, array in answer.items()])
         for answer in answers

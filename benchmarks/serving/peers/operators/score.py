@@ -1,4 +1,4 @@
-"""Operator 4 of peer 3: interest -> the scores of the whole catalog, without the items of the events."""
+"""Operator 4 of peer 3: interest -> scores of the whole catalog; the items of the request's events are excluded."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class TritonPythonModel:
         self._factors = ragged.tables(args)["factors"]
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """One matrix product for the whole batch."""
-        scores = np.concatenate(ragged.parts(requests, "interest")) @ self._factors
-        for row, items in enumerate(ragged.parts(requests, "item_index")):
+        """Computes one matrix product for the whole batch."""
+        scores = np.concatenate(ragged.tensors(requests, "interest")) @ self._factors
+        for row, items in enumerate(ragged.tensors(requests, "item_index")):
             scores[row, items[0]] = -np.inf
         return list(ragged.responses([{"catalog_score": row} for row in scores]))

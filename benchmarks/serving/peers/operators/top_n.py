@@ -18,14 +18,14 @@ class TritonPythonModel:
         self._item_id, self._top_n = arrays["item_id"].astype(np.object_), int(arrays["top_n"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """One partition for the whole batch."""
-        scores = np.concatenate(ragged.parts(requests, "catalog_score"))
+        """Selects the best items once for the whole batch."""
+        scores = np.concatenate(ragged.tensors(requests, "catalog_score"))
         best = np.argpartition(scores, -self._top_n, axis=1)[:, -self._top_n :]
-        found = np.take_along_axis(scores, best, axis=1)
-        order = np.argsort(-found, axis=1, kind="stable")
-        best, found = np.take_along_axis(best, order, axis=1), np.take_along_axis(found, order, axis=1)
+        best_scores = np.take_along_axis(scores, best, axis=1)
+        order = np.argsort(-best_scores, axis=1, kind="stable")
+        best, best_scores = np.take_along_axis(best, order, axis=1), np.take_along_axis(best_scores, order, axis=1)
         return list(
             ragged.responses(
-                [{"item_id": ids, "score": score} for ids, score in zip(self._item_id[best], found, strict=True)]
+                [{"item_id": ids, "score": score} for ids, score in zip(self._item_id[best], best_scores, strict=True)]
             )
         )

@@ -12,10 +12,10 @@ from ebbtide.export.encoder.build import BuiltEncoder
 from ebbtide.export.encoder.graph_edits import session_of
 from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.encoder.ranking_loss import NotMeasured, RankingLoss, TextRanking
-from ebbtide.export.encoder.ridge import cosines
 from ebbtide.export.encoder.speed import Speed, compare_speed
-from ebbtide.export.encoder.texts import MAX_KEPT_BACK, Floats, embed, fragments
+from ebbtide.export.encoder.texts import Floats, embed, fragments
 from ebbtide.export.errors import FidelityError
+from ebbtide.export.machine import Machine
 from ebbtide.export.parity import largest_difference
 
 _MAX_FRAGMENTS = 512
@@ -29,12 +29,10 @@ class FidelityTolerance:
     ndcg_at_10_ratio: float
 
 
-_FP16 = FidelityTolerance(0.9999, 0.995)
-"""Ten bits of mantissa leave rounding alone: anything below is an overflow, not a loss."""
+_ROUNDING = FidelityTolerance(0.9999, 0.995)
+"""Of fp32 and fp16: ten bits of mantissa leave rounding alone; anything below is an overflow, not a loss."""
 _INT8 = FidelityTolerance(0.99, 0.99)
 """Below, the ranking changes by more than the choice of a seed does."""
-_SMALLER = FidelityTolerance(0.9, 0.95)
-"""Fewer layers and static tables trade answers for speed; here the trade ends."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Fidelity:
     """A compressed encoder beside the full one, on event vectors as they are served (`text_vector`)."""
 
     cosine_mean: float
-    """Over catalog texts; where something was fitted on texts, over those that the fit did not see."""
+    """Over catalog texts that the calibration did not see."""
     cosine_min: float
     texts: int
     fragment_cosine_mean: float
@@ -56,6 +54,8 @@ class Fidelity:
     speed: Speed
     fp32_speed: Speed
     """Of the full encoder, fused, in float32, timed in turns with it."""
+    machine: Machine
+    """Where all of this was measured."""
 
     @property
     def speedup(self) -> float:
@@ -65,9 +65,7 @@ class Fidelity:
 
 def tolerance_of(options: EncoderOptions) -> FidelityTolerance:
     """What an encoder of these options must reach."""
-    if options.kind == "static" or options.layers is not None:
-        return _SMALLER
-    return _INT8 if options.precision == "int8" else _FP16
+    return _INT8 if options.precision == "int8" else _ROUNDING
 
 
 def measure_fidelity(
@@ -84,8 +82,6 @@ def measure_fidelity(
     """
     source = built.source
     texts = source.texts.kept_back
-    if not built.options.is_fitted:
-        texts = [*texts, *source.texts.fitted][:MAX_KEPT_BACK]
     reference = session_of(source.fused.graph, session.get_session_options().intra_op_num_threads)
 
     def through(encoder: Any) -> Callable[[list[str]], Floats]:  # noqa: ANN401 - onnxruntime carries no types
@@ -112,7 +108,15 @@ def measure_fidelity(
         ndcg_not_measured=not_measured,
         speed=speed["own"],
         fp32_speed=speed["fp32"],
+        machine=Machine.this(),
     )
+
+
+def cosines(got: Floats, expected: Floats) -> Floats:
+    """Cosine of each row with its counterpart, ``[rows]``."""
+    lengths = np.linalg.norm(got, axis=1) * np.linalg.norm(expected, axis=1)
+    result: Floats = (got * expected).sum(1) / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return result
 
 
 def require_fidelity(fidelity: Fidelity, options: EncoderOptions) -> None:
@@ -140,6 +144,6 @@ def require_fidelity(fidelity: Fidelity, options: EncoderOptions) -> None:
         )
     if misses:
         raise FidelityError(
-            f"encoder {options.label}: {'; '.join(misses)}: choose another precision or more layers, "
+            f"encoder {options.precision}: {'; '.join(misses)}: choose another precision, "
             "or accept it with --allow-fidelity-loss"
         )

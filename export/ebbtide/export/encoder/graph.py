@@ -25,20 +25,17 @@ class EventEncoder(nn.Module):
     """Texts into the space of the catalog's event vectors; a text has no residual of its own."""
 
     event_projection: Tensor
-    offset: Tensor | None
 
-    def __init__(self, encoder: TextEncoder, event_projection: Tensor, offset: Tensor | None = None) -> None:
-        """Joins an encoder with a model's projection, ``[text width, d]``, and a constant to add, ``[d]``."""
+    def __init__(self, encoder: TextEncoder, event_projection: Tensor) -> None:
+        """Joins an encoder with a model's projection, ``[text width, d]``."""
         super().__init__()
         self.encoder = encoder
         self.register_buffer("event_projection", event_projection.detach())
-        self.register_buffer("offset", offset)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Event vectors, float32 ``[texts, d]``, from int64 ``[texts, tokens]`` each."""
         vectors: Tensor = self.encoder(input_ids, attention_mask)
-        projected = vectors @ self.event_projection
-        return projected if self.offset is None else projected + self.offset
+        return vectors @ self.event_projection
 
 
 def encoder_graph(encoder: nn.Module) -> onnx.ModelProto:

@@ -1,10 +1,13 @@
-"""The encoder in 8-bit integers, for CPUs with integer dot products (AVX512-VNNI, AVX-VNNI): a quarter of the size.
+"""The encoder in 8-bit integers, for CPUs: a quarter of the size, and fastest with AVX512-VNNI or AVX-VNNI.
 
 Weights get one scale for each output channel, activations one for each matrix product, measured once on the catalog's
 texts: so a text's vector does not depend on the texts that happen to share its batch, as it would with scales measured
-at each run. Before that, part of an activation's spread moves over to the weights, channel by channel (SmoothQuant,
-Xiao et al., ICML 2023, eq. 3 and 4), since the residual stream of BERT-like encoders has few channels that are far
-larger than the rest. How much, and where the range is cut, each product decides by its own error on sample tokens.
+at each run. The scales leave room in the weights, so that x86 CPUs without VNNI, which add two products in 16 bits,
+compute the same integers (`_largest_sums`).
+
+Before that, part of an activation's spread moves over to the weights, channel by channel (SmoothQuant, Xiao et al.,
+ICML 2023, eq. 3 and 4), since the residual stream of BERT-like encoders has few channels that are far larger than the
+rest. How much, and where the range is cut, each product decides by its own error on sample tokens.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ _CUTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 _SAMPLE_TOKENS = 1024
 _CHOICE_TOKENS = 512
 _LEVELS = 127
+"""Of integers, above and below 0."""
 _STEPS = 255
 _MIN_TABLE_ROWS = 1024
 _SMALLEST = 1e-6
@@ -120,7 +124,8 @@ def _choose(activation: _Activation, weight: Floats) -> _Scales:
     for strength in _STRENGTHS:
         smoothing = None if strength is None else _smoothing(activation, weight, strength)
         factor = np.ones(len(weight), np.float32) if smoothing is None else smoothing
-        integers, weight_scale = _channel_scales(weight / factor[:, None])
+        smoothed_weight = weight / factor[:, None]
+        integers, weight_scale = _channel_scales(smoothed_weight, _largest_sums(smoothed_weight))
         restored = integers * weight_scale
         low = min(float((activation.low * factor).min()), 0.0)
         high = max(float((activation.high * factor).max()), _SMALLEST)
@@ -146,9 +151,21 @@ def _smoothing(activation: _Activation, weight: Floats, strength: float) -> Floa
     return result
 
 
-def _channel_scales(weight: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Integers ``[channels, outputs]``, symmetric, and their scales ``[outputs]``."""
-    largest = np.abs(weight).max(0)
+def _largest_sums(weight: Floats) -> Floats:
+    """The largest absolute sum of two weights of one sign in adjacent channels, ``[outputs]``.
+
+    x86 CPUs without VNNI multiply unsigned activations by signed weights with ``vpmaddubsw``: it adds the products of
+    channels 2i and 2i + 1 in 16 bits, and saturates. With this sum at 127, two rounded weights sum to at most 128, and
+    255 * 128 = 32,640 is below 2^15: the integers are exact, the same as with VNNI.
+    """
+    even = np.pad(weight, ((0, len(weight) % 2), (0, 0)))
+    pairs = even.reshape(-1, 2, weight.shape[1])
+    sums: Floats = np.maximum(np.maximum(pairs, 0).sum(1).max(0), np.maximum(-pairs, 0).sum(1).max(0))
+    return sums
+
+
+def _channel_scales(weight: Floats, largest: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Integers ``[channels, outputs]``, symmetric, and their scales ``[outputs]``, which take ``largest`` to 127."""
     scale = (np.where(largest > 0, largest, 1.0) / _LEVELS).astype(np.float32)
     return np.rint(weight / scale).clip(-_LEVELS, _LEVELS).astype(np.int8), scale
 
@@ -219,7 +236,7 @@ def _quantise_table(editor: GraphEditor, node: onnx.NodeProto) -> None:
     table = editor.constant(node.input[0])
     if table is None or table.dtype != np.float32 or table.ndim != 2 or len(table) < _MIN_TABLE_ROWS:
         return
-    integers, scale = _channel_scales(table.T)
+    integers, scale = _channel_scales(table.T, np.abs(table).max(1))
     name = node.output[0]
     rows = editor.add_constant(f"{name}.table", integers.T)
     row_scale = editor.add_constant(f"{name}.table_scale", scale[:, None])

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ebbtide.data.baskets import has_past
 from ebbtide.data.dataset import read_dataset
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import has_past, held_out
+from ebbtide.data.splits import held_out
 from ebbtide.export.encoder.texts import Floats
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.evaluation.ranks import metrics_of, target_ranks

@@ -1,4 +1,4 @@
-"""The catalog's texts as compressed encoders meet them: some to fit on, some kept back to measure; token batches."""
+"""The catalog's texts for a compressed encoder: some to calibrate on, others to measure on; batches of their tokens."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from ebbtide.interest import contract
 
 Floats = npt.NDArray[np.float32]
 
-MAX_FITTED = 4096
-"""More texts change a fit of some hundred coefficients little, and take minutes."""
-MAX_KEPT_BACK = 2048
+_MAX_CALIBRATION = 512
+_MAX_KEPT_BACK = 2048
 _KEPT_BACK_SHARE = 5
 _LENGTH_STEP = 16
 _BATCH_TEXTS = 64
@@ -26,12 +25,12 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class TextSplit:
-    """A catalog's different texts, in random order, some of which no fit sees."""
+    """A catalog's different texts, in random order, some of which the calibration does not see."""
 
-    fitted: list[str]
-    """At most `MAX_FITTED`."""
+    calibration: list[str]
+    """At most 512."""
     kept_back: list[str]
-    """Every fifth, at most `MAX_KEPT_BACK`; equal to none of the others."""
+    """Every fifth, at most `_MAX_KEPT_BACK`; equal to none of the others."""
 
 
 def split_texts(texts: Sequence[str]) -> TextSplit:
@@ -39,8 +38,8 @@ def split_texts(texts: Sequence[str]) -> TextSplit:
     distinct = list(dict.fromkeys(texts))
     order = [distinct[index] for index in np.random.default_rng(_SEED).permutation(len(distinct))]
     kept_back = order[::_KEPT_BACK_SHARE]
-    fitted = [text for index, text in enumerate(order) if index % _KEPT_BACK_SHARE] or kept_back
-    return TextSplit(fitted[:MAX_FITTED], kept_back[:MAX_KEPT_BACK])
+    calibration = [text for index, text in enumerate(order) if index % _KEPT_BACK_SHARE] or kept_back
+    return TextSplit(calibration[:_MAX_CALIBRATION], kept_back[:_MAX_KEPT_BACK])
 
 
 def fragments(texts: Sequence[str]) -> list[str]:
@@ -83,23 +82,9 @@ class EncoderTokens:
         self._tokenizer.encode_special_tokens = True
         self._max_tokens = max_tokens
 
-    @property
-    def vocabulary(self) -> int:
-        """Rows of a table with a vector for each token."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, with the special tokens around it."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-
-    def around(self, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Each token as a text of its own, special tokens around it, ``[n, tokens]`` from ``[n]``."""
-        template = self.ids(["a"])[0]
-        plain = self._tokenizer.encode("a", add_special_tokens=False).ids
-        index = template.index(plain[0])
-        rows = np.tile(np.array([*template[:index], 0, *template[index + len(plain) :]]), (len(token_ids), 1))
-        rows[:, index] = token_ids
-        return rows
 
     def batches(self, texts: Sequence[str]) -> list[TokenBatch]:
         """Texts of similar length together, padded to a multiple of 16."""

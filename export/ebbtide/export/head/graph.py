@@ -16,6 +16,7 @@ from ebbtide.export.onnx_files import OPSET, value_info
 from ebbtide.export.options import HeadPrecision
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Size
+from ebbtide.interest.exported import CATALOG_ID
 from ebbtide.train.bundle import InterestBundle
 
 Floats = npt.NDArray[np.float32]
@@ -63,14 +64,14 @@ def head_graph(
     initializers = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in weights.items()]
     initializers.append(
         onnx.TensorProto(
-            name="catalog_id",
+            name=CATALOG_ID,
             data_type=TensorProto.STRING,
             dims=[len(item_id)],
             string_data=[text.encode() for text in item_id],
         )
     )
     graph = helper.make_graph(
-        [*nodes, helper.make_node("Gather", ["catalog_id", "best_index"], [best_id], axis=0)],
+        [*nodes, helper.make_node("Gather", [CATALOG_ID, "best_index"], [best_id], axis=0)],
         model.name,
         [value_info(tensor, "requests", sizes) for tensor in model.inputs],
         [value_info(tensor, "requests", sizes) for tensor in model.outputs],

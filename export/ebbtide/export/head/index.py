@@ -1,19 +1,16 @@
 """Builds an approximate index over the item factors and settles how it is asked, by its recall against exact scoring.
 
-Scores are inner products, the prior's columns included, so the index is one for maximum inner product:
-
-- ``ivf``: items in about sqrt(N) lists by the direction of their factors, each factor in 4 bits (a codebook for each
-  column), read with SIMD look-ups ("FastScan": André, Kermarrec, Le Scouarnec, "Cache locality is not enough",
-  VLDB 2015). It names candidates by rough scores; many are taken, since each is scored exactly anyway.
-- ``hnsw``: a graph over float32 vectors. Graphs need distances, so every vector gets one more entry that makes all
-  equally long; the nearest to an interest is then the one with the largest product (Bachrach et al., RecSys 2014).
+Scores are inner products, the prior's columns included, so the index is one for maximum inner product: items in about
+sqrt(N) lists by the direction of their factors, each factor in 4 bits (a codebook for each column), read with SIMD
+look-ups ("FastScan": André, Kermarrec, Le Scouarnec, "Cache locality is not enough", VLDB 2015). It names candidates by
+rough scores; many are taken, since each is scored exactly anyway.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +29,10 @@ _CHUNK = 50_000
 _TRAINING_ITEMS_PER_LIST = 64
 _LEAST_TRAINING_ITEMS = 65_536
 _CLUSTER_ROUNDS = 10
-_LINKS, _BUILD_BREADTH = 16, 200
 _STEP = 2**0.25
-_LEAST_LISTS, _LEAST_BREADTH, _MOST_BREADTH = 4, 64, 8_192
+_LEAST_LISTS = 4
 _CANDIDATES_PER_BEST = (4, 10, 25)
-"""Candidates of ``ivf`` for each of the best 100, or of the answer where that is longer: tried in turn."""
-_CANDIDATES_OF_GRAPH = 2
+"""Candidates for each of the best 100, or of the answer where that is longer: tried in turn."""
 _SPARE_CANDIDATES = 50
 _MARGIN = 0.25
 _ROUNDING = 1e-5
@@ -50,8 +45,6 @@ class Index:
 
     faiss_index: Any
     """With the search parameters that were chosen."""
-    lifted: bool
-    """Whether its vectors have one more entry, 0 for an interest, that makes them equally long."""
     candidates: int
     parameters: dict[str, int]
     """What it was built with and is searched with, by faiss' names."""
@@ -97,12 +90,11 @@ def build_index(
     # work on it, 6,000 items took 150 s with two threads and 1 s with one.
     faiss.omp_set_num_threads(1)
     try:
-        build = _build_lists if options.method == "ivf" else _build_graph
-        index, parameters = build(factors, report)
+        index = _build_lists(factors, report)
         report("index: recall")
         truth = _truth(factors, interests)
         # On one thread, as it is served.
-        choice, recall = _settle(index, parameters, factors, interests, truth, top_n, options)
+        choice, recall = _settle(index, factors, interests, truth, top_n, options.least_recall)
     finally:
         faiss.omp_set_num_threads(threads)
     if recall < options.least_recall:
@@ -110,44 +102,43 @@ def build_index(
             f"retrieval {options.method}: got recall {recall:.3f} of the best {RECALL_AT} at its widest; expected "
             f"{options.least_recall}: take exact, or accept less with --least-recall {np.floor(recall * 100) / 100:.2f}"
         )
-    parameters["nprobe" if options.method == "ivf" else "efSearch"] = choice.breadth
-    lifted = index.d > factors.shape[1]
-    return Index(index, lifted, choice.candidates, parameters, recall, choice.seconds * 1e3)
+    parameters = {"nlist": index.nlist, "nprobe": choice.breadth}
+    return Index(index, choice.candidates, parameters, recall, choice.seconds * 1e3)
 
 
 def _settle(
     index: Any,  # noqa: ANN401 - faiss carries no types
-    parameters: dict[str, int],
     factors: Floats,
     interests: Floats,
     truth: Floats,
     top_n: int,
-    options: RetrievalOptions,
+    least_recall: float,
 ) -> tuple[_Choice, float]:
     """The fastest search that reaches the recall, set in the index, and its recall on the other half of the interests.
 
     Where none does, the widest.
     """
     choosing, held_out = slice(0, None, 2), slice(1, None, 2)
-    counts = _candidate_counts(options.method, max(RECALL_AT, top_n), len(factors))
-    breadths = _breadths(options.method, parameters)
+    wanted = max(RECALL_AT, top_n)
+    counts = sorted({min(len(factors), each * wanted + _SPARE_CANDIDATES) for each in _CANDIDATES_PER_BEST})
+    breadths = _breadths(index.nlist)
     # Somewhat higher, since other requests than those that choose shall reach the recall.
-    aim = options.least_recall + _MARGIN * (1 - options.least_recall)
+    aim = least_recall + _MARGIN * (1 - least_recall)
     best = _Choice(breadths[-1], counts[-1], np.inf)
     for candidates in counts:
         choice = _narrowest(index, factors, interests[choosing], truth[choosing], candidates, breadths, aim)
         best = min(best, choice or best, key=lambda one: one.seconds)
     recall = 0.0
     for breadth in breadths[breadths.index(best.breadth) :]:
-        _set_breadth(index, breadth)
+        index.nprobe = breadth
         recall, seconds = _measure(index, factors, interests[held_out], truth[held_out], best.candidates)
         best = _Choice(breadth, best.candidates, seconds)
-        if recall >= options.least_recall:
+        if recall >= least_recall:
             break
     return best, recall
 
 
-def _build_lists(factors: Floats, report: Callable[[str], None]) -> tuple[Any, dict[str, int]]:
+def _build_lists(factors: Floats, report: Callable[[str], None]) -> Any:  # noqa: ANN401 - faiss carries no types
     items, width = factors.shape
     lists = max(1, round(items**0.5))
     index: Any = faiss.index_factory(width, f"IVF{lists},PQ{width}x4fs", faiss.METRIC_INNER_PRODUCT)
@@ -158,30 +149,13 @@ def _build_lists(factors: Floats, report: Callable[[str], None]) -> tuple[Any, d
     count = min(items, max(lists * _TRAINING_ITEMS_PER_LIST, _LEAST_TRAINING_ITEMS))
     sample = np.random.default_rng(_SEED).choice(items, count, replace=False)
     index.train(factors[np.sort(sample)])
-    _add(index, (factors[start : start + _CHUNK] for start in range(0, items, _CHUNK)), items, report)
-    return index, {"nlist": lists}
-
-
-def _build_graph(factors: Floats, report: Callable[[str], None]) -> tuple[Any, dict[str, int]]:
-    items, width = factors.shape
-    index = faiss.IndexHNSWFlat(width + 1, _LINKS, faiss.METRIC_L2)
-    index.hnsw.efConstruction = _BUILD_BREADTH
-    square = np.square(factors).sum(axis=1)
-    lift = np.sqrt(np.maximum(square.max() - square, 0), dtype=np.float32)[:, None]
-    chunks = (
-        np.concatenate([factors[start : start + _CHUNK], lift[start : start + _CHUNK]], axis=1)
-        for start in range(0, items, _CHUNK)
-    )
-    _add(index, chunks, items, report)
-    return index, {"M": _LINKS, "efConstruction": _BUILD_BREADTH}
-
-
-def _add(index: Any, chunks: Iterator[Floats], items: int, report: Callable[[str], None]) -> None:  # noqa: ANN401 - faiss carries no types
+    # Large catalogs fill the lists on all cores.
     faiss.omp_set_num_threads(len(os.sched_getaffinity(0)) if items > _CHUNK else 1)
-    for chunk in chunks:
-        index.add(np.ascontiguousarray(chunk))
+    for start in range(0, items, _CHUNK):
+        index.add(np.ascontiguousarray(factors[start : start + _CHUNK]))
         report(f"index: {index.ntotal:,} of {items:,} items")
     faiss.omp_set_num_threads(1)
+    return index
 
 
 def _truth(factors: Floats, interests: Floats) -> Floats:
@@ -201,7 +175,7 @@ def _narrowest(
 ) -> _Choice | None:
     """The narrowest search that reaches the recall; None where none does."""
     for breadth in breadths:
-        _set_breadth(index, breadth)
+        index.nprobe = breadth
         recall, seconds = _measure(index, factors, interests, truth, candidates)
         if recall >= least_recall:
             return _Choice(breadth, candidates, seconds)
@@ -217,10 +191,9 @@ def _measure(
 ) -> tuple[float, float]:
     """Mean recall of the best 100 among the candidates, and the median time of a search."""
     wanted = min(RECALL_AT, len(factors))
-    lift = np.zeros(index.d - factors.shape[1], dtype=np.float32)
     recall, seconds = [], []
     for row, least in zip(interests, truth, strict=True):
-        query = np.concatenate([row, lift])[None]
+        query = np.ascontiguousarray(row[None])
         began = time.perf_counter()
         _, found = index.search(query, candidates)
         seconds.append(time.perf_counter() - began)
@@ -231,28 +204,10 @@ def _measure(
     return float(np.mean(recall)), float(np.median(seconds))
 
 
-def _candidate_counts(method: str, wanted: int, items: int) -> list[int]:
-    factors = _CANDIDATES_PER_BEST if method == "ivf" else (_CANDIDATES_OF_GRAPH,)
-    return sorted({min(items, factor * wanted + _SPARE_CANDIDATES) for factor in factors})
-
-
-def _breadths(method: str, parameters: dict[str, int]) -> list[int]:
-    """Lists to read, or items of the graph to keep in sight, from few to many."""
-    widest = _widest(method, parameters)
-    breadth = float(_LEAST_LISTS if method == "ivf" else _LEAST_BREADTH)
-    found = []
-    while breadth < widest:
+def _breadths(lists: int) -> list[int]:
+    """Lists to read, from few to all."""
+    breadth, found = float(_LEAST_LISTS), []
+    while breadth < lists:
         found.append(round(breadth))
         breadth *= _STEP
-    return [*dict.fromkeys(found), widest]
-
-
-def _widest(method: str, parameters: dict[str, int]) -> int:
-    return parameters["nlist"] if method == "ivf" else _MOST_BREADTH
-
-
-def _set_breadth(index: Any, breadth: int) -> None:  # noqa: ANN401 - faiss carries no types
-    if hasattr(index, "hnsw"):
-        index.hnsw.efSearch = breadth
-    else:
-        index.nprobe = breadth
+    return [*dict.fromkeys(found), lists]

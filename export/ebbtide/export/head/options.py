@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from ebbtide.export.errors import LimitError
 
-RetrievalMethod = Literal["exact", "hnsw", "ivf"]
+RetrievalMethod = Literal["exact", "ivf"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class RetrievalOptions:
     """Exact scoring of the whole catalog, or of what an approximate index names; see docs/head.md."""
 
     method: RetrievalMethod = "exact"
-    """``ivf``: lists of nearby items, of which some are read. ``hnsw``: a graph of near items that is walked."""
+    """``ivf``: lists of nearby items, of which some are read."""
     least_recall: float = 0.98
     """Share of the true best 100 that an index must name; the export is refused below it."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,9 @@ from ebbtide.interest.contract import Kind, Limits, Model, Size
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.parameters import CONFIG_FILE
 from ebbtide.interest.pipeline import AdaptiveWeights, InterestPipeline
+from ebbtide.interest.retrieval import RETRIEVAL_FILE, ItemIds, RetrievalSettings, RetrievalTables
 from ebbtide.train.bundle import InterestBundle
+from ebbtide.train.files import default_mode
 
 if TYPE_CHECKING:
     from ebbtide.export.head.index import Index
@@ -39,7 +40,6 @@ INTERESTS = 128
 """Requests whose interests settle how the index is asked: half of them choose, half measure."""
 _NEAR_ITEMS = 200
 _SEED = 7
-_READABLE = 0o644
 
 
 @dataclass(frozen=True)
@@ -152,20 +152,14 @@ def write_index(index: Index, item_id: Sequence[str], top_n: int, fingerprint: s
     """The index and the catalog's ids, as one file."""
     import faiss
 
-    texts = [item.encode() for item in item_id]
-    start = np.zeros(len(texts) + 1, dtype=np.int64)
-    np.cumsum([len(text) for text in texts], out=start[1:])
-    tables: dict[str, npt.NDArray[Any]] = {
-        exported.ID_START: start,
-        exported.ID_BYTES: np.frombuffer(b"".join(texts), dtype=np.uint8),
-        exported.RETRIEVAL_INDEX: faiss.serialize_index(index.faiss_index),
-    }
-    settings = json.dumps({"top_n": top_n, "candidates": index.candidates, "lifted": index.lifted})
-    _save(tables, folder / exported.RETRIEVAL_FILE, {"fingerprint": fingerprint, exported.RETRIEVAL_SETTINGS: settings})
+    tables = RetrievalTables(
+        RetrievalSettings(top_n, index.candidates), faiss.serialize_index(index.faiss_index), ItemIds.of(item_id)
+    )
+    tensors, metadata = tables.to_tensors()
+    _save(tensors, folder / RETRIEVAL_FILE, {"fingerprint": fingerprint, **metadata})
 
 
 def _save(tables: dict[str, npt.NDArray[Any]], path: Path, metadata: dict[str, str]) -> None:
     # safetensors writes an array's memory as it lies.
-    save_file({name: np.ascontiguousarray(table) for name, table in tables.items()}, str(path), metadata=metadata)
-    # The library writes for the owner alone; servers run as another user.
-    path.chmod(_READABLE)
+    with default_mode(path):
+        save_file({name: np.ascontiguousarray(table) for name, table in tables.items()}, str(path), metadata=metadata)

@@ -1,32 +1,43 @@
-"""Opens a written scoring head that answers from an approximate index, without Triton and without torch."""
+"""Reads a written scoring head without Triton and without torch: its item ids, and one that answers from an index."""
 
 from __future__ import annotations
 
 import sys
 from functools import cache
 from importlib import util
-from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import onnx
+
 from ebbtide.export.errors import RepositoryError
 from ebbtide.export.sources import model_sources
 from ebbtide.interest import contract, exported
+from ebbtide.interest.modelfile import MODEL_FILE
+from ebbtide.interest.retrieval import RETRIEVAL_FILE, RetrievalTables
 from ebbtide.interest.tensorfile import read_tensors
 
 _MODULE = "ebbtide_served_approximate"
 
 
 def read_item_ids(folder: Path) -> list[str]:
-    """The ids of a written index, in catalog order.
+    """The ids that a written scoring head answers with, in catalog order; of an exact head too.
 
     Raises:
-        ValueError: The file is damaged.
+        RepositoryError: The file is missing or damaged.
     """
-    tables, _ = read_tensors(folder / exported.RETRIEVAL_FILE)
-    start, content = tables[exported.ID_START].tolist(), tables[exported.ID_BYTES].tobytes()
-    return [content[begin:end].decode() for begin, end in pairwise(start)]
+    path = folder / RETRIEVAL_FILE
+    try:
+        if path.is_file():
+            return RetrievalTables.from_tensors(*read_tensors(path)).ids.all()
+        path = folder / MODEL_FILE
+        graph = onnx.load(str(path), load_external_data=False).graph
+        ids = next(weight for weight in graph.initializer if weight.name == exported.CATALOG_ID)
+    except Exception as error:
+        # onnx raises protobuf's own errors, which have no root in common with others.
+        raise RepositoryError(f"{path}: got {error!r}; expected a scoring head written by `ebbtide export`") from error
+    return [value.decode() for value in ids.string_data]
 
 
 def open_head(folder: Path, fingerprint: str) -> Any:  # noqa: ANN401 - loaded from the served model's source

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from ranx import evaluate
 
+from ebbtide.data.baskets import Baskets, Ints
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets, Ints
 from ebbtide.train.evaluation.lists import RankedLists
 from ebbtide.train.evaluation.relevance import Relevance
 
@@ -25,7 +25,7 @@ _NOT_RELEVANT = -2
 def accuracy(lists: RankedLists, relevance: Relevance) -> dict[str, Floats]:
     """Each of `METRICS` for each basket, ``[baskets]``; 0 where nothing is relevant.
 
-    Precision counts the places of the cut-off, filled or not. Recall and NDCG know all that came, in the list or not.
+    Precision divides by the cut-off even for a shorter list. Recall and NDCG count all relevant items, listed or not.
 
     Args:
         lists: The ranked lists of all baskets.

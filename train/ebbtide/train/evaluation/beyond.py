@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.data.splits import Ints
+from ebbtide.data.baskets import Ints
 from ebbtide.train.evaluation.accuracy import user_means
 from ebbtide.train.evaluation.lists import NO_ITEM, RankedLists
 from ebbtide.train.evaluation.relevance import Relevance
@@ -18,17 +18,17 @@ _BASKETS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Beyond:
-    """Of the first ten places; means over users except for coverage."""
+    """Of the first ten ranks; means over users except for coverage."""
 
     coverage_at_10: float
-    """Share of the catalog that stands in at least one list."""
+    """Share of the catalog that is in at least one list."""
     novelty_at_10: float
-    """Mean self-information -log2((users who had the item + 1) / (users + 1)), in bits, by the training events;
-    higher is less known (Zhou et al., PNAS 2010)."""
+    """Mean self-information -log2((users of the item + 1) / (users + 1)), in bits, by the training events; higher is
+    less known (Zhou et al., PNAS 2010)."""
     intra_list_diversity_at_10: float
     """Mean of 1 - cosine over the pairs of a list, of the encoder's text vectors (Ziegler et al., WWW 2005)."""
     popularity_bias_at_10: float
-    """Mean training events of what is shown, over those of what users then took: above 1 leans to the popular."""
+    """Mean training events of the recommended items over those of the next items: above 1 favours popular items."""
 
 
 def beyond_accuracy(
@@ -60,14 +60,14 @@ def beyond_accuracy(
         total = np.where(valid, values[shown], 0.0).sum(1)
         return np.asarray(total / np.maximum(valid.sum(1), 1))
 
-    taken = np.bincount(relevance.case, weights=events[relevance.item], minlength=owner.shape[0]) / relevance.counts
-    taken_mean = user_means(owner, taken).mean()
+    relevant = np.bincount(relevance.case, weights=events[relevance.item], minlength=owner.shape[0]) / relevance.counts
+    relevant_mean = user_means(owner, relevant).mean()
     return Beyond(
         coverage_at_10=np.unique(shown[valid]).size / items,
         novelty_at_10=float(user_means(owner, shown_mean(surprise)).mean()),
         intra_list_diversity_at_10=float(user_means(owner, _diversity(shown, text_vectors)).mean()),
-        popularity_bias_at_10=float(user_means(owner, shown_mean(events)).mean() / taken_mean)
-        if taken_mean
+        popularity_bias_at_10=float(user_means(owner, shown_mean(events)).mean() / relevant_mean)
+        if relevant_mean
         else float("nan"),
     )
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.data.baskets import Baskets, Ints
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets, Ints
 from ebbtide.interest.events import MS_PER_DAY
 from ebbtide.train.evaluation.accuracy import user_means
 from ebbtide.train.evaluation.intervals import Estimate, estimate
@@ -24,7 +24,7 @@ _EVENT_LABELS = ("1 to 5", "6 to 20", "21 to 100", "101 to 500", "over 500")
 _PAST_EVENTS = 512
 """Past events that are searched for the matching interest, the newest ones."""
 _MATCHED_BASKETS = 20_000
-"""The age of the matching interest is found for so many baskets, drawn at random where there are more."""
+"""Baskets for which the age of the matching interest is found, drawn at random if there are more."""
 _EQUAL_COSINE = 1e-5
 
 
@@ -67,8 +67,8 @@ def interest_age_days(
 ) -> Floats:
     """How old the interest is that each basket met, in days, ``[baskets]``; NaN where it was not looked for.
 
-    For each item that came: the age of the past event, among the newest 512, whose item's text is most similar to it
-    (cosine; the newest of equals, so an item taken again gives the time since it was last taken). A basket's age is
+    For each next item: the age of the past event, among the newest 512, whose item's text is most similar to it
+    (cosine; the newest of equals, so a repeated item gives the time since its last event). A basket's age is
     the median over its items.
 
     Args:
@@ -88,8 +88,8 @@ def interest_age_days(
     for case in cases.tolist():
         head = int(baskets.head[case])
         newest_first = np.arange(head - 1, head - 1 - int(length[case]), -1)
-        came = relevance.item[relevance.start[case] : relevance.start[case + 1]]
-        cosine = unit[log.item[newest_first]] @ unit[came].T
+        targets = relevance.item[relevance.start[case] : relevance.start[case + 1]]
+        cosine = unit[log.item[newest_first]] @ unit[targets].T
         match = np.argmax(cosine >= cosine.max(0) - _EQUAL_COSINE, axis=0)
         ages[case] = np.median(log.time_ms[head] - log.time_ms[newest_first[match]]) / MS_PER_DAY
     return ages

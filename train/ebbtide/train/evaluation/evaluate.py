@@ -38,7 +38,7 @@ class Cold:
 
     users: int
     baskets: int
-    """Those at which a cold item came."""
+    """Baskets with a cold item."""
     ndcg_at_10: Estimate
     """NaN without such a basket."""
 
@@ -81,13 +81,13 @@ def evaluate_lists(
     seed: int = 0,
     age_days: Floats | None = None,
 ) -> Evaluation:
-    """Measures lists, whoever made them.
+    """Measures lists of any recommender.
 
     Args:
         test: Split log.
         lists: One for each of its baskets.
         text_vectors: ``[items, width]``, for diversity and for the age of the matching interest.
-        seed: Of everything that is drawn.
+        seed: Of all random draws.
         age_days: ``[baskets]``, from `interest_age_days`, which is the same for every model; None finds it here.
     """
     if age_days is None:
@@ -107,7 +107,7 @@ def evaluate_lists(
 
 
 def cold_values(test: TestSet, lists: RankedLists) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """NDCG@10 on cold items of each user who took one, ``[users]``, and each such basket's user."""
+    """NDCG@10 on cold items of each user with one, ``[users]``, and each such basket's user."""
     relevance = test.relevance.only(test.seldom(COLD_EVENTS))
     met = relevance.counts > 0
     ndcg = accuracy(lists, relevance)["ndcg_at_10"]
@@ -134,8 +134,8 @@ def evaluate_bundle(
         bundle: Trained on the events that ``test`` does not hold out.
         test: Split log.
         frozen: Popularity as training left it, instead of kept up to date as events happen.
-        repeats: Whether items already had may be in the lists; None takes the model's policy.
-        seed: Of everything that is drawn.
+        repeats: Whether seen items may be in the lists; None for the model's policy.
+        seed: Of all random draws.
         progress: Called with the number of baskets just ranked.
 
     Raises:

@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.float64]
 
 RESAMPLES = 2000
 _DRAWS_AT_ONCE = 1 << 23
-"""64 MiB of drawn places at a time, however many users."""
+"""64 MiB of drawn indices at a time, for any number of users."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Ranked lists before each basket: made by a model, or read from a predictions file that anyone may write.
 
 A predictions file is Parquet, one row for each rank of each list: ``user`` (text), ``time`` (date-time, UTC), ``rank``
-(from 1), ``item`` (text), ``score``, ``is_relevant`` (whether the item came at that time) and ``relevant_items`` (how
-many came), so that every ranking metric can be computed from the file alone.
+(from 1), ``item`` (text), ``score``, ``is_relevant`` (whether the item is in the basket) and ``relevant_items``
+(how many are), so that every ranking metric can be computed from the file alone.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from ebbtide.data.baskets import Baskets, Ints
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets, Ints
 from ebbtide.train.evaluation.relevance import Relevance
 from ebbtide.train.evaluation.scores import exclude_seen, score_baskets
 from ebbtide.train.model import InterestModel
@@ -61,8 +61,8 @@ def rank_baskets(
         model: Put into evaluation mode.
         log: Events.
         baskets: The baskets to predict.
-        popularity: The prior as of each moment; None for a model without prior.
-        repeats: Whether items that the user had before may be in the list.
+        popularity: The prior over time; None for a model without prior.
+        repeats: Whether seen items may be in the list.
         progress: Called with the number of baskets just done.
 
     Returns:

@@ -63,7 +63,7 @@ def draw(folder: Path, learned: Learned, breakdowns: list[Breakdown], reference:
 
 
 def new_figure(columns: int, width_inches: float, height_inches: float) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels side by side, on white, so that it reads on a dark page too."""
+    """A figure of several panels in a row, on white, so that it is readable on a dark page too."""
     # The object interface alone: no global state, no display, no backend to choose.
     figure = Figure(figsize=(width_inches, height_inches), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)

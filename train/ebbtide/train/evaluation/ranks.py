@@ -1,4 +1,4 @@
-"""Where the items that came stand among the whole catalog: the few figures that training watches.
+"""Ranks of the targets among the whole catalog, and the few metrics that training validates with.
 
 Full ranking, never sampled negatives (Krichene and Rendle, CACM 65(7)); averaged within each user, then over users.
 """
@@ -6,35 +6,19 @@ Full ranking, never sampled negatives (Krichene and Rendle, CACM 65(7)); average
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ebbtide.data.baskets import Ints, Mask, basket_heads, baskets_of
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Ints, Mask, basket_heads, baskets_of
 from ebbtide.train.evaluation.scores import exclude_seen, score_baskets
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots
+from ebbtide.train.progress import Metrics
 from ebbtide.train.windows import LogTensors
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Means over users; what came at one basket is one set of relevant items."""
-
-    users: int
-    baskets: int
-    events: int
-    """Relevant items in all."""
-    ndcg_at_10: float
-    """Gain 1 / log2(rank + 2) of every item that came, over the largest sum it could have."""
-    hit_rate_at_10: float
-    """Share of baskets with an item in the first ten."""
-    mrr: float
-    """1 / (rank + 1) of the first item that came."""
 
 
 def target_ranks(
@@ -45,35 +29,35 @@ def target_ranks(
     popularity: PopularitySnapshots | None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Ints, Ints]:
-    """Where the item of each target event stands among the items ranked just before its basket.
+    """The rank of each target event's item in the ranking of the catalog for its basket.
 
     Args:
         model: Put into evaluation mode.
         log: Events.
         tensors: The same events.
         targets: ``[events]``, the events to predict; those without a strictly earlier event of the user are skipped.
-        popularity: The prior as of each moment; None for a model without prior.
+        popularity: The prior over time; None for a model without prior.
         progress: Called with the number of baskets just done.
 
     Returns:
         Log indices of the targets, and their ranks from 0, each ``[targets]``. Ties count against the target; an item
         that is excluded as seen ranks last.
     """
-    events, ranks = target_ranks_by_gain(model, log, tensors, targets, popularity, (0.0,), progress)
+    events, ranks = target_ranks_by_offset(model, log, tensors, targets, popularity, (0.0,), progress)
     return events, ranks[0]
 
 
 @torch.inference_mode()
-def target_ranks_by_gain(
+def target_ranks_by_offset(
     model: InterestModel,
     log: EventLog,
     tensors: LogTensors,
     targets: Mask,
     popularity: PopularitySnapshots | None,
-    gains: Sequence[float],
+    offsets: Sequence[float],
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Ints, Ints]:
-    """The same if the user's own items scored higher by each of some gains, from one pass over the events.
+    """The same if each of some offsets is added to the scores of seen items, from one pass over the events.
 
     Args:
         model: As in `target_ranks`, and so on.
@@ -81,11 +65,11 @@ def target_ranks_by_gain(
         tensors: The same events.
         targets: ``[events]``.
         popularity: The prior.
-        gains: ``[gains]``, offsets added to the scores of seen items; a model without a repeat score has none.
+        offsets: ``[offsets]``; without effect for a model without a repeat score.
         progress: Called with the number of baskets just done.
 
     Returns:
-        Log indices ``[targets]`` and ranks ``[gains, targets]``.
+        Log indices ``[targets]`` and ranks ``[offsets, targets]``.
     """
     baskets = baskets_of(log, targets)
     stop_of = dict(zip(baskets.head.tolist(), baskets.stop.tolist(), strict=True))
@@ -94,39 +78,39 @@ def target_ranks_by_gain(
     for scored in score_baskets(model, log, tensors, baskets.head, popularity):
         if model.config.exclude_seen:
             exclude_seen(scored.scores, tensors, scored.head)
-        came = [head + np.flatnonzero(targets[head : stop_of[head]]) for head in scored.head.tolist()]
-        events += came
-        items = [tensors.item[torch.from_numpy(event)] for event in came]
-        ranks_of_gains = []
-        own = None if scored.own is None else (scored.own.timestamp, scored.own.item)
-        value = None if own is None else scored.scores[own]
-        for gain in gains:
-            if own is not None and value is not None:
-                scored.scores[own] = value + gain
-            ranks_of_gains.append(_ranks(scored.scores, items))
-        ranks.append(np.stack(ranks_of_gains))
+        found = [head + np.flatnonzero(targets[head : stop_of[head]]) for head in scored.head.tolist()]
+        events += found
+        items = [tensors.item[torch.from_numpy(event)] for event in found]
+        ranks_of_offsets = []
+        seen = None if scored.seen is None else (scored.seen.basket, scored.seen.item)
+        value = None if seen is None else scored.scores[seen]
+        for offset in offsets:
+            if seen is not None and value is not None:
+                scored.scores[seen] = value + offset
+            ranks_of_offsets.append(_ranks(scored.scores, items))
+        ranks.append(np.stack(ranks_of_offsets))
         if progress is not None:
             progress(len(scored.head))
     if not events:
-        return np.empty(0, np.int64), np.empty((len(gains), 0), np.int64)
+        return np.empty(0, np.int64), np.empty((len(offsets), 0), np.int64)
     return np.concatenate(events), np.concatenate(ranks, axis=1)
 
 
-def _ranks(scores: Tensor, came: Sequence[Tensor]) -> Ints:
-    """Ranks of the next items, ``[targets]``; ``scores`` is ``[baskets, items]``, ``came`` the items of each basket."""
+def _ranks(scores: Tensor, targets: Sequence[Tensor]) -> Ints:
+    """Items ranked before each target, ``[targets]``, from ``[baskets, items]`` and the targets of each basket."""
     ranks = []
-    for row, items in zip(scores, came, strict=True):
+    for row, items in zip(scores, targets, strict=True):
         ranks.append((row >= row[items][:, None]).sum(1) - 1)
     found: Ints = torch.cat(ranks).cpu().numpy()
     return found
 
 
 def metrics_of(log: EventLog, events: Ints, ranks: Ints) -> Metrics:
-    """Averages ranks from `target_ranks` within each user, then over users."""
+    """Averages of the ranks from `target_ranks`, within each user, then over users."""
     if not events.size:
         return Metrics(0, 0, 0, float("nan"), float("nan"), float("nan"))
     heads = basket_heads(log)[events]
-    # An item that came twice at one basket is one relevant item.
+    # An item that occurs twice in one basket is one relevant item.
     _, distinct = np.unique(heads * np.int64(log.item.max() + 1) + log.item[events], return_index=True)
     ranks = ranks[distinct]
     head, basket = np.unique(heads[distinct], return_inverse=True)

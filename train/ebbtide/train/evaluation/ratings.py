@@ -20,7 +20,7 @@ from ebbtide.train.windows import LogTensors
 
 @dataclass(frozen=True)
 class Ratings:
-    """Errors of the predicted ratings of all that came, users averaged."""
+    """Errors of the predicted ratings of all test events, averaged over users."""
 
     rmse: Estimate
     """Root of the mean over users of each one's mean squared error."""
@@ -35,12 +35,12 @@ class Ratings:
 def predicted_ratings(
     model: InterestModel, test: TestSet, popularity: PopularitySnapshots | None, rating_mean: float
 ) -> tuple[npt.NDArray[np.int64], Floats]:
-    """The rating of everything that came, from what each user did strictly before.
+    """The predicted rating of every test event, from the user's events strictly before.
 
     Args:
         model: Trained to predict ratings.
         test: Split log.
-        popularity: The prior as of each moment; None for a model without prior.
+        popularity: The prior over time; None for a model without prior.
         rating_mean: What is added to a score to make it a rating.
 
     Returns:

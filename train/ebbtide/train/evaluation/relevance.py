@@ -1,4 +1,4 @@
-"""What came at each basket: the distinct items that a list should have held."""
+"""The relevant items of each basket: the distinct items that a list should contain."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.data.baskets import Baskets, Ints, Mask
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets, Ints, Mask
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Relevance:
 
     @classmethod
     def of(cls, log: EventLog, baskets: Baskets) -> Relevance:
-        """Everything that came at each basket."""
+        """All items of each basket."""
         lengths = baskets.stop - baskets.head
         case = np.repeat(np.arange(len(baskets)), lengths)
         event = np.arange(case.shape[0]) - np.repeat(np.cumsum(lengths) - lengths, lengths) + baskets.head[case]

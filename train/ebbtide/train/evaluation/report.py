@@ -109,8 +109,8 @@ def write_report(folder: Path, run: Run, popularity: str, rival: Rival | None) -
 
 def protocol_line(run: Run, popularity: str) -> str:
     """The protocol in one line."""
-    kind, _, border = run.bundle.config.data.holdout.partition(":")
-    split = f"time split ({border})" if kind == "time" else "each user's last basket"
+    kind, _, split_time = run.bundle.config.data.holdout.partition(":")
+    split = f"time split ({split_time})" if kind == "time" else "each user's last basket"
     seen = "repeats allowed" if run.repeats else "seen items left out"
     return f"{split}, all {len(run.test.catalog):,} items ranked, popularity {popularity}, {seen}"
 
@@ -132,7 +132,7 @@ def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) 
         f"{protocol_line(run, popularity)[0].upper()}{protocol_line(run, popularity)[1:]}. "
         f"{measured.users:,} users, {measured.baskets:,} baskets, {measured.events:,} relevant items, "
         f"{int((~run.test.is_test).sum()):,} training events.",
-        "Each basket is predicted from what came strictly before it, with no retraining. Means within each user, "
+        "Each basket is predicted from the events strictly before it, with no retraining. Means within each user, "
         "then over users; in brackets the 95 % interval (bootstrap over users).",
         _table(
             ["", *(f"@{cut}" for cut in CUT_OFFS)],
@@ -141,7 +141,7 @@ def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) 
                 for name, heading in HEADINGS.items()
             ],
         ),
-        "## Beyond accuracy, first ten places",
+        "## Beyond accuracy, first ten ranks",
         _table(
             ["", "value"],
             [[heading, f"{getattr(measured.beyond, name):.4g}"] for name, heading in BEYOND.items()]
@@ -188,7 +188,7 @@ def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) 
 
 def _cold(measured: Evaluation) -> str:
     if not measured.cold.baskets:
-        return "none came in the test."
+        return "none in the test."
     return (
         f"NDCG@10 {_bracketed(measured.cold.ndcg_at_10)} over {measured.cold.users:,} users and "
         f"{measured.cold.baskets:,} baskets."

@@ -1,4 +1,4 @@
-"""Scores the whole catalog before each of many baskets, from what came strictly before it."""
+"""Scores the whole catalog for each of many baskets, from the events strictly before it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.config import ModelConfig
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_times
-from ebbtide.train.repeat import OwnEvents, own_events, put
+from ebbtide.train.repeat import with_repeat_scores
+from ebbtide.train.seen_items import SeenItems, seen_items
 from ebbtide.train.windows import LogTensors, batches, predict_windows
 
 _CONTEXT_EVENTS = Limits().max_events
@@ -39,8 +40,8 @@ class Scored:
     """``[baskets, items]``, before anything is excluded."""
     alpha: Tensor
     """``[baskets]``, share of history in the blend; its mean where it is one per dimension."""
-    own: OwnEvents | None
-    """Seen items of these baskets, which have a repeat score; None for a model without one."""
+    seen: SeenItems | None
+    """Of these baskets; their scores are repeat scores. None for a model without a repeat score."""
 
 
 @torch.inference_mode()
@@ -54,7 +55,7 @@ def score_baskets(
         log: Events.
         tensors: The same events.
         heads: ``[baskets]``, log index of the first event of each basket, ascending.
-        popularity: The prior as of each moment; None for a model without prior.
+        popularity: The prior over time; None for a model without prior.
 
     Raises:
         FloatingPointError: A score is not a finite number.
@@ -79,22 +80,22 @@ def score_baskets(
             if popularity is not None and prior is not None:
                 timestamp = torch.from_numpy(popularity.index_at(log.time_ms[head])).to(device)
                 scores += prior[timestamp]
-            own = None
+            seen = None
             if model.repeat is not None and item_bias is not None:
-                own = own_before(log, tensors, head).to(device)
-                own_prior = (
-                    None if columns is None or timestamp is None else columns[timestamp[own.timestamp], own.item]
+                seen = seen_before(log, tensors, head).to(device)
+                seen_prior = (
+                    None if columns is None or timestamp is None else columns[timestamp[seen.basket], seen.item]
                 )
-                scores = put(scores, own, model.repeat(own, item_bias, own_prior))
+                scores = with_repeat_scores(scores, seen, model.repeat(seen, item_bias, seen_prior))
             if not bool(scores.isfinite().all()):
                 raise FloatingPointError(
                     "a score is not a finite number; training has diverged: lower the learning rate"
                 )
-            yield Scored(head, scores, predicted.alpha[part].mean(1), own)
+            yield Scored(head, scores, predicted.alpha[part].mean(1), seen)
 
 
-def own_before(log: EventLog, tensors: LogTensors, heads: Ints) -> OwnEvents:
-    """What each user had strictly before the basket, as a request would carry it.
+def seen_before(log: EventLog, tensors: LogTensors, heads: Ints) -> SeenItems:
+    """The items that each user had seen strictly before the basket, as a request would carry them.
 
     Args:
         log: Events.
@@ -102,11 +103,11 @@ def own_before(log: EventLog, tensors: LogTensors, heads: Ints) -> OwnEvents:
         heads: ``[baskets]``.
     """
     first = tensors.first.numpy()[heads]
-    return own_events(log.item, log.time_ms, log.weight, first, heads, _CONTEXT_EVENTS)
+    return seen_items(log.item, log.time_ms, log.weight, first, heads, _CONTEXT_EVENTS)
 
 
 def exclude_seen(scores: Tensor, tensors: LogTensors, heads: Ints) -> None:
-    """Sets the scores of what each user had strictly before the basket to minus infinity, in place.
+    """Sets the scores of items that each user had seen strictly before the basket to minus infinity, in place.
 
     Args:
         scores: ``[baskets, items]``.
@@ -130,10 +131,10 @@ def _windows(log: EventLog, heads: Ints) -> Ints:
 
 
 def updated_popularity(log: EventLog, heads: Ints, items: int, config: ModelConfig) -> PopularitySnapshots | None:
-    """The prior kept up to date over the baskets to predict: recounted at many moments.
+    """The prior kept up to date over the baskets to predict: recounted at many timestamps.
 
     Args:
-        log: Events; each recount takes those strictly before its moment.
+        log: Events; each recount counts those strictly before its timestamp.
         heads: ``[baskets]``, the baskets.
         items: N.
         config: The prior's half-lives.
@@ -146,7 +147,7 @@ def updated_popularity(log: EventLog, heads: Ints, items: int, config: ModelConf
 
 
 def frozen_popularity(bundle: InterestBundle) -> PopularitySnapshots | None:
-    """The prior as training left it, for every moment."""
+    """The prior as training left it, at all times."""
     if not bundle.config.model.effective_prior_half_life_days:
         return None
     return PopularitySnapshots(np.array([bundle.config.prior_counted_at_ms]), bundle.prior_columns[None])

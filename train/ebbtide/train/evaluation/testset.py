@@ -1,4 +1,4 @@
-"""A log with its split: what is held out, which baskets are predicted, and what came at each."""
+"""A log with its split: what is held out, which baskets are predicted, and the relevant items of each."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ebbtide.data.baskets import Baskets, Ints, Mask, baskets_of
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
-from ebbtide.data.splits import Baskets, Ints, Mask, baskets_of, held_out
+from ebbtide.data.splits import held_out
 from ebbtide.train.evaluation.accuracy import owners
 from ebbtide.train.evaluation.relevance import Relevance
 

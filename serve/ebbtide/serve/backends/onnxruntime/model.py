@@ -1,11 +1,12 @@
-"""The backend `onnxruntime` on Python's onnxruntime: stands in for NVIDIA's C++ backend of that name.
+"""The backend `onnxruntime` on Python's onnxruntime, a stand-in for NVIDIA's C++ backend of that name.
 
-Triton runs this file in a Python stub for every model whose config says ``backend: "onnxruntime"``, so that one model
-repository serves on a machine without that backend and in NVIDIA's container. It reads the same configuration, refuses
-what the C++ backend refuses, in its words, and batches in the same way; where it can do less, it says so at load. It
-imports nothing of Ebbtide: this folder is copied beside the server alone. One parameter is its own,
-``split_rows_by_length``: the mask by which rows of like lengths are run together (`row_lengths`); the C++ backend does
-not look at it.
+Triton runs this file in a Python stub for every model whose config says ``backend: "onnxruntime"``. So the same model
+repository can be served on a machine without the C++ backend and in NVIDIA's container. The stand-in reads the same
+configuration, refuses the same configs and requests with the same messages, and batches in the same way; it refuses at
+load what it does not support. It imports nothing of Ebbtide, because this folder is copied into the server without it.
+
+It has one additional parameter, ``split_rows_by_length``: the mask by which rows of similar length run together
+(`row_lengths`). The C++ backend ignores it.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ _TENSORRT_OTHERS = frozenset(
     )
 )
 _AUTOFILL_MAX_BATCH_SIZE = 4
-"""What Triton tells backends to fill in (``default-max-batch-size``); the Python backend passes it to nobody."""
+"""Triton's ``default-max-batch-size``, which the Python backend does not pass on to its models."""
 
 Config = Mapping[str, Any]
 Array = np.ndarray[Any, Any]
@@ -91,7 +92,7 @@ class _Node:
 
 @dataclass(frozen=True)
 class _Call:
-    """A request that can be run."""
+    """A valid request."""
 
     index: int
     feeds: dict[str, Array]
@@ -107,14 +108,14 @@ class TritonPythonModel:
 
     @staticmethod
     def auto_complete_config(config: Any) -> Any:  # noqa: ANN401 - Triton's own class, which carries no types
-        """Fills in the tensors of a config that does not write them out, as the C++ backend does."""
+        """Adds the tensors to a config that lacks them, as the C++ backend does."""
         written = config.as_dict()
         if written.get("input") and written.get("output"):
             return config
         path = model_path(written, Path(pb_utils.get_model_dir()))
         session = ort.InferenceSession(str(path), session_options(written), providers=["CPUExecutionProvider"])
         inputs, outputs = nodes(session.get_inputs()), nodes(session.get_outputs())
-        # A rank of one leaves no dimension beside the batch, which would need a reshape that can't be filled in.
+        # A tensor of rank one has no dimension besides the batch; it would need a reshape, which cannot be filled in.
         batching = all(len(node.shape) > 1 and node.shape[0] == -1 for node in (*inputs.values(), *outputs.values()))
         if written["max_batch_size"] and not batching:
             raise pb_utils.TritonModelException(
@@ -136,9 +137,9 @@ class TritonPythonModel:
         """Loads the session and checks it against the config.
 
         Raises:
-            TritonModelException: the config does not fit the graph, or asks for what this machine lacks.
+            TritonModelException: The config does not fit the graph, or needs something that this machine lacks.
         """
-        # The stub looks this function up at each string tensor: 17 us for 50 ids with its own, 8 with this one.
+        # The stub calls this function for each string tensor: its own takes 17 us for 50 ids, this one 8 us.
         pb_utils.serialize_byte_tensor = byte_elements
         config: Config = json.loads(args["model_config"])
         self._name: str = args["model_name"]
@@ -159,21 +160,21 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(f"{prefix}{message}") from None
         self._run_options = run_options(config)
         self._outputs = [entry["name"] for entry in config["output"]]
-        # An accelerator takes all rows at once; there, padding costs less than another run.
+        # An accelerator computes all rows at once, so padding costs less than another run.
         self._split_mask = mask if args["model_instance_kind"] == "CPU" else None
         self._strings = {name for name, node in inputs.items() if node.data_type == "TYPE_STRING"}
-        # The C++ backend gives a scalar the dims that the config writes for it.
+        # The C++ backend gives a scalar the dims of its config.
         self._scalars = {
             entry["name"]: config_dims(entry) for entry in config["output"] if not outputs[entry["name"]].shape
         }
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answers every request; where the model batches, with one run for all that can be run."""
+        """Answers every request; a model that batches runs once for all valid requests."""
         responses: list[Any] = [None] * len(requests)
         calls: list[_Call] = []
         for index, request in enumerate(requests):
-            # No look at is_cancelled(): Triton itself drops a request that is cancelled in the queue, a run can't be
-            # stopped, and each call is a round trip to the server (80 us measured, a third of a small run).
+            # is_cancelled() is not called: Triton itself drops requests that are cancelled in the queue, and a run
+            # cannot be stopped. Each call would be a round trip to the server (80 us, a third of a small run).
             try:
                 calls.append(_Call(index, self._feeds(request), frozenset(request.requested_output_names())))
             except BadInputError as error:
@@ -183,7 +184,7 @@ class TritonPythonModel:
         return responses
 
     def finalize(self) -> None:
-        """Lets go of the session."""
+        """Releases the session."""
         del self._session
 
     def _feeds(self, request: Any) -> dict[str, Array]:  # noqa: ANN401 - Triton's own class, which carries no types
@@ -193,7 +194,7 @@ class TritonPythonModel:
         return feeds
 
     def _answer(self, group: Sequence[_Call], responses: list[Any]) -> None:
-        """Runs a group together; where that fails, each call alone, so that only the culprit fails."""
+        """Runs a group of calls together; if that fails, runs each call alone, so that only invalid calls fail."""
         try:
             answers = self._run(group)
         except Exception as error:
@@ -201,7 +202,7 @@ class TritonPythonModel:
                 for call in group:
                     self._answer([call], responses)
                 return
-            # onnxruntime has a class of its own for each status, with no common root.
+            # onnxruntime has one exception class per status, without a common base class.
             bad = type(error).__name__ == "InvalidArgument"
             code = pb_utils.TritonError.INVALID_ARG if bad else pb_utils.TritonError.INTERNAL
             responses[group[0].index] = self._refusal(f"onnx runtime error: {error}", code)
@@ -218,9 +219,9 @@ class TritonPythonModel:
         if len(group) > 1:
             feeds = {name: np.concatenate([call.feeds[name] for call in group]) for name in feeds}
 
-        def run(part: dict[str, Array]) -> Sequence[Array]:
-            found: Sequence[Array] = self._session.run(wanted, part, self._run_options)
-            return found
+        def run(run_feeds: dict[str, Array]) -> Sequence[Array]:
+            outputs: Sequence[Array] = self._session.run(wanted, run_feeds, self._run_options)
+            return outputs
 
         mask = self._split_mask
         results = dict(zip(wanted, run(feeds) if mask is None else run_by_length(run, feeds, mask), strict=True))
@@ -250,7 +251,7 @@ class TritonPythonModel:
 
 
 def model_path(config: Config, version_folder: Path) -> Path:
-    """The ONNX file: ``default_model_filename``, or ``model.onnx``; a folder of that name holds ``model.onnx``."""
+    """The ONNX file: ``default_model_filename`` or ``model.onnx``; if that is a folder, ``model.onnx`` in it."""
     path = version_folder / (config.get("default_model_filename") or "model.onnx")
     if path.is_dir():
         path = path / "model.onnx"
@@ -260,15 +261,15 @@ def model_path(config: Config, version_folder: Path) -> Path:
 
 
 def providers(config: Config, kind: str, device_id: str) -> list[Any]:
-    """The execution providers for an instance of a kind (``CPU`` or ``GPU``), with what the accelerators ask for.
+    """The execution providers for an instance kind (``CPU`` or ``GPU``), with the options of the accelerators.
 
     Raises:
-        ValueError: An accelerator or parameter that the C++ backend does not know, or a provider that is not here.
+        ValueError: The C++ backend does not know an accelerator or a parameter, or a provider is not installed.
     """
     accelerators = config.get("optimization", {}).get("execution_accelerators", {})
     if kind != "GPU":
         if named := accelerators.get("cpu_execution_accelerator"):
-            # NVIDIA's images come without OpenVINO, and say the same.
+            # NVIDIA's images have no OpenVINO and give the same message.
             raise ValueError(f"unknown Execution Accelerator '{named[0]['name']}' is requested")
         return ["CPUExecutionProvider"]
     chosen: list[Any] = []
@@ -286,17 +287,17 @@ def providers(config: Config, kind: str, device_id: str) -> list[Any]:
 
 
 def check_providers(wanted: Sequence[Any], used: Sequence[str]) -> None:
-    """Refuses a session without a provider that was asked for: onnxruntime goes on without one whose libraries fail."""
+    """Refuses a session that lacks a requested provider: onnxruntime ignores a provider whose libraries do not load."""
     for provider in wanted:
         if isinstance(provider, tuple) and provider[0] not in used:
-            raise ValueError(f"onnxruntime could not start {provider[0]}: see the log above for the library it misses")
+            raise ValueError(f"onnxruntime could not start {provider[0]}: the log above names the missing library")
 
 
 def tensorrt_options(parameters: Mapping[str, str]) -> dict[str, str]:
-    """ONNX Runtime's options for the parameters of the accelerator ``tensorrt``, by the C++ backend's table.
+    """ONNX Runtime's options for the parameters of the accelerator ``tensorrt``, as the C++ backend maps them.
 
     Raises:
-        ValueError: One that it does not have.
+        ValueError: The C++ backend does not know a parameter.
     """
     options: dict[str, str] = {}
     for key, value in parameters.items():
@@ -308,7 +309,7 @@ def tensorrt_options(parameters: Mapping[str, str]) -> dict[str, str]:
             continue
         option = _TENSORRT_RENAMED.get(key, key)
         if option in _TENSORRT_BOOLEANS:
-            # Python's onnxruntime takes these words only.
+            # Python's onnxruntime accepts only "True" and "False".
             options[option] = str(_boolean(key, value))
         elif option in _TENSORRT_OTHERS and key not in _TENSORRT_RENAMED.values():
             options[option] = value
@@ -327,7 +328,7 @@ def _require_provider(name: str, reason: str) -> None:
 
 
 def session_options(config: Config) -> Any:  # noqa: ANN401 - onnxruntime carries no types
-    """The session options that a model's ``optimization`` and ``parameters`` ask for."""
+    """The session options of a model's ``optimization`` and ``parameters``."""
     options = ort.SessionOptions()
     level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
     options.graph_optimization_level = _GRAPH_LEVELS.get(level, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
@@ -337,7 +338,7 @@ def session_options(config: Config) -> Any:  # noqa: ANN401 - onnxruntime carrie
             f"Invalid configuration value provided. Expected values for execution_mode are 0 or 1 but got {mode}"
         )
     options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if mode else ort.ExecutionMode.ORT_SEQUENTIAL
-    # Zero and less leave the choice to ONNX Runtime.
+    # With zero or less ONNX Runtime chooses the number.
     if (count := _integer(config, "intra_op_thread_count")) > 0:
         options.intra_op_num_threads = count
     if (count := _integer(config, "inter_op_thread_count")) > 0:
@@ -346,7 +347,7 @@ def session_options(config: Config) -> Any:  # noqa: ANN401 - onnxruntime carrie
         options.enable_cpu_mem_arena = _boolean("enable_mem_arena", value)
     if (value := _parameter(config, "enable_mem_pattern")) is not None:
         options.enable_mem_pattern = _boolean("enable_mem_pattern", value)
-    # Every instance is a process with a session of its own: idle threads that spin take the cores from the others.
+    # Every instance is a process with its own session: idle threads that spin use cores that other instances need.
     entries = dict.fromkeys(_SPINNING, "0")
     entries |= {
         key: _parameter(config, key) or "" for key in config.get("parameters", {}) if key.startswith("session.")
@@ -357,7 +358,7 @@ def session_options(config: Config) -> Any:  # noqa: ANN401 - onnxruntime carrie
 
 
 def run_options(config: Config) -> Any:  # noqa: ANN401 - onnxruntime carries no types
-    """The run options that a model's ``parameters`` ask for, or None."""
+    """The run options of a model's ``parameters``, or None."""
     value = _parameter(config, _ARENA_SHRINKAGE)
     if value is None:
         return None
@@ -378,10 +379,10 @@ def nodes(arguments: Iterable[Any]) -> dict[str, _Node]:
 
 
 def check_config(config: Config, session: Any) -> None:  # noqa: ANN401 - onnxruntime carries no types
-    """Refuses a config that does not fit the graph; the order and the words are the C++ backend's.
+    """Refuses a config that does not fit the graph, in the order and with the messages of the C++ backend.
 
     Raises:
-        ValueError: what does not fit.
+        ValueError: The config does not fit the graph.
     """
     name, max_batch_size = config["name"], config["max_batch_size"]
     for feature in ("sequence_batching", "batch_input", "batch_output"):
@@ -443,7 +444,7 @@ def _check_tensor(config: Config, section: str, entry: Config, found: Mapping[st
             f"{_shown(node.shape)}"
         )
     full = (-1, *dims) if config["max_batch_size"] else dims
-    # An input may be narrower than the graph allows, an output must be what the graph gives.
+    # An input may have narrower dims than the graph; an output must have the dims of the graph.
     fits = len(full) == len(node.shape) and all(
         dim == size or (section == "input" and size == -1) for dim, size in zip(full, node.shape, strict=True)
     )
@@ -461,7 +462,7 @@ def _check_tensor(config: Config, section: str, entry: Config, found: Mapping[st
 
 
 def config_dims(entry: Config) -> tuple[int, ...]:
-    """The shape that the backend sees: after ``reshape``, where there is one."""
+    """The dims of a tensor in the graph: those of ``reshape`` if the config has it."""
     return tuple(int(dim) for dim in (entry["reshape"]["shape"] if "reshape" in entry else entry["dims"]))
 
 

@@ -1,7 +1,7 @@
-"""Rows of like lengths run together, so that little of what a run computes is padding.
+"""Runs rows of similar length together, so that a run computes little padding.
 
-Texts of one request differ in length: padded to the longest of 8 titles, three tokens in ten are padding, and with one
-long text among them six. `docs/benchmarks-serving.md` has what this spares.
+Texts of one request differ in length. If 8 titles are padded to the longest, three of ten tokens are padding; with one
+long text among them, six of ten. `docs/benchmarks-serving.md` says how much time this saves.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ Array = np.ndarray[Any, Any]
 Run = Callable[[dict[str, Array]], Sequence[Array]]
 
 _RUN_TOKENS = 24
-"""What one more run costs, as a number of tokens (the packaged encoder on one core: 19 in fp32, 5 in int8)."""
+"""Cost of an additional run, in tokens (measured with the packaged encoder on one core: 19 in fp32, 5 in int8)."""
 
 
 def check_split(value: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any], *, batching: bool) -> None:
-    """Refuses a parameter ``split_rows_by_length`` that the graph is not made for.
+    """Refuses a parameter ``split_rows_by_length`` that does not fit the graph.
 
     Args:
-        value: Of the parameter.
-        inputs: Of the graph, by name; each has a ``shape``, -1 for a dimension that varies.
-        outputs: The same.
+        value: Value of the parameter.
+        inputs: Inputs of the graph by name; each has a ``shape``, with -1 for a variable dimension.
+        outputs: Outputs of the graph, in the same form.
         batching: Whether the model batches, so that the first dimension of every tensor is the row.
 
     Raises:
-        ValueError: Saying what is expected.
+        ValueError: The parameter does not fit; the message says what is expected.
     """
     if value not in inputs or tuple(inputs[value].shape) != (-1, -1):
         raise ValueError(f"parameter split_rows_by_length is '{value}', expected an input of shape [-1,-1]: a mask")
@@ -42,38 +42,38 @@ def check_split(value: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any
 
 
 def run_by_length(run: Run, feeds: Mapping[str, Array], mask: str) -> list[Array]:
-    """The outputs for all rows, in their order.
+    """The outputs for all rows, in the order of the rows.
 
     Args:
-        run: Gives the outputs for some rows.
-        feeds: Inputs by name, each ``[rows, ...]``; those with the shape of the mask are cut to what the rows of a run
-            need.
-        mask: The name of one, ``[rows, tokens]``, that is zero behind the last token of a row.
+        run: Computes the outputs for some rows.
+        feeds: Inputs by name, each ``[rows, ...]``; inputs with the shape of the mask are cut to the longest row of
+            each run.
+        mask: Name of the input ``[rows, tokens]`` that is zero after the last token of a row.
     """
     shape = feeds[mask].shape
     lengths = row_lengths(feeds[mask])
     results: list[Array] = []
-    for indices in split_rows(lengths):
-        width = int(lengths[indices].max())
-        part = {
-            name: array[indices, :width] if array.shape == shape else array[indices] for name, array in feeds.items()
+    for rows in split_rows(lengths):
+        width = int(lengths[rows].max())
+        run_feeds = {
+            name: array[rows, :width] if array.shape == shape else array[rows] for name, array in feeds.items()
         }
-        outputs = run(part)
+        outputs = run(run_feeds)
         if not results:
             results = [np.empty((shape[0], *output.shape[1:]), output.dtype) for output in outputs]
         for result, output in zip(results, outputs, strict=True):
-            result[indices] = output
+            result[rows] = output
     return results
 
 
 def row_lengths(mask: Array) -> Array:
-    """Tokens of each row up to the last that counts, ``[rows]``; all of a row in which none does."""
+    """Length of each row up to its last token that is not masked, ``[rows]``; the full length if all are masked."""
     lengths: Array = mask.shape[1] - (mask[:, ::-1] != 0).argmax(axis=1)
     return lengths
 
 
 def split_rows(lengths: Array) -> list[Array]:
-    """The places of each run's rows, shorter ones first; a run of its own must spare more than it costs."""
+    """The row indices of each run, shorter rows first; an additional run must save more than it costs."""
     order = lengths.argsort(kind="stable")
     return np.split(order, _cuts(lengths[order], 0))
 
@@ -82,9 +82,9 @@ def _cuts(ordered: Array, start: int) -> list[int]:
     rows = ordered.size
     if rows < 2:
         return []
-    spared = np.arange(1, rows) * (ordered[-1] - ordered[:-1])
-    best = int(spared.argmax())
-    if spared[best] <= _RUN_TOKENS:
+    saved = np.arange(1, rows) * (ordered[-1] - ordered[:-1])
+    best = int(saved.argmax())
+    if saved[best] <= _RUN_TOKENS:
         return []
     cut = best + 1
     return [*_cuts(ordered[:cut], start), start + cut, *_cuts(ordered[cut:], start + cut)]

@@ -1,4 +1,4 @@
-"""Text on its way between Triton's BYTES elements and onnxruntime's strings."""
+"""Converts text between Triton's BYTES elements and onnxruntime's strings."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ _LENGTH = struct.Struct("<I")
 
 
 class BadInputError(ValueError):
-    """A request whose content can't be given to the graph."""
+    """A request whose content the graph cannot take."""
 
 
 def to_text(name: str, array: Array) -> Array:
-    """Triton's BYTES elements as the text that onnxruntime takes."""
+    """Decodes Triton's BYTES elements to the strings that onnxruntime takes.
+
+    Raises:
+        BadInputError: An element is not UTF-8.
+    """
     flat: list[str] = []
     for index, element in enumerate(array.ravel()):
         try:
@@ -30,9 +34,9 @@ def to_text(name: str, array: Array) -> Array:
 
 
 def byte_elements(array: Array) -> bytes | tuple[()]:
-    """The text of an output as Triton lays it out: each element's UTF-8 behind its length, four bytes little-endian."""
+    """Encodes the strings of an output for Triton: each element's length (4 bytes, little-endian), then its UTF-8."""
     if not array.size:
-        # The stub makes an array of it, and one of empty bytes would still have an element.
+        # The stub makes an array of the result, and an array of empty bytes would have one element.
         return ()
     encoded = [text.encode() for text in array.ravel().tolist()]
     parts = [b""] * (2 * len(encoded))

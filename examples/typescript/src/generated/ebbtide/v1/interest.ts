@@ -26,13 +26,13 @@ export const protobufPackage = "ebbtide.v1";
 
 export const protobufFileName = "ebbtide/v1/interest.proto";
 
-/** What becomes of an event whose item is not in the catalog and that has no `fallback_text`. */
+/** How the server treats an event whose item is not in the catalog and that has no `fallback_text`. */
 export enum UnknownItemPolicy {
-  /** UNKNOWN_ITEM_POLICY_UNSPECIFIED - What the export was made with. */
+  /** UNKNOWN_ITEM_POLICY_UNSPECIFIED - The policy of the export. */
   UNKNOWN_ITEM_POLICY_UNSPECIFIED = 0,
-  /** UNKNOWN_ITEM_POLICY_ERROR - The request is refused; the error names the event. */
+  /** UNKNOWN_ITEM_POLICY_ERROR - The server refuses the request; the error names the event. */
   UNKNOWN_ITEM_POLICY_ERROR = 1,
-  /** UNKNOWN_ITEM_POLICY_IGNORE - The event is left out, and counted in `unknown_events`. */
+  /** UNKNOWN_ITEM_POLICY_IGNORE - The server leaves the event out and counts it in `unknown_events`. */
   UNKNOWN_ITEM_POLICY_IGNORE = 2,
   UNRECOGNIZED = -1,
 }
@@ -69,17 +69,17 @@ export function unknownItemPolicyToJSON(object: UnknownItemPolicy): string {
   }
 }
 
-/** What there was nothing of to go by, once unknown items were left out. */
+/** Which evidence was missing (cold start), after events with unknown items were left out. */
 export enum ColdStart {
   /** COLD_START_UNSPECIFIED - The server did not say. */
   COLD_START_UNSPECIFIED = 0,
-  /** COLD_START_NONE - Nothing is missing: there are events of both the history and the current session. */
+  /** COLD_START_NONE - No evidence was missing: both the history and the current session had events. */
   COLD_START_NONE = 1,
-  /** COLD_START_NO_HISTORY - Only the current session counted: a person seen for the first time. */
+  /** COLD_START_NO_HISTORY - Only the current session had events: a new user. */
   COLD_START_NO_HISTORY = 2,
-  /** COLD_START_NO_SESSION - Only the history counted: nothing was done in this session yet. */
+  /** COLD_START_NO_SESSION - Only the history had events: the session has just begun. */
   COLD_START_NO_SESSION = 3,
-  /** COLD_START_NO_EVENTS - No event counted: the popularity prior alone ranks. */
+  /** COLD_START_NO_EVENTS - There was no event: the popularity prior alone ranks the items. */
   COLD_START_NO_EVENTS = 4,
   UNRECOGNIZED = -1,
 }
@@ -126,7 +126,7 @@ export function coldStartToJSON(object: ColdStart): string {
   }
 }
 
-/** One thing that a person did. */
+/** One interaction of a user with an item, or a free text such as a search. */
 export interface Event {
   /** What the event is about. Required. */
   subject:
@@ -140,30 +140,30 @@ export interface Event {
     /** Free text: a search, or an item that has no id. At most 4096 bytes of UTF-8. */
     { $case: "text"; value: string }
     | undefined;
-  /** When it happened. Required, not after the request's `now`; finer parts than milliseconds are dropped. */
+  /** Time of the event. Required, not after the request's `now`. The resolution is 1 millisecond. */
   time:
     | Date
     | undefined;
-  /** Rating, quantity or dwell: finite and not negative. Absent: 1. */
+  /** Rating, quantity or dwell time: finite and not negative. Absent: 1. */
   weight?:
     | number
     | undefined;
   /**
-   * Text that stands in for the item where `item_id` is not in the catalog (yet), such as its title; only together with
-   * `item_id`. At most 4096 bytes of UTF-8.
+   * Text that the server embeds instead of the item if `item_id` is not in the catalog, such as the title of a new
+   * item. Only together with `item_id`. At most 4096 bytes of UTF-8.
    */
   fallbackText?: string | undefined;
 }
 
-/** Values of one catalog attribute, one of which an item must have. */
+/** A condition on one catalog attribute: an item must have one of the values. */
 export interface AttributeFilter {
   /** Name of a catalog column that the model was exported with as an attribute. */
   column: string;
-  /** The values that are allowed, as text; at least one. A value that no item has is refused. */
+  /** The allowed values, as text; at least one. The server refuses a value that no item has. */
   values: string[];
 }
 
-/** Asks for the best items for one person. No events at all is a valid request: a new person. */
+/** Asks for the best items for one user. A request without events is valid: a new user. */
 export interface RecommendRequest {
   /**
    * Events before the current session, in any order. `history` and `current` together: at most 512, of which at most 64
@@ -173,56 +173,68 @@ export interface RecommendRequest {
   /** Events of the current session, in any order. */
   current: Event[];
   /**
-   * Events that the server splits into history and current session, by the session gap of the model. An alternative to
-   * `history` and `current`, never together with them. At most 512, of which at most 64 with text.
+   * Events that the server splits into history and current session by the session gap of the model. Use either `events`
+   * or `history` and `current`, not both. At most 512, of which at most 64 with text.
    */
   events: Event[];
-  /** The clock that the events' ages are measured against. Absent: the clock of the machine that encodes the request. */
+  /**
+   * Time of the request: ages of events are measured against it. Absent: the clock of the machine that encodes the
+   * request.
+   */
   now:
     | Date
     | undefined;
-  /** Share of history in the blend of history and current session, 0 to 1. Absent: what the model learned. */
+  /** Share of the history in the blend of history and current session, 0 to 1. Absent: the model's own value. */
   alpha?:
     | number
     | undefined;
-  /** Items never to recommend; ids that are not in the catalog are ignored. At most 512. */
+  /** Items that are never recommended. Ids that are not in the catalog are ignored. At most 512. */
   excludeItemIds: string[];
-  /** Whether to leave out the items of the request's own events. Absent: the policy of the model. */
+  /** Whether to leave out seen items, that is, items of the request's events. Absent: the policy of the model. */
   excludeSeen?:
     | boolean
     | undefined;
   /**
-   * Number of items wanted, at most the number that the model was exported with. 0: 10, or fewer where the model was
+   * Number of items wanted, at most the number that the model was exported with. 0: 10, or fewer if the model was
    * exported with fewer.
    */
   topN: number;
-  /** Factor on every decay by age, finite and not negative: 2 halves the half-lives, 0 stops the ebbing by age. Absent: 1. */
+  /**
+   * Factor on every decay by age, finite and not negative: 2 halves the half-lives, 0 stops the decay by age. Absent:
+   * 1.
+   */
   decayScale?:
     | number
     | undefined;
-  /** What becomes of events whose items are not in the catalog. */
+  /** How the server treats events whose items are not in the catalog. */
   unknownItems: UnknownItemPolicy;
-  /** Conditions on catalog attributes, all of which an item must meet; a column at most once. At most 64 values in all. */
+  /**
+   * Conditions on catalog attributes. An item must meet all of them. At most one condition per column, 64 values in
+   * all.
+   */
   allow: AttributeFilter[];
 }
 
 /** The answer to `RecommendRequest`. */
 export interface RecommendResponse {
-  /** Best first, `top_n` of them unless exclusions and conditions left fewer. */
+  /** The items, best first: `top_n` of them, or fewer if exclusions and conditions left fewer. */
   items: RecommendedItem[];
-  /** Share of history in the blend, 0 to 1; its mean where the model has one for each dimension. */
+  /** Share of the history in the blend, 0 to 1. The mean over the dimensions if the model has one share per dimension. */
   alphaUsed: number;
-  /** Number of events that counted: those with text, and those whose item is in the catalog or has a text to stand in. */
+  /**
+   * Number of events that the model used: those with a text, and those whose item is in the catalog or that have a
+   * `fallback_text`.
+   */
   eventsUsed: number;
-  /** Version of the served model that answered. */
+  /** Version of the model that answered. */
   modelVersion: string;
-  /** Events of the history among `events_used`. */
+  /** Number of events of the history in `events_used`. */
   historyEventsUsed: number;
-  /** Events of the current session among `events_used`. */
+  /** Number of events of the current session in `events_used`. */
   currentEventsUsed: number;
-  /** Events left out, since their items are not in the catalog. */
+  /** Number of events that were left out because their items are not in the catalog. */
   unknownEvents: number;
-  /** What there was nothing of to go by. */
+  /** Which evidence was missing. */
   coldStart: ColdStart;
 }
 
@@ -230,189 +242,207 @@ export interface RecommendResponse {
 export interface RecommendedItem {
   /** Id of the item in the catalog. */
   itemId: string;
-  /** Predicted score, finite. It orders the items of one answer; it is no probability. */
+  /** Predicted score, finite. It orders the items of one answer. It is not a probability. */
   score: number;
 }
 
 /** One request of a stream. */
 export interface RecommendStreamRequest {
-  /** Comes back with the answer; any text, at most 256 bytes of UTF-8. */
+  /** Id that the answer repeats: any text, at most 256 bytes of UTF-8. */
   requestId: string;
-  /** What is asked. */
+  /** The request. */
   request: RecommendRequest | undefined;
 }
 
 /** One answer of a stream. */
 export interface RecommendStreamResponse {
-  /** That of the request. */
+  /** Id of the request that this answers. */
   requestId: string;
-  /** What became of the request. */
+  /** The outcome of the request. */
   outcome:
     | //
     /** The answer. */
     { $case: "response"; value: RecommendResponse }
     | //
-    /** Why there is none; the stream goes on. */
+    /** The reason why there is no answer. The stream goes on. */
     { $case: "failure"; value: Failure }
     | undefined;
 }
 
-/** Why one request of a stream has no answer. */
+/** The reason why one request of a stream has no answer. */
 export interface Failure {
   /** A `google.rpc.Code`: 3 is INVALID_ARGUMENT, 14 is UNAVAILABLE. */
   code: number;
-  /** What happened, for programs: INVALID_ARGUMENT, MODEL_NOT_READY, OVERLOADED; as in `google.rpc.ErrorInfo`. */
+  /** Name of the error, for programs: INVALID_ARGUMENT, MODEL_NOT_READY, OVERLOADED, as in `google.rpc.ErrorInfo`. */
   reason: string;
   /** What happened and what to do about it, for people. */
   message: string;
-  /** Path of the field at fault, such as "history[3].item_id". Absent: no single field. */
+  /** Path of the wrong field, such as "history[3].item_id". Absent: the error is not about one field. */
   field?:
     | string
     | undefined;
-  /** The value seen there. */
+  /** Value of that field. */
   value?:
     | string
     | undefined;
-  /** What would have been accepted. */
+  /** Which values are valid there. */
   expected?: string | undefined;
 }
 
-/** Asks for the order of some items for one person. Fields that `RecommendRequest` has mean the same. */
+/**
+ * Asks for the order of given items for one user. Fields of the same name as in `RecommendRequest` have the same
+ * meaning.
+ */
 export interface RankRequest {
   /** Events before the current session, in any order. */
   history: Event[];
   /** Events of the current session, in any order. */
   current: Event[];
-  /** Events that the server splits into history and current session; never together with those two. */
+  /** Events that the server splits into history and current session. Use either `events` or `history` and `current`. */
   events: Event[];
-  /** The clock that the events' ages are measured against. Absent: the clock of the machine that encodes the request. */
+  /**
+   * Time of the request: ages of events are measured against it. Absent: the clock of the machine that encodes the
+   * request.
+   */
   now:
     | Date
     | undefined;
-  /** Share of history in the blend, 0 to 1. Absent: what the model learned. */
+  /** Share of the history in the blend, 0 to 1. Absent: the model's own value. */
   alpha?:
     | number
     | undefined;
-  /** Items to leave out, even where they are candidates. At most 512. */
+  /** Items that are left out even if they are candidates. At most 512. */
   excludeItemIds: string[];
-  /** Whether to leave out the items of the request's own events. Absent: the policy of the model. */
+  /** Whether to leave out seen items, that is, items of the request's events. Absent: the policy of the model. */
   excludeSeen?:
     | boolean
     | undefined;
-  /** Number of items wanted, at most. 0: all of them. */
+  /** Number of items wanted, at most. 0: all candidates. */
   topN: number;
   /** Factor on every decay by age, finite and not negative. Absent: 1. */
   decayScale?:
     | number
     | undefined;
-  /** What becomes of events whose items are not in the catalog. */
+  /** How the server treats events whose items are not in the catalog. */
   unknownItems: UnknownItemPolicy;
-  /** The items to order, 1 to 1024 ids, none of them empty. */
+  /** Ids of the items to order: 1 to 1024, none of them empty. */
   candidateItemIds: string[];
 }
 
 /** The answer to `RankRequest`. */
 export interface RankResponse {
-  /** Best first; of equal scores the earlier candidate. Candidates that are unknown or left out are not among them. */
+  /**
+   * The candidates, best first. If scores are equal, the earlier candidate is first. Unknown and excluded candidates
+   * are not in this list.
+   */
   items: RecommendedItem[];
-  /** Share of history in the blend, 0 to 1; its mean where the model has one for each dimension. */
+  /** Share of the history in the blend, 0 to 1. The mean over the dimensions if the model has one share per dimension. */
   alphaUsed: number;
-  /** Number of events that counted. */
+  /** Number of events that the model used. */
   eventsUsed: number;
-  /** Version of the served model that answered. */
+  /** Version of the model that answered. */
   modelVersion: string;
-  /** Events of the history among `events_used`. */
+  /** Number of events of the history in `events_used`. */
   historyEventsUsed: number;
-  /** Events of the current session among `events_used`. */
+  /** Number of events of the current session in `events_used`. */
   currentEventsUsed: number;
-  /** Events left out, since their items are not in the catalog. */
+  /** Number of events that were left out because their items are not in the catalog. */
   unknownEvents: number;
-  /** What there was nothing of to go by. */
+  /** Which evidence was missing. */
   coldStart: ColdStart;
-  /** Candidates that are not in the catalog, in the order given. */
+  /** Candidates that are not in the catalog, in the order of the request. */
   unknownItemIds: string[];
-  /** Candidates that `exclude_item_ids` or `exclude_seen` left out, in the order given. */
+  /** Candidates that `exclude_item_ids` or `exclude_seen` excluded, in the order of the request. */
   excludedItemIds: string[];
 }
 
-/** Asks why items have the scores that they have. Fields that `RecommendRequest` has mean the same. */
+/** Asks why items have their scores. Fields of the same name as in `RecommendRequest` have the same meaning. */
 export interface ExplainRequest {
   /** Events before the current session, in any order. */
   history: Event[];
   /** Events of the current session, in any order. */
   current: Event[];
-  /** Events that the server splits into history and current session; never together with those two. */
+  /** Events that the server splits into history and current session. Use either `events` or `history` and `current`. */
   events: Event[];
-  /** The clock that the events' ages are measured against. Absent: the clock of the machine that encodes the request. */
+  /**
+   * Time of the request: ages of events are measured against it. Absent: the clock of the machine that encodes the
+   * request.
+   */
   now:
     | Date
     | undefined;
-  /** Share of history in the blend, 0 to 1. Absent: what the model learned. */
+  /** Share of the history in the blend, 0 to 1. Absent: the model's own value. */
   alpha?:
     | number
     | undefined;
-  /** Items never to recommend. At most 512. */
+  /** Items that are never recommended. At most 512. */
   excludeItemIds: string[];
-  /** Whether to leave out the items of the request's own events. Absent: the policy of the model. */
+  /** Whether to leave out seen items, that is, items of the request's events. Absent: the policy of the model. */
   excludeSeen?:
     | boolean
     | undefined;
   /**
-   * Number of items to recommend and explain, where `item_ids` names none. 0: 10, or fewer where the model was exported
-   * with fewer.
+   * Number of items to recommend and explain if `item_ids` is empty. 0: 10, or fewer if the model was exported with
+   * fewer.
    */
   topN: number;
   /** Factor on every decay by age, finite and not negative. Absent: 1. */
   decayScale?:
     | number
     | undefined;
-  /** What becomes of events whose items are not in the catalog. */
+  /** How the server treats events whose items are not in the catalog. */
   unknownItems: UnknownItemPolicy;
-  /** Conditions on catalog attributes for the items to recommend, where `item_ids` names none; otherwise to be empty. */
+  /** Conditions on catalog attributes of the items to recommend. Must be empty if `item_ids` is not. */
   allow: AttributeFilter[];
-  /** The items to explain, at most 1024 ids, none of them empty. None: the best for this person, recommended first. */
+  /**
+   * Ids of the items to explain: at most 1024, none of them empty. Empty: the server recommends items for this user and
+   * explains those.
+   */
   itemIds: string[];
 }
 
 /** The answer to `ExplainRequest`. */
 export interface ExplainResponse {
-  /** One for each of `item_ids`, in their order; or those recommended, best first. */
+  /** One explanation for each of `item_ids`, in their order. If `item_ids` is empty: the recommended items, best first. */
   items: ItemExplanation[];
-  /** Share of history in the blend, 0 to 1; its mean where the model has one for each dimension. */
+  /** Share of the history in the blend, 0 to 1. The mean over the dimensions if the model has one share per dimension. */
   alphaUsed: number;
-  /** Number of events that counted. */
+  /** Number of events that the model used. */
   eventsUsed: number;
-  /** Version of the served model that answered. */
+  /** Version of the model that answered. */
   modelVersion: string;
-  /** Events of the history among `events_used`. */
+  /** Number of events of the history in `events_used`. */
   historyEventsUsed: number;
-  /** Events of the current session among `events_used`. */
+  /** Number of events of the current session in `events_used`. */
   currentEventsUsed: number;
-  /** Events left out, since their items are not in the catalog. */
+  /** Number of events that were left out because their items are not in the catalog. */
   unknownEvents: number;
-  /** What there was nothing of to go by. */
+  /** Which evidence was missing. */
   coldStart: ColdStart;
-  /** The request's events: its `history`, its `current`, its `events`, in their order. */
+  /** The events of the request: `history`, then `current`, then `events`, each in its order. */
   events: ExplainedEvent[];
-  /** Half-life by age of each interest dimension, days; infinite where nothing decays. `decay_scale` is in it. */
+  /**
+   * Half-life by age of each interest dimension, days; infinite if the dimension does not decay. `decay_scale` is
+   * applied.
+   */
   halfLifeDays: number[];
 }
 
-/** What became of one event of the request. */
+/** How the model used one event of the request. */
 export interface ExplainedEvent {
-  /** The event as it was given. */
+  /** The event of the request. */
   event:
     | Event
     | undefined;
-  /** Whether it was taken as part of the current session. */
+  /** Whether the event counts as part of the current session. */
   isCurrent: boolean;
-  /** What is left of it, 0 to 1: its decay by age and by later events, on average over the interest dimensions. */
+  /** Remaining weight of the event, 0 to 1: its decay by age and by later events, averaged over the interest dimensions. */
   decay: number;
-  /** How long before the request's `now` it happened, days. */
+  /** Age of the event at the request's `now`, days. */
   ageDays: number;
 }
 
-/** The score of one item, in parts: the sum of `event_shares`, `prior_share` and `adjustment_share`. */
+/** The score of one item, split into shares: it is the sum of `event_shares`, `prior_share` and `adjustment_share`. */
 export interface ItemExplanation {
   /** Id of the item. */
   itemId: string;
@@ -420,32 +450,29 @@ export interface ItemExplanation {
   score?:
     | number
     | undefined;
-  /**
-   * What each event adds, one for each of the answer's `events`, in their order. Empty for an item that is not in the
-   * catalog.
-   */
+  /** Share of each event, in the order of `ExplainResponse.events`. Empty if the item is not in the catalog. */
   eventShares: number[];
-  /** Sum of the shares of the history's events. */
+  /** Sum of the shares of the events of the history. */
   historyShare: number;
-  /** Sum of the shares of the current session's events. */
+  /** Sum of the shares of the events of the current session. */
   currentShare: number;
-  /** What the popularity prior adds. */
+  /** Share of the popularity prior. */
   priorShare: number;
   /**
-   * The score of an item that this person took before, where the model learned what is taken again: it takes the place of
-   * all other shares, which are 0 then. 0 for any other item, and for an excluded one.
+   * The repeat score: if the model scores repeat consumption, it replaces all other shares of a seen item, and those
+   * are 0. 0 for any other item and for an excluded item.
    */
   adjustmentShare: number;
   /**
-   * What each interest dimension adds, in the order of the answer's `half_life_days`: the sum of the event shares, split
-   * otherwise. Empty for an item that is not in the catalog.
+   * Share of each interest dimension, in the order of `ExplainResponse.half_life_days`. They sum to the same value as
+   * `event_shares`. Empty if the item is not in the catalog.
    */
   dimensionShares: number[];
-  /** Whether `exclude_item_ids` or `exclude_seen` leaves the item out of recommendations. */
+  /** Whether `exclude_item_ids` or `exclude_seen` excludes the item from recommendations. */
   isExcluded: boolean;
 }
 
-/** Asks for the vectors of texts. */
+/** Asks for the event vectors of texts. */
 export interface EmbedRequest {
   /** 1 to 64 texts, each at most 4096 bytes of UTF-8. */
   texts: string[];
@@ -453,13 +480,13 @@ export interface EmbedRequest {
 
 /** The answer to `EmbedRequest`. */
 export interface EmbedResponse {
-  /** One for each text, in the texts' order. */
+  /** One vector for each text, in the order of the texts. */
   embeddings: Embedding[];
 }
 
-/** The vector of one text. */
+/** The event vector of one text. */
 export interface Embedding {
-  /** As many as the model's vectors are wide, the same number for every text. */
+  /** d values: the width of the model's vectors, the same for every text. */
   values: number[];
 }
 
@@ -3328,10 +3355,10 @@ export const Embedding: MessageFns<Embedding> = {
   },
 };
 
-/** Recommends from interests that ebb. */
+/** Recommends items from interests that decay with time. */
 export type InterestServiceService = typeof InterestServiceService;
 export const InterestServiceService = {
-  /** Ranks the catalog by the interest that the request's events show. */
+  /** Recommends the best items of the catalog for one user. */
   recommend: {
     path: "/ebbtide.v1.InterestService/Recommend" as const,
     requestStream: false as const,
@@ -3342,9 +3369,9 @@ export const InterestServiceService = {
     responseDeserialize: (value: Buffer): RecommendResponse => RecommendResponse.decode(value),
   },
   /**
-   * Recommend for many people, or again and again for one session, over one stream. Each request is answered or failed
-   * on its own, as soon as it can be, so answers may come in another order; `request_id` says which is which. The stream
-   * ends after its last answer.
+   * The same as `Recommend` for many requests over one stream. Each request succeeds or fails on its own. The server
+   * sends each answer as soon as it has it, so the order of answers may differ from the order of requests: match them
+   * by `request_id`. The stream ends after the last answer.
    */
   recommendStream: {
     path: "/ebbtide.v1.InterestService/RecommendStream" as const,
@@ -3357,7 +3384,7 @@ export const InterestServiceService = {
       Buffer.from(RecommendStreamResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): RecommendStreamResponse => RecommendStreamResponse.decode(value),
   },
-  /** Scores and orders the items that the request names, instead of the catalog. */
+  /** Scores and orders the items that the request names. */
   rank: {
     path: "/ebbtide.v1.InterestService/Rank" as const,
     requestStream: false as const,
@@ -3367,7 +3394,7 @@ export const InterestServiceService = {
     responseSerialize: (value: RankResponse): Buffer => Buffer.from(RankResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): RankResponse => RankResponse.decode(value),
   },
-  /** Splits the scores of items into what each event, the popularity prior and the adjustments add to them. */
+  /** Splits the score of each item into the shares of the events, of the popularity prior and of the score adjustments. */
   explain: {
     path: "/ebbtide.v1.InterestService/Explain" as const,
     requestStream: false as const,
@@ -3377,7 +3404,7 @@ export const InterestServiceService = {
     responseSerialize: (value: ExplainResponse): Buffer => Buffer.from(ExplainResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ExplainResponse => ExplainResponse.decode(value),
   },
-  /** Gives the vector of each text, as the interest model sees it. */
+  /** Returns the event vector of each text. */
   embed: {
     path: "/ebbtide.v1.InterestService/Embed" as const,
     requestStream: false as const,
@@ -3390,24 +3417,24 @@ export const InterestServiceService = {
 } as const;
 
 export interface InterestServiceServer extends UntypedServiceImplementation {
-  /** Ranks the catalog by the interest that the request's events show. */
+  /** Recommends the best items of the catalog for one user. */
   recommend: handleUnaryCall<RecommendRequest, RecommendResponse>;
   /**
-   * Recommend for many people, or again and again for one session, over one stream. Each request is answered or failed
-   * on its own, as soon as it can be, so answers may come in another order; `request_id` says which is which. The stream
-   * ends after its last answer.
+   * The same as `Recommend` for many requests over one stream. Each request succeeds or fails on its own. The server
+   * sends each answer as soon as it has it, so the order of answers may differ from the order of requests: match them
+   * by `request_id`. The stream ends after the last answer.
    */
   recommendStream: handleBidiStreamingCall<RecommendStreamRequest, RecommendStreamResponse>;
-  /** Scores and orders the items that the request names, instead of the catalog. */
+  /** Scores and orders the items that the request names. */
   rank: handleUnaryCall<RankRequest, RankResponse>;
-  /** Splits the scores of items into what each event, the popularity prior and the adjustments add to them. */
+  /** Splits the score of each item into the shares of the events, of the popularity prior and of the score adjustments. */
   explain: handleUnaryCall<ExplainRequest, ExplainResponse>;
-  /** Gives the vector of each text, as the interest model sees it. */
+  /** Returns the event vector of each text. */
   embed: handleUnaryCall<EmbedRequest, EmbedResponse>;
 }
 
 export interface InterestServiceClient extends Client {
-  /** Ranks the catalog by the interest that the request's events show. */
+  /** Recommends the best items of the catalog for one user. */
   recommend(
     request: RecommendRequest,
     callback: (error: ServiceError | null, response: RecommendResponse) => void,
@@ -3424,9 +3451,9 @@ export interface InterestServiceClient extends Client {
     callback: (error: ServiceError | null, response: RecommendResponse) => void,
   ): ClientUnaryCall;
   /**
-   * Recommend for many people, or again and again for one session, over one stream. Each request is answered or failed
-   * on its own, as soon as it can be, so answers may come in another order; `request_id` says which is which. The stream
-   * ends after its last answer.
+   * The same as `Recommend` for many requests over one stream. Each request succeeds or fails on its own. The server
+   * sends each answer as soon as it has it, so the order of answers may differ from the order of requests: match them
+   * by `request_id`. The stream ends after the last answer.
    */
   recommendStream(): ClientDuplexStream<RecommendStreamRequest, RecommendStreamResponse>;
   recommendStream(options: Partial<CallOptions>): ClientDuplexStream<RecommendStreamRequest, RecommendStreamResponse>;
@@ -3434,7 +3461,7 @@ export interface InterestServiceClient extends Client {
     metadata: Metadata,
     options?: Partial<CallOptions>,
   ): ClientDuplexStream<RecommendStreamRequest, RecommendStreamResponse>;
-  /** Scores and orders the items that the request names, instead of the catalog. */
+  /** Scores and orders the items that the request names. */
   rank(request: RankRequest, callback: (error: ServiceError | null, response: RankResponse) => void): ClientUnaryCall;
   rank(
     request: RankRequest,
@@ -3447,7 +3474,7 @@ export interface InterestServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: RankResponse) => void,
   ): ClientUnaryCall;
-  /** Splits the scores of items into what each event, the popularity prior and the adjustments add to them. */
+  /** Splits the score of each item into the shares of the events, of the popularity prior and of the score adjustments. */
   explain(
     request: ExplainRequest,
     callback: (error: ServiceError | null, response: ExplainResponse) => void,
@@ -3463,7 +3490,7 @@ export interface InterestServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ExplainResponse) => void,
   ): ClientUnaryCall;
-  /** Gives the vector of each text, as the interest model sees it. */
+  /** Returns the event vector of each text. */
   embed(
     request: EmbedRequest,
     callback: (error: ServiceError | null, response: EmbedResponse) => void,

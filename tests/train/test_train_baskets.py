@@ -1,4 +1,4 @@
-"""What came at one basket is learned together, from what came strictly before it, with the popularity of that time."""
+"""The items of a basket are learned together, from the events strictly before it, with the popularity of that time."""
 
 import numpy as np
 import polars as pl
@@ -55,7 +55,7 @@ def test_full_softmax_is_the_mean_cross_entropy_of_each_basket():
     torch.testing.assert_close(full_softmax(scores, row, item), expected)
 
 
-def test_prior_counts_nothing_of_its_own_moment_or_later_when_recounted():
+def test_prior_counts_only_events_before_its_timestamp_when_recounted():
     item, time_ms = np.array([0, 0, 1, 1]), np.array([0, DAY_MS, DAY_MS, 2 * DAY_MS])
     found = popularity_snapshots(item, time_ms, 2, [1.0], np.array([0, DAY_MS, 2 * DAY_MS])).columns[..., 0]
     np.testing.assert_allclose(found, np.log1p([[0, 0], [0.5, 0], [0.75, 0.5]]), rtol=1e-6)

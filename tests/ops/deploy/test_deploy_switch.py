@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from deadlines import PATIENT
 from ebbtide.client import InterestClient, event
 from ebbtide.client.codec import encode
 from ebbtide.deploy import (
@@ -32,7 +33,7 @@ from ebbtide.export import versions
 from ebbtide.export.errors import VersionError
 from ebbtide.export.inprocess import Answer, InProcessPipeline
 from ebbtide.export.options import ExportOptions
-from ebbtide.export.repository import export_repository
+from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.interest import contract
 from ebbtide.interest.checks import Request
 from ebbtide.serve import ServerConfig, TritonServer
@@ -66,10 +67,10 @@ def requests_of(bundle: InterestBundle, count: int = 24) -> list[RecommendReques
 
 
 @pytest.fixture(scope="module")
-def source(make_bundle: MakeBundle, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The exported repository with a second version, of another training, beside the first."""
+def source(make_bundle: MakeBundle, tiny_export: ExportReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported repository with a second version, of another training, beside the first."""
     out = tmp_path_factory.mktemp("deploy") / "repository"
-    shutil.copytree(repository, out)
+    shutil.copytree(tiny_export.folder, out)
     export_repository(make_bundle(seed=1), out, ExportOptions(top_n=20), version=2)
     return out
 
@@ -82,6 +83,18 @@ def folder(source: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def running(folder: Path) -> Iterator[TritonServer]:
     with TritonServer(ServerConfig(folder, model_control="explicit", load_models=("*",))) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def kept_folder(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of which version 1 answers, after each test that shares it too."""
+    return Path(shutil.copytree(source, tmp_path_factory.mktemp("kept") / "repository"))
+
+
+@pytest.fixture(scope="module")
+def kept_server(kept_folder: Path) -> Iterator[TritonServer]:
+    with TritonServer(ServerConfig(kept_folder, model_control="explicit", load_models=("*",))) as server:
         yield server
 
 
@@ -120,11 +133,11 @@ class SteadyLoad:
 
     def _ask(self, seed: int) -> None:
         random = np.random.default_rng(seed)
-        with InterestClient(self.url) as client:
+        with InterestClient(self.url, config=PATIENT) as client:
             while not self._stop.is_set():
                 index = int(random.integers(len(self.requests)))
                 try:
-                    response = client.recommend(self.requests[index], timeout_s=20)
+                    response = client.recommend(self.requests[index])
                 except Exception as error:
                     with self._lock:
                         self.failed.append(repr(error))
@@ -146,9 +159,9 @@ class SteadyLoad:
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
-    folder: Path, running: TritonServer, bundle: InterestBundle, rounds: int
+    folder: Path, running: TritonServer, tiny_bundle: InterestBundle, rounds: int
 ) -> None:
-    requests = requests_of(bundle)
+    requests = requests_of(tiny_bundle)
     done = {"deployed": 0, "rolled back": 0}
     with SteadyLoad(running.grpc_url, folder, requests) as load:
         load.wait_for(1)
@@ -170,10 +183,10 @@ def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
 
 
 def test_clients_see_only_the_new_version_when_a_deployment_has_returned(
-    folder: Path, running: TritonServer, bundle: InterestBundle
+    folder: Path, running: TritonServer, tiny_bundle: InterestBundle
 ) -> None:
     parts: list[str] = []
-    result = deploy(folder, [running.grpc_url], requests=requests_of(bundle), report=parts.append)
+    result = deploy(folder, [running.grpc_url], requests=requests_of(tiny_bundle), report=parts.append)
     assert parts == ["load", "check", "switch"]
     assert result.version == 2
     assert result.fingerprint == versions.version_fingerprint(folder, 2)
@@ -181,15 +194,15 @@ def test_clients_see_only_the_new_version_when_a_deployment_has_returned(
     assert result.comparison.requests == 24
     # Random parameters: the versions have little in common.
     assert 0 < result.comparison.mean_overlap_at_10 < 0.9
-    with InterestClient(running.grpc_url) as client:
-        assert {client.recommend(request).model_version for request in requests_of(bundle)} == {"2"}
+    with InterestClient(running.grpc_url, config=PATIENT) as client:
+        assert {client.recommend(request).model_version for request in requests_of(tiny_bundle)} == {"2"}
         assert client.embed(["a quiet film"]).shape == (1, 16)
 
 
 @pytest.mark.slow
 def test_server_answers_with_the_deployed_version_when_it_starts_again(folder: Path, running: TritonServer) -> None:
     deploy(folder, [running.grpc_url])
-    with TritonServer(ServerConfig(folder)) as again, InterestClient(again.grpc_url) as client:
+    with TritonServer(ServerConfig(folder)) as again, InterestClient(again.grpc_url, config=PATIENT) as client:
         assert client.recommend(now=NOW).model_version == "2"
 
 
@@ -208,12 +221,12 @@ def spoil(folder: Path, name: str) -> None:
     ],
 )
 def test_old_version_goes_on_answering_when_the_server_refuses_the_new_one(
-    folder: Path, running: TritonServer, bundle: InterestBundle, name: str
+    folder: Path, running: TritonServer, tiny_bundle: InterestBundle, name: str
 ) -> None:
-    with SteadyLoad(running.grpc_url, folder, requests_of(bundle)) as load:
+    with SteadyLoad(running.grpc_url, folder, requests_of(tiny_bundle)) as load:
         spoil(folder, name)
         with pytest.raises(LoadRefusedError, match=name.split("/")[0]):
-            deploy(folder, [running.grpc_url], requests=requests_of(bundle))
+            deploy(folder, [running.grpc_url], requests=requests_of(tiny_bundle))
         load.wait_for(1)
     assert load.failed == []
     assert load.answered.keys() == {"1"}
@@ -222,32 +235,32 @@ def test_old_version_goes_on_answering_when_the_server_refuses_the_new_one(
 
 
 def test_old_version_goes_on_answering_when_the_check_of_the_new_one_fails(
-    folder: Path, running: TritonServer, bundle: InterestBundle
+    kept_folder: Path, kept_server: TritonServer, tiny_bundle: InterestBundle
 ) -> None:
     with pytest.raises(CandidateError, match=r"got a mean overlap of 0\.\d\d .*; expected at least 1\.00"):
-        deploy(folder, [running.grpc_url], requests=requests_of(bundle), min_overlap=1.0)
+        deploy(kept_folder, [kept_server.grpc_url], requests=requests_of(tiny_bundle), min_overlap=1.0)
 
     unknown = RecommendRequest(events=[event(item_id="no such item", time=NOW)])
     with pytest.raises(CandidateError, match="got none that the export serves"):
-        deploy(folder, [running.grpc_url], requests=[unknown])
-    with InterestClient(running.grpc_url) as client:
+        deploy(kept_folder, [kept_server.grpc_url], requests=[unknown])
+    with InterestClient(kept_server.grpc_url, config=PATIENT) as client:
         assert client.recommend(now=NOW).model_version == "1"
-    assert versions.loaded_versions(folder) == (1,)
+    assert versions.loaded_versions(kept_folder) == (1,)
 
 
 def test_check_fails_when_the_server_answers_otherwise_than_the_files(
-    folder: Path, running: TritonServer, bundle: InterestBundle, tmp_path: Path
+    kept_folder: Path, kept_server: TritonServer, tiny_bundle: InterestBundle, tmp_path: Path
 ) -> None:
-    changed = Path(shutil.copytree(folder, tmp_path / "changed"))
+    changed = Path(shutil.copytree(kept_folder, tmp_path / "changed"))
     path = changed / contract.SCORING_HEAD.name / "1" / "model.onnx"
     graph = onnx.load(path)
     factors = next(weight for weight in graph.graph.initializer if weight.name == "factors")
     factors.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(factors) * np.float32(1.01), factors.name))
     onnx.save_model(graph, path)
-    with ModelControl(running.grpc_url) as control:
-        require_parity(InProcessPipeline(folder), control, requests_of(bundle), {})
+    with ModelControl(kept_server.grpc_url) as control:
+        require_parity(InProcessPipeline(kept_folder), control, requests_of(tiny_bundle), {})
         with pytest.raises(CandidateError, match=r"got a largest difference of .* at scoring_head, score"):
-            require_parity(InProcessPipeline(changed), control, requests_of(bundle), {})
+            require_parity(InProcessPipeline(changed), control, requests_of(tiny_bundle), {})
 
 
 @pytest.mark.slow
@@ -266,30 +279,30 @@ def test_every_server_is_switched_when_several_read_the_folder(folder: Path, run
         addresses = [running.grpc_url, second.grpc_url]
         deploy(folder, addresses)
         for address in addresses:
-            with InterestClient(address) as client:
+            with InterestClient(address, config=PATIENT) as client:
                 assert client.recommend(now=NOW).model_version == "2"
         roll_back(folder, addresses)
     with pytest.raises(DeployError, match="addresses: got none"):
         deploy(folder, [])
 
 
-def test_deployment_is_refused_when_there_is_nothing_to_do(folder: Path, running: TritonServer) -> None:
+def test_deployment_is_refused_when_there_is_nothing_to_do(kept_folder: Path, kept_server: TritonServer) -> None:
     with pytest.raises(DeployError, match=r"version 1: got the one that answers already; expected another of \[1, 2\]"):
-        deploy(folder, [running.grpc_url], 1)
+        deploy(kept_folder, [kept_server.grpc_url], 1)
     with pytest.raises(VersionError, match="version 9"):
-        deploy(folder, [running.grpc_url], 9)
+        deploy(kept_folder, [kept_server.grpc_url], 9)
     with pytest.raises(DeployError, match="roll-back: got no version loaded beside 1"):
-        roll_back(folder, [running.grpc_url])
+        roll_back(kept_folder, [kept_server.grpc_url])
 
 
 def test_deployment_is_refused_when_the_server_reads_another_folder(
-    folder: Path, running: TritonServer, tmp_path: Path
+    kept_folder: Path, kept_server: TritonServer, tmp_path: Path
 ) -> None:
-    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    other = Path(shutil.copytree(kept_folder, tmp_path / "other"))
     versions.load_only(other, [1, 2])
     versions.serve(other, 2)
     with pytest.raises(OtherRepositoryError, match=r"got a server that answers with version 1 .*; expected version 2"):
-        deploy(other, [running.grpc_url], 1)
+        deploy(other, [kept_server.grpc_url], 1)
 
 
 def test_deployment_is_refused_when_the_server_has_no_model_control(folder: Path) -> None:

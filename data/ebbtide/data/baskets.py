@@ -1,0 +1,51 @@
+"""Baskets: the events of one user at one timestamp, which are predicted together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.data.events import EventLog
+from ebbtide.data.sessions import session_starts
+
+Mask = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Baskets:
+    """Baskets to predict, in log order: a basket is all events of one user at one timestamp.."""
+
+    head: Ints
+    """``[baskets]``, log index of the basket's first event; a prediction may see the user's events before it."""
+    stop: Ints
+    """``[baskets]``, one past the last event of the basket."""
+
+    def __len__(self) -> int:
+        return self.head.shape[0]
+
+
+def basket_heads(log: EventLog) -> Ints:
+    """The log index of the first event of each event's basket (same user, same time), ``[events]``."""
+    return session_starts(log, 0)
+
+
+def has_past(log: EventLog) -> Mask:
+    """True for events with a strictly earlier event of the same user, ``[events]``."""
+    return np.asarray(basket_heads(log) > np.repeat(log.start[:-1], np.diff(log.start)))
+
+
+def baskets_of(log: EventLog, targets: Mask) -> Baskets:
+    """The baskets that contain a target event and have an earlier event of the user.
+
+    Args:
+        log: Events.
+        targets: ``[events]``; `held_out` holds out whole baskets only.
+    """
+    heads = basket_heads(log)
+    head, first = np.unique(heads, return_index=True)
+    stop = np.append(first[1:], log.events)
+    wanted = np.isin(head, heads[targets & has_past(log)])
+    return Baskets(head[wanted], stop[wanted])

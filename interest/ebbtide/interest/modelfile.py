@@ -1,0 +1,55 @@
+"""Ties the files of an ONNX model to one export: a file beside them holds the export's id and their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+MODEL_FILE = "model.onnx"
+FINGERPRINT_FILE = "fingerprint.json"
+"""JSON: ``fingerprint``, the export's id, and ``sha256``, the hash of each file by name."""
+_CHUNK_BYTES = 1 << 20
+
+
+def write_fingerprint(folder: Path, fingerprint: str) -> None:
+    """Writes `FINGERPRINT_FILE` for the model files of a version folder; large weights are a file of their own."""
+    hashes = {path.name: _sha256(path) for path in sorted(folder.glob(f"{MODEL_FILE}*"))}
+    content = json.dumps({"fingerprint": fingerprint, "sha256": hashes}, indent=2)
+    (folder / FINGERPRINT_FILE).write_text(content + "\n", encoding="utf-8")
+
+
+def read_fingerprint(folder: Path, *, hash_files: bool = True) -> str:
+    """The id of the export that wrote the model files of a version folder.
+
+    Args:
+        folder: Of a model that is served from an ONNX graph.
+        hash_files: Whether the files are read once and compared with the hashes that the export noted.
+
+    Raises:
+        ValueError: The id is missing, or a file is not the one that the export wrote; both hashes are named.
+    """
+    path = folder / FINGERPRINT_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        fingerprint, expected = str(content["fingerprint"]), dict(content["sha256"])
+        found = {name: _sha256(folder / name) for name in expected} if hash_files else expected
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: got {type(error).__name__}: {error}; expected what `ebbtide export` writes: export again"
+        ) from error
+    for name, digest in found.items():
+        if digest != expected[name]:
+            raise ValueError(
+                f"{folder / name}: got SHA-256 {digest}; expected {expected[name]}, as export {fingerprint} wrote it: "
+                "the file is damaged or of another export; copy the whole folder again"
+            )
+    return fingerprint
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,49 @@
+"""What the fits of one training share: their data and settings, and the history of their epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ebbtide.data.events import EventLog
+from ebbtide.train.checkpoint import CheckpointFolder
+from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.devices import Devices
+from ebbtide.train.fine_tuning import EncoderFineTuner
+from ebbtide.train.popularity import PopularitySnapshots
+from ebbtide.train.progress import Epoch
+from ebbtide.train.watcher import Watcher
+from ebbtide.train.windows import LogTensors
+
+
+@dataclass(frozen=True)
+class Material:
+    """The data and settings of a training."""
+
+    log: EventLog
+    tensors: LogTensors
+    popularity: PopularitySnapshots | None
+    text_vectors: Tensor
+    features: Mapping[str, Tensor]
+    """Further feature blocks by name."""
+    model_config: ModelConfig
+    config: TrainConfig
+    devices: Devices
+    watcher: Watcher
+    checkpoints: CheckpointFolder | None
+    make_fine_tuner: Callable[[], EncoderFineTuner] | None
+    """Makes an encoder to fine-tune; None leaves the encoder frozen."""
+
+
+@dataclass
+class History:
+    """The validated epochs of a training, and the best of them."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    """Epochs with validation."""
+    best_epoch: int = 0
+    best_ndcg_at_10: float = -1.0
+    best_repeat_offset: float = 0.0
+    """The repeat offset of the best epoch."""
