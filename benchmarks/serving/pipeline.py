@@ -13,7 +13,7 @@ from benchmarks.serving.settings import Settings
 from benchmarks.serving.users import CURRENT, HISTORY, real_requests
 from ebbtide.export import versions
 from ebbtide.interest import contract
-from ebbtide.interest.columns import Part
+from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.exported import read_pipeline
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.train.bundle import InterestBundle
@@ -41,21 +41,21 @@ def measure(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _turn(pipeline: InterestPipeline, requests: Sequence[Part], size: int) -> float:
+def _turn(pipeline: InterestPipeline, requests: Sequence[RequestTensors], size: int) -> float:
     """Microseconds per request; every batch has other users, and the first runs are not counted."""
     batches = _batches(requests, size)
     for _ in range(_WARMING_RUNS):
-        pipeline.run_parts(next(batches))
+        pipeline.run_requests(next(batches))
     served = 0
     began = now = time.process_time()
     while now - began < _TURN_S:
-        pipeline.run_parts(next(batches))
+        pipeline.run_requests(next(batches))
         served += size
         now = time.process_time()
     return (now - began) / served * 1e6
 
 
-def _batches(requests: Sequence[Part], size: int) -> Iterator[list[Part]]:
+def _batches(requests: Sequence[RequestTensors], size: int) -> Iterator[list[RequestTensors]]:
     endless = cycle(requests)
     while True:
         yield [next(endless) for _ in range(size)]

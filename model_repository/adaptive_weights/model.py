@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# The export's own copy of the interest code, ahead of one that may be installed.
+# The export's copy of the interest code comes before an installed one.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ebbtide.interest.exported import read_pipeline
@@ -32,4 +32,4 @@ class TritonPythonModel:
         Cancellation is not polled: one poll takes longer than a request's share of a batch, and Triton itself checks
         between the steps of an ensemble.
         """
-        return self._served.answer_all(requests, self._pipeline.run_parts)
+        return self._served.answer_all(requests, self._pipeline.run_requests)

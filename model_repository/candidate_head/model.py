@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# The export's own copy of the interest code, ahead of one that may be installed.
+# The export's copy of the interest code comes before an installed one.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ebbtide.interest.exported import read_candidate_scorer
@@ -28,4 +28,4 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers every request in one run; as in `adaptive_weights`, cancellation is not polled."""
-        return self._served.answer_all(requests, lambda parts, _wanted: self._scorer.run_parts(parts))
+        return self._served.answer_all(requests, lambda tensors, _wanted: self._scorer.run_requests(tensors))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# The export's own copy of the interest code, ahead of one that may be installed.
+# The export's copy of the interest code comes before an installed one.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ebbtide.interest.errors import RequestError
@@ -35,10 +35,10 @@ class TritonPythonModel:
         return [
             self._served.cancelled()
             if request.is_cancelled()
-            else self._served.answer_all([request], lambda parts, _wanted: [self._explain(parts[0])])[0]
+            else self._served.answer_all([request], lambda tensors, _wanted: [self._explain(tensors[0])])[0]
             for request in requests
         ]
 
-    def _explain(self, part: Mapping[str, Any]) -> Mapping[str, Any] | RequestError:
-        answer = self._explainer.run_part(part)
+    def _explain(self, tensors: Mapping[str, Any]) -> Mapping[str, Any] | RequestError:
+        answer = self._explainer.run_tensors(tensors)
         return answer if isinstance(answer, RequestError) else vars(answer)

@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract, exported
-from ebbtide.interest.columns import Part, PartsRefused
+from ebbtide.interest.adjustments import check_adjusted_items
+from ebbtide.interest.batch import serve_requests
+from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.errors import RequestError
-from ebbtide.interest.parts import serve_parts
 from ebbtide.interest.retrieval import RETRIEVAL_FILE, RetrievalTables
 from ebbtide.interest.tensorfile import read_tensors
 
@@ -84,7 +85,11 @@ class ApproximateHead:
         """
         best, score = self.rank(*(feeds[name] for name in _INPUTS))
         ids = np.array([item.decode() for item in self._tables.ids.take(best).ravel()], dtype=np.object_)
-        found = {contract.ITEM_ID.name: ids.reshape(best.shape), contract.SCORE.name: score}
+        found = {
+            contract.ITEM_ID.name: ids.reshape(best.shape),
+            contract.SCORE.name: score,
+            contract.ITEM_INDEX.name: best,
+        }
         return [found[name] for name in (outputs or found)]
 
     def rank(self, interest: Floats, adjust_item: Ints, adjust_score: Floats, item_filter: Ints) -> tuple[Ints, Floats]:
@@ -119,35 +124,30 @@ class ApproximateHead:
                 self._adjustment[items] = 0
         return best, score
 
-    def run_parts(self, parts: Sequence[Part]) -> list[dict[str, npt.NDArray[Any]] | RequestError]:
+    def run_requests(self, requests: Sequence[RequestTensors]) -> list[dict[str, npt.NDArray[Any]] | RequestError]:
         """Answers the requests of a batch; the index is searched once for all of them.
 
         Args:
-            parts: For each request the inputs of `contract.SCORING_HEAD`, each with a leading dimension of users.
+            requests: For each request the inputs of `contract.SCORING_HEAD`, each with a leading dimension of users.
 
         Returns:
             For each request the outputs of `contract.SCORING_HEAD`, with ids in UTF-8, or its error.
         """
-        return serve_parts(parts, self._answers, self._refusal)
+        return serve_requests(requests, self._answers)
 
-    def _answers(self, parts: Sequence[Part]) -> list[dict[str, npt.NDArray[Any]]]:
-        refused = [number for number, part in enumerate(parts) if self._unknown_items(part).size]
-        if refused:
-            raise PartsRefused(np.array(refused))
-        best, score = self.rank(*(np.concatenate([part[name] for part in parts]) for name in _INPUTS))
-        ends = np.cumsum([len(part[contract.INTEREST.name]) for part in parts])[:-1]
-        answers = zip(np.split(self._tables.ids.take(best), ends), np.split(score, ends), strict=True)
-        return [{contract.ITEM_ID.name: ids, contract.SCORE.name: scores} for ids, scores in answers]
-
-    def _refusal(self, part: Part) -> RequestError:
-        wrong = self._unknown_items(part)
-        return RequestError(contract.ADJUST_ITEM.name, str(wrong[0]), f"an index below {self.items}")
-
-    def _unknown_items(self, part: Part) -> Ints:
-        """Adjusted catalog indices that are not in the catalog."""
-        adjusted = part[contract.ADJUST_ITEM.name]
-        unknown: Ints = adjusted[(adjusted < 0) | (adjusted >= self.items)]
-        return unknown
+    def _answers(self, requests: Sequence[RequestTensors]) -> list[dict[str, npt.NDArray[Any]]]:
+        inputs = [np.concatenate([request[name] for request in requests]) for name in _INPUTS]
+        users = [len(request[contract.INTEREST.name]) for request in requests]
+        check_adjusted_items(np.arange(len(requests)).repeat(users), inputs[1], self.items)
+        best, score = self.rank(*inputs)
+        outputs = {
+            contract.ITEM_ID.name: self._tables.ids.take(best),
+            contract.SCORE.name: score,
+            contract.ITEM_INDEX.name: best,
+        }
+        ends = np.cumsum(users)[:-1]
+        rows = zip(*(np.split(values, ends) for values in outputs.values()), strict=True)
+        return [dict(zip(outputs, row, strict=True)) for row in rows]
 
     def _search(self, interest: Floats, adjusted: int) -> Ints:
         """The index's candidates for each request, ``[requests, candidates]``; -1 if it found fewer."""

@@ -29,4 +29,4 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers every request; the index is searched once for all of them."""
-        return self._served.answer_all(requests, lambda parts, _wanted: self._head.run_parts(parts))
+        return self._served.answer_all(requests, lambda tensors, _wanted: self._head.run_requests(tensors))

@@ -1,4 +1,4 @@
-"""The guide's code runs, block after block, as a reader would type it, against real servers."""
+"""The code of the how-to runs, block after block, against real servers; the reference names what exists."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,9 @@ import trustme
 
 from ebbtide.serve import ServerConfig, TritonServer
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+GUIDE = (DOCS / "client.md").read_text(encoding="utf-8")
+REFERENCE = (DOCS / "client-reference.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +64,22 @@ def test_every_block_of_the_guide_runs_when_typed_in_order(triton, secured, monk
     assert list(names["ranking"].unknown_item_ids) == ["not-yet-known"]
 
 
-def test_guide_names_every_error_and_only_what_exists():
+def test_reference_names_every_error_and_keyword_and_nothing_that_does_not_exist():
     import ebbtide.client as facade
 
     errors = {name for name in facade.__all__ if name.endswith("Error")}
-    assert errors <= set(re.findall(r"`(\w+Error)`", GUIDE)) | {"EbbtideError"}
-    named = set(re.findall(r"\b(\w+(?:Config|Error|Client|Metadata|Token))\b", GUIDE))
+    assert errors <= set(re.findall(r"`(\w+Error)`", REFERENCE))
+    named = set(re.findall(r"\b(\w+(?:Config|Error|Client|Metadata|Token))\b", GUIDE + REFERENCE))
     foreign = {"ValueError", "InferenceServerClient", "InferenceGRPCClient"}
     assert {name for name in named if name[0].isupper()} - foreign <= set(facade.__all__)
+    keywords = set(re.findall(r"`(\w+)=`", REFERENCE.partition("## Request keywords")[2].partition("\n## ")[0]))
+    assert keywords == set(facade.UserKeywords.__annotations__)
+
+
+def test_links_between_the_pages_lead_to_headings_that_exist():
+    for page, other in ((GUIDE, REFERENCE), (REFERENCE, GUIDE), (GUIDE, GUIDE)):
+        name = "" if other is page else "client-reference.md" if other is REFERENCE else "client.md"
+        anchors = {
+            re.sub(r"[^a-z0-9 -]", "", head.lower()).replace(" ", "-") for head in re.findall(r"^## (.*)$", other, re.M)
+        }
+        assert set(re.findall(rf"\]\({name}#([\w-]+)\)", page)) <= anchors

@@ -101,15 +101,14 @@ def test_call_fails_at_once_with_what_it_got_when_a_retry_would_outlast_the_dead
 
 
 def test_attempts_share_one_deadline_when_some_fail(connect, serve, vectors, monkeypatch):
-    # The longest pauses that the jitter allows: the time left shrinks by more than gRPC rounds it up on the wire, which
-    # is less than 0.2 s below 10 s.
+    # The longest pauses that the jitter allows: the time left shrinks by more than gRPC rounds it up, a second at most.
     monkeypatch.setattr("random.uniform", lambda _shortest, longest: longest)
     url, servicer = serve((grpc.StatusCode.UNAVAILABLE, "busy"), (grpc.StatusCode.UNAVAILABLE, "busy"), vectors)
-    config = ClientConfig(retry=RetryConfig(initial_backoff_ms=200, max_backoff_ms=200, multiplier=1))
+    config = ClientConfig(retry=RetryConfig(initial_backoff_ms=1_100, max_backoff_ms=1_100, multiplier=1))
     with connect(url, config=config) as client:
-        client.embed(["a"], timeout_s=9)
+        client.embed(["a"], timeout_s=20)
     first, second, third = servicer.timeouts_s
-    assert 9.1 >= first > second > third > 0
+    assert 21 >= first > second > third > 0
 
 
 @pytest.mark.parametrize(
@@ -122,7 +121,7 @@ def test_attempts_share_one_deadline_when_some_fail(connect, serve, vectors, mon
 def test_call_raises_overloaded_when_the_server_has_too_much_to_do(connect, serve, said):
     url, servicer = serve((grpc.StatusCode.UNAVAILABLE, said))
     config = ClientConfig(retry=RetryConfig(initial_backoff_ms=1))
-    with connect(url, config=config) as client, pytest.raises(OverloadedError, match="more to do") as caught:
+    with connect(url, config=config) as client, pytest.raises(OverloadedError, match="is overloaded") as caught:
         client.recommend()
     assert (servicer.calls, caught.value.status) == (3, Status.UNAVAILABLE)
 

@@ -1,10 +1,12 @@
-"""Load tests and tuning read the served limits: an export with short histories is a server like any other."""
+"""Load tests, tuning and `ebbtide recommend` keep to the served limits of an export that takes short histories."""
 
 import json
 import shutil
 
+import numpy as np
 import pytest
 
+from ebbtide.data.dataset import read_dataset
 from ebbtide.export.earlier import EarlierExport
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
@@ -23,17 +25,32 @@ def short_histories(trained, tmp_path_factory):
     return export_repository(trained.bundle, folder, options, encoder=encoder).folder
 
 
-def test_loadtest_is_answered_when_the_export_takes_short_histories(trained, command, short_histories, tmp_path):
-    with TritonServer(ServerConfig(short_histories)) as server:
-        command(
-            *("loadtest", server.grpc_url, "--bundle", trained.bundle_folder, "--duration", "3s", "--rate", "20"),
-            *("--mix", "recommend=1,recommend_text=1,rank=1,embed=1", "--warm-up", "none", "--requests", "60"),
-            *("--json", tmp_path / "out.json"),
-        )
+@pytest.fixture(scope="module")
+def server(short_histories):
+    with TritonServer(ServerConfig(short_histories)) as running:
+        yield running
+
+
+def test_loadtest_is_answered_when_the_export_takes_short_histories(trained, command, server, tmp_path):
+    command(
+        *("loadtest", server.grpc_url, "--bundle", trained.bundle_folder, "--duration", "3s", "--rate", "20"),
+        *("--mix", "recommend=1,recommend_text=1,rank=1,embed=1", "--warm-up", "none", "--requests", "60"),
+        *("--json", tmp_path / "out.json"),
+    )
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["answered"] == result["sent"] > 30
     assert result["errors"] == {}
     assert {name for name, one in result["endpoints"].items() if one["answered"]} == set(result["requests"]["mix"])
+
+
+def test_recommend_is_answered_when_the_user_has_more_events_than_the_export_takes(trained, command, server):
+    log = read_dataset(trained.bundle.config.data).log
+    longest = int(np.argmax(np.diff(log.start)))
+    assert np.diff(log.start)[longest] > MAX_EVENTS
+    output = command(
+        *("recommend", log.users[longest], "--bundle", trained.bundle_folder, "--server", server.grpc_url),
+    )
+    assert "Recommended" in output
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from ebbtide.export import versions
-from ebbtide.export.configs import CACHED_MODELS, ConfigSettings, render_config
+from ebbtide.export.configs import ConfigSettings, model_config, render_config
 from ebbtide.export.facts import VersionFacts
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions
@@ -135,17 +135,31 @@ def test_accelerators_stand_on_gpu_graphs_alone_when_asked_for(accelerator: str,
 @all_models
 def test_cache_is_enabled_where_the_key_covers_the_answer_when_asked_for(name: str) -> None:
     model = contract.MODELS[name]
-    assert parsed(name, response_cache=True).response_cache.enable == (model in CACHED_MODELS)
+    assert parsed(name, response_cache=True).response_cache.enable == model.cacheable
 
 
-def test_cached_models_are_asked_for_all_they_have_when_requests_name_outputs() -> None:
-    # Triton's key leaves out which outputs were asked for; an ensemble's steps are asked for all, its caller may not.
-    cached = {model.name: {tensor.name for tensor in model.outputs} for model in CACHED_MODELS}
-    for model in CACHED_MODELS:
+def test_cached_models_are_asked_for_the_same_outputs_by_every_ensemble() -> None:
+    # Triton's key leaves out which outputs were asked for.
+    cacheable = [model for model in contract.MODELS.values() if model.cacheable]
+    assert cacheable
+    for model in cacheable:
         assert model.kind is not Kind.ENSEMBLE or len(model.outputs) == 1
-    for name, model in contract.MODELS.items():
-        for step in parsed(name).ensemble_scheduling.step if model.steps else ():
-            assert set(step.output_map) == cached.get(step.model_name, set(step.output_map))
+        ensembles = [ensemble for ensemble in contract.MODELS.values() if model.name in ensemble.steps]
+        asked = {
+            tuple(step.output_map)
+            for ensemble in ensembles
+            for step in parsed(ensemble.name).ensemble_scheduling.step
+            if step.model_name == model.name
+        }
+        assert len(asked) == bool(ensembles)
+
+
+def test_model_is_not_cached_when_two_ensembles_ask_for_different_outputs() -> None:
+    other = replace(contract.RECOMMEND, name="other", outputs=(*contract.RECOMMEND.outputs, contract.ITEM_INDEX))
+    serving = ServingOptions((CPU,), response_cache=True)
+    settings = replace(SETTINGS, serving=serving, models={**contract.MODELS, "other": other})
+    assert not model_config(contract.SCORING_HEAD, settings, CPU).response_cache.enable
+    assert model_config(contract.ENCODER, settings, CPU).response_cache.enable
 
 
 def test_instances_claim_the_cores_they_take_when_limited() -> None:

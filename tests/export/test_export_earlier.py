@@ -125,7 +125,7 @@ def test_export_is_refused_when_the_encoder_taken_over_is_not_the_bundles(
     make_bundle: MakeBundle, folder: Path
 ) -> None:
     encoder = KeptEncoder.read(folder, 1, read_manifest(folder)["1"]["encoder"])
-    with pytest.raises(OutputValueError, match="encoder of version 1, taken over, against the bundle's"):
+    with pytest.raises(OutputValueError, match="encoder of version 1, used again, against the bundle's"):
         export_repository(make_bundle(seed=1), folder, ExportOptions(top_n=TOP_N), version=2, encoder=encoder)
     assert versions.available_versions(folder) == (1,)
 

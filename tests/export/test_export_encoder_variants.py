@@ -343,7 +343,7 @@ def test_graph_answers_the_same_when_its_weights_lie_beside_it(
     expected = run(session_of(graph), feeds(2, 16))
     monkeypatch.setattr(onnx_files, "MAX_MESSAGE_BYTES", 1 << 20)
     write_graph(graph, "0123456789abcdef", tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data", "fingerprint.json"}
     session = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(run(session, feeds(2, 16)), expected)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def test_limits_are_the_exports_when_given(make_bundle: MakeBundle, write_withou
     assert answer.expected == "at most 3 events"
 
 
-@pytest.mark.parametrize("part", ["config", "settings", "tables", "head", "missing"])
+@pytest.mark.parametrize("part", ["config", "settings", "tables", "head", "graph", "missing"])
 def test_pipeline_is_refused_when_two_exports_are_mixed(
     make_bundle: MakeBundle, write_without_encoder: Write, part: str
 ) -> None:
@@ -121,15 +122,22 @@ def test_pipeline_is_refused_when_two_exports_are_mixed(
         "config": f"{contract.RECOMMEND.name}/config.pbtxt",
         "settings": f"{contract.TOKENIZER.name}/1/interest.json",
         "tables": f"{contract.ADAPTIVE_WEIGHTS.name}/1/catalog.safetensors",
-        "head": f"{contract.SCORING_HEAD.name}/1/model.onnx",
+        "head": f"{contract.SCORING_HEAD.name}/1",
+        "graph": f"{contract.SCORING_HEAD.name}/1/model.onnx",
         "missing": f"{contract.ADAPTIVE_WEIGHTS.name}/1/interest.json",
     }[part]
-    (folder / moved).unlink()
-    if part == "missing":
-        with pytest.raises(RepositoryError, match=r"interest\.json"):
-            InProcessPipeline(folder)
-        return
-    (folder / moved).write_bytes((source / moved).read_bytes())
     got, expected = ExportOptions(top_n=TOP_N).fingerprint(other), ExportOptions(top_n=TOP_N).fingerprint(bundle)
-    with pytest.raises(RepositoryError, match=f"got fingerprint {got}; expected {expected}"):
+    message = f"got fingerprint {got}; expected {expected}"
+    if part == "head":
+        shutil.rmtree(folder / moved)
+        shutil.copytree(source / moved, folder / moved)
+    else:
+        (folder / moved).unlink()
+    if part == "missing":
+        message = r"interest\.json"
+    elif part != "head":
+        (folder / moved).write_bytes((source / moved).read_bytes())
+    if part == "graph":
+        message = rf"model\.onnx: got SHA-256 \w+; expected \w+, as export {expected} wrote it"
+    with pytest.raises(RepositoryError, match=message):
         InProcessPipeline(folder)

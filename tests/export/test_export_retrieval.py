@@ -296,7 +296,7 @@ def test_pipeline_is_refused_when_the_index_is_of_another_export(written: Path, 
     path.unlink()
     save_file(tables, str(path), {**metadata, "fingerprint": "another"})
     with pytest.raises(RepositoryError, match=r"retrieval\.safetensors: got fingerprint another; expected"):
-        InProcessPipeline(changed)
+        _ = InProcessPipeline(changed).head
 
 
 @pytest.fixture(scope="module")
@@ -371,7 +371,8 @@ def test_served_head_equals_its_twin_and_names_what_is_wrong(
         np.testing.assert_array_equal(score, expected_score)
     feeds[contract.ADJUST_ITEM.name][2, 3] = 200
     with pytest.raises(
-        InferenceServerException, match="scoring_head: adjust_item: got 200; expected an index"
+        InferenceServerException,
+        match=r"scoring_head: row 2: adjust_item\[3\]: got 200; expected a catalog index from 0 to 199",
     ) as caught:
         ask(served, feeds)
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"

@@ -18,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 from ebbtide.export import versions
 from ebbtide.export.configs import ConfigSettings, render_config
 from ebbtide.export.facts import VersionFacts
+from ebbtide.export.files import write_text
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.serving import ServingOptions
 from ebbtide.export.targets import Target
@@ -62,11 +63,11 @@ def served_as(
     settings = ConfigSettings(in_process.fingerprint, 1, sizes, VersionFacts.read(repository, 1), serving)
     default, *others = serving.targets
     for name, entry in contract.MODELS.items():
-        versions.write_text(out / name / "config.pbtxt", render_config(entry, settings, default))
+        write_text(out / name / "config.pbtxt", render_config(entry, settings, default))
         for target in others if entry.kind is not Kind.ENSEMBLE else ():
             (out / name / versions.VARIANTS_FOLDER).mkdir(exist_ok=True)
             path = out / name / versions.VARIANTS_FOLDER / f"{target.name}.pbtxt"
-            versions.write_text(path, render_config(entry, settings, target))
+            write_text(path, render_config(entry, settings, target))
     write_warmup(out, common_ground({1: out}), bundle.catalog.text)
     return out
 
@@ -179,6 +180,20 @@ def test_recommend_has_all_it_needs_when_rank_asked_for_the_same_user_before(
     chosen_client.infer(contract.RANK.name, [*shared, *ranked])
     answer = chosen_client.infer(RECOMMEND, inputs(door, keys, **user))
     assert names(answer) == {tensor.name for tensor in contract.RECOMMEND.outputs}
+
+
+def test_recommend_is_answered_when_the_head_was_asked_for_its_indices_before(
+    chosen_client: triton.InferenceServerClient, door: Any, keys: np.ndarray
+) -> None:
+    request = inputs(door, keys, now=np.array([NOW + 55]))
+    weights = chosen_client.infer(contract.ADAPTIVE_WEIGHTS.name, request)
+    head = contract.SCORING_HEAD
+    arrays = {tensor.name: weights.as_numpy(tensor.name) for tensor in head.inputs}
+    whole = chosen_client.infer(head.name, door.inputs(head.name, arrays))
+    assert names(whole) == {tensor.name for tensor in head.outputs}
+    answer = chosen_client.infer(RECOMMEND, request)
+    assert names(answer) == {tensor.name for tensor in contract.RECOMMEND.outputs}
+    np.testing.assert_array_equal(answer.as_numpy("item_id"), whole.as_numpy("item_id"))
 
 
 def test_excluded_items_stay_out_when_the_rest_is_in_the_cache(

@@ -22,8 +22,7 @@ from ebbtide.export.tuned_settings import TunedSettings
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits, Size
 from ebbtide.tune import TuneError, write_winner
-from ebbtide.tune.result import export_options
-from ebbtide.tune.space import changes, read_space
+from ebbtide.tune.space import candidates, changed, changes, read_settings
 
 WEIGHTS, HEAD = contract.ADAPTIVE_WEIGHTS.name, contract.SCORING_HEAD.name
 TUNED = (
@@ -45,7 +44,7 @@ def copied(repository: Path, tmp_path: Path) -> Path:
 
 def result_of(repository: Path, winner: tuple[TunedSettings, ...]) -> dict[str, Any]:
     """What tuning gives, as far as it is written."""
-    start = read_space(repository, ["recommend"], cores=2, limit_ms=20).start
+    start = read_settings(repository, ["recommend"])
     stated = [vars(one) for one in start]
     changed = [{name: value for name, value in vars(one).items() if value is not None} for one in winner]
     content = {
@@ -132,23 +131,15 @@ def test_threads_claim_as_many_cores_when_the_rate_limiter_is_on() -> None:
     assert [resource.count for resource in config.instance_group[0].rate_limiter.resources] == [3]
 
 
-def test_space_holds_what_the_configs_say_when_read(repository: Path) -> None:
-    space = read_space(repository, ["recommend", "rank"], cores=2, limit_ms=20)
-    assert {one.model for one in space.start} >= {WEIGHTS, HEAD}
-    assert len({one.model for one in space.start}) == len(space.start)
-    for coordinate in space.coordinates:
-        own = coordinate.value(space.start)
-        assert own in coordinate.values
-        assert coordinate.applied(space.start, own) == space.start
-        for value in coordinate.values:
-            changed = coordinate.applied(space.start, value)
-            assert [one.model for one in changes(space.start, changed)] == ([] if value == own else [coordinate.model])
-
-
-def test_space_has_no_long_waits_when_the_objective_is_tight(repository: Path) -> None:
-    space = read_space(repository, ["recommend"], cores=2, limit_ms=3)
-    delays = {value.queue_delay_us for one in space.coordinates if one.choice == "batching" for value in one.values}
-    assert delays == {0, 500}
+def test_candidates_change_one_model_when_the_settings_are_those_of_the_configs(repository: Path) -> None:
+    start = read_settings(repository, ["recommend", "rank"])
+    assert {one.model for one in start} >= {WEIGHTS, HEAD}
+    assert len({one.model for one in start}) == len(start)
+    for own in start:
+        others = candidates(own, cores=2)
+        assert others
+        for other in others:
+            assert [one.model for one in changes(start, changed(start, other))] == [own.model]
 
 
 def test_winner_changes_its_configs_and_the_manifest_alone_when_written(copied: Path) -> None:
@@ -186,8 +177,4 @@ def test_tuning_is_refused_when_a_model_runs_on_a_gpu(copied: Path) -> None:
 
     versions.rewrite_configs(copied / HEAD, move)
     with pytest.raises(TuneError, match=r"scoring_head: got instance groups \['KIND_GPU'\]; expected one of KIND_CPU"):
-        read_space(copied, ["recommend"], cores=2, limit_ms=20)
-
-
-def test_options_give_the_same_settings_when_read_by_export() -> None:
-    assert export_options(TUNED) == f"--tuned {WRITTEN[0]} --tuned {WRITTEN[1]}"
+        read_settings(copied, ["recommend"])

@@ -158,7 +158,7 @@ def test_whole_folder_is_replaced_when_no_version_is_given(
 
 def test_manifest_is_refused_when_it_is_of_an_earlier_kind(tmp_path: Path) -> None:
     (tmp_path / MANIFEST_FILE).write_text('{"format": 1}')
-    with pytest.raises(RepositoryError, match="got format 1; expected 2: export again"):
+    with pytest.raises(RepositoryError, match="got format 1; expected 3: export again"):
         read_manifest(tmp_path)
 
 

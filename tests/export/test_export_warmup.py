@@ -113,7 +113,7 @@ def test_samples_fit_when_limits_are_as_small_as_they_can_be(tiny_bundle: Intere
     ground = common_ground({1: tmp_path / "out"})
     samples = warmup_samples(ground, tiny_bundle.catalog.text)
     for name in (contract.ADAPTIVE_WEIGHTS.name, contract.ADAPTIVE_WEIGHTS_TEXT.name):
-        answers = ground.pipeline.run([Request(**sample.arrays) for sample in samples[name]])
+        answers = ground.in_process.weights.run([Request(**sample.arrays) for sample in samples[name]])
         assert all(isinstance(answer, AdaptiveWeights) for answer in answers), answers
     assert max(len(text) for sample in samples[contract.TOKENIZER.name] for text in sample.arrays["text"]) <= 8
 
@@ -180,6 +180,8 @@ def test_token_ids_are_the_smallest_vocabularys_when_tokenizers_differ(
     wider = Tokenizer.from_file(str(path))
     wider.add_tokens(["lighthouse keeper"])
     wider.enable_truncation(128)
+    # Both versions share one file on the disk.
+    path.unlink()
     wider.save(str(path))
     ground = common_ground({1: out, 2: out})
     assert (ground.tokenizer.name, ground.max_tokens) == ("2", 128)

@@ -28,7 +28,7 @@ def head_scores(model, requests):
         | {"candidate_item": one.candidate_item[None]}
         for one, answer in zip(requests, weights, strict=True)
     ]
-    return [answer["candidate_score"] for answer in model.scorer.run_parts(parts)]
+    return [answer["candidate_score"] for answer in model.scorer.run_requests(parts)]
 
 
 @settings(max_examples=1000, deadline=None)
@@ -47,7 +47,7 @@ def test_shares_add_up_to_the_score_on_random_requests(make_model, ask_at_random
     np.testing.assert_allclose(answer.dimension_share.sum(axis=1, dtype=float) + rest, score, rtol=0, atol=1e-5)
     ((served,),) = (scores for scores in head_scores(model, [asked]))
     np.testing.assert_allclose(served, score, rtol=1e-5, atol=1e-4)
-    assert answer.event_share.shape == (asked.candidate_item.size, asked.events)
+    assert answer.event_share.shape == (asked.candidate_item.size, asked.event_time.size)
     assert ((answer.event_decay >= 0) & (answer.event_decay <= 1)).all()
 
 
@@ -192,14 +192,14 @@ def test_candidate_scores_are_the_adjustments_of_each_user_when_several_share_a_
     adjust_score = np.array([[0.75, -np.inf, -np.inf, 0], [2, 0, 0, 0]], np.float32)
     candidates = [*model.keys[[3, 4]], 5, model.keys[0]]
     part = head_part(2, candidates, adjust_item=adjust_item, adjust_score=adjust_score)
-    (answer,) = model.scorer.run_parts([part])
+    (answer,) = model.scorer.run_requests([part])
     plain = model.factors.sum(axis=1)
     expected = [[0.75, -np.inf, np.nan, plain[0]], [2, plain[4], np.nan, plain[0]]]
     np.testing.assert_allclose(answer["candidate_score"], expected, rtol=1e-5)
 
 
 def test_candidate_scores_are_empty_when_no_candidate_is_given(make_model):
-    (answer,) = make_model().scorer.run_parts([head_part(candidates=())])
+    (answer,) = make_model().scorer.run_requests([head_part(candidates=())])
     assert answer["candidate_score"].shape == (1, 0)
 
 
@@ -207,7 +207,9 @@ def test_candidate_scores_are_empty_when_no_candidate_is_given(make_model):
 def test_candidate_head_names_the_error_when_others_in_the_batch_are_sound(make_model, wrong):
     model = make_model()
     bad = head_part(adjust_item=np.array([[0, wrong, 0, 0]]))
-    first, error, many, last = model.scorer.run_parts([head_part(), bad, head_part(candidates=range(31)), head_part()])
+    first, error, many, last = model.scorer.run_requests(
+        [head_part(), bad, head_part(candidates=range(31)), head_part()]
+    )
     assert str(error) == f"adjust_item[1]: got {wrong}; expected a catalog index from 0 to 199"
     assert str(many) == "candidate_item: got 31 items; expected at most 30 items"
     np.testing.assert_array_equal(first["candidate_score"], last["candidate_score"])

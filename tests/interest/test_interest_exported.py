@@ -67,7 +67,7 @@ def test_everything_answers_alike_when_it_was_read_from_files(make_model, ask_at
         np.testing.assert_array_equal(explainer.run(one).event_share, model.explainer.run(one).event_share)
         part = {name: getattr(expected, name)[None] for name in ("interest", "adjust_item", "adjust_score")}
         part["candidate_item"] = one.candidate_item[None]
-        (score,), (known,) = scorer.run_parts([part]), model.scorer.run_parts([part])
+        (score,), (known,) = scorer.run_requests([part]), model.scorer.run_requests([part])
         np.testing.assert_array_equal(score["candidate_score"], known["candidate_score"])
 
 

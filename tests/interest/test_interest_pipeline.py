@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.interest.checks import Request, check_request
+from ebbtide.interest.batch import run_guarded
+from ebbtide.interest.checks import Request
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.parameters import InterestConfig, InterestParameters
-from ebbtide.interest.parts import as_part, run_guarded
 from ebbtide.interest.pipeline import AdaptiveWeights, InterestPipeline
 
 NOW = 1_000_000
@@ -231,7 +231,7 @@ def test_filter_is_one_word_when_the_catalog_has_no_attributes(make_model):
 
 
 def users(*requests):
-    """One part with a row for each user; their tensors must have the same shapes."""
+    """One request to the server with a row for each user; their tensors must have the same shapes."""
     return {
         name: np.stack([getattr(one, name) for one in requests])
         for name in vars(requests[0])
@@ -243,7 +243,7 @@ def test_padding_does_not_count_when_several_users_share_a_request(pipeline):
     short = request([70, 0, 0], [NOW - 3, -1, NOW + 1], event_weight=[2, np.nan, -1], event_count=[1])
     none = request([0, 0, 0], [0, 0, 0], event_weight=[1, 1, 1], event_count=[0])
     full = request([30, -10, 70], [NOW - 3, NOW - 2, NOW - 1], event_weight=[1, 2, 3], event_count=[3])
-    (rows,) = pipeline.run_parts([users(short, none, full)])
+    (rows,) = pipeline.run_requests([users(short, none, full)])
     alone = [
         request([70], [NOW - 3], event_weight=[2]),
         request([]),
@@ -254,16 +254,16 @@ def test_padding_does_not_count_when_several_users_share_a_request(pipeline):
             np.testing.assert_array_equal(rows[name][row], value)
 
 
-def test_parts_are_served_alike_when_some_have_several_users_and_some_one(pipeline):
+def test_requests_are_served_alike_when_some_have_several_users_and_some_one(pipeline):
     one, two = request([70], alpha=[0.25]), request([30], alpha=[0.75])
-    outputs = pipeline.run_parts([users(one, two), users(two), users(request([70, 30]), request([30, 30]))])
+    outputs = pipeline.run_requests([users(one, two), users(two), users(request([70, 30]), request([30, 30]))])
     assert [len(rows["interest"]) for rows in outputs] == [2, 1, 2]
     np.testing.assert_array_equal(outputs[0]["interest"][1], outputs[1]["interest"][0])
     assert outputs[2]["alpha_used"].tolist() == [[0.5], [0.5]]
 
 
 def test_error_names_the_row_when_one_of_several_users_is_bad(pipeline):
-    error, good = pipeline.run_parts([users(request([70]), request([70], alpha=None, times=[-1])), users(request())])
+    error, good = pipeline.run_requests([users(request([70]), request([70], alpha=None, times=[-1])), users(request())])
     assert str(error).startswith("row 1: event_time[0]: got -1; expected Unix")
     assert isinstance(error, RequestError)
     assert good["event_counts"].shape == (1, 3)
@@ -272,15 +272,15 @@ def test_error_names_the_row_when_one_of_several_users_is_bad(pipeline):
 def test_only_the_culprit_fails_when_an_error_is_one_that_nobody_foresaw(pipeline):
     # Vectors of the wrong width, which Triton would have refused.
     culprit = users(request([], times=[NOW], text_vector=[[1, 2, 3]]))
-    parts = [as_part(request([70])), {name: value[0] for name, value in culprit.items()}, as_part(request([30]))]
-    first, error, last = run_guarded(parts, frozenset({"alpha_used"}), pipeline.run_parts)
+    requests = [request([70]).tensors(), {name: value[0] for name, value in culprit.items()}, request([30]).tensors()]
+    first, error, last = run_guarded(requests, frozenset({"alpha_used"}), pipeline.run_requests)
     assert isinstance(error, ValueError)
     assert not isinstance(error, RequestError)
     assert first["alpha_used"].shape == last["alpha_used"].shape == (1, 1)
 
 
 def test_only_what_is_asked_for_is_built(pipeline):
-    (answer,) = pipeline.run_parts([users(request())], {"alpha_used"})
+    (answer,) = pipeline.run_requests([users(request())], {"alpha_used"})
     assert "adjust_item" not in answer
     assert "interest" not in answer
     assert answer["alpha_used"].tolist() == [[0.5]]
@@ -301,17 +301,16 @@ def test_batch_gives_each_request_the_answer_that_it_gets_alone(make_model, ask_
 
 @settings(max_examples=100)
 @given(st.integers(0, 2**32 - 1))
-def test_batch_refuses_whom_the_check_of_one_request_refuses(make_model, ask_at_random, seed):
+def test_batch_refuses_each_request_in_the_words_that_it_gets_alone(make_model, ask_at_random, seed):
     random = np.random.default_rng(seed)
     model = make_model()
     requests = [spoiled(random, ask_at_random(random, model)) for _ in range(4)]
-    while check_request(requests[0], model.limits) is None:
+    while not isinstance(model.pipeline.run(requests[:1])[0], RequestError):
         requests[0] = spoiled(random, ask_at_random(random, model))
-    errors = [check_request(one, model.limits) for one in requests]
-    answers = model.pipeline.run(requests)
-    # The pipeline may refuse more, such as unknown items.
-    refused = [index for index, error in enumerate(errors) if error is not None]
-    assert [str(answers[index]) for index in refused] == [str(errors[index]) for index in refused] != []
+    for one, answer in zip(requests, model.pipeline.run(requests), strict=True):
+        (alone,) = model.pipeline.run([one])
+        assert type(answer) is type(alone)
+        assert not isinstance(alone, RequestError) or str(answer) == str(alone)
 
 
 def spoiled(random, one):

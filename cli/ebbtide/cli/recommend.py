@@ -127,7 +127,7 @@ def show_recommendations(server: str, bundle_folder: Path, user: str, query: Que
     times, items, weights = log.time_ms[span], log.item[span], log.weight[span]
     now = query.now or datetime.fromtimestamp(int(times[-1]) / 1000, timezone.utc) + timedelta(minutes=1)
     now_ms = round(now.timestamp() * 1000)
-    past = np.flatnonzero(times <= now_ms)[-(Limits().max_events - len(query.texts)) :]
+    past = np.flatnonzero(times <= now_ms)[-(_max_events(server) - len(query.texts)) :]
     times, items, weights = times[past], items[past], weights[past]
 
     ids = bundle.catalog.item_id
@@ -152,6 +152,24 @@ def show_recommendations(server: str, bundle_folder: Path, user: str, query: Que
     print_events(user, past_events, now, bundle.model, query.decay_scale)
     heading = "Ranked" if query.candidates else "Recommended"
     print_answer(heading, answer, dict(zip(ids, bundle.catalog.title, strict=True)), query.texts)
+
+
+def _max_events(server: str) -> int:
+    """Events that one request to the server may carry, as the model's config says."""
+    from tritonclient.grpc import InferenceServerClient
+    from tritonclient.utils import InferenceServerException
+
+    from ebbtide.client._served import served
+    from ebbtide.interest import contract
+
+    default = Limits().max_events
+    with InferenceServerClient(server) as plain:
+        try:
+            config = plain.get_model_config(contract.RECOMMEND.name).config
+        except InferenceServerException:
+            # The request that follows fails as well, with an error that says what to do.
+            return default
+    return served(config).limits.get("max_events", default)
 
 
 def _answer(

@@ -1,4 +1,4 @@
-"""Answers to a stream of requests, each as soon as it is there, with a bounded number of them under way."""
+"""Answers to a stream of requests, each as soon as it is ready, with a bounded number of requests in flight."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ async def as_answered(
     Args:
         requests: Read while answers are awaited, never more than `max_concurrency` ahead of them.
         answer: Answers one request, given its index too.
-        max_concurrency: Requests under way at once, at most; one whose result nobody took yet counts.
+        max_concurrency: Largest number of requests in flight; a request whose result was not read yet counts.
 
     Raises:
-        BaseException: What `requests` or `answer` raise; what is under way then is cancelled.
+        BaseException: The exception of `requests` or `answer`; requests in flight are cancelled.
     """
     results: asyncio.Queue[asyncio.Task[Result] | asyncio.Task[None]] = asyncio.Queue()
-    room = asyncio.Semaphore(max_concurrency)
+    slots = asyncio.Semaphore(max_concurrency)
     running: set[asyncio.Task[Result]] = set()
 
     async def read() -> None:
         index = 0
         async for request in _awaited(requests):
-            await room.acquire()
+            await slots.acquire()
             task = asyncio.create_task(answer(index, request))
             running.add(task)
             task.add_done_callback(results.put_nowait)
@@ -47,7 +47,7 @@ async def as_answered(
                 await reader
                 continue
             running.remove(done)  # type: ignore[arg-type]
-            room.release()
+            slots.release()
             yield done.result()  # type: ignore[misc]
         await reader
     finally:

@@ -1,4 +1,4 @@
-"""The client that is awaited: `AsyncInterestClient`."""
+"""The client for asyncio: `AsyncInterestClient`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class AsyncInterestClient:
         metadata: Mapping[str, str] | None = None,
         **user: Unpack[UserKeywords],
     ) -> RecommendResponse:
-        """As `InterestClient.recommend`; see `ClientConfig.users_per_request` for calls that travel together."""
+        """As `InterestClient.recommend`; see `ClientConfig.users_per_request` for calls that are sent together."""
         whole = one_request(request, recommend_request(top_n=top_n, allow=allow, **user))
         if self._gathering is not None and not metadata:
             return await self._gathering.recommend(whole, timeout_s)
@@ -106,8 +106,8 @@ class AsyncInterestClient:
     ) -> AsyncIterator[RecommendResult]:
         """As `InterestClient.recommend_stream`, to iterate with ``async for``.
 
-        Requests may also come from an async iterator; while it waits for its next one, answers go on coming. Leaving
-        the loop early leaves calls under way: close the iterator (`contextlib.aclosing`) to cancel them.
+        `requests` may also be an async iterator; while it waits for its next request, answers continue. After leaving
+        the loop early, close the iterator (`contextlib.aclosing`) to cancel the calls in flight.
         """
         self._operations.check_many(timeout_s, max_concurrency=max_concurrency)
 
@@ -230,7 +230,7 @@ class AsyncInterestClient:
         try:
             return await self._connected().call(*rpc)
         except asyncio.CancelledError as error:
-            # gRPC cancels the calls of a channel that closes, and cannot be told from a cancelled task otherwise.
+            # gRPC also cancels the calls of a channel that closes; this tells such a call from a cancelled task.
             task = asyncio.current_task()
             if self._operations.closed and not _is_cancelled(task):
                 raise CallCancelledError("The client was closed while the call ran.") from error
@@ -253,5 +253,5 @@ class AsyncInterestClient:
 
 
 def _is_cancelled(task: asyncio.Task[Any] | None) -> bool:
-    """Whether somebody cancelled the task; Python 3.10 cannot tell, so there it counts as not cancelled."""
+    """Whether the task was cancelled. Python 3.10 does not say, so there the answer is no."""
     return task is not None and sys.version_info >= (3, 11) and task.cancelling() > 0

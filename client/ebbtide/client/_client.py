@@ -86,18 +86,18 @@ class InterestClient:
             top_n: Items wanted, at most as many as the model was exported with. When not given: 10, or fewer where the
                 model was exported with fewer.
             allow: Values of catalog attributes that an item must have, as in ``{"genre": ["Comedy", "Drama"],
-                "in_stock": "true"}``: one of those given, for each column.
+                "in_stock": "true"}``: one of the given values, for each column.
             timeout_s: Deadline of this call, seconds, retries included; the configuration's when not given.
             metadata: gRPC metadata of this call, beside the configuration's.
             **user: Events, clock and policies; see `UserKeywords`: `history` and `current`, or `events` for the
                 server to split; `now`, `alpha`, `decay_scale`, `unknown_items`, `exclude`, `exclude_seen`.
 
         Returns:
-            Items with their scores, best first, the alpha used, the number of events that counted and what there was
-            nothing of to go by (`cold_start`); see `ebbtide.client.results` for tables of it.
+            Items with their scores, best first, the alpha used, the number of events used and which evidence was
+            missing (`cold_start`); see `ebbtide.client.results` for tables of it.
 
         Raises:
-            InvalidArgumentError: A field cannot be served; the error names it as the caller wrote it.
+            InvalidArgumentError: A field is not valid; the error names it as the caller wrote it.
             DeadlineExceededError: No answer within the deadline.
             UnavailableError: No server at the address, or one that refuses work for now.
             ModelNotReadyError: The server does not serve the model (yet).
@@ -119,7 +119,7 @@ class InterestClient:
 
         Args:
             requests: One for each user; see `ebbtide.client.recommend_request`.
-            max_concurrency: Calls under way at once, at most. The server puts them into batches.
+            max_concurrency: Largest number of calls in flight. The server batches them.
             users_per_request: Users asked for in one call, at most. Only those share a call whose requests have no
                 text and set the same optional fields; a call that is refused for one of them is made again for each.
             timeout_s: Deadline of each call, seconds, counted from its own start.
@@ -151,16 +151,16 @@ class InterestClient:
         max_concurrency: int = 16,
         timeout_s: float | Unset = UNSET,
     ) -> Iterator[RecommendResult]:
-        """The best items for many users, or for one session again and again, each as soon as it is there.
+        """The best items for many requests, each as soon as it is answered.
 
         Args:
             requests: Read as they are needed: never more than `max_concurrency` ahead of the answers.
-            max_concurrency: Calls under way at once, at most.
+            max_concurrency: Largest number of calls in flight.
             timeout_s: Deadline of each call, seconds, counted from its own start.
 
         Returns:
-            One result for each request, in the order in which they were answered; `RecommendResult.place` tells the
-            request. A failed request does not end the stream.
+            One result for each request, in the order in which they were answered; `RecommendResult.index` is the
+            index of the request. A failed request does not end the stream.
 
         Raises:
             InvalidArgumentError: A number is out of bounds.
@@ -179,7 +179,7 @@ class InterestClient:
         metadata: Mapping[str, str] | None = None,
         **user: Unpack[UserKeywords],
     ) -> Ranking:
-        """The order of some items for one user: a search result, a shelf, what another system found.
+        """The order of given items for one user, such as search results.
 
         Args:
             request: The whole request as a message, in place of the keywords below, not beside them.
@@ -190,10 +190,10 @@ class InterestClient:
             **user: As for `recommend`.
 
         Returns:
-            The candidates best first; those that are not in the catalog, or are left out, apart.
+            The candidates, best first; unknown and excluded candidates are in lists of their own.
 
         Raises:
-            InvalidArgumentError: A field cannot be served; the error names it as the caller wrote it.
+            InvalidArgumentError: A field is not valid; the error names it as the caller wrote it.
             EbbtideError: As for `recommend`.
         """
         whole = one_request(request, rank_request(candidates=candidates, top_n=top_n, **user))
@@ -210,12 +210,12 @@ class InterestClient:
         metadata: Mapping[str, str] | None = None,
         **user: Unpack[UserKeywords],
     ) -> Explanation:
-        """Why items have the scores that they have: what each event, the popularity prior and adjustments add.
+        """The scores of items, split into the shares of the events, the popularity prior and the score adjustments.
 
         Args:
             request: The whole request as a message, in place of the keywords below, not beside them.
-            item_ids: The items to explain. When none are given: those that `recommend` gives, asked for first, at the
-                same `now`.
+            item_ids: The items to explain. Default: the client asks for recommendations first, at the same `now`, and
+                explains those.
             top_n: As for `recommend`, where no items are given.
             allow: As for `recommend`, where no items are given.
             timeout_s: As for `recommend`; one deadline for both calls.
@@ -223,11 +223,11 @@ class InterestClient:
             **user: As for `recommend`.
 
         Returns:
-            Each score in parts that add up to it. It prints as a table, with
+            Each score, split into shares that add up to it. It prints as a table, with
             ``results.to_text(explanation, titles)`` with titles in place of ids.
 
         Raises:
-            InvalidArgumentError: A field cannot be served; the error names it as the caller wrote it.
+            InvalidArgumentError: A field is not valid; the error names it as the caller wrote it.
             EbbtideError: As for `recommend`.
         """
         whole = one_request(request, explain_request(item_ids=item_ids, top_n=top_n, allow=allow, **user))
@@ -240,7 +240,7 @@ class InterestClient:
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """The vectors of texts, as the interest model sees them.
+        """The event vectors of texts.
 
         Args:
             texts: 1 to 64 texts, each at most 4096 bytes of UTF-8, unless exported with other limits.
@@ -257,7 +257,7 @@ class InterestClient:
         return self._drive(self._operations.embed(strings("texts", texts), timeout_s, metadata))
 
     def is_live(self, *, timeout_s: float | Unset = UNSET) -> bool:
-        """Whether a server answers at all, with models or without; False also where nothing answers in time.
+        """Whether a server answers, with or without models; False also if nothing answers in time.
 
         Raises:
             EbbtideError: The server answers, but refuses to say; see its `status`.
@@ -265,7 +265,7 @@ class InterestClient:
         return self._drive(self._operations.is_live(timeout_s))
 
     def is_ready(self, model_name: str = contract.RECOMMEND.name, *, timeout_s: float | Unset = UNSET) -> bool:
-        """Whether the server answers and serves the model; False also where nothing answers in time.
+        """Whether the server answers and serves the model; False also if nothing answers in time.
 
         Args:
             model_name: A model of the contract: ``recommend``, ``recommend_text``, ``embed``, ...

@@ -1,4 +1,4 @@
-"""Whether the model that a server has is one that this client speaks to: its tensors, and its export's fingerprint."""
+"""Checks that the model on a server has the tensors of the contract and the expected fingerprint."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Model, Tensor
 
 _CONFIG_DTYPES = {f"TYPE_{dtype.value}": dtype.value for dtype in Dtype} | {"TYPE_STRING": Dtype.BYTES.value}
-"""Names of element types in a ``config.pbtxt``, and those of KServe v2 for the same."""
+"""KServe v2 names of element types by their names in a ``config.pbtxt``."""
 
 
 def fingerprint_of(config: Untyped) -> str | None:
-    """The id of the export that a model is part of; None for a model that Ebbtide did not export.
+    """The id of a model's export; None for a model that Ebbtide did not export.
 
     Args:
         config: The model's ``ModelConfig``.
@@ -25,7 +25,7 @@ def fingerprint_of(config: Untyped) -> str | None:
 
 
 def check_model(config: Untyped, model: Model, expected_fingerprint: str | None, target: str) -> None:
-    """Compares what a server has with what this client was made for.
+    """Compares a model on the server with the contract of this client.
 
     Args:
         config: The ``ModelConfig`` that the server gave.
@@ -67,11 +67,13 @@ def _check_tensors(
         if found is None:
             if tensor.optional:
                 continue
-            raise _mismatch(model, target, f"{direction} {tensor.name}", "no such tensor", _told(tensor, model))
+            raise _mismatch(model, target, f"{direction} {tensor.name}", "no such tensor", _described(tensor, model))
         dtype = _CONFIG_DTYPES.get(data_types[found.data_type].name, data_types[found.data_type].name)
         dims = tuple(found.dims)
         if dtype != tensor.dtype.value or len(dims) != len(_dims(tensor, model)):
-            raise _mismatch(model, target, f"{direction} {tensor.name}", f"{dtype} {list(dims)}", _told(tensor, model))
+            raise _mismatch(
+                model, target, f"{direction} {tensor.name}", f"{dtype} {list(dims)}", _described(tensor, model)
+            )
 
 
 def _dims(tensor: Tensor, model: Model) -> tuple[int | str, ...]:
@@ -82,7 +84,7 @@ def _dims(tensor: Tensor, model: Model) -> tuple[int | str, ...]:
     return dims if model.batching or tensor.rows is None else (tensor.rows, *dims)
 
 
-def _told(tensor: Tensor, model: Model) -> str:
+def _described(tensor: Tensor, model: Model) -> str:
     return f"{tensor.dtype.value} [{', '.join(map(str, _dims(tensor, model)))}]"
 
 

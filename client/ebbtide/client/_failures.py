@@ -27,16 +27,16 @@ from ebbtide.interest.errors import RequestError
 _ROW = re.compile(r"\brow (?P<row>\d+): ")
 
 Asked = UserRequest | Sequence[UserRequest] | None
-"""What a call asked: of one user; of several, row by row; or None."""
+"""The request of a call: of one user; of several users, one per row; or None."""
 
 
 class RowRefusedError(InvalidArgumentError):
-    """One of the users that a call asked for cannot be served; never seen outside of this package."""
+    """The request of one of several users in a call is not valid; never raised outside of this package."""
 
     def __init__(self, message: str, row: int) -> None:
         super().__init__(message)
         self.row = row
-        """The place of the user among those asked for."""
+        """Index of the user in the call."""
 
 
 def typed_error(
@@ -52,14 +52,14 @@ def typed_error(
 
     Args:
         status: How the call ended, other than OK.
-        said: The server's words, or gRPC's where no server was reached.
+        said: The server's message, or gRPC's if no server was reached.
         target: Where the server is.
         timeout_s: Deadline of the call, seconds.
         model_name: The model that was called; None where the call asked the server itself.
-        request: The request as the caller gave it, so that a bad field is named in the caller's terms.
+        request: The caller's request, so that the error names the field as the caller wrote it.
 
     Returns:
-        A `RowRefusedError` where the call asked for several users, and the server says whose row is bad.
+        A `RowRefusedError` if the call asked for several users and the server names the row.
     """
     said = (said or "the server gave no reason").strip().removesuffix(".")
     asked = f"{model_name} at {target}" if model_name else f"The server at {target}"
@@ -67,17 +67,17 @@ def typed_error(
         return _invalid(said, request)
     if status is Status.DEADLINE_EXCEEDED:
         return DeadlineExceededError(
-            f"{asked} did not answer within {timeout_s:g} s. Give the call a longer timeout_s, or give the server less "
-            "to do at once (its queue times are in its metrics)."
+            f"{asked} did not answer within {timeout_s:g} s. Give the call a longer timeout_s, or send fewer "
+            "requests at once (the server's metrics show its queue times)."
         )
     if status in (Status.UNAVAILABLE, Status.NOT_FOUND):
         return _unavailable(status, said, asked)
     if status is Status.UNAUTHENTICATED:
         return UnauthenticatedError(
-            f"{asked} does not know who calls: {said}. Give ClientConfig a token that is valid now."
+            f"{asked} does not accept the caller's credentials: {said}. Give ClientConfig a token that is valid now."
         )
     if status is Status.PERMISSION_DENIED:
-        return PermissionDeniedError(f"{asked} does not let this caller in: {said}.")
+        return PermissionDeniedError(f"{asked} does not permit this call: {said}.")
     if status is Status.RESOURCE_EXHAUSTED:
         return ResourceExhaustedError(
             f"{asked}: {said}. Send smaller requests, or raise max_message_bytes in ClientConfig."
@@ -101,7 +101,7 @@ def _invalid(said: str, request: Asked) -> InvalidArgumentError:
 def _unavailable(status: Status, said: str, asked: str) -> EbbtideError:
     if triton_texts.PROTOCOL_RESTRICTED in said:
         return PermissionDeniedError(
-            f"{asked} does not let this caller in: {said}. Put the header that it expects into ClientConfig's metadata."
+            f"{asked} does not permit this call: {said}. Put the expected header into ClientConfig's metadata."
         )
     if status is Status.NOT_FOUND or triton_texts.UNKNOWN_MODEL in said:
         return ModelNotReadyError(
@@ -111,11 +111,11 @@ def _unavailable(status: Status, said: str, asked: str) -> EbbtideError:
         )
     if triton_texts.QUEUE_FULL in said or triton_texts.QUEUE_TIMEOUT in said:
         return OverloadedError(
-            f"{asked} has more to do than it can: {said}. Send less at once, or add servers; its queue times are in "
-            "its metrics."
+            f"{asked} is overloaded: {said}. Send fewer requests at once, or add servers; the server's metrics show "
+            "its queue times."
         )
     return UnavailableError(
         f"{asked} is unavailable: {said}. Check the address (it is Triton's gRPC port, 8001 unless set), that the "
-        "server runs, and that both sides use TLS or neither does; if all is well, it refuses work for now: send less "
-        "at once."
+        "server runs, and that client and server both use TLS or neither does. If all of this is right, the server "
+        "refuses work for now: send fewer requests at once."
     )

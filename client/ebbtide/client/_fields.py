@@ -1,4 +1,4 @@
-"""Server's complaints about tensors, told in terms of the caller's request."""
+"""Translates the server's errors about tensors into errors about fields of the caller's request."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ebbtide.v1 import ExplainRequest, RankRequest, RecommendRequest
 
 _INDEXED = re.compile(r"(?P<tensor>\w+)\[(?P<index>\d+)\]")
 
-_PART_OF_EVENT = {
+_FIELD_OF_EVENT = {
     contract.EVENT_ITEM.name: ".item_id",
     contract.EVENT_TIME.name: ".time",
     contract.EVENT_IS_CURRENT.name: "",
     contract.EVENT_WEIGHT.name: ".weight",
 }
-"""What each tensor of events takes from one event."""
+"""The field of an event that each tensor of events holds."""
 
 _BESIDE_EVENTS = {
     contract.EXCLUDE_ITEM.name: "exclude_item_ids",
     contract.IGNORE_UNKNOWN.name: "unknown_items",
 }
-"""Tensors that are named otherwise in the requests; those that are not here keep their name."""
+"""Tensors whose field has another name; all other tensors have the name of their field."""
 
 _KEYED = (
     contract.EVENT_ITEM.name,
@@ -37,11 +37,11 @@ _OF_TEXTS = (contract.TEXT.name, contract.TEXT_VECTOR.name, contract.TEXT_EVENT.
 
 
 def caller_error(error: RequestError, request: UserRequest | None) -> InvalidArgumentError:
-    """The server's error, with the caller's field in the tensor's place and the item id in its key's.
+    """The server's error, with the caller's field instead of the tensor and the item id instead of its key.
 
     Args:
-        error: What the server said.
-        request: The request as the caller gave it; None for a request of texts alone.
+        error: The server's error.
+        request: The caller's request; None for a request of texts only.
     """
     if request is None:
         return InvalidArgumentError.of_field(_field_of_texts(error.field), error.value, error.expected)
@@ -65,12 +65,12 @@ def _field_of_texts(field: str) -> str:
 
 def _field(field: str, request: UserRequest) -> str:
     tensor, index = _split(field)
-    if tensor in _PART_OF_EVENT:
+    if tensor in _FIELD_OF_EVENT:
         order = tensor_order(request)
         entries = [*order.items, *order.texts]
         if index is None or index >= len(entries):
             return _all_events(request)
-        return entries[index].path + _PART_OF_EVENT[tensor]
+        return entries[index].path + _FIELD_OF_EVENT[tensor]
     if tensor in _OF_TEXTS:
         order = tensor_order(request)
         paths = [f"{event.path}.fallback_text" for event in order.stand_ins]

@@ -1,4 +1,4 @@
-"""Calls of `AsyncInterestClient.recommend` that begin together, sent as packs of users."""
+"""Sends calls of `AsyncInterestClient.recommend` that start in the same turn of the event loop as one request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ebbtide.client.results import RecommendResult
 from ebbtide.v1 import RecommendRequest, RecommendResponse
 
 Ask = Callable[[Pack, "float | Unset"], Awaitable[list[RecommendResult]]]
-"""Answers a pack within a timeout, seconds; failures are in the results."""
+"""Answers a pack within a timeout, seconds; errors are in the results."""
 
 _Answer = asyncio.Future[RecommendResponse]
 
@@ -20,8 +20,8 @@ _Answer = asyncio.Future[RecommendResponse]
 class Gathering:
     """The calls of one client that wait for the end of this turn of the event loop.
 
-    No call waits for company: what a busy event loop has begun by the end of a turn travels together, and what is alone
-    then travels alone.
+    No call waits for others: calls that a busy event loop starts in one turn are sent together, and a single call is
+    sent alone.
     """
 
     def __init__(self, ask: Ask, users_per_request: int) -> None:
@@ -78,7 +78,7 @@ class Gathering:
             answer.add_done_callback(left)
 
     async def _settle(self, pack: dict[_Answer, User], timeout_s: float | Unset) -> None:
-        """Asks, and gives everyone who still waits their answer or their error."""
+        """Sends a pack, and gives each waiting call its answer or its error."""
         users = [User(index, one.request, one.encoded) for index, one in enumerate(pack.values())]
         try:
             results = await self._ask(users, timeout_s)
@@ -97,7 +97,7 @@ class Gathering:
 
 
 def _end(answer: _Answer, outcome: RecommendResponse | Exception | None) -> None:
-    """Gives an answer or an error to whoever still waits for it."""
+    """Gives a call its answer or its error, unless it was cancelled."""
     if answer.done() or outcome is None:
         return
     if isinstance(outcome, Exception):

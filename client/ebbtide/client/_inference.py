@@ -34,7 +34,7 @@ _DATATYPES = {
 
 @dataclass(frozen=True)
 class _Asked(Generic[T]):
-    """The arguments of `Inference.infer`, and what the server tells of the model."""
+    """The arguments of `Inference.infer`, and the model's configuration."""
 
     method: str
     encoded: EncodedRequest
@@ -46,7 +46,7 @@ class _Asked(Generic[T]):
 
 
 class Inference:
-    """Asks the models of one server, and remembers what it told of each."""
+    """Sends inference requests to the models of one server, and remembers the configuration of each model."""
 
     def __init__(self, config: ClientConfig, caller: Caller, target: str) -> None:
         """Makes the one of a client.
@@ -80,7 +80,7 @@ class Inference:
             read: Turns the output tensors into the answer.
             deadline: When the whole call ends.
             metadata: Sent with this call.
-            request: As the caller gave it, so that a bad field is named in the caller's terms; of several users, one
+            request: The caller's request, so that errors name fields as the caller wrote them; of several users, one
                 for each row.
         """
         model_name = encoded.model_name
@@ -108,12 +108,12 @@ class Inference:
         return (yield from self._ask(asked, None))
 
     def release(self) -> Steps[None]:
-        """Has the server let go of what this client shares with it."""
+        """Makes the server release the shared memory of this client."""
         if self._regions is not None:
             yield from self._regions.close()
 
     def _ask(self, asked: _Asked[T], region: Region | None) -> Steps[T]:
-        """Asks a model, its tensors in shared memory where there is some and they fit."""
+        """Asks a model, with its tensors in shared memory if there is a region and they fit."""
         encoded, model_name = asked.encoded, asked.encoded.model_name
         message = None
         if region is not None:
@@ -140,10 +140,10 @@ class Inference:
         return (yield from self._caller.ask(question, asked.deadline, asked.metadata))
 
     def prepare(self, model_name: str, deadline: Deadline, metadata: Mapping[str, str] | None = None) -> Steps[Served]:
-        """What the server tells of a model, which is asked for once, and again when another version answers.
+        """The limits and shapes of a model; the server is asked once, and again after another version answered.
 
         Raises:
-            VersionMismatchError: The model is not one that this client speaks to.
+            VersionMismatchError: The model has other tensors, or is of another export.
         """
         known = self._served.get(model_name)
         if known is not None:
@@ -156,7 +156,10 @@ class Inference:
             hidden = isinstance(error, PermissionDeniedError) or error.status is Status.UNIMPLEMENTED
             if not hidden or self._config.expected_fingerprint is not None:
                 raise
-            logger.warning("%s: the model's contract is not checked, since the server does not tell it", error)
+            logger.warning(
+                "%s: the contract of the model is not checked, because the server does not give its configuration",
+                error,
+            )
             known = UNKNOWN
         else:
             check_model(config, contract.MODELS[model_name], self._config.expected_fingerprint, self._target)
@@ -173,7 +176,7 @@ class Inference:
         return (yield from self._caller.ask(question, deadline, metadata))
 
     def _note_version(self, model_name: str, version: str) -> None:
-        """Has the model checked again once another version of it answered: a deployment may have switched."""
+        """Makes the next call check the model again after another version answered: a deployment may have switched."""
         known = self._versions.setdefault(model_name, {version})
         if version not in known:
             known.add(version)

@@ -1,4 +1,4 @@
-"""What a client does, apart from the I/O: every method of `InterestClient` and `AsyncInterestClient` as steps."""
+"""Every method of `InterestClient` and `AsyncInterestClient` as steps, without I/O."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Operations:
         """Checks the address and the configuration.
 
         Raises:
-            InvalidArgumentError: They do not fit each other, or the address is none.
+            InvalidArgumentError: The address is not valid, or the configuration does not fit it.
         """
         self.config = config or ClientConfig()
         self.endpoint = parse_endpoint(url)
@@ -85,13 +85,13 @@ class Operations:
         return self._caller.closed
 
     def close(self) -> bool:
-        """Notes that the client is closed; whether this is news."""
-        news = not self._caller.closed
+        """Marks the client as closed; False if it was closed before."""
+        was_open = not self._caller.closed
         self._caller.closed = True
-        return news
+        return was_open
 
     def release(self) -> Steps[None]:
-        """Has the server let go of what this client shares with it, before the connection closes."""
+        """Makes the server release the shared memory of this client, before the connection closes."""
         return self._inference.release()
 
     def __repr__(self) -> str:
@@ -140,12 +140,12 @@ class Operations:
         return (yield from self._inference.infer("embed", encoded, _vectors, self._deadline(timeout_s), metadata, None))
 
     def recommend_one(self, index: int, request: RecommendRequest, timeout_s: float | Unset) -> Steps[RecommendResult]:
-        """The result of one request among many, see `InterestClient.recommend_stream`; its failure is not raised."""
+        """The result of one of many requests, see `InterestClient.recommend_stream`; its error is not raised."""
         user = encoded_user(index, request)
         return (yield from self._recommend_user("recommend_stream", user, self._deadline(timeout_s)))
 
     def recommend_pack(self, method: str, pack: Pack, timeout_s: float | Unset) -> Steps[list[RecommendResult]]:
-        """The results of a pack, see `InterestClient.recommend_many`; its failures are not raised.
+        """The results of a pack, see `InterestClient.recommend_many`; errors are not raised.
 
         Args:
             method: The client's, for hooks.
@@ -161,7 +161,7 @@ class Operations:
         return [(yield from self._recommend_user(method, pack[0], deadline))]
 
     def check_many(self, timeout_s: float | Unset, **bounds: int) -> None:
-        """Checks once what would fail every request of many.
+        """Checks the arguments that all requests share, once.
 
         Args:
             timeout_s: Deadline of each call, seconds.
@@ -247,7 +247,7 @@ class Operations:
         return RecommendResult(request, response=response, index=user.index)
 
     def _recommend_users(self, method: str, pack: Pack, deadline: Deadline) -> Steps[list[RecommendResult]]:
-        """As many users in one call as the model takes; who keeps the others from an answer is asked for alone."""
+        """Sends as many users in one call as the model takes; a user whose row is refused is asked for alone."""
         known = yield from self._inference.prepare(contract.RECOMMEND.name, deadline)
         most = known.max_users or len(pack)
         # Rows are padded to the longest, so one that is too long would have them all refused.

@@ -20,19 +20,19 @@ class User:
     """One request among many."""
 
     index: int
-    """Its index among those given."""
+    """Index of the request in the list of requests."""
     request: RecommendRequest
-    """As the caller gave it."""
+    """The caller's request."""
     encoded: EncodedRequest | InvalidArgumentError
-    """Its tensors, or why it has none."""
+    """The tensors, or the error of a request that has none."""
 
     @property
     def pack_key(self) -> PackKey | None:
-        """What users must have in common to share a call; None for one who is asked for alone."""
+        """Users with the same key may share a call; None for a user who is asked for alone."""
         return pack_key(self.encoded) if isinstance(self.encoded, EncodedRequest) else None
 
     def is_within(self, limits: Mapping[str, int]) -> bool:
-        """Whether none of its tensors is longer than a server says that it takes."""
+        """Whether no tensor is longer than the server's limits allow."""
         if isinstance(self.encoded, InvalidArgumentError):
             return False
         try:
@@ -68,7 +68,7 @@ def packs(requests: Iterable[RecommendRequest], users_per_request: int) -> Itera
 
 
 def encoded_user(index: int, request: RecommendRequest) -> User:
-    """One request with its tensors, by the clock of now."""
+    """One request with its tensors, encoded with the current time."""
     try:
         return User(index, request, encode(request, clock_ms()))
     except InvalidArgumentError as error:
@@ -76,7 +76,7 @@ def encoded_user(index: int, request: RecommendRequest) -> User:
 
 
 def read_user(user: User, rows: Arrays, model_version: str) -> RecommendResult:
-    """One user's result among those of a pack.
+    """The result of one user of a pack.
 
     Args:
         user: Whose it is.

@@ -1,4 +1,4 @@
-"""Requests from plain Python values: the keywords of the clients' methods into the messages of the typed schema."""
+"""Makes the messages of the typed schema from the keywords of the clients' methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Allowed = Mapping[str, str | Iterable[str]]
-"""Catalog attributes, each with the value or the values that an item may have."""
+"""Catalog columns, each with the allowed value or values."""
 
 Request = TypeVar("Request", RecommendRequest, RankRequest, ExplainRequest)
 
@@ -36,32 +36,32 @@ _POLICIES = {
 
 
 class UserKeywords(TypedDict, total=False):
-    """The keywords about one user that `recommend`, `rank` and `explain` have in common; all may be left out."""
+    """The keywords about one user that `recommend`, `rank` and `explain` share; all are optional."""
 
     history: Iterable[Event]
     """Events before the current session, in any order; see `ebbtide.client.event`."""
     current: Iterable[Event]
     """Events of the current session, in any order."""
     events: Iterable[Event]
-    """Events for the server to split into history and current session; not together with those two."""
+    """Events that the server splits into history and current session; instead of the two above."""
     now: datetime | None
-    """The clock that the events' ages are measured against, with a timezone; this machine's when not given."""
+    """Time of the request, with a timezone: ages are measured against it. Default: the clock of this machine."""
     alpha: float | None
-    """Share of history in the blend, 0 to 1; what the model learned when not given."""
+    """Share of the history in the blend, 0 to 1. Default: the model's own value."""
     decay_scale: float | None
-    """Factor on every decay by age: 2 halves the half-lives, 0 stops the ebbing; 1 when not given."""
+    """Factor on every decay by age: 2 halves the half-lives, 0 stops the decay. Default: 1."""
     unknown_items: Literal["error", "ignore"] | None
-    """What becomes of events whose items are not in the catalog; the model's policy when not given."""
+    """How the server treats events whose items are not in the catalog. Default: the policy of the model."""
     exclude: Iterable[str]
-    """Ids of items never to recommend. Errors call it by its name in the message, ``exclude_item_ids``."""
+    """Ids of items that are never recommended. Errors use the name of the message's field, ``exclude_item_ids``."""
     exclude_seen: bool | None
-    """Whether to leave out the items of the request's own events; the model's policy when not given."""
+    """Whether to leave out seen items, that is, items of the request's events. Default: the policy of the model."""
 
 
 def recommend_request(
     *, top_n: int | None = None, allow: Allowed | None = None, **user: Unpack[UserKeywords]
 ) -> RecommendRequest:
-    """The message that the keywords of `InterestClient.recommend` stand for, for `recommend_many` or for keeping.
+    """The message that the keywords of `InterestClient.recommend` make; for `recommend_many`, or to store.
 
     Raises:
         InvalidArgumentError: `now` has no timezone, `top_n` is less than 1, a list is one string, `unknown_items` is no
@@ -73,7 +73,7 @@ def recommend_request(
 def rank_request(
     *, candidates: Iterable[str] = (), top_n: int | None = None, **user: Unpack[UserKeywords]
 ) -> RankRequest:
-    """The message that the keywords of `InterestClient.rank` stand for.
+    """The message that the keywords of `InterestClient.rank` make.
 
     Raises:
         InvalidArgumentError: As for `recommend_request`.
@@ -90,7 +90,7 @@ def explain_request(
     allow: Allowed | None = None,
     **user: Unpack[UserKeywords],
 ) -> ExplainRequest:
-    """The message that the keywords of `InterestClient.explain` stand for.
+    """The message that the keywords of `InterestClient.explain` make.
 
     Raises:
         InvalidArgumentError: As for `recommend_request`.
@@ -101,10 +101,10 @@ def explain_request(
 
 
 def one_request(request: Request | None, from_keywords: Request) -> Request:
-    """The one request that was given, whole or by keywords.
+    """The request, given either as a message or by keywords.
 
     Raises:
-        InvalidArgumentError: Both were.
+        InvalidArgumentError: Both were given.
     """
     if request is None:
         return from_keywords
@@ -115,12 +115,12 @@ def one_request(request: Request | None, from_keywords: Request) -> Request:
 
 
 def recommendation_of(request: ExplainRequest) -> RecommendRequest:
-    """The request whose answer has the items to explain, for one that names none."""
+    """The request for recommendations to explain, if the request for explanations names no items."""
     return RecommendRequest(**shared_fields(request, RecommendRequest))
 
 
 def explanation_of(request: ExplainRequest, item_ids: Iterable[str]) -> ExplainRequest:
-    """The same request, for these items instead of those to be recommended."""
+    """The same request, for the given items instead of recommended ones."""
     named = ExplainRequest()
     named.CopyFrom(request)
     named.ClearField("top_n")
@@ -130,7 +130,7 @@ def explanation_of(request: ExplainRequest, item_ids: Iterable[str]) -> ExplainR
 
 
 def nothing_to_explain(recommended: RecommendResponse) -> ExplainResponse:
-    """The explanation of an answer without items: what it says of the user."""
+    """The explanation of an answer without items: the fields about the user."""
     return ExplainResponse(**shared_fields(recommended, ExplainResponse))
 
 
@@ -146,7 +146,7 @@ def _user(
     exclude: Iterable[str] = (),
     exclude_seen: bool | None = None,
 ) -> dict[str, Any]:
-    """The fields that all requests have in common."""
+    """The fields that all requests share."""
     if unknown_items not in _POLICIES:
         raise InvalidArgumentError.of_field("unknown_items", repr(unknown_items), "'error', 'ignore' or None")
     return {
@@ -169,7 +169,7 @@ def _top_n(top_n: int | None) -> int:
 
 
 def _filters(allow: Allowed | None) -> list[AttributeFilter]:
-    """Each column's values as a message; one value need not be in a list."""
+    """One message per column; a single value need not be in a list."""
     return [
         AttributeFilter(column=column, values=[values] if isinstance(values, str) else values)
         for column, values in (allow or {}).items()

@@ -50,7 +50,7 @@ class RetryBudget:
 
     def succeeded(self) -> None:
         """Gives back a part of a token."""
-        # A full bucket is the usual case, and needs no lock: at worst a failure of this very moment costs a bit more.
+        # A full budget is the usual case and needs no lock: at worst a simultaneous failure removes a bit more.
         if self._tokens < self._size:
             with self._lock:
                 self._tokens = min(self._size, self._tokens + self._refill)

@@ -1,4 +1,4 @@
-"""What a server says of a model that it serves, and whether a request is within it."""
+"""Limits and output shapes that a server states for a model, and the check of a request against them."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ class Served:
     """One model as its configuration describes it."""
 
     max_users: int | None
-    """Users that one request may ask for; None where the server does not tell."""
+    """Largest number of users in one request; None if the server does not state it."""
     limits: Mapping[str, int]
-    """Bounds on one request by the names of `Limits`; those that the configuration does not tell are missing."""
+    """Limits of one request by the names of `Limits`, as far as the configuration states them."""
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
-    """Dims of every output, without its batch dimension; empty where the server does not tell."""
+    """Dims of every output, without its batch dimension; empty if the server does not state them."""
 
 
 UNKNOWN = Served(None, {})
-"""A model that the server tells nothing of."""
+"""A model whose configuration is not known."""
 
 
 def served(config: Untyped) -> Served:
-    """From a ``ModelConfig``; bounds that cannot be read are left to the server."""
-    told = {
+    """From a ``ModelConfig``; the server checks limits that cannot be read."""
+    stated = {
         limit.name: config.parameters[limit.name].string_value
         for limit in fields(Limits)
         if limit.name in config.parameters
     }
     return Served(
         max_users=max(1, int(config.max_batch_size)),
-        limits={name: int(value) for name, value in told.items() if value.isdecimal()},
+        limits={name: int(value) for name, value in stated.items() if value.isdecimal()},
         outputs={output.name: tuple(output.dims) for output in config.output},
     )
 
 
 def check_limits(request: EncodedRequest, limits: Mapping[str, int]) -> None:
-    """Refuses what the server would refuse for its length, in the server's words, before it is sent.
+    """Refuses a request that exceeds the limits before it is sent, with the error that the server would give.
 
     Args:
         request: One user's, or texts to embed; several users are left to the server: refused, they are asked
@@ -55,7 +55,7 @@ def check_limits(request: EncodedRequest, limits: Mapping[str, int]) -> None:
         limits: As in `Served`.
 
     Raises:
-        RequestError: Something is too long or too many.
+        RequestError: A limit is exceeded.
     """
     if contract.EVENT_COUNT.name in request.tensors:
         return
@@ -74,15 +74,15 @@ def check_limits(request: EncodedRequest, limits: Mapping[str, int]) -> None:
 
 
 def output_shapes(known: Served, model: Model, request: EncodedRequest) -> dict[str, tuple[int, ...]]:
-    """Shapes of the outputs of one call as far as they are known before it; an empty one where it is not.
+    """Shapes of the outputs of one call, as far as they are known before the call; empty if not known.
 
     Args:
-        known: What the server tells of the model.
+        known: The configuration of the model.
         model: The same in the contract.
         request: What is sent.
 
     Returns:
-        A shape for every output that the server tells of; of strings, whose size nobody knows, an empty one.
+        A shape for every output that the server states; an empty one for strings, whose size is not known before.
     """
     rows = len(request.tensors[contract.NOW.name]) if model.batching else 1
     texts = int(request.tensors[contract.TEXT.name].size) if contract.TEXT.name in request.tensors else 0

@@ -1,4 +1,4 @@
-"""Tensors in memory that a Triton on this machine reads and writes itself: one region for each call under way."""
+"""Tensors in memory that a Triton on this machine shares with the client: one region for each call in flight."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from ebbtide.client.hooks import Call
 from ebbtide.interest import triton_texts
 
 REGION_BYTES = 1 << 20
-"""Size of a region. Pages that nothing was written to take no memory; a request that does not fit travels as usual."""
+"""Size of a region. Pages that were never written use no memory. A request that does not fit is sent as a message."""
 MOST_REGIONS = 64
-"""Regions of one client, at most; calls beyond them travel as usual."""
+"""Largest number of regions of one client; further calls are sent as messages."""
 
 _FOLDER = Path("/dev/shm")  # noqa: S108
 _ALIGNMENT = 64
 _REGION, _SIZE, _OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
 _CLOSE_TIMEOUT_S, _CLOSE_ROUNDS, _CLOSE_PAUSE_S = 1.0, 10, 0.005
 _NOT_SHARED = (Status.INVALID_ARGUMENT, Status.NOT_FOUND, Status.INTERNAL, Status.UNKNOWN, Status.UNIMPLEMENTED)
-"""How a server says that it cannot open a region."""
+"""Status codes of a server that cannot open a region."""
 
 Shapes = Mapping[str, Sequence[int]]
 """Shapes of those outputs of one call that are known before it."""
@@ -46,13 +46,13 @@ class Region:
     """Memory that this process and the server share; others cannot open it, and it is gone with the two of them."""
 
     def __init__(self) -> None:
-        """Makes one that the server is yet to be told of.
+        """Makes a region that is not registered with the server yet.
 
         Raises:
             EbbtideError: This machine has no shared memory to give.
         """
         self.is_done = True
-        """Whether the server is known to be done with it; if not, it may yet write there."""
+        """Whether the server has certainly finished with the region; if not, it may still write to it."""
         self._indices: dict[str, int] = {}
         self.name = f"ebbtide-{os.getpid()}-{secrets.token_hex(8)}"
         self._path = _FOLDER / self.name
@@ -71,7 +71,7 @@ class Region:
             ) from error
 
     def hide(self) -> None:
-        """Takes its name away once the server has it open: a crash of this process then leaves nothing behind."""
+        """Removes the name after the server opened the region: a crash of this process then leaves no file."""
         self._path.unlink(missing_ok=True)
 
     def request(
@@ -127,7 +127,7 @@ class Region:
         return outputs, reply.model_version
 
     def _point(self, tensor: Untyped, index: int, size: int) -> int:
-        """Has a tensor lie at a place of this region; the next free place."""
+        """Refers a tensor to an offset in this region; returns the next free offset."""
         tensor.parameters[_REGION].string_param = self.name
         tensor.parameters[_SIZE].int64_param = size
         tensor.parameters[_OFFSET].int64_param = index
@@ -141,7 +141,7 @@ class Regions:
         """Starts with none; they are made as calls need them.
 
         Args:
-            caller: Tells the server of them.
+            caller: Registers them with the server.
             target: Where the server is, for errors.
         """
         self._caller = caller
@@ -157,7 +157,7 @@ class Regions:
             EbbtideError: The server cannot open it, so it does not share this machine's memory.
         """
         try:
-            # Threads may come at the same moment: each takes another, or fails to.
+            # Threads may run this at the same time: each gets another region, or none.
             return self._free.pop()
         except IndexError:
             pass
@@ -168,7 +168,7 @@ class Regions:
         region = Region()
         message = REGISTER_REGION(name=region.name, key=f"/{region.name}", byte_size=REGION_BYTES)
         question = Question("register_shared_memory", "SystemSharedMemoryRegister", message, _nothing)
-        # Counted before the server is asked, for other calls may come to this place meanwhile.
+        # Counted before the server is asked, since other calls may run this meanwhile.
         self._registered[region.name] = region
         is_known = False
         try:
@@ -202,7 +202,7 @@ class Regions:
     def close(self, metadata: Mapping[str, str] | None = None) -> Steps[None]:
         """Has the server let go of all regions, except those of calls that it still works on."""
         deadline = Deadline.after(_CLOSE_TIMEOUT_S)
-        # Just after an answer its region still counts as in use for a moment.
+        # Right after an answer, the server may still count its region as in use.
         for _ in range(_CLOSE_ROUNDS):
             for region in list(self._registered.values()):
                 if not (yield from self._unregister(region, deadline, metadata)):
@@ -234,7 +234,7 @@ class Regions:
 
 
 def is_lost(error: EbbtideError) -> bool:
-    """Whether the server does not know a region (any more): it has restarted since it was told."""
+    """Whether the server does not know the region, because it restarted after the region was registered."""
     return triton_texts.REGION_UNKNOWN in error.message
 
 

@@ -26,7 +26,7 @@ AUTHORIZATION = "authorization"
 
 
 class Rpc(NamedTuple):
-    """Call this method of Triton's service; the fields are the arguments of `Connection.call`."""
+    """A call of a method of Triton's service; the fields are the arguments of `Connection.call`."""
 
     method: str
     request: Untyped
@@ -36,13 +36,13 @@ class Rpc(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Do nothing for so long, or until the client is closed."""
+    """A wait of so many seconds, or until the client is closed."""
 
     seconds: float
 
 
 class AskToken(NamedTuple):
-    """Ask the provider, and give up after so long."""
+    """A request to the token provider, with a timeout."""
 
     provider: TokenProvider
     timeout_s: float
@@ -50,27 +50,27 @@ class AskToken(NamedTuple):
 
 T = TypeVar("T")
 Steps = Generator[Rpc | Wait | AskToken, Any, T]
-"""A call under way, which ends with a T."""
+"""A call in flight, which returns a T."""
 
 
 @dataclass(frozen=True)
 class Question(Generic[T]):
-    """What one call asks, and how its answer is read."""
+    """The request of one call, and how its answer is read."""
 
     method: str
     """The client's method, for hooks."""
     rpc: str
     """Method of Triton's service."""
     message: Untyped
-    """What it takes."""
+    """Request message of the method."""
     read: Callable[[Untyped, Call], T]
-    """Turns what it gives into the answer, and may complete the record of the call."""
+    """Turns the reply into the answer, and may complete the record of the call."""
     model_name: str | None = None
-    """The model that is called; None where the server itself is."""
+    """The called model; None if the call asks the server itself."""
     request: Asked = None
-    """The caller's own, so that a bad field is named in the caller's terms."""
+    """The caller's request, so that errors name fields as the caller wrote them."""
     retries: bool = True
-    """Whether to try again at all."""
+    """Whether the call may be retried."""
     compression: str = "none"
     """Compression of the message."""
 
@@ -84,10 +84,10 @@ class Caller:
         Args:
             config: The client's.
             target: Where the server is, for errors and hooks.
-            plaintext: Whether what is sent leaves this machine unencrypted.
+            plaintext: Whether messages leave this machine unencrypted.
 
         Raises:
-            InvalidArgumentError: There is a token, and it would leave this machine unencrypted.
+            InvalidArgumentError: A token would leave this machine unencrypted.
         """
         self.closed = False
         self._target = target
@@ -105,7 +105,7 @@ class Caller:
             self._refuse_plaintext()
 
     def ask(self, question: Question[T], deadline: Deadline, metadata: Mapping[str, str] | None = None) -> Steps[T]:
-        """Asks until there is an answer, or none is to be had.
+        """Calls the server, with retries, until there is an answer or the call fails.
 
         Args:
             question: What to ask.
@@ -174,7 +174,7 @@ class Caller:
         failure = failure_of(raised)
         if failure is not None:
             return self._error(question, deadline, *failure)
-        # gRPC's own complaints about a closed channel have no class in common.
+        # The errors of gRPC about a closed channel have no common class.
         if self.closed and isinstance(raised, Exception) and not isinstance(raised, EbbtideError):
             return self._cancelled()
         return raised
@@ -204,19 +204,19 @@ class Caller:
             raise InvalidArgumentError.of_field(
                 "token",
                 f"one for {self._target} without TLS",
-                "TLS, or an address on this machine; BearerToken(..., allow_plaintext=True) sends it all the same",
+                "TLS, or an address on this machine; BearerToken(..., allow_plaintext=True) sends it without",
             )
 
-    def _run(self, timestamp: str, record: Call | Attempt) -> None:
+    def _run(self, hook_name: str, record: Call | Attempt) -> None:
         for hooks in self._hooks:
-            hook = getattr(hooks, timestamp)
+            hook = getattr(hooks, hook_name)
             if hook is None:
                 continue
             try:
                 hook(record)
             except Exception:
-                # A hook is somebody else's code: what it raises is logged and ends no call.
-                logger.exception("hook %s of %s failed; the call goes on", timestamp, self._target)
+                # A hook is foreign code: its exceptions are logged and do not end the call.
+                logger.exception("hook %s of %s failed; the call goes on", hook_name, self._target)
 
 
 def _status(error: BaseException) -> Status:

@@ -104,14 +104,14 @@ def _event(explained: ExplainedEvent, titles: Mapping[str, str]) -> str:
 
 
 def _by_half_life(half_life_days: Sequence[float], shares: Sequence[float]) -> str:
-    told: list[str] = []
+    shown: list[str] = []
     least = -math.inf
     for most, name in _HALF_LIVES:
         among = [share for days, share in zip(half_life_days, shares, strict=True) if least < days <= most]
         if among:
-            told.append(f"{name} {math.fsum(among):+.3f}")
+            shown.append(f"{name} {math.fsum(among):+.3f}")
         least = most
-    return ", ".join(told)
+    return ", ".join(shown)
 
 
 def _events(number: int) -> str:

@@ -1,7 +1,7 @@
 # pyright: basic
-"""The only door to `tritonclient`, which has no types: its protocol's messages and stub, typed where they cross.
+"""The only module that uses `tritonclient`, which has no types: messages and stub of its protocol, with types.
 
-The messages are made and read here, and not by its client: that saves a call a third of the client's own time.
+Messages are made and read here and not by its client, which saves a third of the client's time per call.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ UNREGISTER_REGION: Untyped = _MESSAGES.SystemSharedMemoryUnregisterRequest
 
 
 class Connection:
-    """A channel to Triton, of either kind: its calls block, or are to be awaited."""
+    """A channel to Triton, sync or async."""
 
     def __init__(self, channel: Untyped) -> None:
         """Takes the channel over."""
@@ -82,7 +82,7 @@ def open_async(target: str, credentials: grpc.ChannelCredentials | None, channel
 
 
 def failure_of(error: BaseException) -> tuple[Status, str] | None:
-    """How the call ended and the server's words, where gRPC raised the error; None otherwise."""
+    """Status and message of an error that gRPC raised; None for any other error."""
     if not isinstance(error, grpc.RpcError):
         return None
     return _STATUSES.get(error.code(), Status.UNKNOWN), str(error.details() or "")
@@ -99,7 +99,7 @@ def infer_request(model_name: str, tensors: Mapping[str, npt.NDArray[Any]], data
 
 
 def raw_content(array: npt.NDArray[Any]) -> bytes:
-    """The elements of a tensor as they travel, each string behind its length."""
+    """The elements of a tensor in the wire format: each string follows its length."""
     if array.dtype != np.object_:
         return array.tobytes()
     return b"".join([part for text in array.flat for part in (_LENGTH.pack(len(text)), text)])
@@ -119,7 +119,7 @@ def read_outputs(reply: Untyped) -> tuple[dict[str, npt.NDArray[Any]], str]:
 
 
 def read_content(name: str, datatype: str, shape: Sequence[int], raw: bytes | memoryview) -> npt.NDArray[Any]:
-    """One tensor from its elements as they travel.
+    """One tensor from its elements in the wire format.
 
     Raises:
         InternalError: They are not as many as its shape says, or of a type that no model of the contract gives.

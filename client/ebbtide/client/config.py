@@ -16,7 +16,7 @@ from ebbtide.client.security import BearerToken, TlsConfig
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
 
 USERS_PER_REQUEST = 16
-"""Users of one request, unless told otherwise."""
+"""Default number of users in one request."""
 
 
 class Unset(Enum):
@@ -30,7 +30,7 @@ UNSET: Final = Unset.UNSET
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
-    """Raises the error of a field out of bounds.
+    """Raises the error for a field that is out of bounds.
 
     Raises:
         InvalidArgumentError: `condition` does not hold.
@@ -48,18 +48,18 @@ class RetryConfig:
     """
 
     max_attempts: int = 3
-    """Attempts of one call, the first one too: 1 (no retries) to 100."""
+    """Attempts of one call, including the first: 1 (no retries) to 100."""
     initial_backoff_ms: int = 50
     """Longest wait before the second attempt."""
     multiplier: float = 2.0
-    """Each further longest wait is the last one times this: 1 to 10."""
+    """Factor on the longest wait after each attempt: 1 to 10."""
     max_backoff_ms: int = 1_000
-    """No wait is longer than this."""
+    """Upper bound of every wait."""
     budget_tokens: int = 200
-    """Size of the client's budget. Each attempt that ends UNAVAILABLE takes one token, and there are no retries while
-    the budget is half empty or more: a server in trouble is not given several times its load."""
+    """Size of the client's budget. Each attempt that ends UNAVAILABLE removes one token, and there are no retries while
+    half of the budget or less is left, so that retries do not multiply the load of a server in trouble."""
     budget_refill: float = 0.1
-    """Tokens that each success gives back: in the long run, at most this share of the calls are retries."""
+    """Tokens that each success adds: in the long run, at most this share of the calls are retries."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.max_attempts <= 100, "max_attempts", self.max_attempts, "1 to 100")
@@ -82,7 +82,7 @@ class RetryConfig:
 
 @dataclass(frozen=True)
 class KeepAliveConfig:
-    """Pings that find a dead connection, for networks that drop idle ones silently.
+    """Pings that detect a dead connection, for networks that drop idle connections silently.
 
     Triton closes connections that ping more often than its ``--grpc-http2-min-recv-ping-interval-without-data``
     (5 minutes, unless set) allows.
@@ -109,39 +109,38 @@ class ClientConfig:
     retry: RetryConfig = field(default_factory=RetryConfig)
     """When a call is tried again."""
     tls: TlsConfig | None = None
-    """Encryption, and who the two sides are; None talks plaintext."""
+    """Encryption and certificates of client and server; None sends plaintext."""
     token: BearerToken | None = None
-    """Token that says who calls; None sends none."""
+    """Token of the caller; None sends none."""
     metadata: Mapping[str, str] = field(default_factory=dict[str, str], repr=False, hash=False)
-    """Sent with every call, as gRPC metadata: lower-case names and printable ASCII. Never shown: it may hold keys."""
+    """gRPC metadata of every call: lower-case names and printable ASCII. Never shown, since it may hold keys."""
     hooks: tuple[Hooks, ...] = ()
-    """What to run around calls and attempts, in this order: tracing, metrics, your own."""
+    """Hooks to run around calls and attempts, in this order."""
     check_contract: bool = True
-    """Whether the first call of each model, and the first after it switched to another version, asks the server whether
-    the model takes and gives the tensors of this client's contract."""
+    """Whether the client compares the tensors of each model with its contract: at the first call of the model, and at
+    the first call after another version answered."""
     expected_fingerprint: str | None = None
-    """The one export that this client may speak to, by its fingerprint; None takes any."""
+    """Fingerprint of the only export that this client accepts; None accepts any."""
     balancing: Literal["round_robin", "pick_first"] = "round_robin"
-    """How calls spread over the addresses that the endpoint names: all that answer, or the first that does."""
+    """Which addresses of the endpoint get calls: all that answer in turn, or the first that answers."""
     wait_for_ready: bool = False
-    """Whether a call waits, up to its deadline, for a server that cannot be reached; if not, it fails as soon as a
-    connection failed, and is tried again as `retry` says."""
+    """Whether a call waits, until its deadline, for a server that cannot be reached. If not, the attempt fails as soon
+    as the connection fails, and `retry` applies."""
     keepalive: KeepAliveConfig | None = None
     """Pings on the connection; None sends none."""
     compression: Literal["none", "gzip", "deflate"] = "none"
-    """Compression of requests. It pays only on slow networks: a request is a few kilobytes."""
+    """Compression of requests. Useful only on slow networks: a request is a few kilobytes."""
     users_per_request: int | None = None
-    """How many calls of `AsyncInterestClient.recommend` that begin in one turn of a busy event loop may travel as one
-    request for several users; none waits for company. What travels together has one deadline and one try, and is one
-    call to hooks; a call with metadata of its own travels alone. None is 16, or 1 where there are hooks: what they
-    trace and count is one call then, unless you say otherwise."""
+    """How many calls of `AsyncInterestClient.recommend` that start in one turn of the event loop may be sent as one
+    request for several users. No call waits for others. Calls of one request share one deadline and one attempt, and
+    are one call to hooks; a call with its own metadata is sent alone. None means 16, or 1 if there are hooks."""
     shared_memory: bool = False
-    """Whether tensors lie in memory that this process and the server share instead of in messages; only with one Triton
-    on this machine, over loopback or a unix socket. For large requests: see the guide for what it gains."""
+    """Whether to exchange tensors through shared memory instead of messages; only with one Triton on this machine, over
+    loopback or a unix socket. For large requests: the reference page says what it gains."""
     max_message_bytes: int = 64 * 1024 * 1024
     """Largest message sent or received."""
     max_reconnect_backoff_ms: int = 2_000
-    """Longest wait between attempts to connect: how soon a server that came back is found again."""
+    """Longest wait between attempts to connect: how soon a restarted server is found."""
 
     def __post_init__(self) -> None:
         _require_timeout(self.timeout_s)
@@ -175,13 +174,13 @@ class ClientConfig:
 
     @property
     def effective_users_per_request(self) -> int:
-        """`users_per_request`, or what None stands for."""
+        """`users_per_request`, or the default that None means."""
         if self.users_per_request is not None:
             return self.users_per_request
         return 1 if self.hooks else USERS_PER_REQUEST
 
     def deadline_s(self, timeout_s: float | Unset) -> float:
-        """The deadline of one call, in seconds: the call's own, or else the client's.
+        """The deadline of one call, seconds: that of the call if given, otherwise that of the client.
 
         Raises:
             InvalidArgumentError: The call's own is not finite or not more than 0.
@@ -193,7 +192,7 @@ class ClientConfig:
 
 
 def checked_metadata(metadata: Mapping[Any, object]) -> dict[str, str]:
-    """A copy of the metadata, once it is known that gRPC takes it.
+    """A copy of the metadata, after a check that gRPC accepts it.
 
     Raises:
         InvalidArgumentError: A name or value that gRPC refuses; the error names it and keeps the value to itself.

@@ -1,18 +1,18 @@
 """Errors of the client, named for what happened.
 
     EbbtideError                   any failed call; `status` says how
-    ├── InvalidArgumentError       a field of the request cannot be served (also a ValueError)
+    ├── InvalidArgumentError       a field of the request is not valid (also a ValueError)
     ├── DeadlineExceededError      no answer within the call's deadline
-    ├── UnavailableError           no server answers, or it refuses work for now
+    ├── UnavailableError           no server answers, or the server refuses work for now
     │   ├── ModelNotReadyError     the server answers, but does not serve the model
     │   └── OverloadedError        the model's queue is full, or the request waited in it too long
-    ├── VersionMismatchError       the server's model is not the one that this client speaks to
-    ├── UnauthenticatedError       the server wants to know who calls: no token, or one that it does not take
-    ├── PermissionDeniedError      the server knows who calls, and does not let them
-    ├── ResourceExhaustedError     a message is larger than allowed, or a quota is spent
-    ├── CallCancelledError         the call was cancelled, or its client closed meanwhile
+    ├── VersionMismatchError       the model on the server is not the one that this client expects
+    ├── UnauthenticatedError       the token is missing or not valid
+    ├── PermissionDeniedError      the caller may not do this
+    ├── ResourceExhaustedError     a message is larger than allowed, or a quota is used up
+    ├── CallCancelledError         the call was cancelled, or its client was closed during it
     ├── ClientClosedError          the client was closed before the call
-    └── InternalError              the server failed, or answered what no Ebbtide model answers
+    └── InternalError              the server failed, or its answer is not that of an Ebbtide model
 
 A status without a class of its own (ABORTED, UNIMPLEMENTED, ...) raises `EbbtideError` itself.
 """
@@ -56,11 +56,11 @@ class EbbtideError(Exception):
         self.status = self.default_status if status is None else status
         """How the call ended."""
         self.attempts = 0
-        """How often the server was asked, retries included; 0 for what was refused before asking."""
+        """How often the server was asked, retries included; 0 if the client refused the call before that."""
 
 
 class InvalidArgumentError(EbbtideError, ValueError):
-    """A field of the request cannot be served; the same request will fail again.
+    """A field of the request is not valid; the same request will fail again.
 
     The field is named as the caller wrote it, in terms of `RecommendRequest`: ``history[3].item_id``.
     """
@@ -78,26 +78,26 @@ class InvalidArgumentError(EbbtideError, ValueError):
     ) -> None:
         super().__init__(message, status=status)
         self.field = field
-        """Path of the field; None where the server's message names none."""
+        """Path of the field; None if the server's message names none."""
         self.value = value
-        """The value seen."""
+        """Value of the field."""
         self.expected = expected
-        """What would have been accepted."""
+        """Which values are valid."""
 
     @classmethod
     def of_field(cls, field: str, value: object, expected: str) -> InvalidArgumentError:
-        """The error that says: this field held this value, and that was expected."""
+        """The error for one field: its path, its value and which values are valid."""
         return cls(f"{field}: got {value}; expected {expected}", field=field, value=str(value), expected=expected)
 
 
 class DeadlineExceededError(EbbtideError):
-    """No answer came within the call's deadline; the server may have done the work all the same."""
+    """No answer within the deadline of the call. The server may have done the work nevertheless."""
 
     default_status = Status.DEADLINE_EXCEEDED
 
 
 class UnavailableError(EbbtideError):
-    """No server answers at the address, or it refuses work for now; retries inside the deadline did not help."""
+    """No server answers at the address, or it refuses work for now; retries within the deadline failed too."""
 
     default_status = Status.UNAVAILABLE
 
@@ -107,11 +107,11 @@ class ModelNotReadyError(UnavailableError):
 
 
 class OverloadedError(UnavailableError):
-    """The server's queue for the model is full, or the request waited in it for longer than the model allows."""
+    """The queue of the model is full, or the request waited in it for longer than the model allows."""
 
 
 class VersionMismatchError(EbbtideError):
-    """The model at the address is not the one that this client was made for: other tensors, or another export."""
+    """The model at the address has other tensors than this client expects, or is of another export."""
 
     default_status = Status.FAILED_PRECONDITION
 
@@ -120,29 +120,29 @@ class VersionMismatchError(EbbtideError):
         self.expected = expected
         """What this client expects: a fingerprint, or a tensor of the contract."""
         self.found = found
-        """What the server has in its place."""
+        """What the server has instead."""
 
 
 class UnauthenticatedError(EbbtideError):
-    """The server wants to know who calls: the token is missing, expired or not one that it takes."""
+    """The token is missing, expired or not valid for this server."""
 
     default_status = Status.UNAUTHENTICATED
 
 
 class PermissionDeniedError(EbbtideError):
-    """The server does not let this caller do this."""
+    """The caller may not do this."""
 
     default_status = Status.PERMISSION_DENIED
 
 
 class ResourceExhaustedError(EbbtideError):
-    """A message is larger than one side allows, or a quota is spent."""
+    """A message is larger than the client or the server allows, or a quota is used up."""
 
     default_status = Status.RESOURCE_EXHAUSTED
 
 
 class CallCancelledError(EbbtideError):
-    """The call was cancelled, or its client was closed while it ran."""
+    """The call was cancelled, or its client was closed during the call."""
 
     default_status = Status.CANCELLED
 

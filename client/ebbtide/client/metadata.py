@@ -1,4 +1,4 @@
-"""What a server says about itself and its models."""
+"""Metadata of a server and of its models."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class ServerMetadata:
     """A Triton server."""
 
     name: str
-    """Its name: triton, unless its operator chose another."""
+    """Name of the server: triton by default."""
     version: str
     """Version of the server, as in 2.51.0."""
     extensions: tuple[str, ...]
-    """What it offers beside inference."""
+    """Extensions of the inference protocol that the server supports."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class TensorMetadata:
     """One input or output of a model."""
 
     name: str
-    """As in the contract."""
+    """Name in the contract."""
     dtype: str
-    """KServe v2's name of the element type: INT64, FP32, BYTES, ..."""
+    """Element type by its KServe v2 name: INT64, FP32, BYTES, ..."""
     shape: tuple[int, ...]
-    """The batch dimension first, where the model batches; -1 where it varies."""
+    """The shape; the batch dimension is first if the model batches, and -1 is a dimension of variable size."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class ModelMetadata:
     """A model that a server has ready."""
 
     name: str
-    """As in the contract: recommend, embed, ..."""
+    """Name in the contract: recommend, embed, ..."""
     versions: tuple[str, ...]
     """Versions that are loaded."""
     platform: str
-    """What runs it: ensemble, python, ..."""
+    """What runs the model: ensemble, python, ..."""
     fingerprint: str | None
-    """Id of the export that it is part of; None for a model that Ebbtide did not export."""
+    """Id of the export; None for a model that Ebbtide did not export."""
     inputs: tuple[TensorMetadata, ...]
-    """What it takes."""
+    """Input tensors."""
     outputs: tuple[TensorMetadata, ...]
-    """What it gives."""
+    """Output tensors."""
 
 
 def server_metadata(message: Untyped) -> ServerMetadata:

@@ -2,7 +2,7 @@
 
     ClientConfig(hooks=(tracing(),))
 
-Each call is one client span, a child of the current one, with an event for every attempt. Its context travels with the
+Each call is one client span, a child of the current one, with an event for every attempt. Its context is sent with the
 request (``traceparent``), so that a Triton with ``--trace-config mode=opentelemetry`` continues the trace.
 """
 

@@ -43,7 +43,7 @@ def metrics(registry: CollectorRegistry = REGISTRY) -> Hooks:
         ("method", "status"),
         registry=registry,
     )
-    in_flight = Gauge("ebbtide_client_calls_in_flight", "Calls under way.", ("method",), registry=registry)
+    in_flight = Gauge("ebbtide_client_calls_in_flight", "Calls in flight.", ("method",), registry=registry)
 
     def before_call(call: Call) -> None:
         in_flight.labels(call.method).inc()

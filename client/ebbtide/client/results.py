@@ -1,4 +1,4 @@
-"""Answers to work with: as text, as a dict, and as a pandas or polars frame where these are installed."""
+"""Answers as text, as a dict, and as a pandas or polars frame if these are installed."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RecommendResult:
-    """What became of one request among many: either a response or an error."""
+    """The result of one request of many: either a response or an error."""
 
     request: RecommendRequest = field(repr=False)
     """The request."""
     response: RecommendResponse | None = None
-    """The answer; None where the call failed."""
+    """The answer; None if the call failed."""
     error: EbbtideError | None = None
-    """Why the call failed; None where it was answered."""
+    """Why the call failed; None if it was answered."""
     index: int = 0
-    """Index of the request among those given."""
+    """Index of the request in the list of requests."""
 
     def __str__(self) -> str:
         return to_text(self.response) if self.response is not None else f"{type(self.error).__name__}: {self.error}"
@@ -57,12 +57,12 @@ class Ranking:
 
     @property
     def unknown_item_ids(self) -> Sequence[str]:
-        """Candidates that are not in the catalog, in the order given."""
+        """Candidates that are not in the catalog, in the order of the request."""
         return self.response.unknown_item_ids
 
     @property
     def excluded_item_ids(self) -> Sequence[str]:
-        """Candidates that an exclusion left out, in the order given."""
+        """Excluded candidates, in the order of the request."""
         return self.response.excluded_item_ids
 
     @property
@@ -72,7 +72,7 @@ class Ranking:
 
     @property
     def cold_start(self) -> ColdStart.ValueType:
-        """What there was nothing of to go by."""
+        """Which evidence was missing (cold start)."""
         return self.response.cold_start
 
     def __str__(self) -> str:
@@ -81,19 +81,19 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The answer of `InterestClient.explain`; prints as a table of what each event adds to each score."""
+    """The answer of `InterestClient.explain`; prints as a table of the share of each event in each score."""
 
     response: ExplainResponse = field(repr=False)
     """The whole answer as a message."""
 
     @property
     def items(self) -> Sequence[ItemExplanation]:
-        """The score of each item in parts, in the order asked for, or best first."""
+        """The score of each item split into shares, in the order of the request, or best first."""
         return self.response.items
 
     @property
     def events(self) -> Sequence[ExplainedEvent]:
-        """The request's events, to which the items' `event_shares` belong: its history, its current, its events."""
+        """The events that `event_shares` belong to: the request's `history`, then `current`, then `events`."""
         return self.response.events
 
     @property
@@ -103,7 +103,7 @@ class Explanation:
 
     @property
     def cold_start(self) -> ColdStart.ValueType:
-        """What there was nothing of to go by."""
+        """Which evidence was missing (cold start)."""
         return self.response.cold_start
 
     def __str__(self) -> str:
@@ -141,19 +141,19 @@ def to_text(answer: Answer, titles: Mapping[str, str] | None = None, *, events: 
 def parts_of_score(
     explanation: Explanation, item: ItemExplanation, titles: Mapping[str, str] | None = None, *, events: int = 5
 ) -> list[tuple[float, str]]:
-    """What adds up to the score of an item, each with words for it, as `to_text` shows them.
+    """The shares of the score of an item, each with its description, as `to_text` shows them.
 
     Args:
         explanation: The answer.
         item: One of its items.
         titles: What to show in place of item ids.
-        events: How many of the events that add or take most to tell one by one; the other ones are told together.
+        events: How many events to show one by one, those with the largest shares; the others are summed up.
     """
     return _texts.parts(explanation.response, item, titles or {}, events)
 
 
 def cold_start_text(answer: Answer) -> str:
-    """What there was nothing of to go by, in words; empty where nothing was missing."""
+    """Which evidence was missing, in words; empty if none was."""
     return _texts.cold_start(_message(answer).cold_start)
 
 

@@ -1,4 +1,4 @@
-"""Who the two sides of a connection are: TLS, mutual TLS and bearer tokens. No secret is ever shown."""
+"""TLS, mutual TLS and bearer tokens. No secret is ever shown."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from pathlib import Path
 from ebbtide.client.errors import InvalidArgumentError
 
 TokenProvider = Callable[[], str] | Callable[[], Awaitable[str]]
-"""Gives the token of the moment: a plain function, or with `AsyncInterestClient` also an async one."""
+"""Returns the current token: a plain function, or with `AsyncInterestClient` also an async one."""
 
 
 @dataclass(frozen=True)
 class TlsConfig:
-    """Encryption of the connection, and the certificates of both sides; PEM, as a file or as its bytes."""
+    """Encryption of the connection, and the certificates of client and server; PEM, as a file or as its bytes."""
 
     root_certificates: Path | bytes | None = field(default=None, repr=False)
-    """Who may vouch for the server; None takes the public authorities that gRPC ships."""
+    """Certificate authorities for the server; None uses the public ones that gRPC ships."""
     client_certificate: Path | bytes | None = field(default=None, repr=False)
-    """Who this client is, for servers that ask (mutual TLS), leaf first."""
+    """Certificate of this client, for mutual TLS, leaf first."""
     client_key: Path | bytes | None = field(default=None, repr=False)
     """The private key of `client_certificate`."""
     server_name: str | None = None
-    """Name that the server's certificate must carry, where it is not the one in the address: several addresses, a
-    tunnel, an IP address."""
+    """Name in the server's certificate, if it differs from the address: several addresses, a tunnel, an IP address."""
 
     def __post_init__(self) -> None:
         if (self.client_certificate is None) != (self.client_key is None):
@@ -34,14 +33,14 @@ class TlsConfig:
 
 @dataclass(frozen=True)
 class BearerToken:
-    """A token that says who calls, sent as ``authorization: Bearer ...``."""
+    """Token of the caller, sent as ``authorization: Bearer ...``."""
 
     value: str | TokenProvider = field(repr=False)
-    """The token, or what gives it. A provider is asked before every attempt: let it keep its token until that expires,
-    and, in `AsyncInterestClient`, be async if it waits for anything."""
+    """The token, or its provider. The client asks a provider before every attempt: let it keep its token until that
+    expires. For `AsyncInterestClient`, make it async if it waits for anything."""
     allow_plaintext: bool = False
-    """Whether the token may travel unencrypted to another machine, for example inside a mesh that encrypts by itself.
-    Without it such a client is refused; loopback is always allowed."""
+    """Whether the token may be sent unencrypted to another machine, for example inside a mesh that encrypts by itself.
+    If not, the client refuses to; loopback is always allowed."""
 
     def __post_init__(self) -> None:
         if isinstance(self.value, str):
@@ -54,7 +53,7 @@ def authorization(token: object) -> str:
     """The value of the ``authorization`` header.
 
     Raises:
-        InvalidArgumentError: The token is no string of printable ASCII without spaces; the error keeps it to itself.
+        InvalidArgumentError: The token is not a string of printable ASCII without spaces; the error does not show it.
     """
     if not isinstance(token, str):
         raise InvalidArgumentError.of_field("token", f"a {type(token).__name__}", "a string")

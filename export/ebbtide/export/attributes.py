@@ -78,16 +78,16 @@ def read_attributes(
     found: list[tuple[Ints, Ints]] = []
     for name in columns:
         pairs = _pairs(known, name, separator)
-        own = tuple(sorted(pairs["value"].unique().to_list()))
-        if not own:
+        distinct = tuple(sorted(pairs["value"].unique().to_list()))
+        if not distinct:
             raise AttributesError(f"attributes of {path}, column {name}: got no value; expected some")
-        values[name] = own
-        found.append((pairs["_item"].to_numpy(), np.searchsorted(np.array(own), pairs["value"].to_numpy())))
-    count = sum(len(own) for own in values.values())
+        values[name] = distinct
+        found.append((pairs["_item"].to_numpy(), np.searchsorted(np.array(distinct), pairs["value"].to_numpy())))
+    count = sum(len(distinct) for distinct in values.values())
     if count > MAX_VALUES:
         raise AttributesError(
             f"attributes of {path}: got {count} values ("
-            + ", ".join(f"{len(own)} of {name}" for name, own in values.items())
+            + ", ".join(f"{len(distinct)} of {name}" for name, distinct in values.items())
             + f"); expected at most {MAX_VALUES} in all: take columns with fewer"
         )
     return _packed(values, found, len(item_id))
@@ -110,23 +110,23 @@ def _pairs(table: pl.DataFrame, name: str, separator: str) -> pl.DataFrame:
 
 
 def _packed(values: dict[str, tuple[str, ...]], found: list[tuple[Ints, Ints]], items: int) -> CatalogAttributes:
-    widths = [1 + len(own) // _WORD_BITS for own in values.values()]
+    widths = [1 + len(distinct) // _WORD_BITS for distinct in values.values()]
     first = np.cumsum([0, *widths])
     words = np.zeros((items, int(first[-1])), dtype=np.uint64)
     keys: list[Ints] = []
-    for (name, own), begin, (item, value) in zip(values.items(), first[:-1], found, strict=True):
+    for (name, distinct), begin, (item, value) in zip(values.items(), first[:-1], found, strict=True):
         # The first bit is everybody's, so the values begin at the second.
         words[:, begin] |= np.uint64(1)
         bit = value + 1
         np.bitwise_or.at(
             words, (item, begin + bit // _WORD_BITS), np.left_shift(np.uint64(1), (bit % _WORD_BITS).astype(np.uint64))
         )
-        keys.append(item_keys(f"{name}={text}" for text in own))
+        keys.append(item_keys(f"{name}={text}" for text in distinct))
     key = np.concatenate(keys)
     order = np.argsort(key)
     if np.any(key[order][1:] == key[order][:-1]):
         raise AttributesError("attributes: got one key for two values; expected one for each: rename one of them")
-    sizes = [len(own) for own in values.values()]
+    sizes = [len(distinct) for distinct in values.values()]
     return CatalogAttributes(
         values=values,
         items=ItemAttributes(words.view(np.int64), tuple((int(begin), int(end)) for begin, end in pairwise(first))),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import text_format
@@ -20,16 +20,6 @@ MAX_BATCH_SIZE = 64
 """Requests that a batching model takes together."""
 CORES_RESOURCE = "cores"
 """The rate limiter's name for what instances share; `ebbtide serve --rate-limiter` gives as many as the machine has."""
-CACHED_MODELS = (contract.SCORING_HEAD, contract.ENCODER, contract.EMBED)
-"""Models whose answers the server may cache.
-
-Triton's key is the model, its version and the raw bytes of its inputs; it leaves out shapes and the outputs asked for.
-So `recommend` itself is not cached: after a request for `alpha_used` alone, one for everything would get `alpha_used`
-alone (seen). Nor is `adaptive_weights`: `rank` does not ask it for `item_filter`, and `recommend` for the same user
-then failed for want of it (seen). These are asked for everything by every ensemble, and `embed` has but one output. All
-that changes an answer of these is a tensor, and shapes follow from the bytes: the encoder's too, since no two batches
-of `tokenizer` with different numbers of texts have the same bytes.
-"""
 _TENSORRT_WORKSPACE_BYTES = 1 << 30
 
 
@@ -44,6 +34,8 @@ class ConfigSettings:
     facts: VersionFacts
     """What clients are told; the texts of one request are also the batch that reaches the encoder."""
     serving: ServingOptions
+    models: Mapping[str, Model] = field(default_factory=lambda: contract.MODELS)
+    """All models of the export."""
 
 
 def render_config(model: Model, settings: ConfigSettings, target: Target) -> str:
@@ -68,14 +60,14 @@ def model_config(model: Model, settings: ConfigSettings, target: Target) -> Any:
             for tensor in model.outputs
         ],
     )
-    if serving.response_cache and model.name in {cached.name for cached in CACHED_MODELS}:
+    if serving.response_cache and _is_cacheable(model, settings.models):
         config.response_cache.enable = True
     if model.kind is Kind.PYTHON:
         tell_limits(config, settings.facts.limits)
     if model.kind is Kind.ENSEMBLE:
         settings.facts.tell(config)
         config.platform = model.kind.value
-        config.ensemble_scheduling.step.extend(_steps(model))
+        config.ensemble_scheduling.step.extend(_steps(model, settings.models))
         pin(config, settings.version, settings.fingerprint)
         return config
     config.backend = model.kind.value
@@ -88,7 +80,7 @@ def model_config(model: Model, settings: ConfigSettings, target: Target) -> Any:
     if model.kind is Kind.ONNX:
         _set_parameter(config, "intra_op_thread_count", str(placement.threads))
         _set_parameter(config, "inter_op_thread_count", "1")
-        if model is contract.ENCODER and placement.device == "cpu":
+        if model.batches_texts and placement.device == "cpu":
             # Of Ebbtide's stand-in backend; NVIDIA's does not look at it.
             _set_parameter(config, "split_rows_by_length", contract.ATTENTION_MASK.name)
         if placement.device == "gpu" and serving.accelerator is not None:
@@ -103,7 +95,7 @@ def model_config(model: Model, settings: ConfigSettings, target: Target) -> Any:
 def _max_batch_size(model: Model, settings: ConfigSettings) -> int:
     if not model.batching:
         return 0
-    return settings.facts.limits.max_texts if model is contract.ENCODER else MAX_BATCH_SIZE
+    return settings.facts.limits.max_texts if model.batches_texts else MAX_BATCH_SIZE
 
 
 def _input(tensor: Tensor, model: Model, settings: ConfigSettings) -> Any:  # noqa: ANN401 - no types
@@ -128,16 +120,20 @@ def data_type(tensor: Tensor) -> int:
     return int(model_config_pb2.DataType.Value(f"TYPE_{name}"))
 
 
-def _steps(ensemble: Model) -> Iterator[Any]:
+def _is_cacheable(model: Model, models: Mapping[str, Model]) -> bool:
+    """Whether every ensemble that runs the model asks for the same outputs, which the key of the cache leaves out."""
+    ensembles = [ensemble for ensemble in models.values() if model.name in ensemble.steps]
+    return model.cacheable and len({contract.read_outputs(ensemble, model, models) for ensemble in ensembles}) <= 1
+
+
+def _steps(ensemble: Model, models: Mapping[str, Model]) -> Iterator[Any]:
     """Steps that read and write the ensemble's tensors by its own names for them.
 
-    A step's optional input that nothing gives stays out, and so does an output that nobody reads.
+    A step's optional input that nothing gives stays out, and so does an output that nothing reads.
     """
-    models = [contract.MODELS[name] for name in ensemble.steps]
     given = {tensor.name for tensor in ensemble.inputs}
-    read = {tensor.name for tensor in ensemble.outputs} | {tensor.name for model in models for tensor in model.inputs}
-    for model in models:
-        outputs = [tensor.name for tensor in model.outputs if tensor.name in read]
+    for model in (models[name] for name in ensemble.steps):
+        outputs = [tensor.name for tensor in contract.read_outputs(ensemble, model, models)]
         yield model_config_pb2.ModelEnsembling.Step(
             model_name=model.name,
             input_map={
@@ -183,7 +179,7 @@ def _set_accelerator(config: Any, model: Model, name: Accelerator) -> None:  # n
     cache stays off: ONNX Runtime finds a cached engine by the graph and not by the weights, so that a new version would
     answer with an older one's.
     """
-    if name == "tensorrt" and model is not contract.ENCODER:
+    if name == "tensorrt" and not model.batches_texts:
         name = "cuda"
     accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name=name)
     if name == "tensorrt":

@@ -34,7 +34,7 @@ _SAME_VECTORS = 1e-5
 
 @dataclass(frozen=True)
 class EarlierExport:
-    """How the version in service was exported, for a bundle that shall take its place."""
+    """How the version in service was exported, for a bundle that is to replace it."""
 
     repository: Path
     version: int
@@ -99,12 +99,12 @@ class EarlierExport:
                 return version
         return None
 
-    def export(self, bundle: InterestBundle, report: Callable[[str], None] = lambda _part: None) -> ExportReport:
+    def export(self, bundle: InterestBundle, report: Callable[[str], None] = lambda _stage: None) -> ExportReport:
         """Adds the bundle as the next version; the ensembles go on answering with theirs.
 
         Args:
             bundle: The one that `read` was given.
-            report: Called with the name of each part as it begins.
+            report: Called with the name of each stage as it begins.
 
         Raises:
             ExportError: See `export_repository`.

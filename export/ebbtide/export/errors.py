@@ -7,7 +7,7 @@ ExportError
 ├── ServingOptionsError        a target or another choice of how to serve that cannot be met
 ├── EncoderOptionsError        choices for the encoder that do not go together, or that this encoder does not have
 ├── FidelityError              a compressed encoder answers too far from the full one
-├── RepositoryError            a folder is not an export, or its parts come from different exports
+├── RepositoryError            a folder is not an export, or its files come from different exports
 ├── VersionError               a version that is not there, is in use, or does not go with the others
 └── ParityError                an exported graph does not answer as the torch model does
 ├── TensorNamesError       inputs or outputs have other names
@@ -48,7 +48,7 @@ class FidelityError(ExportError):
 
 
 class RepositoryError(ExportError):
-    """A folder that is not an export, or whose parts come from different exports."""
+    """A folder that is not an export, or whose files come from different exports."""
 
 
 class VersionError(ExportError):

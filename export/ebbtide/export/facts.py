@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ebbtide.export.errors import RepositoryError
+from ebbtide.export.manifest import read_models
 from ebbtide.interest import contract, exported
-from ebbtide.interest.contract import Limits
-from ebbtide.interest.retrieval import RETRIEVAL_FILE
+from ebbtide.interest.contract import Kind, Limits
 from ebbtide.interest.tensorfile import read_tensors
 
 ATTRIBUTE_COLUMNS = "attribute_columns"
@@ -36,13 +36,11 @@ class VersionFacts:
         Raises:
             RepositoryError: A file is missing or damaged.
         """
-        weights, head = (
-            repository / model.name / str(version) for model in (contract.ADAPTIVE_WEIGHTS, contract.SCORING_HEAD)
-        )
+        weights = repository / contract.ADAPTIVE_WEIGHTS.name / str(version)
+        is_exact = read_models(repository)[contract.SCORING_HEAD.name].kind is Kind.ONNX
         try:
             limits = exported.read_interest_config(weights).limits
             _, of_attributes = read_tensors(weights / exported.ATTRIBUTES_FILE)
-            is_exact = not (head / RETRIEVAL_FILE).is_file()
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise RepositoryError(f"{repository}: version {version}: not a sound export: {error}") from error
         return cls(limits, tuple(json.loads(of_attributes.get(ATTRIBUTE_COLUMNS, "[]"))), is_exact)

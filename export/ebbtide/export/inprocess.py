@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,22 +15,19 @@ import onnxruntime as ort
 from ebbtide.export import versions
 from ebbtide.export.errors import RepositoryError
 from ebbtide.export.head.served import open_head
-from ebbtide.export.sources import model_sources
+from ebbtide.export.manifest import read_models
+from ebbtide.export.sources import load_source
 from ebbtide.interest import contract, exported
-from ebbtide.interest.candidates import CandidateScorer
 from ebbtide.interest.checks import Request
-from ebbtide.interest.contract import Model
+from ebbtide.interest.contract import Kind, Model
 from ebbtide.interest.errors import RequestError
-from ebbtide.interest.explanation import Explainer, Explanation
 from ebbtide.interest.modelfile import MODEL_FILE
-from ebbtide.interest.pipeline import AdaptiveWeights, InterestPipeline
-from ebbtide.interest.retrieval import RETRIEVAL_FILE
+from ebbtide.interest.pipeline import InterestPipeline
 
 Floats = npt.NDArray[np.float32]
-
-_WEIGHTS_OF_CANDIDATES = tuple(
-    tensor for tensor in contract.CANDIDATE_HEAD.inputs if tensor is not contract.CANDIDATE_ITEM
-)
+Tensors = Mapping[str, npt.NDArray[Any]]
+"""By name, in the shapes that Triton gives them: with a leading row for each user where the model batches."""
+Run = Callable[[Tensors], Tensors | RequestError]
 
 
 @dataclass(frozen=True)
@@ -49,10 +44,10 @@ class Answer:
 
 
 class InProcessPipeline:
-    """The twin of the Triton ensembles, read from the same folder."""
+    """The models of one exported version, run as Triton runs them: ensembles step by step."""
 
     def __init__(self, repository: Path, version: int | None = None) -> None:
-        """Reads one version of an exported repository; the encoder's graph only when texts come.
+        """Reads one version of an exported repository; encoder and scoring head only when they are asked.
 
         Args:
             repository: Written by an export.
@@ -62,71 +57,80 @@ class InProcessPipeline:
             RepositoryError: A model is missing, damaged or of another export.
         """
         self.repository = repository
+        self.models = read_models(repository)
         self.version = versions.served_version(repository) if version is None else version
         self.fingerprint = versions.version_fingerprint(repository, self.version)
-        folder = self._folder(contract.ADAPTIVE_WEIGHTS)
+        folder = self.folder(contract.ADAPTIVE_WEIGHTS.name)
         try:
             exported.require_one_export(repository, self.version, self.fingerprint)
             self.weights: InterestPipeline = exported.read_pipeline(folder)
             self.limits = exported.read_interest_config(folder).limits
         except (ValueError, KeyError, OSError) as error:
             raise RepositoryError(f"{repository}: not a sound export: {error}") from error
-        self.head: Any = self._head()
+        self._runs: dict[str, Run] = {}
 
     @cached_property
-    def candidates(self) -> CandidateScorer:
-        """What `candidate_head` serves."""
-        return exported.read_candidate_scorer(self._folder(contract.CANDIDATE_HEAD))
+    def head(self) -> Any:  # noqa: ANN401 - onnxruntime carries no types
+        """The scoring head's session, or what is run like one where it answers from an index.
 
-    @cached_property
-    def explainer(self) -> Explainer:
-        """What `explainer` serves."""
-        return exported.read_explainer(self._folder(contract.EXPLAINER))
+        Raises:
+            RepositoryError: A file is damaged or of another export.
+        """
+        model = self.models[contract.SCORING_HEAD.name]
+        if model.kind is Kind.ONNX:
+            return self._session(model)
+        folder = self.folder(model.name)
+        try:
+            return open_head(folder, self.fingerprint)
+        except (ValueError, KeyError, OSError) as error:
+            raise RepositoryError(f"{folder}: not a sound export: {error}") from error
 
     @cached_property
     def encoder(self) -> Any:  # noqa: ANN401 - onnxruntime carries no types
         """The encoder's session."""
-        return self._session(contract.ENCODER)
+        return self._session(self.models[contract.ENCODER.name])
 
     @cached_property
     def tokenizer(self) -> Any:  # noqa: ANN401 - loaded from the served model's source
         """The `TextTokens` of the served tokenizer."""
-        tokens = text_tokens_module()
-        return tokens.TextTokens(self._folder(contract.TOKENIZER), self.limits)
+        name = contract.TOKENIZER.name
+        return load_source(name, "text_tokens").TextTokens(self.folder(name), self.limits)
+
+    def run(self, name: str, tensors: Tensors) -> Tensors | RequestError:
+        """The outputs of a model, or what is wrong with the request.
+
+        Args:
+            name: Of the model; an ensemble runs its steps. A step whose outputs are given does not run: with
+                `text_vector`, `recommend_text` needs neither `text` nor the encoder.
+            tensors: Its inputs; others are ignored.
+        """
+        model = self.models[name]
+        if model.kind is not Kind.ENSEMBLE:
+            return self._run_one(model, tensors)
+        steps = self.steps(model, tensors)
+        known = {tensor.name for one in (model, *steps) for tensor in one.inputs}
+        values = {name: value for name, value in tensors.items() if name in known}
+        for step in steps:
+            outputs = self._run_one(step, values)
+            if isinstance(outputs, RequestError):
+                return outputs
+            values.update(outputs)
+        return {tensor.name: values[tensor.name] for tensor in model.outputs}
+
+    def steps(self, ensemble: Model, given: Tensors) -> list[Model]:
+        """The models that an ensemble runs, in order, where some of its inner tensors are given."""
+        needed = {tensor.name for tensor in ensemble.outputs}
+        found: list[Model] = []
+        for name in reversed(ensemble.steps):
+            step = self.models[name]
+            if any(tensor.name in needed and tensor.name not in given for tensor in step.outputs):
+                found.insert(0, step)
+                needed.update(tensor.name for tensor in step.inputs)
+        return found
 
     def recommend(self, requests: Sequence[Request]) -> list[Answer | RequestError]:
         """The answers in the requests' order; texts are given as vectors (see `embed`)."""
-        results: list[Answer | RequestError] = []
-        weights = self.weights.run(requests)
-        served = [answer for answer in weights if isinstance(answer, AdaptiveWeights)]
-        ranked = iter(self._rank(served))
-        for answer in weights:
-            results.append(next(ranked) if isinstance(answer, AdaptiveWeights) else answer)
-        return results
-
-    def rank(self, request: Request) -> Floats | RequestError:
-        """The scores of a request's `candidate_item`, ``[candidates]``: minus infinity excluded, NaN unknown."""
-        (weights,) = self.weights.run([request])
-        if isinstance(weights, RequestError):
-            return weights
-        return self.candidate_scores(weights, request.candidate_item)
-
-    def candidate_scores(self, weights: Any, candidates: npt.NDArray[np.int64] | None) -> Floats | RequestError:  # noqa: ANN401 - whatever has the attributes
-        """The same for weights that are known.
-
-        Args:
-            weights: With the attributes `interest`, `adjust_item` and `adjust_score` of `AdaptiveWeights`.
-            candidates: ``[candidates]``, item keys.
-        """
-        if candidates is None:
-            return RequestError(contract.CANDIDATE_ITEM.name, "no tensor", "the items to score")
-        part = {tensor.name: np.asarray(getattr(weights, tensor.name))[None] for tensor in _WEIGHTS_OF_CANDIDATES}
-        (scores,) = self.candidates.run_parts([{**part, contract.CANDIDATE_ITEM.name: candidates[None]}])
-        return scores if isinstance(scores, RequestError) else scores[contract.CANDIDATE_SCORE.name][0]
-
-    def explain(self, request: Request) -> Explanation | RequestError:
-        """Why a request's `candidate_item` score as they do; texts are given as vectors (see `embed`)."""
-        return self.explainer.run(request)
+        return [self._recommend(request) for request in requests]
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """The event vectors of texts, ``[texts, d]``.
@@ -134,55 +138,102 @@ class InProcessPipeline:
         Raises:
             RequestError: No text, too many, or one that is blank or too long.
         """
-        batch = self.tokenizer.encode([text.encode() for text in texts])
-        (vectors,) = self.encoder.run(None, batch._asdict())
-        return np.asarray(vectors, dtype=np.float32)
+        encoded = np.empty(len(texts), dtype=np.object_)
+        encoded[:] = [text.encode() for text in texts]
+        found = self.run(contract.EMBED.name, {contract.TEXT.name: encoded})
+        if isinstance(found, RequestError):
+            raise found
+        return found[contract.TEXT_VECTOR.name]
 
-    def _rank(self, weights: Sequence[AdaptiveWeights]) -> list[Answer]:
-        if not weights:
-            return []
-        feeds = {
-            tensor.name: np.stack([getattr(answer, tensor.name) for answer in weights])
-            for tensor in contract.SCORING_HEAD.inputs
-        }
-        names = [contract.ITEM_ID.name, contract.SCORE.name]
-        item_id, score = self.head.run(names, feeds)
-        return [
-            Answer(item_id[row].tolist(), score[row], float(answer.alpha_used[0]), tuple(answer.event_counts.tolist()))
-            for row, answer in enumerate(weights)
-        ]
+    def folder(self, name: str) -> Path:
+        """A model's version folder."""
+        return self.repository / name / str(self.version)
 
-    def _head(self) -> Any:  # noqa: ANN401 - onnxruntime carries no types
-        """The scoring head's session, or what is run like one where it answers from an index."""
-        folder = self._folder(contract.SCORING_HEAD)
-        if not (folder / RETRIEVAL_FILE).is_file():
-            return self._session(contract.SCORING_HEAD)
-        try:
-            return open_head(folder, self.fingerprint)
-        except (ValueError, KeyError, OSError) as error:
-            raise RepositoryError(f"{folder}: not a sound export: {error}") from error
+    def _recommend(self, request: Request) -> Answer | RequestError:
+        has_texts = request.text_vector is not None or request.text_event is not None
+        model = self.models[(contract.RECOMMEND_TEXT if has_texts else contract.RECOMMEND).name]
+        found = self.run(model.name, tensors_of(request, model))
+        if isinstance(found, RequestError):
+            return found
+        history, session, left_out = found[contract.EVENT_COUNTS.name][0].tolist()
+        return Answer(
+            found[contract.ITEM_ID.name][0].tolist(),
+            found[contract.SCORE.name][0],
+            float(found[contract.ALPHA_USED.name][0, 0]),
+            (history, session, left_out),
+        )
+
+    def _run_one(self, model: Model, tensors: Tensors) -> Tensors | RequestError:
+        given = {tensor.name: tensors[tensor.name] for tensor in model.inputs if tensor.name in tensors}
+        for tensor in model.inputs:
+            if not tensor.optional and tensor.name not in given:
+                return RequestError(tensor.name, "no tensor", tensor.meaning)
+        if model.name not in self._runs:
+            self._runs[model.name] = self._open(model)
+        return self._runs[model.name](given)
+
+    def _open(self, model: Model) -> Run:
+        if model.name == contract.SCORING_HEAD.name:
+            return _session_run(self.head, model)
+        if model.name == contract.ENCODER.name:
+            return _session_run(self.encoder, model)
+        if model.kind is Kind.ONNX:
+            return _session_run(self._session(model), model)
+        return PYTHON_MODELS[model.code](self, model)
 
     def _session(self, model: Model) -> Any:  # noqa: ANN401 - onnxruntime carries no types
-        path = self._folder(model) / MODEL_FILE
+        path = self.folder(model.name) / MODEL_FILE
         options = ort.SessionOptions()
         parameters = versions.read_model_config(self.repository, model.name).parameters
         options.intra_op_num_threads = int(parameters["intra_op_thread_count"].string_value)
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def _folder(self, model: Model) -> Path:
-        return self.repository / model.name / str(self.version)
+
+def tensors_of(request: Request, model: Model) -> Tensors:
+    """A request's tensors, with a leading row for the user where the model takes one."""
+    rows = {tensor.name for tensor in model.inputs if model.batching or tensor.rows == 1}
+    return {name: value[None] if name in rows else value for name, value in request.tensors().items()}
 
 
-def text_tokens_module() -> Any:  # noqa: ANN401 - a module outside the package
-    """The served tokenizer's code; from this installation, so that reading an export runs none of its code."""
-    name = "ebbtide_served_text_tokens"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            name, model_sources() / contract.TOKENIZER.name / "text_tokens.py"
-        )
-        assert spec is not None  # noqa: S101 - the file is part of the package
-        assert spec.loader is not None  # noqa: S101 - as above
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.modules[name] = module
-    return sys.modules[name]
+def _session_run(session: Any, model: Model) -> Run:  # noqa: ANN401 - onnxruntime carries no types
+    names = [tensor.name for tensor in model.outputs]
+    return lambda tensors: dict(zip(names, session.run(names, dict(tensors)), strict=True))
+
+
+def _open_tokenizer(pipeline: InProcessPipeline, _model: Model) -> Run:
+    def run(tensors: Tensors) -> Tensors | RequestError:
+        try:
+            found: Tensors = pipeline.tokenizer.encode(tensors[contract.TEXT.name].ravel())._asdict()
+        except RequestError as error:
+            return error
+        return found
+
+    return run
+
+
+def _open_weights(pipeline: InProcessPipeline, _model: Model) -> Run:
+    return lambda tensors: pipeline.weights.run_requests([tensors])[0]
+
+
+def _open_candidate_head(pipeline: InProcessPipeline, model: Model) -> Run:
+    scorer = exported.read_candidate_scorer(pipeline.folder(model.name))
+    return lambda tensors: scorer.run_requests([tensors])[0]
+
+
+def _open_explainer(pipeline: InProcessPipeline, model: Model) -> Run:
+    explainer = exported.read_explainer(pipeline.folder(model.name))
+
+    def run(tensors: Tensors) -> Tensors | RequestError:
+        found = explainer.run_tensors(tensors)
+        return found if isinstance(found, RequestError) else vars(found)
+
+    return run
+
+
+PYTHON_MODELS: dict[str, Callable[[InProcessPipeline, Model], Run]] = {
+    contract.TOKENIZER.name: _open_tokenizer,
+    contract.ADAPTIVE_WEIGHTS.name: _open_weights,
+    contract.CANDIDATE_HEAD.name: _open_candidate_head,
+    contract.EXPLAINER.name: _open_explainer,
+}
+"""How the code of each Python model is opened without Triton, by `Model.code`."""

@@ -1,18 +1,25 @@
-"""What the exports of one repository noted of each version; the file also tells an exported repository from others."""
+"""What a repository holds: its models, and what the exports noted of each version.
+
+Whatever reads a repository takes its models from here and not from the contract, so that an older export stays readable
+when the contract grows. The file also tells an exported repository from other folders.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ebbtide.export import versions
 from ebbtide.export.errors import RepositoryError
+from ebbtide.export.files import write_text
+from ebbtide.interest.contract import Axis, Dtype, Kind, Model, Size, Tensor
 
 MANIFEST_FILE = "ebbtide-export.json"
 """Beside the models' folders; Triton reads folders only."""
-_FORMAT = 2
+_FORMAT = 3
+_NAMED_DIMS: dict[str, Size | Axis] = {dim.value: dim for dim in (*Size, *Axis)}
 
 
 def read_manifest(repository: Path) -> dict[str, dict[str, Any]]:
@@ -21,20 +28,74 @@ def read_manifest(repository: Path) -> dict[str, dict[str, Any]]:
     Raises:
         RepositoryError: The manifest is missing or damaged, or of an earlier kind.
     """
+    found: dict[str, dict[str, Any]] = _read(repository)["versions"]
+    return found
+
+
+def read_models(repository: Path) -> dict[str, Model]:
+    """The models of a repository by name, composing models before ensembles; all versions have the same ones.
+
+    Raises:
+        RepositoryError: The manifest is missing or damaged, or of an earlier kind.
+    """
+    noted = _read(repository)["models"]
+    try:
+        return {name: _model(name, fields) for name, fields in noted.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(repository, error) from error
+
+
+def write_manifest(folder: Path, entries: Mapping[str, Mapping[str, Any]], models: Mapping[str, Model]) -> None:
+    """Replaces the manifest at once.
+
+    Args:
+        folder: The repository.
+        entries: What there is to note of each version, by its number as text.
+        models: Of all versions.
+    """
+    # A line for each model: what people read stands in the entries.
+    lines = (f"    {json.dumps(name)}: {json.dumps(_noted(model))}" for name, model in models.items())
+    versions = json.dumps(entries, indent=2).replace("\n", "\n  ")
+    listed = ",\n".join(lines)
+    text = f'{{\n  "format": {_FORMAT},\n  "versions": {versions},\n  "models": {{\n{listed}\n  }}\n}}\n'
+    write_text(folder / MANIFEST_FILE, text)
+
+
+def write_entries(repository: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Replaces what a repository notes of its versions; its models stay."""
+    write_manifest(repository, entries, read_models(repository))
+
+
+def _read(repository: Path) -> dict[str, Any]:
     path = repository / MANIFEST_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT:
             raise RepositoryError(
                 f"{path}: got format {content['format']}; expected {_FORMAT}: export again without --version"
             )
-        found: dict[str, dict[str, Any]] = content["versions"]
+        if not (isinstance(content["versions"], dict) and isinstance(content["models"], dict)):
+            raise TypeError("versions or models that are no JSON objects")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RepositoryError(f"{path}: got {error!r}; expected what `ebbtide export` writes") from error
-    return found
+        raise _damaged(repository, error) from error
+    return content
 
 
-def write_manifest(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Replaces the manifest at once."""
-    content = {"format": _FORMAT, "versions": entries}
-    versions.write_text(folder / MANIFEST_FILE, json.dumps(content, indent=2) + "\n")
+def _damaged(repository: Path, error: Exception) -> RepositoryError:
+    return RepositoryError(f"{repository / MANIFEST_FILE}: got {error!r}; expected what `ebbtide export` writes")
+
+
+def _noted(model: Model) -> dict[str, Any]:
+    noted = asdict(model)
+    del noted["name"]
+    return noted
+
+
+def _model(name: str, noted: Mapping[str, Any]) -> Model:
+    tensors = {key: tuple(_tensor(fields) for fields in noted[key]) for key in ("inputs", "outputs")}
+    return Model(**{**noted, **tensors, "name": name, "kind": Kind(noted["kind"]), "steps": tuple(noted["steps"])})
+
+
+def _tensor(noted: Mapping[str, Any]) -> Tensor:
+    dims = tuple(_NAMED_DIMS[dim] if isinstance(dim, str) else dim for dim in noted["dims"])
+    return Tensor(**{**noted, "dtype": Dtype(noted["dtype"]), "dims": dims})

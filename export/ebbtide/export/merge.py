@@ -8,7 +8,8 @@ warm-up changes: every version must be able to answer it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from google.protobuf import text_format
 
 from ebbtide.export import versions
 from ebbtide.export.errors import VersionError
+from ebbtide.export.manifest import read_models
 from ebbtide.export.warmup import common_ground, write_warmup
 from ebbtide.interest import contract, exported
+from ebbtide.interest.contract import Model
 
 _TENSOR_FIELDS = ("backend", "max_batch_size", "input", "output")
 _SERVING_FIELDS = ("instance_group", "optimization", "dynamic_batching", "parameters", "response_cache")
@@ -35,12 +38,34 @@ def require_fitting(partial: Path, out: Path, version: int, *, same_serving: boo
     Raises:
         VersionError: They differ.
     """
-    for name in contract.MODELS:
+    for name in read_models(out):
         _require_same(partial, out, Path(name, exported.MODEL_CONFIG_FILE), version, _TENSOR_FIELDS)
         if same_serving:
             _require_same_variants(partial, out, name, version)
             for path in versions.config_files(out / name):
                 _require_same(partial, out, path.relative_to(out), version, _SERVING_FIELDS)
+
+
+def models_beside(out: Path, models: Mapping[str, Model]) -> dict[str, Model]:
+    """The models of a version that is added to a folder: those of the folder, with the steps that its ensembles have.
+
+    So a folder that an earlier program wrote takes new versions, without the models that came later.
+
+    Args:
+        out: The folder of the other versions.
+        models: That an export writes today.
+
+    Raises:
+        VersionError: The folder has a model that an export does not write today.
+    """
+    there = read_models(out)
+    unknown = sorted(there.keys() - models.keys())
+    if unknown:
+        raise VersionError(
+            f"{out}: got models {', '.join(unknown)}, which this version of Ebbtide does not write; expected some of "
+            f"{', '.join(models)}: export to another folder"
+        )
+    return {name: replace(models[name], steps=model.steps) for name, model in there.items()}
 
 
 def add_version(partial: Path, out: Path, version: int, texts: Sequence[str]) -> None:
@@ -59,7 +84,7 @@ def add_version(partial: Path, out: Path, version: int, texts: Sequence[str]) ->
     ground = common_ground({**dict.fromkeys(others, out), version: partial})
     # Before the version comes: what all of them answer, those that are there answer as well.
     write_warmup(out, ground, texts)
-    for name in contract.MODELS:
+    for name in read_models(out):
         index = out / name / str(version)
         shutil.rmtree(index, ignore_errors=True)
         (partial / name / str(version)).rename(index)
@@ -92,9 +117,9 @@ def _require_same_variants(partial: Path, out: Path, name: str, version: int) ->
 
 def _text(config: Any, section: str) -> str:  # noqa: ANN401 - tritonclient carries no types
     """A field of a config as one line."""
-    part = type(config)()
-    part.CopyFrom(config)
+    alone = type(config)()
+    alone.CopyFrom(config)
     for known in config.DESCRIPTOR.fields:
         if known.name != section:
-            part.ClearField(known.name)
-    return text_format.MessageToString(part, as_one_line=True).strip() or "none"
+            alone.ClearField(known.name)
+    return text_format.MessageToString(alone, as_one_line=True).strip() or "none"

@@ -40,7 +40,7 @@ def value_info(tensor: Tensor, batch: str, sizes: Mapping[Size, int]) -> onnx.Va
 def write_graph(graph: onnx.ModelProto, fingerprint: str, folder: Path) -> None:
     """Writes a graph as `MODEL_FILE`, checks it, and notes the export's id beside it.
 
-    Weights go into a file of their own only where protobuf's limit of 2 GiB asks for it.
+    Weights go into a separate file only where protobuf's limit of 2 GiB asks for it.
     """
     strip(graph)
     path = folder / MODEL_FILE

@@ -13,7 +13,7 @@ from ebbtide.export.errors import DynamicAxesError, OutputShapeError, OutputValu
 from ebbtide.interest.contract import Model, Size, Tensor
 
 TOLERANCE = 1e-4
-"""Largest absolute difference between twins, of scores and of vectors."""
+"""Largest absolute difference between two implementations, of scores and of vectors."""
 
 Array = npt.NDArray[Any]
 
@@ -102,9 +102,9 @@ def ranking_difference(
     """
     if len(set(item_id)) != len(item_id) or not set(item_id) <= catalog.keys():
         raise ParityError(f"ranking: got {list(item_id)}; expected different items of the catalog")
-    own = scores[[catalog[item] for item in item_id]]
-    best = np.sort(scores)[::-1][: len(item_id)] if complete else own
-    return max(largest_difference(score, best), largest_difference(score, own))
+    known = scores[[catalog[item] for item in item_id]]
+    best = np.sort(scores)[::-1][: len(item_id)] if complete else known
+    return max(largest_difference(score, best), largest_difference(score, known))
 
 
 def require_tolerance(subject: str, difference: float, tolerance: float = TOLERANCE) -> float:
@@ -124,7 +124,7 @@ def _check_names(model: Model, got: list[str], expected: list[str]) -> None:
 
 
 def _check_axes(model: Model, tensor: Tensor, shape: Sequence[int | str | None], sizes: Mapping[Size, int]) -> None:
-    """A dimension that varies has a name in place of a size."""
+    """A dimension that varies has a name instead of a size."""
     expected = (-1, *tensor.config_dims(sizes, batching=True))
     found = tuple(size if isinstance(size, int) else -1 for size in shape)
     if found != expected:

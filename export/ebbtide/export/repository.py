@@ -13,10 +13,10 @@ from ebbtide.export import versions
 from ebbtide.export.attributes import CatalogAttributes
 from ebbtide.export.encoder.check import EncoderReport
 from ebbtide.export.encoder.kept import KeptEncoder
-from ebbtide.export.errors import OutputFolderError, VersionError
+from ebbtide.export.errors import OutputFolderError, RepositoryError, VersionError
 from ebbtide.export.head.retrieval import RetrievalReport
-from ebbtide.export.manifest import MANIFEST_FILE, read_manifest, write_manifest
-from ebbtide.export.merge import add_version, require_fitting
+from ebbtide.export.manifest import MANIFEST_FILE, read_manifest, read_models, write_entries
+from ebbtide.export.merge import add_version, models_beside, require_fitting
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE
 from ebbtide.export.sweep import SweepRow
@@ -47,7 +47,7 @@ class ExportReport:
     pipeline_difference: float
     """The same for whole requests, in this process, against the formulas."""
     tolerance: float
-    """What each of them may be at most, unless a tolerance of its own is stated."""
+    """What each of them may be at most, unless a separate tolerance is stated."""
     encoder_tolerance: float
     """What event vectors of texts may differ by; above `tolerance` where the encoder is compressed."""
     head_tolerance: float
@@ -58,7 +58,7 @@ class ExportReport:
     sweep: tuple[SweepRow, ...] = ()
     """What batch sizes were measured."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """How long each part took."""
+    """Seconds that each stage took."""
     size_bytes: int = 0
     """Of all files of this version."""
 
@@ -71,19 +71,19 @@ def export_repository(
     attributes: CatalogAttributes | None = None,
     version: int | None = None,
     encoder: KeptEncoder | None = None,
-    report: Callable[[str], None] = lambda _part: None,
+    report: Callable[[str], None] = lambda _stage: None,
 ) -> ExportReport:
     """Writes a model repository that any Triton server serves.
 
     Args:
         bundle: A trained model with its catalog.
-        out: Folder to write. A reader sees it as it was or with the whole export, never a part that is served.
+        out: Folder to write. A reader sees it as it was or with the whole export, never a half-written one.
         options: Limits, sizes and precisions, and how to serve.
         attributes: What requests may filter by; None for nothing.
         version: Triton's model version, to be added to those that `out` holds; the ensembles go on answering with the
             version that they answer with. None replaces the whole folder by version 1.
-        encoder: Of an earlier export with the same options, to be taken over; None exports the bundle's own.
-        report: Called with the name of each part as it begins.
+        encoder: Of an earlier export with the same options, to be used again; None exports the bundle's.
+        report: Called with the name of each stage as it begins.
 
     Returns:
         What was written and measured.
@@ -114,7 +114,10 @@ def export_repository(
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     partial.mkdir()
     try:
-        writer = RepositoryWriter(bundle, partial, options, number, attributes, encoder, report)
+        models = contract.exported_models(exact=options.retrieval.is_exact)
+        if adds:
+            models = models_beside(out, models)
+        writer = RepositoryWriter(bundle, partial, options, number, attributes, encoder, report, models=models)
         writer.write_interest()
         if adds:
             require_fitting(partial, out, number, same_serving=options.serving is not None)
@@ -146,7 +149,7 @@ def export_repository(
         manifest[str(number)]["attributes"] = {} if attributes is None else dict(attributes.values)
         if adds:
             add_version(partial, out, number, bundle.catalog.text)
-        write_manifest(out if adds else partial, manifest)
+        write_entries(out if adds else partial, manifest)
         if not adds:
             _replace(partial, out)
     finally:
@@ -165,16 +168,24 @@ def require_replaceable(out: Path) -> None:
     if not out.is_dir():
         raise OutputFolderError(f"{out}: got a file; expected a folder, or nothing")
     names = {path.name for path in out.iterdir()}
-    foreign = sorted(names - contract.MODELS.keys() - {MANIFEST_FILE})
+    foreign = sorted(names - contract.MODELS.keys() - _listed_models(out) - {MANIFEST_FILE})
     if names and (foreign or MANIFEST_FILE not in names):
         seen = f"{', '.join(foreign[:3])} in it" if foreign else f"models but no {MANIFEST_FILE} in it"
         raise OutputFolderError(f"{out}: got a folder with {seen}; expected an empty folder or an earlier export")
 
 
+def _listed_models(out: Path) -> set[str]:
+    """The models that a folder's manifest lists; none where there is no manifest, or a damaged one."""
+    try:
+        return set(read_models(out))
+    except RepositoryError:
+        return set()
+
+
 def _size_bytes(folder: Path) -> int:
-    """Of all files; one that several models share counts once."""
-    files = {status.st_ino: status.st_size for status in (path.stat() for path in folder.rglob("*") if path.is_file())}
-    return sum(files.values())
+    """Of all files of the models; one that several models share counts once."""
+    files = (path.stat() for path in folder.glob("*/**/*") if path.is_file())
+    return sum({status.st_ino: status.st_size for status in files}.values())
 
 
 def _manifest_entry(result: ExportReport, bundle: InterestBundle, options: ExportOptions) -> dict[str, Any]:
@@ -197,7 +208,7 @@ def _manifest_entry(result: ExportReport, bundle: InterestBundle, options: Expor
 
 
 def _replace(partial: Path, out: Path) -> None:
-    """Puts a finished folder in the place of an earlier one, which is brought back if that fails."""
+    """Replaces an earlier folder by a finished one; the earlier one is restored if that fails."""
     earlier = out.with_name(f".{out.name}.{os.getpid()}.earlier")
     had_earlier = out.exists()
     if had_earlier:

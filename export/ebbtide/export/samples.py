@@ -1,4 +1,4 @@
-"""Random requests, the empty and the longest included, in a form that every twin can be asked: for parity checks."""
+"""Random requests, the empty and the longest included, in a form that server, exported files and torch can take."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def random_samples(items: int, count: int, limits: Limits, seed: int = 0, *, tex
     Args:
         items: N.
         count: How many; the edges are the first seven: no events, history only, session only, one event, the longest
-            allowed, events of one moment, and everything given at once.
+            allowed, events of one timestamp, and everything given at once.
         limits: Of the export.
         seed: Equal seeds give equal requests.
         texts: Whether some events come as text.

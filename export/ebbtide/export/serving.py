@@ -22,7 +22,7 @@ class ServingOptions:
     targets: tuple[Target, ...] = field(default_factory=lambda: (Target.here(),))
     """Machines: the first is served unless told otherwise, each further one by ``--model-config-name``."""
     accelerator: Accelerator | None = None
-    """For the GPU targets; None leaves ONNX Runtime's own choice, which is CUDA with its defaults."""
+    """For the GPU targets; None leaves the choice to ONNX Runtime: CUDA with its defaults."""
     max_queue_size: int = 0
     """Requests that may wait for a model before the next is refused; 0 for no bound."""
     queue_timeout_ms: int = 0

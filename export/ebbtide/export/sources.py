@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from functools import cache
+from importlib import util
 from pathlib import Path
+from types import ModuleType
 
 from ebbtide.export.errors import RepositoryError
 from ebbtide.interest import contract
+from ebbtide.interest.contract import Model
 
-_SOURCES = {contract.ADAPTIVE_WEIGHTS_TEXT.name: contract.ADAPTIVE_WEIGHTS.name}
-"""Models that are served by another's source."""
 _NOT_SERVED = ("keys.py", "triton_texts.py")
 """Needs xxhash, while served models see keys only; texts that callers of Triton read."""
 
@@ -18,7 +21,7 @@ def model_sources() -> Path:
     """The folder ``model_repository``: inside this package where it was installed, at the root of a source tree.
 
     Raises:
-        RepositoryError: It is in neither place.
+        RepositoryError: It is in neither.
     """
     package = Path(__file__).resolve().parent
     for index in (package, *package.parents[2:3]):
@@ -28,12 +31,32 @@ def model_sources() -> Path:
     raise RepositoryError(f"model_repository: not found in {package} nor at the root of its source tree: reinstall")
 
 
-def copy_python_model(name: str, version_folder: Path) -> None:
+def copy_python_model(model: Model, version_folder: Path) -> None:
     """Puts a Python model's files, and the interest code under ``ebbtide/interest``, into its version folder."""
-    for source in sorted((model_sources() / _SOURCES.get(name, name)).glob("*.py")):
+    for source in sorted((model_sources() / model.code).glob("*.py")):
         shutil.copyfile(source, version_folder / source.name)
     interest = version_folder.joinpath(*contract.__name__.split(".")[:-1])
     interest.mkdir(parents=True)
     for source in sorted(Path(contract.__file__).parent.glob("*.py")):
         if source.name not in _NOT_SERVED:
             shutil.copyfile(source, interest / source.name)
+
+
+@cache
+def load_source(model: str, name: str) -> ModuleType:
+    """A module of a served Python model, in this process.
+
+    It comes from this installation, so that reading an export runs none of the export's code.
+
+    Args:
+        model: Whose folder of `model_sources`.
+        name: Of the module, without ``.py``; it must not need Triton.
+    """
+    spec = util.spec_from_file_location(f"ebbtide_served_{name}", model_sources() / model / f"{name}.py")
+    assert spec is not None  # noqa: S101 - the file is part of the package
+    assert spec.loader is not None  # noqa: S101 - as above
+    module = util.module_from_spec(spec)
+    # Dataclasses look their module up.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

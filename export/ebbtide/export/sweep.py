@@ -45,7 +45,9 @@ def sweep(repository: Path, ground: CommonGround, texts: Sequence[str]) -> tuple
         texts: Of the catalog.
     """
     in_process = InProcessPipeline(repository)
-    samples = {name: {sample.name: sample for sample in part} for name, part in warmup_samples(ground, texts).items()}
+    samples = {
+        name: {sample.name: sample for sample in of_model} for name, of_model in warmup_samples(ground, texts).items()
+    }
     rows: list[SweepRow] = []
     head = samples[contract.SCORING_HEAD.name]["typical"].arrays
     for batch in _sizes(repository, contract.SCORING_HEAD.name):

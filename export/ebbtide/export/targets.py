@@ -1,8 +1,8 @@
 """The machine that an export is for, and what follows from it: instances of each model, their kind and their threads.
 
-The rules are few, so that they can be known by heart. What computes adds up to the cores: half of them run the encoder,
-a quarter the scoring head, a quarter `adaptive_weights`. Sessions that want more threads than there are cores fight for
-them, and the slowest answers pay for it.
+The contract states each model's share of the cores (`Model.core_share`): half of them run the encoder, a quarter the
+scoring head, a quarter `adaptive_weights`; requests with texts spend their time in the encoder, so the models around it
+get an eighth. With more threads than cores the sessions would slow each other down, the slowest answers most.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ebbtide.export.errors import ServingOptionsError
-from ebbtide.interest import contract
 from ebbtide.interest.contract import Kind, Model
 
 Device = Literal["cpu", "gpu"]
@@ -86,15 +85,11 @@ class Target:
 
     def placement(self, model: Model) -> Placement:
         """Where a model runs; for every model but the ensembles."""
-        half, quarter, eighth = (max(1, self.cores // part) for part in (2, 4, 8))
         if self.device == "gpu" and model.kind is Kind.ONNX:
             # What stays on the CPU beside a GPU is little: string ids, for one.
             return Placement("gpu", instances=1, threads=1, gpus=tuple(range(self.count)))
-        if model is contract.ENCODER:
-            return Placement("cpu", instances=1, threads=half)
-        if model.name == contract.SCORING_HEAD.name:
-            # One matrix product and a top-N: p99 was 1.5 ms with one thread, 3 to 4 ms with two.
-            return Placement("cpu", instances=quarter, threads=1)
-        # A request with texts spends its time in the encoder, so what surrounds that needs fewer instances.
-        instances = quarter if model is contract.ADAPTIVE_WEIGHTS else eighth
-        return Placement("cpu", instances=instances, threads=1)
+        cores = max(1, int(self.cores * model.core_share))
+        if model.batches_texts:
+            return Placement("cpu", instances=1, threads=cores)
+        # For the scoring head, one matrix product and a top-N, p99 was 1.5 ms with one thread, 3 to 4 ms with two.
+        return Placement("cpu", instances=cores, threads=1)

@@ -48,7 +48,7 @@ class TunedSettings:
 
     @classmethod
     def parse(cls, text: str) -> TunedSettings:
-        """Reads ``scoring_head:instances=2,threads=1,queue_delay_us=500,preferred=8+32``; each part may be left out.
+        """Reads ``scoring_head:instances=2,threads=1,queue_delay_us=500,preferred=8+32``; each setting may be left out.
 
         Raises:
             ServingOptionsError: It says something else.
@@ -61,8 +61,8 @@ class TunedSettings:
         if match is None:
             raise refusal
         given: dict[str, Any] = {}
-        for part in match["settings"].split(","):
-            name, _, value = part.strip().partition("=")
+        for setting in match["settings"].split(","):
+            name, _, value = setting.strip().partition("=")
             if name in given:
                 raise refusal
             if name == "preferred":
@@ -133,7 +133,7 @@ class TunedSettings:
             config.dynamic_batching.preferred_batch_size[:] = self.preferred_batch_sizes
 
     def __str__(self) -> str:
-        parts = [
+        settings = [
             f"{name}={value}"
             for name, value in (
                 ("instances", self.instances),
@@ -143,8 +143,8 @@ class TunedSettings:
             if value is not None
         ]
         if self.preferred_batch_sizes is not None:
-            parts.append(f"preferred={'+'.join(map(str, self.preferred_batch_sizes)) or _NO_SIZES}")
-        return f"{self.model}:{','.join(parts)}"
+            settings.append(f"preferred={'+'.join(map(str, self.preferred_batch_sizes)) or _NO_SIZES}")
+        return f"{self.model}:{','.join(settings)}"
 
 
 def _is_onnx(config: Any) -> bool:  # noqa: ANN401 - tritonclient carries no types

@@ -1,13 +1,12 @@
 """Which versions an exported repository holds, which Triton loads, and which one the ensembles answer with.
 
-The ``config.pbtxt`` files are the only place where this stands. A model that computes names its versions to load
+Only the ``config.pbtxt`` files say this. A model that computes names its versions to load
 (``version_policy``); an ensemble pins its steps to one version, so that no answer comes from two exports, and has that
 version itself, so that every response says which export answered.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,31 @@ from tritonclient.grpc import model_config_pb2
 
 from ebbtide.export.errors import RepositoryError, VersionError
 from ebbtide.export.facts import VersionFacts, smallest_limits, tell_limits
+from ebbtide.export.files import write_text
+from ebbtide.export.manifest import read_models
 from ebbtide.interest import contract, exported
 from ebbtide.interest.contract import Kind, Model
 
 VARIANTS_FOLDER = "configs"
 """Where Triton looks for other configs of a model (``--model-config-name``)."""
+
+
+def ensembles(repository: Path) -> Iterator[Model]:
+    """The ensembles of a repository.
+
+    Raises:
+        RepositoryError: See `read_models`.
+    """
+    return (model for model in read_models(repository).values() if model.kind is Kind.ENSEMBLE)
+
+
+def computing_models(repository: Path) -> Iterator[Model]:
+    """The models of a repository that compute: all but the ensembles.
+
+    Raises:
+        RepositoryError: See `read_models`.
+    """
+    return (model for model in read_models(repository).values() if model.kind is not Kind.ENSEMBLE)
 
 
 def available_versions(repository: Path) -> tuple[int, ...]:
@@ -30,11 +49,11 @@ def available_versions(repository: Path) -> tuple[int, ...]:
     Raises:
         RepositoryError: There is none.
     """
-    found = [_versions_of(repository / name) for name in contract.MODELS]
-    common = set.intersection(*found)
+    models = read_models(repository)
+    common = set.intersection(*(_versions_of(repository / name) for name in models))
     if not common:
         raise RepositoryError(
-            f"{repository}: no version that all of {', '.join(contract.MODELS)} have; "
+            f"{repository}: no version that all of {', '.join(models)} have; "
             "expected a repository written by `ebbtide export`"
         )
     return tuple(sorted(common))
@@ -63,11 +82,11 @@ def ensemble_versions(repository: Path) -> dict[str, int]:
         RepositoryError: A config is missing, or the steps of an ensemble name no version, or different ones.
     """
     found: dict[str, int] = {}
-    for model in _ensembles():
+    for model in ensembles(repository):
         path = repository / model.name / exported.MODEL_CONFIG_FILE
         try:
-            version = exported.served_version(path.read_text(encoding="utf-8"))
-        except OSError as error:
+            version = exported.read_ensemble(path).version
+        except (OSError, ValueError) as error:
             raise RepositoryError(f"{path}: got {error}; expected a repository written by `ebbtide export`") from error
         if version is None:
             raise RepositoryError(f"{path}: got steps of no or several versions; expected one: export again")
@@ -77,7 +96,8 @@ def ensemble_versions(repository: Path) -> dict[str, int]:
 
 def loaded_versions(repository: Path) -> tuple[int, ...]:
     """The versions that Triton loads of every model but the ensembles, ascending."""
-    policy = read_model_config(repository, contract.SCORING_HEAD.name).version_policy
+    first = next(computing_models(repository))
+    policy = read_model_config(repository, first.name).version_policy
     return tuple(sorted(policy.specific.versions))
 
 
@@ -96,9 +116,8 @@ def load_only(repository: Path, versions: Iterable[int]) -> None:
         if config.backend == Kind.PYTHON.value:
             tell_limits(config, limits)
 
-    for model in contract.MODELS.values():
-        if model.kind is not Kind.ENSEMBLE:
-            rewrite_configs(repository / model.name, change)
+    for model in computing_models(repository):
+        rewrite_configs(repository / model.name, change)
 
 
 def serve(repository: Path, version: int) -> None:
@@ -116,7 +135,7 @@ def serve(repository: Path, version: int) -> None:
         pin(config, version, fingerprint)
         facts.tell(config)
 
-    for model in _ensembles():
+    for model in ensembles(repository):
         rewrite_configs(repository / model.name, change)
 
 
@@ -188,19 +207,8 @@ def rewrite_configs(model_folder: Path, change: Callable[[Any], None]) -> None:
         write_text(path, text_format.MessageToString(config))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file at once."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 def _set_policy(config: Any, versions: list[int]) -> None:  # noqa: ANN401 - tritonclient carries no types
     config.version_policy.specific.versions[:] = versions
-
-
-def _ensembles() -> Iterator[Model]:
-    return (model for model in contract.MODELS.values() if model.kind is Kind.ENSEMBLE)
 
 
 def _versions_of(folder: Path) -> set[int]:

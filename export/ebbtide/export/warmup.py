@@ -7,9 +7,8 @@ version of the folder serves: items that each catalog has, and the smallest of t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,14 @@ from ebbtide.export import versions
 from ebbtide.export.configs import data_type
 from ebbtide.export.errors import RepositoryError, VersionError
 from ebbtide.export.facts import smallest_limits
-from ebbtide.export.inprocess import text_tokens_module
+from ebbtide.export.files import write_bytes
+from ebbtide.export.inprocess import InProcessPipeline, tensors_of
+from ebbtide.export.sources import load_source
 from ebbtide.export.tokenizer import TOKENIZER_FILE
 from ebbtide.interest import contract, exported
 from ebbtide.interest.checks import Request
-from ebbtide.interest.contract import Limits, Model
-from ebbtide.interest.pipeline import AdaptiveWeights, InterestPipeline
+from ebbtide.interest.contract import Kind, Limits, Model
+from ebbtide.interest.errors import RequestError
 from ebbtide.interest.tensorfile import read_tensors
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -40,6 +41,7 @@ _HISTORY_EVENTS, _SESSION_EVENTS = 50, 10
 _SESSION_AGES_MS = (1_000, 1_800_000)
 _HISTORY_AGES_MS = (86_400_000, 5 * 365 * 86_400_000)
 _SHORT_TEXT = b"a"
+_TYPICAL = "typical"
 _TYPICAL_CANDIDATES = 50
 _TYPICAL_TEXTS = 8
 
@@ -63,8 +65,8 @@ class CommonGround:
     """Item keys that every catalog has, ascending, at least one."""
     limits: Limits
     """The smallest of each."""
-    pipeline: InterestPipeline
-    """Of the smallest catalog: its indices lie within the others too."""
+    in_process: InProcessPipeline
+    """The version with the smallest catalog: its catalog indices lie within the others too."""
     event_vectors: npt.NDArray[np.float32]
     """``[items, d]``, of that catalog."""
     tokenizer: Path
@@ -90,7 +92,7 @@ def common_ground(repositories: Mapping[int, Path]) -> CommonGround:
         keys = [np.asarray(table[exported.SORTED_KEY]) for table in tables]
         limits = [exported.read_interest_config(folder).limits for folder in weights]
         smallest = min(range(len(keys)), key=lambda index: keys[index].size)
-        pipeline = exported.read_pipeline(weights[smallest])
+        number, folder = list(repositories.items())[smallest]
         vocabularies = [_vocabulary(folder) for folder in tokenizers]
     except (ValueError, KeyError, OSError) as error:
         raise RepositoryError(f"versions {sorted(repositories)}: got {error}; expected sound exports") from error
@@ -103,7 +105,7 @@ def common_ground(repositories: Mapping[int, Path]) -> CommonGround:
     return CommonGround(
         keys=common,
         limits=smallest_limits(limits),
-        pipeline=pipeline,
+        in_process=InProcessPipeline(folder, number),
         event_vectors=np.asarray(tables[smallest][exported.EVENT_VECTORS]),
         tokenizer=min(zip(vocabularies, tokenizers, strict=True))[1],
         max_tokens=min(max_tokens for _, max_tokens in vocabularies),
@@ -119,74 +121,95 @@ def write_warmup(repository: Path, ground: CommonGround, texts: Sequence[str]) -
         texts: Of a catalog.
     """
     for name, samples in warmup_samples(ground, texts).items():
-        model, folder = contract.MODELS[name], repository / name / WARMUP_FOLDER
+        model, folder = ground.in_process.models[name], repository / name / WARMUP_FOLDER
         folder.mkdir(exist_ok=True)
         written = {folder / _file(sample, tensor) for sample in samples for tensor in sample.arrays}
         for sample in samples:
             for tensor, array in sample.arrays.items():
-                _write_bytes(folder / _file(sample, tensor), _raw(array))
+                write_bytes(folder / _file(sample, tensor), _raw(array))
         versions.rewrite_configs(repository / name, lambda config: _name_samples(config, model, samples))  # noqa: B023
         for path in set(folder.iterdir()) - written:
             path.unlink()
 
 
 def warmup_samples(ground: CommonGround, texts: Sequence[str]) -> dict[str, tuple[Sample, ...]]:
-    """The requests of each model that computes: the smallest that it serves, a typical one and the largest.
+    """The requests of each model that an ensemble runs: the smallest that it serves, a typical one and the largest.
+
+    Every ensemble is walked step by step; the first one that runs a model gives its requests.
 
     Args:
         ground: What the versions have in common.
         texts: Of a catalog.
     """
-    users = dict(_users(ground))
-    served = [answer for answer in ground.pipeline.run(list(users.values())) if isinstance(answer, AdaptiveWeights)]
-    head = [{tensor.name: getattr(answer, tensor.name) for tensor in contract.SCORING_HEAD.inputs} for answer in served]
-    tokens = dict(_texts(ground, texts))
-    cut = text_tokens_module().TextTokens(ground.tokenizer, ground.limits)
-    rows = {name: cut.encode(part[:1].tolist()) for name, part in tokens.items()}
-    encoder = {
-        name: {tensor.name: getattr(batch, tensor.name)[0, : ground.max_tokens] for tensor in contract.ENCODER.inputs}
-        for name, batch in rows.items()
-    }
-    candidates = {
-        name: _items(ground, count)
-        for name, count in zip(users, (1, _TYPICAL_CANDIDATES, ground.limits.max_candidates), strict=True)
-    }
-    with_text = {name: _request_arrays(request) for name, request in _users_with_texts(ground)}
-    return {
-        contract.TOKENIZER.name: _samples({name: {contract.TEXT.name: part} for name, part in tokens.items()}),
-        contract.ENCODER.name: _samples(encoder, batching=True),
-        contract.ADAPTIVE_WEIGHTS.name: _samples(
-            {name: _request_arrays(request) for name, request in users.items()}, batching=True
-        ),
-        contract.ADAPTIVE_WEIGHTS_TEXT.name: _samples(with_text),
-        contract.SCORING_HEAD.name: _samples(dict(zip(users, head, strict=True)), batching=True),
-        contract.CANDIDATE_HEAD.name: _samples(
+    pipeline = ground.in_process
+    found: dict[str, list[Sample]] = {}
+    for ensemble in pipeline.models.values():
+        if ensemble.kind is not Kind.ENSEMBLE:
+            continue
+        has_texts = contract.TEXT.name in {tensor.name for tensor in ensemble.inputs}
+        of_ensemble: dict[str, list[Sample]] = {name: [] for name in ensemble.steps if name not in found}
+        for name, tensors in _with_texts(ground, texts) if has_texts else _without_texts(ground, ensemble):
+            for model, arrays in _inputs_of_steps(pipeline, ensemble, tensors):
+                if model.name in of_ensemble:
+                    batched = model.batching and name == _TYPICAL
+                    of_ensemble[model.name].append(Sample(name, arrays, batched))
+        found.update(of_ensemble)
+    return {name: tuple(found[name]) for name in pipeline.models if name in found}
+
+
+def _inputs_of_steps(
+    pipeline: InProcessPipeline, ensemble: Model, tensors: Mapping[str, npt.NDArray[Any]]
+) -> Iterator[tuple[Model, Arrays]]:
+    """What each step of an ensemble is given for one request.
+
+    Args:
+        pipeline: Runs the steps whose outputs others read.
+        ensemble: In the contract.
+        tensors: The request's; and outputs of steps that are not to run.
+    """
+    given = {tensor.name for tensor in ensemble.inputs}
+    values = dict(tensors)
+    steps = [pipeline.models[name] for name in ensemble.steps]
+    for position, step in enumerate(steps):
+        arrays = {tensor.name: values[tensor.name] for tensor in step.inputs if tensor.name in given & values.keys()}
+        yield step, {name: array[0] for name, array in arrays.items()} if step.batching else arrays
+        given.update(tensor.name for tensor in step.outputs)
+        read = {tensor.name for later in steps[position + 1 :] for tensor in later.inputs}
+        if any(tensor.name in read and tensor.name not in values for tensor in step.outputs):
+            outputs = pipeline.run(step.name, values)
+            if isinstance(outputs, RequestError):
+                raise outputs
+            values = {**outputs, **values}
+
+
+def _without_texts(ground: CommonGround, ensemble: Model) -> Iterator[tuple[str, Arrays]]:
+    """The tensors of requests without texts, as the ensemble takes them."""
+    counts = (1, _TYPICAL_CANDIDATES, ground.limits.max_candidates)
+    for (name, request), count in zip(_users(ground), counts, strict=True):
+        yield name, tensors_of(replace(request, candidate_item=_items(ground, count)), ensemble)
+
+
+def _with_texts(ground: CommonGround, texts: Sequence[str]) -> Iterator[tuple[str, Arrays]]:
+    """The tensors of requests with texts, and those that tokenizer and encoder would give."""
+    cut = load_source(contract.TOKENIZER.name, "text_tokens").TextTokens(ground.tokenizer, ground.limits)
+    counts = (1, _TYPICAL_CANDIDATES, ground.limits.max_candidates)
+    for (name, request), (_, some), count in zip(_users_with_texts(ground), _texts(ground, texts), counts, strict=True):
+        tokens = cut.encode(some.tolist())
+        yield (
+            name,
             {
-                name: {
-                    contract.CANDIDATE_ITEM.name: candidates[name],
-                    **{
-                        tensor.name: each[tensor.name]
-                        for tensor in contract.CANDIDATE_HEAD.inputs
-                        if tensor is not contract.CANDIDATE_ITEM
-                    },
-                }
-                for name, each in zip(users, head, strict=True)
+                **request.tensors(),
+                contract.CANDIDATE_ITEM.name: _items(ground, count)[None],
+                contract.TEXT.name: some,
+                **{key: array[:, : ground.max_tokens] for key, array in tokens._asdict().items()},
             },
-            batching=True,
-        ),
-        contract.EXPLAINER.name: _samples(
-            {
-                name: {**_request_arrays(request), contract.CANDIDATE_ITEM.name: candidates[name][None]}
-                for name, request in users.items()
-            }
-        ),
-    }
+        )
 
 
 def _users(ground: CommonGround) -> Iterator[tuple[str, Request]]:
     limits = ground.limits
     yield "no_events", _request(ground, history=0, session=0)
-    yield "typical", _request(ground, *_typical(limits.max_events))
+    yield _TYPICAL, _request(ground, *_typical(limits.max_events))
     session = min(_SESSION_EVENTS, limits.max_events)
     longest = _request(ground, limits.max_events - session, session)
     events = limits.max_events
@@ -208,12 +231,12 @@ def _users(ground: CommonGround) -> Iterator[tuple[str, Request]]:
 
 
 def _users_with_texts(ground: CommonGround) -> Iterator[tuple[str, Request]]:
-    """Texts take the places of the last events."""
+    """Requests whose last events are texts."""
     limits = ground.limits
     most = min(limits.max_texts, limits.max_events)
     for name, events, texts in (
         ("shortest", 1, 1),
-        ("typical", sum(_typical(limits.max_events)), min(_TYPICAL_TEXTS, most, sum(_typical(limits.max_events)))),
+        (_TYPICAL, sum(_typical(limits.max_events)), min(_TYPICAL_TEXTS, most, sum(_typical(limits.max_events)))),
         ("longest", limits.max_events, most),
     ):
         session = min(_SESSION_EVENTS, events)
@@ -236,8 +259,8 @@ def _typical(max_events: int) -> tuple[int, int]:
 
 
 def _request(ground: CommonGround, history: int, session: int) -> Request:
-    parts = ((_HISTORY_AGES_MS, history), (_SESSION_AGES_MS, session))
-    ages_ms = np.concatenate([np.geomspace(*bounds, count)[::-1] for bounds, count in parts])
+    spans = ((_HISTORY_AGES_MS, history), (_SESSION_AGES_MS, session))
+    ages_ms = np.concatenate([np.geomspace(*bounds, count)[::-1] for bounds, count in spans])
     return Request(
         event_item=_items(ground, history + session),
         event_time=_NOW_MS - ages_ms.astype(np.int64),
@@ -261,19 +284,10 @@ def _texts(ground: CommonGround, texts: Sequence[str]) -> Iterator[tuple[str, np
     repeats = min(ground.max_tokens, most // (len(middle) + 1))
     long = b" ".join([middle] * max(1, repeats))
     count = min(_TYPICAL_TEXTS, ground.limits.max_texts)
-    for name, part in (("shortest", [_SHORT_TEXT]), ("typical", [middle] * count), ("longest", [long])):
-        array = np.empty(len(part), dtype=np.object_)
-        array[:] = part
+    for name, chosen in (("shortest", [_SHORT_TEXT]), (_TYPICAL, [middle] * count), ("longest", [long])):
+        array = np.empty(len(chosen), dtype=np.object_)
+        array[:] = chosen
         yield name, array
-
-
-def _request_arrays(request: Request) -> Arrays:
-    found = {entry.name: getattr(request, entry.name) for entry in fields(request)}
-    return {name: array for name, array in found.items() if array is not None}
-
-
-def _samples(arrays: Mapping[str, Arrays], *, batching: bool = False) -> tuple[Sample, ...]:
-    return tuple(Sample(name, each, batched=batching and name == "typical") for name, each in arrays.items())
 
 
 def _name_samples(config: Any, model: Model, samples: Iterable[Sample]) -> None:  # noqa: ANN401 - no types
@@ -306,11 +320,5 @@ def _file(sample: Sample, tensor: str) -> str:
 def _raw(array: npt.NDArray[Any]) -> bytes:
     """As it goes over the wire: little-endian numbers; each text after its length in 4 bytes."""
     if array.dtype == np.object_:
-        return b"".join(len(text).to_bytes(4, "little") + text for text in array)
+        return b"".join(len(text).to_bytes(4, "little") + text for text in array.ravel())
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -1,9 +1,9 @@
-"""Writes the models of one export, part by part, and checks them against torch."""
+"""Writes the models of one export, stage by stage, and checks them against torch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,8 +22,9 @@ from ebbtide.export.facts import VersionFacts
 from ebbtide.export.head.attributes import ItemAttributes
 from ebbtide.export.head.check import check_head
 from ebbtide.export.head.graph import Floats, head_graph, item_factors
-from ebbtide.export.head.retrieval import APPROXIMATE_HEAD, RetrievalReport, check_retrieval, write_approximate_head
+from ebbtide.export.head.retrieval import RetrievalReport, check_retrieval, write_approximate_head
 from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.manifest import write_manifest
 from ebbtide.export.onnx_files import write_graph
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE, require_tolerance
@@ -35,7 +36,7 @@ from ebbtide.export.tokenizer import write_tokenizer
 from ebbtide.export.versions import VARIANTS_FOLDER
 from ebbtide.export.warmup import common_ground, write_warmup
 from ebbtide.interest import contract
-from ebbtide.interest.contract import Kind, Size
+from ebbtide.interest.contract import Kind, Model, Size
 from ebbtide.interest.exported import MODEL_CONFIG_FILE
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import encoder_fingerprint
@@ -43,7 +44,7 @@ from ebbtide.train.encoder import encoder_fingerprint
 
 @dataclass
 class RepositoryWriter:
-    """One export under way, in a folder that nobody reads yet."""
+    """One export under way, in a folder that no server reads yet."""
 
     bundle: InterestBundle
     folder: Path
@@ -52,16 +53,19 @@ class RepositoryWriter:
     attributes: CatalogAttributes | None = None
     """What requests may filter by."""
     kept_encoder: KeptEncoder | None = None
-    """Taken over in place of the bundle's own."""
-    report: Callable[[str], None] = lambda _part: None
+    """Used instead of the bundle's encoder."""
+    report: Callable[[str], None] = lambda _stage: None
     seconds: dict[str, float] = field(default_factory=dict)
-    """How long each part took."""
+    """Seconds that each stage took."""
     head_tolerance: float = TOLERANCE
     """What the scores of the scoring head may differ by, once `check` has seen it."""
     retrieval: RetrievalReport | None = None
     """What the scoring head's index is worth, once `write_interest` has built one."""
+    models: Mapping[str, Model] = field(default_factory=dict)
+    """What is written, composing models before ensembles; empty for all that the contract has."""
 
     def __post_init__(self) -> None:
+        self.models = self.models or contract.exported_models(exact=self.options.retrieval.is_exact)
         d = self.bundle.model.config.dimensions
         self.fingerprint = self.options.fingerprint(self.bundle, self.attributes)
         self.serving = self.options.serving or ServingOptions()
@@ -80,29 +84,29 @@ class RepositoryWriter:
             KeyCollisionError: Two item ids share a key.
         """
         bundle = self.bundle
-        with self._part("tables"):
+        with self._stage("tables"):
             values = interest_parameters(
                 bundle, self.fingerprint, self.options.limits, ignore_unknown=self.options.ignore_unknown
             )
             index = key_index(bundle.catalog.item_id)
             vectors = bundle.model.event_vectors().detach().numpy()
-        with self._part("configs and Python models"):
+        with self._stage("configs and Python models"):
             self._write_configs()
             write_tables(values, index, vectors, self._factors, self.attributes, self._version_folder)
-        with self._part("scoring head"):
+        with self._stage("scoring head"):
             self._write_head()
 
     def write_encoder(self) -> BuiltEncoder | KeptEncoder:
         """Writes the encoder's graph and its tokenizer, after `write_interest`.
 
         Returns:
-            What was written, and what it was made from, or what was taken over.
+            What was written, and what it was made from; or the encoder that was used again.
 
         Raises:
             RepositoryError: The encoder is not the one that the bundle was trained with.
             EncoderOptionsError: It has not what the options ask for.
         """
-        with self._part("encoder"):
+        with self._stage("encoder"):
             if self.kept_encoder is not None:
                 folders = [self._version_folder(model.name) for model in (contract.ENCODER, contract.TOKENIZER)]
                 self.kept_encoder.write(self.fingerprint, *folders)
@@ -127,7 +131,7 @@ class RepositoryWriter:
             FidelityError: A compressed encoder answers too far from the full one.
         """
         in_process = InProcessPipeline(self.folder)
-        with self._part("check of the scoring head"):
+        with self._stage("check of the scoring head"):
             if self.options.retrieval.is_exact:
                 head = check_head(
                     in_process, self.bundle, self.sizes, self.options.head_precision, self._item_attributes
@@ -135,11 +139,11 @@ class RepositoryWriter:
                 self.head_tolerance, head_difference = head.tolerance, head.difference
             else:
                 head_difference = check_retrieval(in_process, self.bundle, self.sizes)
-        with self._part("check of whole requests"):
+        with self._stage("check of whole requests"):
             whole = checks.check_pipeline(
                 in_process, self.bundle, self.head_tolerance, complete=self.options.retrieval.is_exact
             )
-        with self._part("check of the encoder"):
+        with self._stage("check of the encoder"):
             encoder = self._report_encoder(in_process, built)
         return encoder, head_difference, whole
 
@@ -150,12 +154,12 @@ class RepositoryWriter:
             What was measured for it.
         """
         texts = self.bundle.catalog.text
-        with self._part("warm-up"):
+        with self._stage("warm-up"):
             ground = common_ground({self.version: self.folder})
             write_warmup(self.folder, ground, texts)
         if not self.serving.sweep:
             return ()
-        with self._part("sweep of batch sizes"):
+        with self._stage("sweep of batch sizes"):
             rows = sweep(self.folder, ground, texts)
             prefer(self.folder, preferred_batch_sizes(rows))
         return rows
@@ -165,7 +169,7 @@ class RepositoryWriter:
             return report_encoder(in_process, built, self.sizes)
         tolerance = built.report.tolerance
         difference = require_tolerance(
-            f"encoder of version {built.version}, taken over, against the bundle's",
+            f"encoder of version {built.version}, used again, against the bundle's",
             difference_from_bundle(in_process, self.bundle),
             tolerance,
         )
@@ -193,12 +197,10 @@ class RepositoryWriter:
             () if self.attributes is None else tuple(self.attributes.values),
             self.options.retrieval.is_exact,
         )
-        settings = ConfigSettings(self.fingerprint, self.version, self.sizes, facts, self.serving)
+        settings = ConfigSettings(self.fingerprint, self.version, self.sizes, facts, self.serving, self.models)
         default, *others = self.serving.targets
-        models = dict(contract.MODELS)
-        if not self.options.retrieval.is_exact:
-            models[APPROXIMATE_HEAD.name] = APPROXIMATE_HEAD
-        for name, model in models.items():
+        write_manifest(self.folder, {}, self.models)
+        for name, model in self.models.items():
             version_folder = self._version_folder(name)
             version_folder.mkdir(parents=True)
             config = render_config(model, settings, default)
@@ -209,7 +211,7 @@ class RepositoryWriter:
                 variant.parent.mkdir(exist_ok=True)
                 variant.write_text(render_config(model, settings, target), encoding="utf-8")
             if model.kind is Kind.PYTHON:
-                copy_python_model(name, version_folder)
+                copy_python_model(model, version_folder)
             if model.kind is Kind.ENSEMBLE:
                 # Git drops empty folders, and Triton refuses a model without a version.
                 (version_folder / ".gitkeep").touch()
@@ -238,7 +240,7 @@ class RepositoryWriter:
         return self.folder / name / str(self.version)
 
     @contextmanager
-    def _part(self, name: str) -> Iterator[None]:
+    def _stage(self, name: str) -> Iterator[None]:
         self.report(name)
         began = time.monotonic()
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Score adjustments: pairs of an item and the score that takes the place of what the catalog's factors give it.
+"""Score adjustments: pairs of an item and the score that replaces the one from the catalog's factors.
 
 A value of 0 is padding; so a score of exactly 0 goes as the smallest float above it.
 """
@@ -11,13 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.interest import contract
+from ebbtide.interest.checks import refuse_users
+from ebbtide.interest.errors import RequestError
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which items have which scores instead of their own, for many users at once."""
+    """Items and the scores that replace theirs, for many users at once."""
 
     user: Ints
     """``[pairs]``: whose pair each one is, ascending."""
@@ -41,12 +45,12 @@ def pack_pairs(pairs: Sequence[Pairs], users: int, width: int) -> tuple[Ints, Fl
     flat_items, flat_values = items.reshape(-1), values.reshape(-1)
     # Where each user's next pair goes.
     free = np.arange(users) * width
-    for part in pairs:
-        counts = np.bincount(part.user, minlength=users)
-        index = np.arange(part.user.size)
+    for kind in pairs:
+        counts = np.bincount(kind.user, minlength=users)
+        index = np.arange(kind.user.size)
         index += (free - counts.cumsum() + counts).repeat(counts)
-        flat_items[index] = part.item
-        flat_values[index] = part.value
+        flat_items[index] = kind.item
+        flat_values[index] = kind.value
         free += counts
     return items, values
 
@@ -70,3 +74,27 @@ def find_pairs(adjust_item: Ints, adjust_score: Floats, user: Ints, item: Ints, 
     asked = user * items + item
     index = np.minimum(np.searchsorted(wanted, asked), wanted.size - 1)
     return np.where((wanted[index] == asked) & (item >= 0), sums[index], np.float32(0))
+
+
+def check_adjusted_items(request: Ints, adjust_item: Ints, items: int) -> None:
+    """Refuses requests that adjust items which are not in the catalog.
+
+    Args:
+        request: ``[users]``, ascending: the index of the request that each user came in.
+        adjust_item: ``[users, adjustments]``.
+        items: Of the catalog.
+
+    Raises:
+        RequestsRefused: Naming the first such item of each request.
+    """
+    if adjust_item.min(initial=0) >= 0 and adjust_item.max(initial=0) < items:
+        return
+    wrong = (adjust_item < 0) | (adjust_item >= items)
+    first = wrong.argmax(axis=1)
+    name = contract.ADJUST_ITEM.name
+
+    def error(user: int) -> RequestError:
+        value = str(adjust_item[user, first[user]])
+        return RequestError(f"{name}[{first[user]}]", value, f"a catalog index from 0 to {items - 1}")
+
+    refuse_users(request, wrong.any(axis=1), error)

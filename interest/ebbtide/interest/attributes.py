@@ -26,7 +26,7 @@ class AttributeIndex:
     column_word: Ints
     """``[columns + 1]``."""
     keys: KeyIndex
-    """From the keys of the values to their places in ``column`` and ``bit``."""
+    """From the keys of the values to their indices in ``column`` and ``bit``."""
     column: Ints
     """``[values]``."""
     bit: Ints
@@ -44,7 +44,7 @@ class AttributeIndex:
         return int(self.column_word[-1])
 
     def everything(self, users: int) -> Ints:
-        """The filters of users who allow every item, ``[users, words]``."""
+        """The filters of users that allow every item, ``[users, words]``."""
         filters = np.zeros((users, self.words), dtype=np.int64)
         filters[:, self.column_word[:-1]] = 1
         return filters
@@ -55,7 +55,7 @@ class AttributeIndex:
         Args:
             users: B.
             user: ``[conditions]``, whose condition each one is.
-            value: ``[conditions]``, the place of the allowed value, from `find`.
+            value: ``[conditions]``, the index of the allowed value, from `find`.
         """
         filters = self.everything(users)
         first_word = self.column_word[self.column[value]]
@@ -67,5 +67,5 @@ class AttributeIndex:
         return filters
 
     def find(self, keys: Ints) -> Ints:
-        """The places of attribute values, -1 for a key that no value has."""
+        """The indices of attribute values, -1 for a key that no value has."""
         return self.keys.find(keys)

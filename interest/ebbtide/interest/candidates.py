@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract
-from ebbtide.interest.adjustments import find_pairs
-from ebbtide.interest.columns import Part, PartsRefused
+from ebbtide.interest.adjustments import check_adjusted_items, find_pairs
+from ebbtide.interest.batch import serve_requests
+from ebbtide.interest.checks import RequestTensors, refuse_users
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
-from ebbtide.interest.parts import serve_parts
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -37,29 +37,33 @@ class CandidateScorer:
         self._factors = np.asarray(factors)
         self._limits = limits
 
-    def run_parts(self, parts: Sequence[Part]) -> list[dict[str, Floats] | RequestError]:
+    def run_requests(self, requests: Sequence[RequestTensors]) -> list[dict[str, Floats] | RequestError]:
         """The answers to requests as the server has them.
 
         Args:
-            parts: The inputs of `contract.CANDIDATE_HEAD`, each with a leading dimension of users.
+            requests: The inputs of `contract.CANDIDATE_HEAD`, each with a leading dimension of users.
 
         Returns:
-            For each part `candidate_score`, ``[users, candidates]``, or its error.
+            For each request `candidate_score`, ``[users, candidates]``, or its error.
         """
-        return serve_parts(parts, self._scores, self._refusal)
+        return serve_requests(requests, self._scores)
 
-    def _scores(self, parts: Sequence[Part]) -> list[dict[str, Floats]]:
-        interest = np.concatenate([part[_INTEREST] for part in parts])
-        adjust_item = np.concatenate([part[_ADJUST_ITEM] for part in parts])
-        adjust_score = np.concatenate([part[_ADJUST_SCORE] for part in parts])
-        candidates = np.concatenate([part[_CANDIDATE_ITEM] for part in parts], axis=None)
-        users = [part[_INTEREST].shape[0] for part in parts]
-        lengths = np.repeat([part[_CANDIDATE_ITEM].shape[1] for part in parts], users)
-        bad = lengths > self._limits.max_candidates
-        if adjust_item.size:
-            bad |= (adjust_item.min(axis=1) < 0) | (adjust_item.max(axis=1) >= self._factors.shape[0])
-        if bad.any():
-            raise PartsRefused(np.unique(np.repeat(np.arange(len(parts)), users)[bad]))
+    def _scores(self, requests: Sequence[RequestTensors]) -> list[dict[str, Floats]]:
+        interest = np.concatenate([request[_INTEREST] for request in requests])
+        adjust_item = np.concatenate([request[_ADJUST_ITEM] for request in requests])
+        adjust_score = np.concatenate([request[_ADJUST_SCORE] for request in requests])
+        candidates = np.concatenate([request[_CANDIDATE_ITEM] for request in requests], axis=None)
+        users = [request[_INTEREST].shape[0] for request in requests]
+        lengths = np.repeat([request[_CANDIDATE_ITEM].shape[1] for request in requests], users)
+        request_of = np.arange(len(requests)).repeat(users)
+        most = self._limits.max_candidates
+        if lengths.max(initial=0) > most:
+            refuse_users(
+                request_of,
+                lengths > most,
+                lambda user: RequestError(_CANDIDATE_ITEM, f"{lengths[user]} items", f"at most {most} items"),
+            )
+        check_adjusted_items(request_of, adjust_item, self._factors.shape[0])
 
         item = self._index.find(candidates)
         scores = np.empty(candidates.size, dtype=np.float32)
@@ -76,20 +80,9 @@ class CandidateScorer:
 
         answers: list[dict[str, Floats]] = []
         start = 0
-        for part in parts:
-            shape = part[_CANDIDATE_ITEM].shape
-            stop = start + part[_CANDIDATE_ITEM].size
+        for request in requests:
+            shape = request[_CANDIDATE_ITEM].shape
+            stop = start + request[_CANDIDATE_ITEM].size
             answers.append({contract.CANDIDATE_SCORE.name: scores[start:stop].reshape(shape)})
             start = stop
         return answers
-
-    def _refusal(self, part: Part) -> RequestError:
-        count, most = part[_CANDIDATE_ITEM].shape[1], self._limits.max_candidates
-        if count > most:
-            return RequestError(_CANDIDATE_ITEM, f"{count} items", f"at most {most} items")
-        items = self._factors.shape[0]
-        wrong = (part[_ADJUST_ITEM] < 0) | (part[_ADJUST_ITEM] >= items)
-        row, index = (int(where) for where in np.argwhere(wrong)[0])
-        return RequestError(
-            f"{_ADJUST_ITEM}[{index}]", str(part[_ADJUST_ITEM][row, index]), f"a catalog index from 0 to {items - 1}"
-        )

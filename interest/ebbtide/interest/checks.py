@@ -1,31 +1,37 @@
-"""Is one request servable? Every refusal names the field, the value and what was expected.
+"""One user's request, and how a rule over a whole batch refuses the requests that break it.
 
-`ebbtide.interest.columns` finds that something is wrong, in whole batches at once; what it is, is told here.
+Every rule is stated once, in `ebbtide.interest.columns` or where keys are looked up: a vectorised test that says which
+users or entries are bad, and beside it what was expected. The error is made from the same arrays, and names the field,
+the value and what was expected.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract
-from ebbtide.interest.contract import Limits, Tensor
+from ebbtide.interest.contract import Tensor
 from ebbtide.interest.errors import RequestError
 
-MAX_WEIGHT = np.float32(1e15)
-"""The squares of larger event weights would leave single precision."""
-OWN_EVENT = -1
-"""The `text_event` of a text that is an event of its own."""
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+RequestTensors = Mapping[str, npt.NDArray[Any]]
+"""The tensors of one request to the server, by name, with a batch dimension where it has several users."""
+STANDALONE = -1
+"""The `text_event` of a text that is an event by itself."""
 
 
 @dataclass(frozen=True)
 class Request:
     """One user's request, as the tensors of the contract without batch dimension; None for a missing optional one.
 
-    Events come in one order everywhere: those with an item, then the texts that are events of their own.
+    Events come in one order everywhere: those with an item, then the texts that are events by themselves.
     `event_time`, `event_is_current` and `event_weight` have one entry for each.
     """
 
@@ -42,131 +48,110 @@ class Request:
     ignore_unknown: npt.NDArray[np.bool_] | None = None
     allow_attribute: npt.NDArray[np.int64] | None = None
     candidate_item: npt.NDArray[np.int64] | None = None
-    """What `explain` is asked about; the others pay no heed to it."""
+    """The items to score or to explain; `recommend` ignores it."""
     text_vector: npt.NDArray[np.float32] | None = None
     """``[texts, d]``, from the encoder."""
     text_event: npt.NDArray[np.int64] | None = None
 
-    @property
-    def texts(self) -> int:
-        """Texts, of both kinds."""
-        return 0 if self.text_vector is None else self.text_vector.shape[0]
-
-    @property
-    def own_texts(self) -> int:
-        """Texts that are events of their own."""
-        return self.texts if self.text_event is None else int(np.count_nonzero(self.text_event == OWN_EVENT))
-
-    @property
-    def events(self) -> int:
-        """Events of both kinds, padding included."""
-        return self.event_item.size + self.own_texts
-
-    @property
-    def own_events(self) -> int:
-        """Events without the padding behind them."""
-        return self.events if self.event_count is None else int(self.event_count.flat[0])
+    def tensors(self) -> RequestTensors:
+        """The tensors that the request has, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
-def check_request(request: Request, limits: Limits) -> RequestError | None:
-    """The first thing wrong with a request, or None; whether its keys are known is seen at the look-up."""
-    return (
-        _check_texts(request, limits)
-        or _check_lengths(request, limits)
-        or _check_times(request)
-        or _check_weights(request)
-        or _check_numbers(request)
-    )
+@dataclass(frozen=True)
+class Range:
+    """The values that a tensor may have."""
+
+    least: np.float32
+    most: np.float32
+    expected: str
+
+    def bad(self, values: npt.NDArray[np.float32]) -> Bools:
+        """The values outside, NaN among them."""
+        return ~((values >= self.least) & (values <= self.most))
+
+    def holds_all(self, values: npt.NDArray[np.float32]) -> bool:
+        """Whether no value is outside; faster than `bad`. NaN fails both comparisons."""
+        return bool(values.min(initial=self.least) >= self.least and values.max(initial=self.least) <= self.most)
 
 
-def _check_texts(request: Request, limits: Limits) -> RequestError | None:
-    stands_for = request.text_event
-    if request.texts > limits.max_texts:
-        return RequestError(contract.TEXT_VECTOR.name, f"{request.texts} texts", f"at most {limits.max_texts} texts")
-    if stands_for is None:
-        return None
-    if stands_for.size != request.texts:
-        return RequestError(
-            contract.TEXT_EVENT.name, f"{stands_for.size} entries", f"{request.texts} entries, one for each text"
-        )
-    items = request.event_item.size
-    wrong = _first_bad(
-        contract.TEXT_EVENT,
-        stands_for,
-        (stands_for < OWN_EVENT) | (stands_for >= items),
-        f"the place of one of the {items} events with an item, or {OWN_EVENT} for an event of its own",
-    )
-    if wrong is not None:
-        return wrong
-    first = np.zeros(stands_for.size, dtype=np.bool_)
-    first[np.unique(stands_for, return_index=True)[1]] = True
-    again = ~first & (stands_for != OWN_EVENT)
-    return _first_bad(contract.TEXT_EVENT, stands_for, again, "one text at most for each event")
+_ZERO = np.float32(0)
+RANGES: dict[str, Range] = {
+    # The squares of larger event weights would leave single precision.
+    contract.EVENT_WEIGHT.name: Range(_ZERO, np.float32(1e15), "a finite number from 0 to 1e15"),
+    contract.ALPHA.name: Range(_ZERO, np.float32(1), "a number from 0 to 1"),
+    contract.DECAY_SCALE.name: Range(_ZERO, np.finfo(np.float32).max, "a finite number, 0 or more"),
+}
+"""By tensor."""
 
 
-def _check_lengths(request: Request, limits: Limits) -> RequestError | None:
-    events = request.events
-    if events > limits.max_events:
-        return RequestError(contract.EVENT_ITEM.name, f"{events} events", f"at most {limits.max_events} events")
-    one_each = f"{events} entries, one for each event"
-    for tensor, value in (
-        (contract.EVENT_TIME, request.event_time),
-        (contract.EVENT_IS_CURRENT, request.event_is_current),
-        (contract.EVENT_WEIGHT, request.event_weight),
-    ):
-        if value is not None and value.size != events:
-            return RequestError(tensor.name, f"{value.size} entries", one_each)
-    if request.event_count is not None:
-        count, most = request.own_events, request.event_item.size
-        if request.texts or not 0 <= count <= most:
-            expected = "none along with texts" if request.texts else f"a number from 0 to {most}, the row's events"
-            return RequestError(contract.EVENT_COUNT.name, str(count), expected)
-    for tensor, keys, most, what in (
-        (contract.EXCLUDE_ITEM, request.exclude_item, limits.max_exclude_items, "items"),
-        (contract.ALLOW_ATTRIBUTE, request.allow_attribute, limits.max_attributes, "attribute values"),
-        (contract.CANDIDATE_ITEM, request.candidate_item, limits.max_candidates, "items"),
-    ):
-        if keys is not None and keys.size > most:
-            return RequestError(tensor.name, f"{keys.size} {what}", f"at most {most} {what}")
-    return None
+class RequestsRefused(Exception):  # noqa: N818 - it carries the errors of single requests
+    """Some requests of a batch cannot be served."""
+
+    def __init__(self, errors: Mapping[int, RequestError]) -> None:
+        """Takes what is wrong with each of them, by its index in the batch."""
+        super().__init__("; ".join(f"request {index}: {error}" for index, error in errors.items()))
+        self.errors = errors
 
 
-def _check_times(request: Request) -> RequestError | None:
-    now = int(request.now.flat[0])
-    if now < 0:
-        return RequestError(contract.NOW.name, str(now), "Unix milliseconds, 0 or more")
-    time = request.event_time[: request.own_events]
-    return _first_bad(
-        contract.EVENT_TIME,
-        time,
-        (time < 0) | (time > now),
-        f"Unix milliseconds from 0 to `now`, which is {now}",
-    )
+class RowError(RequestError):
+    """What is wrong with one of several users of a request."""
+
+    def __init__(self, error: RequestError, row: int) -> None:
+        super().__init__(error.field, error.value, error.expected)
+        self.row = row
+
+    def __str__(self) -> str:
+        return f"row {self.row}: {super().__str__()}"
 
 
-def _check_weights(request: Request) -> RequestError | None:
-    if request.event_weight is None:
-        return None
-    weight = request.event_weight[: request.own_events]
-    return _first_bad(
-        contract.EVENT_WEIGHT, weight, ~((weight >= 0) & (weight <= MAX_WEIGHT)), "a finite number from 0 to 1e15"
-    )
+def refuse_users(request: Ints, bad: Bools, error: Callable[[int], RequestError]) -> NoReturn:
+    """Refuses the requests of bad users, each for the first of them.
+
+    Args:
+        request: ``[users]``, ascending: the request that each user came in.
+        bad: ``[users]``.
+        error: What is wrong with a user.
+
+    Raises:
+        RequestsRefused: Always.
+    """
+    errors: dict[int, RequestError] = {}
+    for user in np.flatnonzero(bad).tolist():
+        index = int(request[user])
+        if index not in errors:
+            first, end = np.searchsorted(request, [index, index + 1]).tolist()
+            errors[index] = error(user) if end - first == 1 else RowError(error(user), user - first)
+    raise RequestsRefused(errors)
 
 
-def _check_numbers(request: Request) -> RequestError | None:
-    alpha, scale = request.alpha, request.decay_scale
-    if alpha is not None and not 0 <= alpha.flat[0] <= 1:
-        return RequestError(contract.ALPHA.name, str(alpha.flat[0]), "a number from 0 to 1")
-    if scale is not None and not 0 <= scale.flat[0] < np.inf:
-        return RequestError(contract.DECAY_SCALE.name, str(scale.flat[0]), "a finite number, 0 or more")
-    return None
+def refuse_entries(
+    request: Ints,
+    user: Ints,
+    bad: Bools,
+    tensor: Tensor,
+    values: npt.NDArray[Any],
+    expected: Callable[[int], str],
+) -> NoReturn:
+    """Refuses the requests with a bad entry in one tensor, each for the first of them.
 
+    Args:
+        request: ``[users]``, ascending: the request that each user came in.
+        user: ``[entries]``, ascending: the user that each entry belongs to.
+        bad: ``[entries]``.
+        tensor: Named in the error.
+        values: ``[entries]``.
+        expected: What was expected of a user's entries.
 
-def _first_bad(
-    tensor: Tensor, values: npt.NDArray[Any], bad: npt.NDArray[np.bool_], expected: str
-) -> RequestError | None:
-    """The error for the first entry that is bad, or None."""
-    if not bad.any():
-        return None
-    index = int(np.argmax(bad))
-    return RequestError(f"{tensor.name}[{index}]", str(values[index]), expected)
+    Raises:
+        RequestsRefused: Always.
+    """
+
+    def error(one: int) -> RequestError:
+        first = int(np.searchsorted(user, one))
+        index = int(np.argmax(bad[first:]))
+        return RequestError(f"{tensor.name}[{index}]", str(values[first + index]), expected(one))
+
+    users = np.zeros(request.size, dtype=np.bool_)
+    users[user[bad]] = True
+    refuse_users(request, users, error)

@@ -126,7 +126,7 @@ EXCLUDE_SEEN = Tensor(
     "exclude_seen",
     Dtype.BOOL,
     (1,),
-    "true to leave out the items of the request's own events; without it the bundle's own policy holds",
+    "true to leave out seen items, those of the request's events; without it the bundle's policy holds",
     optional=True,
 )
 DECAY_SCALE = Tensor(
@@ -142,7 +142,7 @@ IGNORE_UNKNOWN = Tensor(
     Dtype.BOOL,
     (1,),
     "true to leave out, and count, events whose items are not in the catalog; false to refuse the request; "
-    "without it the export's own policy holds",
+    "without it the export's policy holds",
     optional=True,
 )
 ALLOW_ATTRIBUTE = Tensor(
@@ -158,8 +158,8 @@ EVENT_COUNT = Tensor(
     "event_count",
     Dtype.INT32,
     (1,),
-    "leading events of a row that are the user's own, the rest is padding: several users in one request; all of "
-    "them without it",
+    "number of events at the start of a row that are the user's, the rest is padding: several users in one request; "
+    "all of them without it",
     optional=True,
 )
 CANDIDATE_ITEM = Tensor(
@@ -175,8 +175,8 @@ TEXT_EVENT = Tensor(
     "text_event",
     Dtype.INT64,
     (Axis.TEXTS,),
-    "for each text, the place in `event_item` of the event that it stands in for should the item not be in the "
-    "catalog, or -1 for an event of its own, behind those with an item; -1 for all without it",
+    "for each text, the index in `event_item` of the event that it stands in for if the item is not in the catalog, or "
+    "-1 for a text that is an event by itself, after those with an item; -1 for all without it",
     optional=True,
 )
 
@@ -202,7 +202,7 @@ ADJUST_SCORE = Tensor(
     "adjust_score",
     Dtype.FP32,
     (Size.ADJUSTMENTS,),
-    "the score that this item has instead of its own: minus infinity excludes it; padded with 0",
+    "the score that replaces the item's: minus infinity excludes it; padded with 0",
     rows=1,
 )
 ITEM_FILTER = Tensor(
@@ -215,6 +215,9 @@ ITEM_FILTER = Tensor(
 
 ITEM_ID = Tensor("item_id", Dtype.BYTES, (Size.TOP_N,), "ids of the recommended items, best first", rows=1)
 SCORE = Tensor("score", Dtype.FP32, (Size.TOP_N,), "their scores; minus infinity marks an excluded item", rows=1)
+ITEM_INDEX = Tensor(
+    "item_index", Dtype.INT64, (Size.TOP_N,), "catalog indices of the recommended items, best first", rows=1
+)
 ALPHA_USED = Tensor(
     "alpha_used", Dtype.FP32, (1,), "the alpha of the blend (its mean, where it is one per dimension)", rows=1
 )
@@ -236,7 +239,7 @@ CANDIDATE_SCORE = Tensor(
 EVENT_SHARE = Tensor(
     "event_share", Dtype.FP32, (Axis.CANDIDATES, Axis.EVENTS), "what each event adds to each candidate's score"
 )
-EVENT_CURRENT = Tensor("event_current", Dtype.BOOL, (Axis.EVENTS,), "whether each event was taken as current session")
+EVENT_CURRENT = Tensor("event_current", Dtype.BOOL, (Axis.EVENTS,), "whether each event counted as current session")
 EVENT_DECAY = Tensor(
     "event_decay",
     Dtype.FP32,
@@ -251,7 +254,7 @@ ADJUSTMENT_SHARE = Tensor(
     "adjustment_share",
     Dtype.FP32,
     (Axis.CANDIDATES,),
-    "score adjustments: a score that takes the place of all other shares, minus infinity that excludes, or 0",
+    "score adjustments: a score that replaces all other shares, minus infinity that excludes, or 0",
 )
 HALF_LIFE_DAYS = Tensor(
     "half_life_days",
@@ -280,7 +283,31 @@ class Model:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     steps: tuple[str, ...] = ()
-    """The models of an ensemble, in the data's order."""
+    """The models of an ensemble, in the order in which they run."""
+    source: str = ""
+    """The model whose Python code serves this one; empty: its own."""
+    core_share: float = 1 / 8
+    """Share of a machine's cores that the instances of the model use together."""
+    cacheable: bool = False
+    """Whether the server may cache its answers, where all ensembles ask for the same outputs.
+
+    Triton's key is the model, its version and the raw bytes of its inputs. It leaves out shapes and the outputs that
+    are asked for, so a model is cacheable only if every caller asks for the same outputs, and if everything that
+    changes an answer is a tensor whose bytes tell its shape. `recommend` is not: after a request for `alpha_used`
+    alone, a request for everything got `alpha_used` alone (seen). Nor is `adaptive_weights`: `rank` does not ask for
+    `item_filter`, and `recommend` for the same user then failed without it (seen). The encoder is: no two batches of
+    `tokenizer` with different numbers of texts have the same bytes.
+    """
+
+    @property
+    def code(self) -> str:
+        """The model whose Python code serves this one."""
+        return self.source or self.name
+
+    @property
+    def batches_texts(self) -> bool:
+        """Whether the rows of a batch are texts, of which one request can bring many."""
+        return self.batching and any(tensor.rows == VARIABLE for tensor in self.inputs)
 
 
 _USER = (
@@ -313,18 +340,29 @@ _EXPLANATION = (
 )
 
 TOKENIZER = Model("tokenizer", Kind.PYTHON, False, (TEXT,), (INPUT_IDS, ATTENTION_MASK))
-ENCODER = Model("encoder", Kind.ONNX, True, (INPUT_IDS, ATTENTION_MASK), (TEXT_VECTOR,))
-ADAPTIVE_WEIGHTS = Model("adaptive_weights", Kind.PYTHON, True, (*_USER, ALLOW_ATTRIBUTE), _WEIGHTS)
+ENCODER = Model(
+    "encoder", Kind.ONNX, True, (INPUT_IDS, ATTENTION_MASK), (TEXT_VECTOR,), core_share=1 / 2, cacheable=True
+)
+ADAPTIVE_WEIGHTS = Model("adaptive_weights", Kind.PYTHON, True, (*_USER, ALLOW_ATTRIBUTE), _WEIGHTS, core_share=1 / 4)
 ADAPTIVE_WEIGHTS_TEXT = Model(
     "adaptive_weights_text",
     Kind.PYTHON,
     False,
     (*_ONE_USER, ALLOW_ATTRIBUTE, TEXT_VECTOR, TEXT_EVENT),
     _WEIGHTS,
+    source=ADAPTIVE_WEIGHTS.name,
 )
 SCORING_HEAD = Model(
-    "scoring_head", Kind.ONNX, True, (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER), (ITEM_ID, SCORE)
+    "scoring_head",
+    Kind.ONNX,
+    True,
+    (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER),
+    (ITEM_ID, SCORE, ITEM_INDEX),
+    core_share=1 / 4,
+    cacheable=True,
 )
+APPROXIMATE_HEAD = replace(SCORING_HEAD, kind=Kind.PYTHON)
+"""The scoring head of an export that answers from an index: the same tensors, served by Python."""
 CANDIDATE_HEAD = Model(
     "candidate_head",
     Kind.PYTHON,
@@ -381,7 +419,9 @@ EXPLAIN_TEXT = Model(
     _EXPLANATION,
     steps=(TOKENIZER.name, ENCODER.name, EXPLAINER.name),
 )
-EMBED = Model("embed", Kind.ENSEMBLE, False, (TEXT,), (TEXT_VECTOR,), steps=(TOKENIZER.name, ENCODER.name))
+EMBED = Model(
+    "embed", Kind.ENSEMBLE, False, (TEXT,), (TEXT_VECTOR,), steps=(TOKENIZER.name, ENCODER.name), cacheable=True
+)
 
 MODELS: dict[str, Model] = {
     model.name: model
@@ -403,6 +443,31 @@ MODELS: dict[str, Model] = {
     )
 }
 """Every model of an exported repository, in load order: composing models before ensembles."""
+
+
+def exported_models(*, exact: bool) -> dict[str, Model]:
+    """The models that an export writes, in the order of `MODELS`.
+
+    Args:
+        exact: Whether the scoring head scores the whole catalog; otherwise it answers from an index.
+    """
+    return MODELS if exact else {**MODELS, SCORING_HEAD.name: APPROXIMATE_HEAD}
+
+
+def read_outputs(ensemble: Model, step: Model, models: Mapping[str, Model]) -> tuple[Tensor, ...]:
+    """The outputs that an ensemble asks a step for: those that the ensemble gives or another step reads.
+
+    Triton refuses an ensemble that asks for more.
+
+    Args:
+        ensemble: One of `models`.
+        step: One of its steps.
+        models: By name.
+    """
+    read = {tensor.name for tensor in ensemble.outputs}
+    read.update(tensor.name for name in ensemble.steps for tensor in models[name].inputs)
+    return tuple(tensor for tensor in step.outputs if tensor.name in read)
+
 
 FINGERPRINT_PARAMETER = "ebbtide_fingerprint"
 """The ``parameters`` key under which every config of one export carries the same id."""

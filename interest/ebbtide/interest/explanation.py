@@ -14,13 +14,11 @@ import numpy.typing as npt
 
 from ebbtide.interest import contract
 from ebbtide.interest.adjustments import find_pairs
-from ebbtide.interest.checks import Request
-from ebbtide.interest.columns import Part, PartsRefused
+from ebbtide.interest.checks import Request, RequestsRefused, RequestTensors
 from ebbtide.interest.decay import event_decays
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.lookup import UNKNOWN
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
-from ebbtide.interest.parts import as_part
 from ebbtide.interest.pipeline import InterestPipeline, Weighed
 
 Floats = npt.NDArray[np.float32]
@@ -73,17 +71,17 @@ class Explainer:
 
     def run(self, request: Request) -> Explanation | RequestError:
         """The explanation of one request's `candidate_item`, or what is wrong with it."""
-        return self.run_part(as_part(request))
+        return self.run_tensors(request.tensors())
 
-    def run_part(self, part: Part) -> Explanation | RequestError:
+    def run_tensors(self, request: RequestTensors) -> Explanation | RequestError:
         """The same for the tensors of a request of one user."""
-        if contract.CANDIDATE_ITEM.name not in part:
+        if contract.CANDIDATE_ITEM.name not in request:
             return RequestError(contract.CANDIDATE_ITEM.name, "no tensor", "the items to explain")
         try:
-            weighed = self._pipeline.weigh([part])
-        except PartsRefused:
-            return self._pipeline.part_refusal(part)
-        return self._explain(weighed, part[contract.CANDIDATE_ITEM.name].reshape(-1))
+            weighed = self._pipeline.weigh([request])
+        except RequestsRefused as refused:
+            return refused.errors[0]
+        return self._explain(weighed, request[contract.CANDIDATE_ITEM.name].reshape(-1))
 
     def _explain(self, weighed: Weighed, candidates: npt.NDArray[np.int64]) -> Explanation:
         d = self._parameters.vector_width
@@ -97,7 +95,7 @@ class Explainer:
         item = self._pipeline.index.find(candidates)
         factors = self._factors.take(item, axis=0).astype(np.float64)
         adjustment_share = self._adjustments(weighed, item)
-        # A score that takes the place of the factors' has no other part; an excluded item still has its own.
+        # A repeat score replaces the score from the factors; an excluded item keeps its shares.
         factors[np.isfinite(adjustment_share) & (adjustment_share != 0)] = 0
         factors[item == UNKNOWN] = np.nan
         dimension_share = factors[:, :d] * contributions.sum(axis=0)

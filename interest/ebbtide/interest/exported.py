@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint
 from ebbtide.interest.parameters import CONFIG_FILE, TENSORS_FILE, InterestConfig, InterestParameters
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.tensorfile import read_tensors
+from ebbtide.interest.textproto import parse_text
 
 CATALOG_FILE = "catalog.safetensors"
 SORTED_KEY = "sorted_key"
@@ -43,7 +44,7 @@ Without attributes it is ``[0, 1]``: one nameless column of one word.
 ATTRIBUTE_KEY = "attribute_key"
 """int64 ``[values]``: the keys of the attribute values, ascending."""
 ATTRIBUTE_COLUMN = "attribute_column"
-"""int64 ``[values]``: the column of each key, as a place in `COLUMN_WORD`."""
+"""int64 ``[values]``: the column of each key, as an index into `COLUMN_WORD`."""
 ATTRIBUTE_BIT = "attribute_bit"
 """int64 ``[values]``: the bit of each key within its column, 64 to a word; never 0, which every item has."""
 
@@ -60,10 +61,6 @@ MODEL_FILES: dict[str, tuple[str, ...]] = {
 """What the version folder of each Python model holds beside its code."""
 
 MODEL_CONFIG_FILE = "config.pbtxt"
-_FINGERPRINT = re.compile(
-    rf'key:\s*"{contract.FINGERPRINT_PARAMETER}"\s*value:?\s*\{{\s*string_value:\s*"(?P<fingerprint>[^"]*)"'
-)
-_STEP_VERSION = re.compile(r"model_version:\s*(?P<version>-?\d+)")
 
 
 def read_interest_config(folder: Path) -> InterestConfig:
@@ -157,18 +154,42 @@ def require_one_export(repository: Path, version: int, fingerprint: str, *, hash
         elif path.name == MODEL_FILE:
             metadata["fingerprint"] = read_fingerprint(path.parent, hash_files=hash_files)
         else:
-            config = path.read_text(encoding="utf-8")
-            if served_version(config) != version:
+            ensemble = read_ensemble(path)
+            if ensemble.version != version:
                 continue
-            if match := _FINGERPRINT.search(config):
-                metadata["fingerprint"] = match["fingerprint"]
+            metadata["fingerprint"] = ensemble.fingerprint
         require_fingerprint(fingerprint, metadata, path)
 
 
-def served_version(ensemble_config: str) -> int | None:
-    """The version of its steps that an ensemble's ``config.pbtxt`` names; None where they differ or none is named."""
-    versions = {int(match["version"]) for match in _STEP_VERSION.finditer(ensemble_config)}
-    return versions.pop() if len(versions) == 1 else None
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """What the ``config.pbtxt`` of an ensemble says of the export that answers."""
+
+    version: int | None
+    """Of its steps; None where they differ or none is named."""
+    fingerprint: str
+    """Of that version; ``none`` where none is stated."""
+
+
+def read_ensemble(path: Path) -> EnsembleConfig:
+    """Reads the ``config.pbtxt`` of an ensemble.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    try:
+        config = parse_text(path.read_text(encoding="utf-8"))
+        steps = [step for scheduling in config.get("ensemble_scheduling", []) for step in scheduling.get("step", [])]
+        versions = {int(version) for step in steps for version in step.get("model_version", [])}
+        parameters = {
+            entry["key"][0]: value.get("string_value", [""])[0]
+            for entry in config.get("parameters", [])
+            for value in entry.get("value", [])
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: got {error}; expected a config written by `ebbtide export`") from error
+    version = versions.pop() if len(versions) == 1 else None
+    return EnsembleConfig(version, parameters.get(contract.FINGERPRINT_PARAMETER, "none"))
 
 
 def require_fingerprint(expected: str, metadata: dict[str, str], source: Path) -> None:

@@ -89,7 +89,7 @@ class KeyIndex:
         return found
 
     def _found(self, keys: Ints, position: Ints) -> Ints:
-        """Catalog indices of keys that stand at given places if anywhere; a place may lie outside the keys."""
+        """Catalog indices of keys whose only possible positions are given; a position may lie outside the keys."""
         is_there = self.sorted_key.take(position, mode="clip") == keys
         index = self.catalog_index.take(position, mode="clip")
         return index if np.count_nonzero(is_there) == is_there.size else np.where(is_there, index, UNKNOWN)
@@ -100,7 +100,7 @@ class _Buckets:
     """Where the keys with the same leading bits begin."""
 
     start: Ints
-    """``[buckets]``: the place of the first sorted key that is in the bucket or after it."""
+    """``[buckets]``: the position of the first sorted key that is in the bucket or after it."""
     shift: int
     """The bits of a key that follow the leading ones."""
     most: int
@@ -116,7 +116,7 @@ class _Buckets:
         return cls(start, shift, most) if most <= _MOST_IN_A_BUCKET else None
 
     def positions(self, sorted_key: Ints, keys: Ints) -> Ints:
-        """The place of each key among the sorted ones, if it is there."""
+        """The position of each key among the sorted ones, if it is there."""
         bucket = keys >> self.shift
         bucket += self.start.size // 2
         position = self.start.take(bucket)

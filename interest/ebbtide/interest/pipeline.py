@@ -12,14 +12,14 @@ import numpy.typing as npt
 from ebbtide.interest import contract
 from ebbtide.interest.adjustments import Pairs, pack_pairs
 from ebbtide.interest.attributes import AttributeIndex
+from ebbtide.interest.batch import rows_of, serve_requests
 from ebbtide.interest.blend import Blend, blend_interest
-from ebbtide.interest.checks import Request, check_request
-from ebbtide.interest.columns import Columns, Part, PartsRefused, join_parts
+from ebbtide.interest.checks import Request, RequestTensors, refuse_entries
+from ebbtide.interest.columns import Columns, join_requests
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.events import EventBatch, order_by_age
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
-from ebbtide.interest.parts import as_part, first_refusal, rows_of, serve_parts
 from ebbtide.interest.repeat import repeat_score
 from ebbtide.interest.sources import EventSources, find_sources
 
@@ -50,7 +50,7 @@ class AdaptiveWeights:
 
 @dataclass(frozen=True)
 class Weighed:
-    """The interest of B users, and all that it came from."""
+    """The interest of B users, and everything it was computed from."""
 
     columns: Columns
     sources: EventSources
@@ -102,7 +102,7 @@ class InterestPipeline:
 
     def run(self, requests: Sequence[Request]) -> list[AdaptiveWeights | RequestError]:
         """The answers in the requests' order; a request that cannot be served gets its error, the others theirs."""
-        answers = self.run_parts([as_part(request) for request in requests])
+        answers = self.run_requests([request.tensors() for request in requests])
         return [
             answer
             if isinstance(answer, RequestError)
@@ -110,32 +110,32 @@ class InterestPipeline:
             for answer in answers
         ]
 
-    def run_parts(
-        self, parts: Sequence[Part], wanted: Collection[str] = ALL_OUTPUTS
+    def run_requests(
+        self, requests: Sequence[RequestTensors], wanted: Collection[str] = ALL_OUTPUTS
     ) -> list[dict[str, npt.NDArray[np.generic]] | RequestError]:
         """The answers to requests as the server has them.
 
         Args:
-            parts: The tensors of each; with a batch dimension, several users may share one.
+            requests: The tensors of each; with a batch dimension, several users may share one.
             wanted: Outputs that are built.
 
         Returns:
-            For each part its outputs by name, each ``[users, ...]`` a slice of the whole batch's; or the error of its
-            first user who cannot be served.
+            For each request its outputs by name, each ``[users, ...]`` a slice of the whole batch's; or the error of
+            its first user who cannot be served.
         """
-        return serve_parts(parts, lambda sound: self._outputs(sound, wanted), self.part_refusal)
+        return serve_requests(requests, lambda sound: self._outputs(sound, wanted))
 
-    def weigh(self, parts: Sequence[Part]) -> Weighed:
+    def weigh(self, requests: Sequence[RequestTensors]) -> Weighed:
         """The interest of all users of a batch.
 
         Raises:
-            PartsRefused: Some parts cannot be served; `part_refusal` says why.
+            RequestsRefused: Some requests cannot be served.
         """
         config = self.parameters.config
-        columns = join_parts(
-            parts, config.limits, exclude_seen=config.exclude_seen, ignore_unknown=config.ignore_unknown
+        columns = join_requests(
+            requests, config.limits, exclude_seen=config.exclude_seen, ignore_unknown=config.ignore_unknown
         )
-        sources = find_sources(columns, self.index)
+        sources = find_sources(columns, self.index, config.fingerprint)
         kept = sources.kept
         batch = order_by_age(
             sources.user,
@@ -154,20 +154,8 @@ class InterestPipeline:
         """The score adjustments of all users of a batch, ``[users, adjustments]`` each."""
         return pack_pairs(self._pairs(weighed), weighed.columns.users, self.parameters.config.limits.adjustments)
 
-    def part_refusal(self, part: Part) -> RequestError:
-        """Why a part that was refused cannot be served: what is wrong with its first user who cannot be."""
-        return first_refusal(part, self.refusal)
-
-    def refusal(self, request: Request) -> RequestError | None:
-        """Why one user cannot be served, or None."""
-        return (
-            check_request(request, self.parameters.config.limits)
-            or self._unknown_item(request)
-            or self._unknown_attribute(request)
-        )
-
     def _pairs(self, weighed: Weighed) -> list[Pairs]:
-        """Every kind of score adjustment; what else there is about single items, is added here."""
+        """Every kind of score adjustment; a new kind is added here."""
         columns, sources = weighed.columns, weighed.sources
         pairs: list[Pairs] = []
         if self.parameters.repeat is not None:
@@ -175,7 +163,7 @@ class InterestPipeline:
             user, item, score = repeat_score(
                 weighed.batch, items, columns.now_ms, self.parameters.repeat, columns.decay_scale
             )
-            # Who excludes the seen items needs no scores of them, nor the room.
+            # Users who exclude the seen items need no scores of them.
             kept = ~np.broadcast_to(columns.exclude_seen, columns.users)[user]
             pairs.append(Pairs(user[kept], item[kept], score[kept]))
         if columns.exclude_seen is True and sources.text is None:
@@ -191,8 +179,10 @@ class InterestPipeline:
             pairs.append(Pairs(user[known], item[known], -np.inf))
         return pairs
 
-    def _outputs(self, parts: Sequence[Part], wanted: Collection[str]) -> list[dict[str, npt.NDArray[np.generic]]]:
-        weighed = self.weigh(parts)
+    def _outputs(
+        self, requests: Sequence[RequestTensors], wanted: Collection[str]
+    ) -> list[dict[str, npt.NDArray[np.generic]]]:
+        weighed = self.weigh(requests)
         users = weighed.columns.users
         outputs: dict[str, npt.NDArray[np.generic]] = {}
         if contract.INTEREST.name in wanted:
@@ -207,7 +197,7 @@ class InterestPipeline:
             outputs[contract.ITEM_FILTER.name] = self._filters(weighed.columns)
         outputs[contract.ALPHA_USED.name] = weighed.alpha_used
         outputs[contract.EVENT_COUNTS.name] = weighed.event_counts
-        return rows_of(parts, outputs)
+        return rows_of(requests, outputs)
 
     def _filters(self, columns: Columns) -> Ints:
         if columns.allow is None:
@@ -216,46 +206,13 @@ class InterestPipeline:
         value = self._attributes.find(keys)
         unknown = value == UNKNOWN
         if np.count_nonzero(unknown):
-            raise PartsRefused(np.unique(columns.part[user[unknown]]))
+            expected = (
+                f"the key of one of the {self._attributes.column.size} attribute values of the catalog of export "
+                f"{self.parameters.config.fingerprint}"
+            )
+            refuse_entries(columns.request, user, unknown, contract.ALLOW_ATTRIBUTE, keys, lambda _user: expected)
         return self._attributes.filters(columns.users, user, value)
-
-    def _unknown_item(self, request: Request) -> RequestError | None:
-        policy = self.parameters.config.ignore_unknown
-        if policy if request.ignore_unknown is None else request.ignore_unknown.flat[0]:
-            return None
-        keys = request.event_item if request.event_count is None else request.event_item[: request.own_events]
-        unknown = self.index.find(keys) == UNKNOWN
-        if request.text_event is not None:
-            unknown[request.text_event[request.text_event >= 0]] = False
-        return _first_unknown(
-            contract.EVENT_ITEM,
-            keys,
-            unknown,
-            f"the key of one of the {self._vectors.shape[0]} items of the catalog of export "
-            f"{self.parameters.config.fingerprint}, or `{contract.IGNORE_UNKNOWN.name}`",
-        )
-
-    def _unknown_attribute(self, request: Request) -> RequestError | None:
-        keys = request.allow_attribute
-        if keys is None:
-            return None
-        return _first_unknown(
-            contract.ALLOW_ATTRIBUTE,
-            keys,
-            self._attributes.find(keys) == UNKNOWN,
-            f"the key of one of the {self._attributes.column.size} attribute values of the catalog of export "
-            f"{self.parameters.config.fingerprint}",
-        )
 
 
 def _of(values: npt.NDArray[T], kept: Ints | None) -> npt.NDArray[T]:  # type: ignore[type-var]
     return values if kept is None else values[kept]
-
-
-def _first_unknown(
-    tensor: contract.Tensor, keys: Ints, unknown: npt.NDArray[np.bool_], expected: str
-) -> RequestError | None:
-    if not unknown.any():
-        return None
-    index = int(np.argmax(unknown))
-    return RequestError(f"{tensor.name}[{index}]", str(keys[index]), expected)

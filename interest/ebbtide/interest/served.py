@@ -13,10 +13,10 @@ import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from ebbtide.interest import contract
-from ebbtide.interest.columns import Part
+from ebbtide.interest.batch import run_guarded
+from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.exported import read_interest_config, require_one_export
-from ebbtide.interest.parts import run_guarded
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Answer = Arrays | Exception
@@ -50,12 +50,12 @@ class ServedModel:
         except Exception as error:
             raise pb_utils.TritonModelException(f"unable to load model '{self.name}': {error}") from None
 
-    def tensors(self, request: Any) -> Part:  # noqa: ANN401 - Triton's own class, which carries no types
+    def tensors(self, request: Any) -> RequestTensors:  # noqa: ANN401 - Triton's own class, which carries no types
         """The inputs of a request, by name; views of the server's memory."""
         return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
     def answer_all(
-        self, requests: Sequence[Any], run: Callable[[Sequence[Part], frozenset[str]], Sequence[Answer]]
+        self, requests: Sequence[Any], run: Callable[[Sequence[RequestTensors], frozenset[str]], Sequence[Answer]]
     ) -> list[Any]:
         """Triton's responses to a batch, with one run for all of it.
 
@@ -63,9 +63,9 @@ class ServedModel:
             requests: Triton's own.
             run: Answers the inputs of all requests, given the outputs that any of them wants.
         """
-        parts = [self.tensors(request) for request in requests]
+        tensors = [self.tensors(request) for request in requests]
         wanted = [frozenset(request.requested_output_names()) for request in requests]
-        answers: Sequence[Answer] = run_guarded(parts, frozenset().union(*wanted), run)
+        answers: Sequence[Answer] = run_guarded(tensors, frozenset().union(*wanted), run)
         return [self.response(answer, names) for answer, names in zip(answers, wanted, strict=True)]
 
     def response(self, answer: Answer, wanted: frozenset[str]) -> Any:  # noqa: ANN401 - Triton's own class

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.interest.checks import OWN_EVENT
-from ebbtide.interest.columns import Columns, PartsRefused
+from ebbtide.interest import contract
+from ebbtide.interest.checks import STANDALONE, refuse_entries
+from ebbtide.interest.columns import Columns
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 
 Floats = npt.NDArray[np.float32]
@@ -22,9 +24,9 @@ class EventSources:
     user: Ints
     """``[events]``."""
     item: Ints
-    """``[events]``: catalog index, -1 where a text speaks for the event."""
+    """``[events]``: catalog index, -1 where a text gives the vector."""
     text: Ints | None
-    """``[events]``: row of the texts, -1 where the item speaks; None without texts."""
+    """``[events]``: row of the texts, -1 where the item gives the vector; None without texts."""
     text_vectors: Floats | None
     """``[texts, d]``."""
     counts: Ints
@@ -32,14 +34,14 @@ class EventSources:
     left_out: Ints
     """``[B]``: events that do not."""
     kept: Ints | None
-    """``[events]``: their places among all that were given; None where all count."""
+    """``[events]``: their indices among all that were given; None where all count."""
 
     def vectors(self, catalog: Floats, order: Ints) -> Floats:
         """The events' vectors in another order, float32 ``[events, d]``.
 
         Args:
             catalog: ``[items, d]``.
-            order: ``[events]``, places in this one.
+            order: ``[events]``, indices in this one.
         """
         item = self.item.take(order)
         if self.text is None or self.text_vectors is None:
@@ -51,13 +53,18 @@ class EventSources:
         return vectors
 
 
-def find_sources(columns: Columns, index: KeyIndex) -> EventSources:
+def find_sources(columns: Columns, index: KeyIndex, fingerprint: str) -> EventSources:
     """Looks the items of a batch up.
 
     A text that stands in for an event whose item is known is dropped.
 
+    Args:
+        columns: Of the batch.
+        index: The catalog's keys.
+        fingerprint: Of the export, for the error.
+
     Raises:
-        PartsRefused: An item is unknown, no text stands in for it, and the request does not say to leave it out.
+        RequestsRefused: An item is unknown, no text stands in for it, and the request does not say to leave it out.
     """
     item = index.find(columns.event_item)
     user = columns.user
@@ -74,7 +81,7 @@ def find_sources(columns: Columns, index: KeyIndex) -> EventSources:
         )
     refused = unknown & ~np.broadcast_to(columns.ignore_unknown, columns.users)[user]
     if refused.any():
-        raise PartsRefused(np.unique(columns.part[user[refused]]))
+        _refuse_unknown(columns, refused, f"the {index.sorted_key.size} items of the catalog of export {fingerprint}")
     kept = np.flatnonzero(~unknown)
     left_out = np.bincount(user[unknown], minlength=columns.users)
     return EventSources(
@@ -88,19 +95,33 @@ def find_sources(columns: Columns, index: KeyIndex) -> EventSources:
     )
 
 
+def _refuse_unknown(columns: Columns, refused: npt.NDArray[np.bool_], items: str) -> NoReturn:
+    expected = f"the key of one of {items}, or `{contract.IGNORE_UNKNOWN.name}`"
+    # Only events with an item are refused, and those are the first of each user.
+    keys = np.zeros(columns.user.size, dtype=np.int64)
+    keys[_index_in_row(columns) < columns.items[columns.user]] = columns.event_item
+    refuse_entries(columns.request, columns.user, refused, contract.EVENT_ITEM, keys, lambda _user: expected)
+
+
+def _index_in_row(columns: Columns) -> Ints:
+    """The index of each event among its user's, ``[E]``."""
+    first = np.cumsum(columns.events) - columns.events
+    return np.arange(columns.user.size) - first[columns.user]
+
+
 def _with_texts(columns: Columns, found: Ints, user: Ints) -> tuple[Ints, Ints]:
-    """Catalog index and row of the texts of every event, -1 for none: texts of their own stand behind the items."""
+    """Catalog index, and row of the texts, of every event, -1 for none; standalone texts come after the items."""
     texts = columns.texts
     assert texts is not None  # noqa: S101 - the caller looked
     first = np.cumsum(columns.events) - columns.events
-    index = np.arange(user.size) - first[user]
+    index = _index_in_row(columns)
     item = np.full(user.size, UNKNOWN, dtype=np.int64)
     item[index < columns.items[user]] = found
     text = np.full(user.size, UNKNOWN, dtype=np.int64)
     row = np.arange(texts.user.size)
-    own = texts.stands_for == OWN_EVENT
-    text[index >= columns.items[user]] = row[own]
-    event = first[texts.user[~own]] + texts.stands_for[~own]
+    alone = texts.stands_for == STANDALONE
+    text[index >= columns.items[user]] = row[alone]
+    event = first[texts.user[~alone]] + texts.stands_for[~alone]
     needed = item[event] == UNKNOWN
-    text[event[needed]] = row[~own][needed]
+    text[event[needed]] = row[~alone][needed]
     return item, text

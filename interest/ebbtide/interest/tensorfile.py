@@ -44,7 +44,7 @@ def read_tensors(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str
         dtype = np.dtype(_DTYPES[entry["dtype"]])
         shape = tuple(entry["shape"])
         if end - begin != dtype.itemsize * int(np.prod(shape, dtype=np.int64)) or data_start + end > file_bytes:
-            raise ValueError(f"{path}: tensor {name!r} does not fit its place; the file is cut short or damaged")
+            raise ValueError(f"{path}: tensor {name!r} does not fit the file; it is cut short or damaged")
         if end == begin:
             tensors[name] = np.empty(shape, dtype)
         else:

@@ -2,7 +2,7 @@
 
 The models that compute are loaded beside those of the version that answers; candidate ensembles, which no client knows,
 show how the new version answers; then the ensembles are loaded anew with their steps pinned to it. Requests under way
-end with the version they began with. Files first, then the server: one that restarts at any moment serves what the
+end with the version they began with. Files first, then the server: one that restarts at any time serves what the
 files say.
 """
 
@@ -23,12 +23,9 @@ from ebbtide.export import versions
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.manifest import MANIFEST_FILE, read_manifest
 from ebbtide.interest import contract
-from ebbtide.interest.contract import Kind
 from ebbtide.v1 import RecommendRequest
 from ebbtide.verify import VerifyError, compare_server, first_failure, random_requests
 
-ENSEMBLES = tuple(name for name, model in contract.MODELS.items() if model.kind is Kind.ENSEMBLE)
-COMPUTING = tuple(name for name in contract.MODELS if name not in ENSEMBLES)
 _CANDIDATE_SUFFIX = "_candidate"
 
 _RANDOM_REQUESTS = 50
@@ -46,7 +43,7 @@ class Deployment:
     comparison: Comparison | None
     """Of the answers before and after; None for a roll-back."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """How long each part took."""
+    """Seconds that each stage took."""
 
 
 def deploy(
@@ -57,7 +54,7 @@ def deploy(
     requests: Sequence[RecommendRequest] | None = None,
     min_overlap: float = 0.0,
     keep_previous: bool = True,
-    report: Callable[[str], None] = lambda _part: None,
+    report: Callable[[str], None] = lambda _stage: None,
 ) -> Deployment:
     """Brings a version into service.
 
@@ -65,17 +62,17 @@ def deploy(
         repository: The folder that the servers read, here or on a disk that all see.
         addresses: Host and gRPC port of every server that reads it.
         version: None takes the newest in the folder.
-        requests: Asked of the new version, of its in-process twin and of the version in service before the switch. None
-            takes random ones over the new version's catalog.
+        requests: Sent to the new version, to the same files in this process, and to the version in service before the
+            switch. None takes random ones over the new version's catalog.
         min_overlap: Share of the first ten items, mean over the requests, that both versions must name.
         keep_previous: Whether the version before stays loaded, so that a roll-back takes no time.
-        report: Called with the name of each part as it begins.
+        report: Called with the name of each stage as it begins.
 
     Raises:
         DeployError: The old version goes on answering; the message says what to do.
         ExportError: The folder is no sound export, or has no such version.
     """
-    parts = _Parts(report)
+    stages = _Stages(report)
     with _alone(repository), _controls(addresses) as servers:
         current = _require_same(servers, repository)
         target = max(versions.available_versions(repository)) if version is None else version
@@ -89,24 +86,24 @@ def deploy(
         asked = random_requests(repository, target, _RANDOM_REQUESTS) if requests is None else requests
         comparisons: list[Comparison] = []
         with _undone(lambda: _load(servers, repository, before)):
-            with parts("load"):
+            with stages("load"):
                 _load(servers, repository, {current.version, target})
-            with parts("check"):
+            with stages("check"):
                 for server in servers:
                     with _candidates(server, repository, target) as candidates:
                         require_parity(InProcessPipeline(repository, target), server, asked, candidates)
                         comparisons.append(compare_answers(server, asked, candidates, _now_ms()))
                         _require_alike(comparisons[-1], min_overlap)
-            with parts("switch"), _undone(lambda: _switch(servers, repository, current.version)):
+            with stages("switch"), _undone(lambda: _switch(servers, repository, current.version)):
                 _switch(servers, repository, target)
         if not keep_previous:
-            with parts("unload"):
+            with stages("unload"):
                 _load(servers, repository, {target})
-        return Deployment(target, current.version, servers[0].served().fingerprint, comparisons[0], parts.seconds)
+        return Deployment(target, current.version, servers[0].served().fingerprint, comparisons[0], stages.seconds)
 
 
 def roll_back(
-    repository: Path, addresses: Sequence[str], *, report: Callable[[str], None] = lambda _part: None
+    repository: Path, addresses: Sequence[str], *, report: Callable[[str], None] = lambda _stage: None
 ) -> Deployment:
     """Brings the version back that answered before; it is still loaded, so this takes no time.
 
@@ -114,7 +111,7 @@ def roll_back(
         DeployError: No other version is loaded.
         ExportError: The folder is no sound export.
     """
-    parts = _Parts(report)
+    stages = _Stages(report)
     with _alone(repository), _controls(addresses) as servers:
         current = _require_same(servers, repository)
         others = [other for other in versions.loaded_versions(repository) if other != current.version]
@@ -123,23 +120,23 @@ def roll_back(
                 f"roll-back: got {others or 'no version'} loaded beside {current.version}; expected one: name it with "
                 "`ebbtide deploy --version`"
             )
-        with parts("switch"), _undone(lambda: _switch(servers, repository, current.version)):
+        with stages("switch"), _undone(lambda: _switch(servers, repository, current.version)):
             _switch(servers, repository, others[0])
-        return Deployment(others[0], current.version, servers[0].served().fingerprint, None, parts.seconds)
+        return Deployment(others[0], current.version, servers[0].served().fingerprint, None, stages.seconds)
 
 
 def _load(servers: Sequence[ModelControl], repository: Path, chosen: Iterable[int]) -> None:
     versions.load_only(repository, chosen)
     for server in servers:
-        for name in COMPUTING:
-            server.load(name)
+        for model in versions.computing_models(repository):
+            server.load(model.name)
 
 
 def _switch(servers: Sequence[ModelControl], repository: Path, version: int) -> None:
     versions.serve(repository, version)
     for server in servers:
-        for name in ENSEMBLES:
-            server.load(name)
+        for model in versions.ensembles(repository):
+            server.load(model.name)
 
 
 @contextlib.contextmanager
@@ -154,7 +151,7 @@ def _controls(addresses: Sequence[str]) -> Iterator[list[ModelControl]]:
 def _candidates(control: ModelControl, repository: Path, version: int) -> Iterator[dict[str, str]]:
     """Ensembles of the new version under names that no client asks for, while the context lasts."""
     fingerprint = versions.version_fingerprint(repository, version)
-    names = {name: f"{name}{_CANDIDATE_SUFFIX}" for name in ENSEMBLES}
+    names = {model.name: f"{model.name}{_CANDIDATE_SUFFIX}" for model in versions.ensembles(repository)}
     loaded: list[str] = []
     try:
         for name, candidate in names.items():
@@ -269,8 +266,8 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class _Parts:
-    """Tells of each part as it begins, and notes how long it took."""
+class _Stages:
+    """Reports each stage as it begins, and notes how long it took."""
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 from multiprocessing.connection import Client, Connection
@@ -24,6 +25,9 @@ from ebbtide.loadtest.samples import Phase, phase_bytes
 
 KEY_VARIABLE = "EBBTIDE_LOADTEST_KEY"
 """Environment variable with the key, in hexadecimal, that coordinator and workers share."""
+
+IGNORE_INTERRUPTS = "--ignore-interrupts"
+"""Argument of workers that the coordinator started."""
 
 _POLL_S = 0.05
 
@@ -98,7 +102,11 @@ def _phase(generator: Generator, command: dict[str, Any], connection: Connection
 
 
 def _main() -> None:
-    host, port = sys.argv[1:]
+    host, port, *options = sys.argv[1:]
+    if IGNORE_INTERRUPTS in options:
+        # Ctrl-C is for the coordinator, which stops the workers in order. A session of their own would protect them
+        # too, but Linux shares the processor among sessions: on a busy machine such workers were several times slower.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Client((host, int(port)), authkey=bytes.fromhex(os.environ[KEY_VARIABLE])) as connection:
         work(connection)
 

@@ -26,7 +26,7 @@ from ebbtide.loadtest.engine import interrupts
 from ebbtide.loadtest.errors import LoadTestError
 from ebbtide.loadtest.replay import Workload
 from ebbtide.loadtest.samples import Phase, read_phase
-from ebbtide.loadtest.worker import KEY_VARIABLE
+from ebbtide.loadtest.worker import IGNORE_INTERRUPTS, KEY_VARIABLE
 
 _START_S, _STOP_S = 60.0, 10.0
 _MODULE = "ebbtide.loadtest.worker"
@@ -151,12 +151,10 @@ class Workers:
         for _ in range(self._count):
             self._processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", _MODULE, host, port],
+                    [sys.executable, "-m", _MODULE, host, port, IGNORE_INTERRUPTS],
                     env=environment,
                     # Python looks for modules in the working folder first: this one is empty.
                     cwd=folder,
-                    # Ctrl-C is for the coordinator, which then stops the workers in order.
-                    start_new_session=True,
                 )
             )
 

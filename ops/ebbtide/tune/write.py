@@ -9,7 +9,8 @@ from typing import Any
 from google.protobuf import text_format
 
 from ebbtide.export import versions
-from ebbtide.export.manifest import read_manifest, write_manifest
+from ebbtide.export.files import write_text
+from ebbtide.export.manifest import read_manifest, write_entries
 from ebbtide.export.tuned_settings import TunedSettings
 from ebbtide.interest.exported import MODEL_CONFIG_FILE
 from ebbtide.tune.errors import TuneError
@@ -46,14 +47,14 @@ def write_winner(repository: Path, result: Mapping[str, Any]) -> tuple[Path, ...
         change.apply(config)
         texts[path] = text_format.MessageToString(config)
     for path, text in texts.items():
-        versions.write_text(path, text)
+        write_text(path, text)
     if texts:
         noted = {
             "changes": result["winner"]["changes"],
             **{key: result[key] for key in ("slo", "ratio", "ratio_ci95", "machine", "began_unix_s")},
         }
         # All versions share the configs.
-        write_manifest(repository, {number: {**entry, "tuned": noted} for number, entry in manifest.items()})
+        write_entries(repository, {number: {**entry, "tuned": noted} for number, entry in manifest.items()})
     return tuple(texts)
 
 

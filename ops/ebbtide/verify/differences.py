@@ -1,8 +1,8 @@
-"""Differences between two sides, kept by stage and field: how large, how large it may be, and where it arises."""
+"""Differences between two implementations, kept by model and field: size, tolerance and where they arise."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ebbtide.export.parity import largest_difference, ranking_difference
 from ebbtide.interest import contract
+from ebbtide.verify.cases import CATALOG_SCORE, Tensors, by_item
 
 Array = npt.NDArray[np.generic]
 
@@ -19,13 +20,13 @@ class StageDifference:
     """The largest difference of one field of one stage, over all requests."""
 
     between: str
-    """The two sides, as in ``in process, Triton``."""
+    """The two implementations, as in ``in process, Triton``."""
     stage: str
-    """Model of the contract."""
+    """Model of the repository."""
     field: str
-    """Output of the stage."""
+    """Output of the model."""
     difference: float
-    """Largest absolute difference; infinity where one side has no answer, or another shape or item."""
+    """Largest absolute difference; infinity where one of them has no answer, or another shape or item."""
     tolerance: float
     """What it may be at most."""
     compared: int
@@ -37,7 +38,7 @@ class StageDifference:
     item: str | None = None
     """Item where it arises; None where the field has none."""
     detail: str = ""
-    """What both sides say there."""
+    """What both say there."""
 
     @property
     def passed(self) -> bool:
@@ -46,7 +47,7 @@ class StageDifference:
 
 
 @dataclass(frozen=True)
-class Place:
+class Difference:
     """One difference and where it arises."""
 
     difference: float
@@ -55,27 +56,30 @@ class Place:
 
 
 class Differences:
-    """Collects differences between two sides."""
+    """Collects differences between two implementations."""
 
     def __init__(self, between: str, tolerances: Mapping[str, float]) -> None:
         """Starts empty.
 
         Args:
-            between: The two sides.
-            tolerances: By field of a stage (``stage.field``); those that are missing must be equal.
+            between: The two implementations.
+            tolerances: By field of a model (``stage.field``); those that are missing must be equal.
         """
         self._between = between
         self._tolerances = tolerances
         self._found: dict[tuple[str, str], StageDifference] = {}
+        self._last: dict[tuple[str, str], int] = {}
 
-    def add(self, stage: str, field: str, position: Place, request: int, kind: str) -> None:
-        """Takes one comparison in; the largest of each field stays."""
+    def add(self, stage: str, field: str, position: Difference, request: int, kind: str) -> None:
+        """Takes one comparison in; the largest of each field stays. A request comes with all its comparisons."""
         key = (stage, field)
         known = self._found.get(key)
         if known is None:
             tolerance = self._tolerances.get(f"{stage}.{field}", 0.0)
             known = StageDifference(self._between, stage, field, 0.0, tolerance, 0)
-        known = replace(known, compared=known.compared + 1)
+        if self._last.get(key) != request:
+            known = replace(known, compared=known.compared + 1)
+            self._last[key] = request
         if position.difference > known.difference:
             known = replace(
                 known,
@@ -88,30 +92,71 @@ class Differences:
         self._found[key] = known
 
     def all(self) -> list[StageDifference]:
-        """In the pipeline's order: stages before the ensembles that are made of them."""
-        order = list(contract.MODELS)
-        return sorted(self._found.values(), key=lambda found: order.index(found.stage))
+        """In the contract's order: models before the ensembles that are made of them."""
+        return sorted(self._found.values(), key=_order)
 
 
 def first_failure(found: Iterable[StageDifference]) -> StageDifference | None:
-    """The first difference above its tolerance, in the pipeline's order; None where there is none."""
-    order = list(contract.MODELS)
-    failed = [one for one in found if not one.passed]
-    return min(failed, key=lambda one: order.index(one.stage), default=None)
+    """The first difference above its tolerance, in the contract's order; None where there is none."""
+    return min((one for one in found if not one.passed), key=_order, default=None)
 
 
-def compare_arrays(got: Array, expected: Array) -> Place:
+def _order(found: StageDifference) -> int:
+    """The position of its model in the contract; models that the contract does not know come last."""
+    names = list(contract.MODELS)
+    return names.index(found.stage) if found.stage in names else len(names)
+
+
+def compare_outputs(got: Tensors, expected: Tensors, catalog: Mapping[str, int]) -> Iterator[tuple[str, Difference]]:
+    """Compares the outputs that both have, and names the field of each difference.
+
+    Rankings, score adjustments and padded tokens are compared by their meaning; every other tensor by its values.
+
+    Args:
+        got: Of the implementation that is checked.
+        expected: Of the other; a ranking may be given as `CATALOG_SCORE`.
+        catalog: Item id to catalog index.
+    """
+    item_id, score, item_index = contract.ITEM_ID.name, contract.SCORE.name, contract.ITEM_INDEX.name
+    adjust_item, adjust_score = contract.ADJUST_ITEM.name, contract.ADJUST_SCORE.name
+    input_ids, mask = contract.INPUT_IDS.name, contract.ATTENTION_MASK.name
+    left = got.keys() & expected.keys()
+    if item_id in got and CATALOG_SCORE in expected:
+        yield score, compare_with_scores(Ranked.read(got), expected[CATALOG_SCORE], catalog)
+        left -= {item_id, score}
+    elif {item_id, score} <= left:
+        yield score, compare_ranked(Ranked.read(got), Ranked.read(expected))
+        left -= {item_id, score}
+    if {item_id, item_index} <= got.keys():
+        # Of equal scores either item may come first, so indices are compared with the ids beside them.
+        yield item_index, _compare_indices(Ranked.read(got).item_id, got[item_index].ravel().tolist(), catalog)
+        left -= {item_index}
+    if {adjust_item, adjust_score} <= left:
+        one, other = (by_item(tensors[adjust_item], tensors[adjust_score]) for tensors in (got, expected))
+        yield adjust_score, compare_sparse(one, other, catalog)
+        left -= {adjust_item, adjust_score}
+    if {input_ids, mask} <= left:
+        rows = (_token_rows(tensors[input_ids], tensors[mask]) for tensors in (got, expected))
+        yield input_ids, _compare_tokens(*rows)
+        left -= {input_ids, mask}
+    for name in (name for name in got if name in left):
+        yield name, compare_with_unknown(got[name], expected[name])
+
+
+def compare_arrays(got: Array, expected: Array) -> Difference:
     """The largest difference of two arrays, which must have one shape."""
     if got.shape != expected.shape:
-        return Place(np.inf, detail=f"got shape {list(got.shape)}; expected {list(expected.shape)}")
+        return Difference(np.inf, detail=f"got shape {list(got.shape)}; expected {list(expected.shape)}")
     index, difference = _worst(got, expected)
     if difference == 0:
-        return Place(0.0)
-    position = [int(part) for part in np.unravel_index(index, got.shape)]
-    return Place(difference, detail=f"{position}: got {_text(got.flat[index])}; expected {_text(expected.flat[index])}")
+        return Difference(0.0)
+    position = [int(axis) for axis in np.unravel_index(index, got.shape)]
+    return Difference(
+        difference, detail=f"{position}: got {_text(got.flat[index])}; expected {_text(expected.flat[index])}"
+    )
 
 
-def compare_with_unknown(got: Array, expected: Array) -> Place:
+def compare_with_unknown(got: Array, expected: Array) -> Difference:
     """The largest difference of two arrays of floats, in which NaN stands for an unknown item and equals itself."""
     if got.shape != expected.shape or got.dtype.kind != "f":
         return compare_arrays(got, expected)
@@ -119,15 +164,17 @@ def compare_with_unknown(got: Array, expected: Array) -> Place:
     return compare_arrays(np.where(unknown, 0, got), np.where(unknown, 0, expected))
 
 
-def compare_sparse(got: Mapping[int, float], expected: Mapping[int, float], item_ids: Sequence[str]) -> Place:
+def compare_sparse(got: Mapping[int, float], expected: Mapping[int, float], catalog: Mapping[str, int]) -> Difference:
     """The largest difference of two sets of values by catalog index; what is missing is 0."""
-    worst = Place(0.0)
+    worst, index_of_worst = Difference(0.0), -1
     for index in got.keys() | expected.keys():
         one, other = got.get(index, 0.0), expected.get(index, 0.0)
         difference = largest_difference(np.array([one]), np.array([other]))
         if difference > worst.difference:
-            worst = Place(difference, item_ids[index], f"got {_text(one)}; expected {_text(other)}")
-    return worst
+            worst, index_of_worst = Difference(difference, detail=f"got {_text(one)}; expected {_text(other)}"), index
+    if index_of_worst < 0:
+        return worst
+    return replace(worst, item=next(item for item, index in catalog.items() if index == index_of_worst))
 
 
 @dataclass(frozen=True)
@@ -139,53 +186,90 @@ class Ranked:
     score: npt.NDArray[np.float32]
     """``[top N]``."""
 
+    @classmethod
+    def read(cls, tensors: Tensors) -> Ranked:
+        """The ranking of one user among a model's outputs."""
+        ids = tensors[contract.ITEM_ID.name].ravel().tolist()
+        texts = [item.decode() if isinstance(item, bytes) else item for item in ids]
+        return cls(texts, tensors[contract.SCORE.name].ravel())
 
-def compare_with_scores(got: Ranked, scores: npt.NDArray[np.float64], catalog: Mapping[str, int]) -> Place:
+
+def compare_with_scores(got: Ranked, scores: npt.NDArray[np.float64], catalog: Mapping[str, int]) -> Difference:
     """A top N against the known scores of the whole catalog; ties within the tolerance may stand in either order.
 
     Args:
-        got: Of the side that is looked at.
+        got: Of the implementation that is checked.
         scores: ``[N]``.
         catalog: Item id to catalog index.
     """
     unknown = [item for item in got.item_id if item not in catalog]
     if unknown or len(set(got.item_id)) != len(got.item_id):
-        return Place(np.inf, unknown[0] if unknown else None, "got an item twice, or one that is not in the catalog")
+        return Difference(
+            np.inf, unknown[0] if unknown else None, "got an item twice, or one that is not in the catalog"
+        )
     difference = ranking_difference(got.item_id, got.score, scores, catalog)
     if difference == 0:
-        return Place(0.0)
+        return Difference(0.0)
     best = np.sort(scores)[::-1][: len(got.item_id)]
-    own = scores[[catalog[item] for item in got.item_id]]
-    row = _worst(got.score, own if largest_difference(got.score, own) == difference else best)[0]
-    return Place(
+    known = scores[[catalog[item] for item in got.item_id]]
+    row = _worst(got.score, known if largest_difference(got.score, known) == difference else best)[0]
+    return Difference(
         difference,
         got.item_id[row],
-        f"place {row + 1}: got {_text(got.score[row])}; expected {_text(own[row])} for this item, "
-        f"{_text(best[row])} at this place",
+        f"rank {row + 1}: got {_text(got.score[row])}; expected {_text(known[row])} for this item, "
+        f"{_text(best[row])} at this rank",
     )
 
 
-def compare_ranked(got: Ranked, expected: Ranked) -> Place:
-    """Two top N with scores; an item that one of them lacks must be within the tolerance of the other's last place."""
+def compare_ranked(got: Ranked, expected: Ranked) -> Difference:
+    """Two top N with scores; an item that one of them lacks must be within the tolerance of the other's last score."""
     if len(got.item_id) != len(expected.item_id):
-        return Place(np.inf, detail=f"got {len(got.item_id)} items; expected {len(expected.item_id)}")
+        return Difference(np.inf, detail=f"got {len(got.item_id)} items; expected {len(expected.item_id)}")
     row, difference = _worst(got.score, expected.score)
-    worst = Place(0.0)
+    worst = Difference(0.0)
     if difference > 0:
-        says = f"place {row + 1}: got {_text(got.score[row])}; expected {_text(expected.score[row])}"
-        worst = Place(difference, got.item_id[row], says)
+        says = f"rank {row + 1}: got {_text(got.score[row])}; expected {_text(expected.score[row])}"
+        worst = Difference(difference, got.item_id[row], says)
     for one, other, says in ((got, expected, "only got"), (expected, got, "only expected")):
         known = dict(zip(other.item_id, other.score, strict=True))
         for item, score in zip(one.item_id, one.score, strict=True):
-            # Excluded items fill an answer up; which of them do, nobody is promised.
+            # Excluded items fill an answer up; which of them is not defined.
             if np.isneginf(score):
                 continue
             against = known.get(item, other.score[-1])
             difference = largest_difference(np.array([score]), np.array([against]))
             if difference > worst.difference:
                 told = f"{_text(score)} and {_text(against)}" if item in known else f"{says}, with {_text(score)}"
-                worst = Place(difference, item, told)
+                worst = Difference(difference, item, told)
     return worst
+
+
+def _compare_indices(item_id: Sequence[str], item_index: Sequence[int], catalog: Mapping[str, int]) -> Difference:
+    """Catalog indices that belong to the ids of a ranking; any other is an infinite difference."""
+    for item, index in zip(item_id, item_index, strict=True):
+        if catalog.get(item) != index:
+            return Difference(np.inf, item, f"got catalog index {index}; expected {catalog.get(item)}")
+    return Difference(0.0)
+
+
+def _token_rows(input_ids: Array, mask: Array) -> list[list[int]]:
+    """The ids of each text, without padding."""
+    return [ids[kept != 0].tolist() for ids, kept in zip(input_ids, mask, strict=True)]
+
+
+def _compare_tokens(got: list[list[int]], expected: list[list[int]]) -> Difference:
+    """Equal ids, text by text. Ids have no distance: any difference is infinite."""
+    if len(got) != len(expected):
+        return Difference(np.inf, detail=f"got {len(got)} texts; expected {len(expected)}")
+    for number, (one, other) in enumerate(zip(got, expected, strict=True)):
+        if len(one) != len(other):
+            return Difference(np.inf, detail=f"text {number}: got {len(one)} tokens; expected {len(other)}")
+        if one != other:
+            position = next(index for index, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
+            return Difference(
+                np.inf, detail=f"text {number}, token {position}: got id {one[position]}; expected {other[position]}"
+            )
+    return Difference(0.0)
 
 
 def _worst(got: Array, expected: Array) -> tuple[int, float]:

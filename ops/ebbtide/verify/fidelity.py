@@ -7,6 +7,7 @@ server.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -15,10 +16,10 @@ from ebbtide.export.encoder.kept import catalog_texts
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.interest import contract
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.verify.asked import Floats, RefusedError
+from ebbtide.verify.cases import Floats, RefusedError
 from ebbtide.verify.differences import StageDifference
 from ebbtide.verify.errors import VerifyError
-from ebbtide.verify.server_side import ServerSide
+from ebbtide.verify.server import Server
 from ebbtide.verify.tolerances import Tolerances
 
 _TEXTS = 256
@@ -56,12 +57,10 @@ def compare_fidelity(
     if server is None:
         name, got = "in process", _embed(texts, pipeline.limits.max_texts, pipeline.embed)
     else:
-        with ServerSide(server, pipeline.version, models) as side:
-            side.require_export(pipeline.fingerprint)
-            name = side.name
-            got = _embed(
-                texts, pipeline.limits.max_texts, lambda some: side.embed(tuple(text.encode() for text in some))
-            )
+        with Server(server, pipeline.version, models) as triton:
+            triton.require_export(pipeline.fingerprint)
+            name = triton.name
+            got = _embed(texts, pipeline.limits.max_texts, partial(_embed_on, triton))
     similar = cosines(got, expected)
     worst = int(similar.argmin())
     return StageDifference(
@@ -76,6 +75,11 @@ def compare_fidelity(
         detail=f"mean cosine of {len(texts)} catalog texts: got {similar.mean():.4f}; expected at least "
         f"{tolerances.least_cosine:.4f}; the item's is the worst, {similar[worst]:.4f}",
     )
+
+
+def _embed_on(triton: Server, texts: list[str]) -> Floats:
+    encoded = np.array([text.encode() for text in texts], dtype=np.object_)
+    return triton.infer(contract.EMBED, {contract.TEXT.name: encoded})[contract.TEXT_VECTOR.name]
 
 
 def _embed(texts: list[str], most: int, embed: Callable[[list[str]], Floats]) -> Floats:

@@ -1,35 +1,32 @@
-"""Walks requests through every stage of two sides and notes where they differ.
+"""Runs requests through every model of two implementations and notes where they differ.
 
-Each stage is given the same inputs on both sides, those that the in-process pipeline gives it, so that a difference is
-seen at the stage where it arises and at no later one; whole requests are compared as well.
+Ensembles are walked step by step, as the repository's manifest lists them. Both implementations are given the same
+inputs for each model, those of the in-process pipeline, so that a difference is seen at the model where it arises and
+at no later one; whole ensembles are compared as well.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.inprocess import InProcessPipeline, tensors_of
 from ebbtide.interest import contract
+from ebbtide.interest.contract import Kind, Model
+from ebbtide.interest.errors import RequestError
 from ebbtide.interest.keys import item_keys
 from ebbtide.v1 import RecommendRequest
-from ebbtide.verify.asked import Answered, Asked, Floats, Ints, Outputs, RefusedError, Side, Tokens, Weights, ask
-from ebbtide.verify.differences import (
-    Differences,
-    Place,
-    StageDifference,
-    compare_arrays,
-    compare_sparse,
-    compare_with_unknown,
-)
+from ebbtide.verify.cases import Case, Implementation, Ints, RefusedError, Tensors, read_cases
+from ebbtide.verify.differences import Difference, Differences, Ranked, StageDifference, compare_outputs
 from ebbtide.verify.errors import UnlikeCatalogError, VerifyError
 from ebbtide.verify.filters import Filters
-from ebbtide.verify.local_side import LocalSide
 from ebbtide.verify.recorded import catalog_ids
-from ebbtide.verify.server_side import ServerSide
+from ebbtide.verify.server import Server
 from ebbtide.verify.tolerances import Tolerances
 
 if TYPE_CHECKING:
@@ -38,10 +35,11 @@ if TYPE_CHECKING:
 Progress = Callable[[int], None]
 """Called with the number of requests just compared."""
 
+_LOCAL = "in process"
 _REFUSAL = "refusal"
 _BEST, _SEEN = 8, 4
-_NOBODYS_KEY = 5
-_Value = TypeVar("_Value")
+_UNKNOWN_KEY = 5
+"""Of no item."""
 
 
 def compare_bundle(
@@ -63,24 +61,24 @@ def compare_bundle(
         progress: See `Progress`.
 
     Returns:
-        The largest difference of every field, in the pipeline's order.
+        The largest difference of every field, in the contract's order.
 
     Raises:
         UnlikeCatalogError: The bundle has other items, or they stand in another order.
         VerifyError: No request could be compared.
     """
     # Here, so that a server is compared where no torch is installed.
-    from ebbtide.verify.torch_side import TorchSide
+    from ebbtide.verify.torch_model import TorchModel
 
     item_ids = _require_same_catalog(bundle, pipeline)
-    walk = _Walk(
+    comparison = _Comparison(
         pipeline,
-        TorchSide(bundle, Filters.read(pipeline.repository, pipeline.version)),
+        TorchModel(bundle, Filters.read(pipeline.repository, pipeline.version)),
         item_ids,
         tolerances,
-        other_is_yardstick=True,
+        other_is_expected=True,
     )
-    return walk.all(requests, progress)
+    return comparison.all(requests, progress)
 
 
 def compare_server(
@@ -97,233 +95,188 @@ def compare_server(
     Args:
         pipeline: One version of the repository that the server reads; this version is asked for.
         address: Host and gRPC port of the server.
-        requests: Recorded or random. Both sides must refuse the same ones, in the same words.
-        models: Names under which models of the contract are loaded there, where they differ: those of the candidate
-            ensembles of a deployment, say.
+        requests: Recorded or random. Both must refuse the same ones, in the same words.
+        models: Names under which models of the repository are loaded there, where they differ, such as those of the
+            candidate ensembles of a deployment.
         tolerances: None takes those that the repository's manifest states of this version.
         progress: See `Progress`.
 
     Returns:
-        The largest difference of every field, in the pipeline's order.
+        The largest difference of every field, in the contract's order.
 
     Raises:
         ServerMismatchError: The server cannot be reached, or does not serve this export.
         VerifyError: No request could be compared.
     """
-    with ServerSide(address, pipeline.version, models) as server:
+    with Server(address, pipeline.version, models) as server:
         server.require_export(pipeline.fingerprint)
         item_ids = catalog_ids(pipeline.repository, pipeline.version)
-        walk = _Walk(pipeline, server, item_ids, tolerances, other_is_yardstick=False)
-        return walk.all(requests, progress)
+        comparison = _Comparison(pipeline, server, item_ids, tolerances, other_is_expected=False)
+        return comparison.all(requests, progress)
 
 
 def _require_same_catalog(bundle: InterestBundle, pipeline: InProcessPipeline) -> list[str]:
     item_ids = catalog_ids(pipeline.repository, pipeline.version)
     if item_ids != bundle.catalog.item_id:
-        own = bundle.catalog.item_id
+        known = bundle.catalog.item_id
         first = next(
-            (position for position, pair in enumerate(zip(item_ids, own, strict=False)) if pair[0] != pair[1]),
-            min(len(own), len(item_ids)),
+            (position for position, pair in enumerate(zip(item_ids, known, strict=False)) if pair[0] != pair[1]),
+            min(len(known), len(item_ids)),
         )
         raise UnlikeCatalogError(
-            f"bundle {bundle.fingerprint}: got a catalog of {len(own):,} items; expected the {len(item_ids):,} of the "
-            f"repository, in their order (they differ from item {first} on): give the bundle that version "
+            f"bundle {bundle.fingerprint}: got a catalog of {len(known):,} items; expected the {len(item_ids):,} of "
+            f"the repository, in their order (they differ from item {first} on): give the bundle that version "
             f"{pipeline.version} was exported from"
         )
     return item_ids
 
 
-class _Walk:
-    """The in-process pipeline and another side, request by request."""
+class _Comparison:
+    """The in-process pipeline and another implementation, request by request."""
 
     def __init__(
         self,
         pipeline: InProcessPipeline,
-        other: Side,
+        other: Implementation,
         item_ids: list[str],
         tolerances: Tolerances | None,
         *,
-        other_is_yardstick: bool,
+        other_is_expected: bool,
     ) -> None:
         if tolerances is None:
             tolerances = Tolerances.read(pipeline.repository, pipeline.version)
-        self._local = local = LocalSide(pipeline)
+        self._pipeline = pipeline
         self._other = other
-        self._item_ids = item_ids
-        self._rounded = tolerances.encoder_is_rounded
-        self._other_is_yardstick = other_is_yardstick
-        sides = (other.name, local.name) if other_is_yardstick else (local.name, other.name)
-        self._found = Differences(", ".join(sides), tolerances.by_field())
-        self._asked: Asked
+        self._catalog = dict(zip(item_ids, range(len(item_ids)), strict=True))
+        self._encoder_is_rounded = tolerances.encoder_is_rounded
+        self._other_is_expected = other_is_expected
+        names = (other.name, _LOCAL) if other_is_expected else (_LOCAL, other.name)
+        self._found = Differences(", ".join(names), tolerances.by_field(pipeline.models.values()))
+        self._done: dict[tuple[object, ...], Tensors] = {}
+        """What the models gave for the request at hand, by model and inputs: ensembles share their first steps."""
+        self._case: Case
+        self._ensemble: Model
 
     def all(self, requests: Iterable[RecommendRequest], progress: Progress) -> list[StageDifference]:
         compared, refusal = 0, ""
-        for asked in ask(requests, time.time_ns() // 1_000_000):
-            self._asked = asked
+        for case in read_cases(requests, time.time_ns() // 1_000_000):
+            self._case = case
+            self._done.clear()
             try:
-                self._compare(asked)
+                self._compare()
                 compared += 1
             except RefusedError as error:
-                refusal = refusal or f"request {asked.number}: {error}"
-                self._compare_refusal(asked, error)
+                refusal = refusal or f"request {case.number}: {error}"
+                self._compare_refusal(error)
             progress(1)
         if not compared:
             raise VerifyError(f"requests: got none that the export serves; expected at least one. {refusal}")
         return self._found.all()
 
-    def _compare(self, asked: Asked) -> None:
-        """All stages of one request.
+    def _compare(self) -> None:
+        """All ensembles that take the request.
 
         Raises:
             RefusedError: The in-process pipeline refuses it.
         """
-        local, other = self._local, self._other
-        vectors, others = self._compare_texts(asked.texts) if asked.texts else (None, None)
-        weights = local.weights(asked, vectors)
-        self._compare_weights(asked.weights_model.name, weights, asked, vectors)
-        ranked = local.head(weights)
-        self._note(contract.SCORING_HEAD.name, contract.SCORE.name, lambda: other.compare_head(asked, weights, ranked))
-        # What a rounded encoder changes is judged at the encoder, by its own tolerance. Whole requests then go by the
-        # vectors of the side that is looked at, so that their scores are compared as strictly as any.
-        if self._rounded:
-            vectors, others = self._oriented(vectors, others)[:1] * 2
-        answer = local.recommend(asked, vectors)
-        self._compare_answer(asked, answer, others)
-        self._compare_candidates(asked, weights, vectors, others, self._candidates(asked, answer))
+        ranked: list[str] = []
+        for ensemble in self._ensembles():
+            self._ensemble = ensemble
+            outputs = self._compare_ensemble(ensemble, self._inputs(ensemble, self._candidates(ranked)))
+            if contract.ITEM_ID.name in outputs:
+                ranked = ranked or Ranked.read(outputs).item_id
 
-    def _compare_texts(self, texts: tuple[bytes, ...]) -> tuple[Floats, Floats]:
-        """Tokenizer, encoder and both together; the vectors of the in-process pipeline and of the other side."""
-        local, other = self._local, self._other
-        tokens = local.tokens(texts)
-        vector = contract.TEXT_VECTOR.name
-        self._note(
-            contract.TOKENIZER.name,
-            contract.INPUT_IDS.name,
-            lambda: _compare_tokens(*self._oriented(tokens, other.tokens(texts))),
-        )
-        vectors = local.vectors(tokens)
-        self._note(
-            contract.ENCODER.name, vector, lambda: compare_arrays(*self._oriented(vectors, other.vectors(tokens)))
-        )
+    def _ensembles(self) -> Iterator[Model]:
+        """Those that answer a request with, or without, texts; those that score candidates come last."""
+        found = [
+            model
+            for model in self._pipeline.models.values()
+            if model.kind is Kind.ENSEMBLE and (contract.TEXT.name in _inputs(model)) == bool(self._case.texts)
+        ]
+        return iter(sorted(found, key=lambda model: contract.CANDIDATE_ITEM.name in _inputs(model)))
+
+    def _candidates(self, ranked: list[str]) -> Ints:
+        """Items to score: the best and the last of the answer, those of the events, and an unknown one."""
+        best = item_keys([*ranked[:_BEST], *ranked[-1:]])
+        some = np.concatenate([best, self._case.request.event_item[:_SEEN], [_UNKNOWN_KEY]])
+        return some[: self._pipeline.limits.max_candidates]
+
+    def _inputs(self, ensemble: Model, candidates: Ints) -> dict[str, npt.NDArray[Any]]:
+        inputs = dict(tensors_of(self._case.request, ensemble))
+        inputs[contract.CANDIDATE_ITEM.name] = candidates[None]
+        if self._case.texts:
+            inputs[contract.TEXT.name] = np.array(self._case.texts, dtype=np.object_)
+        return {name: value for name, value in inputs.items() if name in _inputs(ensemble)}
+
+    def _compare_ensemble(self, ensemble: Model, inputs: dict[str, npt.NDArray[Any]]) -> Tensors:
+        """Every step, and the whole; returns the in-process outputs."""
+        values = dict(inputs)
+        for name in ensemble.steps:
+            step = self._pipeline.models[name]
+            # As the ensemble asks: a cached answer holds no other outputs.
+            step = replace(step, outputs=contract.read_outputs(ensemble, step, self._pipeline.models))
+            values.update(self._compare_step(step, {key: values[key] for key in _inputs(step) if key in values}))
+        outputs = {tensor.name: values[tensor.name] for tensor in ensemble.outputs}
+        vectors = contract.TEXT_VECTOR.name
+        if self._encoder_is_rounded and vectors in values and vectors not in outputs:
+            # The encoder's rounding is judged at the encoder, by its own tolerance. Both then go on from the vectors of
+            # the implementation that is checked, so that scores are compared as strictly as any.
+            inputs = {**inputs, vectors: values[vectors]}
+        self._compare_with_other(ensemble, inputs, outputs)
+        return outputs
+
+    def _compare_step(self, model: Model, inputs: Tensors) -> Tensors:
+        """One model; returns its outputs in process, or the other's event vectors where the encoder is rounded."""
+        key = (model, *((name, array.shape, _content(array)) for name, array in inputs.items()))
+        if key not in self._done:
+            outputs = self._pipeline.run(model.name, inputs)
+            if isinstance(outputs, RequestError):
+                raise RefusedError(str(outputs))
+            outputs = {tensor.name: outputs[tensor.name] for tensor in model.outputs}
+            others = self._compare_with_other(model, inputs, outputs)
+            vectors = contract.TEXT_VECTOR.name
+            if self._encoder_is_rounded and not self._other_is_expected and vectors in outputs:
+                outputs = {**outputs, vectors: others.get(vectors, outputs[vectors])}
+            self._done[key] = outputs
+        return self._done[key]
+
+    def _compare_with_other(self, model: Model, inputs: Tensors, local: Tensors) -> Tensors:
+        """Notes the differences of one model, and returns what the other gave."""
         try:
-            others = other.embed(texts)
+            other = self._other.run(self._case, model, inputs)
         except RefusedError as error:
-            self._add(contract.EMBED.name, vector, self._refused(error))
-            return vectors, vectors
-        self._add(contract.EMBED.name, vector, compare_arrays(*self._oriented(vectors, others)))
-        return vectors, others
+            self._add(
+                model, _REFUSAL, Difference(np.inf, detail=f"{self._other.name} refuses what {_LOCAL} serves: {error}")
+            )
+            return {}
+        if other is None:
+            return {}
+        got, expected = (local, other) if self._other_is_expected else (other, local)
+        for field, difference in compare_outputs(got, expected, self._catalog):
+            self._add(model, field, difference)
+        return other
 
-    def _compare_weights(self, stage: str, weights: Weights, asked: Asked, vectors: Floats | None) -> None:
-        try:
-            got, expected = self._oriented(weights, self._other.weights(asked, vectors))
-        except RefusedError as error:
-            self._add(stage, contract.INTEREST.name, self._refused(error))
-            return
-        self._add(stage, contract.INTEREST.name, compare_arrays(got.interest, expected.interest))
-        adjustments = compare_sparse(got.adjustments, expected.adjustments, self._item_ids)
-        self._add(stage, contract.ADJUST_SCORE.name, adjustments)
-        self._add(stage, contract.ALPHA_USED.name, _compare_numbers(got.alpha_used, expected.alpha_used))
-        self._add(stage, contract.EVENT_COUNTS.name, _compare_counts(got.event_counts, expected.event_counts))
-
-    def _compare_answer(self, asked: Asked, answer: Answered, vectors: Floats | None) -> None:
-        stage = asked.ensemble.name
-        try:
-            ranking, alpha, events = self._other.compare_answer(asked, vectors, answer)
-        except RefusedError as error:
-            self._add(stage, contract.SCORE.name, self._refused(error))
-            return
-        self._add(stage, contract.SCORE.name, ranking)
-        alphas, counts = self._oriented(answer.alpha_used, alpha), self._oriented(answer.event_counts, events)
-        self._add(stage, contract.ALPHA_USED.name, _compare_numbers(*alphas))
-        self._add(stage, contract.EVENT_COUNTS.name, _compare_counts(counts[0], counts[1]))
-
-    def _candidates(self, asked: Asked, answer: Answered) -> Ints:
-        """Items to score: the best and the last of the answer, those of the events, and one that nobody has."""
-        ranked = item_keys([*answer.ranked.item_id[:_BEST], answer.ranked.item_id[-1]])
-        some = np.concatenate([ranked, asked.request.event_item[:_SEEN], [_NOBODYS_KEY]])
-        return some[: self._local.pipeline.limits.max_candidates]
-
-    def _compare_candidates(
-        self, asked: Asked, weights: Weights, vectors: Floats | None, others: Floats | None, candidates: Ints
-    ) -> None:
-        """The scores of candidates, by themselves and explained."""
-        local, other = self._local, self._other
-        score = contract.CANDIDATE_SCORE.name
-        head = local.candidate_scores(weights, candidates)
-        self._note(
-            contract.CANDIDATE_HEAD.name,
-            score,
-            lambda: compare_with_unknown(*self._oriented(head, other.candidate_scores(weights, candidates))),
-        )
-        self._compare_outputs(
-            asked.rank_model.name,
-            local.rank(asked, vectors, candidates),
-            lambda: other.rank(asked, others, candidates),
-        )
-        explained = local.explain(asked, vectors, candidates)
-        self._compare_outputs(contract.EXPLAINER.name, explained, lambda: other.explain(asked, vectors, candidates))
-        self._compare_outputs(
-            asked.explain_model.name, explained, lambda: other.answer_explanation(asked, others, candidates)
-        )
-
-    def _compare_outputs(self, stage: str, local: Outputs, ask_other: Callable[[], Outputs]) -> None:
-        """All outputs that the other side has too."""
-        try:
-            others = ask_other()
-        except RefusedError as error:
-            self._add(stage, contract.CANDIDATE_SCORE.name, self._refused(error))
-            return
-        for name, array in others.items():
-            self._add(stage, name, compare_with_unknown(*self._oriented(local[name], array)))
-
-    def _compare_refusal(self, asked: Asked, local: RefusedError) -> None:
+    def _compare_refusal(self, local: RefusedError) -> None:
         """A request that the in-process pipeline refuses: a server must refuse it in the same words."""
-        if not isinstance(self._other, ServerSide):
+        # Torch checks no request.
+        if not isinstance(self._other, Server):
             return
+        inputs = self._inputs(self._ensemble, self._candidates([]))
         try:
-            self._other.recommend(asked)
-            position = Place(np.inf, detail=f"{self._other.name} serves it; {self._local.name}: {local}")
+            self._other.run(self._case, self._ensemble, inputs)
+            difference = Difference(np.inf, detail=f"{self._other.name} serves it; {_LOCAL}: {local}")
         except RefusedError as error:
             alike = str(error) == str(local)
-            position = Place(0.0) if alike else Place(np.inf, detail=f"got {error}; expected {local}")
-        self._add(asked.ensemble.name, _REFUSAL, position)
+            difference = Difference(0.0) if alike else Difference(np.inf, detail=f"got {error}; expected {local}")
+        self._add(self._ensemble, _REFUSAL, difference)
 
-    def _note(self, stage: str, field: str, compare: Callable[[], Place]) -> None:
-        try:
-            position = compare()
-        except RefusedError as error:
-            position = self._refused(error)
-        self._add(stage, field, position)
-
-    def _add(self, stage: str, field: str, position: Place) -> None:
-        self._found.add(stage, field, position, self._asked.number, self._asked.ensemble.name)
-
-    def _refused(self, error: RefusedError) -> Place:
-        return Place(np.inf, detail=f"{self._other.name} refuses what {self._local.name} serves: {error}")
-
-    def _oriented(self, local: _Value, other: _Value) -> tuple[_Value, _Value]:
-        """What is looked at, and the yardstick."""
-        return (local, other) if self._other_is_yardstick else (other, local)
+    def _add(self, model: Model, field: str, difference: Difference) -> None:
+        self._found.add(model.name, field, difference, self._case.number, self._ensemble.name)
 
 
-def _compare_tokens(got: Tokens, expected: Tokens) -> Place:
-    """Equal ids, text by text; padding does not count. Ids have no distance: any difference is infinite."""
-    if len(got.input_ids) != len(expected.input_ids):
-        return Place(np.inf, detail=f"got {len(got.input_ids)} texts; expected {len(expected.input_ids)}")
-    for number, (one, other) in enumerate(zip(got.rows(), expected.rows(), strict=True)):
-        if len(one) != len(other):
-            return Place(np.inf, detail=f"text {number}: got {len(one)} tokens; expected {len(other)}")
-        if one != other:
-            position = next(index for index, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
-            return Place(
-                np.inf, detail=f"text {number}, token {position}: got id {one[position]}; expected {other[position]}"
-            )
-    return Place(0.0)
+def _inputs(model: Model) -> list[str]:
+    return [tensor.name for tensor in model.inputs]
 
 
-def _compare_numbers(got: float, expected: float) -> Place:
-    return compare_arrays(np.array([got]), np.array([expected]))
-
-
-def _compare_counts(got: tuple[int, ...], expected: tuple[int, ...]) -> Place:
-    return compare_arrays(np.array(got, dtype=np.float64), np.array(expected, dtype=np.float64))
+def _content(array: npt.NDArray[Any]) -> object:
+    return tuple(array.ravel().tolist()) if array.dtype == np.object_ else array.tobytes()

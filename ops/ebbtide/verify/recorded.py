@@ -75,7 +75,7 @@ def write_requests(path: Path, requests: Iterable[RecommendRequest]) -> None:
 def random_requests(
     repository: Path, version: int, count: int, seed: int = 0, *, texts: Sequence[str] = ()
 ) -> list[RecommendRequest]:
-    """Requests of every kind over the catalog of an export: empty, longest, with texts, weights, exclusions, own alpha.
+    """Requests of every kind over the catalog of an export: empty, longest, with texts, weights, exclusions, an alpha.
 
     Args:
         repository: Written by an export.
@@ -144,7 +144,7 @@ def _spare_events(request: RecommendRequest, limits: Limits) -> int:
 def _add_wishes(
     request: RecommendRequest, random: np.random.Generator, values: Mapping[str, Sequence[str]], spare: int
 ) -> None:
-    """What few requests have: another decay, a filter, an event of an item that nobody knows, and a text for it."""
+    """Adds what few requests have: a decay scale, a filter, an event of an unknown item, and a text for it."""
     if random.random() < _SCALED:
         request.decay_scale = float(random.choice(_SCALES))
     if values and random.random() < _FILTERED:
@@ -153,7 +153,7 @@ def _add_wishes(
     events = request.events or request.history or request.current
     if events and spare and random.random() < _UNKNOWN:
         event = Event(item_id=_NOBODYS_ITEM, time=events[0].time, weight=events[0].weight)
-        # Another moment than the others': equal ones keep the order in which they are given.
+        # Another timestamp than the others: events of one timestamp keep the order in which they are given.
         event.time.FromMilliseconds(events[0].time.ToMilliseconds() - 1)
         if not events[0].HasField("weight"):
             event.ClearField("weight")

@@ -1,14 +1,15 @@
-"""What the fields of each stage may differ by: 1e-4, or what the export states of rounded weights."""
+"""What the outputs of each model may differ by: 1e-4, or what the export states of rounded weights."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.parity import TOLERANCE
 from ebbtide.interest import contract
-from ebbtide.interest.contract import Dtype
+from ebbtide.interest.contract import Dtype, Model
 
 _ENCODER_TOLERANCE = "encoder_tolerance"
 _HEAD_TOLERANCE = "head_tolerance"
@@ -44,26 +45,13 @@ class Tolerances:
         """Whether event vectors may differ so much that scores from them do too."""
         return self.encoder > TOLERANCE
 
-    def by_field(self) -> dict[str, float]:
-        """By ``stage.field``; fields that are not here must be equal."""
-        vector, score = contract.TEXT_VECTOR.name, contract.SCORE.name
-        found = {f"{model.name}.{vector}": self.encoder for model in (contract.ENCODER, contract.EMBED)}
-        for model in (contract.ADAPTIVE_WEIGHTS, contract.ADAPTIVE_WEIGHTS_TEXT):
-            for tensor in (contract.INTEREST, contract.ADJUST_SCORE, contract.ALPHA_USED):
-                found[f"{model.name}.{tensor.name}"] = TOLERANCE
-        for model in (contract.SCORING_HEAD, contract.RECOMMEND, contract.RECOMMEND_TEXT):
-            found[f"{model.name}.{score}"] = self.head
-            found[f"{model.name}.{contract.ALPHA_USED.name}"] = TOLERANCE
+    def by_field(self, models: Iterable[Model]) -> dict[str, float]:
+        """By ``model.field``; fields that are not here must be equal."""
         # Candidates are scored from float32 factors, whatever the scoring head's are.
-        for model in (
-            contract.CANDIDATE_HEAD,
-            contract.RANK,
-            contract.RANK_TEXT,
-            contract.EXPLAINER,
-            contract.EXPLAIN,
-            contract.EXPLAIN_TEXT,
-        ):
-            for tensor in model.outputs:
-                if tensor.dtype is Dtype.FP32 and tensor is not contract.HALF_LIFE_DAYS:
-                    found[f"{model.name}.{tensor.name}"] = TOLERANCE
-        return found
+        stated = {contract.TEXT_VECTOR.name: self.encoder, contract.SCORE.name: self.head}
+        return {
+            f"{model.name}.{tensor.name}": stated.get(tensor.name, TOLERANCE)
+            for model in models
+            for tensor in model.outputs
+            if tensor.dtype is Dtype.FP32 and tensor.name != contract.HALF_LIFE_DAYS.name
+        }

@@ -12,40 +12,40 @@ from ebbtide.client.errors import InvalidArgumentError
 
 @dataclass(frozen=True)
 class ServerTls:
-    """Encryption towards the callers, and who they are; PEM files or their bytes."""
+    """TLS between callers and gateway; PEM files or their bytes."""
 
     certificate: Path | bytes = field(repr=False)
-    """Who the gateway is, leaf first."""
+    """Certificate of the gateway, leaf first."""
     key: Path | bytes = field(repr=False)
     """The private key of `certificate`."""
     client_ca: Path | bytes | None = field(default=None, repr=False)
-    """Who may vouch for callers: with it, callers without a certificate are refused (mutual TLS)."""
+    """Certificate authorities for callers; if given, callers without a certificate are refused (mutual TLS)."""
 
 
 @dataclass(frozen=True)
 class GatewayConfig:
-    """Where a gateway listens, what it stands in front of, and what it lets through."""
+    """Address of a gateway, address of Triton, and limits."""
 
     triton: str | tuple[str, ...] = "localhost:8001"
     """gRPC address of Triton: ``host:port``, a DNS name of several (``dns:///triton:8001``), or IP addresses."""
     client: ClientConfig = field(default_factory=ClientConfig)
     """How Triton is called: deadline for callers without one, retries, TLS, token, keep-alive."""
     host: str = "127.0.0.1"
-    """Address to bind. Loopback by default: without `tls` and its `client_ca` whoever reaches it may call."""
+    """Address to bind. Loopback by default: without `tls` and its `client_ca` anyone who reaches it may call it."""
     port: int | None = None
-    """None takes a free port."""
+    """Port to bind; None uses a free port."""
     tls: ServerTls | None = None
-    """Encryption towards the callers; None talks plaintext."""
+    """TLS between callers and gateway; None uses plaintext."""
     max_concurrency: int = 256
-    """Calls under way at once; one more is refused at once with RESOURCE_EXHAUSTED. Streams count as one call."""
+    """Largest number of calls in flight; a further call is refused with RESOURCE_EXHAUSTED. A stream is one call."""
     max_message_bytes: int = 4 * 1024 * 1024
-    """Largest message taken from a caller; the largest request that an export allows is a tenth of that."""
+    """Largest message from a caller; the largest request that an export allows is a tenth of the default."""
     max_timeout_s: float = 30.0
     """The longest deadline that a caller can have."""
     drain_s: float = 10.0
-    """Grace for calls under way at the stop; health answers NOT_SERVING from its start on."""
+    """Time for calls in flight to end after a stop, seconds; health reports NOT_SERVING meanwhile."""
     forward_metadata: tuple[str, ...] = ("traceparent", "tracestate")
-    """Metadata of a call that goes on to Triton, by lower-case name."""
+    """Names of the metadata of a call that are forwarded to Triton, lower case."""
     reflection: bool = True
     """Whether tools such as grpcurl may ask for the schema."""
 

@@ -1,4 +1,4 @@
-"""Failed calls as gRPC tells them: a status code, a message, and `google.rpc` details that programs can read."""
+"""Failed calls in gRPC: a status code, a message, and `google.rpc` details for programs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def details_of(error: EbbtideError) -> tuple[tuple[str, str | bytes], ...]:
 
     Returns:
         `ErrorInfo` with the error's name as reason, such as MODEL_NOT_READY; and `BadRequest` with the field's path
-        where a field is at fault.
+        where one field is wrong.
     """
     details = [error_details_pb2.ErrorInfo(reason=reason_of(error), domain=DOMAIN)]
     if isinstance(error, InvalidArgumentError) and error.field is not None:

@@ -1,4 +1,4 @@
-"""The gateway's life: it binds, serves with health and reflection, and drains before it stops."""
+"""Starts and stops the gateway: binds, serves with health and reflection, drains before it stops."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Gateway:
         """Prepares a gateway, which `start` opens.
 
         Raises:
-            InvalidArgumentError: The address of Triton is none, or a PEM file cannot be read.
+            InvalidArgumentError: The address of Triton is not valid, or a PEM file cannot be read.
         """
         self.config = config
         self._client = AsyncInterestClient(
@@ -86,13 +86,13 @@ class Gateway:
                 f"{address}: cannot be bound; expected an address of this machine and a free port",
                 status=Status.FAILED_PRECONDITION,
             ) from error
-        await self._tell(serving=await self._is_ready())
+        await self._set_health(serving=await self._is_ready())
         await server.start()
         self._server = server
         self._watch = asyncio.create_task(self._watch_triton())
 
     async def stop(self) -> None:
-        """Refuses new calls, lets those under way end, and closes the connections to Triton; a second stop is none."""
+        """Refuses new calls, lets calls in flight end, and closes the connections. A second call does nothing."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -129,7 +129,7 @@ class Gateway:
             ready = await self._is_ready()
             if ready is not serving:
                 logger.info("Triton at %s is %s", self.config.triton, "ready" if ready else "not ready")
-                await self._tell(serving=ready)
+                await self._set_health(serving=ready)
                 serving = ready
             await asyncio.sleep(_PROBE_INTERVAL_S)
 
@@ -140,7 +140,7 @@ class Gateway:
             logger.warning("the readiness of Triton is not known: %s", error)
             return False
 
-    async def _tell(self, *, serving: bool) -> None:
+    async def _set_health(self, *, serving: bool) -> None:
         kinds = health_pb2.HealthCheckResponse
         status = kinds.SERVING if serving else kinds.NOT_SERVING
         for service in ("", SERVICE):

@@ -34,7 +34,7 @@ logger = logging.getLogger("ebbtide.gateway")
 _SHORTEST_TIMEOUT_S = 0.001
 
 AT_ONCE = 16
-"""Requests of one stream under way at once; the next is read when one of them has its answer."""
+"""Requests of one stream in flight; the next is read when one of them is answered."""
 
 Context = Any
 """A `grpc.aio.ServicerContext`; grpc-stubs has it generic over messages, which the generated stubs are not."""
@@ -42,7 +42,7 @@ Answer = TypeVar("Answer")
 
 
 class InterestService(interest_pb2_grpc.InterestServiceServicer):
-    """Answers typed calls by calling Triton; every call in its caller's own deadline."""
+    """Answers typed calls by calling Triton, each within the deadline of its caller."""
 
     def __init__(self, client: AsyncInterestClient, config: GatewayConfig) -> None:
         """Makes the service of one gateway.
@@ -62,7 +62,7 @@ class InterestService(interest_pb2_grpc.InterestServiceServicer):
     async def RecommendStream(  # noqa: N802
         self, request_iterator: AsyncIterator[RecommendStreamRequest], context: Context
     ) -> AsyncIterator[RecommendStreamResponse]:
-        """See the schema; the stream is one call, whatever goes over it."""
+        """See the schema; a stream counts as one call."""
 
         async def ask(request: RecommendRequest) -> RecommendResponse:
             timeout_s = min(self._timeout_s(context), self._config.client.timeout_s)
@@ -97,12 +97,12 @@ class InterestService(interest_pb2_grpc.InterestServiceServicer):
 
     @asynccontextmanager
     async def _admitted(self, context: Context) -> AsyncIterator[None]:
-        """Lets a call in if there is room; its failure ends it with a status and details."""
+        """Admits a call if fewer than `max_concurrency` run; an error ends it with a status and details."""
         limit = self._config.max_concurrency
         if self._running >= limit:
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"the gateway has {limit} calls under way; expected fewer: try again later, or add gateways",
+                f"the gateway has {limit} calls in flight; expected fewer: try again later, or add gateways",
             )
         self._running += 1
         try:
@@ -110,14 +110,14 @@ class InterestService(interest_pb2_grpc.InterestServiceServicer):
         except EbbtideError as error:
             await context.abort(code_of(error), error.message, details_of(error))
         except Exception:
-            # The last door before the caller, who is told nothing of our insides.
+            # The caller must not see internals of the gateway; its log has them.
             logger.exception("a call failed in the gateway itself")
             await context.abort(grpc.StatusCode.INTERNAL, "the gateway failed; its log says more")
         finally:
             self._running -= 1
 
     def _timeout_s(self, context: Context) -> float:
-        """What is left of the caller's deadline, seconds; the client's own for callers without one."""
+        """Time until the caller's deadline, seconds; the client's timeout for callers without one."""
         left_s = context.time_remaining()
         if left_s is None:
             return self._config.client.timeout_s

@@ -1,4 +1,4 @@
-"""One request of a stream: an outcome of its own, whatever becomes of it."""
+"""One request of a stream: its own outcome, answer or failure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Ask = Callable[[RecommendRequest], Awaitable[RecommendResponse]]
 
 
 async def outcome_of(item: RecommendStreamRequest, ask: Ask) -> RecommendStreamResponse:
-    """What to send back for one request of a stream.
+    """The message to send for one request of a stream.
 
     Args:
         item: The request and its id.
@@ -35,7 +35,7 @@ async def outcome_of(item: RecommendStreamRequest, ask: Ask) -> RecommendStreamR
     except EbbtideError as error:
         failure = failure_of(error)
     except Exception:
-        # A defect of ours ends this request and not the others of the stream.
+        # A defect of the gateway fails this request and not the others of the stream.
         logger.exception("a request of a stream failed in the gateway itself")
         failure = failure_of(InternalError("the gateway failed; its log says more"))
     return RecommendStreamResponse(request_id=item.request_id, failure=failure)

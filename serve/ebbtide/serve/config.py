@@ -32,7 +32,7 @@ class ServerConfig:
     """Cores that the rate limiter shares out among instances whose configs claim some; None leaves it off."""
     startup_timeout_s: float = 120.0
     stop_timeout_s: float = 15.0
-    """Grace for requests under way before the server is killed."""
+    """Time for requests in flight to end before the server is killed."""
     log_file: Path | None = None
     """Where the server's output goes, appended. None keeps it in a scratch folder while the server runs, and after a
     failed start, whose error names it."""

@@ -44,7 +44,7 @@ class EmbeddedServer:
     """A tritonserver on this machine that is ready to be started."""
 
     version: str
-    """Version of the wheel it came in."""
+    """Version of the wheel that contains the server."""
     executable: Path
     backend_directory: Path
     cache_directory: Path
@@ -275,7 +275,7 @@ def _index(source: Path, target: Path) -> None:
 
 
 def _publish(staging: Path, tree: Path, files: list[str]) -> None:
-    """Renames the finished tree into place; another process may have done the same a moment before."""
+    """Renames the finished tree into place; another process may have done so already."""
     for _ in range(2):
         try:
             staging.rename(tree)

@@ -33,7 +33,7 @@ def command_line(server: EmbeddedServer, config: ServerConfig, ports: Ports, shm
         f"--http-port={ports.http}",
         f"--metrics-address={config.host}",
         f"--metrics-port={ports.metrics}",
-        # A server that stays up after a failed load tells the reason over its repository index.
+        # A server that stays up after a failed load gives the reason in its repository index.
         "--exit-on-error=false",
         f"--exit-timeout-secs={exit_timeout_s}",
         # Two servers with one prefix would write into each other's regions.

@@ -124,7 +124,7 @@ class TritonServer:
             try:
                 self._start_once()
             except PortInUseError:
-                # Somebody took a free port between its choice and the server's bind.
+                # Another process bound the free port between its choice and the server's bind.
                 if fixed or self._ports is None or attempt == _PORT_ATTEMPTS:
                     raise
                 self._ports = None
@@ -243,7 +243,7 @@ class TritonServer:
                     f"{len(log.loaded)} of {total} models ({', '.join(log.loaded) or 'none'}). The end of "
                     f"{self._log_path}:\n{log.tail(_TAIL_LINES)}"
                 )
-            # Triton tells nobody when it is ready: it has to be asked.
+            # Triton does not announce that it is ready, so it is polled.
             time.sleep(_POLL_INTERVAL_S)
         assert self._ports is not None  # noqa: S101 - set with the process
         log.read()

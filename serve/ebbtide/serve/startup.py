@@ -1,4 +1,4 @@
-"""Reads how far a starting server is: its log while it loads, its repository index once it answers."""
+"""Follows a starting server: its log while it loads, its repository index after it answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PROBE_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a starting server is."""
+    """Progress of a starting server."""
 
     loaded: tuple[str, ...]
     """Models that are loaded, in the order in which they became ready."""
@@ -26,7 +26,7 @@ class Progress:
 
 
 class LogFollower:
-    """Reads a growing log file piece by piece, from where it ends now."""
+    """Reads the lines that are appended to a log file from now on."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -41,7 +41,7 @@ class LogFollower:
         self.port_taken = False
 
     def read(self) -> None:
-        """Takes in the lines written since the last call."""
+        """Reads the lines written since the last call."""
         with self._path.open("rb") as log:
             log.seek(self._offset)
             data = log.read()
@@ -63,7 +63,7 @@ class LogFollower:
         return "\n".join(shown[-lines:])
 
     def reason(self, name: str) -> str:
-        """Why a model was not loaded, as far as the log says it."""
+        """Why a model was not loaded, if the log says it."""
         for message in self.errors:
             if f"'{name}'" in message:
                 return message
@@ -101,8 +101,8 @@ def answers(host: str, port: int, path: str) -> bool:
 def refused_models(host: str, port: int, expected: Iterable[str], log: LogFollower) -> dict[str, str]:
     """The server's message for each model that is not ready, root causes first.
 
-    The repository index tells the reason only where a backend refused a model. A config that can't be parsed, a folder
-    without versions, and an ensemble of refused models have a name there at most: for those the log is read.
+    The repository index has the reason only if a backend refused the model. For a config that cannot be parsed, a
+    folder without versions, and an ensemble of refused models, the reason is read from the log.
     """
     _, body = _request(host, port, "POST", "/v2/repository/index", b"{}")
     entries = json.loads(body)

@@ -36,6 +36,7 @@ from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.interest import contract
 from ebbtide.interest.checks import Request
+from ebbtide.interest.modelfile import write_fingerprint
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.v1 import RecommendRequest
@@ -256,7 +257,9 @@ def test_check_fails_when_the_server_answers_otherwise_than_the_files(
     graph = onnx.load(path)
     factors = next(weight for weight in graph.graph.initializer if weight.name == "factors")
     factors.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(factors) * np.float32(1.01), factors.name))
+    path.unlink()
     onnx.save_model(graph, path)
+    write_fingerprint(path.parent, versions.version_fingerprint(changed, 1))
     with ModelControl(kept_server.grpc_url) as control:
         require_parity(InProcessPipeline(kept_folder), control, requests_of(tiny_bundle), {})
         with pytest.raises(CandidateError, match=r"got a largest difference of .* at scoring_head, score"):

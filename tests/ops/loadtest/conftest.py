@@ -36,6 +36,9 @@ class TritonPythonModel:
         values = [pb_utils.get_input_tensor_by_name(request, "interest").as_numpy() for request in requests]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("score", value)]) for value in values]
 """
+LIMITS = """
+parameters { key: "max_candidates" value { string_value: "70" } }
+"""
 EVENTS = """
 input [
   { name: "event_item" data_type: TYPE_INT64 dims: [-1] },
@@ -50,6 +53,7 @@ CONFIGS = {
     "scoring_head": PYTHON + 'max_batch_size: 8\ninput [{ name: "interest" data_type: TYPE_FP32 dims: [1] }]\n'
     'output [{ name: "score" data_type: TYPE_FP32 dims: [1] }]\n',
     "recommend": 'platform: "ensemble"\n'
+    + LIMITS
     + EVENTS
     + """
 output [{ name: "score" data_type: TYPE_FP32 dims: [1] }]

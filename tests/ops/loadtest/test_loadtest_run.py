@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from ebbtide.interest.contract import Limits
 from ebbtide.loadtest import (
     Generator,
     Load,
@@ -21,6 +22,7 @@ from ebbtide.loadtest import (
     Slo,
     build_workload,
     load_test,
+    served_limits,
 )
 from ebbtide.loadtest.calibrate import calibrate
 from ebbtide.loadtest.report.html import html_report
@@ -168,6 +170,10 @@ def test_load_test_is_refused_in_words_when_nobody_is_at_the_address(workload):
         pytest.raises(LoadTestError, match=r"127\.0\.0\.1:1: UNAVAILABLE"),
     ):
         load_test("127.0.0.1:1", workload, generator, Options([Load(1.0, concurrency=1)]))
+
+
+def test_limits_are_those_that_the_server_states(server):
+    assert served_limits(server.grpc_url, ["recommend"]) == Limits(max_candidates=70)
 
 
 def test_load_test_is_refused_in_words_when_the_server_lacks_the_endpoint(server, sessions):

@@ -27,7 +27,12 @@ def test_workers_give_the_same_totals_when_there_are_two(server, workload):
 
 def test_workers_stop_in_order_when_interrupted(server, workload):
     with Workers(server.grpc_url, workload, timeout_s=60, workers=2) as generator:
-        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+
+        def press_ctrl_c():
+            for pid in (*generator.worker_pids, os.getpid()):
+                os.kill(pid, signal.SIGINT)
+
+        timer = threading.Timer(0.5, press_ctrl_c)
         timer.start()
         phase = generator.open_model(np.repeat(np.arange(0.0, 10.0, 0.05), 60), 10.0)
         timer.join()

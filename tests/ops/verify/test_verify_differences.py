@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ebbtide.verify.differences import (
+    Difference,
     Differences,
-    Place,
     Ranked,
     compare_arrays,
     compare_ranked,
@@ -34,9 +34,9 @@ def test_array_difference_is_located_when_one_number_is_off() -> None:
 
 
 def test_sparse_difference_names_the_item_when_one_side_lacks_it() -> None:
-    index = compare_sparse({0: -np.inf, 2: 0.5}, {0: -np.inf, 2: 0.5, 4: 0.25}, list(CATALOG))
+    index = compare_sparse({0: -np.inf, 2: 0.5}, {0: -np.inf, 2: 0.5, 4: 0.25}, CATALOG)
     assert (index.difference, index.item) == (0.25, "e")
-    assert compare_sparse({1: -np.inf}, {}, list(CATALOG)).difference == np.inf
+    assert compare_sparse({1: -np.inf}, {}, CATALOG).difference == np.inf
 
 
 def test_rankings_are_alike_when_ties_stand_in_another_order_or_others_are_excluded() -> None:
@@ -73,10 +73,10 @@ def test_ranking_is_held_against_scores_of_the_whole_catalog() -> None:
 
 def test_largest_difference_and_first_failing_stage_stay_when_requests_are_added() -> None:
     found = Differences("a, b", {"scoring_head.score": 0.1})
-    found.add("recommend", "score", Place(3.0), 1, "recommend")
-    found.add("scoring_head", "score", Place(0.05, "x"), 1, "recommend")
-    found.add("scoring_head", "score", Place(0.2, "y"), 2, "recommend_text")
-    found.add("scoring_head", "score", Place(0.15, "z"), 3, "recommend")
+    found.add("recommend", "score", Difference(3.0), 1, "recommend")
+    found.add("scoring_head", "score", Difference(0.05, "x"), 1, "recommend")
+    found.add("scoring_head", "score", Difference(0.2, "y"), 2, "recommend_text")
+    found.add("scoring_head", "score", Difference(0.15, "z"), 3, "recommend")
     first = first_failure(reversed(found.all()))
     assert first is not None
     assert (first.stage, first.request, first.kind, first.item, first.compared) == (

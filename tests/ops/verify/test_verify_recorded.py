@@ -10,7 +10,7 @@ from ebbtide.client.codec import encode
 from ebbtide.export.errors import VersionError
 from ebbtide.v1 import RecommendRequest
 from ebbtide.verify import RecordedRequestError, random_requests, read_requests, write_requests
-from ebbtide.verify.asked import ask
+from ebbtide.verify.cases import read_cases
 
 
 def test_requests_are_read_back_when_they_were_written(repository: Path, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_request_is_refused_by_number_when_no_client_could_send_it() -> None:
     request = RecommendRequest()
     request.events.add(item_id="1")
     with pytest.raises(RecordedRequestError, match=r"request 2: events\[0\].time"):
-        list(ask([RecommendRequest(), request], 0))
+        list(read_cases([RecommendRequest(), request], 0))
 
 
 def test_random_requests_are_refused_when_the_version_is_not_there(repository: Path) -> None:

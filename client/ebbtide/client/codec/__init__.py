@@ -1,7 +1,7 @@
 """Typed messages to and from the tensors of the exported models; no I/O, so clients, gateway and tests share it.
 
 Names, dtypes and batch rules come from `ebbtide.interest.contract`. A request without free text goes to a batching
-model, whose tensors carry a leading batch dimension of 1; one with free text goes to its twin that does not batch.
+model, whose tensors have a leading batch dimension of 1; one with free text goes to the model that does not batch.
 `users` puts several requests without text into one.
 """
 

@@ -19,18 +19,18 @@ DEFAULT_TOP_N = 10
 
 
 class Counts(NamedTuple):
-    """What became of the events of a request."""
+    """How many events of a request the model used."""
 
     history: int
-    """Events of the history that counted."""
+    """Events of the history that the model used."""
     current: int
-    """Events of the current session that counted."""
+    """Events of the current session that the model used."""
     unknown: int
-    """Events left out, since their items are not in the catalog."""
+    """Events that were left out because their items are not in the catalog."""
 
     @property
     def cold_start(self) -> ColdStart.ValueType:
-        """What there was nothing of to go by."""
+        """Which evidence was missing."""
         if self.history and self.current:
             return ColdStart.COLD_START_NONE
         if self.history:
@@ -41,7 +41,7 @@ class Counts(NamedTuple):
 def fill_user(
     response: RecommendResponse | RankResponse | ExplainResponse, outputs: Arrays, model_version: str
 ) -> None:
-    """Writes what every answer says of the user: the alpha used, events that counted, cold start, model version.
+    """Writes the fields that all answers have: alpha used, counts of events, cold start, model version.
 
     Raises:
         InternalError: An output is missing or has another shape.
@@ -69,7 +69,7 @@ def decode(outputs: Arrays, top_n: int = 0, *, model_version: str = "") -> Recom
         The best `top_n` items. Excluded ones, whose score is minus infinity, are left out.
 
     Raises:
-        InvalidArgumentError: More items wanted than the model was exported with.
+        InvalidArgumentError: `top_n` is more than the model was exported with.
         InternalError: An output is missing, or ids and scores do not pair up.
     """
     ids = flat(outputs, contract.ITEM_ID)
@@ -102,7 +102,8 @@ def decode_ranking(outputs: Arrays, request: RankRequest, *, model_version: str 
         model_version: Version of the model that answered.
 
     Returns:
-        Best first; of equal scores the earlier candidate. Unknown and excluded candidates are listed apart.
+        Best first; if scores are equal, the earlier candidate first. Unknown and excluded candidates are in their own
+        lists.
 
     Raises:
         InternalError: An output is missing, or there is not one score for each candidate.
@@ -112,9 +113,9 @@ def decode_ranking(outputs: Arrays, request: RankRequest, *, model_version: str 
     response = RankResponse()
     fill_user(response, outputs, model_version)
     values: list[float] = scores.tolist()
-    told_apart = list(zip(item_ids, values, strict=True))
-    response.unknown_item_ids.extend(item_id for item_id, score in told_apart if math.isnan(score))
-    response.excluded_item_ids.extend(item_id for item_id, score in told_apart if score == -math.inf)
+    scored = list(zip(item_ids, values, strict=True))
+    response.unknown_item_ids.extend(item_id for item_id, score in scored if math.isnan(score))
+    response.excluded_item_ids.extend(item_id for item_id, score in scored if score == -math.inf)
     kept = np.flatnonzero(np.isfinite(scores))
     order = kept[np.argsort(-scores[kept], kind="stable")]
     for index in order[: request.top_n or None]:

@@ -19,7 +19,7 @@ _DAY_MS = 86_400_000
 def decode_explanation(
     outputs: Arrays, request: ExplainRequest, now_ms: int, *, model_version: str = ""
 ) -> ExplainResponse:
-    """Why the items of a request have the scores that they have.
+    """The scores of the items of a request, split into shares.
 
     Args:
         outputs: Those of the model ``explain``, for ``C`` items and ``E`` events: ``candidate_score`` float32
@@ -77,7 +77,7 @@ def decode_explanation(
 
 
 def _positions_of_events(request: ExplainRequest) -> list[int]:
-    """For each event of the request, in its order, the place of its entry in tensors that describe every event."""
+    """For each event of the request, in its order, the index of its entry in tensors that describe every event."""
     order = tensor_order(request)
     entry = {(event.group, event.position): index for index, event in enumerate([*order.items, *order.texts])}
     return [entry[group, position] for group, events in event_groups(request) for position in range(len(events))]

@@ -1,4 +1,4 @@
-"""What every request says of a user, as tensors: events, clock, overrides, exclusions and policies."""
+"""The fields that all requests about one user have, as tensors: events, clock, overrides, exclusions, policies."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ebbtide.interest.keys import item_keys
 from ebbtide.v1 import Event, ExplainRequest, RankRequest, RecommendRequest, UnknownItemPolicy
 
 UserRequest = RecommendRequest | RankRequest | ExplainRequest
-"""The requests about one user; what they have in common has the same names."""
+"""The requests about one user; fields that they share have the same names."""
 
 _EARLIEST_S, _LATEST_S = -62_135_596_800, 253_402_300_799
-"""The years 1 to 9999, which a `Timestamp` can say."""
+"""The years 1 to 9999: the range of a `Timestamp`."""
 
 _OWN_TEXT = -1
 """In ``text_event``: the text is an event of its own."""
 
 
 class LocatedEvent(NamedTuple):
-    """An event and where the caller put it."""
+    """An event and its position in the request."""
 
     group: str
     """Field of the request: history, current or events."""
@@ -34,7 +34,7 @@ class LocatedEvent(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Where the caller put it, as in ``history[3]``."""
+        """Path of the event in the request, as in ``history[3]``."""
         return f"{self.group}[{self.position}]"
 
 
@@ -42,15 +42,15 @@ class TensorOrder(NamedTuple):
     """The events of a request in the order of the tensors' entries."""
 
     items: list[LocatedEvent]
-    """Those with an item: the entries of ``event_item``."""
+    """Events with an item: the entries of ``event_item``."""
     texts: list[LocatedEvent]
-    """Those with a text alone, which follow them in tensors that describe every event."""
+    """Events with only a text, which follow `items` in tensors that describe every event."""
     stand_ins: list[LocatedEvent]
-    """Those of `items` with a text to stand in: the first entries of ``text``, before those of `texts`."""
+    """Events of `items` with a `fallback_text`: the first entries of ``text``, before those of `texts`."""
 
 
 def tensor_order(request: UserRequest) -> TensorOrder:
-    """Which entry of which tensor each event became."""
+    """The events of a request in the order of the tensors' entries."""
     order = TensorOrder([], [], [])
     for group, events in event_groups(request):
         for index, event in enumerate(events):
@@ -62,20 +62,21 @@ def tensor_order(request: UserRequest) -> TensorOrder:
 
 
 def event_groups(request: UserRequest) -> tuple[tuple[str, Sequence[Event]], ...]:
-    """The fields that hold events, by name, in the order in which they are read."""
+    """The fields that hold events, with their names, in the order in which they are read."""
     return ("history", request.history), ("current", request.current), ("events", request.events)
 
 
 def user_values(request: UserRequest, clock_ms: int) -> Values:
-    """The tensors that say what is known of the user; ``text`` is among them where the request has any.
+    """The tensors about the user; ``text`` is one of them if the request has any text.
 
     Args:
         request: What the caller asks for.
         clock_ms: The caller's clock, Unix milliseconds; used when the request carries no `now`.
 
     Raises:
-        InvalidArgumentError: What the server could not see: `events` mixed with `history` or `current`, an event
-            without subject or time, an empty item id, a text to stand in for a text, a time that is no valid timestamp.
+        InvalidArgumentError: A mistake that the tensors would hide from the server: `events` mixed with `history` or
+            `current`, an event without subject or time, an empty item id, a `fallback_text` beside a text, a time that
+            is not a valid timestamp.
     """
     if request.events and (request.history or request.current):
         raise InvalidArgumentError.of_field(
@@ -114,7 +115,7 @@ def user_values(request: UserRequest, clock_ms: int) -> Values:
 
 
 def now_ms_of(request: UserRequest, clock_ms: int) -> int:
-    """The moment that ages are measured against, Unix milliseconds.
+    """The time of the request, which ages are measured against, Unix milliseconds.
 
     Raises:
         InvalidArgumentError: `now` is no valid timestamp.
@@ -128,10 +129,10 @@ def now_ms_of(request: UserRequest, clock_ms: int) -> int:
 
 
 def checked_ids(field: str, item_ids: Sequence[str]) -> Sequence[str]:
-    """The ids, once it is known that none is empty.
+    """The ids, after a check that none is empty.
 
     Raises:
-        InvalidArgumentError: One is; the error names its place in `field`.
+        InvalidArgumentError: An id is empty; the error names its index in `field`.
     """
     for index, item_id in enumerate(item_ids):
         if not item_id:
@@ -149,17 +150,17 @@ class _Columns(NamedTuple):
 
 
 class _StandIns(NamedTuple):
-    """Texts that stand in for items, and the places of these among the events with an item."""
+    """Fallback texts, and the index of each one's event among the events with an item."""
 
     text: list[str]
     position: list[int]
 
 
 def _read_events(group: str, events: Sequence[Event], items: _Columns, texts: _Columns, stand_ins: _StandIns) -> None:
-    """Adds the events of one field to the columns; the loop that a request's encoding time is spent in."""
+    """Adds the events of one field to the columns; encoding a request spends its time in this loop."""
     is_current = group == "current"
     for index, event in enumerate(events):
-        # Fields of a message are dear to read, so the usual event is told by as few as possible.
+        # Reading a field of a message is slow, so the usual event is recognised by as few as possible.
         subject = event.item_id
         if subject:
             columns = items
@@ -178,7 +179,7 @@ def _read_events(group: str, events: Sequence[Event], items: _Columns, texts: _C
         seconds, nanos = time.seconds, time.nanos
         if not seconds and not nanos and not event.HasField("time"):
             raise InvalidArgumentError.of_field(f"{group}[{index}].time", "none", "when the event happened")
-        # As `Timestamp.ToMilliseconds`, which takes four times as long.
+        # Same as `Timestamp.ToMilliseconds`, in a quarter of its time.
         if not (_EARLIEST_S <= seconds <= _LATEST_S and 0 <= nanos < 1_000_000_000):
             raise _bad_time(f"{group}[{index}].time", time)
         columns.subject.append(subject)

@@ -1,7 +1,7 @@
-"""Several users in one request: rows padded to the longest, with the number of events that are each user's own.
+"""Several users in one request: rows padded to the longest, with the number of events of each user.
 
-One request costs the server less than several, and the client far less. What a row leaves out cannot be left out of a
-tensor that has one row for each user, so only users who set the same optional tensors share a request.
+One request costs the server less than several, and the client far less. A tensor has one row for each user or is left
+out for all, so only users whose requests set the same optional tensors share a request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PackKey = frozenset[str]
 """The optional tensors that users of one request set, all of them or none."""
 
 _NEUTRAL: dict[str, float] = {contract.EVENT_WEIGHT.name: 1.0, contract.DECAY_SCALE.name: 1.0}
-"""Optional tensors with a value that says the same as leaving them out."""
+"""Optional tensors with a value that has the same meaning as leaving the tensor out."""
 
 _EVENTS = tuple(
     tensor.name
@@ -30,7 +30,7 @@ _EVENTS = tuple(
 
 
 def pack_key(user: EncodedRequest) -> PackKey | None:
-    """What users must have in common to share a request; None for one who can share with nobody."""
+    """Users with the same key may share a request; None for a user who is asked for alone."""
     if user.model_name != contract.RECOMMEND.name:
         return None
     return frozenset(user.tensors.keys() - _NEUTRAL.keys())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +103,7 @@ def _largest(
     batches: Iterator[Feeds],
 ) -> float:
     """The largest difference over batches; one at a time, since each has the scores of the whole catalog."""
-    outputs = [contract.ITEM_ID.name, contract.SCORE.name]
+    outputs = [tensor.name for tensor in contract.SCORING_HEAD.outputs]
     index = bundle.catalog.index
     largest = 0.0
     for feeds in batches:
@@ -112,7 +112,8 @@ def _largest(
         tolerance = TOLERANCE
         if precision == "fp16":
             tolerance = max(TOLERANCE, _ROUNDING * float(np.abs(known[np.isfinite(known)]).max(initial=0.0)))
-        item_id, score = in_process.head.run(outputs, feeds)
+        item_id, score, item_index = in_process.head.run(outputs, feeds)
+        require_index(item_id, item_index, bundle.catalog.item_id)
         if precision == "int8":
             _require_all(item_id, known, index)
         best = torch.topk(scores, sizes[Size.TOP_N]).values.numpy()
@@ -155,6 +156,20 @@ def _random_feeds(factors: Tensor, sizes: Mapping[Size, int], attributes: ItemAt
             item_filter: _random_filters(random, batch, sizes[Size.FILTER], attributes),
         }
         yield feeds
+
+
+def require_index(item_id: npt.NDArray[Any], item_index: npt.NDArray[Any], catalog_ids: Sequence[str]) -> None:
+    """Passes rankings whose catalog indices are those of their ids.
+
+    Raises:
+        ParityError: Naming the first that is not.
+    """
+    for item, index in zip(item_id.ravel().tolist(), item_index.ravel().tolist(), strict=True):
+        if catalog_ids[index] != item:
+            raise ParityError(
+                f"{contract.SCORING_HEAD.name}: {contract.ITEM_INDEX.name}: got {index}, which is "
+                f"{catalog_ids[index]!r}; expected the index of {item!r}"
+            )
 
 
 def _random_filters(

@@ -71,7 +71,7 @@ def head_graph(
         )
     )
     graph = helper.make_graph(
-        [*nodes, helper.make_node("Gather", [CATALOG_ID, "best_index"], [best_id], axis=0)],
+        [*nodes, helper.make_node("Gather", [CATALOG_ID, contract.ITEM_INDEX.name], [best_id], axis=0)],
         model.name,
         [value_info(tensor, "requests", sizes) for tensor in model.inputs],
         [value_info(tensor, "requests", sizes) for tensor in model.outputs],
@@ -83,7 +83,7 @@ def head_graph(
 def _exact_head(
     factors: Floats, top_n: int, precision: HeadPrecision, attributes: ItemAttributes | None
 ) -> tuple[list[NodeProto], dict[str, npt.NDArray[np.generic]]]:
-    """One product with all factors; the nodes up to ``best_index``, and their weights."""
+    """One product with all factors; the nodes up to ``item_index``, and their weights."""
     nodes: list[NodeProto] = []
     adjusting, weights = adjusting_nodes("linear_score", contract.ADJUST_SCORE.name, "adjusted_score")
     weights["top_n"] = np.array([top_n], dtype=np.int64)
@@ -96,5 +96,6 @@ def _exact_head(
     # Catalog order, not transposed: a refresh replaces columns only, and ONNX Runtime packs either layout at load
     # (9,742 and 100,000 items, batches of 1 to 32: Gemm with transB and MatMul were within 7 percent of each other).
     nodes += [helper.make_node("Gemm", [contract.INTEREST.name, "factors"], ["linear_score"], transB=1), *adjusting]
-    best, best_weights = best_nodes("adjusted_score", "top_n", [contract.SCORE.name, "best_index"], attributes)
+    outputs = [contract.SCORE.name, contract.ITEM_INDEX.name]
+    best, best_weights = best_nodes("adjusted_score", "top_n", outputs, attributes)
     return [*nodes, *best], weights | best_weights

@@ -63,7 +63,7 @@ def quantise(factors: Floats) -> tuple[npt.NDArray[np.int8], Floats, Floats]:
 def int8_head(
     factors: Floats, top_n: int, attributes: ItemAttributes | None = None
 ) -> tuple[list[NodeProto], dict[str, npt.NDArray[np.generic]]]:
-    """The nodes from the head's inputs to its scores and ``best_index``, and the weights they read.
+    """The nodes from the head's inputs to its scores and `item_index`, and the weights they read.
 
     Args:
         factors: ``[N, d + p]``, in catalog order; kept in float32 too, so memory is 1.25 times that of fp32.
@@ -129,6 +129,6 @@ def _exact_nodes() -> list[NodeProto]:
         node("MatMul", ["candidate_factors", "interest_column"], ["candidate_product"]),
         node("Squeeze", ["candidate_product", "last"], ["candidate_linear_score"]),
         node("Where", ["is_unadjusted", "candidate_linear_score", "candidate_adjustment"], ["candidate_exact_score"]),
-        node("TopK", ["candidate_exact_score", "top_n"], [contract.SCORE.name, "best_index"], axis=1),
-        node("GatherElements", ["candidate", "best_index"], ["best_index"], axis=1),
+        node("TopK", ["candidate_exact_score", "top_n"], [contract.SCORE.name, "best_candidate"], axis=1),
+        node("GatherElements", ["candidate", "best_candidate"], [contract.ITEM_INDEX.name], axis=1),
     ]

@@ -14,13 +14,14 @@ from safetensors.numpy import save_file
 
 from ebbtide.export.errors import ParityError, RetrievalError
 from ebbtide.export.head.adjusting import adjust, random_adjustments
+from ebbtide.export.head.check import require_index
 from ebbtide.export.head.graph import item_factors
 from ebbtide.export.head.options import RetrievalOptions
 from ebbtide.export.parity import ranking_difference, require_tolerance
 from ebbtide.export.samples import random_samples
 from ebbtide.export.tables import share_file
 from ebbtide.interest import contract, exported
-from ebbtide.interest.contract import Kind, Limits, Model, Size
+from ebbtide.interest.contract import Limits, Size
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.parameters import CONFIG_FILE
 from ebbtide.interest.pipeline import AdaptiveWeights, InterestPipeline
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
-APPROXIMATE_HEAD: Model = replace(contract.SCORING_HEAD, kind=Kind.PYTHON)
-"""The scoring head's entry in the contract, where it answers from an index: the same tensors, served by Python."""
 INTERESTS = 128
 """Requests whose interests settle how the index is asked: half of them choose, half measure."""
 _NEAR_ITEMS = 200
@@ -135,7 +134,9 @@ def check_retrieval(in_process: InProcessPipeline, bundle: InterestBundle, sizes
     item_filter = np.ones((rows, sizes[Size.FILTER]), dtype=np.int64)
     inputs = (interests, adjust_item, adjust_score, item_filter)
     feeds = dict(zip((tensor.name for tensor in contract.SCORING_HEAD.inputs), inputs, strict=True))
-    item_id, score = in_process.head.run([contract.ITEM_ID.name, contract.SCORE.name], feeds)
+    outputs = [tensor.name for tensor in contract.SCORING_HEAD.outputs]
+    item_id, score, item_index = in_process.head.run(outputs, feeds)
+    require_index(item_id, item_index, bundle.catalog.item_id)
     scores = (torch.from_numpy(interests) @ torch.from_numpy(item_factors(bundle)).T).numpy()
     adjust(scores, adjust_item, adjust_score)
     index, largest = bundle.catalog.index, 0.0

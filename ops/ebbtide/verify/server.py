@@ -1,0 +1,116 @@
+"""A running Triton: every model of the repository called by itself, with plain `tritonclient`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy.typing as npt
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
+
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Model
+from ebbtide.interest.errors import RequestError
+from ebbtide.verify.cases import Case, RefusedError, Tensors
+from ebbtide.verify.errors import ServerMismatchError
+
+_TIMEOUT_S = 60.0
+_REFUSALS = ("INVALID_ARGUMENT", "INTERNAL", "UNKNOWN")
+"""Answers of a model that was reached; with any other status nothing can be compared."""
+
+
+class Server:
+    """One version of an export on one server."""
+
+    name = "Triton"
+
+    def __init__(self, address: str, version: int, models: Mapping[str, str] | None = None) -> None:
+        """Prepares a connection.
+
+        Args:
+            address: Host and gRPC port.
+            version: Of every model.
+            models: Other names under which models of the repository are loaded.
+        """
+        self.address = address
+        self._version = str(version)
+        self._models = models or {}
+        self._triton = InferenceServerClient(address)
+
+    def require_export(self, fingerprint: str) -> None:
+        """Passes a server whose `recommend` is of this export.
+
+        Raises:
+            ServerMismatchError: It is of another one, or cannot be reached.
+        """
+        name = self._name(contract.RECOMMEND)
+        try:
+            config = self._triton.get_model_config(name, self._version, client_timeout=_TIMEOUT_S).config
+        except InferenceServerException as failure:
+            raise self._unlike(name, failure) from failure
+        found = config.parameters[contract.FINGERPRINT_PARAMETER].string_value
+        if found != fingerprint:
+            raise ServerMismatchError(
+                f"{self.address}: {name}, version {self._version}: got export {found or 'none'}; expected "
+                f"{fingerprint}, that of the repository: give the one that this server reads, or restart the server"
+            )
+
+    def run(self, case: Case, model: Model, tensors: Tensors) -> Tensors:  # noqa: ARG002 - the tensors say it all
+        """All outputs of a model; see `Implementation.run`."""
+        return self.infer(model, tensors)
+
+    def infer(self, model: Model, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
+        """All outputs of a model.
+
+        Raises:
+            RefusedError: The model refuses them.
+            ServerMismatchError: The server cannot be reached, or does not serve the model.
+        """
+        inputs = []
+        for tensor in model.inputs:
+            if tensor.name in tensors:
+                entry = InferInput(tensor.name, tensors[tensor.name].shape, tensor.dtype.value)
+                entry.set_data_from_numpy(tensors[tensor.name])
+                inputs.append(entry)
+        name = self._name(model)
+        try:
+            result = self._triton.infer(
+                name,
+                inputs,
+                model_version=self._version,
+                outputs=[InferRequestedOutput(tensor.name) for tensor in model.outputs],
+                client_timeout=_TIMEOUT_S,
+            )
+        except InferenceServerException as failure:
+            if str(failure.status()).removeprefix("StatusCode.") not in _REFUSALS:
+                raise self._unlike(name, failure) from failure
+            said = failure.message() or "refused without a reason"
+            known = RequestError.parse(said)
+            raise RefusedError(str(known) if known else said) from failure
+        missing = [tensor.name for tensor in model.outputs if result.as_numpy(tensor.name) is None]
+        if missing:
+            raise RefusedError(f"{name}: no output {', '.join(missing)}")
+        return {tensor.name: result.as_numpy(tensor.name) for tensor in model.outputs}
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._triton.close()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _name(self, model: Model) -> str:
+        return self._models.get(model.name, model.name)
+
+    def _unlike(self, name: str, failure: InferenceServerException) -> ServerMismatchError:
+        return ServerMismatchError(
+            f"{self.address}: {name}, version {self._version}: got {failure.message() or failure.status()}; expected a "
+            "server that serves this version at Triton's gRPC port (8001 unless set)"
+        )

@@ -1,0 +1,121 @@
+"""A new model or ensemble is an entry in the contract and its own code; an export from before it stays in use."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ebbtide.export import inprocess, sources, versions
+from ebbtide.export.errors import VersionError
+from ebbtide.export.inprocess import InProcessPipeline, Tensors
+from ebbtide.export.manifest import read_models
+from ebbtide.interest import contract
+from ebbtide.interest.contract import Dtype, Kind, Model, Size, Tensor
+from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.train.bundle import InterestBundle
+from ebbtide.verify import StageDifference, compare_server, first_failure, random_requests
+
+from .conftest import Export
+
+PASSED_SCORE = Tensor("passed_score", Dtype.FP32, (Size.TOP_N,), "the scores as they came", rows=1)
+PASS_THROUGH = Model("pass_through", Kind.PYTHON, True, (contract.SCORE,), (PASSED_SCORE,))
+STEPS = (*contract.RECOMMEND.steps, PASS_THROUGH.name)
+ENSEMBLE = Model(
+    "recommend_passed",
+    Kind.ENSEMBLE,
+    True,
+    contract.RECOMMEND.inputs,
+    (contract.ITEM_ID, contract.SCORE, contract.ITEM_INDEX, PASSED_SCORE),
+    steps=STEPS,
+)
+SERVED_CODE = """
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        scores = [pb_utils.get_input_tensor_by_name(request, "score").as_numpy() for request in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("passed_score", score)]) for score in scores]
+"""
+
+
+@pytest.fixture
+def grow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
+    """Adds a model that does nothing, and an ensemble with it.
+
+    That is all a model needs: its entries in the contract, its code for Triton, its code in this process.
+    """
+
+    def pass_on(tensors: Tensors) -> Tensors:
+        return {PASSED_SCORE.name: tensors[contract.SCORE.name]}
+
+    def grow() -> None:
+        folder = tmp_path / "model_repository"
+        shutil.copytree(sources.model_sources(), folder)
+        (folder / PASS_THROUGH.name).mkdir()
+        (folder / PASS_THROUGH.name / "model.py").write_text(SERVED_CODE, encoding="utf-8")
+        monkeypatch.setattr(sources, "model_sources", lambda: folder)
+        monkeypatch.setitem(contract.MODELS, PASS_THROUGH.name, PASS_THROUGH)
+        monkeypatch.setitem(contract.MODELS, ENSEMBLE.name, ENSEMBLE)
+        monkeypatch.setitem(inprocess.PYTHON_MODELS, PASS_THROUGH.name, lambda _pipeline, _model: pass_on)
+
+    return grow
+
+
+def verify(repository: Path) -> list[StageDifference]:
+    """A server of the repository against the same files in this process."""
+    with TritonServer(ServerConfig(repository)) as server:
+        requests = random_requests(repository, 1, 25, seed=3)
+        return compare_server(InProcessPipeline(repository), server.grpc_url, requests)
+
+
+def test_new_model_is_exported_warmed_up_served_and_verified_when_the_contract_has_it(
+    export: Export, bundle: InterestBundle, tmp_path: Path, grow: Callable[[], None]
+) -> None:
+    grow()
+    out = export(bundle, tmp_path / "out").folder
+    assert [entry.name for entry in versions.read_model_config(out, PASS_THROUGH.name).model_warmup] == [
+        "no_events",
+        "typical",
+        "longest",
+    ]
+    found = verify(out)
+    assert first_failure(found) is None
+    compared = {(one.stage, one.field): one.compared for one in found}
+    assert compared[ENSEMBLE.name, PASSED_SCORE.name] == compared[PASS_THROUGH.name, PASSED_SCORE.name] > 5
+    assert compared[ENSEMBLE.name, contract.ITEM_INDEX.name] == compared[contract.RECOMMEND.name, contract.SCORE.name]
+
+
+def test_older_export_is_served_and_verified_and_takes_versions_when_the_contract_has_grown(
+    export: Export, bundle: InterestBundle, tmp_path: Path, grow: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = export(bundle, tmp_path / "out").folder
+    before = dict(contract.MODELS)
+    grow()
+    # As if `recommend` itself had a new step since.
+    monkeypatch.setitem(contract.MODELS, contract.RECOMMEND.name, replace(contract.RECOMMEND, steps=STEPS))
+    assert read_models(out) == before
+    export(bundle, out, version=2)
+    assert read_models(out) == before
+    assert versions.available_versions(out) == (1, 2)
+    versions.load_only(out, [1, 2])
+    versions.serve(out, 2)
+    found = verify(out)
+    assert first_failure(found) is None
+    assert {one.stage for one in found} == set(before)
+
+
+def test_version_is_refused_when_the_folder_has_a_model_that_is_not_written_any_more(
+    export: Export, bundle: InterestBundle, tmp_path: Path, grow: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow()
+    out = export(bundle, tmp_path / "out").folder
+    monkeypatch.undo()
+    assert {PASS_THROUGH.name, ENSEMBLE.name} <= set(read_models(out))
+    assert versions.available_versions(out) == (1,)
+    with pytest.raises(VersionError, match=r"got models pass_through, recommend_passed, which .* does not write"):
+        export(bundle, out, version=2)
