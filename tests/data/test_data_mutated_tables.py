@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import polars as pl
 import pytest
@@ -30,6 +30,7 @@ TIME_FORMS = {
     "ns": lambda ms: ms * 1_000_000,
     "float": lambda ms: ms / 1000,
     "iso": lambda ms: utc(ms).isoformat(),
+    "iso-zone": lambda ms: utc(ms).astimezone(timezone(timedelta(hours=-9, minutes=-30))).isoformat(" "),
     "iso-z": lambda ms: utc(ms).strftime("%Y-%m-%dT%H:%M:%SZ"),
     "iso-utc": lambda ms: utc(ms).strftime("%Y-%m-%d %H:%M:%S UTC"),
     "iso-basic": lambda ms: utc(ms).strftime("%Y%m%dT%H%M%SZ"),
@@ -68,6 +69,8 @@ class Mutated:
     quoting: int = csv.QUOTE_MINIMAL
     separator: str = ","
     line_end: str = "\n"
+    raw_quotes: bool = False
+    """Fields are joined as they are, with quotes as ordinary characters."""
     extra_field: int | None = None
     """Row with one field more than the header."""
     dtype: object = field(default=pl.String)
@@ -100,7 +103,11 @@ class Mutated:
             )
             writer.writerow(("user", "item", "time"))
             for index, row in enumerate(values):
-                writer.writerow(row + ("more",) * (index == self.extra_field))
+                fields = row + ("more",) * (index == self.extra_field)
+                if self.raw_quotes:
+                    text.write(self.separator.join("" if one is None else str(one) for one in fields) + self.line_end)
+                else:
+                    writer.writerow(fields)
             path.write_bytes(text.getvalue().encode(self.encoding))
         return path
 
@@ -154,7 +161,15 @@ def _is_latin(text):
 
 
 def with_quotes(_draw, log):
-    return replace(log, quoting=csv.QUOTE_ALL)
+    return log if log.raw_quotes else replace(log, quoting=csv.QUOTE_ALL)
+
+
+def with_raw_quotes(_draw, log):
+    """Only for ids that need no quotes; one that begins with a quote would be a quoted field."""
+    ids = [one for user, item, _ in log.rows for one in (user, item) if one is not None]
+    if log.quoting == csv.QUOTE_ALL or any(one.startswith('"') or set(one) & set(",;\t|\n") for one in ids):
+        return log
+    return replace(log, raw_quotes=True)
 
 
 def with_separator(draw, log):
@@ -182,6 +197,7 @@ CHANGES = (
     with_encoding,
     with_latin_1,
     with_quotes,
+    with_raw_quotes,
     with_separator,
     with_line_ends,
     with_extra_field,
