@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 import polars as pl
 import pytest
 
+from ebbtide.cli.training_display import TrainingDisplay
 from ebbtide.data.dataset import DataReference, read_dataset
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventColumns, build_log, read_events
@@ -218,3 +219,20 @@ def test_dataset_is_refused_when_all_events_have_one_time(tmp_path):
     (tmp_path / "log.csv").write_text("user,item,time\n1,a,2010-12-01\n1,b,2010-12-01\n")
     with pytest.raises(DataError, match="column time: got the same time for all 2 events"):
         read_dataset(reference(tmp_path, catalog=None))
+
+
+def test_training_prints_the_period_and_what_the_readers_tell(tmp_path, capsys):
+    (tmp_path / "items.csv").write_text("item,text\na,A\nb,\nc,C\n")
+    rows = ["1,a,2010-12-01", "1,b,2011-06-26", "1,b,2011-06-26", "NULL,a,2011-06-26"]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time", *rows]) + "\n")
+    with TrainingDisplay() as display:
+        display.data_read(read_dataset(reference(tmp_path, max_bad_rows=0.5)))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "read 3 events of 1 users on 3 items, 2010-12-01 to 2011-06-26" in printed
+    for message in (
+        "events: 1 of 4 rows ignored: 1 with no user (column user: line 5 'NULL')",
+        "events: 1 exact copies of an earlier event are kept (line 4)",
+        "catalog: 1 items without text are described by their id (line 3)",
+        "catalog: 1 of 3 items have no event",
+    ):
+        assert message in printed
