@@ -57,7 +57,7 @@ def read_attributes(
     Args:
         path: Parquet, CSV, TSV or JSON Lines file with a row for each item.
         columns: Its columns to take. Lists, and text with separators, are several values.
-        item_id: ``[N]``, the catalog's ids in its order.
+        item_id: ``[items]``, the catalog's ids in its order.
         item_column: The column with the ids.
         separator: Between the values of one text; empty for text that is one value.
 

@@ -126,7 +126,7 @@ def _is_of(encoder: KeptEncoder, bundle: InterestBundle, served: Floats) -> bool
     Args:
         encoder: Of the version.
         bundle: With another prior, or of another training.
-        served: ``[N, d]``, the version's event vectors.
+        served: ``[items, d]``, the version's event vectors.
     """
     with torch.inference_mode():
         vectors = bundle.model.event_vectors().numpy()

@@ -93,7 +93,7 @@ def ranking_difference(
     Args:
         item_id: Best first, no item twice.
         score: ``[top N]``, theirs.
-        scores: ``[N]``, of the whole catalog.
+        scores: ``[items]``, of the whole catalog.
         catalog: Item id to catalog index.
         complete: Whether the best items must all be there; an approximate index may miss some.
 

@@ -46,8 +46,8 @@ class Sample:
         """As the pipeline takes it.
 
         Args:
-            keys: ``[N]``, the catalog's item keys.
-            text_event_vectors: ``[N, d]``, the catalog's texts as the exported encoder sees them.
+            keys: ``[items]``, the catalog's item keys.
+            text_event_vectors: ``[items, d]``, the catalog's texts as the exported encoder sees them.
         """
         return Request(
             event_item=keys[self.item],

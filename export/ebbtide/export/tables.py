@@ -88,8 +88,8 @@ def write_tables(
     Args:
         values: Learned parameters.
         index: The catalog's keys.
-        event_vectors: ``[N, d]``, in catalog order.
-        factors: ``[N, d + p]``, the scoring head's.
+        event_vectors: ``[items, d]``, in catalog order.
+        factors: ``[items, d + p]``, the scoring head's.
         attributes: Of the catalog; None where requests cannot filter.
         folder_of: The version folder of each model.
     """

@@ -72,7 +72,7 @@ class TextRanking:
     tensors: LogTensors
     popularity: PopularitySnapshots | None
     targets: Mask
-    """``[n]``, the events to predict."""
+    """``[events]``, the events to predict."""
     items: Ints
     """Catalog indices of all items that come before a target."""
     full: Outcome

@@ -20,9 +20,9 @@ def adjusting_nodes(
     comes as pairs of item 0. What is added for padding is 0, and minus infinity wins wherever it is added.
 
     Args:
-        score: Input, ``[requests, N]``, finite.
+        score: Input, ``[requests, items]``, finite.
         adjust_score: Input, ``[requests, adjustments]``, in the unit of the scores.
-        adjusted: Output, ``[requests, N]``.
+        adjusted: Output, ``[requests, items]``.
     """
     adjust_item = contract.ADJUST_ITEM.name
     node = helper.make_node
@@ -42,7 +42,7 @@ def adjust(
     """The same in NumPy, in place: what checks hold a graph against.
 
     Args:
-        scores: ``[requests, N]``.
+        scores: ``[requests, items]``.
         adjust_item: ``[requests, adjustments]``.
         adjust_score: ``[requests, adjustments]``.
     """

@@ -26,7 +26,7 @@ class ItemAttributes:
     """The attribute values of a catalog as bits; see `contract.ITEM_FILTER` for the requests' side."""
 
     words: Words
-    """``[N, filter words]``, in catalog order; the first bit of every column is set for every item."""
+    """``[items, filter words]``, in catalog order; the first bit of every column is set for every item."""
     columns: tuple[tuple[int, int], ...]
     """The words of each attribute column: the first, and the one after the last."""
 
@@ -45,7 +45,7 @@ class ItemAttributes:
 
 
 def allowed_items(attributes: ItemAttributes, item_filter: Words) -> npt.NDArray[np.bool_]:
-    """What the graph does, in NumPy: which items each request allows, ``[requests, N]``.
+    """What the graph does, in NumPy: which items each request allows, ``[requests, items]``.
 
     Args:
         attributes: Of the items.
@@ -66,7 +66,7 @@ def best_nodes(
     """The best of the allowed items of each request.
 
     Args:
-        scores: Name of ``[requests, N]``.
+        scores: Name of ``[requests, items]``.
         count: Name of an initializer ``[1]``: how many are taken.
         outputs: Names for the best scores and their catalog indices, best first.
         attributes: Of the items; None where a request cannot filter.
@@ -103,7 +103,7 @@ def best_nodes(
 
 
 def _allowing(attributes: ItemAttributes) -> list[NodeProto]:
-    """Nodes for ``is_allowed``, bool ``[requests, N]``: an item passes every column by a bit that both sides have."""
+    """Nodes for ``is_allowed``, bool ``[requests, items]``: item and request share a bit in every filtered column."""
     node = helper.make_node
     nodes: list[NodeProto] = []
     passing: list[str] = []
@@ -131,7 +131,7 @@ def _allowing(attributes: ItemAttributes) -> list[NodeProto]:
 
 
 def _column_check(first: int, end: int, output: str) -> list[NodeProto]:
-    """Whether items and requests share a bit in any word of one column, bool ``[requests, N]``."""
+    """Whether items and requests share a bit in any word of one column, bool ``[requests, items]``."""
     node = helper.make_node
     nodes: list[NodeProto] = []
     for word in range(first, end):

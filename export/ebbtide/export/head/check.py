@@ -85,7 +85,7 @@ class _KnownScores:
     attributes: ItemAttributes | None
 
     def of(self, feeds: Feeds) -> Tensor:
-        """The scores of the whole catalog, ``[requests, N]``, by torch."""
+        """The scores of the whole catalog, ``[requests, items]``, by torch."""
         interest, adjust_item, adjust_score, item_filter = (feeds[name] for name in _INPUTS)
         scores = torch.from_numpy(interest) @ self.factors.T
         adjust(scores.numpy(), adjust_item, adjust_score)

@@ -27,7 +27,7 @@ _MAX_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 def item_factors(bundle: InterestBundle) -> Floats:
-    """Gamma (x) a and after it the prior's columns, float32 ``[N, d + p]``."""
+    """Gamma (x) a and after it the prior's columns, float32 ``[items, d + p]``."""
     factors: Floats = bundle.model.item_factors().detach().numpy()
     return np.concatenate([factors, bundle.prior_columns.astype(np.float32, copy=False)], axis=1)
 
@@ -42,8 +42,8 @@ def head_graph(
     """Scores = interest . factors^T, or a request's adjustments; the best N allowed ones and the ids that go with them.
 
     Args:
-        factors: ``[N, d + p]``, in catalog order.
-        item_id: ``[N]``.
+        factors: ``[items, d + p]``, in catalog order.
+        item_id: ``[items]``.
         sizes: Of the export; `Size.TOP_N` is at most N.
         precision: ``fp32``; ``fp16``, which stores the factors rounded to half precision and computes in float32;
             ``int8``, which picks candidates by integers and scores them in float32, see `ebbtide.export.head.int8`.

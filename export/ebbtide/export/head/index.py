@@ -71,7 +71,7 @@ def build_index(
     """The fastest search of an index that reaches the recall on one half of the interests, measured on the other.
 
     Args:
-        factors: ``[N, d + p]``.
+        factors: ``[items, d + p]``.
         interests: ``[requests, d + p]``, as requests have them; at least 2.
         top_n: Items of an answer.
         options: Not ``exact``.

@@ -46,10 +46,10 @@ def quantise(factors: Floats) -> tuple[npt.NDArray[np.int8], Floats, Floats]:
     leave an item's other factors no steps; then each item has its own scale.
 
     Args:
-        factors: ``[N, d + p]``.
+        factors: ``[items, d + p]``.
 
     Returns:
-        Integers ``[d + p, N]`` from -64 to 64, item scales ``[N]`` and column scales ``[d + p]``.
+        Integers ``[d + p, items]`` from -64 to 64, item scales ``[items]`` and column scales ``[d + p]``.
     """
     column_scale = np.sqrt(np.mean(np.square(factors, dtype=np.float64), axis=0)).astype(np.float32)
     column_scale[column_scale == 0] = 1
@@ -66,7 +66,7 @@ def int8_head(
     """The nodes from the head's inputs to its scores and `item_index`, and the weights they read.
 
     Args:
-        factors: ``[N, d + p]``, in catalog order; kept in float32 too, so memory is 1.25 times that of fp32.
+        factors: ``[items, d + p]``, in catalog order; kept in float32 too, so memory is 1.25 times that of fp32.
         top_n: At most N.
         attributes: What requests may filter by: no item that is not allowed takes a candidate's place.
     """
