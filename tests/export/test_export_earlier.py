@@ -1,4 +1,4 @@
-"""A bundle whose prior was counted again is exported as the version in service was: options, filters and encoder."""
+"""A bundle with a refreshed prior is exported with the options, filters and encoder of the version in service."""
 
 from __future__ import annotations
 

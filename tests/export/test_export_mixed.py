@@ -1,4 +1,4 @@
-"""A repository that is mixed from two exports is refused at load, with both ids or both hashes named."""
+"""A repository with files of two exports is refused at load; the message names both ids or both hashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The in-process twin answers as the formulas in torch do, for bundles of every kind."""
+"""The in-process pipeline gives the same answers as the formulas in torch, for bundles of every kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tuned settings of models: how they are written, put into configs, written into a repository, and what is refused."""
+"""Tuned settings: parsing, formatting, writing into configs and repositories, and refusals."""
 
 from __future__ import annotations
 

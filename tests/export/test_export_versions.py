@@ -1,4 +1,4 @@
-"""Versions of an export lie beside each other, and only the configs say which of them is loaded and served."""
+"""A repository holds several versions; only the configs state which are loaded and which one is served."""
 
 from __future__ import annotations
 

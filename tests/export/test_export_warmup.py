@@ -1,4 +1,4 @@
-"""Warm-up requests: of the right types and sizes, and such that every version of a folder answers them."""
+"""Warm-up requests have the right types and sizes, and every version of a folder can answer them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interest formulas on numbers worked out by hand."""
+"""The interest formulas, compared with numbers calculated by hand."""
 
 import numpy as np
 import pytest

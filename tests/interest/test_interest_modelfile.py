@@ -1,4 +1,4 @@
-"""The id beside a model's files holds while they are as they were exported, and is refused otherwise."""
+"""The id of a model's files is accepted while the files are unchanged, and refused otherwise."""
 
 from __future__ import annotations
 
