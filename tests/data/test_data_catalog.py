@@ -45,3 +45,60 @@ def test_catalog_is_refused_when_a_template_does_not_fit(path, template, message
 def test_catalog_of_events_describes_items_by_their_ids():
     catalog = catalog_of_events(pl.Series(["b", "a", "b"]))
     assert catalog.item_id == catalog.text == ["a", "b"]
+
+
+@pytest.mark.parametrize("template", ["{title", "{}", "{title} }", "{title}{"])
+def test_catalog_is_refused_when_a_brace_encloses_no_column(path, template):
+    with pytest.raises(DataError, match=r"template: got .*\{"):
+        read_catalog(path, "id", template)
+    with pytest.raises(DataError, match=r"title template: got"):
+        read_catalog(path, "id", "{title}", template)
+
+
+def test_catalog_fills_placeholders_whatever_the_name_of_the_column(tmp_path):
+    (tmp_path / "items.csv").write_text("id,product name,meta-title,__line\n1,Lamp,Bright,9\n")
+    catalog, _ = read_catalog(tmp_path / "items.csv", "id", "{product name}, {meta-title} {__line}", "{meta-title}")
+    assert (catalog.text, catalog.title) == (["Lamp, Bright 9"], ["Bright"])
+    with pytest.raises(DataError, match=r"no column 'meta-titel'; the file has id, product name, meta-title"):
+        read_catalog(tmp_path / "items.csv", "id", "{product name}", "{meta-titel}")
+    with pytest.raises(DataError, match="title template: got 'Lamp'"):
+        read_catalog(tmp_path / "items.csv", "id", "{product name}", "Lamp")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_catalog_joins_the_values_of_a_list(tmp_path, suffix):
+    table = pl.DataFrame({"item": ["1", "2"], "genres": [["a", "b"], None]})
+    path = tmp_path / f"items{suffix}"
+    table.write_parquet(path) if suffix == ".parquet" else table.write_ndjson(path)
+    catalog, bad = read_catalog(path, "item", "{genres}")
+    assert catalog.text == ["a, b", "2"]
+    assert bad.notes == [
+        f"1 items without text are described by their id ({'row' if suffix == '.parquet' else 'line'} 2)"
+    ]
+
+
+def test_catalog_keeps_the_sound_row_when_a_flawed_one_has_its_id(tmp_path):
+    (tmp_path / "items.csv").write_text("id,text\n1,a,b\n1,c\nNULL,d\n")
+    catalog, bad = read_catalog(tmp_path / "items.csv", "id", max_bad_rows=0.9)
+    assert (catalog.item_id, catalog.text) == (["1"], ["c"])
+    assert bad.reasons == {"more fields than the header": [2], "no item id": [4]}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (pl.Series([{"a": 1}]), r"column text: got the type Struct\("),
+        (pl.Series([[b"\xff"]]), r"column text: got the type List\(Binary\)"),
+        (pl.Series([[["a"]]]), r"column text: got the type List\(List\(String\)\) with values such as \"\[\['a'\]\]\""),
+        (pl.Series([1]).cast(pl.Duration("ms")), "column text: got the type Duration"),
+        (
+            pl.Series([2**61]).cast(pl.Datetime("ms")),
+            "row 1, column text: .*a date between the years 1 and 9999",
+        ),
+    ],
+    ids=["struct", "list-of-binary", "list-of-lists", "duration", "no-date"],
+)
+def test_catalog_is_refused_when_a_column_of_a_template_is_no_text(tmp_path, values, message):
+    pl.DataFrame({"item": ["1"], "text": values}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(DataError, match=message):
+        read_catalog(tmp_path / "items.parquet")

@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 import polars as pl
 import pytest
 
+from ebbtide.data.dataset import DataReference, read_dataset
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventColumns, build_log, read_events
 
@@ -88,14 +89,14 @@ def test_read_events_reports_line_and_reason_when_rows_are_bad(tmp_path):
         7: "a weight that is not a finite number of 0 or more",
         8: "an item that is not in the catalog",
         9: "a time before 1970",
-        10: "no item",
+        10: "fewer fields than the header",
     }
-    assert "line 6, 7" in str(bad)
+    assert "(column stars: line 6 '-2', line 7 'many')" in str(bad)
 
 
 def test_read_events_is_refused_when_more_rows_are_bad_than_allowed(tmp_path):
     (tmp_path / "log.csv").write_text(BAD_CSV)
-    with pytest.raises(DataError, match=r"8 of 9 rows ignored.*no user \(line 3\).*more than the 50.0% allowed"):
+    with pytest.raises(DataError, match=r"8 of 9 rows ignored.*no user \(column who: line 3\).*than the 50.0%"):
         read_events(tmp_path / "log.csv", COLUMNS, {"a": 0}, max_bad_rows=0.5)
 
 
@@ -104,7 +105,7 @@ def test_read_events_counts_lines_that_are_no_json_when_the_format_is_json_lines
     (tmp_path / "log.jsonl").write_text(f"{good}\n{{broken\n[1]\n{good}\n")
     read, bad = read_events(tmp_path / "log.jsonl", COLUMNS, max_bad_rows=1.0)
     assert read["user"].to_list() == ["1", "1"]
-    assert bad.reasons == {"no user": [2, 3]}
+    assert bad.reasons == {"text that is not a JSON object": [2, 3]}
 
 
 @pytest.mark.parametrize(
@@ -144,3 +145,76 @@ def test_log_of_the_shipped_data_is_complete(movielens):
     )
     assert (read.height, bad.count) == (100_004, 0)
     assert read["user"].n_unique() == 671
+
+
+@pytest.mark.parametrize("word", ["NULL", "null", "None", "NaN", "nan", "\\N", "<NA>", " ", "NONE "])
+def test_ids_are_missing_when_they_are_a_word_for_null(tmp_path, word):
+    (tmp_path / "log.csv").write_text(f"user,item,time\n1,a,1260759108\n{word},a,1260759108\n1,{word},1260759108\n")
+    read, bad = read_events(tmp_path / "log.csv", EventColumns(), max_bad_rows=0.9)
+    assert read["user"].to_list() == ["1"]
+    assert bad.reasons == {"no user": [3], "no item": [4]}
+    assert f"no user (column user: line 3 '{word}')" in str(bad)
+
+
+@pytest.mark.parametrize("name", ["Nullsson", "nano", "none-1", "N", "NA", "0"])
+def test_ids_stay_when_they_only_look_like_a_word_for_null(tmp_path, name):
+    (tmp_path / "log.csv").write_text(f"user,item,time\n{name},a,1260759108\n")
+    assert read_events(tmp_path / "log.csv", EventColumns())[0]["user"].to_list() == [name]
+
+
+@pytest.mark.parametrize(("logged", "known"), [("7", "007"), ("7.0", "7"), ("7", "7.0"), (" a", "a"), ("SKU1", "sku1")])
+def test_both_forms_of_an_id_are_named_when_the_catalog_writes_it_otherwise(tmp_path, logged, known):
+    (tmp_path / "log.csv").write_text(f"user,item,time\n1,{logged},1260759108\n1,b,1260759109\n")
+    with pytest.raises(DataError, match=f"line 2 '{logged}'.; the catalog has '{known}' for '{logged}': write the ids"):
+        read_events(tmp_path / "log.csv", EventColumns(), {"b": 0, known: 1})
+
+
+def test_copies_of_an_event_are_told_and_kept(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item,time\n1,a,1260759108\n1,b,1260759109\n1,a,1260759108\n")
+    read, bad = read_events(tmp_path / "log.csv", EventColumns())
+    assert (read.height, bad.count) == (3, 0)
+    assert bad.messages == ["1 exact copies of an earlier event are kept (line 4)"]
+
+
+def test_events_are_refused_when_one_column_is_named_twice(tmp_path):
+    with pytest.raises(DataError, match="got 'user' for two of user, item, time and weight"):
+        read_events(tmp_path / "log.csv", EventColumns(item="user"))
+
+
+def test_weights_are_refused_when_their_type_is_no_number(tmp_path):
+    table = frame().with_columns(stars=pl.lit(datetime(2024, 1, 1)))
+    with pytest.raises(DataError, match="column stars: got the type Datetime"):
+        read_events(write(tmp_path, table, ".parquet"), COLUMNS)
+    categorical = frame().with_columns(stars=pl.Series(["2", "3.5", "1"], dtype=pl.Categorical))
+    assert read_events(write(tmp_path, categorical, ".parquet"), COLUMNS)[0]["weight"].to_list() == [2.0, 3.5, 1.0]
+
+
+def reference(folder, **changes):
+    settings = {
+        "events": str(folder / "log.csv"),
+        "catalog": str(folder / "items.csv"),
+        "user_column": "user",
+        "item_column": "item",
+        "time_column": "time",
+        "weight_column": None,
+        "catalog_item_column": "item",
+        "text_template": "{text}",
+        "title_template": None,
+        "max_bad_rows": 0.01,
+        "holdout": "none",
+    }
+    return DataReference(**(settings | changes))
+
+
+def test_dataset_tells_its_period_and_the_items_without_events(tmp_path):
+    (tmp_path / "items.csv").write_text("item,text\na,A\nb,B\nc,C\n")
+    (tmp_path / "log.csv").write_text("user,item,time\n1,a,2010-12-01\n1,b,2011-06-26T23:59:59\n")
+    data = read_dataset(reference(tmp_path))
+    assert data.log.period == "2010-12-01 to 2011-06-26"
+    assert data.bad_items.messages == ["1 of 3 items have no event"]
+
+
+def test_dataset_is_refused_when_all_events_have_one_time(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item,time\n1,a,2010-12-01\n1,b,2010-12-01\n")
+    with pytest.raises(DataError, match="column time: got the same time for all 2 events"):
+        read_dataset(reference(tmp_path, catalog=None))

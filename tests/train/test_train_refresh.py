@@ -190,8 +190,9 @@ def test_log_is_refused_when_it_cannot_be_used(bundle, ratings, tmp_path):
 
 def test_command_counts_a_log_with_other_columns_and_writes_elsewhere_when_options_say_so(bundle, whole, tmp_path):
     renamed = pl.read_parquet(whole).rename({"userId": "who", "movieId": "what", "timestamp": "at"})
+    renamed = renamed.with_columns(pl.from_epoch("at").dt.strftime("%d.%m.%Y %H:%M:%S"))
     renamed.write_csv(tmp_path / "log.csv")
-    columns = ("--user-col", "who", "--item-col", "what", "--time-col", "at")
+    columns = ("--user-col", "who", "--item-col", "what", "--time-col", "at", "--time-format", "%d.%m.%Y %H:%M:%S")
     out = tmp_path / "refreshed"
     arguments = ("refresh", bundle.folder, "--events", tmp_path / "log.csv", *columns, "--out", out)
     done = CliRunner().invoke(app, [*map(str, arguments), "--as-of", "2030-01-01T00:00Z"])

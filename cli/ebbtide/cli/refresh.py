@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ebbtide.cli.console import console, timed
+from ebbtide.cli.train import TimeUnitName
 
 if TYPE_CHECKING:
     from ebbtide.data.events import EventColumns
@@ -26,7 +27,7 @@ _FIRST_ITEMS = 50
 def command(
     bundle: Annotated[Path, typer.Argument(help="Bundle written by `ebbtide train`, with a popularity prior.")],
     events: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="The whole log, with old and new events: Parquet, CSV, TSV or JSON Lines. Default: the file that the "
             "bundle was trained on."
@@ -35,6 +36,15 @@ def command(
     user_col: Annotated[str | None, typer.Option(help="Column with the user id. Default: as in training.")] = None,
     item_col: Annotated[str | None, typer.Option(help="Column with the item id. Default: as in training.")] = None,
     time_col: Annotated[str | None, typer.Option(help="Column with the time. Default: as in training.")] = None,
+    time_unit: Annotated[
+        TimeUnitName | None, typer.Option(help="Unit of numeric times. Default: as in training.")
+    ] = None,
+    time_format: Annotated[
+        str | None, typer.Option(help="strptime format of the times. Default: as in training.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding of a text file that is not UTF-8. Default: as in training.")
+    ] = None,
     as_of: Annotated[
         str | None,
         typer.Option(
@@ -77,8 +87,17 @@ def command(
         from ebbtide.train.refresh import read_grown_log, refresh_prior
 
         loaded = InterestBundle.load(bundle)
+    given = {
+        "user": user_col,
+        "item": item_col,
+        "time": time_col,
+        "time_unit": None if time_unit is None else time_unit.value,
+        "time_format": time_format,
+        "encoding": encoding,
+    }
+    columns = _columns(loaded, {name: value for name, value in given.items() if value is not None})
     with timed("counted"), console.status("Counting"):
-        grown = read_grown_log(loaded, events, _columns(loaded, user_col, item_col, time_col))
+        grown = read_grown_log(loaded, events, columns)
         refreshed = refresh_prior(loaded, grown.log, timestamp_ms)
     _print_counted(loaded, refreshed, grown)
     earlier = None
@@ -102,17 +121,15 @@ def command(
         console.print(f"Next: `ebbtide deploy {repository} --server HOST:PORT` puts it into service.", markup=False)
 
 
-def _columns(bundle: InterestBundle, user_col: str | None, item_col: str | None, time_col: str | None) -> EventColumns:
-    """The columns of the training, except those given on the command line."""
+def _columns(bundle: InterestBundle, given: dict[str, str]) -> EventColumns:
+    """How the training read the log, except for what the command line gives."""
     from ebbtide.data.events import EventColumns
 
-    data = bundle.config.data
-    return EventColumns(
-        user=user_col or data.user_column,
-        item=item_col or data.item_column,
-        time=time_col or data.time_column,
-        weight=data.weight_column,
-    )
+    columns = bundle.config.data.columns.model_dump()
+    if "time_unit" in given or "time_format" in given:
+        # The two exclude each other, so one of the command line replaces the other of the training.
+        columns |= {"time_unit": None, "time_format": None}
+    return EventColumns.model_validate(columns | given)
 
 
 def _timestamp_ms(text: str) -> int:
@@ -135,8 +152,8 @@ def _print_counted(before: InterestBundle, after: InterestBundle, grown: GrownLo
         f"{counted:,} events counted, up to {_utc(timestamp)}; previous count up to "
         f"{_utc(before.config.prior_counted_at_ms)}"
     )
-    if grown.bad_rows.count:
-        console.print(f"  [yellow]events:[/yellow] {escape(str(grown.bad_rows))}")
+    for message in grown.bad_rows.messages:
+        console.print(f"  [yellow]events:[/yellow] {escape(message)}")
     if later := grown.log.events - counted:
         console.print(f"  {later:,} later events are not counted")
     if items := len(grown.unknown_items):

@@ -45,6 +45,15 @@ class DeviceName(str, Enum):
     cuda = "cuda"
 
 
+class TimeUnitName(str, Enum):
+    """The values of `ebbtide.data.time_hints.TimeUnit`. Repeated here, as that package needs polars."""
+
+    s = "s"
+    ms = "ms"
+    us = "us"
+    ns = "ns"
+
+
 class PrecisionName(str, Enum):
     """The values of `ebbtide.train.devices.Precision`. Repeated here for the same reason."""
 
@@ -54,13 +63,27 @@ class PrecisionName(str, Enum):
 
 
 def command(
-    events: Annotated[Path, typer.Option(help="Event log: Parquet, CSV, TSV or JSON Lines.")],
+    events: Annotated[
+        str,
+        typer.Option(help="Event log: Parquet, CSV, TSV or JSON Lines; a folder or an s3:// URL of Parquet files."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write the bundle to.")],
     user_col: Annotated[str, typer.Option(help="Column with the user id.")] = "user",
     item_col: Annotated[str, typer.Option(help="Column with the item id.")] = "item",
     time_col: Annotated[
-        str, typer.Option(help="Column with the time: Unix seconds or milliseconds, a date-time, or ISO 8601 text.")
+        str, typer.Option(help="Column with the time: Unix time, a date-time, or ISO 8601 text (UTC without a zone).")
     ] = "time",
+    time_unit: Annotated[
+        TimeUnitName | None,
+        typer.Option(help="Unit of numeric times. Default: found by magnitude for times between 1995 and 2200."),
+    ] = None,
+    time_format: Annotated[
+        str | None, typer.Option(help="strptime format of times that are not ISO 8601, such as '%d/%m/%Y %H:%M'.")
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="Encoding of text files that are not UTF-8 and have no byte order mark, such as cp1252."),
+    ] = None,
     weight_col: Annotated[
         str | None,
         typer.Option(
@@ -68,7 +91,7 @@ def command(
         ),
     ] = None,
     catalog: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Catalog file. Without it the items are those of the log, and an item's text is its id."),
     ] = None,
     catalog_item_col: Annotated[
@@ -193,6 +216,8 @@ def command(
     The plain formulas, without learned decay and alpha: --decay none --alpha fixed:0.5. Their loss:
     --loss mse --weight-col rating.
     """
+    if time_unit is not None and time_format is not None:
+        raise typer.BadParameter("expected --time-unit for numbers or --time-format for text, not both")
     if resume and checkpoint is None:
         raise typer.BadParameter("expected --checkpoint FOLDER with --resume")
     # Under torchrun every process runs this command; only the first one prints.
@@ -201,6 +226,7 @@ def command(
         from pydantic import ValidationError
 
         from ebbtide.data.dataset import DataReference
+        from ebbtide.data.time_hints import TimeUnit
         from ebbtide.train.board import Board
         from ebbtide.train.checkpoint import CheckpointFolder
         from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
@@ -240,8 +266,8 @@ def command(
         raise typer.BadParameter(f"{first['loc'][0]}: got {first['input']!r}; {first['msg']}") from error
     compute = Devices(DeviceConfig(device=device.value, devices=devices, precision=Precision(precision.value)))
     data = DataReference(
-        events=str(events),
-        catalog=None if catalog is None else str(catalog),
+        events=events,
+        catalog=catalog,
         user_column=user_col,
         item_column=item_col,
         time_column=time_col,
@@ -251,6 +277,9 @@ def command(
         title_template=title_template,
         max_bad_rows=max_bad_rows,
         holdout=holdout,
+        time_unit=None if time_unit is None else TimeUnit(time_unit.value),
+        time_format=time_format,
+        encoding=encoding,
     )
 
     checkpoints = None

@@ -41,11 +41,12 @@ class TrainingDisplay(Watcher):
         """Prints what was read, and which rows were ignored and why."""
         log = data.log
         console.print(
-            f"[green]✓[/green] read {log.events:,} events of {len(log.users):,} users on {len(data.catalog):,} items"
+            f"[green]✓[/green] read {log.events:,} events of {len(log.users):,} users on {len(data.catalog):,} items, "
+            f"{log.period}"
         )
         for what, bad in (("events", data.bad_events), ("catalog", data.bad_items)):
-            if bad is not None and bad.count:
-                console.print(f"  [yellow]{what}:[/yellow] {escape(str(bad))}")
+            for message in bad.messages if bad is not None else ():
+                console.print(f"  [yellow]{what}:[/yellow] {escape(message)}")
         self._embedding_began = time.monotonic()
         self._embedding.start()
 

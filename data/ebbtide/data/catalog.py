@@ -8,10 +8,12 @@ from pathlib import Path
 
 import polars as pl
 
+from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.errors import DataError
-from ebbtide.data.events import BadRows, read_table
+from ebbtide.data.ids import is_missing
+from ebbtide.data.tables import one_error, read_table
 
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,22 @@ def fill_template(template: str, table: pl.DataFrame) -> pl.Series:
 
 
 def read_catalog(
-    path: Path,
+    path: str | Path,
     item_column: str = "item",
     text_template: str = "{text}",
     title_template: str | None = None,
     max_bad_rows: float = 0.01,
+    encoding: str | None = None,
 ) -> tuple[Catalog, BadRows]:
-    """The items of a Parquet, CSV, TSV or JSON Lines file.
+    """The items of a file.
 
     Args:
-        path: The file.
+        path: What `read_table` reads.
         item_column: The column with the ids.
         text_template: The text of an item, with ``{column}`` for values: ``"{title} ({year}). {genres}"``.
         title_template: Title shown to users; None: the text.
         max_bad_rows: Refuse the file when more than this share of its rows is bad.
+        encoding: Of a text file that is not UTF-8 and has no byte order mark.
 
     Returns:
         The catalog in the file's order, and the ignored rows. An item with an empty text gets its id as text.
@@ -77,29 +81,68 @@ def read_catalog(
     Raises:
         DataError: Unreadable file, missing column, a template without placeholder, or too many bad rows.
     """
-    templates = [text_template, title_template or text_template]
-    columns = {name: None for template in templates for name in _PLACEHOLDER.findall(template)}
-    if not columns:
-        raise DataError(f"text template: got {text_template!r}; expected at least one {{column}} in it")
-    columns.pop(item_column, None)
-    table, first_line = read_table(path, [item_column, *columns])
-    table = table.with_columns(pl.col(item_column).cast(pl.String)).with_row_index("__line", offset=first_line)
-    missing = pl.col(item_column).is_null() | (pl.col(item_column) == "")
-    repeated = ~missing & ~pl.col(item_column).is_first_distinct()
-    flagged = table.select("__line", missing=missing, repeated=repeated)
-    bad = BadRows(rows=table.height)
-    for reason, column in (("no item id", "missing"), ("an item id that an earlier row has", "repeated")):
-        lines = flagged.filter(pl.col(column))["__line"].to_list()
-        if lines:
-            bad.reasons[reason] = lines
-    bad.refuse_above(max_bad_rows, path)
-    table = table.filter(~(flagged["missing"] | flagged["repeated"]))
-    if table.is_empty():
+    title_template = text_template if title_template is None else title_template
+    with one_error(str(path)):
+        return _usable_items(path, item_column, text_template, title_template, max_bad_rows, encoding)
+
+
+def _usable_items(
+    path: str | Path,
+    item_column: str,
+    text_template: str,
+    title_template: str,
+    max_bad_rows: float,
+    encoding: str | None,
+) -> tuple[Catalog, BadRows]:
+    placeholders = (
+        *_placeholders("text template", "--text-template", text_template),
+        *_placeholders("title template", "--title-template", title_template),
+    )
+    columns = list(dict.fromkeys([item_column, *placeholders]))
+    table = read_table(path, columns, encoding)
+    ids = table.text(item_column, is_id=True)
+    shown = pl.DataFrame([table.text(name, is_id=False).alias(name) for name in columns])
+    bad = BadRows(rows=len(ids))
+    usable = table.add_flaws(bad)
+    missing = is_missing(ids)
+    table.add_bad(bad, "no item id", missing & usable, item_column)
+    usable = usable & ~missing
+    # Only among usable rows: a row that is ignored must not take the id from a sound one.
+    repeated = usable & ~pl.select(pl.when(usable).then(ids)).to_series().is_first_distinct()
+    table.add_bad(bad, "an item id that an earlier row has", repeated, item_column)
+    usable = usable & ~repeated
+    table.refuse_above(bad, max_bad_rows)
+    kept = shown.filter(usable)
+    if kept.is_empty():
         raise DataError(f"{path}: no usable item ({bad})")
-    ids = table[item_column].to_list()
-    texts = [text or item_id for text, item_id in zip(fill_template(templates[0], table), ids, strict=True)]
-    titles = [title or item_id for title, item_id in zip(fill_template(templates[1], table), ids, strict=True)]
-    return Catalog(ids, texts, titles), bad
+    item_id = kept[item_column].to_list()
+    texts = fill_template(text_template, kept)
+    without = (texts == "").arg_true()
+    if len(without):
+        lines = table.lines(usable.arg_true().gather(without))
+        bad.notes.append(f"{len(without):,} items without text are described by their id ({lines})")
+    text, title = (
+        [filled or one for filled, one in zip(column, item_id, strict=True)]
+        for column in (texts.to_list(), fill_template(title_template, kept).to_list())
+    )
+    return Catalog(item_id, text, title), bad
+
+
+def _placeholders(what: str, option: str, template: str) -> list[str]:
+    """The columns that a template names.
+
+    Raises:
+        DataError: It names none, or has a brace that encloses no name.
+    """
+    names = _PLACEHOLDER.findall(template)
+    if not names:
+        raise DataError(f"{what}: got {template!r}; expected at least one {{column}} in it ({option})")
+    if re.search(r"[{}]", _PLACEHOLDER.sub("", template)):
+        raise DataError(
+            f"{what}: got {template!r} with a brace that encloses no column; expected {{column}} as in "
+            f'"{{title}} ({{year}})" ({option})'
+        )
+    return names
 
 
 def catalog_of_events(items: pl.Series) -> Catalog:

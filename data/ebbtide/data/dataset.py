@@ -8,9 +8,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.catalog import Catalog, catalog_of_events, read_catalog
 from ebbtide.data.errors import DataError
-from ebbtide.data.events import BadRows, EventColumns, EventLog, build_log, read_events
+from ebbtide.data.events import EventColumns, EventLog, build_log, read_events
+from ebbtide.data.time_hints import TimeUnit
 
 BUNDLE_CONFIG_FILE = "bundle.json"
 """The bundle file that holds the reference to the training data, under the key ``data``."""
@@ -33,6 +35,25 @@ class DataReference(BaseModel):
     max_bad_rows: float
     holdout: str
     """``none``, ``leave-last-out``, ``time:F`` or ``time:DATE``."""
+    time_unit: TimeUnit | None = None
+    """Unit of numeric times; None: by magnitude."""
+    time_format: str | None = None
+    """strptime format of the times; None: ISO 8601."""
+    encoding: str | None = None
+    """Of text files that are not UTF-8 and have no byte order mark."""
+
+    @property
+    def columns(self) -> EventColumns:
+        """How the event log is read."""
+        return EventColumns(
+            user=self.user_column,
+            item=self.item_column,
+            time=self.time_column,
+            weight=self.weight_column,
+            time_unit=self.time_unit,
+            time_format=self.time_format,
+            encoding=self.encoding,
+        )
 
     @classmethod
     def of_bundle(cls, folder: Path) -> DataReference:
@@ -65,23 +86,24 @@ def read_dataset(reference: DataReference) -> Dataset:
     Raises:
         DataError: A file cannot be used; the message says which and why.
     """
-    events_file = Path(reference.events)
-    columns = EventColumns(
-        user=reference.user_column,
-        item=reference.item_column,
-        time=reference.time_column,
-        weight=reference.weight_column,
-    )
     if reference.catalog is None:
-        frame, bad_events = read_events(events_file, columns, None, reference.max_bad_rows)
+        frame, bad_events = read_events(reference.events, reference.columns, None, reference.max_bad_rows)
         catalog, bad_items = catalog_of_events(frame["item"]), None
     else:
         catalog, bad_items = read_catalog(
-            Path(reference.catalog),
+            reference.catalog,
             reference.catalog_item_column,
             reference.text_template,
             reference.title_template,
             reference.max_bad_rows,
+            reference.encoding,
         )
-        frame, bad_events = read_events(events_file, columns, catalog.index, reference.max_bad_rows)
+        frame, bad_events = read_events(reference.events, reference.columns, catalog.index, reference.max_bad_rows)
+        if unused := len(catalog) - frame["item"].n_unique():
+            bad_items.notes.append(f"{unused:,} of {len(catalog):,} items have no event")
+    if frame.height > 1 and frame["time_ms"].n_unique() == 1:
+        raise DataError(
+            f"{reference.events}: column {reference.time_column}: got the same time for all {frame.height:,} events; "
+            "expected the time of each event, not of the export"
+        )
     return Dataset(build_log(frame, catalog.index), catalog, bad_events, bad_items)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,58 +10,31 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.errors import DataError
-
-SECONDS_BELOW = 100_000_000_000
-"""Numeric times below this are Unix seconds, others milliseconds: 1e11 s is the year 5138, 1e11 ms is 1973."""
-_SHOWN_ROWS = 10
+from ebbtide.data.ids import is_missing, near_id
+from ebbtide.data.tables import Table, one_error, read_table
+from ebbtide.data.time_hints import TimeUnit
+from ebbtide.data.times import in_future, read_times
 
 
 class EventColumns(BaseModel):
-    """Names of the columns that are read; other columns are ignored."""
+    """Names of the columns that are read, and how; other columns are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     user: str = "user"
     item: str = "item"
     time: str = "time"
-    """Unix seconds or milliseconds, a date-time, or ISO 8601 text (UTC where it names no zone)."""
+    """Unix time, a date-time, or ISO 8601 text (UTC where it names no zone)."""
     weight: str | None = None
     """Rating, quantity or dwell time; None gives every event weight 1."""
-
-
-@dataclass
-class BadRows:
-    """Ignored rows, by reason."""
-
-    rows: int
-    """Number of rows read."""
-    reasons: dict[str, list[int]] = field(default_factory=dict)
-    """Line numbers by reason; the first line of a text file and the first row of a Parquet file are 1."""
-
-    @property
-    def count(self) -> int:
-        """Number of bad rows."""
-        return sum(len(lines) for lines in self.reasons.values())
-
-    def __str__(self) -> str:
-        if not self.count:
-            return f"{self.rows:,} rows, none bad"
-        parts = []
-        for reason, lines in self.reasons.items():
-            shown = ", ".join(str(line) for line in lines[:_SHOWN_ROWS])
-            more = ", ..." if len(lines) > _SHOWN_ROWS else ""
-            parts.append(f"{len(lines):,} with {reason} (line {shown}{more})")
-        return f"{self.count:,} of {self.rows:,} rows ignored: " + "; ".join(parts)
-
-    def refuse_above(self, fraction: float, source: Path) -> None:
-        """Refuses the file if more than a share of its rows is bad.
-
-        Raises:
-            DataError: With every reason and the first lines.
-        """
-        if self.count > fraction * self.rows:
-            raise DataError(f"{source}: {self}. That is more than the {fraction:.1%} allowed (--max-bad-rows)")
+    time_unit: TimeUnit | None = None
+    """Unit of numeric times; None: by magnitude."""
+    time_format: str | None = None
+    """strptime format of the times; None: ISO 8601."""
+    encoding: str | None = None
+    """Of a text file that is not UTF-8 and has no byte order mark."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +58,12 @@ class EventLog:
         return self.item.shape[0]
 
     @property
+    def period(self) -> str:
+        """The UTC dates of the first and the last event, as in ``2010-12-01 to 2011-06-26``."""
+        first, last = (str(np.datetime64(int(time), "ms"))[:10] for time in (self.time_ms.min(), self.time_ms.max()))
+        return f"{first} to {last}"
+
+    @property
     def user(self) -> npt.NDArray[np.int64]:
         """``[events]``: index of each event's user."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.start))
@@ -99,70 +77,22 @@ class EventLog:
         try:
             index = self.users.index(user_id)
         except ValueError:
-            raise DataError(f"user: got {user_id!r}; expected one of the log's {len(self.users):,} users") from None
+            near = near_id(pl.Series([user_id]), self.users)
+            hint = "" if near is None else f", such as {near[1]!r}"
+            raise DataError(
+                f"user: got {user_id!r}; expected one of the log's {len(self.users):,} users{hint}"
+            ) from None
         return slice(int(self.start[index]), int(self.start[index + 1]))
 
 
-def read_table(path: Path, columns: list[str]) -> tuple[pl.DataFrame, int]:
-    """The named columns of a Parquet, CSV, TSV or JSON Lines file, and the line number of the first row.
-
-    Text files give text columns: what cannot be read as a number or a time is found later, row by row.
-
-    Raises:
-        DataError: The file is missing, of another kind, or lacks a column.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    suffix = path.suffix.lower()
-    first_line = 1
-    if suffix == ".parquet":
-        frame = pl.read_parquet(path)
-    elif suffix in {".csv", ".tsv"}:
-        separator = "\t" if suffix == ".tsv" else ","
-        frame = pl.read_csv(path, separator=separator, infer_schema=False, truncate_ragged_lines=True)
-        first_line = 2
-    elif suffix in {".jsonl", ".ndjson"}:
-        frame = _read_json_lines(path, columns)
-    else:
-        raise DataError(
-            f"{path}: got a file of type {suffix or '(no suffix)'}; expected .parquet, .csv, .tsv, .jsonl or .ndjson"
-        )
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
-        raise DataError(f"{path}: no column {missing[0]!r}; the file has {', '.join(frame.columns)}")
-    return frame.select(columns), first_line
-
-
-def _read_json_lines(path: Path, columns: list[str]) -> pl.DataFrame:
-    """The columns as text; a line that is not a JSON object gives nulls, which the checks count as bad."""
-    values: dict[str, list[str | None]] = {name: [] for name in columns}
-    found: set[str] = set()
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                row = None
-            if not isinstance(row, dict):
-                row = {}
-            found.update(row)
-            for name in columns:
-                value = row.get(name)
-                values[name].append(None if value is None else str(value))
-    absent = [name for name in columns if name not in found]
-    if absent:
-        raise DataError(f"{path}: no line has the key {absent[0]!r}; keys seen: {', '.join(sorted(found)) or 'none'}")
-    return pl.DataFrame(values, schema=dict.fromkeys(columns, pl.String))
-
-
 def read_events(
-    path: Path, columns: EventColumns, item_index: dict[str, int] | None = None, max_bad_rows: float = 0.01
+    path: str | Path, columns: EventColumns, item_index: dict[str, int] | None = None, max_bad_rows: float = 0.01
 ) -> tuple[pl.DataFrame, BadRows]:
     """The usable events of a file, in the order of the file.
 
     Args:
-        path: Parquet, CSV, TSV or JSON Lines.
-        columns: Which columns to read.
+        path: What `read_table` reads.
+        columns: Which columns to read, and how.
         item_index: Catalog index by item id; events of other items are bad rows. None accepts every item.
         max_bad_rows: Refuse the file when more than this share of its rows is bad.
 
@@ -172,51 +102,76 @@ def read_events(
     Raises:
         DataError: Unreadable file, missing column, or too many bad rows.
     """
+    with one_error(str(path)):
+        return _usable_events(path, columns, item_index, max_bad_rows)
+
+
+def _usable_events(
+    path: str | Path, columns: EventColumns, item_index: dict[str, int] | None, max_bad_rows: float
+) -> tuple[pl.DataFrame, BadRows]:
     names = [columns.user, columns.item, columns.time] + ([columns.weight] if columns.weight else [])
-    table, first_line = read_table(path, names)
-    frame = table.select(
-        user=pl.col(columns.user).cast(pl.String),
-        item=pl.col(columns.item).cast(pl.String),
-        time_ms=_time_ms(table[columns.time]),
-        weight=pl.col(columns.weight).cast(pl.Float32, strict=False) if columns.weight else pl.lit(1.0, pl.Float32),
-    ).with_row_index("line", offset=first_line)
-    known = pl.lit(True) if item_index is None else pl.col("item").is_in(list(item_index))
-    reason = (
-        pl.when(pl.col("user").is_null() | (pl.col("user") == ""))
-        .then(pl.lit("no user"))
-        .when(pl.col("item").is_null() | (pl.col("item") == ""))
-        .then(pl.lit("no item"))
-        .when(pl.col("time_ms").is_null())
-        .then(pl.lit("an unreadable time"))
-        .when(pl.col("time_ms") < 0)
-        .then(pl.lit("a time before 1970"))
-        .when(pl.col("weight").is_null() | ~pl.col("weight").is_finite() | (pl.col("weight") < 0))
-        .then(pl.lit("a weight that is not a finite number of 0 or more"))
-        .when(~known)
-        .then(pl.lit("an item that is not in the catalog"))
-    )
-    frame = frame.with_columns(reason=reason)
-    bad = BadRows(rows=frame.height)
-    for row_reason, group in frame.filter(pl.col("reason").is_not_null()).group_by("reason", maintain_order=True):
-        bad.reasons[str(row_reason[0])] = group["line"].to_list()
-    bad.refuse_above(max_bad_rows, path)
-    usable = frame.filter(pl.col("reason").is_null()).drop("reason", "line")
-    if usable.is_empty():
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(
+                f"columns: got {name!r} for two of user, item, time and weight; expected a different column for each "
+                "(--user-col, --item-col, --time-col, --weight-col)"
+            )
+    table = read_table(path, names, columns.encoding)
+    user, item = table.text(columns.user, is_id=True), table.text(columns.item, is_id=True)
+    times = read_times(table, columns.time, columns.time_unit, columns.time_format)
+    weight = _weights(table, columns.weight)
+    bad = BadRows(rows=len(user))
+    usable = table.add_flaws(bad)
+
+    def refuse(reason: str, rows: pl.Series, column: str | None, hint: str = "") -> None:
+        nonlocal usable
+        table.add_bad(bad, reason, rows & usable, column, hint)
+        usable = usable & ~rows
+
+    refuse("no user", is_missing(user), columns.user)
+    refuse("no item", is_missing(item), columns.item)
+    for reason, rows, hint in times.faults:
+        refuse(reason, rows, columns.time, hint)
+    is_weight = (weight.is_finite() & (weight >= 0)).fill_null(False)
+    refuse("a weight that is not a finite number of 0 or more", ~is_weight, columns.weight)
+    if item_index is not None:
+        unknown = ~item.is_in(list(item_index)).fill_null(False)
+        refuse(
+            "an item that is not in the catalog", unknown, columns.item, _near_hint(item.filter(unknown), item_index)
+        )
+    future, years = in_future(times.ms.set(~usable, None))
+    refuse(f"a time more than {years} years after the rest of the log", future, columns.time)
+    table.refuse_above(bad, max_bad_rows)
+    frame = pl.DataFrame({"user": user, "item": item, "time_ms": times.ms, "weight": weight}).filter(usable)
+    if frame.is_empty():
         raise DataError(f"{path}: no usable event ({bad})")
-    return usable, bad
+    # Hashes first: they are faster, and equal rows have equal hashes.
+    if frame.hash_rows().n_unique() < frame.height:
+        copies = (~frame.select(pl.struct(pl.all()).is_first_distinct()).to_series()).arg_true()
+        if len(copies):
+            lines = table.lines(usable.arg_true().gather(copies))
+            bad.notes.append(f"{len(copies):,} exact copies of an earlier event are kept ({lines})")
+    return frame, bad
 
 
-def _time_ms(times: pl.Series) -> pl.Series:
-    """Unix milliseconds; null where a time cannot be read. A numeric column has one unit, seconds or milliseconds."""
-    if times.dtype in (pl.Date, pl.Datetime) or isinstance(times.dtype, pl.Datetime):
-        return times.cast(pl.Datetime("ms")).dt.epoch("ms")
-    numbers = times.cast(pl.Float64, strict=False)
-    if numbers.null_count() < len(times):
-        numbers = numbers.set(~numbers.is_finite().fill_null(False), None)
-        median = numbers.abs().median()
-        in_seconds = isinstance(median, float) and median < SECONDS_BELOW
-        return (numbers * (1000 if in_seconds else 1)).round(0).cast(pl.Int64, strict=False)
-    return times.cast(pl.String).str.to_datetime(strict=False, time_unit="ms", time_zone="UTC").dt.epoch("ms")
+def _weights(table: Table, column: str | None) -> pl.Series:
+    """``[rows]``, float32; null where a weight cannot be read."""
+    if column is None:
+        return pl.repeat(1.0, len(table.line), dtype=pl.Float32, eager=True)
+    values = table.frame[column]
+    kind = values.dtype
+    if not (kind.is_numeric() or isinstance(kind, pl.Boolean)):
+        if not isinstance(kind, (pl.String, pl.Categorical, pl.Enum, pl.Null)):
+            raise table.type_error(column, "numbers of 0 or more")
+        values = values.cast(pl.String).str.strip_chars()
+    return values.cast(pl.Float64, strict=False).cast(pl.Float32)
+
+
+def _near_hint(unknown: pl.Series, item_index: dict[str, int]) -> str:
+    near = near_id(unknown, item_index) if len(unknown) else None
+    if near is None:
+        return ""
+    return f"the catalog has {near[1]!r} for {near[0]!r}: write the ids in both files as the same text"
 
 
 def build_log(frame: pl.DataFrame, item_index: dict[str, int]) -> EventLog:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ebbtide.data.events import read_table
+from ebbtide.data.tables import read_table
 from ebbtide.export.errors import AttributesError
 from ebbtide.export.head.attributes import ItemAttributes
 from ebbtide.interest.keys import item_keys
@@ -65,7 +65,8 @@ def read_attributes(
         DataError: The file is missing, has another format or lacks a column.
         AttributesError: A column has no values or too many, or no item of the file is in the catalog.
     """
-    table, _ = read_table(path, [item_column, *columns])
+    read = read_table(path, list(dict.fromkeys([item_column, *columns])))
+    table = read.frame.filter(read.flaw.is_null())
     index = pl.DataFrame({"_id": list(item_id), "_item": np.arange(len(item_id), dtype=np.int64)})
     known = table.select(pl.col(item_column).cast(pl.String).alias("_id"), *columns).join(index, on="_id")
     if known.is_empty():

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.errors import DataError
-from ebbtide.data.events import BadRows, EventColumns, EventLog, build_log, read_events
+from ebbtide.data.events import EventColumns, EventLog, build_log, read_events
 from ebbtide.train.bundle import InterestBundle, fingerprint_of
 from ebbtide.train.errors import BundleError
 from ebbtide.train.popularity import popularity_snapshots
@@ -46,7 +47,9 @@ class Gain:
     index: int
 
 
-def read_grown_log(bundle: InterestBundle, events: Path | None = None, columns: EventColumns | None = None) -> GrownLog:
+def read_grown_log(
+    bundle: InterestBundle, events: str | Path | None = None, columns: EventColumns | None = None
+) -> GrownLog:
     """Reads an event log for a bundle that was trained on an earlier state of it.
 
     Args:
@@ -58,10 +61,8 @@ def read_grown_log(bundle: InterestBundle, events: Path | None = None, columns: 
         DataError: The file cannot be used, or has no event of the bundle's items.
     """
     data = bundle.config.data
-    path = Path(data.events) if events is None else events
-    names = columns or EventColumns(
-        user=data.user_column, item=data.item_column, time=data.time_column, weight=data.weight_column
-    )
+    path = data.events if events is None else events
+    names = columns or data.columns
     # Without the catalog: new items are no mistakes in the file, and must not count as bad rows.
     frame, bad_rows = read_events(path, names, None, data.max_bad_rows)
     is_known = frame["item"].is_in(bundle.catalog.item_id)

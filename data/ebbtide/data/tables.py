@@ -1,0 +1,238 @@
+"""Reads the named columns of a table file. What polars or the system cannot read becomes one `DataError`."""
+
+from __future__ import annotations
+
+import csv
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ebbtide.data.bad_rows import SHOWN_ROWS, BadRows, shown, value_at
+from ebbtide.data.delimited import Ints, read_delimited, require_columns
+from ebbtide.data.errors import DataError
+from ebbtide.data.json_lines import read_json_lines
+from ebbtide.data.text_files import read_utf8, refuse_pointer
+
+_FORMATS = "expected .parquet, .csv, .tsv, .jsonl or .ndjson, or a folder of Parquet files"
+_STORE = (
+    "expected an object store that this machine can read (S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION "
+    "in the environment), or copy the file here"
+)
+_URL = re.compile(r"^[a-z][a-z0-9+]*://")
+_EXACT = {"Float16": 2**11, "Float32": 2**24, "Float64": 2**53}
+"""Above these a float type does not hold every whole number."""
+_CALENDAR_MS = (-62_135_596_800_000, 253_402_300_799_999)
+"""The years 1 to 9999."""
+_MESSAGE_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of a file, and where each row came from."""
+
+    source: str
+    """The file, for messages."""
+    frame: pl.DataFrame
+    """The named columns: text for CSV, TSV and JSON Lines; as they are typed for Parquet."""
+    line: Ints
+    """``[rows]``: line of a text file, or row of a Parquet file, from 1."""
+    flaw: pl.Series
+    """``[rows]``: null, or why the whole row cannot be used."""
+    unit: str = "line"
+    """What `line` counts: ``line``, or ``row`` for Parquet."""
+
+    def error(self, column: str, row: int, expected: str) -> DataError:
+        """The error of one value."""
+        got = shown(value_at(self.frame[column], row))
+        return DataError(
+            f"{self.source}: {self.unit} {self.line[row]}, column {column}: got {got}; expected {expected}"
+        )
+
+    def type_error(self, column: str, expected: str) -> DataError:
+        """The error of a column whose type cannot be used, with its first value."""
+        values = self.frame[column].drop_nulls()
+        first = f" with values such as {shown(value_at(values, 0))}" if len(values) else ""
+        return DataError(f"{self.source}: column {column}: got the type {values.dtype}{first}; expected {expected}")
+
+    def text(self, column: str, *, is_id: bool) -> pl.Series:
+        """A column as text; NaN is null.
+
+        Args:
+            column: Its name.
+            is_id: Refuse what is no id: lists, times, logical values. Otherwise lists are joined by commas.
+
+        Raises:
+            DataError: The column has another type, or an id has lost digits.
+        """
+        values = self.frame[column]
+        kind = values.dtype
+        expected = "text or whole numbers" if is_id else "text, numbers, dates or lists of them"
+        if kind == pl.String:
+            return values
+        if kind.is_float():
+            values = values.fill_nan(None)
+            is_inexact = (values.abs().cast(pl.Float64) > _EXACT[str(kind)]).fill_null(False)
+            if is_id and is_inexact.any():
+                row = is_inexact.arg_max() or 0
+                raise self.error(column, row, "ids as integers or text: a float this large has lost digits")
+            return values.cast(pl.String)
+        if (
+            isinstance(kind, (pl.List, pl.Array))
+            and not is_id
+            and (kind.inner.is_numeric() or isinstance(kind.inner, (pl.String, pl.Boolean, pl.Categorical, pl.Enum)))
+        ):
+            return values.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)
+        is_text = kind.is_integer() or isinstance(kind, (pl.Categorical, pl.Enum, pl.Decimal, pl.Binary, pl.Null))
+        if not is_text and (is_id or not isinstance(kind, (pl.Boolean, pl.Date, pl.Datetime, pl.Time))):
+            raise self.type_error(column, expected)
+        if isinstance(kind, (pl.Date, pl.Datetime)):
+            in_calendar = values.dt.epoch("ms").is_between(*_CALENDAR_MS)
+            if not in_calendar.all():
+                raise self.error(column, in_calendar.arg_min() or 0, "a date between the years 1 and 9999")
+        try:
+            return values.cast(pl.String)
+        except pl.exceptions.PolarsError:
+            row = next(row for row, value in enumerate(values) if isinstance(value, bytes) and not _is_utf8(value))
+            raise self.error(column, row, "text in UTF-8: cast the binary column") from None
+
+    def add_bad(self, bad: BadRows, reason: str, rows: pl.Series, column: str | None = None, hint: str = "") -> None:
+        """Adds the rows where ``rows`` is true to the bad ones, with their values of a column."""
+        at = rows.arg_true()
+        if not len(at):
+            return
+        bad.reasons[reason] = self.line[at.to_numpy()].tolist()
+        bad.details[reason] = self.lines(at)
+        if column is not None:
+            bad.details[reason] = f"column {column}: {self.lines(at, column)}"
+        if hint:
+            bad.hints[reason] = hint
+
+    def lines(self, at: pl.Series, column: str | None = None) -> str:
+        """The first lines of some rows, as in ``line 3, 9, ...``; with a column each with its value, if any has one.
+
+        Args:
+            at: Row indices.
+            column: Whose values to show.
+        """
+        first = at.head(SHOWN_ROWS)
+        numbers = self.line[first.to_numpy()].tolist()
+        more = ["..."] if len(at) > len(first) else []
+        values = [None if column is None else value_at(self.frame[column], row) for row in first]
+        if all(value is None for value in values):
+            return f"{self.unit} " + ", ".join([*map(str, numbers), *more])
+        pairs = (
+            f"{self.unit} {number}" + ("" if value is None else f" {shown(value)}")
+            for number, value in zip(numbers, values, strict=True)
+        )
+        return ", ".join([*pairs, *more])
+
+    def add_flaws(self, bad: BadRows) -> pl.Series:
+        """Adds the rows with a flaw to the bad ones; returns ``[rows]``, true for all other rows."""
+        for reason in self.flaw.drop_nulls().unique(maintain_order=True):
+            self.add_bad(bad, reason, (self.flaw == reason).fill_null(False))
+        return self.flaw.is_null()
+
+    def refuse_above(self, bad: BadRows, fraction: float) -> None:
+        """Refuses the file if more than a share of its rows is bad.
+
+        Raises:
+            DataError: With every reason, the first lines and their values.
+        """
+        if bad.count > fraction * bad.rows:
+            raise DataError(f"{self.source}: {bad}. That is more than the {fraction:.1%} allowed (--max-bad-rows)")
+
+
+def read_table(path: str | Path, columns: list[str], encoding: str | None = None) -> Table:
+    """The named columns of a Parquet, CSV, TSV or JSON Lines file, or of a folder of Parquet files.
+
+    Text files give text columns: what cannot be read as a number or a time is found later, row by row.
+
+    Args:
+        path: A file, a folder of Parquet files (hive partitions are columns), or the URL of Parquet files
+            (``s3://bucket/log.parquet``), which polars reads.
+        columns: Names; the file must have each of them once.
+        encoding: Of a text file that is not UTF-8 and has no byte order mark.
+
+    Raises:
+        DataError: The file is missing, of another kind or damaged, or lacks a column.
+    """
+    source = str(path)
+    with one_error(source):
+        if _URL.match(source):
+            return _of_parquet(source, _object_store(source), columns)
+        file = Path(path)
+        if file.is_dir():
+            return _of_parquet(source, _folder(file), columns)
+        if not file.exists():
+            raise DataError(f"{file}: no such file")
+        suffix = file.suffix.lower()
+        if suffix not in {".parquet", ".csv", ".tsv", ".jsonl", ".ndjson"}:
+            raise DataError(f"{file}: got a file of type {suffix or '(no suffix)'}; {_FORMATS}")
+        refuse_pointer(file)
+        if suffix == ".parquet":
+            return _of_parquet(source, pl.scan_parquet(file, glob=False, hive_partitioning=False), columns)
+        data = read_utf8(file, encoding)
+        if suffix in {".csv", ".tsv"}:
+            table, line, flaw = read_delimited(file, data, columns, "\t" if suffix == ".tsv" else ",")
+        else:
+            table, line, flaw = read_json_lines(file, data, columns)
+        return Table(source, table, line, flaw)
+
+
+@contextmanager
+def one_error(source: str) -> Iterator[None]:
+    """Turns what polars and the system raise into a `DataError` of one line."""
+    try:
+        with warnings.catch_warnings():
+            # What polars warns of here (a region to guess, a schema to infer) is no news for the reader of a table.
+            warnings.simplefilter("ignore")
+            yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, csv.Error) as error:
+        text = " ".join(str(error).split())[:_MESSAGE_CHARACTERS]
+        expected = _STORE if _URL.match(source) else _FORMATS
+        raise DataError(f"{source}: cannot be read: {text}; {expected}") from error
+
+
+def _of_parquet(source: str, lazy: pl.LazyFrame, columns: list[str]) -> Table:
+    require_columns(source, columns, lazy.collect_schema().names())
+    frame = lazy.select(columns).collect()
+    no_flaw = pl.repeat(None, frame.height, dtype=pl.String, eager=True)
+    return Table(source, frame, np.arange(1, frame.height + 1), no_flaw, "row")
+
+
+def _folder(folder: Path) -> pl.LazyFrame:
+    """All Parquet files of a folder; a hive partition is a text column, so that ids keep their leading zeros."""
+    files = sorted(folder.glob("**/*.parquet"))
+    if not files:
+        raise DataError(f"{folder}: got a folder without .parquet files; expected a file, or a folder of Parquet files")
+    for file in files:
+        refuse_pointer(file)
+    keys = {
+        part.partition("=")[0]: pl.String
+        for file in files
+        for part in file.relative_to(folder).parts[:-1]
+        if "=" in part
+    }
+    return pl.scan_parquet(files, glob=False, hive_partitioning=bool(keys), hive_schema=keys or None)
+
+
+def _object_store(url: str) -> pl.LazyFrame:
+    if not url.endswith((".parquet", "/")):
+        raise DataError(
+            f"{url}: got a URL; expected one of Parquet files, ending in .parquet or /: copy other files here"
+        )
+    return pl.scan_parquet(url)
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
