@@ -33,7 +33,7 @@ def test_recommendations_are_answered_when_started_with_the_images_options(serve
 
 def test_release_names_the_tested_triton_when_the_server_tells_its_version(fetch, deploy):
     version = re.search(r'"version":"([\d.]+)"', fetch("http", "/v2")[1])[1]
-    assert f"Triton ({version})" in (deploy / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    assert f"Triton {version})" in (deploy / "docker" / "Dockerfile").read_text(encoding="utf-8")
 
 
 def test_ports_are_the_servers_defaults_when_the_image_exposes_them(image, server_options):

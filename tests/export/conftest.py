@@ -1,4 +1,4 @@
-"""A small export with the packaged encoder, cheaper exports, and one running server for this folder."""
+"""A small export with the packaged encoder, faster exports, and one running server for this folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attributes of a catalog become bits that requests can name, and what cannot be filtered by is refused."""
+"""Item attributes of a catalog become bits that requests can filter by; invalid attributes are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A further feature block goes through training, bundle and export with no code of its own."""
+"""A new feature block passes through training, bundle and export without specific code there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every rendered ``config.pbtxt`` says what the contract says."""
+"""Every rendered ``config.pbtxt`` matches the contract."""
 
 from __future__ import annotations
 

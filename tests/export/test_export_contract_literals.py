@@ -1,4 +1,4 @@
-"""Tensor names stand in the contract alone: no other source spells one out."""
+"""Only the contract contains tensor names as literals; no other source does."""
 
 from __future__ import annotations
 

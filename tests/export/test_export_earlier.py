@@ -1,4 +1,4 @@
-"""A bundle whose prior was counted again is exported as the version in service was: options, filters and encoder."""
+"""A bundle with a refreshed prior is exported with the options, filters and encoder of the version in service."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_export_is_refused_when_the_encoder_taken_over_is_not_the_bundles(
     make_bundle: MakeBundle, folder: Path
 ) -> None:
     encoder = KeptEncoder.read(folder, 1, read_manifest(folder)["1"]["encoder"])
-    with pytest.raises(OutputValueError, match="encoder of version 1, used again, against the bundle's"):
+    with pytest.raises(OutputValueError, match="encoder of version 1 against the bundle's"):
         export_repository(make_bundle(seed=1), folder, ExportOptions(top_n=TOP_N), version=2, encoder=encoder)
     assert versions.available_versions(folder) == (1,)
 
@@ -155,5 +155,5 @@ def test_export_is_refused_when_the_manifest_lacks_the_version_in_service(
 ) -> None:
     path = folder / MANIFEST_FILE
     path.write_text(path.read_text().replace('"1": {', '"7": {'))
-    with pytest.raises(RepositoryError, match=r"manifest of versions \['7'\]; expected 1, the one in service"):
+    with pytest.raises(RepositoryError, match=r"manifest of versions \['7'\]; expected also 1, the version in service"):
         EarlierExport.read(folder, tiny_bundle)

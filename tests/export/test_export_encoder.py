@@ -1,4 +1,4 @@
-"""The exported encoder and tokenizer answer as torch and the training tokenizer do."""
+"""The exported encoder and tokenizer give the same results as torch and the training tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What compressed encoders are judged with: the split of texts, options, rankings."""
+"""Fidelity checks of compressed encoders: the split of texts, options, rankings."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_ranking_loses_nothing_when_vectors_are_the_full_encoders(with_data: Int
 
 
 def test_ranking_is_not_measured_when_the_data_is_gone(bundle: InterestBundle) -> None:
-    with pytest.raises(NotMeasured, match=r"ratings\.parquet is not there any more"):
+    with pytest.raises(NotMeasured, match=r"ratings\.parquet does not exist any more"):
         TextRanking.read(bundle)
 
 

@@ -1,4 +1,4 @@
-"""Compressed encoders on the embedded server: whole exports answer as the in-process pipeline does."""
+"""Exports with compressed encoders give the same answers on the server as in the in-process pipeline."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_manifest_tells_of_the_encoder_when_it_is_compressed(served: Served) -> 
     assert machine["processor"]
     assert ("avx2" in machine["vector_units"]) == ("avx2" in Path("/proc/cpuinfo").read_text().split())
     assert stated["fidelity"]["cosine_mean"] == served.report.encoder.fidelity.cosine_mean  # type: ignore[union-attr]
-    assert stated["fidelity"]["ndcg_not_measured"] == "ratings.parquet is not there any more"
+    assert stated["fidelity"]["ndcg_not_measured"] == "ratings.parquet does not exist any more"
     assert read_manifest(served.report.folder)["1"]["options"]["encoder"]["precision"] == "int8"
 
 

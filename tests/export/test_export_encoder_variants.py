@@ -1,4 +1,4 @@
-"""Every variant of the packaged encoder: what was fused, how near it comes, on any shape, and what is refused."""
+"""Every variant of the packaged encoder: fused operators, fidelity, input shapes, and refusals."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_graph_stays_plain_when_an_attention_block_has_another_form(source: Enco
     graph = changed_trace(editor, source, softmax.output[0])
     fused = fuse(graph)
     assert fused.graph is graph
-    assert fused.kept_plain == "5 of its 6 attention blocks have the form that is fused"
+    assert fused.kept_plain == "only 5 of its 6 attention blocks have a form that can be fused"
 
 
 def test_graph_stays_plain_when_the_fused_one_answers_otherwise(
@@ -312,7 +312,7 @@ def test_fidelity_of_int8_is_below_one_and_passes(build: Build) -> None:
     assert 0.98 < fidelity.fragment_cosine_mean < 1
     assert 0 < fidelity.largest_difference < 1
     assert fidelity.ndcg_at_10 is None
-    assert fidelity.ndcg_not_measured == "ratings.parquet is not there any more"
+    assert fidelity.ndcg_not_measured == "ratings.parquet does not exist any more"
     assert fidelity.speedup > 0
 
 

@@ -1,4 +1,4 @@
-"""A new model or ensemble is an entry in the contract and its own code; an export from before it stays in use."""
+"""A new model or ensemble needs only a contract entry and its own code; earlier exports stay usable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scoring head's graph answers as torch does."""
+"""The scoring head's graph gives the same results as torch."""
 
 from __future__ import annotations
 

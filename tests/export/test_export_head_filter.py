@@ -1,4 +1,4 @@
-"""Attribute filters inside the scoring head: only allowed items, whatever the precision, whoever shares the batch."""
+"""Attribute filters in the scoring head: only allowed items, for every precision and every batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scoring heads in half precision and in integers: the same answers, whatever is excluded, doubled or faint."""
+"""Scoring heads in fp16 and int8 give the right top N, with exclusions, duplicates and tiny interests too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A version that is added takes the configs of its folder, and is refused where it was asked for others."""
+"""An added version uses the configs of its folder, and is refused if it asks for others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A repository that is mixed from two exports is refused at load, with both ids or both hashes named."""
+"""A repository with files of two exports is refused at load; the message names both ids or both hashes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def test_server_refuses_the_model_when_files_come_from_another_export(
     options = ExportOptions(top_n=TOP_N)
     if moved.endswith(MODEL_FILE):
         got, expected = (hashlib.sha256((index / moved).read_bytes()).hexdigest() for index in (source, untouched))
-        assert f"{moved}: got SHA-256 {got}; expected {expected}, as export {options.fingerprint(bundle)}" in reason
+        assert (
+            f"{moved}: got SHA-256 {got}; expected {expected}, the hash at export {options.fingerprint(bundle)}"
+            in reason
+        )
     else:
         assert f"got fingerprint {options.fingerprint(other)}; expected {options.fingerprint(bundle)}" in reason
         assert "files of two exports are mixed" in reason

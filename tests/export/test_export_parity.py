@@ -1,4 +1,4 @@
-"""Each way in which a graph can differ from the contract and torch has its own error."""
+"""Each difference of a graph from the contract or from torch has its own error."""
 
 from __future__ import annotations
 

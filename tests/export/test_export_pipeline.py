@@ -1,4 +1,4 @@
-"""The in-process twin answers as the formulas in torch do, for bundles of every kind."""
+"""The in-process pipeline gives the same answers as the formulas in torch, for bundles of every kind."""
 
 from __future__ import annotations
 
@@ -138,6 +138,6 @@ def test_pipeline_is_refused_when_two_exports_are_mixed(
     elif part != "head":
         (folder / moved).write_bytes((source / moved).read_bytes())
     if part == "graph":
-        message = rf"model\.onnx: got SHA-256 \w+; expected \w+, as export {expected} wrote it"
+        message = rf"model\.onnx: got SHA-256 \w+; expected \w+, the hash at export {expected}"
     with pytest.raises(RepositoryError, match=message):
         InProcessPipeline(folder)

@@ -1,4 +1,4 @@
-"""The exported folder: what is in it, what it depends on, and which folders it may replace."""
+"""The exported folder: its content, what its id depends on, and which folders an export may replace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request may ask for beyond the plain one, on the real server: filters, policies, candidates, explanations."""
+"""Optional features of requests on a real server: filters, policies, candidates, explanations."""
 
 from __future__ import annotations
 

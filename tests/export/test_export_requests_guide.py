@@ -1,4 +1,4 @@
-"""The guide to plain Triton requests: its tables are compared with the contract, its example is sent to a server."""
+"""The guide to plain Triton requests: its tables match the contract, and its example runs on a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scoring heads that answer from an approximate index: exact scores of nearly all the best, here and on the server."""
+"""Scoring heads with an approximate index: exact scores and high recall, in process and on the server."""
 
 from __future__ import annotations
 
@@ -240,11 +240,11 @@ def test_index_is_refused_when_its_recall_is_too_low(
     monkeypatch.setattr(indexes, "_SPARE_CANDIDATES", 0)
     with pytest.raises(
         RetrievalError,
-        match=r"retrieval ivf: got recall 0\.\d+ of the best 100 at its widest; expected 1\.0: take exact, or .* "
+        match=r"retrieval ivf: got recall 0\.\d+ of the best 100 in the widest search; expected 1\.0: choose exact, .* "
         r"--least-recall 0\.\d+",
     ):
         indexes.build_index(factors, interests, TOP_N, RetrievalOptions("ivf", 1.0))
-    with pytest.raises(RetrievalError, match="got a catalog of 60 items; expected at least 100: take exact"):
+    with pytest.raises(RetrievalError, match="got a catalog of 60 items; expected at least 100: choose exact"):
         indexes.build_index(factors[:60], interests, TOP_N, RetrievalOptions("ivf"))
 
 

@@ -1,4 +1,4 @@
-"""The exported repository on the real server: the same answers as in this process and in torch, and plain refusals."""
+"""The exported repository on a real server gives the same answers as in process and in torch, and clear errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What configs say beside the tensors, on the real server: variants, cache, rate limiter, queues; and its log."""
+"""Serving options on a real server: config variants, cache, rate limiter, queues; and the server's log."""
 
 from __future__ import annotations
 

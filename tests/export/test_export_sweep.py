@@ -1,4 +1,4 @@
-"""Batch sizes that are measured, and those that are preferred."""
+"""The sweep measures batch sizes, and the good ones become preferred."""
 
 from __future__ import annotations
 

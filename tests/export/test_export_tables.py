@@ -1,4 +1,4 @@
-"""What is served equals what was trained."""
+"""The served tables equal the trained parameters."""
 
 from __future__ import annotations
 

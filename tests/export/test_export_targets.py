@@ -1,4 +1,4 @@
-"""Machines and the choices of how to serve: how they are written, what follows from them, what is refused."""
+"""Target machines and serving options: parsing, the resulting placements, and refusals."""
 
 from __future__ import annotations
 

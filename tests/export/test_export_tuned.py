@@ -1,4 +1,4 @@
-"""Tuned settings of models: how they are written, put into configs, written into a repository, and what is refused."""
+"""Tuned settings: parsing, formatting, writing into configs and repositories, and refusals."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_settings_are_refused_with_what_was_written_when_they_are_none(text: str
         ({"tuned": (TunedSettings("recommend", 1),)}, "tuned: got 'recommend'; expected one of"),
         ({"tuned": (TunedSettings(HEAD, 1), TunedSettings(HEAD, 2))}, "tuned: got 'scoring_head' twice"),
         ({"tuned": TUNED, "targets": (Target("gpu", 1),)}, "tuned: got gpu-1 as the first target; expected a CPU"),
-        ({"tuned": TUNED, "sweep": True}, "sweep: got preferred sizes in tuned as well"),
+        ({"tuned": TUNED, "sweep": True}, "sweep: got preferred batch sizes in tuned too"),
     ],
 )
 def test_serving_options_are_refused_when_tuned_settings_do_not_go_with_them(

@@ -1,4 +1,4 @@
-"""Versions of an export lie beside each other, and only the configs say which of them is loaded and served."""
+"""A repository holds several versions; only the configs state which are loaded and which one is served."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_variants_follow_when_versions_change(two: Path) -> None:
 
 
 def test_serving_is_refused_when_the_version_is_not_loaded_or_not_there(two: Path) -> None:
-    with pytest.raises(VersionError, match=r"version 2: got \[1\] loaded; load it first"):
+    with pytest.raises(VersionError, match=r"version 2: loaded: got \[1\]; expected this version too: load it first"):
         versions.serve(two, 2)
     with pytest.raises(VersionError, match=r"version 7: got none in .*; expected one of \[1, 2\]"):
         versions.serve(two, 7)
@@ -122,10 +122,10 @@ def test_version_is_replaced_when_no_server_loads_it(export: Export, two: Path, 
 def test_export_is_refused_when_servers_load_the_version(
     export: Export, two: Path, tiny_bundle: InterestBundle
 ) -> None:
-    with pytest.raises(VersionError, match=r"version 1: got one .*; expected another number: 3 is free"):
+    with pytest.raises(VersionError, match=r"version 1: got a version .*; expected another number: 3 is free"):
         export(tiny_bundle, two, version=1)
     versions.load_only(two, [1, 2])
-    with pytest.raises(VersionError, match="version 2: got one that servers load"):
+    with pytest.raises(VersionError, match="version 2: got a version that servers load"):
         export(tiny_bundle, two, version=2)
     with pytest.raises(VersionError, match="version: got 0; expected at least 1"):
         export(tiny_bundle, two, version=0)
@@ -164,5 +164,5 @@ def test_manifest_is_refused_when_it_is_of_an_earlier_kind(tmp_path: Path) -> No
 
 def test_served_version_is_refused_when_the_ensembles_differ(two: Path) -> None:
     versions.rewrite_configs(two / contract.EMBED.name, lambda config: versions.pin(config, 2, "0"))
-    with pytest.raises(RepositoryError, match="got ensembles that answer with versions"):
+    with pytest.raises(RepositoryError, match="got ensembles with versions"):
         versions.served_version(two)

@@ -1,4 +1,4 @@
-"""Warm-up requests: of the right types and sizes, and such that every version of a folder answers them."""
+"""Warm-up requests have the right types and sizes, and every version of a folder can answer them."""
 
 from __future__ import annotations
 
@@ -155,7 +155,9 @@ def test_version_is_refused_when_it_shares_no_item_with_the_others(
     out = tmp_path / "out"
     export(part_of(tiny_bundle, 0, 100), out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    with pytest.raises(VersionError, match=r"versions \[1, 2\]: got no item that all .* export to another folder"):
+    with pytest.raises(
+        VersionError, match=r"versions \[1, 2\]: got no item that is in all .* export to another folder"
+    ):
         export(part_of(tiny_bundle, 100, 200), out, version=2)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
@@ -195,5 +197,5 @@ def test_folder_is_refused_when_a_version_is_damaged(
     out = tmp_path / "out"
     export(tiny_bundle, out)
     shutil.rmtree(out / contract.TOKENIZER.name / "1")
-    with pytest.raises(RepositoryError, match=r"versions \[1\]: got no .*tokenizer.json; expected sound exports"):
+    with pytest.raises(RepositoryError, match=r"versions \[1\]: got no .*tokenizer.json; expected undamaged exports"):
         common_ground({1: out})

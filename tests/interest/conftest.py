@@ -1,4 +1,4 @@
-"""A small export in memory, and random requests for it, for the tests of the interest code."""
+"""A small export in memory and random requests for it, for the tests of the interest code."""
 
 from __future__ import annotations
 

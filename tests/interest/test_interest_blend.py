@@ -1,4 +1,4 @@
-"""The interest formulas on numbers worked out by hand."""
+"""The interest formulas, compared with numbers calculated by hand."""
 
 import numpy as np
 import pytest
@@ -92,7 +92,7 @@ def test_decay_by_age_follows_the_scale_when_a_request_gives_one(scale, left):
     assert decay[0] == pytest.approx([left, 1])
 
 
-def test_decay_by_rank_stays_when_a_request_stops_the_ebbing_by_age():
+def test_decay_by_rank_stays_when_a_request_turns_the_decay_by_age_off():
     p = parameters(1, half_life_days=[7], rank_half_life=[1])
     decay = event_decays(
         batch_of([9, 7], [False] * 2), p.decay_rate_per_day, p.rank_decay_rate, np.zeros(1, np.float32)

@@ -1,4 +1,4 @@
-"""Ordering of events, and the split into history and current session."""
+"""The order of events, and their split into history and current session."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Explanations add up to the score, whatever the request; candidates score the same everywhere."""
+"""The shares of an explanation sum to the score; candidate scores are equal in all models."""
 
 import numpy as np
 import pytest

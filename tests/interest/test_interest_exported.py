@@ -1,4 +1,4 @@
-"""The files of one export are read as memory maps, whole tables untouched, and mixed exports are refused."""
+"""The files of one export are read as memory maps without reading whole tables; mixed exports are refused."""
 
 import mmap
 

@@ -1,4 +1,4 @@
-"""Keys, look-up, tensor files, error texts and the contract itself."""
+"""Keys, look-up, tensor files, error messages, and the contract itself."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The id beside a model's files holds while they are as they were exported, and is refused otherwise."""
+"""The id of a model's files is accepted while the files are unchanged, and refused otherwise."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def test_file_is_refused_with_both_hashes_when_it_is_another(folder: Path, name:
     expected = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     (folder / name).write_bytes(content)
     got = hashlib.sha256(content).hexdigest()
-    with pytest.raises(ValueError, match=f"{name}: got SHA-256 {got}; expected {expected}, as export {FINGERPRINT}"):
+    with pytest.raises(
+        ValueError, match=f"{name}: got SHA-256 {got}; expected {expected}, the hash at export {FINGERPRINT}"
+    ):
         read_fingerprint(folder)
     assert read_fingerprint(folder, hash_files=False) == FINGERPRINT
 
@@ -51,7 +53,7 @@ def test_folder_is_refused_when_the_fingerprint_is_missing_or_damaged(folder: Pa
         (folder / FINGERPRINT_FILE).unlink()
     else:
         (folder / FINGERPRINT_FILE).write_bytes(content)
-    with pytest.raises(ValueError, match=r"fingerprint\.json: got .*; expected what `ebbtide export` writes"):
+    with pytest.raises(ValueError, match=r"fingerprint\.json: got .*; expected a file written by `ebbtide export`"):
         read_fingerprint(folder)
 
 

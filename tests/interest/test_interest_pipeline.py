@@ -1,4 +1,4 @@
-"""Requests in, adaptive weights or named errors out."""
+"""Requests give adaptive weights or named errors."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A user's folded events plus the tail of unfolded ones give the same interest as all events at once."""
+"""Folded events plus the events that are not folded yet give the same interest as all events at once."""
 
 from dataclasses import replace
 

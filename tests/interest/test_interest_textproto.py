@@ -1,4 +1,4 @@
-"""Protobuf's text form is read as protobuf writes it, and as people do."""
+"""Protobuf's text format is parsed, both as written by protobuf and as written by people."""
 
 from __future__ import annotations
 

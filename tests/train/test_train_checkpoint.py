@@ -173,7 +173,7 @@ def test_checkpoint_is_refused_when_its_tensors_are_damaged(random_log, vectors,
     broken_off(random_log, vectors, tmp_path / "kept")
     (state,) = (tmp_path / "kept").glob("state-*.safetensors")
     state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="not a sound checkpoint"):
+    with pytest.raises(CheckpointError, match="damaged checkpoint"):
         train(random_log, vectors, None, CheckpointFolder(tmp_path / "kept", resume=True))
 
 

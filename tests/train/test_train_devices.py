@@ -199,7 +199,7 @@ def test_devices_are_refused_in_one_line_when_there_is_no_gpu():
 def test_devices_are_refused_when_torchrun_started_another_number(monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(DeviceError, match=r"^devices: got 1; expected 2, as many processes as torchrun has started"):
+    with pytest.raises(DeviceError, match=r"^devices: got 1; expected 2, the number that torchrun started here"):
         Devices()
 
 

@@ -1,1 +1,1 @@
-"""From an interest bundle to a Triton model repository: ONNX graphs, configs, parity with torch."""
+"""Export of an interest bundle to a Triton model repository: ONNX graphs, configs and parity checks with torch."""

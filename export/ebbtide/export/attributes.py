@@ -1,4 +1,4 @@
-"""Reads the attributes of a catalog's items, so that requests can ask for a category or for what is in stock."""
+"""Reads item attributes from a file, so that requests can filter, for example by category or by stock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ebbtide.export.head.attributes import ItemAttributes
 from ebbtide.interest.keys import item_keys
 
 MAX_VALUES = 4096
-"""Values of all columns together: each is a bit of every item."""
+"""Largest number of values of all columns together; each value takes one bit of every item."""
 _WORD_BITS = 64
 _SHOWN = 5
 
@@ -33,17 +33,17 @@ class CatalogAttributes:
     values: dict[str, tuple[str, ...]]
     """The values of each column, sorted."""
     items: ItemAttributes
-    """Who has which."""
+    """The values of each item, as bits."""
     key: Ints
     """``[values]``, ascending: the key of ``column=value``."""
     column: Ints
     """``[values]``: the column of each key, in the order of `values`."""
     bit: Ints
-    """``[values]``: its bit within the column's words; never 0, which every item has."""
+    """``[values]``: the bit of each key within the column's words; never 0, since every item has bit 0."""
 
     @property
     def digest(self) -> str:
-        """Changes with any value of any item."""
+        """SHA-256 of all values of all items, in hex."""
         content = hashlib.sha256(json.dumps(self.values, sort_keys=True).encode())
         content.update(self.items.words.tobytes())
         return content.hexdigest()
@@ -52,18 +52,18 @@ class CatalogAttributes:
 def read_attributes(
     path: Path, columns: Sequence[str], item_id: Sequence[str], *, item_column: str, separator: str = "|"
 ) -> CatalogAttributes:
-    """The attributes of a catalog's items; items that the file lacks have no value, and pass no condition.
+    """Reads the attributes of a catalog's items; an item that is not in the file has no value and passes no filter.
 
     Args:
-        path: Parquet, CSV, TSV or JSON Lines file with a row for each item.
-        columns: Its columns to take. Lists, and text with separators, are several values.
-        item_id: ``[N]``, the catalog's ids in its order.
-        item_column: The column with the ids.
-        separator: Between the values of one text; empty for text that is one value.
+        path: Parquet, CSV, TSV or JSON Lines file with one row per item.
+        columns: Columns to read. A list, or a text with separators, holds several values.
+        item_id: ``[items]``, the item ids in catalog order.
+        item_column: The column with the item ids.
+        separator: Separator between the values in a text; empty if each text is one value.
 
     Raises:
-        DataError: The file is missing or of another kind, or lacks a column.
-        AttributesError: A column has no value or too many, or the file has none of the catalog's items.
+        DataError: The file is missing, has another format or lacks a column.
+        AttributesError: A column has no values or too many, or no item of the file is in the catalog.
     """
     read = read_table(path, list(dict.fromkeys([item_column, *columns])))
     table = read.frame.filter(read.flaw.is_null())
@@ -80,7 +80,7 @@ def read_attributes(
         pairs = _pairs(known, name, separator)
         distinct = tuple(sorted(pairs["value"].unique().to_list()))
         if not distinct:
-            raise AttributesError(f"attributes of {path}, column {name}: got no value; expected some")
+            raise AttributesError(f"attributes of {path}, column {name}: got no value; expected at least one")
         values[name] = distinct
         found.append((pairs["_item"].to_numpy(), np.searchsorted(np.array(distinct), pairs["value"].to_numpy())))
     count = sum(len(distinct) for distinct in values.values())
@@ -88,13 +88,13 @@ def read_attributes(
         raise AttributesError(
             f"attributes of {path}: got {count} values ("
             + ", ".join(f"{len(distinct)} of {name}" for name, distinct in values.items())
-            + f"); expected at most {MAX_VALUES} in all: take columns with fewer"
+            + f"); expected at most {MAX_VALUES} in all: choose columns with fewer values"
         )
     return _packed(values, found, len(item_id))
 
 
 def _pairs(table: pl.DataFrame, name: str, separator: str) -> pl.DataFrame:
-    """Each value of each item once: columns ``_item`` and ``value``."""
+    """The distinct pairs of item and value: columns ``_item`` and ``value``."""
     column = pl.col(name)
     kind = table.schema[name]
     if kind == pl.String and separator:
@@ -115,7 +115,7 @@ def _packed(values: dict[str, tuple[str, ...]], found: list[tuple[Ints, Ints]], 
     words = np.zeros((items, int(first[-1])), dtype=np.uint64)
     keys: list[Ints] = []
     for (name, distinct), begin, (item, value) in zip(values.items(), first[:-1], found, strict=True):
-        # The first bit is everybody's, so the values begin at the second.
+        # Every item has the first bit, so the values begin at the second.
         words[:, begin] |= np.uint64(1)
         bit = value + 1
         np.bitwise_or.at(
@@ -125,7 +125,7 @@ def _packed(values: dict[str, tuple[str, ...]], found: list[tuple[Ints, Ints]], 
     key = np.concatenate(keys)
     order = np.argsort(key)
     if np.any(key[order][1:] == key[order][:-1]):
-        raise AttributesError("attributes: got one key for two values; expected one for each: rename one of them")
+        raise AttributesError("attributes: got the same key for two values; expected different keys: rename one value")
     sizes = [len(distinct) for distinct in values.values()]
     return CatalogAttributes(
         values=values,

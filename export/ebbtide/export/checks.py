@@ -1,4 +1,4 @@
-"""What an export is asked before it is handed over: encoder and whole pipeline against torch; see `head_check` too."""
+"""Checks of a new export against torch: the encoder and whole requests; `head.check` checks the scoring head."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def check_encoder(
     sizes: Mapping[Size, int],
     tolerance: float = TOLERANCE,
 ) -> float:
-    """The exported encoder against torch, over batches of the shortest, the catalog's and the longest texts.
+    """Compares the exported encoder with torch on batches of the shortest texts, catalog texts and the longest texts.
 
     Args:
         in_process: The export.
-        encoder: What it is compared with, in torch.
-        texts: The catalog's.
-        sizes: Of the export.
-        tolerance: Of the vectors' entries.
+        encoder: The encoder in torch.
+        texts: Texts of the catalog.
+        sizes: Sizes of the export.
+        tolerance: Largest difference allowed for an entry of a vector.
 
     Returns:
         The largest absolute difference.
@@ -47,13 +47,13 @@ def check_encoder(
     """
     some = [_fitting(text, in_process.limits.max_text_bytes) for text in texts[:_CATALOG_TEXTS]]
     pools = ([_SHORT_TEXT], some, [*some[:2], _fitting(" ".join(some), in_process.limits.max_text_bytes)])
-    # The largest batch goes without the longest text: it takes most of the time, and its two axes vary without it.
+    # The largest batch does not include the longest text, which would take most of the time; both axes vary anyway.
     grid = [(batch, pool) for batch in _TEXT_BATCHES for pool in pools]
     grid.remove((_TEXT_BATCHES[-1], pools[-1]))
 
     def cases() -> Iterator[Case]:
         for batch, pool in grid:
-            # From the end, so that the longest is in the batch of one too.
+            # In reverse order, so that the batch of one is the longest text.
             chosen = [pool[-1 - index % len(pool)] for index in range(min(batch, in_process.limits.max_texts))]
             feeds = in_process.tokenizer.encode([text.encode() for text in chosen])._asdict()
             with torch.inference_mode():
@@ -64,26 +64,26 @@ def check_encoder(
 
 
 def _fitting(text: str, max_bytes: int) -> str:
-    """The text, cut to what a request may carry."""
+    """The text, truncated to the limit of a request."""
     return text.encode()[:max_bytes].decode(errors="ignore").strip() or _SHORT_TEXT
 
 
 def check_pipeline(
     in_process: InProcessPipeline, bundle: InterestBundle, tolerance: float = TOLERANCE, *, complete: bool = True
 ) -> float:
-    """The whole in-process pipeline against the formulas in torch, on random requests, empty and longest included.
+    """Compares whole requests in the in-process pipeline with the formulas in torch; edge cases are included.
 
     Args:
         in_process: The export.
-        bundle: What it was made from.
-        tolerance: Of scores; see `HeadCheck.tolerance`.
-        complete: Whether the best items must all be there; see `ranking_difference`.
+        bundle: The exported bundle.
+        tolerance: Largest difference allowed for scores; see `HeadCheck.tolerance`.
+        complete: Whether answers must hold all of the best items; see `ranking_difference`.
 
     Returns:
         The largest absolute difference of scores.
 
     Raises:
-        ParityError: A request was refused, the top N differ, or scores do by more than the tolerance.
+        ParityError: A request was refused, the top N differ, or scores differ by more than the tolerance.
     """
     keys = item_keys(bundle.catalog.item_id)
     with torch.inference_mode():
@@ -94,7 +94,9 @@ def check_pipeline(
     index = bundle.catalog.index
     for sample, answer in zip(samples, answers, strict=True):
         if not isinstance(answer, Answer):
-            raise ParityError(f"{contract.RECOMMEND.name}: a sound request was refused: {answer}")
+            raise ParityError(
+                f"{contract.RECOMMEND.name}: got an error for a valid request; expected an answer: {answer}"
+            )
         expected = sample.reference(bundle.model, bundle.prior_columns)
         difference = ranking_difference(answer.item_id, answer.score, expected.scores, index, complete=complete)
         largest = max(largest, difference, abs(answer.alpha_used - expected.alpha))

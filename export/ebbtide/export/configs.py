@@ -17,34 +17,36 @@ from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Kind, Model, Size, Tensor
 
 MAX_BATCH_SIZE = 64
-"""Requests that a batching model takes together."""
+"""Largest batch of a batching model."""
 CORES_RESOURCE = "cores"
-"""The rate limiter's name for what instances share; `ebbtide serve --rate-limiter` gives as many as the machine has."""
+"""The rate limiter's resource: CPU cores. `ebbtide serve --rate-limiter` sets it to the number of cores."""
 _TENSORRT_WORKSPACE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class ConfigSettings:
-    """What the configs of one export state beside the contract."""
+    """Settings of the configs of one export, in addition to the contract."""
 
     fingerprint: str
+    """The export's id."""
     version: int
-    """The version that is loaded, and that the ensembles answer with."""
+    """The version that Triton loads and that the ensembles answer with."""
     sizes: Mapping[Size, int]
+    """Dimensions that are fixed at export."""
     facts: VersionFacts
-    """What clients are told; the texts of one request are also the batch that reaches the encoder."""
+    """Facts for clients. The limit on texts of a request is also the encoder's largest batch."""
     serving: ServingOptions
     models: Mapping[str, Model] = field(default_factory=lambda: contract.MODELS)
     """All models of the export."""
 
 
 def render_config(model: Model, settings: ConfigSettings, target: Target) -> str:
-    """The text of a model's config for one machine."""
+    """The text of a model's ``config.pbtxt`` for one target."""
     return text_format.MessageToString(model_config(model, settings, target))
 
 
 def model_config(model: Model, settings: ConfigSettings, target: Target) -> Any:  # noqa: ANN401 - no types
-    """A model's configuration as Triton's message; a field that Triton does not know fails here."""
+    """A model's config as Triton's message, so that an unknown field fails here."""
     serving = settings.serving
     config = model_config_pb2.ModelConfig(
         name=model.name,
@@ -74,14 +76,14 @@ def model_config(model: Model, settings: ConfigSettings, target: Target) -> Any:
     placement = target.placement(model)
     config.instance_group.append(_instance_group(placement, limited=serving.rate_limiter and target.device == "cpu"))
     if model.batching:
-        # No queue delay: while the instances work, the next batch gathers; a delay would only slow an idle server.
+        # No queue delay: the next batch forms while the instances are busy; a delay would only slow an idle server.
         config.dynamic_batching.SetInParent()
         _set_queue_policy(config.dynamic_batching, serving)
     if model.kind is Kind.ONNX:
         _set_parameter(config, "intra_op_thread_count", str(placement.threads))
         _set_parameter(config, "inter_op_thread_count", "1")
         if model.batches_texts and placement.device == "cpu":
-            # Of Ebbtide's stand-in backend; NVIDIA's does not look at it.
+            # A parameter of Ebbtide's own ONNX backend; NVIDIA's backend ignores it.
             _set_parameter(config, "split_rows_by_length", contract.ATTENTION_MASK.name)
         if placement.device == "gpu" and serving.accelerator is not None:
             _set_accelerator(config, model, serving.accelerator)
@@ -103,9 +105,9 @@ def _input(tensor: Tensor, model: Model, settings: ConfigSettings) -> Any:  # no
         name=tensor.name,
         data_type=data_type(tensor),
         dims=_dims(tensor, model, settings),
-        # The batcher of the model that runs asks for it; an ensemble has none, and batches all the same without it.
+        # Triton's batcher needs this for a Python model. An ensemble has no batcher.
         allow_ragged_batch=tensor.ragged and model.batching and model.kind is Kind.PYTHON,
-        # An ensemble without it refuses requests that leave the tensor out.
+        # Without this, an ensemble refuses requests without the tensor.
         optional=tensor.optional,
     )
 
@@ -115,21 +117,21 @@ def _dims(tensor: Tensor, model: Model, settings: ConfigSettings) -> tuple[int, 
 
 
 def data_type(tensor: Tensor) -> int:
-    """A tensor's type by Triton's number for it."""
+    """Triton's number of a tensor's data type."""
     name = "STRING" if tensor.dtype is Dtype.BYTES else tensor.dtype.value
     return int(model_config_pb2.DataType.Value(f"TYPE_{name}"))
 
 
 def _is_cacheable(model: Model, models: Mapping[str, Model]) -> bool:
-    """Whether every ensemble that runs the model asks for the same outputs, which the key of the cache leaves out."""
+    """Whether the model is cacheable and all ensembles ask for the same outputs, which the cache key lacks."""
     ensembles = [ensemble for ensemble in models.values() if model.name in ensemble.steps]
     return model.cacheable and len({contract.read_outputs(ensemble, model, models) for ensemble in ensembles}) <= 1
 
 
 def _steps(ensemble: Model, models: Mapping[str, Model]) -> Iterator[Any]:
-    """Steps that read and write the ensemble's tensors by its own names for them.
+    """The steps of an ensemble; tensors keep their names.
 
-    A step's optional input that nothing gives stays out, and so does an output that nothing reads.
+    The maps omit optional inputs that no step and no request gives, and outputs that no step reads.
     """
     given = {tensor.name for tensor in ensemble.inputs}
     for model in (models[name] for name in ensemble.steps):
@@ -152,17 +154,17 @@ def _instance_group(placement: Placement, *, limited: bool) -> Any:  # noqa: ANN
         gpus=placement.gpus,
     )
     if limited:
-        # `global` is a keyword of Python.
+        # `global` is a Python keyword.
         resource = {"name": CORES_RESOURCE, "count": placement.threads, "global": True}
         group.rate_limiter.resources.add(**resource)
     return group
 
 
 def _set_queue_policy(batching: Any, serving: ServingOptions) -> None:  # noqa: ANN401 - tritonclient carries no types
-    """Bounds the queue where that is asked for.
+    """Limits the queue if the options ask for it.
 
-    Not by default: with a policy of any kind Triton prepares no batch while all instances work, and requests that come
-    meanwhile may lie there until the next one, or for half a second (docs/configs.md has the figures).
+    It is off by default: with any queue policy, Triton prepares no batch while all instances are busy, and a request
+    that arrives then may wait until the next one arrives, or half a second (docs/configs.md has the figures).
     """
     if not serving.max_queue_size and not serving.queue_timeout_ms:
         return
@@ -173,11 +175,11 @@ def _set_queue_policy(batching: Any, serving: ServingOptions) -> None:  # noqa: 
 
 
 def _set_accelerator(config: Any, model: Model, name: Accelerator) -> None:  # noqa: ANN401 - tritonclient carries no types
-    """Names the accelerator, and what NVIDIA's backend documents for it.
+    """Sets the accelerator and its parameters, as NVIDIA's backend documents them.
 
-    TensorRT takes the encoder alone: the head is one matrix product, and its string ids are nothing for it. Its engine
-    cache stays off: ONNX Runtime finds a cached engine by the graph and not by the weights, so that a new version would
-    answer with an older one's.
+    TensorRT runs only the encoder: the scoring head is one matrix product, and TensorRT does not support its string
+    ids. The engine cache is off: ONNX Runtime finds a cached engine by the graph and not by the weights, so a new
+    version would answer with the weights of an older one.
     """
     if name == "tensorrt" and not model.batches_texts:
         name = "cuda"

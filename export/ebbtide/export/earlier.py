@@ -1,4 +1,4 @@
-"""Exports a bundle once more in the way in which the version in service was exported: options, filters, encoder."""
+"""Exports a new bundle with the options, attribute filters and encoder of the version in service."""
 
 from __future__ import annotations
 
@@ -29,41 +29,42 @@ from ebbtide.train.bundle import InterestBundle
 Floats = npt.NDArray[np.float32]
 
 _SAME_VECTORS = 1e-5
-"""Products of the same matrices differ by rounding where threads share them out in another way."""
+"""Rounding differs if the same matrix product is split between threads in another way."""
 
 
 @dataclass(frozen=True)
 class EarlierExport:
-    """How the version in service was exported, for a bundle that is to replace it."""
+    """Options, attributes and encoder of the version in service, for the export of a bundle that replaces it."""
 
     repository: Path
     version: int
-    """The one in service."""
+    """The version in service."""
     options: ExportOptions
-    """Without how it is served, which the configs say that all versions share."""
+    """Without serving options; those are in the configs, which all versions share."""
     attributes: CatalogAttributes | None
+    """Attributes that requests may filter by; None without filters."""
     encoder: KeptEncoder | None
-    """None where the bundle's encoder is another, which must be exported."""
+    """None if the bundle has another encoder, which must then be exported."""
 
     @classmethod
     def read(cls, repository: Path, bundle: InterestBundle) -> EarlierExport:
-        """Reads the version that answers; writes nothing.
+        """Reads the version in service; writes nothing.
 
         Args:
             repository: Written by `ebbtide export`.
-            bundle: What is to be exported in the same way.
+            bundle: The bundle to export with the same options.
 
         Raises:
-            RepositoryError: The repository or what it notes of the version is damaged or of another program version.
-            AttributesError: Requests may filter by attributes there, and the bundle has other items.
+            RepositoryError: The repository or its manifest is damaged or from another program version.
+            AttributesError: The version has attribute filters and the bundle has other items.
         """
         repository = repository.absolute()
         manifest = read_manifest(repository)
         version = versions.served_version(repository)
         if str(version) not in manifest:
             raise RepositoryError(
-                f"{repository}: got a manifest of versions {sorted(manifest)}; expected {version}, the one in service, "
-                "among them: export the bundle with `ebbtide export --version`"
+                f"{repository}: got a manifest of versions {sorted(manifest)}; expected also {version}, the version in "
+                "service: export the bundle with `ebbtide export --version`"
             )
         noted = manifest[str(version)]
         weights = repository / contract.ADAPTIVE_WEIGHTS.name / str(version)
@@ -75,7 +76,7 @@ class EarlierExport:
             encoder = KeptEncoder.read(repository, version, noted["encoder"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RepositoryError(
-                f"{repository}: version {version}: got {error!r}; expected what `ebbtide export` notes today: "
+                f"{repository}: version {version}: got {error!r}; expected the manifest of this version of Ebbtide: "
                 "export the bundle with `ebbtide export --version`"
             ) from error
         index = key_index(bundle.catalog.item_id)
@@ -92,7 +93,7 @@ class EarlierExport:
         return cls(repository, version, options, attributes, encoder if is_kept else None)
 
     def same_answers(self, bundle: InterestBundle) -> int | None:
-        """The newest version that answers as an export of the bundle would; None where there is none."""
+        """The newest version that gives the same answers as an export of the bundle; None if there is none."""
         fingerprint = self.options.fingerprint(bundle, self.attributes)
         for version in reversed(versions.available_versions(self.repository)):
             if versions.version_fingerprint(self.repository, version) == fingerprint:
@@ -100,11 +101,11 @@ class EarlierExport:
         return None
 
     def export(self, bundle: InterestBundle, report: Callable[[str], None] = lambda _stage: None) -> ExportReport:
-        """Adds the bundle as the next version; the ensembles go on answering with theirs.
+        """Adds the bundle as the next version; the ensembles still answer with the version in service.
 
         Args:
-            bundle: The one that `read` was given.
-            report: Called with the name of each stage as it begins.
+            bundle: The bundle that was passed to `read`.
+            report: Called with the name of each stage when it begins.
 
         Raises:
             ExportError: See `export_repository`.
@@ -121,12 +122,12 @@ class EarlierExport:
 
 
 def _is_of(encoder: KeptEncoder, bundle: InterestBundle, served: Floats) -> bool:
-    """Whether the encoder of a version is that of a bundle with the same items.
+    """Whether a version and a bundle with the same items have the same encoder.
 
     Args:
-        encoder: Of the version.
-        bundle: With another prior, or of another training.
-        served: ``[N, d]``, the version's event vectors.
+        encoder: The encoder of the version.
+        bundle: The bundle, with another prior or from another training.
+        served: ``[items, d]``, the version's event vectors.
     """
     with torch.inference_mode():
         vectors = bundle.model.event_vectors().numpy()
@@ -137,7 +138,7 @@ def _is_of(encoder: KeptEncoder, bundle: InterestBundle, served: Floats) -> bool
 
 
 def _attributes(noted: Mapping[str, list[str]], tables: Mapping[str, Any]) -> CatalogAttributes | None:
-    """What a version lets requests filter by, from its tables; the values' texts stand in the manifest alone."""
+    """The attributes of a version, from its tables; only the manifest has the text of the values."""
     if not noted:
         return None
     borders = tables[exported.COLUMN_WORD].tolist()

@@ -1,17 +1,17 @@
 """Errors of the export stage; each message says what was seen, what was expected, and what to do.
 
 ExportError
-├── OutputFolderError          the output folder holds what an export did not write
+├── OutputFolderError          the output folder holds files that no export wrote
 ├── KeyCollisionError          two item ids share a key
-├── LimitError                 a limit or size that cannot be served
-├── ServingOptionsError        a target or another choice of how to serve that cannot be met
-├── EncoderOptionsError        choices for the encoder that do not go together, or that this encoder does not have
-├── FidelityError              a compressed encoder answers too far from the full one
+├── LimitError                 a limit or size is out of range
+├── ServingOptionsError        a target or another serving option is not possible
+├── EncoderOptionsError        encoder options conflict, or the encoder does not support them
+├── FidelityError              a compressed encoder differs too much from the full one
 ├── RepositoryError            a folder is not an export, or its files come from different exports
-├── VersionError               a version that is not there, is in use, or does not go with the others
-└── ParityError                an exported graph does not answer as the torch model does
+├── VersionError               a version is missing, is in use, or does not fit the other versions
+└── ParityError                an exported graph gives other results than the torch model
 ├── TensorNamesError       inputs or outputs have other names
-├── DynamicAxesError       an axis is fixed that must vary, or the other way round
+├── DynamicAxesError       an axis is fixed that must vary, or varies but must be fixed
 ├── OutputShapeError       an output has another shape
 └── OutputValueError       values differ by more than the tolerance
 """
@@ -32,51 +32,51 @@ class KeyCollisionError(ExportError):
 
 
 class LimitError(ExportError):
-    """A limit or size that cannot be served."""
+    """A limit or size is out of range."""
 
 
 class ServingOptionsError(ExportError):
-    """A target, or another choice of how an export is served, that cannot be met."""
+    """A target or another serving option is not possible."""
 
 
 class EncoderOptionsError(ExportError):
-    """Choices for the encoder that do not go together, or that this encoder does not have."""
+    """Encoder options conflict, or the encoder does not support them."""
 
 
 class FidelityError(ExportError):
-    """A compressed encoder answers further from the full one than is allowed."""
+    """A compressed encoder differs more from the full one than is allowed."""
 
 
 class RepositoryError(ExportError):
-    """A folder that is not an export, or whose files come from different exports."""
+    """A folder is not an export, or its files come from different exports."""
 
 
 class VersionError(ExportError):
-    """A version that is not there, is in use, or does not go with those beside it."""
+    """A version is missing, is in use, or does not fit the other versions."""
 
 
 class AttributesError(ExportError):
-    """Attributes of items that cannot be read, or are too many."""
+    """Item attributes cannot be read, or there are too many values."""
 
 
 class RetrievalError(ExportError):
-    """An approximate index that cannot be built, or misses more of the best items than is allowed."""
+    """An approximate index cannot be built, or its recall is too low."""
 
 
 class ParityError(ExportError):
-    """What was exported does not answer as the torch model does."""
+    """The exported models give other results than the torch model."""
 
 
 class TensorNamesError(ParityError):
-    """A graph's inputs or outputs have other names than the contract's."""
+    """A graph's inputs or outputs have other names than in the contract."""
 
 
 class DynamicAxesError(ParityError):
-    """A graph's axis is fixed where requests differ, or varies where the contract fixes it."""
+    """A graph's axis is fixed but must vary, or varies but must be fixed."""
 
 
 class OutputShapeError(ParityError):
-    """An output has another shape than the torch model's."""
+    """An output has another shape than in the torch model."""
 
 
 class OutputValueError(ParityError):
@@ -87,6 +87,6 @@ class OutputValueError(ParityError):
             f"{subject}: got a largest absolute difference of {difference:.3g}; expected at most {tolerance:.3g}"
         )
         self.difference = difference
-        """The largest absolute difference seen."""
+        """The largest absolute difference measured."""
         self.tolerance = tolerance
-        """The largest one allowed."""
+        """The largest absolute difference allowed."""

@@ -1,4 +1,4 @@
-"""What configs tell clients of the version behind them, in parameters that Triton does not read."""
+"""Facts about a version for clients, in parameters of the configs that Triton itself does not read."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ebbtide.interest.contract import Kind, Limits
 from ebbtide.interest.tensorfile import read_tensors
 
 ATTRIBUTE_COLUMNS = "attribute_columns"
-"""Of `exported.ATTRIBUTES_FILE`, as JSON, and of configs, with commas between them."""
+"""Key for the names of the attribute columns: as JSON in `exported.ATTRIBUTES_FILE`, comma-separated in configs."""
 RETRIEVAL = "retrieval"
 
 
 @dataclass(frozen=True)
 class VersionFacts:
-    """One version as a client wants to know it."""
+    """Facts about one version for clients."""
 
     limits: Limits
     attribute_columns: tuple[str, ...] = ()
-    """What requests may filter by."""
+    """Attribute columns that requests may filter by."""
     is_exact: bool = True
-    """Whether the scoring head goes through the whole catalog; an index may miss some of the best."""
+    """Whether the scoring head scores the whole catalog; an index may miss some of the best items."""
 
     @classmethod
     def read(cls, repository: Path, version: int) -> VersionFacts:
-        """Those of a version in a repository.
+        """Reads the facts about a version in a repository.
 
         Raises:
             RepositoryError: A file is missing or damaged.
@@ -42,11 +42,11 @@ class VersionFacts:
             limits = exported.read_interest_config(weights).limits
             _, of_attributes = read_tensors(weights / exported.ATTRIBUTES_FILE)
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise RepositoryError(f"{repository}: version {version}: not a sound export: {error}") from error
+            raise RepositoryError(f"{repository}: version {version}: damaged export: {error}") from error
         return cls(limits, tuple(json.loads(of_attributes.get(ATTRIBUTE_COLUMNS, "[]"))), is_exact)
 
     def tell(self, config: Any) -> None:  # noqa: ANN401 - tritonclient carries no types
-        """Writes them into the config of an ensemble, which answers with this version alone."""
+        """Writes the facts into the config of an ensemble that answers with this version."""
         tell_limits(config, self.limits)
         config.parameters[ATTRIBUTE_COLUMNS].string_value = ",".join(self.attribute_columns)
         config.parameters[RETRIEVAL].string_value = "exact" if self.is_exact else "approximate"
@@ -59,6 +59,6 @@ def tell_limits(config: Any, limits: Limits) -> None:  # noqa: ANN401 - tritoncl
 
 
 def smallest_limits(limits: Iterable[Limits]) -> Limits:
-    """What all of them allow."""
+    """The smallest value of each limit, which all of the given limits allow."""
     known = list(limits)
     return Limits(**{bound.name: min(getattr(one, bound.name) for one in known) for bound in fields(Limits)})

@@ -1,4 +1,4 @@
-"""The exported models in this process, without Triton: NumPy for the interest, ONNX Runtime for encoder and head."""
+"""Runs the exported models in this process, without Triton: NumPy for the interest, ONNX Runtime for the graphs."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ from ebbtide.interest.pipeline import InterestPipeline
 
 Floats = npt.NDArray[np.float32]
 Tensors = Mapping[str, npt.NDArray[Any]]
-"""By name, in the shapes that Triton gives them: with a leading row for each user where the model batches."""
+"""Tensors by name, in Triton's shapes: the leading axis is the request if the model batches."""
 Run = Callable[[Tensors], Tensors | RequestError]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one request, as the outputs of `recommend`."""
+    """The answer to one request, from the outputs of `recommend`."""
 
     item_id: list[str]
-    """Best first, the export's top N."""
+    """Ids of the recommended items, best first; the export's top N."""
     score: Floats
-    """``[top N]``; minus infinity marks an excluded item."""
+    """``[top N]``, scores of these items; minus infinity marks an excluded item."""
     alpha_used: float
     event_counts: tuple[int, int, int]
-    """Of the history, of the session, left out."""
+    """Number of events used as history, used as current session, and left out."""
 
 
 class InProcessPipeline:
-    """The models of one exported version, run as Triton runs them: ensembles step by step."""
+    """Runs the models of one exported version as Triton does; an ensemble runs step by step."""
 
     def __init__(self, repository: Path, version: int | None = None) -> None:
-        """Reads one version of an exported repository; encoder and scoring head only when they are asked.
+        """Reads one version of an exported repository; encoder and scoring head are loaded at first use.
 
         Args:
-            repository: Written by an export.
-            version: None takes the one that the ensembles answer with.
+            repository: Folder written by `ebbtide export`.
+            version: The version to read; None for the one that the ensembles answer with.
 
         Raises:
-            RepositoryError: A model is missing, damaged or of another export.
+            RepositoryError: A model is missing, is damaged or belongs to another export.
         """
         self.repository = repository
         self.models = read_models(repository)
@@ -66,15 +66,15 @@ class InProcessPipeline:
             self.weights: InterestPipeline = exported.read_pipeline(folder)
             self.limits = exported.read_interest_config(folder).limits
         except (ValueError, KeyError, OSError) as error:
-            raise RepositoryError(f"{repository}: not a sound export: {error}") from error
+            raise RepositoryError(f"{repository}: damaged export: {error}") from error
         self._runs: dict[str, Run] = {}
 
     @cached_property
     def head(self) -> Any:  # noqa: ANN401 - onnxruntime carries no types
-        """The scoring head's session, or what is run like one where it answers from an index.
+        """The scoring head's session; for a head with an index, an object with the same `run` method.
 
         Raises:
-            RepositoryError: A file is damaged or of another export.
+            RepositoryError: A file is damaged or belongs to another export.
         """
         model = self.models[contract.SCORING_HEAD.name]
         if model.kind is Kind.ONNX:
@@ -83,7 +83,7 @@ class InProcessPipeline:
         try:
             return open_head(folder, self.fingerprint)
         except (ValueError, KeyError, OSError) as error:
-            raise RepositoryError(f"{folder}: not a sound export: {error}") from error
+            raise RepositoryError(f"{folder}: damaged export: {error}") from error
 
     @cached_property
     def encoder(self) -> Any:  # noqa: ANN401 - onnxruntime carries no types
@@ -97,12 +97,12 @@ class InProcessPipeline:
         return load_source(name, "text_tokens").TextTokens(self.folder(name), self.limits)
 
     def run(self, name: str, tensors: Tensors) -> Tensors | RequestError:
-        """The outputs of a model, or what is wrong with the request.
+        """The outputs of a model, or the request's error.
 
         Args:
-            name: Of the model; an ensemble runs its steps. A step whose outputs are given does not run: with
+            name: Name of the model; an ensemble runs its steps. A step whose outputs are given does not run: with
                 `text_vector`, `recommend_text` needs neither `text` nor the encoder.
-            tensors: Its inputs; others are ignored.
+            tensors: The model's inputs; other tensors are ignored.
         """
         model = self.models[name]
         if model.kind is not Kind.ENSEMBLE:
@@ -118,7 +118,7 @@ class InProcessPipeline:
         return {tensor.name: values[tensor.name] for tensor in model.outputs}
 
     def steps(self, ensemble: Model, given: Tensors) -> list[Model]:
-        """The models that an ensemble runs, in order, where some of its inner tensors are given."""
+        """The steps that an ensemble has to run, in order, if some of its inner tensors are given."""
         needed = {tensor.name for tensor in ensemble.outputs}
         found: list[Model] = []
         for name in reversed(ensemble.steps):
@@ -129,14 +129,14 @@ class InProcessPipeline:
         return found
 
     def recommend(self, requests: Sequence[Request]) -> list[Answer | RequestError]:
-        """The answers in the requests' order; texts are given as vectors (see `embed`)."""
+        """The answers in the order of the requests; the requests hold text vectors instead of texts (see `embed`)."""
         return [self._recommend(request) for request in requests]
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """The event vectors of texts, ``[texts, d]``.
 
         Raises:
-            RequestError: No text, too many, or one that is blank or too long.
+            RequestError: There is no text or too many, or a text is blank or too long.
         """
         encoded = np.empty(len(texts), dtype=np.object_)
         encoded[:] = [text.encode() for text in texts]
@@ -190,7 +190,7 @@ class InProcessPipeline:
 
 
 def tensors_of(request: Request, model: Model) -> Tensors:
-    """A request's tensors, with a leading row for the user where the model takes one."""
+    """A request's tensors, with a leading axis of size 1 where the model has one."""
     rows = {tensor.name for tensor in model.inputs if model.batching or tensor.rows == 1}
     return {name: value[None] if name in rows else value for name, value in request.tensors().items()}
 
@@ -236,4 +236,4 @@ PYTHON_MODELS: dict[str, Callable[[InProcessPipeline, Model], Run]] = {
     contract.CANDIDATE_HEAD.name: _open_candidate_head,
     contract.EXPLAINER.name: _open_explainer,
 }
-"""How the code of each Python model is opened without Triton, by `Model.code`."""
+"""Functions that load each Python model without Triton, by `Model.code`."""

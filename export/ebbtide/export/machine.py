@@ -1,4 +1,4 @@
-"""What figures that an export measures depend on: the processor, and its units for vectors."""
+"""The processor on which an export measures, and its vector instructions, on which the figures depend."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
 _VECTOR_UNITS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
-"""Those that ONNX Runtime has kernels of its own for."""
+"""Vector instructions for which ONNX Runtime has specific kernels."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine."""
+    """The processor of a machine."""
 
     processor: str
     vector_units: tuple[str, ...]
-    """Names as in Linux' ``/proc/cpuinfo``; empty where there is no such file."""
+    """Names as in ``/proc/cpuinfo`` of Linux; empty if this file does not exist."""
 
     @classmethod
     def this(cls) -> Machine:

@@ -1,7 +1,7 @@
-"""What a repository holds: its models, and what the exports noted of each version.
+"""The manifest of a repository: its models, and one entry about each exported version.
 
-Whatever reads a repository takes its models from here and not from the contract, so that an older export stays readable
-when the contract grows. The file also tells an exported repository from other folders.
+Code that reads a repository uses the models of the manifest and not those of the contract, so that an older export
+stays readable when the contract changes. The file also distinguishes an exported repository from other folders.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ebbtide.export.files import write_text
 from ebbtide.interest.contract import Axis, Dtype, Kind, Model, Size, Tensor
 
 MANIFEST_FILE = "ebbtide-export.json"
-"""Beside the models' folders; Triton reads folders only."""
+"""Name of the manifest, in the same folder as the models' folders; Triton ignores files there."""
 _FORMAT = 3
 _NAMED_DIMS: dict[str, Size | Axis] = {dim.value: dim for dim in (*Size, *Axis)}
 
 
 def read_manifest(repository: Path) -> dict[str, dict[str, Any]]:
-    """What the exports noted of each version, by its number as text.
+    """The entry of each version, by the version number as text.
 
     Raises:
-        RepositoryError: The manifest is missing or damaged, or of an earlier kind.
+        RepositoryError: The manifest is missing, is damaged or has an earlier format.
     """
     found: dict[str, dict[str, Any]] = _read(repository)["versions"]
     return found
@@ -36,7 +36,7 @@ def read_models(repository: Path) -> dict[str, Model]:
     """The models of a repository by name, composing models before ensembles; all versions have the same ones.
 
     Raises:
-        RepositoryError: The manifest is missing or damaged, or of an earlier kind.
+        RepositoryError: The manifest is missing, is damaged or has an earlier format.
     """
     noted = _read(repository)["models"]
     try:
@@ -46,14 +46,14 @@ def read_models(repository: Path) -> dict[str, Model]:
 
 
 def write_manifest(folder: Path, entries: Mapping[str, Mapping[str, Any]], models: Mapping[str, Model]) -> None:
-    """Replaces the manifest at once.
+    """Replaces the manifest atomically.
 
     Args:
         folder: The repository.
-        entries: What there is to note of each version, by its number as text.
-        models: Of all versions.
+        entries: The entry of each version, by the version number as text.
+        models: The models, which all versions have.
     """
-    # A line for each model: what people read stands in the entries.
+    # One line for each model keeps the entries, which people read, near the top.
     lines = (f"    {json.dumps(name)}: {json.dumps(_noted(model))}" for name, model in models.items())
     versions = json.dumps(entries, indent=2).replace("\n", "\n  ")
     listed = ",\n".join(lines)
@@ -62,7 +62,7 @@ def write_manifest(folder: Path, entries: Mapping[str, Mapping[str, Any]], model
 
 
 def write_entries(repository: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Replaces what a repository notes of its versions; its models stay."""
+    """Replaces the entries of the versions and keeps the models."""
     write_manifest(repository, entries, read_models(repository))
 
 
@@ -75,14 +75,14 @@ def _read(repository: Path) -> dict[str, Any]:
                 f"{path}: got format {content['format']}; expected {_FORMAT}: export again without --version"
             )
         if not (isinstance(content["versions"], dict) and isinstance(content["models"], dict)):
-            raise TypeError("versions or models that are no JSON objects")
+            raise TypeError("versions or models that are not JSON objects")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(repository, error) from error
     return content
 
 
 def _damaged(repository: Path, error: Exception) -> RepositoryError:
-    return RepositoryError(f"{repository / MANIFEST_FILE}: got {error!r}; expected what `ebbtide export` writes")
+    return RepositoryError(f"{repository / MANIFEST_FILE}: got {error!r}; expected a manifest of `ebbtide export`")
 
 
 def _noted(model: Model) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Adds a finished version to those that an exported folder holds; nothing refers to it until it is deployed.
+"""Adds a new version to an exported folder; it is not served until it is deployed.
 
-All versions of a model share its configs. A version that is added therefore takes those of the folder, variants
-included, and is refused where its tensors do not fit them, or where it was asked to be served in another way. Only the
-warm-up changes: every version must be able to answer it.
+All versions of a model share its configs. An added version therefore uses the configs of the folder, variants included.
+It is refused if its tensors or its explicit serving options differ from them. Only the warm-up requests change, since
+every version must be able to answer them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _SERVING_FIELDS = ("instance_group", "optimization", "dynamic_batching", "parame
 
 
 def require_fitting(partial: Path, out: Path, version: int, *, same_serving: bool) -> None:
-    """Passes a new version whose configs go with those of the folder.
+    """Accepts a new version whose configs fit those of the folder.
 
     Args:
-        partial: The folder of the new export; its configs are written.
-        out: The folder of the others.
-        version: Number of the new one.
-        same_serving: Whether the new configs must also agree in what they say beside the tensors.
+        partial: The folder of the new export; it has its configs already.
+        out: The folder of the other versions.
+        version: Number of the new version.
+        same_serving: Whether the serving options in the configs must be equal too.
 
     Raises:
-        VersionError: They differ.
+        VersionError: The configs differ.
     """
     for name in read_models(out):
         _require_same(partial, out, Path(name, exported.MODEL_CONFIG_FILE), version, _TENSOR_FIELDS)
@@ -47,42 +47,42 @@ def require_fitting(partial: Path, out: Path, version: int, *, same_serving: boo
 
 
 def models_beside(out: Path, models: Mapping[str, Model]) -> dict[str, Model]:
-    """The models of a version that is added to a folder: those of the folder, with the steps that its ensembles have.
+    """The models of a version that is added to a folder: the folder's models, with the steps of the folder's ensembles.
 
-    So a folder that an earlier program wrote takes new versions, without the models that came later.
+    A folder that an earlier program version wrote can get new versions; they do not have models that are new since.
 
     Args:
         out: The folder of the other versions.
-        models: That an export writes today.
+        models: The models that this program version writes.
 
     Raises:
-        VersionError: The folder has a model that an export does not write today.
+        VersionError: The folder has a model that this program version does not write.
     """
     there = read_models(out)
     unknown = sorted(there.keys() - models.keys())
     if unknown:
         raise VersionError(
-            f"{out}: got models {', '.join(unknown)}, which this version of Ebbtide does not write; expected some of "
-            f"{', '.join(models)}: export to another folder"
+            f"{out}: got models {', '.join(unknown)}, which this version of Ebbtide does not write; expected only "
+            f"models among {', '.join(models)}: export to another folder"
         )
     return {name: replace(models[name], steps=model.steps) for name, model in there.items()}
 
 
 def add_version(partial: Path, out: Path, version: int, texts: Sequence[str]) -> None:
-    """Moves a finished version, which `require_fitting` passed, to those before it.
+    """Moves a finished version into the folder of the other versions, after `require_fitting`.
 
     Args:
-        partial: The folder of the new export, which lies beside `out`.
-        out: The folder of the others.
-        version: Number of the new one; one of that number is replaced.
-        texts: Of the new catalog, for the warm-up.
+        partial: The folder of the new export, on the same file system as `out`.
+        out: The folder of the other versions.
+        version: Number of the new version; an existing version with this number is replaced.
+        texts: Texts of the new catalog, for the warm-up requests.
 
     Raises:
-        VersionError: No item is in the catalogs of all of them.
+        VersionError: No item is in all catalogs.
     """
     others = [number for number in versions.available_versions(out) if number != version]
     ground = common_ground({**dict.fromkeys(others, out), version: partial})
-    # Before the version comes: what all of them answer, those that are there answer as well.
+    # First the warm-up: the versions in the folder can answer it too, so the folder stays loadable at every point.
     write_warmup(out, ground, texts)
     for name in read_models(out):
         index = out / name / str(version)
@@ -93,7 +93,7 @@ def add_version(partial: Path, out: Path, version: int, texts: Sequence[str]) ->
 def _require_same(partial: Path, out: Path, config_file: Path, version: int, sections: Sequence[str]) -> None:
     new, old = versions.read_config(partial / config_file), versions.read_config(out / config_file)
     for config in (new, old):
-        # Say which export answers, and what a sweep measured: both may differ.
+        # The export id and the batch sizes from a sweep may differ.
         config.parameters.pop(contract.FINGERPRINT_PARAMETER, None)
         if config.HasField("dynamic_batching"):
             config.dynamic_batching.ClearField("preferred_batch_size")
@@ -102,7 +102,7 @@ def _require_same(partial: Path, out: Path, config_file: Path, version: int, sec
         if got != expected:
             raise VersionError(
                 f"version {version}: {config_file}: got {section} {got}; expected {expected}, as in the "
-                "versions beside it, which share this config: export to another folder"
+                "other versions, which share this config: export to another folder"
             )
 
 
@@ -110,8 +110,8 @@ def _require_same_variants(partial: Path, out: Path, name: str, version: int) ->
     got, expected = ([path.name for path in versions.config_files(folder / name)] for folder in (partial, out))
     if got != expected:
         raise VersionError(
-            f"version {version}: {name}: got configs {got}; expected {expected}, as the versions beside it have: leave "
-            "the targets out, or export to another folder"
+            f"version {version}: {name}: got configs {got}; expected {expected}, as in the other versions: omit the "
+            "targets, or export to another folder"
         )
 
 

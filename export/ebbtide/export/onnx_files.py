@@ -1,4 +1,4 @@
-"""What the exported ONNX graphs share: opset, typed inputs and outputs, checking and writing."""
+"""Common code of the exported ONNX graphs: opset, typed inputs and outputs, checking and writing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ebbtide.interest.contract import Dtype, Size, Tensor
 from ebbtide.interest.modelfile import MODEL_FILE, write_fingerprint
 
 OPSET = 18
-"""What torch's exporter writes without converting; ONNX Runtime 1.14 and later read it (scatter adds since 16)."""
+"""The opset that torch's exporter writes without conversion. ONNX Runtime 1.14 and later support it."""
 _DATA_FILE = f"{MODEL_FILE}.data"
 _ELEMENT_TYPES = {
     Dtype.BOOL: TensorProto.BOOL,
@@ -25,12 +25,12 @@ _ELEMENT_TYPES = {
 
 
 def value_info(tensor: Tensor, batch: str, sizes: Mapping[Size, int]) -> onnx.ValueInfoProto:
-    """A tensor of a batching model as a graph's input or output.
+    """The declaration of a graph's input or output, for a tensor of a batching model.
 
     Args:
-        tensor: Without variable dimensions.
+        tensor: A tensor without variable dimensions.
         batch: Name of the leading axis.
-        sizes: Of the export.
+        sizes: Sizes of the export.
     """
     return helper.make_tensor_value_info(
         tensor.name, _ELEMENT_TYPES[tensor.dtype], [batch, *tensor.config_dims(sizes, batching=True)]
@@ -38,9 +38,9 @@ def value_info(tensor: Tensor, batch: str, sizes: Mapping[Size, int]) -> onnx.Va
 
 
 def write_graph(graph: onnx.ModelProto, fingerprint: str, folder: Path) -> None:
-    """Writes a graph as `MODEL_FILE`, checks it, and notes the export's id beside it.
+    """Writes a graph as `MODEL_FILE`, checks it, and writes the export's id into the same folder.
 
-    Weights go into a separate file only where protobuf's limit of 2 GiB asks for it.
+    Weights are in a separate file only if the graph would exceed protobuf's limit of 2 GiB.
     """
     strip(graph)
     path = folder / MODEL_FILE
@@ -53,7 +53,7 @@ def write_graph(graph: onnx.ModelProto, fingerprint: str, folder: Path) -> None:
 
 
 def strip(graph: onnx.ModelProto) -> None:
-    """Removes what the exporter notes about this machine: stack traces with the paths of source files."""
+    """Removes the exporter's notes, such as stack traces with paths of source files on this machine."""
     for node in graph.graph.node:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")

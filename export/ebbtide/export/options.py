@@ -1,4 +1,4 @@
-"""What may be chosen at export, and the id that follows from it."""
+"""The options of an export, and the export's id, which follows from them."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from ebbtide.interest.contract import Limits
 from ebbtide.train.bundle import InterestBundle
 
 HeadPrecision = Literal["fp32", "fp16", "int8"]
-"""Of the scoring head's item factors; see `ebbtide.export.head.graph.head_graph`."""
+"""Precision of the scoring head's item factors; see `ebbtide.export.head.graph.head_graph`."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Choices of one export."""
+    """The options of one export."""
 
     top_n: int = 50
-    """Items of an answer, at most; a smaller catalog gives fewer."""
+    """Number of items in an answer; fewer if the catalog is smaller."""
     limits: Limits = field(default_factory=Limits)
     """Bounds on one request."""
     serving: ServingOptions | None = None
-    """How it is served. None takes the defaults, or, where a version is added to others, what their configs say."""
+    """Serving options. None for the defaults, or, if a version is added to others, for those in their configs."""
     ignore_unknown: bool = False
-    """Whether events with items that are not in the catalog are left out when the request does not say; else they are
-    refused."""
+    """Whether to leave out events whose items are not in the catalog; otherwise the request is refused. A request can
+    override it."""
     head_precision: HeadPrecision = "fp32"
-    """Of the scoring head's item factors."""
+    """Precision of the scoring head's item factors."""
     retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)
     """How the scoring head finds the best items."""
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
-    """Which encoder is written."""
+    """Options of the exported encoder."""
 
     def __post_init__(self) -> None:
-        """Refuses numbers that cannot be served.
+        """Checks the values.
 
         Raises:
-            LimitError: Naming the number.
+            LimitError: A value is invalid; the message names it.
         """
         numbers = {"top_n": self.top_n}
         numbers |= {f"limits.{bound.name}": getattr(self.limits, bound.name) for bound in fields(self.limits)}
@@ -57,16 +57,16 @@ class ExportOptions:
         if self.head_precision != "fp32" and not self.retrieval.is_exact:
             raise LimitError(
                 f"head_precision: got {self.head_precision!r} with retrieval {self.retrieval.method!r}; expected "
-                "'fp32', since what an index names is scored from float32 factors"
+                "'fp32', since candidates of an index are scored with float32 factors"
             )
 
     @classmethod
     def from_manifest(cls, noted: Mapping[str, Any]) -> ExportOptions:
-        """Reads what an export noted of its options, but for how it is served: that, the configs say.
+        """Reads the options from a manifest entry, except the serving options, which are in the configs.
 
         Raises:
-            TypeError: An option is not known here.
-            ExportError: A value cannot be served.
+            TypeError: An option is unknown.
+            ExportError: A value is invalid.
         """
         choices = {name: value for name, value in noted.items() if name not in _SERVING_ONLY}
         for name, kind in (("limits", Limits), ("retrieval", RetrievalOptions), ("encoder", EncoderOptions)):
@@ -75,9 +75,9 @@ class ExportOptions:
         return cls(**choices)
 
     def fingerprint(self, bundle: InterestBundle, attributes: CatalogAttributes | None = None) -> str:
-        """The id of an export: the same for the same bundle and the same answers, wherever it is served."""
+        """The id of an export: equal for the same bundle and the same options that affect answers."""
         choices = {key: value for key, value in asdict(self).items() if key not in _SERVING_ONLY}
-        # Accepting a loss changes no answer.
+        # This option does not change any answer.
         del choices["encoder"]["allow_fidelity_loss"]
         content = json.dumps(
             [bundle.fingerprint, choices, None if attributes is None else attributes.digest], sort_keys=True
@@ -86,4 +86,4 @@ class ExportOptions:
 
 
 _SERVING_ONLY = ("serving",)
-"""Choices that leave the answers as they are."""
+"""Options that do not change any answer."""

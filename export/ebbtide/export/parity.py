@@ -1,4 +1,4 @@
-"""Compares exported graphs with the torch model, in a fixed order: names, dynamic axes, shapes, values."""
+"""Compares exported graphs with the torch model in a fixed order: names, dynamic axes, shapes, values."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ebbtide.export.errors import DynamicAxesError, OutputShapeError, OutputValu
 from ebbtide.interest.contract import Model, Size, Tensor
 
 TOLERANCE = 1e-4
-"""Largest absolute difference between two implementations, of scores and of vectors."""
+"""Largest absolute difference allowed between two implementations, for scores and for vectors."""
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a graph is asked, and what torch answers."""
+    """Inputs of a graph, and torch's outputs for them."""
 
     feeds: Mapping[str, Array]
     expected: Mapping[str, Array]
@@ -37,16 +37,16 @@ def check_graph(
     """The largest absolute difference between a graph and torch, over all cases.
 
     Args:
-        session: ONNX Runtime's, of a batching model.
-        model: Its entry in the contract.
-        sizes: Of the export.
-        cases: Of several shapes: one shape alone does not show an axis that was fixed by mistake.
-        tolerance: Of the values.
+        session: ONNX Runtime's session of a batching model.
+        model: The model's entry in the contract.
+        sizes: Sizes of the export.
+        cases: Cases of several shapes, since one shape does not reveal an axis that is fixed by mistake.
+        tolerance: Largest difference allowed.
 
     Raises:
-        TensorNamesError: Inputs or outputs have other names than the contract's.
-        DynamicAxesError: An axis is fixed where it must vary, or the other way round.
-        OutputShapeError: An output has another shape than torch's.
+        TensorNamesError: Inputs or outputs have other names than in the contract.
+        DynamicAxesError: An axis is fixed but must vary, or varies but must be fixed.
+        OutputShapeError: An output has another shape than in torch.
         OutputValueError: The difference is above the tolerance.
     """
     for found, tensors in ((session.get_inputs(), model.inputs), (session.get_outputs(), model.outputs)):
@@ -73,7 +73,7 @@ def check_graph(
 
 
 def largest_difference(got: Array, expected: Array) -> float:
-    """The largest absolute difference; 0 where both are the same infinity, infinity where one is not a number."""
+    """The largest absolute difference; two equal infinities differ by 0, a NaN counts as infinity."""
     if got.size == 0:
         return 0.0
     got, expected = got.astype(np.float64), expected.astype(np.float64)
@@ -86,32 +86,32 @@ def largest_difference(got: Array, expected: Array) -> float:
 def ranking_difference(
     item_id: Sequence[str], score: Array, scores: Array, catalog: Mapping[str, int], *, complete: bool = True
 ) -> float:
-    """How far a top N is from the ranking by known scores: 0 for the same items with the same scores.
+    """The difference of a top N from the ranking by known scores: 0 for the same items with the same scores.
 
-    Items whose scores are equal within the tolerance may stand in either order, and only those.
+    Items may be swapped only if their scores are equal within the tolerance.
 
     Args:
-        item_id: Best first, no item twice.
-        score: ``[top N]``, theirs.
-        scores: ``[N]``, of the whole catalog.
-        catalog: Item id to catalog index.
-        complete: Whether the best items must all be there; an approximate index may miss some.
+        item_id: Ids of the top N, best first.
+        score: ``[top N]``, the scores of these items.
+        scores: ``[items]``, the known scores of the whole catalog.
+        catalog: Catalog index by item id.
+        complete: Whether the top N must hold all of the best items; an approximate index may miss some.
 
     Raises:
-        ParityError: An item is there twice, or is not in the catalog.
+        ParityError: An item occurs twice or is not in the catalog.
     """
     if len(set(item_id)) != len(item_id) or not set(item_id) <= catalog.keys():
-        raise ParityError(f"ranking: got {list(item_id)}; expected different items of the catalog")
+        raise ParityError(f"ranking: got {list(item_id)}; expected distinct items of the catalog")
     known = scores[[catalog[item] for item in item_id]]
     best = np.sort(scores)[::-1][: len(item_id)] if complete else known
     return max(largest_difference(score, best), largest_difference(score, known))
 
 
 def require_tolerance(subject: str, difference: float, tolerance: float = TOLERANCE) -> float:
-    """The difference.
+    """Returns the difference if it is within the tolerance.
 
     Raises:
-        OutputValueError: It is above the tolerance.
+        OutputValueError: The difference is above the tolerance.
     """
     if not difference <= tolerance:
         raise OutputValueError(subject, difference, tolerance)
@@ -124,7 +124,7 @@ def _check_names(model: Model, got: list[str], expected: list[str]) -> None:
 
 
 def _check_axes(model: Model, tensor: Tensor, shape: Sequence[int | str | None], sizes: Mapping[Size, int]) -> None:
-    """A dimension that varies has a name instead of a size."""
+    """Compares the axes of a graph's tensor with the contract; a varying axis has a name instead of a size."""
     expected = (-1, *tensor.config_dims(sizes, batching=True))
     found = tuple(size if isinstance(size, int) else -1 for size in shape)
     if found != expected:

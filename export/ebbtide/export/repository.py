@@ -1,4 +1,4 @@
-"""Writes a whole Triton model repository from an interest bundle, checks it against torch, and only then shows it."""
+"""Writes a Triton model repository from an interest bundle, checks it against torch, then moves it to its folder."""
 
 from __future__ import annotations
 
@@ -28,39 +28,41 @@ from ebbtide.train.bundle import InterestBundle
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how near it is to torch."""
+    """What the export wrote, and its differences from torch."""
 
     folder: Path
     fingerprint: str
+    """The export's id."""
     version: int
     is_served: bool
-    """Whether the ensembles answer with this version; one that was added to others waits for its deployment."""
+    """Whether the ensembles answer with this version; a version added to others must be deployed first."""
     items: int
+    """Number of catalog items."""
     top_n: int
-    """Items of an answer: as asked for, or the whole catalog where that is smaller."""
+    """Items of an answer: the top N of the options, or the size of a smaller catalog."""
     encoder: EncoderReport
-    """Which encoder was written, and what it is worth."""
+    """The exported encoder and its fidelity."""
     encoder_difference: float
     """Largest absolute difference between the exported encoder and the full one in torch."""
     head_difference: float
-    """The same for the scoring head."""
+    """Largest absolute difference of the scoring head's scores from torch."""
     pipeline_difference: float
-    """The same for whole requests, in this process, against the formulas."""
+    """Largest absolute difference of whole requests, in this process, from the formulas in torch."""
     tolerance: float
-    """What each of them may be at most, unless a separate tolerance is stated."""
+    """Largest difference allowed, unless one of the next two fields applies."""
     encoder_tolerance: float
-    """What event vectors of texts may differ by; above `tolerance` where the encoder is compressed."""
+    """Largest difference allowed for event vectors of texts; above `tolerance` if the encoder is compressed."""
     head_tolerance: float
-    """What the scores of the scoring head, and so of whole requests, may differ by; above `tolerance` where its item
+    """Largest difference allowed for scores of the scoring head and of whole requests; above `tolerance` if the item
     factors are rounded."""
     retrieval: RetrievalReport | None = None
-    """What the scoring head's index is worth; None where it scores the whole catalog."""
+    """Build settings and recall of the scoring head's index; None if it scores the whole catalog."""
     sweep: tuple[SweepRow, ...] = ()
-    """What batch sizes were measured."""
+    """The batch sizes that were measured."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds that each stage took."""
+    """Seconds of each stage."""
     size_bytes: int = 0
-    """Of all files of this version."""
+    """Size of all files of this version."""
 
 
 def export_repository(
@@ -73,31 +75,31 @@ def export_repository(
     encoder: KeptEncoder | None = None,
     report: Callable[[str], None] = lambda _stage: None,
 ) -> ExportReport:
-    """Writes a model repository that any Triton server serves.
+    """Writes a model repository that any Triton server can load.
 
     Args:
         bundle: A trained model with its catalog.
-        out: Folder to write. A reader sees it as it was or with the whole export, never a half-written one.
-        options: Limits, sizes and precisions, and how to serve.
-        attributes: What requests may filter by; None for nothing.
-        version: Triton's model version, to be added to those that `out` holds; the ensembles go on answering with the
-            version that they answer with. None replaces the whole folder by version 1.
-        encoder: Of an earlier export with the same options, to be used again; None exports the bundle's.
-        report: Called with the name of each stage as it begins.
+        out: Folder to write. It never holds a half-written export: it is replaced in one step.
+        options: Limits, sizes, precisions and serving options.
+        attributes: Attributes that requests may filter by; None for none.
+        version: Triton's model version, to add to the versions in `out`; the ensembles still answer with the version
+            in service. None replaces the whole folder by version 1.
+        encoder: The encoder of an earlier export with the same options, to use again; None exports the bundle's.
+        report: Called with the name of each stage when it begins.
 
     Returns:
-        What was written and measured.
+        A report of what was written and measured.
 
     Raises:
-        OutputFolderError: `out` holds something that no export wrote.
-        VersionError: The version is served or loaded, or does not go with the versions beside it: other tensors, other
-            ways to be served than were asked for, or no item in common.
+        OutputFolderError: `out` holds files that no export wrote.
+        VersionError: The version is served or loaded, or does not fit the other versions: it has other tensors or
+            other serving options, or no item is in all catalogs.
         KeyCollisionError: Two item ids share a key.
         RepositoryError: The encoder is not the one that the bundle was trained with.
-        EncoderOptionsError: The encoder has not what the options ask for.
-        ParityError: The export does not answer as torch does; nothing was written.
-        FidelityError: A compressed encoder answers too far from the full one; nothing was written.
-        RetrievalError: An index misses more of the best items than is allowed; nothing was written.
+        EncoderOptionsError: The encoder does not support the options.
+        ParityError: The export gives other results than torch; nothing was written.
+        FidelityError: A compressed encoder differs too much from the full one; nothing was written.
+        RetrievalError: The recall of an index is too low; nothing was written.
     """
     out = out.absolute()
     require_replaceable(out)
@@ -107,7 +109,7 @@ def export_repository(
         raise VersionError(f"version: got {number}; expected at least 1")
     if adds and number in {*versions.loaded_versions(out), versions.served_version(out)}:
         raise VersionError(
-            f"version {number}: got one that servers load from {out}; expected another number: "
+            f"version {number}: got a version that servers load from {out}; expected another number: "
             f"{max(versions.available_versions(out)) + 1} is free"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -158,15 +160,15 @@ def export_repository(
 
 
 def require_replaceable(out: Path) -> None:
-    """Passes a folder that is missing, empty, or an earlier export and nothing else.
+    """Accepts a folder that is missing, empty, or an earlier export without other files.
 
     Raises:
-        OutputFolderError: Naming what is in the way.
+        OutputFolderError: The folder holds other files; the message names some of them.
     """
     if not out.exists():
         return
     if not out.is_dir():
-        raise OutputFolderError(f"{out}: got a file; expected a folder, or nothing")
+        raise OutputFolderError(f"{out}: got a file; expected a folder or a new path")
     names = {path.name for path in out.iterdir()}
     foreign = sorted(names - contract.MODELS.keys() - _listed_models(out) - {MANIFEST_FILE})
     if names and (foreign or MANIFEST_FILE not in names):
@@ -175,7 +177,7 @@ def require_replaceable(out: Path) -> None:
 
 
 def _listed_models(out: Path) -> set[str]:
-    """The models that a folder's manifest lists; none where there is no manifest, or a damaged one."""
+    """The models in a folder's manifest; empty if the manifest is missing or damaged."""
     try:
         return set(read_models(out))
     except RepositoryError:
@@ -183,7 +185,7 @@ def _listed_models(out: Path) -> set[str]:
 
 
 def _size_bytes(folder: Path) -> int:
-    """Of all files of the models; one that several models share counts once."""
+    """Size of all files of the models; a file that several models share counts once."""
     files = (path.stat() for path in folder.glob("*/**/*") if path.is_file())
     return sum({status.st_ino: status.st_size for status in files}.values())
 
@@ -208,7 +210,7 @@ def _manifest_entry(result: ExportReport, bundle: InterestBundle, options: Expor
 
 
 def _replace(partial: Path, out: Path) -> None:
-    """Replaces an earlier folder by a finished one; the earlier one is restored if that fails."""
+    """Replaces an earlier folder by the new one; restores the earlier one if that fails."""
     earlier = out.with_name(f".{out.name}.{os.getpid()}.earlier")
     had_earlier = out.exists()
     if had_earlier:

@@ -1,4 +1,4 @@
-"""Random requests, the empty and the longest included, in a form that server, exported files and torch can take."""
+"""Random requests for checks, edge cases included, that can be sent to the server, the exported files and torch."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Sample:
     """One request, with items as catalog indices."""
 
     item: Ints
-    """``[items]``: events with an item."""
+    """``[item events]``: catalog index of each event with an item."""
     text: Ints
-    """``[texts]``: events with a text; each is the text of this item of the catalog."""
+    """``[text events]``: catalog index of the item whose text each text event has."""
     time_ms: Ints
-    """``[items + texts]``."""
+    """``[events]``: Unix milliseconds; first the events with items, then the text events."""
     now_ms: int
     is_current: npt.NDArray[np.bool_] | None
     weight: npt.NDArray[np.float32] | None
@@ -43,11 +43,11 @@ class Sample:
     exclude_seen: bool | None
 
     def request(self, keys: Ints, text_event_vectors: npt.NDArray[np.float32]) -> Request:
-        """As the pipeline takes it.
+        """The request in the form that the pipeline accepts.
 
         Args:
-            keys: ``[N]``, the catalog's item keys.
-            text_event_vectors: ``[N, d]``, the catalog's texts as the exported encoder sees them.
+            keys: ``[items]``, the catalog's item keys.
+            text_event_vectors: ``[items, d]``, the catalog's texts as the exported encoder sees them.
         """
         return Request(
             event_item=keys[self.item],
@@ -62,8 +62,8 @@ class Sample:
         )
 
     def reference(self, model: InterestModel, prior_columns: npt.NDArray[np.float32]) -> ReferenceScores:
-        """What the torch parameters give, straight from the formulas."""
-        # Here, so that a deployment, which asks servers only, needs no torch.
+        """The answer by the formulas with the parameters in torch."""
+        # Imported here, so that a deployment, which only sends requests to servers, does not need torch.
         from ebbtide.train.reference import score_request
 
         return score_request(
@@ -82,15 +82,16 @@ class Sample:
 
 
 def random_samples(items: int, count: int, limits: Limits, seed: int = 0, *, texts: bool = True) -> Iterator[Sample]:
-    """Requests of every kind: first the edges, then random ones.
+    """Edge cases first, then random requests.
 
     Args:
-        items: N.
-        count: How many; the edges are the first seven: no events, history only, session only, one event, the longest
-            allowed, events of one timestamp, and everything given at once.
-        limits: Of the export.
+        items: Number of catalog items.
+        count: Number of requests. The first seven are the edge cases: no events, history only, session only, one
+            event, the longest
+            allowed, events of one timestamp, and all optional tensors given.
+        limits: Limits of the export.
         seed: Equal seeds give equal requests.
-        texts: Whether some events come as text.
+        texts: Whether some events are texts.
     """
     random = np.random.default_rng(seed)
     for index in range(count):
@@ -136,7 +137,7 @@ def _random_sample(random: np.random.Generator, items: int, limits: Limits, *, t
 
 
 def _of_length(random: np.random.Generator, items: int, events: int) -> Sample:
-    # Log-spaced, so that seconds and years occur.
+    # Ages are log-uniform, so that both seconds and years occur.
     age_ms = np.exp(random.uniform(np.log(_SECOND_MS), np.log(_LONGEST_AGE_MS), events)).astype(np.int64)
     return Sample(
         item=random.integers(0, items, events),

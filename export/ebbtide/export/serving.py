@@ -1,4 +1,4 @@
-"""Choices that change how an export is served and none of its answers: what its configs say beside the tensors."""
+"""Serving options of an export. They change the configs but no answer."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ Accelerator = Literal["cuda", "tensorrt"]
 
 @dataclass(frozen=True)
 class ServingOptions:
-    """What the configs of a repository say beside the tensors."""
+    """Serving options, which the configs of a repository hold."""
 
     targets: tuple[Target, ...] = field(default_factory=lambda: (Target.here(),))
-    """Machines: the first is served unless told otherwise, each further one by ``--model-config-name``."""
+    """Target machines: the first is the default, each other one is selected with ``--model-config-name``."""
     accelerator: Accelerator | None = None
-    """For the GPU targets; None leaves the choice to ONNX Runtime: CUDA with its defaults."""
+    """Accelerator of the GPU targets; None for ONNX Runtime's default, which is CUDA with default settings."""
     max_queue_size: int = 0
-    """Requests that may wait for a model before the next is refused; 0 for no bound."""
+    """Largest number of requests in a model's queue; further ones are refused. 0 for no limit."""
     queue_timeout_ms: int = 0
-    """How long a request may wait for a model before it is refused; 0 for no limit."""
+    """Longest time in a model's queue; then the request is refused. 0 for no limit."""
     response_cache: bool = False
-    """Whether answers to equal requests may come from the server's cache."""
+    """Whether the server caches answers to equal requests."""
     rate_limiter: bool = False
-    """Whether instances state the cores that they take."""
+    """Whether instances state the cores that they use, for Triton's rate limiter."""
     sweep: bool = False
-    """Whether batch sizes are measured on this machine and the good ones preferred."""
+    """Whether to measure batch sizes on this machine and set the good ones as preferred."""
     tuned: tuple[TunedSettings, ...] = ()
-    """What was found by measuring, for the first target; the rest follows from the machine."""
+    """Tuned settings for the first target; other settings follow from the target."""
 
     def __post_init__(self) -> None:
-        """Refuses what does not go together.
+        """Checks that the options are valid together.
 
         Raises:
-            ServingOptionsError: Naming the option.
+            ServingOptionsError: An option is invalid; the message names it.
         """
         names = [target.name for target in self.targets]
         if not names or len(set(names)) != len(names):
-            raise ServingOptionsError(f"targets: got {names}; expected at least one, and none twice")
+            raise ServingOptionsError(f"targets: got {names}; expected at least one target, and each once")
         devices = {target.device for target in self.targets}
         if self.accelerator is not None:
             if self.accelerator not in get_args(Accelerator):
@@ -52,12 +52,14 @@ class ServingOptions:
                     f"accelerator: got {self.accelerator!r}; expected one of {', '.join(get_args(Accelerator))}"
                 )
             if "gpu" not in devices:
-                raise ServingOptionsError(f"accelerator: got targets {names}; expected a GPU among them: gpu:1")
+                raise ServingOptionsError(f"accelerator: got targets {names}; expected a GPU among them, such as gpu:1")
         for option in ("max_queue_size", "queue_timeout_ms"):
             if getattr(self, option) < 0:
-                raise ServingOptionsError(f"{option}: got {getattr(self, option)}; expected 0 for none, or more")
+                raise ServingOptionsError(f"{option}: got {getattr(self, option)}; expected 0 for no limit, or more")
         if self.rate_limiter and "cpu" not in devices:
-            raise ServingOptionsError(f"rate_limiter: got targets {names}; expected a CPU, whose cores it shares out")
+            raise ServingOptionsError(
+                f"rate_limiter: got targets {names}; expected a CPU among them, whose cores the rate limiter counts"
+            )
         if self.sweep and self.targets[0].device != "cpu":
             raise ServingOptionsError(
                 f"sweep: got {names[0]} as the first target; expected a CPU: batch sizes are measured on this machine"
@@ -77,4 +79,4 @@ class ServingOptions:
                 f"tuned: got {self.targets[0].name} as the first target; expected a CPU, which `ebbtide tune` measures"
             )
         if self.sweep and any(one.preferred_batch_sizes is not None for one in self.tuned):
-            raise ServingOptionsError("sweep: got preferred sizes in tuned as well; expected one of them")
+            raise ServingOptionsError("sweep: got preferred batch sizes in tuned too; expected only one of the two")

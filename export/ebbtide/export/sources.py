@@ -1,4 +1,4 @@
-"""Finds the source of the served Python models and copies it, with the interest code it needs, into an export."""
+"""Finds the source of the served Python models and copies it into an export, with the interest code that it needs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ebbtide.interest import contract
 from ebbtide.interest.contract import Model
 
 _NOT_SERVED = ("keys.py", "triton_texts.py")
-"""Needs xxhash, while served models see keys only; texts that callers of Triton read."""
+"""Modules that served models do not need: keys.py needs xxhash, triton_texts.py is for clients of Triton."""
 
 
 def model_sources() -> Path:
-    """The folder ``model_repository``: inside this package where it was installed, at the root of a source tree.
+    """The folder ``model_repository``: in the installed package, or at the root of the source tree.
 
     Raises:
-        RepositoryError: It is in neither.
+        RepositoryError: It is missing in both.
     """
     package = Path(__file__).resolve().parent
     for index in (package, *package.parents[2:3]):
@@ -32,7 +32,7 @@ def model_sources() -> Path:
 
 
 def copy_python_model(model: Model, version_folder: Path) -> None:
-    """Puts a Python model's files, and the interest code under ``ebbtide/interest``, into its version folder."""
+    """Copies a Python model's files, and the interest code to ``ebbtide/interest``, into its version folder."""
     for source in sorted((model_sources() / model.code).glob("*.py")):
         shutil.copyfile(source, version_folder / source.name)
     interest = version_folder.joinpath(*contract.__name__.split(".")[:-1])
@@ -44,19 +44,19 @@ def copy_python_model(model: Model, version_folder: Path) -> None:
 
 @cache
 def load_source(model: str, name: str) -> ModuleType:
-    """A module of a served Python model, in this process.
+    """Imports a module of a served Python model into this process.
 
-    It comes from this installation, so that reading an export runs none of the export's code.
+    The module is the one of this installation, so that reading an export does not run the export's code.
 
     Args:
-        model: Whose folder of `model_sources`.
-        name: Of the module, without ``.py``; it must not need Triton.
+        model: Name of the model's folder in `model_sources`.
+        name: Name of the module without ``.py``; it must not need Triton.
     """
     spec = util.spec_from_file_location(f"ebbtide_served_{name}", model_sources() / model / f"{name}.py")
     assert spec is not None  # noqa: S101 - the file is part of the package
     assert spec.loader is not None  # noqa: S101 - as above
     module = util.module_from_spec(spec)
-    # Dataclasses look their module up.
+    # Dataclasses look up their module in `sys.modules`.
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module

@@ -1,4 +1,4 @@
-"""Which batch sizes pay: measures the exported graphs in this process, with the threads that their configs state."""
+"""Measures batch sizes of the exported graphs in this process, with the number of threads in their configs."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ _SAMPLED_TEXTS = 256
 _LEAST_RUNS = 5
 _ENOUGH_S = 0.25
 _NEAR_BEST = 0.9
-"""A size is as good as the best from this share of its rows a second on."""
+"""A batch size is good enough if its rows per second are at least this share of the best."""
 
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One batch size of one graph."""
+    """The measured speed of one batch size of one graph."""
 
     model: str
     batch: int
     tokens: int | None
-    """Of each text; None for the scoring head."""
+    """Tokens of each text; None for the scoring head."""
     median_ms: float
     rows_per_s: float
 
 
 def sweep(repository: Path, ground: CommonGround, texts: Sequence[str]) -> tuple[SweepRow, ...]:
-    """Measures scoring head and encoder over batch sizes, the encoder at short, middling and long texts.
+    """Measures scoring head and encoder over batch sizes; the encoder with short, medium and long texts.
 
     Args:
         repository: An exported folder.
         ground: What its versions have in common.
-        texts: Of the catalog.
+        texts: Texts of the catalog.
     """
     in_process = InProcessPipeline(repository)
     samples = {
@@ -64,9 +64,9 @@ def sweep(repository: Path, ground: CommonGround, texts: Sequence[str]) -> tuple
 
 
 def preferred_batch_sizes(rows: Sequence[SweepRow]) -> dict[str, tuple[int, ...]]:
-    """For each model the smallest size that is within a tenth of the best rows a second, and the largest.
+    """For each model, the smallest batch size within 10 percent of the best rows per second, and the largest size.
 
-    The encoder's is the one at texts of middling length.
+    The encoder's sizes are those for texts of medium length.
     """
     preferred: dict[str, tuple[int, ...]] = {}
     for name in dict.fromkeys(row.model for row in rows):
@@ -80,7 +80,7 @@ def preferred_batch_sizes(rows: Sequence[SweepRow]) -> dict[str, tuple[int, ...]
 
 
 def prefer(repository: Path, sizes: Mapping[str, Sequence[int]]) -> None:
-    """Writes preferred batch sizes into the configs of models that batch by themselves."""
+    """Writes preferred batch sizes into the configs of models with dynamic batching."""
     for name, preferred in sizes.items():
 
         def change(config: Any, preferred: Sequence[int] = preferred) -> None:  # noqa: ANN401 - no types
@@ -90,7 +90,7 @@ def prefer(repository: Path, sizes: Mapping[str, Sequence[int]]) -> None:
 
 
 def _sizes(repository: Path, name: str) -> Iterator[int]:
-    """Powers of two, and the largest batch."""
+    """Batch sizes to measure: powers of two, and the model's largest batch."""
     largest = versions.read_model_config(repository, name).max_batch_size
     size = 1
     while size < largest:

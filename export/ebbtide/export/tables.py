@@ -1,4 +1,4 @@
-"""The interest bundle's parameters and catalog as the files that the served Python models read."""
+"""Writes the interest bundle's parameters and catalog as the files that the served Python models read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float32]
 def interest_parameters(
     bundle: InterestBundle, fingerprint: str, limits: Limits, *, ignore_unknown: bool = False
 ) -> InterestParameters:
-    """What training learned, in the form that is served, with the id of the export and its policies."""
+    """The learned parameters in their served form, with the export's id and policies."""
     model = bundle.model
     settings = model.config
     gate = None
@@ -61,7 +61,7 @@ def key_index(item_id: list[str]) -> KeyIndex:
     """The index from item keys to catalog indices.
 
     Raises:
-        KeyCollisionError: Two ids share a key; both are named.
+        KeyCollisionError: Two ids share a key; the message names both.
     """
     keys = item_keys(item_id)
     try:
@@ -71,7 +71,7 @@ def key_index(item_id: list[str]) -> KeyIndex:
         index = first[np.argmax(count > 1)]
         ids = [item_id[other] for other in np.flatnonzero(keys == keys[index])]
         raise KeyCollisionError(
-            f"item ids {ids[0]!r} and {ids[1]!r}: got one key {keys[index]} for both; expected one for each: rename one"
+            f"item ids {ids[0]!r} and {ids[1]!r}: got the same key {keys[index]}; expected different keys: rename one"
         ) from error
 
 
@@ -83,15 +83,15 @@ def write_tables(
     attributes: CatalogAttributes | None,
     folder_of: Callable[[str], Path],
 ) -> None:
-    """Writes what the Python models read; a file that several of them read is one file on the disk.
+    """Writes the data files of the Python models; models that read the same file share it on the disk.
 
     Args:
-        values: Learned parameters.
-        index: The catalog's keys.
-        event_vectors: ``[N, d]``, in catalog order.
-        factors: ``[N, d + p]``, the scoring head's.
-        attributes: Of the catalog; None where requests cannot filter.
-        folder_of: The version folder of each model.
+        values: The learned parameters.
+        index: Index of the catalog's keys.
+        event_vectors: ``[items, d]``, in catalog order.
+        factors: ``[items, d + p]``, the item factors of the scoring head.
+        attributes: Attributes of the catalog; None without attribute filters.
+        folder_of: Returns the version folder of a model.
     """
     contents: dict[str, dict[str, npt.NDArray[Any]]] = {
         parameters.TENSORS_FILE: values.tensors(),
@@ -119,7 +119,7 @@ def write_tables(
 
 
 def share_file(source: Path, target: Path) -> None:
-    """One file on the disk and in the page cache, under two names; a copy where the file system has no links."""
+    """Hard-links a file, so that the disk and the page cache hold it once; copies it if links are not supported."""
     try:
         os.link(source, target)
     except OSError:
@@ -140,14 +140,14 @@ def _attribute_tables(attributes: CatalogAttributes | None) -> dict[str, npt.NDA
 
 
 def _save(arrays: dict[str, npt.NDArray[Any]], path: Path, metadata: dict[str, str]) -> None:
-    # safetensors writes an array's memory as it lies.
+    # safetensors writes the memory of an array without regard to its strides.
     contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
     with default_mode(path):
         save_file(contiguous, str(path), metadata=metadata)
 
 
 def _linear(layer: nn.Linear) -> tuple[Floats, Floats]:
-    """Weight ``[in, out]``, which torch keeps the other way round, and bias ``[out]``."""
+    """Weight ``[in, out]`` (torch stores the transpose) and bias ``[out]``."""
     return np.ascontiguousarray(_array(layer.weight).T), _array(layer.bias)
 
 

@@ -1,8 +1,8 @@
-"""The machine that an export is for, and what follows from it: instances of each model, their kind and their threads.
+"""Target machines of an export: the number of instances of each model, their device and their threads.
 
 The contract states each model's share of the cores (`Model.core_share`): half of them run the encoder, a quarter the
-scoring head, a quarter `adaptive_weights`; requests with texts spend their time in the encoder, so the models around it
-get an eighth. With more threads than cores the sessions would slow each other down, the slowest answers most.
+scoring head, a quarter `adaptive_weights`. Requests with texts spend most of their time in the encoder, so each of the
+other models gets an eighth. More threads than cores would slow all sessions down, and tail latency most.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Device = Literal["cpu", "gpu"]
 
 _WRITTEN = re.compile(r"(?P<device>cpu|gpu)(:(?P<count>\d{1,4}))?")
 _CORES_PER_GPU = 8
-"""Cores that come with a GPU in rented machines, about: what the Python models may count on."""
+"""CPU cores per GPU that Python models may use; a typical number for rented machines."""
 
 
 @dataclass(frozen=True)
@@ -28,36 +28,36 @@ class Placement:
 
     device: Device
     instances: int
-    """Instances; on GPUs, on each of them."""
+    """Number of instances; on GPUs, on each GPU."""
     threads: int
-    """Threads, and so cores, of one run; Python models compute on one."""
+    """Threads of one run; a Python model computes with one thread."""
     gpus: tuple[int, ...] = ()
     """Indices of the GPUs; empty on the CPU."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A machine, by what computes on it."""
+    """A machine: its device and number of cores or GPUs."""
 
     device: Device
     count: int
-    """Cores, or GPUs."""
+    """Number of cores or of GPUs."""
 
     def __post_init__(self) -> None:
-        """Refuses a machine with nothing to compute on.
+        """Checks the count.
 
         Raises:
-            ServingOptionsError: Naming the count.
+            ServingOptionsError: The count is below 1.
         """
         if self.count < 1:
             raise ServingOptionsError(f"target: got {self.name!r}; expected at least 1 core or GPU: cpu:8, gpu:1")
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """Reads ``cpu:8`` or ``gpu:1``; ``cpu`` alone is `here`, ``gpu`` alone one GPU.
+        """Parses ``cpu:8`` or ``gpu:1``; ``cpu`` without a count is `here`, ``gpu`` without a count is one GPU.
 
         Raises:
-            ServingOptionsError: It is neither.
+            ServingOptionsError: The text has another form.
         """
         match = _WRITTEN.fullmatch(text.strip().lower())
         if match is None:
@@ -70,26 +70,26 @@ class Target:
 
     @classmethod
     def here(cls) -> Target:
-        """The cores that this process may use."""
+        """The CPU cores that this process may use."""
         return cls("cpu", len(os.sched_getaffinity(0)))
 
     @property
     def name(self) -> str:
-        """The name of its configs, for Triton's ``--model-config-name``."""
+        """Name of the target's configs, for Triton's ``--model-config-name``."""
         return f"{self.device}-{self.count}"
 
     @property
     def cores(self) -> int:
-        """Cores to share out."""
+        """Cores that the models share."""
         return self.count if self.device == "cpu" else self.count * _CORES_PER_GPU
 
     def placement(self, model: Model) -> Placement:
-        """Where a model runs; for every model but the ensembles."""
+        """Where a model runs; not for ensembles."""
         if self.device == "gpu" and model.kind is Kind.ONNX:
-            # What stays on the CPU beside a GPU is little: string ids, for one.
+            # Few operators of the graph run on the CPU (string ids, for example), so one thread is enough.
             return Placement("gpu", instances=1, threads=1, gpus=tuple(range(self.count)))
         cores = max(1, int(self.cores * model.core_share))
         if model.batches_texts:
             return Placement("cpu", instances=1, threads=cores)
-        # For the scoring head, one matrix product and a top-N, p99 was 1.5 ms with one thread, 3 to 4 ms with two.
+        # p99 of the scoring head (one matrix product and a top-N) was 1.5 ms with one thread, 3 to 4 ms with two.
         return Placement("cpu", instances=cores, threads=1)

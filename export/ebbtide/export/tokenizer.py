@@ -1,4 +1,4 @@
-"""The encoder's tokenizer as one file, with truncation set to the encoder's longest text."""
+"""Writes the encoder's tokenizer as one file, with truncation to the encoder's largest number of tokens."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 def write_tokenizer(encoder: Path, max_tokens: int, folder: Path) -> None:
-    """Writes `TOKENIZER_FILE`; padding stays as it is there, since only its token counts.
+    """Writes `TOKENIZER_FILE`. Padding is not changed, since serving reads only the padding token from it.
 
     Args:
         encoder: Folder of the encoder.
-        max_tokens: Longer texts are cut.
+        max_tokens: Texts are truncated to this many tokens.
         folder: The version folder of the `tokenizer` model.
     """
     tokenizer = Tokenizer.from_file(str(encoder / TOKENIZER_FILE))

@@ -1,6 +1,6 @@
-"""What may be chosen for one model by measuring: instances, threads and batching; written, read and put into configs.
+"""Tuned settings of one model (instances, threads, batching): parsing, formatting, and reading from and into configs.
 
-`ebbtide tune` finds it, ``ebbtide export --tuned`` takes it. It changes no answer.
+`ebbtide tune` finds tuned settings and ``ebbtide export --tuned`` uses them. They do not change any answer.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ _NO_SIZES = "none"
 
 @dataclass(frozen=True)
 class TunedSettings:
-    """How one model is run; what is None stays as the config says."""
+    """Tuned settings of one model; None keeps the setting of the config."""
 
     model: str
     instances: int | None = None
+    """Number of instances."""
     threads: int | None = None
-    """Of one run; for ONNX models only."""
+    """Threads of one run; only for ONNX models."""
     queue_delay_us: int | None = None
-    """How long a request may wait for others to form a batch; for models that batch by themselves only."""
+    """Longest time that a request waits for others to form a batch; only for models with dynamic batching."""
     preferred_batch_sizes: tuple[int, ...] | None = None
-    """Sizes that end such a wait; empty for none."""
+    """Batch sizes that end this wait; empty for none."""
 
     def __post_init__(self) -> None:
-        """Refuses numbers that cannot be run.
+        """Checks the numbers.
 
         Raises:
-            ServingOptionsError: Naming the model and the number.
+            ServingOptionsError: A number is too small; the message names the model and the number.
         """
         for name, least in (("instances", 1), ("threads", 1), ("queue_delay_us", 0)):
             value = getattr(self, name)
@@ -48,10 +49,10 @@ class TunedSettings:
 
     @classmethod
     def parse(cls, text: str) -> TunedSettings:
-        """Reads ``scoring_head:instances=2,threads=1,queue_delay_us=500,preferred=8+32``; each setting may be left out.
+        """Parses ``scoring_head:instances=2,threads=1,queue_delay_us=500,preferred=8+32``; each setting is optional.
 
         Raises:
-            ServingOptionsError: It says something else.
+            ServingOptionsError: The text has another form.
         """
         refusal = ServingOptionsError(
             f"tuned: got {text!r}; expected MODEL:SETTING=NUMBER,... of instances, threads, queue_delay_us and "
@@ -79,10 +80,10 @@ class TunedSettings:
 
     @classmethod
     def read(cls, config: Any) -> TunedSettings:  # noqa: ANN401 - tritonclient carries no types
-        """What a model's config says of it.
+        """Reads the settings from a model's config.
 
         Args:
-            config: Triton's `ModelConfig`, of a model that is no ensemble.
+            config: Triton's `ModelConfig`; not of an ensemble.
         """
         batches = config.HasField("dynamic_batching")
         return cls(
@@ -94,13 +95,13 @@ class TunedSettings:
         )
 
     def apply(self, config: Any) -> None:  # noqa: ANN401 - tritonclient carries no types
-        """Writes it into a model's config.
+        """Writes the settings into a model's config.
 
         Args:
-            config: Triton's `ModelConfig`, which is changed.
+            config: Triton's `ModelConfig`; it is changed in place.
 
         Raises:
-            ServingOptionsError: The model cannot take a setting.
+            ServingOptionsError: The model does not support a setting.
         """
         if len(config.instance_group) != 1:
             raise ServingOptionsError(

@@ -1,8 +1,8 @@
-"""Which versions an exported repository holds, which Triton loads, and which one the ensembles answer with.
+"""The versions of an exported repository: all, those that Triton loads, and the one that the ensembles answer with.
 
-Only the ``config.pbtxt`` files say this. A model that computes names its versions to load
-(``version_policy``); an ensemble pins its steps to one version, so that no answer comes from two exports, and has that
-version itself, so that every response says which export answered.
+The ``config.pbtxt`` files are the only record. The config of a model that computes lists the versions to load
+(``version_policy``). An ensemble pins its steps to one version, so that no answer mixes two exports, and has the same
+version number itself, so that every response states which export answered.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ebbtide.interest import contract, exported
 from ebbtide.interest.contract import Kind, Model
 
 VARIANTS_FOLDER = "configs"
-"""Where Triton looks for other configs of a model (``--model-config-name``)."""
+"""The subfolder in which Triton looks for other configs of a model (``--model-config-name``)."""
 
 
 def ensembles(repository: Path) -> Iterator[Model]:
@@ -47,7 +47,7 @@ def available_versions(repository: Path) -> tuple[int, ...]:
     """The versions that every model of the repository has, ascending.
 
     Raises:
-        RepositoryError: There is none.
+        RepositoryError: The models have no version in common.
     """
     models = read_models(repository)
     common = set.intersection(*(_versions_of(repository / name) for name in models))
@@ -63,23 +63,23 @@ def served_version(repository: Path) -> int:
     """The version that the ensembles answer with.
 
     Raises:
-        RepositoryError: They name none, or different ones.
+        RepositoryError: The ensembles name no version, or different versions.
     """
     found = ensemble_versions(repository)
     versions = set(found.values())
     if len(versions) != 1:
         raise RepositoryError(
-            f"{repository}: got ensembles that answer with versions {found}; expected one version for all: finish the "
+            f"{repository}: got ensembles with versions {found}; expected the same version in all: finish the "
             "deployment with `ebbtide deploy --version`, or export again"
         )
     return versions.pop()
 
 
 def ensemble_versions(repository: Path) -> dict[str, int]:
-    """The version that each ensemble answers with; they differ where a deployment was cut off.
+    """The version that each ensemble answers with; they differ after an interrupted deployment.
 
     Raises:
-        RepositoryError: A config is missing, or the steps of an ensemble name no version, or different ones.
+        RepositoryError: A config is missing, or the steps of an ensemble name no version or different versions.
     """
     found: dict[str, int] = {}
     for model in ensembles(repository):
@@ -89,23 +89,25 @@ def ensemble_versions(repository: Path) -> dict[str, int]:
         except (OSError, ValueError) as error:
             raise RepositoryError(f"{path}: got {error}; expected a repository written by `ebbtide export`") from error
         if version is None:
-            raise RepositoryError(f"{path}: got steps of no or several versions; expected one: export again")
+            raise RepositoryError(
+                f"{path}: got steps with no version or several versions; expected one version: export again"
+            )
         found[model.name] = version
     return found
 
 
 def loaded_versions(repository: Path) -> tuple[int, ...]:
-    """The versions that Triton loads of every model but the ensembles, ascending."""
+    """The versions that Triton loads of every model except ensembles, ascending."""
     first = next(computing_models(repository))
     policy = read_model_config(repository, first.name).version_policy
     return tuple(sorted(policy.specific.versions))
 
 
 def load_only(repository: Path, versions: Iterable[int]) -> None:
-    """Names the versions that Triton is to load of every model but the ensembles.
+    """Sets the versions that Triton loads of every model except ensembles.
 
     Raises:
-        VersionError: One of them is not there.
+        VersionError: A version is missing.
     """
     chosen = sorted(set(versions))
     require_versions(repository, chosen)
@@ -124,11 +126,14 @@ def serve(repository: Path, version: int) -> None:
     """Points the ensembles at a version.
 
     Raises:
-        VersionError: It is not there, or not loaded.
+        VersionError: The version is missing or not loaded.
     """
     require_versions(repository, [version])
     if version not in loaded_versions(repository):
-        raise VersionError(f"version {version}: got {list(loaded_versions(repository))} loaded; load it first")
+        raise VersionError(
+            f"version {version}: loaded: got {list(loaded_versions(repository))}; expected this version too: "
+            "load it first"
+        )
     fingerprint, facts = version_fingerprint(repository, version), VersionFacts.read(repository, version)
 
     def change(config: Any) -> None:  # noqa: ANN401 - tritonclient carries no types
@@ -140,7 +145,7 @@ def serve(repository: Path, version: int) -> None:
 
 
 def pin(config: Any, version: int, fingerprint: str) -> None:  # noqa: ANN401 - tritonclient carries no types
-    """Makes an ensemble's configuration answer with one version, and carry its id."""
+    """Sets the version that an ensemble answers with and the export id in its config."""
     _set_policy(config, [version])
     config.parameters[contract.FINGERPRINT_PARAMETER].string_value = fingerprint
     for step in config.ensemble_scheduling.step:
@@ -151,20 +156,20 @@ def version_fingerprint(repository: Path, version: int) -> str:
     """The id of the export that wrote a version.
 
     Raises:
-        RepositoryError: Its settings are missing or damaged.
+        RepositoryError: The version's settings are missing or damaged.
     """
     folder = repository / contract.ADAPTIVE_WEIGHTS.name / str(version)
     try:
         return exported.read_interest_config(folder).fingerprint
     except (ValueError, TypeError, OSError) as error:
-        raise RepositoryError(f"{folder}: not a sound version: {error}") from error
+        raise RepositoryError(f"{folder}: damaged version: {error}") from error
 
 
 def require_versions(repository: Path, versions: Iterable[int]) -> None:
-    """Passes versions that every model has.
+    """Accepts versions that every model has.
 
     Raises:
-        VersionError: Naming those that are there.
+        VersionError: A version is missing; the message names the existing versions.
     """
     known = available_versions(repository)
     for version in versions:
@@ -176,16 +181,16 @@ def read_model_config(repository: Path, name: str) -> Any:  # noqa: ANN401 - tri
     """A model's ``config.pbtxt`` as Triton's message.
 
     Raises:
-        RepositoryError: It is missing or cannot be parsed.
+        RepositoryError: The config is missing or cannot be parsed.
     """
     return read_config(repository / name / exported.MODEL_CONFIG_FILE)
 
 
 def read_config(path: Path) -> Any:  # noqa: ANN401 - tritonclient carries no types
-    """A config as Triton's message.
+    """A config file as Triton's message.
 
     Raises:
-        RepositoryError: It is missing or cannot be parsed.
+        RepositoryError: The config is missing or cannot be parsed.
     """
     try:
         return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
@@ -194,13 +199,13 @@ def read_config(path: Path) -> Any:  # noqa: ANN401 - tritonclient carries no ty
 
 
 def config_files(model_folder: Path) -> Iterator[Path]:
-    """A model's ``config.pbtxt``, and its variants for other machines."""
+    """A model's ``config.pbtxt`` and its variants for other targets."""
     yield model_folder / exported.MODEL_CONFIG_FILE
     yield from sorted((model_folder / VARIANTS_FOLDER).glob("*.pbtxt"))
 
 
 def rewrite_configs(model_folder: Path, change: Callable[[Any], None]) -> None:
-    """Changes a model's config and its variants; a reader sees each file before or after, never in between."""
+    """Changes a model's config and its variants; each file is replaced in one step."""
     for path in config_files(model_folder):
         config = read_config(path)
         change(config)

@@ -1,8 +1,9 @@
-"""Warm-up: real requests of every size, which Triton runs through each model at load, before the first one comes.
+"""Warm-up requests: realistic requests of several sizes, which Triton runs through each model at load.
 
-Triton keeps them beside a model's versions: one ``model_warmup`` entry in its config for each request, and one file for
-each tensor. All versions of a model run the same ones, and a failing one fails the load; so they hold only what every
-version of the folder serves: items that each catalog has, and the smallest of the limits, catalogs and vocabularies.
+Triton reads them from the model's folder: one ``model_warmup`` entry in the config for each request, and one file for
+each tensor. All versions of a model run the same warm-up requests, and the load fails if one of them fails. So they use
+only what every version in the folder can serve: items that are in all catalogs, and the smallest limits, catalog and
+vocabulary.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 Ints = npt.NDArray[np.int64]
 
 WARMUP_FOLDER = "warmup"
-"""Where Triton looks for the tensors, in a model's folder."""
+"""The subfolder of a model's folder in which Triton looks for warm-up tensors."""
 _NOW_MS = 1_700_000_000_000
 _HISTORY_EVENTS, _SESSION_EVENTS = 50, 10
 _SESSION_AGES_MS = (1_000, 1_800_000)
@@ -52,37 +53,37 @@ class Sample:
 
     name: str
     arrays: Arrays
-    """Tensors by name; without batch dimension where the model batches."""
+    """Tensors by name; without the batch dimension if the model batches."""
     batched: bool = False
-    """Whether it is run as the model's largest batch, so that memory grows at load and not under traffic."""
+    """Whether to repeat it to the model's largest batch, so that memory is allocated at load and not under traffic."""
 
 
 @dataclass(frozen=True)
 class CommonGround:
-    """What all versions in a folder serve alike."""
+    """Items, limits and models that all versions in a folder can serve."""
 
     keys: Ints
-    """Item keys that every catalog has, ascending, at least one."""
+    """Item keys that are in every catalog, ascending; at least one."""
     limits: Limits
-    """The smallest of each."""
+    """The smallest value of each limit."""
     in_process: InProcessPipeline
-    """The version with the smallest catalog: its catalog indices lie within the others too."""
+    """The version with the smallest catalog; its catalog indices are valid in the other catalogs too."""
     event_vectors: npt.NDArray[np.float32]
-    """``[items, d]``, of that catalog."""
+    """``[items, d]``, the event vectors of that catalog."""
     tokenizer: Path
-    """The version folder of the smallest vocabulary: its token ids are known to the other encoders too."""
+    """The version folder of the tokenizer with the smallest vocabulary; the other encoders know its token ids too."""
     max_tokens: int
-    """Tokens of a text, the smallest bound."""
+    """The smallest bound on the tokens of a text."""
 
 
 def common_ground(repositories: Mapping[int, Path]) -> CommonGround:
-    """Reads what versions have in common.
+    """Reads the items, limits and models that versions have in common.
 
     Args:
         repositories: The folder that holds each version.
 
     Raises:
-        VersionError: No item is in all of their catalogs.
+        VersionError: No item is in all catalogs.
         RepositoryError: A version is missing or damaged.
     """
     weights = [folder / contract.ADAPTIVE_WEIGHTS.name / str(number) for number, folder in repositories.items()]
@@ -95,12 +96,12 @@ def common_ground(repositories: Mapping[int, Path]) -> CommonGround:
         number, folder = list(repositories.items())[smallest]
         vocabularies = [_vocabulary(folder) for folder in tokenizers]
     except (ValueError, KeyError, OSError) as error:
-        raise RepositoryError(f"versions {sorted(repositories)}: got {error}; expected sound exports") from error
+        raise RepositoryError(f"versions {sorted(repositories)}: got {error}; expected undamaged exports") from error
     common = reduce(np.intersect1d, keys)
     if not common.size:
         raise VersionError(
-            f"versions {sorted(repositories)}: got no item that all of their catalogs have; expected at least one, "
-            "since all versions of a model are warmed up with the same requests: export to another folder"
+            f"versions {sorted(repositories)}: got no item that is in all catalogs; expected at least one, since "
+            "all versions of a model run the same warm-up requests: export to another folder"
         )
     return CommonGround(
         keys=common,
@@ -113,12 +114,14 @@ def common_ground(repositories: Mapping[int, Path]) -> CommonGround:
 
 
 def write_warmup(repository: Path, ground: CommonGround, texts: Sequence[str]) -> None:
-    """Writes the requests of every model that computes, and names them in its configs; earlier ones go.
+    """Writes the warm-up requests of every model but the ensembles, and adds them to the configs.
+
+    Earlier warm-up requests are deleted.
 
     Args:
         repository: The exported folder.
         ground: What its versions have in common.
-        texts: Of a catalog.
+        texts: Texts of a catalog.
     """
     for name, samples in warmup_samples(ground, texts).items():
         model, folder = ground.in_process.models[name], repository / name / WARMUP_FOLDER
@@ -133,13 +136,13 @@ def write_warmup(repository: Path, ground: CommonGround, texts: Sequence[str]) -
 
 
 def warmup_samples(ground: CommonGround, texts: Sequence[str]) -> dict[str, tuple[Sample, ...]]:
-    """The requests of each model that an ensemble runs: the smallest that it serves, a typical one and the largest.
+    """The warm-up requests of each model that an ensemble runs: the smallest one, a typical one and the largest one.
 
-    Every ensemble is walked step by step; the first one that runs a model gives its requests.
+    The ensembles run step by step; the requests of a model come from the first ensemble that has it as a step.
 
     Args:
         ground: What the versions have in common.
-        texts: Of a catalog.
+        texts: Texts of a catalog.
     """
     pipeline = ground.in_process
     found: dict[str, list[Sample]] = {}
@@ -160,12 +163,12 @@ def warmup_samples(ground: CommonGround, texts: Sequence[str]) -> dict[str, tupl
 def _inputs_of_steps(
     pipeline: InProcessPipeline, ensemble: Model, tensors: Mapping[str, npt.NDArray[Any]]
 ) -> Iterator[tuple[Model, Arrays]]:
-    """What each step of an ensemble is given for one request.
+    """The inputs of each step of an ensemble for one request.
 
     Args:
-        pipeline: Runs the steps whose outputs others read.
-        ensemble: In the contract.
-        tensors: The request's; and outputs of steps that are not to run.
+        pipeline: Runs the steps whose outputs other steps read.
+        ensemble: The ensemble's entry in the contract.
+        tensors: The tensors of the request, and the outputs of steps to skip.
     """
     given = {tensor.name for tensor in ensemble.inputs}
     values = dict(tensors)
@@ -253,7 +256,7 @@ def _users_with_texts(ground: CommonGround) -> Iterator[tuple[str, Request]]:
 
 
 def _typical(max_events: int) -> tuple[int, int]:
-    """Events of history and session."""
+    """Number of history events and of session events in a typical request."""
     session = min(_SESSION_EVENTS, max_events)
     return min(_HISTORY_EVENTS, max_events - session), session
 
@@ -269,18 +272,18 @@ def _request(ground: CommonGround, history: int, session: int) -> Request:
 
 
 def _items(ground: CommonGround, count: int) -> Ints:
-    """Keys spread over the catalog; again from the start where it has fewer."""
+    """Keys spread over the catalog; they repeat if the catalog has fewer."""
     step = max(1, ground.keys.size // max(1, count))
     keys: Ints = ground.keys[np.arange(count) * step % ground.keys.size]
     return keys
 
 
 def _texts(ground: CommonGround, texts: Sequence[str]) -> Iterator[tuple[str, npt.NDArray[np.object_]]]:
-    """Texts of one request: one letter, some of the catalog, one that fills every token."""
+    """Texts of one request: one letter, some of the catalog, or one with the largest number of tokens."""
     most = ground.limits.max_text_bytes
     fitting = sorted((text.encode() for text in texts if text.strip() and len(text.encode()) <= most), key=len)
     middle = fitting[len(fitting) // 2] if fitting else _SHORT_TEXT
-    # Each repeat is a token at least.
+    # Each repeat is at least one token.
     repeats = min(ground.max_tokens, most // (len(middle) + 1))
     long = b" ".join([middle] * max(1, repeats))
     count = min(_TYPICAL_TEXTS, ground.limits.max_texts)
@@ -303,7 +306,7 @@ def _name_samples(config: Any, model: Model, samples: Iterable[Sample]) -> None:
 
 
 def _vocabulary(folder: Path) -> tuple[int, int]:
-    """Tokens that a version's tokenizer knows, and the most that it makes of one text."""
+    """The size of a tokenizer's vocabulary, and its largest number of tokens of one text."""
     path = folder / TOKENIZER_FILE
     if not path.is_file():
         raise FileNotFoundError(f"no {path}")
@@ -318,7 +321,7 @@ def _file(sample: Sample, tensor: str) -> str:
 
 
 def _raw(array: npt.NDArray[Any]) -> bytes:
-    """As it goes over the wire: little-endian numbers; each text after its length in 4 bytes."""
+    """The raw tensor format of KServe: little-endian numbers; each text is preceded by its length in 4 bytes."""
     if array.dtype == np.object_:
         return b"".join(len(text).to_bytes(4, "little") + text for text in array.ravel())
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()

@@ -44,25 +44,25 @@ from ebbtide.train.encoder import encoder_fingerprint
 
 @dataclass
 class RepositoryWriter:
-    """One export under way, in a folder that no server reads yet."""
+    """Writes one export into a folder that no server reads yet."""
 
     bundle: InterestBundle
     folder: Path
     options: ExportOptions = field(default_factory=ExportOptions)
     version: int = 1
     attributes: CatalogAttributes | None = None
-    """What requests may filter by."""
+    """Attributes that requests may filter by; None for none."""
     kept_encoder: KeptEncoder | None = None
-    """Used instead of the bundle's encoder."""
+    """Encoder of an earlier export, to use instead of the bundle's encoder."""
     report: Callable[[str], None] = lambda _stage: None
     seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds that each stage took."""
+    """Seconds of each stage."""
     head_tolerance: float = TOLERANCE
-    """What the scores of the scoring head may differ by, once `check` has seen it."""
+    """Largest difference allowed for scores of the scoring head; `check` sets it."""
     retrieval: RetrievalReport | None = None
-    """What the scoring head's index is worth, once `write_interest` has built one."""
+    """Build settings and recall of the scoring head's index; `write_interest` sets it."""
     models: Mapping[str, Model] = field(default_factory=dict)
-    """What is written, composing models before ensembles; empty for all that the contract has."""
+    """The models to write, composing models before ensembles; empty for all models of the contract."""
 
     def __post_init__(self) -> None:
         self.models = self.models or contract.exported_models(exact=self.options.retrieval.is_exact)
@@ -78,7 +78,7 @@ class RepositoryWriter:
         }
 
     def write_interest(self) -> None:
-        """Writes everything but what comes from the encoder.
+        """Writes everything except the encoder and its tokenizer.
 
         Raises:
             KeyCollisionError: Two item ids share a key.
@@ -100,11 +100,11 @@ class RepositoryWriter:
         """Writes the encoder's graph and its tokenizer, after `write_interest`.
 
         Returns:
-            What was written, and what it was made from; or the encoder that was used again.
+            The graph and its source; or the encoder of an earlier export.
 
         Raises:
             RepositoryError: The encoder is not the one that the bundle was trained with.
-            EncoderOptionsError: It has not what the options ask for.
+            EncoderOptionsError: The encoder does not support the options.
         """
         with self._stage("encoder"):
             if self.kept_encoder is not None:
@@ -118,17 +118,17 @@ class RepositoryWriter:
         return built
 
     def check(self, built: BuiltEncoder | KeptEncoder) -> tuple[EncoderReport, float, float]:
-        """Reads everything back and compares it with torch.
+        """Reads the written models and compares them with torch.
 
         Args:
-            built: From `write_encoder`.
+            built: The result of `write_encoder`.
 
         Returns:
-            What there is to tell of the encoder; the largest differences of the scoring head and of whole requests.
+            The report on the encoder; the largest differences of the scoring head and of whole requests.
 
         Raises:
-            ParityError: One of them is above the tolerance, or a graph is not as the contract says.
-            FidelityError: A compressed encoder answers too far from the full one.
+            ParityError: A difference is above the tolerance, or a graph does not match the contract.
+            FidelityError: A compressed encoder differs too much from the full one.
         """
         in_process = InProcessPipeline(self.folder)
         with self._stage("check of the scoring head"):
@@ -148,10 +148,10 @@ class RepositoryWriter:
         return encoder, head_difference, whole
 
     def write_warmup(self) -> tuple[SweepRow, ...]:
-        """Writes the requests that warm the models up, and prefers batch sizes where that was asked for.
+        """Writes the warm-up requests, and measures and sets preferred batch sizes if the options ask for it.
 
         Returns:
-            What was measured for it.
+            The measured batch sizes; empty without a sweep.
         """
         texts = self.bundle.catalog.text
         with self._stage("warm-up"):
@@ -169,14 +169,14 @@ class RepositoryWriter:
             return report_encoder(in_process, built, self.sizes)
         tolerance = built.report.tolerance
         difference = require_tolerance(
-            f"encoder of version {built.version}, used again, against the bundle's",
+            f"encoder of version {built.version} against the bundle's encoder",
             difference_from_bundle(in_process, self.bundle),
             tolerance,
         )
         return replace(built.report, difference=max(difference, built.report.difference))
 
     def _write_head(self) -> None:
-        """Writes the scoring head: the whole catalog in one graph, or an index and exact scores of what it names."""
+        """Writes the scoring head: one graph for the whole catalog, or an index whose candidates are scored exactly."""
         if self.options.retrieval.is_exact:
             graph = head_graph(
                 self._factors,
@@ -206,7 +206,7 @@ class RepositoryWriter:
             config = render_config(model, settings, default)
             (self.folder / name / MODEL_CONFIG_FILE).write_text(config, encoding="utf-8")
             for target in others if model.kind is not Kind.ENSEMBLE else ():
-                # Ensembles are alike everywhere: Triton takes config.pbtxt where a model has no variant of the name.
+                # An ensemble's config is the same for all targets: Triton reads config.pbtxt if there is no variant.
                 variant = self.folder / name / VARIANTS_FOLDER / f"{target.name}.pbtxt"
                 variant.parent.mkdir(exist_ok=True)
                 variant.write_text(render_config(model, settings, target), encoding="utf-8")
@@ -223,13 +223,13 @@ class RepositoryWriter:
         if found != reference.fingerprint:
             raise RepositoryError(
                 f"encoder {reference.source!r}: got fingerprint {found[:16]}; expected {reference.fingerprint[:16]}, "
-                "that of the encoder which the bundle was trained with: restore its files, or train again"
+                "the encoder that the bundle was trained with: restore its files, or train again"
             )
         return source
 
     @cached_property
     def _factors(self) -> Floats:
-        """As the scoring head and the tables of the Python models both hold them."""
+        """The item factors, for the scoring head and for the tables of the Python models."""
         return item_factors(self.bundle)
 
     @property

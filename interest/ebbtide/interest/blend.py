@@ -23,16 +23,16 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Blend:
-    """The interest of B users in d dimensions."""
+    """The interest vectors of a batch; d is the number of interest dimensions."""
 
     interest: Floats
-    """w, ``[B, d]``."""
+    """w, ``[requests, d]``."""
     long_term: Floats
-    """w_H, ``[B, d]``."""
+    """w_H, ``[requests, d]``."""
     current: Floats
-    """w_C, ``[B, d]``."""
+    """w_C, ``[requests, d]``."""
     alpha: Floats
-    """``[B, 1]``, or ``[B, d]`` where the gate gives one per dimension."""
+    """``[requests, 1]``, or ``[requests, d]`` where each dimension has its own alpha."""
 
 
 def blend_interest(
@@ -45,20 +45,19 @@ def blend_interest(
 ) -> Blend:
     """The interest vectors of a batch.
 
-    With a base, the batch is the unfolded tail of each user's events, and the folded sums are where its sums start.
+    With a base, the batch holds only the events that are not folded yet, and their sums are added to the folded sums.
 
     Args:
-        batch: E events of B requests.
-        vectors: ``[E, d]``, event vectors in the batch's order.
+        batch: The events of the requests.
+        vectors: ``[events, d]``, event vectors in the batch's order.
         parameters: Learned decay, gate or fixed alpha.
-        alpha_override: ``[B]``, alpha given with a request, NaN where none was.
-        decay_scale: ``[B]``, factor on every decay rate by age; None for 1. Folded sums keep the rates they were folded
-            with.
+        alpha_override: ``[requests]``, the alpha that a request sets, or NaN.
+        decay_scale: ``[requests]``, factor on every decay rate by age; None for 1. It does not change folded sums.
         base: Sums of each user's earlier events, from `ebbtide.interest.state.read`; None for none.
 
     Returns:
-        w_H, w_C, alpha and w. A fixed or given alpha is used as it is; the gate gives 1 to a user without a current
-        session and 0 to one without history, so that new users get w_C.
+        w_H, w_C, alpha and w. A fixed alpha or one in the request is used unchanged. The gate gives alpha 1 without a
+        current session, and 0 without a history, so that new users get w_C.
     """
     weighted = weighted_vectors(batch, vectors, parameters.decay_exponents, decay_scale)
     squares = np.bincount(

@@ -1,4 +1,4 @@
-"""The tensor contract: every tensor and model of an exported repository, named once, here.
+"""The tensor contract: the only definition of every tensor and model of an exported repository.
 
 The ONNX axes, the ``config.pbtxt`` files, the ensembles' maps, the client's codec and the tests all derive from this
 module. Models of one ensemble pass tensors by name: the output ``interest`` of one step is the input ``interest`` of
@@ -30,9 +30,9 @@ class Size(str, Enum):
     VECTOR = "vector_width"
     """d: the width of an event vector."""
     ADJUSTMENTS = "adjustments"
-    """Score adjustments of each request; one width for all, since ONNX models batch equal shapes only."""
+    """Score adjustments of each request; the width is equal for all, since ONNX models batch equal shapes only."""
     FILTER = "filter_words"
-    """64-bit words that hold the attribute values of an item, and those that a request allows; at least 1."""
+    """64-bit words of a bit set: the attribute values of an item, or those that a request allows; at least 1."""
     TOP_N = "top_n"
     """Items returned for each request."""
 
@@ -67,14 +67,14 @@ class Tensor:
     optional: bool = False
     """The tensor may be missing from a request (``optional``)."""
     rows: int | None = None
-    """The leading dimension in a model that does not batch: `VARIABLE` for a row per text, 1 for a single row."""
+    """The leading dimension in a model that does not batch: `VARIABLE` for one row per text, 1 for a single row."""
 
     def config_dims(self, sizes: Mapping[Size, int], *, batching: bool) -> tuple[int, ...]:
         """The dims that a ``config.pbtxt`` states.
 
         Args:
-            sizes: What the sizes are in one export.
-            batching: Whether the model batches; its dims then leave the batch dimension out.
+            sizes: The value of each `Size` in one export.
+            batching: Whether the model batches; if so, its dims do not include the batch dimension.
         """
         dims = tuple(
             sizes[dim] if isinstance(dim, Size) else VARIABLE if isinstance(dim, Axis) else dim for dim in self.dims
@@ -100,7 +100,7 @@ EVENT_IS_CURRENT = Tensor(
     "event_is_current",
     Dtype.BOOL,
     (Axis.EVENTS,),
-    "true for events of the current session, false for history; without it the server splits by the session gap",
+    "true for events of the current session, false for history; if missing, the server splits by the session gap",
     ragged=True,
     optional=True,
 )
@@ -108,7 +108,7 @@ EVENT_WEIGHT = Tensor(
     "event_weight",
     Dtype.FP32,
     (Axis.EVENTS,),
-    "rating, quantity or dwell of each event, from 0 to 1e15; 1 without it",
+    "rating, quantity or dwell time of each event, from 0 to 1e15; default 1",
     ragged=True,
     optional=True,
 )
@@ -126,31 +126,31 @@ EXCLUDE_SEEN = Tensor(
     "exclude_seen",
     Dtype.BOOL,
     (1,),
-    "true to leave out seen items, those of the request's events; without it the bundle's policy holds",
+    "true to exclude seen items, which are the items of the request's events; default: the bundle's policy",
     optional=True,
 )
 DECAY_SCALE = Tensor(
     "decay_scale",
     Dtype.FP32,
     (1,),
-    "factor on every decay rate by age, finite and not negative: 2 halves the half-lives, 0 stops the ebbing by age; "
-    "1 without it",
+    "factor on every decay rate by age, finite and not negative: 2 halves the half-lives, 0 turns the decay by age "
+    "off; default 1",
     optional=True,
 )
 IGNORE_UNKNOWN = Tensor(
     "ignore_unknown",
     Dtype.BOOL,
     (1,),
-    "true to leave out, and count, events whose items are not in the catalog; false to refuse the request; "
-    "without it the export's policy holds",
+    "true to leave out and count the events whose items are not in the catalog; false to refuse such a request; "
+    "default: the export's policy",
     optional=True,
 )
 ALLOW_ATTRIBUTE = Tensor(
     "allow_attribute",
     Dtype.INT64,
     (Axis.ALLOWED,),
-    "keys of the attribute values that an item must have to be recommended, each the xxHash of `column=value`: one of "
-    "those given for a column, for every column that is given",
+    "keys of the attribute values to filter by, each the xxHash of `column=value`; an item passes if, for every column "
+    "that is given, it has one of the values given for that column",
     ragged=True,
     optional=True,
 )
@@ -158,8 +158,8 @@ EVENT_COUNT = Tensor(
     "event_count",
     Dtype.INT32,
     (1,),
-    "number of events at the start of a row that are the user's, the rest is padding: several users in one request; "
-    "all of them without it",
+    "number of events of each user in a request for several users: the first events of the row; the rest of the row is "
+    "padding; default: all events of the row",
     optional=True,
 )
 CANDIDATE_ITEM = Tensor(
@@ -170,13 +170,13 @@ CANDIDATE_ITEM = Tensor(
     ragged=True,
     rows=1,
 )
-TEXT = Tensor("text", Dtype.BYTES, (Axis.TEXTS,), "UTF-8 texts, each of one event")
+TEXT = Tensor("text", Dtype.BYTES, (Axis.TEXTS,), "UTF-8 texts, one for each text event")
 TEXT_EVENT = Tensor(
     "text_event",
     Dtype.INT64,
     (Axis.TEXTS,),
-    "for each text, the index in `event_item` of the event that it stands in for if the item is not in the catalog, or "
-    "-1 for a text that is an event by itself, after those with an item; -1 for all without it",
+    "for each text, the index in `event_item` of the event for which it is the fallback if the item is not in the "
+    "catalog, or -1 for a text that is an event of its own; text events follow events with items; default -1 for all",
     optional=True,
 )
 
@@ -188,7 +188,7 @@ INTEREST = Tensor(
     "interest",
     Dtype.FP32,
     (Size.INTEREST,),
-    "w, and after it the weights of the popularity prior's columns",
+    "the interest vector w, followed by the weights of the popularity prior's columns",
     rows=1,
 )
 ADJUST_ITEM = Tensor(
@@ -209,63 +209,69 @@ ITEM_FILTER = Tensor(
     "item_filter",
     Dtype.INT64,
     (Size.FILTER,),
-    "bits of the attribute values that are allowed, and the first bit of every column that may have any",
+    "bits of the allowed attribute values; the first bit of a column is set where the request does not filter by it",
     rows=1,
 )
 
 ITEM_ID = Tensor("item_id", Dtype.BYTES, (Size.TOP_N,), "ids of the recommended items, best first", rows=1)
-SCORE = Tensor("score", Dtype.FP32, (Size.TOP_N,), "their scores; minus infinity marks an excluded item", rows=1)
+SCORE = Tensor("score", Dtype.FP32, (Size.TOP_N,), "scores of the recommended items; minus infinity: excluded", rows=1)
 ITEM_INDEX = Tensor(
     "item_index", Dtype.INT64, (Size.TOP_N,), "catalog indices of the recommended items, best first", rows=1
 )
 ALPHA_USED = Tensor(
-    "alpha_used", Dtype.FP32, (1,), "the alpha of the blend (its mean, where it is one per dimension)", rows=1
+    "alpha_used", Dtype.FP32, (1,), "the alpha of the blend (the mean, where each dimension has its own)", rows=1
 )
 EVENT_COUNTS = Tensor(
     "event_counts",
     Dtype.INT32,
     (3,),
-    "events of the history that counted, those of the current session, and those left out since their items are not "
-    "in the catalog; two zeros in front are a cold start",
+    "number of events used as history, of events used as current session, and of events left out because their items "
+    "are not in the catalog; a request with 0 and 0 for the first two has no known event (cold start)",
     rows=1,
 )
 CANDIDATE_SCORE = Tensor(
     "candidate_score",
     Dtype.FP32,
     (Axis.CANDIDATES,),
-    "score of each candidate, in the order given; minus infinity marks an excluded one, NaN one not in the catalog",
+    "score of each candidate, in the order given; minus infinity: excluded; NaN: not in the catalog",
     rows=1,
 )
-EVENT_SHARE = Tensor(
-    "event_share", Dtype.FP32, (Axis.CANDIDATES, Axis.EVENTS), "what each event adds to each candidate's score"
+EVENT_SHARE = Tensor("event_share", Dtype.FP32, (Axis.CANDIDATES, Axis.EVENTS), "share of each event in each score")
+EVENT_CURRENT = Tensor(
+    "event_current",
+    Dtype.BOOL,
+    (Axis.EVENTS,),
+    "true: used as current session; false: used as history",
 )
-EVENT_CURRENT = Tensor("event_current", Dtype.BOOL, (Axis.EVENTS,), "whether each event counted as current session")
 EVENT_DECAY = Tensor(
     "event_decay",
     Dtype.FP32,
     (Axis.EVENTS,),
-    "what is left of each event, 0 to 1: the mean over the interest dimensions of its decay by age and rank",
+    "decay factor of each event, 0 to 1: the mean over the interest dimensions of the decay by age and by rank",
 )
 DIMENSION_SHARE = Tensor(
-    "dimension_share", Dtype.FP32, (Axis.CANDIDATES, Size.VECTOR), "what each interest dimension adds to each score"
+    "dimension_share",
+    Dtype.FP32,
+    (Axis.CANDIDATES, Size.VECTOR),
+    "share of each interest dimension in each score",
 )
-PRIOR_SHARE = Tensor("prior_share", Dtype.FP32, (Axis.CANDIDATES,), "what the popularity prior adds to each score")
+PRIOR_SHARE = Tensor("prior_share", Dtype.FP32, (Axis.CANDIDATES,), "share of the popularity prior in each score")
 ADJUSTMENT_SHARE = Tensor(
     "adjustment_share",
     Dtype.FP32,
     (Axis.CANDIDATES,),
-    "score adjustments: a score that replaces all other shares, minus infinity that excludes, or 0",
+    "adjustment of each candidate's score: a score that replaces all other shares, minus infinity to exclude, or 0",
 )
 HALF_LIFE_DAYS = Tensor(
     "half_life_days",
     Dtype.FP32,
     (Size.VECTOR,),
-    "half-life by age of each interest dimension, infinite where nothing decays",
+    "half-life by age of each interest dimension in days; infinite without decay",
 )
 
 
 class Kind(str, Enum):
-    """What serves a model."""
+    """The Triton backend or platform that serves a model."""
 
     PYTHON = "python"
     ONNX = "onnxruntime"
@@ -279,24 +285,24 @@ class Model:
     name: str
     kind: Kind
     batching: bool
-    """False gives ``max_batch_size: 0``: shapes then carry every dimension, the leading one too."""
+    """False gives ``max_batch_size: 0``: shapes then include every dimension, the leading one too."""
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     steps: tuple[str, ...] = ()
     """The models of an ensemble, in the order in which they run."""
     source: str = ""
-    """The model whose Python code serves this one; empty: its own."""
+    """The model whose Python code serves this one; empty for its own code."""
     core_share: float = 1 / 8
     """Share of a machine's cores that the instances of the model use together."""
     cacheable: bool = False
-    """Whether the server may cache its answers, where all ensembles ask for the same outputs.
+    """Whether the server may cache the answers, provided that all ensembles ask for the same outputs.
 
-    Triton's key is the model, its version and the raw bytes of its inputs. It leaves out shapes and the outputs that
-    are asked for, so a model is cacheable only if every caller asks for the same outputs, and if everything that
-    changes an answer is a tensor whose bytes tell its shape. `recommend` is not: after a request for `alpha_used`
-    alone, a request for everything got `alpha_used` alone (seen). Nor is `adaptive_weights`: `rank` does not ask for
-    `item_filter`, and `recommend` for the same user then failed without it (seen). The encoder is: no two batches of
-    `tokenizer` with different numbers of texts have the same bytes.
+    Triton's cache key is the model, its version and the raw bytes of its inputs. The key does not include shapes or the
+    requested outputs. So a model is cacheable only if every caller asks for the same outputs, and if the bytes of its
+    inputs determine their shapes. `recommend` is not cacheable: after a request for `alpha_used` alone, a request for
+    all outputs got `alpha_used` alone (observed). `adaptive_weights` is not: `rank` does not ask for `item_filter`, and
+    a later `recommend` for the same user then failed without it (observed). The encoder is cacheable: two batches of
+    `tokenizer` with different numbers of texts never have the same bytes.
     """
 
     @property
@@ -306,7 +312,7 @@ class Model:
 
     @property
     def batches_texts(self) -> bool:
-        """Whether the rows of a batch are texts, of which one request can bring many."""
+        """Whether the rows of a batch are texts; one request can have many of them."""
         return self.batching and any(tensor.rows == VARIABLE for tensor in self.inputs)
 
 
@@ -323,7 +329,7 @@ _USER = (
     EXCLUDE_SEEN,
     IGNORE_UNKNOWN,
 )
-"""What there is to say of a user, whatever is asked; a model that does not batch has one user and no padding."""
+"""The inputs that describe a user, common to all requests. A model that does not batch has one user and no padding."""
 _ONE_USER = tuple(tensor for tensor in _USER if tensor is not EVENT_COUNT)
 _WEIGHTS = (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER, ALPHA_USED, EVENT_COUNTS)
 _ANSWER = (ITEM_ID, SCORE, ALPHA_USED, EVENT_COUNTS)
@@ -410,7 +416,7 @@ RANK_TEXT = Model(
     steps=(TOKENIZER.name, ENCODER.name, ADAPTIVE_WEIGHTS_TEXT.name, CANDIDATE_HEAD.name),
 )
 EXPLAIN = Model("explain", Kind.ENSEMBLE, False, EXPLAINER.inputs, _EXPLANATION, steps=(EXPLAINER.name,))
-"""Of one step: an ensemble is pinned to the version that is served, of a Python model Triton asks the highest."""
+"""An ensemble of one step. It pins the served version; Triton would run the highest version of a Python model."""
 EXPLAIN_TEXT = Model(
     "explain_text",
     Kind.ENSEMBLE,
@@ -455,9 +461,9 @@ def exported_models(*, exact: bool) -> dict[str, Model]:
 
 
 def read_outputs(ensemble: Model, step: Model, models: Mapping[str, Model]) -> tuple[Tensor, ...]:
-    """The outputs that an ensemble asks a step for: those that the ensemble gives or another step reads.
+    """The outputs of a step that an ensemble maps: those that the ensemble returns or that another step reads.
 
-    Triton refuses an ensemble that asks for more.
+    Triton refuses an ensemble that maps more outputs.
 
     Args:
         ensemble: One of `models`.
@@ -490,5 +496,5 @@ class Limits:
 
     @property
     def adjustments(self) -> int:
-        """Score adjustments that a request can need: of every event's item and of every excluded one."""
+        """Score adjustments that a request can need: one for every event's item and one for every excluded item."""
         return self.max_events + self.max_exclude_items

@@ -1,4 +1,4 @@
-"""Decayed sums of events: the weight v exp(-lambda_k age) exp(-mu_k rank) of each event, and sums of what it weighs."""
+"""Decayed sums of events: each event's weight v exp(-lambda_k age) exp(-mu_k rank), and sums of weighted vectors."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Floats = npt.NDArray[np.float32]
 
 _ROWS_PER_PRODUCT = 1024
 _LONGEST_AGE_DAYS = 1e30
-"""Longer than every half-life; times any decay rate it is still finite in single precision."""
+"""An upper bound on ages, longer than every half-life; times any decay rate it is finite in single precision."""
 
 
 def event_decays(
     batch: EventBatch, decay_rate_per_day: Floats, rank_decay_rate: Floats, decay_scale: Floats | None = None
 ) -> Floats:
-    """Exp(-lambda_k age) exp(-mu_k rank) of every event and dimension, float32 ``[E, d]``.
+    """The decay exp(-lambda_k age) exp(-mu_k rank) of every event and dimension, float32 ``[events, d]``.
 
     Args:
-        batch: E events of B requests.
+        batch: The events of the requests.
         decay_rate_per_day: lambda, ``[d]``.
         rank_decay_rate: mu, ``[d]``.
-        decay_scale: ``[B]``, each request's factor on lambda; None for 1.
+        decay_scale: ``[requests]``, each request's factor on lambda; None for 1.
     """
     return _decays(batch, np.negative([decay_rate_per_day, rank_decay_rate]), decay_scale)
 
@@ -31,13 +31,13 @@ def event_decays(
 def weighted_vectors(
     batch: EventBatch, vectors: Floats, exponents: Floats, decay_scale: Floats | None = None
 ) -> Floats:
-    """Each event's vector times its weight, v exp(-lambda_k age) exp(-mu_k rank) x_k, float32 ``[E, d]``.
+    """Each event's vector times its weight, v exp(-lambda_k age) exp(-mu_k rank) x_k, float32 ``[events, d]``.
 
     Args:
-        batch: E events of B requests.
-        vectors: x, ``[E, d]``, in the batch's order.
+        batch: The events of the requests.
+        vectors: x, ``[events, d]``, in the batch's order.
         exponents: ``[2, d]``, `InterestParameters.decay_exponents`.
-        decay_scale: ``[B]``, each request's factor on lambda; None for 1.
+        decay_scale: ``[requests]``, each request's factor on lambda; None for 1.
     """
     weighted = _decays(batch, exponents, decay_scale)
     if batch.given_weight is not None:
@@ -47,14 +47,16 @@ def weighted_vectors(
 
 
 def half_sums(values: Floats, batch: EventBatch) -> Floats:
-    """Sums of the events' values over each half, float32 ``[2 B, d]``; zero for a half without an event.
+    """Sums of the events' values over each half, float32 ``[halves, d]``; zero for a half without events.
+
+    Each request has two halves: its history and its current session.
 
     Args:
-        values: ``[E, d]``, in the batch's order.
-        batch: E events of B requests.
+        values: ``[events, d]``, in the batch's order.
+        batch: The events of the requests.
     """
     half, counts = batch.half, batch.half_counts
-    # Where each history is older than its session, as is usual, the events are already in order of halves.
+    # Usually each history is older than its session, so the events are already sorted by half.
     if np.count_nonzero(half[1:] < half[:-1]):
         values = values[half.argsort(kind="stable")]
     starts = counts.cumsum() - counts
@@ -68,7 +70,7 @@ def half_sums(values: Floats, batch: EventBatch) -> Floats:
 
 
 def _decays(batch: EventBatch, exponents: Floats, decay_scale: Floats | None) -> Floats:
-    """`event_decays` from `InterestParameters.decay_exponents`."""
+    """The same as `event_decays`, from `InterestParameters.decay_exponents`."""
     since = batch.since
     if decay_scale is not None:
         since = since.copy()
@@ -76,9 +78,9 @@ def _decays(batch: EventBatch, exponents: Floats, decay_scale: Floats | None) ->
         scaled = batch.age_days.astype(np.float64) * decay_scale[batch.request]
         np.minimum(scaled, _LONGEST_AGE_DAYS, out=since[:, 0], casting="same_kind")
     decays = np.empty((since.shape[0], exponents.shape[1]), dtype=np.float32)
-    # One product of two columns is 5 times as fast as two outer products. It is computed in blocks of rows that stay in
-    # the processor's cache and below the size at which BLAS starts threads, which would compete with those of the other
-    # model instances.
+    # One product of two columns is 5 times as fast as two outer products. It is computed in blocks of rows that fit
+    # the processor's cache and are below the size at which BLAS starts threads, which would compete with those of the
+    # other model instances.
     for start in range(0, since.shape[0], _ROWS_PER_PRODUCT):
         rows = slice(start, start + _ROWS_PER_PRODUCT)
         np.matmul(since[rows], exponents, out=decays[rows])

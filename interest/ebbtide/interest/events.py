@@ -1,4 +1,4 @@
-"""A batch of requests as flat arrays: ordered in time and split into history and current session."""
+"""A batch of requests as flat arrays: ordered by time and split into history and current session."""
 
 from __future__ import annotations
 
@@ -17,45 +17,48 @@ MS_PER_HOUR = 3_600_000
 
 @dataclass(frozen=True)
 class EventBatch:
-    """E events of B requests: those of one request are adjacent, oldest first, ties in the order given."""
+    """The events of a batch of requests: events of one request are adjacent, oldest first, ties in the given order.
+
+    Each request has two halves: its history and its current session.
+    """
 
     request: Ints
-    """``[E]``: which request an event belongs to, ascending."""
+    """``[events]``: which request an event belongs to, ascending."""
     source: Ints
-    """``[E]``: the event's index in the concatenated input, so that other columns can follow the order."""
+    """``[events]``: the event's index in the concatenated input; use it to reorder other columns."""
     age_ms: Ints
-    """``[E]``: milliseconds from the event to the request's `now`."""
+    """``[events]``: milliseconds from the event to the request's `now`."""
     since: Floats
-    """``[E, 2]``: the days, and the later events of the same request, since each event."""
+    """``[events, 2]``: days from the event to the request's `now`, and the number of later events of the request."""
     given_weight: Floats | None
-    """``[E]``: v; None where every weight is 1."""
+    """``[events]``: the weights v; None if every weight is 1."""
     is_current: Bools
-    """``[E]``: current session (true) or history."""
+    """``[events]``: true for the current session, false for history."""
     half: Ints
-    """``[E]``: 2 b for the history of request b, 2 b + 1 for its current session."""
+    """``[events]``: 2 b for the history of request b, 2 b + 1 for its current session."""
     half_counts: Ints
-    """``[2 B]``: events of each half."""
+    """``[halves]``: events of each half."""
     idle_hours: Floats
-    """``[B]``: from the newest event to the request's `now`; 0 where there is no event."""
+    """``[requests]``: hours from the newest event to the request's `now`; 0 without events."""
 
     @property
     def requests(self) -> int:
-        """B."""
+        """Number of requests."""
         return self.idle_hours.shape[0]
 
     @property
     def age_days(self) -> Floats:
-        """``[E]``: from the event to the request's `now`."""
+        """``[events]``: days from the event to the request's `now`."""
         return self.since[:, 0]
 
     @property
     def rank(self) -> Floats:
-        """``[E]``: later events of the same request, by order; 0 for the newest."""
+        """``[events]``: number of later events of the same request; 0 for the newest."""
         return self.since[:, 1]
 
     @property
     def weight(self) -> Floats:
-        """``[E]``: v."""
+        """``[events]``: the weights v."""
         return np.ones(self.request.shape, dtype=np.float32) if self.given_weight is None else self.given_weight
 
 
@@ -71,17 +74,17 @@ def order_events(
     """Orders the events of a batch and splits them into history and current session.
 
     Args:
-        counts: ``[B]``, events of each request.
-        time_ms: ``[E]``, the requests' event times one after the other.
-        now_ms: ``[B]``, each request's clock.
-        weight: ``[E]``, or None where every weight is 1.
-        is_current: ``[E]``, or None to split all by the session gap.
+        counts: ``[requests]``, events of each request.
+        time_ms: ``[events]``, the event times, concatenated over requests.
+        now_ms: ``[requests]``, each request's clock.
+        weight: ``[events]``, or None if every weight is 1.
+        is_current: ``[events]``, or None to split all by the session gap.
         session_gap_ms: A pause longer than this ends a session.
-        has_flags: ``[B]``, the requests to which `is_current` applies; None for all.
+        has_flags: ``[requests]``, the requests to which `is_current` applies; None for all.
 
     Returns:
-        The batch. A request without flags has as current session its last events that follow each other, and are
-        followed by `now`, with no pause longer than the gap.
+        The batch. For a request without flags, the current session is the longest run of newest events with no pause
+        longer than the gap between two of them, or between the last one and `now`.
     """
     request = np.arange(counts.shape[0]).repeat(counts)
     age_ms = now_ms[request] - time_ms
@@ -97,7 +100,7 @@ def order_by_age(
     session_gap_ms: int,
     has_flags: Bools | None = None,
 ) -> EventBatch:
-    """`order_events` for events whose ages are known, ``[E]``, and the request of each, ``[E]`` ascending."""
+    """`order_events` from `age_ms` ``[events]`` and `request` ``[events]``, the ascending request of each event."""
     batch, total = counts.shape[0], age_ms.shape[0]
     newest = counts.cumsum() - 1
     order = np.arange(total)
@@ -140,7 +143,10 @@ def order_by_age(
 
 
 def _by_session_gap(age_ms: Ints, request: Ints, counts: Ints, newest: Ints, session_gap_ms: int) -> Bools:
-    """True for events with no long pause between them and `now`, ``[E]``; ``newest`` of the requests with events."""
+    """True for events with no pause above the gap between them and `now`, ``[events]``.
+
+    ``newest`` holds the index of the newest event of each request with events.
+    """
     following = np.zeros_like(age_ms)
     following[:-1] = age_ms[1:]
     following[newest] = 0

@@ -1,4 +1,4 @@
-"""Reads the files of one export, and refuses those of another: what the served Python models do at load."""
+"""Reads the files of one export and refuses files of another; the served Python models call this at load."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ ATTRIBUTES_FILE = "attributes.safetensors"
 ITEM_WORDS = "item_words"
 """int64 ``[items, words]``, in catalog order: the bits of each item's attribute values."""
 COLUMN_WORD = "column_word"
-"""int64 ``[columns + 1]``: the first word of each attribute column, and last the number of words.
+"""int64 ``[columns + 1]``: the first word of each attribute column; the last entry is the number of words.
 
-Without attributes it is ``[0, 1]``: one nameless column of one word.
+Without attributes it is ``[0, 1]``: one unnamed column of one word.
 """
 ATTRIBUTE_KEY = "attribute_key"
 """int64 ``[values]``: the keys of the attribute values, ascending."""
 ATTRIBUTE_COLUMN = "attribute_column"
 """int64 ``[values]``: the column of each key, as an index into `COLUMN_WORD`."""
 ATTRIBUTE_BIT = "attribute_bit"
-"""int64 ``[values]``: the bit of each key within its column, 64 to a word; never 0, which every item has."""
+"""int64 ``[values]``: the bit of each key within its column, 64 to a word; never 0, since every item has bit 0."""
 
 CATALOG_ID = "catalog_id"
 """Initializer of an exact scoring head's graph: string ``[items]``, the items' ids in catalog order."""
@@ -58,13 +58,13 @@ MODEL_FILES: dict[str, tuple[str, ...]] = {
     contract.CANDIDATE_HEAD.name: (CONFIG_FILE, CATALOG_FILE, FACTORS_FILE),
     contract.EXPLAINER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE),
 }
-"""What the version folder of each Python model holds beside its code."""
+"""The data files in the version folder of each Python model."""
 
 MODEL_CONFIG_FILE = "config.pbtxt"
 
 
 def read_interest_config(folder: Path) -> InterestConfig:
-    """The settings in the version folder of a Python model; their fingerprint is the folder's id.
+    """The settings in the version folder of a Python model; their fingerprint identifies the export.
 
     Raises:
         ValueError: The file is damaged.
@@ -89,7 +89,7 @@ def read_pipeline(folder: Path) -> InterestPipeline:
     """The pipeline in the version folder of an `adaptive_weights` model; its tables are memory-mapped.
 
     Raises:
-        ValueError: The files belong to different exports, or one is damaged; both ids are named.
+        ValueError: The files belong to different exports, or one is damaged; the message names both ids.
     """
     parameters = read_interest_parameters(folder)
     catalog = _read_of(parameters.config, folder / CATALOG_FILE)
@@ -109,7 +109,7 @@ def read_candidate_scorer(folder: Path) -> CandidateScorer:
     """The scorer in the version folder of `candidate_head`; its tables are memory-mapped.
 
     Raises:
-        ValueError: The files belong to different exports, or one is damaged; both ids are named.
+        ValueError: The files belong to different exports, or one is damaged; the message names both ids.
     """
     config = read_interest_config(folder)
     catalog, factors = _read_of(config, folder / CATALOG_FILE), _read_of(config, folder / FACTORS_FILE)
@@ -120,7 +120,7 @@ def read_explainer(folder: Path) -> Explainer:
     """The explainer in the version folder of `explainer`; its tables are memory-mapped.
 
     Raises:
-        ValueError: The files belong to different exports, or one is damaged; both ids are named.
+        ValueError: The files belong to different exports, or one is damaged; the message names both ids.
     """
     parameters = read_interest_parameters(folder)
     catalog = _read_of(parameters.config, folder / CATALOG_FILE)
@@ -130,19 +130,19 @@ def read_explainer(folder: Path) -> Explainer:
 
 
 def require_one_export(repository: Path, version: int, fingerprint: str, *, hash_files: bool = True) -> None:
-    """Refuses a version whose models come from different exports, or whose ONNX files are not as they were exported.
+    """Refuses a version whose models come from different exports, or whose ONNX files have changed since the export.
 
-    Only models that lie beside each other can be compared: from cloud storage, Triton fetches each model into a folder
-    of its own.
+    Only models in the same repository folder can be compared: Triton downloads each model of a cloud repository into a
+    separate folder.
 
     Args:
         repository: The folder that holds one folder for each model.
-        version: Of the model that asks; the others are asked for the same one.
-        fingerprint: Its id.
+        version: The version to check in every model.
+        fingerprint: The expected export id.
         hash_files: See `read_fingerprint`.
 
     Raises:
-        ValueError: Naming the other model's file and both ids, or both hashes.
+        ValueError: A model differs; the message names its file and both ids, or both hashes.
     """
     for model in contract.MODELS.values():
         path = _carrier(repository, model, version)
@@ -163,12 +163,12 @@ def require_one_export(repository: Path, version: int, fingerprint: str, *, hash
 
 @dataclass(frozen=True)
 class EnsembleConfig:
-    """What the ``config.pbtxt`` of an ensemble says of the export that answers."""
+    """The version and export id in the ``config.pbtxt`` of an ensemble."""
 
     version: int | None
-    """Of its steps; None where they differ or none is named."""
+    """The version of all steps; None if they differ or name none."""
     fingerprint: str
-    """Of that version; ``none`` where none is stated."""
+    """The export id of that version; ``none`` if the config has none."""
 
 
 def read_ensemble(path: Path) -> EnsembleConfig:
@@ -196,7 +196,7 @@ def require_fingerprint(expected: str, metadata: dict[str, str], source: Path) -
     """Refuses a file of another export.
 
     Raises:
-        ValueError: Naming both fingerprints.
+        ValueError: The fingerprints differ; the message names both.
     """
     found = metadata.get("fingerprint", "none")
     if found != expected:
@@ -204,7 +204,7 @@ def require_fingerprint(expected: str, metadata: dict[str, str], source: Path) -
 
 
 def _read_of(config: InterestConfig, path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The tensors of a file of the export that the settings belong to."""
+    """The tensors of a file, which must belong to the same export as the settings."""
     tensors, metadata = read_tensors(path)
     require_fingerprint(config.fingerprint, metadata, path)
     return tensors
@@ -215,9 +215,9 @@ def _key_index(catalog: dict[str, npt.NDArray[Any]]) -> KeyIndex:
 
 
 def _carrier(repository: Path, model: Model, version: int) -> Path:
-    """The file of one version that has the id in it or beside it; an ensemble has one config for all its versions."""
+    """The file of a model version that identifies its export. An ensemble has one config for all versions."""
     if model.kind is Kind.ENSEMBLE:
         return repository / model.name / MODEL_CONFIG_FILE
     folder = repository / model.name / str(version)
-    # A scoring head that answers from an index is a Python model, whatever the contract says of exact ones.
+    # The contract's scoring head is an ONNX model; one that answers from an index is a Python model.
     return folder / (MODEL_FILE if (folder / MODEL_FILE).is_file() else CONFIG_FILE)

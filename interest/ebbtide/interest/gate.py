@@ -1,7 +1,7 @@
 """The alpha gate: how much of the long-term interest goes into the blend.
 
-As in SLi-Rec (Yu et al., IJCAI 2019, eq. 9), alpha = sigmoid(f(long-term, current, context)); the context here is their
-cosine, the counts of events and the time since the last one.
+As in SLi-Rec (Yu et al., IJCAI 2019, eq. 9), alpha = sigmoid(f(long-term, current, context)); the context here is the
+cosine of the two vectors, the numbers of events and the time since the last event.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from ebbtide.interest.parameters import NORM_FLOOR_SQUARED, GateParameters
 Floats = npt.NDArray[np.float32]
 
 SCALAR_FEATURES = 4
-"""Features beside the two vectors: cosine, log counts of history and session, log hours since the last event."""
+"""Scalar features in addition to the two vectors: cosine, log counts of history and session, log hours since the last
+event."""
 
 
 def gate_features(
@@ -26,21 +27,21 @@ def gate_features(
     current_count: npt.NDArray[np.integer[Any]],
     idle_hours: Floats,
 ) -> Floats:
-    """What the gate sees, float32 ``[B, 2 d + 4]``.
+    """The input features of the gate, float32 ``[requests, 2 d + 4]``.
 
     Args:
-        long_term: w_H, ``[B, d]``.
-        current: w_C, ``[B, d]``.
-        history_count: ``[B]``, events of the history.
-        current_count: ``[B]``, events of the session.
-        idle_hours: ``[B]``, hours since the last event.
+        long_term: w_H, ``[requests, d]``.
+        current: w_C, ``[requests, d]``.
+        history_count: ``[requests]``, events of the history.
+        current_count: ``[requests]``, events of the session.
+        idle_hours: ``[requests]``, hours since the last event.
     """
     d = long_term.shape[1]
     features = np.empty((long_term.shape[0], 2 * d + SCALAR_FEATURES), dtype=np.float32)
     features[:, :d] = long_term
     features[:, d : 2 * d] = current
     both = features[:, : 2 * d].reshape(-1, 2, d)
-    # All products of the two in one call: [B, 2, 2].
+    # All inner products of the two vectors in one call: [requests, 2, 2].
     products = np.matmul(both, both.transpose(0, 2, 1))
     squares = products[:, 0, 0] + NORM_FLOOR_SQUARED
     squares *= products[:, 1, 1] + NORM_FLOOR_SQUARED
@@ -61,9 +62,10 @@ def gate_alpha(
     current_count: npt.NDArray[np.integer[Any]],
     idle_hours: Floats,
 ) -> Floats:
-    """The learned alpha, float32 ``[B, 1]`` or ``[B, d]``; 1 without a current session, 0 without a history.
+    """The learned alpha: 1 without a current session, 0 without a history.
 
-    Shapes as in `gate_features`.
+    Returns:
+        Float32 ``[requests, 1]`` or ``[requests, d]``. The arguments have the shapes of `gate_features`.
     """
     features = gate_features(long_term, current, history_count, current_count, idle_hours)
     hidden = np.tanh(features @ gate.hidden_weight + gate.hidden_bias)

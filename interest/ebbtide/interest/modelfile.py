@@ -1,4 +1,4 @@
-"""Ties the files of an ONNX model to one export: a file beside them holds the export's id and their SHA-256."""
+"""Ties the files of an ONNX model to one export: a file in the same folder holds the export's id and their SHA-256."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def write_fingerprint(folder: Path, fingerprint: str) -> None:
-    """Writes `FINGERPRINT_FILE` for the model files of a version folder; large weights are a file of their own."""
+    """Writes `FINGERPRINT_FILE` for the model files of a version folder, a separate file of weights included."""
     hashes = {path.name: _sha256(path) for path in sorted(folder.glob(f"{MODEL_FILE}*"))}
     content = json.dumps({"fingerprint": fingerprint, "sha256": hashes}, indent=2)
     (folder / FINGERPRINT_FILE).write_text(content + "\n", encoding="utf-8")
@@ -23,11 +23,11 @@ def read_fingerprint(folder: Path, *, hash_files: bool = True) -> str:
     """The id of the export that wrote the model files of a version folder.
 
     Args:
-        folder: Of a model that is served from an ONNX graph.
-        hash_files: Whether the files are read once and compared with the hashes that the export noted.
+        folder: Version folder of an ONNX model.
+        hash_files: Whether to hash the files and compare with the hashes in `FINGERPRINT_FILE`.
 
     Raises:
-        ValueError: The id is missing, or a file is not the one that the export wrote; both hashes are named.
+        ValueError: The id is missing, or a file's hash differs; the message names both hashes.
     """
     path = folder / FINGERPRINT_FILE
     try:
@@ -36,13 +36,13 @@ def read_fingerprint(folder: Path, *, hash_files: bool = True) -> str:
         found = {name: _sha256(folder / name) for name in expected} if hash_files else expected
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path}: got {type(error).__name__}: {error}; expected what `ebbtide export` writes: export again"
+            f"{path}: got {type(error).__name__}: {error}; expected a file written by `ebbtide export`: export again"
         ) from error
     for name, digest in found.items():
         if digest != expected[name]:
             raise ValueError(
-                f"{folder / name}: got SHA-256 {digest}; expected {expected[name]}, as export {fingerprint} wrote it: "
-                "the file is damaged or of another export; copy the whole folder again"
+                f"{folder / name}: got SHA-256 {digest}; expected {expected[name]}, the hash at export {fingerprint}: "
+                "the file is damaged or belongs to another export; copy the whole folder again"
             )
     return fingerprint
 

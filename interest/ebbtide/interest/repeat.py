@@ -1,9 +1,9 @@
-"""The repeat score: the score of an item that the user has interacted with before, in place of the score by factors.
+"""The repeat score of seen items, which replaces their score by factors.
 
-A low-rank interest vector cannot point at single items; pairs (item, value) beside it can. For each seen item of a user
-there are decayed counts c_m = sum_e v_e exp(-lambda_m age_e) at M half-lives, which an event updates in constant time.
-The score is a small perceptron of their logarithms plus a bias of the item, which says how often users repeat it: milk
-is bought again, a lawn mower is not (docs/method.md, repeat score).
+A low-rank interest vector cannot single out items; separate scores of the seen items can. Each seen item of a user has
+decayed counts c_m = sum_e v_e exp(-lambda_m age_e) at M half-lives, which an event updates in constant time.
+The score is a small perceptron of their logarithms plus an item bias, which states how often users repeat the item:
+high for milk, low for a lawn mower (docs/method.md, repeat score).
 """
 
 from __future__ import annotations
@@ -26,23 +26,26 @@ _PERIODS_MS = (MS_PER_DAY, 7 * MS_PER_DAY)
 
 @dataclass(frozen=True)
 class RepeatParameters:
-    """The learned repeat score; M half-lives and T trends, F = M + 2 + T features, or 2 + T without decay.
+    """The learned repeat score.
 
-    C is the width of `time_context`.
+    The features are one for each half-life and each trend, and 2 more; without decay, 2 and one for each trend. The
+    context axis is the width of `time_context`.
     """
 
     decay_rate_per_day: Floats
-    """lambda, ``[M]``: ln 2 over the half-life in days; a single 0 means no decay."""
+    """lambda, ``[half-lives]``: ln 2 over the half-life in days; a single 0 means no decay."""
     direct_weight: Floats
-    """``[F]``."""
+    """``[features]``, of the linear term."""
     item_bias: Floats
-    """``[N]``, the bias of each item of the catalog: its text vector times a learned weight, plus a learned bias."""
+    """``[items]``, the bias of each item of the catalog: its text vector times a learned weight, plus a learned
+    bias."""
     trend: Floats
-    """``[N, T]``: the logarithm of each item's counts at T half-lives minus that at the longest half-life."""
+    """``[items, trends]``: log count of each item at one half-life per trend, minus that at the longest half-life."""
     time_weights: Floats
-    """``[N, C]``: item-time weights: what each item adds by hour, weekday and the time since the user's last event."""
+    """``[items, context]``: item-time weights, which multiply hour, weekday and the time since the user's last
+    event."""
     hidden_weight: Floats
-    """``[F, hidden]``."""
+    """``[features, hidden]``."""
     hidden_bias: Floats
     """``[hidden]``."""
     output_weight: Floats
@@ -56,12 +59,12 @@ class RepeatParameters:
 
     @property
     def knows_time(self) -> bool:
-        """Whether counts decay. If not, the time since the last event of an item is no feature either."""
+        """Whether counts decay. Without decay, the time since the last event of an item is not a feature."""
         return bool(np.any(self.decay_rate_per_day))
 
 
 def context_width(*, with_idle_time: bool) -> int:
-    """C, the columns of `time_context`."""
+    """The number of columns of `time_context`."""
     return 2 * len(_PERIODS_MS) + with_idle_time
 
 
@@ -69,11 +72,11 @@ def time_context(now_ms: Ints, idle_hours: Floats | None) -> Floats:
     """The time features that all items share: sine and cosine of the time of day and of the time of week, in UTC.
 
     Args:
-        now_ms: ``[B]``, Unix milliseconds.
-        idle_hours: ``[B]``, since the user's last event; None without decay.
+        now_ms: ``[requests]``, Unix milliseconds.
+        idle_hours: ``[requests]``, hours since the user's last event; None without decay.
 
     Returns:
-        ``[B, C]``: C is 5, with log(1 + hours since the last event) as the last column; 4 without it.
+        ``[requests, context]``: 5 columns, the last of which is log(1 + hours since the last event); 4 without it.
     """
     angles = [(now_ms % period) * (2 * np.pi / period) for period in _PERIODS_MS]
     columns = [turn(angle) for angle in angles for turn in (np.sin, np.cos)]
@@ -92,15 +95,15 @@ def repeat_score(
     """The scores of each user's seen items.
 
     Args:
-        batch: E events of B requests.
-        items: ``[E]``, catalog index of each event in the batch's order; a negative one (free text) has none.
-        now_ms: ``[B]``, each request's clock.
-        parameters: Learned.
-        decay_scale: ``[B]``, multiplies every age, as for the interest; None for 1.
+        batch: The events of the requests.
+        items: ``[events]``, catalog index of each event's item, in the batch's order; negative for a text event.
+        now_ms: ``[requests]``, each request's clock.
+        parameters: The learned parameters.
+        decay_scale: ``[requests]``, factor on every age, as for the interest; None for 1.
 
     Returns:
-        Request, catalog index and score, each ``[pairs]``, ascending by request and index; no item twice in a request,
-        and no score of exactly 0, which is padding where adjustments are packed.
+        Request, catalog index and score, each ``[pairs]``, sorted by request and index. Each item occurs once in a
+        request. No score is exactly 0, since 0 marks padding among score adjustments.
     """
     known = items >= 0
     request, item = batch.request[known], items[known]

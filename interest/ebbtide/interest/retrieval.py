@@ -1,4 +1,4 @@
-"""The file of a scoring head that answers from an index: what the export writes into it, and the served head reads."""
+"""The file of a scoring head that answers from an index; the export writes it and the served head reads it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Tables = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class RetrievalSettings:
-    """How the index is searched; how it was built is part of the index."""
+    """Search settings of the index. The index itself holds its build settings."""
 
     top_n: int
     candidates: int
-    """Items that the index names for a request, beside one more for each adjusted item."""
+    """Candidates that the index returns for a request, plus one for each adjusted item."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,25 @@ class ItemIds:
     """The ids of a catalog as bytes, so that no Python list of them is needed."""
 
     start: npt.NDArray[np.int64]
-    """``[items + 1]``: where each item's id begins in `content`, and last the length of `content`."""
+    """``[items + 1]``: the offset of each item's id in `content`; the last entry is the length of `content`."""
     content: npt.NDArray[np.uint8]
-    """``[bytes]``: the ids in UTF-8, one behind the other, in catalog order."""
+    """``[bytes]``: the UTF-8 ids, concatenated in catalog order."""
 
     @classmethod
     def of(cls, item_id: Sequence[str]) -> ItemIds:
-        """Packs ids, in catalog order."""
+        """Packs ids that are in catalog order."""
         texts = [item.encode() for item in item_id]
         start = np.zeros(len(texts) + 1, dtype=np.int64)
         np.cumsum([len(text) for text in texts], out=start[1:])
         return cls(start, np.frombuffer(b"".join(texts), dtype=np.uint8))
 
     def all(self) -> list[str]:
-        """Every id, in catalog order."""
+        """All ids, in catalog order."""
         content = self.content.tobytes()
         return [content[begin:end].decode() for begin, end in pairwise(self.start.tolist())]
 
     def take(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
-        """UTF-8 ids (bytes) of items, in the shape of their catalog indices."""
+        """The UTF-8 ids (bytes) of items, in the same shape as their catalog indices."""
         flat, content = index.ravel(), self.content.data
         borders = zip(self.start[flat].tolist(), self.start[flat + 1].tolist(), strict=True)
         ids = np.empty(flat.size, dtype=np.object_)
@@ -61,7 +61,7 @@ class ItemIds:
 
 @dataclass(frozen=True)
 class RetrievalTables:
-    """Everything that `RETRIEVAL_FILE` holds, but for the export's id."""
+    """The content of `RETRIEVAL_FILE`, except the export's id."""
 
     settings: RetrievalSettings
     index: npt.NDArray[np.uint8]
@@ -75,15 +75,17 @@ class RetrievalTables:
 
     @classmethod
     def from_tensors(cls, tables: Tables, metadata: dict[str, str]) -> RetrievalTables:
-        """Takes what `to_tensors` gave, as `read_tensors` reads it.
+        """The inverse of `to_tensors`, for tables from `read_tensors`.
 
         Raises:
-            ValueError: A table or the settings are missing, or another version's.
+            ValueError: A table or the settings are missing, or the settings belong to another program version.
         """
         try:
             settings = RetrievalSettings(**json.loads(metadata[_SETTINGS]))
-            # Plain views of the memory maps: each operation on a `memmap` costs microseconds for its class alone.
+            # Plain array views, since each operation on a `memmap` object costs some extra microseconds.
             index, start, content = (np.asarray(tables[name]) for name in (_INDEX, _ID_START, _ID_BYTES))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{RETRIEVAL_FILE}: got {error!r}; expected what `ebbtide export` writes") from error
+            raise ValueError(
+                f"{RETRIEVAL_FILE}: got {error!r}; expected a file written by `ebbtide export`: export again"
+            ) from error
         return cls(settings, index, ItemIds(start, content))

@@ -1,6 +1,7 @@
-"""What the served Python models have in common: load one export's files, take tensors, answer each request for itself.
+"""Common code of the served Python models: loads the files of one export, reads tensors, answers each request.
 
-The only module of the ground floor that needs Triton's `triton_python_backend_utils`; only the models import it.
+This is the only module of `ebbtide.interest` that needs Triton's `triton_python_backend_utils`. Only the models' code
+imports it.
 """
 
 from __future__ import annotations
@@ -24,23 +25,24 @@ T = TypeVar("T")
 
 
 class ServedModel:
-    """The side of a Python model that faces Triton."""
+    """The interface between a Python model and Triton."""
 
     def __init__(self, args: Mapping[str, str]) -> None:
-        """Takes what Triton hands to `initialize`."""
+        """Reads the arguments that Triton passes to `initialize`."""
         self.name = args["model_name"]
         self._folder = Path(args["model_repository"])
         self._version = args["model_version"]
-        # Files are hashed once at load, not by every instance.
+        # One instance hashes the files at load; the others need not repeat it.
         self._is_first = args["model_instance_name"].endswith("_0")
-        # In the contract's order, whatever order a request names them in.
+        # The order of the contract, independent of the order in the request.
         self._outputs = [tensor.name for tensor in contract.MODELS[self.name].outputs]
 
     def load(self, read: Callable[[Path], T]) -> T:
-        """What a reader makes of the version folder.
+        """Checks the version folder and reads it with `read`.
 
         Raises:
-            TritonModelException: A file is damaged, or files or neighbouring models are another export's.
+            TritonModelException: A file is damaged, or files or other models in the repository belong to another
+                export.
         """
         folder = self._folder / self._version
         try:
@@ -57,11 +59,12 @@ class ServedModel:
     def answer_all(
         self, requests: Sequence[Any], run: Callable[[Sequence[RequestTensors], frozenset[str]], Sequence[Answer]]
     ) -> list[Any]:
-        """Triton's responses to a batch, with one run for all of it.
+        """Triton's responses to a batch of requests, from one run for the whole batch.
 
         Args:
-            requests: Triton's own.
-            run: Answers the inputs of all requests, given the outputs that any of them wants.
+            requests: Triton's request objects.
+            run: Computes the answers from the inputs of all requests and the names of the outputs that any of them asks
+                for.
         """
         tensors = [self.tensors(request) for request in requests]
         wanted = [frozenset(request.requested_output_names()) for request in requests]
@@ -69,7 +72,7 @@ class ServedModel:
         return [self.response(answer, names) for answer, names in zip(answers, wanted, strict=True)]
 
     def response(self, answer: Answer, wanted: frozenset[str]) -> Any:  # noqa: ANN401 - Triton's own class
-        """One request's outputs, or its error: INVALID_ARGUMENT for what the caller did, INTERNAL for what we did."""
+        """The outputs of a request, or its error: INVALID_ARGUMENT for faulty input, INTERNAL for a server error."""
         if isinstance(answer, Exception):
             is_callers = isinstance(answer, RequestError)
             return self.error(
@@ -80,9 +83,9 @@ class ServedModel:
         )
 
     def error(self, message: str, code: int) -> Any:  # noqa: ANN401 - Triton's own class
-        """A response that is an error; an ensemble's error does not say which of its models failed, so this does."""
+        """An error response. The message names the model, since an ensemble's error does not say which step failed."""
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.name}: {message}", code))
 
     def cancelled(self) -> Any:  # noqa: ANN401 - Triton's own class
-        """The response to a request that nobody waits for any more."""
+        """The response to a request that the client has cancelled."""
         return self.error("the request was cancelled", pb_utils.TritonError.CANCELLED)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ebbtide.export.encoder.fidelity import cosines
-from ebbtide.export.encoder.kept import catalog_texts
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.interest import contract
-from ebbtide.train.bundle import InterestBundle
 from ebbtide.verify.cases import Floats, RefusedError
 from ebbtide.verify.differences import StageDifference
 from ebbtide.verify.errors import VerifyError
 from ebbtide.verify.server import Server
 from ebbtide.verify.tolerances import Tolerances
+
+if TYPE_CHECKING:
+    from ebbtide.train.bundle import InterestBundle
 
 _TEXTS = 256
 _PER_REQUEST = 16
@@ -48,6 +49,10 @@ def compare_fidelity(
         ServerMismatchError: The server cannot be reached, or does not serve this export.
         VerifyError: No text of the catalog is one that a request may carry, or a request was refused.
     """
+    # Here, as they load torch: `ebbtide deploy` verifies on machines without it.
+    from ebbtide.export.encoder.fidelity import cosines
+    from ebbtide.export.encoder.kept import catalog_texts
+
     if tolerances is None:
         tolerances = Tolerances.read(pipeline.repository, pipeline.version)
     items, expected = catalog_texts(bundle, pipeline.limits, _TEXTS)

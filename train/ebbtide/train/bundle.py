@@ -1,11 +1,11 @@
-"""The interest bundle: a folder with everything that training learned, and nothing that runs code when read.
+"""The interest bundle: a folder with the results of training. Reading it runs no code from it.
 
 =====================  =================================================================================
 ``bundle.json``        settings, encoder, prior, data description, fingerprint
 ``weights.safetensors``  the interest model's parameters, the catalog's text vectors and other features, the
                          prior's columns
 ``catalog.parquet``    ``item_id``, ``text``, ``title``; the row is the catalog index
-``encoder/``           the language model, only where training tuned it
+``encoder/``           the language model, only after fine-tuning
 =====================  =================================================================================
 """
 
@@ -39,7 +39,7 @@ WEIGHTS_FILE = "weights.safetensors"
 CATALOG_FILE = "catalog.parquet"
 ENCODER_FOLDER = "encoder"
 TUNED = "bundle:encoder"
-"""The source of an encoder that training tuned: it lies in the bundle."""
+"""`EncoderReference.source` of a fine-tuned encoder, which the bundle contains."""
 _TEXT_VECTORS = "text_vectors"
 _PRIOR_COLUMNS = "prior_columns"
 _FEATURES = "features."
@@ -48,7 +48,7 @@ _FINGERPRINT_CHARACTERS = 16
 
 
 class EncoderReference(BaseModel):
-    """Which language model embedded the texts; its weights stay where they are."""
+    """The language model that embedded the texts; the bundle does not copy its weights unless they were fine-tuned."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,13 +59,13 @@ class EncoderReference(BaseModel):
 
 
 class _Versioned(BaseModel):
-    """The part of ``bundle.json`` that every format has."""
+    """The fields of ``bundle.json`` that every format has."""
 
     format: int
 
 
 class BundleConfig(BaseModel):
-    """``bundle.json``."""
+    """The content of ``bundle.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,27 +77,27 @@ class BundleConfig(BaseModel):
     encoder: EncoderReference
     data: DataReference
     prior_counted_at_ms: int
-    """Moment up to which the prior's events were counted, Unix milliseconds."""
+    """Unix time in milliseconds up to which the prior counts events."""
     best_epoch: int
     validation_ndcg_at_10: float
     rating_mean: float | None = None
-    """Scores are predicted ratings less this; None for a bundle that was trained to rank."""
+    """Scores are predicted ratings minus this mean; None for a bundle that was trained to rank."""
 
 
 @dataclass(frozen=True)
 class InterestBundle:
-    """A trained model with its catalog, as it is kept on disk."""
+    """A trained model with its catalog."""
 
     config: BundleConfig
     catalog: Catalog
     model: InterestModel
-    """Holds the catalog's text vectors."""
+    """The trained model, which includes the catalog's text vectors."""
     prior_columns: npt.NDArray[np.float32]
     """``[items, p]``: log(1 + decayed count) at each half-life, as of `prior_counted_at_ms`."""
     folder: Path | None = None
-    """Where it was read from; None for one fresh from training."""
+    """The folder that the bundle was read from; None after training."""
     encoder_files: dict[str, bytes] | None = None
-    """A freshly tuned encoder, by relative path."""
+    """The files of an encoder that this training fine-tuned, by relative path; None otherwise."""
 
     @property
     def fingerprint(self) -> str:
@@ -113,23 +113,23 @@ class InterestBundle:
         """The local folder of the encoder that embedded the texts.
 
         Raises:
-            EncoderError: Not found.
-            BundleError: It was tuned, and the bundle has not been saved and read yet.
+            EncoderError: The folder is not found.
+            BundleError: The encoder was fine-tuned and is in memory only.
         """
         if self.config.encoder.source != TUNED:
             return encoder_folder(self.config.encoder.source)
         if self.folder is None:
-            raise BundleError("encoder: was tuned and is in memory only; save the bundle and load it")
+            raise BundleError("encoder: got a fine-tuned encoder in memory; expected files: save and load the bundle")
         return encoder_folder(str(self.folder / ENCODER_FOLDER))
 
     def save(self, folder: Path) -> None:
-        """Writes the bundle, replacing an earlier one in one step: a reader sees the old or the new one.
+        """Writes the bundle and replaces an earlier one; a failed write leaves the earlier one.
 
         Raises:
-            BundleError: The folder holds something else than a bundle.
+            BundleError: The folder contains other files.
         """
         if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
-            raise BundleError(f"{folder}: holds other files and no {CONFIG_FILE}; choose an empty folder")
+            raise BundleError(f"{folder}: got other files; expected an empty folder or a bundle: choose another")
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
         partial.mkdir(parents=True)
         try:
@@ -155,11 +155,11 @@ class InterestBundle:
         """Reads a bundle.
 
         Raises:
-            BundleError: A file is missing, damaged, or of another bundle.
+            BundleError: A file is missing, is damaged or belongs to another bundle.
         """
         for name in (CONFIG_FILE, WEIGHTS_FILE, CATALOG_FILE):
             if not (folder / name).is_file():
-                raise BundleError(f"{folder}: no {name}; expected a bundle written by `ebbtide train`")
+                raise BundleError(f"{folder}: got no {name}; expected a bundle written by `ebbtide train`")
         try:
             text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
             found_format = _Versioned.model_validate_json(text).format
@@ -168,7 +168,7 @@ class InterestBundle:
             config = BundleConfig.model_validate_json(text)
             tensors = load_file(str(folder / WEIGHTS_FILE))
         except (ValidationError, SafetensorError) as error:
-            raise BundleError(f"{folder}: not a sound bundle: {error}") from error
+            raise BundleError(f"{folder}: damaged bundle: {error}") from error
         frame = pl.read_parquet(folder / CATALOG_FILE)
         catalog = Catalog(*(frame[column].to_list() for column in ("item_id", "text", "title")))
         features = {
@@ -182,12 +182,13 @@ class InterestBundle:
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise BundleError(f"{folder}: not the tensors of this version's model; train again: {error}") from error
+            raise BundleError(f"{folder}: got tensors of another model version; train again: {error}") from error
         bundle = cls(config, catalog, model.eval(), prior_columns, folder)
         found = fingerprint_of(bundle.model, prior_columns, catalog, config.encoder)
         if found != config.fingerprint:
             raise BundleError(
-                f"{folder}: files have fingerprint {found}, {CONFIG_FILE} says {config.fingerprint}: mixed or damaged"
+                f"{folder}: got files with fingerprint {found}; expected {config.fingerprint}, as in {CONFIG_FILE}: "
+                "the files are damaged or belong to different bundles"
             )
         return bundle
 
@@ -197,7 +198,8 @@ def fingerprint_of(
 ) -> str:
     """The id of a bundle: equal parameters, catalog, encoder and settings give an equal id."""
     digest = hashlib.sha256()
-    # The tensors of a repeat score say all that its settings say; without them, earlier bundles keep their fingerprint.
+    # The tensors already determine the settings of the repeat score. Without these settings in the digest, bundles from
+    # before the repeat score keep their fingerprint.
     settings = model.config.model_dump_json(
         exclude={name for name in ModelConfig.model_fields if name.startswith("repeat_")}
     )

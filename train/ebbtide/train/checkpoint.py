@@ -1,8 +1,9 @@
-"""Checkpoints of a fit: everything that a killed fit needs to resume with the same result.
+"""Checkpoints of a training: all state that a killed training needs to resume with the same result.
 
-``checkpoint.json`` says how far the fit was, of which data and settings, and names the ``state-N.safetensors`` beside
-it with the tensors: parameters, the best ones so far, the optimiser's moments, torch's generators. The tensors are
-written first and the JSON replaces the old one at once, so a kill at any time leaves a complete checkpoint.
+``checkpoint.json`` holds the progress, the settings, a hash of the data, and the name of the ``state-N.safetensors``
+file in the same folder. That file holds the tensors: parameters, the best parameters so far, the optimiser's moments
+and the states of torch's random generators. The tensors are written first, then the JSON file is replaced in one step,
+so a kill at any time leaves a complete checkpoint.
 """
 
 from __future__ import annotations
@@ -28,40 +29,45 @@ _STATES = "state-*.safetensors"
 
 
 class Identity(BaseModel):
-    """What a checkpoint belongs to: going on with anything else would give a bundle of neither."""
+    """Settings and data of a checkpoint. They must be equal when training resumes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     settings: dict[str, Any]
-    """Of the model, of training, and of the devices."""
+    """Settings of the model, of training and of the devices."""
     data: str
     """SHA-256 of the training events and the catalog's text vectors."""
 
 
 class Progress(BaseModel):
-    """How far a fit is."""
+    """Progress of a training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     phase: Literal["train", "refit"]
+    """``train`` with validation, then ``refit`` on all events."""
     batches: int
-    """Done in the running epoch; 0 between two epochs."""
+    """Batches done in the current epoch; 0 between two epochs."""
     loss_sum: float
-    """Over the baskets of the running epoch so far."""
+    """Sum of the loss over the baskets of the current epoch so far."""
     alpha_sum: float
+    """Sum of alpha over the baskets of the current epoch so far."""
     baskets: int
+    """Number of baskets of the current epoch so far."""
     random_state: dict[str, Any]
-    """NumPy's generator as it was before the windows of the running epoch were drawn."""
+    """State of NumPy's generator before the windows of the current epoch were drawn."""
     loss_scale: dict[str, Any]
-    """Of float16; empty in other precisions."""
+    """State of loss scaling in float16; empty in other precisions."""
     epochs: list[Epoch]
-    """Those done with validation."""
+    """The epochs done in phase ``train``."""
     refit_epochs: int
-    """Done of the final fit on all events."""
+    """Number of epochs done in phase ``refit``."""
     best_epoch: int
-    """0 before the first validation."""
+    """The epoch with the best validation NDCG@10; 0 before the first validation."""
     best_ndcg_at_10: float
+    """Validation NDCG@10 of the best epoch."""
     best_repeat_offset: float
+    """Repeat offset that validation chose in the best epoch."""
 
 
 class _File(BaseModel):
@@ -75,22 +81,22 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A point to go on from."""
+    """State from which a training resumes."""
 
     progress: Progress
     tensors: dict[str, Tensor]
 
 
 class CheckpointFolder:
-    """Where the checkpoints of one fit are kept, the newest only."""
+    """A folder that keeps the newest checkpoint of one training."""
 
     def __init__(self, folder: Path, *, resume: bool = False, every_batches: int = 1000) -> None:
-        """Names a folder; nothing is read or written yet.
+        """Sets the folder; nothing is read or written yet.
 
         Args:
-            folder: Made when it is missing.
-            resume: Go on from the checkpoint there; without one, start.
-            every_batches: Also within an epoch, after so many batches.
+            folder: Created if it is missing.
+            resume: Whether to resume from the checkpoint in the folder; training starts anew if there is none.
+            every_batches: Number of batches between checkpoints within an epoch.
         """
         self.folder = folder
         self.resume = resume
@@ -99,10 +105,10 @@ class CheckpointFolder:
         self._saved = 0
 
     def begin(self, identity: Identity) -> Checkpoint | None:
-        """Opens the folder for a fit; its checkpoint, where there is one to go on from.
+        """Opens the folder for a training and returns its checkpoint, or None if there is none.
 
         Raises:
-            CheckpointError: A checkpoint lies there and `resume` is off, or it is damaged or belongs to another fit.
+            CheckpointError: A checkpoint exists and `resume` is off, or it is damaged or belongs to another training.
         """
         self._identity = identity
         file = self.folder / CONFIG_FILE
@@ -118,9 +124,7 @@ class CheckpointFolder:
             found = _File.model_validate_json(file.read_text(encoding="utf-8"))
             tensors = load_file(self.folder / found.state)
         except (ValidationError, SafetensorError, FileNotFoundError) as error:
-            raise CheckpointError(
-                f"{self.folder}: not a sound checkpoint, delete it to start again: {error}"
-            ) from error
+            raise CheckpointError(f"{self.folder}: damaged checkpoint, delete it to start again: {error}") from error
         if found.format != FORMAT:
             raise CheckpointError(f"{file}: format: got {found.format}; expected {FORMAT}: start again")
         self._refuse_other(found.identity, identity)
@@ -149,7 +153,7 @@ class CheckpointFolder:
                 other.unlink()
 
     def clear(self) -> None:
-        """Removes the checkpoint, once what it led to is safe."""
+        """Removes the checkpoint; call this after the training's result is saved."""
         (self.folder / CONFIG_FILE).unlink(missing_ok=True)
         for pattern in (_STATES, "*.partial"):
             for file in self.folder.glob(pattern):
@@ -158,14 +162,14 @@ class CheckpointFolder:
             self.folder.rmdir()
 
     def _refuse_other(self, found: Identity, wanted: Identity) -> None:
-        # Through JSON, so that tuples are lists on both sides.
+        # The conversion through JSON turns tuples into lists, as in the file.
         ours = Identity.model_validate_json(wanted.model_dump_json()).settings
         differing = sorted(name for name in ours.keys() | found.settings if ours.get(name) != found.settings.get(name))
         if differing:
             name = differing[0]
             raise CheckpointError(
                 f"{self.folder}: {name}: got {ours.get(name)!r}; expected {found.settings.get(name)!r}, as in the "
-                "training that this checkpoint is of"
+                "checkpoint: use the same settings, or choose another folder"
             )
         if found.data != wanted.data:
             raise CheckpointError(
@@ -181,7 +185,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Puts back what `optimizer_tensors` gave; the groups stay as they were made."""
+    """Restores the tensors from `optimizer_tensors`; the parameter groups do not change."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition(".")
@@ -190,6 +194,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
 
 
 def _flush(path: Path) -> None:
-    """Waits until a file is on the disk, so that no crash leaves a name without its content."""
+    """Waits until a file is on the disk, so that a crash does not leave an empty file."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

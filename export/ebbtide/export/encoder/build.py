@@ -1,4 +1,4 @@
-"""Makes the encoder that an export asks for: traces it, fuses it, lowers its precision."""
+"""Builds the encoder's graph for an export: traces it, fuses it and lowers its precision."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _LONG_TEXTS = 8
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """The encoder that a bundle was trained with: what every variant is made from and measured against."""
+    """The encoder that a bundle was trained with: source of every variant and reference for its fidelity."""
 
     bundle: InterestBundle
     full: EventEncoder
-    """In torch."""
+    """The full encoder in torch."""
     tokens: EncoderTokens
     texts: TextSplit
-    """Which of the catalog's texts calibrate, and which measure."""
+    """The catalog's texts, split for calibration and for measuring."""
     plain: onnx.ModelProto
-    """As traced."""
+    """The traced graph."""
     fused: Fused
-    """For the CPU, float32."""
+    """The fused graph for the CPU, float32."""
 
     @classmethod
     def read(cls, bundle: InterestBundle, folder: Path) -> EncoderSource:
-        """Loads, traces and fuses the encoder in a folder, with the bundle's projection behind it."""
+        """Loads, traces and fuses the encoder in a folder, followed by the bundle's projection."""
         encoder = load_encoder(folder)
         full = EventEncoder(encoder, bundle.model.event_projection)
         tokens = EncoderTokens(folder, encoder.settings.max_tokens)
@@ -49,19 +49,19 @@ class EncoderSource:
 
 @dataclass(frozen=True)
 class BuiltEncoder:
-    """An encoder's graph, and what it was made from."""
+    """An encoder's graph and its source."""
 
     source: EncoderSource
     options: EncoderOptions
     graph: onnx.ModelProto
     operators: dict[str, int] = field(default_factory=dict)
-    """ONNX Runtime's fused operators in the graph, before its products became integers."""
+    """Count of each fused operator of ONNX Runtime in the graph, before quantisation."""
     kept_plain: str | None = None
-    """Why nothing was fused; None for a fused graph."""
+    """Why the graph was not fused; None for a fused graph."""
 
     @property
     def max_tokens(self) -> int:
-        """Longer texts are cut."""
+        """Texts are truncated to this many tokens."""
         return self.source.full.encoder.settings.max_tokens
 
 
@@ -70,15 +70,15 @@ def build_encoder(
     options: EncoderOptions = EncoderOptions(),  # noqa: B008 - frozen
     report: Callable[[str], None] = lambda _part: None,
 ) -> BuiltEncoder:
-    """Makes the encoder's graph.
+    """Builds the encoder's graph.
 
     Args:
-        source: What it is made from; left as it is.
-        options: What is asked for.
-        report: Called with what is done next, where that takes a while.
+        source: The source; it is not changed.
+        options: Options of the export.
+        report: Called with the name of each long stage when it begins.
 
     Raises:
-        EncoderOptionsError: This encoder has not what the options ask for.
+        EncoderOptionsError: This encoder does not support the options.
     """
     if options.precision == "fp16" and weight_bytes(source.plain) >= MAX_MESSAGE_BYTES:
         raise EncoderOptionsError("precision: got fp16 for an encoder above 2 GiB; expected fp32 or int8")
@@ -94,7 +94,7 @@ def build_encoder(
 
 
 def _calibration_feeds(tokens: EncoderTokens, texts: list[str]) -> list[dict[str, Array]]:
-    """Catalog texts, fragments of them, and a few that are as long as the encoder takes."""
+    """Encoder inputs for calibration: catalog texts, fragments of them, and a few texts of the largest length."""
     long = [" ".join(texts[start::_LONG_TEXTS]) for start in range(_LONG_TEXTS)]
     return [
         batch.feeds

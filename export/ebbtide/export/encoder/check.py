@@ -1,4 +1,4 @@
-"""What an exported encoder is asked before it is handed over, and what is told of it afterwards."""
+"""Checks an exported encoder and reports its fidelity."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ from ebbtide.export.parity import TOLERANCE
 from ebbtide.interest.contract import Size
 
 _MARGIN = 1.5
-"""Texts that were not measured may come out somewhat further off than those that were."""
+"""Factor on measured differences, since texts that were not measured may differ somewhat more."""
 
 
 @dataclass(frozen=True)
 class EncoderReport:
-    """Which encoder was written, and how near it comes to the one that the bundle was trained with."""
+    """The exported encoder, and its differences from the encoder that the bundle was trained with."""
 
     precision: str
     """See `EncoderOptions.precision`."""
     operators: dict[str, int]
-    """ONNX Runtime's fused operators in the graph, before its products became integers."""
+    """Count of each fused operator of ONNX Runtime in the graph, before quantisation."""
     kept_plain: str | None
-    """Why nothing was fused; None where it was."""
+    """Why the graph was not fused; None for a fused graph."""
     difference: float
     """Largest absolute difference of an event vector's entry from the full torch encoder."""
     tolerance: float
-    """What that difference may be when the export is verified again."""
+    """Largest difference allowed when the export is verified again."""
     least_cosine: float
-    """Mean cosine to the full torch encoder that event vectors of catalog texts must reach wherever they are served."""
+    """Smallest mean cosine allowed between served event vectors of catalog texts and those of the full torch
+    encoder."""
     fidelity: Fidelity | None
-    """None for the full encoder in float32, whose difference is rounding."""
+    """None for the full encoder in float32, which differs only by rounding."""
 
 
 def report_encoder(in_process: InProcessPipeline, built: BuiltEncoder, sizes: Mapping[Size, int]) -> EncoderReport:
     """Checks an exported encoder and measures it.
 
-    A float32 graph must equal the torch module that it was traced from; a compressed one must come near enough to it.
+    A float32 graph must equal the torch module that it was traced from; a compressed one may differ from it
+    within the tolerance of its precision.
 
     Raises:
         ParityError: See `check_graph`.
@@ -55,7 +57,7 @@ def report_encoder(in_process: InProcessPipeline, built: BuiltEncoder, sizes: Ma
     if is_compressed:
         fidelity = measure_fidelity(built, in_process.encoder)
         require_fidelity(fidelity, options)
-        # Below the gate where a loss was accepted: then what was measured, with a margin, is the gate.
+        # If a loss of fidelity was accepted, the bound is the measured cosine with a margin.
         least_cosine = min(least_cosine, 1 - _MARGIN * (1 - fidelity.cosine_mean))
         tolerance = max(TOLERANCE, _MARGIN * max(difference, fidelity.largest_difference))
     return EncoderReport(

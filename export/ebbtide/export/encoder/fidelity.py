@@ -1,4 +1,4 @@
-"""How near a compressed encoder comes to the full one, what that does to rankings, and how much is too far."""
+"""Measures the fidelity of a compressed encoder, its effect on rankings, and checks both against tolerances."""
 
 from __future__ import annotations
 
@@ -23,48 +23,48 @@ _MAX_FRAGMENTS = 512
 
 @dataclass(frozen=True)
 class FidelityTolerance:
-    """What a compressed encoder must reach."""
+    """Smallest fidelity allowed for a compressed encoder."""
 
     cosine_mean: float
     ndcg_at_10_ratio: float
 
 
 _ROUNDING = FidelityTolerance(0.9999, 0.995)
-"""Of fp32 and fp16: ten bits of mantissa leave rounding alone; anything below is an overflow, not a loss."""
+"""For fp32 and fp16: ten mantissa bits differ only by rounding, so a lower fidelity means an overflow."""
 _INT8 = FidelityTolerance(0.99, 0.99)
-"""Below, the ranking changes by more than the choice of a seed does."""
+"""For int8: below it, rankings change by more than with another training seed."""
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """A compressed encoder beside the full one, on event vectors as they are served (`text_vector`)."""
+    """Differences of a compressed encoder from the full one, on served event vectors (`text_vector`)."""
 
     cosine_mean: float
-    """Over catalog texts that the calibration did not see."""
+    """Mean cosine over catalog texts that are not calibration texts."""
     cosine_min: float
     texts: int
     fragment_cosine_mean: float
-    """The same over a few words of each, as users type them."""
+    """Mean cosine over fragments of these texts, which resemble texts from users."""
     largest_difference: float
-    """Absolute, of any entry."""
+    """Largest absolute difference of an entry."""
     ndcg_at_10: RankingLoss | None
-    """None where it was not measured."""
+    """Effect on rankings; None if it was not measured."""
     ndcg_not_measured: str | None
-    """Why not."""
+    """Why the effect on rankings was not measured; None if it was."""
     speed: Speed
     fp32_speed: Speed
-    """Of the full encoder, fused, in float32, timed in turns with it."""
+    """Speed of the full encoder, fused in float32, measured in turns with the compressed one."""
     machine: Machine
-    """Where all of this was measured."""
+    """The machine of the measurements."""
 
     @property
     def speedup(self) -> float:
-        """Over the fused float32 encoder, in batches."""
+        """Speed-up over the fused float32 encoder, in batches."""
         return self.fp32_speed.batch_s / self.speed.batch_s
 
 
 def tolerance_of(options: EncoderOptions) -> FidelityTolerance:
-    """What an encoder of these options must reach."""
+    """The tolerance for an encoder with these options."""
     return _INT8 if options.precision == "int8" else _ROUNDING
 
 
@@ -76,9 +76,9 @@ def measure_fidelity(
     """Measures a compressed encoder.
 
     Args:
-        built: From `build_encoder`, compressed.
-        session: ONNX Runtime's, of the exported graph.
-        ranking: Of the same bundle; None reads it again.
+        built: A compressed encoder from `build_encoder`.
+        session: ONNX Runtime's session of the exported graph.
+        ranking: The ranking of the same bundle; None reads it again.
     """
     source = built.source
     texts = source.texts.kept_back
@@ -113,19 +113,20 @@ def measure_fidelity(
 
 
 def cosines(got: Floats, expected: Floats) -> Floats:
-    """Cosine of each row with its counterpart, ``[rows]``."""
+    """Cosine of each row of one array with the same row of the other, ``[rows]``."""
     lengths = np.linalg.norm(got, axis=1) * np.linalg.norm(expected, axis=1)
     result: Floats = (got * expected).sum(1) / np.maximum(lengths, np.finfo(np.float32).tiny)
     return result
 
 
 def require_fidelity(fidelity: Fidelity, options: EncoderOptions) -> None:
-    """Passes an encoder that is near enough, or one whose loss was accepted.
+    """Accepts an encoder within the tolerance, or any encoder if the options accept a loss.
 
-    The ratio of NDCG@10 counts as too low once it is so by more than two standard errors: on few events it says little.
+    The NDCG@10 ratio is too low if it is below the tolerance by more than two standard errors, since it varies much on
+    few events.
 
     Raises:
-        FidelityError: With every number and what it should be.
+        FidelityError: The fidelity is too low; the message has every number and its bound.
     """
     if options.allow_fidelity_loss:
         return

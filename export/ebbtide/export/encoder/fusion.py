@@ -1,10 +1,10 @@
-"""Fuses the traced encoder into ONNX Runtime's own operators: whole attention blocks, GELU with bias, normalisation.
+"""Fuses the traced encoder into ONNX Runtime's own operators: attention blocks, GELU with bias, normalisation.
 
 onnxscript's rules find attention, GELU and skip connections in the graph that torch's exporter writes
-(`onnxruntime.transformers.optimizer` finds only GELU in it). Three steps of our own follow: the attention mask goes in
-as it comes, ``[texts, tokens]``, where the trace builds ``[texts, 1, tokens, tokens]``; projections of query, key and
-value become one weight; and normalisation takes the form that the target runs fastest. Anything that is taken for
-something simpler is first run and compared, and the result once more against the graph as traced.
+(`onnxruntime.transformers.optimizer` finds only GELU in it). This module then does three more steps. Attention reads
+the mask ``[texts, tokens]`` itself, where the trace builds ``[texts, 1, tokens, tokens]``. The projections of query,
+key and value become one weight. Normalisation gets the form that is fastest on the target. Each simplification is run
+and compared first, and the fused graph is compared with the traced graph.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from ebbtide.export.parity import TOLERANCE, largest_difference
 from ebbtide.interest import contract
 
 Target = Literal["cpu", "gpu"]
-"""Whose fastest form of normalisation is written. Both forms run on both."""
+"""The device for which the form of normalisation is chosen. Both forms run on both devices."""
 
 FUSED = ("Attention", "BiasGelu", "EmbedLayerNormalization", "Gelu", "SkipLayerNormalization")
-"""Operators that fusing puts in."""
+"""Operators that fusing inserts."""
 _INPUT_IDS, _ATTENTION_MASK = (tensor.name for tensor in contract.ENCODER.inputs)
 _SHAPES = ((1, 1), (2, 16), (3, 7), (5, 33))
 _SMALL_TOKEN_IDS = 100
@@ -45,30 +45,30 @@ _MASKED = float(np.finfo(np.float32).min)
 
 @dataclass(frozen=True)
 class Fused:
-    """A graph, and what fusing did to it."""
+    """A graph and the result of fusing it."""
 
     graph: onnx.ModelProto
     operators: dict[str, int] = field(default_factory=dict)
-    """How often each of `FUSED` is in the graph."""
+    """Count of each operator of `FUSED` in the graph."""
     kept_plain: str | None = None
-    """Why the graph is as it was traced; None for a fused one."""
+    """Why the graph was not fused; None for a fused graph."""
 
 
 class _NoMatchError(Exception):
-    """The graph is not of the form that can be fused."""
+    """The graph does not have a form that can be fused."""
 
 
 def fuse(graph: onnx.ModelProto, target: Target = "cpu") -> Fused:
-    """The fused graph, or the same one with the reason why it cannot be fused.
+    """Fuses a graph; if that is not possible, returns the same graph with the reason.
 
     Args:
-        graph: As `encoder_graph` traces it.
-        target: ``cpu`` normalises with ONNX's own operator after a sum: ONNX Runtime 1.32 takes 0.09 ms for it on one
-            core (512 tokens, width 384) and 0.73 ms for the fused `SkipLayerNormalization`, whose loop is scalar.
-            ``gpu`` keeps the fused ones, which there save kernel launches.
+        graph: A graph from `encoder_graph`.
+        target: ``cpu`` normalises with ONNX's own operator after a sum, which takes ONNX Runtime 1.32 0.09 ms on one
+            core (512 tokens, width 384); the fused `SkipLayerNormalization` takes 0.73 ms, since its loop is scalar.
+            ``gpu`` keeps the fused operators, which save kernel launches there.
     """
     if weight_bytes(graph) >= MAX_MESSAGE_BYTES:
-        return Fused(graph, kept_plain="its weights are above 2 GiB, more than one protobuf message holds")
+        return Fused(graph, kept_plain="its weights exceed 2 GiB, the limit of a protobuf message")
     try:
         fused = _fuse(graph, target)
         _require_equal(graph, fused)
@@ -80,18 +80,18 @@ def fuse(graph: onnx.ModelProto, target: Target = "cpu") -> Fused:
 
 def _fuse(graph: onnx.ModelProto, target: Target) -> onnx.ModelProto:
     layers = operator_counts(graph).get("Softmax", 0)
-    # The rules rename weights in the very message that they are given, and the trace is used again.
+    # The rules change their input, and the traced graph is used again.
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
     try:
         matched, _ = optimize_for_ort(ir.from_proto(copy), clear_metadata=True)
-    # The rules are another project's, and any graph may come: whatever they raise, the traced graph still serves.
+    # The rules are third-party code and may fail on an unusual graph. The traced graph can be served without them.
     except Exception as error:
-        raise _NoMatchError(f"onnxscript's rules failed on it: {type(error).__name__}: {error}") from error
+        raise _NoMatchError(f"onnxscript's rules failed: {type(error).__name__}: {error}") from error
     editor = GraphEditor(ir.to_proto(matched))
     attention = [node for node in editor.nodes if node.op_type == "Attention" and node.domain == CONTRIB]
     if not layers or len(attention) != layers:
-        raise _NoMatchError(f"{len(attention)} of its {layers} attention blocks have the form that is fused")
+        raise _NoMatchError(f"only {len(attention)} of its {layers} attention blocks have a form that can be fused")
     _pack_projections(editor, attention)
     _take_mask(editor, attention)
     _sum_embeddings(editor, target)
@@ -101,7 +101,7 @@ def _fuse(graph: onnx.ModelProto, target: Target) -> onnx.ModelProto:
 
 
 def _pack_projections(editor: GraphEditor, attention: list[onnx.NodeProto]) -> None:
-    """Joins the weights of query, key and value, which the rules leave to be joined at every run."""
+    """Joins the weights of query, key and value, which the rules would join at every run."""
     for node in attention:
         joined = editor.producer(node.input[1])
         parts = [editor.constant(name) for name in joined.input] if joined is not None else []
@@ -112,14 +112,14 @@ def _pack_projections(editor: GraphEditor, attention: list[onnx.NodeProto]) -> N
             node.input[1] = editor.add_constant(f"{node.output[0]}.qkv_weight", packed)
         sizes = attributes(node).get("qkv_hidden_sizes", ())
         if len(set(sizes)) == 1:
-            # Equal sizes are the default, and quantised attention does not know the attribute.
+            # Equal sizes are the default, and quantised attention does not have this attribute.
             kept = [entry for entry in node.attribute if entry.name != "qkv_hidden_sizes"]
             del node.attribute[:]
             node.attribute.extend(kept)
 
 
 def _take_mask(editor: GraphEditor, attention: list[onnx.NodeProto]) -> None:
-    """Gives attention the mask itself, where what is added to its scores says no more than the mask."""
+    """Passes the mask to attention if the term added to its scores depends only on the mask."""
     added = {node.input[5] for node in attention if len(node.input) > 5 and node.input[5]}
     if not added:
         return
@@ -129,7 +129,7 @@ def _take_mask(editor: GraphEditor, attention: list[onnx.NodeProto]) -> None:
         for value in values:
             expected = np.broadcast_to(present, value.shape)
             if not (np.all(value[expected] == 0) and np.all(value[~expected] <= _MASKED)):
-                # For example relative positions: they stay, and attention still is one operator.
+                # The term also holds, for example, relative positions: keep it. Attention is still one operator.
                 return
     name = "attention_mask_int32"
     editor.prepend(helper.make_node("Cast", [_ATTENTION_MASK], [name], to=TensorProto.INT32))
@@ -141,7 +141,7 @@ def _take_mask(editor: GraphEditor, attention: list[onnx.NodeProto]) -> None:
 
 
 def _sum_embeddings(editor: GraphEditor, target: Target) -> None:
-    """Takes position and token-type embeddings as one table by position, where that is what they are."""
+    """Joins position and token-type embeddings into one table by position, if the graph allows it."""
     first = next((node for node in editor.nodes if node.op_type == "LayerNormalization"), None)
     tables = [] if first is None else _embedding_tables(editor, first.input[0])
     word = next((table for table, index in tables if index == _INPUT_IDS), None)
@@ -191,7 +191,7 @@ def _sum_embeddings(editor: GraphEditor, target: Target) -> None:
 
 
 def _embedding_tables(editor: GraphEditor, name: str) -> list[tuple[str, str]]:
-    """Table and index of each look-up whose sum a value is; empty where it is no such sum."""
+    """Table and index of each look-up in a sum of embeddings; empty if the value is no such sum."""
     node = editor.producer(name)
     if node is None:
         return []
@@ -204,13 +204,13 @@ def _embedding_tables(editor: GraphEditor, name: str) -> list[tuple[str, str]]:
 
 
 def _index_kind(editor: GraphEditor, index: str) -> Literal["position", "constant"] | None:
-    """What an embedding is looked up by: the token's place, always the first row, or something else."""
+    """The index of an embedding: the token's position, always row 0 (constant), or something else (None)."""
     feeds = list(_feeds())
     kinds = set()
     for feed, (value,) in zip(feeds, editor.run_part([index], feeds), strict=True):
         shape = feed[_INPUT_IDS].shape
         if shape[1] == 1:
-            # One token stands at place 0 either way.
+            # A single token has position 0, so it cannot tell the two kinds apart.
             continue
         if np.array_equal(np.broadcast_to(value, shape), np.broadcast_to(np.arange(shape[1]), shape)):
             kinds.add("position")
@@ -224,7 +224,7 @@ def _index_kind(editor: GraphEditor, index: str) -> Literal["position", "constan
 
 
 def _split_normalisation(editor: GraphEditor) -> None:
-    """Sum and `LayerNormalization` for `SkipLayerNormalization`; not Add, which ONNX Runtime would fuse at load."""
+    """Replaces `SkipLayerNormalization` by Sum and `LayerNormalization`; ONNX Runtime would fuse Add again at load."""
     for node in [node for node in editor.nodes if node.op_type == "SkipLayerNormalization"]:
         own, skip, weight, *rest = (name for name in node.input)
         offset, bias = [*rest, "", ""][:2]
@@ -251,17 +251,17 @@ def _require_equal(graph: onnx.ModelProto, fused: onnx.ModelProto) -> None:
     """Runs both graphs on random tokens.
 
     Raises:
-        _NoMatchError: They differ by more than the tolerance of parity.
+        _NoMatchError: The graphs differ by more than `TOLERANCE`.
     """
     plain, changed = session_of(graph), session_of(fused)
     for feed in _feeds():
         difference = largest_difference(changed.run(None, feed)[0], plain.run(None, feed)[0])
         if not difference <= TOLERANCE:
-            raise _NoMatchError(f"once fused it differs by {difference:.3g} on random tokens")
+            raise _NoMatchError(f"the fused graph differs by {difference:.3g} on random tokens")
 
 
 def _feeds() -> Iterator[dict[str, Array]]:
-    """Random tokens of a few shapes, with padding at the end and, in some texts, holes in the mask."""
+    """Random tokens of several shapes, with padding at the end and, in some texts, gaps in the mask."""
     random = np.random.default_rng(0)
     for texts, tokens in _SHAPES:
         input_ids = random.integers(0, _SMALL_TOKEN_IDS, (texts, tokens))

@@ -1,4 +1,4 @@
-"""The encoder as an ONNX graph: token ids -> event vectors, with pooling, normalising and projection inside."""
+"""Traces the encoder as an ONNX graph from token ids to event vectors, pooling and projection included."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ebbtide.export.onnx_files import OPSET
 from ebbtide.interest import contract
 from ebbtide.train.encoder import TextEncoder
 
-# Oldest IR that goes with the opset, as in the scoring head; torch writes a newer one and uses nothing of it.
+# The oldest IR version for the opset, as in the scoring head; torch writes a newer one but uses no feature of it.
 _IR_VERSION = 8
 _EXAMPLE_TEXTS = 3
 _EXAMPLE_TOKENS = 16
 
 
 class EventEncoder(nn.Module):
-    """Texts into the space of the catalog's event vectors; a text has no residual of its own."""
+    """Computes event vectors of texts: the encoder and the projection; a text has no learned residual."""
 
     event_projection: Tensor
 
     def __init__(self, encoder: TextEncoder, event_projection: Tensor) -> None:
-        """Joins an encoder with a model's projection, ``[text width, d]``."""
+        """Combines an encoder with a model's projection, ``[text width, d]``."""
         super().__init__()
         self.encoder = encoder
         self.register_buffer("event_projection", event_projection.detach())
@@ -42,7 +42,7 @@ def encoder_graph(encoder: nn.Module) -> onnx.ModelProto:
     """Traces an encoder from token ids and mask to event vectors, with any number of texts and tokens."""
     model = contract.ENCODER
     shape = (_EXAMPLE_TEXTS, _EXAMPLE_TOKENS)
-    # Lengths differ, so that no branch of the trace takes the mask for all ones.
+    # Different lengths, so that the trace does not assume a mask of all ones.
     mask = (torch.arange(shape[1])[None] < torch.tensor([[16], [9], [4]])).long()
     axes = {0: torch.export.Dim("texts", min=1), 1: torch.export.Dim("tokens", min=1)}
     with torch.inference_mode(), _quiet():
@@ -64,7 +64,7 @@ def encoder_graph(encoder: nn.Module) -> onnx.ModelProto:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps back what the exporter says about itself on every run."""
+    """Suppresses the exporter's log messages and warnings about itself."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Small edits of ONNX graphs: look up constants and producers, cut out a part, run it, drop what is unused."""
+"""Small edits of ONNX graphs: find constants and producers, extract and run subgraphs, remove unused nodes."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from onnx import helper, numpy_helper
 CONTRIB = "com.microsoft"
 """ONNX Runtime's own operators."""
 MAX_MESSAGE_BYTES = 2**31 - 2**24
-"""Of weights in one protobuf message, whose limit is 2 GiB with everything else."""
+"""Largest size of the weights in one protobuf message, whose limit is 2 GiB in total."""
 Array = npt.NDArray[Any]
 
 
 class GraphEditor:
-    """One graph under change; call `finish` at the end."""
+    """Edits one graph; call `finish` at the end."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        """Works on a copy."""
+        """Copies the graph; the argument is not changed."""
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         self._weights = {weight.name: weight for weight in self.model.graph.initializer}
         self.nodes = list(self.model.graph.node)
 
     def constant(self, name: str) -> Array | None:
-        """The value of a weight; None for what is computed or asked for."""
+        """The value of a weight; None for a computed value or an input."""
         weight = self._weights.get(name)
         return None if weight is None else numpy_helper.to_array(weight)
 
     def add_constant(self, name: str, value: Array) -> str:
-        """Adds a weight; its name, with a number behind where that is taken."""
+        """Adds a weight and returns its name, which gets a number if the name is taken."""
         unique, number = name, 1
         while unique in self._weights:
             unique, number = f"{name}_{number}", number + 1
@@ -53,14 +53,14 @@ class GraphEditor:
         return [node for node in self.nodes if name in node.input]
 
     def replace(self, node: onnx.NodeProto, by: Sequence[onnx.NodeProto]) -> None:
-        """Puts nodes in the place of one; they keep its output's name."""
+        """Replaces a node by others, which must keep the name of its output."""
         position = next(index for index, other in enumerate(self.nodes) if other is node)
         self.nodes[position : position + 1] = by
 
     def take_over(self, part: onnx.ModelProto, outputs: Sequence[str]) -> None:
-        """Puts a changed `part` in the place of the nodes that it was made from.
+        """Replaces nodes by a changed version of the subgraph that `part` made from them.
 
-        Weights that have another type in it get another name, since the rest of the graph may read them too.
+        Weights with a changed type get a new name, since the rest of the graph may read them too.
         """
         replaced = {id(node) for node in self.needed_by(outputs)}
         types = {name: weight.data_type for name, weight in self._weights.items()}
@@ -74,15 +74,15 @@ class GraphEditor:
         self._weights |= {weight.name: weight for weight in part.graph.initializer}
 
     def prepend(self, node: onnx.NodeProto) -> None:
-        """Adds a node that reads the graph's inputs and weights only."""
+        """Adds a node that reads only inputs and weights of the graph."""
         self.nodes.insert(0, node)
 
     def needed_by(self, outputs: Sequence[str]) -> list[onnx.NodeProto]:
-        """The nodes that some values come from."""
+        """The nodes that are needed to compute some values."""
         return _needed(self.nodes, outputs)[0]
 
     def part(self, outputs: Sequence[str]) -> onnx.ModelProto:
-        """A graph that ends at some values; their types are left open."""
+        """The subgraph that computes some values; it does not state their types."""
         part = onnx.ModelProto()
         part.CopyFrom(self.model)
         nodes, needed = _needed(self.nodes, outputs)
@@ -94,7 +94,7 @@ class GraphEditor:
         return part
 
     def run_part(self, outputs: Sequence[str], feeds: Iterable[Mapping[str, Array]]) -> Iterator[list[Array]]:
-        """Values from inside the graph, for one set of inputs after the other."""
+        """Inner values of the graph, for each set of inputs."""
         part = self.part(outputs)
         session = session_of(part)
         names = {value.name for value in part.graph.input}
@@ -102,12 +102,12 @@ class GraphEditor:
             yield session.run(list(outputs), {name: feed[name] for name in names})
 
     def finish(self) -> onnx.ModelProto:
-        """The graph without nodes and weights that nothing needs."""
+        """The graph without unused nodes and weights."""
         graph = self.model.graph
         nodes, needed = _needed(self.nodes, [value.name for value in graph.output])
         _set(graph.node, nodes)
         _set(graph.initializer, [weight for name, weight in self._weights.items() if name in needed])
-        # What was known of inner values may have changed, and nobody needs it.
+        # Types and shapes of inner values may have changed, and they are not needed.
         del graph.value_info[:]
         domains = {node.domain for node in nodes}
         kept = [entry for entry in self.model.opset_import if entry.domain in domains | {""}]
@@ -118,7 +118,7 @@ class GraphEditor:
 
 
 def operator_counts(model: onnx.ModelProto) -> dict[str, int]:
-    """How often each operator stands in a graph."""
+    """Count of each operator in a graph."""
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
 
 
@@ -128,11 +128,11 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def session_of(model: onnx.ModelProto, threads: int = 0) -> Any:  # noqa: ANN401 - onnxruntime carries no types
-    """ONNX Runtime's session of a graph in memory, on the CPU.
+    """ONNX Runtime's CPU session of a graph in memory.
 
     Args:
-        model: Of any size.
-        threads: Within one run; 0 leaves the choice to ONNX Runtime.
+        model: A graph of any size.
+        threads: Threads of one run; 0 for ONNX Runtime's default.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -143,13 +143,13 @@ def session_of(model: onnx.ModelProto, threads: int = 0) -> Any:  # noqa: ANN401
     copy.CopyFrom(model)
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "model.onnx")
-        # Saving with weights beside it takes them out of the message.
+        # Saving with external weights removes the weights from the message, so a copy is saved.
         onnx.save_model(copy, path, save_as_external_data=True)
         return ort.InferenceSession(path, options, providers=providers)
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
-    """Size of all weights."""
+    """Size of all weights in bytes."""
     return sum(len(weight.raw_data) for weight in model.graph.initializer)
 
 
@@ -170,7 +170,7 @@ def _needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> tuple[li
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """The values that a node reads, those that its branches take from around them included."""
+    """The values that a node reads, including those that its branches read from the outer graph."""
     yield from node.input
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:

@@ -1,13 +1,13 @@
-"""The encoder in 8-bit integers, for CPUs: a quarter of the size, and fastest with AVX512-VNNI or AVX-VNNI.
+"""Quantises the encoder to 8-bit integers for CPUs: a quarter of the size; fastest with AVX512-VNNI or AVX-VNNI.
 
-Weights get one scale for each output channel, activations one for each matrix product, measured once on the catalog's
-texts: so a text's vector does not depend on the texts that happen to share its batch, as it would with scales measured
-at each run. The scales leave room in the weights, so that x86 CPUs without VNNI, which add two products in 16 bits,
-compute the same integers (`_largest_sums`).
+Weights have one scale for each output channel. Activations have one scale for each matrix product, measured once on the
+catalog's texts, so that a text's vector does not depend on the other texts of its batch. The scales limit the weights,
+so that x86 CPUs without VNNI, which add two products in 16 bits, compute the same integers (`_largest_sums`).
 
-Before that, part of an activation's spread moves over to the weights, channel by channel (SmoothQuant, Xiao et al.,
-ICML 2023, eq. 3 and 4), since the residual stream of BERT-like encoders has few channels that are far larger than the
-rest. How much, and where the range is cut, each product decides by its own error on sample tokens.
+Before quantising, smoothing moves some of an activation's spread to the weights, channel by channel (SmoothQuant, Xiao
+et al., ICML 2023, eq. 3 and 4), since a few channels of the residual stream of BERT-like encoders are far larger than
+the rest. The strength of smoothing and the cut of the range are those with the least error of the product on sample
+tokens.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from ebbtide.interest import contract
 Floats = npt.NDArray[np.float32]
 
 _STRENGTHS = (None, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""How much of the spread the weights take over; None for nothing, which saves a multiplication."""
+"""Candidates for the strength of smoothing; None for no smoothing, which saves a multiplication."""
 _CUTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Parts of an activation's range that are kept."""
+"""Candidates for the share of an activation's range that is kept."""
 _SAMPLE_TOKENS = 1024
 _CHOICE_TOKENS = 512
 _LEVELS = 127
-"""Of integers, above and below 0."""
+"""Number of integer levels above 0 and below 0."""
 _STEPS = 255
 _MIN_TABLE_ROWS = 1024
 _SMALLEST = 1e-6
@@ -40,42 +40,45 @@ _SMALLEST = 1e-6
 
 @dataclass(frozen=True)
 class _Activation:
-    """What an activation is over the sample."""
+    """Statistics of an activation over the sample texts."""
 
     rows: Floats
-    """``[tokens, channels]``, some of its tokens."""
+    """``[tokens, channels]``, values at some of the tokens."""
     low: Floats
-    """``[channels]``, over all tokens."""
+    """``[channels]``, the smallest values over all tokens."""
     high: Floats
-    """``[channels]``."""
+    """``[channels]``, the largest values over all tokens."""
 
 
 @dataclass(frozen=True)
 class _Scales:
-    """How one matrix product is quantised."""
+    """The quantisation of one matrix product."""
 
     smoothing: Floats | None
-    """``[channels]``, what the activation is multiplied with; its inverse is in the weights."""
+    """``[channels]``, factors on the activation, whose inverse is in the weights; None for no smoothing."""
     weight: npt.NDArray[np.int8]
+    """``[channels, outputs]``."""
     weight_scale: Floats
     """``[outputs]``."""
     scale: np.float32
+    """Scale of the activation."""
     zero: np.uint8
+    """Zero point of the activation."""
 
 
 def to_int8(graph: onnx.ModelProto, samples: Sequence[Mapping[str, Array]]) -> onnx.ModelProto:
     """The graph with the layers' matrix products and the word embeddings in 8-bit integers.
 
-    What follows pooling stays float32: it is a thousandth of the work.
+    The operators after the last layer stay float32: they are a thousandth of the work.
 
     Args:
-        graph: Fused for the CPU, or as traced; float32.
-        samples: Inputs to measure activations on.
+        graph: A float32 graph, fused for the CPU or traced.
+        samples: Inputs on which activations are measured.
     """
     editor = GraphEditor(graph)
     products = [node for node in editor.nodes if _weight(editor, node) is not None]
     activations = _measure(editor, sorted({node.input[0] for node in products}), samples)
-    # Backwards, since a product's smoothing may go into the attention block before it.
+    # In reverse order, since a product's smoothing may change the weights of the attention block before it.
     for node in reversed(products):
         activation, weight = activations.get(node.input[0]), _weight(editor, node)
         if activation is not None and weight is not None:
@@ -90,14 +93,14 @@ def _weight(editor: GraphEditor, node: onnx.NodeProto) -> Floats | None:
     if node.op_type not in ("MatMul", "Attention"):
         return None
     if node.op_type == "Attention" and any(node.input[4:]):
-        # The quantised operator takes a mask, but no scores to add.
+        # The quantised operator supports a mask, but no term added to the scores.
         return None
     weight = editor.constant(node.input[1])
     return weight if weight is not None and weight.ndim == 2 else None
 
 
 def _measure(editor: GraphEditor, names: list[str], samples: Sequence[Mapping[str, Array]]) -> dict[str, _Activation]:
-    """The activations that have one row for each token; padding is left out."""
+    """Measures the activations that have one row for each token; padding is excluded."""
     mask_name = contract.ENCODER.inputs[1].name
     random = np.random.default_rng(0)
     rows: dict[str, list[Floats]] = {name: [] for name in names}
@@ -142,7 +145,7 @@ def _choose(activation: _Activation, weight: Floats) -> _Scales:
 
 
 def _smoothing(activation: _Activation, weight: Floats, strength: float) -> Floats:
-    """What each channel of the activation is multiplied with; 1 in the geometric mean."""
+    """The factor on each channel of the activation, ``[channels]``; the geometric mean is 1."""
     spread = np.maximum(np.maximum(np.abs(activation.low), np.abs(activation.high)), _SMALLEST)
     size = np.maximum(np.abs(weight).max(1), _SMALLEST)
     factor = size ** (1 - strength) / spread**strength
@@ -152,7 +155,7 @@ def _smoothing(activation: _Activation, weight: Floats, strength: float) -> Floa
 
 
 def _largest_sums(weight: Floats) -> Floats:
-    """The largest absolute sum of two weights of one sign in adjacent channels, ``[outputs]``.
+    """The largest absolute sum of two weights of equal sign in adjacent channels, ``[outputs]``.
 
     x86 CPUs without VNNI multiply unsigned activations by signed weights with ``vpmaddubsw``: it adds the products of
     channels 2i and 2i + 1 in 16 bits, and saturates. With this sum at 127, two rounded weights sum to at most 128, and
@@ -165,13 +168,13 @@ def _largest_sums(weight: Floats) -> Floats:
 
 
 def _channel_scales(weight: Floats, largest: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Integers ``[channels, outputs]``, symmetric, and their scales ``[outputs]``, which take ``largest`` to 127."""
+    """Symmetric integers ``[channels, outputs]`` and their scales ``[outputs]``, which map ``largest`` to 127."""
     scale = (np.where(largest > 0, largest, 1.0) / _LEVELS).astype(np.float32)
     return np.rint(weight / scale).clip(-_LEVELS, _LEVELS).astype(np.int8), scale
 
 
 def _quantise(editor: GraphEditor, node: onnx.NodeProto, scales: _Scales) -> None:
-    """Puts the integer operator in the place of a matrix product or an attention block."""
+    """Replaces a matrix product or an attention block by the integer operator."""
     name = node.output[0]
     source, nodes = node.input[0], list[onnx.NodeProto]()
     if scales.smoothing is not None and not _smooth_values(editor, node, scales.smoothing):
@@ -197,7 +200,11 @@ def _quantise(editor: GraphEditor, node: onnx.NodeProto, scales: _Scales) -> Non
 
 
 def _smooth_values(editor: GraphEditor, node: onnx.NodeProto, smoothing: Floats) -> bool:
-    """Has the attention block before a product give its output smoothed, which is free: it is linear in its values."""
+    """Applies smoothing to the weights of the attention block before a product, whose output is linear in its values.
+
+    Returns:
+        Whether this was possible; it saves a multiplication.
+    """
     attention = editor.producer(node.input[0])
     if attention is None or attention.op_type != "Attention" or len(editor.consumers(node.input[0])) > 1:
         return False
@@ -212,7 +219,7 @@ def _smooth_values(editor: GraphEditor, node: onnx.NodeProto, smoothing: Floats)
 
 
 def _take_bias(editor: GraphEditor, name: str) -> list[str]:
-    """The bias that is added to a product next, taken over by the product, which adds it on the way."""
+    """Removes the addition of a bias after a product, and returns the bias for the integer operator to add."""
     consumers = editor.consumers(name)
     if len(consumers) != 1:
         return []
@@ -232,7 +239,7 @@ def _take_bias(editor: GraphEditor, name: str) -> list[str]:
 
 
 def _quantise_table(editor: GraphEditor, node: onnx.NodeProto) -> None:
-    """Word embeddings as integers with one scale for each row: half of a small encoder's size."""
+    """Quantises word embeddings with one scale for each row; they are half of a small encoder's size."""
     table = editor.constant(node.input[0])
     if table is None or table.dtype != np.float32 or table.ndim != 2 or len(table) < _MIN_TABLE_ROWS:
         return

@@ -1,4 +1,4 @@
-"""Takes the encoder of an earlier export over as it is, where a bundle changed in nothing that the encoder knows."""
+"""Reuses the encoder of an earlier export if a new bundle has the same encoder, projection and texts."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ _CHECKED_TEXTS = 64
 
 @dataclass(frozen=True)
 class KeptEncoder:
-    """The encoder of a version that lies in a repository."""
+    """The encoder of a version in a repository."""
 
     repository: Path
     version: int
     report: EncoderReport
-    """What its export told of it, which holds for every copy."""
+    """The report of its export, which is valid for every copy."""
 
     @classmethod
     def read(cls, repository: Path, version: int, noted: Mapping[str, Any]) -> KeptEncoder:
-        """Reads what an export noted.
+        """Reads the encoder's report from a manifest entry.
 
         Args:
-            repository: Written by an export.
-            version: One of it.
-            noted: The encoder's part of the version's manifest.
+            repository: Folder written by `ebbtide export`.
+            version: A version in it.
+            noted: The field ``encoder`` of the version's manifest entry.
 
         Raises:
-            RepositoryError: The note is damaged.
+            RepositoryError: The entry is damaged.
         """
         try:
             return cls(repository, version, TypeAdapter(EncoderReport).validate_python(dict(noted)))
         except (ValidationError, TypeError) as error:
             raise RepositoryError(
-                f"{repository}: version {version}, encoder: got {error}; expected what `ebbtide export` notes: export "
+                f"{repository}: version {version}, encoder: got {error}; expected an entry of `ebbtide export`: export "
                 "the bundle with `ebbtide export --version`"
             ) from error
 
     def write(self, fingerprint: str, encoder: Path, tokenizer: Path) -> None:
-        """Writes graph and tokenizer as files of another export; each is one file on the disk for both.
+        """Writes graph and tokenizer into another export; both exports share the files on the disk.
 
         Args:
-            fingerprint: The id of that export.
-            encoder: Its version folder of the `encoder` model.
-            tokenizer: The same of the `tokenizer` model.
+            fingerprint: The id of the other export.
+            encoder: The other export's version folder of the `encoder` model.
+            tokenizer: The other export's version folder of the `tokenizer` model.
         """
         for file in sorted(self._folder(contract.ENCODER.name).glob(f"{MODEL_FILE}*")):
             share_file(file, encoder / file.name)
@@ -73,10 +73,10 @@ class KeptEncoder:
 
 
 def difference_from_bundle(in_process: InProcessPipeline, bundle: InterestBundle) -> float:
-    """How far an exported encoder is from the one that a bundle was trained with, on some of the catalog's texts.
+    """Compares an exported encoder with the one that a bundle was trained with, on some of the catalog's texts.
 
     Returns:
-        The largest absolute difference of an event vector's entry; infinity where no request may carry such a text.
+        The largest absolute difference of an event vector's entry; infinity if no catalog text is within the limits.
     """
     items, expected = catalog_texts(bundle, in_process.limits, min(_CHECKED_TEXTS, in_process.limits.max_texts))
     if not items:
@@ -86,17 +86,17 @@ def difference_from_bundle(in_process: InProcessPipeline, bundle: InterestBundle
 
 
 def catalog_texts(bundle: InterestBundle, limits: Limits, count: int) -> tuple[list[int], Floats]:
-    """Some items whose text a request may carry, and the event vectors of these texts by torch.
+    """Some items whose text is within the limits of a request, and the event vectors of these texts in torch.
 
-    Training has embedded them, so that no language model is loaded for it.
+    The bundle has the text vectors, so no language model is loaded.
 
     Args:
-        bundle: With its catalog.
-        limits: Of the export.
-        count: At most so many, spread over the catalog.
+        bundle: A bundle with its catalog.
+        limits: Limits of the export.
+        count: Largest number of items; they are spread over the catalog.
 
     Returns:
-        Catalog indices, and vectors ``[items, d]``.
+        Catalog indices of the items, and event vectors ``[items, d]``.
     """
     allowed = [
         item

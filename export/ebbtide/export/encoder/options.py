@@ -1,4 +1,4 @@
-"""How an export writes the encoder: its precision, and whether a loss of fidelity is accepted."""
+"""Options of the exported encoder: its precision, and whether a loss of fidelity is accepted."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """Choices for the encoder of one export; docs/encoder.md says when to take which."""
+    """Options of the encoder of one export; docs/encoder.md says how to choose."""
 
     precision: Precision = "fp32"
-    """Of weights and products: ``int8`` is for CPUs, ``fp16`` for GPUs. Inputs and outputs do not change."""
+    """Precision of weights and products: ``int8`` for CPUs, ``fp16`` for GPUs. Inputs and outputs do not change."""
     allow_fidelity_loss: bool = False
-    """Whether to write an encoder whose fidelity is below what `require_fidelity` asks for."""
+    """Whether to write an encoder whose fidelity is below the bounds of `require_fidelity`."""
 
     def __post_init__(self) -> None:
-        """Refuses an unknown precision.
+        """Checks the precision.
 
         Raises:
-            EncoderOptionsError: Naming it.
+            EncoderOptionsError: The precision is unknown; the message names it.
         """
         if self.precision not in get_args(Precision):
             raise EncoderOptionsError(

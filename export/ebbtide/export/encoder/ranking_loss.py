@@ -1,7 +1,7 @@
-"""What a compressed encoder does to rankings: NDCG@10 where users' histories are given as free texts.
+"""Measures the effect of a compressed encoder on rankings: NDCG@10 with users' histories as texts.
 
-Served events by item id never meet the encoder, so every event of the history is replaced by its item's text: its
-vector comes from the encoder alone, without the item's learned residual. The items that are ranked keep their factors.
+Events with item ids do not use the encoder when served, so every event of the history is replaced by its item's text:
+its vector comes only from the encoder, without the item's learned residual. The ranked items keep their factors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ebbtide.train.trainer import prior_snapshots
 from ebbtide.train.windows import LogTensors
 
 _GROUPS = 10
-"""Of the jackknife."""
+"""Number of user groups of the jackknife."""
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -38,55 +38,57 @@ Outcome = tuple[Ints, Ints]
 
 @dataclass(frozen=True)
 class RankingSample:
-    """How much is measured at most; the defaults take some seconds."""
+    """Upper bounds on the sample; the defaults take some seconds."""
 
     users: int = 1_024
     events_each: int = 64
-    """Of a user, the last ones."""
+    """Targets per user, the latest ones."""
     items: int = 10_000
-    """Whose texts are embedded."""
+    """Number of items whose texts are embedded."""
 
 
 @dataclass(frozen=True)
 class RankingLoss:
-    """NDCG@10 with the compressed encoder's texts, over that with the full encoder's, on the same events."""
+    """NDCG@10 with the compressed encoder, relative to that with the full encoder on the same events."""
 
     ratio: float
+    """NDCG@10 with the compressed encoder over NDCG@10 with the full encoder."""
     standard_error: float
-    """Of the ratio, by leaving out a tenth of the users at a time (jackknife)."""
+    """Standard error of the ratio, by a jackknife over 10 groups of users."""
     full_ndcg_at_10: float
     users: int
     events: int
 
 
 class NotMeasured(Exception):  # noqa: N818 - an outcome, not a mistake
-    """There is nothing to measure on; the message says why."""
+    """There are no events to measure on; the message says why."""
 
 
 @dataclass(frozen=True)
 class TextRanking:
-    """Events that training held out, or each user's last ones, and how the full encoder's texts rank them."""
+    """Target events (held out of training, or each user's latest) and their ranks with the full encoder."""
 
     bundle: InterestBundle
     log: EventLog
     tensors: LogTensors
     popularity: PopularitySnapshots | None
     targets: Mask
-    """``[n]``, the events to predict."""
+    """``[events]``, the events to predict."""
     items: Ints
-    """Catalog indices of all items that come before a target."""
+    """Catalog indices of all items in the chosen users' logs."""
     full: Outcome
+    """Ranks of the targets with the full encoder."""
 
     @classmethod
     def read(cls, bundle: InterestBundle, sample: RankingSample = RankingSample()) -> TextRanking:
-        """Reads the bundle's data files again and ranks with the full encoder's texts.
+        """Reads the bundle's data files again and ranks with the full encoder.
 
         Raises:
-            NotMeasured: The data files are gone or are others, or no item is found among the first ten.
+            NotMeasured: The data files are missing or have changed, or no target is in the top 10.
         """
         log = _read_log(bundle)
         held_back = held_out(log, bundle.config.data.holdout)
-        # Without a holdout everybody's last events: those of the last days are of too few users to show 1 percent.
+        # Without a holdout, the latest events of every user: the last days have too few users to measure 1 percent.
         late = held_back if held_back.any() else np.ones_like(held_back)
         targets, items = _choose(log, late & has_past(log), sample)
         tensors = LogTensors.of(log, bundle.config.model.session_gap_ms)
@@ -95,14 +97,14 @@ class TextRanking:
         full = target_ranks(model, log, tensors, targets, popularity)
         found = metrics_of(log, *full)
         if not found.ndcg_at_10 > 0:
-            raise NotMeasured(f"the full encoder finds none of {found.events} events among its first ten")
+            raise NotMeasured(f"the full encoder ranks none of {found.events} targets in the top 10")
         return cls(bundle, log, tensors, popularity, targets, items, full)
 
     def loss(self, embed_texts: Callable[[list[str]], Floats]) -> RankingLoss:
-        """What another encoder changes.
+        """The effect of another encoder on NDCG@10.
 
         Args:
-            embed_texts: From texts to event vectors ``[texts, d]``.
+            embed_texts: Function from texts to event vectors ``[texts, d]``.
         """
         model = self.bundle.model
         items = torch.from_numpy(self.items)
@@ -117,7 +119,7 @@ def _read_log(bundle: InterestBundle) -> EventLog:
     reference = bundle.config.data
     for name in (reference.events, reference.catalog):
         if name is not None and not Path(name).is_file():
-            raise NotMeasured(f"{name} is not there any more")
+            raise NotMeasured(f"{name} does not exist any more")
     try:
         data = read_dataset(reference)
     except DataError as error:
@@ -128,7 +130,7 @@ def _read_log(bundle: InterestBundle) -> EventLog:
 
 
 def _choose(log: EventLog, targets: Mask, sample: RankingSample) -> tuple[Mask, Ints]:
-    """The targets of some users, and all items that they had."""
+    """The targets of some users, and all items in these users' logs."""
     chosen = np.zeros_like(targets)
     items = set[int]()
     users = np.unique(np.repeat(np.arange(len(log.users)), np.diff(log.start))[targets])
@@ -140,12 +142,12 @@ def _choose(log: EventLog, targets: Mask, sample: RankingSample) -> tuple[Mask, 
         items = more
         chosen[own[targets[own]][-sample.events_each :]] = True
     if not chosen.any():
-        raise NotMeasured("no event has another of the same user before it")
+        raise NotMeasured("no event has an earlier event of the same user")
     return chosen, np.array(sorted(items))
 
 
 def _with_residual(model: InterestModel, residual: torch.Tensor) -> InterestModel:
-    """The model with other event vectors: P text + residual."""
+    """The model with another residual, and so with other event vectors (P text + residual)."""
     other = InterestModel(model.config, model.text_vectors, model.added_blocks.features())
     other.load_state_dict({**model.state_dict(), "event_residual": residual})
     return other.eval()

@@ -1,4 +1,4 @@
-"""How fast encoders are on this machine: in turns, so that whatever else the machine does meets all of them alike."""
+"""Measures the speed of encoders in turns, so that other load on the machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ _MAX_RUNS = 50
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians over the turns."""
+    """Median times of an encoder over the turns."""
 
     batch_s: float
     """Seconds for `BATCH_TEXTS` texts of `BATCH_TOKENS` tokens."""
     text_s: float
-    """Seconds for one text of as many tokens."""
+    """Seconds for one text of `BATCH_TOKENS` tokens."""
 
     @property
     def texts_per_s(self) -> float:
-        """Texts a second in such batches."""
+        """Texts per second in batches of `BATCH_TEXTS`."""
         return BATCH_TEXTS / self.batch_s
 
 
 def compare_speed(
     sessions: Mapping[str, Any], tokens: EncoderTokens, texts: Sequence[str], turns: int = 7
 ) -> dict[str, Speed]:
-    """The speed of each of some encoders.
+    """Measures the speed of several encoders.
 
     Args:
-        sessions: ONNX Runtime's, by name, all with the same number of threads.
+        sessions: ONNX Runtime sessions by name, all with the same number of threads.
         tokens: The encoders' tokenizer.
-        texts: Whose tokens fill the batches.
-        turns: How often each is timed.
+        texts: Texts whose tokens fill the batches.
+        turns: Number of measurements of each encoder.
     """
     batch = _full_batch(tokens, texts)
     shapes = (batch, {name: feed[:1] for name, feed in batch.items()})
@@ -57,7 +57,7 @@ def compare_speed(
 
 
 def _full_batch(tokens: EncoderTokens, texts: Sequence[str]) -> dict[str, Array]:
-    """Real tokens one after the other, without padding, so that every encoder has the same work."""
+    """A batch of concatenated real tokens without padding, so that every encoder has the same work."""
     wanted = BATCH_TEXTS * BATCH_TOKENS
     stream = [token for ids in tokens.ids(texts[:wanted]) for token in ids]
     input_ids = np.resize(np.array(stream, dtype=np.int64), (BATCH_TEXTS, BATCH_TOKENS))
@@ -66,7 +66,7 @@ def _full_batch(tokens: EncoderTokens, texts: Sequence[str]) -> dict[str, Array]
 
 
 def _runs(session: Any, feeds: Mapping[str, Array]) -> int:  # noqa: ANN401 - onnxruntime carries no types
-    """How many runs make one turn, after the first ones, which allocate."""
+    """Number of runs in one turn, measured after two runs that allocate memory."""
     _time(session, feeds, 2)
     return int(np.clip(_SECONDS_PER_TURN / _time(session, feeds, 1), 1, _MAX_RUNS))
 

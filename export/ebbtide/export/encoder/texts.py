@@ -1,4 +1,4 @@
-"""The catalog's texts for a compressed encoder: some to calibrate on, others to measure on; batches of their tokens."""
+"""Splits the catalog's texts for calibration and for measuring a compressed encoder, and makes token batches."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class TextSplit:
-    """A catalog's different texts, in random order, some of which the calibration does not see."""
+    """The distinct texts of a catalog in random order, split in two."""
 
     calibration: list[str]
-    """At most 512."""
+    """Texts for calibration, at most 512."""
     kept_back: list[str]
-    """Every fifth, at most `_MAX_KEPT_BACK`; equal to none of the others."""
+    """Texts for measuring: every fifth one, at most `_MAX_KEPT_BACK`; none of them is a calibration text."""
 
 
 def split_texts(texts: Sequence[str]) -> TextSplit:
-    """Splits texts by chance, the same way every time; a catalog of one text gives it to both sides."""
+    """Splits texts at random with a fixed seed; the text of a one-text catalog is in both sets."""
     distinct = list(dict.fromkeys(texts))
     order = [distinct[index] for index in np.random.default_rng(_SEED).permutation(len(distinct))]
     kept_back = order[::_KEPT_BACK_SHARE]
@@ -43,7 +43,7 @@ def split_texts(texts: Sequence[str]) -> TextSplit:
 
 
 def fragments(texts: Sequence[str]) -> list[str]:
-    """A few successive words of each text: what users type is shorter than what a catalog says."""
+    """Some consecutive words of each text, since texts from users are shorter than catalog texts."""
     random = np.random.default_rng(_SEED)
     found = []
     for text in texts:
@@ -56,38 +56,38 @@ def fragments(texts: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Some texts, ready for the encoder."""
+    """The tokens of some texts, as inputs of the encoder."""
 
     indices: list[int]
-    """Of the texts in the list that was given."""
+    """Indices of the texts in the given list."""
     feeds: dict[str, Array]
     """The encoder's inputs by name, each int64 ``[texts, tokens]``."""
 
 
 class EncoderTokens:
-    """Cuts texts into tokens as the served tokenizer does."""
+    """Tokenizes texts as the served tokenizer does."""
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
         """Reads an encoder's tokenizer.
 
         Args:
-            folder: Of the encoder.
-            max_tokens: Longer texts are cut.
+            folder: Folder of the encoder.
+            max_tokens: Texts are truncated to this many tokens.
         """
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(max_tokens)
         self._pad_id: int = (self._tokenizer.padding or {}).get("pad_id", 0)
         self._tokenizer.no_padding()
-        # A text that spells a special token is text, as when it is served.
+        # A special token spelled out in a text is ordinary text, as in serving.
         self._tokenizer.encode_special_tokens = True
         self._max_tokens = max_tokens
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, with the special tokens around it."""
+        """Token ids of each text, special tokens included."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
 
     def batches(self, texts: Sequence[str]) -> list[TokenBatch]:
-        """Texts of similar length together, padded to a multiple of 16."""
+        """Batches of texts of similar length, padded to a multiple of 16 tokens."""
         tokens = self.ids(texts)
         order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
         return [
@@ -107,11 +107,11 @@ class EncoderTokens:
 
 
 def embed(batches: Sequence[TokenBatch], run: Callable[[dict[str, Array]], Array]) -> Floats:
-    """Vectors of texts in their own order, ``[texts, width]``.
+    """The vectors of texts in the original order, ``[texts, width]``.
 
     Args:
-        batches: From `EncoderTokens.batches`.
-        run: From feeds to vectors.
+        batches: Batches from `EncoderTokens.batches`.
+        run: Function from the encoder's inputs to vectors.
     """
     vectors = np.concatenate([run(batch.feeds) for batch in batches])
     indices = np.concatenate([batch.indices for batch in batches])

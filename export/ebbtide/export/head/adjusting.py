@@ -1,4 +1,4 @@
-"""The part of a scoring head's graph that puts a request's score adjustments in the place of the catalog's scores."""
+"""The nodes of a scoring head's graph that replace the scores of items by a request's score adjustments."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ebbtide.interest import contract
 def adjusting_nodes(
     score: str, adjust_score: str, adjusted: str
 ) -> tuple[list[NodeProto], dict[str, npt.NDArray[np.generic]]]:
-    """Adds to each adjusted item's score what it lacks of the adjustment, and the weights that the nodes read.
+    """Nodes that add to each adjusted item's score its difference from the adjustment, and the weights that they read.
 
-    Not a scatter of the values themselves: which of several pairs of one item wins is not defined there, and padding
-    comes as pairs of item 0. What is added for padding is 0, and minus infinity wins wherever it is added.
+    The nodes do not scatter the values themselves, since the result is undefined for several pairs of one item, and
+    padding consists of pairs of item 0. The nodes add 0 for padding; adding minus infinity always excludes the item.
 
     Args:
-        score: Input, ``[requests, N]``, finite.
+        score: Input, ``[requests, items]``, finite.
         adjust_score: Input, ``[requests, adjustments]``, in the unit of the scores.
-        adjusted: Output, ``[requests, N]``.
+        adjusted: Output, ``[requests, items]``.
     """
     adjust_item = contract.ADJUST_ITEM.name
     node = helper.make_node
@@ -39,10 +39,10 @@ def adjusting_nodes(
 def adjust(
     scores: npt.NDArray[np.float32], adjust_item: npt.NDArray[np.int64], adjust_score: npt.NDArray[np.float32]
 ) -> None:
-    """The same in NumPy, in place: what checks hold a graph against.
+    """The same in NumPy, in place; checks compare the graph with it.
 
     Args:
-        scores: ``[requests, N]``.
+        scores: ``[requests, items]``.
         adjust_item: ``[requests, adjustments]``.
         adjust_score: ``[requests, adjustments]``.
     """
@@ -55,13 +55,13 @@ def adjust(
 def random_adjustments(
     random: np.random.Generator, requests: int, width: int, items: int
 ) -> dict[str, npt.NDArray[Any]]:
-    """Inputs of a head for its checks: scores, exclusions (often doubled) and padding, as the pipeline writes them.
+    """Random score adjustments for checks of a head: scores, exclusions (some twice) and padding.
 
     Args:
-        random: Source.
-        requests: B.
+        random: Random generator.
+        requests: Number of requests.
         width: Adjustments of a request; the last quarter is padding.
-        items: N.
+        items: Number of catalog items.
     """
     item = np.zeros((requests, width), dtype=np.int64)
     score = np.zeros((requests, width), dtype=np.float32)
@@ -69,7 +69,7 @@ def random_adjustments(
     for row in range(requests):
         item[row, :used] = random.permutation(items)[:used]
         score[row, :used] = random.choice(np.array([0, 0.5, -np.inf], dtype=np.float32), used)
-        # Of the excluded ones some come again, and so do some that have a score.
+        # Some items occur twice: excluded ones, and ones with a score that are then excluded.
         again = random.integers(0, used, used // 4)
         item[row, used : used + len(again)] = item[row, again]
         score[row, used : used + len(again)] = -np.inf

@@ -1,6 +1,6 @@
-"""Attribute filters inside the scoring head: items that a request does not allow get minus infinity before the choice.
+"""Attribute filters in the scoring head: items that a request does not allow get minus infinity before the top-N.
 
-A batch in which nobody filters skips all of it: the condition of an ONNX `If` looks at the requests' words alone.
+A batch without filters skips them: the condition of an ONNX `If` depends only on the requests' words.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _BEST_TYPES = (TensorProto.FLOAT, TensorProto.INT64)
 
 @dataclass(frozen=True)
 class ItemAttributes:
-    """The attribute values of a catalog as bits; see `contract.ITEM_FILTER` for the requests' side."""
+    """The attribute values of a catalog as bits; `contract.ITEM_FILTER` holds the bits of a request."""
 
     words: Words
-    """``[N, filter words]``, in catalog order; the first bit of every column is set for every item."""
+    """``[items, filter words]``, in catalog order; the first bit of every column is set for every item."""
     columns: tuple[tuple[int, int], ...]
-    """The words of each attribute column: the first, and the one after the last."""
+    """The range of words of each attribute column: the first word, and the word after the last."""
 
     def __post_init__(self) -> None:
-        """Refuses columns that do not share out the words.
+        """Checks that each word belongs to one column, in order.
 
         Raises:
-            LimitError: Naming both.
+            LimitError: The columns do not match the words; the message names both.
         """
         indices = [index for first, end in self.columns for index in range(first, end)]
         if any(first >= end for first, end in self.columns) or indices != list(range(self.words.shape[1])):
@@ -45,10 +45,10 @@ class ItemAttributes:
 
 
 def allowed_items(attributes: ItemAttributes, item_filter: Words) -> npt.NDArray[np.bool_]:
-    """What the graph does, in NumPy: which items each request allows, ``[requests, N]``.
+    """The items that each request allows, ``[requests, items]``; the NumPy reference for the graph.
 
     Args:
-        attributes: Of the items.
+        attributes: Attributes of the items.
         item_filter: ``[requests, filter words]``.
     """
     allowed = np.ones((len(item_filter), len(attributes.words)), dtype=np.bool_)
@@ -63,16 +63,16 @@ def allowed_items(attributes: ItemAttributes, item_filter: Words) -> npt.NDArray
 def best_nodes(
     scores: str, count: str, outputs: Sequence[str], attributes: ItemAttributes | None
 ) -> tuple[list[NodeProto], Weights]:
-    """The best of the allowed items of each request.
+    """Nodes that select the best allowed items of each request.
 
     Args:
-        scores: Name of ``[requests, N]``.
-        count: Name of an initializer ``[1]``: how many are taken.
+        scores: Name of ``[requests, items]``.
+        count: Name of an initializer ``[1]``: the number of items to select.
         outputs: Names for the best scores and their catalog indices, best first.
-        attributes: Of the items; None where a request cannot filter.
+        attributes: Attributes of the items; None without attribute filters.
 
     Returns:
-        Nodes, and the weights that they read.
+        The nodes and the weights that they read.
     """
     if attributes is None:
         return [_top(scores, count, outputs)], {}
@@ -84,13 +84,13 @@ def best_nodes(
         _top("allowed_score", count, filtered),
     ]
     nodes = [
-        # [requests, columns]: the first bit is set where a request leaves the column alone.
+        # [requests, columns]: the first bit is set where a request does not filter by the column.
         node("Gather", [contract.ITEM_FILTER.name, "first_words"], ["column_words"], axis=1),
         node("BitwiseAnd", ["column_words", "first_bit"], ["unfiltered"]),
         node("ReduceMin", ["unfiltered", "requests_axis"], ["column_unfiltered"], keepdims=0),
         node("ReduceMin", ["column_unfiltered"], ["all_unfiltered"], keepdims=0),
         node("Cast", ["all_unfiltered"], ["nobody_filters"], to=TensorProto.BOOL),
-        # Each branch ends with its few best: a branch that hands all scores on would copy them.
+        # Each branch contains the TopK: a branch with all scores as its output would copy them.
         node(
             "If",
             ["nobody_filters"],
@@ -103,7 +103,7 @@ def best_nodes(
 
 
 def _allowing(attributes: ItemAttributes) -> list[NodeProto]:
-    """Nodes for ``is_allowed``, bool ``[requests, N]``: an item passes every column by a bit that both sides have."""
+    """Nodes for ``is_allowed``, bool ``[requests, items]``: item and request share a bit in every filtered column."""
     node = helper.make_node
     nodes: list[NodeProto] = []
     passing: list[str] = []
@@ -131,7 +131,7 @@ def _allowing(attributes: ItemAttributes) -> list[NodeProto]:
 
 
 def _column_check(first: int, end: int, output: str) -> list[NodeProto]:
-    """Whether items and requests share a bit in any word of one column, bool ``[requests, N]``."""
+    """Whether items and requests share a bit in any word of one column, bool ``[requests, items]``."""
     node = helper.make_node
     nodes: list[NodeProto] = []
     for word in range(first, end):

@@ -1,4 +1,4 @@
-"""Asks an exported scoring head what torch can answer too: are the best N the true ones, and the scores the same?"""
+"""Compares an exported scoring head with torch: the top N items and their scores must be the same."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _REQUESTS = 64
 _REQUESTS_PER_BATCH = 32
 _SEED = 0
 _ROUNDING = 1e-3
-"""Of the largest score: what rounding the factors to half precision may change (each by 2^-11 at most, 4.9e-4)."""
+"""Largest change of scores by rounding factors to half precision (each by at most 2^-11), over the largest score."""
 _TOLERANCE_MARGIN = 2.0
-"""Over the largest difference seen on realistic requests, for those that were not asked."""
+"""Factor on the largest difference on realistic requests, since other requests may differ somewhat more."""
 
 Feeds = dict[str, npt.NDArray[Any]]
 _INPUTS = tuple(tensor.name for tensor in contract.SCORING_HEAD.inputs)
@@ -40,12 +40,12 @@ _INPUTS = tuple(tensor.name for tensor in contract.SCORING_HEAD.inputs)
 
 @dataclass(frozen=True)
 class HeadCheck:
-    """How near a scoring head is to torch."""
+    """The difference of a scoring head from torch, and the tolerance."""
 
     difference: float
     """Largest absolute difference of scores."""
     tolerance: float
-    """What it may be on any request: `TOLERANCE`, or with rounded factors twice what realistic requests showed."""
+    """Largest difference allowed: `TOLERANCE`; with rounded factors, twice the difference on realistic requests."""
 
 
 def check_head(
@@ -55,19 +55,19 @@ def check_head(
     precision: HeadPrecision = "fp32",
     attributes: ItemAttributes | None = None,
 ) -> HeadCheck:
-    """The exported head against torch, on random interests and on those of realistic requests.
+    """Compares the exported head with torch on random interests and on interests of realistic requests.
 
-    Random ones come with random adjustments, items excluded twice and more among them, and with random filters.
+    Random interests have random adjustments, with items that are excluded twice, and random filters.
 
     Args:
         in_process: The export.
-        bundle: What it was made from.
-        sizes: Of the export.
-        precision: Of the head.
-        attributes: What the head was written with.
+        bundle: The exported bundle.
+        sizes: Sizes of the export.
+        precision: Precision of the head.
+        attributes: Attributes of the head.
 
     Raises:
-        ParityError: See `check_graph`; or the ids do not go with the scores; or one of the true best N is missing.
+        ParityError: See `check_graph`; or the ids do not match the scores; or an item of the true top N is missing.
     """
     with torch.inference_mode():
         factors = torch.cat([bundle.model.item_factors(), torch.from_numpy(bundle.prior_columns)], dim=1)
@@ -85,7 +85,7 @@ class _KnownScores:
     attributes: ItemAttributes | None
 
     def of(self, feeds: Feeds) -> Tensor:
-        """The scores of the whole catalog, ``[requests, N]``, by torch."""
+        """The scores of the whole catalog in torch, ``[requests, items]``."""
         interest, adjust_item, adjust_score, item_filter = (feeds[name] for name in _INPUTS)
         scores = torch.from_numpy(interest) @ self.factors.T
         adjust(scores.numpy(), adjust_item, adjust_score)
@@ -102,7 +102,7 @@ def _largest(
     known_scores: _KnownScores,
     batches: Iterator[Feeds],
 ) -> float:
-    """The largest difference over batches; one at a time, since each has the scores of the whole catalog."""
+    """The largest difference over batches; one batch at a time, to limit the memory for scores."""
     outputs = [tensor.name for tensor in contract.SCORING_HEAD.outputs]
     index = bundle.catalog.index
     largest = 0.0
@@ -127,10 +127,10 @@ def _largest(
 
 
 def _require_all(item_id: npt.NDArray[np.object_], known: npt.NDArray[np.float32], index: Mapping[str, int]) -> None:
-    """Passes answers that hold the true best N, or items whose scores equal theirs within the tolerance.
+    """Accepts answers that hold the true top N, or items with equal scores within the tolerance.
 
     Raises:
-        ParityError: Saying how many of them.
+        ParityError: Items are missing; the message states how many were found.
     """
     top_n = item_id.shape[1]
     for ids, scores in zip(item_id, known, strict=True):
@@ -159,10 +159,10 @@ def _random_feeds(factors: Tensor, sizes: Mapping[Size, int], attributes: ItemAt
 
 
 def require_index(item_id: npt.NDArray[Any], item_index: npt.NDArray[Any], catalog_ids: Sequence[str]) -> None:
-    """Passes rankings whose catalog indices are those of their ids.
+    """Accepts rankings in which each catalog index belongs to the item id.
 
     Raises:
-        ParityError: Naming the first that is not.
+        ParityError: An index does not match; the message names the first.
     """
     for item, index in zip(item_id.ravel().tolist(), item_index.ravel().tolist(), strict=True):
         if catalog_ids[index] != item:
@@ -175,7 +175,7 @@ def require_index(item_id: npt.NDArray[Any], item_index: npt.NDArray[Any], catal
 def _random_filters(
     random: np.random.Generator, batch: int, words: int, attributes: ItemAttributes | None
 ) -> npt.NDArray[np.int64]:
-    """Every other request leaves all columns alone; the rest allow, in one column, the values of some item."""
+    """Random filters: every second request has none, the others allow the values of a random item in one column."""
     if attributes is None:
         return np.ones((batch, words), dtype=np.int64)
     found = np.zeros((batch, words), dtype=np.int64)
@@ -188,7 +188,7 @@ def _random_filters(
 
 
 def _request_feeds(in_process: InProcessPipeline, bundle: InterestBundle) -> Iterator[Feeds]:
-    """What `adaptive_weights` hands the head for random requests, the empty and the longest among them."""
+    """Inputs of the head that `adaptive_weights` computes from random requests, edge cases included."""
     keys = item_keys(bundle.catalog.item_id)
     with torch.inference_mode():
         vectors = (bundle.model.text_vectors @ bundle.model.event_projection).numpy()
@@ -196,8 +196,8 @@ def _request_feeds(in_process: InProcessPipeline, bundle: InterestBundle) -> Ite
     weights = in_process.weights.run([sample.request(keys, vectors) for sample in samples])
     sound = [answer for answer in weights if isinstance(answer, AdaptiveWeights)]
     for start in range(0, len(sound), _REQUESTS_PER_BATCH):
-        part = sound[start : start + _REQUESTS_PER_BATCH]
+        batch = sound[start : start + _REQUESTS_PER_BATCH]
         yield {
-            tensor.name: np.stack([getattr(answer, tensor.name) for answer in part])
+            tensor.name: np.stack([getattr(answer, tensor.name) for answer in batch])
             for tensor in contract.SCORING_HEAD.inputs
         }

@@ -1,4 +1,4 @@
-"""The scoring head as an ONNX graph: interest, adjustments and filter -> the best N items and their scores."""
+"""The scoring head as an ONNX graph: from interest, adjustments and filter to the top N items and their scores."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ebbtide.train.bundle import InterestBundle
 
 Floats = npt.NDArray[np.float32]
 
-# Oldest IR that goes with the opset, so that the ONNX Runtime of older containers reads it.
+# The oldest IR version for the opset, so that older containers of ONNX Runtime can read it.
 _IR_VERSION = 8
 _MAX_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 def item_factors(bundle: InterestBundle) -> Floats:
-    """Gamma (x) a and after it the prior's columns, float32 ``[N, d + p]``."""
+    """The item factors: gamma (x) a, followed by the prior's columns, float32 ``[items, d + p]``."""
     factors: Floats = bundle.model.item_factors().detach().numpy()
     return np.concatenate([factors, bundle.prior_columns.astype(np.float32, copy=False)], axis=1)
 
@@ -39,19 +39,19 @@ def head_graph(
     precision: HeadPrecision = "fp32",
     attributes: ItemAttributes | None = None,
 ) -> onnx.ModelProto:
-    """Scores = interest . factors^T, or a request's adjustments; the best N allowed ones and the ids that go with them.
+    """Builds the graph: scores = interest . factors^T, or a request's adjustments; then the top N allowed items.
 
     Args:
-        factors: ``[N, d + p]``, in catalog order.
-        item_id: ``[N]``.
-        sizes: Of the export; `Size.TOP_N` is at most N.
+        factors: ``[items, d + p]``, in catalog order.
+        item_id: ``[items]``, the ids in catalog order.
+        sizes: Sizes of the export; `Size.TOP_N` is at most the number of items.
         precision: ``fp32``; ``fp16``, which stores the factors rounded to half precision and computes in float32;
-            ``int8``, which picks candidates by integers and scores them in float32, see `ebbtide.export.head.int8`.
-        attributes: What requests may filter by; with None the graph ignores its input `item_filter`.
+            ``int8``, which selects candidates with integers and scores them in float32, see `ebbtide.export.head.int8`.
+        attributes: Attributes that requests may filter by; with None the graph ignores its input `item_filter`.
 
     Returns:
-        The graph. An adjustment takes the place of its item's score; a value of 0 is padding and changes nothing, and
-        an item that is excluded stays so, however many pairs it has. Items that a request does not allow get minus
+        The graph. An adjustment replaces its item's score; a value of 0 is padding and has no effect. An item with
+        several adjustments is excluded if one of them excludes it. Items that a request does not allow get minus
         infinity, adjusted or not.
     """
     model = contract.SCORING_HEAD
@@ -83,17 +83,17 @@ def head_graph(
 def _exact_head(
     factors: Floats, top_n: int, precision: HeadPrecision, attributes: ItemAttributes | None
 ) -> tuple[list[NodeProto], dict[str, npt.NDArray[np.generic]]]:
-    """One product with all factors; the nodes up to ``item_index``, and their weights."""
+    """The nodes up to ``item_index`` and their weights: one matrix product with all factors."""
     nodes: list[NodeProto] = []
     adjusting, weights = adjusting_nodes("linear_score", contract.ADJUST_SCORE.name, "adjusted_score")
     weights["top_n"] = np.array([top_n], dtype=np.int64)
     if precision == "fp16":
-        # ONNX Runtime runs this Cast once, at load: half the file, the memory and speed of fp32.
+        # ONNX Runtime runs this Cast once at load: the file is half as large, memory and speed are those of fp32.
         nodes.append(helper.make_node("Cast", ["factors_fp16"], ["factors"], to=TensorProto.FLOAT))
         weights["factors_fp16"] = np.clip(factors, -_MAX_FLOAT16, _MAX_FLOAT16).astype(np.float16)
     else:
         weights["factors"] = factors
-    # Catalog order, not transposed: a refresh replaces columns only, and ONNX Runtime packs either layout at load
+    # In catalog order, not transposed: a refresh replaces only columns, and ONNX Runtime packs either layout at load
     # (9,742 and 100,000 items, batches of 1 to 32: Gemm with transB and MatMul were within 7 percent of each other).
     nodes += [helper.make_node("Gemm", [contract.INTEREST.name, "factors"], ["linear_score"], transB=1), *adjusting]
     outputs = [contract.SCORE.name, contract.ITEM_INDEX.name]

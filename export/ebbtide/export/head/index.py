@@ -1,9 +1,9 @@
-"""Builds an approximate index over the item factors and settles how it is asked, by its recall against exact scoring.
+"""Builds an approximate index over the item factors, and chooses its search parameters by recall and speed.
 
-Scores are inner products, the prior's columns included, so the index is one for maximum inner product: items in about
-sqrt(N) lists by the direction of their factors, each factor in 4 bits (a codebook for each column), read with SIMD
-look-ups ("FastScan": André, Kermarrec, Le Scouarnec, "Cache locality is not enough", VLDB 2015). It names candidates by
-rough scores; many are taken, since each is scored exactly anyway.
+Scores are inner products, the prior's columns included, so the index searches for maximum inner products. Items are
+in lists (about the square root of their number) by the direction of their factors. Each factor has 4 bits, with a
+codebook for each column, and is read with SIMD look-ups ("FastScan": André, Kermarrec, Le Scouarnec, "Cache locality is
+not enough", VLDB 2015). The index returns many candidates by approximate scores; each is then scored exactly.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CLUSTER_ROUNDS = 10
 _STEP = 2**0.25
 _LEAST_LISTS = 4
 _CANDIDATES_PER_BEST = (4, 10, 25)
-"""Candidates for each of the best 100, or of the answer where that is longer: tried in turn."""
+"""Numbers of candidates to try, for each of the best 100 items, or of the top N if that is larger."""
 _SPARE_CANDIDATES = 50
 _MARGIN = 0.25
 _ROUNDING = 1e-5
@@ -41,15 +41,16 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Index:
-    """An index that was measured."""
+    """A measured index."""
 
     faiss_index: Any
-    """With the search parameters that were chosen."""
+    """The faiss index, with the chosen search parameters."""
     candidates: int
+    """Candidates of one search."""
     parameters: dict[str, int]
-    """What it was built with and is searched with, by faiss' names."""
+    """Build and search parameters, with faiss' names."""
     recall: float
-    """Recall at 100 on interests that had no part in the choice."""
+    """Recall at 100 on interests that were not used to choose the parameters."""
     query_ms: float
     """Median time of one search in this process, one thread, without scoring the candidates."""
 
@@ -68,39 +69,42 @@ def build_index(
     options: RetrievalOptions,
     report: Callable[[str], None] = lambda _part: None,
 ) -> Index:
-    """The fastest search of an index that reaches the recall on one half of the interests, measured on the other.
+    """Builds an index and chooses the fastest search that reaches the recall.
+
+    One half of the interests chooses the search parameters, the other half measures the recall.
 
     Args:
-        factors: ``[N, d + p]``.
-        interests: ``[requests, d + p]``, as requests have them; at least 2.
-        top_n: Items of an answer.
-        options: Not ``exact``.
-        report: Told how far it is.
+        factors: ``[items, d + p]``.
+        interests: ``[requests, d + p]``, interests of realistic requests; at least 2.
+        top_n: Number of items in an answer.
+        options: Retrieval options other than ``exact``.
+        report: Called with the progress.
 
     Raises:
-        RetrievalError: The catalog is too small for an index, or the recall is not reached.
+        RetrievalError: The catalog is too small for an index, or no search reaches the recall.
     """
     if len(factors) < _LEAST_ITEMS:
         raise RetrievalError(
             f"retrieval {options.method}: got a catalog of {len(factors)} items; expected at least {_LEAST_ITEMS}: "
-            "take exact, which is faster there"
+            "choose exact, which is faster for small catalogs"
         )
     threads = faiss.omp_get_max_threads()
-    # Training is many short steps, after each of which threads wait for each other by spinning: on a machine with other
-    # work on it, 6,000 items took 150 s with two threads and 1 s with one.
+    # Training consists of many short steps, after each of which threads wait for each other in a busy loop. On a
+    # machine with other load, 6,000 items took 150 s with two threads and 1 s with one.
     faiss.omp_set_num_threads(1)
     try:
         index = _build_lists(factors, report)
         report("index: recall")
         truth = _truth(factors, interests)
-        # On one thread, as it is served.
+        # With one thread, as in serving.
         choice, recall = _settle(index, factors, interests, truth, top_n, options.least_recall)
     finally:
         faiss.omp_set_num_threads(threads)
     if recall < options.least_recall:
         raise RetrievalError(
-            f"retrieval {options.method}: got recall {recall:.3f} of the best {RECALL_AT} at its widest; expected "
-            f"{options.least_recall}: take exact, or accept less with --least-recall {np.floor(recall * 100) / 100:.2f}"
+            f"retrieval {options.method}: got recall {recall:.3f} of the best {RECALL_AT} in the widest search; "
+            f"expected {options.least_recall}: choose exact, or accept less with --least-recall "
+            f"{np.floor(recall * 100) / 100:.2f}"
         )
     parameters = {"nlist": index.nlist, "nprobe": choice.breadth}
     return Index(index, choice.candidates, parameters, recall, choice.seconds * 1e3)
@@ -114,15 +118,16 @@ def _settle(
     top_n: int,
     least_recall: float,
 ) -> tuple[_Choice, float]:
-    """The fastest search that reaches the recall, set in the index, and its recall on the other half of the interests.
+    """Chooses the fastest search that reaches the recall and sets it in the index.
 
-    Where none does, the widest.
+    Returns:
+        The search, or the widest one if none reaches the recall, and its recall on the held-out interests.
     """
     choosing, held_out = slice(0, None, 2), slice(1, None, 2)
     wanted = max(RECALL_AT, top_n)
     counts = sorted({min(len(factors), each * wanted + _SPARE_CANDIDATES) for each in _CANDIDATES_PER_BEST})
     breadths = _breadths(index.nlist)
-    # Somewhat higher, since other requests than those that choose shall reach the recall.
+    # Somewhat above the bound, since other requests must reach the recall too.
     aim = least_recall + _MARGIN * (1 - least_recall)
     best = _Choice(breadths[-1], counts[-1], np.inf)
     for candidates in counts:
@@ -143,13 +148,13 @@ def _build_lists(factors: Floats, report: Callable[[str], None]) -> Any:  # noqa
     lists = max(1, round(items**0.5))
     index: Any = faiss.index_factory(width, f"IVF{lists},PQ{width}x4fs", faiss.METRIC_INNER_PRODUCT)
     index.cp.niter, index.cp.max_points_per_centroid, index.cp.seed = _CLUSTER_ROUNDS, _TRAINING_ITEMS_PER_LIST, _SEED
-    # A small catalog has fewer items for each list than faiss thinks good, and says so on stderr.
+    # faiss warns on stderr about few items per list, which is normal for a small catalog.
     index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
     report(f"index: {lists:,} lists")
     count = min(items, max(lists * _TRAINING_ITEMS_PER_LIST, _LEAST_TRAINING_ITEMS))
     sample = np.random.default_rng(_SEED).choice(items, count, replace=False)
     index.train(factors[np.sort(sample)])
-    # Large catalogs fill the lists on all cores.
+    # For large catalogs, all cores fill the lists.
     faiss.omp_set_num_threads(len(os.sched_getaffinity(0)) if items > _CHUNK else 1)
     for start in range(0, items, _CHUNK):
         index.add(np.ascontiguousarray(factors[start : start + _CHUNK]))
@@ -173,7 +178,7 @@ def _narrowest(
     breadths: list[int],
     least_recall: float,
 ) -> _Choice | None:
-    """The narrowest search that reaches the recall; None where none does."""
+    """The narrowest search that reaches the recall; None if no search does."""
     for breadth in breadths:
         index.nprobe = breadth
         recall, seconds = _measure(index, factors, interests, truth, candidates)
@@ -198,14 +203,14 @@ def _measure(
         _, found = index.search(query, candidates)
         seconds.append(time.perf_counter() - began)
         score = factors[found[found >= 0]] @ row
-        # Items whose scores are equal to the last one's count alike.
+        # Items with the same score as the 100th best item count as found.
         reached = int(np.count_nonzero(score >= least - _ROUNDING * max(1.0, abs(float(least)))))
         recall.append(min(reached, wanted) / wanted)
     return float(np.mean(recall)), float(np.median(seconds))
 
 
 def _breadths(lists: int) -> list[int]:
-    """Lists to read, from few to all."""
+    """Numbers of lists to read, from few to all."""
     breadth, found = float(_LEAST_LISTS), []
     while breadth < lists:
         found.append(round(breadth))

@@ -1,11 +1,12 @@
-"""The int8 scoring head: integers pick more candidates than are wanted, float32 rows then score those exactly.
+"""The int8 scoring head: integer scores select candidates, then float32 factors score these exactly.
 
-One pass over the catalog in int8 reads a quarter of the bytes of float32. Its scores only choose the candidates: their
-float32 rows are gathered, scored anew, and the best N taken from them, so that the scores that go out are those of the
-float32 head. A true top-N item is lost only where `candidate_count` others seem better; the check at export looks for
-that.
+One pass over the catalog in int8 reads a quarter of the bytes of float32. The integer scores only select candidates.
+The head gathers the float32 factors of the candidates, scores them again and returns the top N, so the scores are those
+of the float32 head. A true top-N item is lost only if at least `candidate_count` other items have higher integer
+scores; the check at export looks for such items.
 
-Operators are ONNX's own, for any ONNX Runtime. Its CUDA provider runs the integer product on the CPU: on a GPU, fp32.
+All operators are standard ONNX. The CUDA provider of ONNX Runtime runs the integer product on the CPU, so use fp32 on a
+GPU.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ _LEAST_MARGIN = 128
 _INTEREST_STEPS = 127
 _ZERO_POINT = 128
 _FACTOR_STEPS = 64
-"""Seven bits, not eight: CPUs without VNNI add pairs of products in int16, and 2 * 255 * 64 still fits; so the
-candidates, and with them the answers, are the same on every machine."""
+"""Seven bits, not eight: CPUs without VNNI add pairs of products in int16, and 2 * 255 * 64 fits into it. So the
+candidates, and the answers, are the same on every machine."""
 _LEAST_INTEREST = np.float32(1e-20)
 
 
 def candidate_count(items: int, top_n: int) -> int:
-    """How many candidates are scored exactly: four times the top N, and at least 128 more than it.
+    """Number of candidates that are scored exactly: four times the top N, and at least the top N plus 128.
 
     On the shipped data (top 50, 600 random and realistic interests) the worst rank of a true top-50 item among the
-    integer scores was 74; 200 are taken.
+    integer scores was 74; the head has 200 candidates.
     """
     return min(items, max(_CANDIDATES_PER_ITEM * top_n, top_n + _LEAST_MARGIN))
 
@@ -42,14 +43,14 @@ def candidate_count(items: int, top_n: int) -> int:
 def quantise(factors: Floats) -> tuple[npt.NDArray[np.int8], Floats, Floats]:
     """Factors as integers: ``factors[i, k]`` is about ``integers[k, i] * item_scale[i] * column_scale[k]``.
 
-    Columns are first brought to one size (their root mean square), or the popularity prior's, which hold counts, would
-    leave an item's other factors no steps; then each item has its own scale.
+    Columns are first divided by their root mean square. Otherwise the columns of the popularity prior, which hold log
+    counts, would leave too few integer steps for an item's other factors. Then each item has its own scale.
 
     Args:
-        factors: ``[N, d + p]``.
+        factors: ``[items, d + p]``.
 
     Returns:
-        Integers ``[d + p, N]`` from -64 to 64, item scales ``[N]`` and column scales ``[d + p]``.
+        Integers ``[d + p, items]`` from -64 to 64, item scales ``[items]`` and column scales ``[d + p]``.
     """
     column_scale = np.sqrt(np.mean(np.square(factors, dtype=np.float64), axis=0)).astype(np.float32)
     column_scale[column_scale == 0] = 1
@@ -66,9 +67,9 @@ def int8_head(
     """The nodes from the head's inputs to its scores and `item_index`, and the weights they read.
 
     Args:
-        factors: ``[N, d + p]``, in catalog order; kept in float32 too, so memory is 1.25 times that of fp32.
-        top_n: At most N.
-        attributes: What requests may filter by: no item that is not allowed takes a candidate's place.
+        factors: ``[items, d + p]``, in catalog order; kept in float32 too, so memory is 1.25 times that of fp32.
+        top_n: At most the number of items.
+        attributes: Attributes that requests may filter by; only allowed items become candidates.
     """
     integers, item_scale, column_scale = quantise(factors)
     weights: dict[str, npt.NDArray[np.generic]] = {
@@ -96,8 +97,8 @@ def int8_head(
 def _approximate_nodes() -> list[NodeProto]:
     """Integer scores of the whole catalog, in units of each request's largest interest (``unit``).
 
-    Rows are brought to that unit one by one, so that a request's candidates don't depend on its neighbours in a batch,
-    and so that no pass over all scores multiplies them back.
+    Each request has its own unit, so that its candidates do not depend on the other requests of the batch. Scores stay
+    in this unit, which saves a multiplication of all scores.
     """
     interest = contract.INTEREST.name
     node = helper.make_node
@@ -105,7 +106,7 @@ def _approximate_nodes() -> list[NodeProto]:
         node("Mul", [interest, "column_scale"], ["balanced_interest"]),
         node("Abs", ["balanced_interest"], ["interest_size"]),
         node("ReduceMax", ["interest_size", "columns"], ["largest_interest"], keepdims=1),
-        # Nobody's interest is all zero without it, and tiny ones keep their direction.
+        # A lower bound, so that an interest of zeros does not divide by 0; tiny interests keep their direction.
         node("Max", ["largest_interest", "least_interest"], ["unit"]),
         node("Div", ["balanced_interest", "unit"], ["unit_interest"]),
         node("QuantizeLinear", ["unit_interest", "interest_step", "zero_point"], ["integer_interest"]),
@@ -116,11 +117,11 @@ def _approximate_nodes() -> list[NodeProto]:
 
 
 def _exact_nodes() -> list[NodeProto]:
-    """Float32 scores of the candidates, or what stands in their place, and the best of them."""
+    """Float32 scores of the candidates, or their adjustments, and the top N of them."""
     node = helper.make_node
     return [
-        # An adjusted score is the one that the request gave, whatever the integers made of the item: found where the
-        # score differs from the one before.
+        # A candidate is adjusted if its score differs from the score before adjusting; then the request's adjustment is
+        # its exact score.
         node("GatherElements", ["rough_score", "candidate"], ["unadjusted_score"], axis=1),
         node("Equal", ["rough_candidate_score", "unadjusted_score"], ["is_unadjusted"]),
         node("Mul", ["rough_candidate_score", "unit"], ["candidate_adjustment"]),

@@ -1,4 +1,4 @@
-"""How the scoring head finds the best items."""
+"""Options for how the scoring head finds the best items."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ RetrievalMethod = Literal["exact", "ivf"]
 
 @dataclass(frozen=True)
 class RetrievalOptions:
-    """Exact scoring of the whole catalog, or of what an approximate index names; see docs/head.md."""
+    """Exact scoring of the whole catalog, or of the candidates of an approximate index; see docs/head.md."""
 
     method: RetrievalMethod = "exact"
-    """``ivf``: lists of nearby items, of which some are read."""
+    """``exact``: the whole catalog. ``ivf``: lists of similar items, some of which are read."""
     least_recall: float = 0.98
-    """Share of the true best 100 that an index must name; the export is refused below it."""
+    """Smallest share of the true best 100 items that an index must find; below it, the export fails."""
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be built.
+        """Checks the options.
 
         Raises:
-            LimitError: Naming the choice.
+            LimitError: An option is invalid; the message names it.
         """
         if self.method not in get_args(RetrievalMethod):
             raise LimitError(f"retrieval: got {self.method!r}; expected one of {get_args(RetrievalMethod)}")
@@ -32,5 +32,5 @@ class RetrievalOptions:
 
     @property
     def is_exact(self) -> bool:
-        """Whether no index is needed."""
+        """Whether the head scores the whole catalog, without an index."""
         return self.method == "exact"

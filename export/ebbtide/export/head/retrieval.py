@@ -36,22 +36,22 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 
 INTERESTS = 128
-"""Requests whose interests settle how the index is asked: half of them choose, half measure."""
+"""Number of requests for the search parameters: half of them choose the parameters, half measure the recall."""
 _NEAR_ITEMS = 200
 _SEED = 7
 
 
 @dataclass(frozen=True)
 class RetrievalReport:
-    """How an index was built and what it is worth."""
+    """Build settings, recall and speed of an index."""
 
     method: str
     parameters: dict[str, int]
     candidates: int
     recall_at_100: float
-    """On requests that had no part in the choice of parameters."""
+    """Recall at 100 on requests that were not used to choose the parameters."""
     search_ms: float
-    """Median of one search, one thread, without scoring its candidates."""
+    """Median time of one search with one thread, without scoring the candidates."""
 
 
 def write_approximate_head(
@@ -62,15 +62,15 @@ def write_approximate_head(
     options: RetrievalOptions,
     report: Callable[[str], None] = lambda _part: None,
 ) -> RetrievalReport:
-    """Builds an index and writes it, with the tables that go with it, into the scoring head's version folder.
+    """Builds an index and writes it with its tables into the scoring head's version folder.
 
     Args:
-        bundle: What is exported.
-        repository: Holds the tables of `adaptive_weights` already; files that both have are one file on the disk.
-        version: Of the export.
-        sizes: Of the export.
-        options: Not ``exact``.
-        report: Told how far it is.
+        bundle: The bundle to export.
+        repository: Repository that already has the tables of `adaptive_weights`; both models share files on the disk.
+        version: Version of the export.
+        sizes: Sizes of the export.
+        options: Retrieval options other than ``exact``.
+        report: Called with the progress.
 
     Raises:
         RetrievalError: See `build_index`; or faiss is not installed.
@@ -79,7 +79,7 @@ def write_approximate_head(
         from ebbtide.export.head.index import build_index
     except ImportError as error:
         raise RetrievalError(
-            f"retrieval {options.method}: got no faiss ({error}); expected it: pip install faiss-cpu"
+            f"retrieval {options.method}: faiss is not installed ({error}); install it: pip install faiss-cpu"
         ) from error
     weights_folder, folder = (
         repository / model.name / str(version) for model in (contract.ADAPTIVE_WEIGHTS, contract.SCORING_HEAD)
@@ -100,13 +100,13 @@ def write_approximate_head(
 
 
 def request_interests(bundle: InterestBundle, pipeline: InterestPipeline, limits: Limits) -> Floats:
-    """Interests as requests have them, ``[INTERESTS, d + p]``: users of every taste, and users of one taste."""
+    """Interests of realistic requests, ``[requests, d + p]``: users with varied items and users with similar items."""
     random = np.random.default_rng(_SEED)
     keys = item_keys(bundle.catalog.item_id)
     vectors = bundle.model.event_vectors().detach().numpy()
     requests = []
     for index, sample in enumerate(random_samples(len(keys), INTERESTS, limits, _SEED, texts=False)):
-        # In pairs, since every other interest chooses the parameters and the rest measure them.
+        # In pairs, since every second interest chooses the parameters and the others measure the recall.
         if index % 4 >= 2 and sample.item.size:
             similarity = vectors @ vectors[random.integers(len(keys))]
             count = min(_NEAR_ITEMS, len(keys))
@@ -118,19 +118,19 @@ def request_interests(bundle: InterestBundle, pipeline: InterestPipeline, limits
 
 
 def check_retrieval(in_process: InProcessPipeline, bundle: InterestBundle, sizes: Mapping[Size, int]) -> float:
-    """The written head against torch: what it names has its exact score, best first, and nothing excluded is above.
+    """Compares the written head with torch: items have their exact scores, sorted best first.
 
     Returns:
         The largest absolute difference of scores.
 
     Raises:
-        ParityError: An item is named twice, or a score is not the item's.
+        ParityError: An item occurs twice, or a score is wrong.
     """
     random = np.random.default_rng(_SEED)
     interests = request_interests(bundle, in_process.weights, in_process.limits)
     rows, width = len(interests), sizes[Size.ADJUSTMENTS]
     adjust_item, adjust_score = random_adjustments(random, rows, width, len(bundle.catalog)).values()
-    # The first bit of every word leaves every column alone, however many words it has.
+    # The first bit of a column turns its filter off; setting it in every word covers all columns.
     item_filter = np.ones((rows, sizes[Size.FILTER]), dtype=np.int64)
     inputs = (interests, adjust_item, adjust_score, item_filter)
     feeds = dict(zip((tensor.name for tensor in contract.SCORING_HEAD.inputs), inputs, strict=True))
@@ -150,7 +150,7 @@ def check_retrieval(in_process: InProcessPipeline, bundle: InterestBundle, sizes
 
 
 def write_index(index: Index, item_id: Sequence[str], top_n: int, fingerprint: str, folder: Path) -> None:
-    """The index and the catalog's ids, as one file."""
+    """Writes the index and the catalog's ids as one file."""
     import faiss
 
     tables = RetrievalTables(
@@ -161,6 +161,6 @@ def write_index(index: Index, item_id: Sequence[str], top_n: int, fingerprint: s
 
 
 def _save(tables: dict[str, npt.NDArray[Any]], path: Path, metadata: dict[str, str]) -> None:
-    # safetensors writes an array's memory as it lies.
+    # safetensors writes the memory of an array without regard to its strides.
     with default_mode(path):
         save_file({name: np.ascontiguousarray(table) for name, table in tables.items()}, str(path), metadata=metadata)

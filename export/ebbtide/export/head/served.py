@@ -1,4 +1,4 @@
-"""Reads a written scoring head without Triton and without torch: its item ids, and one that answers from an index."""
+"""Reads an exported scoring head without Triton and torch: its item ids, and a head that answers from an index."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ebbtide.interest.tensorfile import read_tensors
 
 
 def read_item_ids(folder: Path) -> list[str]:
-    """The ids that a written scoring head answers with, in catalog order; of an exact head too.
+    """The item ids of an exported scoring head, exact or with an index, in catalog order.
 
     Raises:
         RepositoryError: The file is missing or damaged.
@@ -29,22 +29,22 @@ def read_item_ids(folder: Path) -> list[str]:
         graph = onnx.load(str(path), load_external_data=False).graph
         ids = next(weight for weight in graph.initializer if weight.name == exported.CATALOG_ID)
     except Exception as error:
-        # onnx raises protobuf's own errors, which have no root in common with others.
+        # onnx raises protobuf's own errors, which share no base class with other errors.
         raise RepositoryError(f"{path}: got {error!r}; expected a scoring head written by `ebbtide export`") from error
     return [value.decode() for value in ids.string_data]
 
 
 def open_head(folder: Path, fingerprint: str) -> Any:  # noqa: ANN401 - loaded from the served model's source
-    """The served head of a version folder, in this process; it is run as an ONNX Runtime session is.
+    """Loads the served head of a version folder in this process; it has the `run` method of an ONNX Runtime session.
 
     Raises:
         RepositoryError: faiss is not installed.
-        ValueError: A file is damaged, or of another export.
+        ValueError: A file is damaged or belongs to another export.
     """
     try:
         return load_source(contract.SCORING_HEAD.name, "approximate").ApproximateHead(folder, fingerprint)
     except ImportError as error:
         raise RepositoryError(
-            f"{folder}: got an export with an approximate index, but no faiss here ({error}); expected it: "
+            f"{folder}: got an approximate index, but faiss is not installed ({error}); install it: "
             "pip install faiss-cpu"
         ) from error
