@@ -79,7 +79,7 @@ def test_graphs_run_on_every_gpu_and_python_on_the_cpu_when_the_target_has_gpus(
     ("settings", "message"),
     [
         ({"targets": ()}, r"targets: got \[\]"),
-        ({"targets": (CPU, CPU)}, r"targets: got \['cpu-8', 'cpu-8'\]; expected .* none twice"),
+        ({"targets": (CPU, CPU)}, r"targets: got \['cpu-8', 'cpu-8'\]; expected .* each once"),
         ({"targets": (CPU,), "accelerator": "cuda"}, r"accelerator: got targets \['cpu-8'\]; expected a GPU"),
         ({"targets": (GPU,), "accelerator": "rocm"}, "accelerator: got 'rocm'; expected one of cuda, tensorrt"),
         ({"max_queue_size": -1}, "max_queue_size: got -1"),

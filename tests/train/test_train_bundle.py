@@ -152,7 +152,7 @@ def test_bundle_is_refused_when_a_file_is_missing(tmp_path):
 
 def test_bundle_is_not_saved_over_something_else(trained, tmp_path):
     (tmp_path / "precious.txt").write_text("x")
-    with pytest.raises(BundleError, match="choose an empty folder"):
+    with pytest.raises(BundleError, match="got other files; expected an empty folder"):
         trained[0].save(tmp_path)
 
 

@@ -9,11 +9,13 @@ ExportError
 ├── FidelityError              a compressed encoder differs too much from the full one
 ├── RepositoryError            a folder is not an export, or its files come from different exports
 ├── VersionError               a version is missing, is in use, or does not fit the other versions
+├── AttributesError            item attributes cannot be read, or there are too many values
+├── RetrievalError             an approximate index cannot be built, or its recall is too low
 └── ParityError                an exported graph gives other results than the torch model
-├── TensorNamesError       inputs or outputs have other names
-├── DynamicAxesError       an axis is fixed that must vary, or varies but must be fixed
-├── OutputShapeError       an output has another shape
-└── OutputValueError       values differ by more than the tolerance
+    ├── TensorNamesError       inputs or outputs have other names
+    ├── DynamicAxesError       an axis is fixed that must vary, or varies but must be fixed
+    ├── OutputShapeError       an output has another shape
+    └── OutputValueError       values differ by more than the tolerance
 """
 
 from __future__ import annotations
