@@ -1,6 +1,7 @@
 """What a user sees on the command line, on the way from events to recommendations."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -115,3 +116,16 @@ def test_help_teaches_every_command():
         done = run(name, "--help")
         assert done.returncode == 0
         assert "Example" in done.stdout
+
+
+@pytest.mark.parametrize(("given", "spin_count"), [({}, "10000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)])
+def test_waiting_threads_spin_for_a_bounded_time_unless_the_user_says_otherwise(given, spin_count):
+    code = (
+        "import os, sys; sys.argv = ['ebbtide', '--help']\n"
+        "from ebbtide.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: print('spin', os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    env = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env | given, check=True)
+    assert done.stdout.splitlines()[-1] == f"spin {spin_count}"
