@@ -181,8 +181,6 @@ def _repeat_scores(
 ) -> dict[int, float]:
     """The scores of the user's seen items."""
     rates = repeat.decay_rate_per_day.double().tolist()
-    half_lives = model.config.effective_prior_half_life_days
-    longest = half_lives.index(max(half_lives)) if half_lives else 0
     timestamp = []
     for days in (1, 7):
         angle = 2 * math.pi * (now_ms / _MS_PER_DAY % days) / days
@@ -201,7 +199,7 @@ def _repeat_scores(
         if repeat.decays:
             features.append(math.log1p((now_ms - max(time_ms[event] for event in indices)) / _MS_PER_HOUR))
         popularity = prior_columns[seen].tolist()
-        features += [recent - popularity[longest] for column, recent in enumerate(popularity) if column != longest]
+        features += [recent - popularity[-1] for recent in popularity[:-1]]
         row = (torch.tensor(features, dtype=torch.float64) - repeat.centre.double()) / repeat.spread.double()
         hidden = torch.tanh(repeat.hidden.weight.double() @ row + repeat.hidden.bias.double())
         score = repeat.direct_weight.double() @ row + repeat.output.weight[0].double() @ hidden
