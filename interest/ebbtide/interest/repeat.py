@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.interest.decay import scaled_ages
 from ebbtide.interest.events import MS_PER_DAY, EventBatch
 
 Floats = npt.NDArray[np.float32]
@@ -111,7 +112,7 @@ def repeat_score(
     if not request.size:
         return request, item, np.zeros(0, dtype=np.float32)
     if decay_scale is not None:
-        age_days = age_days * decay_scale[request]
+        age_days = scaled_ages(age_days, decay_scale[request])
     order = np.lexsort((item, request))
     request, item, age_days, weight = request[order], item[order], age_days[order], weight[order]
     starts = np.flatnonzero(np.r_[True, (request[1:] != request[:-1]) | (item[1:] != item[:-1])])
@@ -129,7 +130,7 @@ def repeat_score(
     hidden = np.tanh(features @ parameters.hidden_weight + parameters.hidden_bias)
     value = features @ parameters.direct_weight + hidden @ parameters.output_weight + parameters.output_bias
     value += parameters.item_bias.take(item)
-    idle_hours = batch.idle_hours if decay_scale is None else batch.idle_hours * decay_scale
+    idle_hours = batch.idle_hours if decay_scale is None else scaled_ages(batch.idle_hours, decay_scale)
     context = time_context(now_ms, idle_hours if parameters.knows_time else None)
     value += np.einsum("gc,gc->g", parameters.time_weights.take(item, axis=0), context[request])
     value[value == 0] = _SMALLEST
