@@ -71,7 +71,7 @@ def score_baskets(
     item_bias = None if model.repeat is None else model.repeat_item_bias()
     rows = max(_SCORES_PER_BATCH // factors.shape[0], 1)
     for windows in batches(_windows(log, heads), _WINDOWS_PER_BATCH):
-        predicted = predict_windows(model, tensors, windows, _CONTEXT_EVENTS, _TARGETS, mask, vectors)
+        predicted = predict_windows(model, tensors, windows, _CONTEXT_EVENTS, _TARGETS, mask, vectors, exact=True)
         for start in range(0, len(predicted.event), rows):
             part = slice(start, start + rows)
             head = predicted.event[part].numpy()
