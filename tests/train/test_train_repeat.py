@@ -12,9 +12,9 @@ from ebbtide.data.baskets import has_past
 from ebbtide.interest.contract import REPEAT_PARTS
 from ebbtide.interest.events import EventBatch, order_events
 from ebbtide.interest.repeat import RepeatParameters, repeat_parts, repeat_score, time_context
+from ebbtide.train.choices import Loss
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.evaluation.ranks import target_ranks, target_ranks_by_offset
-from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.reference import score_request
 from ebbtide.train.repeat import RepeatScore, seen_items_loss, with_repeat_scores
