@@ -18,10 +18,10 @@ _HALF_LIVES = ((1.0, "under a day"), (30.0, "1 to 30 days"), (365.0, "30 days to
 """Up to so many days, what to call the half-lives."""
 _REPEAT_PARTS = {
     "frequency": "repeat: how often, recent events more",
-    "recency": "repeat: time since the last time",
+    "recency": "repeat: time since the item's last event",
     "item": "repeat: how often users repeat the item",
     "trend": "repeat: trend of the item",
-    "time": "repeat: hour, weekday, time since the last event",
+    "time": "repeat: hour, weekday, time since any event",
     "level": "repeat: level of all seen items",
 }
 """Fields of `RepeatShares` and what to call them, in the order in which they are shown."""
