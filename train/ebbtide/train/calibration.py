@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from ebbtide.data.baskets import Mask
 from ebbtide.data.events import EventLog
+from ebbtide.train.choices import Loss
 from ebbtide.train.config import TrainConfig
 from ebbtide.train.evaluation.ranks import Variant, metrics_of, target_ranks
 from ebbtide.train.evaluation.scores import live_popularity
-from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.progress import Metrics
 from ebbtide.train.windows import LogTensors

@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ebbtide.data.errors import DataError
-from ebbtide.train.fine_tuning import FineTuning
-from ebbtide.train.losses import Loss
+from ebbtide.train.choices import FineTuning, Loss
 
 FULL_SOFTMAX_ITEMS = 20_000
 """Largest catalog for which the full softmax is the default. Above it, scores would take most of a step's time."""

@@ -15,11 +15,11 @@ from ebbtide.data.errors import DataError
 from ebbtide.data.splits import held_out
 from ebbtide.train.bundle import TUNED, BundleConfig, EncoderReference, InterestBundle, fingerprint_of
 from ebbtide.train.checkpoint import CheckpointFolder
+from ebbtide.train.choices import FineTuning, Loss
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder, files_fingerprint
-from ebbtide.train.fine_tuning import EncoderFineTuner, FineTuning
-from ebbtide.train.losses import Loss
+from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.popularity import columns_at
 from ebbtide.train.trainer import Fit, fit
 from ebbtide.train.watcher import Watcher

@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from ebbtide.data.baskets import basket_heads
 from ebbtide.data.events import EventLog
 from ebbtide.train import losses
+from ebbtide.train.choices import Loss
 from ebbtide.train.config import TrainConfig
 from ebbtide.train.evaluation.scores import seen_before
 from ebbtide.train.fine_tuning import EncoderFineTuner
-from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.negatives import Candidates, Sampler
 from ebbtide.train.popularity import PopularitySnapshots

@@ -83,7 +83,7 @@ def score_baskets(
     mask = torch.from_numpy(wanted)
     vectors, factors = model.event_vectors(), model.item_factors()
     parts = [
-        predict_windows(model, tensors, windows, _CONTEXT_EVENTS, _TARGETS, mask, vectors)
+        predict_windows(model, tensors, windows, _CONTEXT_EVENTS, _TARGETS, mask, vectors, exact=True)
         for windows in batches(_windows(log, heads), _WINDOWS_PER_BATCH)
     ]
     if not parts:
