@@ -93,6 +93,21 @@ def test_damaged_files_are_refused_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_second_run_reads_the_same_when_the_first_wrote_below_the_folder(tmp_path):
+    (tmp_path / "data.csv").write_text(
+        "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,CustomerID\n"
+        "536365,71053,LANTERN,6,2010-12-01 08:26,17850\n"
+    )
+    first, second = (prepare(SOURCES["online-retail"], tmp_path, tmp_path / "out") for _ in range(2))
+    assert first == second
+
+
+def test_error_names_the_output_folder_when_it_is_a_file(folder, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(DataError, match=r"out: cannot be made: File exists; expected a folder to write to"):
+        prepare(SOURCES["movielens"], folder, tmp_path / "out")
+
+
 def test_log_is_refused_when_no_event_is_left(folder, tmp_path):
     (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,1,4,yesterday\n")
     with pytest.raises(DataError, match="no event is left: 1 rows without a usable time"):

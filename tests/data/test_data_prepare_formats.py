@@ -78,7 +78,7 @@ def test_mind_reads_clicks_of_all_labelled_splits(folder):
         "3\tU13740\t11/11/2019 9:15:00 AM\tN55189 N42782\tN35729-0 N20678-0",
     )
     write(folder / "MINDsmall_dev" / "behaviors.tsv", "1\tU80234\t11/15/2019 12:37:50 AM\tN55189\tN28682-0 N39317-1")
-    write(folder / "MINDlarge_test" / "behaviors.tsv", "1\tU5\t11/20/2019 1:00:00 PM\tN1\tN28682 N39317")
+    write(folder / "MINDsmall_test" / "behaviors.tsv", "1\tU5\t11/20/2019 1:00:00 PM\tN1\tN28682 N39317")
     write(
         folder / "MINDsmall_train" / "news.tsv",
         'N55689\tsports\tfootball_nfl\tCharles Rogers, "star", dies\tHe was 38.\thttps://a\t[]\t[{"Label": "NFL"}]',
@@ -103,6 +103,14 @@ def test_mind_reads_clicks_of_all_labelled_splits(folder):
         "4 clicks of the history column have no time and are not used",
         "1 items have no description: their text is their id",
     )
+
+
+def test_mind_is_refused_when_two_sizes_lie_in_one_folder(folder):
+    for size in ("small", "large"):
+        write(folder / f"MIND{size}_train" / "behaviors.tsv", "1\tU1\t11/11/2019 9:05:58 AM\t\tN1-1")
+        write(folder / f"MIND{size}_train" / "news.tsv", "N1\tnews\tus\tTitle\t\thttps://c\t[]\t[]")
+    with pytest.raises(DataError, match="got the sizes small, large of MIND; expected one: name its folder"):
+        Prepared("mind", folder)
 
 
 def test_eb_nerd_counts_a_read_once_when_history_and_behaviors_hold_it(folder):

@@ -26,7 +26,7 @@ class FormatName(str, Enum):
 
 
 def command(
-    format_: Annotated[FormatName, typer.Argument(metavar="FORMAT", help="Data set: " + ", ".join(FormatName) + ".")],
+    format_: Annotated[FormatName, typer.Argument(metavar="FORMAT", help="Name of the data set.")],
     folder: Annotated[Path, typer.Argument(help="Folder with its unpacked files.")],
     out: Annotated[Path, typer.Option(help="Folder to write events.parquet and catalog.parquet to.")],
     users: Annotated[

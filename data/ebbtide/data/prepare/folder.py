@@ -13,6 +13,9 @@ from ebbtide.data.delimited import require_columns
 from ebbtide.data.errors import DataError
 from ebbtide.data.text_files import refuse_pointer
 
+OUTPUT_FILES = ("events.parquet", "catalog.parquet")
+"""What `ebbtide prepare` writes; no data set has files of these names."""
+
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".7z")
 _SHOWN = 3
 
@@ -45,7 +48,9 @@ class SourceFolder:
 
     def find_optional(self, *patterns: str) -> list[Path]:
         """As `find`, but no file is no error."""
-        found = sorted({file for pattern in patterns for file in self.path.rglob(pattern) if file.is_file()})
+        matches = {file for pattern in patterns for file in self.path.rglob(pattern) if file.is_file()}
+        # What an earlier run has written below the folder is no part of the data set.
+        found = sorted(file for file in matches if file.name not in OUTPUT_FILES)
         for file in found:
             refuse_pointer(file)
         return found

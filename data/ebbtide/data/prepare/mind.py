@@ -16,21 +16,27 @@ from __future__ import annotations
 
 import polars as pl
 
+from ebbtide.data.errors import DataError
 from ebbtide.data.prepare.folder import SourceFolder, scan_tsv
 from ebbtide.data.prepare.source import Frames, Source, left_out, one_row_each
 from ebbtide.data.prepare.texts import clean, sentences
 
 _TIME = "%m/%d/%Y %I:%M:%S %p"
 _NEWS = ("item", "category", "subcategory", "title", "abstract", "url", "title_entities", "abstract_entities")
+_SIZES = ("demo", "small", "large")
+"""Of which each holds impressions of the next larger one. Part of the names of the archives."""
+
 _CLICK = r"\S+-1(?:\s|$)"
 _LABEL = r"-[01](?:\s|$)"
 
 
 def read(folder: SourceFolder) -> Frames:
     """All splits that lie in a folder, such as ``MINDsmall_train`` and ``MINDsmall_dev``."""
-    behaviors = pl.concat(
-        scan_tsv(file, "impression", "user", "time", "history", "impressions") for file in folder.find("behaviors.tsv")
-    )
+    files = folder.find("behaviors.tsv")
+    sizes = [size for size in _SIZES if any(size in file.parent.name.lower() for file in files)]
+    if len(sizes) > 1:
+        raise DataError(f"{folder.path}: got the sizes {', '.join(sizes)} of MIND; expected one: name its folder")
+    behaviors = pl.concat(scan_tsv(file, "impression", "user", "time", "history", "impressions") for file in files)
     clicked = pl.col("impressions").str.extract_all(_CLICK)
     events = (
         behaviors.select(

@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 
 from ebbtide.data.errors import DataError
-from ebbtide.data.prepare.folder import SourceFolder
+from ebbtide.data.prepare.folder import OUTPUT_FILES, SourceFolder
 from ebbtide.data.prepare.source import Frames, Source
 
-EVENTS_FILE, CATALOG_FILE = "events.parquet", "catalog.parquet"
+EVENTS_FILE, CATALOG_FILE = OUTPUT_FILES
 
 _PARTIAL = ".partial"
 _SAMPLE_SEED = 0
@@ -84,7 +84,10 @@ def prepare(
         DataError: A file is missing or cannot be read, or no event is left.
     """
     selection = selection or Selection()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be made: {error.strerror}; expected a folder to write to") from error
     partial = {name: out / f"{name}{_PARTIAL}" for name in ("rows", EVENTS_FILE, CATALOG_FILE)}
     try:
         with _one_error(source, folder):

@@ -58,7 +58,7 @@ def read(folder: SourceFolder) -> Frames:
             }
         ),
         user="uid",
-        item="item_id",
+        item=pl.col("item_id").cast(pl.Int64),
         time=pl.lit(START).dt.cast_time_unit("ms") + pl.duration(seconds=pl.col("timestamp").cast(pl.Int64)),
     )
     notes = [
@@ -73,8 +73,8 @@ def read(folder: SourceFolder) -> Frames:
             notes.append(f"{name}_item_mapping.parquet is missing: the text of an item has no {name}s")
             continue
         ids = pl.col(f"{name}_id").cast(pl.String).sort().str.join("|").alias(name)
-        by_item = scan_parquet(file, f"{name}_id", "item_id").group_by("item_id").agg(ids)
-        items = items.join(by_item, left_on="item", right_on="item_id", how="left")
+        by_item = scan_parquet(file, f"{name}_id", "item_id").group_by(item=pl.col("item_id").cast(pl.Int64)).agg(ids)
+        items = items.join(by_item, on="item", how="left")
     texts = [pl.lit(f"{name} ") + pl.col(name).str.replace_all("|", ", ", literal=True) for name in _MAPPINGS]
     items = items.select(
         "item", *_MAPPINGS, title=pl.lit("track ") + pl.col("item").cast(pl.String), text=sentences(*texts)
