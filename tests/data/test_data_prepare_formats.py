@@ -25,6 +25,9 @@ class Prepared:
         self.summary = prepare(SOURCES[name], folder, out)
         self.events = pl.read_parquet(out / "events.parquet")
         self.catalog = pl.read_parquet(out / "catalog.parquet")
+        prepare(SOURCES[name], folder, folder.parent / "again")
+        assert self.events.equals(pl.read_parquet(folder.parent / "again" / "events.parquet"))
+        assert self.catalog.equals(pl.read_parquet(folder.parent / "again" / "catalog.parquet"))
         data = read_dataset(
             DataReference(
                 events=str(out / "events.parquet"),
@@ -348,7 +351,7 @@ def test_movielens_reads_dat_files_in_latin_1(folder):
         "661": "Misérables: The Film, Les (1995). Drama, Musical",
         "1193": "Cuckoo::Nest (1975). Drama",
     }
-    assert got.catalog["year"].to_list() == [1995, 1975]
+    assert got.catalog["year"].to_list() == [1975, 1995]
 
 
 def test_movielens_reads_csv_files_with_quoted_titles(folder):

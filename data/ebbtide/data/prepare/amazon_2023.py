@@ -60,7 +60,7 @@ def read(folder: SourceFolder) -> Frames:
     first = (pl.col("user_id") != pl.col("user_id").shift(1)) | (
         pl.col("parent_asin") != pl.col("parent_asin").shift(1)
     )
-    events = rows.sort("user_id", "parent_asin", "timestamp").select(
+    events = rows.sort("user_id", "parent_asin", "timestamp", maintain_order=True).select(
         left_out({"later reviews of the same item by the same user": ~first}),
         user="user_id",
         item="parent_asin",

@@ -53,7 +53,7 @@ def read(folder: SourceFolder) -> Frames:
     newest = (
         pl.concat(scan_csv(file, "timestamp", "itemid", "property", "value") for file in files)
         .group_by("itemid", "property")
-        .agg(pl.col("value").sort_by(pl.col("timestamp").cast(pl.Int64, strict=False)).last())
+        .agg(pl.col("value").sort_by(pl.col("timestamp").cast(pl.Int64, strict=False), "value").last())
     )
     category = newest.filter(pl.col("property") == "categoryid").select(item="itemid", category="value")
     trees = folder.find_optional("category_tree.csv")

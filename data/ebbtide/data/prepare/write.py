@@ -145,13 +145,15 @@ def _select(rows: pl.LazyFrame, selection: Selection) -> tuple[pl.LazyFrame, dic
         users = kept.select(pl.col("user").unique()).collect(engine="streaming")["user"].sort()
         drawn = np.random.default_rng(_SAMPLE_SEED).permutation(len(users))[: selection.users]
         before = _height(kept)
-        kept = kept.join(pl.LazyFrame({"user": users.gather(np.sort(drawn))}), on="user", how="semi")
+        kept = kept.join(
+            pl.LazyFrame({"user": users.gather(np.sort(drawn))}), on="user", how="semi", maintain_order="left"
+        )
         reasons["events of users outside the sample"] = before - _height(kept)
     if selection.min_item_events > 1:
         counts = kept.group_by("item").len()
         often = counts.filter(pl.col("len") >= selection.min_item_events).select("item").collect(engine="streaming")
         before = _height(kept)
-        kept = kept.join(often.lazy(), on="item", how="semi")
+        kept = kept.join(often.lazy(), on="item", how="semi", maintain_order="left")
         reasons[f"events of items with fewer than {selection.min_item_events} events"] = before - _height(kept)
     ordered = sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
     return kept, {reason: number for reason, number in ordered if number}
@@ -159,13 +161,14 @@ def _select(rows: pl.LazyFrame, selection: Selection) -> tuple[pl.LazyFrame, dic
 
 def _write_catalog(frames: Frames, events: pl.LazyFrame, file: Path, selection: Selection) -> tuple[int, int]:
     """Writes the catalog; returns the number of its items, and of those without a description."""
-    used = events.select(pl.col("item").unique()).collect(engine="streaming").sort("item")
+    used = events.select(pl.col("item").unique()).collect(engine="streaming")
     items = frames.items.with_columns(pl.col("item").cast(pl.String)).filter(pl.col("item") != "")
     if not frames.keep_items_without_events or selection != Selection():
         items = items.join(used.lazy(), on="item", how="semi", maintain_order="left")
     described = items.unique("item", keep="first", maintain_order=True).collect(engine="streaming")
-    other = used.join(described, on="item", how="anti", maintain_order="left")
-    catalog = pl.concat([described, other], how="diagonal")
+    other = used.join(described, on="item", how="anti")
+    # Groups and joins have no order of their own; sorted, the same files give the same bundle.
+    catalog = pl.concat([described, other], how="diagonal").sort("item")
     undescribed = int((catalog["text"].is_null() & catalog["title"].is_null()).sum())
     catalog = catalog.with_columns(title=pl.coalesce("title", "item")).with_columns(text=pl.coalesce("text", "title"))
     first = ["item", "title", "text"]
