@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.quality.split import Split, events_of
+from ebbtide.train.choices import Decay
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.evaluation.lists import RankedLists, rank_baskets
 from ebbtide.train.evaluation.scores import live_popularity
@@ -24,25 +25,16 @@ FROZEN = ", frozen"
 """Suffix for the name of a model whose popularity is frozen at the split time."""
 
 
-class OnlyPopularityEbbs(ModelConfig):
-    """The ablation in which the popularity prior decays and the user's interest does not."""
-
-    @property
-    def effective_prior_half_life_days(self) -> tuple[float, ...]:
-        """The given half-lives, although the interest does not decay."""
-        return self.prior_half_life_days
-
-
 def variants(repeats: bool) -> dict[str, ModelConfig]:
     """The full model and its ablations, by name."""
     policy = {"exclude_seen": not repeats, "repeat_score": repeats}
     return {
         OURS: ModelConfig(**policy),
-        NO_DECAY: ModelConfig(decay="none", **policy),
-        NO_INTEREST_DECAY: OnlyPopularityEbbs(decay="none", **policy),
-        NO_TEXT: ModelConfig(**policy),
+        NO_DECAY: ModelConfig(decay=Decay.none, **policy),
+        NO_INTEREST_DECAY: ModelConfig(decay=Decay.popularity, **policy),
+        NO_TEXT: ModelConfig(text=False, **policy),
         FIXED_ALPHA: ModelConfig(alpha="fixed:0.5", **policy),
-        PLAIN: ModelConfig(decay="none", alpha="fixed:0.5", prior_half_life_days=(), exclude_seen=not repeats),
+        PLAIN: ModelConfig(decay=Decay.none, alpha="fixed:0.5", prior_half_life_days=(), exclude_seen=not repeats),
     }
 
 

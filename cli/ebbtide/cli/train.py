@@ -13,7 +13,7 @@ from rich.table import Table
 from ebbtide.cli.console import console, errors, timed
 from ebbtide.cli.training_display import TrainingDisplay
 from ebbtide.data.time_hints import TimeUnit
-from ebbtide.train.choices import DeviceKind, FineTuning, Loss, Precision
+from ebbtide.train.choices import Decay, DeviceKind, FineTuning, Loss, Precision
 
 if TYPE_CHECKING:
     from ebbtide.train.bundle import InterestBundle
@@ -75,8 +75,14 @@ def command(
     ] = "none",
     dimensions: Annotated[int, typer.Option(help="Number of interest dimensions.")] = 96,
     decay: Annotated[
-        str, typer.Option(help="learned: a half-life for each interest dimension. none: no decay.")
-    ] = "learned",
+        Decay,
+        typer.Option(
+            help="learned: a half-life for each interest dimension. popularity: only popularity decays. none: no decay."
+        ),
+    ] = Decay.learned,
+    text: Annotated[
+        bool, typer.Option(help="Whether items have a text part. --no-text shows what the texts are worth.")
+    ] = True,
     alpha: Annotated[
         str, typer.Option(help="Share of history in the blend: learned, per-dimension, or fixed:A with A from 0 to 1.")
     ] = "learned",
@@ -84,15 +90,18 @@ def command(
     prior_half_lives: Annotated[
         str,
         typer.Option(
-            help="Half-lives of the popularity prior, in days, separated by commas; 'inf': no decay. 'none': no prior."
+            help="Half-lives of the popularity prior, in days, separated by commas; 'inf': no decay. 'none': no prior. "
+            "Default: 20 minutes to 10 years, of which training keeps those that predict."
         ),
-    ] = "2,7,30,365",
+    ] = "auto",
     repeats: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            help="For repeat consumption (groceries, songs): recommend seen items again, and learn a score for repeats."
+            "--repeats/--no-repeats",
+            help="Whether seen items are recommended again, by a learned score for repeats (groceries, songs, news). "
+            "Default: if at least 5 % of the log's events are repeats.",
         ),
-    ] = False,
+    ] = None,
     epochs: Annotated[
         int,
         typer.Option(
@@ -199,7 +208,8 @@ def command(
                 "session_gap_minutes": session_gap_minutes,
                 "prior_half_life_days": parse_half_lives(prior_half_lives),
                 "exclude_seen": not repeats,
-                "repeat_score": repeats,
+                "repeat_score": bool(repeats),
+                "text": text,
             }
         )
         train_config = TrainConfig.model_validate(
@@ -244,7 +254,16 @@ def command(
         checkpoints = CheckpointFolder(checkpoint, resume=resume, every_batches=checkpoint_batches)
     with timed("trained"), TrainingDisplay() as display:
         watcher = display if tensorboard is None else Watchers(display, Board(tensorboard))
-        bundle, fit, _ = train_bundle(data, encoder, model_config, train_config, watcher, checkpoints, compute)
+        bundle, fit, _ = train_bundle(
+            data,
+            encoder,
+            model_config,
+            train_config,
+            watcher,
+            checkpoints,
+            compute,
+            detect_repeats=repeats is None,
+        )
     if not compute.is_first:
         return
     bundle.save(out)

@@ -48,6 +48,12 @@ def is_repeat(log: EventLog) -> Mask:
     return repeats
 
 
+def repeat_share(log: EventLog, among: Mask) -> float:
+    """The share of repeats among the chosen events ``[events]`` that have a strictly earlier event of their user."""
+    chosen = among & has_past(log)
+    return float(is_repeat(log)[chosen].mean()) if chosen.any() else 0.0
+
+
 def baskets_of(log: EventLog, targets: Mask) -> Baskets:
     """The baskets that contain a target event and have an earlier event of the user.
 

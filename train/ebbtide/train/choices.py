@@ -51,3 +51,14 @@ class Precision(str, Enum):
     """bfloat16 through autocast."""
     fp16 = "fp16"
     """float16 through autocast; the loss is scaled so that small gradients do not become 0."""
+
+
+class Decay(str, Enum):
+    """What fades with time."""
+
+    learned = "learned"
+    """The interest, at half-lives that are learned for each dimension, and popularity."""
+    popularity = "popularity"
+    """Popularity alone: an ablation."""
+    none = "none"
+    """Neither."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ebbtide.data.errors import DataError
-from ebbtide.train.choices import FineTuning, Loss
+from ebbtide.train.choices import Decay, FineTuning, Loss
 
 FULL_SOFTMAX_ITEMS = 20_000
 """Largest catalog for which the full softmax is the default. Above it, scores would take most of a step's time."""
@@ -32,8 +32,9 @@ class ModelConfig(BaseModel):
 
     dimensions: int = Field(96, ge=1, le=4096)
     """d, the number of interest dimensions."""
-    decay: Literal["learned", "none"] = "learned"
-    """``learned``: half-lives by age and by rank for each dimension. ``none``: no decay of interest or popularity."""
+    decay: Decay = Decay.learned
+    text: bool = True
+    """Whether items have a text part; without it a new item has popularity alone."""
     alpha: Annotated[str, AfterValidator(_check_alpha)] = "learned"
     """``learned`` (one for each request), ``per-dimension``, or ``fixed:A`` with A from 0 to 1."""
     gate_hidden: int = Field(16, ge=1)
@@ -93,7 +94,8 @@ class ModelConfig(BaseModel):
     @property
     def effective_prior_half_life_days(self) -> tuple[float, ...]:
         """The prior's half-lives; with ``decay="none"`` one infinite half-life, which is a count without decay."""
-        return (float("inf"),) if self.decay == "none" and self.prior_half_life_days else self.prior_half_life_days
+        undecayed = self.decay is Decay.none and self.prior_half_life_days
+        return (float("inf"),) if undecayed else self.prior_half_life_days
 
     @property
     def prior_starts(self) -> tuple[int, ...]:
@@ -188,11 +190,13 @@ class TrainConfig(BaseModel):
 
 
 def parse_half_lives(text: str) -> tuple[float, ...]:
-    """Half-lives in days from ``"2,7,30"``; ``"none"`` for none, ``inf`` for a count without decay.
+    """Half-lives in days from ``"2,7,30"``; ``"auto"`` for the default, ``"none"`` for none, ``inf`` for no decay.
 
     Raises:
         DataError: The text is no list of positive numbers.
     """
+    if text.strip() == "auto":
+        return DENSE_HALF_LIFE_DAYS
     if text.strip() == "none":
         return ()
     try:
