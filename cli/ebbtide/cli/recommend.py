@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebbtide.cli.console import console
+from ebbtide.cli.console import working
 from ebbtide.interest.contract import Limits
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def command(
 def show_recommendations(server: str, bundle_folder: Path, user: str, query: Query | None = None) -> None:
     """Prints a user's recent events with ages and weights, alpha, and the recommended titles with scores."""
     query = query or Query()
-    with console.status("Reading the user's events"):
+    with working("Reading the user's events"):
         import numpy as np
 
         from ebbtide.cli.recommend_display import PastEvents, print_answer, print_events

@@ -10,7 +10,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console, timed
+from ebbtide.cli.console import console, timed, working
+from ebbtide.cli.outputs import require_bundle_folder
 from ebbtide.cli.train import TimeUnitName
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def command(
     ebbtide refresh artifacts/bundle --events log.parquet --as-of 2024-05-01T06:00 --out artifacts/refreshed
     """
     timestamp_ms = None if as_of is None else _timestamp_ms(as_of)
-    with console.status("Loading the bundle"):
+    require_bundle_folder("--out", bundle if out is None else out)
+    with working("Loading the bundle"):
         from ebbtide.train.bundle import InterestBundle
         from ebbtide.train.refresh import read_grown_log, refresh_prior
 
@@ -96,13 +98,13 @@ def command(
         "encoding": encoding,
     }
     columns = _columns(loaded, {name: value for name, value in given.items() if value is not None})
-    with timed("counted"), console.status("Counting"):
+    with timed("counted"), working("Counting"):
         grown = read_grown_log(loaded, events, columns)
         refreshed = refresh_prior(loaded, grown.log, timestamp_ms)
     _print_counted(loaded, refreshed, grown)
     earlier = None
     if repository is not None:
-        with console.status("Loading onnx"):
+        with working("Loading onnx"):
             from ebbtide.export.earlier import EarlierExport
 
             # Before anything is written, so that an impossible export leaves the old bundle in place.
@@ -200,7 +202,7 @@ def _export(earlier: EarlierExport, bundle: InterestBundle) -> None:
     if there is not None:
         console.print(f"[green]✓[/green] version {there} of the repository gives the same answers; nothing to export")
         return
-    with timed("exported"), console.status("Exporting") as status:
+    with timed("exported"), working("Exporting") as status:
         report = earlier.export(bundle, lambda part: status.update(f"Exporting: {part}"))
     of_encoder = (
         "its encoder reused" if earlier.encoder else "the encoder exported again, because it is from another training"

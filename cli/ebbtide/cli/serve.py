@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebbtide.cli.console import console, percentage_progress
+from ebbtide.cli.console import console, percentage_progress, working
+from ebbtide.cli.outputs import require_file
 
 if TYPE_CHECKING:
     from ebbtide.serve import Progress, ServerConfig, TritonServer
@@ -91,6 +92,7 @@ def command(
         raise typer.BadParameter(
             "give either a REPOSITORY to start a server with, or the --server address of a running one"
         )
+    require_file("--log-file", log_file)
     from ebbtide.serve import ServerConfig
 
     try:
@@ -152,7 +154,7 @@ def _started(config: ServerConfig) -> Iterator[TritonServer]:
 def _await_running(url: str, timeout_s: float) -> None:
     from ebbtide.client import InterestClient
 
-    with InterestClient(url) as client, console.status(f"Waiting for {url}"):
+    with InterestClient(url) as client, working(f"Waiting for {url}"):
         client.wait_until_ready(timeout_s)
     console.print(f"[green]✓[/green] Triton at {url} is ready")
 

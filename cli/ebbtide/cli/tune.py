@@ -12,7 +12,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console
+from ebbtide.cli.console import console, working
+from ebbtide.cli.outputs import require_file
 from ebbtide.cli.session_log import (
     CatalogFile,
     CatalogItemCol,
@@ -70,7 +71,8 @@ def command(
 
     ebbtide tune artifacts/repository --bundle artifacts/bundle --mix recommend=8,recommend_text=1 --write
     """
-    with console.status("Reading the log"):
+    require_file("--out", out)
+    with working("Reading the log"):
         from ebbtide.loadtest import ENDPOINTS, Slo, build_workload, parse_duration, parse_mix
         from ebbtide.tune import TuneOptions, read_limits, tune, write_winner
 
@@ -86,7 +88,7 @@ def command(
         limits = read_limits(repository, shares)
         workload = build_workload(replayed, shares, limits=limits, requests=requests, seed=seed)
     console.print(f"requests from {workload.users:,} held-out users, under {objective}", markup=False)
-    with console.status("") as status:
+    with working("") as status:
         options = TuneOptions(
             objective,
             minutes=minutes,
