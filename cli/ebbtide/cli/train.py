@@ -51,7 +51,7 @@ class DeviceName(str, Enum):
 
 
 class TimeUnitName(str, Enum):
-    """The values of `ebbtide.data.time_hints.TimeUnit`. Repeated here, as that package needs polars."""
+    """The values of `ebbtide.interest.time_units.TimeUnit`, as the help shows them; a test compares them."""
 
     s = "s"
     ms = "ms"
@@ -240,7 +240,7 @@ def command(
 
         from ebbtide.data.dataset import DataReference
         from ebbtide.data.splits import require_protocol
-        from ebbtide.data.time_hints import TimeUnit
+        from ebbtide.interest.time_units import TimeUnit
         from ebbtide.train.board import Board
         from ebbtide.train.checkpoint import CheckpointFolder
         from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
