@@ -172,6 +172,20 @@ class Parameter(Message, Protocol):
     string_value: str
 
 
+class Accelerator(Message, Protocol):
+    name: str
+    parameters: Mapping[str, str]
+
+
+class Accelerators(Message, Protocol):
+    gpu_execution_accelerator: Sequence[Accelerator]
+    cpu_execution_accelerator: Sequence[Accelerator]
+
+
+class Optimization(Message, Protocol):
+    execution_accelerators: Accelerators
+
+
 class TransactionPolicy(Message, Protocol):
     decoupled: bool
 
@@ -195,6 +209,7 @@ class ModelConfig(Message, Protocol):
     sequence_batching: SequenceBatching
     ensemble_scheduling: EnsembleScheduling
     instance_group: Sequence[InstanceGroup]
+    optimization: Optimization
     default_model_filename: str
     cc_model_filenames: Mapping[str, str]
     parameters: Mapping[str, Parameter]
