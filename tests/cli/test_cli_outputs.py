@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,35 @@ def test_train_replaces_an_earlier_bundle(bundle, log, ebbtide, tmp_path):
     done = ebbtide("train", "--events", log, "--out", tmp_path / "b", "--epochs", 1, "--dimensions", 8)
     assert done.returncode == 0, done.stderr
     assert '"dimensions": 8' in (tmp_path / "b" / "bundle.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("serve", "EMPTY"), "got a folder without models"),
+        (("serve", "BUNDLE"), "got a folder without models"),
+        (("serve", "MODELS", "--host", "nowhere.invalid"), "host 'nowhere.invalid' has no address"),
+        (("refresh", "BUNDLE", "--repository", "EMPTY"), "got no ebbtide-export.json"),
+        (("recommend", "u1", "--bundle", "BUNDLE", "--events", "/nowhere/log.csv"), "/nowhere/log.csv: no such file"),
+        (("loadtest", "localhost:1", "--bundle", "/nowhere"), "expected a bundle"),
+    ],
+)
+def test_wrong_inputs_are_one_line(arguments, expected, bundle, ebbtide, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+    (tmp_path / "models" / "m" / "config.pbtxt").write_text('backend: "python"\n')
+    places = {"BUNDLE": bundle, "EMPTY": tmp_path / "empty", "MODELS": tmp_path / "models"}
+    done = ebbtide(*(places.get(one, one) for one in arguments))
+    assert done.returncode == 1
+    assert expected in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_port_in_use_is_told_at_once(ebbtide, tmp_path):
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text('backend: "python"\n')
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = ebbtide("serve", tmp_path, "--grpc-port", taken.getsockname()[1])
+    assert done.returncode == 1
+    assert b"choose another port" in done.stderr
+    assert done.stderr.count(b"\n") == 1

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ebbtide.cli.bundle_data import BundleCatalog, BundleEvents, moved
 from ebbtide.cli.console import console, counting_progress, working
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.modules import require_modules
@@ -65,6 +66,8 @@ def command(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write report.md, report.json and plots to this folder.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the metrics to this file.")] = None,
+    events: BundleEvents = None,
+    catalog: BundleCatalog = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the intervals and tests.")] = 0,
 ) -> None:
     """Rank the whole catalog before each held-out basket and report how well its items were ranked.
@@ -108,10 +111,11 @@ def command(
                 f"time:0.2 (the "
                 "last fifth of the log) or --holdout leave-last-out"
             )
+        loaded = moved(loaded, events, catalog)
         data = read_dataset(loaded.config.data)
         test = TestSet.of(data.log, data.catalog, holdout)
     run = _run(loaded, test, "Ranking", popularity, repeats, seed)
-    rival = None if against is None else _rival(against, run, popularity, repeats, seed)
+    rival = None if against is None else _rival(against, run, popularity, repeats, seed, events, catalog)
     _print(run, popularity, rival)
     if predictions is not None:
         write_predictions(predictions, run.lists, test.log, test.baskets, test.relevance, test.catalog)
@@ -181,7 +185,15 @@ def _require_as_trained(bundle: InterestBundle, test: TestSet) -> None:
         )
 
 
-def _rival(path: Path, ours: Run, popularity: Popularity, repeats: bool | None, seed: int) -> Rival:
+def _rival(
+    path: Path,
+    ours: Run,
+    popularity: Popularity,
+    repeats: bool | None,
+    seed: int,
+    events: str | None,
+    catalog: str | None,
+) -> Rival:
     """The evaluation to compare with: of a bundle if the path is a folder, else of a predictions file."""
     from ebbtide.data.dataset import read_dataset
     from ebbtide.train.bundle import InterestBundle
@@ -192,7 +204,7 @@ def _rival(path: Path, ours: Run, popularity: Popularity, repeats: bool | None, 
     if not path.is_dir():
         evaluation = evaluate_file(path, ours, seed)
         return Rival(path.name, evaluation, compare(ours.evaluation, evaluation, seed))
-    theirs = InterestBundle.load(path)
+    theirs = moved(InterestBundle.load(path), events, catalog)
     check_comparable(ours.bundle, theirs, path)
     # The other bundle may weigh events by another column.
     data = read_dataset(theirs.config.data)

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from ebbtide.cli.console import console, timed, working
-from ebbtide.cli.modules import require_modules
+from ebbtide.cli.modules import require_modules, warn_of_two_runtimes
 from ebbtide.cli.outputs import require_folder
 from ebbtide.interest.contract import Limits
 
@@ -190,6 +190,7 @@ def command(
     if bool(attribute_col) != (attributes is not None):
         raise typer.BadParameter("give both --attributes and --attribute-col, or neither")
     require_folder("--out", out)
+    warn_of_two_runtimes()
     if retrieval is Retrieval.ivf:
         require_modules("--retrieval ivf", "retrieval", "faiss")
     with working("Loading torch and onnx"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 
+from ebbtide.cli.console import errors
 from ebbtide.cli.errors import CommandError
 
 
@@ -21,3 +23,18 @@ def require_modules(option: str, extra: str, *modules: str) -> None:
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise CommandError(f'{option}: {module} is not installed: pip install "ebbtide[{extra}]"')
+
+
+def warn_of_two_runtimes() -> None:
+    """Warns if onnxruntime and onnxruntime-gpu are both installed: the one that was installed last has won."""
+    found = []
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            return
+    errors.print(
+        f"[yellow]warning:[/yellow] {' and '.join(found)} are both installed and overwrite each other's files: "
+        "pip uninstall both, then install one of them",
+        soft_wrap=True,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ebbtide.cli.bundle_data import absolute
 from ebbtide.cli.console import console, timed, working
+from ebbtide.cli.errors import CommandError
 from ebbtide.cli.outputs import require_bundle_folder
 from ebbtide.cli.train import TimeUnitName
 
@@ -30,8 +33,8 @@ def command(
     events: Annotated[
         str | None,
         typer.Option(
-            help="The whole log, with old and new events: Parquet, CSV, TSV or JSON Lines. Default: the file that the "
-            "bundle was trained on."
+            help="The whole log, with old and new events: Parquet, CSV, TSV or JSON Lines. Default: the log of the "
+            "last refresh, or of the training."
         ),
     ] = None,
     user_col: Annotated[str | None, typer.Option(help="Column with the user id. Default: as in training.")] = None,
@@ -84,6 +87,10 @@ def command(
     """
     timestamp_ms = None if as_of is None else _timestamp_ms(as_of)
     require_bundle_folder("--out", bundle if out is None else out)
+    if repository is not None and not (repository / "ebbtide-export.json").is_file():
+        raise CommandError(
+            f"--repository: {repository}: got no ebbtide-export.json; expected a repository written by `ebbtide export`"
+        )
     with working("Loading the bundle"):
         from ebbtide.train.bundle import InterestBundle
         from ebbtide.train.refresh import read_grown_log, refresh_prior
@@ -99,8 +106,10 @@ def command(
     }
     columns = _columns(loaded, {name: value for name, value in given.items() if value is not None})
     with timed("counted"), working("Counting"):
-        grown = read_grown_log(loaded, events, columns)
+        grown = read_grown_log(loaded, None if events is None else absolute(events), columns)
         refreshed = refresh_prior(loaded, grown.log, timestamp_ms)
+        if events is not None:
+            refreshed = _remembering(refreshed, absolute(events), columns)
     _print_counted(loaded, refreshed, grown)
     earlier = None
     if repository is not None:
@@ -123,11 +132,27 @@ def command(
         console.print(f"Next: `ebbtide deploy {repository} --server HOST:PORT` puts it into service.", markup=False)
 
 
+def _remembering(bundle: InterestBundle, events: str, columns: EventColumns) -> InterestBundle:
+    """The bundle with the log that the next refresh reads unless it is given another."""
+    given = {
+        "events": events,
+        "user_column": columns.user,
+        "item_column": columns.item,
+        "time_column": columns.time,
+        "weight_column": columns.weight,
+        "time_unit": columns.time_unit,
+        "time_format": columns.time_format,
+        "encoding": columns.encoding,
+    }
+    counted = bundle.config.data.model_copy(update=given)
+    return replace(bundle, config=bundle.config.model_copy(update={"counted": counted}))
+
+
 def _columns(bundle: InterestBundle, given: dict[str, str]) -> EventColumns:
     """How the training read the log, except for what the command line gives."""
     from ebbtide.data.events import EventColumns
 
-    columns = bundle.config.data.columns.model_dump()
+    columns = (bundle.config.counted or bundle.config.data).columns.model_dump()
     if "time_unit" in given or "time_format" in given:
         # The two exclude each other, so one of the command line replaces the other of the training.
         columns |= {"time_unit": None, "time_format": None}

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ebbtide.cli.console import console, percentage_progress, working
+from ebbtide.cli.errors import CommandError
+from ebbtide.cli.modules import warn_of_two_runtimes
 from ebbtide.cli.outputs import require_file
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ def command(
             "give either a REPOSITORY to start a server with, or the --server address of a running one"
         )
     require_file("--log-file", log_file)
+    warn_of_two_runtimes()
     from ebbtide.serve import ServerConfig
 
     try:
@@ -112,6 +115,11 @@ def command(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    if not any(repository.glob("*/config.pbtxt")) and not any(repository.glob("*/[0-9]*/model.*")):
+        raise CommandError(
+            f"{repository}: got a folder without models; expected a repository written by `ebbtide export`, the folder "
+            "with one folder for each model"
+        )
     with _started(config) as triton:
         console.print(f"  gRPC     {triton.grpc_url}")
         console.print(f"  HTTP     {triton.http_url}")

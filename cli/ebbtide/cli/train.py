@@ -14,6 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ebbtide.cli.bundle_data import absolute
 from ebbtide.cli.console import console, errors, timed, working
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_bundle_folder, require_different, require_folder
@@ -284,8 +285,8 @@ def command(
         EncoderSettings.read(encoder_folder(encoder))
     compute = Devices(DeviceConfig(device=device.value, devices=devices, precision=Precision(precision.value)))
     data = DataReference(
-        events=events,
-        catalog=catalog,
+        events=absolute(events),
+        catalog=None if catalog is None else absolute(catalog),
         user_column=user_col,
         item_column=item_col,
         time_column=time_col,

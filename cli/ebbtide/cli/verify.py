@@ -165,5 +165,5 @@ def _reported_errors() -> Iterator[None]:
     try:
         yield
     except (DataError, ExportError, TrainError, VerifyError, OSError) as error:
-        errors.print(f"[red]error:[/red] {escape(str(error))}")
+        errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(_NOT_COMPARED) from error
