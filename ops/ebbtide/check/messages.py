@@ -182,6 +182,14 @@ class Accelerators(Message, Protocol):
     cpu_execution_accelerator: Sequence[Accelerator]
 
 
+class Agent(Message, Protocol):
+    name: str
+
+
+class Agents(Message, Protocol):
+    agents: Sequence[Agent]
+
+
 class Optimization(Message, Protocol):
     execution_accelerators: Accelerators
 
@@ -210,6 +218,7 @@ class ModelConfig(Message, Protocol):
     ensemble_scheduling: EnsembleScheduling
     instance_group: Sequence[InstanceGroup]
     optimization: Optimization
+    model_repository_agents: Agents
     default_model_filename: str
     cc_model_filenames: Mapping[str, str]
     parameters: Mapping[str, Parameter]

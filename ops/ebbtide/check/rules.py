@@ -119,6 +119,7 @@ _ERRORS = _rules(
         "python-return": "`execute` or `auto_complete_config` does not return what Triton needs",
         "python-environment": "EXECUTION_ENV_PATH is relative, or does not exist in the model's folder",
         "python-parameter": "a parameter value that the Python backend refuses",
+        "python-input-missing": "model.py uses an input that the config does not have, so every request fails",
         "python-output-missing": "an output of the config that model.py never names",
     },
 )
@@ -141,6 +142,7 @@ _WARNINGS = _rules(
         "response-cache-shape": "a cached answer may belong to a request with other shapes",
         "response-cache-outputs": "a cached answer may lack outputs that an earlier request did not ask for",
         "response-cache-parameters": "model.py reads request parameters, which are not part of the cache key",
+        "repository-agent": "a repository agent is a file of the server, which the checker cannot see",
         "runtime-field": "`runtime` names a file of the server, which the checker cannot see",
         "parameter-unknown": "a parameter name that is close to one that the backend reads",
         "onnx-opset": "an opset or IR version that ONNX Runtime may not support",
