@@ -21,9 +21,12 @@ from ebbtide.cli.outputs import require_different, require_file, require_folder
 from ebbtide.cli.session_log import (
     CatalogFile,
     CatalogItemCol,
+    Encoding,
     ItemCol,
     TextTemplate,
     TimeCol,
+    TimeFormat,
+    TimeUnitOption,
     UserCol,
     WeightCol,
     read_session_log,
@@ -55,12 +58,15 @@ def command(
         typer.Option(help="Bundle that supplies the event log, its columns, the catalog and the holdout."),
     ] = None,
     events: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Event log to replay: Parquet, CSV, TSV or JSON Lines. The shipped one unless given."),
     ] = None,
     user_col: UserCol = "user",
     item_col: ItemCol = "item",
     time_col: TimeCol = "time",
+    time_unit: TimeUnitOption = None,
+    time_format: TimeFormat = None,
+    encoding: Encoding = None,
     weight_col: WeightCol = None,
     catalog: CatalogFile = None,
     catalog_item_col: CatalogItemCol = None,
@@ -184,6 +190,7 @@ def command(
             holdout,
             text_template,
             (user_col, item_col, time_col, weight_col, catalog_item_col),
+            (time_unit, time_format, encoding),
         )
         limits = served_limits(address, shares, access)
         workload = build_workload(replayed, shares, limits=limits, requests=requests, seed=seed)

@@ -17,9 +17,12 @@ from ebbtide.cli.outputs import require_file
 from ebbtide.cli.session_log import (
     CatalogFile,
     CatalogItemCol,
+    Encoding,
     ItemCol,
     TextTemplate,
     TimeCol,
+    TimeFormat,
+    TimeUnitOption,
     UserCol,
     WeightCol,
     read_session_log,
@@ -41,11 +44,14 @@ def command(
         str, typer.Option(help="Endpoints and their weights; the models that they run are tuned.")
     ] = "recommend=1",
     events: Annotated[
-        Path | None, typer.Option(help="Event log to replay, as for `ebbtide loadtest`. The shipped one unless given.")
+        str | None, typer.Option(help="Event log to replay, as for `ebbtide loadtest`. The shipped one unless given.")
     ] = None,
     user_col: UserCol = "user",
     item_col: ItemCol = "item",
     time_col: TimeCol = "time",
+    time_unit: TimeUnitOption = None,
+    time_format: TimeFormat = None,
+    encoding: Encoding = None,
     weight_col: WeightCol = None,
     catalog: CatalogFile = None,
     catalog_item_col: CatalogItemCol = None,
@@ -84,6 +90,7 @@ def command(
             holdout,
             text_template,
             (user_col, item_col, time_col, weight_col, catalog_item_col),
+            (time_unit, time_format, encoding),
         )
         limits = read_limits(repository, shares)
         workload = build_workload(replayed, shares, limits=limits, requests=requests, seed=seed)
