@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ebbtide.cli.session_log import read_session_log
-from ebbtide.cli.train import TimeUnitName
 from ebbtide.data.errors import DataError
+from ebbtide.interest.time_units import TimeUnit
 from ebbtide.loadtest import LoadTestError
 
 COLUMNS = ("user", "item", "time", None, None)
@@ -19,7 +19,7 @@ def read(path, *reading, holdout="leave-last-out", bundle=None):
 @pytest.mark.parametrize(
     ("times", "reading", "encoding"),
     [
-        (["1000", "2000"], (TimeUnitName.s,), "utf-8"),
+        (["1000", "2000"], (TimeUnit.s,), "utf-8"),
         (["01/02/1970 00:16", "01/03/1970 00:16"], (None, "%m/%d/%Y %H:%M"), "utf-8"),
         (["2024-01-01", "2024-01-02"], (None, None, "cp1252"), "cp1252"),
     ],
@@ -35,8 +35,8 @@ def test_log_is_read_as_training_reads_it(times, reading, encoding, tmp_path):
 def test_options_that_contradict_are_refused_before_the_log_is_read(tmp_path):
     missing = tmp_path / "none.csv"
     with pytest.raises(LoadTestError, match="time_unit: got it with --time-format"):
-        read(missing, TimeUnitName.s, "%Y")
+        read(missing, TimeUnit.s, "%Y")
     with pytest.raises(LoadTestError, match="bundle: got it with --time-unit"):
-        read(missing, TimeUnitName.s, bundle=tmp_path)
+        read(missing, TimeUnit.s, bundle=tmp_path)
     with pytest.raises(DataError, match="holdout: got 'last'"):
         read(missing, holdout="last")

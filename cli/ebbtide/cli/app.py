@@ -19,6 +19,7 @@ from ebbtide.cli import (
     export,
     gateway,
     loadtest,
+    prepare,
     recommend,
     refresh,
     serve,
@@ -54,7 +55,8 @@ app = typer.Typer(
     name="ebbtide",
     cls=_Commands,
     help="Recommendations from interests that ebb, served on NVIDIA Triton.\n\n"
-    "Order of work: train -> export -> serve -> recommend. The --help of each command shows an example.\n\n"
+    "Order of work: (prepare ->) train -> export -> serve -> recommend. "
+    "The --help of each command shows an example.\n\n"
     "An option of a command can also come from a config file (--config) or from an environment variable: "
     "EBBTIDE_TRAIN_EPOCHS=4 is --epochs 4 of train.\n\n"
     "Exit status: 0 success, 1 an error or a check that failed, 2 wrong usage, 130 Ctrl-C.",
@@ -63,6 +65,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("prepare")(prepare.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("export")(export.command)

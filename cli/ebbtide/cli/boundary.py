@@ -15,6 +15,7 @@ FAILED, INTERRUPTED = 1, 130
 """Exit statuses; 2 is wrong usage, which the parser reports itself."""
 _BROKEN_PIPE = 141
 _EXTRAS = {
+    "prepare": "train",
     "train": "train",
     "evaluate": "evaluate",
     "export": "export",

@@ -15,7 +15,7 @@ from ebbtide.cli.bundle_data import absolute
 from ebbtide.cli.console import console, timed, working
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.outputs import require_bundle_folder
-from ebbtide.cli.train import TimeUnitName
+from ebbtide.interest.time_units import TimeUnit
 
 if TYPE_CHECKING:
     from ebbtide.data.events import EventColumns
@@ -40,9 +40,7 @@ def command(
     user_col: Annotated[str | None, typer.Option(help="Column with the user id. Default: as in training.")] = None,
     item_col: Annotated[str | None, typer.Option(help="Column with the item id. Default: as in training.")] = None,
     time_col: Annotated[str | None, typer.Option(help="Column with the time. Default: as in training.")] = None,
-    time_unit: Annotated[
-        TimeUnitName | None, typer.Option(help="Unit of numeric times. Default: as in training.")
-    ] = None,
+    time_unit: Annotated[TimeUnit | None, typer.Option(help="Unit of numeric times. Default: as in training.")] = None,
     time_format: Annotated[
         str | None, typer.Option(help="strptime format of the times. Default: as in training.")
     ] = None,

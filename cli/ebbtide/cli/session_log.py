@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebbtide.cli.train import TimeUnitName
+from ebbtide.interest.time_units import TimeUnit
 
 if TYPE_CHECKING:
     from ebbtide.loadtest import Replayed
@@ -19,7 +19,7 @@ WeightCol = Annotated[str | None, typer.Option(help="Column with a rating, quant
 CatalogFile = Annotated[str | None, typer.Option(help="Catalog file, as for `ebbtide train`.")]
 CatalogItemCol = Annotated[str | None, typer.Option(help="The id column there. As --item-col unless given.")]
 TimeUnitOption = Annotated[
-    TimeUnitName | None, typer.Option("--time-unit", help="Unit of numeric times, as for `ebbtide train`.")
+    TimeUnit | None, typer.Option("--time-unit", help="Unit of numeric times, as for `ebbtide train`.")
 ]
 TimeFormat = Annotated[
     str | None, typer.Option(help="strptime format of times that are not ISO 8601, as for `ebbtide train`.")
@@ -38,7 +38,7 @@ def read_session_log(
     holdout: str | None,
     text_template: str,
     columns: tuple[str, str, str, str | None, str | None],
-    reading: tuple[TimeUnitName | None, str | None, str | None] = (None, None, None),
+    reading: tuple[TimeUnit | None, str | None, str | None] = (None, None, None),
 ) -> tuple[Replayed, list[str]]:
     """The log to replay, and notes for the reader of the report.
 
@@ -56,7 +56,6 @@ def read_session_log(
     """
     from ebbtide.data.dataset import DataReference, read_dataset
     from ebbtide.data.splits import held_out, require_protocol
-    from ebbtide.interest.time_units import TimeUnit
     from ebbtide.loadtest import LoadTestError, Replayed
 
     if holdout is not None:
@@ -97,7 +96,7 @@ def read_session_log(
             title_template=None,
             max_bad_rows=0.01,
             holdout="none",
-            time_unit=None if unit is None else TimeUnit(unit.value),
+            time_unit=unit,
             time_format=time_format,
             encoding=encoding,
         )

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,53 +18,12 @@ from ebbtide.cli.console import console, errors, timed, working
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_bundle_folder, require_different, require_folder
 from ebbtide.cli.training_display import TrainingDisplay
+from ebbtide.interest.time_units import TimeUnit
+from ebbtide.train.choices import DeviceKind, FineTuning, Loss, Precision
 
 if TYPE_CHECKING:
     from ebbtide.train.bundle import InterestBundle
     from ebbtide.train.trainer import Fit
-
-
-class LossName(str, Enum):
-    """The values of `ebbtide.train.losses.Loss`. Repeated here, as that module loads torch; a test compares them."""
-
-    full_softmax = "full-softmax"
-    sampled_softmax = "sampled-softmax"
-    bpr = "bpr"
-    gbce = "gbce"
-    mse = "mse"
-
-
-class FineTuningName(str, Enum):
-    """The values of `ebbtide.train.fine_tuning.FineTuning`. Repeated here for the same reason."""
-
-    frozen = "frozen"
-    lora = "lora"
-    full = "full"
-
-
-class DeviceName(str, Enum):
-    """The values of `ebbtide.train.devices.DeviceConfig.device`. Repeated here for the same reason."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class TimeUnitName(str, Enum):
-    """The values of `ebbtide.interest.time_units.TimeUnit`, as the help shows them; a test compares them."""
-
-    s = "s"
-    ms = "ms"
-    us = "us"
-    ns = "ns"
-
-
-class PrecisionName(str, Enum):
-    """The values of `ebbtide.train.devices.Precision`. Repeated here for the same reason."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
 
 
 def command(
@@ -80,7 +38,7 @@ def command(
         str, typer.Option(help="Column with the time: Unix time, a date-time, or ISO 8601 text (UTC without a zone).")
     ] = "time",
     time_unit: Annotated[
-        TimeUnitName | None,
+        TimeUnit | None,
         typer.Option(help="Unit of numeric times. Default: found by magnitude for times between 1995 and 2200."),
     ] = None,
     time_format: Annotated[
@@ -163,7 +121,7 @@ def command(
         bool, typer.Option(help="Train again on all training events after validation has chosen the number of epochs.")
     ] = True,
     loss: Annotated[
-        LossName | None,
+        Loss | None,
         typer.Option(
             help="full-softmax; sampled-softmax, bpr or gbce with sampled negatives; mse on ratings. Default: "
             "full-softmax, "
@@ -174,9 +132,9 @@ def command(
         int, typer.Option(help="Sampled negatives per training step, for the losses that use them.")
     ] = 512,
     encoder_fine_tuning: Annotated[
-        FineTuningName,
+        FineTuning,
         typer.Option(help="frozen; lora: low-rank adapters (needs ebbtide[lora]); full: all weights of the encoder."),
-    ] = FineTuningName.frozen,
+    ] = FineTuning.frozen,
     encoder_learning_rate: Annotated[
         float | None, typer.Option(help="Peak learning rate of the encoder. Default: 5e-4 for lora, 2e-5 for full.")
     ] = None,
@@ -197,8 +155,8 @@ def command(
         Path | None, typer.Option(help="Folder for TensorBoard's logs (needs ebbtide[tensorboard]).")
     ] = None,
     device: Annotated[
-        DeviceName, typer.Option(help="Device to train on. auto: a GPU if there is one.")
-    ] = DeviceName.cpu,
+        DeviceKind, typer.Option(help="Device to train on. auto: a GPU if there is one.")
+    ] = DeviceKind.cpu,
     devices: Annotated[
         int,
         typer.Option(
@@ -207,9 +165,9 @@ def command(
         ),
     ] = 1,
     precision: Annotated[
-        PrecisionName,
+        Precision,
         typer.Option(help="Precision of large matrix products: fp32, bf16, or fp16 for GPUs without bfloat16."),
-    ] = PrecisionName.fp32,
+    ] = Precision.fp32,
     seed: Annotated[int, typer.Option(help="Random seed. The same seed, data and versions give the same bundle.")] = 0,
 ) -> None:
     """Train the interest model on an event log.
@@ -230,7 +188,7 @@ def command(
     require_folder("--checkpoint", checkpoint)
     require_folder("--tensorboard", tensorboard)
     require_different({"--out": out, "--checkpoint": checkpoint, "--tensorboard": tensorboard})
-    if encoder_fine_tuning is FineTuningName.lora:
+    if encoder_fine_tuning is FineTuning.lora:
         require_modules("--encoder-fine-tuning lora", "lora", "peft")
     if tensorboard is not None:
         require_modules("--tensorboard", "tensorboard", "tensorboard")
@@ -241,11 +199,10 @@ def command(
 
         from ebbtide.data.dataset import DataReference
         from ebbtide.data.splits import require_protocol
-        from ebbtide.interest.time_units import TimeUnit
         from ebbtide.train.board import Board
         from ebbtide.train.checkpoint import CheckpointFolder
         from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
-        from ebbtide.train.devices import DeviceConfig, Devices, Precision
+        from ebbtide.train.devices import DeviceConfig, Devices
         from ebbtide.train.encoder import EncoderSettings, encoder_folder
         from ebbtide.train.stage import train_bundle
         from ebbtide.train.watcher import Watchers
@@ -269,9 +226,9 @@ def command(
                 "dropout": dropout,
                 "residual_dropout": residual_dropout,
                 "windows_per_batch": windows_per_batch,
-                "loss": None if loss is None else loss.value,
+                "loss": loss,
                 "negatives": negatives,
-                "encoder_fine_tuning": encoder_fine_tuning.value,
+                "encoder_fine_tuning": encoder_fine_tuning,
                 "encoder_learning_rate": encoder_learning_rate,
                 "encoder_items_per_step": encoder_items_per_step,
                 "refit": refit,
@@ -283,7 +240,7 @@ def command(
     require_protocol(holdout)
     with working("Looking for the encoder"):
         EncoderSettings.read(encoder_folder(encoder))
-    compute = Devices(DeviceConfig(device=device.value, devices=devices, precision=Precision(precision.value)))
+    compute = Devices(DeviceConfig(device=device, devices=devices, precision=precision))
     data = DataReference(
         events=absolute(events),
         catalog=None if catalog is None else absolute(catalog),
@@ -296,7 +253,7 @@ def command(
         title_template=title_template,
         max_bad_rows=max_bad_rows,
         holdout=holdout,
-        time_unit=None if time_unit is None else TimeUnit(time_unit.value),
+        time_unit=time_unit,
         time_format=time_format,
         encoding=encoding,
     )
