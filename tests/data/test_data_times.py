@@ -7,7 +7,7 @@ import pytest
 
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventColumns, read_events
-from ebbtide.data.time_hints import TimeUnit
+from ebbtide.interest.time_units import TimeUnit
 
 FIRST = 1_700_000_000
 SECONDS = [FIRST + 3600 * hour for hour in range(200)]

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ebbtide.cli.console import console, timed
+from ebbtide.cli.console import console, timed, working
+from ebbtide.cli.outputs import require_folder
 
 
 class FormatName(str, Enum):
@@ -42,12 +43,13 @@ def command(
 
     ebbtide prepare movielens ml-1m --out artifacts/ml-1m
     """
+    require_folder("--out", out)
     from ebbtide.data.prepare.formats import SOURCES
     from ebbtide.data.prepare.write import Selection, prepare
 
     selection = Selection(users, min_item_events)
     with timed("prepared"):
-        summary = prepare(SOURCES[format_.value], folder, out, selection, console.status)
+        summary = prepare(SOURCES[format_.value], folder, out, selection, working)
     console.print(
         f"[green]✓[/green] {summary.events:,} events of {summary.users:,} users, "
         f"{summary.first:%Y-%m-%d} to {summary.last:%Y-%m-%d}; {summary.items:,} items in the catalog",

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console, errors, timed
+from ebbtide.cli.bundle_data import absolute
+from ebbtide.cli.console import console, errors, timed, working
+from ebbtide.cli.modules import require_modules
+from ebbtide.cli.outputs import require_bundle_folder, require_different, require_folder
 from ebbtide.cli.training_display import TrainingDisplay
-from ebbtide.data.time_hints import TimeUnit
+from ebbtide.interest.time_units import TimeUnit
 from ebbtide.train.choices import Decay, DeviceKind, FineTuning, Loss, Precision
 
 if TYPE_CHECKING:
@@ -187,16 +193,26 @@ def command(
         raise typer.BadParameter("expected --time-unit for numbers or --time-format for text, not both")
     if resume and checkpoint is None:
         raise typer.BadParameter("expected --checkpoint FOLDER with --resume")
+    require_bundle_folder("--out", out)
+    require_folder("--checkpoint", checkpoint)
+    require_folder("--tensorboard", tensorboard)
+    require_different({"--out": out, "--checkpoint": checkpoint, "--tensorboard": tensorboard})
+    if encoder_fine_tuning is FineTuning.lora:
+        require_modules("--encoder-fine-tuning lora", "lora", "peft")
+    if tensorboard is not None:
+        require_modules("--tensorboard", "tensorboard", "tensorboard")
     # Under torchrun every process runs this command; only the first one prints.
-    console.quiet = errors.quiet = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
-    with timed("loaded torch and transformers"), console.status("Loading torch and transformers"):
+    console.quiet = errors.quiet = console.quiet or os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
+    with timed("loaded torch and transformers"), working("Loading torch and transformers"):
         from pydantic import ValidationError
 
         from ebbtide.data.dataset import DataReference
+        from ebbtide.data.splits import require_protocol
         from ebbtide.train.board import Board
         from ebbtide.train.checkpoint import CheckpointFolder
         from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
         from ebbtide.train.devices import DeviceConfig, Devices
+        from ebbtide.train.encoder import EncoderSettings, encoder_folder
         from ebbtide.train.stage import train_bundle
         from ebbtide.train.watcher import Watchers
     try:
@@ -231,10 +247,13 @@ def command(
     except ValidationError as error:
         first = error.errors()[0]
         raise typer.BadParameter(f"{first['loc'][0]}: got {first['input']!r}; {first['msg']}") from error
+    require_protocol(holdout)
+    with working("Looking for the encoder"):
+        EncoderSettings.read(encoder_folder(encoder))
     compute = Devices(DeviceConfig(device=device, devices=devices, precision=precision))
     data = DataReference(
-        events=events,
-        catalog=catalog,
+        events=absolute(events),
+        catalog=None if catalog is None else absolute(catalog),
         user_column=user_col,
         item_column=item_col,
         time_column=time_col,
@@ -252,7 +271,7 @@ def command(
     checkpoints = None
     if checkpoint is not None:
         checkpoints = CheckpointFolder(checkpoint, resume=resume, every_batches=checkpoint_batches)
-    with timed("trained"), TrainingDisplay() as display:
+    with timed("trained"), _told_when_stopped(out, checkpoint), TrainingDisplay() as display:
         watcher = display if tensorboard is None else Watchers(display, Board(tensorboard))
         bundle, fit, _ = train_bundle(
             data,
@@ -272,6 +291,20 @@ def command(
     _print_bundle(bundle, fit, out)
 
 
+@contextmanager
+def _told_when_stopped(out: Path, checkpoint: Path | None) -> Iterator[None]:
+    """On Ctrl-C, says what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = "nothing was written; with --checkpoint FOLDER a training can be continued"
+        if checkpoint is not None:
+            kept = f"the newest checkpoint, if there is one, is in {checkpoint}: continue with --resume"
+        earlier = f"; the earlier bundle in {out} is unchanged" if (out / "bundle.json").is_file() else ""
+        errors.print(f"stopped: {escape(kept + earlier)}", soft_wrap=True)
+        raise
+
+
 def _print_bundle(bundle: InterestBundle, fit: Fit, out: Path) -> None:
     table = Table(title="Learned half-lives over the interest dimensions", title_justify="left")
     for heading in ("", "shortest", "quarter", "half", "three quarters", "longest"):
@@ -287,6 +320,6 @@ def _print_bundle(bundle: InterestBundle, fit: Fit, out: Path) -> None:
             table.add_row(name, *(f"{ordered[index]:,.3g}{unit}" for index in indices))
         console.print(table)
     console.print(
-        f"[green]✓[/green] bundle {bundle.fingerprint} in {out}: best epoch {fit.best_epoch}, "
+        f"[green]✓[/green] bundle {bundle.fingerprint} in {escape(str(out))}: best epoch {fit.best_epoch}, "
         f"validation NDCG@10 {bundle.config.validation_ndcg_at_10:.4f}"
     )

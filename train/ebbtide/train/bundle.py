@@ -82,6 +82,8 @@ class BundleConfig(BaseModel):
     validation_ndcg_at_10: float
     rating_mean: float | None = None
     """Scores are predicted ratings minus this mean; None for a bundle that was trained to rank."""
+    counted: DataReference | None = None
+    """The log of the last refresh, if it is another one than that of the training."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def read_grown_log(
     Raises:
         DataError: The file cannot be used, or has no event of the bundle's items.
     """
-    data = bundle.config.data
+    data = bundle.config.counted or bundle.config.data
     path = data.events if events is None else events
     names = columns or data.columns
     # Without the catalog: new items are no mistakes in the file, and must not count as bad rows.
@@ -106,6 +106,12 @@ def refresh_prior(bundle: InterestBundle, log: EventLog, timestamp_ms: int | Non
     if oldest >= timestamp:
         raise DataError(f"as of: got {_date(timestamp)}; expected a time after the log's first event, {_date(oldest)}")
     counted_at = bundle.config.prior_counted_at_ms
+    if timestamp_ms is None and timestamp < counted_at:
+        raise DataError(
+            f"events: got {_date(timestamp - 1)} as the newest event; expected events up to {_date(counted_at)}, up to "
+            "when the bundle has counted already: give the log that has grown, or --as-of to count as of an earlier "
+            "time"
+        )
     if oldest >= counted_at:
         raise DataError(
             f"events: got none before {_date(counted_at)}, up to when the bundle has counted; expected the whole log, "
