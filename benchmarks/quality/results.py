@@ -15,6 +15,8 @@ from ebbtide.train.evaluation.breakdowns import interest_age_days
 from ebbtide.train.evaluation.evaluate import Evaluation, cold_values, evaluate_lists
 from ebbtide.train.evaluation.intervals import paired
 
+ORACLE = "oracle"
+"""Name of the row with the best possible lists of a synthetic world."""
 _SEED = 0
 
 
@@ -49,7 +51,7 @@ class Results:
         return row
 
     def compare_ours(self) -> None:
-        """Adds the ratios of Ebbtide to the best baseline and to its ablations.
+        """Adds the ratios of Ebbtide to the oracle, to the best baseline and to its ablations.
 
         The frozen Ebbtide is compared with frozen baselines only.
         """
@@ -60,7 +62,11 @@ class Results:
         ):
             name = ours.OURS + suffix
             row = next((row for row in self.rows if row["name"] == name), None)
-            if row is None or not compared:
+            if row is None:
+                continue
+            if ORACLE in self._measured:
+                row |= self._compared(name, ORACLE, "ratio_to_oracle")
+            if not compared:
                 continue
             best = _best(compared)
             row |= self._compared(name, best, "ratio_to_best_baseline")

@@ -19,7 +19,7 @@ from benchmarks.quality.cache import Cache, Fitted, Stopwatch, code_fingerprint,
 from benchmarks.quality.datasets import HOLDOUT, ROOT, DataSet, drawn
 from benchmarks.quality.field import Baseline, Fitter, Tuned, field, tuned
 from benchmarks.quality.progress import Steps
-from benchmarks.quality.results import Results
+from benchmarks.quality.results import ORACLE, Results
 from benchmarks.quality.split import Split, splits
 from ebbtide.data.dataset import read_dataset
 from ebbtide.train.config import ModelConfig, TrainConfig
@@ -88,6 +88,9 @@ def run_data_set(dataset: DataSet, users: int | None, plan: Plan, say: Callable[
     cost = sum(row.cost * _fits(row, plan.tries) for row in chosen) + _OURS_COST * len(variants)
     fits = Cache(work / "fits")
     with Steps(dataset.name, cost) as steps:
+        if dataset.oracle is not None:
+            watch = Stopwatch()
+            say(_line(results.add(ORACLE, watch.fitted(dataset.oracle(test)), kind="oracle", popularity="known")))
         fitter = Fitter(fits, plan.library, work / "exchange", steps.done)
         for baseline in chosen:
             steps.now(baseline.name)

@@ -111,8 +111,7 @@ def oracle_lists(made: World, split: Split) -> RankedLists:
     )
     cases = pl.DataFrame({"user": pl.Series(test.log.users).gather(test.owner), "time": test.log.time_ms[head]})
     row = cases.join(schedule, on=["user", "time"], how="left", maintain_order="left")["row"].to_numpy()
-    index = {item: position for position, item in enumerate(test.catalog.item_id)}
-    of_item = np.asarray([index[item] for item in item_ids(made).to_list()])
+    of_item = np.asarray([test.catalog.index[item] for item in item_ids(made).to_list()])
     probability = made.oracle_probability[row]
     possible = probability > 0
     return RankedLists(
