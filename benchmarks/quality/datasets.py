@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import polars as pl
 
 from benchmarks.quality.lastfm import write_lastfm
 from benchmarks.quality.split import Split
-from benchmarks.quality.worlds import WORLDS, oracle_lists, world, write
+from benchmarks.quality.worlds import INFERRED, ORACLE, WORLDS, inferred_oracle_lists, oracle_lists, world, write
 from ebbtide.data.dataset import DataReference
 from ebbtide.train.evaluation.lists import RankedLists
 
@@ -35,8 +38,8 @@ class DataSet:
     """Number of users in a quick run; None for all."""
     users: int | None = None
     """Number of users in a full run; None for all. Otherwise users are drawn with a fixed seed, with their items."""
-    oracle: Callable[[Split], RankedLists] | None = None
-    """The best possible lists, for a synthetic world; a sample of its users keeps the whole catalog."""
+    oracles: dict[str, Callable[[Split], RankedLists]] = field(default_factory=dict)
+    """The best possible lists by name, for a synthetic world; a sample of its users keeps the whole catalog."""
 
 
 def _reference(events: Path, catalog: Path, user: str, item: str, time: str, template: str) -> DataReference:
@@ -113,12 +116,16 @@ def online_retail() -> DataSet:
     )
 
 
-def lastfm(source: Path, folder: Path) -> DataSet:
-    """Artists tagged by users of Last.fm, from a folder that the user has; writes the files to read into ``folder``.
+def lastfm(source: Path) -> DataSet:
+    """Artists tagged by users of Last.fm, from a folder that the user has.
+
+    The files to read are in a temporary folder that is removed at exit, because the data's terms restrict its use.
 
     Raises:
         FileNotFoundError: The source has not the expected files.
     """
+    folder = Path(tempfile.mkdtemp(prefix="ebbtide-lastfm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return DataSet(
         name="lastfm",
         reference=_reference(*write_lastfm(source, folder), *("user", "artist", "time", "{text}")),
@@ -139,9 +146,9 @@ def synthetic(name: str, folder: Path, seed: int = 0) -> DataSet:
     return DataSet(
         name=world_data_set(name),
         reference=write(made, folder),
-        repeats=made.repeats,
+        repeats=made.design.repeats,
         quick_users=200,
-        oracle=lambda split: oracle_lists(made, split),
+        oracles={ORACLE: partial(oracle_lists, made), INFERRED: partial(inferred_oracle_lists, made)},
     )
 
 
@@ -164,7 +171,7 @@ def builders(work: Path, library: Path | None, lastfm_folder: Path | None) -> di
         "online-retail": online_retail,
     }
     if lastfm_folder is not None:
-        found["lastfm"] = lambda: lastfm(lastfm_folder, work / "lastfm-data")
+        found["lastfm"] = lambda: lastfm(lastfm_folder)
     for name in WORLDS:
         found[world_data_set(name)] = partial(synthetic, name, work / f"{world_data_set(name)}-data")
     return found
@@ -186,7 +193,7 @@ def drawn(dataset: DataSet, users: int | None, folder: Path) -> DataReference:
     chosen = np.random.default_rng(_SEED).choice(all_users, min(users, len(all_users)), replace=False)
     events = events.filter(pl.col(reference.user_column).is_in(chosen.tolist()))
     catalog = pl.read_parquet(str(reference.catalog))
-    if dataset.oracle is None:
+    if not dataset.oracles:
         items = events[reference.item_column].unique().to_list()
         catalog = catalog.filter(pl.col(reference.catalog_item_column).is_in(items))
     folder.mkdir(parents=True, exist_ok=True)

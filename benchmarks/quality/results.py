@@ -11,12 +11,11 @@ import numpy.typing as npt
 from benchmarks.quality import ours
 from benchmarks.quality.cache import Fitted
 from benchmarks.quality.split import Split
+from benchmarks.quality.worlds import INFERRED, ORACLE
 from ebbtide.train.evaluation.breakdowns import interest_age_days
 from ebbtide.train.evaluation.evaluate import Evaluation, cold_values, evaluate_lists
 from ebbtide.train.evaluation.intervals import paired
 
-ORACLE = "oracle"
-"""Name of the row with the best possible lists of a synthetic world."""
 _SEED = 0
 
 
@@ -64,8 +63,9 @@ class Results:
             row = next((row for row in self.rows if row["name"] == name), None)
             if row is None:
                 continue
-            if ORACLE in self._measured:
-                row |= self._compared(name, ORACLE, "ratio_to_oracle")
+            for oracle, ratio in ((ORACLE, "ratio_to_oracle"), (INFERRED, "ratio_to_inferred_oracle")):
+                if oracle in self._measured:
+                    row |= self._compared(name, oracle, ratio)
             if not compared:
                 continue
             best = _best(compared)

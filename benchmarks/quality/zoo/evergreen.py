@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.quality.zoo.attributes import factors, favourites, one_hot, skewed, static
-from benchmarks.quality.zoo.choice import Floats, World, never_again, simulate
-from benchmarks.quality.zoo.schedule import EVENING, MS_PER_DAY, at_hours, counts, lives, scheduled, with_sessions
+from benchmarks.quality.zoo.choice import Design, Floats, never_again
+from benchmarks.quality.zoo.schedule import EVENING, at_hours, counts, lives, scheduled, with_sessions
 from benchmarks.quality.zoo.texts import HOBBIES, LEVELS, evergreen_text, made_up_name
 
 _DAYS = 365.0
@@ -16,12 +16,12 @@ _SUBJECTS = len(next(iter(HOBBIES.values())))
 _FACTORS = 6
 
 
-def evergreen(rng: np.random.Generator, scale: float) -> World:
-    """Generates the world.
+def evergreen(rng: np.random.Generator, scale: float) -> Design:
+    """Designs the world.
 
     Appeal: quality, constant. Repeat: no item twice.
     """
-    users, items = round(1300 * scale), round(1000 * scale)
+    users, items = round(800 * scale), round(1000 * scale)
     hobby, subject = skewed(rng, items, len(HOBBIES)), skewed(rng, items, _SUBJECTS)
     level = skewed(rng, items, len(LEVELS))
     quality = rng.normal(0, 1.2, items)
@@ -45,7 +45,7 @@ def evergreen(rng: np.random.Generator, scale: float) -> World:
     )
 
     joined, left = lives(rng, users, _DAYS, newcomers=0.3)
-    sessions = counts(rng, 14 * (left - joined) / _DAYS + 1, 0.7, 2)
+    sessions = counts(rng, 24 * (left - joined) / _DAYS + 1, 0.7, 2)
     user = np.repeat(np.arange(users), sessions)
     start = at_hours(rng, rng.uniform(joined[user], left[user]), EVENING)
     user, time = with_sessions(rng, user, start, mean_events=2.0, gap_minutes=15.0)
@@ -54,5 +54,16 @@ def evergreen(rng: np.random.Generator, scale: float) -> World:
         evergreen_text(made_up_name(rng), *values)
         for values in zip(hobby.tolist(), subject.tolist(), level.tolist(), strict=True)
     ]
-    found = simulate(rng, schedule, attributes, static(fixed), appeal, never_again)
-    return World("evergreen", _START_MS, False, schedule, texts, *found, np.full(items, -MS_PER_DAY))
+    return Design(
+        name="evergreen",
+        start_ms=_START_MS,
+        repeats=False,
+        schedule=schedule,
+        texts=texts,
+        born_days=np.full(items, -1.0),
+        attributes=attributes,
+        tastes=static(fixed),
+        appeal=appeal,
+        repeat=never_again,
+        trait=np.zeros(users),
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.quality.zoo.attributes import drifting, favourites, one_hot, skewed
-from benchmarks.quality.zoo.choice import Floats, World, never_again, simulate
-from benchmarks.quality.zoo.schedule import EVENING, MS_PER_DAY, at_hours, counts, lives, scheduled
+from benchmarks.quality.zoo.choice import Design, Floats, never_again
+from benchmarks.quality.zoo.schedule import EVENING, at_hours, counts, lives, scheduled
 from benchmarks.quality.zoo.texts import COLOURS, GARMENTS, STYLES, fashion_text
 from benchmarks.quality.zoo.waves import waves
 
@@ -17,13 +17,13 @@ _START_DAY_OF_YEAR = 59
 _DAYS_PER_YEAR = 365.25
 
 
-def fashion(rng: np.random.Generator, scale: float) -> World:
-    """Generates the world.
+def fashion(rng: np.random.Generator, scale: float) -> Design:
+    """Designs the world.
 
     Appeal: quality + waves of style and of colour + season of the garment - age / 150 days, sold for 270 days.
     Repeat: no piece twice.
     """
-    users, items = round(1800 * scale), round(2400 * scale)
+    users, items = round(1000 * scale), round(2400 * scale)
     style, garment = skewed(rng, items, len(STYLES)), skewed(rng, items, len(GARMENTS), 0.2)
     colour = skewed(rng, items, len(COLOURS), 0.7)
     born = np.floor(rng.uniform(-200, _DAYS, items)) + 8 / 24
@@ -51,10 +51,21 @@ def fashion(rng: np.random.Generator, scale: float) -> World:
     tastes = drifting(rng, fixed, [(blocks[0], 0.8), (blocks[1], 0.2), (blocks[2], 0.3)], memory_days=120.0)
 
     joined, left = lives(rng, users, _DAYS, newcomers=0.4)
-    orders = counts(rng, 10 * (left - joined) / _DAYS + 2, 0.7, 2)
+    orders = counts(rng, 18 * (left - joined) / _DAYS + 2, 0.7, 2)
     user = np.repeat(np.arange(users), orders)
     time = at_hours(rng, rng.uniform(joined[user], left[user]), EVENING)
     schedule = scheduled(user, time, np.minimum(rng.geometric(0.55, user.shape[0]), 5), _DAYS)
     texts = [fashion_text(*values) for values in zip(style.tolist(), garment.tolist(), colour.tolist(), strict=True)]
-    found = simulate(rng, schedule, attributes, tastes, appeal, never_again)
-    return World("fashion", _START_MS, False, schedule, texts, *found, np.rint(born * MS_PER_DAY).astype(np.int64))
+    return Design(
+        name="fashion",
+        start_ms=_START_MS,
+        repeats=False,
+        schedule=schedule,
+        texts=texts,
+        born_days=born,
+        attributes=attributes,
+        tastes=tastes,
+        appeal=appeal,
+        repeat=never_again,
+        trait=np.zeros(users),
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.quality.zoo.attributes import factors, favourites, one_hot, static
-from benchmarks.quality.zoo.choice import Floats, Past, World, simulate
-from benchmarks.quality.zoo.schedule import DAYTIME, MS_PER_DAY, at_hours, scheduled
+from benchmarks.quality.zoo.choice import Design, Floats, Past
+from benchmarks.quality.zoo.schedule import DAYTIME, at_hours, scheduled
 from benchmarks.quality.zoo.texts import AISLES, BRANDS, PRODUCTS, SIZES, grocery_text
 
 _DAYS = 364.0
@@ -15,8 +15,8 @@ _START_MS = 1_672_617_600_000
 _FACTORS = 6
 
 
-def groceries(rng: np.random.Generator, scale: float) -> World:
-    """Generates the world.
+def groceries(rng: np.random.Generator, scale: float) -> Design:
+    """Designs the world.
 
     Appeal: quality, constant.
     Repeat: a habit of 4 to 6 for each of the household's usual products, from its first day on, and
@@ -56,8 +56,7 @@ def groceries(rng: np.random.Generator, scale: float) -> World:
     np.put_along_axis(habit, usual, rng.uniform(2.5, 4.5, usual.shape), axis=1)
     pace = rng.lognormal(0, 0.3, users)
 
-    def repeat(utility: Floats, past: Past) -> None:
-        utility += habit[past.user]
+    def repeat(utility: Floats, past: Past, _trait: Floats) -> None:
         last = np.full(utility.shape, np.inf)
         np.minimum.at(last, (past.row, past.item), past.age_days)
         with np.errstate(invalid="ignore"):
@@ -70,5 +69,17 @@ def groceries(rng: np.random.Generator, scale: float) -> World:
     sizes = np.clip(rng.poisson(rng.gamma(4, 1.2, users)[user]), 1, 15)
     schedule = scheduled(user, at_hours(rng, day.astype(float), DAYTIME), sizes, _DAYS)
     texts = [grocery_text(*values) for values in zip(product.tolist(), brand.tolist(), size.tolist(), strict=True)]
-    found = simulate(rng, schedule, attributes, static(fixed), appeal, repeat)
-    return World("groceries", _START_MS, True, schedule, texts, *found, np.full(items, -MS_PER_DAY))
+    return Design(
+        name="groceries",
+        start_ms=_START_MS,
+        repeats=True,
+        schedule=schedule,
+        texts=texts,
+        born_days=np.full(items, -1.0),
+        attributes=attributes,
+        tastes=static(fixed),
+        appeal=appeal,
+        repeat=repeat,
+        trait=np.zeros(users),
+        habit=habit,
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.quality.zoo.attributes import drifting, factors, favourites, one_hot, skewed
-from benchmarks.quality.zoo.choice import Floats, Past, World, simulate
-from benchmarks.quality.zoo.schedule import EVENING, MS_PER_DAY, at_hours, counts, lives, scheduled, with_sessions
+from benchmarks.quality.zoo.choice import Design, Floats, Past
+from benchmarks.quality.zoo.schedule import EVENING, at_hours, counts, lives, scheduled, with_sessions
 from benchmarks.quality.zoo.texts import MOODS, MUSIC, artist_name, made_up_name, music_text
 
 _DAYS = 365.0
@@ -19,8 +19,8 @@ _DECAY = 0.5
 """Exponent of the power law of ACT-R's base-level activation (Anderson and Schooler, Psychological Science 1991)."""
 
 
-def music(rng: np.random.Generator, scale: float) -> World:
-    """Generates the world.
+def music(rng: np.random.Generator, scale: float) -> Design:
+    """Designs the world.
 
     Appeal: quality, plus 1.5 exp(-age / 30 days) for a new song.
     Repeat: faithfulness + 1.2 log(sum over earlier plays of (age in hours + 0.1) ** -0.5) for a song that the user has
@@ -39,14 +39,14 @@ def music(rng: np.random.Generator, scale: float) -> World:
         age = np.maximum(now[:, None] - born, 0)
         return np.where(now[:, None] > born, quality + 1.5 * np.exp(-age / 30), -np.inf)
 
-    faithful = rng.normal(6.0, 0.7, users)
+    faithful = rng.standard_normal(users)
 
-    def repeat(utility: Floats, past: Past) -> None:
+    def repeat(utility: Floats, past: Past, trait: Floats) -> None:
         activation = np.zeros(utility.shape)
         np.add.at(activation, (past.row, past.item), (past.age_days * 24 + 0.1) ** -_DECAY)
         played = activation > 0
         row = np.nonzero(played)[0]
-        utility[played] += faithful[past.user[row]] + 1.2 * np.log(activation[played])
+        utility[played] += 6.0 + 0.7 * trait[row] + 1.2 * np.log(activation[played])
         recent = past.age_days * 24 < 0.5
         utility[past.row[recent], past.item[recent]] = -np.inf
 
@@ -77,5 +77,16 @@ def music(rng: np.random.Generator, scale: float) -> World:
         music_text(artist_names[by], made_up_name(rng), *values)
         for by, *values in zip(*(a.tolist() for a in (artist, genre, sound, mood)), strict=True)
     ]
-    found = simulate(rng, schedule, attributes, tastes, appeal, repeat)
-    return World("music", _START_MS, True, schedule, texts, *found, np.rint(born * MS_PER_DAY).astype(np.int64))
+    return Design(
+        name="music",
+        start_ms=_START_MS,
+        repeats=True,
+        schedule=schedule,
+        texts=texts,
+        born_days=born,
+        attributes=attributes,
+        tastes=tastes,
+        appeal=appeal,
+        repeat=repeat,
+        trait=faithful,
+    )

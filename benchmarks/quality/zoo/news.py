@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.quality.zoo.attributes import drifting, favourites, one_hot, skewed
-from benchmarks.quality.zoo.choice import Floats, Past, World, simulate
-from benchmarks.quality.zoo.schedule import DAYTIME, MS_PER_DAY, at_hours, counts, lives, scheduled, with_sessions
+from benchmarks.quality.zoo.choice import Design, Floats, Past
+from benchmarks.quality.zoo.schedule import DAYTIME, at_hours, counts, lives, scheduled, with_sessions
 from benchmarks.quality.zoo.texts import NEWS_FORMATS, NEWS_TOPICS, news_text
 from benchmarks.quality.zoo.waves import waves
 
@@ -16,8 +16,8 @@ _START_MS = 1_725_235_200_000
 _SUBJECTS = len(next(iter(NEWS_TOPICS.values()))[1])
 
 
-def news(rng: np.random.Generator, scale: float) -> World:
-    """Generates the world.
+def news(rng: np.random.Generator, scale: float) -> Design:
+    """Designs the world.
 
     Appeal: quality - age / life, after a rise of minutes, plus the surge of the article's topic.
     Repeat: opened articles lose 2.5; until some hours after they gain up to 4 for users who come back to articles.
@@ -36,14 +36,14 @@ def news(rng: np.random.Generator, scale: float) -> World:
             value = quality + surge(now)[:, topic] - age / life_days - 2 * np.exp(-np.maximum(age, 0) * 96)
         return np.where((age > 0) & (age < 4), value, -np.inf)
 
-    returning = rng.normal(0, 1.0, users)
+    returning = rng.standard_normal(users)
 
-    def repeat(utility: Floats, past: Past) -> None:
+    def repeat(utility: Floats, past: Past, trait: Floats) -> None:
         seen = np.full(utility.shape, np.inf)
         np.minimum.at(seen, (past.row, past.item), past.age_days)
         again = np.isfinite(seen)
         row = np.nonzero(again)[0]
-        utility[again] += -2.5 + (3.0 + returning[past.user[row]]) * np.exp(-seen[again] * 24 / 6)
+        utility[again] += -2.5 + (3.0 + trait[row]) * np.exp(-seen[again] * 24 / 6)
 
     subjects = topic * _SUBJECTS + subject
     blocks = (len(NEWS_TOPICS), len(NEWS_TOPICS) * _SUBJECTS, len(NEWS_FORMATS))
@@ -64,5 +64,16 @@ def news(rng: np.random.Generator, scale: float) -> World:
     user, time = with_sessions(rng, user, start, mean_events=2.5, gap_minutes=3.0)
     schedule = scheduled(user, time, np.ones_like(user), _DAYS)
     texts = [news_text(rng, *values) for values in zip(topic.tolist(), subject.tolist(), kind.tolist(), strict=True)]
-    found = simulate(rng, schedule, attributes, tastes, appeal, repeat)
-    return World("news", _START_MS, True, schedule, texts, *found, np.rint(born * MS_PER_DAY).astype(np.int64))
+    return Design(
+        name="news",
+        start_ms=_START_MS,
+        repeats=True,
+        schedule=schedule,
+        texts=texts,
+        born_days=born,
+        attributes=attributes,
+        tastes=tastes,
+        appeal=appeal,
+        repeat=repeat,
+        trait=returning,
+    )

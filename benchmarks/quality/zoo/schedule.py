@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.quality.zoo.choice import Floats, Ints, Schedule
-
-MS_PER_DAY = 86_400_000
+from benchmarks.quality.zoo.choice import MS_PER_DAY, Floats, Ints, Schedule
 
 EVENING = np.asarray(
     [1, 0.5, 0.3, 0.2, 0.2, 0.3, 0.8, 1.5, 2, 2, 2, 2.2, 2.5, 2.2, 2, 2, 2.2, 2.8, 3.5, 4.5, 5, 4.5, 3, 2]

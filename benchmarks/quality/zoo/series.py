@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.quality.zoo.attributes import drifting, factors, favourites, one_hot, skewed
-from benchmarks.quality.zoo.choice import Floats, Past, World, never_again, simulate
+from benchmarks.quality.zoo.choice import Design, Floats, Past, never_again
 from benchmarks.quality.zoo.schedule import (
     EVENING,
-    MS_PER_DAY,
     at_hours,
     bursts,
     counts,
@@ -26,8 +25,8 @@ _DAYS_BETWEEN_SEASONS = 240.0
 _FACTORS = 6
 
 
-def series(rng: np.random.Generator, scale: float) -> World:
-    """Generates the world.
+def series(rng: np.random.Generator, scale: float) -> Design:
+    """Designs the world.
 
     Appeal: quality + 3 exp(-age / 6 days) - 0.9 log(1 + age / 20 days), from the day of release.
     Repeat: no title twice; +3 for the season that follows one which the user has seen, -1.5 for a season without it.
@@ -54,11 +53,11 @@ def series(rng: np.random.Generator, scale: float) -> World:
     following = np.full(items, -1)
     following[previous[previous >= 0]] = np.flatnonzero(previous >= 0)
 
-    def repeat(utility: Floats, past: Past) -> None:
+    def repeat(utility: Floats, past: Past, trait: Floats) -> None:
         utility[:, previous >= 0] -= 1.5
         known = following[past.item] >= 0
         utility[past.row[known], following[past.item[known]]] += 4.5
-        never_again(utility, past)
+        never_again(utility, past, trait)
 
     themes = genre * _THEMES + theme
     blocks = (len(GENRES), len(GENRES) * _THEMES, len(COUNTRIES))
@@ -87,5 +86,16 @@ def series(rng: np.random.Generator, scale: float) -> World:
         film_text(names[show], *values)
         for show, *values in zip(*(a.tolist() for a in (show, season, genre, theme, country)), strict=True)
     ]
-    found = simulate(rng, schedule, attributes, tastes, appeal, repeat)
-    return World("series", _START_MS, False, schedule, texts, *found, np.rint(born * MS_PER_DAY).astype(np.int64))
+    return Design(
+        name="series",
+        start_ms=_START_MS,
+        repeats=False,
+        schedule=schedule,
+        texts=texts,
+        born_days=born,
+        attributes=attributes,
+        tastes=tastes,
+        appeal=appeal,
+        repeat=repeat,
+        trait=np.zeros(users),
+    )
