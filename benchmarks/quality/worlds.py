@@ -46,7 +46,7 @@ ORACLE = "oracle"
 INFERRED = "oracle, users inferred"
 """Name of the lists of an oracle that knows no user."""
 HOLDOUT = "time:0.2"
-_HALF_LIVES_DAYS = (1 / 48, 1 / 24, 2 / 24, 4 / 24, 0.5, 1.0, 3.0, 7.0, 30.0, 90.0, math.inf)
+_HALF_LIVES_DAYS = (1 / 96, 1 / 48, 1 / 24, 2 / 24, 4 / 24, 0.5, 1.0, 3.0, 7.0, 30.0, 90.0, math.inf)
 
 
 def world(name: str, seed: int = 0, scale: float = 1.0) -> World:
@@ -188,7 +188,7 @@ def main() -> None:
         )
         for row, values in report.items():
             if isinstance(values, dict):
-                life = f", half-life {values['half_life_days']} days" if "half_life_days" in values else ""
+                life = f", half-life {float(values['half_life_days']):.3g} days" if "half_life_days" in values else ""
                 console.print(f"  {row}: NDCG@10 {values['ndcg_at_10']:.4f}{life}")
 
 

@@ -19,8 +19,8 @@ def groceries(rng: np.random.Generator, scale: float) -> Design:
     """Designs the world.
 
     Appeal: quality, constant.
-    Repeat: a habit of 4 to 6 for each of the household's usual products, from its first day on, and
-    -5 exp(-age / (the household's period of the product)) since its last purchase of the product.
+    Habit: 2.5 to 4.5 for each of the household's 30 usual products, from its first day on.
+    Repeat: -5 exp(-age / the household's period of the product), with the age of its last purchase of the product.
     """
     users = round(400 * scale)
     all_items = np.asarray(

@@ -23,7 +23,7 @@ def music(rng: np.random.Generator, scale: float) -> Design:
     """Designs the world.
 
     Appeal: quality, plus 1.5 exp(-age / 30 days) for a new song.
-    Repeat: faithfulness + 1.2 log(sum over earlier plays of (age in hours + 0.1) ** -0.5) for a song that the user has
+    Repeat: 6 + 0.7 trait + 1.2 log(sum over earlier plays of (age in hours + 0.1) ** -0.5) for a song that the user has
     played; minus infinity for half an hour after a play.
     """
     users, items = round(550 * scale), round(2500 * scale)

@@ -20,7 +20,7 @@ def news(rng: np.random.Generator, scale: float) -> Design:
     """Designs the world.
 
     Appeal: quality - age / life, after a rise of minutes, plus the surge of the article's topic.
-    Repeat: opened articles lose 2.5; until some hours after they gain up to 4 for users who come back to articles.
+    Repeat: (3 + trait) exp(-age / 6 hours) - 2.5 for an opened article, with the age of the last view.
     """
     users, items = round(900 * scale), round(3200 * scale)
     topic, subject = skewed(rng, items, len(NEWS_TOPICS), 0.4), skewed(rng, items, _SUBJECTS)
