@@ -8,9 +8,9 @@ import numpy.typing as npt
 from benchmarks.quality.split import Split, events_of
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.evaluation.lists import RankedLists, rank_baskets
-from ebbtide.train.evaluation.scores import updated_popularity
+from ebbtide.train.evaluation.scores import live_popularity
 from ebbtide.train.model import InterestModel
-from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots
+from ebbtide.train.popularity import FrozenPopularity, Popularity, columns_at
 from ebbtide.train.trainer import fit
 
 OURS = "ebbtide"
@@ -64,20 +64,13 @@ def trained(
 def ranked(split: Split, model: InterestModel, *, updated: bool) -> RankedLists:
     """The model's lists, with its popularity updated before every basket or frozen at the split time."""
     test = split.test
-    popularity = (
-        updated_popularity(test.log, test.baskets.head, len(test.catalog), model.config)
-        if updated
-        else _frozen(split, model.config)
-    )
+    popularity = live_popularity(model, test.log) if updated else _frozen(split, model)
     return rank_baskets(model, test.log, test.baskets, popularity, repeats=split.repeats)[0]
 
 
-def _frozen(split: Split, config: ModelConfig) -> PopularitySnapshots | None:
-    half_lives = config.effective_prior_half_life_days
-    if not half_lives:
+def _frozen(split: Split, model: InterestModel) -> Popularity | None:
+    if not model.config.prior_starts:
         return None
     test = split.test
-    split_time_ms = np.array([split.training_end_ms])
-    return popularity_snapshots(
-        test.training_item, test.log.time_ms[split.training], len(test.catalog), half_lives, split_time_ms
-    )
+    time_ms, items = test.log.time_ms[split.training], len(test.catalog)
+    return FrozenPopularity(columns_at(test.training_item, time_ms, items, model.smoothing, split.training_end_ms))

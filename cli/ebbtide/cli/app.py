@@ -15,6 +15,7 @@ from ebbtide.cli import (
     export,
     gateway,
     loadtest,
+    prepare,
     recommend,
     refresh,
     serve,
@@ -27,12 +28,13 @@ from ebbtide.cli.console import errors
 app = typer.Typer(
     name="ebbtide",
     help="Recommendations from interests that ebb, served on NVIDIA Triton.\n\n"
-    "Order of work: train -> export -> serve -> recommend. The --help of each command shows an example.",
+    "Order of work: (prepare ->) train -> export -> serve -> recommend. The --help of each command shows an example.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.command("prepare")(prepare.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("export")(export.command)
@@ -49,6 +51,7 @@ app.command("capacity")(capacity.command)
 
 
 _EXTRAS = {
+    "prepare": "train",
     "train": "train",
     "evaluate": "evaluate",
     "export": "export",

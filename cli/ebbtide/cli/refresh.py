@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ebbtide.cli.console import console, timed
-from ebbtide.cli.train import TimeUnitName
+from ebbtide.data.time_hints import TimeUnit
 
 if TYPE_CHECKING:
     from ebbtide.data.events import EventColumns
@@ -36,9 +36,7 @@ def command(
     user_col: Annotated[str | None, typer.Option(help="Column with the user id. Default: as in training.")] = None,
     item_col: Annotated[str | None, typer.Option(help="Column with the item id. Default: as in training.")] = None,
     time_col: Annotated[str | None, typer.Option(help="Column with the time. Default: as in training.")] = None,
-    time_unit: Annotated[
-        TimeUnitName | None, typer.Option(help="Unit of numeric times. Default: as in training.")
-    ] = None,
+    time_unit: Annotated[TimeUnit | None, typer.Option(help="Unit of numeric times. Default: as in training.")] = None,
     time_format: Annotated[
         str | None, typer.Option(help="strptime format of the times. Default: as in training.")
     ] = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,53 +12,12 @@ from rich.table import Table
 
 from ebbtide.cli.console import console, errors, timed
 from ebbtide.cli.training_display import TrainingDisplay
+from ebbtide.data.time_hints import TimeUnit
+from ebbtide.train.choices import DeviceKind, FineTuning, Loss, Precision
 
 if TYPE_CHECKING:
     from ebbtide.train.bundle import InterestBundle
     from ebbtide.train.trainer import Fit
-
-
-class LossName(str, Enum):
-    """The values of `ebbtide.train.losses.Loss`. Repeated here, as that module loads torch; a test compares them."""
-
-    full_softmax = "full-softmax"
-    sampled_softmax = "sampled-softmax"
-    bpr = "bpr"
-    gbce = "gbce"
-    mse = "mse"
-
-
-class FineTuningName(str, Enum):
-    """The values of `ebbtide.train.fine_tuning.FineTuning`. Repeated here for the same reason."""
-
-    frozen = "frozen"
-    lora = "lora"
-    full = "full"
-
-
-class DeviceName(str, Enum):
-    """The values of `ebbtide.train.devices.DeviceConfig.device`. Repeated here for the same reason."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class TimeUnitName(str, Enum):
-    """The values of `ebbtide.data.time_hints.TimeUnit`. Repeated here, as that package needs polars."""
-
-    s = "s"
-    ms = "ms"
-    us = "us"
-    ns = "ns"
-
-
-class PrecisionName(str, Enum):
-    """The values of `ebbtide.train.devices.Precision`. Repeated here for the same reason."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
 
 
 def command(
@@ -74,7 +32,7 @@ def command(
         str, typer.Option(help="Column with the time: Unix time, a date-time, or ISO 8601 text (UTC without a zone).")
     ] = "time",
     time_unit: Annotated[
-        TimeUnitName | None,
+        TimeUnit | None,
         typer.Option(help="Unit of numeric times. Default: found by magnitude for times between 1995 and 2200."),
     ] = None,
     time_format: Annotated[
@@ -157,7 +115,7 @@ def command(
         bool, typer.Option(help="Train again on all training events after validation has chosen the number of epochs.")
     ] = True,
     loss: Annotated[
-        LossName | None,
+        Loss | None,
         typer.Option(
             help="full-softmax; sampled-softmax, bpr or gbce with sampled negatives; mse on ratings. Default: "
             "full-softmax, "
@@ -168,9 +126,9 @@ def command(
         int, typer.Option(help="Sampled negatives per training step, for the losses that use them.")
     ] = 512,
     encoder_fine_tuning: Annotated[
-        FineTuningName,
+        FineTuning,
         typer.Option(help="frozen; lora: low-rank adapters (needs ebbtide[lora]); full: all weights of the encoder."),
-    ] = FineTuningName.frozen,
+    ] = FineTuning.frozen,
     encoder_learning_rate: Annotated[
         float | None, typer.Option(help="Peak learning rate of the encoder. Default: 5e-4 for lora, 2e-5 for full.")
     ] = None,
@@ -191,8 +149,8 @@ def command(
         Path | None, typer.Option(help="Folder for TensorBoard's logs (needs ebbtide[tensorboard]).")
     ] = None,
     device: Annotated[
-        DeviceName, typer.Option(help="Device to train on. auto: a GPU if there is one.")
-    ] = DeviceName.cpu,
+        DeviceKind, typer.Option(help="Device to train on. auto: a GPU if there is one.")
+    ] = DeviceKind.cpu,
     devices: Annotated[
         int,
         typer.Option(
@@ -201,9 +159,9 @@ def command(
         ),
     ] = 1,
     precision: Annotated[
-        PrecisionName,
+        Precision,
         typer.Option(help="Precision of large matrix products: fp32, bf16, or fp16 for GPUs without bfloat16."),
-    ] = PrecisionName.fp32,
+    ] = Precision.fp32,
     seed: Annotated[int, typer.Option(help="Random seed. The same seed, data and versions give the same bundle.")] = 0,
 ) -> None:
     """Train the interest model on an event log.
@@ -226,11 +184,10 @@ def command(
         from pydantic import ValidationError
 
         from ebbtide.data.dataset import DataReference
-        from ebbtide.data.time_hints import TimeUnit
         from ebbtide.train.board import Board
         from ebbtide.train.checkpoint import CheckpointFolder
         from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
-        from ebbtide.train.devices import DeviceConfig, Devices, Precision
+        from ebbtide.train.devices import DeviceConfig, Devices
         from ebbtide.train.stage import train_bundle
         from ebbtide.train.watcher import Watchers
     try:
@@ -253,9 +210,9 @@ def command(
                 "dropout": dropout,
                 "residual_dropout": residual_dropout,
                 "windows_per_batch": windows_per_batch,
-                "loss": None if loss is None else loss.value,
+                "loss": loss,
                 "negatives": negatives,
-                "encoder_fine_tuning": encoder_fine_tuning.value,
+                "encoder_fine_tuning": encoder_fine_tuning,
                 "encoder_learning_rate": encoder_learning_rate,
                 "encoder_items_per_step": encoder_items_per_step,
                 "refit": refit,
@@ -264,7 +221,7 @@ def command(
     except ValidationError as error:
         first = error.errors()[0]
         raise typer.BadParameter(f"{first['loc'][0]}: got {first['input']!r}; {first['msg']}") from error
-    compute = Devices(DeviceConfig(device=device.value, devices=devices, precision=Precision(precision.value)))
+    compute = Devices(DeviceConfig(device=device, devices=devices, precision=precision))
     data = DataReference(
         events=events,
         catalog=catalog,
@@ -277,7 +234,7 @@ def command(
         title_template=title_template,
         max_bad_rows=max_bad_rows,
         holdout=holdout,
-        time_unit=None if time_unit is None else TimeUnit(time_unit.value),
+        time_unit=time_unit,
         time_format=time_format,
         encoding=encoding,
     )

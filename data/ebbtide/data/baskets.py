@@ -37,6 +37,17 @@ def has_past(log: EventLog) -> Mask:
     return np.asarray(basket_heads(log) > np.repeat(log.start[:-1], np.diff(log.start)))
 
 
+def is_repeat(log: EventLog) -> Mask:
+    """True for events of an item that the user had had strictly before, ``[events]``."""
+    key = log.user * (np.int64(log.item.max(initial=0)) + 1) + log.item
+    order = np.lexsort((log.time_ms, key))
+    opens = np.r_[True, np.diff(key[order]) != 0]
+    first_time = log.time_ms[order][np.maximum.accumulate(np.where(opens, np.arange(log.events), 0))]
+    repeats = np.empty(log.events, dtype=np.bool_)
+    repeats[order] = log.time_ms[order] > first_time
+    return repeats
+
+
 def baskets_of(log: EventLog, targets: Mask) -> Baskets:
     """The baskets that contain a target event and have an earlier event of the user.
 

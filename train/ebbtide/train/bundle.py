@@ -93,7 +93,7 @@ class InterestBundle:
     model: InterestModel
     """The trained model, which includes the catalog's text vectors."""
     prior_columns: npt.NDArray[np.float32]
-    """``[items, p]``: log(1 + decayed count) at each half-life, as of `prior_counted_at_ms`."""
+    """``[items, p]``: see `ebbtide.train.popularity.Smoothing.columns`, as of `prior_counted_at_ms`."""
     folder: Path | None = None
     """The folder that the bundle was read from; None after training."""
     encoder_files: dict[str, bytes] | None = None

@@ -15,12 +15,12 @@ from ebbtide.data.errors import DataError
 from ebbtide.data.splits import held_out
 from ebbtide.train.bundle import TUNED, BundleConfig, EncoderReference, InterestBundle, fingerprint_of
 from ebbtide.train.checkpoint import CheckpointFolder
+from ebbtide.train.choices import FineTuning, Loss
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder, files_fingerprint
-from ebbtide.train.fine_tuning import EncoderFineTuner, FineTuning
-from ebbtide.train.losses import Loss
-from ebbtide.train.popularity import popularity_snapshots
+from ebbtide.train.fine_tuning import EncoderFineTuner
+from ebbtide.train.popularity import columns_at
 from ebbtide.train.trainer import Fit, fit
 from ebbtide.train.watcher import Watcher
 
@@ -103,14 +103,9 @@ def train_bundle(
         encoder_reference = EncoderReference(source=TUNED, fingerprint=files_fingerprint(encoder_files))
 
     counted_at_ms = int(data.log.time_ms[is_training].max()) + 1
-    prior_columns = popularity_snapshots(
-        data.log.item[is_training],
-        data.log.time_ms[is_training],
-        total,
-        model_config.effective_prior_half_life_days,
-        np.array([counted_at_ms]),
-    ).columns[0]
-    best = result.epochs[result.best_epoch - 1]
+    prior_columns = columns_at(
+        data.log.item[is_training], data.log.time_ms[is_training], total, result.model.smoothing, counted_at_ms
+    )
     config = BundleConfig(
         fingerprint=fingerprint_of(result.model, prior_columns, data.catalog, encoder_reference),
         model=model_config,
@@ -119,7 +114,7 @@ def train_bundle(
         data=data_reference,
         prior_counted_at_ms=counted_at_ms,
         best_epoch=result.best_epoch,
-        validation_ndcg_at_10=best.validation.ndcg_at_10 if best.validation else float("nan"),
+        validation_ndcg_at_10=result.validation_ndcg_at_10,
         rating_mean=result.rating_mean,
     )
     return InterestBundle(config, data.catalog, result.model, prior_columns, encoder_files=encoder_files), result, data
