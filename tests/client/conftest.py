@@ -15,7 +15,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ebbtide.client import AsyncInterestClient, InterestClient
 from ebbtide.interest.contract import FINGERPRINT_PARAMETER
-from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.serve import ServerConfig
+from servers import serving
 
 
 class Awaited:
@@ -168,7 +169,7 @@ def genres(movielens):
 def triton(repository):
     """A real Triton with a whole export, whose models may be unloaded and loaded."""
     config = ServerConfig(repository, model_control="explicit", load_models=("*",))
-    with TritonServer(config) as running:
+    with serving(config) as running:
         yield running
 
 

@@ -30,6 +30,7 @@ from ebbtide.client import (
     UnauthenticatedError,
 )
 from ebbtide.serve import ServerConfig, TritonServer
+from servers import serving
 
 PATIENT = ClientConfig(
     timeout_s=60,
@@ -41,7 +42,7 @@ PATIENT = ClientConfig(
 
 @pytest.fixture(scope="module")
 def small(small_repository):
-    with TritonServer(ServerConfig(small_repository)) as running:
+    with serving(ServerConfig(small_repository)) as running:
         yield running
 
 

@@ -25,6 +25,7 @@ from ebbtide.client import (
 )
 from ebbtide.client._shared_memory import MOST_REGIONS, REGION_BYTES
 from ebbtide.serve import ServerConfig, TritonServer
+from servers import serving
 
 SHARED = ClientConfig(shared_memory=True)
 NOW = datetime(2024, 5, 1, tzinfo=timezone.utc)
@@ -33,7 +34,7 @@ REQUEST = recommend_request(events=[event(item_id="1", time=NOW)], now=NOW, top_
 
 @pytest.fixture(scope="module")
 def small(small_repository):
-    with TritonServer(ServerConfig(small_repository)) as running:
+    with serving(ServerConfig(small_repository)) as running:
         yield running
 
 

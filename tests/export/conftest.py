@@ -13,7 +13,9 @@ import tritonclient.grpc as triton
 
 from ebbtide.data.catalog import Catalog
 from ebbtide.export.attributes import read_attributes
+from ebbtide.export.encoder.build import BuiltEncoder, EncoderSource, build_encoder
 from ebbtide.export.encoder.kept import KeptEncoder
+from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
@@ -22,7 +24,8 @@ from ebbtide.interest import contract
 from ebbtide.interest.checks import Request
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.encoder import PACKAGED
+from ebbtide.train.encoder import PACKAGED, encoder_folder
+from servers import serving
 
 TOP_N = 20
 MOVIES = Path(__file__).parents[2] / "examples" / "movielens-small" / "movies.parquet"
@@ -52,6 +55,12 @@ def export_report(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def repository(export_report: ExportReport) -> Path:
     return export_report.folder
+
+
+@pytest.fixture(scope="session")
+def int8_encoder(bundle: InterestBundle) -> BuiltEncoder:
+    """The packaged encoder in int8: calibration takes most of such an export."""
+    return build_encoder(EncoderSource.read(bundle, encoder_folder(PACKAGED)), EncoderOptions("int8"))
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +96,7 @@ def in_process(repository: Path) -> InProcessPipeline:
 @pytest.fixture(scope="session")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     log = tmp_path_factory.mktemp("log") / "tritonserver.log"
-    with TritonServer(ServerConfig(repository, log_file=log)) as running:
+    with serving(ServerConfig(repository, log_file=log)) as running:
         yield running
 
 

@@ -92,7 +92,7 @@ def chosen(
         rate_limit_cores=OTHER.cores,
         log_file=folder / "tritonserver.log",
     )
-    with TritonServer(config) as running:
+    with serving(config) as running:
         yield running
 
 
@@ -260,7 +260,7 @@ def bounded(
     serving = ServingOptions((DEFAULT,), max_queue_size=2, queue_timeout_ms=30_000)
     out = served_as(repository, in_process, bundle, tmp_path_factory.mktemp("bounded") / "repository", serving)
     config = ServerConfig(out, model_control="explicit", load_models=(RECOMMEND,))
-    with TritonServer(config) as running:
+    with serving(config) as running:
         yield running
 
 

@@ -11,7 +11,7 @@ from ebbtide.export import versions
 from ebbtide.export.attributes import read_attributes
 from ebbtide.export.errors import RepositoryError, VersionError
 from ebbtide.export.inprocess import InProcessPipeline
-from ebbtide.export.manifest import MANIFEST_FILE, read_manifest
+from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
 from ebbtide.interest import contract
@@ -157,7 +157,7 @@ def test_whole_folder_is_replaced_when_no_version_is_given(
 
 
 def test_manifest_is_refused_when_it_is_of_an_earlier_kind(tmp_path: Path) -> None:
-    (tmp_path / MANIFEST_FILE).write_text('{"format": 1}')
+    (tmp_path / contract.MANIFEST_FILE).write_text('{"format": 1}')
     with pytest.raises(RepositoryError, match="got format 1; expected 3: export again"):
         read_manifest(tmp_path)
 

@@ -6,7 +6,8 @@ import pytest
 
 from ebbtide.cli.session_log import read_session_log
 from ebbtide.loadtest import build_workload
-from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.serve import ServerConfig
+from servers import serving
 
 MOVIELENS = Path(__file__).parents[3] / "examples" / "movielens-small"
 
@@ -83,7 +84,7 @@ def slowed_repository(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(slowed_repository):
-    with TritonServer(ServerConfig(slowed_repository)) as running:
+    with serving(ServerConfig(slowed_repository)) as running:
         yield running
 
 
