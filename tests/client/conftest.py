@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from ebbtide.client import AsyncInterestClient, InterestClient
 from ebbtide.interest.contract import FINGERPRINT_PARAMETER
 from ebbtide.serve import ServerConfig
-from servers import serving
+from servers import mark_complete, serving
 
 
 class Awaited:
@@ -219,4 +219,5 @@ def small_repository(tmp_path_factory):
     version.mkdir(parents=True)
     (version / "model.py").write_text(SLOW_EMBED)
     (version.parent / "config.pbtxt").write_text(SLOW_CONFIG)
+    mark_complete(folder)
     return folder

@@ -64,16 +64,28 @@ def int8_encoder(bundle: InterestBundle) -> BuiltEncoder:
 
 
 @pytest.fixture(scope="session")
-def keep_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[InterestBundle], KeptEncoder]:
+def keep_encoder(
+    bundle: InterestBundle,
+    export_report: ExportReport,
+    tiny_bundle: InterestBundle,
+    tiny_export: ExportReport,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[InterestBundle], KeptEncoder]:
     """Exports a bundle's encoder once, for all exports of bundles that project texts alike."""
-    kept: dict[bytes, KeptEncoder] = {}
+
+    def projection(bundle: InterestBundle) -> bytes:
+        return bundle.model.event_projection.detach().numpy().tobytes()
+
+    def of(report: ExportReport) -> KeptEncoder:
+        return KeptEncoder(report.folder, report.version, report.encoder)
+
+    kept = {projection(bundle): of(export_report), projection(tiny_bundle): of(tiny_export)}
 
     def keep(bundle: InterestBundle) -> KeptEncoder:
-        projection = bundle.model.event_projection.detach().numpy().tobytes()
-        if projection not in kept:
-            report = export_repository(bundle, tmp_path_factory.mktemp("kept") / "repository")
-            kept[projection] = KeptEncoder(report.folder, report.version, report.encoder)
-        return kept[projection]
+        key = projection(bundle)
+        if key not in kept:
+            kept[key] = of(export_repository(bundle, tmp_path_factory.mktemp("kept") / "repository"))
+        return kept[key]
 
     return keep
 

@@ -20,6 +20,7 @@ from google.protobuf import json_format
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from ebbtide.serve import ServerConfig, TritonServer
+from servers import serving
 
 CORPUS = Path(__file__).parent / "corpus"
 JUDGES = 3
@@ -144,7 +145,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for fixture, names in chosen.items():
         if fixture in metafunc.fixturenames:
             cases = [case for case in corpus(names) if fixture != "placed" or "at" in case.headers]
-            metafunc.parametrize(fixture, cases, ids=[case.key for case in cases])
+            marks = [_marks(fixture, case, cases) for case in cases]
+            metafunc.parametrize(
+                fixture, [pytest.param(case, id=case.key, marks=mark) for case, mark in zip(cases, marks, strict=True)]
+            )
+
+
+def _marks(fixture: str, case: Case, cases: list[Case]) -> list[pytest.MarkDecorator]:
+    """A server judges one case of each rule by default, and every case in the slow tests."""
+    first = next(one for one in cases if one.one("rule") == case.one("rule"))
+    return [pytest.mark.slow] if fixture == "broken" and case is not first else []
 
 
 @dataclass(frozen=True)
@@ -288,7 +298,7 @@ def judging(folder: Path) -> Iterator[Judge]:
         load_models=tuple(sorted({path.split("/")[0] for path in SHARED})),
         extra_args=("--cache-config=local,size=1048576",),
     )
-    with TritonServer(config) as server:
+    with serving(config) as server:
         yield Judge(server, folder)
 
 
