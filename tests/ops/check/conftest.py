@@ -23,7 +23,7 @@ from ebbtide.serve import ServerConfig, TritonServer
 from servers import serving
 
 CORPUS = Path(__file__).parent / "corpus"
-JUDGES = 3
+JUDGES = 6
 VERDICTS = ("refused", "fails", "died", "hangs", "loads", "refused-here", "fails-here")
 """What the server does with a repository; "-here" if it depends on the server or on the code of a model.py."""
 
@@ -281,7 +281,8 @@ def new_judge(tmp_path: Path) -> Iterator[Callable[[Case], Judge]]:
         )
         started.append(server)
         server.start()
-        return Judge(server, folder, timeout_s=6)
+        # Long enough to be called a hang; anything else takes what it takes.
+        return Judge(server, folder, timeout_s=3 if case.verdict == "hangs" else 60)
 
     yield start
     for server in started:
