@@ -38,10 +38,12 @@ def tiny_encoder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_bundle(tiny_encoder):
-    """Makes bundles with random parameters; see `untrained_bundle`."""
+    """Makes bundles with random parameters; see `untrained_bundle`. From here on encoders are traced once."""
     from bundles import untrained_bundle
+    from traces import traced_once
 
-    return partial(untrained_bundle, encoder=str(tiny_encoder))
+    with traced_once():
+        yield partial(untrained_bundle, encoder=str(tiny_encoder))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ebbtide.client import AsyncInterestClient, InterestClient
 from ebbtide.interest.contract import FINGERPRINT_PARAMETER
-from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.serve import ServerConfig
+from servers import mark_complete, serving
 
 
 class Awaited:
@@ -168,7 +169,7 @@ def genres(movielens):
 def triton(repository):
     """A real Triton with a whole export, whose models may be unloaded and loaded."""
     config = ServerConfig(repository, model_control="explicit", load_models=("*",))
-    with TritonServer(config) as running:
+    with serving(config) as running:
         yield running
 
 
@@ -218,4 +219,5 @@ def small_repository(tmp_path_factory):
     version.mkdir(parents=True)
     (version / "model.py").write_text(SLOW_EMBED)
     (version.parent / "config.pbtxt").write_text(SLOW_CONFIG)
+    mark_complete(folder)
     return folder

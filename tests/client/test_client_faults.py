@@ -30,6 +30,7 @@ from ebbtide.client import (
     UnauthenticatedError,
 )
 from ebbtide.serve import ServerConfig, TritonServer
+from servers import serving
 
 PATIENT = ClientConfig(
     timeout_s=60,
@@ -41,7 +42,7 @@ PATIENT = ClientConfig(
 
 @pytest.fixture(scope="module")
 def small(small_repository):
-    with TritonServer(ServerConfig(small_repository)) as running:
+    with serving(ServerConfig(small_repository)) as running:
         yield running
 
 
@@ -190,7 +191,7 @@ def test_call_raises_overloaded_when_the_models_queue_is_full(small_repository, 
     config = tmp_path / "full" / "embed" / "config.pbtxt"
     config.write_text(config.read_text() + "dynamic_batching { default_queue_policy { max_queue_size: 1 } }")
     with (
-        TritonServer(ServerConfig(tmp_path / "full")) as server,
+        serving(ServerConfig(tmp_path / "full")) as server,
         ThreadPoolExecutor(4) as pool,
         InterestClient(server.grpc_url) as client,
     ):
@@ -269,7 +270,7 @@ def test_all_calls_get_their_own_answer_when_the_server_is_killed_and_restarted_
             first.wait(30)
         before = len(answers)
         try:
-            with TritonServer(config):
+            with serving(config):
                 wait_for(lambda: len(answers) > before + 50)
                 stop.set()
                 pool.shutdown()
@@ -287,6 +288,6 @@ def test_waiting_client_is_served_when_the_server_starts_later(small_repository)
             client.wait_until_ready(0.1, "embed")
         waited = pool.submit(client.wait_until_ready, 60, "embed")
         called = pool.submit(client.embed, ["quick"])
-        with TritonServer(ServerConfig(small_repository, grpc_port=port)):
+        with serving(ServerConfig(small_repository, grpc_port=port)):
             waited.result()
             assert called.result().tolist() == [[5, 0]]

@@ -16,8 +16,9 @@ from ebbtide.client import AsyncInterestClient, ClientConfig, InterestClient, Re
 from ebbtide.gateway import Gateway, GatewayConfig, ServerTls
 from ebbtide.gateway.server import SERVICE
 from ebbtide.gateway.service import InterestService
-from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.serve import ServerConfig
 from ebbtide.v1 import interest_pb2, interest_pb2_grpc
+from servers import serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -64,7 +65,7 @@ def details(status, kind):
 
 @pytest.fixture(scope="module")
 def slow_triton(small_repository):
-    with TritonServer(ServerConfig(small_repository)) as running:
+    with serving(ServerConfig(small_repository)) as running:
         yield running
 
 

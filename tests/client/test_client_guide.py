@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.serve import ServerConfig
+from servers import serving
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDE = (DOCS / "client.md").read_text(encoding="utf-8")
@@ -31,7 +32,7 @@ def secured(small_repository, tmp_path_factory):
         f"--grpc-root-cert={folder / 'ca.pem'}",
         "--grpc-restricted-protocol=inference:key=open",
     )
-    with TritonServer(ServerConfig(small_repository, extra_args=options)) as running:
+    with serving(ServerConfig(small_repository, extra_args=options)) as running:
         yield folder, running.grpc_url
 
 

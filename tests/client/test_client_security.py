@@ -21,7 +21,8 @@ from ebbtide.client import (
     UnauthenticatedError,
     UnavailableError,
 )
-from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.serve import ServerConfig
+from servers import serving
 
 SECRET = "s3cret-token"  # noqa: S105
 ONE_ATTEMPT = RetryConfig(max_attempts=1)
@@ -53,7 +54,7 @@ def guarded(authority, small_repository, tmp_path_factory):
         "--grpc-restricted-protocol=inference:key=open",
         "--grpc-restricted-protocol=model-config:key=sesame",
     )
-    with TritonServer(ServerConfig(small_repository, extra_args=options)) as running:
+    with serving(ServerConfig(small_repository, extra_args=options)) as running:
         yield running
 
 

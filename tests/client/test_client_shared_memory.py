@@ -25,15 +25,16 @@ from ebbtide.client import (
 )
 from ebbtide.client._shared_memory import MOST_REGIONS, REGION_BYTES
 from ebbtide.serve import ServerConfig, TritonServer
+from servers import serving
 
-SHARED = ClientConfig(shared_memory=True)
+SHARED = ClientConfig(shared_memory=True, timeout_s=60)
 NOW = datetime(2024, 5, 1, tzinfo=timezone.utc)
 REQUEST = recommend_request(events=[event(item_id="1", time=NOW)], now=NOW, top_n=3)
 
 
 @pytest.fixture(scope="module")
 def small(small_repository):
-    with TritonServer(ServerConfig(small_repository)) as running:
+    with serving(ServerConfig(small_repository)) as running:
         yield running
 
 

@@ -23,6 +23,7 @@ from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.serve.distribution import embedded_server
 from ebbtide.serve.launch import environment
 from ebbtide.train.bundle import InterestBundle
+from servers import serving
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -184,7 +185,7 @@ def server(
         extra_args=tuple(option for option in image.options if not option.startswith(own)),
         log_file=tmp_path_factory.mktemp("log") / "tritonserver.log",
     )
-    with TritonServer(config) as running:
+    with serving(config) as running:
         yield running
 
 

@@ -1,7 +1,5 @@
 """The whole way of the data, once for the session: train on a real slice, export, start the embedded Triton."""
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,29 +7,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+from commands import ebbtide
 from deadlines import PATIENT
 from ebbtide.client import InterestClient
-from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.serve import ServerConfig
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import embed_texts, encoder_folder
+from servers import serving
 
 MOVIELENS = Path(__file__).parents[2] / "examples" / "movielens-small"
 TEXTS = ["space opera with robots", "a quiet film about a lighthouse", "heist", "slasher at summer camp " * 30]
-
-
-def ebbtide(*arguments, timeout_s=600):
-    """Runs the command line as a user does; its output, after it ended well."""
-    code = "from ebbtide.cli.main import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        env=None,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 @dataclass(frozen=True)
@@ -47,6 +32,7 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def command():
+    """Runs the command line with arguments; its output, after it ended well."""
     return ebbtide
 
 
@@ -73,7 +59,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(trained):
-    with TritonServer(ServerConfig(model_repository=trained.repository)) as triton:
+    with serving(ServerConfig(model_repository=trained.repository)) as triton:
         yield triton
 
 

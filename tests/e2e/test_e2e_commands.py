@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from commands import run
+
 
 def test_train_and_export_tell_what_they_did(trained):
     assert "events of 60 users" in trained.train_output
@@ -67,17 +69,13 @@ def test_serve_starts_recommends_and_stops_on_ctrl_c(trained):
     assert "stopping" in output
 
 
-def run(*arguments):
-    code = "from ebbtide.cli.main import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
 def test_errors_are_one_clear_line_when_the_user_is_wrong(trained, tmp_path):
-    done = run("train", "--events", tmp_path / "none.csv", "--out", tmp_path / "b")
-    assert (done.returncode, done.stderr.count("Traceback")) == (1, 0)
-    assert "no such file" in done.stderr
+    code = "from ebbtide.cli.main import main; main()"
+    train = ["train", "--events", str(tmp_path / "none.csv"), "--out", str(tmp_path / "b")]
+    alone = subprocess.run([sys.executable, "-c", code, *train], capture_output=True, text=True, check=False)
+    for done in (alone, run(*train)):
+        assert (done.returncode, done.stderr.count("Traceback")) == (1, 0)
+        assert "no such file" in done.stderr
     done = run("recommend", "nobody", "--bundle", trained.bundle_folder, "--server", "localhost:1")
     assert done.returncode == 1
     assert "'nobody'" in done.stderr

@@ -11,7 +11,8 @@ from ebbtide.export.earlier import EarlierExport
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
 from ebbtide.interest.contract import Limits
-from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.serve import ServerConfig
+from servers import serving
 
 MAX_EVENTS = 64
 
@@ -27,7 +28,7 @@ def short_histories(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(short_histories):
-    with TritonServer(ServerConfig(short_histories)) as running:
+    with serving(ServerConfig(short_histories)) as running:
         yield running
 
 

@@ -13,7 +13,9 @@ import tritonclient.grpc as triton
 
 from ebbtide.data.catalog import Catalog
 from ebbtide.export.attributes import read_attributes
+from ebbtide.export.encoder.build import BuiltEncoder, EncoderSource, build_encoder
 from ebbtide.export.encoder.kept import KeptEncoder
+from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
@@ -22,7 +24,8 @@ from ebbtide.interest import contract
 from ebbtide.interest.checks import Request
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.encoder import PACKAGED
+from ebbtide.train.encoder import PACKAGED, encoder_folder
+from servers import serving
 
 TOP_N = 20
 MOVIES = Path(__file__).parents[2] / "examples" / "movielens-small" / "movies.parquet"
@@ -55,16 +58,34 @@ def repository(export_report: ExportReport) -> Path:
 
 
 @pytest.fixture(scope="session")
-def keep_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[InterestBundle], KeptEncoder]:
+def int8_encoder(bundle: InterestBundle) -> BuiltEncoder:
+    """The packaged encoder in int8: calibration takes most of such an export."""
+    return build_encoder(EncoderSource.read(bundle, encoder_folder(PACKAGED)), EncoderOptions("int8"))
+
+
+@pytest.fixture(scope="session")
+def keep_encoder(
+    bundle: InterestBundle,
+    export_report: ExportReport,
+    tiny_bundle: InterestBundle,
+    tiny_export: ExportReport,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[InterestBundle], KeptEncoder]:
     """Exports a bundle's encoder once, for all exports of bundles that project texts alike."""
-    kept: dict[bytes, KeptEncoder] = {}
+
+    def projection(bundle: InterestBundle) -> bytes:
+        return bundle.model.event_projection.detach().numpy().tobytes()
+
+    def of(report: ExportReport) -> KeptEncoder:
+        return KeptEncoder(report.folder, report.version, report.encoder)
+
+    kept = {projection(bundle): of(export_report), projection(tiny_bundle): of(tiny_export)}
 
     def keep(bundle: InterestBundle) -> KeptEncoder:
-        projection = bundle.model.event_projection.detach().numpy().tobytes()
-        if projection not in kept:
-            report = export_repository(bundle, tmp_path_factory.mktemp("kept") / "repository")
-            kept[projection] = KeptEncoder(report.folder, report.version, report.encoder)
-        return kept[projection]
+        key = projection(bundle)
+        if key not in kept:
+            kept[key] = of(export_repository(bundle, tmp_path_factory.mktemp("kept") / "repository"))
+        return kept[key]
 
     return keep
 
@@ -87,7 +108,7 @@ def in_process(repository: Path) -> InProcessPipeline:
 @pytest.fixture(scope="session")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     log = tmp_path_factory.mktemp("log") / "tritonserver.log"
-    with TritonServer(ServerConfig(repository, log_file=log)) as running:
+    with serving(ServerConfig(repository, log_file=log)) as running:
         yield running
 
 

@@ -24,7 +24,7 @@ from ebbtide.export.errors import AttributesError, OutputValueError, RepositoryE
 from ebbtide.export.facts import VersionFacts
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.machine import Machine
-from ebbtide.export.manifest import MANIFEST_FILE, read_manifest
+from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.export.serving import ServingOptions
@@ -142,7 +142,7 @@ def test_export_is_refused_with_what_to_do_when_filters_are_of_other_items(
 def test_export_is_refused_when_the_manifest_notes_too_little(
     tiny_bundle: InterestBundle, folder: Path, lost: str
 ) -> None:
-    path = folder / MANIFEST_FILE
+    path = folder / contract.MANIFEST_FILE
     content = json.loads(path.read_text())
     del content["versions"]["1"][lost]
     path.write_text(json.dumps(content))
@@ -153,7 +153,7 @@ def test_export_is_refused_when_the_manifest_notes_too_little(
 def test_export_is_refused_when_the_manifest_lacks_the_version_in_service(
     tiny_bundle: InterestBundle, folder: Path
 ) -> None:
-    path = folder / MANIFEST_FILE
+    path = folder / contract.MANIFEST_FILE
     path.write_text(path.read_text().replace('"1": {', '"7": {'))
     with pytest.raises(RepositoryError, match=r"manifest of versions \['7'\]; expected also 1, the version in service"):
         EarlierExport.read(folder, tiny_bundle)

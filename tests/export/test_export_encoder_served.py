@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,17 +14,19 @@ import torch
 import tritonclient.grpc as triton
 
 from ebbtide.data.catalog import Catalog
-from ebbtide.export.encoder.options import EncoderOptions
+from ebbtide.export import writer
+from ebbtide.export.encoder.build import BuiltEncoder
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE
 from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.interest import contract
-from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.serve import ServerConfig
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.verify import compare_fidelity
 from ebbtide.verify.tolerances import Tolerances
+from servers import serving
 
 TEXTS = ["a", "space opera with robots", "Ünïcødé – 東京物語 🎬", "word " * 400]
 
@@ -49,12 +52,17 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    options = ExportOptions(top_n=20, encoder=EncoderOptions("int8"))
-    report = export_repository(bundle, tmp_path_factory.mktemp("export") / "repository", options)
+def served(
+    bundle: InterestBundle, int8_encoder: BuiltEncoder, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    options = ExportOptions(top_n=20, encoder=int8_encoder.options)
+    folder = tmp_path_factory.mktemp("export") / "repository"
+    # Built from the same bundle with the same options, once for all tests.
+    with mock.patch.object(writer, "build_encoder", return_value=int8_encoder):
+        report = export_repository(bundle, folder, options)
     log = tmp_path_factory.mktemp("log") / "tritonserver.log"
     with (
-        TritonServer(ServerConfig(report.folder, log_file=log)) as running,
+        serving(ServerConfig(report.folder, log_file=log)) as running,
         triton.InferenceServerClient(running.grpc_url) as client,
     ):
         yield Served(report, InProcessPipeline(report.folder), client, running.grpc_url)

@@ -74,10 +74,10 @@ def verify(repository: Path) -> list[StageDifference]:
 
 
 def test_new_model_is_exported_warmed_up_served_and_verified_when_the_contract_has_it(
-    export: Export, bundle: InterestBundle, tmp_path: Path, grow: Callable[[], None]
+    export: Export, tiny_bundle: InterestBundle, tmp_path: Path, grow: Callable[[], None]
 ) -> None:
     grow()
-    out = export(bundle, tmp_path / "out").folder
+    out = export(tiny_bundle, tmp_path / "out").folder
     assert [entry.name for entry in versions.read_model_config(out, PASS_THROUGH.name).model_warmup] == [
         "no_events",
         "typical",
@@ -91,20 +91,24 @@ def test_new_model_is_exported_warmed_up_served_and_verified_when_the_contract_h
 
 
 def test_older_export_is_served_and_verified_and_takes_versions_when_the_contract_has_grown(
-    export: Export, bundle: InterestBundle, tmp_path: Path, grow: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    export: Export,
+    tiny_bundle: InterestBundle,
+    tmp_path: Path,
+    grow: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.MonkeyPatch.context() as earlier:
         # As if the parts of repeat scores were new since.
         for model in (contract.EXPLAINER, contract.EXPLAIN, contract.EXPLAIN_TEXT):
             outputs = tuple(tensor for tensor in model.outputs if tensor is not contract.REPEAT_SHARE)
             earlier.setitem(contract.MODELS, model.name, replace(model, outputs=outputs))
-        out = export(bundle, tmp_path / "out").folder
+        out = export(tiny_bundle, tmp_path / "out").folder
         before = dict(contract.MODELS)
     grow()
     # As if `recommend` itself had a new step since.
     monkeypatch.setitem(contract.MODELS, contract.RECOMMEND.name, replace(contract.RECOMMEND, steps=STEPS))
     assert read_models(out) == before
-    export(bundle, out, version=2)
+    export(tiny_bundle, out, version=2)
     assert read_models(out) == before
     assert versions.available_versions(out) == (1, 2)
     versions.load_only(out, [1, 2])
@@ -115,12 +119,16 @@ def test_older_export_is_served_and_verified_and_takes_versions_when_the_contrac
 
 
 def test_version_is_refused_when_the_folder_has_a_model_that_is_not_written_any_more(
-    export: Export, bundle: InterestBundle, tmp_path: Path, grow: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    export: Export,
+    tiny_bundle: InterestBundle,
+    tmp_path: Path,
+    grow: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     grow()
-    out = export(bundle, tmp_path / "out").folder
+    out = export(tiny_bundle, tmp_path / "out").folder
     monkeypatch.undo()
     assert {PASS_THROUGH.name, ENSEMBLE.name} <= set(read_models(out))
     assert versions.available_versions(out) == (1,)
     with pytest.raises(VersionError, match=r"got models pass_through, recommend_passed, which .* does not write"):
-        export(bundle, out, version=2)
+        export(tiny_bundle, out, version=2)

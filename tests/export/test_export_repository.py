@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ebbtide.export.errors import LimitError, OutputFolderError, RepositoryError
-from ebbtide.export.manifest import MANIFEST_FILE, read_manifest
+from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository, require_replaceable
 from ebbtide.export.sources import model_sources
@@ -32,7 +32,7 @@ def files(folder: Path) -> list[Path]:
 def test_folder_holds_known_kinds_of_files_when_exported(repository: Path) -> None:
     suffixes = {path.suffix for path in files(repository) if path.name != ".gitkeep"}
     assert suffixes == {".bin", ".json", ".onnx", ".pbtxt", ".py", ".safetensors"}
-    assert {path.name for path in repository.iterdir()} == {*contract.MODELS, MANIFEST_FILE}
+    assert {path.name for path in repository.iterdir()} == {*contract.MODELS, contract.MANIFEST_FILE}
     for path in files(repository):
         start = path.read_bytes()[:2]
         assert start not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"), f"{path} looks like a pickle"
@@ -104,7 +104,7 @@ def test_folder_may_be_replaced_when_it_is_ours_or_empty(tmp_path: Path, content
     if content != "nothing":
         out.mkdir()
     if content == "export":
-        (out / MANIFEST_FILE).touch()
+        (out / contract.MANIFEST_FILE).touch()
         (out / contract.ENCODER.name).mkdir()
     require_replaceable(out)
 
@@ -113,8 +113,8 @@ def test_folder_may_be_replaced_when_it_is_ours_or_empty(tmp_path: Path, content
     ("entries", "message"),
     [
         (["notes.txt"], "notes.txt in it"),
-        ([MANIFEST_FILE, "other_model"], "other_model in it"),
-        ([contract.ENCODER.name], f"no {MANIFEST_FILE} in it"),
+        ([contract.MANIFEST_FILE, "other_model"], "other_model in it"),
+        ([contract.ENCODER.name], f"no {contract.MANIFEST_FILE} in it"),
     ],
 )
 def test_folder_is_left_alone_when_something_else_is_in_it(

@@ -30,8 +30,9 @@ from ebbtide.interest.checks import Request
 from ebbtide.interest.contract import Size
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.retrieval import RETRIEVAL_FILE
-from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.serve import ServerConfig
 from ebbtide.train.bundle import InterestBundle
+from servers import mark_complete, serving
 
 ITEMS, WIDTH, ADJUSTMENTS, TOP_N = 6_000, 20, 64, 10
 FINGERPRINT = "0123456789abcdef"
@@ -306,8 +307,9 @@ def served(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     models = (contract.ADAPTIVE_WEIGHTS.name, HEAD, contract.RECOMMEND.name)
     for name in models:
         shutil.copytree(written / name, position / "repository" / name)
+    mark_complete(position / "repository")
     with (
-        TritonServer(ServerConfig(position / "repository", log_file=position / "tritonserver.log")) as server,
+        serving(ServerConfig(position / "repository", log_file=position / "tritonserver.log")) as server,
         triton.InferenceServerClient(server.grpc_url) as client,
     ):
         yield client

@@ -7,6 +7,7 @@ import queue
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ebbtide.interest.contract import Kind, Size
 from ebbtide.interest.keys import item_keys
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
+from servers import serving
 
 NOW = 1_700_000_000_000
 DEFAULT, OTHER = Target("cpu", 2), Target("cpu", 8)
@@ -48,7 +50,7 @@ TRITONS_OWN = (
 
 
 def served_as(
-    repository: Path, in_process: InProcessPipeline, bundle: InterestBundle, out: Path, serving: ServingOptions
+    repository: Path, in_process: InProcessPipeline, bundle: InterestBundle, out: Path, options: ServingOptions
 ) -> Path:
     """The same export with other configs, as if it had been written with these options."""
     shutil.copytree(repository, out, copy_function=os.link)
@@ -60,8 +62,8 @@ def served_as(
         Size.FILTER: versions.read_model_config(repository, contract.SCORING_HEAD.name).input[3].dims[0],
         Size.TOP_N: versions.read_model_config(repository, RECOMMEND).output[0].dims[0],
     }
-    settings = ConfigSettings(in_process.fingerprint, 1, sizes, VersionFacts.read(repository, 1), serving)
-    default, *others = serving.targets
+    settings = ConfigSettings(in_process.fingerprint, 1, sizes, VersionFacts.read(repository, 1), options)
+    default, *others = options.targets
     for name, entry in contract.MODELS.items():
         write_text(out / name / "config.pbtxt", render_config(entry, settings, default))
         for target in others if entry.kind is not Kind.ENSEMBLE else ():
@@ -82,9 +84,9 @@ def chosen(
     repository: Path, in_process: InProcessPipeline, bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TritonServer]:
     """A server with a variant, a cache and the rate limiter."""
-    serving = ServingOptions((DEFAULT, OTHER), response_cache=True, rate_limiter=True)
+    options = ServingOptions((DEFAULT, OTHER), response_cache=True, rate_limiter=True)
     folder = tmp_path_factory.mktemp("chosen")
-    out = served_as(repository, in_process, bundle, folder / "repository", serving)
+    out = served_as(repository, in_process, bundle, folder / "repository", options)
     config = ServerConfig(
         out,
         model_config_name=OTHER.name,
@@ -92,7 +94,7 @@ def chosen(
         rate_limit_cores=OTHER.cores,
         log_file=folder / "tritonserver.log",
     )
-    with TritonServer(config) as running:
+    with serving(config) as running:
         yield running
 
 
@@ -252,31 +254,69 @@ def test_requests_of_all_kinds_are_answered_when_cores_are_limited(
     assert [error for _, error in answers if error is not None] == []
 
 
+# While the file lies there, the model begins no request; what it answers then is its own.
+HELD_BY = """
+
+import time
+
+
+class Held(TritonPythonModel):
+    def execute(self, requests):
+        while Path({file!r}).exists():
+            time.sleep(0.005)
+        return super().execute(requests)
+
+
+TritonPythonModel = Held
+"""
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """A server whose models let two requests wait."""
+
+    server: TritonServer
+    hold: Path
+    """While this file exists, no request begins."""
+
+
 @pytest.fixture(scope="module")
 def bounded(
     repository: Path, in_process: InProcessPipeline, bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[TritonServer]:
-    """A server whose models let two requests wait."""
-    serving = ServingOptions((DEFAULT,), max_queue_size=2, queue_timeout_ms=30_000)
-    out = served_as(repository, in_process, bundle, tmp_path_factory.mktemp("bounded") / "repository", serving)
+) -> Iterator[Bounded]:
+    folder = tmp_path_factory.mktemp("bounded")
+    options = ServingOptions((DEFAULT,), max_queue_size=2, queue_timeout_ms=60_000)
+    out = served_as(repository, in_process, bundle, folder / "repository", options)
+    code = out / contract.ADAPTIVE_WEIGHTS.name / "1" / "model.py"
+    write_text(code, code.read_text(encoding="utf-8") + HELD_BY.format(file=str(folder / "hold")))
     config = ServerConfig(out, model_control="explicit", load_models=(RECOMMEND,))
-    with TritonServer(config) as running:
-        yield running
+    with serving(config) as running:
+        yield Bounded(running, folder / "hold")
 
 
 def test_requests_are_refused_or_answered_when_more_come_than_may_wait(
-    bounded: TritonServer, door: Any, keys: np.ndarray, in_process: InProcessPipeline
+    bounded: Bounded, door: Any, keys: np.ndarray, in_process: InProcessPipeline
 ) -> None:
     events = in_process.limits.max_events
     long = {"event_item": np.resize(keys, events), "event_time": np.full(events, NOW - 5)}
     done: queue.Queue[Any] = queue.Queue()
-    with triton.InferenceServerClient(bounded.grpc_url) as client:
+    with triton.InferenceServerClient(bounded.server.grpc_url) as client:
         expected = client.infer(RECOMMEND, inputs(door, keys, **long)).as_numpy("item_id")
-        for _ in range(200):
-            client.async_infer(RECOMMEND, inputs(door, keys, **long), lambda result, error: done.put((result, error)))
-        answers = [done.get(timeout=60) for _ in range(200)]
+        bounded.hold.touch()
+        try:
+            for _ in range(40):
+                client.async_infer(
+                    RECOMMEND, inputs(door, keys, **long), lambda result, error: done.put((result, error))
+                )
+            # A few are at work or wait, and cannot end; the others are refused at once.
+            answers = [done.get(timeout=60) for _ in range(20)]
+            assert all(error is not None for _, error in answers)
+        finally:
+            bounded.hold.unlink()
+        answers += [done.get(timeout=60) for _ in range(20)]
         refusals = [error for _, error in answers if error is not None]
-        assert 0 < len(refusals) < 200
+        # One at work and two that wait, at least.
+        assert 20 <= len(refusals) <= 37
         for error in refusals:
             assert isinstance(error, InferenceServerException)
             assert error.status() == "StatusCode.UNAVAILABLE"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ebbtide.export import versions
 from ebbtide.export.attributes import read_attributes
 from ebbtide.export.errors import RepositoryError, VersionError
 from ebbtide.export.inprocess import InProcessPipeline
-from ebbtide.export.manifest import MANIFEST_FILE, read_manifest
+from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
 from ebbtide.interest import contract
@@ -23,14 +24,20 @@ from .conftest import MOVIES, Export
 MakeBundle = Callable[..., InterestBundle]
 
 
-@pytest.fixture
-def two(export: Export, make_bundle: MakeBundle, tmp_path: Path) -> Path:
-    """A repository with versions 1, served, and 2, of another training."""
-    out = tmp_path / "repository"
+@pytest.fixture(scope="module")
+def exported(export: Export, make_bundle: MakeBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("versions") / "repository"
     export(make_bundle(), out)
     report = export(make_bundle(seed=1), out, version=2)
     assert not report.is_served
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
     return out
+
+
+@pytest.fixture
+def two(exported: Path, tmp_path: Path) -> Path:
+    """A repository with versions 1, served, and 2, of another training."""
+    return Path(shutil.copytree(exported, tmp_path / "repository"))
 
 
 def loaded(repository: Path) -> dict[str, list[int]]:
@@ -45,7 +52,6 @@ def test_version_lies_beside_the_served_one_when_added(two: Path, make_bundle: M
     manifest = read_manifest(two)
     assert manifest["1"]["bundle"] == make_bundle().fingerprint
     assert manifest["2"]["bundle"] == make_bundle(seed=1).fingerprint
-    assert [path.name for path in two.parent.iterdir()] == [two.name]
 
 
 def test_pipeline_answers_with_each_version_when_asked_for_it(two: Path) -> None:
@@ -157,7 +163,7 @@ def test_whole_folder_is_replaced_when_no_version_is_given(
 
 
 def test_manifest_is_refused_when_it_is_of_an_earlier_kind(tmp_path: Path) -> None:
-    (tmp_path / MANIFEST_FILE).write_text('{"format": 1}')
+    (tmp_path / contract.MANIFEST_FILE).write_text('{"format": 1}')
     with pytest.raises(RepositoryError, match="got format 1; expected 3: export again"):
         read_manifest(tmp_path)
 

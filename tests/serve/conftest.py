@@ -19,6 +19,7 @@ from onnx import TensorProto as T
 from onnx import helper
 
 from ebbtide.serve import ServerConfig, TritonServer
+from servers import serving
 
 
 def _graph(nodes, inputs, outputs, initializers=()) -> onnx.ModelProto:
@@ -204,7 +205,7 @@ def good_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(good_repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(ServerConfig(good_repository)) as running:
+    with serving(ServerConfig(good_repository)) as running:
         yield running
 
 

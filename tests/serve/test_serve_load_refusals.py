@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ebbtide.serve import ModelLoadError, ServerConfig, TritonServer
+from servers import mark_complete
 
 # Each case: changes to the good config, and the words that its message must have.
 CASES = {
@@ -96,6 +97,7 @@ ensemble_scheduling { step [{
   input_map [{ key: "a" value: "a" }, { key: "b" value: "b" }] output_map [{ key: "sum" value: "sum" }]
 }] }
 """)
+    mark_complete(repository)
     server = TritonServer(ServerConfig(repository, log_file=tmp_path_factory.mktemp("log") / "triton.log"))
     with pytest.raises(ModelLoadError) as caught:
         server.start()

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ import tritonclient.grpc as triton
 
 import ebbtide.serve.server as server_module
 from ebbtide.serve import PortInUseError, ServerConfig, ServerStartError, ServerStateError, TritonServer
+from servers import mark_complete
 
 GUARD_S = 60
 
@@ -25,6 +27,7 @@ GUARD_S = 60
 @pytest.fixture
 def repository(tmp_path, models) -> Path:
     models.write_python(tmp_path / "repository", "echo")
+    mark_complete(tmp_path / "repository")
     return tmp_path / "repository"
 
 
@@ -49,7 +52,7 @@ def shared_memory(caller_pid: int) -> list[str]:
     return [name for name in os.listdir("/dev/shm") if name.startswith(f"ebbtide_{caller_pid}_")]  # noqa: PTH208, S108
 
 
-def spawn_caller(repository: Path, ending: str) -> tuple[subprocess.Popen[str], int, Path]:
+def begin_caller(repository: Path, ending: str) -> subprocess.Popen[str]:
     """A Python that starts a server, tells its pid and log, and then runs `ending`."""
     program = f"""
 import os, signal, sys, time
@@ -62,12 +65,20 @@ server.start()
 print(server.pid, server.log_path, flush=True)
 {ending}
 """
-    caller = subprocess.Popen(
-        [sys.executable, "-c", program, str(repository)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(repository)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
+
+
+def server_of(caller: subprocess.Popen[str]) -> tuple[int, Path]:
+    """The pid and the log of a caller's server, once it runs."""
     assert caller.stdout is not None
     pid, log_path = caller.stdout.readline().split()
-    return caller, int(pid), Path(log_path)
+    return int(pid), Path(log_path)
 
 
 def wait_until_removed(folder: Path) -> bool:
@@ -124,42 +135,61 @@ def test_server_can_start_again_when_it_was_stopped(empty_repository, tmp_path):
     assert (tmp_path / "logs" / "triton.log").read_text().count("Started HTTPService") == 2
 
 
-@pytest.mark.parametrize(
-    ("ending", "signum"),
-    [
-        ("time.sleep(600)", signal.SIGKILL),
-        ("time.sleep(600)", signal.SIGTERM),
-        # A forked child that outlives its parent holds the lifeline open.
-        ("if os.fork(): time.sleep(600)\nelse: time.sleep(20)", signal.SIGKILL),
-    ],
-    ids=["killed", "terminated", "killed_with_a_forked_child"],
-)
-def test_server_stops_when_its_caller_dies(repository, ending, signum):
-    caller, pid, log_path = spawn_caller(repository, ending)
-    processes = family(pid)
-    assert len(processes) > 1
-    orphans = psutil.Process(caller.pid).children()
-    os.kill(caller.pid, signum)
-    caller.wait(GUARD_S)
-    assert wait_until_gone(processes) == []
-    # The supervisor removes the folder last.
-    assert wait_until_removed(log_path.parent)
-    assert shared_memory(caller.pid) == []
+ENDINGS = {
+    "killed": ("time.sleep(600)", signal.SIGKILL),
+    "terminated": ("time.sleep(600)", signal.SIGTERM),
+    # A forked child that outlives its parent holds the lifeline open.
+    "killed_with_a_forked_child": ("if os.fork(): time.sleep(600)\nelse: time.sleep(20)", signal.SIGKILL),
+    "ended_without_stopping_it": ("sys.stdin.read()", None),
+}
+"""What callers do when their server runs, and the signal that ends them; None: they end by themselves."""
+
+
+@dataclass
+class Deserted:
+    """A server whose caller is gone."""
+
+    caller_pid: int
+    processes: list[psutil.Process]
+    log_path: Path
+
+
+@pytest.fixture(scope="module")
+def deserted(tmp_path_factory, models) -> Iterator[dict[str, Deserted]]:
+    """Started, and deserted, all at once: starts and stops are mostly waiting."""
+    repository = tmp_path_factory.mktemp("deserted")
+    models.write_python(repository, "echo")
+    mark_complete(repository)
+    callers = {name: begin_caller(repository, ending) for name, (ending, _) in ENDINGS.items()}
+    found, orphans = {}, []
+    for name, caller in callers.items():
+        pid, log_path = server_of(caller)
+        found[name] = Deserted(caller.pid, family(pid), log_path)
+        orphans += psutil.Process(caller.pid).children()
+    for name, caller in callers.items():
+        signum = ENDINGS[name][1]
+        if signum is None:
+            caller.communicate(timeout=GUARD_S)
+        else:
+            os.kill(caller.pid, signum)
+            caller.wait(GUARD_S)
+            for stream in (caller.stdin, caller.stdout):
+                assert stream is not None
+                stream.close()
+    yield found
     for orphan in orphans:
         if orphan.is_running():
             orphan.kill()
-    assert caller.stdout is not None
-    caller.stdout.close()
 
 
-def test_server_stops_when_its_caller_ends_without_stopping_it(repository):
-    caller, pid, log_path = spawn_caller(repository, "")
-    processes = [process for process in psutil.process_iter() if process.pid == pid]
-    caller.wait(GUARD_S)
-    assert wait_until_gone(processes) == []
-    assert wait_until_removed(log_path.parent)
-    assert caller.stdout is not None
-    caller.stdout.close()
+@pytest.mark.parametrize("name", ENDINGS)
+def test_server_stops_when_its_caller_dies(deserted, name):
+    server = deserted[name]
+    assert len(server.processes) > 1
+    assert wait_until_gone(server.processes) == []
+    # The supervisor removes the folder last.
+    assert wait_until_removed(server.log_path.parent)
+    assert shared_memory(server.caller_pid) == []
 
 
 def test_server_stops_when_its_supervisor_is_killed(repository):
@@ -172,7 +202,7 @@ def test_server_stops_when_its_supervisor_is_killed(repository):
 
 
 def test_interrupt_from_the_terminal_reaches_only_the_caller_when_it_is_pressed(repository):
-    caller, pid, _log_path = spawn_caller(
+    caller = begin_caller(
         repository,
         """
 try:
@@ -185,7 +215,7 @@ except KeyboardInterrupt:
     print(server.is_running(), flush=True)
 """,
     )
-    processes = family(pid)
+    processes = family(server_of(caller)[0])
     assert caller.stdout.readline() == "ready\n"
     os.killpg(caller.pid, signal.SIGINT)
     output, _ = caller.communicate(timeout=GUARD_S)

@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 
 import ebbtide.serve
+from ebbtide.interest import contract
 from ebbtide.serve import ServeError, ServerConfig, UnsupportedNumpyError, UnsupportedPythonError
 from ebbtide.serve.distribution import check_numpy, check_platform, check_python, embedded_server
 from ebbtide.serve.errors import ServerNotInstalledError
@@ -277,6 +278,20 @@ def test_options_stand_on_the_command_line_when_asked_for(tmp_path):
         "--rate-limit-resource=cores:4",
         "--log-verbose=1",
     ]
+
+
+def test_configs_are_completed_unless_every_model_is_of_one_export(tmp_path):
+    for name in ("recommend", "embed"):
+        (tmp_path / name).mkdir()
+    assert "--disable-auto-complete-config" not in options(tmp_path)
+    manifest = tmp_path / contract.MANIFEST_FILE
+    for text, is_whole in (
+        ("{", False),
+        ('{"models": {"recommend": {}}}', False),
+        ('{"models": {"recommend": {}, "embed": {}}}', True),
+    ):
+        manifest.write_text(text)
+        assert ("--disable-auto-complete-config" in options(tmp_path)) == is_whole
 
 
 def test_config_name_is_refused_with_those_there_when_no_model_has_it(tmp_path):

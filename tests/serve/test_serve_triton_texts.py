@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ebbtide.interest import triton_texts
 from ebbtide.serve import ModelLoadError, ServerConfig, ServerStartError, TritonServer
+from servers import serving
 
 GUARD_S = 120
 
@@ -92,7 +93,7 @@ def stub_of(server):
 
 @pytest.fixture(scope="module")
 def server(repository):
-    with TritonServer(ServerConfig(repository, model_control="explicit", load_models=("*",))) as running:
+    with serving(ServerConfig(repository, model_control="explicit", load_models=("*",))) as running:
         yield running
 
 
@@ -106,7 +107,7 @@ def stub(server):
 def closed_stub(repository):
     """Of a server with model control "none" that asks for a header."""
     options = ("--grpc-restricted-protocol=inference:key=open",)
-    with TritonServer(ServerConfig(repository, extra_args=options)) as running, stub_of(running) as made:
+    with serving(ServerConfig(repository, extra_args=options)) as running, stub_of(running) as made:
         yield made
 
 

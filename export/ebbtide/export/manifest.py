@@ -14,10 +14,8 @@ from typing import Any
 
 from ebbtide.export.errors import RepositoryError
 from ebbtide.export.files import write_text
-from ebbtide.interest.contract import Axis, Dtype, Kind, Model, Size, Tensor
+from ebbtide.interest.contract import MANIFEST_FILE, Axis, Dtype, Kind, Model, Size, Tensor
 
-MANIFEST_FILE = "ebbtide-export.json"
-"""Name of the manifest, in the same folder as the models' folders; Triton ignores files there."""
 _FORMAT = 3
 _NAMED_DIMS: dict[str, Size | Axis] = {dim.value: dim for dim in (*Size, *Axis)}
 

@@ -15,7 +15,7 @@ from ebbtide.export.encoder.check import EncoderReport
 from ebbtide.export.encoder.kept import KeptEncoder
 from ebbtide.export.errors import OutputFolderError, RepositoryError, VersionError
 from ebbtide.export.head.retrieval import RetrievalReport
-from ebbtide.export.manifest import MANIFEST_FILE, read_manifest, read_models, write_entries
+from ebbtide.export.manifest import read_manifest, read_models, write_entries
 from ebbtide.export.merge import add_version, models_beside, require_fitting
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE
@@ -103,7 +103,7 @@ def export_repository(
     """
     out = out.absolute()
     require_replaceable(out)
-    adds = version is not None and (out / MANIFEST_FILE).is_file()
+    adds = version is not None and (out / contract.MANIFEST_FILE).is_file()
     number = 1 if version is None else version
     if number < 1:
         raise VersionError(f"version: got {number}; expected at least 1")
@@ -170,9 +170,9 @@ def require_replaceable(out: Path) -> None:
     if not out.is_dir():
         raise OutputFolderError(f"{out}: got a file; expected a folder or a new path")
     names = {path.name for path in out.iterdir()}
-    foreign = sorted(names - contract.MODELS.keys() - _listed_models(out) - {MANIFEST_FILE})
-    if names and (foreign or MANIFEST_FILE not in names):
-        seen = f"{', '.join(foreign[:3])} in it" if foreign else f"models but no {MANIFEST_FILE} in it"
+    foreign = sorted(names - contract.MODELS.keys() - _listed_models(out) - {contract.MANIFEST_FILE})
+    if names and (foreign or contract.MANIFEST_FILE not in names):
+        seen = f"{', '.join(foreign[:3])} in it" if foreign else f"models but no {contract.MANIFEST_FILE} in it"
         raise OutputFolderError(f"{out}: got a folder with {seen}; expected an empty folder or an earlier export")
 
 

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
+MANIFEST_FILE = "ebbtide-export.json"
+"""Name of an export's manifest, in the same folder as the models' folders; Triton ignores files there."""
+
 
 class Dtype(str, Enum):
     """Element types, by their KServe v2 names."""

@@ -21,7 +21,7 @@ from ebbtide.deploy.control import ModelControl, Served
 from ebbtide.deploy.errors import CandidateError, DeployError, OtherRepositoryError
 from ebbtide.export import versions
 from ebbtide.export.inprocess import InProcessPipeline
-from ebbtide.export.manifest import MANIFEST_FILE, read_manifest
+from ebbtide.export.manifest import read_manifest
 from ebbtide.interest import contract
 from ebbtide.v1 import RecommendRequest
 from ebbtide.verify import VerifyError, compare_server, first_failure, random_requests
@@ -251,7 +251,7 @@ def _alone(repository: Path) -> Iterator[None]:
     """
     read_manifest(repository)
     # Locks over NFS want a file that may be written.
-    handle = os.open(repository / MANIFEST_FILE, os.O_RDWR)
+    handle = os.open(repository / contract.MANIFEST_FILE, os.O_RDWR)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ebbtide.interest import triton_texts
+from ebbtide.interest import contract, triton_texts
 
 _PROBE_TIMEOUT_S = 2.0
 
@@ -88,6 +88,15 @@ class LogFollower:
 def models_in(repository: Path) -> list[str]:
     """The models that a server with model control "none" tries to load."""
     return sorted(folder.name for folder in repository.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+
+
+def is_whole_export(repository: Path) -> bool:
+    """Whether every model in a repository is of one export, by the export's manifest."""
+    try:
+        listed = json.loads((repository / contract.MANIFEST_FILE).read_text(encoding="utf-8"))["models"]
+        return set(models_in(repository)) <= set(listed)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def answers(host: str, port: int, path: str) -> bool:

@@ -20,9 +20,10 @@ from google.protobuf import json_format
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from ebbtide.serve import ServerConfig, TritonServer
+from servers import serving
 
 CORPUS = Path(__file__).parent / "corpus"
-JUDGES = 3
+JUDGES = 6
 VERDICTS = ("refused", "fails", "died", "hangs", "loads", "refused-here", "fails-here")
 """What the server does with a repository; "-here" if it depends on the server or on the code of a model.py."""
 
@@ -144,7 +145,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for fixture, names in chosen.items():
         if fixture in metafunc.fixturenames:
             cases = [case for case in corpus(names) if fixture != "placed" or "at" in case.headers]
-            metafunc.parametrize(fixture, cases, ids=[case.key for case in cases])
+            marks = [_marks(fixture, case, cases) for case in cases]
+            metafunc.parametrize(
+                fixture, [pytest.param(case, id=case.key, marks=mark) for case, mark in zip(cases, marks, strict=True)]
+            )
+
+
+def _marks(fixture: str, case: Case, cases: list[Case]) -> list[pytest.MarkDecorator]:
+    """A server judges one case of each rule by default, and every case in the slow tests."""
+    first = next(one for one in cases if one.one("rule") == case.one("rule"))
+    return [pytest.mark.slow] if fixture == "broken" and case is not first else []
 
 
 @dataclass(frozen=True)
@@ -271,7 +281,8 @@ def new_judge(tmp_path: Path) -> Iterator[Callable[[Case], Judge]]:
         )
         started.append(server)
         server.start()
-        return Judge(server, folder, timeout_s=6)
+        # Long enough to be called a hang; anything else takes what it takes.
+        return Judge(server, folder, timeout_s=3 if case.verdict == "hangs" else 60)
 
     yield start
     for server in started:
@@ -288,7 +299,7 @@ def judging(folder: Path) -> Iterator[Judge]:
         load_models=tuple(sorted({path.split("/")[0] for path in SHARED})),
         extra_args=("--cache-config=local,size=1048576",),
     )
-    with TritonServer(config) as server:
+    with serving(config) as server:
         yield Judge(server, folder)
 
 

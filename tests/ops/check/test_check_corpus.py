@@ -1,4 +1,8 @@
-"""The checker and a real server on every repository of the corpus; what the server does is the expected result."""
+"""The checker and a real server on the repositories of the corpus; what the server does is the expected result.
+
+The checker reads every repository. By default the server loads the first one of each rule, and all that are sound; the
+slow tests give it every one.
+"""
 
 from __future__ import annotations
 

@@ -1,42 +1,21 @@
-"""A repository that Ebbtide exports has no findings, and the server loads it."""
+"""A repository that Ebbtide exports has no findings; a server loads the same export in the client's tests."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from ebbtide.check import check_repository
+from ebbtide.export.repository import ExportReport
 from ebbtide.serve import ServerConfig, TritonServer
-
-MOVIELENS = Path(__file__).parents[3] / "examples" / "movielens-small"
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tiny_export: ExportReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The exported repository of a small model: its configs are those of a large one."""
-    from ebbtide.export.repository import export_repository
-    from ebbtide.train.bundle import InterestBundle
-
-    folder = tmp_path_factory.mktemp("exported")
-    ratings = pl.read_parquet(MOVIELENS / "ratings.parquet").filter(pl.col("userId") <= 6)
-    ratings.write_parquet(folder / "ratings.parquet")
-    rated = ratings["movieId"].unique().implode()
-    pl.read_parquet(MOVIELENS / "movies.parquet").filter(pl.col("movieId").is_in(rated)).write_parquet(
-        folder / "movies.parquet"
-    )
-    arguments = [
-        *("train", "--out", folder / "bundle", "--dimensions", 16, "--epochs", 1),
-        *("--events", folder / "ratings.parquet", "--user-col", "userId", "--item-col", "movieId"),
-        *("--time-col", "timestamp", "--catalog", folder / "movies.parquet", "--text-template", "{title}"),
-    ]
-    code = "from ebbtide.cli.main import main; main()"
-    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, timeout=300, capture_output=True)
-    export_repository(InterestBundle.load(folder / "bundle"), folder / "repository")
-    return folder / "repository"
+    return Path(shutil.copytree(tiny_export.folder, tmp_path_factory.mktemp("exported") / "repository"))
 
 
 def test_check_is_silent_on_what_ebbtide_exports(exported):
@@ -45,6 +24,7 @@ def test_check_is_silent_on_what_ebbtide_exports(exported):
     assert "recommend_text" in report.models
 
 
+@pytest.mark.slow
 def test_server_loads_the_export_without_findings(exported):
     with TritonServer(ServerConfig(exported)) as server:
         assert server.is_running()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -40,11 +41,10 @@ from ebbtide.interest.modelfile import write_fingerprint
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.v1 import RecommendRequest
+from servers import serving
 
 MakeBundle = Callable[..., InterestBundle]
 NOW = datetime(2024, 5, 1, tzinfo=timezone.utc)
-DEPLOYMENTS_A_ROUND = 4
-"""And one roll-back."""
 CLIENTS = 4
 TOLERANCE = 1e-4
 
@@ -83,7 +83,7 @@ def folder(source: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def running(folder: Path) -> Iterator[TritonServer]:
-    with TritonServer(ServerConfig(folder, model_control="explicit", load_models=("*",))) as server:
+    with serving(ServerConfig(folder, model_control="explicit", load_models=("*",))) as server:
         yield server
 
 
@@ -95,7 +95,7 @@ def kept_folder(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def kept_server(kept_folder: Path) -> Iterator[TritonServer]:
-    with TritonServer(ServerConfig(kept_folder, model_control="explicit", load_models=("*",))) as server:
+    with serving(ServerConfig(kept_folder, model_control="explicit", load_models=("*",))) as server:
         yield server
 
 
@@ -158,46 +158,46 @@ class SteadyLoad:
             self._stop.wait(0.01)
 
 
+def steps_of(rounds: int) -> list[str]:
+    """Deployments that keep the version before or drop it, and a roll-back after each pair."""
+    return ["drop", "keep", "roll back"] if rounds == 1 else ["keep", "drop", "keep", "keep", "roll back"] * rounds
+
+
 @pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
     folder: Path, running: TritonServer, tiny_bundle: InterestBundle, rounds: int
 ) -> None:
     requests = requests_of(tiny_bundle)
-    done = {"deployed": 0, "rolled back": 0}
     with SteadyLoad(running.grpc_url, folder, requests) as load:
         load.wait_for(1)
-        for number in range(rounds * (DEPLOYMENTS_A_ROUND + 1)):
+        for step in steps_of(rounds):
             current = versions.served_version(folder)
-            if number % 5 == 4:
+            if step == "roll back":
                 result = roll_back(folder, [running.grpc_url])
-                done["rolled back"] += 1
             else:
-                keep = number % 5 == 3 or number % 2 == 0
-                result = deploy(folder, [running.grpc_url], 3 - current, requests=requests[:3], keep_previous=keep)
-                done["deployed"] += 1
+                parts: list[str] = []
+                result = deploy(
+                    *(folder, [running.grpc_url], 3 - current),
+                    requests=requests,
+                    keep_previous=step == "keep",
+                    report=parts.append,
+                )
+                assert parts == ["load", "check", "switch", *(["unload"] if step == "drop" else [])]
+                assert result.comparison is not None
+                assert result.comparison.requests == len(requests)
+                # Random parameters: the versions have little in common.
+                assert 0 < result.comparison.mean_overlap_at_10 < 0.9
             assert (result.version, result.previous) == (3 - current, current)
+            assert result.fingerprint == versions.version_fingerprint(folder, result.version)
             assert versions.served_version(folder) == result.version
+            assert versions.loaded_versions(folder) == ((1, 2) if step != "drop" else (result.version,))
+            # Whoever asks after a deployment has returned sees only the new version.
+            with InterestClient(running.grpc_url, config=PATIENT) as client:
+                assert {client.recommend(request).model_version for request in requests} == {str(result.version)}
+                assert client.embed(["a quiet film"]).shape == (1, 16)
             load.wait_for(result.version)
-    assert done == {"deployed": rounds * DEPLOYMENTS_A_ROUND, "rolled back": rounds}
     assert load.failed == []
     assert min(load.answered["1"], load.answered["2"]) > 20 * rounds
-
-
-def test_clients_see_only_the_new_version_when_a_deployment_has_returned(
-    folder: Path, running: TritonServer, tiny_bundle: InterestBundle
-) -> None:
-    parts: list[str] = []
-    result = deploy(folder, [running.grpc_url], requests=requests_of(tiny_bundle), report=parts.append)
-    assert parts == ["load", "check", "switch"]
-    assert result.version == 2
-    assert result.fingerprint == versions.version_fingerprint(folder, 2)
-    assert result.comparison is not None
-    assert result.comparison.requests == 24
-    # Random parameters: the versions have little in common.
-    assert 0 < result.comparison.mean_overlap_at_10 < 0.9
-    with InterestClient(running.grpc_url, config=PATIENT) as client:
-        assert {client.recommend(request).model_version for request in requests_of(tiny_bundle)} == {"2"}
-        assert client.embed(["a quiet film"]).shape == (1, 16)
 
 
 @pytest.mark.slow
@@ -207,10 +207,13 @@ def test_server_answers_with_the_deployed_version_when_it_starts_again(folder: P
         assert client.recommend(now=NOW).model_version == "2"
 
 
-def spoil(folder: Path, name: str) -> None:
-    """Cuts a file of version 2 short."""
-    path = folder / name
-    path.write_bytes(path.read_bytes()[:-100])
+@contextmanager
+def spoilt(path: Path) -> Iterator[None]:
+    """Cuts a file short for the block."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    yield
+    path.write_bytes(whole)
 
 
 @pytest.mark.parametrize(
@@ -222,17 +225,16 @@ def spoil(folder: Path, name: str) -> None:
     ],
 )
 def test_old_version_goes_on_answering_when_the_server_refuses_the_new_one(
-    folder: Path, running: TritonServer, tiny_bundle: InterestBundle, name: str
+    kept_folder: Path, kept_server: TritonServer, tiny_bundle: InterestBundle, name: str
 ) -> None:
-    with SteadyLoad(running.grpc_url, folder, requests_of(tiny_bundle)) as load:
-        spoil(folder, name)
-        with pytest.raises(LoadRefusedError, match=name.split("/")[0]):
-            deploy(folder, [running.grpc_url], requests=requests_of(tiny_bundle))
+    with SteadyLoad(kept_server.grpc_url, kept_folder, requests_of(tiny_bundle)) as load:
+        with spoilt(kept_folder / name), pytest.raises(LoadRefusedError, match=name.split("/")[0]):
+            deploy(kept_folder, [kept_server.grpc_url], requests=requests_of(tiny_bundle))
         load.wait_for(1)
     assert load.failed == []
     assert load.answered.keys() == {"1"}
-    assert versions.loaded_versions(folder) == (1,)
-    assert versions.served_version(folder) == 1
+    assert versions.loaded_versions(kept_folder) == (1,)
+    assert versions.served_version(kept_folder) == 1
 
 
 def test_old_version_goes_on_answering_when_the_check_of_the_new_one_fails(

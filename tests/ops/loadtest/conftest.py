@@ -6,7 +6,8 @@ import pytest
 
 from ebbtide.cli.session_log import read_session_log
 from ebbtide.loadtest import build_workload
-from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.serve import ServerConfig
+from servers import mark_complete, serving
 
 MOVIELENS = Path(__file__).parents[3] / "examples" / "movielens-small"
 
@@ -78,12 +79,13 @@ def slowed_repository(tmp_path_factory):
         (folder / name / "config.pbtxt").write_text(config)
         if name != "recommend":
             (version / "model.py").write_text(SLOW_STEP if name == "adaptive_weights" else FAST_STEP)
+    mark_complete(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def server(slowed_repository):
-    with TritonServer(ServerConfig(slowed_repository)) as running:
+    with serving(ServerConfig(slowed_repository)) as running:
         yield running
 
 

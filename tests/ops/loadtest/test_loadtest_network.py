@@ -160,9 +160,7 @@ def test_certificate_is_named_when_it_is_none():
 def test_long_messages_arrive_whole_when_windows_are_short():
     messages = [bytes([number]) * 300_000 for number in (1, 2, 3)]
     with serving() as (target, handler, _), Generator(target, workload_of(*messages), timeout_s=60) as generator:
-        phase = generator.closed_model(6, 0.5)
-        assert codes(phase) == {OK: phase.sent}
-        assert phase.sent > 6
+        assert codes(generator.open_model(np.zeros(12), 0.1)) == {OK: 12}
         assert set(handler.asked) == set(messages)
 
 

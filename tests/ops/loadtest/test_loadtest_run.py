@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from html.parser import HTMLParser
 
 import numpy as np
@@ -29,6 +28,7 @@ from ebbtide.loadtest.report.html import html_report
 from ebbtide.loadtest.report.markdown import markdown_report
 from ebbtide.loadtest.server_time import time_shares
 from ebbtide.serve import ServerConfig, TritonServer
+from servers import once_answered
 
 SLOW_STEP_MS = 10
 
@@ -110,10 +110,9 @@ def test_latency_counts_from_the_due_time_when_the_server_falls_behind(server, w
 
 def test_requests_under_way_count_as_cancelled_when_interrupted(server, workload):
     with Generator(server.grpc_url, workload, timeout_s=60) as generator:
-        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
+        interrupt = once_answered(server.grpc_url, "recommend", 100, lambda: os.kill(os.getpid(), signal.SIGINT))
         phase = generator.open_model(np.repeat(np.arange(0.0, 10.0, 0.05), 60), 10.0)
-        timer.join()
+        interrupt.join()
     counts = phase.counts
     assert phase.interrupted
     assert counts.unaccounted == 0
@@ -125,19 +124,19 @@ def test_requests_under_way_count_as_cancelled_when_interrupted(server, workload
 def test_every_request_is_accounted_for_when_the_server_dies_in_the_middle(slowed_repository, workload):
     options = Options([Load(2.0, RateProfile(60), "constant")], warm_up_s=0, timeout_s=2)
     with TritonServer(ServerConfig(slowed_repository)) as mortal:
-        killer = threading.Timer(0.8, os.kill, (mortal.pid, signal.SIGKILL))
 
         class Deadly(Generator):
-            """Kills the server in the run itself: the calibration before it takes seconds."""
+            """Kills the server in the run itself, once it has answered some requests."""
 
             def open_model(self, send_s, duration_s):
-                killer.start()
-                return super().open_model(send_s, duration_s)
+                killer = once_answered(mortal.grpc_url, "recommend", 30, lambda: os.kill(mortal.pid, signal.SIGKILL))
+                phase = super().open_model(send_s, duration_s)
+                killer.join()
+                return phase
 
         generator = Deadly(mortal.grpc_url, workload, timeout_s=2)
         with generator:
             result = load_test(mortal.grpc_url, workload, generator, options)
-        killer.join()
     assert result["sent"] == 120
     assert accounted(result)
     assert result["answered"] > 0

@@ -22,6 +22,7 @@ from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.v1 import RecommendRequest
 from ebbtide.verify import random_requests
+from servers import serving
 
 MOVIES = Path(__file__).parents[3] / "examples" / "movielens-small" / "movies.parquet"
 TOP_N, MAX_EVENTS = 12, 80
@@ -29,7 +30,7 @@ TOP_N, MAX_EVENTS = 12, 80
 
 @pytest.fixture(scope="session")
 def bundle(make_bundle: Callable[..., InterestBundle]) -> InterestBundle:
-    return make_bundle(seed=3, dimensions=12, gate_hidden=6)
+    return make_bundle(gate_hidden=6)
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +91,7 @@ def change_tokenizer(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     log = tmp_path_factory.mktemp("log") / "tritonserver.log"
-    with TritonServer(ServerConfig(repository, log_file=log)) as running:
+    with serving(ServerConfig(repository, log_file=log)) as running:
         yield running
 
 
@@ -100,5 +101,5 @@ def spoilt_server(with_other_head: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("verify") / "spoilt"
     shutil.copytree(with_other_head, folder)
     change_tokenizer(folder)
-    with TritonServer(ServerConfig(folder, log_file=folder.with_suffix(".log"))) as running:
+    with serving(ServerConfig(folder, log_file=folder.with_suffix(".log"))) as running:
         yield running

@@ -10,25 +10,22 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from typing import Any, Literal, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.plugins import Precision as FullPrecision
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning_fabric.strategies.ddp import DDPStrategy
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ebbtide.train.choices import DeviceKind, Precision
 from ebbtide.train.errors import DeviceError
 
-# It logs its own details at every start.
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+# Fabric loads torch's compiler, which takes two seconds: only a training that runs loads it.
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins import Precision as FullPrecision
 
 _AUTOCAST: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -66,16 +63,32 @@ class Devices:
         machines = _machines(config.devices)
         self.count = config.devices * machines
         """Number of processes on all machines."""
-        elastic = TorchElasticEnvironment.detect()
-        autocast = _AUTOCAST.get(config.precision.value)
-        self._precision = FullPrecision() if autocast is None else MixedPrecision(autocast, device=self.kind)
-        self._fabric = Fabric(
+        self._devices, self._machines = config.devices, machines
+
+    @cached_property
+    def _precision(self) -> FullPrecision:
+        from lightning_fabric.plugins import MixedPrecision
+        from lightning_fabric.plugins import Precision as FullPrecision
+
+        autocast = _AUTOCAST.get(self.precision.value)
+        return FullPrecision() if autocast is None else MixedPrecision(autocast, device=self.kind)
+
+    @cached_property
+    def _fabric(self) -> Fabric:
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from lightning_fabric.strategies.ddp import DDPStrategy
+
+        # It logs its own details at every start.
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        return Fabric(
             accelerator=self.kind,
-            devices=config.devices,
-            num_nodes=machines,
+            devices=self._devices,
+            num_nodes=self._machines,
             # The buffers (the catalog's vectors, the prior) are equal in all processes.
             strategy="auto" if self.count == 1 else DDPStrategy(broadcast_buffers=False),
-            plugins=[self._precision, TorchElasticEnvironment() if elastic else LightningEnvironment()],
+            plugins=[self._precision, TorchElasticEnvironment() if _torchrun() else LightningEnvironment()],
         )
 
     @property
@@ -184,9 +197,14 @@ def _kind(config: DeviceConfig) -> Literal["cpu", "cuda"]:
     return "cuda"
 
 
+def _torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
+
+
 def _machines(devices: int) -> int:
     """Number of machines on which torchrun has started processes; 1 without torchrun."""
-    if not TorchElasticEnvironment.detect():
+    if not _torchrun():
         return 1
     here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     if here != devices:
