@@ -170,7 +170,7 @@ def test_export_is_refused_when_its_integers_miss_best_items(
     write_without_encoder: Callable[..., Path], bundle: InterestBundle
 ) -> None:
     folder = write_without_encoder(bundle, top_n=10, head_precision="int8")
-    sizes = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: Limits().adjustments, Size.TOP_N: 10, Size.FILTER: 1}
+    sizes = {Size.INTEREST: 17, Size.VECTOR: 16, Size.ADJUSTMENTS: Limits().adjustments, Size.TOP_N: 10, Size.FILTER: 1}
     assert check_head(InProcessPipeline(folder), bundle, sizes, "int8").difference < TOLERANCE
     path = folder / contract.SCORING_HEAD.name / "1" / MODEL_FILE
     graph = onnx.load(str(path))
@@ -190,7 +190,7 @@ def test_tolerance_of_rounded_factors_is_stated_from_requests_and_still_refuses_
     write_without_encoder: Callable[..., Path], bundle: InterestBundle
 ) -> None:
     folder = write_without_encoder(bundle, top_n=10, head_precision="fp16")
-    sizes = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: Limits().adjustments, Size.TOP_N: 10, Size.FILTER: 1}
+    sizes = {Size.INTEREST: 17, Size.VECTOR: 16, Size.ADJUSTMENTS: Limits().adjustments, Size.TOP_N: 10, Size.FILTER: 1}
     found = check_head(InProcessPipeline(folder), bundle, sizes, "fp16")
     assert TOLERANCE < found.tolerance < 0.05
     path = folder / contract.SCORING_HEAD.name / "1" / MODEL_FILE

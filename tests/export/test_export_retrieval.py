@@ -362,7 +362,7 @@ def test_served_head_equals_its_twin_and_names_what_is_wrong(
     values = np.array([0, 0.5, -np.inf], np.float32)
     for rows in (1, 5):
         feeds = {
-            contract.INTEREST.name: random.standard_normal((rows, 20)).astype(np.float32),
+            contract.INTEREST.name: random.standard_normal((rows, 17)).astype(np.float32),
             contract.ADJUST_ITEM.name: random.integers(0, 200, (rows, width)),
             contract.ADJUST_SCORE.name: random.choice(values, (rows, width), p=[0.98, 0.01, 0.01]),
             contract.ITEM_FILTER.name: np.ones((rows, int(words)), np.int64),
