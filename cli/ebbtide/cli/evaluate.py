@@ -77,8 +77,8 @@ def command(
     users count from their second basket on. Metrics are averaged within each user, then over users; the 95 % interval
     is a bootstrap over users.
 
-    If seen items are excluded, an item that a user interacts with again counts as missed. For repeat consumption
-    (groceries, songs) train, or at least evaluate, with `--repeats`.
+    If seen items are excluded, an item that a user interacts with again counts as missed. Repeat consumption
+    (groceries, songs) is detected in training; `--repeats` allows seen items here as well.
 
     **Example**
 
