@@ -19,7 +19,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help setup serve demo test test-slow test-random check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-loadtest bench-tune bench-docs clean
+.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ $(ARTIFACTS)/repository/recommend/config.pbtxt: $(ARTIFACTS)/bundle/bundle.json 
 		--attributes $(DATA)/movies.parquet --attribute-col genres
 	@$(BIN)/ebbtide check $(ARTIFACTS)/repository
 	@touch $@
+
+wheel: $(READY) ## Build the wheel that `pip install` takes, in dist/
+	@$(BIN)/python -m hatchling build --target wheel --directory dist
 
 serve: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Train, export, start Triton here, recommend, serve until Ctrl-C
 	@echo "==> starting Triton on this machine"

@@ -72,7 +72,22 @@ def test_documentation_builds_as_a_site_when_links_are_strict(tmp_path):
     assert "InterestClient" in (tmp_path / "site" / "reference" / "client.html").read_text(encoding="utf-8")
 
 
-def test_chinese_readme_shows_the_same_commands_when_the_english_one_changes():
-    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
-    code = [line for line in english.splitlines() if line.startswith("    ")]
-    assert code == [line for line in chinese.splitlines() if line.startswith("    ")]
+PAIRS = {
+    "README.md": "README.zh-CN.md",
+    "docs/prepare.md": "docs/zh-CN/prepare.md",
+    "docs/domains.md": "docs/zh-CN/domains.md",
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_chinese_page_shows_the_same_commands_when_the_english_one_changes(name):
+    english, chinese = ((ROOT / page).read_text(encoding="utf-8") for page in (name, PAIRS[name]))
+    code, theirs = ([line for line in page.splitlines() if line.startswith("    ")] for page in (english, chinese))
+    assert code == theirs
+    headings, theirs = (sum(line.startswith("#") for line in page.splitlines()) for page in (english, chinese))
+    assert headings == theirs
+
+
+def test_every_chinese_page_has_an_english_one():
+    chinese = {str(page.relative_to(ROOT)) for page in (ROOT / "docs" / "zh-CN").glob("*.md")}
+    assert chinese == set(PAIRS.values()) - {"README.zh-CN.md"}

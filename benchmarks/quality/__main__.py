@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from benchmarks.quality.console import console
-from benchmarks.quality.datasets import ROOT, complete_journey, movielens
+from benchmarks.quality.datasets import REAL, ROOT, builders, world_data_set
 from benchmarks.quality.field import TRIES, field
 from benchmarks.quality.ours import ABLATIONS
 from benchmarks.quality.run import Plan, run_data_set
 from benchmarks.quality.summary import print_tables, write_summary
+from benchmarks.quality.worlds import WORLDS
 from ebbtide.train.config import TrainConfig
 from ebbtide.train.evaluation.report import without_nan
 
@@ -33,15 +34,18 @@ def main() -> None:
     arguments = _arguments()
     # Not resolve(): the interpreter of a virtual environment is a symlink, and the symlink's path locates its packages.
     library = arguments.library.absolute() if arguments.library else None
-    data_sets = [movielens(), complete_journey(arguments.work / "complete-journey-data", library)]
-    chosen = [dataset for dataset in data_sets if arguments.data_set in (None, dataset.name)]
+    data_sets = builders(arguments.work, library, arguments.lastfm)
+    unknown = {*arguments.data_set} - data_sets.keys()
+    if unknown:
+        raise SystemExit("--data-set lastfm: got no folder; expected --lastfm FOLDER or the variable EBBTIDE_LASTFM")
+    chosen = [name for name in data_sets if not arguments.data_set or name in arguments.data_set]
     quick = arguments.quick
     user_counts = {name: int(number) for name, _, number in (given.partition("=") for given in arguments.users)}
-    unknown = user_counts.keys() - {dataset.name for dataset in data_sets}
+    unknown = user_counts.keys() - data_sets.keys()
     if unknown:
         raise SystemExit(
             f"--users: got {min(unknown)!r}; expected a data set "
-            f"({' or '.join(dataset.name for dataset in data_sets)}) and a number, such as complete-journey=400"
+            f"({', '.join(data_sets)}) and a number, such as complete-journey=400"
         )
     plan = Plan(
         tries=_QUICK_TRIES if quick else arguments.tries,
@@ -55,12 +59,13 @@ def main() -> None:
     report: dict[str, Any] = {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": {"cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__},
-        "data_sets": _kept_data_sets(arguments.json, arguments.data_set),
+        "data_sets": _kept_data_sets(arguments.json, chosen if arguments.data_set else []),
     }
     left_out = sorted(plan.without | {row.name for row in field() if row.library and library is None})
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    for dataset in chosen:
-        users = user_counts.get(dataset.name, dataset.quick_users if quick else dataset.users)
+    for name in chosen:
+        dataset = data_sets[name]()
+        users = user_counts.get(name, dataset.quick_users if quick else dataset.users)
         result = run_data_set(dataset, users, plan, console.print)
         facts = {"quick": quick, "tries": plan.tries, "epochs": plan.training.epochs, "left_out": left_out}
         report["data_sets"].append({**result, **facts})
@@ -70,12 +75,12 @@ def main() -> None:
     console.print(f"[green]✓[/green] {', '.join(str(path) for path in write_summary(arguments.json))}")
 
 
-def _kept_data_sets(path: Path, chosen: str | None) -> list[dict[str, Any]]:
+def _kept_data_sets(path: Path, chosen: list[str]) -> list[dict[str, Any]]:
     """Returns the report's entries for the data sets that do not run again."""
-    if chosen is None or not path.is_file():
+    if not chosen or not path.is_file():
         return []
     kept: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["data_sets"]
-    return [one for one in kept if one["name"] != chosen]
+    return [one for one in kept if one["name"] not in chosen]
 
 
 def _arguments() -> argparse.Namespace:
@@ -89,7 +94,18 @@ def _arguments() -> argparse.Namespace:
         "--quick", action="store_true", help="few users, baselines without tuning, two epochs for Ebbtide"
     )
     parser.add_argument(
-        "--data-set", choices=["movielens-small", "complete-journey"], help="run this data set only (default: both)"
+        "--data-set",
+        action="append",
+        default=[],
+        choices=[*REAL, *(world_data_set(name) for name in WORLDS)],
+        help="run this data set only (default: all); can be repeated",
+    )
+    parser.add_argument(
+        "--lastfm",
+        type=Path,
+        default=os.environ.get("EBBTIDE_LASTFM"),
+        metavar="FOLDER",
+        help="folder of the Last.fm data (default: the variable EBBTIDE_LASTFM; without it Last.fm is left out)",
     )
     parser.add_argument(
         "--without",

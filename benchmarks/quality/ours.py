@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.quality.split import Split, events_of
+from ebbtide.train.choices import Decay
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.evaluation.lists import RankedLists, rank_baskets
-from ebbtide.train.evaluation.scores import updated_popularity
+from ebbtide.train.evaluation.scores import live_popularity
 from ebbtide.train.model import InterestModel
-from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots
+from ebbtide.train.popularity import FrozenPopularity, Popularity, columns_at
 from ebbtide.train.trainer import fit
 
 OURS = "ebbtide"
@@ -24,25 +25,16 @@ FROZEN = ", frozen"
 """Suffix for the name of a model whose popularity is frozen at the split time."""
 
 
-class OnlyPopularityEbbs(ModelConfig):
-    """The ablation in which the popularity prior decays and the user's interest does not."""
-
-    @property
-    def effective_prior_half_life_days(self) -> tuple[float, ...]:
-        """The given half-lives, although the interest does not decay."""
-        return self.prior_half_life_days
-
-
 def variants(repeats: bool) -> dict[str, ModelConfig]:
     """The full model and its ablations, by name."""
     policy = {"exclude_seen": not repeats, "repeat_score": repeats}
     return {
         OURS: ModelConfig(**policy),
-        NO_DECAY: ModelConfig(decay="none", **policy),
-        NO_INTEREST_DECAY: OnlyPopularityEbbs(decay="none", **policy),
-        NO_TEXT: ModelConfig(**policy),
+        NO_DECAY: ModelConfig(decay=Decay.none, **policy),
+        NO_INTEREST_DECAY: ModelConfig(decay=Decay.popularity, **policy),
+        NO_TEXT: ModelConfig(text=False, **policy),
         FIXED_ALPHA: ModelConfig(alpha="fixed:0.5", **policy),
-        PLAIN: ModelConfig(decay="none", alpha="fixed:0.5", prior_half_life_days=(), exclude_seen=not repeats),
+        PLAIN: ModelConfig(decay=Decay.none, alpha="fixed:0.5", prior_half_life_days=(), exclude_seen=not repeats),
     }
 
 
@@ -64,20 +56,13 @@ def trained(
 def ranked(split: Split, model: InterestModel, *, updated: bool) -> RankedLists:
     """The model's lists, with its popularity updated before every basket or frozen at the split time."""
     test = split.test
-    popularity = (
-        updated_popularity(test.log, test.baskets.head, len(test.catalog), model.config)
-        if updated
-        else _frozen(split, model.config)
-    )
+    popularity = live_popularity(model, test.log) if updated else _frozen(split, model)
     return rank_baskets(model, test.log, test.baskets, popularity, repeats=split.repeats)[0]
 
 
-def _frozen(split: Split, config: ModelConfig) -> PopularitySnapshots | None:
-    half_lives = config.effective_prior_half_life_days
-    if not half_lives:
+def _frozen(split: Split, model: InterestModel) -> Popularity | None:
+    if not model.config.prior_starts:
         return None
     test = split.test
-    split_time_ms = np.array([split.training_end_ms])
-    return popularity_snapshots(
-        test.training_item, test.log.time_ms[split.training], len(test.catalog), half_lives, split_time_ms
-    )
+    time_ms, items = test.log.time_ms[split.training], len(test.catalog)
+    return FrozenPopularity(columns_at(test.training_item, time_ms, items, model.smoothing, split.training_end_ms))

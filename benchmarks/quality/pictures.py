@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.quality import ours
 from ebbtide.train.evaluation.plots import new_figure, save_figure
 
-_OURS, _ABLATION, _BASELINE, _GREY = "#c2410c", "#f0a877", "#1f4e79", "#5f6368"
+_OURS, _ABLATION, _BASELINE, _ORACLE, _GREY = "#c2410c", "#f0a877", "#1f4e79", "#9aa0a6", "#5f6368"
 _TITLES = {
     "gap": "By time since the last event",
     "history": "By earlier events",
@@ -36,7 +36,9 @@ def draw_models(data_set: dict[str, Any], path: Path) -> None:
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.set_xlabel("NDCG@10, 95 % interval", fontsize=9.5)
     axis.set_title(f"{data_set['name']}: {data_set['test_users']:,} test users", fontsize=11, loc="left")
-    for colour, label in ((_OURS, "Ebbtide"), (_ABLATION, "its ablations"), (_BASELINE, "baselines")):
+    legend = [(_OURS, "Ebbtide"), (_ABLATION, "its ablations"), (_BASELINE, "baselines")]
+    legend += [(_ORACLE, "oracle")] if any(row["kind"] == "oracle" for row in rows) else []
+    for colour, label in legend:
         axis.barh([0], [0], color=colour, label=label)
     axis.legend(frameon=False, fontsize=9, loc="lower right")
     axis.grid(axis="x", color="#e8eaed")
@@ -81,6 +83,8 @@ def _bound(row: dict[str, Any], side: int) -> float:
 def _colour(row: dict[str, Any]) -> str:
     if row["kind"] == "baseline":
         return _BASELINE
+    if row["kind"] == "oracle":
+        return _ORACLE
     return _OURS if row["name"] in (ours.OURS, ours.OURS + ours.FROZEN) else _ABLATION
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from benchmarks.quality import ours
 from benchmarks.quality.cache import Fitted
 from benchmarks.quality.split import Split
+from benchmarks.quality.worlds import INFERRED, ORACLE
 from ebbtide.train.evaluation.breakdowns import interest_age_days
 from ebbtide.train.evaluation.evaluate import Evaluation, cold_values, evaluate_lists
 from ebbtide.train.evaluation.intervals import paired
@@ -49,7 +50,7 @@ class Results:
         return row
 
     def compare_ours(self) -> None:
-        """Adds the ratios of Ebbtide to the best baseline and to its ablations.
+        """Adds the ratios of Ebbtide to the oracle, to the best baseline and to its ablations.
 
         The frozen Ebbtide is compared with frozen baselines only.
         """
@@ -60,7 +61,12 @@ class Results:
         ):
             name = ours.OURS + suffix
             row = next((row for row in self.rows if row["name"] == name), None)
-            if row is None or not compared:
+            if row is None:
+                continue
+            for oracle, ratio in ((ORACLE, "ratio_to_oracle"), (INFERRED, "ratio_to_inferred_oracle")):
+                if oracle in self._measured:
+                    row |= self._compared(name, oracle, ratio)
+            if not compared:
                 continue
             best = _best(compared)
             row |= self._compared(name, best, "ratio_to_best_baseline")

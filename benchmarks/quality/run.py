@@ -88,6 +88,11 @@ def run_data_set(dataset: DataSet, users: int | None, plan: Plan, say: Callable[
     cost = sum(row.cost * _fits(row, plan.tries) for row in chosen) + _OURS_COST * len(variants)
     fits = Cache(work / "fits")
     with Steps(dataset.name, cost) as steps:
+        for name, oracle in dataset.oracles.items():
+            steps.now(name)
+            key: dict[str, object] = {"data": split_fingerprint(test), "code": _ORACLE_CODE}
+            fitted = fits.get(name, key, lambda oracle=oracle: Stopwatch().fitted(oracle(test)))  # type: ignore[misc]
+            say(_line(results.add(name, fitted, kind="oracle", popularity="known")))
         fitter = Fitter(fits, plan.library, work / "exchange", steps.done)
         for baseline in chosen:
             steps.now(baseline.name)
@@ -200,3 +205,4 @@ def _files() -> Iterator[Path]:
 
 _CODE = code_fingerprint(_files())
 """Computed when the process starts, so that it is the fingerprint of the code that runs."""
+_ORACLE_CODE = code_fingerprint((ROOT / "benchmarks" / "quality" / "zoo").glob("*.py"))

@@ -18,6 +18,8 @@ from benchmarks.quality.datasets import ROOT
 from benchmarks.quality.pictures import draw_breakdowns, draw_models
 
 RATIOS = {
+    "ratio_to_oracle": "the oracle",
+    "ratio_to_inferred_oracle": "the oracle that infers the users",
     "ratio_to_best_baseline": "the best baseline",
     "ratio_to_no_decay": "the model without decay",
     "ratio_to_no_interest_decay": "the model without decay of the user's interest",

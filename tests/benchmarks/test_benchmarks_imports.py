@@ -13,6 +13,7 @@ import pytest
         "benchmarks.export_head",
         "benchmarks.loadtest",
         "benchmarks.quality.__main__",
+        "benchmarks.quality.worlds",
         "benchmarks.serving.catalog",
         "benchmarks.serving.encoder",
         "benchmarks.serving.memory",

@@ -3,14 +3,16 @@
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.client import ColdStart, InternalError, InvalidArgumentError
+from ebbtide.client import ColdStart, Explanation, InternalError, InvalidArgumentError
 from ebbtide.client.codec import decode, decode_explanation, decode_ranking, decode_vectors, users_of
-from ebbtide.v1 import Event, ExplainRequest, RankRequest
+from ebbtide.client.results import parts_of_score, to_polars
+from ebbtide.v1 import Event, ExplainRequest, RankRequest, RepeatShares
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 scores = st.floats(-9, 9, width=32)
@@ -157,6 +159,36 @@ def test_explanation_lists_events_in_the_requests_order(case):
         assert math.fsum(item.dimension_shares) == pytest.approx(math.fsum(item.event_shares), abs=1e-4)
     assert list(response.half_life_days) == [1.5, math.inf]
     assert (response.events_used, response.cold_start, response.model_version) == (3, ColdStart.COLD_START_NONE, "3")
+
+
+def test_explanation_names_the_parts_of_a_repeat_score_when_the_export_gives_them():
+    request = ExplainRequest(item_ids=["seen", "new", "excluded", "unknown"])
+    outputs = {
+        "candidate_score": np.array([[6, 1, -math.inf, math.nan]], np.float32),
+        "event_share": np.zeros((4, 0), np.float32),
+        "event_current": np.zeros(0, bool),
+        "event_decay": np.zeros(0, np.float32),
+        "dimension_share": np.zeros((4, 1), np.float32),
+        "prior_share": np.array([0, 1, 1, math.nan], np.float32),
+        "adjustment_share": np.array([6, 0, -math.inf, math.nan], np.float32),
+        "repeat_share": np.array([[1, 2, -3, 0.5, 5, 0.5], [0] * 6, [0] * 6, [math.nan] * 6], np.float32),
+        "half_life_days": np.ones(1, np.float32),
+        **of_user(counts=(0, 0, 0)),
+    }
+    response = decode_explanation(outputs, request, 0)
+    seen, *others = response.items
+    assert seen.repeat_shares == RepeatShares(level=1, frequency=2, recency=-3, trend=0.5, item=5, time=0.5)
+    assert not any(item.HasField("repeat_shares") for item in others)
+    shown = parts_of_score(Explanation(response), seen)
+    assert math.fsum(share for share, _ in shown) == seen.score
+    assert [what.split(":")[0] for _, what in shown] == ["repeat"] * 6
+    frame = to_polars(Explanation(response)).filter(pl.col("item_id") == "seen")
+    assert frame["share"].sum() == seen.score
+    assert {"repeat frequency", "repeat item"} < set(frame["part"])
+    # As an export gives them that is older than the parts.
+    earlier = decode_explanation({name: outputs[name] for name in outputs if name != "repeat_share"}, request, 0)
+    assert not earlier.items[0].HasField("repeat_shares")
+    assert parts_of_score(Explanation(earlier), earlier.items[0])[-1] == (6, "repeat score")
 
 
 def test_explanation_has_no_score_when_an_item_is_unknown_or_excluded():

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta, timezone
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +39,16 @@ def test_event_time_is_the_same_basket_when_given_as_datetime(time):
     assert event(item_id="a", time=time).time.ToMicroseconds() == since_epoch // timedelta(microseconds=1)
 
 
-@given(st.integers(-62_135_596_800_000, 253_402_300_799_999))
+FIRST_S, END_S = 788_918_400, 7_258_118_400
+"""1995 and 2200 in Unix seconds."""
+
+
+@given(
+    st.integers(-62_135_596_800_000, 20_000_000)
+    | st.integers(END_S, 199_401_010_000)
+    | st.integers(FIRST_S * 1000, END_S * 1000)
+    | st.integers(30_000_000_000_000, 253_402_300_799_999)
+)
 def test_event_time_is_the_same_basket_when_given_in_milliseconds(time_ms):
     assert event(text="a", time_ms=time_ms).time.ToMilliseconds() == time_ms
 
@@ -145,3 +155,47 @@ def test_strings_refuses_one_string_when_a_list_is_meant():
     assert strings("texts", ("a", "b")) == ["a", "b"]
     with pytest.raises(InvalidArgumentError, match="a list of strings"):
         strings("texts", "ab")
+
+
+@given(st.integers(FIRST_S * 1000, END_S * 1000 - 1), st.sampled_from([1, 10**6, 10**9]), st.integers(0, 10**6))
+def test_event_time_in_another_unit_is_refused_with_the_right_value(time_ms, per_second, below):
+    given_time = time_ms // 1000 if per_second == 1 else time_ms * (per_second // 1000) + below % (per_second // 1000)
+    right = time_ms // 1000 * 1000 if per_second == 1 else time_ms
+    for number in (given_time, np.int64(given_time)):
+        with pytest.raises(InvalidArgumentError) as caught:
+            event(item_id="a", time_ms=number)
+        unit = {1: "s", 10**6: "us", 10**9: "ns"}[per_second]
+        assert (caught.value.field, caught.value.value) == ("time_ms", str(given_time))
+        year = datetime.fromtimestamp(time_ms // 1000, timezone.utc).year
+        assert caught.value.expected == (
+            f"a whole number of Unix milliseconds: it is {caught.value.expected.split(' is ')[1].split(' in ')[0]} in "
+            f"{unit}, send {right}"
+        )
+        assert f"it is {year}-" in caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("time_ms", "expected"),
+    [
+        (1_700_000_000.25, "it is 2023-11-14 in s, send 1700000000250"),
+        (np.float64(1_700_000_000_123.4), "it is 2023-11-14 in ms, send 1700000000123"),
+        (20240501, "it looks like the date 2024-05-01, send 1714521600000"),
+        (202405011230, "it looks like the date 2024-05-01, send 1714566600000"),
+        (20240501123000, "it looks like the date 2024-05-01, send 1714566600000"),
+        (float("nan"), "it is no number"),
+        (float("inf"), "it is no number"),
+        ("1700000000000", "a whole number of Unix milliseconds"),
+        (datetime(2024, 1, 1, tzinfo=timezone.utc), "a datetime is given as time"),
+    ],
+)
+def test_event_time_that_is_no_milliseconds_is_refused(time_ms, expected):
+    with pytest.raises(InvalidArgumentError) as caught:
+        event(item_id="a", time_ms=time_ms)
+    assert caught.value.field == "time_ms"
+    assert expected in caught.value.expected
+
+
+@pytest.mark.parametrize("time", [1_700_000_000, "2024-01-01T00:00:00Z", np.datetime64("2024-01-01")])
+def test_event_time_that_is_no_datetime_is_refused(time):
+    with pytest.raises(InvalidArgumentError, match="a number is given as time_ms"):
+        event(item_id="a", time=time)

@@ -19,6 +19,7 @@ from ebbtide.client.codec import (
     encode_texts,
     shared_fields,
 )
+from ebbtide.interest.contract import REPEAT_PARTS
 from ebbtide.v1 import (
     AttributeFilter,
     EmbedRequest,
@@ -32,6 +33,7 @@ from ebbtide.v1 import (
     RecommendedItem,
     RecommendRequest,
     RecommendResponse,
+    RepeatShares,
 )
 
 TIME = Timestamp(seconds=1)
@@ -198,6 +200,7 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
             "dimension_share": np.ones((2, 4), np.float32),
             "prior_share": row(1, 1),
             "adjustment_share": row(1, 1),
+            "repeat_share": np.ones((2, 6), np.float32),
             "half_life_days": row(1, 2, 3, 4),
         },
         ExplainRequest(history=[EVENT], current=[EVENT], item_ids=["a", "b"]),
@@ -206,4 +209,6 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
     )
     assert names_of_set_fields(explained) == names(ExplainResponse)
     assert names_of_set_fields(*explained.items) == names(ItemExplanation)
+    repeats = [item.repeat_shares for item in explained.items]
+    assert names_of_set_fields(*repeats) == names(RepeatShares) == set(REPEAT_PARTS)
     assert names_of_set_fields(*explained.events) == names(ExplainedEvent)

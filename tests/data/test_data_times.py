@@ -5,10 +5,9 @@ from datetime import date, datetime, time, timedelta, timezone
 import polars as pl
 import pytest
 
-from ebbtide.cli.train import TimeUnitName
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventColumns, read_events
-from ebbtide.data.time_hints import TimeUnit
+from ebbtide.interest.time_units import TimeUnit
 
 FIRST = 1_700_000_000
 SECONDS = [FIRST + 3600 * hour for hour in range(200)]
@@ -211,10 +210,6 @@ def test_event_is_refused_when_it_is_in_the_far_future_of_a_small_log(tmp_path):
     with pytest.raises(DataError, match=r"more than 20 years after the rest of the log.*line 4 '2100-01-01'"):
         read(log_of(tmp_path, ["2023-01-01", "2023-01-02", "2100-01-01"]))
     assert read(log_of(tmp_path, ["2003-01-01", "2003-01-02", "2012-01-01"]))[1].count == 0
-
-
-def test_command_offers_every_unit():
-    assert [(unit.name, unit.value) for unit in TimeUnitName] == [(unit.name, unit.value) for unit in TimeUnit]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_serve_says_so_when_the_port_is_taken(trained):
 
 
 def test_help_teaches_every_command():
-    for name in ("train", "evaluate", "export", "refresh", "serve", "recommend"):
+    for name in ("prepare", "train", "evaluate", "export", "refresh", "serve", "recommend"):
         done = run(name, "--help")
         assert done.returncode == 0
         assert "Example" in done.stdout

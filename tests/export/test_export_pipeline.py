@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ebbtide.data.events import EventLog
 from ebbtide.export.errors import RepositoryError
 from ebbtide.export.inprocess import Answer, InProcessPipeline
 from ebbtide.export.options import ExportOptions
@@ -20,6 +21,8 @@ from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.keys import item_keys
 from ebbtide.train.bundle import InterestBundle
+from ebbtide.train.evaluation.scores import frozen_popularity, score_baskets
+from ebbtide.train.windows import LogTensors
 
 MakeBundle = Callable[..., InterestBundle]
 Write = Callable[..., Path]
@@ -141,3 +144,51 @@ def test_pipeline_is_refused_when_two_exports_are_mixed(
         message = rf"model\.onnx: got SHA-256 \w+; expected \w+, the hash at export {expected}"
     with pytest.raises(RepositoryError, match=message):
         InProcessPipeline(folder)
+
+
+def long_log(items: int) -> EventLog:
+    """One user with 700 events over a year in many sessions, one with a session of 600 events, one with 40 events."""
+    random = np.random.default_rng(4)
+    hour_ms, lengths = 3_600_000, (700, 600, 40)
+    pauses = [random.choice([1_000, 600_000, 30 * hour_ms], 700), np.full(600, 60_000), np.full(40, 20 * hour_ms)]
+    return EventLog(
+        users=["many sessions", "one session", "short"],
+        start=np.concatenate([[0], np.cumsum(lengths)]),
+        item=np.concatenate([random.integers(0, items, length) for length in lengths]),
+        time_ms=np.concatenate([1_700_000_000_000 + pause.cumsum() for pause in pauses]),
+        weight=random.uniform(0.5, 5, sum(lengths)).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("kind", ["as trained by default", "one alpha for each dimension", "repeat score"])
+def test_evaluated_scores_are_served_when_a_user_has_more_events_than_a_request_carries(
+    make_bundle: MakeBundle, write_without_encoder: Write, kind: str
+) -> None:
+    bundle = make_bundle(seed=3, **KINDS[kind])
+    # So slow that the oldest events of a request count.
+    bundle.model.log_rank_decay_rate.data -= 3
+    in_process = InProcessPipeline(write_without_encoder(bundle, top_n=len(bundle.catalog)))
+    log = long_log(len(bundle.catalog))
+    users = np.repeat(np.arange(3), np.diff(log.start))
+    heads = np.concatenate([np.arange(508, 530), np.arange(690, 700), np.arange(700 + 500, 700 + 600), [1330]])
+    tensors = LogTensors.of(log, bundle.model.config.session_gap_ms)
+    keys, most = item_keys(bundle.catalog.item_id), in_process.limits.max_events
+    compared = 0
+    for scored in score_baskets(bundle.model, log, tensors, heads, frozen_popularity(bundle)):
+        for head, scores in zip(scored.head, scored.scores.numpy(), strict=True):
+            past = slice(max(log.start[users[head]], head - most), head)
+            request = Request(
+                event_item=keys[log.item[past]],
+                event_time=log.time_ms[past],
+                now=log.time_ms[head : head + 1],
+                event_weight=log.weight[past],
+                exclude_seen=np.array([False]),
+            )
+            (answer,) = in_process.recommend([request])
+            assert isinstance(answer, Answer)
+            served = {
+                bundle.catalog.index[item]: score for item, score in zip(answer.item_id, answer.score, strict=True)
+            }
+            np.testing.assert_allclose([served[item] for item in range(len(scores))], scores, atol=TOLERANCE)
+            compared += 1
+    assert compared == len(heads)

@@ -126,9 +126,14 @@ def test_adjustment_share_is_minus_infinity_when_a_candidate_is_excluded(make_mo
 def test_own_items_have_no_share_but_their_repeat_score_when_the_model_has_one(make_model, ask):
     model = make_model(repeats=True)
     own, new, excluded = model.keys[:3]
-    answer = model.explainer.run(ask([own, excluded], exclude_item=[excluded], candidate_item=[own, new, excluded]))
-    plain = make_model().explainer.run(ask([own, excluded], candidate_item=[own, new, excluded]))
+    times = {"event_time": [NOW - DAY, NOW - DAY], "candidate_item": [own, new, excluded]}
+    answer = model.explainer.run(ask([own, excluded], exclude_item=[excluded], **times))
+    plain = make_model().explainer.run(ask([own, excluded], **times))
     assert answer.candidate_score[0, 0] == answer.adjustment_share[0] != 0
+    assert answer.repeat_share[0].sum() == pytest.approx(answer.adjustment_share[0], abs=1e-5)
+    assert (answer.repeat_share[0] != 0).all()
+    assert not answer.repeat_share[1:].any()
+    assert not plain.repeat_share.any()
     assert not answer.event_share[0].any()
     assert not answer.dimension_share[0].any()
     assert answer.prior_share[0] == 0

@@ -292,3 +292,24 @@ def test_explicit_control_loads_only_what_is_named_when_it_starts(repository, mo
         client.load_model("echo")
         assert client.is_model_ready("echo")
         client.close()
+
+
+@pytest.mark.parametrize("name", ["my models", "dépôt", "模型", 'a\'b "c" $d', "(1) [x];y", "tab\there"])
+def test_server_takes_a_repository_whatever_its_path(name, tmp_path, models):
+    models.write_python(tmp_path / name, "echo")
+    with TritonServer(ServerConfig(tmp_path / name, log_file=tmp_path / "lög x" / "server.log")) as server:
+        assert triton.InferenceServerClient(server.grpc_url).is_model_ready("echo")
+        scratch = server._scratch
+        assert scratch is not None
+    assert not scratch.exists()
+    assert (tmp_path / name / "echo").is_dir()
+
+
+def test_server_takes_a_cache_and_a_temporary_folder_whatever_their_path(repository, tmp_path, monkeypatch):
+    for variable, name in (("XDG_CACHE_HOME", "cache é b"), ("TMPDIR", "tmp é b")):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / name))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with TritonServer(ServerConfig(repository)) as server:
+        assert triton.InferenceServerClient(server.grpc_url).is_model_ready("echo")
+    assert list((tmp_path / "tmp é b").iterdir()) == []

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from itertools import count
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,11 +12,10 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from ebbtide.cli.train import DeviceName, PrecisionName
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.devices import DeviceConfig, Devices, Precision
+from ebbtide.train.devices import DeviceConfig, Devices
 from ebbtide.train.errors import CheckpointError, DeviceError
 from ebbtide.train.trainer import fit
 
@@ -206,8 +204,3 @@ def test_devices_are_refused_when_torchrun_started_another_number(monkeypatch):
 def test_devices_are_refused_when_there_are_none_of_them():
     with pytest.raises(ValidationError):
         DeviceConfig(devices=0)
-
-
-def test_command_offers_every_device_and_precision():
-    assert [name.value for name in DeviceName] == list(get_args(DeviceConfig.model_fields["device"].annotation))
-    assert [(name.name, name.value) for name in PrecisionName] == [(name.name, name.value) for name in Precision]

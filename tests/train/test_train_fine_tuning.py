@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from ebbtide.cli.train import FineTuningName
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.train.bundle import TUNED, InterestBundle
 from ebbtide.train.checkpoint import CheckpointFolder
+from ebbtide.train.choices import FineTuning
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import embed_texts, encoder_fingerprint, encoder_folder
-from ebbtide.train.fine_tuning import EncoderFineTuner, FineTuning
+from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.trainer import fit
 from ebbtide.train.watcher import Watcher
 
@@ -34,12 +34,6 @@ def test_step_encodes_no_more_than_its_share_with_gradients():
     assert learned
     assert all("lora_" in name for name in learned)
     assert set(fine_tuner.learned()) == learned
-
-
-def test_command_offers_every_tuning():
-    assert [(name.name, name.value) for name in FineTuningName] == [
-        (tuning.name, tuning.value) for tuning in FineTuning
-    ]
 
 
 @pytest.mark.slow

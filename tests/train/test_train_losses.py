@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from ebbtide.cli.train import LossName
 from ebbtide.data.dataset import DataReference
 from ebbtide.data.errors import DataError
+from ebbtide.train.choices import Loss
 from ebbtide.train.config import FULL_SOFTMAX_ITEMS, ModelConfig, TrainConfig
-from ebbtide.train.losses import Loss, bpr, full_softmax, gbce, mse, sampled_softmax
+from ebbtide.train.losses import bpr, full_softmax, gbce, mse, sampled_softmax
 from ebbtide.train.model import InterestModel
 from ebbtide.train.negatives import Sampler
 from ebbtide.train.popularity import popularity_snapshots
@@ -207,10 +207,6 @@ def test_training_is_refused_when_mse_has_no_ratings(small_files):
     )
     with pytest.raises(DataError, match="--weight-col"):
         train_bundle(data, "packaged", ModelConfig(), TrainConfig(loss=Loss.mse))
-
-
-def test_command_offers_every_loss():
-    assert [(name.name, name.value) for name in LossName] == [(loss.name, loss.value) for loss in Loss]
 
 
 def test_loss_suits_the_size_of_the_catalog_when_none_was_given():

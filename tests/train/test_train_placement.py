@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ebbtide.data.baskets import has_past
+from ebbtide.train.choices import Loss
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.evaluation import ranks
-from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.step import Step
 from ebbtide.train.trainer import prior_snapshots

@@ -38,6 +38,8 @@ def report():
         "ratio_to_best_baseline_difference": difference,
         "cold_item_ratio_to_no_text": None,
     }
+    ours |= {"ratio_to_oracle": 0.8, "ratio_to_oracle_against": "oracle", "ratio_to_oracle_difference": difference}
+    oracle = row("oracle", 0.15, kind="oracle", popularity="known")
     ease = row("EASE", 0.1, kind="baseline", popularity="frozen", breakdowns=broken_down(None), known_items=8)
     ease |= {
         "settings": {"regularisation": 300.0},
@@ -57,7 +59,7 @@ def report():
         "quick": False,
         "tries": 5,
         "left_out": ["SASRec"],
-        "models": [ease, ours],
+        "models": [ease, ours, oracle],
     }
     machine = {"cores": 2, "machine": "x86_64", "torch": "2"}
     return {"machine": machine, "quick": False, "data_sets": [data_set]}
@@ -73,6 +75,7 @@ def test_summary_tells_ranking_ratios_limits_and_settings(report, tmp_path, monk
     for expected in (
         "ebbtide: 1.20 times the NDCG@10 of the best baseline (EASE); difference +0.0200, "
         "95 % +0.0100 to +0.0300, p 0.001",
+        "ebbtide: 0.80 times the NDCG@10 of the oracle; difference",
         "EASE: limited to the 8 most frequent of the 10 items, which cover 75% of the targets.",
         "| EASE | regularisation 300.0 | 0.0900 |",
         "1,000 events of 5 users",

@@ -1,16 +1,20 @@
 """The repeat score: torch, served and reference agree; it never sees the basket it predicts."""
 
+from dataclasses import replace
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
 from ebbtide.data.baskets import has_past
+from ebbtide.interest.contract import REPEAT_PARTS
 from ebbtide.interest.events import EventBatch, order_events
-from ebbtide.interest.repeat import RepeatParameters, repeat_score, time_context
+from ebbtide.interest.repeat import RepeatParameters, repeat_parts, repeat_score, time_context
+from ebbtide.train.choices import Loss
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.evaluation.ranks import target_ranks, target_ranks_by_offset
-from ebbtide.train.losses import Loss
 from ebbtide.train.model import InterestModel
 from ebbtide.train.reference import score_request
 from ebbtide.train.repeat import RepeatScore, seen_items_loss, with_repeat_scores
@@ -182,6 +186,54 @@ def test_seen_items_are_strictly_before_the_basket_and_the_newest_when_limited(r
     seen = seen_of(random_log, head, at_most=5)
     counted = np.bincount(seen.item.numpy()[seen.pair.numpy()], minlength=12)
     np.testing.assert_array_equal(counted, np.bincount(random_log.item[head[0] - 5 : head[0]], minlength=12))
+
+
+@pytest.mark.parametrize("decays", [True, False], ids=["decays", "no-decay"])
+@pytest.mark.parametrize("scale", [None, 0.5], ids=["as-is", "scaled"])
+def test_parts_sum_to_the_repeat_score(random_log, decays, scale):
+    parameters, case = served(repeat_of(decays)), batch_of(random_log, np.array([20, 50]))
+    decay_scale = None if scale is None else np.array([scale, 3], np.float32)
+    request, item, value = repeat_score(*case, parameters, decay_scale)
+    seen, of_item, parts = repeat_parts(*case, parameters, decay_scale)
+    np.testing.assert_array_equal(seen, request)
+    np.testing.assert_array_equal(of_item, item)
+    np.testing.assert_allclose(parts.sum(axis=1), value, rtol=1e-5, atol=1e-5)
+    moves = dict(zip(REPEAT_PARTS, np.abs(parts).max(axis=0) > 0.01, strict=True))
+    assert moves == dict.fromkeys(REPEAT_PARTS, True) | {"recency": decays, "trend": decays}
+
+
+def test_part_is_the_mean_of_what_its_features_add_over_all_orders(random_log):
+    parameters, (batch, item, now_ms) = served(repeat_of(True)), batch_of(random_log, np.array([50]))
+    request, _, parts = repeat_parts(batch, item, now_ms, parameters)
+    found = dict(zip(REPEAT_PARTS, parts.T, strict=True))
+    level = found["level"]
+    np.testing.assert_allclose(level, level[0])
+
+    def score(present):
+        """Without a kind of features, the weights that multiply them are 0."""
+        kept = np.ones(parameters.direct_weight.size, np.float32)
+        for name, columns in {"frequency": slice(0, 4), "recency": slice(5, 6), "trend": slice(6, None)}.items():
+            kept[columns] = name in present
+        changed = replace(
+            parameters,
+            direct_weight=parameters.direct_weight * kept,
+            hidden_weight=parameters.hidden_weight * kept[:, None],
+        )
+        return repeat_score(batch, item, now_ms, changed)[2]
+
+    kinds = ("frequency", "recency", "trend")
+    added = {kind: np.zeros(request.size) for kind in kinds}
+    for order in permutations(kinds):
+        for index, kind in enumerate(order):
+            added[kind] += (score(order[: index + 1]) - score(order[:index])) / 6
+    for kind in kinds:
+        np.testing.assert_allclose(found[kind], added[kind], rtol=1e-3, atol=1e-4)
+
+
+def test_scores_are_finite_when_ages_are_scaled_beyond_all_floats(random_log):
+    scale = np.full(1, 3e38, np.float32)
+    _, _, value = repeat_score(*batch_of(random_log, np.array([50])), served(repeat_of(True)), scale)
+    assert np.isfinite(value).all()
 
 
 def test_free_text_has_no_repeat_score(random_log):

@@ -99,6 +99,23 @@ def test_training_windows_cover_every_target_once_and_skip_empty_windows(random_
     assert sorted(covered) == np.flatnonzero(targets).tolist()
 
 
+@pytest.mark.parametrize("context", [3, 12])
+def test_every_target_sees_as_many_events_as_a_request_when_windows_are_exact(random_log, context):
+    model = model_of(alpha="fixed:0.4")
+    tensors = LogTensors.of(random_log, model.config.session_gap_ms)
+    everyone, vectors = torch.ones(random_log.events, dtype=torch.bool), model.event_vectors()
+    users = np.searchsorted(random_log.start, np.arange(random_log.events), side="right") - 1
+    shared = np.repeat(random_log.start[users[:: TARGETS - 1]][:, None], 2, axis=1)
+    shared[:, 0] = np.arange(0, random_log.events, TARGETS - 1)
+    with torch.inference_mode():
+        found = predict_windows(model, tensors, shared, context, TARGETS, everyone, vectors, exact=True)
+        alone = np.repeat(found.event.numpy()[:, None], 2, axis=1)
+        expected = predict_windows(model, tensors, alone, context, 1, everyone, vectors)
+        loose = predict_windows(model, tensors, shared, context, TARGETS, everyone, vectors)
+    torch.testing.assert_close(found.interest, expected.interest, rtol=1e-4, atol=1e-5)
+    assert (loose.interest - expected.interest).abs().max() > 0.01
+
+
 def test_recurrence_sees_only_the_context_when_a_history_is_longer(random_log):
     model = model_of()
     tensors = LogTensors.of(random_log, model.config.session_gap_ms)

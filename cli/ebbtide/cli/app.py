@@ -1,11 +1,15 @@
-"""Registers the commands, and turns the errors of the stages into one line and an exit status."""
+"""Registers the commands, and the options that stand before a command."""
 
 from __future__ import annotations
 
-import sys
+import logging
+import os
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from ebbtide.cli import (
     capacity,
@@ -15,6 +19,7 @@ from ebbtide.cli import (
     export,
     gateway,
     loadtest,
+    prepare,
     recommend,
     refresh,
     serve,
@@ -22,17 +27,45 @@ from ebbtide.cli import (
     tune,
     verify,
 )
-from ebbtide.cli.console import errors
+from ebbtide.cli.boundary import run_guarded
+from ebbtide.cli.console import console, errors
+from ebbtide.cli.settings import CONFIG_VARIABLE, option_name, read_config_file, unknown_variables, variable_of
+from ebbtide.cli.version import version_lines
+
+
+class _Commands(TyperGroup):
+    """All commands, whose options may also come from the environment and from a file."""
+
+    def __init__(self, **given: Any) -> None:  # noqa: ANN401 - as typer passes them
+        super().__init__(**given)
+        self.settings = {
+            name: {option: one for one in command.params if (option := option_name(one))}
+            for name, command in self.commands.items()
+        }
+        """Parameters by command and by the name that users write."""
+        for name, parameters in self.settings.items():
+            for option, parameter in parameters.items():
+                if parameter.envvar is None:
+                    parameter.envvar = variable_of(name, option)
+                    # The help of the program names the rule; a line for every option would double the help.
+                    parameter.show_envvar = False  # type: ignore[attr-defined]
+
 
 app = typer.Typer(
     name="ebbtide",
+    cls=_Commands,
     help="Recommendations from interests that ebb, served on NVIDIA Triton.\n\n"
-    "Order of work: train -> export -> serve -> recommend. The --help of each command shows an example.",
+    "Order of work: (prepare ->) train -> export -> serve -> recommend. "
+    "The --help of each command shows an example.\n\n"
+    "An option of a command can also come from a config file (--config) or from an environment variable: "
+    "EBBTIDE_TRAIN_EPOCHS=4 is --epochs 4 of train.\n\n"
+    "Exit status: 0 success, 1 an error or a check that failed, 2 wrong usage, 130 Ctrl-C.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("prepare")(prepare.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("export")(export.command)
@@ -47,61 +80,50 @@ app.command("loadtest")(loadtest.command)
 app.command("tune")(tune.command)
 app.command("capacity")(capacity.command)
 
+_verbose = False
 
-_EXTRAS = {
-    "train": "train",
-    "evaluate": "evaluate",
-    "export": "export",
-    "refresh": "train",
-    "deploy": "export",
-    "verify": "export",
-    "check": "cli",
-    "serve": "serve",
-    "gateway": "gateway",
-    "recommend": "train",
-    "loadtest": "load",
-    "tune": "export,load,serve",
-    "capacity": "cli",
-}
-"""What to install for each command."""
+
+def _print_version(given: bool) -> None:
+    if given:
+        for line in version_lines():
+            typer.echo(line)
+        raise typer.Exit
+
+
+@app.callback()
+def _before_command(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=CONFIG_VARIABLE,
+            help="TOML file with options: one table for each command, such as [train], with keys as in user-col.",
+        ),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show log messages of the libraries, and the traceback of an error.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print errors only; what a command was asked for is in its files.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001 - its callback has printed
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the versions and exit."),
+    ] = False,
+) -> None:
+    global _verbose
+    _verbose = verbose
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    console.quiet = quiet
+    group = context.command
+    if isinstance(group, _Commands):
+        if config is not None:
+            context.default_map = {**read_config_file(config, group.settings)}
+        for sentence in unknown_variables(os.environ, group.settings):
+            errors.print(f"[yellow]warning:[/yellow] {escape(sentence)}", soft_wrap=True)
 
 
 def run() -> None:
     """Runs the command line. Exit status: 0 success, 1 an error that was printed, 2 wrong usage, 130 Ctrl-C."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get(sys.argv[1] if len(sys.argv) > 1 else "")
-        if extra is None or str(error.name).startswith("ebbtide"):
-            raise
-        command = escape(f'pip install "ebbtide[{extra}]"')
-        errors.print(f"[red]error:[/red] {error.name} is not installed: {command}", soft_wrap=True)
-        sys.exit(1)
-    except Exception as error:
-        if not _is_for_the_user(error):
-            raise
-        errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
-
-
-def _is_for_the_user(error: Exception) -> bool:
-    """Whether the error is meant for the user. Any other error is a defect and keeps its traceback.
-
-    No stage is imported for this: a stage that raised is already loaded.
-    """
-    roots = (
-        ("ebbtide.data.errors", "DataError"),
-        ("ebbtide.train.errors", "TrainError"),
-        ("ebbtide.export.errors", "ExportError"),
-        ("ebbtide.deploy.errors", "DeployError"),
-        ("ebbtide.verify.errors", "VerifyError"),
-        ("ebbtide.check", "CheckError"),
-        ("ebbtide.serve", "ServeError"),
-        ("ebbtide.client.errors", "EbbtideError"),
-        ("ebbtide.loadtest.errors", "LoadTestError"),
-        ("ebbtide.tune.errors", "TuneError"),
-        ("ebbtide.capacity", "CapacityError"),
-    )
-    return any(isinstance(error, getattr(sys.modules[module], name)) for module, name in roots if module in sys.modules)
+    run_guarded(lambda: app(prog_name="ebbtide"), verbose=lambda: _verbose)

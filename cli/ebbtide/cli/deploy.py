@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebbtide.cli.console import console
+from ebbtide.cli.console import console, working
 
 if TYPE_CHECKING:
     from ebbtide.deploy import Deployment
@@ -66,12 +66,12 @@ def command(
         raise typer.BadParameter(
             "--roll-back returns to the previous version, which is still loaded; to choose another, use --version alone"
         )
-    with console.status("Loading onnx"):
+    with working("Loading onnx"):
         from ebbtide import deploy as deployment
         from ebbtide.verify import read_requests
 
     recorded = None if requests is None else read_requests(requests)
-    with console.status("Deploying") as status:
+    with working("Deploying") as status:
 
         def report(part: str) -> None:
             status.update(f"Deploying: {part}")

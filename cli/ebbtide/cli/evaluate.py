@@ -10,13 +10,21 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console, counting_progress
+from ebbtide.cli.bundle_data import BundleCatalog, BundleEvents, moved
+from ebbtide.cli.console import console, counting_progress, working
+from ebbtide.cli.errors import CommandError
+from ebbtide.cli.modules import require_modules
+from ebbtide.cli.outputs import require_different, require_file, require_folder
 
 if TYPE_CHECKING:
     from ebbtide.train.bundle import InterestBundle
     from ebbtide.train.evaluation.evaluate import Run
     from ebbtide.train.evaluation.report import Rival
     from ebbtide.train.evaluation.testset import TestSet
+
+
+_NOTABLE_SHARE = 0.2
+"""Share of relevant events with a seen item that is worth a note."""
 
 
 class Popularity(str, Enum):
@@ -58,6 +66,8 @@ def command(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write report.md, report.json and plots to this folder.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the metrics to this file.")] = None,
+    events: BundleEvents = None,
+    catalog: BundleCatalog = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the intervals and tests.")] = 0,
 ) -> None:
     """Rank the whole catalog before each held-out basket and report how well its items were ranked.
@@ -78,7 +88,14 @@ def command(
 
     Is decay worth it? ebbtide evaluate artifacts/held-out --against artifacts/held-out-no-decay
     """
-    with console.status("Loading the bundle"):
+    require_file("--predictions", predictions)
+    require_file("--json", json_file)
+    require_folder("--report", report)
+    require_different({"--predictions": predictions, "--json": json_file, "--report": report})
+    if report is not None:
+        require_modules("--report", "evaluate", "matplotlib")
+    _require_rival(against)
+    with working("Loading the bundle"):
         from ebbtide.data.dataset import read_dataset
         from ebbtide.data.errors import DataError
         from ebbtide.train.bundle import InterestBundle
@@ -94,10 +111,11 @@ def command(
                 f"time:0.2 (the "
                 "last fifth of the log) or --holdout leave-last-out"
             )
+        loaded = moved(loaded, events, catalog)
         data = read_dataset(loaded.config.data)
         test = TestSet.of(data.log, data.catalog, holdout)
     run = _run(loaded, test, "Ranking", popularity, repeats, seed)
-    rival = None if against is None else _rival(against, run, popularity, repeats, seed)
+    rival = None if against is None else _rival(against, run, popularity, repeats, seed, events, catalog)
     _print(run, popularity, rival)
     if predictions is not None:
         write_predictions(predictions, run.lists, test.log, test.baskets, test.relevance, test.catalog)
@@ -105,9 +123,27 @@ def command(
     if json_file is not None:
         write_json(json_file, as_json(run, popularity.value, rival))
     if report is not None:
-        with console.status("Drawing"):
+        with working("Drawing"):
             written = write_report(report, run, popularity.value, rival)
         console.print(f"[green]✓[/green] report: {escape(', '.join(map(str, written)))}")
+
+
+def _require_rival(path: Path | None) -> None:
+    """Refuses early what is neither a bundle nor a predictions file."""
+    if path is None or (path / "bundle.json").is_file():
+        return
+    seen = "no such file or folder"
+    if path.is_dir():
+        seen = "got a folder without bundle.json"
+    elif path.is_file():
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start == b"PAR1":
+            return
+        seen = "got an empty file" if not start else "got a file that is not Parquet"
+    raise CommandError(
+        f"--against: {path}: {seen}; expected a bundle or a predictions file in Parquet (see docs/evaluation.md)"
+    )
 
 
 def _run(
@@ -149,7 +185,15 @@ def _require_as_trained(bundle: InterestBundle, test: TestSet) -> None:
         )
 
 
-def _rival(path: Path, ours: Run, popularity: Popularity, repeats: bool | None, seed: int) -> Rival:
+def _rival(
+    path: Path,
+    ours: Run,
+    popularity: Popularity,
+    repeats: bool | None,
+    seed: int,
+    events: str | None,
+    catalog: str | None,
+) -> Rival:
     """The evaluation to compare with: of a bundle if the path is a folder, else of a predictions file."""
     from ebbtide.data.dataset import read_dataset
     from ebbtide.train.bundle import InterestBundle
@@ -160,13 +204,29 @@ def _rival(path: Path, ours: Run, popularity: Popularity, repeats: bool | None, 
     if not path.is_dir():
         evaluation = evaluate_file(path, ours, seed)
         return Rival(path.name, evaluation, compare(ours.evaluation, evaluation, seed))
-    theirs = InterestBundle.load(path)
+    theirs = moved(InterestBundle.load(path), events, catalog)
     check_comparable(ours.bundle, theirs, path)
     # The other bundle may weigh events by another column.
     data = read_dataset(theirs.config.data)
     test = TestSet.of(data.log, data.catalog, theirs.config.data.holdout)
     evaluation = _run(theirs, test, f"Ranking with {path.name}", popularity, repeats, seed).evaluation
     return Rival(f"{path.name} ({theirs.fingerprint})", evaluation, compare(ours.evaluation, evaluation, seed))
+
+
+def _print_repeats_missed(run: Run) -> None:
+    """Says so if most relevant items could not be in any list, because their user had seen them before."""
+    from ebbtide.data.baskets import seen_share
+
+    share = seen_share(run.test.log, run.test.baskets)
+    if share < _NOTABLE_SHARE:
+        return
+    all_of = "all" if share == 1 else f"{share:.0%}"
+    console.print(
+        f"[yellow]note:[/yellow] in {all_of} of the relevant events the user interacts again with a seen item, and "
+        "seen items are left out of the lists, so these count as missed. For repeat consumption use --repeats, here "
+        "and in `ebbtide train`",
+        soft_wrap=True,
+    )
 
 
 def _print(run: Run, popularity: Popularity, rival: Rival | None) -> None:
@@ -192,6 +252,8 @@ def _print(run: Run, popularity: Popularity, rival: Rival | None) -> None:
         console.print(f"{heading} (first ten): {getattr(measured.beyond, name):.4g}")
     console.print(f"RMSE, MAE: {escape(ratings_line(run.ratings))}")
     ndcg = measured.metrics["ndcg_at_10"]
+    if not run.repeats:
+        _print_repeats_missed(run)
     console.print(f"[green]✓[/green] NDCG@10 {ndcg.mean:.4f}, 95 % {ndcg.low:.4f} to {ndcg.high:.4f}")
     if rival is None:
         return

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from ebbtide.cli.console import console, timed
+from ebbtide.cli.console import console, timed, working
+from ebbtide.cli.modules import require_modules, warn_of_two_runtimes
+from ebbtide.cli.outputs import require_folder
 from ebbtide.interest.contract import Limits
 
 if TYPE_CHECKING:
@@ -187,14 +189,19 @@ def command(
     """
     if bool(attribute_col) != (attributes is not None):
         raise typer.BadParameter("give both --attributes and --attribute-col, or neither")
-    with console.status("Loading torch and onnx"):
+    require_folder("--out", out)
+    warn_of_two_runtimes()
+    if retrieval is Retrieval.ivf:
+        require_modules("--retrieval ivf", "retrieval", "faiss")
+    with working("Loading torch and onnx"):
         from ebbtide.export.attributes import read_attributes
         from ebbtide.export.encoder.options import EncoderOptions
         from ebbtide.export.head.options import RetrievalOptions
         from ebbtide.export.options import ExportOptions
-        from ebbtide.export.repository import export_repository
+        from ebbtide.export.repository import export_repository, require_replaceable
         from ebbtide.train.bundle import InterestBundle
 
+        require_replaceable(out)
         loaded = InterestBundle.load(bundle)
     options = ExportOptions(
         top_n=top_n,
@@ -214,7 +221,7 @@ def command(
         retrieval=RetrievalOptions(retrieval.value, least_recall),
         encoder=EncoderOptions(precision.value, allow_fidelity_loss),
     )
-    with timed(f"exported {out}"), console.status("Exporting") as status:
+    with timed(f"exported {out}"), working("Exporting") as status:
         filters = None
         if attributes is not None:
             filters = read_attributes(

@@ -15,13 +15,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from ebbtide.cli.access import Tls, TlsCa, TlsCertificate, TlsKey, TlsServerName, TokenFile, read_access
-from ebbtide.cli.console import console, errors
+from ebbtide.cli.console import console, errors, working
+from ebbtide.cli.modules import require_modules
+from ebbtide.cli.outputs import require_different, require_file, require_folder
 from ebbtide.cli.session_log import (
     CatalogFile,
     CatalogItemCol,
+    Encoding,
     ItemCol,
     TextTemplate,
     TimeCol,
+    TimeFormat,
+    TimeUnitOption,
     UserCol,
     WeightCol,
     read_session_log,
@@ -53,12 +58,15 @@ def command(
         typer.Option(help="Bundle that supplies the event log, its columns, the catalog and the holdout."),
     ] = None,
     events: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Event log to replay: Parquet, CSV, TSV or JSON Lines. The shipped one unless given."),
     ] = None,
     user_col: UserCol = "user",
     item_col: ItemCol = "item",
     time_col: TimeCol = "time",
+    time_unit: TimeUnitOption = None,
+    time_format: TimeFormat = None,
+    encoding: Encoding = None,
     weight_col: WeightCol = None,
     catalog: CatalogFile = None,
     catalog_item_col: CatalogItemCol = None,
@@ -146,7 +154,18 @@ def command(
     if compare is not None:
         _compare(*compare)
         return
-    with console.status("Reading the log"):
+    outputs = {"--json": json_file, "--html": html, "--markdown": markdown}
+    for option, path in outputs.items():
+        require_file(option, path)
+    require_folder("--perf-analyzer-input", perf_analyzer_input)
+    require_different(outputs)
+    if html is not None:
+        require_modules("--html", "load", "matplotlib", "jinja2")
+    if find_rate and slo is None:
+        raise typer.BadParameter("--find-rate needs an objective: --slo, as in --slo 'p99<20ms'")
+    if remote_workers and not workers:
+        raise typer.BadParameter("--remote-workers needs the number of --workers that you start")
+    with working("Reading the log"):
         from ebbtide.loadtest import (
             ENDPOINTS,
             Access,
@@ -171,6 +190,7 @@ def command(
             holdout,
             text_template,
             (user_col, item_col, time_col, weight_col, catalog_item_col),
+            (time_unit, time_format, encoding),
         )
         limits = served_limits(address, shares, access)
         workload = build_workload(replayed, shares, limits=limits, requests=requests, seed=seed)
@@ -191,7 +211,7 @@ def command(
         binary = find(None if perf_analyzer == "find" else Path(perf_analyzer))
 
         def compare_with(runs: Any) -> dict[str, Any]:  # noqa: ANN401
-            with console.status("perf_analyzer"):
+            with working("perf_analyzer"):
                 return measure_beside(binary, address, workload, runs)
 
     if workers:
@@ -226,7 +246,7 @@ def command(
         notes=tuple(notes),
         on_run=_print_run,
     )
-    with made as generator, console.status("Sending"):
+    with made as generator, working("Sending"):
         result = load_test(address, workload, generator, options, compare_with=compare_with)
     _print(result)
     _write(result, json_file, html, markdown)

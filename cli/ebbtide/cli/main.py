@@ -19,5 +19,7 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     from ebbtide.cli.app import run
+    from ebbtide.cli.terminal import accept_every_character
 
+    accept_every_character()
     run()

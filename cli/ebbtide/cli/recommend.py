@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebbtide.cli.console import console
+from ebbtide.cli.bundle_data import BundleCatalog, BundleEvents, moved
+from ebbtide.cli.console import working
 from ebbtide.interest.contract import Limits
 
 if TYPE_CHECKING:
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
 
     from ebbtide.client import Explanation, InterestClient, Ranking, RecommendResponse, UserKeywords
 
+_TOP_N = 10
+
 
 @dataclass(frozen=True)
 class Query:
     """What a request asks for, in addition to the user's events."""
 
-    top_n: int = 10
+    top_n: int | None = None
+    """None: 10, or as many as an answer holds."""
     now: datetime | None = None
     """None: a minute after the last event."""
     alpha: float | None = None
@@ -43,7 +47,9 @@ def command(
     server: Annotated[
         str, typer.Option(help="gRPC address of the server (host:port); `ebbtide serve` prints it.")
     ] = "localhost:8001",
-    top_n: Annotated[int, typer.Option(min=1, help="Number of items to recommend.")] = 10,
+    top_n: Annotated[
+        int | None, typer.Option(min=1, help="Number of items to recommend. Default: 10, or all that an answer holds.")
+    ] = None,
     now: Annotated[
         str | None,
         typer.Option(help="Time of the request, ISO 8601. Default: a minute after the user's last event."),
@@ -76,6 +82,8 @@ def command(
     candidates: Annotated[
         str | None, typer.Option(metavar="ID,ID,...", help="Item ids to rank, in place of the whole catalog.")
     ] = None,
+    events: BundleEvents = None,
+    catalog: BundleCatalog = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show how much each event and the popularity prior add to each score.")
     ] = False,
@@ -107,13 +115,20 @@ def command(
     )
     if candidates is not None and not query.candidates:
         raise typer.BadParameter(f"--candidates: got {candidates!r}; expected item ids, as in 318,296,260")
-    show_recommendations(server, bundle, user, query)
+    show_recommendations(server, bundle, user, query, events, catalog)
 
 
-def show_recommendations(server: str, bundle_folder: Path, user: str, query: Query | None = None) -> None:
+def show_recommendations(
+    server: str,
+    bundle_folder: Path,
+    user: str,
+    query: Query | None = None,
+    events_file: str | None = None,
+    catalog_file: str | None = None,
+) -> None:
     """Prints a user's recent events with ages and weights, alpha, and the recommended titles with scores."""
     query = query or Query()
-    with console.status("Reading the user's events"):
+    with working("Reading the user's events"):
         import numpy as np
 
         from ebbtide.cli.recommend_display import PastEvents, print_answer, print_events
@@ -121,13 +136,16 @@ def show_recommendations(server: str, bundle_folder: Path, user: str, query: Que
         from ebbtide.data.dataset import read_dataset
         from ebbtide.train.bundle import InterestBundle
 
-        bundle = InterestBundle.load(bundle_folder)
+        bundle = moved(InterestBundle.load(bundle_folder), events_file, catalog_file)
         log = read_dataset(bundle.config.data).log
     span = log.of_user(user)
     times, items, weights = log.time_ms[span], log.item[span], log.weight[span]
     now = query.now or datetime.fromtimestamp(int(times[-1]) / 1000, timezone.utc) + timedelta(minutes=1)
     now_ms = round(now.timestamp() * 1000)
-    past = np.flatnonzero(times <= now_ms)[-(_max_events(server) - len(query.texts)) :]
+    max_events, most_items = _limits(server)
+    if query.top_n is None:
+        query = replace(query, top_n=min(_TOP_N, most_items))
+    past = np.flatnonzero(times <= now_ms)[-(max_events - len(query.texts)) :]
     times, items, weights = times[past], items[past], weights[past]
 
     ids = bundle.catalog.item_id
@@ -154,22 +172,24 @@ def show_recommendations(server: str, bundle_folder: Path, user: str, query: Que
     print_answer(heading, answer, dict(zip(ids, bundle.catalog.title, strict=True)), query.texts)
 
 
-def _max_events(server: str) -> int:
-    """Events that one request to the server may carry, as the model's config says."""
+def _limits(server: str) -> tuple[int, int]:
+    """Events that one request to the server may carry, and items of an answer, as the model's config says."""
     from tritonclient.grpc import InferenceServerClient
     from tritonclient.utils import InferenceServerException
 
     from ebbtide.client._served import served
     from ebbtide.interest import contract
 
-    default = Limits().max_events
+    default = Limits().max_events, _TOP_N
     with InferenceServerClient(server) as plain:
         try:
             config = plain.get_model_config(contract.RECOMMEND.name).config
         except InferenceServerException:
             # The request that follows fails as well, with an error that says what to do.
             return default
-    return served(config).limits.get("max_events", default)
+    known = served(config)
+    items = known.outputs.get(contract.ITEM_ID.name, default[1:])
+    return known.limits.get("max_events", default[0]), items[-1]
 
 
 def _answer(

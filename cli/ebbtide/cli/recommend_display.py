@@ -102,6 +102,13 @@ def print_answer(
         for why, item_ids in (("excluded", answer.excluded_item_ids), ("not in the catalog", answer.unknown_item_ids)):
             for item_id in item_ids:
                 table.add_row("", f"[dim]{_title(item_id, titles)}[/dim]", f"[dim]{why}[/dim]")
+    if not answer.items and not isinstance(answer, Ranking):
+        console.print(
+            "[yellow]no items:[/yellow] the filters, the exclusions and the seen items leave none of the catalog; "
+            "--seen also lists items that the user has seen",
+            soft_wrap=True,
+        )
+        return
     console.print(table)
 
 

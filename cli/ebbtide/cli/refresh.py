@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,8 +11,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console, timed
-from ebbtide.cli.train import TimeUnitName
+from ebbtide.cli.bundle_data import absolute
+from ebbtide.cli.console import console, timed, working
+from ebbtide.cli.errors import CommandError
+from ebbtide.cli.outputs import require_bundle_folder
+from ebbtide.interest.time_units import TimeUnit
 
 if TYPE_CHECKING:
     from ebbtide.data.events import EventColumns
@@ -29,16 +33,14 @@ def command(
     events: Annotated[
         str | None,
         typer.Option(
-            help="The whole log, with old and new events: Parquet, CSV, TSV or JSON Lines. Default: the file that the "
-            "bundle was trained on."
+            help="The whole log, with old and new events: Parquet, CSV, TSV or JSON Lines. Default: the log of the "
+            "last refresh, or of the training."
         ),
     ] = None,
     user_col: Annotated[str | None, typer.Option(help="Column with the user id. Default: as in training.")] = None,
     item_col: Annotated[str | None, typer.Option(help="Column with the item id. Default: as in training.")] = None,
     time_col: Annotated[str | None, typer.Option(help="Column with the time. Default: as in training.")] = None,
-    time_unit: Annotated[
-        TimeUnitName | None, typer.Option(help="Unit of numeric times. Default: as in training.")
-    ] = None,
+    time_unit: Annotated[TimeUnit | None, typer.Option(help="Unit of numeric times. Default: as in training.")] = None,
     time_format: Annotated[
         str | None, typer.Option(help="strptime format of the times. Default: as in training.")
     ] = None,
@@ -82,7 +84,12 @@ def command(
     ebbtide refresh artifacts/bundle --events log.parquet --as-of 2024-05-01T06:00 --out artifacts/refreshed
     """
     timestamp_ms = None if as_of is None else _timestamp_ms(as_of)
-    with console.status("Loading the bundle"):
+    require_bundle_folder("--out", bundle if out is None else out)
+    if repository is not None and not (repository / "ebbtide-export.json").is_file():
+        raise CommandError(
+            f"--repository: {repository}: got no ebbtide-export.json; expected a repository written by `ebbtide export`"
+        )
+    with working("Loading the bundle"):
         from ebbtide.train.bundle import InterestBundle
         from ebbtide.train.refresh import read_grown_log, refresh_prior
 
@@ -96,13 +103,15 @@ def command(
         "encoding": encoding,
     }
     columns = _columns(loaded, {name: value for name, value in given.items() if value is not None})
-    with timed("counted"), console.status("Counting"):
-        grown = read_grown_log(loaded, events, columns)
+    with timed("counted"), working("Counting"):
+        grown = read_grown_log(loaded, None if events is None else absolute(events), columns)
         refreshed = refresh_prior(loaded, grown.log, timestamp_ms)
+        if events is not None:
+            refreshed = _remembering(refreshed, absolute(events), columns)
     _print_counted(loaded, refreshed, grown)
     earlier = None
     if repository is not None:
-        with console.status("Loading onnx"):
+        with working("Loading onnx"):
             from ebbtide.export.earlier import EarlierExport
 
             # Before anything is written, so that an impossible export leaves the old bundle in place.
@@ -121,11 +130,27 @@ def command(
         console.print(f"Next: `ebbtide deploy {repository} --server HOST:PORT` puts it into service.", markup=False)
 
 
+def _remembering(bundle: InterestBundle, events: str, columns: EventColumns) -> InterestBundle:
+    """The bundle with the log that the next refresh reads unless it is given another."""
+    given = {
+        "events": events,
+        "user_column": columns.user,
+        "item_column": columns.item,
+        "time_column": columns.time,
+        "weight_column": columns.weight,
+        "time_unit": columns.time_unit,
+        "time_format": columns.time_format,
+        "encoding": columns.encoding,
+    }
+    counted = bundle.config.data.model_copy(update=given)
+    return replace(bundle, config=bundle.config.model_copy(update={"counted": counted}))
+
+
 def _columns(bundle: InterestBundle, given: dict[str, str]) -> EventColumns:
     """How the training read the log, except for what the command line gives."""
     from ebbtide.data.events import EventColumns
 
-    columns = bundle.config.data.columns.model_dump()
+    columns = (bundle.config.counted or bundle.config.data).columns.model_dump()
     if "time_unit" in given or "time_format" in given:
         # The two exclude each other, so one of the command line replaces the other of the training.
         columns |= {"time_unit": None, "time_format": None}
@@ -200,7 +225,7 @@ def _export(earlier: EarlierExport, bundle: InterestBundle) -> None:
     if there is not None:
         console.print(f"[green]✓[/green] version {there} of the repository gives the same answers; nothing to export")
         return
-    with timed("exported"), console.status("Exporting") as status:
+    with timed("exported"), working("Exporting") as status:
         report = earlier.export(bundle, lambda part: status.update(f"Exporting: {part}"))
     of_encoder = (
         "its encoder reused" if earlier.encoder else "the encoder exported again, because it is from another training"

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebbtide.cli.console import console, percentage_progress
+from ebbtide.cli.console import console, percentage_progress, working
+from ebbtide.cli.errors import CommandError
+from ebbtide.cli.modules import warn_of_two_runtimes
+from ebbtide.cli.outputs import require_file
 
 if TYPE_CHECKING:
     from ebbtide.serve import Progress, ServerConfig, TritonServer
@@ -91,6 +94,8 @@ def command(
         raise typer.BadParameter(
             "give either a REPOSITORY to start a server with, or the --server address of a running one"
         )
+    require_file("--log-file", log_file)
+    warn_of_two_runtimes()
     from ebbtide.serve import ServerConfig
 
     try:
@@ -110,6 +115,11 @@ def command(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    if not any(repository.glob("*/config.pbtxt")) and not any(repository.glob("*/[0-9]*/model.*")):
+        raise CommandError(
+            f"{repository}: got a folder without models; expected a repository written by `ebbtide export`, the folder "
+            "with one folder for each model"
+        )
     with _started(config) as triton:
         console.print(f"  gRPC     {triton.grpc_url}")
         console.print(f"  HTTP     {triton.http_url}")
@@ -152,7 +162,7 @@ def _started(config: ServerConfig) -> Iterator[TritonServer]:
 def _await_running(url: str, timeout_s: float) -> None:
     from ebbtide.client import InterestClient
 
-    with InterestClient(url) as client, console.status(f"Waiting for {url}"):
+    with InterestClient(url) as client, working(f"Waiting for {url}"):
         client.wait_until_ready(timeout_s)
     console.print(f"[green]✓[/green] Triton at {url} is ready")
 

@@ -4,62 +4,26 @@ from __future__ import annotations
 
 import math
 import os
-from enum import Enum
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console, errors, timed
+from ebbtide.cli.bundle_data import absolute
+from ebbtide.cli.console import console, errors, timed, working
+from ebbtide.cli.modules import require_modules
+from ebbtide.cli.outputs import require_bundle_folder, require_different, require_folder
 from ebbtide.cli.training_display import TrainingDisplay
+from ebbtide.interest.time_units import TimeUnit
+from ebbtide.train.choices import Decay, DeviceKind, FineTuning, Loss, Precision
 
 if TYPE_CHECKING:
     from ebbtide.train.bundle import InterestBundle
     from ebbtide.train.trainer import Fit
-
-
-class LossName(str, Enum):
-    """The values of `ebbtide.train.losses.Loss`. Repeated here, as that module loads torch; a test compares them."""
-
-    full_softmax = "full-softmax"
-    sampled_softmax = "sampled-softmax"
-    bpr = "bpr"
-    gbce = "gbce"
-    mse = "mse"
-
-
-class FineTuningName(str, Enum):
-    """The values of `ebbtide.train.fine_tuning.FineTuning`. Repeated here for the same reason."""
-
-    frozen = "frozen"
-    lora = "lora"
-    full = "full"
-
-
-class DeviceName(str, Enum):
-    """The values of `ebbtide.train.devices.DeviceConfig.device`. Repeated here for the same reason."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class TimeUnitName(str, Enum):
-    """The values of `ebbtide.data.time_hints.TimeUnit`. Repeated here, as that package needs polars."""
-
-    s = "s"
-    ms = "ms"
-    us = "us"
-    ns = "ns"
-
-
-class PrecisionName(str, Enum):
-    """The values of `ebbtide.train.devices.Precision`. Repeated here for the same reason."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
 
 
 def command(
@@ -74,7 +38,7 @@ def command(
         str, typer.Option(help="Column with the time: Unix time, a date-time, or ISO 8601 text (UTC without a zone).")
     ] = "time",
     time_unit: Annotated[
-        TimeUnitName | None,
+        TimeUnit | None,
         typer.Option(help="Unit of numeric times. Default: found by magnitude for times between 1995 and 2200."),
     ] = None,
     time_format: Annotated[
@@ -117,8 +81,14 @@ def command(
     ] = "none",
     dimensions: Annotated[int, typer.Option(help="Number of interest dimensions.")] = 96,
     decay: Annotated[
-        str, typer.Option(help="learned: a half-life for each interest dimension. none: no decay.")
-    ] = "learned",
+        Decay,
+        typer.Option(
+            help="learned: a half-life for each interest dimension. popularity: only popularity decays. none: no decay."
+        ),
+    ] = Decay.learned,
+    text: Annotated[
+        bool, typer.Option(help="Whether items have a text part. --no-text shows what the texts are worth.")
+    ] = True,
     alpha: Annotated[
         str, typer.Option(help="Share of history in the blend: learned, per-dimension, or fixed:A with A from 0 to 1.")
     ] = "learned",
@@ -126,15 +96,18 @@ def command(
     prior_half_lives: Annotated[
         str,
         typer.Option(
-            help="Half-lives of the popularity prior, in days, separated by commas; 'inf': no decay. 'none': no prior."
+            help="Half-lives of the popularity prior, in days, separated by commas; 'inf': no decay. 'none': no prior. "
+            "Default: 20 minutes to 10 years, of which training keeps those that predict."
         ),
-    ] = "2,7,30,365",
+    ] = "auto",
     repeats: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            help="For repeat consumption (groceries, songs): recommend seen items again, and learn a score for repeats."
+            "--repeats/--no-repeats",
+            help="Whether seen items are recommended again, by a learned score for repeats (groceries, songs, news). "
+            "Default: if at least 5 % of the log's events are repeats.",
         ),
-    ] = False,
+    ] = None,
     epochs: Annotated[
         int,
         typer.Option(
@@ -157,7 +130,7 @@ def command(
         bool, typer.Option(help="Train again on all training events after validation has chosen the number of epochs.")
     ] = True,
     loss: Annotated[
-        LossName | None,
+        Loss | None,
         typer.Option(
             help="full-softmax; sampled-softmax, bpr or gbce with sampled negatives; mse on ratings. Default: "
             "full-softmax, "
@@ -168,9 +141,9 @@ def command(
         int, typer.Option(help="Sampled negatives per training step, for the losses that use them.")
     ] = 512,
     encoder_fine_tuning: Annotated[
-        FineTuningName,
+        FineTuning,
         typer.Option(help="frozen; lora: low-rank adapters (needs ebbtide[lora]); full: all weights of the encoder."),
-    ] = FineTuningName.frozen,
+    ] = FineTuning.frozen,
     encoder_learning_rate: Annotated[
         float | None, typer.Option(help="Peak learning rate of the encoder. Default: 5e-4 for lora, 2e-5 for full.")
     ] = None,
@@ -191,8 +164,8 @@ def command(
         Path | None, typer.Option(help="Folder for TensorBoard's logs (needs ebbtide[tensorboard]).")
     ] = None,
     device: Annotated[
-        DeviceName, typer.Option(help="Device to train on. auto: a GPU if there is one.")
-    ] = DeviceName.cpu,
+        DeviceKind, typer.Option(help="Device to train on. auto: a GPU if there is one.")
+    ] = DeviceKind.cpu,
     devices: Annotated[
         int,
         typer.Option(
@@ -201,9 +174,9 @@ def command(
         ),
     ] = 1,
     precision: Annotated[
-        PrecisionName,
+        Precision,
         typer.Option(help="Precision of large matrix products: fp32, bf16, or fp16 for GPUs without bfloat16."),
-    ] = PrecisionName.fp32,
+    ] = Precision.fp32,
     seed: Annotated[int, typer.Option(help="Random seed. The same seed, data and versions give the same bundle.")] = 0,
 ) -> None:
     """Train the interest model on an event log.
@@ -220,17 +193,26 @@ def command(
         raise typer.BadParameter("expected --time-unit for numbers or --time-format for text, not both")
     if resume and checkpoint is None:
         raise typer.BadParameter("expected --checkpoint FOLDER with --resume")
+    require_bundle_folder("--out", out)
+    require_folder("--checkpoint", checkpoint)
+    require_folder("--tensorboard", tensorboard)
+    require_different({"--out": out, "--checkpoint": checkpoint, "--tensorboard": tensorboard})
+    if encoder_fine_tuning is FineTuning.lora:
+        require_modules("--encoder-fine-tuning lora", "lora", "peft")
+    if tensorboard is not None:
+        require_modules("--tensorboard", "tensorboard", "tensorboard")
     # Under torchrun every process runs this command; only the first one prints.
-    console.quiet = errors.quiet = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
-    with timed("loaded torch and transformers"), console.status("Loading torch and transformers"):
+    console.quiet = errors.quiet = console.quiet or os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
+    with timed("loaded torch and transformers"), working("Loading torch and transformers"):
         from pydantic import ValidationError
 
         from ebbtide.data.dataset import DataReference
-        from ebbtide.data.time_hints import TimeUnit
+        from ebbtide.data.splits import require_protocol
         from ebbtide.train.board import Board
         from ebbtide.train.checkpoint import CheckpointFolder
         from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
-        from ebbtide.train.devices import DeviceConfig, Devices, Precision
+        from ebbtide.train.devices import DeviceConfig, Devices
+        from ebbtide.train.encoder import EncoderSettings, encoder_folder
         from ebbtide.train.stage import train_bundle
         from ebbtide.train.watcher import Watchers
     try:
@@ -242,7 +224,8 @@ def command(
                 "session_gap_minutes": session_gap_minutes,
                 "prior_half_life_days": parse_half_lives(prior_half_lives),
                 "exclude_seen": not repeats,
-                "repeat_score": repeats,
+                "repeat_score": bool(repeats),
+                "text": text,
             }
         )
         train_config = TrainConfig.model_validate(
@@ -253,9 +236,9 @@ def command(
                 "dropout": dropout,
                 "residual_dropout": residual_dropout,
                 "windows_per_batch": windows_per_batch,
-                "loss": None if loss is None else loss.value,
+                "loss": loss,
                 "negatives": negatives,
-                "encoder_fine_tuning": encoder_fine_tuning.value,
+                "encoder_fine_tuning": encoder_fine_tuning,
                 "encoder_learning_rate": encoder_learning_rate,
                 "encoder_items_per_step": encoder_items_per_step,
                 "refit": refit,
@@ -264,10 +247,13 @@ def command(
     except ValidationError as error:
         first = error.errors()[0]
         raise typer.BadParameter(f"{first['loc'][0]}: got {first['input']!r}; {first['msg']}") from error
-    compute = Devices(DeviceConfig(device=device.value, devices=devices, precision=Precision(precision.value)))
+    require_protocol(holdout)
+    with working("Looking for the encoder"):
+        EncoderSettings.read(encoder_folder(encoder))
+    compute = Devices(DeviceConfig(device=device, devices=devices, precision=precision))
     data = DataReference(
-        events=events,
-        catalog=catalog,
+        events=absolute(events),
+        catalog=None if catalog is None else absolute(catalog),
         user_column=user_col,
         item_column=item_col,
         time_column=time_col,
@@ -277,7 +263,7 @@ def command(
         title_template=title_template,
         max_bad_rows=max_bad_rows,
         holdout=holdout,
-        time_unit=None if time_unit is None else TimeUnit(time_unit.value),
+        time_unit=time_unit,
         time_format=time_format,
         encoding=encoding,
     )
@@ -285,15 +271,38 @@ def command(
     checkpoints = None
     if checkpoint is not None:
         checkpoints = CheckpointFolder(checkpoint, resume=resume, every_batches=checkpoint_batches)
-    with timed("trained"), TrainingDisplay() as display:
+    with timed("trained"), _told_when_stopped(out, checkpoint), TrainingDisplay() as display:
         watcher = display if tensorboard is None else Watchers(display, Board(tensorboard))
-        bundle, fit, _ = train_bundle(data, encoder, model_config, train_config, watcher, checkpoints, compute)
+        bundle, fit, _ = train_bundle(
+            data,
+            encoder,
+            model_config,
+            train_config,
+            watcher,
+            checkpoints,
+            compute,
+            detect_repeats=repeats is None,
+        )
     if not compute.is_first:
         return
     bundle.save(out)
     if checkpoints is not None:
         checkpoints.clear()
     _print_bundle(bundle, fit, out)
+
+
+@contextmanager
+def _told_when_stopped(out: Path, checkpoint: Path | None) -> Iterator[None]:
+    """On Ctrl-C, says what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = "nothing was written; with --checkpoint FOLDER a training can be continued"
+        if checkpoint is not None:
+            kept = f"the newest checkpoint, if there is one, is in {checkpoint}: continue with --resume"
+        earlier = f"; the earlier bundle in {out} is unchanged" if (out / "bundle.json").is_file() else ""
+        errors.print(f"stopped: {escape(kept + earlier)}", soft_wrap=True)
+        raise
 
 
 def _print_bundle(bundle: InterestBundle, fit: Fit, out: Path) -> None:
@@ -311,6 +320,6 @@ def _print_bundle(bundle: InterestBundle, fit: Fit, out: Path) -> None:
             table.add_row(name, *(f"{ordered[index]:,.3g}{unit}" for index in indices))
         console.print(table)
     console.print(
-        f"[green]✓[/green] bundle {bundle.fingerprint} in {out}: best epoch {fit.best_epoch}, "
+        f"[green]✓[/green] bundle {bundle.fingerprint} in {escape(str(out))}: best epoch {fit.best_epoch}, "
         f"validation NDCG@10 {bundle.config.validation_ndcg_at_10:.4f}"
     )

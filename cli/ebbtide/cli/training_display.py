@@ -47,11 +47,17 @@ class TrainingDisplay(Watcher):
         for what, bad in (("events", data.bad_events), ("catalog", data.bad_items)):
             for message in bad.messages if bad is not None else ():
                 console.print(f"  [yellow]{what}:[/yellow] {escape(message)}")
-        self._embedding_began = time.monotonic()
-        self._embedding.start()
+
+    def repeats_detected(self, share: float, repeats: bool) -> None:
+        """Prints the share and what follows from it."""
+        policy = "a repeat score is learned (--no-repeats)" if repeats else "seen items are left out (--repeats)"
+        console.print(f"[green]✓[/green] {share:.1%} of the events repeat an earlier item of their user: {policy}")
 
     def texts_embedded(self, done: int, total: int) -> None:
         """Advances the progress bar; the last text ends it."""
+        if not self._embedding_began:
+            self._embedding_began = time.monotonic()
+            self._embedding.start()
         self._embedding.update(self._embed_task, total=total, advance=done)
         if self._embedding.finished:
             self._embedding.stop()
@@ -72,6 +78,9 @@ class TrainingDisplay(Watcher):
         """Prints one line, and starts a progress bar for the next epoch."""
         validation = f"  validation NDCG@10 {epoch.validation.ndcg_at_10:.4f}" if epoch.validation else ""
         seconds = epoch.seconds + epoch.validation_seconds
+        if not epoch.number:
+            console.print(f"  {self._name}: before the first step{validation}  [dim]{seconds:.0f} s[/dim]")
+            return
         console.print(
             f"  {self._name}: epoch {epoch.number}  loss {epoch.loss:.3f}{validation}  [dim]{seconds:.0f} s[/dim]"
         )

@@ -12,13 +12,17 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console
+from ebbtide.cli.console import console, working
+from ebbtide.cli.outputs import require_file
 from ebbtide.cli.session_log import (
     CatalogFile,
     CatalogItemCol,
+    Encoding,
     ItemCol,
     TextTemplate,
     TimeCol,
+    TimeFormat,
+    TimeUnitOption,
     UserCol,
     WeightCol,
     read_session_log,
@@ -40,11 +44,14 @@ def command(
         str, typer.Option(help="Endpoints and their weights; the models that they run are tuned.")
     ] = "recommend=1",
     events: Annotated[
-        Path | None, typer.Option(help="Event log to replay, as for `ebbtide loadtest`. The shipped one unless given.")
+        str | None, typer.Option(help="Event log to replay, as for `ebbtide loadtest`. The shipped one unless given.")
     ] = None,
     user_col: UserCol = "user",
     item_col: ItemCol = "item",
     time_col: TimeCol = "time",
+    time_unit: TimeUnitOption = None,
+    time_format: TimeFormat = None,
+    encoding: Encoding = None,
     weight_col: WeightCol = None,
     catalog: CatalogFile = None,
     catalog_item_col: CatalogItemCol = None,
@@ -70,7 +77,8 @@ def command(
 
     ebbtide tune artifacts/repository --bundle artifacts/bundle --mix recommend=8,recommend_text=1 --write
     """
-    with console.status("Reading the log"):
+    require_file("--out", out)
+    with working("Reading the log"):
         from ebbtide.loadtest import ENDPOINTS, Slo, build_workload, parse_duration, parse_mix
         from ebbtide.tune import TuneOptions, read_limits, tune, write_winner
 
@@ -82,11 +90,12 @@ def command(
             holdout,
             text_template,
             (user_col, item_col, time_col, weight_col, catalog_item_col),
+            (time_unit, time_format, encoding),
         )
         limits = read_limits(repository, shares)
         workload = build_workload(replayed, shares, limits=limits, requests=requests, seed=seed)
     console.print(f"requests from {workload.users:,} held-out users, under {objective}", markup=False)
-    with console.status("") as status:
+    with working("") as status:
         options = TuneOptions(
             objective,
             minutes=minutes,

@@ -12,7 +12,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console, counting_progress, errors
+from ebbtide.cli.console import console, counting_progress, errors, working
+from ebbtide.cli.outputs import require_file
 
 if TYPE_CHECKING:
     from ebbtide.export.inprocess import InProcessPipeline
@@ -64,6 +65,7 @@ def command(
             "nothing to compare the repository with: give the --bundle that was exported, the --server that "
             "serves it, or both"
         )
+    require_file("--save-requests", save_requests)
     with _reported_errors():
         found = _compare(repository, bundle, server, version, requests, count, seed, save_requests)
     if not _print(found):
@@ -80,7 +82,7 @@ def _compare(
     seed: int,
     save_requests: Path | None,
 ) -> list[StageDifference]:
-    with console.status("Loading"):
+    with working("Loading"):
         from ebbtide.export.inprocess import InProcessPipeline
         from ebbtide.train.bundle import InterestBundle
         from ebbtide.verify import compare_bundle, compare_fidelity, compare_server, write_requests
@@ -154,7 +156,7 @@ def _print(found: list[StageDifference]) -> bool:
 @contextmanager
 def _reported_errors() -> Iterator[None]:
     """Prints the error that prevented the comparison, and exits with a status of its own."""
-    with console.status("Loading"):
+    with working("Loading"):
         from ebbtide.data.errors import DataError
         from ebbtide.export.errors import ExportError
         from ebbtide.train.errors import TrainError
@@ -163,5 +165,5 @@ def _reported_errors() -> Iterator[None]:
     try:
         yield
     except (DataError, ExportError, TrainError, VerifyError, OSError) as error:
-        errors.print(f"[red]error:[/red] {escape(str(error))}")
+        errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(_NOT_COMPARED) from error

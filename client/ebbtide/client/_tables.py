@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ebbtide.v1 import ExplainResponse, RankResponse, RecommendResponse
+from ebbtide.v1 import ExplainResponse, ItemExplanation, RankResponse, RecommendResponse, RepeatShares
 
 PANDAS_DTYPES = {
     "request": "int64",
@@ -56,9 +56,18 @@ def explanation_columns(message: ExplainResponse) -> dict[str, list[Any]]:
             part = "session" if event.is_current else "history"
             subject = event.event.text if event.event.HasField("text") else event.event.item_id
             rows.append((item.item_id, part, share, index, subject, event.age_days, event.decay))
-        for part, share in (("prior", item.prior_share), ("adjustment", item.adjustment_share)):
+        for part, share in (("prior", item.prior_share), *_adjustments(item)):
             rows.append((item.item_id, part, share, None, None, None, None))
     return _by_column(_EXPLAINED, rows)
+
+
+def _adjustments(item: ItemExplanation) -> list[tuple[str, float]]:
+    """The parts of a repeat score, or the adjustment as a whole where it has no parts."""
+    if not item.HasField("repeat_shares"):
+        return [("adjustment", item.adjustment_share)]
+    return [
+        (f"repeat {field.name}", getattr(item.repeat_shares, field.name)) for field in RepeatShares.DESCRIPTOR.fields
+    ]
 
 
 def _ranked(message: RecommendResponse | RankResponse) -> list[tuple[Any, ...]]:

@@ -16,6 +16,15 @@ _AGES = ((60, 1, "second"), (3_600, 60, "minute"), (172_800, 3_600, "hour"), (63
 """Up to so many seconds, the unit of an age in seconds, and its name."""
 _HALF_LIVES = ((1.0, "under a day"), (30.0, "1 to 30 days"), (365.0, "30 days to a year"), (math.inf, "over a year"))
 """Up to so many days, what to call the half-lives."""
+_REPEAT_PARTS = {
+    "frequency": "repeat: how often, recent events more",
+    "recency": "repeat: time since the item's last event",
+    "item": "repeat: how often users repeat the item",
+    "trend": "repeat: trend of the item",
+    "time": "repeat: hour, weekday, time since any event",
+    "level": "repeat: level of all seen items",
+}
+"""Fields of `RepeatShares` and what to call them, in the order in which they are shown."""
 
 
 def cold_start(kind: ColdStart.ValueType) -> str:
@@ -84,7 +93,10 @@ def explanation(message: ExplainResponse, titles: Mapping[str, str], events: int
 def parts(
     message: ExplainResponse, item: ItemExplanation, titles: Mapping[str, str], events: int
 ) -> list[tuple[float, str]]:
-    """What adds up to the score of an item: the strongest events, the other ones together, prior and adjustments."""
+    """What adds up to the score of an item: the strongest events, the others together, the prior; or repeat parts."""
+    if item.HasField("repeat_shares"):
+        repeats = [(getattr(item.repeat_shares, name), what) for name, what in _REPEAT_PARTS.items()]
+        return [(share, what) for share, what in repeats if share]
     strongest = sorted(enumerate(item.event_shares), key=lambda share: -abs(share[1]))
     found = [(share, _event(message.events[index], titles)) for index, share in strongest[:events] if share]
     rest = strongest[len(found) :]
@@ -92,7 +104,7 @@ def parts(
         found.append((math.fsum(share for _, share in rest), f"{len(rest)} other event{'' if len(rest) == 1 else 's'}"))
     found.append((item.prior_share, "popularity prior"))
     if item.adjustment_share:
-        found.append((item.adjustment_share, "adjustments"))
+        found.append((item.adjustment_share, "repeat score"))
     return found
 
 

@@ -160,7 +160,8 @@ def cold_start_text(answer: Answer) -> str:
 def to_pandas(answers: Answers) -> pd.DataFrame:
     """One row for each recommended or ranked item: ``rank`` (from 1), ``item_id`` and ``score`` (float32).
 
-    Of an explanation, one row for each part of each score: ``item_id``, ``part`` (history, session, prior, adjustment),
+    Of an explanation, one row for each part of each score: ``item_id``, ``part`` (history, session, prior, adjustment;
+    or ``repeat frequency`` and the other fields of `RepeatShares` in place of the adjustment),
     ``share`` (float32), and for events ``event`` (their index in `Explanation.events`), ``subject`` (item id or text),
     ``age_days`` and ``decay``, empty for the rest. The shares of an item add up to its score.
 

@@ -19,6 +19,7 @@ from ebbtide.v1.interest_pb2 import (
     RecommendResponse,
     RecommendStreamRequest,
     RecommendStreamResponse,
+    RepeatShares,
     UnknownItemPolicy,
 )
 
@@ -41,5 +42,6 @@ __all__ = [
     "RecommendStreamRequest",
     "RecommendStreamResponse",
     "RecommendedItem",
+    "RepeatShares",
     "UnknownItemPolicy",
 ]

@@ -746,7 +746,9 @@ global___ExplainedEvent = ExplainedEvent
 
 @typing.final
 class ItemExplanation(google.protobuf.message.Message):
-    """The score of one item, split into shares: it is the sum of `event_shares`, `prior_share` and `adjustment_share`."""
+    """The score of one item, split into shares: it is the sum of `event_shares`, `prior_share` and `adjustment_share`.
+    `repeat_shares` splits `adjustment_share` further.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -759,6 +761,7 @@ class ItemExplanation(google.protobuf.message.Message):
     ADJUSTMENT_SHARE_FIELD_NUMBER: builtins.int
     DIMENSION_SHARES_FIELD_NUMBER: builtins.int
     IS_EXCLUDED_FIELD_NUMBER: builtins.int
+    REPEAT_SHARES_FIELD_NUMBER: builtins.int
     item_id: builtins.str
     """Id of the item."""
     score: builtins.float
@@ -785,6 +788,12 @@ class ItemExplanation(google.protobuf.message.Message):
         `event_shares`. Empty if the item is not in the catalog.
         """
 
+    @property
+    def repeat_shares(self) -> global___RepeatShares:
+        """The parts of the repeat score in `adjustment_share`. Absent: the score is no repeat score, or the model was exported
+        before there were parts.
+        """
+
     def __init__(
         self,
         *,
@@ -797,12 +806,51 @@ class ItemExplanation(google.protobuf.message.Message):
         adjustment_share: builtins.float = ...,
         dimension_shares: collections.abc.Iterable[builtins.float] | None = ...,
         is_excluded: builtins.bool = ...,
+        repeat_shares: global___RepeatShares | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_score", b"_score", "score", b"score"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_score", b"_score", "adjustment_share", b"adjustment_share", "current_share", b"current_share", "dimension_shares", b"dimension_shares", "event_shares", b"event_shares", "history_share", b"history_share", "is_excluded", b"is_excluded", "item_id", b"item_id", "prior_share", b"prior_share", "score", b"score"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_score", b"_score", "repeat_shares", b"repeat_shares", "score", b"score"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_score", b"_score", "adjustment_share", b"adjustment_share", "current_share", b"current_share", "dimension_shares", b"dimension_shares", "event_shares", b"event_shares", "history_share", b"history_share", "is_excluded", b"is_excluded", "item_id", b"item_id", "prior_share", b"prior_share", "repeat_shares", b"repeat_shares", "score", b"score"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_score", b"_score"]) -> typing.Literal["score"] | None: ...
 
 global___ItemExplanation = ItemExplanation
+
+@typing.final
+class RepeatShares(google.protobuf.message.Message):
+    """The repeat score of a seen item, split into parts: it is their sum."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: builtins.int
+    FREQUENCY_FIELD_NUMBER: builtins.int
+    RECENCY_FIELD_NUMBER: builtins.int
+    TREND_FIELD_NUMBER: builtins.int
+    ITEM_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    level: builtins.float
+    """Equal for all seen items of the user: the repeat offset and the number of the user's events."""
+    frequency: builtins.float
+    """How often the user interacted with the item; recent events count more."""
+    recency: builtins.float
+    """Time since the user's last event of the item, compared with just now."""
+    trend: builtins.float
+    """Popularity of the item in recent days and weeks, compared with the long term."""
+    item: builtins.float
+    """How often users repeat the item."""
+    time: builtins.float
+    """Hour, weekday and time since the user's last event, as they matter for the item."""
+    def __init__(
+        self,
+        *,
+        level: builtins.float = ...,
+        frequency: builtins.float = ...,
+        recency: builtins.float = ...,
+        trend: builtins.float = ...,
+        item: builtins.float = ...,
+        time: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["frequency", b"frequency", "item", b"item", "level", b"level", "recency", b"recency", "time", b"time", "trend", b"trend"]) -> None: ...
+
+global___RepeatShares = RepeatShares
 
 @typing.final
 class EmbedRequest(google.protobuf.message.Message):

@@ -37,6 +37,23 @@ def has_past(log: EventLog) -> Mask:
     return np.asarray(basket_heads(log) > np.repeat(log.start[:-1], np.diff(log.start)))
 
 
+def is_repeat(log: EventLog) -> Mask:
+    """True for events of an item that the user had had strictly before, ``[events]``."""
+    key = log.user * (np.int64(log.item.max(initial=0)) + 1) + log.item
+    order = np.lexsort((log.time_ms, key))
+    opens = np.r_[True, np.diff(key[order]) != 0]
+    first_time = log.time_ms[order][np.maximum.accumulate(np.where(opens, np.arange(log.events), 0))]
+    repeats = np.empty(log.events, dtype=np.bool_)
+    repeats[order] = log.time_ms[order] > first_time
+    return repeats
+
+
+def repeat_share(log: EventLog, among: Mask) -> float:
+    """The share of repeats among the chosen events ``[events]`` that have a strictly earlier event of their user."""
+    chosen = among & has_past(log)
+    return float(is_repeat(log)[chosen].mean()) if chosen.any() else 0.0
+
+
 def baskets_of(log: EventLog, targets: Mask) -> Baskets:
     """The baskets that contain a target event and have an earlier event of the user.
 
@@ -49,3 +66,14 @@ def baskets_of(log: EventLog, targets: Mask) -> Baskets:
     stop = np.append(first[1:], log.events)
     wanted = np.isin(head, heads[targets & has_past(log)])
     return Baskets(head[wanted], stop[wanted])
+
+
+def seen_share(log: EventLog, baskets: Baskets) -> float:
+    """Share of the baskets' events whose item the user had interacted with before the basket; 0 without events."""
+    pair = log.user * np.int64(log.item.max(initial=0) + 1) + log.item
+    _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
+    lengths = baskets.stop - baskets.head
+    event = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    head = np.repeat(baskets.head, lengths)
+    seen = first[inverse[event + head]] < head
+    return float(seen.mean()) if seen.size else 0.0

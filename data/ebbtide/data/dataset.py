@@ -12,7 +12,7 @@ from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.catalog import Catalog, catalog_of_events, read_catalog
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventColumns, EventLog, build_log, read_events
-from ebbtide.data.time_hints import TimeUnit
+from ebbtide.interest.time_units import TimeUnit
 
 BUNDLE_CONFIG_FILE = "bundle.json"
 """The bundle file that holds the reference to the training data, under the key ``data``."""

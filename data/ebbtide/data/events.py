@@ -14,8 +14,8 @@ from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.errors import DataError
 from ebbtide.data.ids import is_missing, near_id
 from ebbtide.data.tables import Table, one_error, read_table
-from ebbtide.data.time_hints import TimeUnit
 from ebbtide.data.times import in_future, read_times
+from ebbtide.interest.time_units import TimeUnit
 
 
 class EventColumns(BaseModel):

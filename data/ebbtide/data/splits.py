@@ -37,31 +37,69 @@ def held_out(log: EventLog, holdout: str) -> Mask:
             an ISO 8601 date or date-time on (UTC where it names no zone).
 
     Raises:
-        DataError: Another protocol, or a date that leaves nothing to train on or to test.
+        DataError: Another protocol, or one that leaves nothing to train on or to test.
     """
+    require_protocol(holdout)
     if holdout == "none":
         return np.zeros(log.events, dtype=np.bool_)
     if holdout == "leave-last-out":
-        return leave_last_out(log)
+        mask = leave_last_out(log)
+        if not mask.any():
+            raise DataError(
+                f"holdout: got {holdout!r}, which holds nothing out: none of the {len(log.users):,} users has events "
+                "at two times; expected 'time:F', or 'none'"
+            )
+        return mask
+    split_time = holdout.partition(":")[2]
+    timestamp_ms = _timestamp_ms(split_time)
+    if timestamp_ms is not None:
+        return _from_date(log, holdout, timestamp_ms)
+    mask = after_time(log, float(split_time))
+    if mask.all():
+        raise DataError(
+            f"holdout: got {holdout!r}, which leaves nothing to train on; expected a smaller share: {log.events:,} "
+            f"events have {len(np.unique(log.time_ms)):,} different times"
+        )
+    return mask
+
+
+def require_protocol(holdout: str) -> None:
+    """Accepts a protocol that `held_out` knows; whether its date lies in the log is seen with the log only.
+
+    Raises:
+        DataError: Another protocol.
+    """
+    if holdout in ("none", "leave-last-out"):
+        return
     kind, _, split_time = holdout.partition(":")
-    if kind == "time":
-        try:
-            share = float(split_time)
-        except ValueError:
-            return _from_date(log, holdout, split_time)
-        if 0 < share < 1:
-            return after_time(log, share)
-    raise _no_protocol(holdout)
-
-
-def _from_date(log: EventLog, holdout: str, split_time: str) -> Mask:
     try:
+        known = kind == "time" and (_timestamp_ms(split_time) is not None or 0 < float(split_time) < 1)
+    except ValueError:
+        known = False
+    if not known:
+        raise DataError(
+            f"holdout: got {holdout!r}; expected 'none', 'leave-last-out' or 'time:F' with 0 < F < 1, "
+            "or 'time:DATE' as in time:2024-03-01"
+        )
+
+
+def _timestamp_ms(split_time: str) -> int | None:
+    """An ISO 8601 date or date-time in Unix milliseconds; None for a number.
+
+    Raises:
+        ValueError: Neither.
+    """
+    try:
+        float(split_time)
+    except ValueError:
         # Python 3.10 reads no final Z.
         timestamp = datetime.fromisoformat(split_time.removesuffix("Z"))
-    except ValueError:
-        raise _no_protocol(holdout) from None
-    timestamp = timestamp.replace(tzinfo=timestamp.tzinfo or timezone.utc)
-    mask = log.time_ms >= round(timestamp.timestamp() * _MS_PER_SECOND)
+        return round(timestamp.replace(tzinfo=timestamp.tzinfo or timezone.utc).timestamp() * _MS_PER_SECOND)
+    return None
+
+
+def _from_date(log: EventLog, holdout: str, timestamp_ms: int) -> Mask:
+    mask = log.time_ms >= timestamp_ms
     if mask.all() or not mask.any():
         first, last = (_date(time) for time in (log.time_ms.min(), log.time_ms.max()))
         raise DataError(f"holdout: got {holdout!r}; expected a time between the log's first event, {first}, and {last}")
@@ -70,10 +108,3 @@ def _from_date(log: EventLog, holdout: str, split_time: str) -> Mask:
 
 def _date(time_ms: int) -> str:
     return datetime.fromtimestamp(int(time_ms) / _MS_PER_SECOND, timezone.utc).isoformat(timespec="seconds")
-
-
-def _no_protocol(holdout: str) -> DataError:
-    return DataError(
-        f"holdout: got {holdout!r}; expected 'none', 'leave-last-out' or 'time:F' with 0 < F < 1, "
-        "or 'time:DATE' as in time:2024-03-01"
-    )

@@ -10,7 +10,8 @@ from ebbtide.data.bad_rows import shown, value_at
 from ebbtide.data.errors import DataError
 from ebbtide.data.iso_times import iso_ms
 from ebbtide.data.tables import Table
-from ebbtide.data.time_hints import PLAUSIBLE_S, ROUNDED, TimeUnit, day, likely_reading
+from ebbtide.data.time_hints import ROUNDED, likely_reading
+from ebbtide.interest.time_units import PLAUSIBLE_S, TimeUnit, day
 
 EXPECTED = "Unix time in s, ms, us or ns between 1995 and 2200, a date-time, or ISO 8601 text"
 

@@ -49,7 +49,8 @@ def require_fitting(partial: Path, out: Path, version: int, *, same_serving: boo
 def models_beside(out: Path, models: Mapping[str, Model]) -> dict[str, Model]:
     """The models of a version that is added to a folder: the folder's models, with the steps of the folder's ensembles.
 
-    A folder that an earlier program version wrote can get new versions; they do not have models that are new since.
+    A folder that an earlier program version wrote can get new versions; they do not have models, or optional outputs,
+    that are new since.
 
     Args:
         out: The folder of the other versions.
@@ -65,7 +66,13 @@ def models_beside(out: Path, models: Mapping[str, Model]) -> dict[str, Model]:
             f"{out}: got models {', '.join(unknown)}, which this version of Ebbtide does not write; expected only "
             f"models among {', '.join(models)}: export to another folder"
         )
-    return {name: replace(models[name], steps=model.steps) for name, model in there.items()}
+    return {name: _as_there(models[name], model) for name, model in there.items()}
+
+
+def _as_there(model: Model, there: Model) -> Model:
+    known = {tensor.name for tensor in there.outputs}
+    outputs = tuple(tensor for tensor in model.outputs if not tensor.optional or tensor.name in known)
+    return replace(model, steps=there.steps, outputs=outputs)
 
 
 def add_version(partial: Path, out: Path, version: int, texts: Sequence[str]) -> None:

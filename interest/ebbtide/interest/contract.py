@@ -51,6 +51,9 @@ class Axis(str, Enum):
     ALLOWED = "allowed values"
 
 
+REPEAT_PARTS = ("level", "frequency", "recency", "trend", "item", "time")
+"""The parts that a repeat score splits into; see `ebbtide.interest.repeat.repeat_parts`."""
+
 VARIABLE = -1
 """How configs state a dimension that differs between requests."""
 
@@ -68,7 +71,7 @@ class Tensor:
     ragged: bool = False
     """Requests with different lengths may share a batch (``allow_ragged_batch``)."""
     optional: bool = False
-    """The tensor may be missing from a request (``optional``)."""
+    """An input may be missing from a request (``optional``); an output may be missing from an earlier export."""
     rows: int | None = None
     """The leading dimension in a model that does not batch: `VARIABLE` for one row per text, 1 for a single row."""
 
@@ -265,6 +268,13 @@ ADJUSTMENT_SHARE = Tensor(
     (Axis.CANDIDATES,),
     "adjustment of each candidate's score: a score that replaces all other shares, minus infinity to exclude, or 0",
 )
+REPEAT_SHARE = Tensor(
+    "repeat_share",
+    Dtype.FP32,
+    (Axis.CANDIDATES, len(REPEAT_PARTS)),
+    f"parts of each repeat score, which sum to it: {', '.join(REPEAT_PARTS)}; 0 for a score that is no repeat score",
+    optional=True,
+)
 HALF_LIFE_DAYS = Tensor(
     "half_life_days",
     Dtype.FP32,
@@ -345,6 +355,7 @@ _EXPLANATION = (
     DIMENSION_SHARE,
     PRIOR_SHARE,
     ADJUSTMENT_SHARE,
+    REPEAT_SHARE,
     HALF_LIFE_DAYS,
 )
 

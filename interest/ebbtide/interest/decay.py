@@ -10,8 +10,9 @@ from ebbtide.interest.events import EventBatch
 Floats = npt.NDArray[np.float32]
 
 _ROWS_PER_PRODUCT = 1024
-_LONGEST_AGE_DAYS = 1e30
-"""An upper bound on ages, longer than every half-life; times any decay rate it is finite in single precision."""
+_LONGEST_AGE = 1e30
+"""An upper bound on ages in days or hours, longer than every half-life; times any decay rate it is finite in single
+precision."""
 
 
 def event_decays(
@@ -46,6 +47,17 @@ def weighted_vectors(
     return weighted
 
 
+def scaled_ages(age: Floats, decay_scale: Floats) -> Floats:
+    """The ages that a request's decay scale stands for: a factor on all decay rates is a factor on all ages.
+
+    Args:
+        age: Float32 ``[ages]``, days or hours.
+        decay_scale: ``[ages]``, the factor of each age's request.
+    """
+    # In double precision, and bounded: 0 times an infinite age would be NaN.
+    return np.minimum(age.astype(np.float64) * decay_scale, _LONGEST_AGE).astype(np.float32)
+
+
 def half_sums(values: Floats, batch: EventBatch) -> Floats:
     """Sums of the events' values over each half, float32 ``[halves, d]``; zero for a half without events.
 
@@ -74,9 +86,7 @@ def _decays(batch: EventBatch, exponents: Floats, decay_scale: Floats | None) ->
     since = batch.since
     if decay_scale is not None:
         since = since.copy()
-        # In double precision, and bounded: 0 times an infinite age would be NaN.
-        scaled = batch.age_days.astype(np.float64) * decay_scale[batch.request]
-        np.minimum(scaled, _LONGEST_AGE_DAYS, out=since[:, 0], casting="same_kind")
+        since[:, 0] = scaled_ages(batch.age_days, decay_scale[batch.request])
     decays = np.empty((since.shape[0], exponents.shape[1]), dtype=np.float32)
     # One product of two columns is 5 times as fast as two outer products. It is computed in blocks of rows that fit
     # the processor's cache and are below the size at which BLAS starts threads, which would compete with those of the

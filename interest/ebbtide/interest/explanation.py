@@ -20,6 +20,7 @@ from ebbtide.interest.errors import RequestError
 from ebbtide.interest.lookup import UNKNOWN
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
 from ebbtide.interest.pipeline import InterestPipeline, Weighed
+from ebbtide.interest.repeat import repeat_parts
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -51,6 +52,9 @@ class Explanation:
     """``[candidates]``."""
     adjustment_share: Floats
     """``[candidates]``: minus infinity (excluded), a repeat score (all other shares are then 0), or 0."""
+    repeat_share: Floats
+    """``[candidates, parts]``: `contract.REPEAT_PARTS` of each repeat score, which sum to `adjustment_share`; 0 for
+    other candidates."""
     half_life_days: Floats
     """``[d]``, with the request's own decay scale."""
 
@@ -96,7 +100,8 @@ class Explainer:
         factors = self._factors.take(item, axis=0).astype(np.float64)
         adjustment_share = self._adjustments(weighed, item)
         # A repeat score replaces the score from the factors; an excluded item keeps its shares.
-        factors[np.isfinite(adjustment_share) & (adjustment_share != 0)] = 0
+        replaced = np.isfinite(adjustment_share) & (adjustment_share != 0)
+        factors[replaced] = 0
         factors[item == UNKNOWN] = np.nan
         dimension_share = factors[:, :d] * contributions.sum(axis=0)
         prior_share = factors[:, d:] @ self._parameters.prior_weight.astype(np.float64)
@@ -121,6 +126,7 @@ class Explainer:
             dimension_share=_single(dimension_share),
             prior_share=_single(prior_share),
             adjustment_share=_single(adjustment_share),
+            repeat_share=self._repeat_parts(weighed, item, replaced),
             half_life_days=self._half_lives(weighed),
         )
 
@@ -129,6 +135,22 @@ class Explainer:
         adjust_item, adjust_score = self._pipeline.adjustments(weighed)
         found = find_pairs(adjust_item, adjust_score, np.zeros_like(item), item, self._factors.shape[0])
         return np.where(item == UNKNOWN, np.nan, found)
+
+    def _repeat_parts(self, weighed: Weighed, item: npt.NDArray[np.int64], replaced: npt.NDArray[np.bool_]) -> Floats:
+        """The parts of each candidate's repeat score, ``[candidates, parts]``: 0 without one; NaN for unknown ones."""
+        shares = np.zeros((item.size, len(contract.REPEAT_PARTS)))
+        shares[item == UNKNOWN] = np.nan
+        if self._parameters.repeat is not None and replaced.any():
+            items = weighed.sources.item.take(weighed.batch.source)
+            _, seen, parts = repeat_parts(
+                weighed.batch,
+                items,
+                weighed.columns.now_ms,
+                self._parameters.repeat,
+                weighed.columns.decay_scale,
+            )
+            shares[replaced] = parts[np.searchsorted(seen, item[replaced])]
+        return _single(shares)
 
     def _half_lives(self, weighed: Weighed) -> Floats:
         scale = weighed.columns.decay_scale

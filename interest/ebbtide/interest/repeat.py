@@ -9,15 +9,20 @@ high for milk, low for a lawn mower (docs/method.md, repeat score).
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import combinations
+from math import factorial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.interest.contract import REPEAT_PARTS
+from ebbtide.interest.decay import scaled_ages
 from ebbtide.interest.events import MS_PER_DAY, EventBatch
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
 
 _HOURS_PER_DAY = np.float32(24)
 _SMALLEST = np.finfo(np.float32).tiny
@@ -105,13 +110,109 @@ def repeat_score(
         Request, catalog index and score, each ``[pairs]``, sorted by request and index. Each item occurs once in a
         request. No score is exactly 0, since 0 marks padding among score adjustments.
     """
+    seen = _seen_items(batch, items, now_ms, parameters, decay_scale)
+    value = _perceptron(seen.features, parameters)
+    value += parameters.item_bias.take(seen.item)
+    value += np.einsum("gc,gc->g", parameters.time_weights.take(seen.item, axis=0), seen.context)
+    value[value == 0] = _SMALLEST
+    return seen.request, seen.item, np.asarray(value, dtype=np.float32)
+
+
+def repeat_parts(
+    batch: EventBatch,
+    items: Ints,
+    now_ms: Ints,
+    parameters: RepeatParameters,
+    decay_scale: Floats | None = None,
+) -> tuple[Ints, Ints, Doubles]:
+    """The scores of `repeat_score`, split into the parts that `contract.REPEAT_PARTS` names.
+
+    ``item`` is the item bias, ``time`` the term of the time context, and ``level`` the output of the perceptron for the
+    number of the user's events alone, with all other features 0; it is equal for all items of a user. Each of
+    ``frequency``, ``recency`` and ``trend`` is the Shapley value of its features: the mean, over all orders of adding
+    the three, of what it adds to the output of the perceptron (Shapley, 1953). So it includes its share of the hidden
+    layer.
+
+    Args:
+        batch: As for `repeat_score`, as are the others.
+        items: ``[events]``.
+        now_ms: ``[requests]``.
+        parameters: The learned parameters.
+        decay_scale: ``[requests]``; None for 1.
+
+    Returns:
+        Request, catalog index, each ``[pairs]``, and float64 ``[pairs, parts]``, in the order of `repeat_score`. The
+        parts of a pair sum to its score.
+    """
+    seen = _seen_items(batch, items, now_ms, parameters, decay_scale)
+    counts = parameters.decay_rate_per_day.size
+    first_trend = counts + 1 + parameters.knows_time
+    kinds = {
+        "frequency": slice(0, counts),
+        "recency": slice(counts + 1, first_trend),
+        "trend": slice(first_trend, None),
+    }
+
+    def output(present: frozenset[str]) -> Doubles:
+        features = seen.features.astype(np.float64)
+        for kind in kinds.keys() - present:
+            features[:, kinds[kind]] = 0
+        return _perceptron(features, parameters).astype(np.float64)
+
+    outputs = {
+        frozenset(present): output(frozenset(present))
+        for size in range(len(kinds) + 1)
+        for present in combinations(kinds, size)
+    }
+    parts = {
+        "level": outputs[frozenset()],
+        "item": parameters.item_bias.take(seen.item),
+        "time": np.einsum("gc,gc->g", parameters.time_weights.take(seen.item, axis=0), seen.context, dtype=np.float64),
+    }
+    for kind in kinds:
+        parts[kind] = np.zeros(seen.item.shape)
+        for before, value in outputs.items():
+            if kind not in before:
+                orders = factorial(len(before)) * factorial(len(kinds) - len(before) - 1)
+                parts[kind] += orders / factorial(len(kinds)) * (outputs[before | {kind}] - value)
+    return seen.request, seen.item, np.stack([parts[name] for name in REPEAT_PARTS], axis=1)
+
+
+@dataclass(frozen=True)
+class _SeenItems:
+    """The seen items of each user and their features; sorted by request and index, each item once in a request."""
+
+    request: Ints
+    """``[pairs]``."""
+    item: Ints
+    """``[pairs]``: catalog index."""
+    features: Floats
+    """``[pairs, features]``."""
+    context: Floats
+    """``[pairs, context]``: the time context of the request."""
+
+
+def _perceptron(features: npt.NDArray[Any], parameters: RepeatParameters) -> npt.NDArray[Any]:
+    """The part of the score that depends on the features, ``[pairs]``."""
+    hidden = np.tanh(features @ parameters.hidden_weight + parameters.hidden_bias)
+    value: npt.NDArray[Any] = features @ parameters.direct_weight + hidden @ parameters.output_weight
+    value += parameters.output_bias
+    return value
+
+
+def _seen_items(
+    batch: EventBatch, items: Ints, now_ms: Ints, parameters: RepeatParameters, decay_scale: Floats | None
+) -> _SeenItems:
+    """The features of each user's seen items; arguments as for `repeat_score`."""
     known = items >= 0
     request, item = batch.request[known], items[known]
     age_days, weight = batch.age_days[known], batch.weight[known]
     if not request.size:
-        return request, item, np.zeros(0, dtype=np.float32)
+        width, context_width = parameters.direct_weight.size, parameters.time_weights.shape[1]
+        nothing = np.zeros((0, width + context_width), dtype=np.float32)
+        return _SeenItems(request, item, nothing[:, :width], nothing[:, width:])
     if decay_scale is not None:
-        age_days = age_days * decay_scale[request]
+        age_days = scaled_ages(age_days, decay_scale[request])
     order = np.lexsort((item, request))
     request, item, age_days, weight = request[order], item[order], age_days[order], weight[order]
     starts = np.flatnonzero(np.r_[True, (request[1:] != request[:-1]) | (item[1:] != item[:-1])])
@@ -125,12 +226,6 @@ def repeat_score(
     if parameters.knows_time:
         columns.append(np.log1p(newest_days * _HOURS_PER_DAY))
     columns.extend(parameters.trend.take(item, axis=0).T)
-    features = np.stack(columns, axis=1)
-    hidden = np.tanh(features @ parameters.hidden_weight + parameters.hidden_bias)
-    value = features @ parameters.direct_weight + hidden @ parameters.output_weight + parameters.output_bias
-    value += parameters.item_bias.take(item)
-    idle_hours = batch.idle_hours if decay_scale is None else batch.idle_hours * decay_scale
+    idle_hours = batch.idle_hours if decay_scale is None else scaled_ages(batch.idle_hours, decay_scale)
     context = time_context(now_ms, idle_hours if parameters.knows_time else None)
-    value += np.einsum("gc,gc->g", parameters.time_weights.take(item, axis=0), context[request])
-    value[value == 0] = _SMALLEST
-    return request, item, np.asarray(value, dtype=np.float32)
+    return _SeenItems(request, item, np.stack(columns, axis=1), context[request])

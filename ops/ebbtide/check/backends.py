@@ -69,6 +69,9 @@ def serving(model: ModelFolder, config: ModelConfig) -> Serving:
 def known_platforms(backend: str) -> tuple[str, ...] | None:
     """The platforms of a backend: ``("",)`` if it has none, None if Triton does not know the backend."""
     known = _BACKENDS.get(backend)
+    if backend == PYTHON:
+        # A PyTorch model may be run by a model.py.
+        return ("", "pytorch_libtorch")
     return None if known is None else (known.platforms or ("",))
 
 

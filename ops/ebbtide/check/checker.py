@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ebbtide.check import (
+    rules_accelerators,
     rules_cache,
     rules_config,
     rules_ensemble,
@@ -34,6 +35,7 @@ _OF_ONE_CONFIG = (
     rules_cache.check,
     rules_warmup.check,
     rules_onnx.check,
+    rules_accelerators.check,
     rules_python.check,
     rules_ensemble.check,
 )

@@ -172,6 +172,28 @@ class Parameter(Message, Protocol):
     string_value: str
 
 
+class Accelerator(Message, Protocol):
+    name: str
+    parameters: Mapping[str, str]
+
+
+class Accelerators(Message, Protocol):
+    gpu_execution_accelerator: Sequence[Accelerator]
+    cpu_execution_accelerator: Sequence[Accelerator]
+
+
+class Agent(Message, Protocol):
+    name: str
+
+
+class Agents(Message, Protocol):
+    agents: Sequence[Agent]
+
+
+class Optimization(Message, Protocol):
+    execution_accelerators: Accelerators
+
+
 class TransactionPolicy(Message, Protocol):
     decoupled: bool
 
@@ -195,6 +217,8 @@ class ModelConfig(Message, Protocol):
     sequence_batching: SequenceBatching
     ensemble_scheduling: EnsembleScheduling
     instance_group: Sequence[InstanceGroup]
+    optimization: Optimization
+    model_repository_agents: Agents
     default_model_filename: str
     cc_model_filenames: Mapping[str, str]
     parameters: Mapping[str, Parameter]

@@ -66,6 +66,8 @@ class OnnxGraph:
     outputs: dict[str, GraphTensor]
     external_files: tuple[str, ...]
     """Files that hold weights, relative to the folder of the ONNX file."""
+    outputs_inferred: bool = True
+    """False if ONNX Runtime may infer sizes for the variable axes of the outputs, and which is not known."""
 
     @property
     def batches(self) -> bool:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ebbtide.check.python_returns import FUNCTIONS, RESPONSE, called, is_nothing, own_nodes, wrong_return
+
 MODEL_CLASS = "TritonPythonModel"
-_RESPONSE = "InferenceResponse"
 _MAKERS = ("Tensor", "from_dlpack")
 _READER = "get_input_tensor_by_name"
 
@@ -19,6 +20,8 @@ class Named:
 
     name: str
     line: int
+    is_used: bool = False
+    """Whether an attribute of an input is used in every call of ``execute``, which fails without the input."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,11 @@ class Method:
     is_coroutine: bool
     is_generator: bool
     returns_value: bool
-    """Whether it has a ``return`` with a value."""
-    returns_response: bool
-    """Whether it returns a single ``InferenceResponse(...)``."""
+    """Whether it has a ``return`` with a value other than None."""
+    wrong_return: str
+    """What it returns if that is certainly no list of responses; empty otherwise."""
+    collects_requests: bool
+    """Whether it takes its requests as ``*requests``: a tuple with the list of requests in it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class PythonSource:
     names_every_answer: bool = False
     """Whether every output is created in this file, with a name that is written in it."""
     strings: frozenset[str] = frozenset()
+    """Names that outputs may have: those that are sent if all are plain to see, otherwise all texts of the source."""
     calls: frozenset[str] = frozenset()
     """The called functions, without the object in front: ``Tensor`` for ``pb_utils.Tensor(...)``."""
 
@@ -73,14 +79,22 @@ def read_source(path: Path) -> PythonSource:
         return PythonSource(error=SyntaxError(str(error)))
     nodes = list(ast.walk(tree))
     model = next((node for node in nodes if isinstance(node, ast.ClassDef) and node.name == MODEL_CLASS), None)
-    calls = [(_called(node), node) for node in nodes if isinstance(node, ast.Call)]
+    classes = list(_with_bases(model, {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}))
+    calls = [(called(node), node) for node in nodes if isinstance(node, ast.Call)]
     made = [_string(node, 0) for name, node in calls if name in _MAKERS]
-    sent = [_string(node, 0) for node in _sent(calls) if _called(node) in _MAKERS]
-    read = [_string(node, 1) for name, node in calls if name == _READER]
+    sent = [_string(node, 0) for node in _sent(calls) if called(node) in _MAKERS]
+    always = _always_used(model)
+    read = [_string(node, 1, is_used=node in always) for name, node in calls if name == _READER]
+    exact = _sends_only_named(calls)
     return PythonSource(
         model_class=model.lineno if model else _bound_at(tree),
-        is_opaque=model is None or bool(model.bases) or bool(model.decorator_list),
-        methods={node.name: _method(node) for node in (model.body if model else ()) if isinstance(node, _FUNCTIONS)},
+        is_opaque=model is None or bool(model.decorator_list) or None in classes,
+        methods={
+            node.name: _method(node)
+            for one in reversed(classes)
+            for node in (one.body if one else ())
+            if isinstance(node, FUNCTIONS)
+        },
         reads=tuple(name for name in read if name is not None),
         answers=tuple(name for name in sent if name is not None),
         names_every_answer=bool(made)
@@ -88,13 +102,12 @@ def read_source(path: Path) -> PythonSource:
         and "output_tensors" not in {name for name, _ in calls}
         and not _imports_neighbour(nodes, path.parent),
         strings=frozenset(
-            node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            {name.name for name in sent if name is not None}
+            if exact
+            else {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
         ),
         calls=frozenset(name for name, _ in calls),
     )
-
-
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def _bound_at(tree: ast.Module) -> int | None:
@@ -114,8 +127,8 @@ def _bound_at(tree: ast.Module) -> int | None:
 def _method(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Method:
     arguments = function.args
     positional = len(arguments.posonlyargs) + len(arguments.args)
-    nodes = list(_own_nodes(function))
-    returned = [node.value for node in nodes if isinstance(node, ast.Return) and node.value is not None]
+    nodes = list(own_nodes(function))
+    returned = [node for node in nodes if isinstance(node, ast.Return) and not is_nothing(node.value)]
     return Method(
         function.lineno,
         ast.unparse(arguments),
@@ -125,23 +138,16 @@ def _method(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Method:
         isinstance(function, ast.AsyncFunctionDef),
         any(isinstance(node, ast.Yield | ast.YieldFrom) for node in nodes),
         bool(returned),
-        any(isinstance(node, ast.Call) and _called(node) == _RESPONSE for node in returned),
+        wrong_return(function),
+        arguments.vararg is not None and arguments.vararg.arg == "requests",
     )
-
-
-def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a function, without those of the functions inside it."""
-    for node in ast.iter_child_nodes(function):
-        if not isinstance(node, (*_FUNCTIONS, ast.Lambda)):
-            yield node
-            yield from _own_nodes(node)
 
 
 def _sent(calls: list[tuple[str, ast.Call]]) -> Iterator[ast.Call]:
     """The calls that are elements of the list of an ``InferenceResponse([...])``."""
     for name, call in calls:
         given = [*call.args[:1], *(keyword.value for keyword in call.keywords if keyword.arg == "output_tensors")]
-        if name == _RESPONSE and given and isinstance(given[0], ast.List):
+        if name == RESPONSE and given and isinstance(given[0], ast.List):
             yield from (node for node in given[0].elts if isinstance(node, ast.Call))
 
 
@@ -153,17 +159,60 @@ def _imports_neighbour(nodes: list[ast.AST], folder: Path) -> bool:
     return any(name.partition(".")[0] in modules for name in imported)
 
 
-def _called(call: ast.Call) -> str:
-    function = call.func
-    if isinstance(function, ast.Attribute):
-        return function.attr
-    return function.id if isinstance(function, ast.Name) else ""
+def _with_bases(model: ast.ClassDef | None, local: dict[str, ast.ClassDef]) -> Iterator[ast.ClassDef | None]:
+    """The model's class and its base classes in the same file; None for a base class from elsewhere."""
+    waiting = [] if model is None else [model]
+    seen: set[str] = set()
+    while waiting:
+        one = waiting.pop(0)
+        yield one
+        seen.add(one.name)
+        for base in one.bases:
+            name = base.id if isinstance(base, ast.Name) else ""
+            if name in local and name not in seen:
+                waiting.append(local[name])
+            elif name != "object":
+                yield None
+        if one.keywords:
+            yield None
 
 
-def _string(call: ast.Call, position: int) -> Named | None:
+def _always_used(model: ast.ClassDef | None) -> set[ast.Call]:
+    """The calls whose result has an attribute taken in every call of ``execute`` with a request."""
+    body: list[ast.AST] = [
+        node for node in (model.body if model else ()) if isinstance(node, FUNCTIONS) and node.name == "execute"
+    ]
+    found: set[ast.Call] = set()
+    while body:
+        for node in ast.iter_child_nodes(body.pop()):
+            # What stands below these may not run.
+            if isinstance(node, (ast.If, ast.IfExp, ast.Try, ast.While, ast.BoolOp, ast.With, ast.Lambda, *FUNCTIONS)):
+                continue
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Call):
+                found.add(node.value)
+            body.append(node)
+    return found
+
+
+def _sends_only_named(calls: list[tuple[str, ast.Call]]) -> bool:
+    """Whether every response is made of a list of tensors whose names are written in it."""
+    responses = [call for name, call in calls if name == RESPONSE]
+    for call in responses:
+        given = [*call.args[:1], *(keyword.value for keyword in call.keywords if keyword.arg == "output_tensors")]
+        if not given and any(keyword.arg == "error" for keyword in call.keywords):
+            continue
+        if not given or not isinstance(given[0], ast.List):
+            return False
+        for element in given[0].elts:
+            if not (isinstance(element, ast.Call) and called(element) in _MAKERS and _string(element, 0)):
+                return False
+    return bool(responses)
+
+
+def _string(call: ast.Call, position: int, *, is_used: bool = False) -> Named | None:
     """The argument at a position or of the keyword ``name``; None if it is not a string."""
     given = call.args[position] if len(call.args) > position else None
     given = given or next((keyword.value for keyword in call.keywords if keyword.arg == "name"), None)
     if isinstance(given, ast.Constant) and isinstance(given.value, str):
-        return Named(given.value, given.lineno)
+        return Named(given.value, given.lineno, is_used)
     return None

@@ -81,6 +81,7 @@ _ERRORS = _rules(
         "onnx-optional-input": "an optional input of an ONNX model that batches",
         "onnx-external-data": "weights in a file that does not exist",
         "onnx-parameter": "a parameter value that the ONNX Runtime backend cannot read",
+        "onnx-accelerator": "an execution accelerator that the ONNX Runtime backend does not have",
         "ragged-graph": "`allow_ragged_batch` for a graph input with more than one axis",
         # Ensembles.
         "ensemble-scheduling": "`ensemble_scheduling` without the platform `ensemble`, or the platform without it",
@@ -118,6 +119,7 @@ _ERRORS = _rules(
         "python-return": "`execute` or `auto_complete_config` does not return what Triton needs",
         "python-environment": "EXECUTION_ENV_PATH is relative, or does not exist in the model's folder",
         "python-parameter": "a parameter value that the Python backend refuses",
+        "python-input-missing": "model.py uses an input that the config does not have, so every request fails",
         "python-output-missing": "an output of the config that model.py never names",
     },
 )
@@ -140,9 +142,11 @@ _WARNINGS = _rules(
         "response-cache-shape": "a cached answer may belong to a request with other shapes",
         "response-cache-outputs": "a cached answer may lack outputs that an earlier request did not ask for",
         "response-cache-parameters": "model.py reads request parameters, which are not part of the cache key",
+        "repository-agent": "a repository agent is a file of the server, which the checker cannot see",
         "runtime-field": "`runtime` names a file of the server, which the checker cannot see",
         "parameter-unknown": "a parameter name that is close to one that the backend reads",
         "onnx-opset": "an opset or IR version that ONNX Runtime may not support",
+        "onnx-accelerator-gpu": "an unknown GPU accelerator on a model that is refused only where there is a GPU",
         "stand-in-backend": "a field that NVIDIA's ONNX Runtime backend accepts and that `ebbtide serve` refuses",
         "warmup-input-unknown": "a warm-up input that the model does not have",
         "warmup-skipped": "a warm-up sample with batch size 0: Triton skips it",

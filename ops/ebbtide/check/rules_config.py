@@ -42,6 +42,7 @@ def check(view: View) -> Iterator[Finding]:
     yield from _backend(view)
     yield from _batch_size(view)
     yield from _batch_io(view)
+    yield from _agents(view)
     yield from _parameters(view)
     yield from _repeated_keys(view, view.source.index.root, ())
 
@@ -104,6 +105,16 @@ def _backend(view: View) -> Iterator[Finding]:
             ("runtime",),
             f"got {config.runtime!r}; expected no `runtime`, or a file in the backend's folder on every server",
             "make sure that every server has this file; without it, a server refuses the model",
+        )
+
+
+def _agents(view: View) -> Iterator[Finding]:
+    for index, agent in enumerate(view.config.model_repository_agents.agents):
+        yield view.finding(
+            "repository-agent",
+            ("model_repository_agents", "agents", index),
+            f"got agent {agent.name!r}; expected no agents, or one that every server has",
+            "make sure that every server has this agent; without it, a server refuses the model",
         )
 
 

@@ -78,11 +78,12 @@ def _tensors(view: View, graph: OnnxGraph) -> Iterator[Finding]:
                 "requests of a batch must have the same inputs",
                 "remove `optional`, or write `max_batch_size: 0`",
             )
-        yield from _tensor(view, ("input", index), tensor, accepted)
+        yield from _tensor(view, ("input", index), tensor, accepted, may_be_narrower=True)
         if tensor.allow_ragged_batch and tensor.name in accepted:
             yield from _ragged(view, ("input", index), accepted[tensor.name])
     for index, output in enumerate(config.output):
-        yield from _tensor(view, ("output", index), output, graph.outputs)
+        # An output must have exactly the dims of the graph, as far as these are known.
+        yield from _tensor(view, ("output", index), output, graph.outputs, may_be_narrower=not graph.outputs_inferred)
     missing = sorted(graph.inputs.keys() - {tensor.name for tensor in config.input})
     filled = _filled_by_triton(view)
     if config.input and (missing := [name for name in missing if name not in filled]):
@@ -101,7 +102,9 @@ def _filled_by_triton(view: View) -> set[str]:
     return names | {name for entry in view.config.batch_input for name in entry.target_name}
 
 
-def _tensor(view: View, path: Path, tensor: Tensor, found: Mapping[str, GraphTensor]) -> Iterator[Finding]:
+def _tensor(
+    view: View, path: Path, tensor: Tensor, found: Mapping[str, GraphTensor], *, may_be_narrower: bool
+) -> Iterator[Finding]:
     section = str(path[0])
     if not tensor.name:
         return
@@ -124,10 +127,10 @@ def _tensor(view: View, path: Path, tensor: Tensor, found: Mapping[str, GraphTen
             else "cast the tensor in the graph; Triton does not have this data type",
         )
     if node.shape is not None and tensor.dims:
-        yield from _dims(view, path, tensor, node.shape)
+        yield from _dims(view, path, tensor, node.shape, may_be_narrower=may_be_narrower)
 
 
-def _dims(view: View, path: Path, tensor: Tensor, shape: Sequence[int]) -> Iterator[Finding]:
+def _dims(view: View, path: Path, tensor: Tensor, shape: Sequence[int], *, may_be_narrower: bool) -> Iterator[Finding]:
     batching = view.config.max_batch_size > 0
     reshaped = tensor.HasField("reshape")
     location: Path = (*path, "reshape") if reshaped else (*path, "dims")
@@ -151,10 +154,8 @@ def _dims(view: View, path: Path, tensor: Tensor, shape: Sequence[int]) -> Itera
         )
         return
     full = [-1, *dims] if batching else dims
-    # The config may restrict an input of the graph; an output must have exactly the graph's dims.
-    narrower = path[0] == "input"
     fits = len(full) == len(shape) and all(
-        dim == size or (narrower and size == -1) for dim, size in zip(full, shape, strict=True)
+        dim == size or (may_be_narrower and size == -1) for dim, size in zip(full, shape, strict=True)
     )
     if not fits:
         expected = list(shape[1:]) if batching else list(shape)

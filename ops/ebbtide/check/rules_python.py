@@ -14,6 +14,7 @@ from ebbtide.check.view import View
 _ENVIRONMENT = "EXECUTION_ENV_PATH"
 _CPU_ONLY = "FORCE_CPU_ONLY_INPUT_TENSORS"
 _ARGUMENTS = {
+    "__init__": "",
     "initialize": "args",
     "execute": "requests",
     "finalize": "",
@@ -105,7 +106,8 @@ def _method(view: View, file: str, source: PythonSource, name: str, method: Meth
     # Triton calls `auto_complete_config` on the class, all other methods on the instance.
     is_bound = "staticmethod" not in method.decorators and name != "auto_complete_config"
     given = bool(_ARGUMENTS[name]) + (is_bound or "classmethod" in method.decorators)
-    if method.least > given or (method.most is not None and method.most < given):
+    collects = name == "execute" and method.collects_requests
+    if method.least > given or (method.most is not None and method.most < given) or collects:
         expected = ", ".join(filter(None, ["self" if is_bound else "", _ARGUMENTS[name]]))
         yield view.file_finding(
             "python-arguments",
@@ -119,11 +121,10 @@ def _method(view: View, file: str, source: PythonSource, name: str, method: Meth
         expected = "the model config"
     elif name == "execute" and not view.config.model_transaction_policy.decoupled and not method.is_coroutine:
         sends = "get_response_sender" in source.calls
-        if method.is_generator or method.returns_response or not (method.returns_value or sends):
+        if method.is_generator or (not sends and (method.wrong_return or not method.returns_value)):
             expected = "a list with one response for each request"
     if expected:
-        found = "returns one response" if method.returns_response else "returns nothing"
-        found = "is a generator" if method.is_generator else found
+        found = "is a generator" if method.is_generator else f"returns {method.wrong_return or 'nothing'}"
         yield view.file_finding(
             "python-return",
             file,
@@ -144,7 +145,7 @@ def _inputs(view: View, file: str, source: PythonSource) -> Iterator[Finding]:
     for read in source.reads:
         if read.name not in known:
             yield view.file_finding(
-                "python-input-unknown",
+                "python-input-missing" if read.is_used else "python-input-unknown",
                 file,
                 f"got input {read.name!r}; expected one of the config's: {', '.join(sorted(known))}",
                 "correct the name; `get_input_tensor_by_name` returns None for it",

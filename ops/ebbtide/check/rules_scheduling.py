@@ -139,7 +139,15 @@ def _instances(view: View) -> Iterator[Finding]:
 
 
 def _instance(view: View, location: Path, group: InstanceGroup) -> Iterator[Finding]:
-    if group.gpus and group.kind not in (_KIND_GPU, _KIND_AUTO):
+    kinds = model_config_pb2.ModelInstanceGroup.Kind
+    if group.kind not in kinds.values():
+        yield view.finding(
+            "config-unknown-value",
+            (*location, "kind"),
+            f"got {group.kind}; expected {', '.join(kinds.keys())}",
+            "write the kind by its name",
+        )
+    elif group.gpus and group.kind not in (_KIND_GPU, _KIND_AUTO):
         kind = model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind)
         yield view.finding(
             "instance-group-gpus",

@@ -11,6 +11,7 @@ from ebbtide.check.configs import Config
 from ebbtide.check.findings import Finding
 from ebbtide.check.messages import ModelConfig
 from ebbtide.check.onnx_graph import NotOnnxError, OnnxGraph, read_graph
+from ebbtide.check.onnx_shapes import with_inferred_outputs
 from ebbtide.check.repository import ModelFolder
 from ebbtide.check.textproto import Path as FieldPath
 
@@ -73,6 +74,6 @@ class View:
 
 def _graph(path: Path) -> OnnxGraph | NotOnnxError:
     try:
-        return read_graph(path)
+        return with_inferred_outputs(path, read_graph(path))
     except NotOnnxError as error:
         return error

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +17,6 @@ from ebbtide.interest.contract import Model
 from ebbtide.interest.keys import item_keys
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import load_encoder
-from ebbtide.train.model import InterestModel
 from ebbtide.train.reference import ReferenceScores, score_request
 from ebbtide.verify.cases import CATALOG_SCORE, Case, Floats, Ints, Tensors, by_item
 from ebbtide.verify.filters import Filters
@@ -233,20 +231,20 @@ class TorchModel:
         texts = None
         if vectors is not None and counting.text.size:
             texts = vectors[counting.text].astype(np.float64) @ self._from_event_space
-        with _decay_scaled(self._bundle.model, request.decay_scale):
-            return score_request(
-                self._bundle.model,
-                self._bundle.prior_columns,
-                item=counting.item.tolist(),
-                time_ms=request.event_time[counting.index].tolist(),
-                now_ms=int(request.now[0]),
-                is_current=None if flags is None else flags[counting.index].tolist(),
-                weight=None if weight is None else weight[counting.index].tolist(),
-                alpha=None if request.alpha is None else float(request.alpha[0]),
-                exclude=excluded[excluded != _UNKNOWN].tolist(),
-                exclude_seen=None if request.exclude_seen is None else bool(request.exclude_seen[0]),
-                text_vectors=texts,
-            )
+        return score_request(
+            self._bundle.model,
+            self._bundle.prior_columns,
+            item=counting.item.tolist(),
+            time_ms=request.event_time[counting.index].tolist(),
+            now_ms=int(request.now[0]),
+            is_current=None if flags is None else flags[counting.index].tolist(),
+            weight=None if weight is None else weight[counting.index].tolist(),
+            alpha=None if request.alpha is None else float(request.alpha[0]),
+            decay_scale=1.0 if request.decay_scale is None else float(request.decay_scale[0]),
+            exclude=excluded[excluded != _UNKNOWN].tolist(),
+            exclude_seen=None if request.exclude_seen is None else bool(request.exclude_seen[0]),
+            text_vectors=texts,
+        )
 
 
 @dataclass(frozen=True)
@@ -263,19 +261,3 @@ class _Counting:
 
 def _adjustments(tensors: Tensors) -> dict[int, float]:
     return by_item(tensors[contract.ADJUST_ITEM.name], tensors[contract.ADJUST_SCORE.name])
-
-
-@contextmanager
-def _decay_scaled(model: InterestModel, scale: Floats | None) -> Iterator[None]:
-    """The model with every decay rate by age times the request's scale, while the context lasts."""
-    if scale is None or model.config.decay != "learned":
-        yield
-        return
-    rate = model.log_decay_rate.data
-    kept = rate.clone()
-    with np.errstate(divide="ignore"):
-        rate += float(np.log(np.float64(scale[0])))
-    try:
-        yield
-    finally:
-        rate.copy_(kept)

@@ -17,7 +17,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -45,14 +45,34 @@ class EmbeddedServer:
 
     version: str
     """Version of the wheel that contains the server."""
-    executable: Path
-    backend_directory: Path
-    cache_directory: Path
-    """Response cache implementations (``--cache-directory``)."""
+    root: Path
+    """The tree in the cache folder; the next ones lie in it."""
     library_path: tuple[Path, ...]
     """Folders for ``LD_LIBRARY_PATH``: the wheel's libraries, and the running Python's own."""
-    python: Path
-    """The ``python3`` that must come first on ``PATH``: the stub takes its standard library and packages from it."""
+
+    @property
+    def executable(self) -> Path:
+        """The server's program."""
+        return self.root / "bin" / "tritonserver"
+
+    @property
+    def backend_directory(self) -> Path:
+        """Backends, each in a folder of its name (``--backend-directory``)."""
+        return self.root / "backends"
+
+    @property
+    def cache_directory(self) -> Path:
+        """Response cache implementations (``--cache-directory``)."""
+        return self.root / "caches"
+
+    @property
+    def python(self) -> Path:
+        """The ``python3`` that must come first on ``PATH``: the stub takes its packages from it."""
+        return self.root / "python" / "bin" / "python3"
+
+    def at(self, root: Path) -> EmbeddedServer:
+        """The same server, reached through another path."""
+        return replace(self, root=root)
 
 
 def embedded_server() -> EmbeddedServer:
@@ -74,11 +94,8 @@ def embedded_server() -> EmbeddedServer:
     tree = _layout(installed, version)
     return EmbeddedServer(
         version=version,
-        executable=tree / "bin" / "tritonserver",
-        backend_directory=tree / "backends",
-        cache_directory=tree / "caches",
+        root=tree,
         library_path=(_libraries_folder(), *_python_library_folders()),
-        python=tree / "python" / "bin" / "python3",
     )
 
 

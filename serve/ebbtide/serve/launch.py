@@ -17,13 +17,15 @@ CORES_RESOURCE = "cores"
 """What instances claim of the rate limiter, by the name that exported configs have for it."""
 
 
-def command_line(server: EmbeddedServer, config: ServerConfig, ports: Ports, shm_prefix: str) -> list[str]:
-    """The tritonserver command; `extra_args` come last."""
+def command_line(
+    server: EmbeddedServer, config: ServerConfig, repository: Path, ports: Ports, shm_prefix: str
+) -> list[str]:
+    """The tritonserver command; `extra_args` come last. `repository` is an absolute path that Triton can take."""
     # A restart must not wait longer than the grace it was given, whatever is in flight.
     exit_timeout_s = max(1, int(config.stop_timeout_s) - 1)
     return [
         str(server.executable),
-        f"--model-repository={config.model_repository.resolve()}",
+        f"--model-repository={repository}",
         f"--model-control-mode={config.model_control}",
         *(f"--load-model={name}" for name in config.load_models),
         f"--backend-directory={server.backend_directory}",

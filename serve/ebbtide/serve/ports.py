@@ -47,9 +47,14 @@ def authority(host: str, port: int) -> str:
 
 
 def _bind(held: contextlib.ExitStack, host: str, name: str, port: int | None) -> int:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port or 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    try:
+        found = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise PortInUseError(
+            f"host {host!r} has no address ({error.strerror or error}): give an address of this machine, such as "
+            "127.0.0.1, or 0.0.0.0 for all"
+        ) from error
+    family, kind, protocol, _, address = found[0]
     bound = held.enter_context(socket.socket(family, kind, protocol))
     # A port whose last connections linger in TIME_WAIT is free for a server.
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -58,5 +63,8 @@ def _bind(held: contextlib.ExitStack, host: str, name: str, port: int | None) ->
         # With SO_REUSEADDR two sockets can bind one port as long as neither listens.
         bound.listen(1)
     except OSError as error:
-        raise PortInUseError(f"{name}_port {port} on {host} can't be bound: {error.strerror or error}") from error
+        raise PortInUseError(
+            f"{name}_port {port} on {host} can't be bound: {error.strerror or error}; choose another port, or leave it "
+            "out for a free one"
+        ) from error
     return int(bound.getsockname()[1])

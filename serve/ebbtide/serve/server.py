@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from ebbtide.serve.config import ServerConfig
 from ebbtide.serve.distribution import embedded_server
 from ebbtide.serve.errors import ModelLoadError, PortInUseError, ServerStartError, ServerStateError
 from ebbtide.serve.launch import command_line, environment
+from ebbtide.serve.plain_paths import is_plain, plain_path, plain_scratch
 from ebbtide.serve.ports import Ports, authority, choose_ports, connect_host
 from ebbtide.serve.startup import LogFollower, Progress
 
@@ -159,8 +159,12 @@ class TritonServer:
     def _start_once(self) -> None:
         config = self._config
         distribution = embedded_server()
+        repository = config.model_repository.resolve()
         ports = choose_ports(config.host, config.grpc_port, config.http_port, config.metrics_port)
-        log_path = self._open_log()
+        log_path = self._open_log(needs_links=not (is_plain(repository) and is_plain(distribution.root)))
+        if self._scratch is not None:
+            repository = plain_path(repository, self._scratch, "models")
+            distribution = distribution.at(plain_path(distribution.root, self._scratch, "triton"))
         log = LogFollower(log_path)
         # /dev/shm is one name space for the whole machine.
         shm_prefix = f"ebbtide_{os.getpid()}_{secrets.token_hex(4)}_"
@@ -173,7 +177,7 @@ class TritonServer:
                         *(sys.executable, "-I", "-S", supervisor.__file__),
                         *(str(os.getpid()), str(config.stop_timeout_s), shm_prefix),
                         *(str(self._scratch or ""), "--"),
-                        *command_line(distribution, config, ports, shm_prefix),
+                        *command_line(distribution, config, repository, ports, shm_prefix),
                     ],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -192,13 +196,14 @@ class TritonServer:
                     # The error names the log in it.
                     self._cleanup.detach()
 
-    def _open_log(self) -> Path:
+    def _open_log(self, *, needs_links: bool) -> Path:
+        """Creates the log and, for a log without a name of its own and for links, the scratch folder."""
         self._remove_scratch()
         path = self._config.log_file
-        if path is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="ebbtide-triton-"))
+        if path is None or needs_links:
+            self._scratch = plain_scratch("ebbtide-triton-")
             self._cleanup = weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-            path = self._scratch / "tritonserver.log"
+            path = path or self._scratch / "tritonserver.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         self._log_path = path

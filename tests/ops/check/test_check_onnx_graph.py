@@ -6,12 +6,14 @@ from contextlib import suppress
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from ebbtide.check.onnx_graph import DATA_TYPES, NotOnnxError, OnnxGraph, read_graph
+from ebbtide.check.onnx_shapes import with_inferred_outputs
 
 TENSORS = st.tuples(
     st.sampled_from(sorted(DATA_TYPES)),
@@ -105,3 +107,23 @@ def test_file_is_refused_when_it_is_no_graph(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(NotOnnxError):
         read_graph(path)
+
+
+VARIABLE = """< ir_version: 8, opset_import: ["" : 13] >
+g (float[n, 3] a) => (float[n, m] b)
+{
+  b = Identity(a)
+}
+"""
+
+
+def test_outputs_are_inferred_only_where_onnxruntime_can_load_the_graph(tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx.parser.parse_model(VARIABLE).SerializeToString())
+    declared = read_graph(path)
+    inferred = with_inferred_outputs(path, declared)
+    assert (inferred.outputs["b"].shape, inferred.outputs_inferred) == ((-1, 3), True)
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x08")
+    assert not with_inferred_outputs(tmp_path / "broken.onnx", declared).outputs_inferred
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert not with_inferred_outputs(path, declared).outputs_inferred

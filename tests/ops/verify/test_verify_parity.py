@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,6 +205,22 @@ def test_scores_are_compared_strictly_when_the_encoder_is_rounded(
     assert first_failure(loose) is None
     assert {one.stage for one in loose if one.difference > 1e-4} == {"encoder", "embed"}
     assert first_failure(compare_server(pipeline, server.grpc_url, requests[:12], tolerances=rounded)) is None
+
+
+@pytest.mark.parametrize("decay", ["learned", "none"])
+def test_repeat_scores_are_alike_when_requests_scale_the_decay(
+    make_bundle: Callable[..., InterestBundle], tmp_path: Path, decay: str
+) -> None:
+    bundle = make_bundle(seed=2, repeat_score=True, exclude_seen=False, decay=decay)
+    RepositoryWriter(bundle, tmp_path, ExportOptions(top_n=12)).write_interest()
+    requests = [one for one in random_requests(tmp_path, 1, 40, seed=8) if not has_text(one)]
+    for number, request in enumerate(requests):
+        request.decay_scale = (0, 0.25, 4, 1e6)[number % 4]
+        request.exclude_seen = False
+    found = compare_bundle(bundle, InProcessPipeline(tmp_path), requests, tolerances=Tolerances())
+    assert first_failure(found) is None
+    compared = {(one.stage, one.field): one.compared for one in found}
+    assert compared["adaptive_weights", "adjust_score"] == len(requests) > 20
 
 
 def test_tolerances_are_those_of_the_manifest_or_1e_4(repository: Path) -> None:

@@ -3,7 +3,7 @@
 Where to find what, in the order in which data passes through:
 
 - ``stage``: the whole train stage; ``trainer``: the fits of one training; ``loop``: one fit; ``step``: one batch.
-- ``config``: settings. ``encoder``, ``fine_tuning``: the language model that embeds texts.
+- ``config``: settings, of ``choices``. ``encoder``, ``fine_tuning``: the language model that embeds texts.
 - ``windows``: training windows and interest before every event, by ``recurrence``; ``popularity``: the prior over time;
   ``seen_items``: each basket's past.
 - ``model``: the interest model, of feature ``blocks``, with the ``repeat`` score; ``reference``: its formulas for one

@@ -82,6 +82,8 @@ class BundleConfig(BaseModel):
     validation_ndcg_at_10: float
     rating_mean: float | None = None
     """Scores are predicted ratings minus this mean; None for a bundle that was trained to rank."""
+    counted: DataReference | None = None
+    """The log of the last refresh, if it is another one than that of the training."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class InterestBundle:
     model: InterestModel
     """The trained model, which includes the catalog's text vectors."""
     prior_columns: npt.NDArray[np.float32]
-    """``[items, p]``: log(1 + decayed count) at each half-life, as of `prior_counted_at_ms`."""
+    """``[items, p]``: see `ebbtide.train.popularity.Smoothing.columns`, as of `prior_counted_at_ms`."""
     folder: Path | None = None
     """The folder that the bundle was read from; None after training."""
     encoder_files: dict[str, bytes] | None = None

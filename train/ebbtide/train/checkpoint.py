@@ -23,7 +23,7 @@ from ebbtide.train.errors import CheckpointError
 from ebbtide.train.files import default_mode
 from ebbtide.train.progress import Epoch
 
-FORMAT = 3
+FORMAT = 4
 CONFIG_FILE = "checkpoint.json"
 _STATES = "state-*.safetensors"
 
@@ -59,13 +59,15 @@ class Progress(BaseModel):
     loss_scale: dict[str, Any]
     """State of loss scaling in float16; empty in other precisions."""
     epochs: list[Epoch]
-    """The epochs done in phase ``train``."""
+    """The epochs validated in phase ``train``, from number 0, before the first step."""
     refit_epochs: int
     """Number of epochs done in phase ``refit``."""
     best_epoch: int
-    """The epoch with the best validation NDCG@10; 0 before the first validation."""
+    """The epoch with the best validation NDCG@10; 0 for the model before its first step."""
     best_ndcg_at_10: float
     """Validation NDCG@10 of the best epoch."""
+    best_interest_scale: float
+    """Factor of the interest's scores that validation chose in the best epoch."""
     best_repeat_offset: float
     """Repeat offset that validation chose in the best epoch."""
 

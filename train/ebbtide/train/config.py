@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ebbtide.data.errors import DataError
-from ebbtide.train.fine_tuning import FineTuning
-from ebbtide.train.losses import Loss
+from ebbtide.train.choices import Decay, FineTuning, Loss
 
 FULL_SOFTMAX_ITEMS = 20_000
 """Largest catalog for which the full softmax is the default. Above it, scores would take most of a step's time."""
+
+DENSE_HALF_LIFE_DAYS = (1 / 72, 1 / 24, 1 / 8, 3 / 8, 1.0, 3.0, 10.0, 30.0, 90.0, 365.0, 1095.0, 3650.0)
+"""From 20 minutes to ten years, about a factor of three apart: between two of them a third one predicts no better."""
+_TREND_STARTS_DAYS = (0.0, 1.5, 15.0, 150.0)
+"""The columns of a prior with trends use the half-lives from here on."""
 
 
 def _check_alpha(value: str) -> str:
@@ -28,8 +32,9 @@ class ModelConfig(BaseModel):
 
     dimensions: int = Field(96, ge=1, le=4096)
     """d, the number of interest dimensions."""
-    decay: Literal["learned", "none"] = "learned"
-    """``learned``: half-lives by age and by rank for each dimension. ``none``: no decay of interest or popularity."""
+    decay: Decay = Decay.learned
+    text: bool = True
+    """Whether items have a text part; without it a new item has popularity alone."""
     alpha: Annotated[str, AfterValidator(_check_alpha)] = "learned"
     """``learned`` (one for each request), ``per-dimension``, or ``fixed:A`` with A from 0 to 1."""
     gate_hidden: int = Field(16, ge=1)
@@ -44,8 +49,9 @@ class ModelConfig(BaseModel):
     """Shortest initial half-life by rank, in events; the initial half-lives are log-spaced."""
     longest_rank_half_life: float = Field(200.0, gt=0)
     """Longest initial half-life by rank, in events."""
-    prior_half_life_days: tuple[float, ...] = (2.0, 7.0, 30.0, 365.0)
-    """Half-lives of the popularity prior's columns; an empty tuple trains without a prior."""
+    prior_half_life_days: tuple[float, ...] = DENSE_HALF_LIFE_DAYS
+    """Half-lives of the counts behind the popularity prior, ascending, of which training keeps those that predict; an
+    empty tuple trains without a prior."""
     exclude_seen: bool = True
     """Whether rankings exclude seen items; a request can override it."""
     repeat_score: bool = False
@@ -88,7 +94,19 @@ class ModelConfig(BaseModel):
     @property
     def effective_prior_half_life_days(self) -> tuple[float, ...]:
         """The prior's half-lives; with ``decay="none"`` one infinite half-life, which is a count without decay."""
-        return (float("inf"),) if self.decay == "none" and self.prior_half_life_days else self.prior_half_life_days
+        undecayed = self.decay is Decay.none and self.prior_half_life_days
+        return (float("inf"),) if undecayed else self.prior_half_life_days
+
+    @property
+    def prior_starts(self) -> tuple[int, ...]:
+        """Of each of the p columns of the prior, the index of the first half-life that it uses.
+
+        One column, or, with a repeat score, one for each time scale of its trends; empty without a prior.
+        """
+        half_lives = self.effective_prior_half_life_days
+        starts = _TREND_STARTS_DAYS if self.repeat_score else _TREND_STARTS_DAYS[:1]
+        found = {sum(half_life < start for half_life in half_lives) for start in starts}
+        return tuple(sorted(index for index in found if index < len(half_lives)))
 
 
 class TrainConfig(BaseModel):
@@ -105,6 +123,11 @@ class TrainConfig(BaseModel):
     warm_start: bool | None = None
     """True starts from a linear model of item co-occurrence, false from random factors. None: true, unless the model
     has a repeat score, which holds most of the same information and was less accurate with a warm start."""
+    text_directions: int = Field(16, ge=0)
+    """Directions, each used twice, that start from the canonical correlations of texts."""
+    item_directions: bool = True
+    residual_half_trust_events: float = Field(30.0, ge=0)
+    """Training events at which an item's residuals have half their weight; 0 trusts them all."""
     learning_rate: float = Field(4e-3, gt=0)
     """Peak of the one-cycle schedule; decay rates have three times this learning rate."""
     residual_weight_decay: float = Field(0.1, ge=0)
@@ -133,6 +156,9 @@ class TrainConfig(BaseModel):
     repeat_offsets: tuple[float, ...] = Field((0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0), min_length=1)
     """Candidates for the repeat offset, which validation chooses: a value added to the scores of seen items, in log
     odds. A model ranks the training targets among the new items too high, so some offset helps."""
+    interest_scales: tuple[float, ...] = Field((0.0, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2), min_length=1)
+    """Candidates for the factor of the interest's scores beside the popularity prior, which validation chooses: a model
+    is too sure of what it has learned. With 0 the prior alone ranks."""
     item_bias_spread: float = Field(0.7, gt=0)
     """Standard deviation of the normal prior of each item's bias in the repeat score, as in ridge regression."""
     item_time_weights_spread: float = Field(0.1, gt=0)
@@ -164,11 +190,13 @@ class TrainConfig(BaseModel):
 
 
 def parse_half_lives(text: str) -> tuple[float, ...]:
-    """Half-lives in days from ``"2,7,30"``; ``"none"`` for none, ``inf`` for a count without decay.
+    """Half-lives in days from ``"2,7,30"``; ``"auto"`` for the default, ``"none"`` for none, ``inf`` for no decay.
 
     Raises:
         DataError: The text is no list of positive numbers.
     """
+    if text.strip() == "auto":
+        return DENSE_HALF_LIFE_DAYS
     if text.strip() == "none":
         return ()
     try:
@@ -177,4 +205,4 @@ def parse_half_lives(text: str) -> tuple[float, ...]:
         values = (-1.0,)
     if min(values) <= 0:
         raise DataError(f"prior half-lives: got {text!r}; expected positive days, as in '2,7,30,inf', or 'none'")
-    return values
+    return tuple(sorted(values))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -20,6 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from ebbtide.train.choices import DeviceKind, Precision
 from ebbtide.train.errors import DeviceError
 
 # Fabric loads torch's compiler, which takes two seconds: only a training that runs loads it.
@@ -32,23 +32,13 @@ _AUTOCAST: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bf16": "bf16-mixed",
 Ints = npt.NDArray[np.int64]
 
 
-class Precision(str, Enum):
-    """Precision of matrix products; parameters, the optimiser and the loss stay in float32."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    """bfloat16 through autocast."""
-    fp16 = "fp16"
-    """float16 through autocast; the loss is scaled so that small gradients do not become 0."""
-
-
 class DeviceConfig(BaseModel):
     """Device, number of processes and precision of training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    device: Literal["auto", "cpu", "cuda"] = "cpu"
-    """``auto``: CUDA if PyTorch finds a GPU, otherwise the CPU."""
+    device: DeviceKind = DeviceKind.cpu
+    """Where training runs."""
     devices: int = Field(1, ge=1)
     """Processes on each machine: one for each GPU, or several that share the CPU."""
     precision: Precision = Precision.fp32
@@ -198,7 +188,7 @@ def _kind(config: DeviceConfig) -> Literal["cpu", "cuda"]:
         DeviceError: There are fewer devices than asked for.
     """
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if config.device == "cpu" or (config.device == "auto" and not found):
+    if config.device is DeviceKind.cpu or (config.device is DeviceKind.auto and not found):
         return "cpu"
     if not found:
         raise DeviceError("device: got 'cuda'; expected 'cpu' or 'auto': PyTorch finds no CUDA device on this machine")

@@ -8,27 +8,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ebbtide.train.choices import FineTuning
 from ebbtide.train.encoder import COPIED_FILES, WEIGHTS_FILE, embed_with, fast_tokenizer, load_encoder
 from ebbtide.train.errors import EncoderError
 
 _LORA_RANK = 8
 _LORA_ALPHA = 16
-
-
-class FineTuning(str, Enum):
-    """What of the encoder learns."""
-
-    frozen = "frozen"
-    lora = "lora"
-    """Low-rank adapters in every linear layer (Hu et al., ICLR 2022), merged into the weights at the end."""
-    full = "full"
 
 
 class EncoderFineTuner(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import astuple
 from typing import Literal
@@ -11,8 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ebbtide.train.calibration import calibrate
+from ebbtide.train.canonical import canonical_text
 from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Progress, optimizer_tensors, restore_optimizer
-from ebbtide.train.evaluation.ranks import metrics_of, target_ranks_by_offset
+from ebbtide.train.evaluation.ranks import Variant
 from ebbtide.train.lowrank import low_rank, start_from
 from ebbtide.train.material import History, Material
 from ebbtide.train.model import InterestModel
@@ -63,9 +66,12 @@ class Loop:
         self.random = np.random.default_rng(config.seed)
         self.model = InterestModel(material.model_config, material.text_vectors, material.features)
         self.fine_tuner = None if material.make_fine_tuner is None else material.make_fine_tuner()
+        counts = np.bincount(material.log.item[training], minlength=material.text_vectors.shape[0])
+        self.model.trust_residuals(torch.from_numpy(counts), config.residual_half_trust_events)
         if saved is None:
             self._warm_start(training)
-            self._set_repeat_offset(history.best_repeat_offset)
+            if material.smoothing is not None:
+                self.model.prior_smoothing_events.copy_(torch.from_numpy(material.smoothing.events))
         self.step = Step(
             self.model, material.log, material.tensors, material.popularity, training, config, self.fine_tuner
         )
@@ -87,6 +93,8 @@ class Loop:
 
     def run(self) -> InterestModel:
         """The model of the best epoch, or of the last where nothing is validated."""
+        if self.phase == "train" and not self.history.epochs:
+            self._end_epoch(time.monotonic())
         while not self._finished():
             began = time.monotonic()
             self._epoch()
@@ -95,6 +103,10 @@ class Loop:
             self._put(self.best)
             self._refresh()
         self.step.cpu()
+        variant = self.history.best_variant
+        self.model.finish(variant.interest_scale)
+        if self.model.repeat is not None:
+            self.model.repeat.repeat_offset.fill_(variant.repeat_offset)
         return self.model.eval()
 
     def _encoder_parameters(self) -> list[nn.Parameter]:
@@ -120,11 +132,11 @@ class Loop:
             self.model.text_vectors = self.fine_tuner.refreshed().to(self.model.text_vectors.device)
 
     def _done(self) -> int:
-        return len(self.history.epochs) if self.phase == "train" else self.refit_epochs
+        return max(len(self.history.epochs) - 1, 0) if self.phase == "train" else self.refit_epochs
 
     def _finished(self) -> bool:
         done, best = self._done(), self.history.best_epoch
-        patient = self.phase == "refit" or not best or done - best < self.material.config.patience
+        patient = self.phase == "refit" or done - best < self.material.config.patience
         return done >= self.epochs or not patient
 
     def _epoch(self) -> None:
@@ -159,14 +171,14 @@ class Loop:
         self.baskets += round(total)
 
     def _end_epoch(self, began: float) -> None:
-        number = self._done() + 1
+        number = self._done() + 1 if self.baskets else 0
         self._refresh()
         trained = time.monotonic()
-        metrics = self._validate()
+        metrics, variant = self._validate()
         epoch = Epoch(
             number=number,
-            loss=self.loss_sum / self.baskets,
-            alpha=self.alpha_sum / self.baskets,
+            loss=self.loss_sum / self.baskets if self.baskets else math.nan,
+            alpha=self.alpha_sum / self.baskets if self.baskets else math.nan,
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             half_life_days=self.model.half_life_quantiles(QUANTILES),
             validation=metrics,
@@ -179,55 +191,36 @@ class Loop:
             self.refit_epochs = number
         if metrics is not None and metrics.ndcg_at_10 > self.history.best_ndcg_at_10:
             self.history.best_epoch, self.history.best_ndcg_at_10 = number, metrics.ndcg_at_10
-            self.history.best_repeat_offset = (
-                0.0 if self.model.repeat is None else float(self.model.repeat.repeat_offset)
-            )
+            self.history.best_variant = variant
             self.best = {name: value.clone() for name, value in self._learned().items()}
         self.batches, self.loss_sum, self.alpha_sum, self.baskets = 0, 0.0, 0.0, 0
         if self.material.checkpoints is not None:
             self._save(self.material.checkpoints, self.random.bit_generator.state)
         self.material.watcher.epoch_ended(epoch)
 
-    def _validate(self) -> Metrics | None:
-        """Measured by the first process, which tells the others; sets the best repeat offset."""
+    def _validate(self) -> tuple[Metrics | None, Variant]:
+        """Measured by the first process, which tells the others."""
         if self.validation is None:
-            return None
-        devices, found, repeat_offset = self.material.devices, Metrics(0, 0, 0, 0.0, 0.0, 0.0), 0.0
+            return None, Variant()
+        material, devices = self.material, self.material.devices
+        found, variant = Metrics(0, 0, 0, 0.0, 0.0, 0.0), Variant()
         if devices.is_first:
-            found, repeat_offset = max(self._metrics_by_repeat_offset(), key=lambda pair: pair[0].ndcg_at_10)
-        users, baskets, events, *means, repeat_offset = devices.told_by_first(*astuple(found), repeat_offset)
-        self._set_repeat_offset(repeat_offset)
-        return Metrics(round(users), round(baskets), round(events), *means)
-
-    def _metrics_by_repeat_offset(self) -> list[tuple[Metrics, float]]:
-        """Of the validation events, for every repeat offset."""
-        assert self.validation is not None  # noqa: S101 - asked for only where there are some
-        material = self.material
-        repeat_offsets = (0.0,) if self.model.repeat is None else material.config.repeat_offsets
-        self._set_repeat_offset(0.0)
-        events, ranks = target_ranks_by_offset(
-            self.model, material.log, material.tensors, self.validation, material.popularity, repeat_offsets
-        )
-        return [
-            (metrics_of(material.log, events, rank), repeat_offset)
-            for rank, repeat_offset in zip(ranks, repeat_offsets, strict=True)
-        ]
-
-    def _set_repeat_offset(self, repeat_offset: float) -> None:
-        if self.model.repeat is not None:
-            self.model.repeat.repeat_offset.fill_(repeat_offset)
+            best = calibrate(self.model, material.log, material.tensors, self.validation, material.config)
+            found, variant = best.metrics, best.variant
+        users, baskets, events, *means, scale, offset = devices.told_by_first(*astuple(found), *astuple(variant))
+        return Metrics(round(users), round(baskets), round(events), *means), Variant(scale, offset)
 
     def _warm_start(self, training: Mask) -> None:
         material = self.material
-        wanted = material.config.warm_start
-        if not material.model_config.repeat_score if wanted is None else wanted:
-            directions = max(material.model_config.dimensions // 2, 1)
-            factors = low_rank(material.log, training, material.text_vectors.shape[0], directions)
-            if factors is not None:
-                start_from(self.model, factors)
-        else:
-            # Random scores of random texts would drown what popularity and repetition say from the first step on.
-            nn.init.zeros_(self.model.item_projection)
+        directions = material.model_config.dimensions // 2
+        of_text = min(material.config.text_directions, directions)
+        text = canonical_text(
+            material.log, training, material.text_vectors, material.popularity, of_text, material.config.seed
+        )
+        factors = None
+        if material.config.item_directions:
+            factors = low_rank(material.log, training, material.text_vectors.shape[0], directions - of_text)
+        start_from(self.model, factors, text)
 
     def _save(self, checkpoints: CheckpointFolder, random_state: object) -> None:
         progress = Progress(
@@ -242,7 +235,8 @@ class Loop:
             refit_epochs=self.refit_epochs,
             best_epoch=self.history.best_epoch,
             best_ndcg_at_10=self.history.best_ndcg_at_10,
-            best_repeat_offset=self.history.best_repeat_offset,
+            best_interest_scale=self.history.best_variant.interest_scale,
+            best_repeat_offset=self.history.best_variant.repeat_offset,
         )
         parts = {
             _MODEL: self._learned(),

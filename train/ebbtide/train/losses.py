@@ -11,32 +11,11 @@ for candidates that are only next items.
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-
-class Loss(str, Enum):
-    """What training minimises."""
-
-    full_softmax = "full-softmax"
-    """Cross-entropy over the whole catalog."""
-    sampled_softmax = "sampled-softmax"
-    """Cross-entropy over drawn negatives, corrected by how likely they were drawn: for large catalogs."""
-    bpr = "bpr"
-    """Targets should score above drawn negatives."""
-    gbce = "gbce"
-    """Binary cross-entropy with drawn negatives, calibrated against overconfidence."""
-    mse = "mse"
-    """Squared error of predicted ratings, as in the source method."""
-
-    @property
-    def draws(self) -> bool:
-        """Whether negatives are drawn."""
-        return self in {Loss.sampled_softmax, Loss.bpr, Loss.gbce}
 
 
 def full_softmax(scores: Tensor, row: Tensor, column: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ebbtide.data.events import EventLog
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
+from ebbtide.train.canonical import CanonicalText
 from ebbtide.train.model import InterestModel
 
 WINDOW_EVENTS = 64
@@ -30,6 +31,9 @@ _ITERATIONS = 3
 _SCORE_SPREAD = 0.5
 """Root mean square, over windows and items, of the scores that the undecayed interest of a window gives."""
 _TEXT_PENALTY = 1.0
+_LEAST_TRUST = 1e-6
+_TEXT_SCALE = 0.35
+"""Factor of the scores of the canonical directions: they are log odds for jointly normal texts, which texts are not."""
 
 
 @dataclass(frozen=True)
@@ -87,28 +91,52 @@ def low_rank(log: EventLog, training: npt.NDArray[np.bool_], items: int, directi
 
 
 @torch.no_grad()
-def start_from(model: InterestModel, factors: LowRank) -> None:
-    """Puts the factors into a fresh model: each direction twice, once with a long and once with a short half-life.
+def start_from(model: InterestModel, factors: LowRank | None, text: CanonicalText | None) -> None:
+    """Puts directions into a fresh model, each twice: once with a long and once with a short half-life.
 
-    The part of a vector that the text explains goes into the projections, so that new items start near similar ones.
-    The rest goes into the residual.
+    The canonical directions of the texts come first. Of the factors, the part that the text explains goes into the
+    projections, so that new items start near similar ones; the rest goes into the residual. Dimensions that are left
+    over add nothing to a score until they are trained.
+
+    Args:
+        model: Fresh, with the items' trust.
+        factors: None where the log is too small.
+        text: None where the log is too small.
     """
-    d = model.config.dimensions
-    directions = factors.event.shape[1]
-    copies = torch.arange(d) % directions
-    event, item = factors.event[:, copies], factors.item[:, copies]
-    known = factors.count > 0
-    event = event / event[known].square().sum(1).mean().sqrt()
-    item = item * (_SCORE_SPREAD / _spread(factors.interest[:, copies], item[known]))
-    for vectors, projection, residual in (
-        (event, model.event_projection, model.event_residual),
-        (item, model.item_projection, model.item_residual),
-    ):
-        projection.copy_(_by_text(model.text_vectors, vectors, factors.count))
-        residual.copy_((vectors - model.text_vectors @ projection) * known[:, None])
+    half = model.config.dimensions // 2
+    model.item_residual.zero_()
+    model.item_projection.zero_()
+    begin = 0
+    if text is not None:
+        begin = text.event.shape[1]
+        scale = float((model.text_vectors @ text.event).square().sum(1).mean().sqrt())
+        for first in (0, half):
+            dims = slice(first, first + begin)
+            model.event_residual[:, dims] = 0
+            model.event_projection[:, dims] = text.event / scale
+            model.item_projection[:, dims] = text.item * (scale * _TEXT_SCALE)
+    if factors is not None:
+        directions = min(half - begin, factors.event.shape[1])
+        event, item = factors.event[:, :directions], factors.item[:, :directions]
+        known = factors.count > 0
+        event = event / event[known].square().sum(1).mean().sqrt()
+        item = item * (_SCORE_SPREAD / _spread(factors.interest[:, :directions], item[known]))
+        for vectors, projection, residual in (
+            (event, model.event_projection, model.event_residual),
+            (item, model.item_projection, model.item_residual),
+        ):
+            explained = _by_text(model.text_vectors, vectors, factors.count)
+            rest = (vectors - model.text_vectors @ explained) * known[:, None]
+            if model.residual_trust is not None:
+                rest = rest / model.residual_trust.clamp(min=_LEAST_TRUST)
+            for first in (begin, half + begin):
+                dims = slice(first, first + directions)
+                projection[:, dims], residual[:, dims] = explained, rest
     if model.config.decay == "learned":
         # The first copy of every direction gets the long half-lives, the second the short ones.
-        model.log_decay_rate.copy_(model.log_decay_rate.sort().values)
+        rates = model.log_decay_rate.sort().values
+        order = torch.cat([torch.randperm(half), half + torch.randperm(rates.shape[0] - half)])
+        model.log_decay_rate.copy_(rates[order])
 
 
 def _spread(left: Tensor, right: Tensor) -> float:

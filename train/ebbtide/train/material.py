@@ -11,8 +11,9 @@ from ebbtide.data.events import EventLog
 from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
+from ebbtide.train.evaluation.ranks import Variant
 from ebbtide.train.fine_tuning import EncoderFineTuner
-from ebbtide.train.popularity import PopularitySnapshots
+from ebbtide.train.popularity import PopularitySnapshots, Smoothing
 from ebbtide.train.progress import Epoch
 from ebbtide.train.watcher import Watcher
 from ebbtide.train.windows import LogTensors
@@ -25,6 +26,7 @@ class Material:
     log: EventLog
     tensors: LogTensors
     popularity: PopularitySnapshots | None
+    smoothing: Smoothing | None
     text_vectors: Tensor
     features: Mapping[str, Tensor]
     """Further feature blocks by name."""
@@ -42,8 +44,8 @@ class History:
     """The validated epochs of a training, and the best of them."""
 
     epochs: list[Epoch] = field(default_factory=list)
-    """Epochs with validation."""
+    """Epochs with validation; the first is number 0, the model before its first step."""
     best_epoch: int = 0
     best_ndcg_at_10: float = -1.0
-    best_repeat_offset: float = 0.0
-    """The repeat offset of the best epoch."""
+    best_variant: Variant = field(default_factory=Variant)
+    """How the parts of the score were put together best in the best epoch."""

@@ -16,6 +16,7 @@ from ebbtide.interest.gate import SCALAR_FEATURES
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
 from ebbtide.train.blocks import RESIDUAL, TEXT, AddedBlocks, FeatureBlock
 from ebbtide.train.config import ModelConfig
+from ebbtide.train.popularity import Smoothing
 from ebbtide.train.repeat import RepeatScore
 
 
@@ -55,6 +56,11 @@ class InterestModel(nn.Module):
     """
 
     text_vectors: Tensor
+    residual_trust: Tensor | None
+    """``[items, 1]``, n / (n + k) for an item with n training events: multiplies its residuals during training. None in
+    a finished model, whose residuals include it."""
+    prior_smoothing_events: Tensor
+    """``[half-lives]`` float64, see `Smoothing.events`; fitted before training, not learned by gradient descent."""
 
     def __init__(self, config: ModelConfig, text_vectors: Tensor, features: Mapping[str, Tensor] | None = None) -> None:
         """Starts from log-spaced half-lives and random projections; seed torch before for a reproducible start.
@@ -76,11 +82,13 @@ class InterestModel(nn.Module):
         self.item_projection = nn.Parameter(torch.randn(text_width, d) / math.sqrt(d))
         self.event_residual = nn.Parameter(torch.randn(items, d) * 0.02)
         self.item_residual = nn.Parameter(torch.randn(items, d) * 0.02)
+        self.register_buffer("residual_trust", None, persistent=False)
         self.gamma = nn.Parameter(torch.ones(d))
-        # They add up to 1: alone they would give every item its share of what is popular.
-        columns = len(config.effective_prior_half_life_days)
-        weight = torch.full((columns,), 1 / max(columns, 1))
-        self.prior_weight = nn.Parameter(weight, requires_grad=columns > 0)
+        half_lives = config.effective_prior_half_life_days
+        self.register_buffer("prior_smoothing_events", torch.full((len(half_lives),), 1e4, dtype=torch.float64))
+        # Alone the prior then gives every item its share of what is popular.
+        weight = torch.eye(1, len(config.prior_starts))[0]
+        self.prior_weight = nn.Parameter(weight, requires_grad=bool(half_lives))
         if config.decay == "learned":
             self.log_decay_rate = nn.Parameter(
                 _log_rates(config.shortest_half_life_days, config.longest_half_life_days, d)
@@ -101,9 +109,40 @@ class InterestModel(nn.Module):
         """Every feature block by name."""
         return {
             TEXT: FeatureBlock(self.text_vectors, self.event_projection, self.item_projection),
-            RESIDUAL: FeatureBlock(None, self.event_residual, self.item_residual),
+            RESIDUAL: FeatureBlock(None, self._trusted(self.event_residual), self._trusted(self.item_residual)),
             **self.added_blocks.blocks(),
         }
+
+    def _trusted(self, residual: Tensor) -> Tensor:
+        return residual if self.residual_trust is None else residual * self.residual_trust
+
+    def trust_residuals(self, events: Tensor, half_trust_events: float) -> None:
+        """Weighs the residuals of items by how many events they are learned from.
+
+        The gradient shrinks with the trust, so that a rare item also moves less in a step of Adam.
+
+        Args:
+            events: ``[items]``, training events.
+            half_trust_events: k, the number of events at which a residual has half its weight.
+        """
+        self.residual_trust = (events / (events + half_trust_events).clamp(min=1)).float()[:, None]
+
+    @torch.no_grad()
+    def finish(self, interest_scale: float) -> None:
+        """Puts the trust, and a factor for the interest's scores, into the parameters."""
+        for residual in (self.event_residual, self.item_residual):
+            residual.copy_(self._trusted(residual))
+        self.residual_trust = None
+        self.gamma.mul_(interest_scale)
+
+    @property
+    def smoothing(self) -> Smoothing:
+        """How the popularity prior is computed from counts."""
+        return Smoothing(
+            half_life_days=np.array(self.config.effective_prior_half_life_days, dtype=np.float64),
+            events=self.prior_smoothing_events.cpu().numpy(),
+            starts=self.config.prior_starts,
+        )
 
     @property
     def decay_rate_per_day(self) -> Tensor:

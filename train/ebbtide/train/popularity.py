@@ -1,9 +1,21 @@
-"""The popularity prior: log(1 + decayed count) of every item at a few half-lives, as of any time of the log."""
+"""The popularity prior: the smoothed share of each item among recent events, at any time of a log.
+
+Decayed counts at one half-life are too old for news and too sparse for a long tail, so counts at several half-lives
+back each other off, longest first, as n-gram orders do in a language model (Dirichlet smoothing; MacKay and Peto,
+1995):
+
+    share_h(i) = (count_h(i) + s_h share_h'(i)) / (total_h + s_h)
+
+where h' is the next longer half-life, and the longest one backs off to 1 / items. s_h is a number of events, fitted to
+the log (`popularity_fit`): where it is small, half-life h alone decides; where it is infinite, h has no effect. In a
+quiet hour, when short counts have decayed to nothing, the longer half-lives take over.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,62 +23,157 @@ import numpy.typing as npt
 from ebbtide.interest.events import MS_PER_DAY
 
 _TABLE_BYTES = 256 * 1024 * 1024
-_MAX_SNAPSHOTS = 512
+_MAX_SNAPSHOTS = 2048
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """How decayed counts at several half-lives become shares."""
+
+    half_life_days: Doubles
+    """``[half-lives]``, ascending; infinity counts without decay."""
+    events: Doubles
+    """s, ``[half-lives]``: the weight of the next longer half-life, in events; infinity where a half-life has no
+    effect."""
+    starts: tuple[int, ...]
+    """p indices of half-lives. Column c uses the half-lives from ``starts[c]`` on; the first start is 0."""
+
+    @property
+    def decay_rate_per_ms(self) -> Doubles:
+        """Ln 2 over each half-life, ``[half-lives]``."""
+        return np.asarray(np.log(2) / (self.half_life_days * MS_PER_DAY))
+
+    def columns(self, counts: Doubles, kept: Doubles) -> Floats:
+        """log(items * share) of every item, ``[items, p]``: 0 for an item of average popularity.
+
+        Args:
+            counts: ``[half-lives, items]``, decayed counts as of some time.
+            kept: ``[half-lives]``, what a later time leaves of them.
+        """
+        items = counts.shape[1]
+        totals = counts.sum(axis=1) * kept
+        share = np.full(items, 1 / items)
+        columns = np.empty((items, len(self.starts)), dtype=np.float32)
+        for index in reversed(range(counts.shape[0])):
+            smoothing = self.events[index]
+            if np.isfinite(smoothing):
+                share = share * (smoothing / (totals[index] + smoothing))
+                share += counts[index] * (kept[index] / (totals[index] + smoothing))
+            for column, start in enumerate(self.starts):
+                if start == index:
+                    columns[:, column] = np.log(share * items)
+        return columns
+
+
+class Popularity(Protocol):
+    """The prior's columns over time."""
+
+    def columns_at(self, time_ms: Ints) -> Iterator[Floats]:
+        """The columns ``[items, p]`` at each time.
+
+        Args:
+            time_ms: ``[times]``, ascending, and none before those of an earlier call.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FrozenPopularity:
+    """The same columns at all times."""
+
+    columns: Floats
+    """``[items, p]``."""
+
+    def columns_at(self, time_ms: Ints) -> Iterator[Floats]:
+        """See `Popularity`."""
+        return (self.columns for _ in range(time_ms.shape[0]))
+
+
+class LivePopularity:
+    """Columns that count every event strictly before the time asked for: a prior that is always up to date."""
+
+    def __init__(self, item: Ints, time_ms: Ints, items: int, smoothing: Smoothing) -> None:
+        """Starts before the first event.
+
+        Args:
+            item: ``[events]``, catalog indices, in any order.
+            time_ms: ``[events]``, Unix milliseconds.
+            items: N.
+            smoothing: Half-lives and their smoothing.
+        """
+        order = np.argsort(time_ms, kind="stable")
+        self._item, self._time_ms = item[order], time_ms[order]
+        self._smoothing = smoothing
+        self._rate = np.where(np.isfinite(smoothing.events), smoothing.decay_rate_per_ms, 0)
+        self._counts = np.zeros((self._rate.shape[0], items))
+        self._counted = 0
+        self._as_of_ms = int(self._time_ms[0]) if time_ms.size else 0
+
+    def columns_at(self, time_ms: Ints) -> Iterator[Floats]:
+        """See `Popularity`."""
+        before: int | None = None
+        columns = np.empty((0, 0), dtype=np.float32)
+        for time in time_ms.tolist():
+            if time != before:
+                self._count_before(time)
+                kept = np.exp(-self._rate * max(time - self._as_of_ms, 0))
+                columns, before = self._smoothing.columns(self._counts, kept), time
+            yield columns
+
+    def _count_before(self, time_ms: int) -> None:
+        stop = int(np.searchsorted(self._time_ms, time_ms, side="left"))
+        if stop <= self._counted:
+            return
+        new = slice(self._counted, stop)
+        as_of = int(self._time_ms[stop - 1])
+        self._counts *= np.exp(-self._rate * (as_of - self._as_of_ms))[:, None]
+        age_ms = as_of - self._time_ms[new]
+        few = stop - self._counted < self._counts.shape[1] // 4
+        for counts, rate, smoothing in zip(self._counts, self._rate, self._smoothing.events, strict=True):
+            if not np.isfinite(smoothing):
+                continue
+            weight = np.exp(-rate * age_ms)
+            if few:
+                np.add.at(counts, self._item[new], weight)
+            else:
+                counts += np.bincount(self._item[new], weights=weight, minlength=counts.shape[0])
+        self._counted, self._as_of_ms = stop, as_of
 
 
 @dataclass(frozen=True)
 class PopularitySnapshots:
-    """The prior's columns at some timestamps; between two of them the earlier one holds, as between two refreshes."""
+    """The prior's columns at some timestamps, for training, which meets times in random order."""
 
-    timestamp_ms: npt.NDArray[np.int64]
+    timestamp_ms: Ints
     """``[timestamps]``, ascending."""
     columns: Floats
-    """``[timestamps, items, p]``: log(1 + decayed count) of the events strictly before each timestamp."""
+    """``[timestamps, items, p]``."""
 
-    def index_at(self, time_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The snapshot that holds at each time, same shape; the first one also before its timestamp."""
+    @classmethod
+    def of(cls, popularity: Popularity, timestamp_ms: Ints, items: int, columns: int) -> PopularitySnapshots:
+        """Takes the columns at some timestamps, ascending."""
+        table = np.empty((timestamp_ms.shape[0], items, columns), dtype=np.float32)
+        for index, found in enumerate(popularity.columns_at(timestamp_ms)):
+            table[index] = found
+        return cls(timestamp_ms, table)
+
+    def index_at(self, time_ms: Ints) -> Ints:
+        """The newest snapshot at each time, same shape; the first one also before its timestamp."""
         return np.maximum(np.searchsorted(self.timestamp_ms, time_ms, side="right") - 1, 0)
 
 
-def popularity_snapshots(
-    item: npt.NDArray[np.int64],
-    time_ms: npt.NDArray[np.int64],
-    items: int,
-    half_life_days: Sequence[float],
-    timestamp_ms: npt.NDArray[np.int64],
-) -> PopularitySnapshots:
-    """Counts the events before each timestamp, each weighing 2 ** (-age / half-life).
-
-    Args:
-        item: ``[events]``, catalog indices, any order.
-        time_ms: ``[events]``, Unix milliseconds.
-        items: N.
-        half_life_days: p half-lives in days; infinity counts without decay.
-        timestamp_ms: ``[timestamps]``, ascending.
-    """
-    order = np.argsort(time_ms, kind="stable")
-    item, time_ms = item[order], time_ms[order]
-    rates = np.log(2) / np.asarray(half_life_days, dtype=np.float64)
-    columns = np.empty((timestamp_ms.shape[0], items, rates.shape[0]), dtype=np.float32)
-    counts = np.zeros((items, rates.shape[0]))
-    upto = np.searchsorted(time_ms, timestamp_ms, side="left")
-    start = 0
-    for index, (timestamp, stop) in enumerate(zip(timestamp_ms, upto, strict=True)):
-        if index:
-            counts *= np.exp(-rates * (timestamp - timestamp_ms[index - 1]) / MS_PER_DAY)
-        age_days = (timestamp - time_ms[start:stop]) / MS_PER_DAY
-        for column, rate in enumerate(rates):
-            counts[:, column] += np.bincount(item[start:stop], weights=np.exp(-rate * age_days), minlength=items)
-        columns[index] = np.log1p(counts)
-        start = stop
-    return PopularitySnapshots(timestamp_ms, columns)
+def columns_at(item: Ints, time_ms: Ints, items: int, smoothing: Smoothing, timestamp_ms: int) -> Floats:
+    """The columns ``[items, p]`` as of one timestamp; the other arguments are those of `LivePopularity`."""
+    return next(LivePopularity(item, time_ms, items, smoothing).columns_at(np.array([timestamp_ms])))
 
 
-def snapshot_times(time_ms: npt.NDArray[np.int64], items: int, half_lives: int) -> npt.NDArray[np.int64]:
-    """Timestamps with equally many events between them, as many as a table of 256 MiB holds, 512 at most."""
-    fitting = _TABLE_BYTES // (4 * items * max(half_lives, 1))
+def snapshot_times(time_ms: Ints, items: int, columns: int) -> Ints:
+    """Timestamps with equally many events between them, as many as a table of 256 MiB holds, 2,048 at most."""
+    fitting = _TABLE_BYTES // (4 * items * max(columns, 1))
     wanted = int(np.clip(fitting, 2, _MAX_SNAPSHOTS))
     timestamps = np.quantile(time_ms, np.linspace(0, 1, wanted, endpoint=False), method="lower")
     return np.unique(timestamps.astype(np.int64))

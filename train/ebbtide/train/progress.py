@@ -29,6 +29,7 @@ class Epoch:
     """One pass over the training events."""
 
     number: int
+    """From 1; 0 for the model before its first step, which has no loss."""
     loss: float
     """Mean over the baskets, in the units of the loss: nats for a softmax."""
     alpha: float

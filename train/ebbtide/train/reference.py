@@ -49,6 +49,7 @@ def score_request(
     is_current: Sequence[bool] | None = None,
     weight: Sequence[float] | None = None,
     alpha: float | None = None,
+    decay_scale: float = 1.0,
     exclude: Sequence[int] = (),
     exclude_seen: bool | None = None,
     text_vectors: npt.NDArray[np.float32] | None = None,
@@ -64,19 +65,22 @@ def score_request(
         is_current: Flag of each event; None splits by the session gap.
         weight: v of each event; None for 1.
         alpha: Overrides the model's.
+        decay_scale: Factor on every decay rate by age, of the interest and of the repeat score.
         exclude: Catalog indices never to recommend.
         exclude_seen: Whether `item` is left out; None for the model's policy.
         text_vectors: ``[texts, text width]``, the encoder's vectors of the events with a text.
     """
     with torch.no_grad():
-        interest, used, current = _interest(model, item, time_ms, now_ms, is_current, weight, alpha, text_vectors)
+        interest, used, current = _interest(
+            model, item, time_ms, now_ms, is_current, weight, alpha, decay_scale, text_vectors
+        )
         factors = model.gamma.double() * _sum_of_terms(
             [(block.features, block.item_projection) for block in model.blocks.values()]
         )
         scores = factors @ interest + torch.from_numpy(prior_columns).double() @ model.prior_weight.double()
         repeats: dict[int, float] = {}
         if model.repeat is not None:
-            repeats = _repeat_scores(model, model.repeat, prior_columns, item, time_ms, now_ms, weight)
+            repeats = _repeat_scores(model, model.repeat, prior_columns, item, time_ms, now_ms, weight, decay_scale)
         for index, score in repeats.items():
             scores[index] = score
     seen = model.config.exclude_seen if exclude_seen is None else exclude_seen
@@ -95,6 +99,7 @@ def _interest(
     is_current: Sequence[bool] | None,
     weight: Sequence[float] | None,
     alpha: float | None,
+    decay_scale: float,
     text_vectors: npt.NDArray[np.float32] | None,
 ) -> tuple[Tensor, Tensor, int]:
     """Interest w ``[d]``, alpha ``[1]`` or ``[d]``, and the number of events of the current session."""
@@ -107,7 +112,7 @@ def _interest(
     # Python's sort is stable: events of one timestamp keep the order in which they were given.
     order = sorted(range(len(time_ms)), key=lambda event: time_ms[event])
     flags = is_current if is_current is not None else _last_session(time_ms, order, now_ms, model.config.session_gap_ms)
-    decay, rank_decay = model.decay_rate_per_day.double(), model.rank_decay_rate.double()
+    decay, rank_decay = decay_scale * model.decay_rate_per_day.double(), model.rank_decay_rate.double()
     sets: dict[bool, list[Tensor]] = {False: [], True: []}
     for position, event in enumerate(order):
         age_days = (now_ms - time_ms[event]) / _MS_PER_DAY
@@ -178,30 +183,30 @@ def _repeat_scores(
     time_ms: Sequence[int],
     now_ms: int,
     weight: Sequence[float] | None,
+    decay_scale: float,
 ) -> dict[int, float]:
-    """The scores of the user's seen items."""
+    """The scores of the user's seen items; the decay scale multiplies every age that they depend on."""
     rates = repeat.decay_rate_per_day.double().tolist()
-    half_lives = model.config.effective_prior_half_life_days
-    longest = half_lives.index(max(half_lives)) if half_lives else 0
     timestamp = []
     for days in (1, 7):
         angle = 2 * math.pi * (now_ms / _MS_PER_DAY % days) / days
         timestamp += [math.sin(angle), math.cos(angle)]
     if repeat.decays and len(time_ms):
-        timestamp.append(math.log1p((now_ms - max(time_ms)) / _MS_PER_HOUR))
+        timestamp.append(math.log1p(decay_scale * (now_ms - max(time_ms)) / _MS_PER_HOUR))
     scores = {}
     for seen in sorted(set(item)):
         indices = [event for event, index in enumerate(item) if index == seen]
         counts = [0.0] * len(rates)
         for event in indices:
             value = 1.0 if weight is None else float(weight[event])
-            age_days = (now_ms - time_ms[event]) / _MS_PER_DAY
+            age_days = decay_scale * (now_ms - time_ms[event]) / _MS_PER_DAY
             counts = [count + value * math.exp(-rate * age_days) for count, rate in zip(counts, rates, strict=True)]
         features = [math.log1p(count) for count in counts] + [math.log1p(len(time_ms))]
         if repeat.decays:
-            features.append(math.log1p((now_ms - max(time_ms[event] for event in indices)) / _MS_PER_HOUR))
+            newest = max(time_ms[event] for event in indices)
+            features.append(math.log1p(decay_scale * (now_ms - newest) / _MS_PER_HOUR))
         popularity = prior_columns[seen].tolist()
-        features += [recent - popularity[longest] for column, recent in enumerate(popularity) if column != longest]
+        features += [recent - popularity[-1] for recent in popularity[:-1]]
         row = (torch.tensor(features, dtype=torch.float64) - repeat.centre.double()) / repeat.spread.double()
         hidden = torch.tanh(repeat.hidden.weight.double() @ row + repeat.hidden.bias.double())
         score = repeat.direct_weight.double() @ row + repeat.output.weight[0].double() @ hidden

@@ -15,7 +15,7 @@ from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventColumns, EventLog, build_log, read_events
 from ebbtide.train.bundle import InterestBundle, fingerprint_of
 from ebbtide.train.errors import BundleError
-from ebbtide.train.popularity import popularity_snapshots
+from ebbtide.train.popularity import columns_at
 
 _MS_PER_SECOND = 1000
 
@@ -60,7 +60,7 @@ def read_grown_log(
     Raises:
         DataError: The file cannot be used, or has no event of the bundle's items.
     """
-    data = bundle.config.data
+    data = bundle.config.counted or bundle.config.data
     path = data.events if events is None else events
     names = columns or data.columns
     # Without the catalog: new items are no mistakes in the file, and must not count as bad rows.
@@ -94,11 +94,10 @@ def refresh_prior(bundle: InterestBundle, log: EventLog, timestamp_ms: int | Non
         BundleError: It has no prior.
         DataError: No event is before the timestamp, or the log begins where the last count ended.
     """
-    half_lives = bundle.config.model.effective_prior_half_life_days
-    if not half_lives:
+    if not bundle.config.model.prior_starts:
         raise BundleError(
-            "prior: got a bundle without one, so there is nothing to refresh; expected one trained with "
-            "--prior-half-lives, such as 2,7,30,365"
+            "prior: got a bundle without one, so there is nothing to refresh; expected one trained without "
+            "--prior-half-lives none"
         )
     if not log.events:
         raise DataError("events: got none of the bundle's items; expected the whole log, old events and new")
@@ -107,14 +106,18 @@ def refresh_prior(bundle: InterestBundle, log: EventLog, timestamp_ms: int | Non
     if oldest >= timestamp:
         raise DataError(f"as of: got {_date(timestamp)}; expected a time after the log's first event, {_date(oldest)}")
     counted_at = bundle.config.prior_counted_at_ms
+    if timestamp_ms is None and timestamp < counted_at:
+        raise DataError(
+            f"events: got {_date(timestamp - 1)} as the newest event; expected events up to {_date(counted_at)}, up to "
+            "when the bundle has counted already: give the log that has grown, or --as-of to count as of an earlier "
+            "time"
+        )
     if oldest >= counted_at:
         raise DataError(
             f"events: got none before {_date(counted_at)}, up to when the bundle has counted; expected the whole log, "
             "old events and new: what is older counts as well, less the longer ago it was"
         )
-    columns = popularity_snapshots(
-        log.item, log.time_ms, len(bundle.catalog), half_lives, np.array([timestamp], dtype=np.int64)
-    ).columns[0]
+    columns = columns_at(log.item, log.time_ms, len(bundle.catalog), bundle.model.smoothing, timestamp)
     fingerprint = fingerprint_of(bundle.model, columns, bundle.catalog, bundle.config.encoder)
     config = bundle.config.model_copy(update={"fingerprint": fingerprint, "prior_counted_at_ms": timestamp})
     return replace(bundle, config=config, prior_columns=columns)

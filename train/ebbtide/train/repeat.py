@@ -42,10 +42,7 @@ class RepeatScore(nn.Module):
         super().__init__()
         self.decays = config.decay == "learned"
         half_lives = torch.tensor(config.repeat_half_life_days if self.decays else (math.inf,))
-        prior_half_lives = config.effective_prior_half_life_days
-        self.longest = int(np.argmax(prior_half_lives)) if prior_half_lives else 0
-        """Index of the prior's longest half-life."""
-        trends = max(len(prior_half_lives) - 1, 0)
+        trends = max(len(config.prior_starts) - 1, 0)
         features = len(half_lives) + (2 if self.decays else 1) + trends
         if self.decays:
             self.log_decay_rate = nn.Parameter(torch.log(math.log(2) / half_lives))
@@ -78,10 +75,9 @@ class RepeatScore(nn.Module):
         The overall popularity of an item is part of its bias.
 
         Args:
-            prior: ``[..., p]``, columns of the popularity prior: logarithms of counts.
+            prior: ``[..., p]``, columns of the popularity prior: logarithms of shares, the slowest one last.
         """
-        at = self.longest
-        return torch.cat([prior[..., :at], prior[..., at + 1 :]], dim=-1) - prior[..., at : at + 1]
+        return prior[..., :-1] - prior[..., -1:]
 
     def forward(self, seen: SeenItems, item_bias: Tensor, prior: Tensor | None) -> Tensor:
         """The score of every pair, ``[pairs]``.

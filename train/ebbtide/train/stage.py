@@ -9,20 +9,24 @@ import numpy as np
 import numpy.typing as npt
 from platformdirs import user_cache_path
 
+from ebbtide.data.baskets import repeat_share
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.dataset import DataReference, Dataset, read_dataset
 from ebbtide.data.errors import DataError
 from ebbtide.data.splits import held_out
 from ebbtide.train.bundle import TUNED, BundleConfig, EncoderReference, InterestBundle, fingerprint_of
 from ebbtide.train.checkpoint import CheckpointFolder
+from ebbtide.train.choices import FineTuning, Loss
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder, files_fingerprint
-from ebbtide.train.fine_tuning import EncoderFineTuner, FineTuning
-from ebbtide.train.losses import Loss
-from ebbtide.train.popularity import popularity_snapshots
+from ebbtide.train.fine_tuning import EncoderFineTuner
+from ebbtide.train.popularity import columns_at
 from ebbtide.train.trainer import Fit, fit
 from ebbtide.train.watcher import Watcher
+
+REPEATS_FROM = 0.05
+"""Share of the events that repeat an item of their user from which seen items are recommended again."""
 
 FeaturesOf = Callable[[Catalog], npt.NDArray[np.float32]]
 """Gives the features of a feature block, ``[items, width]``, for a catalog."""
@@ -37,6 +41,8 @@ def train_bundle(
     checkpoints: CheckpointFolder | None = None,
     devices: Devices | None = None,
     feature_blocks: Mapping[str, FeaturesOf] | None = None,
+    *,
+    detect_repeats: bool = False,
 ) -> tuple[InterestBundle, Fit, Dataset]:
     """Trains on the events that the data description does not hold out.
 
@@ -49,6 +55,7 @@ def train_bundle(
         checkpoints: Where to keep what is needed to go on after a kill, and to look for it.
         devices: Where to compute; one CPU unless given. Of several processes each gets the whole result.
         feature_blocks: Further feature blocks: name, and what gives the items' features; None for none.
+        detect_repeats: Whether the log decides about seen items and the repeat score, instead of the configuration.
 
     Returns:
         The bundle (not yet saved), how the fit went, and the data.
@@ -65,6 +72,11 @@ def train_bundle(
     watcher.data_read(data)
     train_config = train_config.for_catalog(len(data.catalog))
     is_training = ~held_out(data.log, data_reference.holdout)
+    if detect_repeats:
+        share = repeat_share(data.log, is_training)
+        repeats = share >= REPEATS_FROM
+        model_config = model_config.model_copy(update={"exclude_seen": not repeats, "repeat_score": repeats})
+        watcher.repeats_detected(share, repeats)
     folder = encoder_folder(encoder)
     encoder_reference = EncoderReference(source=encoder, fingerprint=encoder_fingerprint(folder))
     total = len(data.catalog)
@@ -75,6 +87,8 @@ def train_bundle(
         user_cache_path("ebbtide"),
         lambda done: watcher.texts_embedded(done, total),
     )
+    if not model_config.text:
+        text_vectors = np.zeros_like(text_vectors)
     make_fine_tuner = None
     if train_config.encoder_fine_tuning is not FineTuning.frozen:
         make_fine_tuner = partial(
@@ -103,14 +117,9 @@ def train_bundle(
         encoder_reference = EncoderReference(source=TUNED, fingerprint=files_fingerprint(encoder_files))
 
     counted_at_ms = int(data.log.time_ms[is_training].max()) + 1
-    prior_columns = popularity_snapshots(
-        data.log.item[is_training],
-        data.log.time_ms[is_training],
-        total,
-        model_config.effective_prior_half_life_days,
-        np.array([counted_at_ms]),
-    ).columns[0]
-    best = result.epochs[result.best_epoch - 1]
+    prior_columns = columns_at(
+        data.log.item[is_training], data.log.time_ms[is_training], total, result.model.smoothing, counted_at_ms
+    )
     config = BundleConfig(
         fingerprint=fingerprint_of(result.model, prior_columns, data.catalog, encoder_reference),
         model=model_config,
@@ -119,7 +128,7 @@ def train_bundle(
         data=data_reference,
         prior_counted_at_ms=counted_at_ms,
         best_epoch=result.best_epoch,
-        validation_ndcg_at_10=best.validation.ndcg_at_10 if best.validation else float("nan"),
+        validation_ndcg_at_10=result.validation_ndcg_at_10,
         rating_mean=result.rating_mean,
     )
     return InterestBundle(config, data.catalog, result.model, prior_columns, encoder_files=encoder_files), result, data

@@ -11,18 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ebbtide.data.baskets import basket_heads, has_past
+from ebbtide.data.baskets import basket_heads, has_past, is_repeat
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
 from ebbtide.data.splits import after_time
 from ebbtide.train.checkpoint import CheckpointFolder, Identity
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
+from ebbtide.train.evaluation.ranks import Variant
 from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.loop import Loop
 from ebbtide.train.material import History, Material
 from ebbtide.train.model import InterestModel
-from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_times
+from ebbtide.train.popularity import LivePopularity, PopularitySnapshots, Smoothing, snapshot_times
+from ebbtide.train.popularity_fit import fit_smoothing
 from ebbtide.train.progress import Epoch
 from ebbtide.train.watcher import Watcher
 from ebbtide.train.windows import LogTensors
@@ -35,12 +37,12 @@ class Fit:
     """A trained model and the history of its training."""
 
     model: InterestModel
-    popularity: PopularitySnapshots | None
-    """The prior over the time of the training events."""
     epochs: list[Epoch]
-    """With validation; the final fit on all events is not among them."""
+    """With validation, from number 0, before the first step; the final fit on all events is not among them."""
     best_epoch: int
-    """Number, from 1, of the epoch with the best validation NDCG@10."""
+    """Number of the epoch with the best validation NDCG@10."""
+    validation_ndcg_at_10: float
+    """Of the best epoch."""
     rating_mean: float | None
     """Mean weight of the training events where scores are ratings less this mean; None for the ranking losses."""
     fine_tuner: EncoderFineTuner | None
@@ -102,16 +104,17 @@ def fit(
     history = History()
     if saved is not None:
         progress = saved.progress
-        history = History(
-            list(progress.epochs), progress.best_epoch, progress.best_ndcg_at_10, progress.best_repeat_offset
-        )
+        variant = Variant(progress.best_interest_scale, progress.best_repeat_offset)
+        history = History(list(progress.epochs), progress.best_epoch, progress.best_ndcg_at_10, variant)
     # Whatever is wrong with data and settings has been told by now, once.
     devices.launch()
-    popularity = prior_snapshots(log, text_vectors.shape[0], model_config)
+    smoothing = _smoothing(log, training, text_vectors.shape[0], model_config, train_config.seed)
+    popularity = None if smoothing is None else _snapshots(log, text_vectors.shape[0], smoothing)
     material = Material(
         log=log,
         tensors=LogTensors.of(log, model_config.session_gap_ms),
         popularity=popularity,
+        smoothing=smoothing,
         text_vectors=torch.from_numpy(text_vectors),
         features={name: torch.from_numpy(rows) for name, rows in features.items()},
         model_config=model_config,
@@ -124,25 +127,31 @@ def fit(
     refitting = saved is not None and saved.progress.phase == "refit"
     model = None
     if not refitting:
-        watcher.fit_started("train", train_config.epochs, len(history.epochs))
+        watcher.fit_started("train", train_config.epochs, max(len(history.epochs) - 1, 0))
         loop = Loop(material, "train", training, validation, train_config.epochs, history, saved)
         model = loop.run()
-    best = history.best_epoch or train_config.epochs
+    best = history.best_epoch
     if model is None or train_config.refit:
         done = saved.progress.refit_epochs if saved is not None and refitting else 0
         watcher.fit_started("refit on all events", best, done)
         loop = Loop(material, "refit", predictable, None, best, history, saved if refitting else None)
         model = loop.run()
-    return Fit(model, popularity, history.epochs, best, loop.step.rating_mean, loop.fine_tuner)
+    return Fit(model, history.epochs, best, history.best_ndcg_at_10, loop.step.rating_mean, loop.fine_tuner)
 
 
-def prior_snapshots(log: EventLog, items: int, config: ModelConfig) -> PopularitySnapshots | None:
-    """The popularity prior over a log; None where the model has none."""
-    half_lives = config.effective_prior_half_life_days
-    if not half_lives:
+def _smoothing(log: EventLog, training: Mask, items: int, config: ModelConfig, seed: int) -> Smoothing | None:
+    """The fitted smoothing of the prior; None where the model has none."""
+    if not config.prior_starts:
         return None
-    timestamps = snapshot_times(log.time_ms, items, len(half_lives))
-    return popularity_snapshots(log.item, log.time_ms, items, half_lives, timestamps)
+    predictable = training & ~is_repeat(log) if config.exclude_seen else training
+    return fit_smoothing(log, predictable, items, config.effective_prior_half_life_days, config.prior_starts, seed)
+
+
+def _snapshots(log: EventLog, items: int, smoothing: Smoothing) -> PopularitySnapshots:
+    """The prior over the time of the training events."""
+    timestamps = snapshot_times(log.time_ms, items, len(smoothing.starts))
+    popularity = LivePopularity(log.item, log.time_ms, items, smoothing)
+    return PopularitySnapshots.of(popularity, timestamps, items, len(smoothing.starts))
 
 
 def _digest(

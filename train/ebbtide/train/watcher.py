@@ -22,6 +22,9 @@ class Watcher:
     def texts_embedded(self, done: int, total: int) -> None:
         """``done`` more of ``total`` texts have been embedded."""
 
+    def repeats_detected(self, share: float, repeats: bool) -> None:
+        """The log decided whether seen items are recommended again; ``share`` of its events are repeats."""
+
     def fit_started(self, name: str, epochs: int, done: int) -> None:
         """A fit of at most ``epochs`` epochs starts, or resumes after ``done`` of them."""
 
@@ -47,6 +50,11 @@ class Watchers(Watcher):
         """Reports to all."""
         for watcher in self._watchers:
             watcher.texts_embedded(done, total)
+
+    def repeats_detected(self, share: float, repeats: bool) -> None:
+        """Reports to all."""
+        for watcher in self._watchers:
+            watcher.repeats_detected(share, repeats)
 
     def fit_started(self, name: str, epochs: int, done: int) -> None:
         """Reports to all."""

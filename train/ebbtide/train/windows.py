@@ -7,7 +7,7 @@ a decay and adds a vector, and the end of a session moves the current sum into t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,15 @@ from torch import Tensor, nn
 
 from ebbtide.data.events import EventLog
 from ebbtide.data.sessions import pauses_ms, session_starts
+from ebbtide.interest.contract import Limits
 from ebbtide.interest.events import MS_PER_DAY, MS_PER_HOUR
 from ebbtide.train.model import Context, InterestModel, Sums
 from ebbtide.train.recurrence import walk
 
 Ints = npt.NDArray[np.int64]
+
+REQUEST_EVENTS = Limits().max_events
+"""Events that a request may carry; the served gate counts no more."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,8 @@ def predict_windows(
     vectors: Tensor | None = None,
     dropout: float = 0.0,
     residual_dropout: float = 0.0,
+    *,
+    exact: bool = False,
 ) -> Predicted:
     """Interest before the target events of some windows.
 
@@ -130,6 +136,8 @@ def predict_windows(
         vectors: ``[items, d]``, event vectors; None computes those of the windows' items and no others.
         dropout: Share of the entries of event vectors that are zeroed.
         residual_dropout: As for `InterestModel.event_vectors`, where `vectors` is None.
+        exact: Whether every target has at most `context_events` events before it, as a request has. Otherwise the later
+            targets of a window have up to ``targets - 1`` more.
     """
     # The log stays on the CPU; what these windows hold of it goes to the model's device.
     device = model.gamma.device
@@ -152,18 +160,27 @@ def predict_windows(
     age_decay = torch.exp(-pause.unsqueeze(-1) * model.decay_rate_per_day)
     opens = log.opens_session[index].to(device, terms.dtype).unsqueeze(-1)
     sums = _scan(terms, age_decay, torch.exp(-model.rank_decay_rate), opens, context_events)
+    if exact and bool(inside[:, : targets - 1].any()):
+        sums = _without_older(model, sums, terms, log.time_ms[index].to(device), opens)
 
     wanted = (inside & is_target[index])[:, context_events:]
     event = index[:, context_events:][wanted]
     history_stop = torch.where(log.opens_session[event], event, log.session_start[event - 1].clamp(min=0))
-    history_stop = torch.maximum(history_stop, log.first[event])
+    first_counted = torch.maximum(log.first[event], event - REQUEST_EVENTS)
+    history_stop = torch.maximum(history_stop, first_counted)
     context = Context(
-        history_count=(history_stop - log.first[event]).to(device, terms.dtype),
+        history_count=(history_stop - first_counted).to(device, terms.dtype),
         current_count=(event - history_stop).to(device, terms.dtype),
         idle_hours=(log.pause_days[event] * (MS_PER_DAY / MS_PER_HOUR)).to(device),
     )
     wanted = wanted.to(device)
     chosen = Sums(*(part[wanted] for part in (sums.history, sums.history_square, sums.current, sums.current_square)))
+    if exact:
+        # What subtraction leaves of an empty history is rounding, which the norm would make large.
+        has_history = context.history_count[:, None] > 0
+        chosen = replace(
+            chosen, history=chosen.history * has_history, history_square=chosen.history_square * has_history
+        )
     interest, alpha = model.blend(chosen, context)
     return Predicted(event, interest, alpha)
 
@@ -188,3 +205,37 @@ def _scan(terms: Tensor, age_decay: Tensor, rank_decay: Tensor, opens: Tensor, c
     d = terms.shape[-1]
     histories, currents = histories.transpose(0, 1), currents.transpose(0, 1)
     return Sums(histories[..., :d], histories[..., d:], currents[..., :d], currents[..., d:])
+
+
+def _without_older(model: InterestModel, sums: Sums, terms: Tensor, time_ms: Tensor, opens: Tensor) -> Sums:
+    """The sums without the events that a request for a later target of the window is too short for.
+
+    The target at offset j has the first j events of the window too many.
+
+    Args:
+        model: For its decay.
+        sums: Just before each target, ``[windows, targets, d]``.
+        terms: ``[windows, window events, d]``, weighted event vectors.
+        time_ms: ``[windows, window events]``.
+        opens: ``[windows, window events, 1]``, 1 where an event opens a session.
+    """
+    targets = sums.history.shape[1]
+    context, older = terms.shape[1] - targets, targets - 1
+    offset = torch.arange(targets, device=terms.device)[:, None]
+    place = torch.arange(older, device=terms.device)
+    # Before the user's first event are other users' times; their terms are 0.
+    age_days = ((time_ms[:, context:, None] - time_ms[:, None, :older]) / MS_PER_DAY).clamp(min=0)
+    rank = context + offset - 1 - place
+    decay = torch.exp(
+        -age_days[..., None].to(terms.dtype) * model.decay_rate_per_day - rank[..., None] * model.rank_decay_rate
+    )
+    added = terms[:, None, :older] * decay * (place < offset)[..., None]
+    sessions = opens.cumsum(1)
+    is_current = sessions[:, context:, None] == sessions[:, None, :older]
+    past, present = added * ~is_current, added * is_current
+    return Sums(
+        sums.history - past.sum(2),
+        (sums.history_square - past.square().sum(2)).clamp(min=0),
+        sums.current - present.sum(2),
+        (sums.current_square - present.square().sum(2)).clamp(min=0),
+    )

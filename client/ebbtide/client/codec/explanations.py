@@ -11,7 +11,7 @@ from ebbtide.client.codec.tensors import Arrays, flat, matrix
 from ebbtide.client.codec.user import event_groups, now_ms_of, tensor_order
 from ebbtide.client.errors import InternalError
 from ebbtide.interest import contract
-from ebbtide.v1 import ExplainRequest, ExplainResponse
+from ebbtide.v1 import ExplainRequest, ExplainResponse, RepeatShares
 
 _DAY_MS = 86_400_000
 
@@ -25,7 +25,8 @@ def decode_explanation(
         outputs: Those of the model ``explain``, for ``C`` items and ``E`` events: ``candidate_score`` float32
             ``[1, C]``, ``event_share`` float32 ``[C, E]``, ``event_current`` bool and ``event_decay`` float32 ``[E]``,
             ``dimension_share`` float32 ``[C, d]``, ``prior_share`` and ``adjustment_share`` float32 ``[C]``,
-            ``half_life_days`` float32 ``[d]``, and the outputs about the user.
+            ``half_life_days`` float32 ``[d]``, and the outputs about the user. ``repeat_share`` float32 ``[C, parts]``
+            may be missing.
         request: The request, for its events and item ids.
         now_ms: The clock that the request was encoded with.
         model_version: Version of the model that answered.
@@ -48,6 +49,9 @@ def decode_explanation(
     dimensions = matrix(outputs, contract.DIMENSION_SHARE, items)
     prior = flat(outputs, contract.PRIOR_SHARE, items)
     adjustments = flat(outputs, contract.ADJUSTMENT_SHARE, items)
+    repeats = None
+    if contract.REPEAT_SHARE.name in outputs:
+        repeats = matrix(outputs, contract.REPEAT_SHARE, items)
     response = ExplainResponse()
     fill_user(response, outputs, model_version)
     response.half_life_days.extend(flat(outputs, contract.HALF_LIFE_DAYS, dimensions.shape[1]).tolist())
@@ -68,6 +72,9 @@ def decode_explanation(
         if not explained.is_excluded:
             explained.score = score
             explained.adjustment_share = float(adjustments[row])
+            if repeats is not None and explained.adjustment_share:
+                parts = dict(zip(contract.REPEAT_PARTS, repeats[row].tolist(), strict=True))
+                explained.repeat_shares.CopyFrom(RepeatShares(**parts))
         explained.event_shares.extend(shares[row].tolist())
         explained.history_share = float(shares[row, ~current].sum(dtype=np.float64))
         explained.current_share = float(shares[row, current].sum(dtype=np.float64))

@@ -22,9 +22,8 @@ from ebbtide.data.splits import held_out
 from ebbtide.export.encoder.texts import Floats
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.evaluation.ranks import metrics_of, target_ranks
+from ebbtide.train.evaluation.scores import live_popularity
 from ebbtide.train.model import InterestModel
-from ebbtide.train.popularity import PopularitySnapshots
-from ebbtide.train.trainer import prior_snapshots
 from ebbtide.train.windows import LogTensors
 
 _GROUPS = 10
@@ -71,7 +70,6 @@ class TextRanking:
     bundle: InterestBundle
     log: EventLog
     tensors: LogTensors
-    popularity: PopularitySnapshots | None
     targets: Mask
     """``[events]``, the events to predict."""
     items: Ints
@@ -92,13 +90,12 @@ class TextRanking:
         late = held_back if held_back.any() else np.ones_like(held_back)
         targets, items = _choose(log, late & has_past(log), sample)
         tensors = LogTensors.of(log, bundle.config.model.session_gap_ms)
-        popularity = prior_snapshots(log, len(bundle.catalog), bundle.config.model)
         model = _with_residual(bundle.model, torch.zeros_like(bundle.model.event_residual))
-        full = target_ranks(model, log, tensors, targets, popularity)
+        full = _outcome(model, log, tensors, targets)
         found = metrics_of(log, *full)
         if not found.ndcg_at_10 > 0:
             raise NotMeasured(f"the full encoder ranks none of {found.events} targets in the top 10")
-        return cls(bundle, log, tensors, popularity, targets, items, full)
+        return cls(bundle, log, tensors, targets, items, full)
 
     def loss(self, embed_texts: Callable[[list[str]], Floats]) -> RankingLoss:
         """The effect of another encoder on NDCG@10.
@@ -112,7 +109,13 @@ class TextRanking:
         changed = torch.zeros_like(model.event_residual)
         changed[items] = torch.from_numpy(vectors) - model.text_vectors[items] @ model.event_projection.detach()
         other = _with_residual(model, changed)
-        return _compare(self.log, self.full, target_ranks(other, self.log, self.tensors, self.targets, self.popularity))
+        return _compare(self.log, self.full, _outcome(other, self.log, self.tensors, self.targets))
+
+
+def _outcome(model: InterestModel, log: EventLog, tensors: LogTensors, targets: Mask) -> Outcome:
+    """Log indices of the targets and their ranks, ``[targets]`` each, with popularity kept up to date."""
+    events, ranks = target_ranks(model, log, tensors, targets, live_popularity(model, log))
+    return events, ranks[0]
 
 
 def _read_log(bundle: InterestBundle) -> EventLog:

@@ -24,9 +24,9 @@ from ebbtide.train.evaluation.intervals import Difference, Estimate, estimate, p
 from ebbtide.train.evaluation.learned import Learned, learned
 from ebbtide.train.evaluation.lists import RankedLists, rank_baskets, read_predictions
 from ebbtide.train.evaluation.ratings import Ratings, predicted_ratings, rating_errors
-from ebbtide.train.evaluation.scores import frozen_popularity, updated_popularity
+from ebbtide.train.evaluation.scores import frozen_popularity, live_popularity
 from ebbtide.train.evaluation.testset import TestSet
-from ebbtide.train.popularity import PopularitySnapshots
+from ebbtide.train.popularity import Popularity
 
 COLD_EVENTS = 5
 """Items with at most so many training events are cold or of the long tail."""
@@ -147,13 +147,12 @@ def evaluate_bundle(
             f"catalog: got {len(test.catalog):,} items in {bundle.config.data.catalog or bundle.config.data.events}; "
             f"expected the {len(bundle.catalog):,} that the bundle was trained on: train again"
         )
-    popularity = (
-        frozen_popularity(bundle)
-        if frozen
-        else updated_popularity(test.log, test.baskets.head, len(bundle.catalog), model.config)
-    )
+
+    def popularity() -> Popularity | None:
+        return frozen_popularity(bundle) if frozen else live_popularity(model, test.log)
+
     repeats = not model.config.exclude_seen if repeats is None else repeats
-    lists, alpha = rank_baskets(model, test.log, test.baskets, popularity, repeats=repeats, progress=progress)
+    lists, alpha = rank_baskets(model, test.log, test.baskets, popularity(), repeats=repeats, progress=progress)
     return Run(
         bundle=bundle,
         test=test,
@@ -161,13 +160,11 @@ def evaluate_bundle(
         repeats=repeats,
         evaluation=evaluate_lists(test, lists, bundle.text_vectors, seed),
         learned=learned(model, alpha, gap_days(test.log, test.baskets), history_events(test.log, test.baskets)),
-        ratings=_ratings(bundle, test, popularity, seed),
+        ratings=_ratings(bundle, test, popularity(), seed),
     )
 
 
-def _ratings(
-    bundle: InterestBundle, test: TestSet, popularity: PopularitySnapshots | None, seed: int
-) -> Ratings | None:
+def _ratings(bundle: InterestBundle, test: TestSet, popularity: Popularity | None, seed: int) -> Ratings | None:
     mean = bundle.config.rating_mean
     if mean is None:
         return None

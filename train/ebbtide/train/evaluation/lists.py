@@ -23,7 +23,7 @@ from ebbtide.data.events import EventLog
 from ebbtide.train.evaluation.relevance import Relevance
 from ebbtide.train.evaluation.scores import exclude_seen, score_baskets
 from ebbtide.train.model import InterestModel
-from ebbtide.train.popularity import PopularitySnapshots
+from ebbtide.train.popularity import Popularity
 from ebbtide.train.windows import LogTensors
 
 Floats = npt.NDArray[np.float32]
@@ -50,7 +50,7 @@ def rank_baskets(
     model: InterestModel,
     log: EventLog,
     baskets: Baskets,
-    popularity: PopularitySnapshots | None,
+    popularity: Popularity | None,
     *,
     repeats: bool,
     progress: Callable[[int], None] | None = None,
@@ -73,9 +73,10 @@ def rank_baskets(
     score = np.full((len(baskets), LENGTH), -np.inf, dtype=np.float32)
     alpha = np.empty(len(baskets), dtype=np.float32)
     for scored in score_baskets(model, log, tensors, baskets.head, popularity):
+        scores = scored.scores()
         if not repeats:
-            exclude_seen(scored.scores, tensors, scored.head)
-        best = torch.topk(scored.scores, min(LENGTH, scored.scores.shape[1]))
+            exclude_seen(scores, tensors, scored.head)
+        best = torch.topk(scores, min(LENGTH, scores.shape[1]))
         index = np.searchsorted(baskets.head, scored.head)
         width = best.indices.shape[1]
         score[index, :width] = best.values.numpy()

@@ -5,7 +5,8 @@ Full ranking, never sampled negatives (Krichene and Rendle, CACM 65(7)); average
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +17,34 @@ from ebbtide.data.baskets import Ints, Mask, basket_heads, baskets_of
 from ebbtide.data.events import EventLog
 from ebbtide.train.evaluation.scores import exclude_seen, score_baskets
 from ebbtide.train.model import InterestModel
-from ebbtide.train.popularity import PopularitySnapshots
+from ebbtide.train.popularity import Popularity
 from ebbtide.train.progress import Metrics
 from ebbtide.train.windows import LogTensors
 
+_COMPARED = 1 << 22
+"""Scores that are compared with their targets at a time, 16 MiB."""
 
+
+@dataclass(frozen=True)
+class Variant:
+    """How the parts of a score are put together."""
+
+    interest_scale: float = 1.0
+    """Factor of the interest's part."""
+    repeat_offset: float = 0.0
+    """Added to the repeat scores."""
+
+
+@torch.inference_mode()
 def target_ranks(
     model: InterestModel,
     log: EventLog,
     tensors: LogTensors,
     targets: Mask,
-    popularity: PopularitySnapshots | None,
-    progress: Callable[[int], None] | None = None,
+    popularity: Popularity | None,
+    variants: Sequence[Variant] = (Variant(),),
 ) -> tuple[Ints, Ints]:
-    """The rank of each target event's item in the ranking of the catalog for its basket.
+    """The rank of each target event's item in the ranking of the catalog for its basket, under some variants.
 
     Args:
         model: Put into evaluation mode.
@@ -37,72 +52,48 @@ def target_ranks(
         tensors: The same events.
         targets: ``[events]``, the events to predict; those without a strictly earlier event of the user are skipped.
         popularity: The prior over time; None for a model without prior.
-        progress: Called with the number of baskets just done.
+        variants: All from one pass over the events.
 
     Returns:
-        Log indices of the targets, and their ranks from 0, each ``[targets]``. Ties count against the target; an item
-        that is excluded as seen ranks last.
-    """
-    events, ranks = target_ranks_by_offset(model, log, tensors, targets, popularity, (0.0,), progress)
-    return events, ranks[0]
-
-
-@torch.inference_mode()
-def target_ranks_by_offset(
-    model: InterestModel,
-    log: EventLog,
-    tensors: LogTensors,
-    targets: Mask,
-    popularity: PopularitySnapshots | None,
-    offsets: Sequence[float],
-    progress: Callable[[int], None] | None = None,
-) -> tuple[Ints, Ints]:
-    """The same if each of some offsets is added to the scores of seen items, from one pass over the events.
-
-    Args:
-        model: As in `target_ranks`, and so on.
-        log: Events.
-        tensors: The same events.
-        targets: ``[events]``.
-        popularity: The prior.
-        offsets: ``[offsets]``; without effect for a model without a repeat score.
-        progress: Called with the number of baskets just done.
-
-    Returns:
-        Log indices ``[targets]`` and ranks ``[offsets, targets]``.
+        Log indices of the targets ``[targets]``, and their ranks from 0 ``[variants, targets]``. Ties count against the
+        target; an item that is excluded as seen ranks last.
     """
     baskets = baskets_of(log, targets)
     stop_of = dict(zip(baskets.head.tolist(), baskets.stop.tolist(), strict=True))
     events: list[Ints] = []
     ranks: list[Ints] = []
     for scored in score_baskets(model, log, tensors, baskets.head, popularity):
-        if model.config.exclude_seen:
-            exclude_seen(scored.scores, tensors, scored.head)
         found = [head + np.flatnonzero(targets[head : stop_of[head]]) for head in scored.head.tolist()]
         events += found
-        items = [tensors.item[torch.from_numpy(event)] for event in found]
-        ranks_of_offsets = []
-        seen = None if scored.seen is None else (scored.seen.basket, scored.seen.item)
-        value = None if seen is None else scored.scores[seen]
-        for offset in offsets:
-            if seen is not None and value is not None:
-                scored.scores[seen] = value + offset
-            ranks_of_offsets.append(_ranks(scored.scores, items))
-        ranks.append(np.stack(ranks_of_offsets))
-        if progress is not None:
-            progress(len(scored.head))
+        row = torch.from_numpy(np.repeat(np.arange(len(found)), [event.size for event in found]))
+        item = tensors.item[torch.from_numpy(np.concatenate(found))]
+        of_variants = []
+        for variant in variants:
+            scores = scored.scores(variant.interest_scale, variant.repeat_offset)
+            if model.config.exclude_seen:
+                exclude_seen(scores, tensors, scored.head)
+            of_variants.append(_ranks(scores, row.to(scores.device), item.to(scores.device)))
+        ranks.append(np.stack(of_variants))
     if not events:
-        return np.empty(0, np.int64), np.empty((len(offsets), 0), np.int64)
+        return np.empty(0, np.int64), np.empty((len(variants), 0), np.int64)
     return np.concatenate(events), np.concatenate(ranks, axis=1)
 
 
-def _ranks(scores: Tensor, targets: Sequence[Tensor]) -> Ints:
-    """Items ranked before each target, ``[targets]``, from ``[baskets, items]`` and the targets of each basket."""
-    ranks = []
-    for row, items in zip(scores, targets, strict=True):
-        ranks.append((row >= row[items][:, None]).sum(1) - 1)
-    found: Ints = torch.cat(ranks).cpu().numpy()
-    return found
+def _ranks(scores: Tensor, row: Tensor, item: Tensor) -> Ints:
+    """Items ranked before each target, ``[targets]``.
+
+    Args:
+        scores: ``[baskets, items]``.
+        row: ``[targets]``, the basket of each target.
+        item: ``[targets]``.
+    """
+    found = torch.empty(row.shape, dtype=torch.int64)
+    step = max(_COMPARED // scores.shape[1], 1)
+    for start in range(0, row.shape[0], step):
+        part = slice(start, start + step)
+        rows = scores[row[part]]
+        found[part] = ((rows >= rows.gather(1, item[part, None])).sum(1) - 1).cpu()
+    return found.numpy()
 
 
 def metrics_of(log: EventLog, events: Ints, ranks: Ints) -> Metrics:

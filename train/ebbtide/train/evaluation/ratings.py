@@ -14,7 +14,7 @@ from ebbtide.train.evaluation.intervals import Estimate, estimate
 from ebbtide.train.evaluation.scores import score_baskets
 from ebbtide.train.evaluation.testset import TestSet
 from ebbtide.train.model import InterestModel
-from ebbtide.train.popularity import PopularitySnapshots
+from ebbtide.train.popularity import Popularity
 from ebbtide.train.windows import LogTensors
 
 
@@ -33,7 +33,7 @@ class Ratings:
 
 @torch.inference_mode()
 def predicted_ratings(
-    model: InterestModel, test: TestSet, popularity: PopularitySnapshots | None, rating_mean: float
+    model: InterestModel, test: TestSet, popularity: Popularity | None, rating_mean: float
 ) -> tuple[npt.NDArray[np.int64], Floats]:
     """The predicted rating of every test event, from the user's events strictly before.
 
@@ -51,10 +51,11 @@ def predicted_ratings(
     events: list[npt.NDArray[np.int64]] = []
     ratings: list[Floats] = []
     for scored in score_baskets(model, test.log, tensors, test.baskets.head, popularity):
+        scores = scored.scores().numpy()
         for row, head in enumerate(scored.head.tolist()):
             event = np.arange(head, stop_of[head])
             events.append(event)
-            ratings.append(scored.scores[row].numpy()[test.log.item[event]].astype(np.float64) + rating_mean)
+            ratings.append(scores[row, test.log.item[event]].astype(np.float64) + rating_mean)
     return np.concatenate(events), np.concatenate(ratings)
 
 

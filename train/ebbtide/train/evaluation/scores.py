@@ -13,9 +13,8 @@ from torch import Tensor
 from ebbtide.data.events import EventLog
 from ebbtide.interest.contract import Limits
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.config import ModelConfig
 from ebbtide.train.model import InterestModel
-from ebbtide.train.popularity import PopularitySnapshots, popularity_snapshots, snapshot_times
+from ebbtide.train.popularity import FrozenPopularity, LivePopularity, Popularity
 from ebbtide.train.repeat import with_repeat_scores
 from ebbtide.train.seen_items import SeenItems, seen_items
 from ebbtide.train.windows import LogTensors, batches, predict_windows
@@ -32,30 +31,48 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of the catalog before some baskets."""
+    """The parts of the catalog's scores before some baskets."""
 
     head: Ints
     """``[baskets]``, log index of the first event of each basket."""
-    scores: Tensor
-    """``[baskets, items]``, before anything is excluded."""
+    interest: Tensor
+    """``[baskets, items]``, the user's interest times the item factors."""
+    prior: Tensor | None
+    """``[baskets, items]``, what popularity adds; None for a model without prior."""
     alpha: Tensor
     """``[baskets]``, share of history in the blend; its mean where it is one per dimension."""
     seen: SeenItems | None
-    """Of these baskets; their scores are repeat scores. None for a model without a repeat score."""
+    """Of these baskets; None for a model without a repeat score."""
+    repeat: Tensor | None
+    """``[pairs]``, the repeat scores of `seen`, which replace the others."""
+
+    def scores(self, interest_scale: float = 1.0, repeat_offset: float = 0.0) -> Tensor:
+        """``[baskets, items]``, before anything is excluded.
+
+        Args:
+            interest_scale: Factor of the interest's part.
+            repeat_offset: Added to the repeat scores.
+        """
+        scores = self.interest * interest_scale
+        if self.prior is not None:
+            scores += self.prior
+        if self.seen is not None and self.repeat is not None:
+            scores = with_repeat_scores(scores, self.seen, self.repeat + repeat_offset)
+        return scores
 
 
 @torch.inference_mode()
 def score_baskets(
-    model: InterestModel, log: EventLog, tensors: LogTensors, heads: Ints, popularity: PopularitySnapshots | None
+    model: InterestModel, log: EventLog, tensors: LogTensors, heads: Ints, popularity: Popularity | None
 ) -> Iterator[Scored]:
-    """Scores before each basket; several batches, each heading the next.
+    """Scores before each basket, in batches by ascending time, so that popularity can be counted along.
 
     Args:
         model: Put into evaluation mode.
         log: Events.
         tensors: The same events.
         heads: ``[baskets]``, log index of the first event of each basket, ascending.
-        popularity: The prior over time; None for a model without prior.
+        popularity: The prior over time, before its first basket; None for a model without prior.
 
     Raises:
         FloatingPointError: A score is not a finite number.
@@ -65,33 +82,55 @@ def score_baskets(
     wanted[heads] = True
     mask = torch.from_numpy(wanted)
     vectors, factors = model.event_vectors(), model.item_factors()
-    device = model.gamma.device
-    columns = None if popularity is None else torch.from_numpy(popularity.columns).to(device)
-    prior = None if columns is None else columns @ model.prior_weight
+    parts = [
+        predict_windows(model, tensors, windows, _CONTEXT_EVENTS, _TARGETS, mask, vectors, exact=True)
+        for windows in batches(_windows(log, heads), _WINDOWS_PER_BATCH)
+    ]
+    if not parts:
+        return
+    found = torch.cat([part.event for part in parts]).numpy()
+    interest = torch.cat([part.interest for part in parts])
+    alpha = torch.cat([part.alpha for part in parts]).mean(1)
     item_bias = None if model.repeat is None else model.repeat_item_bias()
+    by_time = np.lexsort((found, log.time_ms[found]))
     rows = max(_SCORES_PER_BATCH // factors.shape[0], 1)
-    for windows in batches(_windows(log, heads), _WINDOWS_PER_BATCH):
-        predicted = predict_windows(model, tensors, windows, _CONTEXT_EVENTS, _TARGETS, mask, vectors)
-        for start in range(0, len(predicted.event), rows):
-            part = slice(start, start + rows)
-            head = predicted.event[part].numpy()
-            scores = predicted.interest[part] @ factors.T
-            timestamp = None
-            if popularity is not None and prior is not None:
-                timestamp = torch.from_numpy(popularity.index_at(log.time_ms[head])).to(device)
-                scores += prior[timestamp]
-            seen = None
-            if model.repeat is not None and item_bias is not None:
-                seen = seen_before(log, tensors, head).to(device)
-                seen_prior = (
-                    None if columns is None or timestamp is None else columns[timestamp[seen.basket], seen.item]
-                )
-                scores = with_repeat_scores(scores, seen, model.repeat(seen, item_bias, seen_prior))
-            if not bool(scores.isfinite().all()):
-                raise FloatingPointError(
-                    "a score is not a finite number; training has diverged: lower the learning rate"
-                )
-            yield Scored(head, scores, predicted.alpha[part].mean(1), seen)
+    for start in range(0, by_time.shape[0], rows):
+        chosen = by_time[start : start + rows]
+        head, index = found[chosen], torch.from_numpy(chosen).to(interest.device)
+        scores = interest[index] @ factors.T
+        seen = None if model.repeat is None else seen_before(log, tensors, head)
+        prior, seen_prior = _prior(model, popularity, log.time_ms[head], seen)
+        repeat = None
+        if seen is not None and model.repeat is not None and item_bias is not None:
+            seen = seen.to(scores.device)
+            repeat = model.repeat(seen, item_bias, seen_prior)
+        finite = [part.isfinite().all() for part in (scores, prior, repeat) if part is not None]
+        if not all(map(bool, finite)):
+            raise FloatingPointError("a score is not a finite number; training has diverged: lower the learning rate")
+        yield Scored(head, scores, prior, alpha[index], seen, repeat)
+
+
+def _prior(
+    model: InterestModel, popularity: Popularity | None, time_ms: Ints, seen: SeenItems | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """What popularity adds to the scores ``[baskets, items]``, and the columns of the seen items ``[pairs, p]``.
+
+    Args:
+        model: Weighs the columns.
+        popularity: None for a model without prior.
+        time_ms: ``[baskets]``, ascending.
+        seen: On the CPU; None where only the scores are wanted.
+    """
+    if popularity is None:
+        return None, None
+    device, weight = model.gamma.device, model.prior_weight.cpu()
+    scores, of_seen = [], []
+    bounds = None if seen is None else np.searchsorted(seen.basket.numpy(), np.arange(time_ms.shape[0] + 1))
+    for row, columns in enumerate(map(torch.from_numpy, popularity.columns_at(time_ms))):
+        scores.append(columns @ weight)
+        if seen is not None and bounds is not None:
+            of_seen.append(columns[seen.item[bounds[row] : bounds[row + 1]]])
+    return torch.stack(scores).to(device), torch.cat(of_seen).to(device) if of_seen else None
 
 
 def seen_before(log: EventLog, tensors: LogTensors, heads: Ints) -> SeenItems:
@@ -130,24 +169,13 @@ def _windows(log: EventLog, heads: Ints) -> Ints:
     return np.repeat(np.array(starts, dtype=np.int64)[:, None], 2, axis=1)
 
 
-def updated_popularity(log: EventLog, heads: Ints, items: int, config: ModelConfig) -> PopularitySnapshots | None:
-    """The prior kept up to date over the baskets to predict: recounted at many timestamps.
-
-    Args:
-        log: Events; each recount counts those strictly before its timestamp.
-        heads: ``[baskets]``, the baskets.
-        items: N.
-        config: The prior's half-lives.
-    """
-    half_lives = config.effective_prior_half_life_days
-    if not half_lives:
+def live_popularity(model: InterestModel, log: EventLog) -> Popularity | None:
+    """The prior kept up to date: before each basket every earlier event of the log counts; None without a prior."""
+    if not model.config.prior_starts:
         return None
-    timestamps = snapshot_times(log.time_ms[heads], items, len(half_lives))
-    return popularity_snapshots(log.item, log.time_ms, items, half_lives, timestamps)
+    return LivePopularity(log.item, log.time_ms, model.text_vectors.shape[0], model.smoothing)
 
 
-def frozen_popularity(bundle: InterestBundle) -> PopularitySnapshots | None:
+def frozen_popularity(bundle: InterestBundle) -> Popularity | None:
     """The prior as training left it, at all times."""
-    if not bundle.config.model.effective_prior_half_life_days:
-        return None
-    return PopularitySnapshots(np.array([bundle.config.prior_counted_at_ms]), bundle.prior_columns[None])
+    return FrozenPopularity(bundle.prior_columns) if bundle.config.model.prior_starts else None

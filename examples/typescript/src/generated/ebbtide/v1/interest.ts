@@ -442,7 +442,10 @@ export interface ExplainedEvent {
   ageDays: number;
 }
 
-/** The score of one item, split into shares: it is the sum of `event_shares`, `prior_share` and `adjustment_share`. */
+/**
+ * The score of one item, split into shares: it is the sum of `event_shares`, `prior_share` and `adjustment_share`.
+ * `repeat_shares` splits `adjustment_share` further.
+ */
 export interface ItemExplanation {
   /** Id of the item. */
   itemId: string;
@@ -470,6 +473,27 @@ export interface ItemExplanation {
   dimensionShares: number[];
   /** Whether `exclude_item_ids` or `exclude_seen` excludes the item from recommendations. */
   isExcluded: boolean;
+  /**
+   * The parts of the repeat score in `adjustment_share`. Absent: the score is no repeat score, or the model was exported
+   * before there were parts.
+   */
+  repeatShares: RepeatShares | undefined;
+}
+
+/** The repeat score of a seen item, split into parts: it is their sum. */
+export interface RepeatShares {
+  /** Equal for all seen items of the user: the repeat offset and the number of the user's events. */
+  level: number;
+  /** How often the user interacted with the item; recent events count more. */
+  frequency: number;
+  /** Time since the user's last event of the item, compared with just now. */
+  recency: number;
+  /** Popularity of the item in recent days and weeks, compared with the long term. */
+  trend: number;
+  /** How often users repeat the item. */
+  item: number;
+  /** Hour, weekday and time since the user's last event, as they matter for the item. */
+  time: number;
 }
 
 /** Asks for the event vectors of texts. */
@@ -2878,6 +2902,7 @@ function createBaseItemExplanation(): ItemExplanation {
     adjustmentShare: 0,
     dimensionShares: [],
     isExcluded: false,
+    repeatShares: undefined,
   };
 }
 
@@ -2917,6 +2942,9 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     }
     if (message.isExcluded !== false) {
       writer.uint32(72).bool(message.isExcluded);
+    }
+    if (message.repeatShares !== undefined) {
+      RepeatShares.encode(message.repeatShares, writer.uint32(82).fork()).join();
     }
     return writer;
   },
@@ -3026,6 +3054,14 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
             message.isExcluded = reader.bool();
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.repeatShares = RepeatShares.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3081,6 +3117,11 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
         : isSet(object.is_excluded)
         ? globalThis.Boolean(object.is_excluded)
         : false,
+      repeatShares: isSet(object.repeatShares)
+        ? RepeatShares.fromJSON(object.repeatShares)
+        : isSet(object.repeat_shares)
+        ? RepeatShares.fromJSON(object.repeat_shares)
+        : undefined,
     };
   },
 
@@ -3113,6 +3154,9 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     if (message.isExcluded !== false) {
       obj.isExcluded = message.isExcluded;
     }
+    if (message.repeatShares !== undefined) {
+      obj.repeatShares = RepeatShares.toJSON(message.repeatShares);
+    }
     return obj;
   },
 
@@ -3130,6 +3174,158 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     message.adjustmentShare = object.adjustmentShare ?? 0;
     message.dimensionShares = object.dimensionShares?.map((e) => e) || [];
     message.isExcluded = object.isExcluded ?? false;
+    message.repeatShares = (object.repeatShares !== undefined && object.repeatShares !== null)
+      ? RepeatShares.fromPartial(object.repeatShares)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseRepeatShares(): RepeatShares {
+  return { level: 0, frequency: 0, recency: 0, trend: 0, item: 0, time: 0 };
+}
+
+export const RepeatShares: MessageFns<RepeatShares> = {
+  encode(message: RepeatShares, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.level !== 0) {
+      writer.uint32(13).float(message.level);
+    }
+    if (message.frequency !== 0) {
+      writer.uint32(21).float(message.frequency);
+    }
+    if (message.recency !== 0) {
+      writer.uint32(29).float(message.recency);
+    }
+    if (message.trend !== 0) {
+      writer.uint32(37).float(message.trend);
+    }
+    if (message.item !== 0) {
+      writer.uint32(45).float(message.item);
+    }
+    if (message.time !== 0) {
+      writer.uint32(53).float(message.time);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RepeatShares {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRepeatShares();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 13) {
+              break;
+            }
+
+            message.level = reader.float();
+            continue;
+          }
+          case 2: {
+            if (tag !== 21) {
+              break;
+            }
+
+            message.frequency = reader.float();
+            continue;
+          }
+          case 3: {
+            if (tag !== 29) {
+              break;
+            }
+
+            message.recency = reader.float();
+            continue;
+          }
+          case 4: {
+            if (tag !== 37) {
+              break;
+            }
+
+            message.trend = reader.float();
+            continue;
+          }
+          case 5: {
+            if (tag !== 45) {
+              break;
+            }
+
+            message.item = reader.float();
+            continue;
+          }
+          case 6: {
+            if (tag !== 53) {
+              break;
+            }
+
+            message.time = reader.float();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RepeatShares {
+    return {
+      level: isSet(object.level) ? globalThis.Number(object.level) : 0,
+      frequency: isSet(object.frequency) ? globalThis.Number(object.frequency) : 0,
+      recency: isSet(object.recency) ? globalThis.Number(object.recency) : 0,
+      trend: isSet(object.trend) ? globalThis.Number(object.trend) : 0,
+      item: isSet(object.item) ? globalThis.Number(object.item) : 0,
+      time: isSet(object.time) ? globalThis.Number(object.time) : 0,
+    };
+  },
+
+  toJSON(message: RepeatShares): unknown {
+    const obj: any = {};
+    if (message.level !== 0) {
+      obj.level = floatToJson(message.level);
+    }
+    if (message.frequency !== 0) {
+      obj.frequency = floatToJson(message.frequency);
+    }
+    if (message.recency !== 0) {
+      obj.recency = floatToJson(message.recency);
+    }
+    if (message.trend !== 0) {
+      obj.trend = floatToJson(message.trend);
+    }
+    if (message.item !== 0) {
+      obj.item = floatToJson(message.item);
+    }
+    if (message.time !== 0) {
+      obj.time = floatToJson(message.time);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<RepeatShares>): RepeatShares {
+    return RepeatShares.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RepeatShares>): RepeatShares {
+    const message = createBaseRepeatShares();
+    message.level = object.level ?? 0;
+    message.frequency = object.frequency ?? 0;
+    message.recency = object.recency ?? 0;
+    message.trend = object.trend ?? 0;
+    message.item = object.item ?? 0;
+    message.time = object.time ?? 0;
     return message;
   },
 };

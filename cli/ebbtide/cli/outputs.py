@@ -1,0 +1,104 @@
+"""Looks at the places that a command will write to, before any work is done for them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from ebbtide.cli.errors import CommandError
+
+
+def require_file(option: str, path: Path | None) -> None:
+    """Accepts a path that a file can be written to, and makes its folder.
+
+    Args:
+        option: The option's name, for the message.
+        path: The file; None for an option that was not given.
+
+    Raises:
+        CommandError: The path is a folder, or cannot be written to.
+    """
+    if path is None:
+        return
+    try:
+        if path.is_dir():
+            raise CommandError(f"{option}: {path}: got a folder; expected a file name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            with path.open("ab"):
+                return
+        _write_something(path.parent)
+    except OSError as error:
+        raise _refusal(option, path, error) from error
+
+
+def require_folder(option: str, path: Path | None) -> None:
+    """Accepts a path that is a folder which can be written to, or that can become one; makes its parents only.
+
+    Raises:
+        CommandError: The path or one of its parents is a file, or it cannot be written to.
+    """
+    if path is None:
+        return
+    try:
+        if path.exists() and not path.is_dir():
+            raise CommandError(f"{option}: {path}: got a file; expected a folder or a new path")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A folder is replaced in one step by one that is written beside it.
+        _write_something(path.absolute().parent)
+        if path.is_dir():
+            _write_something(path)
+    except OSError as error:
+        raise _refusal(option, path, error) from error
+
+
+def require_bundle_folder(option: str, path: Path | None) -> None:
+    """Accepts a folder that a bundle can be written to: a new one, an empty one, or an earlier bundle.
+
+    Raises:
+        CommandError: The folder has other files, or cannot be written to.
+    """
+    if path is None:
+        return
+    require_folder(option, path)
+    if path.is_dir() and not (path / "bundle.json").is_file():
+        names = sorted(entry.name for entry in path.iterdir())
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise CommandError(
+                f"{option}: {path}: got a folder with other files ({shown}); expected a new or empty folder or an "
+                "earlier bundle: choose another"
+            )
+
+
+def require_different(given: dict[str, Path | None]) -> None:
+    """Refuses two outputs with one path, of which the second would replace the first.
+
+    Raises:
+        CommandError: Two options name the same path.
+    """
+    options: dict[str, str] = {}
+    for option, path in given.items():
+        if path is not None:
+            real = os.path.realpath(path)
+            if real in options:
+                raise CommandError(f"{option}: got {path}, as for {options[real]}; expected a path of its own")
+            options[real] = option
+
+
+def _write_something(folder: Path) -> None:
+    """Writes a byte into a folder: permission bits say nothing about a full or read-only disk, nor to root."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"\0")
+        file.flush()
+
+
+def _refusal(option: str, path: Path, error: OSError) -> CommandError:
+    where = f" ({error.filename})" if isinstance(error.filename, str) and Path(error.filename) != path else ""
+    if isinstance(error, NotADirectoryError | FileExistsError):
+        where = next((f" ({parent} is a file)" for parent in path.absolute().parents if parent.is_file()), where)
+    return CommandError(
+        f"{option}: {path}: cannot be written: {error.strerror or error}{where}; expected a path in a folder that "
+        "you can write to"
+    )

@@ -1,0 +1,192 @@
+"""Places to write to are looked at before any work."""
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from ebbtide.cli.errors import CommandError
+from ebbtide.cli.outputs import require_bundle_folder, require_different, require_file, require_folder
+
+
+def occupied(folder: Path) -> Path:
+    (folder / "full").mkdir()
+    (folder / "full" / "notes.txt").write_text("x")
+    return folder / "full"
+
+
+def below_a_file(folder: Path) -> Path:
+    (folder / "file").write_text("x")
+    return folder / "file" / "bundle"
+
+
+def a_file(folder: Path) -> Path:
+    (folder / "file").write_text("x")
+    return folder / "file"
+
+
+def a_broken_link(folder: Path) -> Path:
+    (folder / "link").symlink_to("/proc/nothing/here")
+    return folder / "link" / "bundle"
+
+
+def in_a_folder_of_the_kernel(_folder: Path) -> Path:
+    return Path("/proc/ebbtide/bundle")
+
+
+def with_a_long_name(folder: Path) -> Path:
+    return folder / ("b" * 300)
+
+
+REFUSED = [occupied, below_a_file, a_file, a_broken_link, in_a_folder_of_the_kernel, with_a_long_name]
+
+
+@pytest.mark.parametrize("make", REFUSED)
+def test_train_refuses_out_before_it_reads_or_trains(make, log, ebbtide, tmp_path):
+    path = make(tmp_path)
+    done = ebbtide("train", "--events", log, "--out", path, "--epochs", 1)
+    shown = done.stderr.decode()
+    assert done.returncode == 1
+    assert shown.startswith(f"error: --out: {path}: ")
+    assert shown.count("\n") == 1
+    assert b"read" not in done.stdout
+
+
+@pytest.mark.parametrize("option", ["--checkpoint", "--tensorboard"])
+def test_train_refuses_other_folders_before_it_reads(option, log, ebbtide, tmp_path):
+    path = below_a_file(tmp_path)
+    done = ebbtide("train", "--events", log, "--out", tmp_path / "b", option, path)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode().startswith(f"error: {option}: {path}: cannot be written")
+
+
+@pytest.mark.parametrize("option", ["--json", "--predictions", "--report"])
+def test_evaluate_refuses_outputs_before_it_ranks(option, bundle, ebbtide, tmp_path):
+    path = below_a_file(tmp_path)
+    done = ebbtide("evaluate", bundle, option, path)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode().startswith(f"error: {option}: {path}: cannot be written")
+
+
+def test_evaluate_makes_the_folders_of_its_outputs(bundle, ebbtide, tmp_path):
+    done = ebbtide(
+        *("evaluate", bundle, "--json", tmp_path / "a" / "b.json"),
+        *("--predictions", tmp_path / "c d" / "é.parquet", "--report", tmp_path / "e" / "f"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a" / "b.json").is_file()
+    assert (tmp_path / "c d" / "é.parquet").is_file()
+    assert (tmp_path / "e" / "f" / "report.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "seen"),
+    [
+        ("list.csv", b"user,time,rank,item\n", "not Parquet"),
+        ("list.parquet", b"", "empty file"),
+        ("list.json", b"{}", "not Parquet"),
+        ("none.parquet", None, "no such file"),
+    ],
+)
+def test_evaluate_refuses_against_before_it_ranks(name, content, seen, bundle, ebbtide, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    done = ebbtide("evaluate", bundle, "--against", tmp_path / name)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert seen in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("export", "BUNDLE", "--out", "FILE"),
+        ("export", "BUNDLE", "--out", "FULL"),
+        ("loadtest", "localhost:1", "--json", "FILE/x"),
+        ("loadtest", "localhost:1", "--markdown", "FOLDER"),
+        ("tune", "BUNDLE", "--out", "FILE/x"),
+        ("verify", "BUNDLE", "--bundle", "BUNDLE", "--save-requests", "FILE/x"),
+        ("serve", "BUNDLE", "--log-file", "FOLDER"),
+        ("refresh", "BUNDLE", "--out", "FULL"),
+    ],
+)
+def test_commands_refuse_outputs_in_one_line(arguments, bundle, ebbtide, tmp_path):
+    places = {"BUNDLE": bundle, "FILE": a_file(tmp_path), "FULL": occupied(tmp_path), "FOLDER": tmp_path}
+    given = [
+        str(places.get(one.partition("/")[0], one)) + ("/x" if one.endswith("/x") else "")
+        for one in map(str, arguments)
+    ]
+    done = ebbtide(*given)
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert given[-1] in done.stderr.decode()
+
+
+def test_a_bundle_or_an_empty_folder_is_replaced(bundle, tmp_path):
+    require_bundle_folder("--out", bundle)
+    require_bundle_folder("--out", tmp_path)
+    require_bundle_folder("--out", tmp_path / "new" / "deep")
+    require_bundle_folder("--out", None)
+    assert not (tmp_path / "new" / "deep").exists()
+
+
+def test_a_file_is_replaced_and_an_existing_one_keeps_its_content_until_then(tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    require_file("--json", tmp_path / "a.json")
+    require_file("--json", tmp_path / "new" / "b.json")
+    assert (tmp_path / "a.json").read_text() == "{}"
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_two_outputs_need_two_paths(tmp_path):
+    with pytest.raises(CommandError, match=r"--html: got .*, as for --json"):
+        require_different({"--json": tmp_path / "x", "--html": tmp_path / "." / "x", "--markdown": None})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    for require in (require_file, require_folder):
+        with pytest.raises(CommandError, match="cannot be written: Permission denied"):
+            require("--out", tmp_path / "closed" / "x")
+
+
+def test_train_replaces_an_earlier_bundle(bundle, log, ebbtide, tmp_path):
+    shutil.copytree(bundle, tmp_path / "b")
+    done = ebbtide("train", "--events", log, "--out", tmp_path / "b", "--epochs", 1, "--dimensions", 8)
+    assert done.returncode == 0, done.stderr
+    assert '"dimensions": 8' in (tmp_path / "b" / "bundle.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("serve", "EMPTY"), "got a folder without models"),
+        (("serve", "BUNDLE"), "got a folder without models"),
+        (("serve", "MODELS", "--host", "nowhere.invalid"), "host 'nowhere.invalid' has no address"),
+        (("refresh", "BUNDLE", "--repository", "EMPTY"), "got no ebbtide-export.json"),
+        (("recommend", "u1", "--bundle", "BUNDLE", "--events", "/nowhere/log.csv"), "/nowhere/log.csv: no such file"),
+        (("loadtest", "localhost:1", "--bundle", "/nowhere"), "expected a bundle"),
+    ],
+)
+def test_wrong_inputs_are_one_line(arguments, expected, bundle, ebbtide, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+    (tmp_path / "models" / "m" / "config.pbtxt").write_text('backend: "python"\n')
+    places = {"BUNDLE": bundle, "EMPTY": tmp_path / "empty", "MODELS": tmp_path / "models"}
+    done = ebbtide(*(places.get(one, one) for one in arguments))
+    assert done.returncode == 1
+    assert expected in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_port_in_use_is_told_at_once(ebbtide, tmp_path):
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text('backend: "python"\n')
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = ebbtide("serve", tmp_path, "--grpc-port", taken.getsockname()[1])
+    assert done.returncode == 1
+    assert b"choose another port" in done.stderr
+    assert done.stderr.count(b"\n") == 1

@@ -1,0 +1,87 @@
+"""What training refuses at the start, and what it says when it is stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("rate", ["1e6", "1e12"])
+def test_diverged_training_is_one_line(rate, log, ebbtide, tmp_path):
+    done = ebbtide("train", "--events", log, "--out", tmp_path / "b", "--epochs", 1, "--learning-rate", rate)
+    assert done.returncode == 1
+    assert b"lower the learning rate" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--holdout", "last", "expected 'none', 'leave-last-out'"),
+        ("--holdout", "time:2", "expected 'none', 'leave-last-out'"),
+        ("--encoder", "/nowhere/model", "expected 'packaged', a folder"),
+        ("--loss", "mse", "expected --weight-col"),
+        ("--device", "cuda", "finds no CUDA device"),
+    ],
+)
+def test_options_are_checked_before_the_log_is_read(option, value, expected, log, ebbtide, tmp_path):
+    done = ebbtide("train", "--events", log, "--out", tmp_path / "b", option, value, HF_HUB_OFFLINE="1")
+    assert done.returncode == 1
+    assert expected in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert b"events of" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("rows", "holdout", "expected"),
+    [
+        ([("u1", 1), ("u2", 2), ("u3", 3), ("u4", 4)], "leave-last-out", "holds nothing out"),
+        ([("u1", 1), ("u2", 1), ("u1", 1), ("u2", 1), ("u2", 2)], "time:0.99", "leaves nothing to train on"),
+        ([("u1", 1), ("u1", 2)], "time:2030-01-01", "between the log's first event"),
+    ],
+)
+def test_a_holdout_that_leaves_nothing_is_told(rows, holdout, expected, ebbtide, tmp_path):
+    lines = [f"{user},i{index % 3},{1_700_000_000 + 86_400 * day}" for index, (user, day) in enumerate(rows)]
+    (tmp_path / "log.csv").write_text("user,item,time\n" + "\n".join(lines) + "\n")
+    done = ebbtide("train", "--events", tmp_path / "log.csv", "--out", tmp_path / "b", "--holdout", holdout)
+    assert done.returncode == 1
+    assert expected in done.stderr.decode()
+    assert b"epoch" not in done.stdout
+
+
+@pytest.mark.parametrize("with_checkpoint", [True, False])
+def test_ctrl_c_says_what_is_kept(with_checkpoint, log, tmp_path):
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from ebbtide.cli.main import main; main()"
+    arguments = ["train", "--events", log, "--out", tmp_path / "b", "--epochs", "500"]
+    if with_checkpoint:
+        arguments += ["--checkpoint", tmp_path / "c"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+        text=True,
+    ) as process:
+        for line in process.stdout:
+            if "epoch 2" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert ("continue with --resume" if with_checkpoint else "nothing was written") in errors
+    assert (tmp_path / "c").exists() == with_checkpoint
+
+
+def test_evaluate_says_why_nothing_was_found_when_all_is_repeated(ebbtide, tmp_path):
+    rows = [f"u{user},i{(user + step) % 3},{1_700_000_000 + 3_600 * step}" for user in range(6) for step in range(12)]
+    (tmp_path / "log.csv").write_text("user,item,time\n" + "\n".join(rows) + "\n")
+    for protocol in ("leave-last-out", "time:0.3"):
+        out = tmp_path / protocol.replace(":", "-")
+        ebbtide("train", "--events", tmp_path / "log.csv", "--out", out, "--epochs", 1, "--holdout", protocol)
+        assert b"in all of the relevant events the user interacts again" in ebbtide("evaluate", out).stdout
+        assert b"interacts again" not in ebbtide("evaluate", out, "--repeats").stdout

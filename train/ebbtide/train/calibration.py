@@ -1,0 +1,58 @@
+"""How strongly each part of a score counts, as a later period of the log decides.
+
+Training fits the interest to events that it has seen, so its scores are too sure of themselves on what comes next:
+relative to the popularity prior they have to shrink, in some logs to nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ebbtide.data.baskets import Mask
+from ebbtide.data.events import EventLog
+from ebbtide.train.choices import Loss
+from ebbtide.train.config import TrainConfig
+from ebbtide.train.evaluation.ranks import Variant, metrics_of, target_ranks
+from ebbtide.train.evaluation.scores import live_popularity
+from ebbtide.train.model import InterestModel
+from ebbtide.train.progress import Metrics
+from ebbtide.train.windows import LogTensors
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The best way to put a model's parts together."""
+
+    variant: Variant
+    metrics: Metrics
+
+
+def calibrate(
+    model: InterestModel, log: EventLog, tensors: LogTensors, validation: Mask, config: TrainConfig
+) -> Calibrated:
+    """Finds the repeat offset, then the interest's scale, with the best NDCG@10.
+
+    Args:
+        model: Whose parts are still to be put together: scale 1, offset 0.
+        log: Events.
+        tensors: The same events.
+        validation: ``[events]``, later than those that the model was trained on.
+        config: The candidates.
+    """
+    offsets = (0.0,) if model.repeat is None else config.repeat_offsets
+    scales = config.interest_scales if model.config.prior_starts and config.loss is not Loss.mse else (1.0,)
+    best = Calibrated(Variant(), Metrics(0, 0, 0, -1.0, 0.0, 0.0))
+    if len(offsets) > 1:
+        best = _best(model, log, tensors, validation, [Variant(repeat_offset=offset) for offset in offsets])
+        scales = tuple(scale for scale in scales if scale != 1)
+    offset = best.variant.repeat_offset
+    scaled = _best(model, log, tensors, validation, [Variant(scale, offset) for scale in scales])
+    return scaled if scaled.metrics.ndcg_at_10 > best.metrics.ndcg_at_10 else best
+
+
+def _best(
+    model: InterestModel, log: EventLog, tensors: LogTensors, validation: Mask, variants: list[Variant]
+) -> Calibrated:
+    events, ranks = target_ranks(model, log, tensors, validation, live_popularity(model, log), variants)
+    found = [Calibrated(variant, metrics_of(log, events, rank)) for variant, rank in zip(variants, ranks, strict=True)]
+    return max(found, key=lambda one: one.metrics.ndcg_at_10)
