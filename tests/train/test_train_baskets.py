@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from ebbtide.data.events import build_log
+from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.losses import full_softmax
-from ebbtide.train.popularity import popularity_snapshots
+from ebbtide.train.popularity import LivePopularity, Smoothing
 from ebbtide.train.trainer import fit
 
 DAY_MS = 86_400_000
@@ -36,14 +37,15 @@ def test_fit_sees_nothing_of_the_basket_it_predicts_when_lines_change_places(rep
         dropout=0,
         residual_dropout=0,
         context_events=24,
-        warm_start=False,
+        start=Start.texts,
+        text_directions=0,
         windows_per_batch=100,
     )
     vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
     losses = []
     for order in ([0, 1, 2], [2, 0, 1]):
         log = baskets(order)
-        losses.append(fit(log, np.ones(log.events, bool), vectors, config, training).epochs[0].loss)
+        losses.append(fit(log, np.ones(log.events, bool), vectors, config, training).epochs[1].loss)
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
@@ -57,5 +59,6 @@ def test_full_softmax_is_the_mean_cross_entropy_of_each_basket():
 
 def test_prior_counts_only_events_before_its_timestamp_when_recounted():
     item, time_ms = np.array([0, 0, 1, 1]), np.array([0, DAY_MS, DAY_MS, 2 * DAY_MS])
-    found = popularity_snapshots(item, time_ms, 2, [1.0], np.array([0, DAY_MS, 2 * DAY_MS])).columns[..., 0]
-    np.testing.assert_allclose(found, np.log1p([[0, 0], [0.5, 0], [0.75, 0.5]]), rtol=1e-6)
+    live = LivePopularity(item, time_ms, 2, Smoothing(np.array([1.0]), np.array([1.0]), (0,)))
+    found = np.exp([columns[:, 0] for columns in live.columns_at(np.array([0, DAY_MS, 2 * DAY_MS]))]) / 2
+    np.testing.assert_allclose(found, [[0.5, 0.5], [1 / 1.5, 0.5 / 1.5], [1.25 / 2.25, 1 / 2.25]], rtol=1e-6)

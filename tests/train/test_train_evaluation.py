@@ -12,9 +12,10 @@ from ebbtide.data.baskets import basket_heads, has_past
 from ebbtide.data.events import build_log
 from ebbtide.data.splits import held_out
 from ebbtide.train.config import ModelConfig
-from ebbtide.train.evaluation.ranks import metrics_of, target_ranks
+from ebbtide.train.evaluation.ranks import Variant, metrics_of, target_ranks
+from ebbtide.train.evaluation.scores import live_popularity
 from ebbtide.train.model import InterestModel
-from ebbtide.train.trainer import prior_snapshots
+from ebbtide.train.popularity import columns_at
 from ebbtide.train.windows import LogTensors, predict_windows
 
 
@@ -42,21 +43,20 @@ def test_ranks_equal_a_plain_sort_of_every_score(exclude_seen):
     log = log_of(*(events for _, events in BASKETS))
     model = model_of(exclude_seen=exclude_seen)
     tensors = LogTensors.of(log, model.config.session_gap_ms)
-    popularity = prior_snapshots(log, 12, model.config)
     targets = held_out(log, "time:0.5")
-    events, ranks = target_ranks(model, log, tensors, targets, popularity)
+    events, ranks = target_ranks(model, log, tensors, targets, live_popularity(model, log), [Variant(0.5)])
     assert sorted(events.tolist()) == np.flatnonzero(targets & has_past(log)).tolist()
     heads = basket_heads(log)
     seen_targets = 0
     with torch.inference_mode():
-        for event, rank in zip(events, ranks, strict=True):
+        for event, rank in zip(events, ranks[0], strict=True):
             head = heads[event]
             single = torch.zeros(log.events, dtype=torch.bool)
             single[head] = True
             window = np.array([[head, head]])
             interest = predict_windows(model, tensors, window, 60, 1, single, model.event_vectors()).interest
-            columns = popularity.columns[popularity.index_at(log.time_ms[event : event + 1])[0]]
-            scores = (interest @ model.item_factors().T)[0].numpy() + columns @ model.prior_weight.numpy()
+            columns = columns_at(log.item, log.time_ms, 12, model.smoothing, int(log.time_ms[event]))
+            scores = 0.5 * (interest @ model.item_factors().T)[0].numpy() + columns @ model.prior_weight.numpy()
             seen = set(log.item[tensors.first[event] : head].tolist()) if exclude_seen else set()
             kept = sorted((scores[item] for item in range(12) if item not in seen), reverse=True)
             if log.item[event] in seen:

@@ -14,7 +14,7 @@ from ebbtide.train.config import FULL_SOFTMAX_ITEMS, ModelConfig, TrainConfig
 from ebbtide.train.losses import bpr, full_softmax, gbce, mse, sampled_softmax
 from ebbtide.train.model import InterestModel
 from ebbtide.train.negatives import Sampler
-from ebbtide.train.popularity import popularity_snapshots
+from ebbtide.train.popularity import LivePopularity, PopularitySnapshots
 from ebbtide.train.stage import train_bundle
 from ebbtide.train.step import Step
 from ebbtide.train.trainer import fit
@@ -135,9 +135,9 @@ def step_of(log, vectors, **settings):
     torch.manual_seed(0)
     config = ModelConfig(dimensions=8, exclude_seen=False, repeat_score=True)
     model = InterestModel(config, torch.from_numpy(vectors))
-    half_lives = config.prior_half_life_days
     timestamps = np.quantile(log.time_ms, [0.2, 0.6], method="lower")
-    popularity = popularity_snapshots(log.item, log.time_ms, vectors.shape[0], half_lives, timestamps)
+    live = LivePopularity(log.item, log.time_ms, vectors.shape[0], model.smoothing)
+    popularity = PopularitySnapshots.of(live, timestamps, vectors.shape[0], len(config.prior_starts))
     extra = {name: settings.pop(name) for name in ("max_scores",) if name in settings}
     training = TrainConfig(dropout=0.0, residual_dropout=0.0, **settings)
     return Step(model, log, LogTensors.of(log, 600_000), popularity, np.ones(log.events, bool), training, **extra)
@@ -183,10 +183,10 @@ def test_training_lowers_the_loss_and_beats_chance_with_every_loss(small_log, sm
     log = replace(log, weight=np.where((log.item + log.user) % 2, 1.0, 5.0).astype(np.float32))
     config = TrainConfig(loss=loss, negatives=64, epochs=4, windows_per_batch=8, refit=False)
     result = fit(log, np.ones(log.events, bool), small_vectors, ModelConfig(dimensions=16), config)
-    assert result.epochs[-1].loss < result.epochs[0].loss
+    assert result.epochs[-1].loss < result.epochs[1].loss
     assert (result.rating_mean is None) == (loss is not Loss.mse)
     if loss is not Loss.mse:
-        best = result.epochs[result.best_epoch - 1].validation
+        best = result.epochs[result.best_epoch].validation
         by_chance = sum(1 / math.log2(rank + 2) for rank in range(10)) / len(catalog)
         assert best.ndcg_at_10 > 2 * by_chance
 

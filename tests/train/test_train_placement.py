@@ -16,9 +16,10 @@ from ebbtide.data.baskets import has_past
 from ebbtide.train.choices import Loss
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.evaluation import ranks
+from ebbtide.train.evaluation.scores import live_popularity
 from ebbtide.train.model import InterestModel
+from ebbtide.train.popularity import LivePopularity, PopularitySnapshots, snapshot_times
 from ebbtide.train.step import Step
-from ebbtide.train.trainer import prior_snapshots
 from ebbtide.train.windows import LogTensors, training_windows
 
 DEVICE = torch.device("meta")
@@ -99,7 +100,11 @@ def test_loss_and_validation_are_the_same_on_another_device(small_log, small_vec
     training = has_past(log)
     targets = training & (np.arange(log.events) % 19 == 0)
     tensors = LogTensors.of(log, config.session_gap_ms)
-    popularity = prior_snapshots(log, len(catalog), config)
+    smoothing = InterestModel(config, torch.from_numpy(small_vectors)).smoothing
+    columns = len(config.prior_starts)
+    live = LivePopularity(log.item, log.time_ms, len(catalog), smoothing)
+    timestamps = snapshot_times(log.time_ms, len(catalog), columns)
+    popularity = PopularitySnapshots.of(live, timestamps, len(catalog), columns)
     found = []
     for context in (nullcontext(), Placing()):
         torch.manual_seed(0)
@@ -110,7 +115,7 @@ def test_loss_and_validation_are_the_same_on_another_device(small_log, small_vec
         windows = training_windows(log, step.heads, 32, np.random.default_rng(0))[:8]
         with torch.no_grad(), context:
             value, alpha, baskets = step(windows)
-            _, rank = ranks.target_ranks_by_offset.__wrapped__(model, log, tensors, targets, popularity, (0.0,))
+            _, rank = ranks.target_ranks.__wrapped__(model, log, tensors, targets, live_popularity(model, log))
             found.append((float(value), float(alpha), baskets, rank.tolist()))
     assert isinstance(value, Elsewhere)
     assert found[0] == found[1]

@@ -1,33 +1,103 @@
-"""Decayed counts against a count by hand, event by event."""
+"""Smoothed shares against a sum by hand, event by event, and their fit against a log of known dynamics."""
 
 import numpy as np
 import pytest
 
+from ebbtide.data.events import EventLog
 from ebbtide.interest.events import MS_PER_DAY
-from ebbtide.train.popularity import popularity_snapshots, snapshot_times
+from ebbtide.train.config import DENSE_HALF_LIFE_DAYS
+from ebbtide.train.popularity import LivePopularity, PopularitySnapshots, Smoothing, columns_at, snapshot_times
+from ebbtide.train.popularity_fit import fit_smoothing
+
+ITEMS = 6
 
 
-def test_snapshots_equal_a_plain_sum_over_earlier_events():
+def smoothing(half_lives, events, starts=(0,)):
+    return Smoothing(np.array(half_lives), np.array(events), starts)
+
+
+def share_by_hand(item, time_ms, half_lives, events, timestamp, start=0):
+    share = np.full(ITEMS, 1 / ITEMS)
+    before = time_ms < timestamp
+    for half_life, smooth in reversed(list(zip(half_lives, events, strict=True))[start:]):
+        weight = 0.5 ** ((timestamp - time_ms[before]) / MS_PER_DAY / half_life)
+        counts = np.array([weight[item[before] == which].sum() for which in range(ITEMS)])
+        if np.isfinite(smooth):
+            share = (counts + smooth * share) / (counts.sum() + smooth)
+    return share
+
+
+@pytest.fixture
+def events():
     random = np.random.default_rng(5)
-    item = random.integers(0, 6, 200)
-    time_ms = random.integers(0, 50 * MS_PER_DAY, 200)
-    timestamps = np.sort(random.choice(time_ms, 9, replace=False))
-    half_lives = (0.5, 7.0, np.inf)
-    snapshots = popularity_snapshots(item, time_ms, 6, half_lives, timestamps)
-    for index, timestamp in enumerate(timestamps):
-        for column, half_life in enumerate(half_lives):
-            for which in range(6):
-                ages = (timestamp - time_ms[(item == which) & (time_ms < timestamp)]) / MS_PER_DAY
-                expected = np.log1p(np.sum(0.5 ** (ages / half_life)))
-                assert snapshots.columns[index, which, column] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    return random.integers(0, ITEMS, 200), random.integers(0, 50 * MS_PER_DAY, 200)
+
+
+def test_columns_are_log_shares_of_earlier_events_at_any_time(events):
+    item, time_ms = events
+    half_lives, smooth = (0.5, 7.0, 30.0, np.inf), (3.0, np.inf, 20.0, 50.0)
+    prior = smoothing(half_lives, smooth, (0, 2))
+    times = np.sort(np.r_[np.random.default_rng(6).choice(time_ms, 9), 60 * MS_PER_DAY, time_ms.min() - 5])
+    found = list(LivePopularity(item, time_ms, ITEMS, prior).columns_at(times))
+    for time, columns in zip(times, found, strict=True):
+        for column, start in enumerate((0, 2)):
+            expected = np.log(ITEMS * share_by_hand(item, time_ms, half_lives, smooth, time, start))
+            np.testing.assert_allclose(columns[:, column], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(columns_at(item, time_ms, ITEMS, prior, int(time)), columns)
+
+
+def test_shares_of_all_items_add_up_to_one(events):
+    item, time_ms = events
+    columns = columns_at(item, time_ms, ITEMS, smoothing((1.0, 30.0), (5.0, 5.0)), 40 * MS_PER_DAY)
+    assert np.exp(columns[:, 0]).sum() / ITEMS == pytest.approx(1.0, rel=1e-5)
 
 
 def test_snapshot_that_holds_is_the_last_one_not_after_the_time():
-    snapshots = popularity_snapshots(np.array([0]), np.array([1]), 1, (7.0,), np.array([10, 20]))
+    live = LivePopularity(np.array([0]), np.array([1]), 1, smoothing((7.0,), (1.0,)))
+    snapshots = PopularitySnapshots.of(live, np.array([10, 20]), 1, 1)
     assert snapshots.index_at(np.array([5, 10, 19, 20, 99])).tolist() == [0, 0, 0, 1, 1]
 
 
-def test_moments_are_fewer_when_the_catalog_is_large():
+def test_snapshots_are_fewer_when_the_catalog_is_large():
     times = np.arange(100_000)
-    assert len(snapshot_times(times, 100, 4)) == 512
-    assert 2 <= len(snapshot_times(times, 5_000_000, 4)) < 10
+    assert len(snapshot_times(times, 100, 4)) == 2048
+    assert 2 <= len(snapshot_times(times, 5_000_000, 4)) < 20
+
+
+def one_user(item, time_ms):
+    return EventLog(["u"], np.array([0, len(item)]), item, time_ms, np.ones(len(item), np.float32))
+
+
+def weight_of_newer_half_lives(found, days, per_day):
+    """The share of the weight of the half-lives up to some days, with so many events a day."""
+    left, weight = 1.0, 0.0
+    for half_life, smooth in zip(found.half_life_days, found.events, strict=True):
+        if not np.isfinite(smooth):
+            continue
+        total = per_day * half_life / np.log(2)
+        here = left * total / (total + smooth)
+        weight += here if half_life <= days else 0
+        left -= here
+    return weight
+
+
+def test_fit_trusts_hours_when_items_live_for_hours_and_years_when_they_stay():
+    random = np.random.default_rng(0)
+    time_ms = np.sort(random.integers(0, 60 * MS_PER_DAY, 20_000))
+    # Every six hours another item takes most events.
+    news = np.where(random.random(20_000) < 0.8, time_ms // (MS_PER_DAY // 4), random.integers(0, 240, 20_000))
+    stays = random.choice(240, 20_000, p=(share := 1 / np.arange(1, 241)) / share.sum())
+    weights = []
+    for item in (news, stays):
+        log = one_user(item.astype(np.int64), time_ms)
+        found = fit_smoothing(log, np.ones(log.events, bool), 240, DENSE_HALF_LIFE_DAYS, (0,), seed=0)
+        weights.append(weight_of_newer_half_lives(found, 0.5, per_day=333))
+    assert weights[0] > 0.6
+    assert weights[1] < 0.1
+
+
+def test_fit_leaves_out_most_half_lives():
+    random = np.random.default_rng(1)
+    log = one_user(random.integers(0, 50, 5_000), np.sort(random.integers(0, 100 * MS_PER_DAY, 5_000)))
+    found = fit_smoothing(log, np.ones(log.events, bool), 50, DENSE_HALF_LIFE_DAYS, (0,), seed=0)
+    assert np.isfinite(found.events).sum() <= 2

@@ -14,18 +14,20 @@ from ebbtide.interest.events import EventBatch, order_events
 from ebbtide.interest.repeat import RepeatParameters, repeat_parts, repeat_score, time_context
 from ebbtide.train.choices import Loss
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.evaluation.ranks import target_ranks, target_ranks_by_offset
+from ebbtide.train.evaluation.ranks import Variant, target_ranks
+from ebbtide.train.evaluation.scores import live_popularity
 from ebbtide.train.model import InterestModel
 from ebbtide.train.reference import score_request
 from ebbtide.train.repeat import RepeatScore, seen_items_loss, with_repeat_scores
 from ebbtide.train.seen_items import seen_items
-from ebbtide.train.trainer import fit, prior_snapshots
-from ebbtide.train.windows import LogTensors
+from ebbtide.train.step import Step
+from ebbtide.train.trainer import fit
+from ebbtide.train.windows import LogTensors, training_windows
 
 HOUR_MS = 3_600_000
 VECTORS = torch.randn(12, 4, generator=torch.Generator().manual_seed(2))
 """Text vectors of the twelve items."""
-HALF_LIFE_DAYS = (2.0, 365.0, 30.0)
+HALF_LIFE_DAYS = (1.0, 7.0, 30.0)
 PRIOR = torch.rand(12, 3, generator=torch.Generator().manual_seed(3))
 """Columns of their popularity."""
 
@@ -100,7 +102,6 @@ def test_reference_scores_seen_items_by_repetition_alone_when_the_model_does(ran
     policy = {"decay": decay, "exclude_seen": False, "repeat_score": True}
     config = ModelConfig(dimensions=4, prior_half_life_days=HALF_LIFE_DAYS, **policy)
     model = InterestModel(config, VECTORS).eval()
-    half_lives = config.effective_prior_half_life_days
     model.repeat = repeat_of(decay == "learned")
     head = np.array([30])
     past = slice(random_log.start[2], 30)
@@ -110,7 +111,7 @@ def test_reference_scores_seen_items_by_repetition_alone_when_the_model_does(ran
         "weight": random_log.weight[past].tolist(),
         "now_ms": int(random_log.time_ms[30]),
     }
-    columns = PRIOR[:, : len(half_lives)]
+    columns = PRIOR[:, : len(config.prior_starts)]
     prior = columns.numpy()
     found = score_request(model, prior, **request)
     repeat, model.repeat = model.repeat, None
@@ -309,16 +310,20 @@ def test_ranks_of_one_pass_are_those_of_models_with_each_repeat_offset(random_lo
     config = ModelConfig(dimensions=4, exclude_seen=False, repeat_score=True)
     model = InterestModel(config, VECTORS)
     tensors = LogTensors.of(random_log, config.session_gap_ms)
-    popularity = prior_snapshots(random_log, len(VECTORS), config)
-    everything = (model, random_log, tensors, has_past(random_log), popularity)
+
+    def ranked(*variants):
+        return target_ranks(
+            model, random_log, tensors, has_past(random_log), live_popularity(model, random_log), variants
+        )
+
     offsets = TrainConfig().repeat_offsets
-    events, ranks = target_ranks_by_offset(*everything, offsets)
+    events, ranks = ranked(*(Variant(repeat_offset=offset) for offset in offsets))
     assert len(np.unique(ranks, axis=0)) > 2
     for repeat_offset, found in zip(offsets, ranks, strict=True):
         model.repeat.repeat_offset.fill_(repeat_offset)
-        alone = target_ranks(*everything)
+        alone = ranked(Variant())
         np.testing.assert_array_equal(alone[0], events)
-        np.testing.assert_array_equal(alone[1], found)
+        np.testing.assert_array_equal(alone[1][0], found)
 
 
 def test_common_level_is_equal_for_the_seen_items_of_a_basket(random_log):
@@ -334,8 +339,14 @@ def test_common_level_is_equal_for_the_seen_items_of_a_basket(random_log):
 @pytest.mark.parametrize("loss", list(Loss))
 def test_repeat_score_is_learned_whatever_the_loss(random_log, loss):
     torch.manual_seed(0)
-    config = TrainConfig(loss=loss, epochs=1, refit=False, negatives=4)
+    config = TrainConfig(loss=loss, epochs=1, negatives=4)
     model_config = ModelConfig(dimensions=4, exclude_seen=False, repeat_score=True)
-    fitted = fit(random_log, np.ones(random_log.events, np.bool_), VECTORS.numpy(), model_config, config)
-    assert fitted.model.repeat.item_bias.detach().abs().max() > 0
+    everything = np.ones(random_log.events, np.bool_)
+    fitted = fit(random_log, everything, VECTORS.numpy(), model_config, config)
+    without_prior = model_config.model_copy(update={"prior_half_life_days": ()})
+    model, tensors = InterestModel(without_prior, VECTORS), LogTensors.of(random_log, 60_000)
+    step = Step(model, random_log, tensors, None, everything, config.for_catalog(len(VECTORS)))
+    value, _, _ = step(training_windows(random_log, step.heads, 32, np.random.default_rng(0)))
+    value.backward()
+    assert model.repeat.item_bias.grad.abs().max() > 0
     assert float(fitted.model.repeat.repeat_offset) in config.repeat_offsets

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.trainer import fit
 from ebbtide.train.watcher import Watcher
@@ -22,7 +23,9 @@ class Rates(Watcher):
 
 def test_learning_rate_falls_to_the_end_of_the_fit_again_however_few_its_epochs(random_log):
     vectors = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
-    config = TrainConfig(epochs=8, patience=1, windows_per_batch=1, targets_per_window=2, validation_fraction=0.3)
+    config = TrainConfig(
+        epochs=8, patience=1, windows_per_batch=1, targets_per_window=2, validation_fraction=0.3, start=Start.items
+    )
     rates = Rates()
     result = fit(random_log, np.ones(random_log.events, bool), vectors, ModelConfig(dimensions=8), config, rates)
     first, again = rates.by_fit.values()

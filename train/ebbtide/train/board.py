@@ -32,7 +32,9 @@ class Board(Watcher):
 
     def epoch_ended(self, epoch: Epoch) -> None:
         """Writes and closes, so that a kill loses nothing."""
-        values = {"loss": epoch.loss, "learning_rate": epoch.learning_rate, "alpha": epoch.alpha}
+        values = {}
+        if epoch.number:
+            values = {"loss": epoch.loss, "learning_rate": epoch.learning_rate, "alpha": epoch.alpha}
         if epoch.validation is not None:
             values["validation/ndcg_at_10"] = epoch.validation.ndcg_at_10
         for quantile, days in zip(QUANTILES, epoch.half_life_days, strict=False):

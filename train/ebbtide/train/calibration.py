@@ -45,6 +45,8 @@ def calibrate(
     if len(offsets) > 1:
         best = _best(model, log, tensors, validation, [Variant(repeat_offset=offset) for offset in offsets])
         scales = tuple(scale for scale in scales if scale != 1)
+        if not scales:
+            return best
     offset = best.variant.repeat_offset
     scaled = _best(model, log, tensors, validation, [Variant(scale, offset) for scale in scales])
     return scaled if scaled.metrics.ndcg_at_10 > best.metrics.ndcg_at_10 else best

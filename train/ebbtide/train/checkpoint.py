@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ebbtide.train.errors import CheckpointError
 from ebbtide.train.files import default_mode
-from ebbtide.train.progress import Epoch
+from ebbtide.train.progress import Tried
 
 FORMAT = 4
 CONFIG_FILE = "checkpoint.json"
@@ -58,18 +58,12 @@ class Progress(BaseModel):
     """State of NumPy's generator before the windows of the current epoch were drawn."""
     loss_scale: dict[str, Any]
     """State of loss scaling in float16; empty in other precisions."""
-    epochs: list[Epoch]
-    """The epochs validated in phase ``train``, from number 0, before the first step."""
+    tried: Tried
+    """The start of the running training, as of its last validation; with ``refit`` the one that was chosen."""
+    earlier: list[Tried]
+    """The starts tried before it."""
     refit_epochs: int
     """Number of epochs done in phase ``refit``."""
-    best_epoch: int
-    """The epoch with the best validation NDCG@10; 0 for the model before its first step."""
-    best_ndcg_at_10: float
-    """Validation NDCG@10 of the best epoch."""
-    best_interest_scale: float
-    """Factor of the interest's scores that validation chose in the best epoch."""
-    best_repeat_offset: float
-    """Repeat offset that validation chose in the best epoch."""
 
 
 class _File(BaseModel):

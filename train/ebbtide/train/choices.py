@@ -62,3 +62,12 @@ class Decay(str, Enum):
     """Popularity alone: an ablation."""
     none = "none"
     """Neither."""
+
+
+class Start(str, Enum):
+    """Where training begins."""
+
+    items = "items"
+    """At a linear model of which items occur together: best where the catalog changes little."""
+    texts = "texts"
+    """At the directions in which texts foretell texts: best where items come and go."""

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ebbtide.data.errors import DataError
-from ebbtide.train.choices import Decay, FineTuning, Loss
+from ebbtide.train.choices import Decay, FineTuning, Loss, Start
 
 FULL_SOFTMAX_ITEMS = 20_000
 """Largest catalog for which the full softmax is the default. Above it, scores would take most of a step's time."""
@@ -120,12 +120,10 @@ class TrainConfig(BaseModel):
     patience: int = Field(4, ge=1)
     """Epochs without a better validation NDCG@10 before training stops; the low learning rates at the end of the
     schedule often help."""
-    warm_start: bool | None = None
-    """True starts from a linear model of item co-occurrence, false from random factors. None: true, unless the model
-    has a repeat score, which holds most of the same information and was less accurate with a warm start."""
+    start: Start | None = None
+    """Where training begins. None: both are tried and validation chooses; with a repeat score, at the texts."""
     text_directions: int = Field(16, ge=0)
-    """Directions, each used twice, that start from the canonical correlations of texts."""
-    item_directions: bool = True
+    """Directions, each used twice, of the start at the texts; the other dimensions start without an effect."""
     residual_half_trust_events: float = Field(30.0, ge=0)
     """Training events at which an item's residuals have half their weight; 0 trusts them all."""
     learning_rate: float = Field(4e-3, gt=0)
@@ -180,6 +178,15 @@ class TrainConfig(BaseModel):
             return self
         suits = Loss.full_softmax if items <= FULL_SOFTMAX_ITEMS else Loss.sampled_softmax
         return self.model_copy(update={"loss": suits})
+
+    def starts(self, model: ModelConfig) -> tuple[Start, ...]:
+        """The starts to try."""
+        if self.start is not None:
+            return (self.start,)
+        if not model.text:
+            return (Start.items,)
+        # A repeat score holds most of what co-occurrence says.
+        return (Start.texts,) if model.repeat_score else (Start.texts, Start.items)
 
     @property
     def effective_encoder_learning_rate(self) -> float:

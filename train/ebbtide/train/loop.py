@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ebbtide.train.calibration import calibrate
 from ebbtide.train.canonical import canonical_text
 from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Progress, optimizer_tensors, restore_optimizer
+from ebbtide.train.choices import Start
 from ebbtide.train.evaluation.ranks import Variant
 from ebbtide.train.lowrank import low_rank, start_from
 from ebbtide.train.material import History, Material
@@ -212,14 +213,15 @@ class Loop:
 
     def _warm_start(self, training: Mask) -> None:
         material = self.material
+        log, items = material.log, material.text_vectors.shape[0]
         directions = material.model_config.dimensions // 2
-        of_text = min(material.config.text_directions, directions)
-        text = canonical_text(
-            material.log, training, material.text_vectors, material.popularity, of_text, material.config.seed
-        )
-        factors = None
-        if material.config.item_directions:
-            factors = low_rank(material.log, training, material.text_vectors.shape[0], directions - of_text)
+        text = factors = None
+        if self.history.start is Start.texts:
+            of_text = min(material.config.text_directions, directions)
+            seed = material.config.seed
+            text = canonical_text(log, training, material.text_vectors, material.popularity, of_text, seed)
+        else:
+            factors = low_rank(log, training, items, directions)
         start_from(self.model, factors, text)
 
     def _save(self, checkpoints: CheckpointFolder, random_state: object) -> None:
@@ -231,12 +233,9 @@ class Loop:
             baskets=self.baskets,
             random_state=random_state,
             loss_scale=self.material.devices.loss_scale(),
-            epochs=self.history.epochs,
+            tried=self.history.tried,
+            earlier=self.history.earlier,
             refit_epochs=self.refit_epochs,
-            best_epoch=self.history.best_epoch,
-            best_ndcg_at_10=self.history.best_ndcg_at_10,
-            best_interest_scale=self.history.best_variant.interest_scale,
-            best_repeat_offset=self.history.best_variant.repeat_offset,
         )
         parts = {
             _MODEL: self._learned(),

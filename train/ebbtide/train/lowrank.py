@@ -100,8 +100,8 @@ def start_from(model: InterestModel, factors: LowRank | None, text: CanonicalTex
 
     Args:
         model: Fresh, with the items' trust.
-        factors: None where the log is too small.
-        text: None where the log is too small.
+        factors: None for none.
+        text: None for none.
     """
     half = model.config.dimensions // 2
     model.item_residual.zero_()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ebbtide.data.events import EventLog
 from ebbtide.train.checkpoint import CheckpointFolder
+from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.evaluation.ranks import Variant
 from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.popularity import PopularitySnapshots, Smoothing
-from ebbtide.train.progress import Epoch
+from ebbtide.train.progress import Epoch, Tried
 from ebbtide.train.watcher import Watcher
 from ebbtide.train.windows import LogTensors
 
@@ -43,9 +44,25 @@ class Material:
 class History:
     """The validated epochs of a training, and the best of them."""
 
+    start: Start
+    earlier: list[Tried] = field(default_factory=list)
+    """Starts that were tried before this one."""
     epochs: list[Epoch] = field(default_factory=list)
     """Epochs with validation; the first is number 0, the model before its first step."""
     best_epoch: int = 0
     best_ndcg_at_10: float = -1.0
     best_variant: Variant = field(default_factory=Variant)
     """How the parts of the score were put together best in the best epoch."""
+
+    @classmethod
+    def of(cls, tried: Tried, earlier: Sequence[Tried]) -> History:
+        """The history of one start."""
+        variant = Variant(tried.interest_scale, tried.repeat_offset)
+        best = (tried.best_epoch, tried.best_ndcg_at_10, variant)
+        return cls(tried.start, list(earlier), list(tried.epochs), *best)
+
+    @property
+    def tried(self) -> Tried:
+        """The start, judged by its best epoch."""
+        best = (self.best_epoch, self.best_ndcg_at_10, self.best_variant.interest_scale)
+        return Tried(self.start, self.epochs, *best, self.best_variant.repeat_offset)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ebbtide.train.choices import Start
+
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the half-lives, from the shortest to the longest."""
 
@@ -22,6 +24,20 @@ class Metrics:
     """Share of baskets with a relevant item in the first ten."""
     mrr: float
     """1 / (rank + 1) of the first relevant item."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A start of the training that validation has judged."""
+
+    start: Start
+    epochs: list[Epoch]
+    best_epoch: int
+    best_ndcg_at_10: float
+    interest_scale: float
+    """Of the best epoch."""
+    repeat_offset: float
+    """Of the best epoch."""
 
 
 @dataclass(frozen=True)

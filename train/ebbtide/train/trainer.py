@@ -16,9 +16,9 @@ from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
 from ebbtide.data.splits import after_time
 from ebbtide.train.checkpoint import CheckpointFolder, Identity
+from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
-from ebbtide.train.evaluation.ranks import Variant
 from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.loop import Loop
 from ebbtide.train.material import History, Material
@@ -37,6 +37,8 @@ class Fit:
     """A trained model and the history of its training."""
 
     model: InterestModel
+    start: Start
+    """Where training began, which validation has chosen."""
     epochs: list[Epoch]
     """With validation, from number 0, before the first step; the final fit on all events is not among them."""
     best_epoch: int
@@ -101,11 +103,9 @@ def fit(
     if checkpoints is not None:
         settings = {**model_config.model_dump(), **train_config.model_dump(), **devices.settings}
         saved = checkpoints.begin(Identity(settings=settings, data=_digest(log, text_vectors, features)))
-    history = History()
-    if saved is not None:
-        progress = saved.progress
-        variant = Variant(progress.best_interest_scale, progress.best_repeat_offset)
-        history = History(list(progress.epochs), progress.best_epoch, progress.best_ndcg_at_10, variant)
+    if saved is not None and saved.progress.earlier and not train_config.refit:
+        # The parameters of an earlier start are gone, and nothing would fit them again.
+        saved = None
     # Whatever is wrong with data and settings has been told by now, once.
     devices.launch()
     smoothing = _smoothing(log, training, text_vectors.shape[0], model_config, train_config.seed)
@@ -125,18 +125,29 @@ def fit(
         make_fine_tuner=make_fine_tuner,
     )
     refitting = saved is not None and saved.progress.phase == "refit"
-    model = None
+    loop = None
+    tried = [] if saved is None else [saved.progress.tried] if refitting else list(saved.progress.earlier)
     if not refitting:
-        watcher.fit_started("train", train_config.epochs, max(len(history.epochs) - 1, 0))
-        loop = Loop(material, "train", training, validation, train_config.epochs, history, saved)
-        model = loop.run()
-    best = history.best_epoch
-    if model is None or train_config.refit:
+        starts = train_config.starts(model_config)
+        for start in starts[len(tried) :]:
+            resumed = saved if saved is not None and saved.progress.tried.start is start else None
+            history = History(start, list(tried)) if resumed is None else History.of(resumed.progress.tried, tried)
+            name = "train" if len(starts) == 1 else f"train, start at the {start.value}"
+            watcher.fit_started(name, train_config.epochs, max(len(history.epochs) - 1, 0))
+            latest = Loop(material, "train", training, validation, train_config.epochs, history, resumed)
+            latest.run()
+            if loop is None or history.best_ndcg_at_10 > max(one.best_ndcg_at_10 for one in tried):
+                loop = latest
+            tried.append(history.tried)
+    best = max(tried, key=lambda one: one.best_ndcg_at_10)
+    if loop is None or train_config.refit:
         done = saved.progress.refit_epochs if saved is not None and refitting else 0
-        watcher.fit_started("refit on all events", best, done)
-        loop = Loop(material, "refit", predictable, None, best, history, saved if refitting else None)
-        model = loop.run()
-    return Fit(model, history.epochs, best, history.best_ndcg_at_10, loop.step.rating_mean, loop.fine_tuner)
+        watcher.fit_started("refit on all events", best.best_epoch, done)
+        history = History.of(best, ())
+        loop = Loop(material, "refit", predictable, None, best.best_epoch, history, saved if refitting else None)
+        loop.run()
+    chosen = (best.start, best.epochs, best.best_epoch, best.best_ndcg_at_10)
+    return Fit(loop.model, *chosen, loop.step.rating_mean, loop.fine_tuner)
 
 
 def _smoothing(log: EventLog, training: Mask, items: int, config: ModelConfig, seed: int) -> Smoothing | None:
