@@ -175,7 +175,7 @@ def test_evaluated_scores_are_served_when_a_user_has_more_events_than_a_request_
     keys, most = item_keys(bundle.catalog.item_id), in_process.limits.max_events
     compared = 0
     for scored in score_baskets(bundle.model, log, tensors, heads, frozen_popularity(bundle)):
-        for head, scores in zip(scored.head, scored.scores.numpy(), strict=True):
+        for head, scores in zip(scored.head, scored.scores().numpy(), strict=True):
             past = slice(max(log.start[users[head]], head - most), head)
             request = Request(
                 event_item=keys[log.item[past]],
