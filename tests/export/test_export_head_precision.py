@@ -166,11 +166,21 @@ def test_fp16_head_stores_half_the_bytes_and_answers_from_the_rounded_factors(fa
         assert ranking_difference([IDS[item] for item in items[row]], scores[row], exact, INDEX) < 1e-5
 
 
+def sizes_of(bundle: InterestBundle) -> dict[Size, int]:
+    return {
+        Size.INTEREST: bundle.model.config.dimensions + bundle.prior_columns.shape[1],
+        Size.VECTOR: bundle.model.config.dimensions,
+        Size.ADJUSTMENTS: Limits().adjustments,
+        Size.TOP_N: 10,
+        Size.FILTER: 1,
+    }
+
+
 def test_export_is_refused_when_its_integers_miss_best_items(
     write_without_encoder: Callable[..., Path], bundle: InterestBundle
 ) -> None:
     folder = write_without_encoder(bundle, top_n=10, head_precision="int8")
-    sizes = {Size.INTEREST: 17, Size.VECTOR: 16, Size.ADJUSTMENTS: Limits().adjustments, Size.TOP_N: 10, Size.FILTER: 1}
+    sizes = sizes_of(bundle)
     assert check_head(InProcessPipeline(folder), bundle, sizes, "int8").difference < TOLERANCE
     path = folder / contract.SCORING_HEAD.name / "1" / MODEL_FILE
     graph = onnx.load(str(path))
@@ -190,7 +200,7 @@ def test_tolerance_of_rounded_factors_is_stated_from_requests_and_still_refuses_
     write_without_encoder: Callable[..., Path], bundle: InterestBundle
 ) -> None:
     folder = write_without_encoder(bundle, top_n=10, head_precision="fp16")
-    sizes = {Size.INTEREST: 17, Size.VECTOR: 16, Size.ADJUSTMENTS: Limits().adjustments, Size.TOP_N: 10, Size.FILTER: 1}
+    sizes = sizes_of(bundle)
     found = check_head(InProcessPipeline(folder), bundle, sizes, "fp16")
     assert TOLERANCE < found.tolerance < 0.05
     path = folder / contract.SCORING_HEAD.name / "1" / MODEL_FILE

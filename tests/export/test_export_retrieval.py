@@ -14,6 +14,7 @@ import tritonclient.grpc as triton
 from safetensors.numpy import save_file
 from tritonclient.utils import InferenceServerException
 
+from ebbtide.export import versions
 from ebbtide.export.attributes import read_attributes
 from ebbtide.export.errors import LimitError, RepositoryError, RetrievalError, VersionError
 from ebbtide.export.head import index as indexes
@@ -360,9 +361,10 @@ def test_served_head_equals_its_twin_and_names_what_is_wrong(
     width = in_process.limits.adjustments
     words = exported.read_tensors(written / HEAD / "1" / exported.ATTRIBUTES_FILE)[0][exported.COLUMN_WORD][-1]
     values = np.array([0, 0.5, -np.inf], np.float32)
+    (interest_width,) = versions.read_model_config(written, HEAD).input[0].dims
     for rows in (1, 5):
         feeds = {
-            contract.INTEREST.name: random.standard_normal((rows, 17)).astype(np.float32),
+            contract.INTEREST.name: random.standard_normal((rows, interest_width)).astype(np.float32),
             contract.ADJUST_ITEM.name: random.integers(0, 200, (rows, width)),
             contract.ADJUST_SCORE.name: random.choice(values, (rows, width), p=[0.98, 0.01, 0.01]),
             contract.ITEM_FILTER.name: np.ones((rows, int(words)), np.int64),

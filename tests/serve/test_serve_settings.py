@@ -254,7 +254,7 @@ def test_session_is_refused_when_onnxruntime_went_on_without_a_provider(backend)
 
 def options(repository, **settings) -> list[str]:
     made = ServerConfig(repository, **settings)
-    return command_line(embedded_server(), made, Ports(1, 2, 3), "prefix")
+    return command_line(embedded_server(), made, repository, Ports(1, 2, 3), "prefix")
 
 
 def test_options_are_left_out_when_nothing_is_asked_for(tmp_path):
