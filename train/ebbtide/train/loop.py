@@ -26,6 +26,8 @@ from ebbtide.train.step import Step
 from ebbtide.train.windows import batches, training_windows
 
 _MAX_GRADIENT_NORM = 5.0
+_NO_WORSE = 0.01
+"""Relative loss of NDCG@10 that is chance: of epochs so near the best one, the last is taken."""
 _MODEL, _BEST, _OPTIMIZER, _ENCODER = "model.", "best.", "optimizer.", "encoder."
 _GENERATORS, _TEXT_VECTORS = "torch_generators", "text_vectors"
 
@@ -190,8 +192,9 @@ class Loop:
             self.history.epochs.append(epoch)
         else:
             self.refit_epochs = number
-        if metrics is not None and metrics.ndcg_at_10 > self.history.best_ndcg_at_10:
-            self.history.best_epoch, self.history.best_ndcg_at_10 = number, metrics.ndcg_at_10
+        best = self.history.best_ndcg_at_10
+        if metrics is not None and metrics.ndcg_at_10 > best - _NO_WORSE * abs(best):
+            self.history.best_epoch, self.history.best_ndcg_at_10 = number, max(metrics.ndcg_at_10, best)
             self.history.best_variant = variant
             self.best = {name: value.clone() for name, value in self._learned().items()}
         self.batches, self.loss_sum, self.alpha_sum, self.baskets = 0, 0.0, 0.0, 0

@@ -50,7 +50,9 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
     """Epochs with validation; the first is number 0, the model before its first step."""
     best_epoch: int = 0
+    """The last one that is no worse than the best by more than chance."""
     best_ndcg_at_10: float = -1.0
+    """Of all epochs."""
     best_variant: Variant = field(default_factory=Variant)
     """How the parts of the score were put together best in the best epoch."""
 

@@ -41,8 +41,6 @@ class Step(nn.Module):
     """
 
     prior_columns: Tensor | None
-    born_ms: Tensor
-    """``[items]`` int64, the time of each item's first event; the largest integer without one."""
 
     def __init__(
         self,
@@ -75,7 +73,6 @@ class Step(nn.Module):
         self.popularity = popularity
         columns = None if popularity is None else torch.from_numpy(popularity.columns)
         self.register_buffer("prior_columns", columns, persistent=False)
-        self.register_buffer("born_ms", _first_times(log, model.text_vectors.shape[0]), persistent=False)
         self.config = config
         self.loss = config.loss or Loss.full_softmax
         self.max_scores = max_scores
@@ -234,10 +231,7 @@ class Step(nn.Module):
                 columns = self.prior_columns[used] if item is None else self.prior_columns[used[:, None], item]
                 # In place: another tensor of this size costs more than the sum.
                 scores += nn.functional.embedding(index, columns @ self.model.prior_weight)
-            # What nobody had had yet could not be chosen: as a negative it would teach that new items are bad.
-            born = self.born_ms if item is None else self.born_ms[item]
-            time = torch.from_numpy(self.log.time_ms[heads]).to(scores.device)
-            return scores.masked_fill(born > time[:, None], -torch.inf)
+        return scores
 
     def _seen_prior(self, seen: SeenItems, heads: Ints) -> Tensor | None:
         """The prior's columns of seen items at the time of their baskets, ``[pairs, p]``; None without a prior."""
@@ -251,10 +245,3 @@ class Step(nn.Module):
         counts = self._sizes[heads].astype(np.int64)
         row = np.repeat(np.arange(heads.shape[0]), counts)
         return row, heads[row] + np.arange(row.shape[0]) - np.repeat(np.cumsum(counts) - counts, counts)
-
-
-def _first_times(log: EventLog, items: int) -> Tensor:
-    """The time of each item's first event, ``[items]`` int64; the largest integer without one."""
-    first = np.full(items, np.iinfo(np.int64).max)
-    np.minimum.at(first, log.item, log.time_ms)
-    return torch.from_numpy(first)
