@@ -1,5 +1,6 @@
 """What training refuses at the start, and what it says when it is stopped."""
 
+import json
 import os
 import signal
 import subprocess
@@ -82,6 +83,28 @@ def test_evaluate_says_why_nothing_was_found_when_all_is_repeated(ebbtide, tmp_p
     (tmp_path / "log.csv").write_text("user,item,time\n" + "\n".join(rows) + "\n")
     for protocol in ("leave-last-out", "time:0.3"):
         out = tmp_path / protocol.replace(":", "-")
-        ebbtide("train", "--events", tmp_path / "log.csv", "--out", out, "--epochs", 1, "--holdout", protocol)
+        arguments = ("--epochs", 1, "--holdout", protocol, "--no-repeats")
+        ebbtide("train", "--events", tmp_path / "log.csv", "--out", out, *arguments)
         assert b"in all of the relevant events the user interacts again" in ebbtide("evaluate", out).stdout
         assert b"interacts again" not in ebbtide("evaluate", out, "--repeats").stdout
+
+
+@pytest.mark.parametrize(("items", "share", "repeats"), [(3, b"83.3%", True), (50, b"0.0%", False)])
+def test_repeats_are_detected_from_the_log(items, share, repeats, ebbtide, tmp_path):
+    rows = [
+        f"u{user},i{(user + step) % items},{1_700_000_000 + 3_600 * step}" for user in range(6) for step in range(13)
+    ]
+    (tmp_path / "log.csv").write_text("user,item,time\n" + "\n".join(rows) + "\n")
+    done = ebbtide("train", "--events", tmp_path / "log.csv", "--out", tmp_path / "b", "--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    # Of the 12 events with an earlier one of their user, 2 are of items that are new to them.
+    assert share in done.stdout
+    model = json.loads((tmp_path / "b" / "bundle.json").read_text())["model"]
+    assert (model["repeat_score"], model["exclude_seen"]) == (repeats, not repeats)
+
+
+@pytest.mark.parametrize("options", [("--no-text",), ("--decay", "popularity")])
+def test_ablations_are_trained_from_the_command_line(options, log, ebbtide, tmp_path):
+    done = ebbtide("train", "--events", log, "--out", tmp_path / "b", "--epochs", 1, *options)
+    assert done.returncode == 0, done.stderr
+    assert b"bundle" in done.stdout
