@@ -70,10 +70,5 @@ def baskets_of(log: EventLog, targets: Mask) -> Baskets:
 
 def seen_share(log: EventLog, baskets: Baskets) -> float:
     """Share of the baskets' events whose item the user had interacted with before the basket; 0 without events."""
-    pair = log.user * np.int64(log.item.max(initial=0) + 1) + log.item
-    _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
-    lengths = baskets.stop - baskets.head
-    event = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    head = np.repeat(baskets.head, lengths)
-    seen = first[inverse[event + head]] < head
-    return float(seen.mean()) if seen.size else 0.0
+    inside = np.isin(basket_heads(log), baskets.head)
+    return float(is_repeat(log)[inside].mean()) if inside.any() else 0.0

@@ -34,7 +34,7 @@ from ebbtide.train.errors import BundleError
 from ebbtide.train.files import default_mode
 from ebbtide.train.model import InterestModel
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS_FILE = "weights.safetensors"
 CATALOG_FILE = "catalog.parquet"
 ENCODER_FOLDER = "encoder"
@@ -67,7 +67,7 @@ class _Versioned(BaseModel):
 class BundleConfig(BaseModel):
     """The content of ``bundle.json``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     format: int = FORMAT
     fingerprint: str

@@ -41,15 +41,12 @@ def calibrate(
     """
     offsets = (0.0,) if model.repeat is None else config.repeat_offsets
     scales = config.interest_scales if model.config.prior_starts and config.loss is not Loss.mse else (1.0,)
-    best = Calibrated(Variant(), Metrics(0, 0, 0, -1.0, 0.0, 0.0))
-    if len(offsets) > 1:
-        best = _best(model, log, tensors, validation, [Variant(repeat_offset=offset) for offset in offsets])
-        scales = tuple(scale for scale in scales if scale != 1)
-        if not scales:
-            return best
-    offset = best.variant.repeat_offset
-    scaled = _best(model, log, tensors, validation, [Variant(scale, offset) for scale in scales])
-    return scaled if scaled.metrics.ndcg_at_10 > best.metrics.ndcg_at_10 else best
+    if len(offsets) == 1:
+        return _best(model, log, tensors, validation, [Variant(scale, offsets[0]) for scale in scales])
+    best = _best(model, log, tensors, validation, [Variant(repeat_offset=offset) for offset in offsets])
+    others = [Variant(scale, best.variant.repeat_offset) for scale in scales if scale != 1]
+    scaled = _best(model, log, tensors, validation, others) if others else best
+    return max(best, scaled, key=lambda one: one.metrics.ndcg_at_10)
 
 
 def _best(

@@ -28,7 +28,7 @@ def _check_alpha(value: str) -> str:
 class ModelConfig(BaseModel):
     """The shape of the interest model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     dimensions: int = Field(96, ge=1, le=4096)
     """d, the number of interest dimensions."""

@@ -223,7 +223,7 @@ class Loop:
             of_text = min(material.config.text_directions, directions)
             seed = material.config.seed
             text = canonical_text(log, training, material.text_vectors, material.popularity, of_text, seed)
-        else:
+        elif directions:
             factors = low_rank(log, training, items, directions)
         start_from(self.model, factors, text)
 

@@ -23,8 +23,8 @@ _CONTEXT_EVENTS = Limits().max_events
 """As many as a request may carry when served."""
 _WINDOWS_PER_BATCH = 128
 _TARGETS = 16
-_SCORES_PER_BATCH = 1 << 25
-"""128 MiB of scores at a time, however large the catalog."""
+_SCORES_PER_BATCH = 1 << 24
+"""64 MiB for each part of the scores at a time, however large the catalog."""
 
 Ints = npt.NDArray[np.int64]
 
