@@ -349,4 +349,6 @@ def test_repeat_score_is_learned_whatever_the_loss(random_log, loss):
     value, _, _ = step(training_windows(random_log, step.heads, 32, np.random.default_rng(0)))
     value.backward()
     assert model.repeat.item_bias.grad.abs().max() > 0
+    assert fitted.best_epoch == 1
+    assert fitted.model.repeat.item_bias.detach().abs().max() > 0
     assert float(fitted.model.repeat.repeat_offset) in config.repeat_offsets
