@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from ebbtide.train.bundle import InterestBundle
+
 
 @pytest.mark.parametrize("rate", ["1e6", "1e12"])
 def test_diverged_training_is_one_line(rate, log, ebbtide, tmp_path):
@@ -103,8 +105,11 @@ def test_repeats_are_detected_from_the_log(items, share, repeats, ebbtide, tmp_p
     assert (model["repeat_score"], model["exclude_seen"]) == (repeats, not repeats)
 
 
-@pytest.mark.parametrize("options", [("--no-text",), ("--decay", "popularity")])
-def test_ablations_are_trained_from_the_command_line(options, log, ebbtide, tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [("--no-text",), ("--decay", "popularity"), ("--prior-half-lives", "2,inf"), ("--dimensions", 1, "--no-repeats")],
+)
+def test_unusual_models_are_trained_and_read_again(options, log, ebbtide, tmp_path):
     done = ebbtide("train", "--events", log, "--out", tmp_path / "b", "--epochs", 1, *options)
     assert done.returncode == 0, done.stderr
-    assert b"bundle" in done.stdout
+    assert InterestBundle.load(tmp_path / "b").fingerprint.encode() in done.stdout

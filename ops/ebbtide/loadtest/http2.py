@@ -40,7 +40,10 @@ _REPLENISH = 2**30
 _NUMBER = struct.Struct(">I")
 _SETTING = struct.Struct(">HI")
 
-_CODE_OF_RESET = {7: UNAVAILABLE, 8: CANCELLED, 11: 8, 12: 7}
+_REFUSED_STREAM = 7
+_MOST_REFUSED = 16
+"""Refusals in a row after which a refused call ends: the server answers nothing any more."""
+_CODE_OF_RESET = {_REFUSED_STREAM: UNAVAILABLE, 8: CANCELLED, 11: 8, 12: 7}
 """gRPC's statuses for HTTP/2 error codes (doc/PROTOCOL-HTTP2.md, "HTTP2 Transport Mapping"); others are INTERNAL."""
 _CODE_OF_HTTP = {"400": INTERNAL, "401": 16, "403": 7, "404": 12, "429": 14, "502": 14, "503": 14, "504": 14}
 """gRPC's statuses for answers that are not gRPC's (doc/http-grpc-status-mapping.md); others are UNKNOWN."""
@@ -112,6 +115,8 @@ class Connection(Generic[T]):
         self.waiting: deque[tuple[bytes, T]] = deque()
         """Messages and tickets of calls that start when the server allows another stream, the oldest first."""
         self._blocked: dict[int, _Blocked] = {}
+        self._limited: dict[int, bytes] = {}
+        self._refused = 0
         self.under_way: dict[int, T] = {}
         """Tickets by stream, in the order in which calls started."""
         self.retired = False
@@ -136,6 +141,8 @@ class Connection(Generic[T]):
         self._next_stream = stream + 2
         self.retired = self.retired or self._next_stream > _LAST_STREAM
         self.under_way[stream] = ticket
+        if self._max_streams < LARGEST_WINDOW:
+            self._limited[stream] = message
         block, size = self._block or self._encode(), len(message)
         out = self._out
         out.append(FRAME_HEADER.pack(len(block) >> 8, len(block) & 0xFF, HEADERS, END_HEADERS, stream))
@@ -159,6 +166,7 @@ class Connection(Generic[T]):
         self.under_way.clear()
         self.waiting.clear()
         self._blocked.clear()
+        self._limited.clear()
         self._out.clear()
         self.retired = True
         return tickets
@@ -229,7 +237,7 @@ class Connection(Generic[T]):
         elif kind == SETTINGS and not flags & ACK:
             self._configure(dict(_SETTING.iter_unpack(payload)))
         elif kind == RST_STREAM:
-            self._end(stream, _CODE_OF_RESET.get(_NUMBER.unpack(payload)[0], INTERNAL))
+            self._reset(stream, _NUMBER.unpack(payload)[0])
         elif kind == GOAWAY:
             self._retire(_NUMBER.unpack_from(payload)[0] & LARGEST_WINDOW)
 
@@ -306,14 +314,28 @@ class Connection(Generic[T]):
         for ticket in self.take_waiting():
             self._ended(ticket, UNAVAILABLE)
 
+    def _reset(self, stream: int, error: int) -> None:
+        # A server counts a call for a moment longer than its caller. What it refused it did not process, so the call
+        # may be sent again (RFC 9113, 8.7).
+        message = self._limited.get(stream)
+        if error == _REFUSED_STREAM and message is not None and self._refused < _MOST_REFUSED and not self.retired:
+            self._refused += 1
+            self.waiting.appendleft((message, self.under_way[stream]))
+            self._forget(stream)
+        else:
+            self._end(stream, _CODE_OF_RESET.get(error, INTERNAL))
+
     def _end(self, stream: int, code: int) -> None:
         if stream in self.under_way:
+            self._refused = 0
             self._ended(self._forget(stream), code)
 
     def _forget(self, stream: int) -> T:
         ticket = self.under_way.pop(stream)
         if self._blocked:
             self._blocked.pop(stream, None)
+        if self._limited:
+            self._limited.pop(stream, None)
         if self._http_status:
             self._http_status.pop(stream, None)
         if self.waiting:
