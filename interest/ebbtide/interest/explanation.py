@@ -31,7 +31,8 @@ class Explanation:
     """The outputs of the `explainer` model for candidates and events, including events that were left out.
 
     `event_share` summed over events, `prior_share` and `adjustment_share` add up to `candidate_score`; so do
-    `dimension_share` summed over dimensions and the other two. All of an unknown candidate's are NaN.
+    `dimension_share` summed over dimensions and the other two. All of an unknown candidate's are NaN. With the state of a
+    user, `state_event_share` and `folded_share` belong to the sum over events.
     """
 
     candidate_score: Floats
