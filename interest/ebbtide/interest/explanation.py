@@ -19,7 +19,7 @@ from ebbtide.interest.decay import event_decays
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.lookup import UNKNOWN
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
-from ebbtide.interest.pipeline import InterestPipeline, Weighed
+from ebbtide.interest.pipeline import InterestPipeline, Records, Weighed
 from ebbtide.interest.repeat import repeat_parts
 
 Floats = npt.NDArray[np.float32]
@@ -30,8 +30,9 @@ Doubles = npt.NDArray[np.float64]
 class Explanation:
     """The outputs of the `explainer` model for candidates and events, including events that were left out.
 
-    `event_share` summed over events, `prior_share` and `adjustment_share` add up to `candidate_score`; so do
-    `dimension_share` summed over dimensions and the other two. All of an unknown candidate's are NaN.
+    `event_share` summed over events, `state_share` summed over the raw events of the user's record, `folded_share`,
+    `prior_share` and `adjustment_share` add up to `candidate_score`; so do `dimension_share` summed over dimensions and
+    the last two. All of an unknown candidate's are NaN.
     """
 
     candidate_score: Floats
@@ -57,6 +58,19 @@ class Explanation:
     other candidates."""
     half_life_days: Floats
     """``[d]``, with the request's own decay scale."""
+    state_item: npt.NDArray[np.int64]
+    """``[raw events]``: item keys of the raw events of the user's record that count, oldest first; those that the
+    request repeats are explained as its own."""
+    state_time: npt.NDArray[np.int64]
+    """``[raw events]``, Unix milliseconds."""
+    state_share: Floats
+    """``[candidates, raw events]``."""
+    state_current: npt.NDArray[np.bool_]
+    """``[raw events]``."""
+    state_decay: Floats
+    """``[raw events]``."""
+    folded_share: Floats
+    """``[candidates]``: of all folded events together."""
 
 
 class Explainer:
@@ -73,16 +87,21 @@ class Explainer:
         self._parameters = pipeline.parameters
         self._factors = np.asarray(factors)
 
-    def run(self, request: Request) -> Explanation | RequestError:
-        """The explanation of one request's `candidate_item`, or what is wrong with it."""
-        return self.run_tensors(request.tensors())
+    def run(self, request: Request, records: Records | None = None) -> Explanation | RequestError:
+        """The explanation of one request's `candidate_item`, or what is wrong with it.
 
-    def run_tensors(self, request: RequestTensors) -> Explanation | RequestError:
+        Args:
+            request: Of one user.
+            records: The user's record, as for `InterestPipeline.run_requests`; None for a request without a user.
+        """
+        return self.run_tensors(request.tensors(), records)
+
+    def run_tensors(self, request: RequestTensors, records: Records | None = None) -> Explanation | RequestError:
         """The same for the tensors of a request of one user."""
         if contract.CANDIDATE_ITEM.name not in request:
             return RequestError(contract.CANDIDATE_ITEM.name, "no tensor", "the items to explain")
         try:
-            weighed = self._pipeline.weigh([request])
+            weighed = self._pipeline.weigh([request], None if records is None else [records])
         except RequestsRefused as refused:
             return refused.errors[0]
         return self._explain(weighed, request[contract.CANDIDATE_ITEM.name].reshape(-1))
@@ -95,7 +114,7 @@ class Explainer:
             self._parameters.rank_decay_rate,
             weighed.columns.decay_scale,
         )
-        contributions = _contributions(weighed, decays)
+        contributions, of_folded = _contributions(weighed, decays)
         item = self._pipeline.index.find(candidates)
         factors = self._factors.take(item, axis=0).astype(np.float64)
         adjustment_share = self._adjustments(weighed, item)
@@ -103,19 +122,24 @@ class Explainer:
         replaced = np.isfinite(adjustment_share) & (adjustment_share != 0)
         factors[replaced] = 0
         factors[item == UNKNOWN] = np.nan
-        dimension_share = factors[:, :d] * contributions.sum(axis=0)
+        dimension_share = factors[:, :d] * (contributions.sum(axis=0) + of_folded)
         prior_share = factors[:, d:] @ self._parameters.prior_weight.astype(np.float64)
         score = dimension_share.sum(axis=1) + prior_share + adjustment_share
 
         events = int(weighed.columns.events[0])
-        index = weighed.batch.source if weighed.sources.kept is None else weighed.sources.kept[weighed.batch.source]
+        batch, kept = weighed.batch, weighed.sources.kept
+        index = batch.source if kept is None else kept[batch.source]
+        is_given = index >= 0
+        given = index[is_given]
+        share, decay = factors[:, :d] @ contributions.T, decays.mean(axis=1)
         event_share = np.zeros((item.size, events), dtype=np.float32)
-        event_share[:, index] = factors[:, :d] @ contributions.T
+        event_share[:, given] = share[:, is_given]
         event_share[item == UNKNOWN] = np.nan
         event_current = np.zeros(events, dtype=np.bool_)
-        event_current[index] = weighed.batch.is_current
+        event_current[given] = batch.is_current[is_given]
         event_decay = np.zeros(events, dtype=np.float32)
-        event_decay[index] = decays.mean(axis=1)
+        event_decay[given] = decay[is_given]
+        state_item, state_time = self._raw_events(weighed, batch.source[~is_given])
         return Explanation(
             candidate_score=_single(score)[None],
             alpha_used=weighed.alpha_used,
@@ -128,7 +152,22 @@ class Explainer:
             adjustment_share=_single(adjustment_share),
             repeat_share=self._repeat_parts(weighed, item, replaced),
             half_life_days=self._half_lives(weighed),
+            state_item=state_item,
+            state_time=state_time,
+            state_share=_single(share[:, ~is_given]),
+            state_current=batch.is_current[~is_given],
+            state_decay=_single(decay[~is_given]),
+            folded_share=_single(factors[:, :d] @ of_folded),
         )
+
+    def _raw_events(
+        self, weighed: Weighed, source: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Item key and time of raw events of the record, given by their indices in `Weighed.sources`."""
+        if weighed.from_records is None:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        tail = weighed.from_records.states.tail.take(weighed.from_records.tail[source])
+        return tail.key, tail.time_ms
 
     def _adjustments(self, weighed: Weighed, item: npt.NDArray[np.int64]) -> Doubles:
         """The score adjustment of each candidate, ``[candidates]``: 0 without one; NaN for unknown ones."""
@@ -148,6 +187,7 @@ class Explainer:
                 weighed.columns.now_ms,
                 self._parameters.repeat,
                 weighed.columns.decay_scale,
+                weighed.folded_counts(self._parameters.repeat),
             )
             shares[replaced] = parts[np.searchsorted(seen, item[replaced])]
         return _single(shares)
@@ -159,17 +199,24 @@ class Explainer:
             return _single(np.log(2) / rate.astype(np.float64))
 
 
-def _contributions(weighed: Weighed, decays: Floats) -> Doubles:
-    """What each event of one user adds to the interest, ``[events that count, d]``, in the batch's order."""
+def _contributions(weighed: Weighed, decays: Floats) -> tuple[Doubles, Doubles]:
+    """What each event of one user adds to the interest, ``[events that count, d]``, in the batch's order.
+
+    And what all folded events add, ``[d]``.
+    """
     batch = weighed.batch
     weighted = decays.astype(np.float64) * weighed.vectors
     weighted *= batch.weight[:, None]
     squares = np.bincount(batch.is_current, weights=np.square(weighted).sum(axis=1), minlength=2)
+    folded = np.zeros((2, decays.shape[1]))
+    if weighed.from_records is not None:
+        base = weighed.from_records.base
+        squares += base.squares[0].sum(axis=1)
+        folded = base.sums[0]
     norms = np.sqrt(squares + NORM_FLOOR_SQUARED)
     alpha = weighed.blend.alpha[0].astype(np.float64)
     factor = np.stack([alpha / norms[0], (1 - alpha) / norms[1]])
-    contributions: Doubles = weighted * factor[batch.is_current.astype(np.int64)]
-    return contributions
+    return weighted * factor[batch.is_current.astype(np.int64)], (folded * factor).sum(axis=0)
 
 
 def _single(values: npt.NDArray[Any]) -> Floats:
