@@ -10,9 +10,9 @@ from typing import Any
 # The export's copy of the interest code comes before an installed one.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.exported import read_interest_reader
-from ebbtide.interest.pipeline import Records
-from ebbtide.interest.served import Answer, ServedModel, RequestTensors
+from ebbtide.interest.served import Answer, ServedModel
 
 
 class TritonPythonModel:
@@ -40,4 +40,4 @@ class TritonPythonModel:
         self._users.close()
 
     def _run(self, requests: Sequence[RequestTensors]) -> Sequence[Answer]:
-        return self._users.answer(requests, lambda sound, records: ...)
+        return self._users.answer(requests, self._reader.run_requests)

@@ -58,9 +58,9 @@ def command(
         str | None,
         typer.Option(
             envvar="EBBTIDE_STATE",
-            help="Address of the store of the users' states: embedded:FOLDER, redis://HOST:PORT/NUMBER, rediss:// (TLS), "
-            "redis+cluster:// or rediss+cluster://; none for no store. Default: embedded:REPOSITORY.state, a folder "
-            "beside the repository.",
+            help="Address of the store of the users' states: embedded:FOLDER, redis://HOST:PORT/NUMBER, rediss://... "
+            "(TLS), redis+cluster://... or rediss+cluster://...; none for no store. Default: embedded:REPOSITORY.state, "
+            "a folder beside the repository.",
         ),
     ] = None,
     log_file: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,

@@ -18,11 +18,15 @@ from ebbtide.export.head.served import open_head
 from ebbtide.export.manifest import read_models
 from ebbtide.export.sources import load_source
 from ebbtide.interest import contract, exported
-from ebbtide.interest.checks import Request
+from ebbtide.interest.checks import Request, RequestTensors
 from ebbtide.interest.contract import Kind, Model
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.modelfile import MODEL_FILE
-from ebbtide.interest.pipeline import InterestPipeline
+from ebbtide.interest.observer import Observer
+from ebbtide.interest.pipeline import InterestPipeline, Records
+from ebbtide.interest.users import Answer as Found
+from ebbtide.interest.users import Users
+from ebbtide.store import StateStore
 
 Floats = npt.NDArray[np.float32]
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -233,8 +237,7 @@ def _open_observer(pipeline: InProcessPipeline, _model: Model) -> Run:
 
 
 def _open_interest_reader(pipeline: InProcessPipeline, model: Model) -> Run:
-    reader = exported.read_interest_reader(pipeline.folder(model.name))
-    return _with_users(pipeline, reader.run_requests)
+    return _with_users(pipeline, exported.read_interest_reader(pipeline.folder(model.name)).run_requests)
 
 
 def _open_forgetter(pipeline: InProcessPipeline, _model: Model) -> Run:
@@ -243,7 +246,7 @@ def _open_forgetter(pipeline: InProcessPipeline, _model: Model) -> Run:
 
 def _with_users(
     pipeline: InProcessPipeline,
-    run: Callable[[Sequence[RequestTensors], Sequence[Records] | None], Sequence[Answer]],
+    run: Callable[[Sequence[RequestTensors], Sequence[Records] | None], Sequence[Found]],
 ) -> Run:
     """Runs a model with the states of the users that a request names."""
     return lambda tensors: _returned(pipeline.users.answer([tensors], run)[0])

@@ -14,6 +14,7 @@ from ebbtide.interest.attributes import AttributeIndex
 from ebbtide.interest.candidates import CandidateScorer
 from ebbtide.interest.contract import Kind, Model
 from ebbtide.interest.explanation import Explainer
+from ebbtide.interest.interest_reader import InterestReader
 from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint
@@ -154,6 +155,16 @@ def read_explainer(folder: Path) -> Explainer:
     config = pipeline.parameters.config
     factors = _read_of(config, folder / FACTORS_FILE)
     return Explainer(pipeline, factors[ITEM_FACTORS], read_item_ids(folder, config))
+
+
+def read_interest_reader(folder: Path) -> InterestReader:
+    """The reader of states in the version folder of `interest_reader`; its tables are memory-mapped.
+
+    Raises:
+        ValueError: The files belong to different exports, or one is damaged; the message names both ids.
+    """
+    pipeline = read_plain_pipeline(folder)
+    return InterestReader(pipeline, read_item_ids(folder, pipeline.parameters.config))
 
 
 def require_one_export(repository: Path, version: int, fingerprint: str, *, hash_files: bool = True) -> None:
