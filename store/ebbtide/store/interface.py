@@ -144,3 +144,33 @@ def require_keys(users: Sequence[bytes], *fingerprints: bytes) -> None:
             raise StoreConfigError(
                 f"fingerprint: got {len(fingerprint)} bytes, expected 1 to {MAX_FINGERPRINT_BYTES} bytes"
             )
+
+
+def require_distinct(users: Sequence[bytes]) -> None:
+    """Checks the users of an update.
+
+    Raises:
+        StoreConfigError: A key is not of `USER_BYTES`, or comes twice.
+    """
+    require_keys(users)
+    if len(set(users)) != len(users):
+        raise StoreConfigError(f"users: got {len(users) - len(set(users))} more than once, expected each once")
+
+
+def computed(change: Change, snapshot: Snapshot) -> Sequence[Changes]:
+    """What `change` wants written, checked.
+
+    Raises:
+        StoreConfigError: It does not fit the snapshot, or has a fingerprint that is empty or too long.
+    """
+    changes = change(snapshot)
+    if len(changes) != len(snapshot.indices):
+        raise StoreConfigError(f"changes: got {len(changes)} users, expected {len(snapshot.indices)}")
+    require_keys((), *{fingerprint for change in changes for fingerprint in change})
+    return changes
+
+
+def applied(records: Records, changes: Changes) -> Records:
+    """The records of a user after its changes."""
+    merged = {**records, **changes}
+    return {fingerprint: record for fingerprint, record in merged.items() if record is not None}
