@@ -214,7 +214,6 @@ class Recorder:
         folded = Folded(
             after,
             np.where(has_folded, before.landmark_ms, after.time_ms),
-            np.where(has_folded, before.landmark_rank + counts - late, 0),
             self._folded_items(before.items, before.state.time_ms, after.time_ms, leaving, item),
         )
         fields, sections = encode_folded(folded, self._parameters, half_precision=self._half_precision)
