@@ -259,6 +259,7 @@ def test_records_equal_the_formula_at_any_split_order_duplication_interleaving_a
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @settings(max_examples=1000)
 @given(st.integers(0, 2**32 - 1))
 def test_records_equal_the_formula_in_100_000_random_logs(make_model, ask, seed):

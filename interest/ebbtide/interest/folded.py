@@ -80,19 +80,15 @@ def item_rates(parameters: InterestParameters) -> Doubles:
     return parameters.repeat.decay_rate_per_day.astype(np.float64)
 
 
-def decode_folded(records: Records, parameters: InterestParameters) -> Folded:
-    """The folded events of records of one export.
+def check_folded(records: Records, parameters: InterestParameters) -> None:
+    """Refuses records whose sections of folded events have other sizes than this export's.
 
     Raises:
-        RecordError: The sections have other sizes than this export's.
+        RecordError: For the first of them.
     """
-    headers, d, rates = records.headers, parameters.vector_width, item_rates(parameters)
-    counts = np.stack([headers["history"], headers["session"]], axis=1).astype(np.int64)
+    rates, headers = item_rates(parameters), records.headers
     items = headers["items"].astype(np.int64)
-    is_half = (headers["flags"] & HALF_PRECISION) > 0
-    item_type = _item_type(rates.size)
-    sum_bytes = np.count_nonzero(counts, axis=1) * 2 * d * np.where(is_half, 2, 4)
-    sizes = sum_bytes + items * item_type.itemsize
+    sizes = _sum_bytes(headers, parameters.vector_width) + items * _item_type(rates.size).itemsize
     lengths = np.fromiter(map(len, records.folded), dtype=np.int64, count=len(records.folded))
     bad = (lengths != sizes) | ((items > 0) & (headers["item_counts"] != rates.size))
     if np.count_nonzero(bad):
@@ -102,8 +98,17 @@ def decode_folded(records: Records, parameters: InterestParameters) -> Folded:
             f"{lengths[first]} bytes of folded events with {headers['item_counts'][first]} counts an item",
             f"{sizes[first]} bytes with {rates.size} counts an item",
         )
+
+
+def decode_folded(records: Records, parameters: InterestParameters) -> Folded:
+    """The folded events of records that `check_folded` accepts."""
+    headers, d, rates = records.headers, parameters.vector_width, item_rates(parameters)
+    counts = np.stack([headers["history"], headers["session"]], axis=1).astype(np.int64)
+    items = headers["items"].astype(np.int64)
+    is_half = (headers["flags"] & HALF_PRECISION) > 0
+    sum_bytes = _sum_bytes(headers, d)
     stops = list(zip(records.folded, sum_bytes.tolist(), is_half.tolist(), strict=True))
-    stored = np.zeros((lengths.size, 2, 2, d))
+    stored = np.zeros((items.size, 2, 2, d))
     for half, dtype in ((False, "<f4"), (True, "<f2")):
         joined = b"".join([one[:stop] for one, stop, has_half in stops if has_half is half])
         stored[(counts > 0) & (is_half == half)[:, None]] = np.frombuffer(joined, dtype=dtype).reshape(-1, 2, d)
@@ -113,7 +118,7 @@ def decode_folded(records: Records, parameters: InterestParameters) -> Folded:
     decay = np.exp(-_exponents(newest_ms - landmark_ms, parameters.decay_rate_per_day))[:, None]
     state = InterestState(newest_ms, stored[:, :, 0] * decay, stored[:, :, 1] * decay**2, counts)
 
-    entries = np.frombuffer(b"".join([one[stop:] for one, stop, _ in stops]), dtype=item_type)
+    entries = np.frombuffer(b"".join([one[stop:] for one, stop, _ in stops]), dtype=_item_type(rates.size))
     user = np.arange(items.size).repeat(items)
     item_decay = np.exp(-_exponents(newest_ms - landmark_ms, rates))[user]
     return Folded(
@@ -158,15 +163,23 @@ def encode_folded(
         sums = halves[state.counts > 0].tobytes()
     else:
         sums = stored[state.counts > 0].astype("<f4").tobytes()
-    sum_bytes = np.count_nonzero(state.counts, axis=1) * stored[0, 0].size * (2 if half_precision else 4)
 
     entries = np.zeros(items.user.size, dtype=_item_type(rates.size))
     entries["item"] = items.item
     if rates.size:
         entries["time_low"], entries["time_high"] = items.newest_ms & 0xFFFFFFFF, items.newest_ms >> 32
         entries["counts"] = items.counts * np.exp(_exponents(since_ms, rates))[items.user]
-    item_bytes = item_counts * entries.dtype.itemsize
-    return headers, [a + b for a, b in zip(slices(sums, sum_bytes), slices(entries.tobytes(), item_bytes), strict=True)]
+    sum_sections = slices(sums, _sum_bytes(headers, parameters.vector_width))
+    item_sections = slices(entries.tobytes(), item_counts * entries.dtype.itemsize)
+    return headers, [a + b for a, b in zip(sum_sections, item_sections, strict=True)]
+
+
+def _sum_bytes(headers: npt.NDArray[np.void], dimensions: int) -> Ints:
+    """Bytes of each record's folded sums, ``[U]``; a half without events has none."""
+    halves: Ints = (headers["history"] > 0).astype(np.int64) + (headers["session"] > 0)
+    halves *= 2 * dimensions
+    halves *= np.where(headers["flags"] & HALF_PRECISION, 2, 4)
+    return halves
 
 
 def _exponents(since_ms: Ints, rate_per_day: npt.NDArray[Any]) -> Doubles:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest.events import MS_PER_DAY
-from ebbtide.interest.folded import Folded, FoldedItems, decode_folded, encode_folded, item_rates
+from ebbtide.interest.folded import Folded, FoldedItems, check_folded, decode_folded, encode_folded, item_rates
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.record import (
@@ -118,6 +118,7 @@ class Recorder:
         """
         users = len(records)
         old, given = Records.decode(records), events.raw()
+        check_folded(old, self._parameters)
         is_known = self._index.find(given.key) != UNKNOWN
         is_new = is_known.copy()
         is_new[is_known] = old.is_new(given.take(is_known))
@@ -176,6 +177,7 @@ class Recorder:
             RecordError: A record is damaged, or of another version or width.
         """
         decoded = Records.decode(records)
+        check_folded(decoded, self._parameters)
         folded = decode_folded(decoded, self._parameters)
         headers = decoded.headers
         return UserStates(
