@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,13 +66,17 @@ class StoreConfig:
             )
         if (self.certificate_file is None) != (self.key_file is None):
             raise StoreConfigError("certificate_file and key_file: got one of them, expected both or none")
+        for name in ("ca_file", "certificate_file", "key_file"):
+            path: Path | None = getattr(self, name)
+            if path is not None and not os.access(path, os.R_OK):
+                raise StoreConfigError(f"{name}: {path} does not exist or cannot be read")
 
 
 def config_from_environment(environ: Mapping[str, str]) -> StoreConfig:
     """Reads the settings from variables named ``EBBTIDE_STATE_...``.
 
-    ``TIMEOUT_MS``, ``TTL_DAYS``, ``DURABILITY``, ``MAX_GIB``, ``USERNAME``, ``PASSWORD`` or ``PASSWORD_FILE`` (its first
-    line), ``CA_FILE``, ``CERTIFICATE_FILE``, ``KEY_FILE``. Empty variables count as absent.
+    ``TIMEOUT_MS``, ``TTL_DAYS``, ``DURABILITY``, ``MAX_GIB``, ``USERNAME``, ``PASSWORD`` or ``PASSWORD_FILE`` (its
+    first line), ``CA_FILE``, ``CERTIFICATE_FILE``, ``KEY_FILE``. Empty variables count as absent.
 
     Raises:
         StoreConfigError: A variable is not valid, or the password's file cannot be read.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from ebbtide.store.address import SCHEMES, redis_address
 from ebbtide.store.config import ADDRESS_VARIABLE, StoreConfig, config_from_environment
 from ebbtide.store.errors import StoreConfigError
 from ebbtide.store.interface import StateStore
@@ -32,6 +33,11 @@ def open_store(address: str, config: StoreConfig | None = None) -> StateStore:
         from ebbtide.store.embedded import EmbeddedStore
 
         return EmbeddedStore(Path(rest), config)
+    if scheme in SCHEMES:
+        from ebbtide.store.redis_store import RedisStore
+
+        return RedisStore(redis_address(address), config)
+    # What stands after the scheme may hold a password.
     raise StoreConfigError(f"address of the state store: got {scheme}{separator}..., expected {FORMS}")
 
 
