@@ -16,12 +16,13 @@ from ebbtide.interest.batch import rows_of, serve_requests
 from ebbtide.interest.blend import Blend, blend_interest
 from ebbtide.interest.checks import Request, RequestTensors, refuse_entries
 from ebbtide.interest.columns import Columns, join_requests
+from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.events import MS_PER_DAY, EventBatch, order_by_age
 from ebbtide.interest.joined import join_states
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
-from ebbtide.interest.recorder import Recorder, StateStatus, UserStates
+from ebbtide.interest.recorder import Recorder, UserStates
 from ebbtide.interest.repeat import FoldedCounts, RepeatParameters, repeat_score
 from ebbtide.interest.sources import EventSources, find_sources
 from ebbtide.interest.state import FoldedSums, read
@@ -31,7 +32,6 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 T = TypeVar("T")
 
-STATE_STATUS = "state_status"
 Records = Sequence[bytes | None]
 """The record of each user of one request; None for a user without one."""
 
@@ -314,7 +314,7 @@ class InterestPipeline:
         outputs[contract.ALPHA_USED.name] = weighed.alpha_used
         outputs[contract.EVENT_COUNTS.name] = weighed.event_counts
         if weighed.from_records is not None:
-            outputs[STATE_STATUS] = weighed.state_status
+            outputs[contract.STATE_STATUS.name] = weighed.state_status
         return rows_of(requests, outputs)
 
     def _filters(self, columns: Columns) -> Ints:

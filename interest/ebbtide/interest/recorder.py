@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -28,22 +27,6 @@ from ebbtide.interest.state import InterestState, advance
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-
-class StateStatus(IntEnum):
-    """What an answer owes to a user's record."""
-
-    NO_USER = 0
-    """The request named no user."""
-    USED = 1
-    UNKNOWN_USER = 2
-    """The store has no record of the user."""
-    UNAVAILABLE = 3
-    """The store could not be reached, and the request allowed an answer without it."""
-    TAIL_OF_ANOTHER_EXPORT = 4
-    """There is no record for this export; the raw events of another one's were used."""
-    PARTLY_SCALED = 5
-    """Used; the request's `decay_scale` holds from the newest folded event on, not inside the folded sums."""
 
 
 @dataclass(frozen=True)
