@@ -190,14 +190,15 @@ class RedisStore:
         registered: frozenset[bytes],
     ) -> list[tuple[int, dict[bytes, bytes]]]:
         """Tries to write users as seen; returns those that another writer has changed, as they are now."""
-        tokens, records = zip(*(_split(fields) for _, fields in present), strict=True)
-        changes = computed(change, Snapshot([index for index, _ in present], records, registered))
+        indices = [index for index, _ in present]
+        found = [_split(fields) for _, fields in present]
+        changes = computed(change, Snapshot(indices, [records for _, records in found], registered))
         asked = [position for position, wanted in enumerate(changes) if wanted]
         answers = self._run(
             UPDATE,
-            [(users[present[at][0]], self._arguments(tokens[at], changes[at])) for at in asked],
+            [(users[indices[at]], self._arguments(found[at][0], changes[at])) for at in asked],
         )
-        return [(present[at][0], _paired(answer)) for at, answer in zip(asked, answers, strict=True) if answer != 1]
+        return [(indices[at], _paired(answer)) for at, answer in zip(asked, answers, strict=True) if answer != 1]
 
     def _arguments(self, token: bytes, changes: Changes) -> list[bytes | int]:
         written = applied({}, changes)
