@@ -9,9 +9,9 @@ import threading
 from collections import Counter
 
 import pytest
-from stores import FINGERPRINT, PATIENT, append, entries, put, start_writer, user
 
 from ebbtide.store import open_store
+from stores import FINGERPRINT, PATIENT, append, entries, put, start_writer, user
 
 ALICE = user("alice")
 
@@ -23,7 +23,7 @@ def run_threads(*works):
     def guarded(work):
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - told below, in the test's own thread
+        except BaseException as error:
             failures.append(error)
 
     threads = [threading.Thread(target=guarded, args=[work]) for work in works]
