@@ -147,10 +147,9 @@ class Weighed:
         """The counts of folded events for the repeat score; None without records."""
         if self.from_records is None:
             return None
-        items, base = self.from_records.states.items, self.from_records.base
-        days = base.age_ms / MS_PER_DAY
-        if self.columns.decay_scale is not None:
-            days = days * self.columns.decay_scale
+        states, base = self.from_records.states, self.from_records.base
+        items = states.items
+        days = states.folded.days_since(base.age_ms, self.columns.decay_scale)
         decay = np.exp(-np.outer(days, repeat.decay_rate_per_day))
         newest_ms = self.from_records.clock_ms[items.user] - items.newest_ms
         return FoldedCounts(

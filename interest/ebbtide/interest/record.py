@@ -194,7 +194,7 @@ class Records:
         event = np.frombuffer(b"".join([one[HEADER.itemsize : stop] for one, stop, _ in stops]), dtype=_EVENT)
         every_id = _joined(np.frombuffer(b"".join([one[start:stop] for one, start, stop in stops]), dtype=_ID))
         id_user = np.arange(users).repeat(ids)
-        is_raw = _index_in_user(ids, id_user) < counts[id_user]
+        is_raw = index_in_user(ids, id_user) < counts[id_user]
         events = RawEvents(
             np.arange(users).repeat(counts),
             event["key"].astype(np.int64),
@@ -349,7 +349,7 @@ def _joined(parts: npt.NDArray[np.void]) -> Ints:
     return whole
 
 
-def _index_in_user(counts: Ints, user: Ints) -> Ints:
+def index_in_user(counts: Ints, user: Ints) -> Ints:
     """The index of each entry among its user's, for entries of one user after the other."""
     index: Ints = np.arange(user.size) - (np.cumsum(counts) - counts)[user]
     return index
