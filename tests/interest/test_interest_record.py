@@ -80,8 +80,8 @@ def test_counts_of_the_repeat_score_add_10_bytes_and_4_for_each_half_life(make_m
     ("damage", "message"),
     [
         (lambda record: record[:20], "20 bytes"),
-        (lambda record: b"xx" + record[2:], "mark b'xx'"),
-        (lambda record: record[:2] + b"\x09" + record[3:], "version 9"),
+        (lambda record: b"xx" + record[2:], r"b'xx\\x01'"),
+        (lambda record: record[:2] + b"\x02" + record[3:], r"b'Eb\\x02'"),
         (lambda record: record[:60], "60 bytes"),
         (lambda record: record[:-1], "bytes of folded events"),
         (lambda record: record + b"\0", "bytes of folded events"),

@@ -10,6 +10,7 @@ what is stored is multiplied then, by factors that single precision can tell fro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -62,32 +63,30 @@ def check_folded(records: Records, parameters: InterestParameters) -> None:
     Raises:
         RecordError: For the first of them.
     """
-    rates, headers = item_rates(parameters), records.headers
-    items = headers["items"].astype(np.int64)
-    sizes = _sum_bytes(headers, parameters.vector_width) + items * _item_type(rates.size).itemsize
-    lengths = np.fromiter(map(len, records.folded), dtype=np.int64, count=len(records.folded))
-    bad = (lengths != sizes) | ((items > 0) & (headers["item_counts"] != rates.size))
-    if np.count_nonzero(bad):
-        first = int(np.argmax(bad))
-        raise RecordError(
-            first,
-            f"{lengths[first]} bytes of folded events with {headers['item_counts'][first]} counts an item",
-            f"{sizes[first]} bytes with {rates.size} counts an item",
-        )
+    rates = item_rates(parameters)
+    sizes = _section_sizes(records.headers, parameters)
+    item_counts = records.headers["item_counts"].tolist()
+    for user, (section, (sums, items), width) in enumerate(zip(records.folded, sizes, item_counts, strict=True)):
+        if len(section) != sums + items or (items and width != rates.size):
+            raise RecordError(
+                user,
+                f"{len(section)} bytes of folded events with {width} counts an item",
+                f"{sums + items} bytes with {rates.size} counts an item",
+            )
 
 
 def decode_folded(records: Records, parameters: InterestParameters) -> tuple[InterestState, FoldedItems]:
     """The folded events of records that `check_folded` accepts, as of their landmarks."""
     headers, d, rates = records.headers, parameters.vector_width, item_rates(parameters)
     counts = np.stack([headers["history"], headers["session"]], axis=1).astype(np.int64)
-    sum_bytes = _sum_bytes(headers, d).tolist()
+    sizes = _section_sizes(headers, parameters)
     stored = np.zeros((counts.shape[0], 2, 2, d))
     is_half = headers["flags"] & HALF_PRECISION
     for flag in (0, HALF_PRECISION):
         has_flag = is_half == flag
         if np.count_nonzero(has_flag):
-            chosen = zip(records.folded, sum_bytes, has_flag.tolist(), strict=True)
-            joined = b"".join([section[:stop] for section, stop, mine in chosen if mine])
+            chosen = zip(records.folded, sizes, has_flag.tolist(), strict=True)
+            joined = b"".join([section[:stop] for section, (stop, _), mine in chosen if mine])
             sums = np.frombuffer(joined, dtype="<f2" if flag else "<f4").reshape(-1, 2, d)
             stored[(counts > 0) & has_flag[:, None]] = sums
             if flag:
@@ -95,8 +94,9 @@ def decode_folded(records: Records, parameters: InterestParameters) -> tuple[Int
     newest_ms, landmark_ms = headers["newest_ms"].astype(np.int64), headers["landmark_ms"].astype(np.int64)
     state = InterestState(newest_ms, landmark_ms, stored[:, :, 0], stored[:, :, 1], counts)
 
-    sections = zip(records.folded, sum_bytes, strict=True)
-    entries = np.frombuffer(b"".join([section[start:] for section, start in sections]), dtype=_item_type(rates.size))
+    sections = zip(records.folded, sizes, strict=True)
+    joined = b"".join([section[start:] for section, (start, _) in sections])
+    entries = np.frombuffer(joined, dtype=_item_type(rates.size))
     user = np.arange(counts.shape[0]).repeat(headers["items"])
     item = entries["item"].astype(np.int64)
     if rates.size == 0:
@@ -122,7 +122,7 @@ def encode_folded(
         parameters: Of the export.
         half_precision: Whether to write sums in 16 bits.
     """
-    rates, d = item_rates(parameters), parameters.vector_width
+    rates = item_rates(parameters)
     fastest = max(parameters.decay_rate_per_day.max(initial=0), rates.max(initial=0))
     moves = (state.time_ms - landmark_ms) / MS_PER_DAY * fastest > _LARGEST_EXPONENT
     landmark_ms = np.where(moves, state.time_ms, landmark_ms)
@@ -146,19 +146,23 @@ def encode_folded(
     if rates.size:
         entries["time_low"], entries["time_high"] = items.newest_ms & 0xFFFFFFFF, items.newest_ms >> 32
         entries["counts"] = items.counts * np.exp(np.outer(days, rates))[items.user]
-    sum_sections = slices(sums, _sum_bytes(headers, d))
-    item_sections = slices(entries.tobytes(), item_counts * entries.dtype.itemsize)
+    sizes = np.array(_section_sizes(headers, parameters))
+    sum_sections, item_sections = slices(sums, sizes[:, 0]), slices(entries.tobytes(), sizes[:, 1])
     return headers, [a + b for a, b in zip(sum_sections, item_sections, strict=True)]
 
 
-def _sum_bytes(headers: npt.NDArray[np.void], dimensions: int) -> Ints:
-    """Bytes of each record's folded sums, ``[U]``; a half without events has none."""
-    halves: Ints = (headers["history"] > 0).astype(np.int64) + (headers["session"] > 0)
-    halves *= 2 * dimensions
-    halves *= np.where(headers["flags"] & HALF_PRECISION, 2, 4)
-    return halves
+def _section_sizes(headers: npt.NDArray[np.void], parameters: InterestParameters) -> list[tuple[int, int]]:
+    """Bytes of each record's folded sums, where a half without events has none, and of its items."""
+    item_bytes = _item_type(item_rates(parameters).size).itemsize
+    numbers = 2 * parameters.vector_width
+    columns = [headers[name].tolist() for name in ("history", "session", "flags", "items")]
+    return [
+        (((history > 0) + (session > 0)) * numbers * (2 if flags & HALF_PRECISION else 4), items * item_bytes)
+        for history, session, flags, items in zip(*columns, strict=True)
+    ]
 
 
+@cache
 def _item_type(counts: int) -> np.dtype[np.void]:
     """An item's entry with so many decayed counts; without any, the order of the entries is enough."""
     if counts == 0:

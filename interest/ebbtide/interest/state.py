@@ -12,7 +12,6 @@ and the number of events. A batch of later events continues these sums, see `ebb
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,6 @@ Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-Values = TypeVar("Values", Doubles, Ints)
 
 
 @dataclass(frozen=True)
@@ -109,21 +107,25 @@ def read(
             part of the sums. None for 1.
     """
     age_ms = np.maximum(now_ms - state.time_ms, 0)
-    is_later = batch.age_ms <= age_ms[batch.request]
-    later = np.bincount(batch.half[is_later], minlength=2 * batch.requests).reshape(-1, 2)
+    request, half, event_age_ms = batch.request, batch.half, batch.age_ms
+    is_later = event_age_ms <= age_ms[request]
+    if np.count_nonzero(is_later) != is_later.size:
+        request, half, event_age_ms = request[is_later], half[is_later], event_age_ms[is_later]
+    later = np.bincount(half, minlength=2 * batch.requests).reshape(-1, 2)
     next_age_ms = np.zeros_like(age_ms)
     # Events stand oldest first, so the last one that is written for a request is its oldest later one.
-    next_age_ms[batch.request[is_later][::-1]] = batch.age_ms[is_later][::-1]
+    next_age_ms[request[::-1]] = event_age_ms[::-1]
     is_closed = (age_ms - next_age_ms > parameters.config.session_gap_ms) | (later[:, 0] > 0)
 
     since = np.stack([state.days_since(age_ms, decay_scale), later.sum(axis=1)], axis=1)
     decay = np.exp(since @ parameters.decay_exponents)[:, None]
-    return FoldedSums(
-        _roll_over(state.sums * decay, is_closed),
-        _roll_over(state.squares * decay**2, is_closed),
-        _roll_over(state.counts.copy(), is_closed),
-        age_ms,
-    )
+    sums, squares, counts = state.sums * decay, state.squares * decay**2, state.counts
+    if np.count_nonzero(is_closed):
+        counts = counts.copy()
+        for values in (sums, squares, counts):
+            values[is_closed, 0] += values[is_closed, 1]
+            values[is_closed, 1] = 0
+    return FoldedSums(sums, squares, counts, age_ms)
 
 
 def advance(
@@ -160,10 +162,3 @@ def advance(
         folded.squares + half_sums(weighted**2, batch).reshape(shape),
         folded.counts + batch.half_counts.reshape(shape[:2]),
     )
-
-
-def _roll_over(values: Values, is_closed: Bools) -> Values:
-    """The values ``[B, 2]`` or ``[B, 2, d]`` with those of closed sessions moved to history, in place."""
-    values[is_closed, 0] += values[is_closed, 1]
-    values[is_closed, 1] = 0
-    return values
