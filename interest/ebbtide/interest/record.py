@@ -22,11 +22,11 @@ Bools = npt.NDArray[np.bool_]
 
 TAIL_EVENTS = 16
 """The newest events of a user, which stay raw when an export folds a record that it writes in single precision."""
-KNOWN_IDS = 28
+KNOWN_IDS = 30
 """Event ids that are kept with them: those of the raw events and of the newest folded ones."""
 HALF_TAIL_EVENTS = 6
 """`TAIL_EVENTS` of a record in half precision."""
-HALF_KNOWN_IDS = 16
+HALF_KNOWN_IDS = 17
 """`KNOWN_IDS` of a record in half precision."""
 RAW_EVENTS = 512
 """Events that a record holds at most before its own export folds them; `append_raw` drops the oldest beyond these."""
@@ -48,8 +48,7 @@ HEADER = np.dtype(
         ("session", "<u4"),  # folded events of the session
         ("late", "<u4"),
         ("dropped", "<u4"),
-        ("newest_ms", "<i8"),  # time of the newest folded event
-        ("landmark_ms", "<i8"),
+        ("newest_ms", "<i8"),  # time of the newest folded event; 0 without one
         ("alpha_offset", "<f4"),
         ("scale", "i1", (2, 2)),  # powers of two of half precision: history and session, sums and squares
     ]

@@ -107,14 +107,13 @@ class Recorder:
         is_new = is_known.copy()
         is_new[is_known] = old.is_new(given.take(is_known))
         added = given.take(is_new)
-        newest_folded_ms = np.where(_has_folded(old), old.headers["newest_ms"], -1)
         counts = np.stack(
             [
                 np.bincount(one.user, minlength=users)
                 for one in (
                     added,
                     given.take(is_known & ~is_new),
-                    added.take(added.time_ms < newest_folded_ms[added.user]),
+                    added.take(added.time_ms < old.headers["newest_ms"][added.user]),
                     given.take(~is_known),
                 )
             ],
@@ -187,20 +186,12 @@ class Recorder:
             item: Catalog index of each event.
         """
         before, items = decode_folded(old, self._parameters)
-        has_folded = before.counts.any(axis=1)
-        late = np.bincount(
-            leaving.user[(leaving.time_ms < before.time_ms[leaving.user]) & has_folded[leaving.user]],
-            minlength=counts.size,
-        )
+        # A user without folded events has time 0, before which no event is.
+        late = np.bincount(leaving.user[leaving.time_ms < before.time_ms[leaving.user]], minlength=counts.size)
         vectors = self._vectors.take(item, axis=0)
         after = advance(before, self._parameters, counts, leaving.time_ms, vectors, leaving.weight)
-        fields, sections = encode_folded(
-            after,
-            self._folded_items(items, before.as_of_ms, after.time_ms, leaving, item),
-            np.where(has_folded, before.as_of_ms, after.time_ms),
-            self._parameters,
-            half_precision=self._half_precision,
-        )
+        items = self._folded_items(items, before.time_ms, after.time_ms, leaving, item)
+        fields, sections = encode_folded(after, items, self._parameters, half_precision=self._half_precision)
         fields["alpha_offset"], fields["dropped"] = old.headers["alpha_offset"], old.headers["dropped"]
         fields["late"] = old.headers["late"] + late.astype(np.uint32)
         return fields, sections
@@ -265,8 +256,3 @@ def _matches(new: FoldedItems, old: FoldedItems) -> tuple[Bools, Ints]:
     index = np.minimum(keys.searchsorted(asked), keys.size - 1)
     again = keys[index] == asked
     return again, index[again]
-
-
-def _has_folded(records: Records) -> Bools:
-    has_folded: Bools = (records.headers["history"] > 0) | (records.headers["session"] > 0)
-    return has_folded

@@ -1,12 +1,13 @@
 """A user's interest as a state of constant size: new events advance it, and it can be read at any later time.
 
 Because the decays are exponentials, events that left a user's list of recent events need not be kept: their decayed
-sums are enough. For history and session, and for each interest dimension k, the state holds, as of a time t,
+sums are enough. For history and session, and for each interest dimension k, the state holds, as of the time t of the
+newest folded event,
 
     S_k = sum_e v_e exp(-lambda_k (t - t_e)) exp(-mu_k rank_e) x_ek
     Q_k = sum_e (v_e exp(-lambda_k (t - t_e)) exp(-mu_k rank_e) x_ek)^2
 
-and the number of events. A batch of later events continues these sums, see `ebbtide.interest.blend.blend_interest`.
+and the number of events. A batch of events after t continues these sums, see `ebbtide.interest.blend.blend_interest`.
 """
 
 from __future__ import annotations
@@ -36,8 +37,6 @@ class InterestState:
 
     time_ms: Ints
     """``[users]``: Unix milliseconds of each user's newest folded event; of no meaning for a user without events."""
-    as_of_ms: Ints
-    """``[users]``: t, which may be before the newest folded event; the weights of events after it are above 1."""
     sums: Doubles
     """S, ``[users, 2, d]``."""
     squares: Doubles
@@ -49,19 +48,9 @@ class InterestState:
     def empty(cls, users: int, dimensions: int) -> InterestState:
         """The state of users without events."""
         shape = (users, 2, dimensions)
-        zeros = np.zeros(users, dtype=np.int64)
-        return cls(zeros, zeros, np.zeros(shape), np.zeros(shape), np.zeros((users, 2), dtype=np.int64))
-
-    def days_since(self, age_ms: Ints, decay_scale: Floats | None = None) -> Doubles:
-        """Days by which sums as of `as_of_ms` have to decay, ``[users]``.
-
-        Args:
-            age_ms: ``[users]``, from the newest folded event to the wanted time.
-            decay_scale: ``[users]``, factor on these ages; None for 1.
-        """
-        scaled = age_ms if decay_scale is None else age_ms * decay_scale.astype(np.float64)
-        days: Doubles = (self.time_ms - self.as_of_ms + scaled) / MS_PER_DAY
-        return days
+        return cls(
+            np.zeros(users, dtype=np.int64), np.zeros(shape), np.zeros(shape), np.zeros((users, 2), dtype=np.int64)
+        )
 
 
 @dataclass(frozen=True)
@@ -117,7 +106,7 @@ def read(
     next_age_ms[request[::-1]] = event_age_ms[::-1]
     is_closed = (age_ms - next_age_ms > parameters.config.session_gap_ms) | (later[:, 0] > 0)
 
-    since = np.stack([state.days_since(age_ms, decay_scale), later.sum(axis=1)], axis=1)
+    since = np.stack([scaled_days(age_ms, decay_scale), later.sum(axis=1)], axis=1)
     decay = np.exp(since @ parameters.decay_exponents)[:, None]
     sums, squares, counts = state.sums * decay, state.squares * decay**2, state.counts
     if np.count_nonzero(is_closed):
@@ -126,6 +115,17 @@ def read(
             values[is_closed, 0] += values[is_closed, 1]
             values[is_closed, 1] = 0
     return FoldedSums(sums, squares, counts, age_ms)
+
+
+def scaled_days(age_ms: Ints, decay_scale: Floats | None) -> Doubles:
+    """The days that a decay by age sees, ``[B]``.
+
+    Args:
+        age_ms: ``[B]``.
+        decay_scale: ``[B]``, factor on every age; None for 1.
+    """
+    days = age_ms / MS_PER_DAY
+    return days if decay_scale is None else days * decay_scale
 
 
 def advance(
@@ -156,7 +156,6 @@ def advance(
     weighted = weighted_vectors(batch, vectors[batch.source], parameters.decay_exponents)
     shape = state.sums.shape
     return InterestState(
-        newest_ms,
         newest_ms,
         folded.sums + half_sums(weighted, batch).reshape(shape),
         folded.squares + half_sums(weighted**2, batch).reshape(shape),
