@@ -278,9 +278,10 @@ def events_of(keys, times, weight=None, users=1):
 
 
 def test_records_keep_a_slow_decay_when_thousands_of_short_pauses_add_up(make_model):
-    # A pause of 20 s multiplies a sum with a half-life of 900 days by 1 - 2e-7, which single precision rounds.
+    # A pause of 20 s multiplies a sum with a half-life of 10 years by 1 - 4e-8, which is 1 in single precision.
     model = make_model(0, 9, repeats=True)
     model.parameters.rank_decay_rate[:] = 0
+    model.parameters.decay_rate_per_day[-1] = model.parameters.repeat.decay_rate_per_day[-1] = np.log(2) / 3650
     recorder = model.pipeline.recorder()
     times = START_MS + 20_000 * np.arange(2_000)
     (record,) = recorder.observe([None], events_of(model.keys[:1], times[:1])).records
