@@ -73,7 +73,7 @@ def command(
         int | None,
         typer.Option(min=1, help="Add this version to the folder. Without it the folder is replaced."),
     ] = None,
-    target: Annotated[
+    machine: Annotated[
         list[str] | None,
         typer.Option(
             help="Machine to serve on: cpu, cpu:CORES, gpu or gpu:GPUS. Default: the cores of this machine. "
@@ -82,7 +82,7 @@ def command(
         ),
     ] = None,
     accelerator: Annotated[
-        Accelerator | None, typer.Option(help="Execution accelerator of ONNX Runtime on GPU targets.")
+        Accelerator | None, typer.Option(help="Execution accelerator of ONNX Runtime on GPU machines.")
     ] = None,
     max_queue_size: Annotated[
         int | None,
@@ -107,7 +107,7 @@ def command(
     tuned: Annotated[
         list[str] | None,
         typer.Option(
-            help="Tuned settings of a model, as found by `ebbtide tune`, for the first target: "
+            help="Tuned settings of a model, as found by `ebbtide tune`, for the first machine: "
             "scoring_head:instances=2,threads=1,queue_delay_us=500,preferred=8+32. Repeat the option for other models."
         ),
     ] = None,
@@ -185,7 +185,7 @@ def command(
 
     ebbtide export artifacts/bundle --out artifacts/repository --attributes movies.parquet --attribute-col genres
 
-    ebbtide export artifacts/bundle --out artifacts/repository --target cpu:8 --target gpu:1 --accelerator tensorrt
+    ebbtide export artifacts/bundle --out artifacts/repository --machine cpu:8 --machine gpu:1 --accelerator tensorrt
     """
     if bool(attribute_col) != (attributes is not None):
         raise typer.BadParameter("give both --attributes and --attribute-col, or neither")
@@ -207,7 +207,7 @@ def command(
         top_n=top_n,
         limits=Limits(max_events=max_events, max_exclude_items=max_exclude_items),
         serving=_serving(
-            targets=target,
+            machines=machine,
             accelerator=None if accelerator is None else accelerator.value,
             max_queue_size=max_queue_size,
             queue_timeout_ms=queue_timeout_ms,
@@ -253,18 +253,18 @@ def command(
 
 def _serving(
     *,
-    targets: list[str] | None,
+    machines: list[str] | None,
     tuned: list[str] | None,
     **given: Any,  # noqa: ANN401 - as the options are
 ) -> ServingOptions | None:
     """How to serve; None where nothing was said, so that a version which is added takes the configs that are there."""
+    from ebbtide.export.machines import Machine
     from ebbtide.export.serving import ServingOptions
-    from ebbtide.export.targets import Target
     from ebbtide.export.tuned_settings import TunedSettings
 
     chosen = {name: value for name, value in given.items() if value is not None}
-    if targets:
-        chosen["targets"] = tuple(Target.parse(text) for text in targets)
+    if machines:
+        chosen["machines"] = tuple(Machine.parse(text) for text in machines)
     if tuned:
         chosen["tuned"] = tuple(TunedSettings.parse(text) for text in tuned)
     return ServingOptions(**chosen) if chosen else None
