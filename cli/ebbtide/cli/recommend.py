@@ -12,6 +12,7 @@ import typer
 
 from ebbtide.cli.bundle_data import BundleCatalog, BundleEvents, moved
 from ebbtide.cli.console import working
+from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits
 
 if TYPE_CHECKING:
@@ -142,20 +143,19 @@ def show_recommendations(
     times, items, weights = log.time_ms[span], log.item[span], log.weight[span]
     now = query.now or datetime.fromtimestamp(int(times[-1]) / 1000, timezone.utc) + timedelta(minutes=1)
     now_ms = round(now.timestamp() * 1000)
-    max_events, most_items = _limits(server)
-    if query.top_n is None:
-        query = replace(query, top_n=min(_TOP_N, most_items))
-    past = np.flatnonzero(times <= now_ms)[-(max_events - len(query.texts)) :]
-    times, items, weights = times[past], items[past], weights[past]
-
     ids = bundle.catalog.item_id
     weighted = bundle.config.data.weight_column is not None
-    events = [
-        event(item_id=ids[item], time_ms=int(time_ms), weight=float(weight) if weighted else None)
-        for item, time_ms, weight in zip(items, times, weights, strict=True)
-    ]
-    events += [event(text=text, time_ms=now_ms) for text in query.texts]
     with InterestClient(server) as client:
+        max_events, most_items = _limits(client)
+        if query.top_n is None:
+            query = replace(query, top_n=min(_TOP_N, most_items))
+        past = np.flatnonzero(times <= now_ms)[-(max_events - len(query.texts)) :]
+        times, items, weights = times[past], items[past], weights[past]
+        events = [
+            event(item_id=ids[item], time_ms=int(time_ms), weight=float(weight) if weighted else None)
+            for item, time_ms, weight in zip(items, times, weights, strict=True)
+        ]
+        events += [event(text=text, time_ms=now_ms) for text in query.texts]
         answer = _answer(
             client,
             query,
@@ -172,24 +172,11 @@ def show_recommendations(
     print_answer(heading, answer, dict(zip(ids, bundle.catalog.title, strict=True)), query.texts)
 
 
-def _limits(server: str) -> tuple[int, int]:
-    """Events that one request to the server may carry, and items of an answer, as the model's config says."""
-    from tritonclient.grpc import InferenceServerClient
-    from tritonclient.utils import InferenceServerException
-
-    from ebbtide.client._served import served
-    from ebbtide.interest import contract
-
-    default = Limits().max_events, _TOP_N
-    with InferenceServerClient(server) as plain:
-        try:
-            config = plain.get_model_config(contract.RECOMMEND.name).config
-        except InferenceServerException:
-            # The request that follows fails as well, with an error that says what to do.
-            return default
-    known = served(config)
-    items = known.outputs.get(contract.ITEM_ID.name, default[1:])
-    return known.limits.get("max_events", default[0]), items[-1]
+def _limits(client: InterestClient) -> tuple[int, int]:
+    """Events that one request may carry, and items of an answer, as the server states them."""
+    served = client.model_metadata(contract.RECOMMEND.name)
+    items = next((output.shape[-1] for output in served.outputs if output.name == contract.ITEM_ID.name), _TOP_N)
+    return served.limits.get("max_events", Limits().max_events), items
 
 
 def _answer(
