@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from ebbtide.cli.console import console, timed, working
 from ebbtide.cli.modules import require_modules, warn_of_two_runtimes
 from ebbtide.cli.outputs import require_folder
+from ebbtide.export.choices import Accelerator, Precision, RetrievalMethod
 from ebbtide.interest.contract import Limits
 
 if TYPE_CHECKING:
@@ -22,36 +22,6 @@ if TYPE_CHECKING:
 _DEFAULTS = Limits()
 
 _SHOWN_VALUES = 8
-
-
-class HeadPrecision(str, Enum):
-    """Number format of the scoring head's item factors."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class Retrieval(str, Enum):
-    """How the scoring head finds the best items."""
-
-    exact = "exact"
-    ivf = "ivf"
-
-
-class EncoderPrecision(str, Enum):
-    """Number format of the encoder's weights and matrix products."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class Accelerator(str, Enum):
-    """Execution accelerators of NVIDIA's ONNX Runtime backend."""
-
-    cuda = "cuda"
-    tensorrt = "tensorrt"
 
 
 def command(
@@ -107,24 +77,24 @@ def command(
     tuned: Annotated[
         list[str] | None,
         typer.Option(
-            help="Tuned settings of a model, as found by `ebbtide tune`, for the first machine: "
-            "scoring_head:instances=2,threads=1,queue_delay_us=500,preferred=8+32. Repeat the option for other models."
+            help="Tuned settings of a model for the first machine, as `ebbtide tune` prints them (docs/tune.md). "
+            "Repeat the option for other models."
         ),
     ] = None,
     head_precision: Annotated[
-        HeadPrecision,
+        Precision,
         typer.Option(
             help="Number format of item factors. int8: selects candidates with integers and scores them in fp32, "
             "faster for 100,000 items and more in small batches (docs/head.md). fp16: half the file size, same speed."
         ),
-    ] = HeadPrecision.fp32,
+    ] = "fp32",
     retrieval: Annotated[
-        Retrieval,
+        RetrievalMethod,
         typer.Option(
             help="How the scoring head finds the best items: ivf asks an approximate index, faster for a million "
             "items and more (docs/head.md); its server needs faiss-cpu."
         ),
-    ] = Retrieval.exact,
+    ] = "exact",
     least_recall: Annotated[
         float,
         typer.Option(
@@ -163,8 +133,8 @@ def command(
         ),
     ] = False,
     precision: Annotated[
-        EncoderPrecision, typer.Option(help="Of the text encoder: int8 is for CPUs, fp16 for GPUs (docs/encoder.md).")
-    ] = EncoderPrecision.fp32,
+        Precision, typer.Option(help="Of the text encoder: int8 is for CPUs, fp16 for GPUs (docs/encoder.md).")
+    ] = "fp32",
     allow_fidelity_loss: Annotated[
         bool,
         typer.Option("--allow-fidelity-loss", help="Write the encoder even if it differs too much from the full one."),
@@ -186,12 +156,14 @@ def command(
     ebbtide export artifacts/bundle --out artifacts/repository --attributes movies.parquet --attribute-col genres
 
     ebbtide export artifacts/bundle --out artifacts/repository --machine cpu:8 --machine gpu:1 --accelerator tensorrt
+
+    ebbtide export artifacts/bundle --out artifacts/repository --tuned scoring_head:instances=2,threads=1
     """
     if bool(attribute_col) != (attributes is not None):
         raise typer.BadParameter("give both --attributes and --attribute-col, or neither")
     require_folder("--out", out)
     warn_of_two_runtimes()
-    if retrieval is Retrieval.ivf:
+    if retrieval == "ivf":
         require_modules("--retrieval ivf", "retrieval", "faiss")
     with working("Loading torch and onnx"):
         from ebbtide.export.attributes import read_attributes
@@ -208,7 +180,7 @@ def command(
         limits=Limits(max_events=max_events, max_exclude_items=max_exclude_items),
         serving=_serving(
             machines=machine,
-            accelerator=None if accelerator is None else accelerator.value,
+            accelerator=accelerator,
             max_queue_size=max_queue_size,
             queue_timeout_ms=queue_timeout_ms,
             response_cache=response_cache,
@@ -217,9 +189,9 @@ def command(
             tuned=tuned,
         ),
         ignore_unknown=ignore_unknown,
-        head_precision=head_precision.value,
-        retrieval=RetrievalOptions(retrieval.value, least_recall),
-        encoder=EncoderOptions(precision.value, allow_fidelity_loss),
+        head_precision=head_precision,
+        retrieval=RetrievalOptions(retrieval, least_recall),
+        encoder=EncoderOptions(precision, allow_fidelity_loss),
     )
     with timed(f"exported {out}"), working("Exporting") as status:
         filters = None

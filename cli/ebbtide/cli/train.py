@@ -70,7 +70,7 @@ def command(
     ] = 0.01,
     encoder: Annotated[
         str,
-        typer.Option(help="Pre-trained language model: 'packaged' (all-MiniLM-L6-v2), a folder or a Hugging Face id."),
+        typer.Option(help="Pre-trained language model: 'packaged' (MiniLM, English), a folder or a Hugging Face id."),
     ] = "packaged",
     holdout: Annotated[
         str,
@@ -161,7 +161,7 @@ def command(
         ),
     ] = False,
     tensorboard: Annotated[
-        Path | None, typer.Option(help="Folder for TensorBoard's logs (needs ebbtide[tensorboard]).")
+        Path | None, typer.Option(help="Folder for TensorBoard's logs (needs the package tensorboard).")
     ] = None,
     device: Annotated[
         DeviceKind, typer.Option(help="Device to train on. auto: a GPU if there is one.")

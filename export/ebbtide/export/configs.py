@@ -9,9 +9,10 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from ebbtide.export.choices import Accelerator
 from ebbtide.export.facts import VersionFacts, tell_limits
 from ebbtide.export.machines import Machine, Placement
-from ebbtide.export.serving import Accelerator, ServingOptions
+from ebbtide.export.serving import ServingOptions
 from ebbtide.export.versions import pin
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Kind, Model, Size, Tensor

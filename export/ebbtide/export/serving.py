@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
+from ebbtide.export.choices import Accelerator
 from ebbtide.export.errors import ServingOptionsError
 from ebbtide.export.machines import Machine
 from ebbtide.export.tuned_settings import TunedSettings
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Kind
-
-Accelerator = Literal["cuda", "tensorrt"]
-"""Execution accelerators of NVIDIA's ONNX Runtime backend."""
 
 
 @dataclass(frozen=True)
