@@ -43,7 +43,7 @@ def copied(repository: Path, tmp_path: Path) -> Path:
 
 
 def result_of(repository: Path, winner: tuple[TunedSettings, ...]) -> dict[str, Any]:
-    """What tuning gives, as far as it is written."""
+    """What `ebbtide tune` gives, as far as it is written."""
     start = read_settings(repository, ["recommend"])
     stated = [vars(one) for one in start]
     changed = [{name: value for name, value in vars(one).items() if value is not None} for one in winner]
@@ -59,10 +59,10 @@ def result_of(repository: Path, winner: tuple[TunedSettings, ...]) -> dict[str, 
     return dict(json.loads(json.dumps(content)))
 
 
-@pytest.mark.parametrize(("tuning", "text"), list(zip(TUNED, WRITTEN, strict=True)))
-def test_settings_are_the_same_when_written_and_read(tuning: TunedSettings, text: str) -> None:
-    assert str(tuning) == text
-    assert TunedSettings.parse(text) == tuning
+@pytest.mark.parametrize(("tuned", "text"), list(zip(TUNED, WRITTEN, strict=True)))
+def test_settings_are_the_same_when_written_and_read(tuned: TunedSettings, text: str) -> None:
+    assert str(tuned) == text
+    assert TunedSettings.parse(text) == tuned
     assert TunedSettings.parse("scoring_head:preferred=none").preferred_batch_sizes == ()
 
 
@@ -108,7 +108,7 @@ def test_configs_of_the_first_machine_are_tuned_when_exported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tuning", "message"),
+    ("tuned", "message"),
     [
         (TunedSettings(WEIGHTS, threads=2), "tuned adaptive_weights: threads: got a model that is not ONNX"),
         (
@@ -118,10 +118,10 @@ def test_configs_of_the_first_machine_are_tuned_when_exported() -> None:
         (TunedSettings(contract.TOKENIZER.name, queue_delay_us=5), "got a model that does not batch; expected neither"),
     ],
 )
-def test_export_is_refused_when_a_model_cannot_take_a_setting(tuning: TunedSettings, message: str) -> None:
-    serving = ServingOptions((Machine("cpu", 2),), tuned=(tuning,))
+def test_export_is_refused_when_a_model_cannot_take_a_setting(tuned: TunedSettings, message: str) -> None:
+    serving = ServingOptions((Machine("cpu", 2),), tuned=(tuned,))
     with pytest.raises(ServingOptionsError, match=message):
-        model_config(contract.MODELS[tuning.model], settings(serving), Machine("cpu", 2))
+        model_config(contract.MODELS[tuned.model], settings(serving), Machine("cpu", 2))
 
 
 def test_threads_claim_as_many_cores_when_the_rate_limiter_is_on() -> None:

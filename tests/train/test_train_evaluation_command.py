@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ebbtide.cli.app import app
 from ebbtide.data.catalog import Catalog
-from ebbtide.data.dataset import DataReference, read_dataset
+from ebbtide.data.dataset import read_dataset
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
 from ebbtide.train.bundle import InterestBundle
@@ -22,24 +22,13 @@ from ebbtide.train.evaluation.ratings import predicted_ratings
 from ebbtide.train.evaluation.scores import frozen_popularity, live_popularity
 from ebbtide.train.evaluation.testset import TestSet
 from ebbtide.train.stage import train_bundle
+from films import films_in
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def bundle_of(files, *, weight=None, loss="full-softmax", **model):
-    data = DataReference(
-        events=str(files / "ratings.parquet"),
-        catalog=str(files / "movies.parquet"),
-        user_column="userId",
-        item_column="movieId",
-        time_column="timestamp",
-        weight_column=weight,
-        catalog_item_column="movieId",
-        text_template="{title} ({year}). {genres}",
-        title_template=None,
-        max_bad_rows=0.0,
-        holdout="time:0.3",
-    )
+    data = films_in(files, weight_column=weight, title_template=None, max_bad_rows=0.0, holdout="time:0.3")
     training = TrainConfig(epochs=1, refit=False, loss=loss)
     return train_bundle(data, "packaged", ModelConfig(dimensions=8, **model), training)[0]
 

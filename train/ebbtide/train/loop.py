@@ -27,7 +27,7 @@ from ebbtide.train.windows import batches, training_windows
 
 _MAX_GRADIENT_NORM = 5.0
 _NO_WORSE = 0.01
-"""Relative loss of NDCG@10 that is chance: of epochs so near the best one, the last is taken."""
+"""Relative loss of NDCG@10 that is chance: of epochs so near the best one, the last is chosen."""
 _MODEL, _BEST, _OPTIMIZER, _ENCODER = "model.", "best.", "optimizer.", "encoder."
 _GENERATORS, _TEXT_VECTORS = "torch_generators", "text_vectors"
 

@@ -29,7 +29,7 @@ from ebbtide.train.windows import LogTensors
 Floats = npt.NDArray[np.float32]
 
 LENGTH = 20
-"""Places of a list: the longest cut-off of the metrics."""
+"""Length of a list: the longest cut-off of the metrics."""
 NO_ITEM = -1
 """Fills a list that is shorter."""
 _SHOWN = 3
