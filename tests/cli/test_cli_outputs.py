@@ -84,9 +84,10 @@ def test_evaluate_makes_the_folders_of_its_outputs(bundle, ebbtide, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "seen"),
     [
-        ("list.csv", b"user,time,rank,item\n", "not Parquet"),
+        ("list.txt", b"user,time,rank,item\n", "neither Parquet nor CSV"),
         ("list.parquet", b"", "empty file"),
-        ("list.json", b"{}", "not Parquet"),
+        ("list.csv", b"", "empty file"),
+        ("list.json", b"{}", "neither Parquet nor CSV"),
         ("none.parquet", None, "no such file"),
     ],
 )
