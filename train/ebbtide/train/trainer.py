@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ebbtide.data.baskets import basket_heads, has_past, is_repeat
+from ebbtide.data.baskets import basket_heads, has_past, in_turn, is_repeat
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
 from ebbtide.data.splits import after_time
@@ -216,13 +216,7 @@ def _some_baskets(log: EventLog, mask: Mask, at_most: int, seed: int) -> Mask:
     chosen = np.unique(heads[mask])
     if chosen.shape[0] <= at_most:
         return mask
-    owner = np.searchsorted(log.start, chosen, side="right")
-    order = np.lexsort((np.random.default_rng(seed).random(chosen.shape[0]), owner))
-    first = np.searchsorted(owner, owner)
-    turn = np.empty(chosen.shape[0], dtype=np.int64)
-    turn[order] = np.arange(chosen.shape[0]) - first
-    # Within the last turn as drawn, not by the order of the users.
-    chosen = chosen[np.lexsort((np.random.default_rng(seed).permutation(chosen.shape[0]), turn))[:at_most]]
+    chosen = chosen[in_turn(log.user[chosen], seed)[:at_most]]
     return np.asarray(mask & np.isin(heads, chosen))
 
 
