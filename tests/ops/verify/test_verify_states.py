@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.options import ExportOptions
+from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract
 from ebbtide.serve import TritonServer
 from ebbtide.store import open_store
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.v1 import Event, RecommendRequest
-from ebbtide.verify import NoStatesError, VerifyError, compare_states, first_failure
+from ebbtide.verify import NoStatesError, VerifyError, compare_states, first_failure, random_requests
+from ebbtide.verify.tolerances import Tolerances
 
 Requests = list[RecommendRequest]
 TORCH, TRITON = "torch, in process by user", "in process, Triton, by user"
@@ -44,11 +47,11 @@ def test_answers_by_user_are_alike_when_torch_the_export_and_the_server_belong_t
     assert all(one.difference > 0 for one in found if one.between == TORCH and one.field == "score")
 
 
-@pytest.mark.parametrize("settings", [{"alpha": "per_dimension"}, {"decay": "none"}, {"exclude_seen": True}], ids=str)
+@pytest.mark.parametrize("settings", [{"alpha": "per-dimension"}, {"decay": "none"}, {"alpha": "fixed:0.3"}], ids=str)
 def test_repeat_scores_by_user_are_alike_when_models_are_of_every_kind(
     make_bundle: Callable[..., InterestBundle], tmp_path: Path, settings: dict[str, object]
 ) -> None:
-    bundle = make_bundle(seed=2, repeat_score=True, **{"exclude_seen": False, **settings})
+    bundle = make_bundle(seed=2, repeat_score=True, exclude_seen=False, **settings)
     RepositoryWriter(bundle, tmp_path, ExportOptions(top_n=12)).write_interest()
     requests = random_requests(tmp_path, 1, 40, seed=8)
     found = compare_states(InProcessPipeline(tmp_path), requests, bundle=bundle, tolerances=Tolerances())
