@@ -19,7 +19,7 @@ _FOR_NOW = (
 )
 
 
-def told(error: redis.RedisError, name: str, config: StoreConfig) -> StoreError:
+def told(error: redis.RedisError | exceptions.RedisClusterException, name: str, config: StoreConfig) -> StoreError:
     """The error that says what happened, in one line."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, exceptions.TimeoutError):
@@ -36,6 +36,10 @@ def told(error: redis.RedisError, name: str, config: StoreConfig) -> StoreError:
         return FullError(f"{name}: it has reached its maxmemory and refuses to write; give it more, or a shorter TTL")
     if isinstance(error, exceptions.MovedError):
         return StoreConfigError(f"{name}: it is a node of a cluster; expected redis+cluster:// or rediss+cluster://")
+    if isinstance(error, exceptions.RedisClusterException):
+        if "Cluster mode is not enabled" in reason:
+            return StoreConfigError(f"{name}: it is no cluster; expected redis:// or rediss://")
+        return UnavailableError(f"{name}: {reason}")
     if isinstance(error, exceptions.InvalidResponse):
         return StoreConfigError(f"{name}: what answers there is not Redis")
     if reason.startswith("WRONGTYPE"):
