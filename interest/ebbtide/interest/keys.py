@@ -1,4 +1,4 @@
-"""Item keys: the 64-bit integers that stand for item ids on the wire.
+"""Item keys and user keys: the integers that stand for item ids and user ids on the wire.
 
 The only module of the ground floor that needs more than NumPy (xxhash); the served Python models never import it, since
 they see keys only.
@@ -26,3 +26,14 @@ def item_keys(item_ids: Iterable[str]) -> npt.NDArray[np.int64]:
     """The keys of many items, shape ``[len(item_ids)]``, int64."""
     hashes = [xxhash.xxh64_intdigest(item_id.encode()) for item_id in item_ids]
     return np.array(hashes, dtype=np.uint64).view(np.int64)
+
+
+def user_key(user_id: str) -> bytes:
+    """The key of one user, 16 bytes: XXH3 (128 bits, seed 0) of the id's UTF-8 bytes, in its canonical byte order."""
+    return xxhash.xxh3_128_digest(user_id.encode())
+
+
+def user_keys(user_ids: Iterable[str]) -> npt.NDArray[np.int64]:
+    """The keys of many users as the tensor `user` has them, int64 ``[len(user_ids), 2]``: the bytes, little-endian."""
+    keys = b"".join(map(user_key, user_ids))
+    return np.frombuffer(keys, dtype="<i8").reshape(-1, 2).astype(np.int64, copy=False)
