@@ -20,12 +20,16 @@ from ebbtide.interest.errors import RequestError
 from ebbtide.interest.events import EventBatch, order_by_age
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
+from ebbtide.interest.recorder import Recorder
 from ebbtide.interest.repeat import repeat_score
 from ebbtide.interest.sources import EventSources, find_sources
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
+
+Records = Sequence[bytes | None]
+"""The record of each user of one request; None for a user without one."""
 
 ALL_OUTPUTS = frozenset(tensor.name for tensor in contract.ADAPTIVE_WEIGHTS.outputs)
 
@@ -111,26 +115,40 @@ class InterestPipeline:
         ]
 
     def run_requests(
-        self, requests: Sequence[RequestTensors], wanted: Collection[str] = ALL_OUTPUTS
+        self,
+        requests: Sequence[RequestTensors],
+        wanted: Collection[str] = ALL_OUTPUTS,
+        records: Sequence[Records] | None = None,
     ) -> list[dict[str, npt.NDArray[np.generic]] | RequestError]:
         """The answers to requests as the server has them.
 
         Args:
             requests: The tensors of each; with a batch dimension, several users may share one.
             wanted: Outputs that are built.
+            records: For each request the record of each of its users; None where no user of any request has one.
 
         Returns:
             For each request its outputs by name, each ``[users, ...]`` a slice of the whole batch's; or the error of
             its first user who cannot be served.
         """
-        return serve_requests(requests, lambda sound: self._outputs(sound, wanted))
+        return serve_requests(requests, lambda sound: self._outputs(sound, wanted, records))
 
-    def weigh(self, requests: Sequence[RequestTensors]) -> Weighed:
+    def recorder(self, *, half_precision: bool = False) -> Recorder:
+        """What reads and writes the records of this export's users."""
+        return Recorder(self.parameters, self.index, self._vectors, half_precision=half_precision)
+
+    def weigh(self, requests: Sequence[RequestTensors], records: Sequence[Records] | None = None) -> Weighed:
         """The interest of all users of a batch.
+
+        Args:
+            requests: The tensors of each.
+            records: As for `run_requests`.
 
         Raises:
             RequestsRefused: Some requests cannot be served.
         """
+        if records is not None:
+            raise NotImplementedError
         config = self.parameters.config
         columns = join_requests(
             requests, config.limits, exclude_seen=config.exclude_seen, ignore_unknown=config.ignore_unknown
@@ -180,9 +198,9 @@ class InterestPipeline:
         return pairs
 
     def _outputs(
-        self, requests: Sequence[RequestTensors], wanted: Collection[str]
+        self, requests: Sequence[RequestTensors], wanted: Collection[str], records: Sequence[Records] | None
     ) -> list[dict[str, npt.NDArray[np.generic]]]:
-        weighed = self.weigh(requests)
+        weighed = self.weigh(requests, records)
         users = weighed.columns.users
         outputs: dict[str, npt.NDArray[np.generic]] = {}
         if contract.INTEREST.name in wanted:
