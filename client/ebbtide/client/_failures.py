@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ebbtide.client._fields import caller_error
-from ebbtide.client.codec import UserRequest
+from ebbtide.client.codec import EventRequest, StateRequest, UserRequest
 from ebbtide.client.errors import (
     CallCancelledError,
     DeadlineExceededError,
@@ -26,7 +26,7 @@ from ebbtide.interest.errors import RequestError
 
 _ROW = re.compile(r"\brow (?P<row>\d+): ")
 
-Asked = UserRequest | Sequence[UserRequest] | None
+Asked = UserRequest | StateRequest | Sequence[EventRequest] | None
 """The request of a call: of one user; of several users, one per row; or None."""
 
 
