@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ebbtide.export.errors import KeyCollisionError
 from ebbtide.export.facts import ATTRIBUTE_COLUMNS
 from ebbtide.interest import exported, parameters
 from ebbtide.interest.contract import Limits
+from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.parameters import GateParameters, InterestConfig, InterestParameters
@@ -81,6 +82,7 @@ def write_tables(
     event_vectors: Floats,
     factors: Floats,
     attributes: CatalogAttributes | None,
+    item_id: Sequence[str],
     folder_of: Callable[[str], Path],
 ) -> None:
     """Writes the data files of the Python models; models that read the same file share it on the disk.
@@ -91,6 +93,7 @@ def write_tables(
         event_vectors: ``[items, d]``, in catalog order.
         factors: ``[items, d + p]``, the item factors of the scoring head.
         attributes: Attributes of the catalog; None without attribute filters.
+        item_id: ``[items]``, in catalog order.
         folder_of: Returns the version folder of a model.
     """
     contents: dict[str, dict[str, npt.NDArray[Any]]] = {
@@ -102,6 +105,7 @@ def write_tables(
         },
         exported.FACTORS_FILE: {exported.ITEM_FACTORS: factors},
         exported.ATTRIBUTES_FILE: _attribute_tables(attributes),
+        exported.ITEM_IDS_FILE: ItemIds.of(item_id).to_tensors(),
     }
     columns = [] if attributes is None else list(attributes.values)
     described = {exported.ATTRIBUTES_FILE: {ATTRIBUTE_COLUMNS: json.dumps(columns)}}

@@ -92,7 +92,9 @@ class RepositoryWriter:
             vectors = bundle.model.event_vectors().detach().numpy()
         with self._stage("configs and Python models"):
             self._write_configs()
-            write_tables(values, index, vectors, self._factors, self.attributes, self._version_folder)
+            write_tables(
+                values, index, vectors, self._factors, self.attributes, bundle.catalog.item_id, self._version_folder
+            )
         with self._stage("scoring head"):
             self._write_head()
 

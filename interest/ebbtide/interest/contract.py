@@ -65,6 +65,8 @@ class StateStatus(IntEnum):
     """The store could not be reached; the request allows an answer without it."""
     RAW_ONLY = 4
     """Only the state of another version was found: its raw events count, and what it holds as sums does not."""
+    PARTLY_SCALED = 5
+    """Used; the request's `decay_scale` holds since the newest event that the state holds as a sum, not before."""
 
 
 REPEAT_PARTS = ("level", "frequency", "recency", "trend", "item", "time")
@@ -327,7 +329,7 @@ STATE_STATUS = Tensor(
     (1,),
     "what the answer took from the user's state: 0 nothing, since the request names no user; 1 the state; 2 nothing, "
     "since the store knows no event of the user; 3 nothing, since the store could not be reached; 4 the raw events in "
-    "the state of another version",
+    "the state of another version; 5 the state, whose older events `decay_scale` reaches in part only",
     optional=True,
     rows=1,
 )

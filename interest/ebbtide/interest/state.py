@@ -76,7 +76,13 @@ class FoldedSums:
         return np.where(self.counts.any(axis=1), newest, batch.idle_hours)
 
 
-def read(state: InterestState, parameters: InterestParameters, now_ms: Ints, batch: EventBatch) -> FoldedSums:
+def read(
+    state: InterestState,
+    parameters: InterestParameters,
+    now_ms: Ints,
+    batch: EventBatch,
+    decay_scale: Floats | None = None,
+) -> FoldedSums:
     """The folded sums as of `now`; the state itself stays as it is.
 
     The folded session joins the folded history if a pause longer than the session gap follows it, or if an event after
@@ -88,6 +94,8 @@ def read(state: InterestState, parameters: InterestParameters, now_ms: Ints, bat
         now_ms: ``[B]``, each request's clock; before the newest folded event it counts as the time of that event.
         batch: E events of B requests that are not in the state, with ages as of `now_ms`. Those older than the newest
             folded event add no rank to the folded ones.
+        decay_scale: ``[B]``, factor on every decay rate by age, from the newest folded event on: the decay before it is
+            part of the sums. None for 1.
     """
     age_ms = np.maximum(now_ms - state.time_ms, 0)
     is_later = batch.age_ms <= age_ms[batch.request]
@@ -97,7 +105,7 @@ def read(state: InterestState, parameters: InterestParameters, now_ms: Ints, bat
     next_age_ms[batch.request[is_later][::-1]] = batch.age_ms[is_later][::-1]
     is_closed = (age_ms - next_age_ms > parameters.config.session_gap_ms) | (later[:, 0] > 0)
 
-    days = age_ms / MS_PER_DAY
+    days = age_ms / MS_PER_DAY if decay_scale is None else age_ms / MS_PER_DAY * decay_scale
     exponents = np.outer(days, parameters.decay_rate_per_day) + np.outer(later.sum(axis=1), parameters.rank_decay_rate)
     decay = np.exp(-exponents)[:, None]
     return FoldedSums(
