@@ -81,7 +81,10 @@ def observed(recorder, random, logs, records=None):
     for call in range(max((int(log.call.max(initial=-1)) for log in logs), default=-1) + 1):
         users = random.permutation(len(logs))
         parts = [np.flatnonzero(logs[user].call == call) for user in users]
-        users, parts = zip(*[(u, p) for u, p in zip(users, parts, strict=True) if p.size or random.random() < 0.2]) or ((), ())
+        users, parts = zip(*[(u, p) for u, p in zip(users, parts, strict=True) if p.size or random.random() < 0.2]) or (
+            (),
+            (),
+        )
         column = {
             name: np.concatenate([getattr(logs[user], name)[part] for user, part in zip(users, parts, strict=True)])
             for name in ("key", "time_ms", "weight")
