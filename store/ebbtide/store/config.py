@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,9 @@ ADDRESS_VARIABLE = "EBBTIDE_STATE"
 Durability: TypeAlias = Literal["power-loss", "crash"]
 """What a finished write survives, in the embedded store.
 
-- ``crash``: the end of any process, kill -9 included. A power loss or a crash of the operating system may lose the last
-  writes; what is left is consistent.
-- ``power-loss``: these too; each batch of writes waits for the disk.
+- ``power-loss``: a power loss, a crash of the operating system, the end of any process. Each batch waits for the disk.
+- ``crash``: the end of any process, kill -9 included. After a power loss or a crash of the operating system the files
+  may be damaged, and the records must be made again.
 """
 
 
@@ -32,8 +33,10 @@ class StoreConfig:
     """Longest time of one call, reconnecting and retries included."""
     ttl_days: float | None = None
     """Records of a user go away after this time without a write; None keeps them."""
-    durability: Durability = "crash"
+    durability: Durability = "power-loss"
     """What a finished write to the embedded store survives. Redis has its own settings for this (``appendfsync``)."""
+    max_gib: float = 64
+    """Largest size of the embedded store, in GiB; its file takes only the space that it needs."""
     username: str | None = None
     """User name for Redis."""
     password: str | None = field(default=None, repr=False)
@@ -55,19 +58,25 @@ class StoreConfig:
             raise StoreConfigError(f"timeout_ms: got {self.timeout_ms}, expected a positive number")
         if self.ttl_days is not None and not (math.isfinite(self.ttl_days) and self.ttl_days > 0):
             raise StoreConfigError(f"ttl_days: got {self.ttl_days}, expected a positive number, or None")
+        if not (math.isfinite(self.max_gib) and self.max_gib > 0):
+            raise StoreConfigError(f"max_gib: got {self.max_gib}, expected a positive number")
         if self.durability not in get_args(Durability):
             raise StoreConfigError(
                 f"durability: got {self.durability!r}, expected one of {', '.join(get_args(Durability))}"
             )
         if (self.certificate_file is None) != (self.key_file is None):
             raise StoreConfigError("certificate_file and key_file: got one of them, expected both or none")
+        for name in ("ca_file", "certificate_file", "key_file"):
+            path: Path | None = getattr(self, name)
+            if path is not None and not os.access(path, os.R_OK):
+                raise StoreConfigError(f"{name}: {path} does not exist or cannot be read")
 
 
 def config_from_environment(environ: Mapping[str, str]) -> StoreConfig:
     """Reads the settings from variables named ``EBBTIDE_STATE_...``.
 
-    ``TIMEOUT_MS``, ``TTL_DAYS``, ``DURABILITY``, ``USERNAME``, ``PASSWORD`` or ``PASSWORD_FILE`` (its first line),
-    ``CA_FILE``, ``CERTIFICATE_FILE``, ``KEY_FILE``. Empty variables count as absent.
+    ``TIMEOUT_MS``, ``TTL_DAYS``, ``DURABILITY``, ``MAX_GIB``, ``USERNAME``, ``PASSWORD`` or ``PASSWORD_FILE`` (its
+    first line), ``CA_FILE``, ``CERTIFICATE_FILE``, ``KEY_FILE``. Empty variables count as absent.
 
     Raises:
         StoreConfigError: A variable is not valid, or the password's file cannot be read.
@@ -83,6 +92,7 @@ def config_from_environment(environ: Mapping[str, str]) -> StoreConfig:
         timeout_ms=_number(given, "TIMEOUT_MS", default.timeout_ms),
         ttl_days=_number(given, "TTL_DAYS", None),
         durability=given.get("DURABILITY", default.durability),  # type: ignore[arg-type]  # checked by the class
+        max_gib=_number(given, "MAX_GIB", default.max_gib),
         username=given.get("USERNAME"),
         password=_password(given),
         ca_file=files["CA_FILE"],

@@ -43,7 +43,7 @@ it returned last for a user is what counts.
 class StateStore(Protocol):
     """Records of users in a store that other threads and processes use at the same time.
 
-    Safe to use from several threads. After a fork, the child may use the same object: it opens its own connection.
+    Safe to use from several threads. What was open before a fork serves the parent only (Redis: also the child).
     Every method raises `StoreError` or a subclass of it if the store fails.
     """
 
@@ -111,7 +111,7 @@ class StateStore(Protocol):
     def users(self, fingerprint: bytes) -> Iterator[bytes]:
         """The keys of the users that have a record of this fingerprint, in no particular order.
 
-        Users that are written during the iteration may be among them or not.
+        Users that are written during the iteration may be among them or not, and a user may come twice.
         """
         ...
 
@@ -144,3 +144,33 @@ def require_keys(users: Sequence[bytes], *fingerprints: bytes) -> None:
             raise StoreConfigError(
                 f"fingerprint: got {len(fingerprint)} bytes, expected 1 to {MAX_FINGERPRINT_BYTES} bytes"
             )
+
+
+def require_distinct(users: Sequence[bytes]) -> None:
+    """Checks the users of an update.
+
+    Raises:
+        StoreConfigError: A key is not of `USER_BYTES`, or comes twice.
+    """
+    require_keys(users)
+    if len(set(users)) != len(users):
+        raise StoreConfigError(f"users: got {len(users) - len(set(users))} more than once, expected each once")
+
+
+def computed(change: Change, snapshot: Snapshot) -> Sequence[Changes]:
+    """What `change` wants written, checked.
+
+    Raises:
+        StoreConfigError: It does not fit the snapshot, or has a fingerprint that is empty or too long.
+    """
+    changes = change(snapshot)
+    if len(changes) != len(snapshot.indices):
+        raise StoreConfigError(f"changes: got {len(changes)} users, expected {len(snapshot.indices)}")
+    require_keys((), *{fingerprint for change in changes for fingerprint in change})
+    return changes
+
+
+def applied(records: Records, changes: Changes) -> Records:
+    """The records of a user after its changes."""
+    merged = {**records, **changes}
+    return {fingerprint: record for fingerprint, record in merged.items() if record is not None}

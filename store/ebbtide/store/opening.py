@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
+from ebbtide.store.address import SCHEMES, redis_address
 from ebbtide.store.config import ADDRESS_VARIABLE, StoreConfig, config_from_environment
 from ebbtide.store.errors import StoreConfigError
 from ebbtide.store.interface import StateStore
@@ -26,7 +28,16 @@ def open_store(address: str, config: StoreConfig | None = None) -> StateStore:
         StoreConfigError: The address or a setting is not valid, or the folder cannot be used.
     """
     config = config or StoreConfig()
-    scheme, separator, _ = address.partition(":")
+    scheme, separator, rest = address.partition(":")
+    if scheme == "embedded" and rest:
+        from ebbtide.store.embedded import EmbeddedStore
+
+        return EmbeddedStore(Path(rest), config)
+    if scheme in SCHEMES:
+        from ebbtide.store.redis_store import RedisStore
+
+        return RedisStore(redis_address(address), config)
+    # What stands after the scheme may hold a password.
     raise StoreConfigError(f"address of the state store: got {scheme}{separator}..., expected {FORMS}")
 
 
