@@ -59,8 +59,8 @@ def command(
         typer.Option(
             envvar="EBBTIDE_STATE",
             help="Address of the store of the users' states: embedded:FOLDER, redis://HOST:PORT/NUMBER, rediss://... "
-            "(TLS), redis+cluster://... or rediss+cluster://...; none for no store. Default: embedded:REPOSITORY.state, "
-            "a folder beside the repository.",
+            "(TLS), redis+cluster://... or rediss+cluster://...; none for no store. Default: a folder beside the "
+            "repository, embedded:REPOSITORY.state.",
         ),
     ] = None,
     log_file: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,

@@ -123,6 +123,10 @@ class InProcessPipeline:
             values.update(outputs)
         return {tensor.name: values[tensor.name] for tensor in model.outputs}
 
+    def needs_store(self, model: Model) -> bool:
+        """Whether every request to a model, or to an ensemble, reads or writes the store of the users' states."""
+        return any(self.models[name].needs_store for name in model.steps or (model.name,))
+
     def steps(self, ensemble: Model, given: Tensors) -> list[Model]:
         """The steps that an ensemble has to run, in order, if some of its inner tensors are given."""
         needed = {tensor.name for tensor in ensemble.outputs}

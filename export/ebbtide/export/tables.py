@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def write_tables(
     factors: Floats,
     attributes: CatalogAttributes | None,
     item_id: Sequence[str],
-    folder_of: Callable[[str], Path],
+    folders: Mapping[str, Path],
 ) -> None:
     """Writes the data files of the Python models; models that read the same file share it on the disk.
 
@@ -94,7 +94,7 @@ def write_tables(
         factors: ``[items, d + p]``, the item factors of the scoring head.
         attributes: Attributes of the catalog; None without attribute filters.
         item_id: ``[items]``, in catalog order.
-        folder_of: Returns the version folder of a model.
+        folders: The version folder of each model of the export; other models are not written.
     """
     contents: dict[str, dict[str, npt.NDArray[Any]]] = {
         parameters.TENSORS_FILE: values.tensors(),
@@ -110,9 +110,9 @@ def write_tables(
     columns = [] if attributes is None else list(attributes.values)
     described = {exported.ATTRIBUTES_FILE: {ATTRIBUTE_COLUMNS: json.dumps(columns)}}
     written: dict[str, Path] = {}
-    for model, names in exported.MODEL_FILES.items():
-        for name in names:
-            path = folder_of(model) / name
+    for model, folder in folders.items():
+        for name in exported.MODEL_FILES.get(model, ()):
+            path = folder / name
             if name in written:
                 share_file(written[name], path)
             elif name == parameters.CONFIG_FILE:

@@ -147,7 +147,7 @@ def warmup_samples(ground: CommonGround, texts: Sequence[str]) -> dict[str, tupl
     pipeline = ground.in_process
     found: dict[str, list[Sample]] = {}
     for ensemble in pipeline.models.values():
-        if ensemble.kind is not Kind.ENSEMBLE or any(pipeline.models[name].needs_store for name in ensemble.steps):
+        if ensemble.kind is not Kind.ENSEMBLE or pipeline.needs_store(ensemble):
             continue
         has_texts = contract.TEXT.name in {tensor.name for tensor in ensemble.inputs}
         of_ensemble: dict[str, list[Sample]] = {name: [] for name in ensemble.steps if name not in found}

@@ -490,7 +490,6 @@ _EXPLANATION = (
     STATE_EVENT_CURRENT,
     STATE_EVENT_DECAY,
 )
-_ASKED_USER = replace(USER, optional=False)
 
 TOKENIZER = Model("tokenizer", Kind.PYTHON, False, (TEXT,), (INPUT_IDS, ATTENTION_MASK))
 ENCODER = Model(
@@ -534,7 +533,7 @@ OBSERVER = Model(
     "observer",
     Kind.PYTHON,
     True,
-    (_ASKED_USER, EVENT_ITEM, EVENT_TIME, EVENT_WEIGHT, EVENT_ID, EVENT_COUNT, IGNORE_UNKNOWN),
+    (replace(USER, optional=False), EVENT_ITEM, EVENT_TIME, EVENT_WEIGHT, EVENT_ID, EVENT_COUNT, IGNORE_UNKNOWN),
     (OBSERVED,),
     needs_store=True,
 )
@@ -542,7 +541,7 @@ INTEREST_READER = Model(
     "interest_reader",
     Kind.PYTHON,
     False,
-    (_ASKED_USER, NOW, DECAY_SCALE),
+    (replace(USER, optional=False), NOW, DECAY_SCALE),
     (
         ALPHA_USED,
         EVENT_COUNTS,
@@ -558,7 +557,9 @@ INTEREST_READER = Model(
     core_share=0,
     needs_store=True,
 )
-FORGETTER = Model("forgetter", Kind.PYTHON, True, (_ASKED_USER,), (FORGOTTEN,), core_share=0, needs_store=True)
+FORGETTER = Model(
+    "forgetter", Kind.PYTHON, True, (replace(USER, optional=False),), (FORGOTTEN,), core_share=0, needs_store=True
+)
 RECOMMEND = Model(
     "recommend",
     Kind.ENSEMBLE,

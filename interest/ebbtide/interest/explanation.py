@@ -34,8 +34,8 @@ class Explanation:
     """The outputs of the `explainer` model for candidates and events, including events that were left out.
 
     `event_share` summed over events, `state_event_share` summed over the raw events of the user's state,
-    `folded_share`, `prior_share` and `adjustment_share` add up to `candidate_score`; so do `dimension_share` summed over
-    dimensions and the last two. All of an unknown candidate's are NaN.
+    `folded_share`, `prior_share` and `adjustment_share` add up to `candidate_score`; so do `dimension_share` summed
+    over dimensions and the last two. All of an unknown candidate's are NaN.
     """
 
     candidate_score: Floats

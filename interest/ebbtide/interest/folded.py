@@ -1,15 +1,16 @@
 """The part of a record that belongs to one export: folded sums, and the items of folded events.
 
-Sums are stored as of a landmark, a time and a rank, instead of the newest event (forward decay: Cormode et al., ICDE
-2009): an event of time t and rank r from the landmark is added with the weight exp(+lambda_k t + mu_k r), and nothing
-that is stored before changes. So a decay that is too slow for single precision (a pause of seconds at a half-life of
-years) is never rounded away. The landmark moves to the newest event when the largest exponent of a weight passes
-`_LARGEST_EXPONENT`; what is stored is multiplied then, by factors that single precision can tell from 1.
+Sums are stored as of a landmark, a time before the newest event (forward decay: Cormode et al., ICDE 2009): an event
+that is t days after the landmark is added with the weight exp(+lambda_k t), and the decay by age changes nothing that
+is stored. So a decay that is too slow for single precision (a pause of seconds at a half-life of years) is never
+rounded away. The landmark moves to the newest event when the largest exponent of a weight passes `_LARGEST_EXPONENT`;
+what is stored is multiplied then, by factors that single precision can tell from 1.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,8 +70,6 @@ class Folded:
     state: InterestState
     landmark_ms: Ints
     """``[U]``."""
-    landmark_rank: Ints
-    """``[U]``: events that were folded since the landmark and are not late."""
     items: FoldedItems
 
 
@@ -81,19 +80,15 @@ def item_rates(parameters: InterestParameters) -> Doubles:
     return parameters.repeat.decay_rate_per_day.astype(np.float64)
 
 
-def decode_folded(records: Records, parameters: InterestParameters) -> Folded:
-    """The folded events of records of one export.
+def check_folded(records: Records, parameters: InterestParameters) -> None:
+    """Refuses records whose sections of folded events have other sizes than this export's.
 
     Raises:
-        RecordError: The sections have other sizes than this export's.
+        RecordError: For the first of them.
     """
-    headers, d, rates = records.headers, parameters.vector_width, item_rates(parameters)
-    counts = np.stack([headers["history"], headers["session"]], axis=1).astype(np.int64)
+    rates, headers = item_rates(parameters), records.headers
     items = headers["items"].astype(np.int64)
-    is_half = (headers["flags"] & HALF_PRECISION) > 0
-    item_type = _item_type(rates.size)
-    sum_bytes = np.count_nonzero(counts, axis=1) * 2 * d * np.where(is_half, 2, 4)
-    sizes = sum_bytes + items * item_type.itemsize
+    sizes = _sum_bytes(headers, parameters.vector_width) + items * _item_type(rates.size).itemsize
     lengths = np.fromiter(map(len, records.folded), dtype=np.int64, count=len(records.folded))
     bad = (lengths != sizes) | ((items > 0) & (headers["item_counts"] != rates.size))
     if np.count_nonzero(bad):
@@ -103,25 +98,32 @@ def decode_folded(records: Records, parameters: InterestParameters) -> Folded:
             f"{lengths[first]} bytes of folded events with {headers['item_counts'][first]} counts an item",
             f"{sizes[first]} bytes with {rates.size} counts an item",
         )
+
+
+def decode_folded(records: Records, parameters: InterestParameters) -> Folded:
+    """The folded events of records that `check_folded` accepts."""
+    headers, d, rates = records.headers, parameters.vector_width, item_rates(parameters)
+    counts = np.stack([headers["history"], headers["session"]], axis=1).astype(np.int64)
+    items = headers["items"].astype(np.int64)
+    is_half = (headers["flags"] & HALF_PRECISION) > 0
+    sum_bytes = _sum_bytes(headers, d)
     stops = list(zip(records.folded, sum_bytes.tolist(), is_half.tolist(), strict=True))
-    stored = np.zeros((lengths.size, 2, 2, d))
+    stored = np.zeros((items.size, 2, 2, d))
     for half, dtype in ((False, "<f4"), (True, "<f2")):
         joined = b"".join([one[:stop] for one, stop, has_half in stops if has_half is half])
         stored[(counts > 0) & (is_half == half)[:, None]] = np.frombuffer(joined, dtype=dtype).reshape(-1, 2, d)
     stored *= np.where(is_half[:, None, None], np.exp2(headers["scale"].astype(np.float64)), 1.0)[..., None]
 
     newest_ms, landmark_ms = headers["newest_ms"].astype(np.int64), headers["landmark_ms"].astype(np.int64)
-    landmark_rank = headers["landmark_rank"].astype(np.int64)
-    decay = np.exp(-_exponents(parameters, newest_ms - landmark_ms, landmark_rank))[:, None]
+    decay = np.exp(-_exponents(newest_ms - landmark_ms, parameters.decay_rate_per_day))[:, None]
     state = InterestState(newest_ms, stored[:, :, 0] * decay, stored[:, :, 1] * decay**2, counts)
 
-    entries = np.frombuffer(b"".join([one[stop:] for one, stop, _ in stops]), dtype=item_type)
+    entries = np.frombuffer(b"".join([one[stop:] for one, stop, _ in stops]), dtype=_item_type(rates.size))
     user = np.arange(items.size).repeat(items)
-    item_decay = np.exp(-np.outer((newest_ms - landmark_ms) / MS_PER_DAY, rates))[user]
+    item_decay = np.exp(-_exponents(newest_ms - landmark_ms, rates))[user]
     return Folded(
         state,
         landmark_ms,
-        landmark_rank,
         FoldedItems(
             user,
             entries["item"].astype(np.int64),
@@ -143,20 +145,16 @@ def encode_folded(
     """
     state, items, rates = folded.state, folded.items, item_rates(parameters)
     users = state.time_ms.shape[0]
-    landmark_ms, landmark_rank = folded.landmark_ms.copy(), folded.landmark_rank.copy()
+    fastest = max(parameters.decay_rate_per_day.max(initial=0), rates.max(initial=0))
+    moves = (state.time_ms - folded.landmark_ms) / MS_PER_DAY * fastest > _LARGEST_EXPONENT
+    landmark_ms = np.where(moves, state.time_ms, folded.landmark_ms)
     since_ms = state.time_ms - landmark_ms
-    exponents = _exponents(parameters, since_ms, landmark_rank)
-    largest = np.maximum(exponents.max(axis=1), since_ms / MS_PER_DAY * rates.max(initial=0))
-    moves = largest > _LARGEST_EXPONENT
-    landmark_ms[moves], landmark_rank[moves] = state.time_ms[moves], 0
-    since_ms[moves], exponents[moves] = 0, 0
-    growth = np.exp(exponents)[:, None]
+    growth = np.exp(_exponents(since_ms, parameters.decay_rate_per_day))[:, None]
     stored = np.stack([state.sums * growth, state.squares * growth**2], axis=2)
 
     headers = np.zeros(users, dtype=HEADER)
     headers["history"], headers["session"] = state.counts.T
     headers["newest_ms"], headers["landmark_ms"] = state.time_ms, landmark_ms
-    headers["landmark_rank"] = landmark_rank
     item_counts = np.bincount(items.user, minlength=users)
     headers["items"], headers["item_counts"] = item_counts, rates.size
     if half_precision:
@@ -165,21 +163,28 @@ def encode_folded(
         sums = halves[state.counts > 0].tobytes()
     else:
         sums = stored[state.counts > 0].astype("<f4").tobytes()
-    sum_bytes = np.count_nonzero(state.counts, axis=1) * stored[0, 0].size * (2 if half_precision else 4)
 
     entries = np.zeros(items.user.size, dtype=_item_type(rates.size))
     entries["item"] = items.item
     if rates.size:
         entries["time_low"], entries["time_high"] = items.newest_ms & 0xFFFFFFFF, items.newest_ms >> 32
-        entries["counts"] = items.counts * np.exp(np.outer(since_ms / MS_PER_DAY, rates))[items.user]
-    item_bytes = item_counts * entries.dtype.itemsize
-    return headers, [a + b for a, b in zip(slices(sums, sum_bytes), slices(entries.tobytes(), item_bytes), strict=True)]
+        entries["counts"] = items.counts * np.exp(_exponents(since_ms, rates))[items.user]
+    sum_sections = slices(sums, _sum_bytes(headers, parameters.vector_width))
+    item_sections = slices(entries.tobytes(), item_counts * entries.dtype.itemsize)
+    return headers, [a + b for a, b in zip(sum_sections, item_sections, strict=True)]
 
 
-def _exponents(parameters: InterestParameters, since_ms: Ints, rank: Ints) -> Doubles:
-    """lambda_k t + mu_k r, ``[U, d]``."""
-    exponents: Doubles = np.outer(since_ms / MS_PER_DAY, parameters.decay_rate_per_day)
-    exponents += np.outer(rank, parameters.rank_decay_rate)
+def _sum_bytes(headers: npt.NDArray[np.void], dimensions: int) -> Ints:
+    """Bytes of each record's folded sums, ``[U]``; a half without events has none."""
+    halves: Ints = (headers["history"] > 0).astype(np.int64) + (headers["session"] > 0)
+    halves *= 2 * dimensions
+    halves *= np.where(headers["flags"] & HALF_PRECISION, 2, 4)
+    return halves
+
+
+def _exponents(since_ms: Ints, rate_per_day: npt.NDArray[Any]) -> Doubles:
+    """The exponents of the decay by age, ``[U, rates]``."""
+    exponents: Doubles = np.outer(since_ms / MS_PER_DAY, rate_per_day)
     return exponents
 
 

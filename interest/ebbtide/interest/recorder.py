@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest.events import MS_PER_DAY
-from ebbtide.interest.folded import Folded, FoldedItems, decode_folded, encode_folded, item_rates
+from ebbtide.interest.folded import Folded, FoldedItems, check_folded, decode_folded, encode_folded, item_rates
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.record import (
@@ -101,6 +101,7 @@ class Recorder:
         """
         users = len(records)
         old, given = Records.decode(records), events.raw()
+        check_folded(old, self._parameters)
         is_known = self._index.find(given.key) != UNKNOWN
         is_new = is_known.copy()
         is_new[is_known] = old.is_new(given.take(is_known))
@@ -159,6 +160,7 @@ class Recorder:
             RecordError: A record is damaged, or of another version or width.
         """
         decoded = Records.decode(records)
+        check_folded(decoded, self._parameters)
         folded = decode_folded(decoded, self._parameters)
         headers = decoded.headers
         return UserStates(
@@ -197,7 +199,6 @@ class Recorder:
         folded = Folded(
             after,
             np.where(has_folded, before.landmark_ms, after.time_ms),
-            np.where(has_folded, before.landmark_rank + counts - late, 0),
             self._folded_items(before.items, before.state.time_ms, after.time_ms, leaving, item),
         )
         fields, sections = encode_folded(folded, self._parameters, half_precision=self._half_precision)
