@@ -275,8 +275,10 @@ class InterestClient:
     ) -> ObserveResponse:
         """Adds events to the state of a user; the answer comes after the server's store has them.
 
-        It is safe to observe again after any error, and the client's own retries do: an event that the state has
-        already counts once. Events are the same if they have the same `event_id`; without ids, the same item and time.
+        Up to 10 events may be observed again after any error, and the client retries these calls itself: an event that
+        the state knows counts once. Events are the same if they have the same `event_id`; without ids, the same item
+        and time. A state knows the newest 28 events (16 in half precision), so a call with more events may count some
+        twice if it is repeated after an error: send them in smaller calls, or fill states with `ebbtide backfill`.
 
         Args:
             user_id: Id of the user. Only a hash of it leaves this machine.
@@ -293,7 +295,7 @@ class InterestClient:
 
         Raises:
             InvalidArgumentError: A field is not valid; the error names it as the caller wrote it.
-            StateUnavailableError: The server cannot reach its store; none of these events is sure to be in it.
+            StateUnavailableError: The server cannot reach its store, which may have some of the events.
             EbbtideError: As for `recommend`.
         """
         given = observe_request(user_id or "", events, unknown_items=unknown_items)
@@ -319,7 +321,7 @@ class InterestClient:
 
         Returns:
             One result for each request, in the requests' order, with its `response` or its `error`: a failed request
-            does not fail the others, and may be sent again.
+            does not fail the others, and may be sent again as with `observe`.
 
         Raises:
             InvalidArgumentError: A number is out of bounds.

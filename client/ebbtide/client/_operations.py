@@ -33,6 +33,7 @@ from ebbtide.client.codec import (
     encode_observe,
     encode_rank,
     encode_texts,
+    may_be_resent,
     stack,
     users_of,
 )
@@ -163,7 +164,9 @@ class Operations:
             return decode_observed(outputs, model_version=version)
 
         deadline = self._deadline(timeout_s)
-        return (yield from self._inference.infer("observe", encoded, read, deadline, metadata, request))
+        retries = may_be_resent(request)
+        ask = self._inference.infer("observe", encoded, read, deadline, metadata, request, retries=retries)
+        return (yield from ask)
 
     def interest(
         self, request: InterestRequest, timeout_s: float | Unset, metadata: Metadata = None
@@ -295,7 +298,8 @@ class Operations:
         try:
             if isinstance(encoded, InvalidArgumentError):
                 raise encoded
-            response = yield from self._inference.infer(method, encoded, read, deadline, None, request)
+            retries = kind.may_retry(request)
+            response = yield from self._inference.infer(method, encoded, read, deadline, None, request, retries=retries)
         except EbbtideError as error:
             return kind.result(request, error=error, index=user.index)
         return kind.result(request, response=response, index=user.index)
@@ -335,7 +339,8 @@ class Operations:
             answers = users_of(outputs, len(users))
             return [read_user(kind, user, rows, version) for user, rows in zip(users, answers, strict=True)]
 
-        return (yield from self._inference.infer(method, stacked, read, deadline, None, requests))
+        retries = all(map(kind.may_retry, requests))
+        return (yield from self._inference.infer(method, stacked, read, deadline, None, requests, retries=retries))
 
     def _probe(self, question: Question[bool], timeout_s: float | Unset) -> Steps[bool]:
         try:

@@ -141,7 +141,7 @@ class Event(google.protobuf.message.Message):
     """
     event_id: builtins.str
     """Id of the event, unique among the events of a user, not empty, at most 256 bytes of UTF-8: `Observe` adds an event
-    once, however often it is sent. Absent: events of the same item and time count as the same. No other method reads
+    that the state knows only once. Absent: events of the same item and time count as the same. No other method reads
     it.
     """
     @property
@@ -1059,7 +1059,7 @@ class ObserveResponse(google.protobuf.message.Message):
     added_events: builtins.int
     """Number of events that were added."""
     duplicate_events: builtins.int
-    """Number of events that the state had already. They count once."""
+    """Number of events that the state knew already. They count once."""
     late_events: builtins.int
     """Number of events among those added that count by their age alone, because they came late."""
     unknown_events: builtins.int
