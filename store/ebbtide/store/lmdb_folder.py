@@ -32,8 +32,9 @@ T = TypeVar("T")
 _FORM = b"1"
 _REGISTERED = b"registered:"
 _READ_ATTEMPTS = 20
-_WRITES_PER_CHECK = 1000
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_WRITES_PER_CHECK = 100
+# LMDB reports a write that the disk took only in part, as the last one before it is full, as EIO.
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _DAMAGED = (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError)
 
@@ -318,7 +319,10 @@ class LmdbFolder:
                 f"{self.name}: got form {form.decode(errors='replace')} of the store, expected {_FORM.decode()}; "
                 "another version of Ebbtide wrote it"
             )
-        file = KeyFile(path, create=False)
+        try:
+            file = KeyFile(path, create=False)
+        except FileNotFoundError:
+            raise StoreConfigError(self._wrong_keys()) from None
         old = file.old_keys(checks)
         if old is None:
             file.close()
@@ -366,7 +370,7 @@ class LmdbFolder:
 
     def _of_system(self, code: int | None, reason: str, path: object = None) -> StoreError:
         if code in _NO_SPACE:
-            return FullError(f"{self.name}: no space left on the disk of {self.path}")
+            return FullError(f"{self.name}: no space left on the disk of {self.path}, or it fails ({reason})")
         if code in _NO_ACCESS:
             return StoreConfigError(f"{self.name}: no permission to write {path or self.path}: {reason}")
         return StoreError(f"{self.name}: {reason}")
