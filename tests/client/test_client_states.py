@@ -87,22 +87,6 @@ def test_observe_sends_the_same_again_when_the_store_comes_back(connect, serve, 
     assert (answer.added_events, answer.model_version, servicer.calls) == (2, "3", 3)
 
 
-def test_observe_is_not_sent_again_when_a_state_could_not_tell(connect, serve, observed):
-    url, servicer = serve(STORE_DOWN, observed(11))
-    events = [an_event(index) for index in range(11)]
-    small = [observe_request("u", events[:10]), observe_request("v", events[:1])]
-    with connect(url, config=ClientConfig(check_contract=False)) as client:
-        with pytest.raises(StateUnavailableError):
-            client.observe("u", events)
-        assert servicer.calls == 1
-        servicer.faults = [STORE_DOWN, observed(10, 1)]
-        assert [result.response.added_events for result in client.observe_many(small)] == [10, 1]
-        servicer.faults = [STORE_DOWN, observed(10, 11)]
-        results = client.observe_many([small[0], observe_request("v", events)])
-    assert {type(result.error) for result in results} == {StateUnavailableError}
-    assert servicer.calls == 4
-
-
 def test_each_has_its_own_result_when_users_are_observed_together(connect, serve, observed):
     said = "in ensemble 'observe', observer: {}event_item[0]: got 3; expected the key of one of the items"
     url, servicer = serve((REFUSED, said.format("row 1: ")), observed(5, 7), (REFUSED, said.format("")))

@@ -178,6 +178,7 @@ def command(
     with working("Reading the log"):
         from ebbtide.loadtest import (
             ENDPOINTS,
+            USER_PREFIX,
             Access,
             Options,
             build_workload,
@@ -211,6 +212,9 @@ def command(
 
         for endpoint, path in write_input(perf_analyzer_input, workload).items():
             console.print(f"[green]✓[/green] {endpoint}: {escape(str(path))}")
+        if workload.user_ids:
+            with known_users(address, workload, access, keep=True):
+                console.print(f"{workload.users:,} users are in the server's states, each as {USER_PREFIX}ID")
         return
     compare_with = None
     if perf_analyzer is not None:
@@ -257,12 +261,16 @@ def command(
         notes=tuple(notes),
         on_run=_print_run,
     )
-    with known_users(address, workload, access), made as generator, working("Sending"):
+    with known_users(address, workload, access, say=_warn), made as generator, working("Sending"):
         result = load_test(address, workload, generator, options, compare_with=compare_with)
     _print(result)
     _write(result, json_file, html, markdown)
     if result["unaccounted"] or (result["slo"] is not None and not result["slo"]["held"]):
         raise typer.Exit(_BROKEN)
+
+
+def _warn(sentence: str) -> None:
+    errors.print(f"[yellow]warning:[/yellow] {escape(sentence)}", soft_wrap=True)
 
 
 def _objective(text: str | None) -> Slo | None:

@@ -275,10 +275,9 @@ class InterestClient:
     ) -> ObserveResponse:
         """Adds events to the state of a user; the answer comes after the server's store has them.
 
-        Up to 10 events may be observed again after any error, and the client retries these calls itself: an event that
-        the state knows counts once. Events are the same if they have the same `event_id`; without ids, the same item
-        and time. A state knows the newest 28 events (16 in half precision), so a call with more events may count some
-        twice if it is repeated after an error: send them in smaller calls, or fill states with `ebbtide backfill`.
+        The same events may be observed again after any error, and the client retries by itself: an event counts once.
+        Events are the same if they have the same `event_id`; without ids, the same item and time. A state knows the ids
+        of its newest 28 events, so repeat a call before that many others follow.
 
         Args:
             user_id: Id of the user. Only a hash of it leaves this machine.
@@ -321,7 +320,7 @@ class InterestClient:
 
         Returns:
             One result for each request, in the requests' order, with its `response` or its `error`: a failed request
-            does not fail the others, and may be sent again as with `observe`.
+            does not fail the others, and may be sent again.
 
         Raises:
             InvalidArgumentError: A number is out of bounds.

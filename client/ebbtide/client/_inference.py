@@ -43,7 +43,6 @@ class _Asked(Generic[T]):
     deadline: Deadline
     metadata: Mapping[str, str] | None
     request: Asked
-    retries: bool
 
 
 class Inference:
@@ -72,8 +71,6 @@ class Inference:
         deadline: Deadline,
         metadata: Mapping[str, str] | None,
         request: Asked,
-        *,
-        retries: bool = True,
     ) -> Steps[T]:
         """Asks a model.
 
@@ -85,7 +82,6 @@ class Inference:
             metadata: Sent with this call.
             request: The caller's request, so that errors name fields as the caller wrote them; of several users, one
                 for each row.
-            retries: Whether the call may be retried.
         """
         model_name = encoded.model_name
         known = yield from self.prepare(model_name, deadline, metadata)
@@ -95,7 +91,7 @@ class Inference:
             raise caller_error(error, None if isinstance(request, Sequence) else request) from error
         check_inputs(encoded, known, self._target)
 
-        asked = _Asked(method, encoded, known, read, deadline, metadata, request, retries)
+        asked = _Asked(method, encoded, known, read, deadline, metadata, request)
         if self._regions is None:
             return (yield from self._ask(asked, None))
         region = yield from self._regions.take(deadline, metadata)
@@ -140,7 +136,6 @@ class Inference:
             read_answer,
             model_name,
             asked.request,
-            retries=asked.retries,
             compression=self._config.compression,
         )
         return (yield from self._caller.ask(question, asked.deadline, asked.metadata))

@@ -33,7 +33,6 @@ from ebbtide.client.codec import (
     encode_observe,
     encode_rank,
     encode_texts,
-    may_be_resent,
     stack,
     users_of,
 )
@@ -164,9 +163,7 @@ class Operations:
             return decode_observed(outputs, model_version=version)
 
         deadline = self._deadline(timeout_s)
-        retries = may_be_resent(request)
-        ask = self._inference.infer("observe", encoded, read, deadline, metadata, request, retries=retries)
-        return (yield from ask)
+        return (yield from self._inference.infer("observe", encoded, read, deadline, metadata, request))
 
     def interest(
         self, request: InterestRequest, timeout_s: float | Unset, metadata: Metadata = None
@@ -298,8 +295,7 @@ class Operations:
         try:
             if isinstance(encoded, InvalidArgumentError):
                 raise encoded
-            retries = kind.may_retry(request)
-            response = yield from self._inference.infer(method, encoded, read, deadline, None, request, retries=retries)
+            response = yield from self._inference.infer(method, encoded, read, deadline, None, request)
         except EbbtideError as error:
             return kind.result(request, error=error, index=user.index)
         return kind.result(request, response=response, index=user.index)
@@ -339,8 +335,7 @@ class Operations:
             answers = users_of(outputs, len(users))
             return [read_user(kind, user, rows, version) for user, rows in zip(users, answers, strict=True)]
 
-        retries = all(map(kind.may_retry, requests))
-        return (yield from self._inference.infer(method, stacked, read, deadline, None, requests, retries=retries))
+        return (yield from self._inference.infer(method, stacked, read, deadline, None, requests))
 
     def _probe(self, question: Question[bool], timeout_s: float | Unset) -> Steps[bool]:
         try:

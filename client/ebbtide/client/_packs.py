@@ -8,16 +8,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from ebbtide.client._served import check_limits
-from ebbtide.client.codec import (
-    Arrays,
-    EncodedRequest,
-    decode,
-    decode_observed,
-    encode,
-    encode_observe,
-    may_be_resent,
-    pack_key,
-)
+from ebbtide.client.codec import Arrays, EncodedRequest, decode, decode_observed, encode, encode_observe, pack_key
 from ebbtide.client.codec.users import PackKey
 from ebbtide.client.errors import EbbtideError, InvalidArgumentError
 from ebbtide.client.results import A, ObserveResult, Q, R, RecommendResult
@@ -38,8 +29,6 @@ class Kind(Generic[Q, A, R]):
     """The answer in the output tensors of one user, from the version of a model."""
     result: Callable[..., R]
     """Makes the result of one request, with the fields of `ebbtide.client.results.Result`."""
-    may_retry: Callable[[Q], bool] = lambda _: True
-    """Whether a call with the request may be retried."""
 
 
 def _read_recommended(outputs: Arrays, request: RecommendRequest, version: str) -> RecommendResponse:
@@ -54,7 +43,7 @@ RECOMMEND: Kind[RecommendRequest, RecommendResponse, RecommendResult] = Kind(
     contract.RECOMMEND.name, encode, _read_recommended, RecommendResult
 )
 OBSERVE: Kind[ObserveRequest, ObserveResponse, ObserveResult] = Kind(
-    contract.OBSERVE.name, lambda request, _: encode_observe(request), _read_observed, ObserveResult, may_be_resent
+    contract.OBSERVE.name, lambda request, _: encode_observe(request), _read_observed, ObserveResult
 )
 
 

@@ -114,8 +114,8 @@ class OverloadedError(UnavailableError):
 class StateUnavailableError(UnavailableError):
     """The server answers, but the store of the users' states does not; the server itself is fine.
 
-    A call with `allow_stateless` is answered without the state instead. Forgetting may be repeated, and so may
-    observing up to 10 events of a user: the state knows that it has them.
+    A call with `allow_stateless` is answered without the state instead. Observing and forgetting may be repeated: an
+    event counts once.
     """
 
 

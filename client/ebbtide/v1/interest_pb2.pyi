@@ -230,7 +230,8 @@ class RecommendRequest(google.protobuf.message.Message):
     """How the server treats events whose items are not in the catalog."""
     user_id: builtins.str
     """Id of the user whose state counts too, not empty, at most 256 bytes of UTF-8. The server keeps a hash of it, never the
-    id. Absent: only the events of the request count.
+    id. An event of the request that the state knows, by item and time, counts once. Absent: only the events of the
+    request count.
     """
     allow_stateless: builtins.bool
     """Whether the server may answer from the events of the request alone if the store of the states cannot be reached;

@@ -119,9 +119,8 @@ class InterestServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Observe(self, request, context):
-        """Adds events to the state of a user, and answers after the store has them. A call with up to 10 events may be repeated
-        if it failed: an event counts once as long as the state knows its id, and a state knows the newest 28 events (16 in
-        half precision).
+        """Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
+        event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

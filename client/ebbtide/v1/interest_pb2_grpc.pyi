@@ -65,9 +65,8 @@ class InterestServiceStub:
         ebbtide.v1.interest_pb2.ObserveRequest,
         ebbtide.v1.interest_pb2.ObserveResponse,
     ]
-    """Adds events to the state of a user, and answers after the store has them. A call with up to 10 events may be repeated
-    if it failed: an event counts once as long as the state knows its id, and a state knows the newest 28 events (16 in
-    half precision).
+    """Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
+    event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
     """
 
     Interest: grpc.UnaryUnaryMultiCallable[
@@ -122,9 +121,8 @@ class InterestServiceAsyncStub:
         ebbtide.v1.interest_pb2.ObserveRequest,
         ebbtide.v1.interest_pb2.ObserveResponse,
     ]
-    """Adds events to the state of a user, and answers after the store has them. A call with up to 10 events may be repeated
-    if it failed: an event counts once as long as the state knows its id, and a state knows the newest 28 events (16 in
-    half precision).
+    """Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
+    event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
     """
 
     Interest: grpc.aio.UnaryUnaryMultiCallable[
@@ -191,9 +189,8 @@ class InterestServiceServicer(metaclass=abc.ABCMeta):
         request: ebbtide.v1.interest_pb2.ObserveRequest,
         context: _ServicerContext,
     ) -> typing.Union[ebbtide.v1.interest_pb2.ObserveResponse, collections.abc.Awaitable[ebbtide.v1.interest_pb2.ObserveResponse]]:
-        """Adds events to the state of a user, and answers after the store has them. A call with up to 10 events may be repeated
-        if it failed: an event counts once as long as the state knows its id, and a state knows the newest 28 events (16 in
-        half precision).
+        """Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
+        event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
         """
 
     @abc.abstractmethod

@@ -7,7 +7,7 @@ from ebbtide.loadtest.compare import Comparison, Difference, compare, read_resul
 from ebbtide.loadtest.engine import Generator
 from ebbtide.loadtest.errors import LoadTestError
 from ebbtide.loadtest.known_users import known_users
-from ebbtide.loadtest.replay import ENDPOINTS, STATELESS_ENDPOINTS, Replayed, Workload, build_workload
+from ebbtide.loadtest.replay import ENDPOINTS, STATELESS_ENDPOINTS, USER_PREFIX, Replayed, Workload, build_workload
 from ebbtide.loadtest.run import Load, Run
 from ebbtide.loadtest.session import Options, load_test
 from ebbtide.loadtest.settings import Slo, parse_duration, parse_levels, parse_mix
@@ -15,6 +15,7 @@ from ebbtide.loadtest.settings import Slo, parse_duration, parse_levels, parse_m
 __all__ = [
     "ENDPOINTS",
     "STATELESS_ENDPOINTS",
+    "USER_PREFIX",
     "Access",
     "Comparison",
     "Difference",

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from ebbtide.client import ClientConfig, EbbtideError, InterestClient
 from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.errors import LoadTestError
-from ebbtide.loadtest.replay import Workload
+from ebbtide.loadtest.replay import USER_PREFIX, Workload
 
 _AT_ONCE = 8
 _TIMEOUT_S = 30.0
 
 
 @contextmanager
-def known_users(target: str, workload: Workload, access: Access | None = None) -> Iterator[None]:
+def known_users(
+    target: str,
+    workload: Workload,
+    access: Access | None = None,
+    *,
+    keep: bool = False,
+    say: Callable[[str], object] = lambda _: None,
+) -> Iterator[None]:
     """While it lasts, the server knows the users of a workload; does nothing for requests that name no user.
 
     Args:
         target: ``host:port``.
         workload: Whose requests may name users.
         access: Encryption and token; None for neither.
+        keep: Whether the server keeps the users afterwards.
+        say: Called with a sentence if the users cannot be erased afterwards.
 
     Raises:
         LoadTestError: The server cannot keep states.
@@ -32,16 +41,20 @@ def known_users(target: str, workload: Workload, access: Access | None = None) -
         return
     access = access or Access()
     config = ClientConfig(timeout_s=_TIMEOUT_S, tls=access.tls, token=access.token)
-    try:
-        with InterestClient(target, config=config) as client:
-            try:
-                forget(client, workload.user_ids)
-                observe(client, workload)
-                yield
-            finally:
-                forget(client, workload.user_ids)
-    except EbbtideError as error:
-        raise LoadTestError(f"users: {error}") from error
+    with InterestClient(target, config=config) as client:
+        try:
+            forget(client, workload.user_ids)
+            observe(client, workload)
+        except EbbtideError as error:
+            raise LoadTestError(f"users: {error}") from error
+        try:
+            yield
+        finally:
+            if not keep:
+                try:
+                    forget(client, workload.user_ids)
+                except EbbtideError as error:
+                    say(f"the users {USER_PREFIX}ID stay in the server's states: {error}")
 
 
 def observe(client: InterestClient, workload: Workload) -> None:

@@ -17,7 +17,6 @@ from ebbtide.client.codec.states import (
     encode_forget,
     encode_interest,
     encode_observe,
-    may_be_resent,
 )
 from ebbtide.client.codec.tensors import Arrays, EncodedRequest
 from ebbtide.client.codec.user import EventRequest, LocatedEvent, UserRequest, event_groups, now_ms_of, tensor_order
@@ -45,7 +44,6 @@ __all__ = [
     "encode_rank",
     "encode_texts",
     "event_groups",
-    "may_be_resent",
     "now_ms_of",
     "pack_key",
     "shared_fields",

@@ -12,7 +12,6 @@ from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Tensor
 from ebbtide.interest.keys import item_keys, user_keys
-from ebbtide.interest.record import HALF_KNOWN_IDS, HALF_TAIL_EVENTS, KNOWN_IDS, TAIL_EVENTS
 from ebbtide.v1 import (
     Event,
     ExplainResponse,
@@ -26,9 +25,6 @@ from ebbtide.v1 import (
 
 StateRequest = ObserveRequest | InterestRequest | ForgetRequest
 """The requests about the state of one user."""
-
-RESENT_EVENTS = min(KNOWN_IDS - TAIL_EVENTS, HALF_KNOWN_IDS - HALF_TAIL_EVENTS)
-"""Events of one user that may be sent twice in a row, whatever their times: the state still has the id of each."""
 
 _DAY_MS = 86_400_000
 
@@ -60,11 +56,6 @@ def encode_observe(request: ObserveRequest) -> EncodedRequest:
     if request.unknown_items:
         values[contract.IGNORE_UNKNOWN] = [ignores_unknown(request)]
     return encoded(contract.OBSERVE, values)
-
-
-def may_be_resent(request: ObserveRequest) -> bool:
-    """Whether the same request, sent twice in a row, counts once: a state keeps the ids of so many events only."""
-    return len(request.events) <= RESENT_EVENTS
 
 
 def encode_interest(request: InterestRequest, now_ms: int) -> EncodedRequest:
