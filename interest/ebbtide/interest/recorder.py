@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest.events import MS_PER_DAY
-from ebbtide.interest.folded import Folded, FoldedItems, check_folded, decode_folded, encode_folded, item_rates
+from ebbtide.interest.folded import FoldedItems, check_folded, decode_folded, encode_folded, item_rates
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.record import (
@@ -21,6 +21,7 @@ from ebbtide.interest.record import (
     RawEvents,
     Records,
     index_from_end,
+    index_in_user,
 )
 from ebbtide.interest.state import InterestState, advance
 
@@ -42,7 +43,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class UserStates:
-    """What the records of U users hold, as of their newest folded events."""
+    """What the records of U users hold."""
 
     known: Bools
     """``[U]``: whether the user has a record."""
@@ -162,14 +163,14 @@ class Recorder:
         """
         decoded = Records.decode(records)
         check_folded(decoded, self._parameters)
-        folded = decode_folded(decoded, self._parameters)
+        state, items = decode_folded(decoded, self._parameters)
         headers = decoded.headers
         return UserStates(
             decoded.known,
             decoded.events,
             self._index.find(decoded.events.key),
-            folded.state,
-            folded.items,
+            state,
+            items,
             headers["alpha_offset"].astype(np.float32),
             headers["late"].astype(np.int64),
             headers["dropped"].astype(np.int64),
@@ -186,23 +187,21 @@ class Recorder:
             counts: ``[F]``, of the events.
             item: Catalog index of each event.
         """
-        before = decode_folded(old, self._parameters)
-        has_folded = before.state.counts.any(axis=1)
-        is_late = (leaving.time_ms < before.state.time_ms[leaving.user]) & has_folded[leaving.user]
-        late = np.bincount(leaving.user[is_late], minlength=counts.size)
-        # Times of nothing are no times: the first event sets them.
-        state = InterestState(
-            np.where(has_folded, before.state.time_ms, 0), before.state.sums, before.state.squares, before.state.counts
+        before, items = decode_folded(old, self._parameters)
+        has_folded = before.counts.any(axis=1)
+        late = np.bincount(
+            leaving.user[(leaving.time_ms < before.time_ms[leaving.user]) & has_folded[leaving.user]],
+            minlength=counts.size,
         )
-        after = advance(
-            state, self._parameters, counts, leaving.time_ms, self._vectors.take(item, axis=0), leaving.weight
-        )
-        folded = Folded(
+        vectors = self._vectors.take(item, axis=0)
+        after = advance(before, self._parameters, counts, leaving.time_ms, vectors, leaving.weight)
+        fields, sections = encode_folded(
             after,
-            np.where(has_folded, before.landmark_ms, after.time_ms),
-            self._folded_items(before.items, before.state.time_ms, after.time_ms, leaving, item),
+            self._folded_items(items, before.as_of_ms, after.time_ms, leaving, item),
+            np.where(has_folded, before.as_of_ms, after.time_ms),
+            self._parameters,
+            half_precision=self._half_precision,
         )
-        fields, sections = encode_folded(folded, self._parameters, half_precision=self._half_precision)
         fields["alpha_offset"], fields["dropped"] = old.headers["alpha_offset"], old.headers["dropped"]
         fields["late"] = old.headers["late"] + late.astype(np.uint32)
         return fields, sections
@@ -233,17 +232,27 @@ class Recorder:
         new = FoldedItems(user[starts], items[starts], newest_ms, np.add.reduceat(terms[::-1][order], starts, axis=0))
 
         decay = np.exp(-np.outer((new_ms - old_ms) / MS_PER_DAY, rates))
-        old = replace(old, counts=old.counts * decay[old.user])
+        old_counts = old.counts * decay[old.user] if rates.size else old.counts
         again, where = _matches(new, old)
-        new.counts[where] += old.counts[again]
+        new.counts[where] += old_counts[again]
         new.newest_ms[where] = np.maximum(new.newest_ms[where], old.newest_ms[again])
-        by_last = np.lexsort((order[starts], new.user))
-        found = new.take(by_last).followed_by(old.take(~again))
+        by_last = new.take(np.lexsort((order[starts], new.user)))
+        both = FoldedItems(
+            np.concatenate([by_last.user, old.user]),
+            np.concatenate([by_last.item, old.item]),
+            np.concatenate([by_last.newest_ms, old.newest_ms]),
+            np.concatenate([by_last.counts, old_counts]),
+        )
+        kept = np.flatnonzero(np.r_[np.ones(new.user.size, dtype=np.bool_), ~again])
         if rates.size:
-            found = found.take(np.lexsort((-found.newest_ms, -found.counts[:, np.argmin(rates)], found.user)))
-        sizes = np.bincount(found.user, minlength=new_ms.size)
-        index = np.arange(found.user.size) - (np.cumsum(sizes) - sizes)[found.user]
-        return found.take(index < self._most_items)
+            ranks = (-both.newest_ms[kept], -both.counts[kept, np.argmin(rates)], both.user[kept])
+            kept = kept[np.lexsort(ranks)]
+        else:
+            kept = kept[np.argsort(both.user[kept], kind="stable")]
+        sizes = np.bincount(both.user[kept], minlength=new_ms.size)
+        if sizes.max() > self._most_items:
+            kept = kept[index_in_user(sizes, both.user[kept]) < self._most_items]
+        return both.take(kept)
 
 
 def _matches(new: FoldedItems, old: FoldedItems) -> tuple[Bools, Ints]:
