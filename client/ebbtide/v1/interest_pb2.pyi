@@ -99,6 +99,10 @@ class _StateStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The store could not be reached, and the request has `allow_stateless`: only the events of the request count."""
     STATE_STATUS_OTHER_VERSION: _StateStatus.ValueType  # 4
     """The store has this user only from another version of the model: its newest events count, its older ones do not."""
+    STATE_STATUS_PARTLY_SCALED: _StateStatus.ValueType  # 5
+    """As `STATE_STATUS_USED`, but `decay_scale` reaches the older events in part only: the decay before the newest of them,
+    which is in the sums, stays as it is.
+    """
 
 class StateStatus(_StateStatus, metaclass=_StateStatusEnumTypeWrapper):
     """How the state of the user was used for an answer."""
@@ -113,6 +117,10 @@ STATE_STATUS_UNAVAILABLE: StateStatus.ValueType  # 3
 """The store could not be reached, and the request has `allow_stateless`: only the events of the request count."""
 STATE_STATUS_OTHER_VERSION: StateStatus.ValueType  # 4
 """The store has this user only from another version of the model: its newest events count, its older ones do not."""
+STATE_STATUS_PARTLY_SCALED: StateStatus.ValueType  # 5
+"""As `STATE_STATUS_USED`, but `decay_scale` reaches the older events in part only: the decay before the newest of them,
+which is in the sums, stays as it is.
+"""
 global___StateStatus = StateStatus
 
 @typing.final
