@@ -13,6 +13,7 @@ import torch
 
 from ebbtide.data.dataset import DataReference
 from ebbtide.train.checkpoint import CheckpointFolder
+from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.errors import CheckpointError
 from ebbtide.train.stage import train_bundle
@@ -90,16 +91,33 @@ def told(result):
     return result.start, result.best_epoch, epochs
 
 
-def test_fit_is_the_same_when_it_was_broken_off_after_any_batch_and_resumed(random_log, vectors, tmp_path):
-    whole = train(random_log, vectors)
+@pytest.mark.parametrize(
+    ("model", "fraction", "start"),
+    [
+        (MODEL, 0.3, Start.texts),
+        # Of two starts, the one that is raced first goes on, then the other one.
+        (ModelConfig(dimensions=2), 0.5, Start.texts),
+        (ModelConfig(dimensions=2), 0.3, Start.items),
+    ],
+)
+def test_fit_is_the_same_when_it_was_broken_off_after_any_batch_and_resumed(
+    random_log, vectors, tmp_path, model, fraction, start
+):
+    config = TRAINING.model_copy(update={"epochs": 4, "validation_fraction": fraction, "interest_scales": (1.0,)})
+
+    def train(*watcher_and_checkpoints):
+        return fit(random_log, np.ones(random_log.events, bool), vectors, model, config, *watcher_and_checkpoints)
+
+    whole = train()
+    assert whole.start is start
     expected = whole.model.state_dict()
     for after in count(1, step=2):
         folder = tmp_path / str(after)
         try:
-            train(random_log, vectors, Interrupter(after), CheckpointFolder(folder, every_batches=2))
+            train(Interrupter(after), CheckpointFolder(folder, every_batches=2))
             break
         except Interrupted:
-            again = train(random_log, vectors, None, CheckpointFolder(folder, resume=True))
+            again = train(None, CheckpointFolder(folder, resume=True))
         assert told(again) == told(whole)
         torch.testing.assert_close(again.model.state_dict(), expected, rtol=0, atol=0)
     assert after > 10

@@ -127,7 +127,7 @@ def command(
         int, typer.Option(help="Training windows per batch (32 events each). Larger is faster on long logs.")
     ] = 32,
     refit: Annotated[
-        bool, typer.Option(help="Train again on all training events after validation has chosen the number of epochs.")
+        bool, typer.Option(help="After the best epoch, train for one more on all events, those of validation included.")
     ] = True,
     loss: Annotated[
         Loss | None,
