@@ -9,6 +9,7 @@ from dataclasses import field as field_of
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality.blend import blend, chosen_by_validation
 from benchmarks.quality.cache import Cache, Fitted, Stopwatch, code_fingerprint, split_fingerprint
 from benchmarks.quality.exchange import Settings, library_lists
 from benchmarks.quality.library import SEQUENTIAL_ITEMS
@@ -27,6 +28,7 @@ _USES = {
     "linear": ("split",),
     "next_basket": ("baskets", "split"),
     "library": (),
+    "blend": ("linear", "personal", "popularity", "split"),
 }
 """The modules of this folder that each module of baselines imports."""
 _CODE = {
@@ -58,6 +60,8 @@ class Baseline:
     """Settings that a quick run replaces."""
     most_items: int | None = None
     """Maximum number of items that the model knows, the most frequent first; None for all."""
+    choose: Callable[[Split], tuple[Settings, list[tuple[Settings, float]]]] | None = None
+    """Finds the settings on the validation split, and gives all that it tried; None tries the grid."""
 
     @property
     def kind(self) -> str:
@@ -94,6 +98,15 @@ def field() -> list[Baseline]:
             cost=20,
             most_items=MAX_ITEMS,
         ),
+        Baseline(
+            "EASE, decayed popularity and own counts, blended",
+            updated=True,
+            grid=[{}],
+            rank=blend,
+            cost=60,
+            most_items=MAX_ITEMS,
+            choose=chosen_by_validation,
+        ),
         Baseline("item kNN with decay", False, _neighbours(), decayed_neighbours, cost=10, most_items=MAX_ITEMS),
         Baseline("iALS", False, _ials(), library="ials", cost=20),
         Baseline("BPR-MF", False, _bpr(), library="bpr", cost=10),
@@ -112,7 +125,7 @@ def _counts(updated: bool, suffix: str) -> list[Baseline]:
         row("popularity", [{}], popularity),
         row("popularity of the last 7 days", [{"window_days": 7.0}], popularity),
         row("popularity of the last 30 days", [{"window_days": 30.0}], popularity),
-        row("decayed popularity", [{"half_life_days": days} for days in (90.0, 1.0, 7.0, 30.0, 365.0)], popularity),
+        row("decayed popularity", [{"half_life_days": days} for days in (30.0, 1.0, 1 / 12, 7.0, 365.0)], popularity),
         row(
             "personal frequency with decay",
             [{"half_life_days": days} for days in (90.0, math.inf, 30.0, 180.0, 14.0)],
@@ -192,6 +205,9 @@ def tuned(baseline: Baseline, validation: Split, test: Split, tries: int, fitter
         tries: Maximum number of settings to try.
         fitter: Fits, or returns a cached fit.
     """
+    if baseline.choose is not None:
+        best, tried = baseline.choose(validation)
+        return Tuned(fitter.fit(baseline, test, best), best, tried)
     grid = baseline.grid[:tries] if tries > 1 else [{**baseline.grid[0], **baseline.quick}]
     scores: list[float] = []
     if len(grid) > 1:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from benchmarks.quality.split import Floats, Ints, Split, rank
+from benchmarks.quality.split import Floats, Ints, Scorer, Split, rank
 from ebbtide.interest.events import MS_PER_DAY
 from ebbtide.train.evaluation.lists import RankedLists
 
@@ -25,11 +25,16 @@ def ease(split: Split, *, regularisation: float, half_life_days: float = math.in
         regularisation: Added to the diagonal of the co-occurrence matrix.
         half_life_days: Half-life of the history's events; infinity for the published model.
     """
+    return rank(split, ease_scorer(split, regularisation, half_life_days))
+
+
+def ease_scorer(split: Split, regularisation: float, half_life_days: float = math.inf) -> Scorer:
+    """Scores by EASE; the arguments are those of `ease`."""
     kept, gram = _cooccurrence(split)
     inverse = np.linalg.inv(gram + np.float32(regularisation) * np.eye(gram.shape[0], dtype=np.float32))
     weights = inverse / -np.diag(inverse)
     np.fill_diagonal(weights, 0)
-    return _rank(split, kept, weights, half_life_days)
+    return _scorer(split, kept, weights, half_life_days)
 
 
 def decayed_neighbours(split: Split, *, half_life_days: float, shrinkage: float, neighbours: int) -> RankedLists:
@@ -49,7 +54,7 @@ def decayed_neighbours(split: Split, *, half_life_days: float, shrinkage: float,
     if neighbours < similarity.shape[0]:
         lowest = np.partition(similarity, -neighbours, axis=1)[:, -neighbours, None]
         similarity[similarity < lowest] = 0
-    return _rank(split, kept, similarity, half_life_days)
+    return rank(split, _scorer(split, kept, similarity, half_life_days))
 
 
 @lru_cache(maxsize=1)
@@ -67,8 +72,8 @@ def _cooccurrence(split: Split) -> tuple[Ints, Floats]:
     return kept, np.asarray((interactions.T @ interactions).toarray(), dtype=np.float32)
 
 
-def _rank(split: Split, kept: Ints, weights: npt.NDArray[np.float32], half_life_days: float) -> RankedLists:
-    """Ranks by the decayed history times the weights; items that were not kept rank below all others."""
+def _scorer(split: Split, kept: Ints, weights: npt.NDArray[np.float32], half_life_days: float) -> Scorer:
+    """Scores by the decayed history times the weights; items that were not kept rank below all others."""
     test = split.test
     column = np.full(len(test.catalog), -1)
     column[kept] = np.arange(kept.shape[0])
@@ -94,4 +99,4 @@ def _rank(split: Split, kept: Ints, weights: npt.NDArray[np.float32], half_life_
         scores[:, kept] = kept_scores
         return scores
 
-    return rank(split, score)
+    return score

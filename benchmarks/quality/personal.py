@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.quality.popularity import popularity_scorer
-from benchmarks.quality.split import Floats, Ints, Split, rank
+from benchmarks.quality.split import Floats, Ints, Scorer, Split, rank
 from ebbtide.interest.events import MS_PER_DAY
 from ebbtide.train.evaluation.lists import RankedLists
 
@@ -23,15 +23,21 @@ def personal_frequency(
         half_life_days: Half-life of the user's own counts; infinity for no decay.
         popular_share: Weight of popularity, scaled to a maximum of 1; the default only orders unseen items.
     """
-    test = split.test
     popular = popularity_scorer(split, updated, window_days=30.0)
+    own = own_counts_scorer(split, half_life_days)
+    return rank(split, lambda cases: popular(cases) * np.float32(popular_share) + own(cases))
+
+
+def own_counts_scorer(split: Split, half_life_days: float) -> Scorer:
+    """Scores by the user's own decayed item counts."""
+    test = split.test
 
     def score(cases: Ints) -> Floats:
-        scores = popular(cases) * np.float32(popular_share)
+        scores = np.zeros((cases.shape[0], len(test.catalog)), dtype=np.float32)
         for row, case in enumerate(cases.tolist()):
             past = split.history(case)
             age_days = (test.log.time_ms[test.baskets.head[case]] - test.log.time_ms[past]) / MS_PER_DAY
             np.add.at(scores[row], test.log.item[past], np.exp2(-age_days / half_life_days).astype(np.float32))
         return scores
 
-    return rank(split, score)
+    return score

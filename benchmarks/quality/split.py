@@ -7,17 +7,19 @@ the split time T2; models are fitted again on all events before T2.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ebbtide.data.baskets import Baskets, in_turn
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.events import EventLog
 from ebbtide.data.splits import after_time, held_out
 from ebbtide.train.evaluation.accuracy import accuracy, user_means
 from ebbtide.train.evaluation.lists import LENGTH, NO_ITEM, RankedLists
+from ebbtide.train.evaluation.relevance import Relevance
 from ebbtide.train.evaluation.testset import TestSet
 
 VALIDATION_FRACTION = 0.1
@@ -48,6 +50,16 @@ class Split:
     def training_end_ms(self) -> int:
         """The split time: the timestamp of the first test event."""
         return int(self.test.log.time_ms[self.test.is_test].min())
+
+    def drawn(self, at_most: int, seed: int = 0) -> Split:
+        """The same split with so many of its baskets, of each user in turn."""
+        test = self.test
+        if len(test.baskets) <= at_most:
+            return self
+        chosen = np.sort(in_turn(test.owner, seed)[:at_most])
+        baskets = Baskets(test.baskets.head[chosen], test.baskets.stop[chosen])
+        fewer = replace(test, baskets=baskets, relevance=Relevance.of(test.log, baskets), owner=test.owner[chosen])
+        return replace(self, test=fewer)
 
     def history(self, case: int) -> slice:
         """Log indices of the user's events strictly before a test basket."""
@@ -83,7 +95,7 @@ def rank(split: Split, scorer: Scorer) -> RankedLists:
     test = split.test
     item = np.full((len(test.baskets), LENGTH), NO_ITEM, dtype=np.int64)
     score = np.full((len(test.baskets), LENGTH), -np.inf, dtype=np.float32)
-    order = np.argsort(test.log.time_ms[test.baskets.head], kind="stable")
+    order = by_time(split)
     rows = max(_SCORES_PER_BATCH // len(test.catalog), 1)
     for start in range(0, order.shape[0], rows):
         cases = order[start : start + rows]
@@ -96,6 +108,11 @@ def rank(split: Split, scorer: Scorer) -> RankedLists:
         item[cases, : values.shape[1]] = np.where(np.isfinite(values), best.indices.numpy(), NO_ITEM)
         score[cases, : values.shape[1]] = values
     return RankedLists(item, score)
+
+
+def by_time(split: Split) -> Ints:
+    """The indices of the test baskets, ordered by their timestamps."""
+    return np.argsort(split.test.log.time_ms[split.test.baskets.head], kind="stable")
 
 
 def ndcg_at_10(split: Split, lists: RankedLists) -> float:

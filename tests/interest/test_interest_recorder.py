@@ -1,6 +1,6 @@
 """Records give what the batch formula gives for all events at once, whatever way the events took into them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebbtide.interest.contract import Limits
-from ebbtide.interest.record import HALF_PRECISION, HALF_TAIL_EVENTS, KNOWN_IDS, TAIL_EVENTS, NewEvents, Records
+from ebbtide.interest.record import (
+    HALF_PRECISION,
+    HALF_TAIL_EVENTS,
+    KNOWN_IDS,
+    TAIL_EVENTS,
+    NewEvents,
+    Records,
+    append_raw,
+)
 
 START_MS = 1_600_000_000_000
 MS_PER_DAY = 86_400_000
@@ -361,6 +369,28 @@ def test_late_event_counts_by_age_and_is_counted_when_it_is_older_than_what_is_f
     decays = np.exp(-model.parameters.repeat.decay_rate_per_day.astype(float) * age_days)
     was = old.items.counts[np.argsort(old.items.item)]
     np.testing.assert_allclose(new.items.counts[first], was + np.stack([2 * decays, 0 * decays]), rtol=1e-5)
+
+
+def test_call_counts_once_when_it_is_sent_again_with_more_events_than_a_record_has_ids_of(make_model):
+    model = make_model()
+    recorder = model.pipeline.recorder()
+    random = np.random.default_rng(1)
+    keys, time_ms = random.choice(model.keys, 300), START_MS + 1_000 * np.arange(300)
+    first = events_of(keys[:200], time_ms[:200])
+    done = recorder.observe([None], first)
+    assert done.counts.tolist() == [[200, 0, 0, 0]]
+    again = recorder.observe(done.records, first)
+    assert again.counts.tolist() == [[0, 200, 0, 0]]
+    assert again.records == done.records
+    # A caller that sends its last events each time: those that are new count.
+    window = recorder.observe(done.records, events_of(keys[150:210], time_ms[150:210]))
+    assert window.counts.tolist() == [[10, 50, 0, 0]]
+    # Another export's record, which it has folded itself.
+    assert append_raw(done.records, first).duplicates.tolist() == [200]
+    # Events that come twice in one call tell nothing about an earlier one.
+    twice = events_of(keys[[5, 299, 299, 299]], time_ms[[5, 299, 299, 299]])
+    twice = replace(twice, event_id=np.array([7, 8, 8, 8]))
+    assert recorder.observe(done.records, twice).counts.tolist() == [[2, 2, 1, 0]]
 
 
 @settings(max_examples=30)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from ebbtide.data.dataset import DataReference
 from ebbtide.train.checkpoint import CheckpointFolder
+from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.errors import CheckpointError
 from ebbtide.train.stage import train_bundle
 from ebbtide.train.trainer import fit
 from ebbtide.train.watcher import Watcher
+from films import films_in
 
 MODEL = ModelConfig(dimensions=8, exclude_seen=False, repeat_score=True)
 TRAINING = TrainConfig(epochs=2, windows_per_batch=3, targets_per_window=4, validation_fraction=0.3)
@@ -90,16 +91,33 @@ def told(result):
     return result.start, result.best_epoch, epochs
 
 
-def test_fit_is_the_same_when_it_was_broken_off_after_any_batch_and_resumed(random_log, vectors, tmp_path):
-    whole = train(random_log, vectors)
+@pytest.mark.parametrize(
+    ("model", "fraction", "start"),
+    [
+        (MODEL, 0.3, Start.texts),
+        # Of two starts, the one that is raced first goes on, then the other one.
+        (ModelConfig(dimensions=2), 0.5, Start.texts),
+        (ModelConfig(dimensions=2), 0.3, Start.items),
+    ],
+)
+def test_fit_is_the_same_when_it_was_broken_off_after_any_batch_and_resumed(
+    random_log, vectors, tmp_path, model, fraction, start
+):
+    config = TRAINING.model_copy(update={"epochs": 4, "validation_fraction": fraction, "interest_scales": (1.0,)})
+
+    def train(*watcher_and_checkpoints):
+        return fit(random_log, np.ones(random_log.events, bool), vectors, model, config, *watcher_and_checkpoints)
+
+    whole = train()
+    assert whole.start is start
     expected = whole.model.state_dict()
     for after in count(1, step=2):
         folder = tmp_path / str(after)
         try:
-            train(random_log, vectors, Interrupter(after), CheckpointFolder(folder, every_batches=2))
+            train(Interrupter(after), CheckpointFolder(folder, every_batches=2))
             break
         except Interrupted:
-            again = train(random_log, vectors, None, CheckpointFolder(folder, resume=True))
+            again = train(None, CheckpointFolder(folder, resume=True))
         assert told(again) == told(whole)
         torch.testing.assert_close(again.model.state_dict(), expected, rtol=0, atol=0)
     assert after > 10
@@ -107,19 +125,7 @@ def test_fit_is_the_same_when_it_was_broken_off_after_any_batch_and_resumed(rand
 
 @pytest.fixture(scope="module")
 def data(small_files):
-    return DataReference(
-        events=str(small_files / "ratings.parquet"),
-        catalog=str(small_files / "movies.parquet"),
-        user_column="userId",
-        item_column="movieId",
-        time_column="timestamp",
-        weight_column=None,
-        catalog_item_column="movieId",
-        text_template="{title} ({year}). {genres}",
-        title_template="{title}",
-        max_bad_rows=0.01,
-        holdout="none",
-    )
+    return films_in(small_files)
 
 
 def test_bundle_is_the_same_to_the_byte_when_training_was_killed_and_resumed(data, tmp_path):

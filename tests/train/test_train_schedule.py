@@ -1,10 +1,11 @@
-"""The rate of learning over a fit, and over the fit again on all events."""
+"""The order of the fits of a training: the race of the starts, the fit of the best one, and the refit."""
 
 import numpy as np
 
+from ebbtide.data.baskets import basket_heads
 from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.trainer import fit
+from ebbtide.train.trainer import _some_baskets, fit
 from ebbtide.train.watcher import Watcher
 
 
@@ -21,7 +22,7 @@ class Rates(Watcher):
         self.rates.append(epoch.learning_rate)
 
 
-def test_learning_rate_falls_to_the_end_of_the_fit_again_however_few_its_epochs(random_log):
+def test_refit_is_one_epoch_late_in_the_cycle_of_the_learning_rate(random_log):
     vectors = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
     config = TrainConfig(
         epochs=8, patience=1, windows_per_batch=1, targets_per_window=2, validation_fraction=0.3, start=Start.items
@@ -31,5 +32,44 @@ def test_learning_rate_falls_to_the_end_of_the_fit_again_however_few_its_epochs(
     first, again = rates.by_fit.values()
     assert result.best_epoch < config.epochs / 2
     assert first[result.best_epoch - 1] > 0.5 * config.learning_rate
-    assert len(again) == result.best_epoch
+    assert len(again) == 1
     assert again[-1] < 0.05 * config.learning_rate
+
+
+def test_worse_start_is_given_up_after_two_epochs(random_log):
+    vectors = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
+    config = TrainConfig(epochs=5, patience=9, windows_per_batch=1, targets_per_window=2, validation_fraction=0.3)
+    rates = Rates()
+    result = fit(random_log, np.ones(random_log.events, bool), vectors, ModelConfig(dimensions=8), config, rates)
+    name = f"train, start at the {result.start.value}"
+    lengths = {key: len(found) for key, found in rates.by_fit.items()}
+    other = next(key for key in lengths if key not in (name, "refit on all events"))
+    # Number 0 is before the first step.
+    assert lengths == {name: 6, other: 3, "refit on all events": 1}
+
+
+def test_chosen_start_goes_on_as_if_no_other_was_raced(random_log):
+    vectors = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
+    config = TrainConfig(epochs=5, patience=9, windows_per_batch=1, targets_per_window=2, validation_fraction=0.3)
+    everything = np.ones(random_log.events, bool)
+    raced = fit(random_log, everything, vectors, ModelConfig(dimensions=8), config)
+    alone = fit(
+        random_log, everything, vectors, ModelConfig(dimensions=8), config.model_copy(update={"start": raced.start})
+    )
+    assert [one.loss for one in raced.epochs[1:]] == [one.loss for one in alone.epochs[1:]]
+    for name, value in alone.model.state_dict().items():
+        np.testing.assert_array_equal(raced.model.state_dict()[name], value, err_msg=name)
+
+
+def test_validation_takes_one_basket_of_each_user_in_turn(random_log):
+    heads = basket_heads(random_log)
+    of_user = random_log.user
+    mask = np.ones(random_log.events, bool)
+    taken = _some_baskets(random_log, mask, 9, 0)
+    baskets = np.unique(heads[taken])
+    assert len(baskets) == 9
+    # A basket is taken as a whole.
+    assert np.isin(heads, baskets).tolist() == taken.tolist()
+    counts = np.bincount(of_user[baskets], minlength=len(random_log.users))
+    possible = np.bincount(of_user[np.unique(heads)], minlength=len(random_log.users))
+    assert all(counts[user] >= min(possible[user], counts.max() - 1) for user in range(len(random_log.users)))

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.text import Text
+from typer import rich_utils
 from typer.core import TyperGroup
 
 from ebbtide.cli import (
@@ -23,6 +25,7 @@ from ebbtide.cli import (
     recommend,
     refresh,
     serve,
+    states,
     train,
     tune,
     verify,
@@ -51,11 +54,22 @@ class _Commands(TyperGroup):
                     parameter.show_envvar = False  # type: ignore[attr-defined]
 
 
+class _WholeNames(rich_utils.OptionHighlighter):
+    """Continues a long option name on the next line of a narrow terminal; typer would cut it off."""
+
+    def __call__(self, text: str | Text) -> Text:
+        name = super().__call__(text)
+        name.overflow = "fold"
+        return name
+
+
+rich_utils.highlighter = _WholeNames()
+
 app = typer.Typer(
     name="ebbtide",
     cls=_Commands,
     help="Recommendations from interests that ebb, served on NVIDIA Triton.\n\n"
-    "Order of work: (prepare ->) train -> export -> serve -> recommend. "
+    "Order of work: (prepare ->) train -> export -> serve -> observe -> recommend. "
     "The --help of each command shows an example.\n\n"
     "An option of a command can also come from a config file (--config) or from an environment variable: "
     "EBBTIDE_TRAIN_EPOCHS=4 is --epochs 4 of train.\n\n"
@@ -76,6 +90,9 @@ app.command("check")(check.command)
 app.command("serve")(serve.command)
 app.command("gateway")(gateway.command)
 app.command("recommend")(recommend.command)
+app.command("observe")(states.observe)
+app.command("interest")(states.interest)
+app.command("forget")(states.forget)
 app.command("loadtest")(loadtest.command)
 app.command("tune")(tune.command)
 app.command("capacity")(capacity.command)

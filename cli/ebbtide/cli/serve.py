@@ -39,7 +39,7 @@ def command(
     metrics_port: Annotated[int | None, typer.Option(help="Metrics port. Default: a free one.")] = None,
     model_config_name: Annotated[
         str | None,
-        typer.Option(help="Name of the configs to use, as written by `ebbtide export --target`, such as gpu-1."),
+        typer.Option(help="Name of the configs to use, as written by `ebbtide export --machine`, such as gpu-1."),
     ] = None,
     response_cache_mb: Annotated[
         int | None,
@@ -57,10 +57,9 @@ def command(
     state: Annotated[
         str | None,
         typer.Option(
-            envvar="EBBTIDE_STATE",
             help="Address of the store of the users' states: embedded:FOLDER, redis://HOST:PORT/NUMBER, rediss://... "
-            "(TLS), redis+cluster://... or rediss+cluster://...; none for no store. Default: a folder beside the "
-            "repository, embedded:REPOSITORY.state.",
+            "(TLS), redis+cluster://... or rediss+cluster://...; none for no store. Default: the variable "
+            "EBBTIDE_STATE, or else a folder beside the repository, embedded:REPOSITORY.state.",
         ),
     ] = None,
     log_file: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,
@@ -106,8 +105,9 @@ def command(
     require_file("--log-file", log_file)
     warn_of_two_runtimes()
     from ebbtide.serve import ServerConfig
+    from ebbtide.store import ADDRESS_VARIABLE
 
-    state = state or f"embedded:{repository.absolute()}.state"
+    state = state or os.environ.get(ADDRESS_VARIABLE) or f"embedded:{repository.absolute()}.state"
     try:
         config = ServerConfig(
             model_repository=repository,
@@ -154,14 +154,14 @@ def _store_name(state: str) -> str:
         CommandError: The address or a setting of the store is not usable.
     """
     from ebbtide.serve import NO_STATE
-    from ebbtide.store import StoreConfigError, config_from_environment, open_store
+    from ebbtide.store import StoreError, config_from_environment, open_store
 
     if state == NO_STATE:
         return "none: requests cannot name a user"
     try:
         with open_store(state, config_from_environment(os.environ)) as store:
             return store.name
-    except StoreConfigError as error:
+    except StoreError as error:
         raise CommandError(f"{error}; `--state` names another store, and `--state none` does without") from None
 
 
@@ -202,5 +202,7 @@ def _show(url: str, bundle: Path | None, user: str | None) -> None:
     if bundle is None or user is None:
         return
     from ebbtide.cli.recommend import show_recommendations
+    from ebbtide.client import InterestClient
 
-    show_recommendations(url, bundle, user)
+    with InterestClient(url) as client:
+        show_recommendations(client, bundle, user)

@@ -72,3 +72,21 @@ def seen_share(log: EventLog, baskets: Baskets) -> float:
     """Share of the baskets' events whose item the user had interacted with before the basket; 0 without events."""
     inside = np.isin(basket_heads(log), baskets.head)
     return float(is_repeat(log)[inside].mean()) if inside.any() else 0.0
+
+
+def in_turn(owner: Ints, seed: int) -> Ints:
+    """An order of baskets that takes one of each user in turn: who has many is not heard more than others.
+
+    Args:
+        owner: ``[baskets]``, the user of each, ascending.
+        seed: Draws the order of a user's baskets, and of the users within a turn.
+
+    Returns:
+        ``[baskets]``, the indices of the baskets.
+    """
+    random = np.random.default_rng(seed)
+    drawn = np.lexsort((random.random(owner.shape[0]), owner))
+    turn = np.empty(owner.shape[0], dtype=np.int64)
+    turn[drawn] = np.arange(owner.shape[0]) - np.searchsorted(owner, owner)
+    order: Ints = np.lexsort((random.random(owner.shape[0]), turn))
+    return order

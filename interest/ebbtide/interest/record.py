@@ -235,7 +235,24 @@ class Records:
         return [b"".join(parts) for parts in zip(header_bytes, event_bytes, id_bytes, self.folded, strict=True)]
 
     def is_new(self, events: RawEvents) -> Bools:
-        """Whether each event is neither in the records nor repeats an earlier one of its user, ``[events]``."""
+        """Whether each event is neither in the records nor repeats an earlier one of its user, ``[events]``.
+
+        Records forget the ids of old events. So if one of a user's events is in the record, those that are older than
+        what is folded count as known as well: the events were sent before, as a whole.
+        """
+        new = self._has_new_id(events)
+        is_late = new & (events.time_ms < self.headers["newest_ms"][events.user])
+        if np.count_nonzero(is_late) and not new.all():
+            repeated = events.take(~new)
+            _, first = np.unique(np.stack([repeated.user, repeated.event_id]), axis=1, return_index=True)
+            once = repeated.take(np.sort(first))
+            sent_before = np.zeros(len(self.folded), dtype=np.bool_)
+            sent_before[once.user[~self._has_new_id(once)]] = True
+            new &= ~(is_late & sent_before[events.user])
+        return new
+
+    def _has_new_id(self, events: RawEvents) -> Bools:
+        """Whether no event of the records, and no earlier one of the user, has the id, ``[events]``."""
         user = np.concatenate([self.events.user, self.folded_id_user, events.user])
         event_id = np.concatenate([self.events.event_id, self.folded_id, events.event_id])
         order = np.lexsort((event_id, user))

@@ -91,7 +91,8 @@ class Recorder:
         """The records after new events; a pure function of both.
 
         Events whose time is not before the newest folded event count exactly, in whatever order they arrive. Raw events
-        of `append_raw` are folded along.
+        of `append_raw` are folded along. The same call again changes nothing, however many events it has, unless more
+        new events than a record has ids of came between.
 
         Args:
             records: ``[U]``, of distinct users and of this export; None for a user without one.

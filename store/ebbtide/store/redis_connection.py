@@ -71,8 +71,6 @@ def connected(address: RedisAddress, config: StoreConfig) -> redis.Redis | Redis
         redis.RedisError: The nodes of a cluster cannot be asked.
     """
     settings: dict[str, Any] = {
-        "host": address.host,
-        "port": address.port,
         "username": config.username,
         "password": config.password,
         # Sending has no other limit; connecting and reading end at the deadline.
@@ -80,18 +78,35 @@ def connected(address: RedisAddress, config: StoreConfig) -> redis.Redis | Redis
         "socket_keepalive": True,
         "max_connections": _ANY_NUMBER,
         "protocol": 2,
-        "driver_info": None,
-        "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     }
     if address.is_tls:
+        # Without a command at the start (redis-py sends CLIENT SETINFO), the session tickets of TLS 1.3 would still be
+        # unread, and redis-py would take the connection for one with an answer left over.
         settings |= {
             "ssl_ca_certs": None if config.ca_file is None else str(config.ca_file),
             "ssl_certfile": None if config.certificate_file is None else str(config.certificate_file),
             "ssl_keyfile": None if config.key_file is None else str(config.key_file),
         }
-    connection = _TlsConnection if address.is_tls else _PlainConnection
+    settings["connection_class"] = _TlsConnection if address.is_tls else _PlainConnection
+    retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
     if address.is_cluster:
-        return RedisCluster(connection_class=connection, **settings)
-    return redis.Redis(
-        connection_pool=redis.ConnectionPool(connection_class=connection, db=address.database, **settings)
-    )
+        return _connected_cluster(f"redis://{address.host}:{address.port}", settings | {"retry": retry})
+    pool = redis.ConnectionPool(host=address.host, port=address.port, db=address.database, retry=retry, **settings)
+    return redis.Redis(connection_pool=pool)
+
+
+def _connected_cluster(url: str, settings: dict[str, Any]) -> RedisCluster:
+    """A cluster's client. It takes a class of connections only with an address, whose scheme counts for nothing."""
+    pools: list[redis.ConnectionPool] = []
+
+    def pool(**options: Any) -> redis.ConnectionPool:  # noqa: ANN401 - settings of any kind
+        pools.append(redis.ConnectionPool(**options))
+        return pools[-1]
+
+    try:
+        return RedisCluster(url=url, connection_pool_class=pool, **settings)
+    except BaseException:
+        # It would leave them open.
+        for each in pools:
+            each.disconnect()
+        raise

@@ -142,8 +142,8 @@ class TrainConfig(BaseModel):
     """Training windows in one batch, which is one step."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of the training events, the latest ones, on which early stopping validates."""
-    validation_baskets: int = Field(20_000, ge=1)
-    """Largest number of validation baskets to rank after each epoch; sampled with the seed."""
+    validation_baskets: int = Field(5_000, ge=1)
+    """Largest number of validation baskets to rank after each epoch; drawn with the seed, of each user in turn."""
     loss: Loss | None = None
     """None: the full softmax; for a catalog of more than `FULL_SOFTMAX_ITEMS` items, the sampled softmax."""
     negatives: int = Field(512, ge=1)
@@ -170,7 +170,7 @@ class TrainConfig(BaseModel):
     encoder_items_per_step: int = Field(64, ge=1)
     """Largest number of texts that one step encodes with gradients."""
     refit: bool = True
-    """After validation has chosen the number of epochs, train a new model on all training events."""
+    """Train the model of the best epoch for one more epoch, on all training events."""
 
     def for_catalog(self, items: int) -> TrainConfig:
         """The same settings with the loss filled in: the default for a catalog of this many items if it is None."""

@@ -27,7 +27,9 @@ from ebbtide.train.windows import batches, training_windows
 
 _MAX_GRADIENT_NORM = 5.0
 _NO_WORSE = 0.01
-"""Relative loss of NDCG@10 that is chance: of epochs so near the best one, the last is taken."""
+"""Relative loss of NDCG@10 that is chance: of epochs so near the best one, the last is chosen."""
+_REFIT_FROM = 0.5
+"""Where in the cycle of the learning rate a refit begins: past its peak, since the model has learned most already."""
 _MODEL, _BEST, _OPTIMIZER, _ENCODER = "model.", "best.", "optimizer.", "encoder."
 _GENERATORS, _TEXT_VECTORS = "torch_generators", "text_vectors"
 
@@ -47,17 +49,19 @@ class Loop:
         epochs: int,
         history: History,
         saved: Checkpoint | None,
+        initial: dict[str, Tensor] | None = None,
     ) -> None:
         """Makes the model, or restores it.
 
         Args:
-            material: Data and settings.
+            material: Data and settings. Without its checkpoints, nothing is saved.
             phase: ``refit`` counts its own epochs and leaves the history alone.
             training: ``[events]``, events to learn from.
             validation: ``[events]``, events that decide which epoch is best; None for none.
             epochs: At most.
             history: Of the training so far; this fit adds to it.
             saved: Of this phase.
+            initial: `best` of another fit, to go on from; None for the start of the history.
         """
         self.material = material
         self.phase = phase
@@ -71,15 +75,18 @@ class Loop:
         self.fine_tuner = None if material.make_fine_tuner is None else material.make_fine_tuner()
         counts = np.bincount(material.log.item[training], minlength=material.text_vectors.shape[0])
         self.model.trust_residuals(torch.from_numpy(counts), config.residual_half_trust_events)
-        if saved is None:
+        if saved is None and initial is None:
             self._warm_start(training)
             if material.smoothing is not None:
                 self.model.prior_smoothing_events.copy_(torch.from_numpy(material.smoothing.events))
         self.step = Step(
             self.model, material.log, material.tensors, material.popularity, training, config, self.fine_tuner
         )
-        if saved is None:
+        if saved is None and initial is None:
             self.step.standardise_repeats()
+        if initial is not None and saved is None:
+            self._put(initial)
+            self._refresh()
         self.optimizer = optimizer_of(
             self.model, config, self._encoder_parameters(), fused=not material.devices.scales_loss
         )
@@ -93,15 +100,24 @@ class Loop:
         self.baskets = 0
         if saved is not None:
             self._restore(saved)
+        self._paused = self.material.devices.generators()
 
-    def run(self) -> InterestModel:
-        """The model of the best epoch, or of the last where nothing is validated."""
+    def run(self, until: int | None = None) -> None:
+        """Trains to the end, or until so many epochs are done; another call goes on.
+
+        Between two calls other fits may use torch's random generators: the result is that of one call.
+        """
+        self.material.devices.restore_generators(self._paused)
         if self.phase == "train" and not self.history.epochs:
             self._end_epoch(time.monotonic())
-        while not self._finished():
+        while not self._finished() and (until is None or self._done() < until):
             began = time.monotonic()
             self._epoch()
             self._end_epoch(began)
+        self._paused = self.material.devices.generators()
+
+    def finished_model(self) -> InterestModel:
+        """The model of the best epoch, or of the last where nothing was validated, put together for serving."""
         if self.best:
             self._put(self.best)
             self._refresh()
@@ -151,8 +167,10 @@ class Loop:
         for index, group in enumerate(batches(windows, config.windows_per_batch)):
             if index >= self.batches:
                 fraction = index * config.windows_per_batch / len(windows)
-                # A fit again for fewer epochs slows down by its own end.
-                set_learning_rate(self.optimizer, (self._done() + fraction) / self.epochs)
+                progress = (self._done() + fraction) / self.epochs
+                if self.phase == "refit":
+                    progress = _REFIT_FROM + (1 - _REFIT_FROM) * progress
+                set_learning_rate(self.optimizer, progress)
                 self._descend(group)
                 self.batches = index + 1
                 checkpoints = self.material.checkpoints

@@ -1,4 +1,4 @@
-"""Fits the interest model: on the earlier events until validation on the later ones is best, then on all of them."""
+"""Fits the interest model: on the earlier events until validation on the later ones is best, then once on all."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ebbtide.data.baskets import basket_heads, has_past, is_repeat
+from ebbtide.data.baskets import basket_heads, has_past, in_turn, is_repeat
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
 from ebbtide.data.splits import after_time
-from ebbtide.train.checkpoint import CheckpointFolder, Identity
+from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Identity
 from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
@@ -25,11 +25,16 @@ from ebbtide.train.material import History, Material
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import LivePopularity, PopularitySnapshots, Smoothing, snapshot_times
 from ebbtide.train.popularity_fit import fit_smoothing
-from ebbtide.train.progress import Epoch
+from ebbtide.train.progress import Epoch, Tried
 from ebbtide.train.watcher import Watcher
 from ebbtide.train.windows import LogTensors
 
 Mask = npt.NDArray[np.bool_]
+
+_RACE_EPOCHS = 2
+"""Epochs after which the better start is known; the other one is given up."""
+_REFIT_EPOCHS = 1
+"""Epochs on all events after the best one, in the second half of the learning rate's cycle."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def fit(
         features: Further feature blocks by name, ``[items, width]`` each; None for none.
 
     Returns:
-        The model of the best epoch, fitted again on all training events unless ``refit`` is off.
+        The model of the best epoch, trained for one more epoch on all training events unless ``refit`` is off.
 
     Raises:
         DataError: Too few events to train or to validate on.
@@ -103,9 +108,6 @@ def fit(
     if checkpoints is not None:
         settings = {**model_config.model_dump(), **train_config.model_dump(), **devices.settings}
         saved = checkpoints.begin(Identity(settings=settings, data=_digest(log, text_vectors, features)))
-    if saved is not None and saved.progress.earlier and not train_config.refit:
-        # The parameters of an earlier start are gone, and nothing would fit them again.
-        saved = None
     # Whatever is wrong with data and settings has been told by now, once.
     devices.launch()
     smoothing = _smoothing(log, training, text_vectors.shape[0], model_config, train_config.seed)
@@ -125,29 +127,57 @@ def fit(
         make_fine_tuner=make_fine_tuner,
     )
     refitting = saved is not None and saved.progress.phase == "refit"
-    loop = None
-    tried = [] if saved is None else [saved.progress.tried] if refitting else list(saved.progress.earlier)
-    if not refitting:
-        starts = train_config.starts(model_config)
-        for start in starts[len(tried) :]:
-            resumed = saved if saved is not None and saved.progress.tried.start is start else None
-            history = History(start, list(tried)) if resumed is None else History.of(resumed.progress.tried, tried)
-            name = "train" if len(starts) == 1 else f"train, start at the {start.value}"
-            watcher.fit_started(name, train_config.epochs, max(len(history.epochs) - 1, 0))
-            latest = Loop(material, "train", training, validation, train_config.epochs, history, resumed)
-            latest.run()
-            if loop is None or history.best_ndcg_at_10 > max(one.best_ndcg_at_10 for one in tried):
-                loop = latest
-            tried.append(history.tried)
-    best = max(tried, key=lambda one: one.best_ndcg_at_10)
-    if loop is None or train_config.refit:
-        done = saved.progress.refit_epochs if saved is not None and refitting else 0
-        watcher.fit_started("refit on all events", best.best_epoch, done)
-        history = History.of(best, ())
-        loop = Loop(material, "refit", predictable, None, best.best_epoch, history, saved if refitting else None)
-        loop.run()
-    chosen = (best.start, best.epochs, best.best_epoch, best.best_ndcg_at_10)
-    return Fit(loop.model, *chosen, loop.step.rating_mean, loop.fine_tuner)
+    if refitting and saved is not None:
+        best, chosen = saved.progress.tried, None
+    else:
+        best, chosen = _chosen_start(material, training, validation, saved)
+    if chosen is None or train_config.refit:
+        # Where no step of training was of use, one more is of none either: the start on all events.
+        epochs = min(best.best_epoch, _REFIT_EPOCHS)
+        watcher.fit_started("refit on all events", epochs, saved.progress.refit_epochs if saved and refitting else 0)
+        initial = chosen.best if chosen is not None and epochs else None
+        chosen = Loop(
+            *(material, "refit", predictable, None, epochs, History.of(best, ())),
+            *(saved if refitting else None, initial),
+        )
+        chosen.run()
+    found = (best.start, best.epochs, best.best_epoch, best.best_ndcg_at_10)
+    return Fit(chosen.finished_model(), *found, chosen.step.rating_mean, chosen.fine_tuner)
+
+
+def _chosen_start(material: Material, training: Mask, validation: Mask, saved: Checkpoint | None) -> tuple[Tried, Loop]:
+    """The best start, trained to its end: all are raced for a few epochs, and only the best one goes on.
+
+    A start whose race ended before a kill is not trained again, unless it is the one that goes on.
+    """
+    config = material.config
+    starts = config.starts(material.model_config)
+    ended = {} if saved is None else {one.start: one for one in saved.progress.earlier}
+    running = None if saved is None else saved.progress.tried.start
+    loops: dict[Start, Loop] = {}
+
+    def loop(start: Start) -> Loop:
+        resumed = saved if saved is not None and start is running else None
+        others = [one for one in ended.values() if one.start is not start]
+        history = History(start, others) if resumed is None else History.of(resumed.progress.tried, others)
+        return Loop(material, "train", training, validation, config.epochs, history, resumed)
+
+    def run(one: Loop, until: int | None = None) -> None:
+        start, done = one.history.start, max(len(one.history.epochs) - 1, 0)
+        name = "train" if len(starts) == 1 else f"train, start at the {start.value}"
+        material.watcher.fit_started(name, config.epochs, done)
+        one.run(until)
+        ended[start] = one.history.tried
+
+    for start in starts if len(starts) > 1 else ():
+        if start not in ended:
+            loops[start] = loop(start)
+            run(loops[start], _RACE_EPOCHS)
+    best = max(starts, key=lambda start: ended[start].best_ndcg_at_10) if ended else starts[0]
+    chosen = loops.get(best) or loop(best)
+    chosen.history.earlier = [one for one in ended.values() if one.start is not best]
+    run(chosen)
+    return chosen.history.tried, chosen
 
 
 def _smoothing(log: EventLog, training: Mask, items: int, config: ModelConfig, seed: int) -> Smoothing | None:
@@ -178,12 +208,15 @@ def _digest(
 
 
 def _some_baskets(log: EventLog, mask: Mask, at_most: int, seed: int) -> Mask:
-    """The events of so many of the masked baskets, ``[events]``."""
+    """The events of so many of the masked baskets, ``[events]``: one of each user in turn, drawn at random.
+
+    Validation averages over users, so a second basket of a user says less than the first one of another.
+    """
     heads = basket_heads(log)
     chosen = np.unique(heads[mask])
     if chosen.shape[0] <= at_most:
         return mask
-    chosen = np.random.default_rng(seed).choice(chosen, at_most, replace=False)
+    chosen = chosen[in_turn(log.user[chosen], seed)[:at_most]]
     return np.asarray(mask & np.isin(heads, chosen))
 
 
