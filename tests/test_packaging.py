@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STAGES = (
-    *("interest", "data", "train", "export", "client", "serve", "gateway", "cli"),
+    *("interest", "store", "data", "train", "export", "client", "serve", "gateway", "cli"),
     *("check", "verify", "deploy", "tune", "loadtest", "capacity"),
 )
 
@@ -76,6 +76,7 @@ PAIRS = {
     "README.md": "README.zh-CN.md",
     "docs/prepare.md": "docs/zh-CN/prepare.md",
     "docs/domains.md": "docs/zh-CN/domains.md",
+    "docs/online-interest.md": "docs/zh-CN/online-interest.md",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ebbtide.client._contract_check import fingerprint_of
 from ebbtide.client._served import served
@@ -50,8 +50,8 @@ class ModelMetadata:
     """Input tensors."""
     outputs: tuple[TensorMetadata, ...]
     """Output tensors."""
-    limits: Mapping[str, int]
-    """Limits of one request, such as ``max_events``; empty for a model whose configuration states none."""
+    limits: Mapping[str, int] = field(default_factory=dict[str, int], hash=False)
+    """Limits of one request, by the names of `ebbtide.interest.contract.Limits`: ``max_events``, ..."""
 
 
 def server_metadata(message: Untyped) -> ServerMetadata:

@@ -13,7 +13,6 @@ and the number of events. A batch of events after t continues these sums, see `e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,6 @@ Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-Values = TypeVar("Values", Doubles, Ints)
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,13 @@ class FoldedSums:
         return np.where(self.counts.any(axis=1), newest, batch.idle_hours)
 
 
-def read(state: InterestState, parameters: InterestParameters, now_ms: Ints, batch: EventBatch) -> FoldedSums:
+def read(
+    state: InterestState,
+    parameters: InterestParameters,
+    now_ms: Ints,
+    batch: EventBatch,
+    decay_scale: Floats | None = None,
+) -> FoldedSums:
     """The folded sums as of `now`; the state itself stays as it is.
 
     The folded session joins the folded history if a pause longer than the session gap follows it, or if an event after
@@ -88,24 +92,40 @@ def read(state: InterestState, parameters: InterestParameters, now_ms: Ints, bat
         now_ms: ``[B]``, each request's clock; before the newest folded event it counts as the time of that event.
         batch: E events of B requests that are not in the state, with ages as of `now_ms`. Those older than the newest
             folded event add no rank to the folded ones.
+        decay_scale: ``[B]``, factor on every decay rate by age, from the newest folded event on: the decay before it is
+            part of the sums. None for 1.
     """
     age_ms = np.maximum(now_ms - state.time_ms, 0)
-    is_later = batch.age_ms <= age_ms[batch.request]
-    later = np.bincount(batch.half[is_later], minlength=2 * batch.requests).reshape(-1, 2)
+    request, half, event_age_ms = batch.request, batch.half, batch.age_ms
+    is_later = event_age_ms <= age_ms[request]
+    if np.count_nonzero(is_later) != is_later.size:
+        request, half, event_age_ms = request[is_later], half[is_later], event_age_ms[is_later]
+    later = np.bincount(half, minlength=2 * batch.requests).reshape(-1, 2)
     next_age_ms = np.zeros_like(age_ms)
     # Events stand oldest first, so the last one that is written for a request is its oldest later one.
-    next_age_ms[batch.request[is_later][::-1]] = batch.age_ms[is_later][::-1]
+    next_age_ms[request[::-1]] = event_age_ms[::-1]
     is_closed = (age_ms - next_age_ms > parameters.config.session_gap_ms) | (later[:, 0] > 0)
 
+    since = np.stack([scaled_days(age_ms, decay_scale), later.sum(axis=1)], axis=1)
+    decay = np.exp(since @ parameters.decay_exponents)[:, None]
+    sums, squares, counts = state.sums * decay, state.squares * decay**2, state.counts
+    if np.count_nonzero(is_closed):
+        counts = counts.copy()
+        for values in (sums, squares, counts):
+            values[is_closed, 0] += values[is_closed, 1]
+            values[is_closed, 1] = 0
+    return FoldedSums(sums, squares, counts, age_ms)
+
+
+def scaled_days(age_ms: Ints, decay_scale: Floats | None) -> Doubles:
+    """The days that a decay by age sees, ``[B]``.
+
+    Args:
+        age_ms: ``[B]``.
+        decay_scale: ``[B]``, factor on every age; None for 1.
+    """
     days = age_ms / MS_PER_DAY
-    exponents = np.outer(days, parameters.decay_rate_per_day) + np.outer(later.sum(axis=1), parameters.rank_decay_rate)
-    decay = np.exp(-exponents)[:, None]
-    return FoldedSums(
-        _roll_over(state.sums * decay, is_closed),
-        _roll_over(state.squares * decay**2, is_closed),
-        _roll_over(state.counts.copy(), is_closed),
-        age_ms,
-    )
+    return days if decay_scale is None else days * decay_scale
 
 
 def advance(
@@ -141,10 +161,3 @@ def advance(
         folded.squares + half_sums(weighted**2, batch).reshape(shape),
         folded.counts + batch.half_counts.reshape(shape[:2]),
     )
-
-
-def _roll_over(values: Values, is_closed: Bools) -> Values:
-    """The values ``[B, 2]`` or ``[B, 2, d]`` with those of closed sessions moved to history, in place."""
-    values[is_closed, 0] += values[is_closed, 1]
-    values[is_closed, 1] = 0
-    return values
