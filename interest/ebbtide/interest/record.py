@@ -22,11 +22,11 @@ Bools = npt.NDArray[np.bool_]
 
 TAIL_EVENTS = 16
 """The newest events of a user, which stay raw when an export folds a record that it writes in single precision."""
-KNOWN_IDS = 30
+KNOWN_IDS = 28
 """Event ids that are kept with them: those of the raw events and of the newest folded ones."""
 HALF_TAIL_EVENTS = 6
 """`TAIL_EVENTS` of a record in half precision."""
-HALF_KNOWN_IDS = 17
+HALF_KNOWN_IDS = 16
 """`KNOWN_IDS` of a record in half precision."""
 RAW_EVENTS = 512
 """Events that a record holds at most before its own export folds them; `append_raw` drops the oldest beyond these."""
