@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,55 +45,86 @@ def join_states(columns: Columns, sources: EventSources, states: UserStates, ses
         states: Of its users.
         session_gap_ms: A pause longer than this ends a session.
     """
-    asked = sources.user.size
-    given = np.arange(columns.user.size) if sources.kept is None else sources.kept
-    own_time_ms = columns.now_ms[sources.user] - columns.age_ms[given]
-    tail = np.flatnonzero(states.item != UNKNOWN)
-    user = np.concatenate([sources.user, states.tail.user[tail]])
-    item = np.concatenate([sources.item, states.item[tail]])
-    time_ms = np.concatenate([own_time_ms, states.tail.time_ms[tail]])
-    if asked and tail.size:
-        kept = ~_repeats_an_asked_one(user, item, time_ms, asked)
-        tail, user, item, time_ms = tail[kept[asked:]], user[kept], item[kept], time_ms[kept]
-    # At equal times the events of a record come first: they were known before.
-    is_asked = np.arange(user.size) < asked
-    order = np.lexsort((is_asked, time_ms, user))
-    nothing = np.full(tail.size, UNKNOWN, dtype=np.int64)
-
-    def joined(of_requests: Ints, of_records: Ints = nothing) -> Ints:
-        values: Ints = np.concatenate([of_requests, of_records])[order]
-        return values
-
-    users = columns.users
-    counts = np.bincount(user, minlength=users)
-    unknown = np.bincount(states.tail.user[states.item == UNKNOWN], minlength=users)
-    together = EventSources(
-        user[order],
-        item[order],
-        None if sources.text is None else joined(sources.text),
-        sources.text_vectors,
-        counts,
-        sources.left_out + unknown,
-        joined(given),
-    )
+    tail = np.arange(states.item.size)
+    left_out = sources.left_out
+    is_unknown = states.item == UNKNOWN
+    if np.count_nonzero(is_unknown):
+        tail = tail[~is_unknown]
+        left_out = left_out + np.bincount(states.tail.user[is_unknown], minlength=columns.users)
+    events = _of_records(states, tail, with_texts=sources.text is not None)
+    if sources.user.size:
+        events = _merged(_of_requests(columns, sources), events)
+    counts = np.bincount(events.user, minlength=columns.users)
     clock_ms = np.maximum(columns.now_ms, states.folded.time_ms)
-    weight = np.ones(given.size, dtype=np.float32) if columns.weight is None else columns.weight[given]
-    is_current = has_flags = None
-    if columns.is_current is not None:
-        flagged = np.ones(asked, dtype=np.bool_) if columns.has_flags is None else columns.has_flags[sources.user]
-        off = np.zeros(tail.size, dtype=np.bool_)
-        is_current = np.concatenate([columns.is_current[given], off])[order]
-        has_flags = np.concatenate([flagged, off])[order]
     batch = order_by_age(
-        together.user,
+        events.user,
         counts,
-        np.maximum(clock_ms[together.user] - time_ms[order], 0),
-        np.concatenate([weight, states.tail.weight[tail]])[order],
-        is_current,
+        np.maximum(clock_ms[events.user] - events.time_ms, 0),
+        events.weight,
+        events.is_current if columns.is_current is not None else None,
         session_gap_ms,
-        has_flags,
+        events.has_flags,
     )
-    return Joined(together, joined(np.full(asked, UNKNOWN, dtype=np.int64), tail), batch, clock_ms)
+    together = EventSources(
+        events.user, events.item, events.text, sources.text_vectors, counts, left_out, kept=events.given
+    )
+    return Joined(together, events.tail, batch, clock_ms)
+
+
+@dataclass(frozen=True)
+class _Events:
+    """Events of requests, of records, or of both, oldest first for each user where both are joined."""
+
+    user: Ints
+    item: Ints
+    text: Ints | None
+    time_ms: Ints
+    weight: Floats
+    is_current: Bools
+    has_flags: Bools
+    given: Ints
+    """Index among the events of the requests, -1 for one of a record."""
+    tail: Ints
+    """Index among the raw events of the records, -1 for one of a request."""
+
+
+def _of_records(states: UserStates, tail: Ints, *, with_texts: bool) -> _Events:
+    events = states.tail if tail.size == states.item.size else states.tail.take(tail)
+    none, off = np.full(tail.size, UNKNOWN), np.zeros(tail.size, dtype=np.bool_)
+    text = none if with_texts else None
+    return _Events(events.user, states.item[tail], text, events.time_ms, events.weight, off, off, none, tail)
+
+
+def _of_requests(columns: Columns, sources: EventSources) -> _Events:
+    given = np.arange(columns.user.size) if sources.kept is None else sources.kept
+    user = sources.user
+    weight = np.ones(given.size, dtype=np.float32) if columns.weight is None else columns.weight[given]
+    is_current = has_flags = np.zeros(given.size, dtype=np.bool_)
+    if columns.is_current is not None:
+        is_current = columns.is_current[given]
+        has_flags = np.ones(given.size, dtype=np.bool_) if columns.has_flags is None else columns.has_flags[user]
+    time_ms = columns.now_ms[user] - columns.age_ms[given]
+    none = np.full(given.size, UNKNOWN)
+    return _Events(user, sources.item, sources.text, time_ms, weight, is_current, has_flags, given, none)
+
+
+def _merged(asked: _Events, known: _Events) -> _Events:
+    """Events of requests and records, without those of records that a request repeats."""
+
+    def of_both(name: str, index: Ints | Bools) -> npt.NDArray[Any]:
+        both: npt.NDArray[Any] = np.concatenate([getattr(asked, name), getattr(known, name)])[index]
+        return both
+
+    size = asked.user.size
+    everything = np.arange(size + known.user.size)
+    user, item, time_ms = (of_both(name, everything) for name in ("user", "item", "time_ms"))
+    kept = np.flatnonzero(~_repeats_an_asked_one(user, item, time_ms, size)) if known.user.size else everything
+    # At equal times the events of a record come first: they were known before.
+    order = kept[np.lexsort((kept < size, time_ms[kept], user[kept]))]
+    names = [field.name for field in fields(_Events)]
+    return _Events(
+        **{name: None if getattr(asked, name) is None else of_both(name, order) for name in names}  # type: ignore[arg-type]
+    )
 
 
 def _repeats_an_asked_one(user: Ints, item: Ints, time_ms: Ints, asked: int) -> Bools:
