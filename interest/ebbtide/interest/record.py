@@ -26,7 +26,7 @@ KNOWN_IDS = 28
 """Event ids that are kept with them: those of the raw events and of the newest folded ones."""
 HALF_TAIL_EVENTS = 6
 """`TAIL_EVENTS` of a record in half precision."""
-HALF_KNOWN_IDS = 16
+HALF_KNOWN_IDS = 15
 """`KNOWN_IDS` of a record in half precision."""
 RAW_EVENTS = 512
 """Events that a record holds at most before its own export folds them; `append_raw` drops the oldest beyond these."""
@@ -50,6 +50,7 @@ HEADER = np.dtype(
         ("dropped", "<u4"),
         ("newest_ms", "<i8"),  # time of the newest folded event
         ("landmark_ms", "<i8"),
+        ("log_mark", "<u4"),  # of the event log that a backfill has put into the record; 0 for none
         ("alpha_offset", "<f4"),
         ("scale", "i1", (2, 2)),  # powers of two of half precision: history and session, sums and squares
     ]

@@ -106,7 +106,7 @@ class Recorder:
         is_new = is_known.copy()
         is_new[is_known] = old.is_new(given.take(is_known))
         added = given.take(is_new)
-        newest_folded_ms = np.where(_has_folded(old), old.headers["newest_ms"], -1)
+        newest_folded_ms = np.where(has_folded(old), old.headers["newest_ms"], -1)
         counts = np.stack(
             [
                 np.bincount(one.user, minlength=users)
@@ -202,7 +202,8 @@ class Recorder:
             self._folded_items(before.items, before.state.time_ms, after.time_ms, leaving, item),
         )
         fields, sections = encode_folded(folded, self._parameters, half_precision=self._half_precision)
-        fields["alpha_offset"], fields["dropped"] = old.headers["alpha_offset"], old.headers["dropped"]
+        for name in ("alpha_offset", "dropped", "log_mark"):
+            fields[name] = old.headers[name]
         fields["late"] = old.headers["late"] + late.astype(np.uint32)
         return fields, sections
 
@@ -233,31 +234,38 @@ class Recorder:
 
         decay = np.exp(-np.outer((new_ms - old_ms) / MS_PER_DAY, rates))
         old = replace(old, counts=old.counts * decay[old.user])
-        again, where = _matches(new, old)
-        new.counts[where] += old.counts[again]
-        new.newest_ms[where] = np.maximum(new.newest_ms[where], old.newest_ms[again])
         by_last = np.lexsort((order[starts], new.user))
-        found = new.take(by_last).followed_by(old.take(~again))
+        found = combined(new.take(by_last), old)
+        return self._foremost(found, new_ms.size)
+
+    def _foremost(self, items: FoldedItems, users: int) -> FoldedItems:
+        """The items that a record keeps, given those folded last first."""
+        rates = item_rates(self._parameters)
         if rates.size:
-            found = found.take(np.lexsort((-found.newest_ms, -found.counts[:, np.argmin(rates)], found.user)))
-        sizes = np.bincount(found.user, minlength=new_ms.size)
-        index = np.arange(found.user.size) - (np.cumsum(sizes) - sizes)[found.user]
-        return found.take(index < self._most_items)
+            items = items.take(np.lexsort((-items.newest_ms, -items.counts[:, np.argmin(rates)], items.user)))
+        sizes = np.bincount(items.user, minlength=users)
+        index = np.arange(items.user.size) - (np.cumsum(sizes) - sizes)[items.user]
+        return items.take(index < self._most_items)
 
 
-def _matches(new: FoldedItems, old: FoldedItems) -> tuple[Bools, Ints]:
-    """Which old items are among the new ones, and the index of each of these.
+def combined(newer: FoldedItems, older: FoldedItems) -> FoldedItems:
+    """Each item of either once, the newer ones first, with the counts of both.
 
     Args:
-        new: Sorted by user and item; at least one.
-        old: In any order.
+        newer: At least one.
+        older: Its counts as of the same times as those of `newer`.
     """
-    keys, asked = (one.user << 32 | one.item for one in (new, old))
-    index = np.minimum(keys.searchsorted(asked), keys.size - 1)
+    keys, asked = (one.user << 32 | one.item for one in (newer, older))
+    order = keys.argsort()
+    index = order[np.minimum(keys.searchsorted(asked, sorter=order), keys.size - 1)]
     again = keys[index] == asked
-    return again, index[again]
+    both, counts, newest_ms = index[again], newer.counts.copy(), newer.newest_ms.copy()
+    counts[both] += older.counts[again]
+    newest_ms[both] = np.maximum(newest_ms[both], older.newest_ms[again])
+    return replace(newer, counts=counts, newest_ms=newest_ms).followed_by(older.take(~again))
 
 
-def _has_folded(records: Records) -> Bools:
-    has_folded: Bools = (records.headers["history"] > 0) | (records.headers["session"] > 0)
-    return has_folded
+def has_folded(records: Records) -> Bools:
+    """Which records have folded events, ``[U]``."""
+    has: Bools = (records.headers["history"] > 0) | (records.headers["session"] > 0)
+    return has
