@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.interest.record import HALF_TAIL_EVENTS, KNOWN_IDS, TAIL_EVENTS, NewEvents
+from ebbtide.interest.contract import Limits
+from ebbtide.interest.record import HALF_PRECISION, HALF_TAIL_EVENTS, KNOWN_IDS, TAIL_EVENTS, NewEvents, Records
 
 START_MS = 1_600_000_000_000
 MS_PER_DAY = 86_400_000
@@ -31,8 +32,11 @@ class Log:
     """Key, time and weight of the events of the request."""
 
 
-def random_log(random, keys, *, events, calls, own_ids, asked=True) -> Log:
-    """Events that arrive out of order inside the tail, some of them more than once, and a request after them."""
+def random_log(random, keys, *, events, calls, own_ids, tidy=False) -> Log:
+    """Events that arrive out of order inside the tail, some of them more than once, and a request after them.
+
+    Tidy ones come in order, each once, with a request without events.
+    """
     pauses = random.choice(PAUSES_MS[: random.integers(3, len(PAUSES_MS) + 1)], events)
     time_ms = START_MS + np.cumsum(pauses)
     key = random.choice(keys[: random.integers(2, 30)], events)
@@ -41,9 +45,9 @@ def random_log(random, keys, *, events, calls, own_ids, asked=True) -> Log:
     index = np.arange(events)
     # An event with fewer than TAIL_EVENTS newer ones before it is never older than what is folded; the id of one with
     # fewer than KNOWN_IDS newer ones is still known.
-    disorder = random.choice([0, 3, TAIL_EVENTS])
+    disorder = 0 if tidy else random.choice([0, 3, TAIL_EVENTS])
     arrival = index + random.random(events) * disorder
-    again = np.flatnonzero(random.random(events) < random.choice([0, 0.3]))
+    again = np.flatnonzero(random.random(events) < (0 if tidy else random.choice([0, 0.3])))
     index = np.concatenate([index, again])
     arrival = np.concatenate([arrival, again + random.random(again.size) * (KNOWN_IDS - 1)])
     index = index[np.argsort(arrival, kind="stable")]
@@ -57,7 +61,7 @@ def random_log(random, keys, *, events, calls, own_ids, asked=True) -> Log:
         event_id[index] if own_ids else np.zeros(0, np.int64),
         call,
         now_ms,
-        asked_events(random, keys, now_ms, time_ms, key) if asked else (),
+        () if tidy else asked_events(random, keys, now_ms, time_ms, key),
     )
 
 
@@ -264,3 +268,165 @@ def test_records_equal_the_formula_at_any_split_order_duplication_interleaving_a
 @given(st.integers(0, 2**32 - 1))
 def test_records_equal_the_formula_in_100_000_random_logs(make_model, ask, seed):
     check_random_logs(make_model, ask, seed, users=100)
+
+
+def events_of(keys, times, weight=None, users=1):
+    """The same events for each user, or one row each."""
+    keys, times = (np.broadcast_to(np.array(one, np.int64), (users, np.shape(one)[-1])) for one in (keys, times))
+    weights = np.ones(keys.size) if weight is None else np.broadcast_to(weight, keys.shape).ravel()
+    return NewEvents(np.full(users, keys.shape[1]), keys.ravel(), times.ravel(), weights.astype(np.float32))
+
+
+def test_records_keep_a_slow_decay_when_thousands_of_short_pauses_add_up(make_model):
+    # A pause of 20 s multiplies a sum with a half-life of 900 days by 1 - 2e-7, which single precision rounds.
+    model = make_model(0, 9, repeats=True)
+    model.parameters.rank_decay_rate[:] = 0
+    recorder = model.pipeline.recorder()
+    times = START_MS + 20_000 * np.arange(2_000)
+    (record,) = recorder.observe([None], events_of(model.keys[:1], times[:1])).records
+    for time_ms in times[1:]:
+        (record,) = recorder.observe([record], events_of(model.keys[:1], [time_ms])).records
+    states = recorder.read([record])
+    folded = times[:-TAIL_EVENTS]
+    days = (folded[-1] - folded)[:, None] / MS_PER_DAY
+    terms = np.exp(-days * model.parameters.decay_rate_per_day.astype(float)) * model.vectors[0]
+    np.testing.assert_allclose(states.folded.sums[0].sum(axis=0), terms.sum(axis=0), rtol=5e-6)
+    np.testing.assert_allclose(states.folded.squares[0].sum(axis=0), (terms**2).sum(axis=0), rtol=5e-6)
+    counts = np.exp(-days * model.parameters.repeat.decay_rate_per_day.astype(float)).sum(axis=0)
+    np.testing.assert_allclose(states.items.counts[0], counts, rtol=2e-5)
+
+
+def test_late_event_counts_by_age_and_is_counted_when_it_is_older_than_what_is_folded(make_model):
+    model = make_model(repeats=True)
+    recorder = model.pipeline.recorder()
+    # The item of the late event is newer in the record; its time must not go back.
+    keys = np.resize(model.keys[:2], 40)
+    (before,) = recorder.observe([None], events_of(keys, START_MS + MS_PER_DAY + 1_000 * np.arange(40))).records
+    done = recorder.observe([before], events_of(model.keys[:1], [START_MS], weight=[2]))
+    assert done.counts.tolist() == [[1, 0, 1, 0]]
+    old, new = recorder.read([before]), recorder.read(done.records)
+    newest_ms = START_MS + MS_PER_DAY + 1_000 * (40 - TAIL_EVENTS - 1)
+    age_days = (newest_ms - START_MS) / MS_PER_DAY
+    added = 2 * np.exp(-model.parameters.decay_rate_per_day.astype(float) * age_days) * model.vectors[0]
+    difference = new.folded.sums - old.folded.sums
+    np.testing.assert_allclose(difference[0, 0], added, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(difference[0, 1], 0, atol=1e-6)
+    assert (new.folded.counts - old.folded.counts).tolist() == [[1, 0]]
+    assert new.folded.time_ms.tolist() == old.folded.time_ms.tolist() == [newest_ms]
+    assert (old.late.tolist(), new.late.tolist()) == ([0], [1])
+    first = np.argsort(new.items.item)
+    assert new.items.newest_ms[first].tolist() == [newest_ms - 1_000, newest_ms]
+    decays = np.exp(-model.parameters.repeat.decay_rate_per_day.astype(float) * age_days)
+    was = old.items.counts[np.argsort(old.items.item)]
+    np.testing.assert_allclose(new.items.counts[first], was + np.stack([2 * decays, 0 * decays]), rtol=1e-5)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_every_event_counts_once_when_events_come_in_any_order_at_all(make_model, seed):
+    random = np.random.default_rng(seed)
+    model = make_model(seed % 3, 30, repeats=True)
+    recorder = model.pipeline.recorder()
+    events = 80
+    time_ms = START_MS + random.permutation(events) * 3_600_000
+    keys, weight = random.choice(model.keys, events), random.random(events) + 0.1
+    record, late = None, 0
+    for part in np.array_split(np.arange(events), 9):
+        done = recorder.observe([record], events_of(keys[part], time_ms[part], weight[part]))
+        (record,), late = done.records, late + done.counts[0, 2]
+    states = recorder.read([record])
+    assert states.folded.counts.sum() == events - TAIL_EVENTS
+    assert states.late[0] == late
+    # The counts of the repeat score know no ranks, so they are exact in any order.
+    newest = np.argsort(time_ms)[:-TAIL_EVENTS]
+    for item, counts, newest_ms in zip(states.items.item, states.items.counts, states.items.newest_ms, strict=True):
+        own = newest[keys[newest] == model.keys[item]]
+        days = (states.folded.time_ms[0] - time_ms[own])[:, None] / MS_PER_DAY
+        terms = np.exp(-days * model.parameters.repeat.decay_rate_per_day.astype(float)) * weight[own, None]
+        np.testing.assert_allclose(counts, terms.sum(axis=0), rtol=1e-5)
+        assert newest_ms == time_ms[own].max()
+    assert set(model.keys[states.items.item]) == set(keys[newest])
+
+
+def test_items_are_those_folded_last_when_a_user_has_seen_more_than_are_kept(make_model):
+    model = make_model(limits=Limits(max_events=6, max_exclude_items=4))
+    recorder = model.pipeline.recorder()
+    order = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 3, 12, 0]
+    keys = np.r_[model.keys[order], np.full(TAIL_EVENTS, model.keys[99])]
+    (at_once,) = recorder.observe([None], events_of(keys, START_MS + np.arange(keys.size))).records
+    (record,) = recorder.observe([None], events_of(keys[:1], [START_MS])).records
+    for index, key in enumerate(keys[1:], 1):
+        (record,) = recorder.observe([record], events_of([key], [START_MS + index])).records
+    assert recorder.read([record]).items.item.tolist() == [0, 12, 3, 11, 10, 9, 8, 7, 6, 5]
+    assert recorder.read([at_once]).items.item.tolist() == [0, 12, 3, 11, 10, 9, 8, 7, 6, 5]
+
+
+def test_items_are_the_strongest_at_the_longest_half_life_when_there_are_more_than_are_kept(make_model):
+    model = make_model(repeats=True, limits=Limits(max_events=3, max_exclude_items=4))
+    recorder = model.pipeline.recorder()
+    # Half-lives are 2 and 60 days: five events 100 days ago are worth 1.6 new ones, one event 70 days ago 0.4.
+    items = [0, 0, 0, 0, 0, 1, 2, 3]
+    days = [0, 0, 0, 0, 0, 30, 99, 100]
+    keys = np.r_[model.keys[items], np.full(TAIL_EVENTS, model.keys[99])]
+    times = START_MS + np.r_[np.multiply(days, MS_PER_DAY) + np.arange(8), np.full(TAIL_EVENTS, 101 * MS_PER_DAY)]
+    times[-TAIL_EVENTS:] += np.arange(TAIL_EVENTS)
+    records = recorder.observe([None], events_of(keys, times)).records
+    items = recorder.read(records).items
+    assert items.item.tolist() == [0, 3, 2]
+    assert items.counts[:, 1] == pytest.approx([5 * 2 ** (-100 / 60), 1, 2 ** (-1 / 60)], rel=1e-5)
+
+
+def test_half_precision_is_right_on_average_and_within_its_stated_error(make_model):
+    model = make_model(0, 200, d=32)
+    p, recorder = model.parameters, model.pipeline.recorder(half_precision=True)
+    random = np.random.default_rng(0)
+    users, updates, pause_ms = 32, 700, 60_000
+    item = random.integers(0, 200, (updates, users))
+    records = [None] * users
+    for step in range(updates):
+        events = events_of(model.keys[item[step]][:, None], [START_MS + pause_ms * step], users=users)
+        records = recorder.observe(records, events).records
+    decay = np.exp(-p.decay_rate_per_day.astype(float) * pause_ms / MS_PER_DAY - p.rank_decay_rate)
+    sums, squares, largest = np.zeros((users, 32)), np.zeros((users, 32)), np.zeros((users, 32))
+    for now in item[:-HALF_TAIL_EVENTS]:
+        sums, squares = sums * decay + model.vectors[now], squares * decay**2 + model.vectors[now] ** 2
+        largest = np.maximum(largest, np.abs(sums))
+    found = recorder.read(records).folded
+    # docs/design.md: at most 2^-11 of the largest value, times the root of the number of updates that count.
+    standard_error = 2.0**-11 / np.sqrt(1 - decay**2) * largest
+    off = (found.sums[:, 1] - sums) / standard_error
+    assert np.sqrt(np.mean(off**2)) < 1
+    assert np.abs(off).max() < 5
+    assert abs(off.mean()) < 4 / np.sqrt(off.size)
+    np.testing.assert_allclose(found.squares[:, 1].sum(axis=1), squares.sum(axis=1), rtol=4e-3)
+    assert np.abs(found.sums[:, 1] - sums).max() > 1e-4, "16 bits were meant"
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1))
+def test_half_precision_gives_the_formula_within_1_percent(make_model, ask, seed):
+    random = np.random.default_rng(seed)
+    model = make_model(seed % 3, 60, alpha="fixed", exclude_seen=True)
+    logs = [
+        random_log(random, model.keys, events=random.integers(1, 60), calls=60, own_ids=True, tidy=True)
+        for _ in range(20)
+    ]
+    records, _ = observed(model.pipeline.recorder(half_precision=True), random, logs)
+    assert_equal(model, ask, logs, records, HALF_TAIL_EVENTS, tolerance=0.01)
+
+
+def test_records_of_both_precisions_are_read_together_and_written_in_the_one_chosen(make_model, ask):
+    model = make_model(0, 60, alpha="fixed")
+    full, half = model.pipeline.recorder(), model.pipeline.recorder(half_precision=True)
+    events = events_of(model.keys[np.arange(45)], START_MS + 1_000 * np.arange(45))
+    (one,), (other,) = full.observe([None], events).records, half.observe([None], events).records
+    requests = [ask([], now=[START_MS + 50_000]).tensors()] * 3
+    blend = model.pipeline.weigh(requests, [[one], [None], [other]]).blend
+    np.testing.assert_allclose(blend.interest[0], blend.interest[2], atol=0.01)
+    assert np.abs(blend.interest[0] - blend.interest[2]).max() > 1e-6
+    later = events_of(model.keys[np.arange(20)], START_MS + 60_000 + np.arange(20))
+    for recorder, record, bits in ((half, one, 16), (full, other, 32)):
+        (written,) = recorder.observe([record], later).records
+        states = full.read([written])
+        assert states.folded.counts.sum() == 65 - states.tail.user.size
+        assert bool(Records.decode([written]).headers["flags"][0] & HALF_PRECISION) == (bits == 16)

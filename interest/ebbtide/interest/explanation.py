@@ -224,7 +224,7 @@ def _contributions(weighed: Weighed, decays: Floats) -> tuple[Doubles, Doubles]:
     folded = np.zeros((2, decays.shape[1]))
     if weighed.from_records is not None:
         base = weighed.from_records.base
-        squares += base.squares[0].sum(axis=1)
+        squares = squares + base.squares[0].sum(axis=1)
         folded = base.sums[0]
     norms = np.sqrt(squares + NORM_FLOOR_SQUARED)
     alpha = weighed.blend.alpha[0].astype(np.float64)

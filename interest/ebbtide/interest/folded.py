@@ -26,12 +26,10 @@ Bools = npt.NDArray[np.bool_]
 
 _LARGEST_EXPONENT = 4.0
 """The squares of weights up to 1e15 stay in single precision: (1e15 e^4)^2 = 3e33."""
-_HALF_DIGITS = 11
-"""Binary digits of a number in half precision."""
+_DOUBLE_DIGITS, _SINGLE_DIGITS, _HALF_DIGITS = 52, 23, 10
+"""Binary digits after the first."""
 _HALF_LARGEST = 15
 """Numbers below 2^15 stay finite in half precision when they are rounded up."""
-_HALF_SMALLEST_STEP = -24
-"""Numbers in half precision are multiples of 2^-24."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +157,9 @@ def encode_folded(
     headers["items"], headers["item_counts"] = item_counts, rates.size
     if half_precision:
         headers["flags"] = HALF_PRECISION
-        headers["scale"], halves = _to_half(stored, state.counts.sum(axis=1))
-        sums = halves[state.counts > 0].tobytes()
-    else:
-        sums = stored[state.counts > 0].astype("<f4").tobytes()
+        headers["scale"], stored = _scaled(stored)
+    digits, dtype = (_HALF_DIGITS, "<f2") if half_precision else (_SINGLE_DIGITS, "<f4")
+    sums = _rounded(stored, digits, state.counts.sum(axis=1))[state.counts > 0].astype(dtype).tobytes()
 
     entries = np.zeros(items.user.size, dtype=_item_type(rates.size))
     entries["item"] = items.item
@@ -195,20 +192,23 @@ def _item_type(counts: int) -> np.dtype[np.void]:
     return np.dtype([("item", "<u4"), ("time_low", "<u4"), ("time_high", "<u2"), ("counts", "<f4", (counts,))])
 
 
-def _to_half(stored: Doubles, events: Ints) -> tuple[Ints, npt.NDArray[np.float16]]:
-    """Powers of two ``[U, 2, 2]``, and ``stored`` ``[U, 2, 2, d]`` divided by them in half precision.
+def _rounded(values: Doubles, digits: int, events: Ints) -> Doubles:
+    """Numbers ``[U, ...]`` cut to so many binary digits after the first; up or down by chance, right on average.
 
-    Each number is rounded up with the probability that keeps its mean, so that the errors of many updates cancel
-    instead of swallowing every event that is small beside the sum. The chance comes from a hash of the number, its
-    index and the user's folded events: the same update gives the same record.
+    So the errors of many updates cancel, where rounding to the nearest would swallow every event that is small beside
+    the sum. The chance comes from a hash of the number, its index and the user's folded events ``[U]``: the same update
+    gives the same record.
     """
+    index = np.arange(values[0].size, dtype=np.uint64).reshape(values[0].shape)
+    first = events.astype(np.uint64).reshape(-1, *[1] * index.ndim) * np.uint64(index.size)
+    bits = values.view(np.uint64)
+    cut = np.uint64((1 << (_DOUBLE_DIGITS - digits)) - 1)
+    rounded: Doubles = ((bits + (mixed(bits ^ mixed(first + index)) & cut)) & ~cut).view(np.float64)
+    return rounded
+
+
+def _scaled(stored: Doubles) -> tuple[npt.NDArray[np.int8], Doubles]:
+    """Powers of two ``[U, 2, 2]``, and ``stored`` ``[U, 2, 2, d]`` divided by them, so that half precision holds it."""
     _, exponent = np.frexp(np.abs(stored).max(axis=3))
     scale = np.clip(exponent - _HALF_LARGEST, -128, 127)
-    scaled = np.ldexp(stored, -scale[..., None])
-    _, exponent = np.frexp(scaled)
-    step = np.maximum(exponent - _HALF_DIGITS, _HALF_SMALLEST_STEP)
-    steps = np.ldexp(scaled, -step)
-    index = np.arange(stored[0].size, dtype=np.uint64).reshape(stored[0].shape)
-    salt = mixed(events.astype(np.uint64)[:, None, None, None] * np.uint64(stored[0].size) + index)
-    chance = (mixed(scaled.view(np.uint64) ^ salt) >> np.uint64(11)) * 2.0**-53
-    return scale.astype(np.int64), np.ldexp(np.floor(steps + chance), step).astype(np.float16)
+    return scale.astype(np.int8), np.ldexp(stored, -scale[..., None])

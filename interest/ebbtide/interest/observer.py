@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.record import append_raw, store_keys
 from ebbtide.interest.recorder import Recorder
 from ebbtide.interest.users import Users, record_of
-from ebbtide.store import Changes, Snapshot
+from ebbtide.store import Changes, Snapshot, StateStore
 
 Ints = npt.NDArray[np.int64]
 
@@ -54,9 +55,13 @@ class Observer:
             StoreError: The store failed. Some users may have their events; sent again, these are duplicates.
             RecordError: The record of a user is damaged.
         """
-        return serve_requests(requests, self._observe)
+        try:
+            store = self._users.store()
+        except RequestError as error:
+            return [error for _ in requests]
+        return serve_requests(requests, partial(self._observe, store))
 
-    def _observe(self, requests: Sequence[RequestTensors]) -> list[dict[str, npt.NDArray[Any]]]:
+    def _observe(self, store: StateStore, requests: Sequence[RequestTensors]) -> list[dict[str, npt.NDArray[Any]]]:
         config = self._config
         rows = join_observations(
             requests,
@@ -66,7 +71,6 @@ class Observer:
             self._clock_ms(),
             ignore_unknown=config.ignore_unknown,
         )
-        store = self._users.store()
         update = _Update(self._users, rows, self._recorder)
         store.update(update.users, update.change)
         sizes = [request[contract.USER.name].size // 2 for request in requests]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -118,6 +118,31 @@ class Weighed:
             known = self.from_records.states.known
         used = np.where(self.partly_scaled, StateStatus.PARTLY_SCALED, StateStatus.USED)
         return np.where(known, used, StateStatus.UNKNOWN_USER).astype(np.int32)[:, None]
+
+    def ranked_items(self, room: Ints) -> tuple[Ints, Ints] | None:
+        """User and catalog index of every seen item, the most important first; None where there is room for all.
+
+        These are the items of raw events, the newest first, then those of folded events in the order of the record.
+
+        Args:
+            room: ``[B]``, items of each user that the score adjustments have room for.
+        """
+        if self.from_records is None:
+            return None
+        folded = self.from_records.states.items
+        user = np.concatenate([self.batch.request[::-1], folded.user])
+        if not np.count_nonzero(np.bincount(user, minlength=room.size) > room):
+            return None
+        item = np.concatenate([self.sources.item[self.batch.source][::-1], folded.item])
+        known = item != UNKNOWN
+        user, item = user[known], item[known]
+        order = np.lexsort((item, user))
+        first = np.ones(order.size, dtype=np.bool_)
+        first[1:] = (user[order[1:]] != user[order[:-1]]) | (item[order[1:]] != item[order[:-1]])
+        # Sorting is stable: the first of its equals is the most important one.
+        leader = order[first]
+        leader = leader[np.lexsort((leader, user[leader]))]
+        return user[leader], item[leader]
 
     def folded_counts(self, repeat: RepeatParameters) -> FoldedCounts | None:
         """The counts of folded events for the repeat score; None without records."""
@@ -253,7 +278,7 @@ class InterestPipeline:
         return pack_pairs(self._pairs(weighed), weighed.columns.users, self.parameters.config.limits.adjustments)
 
     def _pairs(self, weighed: Weighed) -> list[Pairs]:
-        """Every kind of score adjustment; a new kind is added here."""
+        """Every kind of score adjustment, the most important first; a new kind is added here."""
         columns, sources, users = weighed.columns, weighed.sources, weighed.columns.users
         pairs: list[Pairs] = []
         if columns.exclude is not None:
@@ -261,44 +286,37 @@ class InterestPipeline:
             item = self.index.find(keys)
             known = item != UNKNOWN
             pairs.append(Pairs(user[known], item[known], -np.inf))
+        taken = np.bincount(pairs[0].user, minlength=users) if pairs else np.zeros(users, dtype=np.int64)
+        ranked = weighed.ranked_items(self.parameters.config.limits.adjustments - taken)
         if self.parameters.repeat is not None:
             items = sources.item.take(weighed.batch.source)
-            folded = weighed.folded_counts(self.parameters.repeat)
-            if folded is not None:
-                folded = self._with_room(folded, [*(kind.user for kind in pairs), sources.user], users)
             user, item, score = repeat_score(
-                weighed.batch, items, columns.now_ms, self.parameters.repeat, columns.decay_scale, folded
+                weighed.batch,
+                items,
+                columns.now_ms,
+                self.parameters.repeat,
+                columns.decay_scale,
+                weighed.folded_counts(self.parameters.repeat),
             )
+            if ranked is not None:
+                # Scores come sorted by user and item, each once.
+                width = self.index.sorted_key.size
+                score = score[(user * width + item).searchsorted(ranked[0] * width + ranked[1])]
+                user, item = ranked
             # Users who exclude the seen items need no scores of them.
             kept = ~np.broadcast_to(columns.exclude_seen, users)[user]
             pairs.append(Pairs(user[kept], item[kept], score[kept]))
-        if columns.exclude_seen is True and sources.text is None:
+        if columns.exclude_seen is True and sources.text is None and weighed.from_records is None:
             pairs.append(Pairs(sources.user, sources.item, -np.inf))
         elif np.any(columns.exclude_seen):
-            excludes = np.broadcast_to(columns.exclude_seen, users)
-            seen = excludes[sources.user] & (sources.item != UNKNOWN)
-            pairs.append(Pairs(sources.user[seen], sources.item[seen], -np.inf))
-        if weighed.from_records is not None and np.any(columns.exclude_seen):
-            earlier = weighed.from_records.states.items
-            seen = np.broadcast_to(columns.exclude_seen, users)[earlier.user]
-            pairs.append(Pairs(earlier.user[seen], earlier.item[seen], -np.inf))
+            seen = [(sources.user, sources.item)]
+            if weighed.from_records is not None:
+                earlier = weighed.from_records.states.items
+                seen.append((earlier.user, earlier.item))
+            for user, item in seen if ranked is None else [ranked]:
+                excluded = np.broadcast_to(columns.exclude_seen, users)[user] & (item != UNKNOWN)
+                pairs.append(Pairs(user[excluded], item[excluded], -np.inf))
         return pairs
-
-    def _with_room(self, folded: FoldedCounts, before: Sequence[Ints], users: int) -> FoldedCounts:
-        """The strongest folded items for which the adjustments have room after other pairs, given by their users."""
-        room = self.parameters.config.limits.adjustments - np.bincount(np.concatenate(before), minlength=users)
-        counts = np.bincount(folded.request, minlength=users)
-        if not np.count_nonzero(counts > room):
-            return folded
-        index = np.arange(folded.request.size) - (np.cumsum(counts) - counts)[folded.request]
-        fits = index < room[folded.request]
-        return replace(
-            folded,
-            request=folded.request[fits],
-            item=folded.item[fits],
-            counts=folded.counts[fits],
-            newest_days=folded.newest_days[fits],
-        )
 
     def _outputs(
         self, requests: Sequence[RequestTensors], records: Sequence[Records] | None, wanted: Collection[str]

@@ -45,6 +45,11 @@ def bucket_prefix(bucket: int) -> bytes:
     return bucket.to_bytes(PREFIX_BYTES, "big")
 
 
+def prefixed_bucket(name: bytes) -> int:
+    """The bucket of a record's name."""
+    return int.from_bytes(name[:PREFIX_BYTES], "big")
+
+
 def check_of(key: bytes) -> bytes:
     """The value that tells a bucket's key from others, without giving it away."""
     return hashlib.blake2b(key, digest_size=CHECK_BYTES, person=b"ebbtide check").digest()

@@ -44,7 +44,6 @@ class EmbeddedStore:
             StoreConfigError: The folder cannot be used, or holds something else.
         """
         self.name = f"embedded:{folder}"
-        self._path = folder
         self._config = config
         self._ttl_ms = None if config.ttl_days is None else int(config.ttl_days * _DAY_MS)
         self._is_closed = False
@@ -56,20 +55,20 @@ class EmbeddedStore:
     def read(self, users: Sequence[bytes], fingerprint: bytes) -> list[bytes | None]:
         """See `StateStore.read`."""
         require_keys(users, fingerprint)
-        found = self._opened().read(lambda view: [self._packed(view, user)[1] for user in users])
+        found = self._opened().read(lambda view: [self._find(view, user)[1] for user in users])
         return [None if packed is None else record_of(packed, fingerprint) for packed in found]
 
     def read_all(self, users: Sequence[bytes]) -> list[Records]:
         """See `StateStore.read_all`."""
         require_keys(users)
-        found = self._opened().read(lambda view: [self._packed(view, user)[1] for user in users])
+        found = self._opened().read(lambda view: [self._find(view, user)[1] for user in users])
         return [{} if packed is None else records_of(packed) for packed in found]
 
     def update(self, users: Sequence[bytes], change: Change) -> None:
         """See `StateStore.update`."""
         require_distinct(users)
         folder = self._opened()
-        found, registered = folder.read(lambda view: ([self._packed(view, u) for u in users], view.registered()))
+        found, registered = folder.read(lambda view: ([self._find(view, u) for u in users], view.registered()))
         stored = [as_stored for as_stored, _ in found]
         records = [{} if packed is None else records_of(packed) for _, packed in found]
         changes = list(computed(change, Snapshot(range(len(users)), records, registered)))
@@ -78,7 +77,7 @@ class EmbeddedStore:
             changed = [index for index, user in enumerate(users) if view.stored(user) != stored[index]]
             if changed:
                 for index in changed:
-                    packed = self._packed(view, users[index])[1]
+                    packed = self._find(view, users[index])[1]
                     records[index] = {} if packed is None else records_of(packed)
                 present = Snapshot(changed, [records[index] for index in changed], view.registered())
                 for index, wanted in zip(changed, computed(change, present), strict=True):
@@ -94,8 +93,10 @@ class EmbeddedStore:
         """See `StateStore.forget`: the users' buckets get new keys, and the old keys are erased."""
         require_keys(users)
         removed: dict[bytes, int] = {}
-        for buckets in _groups(sorted({bucket_of(user) for user in users})):
-            removed.update(self._opened().rekey(buckets, frozenset(users)))
+        buckets = sorted({bucket_of(user) for user in users})
+        for first in range(0, len(buckets), BUCKETS_PER_TRANSACTION):
+            some = buckets[first : first + BUCKETS_PER_TRANSACTION]
+            removed.update(self._opened().rekey(some, frozenset(users)))
         return [removed.get(user, 0) for user in users]
 
     def register(self, fingerprint: bytes) -> None:
@@ -107,7 +108,12 @@ class EmbeddedStore:
         """See `StateStore.retire`."""
         require_keys((), fingerprint)
         self._opened().write(lambda view: view.unregister(fingerprint))
-        return sum(self._retire(buckets, fingerprint) for buckets in _groups(range(BUCKETS)))
+        folder = self._opened()
+        removed, first = 0, 0
+        while first < BUCKETS:
+            buckets, first = folder.read(partial(_buckets_with, fingerprint=fingerprint, first=first))
+            removed += folder.write(partial(_retire, fingerprint=fingerprint, buckets=buckets))
+        return removed
 
     def registered(self) -> frozenset[bytes]:
         """See `StateStore.registered`."""
@@ -116,9 +122,11 @@ class EmbeddedStore:
     def users(self, fingerprint: bytes) -> Iterator[bytes]:
         """See `StateStore.users`."""
         require_keys((), fingerprint)
-        # A view for each bucket: one for all would keep every page that others replace meanwhile.
-        for bucket in range(BUCKETS):
-            for packed in self._opened().read(partial(View.bucket, bucket=bucket)):
+        bucket = 0
+        while bucket < BUCKETS:
+            # A view for each bucket: one for all would keep every page that others replace meanwhile.
+            found, bucket = self._opened().read(partial(_next_filled, first=bucket))
+            for packed in found:
                 if not self._is_expired(packed) and record_of(packed, fingerprint) is not None:
                     yield user_of(packed)
 
@@ -126,8 +134,7 @@ class EmbeddedStore:
         """See `StateStore.close`. No other thread may be in a call of this object."""
         if not self._is_closed:
             self._is_closed = True
-            if self._folder.process == os.getpid():
-                closed_folder(self._folder)
+            closed_folder(self._folder)
 
     def __enter__(self) -> EmbeddedStore:
         """The store itself."""
@@ -146,14 +153,11 @@ class EmbeddedStore:
     def _opened(self) -> LmdbFolder:
         if self._is_closed:
             raise StoreError(f"{self.name}: it was closed")
-        if self._folder.process != os.getpid():
-            self._folder = opened_folder(self.name, self._path, self._config)
         return self._folder
 
-    def _packed(self, view: View, user: bytes) -> tuple[bytes | None, bytes | None]:
-        """What stands in the database for a user, and what of it counts."""
-        stored = view.stored(user)
-        packed = None if stored is None else view.packed(user, stored)
+    def _find(self, view: View, user: bytes) -> tuple[bytes | None, bytes | None]:
+        """What the database holds of a user, encrypted; and what of it counts, in clear."""
+        stored, packed = view.find(user)
         return stored, None if packed is None or self._is_expired(packed) else packed
 
     def _is_expired(self, packed: bytes) -> bool:
@@ -172,37 +176,43 @@ class EmbeddedStore:
         self._writes_until_look -= writes
         if self._ttl_ms is None or self._writes_until_look > 0:
             return
-        found = view.bucket(self._next_bucket)
+        found, self._next_bucket = _next_filled(view, self._next_bucket)
         for packed in found:
             if self._is_expired(packed):
                 view.delete(user_of(packed))
         self._writes_until_look = 2 * len(found)
-        self._next_bucket = (self._next_bucket + 1) % BUCKETS
-
-    def _retire(self, buckets: Sequence[int], fingerprint: bytes) -> int:
-        def look(view: View) -> list[bytes]:
-            packed = (packed for bucket in buckets for packed in view.bucket(bucket))
-            return [each for each in packed if record_of(each, fingerprint) is not None]
-
-        def write(view: View) -> int:
-            found = look(view)
-            for packed in found:
-                records = records_of(packed)
-                del records[fingerprint]
-                user = user_of(packed)
-                if records:
-                    view.put(user, pack(user, written_ms_of(packed), records))
-                else:
-                    view.delete(user)
-            return len(found)
-
-        folder = self._opened()
-        return folder.write(write) if folder.read(look) else 0
+        self._next_bucket %= BUCKETS
 
 
-def _groups(buckets: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(buckets), BUCKETS_PER_TRANSACTION):
-        yield buckets[start : start + BUCKETS_PER_TRANSACTION]
+def _next_filled(view: View, first: int) -> tuple[list[bytes], int]:
+    """The packed records of the first bucket with users, from `first` on; and where to go on: `BUCKETS` at the end."""
+    bucket = view.filled_bucket(first)
+    return ([], BUCKETS) if bucket is None else (view.bucket(bucket), bucket + 1)
+
+
+def _buckets_with(view: View, fingerprint: bytes, first: int) -> tuple[list[int], int]:
+    """The first buckets from `first` on that have a record of a fingerprint; and where to go on."""
+    buckets: list[int] = []
+    while first < BUCKETS and len(buckets) < BUCKETS_PER_TRANSACTION:
+        found, first = _next_filled(view, first)
+        if any(record_of(packed, fingerprint) is not None for packed in found):
+            buckets.append(first - 1)
+    return buckets, first
+
+
+def _retire(view: View, fingerprint: bytes, buckets: Sequence[int]) -> int:
+    """Removes the records of a fingerprint from buckets; returns their number."""
+    removed = 0
+    for packed in (packed for bucket in buckets for packed in view.bucket(bucket)):
+        records = records_of(packed)
+        if records.pop(fingerprint, None) is not None:
+            removed += 1
+            user = user_of(packed)
+            if records:
+                view.put(user, pack(user, written_ms_of(packed), records))
+            else:
+                view.delete(user)
+    return removed
 
 
 def _now_ms() -> int:

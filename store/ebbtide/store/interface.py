@@ -43,7 +43,7 @@ it returned last for a user is what counts.
 class StateStore(Protocol):
     """Records of users in a store that other threads and processes use at the same time.
 
-    Safe to use from several threads. After a fork, the child may use the same object: it opens its own connection.
+    Safe to use from several threads. What was open before a fork serves the parent only (Redis: also the child).
     Every method raises `StoreError` or a subclass of it if the store fails.
     """
 
@@ -111,7 +111,7 @@ class StateStore(Protocol):
     def users(self, fingerprint: bytes) -> Iterator[bytes]:
         """The keys of the users that have a record of this fingerprint, in no particular order.
 
-        Users that are written during the iteration may be among them or not.
+        Users that are written during the iteration may be among them or not, and a user may come twice.
         """
         ...
 

@@ -20,6 +20,7 @@ from ebbtide.store.bucket_keys import (
     bucket_of,
     bucket_prefix,
     check_at,
+    prefixed_bucket,
     with_new_keys,
 )
 from ebbtide.store.config import StoreConfig
@@ -31,8 +32,9 @@ T = TypeVar("T")
 _FORM = b"1"
 _REGISTERED = b"registered:"
 _READ_ATTEMPTS = 20
-_WRITES_PER_CHECK = 1000
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_WRITES_PER_CHECK = 100
+# LMDB reports a write that the disk took only in part, as the last one before it is full, as EIO.
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _DAMAGED = (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError)
 
@@ -77,25 +79,26 @@ class View:
         self._records = records
         self._meta = meta
         self._keys = keys
+        self._names: dict[bytes, tuple[BucketCipher, bytes]] = {}
 
     def stored(self, user: bytes) -> bytes | None:
         """The encrypted records of a user, other bytes after every write; None without any."""
-        return self._transaction.get(self._keys.cipher(bucket_of(user)).name(user), db=self._records)
+        return self._transaction.get(self._named(user)[1], db=self._records)
 
-    def packed(self, user: bytes, stored: bytes) -> bytes:
-        """The records of a user from what `stored` returned, in the form of `packing`."""
-        cipher = self._keys.cipher(bucket_of(user))
-        return cipher.decrypt(cipher.name(user), stored)
+    def find(self, user: bytes) -> tuple[bytes | None, bytes | None]:
+        """What `stored` returns, and in clear: in the form of `packing`."""
+        cipher, name = self._named(user)
+        stored = self._transaction.get(name, db=self._records)
+        return stored, None if stored is None else cipher.decrypt(name, stored)
 
     def put(self, user: bytes, packed: bytes) -> None:
         """Replaces the records of a user."""
-        cipher = self._keys.cipher(bucket_of(user))
-        name = cipher.name(user)
+        cipher, name = self._named(user)
         self._transaction.put(name, cipher.encrypt(name, packed), db=self._records)
 
     def delete(self, user: bytes) -> None:
         """Removes the records of a user."""
-        self._transaction.delete(self._keys.cipher(bucket_of(user)).name(user), db=self._records)
+        self._transaction.delete(self._named(user)[1], db=self._records)
 
     def bucket(self, bucket: int) -> list[bytes]:
         """The packed records of every user of a bucket."""
@@ -108,6 +111,11 @@ class View:
                 found.append(cipher.decrypt(cursor.key(), cursor.value()))
                 more = cursor.next()
         return found
+
+    def filled_bucket(self, first: int) -> int | None:
+        """The first bucket with a user, from `first` on."""
+        with self._transaction.cursor(db=self._records) as cursor:
+            return prefixed_bucket(cursor.key()) if cursor.set_range(bucket_prefix(first)) else None
 
     def rekey(
         self, file: KeyFile, buckets: Collection[int], forgotten: Collection[bytes]
@@ -126,6 +134,7 @@ class View:
         for packed in present:
             self.delete(user_of(packed))
         self._keys = after
+        self._names.clear()
         for packed in present:
             user = user_of(packed)
             if user in forgotten:
@@ -135,6 +144,13 @@ class View:
         self._transaction.put(b"version", version, db=self._meta)
         self._transaction.put(b"checks", checks, db=self._meta)
         return removed, checks
+
+    def _named(self, user: bytes) -> tuple[BucketCipher, bytes]:
+        named = self._names.get(user)
+        if named is None:
+            cipher = self._keys.cipher(bucket_of(user))
+            named = self._names[user] = (cipher, cipher.name(user))
+        return named
 
     def registered(self) -> frozenset[bytes]:
         """The fingerprints in use."""
@@ -166,10 +182,11 @@ class LmdbFolder:
         """
         self.name = name
         self.path = path
-        self.process = os.getpid()
         self.opened = 0
+        """How many stores of this process use it."""
         self.durability = config.durability
         self.max_gib = config.max_gib
+        self._process = os.getpid()
         self._writes = 0
         self._turn = threading.Lock()
         self._keys: _Keys | None = None
@@ -204,6 +221,7 @@ class LmdbFolder:
         Raises:
             StoreError: The store failed.
         """
+        self.require_own_process()
         for _ in range(_READ_ATTEMPTS):
             try:
                 with self._errors(), self._environment.begin() as transaction:
@@ -223,6 +241,7 @@ class LmdbFolder:
             UnavailableError: The other threads wrote for longer.
             StoreError: The store failed.
         """
+        self.require_own_process()
         if not self._turn.acquire(timeout=timeout_s):
             raise UnavailableError(f"{self.name}: earlier writes took longer than {timeout_s * 1000:g} ms")
         try:
@@ -242,6 +261,17 @@ class LmdbFolder:
             removed, checks = self.write(lambda view: view.rekey(self._key_file, buckets, forgotten))
             self._erase(self._key_file, checks, buckets)
         return removed
+
+    def require_own_process(self) -> None:
+        """LMDB's environments cannot be used, opened again or closed after a fork.
+
+        Raises:
+            StoreError: This is the child of a fork.
+        """
+        if self._process != os.getpid():
+            raise StoreError(
+                f"{self.name}: it was open before a fork; open it only in the child, or start processes by spawn"
+            )
 
     def close(self) -> None:
         """Closes the folder's files, with everything on the disk."""
@@ -289,7 +319,10 @@ class LmdbFolder:
                 f"{self.name}: got form {form.decode(errors='replace')} of the store, expected {_FORM.decode()}; "
                 "another version of Ebbtide wrote it"
             )
-        file = KeyFile(path, create=False)
+        try:
+            file = KeyFile(path, create=False)
+        except FileNotFoundError:
+            raise StoreConfigError(self._wrong_keys()) from None
         old = file.old_keys(checks)
         if old is None:
             file.close()
@@ -337,7 +370,7 @@ class LmdbFolder:
 
     def _of_system(self, code: int | None, reason: str, path: object = None) -> StoreError:
         if code in _NO_SPACE:
-            return FullError(f"{self.name}: no space left on the disk of {self.path}")
+            return FullError(f"{self.name}: no space left on the disk of {self.path}, or it fails ({reason})")
         if code in _NO_ACCESS:
             return StoreConfigError(f"{self.name}: no permission to write {path or self.path}: {reason}")
         return StoreError(f"{self.name}: {reason}")
@@ -345,8 +378,6 @@ class LmdbFolder:
 
 _LOCK = threading.Lock()
 _FOLDERS: dict[Path, LmdbFolder] = {}
-_INHERITED: list[LmdbFolder] = []
-"""Folders that the parent process had open: they must neither be used nor closed here."""
 
 
 def opened_folder(name: str, path: Path, config: StoreConfig) -> LmdbFolder:
@@ -354,14 +385,15 @@ def opened_folder(name: str, path: Path, config: StoreConfig) -> LmdbFolder:
 
     Raises:
         StoreConfigError: The folder cannot be used, or this process uses it with other settings.
-        StoreError: The store failed.
+        StoreError: The store failed, or was open before a fork.
     """
     with _LOCK:
-        path = path.absolute()
+        path = path.resolve()
         folder = _FOLDERS.get(path)
         if folder is None:
             folder = _FOLDERS[path] = LmdbFolder(name, path, config)
-        elif (folder.durability, folder.max_gib) != (config.durability, config.max_gib):
+        folder.require_own_process()
+        if (folder.durability, folder.max_gib) != (config.durability, config.max_gib):
             raise StoreConfigError(
                 f"{name}: this process has it open with durability {folder.durability} and at most {folder.max_gib:g} "
                 f"GiB; got {config.durability} and {config.max_gib:g}"
@@ -371,7 +403,12 @@ def opened_folder(name: str, path: Path, config: StoreConfig) -> LmdbFolder:
 
 
 def closed_folder(folder: LmdbFolder) -> None:
-    """Gives a folder back; the last one closes its files."""
+    """Gives a folder back; the last one closes its files.
+
+    Raises:
+        StoreError: The files could not be written to the end, or were open before a fork.
+    """
+    folder.require_own_process()
     with _LOCK:
         folder.opened -= 1
         if not folder.opened and _FOLDERS.get(folder.path) is folder:
@@ -379,11 +416,10 @@ def closed_folder(folder: LmdbFolder) -> None:
             folder.close()
 
 
-def _after_fork_in_child() -> None:
+def _renew_lock() -> None:
     global _LOCK
     _LOCK = threading.Lock()
-    _INHERITED.extend(_FOLDERS.values())
-    _FOLDERS.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+# In a forked child no thread is left that could release the parent's lock.
+os.register_at_fork(after_in_child=_renew_lock)

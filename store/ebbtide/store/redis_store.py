@@ -41,12 +41,14 @@ VERSIONS = b"ebbtide:versions"
 """The set of fingerprints in use."""
 ATTEMPTS = 64
 """How often a user's update is tried while others change it."""
+ATTEMPTS_AT_ONCE = 3
+"""How many of them follow at once; before later ones, the writers of the same user make way for each other."""
 SCAN_USERS = 1000
 """How many users one call looks at when it goes through all of them."""
 _TOKEN = b""
 _TOKEN_BYTES = 8
 _DAY_MS = 86_400_000
-_LONGEST_PAUSE_S = 0.016
+_FIRST_PAUSE_S = 0.001
 
 # Keys: the user. Arguments: token read, token to write, time to live in ms (0: none), number of pairs to write, their
 # fingerprints and records, fingerprints to delete. Returns 1, or the present fields if another writer was first. Writes
@@ -113,17 +115,18 @@ class RedisStore:
         """See `StateStore.update`."""
         require_distinct(users)
         with self._call():
-            *found, registered = self._ask([*(("HGETALL", _key(user)) for user in users), ("SMEMBERS", VERSIONS)])
             # Of the users still to be written: where they are in `users`, and their fields as last seen.
-            left: list[tuple[int, dict[bytes, bytes]]] = list(enumerate(found))
+            left, registered = self._seen(users, range(len(users)))
             for attempt in range(ATTEMPTS):
-                left = self._write(users, left, change, frozenset(registered))
+                left = self._write(users, left, change, registered)
                 if not left:
                     return
-                pause_s = random.uniform(0, min(_LONGEST_PAUSE_S, 0.0005 * 2**attempt))  # noqa: S311 - no secret
-                if pause_s >= remaining_s():
-                    break
-                time.sleep(pause_s)
+                if attempt >= ATTEMPTS_AT_ONCE:
+                    pause_s = random.uniform(0, _FIRST_PAUSE_S * 2 ** min(attempt - ATTEMPTS_AT_ONCE, 6))  # noqa: S311
+                    if pause_s >= remaining_s():
+                        break
+                    time.sleep(pause_s)
+                    left, registered = self._seen(users, [index for index, _ in left])
         raise ConflictError(f"{self.name}: other writers changed {len(left)} of {len(users)} users in every attempt")
 
     def forget(self, users: Sequence[bytes]) -> list[int]:
@@ -182,6 +185,14 @@ class RedisStore:
         """The class and the store's name."""
         return f"{type(self).__name__}({self.name})"
 
+    def _seen(
+        self, users: Sequence[bytes], indices: Sequence[int]
+    ) -> tuple[list[tuple[int, dict[bytes, bytes]]], frozenset[bytes]]:
+        """The fields of some of the users, with where they are among them; and the fingerprints in use."""
+        reads = [("HGETALL", _key(users[index])) for index in indices]
+        *found, registered = self._ask([*reads, ("SMEMBERS", VERSIONS)])
+        return list(zip(indices, found, strict=True)), frozenset(registered)
+
     def _write(
         self,
         users: Sequence[bytes],
@@ -190,14 +201,15 @@ class RedisStore:
         registered: frozenset[bytes],
     ) -> list[tuple[int, dict[bytes, bytes]]]:
         """Tries to write users as seen; returns those that another writer has changed, as they are now."""
-        tokens, records = zip(*(_split(fields) for _, fields in present), strict=True)
-        changes = computed(change, Snapshot([index for index, _ in present], records, registered))
+        indices = [index for index, _ in present]
+        found = [_split(fields) for _, fields in present]
+        changes = computed(change, Snapshot(indices, [records for _, records in found], registered))
         asked = [position for position, wanted in enumerate(changes) if wanted]
         answers = self._run(
             UPDATE,
-            [(users[present[at][0]], self._arguments(tokens[at], changes[at])) for at in asked],
+            [(users[indices[at]], self._arguments(found[at][0], changes[at])) for at in asked],
         )
-        return [(present[at][0], _paired(answer)) for at, answer in zip(asked, answers, strict=True) if answer != 1]
+        return [(indices[at], _paired(answer)) for at, answer in zip(asked, answers, strict=True) if answer != 1]
 
     def _arguments(self, token: bytes, changes: Changes) -> list[bytes | int]:
         written = applied({}, changes)
