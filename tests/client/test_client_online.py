@@ -37,7 +37,11 @@ ITEMS = [str(number) for number in range(1, 61) if number not in (33, 51, 56)]
 def history(count, first=1):
     """Events a day apart, the last one an hour before `NOW`."""
     return [
-        event(item_id=ITEMS[first - 1 + index], time=NOW - timedelta(days=count - 1 - index, hours=1), weight=1 + index % 3)
+        event(
+            item_id=ITEMS[first - 1 + index],
+            time=NOW - timedelta(days=count - 1 - index, hours=1),
+            weight=1 + index % 3,
+        )
         for index in range(count)
     ]
 

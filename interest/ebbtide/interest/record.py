@@ -89,6 +89,19 @@ class NewEvents:
     """``[E]``: the same id again is the same event. None derives it from item key and time, so that the same item at
     the same time is the same event."""
 
+    def take(self, users: Ints) -> NewEvents:
+        """The events of some users, in their order."""
+        counts = self.counts[users]
+        first = (self.counts.cumsum() - self.counts)[users]
+        index = np.arange(int(counts.sum())) + (first - counts.cumsum() + counts).repeat(counts)
+        return NewEvents(
+            counts,
+            self.item_key[index],
+            self.time_ms[index],
+            None if self.weight is None else self.weight[index],
+            None if self.event_id is None else self.event_id[index],
+        )
+
     def raw(self) -> RawEvents:
         """The same as a record holds them."""
         if self.event_id is None:
