@@ -16,18 +16,10 @@ from ebbtide.client import (
     observe_request,
     recommend_request,
 )
-from ebbtide.serve import ServerConfig
+from ebbtide.serve import NO_STATE, ServerConfig
 from servers import serving
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=timezone.utc)
-
-
-@pytest.fixture(scope="module")
-def online(repository, tmp_path_factory):
-    """A real Triton with an embedded store of its own."""
-    store = tmp_path_factory.mktemp("state")
-    with serving(ServerConfig(repository, state=f"embedded:{store}")) as running:
-        yield running
 
 
 ITEMS = [str(number) for number in range(1, 61) if number not in (33, 51, 56)]
@@ -50,9 +42,9 @@ def items_of(answer):
     return [(item.item_id, pytest.approx(item.score, abs=1e-4)) for item in answer.items]
 
 
-def test_user_is_recommended_what_the_same_events_give_when_they_were_observed(connect, online, request):
+def test_user_is_recommended_what_the_same_events_give_when_they_were_observed(connect, triton, request):
     user, events = request.node.name, history(12)
-    with connect(online.grpc_url) as client:
+    with connect(triton.grpc_url) as client:
         assert client.observe(user, events[:7]).added_events == 7
         assert client.observe(user, events[7:]).added_events == 5
         by_user = client.recommend(user_id=user, now=NOW, top_n=10)
@@ -66,10 +58,10 @@ def test_user_is_recommended_what_the_same_events_give_when_they_were_observed(c
     assert by_user.alpha_used == pytest.approx(by_events.alpha_used, abs=1e-5)
 
 
-def test_ranks_and_shares_are_those_of_the_same_events_when_they_were_observed(connect, online, request):
+def test_ranks_and_shares_are_those_of_the_same_events_when_they_were_observed(connect, triton, request):
     user, events = request.node.name, history(6)
     candidates = ["3", "30", "31", "no such item"]
-    with connect(online.grpc_url) as client:
+    with connect(triton.grpc_url) as client:
         client.observe(user, events[:4])
         # What is not observed comes with the request, and both count.
         by_user = client.rank(user_id=user, events=events[4:], now=NOW, candidates=candidates)
@@ -85,10 +77,10 @@ def test_ranks_and_shares_are_those_of_the_same_events_when_they_were_observed(c
         assert mine.history_share == pytest.approx(theirs.history_share, abs=1e-4)
 
 
-def test_event_counts_once_when_it_is_observed_again(connect, online, request):
+def test_event_counts_once_when_it_is_observed_again(connect, triton, request):
     user = request.node.name
     named = [event(item_id="5", time=NOW, event_id=f"click {index}") for index in range(3)]
-    with connect(online.grpc_url) as client:
+    with connect(triton.grpc_url) as client:
         first = client.observe(user, history(3))
         again = client.observe(user, history(4, first=1)[:3])
         assert (first.added_events, first.duplicate_events) == (3, 0)
@@ -99,10 +91,10 @@ def test_event_counts_once_when_it_is_observed_again(connect, online, request):
         assert client.interest(user, now=NOW).response.events_used == 9
 
 
-def test_unknown_items_follow_the_policy_when_they_are_observed(connect, online, request):
+def test_unknown_items_follow_the_policy_when_they_are_observed(connect, triton, request):
     user = request.node.name
     events = [*history(2), event(item_id="no such item", time=NOW)]
-    with connect(online.grpc_url) as client:
+    with connect(triton.grpc_url) as client:
         with pytest.raises(InvalidArgumentError) as caught:
             client.observe(user, events, unknown_items="error")
         assert (caught.value.field, caught.value.value) == ("events[2].item_id", "'no such item'")
@@ -110,9 +102,9 @@ def test_unknown_items_follow_the_policy_when_they_are_observed(connect, online,
         assert (observed.added_events, observed.unknown_events) == (2, 1)
 
 
-def test_interest_shows_what_is_left_of_each_event_when_read_at_a_time(connect, online, request):
+def test_interest_shows_what_is_left_of_each_event_when_read_at_a_time(connect, triton, request):
     user = request.node.name
-    with connect(online.grpc_url) as client:
+    with connect(triton.grpc_url) as client:
         client.observe(user, history(5))
         soon, late = client.interest(user, now=NOW), client.interest(user, now=NOW + timedelta(days=300))
         assert client.interest(user, now=NOW).response == soon.response
@@ -126,9 +118,9 @@ def test_interest_shows_what_is_left_of_each_event_when_read_at_a_time(connect, 
     assert "item 5, 1 hour ago" in str(soon) or "item 5, 60 minutes ago" in str(soon)
 
 
-def test_nothing_is_left_when_a_user_is_forgotten(connect, online, request):
+def test_nothing_is_left_when_a_user_is_forgotten(connect, triton, request):
     user = request.node.name
-    with connect(online.grpc_url) as client:
+    with connect(triton.grpc_url) as client:
         client.observe(user, history(3))
         assert client.forget(user) == 1
         assert client.forget(user) == 0
@@ -139,9 +131,9 @@ def test_nothing_is_left_when_a_user_is_forgotten(connect, online, request):
         assert [one.item_id for one in answer.items] == [one.item_id for one in client.recommend(now=NOW).items]
 
 
-def test_many_users_are_observed_and_asked_for_when_they_share_calls(connect, online, request):
+def test_many_users_are_observed_and_asked_for_when_they_share_calls(connect, triton, request):
     names = [f"{request.node.name} {index}" for index in range(40)]
-    with connect(online.grpc_url) as client:
+    with connect(triton.grpc_url) as client:
         observed = client.observe_many([observe_request(name, history(2, 1 + i)) for i, name in enumerate(names)])
         assert [result.response.added_events for result in observed] == [2] * 40
         asked = [recommend_request(user_id=name, now=NOW, top_n=3) for name in names]
@@ -153,23 +145,23 @@ def test_many_users_are_observed_and_asked_for_when_they_share_calls(connect, on
     assert answers[-1].response.state_status == StateStatus.STATE_STATUS_UNSPECIFIED
 
 
-def test_no_event_is_lost_when_tasks_observe_one_user_at_once(online, request):
+def test_no_event_is_lost_when_tasks_observe_one_user_at_once(triton, request):
     user = request.node.name
 
     async def run():
-        async with AsyncInterestClient(online.grpc_url) as client:
+        async with AsyncInterestClient(triton.grpc_url) as client:
             await asyncio.gather(*(client.observe(user, [one]) for one in history(24)))
             return await client.interest(user, now=NOW), await client.recommend(user_id=user, now=NOW, top_n=5)
 
     interest, answer = asyncio.run(run())
-    with InterestClient(online.grpc_url) as client:
+    with InterestClient(triton.grpc_url) as client:
         at_once = client.recommend(events=history(24), now=NOW, top_n=5)
     assert interest.response.events_used == 24
     assert [(item.item_id, item.score) for item in answer.items] == items_of(at_once)
 
 
-def test_user_is_refused_with_what_to_do_when_the_server_keeps_no_states(connect, triton):
-    with connect(triton.grpc_url) as client:
+def test_user_is_refused_with_what_to_do_when_the_server_keeps_no_states(repository):
+    with serving(ServerConfig(repository, state=NO_STATE)) as running, InterestClient(running.grpc_url) as client:
         for call in (
             lambda: client.observe("u", history(1)),
             lambda: client.interest("u"),
@@ -180,12 +172,13 @@ def test_user_is_refused_with_what_to_do_when_the_server_keeps_no_states(connect
             with pytest.raises(InvalidArgumentError, match="--state") as caught:
                 call()
             assert caught.value.field == "user_id"
+        assert client.recommend(events=history(2), now=NOW).state_status == StateStatus.STATE_STATUS_UNSPECIFIED
 
 
-def test_answer_comes_without_the_state_or_not_at_all_when_the_store_is_down(connect, repository, free_address):
+def test_answer_comes_without_the_state_or_not_at_all_when_the_store_is_down(repository, free_address):
     with (
         serving(ServerConfig(repository, state=f"redis://{free_address}/0")) as running,
-        connect(running.grpc_url) as client,
+        InterestClient(running.grpc_url) as client,
     ):
         with pytest.raises(StateUnavailableError, match=free_address):
             client.recommend(user_id="u", events=history(2), now=NOW)

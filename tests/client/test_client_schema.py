@@ -25,6 +25,7 @@ from ebbtide.client.codec import (
     encode_texts,
     shared_fields,
 )
+from ebbtide.interest import contract
 from ebbtide.interest.contract import REPEAT_PARTS
 from ebbtide.v1 import (
     AttributeFilter,
@@ -46,6 +47,7 @@ from ebbtide.v1 import (
     RecommendRequest,
     RecommendResponse,
     RepeatShares,
+    StateStatus,
 )
 
 TIME = Timestamp(seconds=1)
@@ -180,6 +182,10 @@ def test_explanation_says_all_of_the_user_when_nothing_was_recommended():
     assert names_of_set_fields(explained) == names(RecommendResponse) - {"items"}
     for field, value in explained.ListFields():
         assert getattr(recommended, field.name) == value
+
+
+def test_state_status_is_that_of_the_tensor_when_the_contract_grows():
+    assert set(StateStatus.values()) == set(contract.StateStatus)
 
 
 def test_field_is_not_shared_when_its_type_differs():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,10 +22,10 @@ from ebbtide.interest import contract
 from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.keys import item_keys, user_keys
 from ebbtide.serve import ModelLoadError, ServerConfig, TritonServer
-from ebbtide.serve.ports import choose_ports
 from ebbtide.store import open_store
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.reference import ReferenceScores, score_request
+from redis_servers import HOW_TO_GET, RedisServer, redis_program
 from servers import serving
 
 from .conftest import Door
@@ -289,48 +288,20 @@ def test_user_is_unknown_to_all_servers_when_forgotten(with_states: Door, beside
     assert observe(with_states, "gone", log, slice(29, 30)) == [1, 0, 0, 0]
 
 
-class Redis:
-    """A real Redis server on a port of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = choose_ports("127.0.0.1", None, None, None).http
-        self.address = f"redis://127.0.0.1:{self.port}/0"
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        options = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--appendonly", "yes")
-        self._process = subprocess.Popen(
-            ["redis-server", *options, "--appendfsync", "always"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        with open_store(self.address) as store:
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    store.registered()
-                    return
-                except Exception:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.02)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
 @pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[Redis]:
-    server = Redis(tmp_path)
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    program = redis_program()
+    assert program is not None, HOW_TO_GET
+    # Every write reaches the disk before its answer.
+    server = RedisServer(program, tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "always")
     try:
         yield server
     finally:
-        server.kill()
+        server.stop()
 
 
 def test_store_failures_are_unavailable_or_flagged_and_end_with_the_failure(
-    repository: Path, redis_server: Redis, bundle: InterestBundle
+    repository: Path, redis_server: RedisServer, bundle: InterestBundle
 ) -> None:
     """The server starts before its store; the store comes, is killed, and comes back."""
     log = Log(bundle, 20, seed=4)
@@ -344,9 +315,7 @@ def test_store_failures_are_unavailable_or_flagged_and_end_with_the_failure(
                 lambda: observe(door, "ann", log, slice(0, 3)),
                 lambda: door.call(contract.FORGET.name, {"user": user_keys(["ann"])}),
             ):
-                with pytest.raises(
-                    InferenceServerException, match=f"redis://127.0.0.1:{redis_server.port}/0"
-                ) as raised:
+                with pytest.raises(InferenceServerException, match=redis_server.address) as raised:
                     call()
                 assert raised.value.status() == "StatusCode.UNAVAILABLE"
             without = recommend(door, "ann", log, slice(0, 3), allow_stateless=np.array([[True]]))

@@ -1,6 +1,6 @@
 """Records give what the batch formula gives for all events at once, whatever way the events took into them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebbtide.interest.contract import Limits
-from ebbtide.interest.record import HALF_PRECISION, HALF_TAIL_EVENTS, KNOWN_IDS, TAIL_EVENTS, NewEvents, Records
+from ebbtide.interest.record import (
+    HALF_PRECISION,
+    HALF_TAIL_EVENTS,
+    KNOWN_IDS,
+    TAIL_EVENTS,
+    NewEvents,
+    Records,
+    append_raw,
+)
 
 START_MS = 1_600_000_000_000
 MS_PER_DAY = 86_400_000
@@ -277,7 +285,7 @@ def events_of(keys, times, weight=None, users=1):
     return NewEvents(np.full(users, keys.shape[1]), keys.ravel(), times.ravel(), weights.astype(np.float32))
 
 
-def test_records_keep_a_slow_decay_when_thousands_of_short_pauses_add_up(make_model):
+def test_records_keep_a_slow_decay_when_thousands_of_short_pauses_add_up(make_model, folded_now):
     # A pause of 20 s multiplies a sum with a half-life of 900 days by 1 - 2e-7, which single precision rounds.
     model = make_model(0, 9, repeats=True)
     model.parameters.rank_decay_rate[:] = 0
@@ -290,13 +298,14 @@ def test_records_keep_a_slow_decay_when_thousands_of_short_pauses_add_up(make_mo
     folded = times[:-TAIL_EVENTS]
     days = (folded[-1] - folded)[:, None] / MS_PER_DAY
     terms = np.exp(-days * model.parameters.decay_rate_per_day.astype(float)) * model.vectors[0]
-    np.testing.assert_allclose(states.folded.sums[0].sum(axis=0), terms.sum(axis=0), rtol=5e-6)
-    np.testing.assert_allclose(states.folded.squares[0].sum(axis=0), (terms**2).sum(axis=0), rtol=5e-6)
+    sums, squares, item_counts = folded_now(model, states)
+    np.testing.assert_allclose(sums[0].sum(axis=0), terms.sum(axis=0), rtol=5e-6)
+    np.testing.assert_allclose(squares[0].sum(axis=0), (terms**2).sum(axis=0), rtol=5e-6)
     counts = np.exp(-days * model.parameters.repeat.decay_rate_per_day.astype(float)).sum(axis=0)
-    np.testing.assert_allclose(states.items.counts[0], counts, rtol=2e-5)
+    np.testing.assert_allclose(item_counts[0], counts, rtol=2e-5)
 
 
-def test_late_event_counts_by_age_and_is_counted_when_it_is_older_than_what_is_folded(make_model):
+def test_late_event_counts_by_age_and_is_counted_when_it_is_older_than_what_is_folded(make_model, folded_now):
     model = make_model(repeats=True)
     recorder = model.pipeline.recorder()
     # The item of the late event is newer in the record; its time must not go back.
@@ -308,7 +317,8 @@ def test_late_event_counts_by_age_and_is_counted_when_it_is_older_than_what_is_f
     newest_ms = START_MS + MS_PER_DAY + 1_000 * (40 - TAIL_EVENTS - 1)
     age_days = (newest_ms - START_MS) / MS_PER_DAY
     added = 2 * np.exp(-model.parameters.decay_rate_per_day.astype(float) * age_days) * model.vectors[0]
-    difference = new.folded.sums - old.folded.sums
+    (old_sums, _, was), (new_sums, _, counts) = (folded_now(model, states) for states in (old, new))
+    difference = new_sums - old_sums
     np.testing.assert_allclose(difference[0, 0], added, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(difference[0, 1], 0, atol=1e-6)
     assert (new.folded.counts - old.folded.counts).tolist() == [[1, 0]]
@@ -317,13 +327,35 @@ def test_late_event_counts_by_age_and_is_counted_when_it_is_older_than_what_is_f
     first = np.argsort(new.items.item)
     assert new.items.newest_ms[first].tolist() == [newest_ms - 1_000, newest_ms]
     decays = np.exp(-model.parameters.repeat.decay_rate_per_day.astype(float) * age_days)
-    was = old.items.counts[np.argsort(old.items.item)]
-    np.testing.assert_allclose(new.items.counts[first], was + np.stack([2 * decays, 0 * decays]), rtol=1e-5)
+    was = was[np.argsort(old.items.item)]
+    np.testing.assert_allclose(counts[first], was + np.stack([2 * decays, 0 * decays]), rtol=1e-5)
+
+
+def test_call_counts_once_when_it_is_sent_again_with_more_events_than_a_record_has_ids_of(make_model):
+    model = make_model()
+    recorder = model.pipeline.recorder()
+    random = np.random.default_rng(1)
+    keys, time_ms = random.choice(model.keys, 300), START_MS + 1_000 * np.arange(300)
+    first = events_of(keys[:200], time_ms[:200])
+    done = recorder.observe([None], first)
+    assert done.counts.tolist() == [[200, 0, 0, 0]]
+    again = recorder.observe(done.records, first)
+    assert again.counts.tolist() == [[0, 200, 0, 0]]
+    assert again.records == done.records
+    # A caller that sends its last events each time: those that are new count.
+    window = recorder.observe(done.records, events_of(keys[150:210], time_ms[150:210]))
+    assert window.counts.tolist() == [[10, 50, 0, 0]]
+    # Another export's record, which it has folded itself.
+    assert append_raw(done.records, first).duplicates.tolist() == [200]
+    # Events that come twice in one call tell nothing about an earlier one.
+    twice = events_of(keys[[5, 299, 299, 299]], time_ms[[5, 299, 299, 299]])
+    twice = replace(twice, event_id=np.array([7, 8, 8, 8]))
+    assert recorder.observe(done.records, twice).counts.tolist() == [[2, 2, 1, 0]]
 
 
 @settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
-def test_every_event_counts_once_when_events_come_in_any_order_at_all(make_model, seed):
+def test_every_event_counts_once_when_events_come_in_any_order_at_all(make_model, folded_now, seed):
     random = np.random.default_rng(seed)
     model = make_model(seed % 3, 30, repeats=True)
     recorder = model.pipeline.recorder()
@@ -339,7 +371,8 @@ def test_every_event_counts_once_when_events_come_in_any_order_at_all(make_model
     assert states.late[0] == late
     # The counts of the repeat score know no ranks, so they are exact in any order.
     newest = np.argsort(time_ms)[:-TAIL_EVENTS]
-    for item, counts, newest_ms in zip(states.items.item, states.items.counts, states.items.newest_ms, strict=True):
+    _, _, item_counts = folded_now(model, states)
+    for item, counts, newest_ms in zip(states.items.item, item_counts, states.items.newest_ms, strict=True):
         own = newest[keys[newest] == model.keys[item]]
         days = (states.folded.time_ms[0] - time_ms[own])[:, None] / MS_PER_DAY
         terms = np.exp(-days * model.parameters.repeat.decay_rate_per_day.astype(float)) * weight[own, None]
@@ -361,7 +394,7 @@ def test_items_are_those_folded_last_when_a_user_has_seen_more_than_are_kept(mak
     assert recorder.read([at_once]).items.item.tolist() == [0, 12, 3, 11, 10, 9, 8, 7, 6, 5]
 
 
-def test_items_are_the_strongest_at_the_longest_half_life_when_there_are_more_than_are_kept(make_model):
+def test_items_are_the_strongest_at_the_longest_half_life_when_there_are_more_than_are_kept(make_model, folded_now):
     model = make_model(repeats=True, limits=Limits(max_events=3, max_exclude_items=4))
     recorder = model.pipeline.recorder()
     # Half-lives are 2 and 60 days: five events 100 days ago are worth 1.6 new ones, one event 70 days ago 0.4.
@@ -371,12 +404,12 @@ def test_items_are_the_strongest_at_the_longest_half_life_when_there_are_more_th
     times = START_MS + np.r_[np.multiply(days, MS_PER_DAY) + np.arange(8), np.full(TAIL_EVENTS, 101 * MS_PER_DAY)]
     times[-TAIL_EVENTS:] += np.arange(TAIL_EVENTS)
     records = recorder.observe([None], events_of(keys, times)).records
-    items = recorder.read(records).items
-    assert items.item.tolist() == [0, 3, 2]
-    assert items.counts[:, 1] == pytest.approx([5 * 2 ** (-100 / 60), 1, 2 ** (-1 / 60)], rel=1e-5)
+    states = recorder.read(records)
+    assert states.items.item.tolist() == [0, 3, 2]
+    assert folded_now(model, states)[2][:, 1] == pytest.approx([5 * 2 ** (-100 / 60), 1, 2 ** (-1 / 60)], rel=1e-5)
 
 
-def test_half_precision_is_right_on_average_and_within_its_stated_error(make_model):
+def test_half_precision_is_right_on_average_and_within_its_stated_error(make_model, folded_now):
     model = make_model(0, 200, d=32)
     p, recorder = model.parameters, model.pipeline.recorder(half_precision=True)
     random = np.random.default_rng(0)
@@ -391,15 +424,15 @@ def test_half_precision_is_right_on_average_and_within_its_stated_error(make_mod
     for now in item[:-HALF_TAIL_EVENTS]:
         sums, squares = sums * decay + model.vectors[now], squares * decay**2 + model.vectors[now] ** 2
         largest = np.maximum(largest, np.abs(sums))
-    found = recorder.read(records).folded
+    found_sums, found_squares, _ = folded_now(model, recorder.read(records))
     # docs/design.md: at most 2^-11 of the largest value, times the root of the number of updates that count.
     standard_error = 2.0**-11 / np.sqrt(1 - decay**2) * largest
-    off = (found.sums[:, 1] - sums) / standard_error
+    off = (found_sums[:, 1] - sums) / standard_error
     assert np.sqrt(np.mean(off**2)) < 1
     assert np.abs(off).max() < 5
     assert abs(off.mean()) < 4 / np.sqrt(off.size)
-    np.testing.assert_allclose(found.squares[:, 1].sum(axis=1), squares.sum(axis=1), rtol=4e-3)
-    assert np.abs(found.sums[:, 1] - sums).max() > 1e-4, "16 bits were meant"
+    np.testing.assert_allclose(found_squares[:, 1].sum(axis=1), squares.sum(axis=1), rtol=4e-3)
+    assert np.abs(found_sums[:, 1] - sums).max() > 1e-4, "16 bits were meant"
 
 
 @settings(max_examples=20)

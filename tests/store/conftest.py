@@ -49,8 +49,8 @@ def make_redis(program, tmp_path):
     """Makes servers that a test has for itself; they are not started."""
     servers = []
 
-    def make(*settings, name="redis", server_class=RedisServer):
-        server = server_class(program, tmp_path / name, *settings)
+    def make(*settings, name="redis"):
+        server = RedisServer(program, tmp_path / name, *settings)
         servers.append(server)
         return server
 

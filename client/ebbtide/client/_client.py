@@ -275,8 +275,9 @@ class InterestClient:
     ) -> ObserveResponse:
         """Adds events to the state of a user; the answer comes after the server's store has them.
 
-        It is safe to observe again after any error, and the client's own retries do: an event that the state has
-        already counts once. Events are the same if they have the same `event_id`; without ids, the same item and time.
+        The same events may be observed again after any error, and the client retries by itself: an event counts once.
+        Events are the same if they have the same `event_id`; without ids, the same item and time. A state knows the ids
+        of its newest 28 events, so repeat a call before that many others follow.
 
         Args:
             user_id: Id of the user. Only a hash of it leaves this machine.
@@ -293,7 +294,7 @@ class InterestClient:
 
         Raises:
             InvalidArgumentError: A field is not valid; the error names it as the caller wrote it.
-            StateUnavailableError: The server cannot reach its store; none of these events is sure to be in it.
+            StateUnavailableError: The server cannot reach its store, which may have some of the events.
             EbbtideError: As for `recommend`.
         """
         given = observe_request(user_id or "", events, unknown_items=unknown_items)

@@ -37,8 +37,8 @@ def event(
         time_ms: When it happened, in Unix milliseconds. Either this or `time`. A number that is a time between 1995 and
             2200 in seconds, microseconds or nanoseconds is refused.
         weight: Rating, quantity or dwell, finite and not negative; 1 when not given.
-        event_id: Id of the event among those of its user, for `InterestClient.observe`: an event is added once, however
-            often it is sent. Without it, events of the same item and time count as the same.
+        event_id: Id of the event among those of its user, for `InterestClient.observe`: an event that the state
+            knows is not added again. Without it, events of the same item and time count as the same.
 
     Raises:
         InvalidArgumentError: Not exactly one of `item_id` and `text`, or of `time` and `time_ms`; an empty item id; a

@@ -118,8 +118,8 @@ def _unavailable(status: Status, said: str, asked: str) -> EbbtideError:
     if STORE_FAILED in said:
         why = said.partition(STORE_FAILED)[2].removeprefix(": ")
         return StateUnavailableError(
-            f"{asked} answers, but {STORE_FAILED}: {why}. Try again when the store is back: an event that is sent "
-            "twice counts once. With allow_stateless the server answers without the state."
+            f"{asked} answers, but {STORE_FAILED}: {why}. Try again when the store is back; with allow_stateless the "
+            "server answers without the state."
         )
     return UnavailableError(
         f"{asked} is unavailable: {said}. Check the address (it is Triton's gRPC port, 8001 unless set), that the "

@@ -26,6 +26,7 @@ _STATE = {
     StateStatus.STATE_STATUS_UNKNOWN_USER: "the store has no event of this user",
     StateStatus.STATE_STATUS_UNAVAILABLE: "the store could not be reached: only the events of the request counted",
     StateStatus.STATE_STATUS_OTHER_VERSION: "only the newest events counted: the state is of another model version",
+    StateStatus.STATE_STATUS_PARTLY_SCALED: "decay_scale reached the older events, kept as sums, in part only",
 }
 _AGES = ((60, 1, "second"), (3_600, 60, "minute"), (172_800, 3_600, "hour"), (63_072_000, 86_400, "day"))
 """Up to so many seconds, the unit of an age in seconds, and its name."""

@@ -115,7 +115,7 @@ class StateUnavailableError(UnavailableError):
     """The server answers, but the store of the users' states does not; the server itself is fine.
 
     A call with `allow_stateless` is answered without the state instead. Observing and forgetting may be repeated: an
-    event counts once, however often it was sent.
+    event counts once.
     """
 
 

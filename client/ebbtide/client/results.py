@@ -143,7 +143,8 @@ class UserInterest:
     @property
     def is_known(self) -> bool:
         """Whether the store has events of this user."""
-        return self.response.state_status in (StateStatus.STATE_STATUS_USED, StateStatus.STATE_STATUS_OTHER_VERSION)
+        status = self.response.state_status
+        return status not in (StateStatus.STATE_STATUS_UNSPECIFIED, StateStatus.STATE_STATUS_UNKNOWN_USER)
 
     @property
     def events(self) -> Sequence[ExplainedEvent]:

@@ -99,6 +99,10 @@ class _StateStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The store could not be reached, and the request has `allow_stateless`: only the events of the request count."""
     STATE_STATUS_OTHER_VERSION: _StateStatus.ValueType  # 4
     """The store has this user only from another version of the model: its newest events count, its older ones do not."""
+    STATE_STATUS_PARTLY_SCALED: _StateStatus.ValueType  # 5
+    """As `STATE_STATUS_USED`, but `decay_scale` reaches the older events in part only: the decay before the newest of them,
+    which is in the sums, stays as it is.
+    """
 
 class StateStatus(_StateStatus, metaclass=_StateStatusEnumTypeWrapper):
     """How the state of the user was used for an answer."""
@@ -113,6 +117,10 @@ STATE_STATUS_UNAVAILABLE: StateStatus.ValueType  # 3
 """The store could not be reached, and the request has `allow_stateless`: only the events of the request count."""
 STATE_STATUS_OTHER_VERSION: StateStatus.ValueType  # 4
 """The store has this user only from another version of the model: its newest events count, its older ones do not."""
+STATE_STATUS_PARTLY_SCALED: StateStatus.ValueType  # 5
+"""As `STATE_STATUS_USED`, but `decay_scale` reaches the older events in part only: the decay before the newest of them,
+which is in the sums, stays as it is.
+"""
 global___StateStatus = StateStatus
 
 @typing.final
@@ -141,7 +149,7 @@ class Event(google.protobuf.message.Message):
     """
     event_id: builtins.str
     """Id of the event, unique among the events of a user, not empty, at most 256 bytes of UTF-8: `Observe` adds an event
-    once, however often it is sent. Absent: events of the same item and time count as the same. No other method reads
+    that the state knows only once. Absent: events of the same item and time count as the same. No other method reads
     it.
     """
     @property
@@ -230,7 +238,8 @@ class RecommendRequest(google.protobuf.message.Message):
     """How the server treats events whose items are not in the catalog."""
     user_id: builtins.str
     """Id of the user whose state counts too, not empty, at most 256 bytes of UTF-8. The server keeps a hash of it, never the
-    id. Absent: only the events of the request count.
+    id. An event of the request that the state knows, by item and time, counts once. Absent: only the events of the
+    request count.
     """
     allow_stateless: builtins.bool
     """Whether the server may answer from the events of the request alone if the store of the states cannot be reached;
@@ -1059,7 +1068,7 @@ class ObserveResponse(google.protobuf.message.Message):
     added_events: builtins.int
     """Number of events that were added."""
     duplicate_events: builtins.int
-    """Number of events that the state had already. They count once."""
+    """Number of events that the state knew already. They count once."""
     late_events: builtins.int
     """Number of events among those added that count by their age alone, because they came late."""
     unknown_events: builtins.int

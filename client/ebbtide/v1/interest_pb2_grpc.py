@@ -120,7 +120,7 @@ class InterestServiceServicer(object):
 
     def Observe(self, request, context):
         """Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
-        event that the state already has counts once.
+        event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

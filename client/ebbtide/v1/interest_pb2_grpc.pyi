@@ -66,7 +66,7 @@ class InterestServiceStub:
         ebbtide.v1.interest_pb2.ObserveResponse,
     ]
     """Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
-    event that the state already has counts once.
+    event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
     """
 
     Interest: grpc.UnaryUnaryMultiCallable[
@@ -122,7 +122,7 @@ class InterestServiceAsyncStub:
         ebbtide.v1.interest_pb2.ObserveResponse,
     ]
     """Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
-    event that the state already has counts once.
+    event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
     """
 
     Interest: grpc.aio.UnaryUnaryMultiCallable[
@@ -190,7 +190,7 @@ class InterestServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[ebbtide.v1.interest_pb2.ObserveResponse, collections.abc.Awaitable[ebbtide.v1.interest_pb2.ObserveResponse]]:
         """Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
-        event that the state already has counts once.
+        event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
         """
 
     @abc.abstractmethod

@@ -89,5 +89,7 @@ def blend_interest(
 
 def _newest_counts(counts: Ints) -> Ints:
     """What the gate counts of a user's history and session, ``[requests, 2]``: their newest events."""
+    if counts.sum(axis=1).max(initial=0) <= COUNTED_EVENTS:
+        return counts
     session = np.minimum(counts[:, 1], COUNTED_EVENTS)
     return np.stack([np.minimum(counts[:, 0], COUNTED_EVENTS - session), session], axis=1)

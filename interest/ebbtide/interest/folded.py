@@ -10,7 +10,7 @@ what is stored is multiplied then, by factors that single precision can tell fro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -43,32 +43,11 @@ class FoldedItems:
     newest_ms: Ints
     """``[P]``: time of the newest folded event of the item; of no meaning without a repeat score."""
     counts: Doubles
-    """``[P, M]``: decayed counts as of the user's `InterestState.time_ms`; M = 0 without a repeat score."""
+    """``[P, M]``: decayed counts as of the user's `InterestState.as_of_ms`; M = 0 without a repeat score."""
 
     def take(self, index: Ints | Bools) -> FoldedItems:
         """Those at the indices, or where a mask is true."""
         return FoldedItems(self.user[index], self.item[index], self.newest_ms[index], self.counts[index])
-
-    def followed_by(self, other: FoldedItems) -> FoldedItems:
-        """These items of each user, then the other ones."""
-        user = np.concatenate([self.user, other.user])
-        both = FoldedItems(
-            user,
-            np.concatenate([self.item, other.item]),
-            np.concatenate([self.newest_ms, other.newest_ms]),
-            np.concatenate([self.counts, other.counts]),
-        )
-        return both.take(np.argsort(user, kind="stable"))
-
-
-@dataclass(frozen=True)
-class Folded:
-    """What some users' records hold of folded events."""
-
-    state: InterestState
-    landmark_ms: Ints
-    """``[U]``."""
-    items: FoldedItems
 
 
 def item_rates(parameters: InterestParameters) -> Doubles:
@@ -84,76 +63,77 @@ def check_folded(records: Records, parameters: InterestParameters) -> None:
     Raises:
         RecordError: For the first of them.
     """
-    rates, headers = item_rates(parameters), records.headers
-    items = headers["items"].astype(np.int64)
-    sizes = _sum_bytes(headers, parameters.vector_width) + items * _item_type(rates.size).itemsize
-    lengths = np.fromiter(map(len, records.folded), dtype=np.int64, count=len(records.folded))
-    bad = (lengths != sizes) | ((items > 0) & (headers["item_counts"] != rates.size))
-    if np.count_nonzero(bad):
-        first = int(np.argmax(bad))
-        raise RecordError(
-            first,
-            f"{lengths[first]} bytes of folded events with {headers['item_counts'][first]} counts an item",
-            f"{sizes[first]} bytes with {rates.size} counts an item",
-        )
+    rates = item_rates(parameters)
+    sizes = _section_sizes(records.headers, parameters)
+    item_counts = records.headers["item_counts"].tolist()
+    for user, (section, (sums, items), width) in enumerate(zip(records.folded, sizes, item_counts, strict=True)):
+        if len(section) != sums + items or (items and width != rates.size):
+            raise RecordError(
+                user,
+                f"{len(section)} bytes of folded events with {width} counts an item",
+                f"{sums + items} bytes with {rates.size} counts an item",
+            )
 
 
-def decode_folded(records: Records, parameters: InterestParameters) -> Folded:
-    """The folded events of records that `check_folded` accepts."""
+def decode_folded(records: Records, parameters: InterestParameters) -> tuple[InterestState, FoldedItems]:
+    """The folded events of records that `check_folded` accepts, as of their landmarks."""
     headers, d, rates = records.headers, parameters.vector_width, item_rates(parameters)
     counts = np.stack([headers["history"], headers["session"]], axis=1).astype(np.int64)
-    items = headers["items"].astype(np.int64)
-    is_half = (headers["flags"] & HALF_PRECISION) > 0
-    sum_bytes = _sum_bytes(headers, d)
-    stops = list(zip(records.folded, sum_bytes.tolist(), is_half.tolist(), strict=True))
-    stored = np.zeros((items.size, 2, 2, d))
-    for half, dtype in ((False, "<f4"), (True, "<f2")):
-        joined = b"".join([one[:stop] for one, stop, has_half in stops if has_half is half])
-        stored[(counts > 0) & (is_half == half)[:, None]] = np.frombuffer(joined, dtype=dtype).reshape(-1, 2, d)
-    stored *= np.where(is_half[:, None, None], np.exp2(headers["scale"].astype(np.float64)), 1.0)[..., None]
-
+    sizes = _section_sizes(headers, parameters)
+    stored = np.zeros((counts.shape[0], 2, 2, d))
+    is_half = headers["flags"] & HALF_PRECISION
+    for flag in (0, HALF_PRECISION):
+        has_flag = is_half == flag
+        if np.count_nonzero(has_flag):
+            chosen = zip(records.folded, sizes, has_flag.tolist(), strict=True)
+            joined = b"".join([section[:stop] for section, (stop, _), mine in chosen if mine])
+            sums = np.frombuffer(joined, dtype="<f2" if flag else "<f4").reshape(-1, 2, d)
+            stored[(counts > 0) & has_flag[:, None]] = sums
+            if flag:
+                stored[has_flag] *= np.exp2(headers["scale"][has_flag].astype(np.float64))[..., None]
     newest_ms, landmark_ms = headers["newest_ms"].astype(np.int64), headers["landmark_ms"].astype(np.int64)
-    decay = np.exp(-_exponents(newest_ms - landmark_ms, parameters.decay_rate_per_day))[:, None]
-    state = InterestState(newest_ms, stored[:, :, 0] * decay, stored[:, :, 1] * decay**2, counts)
+    state = InterestState(newest_ms, landmark_ms, stored[:, :, 0], stored[:, :, 1], counts)
 
-    entries = np.frombuffer(b"".join([one[stop:] for one, stop, _ in stops]), dtype=_item_type(rates.size))
-    user = np.arange(items.size).repeat(items)
-    item_decay = np.exp(-_exponents(newest_ms - landmark_ms, rates))[user]
-    return Folded(
-        state,
-        landmark_ms,
-        FoldedItems(
-            user,
-            entries["item"].astype(np.int64),
-            entries["time_low"] + (entries["time_high"].astype(np.int64) << 32) if rates.size else np.zeros_like(user),
-            entries["counts"] * item_decay if rates.size else np.zeros((user.size, 0)),
-        ),
-    )
+    sections = zip(records.folded, sizes, strict=True)
+    joined = b"".join([section[start:] for section, (start, _) in sections])
+    entries = np.frombuffer(joined, dtype=_item_type(rates.size))
+    user = np.arange(counts.shape[0]).repeat(headers["items"])
+    item = entries["item"].astype(np.int64)
+    if rates.size == 0:
+        return state, FoldedItems(user, item, np.zeros_like(item), np.zeros((item.size, 0)))
+    time_ms = entries["time_low"] + (entries["time_high"].astype(np.int64) << 32)
+    return state, FoldedItems(user, item, time_ms, entries["counts"].astype(np.float64))
 
 
 def encode_folded(
-    folded: Folded, parameters: InterestParameters, *, half_precision: bool
+    state: InterestState,
+    items: FoldedItems,
+    landmark_ms: Ints,
+    parameters: InterestParameters,
+    *,
+    half_precision: bool,
 ) -> tuple[npt.NDArray[np.void], list[bytes]]:
     """The sections of folded events, and their fields of the headers, ``[U]``; all other fields are 0.
 
     Args:
-        folded: Their landmarks may be older than what the records keep.
+        state: As of the newest folded events.
+        items: Of the same users and times.
+        landmark_ms: ``[U]``, the landmarks to keep where they are not too old.
         parameters: Of the export.
         half_precision: Whether to write sums in 16 bits.
     """
-    state, items, rates = folded.state, folded.items, item_rates(parameters)
-    users = state.time_ms.shape[0]
+    rates = item_rates(parameters)
     fastest = max(parameters.decay_rate_per_day.max(initial=0), rates.max(initial=0))
-    moves = (state.time_ms - folded.landmark_ms) / MS_PER_DAY * fastest > _LARGEST_EXPONENT
-    landmark_ms = np.where(moves, state.time_ms, folded.landmark_ms)
-    since_ms = state.time_ms - landmark_ms
-    growth = np.exp(_exponents(since_ms, parameters.decay_rate_per_day))[:, None]
+    moves = (state.time_ms - landmark_ms) / MS_PER_DAY * fastest > _LARGEST_EXPONENT
+    landmark_ms = np.where(moves, state.time_ms, landmark_ms)
+    days = (state.time_ms - landmark_ms) / MS_PER_DAY
+    growth = np.exp(np.outer(days, parameters.decay_rate_per_day))[:, None]
     stored = np.stack([state.sums * growth, state.squares * growth**2], axis=2)
 
-    headers = np.zeros(users, dtype=HEADER)
+    headers = np.zeros(days.size, dtype=HEADER)
     headers["history"], headers["session"] = state.counts.T
     headers["newest_ms"], headers["landmark_ms"] = state.time_ms, landmark_ms
-    item_counts = np.bincount(items.user, minlength=users)
+    item_counts = np.bincount(items.user, minlength=days.size)
     headers["items"], headers["item_counts"] = item_counts, rates.size
     if half_precision:
         headers["flags"] = HALF_PRECISION
@@ -165,26 +145,24 @@ def encode_folded(
     entries["item"] = items.item
     if rates.size:
         entries["time_low"], entries["time_high"] = items.newest_ms & 0xFFFFFFFF, items.newest_ms >> 32
-        entries["counts"] = items.counts * np.exp(_exponents(since_ms, rates))[items.user]
-    sum_sections = slices(sums, _sum_bytes(headers, parameters.vector_width))
-    item_sections = slices(entries.tobytes(), item_counts * entries.dtype.itemsize)
+        entries["counts"] = items.counts * np.exp(np.outer(days, rates))[items.user]
+    sizes = np.array(_section_sizes(headers, parameters))
+    sum_sections, item_sections = slices(sums, sizes[:, 0]), slices(entries.tobytes(), sizes[:, 1])
     return headers, [a + b for a, b in zip(sum_sections, item_sections, strict=True)]
 
 
-def _sum_bytes(headers: npt.NDArray[np.void], dimensions: int) -> Ints:
-    """Bytes of each record's folded sums, ``[U]``; a half without events has none."""
-    halves: Ints = (headers["history"] > 0).astype(np.int64) + (headers["session"] > 0)
-    halves *= 2 * dimensions
-    halves *= np.where(headers["flags"] & HALF_PRECISION, 2, 4)
-    return halves
+def _section_sizes(headers: npt.NDArray[np.void], parameters: InterestParameters) -> list[tuple[int, int]]:
+    """Bytes of each record's folded sums, where a half without events has none, and of its items."""
+    item_bytes = _item_type(item_rates(parameters).size).itemsize
+    numbers = 2 * parameters.vector_width
+    columns = [headers[name].tolist() for name in ("history", "session", "flags", "items")]
+    return [
+        (((history > 0) + (session > 0)) * numbers * (2 if flags & HALF_PRECISION else 4), items * item_bytes)
+        for history, session, flags, items in zip(*columns, strict=True)
+    ]
 
 
-def _exponents(since_ms: Ints, rate_per_day: npt.NDArray[Any]) -> Doubles:
-    """The exponents of the decay by age, ``[U, rates]``."""
-    exponents: Doubles = np.outer(since_ms / MS_PER_DAY, rate_per_day)
-    return exponents
-
-
+@cache
 def _item_type(counts: int) -> np.dtype[np.void]:
     """An item's entry with so many decayed counts; without any, the order of the entries is enough."""
     if counts == 0:

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest.events import MS_PER_DAY
-from ebbtide.interest.folded import Folded, FoldedItems, check_folded, decode_folded, encode_folded, item_rates
+from ebbtide.interest.folded import FoldedItems, check_folded, decode_folded, encode_folded, item_rates
 from ebbtide.interest.lookup import UNKNOWN
 from ebbtide.interest.record import NewEvents, RawEvents, Records, index_from_end
-from ebbtide.interest.recorder import Recorder, combined, has_folded
+from ebbtide.interest.recorder import Recorder, has_folded, matches
 from ebbtide.interest.state import InterestState, advance
 
 Floats = npt.NDArray[np.float32]
@@ -100,7 +100,7 @@ class LogRecorder(Recorder):
         given = given.take(written[given.user])
         is_known = self._index.find(given.key) != UNKNOWN
         is_new = is_known.copy()
-        is_new[is_known] = base.is_new(given.take(is_known))
+        is_new[is_known] = base.has_new_id(given.take(is_known))
         added = given.take(is_new)
         counts = np.stack(
             [
@@ -139,14 +139,15 @@ class LogRecorder(Recorder):
         early = added.take(goes_before[added.user])
         state, items = self._history(users, leaving.merged(early))
 
-        landmark_ms = state.time_ms.copy()
+        landmark_ms = state.time_ms
         stay = np.flatnonzero(goes_before)
         if stay.size:
-            later = decode_folded(old.take(stay), self._parameters)
-            state, items = self._before(state, items, stay, later)
-            landmark_ms[stay] = later.landmark_ms
+            later, later_items = decode_folded(old.take(stay), self._parameters)
+            landmark_ms = landmark_ms.copy()
+            landmark_ms[stay] = later.as_of_ms
+            state, items = self._before(state, items, stay, later, later_items)
         headers, sections = encode_folded(
-            Folded(state, landmark_ms, items), self._parameters, half_precision=self._half_precision
+            state, items, landmark_ms, self._parameters, half_precision=self._half_precision
         )
         for name in ("alpha_offset", "dropped"):
             headers[name] = old.headers[name]
@@ -166,7 +167,7 @@ class LogRecorder(Recorder):
         for number in range(int(turn.max(initial=-1)) + 1):
             part = events.take(turn == number)
             item = self._index.find(part.key)
-            before_ms = state.time_ms
+            before_ms = state.as_of_ms
             state = advance(
                 state,
                 self._parameters,
@@ -179,34 +180,42 @@ class LogRecorder(Recorder):
         return state, items
 
     def _before(
-        self, state: InterestState, items: FoldedItems, stay: Ints, later: Folded
+        self, state: InterestState, items: FoldedItems, stay: Ints, later: InterestState, later_items: FoldedItems
     ) -> tuple[InterestState, FoldedItems]:
         """Folded events of all users, with those of some users before other folded events of theirs.
 
         Args:
-            state: Of U users.
+            state: Of U users, as of their newest events.
             items: Of the same.
             stay: The users who have other folded events.
             later: Those events.
+            later_items: Of the same.
         """
-        parameters = self._parameters
-        days = (later.state.time_ms - state.time_ms[stay]) / MS_PER_DAY
-        ranks = later.state.counts.sum(axis=1)
-        exponents = np.outer(days, parameters.decay_rate_per_day) + np.outer(ranks, parameters.rank_decay_rate)
-        decay = np.exp(-exponents)
+        parameters, item_rate = self._parameters, item_rates(self._parameters)
+        rate, rank_rate = parameters.decay_rate_per_day, parameters.rank_decay_rate
+        days = (later.time_ms - state.time_ms[stay]) / MS_PER_DAY
+        decay = np.exp(-np.outer(days, rate) - np.outer(later.counts.sum(axis=1), rank_rate))
+        later_days = later.days_since(np.zeros_like(later.time_ms))
+        later_decay = np.exp(-np.outer(later_days, rate))[:, None]
         sums, squares = state.sums.copy(), state.squares.copy()
         counts, time_ms = state.counts.copy(), state.time_ms.copy()
-        sums[stay], squares[stay], counts[stay] = later.state.sums, later.state.squares, later.state.counts
+        sums[stay], squares[stay] = later.sums * later_decay, later.squares * later_decay**2
+        counts[stay], time_ms[stay] = later.counts, later.time_ms
         # A later session is another one than the log's last.
         sums[stay, 0] += state.sums[stay].sum(axis=1) * decay
         squares[stay, 0] += state.squares[stay].sum(axis=1) * decay**2
         counts[stay, 0] += state.counts[stay].sum(axis=1)
-        time_ms[stay] = later.state.time_ms
 
-        item_decay = np.ones((counts.shape[0], item_rates(parameters).size))
-        item_decay[stay] = np.exp(-np.outer(days, item_rates(parameters)))
+        item_decay = np.ones((counts.shape[0], item_rate.size))
+        item_decay[stay] = np.exp(-np.outer(days, item_rate))
         earlier = replace(items, counts=items.counts * item_decay[items.user])
-        newer = replace(later.items, user=stay[later.items.user])
+        later_item_decay = np.exp(-np.outer(later_days, item_rate))
+        newer = replace(
+            later_items, user=stay[later_items.user], counts=later_items.counts * later_item_decay[later_items.user]
+        )
         if newer.user.size:
-            earlier = self._foremost(combined(newer, earlier), counts.shape[0])
-        return InterestState(time_ms, sums, squares, counts), earlier
+            order = np.lexsort((newer.item, newer.user))
+            again, where = matches(newer.take(order), earlier)
+            newer.counts[order[where]] += earlier.counts[again]
+            earlier = self._foremost(newer, earlier, again, counts.shape[0])
+        return InterestState(time_ms, time_ms, sums, squares, counts), earlier

@@ -116,42 +116,32 @@ class Weighed:
         known = np.zeros(self.columns.users, dtype=np.bool_)
         if self.from_records is not None:
             known = self.from_records.states.known
-        used = np.where(self.partly_scaled, StateStatus.PARTLY_SCALED, StateStatus.USED)
-        return np.where(known, used, StateStatus.UNKNOWN_USER).astype(np.int32)[:, None]
+        # Of plain integers, since NumPy takes long to understand an enumeration.
+        status = np.where(known, int(StateStatus.USED), int(StateStatus.UNKNOWN_USER)).astype(np.int32)
+        if self.columns.decay_scale is not None:
+            status[self.partly_scaled] = int(StateStatus.PARTLY_SCALED)
+        return status[:, None]
 
-    def ranked_items(self, room: Ints) -> tuple[Ints, Ints] | None:
-        """User and catalog index of every seen item, the most important first; None where there is room for all.
+    def seen_items(self) -> list[tuple[Ints, Ints]]:
+        """User and catalog index of seen items, -1 for a text; first of events that count singly, then of folded ones.
 
-        These are the items of raw events, the newest first, then those of folded events in the order of the record.
-
-        Args:
-            room: ``[B]``, items of each user that the score adjustments have room for.
+        Those of records are in order of importance: the newest first, then as the record has them.
         """
         if self.from_records is None:
-            return None
+            return [(self.sources.user, self.sources.item)]
+        user, counts = self.sources.user, self.sources.counts
+        stop = np.cumsum(counts)
+        newest_first = (2 * stop - counts - 1)[user] - np.arange(user.size)
         folded = self.from_records.states.items
-        user = np.concatenate([self.batch.request[::-1], folded.user])
-        if not np.count_nonzero(np.bincount(user, minlength=room.size) > room):
-            return None
-        item = np.concatenate([self.sources.item[self.batch.source][::-1], folded.item])
-        known = item != UNKNOWN
-        user, item = user[known], item[known]
-        order = np.lexsort((item, user))
-        first = np.ones(order.size, dtype=np.bool_)
-        first[1:] = (user[order[1:]] != user[order[:-1]]) | (item[order[1:]] != item[order[:-1]])
-        # Sorting is stable: the first of its equals is the most important one.
-        leader = order[first]
-        leader = leader[np.lexsort((leader, user[leader]))]
-        return user[leader], item[leader]
+        return [(user, self.sources.item[newest_first]), (folded.user, folded.item)]
 
     def folded_counts(self, repeat: RepeatParameters) -> FoldedCounts | None:
         """The counts of folded events for the repeat score; None without records."""
         if self.from_records is None:
             return None
-        items, base = self.from_records.states.items, self.from_records.base
-        days = base.age_ms / MS_PER_DAY
-        if self.columns.decay_scale is not None:
-            days = days * self.columns.decay_scale
+        states, base = self.from_records.states, self.from_records.base
+        items = states.items
+        days = states.folded.days_since(base.age_ms, self.columns.decay_scale)
         decay = np.exp(-np.outer(days, repeat.decay_rate_per_day))
         newest_ms = self.from_records.clock_ms[items.user] - items.newest_ms
         return FoldedCounts(
@@ -279,44 +269,51 @@ class InterestPipeline:
 
     def _pairs(self, weighed: Weighed) -> list[Pairs]:
         """Every kind of score adjustment, the most important first; a new kind is added here."""
-        columns, sources, users = weighed.columns, weighed.sources, weighed.columns.users
+        columns, users = weighed.columns, weighed.columns.users
         pairs: list[Pairs] = []
         if columns.exclude is not None:
             user, keys = columns.exclude
             item = self.index.find(keys)
             known = item != UNKNOWN
             pairs.append(Pairs(user[known], item[known], -np.inf))
-        taken = np.bincount(pairs[0].user, minlength=users) if pairs else np.zeros(users, dtype=np.int64)
-        ranked = weighed.ranked_items(self.parameters.config.limits.adjustments - taken)
         if self.parameters.repeat is not None:
-            items = sources.item.take(weighed.batch.source)
-            user, item, score = repeat_score(
-                weighed.batch,
-                items,
-                columns.now_ms,
-                self.parameters.repeat,
-                columns.decay_scale,
-                weighed.folded_counts(self.parameters.repeat),
-            )
-            if ranked is not None:
-                # Scores come sorted by user and item, each once.
-                width = self.index.sorted_key.size
-                score = score[(user * width + item).searchsorted(ranked[0] * width + ranked[1])]
-                user, item = ranked
+            user, item, score = self._repeat_scores(weighed, self.parameters.repeat, pairs)
             # Users who exclude the seen items need no scores of them.
             kept = ~np.broadcast_to(columns.exclude_seen, users)[user]
             pairs.append(Pairs(user[kept], item[kept], score[kept]))
-        if columns.exclude_seen is True and sources.text is None and weighed.from_records is None:
-            pairs.append(Pairs(sources.user, sources.item, -np.inf))
+        if columns.exclude_seen is True and weighed.sources.text is None:
+            pairs.extend(Pairs(user, item, -np.inf) for user, item in weighed.seen_items())
         elif np.any(columns.exclude_seen):
-            seen = [(sources.user, sources.item)]
-            if weighed.from_records is not None:
-                earlier = weighed.from_records.states.items
-                seen.append((earlier.user, earlier.item))
-            for user, item in seen if ranked is None else [ranked]:
+            for user, item in weighed.seen_items():
                 excluded = np.broadcast_to(columns.exclude_seen, users)[user] & (item != UNKNOWN)
                 pairs.append(Pairs(user[excluded], item[excluded], -np.inf))
         return pairs
+
+    def _repeat_scores(
+        self, weighed: Weighed, repeat: RepeatParameters, before: Sequence[Pairs]
+    ) -> tuple[Ints, Ints, Floats]:
+        """User, catalog index and repeat score of each seen item.
+
+        Where the adjustments have no room for all after other pairs, the most important items of each user come first:
+        the newest ones that are not folded, then the folded ones in the order of the record.
+        """
+        items = weighed.sources.item.take(weighed.batch.source)
+        folded = weighed.folded_counts(repeat)
+        scale = weighed.columns.decay_scale
+        user, item, score = repeat_score(weighed.batch, items, weighed.columns.now_ms, repeat, scale, folded)
+        counts = np.bincount(np.concatenate([user, *(kind.user for kind in before)]))
+        if counts.max(initial=0) <= self.parameters.config.limits.adjustments:
+            return user, item, score
+        # An item's last place in the list is the most important one.
+        least_first = [(user[::-1], item[::-1]) for user, item in reversed(weighed.seen_items())]
+        seen_user, seen_item = (np.concatenate(column) for column in zip(*least_first, strict=True))
+        known = seen_item != UNKNOWN
+        width = self.index.sorted_key.size
+        place = np.empty(user.size, dtype=np.int64)
+        key = (user * width + item).searchsorted((seen_user * width + seen_item)[known])
+        place[key] = -np.arange(key.size)
+        order = np.lexsort((place, user))
+        return user[order], item[order], score[order]
 
     def _outputs(
         self, requests: Sequence[RequestTensors], records: Sequence[Records] | None, wanted: Collection[str]

@@ -31,13 +31,13 @@ HALF_KNOWN_IDS = 15
 RAW_EVENTS = 512
 """Events that a record holds at most before its own export folds them; `append_raw` drops the oldest beyond these."""
 
-VERSION = 1
+_MARK = b"Eb\x01"
+"""What a record begins with; the last byte is the version of the format."""
 HALF_PRECISION = 1
 """The bit of ``flags`` that is set where the folded sums have 16 bits."""
 HEADER = np.dtype(
     [
-        ("magic", "S2"),
-        ("version", "u1"),
+        ("mark", "S3"),
         ("flags", "u1"),
         ("events", "<u2"),
         ("ids", "<u2"),
@@ -55,11 +55,10 @@ HEADER = np.dtype(
         ("scale", "i1", (2, 2)),  # powers of two of half precision: history and session, sums and squares
     ]
 )
-_MAGIC = b"Eb"
 _EVENT = np.dtype([("key", "<i8"), ("time_low", "<u4"), ("time_high", "<u2"), ("weight", "<f4")])
 _ID = np.dtype([("low", "<u4"), ("high", "<u2")])
 _EMPTY = np.zeros(1, dtype=HEADER)
-_EMPTY["magic"], _EMPTY["version"] = _MAGIC, VERSION
+_EMPTY["mark"] = _MARK
 _EMPTY_BYTES = _EMPTY.tobytes()
 _BITS_48 = (1 << 48) - 1
 
@@ -188,37 +187,33 @@ class Records:
             short = next(index for index, record in enumerate(whole) if len(record) < HEADER.itemsize)
             raise RecordError(short, f"{len(whole[short])} bytes", f"at least {HEADER.itemsize}")
         headers = np.frombuffer(joined, dtype=HEADER)
-        bad = (headers["magic"] != _MAGIC) | (headers["version"] != VERSION) | (headers["ids"] < headers["events"])
+        bad = headers["mark"] != _MARK
         if np.count_nonzero(bad):
             first = int(np.argmax(bad))
-            header = headers[first]
-            raise RecordError(
-                first,
-                f"mark {bytes(header['magic'])!r}, version {header['version']}, {header['ids']} event ids",
-                f"mark {_MAGIC!r}, version {VERSION}, at least {header['events']} event ids",
-            )
-        counts, ids = headers["events"].astype(np.int64), headers["ids"].astype(np.int64)
-        event_stops = HEADER.itemsize + counts * _EVENT.itemsize
-        id_stops = event_stops + ids * _ID.itemsize
-        lengths = np.fromiter(map(len, whole), dtype=np.int64, count=users)
-        if np.count_nonzero(lengths < id_stops):
-            short = int(np.argmax(lengths < id_stops))
-            raise RecordError(short, f"{lengths[short]} bytes", f"at least {id_stops[short]}")
-        stops = list(zip(whole, event_stops.tolist(), id_stops.tolist(), strict=True))
-        event = np.frombuffer(b"".join([one[HEADER.itemsize : stop] for one, stop, _ in stops]), dtype=_EVENT)
-        every_id = _joined(np.frombuffer(b"".join([one[start:stop] for one, start, stop in stops]), dtype=_ID))
-        id_user = np.arange(users).repeat(ids)
-        is_raw = _index_in_user(ids, id_user) < counts[id_user]
+            raise RecordError(first, f"a beginning of {whole[first][:3]!r}", f"{_MARK!r}")
+        counts, ids = headers["events"].tolist(), headers["ids"].tolist()
+        event_parts, raw_ids, folded_ids, folded = [], [], [], []
+        for index, (record, of_user, ids_of_user) in enumerate(zip(whole, counts, ids, strict=True)):
+            events_stop = HEADER.itemsize + of_user * _EVENT.itemsize
+            raw_stop = events_stop + of_user * _ID.itemsize
+            stop = events_stop + ids_of_user * _ID.itemsize
+            if len(record) < max(stop, raw_stop):
+                raise RecordError(index, f"{len(record)} bytes", f"at least {max(stop, raw_stop)}")
+            event_parts.append(record[HEADER.itemsize : events_stop])
+            raw_ids.append(record[events_stop:raw_stop])
+            folded_ids.append(record[raw_stop:stop])
+            folded.append(record[stop:])
+        event = np.frombuffer(b"".join(event_parts), dtype=_EVENT)
         events = RawEvents(
             np.arange(users).repeat(counts),
             event["key"].astype(np.int64),
             event["time_low"] + (event["time_high"].astype(np.int64) << 32),
             event["weight"].astype(np.float32),
-            every_id[is_raw],
+            _ids_of(raw_ids),
         )
         known = np.array([record is not None for record in records], dtype=np.bool_)
-        folded = [one[stop:] for one, _, stop in stops]
-        return cls(headers, known, events, id_user[~is_raw], every_id[~is_raw], folded)
+        folded_counts = [max(of_user - raw, 0) for of_user, raw in zip(ids, counts, strict=True)]
+        return cls(headers, known, events, np.arange(users).repeat(folded_counts), _ids_of(folded_ids), folded)
 
     def take(self, users: Ints) -> Records:
         """Headers and folded sections of some users; none of their raw events and ids."""
@@ -236,7 +231,7 @@ class Records:
         """The records; the numbers of events and ids in the headers are set."""
         users = len(self.folded)
         headers = self.headers.copy()
-        headers["magic"], headers["version"] = _MAGIC, VERSION
+        headers["mark"] = _MARK
         events = np.empty(self.events.user.size, dtype=_EVENT)
         events["key"], events["weight"] = self.events.key, self.events.weight
         events["time_low"], events["time_high"] = self.events.time_ms & 0xFFFFFFFF, self.events.time_ms >> 32
@@ -255,7 +250,25 @@ class Records:
         return [b"".join(parts) for parts in zip(header_bytes, event_bytes, id_bytes, self.folded, strict=True)]
 
     def is_new(self, events: RawEvents) -> Bools:
-        """Whether each event is neither in the records nor repeats an earlier one of its user, ``[events]``."""
+        """Whether each event is neither in the records nor repeats an earlier one of its user, ``[events]``.
+
+        Records forget the ids of old events. So if one of a user's events is in the record, those that are older than
+        what is folded count as known as well: the events were sent before, as a whole.
+        """
+        new = self.has_new_id(events)
+        headers = self.headers[events.user]
+        is_late = new & (events.time_ms < headers["newest_ms"]) & ((headers["history"] > 0) | (headers["session"] > 0))
+        if np.count_nonzero(is_late) and not new.all():
+            repeated = events.take(~new)
+            _, first = np.unique(np.stack([repeated.user, repeated.event_id]), axis=1, return_index=True)
+            once = repeated.take(np.sort(first))
+            sent_before = np.zeros(len(self.folded), dtype=np.bool_)
+            sent_before[once.user[~self.has_new_id(once)]] = True
+            new &= ~(is_late & sent_before[events.user])
+        return new
+
+    def has_new_id(self, events: RawEvents) -> Bools:
+        """Whether no event of the records, and no earlier one of the user, has the id, ``[events]``."""
         user = np.concatenate([self.events.user, self.folded_id_user, events.user])
         event_id = np.concatenate([self.events.event_id, self.folded_id, events.event_id])
         order = np.lexsort((event_id, user))
@@ -358,12 +371,13 @@ def slices(joined: bytes, lengths: Ints) -> list[bytes]:
     return [joined[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
 
 
-def _joined(parts: npt.NDArray[np.void]) -> Ints:
-    whole: Ints = parts["low"] + (parts["high"].astype(np.int64) << 32)
+def _ids_of(parts: list[bytes]) -> Ints:
+    ids = np.frombuffer(b"".join(parts), dtype=_ID)
+    whole: Ints = ids["low"] + (ids["high"].astype(np.int64) << 32)
     return whole
 
 
-def _index_in_user(counts: Ints, user: Ints) -> Ints:
+def index_in_user(counts: Ints, user: Ints) -> Ints:
     """The index of each entry among its user's, for entries of one user after the other."""
     index: Ints = np.arange(user.size) - (np.cumsum(counts) - counts)[user]
     return index

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest.events import MS_PER_DAY
-from ebbtide.interest.folded import Folded, FoldedItems, check_folded, decode_folded, encode_folded, item_rates
+from ebbtide.interest.folded import FoldedItems, check_folded, decode_folded, encode_folded, item_rates
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.record import (
@@ -21,6 +21,7 @@ from ebbtide.interest.record import (
     RawEvents,
     Records,
     index_from_end,
+    index_in_user,
 )
 from ebbtide.interest.state import InterestState, advance
 
@@ -42,7 +43,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class UserStates:
-    """What the records of U users hold, as of their newest folded events."""
+    """What the records of U users hold."""
 
     known: Bools
     """``[U]``: whether the user has a record."""
@@ -90,7 +91,8 @@ class Recorder:
         """The records after new events; a pure function of both.
 
         Events whose time is not before the newest folded event count exactly, in whatever order they arrive. Raw events
-        of `append_raw` are folded along.
+        of `append_raw` are folded along. The same call again changes nothing, however many events it has, unless more
+        new events than a record has ids of came between.
 
         Args:
             records: ``[U]``, of distinct users and of this export; None for a user without one.
@@ -161,14 +163,14 @@ class Recorder:
         """
         decoded = Records.decode(records)
         check_folded(decoded, self._parameters)
-        folded = decode_folded(decoded, self._parameters)
+        state, items = decode_folded(decoded, self._parameters)
         headers = decoded.headers
         return UserStates(
             decoded.known,
             decoded.events,
             self._index.find(decoded.events.key),
-            folded.state,
-            folded.items,
+            state,
+            items,
             headers["alpha_offset"].astype(np.float32),
             headers["late"].astype(np.int64),
             headers["dropped"].astype(np.int64),
@@ -185,23 +187,21 @@ class Recorder:
             counts: ``[F]``, of the events.
             item: Catalog index of each event.
         """
-        before = decode_folded(old, self._parameters)
-        has_folded = before.state.counts.any(axis=1)
-        is_late = (leaving.time_ms < before.state.time_ms[leaving.user]) & has_folded[leaving.user]
-        late = np.bincount(leaving.user[is_late], minlength=counts.size)
-        # Times of nothing are no times: the first event sets them.
-        state = InterestState(
-            np.where(has_folded, before.state.time_ms, 0), before.state.sums, before.state.squares, before.state.counts
+        before, items = decode_folded(old, self._parameters)
+        has_folded = before.counts.any(axis=1)
+        late = np.bincount(
+            leaving.user[(leaving.time_ms < before.time_ms[leaving.user]) & has_folded[leaving.user]],
+            minlength=counts.size,
         )
-        after = advance(
-            state, self._parameters, counts, leaving.time_ms, self._vectors.take(item, axis=0), leaving.weight
-        )
-        folded = Folded(
+        vectors = self._vectors.take(item, axis=0)
+        after = advance(before, self._parameters, counts, leaving.time_ms, vectors, leaving.weight)
+        fields, sections = encode_folded(
             after,
-            np.where(has_folded, before.landmark_ms, after.time_ms),
-            self._folded_items(before.items, before.state.time_ms, after.time_ms, leaving, item),
+            self._folded_items(items, before.as_of_ms, after.time_ms, leaving, item),
+            np.where(has_folded, before.as_of_ms, after.time_ms),
+            self._parameters,
+            half_precision=self._half_precision,
         )
-        fields, sections = encode_folded(folded, self._parameters, half_precision=self._half_precision)
         for name in ("alpha_offset", "dropped", "log_mark"):
             fields[name] = old.headers[name]
         fields["late"] = old.headers["late"] + late.astype(np.uint32)
@@ -233,36 +233,52 @@ class Recorder:
         new = FoldedItems(user[starts], items[starts], newest_ms, np.add.reduceat(terms[::-1][order], starts, axis=0))
 
         decay = np.exp(-np.outer((new_ms - old_ms) / MS_PER_DAY, rates))
-        old = replace(old, counts=old.counts * decay[old.user])
-        by_last = np.lexsort((order[starts], new.user))
-        found = combined(new.take(by_last), old)
-        return self._foremost(found, new_ms.size)
+        old_counts = old.counts * decay[old.user] if rates.size else old.counts
+        again, where = matches(new, old)
+        new.counts[where] += old_counts[again]
+        new.newest_ms[where] = np.maximum(new.newest_ms[where], old.newest_ms[again])
+        by_last = new.take(np.lexsort((order[starts], new.user)))
+        return self._foremost(by_last, replace(old, counts=old_counts), again, new_ms.size)
 
-    def _foremost(self, items: FoldedItems, users: int) -> FoldedItems:
-        """The items that a record keeps, given those folded last first."""
+    def _foremost(self, newer: FoldedItems, older: FoldedItems, again: Bools, users: int) -> FoldedItems:
+        """The items that a record keeps.
+
+        Args:
+            newer: Those folded last come first.
+            older: The same, as of the same time.
+            again: Which of these are among the newer ones, and counted there.
+            users: How many there are.
+        """
+        both = FoldedItems(
+            np.concatenate([newer.user, older.user]),
+            np.concatenate([newer.item, older.item]),
+            np.concatenate([newer.newest_ms, older.newest_ms]),
+            np.concatenate([newer.counts, older.counts]),
+        )
         rates = item_rates(self._parameters)
+        kept = np.flatnonzero(np.r_[np.ones(newer.user.size, dtype=np.bool_), ~again])
         if rates.size:
-            items = items.take(np.lexsort((-items.newest_ms, -items.counts[:, np.argmin(rates)], items.user)))
-        sizes = np.bincount(items.user, minlength=users)
-        index = np.arange(items.user.size) - (np.cumsum(sizes) - sizes)[items.user]
-        return items.take(index < self._most_items)
+            ranks = (-both.newest_ms[kept], -both.counts[kept, np.argmin(rates)], both.user[kept])
+            kept = kept[np.lexsort(ranks)]
+        else:
+            kept = kept[np.argsort(both.user[kept], kind="stable")]
+        sizes = np.bincount(both.user[kept], minlength=users)
+        if sizes.max() > self._most_items:
+            kept = kept[index_in_user(sizes, both.user[kept]) < self._most_items]
+        return both.take(kept)
 
 
-def combined(newer: FoldedItems, older: FoldedItems) -> FoldedItems:
-    """Each item of either once, the newer ones first, with the counts of both.
+def matches(new: FoldedItems, old: FoldedItems) -> tuple[Bools, Ints]:
+    """Which old items are among the new ones, and the index of each of these.
 
     Args:
-        newer: At least one.
-        older: Its counts as of the same times as those of `newer`.
+        new: Sorted by user and item; at least one.
+        old: In any order.
     """
-    keys, asked = (one.user << 32 | one.item for one in (newer, older))
-    order = keys.argsort()
-    index = order[np.minimum(keys.searchsorted(asked, sorter=order), keys.size - 1)]
+    keys, asked = (one.user << 32 | one.item for one in (new, old))
+    index = np.minimum(keys.searchsorted(asked), keys.size - 1)
     again = keys[index] == asked
-    both, counts, newest_ms = index[again], newer.counts.copy(), newer.newest_ms.copy()
-    counts[both] += older.counts[again]
-    newest_ms[both] = np.maximum(newest_ms[both], older.newest_ms[again])
-    return replace(newer, counts=counts, newest_ms=newest_ms).followed_by(older.take(~again))
+    return again, index[again]
 
 
 def has_folded(records: Records) -> Bools:

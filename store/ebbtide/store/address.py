@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from ebbtide.store.errors import StoreConfigError
 
 SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 _PORT = 6379
+_FORM = re.compile(
+    r"redis(?P<tls>s)?(?P<cluster>\+cluster)?://(?P<host>\[[0-9a-fA-F:.]+\]|[^\[\]/:?#\s]+)"
+    r"(:(?P<port>[0-9]{1,5}))?(/(?P<database>[0-9]{0,9}))?"
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class RedisAddress:
 
 
 def redis_address(address: str) -> RedisAddress:
-    """Reads an address; its messages never repeat what stands before an ``@``.
+    """Reads an address; its messages repeat nothing of it, since a password may stand anywhere in it.
 
     Raises:
         StoreConfigError: The address is not valid, or holds a user name or password.
@@ -39,18 +43,12 @@ def redis_address(address: str) -> RedisAddress:
             "address of the state store: got one with a user name or password, which would show in logs and lists of "
             "processes; give them as EBBTIDE_STATE_USERNAME and EBBTIDE_STATE_PASSWORD or EBBTIDE_STATE_PASSWORD_FILE"
         )
-    try:
-        parts = urlsplit(address)
-        port = _PORT if parts.port is None else parts.port
-    except ValueError as error:
-        raise StoreConfigError(f"address of the state store: got {address!r}: {error}") from None
-    is_cluster = parts.scheme.endswith("+cluster")
-    database = parts.path.strip("/") or "0"
-    if not parts.hostname or parts.query or parts.fragment:
-        raise StoreConfigError(f"address of the state store: got {address!r}, expected SCHEME://HOST:PORT/NUMBER")
-    if not (database.isascii() and database.isdigit()) or (is_cluster and database != "0"):
-        raise StoreConfigError(
-            f"address of the state store: got database {database!r}, expected "
-            f"{'none: a cluster has only number 0' if is_cluster else 'a number'}"
-        )
-    return RedisAddress(parts.hostname, port, int(database), parts.scheme.startswith("rediss"), is_cluster)
+    found = _FORM.fullmatch(address)
+    if found is None:
+        raise StoreConfigError("address of the state store: got one that is not SCHEME://HOST:PORT/NUMBER")
+    is_cluster = found["cluster"] is not None
+    database = int(found["database"] or 0)
+    if is_cluster and database:
+        raise StoreConfigError(f"address of the state store: got database {database}; a cluster has only number 0")
+    host = found["host"].strip("[]")
+    return RedisAddress(host, int(found["port"] or _PORT), database, found["tls"] is not None, is_cluster)

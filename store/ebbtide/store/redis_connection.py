@@ -71,8 +71,6 @@ def connected(address: RedisAddress, config: StoreConfig) -> redis.Redis | Redis
         redis.RedisError: The nodes of a cluster cannot be asked.
     """
     settings: dict[str, Any] = {
-        "host": address.host,
-        "port": address.port,
         "username": config.username,
         "password": config.password,
         # Sending has no other limit; connecting and reading end at the deadline.
@@ -81,7 +79,6 @@ def connected(address: RedisAddress, config: StoreConfig) -> redis.Redis | Redis
         "max_connections": _ANY_NUMBER,
         "protocol": 2,
         "driver_info": None,
-        "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     }
     if address.is_tls:
         settings |= {
@@ -89,9 +86,26 @@ def connected(address: RedisAddress, config: StoreConfig) -> redis.Redis | Redis
             "ssl_certfile": None if config.certificate_file is None else str(config.certificate_file),
             "ssl_keyfile": None if config.key_file is None else str(config.key_file),
         }
-    connection = _TlsConnection if address.is_tls else _PlainConnection
+    settings["connection_class"] = _TlsConnection if address.is_tls else _PlainConnection
+    retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
     if address.is_cluster:
-        return RedisCluster(connection_class=connection, **settings)
-    return redis.Redis(
-        connection_pool=redis.ConnectionPool(connection_class=connection, db=address.database, **settings)
-    )
+        return _connected_cluster(f"redis://{address.host}:{address.port}", settings | {"retry": retry})
+    pool = redis.ConnectionPool(host=address.host, port=address.port, db=address.database, retry=retry, **settings)
+    return redis.Redis(connection_pool=pool)
+
+
+def _connected_cluster(url: str, settings: dict[str, Any]) -> RedisCluster:
+    """A cluster's client. It takes a class of connections only with an address, whose scheme counts for nothing."""
+    pools: list[redis.ConnectionPool] = []
+
+    def pool(**options: Any) -> redis.ConnectionPool:  # noqa: ANN401 - settings of any kind
+        pools.append(redis.ConnectionPool(**options))
+        return pools[-1]
+
+    try:
+        return RedisCluster(url=url, connection_pool_class=pool, **settings)
+    except BaseException:
+        # It would leave them open.
+        for each in pools:
+            each.disconnect()
+        raise

@@ -268,7 +268,7 @@ class RedisStore:
         try:
             with deadline_in(self._timeout_s):
                 yield
-        except redis.RedisError as error:
+        except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
             raise told(error, self.name, self._config) from None
 
 

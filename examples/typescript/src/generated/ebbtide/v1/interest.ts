@@ -138,6 +138,11 @@ export enum StateStatus {
   STATE_STATUS_UNAVAILABLE = 3,
   /** STATE_STATUS_OTHER_VERSION - The store has this user only from another version of the model: its newest events count, its older ones do not. */
   STATE_STATUS_OTHER_VERSION = 4,
+  /**
+   * STATE_STATUS_PARTLY_SCALED - As `STATE_STATUS_USED`, but `decay_scale` reaches the older events in part only: the decay before the newest of them,
+   * which is in the sums, stays as it is.
+   */
+  STATE_STATUS_PARTLY_SCALED = 5,
   UNRECOGNIZED = -1,
 }
 
@@ -158,6 +163,9 @@ export function stateStatusFromJSON(object: any): StateStatus {
     case 4:
     case "STATE_STATUS_OTHER_VERSION":
       return StateStatus.STATE_STATUS_OTHER_VERSION;
+    case 5:
+    case "STATE_STATUS_PARTLY_SCALED":
+      return StateStatus.STATE_STATUS_PARTLY_SCALED;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -177,6 +185,8 @@ export function stateStatusToJSON(object: StateStatus): string {
       return "STATE_STATUS_UNAVAILABLE";
     case StateStatus.STATE_STATUS_OTHER_VERSION:
       return "STATE_STATUS_OTHER_VERSION";
+    case StateStatus.STATE_STATUS_PARTLY_SCALED:
+      return "STATE_STATUS_PARTLY_SCALED";
     case StateStatus.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -214,7 +224,7 @@ export interface Event {
     | undefined;
   /**
    * Id of the event, unique among the events of a user, not empty, at most 256 bytes of UTF-8: `Observe` adds an event
-   * once, however often it is sent. Absent: events of the same item and time count as the same. No other method reads
+   * that the state knows only once. Absent: events of the same item and time count as the same. No other method reads
    * it.
    */
   eventId?: string | undefined;
@@ -280,7 +290,8 @@ export interface RecommendRequest {
   allow: AttributeFilter[];
   /**
    * Id of the user whose state counts too, not empty, at most 256 bytes of UTF-8. The server keeps a hash of it, never the
-   * id. Absent: only the events of the request count.
+   * id. An event of the request that the state knows, by item and time, counts once. Absent: only the events of the
+   * request count.
    */
   userId?:
     | string
@@ -634,7 +645,7 @@ export interface ObserveRequest {
 export interface ObserveResponse {
   /** Number of events that were added. */
   addedEvents: number;
-  /** Number of events that the state had already. They count once. */
+  /** Number of events that the state knew already. They count once. */
   duplicateEvents: number;
   /** Number of events among those added that count by their age alone, because they came late. */
   lateEvents: number;
@@ -4985,7 +4996,7 @@ export const InterestServiceService = {
   },
   /**
    * Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
-   * event that the state already has counts once.
+   * event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
    */
   observe: {
     path: "/ebbtide.v1.InterestService/Observe" as const,
@@ -5035,7 +5046,7 @@ export interface InterestServiceServer extends UntypedServiceImplementation {
   embed: handleUnaryCall<EmbedRequest, EmbedResponse>;
   /**
    * Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
-   * event that the state already has counts once.
+   * event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
    */
   observe: handleUnaryCall<ObserveRequest, ObserveResponse>;
   /** Reads the state of a user at a time: its events, their decay, alpha. Nothing is written. */
@@ -5119,7 +5130,7 @@ export interface InterestServiceClient extends Client {
   ): ClientUnaryCall;
   /**
    * Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
-   * event that the state already has counts once.
+   * event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
    */
   observe(
     request: ObserveRequest,
