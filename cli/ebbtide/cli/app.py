@@ -12,6 +12,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from ebbtide.cli import (
+    backfill,
     capacity,
     check,
     deploy,
@@ -71,6 +72,7 @@ app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("export")(export.command)
 app.command("refresh")(refresh.command)
+app.command("backfill")(backfill.command)
 app.command("deploy")(deploy.command)
 app.command("verify")(verify.command)
 app.command("check")(check.command)

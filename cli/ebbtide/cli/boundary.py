@@ -20,6 +20,7 @@ _EXTRAS = {
     "evaluate": "evaluate",
     "export": "export",
     "refresh": "train",
+    "backfill": "backfill",
     "deploy": "export",
     "verify": "export",
     "check": "cli",
@@ -36,9 +37,11 @@ _EXTRAS = {
 """What to install for each command."""
 _ROOTS = (
     ("ebbtide.cli.errors", "CommandError"),
+    ("ebbtide.store.errors", "StoreError"),
     ("ebbtide.data.errors", "DataError"),
     ("ebbtide.train.errors", "TrainError"),
     ("ebbtide.export.errors", "ExportError"),
+    ("ebbtide.backfill.errors", "BackfillError"),
     ("ebbtide.deploy.errors", "DeployError"),
     ("ebbtide.verify.errors", "VerifyError"),
     ("ebbtide.check", "CheckError"),

@@ -20,6 +20,7 @@ from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.events import MS_PER_DAY, EventBatch, order_by_age
 from ebbtide.interest.joined import join_states
+from ebbtide.interest.log_recorder import LogRecorder
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.recorder import Recorder, UserStates
@@ -216,6 +217,10 @@ class InterestPipeline:
     def recorder(self, *, half_precision: bool = False) -> Recorder:
         """What reads and writes the records of this export's users."""
         return Recorder(self.parameters, self.index, self._vectors, half_precision=half_precision)
+
+    def log_recorder(self, *, half_precision: bool = False) -> LogRecorder:
+        """What puts event logs into the records of this export's users."""
+        return LogRecorder(self.parameters, self.index, self._vectors, half_precision=half_precision)
 
     def weigh(self, requests: Sequence[RequestTensors], records: Sequence[Records] | None = None) -> Weighed:
         """The interest of all users of a batch.

@@ -26,7 +26,7 @@ KNOWN_IDS = 28
 """Event ids that are kept with them: those of the raw events and of the newest folded ones."""
 HALF_TAIL_EVENTS = 6
 """`TAIL_EVENTS` of a record in half precision."""
-HALF_KNOWN_IDS = 16
+HALF_KNOWN_IDS = 15
 """`KNOWN_IDS` of a record in half precision."""
 RAW_EVENTS = 512
 """Events that a record holds at most before its own export folds them; `append_raw` drops the oldest beyond these."""
@@ -50,6 +50,7 @@ HEADER = np.dtype(
         ("dropped", "<u4"),
         ("newest_ms", "<i8"),  # time of the newest folded event
         ("landmark_ms", "<i8"),
+        ("log_mark", "<u4"),  # of the event log that a backfill has put into the record; 0 for none
         ("alpha_offset", "<f4"),
         ("scale", "i1", (2, 2)),  # powers of two of half precision: history and session, sums and squares
     ]
@@ -86,6 +87,19 @@ class NewEvents:
     event_id: Ints | None = None
     """``[E]``: the same id again is the same event. None derives it from item key and time, so that the same item at
     the same time is the same event."""
+
+    def take(self, users: Ints) -> NewEvents:
+        """The events of some users, in their order."""
+        counts = self.counts[users]
+        first = (self.counts.cumsum() - self.counts)[users]
+        index = np.arange(int(counts.sum())) + (first - counts.cumsum() + counts).repeat(counts)
+        return NewEvents(
+            counts,
+            self.item_key[index],
+            self.time_ms[index],
+            None if self.weight is None else self.weight[index],
+            None if self.event_id is None else self.event_id[index],
+        )
 
     def raw(self) -> RawEvents:
         """The same as a record holds them."""
@@ -241,7 +255,7 @@ class Records:
         Records forget the ids of old events. So if one of a user's events is in the record, those that are older than
         what is folded count as known as well: the events were sent before, as a whole.
         """
-        new = self._has_new_id(events)
+        new = self.has_new_id(events)
         headers = self.headers[events.user]
         is_late = new & (events.time_ms < headers["newest_ms"]) & ((headers["history"] > 0) | (headers["session"] > 0))
         if np.count_nonzero(is_late) and not new.all():
@@ -249,11 +263,11 @@ class Records:
             _, first = np.unique(np.stack([repeated.user, repeated.event_id]), axis=1, return_index=True)
             once = repeated.take(np.sort(first))
             sent_before = np.zeros(len(self.folded), dtype=np.bool_)
-            sent_before[once.user[~self._has_new_id(once)]] = True
+            sent_before[once.user[~self.has_new_id(once)]] = True
             new &= ~(is_late & sent_before[events.user])
         return new
 
-    def _has_new_id(self, events: RawEvents) -> Bools:
+    def has_new_id(self, events: RawEvents) -> Bools:
         """Whether no event of the records, and no earlier one of the user, has the id, ``[events]``."""
         user = np.concatenate([self.events.user, self.folded_id_user, events.user])
         event_id = np.concatenate([self.events.event_id, self.folded_id, events.event_id])

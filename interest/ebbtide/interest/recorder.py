@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +108,7 @@ class Recorder:
         is_new = is_known.copy()
         is_new[is_known] = old.is_new(given.take(is_known))
         added = given.take(is_new)
-        newest_folded_ms = np.where(_has_folded(old), old.headers["newest_ms"], -1)
+        newest_folded_ms = np.where(has_folded(old), old.headers["newest_ms"], -1)
         counts = np.stack(
             [
                 np.bincount(one.user, minlength=users)
@@ -202,7 +202,8 @@ class Recorder:
             self._parameters,
             half_precision=self._half_precision,
         )
-        fields["alpha_offset"], fields["dropped"] = old.headers["alpha_offset"], old.headers["dropped"]
+        for name in ("alpha_offset", "dropped", "log_mark"):
+            fields[name] = old.headers[name]
         fields["late"] = old.headers["late"] + late.astype(np.uint32)
         return fields, sections
 
@@ -233,29 +234,41 @@ class Recorder:
 
         decay = np.exp(-np.outer((new_ms - old_ms) / MS_PER_DAY, rates))
         old_counts = old.counts * decay[old.user] if rates.size else old.counts
-        again, where = _matches(new, old)
+        again, where = matches(new, old)
         new.counts[where] += old_counts[again]
         new.newest_ms[where] = np.maximum(new.newest_ms[where], old.newest_ms[again])
         by_last = new.take(np.lexsort((order[starts], new.user)))
+        return self._foremost(by_last, replace(old, counts=old_counts), again, new_ms.size)
+
+    def _foremost(self, newer: FoldedItems, older: FoldedItems, again: Bools, users: int) -> FoldedItems:
+        """The items that a record keeps.
+
+        Args:
+            newer: Those folded last come first.
+            older: The same, as of the same time.
+            again: Which of these are among the newer ones, and counted there.
+            users: How many there are.
+        """
         both = FoldedItems(
-            np.concatenate([by_last.user, old.user]),
-            np.concatenate([by_last.item, old.item]),
-            np.concatenate([by_last.newest_ms, old.newest_ms]),
-            np.concatenate([by_last.counts, old_counts]),
+            np.concatenate([newer.user, older.user]),
+            np.concatenate([newer.item, older.item]),
+            np.concatenate([newer.newest_ms, older.newest_ms]),
+            np.concatenate([newer.counts, older.counts]),
         )
-        kept = np.flatnonzero(np.r_[np.ones(new.user.size, dtype=np.bool_), ~again])
+        rates = item_rates(self._parameters)
+        kept = np.flatnonzero(np.r_[np.ones(newer.user.size, dtype=np.bool_), ~again])
         if rates.size:
             ranks = (-both.newest_ms[kept], -both.counts[kept, np.argmin(rates)], both.user[kept])
             kept = kept[np.lexsort(ranks)]
         else:
             kept = kept[np.argsort(both.user[kept], kind="stable")]
-        sizes = np.bincount(both.user[kept], minlength=new_ms.size)
+        sizes = np.bincount(both.user[kept], minlength=users)
         if sizes.max() > self._most_items:
             kept = kept[index_in_user(sizes, both.user[kept]) < self._most_items]
         return both.take(kept)
 
 
-def _matches(new: FoldedItems, old: FoldedItems) -> tuple[Bools, Ints]:
+def matches(new: FoldedItems, old: FoldedItems) -> tuple[Bools, Ints]:
     """Which old items are among the new ones, and the index of each of these.
 
     Args:
@@ -268,6 +281,7 @@ def _matches(new: FoldedItems, old: FoldedItems) -> tuple[Bools, Ints]:
     return again, index[again]
 
 
-def _has_folded(records: Records) -> Bools:
-    has_folded: Bools = (records.headers["history"] > 0) | (records.headers["session"] > 0)
-    return has_folded
+def has_folded(records: Records) -> Bools:
+    """Which records have folded events, ``[U]``."""
+    has: Bools = (records.headers["history"] > 0) | (records.headers["session"] > 0)
+    return has
