@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STAGES = (
-    *("interest", "data", "train", "export", "client", "serve", "gateway", "cli"),
+    *("interest", "store", "data", "train", "export", "client", "serve", "gateway", "cli"),
     *("check", "verify", "deploy", "tune", "loadtest", "capacity"),
 )
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ebbtide.store import StoreConfig, StoreConfigError, StoreError, config_from_environment, open_store
+from ebbtide.store.config import SETTINGS
 from stores import FINGERPRINT, PATIENT, put, user
 
 ALICE, BOB, CAROL = user("alice"), user("bob"), user("carol")
@@ -138,11 +142,7 @@ def test_forked_child_is_refused_or_served_and_the_parent_goes_on(store, address
         status = 1
         try:
             if address.startswith("embedded:"):
-                for use in (
-                    lambda: store.read([ALICE], FINGERPRINT),
-                    lambda: open_store(address, PATIENT),
-                    store.close,
-                ):
+                for use in (store.registered, partial(open_store, address, PATIENT), store.close):
                     with pytest.raises(StoreError, match="it was open before a fork; open it only in the child"):
                         use()
             else:
@@ -217,10 +217,7 @@ def test_any_calls_leave_what_a_dictionary_would_hold(store, steps):
     expected = {each: {} for each in USERS}
     for step in steps:
         if isinstance(step, list):
-            wanted = [change for _, change in step]
-            store.update(
-                [each for each, _ in step], lambda snapshot, w=wanted: [w[index] for index in snapshot.indices]
-            )
+            store.update([each for each, _ in step], partial(wanted, [change for _, change in step]))
             for each, change in step:
                 merged = expected[each] | change
                 expected[each] = {name: record for name, record in merged.items() if record is not None}
@@ -285,6 +282,7 @@ def test_config_is_read_from_the_environment(tmp_path):
     [
         ({"TIMEOUT_MS": "soon"}, "EBBTIDE_STATE_TIMEOUT_MS: got 'soon', expected a number"),
         ({"TIMEOUT_MS": "0"}, "timeout_ms: got 0.0, expected a positive number"),
+        ({"TTL": "90"}, "EBBTIDE_STATE_TTL: unknown variable; expected one of EBBTIDE_STATE_TIMEOUT_MS, "),
         ({"TTL_DAYS": "nan"}, "ttl_days: got nan, expected a positive number"),
         ({"MAX_GIB": "-1"}, "max_gib: got -1.0, expected a positive number"),
         ({"DURABILITY": "none"}, "durability: got 'none', expected one of power-loss, crash"),
@@ -297,3 +295,9 @@ def test_config_is_read_from_the_environment(tmp_path):
 def test_wrong_variables_are_named(variables, message):
     with pytest.raises(StoreConfigError, match=message):
         config_from_environment({f"EBBTIDE_STATE_{name}": value for name, value in variables.items()})
+
+
+def test_guide_lists_every_variable():
+    guide = (Path(__file__).parents[2] / "docs" / "state-store.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(EBBTIDE_STATE\w*)` \|", guide, re.MULTILINE)
+    assert rows == ["EBBTIDE_STATE", *(f"EBBTIDE_STATE_{name}" for name in SETTINGS)]

@@ -14,7 +14,12 @@ from ebbtide.store.errors import StoreConfigError
 T = TypeVar("T")
 
 ADDRESS_VARIABLE = "EBBTIDE_STATE"
-"""The store's address; the other variables are this name and a suffix."""
+"""The store's address; the other variables are this name and one of `SETTINGS`."""
+SETTINGS = (
+    *("TIMEOUT_MS", "TTL_DAYS", "DURABILITY", "MAX_GIB", "USERNAME", "PASSWORD", "PASSWORD_FILE"),
+    *("CA_FILE", "CERTIFICATE_FILE", "KEY_FILE"),
+)
+"""Ends of the variables' names."""
 
 Durability: TypeAlias = Literal["power-loss", "crash"]
 """What a finished write survives, in the embedded store.
@@ -73,19 +78,22 @@ class StoreConfig:
 
 
 def config_from_environment(environ: Mapping[str, str]) -> StoreConfig:
-    """Reads the settings from variables named ``EBBTIDE_STATE_...``.
+    """Reads the settings from variables named ``EBBTIDE_STATE_`` and one of `SETTINGS`. Empty ones count as absent.
 
-    ``TIMEOUT_MS``, ``TTL_DAYS``, ``DURABILITY``, ``MAX_GIB``, ``USERNAME``, ``PASSWORD`` or ``PASSWORD_FILE`` (its
-    first line), ``CA_FILE``, ``CERTIFICATE_FILE``, ``KEY_FILE``. Empty variables count as absent.
+    ``PASSWORD_FILE`` names a file whose first line is the password.
 
     Raises:
-        StoreConfigError: A variable is not valid, or the password's file cannot be read.
+        StoreConfigError: A variable is not valid or not known, or the password's file cannot be read.
     """
     given = {
         name.removeprefix(f"{ADDRESS_VARIABLE}_"): value
         for name, value in environ.items()
         if name.startswith(f"{ADDRESS_VARIABLE}_") and value
     }
+    for name in given:
+        if name not in SETTINGS:
+            known = ", ".join(f"{ADDRESS_VARIABLE}_{each}" for each in SETTINGS)
+            raise StoreConfigError(f"{ADDRESS_VARIABLE}_{name}: unknown variable; expected one of {known}")
     default = StoreConfig()
     files = {name: Path(given[name]) if name in given else None for name in ("CA_FILE", "CERTIFICATE_FILE", "KEY_FILE")}
     return StoreConfig(

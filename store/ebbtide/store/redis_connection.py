@@ -78,9 +78,10 @@ def connected(address: RedisAddress, config: StoreConfig) -> redis.Redis | Redis
         "socket_keepalive": True,
         "max_connections": _ANY_NUMBER,
         "protocol": 2,
-        "driver_info": None,
     }
     if address.is_tls:
+        # Without a command at the start (redis-py sends CLIENT SETINFO), the session tickets of TLS 1.3 would still be
+        # unread, and redis-py would take the connection for one with an answer left over.
         settings |= {
             "ssl_ca_certs": None if config.ca_file is None else str(config.ca_file),
             "ssl_certfile": None if config.certificate_file is None else str(config.certificate_file),
