@@ -81,7 +81,7 @@ lint: $(READY)
 	@$(BIN)/ruff format --check $(PROGRAMS)
 
 types: $(READY)
-	@$(BIN)/mypy $(foreach source,$(SOURCES),$(source)/ebbtide) model_repository/adaptive_weights model_repository/candidate_head model_repository/explainer benchmarks scripts
+	@$(BIN)/mypy $(foreach source,$(SOURCES),$(source)/ebbtide) $(foreach model,adaptive_weights candidate_head explainer observer interest_reader forgetter,model_repository/$(model)) benchmarks scripts
 	@MYPYPATH=model_repository/tokenizer $(BIN)/mypy model_repository/tokenizer
 	@MYPYPATH=model_repository/scoring_head $(BIN)/mypy model_repository/scoring_head
 

@@ -11,7 +11,7 @@ FROM python:${PYTHON_VERSION}-slim
 # `serve` would also install a Triton.
 RUN --mount=type=bind,target=/src \
     python3 -m pip install --no-cache-dir --constraint /src/constraints.txt \
-        "/src[cli]" onnx onnxruntime platformdirs tokenizers \
+        "/src[cli,state]" onnx onnxruntime platformdirs tokenizers \
     && ebbtide --help > /dev/null
 
 # The same user number as in the server's image, so that the server can read files on the shared volume.

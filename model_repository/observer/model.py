@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ebbtide.interest.exported import read_plain_pipeline
-from ebbtide.interest.observer import Observer
+from ebbtide.interest.observer import Observer, half_precision
 from ebbtide.interest.served import ServedModel
 
 
@@ -22,13 +23,13 @@ class TritonPythonModel:
         """Maps the tables of the export into memory, and opens the store.
 
         Raises:
-            TritonModelException: A file or another model of the repository belongs to another export, or the address of
-                the store is not usable.
+            TritonModelException: A file or another model of the repository belongs to another export, or a setting of
+                the store or of the states is not usable.
         """
         self._served = ServedModel(args)
-        pipeline = self._served.load(read_plain_pipeline)
+        pipeline, in_half = self._served.load(lambda folder: (read_plain_pipeline(folder), half_precision(os.environ)))
         self._users = self._served.users()
-        self._observer = Observer(pipeline, self._users)
+        self._observer = Observer(pipeline, self._users, half_precision=in_half)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Adds the events of all requests with one update of the store, and answers when the store has them."""

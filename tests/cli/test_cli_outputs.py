@@ -166,6 +166,8 @@ def test_train_replaces_an_earlier_bundle(bundle, log, ebbtide, tmp_path):
         (("serve", "EMPTY"), "got a folder without models"),
         (("serve", "BUNDLE"), "got a folder without models"),
         (("serve", "MODELS", "--host", "nowhere.invalid"), "host 'nowhere.invalid' has no address"),
+        (("serve", "MODELS", "--state", "memcached://x"), "`--state` names another store, and `--state none` does"),
+        (("serve", "MODELS", "--state", "embedded:/proc/1/none"), "embedded:/proc/1/none"),
         (("refresh", "BUNDLE", "--repository", "EMPTY"), "got no ebbtide-export.json"),
         (("recommend", "u1", "--bundle", "BUNDLE", "--events", "/nowhere/log.csv"), "/nowhere/log.csv: no such file"),
         (("loadtest", "localhost:1", "--bundle", "/nowhere"), "expected a bundle"),

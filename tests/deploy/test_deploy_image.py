@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -56,7 +57,16 @@ def test_pinned_packages_are_the_tested_ones_when_compared_with_the_constraints(
 def test_pinned_packages_are_all_that_is_needed_when_an_export_imports_them(deploy, export_report):
     needed = imported_packages(export_report.folder) - set(sys.stdlib_module_names)
     needed -= {"ebbtide", "text_tokens", "triton_python_backend_utils"}
-    assert needed == set(pins(deploy / "docker" / "requirements.txt"))
+    # What these import themselves, since dependencies are not installed. By name: some are of older Pythons alone.
+    of_others = {
+        "async-timeout": "redis",
+        "cffi": "cryptography",
+        "hiredis": "redis",
+        "typing-extensions": "cryptography",
+    }
+    for name, package in of_others.items():
+        assert any(re.match(rf"{name}\b", line) for line in importlib.metadata.requires(package) or ())
+    assert needed | of_others.keys() == set(pins(deploy / "docker" / "requirements.txt"))
 
 
 def test_tokenizers_reads_an_export_when_none_of_its_dependencies_is_installed(export_report):

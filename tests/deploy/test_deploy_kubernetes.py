@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -258,3 +259,18 @@ def test_gpu_is_requested_only_in_the_gpu_overlay(rendered):
     assert ("nvidia.com/gpu" in limits) == (rendered.overlay == "gpu")
     tolerated = [entry["key"] for entry in rendered.pod["spec"].get("tolerations", [])]
     assert tolerated == (["nvidia.com/gpu"] if rendered.overlay == "gpu" else [])
+
+
+def test_store_of_states_is_reached_when_an_overlay_has_its_component(render, deploy, tmp_path):
+    folder = deploy / "kubernetes"
+    entries = [os.path.relpath(folder / name, tmp_path) for name in ("overlays/cpu", "components/redis-state")]
+    kustomization = {"namespace": "ebbtide", "resources": entries[:1], "components": entries[1:]}
+    (tmp_path / "kustomization.yaml").write_text(json.dumps(kustomization), encoding="utf-8")
+    rendered = render(str(tmp_path))
+    for resource in rendered.resources:
+        if resource["kind"] not in CUSTOM:
+            kubernetes_validate.validate(resource, VERSIONS[-1], strict=True)
+    assert rendered.triton["envFrom"] == [{"secretRef": {"name": "ebbtide-state"}}]
+    policy = rendered.one("NetworkPolicy", "ebbtide-state")["spec"]
+    assert selects(policy["podSelector"]["matchLabels"], rendered.pod["metadata"]["labels"])
+    assert {"protocol": "TCP", "port": 6379} in policy["egress"][0]["ports"]

@@ -67,6 +67,10 @@ def test_serve_starts_recommends_and_stops_on_ctrl_c(trained):
         assert process.wait(timeout=60) == 0, output
     assert "Recommended" in output
     assert "stopping" in output
+    # Users' states are beside the repository unless the command names another store.
+    store = trained.repository.with_name(f"{trained.repository.name}.state")
+    assert f"embedded:{store}" in output.replace("\n", "")
+    assert store.is_dir()
 
 
 def test_errors_are_one_clear_line_when_the_user_is_wrong(trained, tmp_path):

@@ -14,7 +14,7 @@ from ebbtide.interest.errors import RequestError
 from ebbtide.interest.interest_reader import InterestReader
 from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.keys import user_key, user_keys
-from ebbtide.interest.observer import Observer
+from ebbtide.interest.observer import PRECISION_VARIABLE, Observer, half_precision
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.users import Users
 from ebbtide.store import StoreConfig, StoreError, UnavailableError, open_store
@@ -382,6 +382,22 @@ def test_explanation_adds_up_when_events_come_from_request_and_state(make_model,
             found["folded_share"], expected.event_share[:, : 33 - raw + 1].sum(axis=1), atol=1e-4
         )
         assert found["state_status"].item() == StateStatus.USED
+
+
+def test_states_are_smaller_and_read_by_all_when_written_in_half_precision(model, store):
+    service = Service(model, store)
+    half = Observer(model.pipeline, service.users, half_precision=half_precision({PRECISION_VARIABLE: "half"}))
+    items, times = log(model, 40)
+    service.observe(seen("ann", items, times))
+    half.run_requests([seen("bob", items, times)])
+    single, small = (len(store.read([user_key(user)], b"f" * 16)[0]) for user in ("ann", "bob"))
+    assert small < 0.7 * single
+    expected, answer = (service.recommend(asking([user]))[0][INTEREST] for user in ("ann", "bob"))
+    np.testing.assert_allclose(answer, expected, rtol=0.02, atol=0.02)
+    assert not np.array_equal(answer, expected)
+    assert not half_precision({})
+    with pytest.raises(ValueError, match="EBBTIDE_STATE_PRECISION: got 'double'; expected single or half"):
+        half_precision({PRECISION_VARIABLE: "double"})
 
 
 def test_users_wait_for_a_store_that_does_not_answer_yet(model):

@@ -58,10 +58,9 @@ def command(
     state: Annotated[
         str | None,
         typer.Option(
-            envvar="EBBTIDE_STATE",
             help="Address of the store of the users' states: embedded:FOLDER, redis://HOST:PORT/NUMBER, rediss://... "
-            "(TLS), redis+cluster://... or rediss+cluster://...; none for no store. Default: a folder beside the "
-            "repository, embedded:REPOSITORY.state.",
+            "(TLS), redis+cluster://... or rediss+cluster://...; none for no store. Default: the variable "
+            "EBBTIDE_STATE, or else a folder beside the repository, embedded:REPOSITORY.state.",
         ),
     ] = None,
     log_file: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,
@@ -155,14 +154,14 @@ def _store_name(state: str) -> str:
         CommandError: The address or a setting of the store is not usable.
     """
     from ebbtide.serve import NO_STATE
-    from ebbtide.store import StoreConfigError, config_from_environment, open_store
+    from ebbtide.store import StoreError, config_from_environment, open_store
 
     if state == NO_STATE:
         return "none: requests cannot name a user"
     try:
         with open_store(state, config_from_environment(os.environ)) as store:
             return store.name
-    except StoreConfigError as error:
+    except StoreError as error:
         raise CommandError(f"{error}; `--state` names another store, and `--state none` does without") from None
 
 

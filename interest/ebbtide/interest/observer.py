@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,22 @@ from ebbtide.store import Changes, Snapshot, StateStore
 Ints = npt.NDArray[np.int64]
 
 
+PRECISION_VARIABLE = "EBBTIDE_STATE_PRECISION"
+"""Names the precision of folded sums: ``single``, the default, or ``half``."""
+
+
+def half_precision(environ: Mapping[str, str]) -> bool:
+    """Whether states are written in 16 bits instead of 32; those of both precisions are read.
+
+    Raises:
+        ValueError: The variable has another value.
+    """
+    value = environ.get(PRECISION_VARIABLE) or "single"
+    if value not in ("single", "half"):
+        raise ValueError(f"{PRECISION_VARIABLE}: got {value!r}; expected single or half")
+    return value == "half"
+
+
 def _clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
@@ -31,18 +47,26 @@ def _clock_ms() -> int:
 class Observer:
     """Adds the events of a whole batch of requests to the users' states, with one update of the store."""
 
-    def __init__(self, pipeline: InterestPipeline, users: Users, *, clock_ms: Callable[[], int] = _clock_ms) -> None:
+    def __init__(
+        self,
+        pipeline: InterestPipeline,
+        users: Users,
+        *,
+        half_precision: bool = False,
+        clock_ms: Callable[[], int] = _clock_ms,
+    ) -> None:
         """Takes what one export wrote, and the store.
 
         Args:
             pipeline: Of the export.
             users: Of the same export.
+            half_precision: Whether to write folded sums in 16 bits instead of 32.
             clock_ms: The server's clock, Unix milliseconds.
         """
         self._users = users
         self._index = pipeline.index
         self._config = pipeline.parameters.config
-        self._recorder = pipeline.recorder()
+        self._recorder = pipeline.recorder(half_precision=half_precision)
         self._clock_ms = clock_ms
 
     def run_requests(self, requests: Sequence[RequestTensors]) -> list[dict[str, npt.NDArray[Any]] | RequestError]:
