@@ -19,6 +19,7 @@ from ebbtide.cli import (
     evaluate,
     export,
     gateway,
+    ingest,
     loadtest,
     prepare,
     recommend,
@@ -73,6 +74,7 @@ app.command("evaluate")(evaluate.command)
 app.command("export")(export.command)
 app.command("refresh")(refresh.command)
 app.command("backfill")(backfill.command)
+app.command("ingest")(ingest.command)
 app.command("deploy")(deploy.command)
 app.command("verify")(verify.command)
 app.command("check")(check.command)
