@@ -78,7 +78,7 @@ def check_folded(records: Records, parameters: InterestParameters) -> None:
 def decode_folded(records: Records, parameters: InterestParameters) -> tuple[InterestState, FoldedItems]:
     """The folded events of records that `check_folded` accepts, as of their landmarks."""
     headers, d, rates = records.headers, parameters.vector_width, item_rates(parameters)
-    counts = np.stack([headers["history"], headers["session"]], axis=1).astype(np.int64)
+    counts = headers["folded"].astype(np.int64)
     sizes = _section_sizes(headers, parameters)
     stored = np.zeros((counts.shape[0], 2, 2, d))
     is_half = headers["flags"] & HALF_PRECISION
@@ -131,7 +131,7 @@ def encode_folded(
     stored = np.stack([state.sums * growth, state.squares * growth**2], axis=2)
 
     headers = np.zeros(days.size, dtype=HEADER)
-    headers["history"], headers["session"] = state.counts.T
+    headers["folded"] = state.counts
     headers["newest_ms"], headers["landmark_ms"] = state.time_ms, landmark_ms
     item_counts = np.bincount(items.user, minlength=days.size)
     headers["items"], headers["item_counts"] = item_counts, rates.size
@@ -155,10 +155,10 @@ def _section_sizes(headers: npt.NDArray[np.void], parameters: InterestParameters
     """Bytes of each record's folded sums, where a half without events has none, and of its items."""
     item_bytes = _item_type(item_rates(parameters).size).itemsize
     numbers = 2 * parameters.vector_width
-    columns = [headers[name].tolist() for name in ("history", "session", "flags", "items")]
+    columns = [headers[name].tolist() for name in ("folded", "flags", "items")]
     return [
         (((history > 0) + (session > 0)) * numbers * (2 if flags & HALF_PRECISION else 4), items * item_bytes)
-        for history, session, flags, items in zip(*columns, strict=True)
+        for (history, session), flags, items in zip(*columns, strict=True)
     ]
 
 

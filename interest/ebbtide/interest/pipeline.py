@@ -36,6 +36,8 @@ T = TypeVar("T")
 Records = Sequence[bytes | None]
 """The record of each user of one request; None for a user without one."""
 
+_STATUS_IF_KNOWN = np.array([int(StateStatus.UNKNOWN_USER), int(StateStatus.USED)], dtype=np.int32)
+
 ALL_OUTPUTS = frozenset(tensor.name for tensor in contract.ADAPTIVE_WEIGHTS.outputs)
 
 
@@ -116,8 +118,7 @@ class Weighed:
         known = np.zeros(self.columns.users, dtype=np.bool_)
         if self.from_records is not None:
             known = self.from_records.states.known
-        # Of plain integers, since NumPy takes long to understand an enumeration.
-        status = np.where(known, int(StateStatus.USED), int(StateStatus.UNKNOWN_USER)).astype(np.int32)
+        status = _STATUS_IF_KNOWN.take(known)
         if self.columns.decay_scale is not None:
             status[self.partly_scaled] = int(StateStatus.PARTLY_SCALED)
         return status[:, None]

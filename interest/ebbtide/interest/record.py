@@ -44,8 +44,7 @@ HEADER = np.dtype(
         ("items", "<u2"),
         ("item_counts", "u1"),  # M, the decayed counts of each item
         ("reserved", "u1"),
-        ("history", "<u4"),  # folded events of the history
-        ("session", "<u4"),  # folded events of the session
+        ("folded", "<u4", 2),  # folded events of the history, of the session
         ("late", "<u4"),
         ("dropped", "<u4"),
         ("newest_ms", "<i8"),  # time of the newest folded event
@@ -257,7 +256,7 @@ class Records:
         """
         new = self.has_new_id(events)
         headers = self.headers[events.user]
-        is_late = new & (events.time_ms < headers["newest_ms"]) & ((headers["history"] > 0) | (headers["session"] > 0))
+        is_late = new & (events.time_ms < headers["newest_ms"]) & headers["folded"].any(axis=1)
         if np.count_nonzero(is_late) and not new.all():
             repeated = events.take(~new)
             _, first = np.unique(np.stack([repeated.user, repeated.event_id]), axis=1, return_index=True)
@@ -362,7 +361,8 @@ def store_keys(user: Ints) -> list[bytes]:
     Args:
         user: ``[U, 2]``.
     """
-    return slices(np.ascontiguousarray(user, dtype="<i8").tobytes(), np.full(user.shape[0], 16))
+    joined = np.ascontiguousarray(user, dtype="<i8").tobytes()
+    return [joined[start : start + 16] for start in range(0, len(joined), 16)]
 
 
 def slices(joined: bytes, lengths: Ints) -> list[bytes]:

@@ -283,5 +283,5 @@ def matches(new: FoldedItems, old: FoldedItems) -> tuple[Bools, Ints]:
 
 def has_folded(records: Records) -> Bools:
     """Which records have folded events, ``[U]``."""
-    has: Bools = (records.headers["history"] > 0) | (records.headers["session"] > 0)
+    has: Bools = records.headers["folded"].any(axis=1)
     return has

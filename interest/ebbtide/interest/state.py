@@ -79,10 +79,10 @@ class FoldedSums:
 
     def idle_hours(self, batch: EventBatch) -> Floats:
         """Hours from each request's newest event, folded or in the batch, to `now`, ``[B]``; 0 where there is none."""
-        folded = (self.age_ms / MS_PER_HOUR).astype(np.float32)
-        in_batch = batch.half_counts.reshape(-1, 2).any(axis=1)
-        newest = np.where(in_batch, np.minimum(folded, batch.idle_hours), folded)
-        return np.where(self.counts.any(axis=1), newest, batch.idle_hours)
+        newest = (self.age_ms / MS_PER_HOUR).astype(np.float32)
+        in_batch = batch.half_counts[0::2] + batch.half_counts[1::2] > 0
+        np.minimum(newest, batch.idle_hours, out=newest, where=in_batch)
+        return np.where(self.counts[:, 0] + self.counts[:, 1] > 0, newest, batch.idle_hours)
 
 
 def read(
@@ -107,24 +107,28 @@ def read(
             part of the sums. None for 1.
     """
     age_ms = np.maximum(now_ms - state.time_ms, 0)
-    request, half, event_age_ms = batch.request, batch.half, batch.age_ms
+    request, event_age_ms, later = batch.request, batch.age_ms, batch.half_counts
     is_later = event_age_ms <= age_ms[request]
     if np.count_nonzero(is_later) != is_later.size:
-        request, half, event_age_ms = request[is_later], half[is_later], event_age_ms[is_later]
-    later = np.bincount(half, minlength=2 * batch.requests).reshape(-1, 2)
-    next_age_ms = np.zeros_like(age_ms)
+        request, event_age_ms = request[is_later], event_age_ms[is_later]
+        later = np.bincount(batch.half[is_later], minlength=2 * batch.requests)
+    later_history, later_session = later[0::2], later[1::2]
+    next_age_ms = np.zeros(age_ms.shape, dtype=np.int64)
     # Events stand oldest first, so the last one that is written for a request is its oldest later one.
     next_age_ms[request[::-1]] = event_age_ms[::-1]
-    is_closed = (age_ms - next_age_ms > parameters.config.session_gap_ms) | (later[:, 0] > 0)
+    is_closed = (age_ms - next_age_ms > parameters.config.session_gap_ms) | (later_history > 0)
 
-    since = np.stack([state.days_since(age_ms, decay_scale), later.sum(axis=1)], axis=1)
+    since = np.empty((age_ms.shape[0], 2))
+    since[:, 0], since[:, 1] = state.days_since(age_ms, decay_scale), later_history + later_session
     decay = np.exp(since @ parameters.decay_exponents)[:, None]
-    sums, squares, counts = state.sums * decay, state.squares * decay**2, state.counts
+    sums, squares, counts = state.sums * decay, state.squares * np.square(decay), state.counts
     if np.count_nonzero(is_closed):
-        counts = counts.copy()
-        for values in (sums, squares, counts):
-            values[is_closed, 0] += values[is_closed, 1]
-            values[is_closed, 1] = 0
+        counts, every_sum = counts.copy(), is_closed[:, None]
+        # A product takes half the time of picking rows by a mask.
+        for values, closes in ((sums, every_sum), (squares, every_sum), (counts, is_closed)):
+            moved = values[:, 1] * closes
+            values[:, 0] += moved
+            values[:, 1] -= moved
     return FoldedSums(sums, squares, counts, age_ms)
 
 

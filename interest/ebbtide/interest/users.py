@@ -170,7 +170,7 @@ class Users:
                 record, status = record_of(self.fingerprint, found[key])
             records.append(record)
             statuses.append(status)
-        return Known(records, np.array(statuses, dtype=np.int32)[:, None])
+        return Known(records, np.array(list(map(int, statuses)), dtype=np.int32)[:, None])
 
 
 def record_of(fingerprint: bytes, records: StoredRecords) -> tuple[bytes | None, StateStatus]:
@@ -208,5 +208,6 @@ def _with_status(answer: Answer, status: npt.NDArray[np.int32] | None) -> Answer
         rows = answer[contract.ALPHA_USED.name].shape[0]
         status = _NO_USER if rows == 1 else _NO_USER.repeat(rows, axis=0)
     elif contract.STATE_STATUS.name in answer:
-        status = np.where(status == StateStatus.USED, answer[contract.STATE_STATUS.name], status)
+        # Of a plain integer, since NumPy takes long to understand an enumeration.
+        status = np.where(status == int(StateStatus.USED), answer[contract.STATE_STATUS.name], status)
     return {**answer, contract.STATE_STATUS.name: status}
