@@ -70,7 +70,7 @@ def blend_interest(
     history, session, idle_hours = batch.half_counts[0::2], batch.half_counts[1::2], batch.idle_hours
     if base is not None:
         sums += base.sums.reshape(sums.shape)
-        squares += base.squares.sum(axis=2).ravel()
+        squares += base.squares.sum(axis=2).reshape(squares.shape)
         idle_hours = base.idle_hours(batch)
         # The gate counts the newest events of a user.
         session = np.minimum(session + base.counts[:, 1], COUNTED_EVENTS)

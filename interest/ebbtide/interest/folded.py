@@ -57,8 +57,8 @@ def item_rates(parameters: InterestParameters) -> Doubles:
     return parameters.repeat.decay_rate_per_day.astype(np.float64)
 
 
-def check_folded(records: Records, parameters: InterestParameters) -> None:
-    """Refuses records whose sections of folded events have other sizes than this export's.
+def check_folded(records: Records, parameters: InterestParameters) -> list[tuple[int, int]]:
+    """Refuses records whose sections of folded events have other sizes than this export's; returns their sizes.
 
     Raises:
         RecordError: For the first of them.
@@ -73,24 +73,33 @@ def check_folded(records: Records, parameters: InterestParameters) -> None:
                 f"{len(section)} bytes of folded events with {width} counts an item",
                 f"{sums + items} bytes with {rates.size} counts an item",
             )
+    return sizes
 
 
-def decode_folded(records: Records, parameters: InterestParameters) -> tuple[InterestState, FoldedItems]:
-    """The folded events of records that `check_folded` accepts, as of their landmarks."""
+def decode_folded(
+    records: Records, parameters: InterestParameters, sizes: list[tuple[int, int]] | None = None
+) -> tuple[InterestState, FoldedItems]:
+    """The folded events of records that `check_folded` accepts, as of their landmarks.
+
+    Args:
+        records: Of U users.
+        parameters: Of the export.
+        sizes: What `check_folded` returned for these records; None to compute them.
+    """
     headers, d, rates = records.headers, parameters.vector_width, item_rates(parameters)
     counts = headers["folded"].astype(np.int64)
-    sizes = _section_sizes(headers, parameters)
+    sizes = _section_sizes(headers, parameters) if sizes is None else sizes
     stored = np.zeros((counts.shape[0], 2, 2, d))
-    is_half = headers["flags"] & HALF_PRECISION
-    for flag in (0, HALF_PRECISION):
-        has_flag = is_half == flag
-        if np.count_nonzero(has_flag):
-            chosen = zip(records.folded, sizes, has_flag.tolist(), strict=True)
-            joined = b"".join([section[:stop] for section, (stop, _), mine in chosen if mine])
-            sums = np.frombuffer(joined, dtype="<f2" if flag else "<f4").reshape(-1, 2, d)
-            stored[(counts > 0) & has_flag[:, None]] = sums
-            if flag:
-                stored[has_flag] *= np.exp2(headers["scale"][has_flag].astype(np.float64))[..., None]
+    is_half = headers["flags"] & HALF_PRECISION != 0
+    for half_precision in (False, True):
+        chosen = is_half if half_precision else ~is_half
+        if np.count_nonzero(chosen):
+            with_sizes = zip(records.folded, sizes, chosen.tolist(), strict=True)
+            joined = b"".join([section[:stop] for section, (stop, _), is_chosen in with_sizes if is_chosen])
+            sums = np.frombuffer(joined, dtype="<f2" if half_precision else "<f4").reshape(-1, 2, d)
+            stored[(counts > 0) & chosen[:, None]] = sums
+            if half_precision:
+                stored[chosen] *= np.exp2(headers["scale"][chosen].astype(np.float64))[..., None]
     newest_ms, landmark_ms = headers["newest_ms"].astype(np.int64), headers["landmark_ms"].astype(np.int64)
     state = InterestState(newest_ms, landmark_ms, stored[:, :, 0], stored[:, :, 1], counts)
 

@@ -173,8 +173,12 @@ class Records:
     """``[U]``: the sections that belong to one export."""
 
     @classmethod
-    def decode(cls, records: Sequence[bytes | None]) -> Records:
+    def decode(cls, records: Sequence[bytes | None], *, with_ids: bool = True) -> Records:
         """Takes records apart.
+
+        Args:
+            records: ``[U]``; None for a user without one.
+            with_ids: Whether to read event ids. Without, those of raw events are 0 and those of folded ones left out.
 
         Raises:
             RecordError: One is damaged or of another version of the format.
@@ -186,31 +190,33 @@ class Records:
             short = next(index for index, record in enumerate(whole) if len(record) < HEADER.itemsize)
             raise RecordError(short, f"{len(whole[short])} bytes", f"at least {HEADER.itemsize}")
         headers = np.frombuffer(joined, dtype=HEADER)
-        bad = headers["mark"] != _MARK
-        if np.count_nonzero(bad):
-            first = int(np.argmax(bad))
-            raise RecordError(first, f"a beginning of {whole[first][:3]!r}", f"{_MARK!r}")
         counts, ids = headers["events"].tolist(), headers["ids"].tolist()
         event_parts, raw_ids, folded_ids, folded = [], [], [], []
         for index, (record, of_user, ids_of_user) in enumerate(zip(whole, counts, ids, strict=True)):
             events_stop = HEADER.itemsize + of_user * _EVENT.itemsize
             raw_stop = events_stop + of_user * _ID.itemsize
             stop = events_stop + ids_of_user * _ID.itemsize
+            if not record.startswith(_MARK):
+                raise RecordError(index, f"a beginning of {record[:3]!r}", f"{_MARK!r}")
             if len(record) < max(stop, raw_stop):
                 raise RecordError(index, f"{len(record)} bytes", f"at least {max(stop, raw_stop)}")
             event_parts.append(record[HEADER.itemsize : events_stop])
-            raw_ids.append(record[events_stop:raw_stop])
-            folded_ids.append(record[raw_stop:stop])
             folded.append(record[stop:])
+            if with_ids:
+                raw_ids.append(record[events_stop:raw_stop])
+                folded_ids.append(record[raw_stop:stop])
         event = np.frombuffer(b"".join(event_parts), dtype=_EVENT)
         events = RawEvents(
             np.arange(users).repeat(counts),
             event["key"].astype(np.int64),
             event["time_low"] + (event["time_high"].astype(np.int64) << 32),
             event["weight"].astype(np.float32),
-            _ids_of(raw_ids),
+            _ids_of(raw_ids) if with_ids else np.zeros(event.size, dtype=np.int64),
         )
-        known = np.array([record is not None for record in records], dtype=np.bool_)
+        known = np.array([record is not None for record in records])
+        if not with_ids:
+            nothing = np.zeros(0, dtype=np.int64)
+            return cls(headers, known, events, nothing, nothing, folded)
         folded_counts = [max(of_user - raw, 0) for of_user, raw in zip(ids, counts, strict=True)]
         return cls(headers, known, events, np.arange(users).repeat(folded_counts), _ids_of(folded_ids), folded)
 

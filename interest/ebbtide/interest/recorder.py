@@ -161,9 +161,8 @@ class Recorder:
         Raises:
             RecordError: A record is damaged, or of another version or width.
         """
-        decoded = Records.decode(records)
-        check_folded(decoded, self._parameters)
-        state, items = decode_folded(decoded, self._parameters)
+        decoded = Records.decode(records, with_ids=False)
+        state, items = decode_folded(decoded, self._parameters, check_folded(decoded, self._parameters))
         headers = decoded.headers
         return UserStates(
             decoded.known,
