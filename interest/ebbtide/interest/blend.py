@@ -69,7 +69,8 @@ def blend_interest(
     sums = half_sums(weighted, batch)
     history, session, idle_hours = batch.half_counts[0::2], batch.half_counts[1::2], batch.idle_hours
     if base is not None:
-        sums += base.sums.reshape(sums.shape)
+        by_half = sums.reshape(base.sums.shape)
+        by_half += base.sums
         squares += base.squares.sum(axis=2).reshape(squares.shape)
         idle_hours = base.idle_hours(batch)
         # The gate counts the newest events of a user.

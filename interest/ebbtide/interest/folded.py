@@ -91,17 +91,17 @@ def decode_folded(
     sizes = _section_sizes(headers, parameters) if sizes is None else sizes
     stored = np.zeros((counts.shape[0], 2, 2, d))
     is_half = headers["flags"] & HALF_PRECISION != 0
-    for half_precision in (False, True):
-        chosen = is_half if half_precision else ~is_half
-        if np.count_nonzero(chosen):
-            with_sizes = zip(records.folded, sizes, chosen.tolist(), strict=True)
-            joined = b"".join([section[:stop] for section, (stop, _), is_chosen in with_sizes if is_chosen])
-            sums = np.frombuffer(joined, dtype="<f2" if half_precision else "<f4").reshape(-1, 2, d)
-            stored[(counts > 0) & chosen[:, None]] = sums
-            if half_precision:
-                stored[chosen] *= np.exp2(headers["scale"][chosen].astype(np.float64))[..., None]
+    precisions = is_half.tolist()
+    for half_precision in set(precisions):
+        chosen = is_half == half_precision
+        with_sizes = zip(records.folded, sizes, precisions, strict=True)
+        joined = b"".join([section[:stop] for section, (stop, _), mine in with_sizes if mine is half_precision])
+        sums = np.frombuffer(joined, dtype="<f2" if half_precision else "<f4").reshape(-1, 2, d)
+        stored[(counts > 0) & chosen[:, None]] = sums
+        if half_precision:
+            stored[chosen] *= np.exp2(headers["scale"][chosen].astype(np.float64))[..., None]
     newest_ms, landmark_ms = headers["newest_ms"].astype(np.int64), headers["landmark_ms"].astype(np.int64)
-    state = InterestState(newest_ms, landmark_ms, stored[:, :, 0], stored[:, :, 1], counts)
+    state = InterestState(newest_ms, landmark_ms, stored, counts)
 
     sections = zip(records.folded, sizes, strict=True)
     joined = b"".join([section[start:] for section, (start, _) in sections])
@@ -136,8 +136,8 @@ def encode_folded(
     moves = (state.time_ms - landmark_ms) / MS_PER_DAY * fastest > _LARGEST_EXPONENT
     landmark_ms = np.where(moves, state.time_ms, landmark_ms)
     days = (state.time_ms - landmark_ms) / MS_PER_DAY
-    growth = np.exp(np.outer(days, parameters.decay_rate_per_day))[:, None]
-    stored = np.stack([state.sums * growth, state.squares * growth**2], axis=2)
+    growth = np.exp(np.outer(-days, parameters.moment_exponents[0])).reshape(-1, 1, 2, parameters.vector_width)
+    stored = state.moments * growth
 
     headers = np.zeros(days.size, dtype=HEADER)
     headers["folded"] = state.counts

@@ -192,18 +192,17 @@ class LogRecorder(Recorder):
             later_items: Of the same.
         """
         parameters, item_rate = self._parameters, item_rates(self._parameters)
-        rate, rank_rate = parameters.decay_rate_per_day, parameters.rank_decay_rate
+        shape = (stay.size, 2, parameters.vector_width)
         days = (later.time_ms - state.time_ms[stay]) / MS_PER_DAY
-        decay = np.exp(-np.outer(days, rate) - np.outer(later.counts.sum(axis=1), rank_rate))
+        since = np.stack([days, later.counts.sum(axis=1)], axis=1)
+        decay = np.exp(since @ parameters.moment_exponents).reshape(shape)
         later_days = later.days_since(np.zeros_like(later.time_ms))
-        later_decay = np.exp(-np.outer(later_days, rate))[:, None]
-        sums, squares = state.sums.copy(), state.squares.copy()
-        counts, time_ms = state.counts.copy(), state.time_ms.copy()
-        sums[stay], squares[stay] = later.sums * later_decay, later.squares * later_decay**2
+        later_decay = np.exp(np.outer(later_days, parameters.moment_exponents[0])).reshape(shape)
+        moments, counts, time_ms = state.moments.copy(), state.counts.copy(), state.time_ms.copy()
+        moments[stay] = later.moments * later_decay[:, None]
         counts[stay], time_ms[stay] = later.counts, later.time_ms
         # A later session is another one than the log's last.
-        sums[stay, 0] += state.sums[stay].sum(axis=1) * decay
-        squares[stay, 0] += state.squares[stay].sum(axis=1) * decay**2
+        moments[stay, 0] += state.moments[stay].sum(axis=1) * decay
         counts[stay, 0] += state.counts[stay].sum(axis=1)
 
         item_decay = np.ones((counts.shape[0], item_rate.size))
@@ -218,4 +217,4 @@ class LogRecorder(Recorder):
             again, where = matches(newer.take(order), earlier)
             newer.counts[order[where]] += earlier.counts[again]
             earlier = self._foremost(newer, earlier, again, counts.shape[0])
-        return InterestState(time_ms, time_ms, sums, squares, counts), earlier
+        return InterestState(time_ms, time_ms, moments, counts), earlier

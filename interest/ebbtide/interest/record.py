@@ -55,6 +55,10 @@ HEADER = np.dtype(
     ]
 )
 _EVENT = np.dtype([("key", "<i8"), ("time_low", "<u4"), ("time_high", "<u2"), ("weight", "<f4")])
+_EVENT_READ = np.dtype(
+    {"names": ["key", "time", "weight"], "formats": ["<i8", "<i8", "<f4"], "offsets": [0, 8, 14], "itemsize": 18}
+)
+"""The same for reading: the lower 48 bits of ``time`` are the time."""
 _ID = np.dtype([("low", "<u4"), ("high", "<u2")])
 _EMPTY = np.zeros(1, dtype=HEADER)
 _EMPTY["mark"] = _MARK
@@ -205,11 +209,11 @@ class Records:
             if with_ids:
                 raw_ids.append(record[events_stop:raw_stop])
                 folded_ids.append(record[raw_stop:stop])
-        event = np.frombuffer(b"".join(event_parts), dtype=_EVENT)
+        event = np.frombuffer(b"".join(event_parts), dtype=_EVENT_READ)
         events = RawEvents(
             np.arange(users).repeat(counts),
             event["key"].astype(np.int64),
-            event["time_low"] + (event["time_high"].astype(np.int64) << 32),
+            event["time"] & _BITS_48,
             event["weight"].astype(np.float32),
             _ids_of(raw_ids) if with_ids else np.zeros(event.size, dtype=np.int64),
         )

@@ -57,10 +57,18 @@ class UserStates:
     """Of older events."""
     alpha_offset: Floats
     """``[U]``: added to the logit of the gate."""
-    late: Ints
-    """``[U]``: events that were folded after newer ones, so by age alone."""
-    dropped: Ints
-    """``[U]``: raw events that were dropped before this export could fold them."""
+    headers: npt.NDArray[np.void]
+    """``[U]``, `ebbtide.interest.record.HEADER`."""
+
+    @property
+    def late(self) -> Ints:
+        """``[U]``: events that were folded after newer ones, so by age alone."""
+        return self.headers["late"].astype(np.int64)
+
+    @property
+    def dropped(self) -> Ints:
+        """``[U]``: raw events that were dropped before this export could fold them."""
+        return self.headers["dropped"].astype(np.int64)
 
 
 class Recorder:
@@ -171,8 +179,7 @@ class Recorder:
             state,
             items,
             headers["alpha_offset"].astype(np.float32),
-            headers["late"].astype(np.int64),
-            headers["dropped"].astype(np.int64),
+            headers,
         )
 
     def _fold(

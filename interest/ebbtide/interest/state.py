@@ -38,19 +38,26 @@ class InterestState:
     """``[users]``: Unix milliseconds of each user's newest folded event; of no meaning for a user without events."""
     as_of_ms: Ints
     """``[users]``: t, which may be before the newest folded event; the weights of events after it are above 1."""
-    sums: Doubles
-    """S, ``[users, 2, d]``."""
-    squares: Doubles
-    """Q, ``[users, 2, d]``."""
+    moments: Doubles
+    """S, then Q, ``[users, 2, 2, d]``."""
     counts: Ints
     """``[users, 2]``: folded events."""
 
     @classmethod
     def empty(cls, users: int, dimensions: int) -> InterestState:
         """The state of users without events."""
-        shape = (users, 2, dimensions)
         zeros = np.zeros(users, dtype=np.int64)
-        return cls(zeros, zeros, np.zeros(shape), np.zeros(shape), np.zeros((users, 2), dtype=np.int64))
+        return cls(zeros, zeros, np.zeros((users, 2, 2, dimensions)), np.zeros((users, 2), dtype=np.int64))
+
+    @property
+    def sums(self) -> Doubles:
+        """S, ``[users, 2, d]``."""
+        return self.moments[:, :, 0]
+
+    @property
+    def squares(self) -> Doubles:
+        """Q, ``[users, 2, d]``."""
+        return self.moments[:, :, 1]
 
     def days_since(self, age_ms: Ints, decay_scale: Floats | None = None) -> Doubles:
         """Days by which sums as of `as_of_ms` have to decay, ``[users]``.
@@ -68,14 +75,22 @@ class InterestState:
 class FoldedSums:
     """The sums of a state as of each request's `now`: the start of the sums over the batch of later events."""
 
-    sums: Doubles
-    """S, ``[B, 2, d]``."""
-    squares: Doubles
-    """Q, ``[B, 2, d]``."""
+    moments: Doubles
+    """S, then Q, ``[B, 2, 2, d]``; the second axis is history, then session."""
     counts: Ints
     """``[B, 2]``."""
     age_ms: Ints
     """``[B]``: from the newest folded event to `now`."""
+
+    @property
+    def sums(self) -> Doubles:
+        """S, ``[B, 2, d]``."""
+        return self.moments[:, :, 0]
+
+    @property
+    def squares(self) -> Doubles:
+        """Q, ``[B, 2, d]``."""
+        return self.moments[:, :, 1]
 
     def idle_hours(self, batch: EventBatch) -> Floats:
         """Hours from each request's newest event, folded or in the batch, to `now`, ``[B]``; 0 where there is none."""
@@ -120,16 +135,16 @@ def read(
 
     since = np.empty((age_ms.shape[0], 2))
     since[:, 0], since[:, 1] = state.days_since(age_ms, decay_scale), later_history + later_session
-    decay = np.exp(since @ parameters.decay_exponents)[:, None]
-    sums, squares, counts = state.sums * decay, state.squares * np.square(decay), state.counts
+    decay = np.exp(since @ parameters.moment_exponents).reshape(-1, 1, 2, parameters.vector_width)
+    moments, counts = state.moments * decay, state.counts
     if np.count_nonzero(is_closed):
-        counts, every_sum = counts.copy(), is_closed[:, None]
+        counts = counts.copy()
         # A product takes half the time of picking rows by a mask.
-        for values, closes in ((sums, every_sum), (squares, every_sum), (counts, is_closed)):
+        for values, closes in ((moments, is_closed[:, None, None]), (counts, is_closed)):
             moved = values[:, 1] * closes
             values[:, 0] += moved
             values[:, 1] -= moved
-    return FoldedSums(sums, squares, counts, age_ms)
+    return FoldedSums(moments, counts, age_ms)
 
 
 def advance(
@@ -158,11 +173,7 @@ def advance(
     batch = order_events(counts, time_ms, newest_ms, weight, None, parameters.config.session_gap_ms)
     folded = read(state, parameters, newest_ms, batch)
     weighted = weighted_vectors(batch, vectors[batch.source], parameters.decay_exponents)
-    shape = state.sums.shape
-    return InterestState(
-        newest_ms,
-        newest_ms,
-        folded.sums + half_sums(weighted, batch).reshape(shape),
-        folded.squares + half_sums(weighted**2, batch).reshape(shape),
-        folded.counts + batch.half_counts.reshape(shape[:2]),
-    )
+    moments = folded.moments
+    for kind, values in enumerate((weighted, weighted**2)):
+        moments[:, :, kind] += half_sums(values, batch).reshape(moments[:, :, kind].shape)
+    return InterestState(newest_ms, newest_ms, moments, folded.counts + batch.half_counts.reshape(-1, 2))
