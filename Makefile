@@ -74,7 +74,7 @@ $(KSERVE_VENV)/.ready: tests/client/requirements-kserve.txt | $(READY)
 	@$(KSERVE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-check: lint types imports ## Lint, format, types, direction of imports
+check: lint types imports docs ## Lint, format, types, direction of imports, documentation
 
 lint: $(READY)
 	@$(BIN)/ruff check $(PROGRAMS)

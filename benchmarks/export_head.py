@@ -20,15 +20,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.serving import machine
+from ebbtide.export.choices import Precision
 from ebbtide.export.head.graph import head_graph
 from ebbtide.export.onnx_files import write_graph
-from ebbtide.export.options import HeadPrecision
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits, Size
 from ebbtide.interest.modelfile import MODEL_FILE
 
 ROOT = Path(__file__).parents[1]
-PRECISIONS: tuple[HeadPrecision, ...] = get_args(HeadPrecision)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DIMENSIONS, PRIOR_COLUMNS, TOP_N = 64, 4, 50
 EXCLUDED = 60
 RUN_BUDGET_S = 4.0

@@ -76,6 +76,7 @@ PAIRS = {
     "README.md": "README.zh-CN.md",
     "docs/prepare.md": "docs/zh-CN/prepare.md",
     "docs/domains.md": "docs/zh-CN/domains.md",
+    "docs/online-interest.md": "docs/zh-CN/online-interest.md",
 }
 
 

@@ -91,7 +91,7 @@ def _arguments() -> argparse.Namespace:
         help="Python interpreter of the environment of requirements.txt (default: its models are left out)",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="few users, baselines without tuning, two epochs for Ebbtide"
+        "--quick", action="store_true", help="few users, one setting of each baseline, two epochs for Ebbtide"
     )
     parser.add_argument(
         "--data-set",

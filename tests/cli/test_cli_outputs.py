@@ -1,4 +1,4 @@
-"""Places to write to are looked at before any work."""
+"""Output paths are checked before any work."""
 
 import os
 import shutil
@@ -84,9 +84,10 @@ def test_evaluate_makes_the_folders_of_its_outputs(bundle, ebbtide, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "seen"),
     [
-        ("list.csv", b"user,time,rank,item\n", "not Parquet"),
+        ("list.txt", b"user,time,rank,item\n", "neither Parquet nor CSV"),
         ("list.parquet", b"", "empty file"),
-        ("list.json", b"{}", "not Parquet"),
+        ("list.csv", b"", "empty file"),
+        ("list.json", b"{}", "neither Parquet nor CSV"),
         ("none.parquet", None, "no such file"),
     ],
 )
@@ -113,10 +114,9 @@ def test_evaluate_refuses_against_before_it_ranks(name, content, seen, bundle, e
     ],
 )
 def test_commands_refuse_outputs_in_one_line(arguments, bundle, ebbtide, tmp_path):
-    places = {"BUNDLE": bundle, "FILE": a_file(tmp_path), "FULL": occupied(tmp_path), "FOLDER": tmp_path}
+    paths = {"BUNDLE": bundle, "FILE": a_file(tmp_path), "FULL": occupied(tmp_path), "FOLDER": tmp_path}
     given = [
-        str(places.get(one.partition("/")[0], one)) + ("/x" if one.endswith("/x") else "")
-        for one in map(str, arguments)
+        str(paths.get(one.partition("/")[0], one)) + ("/x" if one.endswith("/x") else "") for one in map(str, arguments)
     ]
     done = ebbtide(*given)
     assert done.returncode == 1
@@ -177,8 +177,8 @@ def test_wrong_inputs_are_one_line(arguments, expected, bundle, ebbtide, tmp_pat
     (tmp_path / "empty").mkdir()
     (tmp_path / "models" / "m" / "1").mkdir(parents=True)
     (tmp_path / "models" / "m" / "config.pbtxt").write_text('backend: "python"\n')
-    places = {"BUNDLE": bundle, "EMPTY": tmp_path / "empty", "MODELS": tmp_path / "models"}
-    done = ebbtide(*(places.get(one, one) for one in arguments))
+    paths = {"BUNDLE": bundle, "EMPTY": tmp_path / "empty", "MODELS": tmp_path / "models"}
+    done = ebbtide(*(paths.get(one, one) for one in arguments))
     assert done.returncode == 1
     assert expected in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1

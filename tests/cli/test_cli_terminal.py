@@ -3,8 +3,11 @@
 import io
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from ebbtide.cli import console as shared
+from ebbtide.cli.app import app
 from ebbtide.cli.terminal import HANDLER, accept_every_character
 
 LOCALES = [
@@ -15,6 +18,7 @@ LOCALES = [
     {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
     {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "TERM": "dumb"},
 ]
+COMMANDS = typer.main.get_group(app).commands
 
 
 @pytest.mark.parametrize("environment", LOCALES)
@@ -84,3 +88,12 @@ def test_progress_is_lines_when_there_is_no_terminal(monkeypatch, capsys):
             pass
     assert "Exporting: encoder" in printed[-1]
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_cuts_nothing_off_when_the_terminal_has_80_columns(monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    output = CliRunner().invoke(app, [command, "--help"]).output
+    assert "--help" in output
+    assert max(map(len, output.splitlines())) == 80
+    assert "…" not in output

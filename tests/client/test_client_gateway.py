@@ -16,6 +16,7 @@ from ebbtide.client import AsyncInterestClient, ClientConfig, InterestClient, Re
 from ebbtide.gateway import Gateway, GatewayConfig, ServerTls
 from ebbtide.gateway.server import SERVICE
 from ebbtide.gateway.service import InterestService
+from ebbtide.interest.errors import STORE_FAILED
 from ebbtide.serve import ServerConfig
 from ebbtide.v1 import interest_pb2, interest_pb2_grpc
 from servers import serving
@@ -92,6 +93,33 @@ def test_gateway_answers_as_the_client_does_when_asked_the_same(triton):
             assert [list(row.values) for row in answer.embeddings] == vectors.tolist()
 
     asyncio.run(run())
+
+
+def test_gateway_knows_users_when_they_were_observed(triton, serve):
+    user = "of the gateway"
+    observed = interest_pb2.ObserveRequest(user_id=user, events=request_of("1", "2").history)
+    down = (grpc.StatusCode.UNAVAILABLE, f"in ensemble 'observe', observer: {STORE_FAILED}: redis://cache:6379/0: no")
+
+    async def run():
+        async with gateway_of(triton.grpc_url) as (_, _, stub):
+            assert (await stub.Observe(observed)).added_events == 2
+            assert (await stub.Observe(observed)).duplicate_events == 2
+            state = await stub.Interest(interest_pb2.InterestRequest(user_id=user))
+            answer = await stub.Recommend(interest_pb2.RecommendRequest(user_id=user, top_n=3))
+            erased = await stub.Forget(interest_pb2.ForgetRequest(user_id=user))
+            refused = await failure_of(stub.Forget(interest_pb2.ForgetRequest()))
+        config = ClientConfig(retry=RetryConfig(max_attempts=1), check_contract=False)
+        async with gateway_of(serve(down)[0], client=config) as (_, _, stub):
+            return state, answer, erased, refused, await failure_of(stub.Observe(observed))
+
+    state, answer, erased, (refusal, why), (code, status) = asyncio.run(run())
+    assert [one.event.item_id for one in state.events] == ["1", "2"]
+    assert (len(answer.items), answer.events_used, erased.erased_records) == (3, 2, 1)
+    assert answer.state_status == interest_pb2.STATE_STATUS_USED
+    assert refusal is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(why, error_details_pb2.BadRequest).field_violations[0].field == "user_id"
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert details(status, error_details_pb2.ErrorInfo).reason == "STATE_UNAVAILABLE"
 
 
 def test_gateway_names_the_field_in_the_details_when_a_request_is_refused(triton):

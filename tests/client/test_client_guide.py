@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import trustme
 
+from ebbtide.client import StateStatus
 from ebbtide.serve import ServerConfig
 from servers import serving
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDE = (DOCS / "client.md").read_text(encoding="utf-8")
+ONLINE = (DOCS / "online-interest.md").read_text(encoding="utf-8")
 REFERENCE = (DOCS / "client-reference.md").read_text(encoding="utf-8")
 
 
@@ -36,6 +38,30 @@ def secured(small_repository, tmp_path_factory):
         yield folder, running.grpc_url
 
 
+def run_blocks(page, addresses, at_least):
+    """Runs the code of a page, block after block, with other addresses for the written ones; what it defines."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == page.count("```python") >= at_least
+    names = {}
+    for block in blocks:
+        for written, address in addresses.items():
+            block = block.replace(written, address)
+        assert ":8001" not in block
+        exec(compile(block, "documentation", "exec"), names)  # noqa: S102
+    return names
+
+
+def test_every_block_about_known_users_runs_when_typed_in_order(triton, capsys):
+    names = run_blocks(ONLINE, {"localhost:8001": triton.grpc_url}, at_least=6)
+    printed = capsys.readouterr().out
+    assert "1 0 0 0\n[None, None, None]\nTrue 2\n47 " in printed
+    assert "True" in printed
+    assert names["state"].median_half_life_days > 0
+    assert printed.strip().endswith("\n1")
+    # What the page shows of every status is what there is.
+    assert set(re.findall(r"^\| `(STATE_STATUS_\w+)`", ONLINE, re.MULTILINE)) == set(StateStatus.keys())
+
+
 def test_every_block_of_the_guide_runs_when_typed_in_order(triton, secured, monkeypatch, capsys):
     folder, secured_url = secured
     monkeypatch.chdir(folder)
@@ -46,14 +72,7 @@ def test_every_block_of_the_guide_runs_when_typed_in_order(triton, secured, monk
         "10.0.0.1:8001": triton.grpc_url,
         "10.0.0.2:8001": triton.grpc_url,
     }
-    blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == GUIDE.count("```python") >= 12
-    names = {}
-    for block in blocks:
-        for written, address in addresses.items():
-            block = block.replace(written, address)
-        assert ":8001" not in block
-        exec(compile(block, "docs/client.md", "exec"), names)  # noqa: S102
+    names = run_blocks(GUIDE, addresses, at_least=12)
     assert names["old"] == names["new"]
     assert names["vectors"].shape == (1, 16)
     printed = capsys.readouterr().out

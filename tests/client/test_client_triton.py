@@ -144,6 +144,8 @@ def test_metadata_names_versions_tensors_and_fingerprint(connect, triton):
         assert (recommend.versions, recommend.platform) == (("1",), "ensemble")
         assert [tensor.name for tensor in recommend.outputs] == [tensor.name for tensor in contract.RECOMMEND.outputs]
         assert recommend.inputs[0].shape == (-1, -1)
+        assert recommend.limits["max_events"] == contract.Limits().max_events
+        assert recommend.limits.keys() <= vars(contract.Limits()).keys()
         with pytest.raises(ModelNotReadyError):
             client.model_metadata("no_such_model")
 

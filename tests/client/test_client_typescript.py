@@ -50,6 +50,19 @@ def test_example_prints_recommendations_and_errors_when_it_calls_a_gateway(examp
     assert said.decode().startswith("INVALID_ARGUMENT: current[0].item_id: got 'no such item'; expected")
 
 
+def test_example_observes_and_asks_by_user_when_it_calls_a_gateway(example, triton):
+    async def run():
+        async with Gateway(GatewayConfig(triton=triton.grpc_url)) as gateway:
+            command = ("node", str(example / "dist" / "observe.js"), gateway.url, "of typescript", "1", "2")
+            called = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
+            return (*await called.communicate(), called.returncode)
+
+    answer, said, status = asyncio.run(run())
+    assert (status, said) == (0, b"")
+    found = json.loads(answer)
+    assert (found["added"], found["eventsUsed"], len(found["items"])) == (2, 2, 5)
+
+
 def test_generated_stubs_are_those_of_the_schema_when_written_anew(example):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(

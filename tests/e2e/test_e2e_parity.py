@@ -106,7 +106,7 @@ def expected(case, bundle, text_vectors):
 
 
 def assert_same_top(ids, scores, reference, catalog_ids):
-    """Scores within the tolerance, place by place, and the same items but for ties within the tolerance."""
+    """Scores within the tolerance, rank by rank, and the same items but for ties within the tolerance."""
     order = np.argsort(-reference.scores, kind="stable")[: len(scores)]
     np.testing.assert_allclose(scores, reference.scores[order], atol=TOLERANCE, rtol=0)
     index_of = {item_id: index for index, item_id in enumerate(catalog_ids)}

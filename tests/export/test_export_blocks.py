@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from ebbtide.data.catalog import Catalog
-from ebbtide.data.dataset import DataReference
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.interest.checks import Request
 from ebbtide.interest.keys import item_keys
@@ -22,6 +21,7 @@ from ebbtide.train.encoder import PACKAGED
 from ebbtide.train.model import InterestModel
 from ebbtide.train.reference import score_request
 from ebbtide.train.stage import train_bundle
+from films import films_in
 
 MOVIELENS = Path(__file__).parents[2] / "examples" / "movielens-small"
 NOW_MS = 1_600_000_000_000
@@ -45,19 +45,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., InterestBun
     movies = pl.read_parquet(MOVIELENS / "movies.parquet").head(200)
     ratings.filter(pl.col("movieId").is_in(movies["movieId"].implode())).write_parquet(folder / "ratings.parquet")
     movies.write_parquet(folder / "movies.parquet")
-    reference = DataReference(
-        events=str(folder / "ratings.parquet"),
-        catalog=str(folder / "movies.parquet"),
-        user_column="userId",
-        item_column="movieId",
-        time_column="timestamp",
-        weight_column=None,
-        catalog_item_column="movieId",
-        text_template="{title} ({year}). {genres}",
-        title_template="{title}",
-        max_bad_rows=0.01,
-        holdout="none",
-    )
+    reference = films_in(folder)
 
     def run(name: str, **blocks: Callable[[Catalog], npt.NDArray[np.float32]]) -> InterestBundle:
         bundle, _, _ = train_bundle(

@@ -12,10 +12,10 @@ from tritonclient.grpc import model_config_pb2
 from ebbtide.export import versions
 from ebbtide.export.configs import ConfigSettings, model_config, render_config
 from ebbtide.export.facts import VersionFacts
+from ebbtide.export.machines import Machine
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.serving import ServingOptions
-from ebbtide.export.targets import Target
 from ebbtide.export.versions import read_model_config
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Kind, Limits, Size
@@ -24,7 +24,7 @@ from ebbtide.train.bundle import InterestBundle
 from .conftest import Export
 
 SIZES = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: 30, Size.FILTER: 2, Size.TOP_N: 5}
-CPU, GPU = Target("cpu", 8), Target("gpu", 2)
+CPU, GPU = Machine("cpu", 8), Machine("gpu", 2)
 SETTINGS = ConfigSettings(
     "0123456789abcdef", 3, SIZES, VersionFacts(Limits(max_texts=7), ("genres", "in_stock")), ServingOptions((CPU,))
 )
@@ -40,9 +40,9 @@ TRITON_TYPES = {
 all_models = pytest.mark.parametrize("name", contract.MODELS)
 
 
-def parsed(name: str, target: Target = CPU, **serving: object) -> model_config_pb2.ModelConfig:
+def parsed(name: str, machine: Machine = CPU, **serving: object) -> model_config_pb2.ModelConfig:
     settings = replace(SETTINGS, serving=ServingOptions((CPU, GPU), **serving)) if serving else SETTINGS
-    text = render_config(contract.MODELS[name], settings, target)
+    text = render_config(contract.MODELS[name], settings, machine)
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
@@ -73,9 +73,9 @@ def test_config_names_the_one_version_that_is_exported(name: str) -> None:
 
 
 @all_models
-@pytest.mark.parametrize("target", [CPU, GPU], ids=lambda target: target.name)
-def test_config_spells_out_batching_and_instances(name: str, target: Target) -> None:
-    model, config = contract.MODELS[name], parsed(name, target)
+@pytest.mark.parametrize("machine", [CPU, GPU], ids=lambda machine: machine.name)
+def test_config_spells_out_batching_and_instances(name: str, machine: Machine) -> None:
+    model, config = contract.MODELS[name], parsed(name, machine)
     assert (config.max_batch_size > 0) == model.batching
     assert config.HasField("dynamic_batching") == (model.batching and model.kind is not Kind.ENSEMBLE)
     # A runtime would choose between the C++ backend and a Python one: the folder is to serve on both.
@@ -86,13 +86,13 @@ def test_config_spells_out_batching_and_instances(name: str, target: Target) -> 
         return
     assert config.backend == model.kind.value
     (group,) = config.instance_group
-    on_gpu = target is GPU and model.kind is Kind.ONNX
+    on_gpu = machine is GPU and model.kind is Kind.ONNX
     assert group.kind == (KINDS.KIND_GPU if on_gpu else KINDS.KIND_CPU)
     assert list(group.gpus) == ([0, 1] if on_gpu else [])
-    assert group.count == target.placement(model).instances > 0
+    assert group.count == machine.placement(model).instances > 0
     if model.kind is Kind.ONNX:
         written = {key: parameter.string_value for key, parameter in config.parameters.items()}
-        expected = {"intra_op_thread_count": str(target.placement(model).threads), "inter_op_thread_count": "1"}
+        expected = {"intra_op_thread_count": str(machine.placement(model).threads), "inter_op_thread_count": "1"}
         if model is contract.ENCODER and not on_gpu:
             expected["split_rows_by_length"] = "attention_mask"
         assert written == expected
@@ -201,10 +201,10 @@ def test_exported_folder_holds_config_and_version_when_written(repository: Path,
     assert any((repository / name / "1").iterdir())
 
 
-def test_variants_are_written_beside_the_default_when_there_are_more_targets(
+def test_variants_are_written_beside_the_default_when_there_are_more_machines(
     export: Export, tiny_bundle: InterestBundle, tmp_path: Path
 ) -> None:
-    serving = ServingOptions((CPU, GPU, Target("cpu", 2)), accelerator="cuda")
+    serving = ServingOptions((CPU, GPU, Machine("cpu", 2)), accelerator="cuda")
     export(tiny_bundle, tmp_path / "out", ExportOptions(serving=serving))
     for name, model in contract.MODELS.items():
         default, *variants = versions.config_files(tmp_path / "out" / name)
@@ -213,8 +213,8 @@ def test_variants_are_written_beside_the_default_when_there_are_more_targets(
             config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
             assert config.version_policy.specific.versions == [1]
             assert len(config.model_warmup) == (0 if model.kind is Kind.ENSEMBLE or model.needs_store else 3)
-            target = {"cpu-2": Target("cpu", 2), "gpu-2": GPU}.get(path.stem, CPU)
+            machine = {"cpu-2": Machine("cpu", 2), "gpu-2": GPU}.get(path.stem, CPU)
             if model.kind is not Kind.ENSEMBLE:
-                assert config.instance_group[0].count == target.placement(model).instances
+                assert config.instance_group[0].count == machine.placement(model).instances
     (entry,) = read_manifest(tmp_path / "out").values()
-    assert entry["options"]["serving"]["targets"][1] == {"device": "gpu", "count": 2}
+    assert entry["options"]["serving"]["machines"][1] == {"device": "gpu", "count": 2}

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from ebbtide.data.catalog import Catalog
-from ebbtide.export.encoder.options import EncoderOptions, Precision
+from ebbtide.export.choices import Precision
+from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.encoder.ranking_loss import NotMeasured, TextRanking
 from ebbtide.export.encoder.texts import fragments, split_texts
 from ebbtide.export.errors import EncoderOptionsError

@@ -108,12 +108,12 @@ def test_graph_is_fused_for_gpus_when_in_half_precision(build: Build) -> None:
 
 @pytest.mark.parametrize("holes", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("target", ["cpu", "gpu"])
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_fused_graph_equals_the_plain_one_when_shapes_vary(
-    sessions: Callable[[str], Any], target: str, shape: tuple[int, int], holes: bool
+    sessions: Callable[[str], Any], device: str, shape: tuple[int, int], holes: bool
 ) -> None:
     batch = feeds(*shape, holes=holes)
-    np.testing.assert_allclose(run(sessions(target), batch), run(sessions("plain"), batch), atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(run(sessions(device), batch), run(sessions("plain"), batch), atol=TOLERANCE, rtol=0)
 
 
 @pytest.fixture(scope="module")

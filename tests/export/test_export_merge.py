@@ -8,15 +8,15 @@ import pytest
 
 from ebbtide.export import versions
 from ebbtide.export.errors import VersionError
+from ebbtide.export.machines import Machine
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.serving import ServingOptions
-from ebbtide.export.targets import Target
 from ebbtide.interest import contract
 from ebbtide.train.bundle import InterestBundle
 
 from .conftest import Export
 
-CPU, GPU = Target("cpu", 8), Target("gpu", 1)
+CPU, GPU = Machine("cpu", 8), Machine("gpu", 1)
 SERVING = ServingOptions((CPU, GPU), accelerator="cuda", max_queue_size=64)
 
 
@@ -50,7 +50,7 @@ def test_variants_name_the_versions_when_one_is_loaded(export: Export, tiny_bund
     ("serving", "message"),
     [
         (
-            ServingOptions((Target("cpu", 16), GPU), accelerator="cuda", max_queue_size=64),
+            ServingOptions((Machine("cpu", 16), GPU), accelerator="cuda", max_queue_size=64),
             "got instance_group .*count: 2",
         ),
         (ServingOptions((CPU, GPU), accelerator="cuda"), "got dynamic_batching .*; expected .*max_queue_size: 64"),

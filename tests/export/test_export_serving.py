@@ -21,8 +21,8 @@ from ebbtide.export.configs import ConfigSettings, render_config
 from ebbtide.export.facts import VersionFacts
 from ebbtide.export.files import write_text
 from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.machines import Machine
 from ebbtide.export.serving import ServingOptions
-from ebbtide.export.targets import Target
 from ebbtide.export.warmup import common_ground, write_warmup
 from ebbtide.interest import contract
 from ebbtide.interest.checks import Request
@@ -33,7 +33,7 @@ from ebbtide.train.bundle import InterestBundle
 from servers import serving
 
 NOW = 1_700_000_000_000
-DEFAULT, OTHER = Target("cpu", 2), Target("cpu", 8)
+DEFAULT, OTHER = Machine("cpu", 2), Machine("cpu", 8)
 RECOMMEND, EMBED = contract.RECOMMEND.name, contract.EMBED.name
 
 # Triton's own lines on a machine without a GPU; its build has GPU support, and says at each step that it finds none.
@@ -63,13 +63,13 @@ def served_as(
         Size.TOP_N: versions.read_model_config(repository, RECOMMEND).output[0].dims[0],
     }
     settings = ConfigSettings(in_process.fingerprint, 1, sizes, VersionFacts.read(repository, 1), options)
-    default, *others = options.targets
+    default, *others = options.machines
     for name, entry in contract.MODELS.items():
         write_text(out / name / "config.pbtxt", render_config(entry, settings, default))
-        for target in others if entry.kind is not Kind.ENSEMBLE else ():
+        for machine in others if entry.kind is not Kind.ENSEMBLE else ():
             (out / name / versions.VARIANTS_FOLDER).mkdir(exist_ok=True)
-            path = out / name / versions.VARIANTS_FOLDER / f"{target.name}.pbtxt"
-            write_text(path, render_config(entry, settings, target))
+            path = out / name / versions.VARIANTS_FOLDER / f"{machine.name}.pbtxt"
+            write_text(path, render_config(entry, settings, machine))
     write_warmup(out, common_ground({1: out}), bundle.catalog.text)
     return out
 

@@ -15,9 +15,9 @@ from ebbtide.export import versions
 from ebbtide.export.configs import ConfigSettings, model_config
 from ebbtide.export.errors import ServingOptionsError
 from ebbtide.export.facts import VersionFacts
+from ebbtide.export.machines import Machine
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.serving import ServingOptions
-from ebbtide.export.targets import Target
 from ebbtide.export.tuned_settings import TunedSettings
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits, Size
@@ -43,7 +43,7 @@ def copied(repository: Path, tmp_path: Path) -> Path:
 
 
 def result_of(repository: Path, winner: tuple[TunedSettings, ...]) -> dict[str, Any]:
-    """What tuning gives, as far as it is written."""
+    """What `ebbtide tune` gives, as far as it is written."""
     start = read_settings(repository, ["recommend"])
     stated = [vars(one) for one in start]
     changed = [{name: value for name, value in vars(one).items() if value is not None} for one in winner]
@@ -59,10 +59,10 @@ def result_of(repository: Path, winner: tuple[TunedSettings, ...]) -> dict[str, 
     return dict(json.loads(json.dumps(content)))
 
 
-@pytest.mark.parametrize(("tuning", "text"), list(zip(TUNED, WRITTEN, strict=True)))
-def test_settings_are_the_same_when_written_and_read(tuning: TunedSettings, text: str) -> None:
-    assert str(tuning) == text
-    assert TunedSettings.parse(text) == tuning
+@pytest.mark.parametrize(("tuned", "text"), list(zip(TUNED, WRITTEN, strict=True)))
+def test_settings_are_the_same_when_written_and_read(tuned: TunedSettings, text: str) -> None:
+    assert str(tuned) == text
+    assert TunedSettings.parse(text) == tuned
     assert TunedSettings.parse("scoring_head:preferred=none").preferred_batch_sizes == ()
 
 
@@ -84,7 +84,7 @@ def test_settings_are_refused_with_what_was_written_when_they_are_none(text: str
         ({"tuned": (TunedSettings("encoders", 1),)}, "tuned: got 'encoders'; expected one of"),
         ({"tuned": (TunedSettings("recommend", 1),)}, "tuned: got 'recommend'; expected one of"),
         ({"tuned": (TunedSettings(HEAD, 1), TunedSettings(HEAD, 2))}, "tuned: got 'scoring_head' twice"),
-        ({"tuned": TUNED, "targets": (Target("gpu", 1),)}, "tuned: got gpu-1 as the first target; expected a CPU"),
+        ({"tuned": TUNED, "machines": (Machine("gpu", 1),)}, "tuned: got gpu-1 as the first machine; expected a CPU"),
         ({"tuned": TUNED, "sweep": True}, "sweep: got preferred batch sizes in tuned too"),
     ],
 )
@@ -95,8 +95,8 @@ def test_serving_options_are_refused_when_tuned_settings_do_not_go_with_them(
         ServingOptions(**options)
 
 
-def test_configs_of_the_first_target_are_tuned_when_exported() -> None:
-    first, other = Target("cpu", 2), Target("cpu", 8)
+def test_configs_of_the_first_machine_are_tuned_when_exported() -> None:
+    first, other = Machine("cpu", 2), Machine("cpu", 8)
     serving = ServingOptions((first, other), tuned=TUNED, rate_limiter=True)
     tuned = model_config(contract.SCORING_HEAD, settings(serving), first)
     assert TunedSettings.read(tuned) == TUNED[0]
@@ -108,7 +108,7 @@ def test_configs_of_the_first_target_are_tuned_when_exported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tuning", "message"),
+    ("tuned", "message"),
     [
         (TunedSettings(WEIGHTS, threads=2), "tuned adaptive_weights: threads: got a model that is not ONNX"),
         (
@@ -118,16 +118,16 @@ def test_configs_of_the_first_target_are_tuned_when_exported() -> None:
         (TunedSettings(contract.TOKENIZER.name, queue_delay_us=5), "got a model that does not batch; expected neither"),
     ],
 )
-def test_export_is_refused_when_a_model_cannot_take_a_setting(tuning: TunedSettings, message: str) -> None:
-    serving = ServingOptions((Target("cpu", 2),), tuned=(tuning,))
+def test_export_is_refused_when_a_model_cannot_take_a_setting(tuned: TunedSettings, message: str) -> None:
+    serving = ServingOptions((Machine("cpu", 2),), tuned=(tuned,))
     with pytest.raises(ServingOptionsError, match=message):
-        model_config(contract.MODELS[tuning.model], settings(serving), Target("cpu", 2))
+        model_config(contract.MODELS[tuned.model], settings(serving), Machine("cpu", 2))
 
 
 def test_threads_claim_as_many_cores_when_the_rate_limiter_is_on() -> None:
-    target = Target("cpu", 4)
-    serving = ServingOptions((target,), tuned=(TunedSettings(HEAD, threads=3),), rate_limiter=True)
-    config = model_config(contract.SCORING_HEAD, settings(serving), target)
+    machine = Machine("cpu", 4)
+    serving = ServingOptions((machine,), tuned=(TunedSettings(HEAD, threads=3),), rate_limiter=True)
+    config = model_config(contract.SCORING_HEAD, settings(serving), machine)
     assert [resource.count for resource in config.instance_group[0].rate_limiter.resources] == [3]
 
 

@@ -285,10 +285,11 @@ def events_of(keys, times, weight=None, users=1):
     return NewEvents(np.full(users, keys.shape[1]), keys.ravel(), times.ravel(), weights.astype(np.float32))
 
 
-def test_records_keep_a_slow_decay_when_thousands_of_short_pauses_add_up(make_model, folded_now):
-    # A pause of 20 s multiplies a sum with a half-life of 900 days by 1 - 2e-7, which single precision rounds.
+def test_records_keep_a_slow_decay_when_thousands_of_short_pauses_add_up(make_model):
+    # A pause of 20 s multiplies a sum with a half-life of 10 years by 1 - 4e-8, which is 1 in single precision.
     model = make_model(0, 9, repeats=True)
     model.parameters.rank_decay_rate[:] = 0
+    model.parameters.decay_rate_per_day[-1] = model.parameters.repeat.decay_rate_per_day[-1] = np.log(2) / 3650
     recorder = model.pipeline.recorder()
     times = START_MS + 20_000 * np.arange(2_000)
     (record,) = recorder.observe([None], events_of(model.keys[:1], times[:1])).records
@@ -298,14 +299,54 @@ def test_records_keep_a_slow_decay_when_thousands_of_short_pauses_add_up(make_mo
     folded = times[:-TAIL_EVENTS]
     days = (folded[-1] - folded)[:, None] / MS_PER_DAY
     terms = np.exp(-days * model.parameters.decay_rate_per_day.astype(float)) * model.vectors[0]
-    sums, squares, item_counts = folded_now(model, states)
+    sums, squares, item_counts = states.folded.sums, states.folded.squares, states.items.counts
     np.testing.assert_allclose(sums[0].sum(axis=0), terms.sum(axis=0), rtol=5e-6)
     np.testing.assert_allclose(squares[0].sum(axis=0), (terms**2).sum(axis=0), rtol=5e-6)
     counts = np.exp(-days * model.parameters.repeat.decay_rate_per_day.astype(float)).sum(axis=0)
-    np.testing.assert_allclose(item_counts[0], counts, rtol=2e-5)
+    np.testing.assert_allclose(item_counts[0], counts, rtol=5e-6)
 
 
-def test_late_event_counts_by_age_and_is_counted_when_it_is_older_than_what_is_folded(make_model, folded_now):
+@pytest.mark.parametrize("half_precision", [False, True])
+def test_small_events_are_not_swallowed_by_a_large_sum_when_nothing_decays(make_model, half_precision):
+    # Half precision has steps of 2 and 4 there, single precision with the larger weight too.
+    large = 3_000 if half_precision else 3_000 * 2**13
+    model = make_model(0, 9, d=8)
+    model.parameters.rank_decay_rate[:] = 0
+    model.parameters.decay_rate_per_day[:] = 0
+    model.vectors[:] = 1
+    recorder = model.pipeline.recorder(half_precision=half_precision)
+    tail = HALF_TAIL_EVENTS if half_precision else TAIL_EVENTS
+    (record,) = recorder.observe([None], events_of(model.keys[:1], [START_MS], weight=[large])).records
+    for step in range(1, 600 + tail):
+        (record,) = recorder.observe([record], events_of(model.keys[:1], [START_MS + step])).records
+    added = recorder.read([record]).folded.sums[0, 1] - large
+    # The standard error of a sum is at most 2 * sqrt(600) = 49.
+    np.testing.assert_allclose(added, 599, atol=250)
+    np.testing.assert_allclose(added.mean(), 599, atol=100)
+
+
+def test_gate_counts_the_newest_512_events_when_a_session_or_a_history_is_longer(make_model, ask):
+    model = make_model(0, 30, alpha="per-dimension")
+    logs = []
+    for history, session in ((700, 3), (300, 400), (20, 700)):
+        events = history + session
+        time_ms = START_MS + 1_000 * np.arange(events)
+        time_ms[history:] += MS_PER_DAY
+        log = Log(
+            np.resize(model.keys, events),
+            time_ms,
+            np.ones(events, np.float32),
+            np.zeros(0, np.int64),
+            np.zeros(events, int),
+            int(time_ms[-1]),
+            (),
+        )
+        logs.append(log)
+    records, _ = observed(model.pipeline.recorder(), np.random.default_rng(0), logs)
+    assert_equal(model, ask, logs, records, tolerance=2e-5)
+
+
+def test_late_event_counts_by_age_and_is_counted_when_it_is_older_than_what_is_folded(make_model):
     model = make_model(repeats=True)
     recorder = model.pipeline.recorder()
     # The item of the late event is newer in the record; its time must not go back.
@@ -317,8 +358,7 @@ def test_late_event_counts_by_age_and_is_counted_when_it_is_older_than_what_is_f
     newest_ms = START_MS + MS_PER_DAY + 1_000 * (40 - TAIL_EVENTS - 1)
     age_days = (newest_ms - START_MS) / MS_PER_DAY
     added = 2 * np.exp(-model.parameters.decay_rate_per_day.astype(float) * age_days) * model.vectors[0]
-    (old_sums, _, was), (new_sums, _, counts) = (folded_now(model, states) for states in (old, new))
-    difference = new_sums - old_sums
+    difference = new.folded.sums - old.folded.sums
     np.testing.assert_allclose(difference[0, 0], added, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(difference[0, 1], 0, atol=1e-6)
     assert (new.folded.counts - old.folded.counts).tolist() == [[1, 0]]
@@ -327,8 +367,8 @@ def test_late_event_counts_by_age_and_is_counted_when_it_is_older_than_what_is_f
     first = np.argsort(new.items.item)
     assert new.items.newest_ms[first].tolist() == [newest_ms - 1_000, newest_ms]
     decays = np.exp(-model.parameters.repeat.decay_rate_per_day.astype(float) * age_days)
-    was = was[np.argsort(old.items.item)]
-    np.testing.assert_allclose(counts[first], was + np.stack([2 * decays, 0 * decays]), rtol=1e-5)
+    was = old.items.counts[np.argsort(old.items.item)]
+    np.testing.assert_allclose(new.items.counts[first], was + np.stack([2 * decays, 0 * decays]), rtol=1e-5)
 
 
 def test_call_counts_once_when_it_is_sent_again_with_more_events_than_a_record_has_ids_of(make_model):
@@ -355,7 +395,7 @@ def test_call_counts_once_when_it_is_sent_again_with_more_events_than_a_record_h
 
 @settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
-def test_every_event_counts_once_when_events_come_in_any_order_at_all(make_model, folded_now, seed):
+def test_every_event_counts_once_when_events_come_in_any_order_at_all(make_model, seed):
     random = np.random.default_rng(seed)
     model = make_model(seed % 3, 30, repeats=True)
     recorder = model.pipeline.recorder()
@@ -371,7 +411,7 @@ def test_every_event_counts_once_when_events_come_in_any_order_at_all(make_model
     assert states.late[0] == late
     # The counts of the repeat score know no ranks, so they are exact in any order.
     newest = np.argsort(time_ms)[:-TAIL_EVENTS]
-    _, _, item_counts = folded_now(model, states)
+    item_counts = states.items.counts
     for item, counts, newest_ms in zip(states.items.item, item_counts, states.items.newest_ms, strict=True):
         own = newest[keys[newest] == model.keys[item]]
         days = (states.folded.time_ms[0] - time_ms[own])[:, None] / MS_PER_DAY
@@ -394,7 +434,7 @@ def test_items_are_those_folded_last_when_a_user_has_seen_more_than_are_kept(mak
     assert recorder.read([at_once]).items.item.tolist() == [0, 12, 3, 11, 10, 9, 8, 7, 6, 5]
 
 
-def test_items_are_the_strongest_at_the_longest_half_life_when_there_are_more_than_are_kept(make_model, folded_now):
+def test_items_are_the_strongest_at_the_longest_half_life_when_there_are_more_than_are_kept(make_model):
     model = make_model(repeats=True, limits=Limits(max_events=3, max_exclude_items=4))
     recorder = model.pipeline.recorder()
     # Half-lives are 2 and 60 days: five events 100 days ago are worth 1.6 new ones, one event 70 days ago 0.4.
@@ -406,10 +446,10 @@ def test_items_are_the_strongest_at_the_longest_half_life_when_there_are_more_th
     records = recorder.observe([None], events_of(keys, times)).records
     states = recorder.read(records)
     assert states.items.item.tolist() == [0, 3, 2]
-    assert folded_now(model, states)[2][:, 1] == pytest.approx([5 * 2 ** (-100 / 60), 1, 2 ** (-1 / 60)], rel=1e-5)
+    assert states.items.counts[:, 1] == pytest.approx([5 * 2 ** (-100 / 60), 1, 2 ** (-1 / 60)], rel=1e-5)
 
 
-def test_half_precision_is_right_on_average_and_within_its_stated_error(make_model, folded_now):
+def test_half_precision_is_right_on_average_and_within_its_stated_error(make_model):
     model = make_model(0, 200, d=32)
     p, recorder = model.parameters, model.pipeline.recorder(half_precision=True)
     random = np.random.default_rng(0)
@@ -424,15 +464,15 @@ def test_half_precision_is_right_on_average_and_within_its_stated_error(make_mod
     for now in item[:-HALF_TAIL_EVENTS]:
         sums, squares = sums * decay + model.vectors[now], squares * decay**2 + model.vectors[now] ** 2
         largest = np.maximum(largest, np.abs(sums))
-    found_sums, found_squares, _ = folded_now(model, recorder.read(records))
+    found = recorder.read(records).folded
     # docs/design.md: at most 2^-11 of the largest value, times the root of the number of updates that count.
     standard_error = 2.0**-11 / np.sqrt(1 - decay**2) * largest
-    off = (found_sums[:, 1] - sums) / standard_error
+    off = (found.sums[:, 1] - sums) / standard_error
     assert np.sqrt(np.mean(off**2)) < 1
     assert np.abs(off).max() < 5
     assert abs(off.mean()) < 4 / np.sqrt(off.size)
-    np.testing.assert_allclose(found_squares[:, 1].sum(axis=1), squares.sum(axis=1), rtol=4e-3)
-    assert np.abs(found_sums[:, 1] - sums).max() > 1e-4, "16 bits were meant"
+    np.testing.assert_allclose(found.squares[:, 1].sum(axis=1), squares.sum(axis=1), rtol=4e-3)
+    assert np.abs(found.sums[:, 1] - sums).max() > 1e-4, "16 bits were meant"
 
 
 @settings(max_examples=20)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from ebbtide.data.dataset import DataReference
 from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
@@ -19,6 +18,7 @@ from ebbtide.train.errors import CheckpointError
 from ebbtide.train.stage import train_bundle
 from ebbtide.train.trainer import fit
 from ebbtide.train.watcher import Watcher
+from films import films_in
 
 MODEL = ModelConfig(dimensions=8, exclude_seen=False, repeat_score=True)
 TRAINING = TrainConfig(epochs=2, windows_per_batch=3, targets_per_window=4, validation_fraction=0.3)
@@ -125,19 +125,7 @@ def test_fit_is_the_same_when_it_was_broken_off_after_any_batch_and_resumed(
 
 @pytest.fixture(scope="module")
 def data(small_files):
-    return DataReference(
-        events=str(small_files / "ratings.parquet"),
-        catalog=str(small_files / "movies.parquet"),
-        user_column="userId",
-        item_column="movieId",
-        time_column="timestamp",
-        weight_column=None,
-        catalog_item_column="movieId",
-        text_template="{title} ({year}). {genres}",
-        title_template="{title}",
-        max_bad_rows=0.01,
-        holdout="none",
-    )
+    return films_in(small_files)
 
 
 def test_bundle_is_the_same_to_the_byte_when_training_was_killed_and_resumed(data, tmp_path):

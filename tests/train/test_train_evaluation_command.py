@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ebbtide.cli.app import app
 from ebbtide.data.catalog import Catalog
-from ebbtide.data.dataset import DataReference, read_dataset
+from ebbtide.data.dataset import read_dataset
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
 from ebbtide.train.bundle import InterestBundle
@@ -22,24 +22,13 @@ from ebbtide.train.evaluation.ratings import predicted_ratings
 from ebbtide.train.evaluation.scores import frozen_popularity, live_popularity
 from ebbtide.train.evaluation.testset import TestSet
 from ebbtide.train.stage import train_bundle
+from films import films_in
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def bundle_of(files, *, weight=None, loss="full-softmax", **model):
-    data = DataReference(
-        events=str(files / "ratings.parquet"),
-        catalog=str(files / "movies.parquet"),
-        user_column="userId",
-        item_column="movieId",
-        time_column="timestamp",
-        weight_column=weight,
-        catalog_item_column="movieId",
-        text_template="{title} ({year}). {genres}",
-        title_template=None,
-        max_bad_rows=0.0,
-        holdout="time:0.3",
-    )
+    data = films_in(files, weight_column=weight, title_template=None, max_bad_rows=0.0, holdout="time:0.3")
     training = TrainConfig(epochs=1, refit=False, loss=loss)
     return train_bundle(data, "packaged", ModelConfig(dimensions=8, **model), training)[0]
 
@@ -163,6 +152,45 @@ def test_evaluate_scores_a_predictions_file_as_it_scored_the_bundle(bundles, wri
     assert done.exit_code == 0, done.output
     differences = json.loads((tmp_path / "m.json").read_text())["against"]["differences"]
     assert all(found["mean"] == 0 and found["p_value"] == 1 for found in differences.values())
+
+
+def test_predictions_differ_by_nothing_from_themselves_when_written_as_csv(bundles, run_of, tmp_path):
+    done = evaluate(bundles / "decay", "--predictions", tmp_path / "lists.csv")
+    assert done.exit_code == 0, done.output
+    lists = read_predictions(tmp_path / "lists.csv", run_of.test.log, run_of.test.baskets, run_of.test.catalog)
+    assert (lists.item == run_of.lists.item).all()
+    done = evaluate(bundles / "decay", "--against", tmp_path / "lists.csv", "--json", tmp_path / "m.json")
+    assert done.exit_code == 0, done.output
+    differences = json.loads((tmp_path / "m.json").read_text())["against"]["differences"]
+    assert all(found["mean"] == 0 for found in differences.values())
+
+
+@pytest.mark.parametrize("name", ["baskets.csv", "baskets.parquet"])
+def test_own_recommender_is_compared_when_it_predicts_the_baskets_that_were_written(bundles, run_of, tmp_path, name):
+    done = evaluate(bundles / "decay", "--baskets", tmp_path / name)
+    assert done.exit_code == 0, done.output
+    assert f"{len(run_of.test.baskets):,} baskets to predict" in done.output
+    read = pl.read_csv if name.endswith(".csv") else pl.read_parquet
+    own = read(tmp_path / name)
+    assert own.columns == ["user", "time"]
+    items = pl.DataFrame({"item": run_of.test.catalog.item_id[:3], "rank": [1, 2, 3]})
+    own.join(items, how="cross").write_csv(tmp_path / "own.csv")
+    lists = read_predictions(tmp_path / "own.csv", run_of.test.log, run_of.test.baskets, run_of.test.catalog)
+    assert (lists.item[:, :3] == [0, 1, 2]).all()
+    assert (lists.item[:, 3:] == NO_ITEM).all()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1,2024-05-01,first,7", "line 2, column rank: got 'first'; expected a whole number from 1"),
+        ("1,yesterday,1,7", "column time: got 'yesterday'"),
+    ],
+)
+def test_predictions_are_refused_with_line_and_column_when_a_value_cannot_be_read(run_of, tmp_path, row, message):
+    (tmp_path / "lists.csv").write_text(f"user,time,rank,item\n{row}\n")
+    with pytest.raises(DataError, match=message):
+        read_predictions(tmp_path / "lists.csv", run_of.test.log, run_of.test.baskets, run_of.test.catalog)
 
 
 def test_evaluate_is_refused_when_nothing_was_held_out(held_out_otherwise):

@@ -37,13 +37,13 @@ def test_step_encodes_no_more_than_its_share_with_gradients():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_tuned_bundle_exports_and_answers_texts_as_its_own_encoder_does(small_files, tmp_path, tuning):
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_tuned_bundle_exports_and_answers_texts_as_its_own_encoder_does(small_files, tmp_path, kind):
     out, repository = tmp_path / "bundle", tmp_path / "repository"
     events, catalog = small_files / "ratings.parquet", small_files / "movies.parquet"
     data = ["--events", events, "--user-col", "userId", "--item-col", "movieId", "--time-col", "timestamp"]
     texts = ["--catalog", catalog, "--text-template", "{title} ({year}). {genres}"]
-    training = ["--epochs", "1", "--no-refit", "--dimensions", "16", "--encoder-fine-tuning", tuning]
+    training = ["--epochs", "1", "--no-refit", "--dimensions", "16", "--encoder-fine-tuning", kind]
     command = [sys.executable, "-c", "from ebbtide.cli.main import main; main()"]
     subprocess.run([*command, "train", *data, *texts, *training, "--out", out], check=True)
     bundle = InterestBundle.load(out)

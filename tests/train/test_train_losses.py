@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from ebbtide.data.dataset import DataReference
 from ebbtide.data.errors import DataError
 from ebbtide.train.choices import Loss
 from ebbtide.train.config import FULL_SOFTMAX_ITEMS, ModelConfig, TrainConfig
@@ -19,6 +18,7 @@ from ebbtide.train.stage import train_bundle
 from ebbtide.train.step import Step
 from ebbtide.train.trainer import fit
 from ebbtide.train.windows import LogTensors, training_windows
+from films import films_in
 
 TARGETS = [[2], [0, 5], [5]]
 """The target candidates of each of three baskets."""
@@ -192,19 +192,7 @@ def test_training_lowers_the_loss_and_beats_chance_with_every_loss(small_log, sm
 
 
 def test_training_is_refused_when_mse_has_no_ratings(small_files):
-    data = DataReference(
-        events=str(small_files / "ratings.parquet"),
-        catalog=None,
-        user_column="userId",
-        item_column="movieId",
-        time_column="timestamp",
-        weight_column=None,
-        catalog_item_column="movieId",
-        text_template="{title}",
-        title_template=None,
-        max_bad_rows=0.0,
-        holdout="none",
-    )
+    data = films_in(small_files, catalog=None, text_template="{title}", title_template=None)
     with pytest.raises(DataError, match="--weight-col"):
         train_bundle(data, "packaged", ModelConfig(), TrainConfig(loss=Loss.mse))
 

@@ -41,7 +41,7 @@ def test_factors_are_zero_for_items_without_a_training_event(two_tastes):
         assert not factors.item[row].any()
 
 
-def test_factors_are_none_when_there_are_fewer_stretches_than_directions(two_tastes):
+def test_factors_are_none_when_there_are_fewer_windows_than_directions(two_tastes):
     assert low_rank(two_tastes, two_tastes.user < 3, ITEMS, 4) is None
 
 

@@ -10,7 +10,6 @@ import torch
 from typer.testing import CliRunner
 
 from ebbtide.cli.app import app
-from ebbtide.data.dataset import DataReference
 from ebbtide.data.errors import DataError
 from ebbtide.train.bundle import TUNED, EncoderReference, InterestBundle, fingerprint_of
 from ebbtide.train.config import ModelConfig, TrainConfig
@@ -18,25 +17,14 @@ from ebbtide.train.errors import BundleError
 from ebbtide.train.popularity import columns_at
 from ebbtide.train.refresh import kept_among_best, largest_gains, prior_scores, read_grown_log, refresh_prior
 from ebbtide.train.stage import train_bundle
+from films import films_in
 
 MODEL = ModelConfig(dimensions=8)
 NEW_ITEM = 999_999
 
 
 def trained_on(folder, holdout):
-    data = DataReference(
-        events=str(folder / "ratings.parquet"),
-        catalog=str(folder / "movies.parquet"),
-        user_column="userId",
-        item_column="movieId",
-        time_column="timestamp",
-        weight_column=None,
-        catalog_item_column="movieId",
-        text_template="{title} ({year}). {genres}",
-        title_template="{title}",
-        max_bad_rows=0.01,
-        holdout=holdout,
-    )
+    data = films_in(folder, holdout=holdout)
     return train_bundle(data, "packaged", MODEL, TrainConfig(epochs=1, refit=False))[0]
 
 

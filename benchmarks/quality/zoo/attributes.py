@@ -9,9 +9,9 @@ import numpy as np
 from benchmarks.quality.zoo.choice import Floats, Ints, Tastes
 
 
-def one_hot(value: Ints, values: int) -> Floats:
-    """Indicator columns of an attribute with values from 0, ``[N, values]``."""
-    return np.asarray(np.eye(values)[value])
+def one_hots(attributes: Sequence[Ints], values: Sequence[int], *others: Floats) -> Floats:
+    """Indicator columns of attributes with values from 0, then the other columns, ``[items, columns]``."""
+    return np.hstack([*(np.eye(size)[value] for value, size in zip(attributes, values, strict=True)), *others])
 
 
 def skewed(rng: np.random.Generator, number: int, values: int, exponent: float = 0.5) -> Ints:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.quality.zoo.attributes import factors, favourites, one_hot, skewed, static
+from benchmarks.quality.zoo.attributes import factors, favourites, one_hots, skewed, static
 from benchmarks.quality.zoo.choice import Design, Floats, never_again
-from benchmarks.quality.zoo.schedule import EVENING, at_hours, counts, lives, scheduled, with_sessions
+from benchmarks.quality.zoo.schedule import EVENING, at_hours, scheduled, visits, with_sessions
 from benchmarks.quality.zoo.texts import HOBBIES, LEVELS, evergreen_text, made_up_name
 
 _DAYS = 365.0
@@ -32,9 +32,7 @@ def evergreen(rng: np.random.Generator, scale: float) -> Design:
 
     blocks = (len(HOBBIES), len(HOBBIES) * _SUBJECTS, len(LEVELS))
     subjects = hobby * _SUBJECTS + subject
-    attributes = np.hstack(
-        [one_hot(value, size) for value, size in zip((hobby, subjects, level), blocks, strict=True)] + [hidden]
-    )
+    attributes = one_hots((hobby, subjects, level), blocks, hidden)
     fixed = np.hstack(
         [
             favourites(rng, users, blocks[0], 2, 4.5, 0.6),
@@ -44,10 +42,8 @@ def evergreen(rng: np.random.Generator, scale: float) -> Design:
         ]
     )
 
-    joined, left = lives(rng, users, _DAYS, newcomers=0.3)
-    sessions = counts(rng, 24 * (left - joined) / _DAYS + 1, 0.7, 2)
-    user = np.repeat(np.arange(users), sessions)
-    start = at_hours(rng, rng.uniform(joined[user], left[user]), EVENING)
+    user, day = visits(rng, users, _DAYS, newcomers=0.3, mean=(24, 1), spread=0.7, least=2)
+    start = at_hours(rng, day, EVENING)
     user, time = with_sessions(rng, user, start, mean_events=2.0, gap_minutes=15.0)
     schedule = scheduled(user, time, np.ones_like(user), _DAYS)
     texts = [

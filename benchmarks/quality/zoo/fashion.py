@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.quality.zoo.attributes import drifting, favourites, one_hot, skewed
+from benchmarks.quality.zoo.attributes import drifting, favourites, one_hots, skewed
 from benchmarks.quality.zoo.choice import Design, Floats, never_again
-from benchmarks.quality.zoo.schedule import EVENING, at_hours, counts, lives, scheduled
+from benchmarks.quality.zoo.schedule import EVENING, at_hours, scheduled, visits
 from benchmarks.quality.zoo.texts import COLOURS, GARMENTS, STYLES, fashion_text
 from benchmarks.quality.zoo.waves import waves
 
@@ -40,7 +40,7 @@ def fashion(rng: np.random.Generator, scale: float) -> Design:
         return np.where((age > 0) & (age < 270), value, -np.inf)
 
     blocks = (len(STYLES), len(GARMENTS), len(COLOURS))
-    attributes = np.hstack([one_hot(value, size) for value, size in zip((style, garment, colour), blocks, strict=True)])
+    attributes = one_hots((style, garment, colour), blocks)
     fixed = np.hstack(
         [
             favourites(rng, users, blocks[0], 3, 2.5, 0.6),
@@ -50,10 +50,8 @@ def fashion(rng: np.random.Generator, scale: float) -> Design:
     )
     tastes = drifting(rng, fixed, [(blocks[0], 0.8), (blocks[1], 0.2), (blocks[2], 0.3)], memory_days=120.0)
 
-    joined, left = lives(rng, users, _DAYS, newcomers=0.4)
-    orders = counts(rng, 18 * (left - joined) / _DAYS + 2, 0.7, 2)
-    user = np.repeat(np.arange(users), orders)
-    time = at_hours(rng, rng.uniform(joined[user], left[user]), EVENING)
+    user, day = visits(rng, users, _DAYS, newcomers=0.4, mean=(18, 2), spread=0.7, least=2)
+    time = at_hours(rng, day, EVENING)
     schedule = scheduled(user, time, np.minimum(rng.geometric(0.55, user.shape[0]), 5), _DAYS)
     texts = [fashion_text(*values) for values in zip(style.tolist(), garment.tolist(), colour.tolist(), strict=True)]
     return Design(

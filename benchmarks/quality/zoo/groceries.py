@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.quality.zoo.attributes import factors, favourites, one_hot, static
+from benchmarks.quality.zoo.attributes import factors, favourites, one_hots, static
 from benchmarks.quality.zoo.choice import Design, Floats, Past
 from benchmarks.quality.zoo.schedule import DAYTIME, at_hours, scheduled
 from benchmarks.quality.zoo.texts import AISLES, BRANDS, PRODUCTS, SIZES, grocery_text
@@ -38,9 +38,7 @@ def groceries(rng: np.random.Generator, scale: float) -> Design:
         return np.broadcast_to(quality, (now.shape[0], items)).copy()
 
     blocks = (len(AISLES), len(PRODUCTS), len(BRANDS), len(SIZES))
-    attributes = np.hstack(
-        [one_hot(value, number) for value, number in zip((aisle, product, brand, size), blocks, strict=True)] + [hidden]
-    )
+    attributes = one_hots((aisle, product, brand, size), blocks, hidden)
     fixed = np.hstack(
         [
             favourites(rng, users, blocks[0], 4, 1.2, 0.5),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.quality.zoo.attributes import drifting, factors, favourites, one_hot, skewed
+from benchmarks.quality.zoo.attributes import drifting, factors, favourites, one_hots, skewed
 from benchmarks.quality.zoo.choice import Design, Floats, Past
-from benchmarks.quality.zoo.schedule import EVENING, at_hours, counts, lives, scheduled, with_sessions
+from benchmarks.quality.zoo.schedule import EVENING, at_hours, scheduled, visits, with_sessions
 from benchmarks.quality.zoo.texts import MOODS, MUSIC, artist_name, made_up_name, music_text
 
 _DAYS = 365.0
@@ -52,9 +52,7 @@ def music(rng: np.random.Generator, scale: float) -> Design:
 
     blocks = (len(MUSIC), len(MUSIC) * _SOUNDS, len(MOODS))
     sounds = genre * _SOUNDS + sound
-    attributes = np.hstack(
-        [one_hot(value, size) for value, size in zip((genre, sounds, mood), blocks, strict=True)] + [hidden]
-    )
+    attributes = one_hots((genre, sounds, mood), blocks, hidden)
     fixed = np.hstack(
         [
             favourites(rng, users, blocks[0], 3, 2.5, 0.5),
@@ -66,10 +64,8 @@ def music(rng: np.random.Generator, scale: float) -> Design:
     spreads = [(blocks[0], 0.6), (blocks[1], 0.2), (blocks[2], 0.5), (_FACTORS, 0.0)]
     tastes = drifting(rng, fixed, spreads, memory_days=60.0)
 
-    joined, left = lives(rng, users, _DAYS, newcomers=0.3)
-    sessions = counts(rng, 20 * (left - joined) / _DAYS + 1, 0.7, 2)
-    user = np.repeat(np.arange(users), sessions)
-    start = at_hours(rng, rng.uniform(joined[user], left[user]), EVENING)
+    user, day = visits(rng, users, _DAYS, newcomers=0.3, mean=(20, 1), spread=0.7, least=2)
+    start = at_hours(rng, day, EVENING)
     user, time = with_sessions(rng, user, start, mean_events=5.0, gap_minutes=5.0)
     schedule = scheduled(user, time, np.ones_like(user), _DAYS)
     artist_names = [artist_name(rng) for _ in range(artists)]

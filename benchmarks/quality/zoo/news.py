@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.quality.zoo.attributes import drifting, favourites, one_hot, skewed
+from benchmarks.quality.zoo.attributes import drifting, favourites, one_hots, skewed
 from benchmarks.quality.zoo.choice import Design, Floats, Past
-from benchmarks.quality.zoo.schedule import DAYTIME, at_hours, counts, lives, scheduled, with_sessions
+from benchmarks.quality.zoo.schedule import DAYTIME, at_hours, scheduled, visits, with_sessions
 from benchmarks.quality.zoo.texts import NEWS_FORMATS, NEWS_TOPICS, news_text
 from benchmarks.quality.zoo.waves import waves
 
@@ -47,7 +47,7 @@ def news(rng: np.random.Generator, scale: float) -> Design:
 
     subjects = topic * _SUBJECTS + subject
     blocks = (len(NEWS_TOPICS), len(NEWS_TOPICS) * _SUBJECTS, len(NEWS_FORMATS))
-    attributes = np.hstack([one_hot(value, size) for value, size in zip((topic, subjects, kind), blocks, strict=True)])
+    attributes = one_hots((topic, subjects, kind), blocks)
     fixed = np.hstack(
         [
             favourites(rng, users, blocks[0], 3, 2.2, 0.5),
@@ -57,10 +57,8 @@ def news(rng: np.random.Generator, scale: float) -> Design:
     )
     tastes = drifting(rng, fixed, [(blocks[0], 0.7), (blocks[1], 0.3), (blocks[2], 0.0)], memory_days=5.0)
 
-    joined, left = lives(rng, users, _DAYS, newcomers=0.3)
-    sessions = counts(rng, 20 * (left - joined) / _DAYS, 0.8, 2)
-    user = np.repeat(np.arange(users), sessions)
-    start = at_hours(rng, rng.uniform(joined[user], left[user]), DAYTIME)
+    user, day = visits(rng, users, _DAYS, newcomers=0.3, mean=(20, 0), spread=0.8, least=2)
+    start = at_hours(rng, day, DAYTIME)
     user, time = with_sessions(rng, user, start, mean_events=2.5, gap_minutes=3.0)
     schedule = scheduled(user, time, np.ones_like(user), _DAYS)
     texts = [news_text(rng, *values) for values in zip(topic.tolist(), subject.tolist(), kind.tolist(), strict=True)]

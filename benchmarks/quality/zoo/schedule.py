@@ -16,10 +16,32 @@ DAYTIME = np.asarray(
 """Relative activity by hour of the day, UTC: most in the morning and at noon."""
 
 
-def lives(rng: np.random.Generator, users: int, days: float, newcomers: float) -> tuple[Floats, Floats]:
-    """First and last day of every user; a share of them joins later than the first day, each ``[users]``."""
+def visits(
+    rng: np.random.Generator,
+    users: int,
+    days: float,
+    *,
+    newcomers: float,
+    mean: tuple[float, float],
+    spread: float,
+    least: int,
+) -> tuple[Ints, Floats]:
+    """Visits of users at any time between their first day and the last: user and day of each, ``[visits]``.
+
+    Args:
+        rng: Source of randomness.
+        users: Number of users.
+        days: Of the world.
+        newcomers: Share of users who join later than the first day.
+        mean: Mean number of visits of a user: in all the days, less in proportion to a shorter life; and in addition.
+        spread: Standard deviation of the logarithm of the users' rates.
+        least: Smallest number of visits of a user.
+    """
     joined = np.where(rng.random(users) < newcomers, rng.uniform(0, 0.95 * days, users), 0.0)
-    return joined, np.full(users, days)
+    in_all, added = mean
+    number = counts(rng, in_all * (days - joined) / days + added, spread, least)
+    user = np.repeat(np.arange(users), number)
+    return user, rng.uniform(joined[user], days)
 
 
 def counts(rng: np.random.Generator, mean: Floats, spread: float, least: int) -> Ints:
@@ -29,7 +51,7 @@ def counts(rng: np.random.Generator, mean: Floats, spread: float, least: int) ->
 
 
 def at_hours(rng: np.random.Generator, day: Floats, rhythm: Floats) -> Floats:
-    """The same days with hours drawn from a daily rhythm, in days, ``[n]``."""
+    """The same days with hours drawn from a daily rhythm, in days, ``[visits]``."""
     hour = rng.choice(24, size=day.shape[0], p=rhythm / rhythm.sum())
     return np.asarray(np.floor(day) + (hour + rng.random(day.shape[0])) / 24)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.quality.zoo.attributes import drifting, factors, favourites, one_hot, skewed
+from benchmarks.quality.zoo.attributes import drifting, factors, favourites, one_hots, skewed
 from benchmarks.quality.zoo.choice import Design, Floats, Past, never_again
 from benchmarks.quality.zoo.schedule import (
     EVENING,
     at_hours,
     bursts,
-    counts,
-    lives,
     scheduled,
+    visits,
     with_sessions,
 )
 from benchmarks.quality.zoo.texts import COUNTRIES, GENRES, film_text, made_up_name
@@ -61,9 +60,7 @@ def series(rng: np.random.Generator, scale: float) -> Design:
 
     themes = genre * _THEMES + theme
     blocks = (len(GENRES), len(GENRES) * _THEMES, len(COUNTRIES))
-    attributes = np.hstack(
-        [one_hot(value, size) for value, size in zip((genre, themes, country), blocks, strict=True)] + [hidden]
-    )
+    attributes = one_hots((genre, themes, country), blocks, hidden)
     fixed = np.hstack(
         [
             favourites(rng, users, blocks[0], 3, 2.5, 0.5),
@@ -75,10 +72,8 @@ def series(rng: np.random.Generator, scale: float) -> Design:
     spreads = [(blocks[0], 0.6), (blocks[1], 0.3), (blocks[2], 0.0), (_FACTORS, 0.0)]
     tastes = drifting(rng, fixed, spreads, memory_days=150.0)
 
-    joined, left = lives(rng, users, _DAYS, newcomers=0.5)
-    number = counts(rng, 6 * (left - joined) / _DAYS + 1, 0.6, 1)
-    user = np.repeat(np.arange(users), number)
-    user, day = bursts(rng, user, rng.uniform(joined[user], left[user]), mean_sessions=3.0, gap_days=1.5)
+    user, day = visits(rng, users, _DAYS, newcomers=0.5, mean=(6, 1), spread=0.6, least=1)
+    user, day = bursts(rng, user, day, mean_sessions=3.0, gap_days=1.5)
     user, time = with_sessions(rng, user, at_hours(rng, day, EVENING), mean_events=2.0, gap_minutes=60.0)
     schedule = scheduled(user, time, np.ones_like(user), _DAYS)
     names = [made_up_name(rng) for _ in range(shows)]

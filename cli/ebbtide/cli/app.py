@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.text import Text
+from typer import rich_utils
 from typer.core import TyperGroup
 
 from ebbtide.cli import (
@@ -53,6 +55,17 @@ class _Commands(TyperGroup):
                     # The help of the program names the rule; a line for every option would double the help.
                     parameter.show_envvar = False  # type: ignore[attr-defined]
 
+
+class _WholeNames(rich_utils.OptionHighlighter):
+    """Continues a long option name on the next line of a narrow terminal; typer would cut it off."""
+
+    def __call__(self, text: str | Text) -> Text:
+        name = super().__call__(text)
+        name.overflow = "fold"
+        return name
+
+
+rich_utils.highlighter = _WholeNames()
 
 app = typer.Typer(
     name="ebbtide",

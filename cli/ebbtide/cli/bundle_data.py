@@ -27,15 +27,15 @@ def absolute(path: str) -> str:
 
 
 def moved(bundle: InterestBundle, events: str | None, catalog: str | None) -> InterestBundle:
-    """The bundle with other places of its log and catalog.
+    """The bundle with other paths of its log and catalog.
 
     Args:
         bundle: As loaded.
-        events: The log's place; None for the one in the bundle.
-        catalog: The catalog's place; likewise.
+        events: The log's path; None for the one in the bundle.
+        catalog: The catalog's path; likewise.
 
     Raises:
-        CommandError: A file is not at its place.
+        CommandError: A file does not exist.
     """
     given = {"events": events, "catalog": catalog}
     data = bundle.config.data.model_copy(
@@ -44,6 +44,6 @@ def moved(bundle: InterestBundle, events: str | None, catalog: str | None) -> In
     for name in given:
         path = getattr(data, name)
         if path is not None and "://" not in path and not Path(path).exists():
-            hint = "" if given[name] is not None else f", which the bundle was trained on; --{name} gives its place now"
+            hint = "" if given[name] is not None else f", which the bundle was trained on; --{name} gives its new path"
             raise CommandError(f"{path}: no such file{hint}")
     return replace(bundle, config=bundle.config.model_copy(update={"data": data}))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _NOTABLE_SHARE = 0.2
 """Share of relevant events with a seen item that is worth a note."""
+_TEXT_FILES = {".csv", ".tsv", ".jsonl", ".ndjson"}
 
 
 class Popularity(str, Enum):
@@ -60,8 +61,15 @@ def command(
     predictions: Annotated[
         Path | None,
         typer.Option(
-            help="Write every ranked list to this file (Parquet: user, time, rank, item, score, is_relevant, "
-            "relevant_items)."
+            help="Write every ranked list to this file, Parquet or CSV by its name: user, time, rank, item, score, "
+            "is_relevant, relevant_items."
+        ),
+    ] = None,
+    baskets: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write user and time of every basket to predict to this file (Parquet or CSV) and exit: the task of "
+            "your own recommender, whose lists --against compares."
         ),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write report.md, report.json and plots to this folder.")] = None,
@@ -86,12 +94,15 @@ def command(
 
     ebbtide evaluate artifacts/held-out --report artifacts/report --predictions artifacts/lists.parquet
 
+    ebbtide evaluate artifacts/held-out --baskets artifacts/baskets.csv
+
     Is decay worth it? ebbtide evaluate artifacts/held-out --against artifacts/held-out-no-decay
     """
     require_file("--predictions", predictions)
     require_file("--json", json_file)
     require_folder("--report", report)
-    require_different({"--predictions": predictions, "--json": json_file, "--report": report})
+    require_file("--baskets", baskets)
+    require_different({"--predictions": predictions, "--json": json_file, "--report": report, "--baskets": baskets})
     if report is not None:
         require_modules("--report", "evaluate", "matplotlib")
     _require_rival(against)
@@ -99,7 +110,7 @@ def command(
         from ebbtide.data.dataset import read_dataset
         from ebbtide.data.errors import DataError
         from ebbtide.train.bundle import InterestBundle
-        from ebbtide.train.evaluation.lists import write_predictions
+        from ebbtide.train.evaluation.lists import write_baskets, write_predictions
         from ebbtide.train.evaluation.report import as_json, write_json, write_report
         from ebbtide.train.evaluation.testset import TestSet
 
@@ -114,6 +125,10 @@ def command(
         loaded = moved(loaded, events, catalog)
         data = read_dataset(loaded.config.data)
         test = TestSet.of(data.log, data.catalog, holdout)
+    if baskets is not None:
+        write_baskets(baskets, test.log, test.baskets)
+        console.print(f"[green]✓[/green] {len(test.baskets):,} baskets to predict in {escape(str(baskets))}")
+        return
     run = _run(loaded, test, "Ranking", popularity, repeats, seed)
     rival = None if against is None else _rival(against, run, popularity, repeats, seed, events, catalog)
     _print(run, popularity, rival)
@@ -138,11 +153,11 @@ def _require_rival(path: Path | None) -> None:
     elif path.is_file():
         with path.open("rb") as file:
             start = file.read(4)
-        if start == b"PAR1":
+        if start == b"PAR1" or (start and path.suffix.lower() in _TEXT_FILES):
             return
-        seen = "got an empty file" if not start else "got a file that is not Parquet"
+        seen = "got an empty file" if not start else "got a file that is neither Parquet nor CSV"
     raise CommandError(
-        f"--against: {path}: {seen}; expected a bundle or a predictions file in Parquet (see docs/evaluation.md)"
+        f"--against: {path}: {seen}; expected a bundle or a predictions file in Parquet or CSV (see docs/evaluation.md)"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from ebbtide.cli.console import console, timed, working
 from ebbtide.cli.modules import require_modules, warn_of_two_runtimes
 from ebbtide.cli.outputs import require_folder
+from ebbtide.export.choices import Accelerator, Precision, RetrievalMethod
 from ebbtide.interest.contract import Limits
 
 if TYPE_CHECKING:
@@ -22,36 +22,6 @@ if TYPE_CHECKING:
 _DEFAULTS = Limits()
 
 _SHOWN_VALUES = 8
-
-
-class HeadPrecision(str, Enum):
-    """Number format of the scoring head's item factors."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class Retrieval(str, Enum):
-    """How the scoring head finds the best items."""
-
-    exact = "exact"
-    ivf = "ivf"
-
-
-class EncoderPrecision(str, Enum):
-    """Number format of the encoder's weights and matrix products."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class Accelerator(str, Enum):
-    """Execution accelerators of NVIDIA's ONNX Runtime backend."""
-
-    cuda = "cuda"
-    tensorrt = "tensorrt"
 
 
 def command(
@@ -73,7 +43,7 @@ def command(
         int | None,
         typer.Option(min=1, help="Add this version to the folder. Without it the folder is replaced."),
     ] = None,
-    target: Annotated[
+    machine: Annotated[
         list[str] | None,
         typer.Option(
             help="Machine to serve on: cpu, cpu:CORES, gpu or gpu:GPUS. Default: the cores of this machine. "
@@ -82,7 +52,7 @@ def command(
         ),
     ] = None,
     accelerator: Annotated[
-        Accelerator | None, typer.Option(help="Execution accelerator of ONNX Runtime on GPU targets.")
+        Accelerator | None, typer.Option(help="Execution accelerator of ONNX Runtime on GPU machines.")
     ] = None,
     max_queue_size: Annotated[
         int | None,
@@ -107,24 +77,24 @@ def command(
     tuned: Annotated[
         list[str] | None,
         typer.Option(
-            help="Tuned settings of a model, as found by `ebbtide tune`, for the first target: "
-            "scoring_head:instances=2,threads=1,queue_delay_us=500,preferred=8+32. Repeat the option for other models."
+            help="Tuned settings of a model for the first machine, as `ebbtide tune` prints them (docs/tune.md). "
+            "Repeat the option for other models."
         ),
     ] = None,
     head_precision: Annotated[
-        HeadPrecision,
+        Precision,
         typer.Option(
             help="Number format of item factors. int8: selects candidates with integers and scores them in fp32, "
             "faster for 100,000 items and more in small batches (docs/head.md). fp16: half the file size, same speed."
         ),
-    ] = HeadPrecision.fp32,
+    ] = "fp32",
     retrieval: Annotated[
-        Retrieval,
+        RetrievalMethod,
         typer.Option(
             help="How the scoring head finds the best items: ivf asks an approximate index, faster for a million "
             "items and more (docs/head.md); its server needs faiss-cpu."
         ),
-    ] = Retrieval.exact,
+    ] = "exact",
     least_recall: Annotated[
         float,
         typer.Option(
@@ -163,8 +133,8 @@ def command(
         ),
     ] = False,
     precision: Annotated[
-        EncoderPrecision, typer.Option(help="Of the text encoder: int8 is for CPUs, fp16 for GPUs (docs/encoder.md).")
-    ] = EncoderPrecision.fp32,
+        Precision, typer.Option(help="Of the text encoder: int8 is for CPUs, fp16 for GPUs (docs/encoder.md).")
+    ] = "fp32",
     allow_fidelity_loss: Annotated[
         bool,
         typer.Option("--allow-fidelity-loss", help="Write the encoder even if it differs too much from the full one."),
@@ -185,13 +155,15 @@ def command(
 
     ebbtide export artifacts/bundle --out artifacts/repository --attributes movies.parquet --attribute-col genres
 
-    ebbtide export artifacts/bundle --out artifacts/repository --target cpu:8 --target gpu:1 --accelerator tensorrt
+    ebbtide export artifacts/bundle --out artifacts/repository --machine cpu:8 --machine gpu:1 --accelerator tensorrt
+
+    ebbtide export artifacts/bundle --out artifacts/repository --tuned scoring_head:instances=2,threads=1
     """
     if bool(attribute_col) != (attributes is not None):
         raise typer.BadParameter("give both --attributes and --attribute-col, or neither")
     require_folder("--out", out)
     warn_of_two_runtimes()
-    if retrieval is Retrieval.ivf:
+    if retrieval == "ivf":
         require_modules("--retrieval ivf", "retrieval", "faiss")
     with working("Loading torch and onnx"):
         from ebbtide.export.attributes import read_attributes
@@ -207,8 +179,8 @@ def command(
         top_n=top_n,
         limits=Limits(max_events=max_events, max_exclude_items=max_exclude_items),
         serving=_serving(
-            targets=target,
-            accelerator=None if accelerator is None else accelerator.value,
+            machines=machine,
+            accelerator=accelerator,
             max_queue_size=max_queue_size,
             queue_timeout_ms=queue_timeout_ms,
             response_cache=response_cache,
@@ -217,9 +189,9 @@ def command(
             tuned=tuned,
         ),
         ignore_unknown=ignore_unknown,
-        head_precision=head_precision.value,
-        retrieval=RetrievalOptions(retrieval.value, least_recall),
-        encoder=EncoderOptions(precision.value, allow_fidelity_loss),
+        head_precision=head_precision,
+        retrieval=RetrievalOptions(retrieval, least_recall),
+        encoder=EncoderOptions(precision, allow_fidelity_loss),
     )
     with timed(f"exported {out}"), working("Exporting") as status:
         filters = None
@@ -253,18 +225,18 @@ def command(
 
 def _serving(
     *,
-    targets: list[str] | None,
+    machines: list[str] | None,
     tuned: list[str] | None,
     **given: Any,  # noqa: ANN401 - as the options are
 ) -> ServingOptions | None:
     """How to serve; None where nothing was said, so that a version which is added takes the configs that are there."""
+    from ebbtide.export.machines import Machine
     from ebbtide.export.serving import ServingOptions
-    from ebbtide.export.targets import Target
     from ebbtide.export.tuned_settings import TunedSettings
 
     chosen = {name: value for name, value in given.items() if value is not None}
-    if targets:
-        chosen["targets"] = tuple(Target.parse(text) for text in targets)
+    if machines:
+        chosen["machines"] = tuple(Machine.parse(text) for text in machines)
     if tuned:
         chosen["tuned"] = tuple(TunedSettings.parse(text) for text in tuned)
     return ServingOptions(**chosen) if chosen else None

@@ -32,7 +32,7 @@ def command(
     ] = 5.0,
     max_timeout_s: Annotated[float, typer.Option(help="Longest deadline that a caller may set, in seconds.")] = 30.0,
     max_concurrency: Annotated[
-        int, typer.Option(min=1, help="Maximum number of concurrent calls; more are refused with RESOURCE_EXHAUSTED.")
+        int, typer.Option(min=1, help="Maximum number of concurrent calls; more are refused (gRPC status 8).")
     ] = 256,
     drain_s: Annotated[
         float, typer.Option(help="Seconds that running calls get to finish when the gateway stops.")

@@ -82,7 +82,7 @@ def command(
         int, typer.Option(min=1, help="Number of different requests of each endpoint, from random users.")
     ] = 2_000,
     mix: Annotated[
-        str, typer.Option(help="Endpoints and their weights: recommend=8,recommend_text=1,embed=1; or with observe=3.")
+        str, typer.Option(help="Endpoints and their weights: recommend=8,embed=1,observe=3.")
     ] = "recommend=1",
     by_user: Annotated[
         bool,
@@ -112,7 +112,7 @@ def command(
     ] = "30s",
     warm_up: Annotated[str, typer.Option(help="Load before the first run that is not reported: 3s; or none.")] = "3s",
     timeout: Annotated[str, typer.Option(help="Deadline of each request.")] = "5s",
-    slo: Annotated[str | None, typer.Option(help="Objective: p99<20ms, or p50<5ms,p99.9<40ms,errors<0.5%.")] = None,
+    slo: Annotated[str | None, typer.Option(help="Objective: p99<20ms, or several: p99<20ms,errors<1%.")] = None,
     find_rate: Annotated[bool, typer.Option("--find-rate", help="Find the highest rate that holds the --slo.")] = False,
     workers: Annotated[
         int, typer.Option(min=0, help="Send from this many worker processes instead of from this one.")

@@ -1,4 +1,4 @@
-"""Looks at the places that a command will write to, before any work is done for them."""
+"""Checks the paths that a command will write to, before any work is done."""
 
 from __future__ import annotations
 

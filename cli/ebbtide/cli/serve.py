@@ -40,7 +40,7 @@ def command(
     metrics_port: Annotated[int | None, typer.Option(help="Metrics port. Default: a free one.")] = None,
     model_config_name: Annotated[
         str | None,
-        typer.Option(help="Name of the configs to use, as written by `ebbtide export --target`, such as gpu-1."),
+        typer.Option(help="Name of the configs to use, as written by `ebbtide export --machine`, such as gpu-1."),
     ] = None,
     response_cache_mb: Annotated[
         int | None,

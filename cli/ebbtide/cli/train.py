@@ -18,7 +18,7 @@ from ebbtide.cli.console import console, errors, timed, working
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_bundle_folder, require_different, require_folder
 from ebbtide.cli.training_display import TrainingDisplay
-from ebbtide.interest.time_units import TimeUnit
+from ebbtide.interest.time_units import TimeUnit, duration
 from ebbtide.train.choices import Decay, DeviceKind, FineTuning, Loss, Precision
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def command(
     ] = 0.01,
     encoder: Annotated[
         str,
-        typer.Option(help="Pre-trained language model: 'packaged' (all-MiniLM-L6-v2), a folder or a Hugging Face id."),
+        typer.Option(help="Pre-trained language model: 'packaged' (MiniLM, English), a folder or a Hugging Face id."),
     ] = "packaged",
     holdout: Annotated[
         str,
@@ -161,7 +161,7 @@ def command(
         ),
     ] = False,
     tensorboard: Annotated[
-        Path | None, typer.Option(help="Folder for TensorBoard's logs (needs ebbtide[tensorboard]).")
+        Path | None, typer.Option(help="Folder for TensorBoard's logs (needs the package tensorboard).")
     ] = None,
     device: Annotated[
         DeviceKind, typer.Option(help="Device to train on. auto: a GPU if there is one.")
@@ -311,13 +311,13 @@ def _print_bundle(bundle: InterestBundle, fit: Fit, out: Path) -> None:
         table.add_column(heading, justify="left" if not heading else "right")
     model = bundle.model
     if model.config.decay == "learned":
-        for name, rate, unit in (
-            ("by age", model.decay_rate_per_day, " d"),
-            ("by later events", model.rank_decay_rate, ""),
+        for name, rate, shown in (
+            ("by age", model.decay_rate_per_day, duration),
+            ("by later events", model.rank_decay_rate, "{:,.3g} events".format),
         ):
             ordered = (math.log(2) / rate.detach()).sort().values.tolist()
             indices = [round(quantile * (len(ordered) - 1)) for quantile in (0, 0.25, 0.5, 0.75, 1)]
-            table.add_row(name, *(f"{ordered[index]:,.3g}{unit}" for index in indices))
+            table.add_row(name, *(shown(ordered[index]) for index in indices))
         console.print(table)
     console.print(
         f"[green]✓[/green] bundle {bundle.fingerprint} in {escape(str(out))}: best epoch {fit.best_epoch}, "

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def command(
     repository: Annotated[Path, typer.Argument(help="Model repository written by `ebbtide export`, for a CPU.")],
-    slo: Annotated[str, typer.Option(help="Objective: p99<20ms, or p50<5ms,p99.9<40ms,errors<0.5%.")] = "p99<20ms",
+    slo: Annotated[str, typer.Option(help="Objective: p99<20ms, or several: p99<20ms,errors<1%.")] = "p99<20ms",
     bundle: Annotated[
         Path | None,
         typer.Option(help="Bundle that supplies the event log, its columns, the catalog and the holdout."),

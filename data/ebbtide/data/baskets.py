@@ -88,4 +88,5 @@ def in_turn(owner: Ints, seed: int) -> Ints:
     drawn = np.lexsort((random.random(owner.shape[0]), owner))
     turn = np.empty(owner.shape[0], dtype=np.int64)
     turn[drawn] = np.arange(owner.shape[0]) - np.searchsorted(owner, owner)
-    return np.lexsort((random.random(owner.shape[0]), turn))
+    order: Ints = np.lexsort((random.random(owner.shape[0]), turn))
+    return order

@@ -9,9 +9,10 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from ebbtide.export.choices import Accelerator
 from ebbtide.export.facts import VersionFacts, tell_limits
-from ebbtide.export.serving import Accelerator, ServingOptions
-from ebbtide.export.targets import Placement, Target
+from ebbtide.export.machines import Machine, Placement
+from ebbtide.export.serving import ServingOptions
 from ebbtide.export.versions import pin
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Kind, Model, Size, Tensor
@@ -40,12 +41,12 @@ class ConfigSettings:
     """All models of the export."""
 
 
-def render_config(model: Model, settings: ConfigSettings, target: Target) -> str:
-    """The text of a model's ``config.pbtxt`` for one target."""
-    return text_format.MessageToString(model_config(model, settings, target))
+def render_config(model: Model, settings: ConfigSettings, machine: Machine) -> str:
+    """The text of a model's ``config.pbtxt`` for one machine."""
+    return text_format.MessageToString(model_config(model, settings, machine))
 
 
-def model_config(model: Model, settings: ConfigSettings, target: Target) -> Any:  # noqa: ANN401 - no types
+def model_config(model: Model, settings: ConfigSettings, machine: Machine) -> Any:  # noqa: ANN401 - no types
     """A model's config as Triton's message, so that an unknown field fails here."""
     serving = settings.serving
     config = model_config_pb2.ModelConfig(
@@ -73,8 +74,8 @@ def model_config(model: Model, settings: ConfigSettings, target: Target) -> Any:
         pin(config, settings.version, settings.fingerprint)
         return config
     config.backend = model.kind.value
-    placement = target.placement(model)
-    config.instance_group.append(_instance_group(placement, limited=serving.rate_limiter and target.device == "cpu"))
+    placement = machine.placement(model)
+    config.instance_group.append(_instance_group(placement, limited=serving.rate_limiter and machine.device == "cpu"))
     if model.batching:
         # No queue delay: the next batch forms while the instances are busy; a delay would only slow an idle server.
         config.dynamic_batching.SetInParent()
@@ -87,7 +88,7 @@ def model_config(model: Model, settings: ConfigSettings, target: Target) -> Any:
             _set_parameter(config, "split_rows_by_length", contract.ATTENTION_MASK.name)
         if placement.device == "gpu" and serving.accelerator is not None:
             _set_accelerator(config, model, serving.accelerator)
-    if target == serving.targets[0]:
+    if machine == serving.machines[0]:
         for tuned in serving.tuned:
             if tuned.model == model.name:
                 tuned.apply(config)

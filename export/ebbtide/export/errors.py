@@ -4,7 +4,7 @@ ExportError
 ├── OutputFolderError          the output folder holds files that no export wrote
 ├── KeyCollisionError          two item ids share a key
 ├── LimitError                 a limit or size is out of range
-├── ServingOptionsError        a target or another serving option is not possible
+├── ServingOptionsError        a machine or another serving option is not possible
 ├── EncoderOptionsError        encoder options conflict, or the encoder does not support them
 ├── FidelityError              a compressed encoder differs too much from the full one
 ├── RepositoryError            a folder is not an export, or its files come from different exports
@@ -38,7 +38,7 @@ class LimitError(ExportError):
 
 
 class ServingOptionsError(ExportError):
-    """A target or another serving option is not possible."""
+    """A machine or another serving option is not possible."""
 
 
 class EncoderOptionsError(ExportError):

@@ -125,7 +125,7 @@ def _require_same_variants(partial: Path, out: Path, name: str, version: int) ->
     if got != expected:
         raise VersionError(
             f"version {version}: {name}: got configs {got}; expected {expected}, as in the other versions: omit the "
-            "targets, or export to another folder"
+            "machines, or export to another folder"
         )
 
 

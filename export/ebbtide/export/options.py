@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from ebbtide.export.attributes import CatalogAttributes
+from ebbtide.export.choices import Precision
 from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.errors import LimitError
 from ebbtide.export.head.options import RetrievalOptions
@@ -16,7 +17,6 @@ from ebbtide.export.serving import ServingOptions
 from ebbtide.interest.contract import Limits
 from ebbtide.train.bundle import InterestBundle
 
-HeadPrecision = Literal["fp32", "fp16", "int8"]
 """Precision of the scoring head's item factors; see `ebbtide.export.head.graph.head_graph`."""
 
 
@@ -33,7 +33,7 @@ class ExportOptions:
     ignore_unknown: bool = False
     """Whether to leave out events whose items are not in the catalog; otherwise the request is refused. A request can
     override it."""
-    head_precision: HeadPrecision = "fp32"
+    head_precision: Precision = "fp32"
     """Precision of the scoring head's item factors."""
     retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)
     """How the scoring head finds the best items."""
@@ -52,8 +52,8 @@ class ExportOptions:
             least = 0 if name.endswith("max_exclude_items") else 1
             if value < least:
                 raise LimitError(f"{name}: got {value}; expected at least {least}")
-        if self.head_precision not in get_args(HeadPrecision):
-            raise LimitError(f"head_precision: got {self.head_precision!r}; expected one of {get_args(HeadPrecision)}")
+        if self.head_precision not in get_args(Precision):
+            raise LimitError(f"head_precision: got {self.head_precision!r}; expected one of {get_args(Precision)}")
         if self.head_precision != "fp32" and not self.retrieval.is_exact:
             raise LimitError(
                 f"head_precision: got {self.head_precision!r} with retrieval {self.retrieval.method!r}; expected "

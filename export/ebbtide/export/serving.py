@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
+from ebbtide.export.choices import Accelerator
 from ebbtide.export.errors import ServingOptionsError
-from ebbtide.export.targets import Target
+from ebbtide.export.machines import Machine
 from ebbtide.export.tuned_settings import TunedSettings
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Kind
-
-Accelerator = Literal["cuda", "tensorrt"]
-"""Execution accelerators of NVIDIA's ONNX Runtime backend."""
 
 
 @dataclass(frozen=True)
 class ServingOptions:
     """Serving options, which the configs of a repository hold."""
 
-    targets: tuple[Target, ...] = field(default_factory=lambda: (Target.here(),))
-    """Target machines: the first is the default, each other one is selected with ``--model-config-name``."""
+    machines: tuple[Machine, ...] = field(default_factory=lambda: (Machine.here(),))
+    """Machines to serve on: the first is the default, each other one is selected with ``--model-config-name``."""
     accelerator: Accelerator | None = None
-    """Accelerator of the GPU targets; None for ONNX Runtime's default, which is CUDA with default settings."""
+    """Accelerator of the GPU machines; None for ONNX Runtime's default, which is CUDA with default settings."""
     max_queue_size: int = 0
     """Largest number of requests in a model's queue; further ones are refused. 0 for no limit."""
     queue_timeout_ms: int = 0
@@ -34,7 +32,7 @@ class ServingOptions:
     sweep: bool = False
     """Whether to measure batch sizes on this machine and set the good ones as preferred."""
     tuned: tuple[TunedSettings, ...] = ()
-    """Tuned settings for the first target; other settings follow from the target."""
+    """Tuned settings for the first machine; its other settings follow from its cores."""
 
     def __post_init__(self) -> None:
         """Checks that the options are valid together.
@@ -42,31 +40,31 @@ class ServingOptions:
         Raises:
             ServingOptionsError: An option is invalid; the message names it.
         """
-        names = [target.name for target in self.targets]
+        names = [machine.name for machine in self.machines]
         if not names or len(set(names)) != len(names):
-            raise ServingOptionsError(f"targets: got {names}; expected at least one target, and each once")
-        devices = {target.device for target in self.targets}
+            raise ServingOptionsError(f"machines: got {names}; expected at least one machine, and each once")
+        devices = {machine.device for machine in self.machines}
         if self.accelerator is not None:
             if self.accelerator not in get_args(Accelerator):
                 raise ServingOptionsError(
                     f"accelerator: got {self.accelerator!r}; expected one of {', '.join(get_args(Accelerator))}"
                 )
             if "gpu" not in devices:
-                raise ServingOptionsError(f"accelerator: got targets {names}; expected a GPU among them, such as gpu:1")
+                raise ServingOptionsError(f"accelerator: got {names}; expected a GPU machine among them, such as gpu:1")
         for option in ("max_queue_size", "queue_timeout_ms"):
             if getattr(self, option) < 0:
                 raise ServingOptionsError(f"{option}: got {getattr(self, option)}; expected 0 for no limit, or more")
         if self.rate_limiter and "cpu" not in devices:
             raise ServingOptionsError(
-                f"rate_limiter: got targets {names}; expected a CPU among them, whose cores the rate limiter counts"
+                f"rate_limiter: got {names}; expected a CPU machine among them, whose cores the rate limiter counts"
             )
-        if self.sweep and self.targets[0].device != "cpu":
+        if self.sweep and self.machines[0].device != "cpu":
             raise ServingOptionsError(
-                f"sweep: got {names[0]} as the first target; expected a CPU: batch sizes are measured on this machine"
+                f"sweep: got {names[0]} as the first machine; expected a CPU: batch sizes are measured on this machine"
             )
-        self._check_tuned()
+        self._check_tuned(names)
 
-    def _check_tuned(self) -> None:
+    def _check_tuned(self, machines: list[str]) -> None:
         known = [model.name for model in contract.MODELS.values() if model.kind is not Kind.ENSEMBLE]
         models = [one.model for one in self.tuned]
         for name in models:
@@ -74,9 +72,9 @@ class ServingOptions:
                 raise ServingOptionsError(f"tuned: got {name!r}; expected one of {', '.join(known)}")
             if models.count(name) > 1:
                 raise ServingOptionsError(f"tuned: got {name!r} twice; expected each model once")
-        if self.tuned and self.targets[0].device != "cpu":
+        if self.tuned and self.machines[0].device != "cpu":
             raise ServingOptionsError(
-                f"tuned: got {self.targets[0].name} as the first target; expected a CPU, which `ebbtide tune` measures"
+                f"tuned: got {machines[0]} as the first machine; expected a CPU, which `ebbtide tune` measures"
             )
         if self.sweep and any(one.preferred_batch_sizes is not None for one in self.tuned):
             raise ServingOptionsError("sweep: got preferred batch sizes in tuned too; expected only one of the two")

@@ -199,7 +199,7 @@ def read_config(path: Path) -> Any:  # noqa: ANN401 - tritonclient carries no ty
 
 
 def config_files(model_folder: Path) -> Iterator[Path]:
-    """A model's ``config.pbtxt`` and its variants for other targets."""
+    """A model's ``config.pbtxt`` and its variants for other machines."""
     yield model_folder / exported.MODEL_CONFIG_FILE
     yield from sorted((model_folder / VARIANTS_FOLDER).glob("*.pbtxt"))
 

@@ -199,18 +199,18 @@ class RepositoryWriter:
             self.options.retrieval.is_exact,
         )
         settings = ConfigSettings(self.fingerprint, self.version, self.sizes, facts, self.serving, self.models)
-        default, *others = self.serving.targets
+        default, *others = self.serving.machines
         write_manifest(self.folder, {}, self.models)
         for name, model in self.models.items():
             version_folder = self._version_folder(name)
             version_folder.mkdir(parents=True)
             config = render_config(model, settings, default)
             (self.folder / name / MODEL_CONFIG_FILE).write_text(config, encoding="utf-8")
-            for target in others if model.kind is not Kind.ENSEMBLE else ():
-                # An ensemble's config is the same for all targets: Triton reads config.pbtxt if there is no variant.
-                variant = self.folder / name / VARIANTS_FOLDER / f"{target.name}.pbtxt"
+            for machine in others if model.kind is not Kind.ENSEMBLE else ():
+                # An ensemble's config is the same for all machines: Triton reads config.pbtxt if there is no variant.
+                variant = self.folder / name / VARIANTS_FOLDER / f"{machine.name}.pbtxt"
                 variant.parent.mkdir(exist_ok=True)
-                variant.write_text(render_config(model, settings, target), encoding="utf-8")
+                variant.write_text(render_config(model, settings, machine), encoding="utf-8")
             if model.kind is Kind.PYTHON:
                 copy_python_model(model, version_folder)
             if model.kind is Kind.ENSEMBLE:

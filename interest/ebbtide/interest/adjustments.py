@@ -24,7 +24,7 @@ class Pairs:
     """Items and the scores that replace theirs, for many users at once."""
 
     user: Ints
-    """``[pairs]``: whose pair each one is, ascending."""
+    """``[pairs]``: the user that each pair belongs to, ascending."""
     item: Ints
     """``[pairs]``: catalog index."""
     value: Floats | float
@@ -37,8 +37,8 @@ def pack_pairs(pairs: Sequence[Pairs], users: int, width: int) -> tuple[Ints, Fl
 
     Args:
         pairs: Lists of pairs, the most important first; one user's stand in the lists' order.
-        users: B.
-        width: Pairs of one user at most; those beyond are dropped.
+        users: Number of users.
+        width: Largest number of pairs of one user; those beyond are dropped.
     """
     items = np.zeros((users, width), dtype=np.int64)
     values = np.zeros((users, width), dtype=np.float32)
@@ -67,9 +67,9 @@ def find_pairs(adjust_item: Ints, adjust_score: Floats, user: Ints, item: Ints, 
     Args:
         adjust_item: ``[users, width]``, catalog indices.
         adjust_score: ``[users, width]``.
-        user: ``[candidates]``, whose candidate each one is.
+        user: ``[candidates]``: the user that each candidate belongs to.
         item: ``[candidates]``, catalog indices; a negative one has no adjustment.
-        items: N.
+        items: Number of items in the catalog.
     """
     # A sum is minus infinity where one of its values is, and else the only one.
     row, column = np.nonzero(adjust_score)
@@ -87,8 +87,8 @@ def check_adjusted_items(request: Ints, adjust_item: Ints, items: int) -> None:
 
     Args:
         request: ``[users]``, ascending: the index of the request that each user came in.
-        adjust_item: ``[users, adjustments]``.
-        items: Of the catalog.
+        adjust_item: ``[users, width]``.
+        items: Number of items in the catalog.
 
     Raises:
         RequestsRefused: Naming the first such item of each request.

@@ -28,41 +28,45 @@ class Texts:
     stands_for: Ints
     """``[texts]``: the index of the event that a text stands in for, among its user's; -1 for one by itself."""
     vector: Floats
-    """``[texts, d]``."""
+    """``[texts, dimensions]``: interest dimensions, from the encoder."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """B users with E events, checked, but for keys that are unknown; events in the order given, without padding."""
+    """The requests of many users, checked except for unknown keys; events in the order given, without padding.
+
+    The axis `users` has one entry for each user of the batch, and `events` one for each event of all these users, one
+    user after the other.
+    """
 
     request: Ints
-    """``[B]``, ascending: the index of the request that a user came in."""
+    """``[users]``, ascending: the index of the request that a user came in."""
     items: Ints
-    """``[B]``: events with an item."""
+    """``[users]``: events with an item."""
     events: Ints
-    """``[B]``: events of both kinds."""
+    """``[users]``: events of both kinds."""
     event_item: Ints
-    """``[sum of items]``."""
+    """``[events with an item]``, catalog keys."""
     user: Ints
-    """``[E]``: whose event each one is, ascending."""
+    """``[events]``: whose event each one is, ascending."""
     now_ms: Ints
-    """``[B]``: each user's clock, Unix milliseconds."""
+    """``[users]``: each user's clock, Unix milliseconds."""
     age_ms: Ints
-    """``[E]``: from each event to its user's `now`."""
+    """``[events]``: from each event to its user's `now`."""
     is_current: Bools | None
-    """``[E]``, false where a user gave none."""
+    """``[events]``, false where a user gave none."""
     has_flags: Bools | None
-    """``[B]``: whether the user gave `is_current`; None where all did, or none."""
+    """``[users]``: whether the user gave `is_current`; None where all did, or none."""
     weight: Floats | None
-    """``[E]``, 1 where a user gave none."""
+    """``[events]``, 1 where a user gave none."""
     alpha: Floats | None
-    """``[B]``, NaN where a user gave none."""
+    """``[users]``, NaN where a user gave none."""
     decay_scale: Floats | None
-    """``[B]``, 1 where a user gave none."""
+    """``[users]``, 1 where a user gave none."""
     exclude_seen: Bools | bool
-    """``[B]``, or one for all."""
+    """``[users]``, or one for all."""
     ignore_unknown: Bools | bool
-    """``[B]``, or one for all."""
+    """``[users]``, or one for all."""
     exclude: tuple[Ints, Ints] | None
     """User and key of each excluded item."""
     allow: tuple[Ints, Ints] | None
@@ -71,7 +75,7 @@ class Columns:
 
     @property
     def users(self) -> int:
-        """B."""
+        """Number of users in the batch."""
         return self.items.shape[0]
 
 
@@ -188,7 +192,7 @@ class _Columns(Join):
         return Texts(user, stands_for, np.concatenate(given_vectors))
 
     def _ages(self, now_ms: Ints, user: Ints, events: Ints, time_ms: Ints) -> Ints:
-        """Milliseconds from each event to its user's `now`, ``[E]``; refuses times before 1970 or after `now`."""
+        """Milliseconds from each event to its user's `now`, ``[events]``; refuses times before 1970 or after `now`."""
         age_ms = now_ms.repeat(events) - time_ms
         # A set sign bit in any of them shows in the smallest.
         if now_ms.min() < 0 or (time_ms | age_ms).min(initial=0) < 0:

@@ -1,10 +1,8 @@
 """The part of a record that belongs to one export: folded sums, and the items of folded events.
 
-Sums are stored as of a landmark, a time before the newest event (forward decay: Cormode et al., ICDE 2009): an event
-that is t days after the landmark is added with the weight exp(+lambda_k t), and the decay by age changes nothing that
-is stored. So a decay that is too slow for single precision (a pause of seconds at a half-life of years) is never
-rounded away. The landmark moves to the newest event when the largest exponent of a weight passes `_LARGEST_EXPONENT`;
-what is stored is multiplied then, by factors that single precision can tell from 1.
+Both are stored as of the newest folded event, in 32 or 16 bits, rounded up or down by chance so that the mean is right.
+Rounding to the nearest would lose every decay that is too slow for the precision (a pause of seconds at a half-life of
+years), however often it comes, and every event that is small beside a sum.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.interest.events import MS_PER_DAY
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.record import HALF_PRECISION, HEADER, RecordError, Records, mixed, slices
 from ebbtide.interest.state import InterestState
@@ -24,8 +21,6 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-_LARGEST_EXPONENT = 4.0
-"""The squares of weights up to 1e15 stay in single precision: (1e15 e^4)^2 = 3e33."""
 _DOUBLE_DIGITS, _SINGLE_DIGITS, _HALF_DIGITS = 52, 23, 10
 """Binary digits after the first."""
 _HALF_LARGEST = 15
@@ -43,7 +38,7 @@ class FoldedItems:
     newest_ms: Ints
     """``[P]``: time of the newest folded event of the item; of no meaning without a repeat score."""
     counts: Doubles
-    """``[P, M]``: decayed counts as of the user's `InterestState.as_of_ms`; M = 0 without a repeat score."""
+    """``[P, M]``: decayed counts as of the user's newest folded event; M = 0 without a repeat score."""
 
     def take(self, index: Ints | Bools) -> FoldedItems:
         """Those at the indices, or where a mask is true."""
@@ -79,7 +74,7 @@ def check_folded(records: Records, parameters: InterestParameters) -> list[tuple
 def decode_folded(
     records: Records, parameters: InterestParameters, sizes: list[tuple[int, int]] | None = None
 ) -> tuple[InterestState, FoldedItems]:
-    """The folded events of records that `check_folded` accepts, as of their landmarks.
+    """The folded events of records that `check_folded` accepts.
 
     Args:
         records: Of U users.
@@ -100,8 +95,7 @@ def decode_folded(
         stored[(counts > 0) & chosen[:, None]] = sums
         if half_precision:
             stored[chosen] *= np.exp2(headers["scale"][chosen].astype(np.float64))[..., None]
-    newest_ms, landmark_ms = headers["newest_ms"].astype(np.int64), headers["landmark_ms"].astype(np.int64)
-    state = InterestState(newest_ms, landmark_ms, stored, counts)
+    state = InterestState(headers["newest_ms"].astype(np.int64), stored, counts)
 
     sections = zip(records.folded, sizes, strict=True)
     joined = b"".join([section[start:] for section, (start, _) in sections])
@@ -115,49 +109,36 @@ def decode_folded(
 
 
 def encode_folded(
-    state: InterestState,
-    items: FoldedItems,
-    landmark_ms: Ints,
-    parameters: InterestParameters,
-    *,
-    half_precision: bool,
+    state: InterestState, items: FoldedItems, parameters: InterestParameters, *, half_precision: bool
 ) -> tuple[npt.NDArray[np.void], list[bytes]]:
     """The sections of folded events, and their fields of the headers, ``[U]``; all other fields are 0.
 
     Args:
-        state: As of the newest folded events.
-        items: Of the same users and times.
-        landmark_ms: ``[U]``, the landmarks to keep where they are not too old.
+        state: Of U users.
+        items: Of the same users.
         parameters: Of the export.
         half_precision: Whether to write sums in 16 bits.
     """
-    rates = item_rates(parameters)
-    fastest = max(parameters.decay_rate_per_day.max(initial=0), rates.max(initial=0))
-    moves = (state.time_ms - landmark_ms) / MS_PER_DAY * fastest > _LARGEST_EXPONENT
-    landmark_ms = np.where(moves, state.time_ms, landmark_ms)
-    days = (state.time_ms - landmark_ms) / MS_PER_DAY
-    growth = np.exp(np.outer(-days, parameters.moment_exponents[0])).reshape(-1, 1, 2, parameters.vector_width)
-    stored = state.moments * growth
-
-    headers = np.zeros(days.size, dtype=HEADER)
-    headers["folded"] = state.counts
-    headers["newest_ms"], headers["landmark_ms"] = state.time_ms, landmark_ms
-    item_counts = np.bincount(items.user, minlength=days.size)
-    headers["items"], headers["item_counts"] = item_counts, rates.size
+    half_lives, events = item_rates(parameters).size, state.counts.sum(axis=1)
+    headers = np.zeros(events.size, dtype=HEADER)
+    headers["folded"], headers["newest_ms"] = state.counts, state.time_ms
+    headers["items"], headers["item_counts"] = np.bincount(items.user, minlength=events.size), half_lives
+    sums = state.moments
+    digits, dtype = _SINGLE_DIGITS, "<f4"
     if half_precision:
         headers["flags"] = HALF_PRECISION
-        headers["scale"], stored = _scaled(stored)
-    digits, dtype = (_HALF_DIGITS, "<f2") if half_precision else (_SINGLE_DIGITS, "<f4")
-    sums = _rounded(stored, digits, state.counts.sum(axis=1))[state.counts > 0].astype(dtype).tobytes()
+        headers["scale"], sums = _scaled(sums)
+        digits, dtype = _HALF_DIGITS, "<f2"
+    sum_bytes = _rounded(sums, digits, events)[state.counts > 0].astype(dtype).tobytes()
 
-    entries = np.zeros(items.user.size, dtype=_item_type(rates.size))
+    entries = np.zeros(items.user.size, dtype=_item_type(half_lives))
     entries["item"] = items.item
-    if rates.size:
+    if half_lives:
         entries["time_low"], entries["time_high"] = items.newest_ms & 0xFFFFFFFF, items.newest_ms >> 32
-        entries["counts"] = items.counts * np.exp(np.outer(days, rates))[items.user]
+        entries["counts"] = _rounded(items.counts, _SINGLE_DIGITS, events[items.user])
     sizes = np.array(_section_sizes(headers, parameters))
-    sum_sections, item_sections = slices(sums, sizes[:, 0]), slices(entries.tobytes(), sizes[:, 1])
-    return headers, [a + b for a, b in zip(sum_sections, item_sections, strict=True)]
+    sections = zip(slices(sum_bytes, sizes[:, 0]), slices(entries.tobytes(), sizes[:, 1]), strict=True)
+    return headers, [of_sums + of_items for of_sums, of_items in sections]
 
 
 def _section_sizes(headers: npt.NDArray[np.void], parameters: InterestParameters) -> list[tuple[int, int]]:
@@ -180,14 +161,14 @@ def _item_type(counts: int) -> np.dtype[np.void]:
 
 
 def _rounded(values: Doubles, digits: int, events: Ints) -> Doubles:
-    """Numbers ``[U, ...]`` cut to so many binary digits after the first; up or down by chance, right on average.
+    """Numbers ``[rows, ...]`` cut to so many binary digits after the first; up or down by chance, right on average.
 
-    So the errors of many updates cancel, where rounding to the nearest would swallow every event that is small beside
-    the sum. The chance comes from a hash of the number, its index and the user's folded events ``[U]``: the same update
-    gives the same record.
+    The chance comes from a hash of the number, its index and the folded events of the row's user, ``[rows]``: the same
+    update gives the same record.
     """
-    index = np.arange(values[0].size, dtype=np.uint64).reshape(values[0].shape)
-    first = events.astype(np.uint64).reshape(-1, *[1] * index.ndim) * np.uint64(index.size)
+    width = int(np.prod(values.shape[1:]))
+    index = np.arange(width, dtype=np.uint64).reshape(values.shape[1:])
+    first = events.astype(np.uint64).reshape(-1, *[1] * index.ndim) * np.uint64(width)
     bits = values.view(np.uint64)
     cut = np.uint64((1 << (_DOUBLE_DIGITS - digits)) - 1)
     rounded: Doubles = ((bits + (mixed(bits ^ mixed(first + index)) & cut)) & ~cut).view(np.float64)

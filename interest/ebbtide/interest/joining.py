@@ -44,7 +44,7 @@ class Join:
         """Refuses users with too many events, or with another number of entries of what each event has one of.
 
         Args:
-            events: ``[B]``.
+            events: ``[users]``.
             tensors: Those with an entry for each event.
             by_item: Whether `events` are the lengths of `event_item`.
         """
@@ -58,8 +58,8 @@ class Join:
         """Each user's events without padding, -1 where all are; None where no user has padding.
 
         Args:
-            items: ``[B]``, events with an item, padding included.
-            has_texts: ``[B]``, users with events given as text.
+            items: ``[users]``, events with an item, padding included.
+            has_texts: ``[users]``, users with events given as text.
         """
         found = self._scalars(contract.EVENT_COUNT)
         if found is None:
@@ -116,7 +116,7 @@ class Join:
         return np.concatenate(given, axis=-1).reshape(-1) if self._single else np.concatenate(given, axis=None)
 
     def _gave(self, tensor: Tensor) -> Bools | None:
-        """Whether each user gave a tensor that at least one gave, ``[B]``; None where all did."""
+        """Whether each user gave a tensor that at least one gave, ``[users]``; None where all did."""
         if self._all_give_all:
             return None
         name = tensor.name

@@ -139,16 +139,11 @@ class LogRecorder(Recorder):
         early = added.take(goes_before[added.user])
         state, items = self._history(users, leaving.merged(early))
 
-        landmark_ms = state.time_ms
         stay = np.flatnonzero(goes_before)
         if stay.size:
             later, later_items = decode_folded(old.take(stay), self._parameters)
-            landmark_ms = landmark_ms.copy()
-            landmark_ms[stay] = later.as_of_ms
             state, items = self._before(state, items, stay, later, later_items)
-        headers, sections = encode_folded(
-            state, items, landmark_ms, self._parameters, half_precision=self._half_precision
-        )
+        headers, sections = encode_folded(state, items, self._parameters, half_precision=self._half_precision)
         for name in ("alpha_offset", "dropped"):
             headers[name] = old.headers[name]
         headers["late"] = np.where(goes_before, old.headers["late"], 0)
@@ -167,7 +162,7 @@ class LogRecorder(Recorder):
         for number in range(int(turn.max(initial=-1)) + 1):
             part = events.take(turn == number)
             item = self._index.find(part.key)
-            before_ms = state.as_of_ms
+            before_ms = state.time_ms
             state = advance(
                 state,
                 self._parameters,
@@ -196,10 +191,8 @@ class LogRecorder(Recorder):
         days = (later.time_ms - state.time_ms[stay]) / MS_PER_DAY
         since = np.stack([days, later.counts.sum(axis=1)], axis=1)
         decay = np.exp(since @ parameters.moment_exponents).reshape(shape)
-        later_days = later.days_since(np.zeros_like(later.time_ms))
-        later_decay = np.exp(np.outer(later_days, parameters.moment_exponents[0])).reshape(shape)
         moments, counts, time_ms = state.moments.copy(), state.counts.copy(), state.time_ms.copy()
-        moments[stay] = later.moments * later_decay[:, None]
+        moments[stay] = later.moments
         counts[stay], time_ms[stay] = later.counts, later.time_ms
         # A later session is another one than the log's last.
         moments[stay, 0] += state.moments[stay].sum(axis=1) * decay
@@ -208,13 +201,10 @@ class LogRecorder(Recorder):
         item_decay = np.ones((counts.shape[0], item_rate.size))
         item_decay[stay] = np.exp(-np.outer(days, item_rate))
         earlier = replace(items, counts=items.counts * item_decay[items.user])
-        later_item_decay = np.exp(-np.outer(later_days, item_rate))
-        newer = replace(
-            later_items, user=stay[later_items.user], counts=later_items.counts * later_item_decay[later_items.user]
-        )
+        newer = replace(later_items, user=stay[later_items.user])
         if newer.user.size:
             order = np.lexsort((newer.item, newer.user))
             again, where = matches(newer.take(order), earlier)
             newer.counts[order[where]] += earlier.counts[again]
             earlier = self._foremost(newer, earlier, again, counts.shape[0])
-        return InterestState(time_ms, time_ms, moments, counts), earlier
+        return InterestState(time_ms, moments, counts), earlier

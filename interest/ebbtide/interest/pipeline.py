@@ -26,7 +26,7 @@ from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.recorder import Recorder, UserStates
 from ebbtide.interest.repeat import FoldedCounts, RepeatParameters, repeat_score
 from ebbtide.interest.sources import EventSources, find_sources
-from ebbtide.interest.state import FoldedSums, read
+from ebbtide.interest.state import FoldedSums, read, scaled_days
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -140,9 +140,8 @@ class Weighed:
         """The counts of folded events for the repeat score; None without records."""
         if self.from_records is None:
             return None
-        states, base = self.from_records.states, self.from_records.base
-        items = states.items
-        days = states.folded.days_since(base.age_ms, self.columns.decay_scale)
+        items, base = self.from_records.states.items, self.from_records.base
+        days = scaled_days(base.age_ms, self.columns.decay_scale)
         decay = np.exp(-np.outer(days, repeat.decay_rate_per_day))
         newest_ms = self.from_records.clock_ms[items.user] - items.newest_ms
         return FoldedCounts(

@@ -22,11 +22,11 @@ Bools = npt.NDArray[np.bool_]
 
 TAIL_EVENTS = 16
 """The newest events of a user, which stay raw when an export folds a record that it writes in single precision."""
-KNOWN_IDS = 28
+KNOWN_IDS = 29
 """Event ids that are kept with them: those of the raw events and of the newest folded ones."""
 HALF_TAIL_EVENTS = 6
 """`TAIL_EVENTS` of a record in half precision."""
-HALF_KNOWN_IDS = 15
+HALF_KNOWN_IDS = 16
 """`KNOWN_IDS` of a record in half precision."""
 RAW_EVENTS = 512
 """Events that a record holds at most before its own export folds them; `append_raw` drops the oldest beyond these."""
@@ -47,8 +47,7 @@ HEADER = np.dtype(
         ("folded", "<u4", 2),  # folded events of the history, of the session
         ("late", "<u4"),
         ("dropped", "<u4"),
-        ("newest_ms", "<i8"),  # time of the newest folded event
-        ("landmark_ms", "<i8"),
+        ("newest_ms", "<i8"),  # time of the newest folded event; 0 without one
         ("log_mark", "<u4"),  # of the event log that a backfill has put into the record; 0 for none
         ("alpha_offset", "<f4"),
         ("scale", "i1", (2, 2)),  # powers of two of half precision: history and session, sums and squares
@@ -265,8 +264,7 @@ class Records:
         what is folded count as known as well: the events were sent before, as a whole.
         """
         new = self.has_new_id(events)
-        headers = self.headers[events.user]
-        is_late = new & (events.time_ms < headers["newest_ms"]) & headers["folded"].any(axis=1)
+        is_late = new & (events.time_ms < self.headers["newest_ms"][events.user])
         if np.count_nonzero(is_late) and not new.all():
             repeated = events.take(~new)
             _, first = np.unique(np.stack([repeated.user, repeated.event_id]), axis=1, return_index=True)

@@ -116,14 +116,13 @@ class Recorder:
         is_new = is_known.copy()
         is_new[is_known] = old.is_new(given.take(is_known))
         added = given.take(is_new)
-        newest_folded_ms = np.where(has_folded(old), old.headers["newest_ms"], -1)
         counts = np.stack(
             [
                 np.bincount(one.user, minlength=users)
                 for one in (
                     added,
                     given.take(is_known & ~is_new),
-                    added.take(added.time_ms < newest_folded_ms[added.user]),
+                    added.take(added.time_ms < old.headers["newest_ms"][added.user]),
                     given.take(~is_known),
                 )
             ],
@@ -194,20 +193,12 @@ class Recorder:
             item: Catalog index of each event.
         """
         before, items = decode_folded(old, self._parameters)
-        has_folded = before.counts.any(axis=1)
-        late = np.bincount(
-            leaving.user[(leaving.time_ms < before.time_ms[leaving.user]) & has_folded[leaving.user]],
-            minlength=counts.size,
-        )
+        # A user without folded events has time 0, before which no event is.
+        late = np.bincount(leaving.user[leaving.time_ms < before.time_ms[leaving.user]], minlength=counts.size)
         vectors = self._vectors.take(item, axis=0)
         after = advance(before, self._parameters, counts, leaving.time_ms, vectors, leaving.weight)
-        fields, sections = encode_folded(
-            after,
-            self._folded_items(items, before.as_of_ms, after.time_ms, leaving, item),
-            np.where(has_folded, before.as_of_ms, after.time_ms),
-            self._parameters,
-            half_precision=self._half_precision,
-        )
+        items = self._folded_items(items, before.time_ms, after.time_ms, leaving, item)
+        fields, sections = encode_folded(after, items, self._parameters, half_precision=self._half_precision)
         for name in ("alpha_offset", "dropped", "log_mark"):
             fields[name] = old.headers[name]
         fields["late"] = old.headers["late"] + late.astype(np.uint32)

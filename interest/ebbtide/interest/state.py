@@ -1,12 +1,13 @@
 """A user's interest as a state of constant size: new events advance it, and it can be read at any later time.
 
 Because the decays are exponentials, events that left a user's list of recent events need not be kept: their decayed
-sums are enough. For history and session, and for each interest dimension k, the state holds, as of a time t,
+sums are enough. For history and session, and for each interest dimension k, the state holds, as of the time t of the
+newest folded event,
 
     S_k = sum_e v_e exp(-lambda_k (t - t_e)) exp(-mu_k rank_e) x_ek
     Q_k = sum_e (v_e exp(-lambda_k (t - t_e)) exp(-mu_k rank_e) x_ek)^2
 
-and the number of events. A batch of later events continues these sums, see `ebbtide.interest.blend.blend_interest`.
+and the number of events. A batch of events after t continues these sums, see `ebbtide.interest.blend.blend_interest`.
 """
 
 from __future__ import annotations
@@ -36,8 +37,6 @@ class InterestState:
 
     time_ms: Ints
     """``[users]``: Unix milliseconds of each user's newest folded event; of no meaning for a user without events."""
-    as_of_ms: Ints
-    """``[users]``: t, which may be before the newest folded event; the weights of events after it are above 1."""
     moments: Doubles
     """S, then Q, ``[users, 2, 2, d]``."""
     counts: Ints
@@ -46,8 +45,8 @@ class InterestState:
     @classmethod
     def empty(cls, users: int, dimensions: int) -> InterestState:
         """The state of users without events."""
-        zeros = np.zeros(users, dtype=np.int64)
-        return cls(zeros, zeros, np.zeros((users, 2, 2, dimensions)), np.zeros((users, 2), dtype=np.int64))
+        shape = (users, 2, 2, dimensions)
+        return cls(np.zeros(users, dtype=np.int64), np.zeros(shape), np.zeros((users, 2), dtype=np.int64))
 
     @property
     def sums(self) -> Doubles:
@@ -58,17 +57,6 @@ class InterestState:
     def squares(self) -> Doubles:
         """Q, ``[users, 2, d]``."""
         return self.moments[:, :, 1]
-
-    def days_since(self, age_ms: Ints, decay_scale: Floats | None = None) -> Doubles:
-        """Days by which sums as of `as_of_ms` have to decay, ``[users]``.
-
-        Args:
-            age_ms: ``[users]``, from the newest folded event to the wanted time.
-            decay_scale: ``[users]``, factor on these ages; None for 1.
-        """
-        scaled = age_ms if decay_scale is None else age_ms * decay_scale.astype(np.float64)
-        days: Doubles = (self.time_ms - self.as_of_ms + scaled) / MS_PER_DAY
-        return days
 
 
 @dataclass(frozen=True)
@@ -134,7 +122,7 @@ def read(
     is_closed = (age_ms - next_age_ms > parameters.config.session_gap_ms) | (later_history > 0)
 
     since = np.empty((age_ms.shape[0], 2))
-    since[:, 0], since[:, 1] = state.days_since(age_ms, decay_scale), later_history + later_session
+    since[:, 0], since[:, 1] = scaled_days(age_ms, decay_scale), later_history + later_session
     decay = np.exp(since @ parameters.moment_exponents).reshape(-1, 1, 2, parameters.vector_width)
     moments, counts = state.moments * decay, state.counts
     if np.count_nonzero(is_closed):
@@ -145,6 +133,17 @@ def read(
             values[:, 0] += moved
             values[:, 1] -= moved
     return FoldedSums(moments, counts, age_ms)
+
+
+def scaled_days(age_ms: Ints, decay_scale: Floats | None) -> Doubles:
+    """The days that a decay by age sees, ``[B]``.
+
+    Args:
+        age_ms: ``[B]``.
+        decay_scale: ``[B]``, factor on every age; None for 1.
+    """
+    days = age_ms / MS_PER_DAY
+    return days if decay_scale is None else days * decay_scale
 
 
 def advance(
@@ -176,4 +175,4 @@ def advance(
     moments = folded.moments
     for kind, values in enumerate((weighted, weighted**2)):
         moments[:, :, kind] += half_sums(values, batch).reshape(moments[:, :, kind].shape)
-    return InterestState(newest_ms, newest_ms, moments, folded.counts + batch.half_counts.reshape(-1, 2))
+    return InterestState(newest_ms, moments, folded.counts + batch.half_counts.reshape(-1, 2))

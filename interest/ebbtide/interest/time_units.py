@@ -1,7 +1,8 @@
-"""Units of numeric times, recognised by magnitude: in event logs and in the times that clients send."""
+"""Units of times: of numeric ones, recognised by magnitude, and of durations that people read."""
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 
@@ -9,6 +10,8 @@ PLAUSIBLE_S = (788_918_400, 7_258_118_400)
 """1995-01-01 and 2200-01-01 in Unix seconds. So narrow that the ranges of the four units are apart from each other and
 from dates written as numbers, .NET ticks and Windows file times."""
 
+_DURATIONS = ((365.25, "years"), (1.0, "days"), (1 / 24, "h"), (1 / 1440, "min"), (1 / 86_400, "s"))
+"""Units that durations are shown in, with their days, the longest first."""
 _NUMBER_FORMATS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 
 
@@ -39,6 +42,16 @@ def day(number: float, unit: TimeUnit) -> str:
         return f"{datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=seconds):%Y-%m-%d}"
     except OverflowError:
         return f"the year {1970 + seconds / 31_557_600:,.0f}"
+
+
+def duration(days: float) -> str:
+    """A duration as people read it, with three digits: ``38 s``, ``5.8 min``, ``3.44 days``, ``12 years``."""
+    if math.isinf(days):
+        return "endless"
+    size, unit = next((one for one in _DURATIONS if days >= one[0]), _DURATIONS[-1])
+    number = days / size
+    shown = f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
+    return f"{shown} {unit}" if shown != "1" or unit == "s" else f"1 {unit.removesuffix('s')}"
 
 
 def written_date(digits: str) -> tuple[datetime, str] | None:

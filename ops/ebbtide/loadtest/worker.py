@@ -29,6 +29,9 @@ KEY_VARIABLE = "EBBTIDE_LOADTEST_KEY"
 IGNORE_INTERRUPTS = "--ignore-interrupts"
 """Argument of workers that the coordinator started."""
 
+GO, STOP = b"go", b"stop"
+"""Begins a phase whose share the worker has; ends the one under way."""
+
 _POLL_S = 0.05
 
 
@@ -40,7 +43,11 @@ def work(connection: Connection) -> None:
     generator: Generator | None = None
     try:
         while True:
-            command = json.loads(connection.recv_bytes())
+            message = connection.recv_bytes()
+            if message in (GO, STOP):
+                # It came when the phase had just ended.
+                continue
+            command = json.loads(message)
             try:
                 if command["do"] == "take":
                     generator = _generator(command, connection)
@@ -77,7 +84,7 @@ def _phase(generator: Generator, command: dict[str, Any], connection: Connection
     """Runs a phase in a thread of its own, so that the coordinator can stop it."""
     send_s = np.frombuffer(connection.recv_bytes(), dtype=np.float64)
     connection.send_bytes(b"{}")
-    connection.recv_bytes()
+    stopped = connection.recv_bytes() == STOP
     phases: list[Phase] = []
 
     def run() -> None:
@@ -91,7 +98,9 @@ def _phase(generator: Generator, command: dict[str, Any], connection: Connection
     try:
         while thread.is_alive():
             if connection.poll(_POLL_S):
-                connection.recv_bytes()
+                stopped |= connection.recv_bytes() == STOP
+            if stopped:
+                # Again each time: the phase may only be about to begin.
                 generator.interrupt()
     except EOFError:
         generator.interrupt()

@@ -26,9 +26,9 @@ from ebbtide.loadtest.engine import interrupts
 from ebbtide.loadtest.errors import LoadTestError
 from ebbtide.loadtest.replay import Workload
 from ebbtide.loadtest.samples import Phase, read_phase
-from ebbtide.loadtest.worker import IGNORE_INTERRUPTS, KEY_VARIABLE
+from ebbtide.loadtest.worker import GO, IGNORE_INTERRUPTS, KEY_VARIABLE, STOP
 
-_START_S, _STOP_S = 60.0, 10.0
+_START_S, _STOP_S = 180.0, 10.0
 _MODULE = "ebbtide.loadtest.worker"
 
 
@@ -124,9 +124,9 @@ class Workers:
             self._tell(connection, {"do": "phase", "duration_s": duration_s, "concurrency": at_a_time})
             self._tell(connection, np.ascontiguousarray(share, dtype=np.float64).tobytes())
         self._hear_all(_START_S)
-        # All workers have their share: a short message starts them together.
-        self._tell_all(b"go")
-        with interrupts(lambda: self._tell_all(b"stop")):
+        with interrupts(lambda: self._tell_all(STOP)):
+            # All workers have their share: a short message starts them together.
+            self._tell_all(GO)
             phases = [read_phase(answer) for answer in self._hear_all(3 * duration_s + self._timeout_s + _START_S)]
         return Phase(
             records=np.concatenate([phase.records for phase in phases]),

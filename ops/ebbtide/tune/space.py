@@ -48,7 +48,7 @@ def read_settings(repository: Path, ensembles: Iterable[str]) -> Settings:
             kinds = [group.Kind.Name(group.kind) for group in groups]
             raise TuneError(
                 f"{repository / name}: got instance groups {kinds}; expected one of KIND_CPU: export with "
-                "--target cpu. On GPUs use NVIDIA's model_analyzer"
+                "--machine cpu. On GPUs use NVIDIA's model_analyzer"
             )
         found.append(TunedSettings.read(config))
     return tuple(found)

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +37,12 @@ class Handler(grpc.GenericRpcHandler):
         self.asked, self.metadata = [], []
         self.release = threading.Event()
         self.release.set()
+        self.gathering = threading.Barrier(1)
+        """So many calls begin together; the first of a test do."""
+        self.enough: int | None = None
+        """After so many calls, the test is interrupted as by Ctrl-C."""
+        self.under_way = self.most_under_way = 0
+        self._lock = threading.Lock()
 
     def service(self, details):
         if details.method != METHOD:
@@ -44,8 +51,18 @@ class Handler(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(self.answer)
 
     def answer(self, request, context):
-        self.asked.append(request)
+        with self._lock:
+            self.asked.append(request)
+            first = len(self.asked) <= self.gathering.parties
+            self.under_way += 1
+            self.most_under_way = max(self.most_under_way, self.under_way)
+            if len(self.asked) == self.enough:
+                os.kill(os.getpid(), signal.SIGINT)
+        if first:
+            self.gathering.wait(60)
         self.release.wait(10)
+        with self._lock:
+            self.under_way -= 1
         if dict(context.invocation_metadata()).get("authorization", f"Bearer {TOKEN}") != f"Bearer {TOKEN}":
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you?")
         return ANSWER
@@ -161,7 +178,7 @@ def test_long_messages_arrive_whole_when_windows_are_short():
     messages = [bytes([number]) * 300_000 for number in (1, 2, 3)]
     with serving() as (target, handler, _), Generator(target, workload_of(*messages), timeout_s=60) as generator:
         assert codes(generator.open_model(np.zeros(12), 0.1)) == {OK: 12}
-        assert set(handler.asked) == set(messages)
+        assert sorted(handler.asked) == sorted(messages * 4)
 
 
 def test_calls_wait_their_turn_when_the_server_allows_one_at_a_time():
@@ -225,6 +242,20 @@ def test_workers_send_the_requests_of_one_process_when_there_are_several(count, 
         phases = [generator.open_model(np.zeros(sent), 0.1) for sent in (9, 12)]
     assert [codes(phase) for phase in phases] == [{OK: 9}, {OK: 12}]
     assert sorted(handler.asked[asked:]) == sorted(messages * 3)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_closed_model_keeps_its_number_of_calls_under_way_when_answers_come(count):
+    with (
+        serving() as (target, handler, _),
+        Workers(target, workload_of(b"one"), timeout_s=60, workers=count) as several,
+    ):
+        handler.gathering = threading.Barrier(6)
+        handler.enough = 40
+        phase = several.closed_model(6, 3600.0)
+    assert handler.most_under_way == 6
+    assert phase.sent == phase.counts.answered + phase.counts.cancelled >= 40
+    assert phase.counts.cancelled <= 6
 
 
 def test_worker_is_turned_away_when_it_does_not_know_the_key():

@@ -17,11 +17,14 @@ def test_workers_give_the_same_totals_when_there_are_two(server, workload):
         expected = alone.open_model(timestamps, 2.0)
     with Workers(server.grpc_url, workload, timeout_s=60, workers=2) as generator:
         found = generator.open_model(timestamps, 2.0)
-        closed = generator.closed_model(3, 1.0)
+        interrupt = once_answered(server.grpc_url, "recommend", 30, lambda: os.kill(os.getpid(), signal.SIGINT))
+        closed = generator.closed_model(3, 3600.0)
+        interrupt.join()
     assert found.counts == expected.counts
     assert found.sent == found.counts.answered == 80
     assert np.allclose(np.sort(found.records["intended_s"]), timestamps)
-    assert closed.counts.answered == closed.sent > 3
+    assert closed.sent == closed.counts.answered + closed.counts.cancelled >= 30
+    assert closed.counts.cancelled <= 3
     assert closed.counts.unaccounted == 0
 
 

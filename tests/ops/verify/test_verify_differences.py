@@ -41,7 +41,7 @@ def test_sparse_difference_names_the_item_when_one_side_lacks_it() -> None:
 
 def test_rankings_are_alike_when_ties_stand_in_another_order_or_others_are_excluded() -> None:
     assert compare_ranked(ranked("abc", 3, 2, 2), ranked("acb", 3, 2, 2)).difference == 0
-    # At the last place, items of one score may stand for each other.
+    # At the last rank, items with the same score may replace each other.
     assert compare_ranked(ranked("abc", 3, 2, 1), ranked("abd", 3, 2, 1)).difference == 0
     assert compare_ranked(ranked("abc", 3, -np.inf, -np.inf), ranked("aef", 3, -np.inf, -np.inf)).difference == 0
 

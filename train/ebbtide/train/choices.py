@@ -70,4 +70,4 @@ class Start(str, Enum):
     items = "items"
     """At a linear model of which items occur together: best where the catalog changes little."""
     texts = "texts"
-    """At the directions in which texts foretell texts: best where items come and go."""
+    """At the directions in which texts predict texts: best where items come and go."""

@@ -27,7 +27,7 @@ from ebbtide.train.windows import batches, training_windows
 
 _MAX_GRADIENT_NORM = 5.0
 _NO_WORSE = 0.01
-"""Relative loss of NDCG@10 that is chance: of epochs so near the best one, the last is taken."""
+"""Relative loss of NDCG@10 that is chance: of epochs so near the best one, the last is chosen."""
 _REFIT_FROM = 0.5
 """Where in the cycle of the learning rate a refit begins: past its peak, since the model has learned most already."""
 _MODEL, _BEST, _OPTIMIZER, _ENCODER = "model.", "best.", "optimizer.", "encoder."

@@ -3,8 +3,8 @@
 onnxscript's rules find attention, GELU and skip connections in the graph that torch's exporter writes
 (`onnxruntime.transformers.optimizer` finds only GELU in it). This module then does three more steps. Attention reads
 the mask ``[texts, tokens]`` itself, where the trace builds ``[texts, 1, tokens, tokens]``. The projections of query,
-key and value become one weight. Normalisation gets the form that is fastest on the target. Each simplification is run
-and compared first, and the fused graph is compared with the traced graph.
+key and value become one weight. Normalisation gets the form that is fastest on the serving device. Each simplification
+is run and compared first, and the fused graph is compared with the traced graph.
 """
 
 from __future__ import annotations
@@ -29,11 +29,9 @@ from ebbtide.export.encoder.graph_edits import (
     session_of,
     weight_bytes,
 )
+from ebbtide.export.machines import Device
 from ebbtide.export.parity import TOLERANCE, largest_difference
 from ebbtide.interest import contract
-
-Target = Literal["cpu", "gpu"]
-"""The device for which the form of normalisation is chosen. Both forms run on both devices."""
 
 FUSED = ("Attention", "BiasGelu", "EmbedLayerNormalization", "Gelu", "SkipLayerNormalization")
 """Operators that fusing inserts."""
@@ -58,19 +56,20 @@ class _NoMatchError(Exception):
     """The graph does not have a form that can be fused."""
 
 
-def fuse(graph: onnx.ModelProto, target: Target = "cpu") -> Fused:
+def fuse(graph: onnx.ModelProto, device: Device = "cpu") -> Fused:
     """Fuses a graph; if that is not possible, returns the same graph with the reason.
 
     Args:
         graph: A graph from `encoder_graph`.
-        target: ``cpu`` normalises with ONNX's own operator after a sum, which takes ONNX Runtime 1.32 0.09 ms on one
-            core (512 tokens, width 384); the fused `SkipLayerNormalization` takes 0.73 ms, since its loop is scalar.
-            ``gpu`` keeps the fused operators, which save kernel launches there.
+        device: Chooses the form of normalisation; both forms run on both devices. ``cpu`` normalises with ONNX's own
+            operator after a sum, which takes ONNX Runtime 1.32 0.09 ms on one core (512 tokens, width 384); the fused
+            `SkipLayerNormalization` takes 0.73 ms, since its loop is scalar. ``gpu`` keeps the fused operators, which
+            save kernel launches there.
     """
     if weight_bytes(graph) >= MAX_MESSAGE_BYTES:
         return Fused(graph, kept_plain="its weights exceed 2 GiB, the limit of a protobuf message")
     try:
-        fused = _fuse(graph, target)
+        fused = _fuse(graph, device)
         _require_equal(graph, fused)
     except _NoMatchError as reason:
         return Fused(graph, kept_plain=str(reason))
@@ -78,7 +77,7 @@ def fuse(graph: onnx.ModelProto, target: Target = "cpu") -> Fused:
     return Fused(fused, {name: counts[name] for name in FUSED if name in counts})
 
 
-def _fuse(graph: onnx.ModelProto, target: Target) -> onnx.ModelProto:
+def _fuse(graph: onnx.ModelProto, device: Device) -> onnx.ModelProto:
     layers = operator_counts(graph).get("Softmax", 0)
     # The rules change their input, and the traced graph is used again.
     copy = onnx.ModelProto()
@@ -94,8 +93,8 @@ def _fuse(graph: onnx.ModelProto, target: Target) -> onnx.ModelProto:
         raise _NoMatchError(f"only {len(attention)} of its {layers} attention blocks have a form that can be fused")
     _pack_projections(editor, attention)
     _take_mask(editor, attention)
-    _sum_embeddings(editor, target)
-    if target == "cpu":
+    _sum_embeddings(editor, device)
+    if device == "cpu":
         _split_normalisation(editor)
     return editor.finish()
 
@@ -140,7 +139,7 @@ def _take_mask(editor: GraphEditor, attention: list[onnx.NodeProto]) -> None:
         node.attribute.append(helper.make_attribute("mask_filter_value", _MASKED))
 
 
-def _sum_embeddings(editor: GraphEditor, target: Target) -> None:
+def _sum_embeddings(editor: GraphEditor, device: Device) -> None:
     """Joins position and token-type embeddings into one table by position, if the graph allows it."""
     first = next((node for node in editor.nodes if node.op_type == "LayerNormalization"), None)
     tables = [] if first is None else _embedding_tables(editor, first.input[0])
@@ -162,7 +161,7 @@ def _sum_embeddings(editor: GraphEditor, target: Target) -> None:
     if by_position is None:
         return
     position = editor.add_constant("position_embedding", by_position + constant)
-    if target == "gpu":
+    if device == "gpu":
         ids, unused = "input_ids_int32", "embedding_mask_index"
         editor.prepend(helper.make_node("Cast", [_INPUT_IDS], [ids], to=TensorProto.INT32))
         fused = helper.make_node(

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ebbtide.export.choices import Precision
 from ebbtide.export.errors import ParityError
 from ebbtide.export.head.adjusting import adjust, random_adjustments
 from ebbtide.export.head.attributes import ItemAttributes, allowed_items
 from ebbtide.export.head.int8 import candidate_count
 from ebbtide.export.inprocess import InProcessPipeline
-from ebbtide.export.options import HeadPrecision
 from ebbtide.export.parity import TOLERANCE, Case, check_graph, ranking_difference, require_tolerance
 from ebbtide.export.samples import random_samples
 from ebbtide.interest import contract
@@ -52,7 +52,7 @@ def check_head(
     in_process: InProcessPipeline,
     bundle: InterestBundle,
     sizes: Mapping[Size, int],
-    precision: HeadPrecision = "fp32",
+    precision: Precision = "fp32",
     attributes: ItemAttributes | None = None,
 ) -> HeadCheck:
     """Compares the exported head with torch on random interests and on interests of realistic requests.
@@ -98,7 +98,7 @@ def _largest(
     in_process: InProcessPipeline,
     bundle: InterestBundle,
     sizes: Mapping[Size, int],
-    precision: HeadPrecision,
+    precision: Precision,
     known_scores: _KnownScores,
     batches: Iterator[Feeds],
 ) -> float:

@@ -9,11 +9,11 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from ebbtide.export.choices import Precision
 from ebbtide.export.head.adjusting import adjusting_nodes
 from ebbtide.export.head.attributes import ItemAttributes, best_nodes
 from ebbtide.export.head.int8 import int8_head
 from ebbtide.export.onnx_files import OPSET, value_info
-from ebbtide.export.options import HeadPrecision
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Size
 from ebbtide.interest.exported import CATALOG_ID
@@ -36,7 +36,7 @@ def head_graph(
     factors: Floats,
     item_id: Sequence[str],
     sizes: Mapping[Size, int],
-    precision: HeadPrecision = "fp32",
+    precision: Precision = "fp32",
     attributes: ItemAttributes | None = None,
 ) -> onnx.ModelProto:
     """Builds the graph: scores = interest . factors^T, or a request's adjustments; then the top N allowed items.
@@ -81,7 +81,7 @@ def head_graph(
 
 
 def _exact_head(
-    factors: Floats, top_n: int, precision: HeadPrecision, attributes: ItemAttributes | None
+    factors: Floats, top_n: int, precision: Precision, attributes: ItemAttributes | None
 ) -> tuple[list[NodeProto], dict[str, npt.NDArray[np.generic]]]:
     """The nodes up to ``item_index`` and their weights: one matrix product with all factors."""
     nodes: list[NodeProto] = []

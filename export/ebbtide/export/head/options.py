@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
+from ebbtide.export.choices import RetrievalMethod
 from ebbtide.export.errors import LimitError
-
-RetrievalMethod = Literal["exact", "ivf"]
 
 
 @dataclass(frozen=True)

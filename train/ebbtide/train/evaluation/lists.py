@@ -1,8 +1,8 @@
 """Ranked lists before each basket: made by a model, or read from a predictions file that anyone may write.
 
-A predictions file is Parquet, one row for each rank of each list: ``user`` (text), ``time`` (date-time, UTC), ``rank``
-(from 1), ``item`` (text), ``score``, ``is_relevant`` (whether the item is in the basket) and ``relevant_items``
-(how many are), so that every ranking metric can be computed from the file alone.
+A predictions file is Parquet or CSV, one row for each rank of each list: ``user`` (text), ``time`` (date-time, UTC),
+``rank`` (from 1), ``item`` (text), ``score``, ``is_relevant`` (whether the item is in the basket) and
+``relevant_items`` (how many are), so that every ranking metric can be computed from the file alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from ebbtide.data.baskets import Baskets, Ints
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
+from ebbtide.data.tables import read_table
+from ebbtide.data.times import read_times
+from ebbtide.interest.time_units import TimeUnit
 from ebbtide.train.evaluation.relevance import Relevance
 from ebbtide.train.evaluation.scores import exclude_seen, score_baskets
 from ebbtide.train.model import InterestModel
@@ -29,10 +32,11 @@ from ebbtide.train.windows import LogTensors
 Floats = npt.NDArray[np.float32]
 
 LENGTH = 20
-"""Places of a list: the longest cut-off of the metrics."""
+"""Length of a list: the longest cut-off of the metrics."""
 NO_ITEM = -1
 """Fills a list that is shorter."""
 _SHOWN = 3
+_CSV_TIME = "%Y-%m-%dT%H:%M:%S%.3fZ"
 
 
 @dataclass(frozen=True)
@@ -87,62 +91,76 @@ def rank_baskets(
     return RankedLists(item, score), alpha
 
 
+def write_baskets(path: Path, log: EventLog, baskets: Baskets) -> None:
+    """Writes what a recommender has to predict: ``user`` (text) and ``time`` (date-time, UTC) of each basket."""
+    _write(_whose(log, baskets), path)
+
+
+def _whose(log: EventLog, baskets: Baskets) -> pl.DataFrame:
+    """User and time of each basket, ``[baskets]`` each."""
+    user = np.searchsorted(log.start, baskets.head, side="right") - 1
+    return pl.DataFrame(
+        {
+            "user": pl.Series(log.users, dtype=pl.String).gather(user),
+            "time": pl.Series(log.time_ms[baskets.head]).cast(pl.Datetime("ms", "UTC")),
+        }
+    )
+
+
+def _write(frame: pl.DataFrame, path: Path) -> None:
+    """Writes CSV if the file's name says so, otherwise Parquet."""
+    if path.suffix.lower() == ".csv":
+        frame.write_csv(path, datetime_format=_CSV_TIME)
+    else:
+        frame.write_parquet(path)
+
+
 def write_predictions(
     path: Path, lists: RankedLists, log: EventLog, baskets: Baskets, relevance: Relevance, catalog: Catalog
 ) -> None:
     """Writes the lists as a predictions file; see the top of this file for its columns."""
     kept = lists.item != NO_ITEM
     case, index = np.nonzero(kept)
-    user = np.searchsorted(log.start, baskets.head, side="right") - 1
-    ids, users = pl.Series(catalog.item_id, dtype=pl.String), pl.Series(log.users, dtype=pl.String)
-    pl.DataFrame(
-        {
-            "user": users.gather(user[case]),
-            "time": pl.Series(log.time_ms[baskets.head][case]).cast(pl.Datetime("ms", "UTC")),
-            "rank": (index + 1).astype(np.int32),
-            "item": ids.gather(lists.item[kept]),
-            "score": lists.score[kept],
-            "is_relevant": relevance.among(lists.item)[kept],
-            "relevant_items": relevance.counts[case].astype(np.int32),
-        }
-    ).write_parquet(path)
+    frame = _whose(log, baskets)[case].with_columns(
+        rank=pl.Series((index + 1).astype(np.int32)),
+        item=pl.Series(catalog.item_id, dtype=pl.String).gather(lists.item[kept]),
+        score=pl.Series(lists.score[kept]),
+        is_relevant=pl.Series(relevance.among(lists.item)[kept]),
+        relevant_items=pl.Series(relevance.counts[case].astype(np.int32)),
+    )
+    _write(frame, path)
 
 
 def read_predictions(path: Path, log: EventLog, baskets: Baskets, catalog: Catalog) -> RankedLists:
     """Lists from a predictions file; only ``user``, ``time``, ``rank`` and ``item`` are needed, other columns ignored.
 
     Args:
-        path: Parquet; ``time`` as a date-time or Unix milliseconds. Ranks above 20 are ignored.
+        path: Parquet, CSV, TSV or JSON Lines; ``time`` as a date-time, ISO 8601 text or Unix milliseconds. Ranks above
+            20 are ignored.
         log: Events.
         baskets: Each must have a list in the file.
         catalog: For item ids.
 
     Raises:
-        DataError: A column, a basket or an item is missing or unknown, or a rank is not unique.
+        DataError: A column, a basket or an item is missing or unknown, a value cannot be read, or a rank is not unique.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    frame = pl.read_parquet(path)
-    missing = [name for name in ("user", "time", "rank", "item") if name not in frame.columns]
-    if missing:
-        raise DataError(f"{path}: no column {missing[0]!r}; the file has {', '.join(frame.columns)}")
-    time = frame["time"]
-    frame = frame.select(
-        pl.col("user").cast(pl.String),
-        (
-            time.cast(pl.Datetime("ms")).dt.epoch("ms") if isinstance(time.dtype, pl.Datetime) else time.cast(pl.Int64)
-        ).rename("time_ms"),
-        position=pl.col("rank").cast(pl.Int64) - 1,
-        id=pl.col("item").cast(pl.String),
-        score=pl.col("score").cast(pl.Float32) if "score" in frame.columns else -pl.col("rank").cast(pl.Float32),
-    ).filter(pl.col("position") < LENGTH)
-    user = np.searchsorted(log.start, baskets.head, side="right") - 1
-    cases = pl.DataFrame(
+    table = read_table(path, ["user", "time", "rank", "item"])
+    rank = table.frame["rank"].cast(pl.Int64, strict=False)
+    if rank.null_count():
+        raise table.error("rank", rank.is_null().arg_max() or 0, "a whole number from 1")
+    times = read_times(table, "time", None if table.frame["time"].dtype == pl.String else TimeUnit.ms)
+    if times.ms.null_count():
+        raise table.error("time", times.ms.is_null().arg_max() or 0, "the time of a basket, as `--baskets` writes it")
+    frame = pl.DataFrame(
         {
-            "user": pl.Series(log.users, dtype=pl.String).gather(user),
-            "time_ms": log.time_ms[baskets.head],
-            "case": np.arange(len(baskets)),
+            "user": table.text("user", is_id=True),
+            "time_ms": times.ms,
+            "position": rank - 1,
+            "id": table.text("item", is_id=True),
         }
+    ).filter(pl.col("position") < LENGTH)
+    cases = _whose(log, baskets).select(
+        "user", time_ms=pl.col("time").dt.epoch("ms"), case=pl.Series(np.arange(len(baskets)))
     )
     items = pl.DataFrame({"id": catalog.item_id, "index": np.arange(len(catalog))})
     absent = cases.join(frame, on=["user", "time_ms"], how="anti")
@@ -163,5 +181,5 @@ def read_predictions(path: Path, log: EventLog, baskets: Baskets, catalog: Catal
     score = np.full((len(baskets), LENGTH), -np.inf, dtype=np.float32)
     case, position = frame["case"].to_numpy(), frame["position"].to_numpy()
     item[case, position] = frame["index"].to_numpy()
-    score[case, position] = frame["score"].to_numpy()
+    score[case, position] = -position
     return RankedLists(item, score)

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from ebbtide.interest.time_units import duration
 from ebbtide.train.evaluation.breakdowns import Breakdown
 from ebbtide.train.evaluation.learned import Curve, Learned
 
@@ -99,7 +100,7 @@ def _half_lives(learned: Learned) -> Figure:
         axis.hist(numbers, bins=np.geomspace(low, high, _BARS + 1).tolist(), color=_INK, edgecolor="white")
         middle = float(np.median(numbers))
         axis.axvline(middle, color=_GREY, linestyle="--", linewidth=1)
-        name = _duration(middle) if axis is by_age else f"{middle:,.3g} events"
+        name = duration(middle) if axis is by_age else f"{middle:,.3g} events"
         axis.set_title(f"{title}: median {name}", fontsize=11, loc="left")
         axis.set_xlabel(label, fontsize=10)
         axis.set_ylabel("interest dimensions", fontsize=10)
@@ -117,13 +118,6 @@ def _counts(axis: Axes) -> None:
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _duration(days: float) -> str:
-    for size, unit in ((365.0, "years"), (1.0, "days"), (1 / 24, "hours"), (1 / 1440, "minutes")):
-        if days >= size:
-            return f"{days / size:.3g} {unit}"
-    return f"{days * 86400:.3g} s"
 
 
 def _alpha(by_gap: Curve, by_history: Curve) -> Figure:

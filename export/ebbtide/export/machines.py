@@ -1,4 +1,4 @@
-"""Target machines of an export: the number of instances of each model, their device and their threads.
+"""Machines that an export is served on: the number of instances of each model, their device and their threads.
 
 The contract states each model's share of the cores (`Model.core_share`): half of them run the encoder, a quarter the
 scoring head, a quarter `adaptive_weights`. Requests with texts spend most of their time in the encoder, so each of the
@@ -36,8 +36,8 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Target:
-    """A machine: its device and number of cores or GPUs."""
+class Machine:
+    """A machine to serve on: its device and number of cores or GPUs."""
 
     device: Device
     count: int
@@ -50,10 +50,10 @@ class Target:
             ServingOptionsError: The count is below 1.
         """
         if self.count < 1:
-            raise ServingOptionsError(f"target: got {self.name!r}; expected at least 1 core or GPU: cpu:8, gpu:1")
+            raise ServingOptionsError(f"machine: got {self.name!r}; expected at least 1 core or GPU: cpu:8, gpu:1")
 
     @classmethod
-    def parse(cls, text: str) -> Target:
+    def parse(cls, text: str) -> Machine:
         """Parses ``cpu:8`` or ``gpu:1``; ``cpu`` without a count is `here`, ``gpu`` without a count is one GPU.
 
         Raises:
@@ -62,20 +62,20 @@ class Target:
         match = _WRITTEN.fullmatch(text.strip().lower())
         if match is None:
             raise ServingOptionsError(
-                f"target: got {text!r}; expected cpu, cpu:CORES, gpu or gpu:GPUS, such as cpu:8 or gpu:1"
+                f"machine: got {text!r}; expected cpu, cpu:CORES, gpu or gpu:GPUS, such as cpu:8 or gpu:1"
             )
         if match["count"] is not None:
             return cls("gpu" if match["device"] == "gpu" else "cpu", int(match["count"]))
         return cls("gpu", 1) if match["device"] == "gpu" else cls.here()
 
     @classmethod
-    def here(cls) -> Target:
+    def here(cls) -> Machine:
         """The CPU cores that this process may use."""
         return cls("cpu", len(os.sched_getaffinity(0)))
 
     @property
     def name(self) -> str:
-        """Name of the target's configs, for Triton's ``--model-config-name``."""
+        """Name of the machine's configs, for Triton's ``--model-config-name``."""
         return f"{self.device}-{self.count}"
 
     @property
