@@ -90,6 +90,13 @@ def command(
             "as the model was exported."
         ),
     ] = None,
+    progress: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that keeps how many lines of standard input are done with. The next run with the same lines "
+            "skips them; remove it for other lines."
+        ),
+    ] = None,
     rejected: Annotated[
         Path | None,
         typer.Option(help="File for messages that are no events, as JSON Lines with the reason; appended."),
@@ -130,7 +137,10 @@ def command(
         raise typer.BadParameter("--kafka: got it together with --redis; expected one of them, or none")
     if redis is None and kafka is None and sys.stdin.isatty():
         raise typer.BadParameter("expected events on standard input, as in < events.jsonl, or --redis or --kafka")
+    if progress is not None and (redis or kafka):
+        raise typer.BadParameter("--progress: got it with --redis or --kafka, which keep it themselves")
     require_file("--rejected", rejected)
+    require_file("--progress", progress)
     from ebbtide.ingest import FieldNames, Pump
 
     told = _Told()
@@ -146,6 +156,7 @@ def command(
             redis_password_file,
             redis_ca,
             kafka_config,
+            progress,
             told,
         )
         stack.callback(source.close)
@@ -188,6 +199,7 @@ def _source(
     redis_password_file: Path | None,
     redis_ca: Path | None,
     kafka_config: Path | None,
+    progress: Path | None,
     told: _Told,
 ) -> Source:
     if redis is not None:
@@ -210,7 +222,7 @@ def _source(
         return KafkaSource(kafka, [stream], group, settings, on_wait=told)
     from ebbtide.ingest import LineSource
 
-    return LineSource(sys.stdin.buffer)
+    return LineSource(sys.stdin.buffer, progress=progress)
 
 
 class _Told:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Literal
 
@@ -20,8 +20,8 @@ from ebbtide.client import (
 )
 from ebbtide.ingest.messages import FieldNames, Message, NotAnEventError, Rejection, UserEvent
 from ebbtide.ingest.sources import Source
+from ebbtide.interest.record import HALF_KNOWN_IDS
 
-_EVENTS_PER_REQUEST = 256
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 _SHOWN_REJECTIONS = 10
 
@@ -83,7 +83,8 @@ class Pump:
                 exported, "error" rejects them.
             id_from_message: See `FieldNames.event_of`.
             rejected: Takes the rejected messages, one line each; it must be a file.
-            messages_per_batch: Messages that are sent and acknowledged together, at most.
+            messages_per_batch: Messages that are read, sent and acknowledged together, at most; fewer where one user
+                has many of them.
             wait_s: How long the first message of a batch is waited for, seconds.
             on_wait: Is told why the pump waits, once for each attempt that failed.
             on_batch: Is told what has become of all messages, after each batch.
@@ -129,21 +130,24 @@ class Pump:
         return self.totals
 
     def _move(self, messages: Sequence[Message]) -> None:
-        events: list[UserEvent] = []
-        rejections: list[Rejection] = []
-        for message in messages:
-            try:
-                events.append(self._names.event_of(message, id_from_message=self._id_from_message))
-            except NotAnEventError as error:
-                rejections.append(Rejection(message, str(error)))
-        if not self._send(events, rejections):
-            # Stopped while the server was away: the messages stay with the source.
-            return
-        self._write(rejections)
-        self.totals.messages += len(messages)
-        self.totals.reject(rejections)
-        self._source.done(messages)
-        self._on_batch(self.totals)
+        for part in _parts([self._read(message) for message in messages]):
+            rejections = [one for one in part if isinstance(one, Rejection)]
+            if not self._send([one for one in part if isinstance(one, UserEvent)], rejections):
+                # Stopped while the server was away: the messages stay with the source.
+                return
+            self._write(rejections)
+            self.totals.messages += len(part)
+            self.totals.reject(rejections)
+            self._source.done([one.message for one in part])
+            self._on_batch(self.totals)
+            if self._is_stopped:
+                return
+
+    def _read(self, message: Message) -> UserEvent | Rejection:
+        try:
+            return self._names.event_of(message, id_from_message=self._id_from_message)
+        except NotAnEventError as error:
+            return Rejection(message, str(error))
 
     def _send(self, events: Sequence[UserEvent], rejections: list[Rejection]) -> bool:
         """Sends events until the server has taken or refused each; adds those refused to the rejections.
@@ -200,6 +204,26 @@ class Pump:
         os.fsync(self._rejected.fileno())
 
 
+def _parts(messages: Sequence[UserEvent | Rejection]) -> Iterator[list[UserEvent | Rejection]]:
+    """The messages in parts with so few events of each user that its record keeps the ids of all of them.
+
+    If the process ends before a part is acknowledged, its messages come again, perhaps in other company; each of them
+    is then known by its id.
+    """
+    part: list[UserEvent | Rejection] = []
+    counts: Counter[str] = Counter()
+    for one in messages:
+        if isinstance(one, UserEvent):
+            if counts[one.user_id] == HALF_KNOWN_IDS:
+                yield part
+                part = []
+                counts.clear()
+            counts[one.user_id] += 1
+        part.append(one)
+    if part:
+        yield part
+
+
 def _queues_of(events: Sequence[UserEvent]) -> dict[str, deque[list[UserEvent]]]:
     """The events of each user in groups that one request each can hold: either all or none of them with an id."""
     groups: dict[tuple[str, bool], list[UserEvent]] = {}
@@ -207,6 +231,5 @@ def _queues_of(events: Sequence[UserEvent]) -> dict[str, deque[list[UserEvent]]]
         groups.setdefault((one.user_id, one.event.HasField("event_id")), []).append(one)
     queues: dict[str, deque[list[UserEvent]]] = {}
     for (user, _), group in groups.items():
-        parts = [group[start : start + _EVENTS_PER_REQUEST] for start in range(0, len(group), _EVENTS_PER_REQUEST)]
-        queues.setdefault(user, deque()).extend(parts)
+        queues.setdefault(user, deque()).append(group)
     return queues
