@@ -52,8 +52,8 @@ def item_rates(parameters: InterestParameters) -> Doubles:
     return parameters.repeat.decay_rate_per_day.astype(np.float64)
 
 
-def check_folded(records: Records, parameters: InterestParameters) -> None:
-    """Refuses records whose sections of folded events have other sizes than this export's.
+def check_folded(records: Records, parameters: InterestParameters) -> list[tuple[int, int]]:
+    """Refuses records whose sections of folded events have other sizes than this export's; returns their sizes.
 
     Raises:
         RecordError: For the first of them.
@@ -68,25 +68,34 @@ def check_folded(records: Records, parameters: InterestParameters) -> None:
                 f"{len(section)} bytes of folded events with {width} counts an item",
                 f"{sums + items} bytes with {rates.size} counts an item",
             )
+    return sizes
 
 
-def decode_folded(records: Records, parameters: InterestParameters) -> tuple[InterestState, FoldedItems]:
-    """The folded events of records that `check_folded` accepts."""
+def decode_folded(
+    records: Records, parameters: InterestParameters, sizes: list[tuple[int, int]] | None = None
+) -> tuple[InterestState, FoldedItems]:
+    """The folded events of records that `check_folded` accepts.
+
+    Args:
+        records: Of U users.
+        parameters: Of the export.
+        sizes: What `check_folded` returned for these records; None to compute them.
+    """
     headers, d, rates = records.headers, parameters.vector_width, item_rates(parameters)
-    counts = np.stack([headers["history"], headers["session"]], axis=1).astype(np.int64)
-    sizes = _section_sizes(headers, parameters)
+    counts = headers["folded"].astype(np.int64)
+    sizes = _section_sizes(headers, parameters) if sizes is None else sizes
     stored = np.zeros((counts.shape[0], 2, 2, d))
-    is_half = headers["flags"] & HALF_PRECISION
-    for flag in (0, HALF_PRECISION):
-        has_flag = is_half == flag
-        if np.count_nonzero(has_flag):
-            chosen = zip(records.folded, sizes, has_flag.tolist(), strict=True)
-            joined = b"".join([section[:stop] for section, (stop, _), mine in chosen if mine])
-            sums = np.frombuffer(joined, dtype="<f2" if flag else "<f4").reshape(-1, 2, d)
-            stored[(counts > 0) & has_flag[:, None]] = sums
-            if flag:
-                stored[has_flag] *= np.exp2(headers["scale"][has_flag].astype(np.float64))[..., None]
-    state = InterestState(headers["newest_ms"].astype(np.int64), stored[:, :, 0], stored[:, :, 1], counts)
+    is_half = headers["flags"] & HALF_PRECISION != 0
+    precisions = is_half.tolist()
+    for half_precision in set(precisions):
+        chosen = is_half == half_precision
+        with_sizes = zip(records.folded, sizes, precisions, strict=True)
+        joined = b"".join([section[:stop] for section, (stop, _), mine in with_sizes if mine is half_precision])
+        sums = np.frombuffer(joined, dtype="<f2" if half_precision else "<f4").reshape(-1, 2, d)
+        stored[(counts > 0) & chosen[:, None]] = sums
+        if half_precision:
+            stored[chosen] *= np.exp2(headers["scale"][chosen].astype(np.float64))[..., None]
+    state = InterestState(headers["newest_ms"].astype(np.int64), stored, counts)
 
     sections = zip(records.folded, sizes, strict=True)
     joined = b"".join([section[start:] for section, (start, _) in sections])
@@ -112,10 +121,9 @@ def encode_folded(
     """
     half_lives, events = item_rates(parameters).size, state.counts.sum(axis=1)
     headers = np.zeros(events.size, dtype=HEADER)
-    headers["history"], headers["session"] = state.counts.T
-    headers["newest_ms"] = state.time_ms
+    headers["folded"], headers["newest_ms"] = state.counts, state.time_ms
     headers["items"], headers["item_counts"] = np.bincount(items.user, minlength=events.size), half_lives
-    sums = np.stack([state.sums, state.squares], axis=2)
+    sums = state.moments
     digits, dtype = _SINGLE_DIGITS, "<f4"
     if half_precision:
         headers["flags"] = HALF_PRECISION
@@ -137,10 +145,10 @@ def _section_sizes(headers: npt.NDArray[np.void], parameters: InterestParameters
     """Bytes of each record's folded sums, where a half without events has none, and of its items."""
     item_bytes = _item_type(item_rates(parameters).size).itemsize
     numbers = 2 * parameters.vector_width
-    columns = [headers[name].tolist() for name in ("history", "session", "flags", "items")]
+    columns = [headers[name].tolist() for name in ("folded", "flags", "items")]
     return [
         (((history > 0) + (session > 0)) * numbers * (2 if flags & HALF_PRECISION else 4), items * item_bytes)
-        for history, session, flags, items in zip(*columns, strict=True)
+        for (history, session), flags, items in zip(*columns, strict=True)
     ]
 
 

@@ -20,6 +20,7 @@ from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.events import MS_PER_DAY, EventBatch, order_by_age
 from ebbtide.interest.joined import join_states
+from ebbtide.interest.log_recorder import LogRecorder
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.recorder import Recorder, UserStates
@@ -34,6 +35,8 @@ T = TypeVar("T")
 
 Records = Sequence[bytes | None]
 """The record of each user of one request; None for a user without one."""
+
+_STATUS_IF_KNOWN = np.array([int(StateStatus.UNKNOWN_USER), int(StateStatus.USED)], dtype=np.int32)
 
 ALL_OUTPUTS = frozenset(tensor.name for tensor in contract.ADAPTIVE_WEIGHTS.outputs)
 
@@ -115,8 +118,7 @@ class Weighed:
         known = np.zeros(self.columns.users, dtype=np.bool_)
         if self.from_records is not None:
             known = self.from_records.states.known
-        # Of plain integers, since NumPy takes long to understand an enumeration.
-        status = np.where(known, int(StateStatus.USED), int(StateStatus.UNKNOWN_USER)).astype(np.int32)
+        status = _STATUS_IF_KNOWN.take(known)
         if self.columns.decay_scale is not None:
             status[self.partly_scaled] = int(StateStatus.PARTLY_SCALED)
         return status[:, None]
@@ -215,6 +217,10 @@ class InterestPipeline:
     def recorder(self, *, half_precision: bool = False) -> Recorder:
         """What reads and writes the records of this export's users."""
         return Recorder(self.parameters, self.index, self._vectors, half_precision=half_precision)
+
+    def log_recorder(self, *, half_precision: bool = False) -> LogRecorder:
+        """What puts event logs into the records of this export's users."""
+        return LogRecorder(self.parameters, self.index, self._vectors, half_precision=half_precision)
 
     def weigh(self, requests: Sequence[RequestTensors], records: Sequence[Records] | None = None) -> Weighed:
         """The interest of all users of a batch.

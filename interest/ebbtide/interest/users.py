@@ -32,8 +32,8 @@ class Known:
 
     records: Records
     """The record of each user, as this export reads it; None for a user without one."""
-    status: npt.NDArray[np.int32]
-    """``[users, 1]``: `StateStatus`."""
+    statuses: Sequence[StateStatus]
+    """Of each user."""
 
 
 class Users:
@@ -96,7 +96,7 @@ class Users:
             found = dict(zip(served, ran, strict=True))
             refused = iter(answers)
             answers = [
-                _with_status(found[index], one.status) if isinstance(one, Known) else next(refused)
+                _with_status(found[index], one.statuses) if isinstance(one, Known) else next(refused)
                 for index, one in enumerate(known)
             ]
         return answers
@@ -170,7 +170,7 @@ class Users:
                 record, status = record_of(self.fingerprint, found[key])
             records.append(record)
             statuses.append(status)
-        return Known(records, np.array(statuses, dtype=np.int32)[:, None])
+        return Known(records, statuses)
 
 
 def record_of(fingerprint: bytes, records: StoredRecords) -> tuple[bytes | None, StateStatus]:
@@ -197,16 +197,22 @@ def _without_store(
     may_miss = np.zeros(len(keys), dtype=np.bool_) if allowed is None else allowed.reshape(-1)
     if np.any(names_user & ~may_miss) or (names_user.any() and not isinstance(failure, StoreError)):
         return failure
-    status = np.where(names_user, StateStatus.UNAVAILABLE, StateStatus.NO_USER)
-    return Known([None] * len(keys), status.astype(np.int32)[:, None])
+    statuses = [StateStatus.UNAVAILABLE if names else StateStatus.NO_USER for names in names_user]
+    return Known([None] * len(keys), statuses)
 
 
-def _with_status(answer: Answer, status: npt.NDArray[np.int32] | None) -> Answer:
+def _with_status(answer: Answer, statuses: Sequence[StateStatus] | None) -> Answer:
+    """The answer with the status of each user; one whose record was read has the status that the answer says."""
     if isinstance(answer, Exception):
         return answer
-    if status is None:
+    said = answer.get(contract.STATE_STATUS.name)
+    if statuses is None:
         rows = answer[contract.ALPHA_USED.name].shape[0]
         status = _NO_USER if rows == 1 else _NO_USER.repeat(rows, axis=0)
-    elif contract.STATE_STATUS.name in answer:
-        status = np.where(status == StateStatus.USED, answer[contract.STATE_STATUS.name], status)
+    elif said is not None and all(one is StateStatus.USED for one in statuses):
+        return answer
+    else:
+        status = np.array([int(one) for one in statuses], dtype=np.int32)[:, None]
+        if said is not None:
+            status = np.where(status == int(StateStatus.USED), said, status)
     return {**answer, contract.STATE_STATUS.name: status}
