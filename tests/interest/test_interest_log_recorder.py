@@ -55,15 +55,16 @@ def shuffled(random, events) -> NewEvents:
 def assert_same(recorder, records, others, rtol=2e-5):
     """Records that say the same of their users, to the digits of single precision."""
     found, right = recorder.read(records), recorder.read(others)
+    of_found, of_right = (Records.decode(some).events for some in (records, others))
     for name in ("user", "key", "time_ms", "weight", "event_id"):
-        assert getattr(found.tail, name).tolist() == getattr(right.tail, name).tolist(), name
+        assert getattr(of_found, name).tolist() == getattr(of_right, name).tolist(), name
     assert found.folded.counts.tolist() == right.folded.counts.tolist()
     has_folded = found.folded.counts.any(axis=1)
     assert found.folded.time_ms[has_folded].tolist() == right.folded.time_ms[has_folded].tolist()
     for name in ("sums", "squares"):
-        of_found, of_right = getattr(found.folded, name), getattr(right.folded, name)
-        atol = rtol * np.abs(of_right).max(initial=0)
-        np.testing.assert_allclose(of_found, of_right, rtol=0, atol=atol)
+        expected = getattr(right.folded, name)
+        atol = rtol * np.abs(expected).max(initial=0)
+        np.testing.assert_allclose(getattr(found.folded, name), expected, rtol=0, atol=atol)
     for name in ("user", "item"):
         assert getattr(found.items, name).tolist() == getattr(right.items, name).tolist()
     np.testing.assert_allclose(found.items.counts, right.items.counts, rtol=1e-4, atol=1e-6)

@@ -98,9 +98,8 @@ class Weighed:
         """``[B, 3]``."""
         users = self.columns.users
         counts = np.empty((users, 3), dtype=np.int32)
-        counts[:, :2] = self.batch.half_counts.reshape(users, 2)
-        if self.from_records is not None:
-            counts[:, :2] += self.from_records.base.counts.astype(np.int32)
+        folded = 0 if self.from_records is None else self.from_records.base.counts
+        np.add(self.batch.half_counts.reshape(users, 2), folded, out=counts[:, :2], casting="same_kind")
         counts[:, 2] = self.sources.left_out
         return counts
 
@@ -123,18 +122,21 @@ class Weighed:
             status[self.partly_scaled] = int(StateStatus.PARTLY_SCALED)
         return status[:, None]
 
-    def seen_items(self) -> list[tuple[Ints, Ints]]:
+    def seen_items(self, *, by_importance: bool = True) -> list[tuple[Ints, Ints]]:
         """User and catalog index of seen items, -1 for a text; first of events that count singly, then of folded ones.
 
-        Those of records are in order of importance: the newest first, then as the record has them.
+        Args:
+            by_importance: Whether those of records stand in order of importance: the newest first, then as the record
+                has them. If not, a user's stand in any order.
         """
+        user, item, counts = self.sources.user, self.sources.item, self.sources.counts
         if self.from_records is None:
-            return [(self.sources.user, self.sources.item)]
-        user, counts = self.sources.user, self.sources.counts
-        stop = np.cumsum(counts)
-        newest_first = (2 * stop - counts - 1)[user] - np.arange(user.size)
+            return [(user, item)]
+        if by_importance:
+            stop = np.cumsum(counts)
+            item = item[(2 * stop - counts - 1)[user] - np.arange(user.size)]
         folded = self.from_records.states.items
-        return [(user, self.sources.item[newest_first]), (folded.user, folded.item)]
+        return [(user, item), (folded.user, folded.item)]
 
     def folded_counts(self, repeat: RepeatParameters) -> FoldedCounts | None:
         """The counts of folded events for the repeat score; None without records."""
@@ -281,10 +283,14 @@ class InterestPipeline:
             # Users who exclude the seen items need no scores of them.
             kept = ~np.broadcast_to(columns.exclude_seen, users)[user]
             pairs.append(Pairs(user[kept], item[kept], score[kept]))
+        # Their order matters only if there might be no room for all that are not folded.
+        most = weighed.sources.user.size + sum(kind.user.size for kind in pairs)
+        by_importance = most > self.parameters.config.limits.adjustments
         if columns.exclude_seen is True and weighed.sources.text is None:
-            pairs.extend(Pairs(user, item, -np.inf) for user, item in weighed.seen_items())
+            seen = weighed.seen_items(by_importance=by_importance)
+            pairs.extend(Pairs(user, item, -np.inf) for user, item in seen)
         elif np.any(columns.exclude_seen):
-            for user, item in weighed.seen_items():
+            for user, item in weighed.seen_items(by_importance=by_importance):
                 excluded = np.broadcast_to(columns.exclude_seen, users)[user] & (item != UNKNOWN)
                 pairs.append(Pairs(user[excluded], item[excluded], -np.inf))
         return pairs

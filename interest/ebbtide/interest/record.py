@@ -10,6 +10,7 @@ events, so that an event that is sent again is known as a duplicate. Sizes are i
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -59,6 +60,8 @@ _EVENT_READ = np.dtype(
 )
 """The same for reading: the lower 48 bits of ``time`` are the time."""
 _ID = np.dtype([("low", "<u4"), ("high", "<u2")])
+_COUNTS, _COUNTS_OFFSET = struct.Struct("<HH"), 4
+"""``events`` and ``ids`` of a header."""
 _EMPTY = np.zeros(1, dtype=HEADER)
 _EMPTY["mark"] = _MARK
 _EMPTY_BYTES = _EMPTY.tobytes()
@@ -193,9 +196,12 @@ class Records:
             short = next(index for index, record in enumerate(whole) if len(record) < HEADER.itemsize)
             raise RecordError(short, f"{len(whole[short])} bytes", f"at least {HEADER.itemsize}")
         headers = np.frombuffer(joined, dtype=HEADER)
-        counts, ids = headers["events"].tolist(), headers["ids"].tolist()
+        counts, ids = [], []
         event_parts, raw_ids, folded_ids, folded = [], [], [], []
-        for index, (record, of_user, ids_of_user) in enumerate(zip(whole, counts, ids, strict=True)):
+        for index, record in enumerate(whole):
+            of_user, ids_of_user = _COUNTS.unpack_from(record, _COUNTS_OFFSET)
+            counts.append(of_user)
+            ids.append(ids_of_user)
             events_stop = HEADER.itemsize + of_user * _EVENT.itemsize
             raw_stop = events_stop + of_user * _ID.itemsize
             stop = events_stop + ids_of_user * _ID.itemsize

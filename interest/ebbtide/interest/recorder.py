@@ -48,7 +48,7 @@ class UserStates:
     known: Bools
     """``[U]``: whether the user has a record."""
     tail: RawEvents
-    """``[T]``: raw events, oldest first for each user."""
+    """``[T]``: raw events, oldest first for each user; their ids are left out, all 0."""
     item: Ints
     """``[T]``: catalog index of each raw event, -1 where the item is not in the catalog."""
     folded: InterestState

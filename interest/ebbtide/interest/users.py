@@ -89,17 +89,9 @@ class Users:
         if not any(contract.USER.name in request for request in requests):
             return [_with_status(answer, None) for answer in run(requests, None)]
         known = self.look_up(requests)
-        served = {index: one for index, one in enumerate(known) if isinstance(one, Known)}
-        answers: list[Answer] = [one for one in known if isinstance(one, Exception)]
-        if served:
-            ran = run([requests[index] for index in served], [one.records for one in served.values()])
-            found = dict(zip(served, ran, strict=True))
-            refused = iter(answers)
-            answers = [
-                _with_status(found[index], one.statuses) if isinstance(one, Known) else next(refused)
-                for index, one in enumerate(known)
-            ]
-        return answers
+        served = [(request, one) for request, one in zip(requests, known, strict=True) if isinstance(one, Known)]
+        ran = iter(run([request for request, _ in served], [one.records for _, one in served]) if served else ())
+        return [_with_status(next(ran), one.statuses) if isinstance(one, Known) else one for one in known]
 
     def look_up(self, requests: Sequence[RequestTensors]) -> list[Known | Exception]:
         """The records of the users of a batch, from one read; or why a request cannot be served.
