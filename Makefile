@@ -16,7 +16,7 @@ SEED ?= $(shell date +%s)
 TRAIN_DATA := --events $(DATA)/ratings.parquet --user-col userId --item-col movieId --time-col timestamp \
 	--catalog $(DATA)/movies.parquet --text-template "{title} ({year}). {genres}" --title-template "{title} ({year})"
 SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bundle --show-user $(USER_ID)
-SOURCES := interest data train export client serve ops cli
+SOURCES := interest store data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
 .PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-loadtest bench-tune bench-docs clean

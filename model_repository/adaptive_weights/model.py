@@ -10,26 +10,36 @@ from typing import Any
 # The export's copy of the interest code comes before an installed one.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.exported import read_pipeline
-from ebbtide.interest.served import ServedModel
+from ebbtide.interest.served import Answer, ServedModel
 
 
 class TritonPythonModel:
     """One instance of the model."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Maps the tables of the export into memory.
+        """Maps the tables of the export into memory, and opens the store of the users' states if there is one.
 
         Raises:
-            TritonModelException: A file or another model of the repository belongs to another export.
+            TritonModelException: A file or another model of the repository belongs to another export, or the address of
+                the store is not usable.
         """
         self._served = ServedModel(args)
         self._pipeline = self._served.load(read_pipeline)
+        self._users = self._served.users()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answers every request; the pipeline runs once for all of them.
+        """Answers every request; the store is read once for all of them, and the pipeline runs once.
 
         Cancellation is not polled: one poll takes longer than a request's share of a batch, and Triton itself checks
         between the steps of an ensemble.
         """
-        return self._served.answer_all(requests, self._pipeline.run_requests)
+        return self._served.answer_all(requests, self._run)
+
+    def finalize(self) -> None:
+        """Closes the store."""
+        self._users.close()
+
+    def _run(self, requests: Sequence[RequestTensors], wanted: frozenset[str]) -> Sequence[Answer]:
+        return self._users.answer(requests, lambda sound, records: self._pipeline.run_requests(sound, wanted, records))

@@ -10,22 +10,24 @@ from typing import Any
 # The export's copy of the interest code comes before an installed one.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from ebbtide.interest.errors import RequestError
+from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.exported import read_explainer
-from ebbtide.interest.served import ServedModel
+from ebbtide.interest.served import Answer, ServedModel
 
 
 class TritonPythonModel:
     """One instance of the model."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Maps the tables of the export into memory.
+        """Maps the tables of the export into memory, and opens the store of the users' states if there is one.
 
         Raises:
-            TritonModelException: A file or another model of the repository belongs to another export.
+            TritonModelException: A file or another model of the repository belongs to another export, or the address of
+                the store is not usable.
         """
         self._served = ServedModel(args)
         self._explainer = self._served.load(read_explainer)
+        self._users = self._served.users()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers every request in a separate run, because the numbers of events and candidates differ.
@@ -35,10 +37,13 @@ class TritonPythonModel:
         return [
             self._served.cancelled()
             if request.is_cancelled()
-            else self._served.answer_all([request], lambda tensors, _wanted: [self._explain(tensors[0])])[0]
+            else self._served.answer_all([request], lambda tensors, _wanted: self._explain(tensors))[0]
             for request in requests
         ]
 
-    def _explain(self, tensors: Mapping[str, Any]) -> Mapping[str, Any] | RequestError:
-        answer = self._explainer.run_tensors(tensors)
-        return answer if isinstance(answer, RequestError) else vars(answer)
+    def finalize(self) -> None:
+        """Closes the store."""
+        self._users.close()
+
+    def _explain(self, requests: Sequence[RequestTensors]) -> Sequence[Answer]:
+        return self._users.answer(requests, self._explainer.run_requests)

@@ -212,7 +212,7 @@ def test_variants_are_written_beside_the_default_when_there_are_more_targets(
         for path in (default, *variants):
             config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
             assert config.version_policy.specific.versions == [1]
-            assert len(config.model_warmup) == (0 if model.kind is Kind.ENSEMBLE else 3)
+            assert len(config.model_warmup) == (0 if model.kind is Kind.ENSEMBLE or model.needs_store else 3)
             target = {"cpu-2": Target("cpu", 2), "gpu-2": GPU}.get(path.stem, CPU)
             if model.kind is not Kind.ENSEMBLE:
                 assert config.instance_group[0].count == target.placement(model).instances

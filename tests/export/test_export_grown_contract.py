@@ -32,6 +32,26 @@ ENSEMBLE = Model(
     (contract.ITEM_ID, contract.SCORE, contract.ITEM_INDEX, PASSED_SCORE),
     steps=STEPS,
 )
+MODELS_WITH_STATES = (
+    contract.OBSERVER,
+    contract.INTEREST_READER,
+    contract.FORGETTER,
+    contract.OBSERVE,
+    contract.INTEREST_STATE,
+    contract.FORGET,
+)
+NEW_TENSORS = (
+    contract.USER,
+    contract.ALLOW_STATELESS,
+    contract.STATE_STATUS,
+    contract.REPEAT_SHARE,
+    contract.FOLDED_SHARE,
+    contract.STATE_EVENT_SHARE,
+    contract.STATE_EVENT_ITEM,
+    contract.STATE_EVENT_TIME,
+    contract.STATE_EVENT_CURRENT,
+    contract.STATE_EVENT_DECAY,
+)
 SERVED_CODE = """
 import triton_python_backend_utils as pb_utils
 
@@ -41,6 +61,15 @@ class TritonPythonModel:
         scores = [pb_utils.get_input_tensor_by_name(request, "score").as_numpy() for request in requests]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("passed_score", score)]) for score in scores]
 """
+
+
+def before_states(model: Model) -> Model:
+    """A model as it was before users had states."""
+
+    def older(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(tensor for tensor in tensors if tensor not in NEW_TENSORS)
+
+    return replace(model, inputs=older(model.inputs), outputs=older(model.outputs))
 
 
 @pytest.fixture
@@ -85,6 +114,7 @@ def test_new_model_is_exported_warmed_up_served_and_verified_when_the_contract_h
     ]
     found = verify(out)
     assert first_failure(found) is None
+    assert {one.stage for one in found} == set(contract.MODELS) - {model.name for model in MODELS_WITH_STATES}
     compared = {(one.stage, one.field): one.compared for one in found}
     assert compared[ENSEMBLE.name, PASSED_SCORE.name] == compared[PASS_THROUGH.name, PASSED_SCORE.name] > 5
     assert compared[ENSEMBLE.name, contract.ITEM_INDEX.name] == compared[contract.RECOMMEND.name, contract.SCORE.name]
@@ -98,10 +128,11 @@ def test_older_export_is_served_and_verified_and_takes_versions_when_the_contrac
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.MonkeyPatch.context() as earlier:
-        # As if the parts of repeat scores were new since.
-        for model in (contract.EXPLAINER, contract.EXPLAIN, contract.EXPLAIN_TEXT):
-            outputs = tuple(tensor for tensor in model.outputs if tensor is not contract.REPEAT_SHARE)
-            earlier.setitem(contract.MODELS, model.name, replace(model, outputs=outputs))
+        # As if the states of users, and the parts of repeat scores, were new since.
+        for model in MODELS_WITH_STATES:
+            earlier.delitem(contract.MODELS, model.name)
+        for model in list(contract.MODELS.values()):
+            earlier.setitem(contract.MODELS, model.name, before_states(model))
         out = export(tiny_bundle, tmp_path / "out").folder
         before = dict(contract.MODELS)
     grow()

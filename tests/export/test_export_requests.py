@@ -17,8 +17,9 @@ from ebbtide.export.parity import TOLERANCE
 from ebbtide.export.samples import Sample, random_samples
 from ebbtide.interest import contract
 from ebbtide.interest.checks import Request
+from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.errors import RequestError
-from ebbtide.interest.keys import item_key, item_keys
+from ebbtide.interest.keys import item_key, item_keys, user_keys
 from ebbtide.train.bundle import InterestBundle
 
 from .conftest import MOVIES
@@ -278,3 +279,18 @@ def test_limits_are_told_when_a_client_reads_the_config(door: Any, in_process: I
         parameters = door.client.get_model_config(name).config.parameters
         assert int(parameters["max_events"].string_value) == in_process.limits.max_events
         assert int(parameters["max_candidates"].string_value) == in_process.limits.max_candidates
+
+
+def test_requests_with_a_user_are_refused_when_the_server_keeps_no_states(door: Any, keys: np.ndarray) -> None:
+    assert recommend(door, user(keys))[contract.STATE_STATUS.name].item() == StateStatus.NO_USER
+    ann = user_keys(["ann"])
+    for name, arrays in (
+        (contract.RECOMMEND.name, {**door.arrays(contract.RECOMMEND.name, user(keys)), "user": ann}),
+        (contract.OBSERVE.name, {"user": ann, "event_item": keys[None, :1], "event_time": np.array([[NOW]])}),
+        (contract.FORGET.name, {"user": ann}),
+        (contract.INTEREST_STATE.name, {"user": ann[0], "now": np.array([NOW])}),
+    ):
+        expected = r"user: got a user; expected none, since .* EBBTIDE_STATE"
+        with pytest.raises(InferenceServerException, match=expected) as raised:
+            door.call(name, arrays)
+        assert raised.value.status() == "StatusCode.INVALID_ARGUMENT"

@@ -10,13 +10,15 @@ from enum import Enum
 from pathlib import Path
 
 from ebbtide.interest import contract
-from ebbtide.interest.contract import Limits, Tensor
+from ebbtide.interest.contract import Kind, Limits, Tensor
 from ebbtide.interest.keys import item_key
 from ebbtide.serve import TritonServer
 
 GUIDE = Path(__file__).parents[2] / "docs" / "requests.md"
 CALLED = ("recommend", "rank", "explain", "recommend_text", "rank_text", "explain_text", "embed")
 """Models that clients call; the others are their steps."""
+OF_STATES = ("observe", "interest", "forget")
+"""Those that read or write states of users alone."""
 
 
 def section(title: str) -> str:
@@ -30,11 +32,11 @@ def shape(tensor: Tensor) -> str:
     return f"[{', '.join(axes)}]"
 
 
-def rows(side: str) -> list[str]:
-    tensors = {tensor.name: tensor for name in CALLED for tensor in getattr(contract.MODELS[name], side)}
+def rows(side: str, called: tuple[str, ...]) -> list[str]:
+    tensors = {tensor.name: tensor for name in called for tensor in getattr(contract.MODELS[name], side)}
     lines = []
     for name, tensor in tensors.items():
-        users = [model for model in CALLED if name in {one.name for one in getattr(contract.MODELS[model], side)}]
+        users = [model for model in called if name in {one.name for one in getattr(contract.MODELS[model], side)}]
         meaning = tensor.meaning[0].upper() + tensor.meaning[1:]
         optional = ", optional" if tensor.optional else ""
         lines.append(f"| `{name}` | {tensor.dtype.value} {shape(tensor)}{optional} | {meaning} | {', '.join(users)} |")
@@ -46,8 +48,12 @@ def table_rows(text: str) -> list[str]:
 
 
 def test_guide_lists_every_tensor_when_compared_with_the_contract() -> None:
-    assert table_rows(section("Inputs")) == rows("inputs")
-    assert table_rows(section("Outputs")) == rows("outputs")
+    assert table_rows(section("Inputs")) == rows("inputs", CALLED)
+    assert table_rows(section("Outputs")) == rows("outputs", CALLED)
+    inputs, outputs = section("States of users").split("| output |")
+    assert table_rows(inputs) == rows("inputs", OF_STATES)
+    assert table_rows(outputs) == rows("outputs", OF_STATES)
+    assert {name for name, model in contract.MODELS.items() if model.kind is Kind.ENSEMBLE} == {*CALLED, *OF_STATES}
 
 
 def test_guide_lists_every_limit_when_compared_with_the_contract() -> None:

@@ -143,3 +143,18 @@ def ask():
 @pytest.fixture(scope="session")
 def ask_at_random():
     return random_request
+
+
+@pytest.fixture(scope="session")
+def folded_now():
+    return as_of_newest
+
+
+def as_of_newest(model, states):
+    """Sums, squares and item counts of folded events, decayed to the newest of them."""
+    days = states.folded.days_since(np.zeros_like(states.folded.time_ms))
+    decay = np.exp(-np.outer(days, model.parameters.decay_rate_per_day))[:, None]
+    counts = states.items.counts
+    if model.parameters.repeat is not None:
+        counts = counts * np.exp(-np.outer(days, model.parameters.repeat.decay_rate_per_day))[states.items.user]
+    return states.folded.sums * decay, states.folded.squares * decay**2, counts

@@ -61,7 +61,7 @@ def test_batch_equals_its_requests_one_by_one(requests):
             ]
         ),
         GAP_MS,
-        has_flags=given,
+        has_flags=np.repeat(given, [len(times) for times, _ in requests]),
     )
     for index, (times, _) in enumerate(requests):
         alone = split(times, now, flags[index])

@@ -54,6 +54,15 @@ def command(
             help="Let Triton's rate limiter share the cores, for models exported with `ebbtide export --rate-limiter`.",
         ),
     ] = False,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            envvar="EBBTIDE_STATE",
+            help="Address of the store of the users' states: embedded:FOLDER, redis://HOST:PORT/NUMBER, rediss://... "
+            "(TLS), redis+cluster://... or rediss+cluster://...; none for no store. Default: a folder beside the "
+            "repository, embedded:REPOSITORY.state.",
+        ),
+    ] = None,
     log_file: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,
     startup_timeout_s: Annotated[float, typer.Option(help="Seconds to wait for the server to become ready.")] = 120.0,
     bundle: Annotated[
@@ -98,6 +107,7 @@ def command(
     warn_of_two_runtimes()
     from ebbtide.serve import ServerConfig
 
+    state = state or f"embedded:{repository.absolute()}.state"
     try:
         config = ServerConfig(
             model_repository=repository,
@@ -108,6 +118,7 @@ def command(
             model_config_name=model_config_name,
             response_cache_mb=response_cache_mb,
             rate_limit_cores=len(os.sched_getaffinity(0)) if rate_limiter else None,
+            state=state,
             log_file=log_file,
             startup_timeout_s=startup_timeout_s,
             model_control="explicit" if allow_deploy else "none",
@@ -120,10 +131,12 @@ def command(
             f"{repository}: got a folder without models; expected a repository written by `ebbtide export`, the folder "
             "with one folder for each model"
         )
+    store = _store_name(state)
     with _started(config) as triton:
         console.print(f"  gRPC     {triton.grpc_url}")
         console.print(f"  HTTP     {triton.http_url}")
         console.print(f"  metrics  {triton.metrics_url}")
+        console.print(f"  state    {store}")
         _show(triton.grpc_url, bundle, show_user)
         if once:
             return
@@ -132,6 +145,24 @@ def command(
             pass
         console.print(f"[red]the server stopped unexpectedly[/red]; its log: {triton.log_path}")
         raise typer.Exit(1)
+
+
+def _store_name(state: str) -> str:
+    """The store's address without user name and password.
+
+    Raises:
+        CommandError: The address or a setting of the store is not usable.
+    """
+    from ebbtide.serve import NO_STATE
+    from ebbtide.store import StoreConfigError, config_from_environment, open_store
+
+    if state == NO_STATE:
+        return "none: requests cannot name a user"
+    try:
+        with open_store(state, config_from_environment(os.environ)) as store:
+            return store.name
+    except StoreConfigError as error:
+        raise CommandError(f"{error}; `--state` names another store, and `--state none` does without") from None
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,7 +86,14 @@ def _compare(
     with working("Loading"):
         from ebbtide.export.inprocess import InProcessPipeline
         from ebbtide.train.bundle import InterestBundle
-        from ebbtide.verify import compare_bundle, compare_fidelity, compare_server, write_requests
+        from ebbtide.verify import (
+            NoStatesError,
+            compare_bundle,
+            compare_fidelity,
+            compare_server,
+            compare_states,
+            write_requests,
+        )
 
         pipeline = InProcessPipeline(repository, version)
         loaded = None if bundle is None else InterestBundle.load(bundle)
@@ -102,6 +110,16 @@ def _compare(
         if server is not None:
             on_server = progress.add_task("Against Triton", total=len(asked))
             found += compare_server(pipeline, server, asked, progress=lambda done: progress.advance(on_server, done))
+        by_user = progress.add_task("By user", total=len(asked))
+        compare = partial(
+            compare_states, pipeline, asked, bundle=loaded, progress=lambda done: progress.advance(by_user, done)
+        )
+        try:
+            found += compare(server=server)
+        except NoStatesError as error:
+            console.print(f"Not compared on the server, which has no store: requests by user ({escape(str(error))})")
+            progress.reset(by_user)
+            found += compare()
     if loaded is not None:
         # By the processor that serves, where there is a server.
         found.append(compare_fidelity(loaded, pipeline, server))

@@ -18,11 +18,15 @@ from ebbtide.export.head.served import open_head
 from ebbtide.export.manifest import read_models
 from ebbtide.export.sources import load_source
 from ebbtide.interest import contract, exported
-from ebbtide.interest.checks import Request
+from ebbtide.interest.checks import Request, RequestTensors
 from ebbtide.interest.contract import Kind, Model
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.modelfile import MODEL_FILE
-from ebbtide.interest.pipeline import InterestPipeline
+from ebbtide.interest.observer import Observer
+from ebbtide.interest.pipeline import InterestPipeline, Records
+from ebbtide.interest.users import Answer as Found
+from ebbtide.interest.users import Users
+from ebbtide.store import StateStore
 
 Floats = npt.NDArray[np.float32]
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -46,12 +50,13 @@ class Answer:
 class InProcessPipeline:
     """Runs the models of one exported version as Triton does; an ensemble runs step by step."""
 
-    def __init__(self, repository: Path, version: int | None = None) -> None:
+    def __init__(self, repository: Path, version: int | None = None, store: StateStore | None = None) -> None:
         """Reads one version of an exported repository; encoder and scoring head are loaded at first use.
 
         Args:
             repository: Folder written by `ebbtide export`.
             version: The version to read; None for the one that the ensembles answer with.
+            store: Holds the states of users; None refuses requests that name one. The caller closes it.
 
         Raises:
             RepositoryError: A model is missing, is damaged or belongs to another export.
@@ -64,9 +69,10 @@ class InProcessPipeline:
         try:
             exported.require_one_export(repository, self.version, self.fingerprint)
             self.weights: InterestPipeline = exported.read_pipeline(folder)
-            self.limits = exported.read_interest_config(folder).limits
+            self.limits = self.weights.parameters.config.limits
         except (ValueError, KeyError, OSError) as error:
             raise RepositoryError(f"{repository}: damaged export: {error}") from error
+        self.users = Users(store, self.fingerprint)
         self._runs: dict[str, Run] = {}
 
     @cached_property
@@ -116,6 +122,10 @@ class InProcessPipeline:
                 return outputs
             values.update(outputs)
         return {tensor.name: values[tensor.name] for tensor in model.outputs}
+
+    def needs_store(self, model: Model) -> bool:
+        """Whether every request to a model, or to an ensemble, reads or writes the store of the users' states."""
+        return any(self.models[name].needs_store for name in model.steps or (model.name,))
 
     def steps(self, ensemble: Model, given: Tensors) -> list[Model]:
         """The steps that an ensemble has to run, in order, if some of its inner tensors are given."""
@@ -212,7 +222,7 @@ def _open_tokenizer(pipeline: InProcessPipeline, _model: Model) -> Run:
 
 
 def _open_weights(pipeline: InProcessPipeline, _model: Model) -> Run:
-    return lambda tensors: pipeline.weights.run_requests([tensors])[0]
+    return _with_users(pipeline, lambda requests, records: pipeline.weights.run_requests(requests, records=records))
 
 
 def _open_candidate_head(pipeline: InProcessPipeline, model: Model) -> Run:
@@ -222,12 +232,35 @@ def _open_candidate_head(pipeline: InProcessPipeline, model: Model) -> Run:
 
 def _open_explainer(pipeline: InProcessPipeline, model: Model) -> Run:
     explainer = exported.read_explainer(pipeline.folder(model.name))
+    return _with_users(pipeline, explainer.run_requests)
 
-    def run(tensors: Tensors) -> Tensors | RequestError:
-        found = explainer.run_tensors(tensors)
-        return found if isinstance(found, RequestError) else vars(found)
 
-    return run
+def _open_observer(pipeline: InProcessPipeline, _model: Model) -> Run:
+    observer = Observer(pipeline.weights, pipeline.users)
+    return lambda tensors: observer.run_requests([tensors])[0]
+
+
+def _open_interest_reader(pipeline: InProcessPipeline, model: Model) -> Run:
+    return _with_users(pipeline, exported.read_interest_reader(pipeline.folder(model.name)).run_requests)
+
+
+def _open_forgetter(pipeline: InProcessPipeline, _model: Model) -> Run:
+    return lambda tensors: _returned(pipeline.users.forget([tensors])[0])
+
+
+def _with_users(
+    pipeline: InProcessPipeline,
+    run: Callable[[Sequence[RequestTensors], Sequence[Records] | None], Sequence[Found]],
+) -> Run:
+    """Runs a model with the states of the users that a request names."""
+    return lambda tensors: _returned(pipeline.users.answer([tensors], run)[0])
+
+
+def _returned(answer: Tensors | Exception) -> Tensors | RequestError:
+    """An answer, or the request's error; other errors are raised."""
+    if isinstance(answer, Exception) and not isinstance(answer, RequestError):
+        raise answer
+    return answer
 
 
 PYTHON_MODELS: dict[str, Callable[[InProcessPipeline, Model], Run]] = {
@@ -235,5 +268,8 @@ PYTHON_MODELS: dict[str, Callable[[InProcessPipeline, Model], Run]] = {
     contract.ADAPTIVE_WEIGHTS.name: _open_weights,
     contract.CANDIDATE_HEAD.name: _open_candidate_head,
     contract.EXPLAINER.name: _open_explainer,
+    contract.OBSERVER.name: _open_observer,
+    contract.INTEREST_READER.name: _open_interest_reader,
+    contract.FORGETTER.name: _open_forgetter,
 }
 """Functions that load each Python model without Triton, by `Model.code`."""

@@ -20,7 +20,7 @@ from ebbtide.export.errors import VersionError
 from ebbtide.export.manifest import read_models
 from ebbtide.export.warmup import common_ground, write_warmup
 from ebbtide.interest import contract, exported
-from ebbtide.interest.contract import Model
+from ebbtide.interest.contract import Model, Tensor
 
 _TENSOR_FIELDS = ("backend", "max_batch_size", "input", "output")
 _SERVING_FIELDS = ("instance_group", "optimization", "dynamic_batching", "parameters", "response_cache")
@@ -49,8 +49,8 @@ def require_fitting(partial: Path, out: Path, version: int, *, same_serving: boo
 def models_beside(out: Path, models: Mapping[str, Model]) -> dict[str, Model]:
     """The models of a version that is added to a folder: the folder's models, with the steps of the folder's ensembles.
 
-    A folder that an earlier program version wrote can get new versions; they do not have models, or optional outputs,
-    that are new since.
+    A folder that an earlier program version wrote can get new versions; they do not have models, or optional inputs and
+    outputs, that are new since.
 
     Args:
         out: The folder of the other versions.
@@ -70,9 +70,16 @@ def models_beside(out: Path, models: Mapping[str, Model]) -> dict[str, Model]:
 
 
 def _as_there(model: Model, there: Model) -> Model:
-    known = {tensor.name for tensor in there.outputs}
-    outputs = tuple(tensor for tensor in model.outputs if not tensor.optional or tensor.name in known)
-    return replace(model, steps=there.steps, outputs=outputs)
+    def kept(tensors: tuple[Tensor, ...], known: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        names = {tensor.name for tensor in known}
+        return tuple(tensor for tensor in tensors if not tensor.optional or tensor.name in names)
+
+    return replace(
+        model,
+        steps=there.steps,
+        inputs=kept(model.inputs, there.inputs),
+        outputs=kept(model.outputs, there.outputs),
+    )
 
 
 def add_version(partial: Path, out: Path, version: int, texts: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Finds the source of the served Python models and copies it into an export, with the interest code that it needs."""
+"""Finds the source of the served Python models and copies it into an export, with the packages that it needs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from importlib import util
 from pathlib import Path
 from types import ModuleType
 
+from ebbtide import interest, store
 from ebbtide.export.errors import RepositoryError
-from ebbtide.interest import contract
 from ebbtide.interest.contract import Model
 
+_SERVED_PACKAGES = (interest, store)
 _NOT_SERVED = ("keys.py", "triton_texts.py")
 """Modules that served models do not need: keys.py needs xxhash, triton_texts.py is for clients of Triton."""
 
@@ -32,14 +33,15 @@ def model_sources() -> Path:
 
 
 def copy_python_model(model: Model, version_folder: Path) -> None:
-    """Copies a Python model's files, and the interest code to ``ebbtide/interest``, into its version folder."""
+    """Copies a Python model's files, and the packages that it imports to ``ebbtide``, into its version folder."""
     for source in sorted((model_sources() / model.code).glob("*.py")):
         shutil.copyfile(source, version_folder / source.name)
-    interest = version_folder.joinpath(*contract.__name__.split(".")[:-1])
-    interest.mkdir(parents=True)
-    for source in sorted(Path(contract.__file__).parent.glob("*.py")):
-        if source.name not in _NOT_SERVED:
-            shutil.copyfile(source, interest / source.name)
+    for package in _SERVED_PACKAGES:
+        target = version_folder.joinpath(*package.__name__.split("."))
+        target.mkdir(parents=True)
+        for source in sorted(Path(str(package.__file__)).parent.glob("*.py")):
+            if source.name not in _NOT_SERVED:
+                shutil.copyfile(source, target / source.name)
 
 
 @cache

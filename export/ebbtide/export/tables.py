@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ebbtide.export.errors import KeyCollisionError
 from ebbtide.export.facts import ATTRIBUTE_COLUMNS
 from ebbtide.interest import exported, parameters
 from ebbtide.interest.contract import Limits
+from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.parameters import GateParameters, InterestConfig, InterestParameters
@@ -81,7 +82,8 @@ def write_tables(
     event_vectors: Floats,
     factors: Floats,
     attributes: CatalogAttributes | None,
-    folder_of: Callable[[str], Path],
+    item_id: Sequence[str],
+    folders: Mapping[str, Path],
 ) -> None:
     """Writes the data files of the Python models; models that read the same file share it on the disk.
 
@@ -91,7 +93,8 @@ def write_tables(
         event_vectors: ``[items, d]``, in catalog order.
         factors: ``[items, d + p]``, the item factors of the scoring head.
         attributes: Attributes of the catalog; None without attribute filters.
-        folder_of: Returns the version folder of a model.
+        item_id: ``[items]``, in catalog order.
+        folders: The version folder of each model of the export; other models are not written.
     """
     contents: dict[str, dict[str, npt.NDArray[Any]]] = {
         parameters.TENSORS_FILE: values.tensors(),
@@ -102,13 +105,14 @@ def write_tables(
         },
         exported.FACTORS_FILE: {exported.ITEM_FACTORS: factors},
         exported.ATTRIBUTES_FILE: _attribute_tables(attributes),
+        exported.ITEM_IDS_FILE: ItemIds.of(item_id).to_tensors(),
     }
     columns = [] if attributes is None else list(attributes.values)
     described = {exported.ATTRIBUTES_FILE: {ATTRIBUTE_COLUMNS: json.dumps(columns)}}
     written: dict[str, Path] = {}
-    for model, names in exported.MODEL_FILES.items():
-        for name in names:
-            path = folder_of(model) / name
+    for model, folder in folders.items():
+        for name in exported.MODEL_FILES.get(model, ()):
+            path = folder / name
             if name in written:
                 share_file(written[name], path)
             elif name == parameters.CONFIG_FILE:

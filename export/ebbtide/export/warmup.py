@@ -114,7 +114,7 @@ def common_ground(repositories: Mapping[int, Path]) -> CommonGround:
 
 
 def write_warmup(repository: Path, ground: CommonGround, texts: Sequence[str]) -> None:
-    """Writes the warm-up requests of every model but the ensembles, and adds them to the configs.
+    """Writes the warm-up requests of every model but the ensembles and those that need a store, into the configs too.
 
     Earlier warm-up requests are deleted.
 
@@ -147,7 +147,7 @@ def warmup_samples(ground: CommonGround, texts: Sequence[str]) -> dict[str, tupl
     pipeline = ground.in_process
     found: dict[str, list[Sample]] = {}
     for ensemble in pipeline.models.values():
-        if ensemble.kind is not Kind.ENSEMBLE:
+        if ensemble.kind is not Kind.ENSEMBLE or pipeline.needs_store(ensemble):
             continue
         has_texts = contract.TEXT.name in {tensor.name for tensor in ensemble.inputs}
         of_ensemble: dict[str, list[Sample]] = {name: [] for name in ensemble.steps if name not in found}

@@ -92,7 +92,8 @@ class RepositoryWriter:
             vectors = bundle.model.event_vectors().detach().numpy()
         with self._stage("configs and Python models"):
             self._write_configs()
-            write_tables(values, index, vectors, self._factors, self.attributes, self._version_folder)
+            folders = {name: self._version_folder(name) for name in self.models}
+            write_tables(values, index, vectors, self._factors, self.attributes, bundle.catalog.item_id, folders)
         with self._stage("scoring head"):
             self._write_head()
 

@@ -36,22 +36,28 @@ def pack_pairs(pairs: Sequence[Pairs], users: int, width: int) -> tuple[Ints, Fl
     """Catalog indices and values, int64 and float32 ``[users, width]``, padded with 0, which changes no score.
 
     Args:
-        pairs: Lists of pairs; one user's stand in the lists' order.
+        pairs: Lists of pairs, the most important first; one user's stand in the lists' order.
         users: B.
-        width: Pairs of one user at most.
+        width: Pairs of one user at most; those beyond are dropped.
     """
     items = np.zeros((users, width), dtype=np.int64)
     values = np.zeros((users, width), dtype=np.float32)
     flat_items, flat_values = items.reshape(-1), values.reshape(-1)
     # Where each user's next pair goes.
     free = np.arange(users) * width
+    full = free + width
     for kind in pairs:
         counts = np.bincount(kind.user, minlength=users)
         index = np.arange(kind.user.size)
         index += (free - counts.cumsum() + counts).repeat(counts)
-        flat_items[index] = kind.item
-        flat_values[index] = kind.value
         free += counts
+        item, value = kind.item, kind.value
+        if np.count_nonzero(free > full):
+            fits = index < full[kind.user]
+            index, item = index[fits], item[fits]
+            value = value[fits] if isinstance(value, np.ndarray) else value
+        flat_items[index] = item
+        flat_values[index] = value
     return items, values
 
 

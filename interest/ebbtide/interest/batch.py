@@ -12,11 +12,10 @@ from ebbtide.interest.checks import RequestsRefused, RequestTensors
 from ebbtide.interest.errors import RequestError
 
 A = TypeVar("A")
+R = TypeVar("R")
 
 
-def serve_requests(
-    requests: Sequence[RequestTensors], serve: Callable[[Sequence[RequestTensors]], Sequence[A]]
-) -> list[A | RequestError]:
+def serve_requests(requests: Sequence[R], serve: Callable[[Sequence[R]], Sequence[A]]) -> list[A | RequestError]:
     """The answers to a batch, in its order.
 
     All requests are served together. Only where some are refused, the others are served again without them.

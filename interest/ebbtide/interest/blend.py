@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest.decay import half_sums, weighted_vectors
-from ebbtide.interest.events import EventBatch
+from ebbtide.interest.events import COUNTED_EVENTS, EventBatch
 from ebbtide.interest.gate import gate_alpha
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED, InterestParameters
 from ebbtide.interest.state import FoldedSums
 
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def blend_interest(
     alpha_override: Floats | None = None,
     decay_scale: Floats | None = None,
     base: FoldedSums | None = None,
+    alpha_offset: Floats | None = None,
 ) -> Blend:
     """The interest vectors of a batch.
 
@@ -54,6 +56,7 @@ def blend_interest(
         alpha_override: ``[requests]``, the alpha that a request sets, or NaN.
         decay_scale: ``[requests]``, factor on every decay rate by age; None for 1. It does not change folded sums.
         base: Sums of each user's earlier events, from `ebbtide.interest.state.read`; None for none.
+        alpha_offset: ``[requests]``, added to the logit of the gate; None for 0.
 
     Returns:
         w_H, w_C, alpha and w. A fixed alpha or one in the request is used unchanged. The gate gives alpha 1 without a
@@ -68,7 +71,7 @@ def blend_interest(
     if base is not None:
         sums += base.sums.reshape(sums.shape)
         squares += base.squares.sum(axis=2).ravel()
-        counts, idle_hours = counts + base.counts.ravel(), base.idle_hours(batch)
+        counts, idle_hours = _newest_counts(base.counts + counts.reshape(-1, 2)).ravel(), base.idle_hours(batch)
     sums /= np.sqrt(squares + NORM_FLOOR_SQUARED)[:, None]
     long_term, current = sums[0::2], sums[1::2]
 
@@ -76,9 +79,17 @@ def blend_interest(
     if parameters.gate is None:
         alpha = np.full((batch.requests, 1), parameters.config.fixed_alpha, dtype=np.float32)
     else:
-        alpha = gate_alpha(parameters.gate, long_term, current, counts[0::2], counts[1::2], idle_hours)
+        alpha = gate_alpha(parameters.gate, long_term, current, counts[0::2], counts[1::2], idle_hours, alpha_offset)
     if alpha_override is not None:
         given = alpha_override[:, None]
         alpha = np.where(np.isnan(given), alpha, given)
     interest = np.asarray(alpha * long_term + (1 - alpha) * current, dtype=np.float32)
     return Blend(interest, long_term, current, alpha)
+
+
+def _newest_counts(counts: Ints) -> Ints:
+    """What the gate counts of a user's history and session, ``[requests, 2]``: their newest events."""
+    if counts.sum(axis=1).max(initial=0) <= COUNTED_EVENTS:
+        return counts
+    session = np.minimum(counts[:, 1], COUNTED_EVENTS)
+    return np.stack([np.minimum(counts[:, 0], COUNTED_EVENTS - session), session], axis=1)

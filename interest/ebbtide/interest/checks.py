@@ -47,6 +47,9 @@ class Request:
     exclude_seen: npt.NDArray[np.bool_] | None = None
     ignore_unknown: npt.NDArray[np.bool_] | None = None
     allow_attribute: npt.NDArray[np.int64] | None = None
+    user: npt.NDArray[np.int64] | None = None
+    """``[2]``: the key of the user whose state counts too."""
+    allow_stateless: npt.NDArray[np.bool_] | None = None
     candidate_item: npt.NDArray[np.int64] | None = None
     """The items to score or to explain; `recommend` ignores it."""
     text_vector: npt.NDArray[np.float32] | None = None

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract
-from ebbtide.interest.checks import RANGES, STANDALONE, RequestTensors, refuse_entries, refuse_users
-from ebbtide.interest.contract import Limits, Tensor
+from ebbtide.interest.checks import STANDALONE, RequestTensors
+from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.joining import Join, leading
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -89,20 +89,11 @@ def join_requests(
     Raises:
         RequestsRefused: Some cannot be served.
     """
-    return _Join(requests, limits).columns(exclude_seen=exclude_seen, ignore_unknown=ignore_unknown)
+    return _Columns(requests, limits, contract.NOW).columns(exclude_seen=exclude_seen, ignore_unknown=ignore_unknown)
 
 
-class _Join:
+class _Columns(Join):
     """The state of one `join_requests`."""
-
-    def __init__(self, requests: Sequence[RequestTensors], limits: Limits) -> None:
-        self._requests = requests
-        self._limits = limits
-        self._given = frozenset().union(*requests)
-        self._all_give_all = sum(map(len, requests)) == len(requests) * len(self._given)
-        self._counts = self._sizes(contract.NOW)
-        self._single = len(requests) == sum(self._counts)
-        self._request = np.arange(len(requests)) if self._single else np.arange(len(requests)).repeat(self._counts)
 
     def columns(self, *, exclude_seen: bool, ignore_unknown: bool) -> Columns:
         limits = self._limits
@@ -110,8 +101,15 @@ class _Join:
         texts = self._texts(items)
         standalone = None if texts is None else texts.user[texts.stands_for == STANDALONE]
         events = items if standalone is None else items + np.bincount(standalone, minlength=items.size)
-        self._check_lengths(events, by_item=standalone is None)
-        counts = self._event_counts(items, texts)
+        self._check_lengths(
+            events,
+            (contract.EVENT_TIME, contract.EVENT_IS_CURRENT, contract.EVENT_WEIGHT),
+            by_item=standalone is None,
+        )
+        has_texts = np.zeros(items.size, dtype=np.bool_)
+        if texts is not None:
+            has_texts[texts.user] = True
+        counts = self._event_counts(items, has_texts)
         exclude = self._keys(contract.EXCLUDE_ITEM, limits.max_exclude_items, "items")
         allow = self._keys(contract.ALLOW_ATTRIBUTE, limits.max_attributes, "attribute values")
         self._keys(contract.CANDIDATE_ITEM, limits.max_candidates, "items")
@@ -122,8 +120,8 @@ class _Join:
         if counts is not None:
             # A user with a count has no texts, so the first `count` events are the first `count` items.
             real_items, real_events = np.where(counts < 0, items, counts), np.where(counts < 0, events, counts)
-            event_item = event_item[_leading(real_items, items)]
-            kept = _leading(real_events, events)
+            event_item = event_item[leading(real_items, items)]
+            kept = leading(real_events, events)
             time_ms = time_ms[kept]
             is_current = None if is_current is None else is_current[kept]
             weight = None if weight is None else weight[kept]
@@ -189,43 +187,6 @@ class _Join:
             return None
         return Texts(user, stands_for, np.concatenate(given_vectors))
 
-    def _check_lengths(self, events: Ints, *, by_item: bool) -> None:
-        """Refuses users with too many events, or with another number of entries of what each event has one of.
-
-        Args:
-            events: ``[B]``.
-            by_item: Whether these are the lengths of `event_item`.
-        """
-        self._check_most(contract.EVENT_ITEM, events, self._limits.max_events, "events")
-        items = self._sizes(contract.EVENT_ITEM)
-        for tensor in (contract.EVENT_TIME, contract.EVENT_IS_CURRENT, contract.EVENT_WEIGHT):
-            if tensor.name in self._given and not (by_item and self._sizes(tensor) == items):
-                self._check_one_each(tensor, self._lengths(tensor, missing=events), events, "event")
-
-    def _event_counts(self, items: Ints, texts: Texts | None) -> Ints | None:
-        """Each user's events without padding, -1 where all are; None where no user has padding."""
-        found = self._scalars(contract.EVENT_COUNT)
-        if found is None:
-            return None
-        values, given = found
-        counts = values.astype(np.int64)
-        has_texts = np.zeros(items.size, dtype=np.bool_)
-        if texts is not None:
-            has_texts[texts.user] = True
-        bad = (counts < 0) | (counts > items) | has_texts
-        if given is not None:
-            bad &= given
-            counts[~given] = -1
-        self._check_users(
-            bad,
-            lambda one: RequestError(
-                contract.EVENT_COUNT.name,
-                str(counts[one]),
-                "none along with texts" if has_texts[one] else f"a number from 0 to {items[one]}, the row's events",
-            ),
-        )
-        return counts
-
     def _ages(self, now_ms: Ints, user: Ints, events: Ints, time_ms: Ints) -> Ints:
         """Milliseconds from each event to its user's `now`, ``[E]``; refuses times before 1970 or after `now`."""
         age_ms = now_ms.repeat(events) - time_ms
@@ -243,120 +204,3 @@ class _Join:
                 lambda one: f"Unix milliseconds from 0 to `now`, which is {now_ms[one]}",
             )
         return age_ms
-
-    def _check_weights(self, user: Ints, weight: Floats | None) -> None:
-        allowed = RANGES[contract.EVENT_WEIGHT.name]
-        if weight is not None and not allowed.holds_all(weight):
-            self._check_entries(contract.EVENT_WEIGHT, user, allowed.bad(weight), weight, lambda _one: allowed.expected)
-
-    def _keys(self, tensor: Tensor, most: int, noun: str) -> tuple[Ints, Ints] | None:
-        if tensor.name not in self._given:
-            return None
-        lengths = self._lengths(tensor, missing=np.zeros(self._request.size, dtype=np.int64))
-        self._check_most(tensor, lengths, most, noun)
-        return np.repeat(np.arange(lengths.size), lengths), self._flat(tensor)
-
-    def _sizes(self, tensor: Tensor) -> list[int]:
-        """Entries of each request, -1 where it has no such tensor."""
-        name = tensor.name
-        if self._all_give_all:
-            return [request[name].size for request in self._requests]
-        return [request[name].size if name in request else -1 for request in self._requests]
-
-    def _lengths(self, tensor: Tensor, missing: Ints | None = None) -> Ints:
-        """Entries of each user's row; ``missing`` where a user did not give the tensor, if it is stated."""
-        sizes = np.array(self._sizes(tensor))
-        if not self._single:
-            sizes = np.where(sizes < 0, sizes, sizes // self._counts).repeat(self._counts)
-        return sizes if missing is None else np.where(sizes < 0, missing, sizes)
-
-    def _flat(self, tensor: Tensor) -> npt.NDArray[Any]:
-        """The entries of the users that gave the tensor, one after the other."""
-        name = tensor.name
-        given = [request[name] for request in self._requests if name in request]
-        if len(given) == 1:
-            return given[0].reshape(-1)
-        # Along the last axis in half the time, where no request has more than one row.
-        return np.concatenate(given, axis=-1).reshape(-1) if self._single else np.concatenate(given, axis=None)
-
-    def _gave(self, tensor: Tensor) -> Bools | None:
-        """Whether each user gave a tensor that at least one gave, ``[B]``; None where all did."""
-        if self._all_give_all:
-            return None
-        name = tensor.name
-        given = [name in request for request in self._requests]
-        return None if all(given) else np.array(given)[self._request]
-
-    def _optional(self, tensor: Tensor, events: Ints, fill: np.generic) -> tuple[npt.NDArray[Any] | None, Bools | None]:
-        """The entries of all users, and which users gave them (None where all did, or none)."""
-        if tensor.name not in self._given:
-            return None, None
-        flat, gave = self._flat(tensor), self._gave(tensor)
-        if gave is None:
-            return flat, None
-        values = np.full(int(events.sum()), fill)
-        values[np.repeat(gave, events)] = flat
-        return values, gave
-
-    def _scalars(self, tensor: Tensor) -> tuple[npt.NDArray[Any], Bools | None] | None:
-        """One value for each user, zero where it was not given, and which users gave it (None where all did)."""
-        if tensor.name not in self._given:
-            return None
-        flat, gave = self._flat(tensor), self._gave(tensor)
-        if gave is None:
-            return flat, None
-        values = np.zeros(gave.size, dtype=flat.dtype)
-        values[gave] = flat
-        return values, gave
-
-    def _number(self, tensor: Tensor, *, fill: np.float32) -> Floats | None:
-        """A number in the tensor's range for each user."""
-        found = self._scalars(tensor)
-        if found is None:
-            return None
-        values, given = found
-        allowed = RANGES[tensor.name]
-        self._check_users(
-            allowed.bad(values), lambda one: RequestError(tensor.name, str(values[one]), allowed.expected)
-        )
-        return values if given is None else np.where(given, values, fill)
-
-    def _policy(self, tensor: Tensor, *, default: bool) -> Bools | bool:
-        found = self._scalars(tensor)
-        if found is None:
-            return default
-        values, given = found
-        return values if given is None else np.where(given, values, default)
-
-    def _check_most(self, tensor: Tensor, counts: Ints, most: int, noun: str) -> None:
-        """At most so many entries for each user."""
-        self._check_users(
-            counts > most, lambda one: RequestError(tensor.name, f"{counts[one]} {noun}", f"at most {most} {noun}")
-        )
-
-    def _check_one_each(self, tensor: Tensor, sizes: Ints, counts: Ints, noun: str) -> None:
-        """As many entries as a user has texts, or events."""
-        self._check_users(
-            sizes != counts,
-            lambda one: RequestError(
-                tensor.name, f"{sizes[one]} entries", f"{counts[one]} entries, one for each {noun}"
-            ),
-        )
-
-    def _check_users(self, bad: Bools, error: Callable[[int], RequestError]) -> None:
-        # A quarter of what `any` takes, for arrays as small as these.
-        if np.count_nonzero(bad):
-            refuse_users(self._request, bad, error)
-
-    def _check_entries(
-        self, tensor: Tensor, user: Ints, bad: Bools, values: npt.NDArray[Any], expected: Callable[[int], str]
-    ) -> None:
-        if np.count_nonzero(bad):
-            refuse_entries(self._request, user, bad, tensor, values, expected)
-
-
-def _leading(kept: Ints, lengths: Ints) -> Bools:
-    """Which entries are among the first ``kept`` of their rows, for rows one after the other."""
-    index = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    leading: Bools = index < np.repeat(kept, lengths)
-    return leading

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Enum, IntEnum
 
 MANIFEST_FILE = "ebbtide-export.json"
 """Name of an export's manifest, in the same folder as the models' folders; Triton ignores files there."""
@@ -49,6 +49,24 @@ class Axis(str, Enum):
     CANDIDATES = "candidates"
     EXCLUDED = "excluded items"
     ALLOWED = "allowed values"
+    STATE_EVENTS = "state events"
+    """The raw events in a user's state: the newest ones."""
+
+
+class StateStatus(IntEnum):
+    """What an answer took from the user's state: the values of `STATE_STATUS`."""
+
+    NO_USER = 0
+    """The request names no user."""
+    USED = 1
+    UNKNOWN_USER = 2
+    """The store knows no event of the user."""
+    UNAVAILABLE = 3
+    """The store could not be reached; the request allows an answer without it."""
+    RAW_ONLY = 4
+    """Only the state of another version was found: its raw events count, and what it holds as sums does not."""
+    PARTLY_SCALED = 5
+    """Used; the request's `decay_scale` holds since the newest event that the state holds as a sum, not before."""
 
 
 REPEAT_PARTS = ("level", "frequency", "recency", "trend", "item", "time")
@@ -176,6 +194,30 @@ CANDIDATE_ITEM = Tensor(
     ragged=True,
     rows=1,
 )
+USER = Tensor(
+    "user",
+    Dtype.INT64,
+    (2,),
+    "key of the user whose state counts too: the 16 bytes of the XXH3 hash of the user id's UTF-8 bytes, as two "
+    "little-endian integers; 0 and 0 for none",
+    optional=True,
+)
+ALLOW_STATELESS = Tensor(
+    "allow_stateless",
+    Dtype.BOOL,
+    (1,),
+    "true to answer from the request's own events if the store of the users' states cannot be reached; false to refuse "
+    "such a request (UNAVAILABLE); default false",
+    optional=True,
+)
+EVENT_ID = Tensor(
+    "event_id",
+    Dtype.INT64,
+    (Axis.EVENTS,),
+    "id of each event: one that the user's state has already is dropped; default: a hash of its item and time",
+    ragged=True,
+    optional=True,
+)
 TEXT = Tensor("text", Dtype.BYTES, (Axis.TEXTS,), "UTF-8 texts, one for each text event")
 TEXT_EVENT = Tensor(
     "text_event",
@@ -281,6 +323,85 @@ HALF_LIFE_DAYS = Tensor(
     (Size.VECTOR,),
     "half-life by age of each interest dimension in days; infinite without decay",
 )
+STATE_STATUS = Tensor(
+    "state_status",
+    Dtype.INT32,
+    (1,),
+    "what the answer took from the user's state: 0 nothing, since the request names no user; 1 the state; 2 nothing, "
+    "since the store knows no event of the user; 3 nothing, since the store could not be reached; 4 the raw events in "
+    "the state of another version; 5 the state, whose older events `decay_scale` reaches in part only",
+    optional=True,
+    rows=1,
+)
+FOLDED_SHARE = Tensor(
+    "folded_share",
+    Dtype.FP32,
+    (Axis.CANDIDATES,),
+    "share, in each score, of the older events that the user's state holds as sums only",
+    optional=True,
+)
+STATE_EVENT_ITEM = Tensor(
+    "state_event_item",
+    Dtype.BYTES,
+    (Axis.STATE_EVENTS,),
+    "item ids of the raw events in the user's state, newest first; empty for an item that is not in the catalog",
+    optional=True,
+)
+STATE_EVENT_TIME = Tensor(
+    "state_event_time",
+    Dtype.INT64,
+    (Axis.STATE_EVENTS,),
+    "Unix time of each raw event in the user's state in milliseconds, UTC, newest first",
+    optional=True,
+)
+STATE_EVENT_WEIGHT = Tensor(
+    "state_event_weight", Dtype.FP32, (Axis.STATE_EVENTS,), "weight of each raw event in the user's state, newest first"
+)
+STATE_EVENT_CURRENT = Tensor(
+    "state_event_current",
+    Dtype.BOOL,
+    (Axis.STATE_EVENTS,),
+    "true for each raw event in the user's state that is used as current session; false: used as history, or left out",
+    optional=True,
+)
+STATE_EVENT_DECAY = Tensor(
+    "state_event_decay",
+    Dtype.FP32,
+    (Axis.STATE_EVENTS,),
+    "decay factor of each raw event in the user's state, 0 to 1, newest first; see `event_decay`",
+    optional=True,
+)
+STATE_EVENT_SHARE = Tensor(
+    "state_event_share",
+    Dtype.FP32,
+    (Axis.CANDIDATES, Axis.STATE_EVENTS),
+    "share, in each score, of each raw event in the user's state, newest first",
+    optional=True,
+)
+STATE_COUNTS = Tensor(
+    "state_counts",
+    Dtype.INT32,
+    (4,),
+    "number of events that the user's state holds as sums, of raw events that it holds, of late ones (counted by their "
+    "age alone, since the state held only sums of that time), and of those dropped before this version saw them",
+    rows=1,
+)
+INTEREST_ENERGY = Tensor(
+    "interest_energy",
+    Dtype.FP32,
+    (Size.VECTOR,),
+    "square of each dimension of the interest vector w; beside `half_life_days` it tells how lasting the interest is",
+    rows=1,
+)
+OBSERVED = Tensor(
+    "observed",
+    Dtype.INT32,
+    (4,),
+    "number of events added to the user's state, of duplicates (dropped), of late ones among those added (counted by "
+    "their age alone), and of events left out because their items are not in the catalog",
+    rows=1,
+)
+FORGOTTEN = Tensor("forgotten", Dtype.INT32, (1,), "number of records of the user that were erased", rows=1)
 
 
 class Kind(str, Enum):
@@ -307,6 +428,9 @@ class Model:
     """The model whose Python code serves this one; empty for its own code."""
     core_share: float = 1 / 8
     """Share of a machine's cores that the instances of the model use together."""
+    needs_store: bool = False
+    """Whether every request reads or writes the store of the users' states. Such a model has no warm-up requests: they
+    would change the store, and a server without one answers with an error."""
     cacheable: bool = False
     """Whether the server may cache the answers, provided that all ensembles ask for the same outputs.
 
@@ -341,12 +465,14 @@ _USER = (
     EXCLUDE_ITEM,
     EXCLUDE_SEEN,
     IGNORE_UNKNOWN,
+    USER,
+    ALLOW_STATELESS,
 )
 """The inputs that describe a user, common to all requests. A model that does not batch has one user and no padding."""
 _ONE_USER = tuple(tensor for tensor in _USER if tensor is not EVENT_COUNT)
-_WEIGHTS = (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER, ALPHA_USED, EVENT_COUNTS)
-_ANSWER = (ITEM_ID, SCORE, ALPHA_USED, EVENT_COUNTS)
-_CANDIDATES = (CANDIDATE_SCORE, ALPHA_USED, EVENT_COUNTS)
+_WEIGHTS = (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER, ALPHA_USED, EVENT_COUNTS, STATE_STATUS)
+_ANSWER = (ITEM_ID, SCORE, ALPHA_USED, EVENT_COUNTS, STATE_STATUS)
+_CANDIDATES = (CANDIDATE_SCORE, ALPHA_USED, EVENT_COUNTS, STATE_STATUS)
 _EXPLANATION = (
     *_CANDIDATES,
     EVENT_SHARE,
@@ -357,6 +483,12 @@ _EXPLANATION = (
     ADJUSTMENT_SHARE,
     REPEAT_SHARE,
     HALF_LIFE_DAYS,
+    FOLDED_SHARE,
+    STATE_EVENT_SHARE,
+    STATE_EVENT_ITEM,
+    STATE_EVENT_TIME,
+    STATE_EVENT_CURRENT,
+    STATE_EVENT_DECAY,
 )
 
 TOKENIZER = Model("tokenizer", Kind.PYTHON, False, (TEXT,), (INPUT_IDS, ATTENTION_MASK))
@@ -396,6 +528,37 @@ EXPLAINER = Model(
     False,
     (*_ONE_USER, CANDIDATE_ITEM, replace(TEXT_VECTOR, optional=True), TEXT_EVENT),
     _EXPLANATION,
+)
+OBSERVER = Model(
+    "observer",
+    Kind.PYTHON,
+    True,
+    (replace(USER, optional=False), EVENT_ITEM, EVENT_TIME, EVENT_WEIGHT, EVENT_ID, EVENT_COUNT, IGNORE_UNKNOWN),
+    (OBSERVED,),
+    needs_store=True,
+)
+INTEREST_READER = Model(
+    "interest_reader",
+    Kind.PYTHON,
+    False,
+    (replace(USER, optional=False), NOW, DECAY_SCALE),
+    (
+        ALPHA_USED,
+        EVENT_COUNTS,
+        STATE_STATUS,
+        STATE_COUNTS,
+        HALF_LIFE_DAYS,
+        INTEREST_ENERGY,
+        STATE_EVENT_ITEM,
+        STATE_EVENT_TIME,
+        STATE_EVENT_WEIGHT,
+        STATE_EVENT_DECAY,
+    ),
+    core_share=0,
+    needs_store=True,
+)
+FORGETTER = Model(
+    "forgetter", Kind.PYTHON, True, (replace(USER, optional=False),), (FORGOTTEN,), core_share=0, needs_store=True
 )
 RECOMMEND = Model(
     "recommend",
@@ -439,6 +602,11 @@ EXPLAIN_TEXT = Model(
     _EXPLANATION,
     steps=(TOKENIZER.name, ENCODER.name, EXPLAINER.name),
 )
+OBSERVE = Model("observe", Kind.ENSEMBLE, True, OBSERVER.inputs, OBSERVER.outputs, steps=(OBSERVER.name,))
+INTEREST_STATE = Model(
+    "interest", Kind.ENSEMBLE, False, INTEREST_READER.inputs, INTEREST_READER.outputs, steps=(INTEREST_READER.name,)
+)
+FORGET = Model("forget", Kind.ENSEMBLE, True, FORGETTER.inputs, FORGETTER.outputs, steps=(FORGETTER.name,))
 EMBED = Model(
     "embed", Kind.ENSEMBLE, False, (TEXT,), (TEXT_VECTOR,), steps=(TOKENIZER.name, ENCODER.name), cacheable=True
 )
@@ -453,12 +621,18 @@ MODELS: dict[str, Model] = {
         SCORING_HEAD,
         CANDIDATE_HEAD,
         EXPLAINER,
+        OBSERVER,
+        INTEREST_READER,
+        FORGETTER,
         RECOMMEND,
         RECOMMEND_TEXT,
         RANK,
         RANK_TEXT,
         EXPLAIN,
         EXPLAIN_TEXT,
+        OBSERVE,
+        INTEREST_STATE,
+        FORGET,
         EMBED,
     )
 }

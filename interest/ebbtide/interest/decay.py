@@ -58,6 +58,18 @@ def scaled_ages(age: Floats, decay_scale: Floats) -> Floats:
     return np.minimum(age.astype(np.float64) * decay_scale, _LONGEST_AGE).astype(np.float32)
 
 
+def half_lives(decay_rate_per_day: Floats, decay_scale: Floats | None) -> Floats:
+    """The half-life of each dimension in days, float32 ``[d]``; infinite without decay.
+
+    Args:
+        decay_rate_per_day: lambda, ``[d]``.
+        decay_scale: ``[1]``, the factor of the only request; None for 1.
+    """
+    rate = decay_rate_per_day * (1.0 if decay_scale is None else float(decay_scale[0]))
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.asarray(np.log(2) / rate.astype(np.float64), dtype=np.float32)
+
+
 def half_sums(values: Floats, batch: EventBatch) -> Floats:
     """Sums of the events' values over each half, float32 ``[halves, d]``; zero for a half without events.
 

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.interest.contract import Limits
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 MS_PER_DAY = 86_400_000
 MS_PER_HOUR = 3_600_000
+
+COUNTED_EVENTS = Limits().max_events
+"""The gate and the repeat score count the newest events of a user, no more than these, in training and in service."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,10 @@ def order_events(
         weight: ``[events]``, or None if every weight is 1.
         is_current: ``[events]``, or None to split all by the session gap.
         session_gap_ms: A pause longer than this ends a session.
-        has_flags: ``[requests]``, the requests to which `is_current` applies; None for all.
+        has_flags: ``[events]``, the events to which `is_current` applies; None for all.
 
     Returns:
-        The batch. For a request without flags, the current session is the longest run of newest events with no pause
+        The batch. For events without flags, the current session is the longest run of newest events with no pause
         longer than the gap between two of them, or between the last one and `now`.
     """
     request = np.arange(counts.shape[0]).repeat(counts)
@@ -113,6 +118,7 @@ def order_by_age(
         age_ms = age_ms[order]
         weight = None if weight is None else weight[order]
         is_current = None if is_current is None else is_current[order]
+        has_flags = None if has_flags is None else has_flags[order]
     np.divide(age_ms, MS_PER_DAY, out=since[:, 0], casting="same_kind")
 
     if np.count_nonzero(counts) == batch:
@@ -124,9 +130,7 @@ def order_by_age(
         idle_ms[has_events] = age_ms[newest]
     if is_current is None or has_flags is not None:
         by_gap = _by_session_gap(age_ms, request, counts, newest, session_gap_ms)
-        is_current = (
-            by_gap if is_current is None or has_flags is None else np.where(has_flags[request], is_current, by_gap)
-        )
+        is_current = by_gap if is_current is None or has_flags is None else np.where(has_flags, is_current, by_gap)
     half = 2 * request
     half += is_current
     return EventBatch(

@@ -6,6 +6,7 @@ alpha v_e exp(-lambda age) exp(-mu rank) x_e / ||H||_2 . a_i to item i, one of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,14 @@ import numpy.typing as npt
 from ebbtide.interest import contract
 from ebbtide.interest.adjustments import find_pairs
 from ebbtide.interest.checks import Request, RequestsRefused, RequestTensors
-from ebbtide.interest.decay import event_decays
+from ebbtide.interest.decay import event_decays, half_lives
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.lookup import UNKNOWN
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
-from ebbtide.interest.pipeline import InterestPipeline, Weighed
+from ebbtide.interest.pipeline import InterestPipeline, Records, Weighed
 from ebbtide.interest.repeat import repeat_parts
+from ebbtide.interest.state_events import StateEvents
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -30,8 +33,9 @@ Doubles = npt.NDArray[np.float64]
 class Explanation:
     """The outputs of the `explainer` model for candidates and events, including events that were left out.
 
-    `event_share` summed over events, `prior_share` and `adjustment_share` add up to `candidate_score`; so do
-    `dimension_share` summed over dimensions and the other two. All of an unknown candidate's are NaN.
+    `event_share` summed over events, `state_event_share` summed over the raw events of the user's state,
+    `folded_share`, `prior_share` and `adjustment_share` add up to `candidate_score`; so do `dimension_share` summed
+    over dimensions and the last two. All of an unknown candidate's are NaN.
     """
 
     candidate_score: Floats
@@ -57,35 +61,74 @@ class Explanation:
     other candidates."""
     half_life_days: Floats
     """``[d]``, with the request's own decay scale."""
+    folded_share: Floats
+    """``[candidates]``: of all folded events of the user's state together."""
+    state_event_share: Floats
+    """``[candidates, raw events]``: newest first, as the next ones; 0 for one that the request has too."""
+    state_event_item: npt.NDArray[np.object_]
+    """``[raw events]``: ids in UTF-8, empty for an item that is not in the catalog."""
+    state_event_time: npt.NDArray[np.int64]
+    """``[raw events]``, Unix milliseconds."""
+    state_event_current: npt.NDArray[np.bool_]
+    """``[raw events]``."""
+    state_event_decay: Floats
+    """``[raw events]``."""
+    state_status: npt.NDArray[np.int32] | None
+    """``[1, 1]``: `contract.StateStatus`; None without a record."""
 
 
 class Explainer:
     """Explains scores from learned parameters, the catalog's event vectors and its item factors."""
 
-    def __init__(self, pipeline: InterestPipeline, factors: Floats) -> None:
+    def __init__(self, pipeline: InterestPipeline, factors: Floats, ids: ItemIds | None = None) -> None:
         """Takes what one export wrote.
 
         Args:
             pipeline: Of the export.
             factors: ``[items, d + p]``, in catalog order; may be memory-mapped.
+            ids: Of the catalog; None leaves the ids of a state's events empty.
         """
         self._pipeline = pipeline
+        self._ids = ids
         self._parameters = pipeline.parameters
         self._factors = np.asarray(factors)
 
-    def run(self, request: Request) -> Explanation | RequestError:
-        """The explanation of one request's `candidate_item`, or what is wrong with it."""
-        return self.run_tensors(request.tensors())
+    def run(self, request: Request, records: Records | None = None) -> Explanation | RequestError:
+        """The explanation of one request's `candidate_item`, or what is wrong with it.
 
-    def run_tensors(self, request: RequestTensors) -> Explanation | RequestError:
+        Args:
+            request: Of one user.
+            records: The user's record, as for `InterestPipeline.run_requests`; None for a request without a user.
+        """
+        return self.run_tensors(request.tensors(), records)
+
+    def run_tensors(self, request: RequestTensors, records: Records | None = None) -> Explanation | RequestError:
         """The same for the tensors of a request of one user."""
         if contract.CANDIDATE_ITEM.name not in request:
             return RequestError(contract.CANDIDATE_ITEM.name, "no tensor", "the items to explain")
         try:
-            weighed = self._pipeline.weigh([request])
+            weighed = self._pipeline.weigh([request], None if records is None else [records])
         except RequestsRefused as refused:
             return refused.errors[0]
         return self._explain(weighed, request[contract.CANDIDATE_ITEM.name].reshape(-1))
+
+    def run_requests(
+        self, requests: Sequence[RequestTensors], records: Sequence[Records] | None = None
+    ) -> list[dict[str, npt.NDArray[Any]] | RequestError]:
+        """The outputs by name for requests of one user each, in separate runs, because their sizes differ.
+
+        Args:
+            requests: Of one user each.
+            records: For each request the record of its user; None where no request names a user.
+        """
+        of_requests: Sequence[Records | None] = [None] * len(requests) if records is None else records
+        found = [self.run_tensors(*pair) for pair in zip(requests, of_requests, strict=True)]
+        return [
+            one
+            if isinstance(one, RequestError)
+            else {name: value for name, value in vars(one).items() if value is not None}
+            for one in found
+        ]
 
     def _explain(self, weighed: Weighed, candidates: npt.NDArray[np.int64]) -> Explanation:
         d = self._parameters.vector_width
@@ -95,7 +138,7 @@ class Explainer:
             self._parameters.rank_decay_rate,
             weighed.columns.decay_scale,
         )
-        contributions = _contributions(weighed, decays)
+        contributions, of_folded = _contributions(weighed, decays)
         item = self._pipeline.index.find(candidates)
         factors = self._factors.take(item, axis=0).astype(np.float64)
         adjustment_share = self._adjustments(weighed, item)
@@ -103,19 +146,27 @@ class Explainer:
         replaced = np.isfinite(adjustment_share) & (adjustment_share != 0)
         factors[replaced] = 0
         factors[item == UNKNOWN] = np.nan
-        dimension_share = factors[:, :d] * contributions.sum(axis=0)
+        dimension_share = factors[:, :d] * (contributions.sum(axis=0) + of_folded)
         prior_share = factors[:, d:] @ self._parameters.prior_weight.astype(np.float64)
         score = dimension_share.sum(axis=1) + prior_share + adjustment_share
 
         events = int(weighed.columns.events[0])
-        index = weighed.batch.source if weighed.sources.kept is None else weighed.sources.kept[weighed.batch.source]
+        batch, kept = weighed.batch, weighed.sources.kept
+        index = batch.source if kept is None else kept[batch.source]
+        is_given = index != UNKNOWN
+        given = index[is_given]
+        share, decay = factors[:, :d] @ contributions.T, decays.mean(axis=1)
         event_share = np.zeros((item.size, events), dtype=np.float32)
-        event_share[:, index] = factors[:, :d] @ contributions.T
+        event_share[:, given] = share[:, is_given]
         event_share[item == UNKNOWN] = np.nan
         event_current = np.zeros(events, dtype=np.bool_)
-        event_current[index] = weighed.batch.is_current
+        event_current[given] = batch.is_current[is_given]
         event_decay = np.zeros(events, dtype=np.float32)
-        event_decay[index] = decays.mean(axis=1)
+        event_decay[given] = decay[is_given]
+        states = StateEvents.of(weighed, decays, self._ids)
+        state_event_share = np.zeros((item.size, states.time_ms.size), dtype=np.float32)
+        state_event_share[:, states.position[~is_given]] = share[:, ~is_given]
+        state_event_share[item == UNKNOWN] = np.nan
         return Explanation(
             candidate_score=_single(score)[None],
             alpha_used=weighed.alpha_used,
@@ -127,7 +178,14 @@ class Explainer:
             prior_share=_single(prior_share),
             adjustment_share=_single(adjustment_share),
             repeat_share=self._repeat_parts(weighed, item, replaced),
-            half_life_days=self._half_lives(weighed),
+            half_life_days=half_lives(self._parameters.decay_rate_per_day, weighed.columns.decay_scale),
+            folded_share=_single(factors[:, :d] @ of_folded),
+            state_event_share=state_event_share,
+            state_event_item=states.item_id,
+            state_event_time=states.time_ms,
+            state_event_current=states.is_current,
+            state_event_decay=states.decay,
+            state_status=None if weighed.from_records is None else weighed.state_status,
         )
 
     def _adjustments(self, weighed: Weighed, item: npt.NDArray[np.int64]) -> Doubles:
@@ -148,28 +206,30 @@ class Explainer:
                 weighed.columns.now_ms,
                 self._parameters.repeat,
                 weighed.columns.decay_scale,
+                weighed.folded_counts(self._parameters.repeat),
             )
             shares[replaced] = parts[np.searchsorted(seen, item[replaced])]
         return _single(shares)
 
-    def _half_lives(self, weighed: Weighed) -> Floats:
-        scale = weighed.columns.decay_scale
-        rate = self._parameters.decay_rate_per_day * (1.0 if scale is None else float(scale[0]))
-        with np.errstate(divide="ignore", over="ignore"):
-            return _single(np.log(2) / rate.astype(np.float64))
 
+def _contributions(weighed: Weighed, decays: Floats) -> tuple[Doubles, Doubles]:
+    """What each event of one user adds to the interest, ``[events that count, d]``, in the batch's order.
 
-def _contributions(weighed: Weighed, decays: Floats) -> Doubles:
-    """What each event of one user adds to the interest, ``[events that count, d]``, in the batch's order."""
+    And what all folded events add, ``[d]``.
+    """
     batch = weighed.batch
     weighted = decays.astype(np.float64) * weighed.vectors
     weighted *= batch.weight[:, None]
     squares = np.bincount(batch.is_current, weights=np.square(weighted).sum(axis=1), minlength=2)
+    folded = np.zeros((2, decays.shape[1]))
+    if weighed.from_records is not None:
+        base = weighed.from_records.base
+        squares = squares + base.squares[0].sum(axis=1)
+        folded = base.sums[0]
     norms = np.sqrt(squares + NORM_FLOOR_SQUARED)
     alpha = weighed.blend.alpha[0].astype(np.float64)
     factor = np.stack([alpha / norms[0], (1 - alpha) / norms[1]])
-    contributions: Doubles = weighted * factor[batch.is_current.astype(np.int64)]
-    return contributions
+    return weighted * factor[batch.is_current.astype(np.int64)], (folded * factor).sum(axis=0)
 
 
 def _single(values: npt.NDArray[Any]) -> Floats:

@@ -14,6 +14,8 @@ from ebbtide.interest.attributes import AttributeIndex
 from ebbtide.interest.candidates import CandidateScorer
 from ebbtide.interest.contract import Kind, Model
 from ebbtide.interest.explanation import Explainer
+from ebbtide.interest.interest_reader import InterestReader
+from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint
 from ebbtide.interest.parameters import CONFIG_FILE, TENSORS_FILE, InterestConfig, InterestParameters
@@ -48,6 +50,9 @@ ATTRIBUTE_COLUMN = "attribute_column"
 ATTRIBUTE_BIT = "attribute_bit"
 """int64 ``[values]``: the bit of each key within its column, 64 to a word; never 0, since every item has bit 0."""
 
+ITEM_IDS_FILE = "item_ids.safetensors"
+"""The item ids, in catalog order; see `ItemIds`."""
+
 CATALOG_ID = "catalog_id"
 """Initializer of an exact scoring head's graph: string ``[items]``, the items' ids in catalog order."""
 
@@ -56,7 +61,10 @@ MODEL_FILES: dict[str, tuple[str, ...]] = {
     contract.ADAPTIVE_WEIGHTS.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ATTRIBUTES_FILE),
     contract.ADAPTIVE_WEIGHTS_TEXT.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ATTRIBUTES_FILE),
     contract.CANDIDATE_HEAD.name: (CONFIG_FILE, CATALOG_FILE, FACTORS_FILE),
-    contract.EXPLAINER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE),
+    contract.EXPLAINER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE, ITEM_IDS_FILE),
+    contract.OBSERVER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE),
+    contract.INTEREST_READER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ITEM_IDS_FILE),
+    contract.FORGETTER.name: (CONFIG_FILE,),
 }
 """The data files in the version folder of each Python model."""
 
@@ -105,6 +113,27 @@ def read_pipeline(folder: Path) -> InterestPipeline:
     return InterestPipeline(parameters, _key_index(catalog), catalog[EVENT_VECTORS], attributes)
 
 
+def read_plain_pipeline(folder: Path) -> InterestPipeline:
+    """The pipeline in the version folder of a model that filters by no attribute; its tables are memory-mapped.
+
+    Raises:
+        ValueError: The files belong to different exports, or one is damaged; the message names both ids.
+    """
+    parameters = read_interest_parameters(folder)
+    catalog = _read_of(parameters.config, folder / CATALOG_FILE)
+    return InterestPipeline(parameters, _key_index(catalog), catalog[EVENT_VECTORS])
+
+
+def read_item_ids(folder: Path, config: InterestConfig) -> ItemIds | None:
+    """The item ids in the version folder of a Python model; None in an export from before models had them.
+
+    Raises:
+        ValueError: The file belongs to another export, or is damaged.
+    """
+    path = folder / ITEM_IDS_FILE
+    return ItemIds.from_tensors(_read_of(config, path)) if path.is_file() else None
+
+
 def read_candidate_scorer(folder: Path) -> CandidateScorer:
     """The scorer in the version folder of `candidate_head`; its tables are memory-mapped.
 
@@ -122,11 +151,20 @@ def read_explainer(folder: Path) -> Explainer:
     Raises:
         ValueError: The files belong to different exports, or one is damaged; the message names both ids.
     """
-    parameters = read_interest_parameters(folder)
-    catalog = _read_of(parameters.config, folder / CATALOG_FILE)
-    factors = _read_of(parameters.config, folder / FACTORS_FILE)
-    pipeline = InterestPipeline(parameters, _key_index(catalog), catalog[EVENT_VECTORS])
-    return Explainer(pipeline, factors[ITEM_FACTORS])
+    pipeline = read_plain_pipeline(folder)
+    config = pipeline.parameters.config
+    factors = _read_of(config, folder / FACTORS_FILE)
+    return Explainer(pipeline, factors[ITEM_FACTORS], read_item_ids(folder, config))
+
+
+def read_interest_reader(folder: Path) -> InterestReader:
+    """The reader of states in the version folder of `interest_reader`; its tables are memory-mapped.
+
+    Raises:
+        ValueError: The files belong to different exports, or one is damaged; the message names both ids.
+    """
+    pipeline = read_plain_pipeline(folder)
+    return InterestReader(pipeline, read_item_ids(folder, pipeline.parameters.config))
 
 
 def require_one_export(repository: Path, version: int, fingerprint: str, *, hash_files: bool = True) -> None:

@@ -61,15 +61,28 @@ def gate_alpha(
     history_count: npt.NDArray[np.integer[Any]],
     current_count: npt.NDArray[np.integer[Any]],
     idle_hours: Floats,
+    offset: Floats | None = None,
 ) -> Floats:
     """The learned alpha: 1 without a current session, 0 without a history.
 
+    Args:
+        gate: The learned parameters.
+        long_term: As for `gate_features`, as are the others.
+        current: w_C.
+        history_count: Events of the history.
+        current_count: Events of the session.
+        idle_hours: Hours since the last event.
+        offset: ``[requests]``, added to the logit of alpha; None for 0.
+
     Returns:
-        Float32 ``[requests, 1]`` or ``[requests, d]``. The arguments have the shapes of `gate_features`.
+        Float32 ``[requests, 1]`` or ``[requests, d]``.
     """
     features = gate_features(long_term, current, history_count, current_count, idle_hours)
     hidden = np.tanh(features @ gate.hidden_weight + gate.hidden_bias)
-    alpha: Floats = 1 / (1 + np.exp(-(hidden @ gate.output_weight + gate.output_bias)))
+    logit = hidden @ gate.output_weight + gate.output_bias
+    if offset is not None:
+        logit += offset[:, None]
+    alpha: Floats = 1 / (1 + np.exp(-logit))
     if np.count_nonzero(current_count) != current_count.shape[0]:
         alpha[current_count == 0] = 1
     if np.count_nonzero(history_count) != history_count.shape[0]:

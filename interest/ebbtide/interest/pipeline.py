@@ -16,16 +16,24 @@ from ebbtide.interest.batch import rows_of, serve_requests
 from ebbtide.interest.blend import Blend, blend_interest
 from ebbtide.interest.checks import Request, RequestTensors, refuse_entries
 from ebbtide.interest.columns import Columns, join_requests
+from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.errors import RequestError
-from ebbtide.interest.events import EventBatch, order_by_age
+from ebbtide.interest.events import MS_PER_DAY, EventBatch, order_by_age
+from ebbtide.interest.joined import join_states
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
-from ebbtide.interest.repeat import repeat_score
+from ebbtide.interest.recorder import Recorder, UserStates
+from ebbtide.interest.repeat import FoldedCounts, RepeatParameters, repeat_score
 from ebbtide.interest.sources import EventSources, find_sources
+from ebbtide.interest.state import FoldedSums, read
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 T = TypeVar("T")
+
+Records = Sequence[bytes | None]
+"""The record of each user of one request; None for a user without one."""
 
 ALL_OUTPUTS = frozenset(tensor.name for tensor in contract.ADAPTIVE_WEIGHTS.outputs)
 
@@ -49,16 +57,32 @@ class AdaptiveWeights:
 
 
 @dataclass(frozen=True)
+class FromRecords:
+    """What the records of B users gave."""
+
+    states: UserStates
+    tail: Ints
+    """``[events that count]``: index among the raw events of the records, in the order of `Weighed.sources`; -1 for an
+    event of a request."""
+    base: FoldedSums
+    """Of the folded events."""
+    clock_ms: Ints
+    """``[B]``: from which ages are measured: `now`, or the newest folded event where that is later."""
+
+
+@dataclass(frozen=True)
 class Weighed:
     """The interest of B users, and everything it was computed from."""
 
     columns: Columns
     sources: EventSources
     batch: EventBatch
-    """The events that count, ordered."""
+    """The events that count, ordered; those of records that are folded are not among them."""
     vectors: Floats
     """``[events that count, d]``, in the batch's order."""
     blend: Blend
+    from_records: FromRecords | None = None
+    """None without records."""
 
     @property
     def alpha_used(self) -> Floats:
@@ -72,8 +96,61 @@ class Weighed:
         users = self.columns.users
         counts = np.empty((users, 3), dtype=np.int32)
         counts[:, :2] = self.batch.half_counts.reshape(users, 2)
+        if self.from_records is not None:
+            counts[:, :2] += self.from_records.base.counts.astype(np.int32)
         counts[:, 2] = self.sources.left_out
         return counts
+
+    @property
+    def partly_scaled(self) -> Bools:
+        """Users whose `decay_scale` cannot reach the decay inside their folded sums, ``[B]``."""
+        if self.from_records is None or self.columns.decay_scale is None:
+            return np.zeros(self.columns.users, dtype=np.bool_)
+        scaled: Bools = self.from_records.base.counts.any(axis=1) & (self.columns.decay_scale != 1)
+        return scaled
+
+    @property
+    def state_status(self) -> npt.NDArray[np.int32]:
+        """`StateStatus` of users who came with a record or may have one, ``[B, 1]``."""
+        known = np.zeros(self.columns.users, dtype=np.bool_)
+        if self.from_records is not None:
+            known = self.from_records.states.known
+        # Of plain integers, since NumPy takes long to understand an enumeration.
+        status = np.where(known, int(StateStatus.USED), int(StateStatus.UNKNOWN_USER)).astype(np.int32)
+        if self.columns.decay_scale is not None:
+            status[self.partly_scaled] = int(StateStatus.PARTLY_SCALED)
+        return status[:, None]
+
+    def seen_items(self) -> list[tuple[Ints, Ints]]:
+        """User and catalog index of seen items, -1 for a text; first of events that count singly, then of folded ones.
+
+        Those of records are in order of importance: the newest first, then as the record has them.
+        """
+        if self.from_records is None:
+            return [(self.sources.user, self.sources.item)]
+        user, counts = self.sources.user, self.sources.counts
+        stop = np.cumsum(counts)
+        newest_first = (2 * stop - counts - 1)[user] - np.arange(user.size)
+        folded = self.from_records.states.items
+        return [(user, self.sources.item[newest_first]), (folded.user, folded.item)]
+
+    def folded_counts(self, repeat: RepeatParameters) -> FoldedCounts | None:
+        """The counts of folded events for the repeat score; None without records."""
+        if self.from_records is None:
+            return None
+        states, base = self.from_records.states, self.from_records.base
+        items = states.items
+        days = states.folded.days_since(base.age_ms, self.columns.decay_scale)
+        decay = np.exp(-np.outer(days, repeat.decay_rate_per_day))
+        newest_ms = self.from_records.clock_ms[items.user] - items.newest_ms
+        return FoldedCounts(
+            items.user,
+            items.item,
+            items.counts * decay[items.user],
+            (newest_ms / MS_PER_DAY).astype(np.float32),
+            base.counts.sum(axis=1),
+            base.idle_hours(self.batch),
+        )
 
 
 class InterestPipeline:
@@ -99,6 +176,7 @@ class InterestPipeline:
         # A plain view of a memory map: each operation on a `memmap` costs microseconds for its class alone.
         self._vectors = np.asarray(vectors)
         self._attributes = AttributeIndex.none() if attributes is None else attributes
+        self._recorder = self.recorder()
 
     def run(self, requests: Sequence[Request]) -> list[AdaptiveWeights | RequestError]:
         """The answers in the requests' order; a request that cannot be served gets its error, the others theirs."""
@@ -111,22 +189,40 @@ class InterestPipeline:
         ]
 
     def run_requests(
-        self, requests: Sequence[RequestTensors], wanted: Collection[str] = ALL_OUTPUTS
+        self,
+        requests: Sequence[RequestTensors],
+        wanted: Collection[str] = ALL_OUTPUTS,
+        records: Sequence[Records] | None = None,
     ) -> list[dict[str, npt.NDArray[np.generic]] | RequestError]:
         """The answers to requests as the server has them.
 
         Args:
             requests: The tensors of each; with a batch dimension, several users may share one.
             wanted: Outputs that are built.
+            records: For each request the record of each of its users; None where no user of any request has one.
 
         Returns:
             For each request its outputs by name, each ``[users, ...]`` a slice of the whole batch's; or the error of
             its first user who cannot be served.
         """
-        return serve_requests(requests, lambda sound: self._outputs(sound, wanted))
+        if records is None:
+            return serve_requests(requests, lambda sound: self._outputs(sound, None, wanted))
 
-    def weigh(self, requests: Sequence[RequestTensors]) -> Weighed:
+        def serve(sound: Sequence[tuple[RequestTensors, Records]]) -> list[dict[str, npt.NDArray[np.generic]]]:
+            return self._outputs([request for request, _ in sound], [found for _, found in sound], wanted)
+
+        return serve_requests(list(zip(requests, records, strict=True)), serve)
+
+    def recorder(self, *, half_precision: bool = False) -> Recorder:
+        """What reads and writes the records of this export's users."""
+        return Recorder(self.parameters, self.index, self._vectors, half_precision=half_precision)
+
+    def weigh(self, requests: Sequence[RequestTensors], records: Sequence[Records] | None = None) -> Weighed:
         """The interest of all users of a batch.
+
+        Args:
+            requests: The tensors of each.
+            records: As for `run_requests`.
 
         Raises:
             RequestsRefused: Some requests cannot be served.
@@ -136,6 +232,8 @@ class InterestPipeline:
             requests, config.limits, exclude_seen=config.exclude_seen, ignore_unknown=config.ignore_unknown
         )
         sources = find_sources(columns, self.index, config.fingerprint)
+        if records is not None:
+            return self._weigh_with_records(columns, sources, records)
         kept = sources.kept
         batch = order_by_age(
             sources.user,
@@ -144,45 +242,78 @@ class InterestPipeline:
             weight=None if columns.weight is None else _of(columns.weight, kept),
             is_current=None if columns.is_current is None else _of(columns.is_current, kept),
             session_gap_ms=config.session_gap_ms,
-            has_flags=columns.has_flags,
+            has_flags=None if columns.has_flags is None else columns.has_flags[sources.user],
         )
         vectors = sources.vectors(self._vectors, batch.source)
         blend = blend_interest(batch, vectors, self.parameters, columns.alpha, columns.decay_scale)
         return Weighed(columns, sources, batch, vectors, blend)
+
+    def _weigh_with_records(self, columns: Columns, sources: EventSources, records: Sequence[Records]) -> Weighed:
+        states = self._recorder.read([record for of_request in records for record in of_request])
+        joined = join_states(columns, sources, states, self.parameters.config.session_gap_ms)
+        batch, scale = joined.batch, columns.decay_scale
+        vectors = joined.sources.vectors(self._vectors, batch.source)
+        base = read(states.folded, self.parameters, joined.clock_ms, batch, scale)
+        blend = blend_interest(batch, vectors, self.parameters, columns.alpha, scale, base, states.alpha_offset)
+        from_records = FromRecords(states, joined.tail, base, joined.clock_ms)
+        return Weighed(columns, joined.sources, batch, vectors, blend, from_records)
 
     def adjustments(self, weighed: Weighed) -> tuple[Ints, Floats]:
         """The score adjustments of all users of a batch, ``[users, adjustments]`` each."""
         return pack_pairs(self._pairs(weighed), weighed.columns.users, self.parameters.config.limits.adjustments)
 
     def _pairs(self, weighed: Weighed) -> list[Pairs]:
-        """Every kind of score adjustment; a new kind is added here."""
-        columns, sources = weighed.columns, weighed.sources
+        """Every kind of score adjustment, the most important first; a new kind is added here."""
+        columns, users = weighed.columns, weighed.columns.users
         pairs: list[Pairs] = []
-        if self.parameters.repeat is not None:
-            items = sources.item.take(weighed.batch.source)
-            user, item, score = repeat_score(
-                weighed.batch, items, columns.now_ms, self.parameters.repeat, columns.decay_scale
-            )
-            # Users who exclude the seen items need no scores of them.
-            kept = ~np.broadcast_to(columns.exclude_seen, columns.users)[user]
-            pairs.append(Pairs(user[kept], item[kept], score[kept]))
-        if columns.exclude_seen is True and sources.text is None:
-            pairs.append(Pairs(sources.user, sources.item, -np.inf))
-        elif np.any(columns.exclude_seen):
-            excludes = np.broadcast_to(columns.exclude_seen, columns.users)
-            seen = excludes[sources.user] & (sources.item != UNKNOWN)
-            pairs.append(Pairs(sources.user[seen], sources.item[seen], -np.inf))
         if columns.exclude is not None:
             user, keys = columns.exclude
             item = self.index.find(keys)
             known = item != UNKNOWN
             pairs.append(Pairs(user[known], item[known], -np.inf))
+        if self.parameters.repeat is not None:
+            user, item, score = self._repeat_scores(weighed, self.parameters.repeat, pairs)
+            # Users who exclude the seen items need no scores of them.
+            kept = ~np.broadcast_to(columns.exclude_seen, users)[user]
+            pairs.append(Pairs(user[kept], item[kept], score[kept]))
+        if columns.exclude_seen is True and weighed.sources.text is None:
+            pairs.extend(Pairs(user, item, -np.inf) for user, item in weighed.seen_items())
+        elif np.any(columns.exclude_seen):
+            for user, item in weighed.seen_items():
+                excluded = np.broadcast_to(columns.exclude_seen, users)[user] & (item != UNKNOWN)
+                pairs.append(Pairs(user[excluded], item[excluded], -np.inf))
         return pairs
 
+    def _repeat_scores(
+        self, weighed: Weighed, repeat: RepeatParameters, before: Sequence[Pairs]
+    ) -> tuple[Ints, Ints, Floats]:
+        """User, catalog index and repeat score of each seen item.
+
+        Where the adjustments have no room for all after other pairs, the most important items of each user come first:
+        the newest ones that are not folded, then the folded ones in the order of the record.
+        """
+        items = weighed.sources.item.take(weighed.batch.source)
+        folded = weighed.folded_counts(repeat)
+        scale = weighed.columns.decay_scale
+        user, item, score = repeat_score(weighed.batch, items, weighed.columns.now_ms, repeat, scale, folded)
+        counts = np.bincount(np.concatenate([user, *(kind.user for kind in before)]))
+        if counts.max(initial=0) <= self.parameters.config.limits.adjustments:
+            return user, item, score
+        # An item's last place in the list is the most important one.
+        least_first = [(user[::-1], item[::-1]) for user, item in reversed(weighed.seen_items())]
+        seen_user, seen_item = (np.concatenate(column) for column in zip(*least_first, strict=True))
+        known = seen_item != UNKNOWN
+        width = self.index.sorted_key.size
+        place = np.empty(user.size, dtype=np.int64)
+        key = (user * width + item).searchsorted((seen_user * width + seen_item)[known])
+        place[key] = -np.arange(key.size)
+        order = np.lexsort((place, user))
+        return user[order], item[order], score[order]
+
     def _outputs(
-        self, requests: Sequence[RequestTensors], wanted: Collection[str]
+        self, requests: Sequence[RequestTensors], records: Sequence[Records] | None, wanted: Collection[str]
     ) -> list[dict[str, npt.NDArray[np.generic]]]:
-        weighed = self.weigh(requests)
+        weighed = self.weigh(requests, records)
         users = weighed.columns.users
         outputs: dict[str, npt.NDArray[np.generic]] = {}
         if contract.INTEREST.name in wanted:
@@ -197,6 +328,8 @@ class InterestPipeline:
             outputs[contract.ITEM_FILTER.name] = self._filters(weighed.columns)
         outputs[contract.ALPHA_USED.name] = weighed.alpha_used
         outputs[contract.EVENT_COUNTS.name] = weighed.event_counts
+        if weighed.from_records is not None:
+            outputs[contract.STATE_STATUS.name] = weighed.state_status
         return rows_of(requests, outputs)
 
     def _filters(self, columns: Columns) -> Ints:

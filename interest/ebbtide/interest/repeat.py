@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ebbtide.interest.contract import REPEAT_PARTS
 from ebbtide.interest.decay import scaled_ages
-from ebbtide.interest.events import MS_PER_DAY, EventBatch
+from ebbtide.interest.events import COUNTED_EVENTS, MS_PER_DAY, EventBatch
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -90,12 +90,31 @@ def time_context(now_ms: Ints, idle_hours: Floats | None) -> Floats:
     return np.stack(columns, axis=1).astype(np.float32)  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class FoldedCounts:
+    """The decayed counts of events that are not in the batch, of B requests."""
+
+    request: Ints
+    """``[pairs]``, ascending."""
+    item: Ints
+    """``[pairs]``: catalog index; each item once in a request."""
+    counts: Doubles
+    """``[pairs, half-lives]``, as of `now`."""
+    newest_days: Floats
+    """``[pairs]``: from the newest of these events of the item to `now`."""
+    events: Ints
+    """``[B]``: all these events."""
+    idle_hours: Floats
+    """``[B]``: from the newest event, in the batch or not, to `now`."""
+
+
 def repeat_score(
     batch: EventBatch,
     items: Ints,
     now_ms: Ints,
     parameters: RepeatParameters,
     decay_scale: Floats | None = None,
+    folded: FoldedCounts | None = None,
 ) -> tuple[Ints, Ints, Floats]:
     """The scores of each user's seen items.
 
@@ -105,12 +124,13 @@ def repeat_score(
         now_ms: ``[requests]``, each request's clock.
         parameters: The learned parameters.
         decay_scale: ``[requests]``, factor on every age, as for the interest; None for 1.
+        folded: Counts of earlier events, which contain their decay and the scale; None for none.
 
     Returns:
         Request, catalog index and score, each ``[pairs]``, sorted by request and index. Each item occurs once in a
         request. No score is exactly 0, since 0 marks padding among score adjustments.
     """
-    seen = _seen_items(batch, items, now_ms, parameters, decay_scale)
+    seen = _seen_items(batch, items, now_ms, parameters, decay_scale, folded)
     value = _perceptron(seen.features, parameters)
     value += parameters.item_bias.take(seen.item)
     value += np.einsum("gc,gc->g", parameters.time_weights.take(seen.item, axis=0), seen.context)
@@ -124,6 +144,7 @@ def repeat_parts(
     now_ms: Ints,
     parameters: RepeatParameters,
     decay_scale: Floats | None = None,
+    folded: FoldedCounts | None = None,
 ) -> tuple[Ints, Ints, Doubles]:
     """The scores of `repeat_score`, split into the parts that `contract.REPEAT_PARTS` names.
 
@@ -139,12 +160,13 @@ def repeat_parts(
         now_ms: ``[requests]``.
         parameters: The learned parameters.
         decay_scale: ``[requests]``; None for 1.
+        folded: None for none.
 
     Returns:
         Request, catalog index, each ``[pairs]``, and float64 ``[pairs, parts]``, in the order of `repeat_score`. The
         parts of a pair sum to its score.
     """
-    seen = _seen_items(batch, items, now_ms, parameters, decay_scale)
+    seen = _seen_items(batch, items, now_ms, parameters, decay_scale, folded)
     counts = parameters.decay_rate_per_day.size
     first_trend = counts + 1 + parameters.knows_time
     kinds = {
@@ -201,31 +223,50 @@ def _perceptron(features: npt.NDArray[Any], parameters: RepeatParameters) -> npt
 
 
 def _seen_items(
-    batch: EventBatch, items: Ints, now_ms: Ints, parameters: RepeatParameters, decay_scale: Floats | None
+    batch: EventBatch,
+    items: Ints,
+    now_ms: Ints,
+    parameters: RepeatParameters,
+    decay_scale: Floats | None,
+    folded: FoldedCounts | None,
 ) -> _SeenItems:
     """The features of each user's seen items; arguments as for `repeat_score`."""
     known = items >= 0
     request, item = batch.request[known], items[known]
     age_days, weight = batch.age_days[known], batch.weight[known]
-    if not request.size:
-        width, context_width = parameters.direct_weight.size, parameters.time_weights.shape[1]
-        nothing = np.zeros((0, width + context_width), dtype=np.float32)
-        return _SeenItems(request, item, nothing[:, :width], nothing[:, width:])
     if decay_scale is not None:
         age_days = scaled_ages(age_days, decay_scale[request])
     order = np.lexsort((item, request))
     request, item, age_days, weight = request[order], item[order], age_days[order], weight[order]
-    starts = np.flatnonzero(np.r_[True, (request[1:] != request[:-1]) | (item[1:] != item[:-1])])
     terms = np.exp(np.multiply.outer(-age_days, parameters.decay_rate_per_day)) * weight[:, None]
+    user_events = np.bincount(batch.request, minlength=batch.requests)
+    idle_hours = batch.idle_hours
+    if folded is not None:
+        folded_days = folded.newest_days
+        if decay_scale is not None:
+            folded_days = scaled_ages(folded_days, decay_scale[folded.request])
+        request, item = np.concatenate([request, folded.request]), np.concatenate([item, folded.item])
+        order = np.lexsort((item, request))
+        request, item = request[order], item[order]
+        age_days = np.concatenate([age_days, folded_days])[order]
+        terms = np.concatenate([terms, folded.counts.astype(np.float32)])[order]
+        # Training counts no more events than a request carries.
+        user_events = np.minimum(user_events + folded.events, COUNTED_EVENTS)
+        idle_hours = folded.idle_hours
+    if not request.size:
+        width, context_width = parameters.direct_weight.size, parameters.time_weights.shape[1]
+        nothing = np.zeros((0, width + context_width), dtype=np.float32)
+        return _SeenItems(request, item, nothing[:, :width], nothing[:, width:])
+    starts = np.flatnonzero(np.r_[True, (request[1:] != request[:-1]) | (item[1:] != item[:-1])])
     counts = np.add.reduceat(terms, starts, axis=0)
     newest_days = np.minimum.reduceat(age_days, starts)
     request, item = request[starts], item[starts]
 
-    user_events = np.bincount(batch.request, minlength=batch.requests).astype(np.float32)
-    columns = [*np.log1p(counts).T, np.log1p(user_events)[request]]
+    columns = [*np.log1p(counts).T, np.log1p(user_events.astype(np.float32))[request]]
     if parameters.knows_time:
         columns.append(np.log1p(newest_days * _HOURS_PER_DAY))
     columns.extend(parameters.trend.take(item, axis=0).T)
-    idle_hours = batch.idle_hours if decay_scale is None else scaled_ages(batch.idle_hours, decay_scale)
+    if decay_scale is not None:
+        idle_hours = scaled_ages(idle_hours, decay_scale)
     context = time_context(now_ms, idle_hours if parameters.knows_time else None)
     return _SeenItems(request, item, np.stack(columns, axis=1), context[request])

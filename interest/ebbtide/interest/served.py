@@ -18,6 +18,8 @@ from ebbtide.interest.batch import run_guarded
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.exported import read_interest_config, require_one_export
+from ebbtide.interest.users import Users
+from ebbtide.store import StoreError, store_from_environment
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Answer = Arrays | Exception
@@ -52,6 +54,23 @@ class ServedModel:
         except Exception as error:
             raise pb_utils.TritonModelException(f"unable to load model '{self.name}': {error}") from None
 
+    def users(self) -> Users:
+        """The states of the users, in the store that the server's environment names.
+
+        The store need not answer yet: then the server's log has a warning.
+
+        Raises:
+            TritonModelException: The address or a setting of the store is not usable.
+        """
+        try:
+            store = store_from_environment()
+            users = Users(store, read_interest_config(self._folder / self._version).fingerprint)
+        except Exception as error:
+            raise pb_utils.TritonModelException(f"unable to load model '{self.name}': {error}") from None
+        if users.waits_for is not None:
+            pb_utils.Logger.log_warn(f"{self.name}: loaded without the store of the users' states: {users.waits_for}")
+        return users
+
     def tensors(self, request: Any) -> RequestTensors:  # noqa: ANN401 - Triton's own class, which carries no types
         """The inputs of a request, by name; views of the server's memory."""
         return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
@@ -72,12 +91,12 @@ class ServedModel:
         return [self.response(answer, names) for answer, names in zip(answers, wanted, strict=True)]
 
     def response(self, answer: Answer, wanted: frozenset[str]) -> Any:  # noqa: ANN401 - Triton's own class
-        """The outputs of a request, or its error: INVALID_ARGUMENT for faulty input, INTERNAL for a server error."""
+        """The outputs of a request, or its error.
+
+        The error is INVALID_ARGUMENT for faulty input, UNAVAILABLE if the store failed, INTERNAL for any other.
+        """
         if isinstance(answer, Exception):
-            is_callers = isinstance(answer, RequestError)
-            return self.error(
-                str(answer), pb_utils.TritonError.INVALID_ARG if is_callers else pb_utils.TritonError.INTERNAL
-            )
+            return self.error(str(answer), _code(answer))
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, answer[name]) for name in self._outputs if name in wanted]
         )
@@ -89,3 +108,10 @@ class ServedModel:
     def cancelled(self) -> Any:  # noqa: ANN401 - Triton's own class
         """The response to a request that the client has cancelled."""
         return self.error("the request was cancelled", pb_utils.TritonError.CANCELLED)
+
+
+def _code(error: Exception) -> int:
+    codes = pb_utils.TritonError
+    if isinstance(error, RequestError):
+        return codes.INVALID_ARG  # type: ignore[no-any-return]
+    return codes.UNAVAILABLE if isinstance(error, StoreError) else codes.INTERNAL  # type: ignore[no-any-return]

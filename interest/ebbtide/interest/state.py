@@ -1,19 +1,17 @@
 """A user's interest as a state of constant size: new events advance it, and it can be read at any later time.
 
 Because the decays are exponentials, events that left a user's list of recent events need not be kept: their decayed
-sums are enough. For history and session, and for each interest dimension k, the state holds, as of the time t of the
-newest folded event,
+sums are enough. For history and session, and for each interest dimension k, the state holds, as of a time t,
 
     S_k = sum_e v_e exp(-lambda_k (t - t_e)) exp(-mu_k rank_e) x_ek
     Q_k = sum_e (v_e exp(-lambda_k (t - t_e)) exp(-mu_k rank_e) x_ek)^2
 
-and the number of events. A batch of events after t continues these sums, see `ebbtide.interest.blend.blend_interest`.
+and the number of events. A batch of later events continues these sums, see `ebbtide.interest.blend.blend_interest`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +24,6 @@ Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-Values = TypeVar("Values", Doubles, Ints)
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,8 @@ class InterestState:
 
     time_ms: Ints
     """``[users]``: Unix milliseconds of each user's newest folded event; of no meaning for a user without events."""
+    as_of_ms: Ints
+    """``[users]``: t, which may be before the newest folded event; the weights of events after it are above 1."""
     sums: Doubles
     """S, ``[users, 2, d]``."""
     squares: Doubles
@@ -50,9 +49,19 @@ class InterestState:
     def empty(cls, users: int, dimensions: int) -> InterestState:
         """The state of users without events."""
         shape = (users, 2, dimensions)
-        return cls(
-            np.zeros(users, dtype=np.int64), np.zeros(shape), np.zeros(shape), np.zeros((users, 2), dtype=np.int64)
-        )
+        zeros = np.zeros(users, dtype=np.int64)
+        return cls(zeros, zeros, np.zeros(shape), np.zeros(shape), np.zeros((users, 2), dtype=np.int64))
+
+    def days_since(self, age_ms: Ints, decay_scale: Floats | None = None) -> Doubles:
+        """Days by which sums as of `as_of_ms` have to decay, ``[users]``.
+
+        Args:
+            age_ms: ``[users]``, from the newest folded event to the wanted time.
+            decay_scale: ``[users]``, factor on these ages; None for 1.
+        """
+        scaled = age_ms if decay_scale is None else age_ms * decay_scale.astype(np.float64)
+        days: Doubles = (self.time_ms - self.as_of_ms + scaled) / MS_PER_DAY
+        return days
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,13 @@ class FoldedSums:
         return np.where(self.counts.any(axis=1), newest, batch.idle_hours)
 
 
-def read(state: InterestState, parameters: InterestParameters, now_ms: Ints, batch: EventBatch) -> FoldedSums:
+def read(
+    state: InterestState,
+    parameters: InterestParameters,
+    now_ms: Ints,
+    batch: EventBatch,
+    decay_scale: Floats | None = None,
+) -> FoldedSums:
     """The folded sums as of `now`; the state itself stays as it is.
 
     The folded session joins the folded history if a pause longer than the session gap follows it, or if an event after
@@ -88,24 +103,29 @@ def read(state: InterestState, parameters: InterestParameters, now_ms: Ints, bat
         now_ms: ``[B]``, each request's clock; before the newest folded event it counts as the time of that event.
         batch: E events of B requests that are not in the state, with ages as of `now_ms`. Those older than the newest
             folded event add no rank to the folded ones.
+        decay_scale: ``[B]``, factor on every decay rate by age, from the newest folded event on: the decay before it is
+            part of the sums. None for 1.
     """
     age_ms = np.maximum(now_ms - state.time_ms, 0)
-    is_later = batch.age_ms <= age_ms[batch.request]
-    later = np.bincount(batch.half[is_later], minlength=2 * batch.requests).reshape(-1, 2)
+    request, half, event_age_ms = batch.request, batch.half, batch.age_ms
+    is_later = event_age_ms <= age_ms[request]
+    if np.count_nonzero(is_later) != is_later.size:
+        request, half, event_age_ms = request[is_later], half[is_later], event_age_ms[is_later]
+    later = np.bincount(half, minlength=2 * batch.requests).reshape(-1, 2)
     next_age_ms = np.zeros_like(age_ms)
     # Events stand oldest first, so the last one that is written for a request is its oldest later one.
-    next_age_ms[batch.request[is_later][::-1]] = batch.age_ms[is_later][::-1]
+    next_age_ms[request[::-1]] = event_age_ms[::-1]
     is_closed = (age_ms - next_age_ms > parameters.config.session_gap_ms) | (later[:, 0] > 0)
 
-    days = age_ms / MS_PER_DAY
-    exponents = np.outer(days, parameters.decay_rate_per_day) + np.outer(later.sum(axis=1), parameters.rank_decay_rate)
-    decay = np.exp(-exponents)[:, None]
-    return FoldedSums(
-        _roll_over(state.sums * decay, is_closed),
-        _roll_over(state.squares * decay**2, is_closed),
-        _roll_over(state.counts.copy(), is_closed),
-        age_ms,
-    )
+    since = np.stack([state.days_since(age_ms, decay_scale), later.sum(axis=1)], axis=1)
+    decay = np.exp(since @ parameters.decay_exponents)[:, None]
+    sums, squares, counts = state.sums * decay, state.squares * decay**2, state.counts
+    if np.count_nonzero(is_closed):
+        counts = counts.copy()
+        for values in (sums, squares, counts):
+            values[is_closed, 0] += values[is_closed, 1]
+            values[is_closed, 1] = 0
+    return FoldedSums(sums, squares, counts, age_ms)
 
 
 def advance(
@@ -137,14 +157,8 @@ def advance(
     shape = state.sums.shape
     return InterestState(
         newest_ms,
+        newest_ms,
         folded.sums + half_sums(weighted, batch).reshape(shape),
         folded.squares + half_sums(weighted**2, batch).reshape(shape),
         folded.counts + batch.half_counts.reshape(shape[:2]),
     )
-
-
-def _roll_over(values: Values, is_closed: Bools) -> Values:
-    """The values ``[B, 2]`` or ``[B, 2, d]`` with those of closed sessions moved to history, in place."""
-    values[is_closed, 0] += values[is_closed, 1]
-    values[is_closed, 1] = 0
-    return values

@@ -11,12 +11,20 @@
 """
 
 from ebbtide.verify.differences import StageDifference, first_failure
-from ebbtide.verify.errors import RecordedRequestError, ServerMismatchError, UnlikeCatalogError, VerifyError
+from ebbtide.verify.errors import (
+    NoStatesError,
+    RecordedRequestError,
+    ServerMismatchError,
+    UnlikeCatalogError,
+    VerifyError,
+)
 from ebbtide.verify.fidelity import compare_fidelity
 from ebbtide.verify.parity import compare_bundle, compare_server
 from ebbtide.verify.recorded import random_requests, read_requests, write_requests
+from ebbtide.verify.states import compare_states
 
 __all__ = [
+    "NoStatesError",
     "RecordedRequestError",
     "ServerMismatchError",
     "StageDifference",
@@ -25,6 +33,7 @@ __all__ = [
     "compare_bundle",
     "compare_fidelity",
     "compare_server",
+    "compare_states",
     "first_failure",
     "random_requests",
     "read_requests",

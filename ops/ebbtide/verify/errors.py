@@ -2,6 +2,7 @@
 
 VerifyError
 ├── RecordedRequestError       a line of a file of recorded requests cannot be read
+├── NoStatesError              the server keeps no states of users
 ├── ServerMismatchError        the server cannot be reached, or does not serve the version that is to be compared
 └── UnlikeCatalogError         the bundle's catalog is not that of the repository
 """
@@ -15,6 +16,10 @@ class VerifyError(Exception):
 
 class RecordedRequestError(VerifyError):
     """A line of a file of recorded requests cannot be read."""
+
+
+class NoStatesError(VerifyError):
+    """The server keeps no states of users, so that answers by user cannot be compared."""
 
 
 class ServerMismatchError(VerifyError):

@@ -187,11 +187,16 @@ class _Comparison:
                 ranked = ranked or Ranked.read(outputs).item_id
 
     def _ensembles(self) -> Iterator[Model]:
-        """Those that answer a request with, or without, texts; those that score candidates come last."""
+        """Those that answer a request with, or without, texts; those that score candidates come last.
+
+        Those that need a store are compared by `ebbtide.verify.states`.
+        """
         found = [
             model
             for model in self._pipeline.models.values()
-            if model.kind is Kind.ENSEMBLE and (contract.TEXT.name in _inputs(model)) == bool(self._case.texts)
+            if model.kind is Kind.ENSEMBLE
+            and (contract.TEXT.name in _inputs(model)) == bool(self._case.texts)
+            and not self._pipeline.needs_store(model)
         ]
         return iter(sorted(found, key=lambda model: contract.CANDIDATE_ITEM.name in _inputs(model)))
 

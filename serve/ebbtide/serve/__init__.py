@@ -8,7 +8,7 @@
         print(server.grpc_url)
 """
 
-from ebbtide.serve.config import ServerConfig
+from ebbtide.serve.config import NO_STATE, ServerConfig
 from ebbtide.serve.distribution import EmbeddedServer, embedded_server
 from ebbtide.serve.errors import (
     EmbeddedServerError,
@@ -25,6 +25,7 @@ from ebbtide.serve.server import TritonServer
 from ebbtide.serve.startup import Progress
 
 __all__ = [
+    "NO_STATE",
     "EmbeddedServer",
     "EmbeddedServerError",
     "ModelLoadError",

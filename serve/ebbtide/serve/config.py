@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+NO_STATE = "none"
+"""The `ServerConfig.state` of a server that keeps no states of users."""
+
 
 @dataclass(frozen=True)
 class ServerConfig:
@@ -30,6 +33,9 @@ class ServerConfig:
     """Size of the response cache, in MiB, for models whose configs enable it; None for no cache."""
     rate_limit_cores: int | None = None
     """Cores that the rate limiter shares out among instances whose configs claim some; None leaves it off."""
+    state: str | None = None
+    """Address of the store of the users' states, as `ebbtide.store.open_store` takes it; "none" for no store. None
+    takes the address, if any, from the environment (EBBTIDE_STATE), which has the store's other settings too."""
     startup_timeout_s: float = 120.0
     stop_timeout_s: float = 15.0
     """Time for requests in flight to end before the server is killed."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ebbtide.serve.config import ServerConfig
+from ebbtide.serve.config import NO_STATE, ServerConfig
 from ebbtide.serve.distribution import EmbeddedServer
 from ebbtide.serve.ports import Ports
 from ebbtide.serve.startup import is_whole_export
+from ebbtide.store import ADDRESS_VARIABLE
 
 SHM_DEFAULT_BYTES = 4 * 1024 * 1024
 """Shared memory of one Python stub at its start; it grows when a batch needs more and never shrinks."""
@@ -74,6 +75,7 @@ def environment(server: EmbeddedServer, config: ServerConfig) -> dict[str, str]:
         # For the stub of Python 3.10; newer ones read it from the environment that `distribution` lays out.
         "PYTHONDONTWRITEBYTECODE": "1",
         "ORT_DISABLE_TELEMETRY": "1",
+        **({} if config.state is None else {ADDRESS_VARIABLE: "" if config.state == NO_STATE else config.state}),
         **config.environment,
     }
 

@@ -90,14 +90,25 @@ def change_tokenizer(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    log = tmp_path_factory.mktemp("log") / "tritonserver.log"
-    with serving(ServerConfig(repository, log_file=log)) as running:
+    """It keeps states."""
+    folder = tmp_path_factory.mktemp("server")
+    config = ServerConfig(
+        repository,
+        log_file=folder / "tritonserver.log",
+        state=f"embedded:{folder / 'states'}",
+        # A busy machine is no error.
+        environment={"EBBTIDE_STATE_TIMEOUT_MS": "20000"},
+    )
+    with serving(config) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def spoilt_server(with_other_head: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """Serves another tokenizer and another scoring head than the repository holds, under the same fingerprint."""
+    """Serves another tokenizer and another scoring head than the repository holds, under the same fingerprint.
+
+    It keeps no states.
+    """
     folder = tmp_path_factory.mktemp("verify") / "spoilt"
     shutil.copytree(with_other_head, folder)
     change_tokenizer(folder)

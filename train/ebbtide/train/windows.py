@@ -16,15 +16,11 @@ from torch import Tensor, nn
 
 from ebbtide.data.events import EventLog
 from ebbtide.data.sessions import pauses_ms, session_starts
-from ebbtide.interest.contract import Limits
-from ebbtide.interest.events import MS_PER_DAY, MS_PER_HOUR
+from ebbtide.interest.events import COUNTED_EVENTS, MS_PER_DAY, MS_PER_HOUR
 from ebbtide.train.model import Context, InterestModel, Sums
 from ebbtide.train.recurrence import walk
 
 Ints = npt.NDArray[np.int64]
-
-REQUEST_EVENTS = Limits().max_events
-"""Events that a request may carry; the served gate counts no more."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +162,7 @@ def predict_windows(
     wanted = (inside & is_target[index])[:, context_events:]
     event = index[:, context_events:][wanted]
     history_stop = torch.where(log.opens_session[event], event, log.session_start[event - 1].clamp(min=0))
-    first_counted = torch.maximum(log.first[event], event - REQUEST_EVENTS)
+    first_counted = torch.maximum(log.first[event], event - COUNTED_EVENTS)
     history_stop = torch.maximum(history_stop, first_counted)
     context = Context(
         history_count=(history_stop - first_counted).to(device, terms.dtype),

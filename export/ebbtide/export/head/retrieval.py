@@ -22,10 +22,11 @@ from ebbtide.export.samples import random_samples
 from ebbtide.export.tables import share_file
 from ebbtide.interest import contract, exported
 from ebbtide.interest.contract import Limits, Size
+from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.parameters import CONFIG_FILE
 from ebbtide.interest.pipeline import AdaptiveWeights, InterestPipeline
-from ebbtide.interest.retrieval import RETRIEVAL_FILE, ItemIds, RetrievalSettings, RetrievalTables
+from ebbtide.interest.retrieval import RETRIEVAL_FILE, RetrievalSettings, RetrievalTables
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.files import default_mode
 

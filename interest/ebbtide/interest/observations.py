@@ -1,0 +1,129 @@
+"""Events to add to users' states: the requests to `observe` as flat columns, checked for the whole batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.interest import contract
+from ebbtide.interest.checks import RequestTensors
+from ebbtide.interest.contract import Limits
+from ebbtide.interest.errors import RequestError
+from ebbtide.interest.events import MS_PER_DAY
+from ebbtide.interest.joining import Join, leading
+from ebbtide.interest.lookup import UNKNOWN, KeyIndex
+from ebbtide.interest.record import NewEvents, mixed
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+_CLOCK_SKEW_MS = MS_PER_DAY
+"""How far after the server's clock an event may be. Later ones are faults, such as microseconds for milliseconds, and
+would make all other events of the user old."""
+
+
+@dataclass(frozen=True)
+class Observations:
+    """The events of B rows, each for one user; a user may have several rows."""
+
+    user: Ints
+    """``[B, 2]``."""
+    events: NewEvents
+    """Of the rows."""
+
+    def take(self, rows: Ints) -> NewEvents:
+        """The events of some rows, in their order."""
+        events = self.events
+        counts = events.counts[rows]
+        first = (events.counts.cumsum() - events.counts)[rows]
+        index = np.arange(int(counts.sum())) + (first - counts.cumsum() + counts).repeat(counts)
+        return NewEvents(
+            counts,
+            events.item_key[index],
+            events.time_ms[index],
+            None if events.weight is None else events.weight[index],
+            None if events.event_id is None else events.event_id[index],
+        )
+
+
+def join_observations(
+    requests: Sequence[RequestTensors],
+    limits: Limits,
+    index: KeyIndex,
+    fingerprint: str,
+    now_ms: int,
+    *,
+    ignore_unknown: bool,
+) -> Observations:
+    """The rows of a batch.
+
+    Args:
+        requests: At least one.
+        limits: Of the export.
+        index: The catalog's keys.
+        fingerprint: Of the export, for the error.
+        now_ms: The server's clock, Unix milliseconds.
+        ignore_unknown: The policy where a request has none.
+
+    Raises:
+        RequestsRefused: Some cannot be served.
+    """
+    return _Observations(requests, limits, contract.USER, width=2).columns(
+        index, fingerprint, now_ms, ignore_unknown=ignore_unknown
+    )
+
+
+class _Observations(Join):
+    """The state of one `join_observations`."""
+
+    def columns(self, index: KeyIndex, fingerprint: str, now_ms: int, *, ignore_unknown: bool) -> Observations:
+        users: Ints = self._flat(contract.USER).reshape(-1, 2)
+        self._check_users(
+            ~users.any(axis=1), lambda _one: RequestError(contract.USER.name, "0 and 0", "the key of a user")
+        )
+        counts = self._lengths(contract.EVENT_ITEM)
+        self._check_lengths(counts, (contract.EVENT_TIME, contract.EVENT_WEIGHT, contract.EVENT_ID), by_item=True)
+        real = self._event_counts(counts, np.zeros(counts.size, dtype=np.bool_))
+        item_key, time_ms = self._flat(contract.EVENT_ITEM), self._flat(contract.EVENT_TIME)
+        weight, _ = self._optional(contract.EVENT_WEIGHT, counts, fill=np.float32(1))
+        event_id, gave_id = self._optional(contract.EVENT_ID, counts, fill=np.int64(0))
+        if event_id is not None and gave_id is not None:
+            # The id that a record derives for an event without one.
+            derived = item_key ^ mixed(time_ms.view(np.uint64)).view(np.int64)
+            event_id = np.where(np.repeat(gave_id, counts), event_id, derived)
+        if real is not None:
+            real = np.where(real < 0, counts, real)
+            kept = leading(real, counts)
+            counts, item_key, time_ms = real, item_key[kept], time_ms[kept]
+            weight = None if weight is None else weight[kept]
+            event_id = None if event_id is None else event_id[kept]
+        user = np.arange(counts.size).repeat(counts)
+        latest_ms = now_ms + _CLOCK_SKEW_MS
+        if time_ms.min(initial=0) < 0 or time_ms.max(initial=0) > latest_ms:
+            self._check_entries(
+                contract.EVENT_TIME,
+                user,
+                (time_ms < 0) | (time_ms > latest_ms),
+                time_ms,
+                lambda _one: f"Unix milliseconds from 0 to {latest_ms}, a day after the server's clock",
+            )
+        self._check_weights(user, weight)
+        self._check_known(user, item_key, index, fingerprint, ignore_unknown=ignore_unknown)
+        return Observations(users, NewEvents(counts, item_key, time_ms, weight, event_id))
+
+    def _check_known(
+        self, user: Ints, item_key: Ints, index: KeyIndex, fingerprint: str, *, ignore_unknown: bool
+    ) -> None:
+        ignores = np.broadcast_to(self._policy(contract.IGNORE_UNKNOWN, default=ignore_unknown), self._request.size)
+        if ignores.all():
+            return
+        refused = (index.find(item_key) == UNKNOWN) & ~ignores[user]
+        expected = (
+            f"the key of one of the {index.sorted_key.size} items of the catalog of export {fingerprint}, or "
+            f"`{contract.IGNORE_UNKNOWN.name}`"
+        )
+        self._check_entries(contract.EVENT_ITEM, user, refused, item_key, lambda _one: expected)

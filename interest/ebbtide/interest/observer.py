@@ -1,0 +1,122 @@
+"""Adds events to the states of users: the `observer` model without Triton's API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.interest import contract
+from ebbtide.interest.batch import serve_requests
+from ebbtide.interest.checks import RequestTensors
+from ebbtide.interest.errors import RequestError
+from ebbtide.interest.observations import Observations, join_observations
+from ebbtide.interest.pipeline import InterestPipeline
+from ebbtide.interest.record import append_raw, store_keys
+from ebbtide.interest.recorder import Recorder
+from ebbtide.interest.users import Users, record_of
+from ebbtide.store import Changes, Snapshot, StateStore
+
+Ints = npt.NDArray[np.int64]
+
+
+def _clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Observer:
+    """Adds the events of a whole batch of requests to the users' states, with one update of the store."""
+
+    def __init__(self, pipeline: InterestPipeline, users: Users, *, clock_ms: Callable[[], int] = _clock_ms) -> None:
+        """Takes what one export wrote, and the store.
+
+        Args:
+            pipeline: Of the export.
+            users: Of the same export.
+            clock_ms: The server's clock, Unix milliseconds.
+        """
+        self._users = users
+        self._index = pipeline.index
+        self._config = pipeline.parameters.config
+        self._recorder = pipeline.recorder()
+        self._clock_ms = clock_ms
+
+    def run_requests(self, requests: Sequence[RequestTensors]) -> list[dict[str, npt.NDArray[Any]] | RequestError]:
+        """What became of the events of each request, after the store has them; or what is wrong with the request.
+
+        Args:
+            requests: Of one batch. Several rows may be of one user; they count in their order.
+
+        Raises:
+            StoreError: The store failed. Some users may have their events; sent again, these are duplicates.
+            RecordError: The record of a user is damaged.
+        """
+        try:
+            store = self._users.store()
+        except RequestError as error:
+            return [error for _ in requests]
+        return serve_requests(requests, partial(self._observe, store))
+
+    def _observe(self, store: StateStore, requests: Sequence[RequestTensors]) -> list[dict[str, npt.NDArray[Any]]]:
+        config = self._config
+        rows = join_observations(
+            requests,
+            config.limits,
+            self._index,
+            config.fingerprint,
+            self._clock_ms(),
+            ignore_unknown=config.ignore_unknown,
+        )
+        update = _Update(self._users, rows, self._recorder)
+        store.update(update.users, update.change)
+        sizes = [request[contract.USER.name].size // 2 for request in requests]
+        borders = np.cumsum(sizes)[:-1]
+        return [{contract.OBSERVED.name: counts} for counts in np.split(update.counts, borders)]
+
+
+class _Update:
+    """One update of the store: the rows of a batch by user."""
+
+    def __init__(self, users: Users, rows: Observations, recorder: Recorder) -> None:
+        self._fingerprint = users.fingerprint
+        self._rows = rows
+        self._recorder = recorder
+        self.counts = np.zeros((rows.user.shape[0], 4), dtype=np.int32)
+        """``[B, 4]``: what became of each row's events, as `OBSERVED` has it."""
+        self._rows_of: dict[bytes, list[int]] = {}
+        for row, key in enumerate(store_keys(rows.user)):
+            self._rows_of.setdefault(key, []).append(row)
+        self.users = list(self._rows_of)
+
+    def change(self, snapshot: Snapshot) -> list[Changes]:
+        """What to write for some of the users; called again for those that another writer changed meanwhile."""
+        rows_of = [self._rows_of[self.users[index]] for index in snapshot.indices]
+        fingerprints = snapshot.registered | {self._fingerprint}
+        after = [
+            {fingerprint: record_of(fingerprint, found)[0] for fingerprint in fingerprints}
+            for found in snapshot.records
+        ]
+        # The rows of a user count one after the other, so that each has counts of its own.
+        for turn in range(max(map(len, rows_of), default=0)):
+            users = [user for user, rows in enumerate(rows_of) if turn < len(rows)]
+            rows = np.array([rows_of[user][turn] for user in users])
+            events = self._rows.take(rows)
+            for fingerprint in fingerprints:
+                before = [after[user][fingerprint] for user in users]
+                if fingerprint == self._fingerprint:
+                    observed = self._recorder.observe(before, events)
+                    self.counts[rows] = observed.counts
+                    records: Sequence[bytes | None] = observed.records
+                else:
+                    # This version has no vectors of the other's catalog; the other folds the events itself.
+                    records = append_raw(before, events).records
+                for user, record in zip(users, records, strict=True):
+                    after[user][fingerprint] = record
+        return [
+            {name: record for name, record in changed.items() if record != found.get(name)}
+            for changed, found in zip(after, snapshot.records, strict=True)
+        ]

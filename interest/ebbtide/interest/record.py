@@ -1,0 +1,383 @@
+"""The record of a user: the bytes that a store keeps of one user for one export.
+
+    header | raw events | event ids | folded sums | items of folded events
+
+All numbers are little-endian. Header, raw events and event ids are the same for all exports, so that any version can
+append events to a record or read its raw events; the two last sections belong to one export, see
+`ebbtide.interest.folded`. The event ids are those of the raw events, in their order, then those of the newest folded
+events, so that an event that is sent again is known as a duplicate. Sizes are in docs/design.md, online interest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+TAIL_EVENTS = 16
+"""The newest events of a user, which stay raw when an export folds a record that it writes in single precision."""
+KNOWN_IDS = 28
+"""Event ids that are kept with them: those of the raw events and of the newest folded ones."""
+HALF_TAIL_EVENTS = 6
+"""`TAIL_EVENTS` of a record in half precision."""
+HALF_KNOWN_IDS = 16
+"""`KNOWN_IDS` of a record in half precision."""
+RAW_EVENTS = 512
+"""Events that a record holds at most before its own export folds them; `append_raw` drops the oldest beyond these."""
+
+_MARK = b"Eb\x01"
+"""What a record begins with; the last byte is the version of the format."""
+HALF_PRECISION = 1
+"""The bit of ``flags`` that is set where the folded sums have 16 bits."""
+HEADER = np.dtype(
+    [
+        ("mark", "S3"),
+        ("flags", "u1"),
+        ("events", "<u2"),
+        ("ids", "<u2"),
+        ("items", "<u2"),
+        ("item_counts", "u1"),  # M, the decayed counts of each item
+        ("reserved", "u1"),
+        ("history", "<u4"),  # folded events of the history
+        ("session", "<u4"),  # folded events of the session
+        ("late", "<u4"),
+        ("dropped", "<u4"),
+        ("newest_ms", "<i8"),  # time of the newest folded event
+        ("landmark_ms", "<i8"),
+        ("alpha_offset", "<f4"),
+        ("scale", "i1", (2, 2)),  # powers of two of half precision: history and session, sums and squares
+    ]
+)
+_EVENT = np.dtype([("key", "<i8"), ("time_low", "<u4"), ("time_high", "<u2"), ("weight", "<f4")])
+_ID = np.dtype([("low", "<u4"), ("high", "<u2")])
+_EMPTY = np.zeros(1, dtype=HEADER)
+_EMPTY["mark"] = _MARK
+_EMPTY_BYTES = _EMPTY.tobytes()
+_BITS_48 = (1 << 48) - 1
+
+
+class RecordError(ValueError):
+    """A record is damaged, of another version of the format, or of another width than the export's."""
+
+    def __init__(self, user: int, got: str, expected: str) -> None:
+        super().__init__(f"record of user {user}: got {got}; expected {expected}")
+        self.user = user
+        """Index of the record among those given."""
+
+
+@dataclass(frozen=True)
+class NewEvents:
+    """Events to add to the records of U users, those of one user after the other in the order of their arrival."""
+
+    counts: Ints
+    """``[U]``: events of each user."""
+    item_key: Ints
+    """``[E]``."""
+    time_ms: Ints
+    """``[E]``: Unix milliseconds, from 0 to 2^48 - 1."""
+    weight: Floats | None = None
+    """``[E]``, finite and from 0 to 1e15; None where every weight is 1."""
+    event_id: Ints | None = None
+    """``[E]``: the same id again is the same event. None derives it from item key and time, so that the same item at
+    the same time is the same event."""
+
+    def raw(self) -> RawEvents:
+        """The same as a record holds them."""
+        if self.event_id is None:
+            event_id = mixed(self.item_key.view(np.uint64) ^ mixed(self.time_ms.view(np.uint64)))
+        else:
+            event_id = mixed(self.event_id.view(np.uint64))
+        weight = np.ones(self.time_ms.shape, dtype=np.float32) if self.weight is None else self.weight
+        return RawEvents(
+            np.arange(self.counts.shape[0]).repeat(self.counts),
+            self.item_key,
+            self.time_ms,
+            weight,
+            (event_id & np.uint64(_BITS_48)).view(np.int64),
+        )
+
+
+@dataclass(frozen=True)
+class RawEvents:
+    """Raw events of many users, those of one user after the other."""
+
+    user: Ints
+    """``[T]``, ascending."""
+    key: Ints
+    """``[T]``: of the item."""
+    time_ms: Ints
+    """``[T]``."""
+    weight: Floats
+    """``[T]``."""
+    event_id: Ints
+    """``[T]``, 48 bits of a hash."""
+
+    def take(self, index: npt.NDArray[np.int64] | Bools) -> RawEvents:
+        """Those at the indices, or where a mask is true."""
+        return RawEvents(
+            self.user[index], self.key[index], self.time_ms[index], self.weight[index], self.event_id[index]
+        )
+
+    def renumbered(self, users: Ints) -> RawEvents:
+        """The same with the numbers of users looked up in an array; ascending ones stay ascending."""
+        return replace(self, user=users[self.user])
+
+    def merged(self, new: RawEvents) -> RawEvents:
+        """These and new ones, oldest first for each user; at equal times the new ones come last."""
+        user = np.concatenate([self.user, new.user])
+        time_ms = np.concatenate([self.time_ms, new.time_ms])
+        both = RawEvents(
+            user,
+            np.concatenate([self.key, new.key]),
+            time_ms,
+            np.concatenate([self.weight, new.weight]),
+            np.concatenate([self.event_id, new.event_id]),
+        )
+        return both.take(np.lexsort((time_ms, user)))
+
+
+@dataclass(frozen=True)
+class Records:
+    """Many records, taken apart."""
+
+    headers: npt.NDArray[np.void]
+    """``[U]``, `HEADER`; zeros where there is no record."""
+    known: Bools
+    """``[U]``: whether there is a record."""
+    events: RawEvents
+    """Oldest first for each user."""
+    folded_id_user: Ints
+    """``[F]``, ascending."""
+    folded_id: Ints
+    """``[F]``: ids of the newest folded events, in the order in which they were folded."""
+    folded: list[bytes]
+    """``[U]``: the sections that belong to one export."""
+
+    @classmethod
+    def decode(cls, records: Sequence[bytes | None]) -> Records:
+        """Takes records apart.
+
+        Raises:
+            RecordError: One is damaged or of another version of the format.
+        """
+        users = len(records)
+        whole = [_EMPTY_BYTES if record is None else record for record in records]
+        joined = b"".join([record[: HEADER.itemsize] for record in whole])
+        if len(joined) != users * HEADER.itemsize:
+            short = next(index for index, record in enumerate(whole) if len(record) < HEADER.itemsize)
+            raise RecordError(short, f"{len(whole[short])} bytes", f"at least {HEADER.itemsize}")
+        headers = np.frombuffer(joined, dtype=HEADER)
+        bad = headers["mark"] != _MARK
+        if np.count_nonzero(bad):
+            first = int(np.argmax(bad))
+            raise RecordError(first, f"a beginning of {whole[first][:3]!r}", f"{_MARK!r}")
+        counts, ids = headers["events"].tolist(), headers["ids"].tolist()
+        event_parts, raw_ids, folded_ids, folded = [], [], [], []
+        for index, (record, of_user, ids_of_user) in enumerate(zip(whole, counts, ids, strict=True)):
+            events_stop = HEADER.itemsize + of_user * _EVENT.itemsize
+            raw_stop = events_stop + of_user * _ID.itemsize
+            stop = events_stop + ids_of_user * _ID.itemsize
+            if len(record) < max(stop, raw_stop):
+                raise RecordError(index, f"{len(record)} bytes", f"at least {max(stop, raw_stop)}")
+            event_parts.append(record[HEADER.itemsize : events_stop])
+            raw_ids.append(record[events_stop:raw_stop])
+            folded_ids.append(record[raw_stop:stop])
+            folded.append(record[stop:])
+        event = np.frombuffer(b"".join(event_parts), dtype=_EVENT)
+        events = RawEvents(
+            np.arange(users).repeat(counts),
+            event["key"].astype(np.int64),
+            event["time_low"] + (event["time_high"].astype(np.int64) << 32),
+            event["weight"].astype(np.float32),
+            _ids_of(raw_ids),
+        )
+        known = np.array([record is not None for record in records], dtype=np.bool_)
+        folded_counts = [max(of_user - raw, 0) for of_user, raw in zip(ids, counts, strict=True)]
+        return cls(headers, known, events, np.arange(users).repeat(folded_counts), _ids_of(folded_ids), folded)
+
+    def take(self, users: Ints) -> Records:
+        """Headers and folded sections of some users; none of their raw events and ids."""
+        nothing = np.zeros(0, dtype=np.int64)
+        return Records(
+            self.headers[users],
+            self.known[users],
+            self.events.take(nothing),
+            nothing,
+            nothing,
+            [self.folded[user] for user in users.tolist()],
+        )
+
+    def encode(self) -> list[bytes]:
+        """The records; the numbers of events and ids in the headers are set."""
+        users = len(self.folded)
+        headers = self.headers.copy()
+        headers["mark"] = _MARK
+        events = np.empty(self.events.user.size, dtype=_EVENT)
+        events["key"], events["weight"] = self.events.key, self.events.weight
+        events["time_low"], events["time_high"] = self.events.time_ms & 0xFFFFFFFF, self.events.time_ms >> 32
+        id_user = np.concatenate([self.events.user, self.folded_id_user])
+        every_id = np.concatenate([self.events.event_id, self.folded_id])
+        order = np.argsort(id_user, kind="stable")
+        every_id = every_id[order]
+        ids = np.empty(every_id.size, dtype=_ID)
+        ids["low"], ids["high"] = every_id & 0xFFFFFFFF, every_id >> 32
+        event_counts = np.bincount(self.events.user, minlength=users)
+        id_counts = np.bincount(id_user, minlength=users)
+        headers["events"], headers["ids"] = event_counts, id_counts
+        header_bytes = slices(headers.tobytes(), np.full(users, HEADER.itemsize))
+        event_bytes = slices(events.tobytes(), event_counts * _EVENT.itemsize)
+        id_bytes = slices(ids.tobytes(), id_counts * _ID.itemsize)
+        return [b"".join(parts) for parts in zip(header_bytes, event_bytes, id_bytes, self.folded, strict=True)]
+
+    def is_new(self, events: RawEvents) -> Bools:
+        """Whether each event is neither in the records nor repeats an earlier one of its user, ``[events]``.
+
+        Records forget the ids of old events. So if one of a user's events is in the record, those that are older than
+        what is folded count as known as well: the events were sent before, as a whole.
+        """
+        new = self._has_new_id(events)
+        headers = self.headers[events.user]
+        is_late = new & (events.time_ms < headers["newest_ms"]) & ((headers["history"] > 0) | (headers["session"] > 0))
+        if np.count_nonzero(is_late) and not new.all():
+            repeated = events.take(~new)
+            _, first = np.unique(np.stack([repeated.user, repeated.event_id]), axis=1, return_index=True)
+            once = repeated.take(np.sort(first))
+            sent_before = np.zeros(len(self.folded), dtype=np.bool_)
+            sent_before[once.user[~self._has_new_id(once)]] = True
+            new &= ~(is_late & sent_before[events.user])
+        return new
+
+    def _has_new_id(self, events: RawEvents) -> Bools:
+        """Whether no event of the records, and no earlier one of the user, has the id, ``[events]``."""
+        user = np.concatenate([self.events.user, self.folded_id_user, events.user])
+        event_id = np.concatenate([self.events.event_id, self.folded_id, events.event_id])
+        order = np.lexsort((event_id, user))
+        again = event_id[order[1:]] == event_id[order[:-1]]
+        again &= user[order[1:]] == user[order[:-1]]
+        new = np.ones(user.shape, dtype=np.bool_)
+        new[order[1:][again]] = False
+        return new[user.size - events.user.size :]
+
+    def folded_ids_after(self, leaving: RawEvents, raw_counts: Ints, known_ids: Ints) -> tuple[Ints, Ints]:
+        """User and id of the newest folded events, after more events have left the raw ones.
+
+        Args:
+            leaving: In the order in which they leave.
+            raw_counts: ``[U]``, raw events that stay.
+            known_ids: ``[U]``, ids to keep for raw and folded events together.
+        """
+        user = np.concatenate([self.folded_id_user, leaving.user])
+        event_id = np.concatenate([self.folded_id, leaving.event_id])
+        order = np.argsort(user, kind="stable")
+        user, event_id = user[order], event_id[order]
+        kept = index_from_end(user, len(self.folded)) < np.maximum(known_ids - raw_counts, 0)[user]
+        return user[kept], event_id[kept]
+
+
+@dataclass(frozen=True)
+class Appended:
+    """Records after `append_raw`."""
+
+    records: list[bytes | None]
+    """``[U]``; the very object that was given where no event was added, None included."""
+    added: Ints
+    """``[U]``."""
+    duplicates: Ints
+    """``[U]``."""
+    dropped: Ints
+    """``[U]``: the oldest events beyond `RAW_EVENTS`, which were dropped."""
+
+
+def append_raw(records: Sequence[bytes | None], events: NewEvents) -> Appended:
+    """Adds events to records of any export, without its parameters: they stay raw until that export folds them.
+
+    Args:
+        records: ``[U]``; None for a user without a record.
+        events: Of these users.
+
+    Raises:
+        RecordError: A record is damaged or of another version of the format.
+    """
+    users = len(records)
+    old, given = Records.decode(records), events.raw()
+    is_new = old.is_new(given)
+    merged = old.events.merged(given.take(is_new))
+    stays = index_from_end(merged.user, users) < RAW_EVENTS
+    raw, leaving = merged.take(stays), merged.take(~stays)
+    raw_counts = np.bincount(raw.user, minlength=users)
+    dropped = np.bincount(leaving.user, minlength=users)
+    headers = old.headers.copy()
+    headers["dropped"] += dropped.astype(np.uint32)
+    user, event_id = old.folded_ids_after(leaving, raw_counts, known_ids(headers))
+    added = np.bincount(given.user[is_new], minlength=users)
+    encoded = Records(headers, old.known, raw, user, event_id, old.folded).encode()
+    return Appended(
+        [new if changed else record for record, new, changed in zip(records, encoded, added > 0, strict=True)],
+        added,
+        events.counts - added,
+        dropped,
+    )
+
+
+def tail_only(record: bytes) -> bytes:
+    """The record's raw events as a record of any other export: what is folded means nothing to it.
+
+    Raises:
+        RecordError: It is damaged or of another version of the format.
+    """
+    old = Records.decode([record])
+    nothing = np.zeros(0, dtype=np.int64)
+    (tail,) = Records(np.zeros(1, dtype=HEADER), old.known, old.events, nothing, nothing, [b""]).encode()
+    return tail
+
+
+def known_ids(headers: npt.NDArray[np.void]) -> Ints:
+    """The ids that each record keeps, by its precision, ``[U]``."""
+    return np.where(headers["flags"] & HALF_PRECISION, HALF_KNOWN_IDS, KNOWN_IDS)
+
+
+def store_keys(user: Ints) -> list[bytes]:
+    """The 16 bytes of each user's key, as a store has them, from the tensor `user`.
+
+    Args:
+        user: ``[U, 2]``.
+    """
+    return slices(np.ascontiguousarray(user, dtype="<i8").tobytes(), np.full(user.shape[0], 16))
+
+
+def slices(joined: bytes, lengths: Ints) -> list[bytes]:
+    """The bytes cut into pieces of these lengths."""
+    stops = np.cumsum(lengths).tolist()
+    return [joined[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def _ids_of(parts: list[bytes]) -> Ints:
+    ids = np.frombuffer(b"".join(parts), dtype=_ID)
+    whole: Ints = ids["low"] + (ids["high"].astype(np.int64) << 32)
+    return whole
+
+
+def index_in_user(counts: Ints, user: Ints) -> Ints:
+    """The index of each entry among its user's, for entries of one user after the other."""
+    index: Ints = np.arange(user.size) - (np.cumsum(counts) - counts)[user]
+    return index
+
+
+def index_from_end(user: Ints, users: int) -> Ints:
+    """The index of each entry among its user's, counted from the last: 0 for the last."""
+    index: Ints = np.cumsum(np.bincount(user, minlength=users))[user] - 1 - np.arange(user.size)
+    return index
+
+
+def mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A bijection of 64-bit numbers whose every bit depends on every bit (the finaliser of SplitMix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: npt.NDArray[np.uint64] = values ^ (values >> np.uint64(31))
+    return mixed

@@ -1,0 +1,212 @@
+"""The users' states between the store and the models: read for a batch of requests, and erased."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.interest import contract
+from ebbtide.interest.checks import RequestTensors
+from ebbtide.interest.contract import StateStatus
+from ebbtide.interest.errors import RequestError
+from ebbtide.interest.pipeline import Records
+from ebbtide.interest.record import store_keys, tail_only
+from ebbtide.store import Records as StoredRecords
+from ebbtide.store import StateStore, StoreError
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Answer = Arrays | Exception
+
+NO_KEY = bytes(16)
+"""The key that names no user."""
+_NO_USER = np.full((1, 1), StateStatus.NO_USER, dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the store holds of the users of one request."""
+
+    records: Records
+    """The record of each user, as this export reads it; None for a user without one."""
+    status: npt.NDArray[np.int32]
+    """``[users, 1]``: `StateStatus`."""
+
+
+class Users:
+    """The states of the users of one export."""
+
+    def __init__(self, store: StateStore | None, fingerprint: str) -> None:
+        """Takes the store, and notes there that the export is in use: now, or as soon as the store answers.
+
+        Args:
+            store: None where the server keeps no states.
+            fingerprint: Of the export.
+        """
+        self.fingerprint = fingerprint.encode()
+        self._store = store
+        self._is_registered = store is None
+        self.waits_for: StoreError | None = None
+        """Why the store did not answer when this was made; None if it did."""
+        # A server may start before its store; requests without a user do not need it.
+        try:
+            self._register()
+        except StoreError as error:
+            self.waits_for = error
+
+    def store(self) -> StateStore:
+        """The store, which knows that the export is in use.
+
+        Raises:
+            RequestError: The server keeps no states.
+            StoreError: The store does not answer.
+        """
+        if self._store is None:
+            raise RequestError(
+                contract.USER.name,
+                "a user",
+                "none, since this server keeps no states of users: start it with the address of a store in "
+                "EBBTIDE_STATE (`ebbtide serve --state`)",
+            )
+        self._register()
+        return self._store
+
+    def answer(
+        self,
+        requests: Sequence[RequestTensors],
+        run: Callable[[Sequence[RequestTensors], Sequence[Records] | None], Sequence[Answer]],
+    ) -> Sequence[Answer]:
+        """The answers to a batch, each with its `state_status`; the store is read once for all users of the batch.
+
+        Args:
+            requests: Of one batch.
+            run: Computes the answers to requests from the records of their users, which are None where no request of
+                the batch names a user.
+        """
+        if not any(contract.USER.name in request for request in requests):
+            return [_with_status(answer, None) for answer in run(requests, None)]
+        known = self.look_up(requests)
+        served = {index: one for index, one in enumerate(known) if isinstance(one, Known)}
+        answers: list[Answer] = [one for one in known if isinstance(one, Exception)]
+        if served:
+            ran = run([requests[index] for index in served], [one.records for one in served.values()])
+            found = dict(zip(served, ran, strict=True))
+            refused = iter(answers)
+            answers = [
+                _with_status(found[index], one.status) if isinstance(one, Known) else next(refused)
+                for index, one in enumerate(known)
+            ]
+        return answers
+
+    def look_up(self, requests: Sequence[RequestTensors]) -> list[Known | Exception]:
+        """The records of the users of a batch, from one read; or why a request cannot be served.
+
+        Args:
+            requests: Of one batch.
+        """
+        keys = [
+            store_keys(request[contract.USER.name].reshape(-1, 2))
+            if contract.USER.name in request
+            else [NO_KEY] * request[contract.NOW.name].size
+            for request in requests
+        ]
+        users = list(dict.fromkeys(key for of_request in keys for key in of_request if key != NO_KEY))
+        found: dict[bytes, StoredRecords] = {}
+        failure: Exception | None = None
+        if users:
+            try:
+                found = dict(zip(users, self.store().read_all(users), strict=True))
+            except (RequestError, StoreError) as error:
+                failure = error
+        return [
+            self._known(of_request, found)
+            if failure is None
+            else _without_store(of_request, failure, request.get(contract.ALLOW_STATELESS.name))
+            for request, of_request in zip(requests, keys, strict=True)
+        ]
+
+    def forget(self, requests: Sequence[RequestTensors]) -> list[Answer]:
+        """Erases the users of a batch everywhere in the store: the `forgetter` model.
+
+        Args:
+            requests: Of one batch.
+
+        Raises:
+            StoreError: The store does not answer.
+        """
+        keys = [store_keys(request[contract.USER.name].reshape(-1, 2)) for request in requests]
+        users = list(dict.fromkeys(key for of_request in keys for key in of_request if key != NO_KEY))
+        try:
+            removed = dict(zip(users, self.store().forget(users), strict=True)) if users else {}
+        except RequestError as error:
+            return [error for _ in requests]
+        return [
+            RequestError(contract.USER.name, "0 and 0", "the key of a user")
+            if NO_KEY in of_request
+            # Of several rows of one user, the first has the count.
+            else {contract.FORGOTTEN.name: np.array([[removed.pop(key, 0)] for key in of_request], dtype=np.int32)}
+            for of_request in keys
+        ]
+
+    def close(self) -> None:
+        """Closes the store."""
+        if self._store is not None:
+            self._store.close()
+
+    def _register(self) -> None:
+        if not self._is_registered and self._store is not None:
+            self._store.register(self.fingerprint)
+            self._is_registered = True
+
+    def _known(self, keys: Iterable[bytes], found: Mapping[bytes, StoredRecords]) -> Known:
+        records: list[bytes | None] = []
+        statuses: list[StateStatus] = []
+        for key in keys:
+            record, status = None, StateStatus.NO_USER
+            if key != NO_KEY:
+                record, status = record_of(self.fingerprint, found[key])
+            records.append(record)
+            statuses.append(status)
+        return Known(records, np.array(statuses, dtype=np.int32)[:, None])
+
+
+def record_of(fingerprint: bytes, records: StoredRecords) -> tuple[bytes | None, StateStatus]:
+    """The record of a user for an export; without one, the raw events in the record of another export.
+
+    Args:
+        fingerprint: Of the export.
+        records: All records of the user.
+    """
+    own = records.get(fingerprint)
+    if own is not None:
+        return own, StateStatus.USED
+    if not records:
+        return None, StateStatus.UNKNOWN_USER
+    # All versions have the newest events; they differ in how many of them they still hold raw.
+    return max((tail_only(record) for record in records.values()), key=len), StateStatus.RAW_ONLY
+
+
+def _without_store(
+    keys: Sequence[bytes], failure: Exception, allowed: npt.NDArray[np.bool_] | None
+) -> Known | Exception:
+    """What a request gets whose users cannot be looked up; no request without users is refused."""
+    names_user = np.array([key != NO_KEY for key in keys])
+    may_miss = np.zeros(len(keys), dtype=np.bool_) if allowed is None else allowed.reshape(-1)
+    if np.any(names_user & ~may_miss) or (names_user.any() and not isinstance(failure, StoreError)):
+        return failure
+    status = np.where(names_user, StateStatus.UNAVAILABLE, StateStatus.NO_USER)
+    return Known([None] * len(keys), status.astype(np.int32)[:, None])
+
+
+def _with_status(answer: Answer, status: npt.NDArray[np.int32] | None) -> Answer:
+    if isinstance(answer, Exception):
+        return answer
+    if status is None:
+        rows = answer[contract.ALPHA_USED.name].shape[0]
+        status = _NO_USER if rows == 1 else _NO_USER.repeat(rows, axis=0)
+    elif contract.STATE_STATUS.name in answer:
+        status = np.where(status == StateStatus.USED, answer[contract.STATE_STATUS.name], status)
+    return {**answer, contract.STATE_STATUS.name: status}

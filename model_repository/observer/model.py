@@ -1,0 +1,39 @@
+"""Triton model that adds events to the states of users: serves `observer`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# The export's copy of the interest code comes before an installed one.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from ebbtide.interest.exported import read_plain_pipeline
+from ebbtide.interest.observer import Observer
+from ebbtide.interest.served import ServedModel
+
+
+class TritonPythonModel:
+    """One instance of the model."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Maps the tables of the export into memory, and opens the store.
+
+        Raises:
+            TritonModelException: A file or another model of the repository belongs to another export, or the address of
+                the store is not usable.
+        """
+        self._served = ServedModel(args)
+        pipeline = self._served.load(read_plain_pipeline)
+        self._users = self._served.users()
+        self._observer = Observer(pipeline, self._users)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Adds the events of all requests with one update of the store, and answers when the store has them."""
+        return self._served.answer_all(requests, lambda tensors, _wanted: self._observer.run_requests(tensors))
+
+    def finalize(self) -> None:
+        """Closes the store."""
+        self._users.close()
