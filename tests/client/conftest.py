@@ -166,9 +166,15 @@ def genres(movielens):
 
 
 @pytest.fixture(scope="session")
-def triton(repository):
-    """A real Triton with a whole export, whose models may be unloaded and loaded."""
-    config = ServerConfig(repository, model_control="explicit", load_models=("*",))
+def states(tmp_path_factory):
+    """Address of the embedded store of `triton`."""
+    return f"embedded:{tmp_path_factory.mktemp('states')}"
+
+
+@pytest.fixture(scope="session")
+def triton(repository, states):
+    """A real Triton with a whole export that keeps states of users; its models may be unloaded and loaded."""
+    config = ServerConfig(repository, state=states, model_control="explicit", load_models=("*",))
     with serving(config) as running:
         yield running
 

@@ -10,6 +10,9 @@ from ebbtide.v1 import (
     EmbedRequest,
     Event,
     ExplainRequest,
+    ForgetRequest,
+    InterestRequest,
+    ObserveRequest,
     RankRequest,
     RecommendRequest,
     UnknownItemPolicy,
@@ -19,6 +22,21 @@ CASES = 300
 NOW_S = 1_714_521_600
 TEXTS = ["space opera with robots", "a quiet film about a lighthouse", "heist"]
 KINDS = (RecommendRequest, RankRequest, ExplainRequest)
+STATE_KINDS = (ObserveRequest, InterestRequest, ForgetRequest)
+USERS = ["u0", "u1", "u2", "u3"]
+"""Users whom the server must know before; `observed` has their events."""
+NOBODY = "nobody"
+
+
+def observed():
+    """The events of each user; the last users have more than a state holds one by one."""
+    rng = random.Random(7)  # noqa: S311
+    events = [[an_event(rng, texts=False) for _ in range(3 * 8**index)] for index in range(len(USERS) - 1)]
+    events.append([an_event(rng, texts=False, event_id=f"click {index}") for index in range(40)])
+    return {
+        user: ObserveRequest(user_id=user, events=of_user, unknown_items=UnknownItemPolicy.UNKNOWN_ITEM_POLICY_IGNORE)
+        for user, of_user in zip(USERS, events, strict=True)
+    }
 
 
 def an_event(rng, *, texts, **fields):
@@ -52,6 +70,9 @@ def a_request(rng, kind, *, texts):
     ):
         if rng.random() < 0.4:
             setattr(request, field, rng.choice(values))
+    if rng.random() < 0.3:
+        request.user_id = rng.choice([*USERS, NOBODY])
+        request.allow_stateless = rng.random() < 0.3
     if kind is not RecommendRequest:
         named = request.candidate_item_ids if kind is RankRequest else request.item_ids
         named.extend(str(number) for number in rng.sample(range(1, 70), rng.randint(1, 20)))
@@ -64,7 +85,7 @@ def a_request(rng, kind, *, texts):
 
 def a_group(rng):
     """Requests of several users that one call can ask for, so they set the same options."""
-    with_alpha = rng.random() < 0.5
+    with_alpha, with_users = rng.random() < 0.5, rng.random() < 0.5
     return [
         RecommendRequest(
             history=[an_event(rng, texts=False) for _ in range(rng.randint(1, 30))],
@@ -72,9 +93,27 @@ def a_group(rng):
             unknown_items=UnknownItemPolicy.UNKNOWN_ITEM_POLICY_IGNORE,
             top_n=rng.randint(1, 20),
             alpha=rng.random() if with_alpha else None,
+            user_id=rng.choice(USERS) if with_users else None,
         )
         for _ in range(rng.randint(2, 8))
     ]
+
+
+def a_state_request(rng, kind):
+    """A valid request about a state that leaves all states as they are: events are observed again."""
+    if kind is ForgetRequest:
+        return ForgetRequest(user_id=NOBODY)
+    user = rng.choice(USERS)
+    if kind is ObserveRequest:
+        request = observed()[user]
+        newest = sorted(request.events, key=lambda event: event.time.ToMilliseconds())[-10:]
+        kept = rng.sample(newest, min(5, len(newest)))
+        return ObserveRequest(user_id=user, events=kept, unknown_items=request.unknown_items)
+    request = InterestRequest(user_id=rng.choice([user, user, NOBODY]))
+    request.now.FromSeconds(NOW_S + rng.randint(0, 9_000_000))
+    if rng.random() < 0.3:
+        request.decay_scale = rng.choice([0.0, 0.5, 3.0])
+    return request
 
 
 def too_many(field, count):
@@ -143,6 +182,8 @@ FOR_ALL = {
     "empty id": with_event(item_id=""),
     "both ways of giving events": both_ways,
     "unknown policy": setting("unknown_items", 7),
+    "empty user id": setting("user_id", ""),
+    "long user id": setting("user_id", "é" * 129),
     "no such time": lambda _, request: setattr(request.now, "nanos", -1),
 }
 FOR_KIND = {
@@ -159,12 +200,33 @@ FOR_KIND = {
     },
     ExplainRequest: {"items beyond the limit": too_many("item_ids", 1025), "top_n": setting("top_n", 3)},
 }
+FOR_STATE = {
+    ObserveRequest: {
+        "no user": lambda _, request: request.ClearField("user_id"),
+        "nothing observed": lambda _, request: request.ClearField("events"),
+        "text observed": lambda rng, request: request.events.append(an_event(rng, texts=False, fallback_text="heist")),
+        "weight observed": lambda rng, request: request.events.append(an_event(rng, texts=False, weight=-1)),
+        "events observed beyond the limit": lambda rng, request: request.events.extend(
+            an_event(rng, texts=False) for _ in range(513)
+        ),
+        "unknown item observed": unknown_item,
+        "some event ids": lambda rng, request: request.events.extend(
+            an_event(rng, texts=False, event_id=event_id) for event_id in ("e", None)
+        ),
+    },
+    InterestRequest: {
+        "no user": lambda _, request: request.ClearField("user_id"),
+        "scale of a state": setting("decay_scale", -1),
+        "no such time": lambda _, request: setattr(request.now, "nanos", -1),
+    },
+    ForgetRequest: {"no user": lambda _, request: request.ClearField("user_id")},
+}
 BAD_TEXTS = {"no texts": [], "texts beyond the limit": ["a"] * 65, "text beyond the limit": ["a", "x" * 5_000]}
 
 
 def make_cases():
     """300 named requests, a third of them invalid; every mistake is among them for some kind of request."""
-    rng = random.Random(11)  # noqa: S311
+    rng = random.Random(16)  # noqa: S311
     mistakes = [(kind, name, FOR_ALL[name]) for name in FOR_ALL for kind in (rng.choice(KINDS),)]
     mistakes += [(kind, name, spoil) for kind, named in FOR_KIND.items() for name, spoil in named.items()]
     while len(mistakes) < 97:
@@ -175,13 +237,20 @@ def make_cases():
         request = a_request(rng, kind, texts=False)
         spoil(rng, request)
         cases.append((name, request))
-    for kind, count in ((RecommendRequest, 90), (RankRequest, 40), (ExplainRequest, 30)):
+    for kind, named in FOR_STATE.items():
+        for name, spoil in named.items():
+            request = a_state_request(rng, kind)
+            spoil(rng, request)
+            cases.append((name, request))
+    for kind, count in ((ObserveRequest, 12), (InterestRequest, 12), (ForgetRequest, 8)):
+        cases += [("", a_state_request(rng, kind)) for _ in range(count)]
+    for kind, count in ((RecommendRequest, 75), (RankRequest, 30), (ExplainRequest, 22)):
         cases += [("", a_request(rng, kind, texts=rng.random() < 0.2)) for _ in range(count)]
-    cases += [("", [*a_group(rng)]) for _ in range(20)]
+    cases += [("", [*a_group(rng)]) for _ in range(16)]
     while len(cases) < CASES:
         cases.append(("", EmbedRequest(texts=rng.choices(TEXTS, k=rng.randint(1, 5)))))
     rng.shuffle(cases)
     return cases
 
 
-MISTAKES = {*FOR_ALL, *BAD_TEXTS, *(name for named in FOR_KIND.values() for name in named)}
+MISTAKES = {*FOR_ALL, *BAD_TEXTS, *(name for named in [*FOR_KIND.values(), *FOR_STATE.values()] for name in named)}

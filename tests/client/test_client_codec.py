@@ -10,9 +10,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebbtide.client import InvalidArgumentError
-from ebbtide.client.codec import encode, encode_explain, encode_rank, encode_texts, pack_key, stack, tensor_order
+from ebbtide.client.codec import (
+    encode,
+    encode_explain,
+    encode_forget,
+    encode_interest,
+    encode_observe,
+    encode_rank,
+    encode_texts,
+    pack_key,
+    stack,
+    tensor_order,
+)
 from ebbtide.interest.contract import MODELS
-from ebbtide.v1 import AttributeFilter, Event, ExplainRequest, RankRequest, RecommendRequest, UnknownItemPolicy
+from ebbtide.v1 import (
+    AttributeFilter,
+    Event,
+    ExplainRequest,
+    ForgetRequest,
+    InterestRequest,
+    ObserveRequest,
+    RankRequest,
+    RecommendRequest,
+    UnknownItemPolicy,
+)
 
 DTYPES = {"BOOL": np.bool_, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32, "BYTES": np.object_}
 EARLIEST_S, LATEST_S = -62_135_596_800, 253_402_300_799
@@ -54,12 +75,21 @@ def requests(draw, event=item_events | newer_events | text_events, kinds=tuple(M
         exclude_item_ids=draw(st.lists(words, max_size=4)),
         exclude_seen=draw(st.none() | st.booleans()),
         unknown_items=draw(st.sampled_from(UnknownItemPolicy.values())),
+        user_id=draw(st.none() | words),
+        allow_stateless=draw(st.booleans()),
         **of_its_kind[kind](),
     )
 
 
 def encoded(request, clock_ms=0):
-    by_kind = {RecommendRequest: encode, RankRequest: encode_rank, ExplainRequest: encode_explain}
+    if isinstance(request, (ObserveRequest, ForgetRequest)):
+        return (encode_observe if isinstance(request, ObserveRequest) else encode_forget)(request)
+    by_kind = {
+        RecommendRequest: encode,
+        RankRequest: encode_rank,
+        ExplainRequest: encode_explain,
+        InterestRequest: encode_interest,
+    }
     return by_kind[type(request)](request, clock_ms)
 
 
@@ -73,6 +103,12 @@ def unix_ms(stamp):
 
 def key(item_id):
     return int(np.uint64(xxhash.xxh64(item_id.encode("utf-8"), seed=0).intdigest()).astype(np.int64))
+
+
+def user_key(user_id):
+    """The two halves of the key in the tensor ``user``."""
+    digest = xxhash.xxh3_128(user_id.encode("utf-8")).digest()
+    return [int.from_bytes(half, "little", signed=True) for half in (digest[:8], digest[8:])]
 
 
 def described(request):
@@ -123,6 +159,8 @@ def test_encode_says_what_the_request_said_when_tensors_are_read_back(request, c
     assert tensors.get("exclude_seen") == ([request.exclude_seen] if request.HasField("exclude_seen") else None)
     assert tensors.get("exclude_item") == ([key(item_id) for item_id in request.exclude_item_ids] or None)
     assert tensors.get("ignore_unknown") == policies[request.unknown_items]
+    assert tensors.get("user") == (user_key(request.user_id) if request.HasField("user_id") else None)
+    assert tensors.get("allow_stateless") == ([True] if request.allow_stateless else None)
     if isinstance(request, RecommendRequest):
         allowed = [f"{condition.column}={value}" for condition in request.allow for value in condition.values]
         assert tensors.get("allow_attribute") == ([key(word) for word in allowed] or None)
@@ -166,6 +204,8 @@ def test_requests_send_every_tensor_that_the_called_models_take():
         "exclude_item_ids": ["b"],
         "exclude_seen": True,
         "unknown_items": UnknownItemPolicy.UNKNOWN_ITEM_POLICY_IGNORE,
+        "user_id": "u",
+        "allow_stateless": True,
     }
     allow = [AttributeFilter(column="genre", values=["Drama"])]
     newer = [full, Event(item_id="c", fallback_text="d", time=Timestamp(seconds=1))]
@@ -174,6 +214,14 @@ def test_requests_send_every_tensor_that_the_called_models_take():
         sent.append(encoded(RecommendRequest(**whole, current=current, allow=allow)))
         sent.append(encoded(RankRequest(**whole, current=current, candidate_item_ids=["a"])))
         sent.append(encoded(ExplainRequest(**whole, current=current, item_ids=["a"])))
+    observed = ObserveRequest(
+        user_id="u",
+        events=[Event(item_id="a", time=Timestamp(seconds=1), weight=2, event_id="e")],
+        unknown_items=UnknownItemPolicy.UNKNOWN_ITEM_POLICY_IGNORE,
+    )
+    sent.append(stack([encode_observe(observed)] * 2))
+    sent.append(encode_interest(InterestRequest(user_id="u", now=Timestamp(seconds=2), decay_scale=2), 0))
+    sent.append(encode_forget(ForgetRequest(user_id="u")))
     by_model = {}
     for one in sent:
         by_model.setdefault(one.model_name, set()).update(one.tensors)
@@ -181,7 +229,14 @@ def test_requests_send_every_tensor_that_the_called_models_take():
     not_sent = {"rank": {"event_count"}, "explain": {"text_vector", "text_event"}}
     for name, tensors in by_model.items():
         assert {tensor.name for tensor in MODELS[name].inputs} - tensors == not_sent.get(name, set()), name
-    assert set(by_model) == {"embed", *MODEL_OF.values(), *(f"{name}_text" for name in MODEL_OF.values())}
+    assert set(by_model) == {
+        "embed",
+        "observe",
+        "interest",
+        "forget",
+        *MODEL_OF.values(),
+        *(f"{name}_text" for name in MODEL_OF.values()),
+    }
 
 
 def test_encode_lists_item_events_before_text_events_when_they_are_mixed():
@@ -216,6 +271,8 @@ def test_encode_sends_empty_event_tensors_when_there_are_no_events():
 
 
 NOW = Timestamp(seconds=1)
+ITEM = Event(item_id="a", time=NOW)
+NAMED = Event(item_id="a", time=NOW, event_id="e")
 GENRE = AttributeFilter(column="genre", values=["Drama"])
 
 
@@ -241,6 +298,24 @@ GENRE = AttributeFilter(column="genre", values=["Drama"])
         (ExplainRequest(item_ids=[""]), "item_ids[0]"),
         (ExplainRequest(item_ids=["a"], top_n=3), "top_n"),
         (ExplainRequest(item_ids=["a"], allow=[GENRE]), "allow"),
+        (RecommendRequest(user_id=""), "user_id"),
+        (RankRequest(candidate_item_ids=["a"], user_id="é" * 129), "user_id"),
+        (ObserveRequest(events=[ITEM]), "user_id"),
+        (ObserveRequest(user_id="u"), "events"),
+        (ObserveRequest(user_id="u", events=[ITEM, Event(text="a", time=NOW)]), "events[1].text"),
+        (
+            ObserveRequest(user_id="u", events=[Event(item_id="a", fallback_text="b", time=NOW)]),
+            "events[0].fallback_text",
+        ),
+        (ObserveRequest(user_id="u", events=[Event(item_id="a")]), "events[0].time"),
+        (ObserveRequest(user_id="u", events=[ITEM, Event(item_id="", time=NOW)]), "events[1].item_id"),
+        (ObserveRequest(user_id="u", events=[NAMED, ITEM, NAMED]), "events[1].event_id"),
+        (ObserveRequest(user_id="u", events=[ITEM, NAMED]), "events[0].event_id"),
+        (ObserveRequest(user_id="u", events=[NAMED, Event(item_id="a", time=NOW, event_id="")]), "events[1].event_id"),
+        (ObserveRequest(user_id="u", events=[ITEM], unknown_items=7), "unknown_items"),
+        (InterestRequest(), "user_id"),
+        (InterestRequest(user_id="u", now=Timestamp(nanos=-1)), "now"),
+        (ForgetRequest(), "user_id"),
     ],
 )
 def test_encode_names_the_field_when_the_server_could_not_see_the_mistake(request_, field):
@@ -256,6 +331,9 @@ def test_encode_texts_gives_the_bytes_of_each_text(texts):
     assert one.model_name == "embed"
     assert [value.decode() for value in one.tensors["text"]] == texts
     follows_the_contract(one)
+
+
+NEUTRAL = {"event_weight": 1.0, "decay_scale": 1.0, "user": 0, "allow_stateless": False}
 
 
 @given(st.lists(requests(kinds=(RecommendRequest,)), min_size=1, max_size=6))
@@ -280,8 +358,46 @@ def test_stack_says_of_each_user_what_they_said_alone_when_rows_are_read_back(us
                 else:
                     assert kept.tolist() == array[0].tolist(), name
             # What the others say and this one does not, is told by the value that means nothing.
-            assert {name: set(said[name][:events].tolist()) for name in said.keys() - alone.tensors.keys()}.items() <= {
-                "event_weight": {1.0} if events else set(),
-                "decay_scale": {1.0} if events else set(),
-            }.items()
+            for name in said.keys() - alone.tensors.keys():
+                kept = said[name][:events] if name.startswith("event_") else said[name]
+                assert set(kept.tolist()) <= {NEUTRAL[name]}
             assert request.HasField("alpha") == ("alpha" in said)
+        # Where the store fails, no request fails that could do without it.
+        assert len({request.HasField("user_id") and not request.allow_stateless for request, _ in group}) == 1
+
+
+@st.composite
+def observations(draw):
+    """Events of a user, all of them with ids or none."""
+    ids = words if draw(st.booleans()) else st.none()
+    events = st.builds(Event, item_id=words, time=timestamps, weight=weights, event_id=ids)
+    policy = draw(st.sampled_from(UnknownItemPolicy.values()))
+    return ObserveRequest(
+        user_id=draw(words), events=draw(st.lists(events, min_size=1, max_size=6)), unknown_items=policy
+    )
+
+
+@given(st.lists(observations(), min_size=1, max_size=6))
+def test_observe_says_of_each_user_what_the_request_said_when_rows_are_read_back(requests):
+    packs = {}
+    for request in requests:
+        alone = encode_observe(request)
+        follows_the_contract(alone)
+        packs.setdefault(pack_key(alone), []).append((request, alone))
+    for group in packs.values():
+        stacked = stack([alone for _, alone in group])
+        follows_the_contract(stacked, users=len(group))
+        for row, (request, _) in enumerate(group):
+            said = {name: array[row].tolist() for name, array in stacked.tensors.items()}
+            (events,) = said.pop("event_count", [len(request.events)])
+            assert said["user"] == user_key(request.user_id)
+            assert said.get("ignore_unknown") == {0: None, 1: [False], 2: [True]}[request.unknown_items]
+            assert said["event_item"][:events] == [key(event.item_id) for event in request.events]
+            assert said["event_time"][:events] == [unix_ms(event.time) for event in request.events]
+            plain = [1.0] * len(request.events)
+            given_weights = [event.weight if event.HasField("weight") else 1.0 for event in request.events]
+            assert said.get("event_weight", plain)[:events] == given_weights
+            if "event_id" in said:
+                assert said["event_id"][:events] == [key(event.event_id) for event in request.events]
+            else:
+                assert not any(event.HasField("event_id") for event in request.events)

@@ -1,7 +1,8 @@
-"""The same requests on every way to the server: the same answers, and the same error codes.
+"""The same requests on every way to the models: the same answers, and the same error codes.
 
-The ways: both clients, a client over shared memory, the gateway, plain tritonclient, and KServe's own client. The last
-two speak tensors, which the codec makes and reads; what no tensor can say, it refuses for them too.
+The ways: both clients, a client over shared memory, the gateway, plain tritonclient, KServe's own client, and the
+models in this process, without a server. The last three speak tensors, which the codec makes and reads; what no tensor
+can say, it refuses for them too. The server and this process share one store of the states of users.
 """
 
 import asyncio
@@ -23,21 +24,37 @@ from ebbtide.client.codec import (
     EncodedRequest,
     decode,
     decode_explanation,
+    decode_forgotten,
+    decode_interest,
+    decode_observed,
     decode_ranking,
     decode_vectors,
     encode,
     encode_explain,
+    encode_forget,
+    encode_interest,
+    encode_observe,
     encode_rank,
     encode_texts,
     stack,
     users_of,
 )
+from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.gateway import Gateway, GatewayConfig
 from ebbtide.interest import contract
+from ebbtide.interest.errors import RequestError
+from ebbtide.store import open_store
 from ebbtide.v1 import (
     EmbedRequest,
     Event,
     ExplainRequest,
+    ExplainResponse,
+    ForgetRequest,
+    ForgetResponse,
+    InterestRequest,
+    InterestResponse,
+    ObserveRequest,
+    ObserveResponse,
     RankRequest,
     RecommendRequest,
     interest_pb2_grpc,
@@ -67,18 +84,34 @@ def said(answer):
         return {"code": int(answer.status), "field": getattr(answer, "field", None)}
     if isinstance(answer, np.ndarray):
         return {"code": 0, "numbers": answer.reshape(-1).tolist(), "shape": list(answer.shape)}
-    items = [(item.item_id, item.score) for item in answer.items]
+    if isinstance(answer, (ObserveResponse, ForgetResponse)):
+        return {"code": 0, "numbers": [], "facts": str(answer)}
+    items = [] if isinstance(answer, InterestResponse) else [(item.item_id, item.score) for item in answer.items]
     numbers = [answer.alpha_used]
     parts = [[], []]
-    if hasattr(answer, "half_life_days"):
+    if isinstance(answer, InterestResponse):
+        numbers += [*answer.half_life_days, *answer.energy, *numbers_of(answer.events)]
+        parts = [subjects_of(answer.events), [answer.folded_events, answer.late_events, answer.dropped_events]]
+    elif isinstance(answer, ExplainResponse):
+        numbers += numbers_of(answer.state_events)
         numbers += [*answer.half_life_days, *(event.decay for event in answer.events)]
         for item in answer.items:
             numbers += [*item.event_shares, *item.dimension_shares, item.prior_share, item.adjustment_share]
+            numbers += [*item.state_event_shares, item.folded_share, item.history_share, item.current_share]
         parts = [[item.is_excluded for item in answer.items], [event.is_current for event in answer.events]]
+        parts.append(subjects_of(answer.state_events))
     counts = [answer.events_used, answer.history_events_used, answer.current_events_used, answer.unknown_events]
     apart = [list(getattr(answer, name, ())) for name in ("unknown_item_ids", "excluded_item_ids")]
-    facts = [counts, answer.cold_start, answer.model_version, apart, parts]
+    facts = [counts, answer.cold_start, answer.state_status, answer.model_version, apart, parts]
     return {"code": 0, "items": items, "numbers": numbers, "facts": facts}
+
+
+def numbers_of(events):
+    return [number for event in events for number in (event.decay, event.age_days, event.event.weight)]
+
+
+def subjects_of(events):
+    return [(event.event.item_id, event.event.time.ToMilliseconds(), event.is_current) for event in events]
 
 
 def agree(one, other):
@@ -116,12 +149,19 @@ def by_client(client, request):
         return client.recommend_many(request, timeout_s=TIMEOUT_S)
     if isinstance(request, EmbedRequest):
         return client.embed(request.texts, timeout_s=TIMEOUT_S)
+    if isinstance(request, ForgetRequest):
+        return client.forget(request.user_id, timeout_s=TIMEOUT_S)
+    if isinstance(request, (ObserveRequest, InterestRequest)):
+        ask = client.observe if isinstance(request, ObserveRequest) else client.interest
+        return ask(request=request, timeout_s=TIMEOUT_S)
     return kind[type(request)](request, timeout_s=TIMEOUT_S)
 
 
 def told(result):
     if isinstance(result, list):
         return said([one.response or one.error for one in result])
+    if isinstance(result, int):
+        return said(ForgetResponse(erased_records=result))
     return said(getattr(result, "response", result))
 
 
@@ -168,7 +208,14 @@ def gateway_answers(url, requests):
 
 
 async def by_stub(stub, request):
-    methods = {RecommendRequest: stub.Recommend, RankRequest: stub.Rank, ExplainRequest: stub.Explain}
+    methods = {
+        RecommendRequest: stub.Recommend,
+        RankRequest: stub.Rank,
+        ExplainRequest: stub.Explain,
+        ObserveRequest: stub.Observe,
+        InterestRequest: stub.Interest,
+        ForgetRequest: stub.Forget,
+    }
     if isinstance(request, list):
         sent = [RecommendStreamRequest(request_id=str(index), request=one) for index, one in enumerate(request)]
         outcomes = {int(one.request_id): one async for one in stub.RecommendStream(sent, timeout=TIMEOUT_S)}
@@ -198,7 +245,14 @@ def encoded(request):
         return stack([encode(one, 0) for one in request])
     if isinstance(request, EmbedRequest):
         return encode_texts(request.texts)
-    by_kind = {RecommendRequest: encode, RankRequest: encode_rank, ExplainRequest: encode_explain}
+    if isinstance(request, (ObserveRequest, ForgetRequest)):
+        return (encode_observe if isinstance(request, ObserveRequest) else encode_forget)(request)
+    by_kind = {
+        RecommendRequest: encode,
+        RankRequest: encode_rank,
+        ExplainRequest: encode_explain,
+        InterestRequest: encode_interest,
+    }
     return by_kind[type(request)](request, 0)
 
 
@@ -213,6 +267,12 @@ def read(request, outputs):
         return said(decode_ranking(outputs, request, model_version="1"))
     if isinstance(request, ExplainRequest):
         return said(decode_explanation(outputs, request, 0, model_version="1"))
+    if isinstance(request, ObserveRequest):
+        return said(decode_observed(outputs, model_version="1"))
+    if isinstance(request, InterestRequest):
+        return said(decode_interest(outputs, request, 0, model_version="1"))
+    if isinstance(request, ForgetRequest):
+        return said(decode_forgotten(outputs))
     return said(decode(outputs, request.top_n, model_version="1"))
 
 
@@ -264,6 +324,18 @@ def by_hand(plain, one):
     return {output.name: reply.as_numpy(output.name) for output in reply.get_response().outputs}
 
 
+def in_process(repository, states):
+    """The exported models without a server, on the server's store."""
+
+    def ask(many):
+        with open_store(states) as store:
+            pipeline = InProcessPipeline(repository, store=store)
+            answers = [pipeline.run(one.model_name, one.tensors) for one in many]
+        return ["INVALID_ARGUMENT" if isinstance(answer, RequestError) else answer for answer in answers]
+
+    return ask
+
+
 def by_kserve(url, folder):
     def ask(many):
         asked, written = folder / "requests.json", folder / "answers.json"
@@ -284,7 +356,7 @@ def request_as_json(one):
 
 
 def outputs_of(tensors):
-    numpy = {"BOOL": np.bool_, "INT32": np.int32, "FP32": np.float32, "BYTES": np.object_}
+    numpy = {"BOOL": np.bool_, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32, "BYTES": np.object_}
     return {
         one["name"]: np.array(
             [text.encode() for text in one["data"]] if one["datatype"] == "BYTES" else one["data"],
@@ -305,35 +377,39 @@ def check(cases, answers):
             assert agree(one, other), f"{way}, {name or 'valid'}: {one} and {other} for {request}"
 
 
-def answers_without_kserve(url, cases):
+def answers_without_kserve(url, repository, states, cases):
     requests = [request for _, request in cases]
+    with InterestClient(url) as client:
+        for result in client.observe_many(made.observed().values()):
+            assert result.error is None
     return {
         "sync": sync_answers(url, requests),
         "async": async_answers(url, requests),
         "shared memory": sync_answers(url, requests, shared_memory=True),
         "gateway": gateway_answers(url, requests),
         "tritonclient": tensor_answers(requests, by_tritonclient(url)),
+        "in process": tensor_answers(requests, in_process(repository, states)),
     }
 
 
 def test_cases_are_of_every_kind_when_made_from_the_seed():
     for cases in (CASES, CASES[SAMPLE]):
-        assert {type(request) for _, request in cases} == {*made.KINDS, EmbedRequest, list}
+        assert {type(request) for _, request in cases} == {*made.KINDS, *made.STATE_KINDS, EmbedRequest, list}
         assert 0.2 < sum(bool(name) for name, _ in cases) / len(cases) < 0.5
     assert {name for name, _ in CASES} == {"", *made.MISTAKES}
     assert len(CASES) == 300
     assert list(map(repr, made.make_cases())) == list(map(repr, CASES))
 
 
-def test_every_way_says_the_same_when_some_of_the_requests_are_sent(triton):
-    check(CASES[SAMPLE], answers_without_kserve(triton.grpc_url, CASES[SAMPLE]))
+def test_every_way_says_the_same_when_some_of_the_requests_are_sent(triton, repository, states):
+    check(CASES[SAMPLE], answers_without_kserve(triton.grpc_url, repository, states, CASES[SAMPLE]))
 
 
 @pytest.mark.slow
-def test_every_way_and_kserves_client_say_the_same_when_all_requests_are_sent(triton, tmp_path):
+def test_every_way_and_kserves_client_say_the_same_when_all_requests_are_sent(triton, repository, states, tmp_path):
     if not KSERVE_PYTHON.exists():
         pytest.skip("KServe's client has an environment of its own: make artifacts/kserve-venv/.ready")
-    answers = answers_without_kserve(triton.grpc_url, CASES)
+    answers = answers_without_kserve(triton.grpc_url, repository, states, CASES)
     requests = [request for _, request in CASES]
     answers["kserve"] = tensor_answers(requests, by_kserve(triton.grpc_url, tmp_path))
     check(CASES, answers)

@@ -92,6 +92,8 @@ USER: UserKeywords = {
     "unknown_items": "ignore",
     "exclude": {"b"},
     "exclude_seen": False,
+    "user_id": "u",
+    "allow_stateless": True,
 }
 BUILDERS = [
     (recommend_request, {"allow": {"genre": ("Drama", "Comedy"), "in_stock": "true"}, "top_n": 3}),

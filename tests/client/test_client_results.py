@@ -102,6 +102,7 @@ def test_dict_has_every_field_and_is_json_when_fields_are_empty():
         "unknown_events": 0,
         "cold_start": "COLD_START_UNSPECIFIED",
         "model_version": "",
+        "state_status": "STATE_STATUS_UNSPECIFIED",
     }
     assert json.loads(json.dumps(to_dict(ANSWER)))["items"][0] == {"item_id": "318", "score": 1.5}
     assert to_dict(RANKING)["unknown_item_ids"] == ["0", "00"]

@@ -12,13 +12,20 @@ from ebbtide.client._requests import nothing_to_explain, recommendation_of
 from ebbtide.client.codec import (
     decode,
     decode_explanation,
+    decode_forgotten,
+    decode_interest,
+    decode_observed,
     decode_ranking,
     encode,
     encode_explain,
+    encode_forget,
+    encode_interest,
+    encode_observe,
     encode_rank,
     encode_texts,
     shared_fields,
 )
+from ebbtide.interest import contract
 from ebbtide.interest.contract import REPEAT_PARTS
 from ebbtide.v1 import (
     AttributeFilter,
@@ -27,13 +34,20 @@ from ebbtide.v1 import (
     ExplainedEvent,
     ExplainRequest,
     ExplainResponse,
+    ForgetRequest,
+    ForgetResponse,
+    InterestRequest,
+    InterestResponse,
     ItemExplanation,
+    ObserveRequest,
+    ObserveResponse,
     RankRequest,
     RankResponse,
     RecommendedItem,
     RecommendRequest,
     RecommendResponse,
     RepeatShares,
+    StateStatus,
 )
 
 TIME = Timestamp(seconds=1)
@@ -53,11 +67,15 @@ ENCODERS = {
     ExplainRequest: (ExplainRequest(item_ids=["a"]), encode_explain),
     EmbedRequest: (EmbedRequest(texts=["a"]), lambda message, _: encode_texts(message.texts)),
     Event: (EVENT, lambda message, now_ms: encode(RecommendRequest(events=[message]), now_ms)),
+    ObserveRequest: (ObserveRequest(user_id="a", events=[EVENT]), lambda message, _: encode_observe(message)),
+    InterestRequest: (InterestRequest(user_id="a"), encode_interest),
+    ForgetRequest: (ForgetRequest(user_id="a"), lambda message, _: encode_forget(message)),
     AttributeFilter: (FILTER, lambda message, now_ms: encode(RecommendRequest(allow=[message]), now_ms)),
 }
 NOT_A_TENSOR = {
     ("RecommendRequest", "top_n"): "the served model always gives as many as it was exported with; the decoder cuts",
     ("RankRequest", "top_n"): "the served model scores every candidate; the decoder cuts",
+    ("Event", "event_id"): "only `Observe` reads it",
 }
 REFUSED_BESIDE_ITEM_IDS = {("ExplainRequest", "top_n"), ("ExplainRequest", "allow")}
 FIELDS = [(kind, name) for kind in ENCODERS for name in kind.DESCRIPTOR.fields_by_name]
@@ -119,6 +137,24 @@ def test_field_changes_the_tensors_when_it_is_not_listed_as_no_tensor(kind, name
     assert (before == after) == ((kind.__name__, name) in NOT_A_TENSOR)
 
 
+@pytest.mark.parametrize("name", Event.DESCRIPTOR.fields_by_name)
+def test_field_of_an_event_changes_what_is_observed_or_is_refused(name):
+    event = with_field(EVENT, Event.DESCRIPTOR.fields_by_name[name])
+    if "text" in name:
+        with pytest.raises(InvalidArgumentError) as caught:
+            encode_observe(ObserveRequest(user_id="a", events=[event]))
+        assert caught.value.field == f"events[0].{name}"
+        return
+    before, after = (
+        {
+            name: array.tolist()
+            for name, array in encode_observe(ObserveRequest(user_id="a", events=[one])).tensors.items()
+        }
+        for one in (EVENT, event)
+    )
+    assert before != after
+
+
 @pytest.mark.parametrize("name", ["top_n", "allow"])
 def test_field_is_refused_when_it_only_serves_to_find_items_and_the_request_names_them(name):
     base, encode_message = ENCODERS[ExplainRequest]
@@ -148,6 +184,10 @@ def test_explanation_says_all_of_the_user_when_nothing_was_recommended():
         assert getattr(recommended, field.name) == value
 
 
+def test_state_status_is_that_of_the_tensor_when_the_contract_grows():
+    assert set(StateStatus.values()) == set(contract.StateStatus)
+
+
 def test_field_is_not_shared_when_its_type_differs():
     recommended = RecommendResponse(items=[MESSAGES["ebbtide.v1.RecommendedItem"]], events_used=2)
     assert shared_fields(recommended, ExplainResponse) == {"events_used": 2}
@@ -165,6 +205,8 @@ def test_keywords_reach_every_field_when_a_request_is_made_from_them():
         "unknown_items": "error",
         "exclude": ["a"],
         "exclude_seen": True,
+        "user_id": "u",
+        "allow_stateless": True,
         "top_n": 3,
     }
     allow = {"genre": "Drama"}
@@ -178,7 +220,16 @@ def row(*values, dtype=np.float32):
 
 
 def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
-    user = {"alpha_used": row(0.5), "event_counts": row(1, 2, 3, dtype=np.int32)}
+    user = {
+        "alpha_used": row(0.5),
+        "event_counts": row(1, 2, 3, dtype=np.int32),
+        "state_status": row(1, dtype=np.int32),
+    }
+    state_events = {
+        "state_event_item": row(b"a", b"", dtype=np.object_)[0],
+        "state_event_time": row(8_000, 7_000, dtype=np.int64)[0],
+        "state_event_decay": row(0.5, 0)[0],
+    }
     recommended = decode({**user, "item_id": row(b"a", dtype=np.object_), "score": row(1)}, model_version="1")
     assert names_of_set_fields(recommended) == names(RecommendResponse)
     assert names_of_set_fields(*recommended.items) == names(RecommendedItem)
@@ -202,6 +253,10 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
             "adjustment_share": row(1, 1),
             "repeat_share": np.ones((2, 6), np.float32),
             "half_life_days": row(1, 2, 3, 4),
+            "folded_share": row(1, 1),
+            "state_event_share": np.ones((2, 2), np.float32),
+            "state_event_current": row(True, False, dtype=np.bool_),
+            **state_events,
         },
         ExplainRequest(history=[EVENT], current=[EVENT], item_ids=["a", "b"]),
         now_ms=9_000,
@@ -211,4 +266,25 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
     assert names_of_set_fields(*explained.items) == names(ItemExplanation)
     repeats = [item.repeat_shares for item in explained.items]
     assert names_of_set_fields(*repeats) == names(RepeatShares) == set(REPEAT_PARTS)
-    assert names_of_set_fields(*explained.events) == names(ExplainedEvent)
+    assert (
+        names_of_set_fields(*explained.events) == names_of_set_fields(*explained.state_events) == names(ExplainedEvent)
+    )
+
+    interest = decode_interest(
+        {
+            **user,
+            "state_counts": row(1, 2, 3, 4, dtype=np.int32),
+            "half_life_days": row(1, 2, 3, 4),
+            "interest_energy": row(1, 2, 3, 4),
+            "state_event_weight": row(1, 2)[0],
+            **state_events,
+        },
+        InterestRequest(user_id="a"),
+        now_ms=9_000,
+        model_version="1",
+    )
+    assert names_of_set_fields(interest) == names(InterestResponse)
+    assert names_of_set_fields(*interest.events) == names(ExplainedEvent)
+    observed = decode_observed({"observed": row(1, 2, 3, 4, dtype=np.int32)}, model_version="1")
+    assert names_of_set_fields(observed) == names(ObserveResponse)
+    assert names_of_set_fields(decode_forgotten({"forgotten": row(1, dtype=np.int32)})) == names(ForgetResponse)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
 from ebbtide.client import event, recommend_request
-from ebbtide.client._packs import packs
+from ebbtide.client._packs import RECOMMEND, packs
 from ebbtide.client._served import check_limits, served
 from ebbtide.client.codec import encode, encode_rank, encode_texts
 from ebbtide.interest.contract import Limits
@@ -82,7 +82,7 @@ users = st.sampled_from(
 
 @given(st.lists(users, max_size=30), st.integers(1, 6))
 def test_packs_hold_each_request_once_and_only_of_one_kind_when_users_differ(requests, users_per_request):
-    found = list(packs(iter(requests), users_per_request))
+    found = list(packs(RECOMMEND, iter(requests), users_per_request))
     assert sorted(user.index for pack in found for user in pack) == list(range(len(requests)))
     assert all(user.request is requests[user.index] for pack in found for user in pack)
     assert all(1 <= len(pack) <= users_per_request for pack in found)
@@ -100,4 +100,4 @@ def test_packs_come_before_the_requests_end_when_one_is_full():
         while True:
             yield recommend_request()
 
-    assert len(next(packs(endless(), 4))) == 4
+    assert len(next(packs(RECOMMEND, endless(), 4))) == 4

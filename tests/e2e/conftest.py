@@ -58,8 +58,9 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def server(trained):
-    with serving(ServerConfig(model_repository=trained.repository)) as triton:
+def server(trained, tmp_path_factory):
+    state = f"embedded:{tmp_path_factory.mktemp('state')}"
+    with serving(ServerConfig(model_repository=trained.repository, state=state)) as triton:
         yield triton
 
 

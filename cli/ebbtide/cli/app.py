@@ -23,6 +23,7 @@ from ebbtide.cli import (
     recommend,
     refresh,
     serve,
+    states,
     train,
     tune,
     verify,
@@ -55,7 +56,7 @@ app = typer.Typer(
     name="ebbtide",
     cls=_Commands,
     help="Recommendations from interests that ebb, served on NVIDIA Triton.\n\n"
-    "Order of work: (prepare ->) train -> export -> serve -> recommend. "
+    "Order of work: (prepare ->) train -> export -> serve -> observe -> recommend. "
     "The --help of each command shows an example.\n\n"
     "An option of a command can also come from a config file (--config) or from an environment variable: "
     "EBBTIDE_TRAIN_EPOCHS=4 is --epochs 4 of train.\n\n"
@@ -76,6 +77,9 @@ app.command("check")(check.command)
 app.command("serve")(serve.command)
 app.command("gateway")(gateway.command)
 app.command("recommend")(recommend.command)
+app.command("observe")(states.observe)
+app.command("interest")(states.interest)
+app.command("forget")(states.forget)
 app.command("loadtest")(loadtest.command)
 app.command("tune")(tune.command)
 app.command("capacity")(capacity.command)

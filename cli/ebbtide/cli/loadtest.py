@@ -82,8 +82,16 @@ def command(
         int, typer.Option(min=1, help="Number of different requests of each endpoint, from random users.")
     ] = 2_000,
     mix: Annotated[
-        str, typer.Option(help="Endpoints and their weights: recommend=8,recommend_text=1,embed=1.")
+        str, typer.Option(help="Endpoints and their weights: recommend=8,recommend_text=1,embed=1; or with observe=3.")
     ] = "recommend=1",
+    by_user: Annotated[
+        bool,
+        typer.Option(
+            "--by-user",
+            help="Name the user in each request, in place of the history. The histories go into the server's states "
+            "before the test, under ids of its own, and are erased after it.",
+        ),
+    ] = False,
     rate: Annotated[
         str | None,
         typer.Option(help="Open model: requests per second, whatever the server does; or several runs: 50,100,200."),
@@ -149,6 +157,8 @@ def command(
 
     ebbtide loadtest localhost:8001 --mix recommend=8,recommend_text=1 --slo "p99<20ms" --find-rate --duration 5s
 
+    ebbtide loadtest localhost:8001 --by-user --mix recommend=6,observe=3 --concurrency 16
+
     ebbtide loadtest --compare before.json after.json
     """
     if compare is not None:
@@ -168,9 +178,11 @@ def command(
     with working("Reading the log"):
         from ebbtide.loadtest import (
             ENDPOINTS,
+            USER_PREFIX,
             Access,
             Options,
             build_workload,
+            known_users,
             load_test,
             parse_duration,
             parse_mix,
@@ -193,13 +205,16 @@ def command(
             (time_unit, time_format, encoding),
         )
         limits = served_limits(address, shares, access)
-        workload = build_workload(replayed, shares, limits=limits, requests=requests, seed=seed)
+        workload = build_workload(replayed, shares, limits=limits, requests=requests, seed=seed, by_user=by_user)
     console.print(f"requests from {workload.users:,} held-out users: {_counted(workload.messages)}")
     if perf_analyzer_input is not None:
         from ebbtide.loadtest.perf_analyzer import write_input
 
         for endpoint, path in write_input(perf_analyzer_input, workload).items():
             console.print(f"[green]✓[/green] {endpoint}: {escape(str(path))}")
+        if workload.user_ids:
+            with known_users(address, workload, access, keep=True):
+                console.print(f"{workload.users:,} users are in the server's states, each as {USER_PREFIX}ID")
         return
     compare_with = None
     if perf_analyzer is not None:
@@ -246,12 +261,16 @@ def command(
         notes=tuple(notes),
         on_run=_print_run,
     )
-    with made as generator, working("Sending"):
+    with known_users(address, workload, access, say=_warn), made as generator, working("Sending"):
         result = load_test(address, workload, generator, options, compare_with=compare_with)
     _print(result)
     _write(result, json_file, html, markdown)
     if result["unaccounted"] or (result["slo"] is not None and not result["slo"]["held"]):
         raise typer.Exit(_BROKEN)
+
+
+def _warn(sentence: str) -> None:
+    errors.print(f"[yellow]warning:[/yellow] {escape(sentence)}", soft_wrap=True)
 
 
 def _objective(text: str | None) -> Slo | None:

@@ -1,8 +1,11 @@
-"""``ebbtide recommend``: asks a running server for recommendations to a user of the log, and shows why."""
+"""``ebbtide recommend``: asks a running server for recommendations to a user, and shows why.
+
+The events of the user come from the log of a bundle, or from the state that the server keeps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -10,8 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebbtide.cli.bundle_data import BundleCatalog, BundleEvents, moved
+from ebbtide.cli.access import Tls, TlsCa, TlsCertificate, TlsKey, TlsServerName, TokenFile
+from ebbtide.cli.bundle_data import BundleEvents, moved
 from ebbtide.cli.console import working
+from ebbtide.cli.states import LOCAL, Server, open_client, timestamp
+from ebbtide.cli.titles import ITEM_COL, TEMPLATE, CatalogItemCol, TitleSource, TitleTemplate
 from ebbtide.interest.contract import Limits
 
 if TYPE_CHECKING:
@@ -29,7 +35,7 @@ class Query:
     top_n: int | None = None
     """None: 10, or as many as an answer holds."""
     now: datetime | None = None
-    """None: a minute after the last event."""
+    """None: a minute after the last event of the log; for a state, the clock of this machine."""
     alpha: float | None = None
     decay_scale: float | None = None
     texts: tuple[str, ...] = ()
@@ -39,20 +45,40 @@ class Query:
     candidates: tuple[str, ...] = ()
     """Items to rank, in place of the whole catalog."""
     explain: bool = False
+    allow_stateless: bool = False
+    """Whether the server may answer without the state if its store is down."""
 
 
 def command(
-    user: Annotated[str, typer.Argument(help="A user of the bundle's event log.")],
-    bundle: Annotated[Path, typer.Option(help="Bundle that supplies titles and the path of the event log.")],
-    server: Annotated[
-        str, typer.Option(help="gRPC address of the server (host:port); `ebbtide serve` prints it.")
-    ] = "localhost:8001",
+    user: Annotated[
+        str, typer.Argument(help="Id of the user: one whom the server knows, or with --bundle one of its event log.")
+    ],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="Bundle that supplies titles and the event log with the user's events. Default: the server uses the "
+            "events that it has observed of the user."
+        ),
+    ] = None,
+    server: Server = LOCAL,
+    state: Annotated[
+        bool,
+        typer.Option(
+            "--state", help="With --bundle: use the events that the server has observed, not those of the log."
+        ),
+    ] = False,
+    allow_stateless: Annotated[
+        bool,
+        typer.Option("--allow-stateless", help="Accept an answer without the state if the server's store is down."),
+    ] = False,
     top_n: Annotated[
         int | None, typer.Option(min=1, help="Number of items to recommend. Default: 10, or all that an answer holds.")
     ] = None,
     now: Annotated[
         str | None,
-        typer.Option(help="Time of the request, ISO 8601. Default: a minute after the user's last event."),
+        typer.Option(
+            help="Time of the request, ISO 8601. Default: now; with a log, a minute after the user's last event."
+        ),
     ] = None,
     alpha: Annotated[
         float | None,
@@ -83,14 +109,31 @@ def command(
         str | None, typer.Option(metavar="ID,ID,...", help="Item ids to rank, in place of the whole catalog.")
     ] = None,
     events: BundleEvents = None,
-    catalog: BundleCatalog = None,
+    catalog: Annotated[
+        str | None,
+        typer.Option(
+            help="Catalog file: with --bundle, if it is not where the training read it; else it supplies the titles."
+        ),
+    ] = None,
+    catalog_item_col: CatalogItemCol = ITEM_COL,
+    title_template: TitleTemplate = TEMPLATE,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show how much each event and the popularity prior add to each score.")
     ] = False,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    tls_server_name: TlsServerName = None,
+    token_file: TokenFile = None,
 ) -> None:
-    """Recommend items to a user of the log, through the client SDK and a running server.
+    """Recommend items to a user, through the client SDK and a running server.
+
+    The server counts the events that it has observed (`ebbtide observe`); with --bundle, those of the bundle's log.
 
     **Examples**
+
+    ebbtide recommend 547 --server localhost:8001
 
     ebbtide recommend 547 --bundle artifacts/bundle --server localhost:8001
 
@@ -104,7 +147,7 @@ def command(
         )
     query = Query(
         top_n=top_n,
-        now=None if now is None else _timestamp(now),
+        now=None if now is None else timestamp("--now", now),
         alpha=alpha,
         decay_scale=decay_scale,
         texts=tuple(text or ()),
@@ -112,14 +155,47 @@ def command(
         allow=_conditions(allow or ()),
         candidates=tuple(filter(None, (candidates or "").split(","))),
         explain=explain,
+        allow_stateless=allow_stateless,
     )
     if candidates is not None and not query.candidates:
         raise typer.BadParameter(f"--candidates: got {candidates!r}; expected item ids, as in 318,296,260")
-    show_recommendations(server, bundle, user, query, events, catalog)
+    if events is not None and (bundle is None or state):
+        raise typer.BadParameter("--events: got a log; expected it with --bundle and without --state")
+    with open_client(server, tls, tls_ca, tls_certificate, tls_key, tls_server_name, token_file) as client:
+        if bundle is not None and not state:
+            show_recommendations(client, bundle, user, query, events, catalog)
+        else:
+            show_by_state(client, user, query, TitleSource(bundle, catalog, catalog_item_col, title_template).read())
+
+
+def show_by_state(client: InterestClient, user: str, query: Query, titles: Mapping[str, str]) -> None:
+    """Prints what the server knows of a user, alpha, and the recommended titles with scores."""
+    from ebbtide.cli.interest_display import print_interest
+    from ebbtide.cli.recommend_display import print_answer
+    from ebbtide.client import StateUnavailableError, event
+
+    now = query.now or datetime.now(timezone.utc)
+    try:
+        print_interest(user, client.interest(user, now=now, decay_scale=query.decay_scale), titles)
+    except StateUnavailableError:
+        if not query.allow_stateless:
+            raise
+    answer = _answer(
+        client,
+        query,
+        user_id=user,
+        allow_stateless=query.allow_stateless,
+        events=[event(text=text, time=now) for text in query.texts],
+        now=now,
+        alpha=query.alpha,
+        decay_scale=query.decay_scale,
+        exclude_seen=None if query.seen is None else not query.seen,
+    )
+    print_answer("Ranked" if query.candidates else "Recommended", answer, titles, query.texts)
 
 
 def show_recommendations(
-    server: str,
+    client: InterestClient,
     bundle_folder: Path,
     user: str,
     query: Query | None = None,
@@ -132,7 +208,7 @@ def show_recommendations(
         import numpy as np
 
         from ebbtide.cli.recommend_display import PastEvents, print_answer, print_events
-        from ebbtide.client import InterestClient, event
+        from ebbtide.client import event
         from ebbtide.data.dataset import read_dataset
         from ebbtide.train.bundle import InterestBundle
 
@@ -142,7 +218,7 @@ def show_recommendations(
     times, items, weights = log.time_ms[span], log.item[span], log.weight[span]
     now = query.now or datetime.fromtimestamp(int(times[-1]) / 1000, timezone.utc) + timedelta(minutes=1)
     now_ms = round(now.timestamp() * 1000)
-    max_events, most_items = _limits(server)
+    max_events, most_items = _limits(client)
     if query.top_n is None:
         query = replace(query, top_n=min(_TOP_N, most_items))
     past = np.flatnonzero(times <= now_ms)[-(max_events - len(query.texts)) :]
@@ -155,16 +231,15 @@ def show_recommendations(
         for item, time_ms, weight in zip(items, times, weights, strict=True)
     ]
     events += [event(text=text, time_ms=now_ms) for text in query.texts]
-    with InterestClient(server) as client:
-        answer = _answer(
-            client,
-            query,
-            events=events,
-            now=now,
-            alpha=query.alpha,
-            decay_scale=query.decay_scale,
-            exclude_seen=None if query.seen is None else not query.seen,
-        )
+    answer = _answer(
+        client,
+        query,
+        events=events,
+        now=now,
+        alpha=query.alpha,
+        decay_scale=query.decay_scale,
+        exclude_seen=None if query.seen is None else not query.seen,
+    )
 
     past_events = PastEvents(times, [bundle.catalog.title[item] for item in items])
     print_events(user, past_events, now, bundle.model, query.decay_scale)
@@ -172,24 +247,13 @@ def show_recommendations(
     print_answer(heading, answer, dict(zip(ids, bundle.catalog.title, strict=True)), query.texts)
 
 
-def _limits(server: str) -> tuple[int, int]:
-    """Events that one request to the server may carry, and items of an answer, as the model's config says."""
-    from tritonclient.grpc import InferenceServerClient
-    from tritonclient.utils import InferenceServerException
-
-    from ebbtide.client._served import served
+def _limits(client: InterestClient) -> tuple[int, int]:
+    """Events that one request to the server may carry, and items of an answer, as the served model says."""
     from ebbtide.interest import contract
 
-    default = Limits().max_events, _TOP_N
-    with InferenceServerClient(server) as plain:
-        try:
-            config = plain.get_model_config(contract.RECOMMEND.name).config
-        except InferenceServerException:
-            # The request that follows fails as well, with an error that says what to do.
-            return default
-    known = served(config)
-    items = known.outputs.get(contract.ITEM_ID.name, default[1:])
-    return known.limits.get("max_events", default[0]), items[-1]
+    served = client.model_metadata(contract.RECOMMEND.name)
+    items = {tensor.name: tensor.shape[-1] for tensor in served.outputs}
+    return served.limits.get("max_events", Limits().max_events), items.get(contract.ITEM_ID.name, _TOP_N)
 
 
 def _answer(
@@ -204,14 +268,6 @@ def _answer(
         return ranking
     in_order = [item.item_id for item in ranking.items]
     return client.explain(item_ids=[*in_order, *ranking.unknown_item_ids, *ranking.excluded_item_ids], **user)
-
-
-def _timestamp(text: str) -> datetime:
-    try:
-        timestamp = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"--now: got {text!r}; expected ISO 8601, as in 2016-10-16T18:00:00") from error
-    return timestamp if timestamp.tzinfo is not None else timestamp.replace(tzinfo=timezone.utc)
 
 
 def _conditions(texts: Sequence[str]) -> dict[str, list[str]]:

@@ -14,8 +14,9 @@ from rich.padding import Padding
 from rich.table import Table
 
 from ebbtide.cli.console import console
+from ebbtide.cli.interest_display import age
 from ebbtide.client import Explanation, Ranking, RecommendResponse
-from ebbtide.client.results import cold_start_text, parts_of_score
+from ebbtide.client.results import cold_start_text, parts_of_score, state_text
 from ebbtide.interest.decay import event_decays
 from ebbtide.interest.events import order_events
 
@@ -64,7 +65,7 @@ def print_events(
     for index in range(events - 1, max(-1, events - 1 - _SHOWN_EVENTS), -1):
         table.add_row(
             escape(past.title[batch.source[index]]),
-            _age(float(batch.age_days[index])),
+            age(float(batch.age_days[index])),
             "session" if batch.is_current[index] else "history",
             f"{left[index]:.3f}",
         )
@@ -87,6 +88,8 @@ def print_answer(
     console.print(
         f"[italic]{heading}: alpha {message.alpha_used:.2f} (share of history), {events} counted{unknown}[/italic]"
     )
+    if lacking := state_text(answer):
+        console.print(f"[yellow]state[/yellow], {lacking}")
     if missing := cold_start_text(answer):
         console.print(f"[yellow]cold start[/yellow], {missing}")
     table = Table()
@@ -127,12 +130,3 @@ def _add_explained(table: Table, answer: Explanation, titles: Mapping[str, str])
 
 def _title(item_id: str, titles: Mapping[str, str]) -> str:
     return escape(titles.get(item_id, item_id))
-
-
-def _age(days: float) -> str:
-    """A readable age: ``40 s``, ``12 min``, ``5 h``, ``3 d``, ``2.1 y``."""
-    seconds = days * 86_400
-    for limit, unit, name in ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h"), (63_072_000, 86_400, "d")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{days / 365.25:.1f} y"

@@ -202,5 +202,7 @@ def _show(url: str, bundle: Path | None, user: str | None) -> None:
     if bundle is None or user is None:
         return
     from ebbtide.cli.recommend import show_recommendations
+    from ebbtide.client import InterestClient
 
-    show_recommendations(url, bundle, user)
+    with InterestClient(url) as client:
+        show_recommendations(client, bundle, user)

@@ -79,10 +79,10 @@ def command(
     """
     require_file("--out", out)
     with working("Reading the log"):
-        from ebbtide.loadtest import ENDPOINTS, Slo, build_workload, parse_duration, parse_mix
+        from ebbtide.loadtest import STATELESS_ENDPOINTS, Slo, build_workload, parse_duration, parse_mix
         from ebbtide.tune import TuneOptions, read_limits, tune, write_winner
 
-        shares, objective, turn_s = parse_mix(mix, ENDPOINTS), Slo.parse(slo), parse_duration("turn", turn)
+        shares, objective, turn_s = parse_mix(mix, STATELESS_ENDPOINTS), Slo.parse(slo), parse_duration("turn", turn)
         replayed, notes = read_session_log(
             bundle,
             events,

@@ -3,7 +3,7 @@
 from ebbtide.client._async_client import AsyncInterestClient
 from ebbtide.client._client import InterestClient
 from ebbtide.client._events import event
-from ebbtide.client._requests import UserKeywords, explain_request, rank_request, recommend_request
+from ebbtide.client._requests import UserKeywords, explain_request, observe_request, rank_request, recommend_request
 from ebbtide.client.config import UNSET, ClientConfig, KeepAliveConfig, RetryConfig
 from ebbtide.client.errors import (
     CallCancelledError,
@@ -16,6 +16,7 @@ from ebbtide.client.errors import (
     OverloadedError,
     PermissionDeniedError,
     ResourceExhaustedError,
+    StateUnavailableError,
     Status,
     UnauthenticatedError,
     UnavailableError,
@@ -23,18 +24,23 @@ from ebbtide.client.errors import (
 )
 from ebbtide.client.hooks import Attempt, Call, Hooks
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata, TensorMetadata
-from ebbtide.client.results import Explanation, Ranking, RecommendResult
+from ebbtide.client.results import Explanation, ObserveResult, Ranking, RecommendResult, UserInterest
 from ebbtide.client.security import BearerToken, TlsConfig
 from ebbtide.v1 import (
     ColdStart,
     Event,
     ExplainRequest,
     ExplainResponse,
+    InterestRequest,
+    InterestResponse,
+    ObserveRequest,
+    ObserveResponse,
     RankRequest,
     RankResponse,
     RecommendedItem,
     RecommendRequest,
     RecommendResponse,
+    StateStatus,
     UnknownItemPolicy,
 )
 
@@ -56,11 +62,16 @@ __all__ = [
     "Explanation",
     "Hooks",
     "InterestClient",
+    "InterestRequest",
+    "InterestResponse",
     "InternalError",
     "InvalidArgumentError",
     "KeepAliveConfig",
     "ModelMetadata",
     "ModelNotReadyError",
+    "ObserveRequest",
+    "ObserveResponse",
+    "ObserveResult",
     "OverloadedError",
     "PermissionDeniedError",
     "RankRequest",
@@ -73,16 +84,20 @@ __all__ = [
     "ResourceExhaustedError",
     "RetryConfig",
     "ServerMetadata",
+    "StateStatus",
+    "StateUnavailableError",
     "Status",
     "TensorMetadata",
     "TlsConfig",
     "UnauthenticatedError",
     "UnavailableError",
     "UnknownItemPolicy",
+    "UserInterest",
     "UserKeywords",
     "VersionMismatchError",
     "event",
     "explain_request",
+    "observe_request",
     "rank_request",
     "recommend_request",
 ]

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
-from functools import partial
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,14 @@ from ebbtide.client._as_answered import as_answered
 from ebbtide.client._events import strings
 from ebbtide.client._gathering import Gathering
 from ebbtide.client._operations import Operations
-from ebbtide.client._packs import Pack, packs
+from ebbtide.client._packs import OBSERVE, RECOMMEND, Kind, Pack, packs
 from ebbtide.client._requests import (
     Allowed,
+    UnknownItems,
     UserKeywords,
     explain_request,
+    interest_request,
+    observe_request,
     one_request,
     rank_request,
     recommend_request,
@@ -31,9 +34,19 @@ from ebbtide.client._triton import Connection, Untyped, open_async
 from ebbtide.client.config import UNSET, USERS_PER_REQUEST, ClientConfig, Unset
 from ebbtide.client.errors import CallCancelledError, DeadlineExceededError, EbbtideError, Status
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata
-from ebbtide.client.results import Explanation, Ranking, RecommendResult
+from ebbtide.client.results import A, Explanation, ObserveResult, Q, R, Ranking, RecommendResult, UserInterest
 from ebbtide.interest import contract
-from ebbtide.v1 import ExplainRequest, RankRequest, RecommendRequest, RecommendResponse
+from ebbtide.v1 import (
+    Event,
+    ExplainRequest,
+    ForgetRequest,
+    InterestRequest,
+    ObserveRequest,
+    ObserveResponse,
+    RankRequest,
+    RecommendRequest,
+    RecommendResponse,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -54,7 +67,8 @@ class AsyncInterestClient:
         self._triton: Connection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         together = self._operations.config.effective_users_per_request
-        self._gathering = Gathering(partial(self._recommend_pack, "recommend"), together) if together > 1 else None
+        self._recommending = self._gathering(RECOMMEND, "recommend") if together > 1 else None
+        self._observing = self._gathering(OBSERVE, "observe") if together > 1 else None
 
     async def recommend(
         self,
@@ -68,8 +82,8 @@ class AsyncInterestClient:
     ) -> RecommendResponse:
         """As `InterestClient.recommend`; see `ClientConfig.users_per_request` for calls that are sent together."""
         whole = one_request(request, recommend_request(top_n=top_n, allow=allow, **user))
-        if self._gathering is not None and not metadata:
-            return await self._gathering.recommend(whole, timeout_s)
+        if self._recommending is not None and not metadata:
+            return await self._recommending.call(whole, timeout_s)
         return await self._drive(self._operations.recommend(whole, timeout_s, metadata))
 
     async def recommend_many(
@@ -82,20 +96,7 @@ class AsyncInterestClient:
     ) -> list[RecommendResult]:
         """As `InterestClient.recommend_many`."""
         self._operations.check_many(timeout_s, max_concurrency=max_concurrency, users_per_request=users_per_request)
-        waiting = packs(requests, users_per_request)
-        results: list[RecommendResult] = []
-
-        async def worker() -> None:
-            for pack in waiting:
-                results.extend(await self._recommend_pack("recommend_many", pack, timeout_s))
-
-        workers = [asyncio.create_task(worker()) for _ in range(max_concurrency)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for task in workers:
-                task.cancel()
-        return sorted(results, key=lambda result: result.index)
+        return await self._many(RECOMMEND, "recommend_many", requests, max_concurrency, users_per_request, timeout_s)
 
     def recommend_stream(
         self,
@@ -155,6 +156,54 @@ class AsyncInterestClient:
         """As `InterestClient.embed`."""
         return await self._drive(self._operations.embed(strings("texts", texts), timeout_s, metadata))
 
+    async def observe(
+        self,
+        user_id: str | None = None,
+        events: Iterable[Event] = (),
+        *,
+        request: ObserveRequest | None = None,
+        unknown_items: UnknownItems = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObserveResponse:
+        """As `InterestClient.observe`; see `ClientConfig.users_per_request` for calls that are sent together."""
+        whole = one_request(request, observe_request(user_id or "", events, unknown_items=unknown_items))
+        if self._observing is not None and not metadata:
+            return await self._observing.call(whole, timeout_s)
+        return await self._drive(self._operations.observe(whole, timeout_s, metadata))
+
+    async def observe_many(
+        self,
+        requests: Iterable[ObserveRequest],
+        *,
+        max_concurrency: int = 16,
+        users_per_request: int = USERS_PER_REQUEST,
+        timeout_s: float | Unset = UNSET,
+    ) -> list[ObserveResult]:
+        """As `InterestClient.observe_many`."""
+        self._operations.check_many(timeout_s, max_concurrency=max_concurrency, users_per_request=users_per_request)
+        return await self._many(OBSERVE, "observe_many", requests, max_concurrency, users_per_request, timeout_s)
+
+    async def interest(
+        self,
+        user_id: str | None = None,
+        *,
+        request: InterestRequest | None = None,
+        now: datetime | None = None,
+        decay_scale: float | None = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> UserInterest:
+        """As `InterestClient.interest`."""
+        whole = one_request(request, interest_request(user_id or "", now=now, decay_scale=decay_scale))
+        return await self._drive(self._operations.interest(whole, timeout_s, metadata))
+
+    async def forget(
+        self, user_id: str, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
+    ) -> int:
+        """As `InterestClient.forget`."""
+        return await self._drive(self._operations.forget(ForgetRequest(user_id=user_id), timeout_s, metadata))
+
     async def is_live(self, *, timeout_s: float | Unset = UNSET) -> bool:
         """As `InterestClient.is_live`."""
         return await self._drive(self._operations.is_live(timeout_s))
@@ -194,8 +243,38 @@ class AsyncInterestClient:
     def __repr__(self) -> str:
         return repr(self._operations)
 
-    async def _recommend_pack(self, method: str, pack: Pack, timeout_s: float | Unset) -> list[RecommendResult]:
-        return await self._drive(self._operations.recommend_pack(method, pack, timeout_s))
+    def _gathering(self, kind: Kind[Q, A, R], method: str) -> Gathering[Q, A, R]:
+        """The calls of one method that are sent together."""
+
+        async def ask(pack: Pack[Q], timeout_s: float | Unset) -> list[R]:
+            return await self._drive(self._operations.ask_pack(kind, method, pack, timeout_s))
+
+        return Gathering(kind, ask, self._operations.config.effective_users_per_request)
+
+    async def _many(
+        self,
+        kind: Kind[Q, A, R],
+        method: str,
+        requests: Iterable[Q],
+        max_concurrency: int,
+        users_per_request: int,
+        timeout_s: float | Unset,
+    ) -> list[R]:
+        """The results of many requests of one kind, in their order."""
+        waiting = packs(kind, requests, users_per_request)
+        results: list[R] = []
+
+        async def worker() -> None:
+            for pack in waiting:
+                results.extend(await self._drive(self._operations.ask_pack(kind, method, pack, timeout_s)))
+
+        workers = [asyncio.create_task(worker()) for _ in range(max_concurrency)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for task in workers:
+                task.cancel()
+        return sorted(results, key=lambda result: result.index)
 
     async def _drive(self, steps: Steps[T]) -> T:
         """Takes the steps of a call one after the other, and awaits each."""

@@ -6,6 +6,7 @@ import inspect
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import datetime
 from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -15,11 +16,14 @@ import numpy.typing as npt
 
 from ebbtide.client._events import strings
 from ebbtide.client._operations import Operations
-from ebbtide.client._packs import Pack, packs
+from ebbtide.client._packs import OBSERVE, RECOMMEND, Kind, Pack, packs
 from ebbtide.client._requests import (
     Allowed,
+    UnknownItems,
     UserKeywords,
     explain_request,
+    interest_request,
+    observe_request,
     one_request,
     rank_request,
     recommend_request,
@@ -29,9 +33,19 @@ from ebbtide.client._triton import Untyped, open_sync
 from ebbtide.client.config import UNSET, USERS_PER_REQUEST, ClientConfig, Unset
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata
-from ebbtide.client.results import Explanation, Ranking, RecommendResult
+from ebbtide.client.results import A, Explanation, ObserveResult, Q, R, Ranking, RecommendResult, UserInterest
 from ebbtide.interest import contract
-from ebbtide.v1 import ExplainRequest, RankRequest, RecommendRequest, RecommendResponse
+from ebbtide.v1 import (
+    Event,
+    ExplainRequest,
+    ForgetRequest,
+    InterestRequest,
+    ObserveRequest,
+    ObserveResponse,
+    RankRequest,
+    RecommendRequest,
+    RecommendResponse,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -90,16 +104,18 @@ class InterestClient:
             timeout_s: Deadline of this call, seconds, retries included; the configuration's when not given.
             metadata: gRPC metadata of this call, beside the configuration's.
             **user: Events, clock and policies; see `UserKeywords`: `history` and `current`, or `events` for the
-                server to split; `now`, `alpha`, `decay_scale`, `unknown_items`, `exclude`, `exclude_seen`.
+                server to split; `user_id` for the events that were observed before; `now`, `alpha`, `decay_scale`,
+                `unknown_items`, `exclude`, `exclude_seen`, `allow_stateless`.
 
         Returns:
-            Items with their scores, best first, the alpha used, the number of events used and which evidence was
-            missing (`cold_start`); see `ebbtide.client.results` for tables of it.
+            Items with their scores, best first, the alpha used, the number of events used, which evidence was missing
+            (`cold_start`) and how the state was used (`state_status`); see `ebbtide.client.results` for tables of it.
 
         Raises:
             InvalidArgumentError: A field is not valid; the error names it as the caller wrote it.
             DeadlineExceededError: No answer within the deadline.
             UnavailableError: No server at the address, or one that refuses work for now.
+            StateUnavailableError: The server answers, but cannot reach the store of the states.
             ModelNotReadyError: The server does not serve the model (yet).
             VersionMismatchError: The server's model is not one that this client speaks to.
             EbbtideError: Anything else; see its `status`.
@@ -133,16 +149,7 @@ class InterestClient:
             ClientClosedError: The client was closed before.
         """
         self._operations.check_many(timeout_s, max_concurrency=max_concurrency, users_per_request=users_per_request)
-
-        def one(pack: Pack) -> list[RecommendResult]:
-            return self._drive(self._operations.recommend_pack("recommend_many", pack, timeout_s))
-
-        pool = ThreadPoolExecutor(max_concurrency, thread_name_prefix="ebbtide-recommend-many")
-        try:
-            of_packs = pool.map(one, packs(requests, users_per_request))
-            return sorted(chain.from_iterable(of_packs), key=lambda result: result.index)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return self._many(RECOMMEND, "recommend_many", requests, max_concurrency, users_per_request, timeout_s)
 
     def recommend_stream(
         self,
@@ -256,6 +263,124 @@ class InterestClient:
         """
         return self._drive(self._operations.embed(strings("texts", texts), timeout_s, metadata))
 
+    def observe(
+        self,
+        user_id: str | None = None,
+        events: Iterable[Event] = (),
+        *,
+        request: ObserveRequest | None = None,
+        unknown_items: UnknownItems = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObserveResponse:
+        """Adds events to the state of a user; the answer comes after the server's store has them.
+
+        The same events may be observed again after any error, and the client retries by itself: an event counts once.
+        Events are the same if they have the same `event_id`; without ids, the same item and time. A state knows the ids
+        of its newest 28 events, so repeat a call before that many others follow.
+
+        Args:
+            user_id: Id of the user. Only a hash of it leaves this machine.
+            events: 1 to 512 events in any order, each with an item; see `ebbtide.client.event`. The server does not
+                keep texts.
+            request: The whole request as a message, in place of the arguments above, not beside them.
+            unknown_items: How the server treats events whose items are not in the catalog. Default: the policy of the
+                model.
+            timeout_s: As for `recommend`.
+            metadata: As for `recommend`.
+
+        Returns:
+            How many events were added, were known before, came late and have unknown items.
+
+        Raises:
+            InvalidArgumentError: A field is not valid; the error names it as the caller wrote it.
+            StateUnavailableError: The server cannot reach its store, which may have some of the events.
+            EbbtideError: As for `recommend`.
+        """
+        given = observe_request(user_id or "", events, unknown_items=unknown_items)
+        return self._drive(self._operations.observe(one_request(request, given), timeout_s, metadata))
+
+    def observe_many(
+        self,
+        requests: Iterable[ObserveRequest],
+        *,
+        max_concurrency: int = 16,
+        users_per_request: int = USERS_PER_REQUEST,
+        timeout_s: float | Unset = UNSET,
+    ) -> list[ObserveResult]:
+        """Adds events to the states of many users, several of them in one call and several calls at a time.
+
+        Args:
+            requests: One for each user; see `ebbtide.client.observe_request`. A user may have several: their order does
+                not matter.
+            max_concurrency: Largest number of calls in flight.
+            users_per_request: Users of one call, at most. Only those share a call whose requests set the same optional
+                fields; a call that is refused for one of them is made again for each.
+            timeout_s: Deadline of each call, seconds, counted from its own start.
+
+        Returns:
+            One result for each request, in the requests' order, with its `response` or its `error`: a failed request
+            does not fail the others, and may be sent again.
+
+        Raises:
+            InvalidArgumentError: A number is out of bounds.
+            ClientClosedError: The client was closed before.
+        """
+        self._operations.check_many(timeout_s, max_concurrency=max_concurrency, users_per_request=users_per_request)
+        return self._many(OBSERVE, "observe_many", requests, max_concurrency, users_per_request, timeout_s)
+
+    def interest(
+        self,
+        user_id: str | None = None,
+        *,
+        request: InterestRequest | None = None,
+        now: datetime | None = None,
+        decay_scale: float | None = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> UserInterest:
+        """The state of a user at a time. Nothing is written.
+
+        Args:
+            user_id: Id of the user.
+            request: The whole request as a message, in place of the other arguments, not beside them.
+            now: The time to read the state at, with a timezone. Default: the clock of this machine.
+            decay_scale: As for `recommend`.
+            timeout_s: As for `recommend`.
+            metadata: As for `recommend`.
+
+        Returns:
+            Alpha, half-lives, counts and the newest events with what is left of their weights; it prints as a table.
+            `is_known` is False for a user without events.
+
+        Raises:
+            InvalidArgumentError: A field is not valid; the error names it as the caller wrote it.
+            StateUnavailableError: The server cannot reach its store.
+            EbbtideError: As for `recommend`.
+        """
+        given = interest_request(user_id or "", now=now, decay_scale=decay_scale)
+        return self._drive(self._operations.interest(one_request(request, given), timeout_s, metadata))
+
+    def forget(
+        self, user_id: str, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
+    ) -> int:
+        """Erases the state of a user, of every model version. It is safe to call again after any error.
+
+        Args:
+            user_id: Id of the user.
+            timeout_s: As for `recommend`.
+            metadata: As for `recommend`.
+
+        Returns:
+            Number of records that were erased, one for each version of the model that knew the user.
+
+        Raises:
+            InvalidArgumentError: The id is empty or too long.
+            StateUnavailableError: The server cannot reach its store; the state may still be there.
+            EbbtideError: As for `recommend`.
+        """
+        return self._drive(self._operations.forget(ForgetRequest(user_id=user_id), timeout_s, metadata))
+
     def is_live(self, *, timeout_s: float | Unset = UNSET) -> bool:
         """Whether a server answers, with or without models; False also if nothing answers in time.
 
@@ -325,6 +450,27 @@ class InterestClient:
 
     def __repr__(self) -> str:
         return repr(self._operations)
+
+    def _many(
+        self,
+        kind: Kind[Q, A, R],
+        method: str,
+        requests: Iterable[Q],
+        max_concurrency: int,
+        users_per_request: int,
+        timeout_s: float | Unset,
+    ) -> list[R]:
+        """The results of many requests of one kind, in their order."""
+
+        def one(pack: Pack[Q]) -> list[R]:
+            return self._drive(self._operations.ask_pack(kind, method, pack, timeout_s))
+
+        pool = ThreadPoolExecutor(max_concurrency, thread_name_prefix=f"ebbtide-{method.replace('_', '-')}")
+        try:
+            of_packs = pool.map(one, packs(kind, requests, users_per_request))
+            return sorted(chain.from_iterable(of_packs), key=lambda result: result.index)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _stream(
         self, requests: Iterable[RecommendRequest], max_concurrency: int, timeout_s: float | Unset

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ebbtide.client._served import Served
 from ebbtide.client._triton import Untyped
+from ebbtide.client.codec import EncodedRequest
 from ebbtide.client.errors import VersionMismatchError
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Model, Tensor
@@ -55,6 +57,19 @@ def check_model(config: Untyped, model: Model, expected_fingerprint: str | None,
     for served in config.input:
         if served.name not in known and not served.optional:
             raise _mismatch(model, target, f"input {served.name}", "a required input", "none of this name")
+
+
+def check_inputs(request: EncodedRequest, known: Served, target: str) -> None:
+    """Compares the tensors of a request with those of the served model, which may be of an earlier export.
+
+    Raises:
+        VersionMismatchError: The model does not take one of them.
+    """
+    if not known.inputs or known.inputs.issuperset(request.tensors):
+        return
+    model = contract.MODELS[request.model_name]
+    tensor = next(one for one in model.inputs if one.name in request.tensors.keys() - known.inputs)
+    raise _mismatch(model, target, f"input {tensor.name}", "no such tensor", _described(tensor, model))
 
 
 def _check_tensors(

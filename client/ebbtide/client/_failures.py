@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ebbtide.client._fields import caller_error
-from ebbtide.client.codec import UserRequest
+from ebbtide.client.codec import EventRequest, StateRequest, UserRequest
 from ebbtide.client.errors import (
     CallCancelledError,
     DeadlineExceededError,
@@ -17,16 +17,17 @@ from ebbtide.client.errors import (
     OverloadedError,
     PermissionDeniedError,
     ResourceExhaustedError,
+    StateUnavailableError,
     Status,
     UnauthenticatedError,
     UnavailableError,
 )
 from ebbtide.interest import triton_texts
-from ebbtide.interest.errors import RequestError
+from ebbtide.interest.errors import STORE_FAILED, RequestError
 
 _ROW = re.compile(r"\brow (?P<row>\d+): ")
 
-Asked = UserRequest | Sequence[UserRequest] | None
+Asked = UserRequest | StateRequest | Sequence[EventRequest] | None
 """The request of a call: of one user; of several users, one per row; or None."""
 
 
@@ -113,6 +114,12 @@ def _unavailable(status: Status, said: str, asked: str) -> EbbtideError:
         return OverloadedError(
             f"{asked} is overloaded: {said}. Send fewer requests at once, or add servers; the server's metrics show "
             "its queue times."
+        )
+    if STORE_FAILED in said:
+        why = said.partition(STORE_FAILED)[2].removeprefix(": ")
+        return StateUnavailableError(
+            f"{asked} answers, but {STORE_FAILED}: {why}. Try again when the store is back; with allow_stateless the "
+            "server answers without the state."
         )
     return UnavailableError(
         f"{asked} is unavailable: {said}. Check the address (it is Triton's gRPC port, 8001 unless set), that the "

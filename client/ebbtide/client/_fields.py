@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from ebbtide.client.codec import UserRequest, tensor_order
+from ebbtide.client.codec import EventRequest, StateRequest, UserRequest, event_groups, tensor_order
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.keys import item_key
-from ebbtide.v1 import ExplainRequest, RankRequest, RecommendRequest
+from ebbtide.v1 import ExplainRequest, ForgetRequest, InterestRequest, ObserveRequest, RankRequest, RecommendRequest
 
 _INDEXED = re.compile(r"(?P<tensor>\w+)\[(?P<index>\d+)\]")
 
@@ -18,12 +19,14 @@ _FIELD_OF_EVENT = {
     contract.EVENT_TIME.name: ".time",
     contract.EVENT_IS_CURRENT.name: "",
     contract.EVENT_WEIGHT.name: ".weight",
+    contract.EVENT_ID.name: ".event_id",
 }
 """The field of an event that each tensor of events holds."""
 
 _BESIDE_EVENTS = {
     contract.EXCLUDE_ITEM.name: "exclude_item_ids",
     contract.IGNORE_UNKNOWN.name: "unknown_items",
+    contract.USER.name: "user_id",
 }
 """Tensors whose field has another name; all other tensors have the name of their field."""
 
@@ -36,7 +39,7 @@ _KEYED = (
 _OF_TEXTS = (contract.TEXT.name, contract.TEXT_VECTOR.name, contract.TEXT_EVENT.name)
 
 
-def caller_error(error: RequestError, request: UserRequest | None) -> InvalidArgumentError:
+def caller_error(error: RequestError, request: UserRequest | StateRequest | None) -> InvalidArgumentError:
     """The server's error, with the caller's field instead of the tensor and the item id instead of its key.
 
     Args:
@@ -63,8 +66,10 @@ def _field_of_texts(field: str) -> str:
     return "texts" if index is None else f"texts[{index}]"
 
 
-def _field(field: str, request: UserRequest) -> str:
+def _field(field: str, request: UserRequest | StateRequest) -> str:
     tensor, index = _split(field)
+    if isinstance(request, (InterestRequest, ForgetRequest)):
+        return _BESIDE_EVENTS.get(tensor, tensor)
     if tensor in _FIELD_OF_EVENT:
         order = tensor_order(request)
         entries = [*order.items, *order.texts]
@@ -86,13 +91,13 @@ def _field(field: str, request: UserRequest) -> str:
     return name if index is None else f"{name}[{index}]"
 
 
-def _all_events(request: UserRequest) -> str:
-    return "events" if request.events else "history and current"
+def _all_events(request: EventRequest) -> str:
+    return "events" if request.events or isinstance(request, ObserveRequest) else "history and current"
 
 
-def _conditions(request: UserRequest) -> list[tuple[str, str, str]]:
+def _conditions(request: EventRequest) -> list[tuple[str, str, str]]:
     """Path, column and value of each entry of ``allow_attribute``."""
-    if isinstance(request, RankRequest):
+    if isinstance(request, (RankRequest, ObserveRequest)):
         return []
     return [
         (f"allow[{position}].values[{index}]", condition.column, value)
@@ -101,22 +106,25 @@ def _conditions(request: UserRequest) -> list[tuple[str, str, str]]:
     ]
 
 
-def _value(error: RequestError, request: UserRequest) -> str:
+def _value(error: RequestError, request: UserRequest | StateRequest) -> str:
     tensor, _ = _split(error.field)
-    if tensor not in _KEYED:
+    if tensor not in _KEYED or isinstance(request, (InterestRequest, ForgetRequest)):
         return error.value
     if tensor == contract.ALLOW_ATTRIBUTE.name:
         words = [f"{column}={value}" for _, column, value in _conditions(request)]
     else:
-        groups = (request.history, request.current, request.events)
-        words = [event.item_id for events in groups for event in events if event.item_id]
-        words += [*request.exclude_item_ids, *_candidates(request)]
+        words = [event.item_id for _, events in event_groups(request) for event in events if event.item_id]
+        words += _named_items(request)
     by_key = {str(item_key(word)): word for word in words}
     word = by_key.get(error.value.strip())
     return error.value if word is None else repr(word)
 
 
-def _candidates(request: UserRequest) -> list[str]:
-    if isinstance(request, RecommendRequest):
+def _named_items(request: EventRequest) -> list[str]:
+    """Ids of items beside those of the events."""
+    if isinstance(request, ObserveRequest):
         return []
-    return list(request.item_ids if isinstance(request, ExplainRequest) else request.candidate_item_ids)
+    candidates: Sequence[str] = ()
+    if not isinstance(request, RecommendRequest):
+        candidates = request.item_ids if isinstance(request, ExplainRequest) else request.candidate_item_ids
+    return [*request.exclude_item_ids, *candidates]

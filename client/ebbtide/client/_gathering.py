@@ -1,50 +1,50 @@
-"""Sends calls of `AsyncInterestClient.recommend` that start in the same turn of the event loop as one request."""
+"""Sends calls of `AsyncInterestClient.recommend`, or of `observe`, of one turn of the event loop as one request."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Generic
 
-from ebbtide.client._packs import Pack, User, encoded_user
+from ebbtide.client._packs import Kind, Pack, User, encoded_user
 from ebbtide.client.codec.users import PackKey
 from ebbtide.client.config import Unset
-from ebbtide.client.results import RecommendResult
-from ebbtide.v1 import RecommendRequest, RecommendResponse
+from ebbtide.client.results import A, Q, R
 
-Ask = Callable[[Pack, "float | Unset"], Awaitable[list[RecommendResult]]]
+Ask = Callable[[Pack[Q], "float | Unset"], Awaitable[list[R]]]
 """Answers a pack within a timeout, seconds; errors are in the results."""
 
-_Answer = asyncio.Future[RecommendResponse]
 
-
-class Gathering:
+class Gathering(Generic[Q, A, R]):
     """The calls of one client that wait for the end of this turn of the event loop.
 
     No call waits for others: calls that a busy event loop starts in one turn are sent together, and a single call is
     sent alone.
     """
 
-    def __init__(self, ask: Ask, users_per_request: int) -> None:
+    def __init__(self, kind: Kind[Q, A, R], ask: Ask[Q, R], users_per_request: int) -> None:
         """Makes an empty one.
 
         Args:
+            kind: Of the requests.
             ask: Answers a pack.
             users_per_request: Users of one pack, at most.
         """
+        self._kind = kind
         self._ask = ask
         self._most = users_per_request
-        self._open: dict[tuple[PackKey, float | Unset], dict[_Answer, User]] = {}
+        self._open: dict[tuple[PackKey, float | Unset], dict[asyncio.Future[A], User[Q]]] = {}
         self._under_way: set[asyncio.Task[None]] = set()
 
-    async def recommend(self, request: RecommendRequest, timeout_s: float | Unset) -> RecommendResponse:
+    async def call(self, request: Q, timeout_s: float | Unset) -> A:
         """The answer to one request.
 
         Raises:
             EbbtideError: The call failed.
         """
-        user = encoded_user(0, request)
+        user = encoded_user(self._kind, 0, request)
         loop = asyncio.get_running_loop()
-        answer: _Answer = loop.create_future()
+        answer: asyncio.Future[A] = loop.create_future()
         if user.pack_key is None:
             await self._settle({answer: user}, timeout_s)
             return await answer
@@ -58,7 +58,7 @@ class Gathering:
             self._send(group, waiting)
         return await answer
 
-    def _send(self, group: tuple[PackKey, float | Unset], waiting: dict[_Answer, User]) -> None:
+    def _send(self, group: tuple[PackKey, float | Unset], waiting: dict[asyncio.Future[A], User[Q]]) -> None:
         if self._open.get(group) is not waiting:
             return  # it was full before the turn ended
         del self._open[group]
@@ -70,14 +70,14 @@ class Gathering:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
-        def left(one: _Answer) -> None:
+        def left(one: asyncio.Future[A]) -> None:
             if one.cancelled() and all(answer.done() for answer in pack):
                 task.cancel()
 
         for answer in pack:
             answer.add_done_callback(left)
 
-    async def _settle(self, pack: dict[_Answer, User], timeout_s: float | Unset) -> None:
+    async def _settle(self, pack: dict[asyncio.Future[A], User[Q]], timeout_s: float | Unset) -> None:
         """Sends a pack, and gives each waiting call its answer or its error."""
         users = [User(index, one.request, one.encoded) for index, one in enumerate(pack.values())]
         try:
@@ -96,7 +96,7 @@ class Gathering:
             _end(answers[result.index], result.error if result.response is None else result.response)
 
 
-def _end(answer: _Answer, outcome: RecommendResponse | Exception | None) -> None:
+def _end(answer: asyncio.Future[A], outcome: A | Exception | None) -> None:
     """Gives a call its answer or its error, unless it was cancelled."""
     if answer.done() or outcome is None:
         return

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
-from ebbtide.client._contract_check import check_model
+from ebbtide.client._contract_check import check_inputs, check_model
 from ebbtide.client._failures import Asked
 from ebbtide.client._fields import caller_error
 from ebbtide.client._retry import Deadline
@@ -89,6 +89,7 @@ class Inference:
             check_limits(encoded, known.limits)
         except RequestError as error:
             raise caller_error(error, None if isinstance(request, Sequence) else request) from error
+        check_inputs(encoded, known, self._target)
 
         asked = _Asked(method, encoded, known, read, deadline, metadata, request)
         if self._regions is None:

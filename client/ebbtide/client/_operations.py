@@ -11,7 +11,7 @@ from ebbtide.client._channel import channel_args, channel_credentials
 from ebbtide.client._endpoints import parse_endpoint
 from ebbtide.client._failures import RowRefusedError
 from ebbtide.client._inference import Inference
-from ebbtide.client._packs import Pack, User, clock_ms, encoded_user, failed, read_user
+from ebbtide.client._packs import RECOMMEND, Kind, Pack, User, clock_ms, encoded_user, failed, read_user
 from ebbtide.client._requests import explanation_of, nothing_to_explain, recommendation_of
 from ebbtide.client._retry import Deadline
 from ebbtide.client._steps import Caller, Question, Steps, Wait
@@ -21,10 +21,16 @@ from ebbtide.client.codec import (
     EncodedRequest,
     decode,
     decode_explanation,
+    decode_forgotten,
+    decode_interest,
+    decode_observed,
     decode_ranking,
     decode_vectors,
     encode,
     encode_explain,
+    encode_forget,
+    encode_interest,
+    encode_observe,
     encode_rank,
     encode_texts,
     stack,
@@ -40,9 +46,17 @@ from ebbtide.client.errors import (
     UnavailableError,
 )
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
-from ebbtide.client.results import Explanation, Ranking, RecommendResult
-from ebbtide.interest import contract
-from ebbtide.v1 import ExplainRequest, RankRequest, RecommendRequest, RecommendResponse
+from ebbtide.client.results import A, Explanation, Q, R, Ranking, RecommendResult, UserInterest
+from ebbtide.v1 import (
+    ExplainRequest,
+    ForgetRequest,
+    InterestRequest,
+    ObserveRequest,
+    ObserveResponse,
+    RankRequest,
+    RecommendRequest,
+    RecommendResponse,
+)
 
 _POLL_S = 0.1
 _PROBE_TIMEOUT_S = 1.0
@@ -139,15 +153,51 @@ class Operations:
         encoded = encode_texts(texts)
         return (yield from self._inference.infer("embed", encoded, _vectors, self._deadline(timeout_s), metadata, None))
 
+    def observe(
+        self, request: ObserveRequest, timeout_s: float | Unset, metadata: Metadata = None
+    ) -> Steps[ObserveResponse]:
+        """See `InterestClient.observe`."""
+        encoded = encode_observe(request)
+
+        def read(outputs: Arrays, version: str) -> ObserveResponse:
+            return decode_observed(outputs, model_version=version)
+
+        deadline = self._deadline(timeout_s)
+        return (yield from self._inference.infer("observe", encoded, read, deadline, metadata, request))
+
+    def interest(
+        self, request: InterestRequest, timeout_s: float | Unset, metadata: Metadata = None
+    ) -> Steps[UserInterest]:
+        """See `InterestClient.interest`."""
+        now_ms = clock_ms()
+        encoded = encode_interest(request, now_ms)
+
+        def read(outputs: Arrays, version: str) -> UserInterest:
+            return UserInterest(decode_interest(outputs, request, now_ms, model_version=version))
+
+        deadline = self._deadline(timeout_s)
+        return (yield from self._inference.infer("interest", encoded, read, deadline, metadata, request))
+
+    def forget(self, request: ForgetRequest, timeout_s: float | Unset, metadata: Metadata = None) -> Steps[int]:
+        """See `InterestClient.forget`."""
+        encoded = encode_forget(request)
+
+        def read(outputs: Arrays, _: str) -> int:
+            return decode_forgotten(outputs).erased_records
+
+        deadline = self._deadline(timeout_s)
+        return (yield from self._inference.infer("forget", encoded, read, deadline, metadata, request))
+
     def recommend_one(self, index: int, request: RecommendRequest, timeout_s: float | Unset) -> Steps[RecommendResult]:
         """The result of one of many requests, see `InterestClient.recommend_stream`; its error is not raised."""
-        user = encoded_user(index, request)
-        return (yield from self._recommend_user("recommend_stream", user, self._deadline(timeout_s)))
+        user = encoded_user(RECOMMEND, index, request)
+        return (yield from self._ask_user(RECOMMEND, "recommend_stream", user, self._deadline(timeout_s)))
 
-    def recommend_pack(self, method: str, pack: Pack, timeout_s: float | Unset) -> Steps[list[RecommendResult]]:
+    def ask_pack(self, kind: Kind[Q, A, R], method: str, pack: Pack[Q], timeout_s: float | Unset) -> Steps[list[R]]:
         """The results of a pack, see `InterestClient.recommend_many`; errors are not raised.
 
         Args:
+            kind: Of the requests.
             method: The client's, for hooks.
             pack: Who is asked for.
             timeout_s: Deadline, seconds.
@@ -155,10 +205,10 @@ class Operations:
         try:
             deadline = self._deadline(timeout_s)
             if len(pack) > 1:
-                return (yield from self._recommend_users(method, pack, deadline))
+                return (yield from self._ask_users(kind, method, pack, deadline))
         except EbbtideError as error:
-            return failed(pack, error)
-        return [(yield from self._recommend_user(method, pack[0], deadline))]
+            return failed(kind, pack, error)
+        return [(yield from self._ask_user(kind, method, pack[0], deadline))]
 
     def check_many(self, timeout_s: float | Unset, **bounds: int) -> None:
         """Checks the arguments that all requests share, once.
@@ -236,29 +286,33 @@ class Operations:
 
         return (yield from self._inference.infer(method, encoded, read, deadline, metadata, request))
 
-    def _recommend_user(self, method: str, user: User, deadline: Deadline) -> Steps[RecommendResult]:
+    def _ask_user(self, kind: Kind[Q, A, R], method: str, user: User[Q], deadline: Deadline) -> Steps[R]:
         encoded, request = user.encoded, user.request
+
+        def read(outputs: Arrays, version: str) -> A:
+            return kind.decode(outputs, request, version)
+
         try:
             if isinstance(encoded, InvalidArgumentError):
                 raise encoded
-            response = yield from self._recommend(method, encoded, request, deadline, None)
+            response = yield from self._inference.infer(method, encoded, read, deadline, None, request)
         except EbbtideError as error:
-            return RecommendResult(request, error=error, index=user.index)
-        return RecommendResult(request, response=response, index=user.index)
+            return kind.result(request, error=error, index=user.index)
+        return kind.result(request, response=response, index=user.index)
 
-    def _recommend_users(self, method: str, pack: Pack, deadline: Deadline) -> Steps[list[RecommendResult]]:
+    def _ask_users(self, kind: Kind[Q, A, R], method: str, pack: Pack[Q], deadline: Deadline) -> Steps[list[R]]:
         """Sends as many users in one call as the model takes; a user whose row is refused is asked for alone."""
-        known = yield from self._inference.prepare(contract.RECOMMEND.name, deadline)
+        known = yield from self._inference.prepare(kind.model_name, deadline)
         most = known.max_users or len(pack)
         # Rows are padded to the longest, so one that is too long would have them all refused.
         waiting = [user for user in pack if user.is_within(known.limits)]
         alone = [user for user in pack if not user.is_within(known.limits)]
-        results: list[RecommendResult] = []
+        results: list[R] = []
         while waiting:
             users = waiting[:most]
             try:
                 if len(users) > 1:
-                    results += yield from self._recommend_together(method, users, deadline)
+                    results += yield from self._ask_together(kind, method, users, deadline)
                 else:
                     alone += users
             except RowRefusedError as error:
@@ -267,19 +321,19 @@ class Operations:
             except InvalidArgumentError:
                 alone += users
             except EbbtideError as error:
-                results += failed(users, error)
+                results += failed(kind, users, error)
             del waiting[: len(users)]
         for user in alone:
-            results.append((yield from self._recommend_user(method, user, deadline)))
+            results.append((yield from self._ask_user(kind, method, user, deadline)))
         return results
 
-    def _recommend_together(self, method: str, users: Pack, deadline: Deadline) -> Steps[list[RecommendResult]]:
+    def _ask_together(self, kind: Kind[Q, A, R], method: str, users: Pack[Q], deadline: Deadline) -> Steps[list[R]]:
         stacked = stack([user.encoded for user in users if isinstance(user.encoded, EncodedRequest)])
         requests = [user.request for user in users]
 
-        def read(outputs: Arrays, version: str) -> list[RecommendResult]:
+        def read(outputs: Arrays, version: str) -> list[R]:
             answers = users_of(outputs, len(users))
-            return [read_user(user, rows, version) for user, rows in zip(users, answers, strict=True)]
+            return [read_user(kind, user, rows, version) for user, rows in zip(users, answers, strict=True)]
 
         return (yield from self._inference.infer(method, stacked, read, deadline, None, requests))
 

@@ -14,6 +14,8 @@ from ebbtide.v1 import (
     Event,
     ExplainRequest,
     ExplainResponse,
+    InterestRequest,
+    ObserveRequest,
     RankRequest,
     RecommendRequest,
     RecommendResponse,
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 Allowed = Mapping[str, str | Iterable[str]]
 """Catalog columns, each with the allowed value or values."""
 
-Request = TypeVar("Request", RecommendRequest, RankRequest, ExplainRequest)
+UnknownItems = Literal["error", "ignore"] | None
+"""How the server treats events whose items are not in the catalog. None: by the policy of the model."""
+
+Request = TypeVar("Request", RecommendRequest, RankRequest, ExplainRequest, ObserveRequest, InterestRequest)
 
 _POLICIES = {
     None: UnknownItemPolicy.UNKNOWN_ITEM_POLICY_UNSPECIFIED,
@@ -50,12 +55,18 @@ class UserKeywords(TypedDict, total=False):
     """Share of the history in the blend, 0 to 1. Default: the model's own value."""
     decay_scale: float | None
     """Factor on every decay by age: 2 halves the half-lives, 0 stops the decay. Default: 1."""
-    unknown_items: Literal["error", "ignore"] | None
+    unknown_items: UnknownItems
     """How the server treats events whose items are not in the catalog. Default: the policy of the model."""
     exclude: Iterable[str]
     """Ids of items that are never recommended. Errors use the name of the message's field, ``exclude_item_ids``."""
     exclude_seen: bool | None
     """Whether to leave out seen items, that is, items of the request's events. Default: the policy of the model."""
+    user_id: str | None
+    """Id of the user whose state counts too, as `InterestClient.observe` made it. Default: only the events given here
+    count."""
+    allow_stateless: bool
+    """Whether the server may answer without the state if its store cannot be reached; `state_status` of the answer says
+    so. Default: such a call fails with `StateUnavailableError`."""
 
 
 def recommend_request(
@@ -100,6 +111,24 @@ def explain_request(
     )
 
 
+def observe_request(user_id: str, events: Iterable[Event], *, unknown_items: UnknownItems = None) -> ObserveRequest:
+    """The message that the arguments of `InterestClient.observe` make; for `observe_many`, or to store.
+
+    Raises:
+        InvalidArgumentError: `unknown_items` is no policy.
+    """
+    return ObserveRequest(user_id=user_id, events=events, unknown_items=_policy(unknown_items))
+
+
+def interest_request(user_id: str, *, now: datetime | None, decay_scale: float | None) -> InterestRequest:
+    """The message that the arguments of `InterestClient.interest` make.
+
+    Raises:
+        InvalidArgumentError: `now` has no timezone.
+    """
+    return InterestRequest(user_id=user_id, now=timestamp("now", now), decay_scale=decay_scale)
+
+
 def one_request(request: Request | None, from_keywords: Request) -> Request:
     """The request, given either as a message or by keywords.
 
@@ -142,13 +171,13 @@ def _user(
     now: datetime | None = None,
     alpha: float | None = None,
     decay_scale: float | None = None,
-    unknown_items: Literal["error", "ignore"] | None = None,
+    unknown_items: UnknownItems = None,
     exclude: Iterable[str] = (),
     exclude_seen: bool | None = None,
+    user_id: str | None = None,
+    allow_stateless: bool = False,
 ) -> dict[str, Any]:
     """The fields that all requests share."""
-    if unknown_items not in _POLICIES:
-        raise InvalidArgumentError.of_field("unknown_items", repr(unknown_items), "'error', 'ignore' or None")
     return {
         "history": history,
         "current": current,
@@ -156,10 +185,18 @@ def _user(
         "now": timestamp("now", now),
         "alpha": alpha,
         "decay_scale": decay_scale,
-        "unknown_items": _POLICIES[unknown_items],
+        "unknown_items": _policy(unknown_items),
         "exclude_item_ids": strings("exclude_item_ids", exclude),
         "exclude_seen": exclude_seen,
+        "user_id": user_id,
+        "allow_stateless": allow_stateless,
     }
+
+
+def _policy(unknown_items: UnknownItems) -> UnknownItemPolicy.ValueType:
+    if unknown_items not in _POLICIES:
+        raise InvalidArgumentError.of_field("unknown_items", repr(unknown_items), "'error', 'ignore' or None")
+    return _POLICIES[unknown_items]
 
 
 def _top_n(top_n: int | None) -> int:

@@ -26,6 +26,8 @@ class Served:
     """Limits of one request by the names of `Limits`, as far as the configuration states them."""
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     """Dims of every output, without its batch dimension; empty if the server does not state them."""
+    inputs: frozenset[str] = frozenset()
+    """Names of the inputs; empty if the server does not state them."""
 
 
 UNKNOWN = Served(None, {})
@@ -43,6 +45,7 @@ def served(config: Untyped) -> Served:
         max_users=max(1, int(config.max_batch_size)),
         limits={name: int(value) for name, value in stated.items() if value.isdecimal()},
         outputs={output.name: tuple(output.dims) for output in config.output},
+        inputs=frozenset(str(tensor.name) for tensor in config.input),
     )
 
 
@@ -84,7 +87,7 @@ def output_shapes(known: Served, model: Model, request: EncodedRequest) -> dict[
     Returns:
         A shape for every output that the server states; an empty one for strings, whose size is not known before.
     """
-    rows = len(request.tensors[contract.NOW.name]) if model.batching else 1
+    rows = len(next(iter(request.tensors.values()))) if model.batching else 1
     texts = int(request.tensors[contract.TEXT.name].size) if contract.TEXT.name in request.tensors else 0
     shapes: dict[str, tuple[int, ...]] = {}
     for tensor in model.outputs:

@@ -52,11 +52,15 @@ def explanation_columns(message: ExplainResponse) -> dict[str, list[Any]]:
     """One row for each part of each score."""
     rows: list[tuple[Any, ...]] = []
     for item in message.items:
-        for index, (event, share) in enumerate(zip(message.events, item.event_shares, strict=False)):
+        indices = [*range(len(message.events)), *[None] * len(message.state_events)]
+        events = [*message.events, *message.state_events]
+        shares = [*item.event_shares, *item.state_event_shares]
+        for index, event, share in zip(indices, events, shares, strict=False):
             part = "session" if event.is_current else "history"
             subject = event.event.text if event.event.HasField("text") else event.event.item_id
             rows.append((item.item_id, part, share, index, subject, event.age_days, event.decay))
-        for part, share in (("prior", item.prior_share), *_adjustments(item)):
+        folded = [("folded", item.folded_share)] if item.folded_share else []
+        for part, share in (*folded, ("prior", item.prior_share), *_adjustments(item)):
             rows.append((item.item_id, part, share, None, None, None, None))
     return _by_column(_EXPLAINED, rows)
 

@@ -5,12 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from ebbtide.v1 import ColdStart, ExplainedEvent, ExplainResponse, ItemExplanation, RankResponse, RecommendResponse
+from ebbtide.v1 import (
+    ColdStart,
+    ExplainedEvent,
+    ExplainResponse,
+    InterestResponse,
+    ItemExplanation,
+    ObserveResponse,
+    RankResponse,
+    RecommendResponse,
+    StateStatus,
+)
 
 _COLD_START = {
     ColdStart.COLD_START_NO_HISTORY: "no history: the session alone counted",
     ColdStart.COLD_START_NO_SESSION: "no session: the history alone counted",
     ColdStart.COLD_START_NO_EVENTS: "no events: the popularity prior alone ranked",
+}
+_STATE = {
+    StateStatus.STATE_STATUS_UNKNOWN_USER: "the store has no event of this user",
+    StateStatus.STATE_STATUS_UNAVAILABLE: "the store could not be reached: only the events of the request counted",
+    StateStatus.STATE_STATUS_OTHER_VERSION: "only the newest events counted: the state is of another model version",
+    StateStatus.STATE_STATUS_PARTLY_SCALED: "decay_scale reached the older events, kept as sums, in part only",
 }
 _AGES = ((60, 1, "second"), (3_600, 60, "minute"), (172_800, 3_600, "hour"), (63_072_000, 86_400, "day"))
 """Up to so many seconds, the unit of an age in seconds, and its name."""
@@ -32,6 +48,11 @@ def cold_start(kind: ColdStart.ValueType) -> str:
     return _COLD_START.get(kind, "")
 
 
+def state(status: StateStatus.ValueType) -> str:
+    """What an answer lacks of the state, in words; empty where nothing or where no user was named."""
+    return _STATE.get(status, "")
+
+
 def age(days: float) -> str:
     """A readable age: ``1 minute``, ``5 hours``, ``3 days``, ``2.1 years``."""
     seconds = days * 86_400
@@ -42,12 +63,14 @@ def age(days: float) -> str:
     return f"{days / 365.25:.1f} years"
 
 
-def head(message: RecommendResponse | RankResponse | ExplainResponse) -> list[str]:
+def head(message: RecommendResponse | RankResponse | ExplainResponse | InterestResponse) -> list[str]:
     """What an answer says of the user, in one or more lines."""
     lines = [
         f"alpha {message.alpha_used:.2f} (share of history), {_events(message.events_used)} counted, model version "
         f"{message.model_version or 'unknown'}"
     ]
+    if lacking := state(message.state_status):
+        lines.append(f"state, {lacking}")
     if missing := cold_start(message.cold_start):
         lines.append(f"cold start, {missing}")
     if message.unknown_events:
@@ -85,8 +108,39 @@ def explanation(message: ExplainResponse, titles: Mapping[str, str], events: int
         score = "excluded; without that" if item.is_excluded else f"score {item.score:+.3f}"
         lines.append(f"{index:3d}  {name}: {score} =")
         lines += [f"       {share:+.3f}  {what}" for share, what in parts(message, item, titles, events)]
-        if message.events:
+        if message.events or message.state_events or item.folded_share:
             lines.append(f"       by half-life: {_by_half_life(message.half_life_days, item.dimension_shares)}")
+    return "\n".join(lines)
+
+
+def observed(message: ObserveResponse) -> str:
+    """What became of the events, in one line."""
+    late = f", {message.late_events} of them late" if message.late_events else ""
+    parts = [f"{_events(message.added_events)} added{late}"]
+    if message.duplicate_events:
+        parts.append(f"{_events(message.duplicate_events)} known before")
+    if message.unknown_events:
+        parts.append(f"{_events(message.unknown_events)} left out: not in the catalog")
+    return "; ".join(parts)
+
+
+def interest(message: InterestResponse, titles: Mapping[str, str], events: int) -> str:
+    """What a state says of its user, and the newest events with what is left of their weights."""
+    lines = head(message)
+    beside = (
+        (message.folded_events, "kept as sums"),
+        (message.late_events, "late, by age alone"),
+        (message.dropped_events, "dropped"),
+    )
+    if any(count for count, _ in beside):
+        lines.append(f"events beside the newest: {', '.join(f'{count} {what}' for count, what in beside if count)}")
+    total = math.fsum(message.energy)
+    if total:
+        shares = [energy / total for energy in message.energy]
+        lines.append(f"interest by half-life: {_by_half_life(message.half_life_days, shares)}")
+    lines += [f"     {_event(explained, titles)}" for explained in message.events[:events]]
+    if len(message.events) > events:
+        lines.append(f"     and {_events(len(message.events) - events)} more")
     return "\n".join(lines)
 
 
@@ -97,11 +151,14 @@ def parts(
     if item.HasField("repeat_shares"):
         repeats = [(getattr(item.repeat_shares, name), what) for name, what in _REPEAT_PARTS.items()]
         return [(share, what) for share, what in repeats if share]
-    strongest = sorted(enumerate(item.event_shares), key=lambda share: -abs(share[1]))
-    found = [(share, _event(message.events[index], titles)) for index, share in strongest[:events] if share]
+    known = [*message.events, *message.state_events]
+    strongest = sorted(enumerate([*item.event_shares, *item.state_event_shares]), key=lambda share: -abs(share[1]))
+    found = [(share, _event(known[index], titles)) for index, share in strongest[:events] if share]
     rest = strongest[len(found) :]
     if rest and any(share for _, share in rest):
         found.append((math.fsum(share for _, share in rest), f"{len(rest)} other event{'' if len(rest) == 1 else 's'}"))
+    if item.folded_share:
+        found.append((item.folded_share, "older events of the state"))
     found.append((item.prior_share, "popularity prior"))
     if item.adjustment_share:
         found.append((item.adjustment_share, "repeat score"))
@@ -110,7 +167,12 @@ def parts(
 
 def _event(explained: ExplainedEvent, titles: Mapping[str, str]) -> str:
     event = explained.event
-    name = repr(event.text) if event.HasField("text") else titles.get(event.item_id, f"item {event.item_id}")
+    if event.HasField("text"):
+        name = repr(event.text)
+    elif event.item_id:
+        name = titles.get(event.item_id, f"item {event.item_id}")
+    else:
+        name = "an item that is not in the catalog"
     part = "session" if explained.is_current else "history"
     return f"{name}, {age(explained.age_days)} ago ({part}, weighs {explained.decay:.2g})"
 

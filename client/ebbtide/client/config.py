@@ -132,8 +132,9 @@ class ClientConfig:
     """Compression of requests. Useful only on slow networks: a request is a few kilobytes."""
     users_per_request: int | None = None
     """How many calls of `AsyncInterestClient.recommend` that start in one turn of the event loop may be sent as one
-    request for several users. No call waits for others. Calls of one request share one deadline and one attempt, and
-    are one call to hooks; a call with its own metadata is sent alone. None means 16, or 1 if there are hooks."""
+    request for several users; the same holds for `observe`. No call waits for others. Calls of one request share one
+    deadline and one attempt, and are one call to hooks; a call with its own metadata is sent alone. None means 16, or 1
+    if there are hooks."""
     shared_memory: bool = False
     """Whether to exchange tensors through shared memory instead of messages; only with one Triton on this machine, over
     loopback or a unix socket. For large requests: the reference page says what it gains."""

@@ -5,7 +5,8 @@
     ├── DeadlineExceededError      no answer within the call's deadline
     ├── UnavailableError           no server answers, or the server refuses work for now
     │   ├── ModelNotReadyError     the server answers, but does not serve the model
-    │   └── OverloadedError        the model's queue is full, or the request waited in it too long
+    │   ├── OverloadedError        the model's queue is full, or the request waited in it too long
+    │   └── StateUnavailableError  the server answers, but cannot reach the store of the users' states
     ├── VersionMismatchError       the model on the server is not the one that this client expects
     ├── UnauthenticatedError       the token is missing or not valid
     ├── PermissionDeniedError      the caller may not do this
@@ -108,6 +109,14 @@ class ModelNotReadyError(UnavailableError):
 
 class OverloadedError(UnavailableError):
     """The queue of the model is full, or the request waited in it for longer than the model allows."""
+
+
+class StateUnavailableError(UnavailableError):
+    """The server answers, but the store of the users' states does not; the server itself is fine.
+
+    A call with `allow_stateless` is answered without the state instead. Observing and forgetting may be repeated: an
+    event counts once.
+    """
 
 
 class VersionMismatchError(EbbtideError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ebbtide.client._contract_check import fingerprint_of
+from ebbtide.client._served import served
 from ebbtide.client._triton import Untyped
 
 
@@ -48,6 +50,8 @@ class ModelMetadata:
     """Input tensors."""
     outputs: tuple[TensorMetadata, ...]
     """Output tensors."""
+    limits: Mapping[str, int] = field(default_factory=dict[str, int], hash=False)
+    """Limits of one request, by the names of `ebbtide.interest.contract.Limits`: ``max_events``, ..."""
 
 
 def server_metadata(message: Untyped) -> ServerMetadata:
@@ -64,6 +68,7 @@ def model_metadata(message: Untyped, config: Untyped) -> ModelMetadata:
         fingerprint=fingerprint_of(config),
         inputs=_tensors(message.inputs),
         outputs=_tensors(message.outputs),
+        limits=served(config).limits,
     )
 
 

@@ -60,6 +60,21 @@ class InterestServiceStub(object):
                 request_serializer=ebbtide_dot_v1_dot_interest__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=ebbtide_dot_v1_dot_interest__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.Observe = channel.unary_unary(
+                '/ebbtide.v1.InterestService/Observe',
+                request_serializer=ebbtide_dot_v1_dot_interest__pb2.ObserveRequest.SerializeToString,
+                response_deserializer=ebbtide_dot_v1_dot_interest__pb2.ObserveResponse.FromString,
+                _registered_method=True)
+        self.Interest = channel.unary_unary(
+                '/ebbtide.v1.InterestService/Interest',
+                request_serializer=ebbtide_dot_v1_dot_interest__pb2.InterestRequest.SerializeToString,
+                response_deserializer=ebbtide_dot_v1_dot_interest__pb2.InterestResponse.FromString,
+                _registered_method=True)
+        self.Forget = channel.unary_unary(
+                '/ebbtide.v1.InterestService/Forget',
+                request_serializer=ebbtide_dot_v1_dot_interest__pb2.ForgetRequest.SerializeToString,
+                response_deserializer=ebbtide_dot_v1_dot_interest__pb2.ForgetResponse.FromString,
+                _registered_method=True)
 
 
 class InterestServiceServicer(object):
@@ -103,6 +118,28 @@ class InterestServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Observe(self, request, context):
+        """Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
+        event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Interest(self, request, context):
+        """Reads the state of a user at a time: its events, their decay, alpha. Nothing is written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Forget(self, request, context):
+        """Erases the state of a user, of every model version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InterestServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -130,6 +167,21 @@ def add_InterestServiceServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=ebbtide_dot_v1_dot_interest__pb2.EmbedRequest.FromString,
                     response_serializer=ebbtide_dot_v1_dot_interest__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Observe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Observe,
+                    request_deserializer=ebbtide_dot_v1_dot_interest__pb2.ObserveRequest.FromString,
+                    response_serializer=ebbtide_dot_v1_dot_interest__pb2.ObserveResponse.SerializeToString,
+            ),
+            'Interest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Interest,
+                    request_deserializer=ebbtide_dot_v1_dot_interest__pb2.InterestRequest.FromString,
+                    response_serializer=ebbtide_dot_v1_dot_interest__pb2.InterestResponse.SerializeToString,
+            ),
+            'Forget': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forget,
+                    request_deserializer=ebbtide_dot_v1_dot_interest__pb2.ForgetRequest.FromString,
+                    response_serializer=ebbtide_dot_v1_dot_interest__pb2.ForgetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -268,6 +320,87 @@ class InterestService(object):
             '/ebbtide.v1.InterestService/Embed',
             ebbtide_dot_v1_dot_interest__pb2.EmbedRequest.SerializeToString,
             ebbtide_dot_v1_dot_interest__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Observe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ebbtide.v1.InterestService/Observe',
+            ebbtide_dot_v1_dot_interest__pb2.ObserveRequest.SerializeToString,
+            ebbtide_dot_v1_dot_interest__pb2.ObserveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Interest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ebbtide.v1.InterestService/Interest',
+            ebbtide_dot_v1_dot_interest__pb2.InterestRequest.SerializeToString,
+            ebbtide_dot_v1_dot_interest__pb2.InterestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ebbtide.v1.InterestService/Forget',
+            ebbtide_dot_v1_dot_interest__pb2.ForgetRequest.SerializeToString,
+            ebbtide_dot_v1_dot_interest__pb2.ForgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

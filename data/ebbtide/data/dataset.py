@@ -14,6 +14,8 @@ from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventColumns, EventLog, build_log, read_events
 from ebbtide.interest.time_units import TimeUnit
 
+BUNDLE_CATALOG_FILE = "catalog.parquet"
+"""Of a bundle: ``item_id``, ``text`` and ``title`` of each item."""
 BUNDLE_CONFIG_FILE = "bundle.json"
 """The bundle file that holds the reference to the training data, under the key ``data``."""
 

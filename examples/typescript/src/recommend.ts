@@ -3,20 +3,10 @@
  *
  *   npm start -- localhost:9001 318 296
  */
-import { Metadata, credentials, status, type ServiceError } from "@grpc/grpc-js";
+import { credentials } from "@grpc/grpc-js";
 
+import { call, report } from "./call.js";
 import { InterestServiceClient, RecommendRequest, type RecommendResponse } from "./generated/ebbtide/v1/interest.js";
-
-const DEADLINE_MS = 5_000;
-
-/** One call with a deadline, as a promise. */
-function recommend(client: InterestServiceClient, request: RecommendRequest): Promise<RecommendResponse> {
-  return new Promise((resolve, reject) => {
-    client.recommend(request, new Metadata(), { deadline: Date.now() + DEADLINE_MS }, (error, response) =>
-      error ? reject(error) : resolve(response),
-    );
-  });
-}
 
 async function main(address: string, itemIds: string[]): Promise<number> {
   // createSsl() in place of createInsecure() for a gateway with --tls-certificate.
@@ -28,12 +18,12 @@ async function main(address: string, itemIds: string[]): Promise<number> {
     topN: 5,
   });
   try {
-    const { items, alphaUsed, eventsUsed } = await recommend(client, request);
+    const answer = await call<RecommendRequest, RecommendResponse>(client.recommend.bind(client), request);
+    const { items, alphaUsed, eventsUsed } = answer;
     console.log(JSON.stringify({ items, alphaUsed, eventsUsed }));
     return 0;
   } catch (error) {
-    const { code, details } = error as ServiceError;
-    console.error(`${status[code]}: ${details}`);
+    report(error);
     return 1;
   } finally {
     client.close();

@@ -10,6 +10,11 @@ _MESSAGE = re.compile(
 )
 
 
+STORE_FAILED = "the store of the users' states failed"
+"""Begins what Triton answers with UNAVAILABLE if the store fails, after the name of the model; the store's own message
+follows. It tells such an error from that of a server that refuses work."""
+
+
 @dataclass(eq=False)
 class RequestError(ValueError):
     """A field of a request that cannot be served.

@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 from ebbtide.interest import contract
 from ebbtide.interest.batch import run_guarded
 from ebbtide.interest.checks import RequestTensors
-from ebbtide.interest.errors import RequestError
+from ebbtide.interest.errors import STORE_FAILED, RequestError
 from ebbtide.interest.exported import read_interest_config, require_one_export
 from ebbtide.interest.users import Users
 from ebbtide.store import StoreError, store_from_environment
@@ -96,7 +96,8 @@ class ServedModel:
         The error is INVALID_ARGUMENT for faulty input, UNAVAILABLE if the store failed, INTERNAL for any other.
         """
         if isinstance(answer, Exception):
-            return self.error(str(answer), _code(answer))
+            said = f"{STORE_FAILED}: {answer}" if isinstance(answer, StoreError) else str(answer)
+            return self.error(said, _code(answer))
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, answer[name]) for name in self._outputs if name in wanted]
         )

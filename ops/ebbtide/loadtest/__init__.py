@@ -6,13 +6,16 @@ from ebbtide.loadtest.arrivals import RateProfile
 from ebbtide.loadtest.compare import Comparison, Difference, compare, read_result
 from ebbtide.loadtest.engine import Generator
 from ebbtide.loadtest.errors import LoadTestError
-from ebbtide.loadtest.replay import ENDPOINTS, Replayed, Workload, build_workload
+from ebbtide.loadtest.known_users import known_users
+from ebbtide.loadtest.replay import ENDPOINTS, STATELESS_ENDPOINTS, USER_PREFIX, Replayed, Workload, build_workload
 from ebbtide.loadtest.run import Load, Run
 from ebbtide.loadtest.session import Options, load_test
 from ebbtide.loadtest.settings import Slo, parse_duration, parse_levels, parse_mix
 
 __all__ = [
     "ENDPOINTS",
+    "STATELESS_ENDPOINTS",
+    "USER_PREFIX",
     "Access",
     "Comparison",
     "Difference",
@@ -27,6 +30,7 @@ __all__ = [
     "Workload",
     "build_workload",
     "compare",
+    "known_users",
     "load_test",
     "parse_duration",
     "parse_levels",

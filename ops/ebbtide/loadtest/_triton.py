@@ -48,6 +48,21 @@ def read_request(message: bytes) -> Untyped:
     return service_pb2.ModelInferRequest.FromString(message)
 
 
+def content_spans(message: bytes) -> dict[str, slice]:
+    """Where the elements of each input tensor lie in a serialised ``ModelInferRequest``.
+
+    The elements are its last fields: each a tag of one byte, the length, and the bytes.
+    """
+    request = read_request(message)
+    spans: dict[str, slice] = {}
+    stop = len(message)
+    tensors = zip(request.inputs, request.raw_input_contents, strict=True)
+    for tensor, content in reversed(list(tensors)):
+        spans[tensor.name] = slice(stop - len(content), stop)
+        stop -= len(content) + len(_varint(len(content))) + 1
+    return spans
+
+
 def output_names(answer: bytes) -> list[str]:
     """The names of the output tensors of a serialised ``ModelInferResponse``."""
     return [output.name for output in service_pb2.ModelInferResponse.FromString(answer).outputs]

@@ -150,6 +150,7 @@ def _warnings(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     for what, of in (
         ("load", lambda result: [run["load"] for run in _headline(result)][:1]),
         ("mix", lambda result: result["requests"]["mix"]),
+        ("by user", lambda result: result["requests"].get("by_user", False)),
         ("processor", lambda result: result["machine"]["processor"]),
         ("cores", lambda result: result["machine"]["cores"]),
         ("Triton", lambda result: result["server"]["version"]),

@@ -23,6 +23,7 @@ from ebbtide.loadtest.channel import Channel, Link, Route
 from ebbtide.loadtest.http2 import DEADLINE_EXCEEDED, UNAVAILABLE, ProtocolError, prefixed
 from ebbtide.loadtest.replay import CHOICES, Workload
 from ebbtide.loadtest.samples import CANCELLED, OK, Phase, Recorder
+from ebbtide.loadtest.stamped import Stamped, stamped
 
 ENGINE = "one process"
 
@@ -70,9 +71,7 @@ class Generator:
         self._timeout_s, self._count = timeout_s, connections
         self._access = access or Access()
         self._choices = workload.choices()
-        self._messages = [
-            [prefixed(message) for message in workload.messages[endpoint]] for endpoint in workload.endpoints
-        ]
+        self._messages = [[_sendable(message) for message in workload.messages[name]] for name in workload.endpoints]
         self._next, self._step = share
         self._load: _Load | None = None
         self._channels: list[Channel[_Ticket]] = []
@@ -154,7 +153,7 @@ class _Load:
     def __init__(
         self,
         channels: list[Channel[_Ticket]],
-        messages: list[list[bytes]],
+        messages: list[list[bytes | Stamped]],
         choices: list[int],
         timeout_s: float,
         first: int,
@@ -241,7 +240,10 @@ class _Load:
         if link is None:
             self.ended(ticket, UNAVAILABLE)
         else:
-            link.calls.start(messages[number % len(messages)], ticket)
+            message = messages[number % len(messages)]
+            if isinstance(message, Stamped):
+                message = message.at(time.time_ns() // 1_000_000)
+            link.calls.start(message, ticket)
 
     def _finish(self) -> None:
         """Waits until every request that was sent has ended."""
@@ -320,6 +322,12 @@ class _Load:
         if due_s > now_s:
             self._check_s = min(self._check_s, due_s)
         return due_s <= now_s
+
+
+def _sendable(message: bytes) -> bytes | Stamped:
+    """A message as it is sent: ready, or ready but for its times."""
+    sent = prefixed(message)
+    return stamped(message, sent[: len(sent) - len(message)]) or sent
 
 
 @contextmanager

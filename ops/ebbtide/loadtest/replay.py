@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -9,8 +10,8 @@ from datetime import datetime, timezone
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.client import Event, InvalidArgumentError, event, recommend_request
-from ebbtide.client.codec import EncodedRequest, encode, encode_rank, encode_texts
+from ebbtide.client import Event, InvalidArgumentError, event, observe_request, recommend_request
+from ebbtide.client.codec import EncodedRequest, encode, encode_observe, encode_rank, encode_texts, shared_fields
 from ebbtide.data.baskets import Ints, Mask, baskets_of
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.events import EventLog
@@ -19,12 +20,18 @@ from ebbtide.interest import contract
 from ebbtide.interest.contract import Limits
 from ebbtide.loadtest._triton import infer_message
 from ebbtide.loadtest.errors import LoadTestError
-from ebbtide.v1 import RankRequest
+from ebbtide.v1 import ObserveRequest, RankRequest
 
 Floats = npt.NDArray[np.float64]
 
-ENDPOINTS = (contract.RECOMMEND.name, contract.RECOMMEND_TEXT.name, contract.RANK.name, contract.EMBED.name)
-"""Endpoints that a mix may name: the models that are called from outside."""
+STATELESS_ENDPOINTS = (contract.RECOMMEND.name, contract.RECOMMEND_TEXT.name, contract.RANK.name, contract.EMBED.name)
+"""Endpoints that need no store of the states of users."""
+
+ENDPOINTS = (*STATELESS_ENDPOINTS, contract.OBSERVE.name)
+"""Endpoints that a mix may name: models that are called from outside."""
+
+USER_PREFIX = "loadtest/"
+"""Begins the user ids of a load test, so that it leaves the states of the server's own users alone."""
 
 CANDIDATES = 100
 """Candidate items in each request of ``rank``, unless the server allows fewer."""
@@ -63,6 +70,12 @@ class Workload:
     """How many users they come from."""
     seed: int = 0
     """Draws the sequence of endpoints."""
+    by_user: bool = False
+    """Whether requests name the user in place of the history."""
+    histories: tuple[ObserveRequest, ...] = ()
+    """What the server must know of users before it is asked by user, see `ebbtide.loadtest.known_users`."""
+    user_ids: tuple[str, ...] = ()
+    """Users whom the requests name."""
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -82,6 +95,8 @@ def build_workload(
     limits: Limits | None = None,
     requests: int = 2_000,
     seed: int = 0,
+    by_user: bool = False,
+    clock_ms: int | None = None,
 ) -> Workload:
     """Requests of held-out users, encoded.
 
@@ -92,6 +107,9 @@ def build_workload(
             `ebbtide export` without it.
         requests: Requests wanted of each endpoint; whole sessions are drawn at random until there are as many.
         seed: Draws the sessions.
+        by_user: Whether to name the user in place of sending the history, where a history is needed.
+        clock_ms: Time of the requests that name a user, Unix milliseconds; None for the clock of this machine. The
+            generator sets it anew when it sends them.
 
     Raises:
         LoadTestError: No held-out event has an earlier one of the same user.
@@ -112,10 +130,22 @@ def build_workload(
             break
     heads = np.concatenate(chosen)
     heads = heads[np.lexsort((heads, log.time_ms[heads]))]
-    encoder = _Encoder(replayed, limits or Limits())
+    clock_ms = time.time_ns() // 1_000_000 if clock_ms is None else clock_ms
+    encoder = _Encoder(replayed, limits or Limits(), by_user, clock_ms)
     messages = {endpoint: [infer_message(encoder.encode(endpoint, int(head))) for head in heads] for endpoint in mix}
     pauses = [(log.time_ms[session] - log.time_ms[session[0]]) / 1e3 for session in chosen]
-    return Workload(mix, messages, pauses, len(np.unique(log.user[heads])), seed)
+    users, first = np.unique(log.user[heads], return_index=True)
+    is_named = by_user or contract.OBSERVE.name in mix
+    return Workload(
+        mix,
+        messages,
+        pauses,
+        len(users),
+        seed,
+        by_user=by_user,
+        histories=tuple(encoder.known(int(head)) for head in heads[first]) if by_user else (),
+        user_ids=tuple(map(encoder.user_id, heads[first].tolist())) if is_named else (),
+    )
 
 
 def _sessions(replayed: Replayed) -> list[Ints]:
@@ -131,11 +161,23 @@ def _sessions(replayed: Replayed) -> list[Ints]:
 class _Encoder:
     """Encodes the request just before an event, within the server's limits."""
 
-    def __init__(self, replayed: Replayed, limits: Limits) -> None:
+    def __init__(self, replayed: Replayed, limits: Limits, by_user: bool, clock_ms: int) -> None:
+        self._by_user, self._clock_ms = by_user, clock_ms
         self._log, self._catalog, self._limits = replayed.log, replayed.catalog, limits
         self._first = np.repeat(self._log.start[:-1], np.diff(self._log.start))
         # A weight of 1 is what an event without weight has.
         self._is_weighted = bool((self._log.weight != 1).any())
+
+    def user_id(self, head: int) -> str:
+        """The id of the user of an event."""
+        return f"{USER_PREFIX}{self._log.users[int(self._log.user[head])]}"
+
+    def known(self, head: int) -> ObserveRequest:
+        """The history before an event, as old at the time of the requests as it was before that event."""
+        later_ms = self._clock_ms - int(self._log.time_ms[head])
+        return observe_request(
+            self.user_id(head), self._history(head, self._limits.max_events, later_ms), unknown_items="ignore"
+        )
 
     def encode(self, endpoint: str, head: int) -> EncodedRequest:
         try:
@@ -144,16 +186,22 @@ class _Encoder:
             raise LoadTestError(f"events: an event of the log cannot be sent: {error}") from error
 
     def _encode(self, endpoint: str, head: int) -> EncodedRequest:
-        limits, now_ms = self._limits, int(self._log.time_ms[head])
+        if endpoint == contract.OBSERVE.name:
+            return encode_observe(observe_request(self.user_id(head), self._basket(head)))
+        limits, now_ms = self._limits, self._clock_ms if self._by_user else int(self._log.time_ms[head])
         text = self._catalog.text[int(self._log.item[head])].encode()[: limits.max_text_bytes].decode(errors="ignore")
         if endpoint == contract.EMBED.name:
             return encode_texts([text])
         # The text of the next item stands for the search that led to it.
         searches = [event(text=text, time_ms=now_ms)] if endpoint == contract.RECOMMEND_TEXT.name else []
-        events = [*self._history(head, limits.max_events - len(searches)), *searches]
-        request = recommend_request(events=events, now=datetime.fromtimestamp(now_ms / 1e3, timezone.utc))
+        history = [] if self._by_user else self._history(head, limits.max_events - len(searches))
+        request = recommend_request(
+            events=[*history, *searches],
+            user_id=self.user_id(head) if self._by_user else None,
+            now=datetime.fromtimestamp(now_ms / 1e3, timezone.utc),
+        )
         if endpoint == contract.RANK.name:
-            asked = RankRequest(events=request.events, now=request.now, candidate_item_ids=self._candidates(head))
+            asked = RankRequest(candidate_item_ids=self._candidates(head), **shared_fields(request, RankRequest))
             return encode_rank(asked, now_ms)
         return encode(request, now_ms)
 
@@ -164,14 +212,27 @@ class _Encoder:
         items = dict.fromkeys([int(self._log.item[head]), *map(int, drawn)])
         return [self._catalog.item_id[item] for item in items][:wanted]
 
-    def _history(self, head: int, most: int) -> list[Event]:
-        """The last events strictly before a basket of the same user, at most so many."""
+    def _history(self, head: int, most: int, later_ms: int = 0) -> list[Event]:
+        """The last events strictly before a basket of the same user, at most so many, later by so many milliseconds."""
+        return self._events(range(max(int(self._first[head]), head - most), head), later_ms)
+
+    def _basket(self, head: int) -> list[Event]:
+        """The events of a basket, at the time of the requests; each item once, since their times are the same."""
+        log = self._log
+        stop = head + 1
+        while stop < log.events and (log.user[stop], log.time_ms[stop]) == (log.user[head], log.time_ms[head]):
+            stop += 1
+        items = log.item[head:stop]
+        kept = head + np.sort(np.unique(items, return_index=True)[1])[: self._limits.max_events]
+        return self._events(kept.tolist(), self._clock_ms - int(log.time_ms[head]))
+
+    def _events(self, indices: Sequence[int], later_ms: int) -> list[Event]:
         log = self._log
         return [
             event(
                 item_id=self._catalog.item_id[int(log.item[index])],
-                time_ms=int(log.time_ms[index]),
+                time_ms=int(log.time_ms[index]) + later_ms,
                 weight=float(log.weight[index]) if self._is_weighted else None,
             )
-            for index in range(max(int(self._first[head]), head - most), head)
+            for index in indices
         ]

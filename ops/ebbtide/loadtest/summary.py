@@ -91,6 +91,7 @@ def summarise(session: Session) -> dict[str, Any]:
                 "mix": {name: round(share, 6) for name, share in bench.workload.mix.items()},
                 "distinct": {name: len(messages) for name, messages in bench.workload.messages.items()},
                 "users": bench.workload.users,
+                "by_user": bench.workload.by_user,
                 "mean_bytes": {
                     name: round(float(np.mean([len(message) for message in messages])))
                     for name, messages in bench.workload.messages.items()

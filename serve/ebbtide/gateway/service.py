@@ -21,6 +21,12 @@ from ebbtide.v1.interest_pb2 import (
     EmbedResponse,
     ExplainRequest,
     ExplainResponse,
+    ForgetRequest,
+    ForgetResponse,
+    InterestRequest,
+    InterestResponse,
+    ObserveRequest,
+    ObserveResponse,
     RankRequest,
     RankResponse,
     RecommendRequest,
@@ -90,6 +96,20 @@ class InterestService(interest_pb2_grpc.InterestServiceServicer):
         for vector in vectors:
             response.embeddings.add(values=vector)
         return response
+
+    async def Observe(self, request: ObserveRequest, context: Context) -> ObserveResponse:  # noqa: N802
+        """See the schema."""
+        return await self._call(context, lambda **call: self._client.observe(request=request, **call))
+
+    async def Interest(self, request: InterestRequest, context: Context) -> InterestResponse:  # noqa: N802
+        """See the schema."""
+        interest = await self._call(context, lambda **call: self._client.interest(request=request, **call))
+        return interest.response
+
+    async def Forget(self, request: ForgetRequest, context: Context) -> ForgetResponse:  # noqa: N802
+        """See the schema."""
+        erased = await self._call(context, lambda **call: self._client.forget(request.user_id, **call))
+        return ForgetResponse(erased_records=erased)
 
     async def _call(self, context: Context, ask: Callable[..., Awaitable[Answer]]) -> Answer:
         async with self._admitted(context):

@@ -7,9 +7,10 @@ from tritonclient.utils import deserialize_bytes_tensor
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.events import EventLog
 from ebbtide.interest.contract import Limits
-from ebbtide.interest.keys import item_key
+from ebbtide.interest.keys import item_key, user_keys
 from ebbtide.loadtest import LoadTestError, Replayed, build_workload
 from ebbtide.loadtest._triton import read_messages, read_request, write_messages
+from ebbtide.loadtest.stamped import stamped
 
 
 def tensors(message):
@@ -105,6 +106,61 @@ def test_candidates_hold_the_next_item_when_a_request_ranks(sessions):
         drawn += candidates[1:]
     # Popular items come up more often than in an even draw.
     assert popularity[drawn].mean() > 3 * popularity.mean()
+
+
+CLOCK_MS = 1_800_000_000_000
+
+
+def test_requests_name_the_user_when_asked_by_user(sessions):
+    mix = dict.fromkeys(("recommend", "recommend_text", "rank", "observe"), 0.25)
+    workload = build_workload(sessions, mix, requests=60, by_user=True, clock_ms=CLOCK_MS)
+    log = sessions.log
+    asked = {name: [tensors(message) for message in messages] for name, messages in workload.messages.items()}
+    heads = [
+        tensors(message) for message in build_workload(sessions, {"recommend": 1.0}, requests=60).messages["recommend"]
+    ]
+    known = {tuple(user_keys([user_id])[0].tolist()): user_id for user_id in workload.user_ids}
+    assert len(known) == workload.users == len(workload.histories)
+    for name in ("recommend", "rank"):
+        assert all(len(one["event_item"]) == 0 and one["now"] == [CLOCK_MS] for one in asked[name])
+    assert all(one["event_time"] == [CLOCK_MS] for one in asked["recommend_text"])
+    for index, one in enumerate(asked["observe"]):
+        user = known[tuple(one["user"].tolist())]
+        assert user == known[tuple(asked["recommend"][index]["user"].tolist())]
+        assert set(one["event_time"].tolist()) == {CLOCK_MS}
+        # What happened then, and was asked for just before.
+        then = log.time_ms == int(heads[index]["now"][0])
+        basket = {sessions.catalog.item_id[item] for item in log.item[then]}
+        assert {item_key(item_id) for item_id in basket} >= set(one["event_item"].tolist())
+        assert len(set(one["event_item"].tolist())) == len(one["event_item"]) > 0
+
+
+def test_histories_are_as_old_as_they_were_when_asked_by_user():
+    workload = build_workload(small_log([0, 1, 1, 1, 0, 1, 1]), {"recommend": 1.0}, by_user=True, clock_ms=CLOCK_MS)
+    found = {
+        request.user_id: [(event.item_id, CLOCK_MS - event.time.ToMilliseconds()) for event in request.events]
+        for request in workload.histories
+    }
+    assert found == {"loadtest/u": [("a", 1000)], "loadtest/v": [("b", 10), ("c", 10)]}
+    assert workload.user_ids == ("loadtest/u", "loadtest/v")
+    stateless = build_workload(small_log([0, 1, 1, 1, 0, 1, 1]), {"recommend": 1.0})
+    assert (stateless.histories, stateless.user_ids) == ((), ())
+
+
+def test_times_are_set_when_a_request_that_names_a_user_is_sent(sessions):
+    mix = dict.fromkeys(("recommend", "recommend_text", "rank", "observe"), 0.25)
+    workload = build_workload(sessions, mix, requests=20, by_user=True, clock_ms=CLOCK_MS)
+    for messages in workload.messages.values():
+        for message in messages:
+            assert stamped(message).at(CLOCK_MS) == message
+            later = stamped(message, b"12345").at(CLOCK_MS + 7)
+            assert later.startswith(b"12345")
+            before, after = tensors(message), tensors(later[5:])
+            for name in before:
+                shift = 7 if name in ("event_time", "now") else 0
+                assert after[name].tolist() == (before[name] + shift).tolist()
+    stateless = build_workload(sessions, {"recommend": 1.0}, requests=5)
+    assert [stamped(message) for message in stateless.messages["recommend"]] == [None] * 5
 
 
 def test_workload_is_refused_when_no_held_out_event_has_a_past():

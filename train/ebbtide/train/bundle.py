@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ebbtide.data.catalog import Catalog
+from ebbtide.data.dataset import BUNDLE_CATALOG_FILE as CATALOG_FILE
 from ebbtide.data.dataset import BUNDLE_CONFIG_FILE as CONFIG_FILE
 from ebbtide.data.dataset import DataReference
 from ebbtide.train.config import ModelConfig, TrainConfig
@@ -36,7 +37,6 @@ from ebbtide.train.model import InterestModel
 
 FORMAT = 2
 WEIGHTS_FILE = "weights.safetensors"
-CATALOG_FILE = "catalog.parquet"
 ENCODER_FOLDER = "encoder"
 TUNED = "bundle:encoder"
 """`EncoderReference.source` of a fine-tuned encoder, which the bundle contains."""

@@ -9,23 +9,41 @@ from ebbtide.client.codec.answers import decode, decode_ranking, decode_vectors
 from ebbtide.client.codec.explanations import decode_explanation
 from ebbtide.client.codec.requests import encode, encode_explain, encode_rank, encode_texts
 from ebbtide.client.codec.shared import shared_fields
+from ebbtide.client.codec.states import (
+    StateRequest,
+    decode_forgotten,
+    decode_interest,
+    decode_observed,
+    encode_forget,
+    encode_interest,
+    encode_observe,
+)
 from ebbtide.client.codec.tensors import Arrays, EncodedRequest
-from ebbtide.client.codec.user import LocatedEvent, UserRequest, now_ms_of, tensor_order
+from ebbtide.client.codec.user import EventRequest, LocatedEvent, UserRequest, event_groups, now_ms_of, tensor_order
 from ebbtide.client.codec.users import pack_key, stack, users_of
 
 __all__ = [
     "Arrays",
     "EncodedRequest",
+    "EventRequest",
     "LocatedEvent",
+    "StateRequest",
     "UserRequest",
     "decode",
     "decode_explanation",
+    "decode_forgotten",
+    "decode_interest",
+    "decode_observed",
     "decode_ranking",
     "decode_vectors",
     "encode",
     "encode_explain",
+    "encode_forget",
+    "encode_interest",
+    "encode_observe",
     "encode_rank",
     "encode_texts",
+    "event_groups",
     "now_ms_of",
     "pack_key",
     "shared_fields",

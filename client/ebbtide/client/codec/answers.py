@@ -12,7 +12,15 @@ import numpy.typing as npt
 from ebbtide.client.codec.tensors import Arrays, flat, matrix
 from ebbtide.client.errors import InternalError, InvalidArgumentError
 from ebbtide.interest import contract
-from ebbtide.v1 import ColdStart, ExplainResponse, RankRequest, RankResponse, RecommendResponse
+from ebbtide.v1 import (
+    ColdStart,
+    ExplainResponse,
+    InterestResponse,
+    RankRequest,
+    RankResponse,
+    RecommendResponse,
+    StateStatus,
+)
 
 DEFAULT_TOP_N = 10
 """Items of an answer when the request does not say how many."""
@@ -39,9 +47,9 @@ class Counts(NamedTuple):
 
 
 def fill_user(
-    response: RecommendResponse | RankResponse | ExplainResponse, outputs: Arrays, model_version: str
+    response: RecommendResponse | RankResponse | ExplainResponse | InterestResponse, outputs: Arrays, model_version: str
 ) -> None:
-    """Writes the fields that all answers have: alpha used, counts of events, cold start, model version.
+    """Writes the fields that all answers have: alpha used, counts of events, cold start, state, model version.
 
     Raises:
         InternalError: An output is missing or has another shape.
@@ -54,6 +62,9 @@ def fill_user(
     response.unknown_events = counts.unknown
     response.cold_start = counts.cold_start
     response.model_version = model_version
+    # A model that was exported before there were states does not give it.
+    if contract.STATE_STATUS.name in outputs:
+        response.state_status = StateStatus.ValueType(flat(outputs, contract.STATE_STATUS, 1)[0])
 
 
 def decode(outputs: Arrays, top_n: int = 0, *, model_version: str = "") -> RecommendResponse:
@@ -61,7 +72,8 @@ def decode(outputs: Arrays, top_n: int = 0, *, model_version: str = "") -> Recom
 
     Args:
         outputs: ``item_id`` of bytes ``[1, N]``, ``score`` float32 ``[1, N]``, best first, ``alpha_used`` float32 one
-            value, and ``event_counts`` int32 three; a leading dimension of 1 may be there or not.
+            value, ``event_counts`` int32 three, and ``state_status`` int32 one, which may be missing; a leading
+            dimension of 1 may be there or not.
         top_n: Items wanted, as in `RecommendRequest`; 0 is 10, or fewer where the model gives fewer.
         model_version: Version of the model that answered.
 

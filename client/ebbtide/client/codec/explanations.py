@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from ebbtide.client.codec.answers import fill_user
+from ebbtide.client.codec.states import add_state_events
 from ebbtide.client.codec.tensors import Arrays, flat, matrix
 from ebbtide.client.codec.user import event_groups, now_ms_of, tensor_order
 from ebbtide.client.errors import InternalError
 from ebbtide.interest import contract
+from ebbtide.interest.contract import Tensor
 from ebbtide.v1 import ExplainRequest, ExplainResponse, RepeatShares
 
 _DAY_MS = 86_400_000
@@ -26,7 +29,9 @@ def decode_explanation(
             ``[1, C]``, ``event_share`` float32 ``[C, E]``, ``event_current`` bool and ``event_decay`` float32 ``[E]``,
             ``dimension_share`` float32 ``[C, d]``, ``prior_share`` and ``adjustment_share`` float32 ``[C]``,
             ``half_life_days`` float32 ``[d]``, and the outputs about the user. ``repeat_share`` float32 ``[C, parts]``
-            may be missing.
+            may be missing, and so may, for the S newest events of the state, ``state_event_share`` float32 ``[C, S]``,
+            ``folded_share`` float32 ``[C]`` and ``state_event_item``, ``state_event_time``, ``state_event_current``
+            and ``state_event_decay``, ``[S]`` each.
         request: The request, for its events and item ids.
         now_ms: The clock that the request was encoded with.
         model_version: Version of the model that answered.
@@ -39,10 +44,7 @@ def decode_explanation(
     scores = flat(outputs, contract.CANDIDATE_SCORE, items)
     shares = matrix(outputs, contract.EVENT_SHARE, items)
     if shares.shape[1] != events:
-        raise InternalError(
-            f"{contract.EVENT_SHARE.name}: got shares of {shares.shape[1]} events; expected {events}. "
-            "Is the model at this address exported by Ebbtide?"
-        )
+        raise _wrong_events(contract.EVENT_SHARE, shares.shape[1], events)
     shares = shares[:, positions]
     current = flat(outputs, contract.EVENT_CURRENT, events)[positions]
     decay = flat(outputs, contract.EVENT_DECAY, events)[positions]
@@ -63,6 +65,10 @@ def decode_explanation(
         response.events.add(
             event=event, is_current=bool(current[position]), decay=float(decay[position]), age_days=max(0.0, age_days)
         )
+    state_shares = _state_shares(outputs, items, add_state_events(response, outputs, timestamp_ms))
+    folded = flat(outputs, contract.FOLDED_SHARE, items) if contract.FOLDED_SHARE.name in outputs else np.zeros(items)
+    is_current = np.append(current, [explained.is_current for explained in response.state_events]).astype(np.bool_)
+    all_shares = np.hstack([shares, state_shares])
     for row, item_id in enumerate(request.item_ids):
         explained = response.items.add(item_id=item_id)
         score = float(scores[row])
@@ -76,11 +82,30 @@ def decode_explanation(
                 parts = dict(zip(contract.REPEAT_PARTS, repeats[row].tolist(), strict=True))
                 explained.repeat_shares.CopyFrom(RepeatShares(**parts))
         explained.event_shares.extend(shares[row].tolist())
-        explained.history_share = float(shares[row, ~current].sum(dtype=np.float64))
-        explained.current_share = float(shares[row, current].sum(dtype=np.float64))
+        explained.state_event_shares.extend(state_shares[row].tolist())
+        explained.folded_share = float(folded[row])
+        explained.history_share = float(all_shares[row, ~is_current].sum(dtype=np.float64))
+        explained.current_share = float(all_shares[row, is_current].sum(dtype=np.float64))
         explained.prior_share = float(prior[row])
         explained.dimension_shares.extend(dimensions[row].tolist())
     return response
+
+
+def _state_shares(outputs: Arrays, items: int, events: int) -> npt.NDArray[np.float32]:
+    """The share of each newest event of the state in each score, ``[items, events]``."""
+    if not events:
+        return np.zeros((items, 0), dtype=np.float32)
+    shares = matrix(outputs, contract.STATE_EVENT_SHARE, items)
+    if shares.shape[1] != events:
+        raise _wrong_events(contract.STATE_EVENT_SHARE, shares.shape[1], events)
+    return shares
+
+
+def _wrong_events(tensor: Tensor, found: int, expected: int) -> InternalError:
+    return InternalError(
+        f"{tensor.name}: got shares of {found} events; expected {expected}. "
+        "Is the model at this address exported by Ebbtide?"
+    )
 
 
 def _positions_of_events(request: ExplainRequest) -> list[int]:

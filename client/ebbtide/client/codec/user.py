@@ -10,11 +10,25 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ebbtide.client.codec.tensors import Values
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract
-from ebbtide.interest.keys import item_keys
-from ebbtide.v1 import Event, ExplainRequest, RankRequest, RecommendRequest, UnknownItemPolicy
+from ebbtide.interest.keys import item_keys, user_keys
+from ebbtide.v1 import (
+    Event,
+    ExplainRequest,
+    InterestRequest,
+    ObserveRequest,
+    RankRequest,
+    RecommendRequest,
+    UnknownItemPolicy,
+)
 
 UserRequest = RecommendRequest | RankRequest | ExplainRequest
 """The requests about one user; fields that they share have the same names."""
+
+EventRequest = UserRequest | ObserveRequest
+"""The requests that carry events."""
+
+MAX_ID_BYTES = 256
+"""Longest id of a user or of an event, UTF-8. Only hashes are sent, so the bound saves no space; it finds mistakes."""
 
 _EARLIEST_S, _LATEST_S = -62_135_596_800, 253_402_300_799
 """The years 1 to 9999: the range of a `Timestamp`."""
@@ -49,7 +63,7 @@ class TensorOrder(NamedTuple):
     """Events of `items` with a `fallback_text`: the first entries of ``text``, before those of `texts`."""
 
 
-def tensor_order(request: UserRequest) -> TensorOrder:
+def tensor_order(request: EventRequest) -> TensorOrder:
     """The events of a request in the order of the tensors' entries."""
     order = TensorOrder([], [], [])
     for group, events in event_groups(request):
@@ -61,8 +75,10 @@ def tensor_order(request: UserRequest) -> TensorOrder:
     return order
 
 
-def event_groups(request: UserRequest) -> tuple[tuple[str, Sequence[Event]], ...]:
+def event_groups(request: EventRequest) -> tuple[tuple[str, Sequence[Event]], ...]:
     """The fields that hold events, with their names, in the order in which they are read."""
+    if isinstance(request, ObserveRequest):
+        return (("events", request.events),)
     return ("history", request.history), ("current", request.current), ("events", request.events)
 
 
@@ -76,7 +92,7 @@ def user_values(request: UserRequest, clock_ms: int) -> Values:
     Raises:
         InvalidArgumentError: A mistake that the tensors would hide from the server: `events` mixed with `history` or
             `current`, an event without subject or time, an empty item id, a `fallback_text` beside a text, a time that
-            is not a valid timestamp.
+            is not a valid timestamp, an empty user id.
     """
     if request.events and (request.history or request.current):
         raise InvalidArgumentError.of_field(
@@ -84,9 +100,9 @@ def user_values(request: UserRequest, clock_ms: int) -> Values:
             "history or current beside it",
             "either history and current, or events for the server to split",
         )
-    items, texts, stand_ins = _Columns([], [], [], []), _Columns([], [], [], []), _StandIns([], [])
+    items, texts, stand_ins = Columns([], [], [], []), Columns([], [], [], []), StandIns([], [])
     for group, events in event_groups(request):
-        _read_events(group, events, items, texts, stand_ins)
+        read_events(group, events, items, texts, stand_ins)
     values: Values = {
         contract.EVENT_ITEM: item_keys(items.subject),
         contract.EVENT_TIME: items.time_ms + texts.time_ms,
@@ -106,7 +122,11 @@ def user_values(request: UserRequest, clock_ms: int) -> Values:
     if request.HasField("exclude_seen"):
         values[contract.EXCLUDE_SEEN] = [request.exclude_seen]
     if request.unknown_items:
-        values[contract.IGNORE_UNKNOWN] = [_ignores_unknown(request)]
+        values[contract.IGNORE_UNKNOWN] = [ignores_unknown(request)]
+    if request.HasField("user_id"):
+        values[contract.USER] = user_keys([checked_id("user_id", request.user_id)])[0]
+    if request.allow_stateless:
+        values[contract.ALLOW_STATELESS] = [True]
     if stand_ins.text:
         values[contract.TEXT_EVENT] = stand_ins.position + [_OWN_TEXT] * len(texts.subject)
     if stand_ins.text or texts.subject:
@@ -114,7 +134,7 @@ def user_values(request: UserRequest, clock_ms: int) -> Values:
     return values
 
 
-def now_ms_of(request: UserRequest, clock_ms: int) -> int:
+def now_ms_of(request: UserRequest | InterestRequest, clock_ms: int) -> int:
     """The time of the request, which ages are measured against, Unix milliseconds.
 
     Raises:
@@ -140,7 +160,21 @@ def checked_ids(field: str, item_ids: Sequence[str]) -> Sequence[str]:
     return item_ids
 
 
-class _Columns(NamedTuple):
+def checked_id(field: str, text: str) -> str:
+    """The id of a user or of an event, after a check that it is one.
+
+    Raises:
+        InvalidArgumentError: It is empty, or longer than `MAX_ID_BYTES`.
+    """
+    size = len(text.encode())
+    if not size:
+        raise InvalidArgumentError.of_field(field, "''", "an id, not empty")
+    if size > MAX_ID_BYTES:
+        raise InvalidArgumentError.of_field(field, f"{size} bytes", f"at most {MAX_ID_BYTES} bytes of UTF-8")
+    return text
+
+
+class Columns(NamedTuple):
     """The events with an item, or those with a text alone, attribute by attribute."""
 
     subject: list[str]
@@ -149,14 +183,14 @@ class _Columns(NamedTuple):
     weight: list[float]
 
 
-class _StandIns(NamedTuple):
+class StandIns(NamedTuple):
     """Fallback texts, and the index of each one's event among the events with an item."""
 
     text: list[str]
     position: list[int]
 
 
-def _read_events(group: str, events: Sequence[Event], items: _Columns, texts: _Columns, stand_ins: _StandIns) -> None:
+def read_events(group: str, events: Sequence[Event], items: Columns, texts: Columns, stand_ins: StandIns) -> None:
     """Adds the events of one field to the columns; encoding a request spends its time in this loop."""
     is_current = group == "current"
     for index, event in enumerate(events):
@@ -188,7 +222,12 @@ def _read_events(group: str, events: Sequence[Event], items: _Columns, texts: _C
         columns.weight.append(event.weight or (0.0 if event.HasField("weight") else 1.0))
 
 
-def _ignores_unknown(request: UserRequest) -> bool:
+def ignores_unknown(request: EventRequest) -> bool:
+    """Whether the policy of the request, which is not unspecified, leaves out events with unknown items.
+
+    Raises:
+        InvalidArgumentError: It is no policy.
+    """
     policy = request.unknown_items
     if policy == UnknownItemPolicy.UNKNOWN_ITEM_POLICY_IGNORE:
         return True

@@ -7,7 +7,7 @@ out for all, so only users whose requests set the same optional tensors share a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,28 +16,52 @@ from ebbtide.client.codec.tensors import Arrays, EncodedRequest
 from ebbtide.client.errors import InternalError
 from ebbtide.interest import contract
 
-PackKey = frozenset[str]
-"""The optional tensors that users of one request set, all of them or none."""
 
-_NEUTRAL: dict[str, float] = {contract.EVENT_WEIGHT.name: 1.0, contract.DECAY_SCALE.name: 1.0}
+class PackKey(NamedTuple):
+    """What users of one request have in common."""
+
+    model_name: str
+    tensors: frozenset[str]
+    """Optional tensors that the users set, all of them or none."""
+    needs_store: bool
+    """Whether a user can only be answered from the store of the states. If the store fails, so do all of the request:
+    those who can do without are asked for apart."""
+
+
+_STACKED = (contract.RECOMMEND.name, contract.OBSERVE.name)
+"""Models that take several users in one request."""
+
+_NEUTRAL: dict[str, float] = {
+    contract.EVENT_WEIGHT.name: 1.0,
+    contract.DECAY_SCALE.name: 1.0,
+    contract.USER.name: 0,
+    contract.ALLOW_STATELESS.name: False,
+}
 """Optional tensors with a value that has the same meaning as leaving the tensor out."""
 
 _EVENTS = tuple(
     tensor.name
-    for tensor in (contract.EVENT_ITEM, contract.EVENT_TIME, contract.EVENT_IS_CURRENT, contract.EVENT_WEIGHT)
+    for tensor in (
+        contract.EVENT_ITEM,
+        contract.EVENT_TIME,
+        contract.EVENT_IS_CURRENT,
+        contract.EVENT_WEIGHT,
+        contract.EVENT_ID,
+    )
 )
 """Tensors with an entry for each event, of which ``event_count`` says how many count."""
 
 
 def pack_key(user: EncodedRequest) -> PackKey | None:
     """Users with the same key may share a request; None for a user who is asked for alone."""
-    if user.model_name != contract.RECOMMEND.name:
+    if user.model_name not in _STACKED:
         return None
-    return frozenset(user.tensors.keys() - _NEUTRAL.keys())
+    needs_store = contract.USER.name in user.tensors and contract.ALLOW_STATELESS.name not in user.tensors
+    return PackKey(user.model_name, frozenset(user.tensors.keys() - _NEUTRAL.keys()), needs_store)
 
 
 def stack(users: Sequence[EncodedRequest]) -> EncodedRequest:
-    """One request for ``recommend`` that asks for several users.
+    """One request for ``recommend`` or ``observe``, for several users.
 
     Args:
         users: One or more with the same `pack_key`, each with a batch dimension of 1.

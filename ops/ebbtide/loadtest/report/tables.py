@@ -169,6 +169,7 @@ def facts(result: Result) -> Table:
         f"{requests['distinct'][name]:,} of {name} ({size:,} bytes on average)"
         for name, size in requests["mean_bytes"].items()
     )
+    by_user = ", named in place of their histories" if requests.get("by_user") else ""
     warm = result["warm_up"]
     rows = [
         ["when", f"{began:%Y-%m-%d %H:%M} UTC"],
@@ -180,7 +181,7 @@ def facts(result: Result) -> Table:
             "generator",
             f"{generator['engine']}, {generator['cpu_us_per_request']:.0f} µs of processor time per request",
         ],
-        ["requests", f"from real sessions of {requests['users']:,} held-out users; distinct: {sizes}"],
+        ["requests", f"from real sessions of {requests['users']:,} held-out users{by_user}; distinct: {sizes}"],
         ["warm-up", f"{warm['sent']:,} sent, {warm['answered']:,} answered; not counted elsewhere"],
     ]
     return Table(["", ""], rows, words=True)

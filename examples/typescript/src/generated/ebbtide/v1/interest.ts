@@ -126,6 +126,73 @@ export function coldStartToJSON(object: ColdStart): string {
   }
 }
 
+/** How the state of the user was used for an answer. */
+export enum StateStatus {
+  /** STATE_STATUS_UNSPECIFIED - The request named no user, or the model was exported before there were states. */
+  STATE_STATUS_UNSPECIFIED = 0,
+  /** STATE_STATUS_USED - The answer counts the events of the state. */
+  STATE_STATUS_USED = 1,
+  /** STATE_STATUS_UNKNOWN_USER - The store has no state of this user: only the events of the request count. */
+  STATE_STATUS_UNKNOWN_USER = 2,
+  /** STATE_STATUS_UNAVAILABLE - The store could not be reached, and the request has `allow_stateless`: only the events of the request count. */
+  STATE_STATUS_UNAVAILABLE = 3,
+  /** STATE_STATUS_OTHER_VERSION - The store has this user only from another version of the model: its newest events count, its older ones do not. */
+  STATE_STATUS_OTHER_VERSION = 4,
+  /**
+   * STATE_STATUS_PARTLY_SCALED - As `STATE_STATUS_USED`, but `decay_scale` reaches the older events in part only: the decay before the newest of them,
+   * which is in the sums, stays as it is.
+   */
+  STATE_STATUS_PARTLY_SCALED = 5,
+  UNRECOGNIZED = -1,
+}
+
+export function stateStatusFromJSON(object: any): StateStatus {
+  switch (object) {
+    case 0:
+    case "STATE_STATUS_UNSPECIFIED":
+      return StateStatus.STATE_STATUS_UNSPECIFIED;
+    case 1:
+    case "STATE_STATUS_USED":
+      return StateStatus.STATE_STATUS_USED;
+    case 2:
+    case "STATE_STATUS_UNKNOWN_USER":
+      return StateStatus.STATE_STATUS_UNKNOWN_USER;
+    case 3:
+    case "STATE_STATUS_UNAVAILABLE":
+      return StateStatus.STATE_STATUS_UNAVAILABLE;
+    case 4:
+    case "STATE_STATUS_OTHER_VERSION":
+      return StateStatus.STATE_STATUS_OTHER_VERSION;
+    case 5:
+    case "STATE_STATUS_PARTLY_SCALED":
+      return StateStatus.STATE_STATUS_PARTLY_SCALED;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return StateStatus.UNRECOGNIZED;
+  }
+}
+
+export function stateStatusToJSON(object: StateStatus): string {
+  switch (object) {
+    case StateStatus.STATE_STATUS_UNSPECIFIED:
+      return "STATE_STATUS_UNSPECIFIED";
+    case StateStatus.STATE_STATUS_USED:
+      return "STATE_STATUS_USED";
+    case StateStatus.STATE_STATUS_UNKNOWN_USER:
+      return "STATE_STATUS_UNKNOWN_USER";
+    case StateStatus.STATE_STATUS_UNAVAILABLE:
+      return "STATE_STATUS_UNAVAILABLE";
+    case StateStatus.STATE_STATUS_OTHER_VERSION:
+      return "STATE_STATUS_OTHER_VERSION";
+    case StateStatus.STATE_STATUS_PARTLY_SCALED:
+      return "STATE_STATUS_PARTLY_SCALED";
+    case StateStatus.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
 /** One interaction of a user with an item, or a free text such as a search. */
 export interface Event {
   /** What the event is about. Required. */
@@ -152,7 +219,15 @@ export interface Event {
    * Text that the server embeds instead of the item if `item_id` is not in the catalog, such as the title of a new
    * item. Only together with `item_id`. At most 4096 bytes of UTF-8.
    */
-  fallbackText?: string | undefined;
+  fallbackText?:
+    | string
+    | undefined;
+  /**
+   * Id of the event, unique among the events of a user, not empty, at most 256 bytes of UTF-8: `Observe` adds an event
+   * that the state knows only once. Absent: events of the same item and time count as the same. No other method reads
+   * it.
+   */
+  eventId?: string | undefined;
 }
 
 /** A condition on one catalog attribute: an item must have one of the values. */
@@ -213,6 +288,19 @@ export interface RecommendRequest {
    * all.
    */
   allow: AttributeFilter[];
+  /**
+   * Id of the user whose state counts too, not empty, at most 256 bytes of UTF-8. The server keeps a hash of it, never the
+   * id. An event of the request that the state knows, by item and time, counts once. Absent: only the events of the
+   * request count.
+   */
+  userId?:
+    | string
+    | undefined;
+  /**
+   * Whether the server may answer from the events of the request alone if the store of the states cannot be reached;
+   * `state_status` says so. If not, the call fails with UNAVAILABLE.
+   */
+  allowStateless: boolean;
 }
 
 /** The answer to `RecommendRequest`. */
@@ -236,6 +324,8 @@ export interface RecommendResponse {
   unknownEvents: number;
   /** Which evidence was missing. */
   coldStart: ColdStart;
+  /** How the state of the user was used. */
+  stateStatus: StateStatus;
 }
 
 /** One item of an answer. */
@@ -327,6 +417,12 @@ export interface RankRequest {
   unknownItems: UnknownItemPolicy;
   /** Ids of the items to order: 1 to 1024, none of them empty. */
   candidateItemIds: string[];
+  /** Id of the user whose state counts too, not empty, at most 256 bytes of UTF-8. */
+  userId?:
+    | string
+    | undefined;
+  /** Whether the server may answer without the state if its store cannot be reached. */
+  allowStateless: boolean;
 }
 
 /** The answer to `RankRequest`. */
@@ -354,6 +450,8 @@ export interface RankResponse {
   unknownItemIds: string[];
   /** Candidates that `exclude_item_ids` or `exclude_seen` excluded, in the order of the request. */
   excludedItemIds: string[];
+  /** How the state of the user was used. */
+  stateStatus: StateStatus;
 }
 
 /** Asks why items have their scores. Fields of the same name as in `RecommendRequest` have the same meaning. */
@@ -399,6 +497,12 @@ export interface ExplainRequest {
    * explains those.
    */
   itemIds: string[];
+  /** Id of the user whose state counts too, not empty, at most 256 bytes of UTF-8. */
+  userId?:
+    | string
+    | undefined;
+  /** Whether the server may answer without the state if its store cannot be reached. */
+  allowStateless: boolean;
 }
 
 /** The answer to `ExplainRequest`. */
@@ -426,11 +530,15 @@ export interface ExplainResponse {
    * applied.
    */
   halfLifeDays: number[];
+  /** How the state of the user was used. */
+  stateStatus: StateStatus;
+  /** The newest events in the state, newest first. Of an event whose item is not in the catalog, the item id is empty. */
+  stateEvents: ExplainedEvent[];
 }
 
-/** How the model used one event of the request. */
+/** How the model used one event. */
 export interface ExplainedEvent {
-  /** The event of the request. */
+  /** The event. */
   event:
     | Event
     | undefined;
@@ -443,8 +551,8 @@ export interface ExplainedEvent {
 }
 
 /**
- * The score of one item, split into shares: it is the sum of `event_shares`, `prior_share` and `adjustment_share`.
- * `repeat_shares` splits `adjustment_share` further.
+ * The score of one item, split into shares: it is the sum of `event_shares`, `state_event_shares`, `folded_share`,
+ * `prior_share` and `adjustment_share`. `repeat_shares` splits `adjustment_share` further.
  */
 export interface ItemExplanation {
   /** Id of the item. */
@@ -455,9 +563,9 @@ export interface ItemExplanation {
     | undefined;
   /** Share of each event, in the order of `ExplainResponse.events`. Empty if the item is not in the catalog. */
   eventShares: number[];
-  /** Sum of the shares of the events of the history. */
+  /** Sum of the shares of the events of the history, those in the state too. */
   historyShare: number;
-  /** Sum of the shares of the events of the current session. */
+  /** Sum of the shares of the events of the current session, those in the state too. */
   currentShare: number;
   /** Share of the popularity prior. */
   priorShare: number;
@@ -468,7 +576,7 @@ export interface ItemExplanation {
   adjustmentShare: number;
   /**
    * Share of each interest dimension, in the order of `ExplainResponse.half_life_days`. They sum to the same value as
-   * `event_shares`. Empty if the item is not in the catalog.
+   * `event_shares`, `state_event_shares` and `folded_share` together. Empty if the item is not in the catalog.
    */
   dimensionShares: number[];
   /** Whether `exclude_item_ids` or `exclude_seen` excludes the item from recommendations. */
@@ -477,7 +585,13 @@ export interface ItemExplanation {
    * The parts of the repeat score in `adjustment_share`. Absent: the score is no repeat score, or the model was exported
    * before there were parts.
    */
-  repeatShares: RepeatShares | undefined;
+  repeatShares:
+    | RepeatShares
+    | undefined;
+  /** Share of each newest event in the state, in the order of `ExplainResponse.state_events`. */
+  stateEventShares: number[];
+  /** Share of the older events that the state holds as sums only. */
+  foldedShare: number;
 }
 
 /** The repeat score of a seen item, split into parts: it is their sum. */
@@ -514,8 +628,103 @@ export interface Embedding {
   values: number[];
 }
 
+/** Adds events to the state of a user. */
+export interface ObserveRequest {
+  /** Id of the user, not empty, at most 256 bytes of UTF-8. The server keeps a hash of it, never the id. */
+  userId: string;
+  /**
+   * 1 to 512 events in any order, each with an item; texts are not kept. The newest events of a user may come late or out
+   * of order, and count exactly; an event older than all that the state still holds one by one counts by its age alone.
+   */
+  events: Event[];
+  /** How the server treats events whose items are not in the catalog. */
+  unknownItems: UnknownItemPolicy;
+}
+
+/** The answer to `ObserveRequest`: the store has the events. */
+export interface ObserveResponse {
+  /** Number of events that were added. */
+  addedEvents: number;
+  /** Number of events that the state knew already. They count once. */
+  duplicateEvents: number;
+  /** Number of events among those added that count by their age alone, because they came late. */
+  lateEvents: number;
+  /** Number of events that were left out because their items are not in the catalog. */
+  unknownEvents: number;
+  /** Version of the model that answered. */
+  modelVersion: string;
+}
+
+/** Asks for the state of a user at a time. */
+export interface InterestRequest {
+  /** Id of the user, not empty, at most 256 bytes of UTF-8. */
+  userId: string;
+  /**
+   * The time to read the state at: ages of events are measured against it. Absent: the clock of the machine that encodes
+   * the request.
+   */
+  now:
+    | Date
+    | undefined;
+  /** Factor on every decay by age, finite and not negative. Absent: 1. */
+  decayScale?: number | undefined;
+}
+
+/** The answer to `InterestRequest`. Fields of the same name as in `RecommendResponse` have the same meaning. */
+export interface InterestResponse {
+  /** How the state was found. `STATE_STATUS_UNKNOWN_USER`: the store has no event of this user. */
+  stateStatus: StateStatus;
+  /** Share of the history in the blend, 0 to 1. The mean over the dimensions if the model has one share per dimension. */
+  alphaUsed: number;
+  /** Number of events that the model uses. */
+  eventsUsed: number;
+  /** Version of the model that answered. */
+  modelVersion: string;
+  /** Number of events of the history in `events_used`. */
+  historyEventsUsed: number;
+  /** Number of events of the current session in `events_used`. */
+  currentEventsUsed: number;
+  /** Number of newest events that are left out because their items are not in the catalog. */
+  unknownEvents: number;
+  /** Which evidence is missing. */
+  coldStart: ColdStart;
+  /**
+   * The newest events, which the state holds one by one, newest first. Of an event whose item is not in the catalog, the
+   * item id is empty.
+   */
+  events: ExplainedEvent[];
+  /** Number of older events, which the state holds as sums only. */
+  foldedEvents: number;
+  /** Number of events that came late and count by their age alone. */
+  lateEvents: number;
+  /** Number of events that were dropped before this version of the model saw them. */
+  droppedEvents: number;
+  /**
+   * Half-life by age of each interest dimension, days; infinite if the dimension does not decay. `decay_scale` is
+   * applied.
+   */
+  halfLifeDays: number[];
+  /**
+   * Square of each dimension of the interest vector, in the order of `half_life_days`: where the interest lies, and so
+   * how lasting it is.
+   */
+  energy: number[];
+}
+
+/** Asks to erase the state of a user. */
+export interface ForgetRequest {
+  /** Id of the user, not empty, at most 256 bytes of UTF-8. */
+  userId: string;
+}
+
+/** The answer to `ForgetRequest`: nothing of the user is left in the store. */
+export interface ForgetResponse {
+  /** Number of records that were erased, one for each version of the model that knew the user. 0: there were none. */
+  erasedRecords: number;
+}
+
 function createBaseEvent(): Event {
-  return { subject: undefined, time: undefined, weight: undefined, fallbackText: undefined };
+  return { subject: undefined, time: undefined, weight: undefined, fallbackText: undefined, eventId: undefined };
 }
 
 export const Event: MessageFns<Event> = {
@@ -536,6 +745,9 @@ export const Event: MessageFns<Event> = {
     }
     if (message.fallbackText !== undefined) {
       writer.uint32(42).string(message.fallbackText);
+    }
+    if (message.eventId !== undefined) {
+      writer.uint32(50).string(message.eventId);
     }
     return writer;
   },
@@ -593,6 +805,14 @@ export const Event: MessageFns<Event> = {
             message.fallbackText = reader.string();
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.eventId = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -621,6 +841,11 @@ export const Event: MessageFns<Event> = {
         : isSet(object.fallback_text)
         ? globalThis.String(object.fallback_text)
         : undefined,
+      eventId: isSet(object.eventId)
+        ? globalThis.String(object.eventId)
+        : isSet(object.event_id)
+        ? globalThis.String(object.event_id)
+        : undefined,
     };
   },
 
@@ -639,6 +864,9 @@ export const Event: MessageFns<Event> = {
     }
     if (message.fallbackText !== undefined) {
       obj.fallbackText = message.fallbackText;
+    }
+    if (message.eventId !== undefined) {
+      obj.eventId = message.eventId;
     }
     return obj;
   },
@@ -665,6 +893,7 @@ export const Event: MessageFns<Event> = {
     message.time = object.time ?? undefined;
     message.weight = object.weight ?? undefined;
     message.fallbackText = object.fallbackText ?? undefined;
+    message.eventId = object.eventId ?? undefined;
     return message;
   },
 };
@@ -767,6 +996,8 @@ function createBaseRecommendRequest(): RecommendRequest {
     decayScale: undefined,
     unknownItems: 0,
     allow: [],
+    userId: undefined,
+    allowStateless: false,
   };
 }
 
@@ -804,6 +1035,12 @@ export const RecommendRequest: MessageFns<RecommendRequest> = {
     }
     for (const v of message.allow) {
       AttributeFilter.encode(v!, writer.uint32(90).fork()).join();
+    }
+    if (message.userId !== undefined) {
+      writer.uint32(106).string(message.userId);
+    }
+    if (message.allowStateless !== false) {
+      writer.uint32(112).bool(message.allowStateless);
     }
     return writer;
   },
@@ -909,6 +1146,22 @@ export const RecommendRequest: MessageFns<RecommendRequest> = {
             message.allow.push(AttributeFilter.decode(reader, reader.uint32()));
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.userId = reader.string();
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.allowStateless = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -956,6 +1209,16 @@ export const RecommendRequest: MessageFns<RecommendRequest> = {
       allow: globalThis.Array.isArray(object?.allow)
         ? object.allow.map((e: any) => AttributeFilter.fromJSON(e))
         : [],
+      userId: isSet(object.userId)
+        ? globalThis.String(object.userId)
+        : isSet(object.user_id)
+        ? globalThis.String(object.user_id)
+        : undefined,
+      allowStateless: isSet(object.allowStateless)
+        ? globalThis.Boolean(object.allowStateless)
+        : isSet(object.allow_stateless)
+        ? globalThis.Boolean(object.allow_stateless)
+        : false,
     };
   },
 
@@ -994,6 +1257,12 @@ export const RecommendRequest: MessageFns<RecommendRequest> = {
     if (message.allow?.length) {
       obj.allow = message.allow.map((e) => AttributeFilter.toJSON(e));
     }
+    if (message.userId !== undefined) {
+      obj.userId = message.userId;
+    }
+    if (message.allowStateless !== false) {
+      obj.allowStateless = message.allowStateless;
+    }
     return obj;
   },
 
@@ -1013,6 +1282,8 @@ export const RecommendRequest: MessageFns<RecommendRequest> = {
     message.decayScale = object.decayScale ?? undefined;
     message.unknownItems = object.unknownItems ?? 0;
     message.allow = object.allow?.map((e) => AttributeFilter.fromPartial(e)) || [];
+    message.userId = object.userId ?? undefined;
+    message.allowStateless = object.allowStateless ?? false;
     return message;
   },
 };
@@ -1027,6 +1298,7 @@ function createBaseRecommendResponse(): RecommendResponse {
     currentEventsUsed: 0,
     unknownEvents: 0,
     coldStart: 0,
+    stateStatus: 0,
   };
 }
 
@@ -1055,6 +1327,9 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
     }
     if (message.coldStart !== 0) {
       writer.uint32(64).int32(message.coldStart);
+    }
+    if (message.stateStatus !== 0) {
+      writer.uint32(88).int32(message.stateStatus);
     }
     return writer;
   },
@@ -1136,6 +1411,14 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
             message.coldStart = reader.int32() as any;
             continue;
           }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.stateStatus = reader.int32() as any;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1186,6 +1469,11 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
         : isSet(object.cold_start)
         ? coldStartFromJSON(object.cold_start)
         : 0,
+      stateStatus: isSet(object.stateStatus)
+        ? stateStatusFromJSON(object.stateStatus)
+        : isSet(object.state_status)
+        ? stateStatusFromJSON(object.state_status)
+        : 0,
     };
   },
 
@@ -1215,6 +1503,9 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
     if (message.coldStart !== 0) {
       obj.coldStart = coldStartToJSON(message.coldStart);
     }
+    if (message.stateStatus !== 0) {
+      obj.stateStatus = stateStatusToJSON(message.stateStatus);
+    }
     return obj;
   },
 
@@ -1231,6 +1522,7 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
     message.currentEventsUsed = object.currentEventsUsed ?? 0;
     message.unknownEvents = object.unknownEvents ?? 0;
     message.coldStart = object.coldStart ?? 0;
+    message.stateStatus = object.stateStatus ?? 0;
     return message;
   },
 };
@@ -1698,6 +1990,8 @@ function createBaseRankRequest(): RankRequest {
     decayScale: undefined,
     unknownItems: 0,
     candidateItemIds: [],
+    userId: undefined,
+    allowStateless: false,
   };
 }
 
@@ -1735,6 +2029,12 @@ export const RankRequest: MessageFns<RankRequest> = {
     }
     for (const v of message.candidateItemIds) {
       writer.uint32(98).string(v!);
+    }
+    if (message.userId !== undefined) {
+      writer.uint32(106).string(message.userId);
+    }
+    if (message.allowStateless !== false) {
+      writer.uint32(112).bool(message.allowStateless);
     }
     return writer;
   },
@@ -1840,6 +2140,22 @@ export const RankRequest: MessageFns<RankRequest> = {
             message.candidateItemIds.push(reader.string());
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.userId = reader.string();
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.allowStateless = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1889,6 +2205,16 @@ export const RankRequest: MessageFns<RankRequest> = {
         : globalThis.Array.isArray(object?.candidate_item_ids)
         ? object.candidate_item_ids.map((e: any) => globalThis.String(e))
         : [],
+      userId: isSet(object.userId)
+        ? globalThis.String(object.userId)
+        : isSet(object.user_id)
+        ? globalThis.String(object.user_id)
+        : undefined,
+      allowStateless: isSet(object.allowStateless)
+        ? globalThis.Boolean(object.allowStateless)
+        : isSet(object.allow_stateless)
+        ? globalThis.Boolean(object.allow_stateless)
+        : false,
     };
   },
 
@@ -1927,6 +2253,12 @@ export const RankRequest: MessageFns<RankRequest> = {
     if (message.candidateItemIds?.length) {
       obj.candidateItemIds = message.candidateItemIds;
     }
+    if (message.userId !== undefined) {
+      obj.userId = message.userId;
+    }
+    if (message.allowStateless !== false) {
+      obj.allowStateless = message.allowStateless;
+    }
     return obj;
   },
 
@@ -1946,6 +2278,8 @@ export const RankRequest: MessageFns<RankRequest> = {
     message.decayScale = object.decayScale ?? undefined;
     message.unknownItems = object.unknownItems ?? 0;
     message.candidateItemIds = object.candidateItemIds?.map((e) => e) || [];
+    message.userId = object.userId ?? undefined;
+    message.allowStateless = object.allowStateless ?? false;
     return message;
   },
 };
@@ -1962,6 +2296,7 @@ function createBaseRankResponse(): RankResponse {
     coldStart: 0,
     unknownItemIds: [],
     excludedItemIds: [],
+    stateStatus: 0,
   };
 }
 
@@ -1996,6 +2331,9 @@ export const RankResponse: MessageFns<RankResponse> = {
     }
     for (const v of message.excludedItemIds) {
       writer.uint32(82).string(v!);
+    }
+    if (message.stateStatus !== 0) {
+      writer.uint32(88).int32(message.stateStatus);
     }
     return writer;
   },
@@ -2093,6 +2431,14 @@ export const RankResponse: MessageFns<RankResponse> = {
             message.excludedItemIds.push(reader.string());
             continue;
           }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.stateStatus = reader.int32() as any;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2153,6 +2499,11 @@ export const RankResponse: MessageFns<RankResponse> = {
         : globalThis.Array.isArray(object?.excluded_item_ids)
         ? object.excluded_item_ids.map((e: any) => globalThis.String(e))
         : [],
+      stateStatus: isSet(object.stateStatus)
+        ? stateStatusFromJSON(object.stateStatus)
+        : isSet(object.state_status)
+        ? stateStatusFromJSON(object.state_status)
+        : 0,
     };
   },
 
@@ -2188,6 +2539,9 @@ export const RankResponse: MessageFns<RankResponse> = {
     if (message.excludedItemIds?.length) {
       obj.excludedItemIds = message.excludedItemIds;
     }
+    if (message.stateStatus !== 0) {
+      obj.stateStatus = stateStatusToJSON(message.stateStatus);
+    }
     return obj;
   },
 
@@ -2206,6 +2560,7 @@ export const RankResponse: MessageFns<RankResponse> = {
     message.coldStart = object.coldStart ?? 0;
     message.unknownItemIds = object.unknownItemIds?.map((e) => e) || [];
     message.excludedItemIds = object.excludedItemIds?.map((e) => e) || [];
+    message.stateStatus = object.stateStatus ?? 0;
     return message;
   },
 };
@@ -2224,6 +2579,8 @@ function createBaseExplainRequest(): ExplainRequest {
     unknownItems: 0,
     allow: [],
     itemIds: [],
+    userId: undefined,
+    allowStateless: false,
   };
 }
 
@@ -2264,6 +2621,12 @@ export const ExplainRequest: MessageFns<ExplainRequest> = {
     }
     for (const v of message.itemIds) {
       writer.uint32(98).string(v!);
+    }
+    if (message.userId !== undefined) {
+      writer.uint32(106).string(message.userId);
+    }
+    if (message.allowStateless !== false) {
+      writer.uint32(112).bool(message.allowStateless);
     }
     return writer;
   },
@@ -2377,6 +2740,22 @@ export const ExplainRequest: MessageFns<ExplainRequest> = {
             message.itemIds.push(reader.string());
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.userId = reader.string();
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.allowStateless = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2429,6 +2808,16 @@ export const ExplainRequest: MessageFns<ExplainRequest> = {
         : globalThis.Array.isArray(object?.item_ids)
         ? object.item_ids.map((e: any) => globalThis.String(e))
         : [],
+      userId: isSet(object.userId)
+        ? globalThis.String(object.userId)
+        : isSet(object.user_id)
+        ? globalThis.String(object.user_id)
+        : undefined,
+      allowStateless: isSet(object.allowStateless)
+        ? globalThis.Boolean(object.allowStateless)
+        : isSet(object.allow_stateless)
+        ? globalThis.Boolean(object.allow_stateless)
+        : false,
     };
   },
 
@@ -2470,6 +2859,12 @@ export const ExplainRequest: MessageFns<ExplainRequest> = {
     if (message.itemIds?.length) {
       obj.itemIds = message.itemIds;
     }
+    if (message.userId !== undefined) {
+      obj.userId = message.userId;
+    }
+    if (message.allowStateless !== false) {
+      obj.allowStateless = message.allowStateless;
+    }
     return obj;
   },
 
@@ -2490,6 +2885,8 @@ export const ExplainRequest: MessageFns<ExplainRequest> = {
     message.unknownItems = object.unknownItems ?? 0;
     message.allow = object.allow?.map((e) => AttributeFilter.fromPartial(e)) || [];
     message.itemIds = object.itemIds?.map((e) => e) || [];
+    message.userId = object.userId ?? undefined;
+    message.allowStateless = object.allowStateless ?? false;
     return message;
   },
 };
@@ -2506,6 +2903,8 @@ function createBaseExplainResponse(): ExplainResponse {
     coldStart: 0,
     events: [],
     halfLifeDays: [],
+    stateStatus: 0,
+    stateEvents: [],
   };
 }
 
@@ -2544,6 +2943,12 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
         writer.float(v);
       }
       writer.join();
+    }
+    if (message.stateStatus !== 0) {
+      writer.uint32(88).int32(message.stateStatus);
+    }
+    for (const v of message.stateEvents) {
+      ExplainedEvent.encode(v!, writer.uint32(98).fork()).join();
     }
     return writer;
   },
@@ -2651,6 +3056,22 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
 
             break;
           }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.stateStatus = reader.int32() as any;
+            continue;
+          }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.stateEvents.push(ExplainedEvent.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2709,6 +3130,16 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
         : globalThis.Array.isArray(object?.half_life_days)
         ? object.half_life_days.map((e: any) => globalThis.Number(e))
         : [],
+      stateStatus: isSet(object.stateStatus)
+        ? stateStatusFromJSON(object.stateStatus)
+        : isSet(object.state_status)
+        ? stateStatusFromJSON(object.state_status)
+        : 0,
+      stateEvents: globalThis.Array.isArray(object?.stateEvents)
+        ? object.stateEvents.map((e: any) => ExplainedEvent.fromJSON(e))
+        : globalThis.Array.isArray(object?.state_events)
+        ? object.state_events.map((e: any) => ExplainedEvent.fromJSON(e))
+        : [],
     };
   },
 
@@ -2744,6 +3175,12 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
     if (message.halfLifeDays?.length) {
       obj.halfLifeDays = message.halfLifeDays.map((e) => floatToJson(e));
     }
+    if (message.stateStatus !== 0) {
+      obj.stateStatus = stateStatusToJSON(message.stateStatus);
+    }
+    if (message.stateEvents?.length) {
+      obj.stateEvents = message.stateEvents.map((e) => ExplainedEvent.toJSON(e));
+    }
     return obj;
   },
 
@@ -2762,6 +3199,8 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
     message.coldStart = object.coldStart ?? 0;
     message.events = object.events?.map((e) => ExplainedEvent.fromPartial(e)) || [];
     message.halfLifeDays = object.halfLifeDays?.map((e) => e) || [];
+    message.stateStatus = object.stateStatus ?? 0;
+    message.stateEvents = object.stateEvents?.map((e) => ExplainedEvent.fromPartial(e)) || [];
     return message;
   },
 };
@@ -2903,6 +3342,8 @@ function createBaseItemExplanation(): ItemExplanation {
     dimensionShares: [],
     isExcluded: false,
     repeatShares: undefined,
+    stateEventShares: [],
+    foldedShare: 0,
   };
 }
 
@@ -2945,6 +3386,16 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     }
     if (message.repeatShares !== undefined) {
       RepeatShares.encode(message.repeatShares, writer.uint32(82).fork()).join();
+    }
+    if (message.stateEventShares.length !== 0) {
+      writer.uint32(90).fork();
+      for (const v of message.stateEventShares) {
+        writer.float(v);
+      }
+      writer.join();
+    }
+    if (message.foldedShare !== 0) {
+      writer.uint32(101).float(message.foldedShare);
     }
     return writer;
   },
@@ -3062,6 +3513,32 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
             message.repeatShares = RepeatShares.decode(reader, reader.uint32());
             continue;
           }
+          case 11: {
+            if (tag === 93) {
+              message.stateEventShares.push(reader.float());
+
+              continue;
+            }
+
+            if (tag === 90) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.stateEventShares.push(reader.float());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 12: {
+            if (tag !== 101) {
+              break;
+            }
+
+            message.foldedShare = reader.float();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3122,6 +3599,16 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
         : isSet(object.repeat_shares)
         ? RepeatShares.fromJSON(object.repeat_shares)
         : undefined,
+      stateEventShares: globalThis.Array.isArray(object?.stateEventShares)
+        ? object.stateEventShares.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.state_event_shares)
+        ? object.state_event_shares.map((e: any) => globalThis.Number(e))
+        : [],
+      foldedShare: isSet(object.foldedShare)
+        ? globalThis.Number(object.foldedShare)
+        : isSet(object.folded_share)
+        ? globalThis.Number(object.folded_share)
+        : 0,
     };
   },
 
@@ -3157,6 +3644,12 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     if (message.repeatShares !== undefined) {
       obj.repeatShares = RepeatShares.toJSON(message.repeatShares);
     }
+    if (message.stateEventShares?.length) {
+      obj.stateEventShares = message.stateEventShares.map((e) => floatToJson(e));
+    }
+    if (message.foldedShare !== 0) {
+      obj.foldedShare = floatToJson(message.foldedShare);
+    }
     return obj;
   },
 
@@ -3177,6 +3670,8 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     message.repeatShares = (object.repeatShares !== undefined && object.repeatShares !== null)
       ? RepeatShares.fromPartial(object.repeatShares)
       : undefined;
+    message.stateEventShares = object.stateEventShares?.map((e) => e) || [];
+    message.foldedShare = object.foldedShare ?? 0;
     return message;
   },
 };
@@ -3551,6 +4046,895 @@ export const Embedding: MessageFns<Embedding> = {
   },
 };
 
+function createBaseObserveRequest(): ObserveRequest {
+  return { userId: "", events: [], unknownItems: 0 };
+}
+
+export const ObserveRequest: MessageFns<ObserveRequest> = {
+  encode(message: ObserveRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.userId !== "") {
+      writer.uint32(10).string(message.userId);
+    }
+    for (const v of message.events) {
+      Event.encode(v!, writer.uint32(18).fork()).join();
+    }
+    if (message.unknownItems !== 0) {
+      writer.uint32(24).int32(message.unknownItems);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ObserveRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseObserveRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.userId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.events.push(Event.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.unknownItems = reader.int32() as any;
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ObserveRequest {
+    return {
+      userId: isSet(object.userId)
+        ? globalThis.String(object.userId)
+        : isSet(object.user_id)
+        ? globalThis.String(object.user_id)
+        : "",
+      events: globalThis.Array.isArray(object?.events) ? object.events.map((e: any) => Event.fromJSON(e)) : [],
+      unknownItems: isSet(object.unknownItems)
+        ? unknownItemPolicyFromJSON(object.unknownItems)
+        : isSet(object.unknown_items)
+        ? unknownItemPolicyFromJSON(object.unknown_items)
+        : 0,
+    };
+  },
+
+  toJSON(message: ObserveRequest): unknown {
+    const obj: any = {};
+    if (message.userId !== "") {
+      obj.userId = message.userId;
+    }
+    if (message.events?.length) {
+      obj.events = message.events.map((e) => Event.toJSON(e));
+    }
+    if (message.unknownItems !== 0) {
+      obj.unknownItems = unknownItemPolicyToJSON(message.unknownItems);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ObserveRequest>): ObserveRequest {
+    return ObserveRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ObserveRequest>): ObserveRequest {
+    const message = createBaseObserveRequest();
+    message.userId = object.userId ?? "";
+    message.events = object.events?.map((e) => Event.fromPartial(e)) || [];
+    message.unknownItems = object.unknownItems ?? 0;
+    return message;
+  },
+};
+
+function createBaseObserveResponse(): ObserveResponse {
+  return { addedEvents: 0, duplicateEvents: 0, lateEvents: 0, unknownEvents: 0, modelVersion: "" };
+}
+
+export const ObserveResponse: MessageFns<ObserveResponse> = {
+  encode(message: ObserveResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.addedEvents !== 0) {
+      writer.uint32(8).uint32(message.addedEvents);
+    }
+    if (message.duplicateEvents !== 0) {
+      writer.uint32(16).uint32(message.duplicateEvents);
+    }
+    if (message.lateEvents !== 0) {
+      writer.uint32(24).uint32(message.lateEvents);
+    }
+    if (message.unknownEvents !== 0) {
+      writer.uint32(32).uint32(message.unknownEvents);
+    }
+    if (message.modelVersion !== "") {
+      writer.uint32(42).string(message.modelVersion);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ObserveResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseObserveResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.addedEvents = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.duplicateEvents = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.lateEvents = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.unknownEvents = reader.uint32();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.modelVersion = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ObserveResponse {
+    return {
+      addedEvents: isSet(object.addedEvents)
+        ? globalThis.Number(object.addedEvents)
+        : isSet(object.added_events)
+        ? globalThis.Number(object.added_events)
+        : 0,
+      duplicateEvents: isSet(object.duplicateEvents)
+        ? globalThis.Number(object.duplicateEvents)
+        : isSet(object.duplicate_events)
+        ? globalThis.Number(object.duplicate_events)
+        : 0,
+      lateEvents: isSet(object.lateEvents)
+        ? globalThis.Number(object.lateEvents)
+        : isSet(object.late_events)
+        ? globalThis.Number(object.late_events)
+        : 0,
+      unknownEvents: isSet(object.unknownEvents)
+        ? globalThis.Number(object.unknownEvents)
+        : isSet(object.unknown_events)
+        ? globalThis.Number(object.unknown_events)
+        : 0,
+      modelVersion: isSet(object.modelVersion)
+        ? globalThis.String(object.modelVersion)
+        : isSet(object.model_version)
+        ? globalThis.String(object.model_version)
+        : "",
+    };
+  },
+
+  toJSON(message: ObserveResponse): unknown {
+    const obj: any = {};
+    if (message.addedEvents !== 0) {
+      obj.addedEvents = Math.round(message.addedEvents);
+    }
+    if (message.duplicateEvents !== 0) {
+      obj.duplicateEvents = Math.round(message.duplicateEvents);
+    }
+    if (message.lateEvents !== 0) {
+      obj.lateEvents = Math.round(message.lateEvents);
+    }
+    if (message.unknownEvents !== 0) {
+      obj.unknownEvents = Math.round(message.unknownEvents);
+    }
+    if (message.modelVersion !== "") {
+      obj.modelVersion = message.modelVersion;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ObserveResponse>): ObserveResponse {
+    return ObserveResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ObserveResponse>): ObserveResponse {
+    const message = createBaseObserveResponse();
+    message.addedEvents = object.addedEvents ?? 0;
+    message.duplicateEvents = object.duplicateEvents ?? 0;
+    message.lateEvents = object.lateEvents ?? 0;
+    message.unknownEvents = object.unknownEvents ?? 0;
+    message.modelVersion = object.modelVersion ?? "";
+    return message;
+  },
+};
+
+function createBaseInterestRequest(): InterestRequest {
+  return { userId: "", now: undefined, decayScale: undefined };
+}
+
+export const InterestRequest: MessageFns<InterestRequest> = {
+  encode(message: InterestRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.userId !== "") {
+      writer.uint32(10).string(message.userId);
+    }
+    if (message.now !== undefined) {
+      Timestamp.encode(toTimestamp(message.now), writer.uint32(18).fork()).join();
+    }
+    if (message.decayScale !== undefined) {
+      writer.uint32(29).float(message.decayScale);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): InterestRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseInterestRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.userId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.now = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 29) {
+              break;
+            }
+
+            message.decayScale = reader.float();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): InterestRequest {
+    return {
+      userId: isSet(object.userId)
+        ? globalThis.String(object.userId)
+        : isSet(object.user_id)
+        ? globalThis.String(object.user_id)
+        : "",
+      now: isSet(object.now) ? fromJsonTimestamp(object.now) : undefined,
+      decayScale: isSet(object.decayScale)
+        ? globalThis.Number(object.decayScale)
+        : isSet(object.decay_scale)
+        ? globalThis.Number(object.decay_scale)
+        : undefined,
+    };
+  },
+
+  toJSON(message: InterestRequest): unknown {
+    const obj: any = {};
+    if (message.userId !== "") {
+      obj.userId = message.userId;
+    }
+    if (message.now !== undefined) {
+      obj.now = message.now.toISOString();
+    }
+    if (message.decayScale !== undefined) {
+      obj.decayScale = floatToJson(message.decayScale);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<InterestRequest>): InterestRequest {
+    return InterestRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<InterestRequest>): InterestRequest {
+    const message = createBaseInterestRequest();
+    message.userId = object.userId ?? "";
+    message.now = object.now ?? undefined;
+    message.decayScale = object.decayScale ?? undefined;
+    return message;
+  },
+};
+
+function createBaseInterestResponse(): InterestResponse {
+  return {
+    stateStatus: 0,
+    alphaUsed: 0,
+    eventsUsed: 0,
+    modelVersion: "",
+    historyEventsUsed: 0,
+    currentEventsUsed: 0,
+    unknownEvents: 0,
+    coldStart: 0,
+    events: [],
+    foldedEvents: 0,
+    lateEvents: 0,
+    droppedEvents: 0,
+    halfLifeDays: [],
+    energy: [],
+  };
+}
+
+export const InterestResponse: MessageFns<InterestResponse> = {
+  encode(message: InterestResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.stateStatus !== 0) {
+      writer.uint32(8).int32(message.stateStatus);
+    }
+    if (message.alphaUsed !== 0) {
+      writer.uint32(21).float(message.alphaUsed);
+    }
+    if (message.eventsUsed !== 0) {
+      writer.uint32(24).uint32(message.eventsUsed);
+    }
+    if (message.modelVersion !== "") {
+      writer.uint32(34).string(message.modelVersion);
+    }
+    if (message.historyEventsUsed !== 0) {
+      writer.uint32(40).uint32(message.historyEventsUsed);
+    }
+    if (message.currentEventsUsed !== 0) {
+      writer.uint32(48).uint32(message.currentEventsUsed);
+    }
+    if (message.unknownEvents !== 0) {
+      writer.uint32(56).uint32(message.unknownEvents);
+    }
+    if (message.coldStart !== 0) {
+      writer.uint32(64).int32(message.coldStart);
+    }
+    for (const v of message.events) {
+      ExplainedEvent.encode(v!, writer.uint32(74).fork()).join();
+    }
+    if (message.foldedEvents !== 0) {
+      writer.uint32(80).uint32(message.foldedEvents);
+    }
+    if (message.lateEvents !== 0) {
+      writer.uint32(88).uint32(message.lateEvents);
+    }
+    if (message.droppedEvents !== 0) {
+      writer.uint32(96).uint32(message.droppedEvents);
+    }
+    if (message.halfLifeDays.length !== 0) {
+      writer.uint32(106).fork();
+      for (const v of message.halfLifeDays) {
+        writer.float(v);
+      }
+      writer.join();
+    }
+    if (message.energy.length !== 0) {
+      writer.uint32(114).fork();
+      for (const v of message.energy) {
+        writer.float(v);
+      }
+      writer.join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): InterestResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseInterestResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.stateStatus = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 21) {
+              break;
+            }
+
+            message.alphaUsed = reader.float();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.eventsUsed = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.modelVersion = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.historyEventsUsed = reader.uint32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.currentEventsUsed = reader.uint32();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.unknownEvents = reader.uint32();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.coldStart = reader.int32() as any;
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.events.push(ExplainedEvent.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.foldedEvents = reader.uint32();
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.lateEvents = reader.uint32();
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.droppedEvents = reader.uint32();
+            continue;
+          }
+          case 13: {
+            if (tag === 109) {
+              message.halfLifeDays.push(reader.float());
+
+              continue;
+            }
+
+            if (tag === 106) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.halfLifeDays.push(reader.float());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 14: {
+            if (tag === 117) {
+              message.energy.push(reader.float());
+
+              continue;
+            }
+
+            if (tag === 114) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.energy.push(reader.float());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): InterestResponse {
+    return {
+      stateStatus: isSet(object.stateStatus)
+        ? stateStatusFromJSON(object.stateStatus)
+        : isSet(object.state_status)
+        ? stateStatusFromJSON(object.state_status)
+        : 0,
+      alphaUsed: isSet(object.alphaUsed)
+        ? globalThis.Number(object.alphaUsed)
+        : isSet(object.alpha_used)
+        ? globalThis.Number(object.alpha_used)
+        : 0,
+      eventsUsed: isSet(object.eventsUsed)
+        ? globalThis.Number(object.eventsUsed)
+        : isSet(object.events_used)
+        ? globalThis.Number(object.events_used)
+        : 0,
+      modelVersion: isSet(object.modelVersion)
+        ? globalThis.String(object.modelVersion)
+        : isSet(object.model_version)
+        ? globalThis.String(object.model_version)
+        : "",
+      historyEventsUsed: isSet(object.historyEventsUsed)
+        ? globalThis.Number(object.historyEventsUsed)
+        : isSet(object.history_events_used)
+        ? globalThis.Number(object.history_events_used)
+        : 0,
+      currentEventsUsed: isSet(object.currentEventsUsed)
+        ? globalThis.Number(object.currentEventsUsed)
+        : isSet(object.current_events_used)
+        ? globalThis.Number(object.current_events_used)
+        : 0,
+      unknownEvents: isSet(object.unknownEvents)
+        ? globalThis.Number(object.unknownEvents)
+        : isSet(object.unknown_events)
+        ? globalThis.Number(object.unknown_events)
+        : 0,
+      coldStart: isSet(object.coldStart)
+        ? coldStartFromJSON(object.coldStart)
+        : isSet(object.cold_start)
+        ? coldStartFromJSON(object.cold_start)
+        : 0,
+      events: globalThis.Array.isArray(object?.events)
+        ? object.events.map((e: any) => ExplainedEvent.fromJSON(e))
+        : [],
+      foldedEvents: isSet(object.foldedEvents)
+        ? globalThis.Number(object.foldedEvents)
+        : isSet(object.folded_events)
+        ? globalThis.Number(object.folded_events)
+        : 0,
+      lateEvents: isSet(object.lateEvents)
+        ? globalThis.Number(object.lateEvents)
+        : isSet(object.late_events)
+        ? globalThis.Number(object.late_events)
+        : 0,
+      droppedEvents: isSet(object.droppedEvents)
+        ? globalThis.Number(object.droppedEvents)
+        : isSet(object.dropped_events)
+        ? globalThis.Number(object.dropped_events)
+        : 0,
+      halfLifeDays: globalThis.Array.isArray(object?.halfLifeDays)
+        ? object.halfLifeDays.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.half_life_days)
+        ? object.half_life_days.map((e: any) => globalThis.Number(e))
+        : [],
+      energy: globalThis.Array.isArray(object?.energy)
+        ? object.energy.map((e: any) => globalThis.Number(e))
+        : [],
+    };
+  },
+
+  toJSON(message: InterestResponse): unknown {
+    const obj: any = {};
+    if (message.stateStatus !== 0) {
+      obj.stateStatus = stateStatusToJSON(message.stateStatus);
+    }
+    if (message.alphaUsed !== 0) {
+      obj.alphaUsed = floatToJson(message.alphaUsed);
+    }
+    if (message.eventsUsed !== 0) {
+      obj.eventsUsed = Math.round(message.eventsUsed);
+    }
+    if (message.modelVersion !== "") {
+      obj.modelVersion = message.modelVersion;
+    }
+    if (message.historyEventsUsed !== 0) {
+      obj.historyEventsUsed = Math.round(message.historyEventsUsed);
+    }
+    if (message.currentEventsUsed !== 0) {
+      obj.currentEventsUsed = Math.round(message.currentEventsUsed);
+    }
+    if (message.unknownEvents !== 0) {
+      obj.unknownEvents = Math.round(message.unknownEvents);
+    }
+    if (message.coldStart !== 0) {
+      obj.coldStart = coldStartToJSON(message.coldStart);
+    }
+    if (message.events?.length) {
+      obj.events = message.events.map((e) => ExplainedEvent.toJSON(e));
+    }
+    if (message.foldedEvents !== 0) {
+      obj.foldedEvents = Math.round(message.foldedEvents);
+    }
+    if (message.lateEvents !== 0) {
+      obj.lateEvents = Math.round(message.lateEvents);
+    }
+    if (message.droppedEvents !== 0) {
+      obj.droppedEvents = Math.round(message.droppedEvents);
+    }
+    if (message.halfLifeDays?.length) {
+      obj.halfLifeDays = message.halfLifeDays.map((e) => floatToJson(e));
+    }
+    if (message.energy?.length) {
+      obj.energy = message.energy.map((e) => floatToJson(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<InterestResponse>): InterestResponse {
+    return InterestResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<InterestResponse>): InterestResponse {
+    const message = createBaseInterestResponse();
+    message.stateStatus = object.stateStatus ?? 0;
+    message.alphaUsed = object.alphaUsed ?? 0;
+    message.eventsUsed = object.eventsUsed ?? 0;
+    message.modelVersion = object.modelVersion ?? "";
+    message.historyEventsUsed = object.historyEventsUsed ?? 0;
+    message.currentEventsUsed = object.currentEventsUsed ?? 0;
+    message.unknownEvents = object.unknownEvents ?? 0;
+    message.coldStart = object.coldStart ?? 0;
+    message.events = object.events?.map((e) => ExplainedEvent.fromPartial(e)) || [];
+    message.foldedEvents = object.foldedEvents ?? 0;
+    message.lateEvents = object.lateEvents ?? 0;
+    message.droppedEvents = object.droppedEvents ?? 0;
+    message.halfLifeDays = object.halfLifeDays?.map((e) => e) || [];
+    message.energy = object.energy?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseForgetRequest(): ForgetRequest {
+  return { userId: "" };
+}
+
+export const ForgetRequest: MessageFns<ForgetRequest> = {
+  encode(message: ForgetRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.userId !== "") {
+      writer.uint32(10).string(message.userId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ForgetRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseForgetRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.userId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ForgetRequest {
+    return {
+      userId: isSet(object.userId)
+        ? globalThis.String(object.userId)
+        : isSet(object.user_id)
+        ? globalThis.String(object.user_id)
+        : "",
+    };
+  },
+
+  toJSON(message: ForgetRequest): unknown {
+    const obj: any = {};
+    if (message.userId !== "") {
+      obj.userId = message.userId;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ForgetRequest>): ForgetRequest {
+    return ForgetRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ForgetRequest>): ForgetRequest {
+    const message = createBaseForgetRequest();
+    message.userId = object.userId ?? "";
+    return message;
+  },
+};
+
+function createBaseForgetResponse(): ForgetResponse {
+  return { erasedRecords: 0 };
+}
+
+export const ForgetResponse: MessageFns<ForgetResponse> = {
+  encode(message: ForgetResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.erasedRecords !== 0) {
+      writer.uint32(8).uint32(message.erasedRecords);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ForgetResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseForgetResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.erasedRecords = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ForgetResponse {
+    return {
+      erasedRecords: isSet(object.erasedRecords)
+        ? globalThis.Number(object.erasedRecords)
+        : isSet(object.erased_records)
+        ? globalThis.Number(object.erased_records)
+        : 0,
+    };
+  },
+
+  toJSON(message: ForgetResponse): unknown {
+    const obj: any = {};
+    if (message.erasedRecords !== 0) {
+      obj.erasedRecords = Math.round(message.erasedRecords);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ForgetResponse>): ForgetResponse {
+    return ForgetResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ForgetResponse>): ForgetResponse {
+    const message = createBaseForgetResponse();
+    message.erasedRecords = object.erasedRecords ?? 0;
+    return message;
+  },
+};
+
 /** Recommends items from interests that decay with time. */
 export type InterestServiceService = typeof InterestServiceService;
 export const InterestServiceService = {
@@ -3610,6 +4994,39 @@ export const InterestServiceService = {
     responseSerialize: (value: EmbedResponse): Buffer => Buffer.from(EmbedResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): EmbedResponse => EmbedResponse.decode(value),
   },
+  /**
+   * Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
+   * event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
+   */
+  observe: {
+    path: "/ebbtide.v1.InterestService/Observe" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ObserveRequest): Buffer => Buffer.from(ObserveRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ObserveRequest => ObserveRequest.decode(value),
+    responseSerialize: (value: ObserveResponse): Buffer => Buffer.from(ObserveResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ObserveResponse => ObserveResponse.decode(value),
+  },
+  /** Reads the state of a user at a time: its events, their decay, alpha. Nothing is written. */
+  interest: {
+    path: "/ebbtide.v1.InterestService/Interest" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: InterestRequest): Buffer => Buffer.from(InterestRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): InterestRequest => InterestRequest.decode(value),
+    responseSerialize: (value: InterestResponse): Buffer => Buffer.from(InterestResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): InterestResponse => InterestResponse.decode(value),
+  },
+  /** Erases the state of a user, of every model version. */
+  forget: {
+    path: "/ebbtide.v1.InterestService/Forget" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ForgetRequest): Buffer => Buffer.from(ForgetRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ForgetRequest => ForgetRequest.decode(value),
+    responseSerialize: (value: ForgetResponse): Buffer => Buffer.from(ForgetResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ForgetResponse => ForgetResponse.decode(value),
+  },
 } as const;
 
 export interface InterestServiceServer extends UntypedServiceImplementation {
@@ -3627,6 +5044,15 @@ export interface InterestServiceServer extends UntypedServiceImplementation {
   explain: handleUnaryCall<ExplainRequest, ExplainResponse>;
   /** Returns the event vector of each text. */
   embed: handleUnaryCall<EmbedRequest, EmbedResponse>;
+  /**
+   * Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
+   * event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
+   */
+  observe: handleUnaryCall<ObserveRequest, ObserveResponse>;
+  /** Reads the state of a user at a time: its events, their decay, alpha. Nothing is written. */
+  interest: handleUnaryCall<InterestRequest, InterestResponse>;
+  /** Erases the state of a user, of every model version. */
+  forget: handleUnaryCall<ForgetRequest, ForgetResponse>;
 }
 
 export interface InterestServiceClient extends Client {
@@ -3701,6 +5127,57 @@ export interface InterestServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: EmbedResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * Adds events to the state of a user, and answers after the store has them. A call that failed may be repeated: an
+   * event counts once. A state knows the ids of its newest 28 events, so repeat a call before that many others follow.
+   */
+  observe(
+    request: ObserveRequest,
+    callback: (error: ServiceError | null, response: ObserveResponse) => void,
+  ): ClientUnaryCall;
+  observe(
+    request: ObserveRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ObserveResponse) => void,
+  ): ClientUnaryCall;
+  observe(
+    request: ObserveRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ObserveResponse) => void,
+  ): ClientUnaryCall;
+  /** Reads the state of a user at a time: its events, their decay, alpha. Nothing is written. */
+  interest(
+    request: InterestRequest,
+    callback: (error: ServiceError | null, response: InterestResponse) => void,
+  ): ClientUnaryCall;
+  interest(
+    request: InterestRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: InterestResponse) => void,
+  ): ClientUnaryCall;
+  interest(
+    request: InterestRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: InterestResponse) => void,
+  ): ClientUnaryCall;
+  /** Erases the state of a user, of every model version. */
+  forget(
+    request: ForgetRequest,
+    callback: (error: ServiceError | null, response: ForgetResponse) => void,
+  ): ClientUnaryCall;
+  forget(
+    request: ForgetRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ForgetResponse) => void,
+  ): ClientUnaryCall;
+  forget(
+    request: ForgetRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ForgetResponse) => void,
   ): ClientUnaryCall;
 }
 

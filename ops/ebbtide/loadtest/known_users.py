@@ -1,0 +1,78 @@
+"""The users of a load test in the server's states: their histories before it, and nothing of them after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from ebbtide.client import ClientConfig, EbbtideError, InterestClient
+from ebbtide.loadtest.access import Access
+from ebbtide.loadtest.errors import LoadTestError
+from ebbtide.loadtest.replay import USER_PREFIX, Workload
+
+_AT_ONCE = 8
+_TIMEOUT_S = 30.0
+
+
+@contextmanager
+def known_users(
+    target: str,
+    workload: Workload,
+    access: Access | None = None,
+    *,
+    keep: bool = False,
+    say: Callable[[str], object] = lambda _: None,
+) -> Iterator[None]:
+    """While it lasts, the server knows the users of a workload; does nothing for requests that name no user.
+
+    Args:
+        target: ``host:port``.
+        workload: Whose requests may name users.
+        access: Encryption and token; None for neither.
+        keep: Whether the server keeps the users afterwards.
+        say: Called with a sentence if the users cannot be erased afterwards.
+
+    Raises:
+        LoadTestError: The server cannot keep states.
+    """
+    if not workload.user_ids:
+        yield
+        return
+    access = access or Access()
+    config = ClientConfig(timeout_s=_TIMEOUT_S, tls=access.tls, token=access.token)
+    with InterestClient(target, config=config) as client:
+        try:
+            forget(client, workload.user_ids)
+            observe(client, workload)
+        except EbbtideError as error:
+            raise LoadTestError(f"users: {error}") from error
+        try:
+            yield
+        finally:
+            if not keep:
+                try:
+                    forget(client, workload.user_ids)
+                except EbbtideError as error:
+                    say(f"the users {USER_PREFIX}ID stay in the server's states: {error}")
+
+
+def observe(client: InterestClient, workload: Workload) -> None:
+    """Gives the server the histories of the users.
+
+    Raises:
+        EbbtideError: A history was refused.
+    """
+    for result in client.observe_many(workload.histories, max_concurrency=_AT_ONCE):
+        if result.error is not None:
+            raise result.error
+
+
+def forget(client: InterestClient, user_ids: tuple[str, ...]) -> None:
+    """Erases the users.
+
+    Raises:
+        EbbtideError: The server could not.
+    """
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(client.forget, user_ids))
