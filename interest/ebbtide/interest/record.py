@@ -23,7 +23,7 @@ Bools = npt.NDArray[np.bool_]
 
 TAIL_EVENTS = 16
 """The newest events of a user, which stay raw when an export folds a record that it writes in single precision."""
-KNOWN_IDS = 29
+KNOWN_IDS = 28
 """Event ids that are kept with them: those of the raw events and of the newest folded ones."""
 HALF_TAIL_EVENTS = 6
 """`TAIL_EVENTS` of a record in half precision."""
