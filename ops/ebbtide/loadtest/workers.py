@@ -29,6 +29,7 @@ from ebbtide.loadtest.samples import Phase, read_phase
 from ebbtide.loadtest.worker import GO, IGNORE_INTERRUPTS, KEY_VARIABLE, STOP
 
 _START_S, _STOP_S = 180.0, 10.0
+_LONGEST_WAIT_S = 0.2
 _MODULE = "ebbtide.loadtest.worker"
 
 
@@ -214,7 +215,11 @@ class Workers:
         end = time.monotonic() + timeout_s
         while len(answers) < self._count:
             missing = [connection for connection in self._connections if connection not in answers]
-            ready = wait(missing, max(0.0, end - time.monotonic()))
+            left_s = end - time.monotonic()
+            # In short waits: Ctrl-C does not end one if the system gives the signal to another thread than this.
+            ready = wait(missing, max(0.0, min(left_s, _LONGEST_WAIT_S)))
+            if not ready and left_s > 0:
+                continue
             lost = 0 if ready else len(missing)
             for connection in ready:
                 assert isinstance(connection, Connection)  # noqa: S101 - nothing else was waited for
