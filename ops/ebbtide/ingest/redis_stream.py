@@ -189,7 +189,8 @@ class RedisStreamSource:
     def _message(self, entry: bytes, fields: Mapping[bytes, bytes] | None) -> Message:
         entry_id = entry.decode()
         where, message_id = f"entry {entry_id}", f"{self._stream}/{entry_id}"
-        if fields is None:
+        if not fields:
+            # An entry has fields, unless it was deleted.
             return Message(None, where, message_id)
         texts = {name.decode(errors="replace"): value for name, value in fields.items()}
         if JSON_FIELD in texts:

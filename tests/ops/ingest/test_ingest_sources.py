@@ -217,7 +217,9 @@ def committed(brokers, topic, group="ebbtide"):
     return sum(max(one.offset, 0) for one in offsets)
 
 
-def test_messages_of_kafka_count_once_when_consumers_are_killed(server, pipeline, store, frame, brokers, start_ingest):
+def test_messages_of_kafka_count_once_when_consumers_are_killed(
+    server, pipeline, store, frame, brokers, start_ingest, tmp_path
+):
     topic = "of-a-killed-consumer"
     # The shortest time after which the group goes on without a consumer that was killed.
     (tmp_path / "client.properties").write_text("session.timeout.ms=6000\n")
