@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 
 from ebbtide.cli.training_display import TrainingDisplay
+from ebbtide.data import tables
 from ebbtide.data.dataset import DataReference, read_dataset
 from ebbtide.data.errors import DataError
-from ebbtide.data.events import EventColumns, build_log, read_events
+from ebbtide.data.events import EventColumns, build_log, read_event_pieces, read_events, refuse_bad_rows
 
 ROWS = [("u2", "a", 1_260_759_108, 2.0), ("u1", "b", 1_260_759_109, 3.5), ("u2", "b", 1_260_759_108, 1.0)]
 COLUMNS = EventColumns(user="who", item="what", time="when", weight="stars")
@@ -236,3 +237,45 @@ def test_training_prints_the_period_and_what_the_readers_tell(tmp_path, capsys):
         "catalog: 1 of 3 items have no event",
     ):
         assert message in printed
+
+
+NOW_MS = 1_800_000_000_000
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_pieces_of_a_log_are_the_whole(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(tables, "PIECE_ROWS", 2)
+    monkeypatch.setattr(tables, "PIECE_BYTES", 60)
+    path = write(tmp_path, pl.concat([frame(), frame([0, 12, 1_260_759_110])]), suffix)
+    pieces = list(read_event_pieces(path, COLUMNS, latest_ms=NOW_MS))
+    whole, _ = read_events(path, COLUMNS, max_bad_rows=1)
+    assert len(pieces) > 1
+    assert pl.concat([read for read, _ in pieces]).equals(whole)
+    bad = pieces[0][1]
+    for _, later in pieces[1:]:
+        bad.extend(later)
+    assert (bad.rows, bad.count) == (6, 2)
+    with pytest.raises(DataError, match=r"2 of 6 rows ignored.*more than the 1.0% allowed"):
+        refuse_bad_rows(path, bad, 0.01)
+
+
+def test_times_of_all_pieces_are_in_the_unit_of_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "PIECE_ROWS", 3)
+    seconds, milliseconds = frame(), frame([time * 1000 for _, _, time, _ in ROWS])
+    path = write(tmp_path, pl.concat([seconds, milliseconds]), ".parquet")
+    (_, bad), (read, later) = read_event_pieces(path, COLUMNS, latest_ms=NOW_MS)
+    assert (bad.count, read.height) == (0, 0)
+    assert later.reasons == {"a time in ms among times in s": [4, 5, 6]}
+
+
+def test_pieces_have_event_ids_and_no_events_of_tomorrow(tmp_path):
+    table = frame([NOW_MS, NOW_MS + 1, NOW_MS]).with_columns(pl.Series("id", ["a", "b", ""]), stars=pl.lit(1e16))
+    table = pl.concat([table, frame([NOW_MS] * 3).with_columns(pl.Series("id", ["c", "d", "e"]))])
+    columns = COLUMNS.model_copy(update={"weight": None})
+    ((read, bad),) = read_event_pieces(write(tmp_path, table, ".parquet"), columns, "id", latest_ms=NOW_MS)
+    assert read["event_id"].to_list() == ["a", "c", "d", "e"]
+    assert bad.reasons == {"a time more than a day after now": [2], "no event id": [3]}
+    ((read, bad),) = read_event_pieces(write(tmp_path, table, ".parquet"), COLUMNS, "id", latest_ms=NOW_MS)
+    assert bad.reasons == {"a weight above 1e15": [1, 2, 3]}
+    with pytest.raises(DataError, match="no usable event"):
+        refuse_bad_rows("log", bad.__class__(3, {"no user": [1, 2, 3]}, {"no user": "line 1, 2, 3"}), 1)

@@ -5,6 +5,7 @@ import decimal
 import polars as pl
 import pytest
 
+from ebbtide.data import tables
 from ebbtide.data.errors import DataError
 from ebbtide.data.tables import read_table
 
@@ -217,3 +218,69 @@ def test_url_is_refused_when_polars_cannot_read_it():
         rows_of("s3://bucket/log.csv")
     with pytest.raises(DataError, match=r"^nowhere://bucket/log.parquet: cannot be read: .*copy the file here"):
         rows_of("nowhere://bucket/log.parquet")
+
+
+LOG = (
+    "user,item,note\n"
+    + "".join(f'u{n},i{n % 7},"Zoë {n},\nsays ""{n}"""\n' for n in range(60))
+    + "\nu9,i9\nu8,i8,x,y\n"
+)
+LINES = "".join(f'{{"user": "u{n}", "item": {n}, "note": "Zoë"}}\n' for n in range(60)) + 'oops\n\n{"user": "u"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "encoding"),
+    [
+        ("log.csv", LOG.encode(), None),
+        ("log.csv", LOG.encode("utf-8-sig"), None),
+        ("log.csv", LOG.encode("utf-16"), None),
+        ("log.csv", LOG.encode("utf-16-le"), "utf-16-le"),
+        ("log.csv", LOG.encode("latin-1"), "cp1252"),
+        ("log.csv", LOG.replace("\n", "\r\n").encode(), None),
+        ("log.csv", CSV.replace("\n", "\r").encode(), None),
+        ("log.csv", (LOG + "u7,i7,").encode(), None),
+        ("log.tsv", LOG.replace(",", "\t").replace('"', "").encode(), None),
+        ("log.csv", LOG.replace('"', "").replace("says", '27" screen').encode(), None),
+        ("log.jsonl", LINES.encode(), None),
+        ("log.jsonl", LINES.encode("utf-16"), None),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 100, 2**24])
+def test_pieces_of_a_text_file_are_the_whole_whatever_their_size(tmp_path, monkeypatch, name, content, encoding, size):
+    monkeypatch.setattr(tables, "PIECE_BYTES", size)
+    path = save(tmp_path, content, name)
+    whole = read_table(path, ["user", "item"], encoding)
+    pieces = list(tables.read_pieces(path, ["user", "item"], encoding))
+    assert len(pieces) <= 2 or size < 2**24
+    assert pl.concat([piece.frame for piece in pieces]).equals(whole.frame)
+    assert [line for piece in pieces for line in piece.line.tolist()] == whole.line.tolist()
+    assert pl.concat([piece.flaw for piece in pieces]).to_list() == whole.flaw.to_list()
+
+
+def test_pieces_of_parquet_files_are_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "PIECE_ROWS", 7)
+    frame = pl.DataFrame({"user": range(50), "item": [f"i{n}" for n in range(50)], "other": [0.0] * 50})
+    (tmp_path / "log").mkdir()
+    frame.head(20).write_parquet(tmp_path / "log" / "a.parquet", row_group_size=6)
+    frame.tail(30).write_parquet(tmp_path / "log" / "b.parquet")
+    pieces = list(tables.read_pieces(tmp_path / "log", ["item", "user"]))
+    assert [piece.frame.height for piece in pieces] == [7] * 7 + [1]
+    assert pl.concat([piece.frame for piece in pieces]).equals(frame.select("item", "user"))
+    assert [line for piece in pieces for line in piece.line.tolist()] == list(range(1, 51))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (LOG.replace("Zoë 40", 'Zoë "40').encode(), "line 82, column note: got a quote"),
+        (LOG.encode().replace("Zoë 40".encode(), b"Zo\xeb 40"), "line 82: got byte 0xeb"),
+        (LOG.encode().replace(b"u50,", b"u\0,"), "line 102: got a NUL byte"),
+    ],
+)
+def test_fault_of_a_later_piece_is_told_with_its_line(tmp_path, monkeypatch, content, message):
+    monkeypatch.setattr(tables, "PIECE_BYTES", 300)
+    path = save(tmp_path, content)
+    with pytest.raises(DataError, match=message):
+        list(tables.read_pieces(path, ["user", "item"]))
+    with pytest.raises(DataError, match=message):
+        read_table(path, ["user", "item"])

@@ -215,4 +215,4 @@ def test_key_of_a_user_is_the_same_bytes_in_the_tensor_and_in_the_store():
 
 
 def test_header_has_the_size_that_the_documentation_states():
-    assert HEADER.itemsize == 44
+    assert HEADER.itemsize == 48

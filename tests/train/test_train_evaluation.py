@@ -54,7 +54,7 @@ def test_ranks_equal_a_plain_sort_of_every_score(exclude_seen):
             single = torch.zeros(log.events, dtype=torch.bool)
             single[head] = True
             window = np.array([[head, head]])
-            interest = predict_windows(model, tensors, window, 60, 1, single, model.event_vectors()).interest
+            interest = predict_windows(model, tensors, window, 60, 1, single, model.event_vectors()).blend.interest
             columns = columns_at(log.item, log.time_ms, 12, model.smoothing, int(log.time_ms[event]))
             scores = 0.5 * (interest @ model.item_factors().T)[0].numpy() + columns @ model.prior_weight.numpy()
             seen = set(log.item[tensors.first[event] : head].tolist()) if exclude_seen else set()

@@ -290,3 +290,25 @@ def test_ratings_are_the_scores_of_the_lists_plus_the_mean_when_trained_on_them(
     assert found > 0
     assert run.ratings.rmse.mean >= run.ratings.mae.mean > 0
     assert run.ratings.rmse_of_mean > 0
+
+
+def test_online_replay_reports_the_paired_difference_and_moves_offsets(bundles, tmp_path):
+    done = evaluate(
+        *(bundles / "decay", "--online", "--online-learning-rate", 1),
+        *("--json", tmp_path / "m.json", "--report", tmp_path / "report"),
+    )
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "m.json").read_text())
+    online = report["online"]
+    difference = online["differences"]["ndcg_at_10"]
+    assert difference["mean"] == pytest.approx(online["ndcg_at_10"] - report["ndcg_at_10"])
+    assert difference["low"] <= difference["mean"] <= difference["high"]
+    assert any(online["alpha_offset_quantiles"])
+    assert "Learning online, paired over users" in done.output
+    assert "## Learning online" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_online_replay_is_refused_when_alpha_is_fixed(bundles):
+    done = evaluate(bundles / "plain", "--online")
+    assert isinstance(done.exception, DataError)
+    assert "alpha: got a bundle with alpha fixed at 0.5" in str(done.exception)

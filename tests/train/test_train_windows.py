@@ -82,8 +82,8 @@ def test_recurrence_equals_the_sum_over_events_before_every_event(random_log, se
     assert sorted(predicted.event.tolist()) == list(range(random_log.events))
     for row, event in enumerate(predicted.event.tolist()):
         interest, alpha = direct(model, random_log, event, folded=folded)
-        np.testing.assert_allclose(predicted.interest[row], interest, atol=2e-5, err_msg=f"event {event}")
-        np.testing.assert_allclose(predicted.alpha[row], alpha, atol=2e-5)
+        np.testing.assert_allclose(predicted.blend.interest[row], interest, atol=2e-5, err_msg=f"event {event}")
+        np.testing.assert_allclose(predicted.blend.alpha[row], alpha, atol=2e-5)
 
 
 def test_training_windows_cover_every_target_once_and_skip_empty_windows(random_log):
@@ -112,8 +112,8 @@ def test_every_target_sees_as_many_events_as_a_request_when_windows_are_exact(ra
         alone = np.repeat(found.event.numpy()[:, None], 2, axis=1)
         expected = predict_windows(model, tensors, alone, context, 1, everyone, vectors)
         loose = predict_windows(model, tensors, shared, context, TARGETS, everyone, vectors)
-    torch.testing.assert_close(found.interest, expected.interest, rtol=1e-4, atol=1e-5)
-    assert (loose.interest - expected.interest).abs().max() > 0.01
+    torch.testing.assert_close(found.blend.interest, expected.blend.interest, rtol=1e-4, atol=1e-5)
+    assert (loose.blend.interest - expected.blend.interest).abs().max() > 0.01
 
 
 def test_recurrence_sees_only_the_context_when_a_history_is_longer(random_log):
@@ -130,7 +130,7 @@ def test_recurrence_sees_only_the_context_when_a_history_is_longer(random_log):
 
     with torch.inference_mode():
         far, near = (
-            predict_windows(model, tensors, window, context, 1, torch.from_numpy(targets), vectors).interest
+            predict_windows(model, tensors, window, context, 1, torch.from_numpy(targets), vectors).blend.interest
             for context in (29, 2)
         )
         assert not torch.allclose(far, near)
@@ -139,7 +139,7 @@ def test_recurrence_sees_only_the_context_when_a_history_is_longer(random_log):
         )
         changed = vectors.clone()
         changed[item(beyond)] += 100
-        again = predict_windows(model, tensors, window, 2, 1, torch.from_numpy(targets), changed).interest
+        again = predict_windows(model, tensors, window, 2, 1, torch.from_numpy(targets), changed).blend.interest
         assert torch.equal(again, near)
-        again = predict_windows(model, tensors, window, 29, 1, torch.from_numpy(targets), changed).interest
+        again = predict_windows(model, tensors, window, 29, 1, torch.from_numpy(targets), changed).blend.interest
         assert not torch.allclose(again, far)

@@ -105,12 +105,12 @@ class TorchRecommender:
         sums, squares = torch.bmm(sets, weighted), torch.bmm(sets, squared)
         newest = age_ms.gather(1, (counts - 1).clamp(min=0)).squeeze(1)
         context = Context(of_history.sum(1), of_current.sum(1), (newest.double() / _MS_PER_HOUR).float())
-        interest, alpha = self._model.blend(Sums(sums[:, 0], squares[:, 0], sums[:, 1], squares[:, 1]), context)
-        scores = torch.addmm(self._prior, interest, self._factors)
+        blend = self._model.blend(Sums(sums[:, 0], squares[:, 0], sums[:, 1], squares[:, 1]), context)
+        scores = torch.addmm(self._prior, blend.interest, self._factors)
         if mask is None:
             scores.scatter_(1, item, -torch.inf)
         else:
             scores[mask.nonzero(as_tuple=True)[0], item[mask]] = -torch.inf
         score, index = scores.topk(TOP_N, dim=1)
         events = torch.stack([context.history_count, context.current_count, torch.zeros(len(key))], dim=1)
-        return Answers(index.numpy(), score.numpy(), alpha.mean(1, keepdim=True).numpy(), events.int().numpy())
+        return Answers(index.numpy(), score.numpy(), blend.alpha.mean(1, keepdim=True).numpy(), events.int().numpy())

@@ -14,12 +14,14 @@ from typer import rich_utils
 from typer.core import TyperGroup
 
 from ebbtide.cli import (
+    backfill,
     capacity,
     check,
     deploy,
     evaluate,
     export,
     gateway,
+    ingest,
     loadtest,
     prepare,
     recommend,
@@ -84,6 +86,8 @@ app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("export")(export.command)
 app.command("refresh")(refresh.command)
+app.command("backfill")(backfill.command)
+app.command("ingest")(ingest.command)
 app.command("deploy")(deploy.command)
 app.command("verify")(verify.command)
 app.command("check")(check.command)

@@ -20,6 +20,8 @@ _EXTRAS = {
     "evaluate": "evaluate",
     "export": "export",
     "refresh": "train",
+    "backfill": "backfill",
+    "ingest": "cli",
     "deploy": "export",
     "verify": "export",
     "check": "cli",
@@ -36,9 +38,12 @@ _EXTRAS = {
 """What to install for each command."""
 _ROOTS = (
     ("ebbtide.cli.errors", "CommandError"),
+    ("ebbtide.store.errors", "StoreError"),
     ("ebbtide.data.errors", "DataError"),
     ("ebbtide.train.errors", "TrainError"),
     ("ebbtide.export.errors", "ExportError"),
+    ("ebbtide.backfill.errors", "BackfillError"),
+    ("ebbtide.ingest.errors", "IngestError"),
     ("ebbtide.deploy.errors", "DeployError"),
     ("ebbtide.verify.errors", "VerifyError"),
     ("ebbtide.check", "CheckError"),

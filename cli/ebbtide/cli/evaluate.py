@@ -18,11 +18,13 @@ from ebbtide.cli.outputs import require_different, require_file, require_folder
 
 if TYPE_CHECKING:
     from ebbtide.train.bundle import InterestBundle
-    from ebbtide.train.evaluation.evaluate import Run
+    from ebbtide.train.evaluation.evaluate import Online, Run
+    from ebbtide.train.evaluation.intervals import Difference
     from ebbtide.train.evaluation.report import Rival
     from ebbtide.train.evaluation.testset import TestSet
 
 
+_LEARNING_RATE = 0.2
 _NOTABLE_SHARE = 0.2
 """Share of relevant events with a seen item that is worth a note."""
 _TEXT_FILES = {".csv", ".tsv", ".jsonl", ".ndjson"}
@@ -58,6 +60,17 @@ def command(
             "The paired difference is tested."
         ),
     ] = None,
+    online: Annotated[
+        bool,
+        typer.Option(
+            "--online",
+            help="Also replay the test baskets with learning online: after each basket the user's alpha is adapted to "
+            "its items. The paired difference is tested.",
+        ),
+    ] = False,
+    online_learning_rate: Annotated[
+        float, typer.Option(min=0, help="Step size of --online; 0 learns nothing.")
+    ] = _LEARNING_RATE,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -97,6 +110,8 @@ def command(
     ebbtide evaluate artifacts/held-out --baskets artifacts/baskets.csv
 
     Is decay worth it? ebbtide evaluate artifacts/held-out --against artifacts/held-out-no-decay
+
+    Is learning online worth it? ebbtide evaluate artifacts/held-out --online
     """
     require_file("--predictions", predictions)
     require_file("--json", json_file)
@@ -111,6 +126,7 @@ def command(
         from ebbtide.data.errors import DataError
         from ebbtide.train.bundle import InterestBundle
         from ebbtide.train.evaluation.lists import write_baskets, write_predictions
+        from ebbtide.train.evaluation.online import require_gate
         from ebbtide.train.evaluation.report import as_json, write_json, write_report
         from ebbtide.train.evaluation.testset import TestSet
 
@@ -122,6 +138,8 @@ def command(
                 f"time:0.2 (the "
                 "last fifth of the log) or --holdout leave-last-out"
             )
+        if online:
+            require_gate(loaded.model)
         loaded = moved(loaded, events, catalog)
         data = read_dataset(loaded.config.data)
         test = TestSet.of(data.log, data.catalog, holdout)
@@ -131,15 +149,16 @@ def command(
         return
     run = _run(loaded, test, "Ranking", popularity, repeats, seed)
     rival = None if against is None else _rival(against, run, popularity, repeats, seed, events, catalog)
-    _print(run, popularity, rival)
+    learned = _online(run, popularity, online_learning_rate, seed) if online else None
+    _print(run, popularity, rival, learned)
     if predictions is not None:
         write_predictions(predictions, run.lists, test.log, test.baskets, test.relevance, test.catalog)
         console.print(f"[green]✓[/green] ranked lists in {escape(str(predictions))}")
     if json_file is not None:
-        write_json(json_file, as_json(run, popularity.value, rival))
+        write_json(json_file, as_json(run, popularity.value, rival, learned))
     if report is not None:
         with working("Drawing"):
-            written = write_report(report, run, popularity.value, rival)
+            written = write_report(report, run, popularity.value, rival, learned)
         console.print(f"[green]✓[/green] report: {escape(', '.join(map(str, written)))}")
 
 
@@ -228,6 +247,21 @@ def _rival(
     return Rival(f"{path.name} ({theirs.fingerprint})", evaluation, compare(ours.evaluation, evaluation, seed))
 
 
+def _online(run: Run, popularity: Popularity, learning_rate: float, seed: int) -> Online:
+    from ebbtide.interest.online import OnlineLearning
+    from ebbtide.train.evaluation.evaluate import evaluate_online
+
+    with counting_progress() as progress:
+        task = progress.add_task("Learning online", total=len(run.test.baskets))
+        return evaluate_online(
+            run,
+            OnlineLearning(learning_rate),
+            frozen=popularity is Popularity.frozen,
+            seed=seed,
+            progress=lambda baskets: progress.advance(task, baskets),
+        )
+
+
 def _print_repeats_missed(run: Run) -> None:
     """Says so if most relevant items could not be in any list, because their user had seen them before."""
     from ebbtide.data.baskets import seen_share
@@ -244,9 +278,9 @@ def _print_repeats_missed(run: Run) -> None:
     )
 
 
-def _print(run: Run, popularity: Popularity, rival: Rival | None) -> None:
+def _print(run: Run, popularity: Popularity, rival: Rival | None, online: Online | None) -> None:
     from ebbtide.train.evaluation.accuracy import CUT_OFFS
-    from ebbtide.train.evaluation.report import BEYOND, HEADINGS, protocol_line, ratings_line
+    from ebbtide.train.evaluation.report import BEYOND, HEADINGS, online_line, protocol_line, ratings_line
 
     measured = run.evaluation
     console.print(
@@ -270,17 +304,33 @@ def _print(run: Run, popularity: Popularity, rival: Rival | None) -> None:
     if not run.repeats:
         _print_repeats_missed(run)
     console.print(f"[green]✓[/green] NDCG@10 {ndcg.mean:.4f}, 95 % {ndcg.low:.4f} to {ndcg.high:.4f}")
-    if rival is None:
-        return
-    table = Table(title=f"Against {escape(rival.name)}, paired over users", title_justify="left")
-    for heading in ("", "ours", "theirs", "difference", "95 %", "p"):
+    if rival is not None:
+        title = f"Against {escape(rival.name)}, paired over users"
+        _print_compared(title, ("ours", measured.means), ("theirs", rival.evaluation.means), rival.differences)
+    if online is not None:
+        line = online_line(online)
+        console.print(f"{line[0].upper()}{line[1:]}", soft_wrap=True)
+        title = "Learning online, paired over users"
+        _print_compared(title, ("online", online.metrics), ("without", measured.means), online.differences)
+
+
+def _print_compared(
+    title: str,
+    first: tuple[str, dict[str, float]],
+    second: tuple[str, dict[str, float]],
+    differences: dict[str, Difference],
+) -> None:
+    from ebbtide.train.evaluation.report import HEADINGS
+
+    table = Table(title=title, title_justify="left")
+    for heading in ("", first[0], second[0], "difference", "95 %", "p"):
         table.add_column(heading, justify="right" if heading else "left")
     for name in ("ndcg_at_10", "recall_at_10", "mrr_at_10", "hit_rate_at_10"):
-        found = rival.differences[name]
+        found = differences[name]
         table.add_row(
             f"{HEADINGS[name.removesuffix('_at_10')]}@10",
-            f"{measured.metrics[name].mean:.4f}",
-            f"{rival.evaluation.metrics[name].mean:.4f}",
+            f"{first[1][name]:.4f}",
+            f"{second[1][name]:.4f}",
             f"{found.mean:+.4f}",
             f"{found.low:+.4f} to {found.high:+.4f}",
             f"{found.p_value:.3f}",

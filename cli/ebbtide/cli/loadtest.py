@@ -81,9 +81,7 @@ def command(
     requests: Annotated[
         int, typer.Option(min=1, help="Number of different requests of each endpoint, from random users.")
     ] = 2_000,
-    mix: Annotated[
-        str, typer.Option(help="Endpoints and their weights: recommend=8,embed=1,observe=3.")
-    ] = "recommend=1",
+    mix: Annotated[str, typer.Option(help="Endpoints and their weights: recommend=6,observe=3.")] = "recommend=1",
     by_user: Annotated[
         bool,
         typer.Option(

@@ -15,6 +15,7 @@ from ebbtide.cli.console import console, percentage_progress, working
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.modules import warn_of_two_runtimes
 from ebbtide.cli.outputs import require_file
+from ebbtide.cli.stores import store_address
 
 if TYPE_CHECKING:
     from ebbtide.serve import Progress, ServerConfig, TritonServer
@@ -105,9 +106,8 @@ def command(
     require_file("--log-file", log_file)
     warn_of_two_runtimes()
     from ebbtide.serve import ServerConfig
-    from ebbtide.store import ADDRESS_VARIABLE
 
-    state = state or os.environ.get(ADDRESS_VARIABLE) or f"embedded:{repository.absolute()}.state"
+    state = store_address(state, repository)
     try:
         config = ServerConfig(
             model_repository=repository,

@@ -56,6 +56,16 @@ class BadRows:
         """Number of bad rows."""
         return sum(len(lines) for lines in self.reasons.values())
 
+    def extend(self, later: BadRows) -> None:
+        """Adds the rows of a later piece of the same file."""
+        self.rows += later.rows
+        for reason, lines in later.reasons.items():
+            self.reasons.setdefault(reason, []).extend(lines)
+            self.details.setdefault(reason, later.details[reason])
+            if reason in later.hints:
+                self.hints.setdefault(reason, later.hints[reason])
+        self.notes += later.notes
+
     def __str__(self) -> str:
         if not self.count:
             return f"{self.rows:,} rows, none bad"

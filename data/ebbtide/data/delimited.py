@@ -29,7 +29,7 @@ class _Records:
 
 
 def read_delimited(
-    path: Path, data: bytes, columns: list[str], default_separator: str
+    path: Path, data: bytes, columns: list[str], default_separator: str, lines_before: int = 0
 ) -> tuple[pl.DataFrame, Ints, pl.Series]:
     """The named columns as text, the line of each row, and its flaw: null, or what is wrong with its fields.
 
@@ -38,6 +38,7 @@ def read_delimited(
         data: UTF-8.
         columns: Names that the header must have, each once.
         default_separator: Of this kind of file; another common one is used where only that gives the columns.
+        lines_before: Lines of the file between its header and the rows of `data`, which has the header too.
 
     Raises:
         DataError: No such column, or quotes that do not close.
@@ -54,7 +55,7 @@ def read_delimited(
             break
     header = _split(header_line, separator)
     require_columns(path, columns, header)
-    is_quoted = _has_sound_quotes(path, data, ord(separator), header)
+    is_quoted = _has_sound_quotes(path, data, ord(separator), header, lines_before)
     records = _records(data, ord(separator), is_quoted)
     wanted = [header.index(name) for name in columns]
     table = pl.read_csv(
@@ -71,7 +72,7 @@ def read_delimited(
             "one row per line, with line ends of one kind"
         )
     table.columns = [header[index] for index in sorted(wanted)]
-    line, fields = records.line[1:], records.fields[1:]
+    line, fields = records.line[1:] + lines_before, records.fields[1:]
     kept = fields > 0
     counts = pl.DataFrame({"fields": fields[kept]})
     flaw = counts.select(
@@ -102,7 +103,7 @@ def _split(line: str, separator: str) -> list[str]:
     return next(csv.reader([line], delimiter=separator), [])
 
 
-def _has_sound_quotes(path: Path, data: bytes, separator: int, header: list[str]) -> bool:
+def _has_sound_quotes(path: Path, data: bytes, separator: int, header: list[str], lines_before: int) -> bool:
     """True if quotes enclose fields, as RFC 4180 has it; False if they are ordinary characters, as in ``27" screen``.
 
     Raises:
@@ -129,8 +130,9 @@ def _has_sound_quotes(path: Path, data: bytes, separator: int, header: list[str]
     column = data.count(bytes([separator]), begin, position)
     name = f", column {header[column]}" if column < len(header) else ""
     text = data[begin:].split(b"\n", 1)[0].decode()
+    line = data.count(bytes([_NEWLINE]), 0, position) + 1 + lines_before
     raise DataError(
-        f"{path}: line {data.count(bytes([_NEWLINE]), 0, position) + 1}{name}: got a quote that does not enclose a "
+        f"{path}: line {line}{name}: got a quote that does not enclose a "
         f"whole field, in {text[:60]!r}; expected quotes around the field and each quote inside it twice, as in "
         '"27"" screen"'
     )

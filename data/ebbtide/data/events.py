@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from pydantic import BaseModel, ConfigDict
 from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.errors import DataError
 from ebbtide.data.ids import is_missing, near_id
-from ebbtide.data.tables import Table, one_error, read_table
+from ebbtide.data.tables import Table, one_error, read_pieces, read_table, too_many
 from ebbtide.data.times import in_future, read_times
 from ebbtide.interest.time_units import TimeUnit
+
+_MOST_WEIGHT = 1e15
+"""Of an event in a state; see `ebbtide.interest.checks.RANGES`."""
 
 
 class EventColumns(BaseModel):
@@ -109,6 +113,112 @@ def read_events(
 def _usable_events(
     path: str | Path, columns: EventColumns, item_index: dict[str, int] | None, max_bad_rows: float
 ) -> tuple[pl.DataFrame, BadRows]:
+    table = read_table(path, _names(columns), columns.encoding)
+    checked = _Checked(table, columns)
+    times, item, bad = checked.times, checked.item, checked.bad
+    if item_index is not None:
+        unknown = ~item.is_in(list(item_index)).fill_null(False)
+        hint = _near_hint(item.filter(unknown), item_index)
+        checked.refuse("an item that is not in the catalog", unknown, columns.item, hint)
+    future, years = in_future(times.ms.set(~checked.usable, None))
+    checked.refuse(f"a time more than {years} years after the rest of the log", future, columns.time)
+    table.refuse_above(bad, max_bad_rows)
+    frame = checked.frame()
+    if frame.is_empty():
+        raise DataError(f"{path}: no usable event ({bad})")
+    # Hashes first: they are faster, and equal rows have equal hashes.
+    if frame.hash_rows().n_unique() < frame.height:
+        copies = (~frame.select(pl.struct(pl.all()).is_first_distinct()).to_series()).arg_true()
+        if len(copies):
+            lines = table.lines(checked.usable.arg_true().gather(copies))
+            bad.notes.append(f"{len(copies):,} exact copies of an earlier event are kept ({lines})")
+    return frame, bad
+
+
+def read_event_pieces(
+    path: str | Path, columns: EventColumns, event_id: str | None = None, *, latest_ms: int
+) -> Iterator[tuple[pl.DataFrame, BadRows]]:
+    """The usable events of a file that need not fit into memory, in pieces, in the order of the file.
+
+    Numbers of all pieces are times in one unit, that of the first piece. How many rows are bad is for the caller to
+    judge, with `refuse_bad_rows`.
+
+    Args:
+        path: What `read_table` reads.
+        columns: Which columns to read, and how.
+        event_id: Column with the id of the event among those of its user; None where there is none.
+        latest_ms: Later times are faults, Unix milliseconds.
+
+    Yields:
+        A frame as from `read_events`, with ``event_id`` (text) if there is such a column; and what was left out.
+
+    Raises:
+        DataError: Unreadable file or missing column, at the piece that has the fault.
+    """
+    names = [*_names(columns), *([event_id] if event_id else [])]
+    unit = None
+    for table in read_pieces(path, list(dict.fromkeys(names)), columns.encoding):
+        with one_error(str(path)):
+            checked = _Checked(table, columns, unit)
+            unit = checked.times.unit
+            checked.refuse("a weight above 1e15", (checked.weight > _MOST_WEIGHT).fill_null(False), columns.weight)
+            checked.refuse(
+                "a time more than a day after now", (checked.times.ms > latest_ms).fill_null(False), columns.time
+            )
+            if event_id is not None:
+                checked.add_id(event_id)
+            yield checked.frame(), checked.bad
+
+
+def refuse_bad_rows(path: str | Path, bad: BadRows, max_bad_rows: float) -> None:
+    """Refuses a file if more than a share of its rows is bad, or all are.
+
+    Raises:
+        DataError: With every reason, the first lines and their values.
+    """
+    if bad.count > max_bad_rows * bad.rows:
+        raise too_many(path, bad, max_bad_rows)
+    if bad.count == bad.rows:
+        raise DataError(f"{path}: no usable event ({bad})")
+
+
+class _Checked:
+    """The columns of a table as events, and which rows are usable."""
+
+    def __init__(self, table: Table, columns: EventColumns, unit: TimeUnit | None = None) -> None:
+        self._table = table
+        self.user, self.item = table.text(columns.user, is_id=True), table.text(columns.item, is_id=True)
+        self.times = read_times(table, columns.time, columns.time_unit, columns.time_format, found=unit)
+        self.weight = _weights(table, columns.weight)
+        self._event_id: pl.Series | None = None
+        self.bad = BadRows(rows=len(self.user))
+        self.usable = table.add_flaws(self.bad)
+        self.refuse("no user", is_missing(self.user), columns.user)
+        self.refuse("no item", is_missing(self.item), columns.item)
+        for reason, rows, hint in self.times.faults:
+            self.refuse(reason, rows, columns.time, hint)
+        is_weight = (self.weight.is_finite() & (self.weight >= 0)).fill_null(False)
+        self.refuse("a weight that is not a finite number of 0 or more", ~is_weight, columns.weight)
+
+    def refuse(self, reason: str, rows: pl.Series, column: str | None, hint: str = "") -> None:
+        """Marks rows as bad, unless they are already."""
+        self._table.add_bad(self.bad, reason, rows & self.usable, column, hint)
+        self.usable = self.usable & ~rows
+
+    def add_id(self, column: str) -> None:
+        """Reads the ids of the events."""
+        self._event_id = self._table.text(column, is_id=True)
+        self.refuse("no event id", is_missing(self._event_id), column)
+
+    def frame(self) -> pl.DataFrame:
+        """The usable events."""
+        values = {"user": self.user, "item": self.item, "time_ms": self.times.ms, "weight": self.weight}
+        if self._event_id is not None:
+            values["event_id"] = self._event_id
+        return pl.DataFrame(values).filter(self.usable)
+
+
+def _names(columns: EventColumns) -> list[str]:
     names = [columns.user, columns.item, columns.time] + ([columns.weight] if columns.weight else [])
     for name in names:
         if names.count(name) > 1:
@@ -116,42 +226,7 @@ def _usable_events(
                 f"columns: got {name!r} for two of user, item, time and weight; expected a different column for each "
                 "(--user-col, --item-col, --time-col, --weight-col)"
             )
-    table = read_table(path, names, columns.encoding)
-    user, item = table.text(columns.user, is_id=True), table.text(columns.item, is_id=True)
-    times = read_times(table, columns.time, columns.time_unit, columns.time_format)
-    weight = _weights(table, columns.weight)
-    bad = BadRows(rows=len(user))
-    usable = table.add_flaws(bad)
-
-    def refuse(reason: str, rows: pl.Series, column: str | None, hint: str = "") -> None:
-        nonlocal usable
-        table.add_bad(bad, reason, rows & usable, column, hint)
-        usable = usable & ~rows
-
-    refuse("no user", is_missing(user), columns.user)
-    refuse("no item", is_missing(item), columns.item)
-    for reason, rows, hint in times.faults:
-        refuse(reason, rows, columns.time, hint)
-    is_weight = (weight.is_finite() & (weight >= 0)).fill_null(False)
-    refuse("a weight that is not a finite number of 0 or more", ~is_weight, columns.weight)
-    if item_index is not None:
-        unknown = ~item.is_in(list(item_index)).fill_null(False)
-        refuse(
-            "an item that is not in the catalog", unknown, columns.item, _near_hint(item.filter(unknown), item_index)
-        )
-    future, years = in_future(times.ms.set(~usable, None))
-    refuse(f"a time more than {years} years after the rest of the log", future, columns.time)
-    table.refuse_above(bad, max_bad_rows)
-    frame = pl.DataFrame({"user": user, "item": item, "time_ms": times.ms, "weight": weight}).filter(usable)
-    if frame.is_empty():
-        raise DataError(f"{path}: no usable event ({bad})")
-    # Hashes first: they are faster, and equal rows have equal hashes.
-    if frame.hash_rows().n_unique() < frame.height:
-        copies = (~frame.select(pl.struct(pl.all()).is_first_distinct()).to_series()).arg_true()
-        if len(copies):
-            lines = table.lines(usable.arg_true().gather(copies))
-            bad.notes.append(f"{len(copies):,} exact copies of an earlier event are kept ({lines})")
-    return frame, bad
+    return names
 
 
 def _weights(table: Table, column: str | None) -> pl.Series:

@@ -17,7 +17,9 @@ _NESTED = "an object where a text or a number is expected"
 _HALF = "half a character (a lone surrogate)"
 
 
-def read_json_lines(path: Path, data: bytes, columns: list[str]) -> tuple[pl.DataFrame, Ints, pl.Series]:
+def read_json_lines(
+    path: Path, data: bytes, columns: list[str], lines_before: int = 0
+) -> tuple[pl.DataFrame, Ints, pl.Series]:
     """The named columns, the line of each row, and its flaw: null, or what is wrong with it.
 
     Values become text; a column with lists becomes a column of lists of text. Blank lines are no rows.
@@ -25,7 +27,8 @@ def read_json_lines(path: Path, data: bytes, columns: list[str]) -> tuple[pl.Dat
     Args:
         path: For messages.
         data: UTF-8.
-        columns: Keys of which each must be in some line.
+        columns: Keys of which each must be in some line, if these are the first of the file.
+        lines_before: Lines of the file before those of `data`.
 
     Raises:
         DataError: No line has one of the keys.
@@ -34,7 +37,7 @@ def read_json_lines(path: Path, data: bytes, columns: list[str]) -> tuple[pl.Dat
     found: set[str] = set()
     lines: list[int] = []
     flaws: list[str | None] = []
-    for number, line in enumerate(data.decode().split("\n"), start=1):
+    for number, line in enumerate(data.decode().split("\n"), start=lines_before + 1):
         if not line or line.isspace():
             continue
         flaw = None
@@ -56,10 +59,10 @@ def read_json_lines(path: Path, data: bytes, columns: list[str]) -> tuple[pl.Dat
             values[name].append(value)
         lines.append(number)
         flaws.append(flaw)
-    if lines and not found:
+    if lines and not found and not lines_before:
         raise DataError(f"{path}: line {lines[0]}: got {_NO_OBJECT}; expected an object in each line (JSON Lines)")
     absent = [name for name in columns if name not in found]
-    if absent:
+    if absent and not lines_before:
         raise DataError(f"{path}: no line has the key {absent[0]!r}; keys seen: {', '.join(sorted(found)) or 'none'}")
     table = pl.DataFrame([_series(name, values[name], flaws) for name in columns])
     return table, np.array(lines, dtype=np.int64), pl.Series(flaws, dtype=pl.String)

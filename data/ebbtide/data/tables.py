@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from ebbtide.data.bad_rows import SHOWN_ROWS, BadRows, shown, value_at
 from ebbtide.data.delimited import Ints, read_delimited, require_columns
 from ebbtide.data.errors import DataError
 from ebbtide.data.json_lines import read_json_lines
-from ebbtide.data.text_files import read_utf8, refuse_pointer
+from ebbtide.data.text_files import read_utf8, read_utf8_pieces, refuse_pointer
 
 _FORMATS = "expected .parquet, .csv, .tsv, .jsonl or .ndjson, or a folder of Parquet files"
 _STORE = (
@@ -30,6 +31,11 @@ _EXACT = {"Float16": 2**11, "Float32": 2**24, "Float64": 2**53}
 _CALENDAR_MS = (-62_135_596_800_000, 253_402_300_799_999)
 """The years 1 to 9999."""
 _MESSAGE_CHARACTERS = 300
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+PIECE_ROWS = 500_000
+"""Rows of a piece of a Parquet file."""
+PIECE_BYTES = 2**24
+"""Bytes of a piece of a text file."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,12 @@ class Table:
             DataError: With every reason, the first lines and their values.
         """
         if bad.count > fraction * bad.rows:
-            raise DataError(f"{self.source}: {bad}. That is more than the {fraction:.1%} allowed (--max-bad-rows)")
+            raise too_many(self.source, bad, fraction)
+
+
+def too_many(source: str | Path, bad: BadRows, fraction: float) -> DataError:
+    """The error of a file of which more than a share of the rows is bad."""
+    return DataError(f"{source}: {bad}. That is more than the {fraction:.1%} allowed (--max-bad-rows)")
 
 
 def read_table(path: str | Path, columns: list[str], encoding: str | None = None) -> Table:
@@ -164,25 +175,50 @@ def read_table(path: str | Path, columns: list[str], encoding: str | None = None
     """
     source = str(path)
     with one_error(source):
-        if _URL.match(source):
-            return _of_parquet(source, _object_store(source), columns)
+        lazy = _parquet(source)
+        if lazy is not None:
+            return _of_parquet(source, lazy, columns)
         file = Path(path)
-        if file.is_dir():
-            return _of_parquet(source, _folder(file), columns)
-        if not file.exists():
-            raise DataError(f"{file}: no such file")
-        suffix = file.suffix.lower()
-        if suffix not in {".parquet", ".csv", ".tsv", ".jsonl", ".ndjson"}:
-            raise DataError(f"{file}: got a file of type {suffix or '(no suffix)'}; {_FORMATS}")
-        refuse_pointer(file)
-        if suffix == ".parquet":
-            return _of_parquet(source, pl.scan_parquet(file, glob=False, hive_partitioning=False), columns)
         data = read_utf8(file, encoding)
-        if suffix in {".csv", ".tsv"}:
-            table, line, flaw = read_delimited(file, data, columns, "\t" if suffix == ".tsv" else ",")
-        else:
-            table, line, flaw = read_json_lines(file, data, columns)
-        return Table(source, table, line, flaw)
+        separator = _SEPARATORS.get(file.suffix.lower())
+        if separator is None:
+            return Table(source, *read_json_lines(file, data, columns))
+        return Table(source, *read_delimited(file, data, columns, separator))
+
+
+def read_pieces(path: str | Path, columns: list[str], encoding: str | None = None) -> Iterator[Table]:
+    """What `read_table` reads, in pieces that need little memory.
+
+    Raises:
+        DataError: As for `read_table`, at the piece that has the fault.
+    """
+    source = str(path)
+    lazy = _parquet(source)
+    if lazy is not None:
+        for start in count(0, PIECE_ROWS):
+            with one_error(source):
+                table = _of_parquet(source, lazy.slice(start, PIECE_ROWS), columns, start)
+            if table.frame.is_empty():
+                return
+            yield table
+    file = Path(path)
+    separator = _SEPARATORS.get(file.suffix.lower())
+    header = b""
+    with one_error(source):
+        pieces = read_utf8_pieces(file, encoding, PIECE_BYTES, quotes=separator is not None)
+    while True:
+        with one_error(source):
+            lines, data = next(pieces, (0, b""))
+            if not data:
+                return
+            if separator is None:
+                table = Table(source, *read_json_lines(file, data, columns, lines))
+            else:
+                header = header or data[: data.find(b"\n") + 1]
+                # A header that is repeated stands for none of the lines.
+                data, before = (header + data, lines - 1) if lines else (data, 0)
+                table = Table(source, *read_delimited(file, data, columns, separator, before))
+        yield table
 
 
 @contextmanager
@@ -199,11 +235,32 @@ def one_error(source: str) -> Iterator[None]:
         raise DataError(f"{source}: cannot be read: {text}; {expected}") from error
 
 
-def _of_parquet(source: str, lazy: pl.LazyFrame, columns: list[str]) -> Table:
+def _parquet(source: str) -> pl.LazyFrame | None:
+    """Parquet files; None for a text file that can be read.
+
+    Raises:
+        DataError: There is no such file, or one of another kind.
+    """
+    with one_error(source):
+        if _URL.match(source):
+            return _object_store(source)
+        file = Path(source)
+        if file.is_dir():
+            return _folder(file)
+        if not file.exists():
+            raise DataError(f"{file}: no such file")
+        suffix = file.suffix.lower()
+        if suffix not in {".parquet", ".jsonl", ".ndjson", *_SEPARATORS}:
+            raise DataError(f"{file}: got a file of type {suffix or '(no suffix)'}; {_FORMATS}")
+        refuse_pointer(file)
+        return pl.scan_parquet(file, glob=False, hive_partitioning=False) if suffix == ".parquet" else None
+
+
+def _of_parquet(source: str, lazy: pl.LazyFrame, columns: list[str], rows_before: int = 0) -> Table:
     require_columns(source, columns, lazy.collect_schema().names())
     frame = lazy.select(columns).collect()
     no_flaw = pl.repeat(None, frame.height, dtype=pl.String, eager=True)
-    return Table(source, frame, np.arange(1, frame.height + 1), no_flaw, "row")
+    return Table(source, frame, np.arange(1, frame.height + 1) + rows_before, no_flaw, "row")
 
 
 def _folder(folder: Path) -> pl.LazyFrame:

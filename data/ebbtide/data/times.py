@@ -29,9 +29,18 @@ class Times:
     """``[rows]``, int64: Unix milliseconds, UTC; null where the time cannot be used."""
     faults: list[tuple[str, pl.Series, str]] = field(default_factory=list)
     """Reason, the rows (bool), and what the first such value probably is."""
+    unit: TimeUnit | None = None
+    """Of numeric times."""
 
 
-def read_times(table: Table, column: str, unit: TimeUnit | None = None, time_format: str | None = None) -> Times:
+def read_times(
+    table: Table,
+    column: str,
+    unit: TimeUnit | None = None,
+    time_format: str | None = None,
+    *,
+    found: TimeUnit | None = None,
+) -> Times:
     """The times of a column.
 
     Args:
@@ -39,6 +48,7 @@ def read_times(table: Table, column: str, unit: TimeUnit | None = None, time_for
         column: Numbers of one unit, dates, date-times, or text (UTC where it names no zone).
         unit: Of numbers; None: by magnitude. A stated unit also allows times that count from another start than 1970.
         time_format: strptime format of text (or of dates written as numbers), such as ``%d/%m/%Y %H:%M``.
+        found: What the magnitude of earlier numbers of the column says.
 
     Raises:
         DataError: The column's type is no time, no value can be read, or another unit than the stated one is right.
@@ -59,7 +69,7 @@ def read_times(table: Table, column: str, unit: TimeUnit | None = None, time_for
         is_float = time_format is None and not kind.is_integer()
         values = values.cast(pl.Float64 if is_float else pl.Int64, strict=False)
         if time_format is None:
-            return _of_numbers(table, column, values, unit)
+            return _of_numbers(table, column, values, unit, found)
     elif not isinstance(kind, (pl.String, pl.Categorical, pl.Enum, pl.Binary, pl.Null)):
         raise table.type_error(column, EXPECTED)
     texts = (values.cast(pl.String) if kind.is_numeric() else table.text(column, is_id=True)).str.strip_chars()
@@ -69,7 +79,7 @@ def read_times(table: Table, column: str, unit: TimeUnit | None = None, time_for
     numbers = _numbers_in(texts)
     count = len(texts) - texts.null_count()
     if count and numbers.is_not_null().sum() * 2 > count:
-        return _of_numbers(table, column, numbers, unit)
+        return _of_numbers(table, column, numbers, unit, found)
     times = _of_ms(table, column, iso_ms(texts))
     if times.ms.null_count() == len(times.ms) and count:
         _refuse_column(table, column, texts.is_not_null())
@@ -126,15 +136,16 @@ def _of_format(table: Table, column: str, texts: pl.Series, time_format: str) ->
     return _of_ms(table, column, read.dt.epoch("ms"))
 
 
-def _of_numbers(table: Table, column: str, numbers: pl.Series, unit: TimeUnit | None) -> Times:
+def _of_numbers(table: Table, column: str, numbers: pl.Series, unit: TimeUnit | None, found: TimeUnit | None) -> Times:
     given = numbers.is_not_null()
     plausible = {one: _is_plausible(numbers, one) for one in TimeUnit}
     counts = {one: int(rows.sum()) for one, rows in plausible.items()}
     best = max(counts, key=lambda one: counts[one])
     if unit is None:
-        if not counts[best] and given.any():
+        if found is None and not counts[best] and given.any():
             _refuse_column(table, column, given)
-        unit, usable = best, plausible[best]
+        unit = found or best
+        usable = plausible[unit]
     elif unit is not best and counts[best] == given.sum() > 0 and not counts[unit]:
         row = given.arg_max() or 0
         raise table.error(
@@ -157,7 +168,7 @@ def _of_numbers(table: Table, column: str, numbers: pl.Series, unit: TimeUnit | 
     before = rest & (numbers < 0).fill_null(False)
     faults.append(("a time before 1970", before, ""))
     faults.append(("a time outside 1995 to 2200", rest & ~before, _hint(table, column, rest & ~before)))
-    return Times(_to_ms(numbers.set(~usable, None), unit), faults)
+    return Times(_to_ms(numbers.set(~usable, None), unit), faults, unit)
 
 
 def _is_plausible(numbers: pl.Series, unit: TimeUnit) -> pl.Series:

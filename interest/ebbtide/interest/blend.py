@@ -67,11 +67,15 @@ def blend_interest(
         batch.half, weights=np.einsum("ek,ek->e", weighted, weighted), minlength=batch.half_counts.shape[0]
     ).astype(np.float32)
     sums = half_sums(weighted, batch)
-    counts, idle_hours = batch.half_counts, batch.idle_hours
+    history, session, idle_hours = batch.half_counts[0::2], batch.half_counts[1::2], batch.idle_hours
     if base is not None:
-        sums += base.sums.reshape(sums.shape)
-        squares += base.squares.sum(axis=2).ravel()
-        counts, idle_hours = _newest_counts(base.counts + counts.reshape(-1, 2)).ravel(), base.idle_hours(batch)
+        by_half = sums.reshape(base.sums.shape)
+        by_half += base.sums
+        squares += base.squares.sum(axis=2).reshape(squares.shape)
+        idle_hours = base.idle_hours(batch)
+        # The gate counts the newest events of a user.
+        session = np.minimum(session + base.counts[:, 1], COUNTED_EVENTS)
+        history = np.minimum(history + base.counts[:, 0], COUNTED_EVENTS - session)
     sums /= np.sqrt(squares + NORM_FLOOR_SQUARED)[:, None]
     long_term, current = sums[0::2], sums[1::2]
 
@@ -79,17 +83,9 @@ def blend_interest(
     if parameters.gate is None:
         alpha = np.full((batch.requests, 1), parameters.config.fixed_alpha, dtype=np.float32)
     else:
-        alpha = gate_alpha(parameters.gate, long_term, current, counts[0::2], counts[1::2], idle_hours, alpha_offset)
+        alpha = gate_alpha(parameters.gate, long_term, current, history, session, idle_hours, alpha_offset)
     if alpha_override is not None:
         given = alpha_override[:, None]
         alpha = np.where(np.isnan(given), alpha, given)
     interest = np.asarray(alpha * long_term + (1 - alpha) * current, dtype=np.float32)
     return Blend(interest, long_term, current, alpha)
-
-
-def _newest_counts(counts: Ints) -> Ints:
-    """What the gate counts of a user's history and session, ``[requests, 2]``: their newest events."""
-    if counts.sum(axis=1).max(initial=0) <= COUNTED_EVENTS:
-        return counts
-    session = np.minimum(counts[:, 1], COUNTED_EVENTS)
-    return np.stack([np.minimum(counts[:, 0], COUNTED_EVENTS - session), session], axis=1)

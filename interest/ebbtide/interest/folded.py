@@ -52,8 +52,12 @@ def item_rates(parameters: InterestParameters) -> Doubles:
     return parameters.repeat.decay_rate_per_day.astype(np.float64)
 
 
-def check_folded(records: Records, parameters: InterestParameters) -> None:
-    """Refuses records whose sections of folded events have other sizes than this export's.
+Sizes = list[tuple[int, int, bool]]
+"""Of each record: the bytes of its folded sums, the bytes of its items, and whether the sums are in half precision."""
+
+
+def check_folded(records: Records, parameters: InterestParameters) -> Sizes:
+    """Refuses records whose sections of folded events have other sizes than this export's; returns the sizes.
 
     Raises:
         RecordError: For the first of them.
@@ -61,40 +65,47 @@ def check_folded(records: Records, parameters: InterestParameters) -> None:
     rates = item_rates(parameters)
     sizes = _section_sizes(records.headers, parameters)
     item_counts = records.headers["item_counts"].tolist()
-    for user, (section, (sums, items), width) in enumerate(zip(records.folded, sizes, item_counts, strict=True)):
+    for user, (section, (sums, items, _), width) in enumerate(zip(records.folded, sizes, item_counts, strict=True)):
         if len(section) != sums + items or (items and width != rates.size):
             raise RecordError(
                 user,
                 f"{len(section)} bytes of folded events with {width} counts an item",
                 f"{sums + items} bytes with {rates.size} counts an item",
             )
+    return sizes
 
 
-def decode_folded(records: Records, parameters: InterestParameters) -> tuple[InterestState, FoldedItems]:
-    """The folded events of records that `check_folded` accepts."""
+def decode_folded(
+    records: Records, parameters: InterestParameters, sizes: Sizes | None = None
+) -> tuple[InterestState, FoldedItems]:
+    """The folded events of records that `check_folded` accepts.
+
+    Args:
+        records: Of U users.
+        parameters: Of the export.
+        sizes: What `check_folded` returned for these records; None to compute them.
+    """
     headers, d, rates = records.headers, parameters.vector_width, item_rates(parameters)
-    counts = np.stack([headers["history"], headers["session"]], axis=1).astype(np.int64)
-    sizes = _section_sizes(headers, parameters)
+    counts = headers["folded"].astype(np.int64)
+    sizes = _section_sizes(headers, parameters) if sizes is None else sizes
     stored = np.zeros((counts.shape[0], 2, 2, d))
-    is_half = headers["flags"] & HALF_PRECISION
-    for flag in (0, HALF_PRECISION):
-        has_flag = is_half == flag
-        if np.count_nonzero(has_flag):
-            chosen = zip(records.folded, sizes, has_flag.tolist(), strict=True)
-            joined = b"".join([section[:stop] for section, (stop, _), mine in chosen if mine])
-            sums = np.frombuffer(joined, dtype="<f2" if flag else "<f4").reshape(-1, 2, d)
-            stored[(counts > 0) & has_flag[:, None]] = sums
-            if flag:
-                stored[has_flag] *= np.exp2(headers["scale"][has_flag].astype(np.float64))[..., None]
-    state = InterestState(headers["newest_ms"].astype(np.int64), stored[:, :, 0], stored[:, :, 1], counts)
+    precisions = [half_precision for _, _, half_precision in sizes]
+    for half_precision in set(precisions):
+        with_sizes = zip(records.folded, sizes, strict=True)
+        joined = b"".join([section[:stop] for section, (stop, _, mine) in with_sizes if mine is half_precision])
+        sums = np.frombuffer(joined, dtype="<f2" if half_precision else "<f4").reshape(-1, 2, d)
+        chosen = np.equal(precisions, half_precision)
+        stored[(counts > 0) & chosen[:, None]] = sums
+        if half_precision:
+            stored[chosen] *= np.exp2(headers["scale"][chosen].astype(np.float64))[..., None]
+    state = InterestState(headers["newest_ms"].astype(np.int64), stored, counts)
 
-    sections = zip(records.folded, sizes, strict=True)
-    joined = b"".join([section[start:] for section, (start, _) in sections])
+    joined = b"".join([section[start:] for section, (start, _, _) in zip(records.folded, sizes, strict=True)])
     entries = np.frombuffer(joined, dtype=_item_type(rates.size))
     user = np.arange(counts.shape[0]).repeat(headers["items"])
     item = entries["item"].astype(np.int64)
     if rates.size == 0:
-        return state, FoldedItems(user, item, np.zeros_like(item), np.zeros((item.size, 0)))
+        return state, FoldedItems(user, item, np.zeros(item.size, dtype=np.int64), np.zeros((item.size, 0)))
     time_ms = entries["time_low"] + (entries["time_high"].astype(np.int64) << 32)
     return state, FoldedItems(user, item, time_ms, entries["counts"].astype(np.float64))
 
@@ -112,10 +123,9 @@ def encode_folded(
     """
     half_lives, events = item_rates(parameters).size, state.counts.sum(axis=1)
     headers = np.zeros(events.size, dtype=HEADER)
-    headers["history"], headers["session"] = state.counts.T
-    headers["newest_ms"] = state.time_ms
+    headers["folded"], headers["newest_ms"] = state.counts, state.time_ms
     headers["items"], headers["item_counts"] = np.bincount(items.user, minlength=events.size), half_lives
-    sums = np.stack([state.sums, state.squares], axis=2)
+    sums = state.moments
     digits, dtype = _SINGLE_DIGITS, "<f4"
     if half_precision:
         headers["flags"] = HALF_PRECISION
@@ -128,20 +138,23 @@ def encode_folded(
     if half_lives:
         entries["time_low"], entries["time_high"] = items.newest_ms & 0xFFFFFFFF, items.newest_ms >> 32
         entries["counts"] = _rounded(items.counts, _SINGLE_DIGITS, events[items.user])
-    sizes = np.array(_section_sizes(headers, parameters))
-    sections = zip(slices(sum_bytes, sizes[:, 0]), slices(entries.tobytes(), sizes[:, 1]), strict=True)
+    sizes = _section_sizes(headers, parameters)
+    of_both = (np.array([size[part] for size in sizes]) for part in range(2))
+    sections = zip(*map(slices, (sum_bytes, entries.tobytes()), of_both), strict=True)
     return headers, [of_sums + of_items for of_sums, of_items in sections]
 
 
-def _section_sizes(headers: npt.NDArray[np.void], parameters: InterestParameters) -> list[tuple[int, int]]:
-    """Bytes of each record's folded sums, where a half without events has none, and of its items."""
+def _section_sizes(headers: npt.NDArray[np.void], parameters: InterestParameters) -> Sizes:
+    """The sizes of each record's sections; a half without events has no sums."""
     item_bytes = _item_type(item_rates(parameters).size).itemsize
-    numbers = 2 * parameters.vector_width
-    columns = [headers[name].tolist() for name in ("history", "session", "flags", "items")]
-    return [
-        (((history > 0) + (session > 0)) * numbers * (2 if flags & HALF_PRECISION else 4), items * item_bytes)
-        for history, session, flags, items in zip(*columns, strict=True)
-    ]
+    half_bytes = 2 * parameters.vector_width * 2
+    columns = [headers[name].tolist() for name in ("folded", "flags", "items")]
+    sizes = []
+    for (history, session), flags, items in zip(*columns, strict=True):
+        half_precision = bool(flags & HALF_PRECISION)
+        sums = ((history > 0) + (session > 0)) * (half_bytes if half_precision else 2 * half_bytes)
+        sizes.append((sums, items * item_bytes, half_precision))
+    return sizes
 
 
 @cache

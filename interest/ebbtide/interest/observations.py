@@ -35,20 +35,6 @@ class Observations:
     events: NewEvents
     """Of the rows."""
 
-    def take(self, rows: Ints) -> NewEvents:
-        """The events of some rows, in their order."""
-        events = self.events
-        counts = events.counts[rows]
-        first = (events.counts.cumsum() - events.counts)[rows]
-        index = np.arange(int(counts.sum())) + (first - counts.cumsum() + counts).repeat(counts)
-        return NewEvents(
-            counts,
-            events.item_key[index],
-            events.time_ms[index],
-            None if events.weight is None else events.weight[index],
-            None if events.event_id is None else events.event_id[index],
-        )
-
 
 def join_observations(
     requests: Sequence[RequestTensors],

@@ -128,7 +128,7 @@ class _Update:
         for turn in range(max(map(len, rows_of), default=0)):
             users = [user for user, rows in enumerate(rows_of) if turn < len(rows)]
             rows = np.array([rows_of[user][turn] for user in users])
-            events = self._rows.take(rows)
+            events = self._rows.events.take(rows)
             for fingerprint in fingerprints:
                 before = [after[user][fingerprint] for user in users]
                 if fingerprint == self._fingerprint:

@@ -96,6 +96,11 @@ class InterestParameters:
         """``[2, d]``: -lambda over -mu, so that all decays come from one product, made once for all requests."""
         return np.negative([self.decay_rate_per_day, self.rank_decay_rate])
 
+    @cached_property
+    def moment_exponents(self) -> npt.NDArray[np.float64]:
+        """``[2, 2 d]``: `decay_exponents` for sums, then twice those, for sums of squares; in double precision."""
+        return np.concatenate([self.decay_exponents, 2.0 * self.decay_exponents], axis=1, dtype=np.float64)
+
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays by name, as they are written to `TENSORS_FILE`."""
         arrays = {name: getattr(self, name) for name in ("decay_rate_per_day", "rank_decay_rate", "prior_weight")}

@@ -20,6 +20,7 @@ from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.events import MS_PER_DAY, EventBatch, order_by_age
 from ebbtide.interest.joined import join_states
+from ebbtide.interest.log_recorder import LogRecorder
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.recorder import Recorder, UserStates
@@ -34,6 +35,8 @@ T = TypeVar("T")
 
 Records = Sequence[bytes | None]
 """The record of each user of one request; None for a user without one."""
+
+_STATUS_IF_KNOWN = np.array([int(StateStatus.UNKNOWN_USER), int(StateStatus.USED)], dtype=np.int32)
 
 ALL_OUTPUTS = frozenset(tensor.name for tensor in contract.ADAPTIVE_WEIGHTS.outputs)
 
@@ -95,9 +98,8 @@ class Weighed:
         """``[B, 3]``."""
         users = self.columns.users
         counts = np.empty((users, 3), dtype=np.int32)
-        counts[:, :2] = self.batch.half_counts.reshape(users, 2)
-        if self.from_records is not None:
-            counts[:, :2] += self.from_records.base.counts.astype(np.int32)
+        folded = 0 if self.from_records is None else self.from_records.base.counts
+        np.add(self.batch.half_counts.reshape(users, 2), folded, out=counts[:, :2], casting="same_kind")
         counts[:, 2] = self.sources.left_out
         return counts
 
@@ -115,24 +117,26 @@ class Weighed:
         known = np.zeros(self.columns.users, dtype=np.bool_)
         if self.from_records is not None:
             known = self.from_records.states.known
-        # Of plain integers, since NumPy takes long to understand an enumeration.
-        status = np.where(known, int(StateStatus.USED), int(StateStatus.UNKNOWN_USER)).astype(np.int32)
+        status = _STATUS_IF_KNOWN.take(known)
         if self.columns.decay_scale is not None:
             status[self.partly_scaled] = int(StateStatus.PARTLY_SCALED)
         return status[:, None]
 
-    def seen_items(self) -> list[tuple[Ints, Ints]]:
+    def seen_items(self, *, by_importance: bool = True) -> list[tuple[Ints, Ints]]:
         """User and catalog index of seen items, -1 for a text; first of events that count singly, then of folded ones.
 
-        Those of records are in order of importance: the newest first, then as the record has them.
+        Args:
+            by_importance: Whether those of records stand in order of importance: the newest first, then as the record
+                has them. If not, a user's stand in any order.
         """
+        user, item, counts = self.sources.user, self.sources.item, self.sources.counts
         if self.from_records is None:
-            return [(self.sources.user, self.sources.item)]
-        user, counts = self.sources.user, self.sources.counts
-        stop = np.cumsum(counts)
-        newest_first = (2 * stop - counts - 1)[user] - np.arange(user.size)
+            return [(user, item)]
+        if by_importance:
+            stop = np.cumsum(counts)
+            item = item[(2 * stop - counts - 1)[user] - np.arange(user.size)]
         folded = self.from_records.states.items
-        return [(user, self.sources.item[newest_first]), (folded.user, folded.item)]
+        return [(user, item), (folded.user, folded.item)]
 
     def folded_counts(self, repeat: RepeatParameters) -> FoldedCounts | None:
         """The counts of folded events for the repeat score; None without records."""
@@ -216,6 +220,10 @@ class InterestPipeline:
         """What reads and writes the records of this export's users."""
         return Recorder(self.parameters, self.index, self._vectors, half_precision=half_precision)
 
+    def log_recorder(self, *, half_precision: bool = False) -> LogRecorder:
+        """What puts event logs into the records of this export's users."""
+        return LogRecorder(self.parameters, self.index, self._vectors, half_precision=half_precision)
+
     def weigh(self, requests: Sequence[RequestTensors], records: Sequence[Records] | None = None) -> Weighed:
         """The interest of all users of a batch.
 
@@ -275,10 +283,14 @@ class InterestPipeline:
             # Users who exclude the seen items need no scores of them.
             kept = ~np.broadcast_to(columns.exclude_seen, users)[user]
             pairs.append(Pairs(user[kept], item[kept], score[kept]))
+        # Their order matters only if there might be no room for all that are not folded.
+        most = weighed.sources.user.size + sum(kind.user.size for kind in pairs)
+        by_importance = most > self.parameters.config.limits.adjustments
         if columns.exclude_seen is True and weighed.sources.text is None:
-            pairs.extend(Pairs(user, item, -np.inf) for user, item in weighed.seen_items())
+            seen = weighed.seen_items(by_importance=by_importance)
+            pairs.extend(Pairs(user, item, -np.inf) for user, item in seen)
         elif np.any(columns.exclude_seen):
-            for user, item in weighed.seen_items():
+            for user, item in weighed.seen_items(by_importance=by_importance):
                 excluded = np.broadcast_to(columns.exclude_seen, users)[user] & (item != UNKNOWN)
                 pairs.append(Pairs(user[excluded], item[excluded], -np.inf))
         return pairs

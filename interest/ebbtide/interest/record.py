@@ -10,6 +10,7 @@ events, so that an event that is sent again is known as a duplicate. Sizes are i
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -44,17 +45,23 @@ HEADER = np.dtype(
         ("items", "<u2"),
         ("item_counts", "u1"),  # M, the decayed counts of each item
         ("reserved", "u1"),
-        ("history", "<u4"),  # folded events of the history
-        ("session", "<u4"),  # folded events of the session
+        ("folded", "<u4", 2),  # folded events of the history, of the session
         ("late", "<u4"),
         ("dropped", "<u4"),
         ("newest_ms", "<i8"),  # time of the newest folded event; 0 without one
+        ("log_mark", "<u4"),  # of the event log that a backfill has put into the record; 0 for none
         ("alpha_offset", "<f4"),
         ("scale", "i1", (2, 2)),  # powers of two of half precision: history and session, sums and squares
     ]
 )
 _EVENT = np.dtype([("key", "<i8"), ("time_low", "<u4"), ("time_high", "<u2"), ("weight", "<f4")])
+_EVENT_READ = np.dtype(
+    {"names": ["key", "time", "weight"], "formats": ["<i8", "<i8", "<f4"], "offsets": [0, 8, 14], "itemsize": 18}
+)
+"""The same for reading: the lower 48 bits of ``time`` are the time."""
 _ID = np.dtype([("low", "<u4"), ("high", "<u2")])
+_COUNTS, _COUNTS_OFFSET = struct.Struct("<HH"), 4
+"""``events`` and ``ids`` of a header."""
 _EMPTY = np.zeros(1, dtype=HEADER)
 _EMPTY["mark"] = _MARK
 _EMPTY_BYTES = _EMPTY.tobytes()
@@ -85,6 +92,19 @@ class NewEvents:
     event_id: Ints | None = None
     """``[E]``: the same id again is the same event. None derives it from item key and time, so that the same item at
     the same time is the same event."""
+
+    def take(self, users: Ints) -> NewEvents:
+        """The events of some users, in their order."""
+        counts = self.counts[users]
+        first = (self.counts.cumsum() - self.counts)[users]
+        index = np.arange(int(counts.sum())) + (first - counts.cumsum() + counts).repeat(counts)
+        return NewEvents(
+            counts,
+            self.item_key[index],
+            self.time_ms[index],
+            None if self.weight is None else self.weight[index],
+            None if self.event_id is None else self.event_id[index],
+        )
 
     def raw(self) -> RawEvents:
         """The same as a record holds them."""
@@ -159,8 +179,12 @@ class Records:
     """``[U]``: the sections that belong to one export."""
 
     @classmethod
-    def decode(cls, records: Sequence[bytes | None]) -> Records:
+    def decode(cls, records: Sequence[bytes | None], *, with_ids: bool = True) -> Records:
         """Takes records apart.
+
+        Args:
+            records: ``[U]``; None for a user without one.
+            with_ids: Whether to read event ids. Without, those of raw events are 0 and those of folded ones left out.
 
         Raises:
             RecordError: One is damaged or of another version of the format.
@@ -172,31 +196,36 @@ class Records:
             short = next(index for index, record in enumerate(whole) if len(record) < HEADER.itemsize)
             raise RecordError(short, f"{len(whole[short])} bytes", f"at least {HEADER.itemsize}")
         headers = np.frombuffer(joined, dtype=HEADER)
-        bad = headers["mark"] != _MARK
-        if np.count_nonzero(bad):
-            first = int(np.argmax(bad))
-            raise RecordError(first, f"a beginning of {whole[first][:3]!r}", f"{_MARK!r}")
-        counts, ids = headers["events"].tolist(), headers["ids"].tolist()
+        counts, ids = [], []
         event_parts, raw_ids, folded_ids, folded = [], [], [], []
-        for index, (record, of_user, ids_of_user) in enumerate(zip(whole, counts, ids, strict=True)):
+        for index, record in enumerate(whole):
+            of_user, ids_of_user = _COUNTS.unpack_from(record, _COUNTS_OFFSET)
+            counts.append(of_user)
+            ids.append(ids_of_user)
             events_stop = HEADER.itemsize + of_user * _EVENT.itemsize
             raw_stop = events_stop + of_user * _ID.itemsize
             stop = events_stop + ids_of_user * _ID.itemsize
+            if not record.startswith(_MARK):
+                raise RecordError(index, f"a beginning of {record[:3]!r}", f"{_MARK!r}")
             if len(record) < max(stop, raw_stop):
                 raise RecordError(index, f"{len(record)} bytes", f"at least {max(stop, raw_stop)}")
             event_parts.append(record[HEADER.itemsize : events_stop])
-            raw_ids.append(record[events_stop:raw_stop])
-            folded_ids.append(record[raw_stop:stop])
             folded.append(record[stop:])
-        event = np.frombuffer(b"".join(event_parts), dtype=_EVENT)
+            if with_ids:
+                raw_ids.append(record[events_stop:raw_stop])
+                folded_ids.append(record[raw_stop:stop])
+        event = np.frombuffer(b"".join(event_parts), dtype=_EVENT_READ)
         events = RawEvents(
             np.arange(users).repeat(counts),
             event["key"].astype(np.int64),
-            event["time_low"] + (event["time_high"].astype(np.int64) << 32),
+            event["time"] & _BITS_48,
             event["weight"].astype(np.float32),
-            _ids_of(raw_ids),
+            _ids_of(raw_ids) if with_ids else np.zeros(event.size, dtype=np.int64),
         )
-        known = np.array([record is not None for record in records], dtype=np.bool_)
+        known = np.array([record is not None for record in records])
+        if not with_ids:
+            nothing = np.zeros(0, dtype=np.int64)
+            return cls(headers, known, events, nothing, nothing, folded)
         folded_counts = [max(of_user - raw, 0) for of_user, raw in zip(ids, counts, strict=True)]
         return cls(headers, known, events, np.arange(users).repeat(folded_counts), _ids_of(folded_ids), folded)
 
@@ -240,18 +269,18 @@ class Records:
         Records forget the ids of old events. So if one of a user's events is in the record, those that are older than
         what is folded count as known as well: the events were sent before, as a whole.
         """
-        new = self._has_new_id(events)
+        new = self.has_new_id(events)
         is_late = new & (events.time_ms < self.headers["newest_ms"][events.user])
         if np.count_nonzero(is_late) and not new.all():
             repeated = events.take(~new)
             _, first = np.unique(np.stack([repeated.user, repeated.event_id]), axis=1, return_index=True)
             once = repeated.take(np.sort(first))
             sent_before = np.zeros(len(self.folded), dtype=np.bool_)
-            sent_before[once.user[~self._has_new_id(once)]] = True
+            sent_before[once.user[~self.has_new_id(once)]] = True
             new &= ~(is_late & sent_before[events.user])
         return new
 
-    def _has_new_id(self, events: RawEvents) -> Bools:
+    def has_new_id(self, events: RawEvents) -> Bools:
         """Whether no event of the records, and no earlier one of the user, has the id, ``[events]``."""
         user = np.concatenate([self.events.user, self.folded_id_user, events.user])
         event_id = np.concatenate([self.events.event_id, self.folded_id, events.event_id])
@@ -346,7 +375,8 @@ def store_keys(user: Ints) -> list[bytes]:
     Args:
         user: ``[U, 2]``.
     """
-    return slices(np.ascontiguousarray(user, dtype="<i8").tobytes(), np.full(user.shape[0], 16))
+    joined = np.ascontiguousarray(user, dtype="<i8").tobytes()
+    return [joined[start : start + 16] for start in range(0, len(joined), 16)]
 
 
 def slices(joined: bytes, lengths: Ints) -> list[bytes]:

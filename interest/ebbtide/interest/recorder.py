@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,7 @@ class UserStates:
     known: Bools
     """``[U]``: whether the user has a record."""
     tail: RawEvents
-    """``[T]``: raw events, oldest first for each user."""
+    """``[T]``: raw events, oldest first for each user; their ids are left out, all 0."""
     item: Ints
     """``[T]``: catalog index of each raw event, -1 where the item is not in the catalog."""
     folded: InterestState
@@ -57,10 +57,18 @@ class UserStates:
     """Of older events."""
     alpha_offset: Floats
     """``[U]``: added to the logit of the gate."""
-    late: Ints
-    """``[U]``: events that were folded after newer ones, so by age alone."""
-    dropped: Ints
-    """``[U]``: raw events that were dropped before this export could fold them."""
+    headers: npt.NDArray[np.void]
+    """``[U]``, `ebbtide.interest.record.HEADER`."""
+
+    @property
+    def late(self) -> Ints:
+        """``[U]``: events that were folded after newer ones, so by age alone."""
+        return self.headers["late"].astype(np.int64)
+
+    @property
+    def dropped(self) -> Ints:
+        """``[U]``: raw events that were dropped before this export could fold them."""
+        return self.headers["dropped"].astype(np.int64)
 
 
 class Recorder:
@@ -160,9 +168,8 @@ class Recorder:
         Raises:
             RecordError: A record is damaged, or of another version or width.
         """
-        decoded = Records.decode(records)
-        check_folded(decoded, self._parameters)
-        state, items = decode_folded(decoded, self._parameters)
+        decoded = Records.decode(records, with_ids=False)
+        state, items = decode_folded(decoded, self._parameters, check_folded(decoded, self._parameters))
         headers = decoded.headers
         return UserStates(
             decoded.known,
@@ -171,8 +178,7 @@ class Recorder:
             state,
             items,
             headers["alpha_offset"].astype(np.float32),
-            headers["late"].astype(np.int64),
-            headers["dropped"].astype(np.int64),
+            headers,
         )
 
     def _fold(
@@ -193,7 +199,8 @@ class Recorder:
         after = advance(before, self._parameters, counts, leaving.time_ms, vectors, leaving.weight)
         items = self._folded_items(items, before.time_ms, after.time_ms, leaving, item)
         fields, sections = encode_folded(after, items, self._parameters, half_precision=self._half_precision)
-        fields["alpha_offset"], fields["dropped"] = old.headers["alpha_offset"], old.headers["dropped"]
+        for name in ("alpha_offset", "dropped", "log_mark"):
+            fields[name] = old.headers[name]
         fields["late"] = old.headers["late"] + late.astype(np.uint32)
         return fields, sections
 
@@ -224,29 +231,41 @@ class Recorder:
 
         decay = np.exp(-np.outer((new_ms - old_ms) / MS_PER_DAY, rates))
         old_counts = old.counts * decay[old.user] if rates.size else old.counts
-        again, where = _matches(new, old)
+        again, where = matches(new, old)
         new.counts[where] += old_counts[again]
         new.newest_ms[where] = np.maximum(new.newest_ms[where], old.newest_ms[again])
         by_last = new.take(np.lexsort((order[starts], new.user)))
+        return self._foremost(by_last, replace(old, counts=old_counts), again, new_ms.size)
+
+    def _foremost(self, newer: FoldedItems, older: FoldedItems, again: Bools, users: int) -> FoldedItems:
+        """The items that a record keeps.
+
+        Args:
+            newer: Those folded last come first.
+            older: The same, as of the same time.
+            again: Which of these are among the newer ones, and counted there.
+            users: How many there are.
+        """
         both = FoldedItems(
-            np.concatenate([by_last.user, old.user]),
-            np.concatenate([by_last.item, old.item]),
-            np.concatenate([by_last.newest_ms, old.newest_ms]),
-            np.concatenate([by_last.counts, old_counts]),
+            np.concatenate([newer.user, older.user]),
+            np.concatenate([newer.item, older.item]),
+            np.concatenate([newer.newest_ms, older.newest_ms]),
+            np.concatenate([newer.counts, older.counts]),
         )
-        kept = np.flatnonzero(np.r_[np.ones(new.user.size, dtype=np.bool_), ~again])
+        rates = item_rates(self._parameters)
+        kept = np.flatnonzero(np.r_[np.ones(newer.user.size, dtype=np.bool_), ~again])
         if rates.size:
             ranks = (-both.newest_ms[kept], -both.counts[kept, np.argmin(rates)], both.user[kept])
             kept = kept[np.lexsort(ranks)]
         else:
             kept = kept[np.argsort(both.user[kept], kind="stable")]
-        sizes = np.bincount(both.user[kept], minlength=new_ms.size)
+        sizes = np.bincount(both.user[kept], minlength=users)
         if sizes.max() > self._most_items:
             kept = kept[index_in_user(sizes, both.user[kept]) < self._most_items]
         return both.take(kept)
 
 
-def _matches(new: FoldedItems, old: FoldedItems) -> tuple[Bools, Ints]:
+def matches(new: FoldedItems, old: FoldedItems) -> tuple[Bools, Ints]:
     """Which old items are among the new ones, and the index of each of these.
 
     Args:
@@ -257,3 +276,9 @@ def _matches(new: FoldedItems, old: FoldedItems) -> tuple[Bools, Ints]:
     index = np.minimum(keys.searchsorted(asked), keys.size - 1)
     again = keys[index] == asked
     return again, index[again]
+
+
+def has_folded(records: Records) -> Bools:
+    """Which records have folded events, ``[U]``."""
+    has: Bools = records.headers["folded"].any(axis=1)
+    return has

@@ -37,41 +37,55 @@ class InterestState:
 
     time_ms: Ints
     """``[users]``: Unix milliseconds of each user's newest folded event; of no meaning for a user without events."""
-    sums: Doubles
-    """S, ``[users, 2, d]``."""
-    squares: Doubles
-    """Q, ``[users, 2, d]``."""
+    moments: Doubles
+    """S, then Q, ``[users, 2, 2, d]``."""
     counts: Ints
     """``[users, 2]``: folded events."""
 
     @classmethod
     def empty(cls, users: int, dimensions: int) -> InterestState:
         """The state of users without events."""
-        shape = (users, 2, dimensions)
-        return cls(
-            np.zeros(users, dtype=np.int64), np.zeros(shape), np.zeros(shape), np.zeros((users, 2), dtype=np.int64)
-        )
+        shape = (users, 2, 2, dimensions)
+        return cls(np.zeros(users, dtype=np.int64), np.zeros(shape), np.zeros((users, 2), dtype=np.int64))
+
+    @property
+    def sums(self) -> Doubles:
+        """S, ``[users, 2, d]``."""
+        return self.moments[:, :, 0]
+
+    @property
+    def squares(self) -> Doubles:
+        """Q, ``[users, 2, d]``."""
+        return self.moments[:, :, 1]
 
 
 @dataclass(frozen=True)
 class FoldedSums:
     """The sums of a state as of each request's `now`: the start of the sums over the batch of later events."""
 
-    sums: Doubles
-    """S, ``[B, 2, d]``."""
-    squares: Doubles
-    """Q, ``[B, 2, d]``."""
+    moments: Doubles
+    """S, then Q, ``[B, 2, 2, d]``; the second axis is history, then session."""
     counts: Ints
     """``[B, 2]``."""
     age_ms: Ints
     """``[B]``: from the newest folded event to `now`."""
 
+    @property
+    def sums(self) -> Doubles:
+        """S, ``[B, 2, d]``."""
+        return self.moments[:, :, 0]
+
+    @property
+    def squares(self) -> Doubles:
+        """Q, ``[B, 2, d]``."""
+        return self.moments[:, :, 1]
+
     def idle_hours(self, batch: EventBatch) -> Floats:
         """Hours from each request's newest event, folded or in the batch, to `now`, ``[B]``; 0 where there is none."""
-        folded = (self.age_ms / MS_PER_HOUR).astype(np.float32)
-        in_batch = batch.half_counts.reshape(-1, 2).any(axis=1)
-        newest = np.where(in_batch, np.minimum(folded, batch.idle_hours), folded)
-        return np.where(self.counts.any(axis=1), newest, batch.idle_hours)
+        newest = (self.age_ms / MS_PER_HOUR).astype(np.float32)
+        in_batch = batch.half_counts[0::2] + batch.half_counts[1::2] > 0
+        np.minimum(newest, batch.idle_hours, out=newest, where=in_batch)
+        return np.where(self.counts[:, 0] + self.counts[:, 1] > 0, newest, batch.idle_hours)
 
 
 def read(
@@ -96,25 +110,29 @@ def read(
             part of the sums. None for 1.
     """
     age_ms = np.maximum(now_ms - state.time_ms, 0)
-    request, half, event_age_ms = batch.request, batch.half, batch.age_ms
+    request, event_age_ms, later = batch.request, batch.age_ms, batch.half_counts
     is_later = event_age_ms <= age_ms[request]
     if np.count_nonzero(is_later) != is_later.size:
-        request, half, event_age_ms = request[is_later], half[is_later], event_age_ms[is_later]
-    later = np.bincount(half, minlength=2 * batch.requests).reshape(-1, 2)
-    next_age_ms = np.zeros_like(age_ms)
+        request, event_age_ms = request[is_later], event_age_ms[is_later]
+        later = np.bincount(batch.half[is_later], minlength=2 * batch.requests)
+    later_history, later_session = later[0::2], later[1::2]
+    next_age_ms = np.zeros(age_ms.shape, dtype=np.int64)
     # Events stand oldest first, so the last one that is written for a request is its oldest later one.
     next_age_ms[request[::-1]] = event_age_ms[::-1]
-    is_closed = (age_ms - next_age_ms > parameters.config.session_gap_ms) | (later[:, 0] > 0)
+    is_closed = (age_ms - next_age_ms > parameters.config.session_gap_ms) | (later_history > 0)
 
-    since = np.stack([scaled_days(age_ms, decay_scale), later.sum(axis=1)], axis=1)
-    decay = np.exp(since @ parameters.decay_exponents)[:, None]
-    sums, squares, counts = state.sums * decay, state.squares * decay**2, state.counts
+    since = np.empty((age_ms.shape[0], 2))
+    since[:, 0], since[:, 1] = scaled_days(age_ms, decay_scale), later_history + later_session
+    decay = np.exp(since @ parameters.moment_exponents).reshape(-1, 1, 2, parameters.vector_width)
+    moments, counts = state.moments * decay, state.counts
     if np.count_nonzero(is_closed):
         counts = counts.copy()
-        for values in (sums, squares, counts):
-            values[is_closed, 0] += values[is_closed, 1]
-            values[is_closed, 1] = 0
-    return FoldedSums(sums, squares, counts, age_ms)
+        # A product takes half the time of picking rows by a mask.
+        for values, closes in ((moments, is_closed[:, None, None]), (counts, is_closed)):
+            moved = values[:, 1] * closes
+            values[:, 0] += moved
+            values[:, 1] -= moved
+    return FoldedSums(moments, counts, age_ms)
 
 
 def scaled_days(age_ms: Ints, decay_scale: Floats | None) -> Doubles:
@@ -154,10 +172,7 @@ def advance(
     batch = order_events(counts, time_ms, newest_ms, weight, None, parameters.config.session_gap_ms)
     folded = read(state, parameters, newest_ms, batch)
     weighted = weighted_vectors(batch, vectors[batch.source], parameters.decay_exponents)
-    shape = state.sums.shape
-    return InterestState(
-        newest_ms,
-        folded.sums + half_sums(weighted, batch).reshape(shape),
-        folded.squares + half_sums(weighted**2, batch).reshape(shape),
-        folded.counts + batch.half_counts.reshape(shape[:2]),
-    )
+    moments = folded.moments
+    for kind, values in enumerate((weighted, weighted**2)):
+        moments[:, :, kind] += half_sums(values, batch).reshape(moments[:, :, kind].shape)
+    return InterestState(newest_ms, moments, folded.counts + batch.half_counts.reshape(-1, 2))

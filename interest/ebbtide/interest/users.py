@@ -32,8 +32,8 @@ class Known:
 
     records: Records
     """The record of each user, as this export reads it; None for a user without one."""
-    status: npt.NDArray[np.int32]
-    """``[users, 1]``: `StateStatus`."""
+    statuses: Sequence[StateStatus]
+    """Of each user."""
 
 
 class Users:
@@ -89,17 +89,9 @@ class Users:
         if not any(contract.USER.name in request for request in requests):
             return [_with_status(answer, None) for answer in run(requests, None)]
         known = self.look_up(requests)
-        served = {index: one for index, one in enumerate(known) if isinstance(one, Known)}
-        answers: list[Answer] = [one for one in known if isinstance(one, Exception)]
-        if served:
-            ran = run([requests[index] for index in served], [one.records for one in served.values()])
-            found = dict(zip(served, ran, strict=True))
-            refused = iter(answers)
-            answers = [
-                _with_status(found[index], one.status) if isinstance(one, Known) else next(refused)
-                for index, one in enumerate(known)
-            ]
-        return answers
+        served = [(request, one) for request, one in zip(requests, known, strict=True) if isinstance(one, Known)]
+        ran = iter(run([request for request, _ in served], [one.records for _, one in served]) if served else ())
+        return [_with_status(next(ran), one.statuses) if isinstance(one, Known) else one for one in known]
 
     def look_up(self, requests: Sequence[RequestTensors]) -> list[Known | Exception]:
         """The records of the users of a batch, from one read; or why a request cannot be served.
@@ -170,7 +162,7 @@ class Users:
                 record, status = record_of(self.fingerprint, found[key])
             records.append(record)
             statuses.append(status)
-        return Known(records, np.array(statuses, dtype=np.int32)[:, None])
+        return Known(records, statuses)
 
 
 def record_of(fingerprint: bytes, records: StoredRecords) -> tuple[bytes | None, StateStatus]:
@@ -197,16 +189,22 @@ def _without_store(
     may_miss = np.zeros(len(keys), dtype=np.bool_) if allowed is None else allowed.reshape(-1)
     if np.any(names_user & ~may_miss) or (names_user.any() and not isinstance(failure, StoreError)):
         return failure
-    status = np.where(names_user, StateStatus.UNAVAILABLE, StateStatus.NO_USER)
-    return Known([None] * len(keys), status.astype(np.int32)[:, None])
+    statuses = [StateStatus.UNAVAILABLE if names else StateStatus.NO_USER for names in names_user]
+    return Known([None] * len(keys), statuses)
 
 
-def _with_status(answer: Answer, status: npt.NDArray[np.int32] | None) -> Answer:
+def _with_status(answer: Answer, statuses: Sequence[StateStatus] | None) -> Answer:
+    """The answer with the status of each user; one whose record was read has the status that the answer says."""
     if isinstance(answer, Exception):
         return answer
-    if status is None:
+    said = answer.get(contract.STATE_STATUS.name)
+    if statuses is None:
         rows = answer[contract.ALPHA_USED.name].shape[0]
         status = _NO_USER if rows == 1 else _NO_USER.repeat(rows, axis=0)
-    elif contract.STATE_STATUS.name in answer:
-        status = np.where(status == StateStatus.USED, answer[contract.STATE_STATUS.name], status)
+    elif said is not None and all(one is StateStatus.USED for one in statuses):
+        return answer
+    else:
+        status = np.array([int(one) for one in statuses], dtype=np.int32)[:, None]
+        if said is not None:
+            status = np.where(status == int(StateStatus.USED), said, status)
     return {**answer, contract.STATE_STATUS.name: status}

@@ -29,6 +29,7 @@ from ebbtide.loadtest.samples import Phase, read_phase
 from ebbtide.loadtest.worker import GO, IGNORE_INTERRUPTS, KEY_VARIABLE, STOP
 
 _START_S, _STOP_S = 180.0, 10.0
+_LONGEST_WAIT_S = 0.2
 _MODULE = "ebbtide.loadtest.worker"
 
 
@@ -187,10 +188,18 @@ class Workers:
         """Gives the workers their requests."""
         workload = self._workload
         packed = [write_messages(messages) for messages in workload.messages.values()]
-        plan = {"mix": workload.mix, "users": workload.users, "seed": workload.seed, "workers": self._count}
+        plan = {
+            "do": "take",
+            "target": self._target,
+            "timeout_s": self._timeout_s,
+            "workers": self._count,
+            "mix": workload.mix,
+            "users": workload.users,
+            "seed": workload.seed,
+            "by_user": workload.by_user,
+        }
         for number, connection in enumerate(self._connections):
-            share = {"do": "take", "target": self._target, "timeout_s": self._timeout_s, "worker": number}
-            self._tell(connection, {**share, **plan})
+            self._tell(connection, {**plan, "worker": number})
             for messages in packed:
                 self._tell(connection, messages)
         self._hear_all(_START_S)
@@ -214,7 +223,11 @@ class Workers:
         end = time.monotonic() + timeout_s
         while len(answers) < self._count:
             missing = [connection for connection in self._connections if connection not in answers]
-            ready = wait(missing, max(0.0, end - time.monotonic()))
+            left_s = end - time.monotonic()
+            # In short waits: Ctrl-C does not end one if the system gives the signal to another thread than this.
+            ready = wait(missing, max(0.0, min(left_s, _LONGEST_WAIT_S)))
+            if not ready and left_s > 0:
+                continue
             lost = 0 if ready else len(missing)
             for connection in ready:
                 assert isinstance(connection, Connection)  # noqa: S101 - nothing else was waited for

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -17,12 +18,17 @@ def test_workers_give_the_same_totals_when_there_are_two(server, workload):
         expected = alone.open_model(timestamps, 2.0)
     with Workers(server.grpc_url, workload, timeout_s=60, workers=2) as generator:
         found = generator.open_model(timestamps, 2.0)
-        interrupt = once_answered(server.grpc_url, "recommend", 30, lambda: os.kill(os.getpid(), signal.SIGINT))
-        closed = generator.closed_model(3, 3600.0)
+        # To another thread than the one that waits, as the system may do with Ctrl-C.
+        interrupt = once_answered(
+            server.grpc_url, "recommend", 30, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        )
+        closed = generator.closed_model(3, 120.0)
         interrupt.join()
     assert found.counts == expected.counts
     assert found.sent == found.counts.answered == 80
     assert np.allclose(np.sort(found.records["intended_s"]), timestamps)
+    assert closed.interrupted
+    assert closed.duration_s < 120
     assert closed.sent == closed.counts.answered + closed.counts.cancelled >= 30
     assert closed.counts.cancelled <= 3
     assert closed.counts.unaccounted == 0

@@ -46,6 +46,20 @@ class Context:
     """``[requests]``, hours since the last event, 0 without one."""
 
 
+@dataclass(frozen=True)
+class Blend:
+    """The interest of each request, as in `ebbtide.interest.blend`."""
+
+    interest: Tensor
+    """w, ``[requests, d]``."""
+    long_term: Tensor
+    """w_H, ``[requests, d]``."""
+    current: Tensor
+    """w_C, ``[requests, d]``."""
+    alpha: Tensor
+    """``[requests, 1]`` or ``[requests, d]``."""
+
+
 class InterestModel(nn.Module):
     """Parameters and formulas; which events go in is the business of `windows` (training) and `reference` (requests).
 
@@ -203,8 +217,8 @@ class InterestModel(nn.Module):
             raise ValueError("repeat_score: got False; expected a model that has one")
         return self.text_vectors @ self.repeat.text_weight + self.repeat.item_bias
 
-    def blend(self, sums: Sums, context: Context, alpha_override: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns w ``[requests, d]`` and alpha ``[requests, 1]`` or ``[requests, d]``, as `ebbtide.interest.blend`.
+    def blend(self, sums: Sums, context: Context, alpha_override: Tensor | None = None) -> Blend:
+        """The interest of each request.
 
         Args:
             sums: Of the two event sets.
@@ -220,7 +234,7 @@ class InterestModel(nn.Module):
             alpha = torch.full_like(long_term[:, :1], self.config.fixed_alpha)
         if alpha_override is not None:
             alpha = torch.where(alpha_override.isnan()[:, None], alpha, alpha_override[:, None])
-        return alpha * long_term + (1 - alpha) * current, alpha
+        return Blend(alpha * long_term + (1 - alpha) * current, long_term, current, alpha)
 
     def _gate(self, long_term: Tensor, current: Tensor, context: Context) -> Tensor:
         floor = float(NORM_FLOOR_SQUARED)

@@ -140,18 +140,18 @@ class Step(nn.Module):
         factors = self.model.item_factors(item, config.residual_dropout)
         rows = max(self.max_scores // factors.shape[0], 1)
         if len(heads) <= rows:
-            loss = self._slice_loss(candidates, heads, predicted.interest, factors)
+            loss = self._slice_loss(candidates, heads, predicted.blend.interest, factors)
         else:
             parts = []
             for start in range(0, len(heads), rows):
                 part = slice(start, start + rows)
                 function = partial(self._slice_loss, candidates, heads[part])
-                value = checkpoint(function, predicted.interest[part], factors, use_reentrant=False)
+                value = checkpoint(function, predicted.blend.interest[part], factors, use_reentrant=False)
                 parts.append(value * (len(heads[part]) / len(heads)))
             loss = torch.stack(parts).sum()
         if self.model.repeat is not None:
             loss = loss + self.model.repeat.negative_log_prior(config) / self.baskets
-        return loss, predicted.alpha.detach().mean(), len(heads)
+        return loss, predicted.blend.alpha.detach().mean(), len(heads)
 
     def _candidates(self, heads: Ints) -> Candidates | None:
         """The items that are scored for the baskets; None for the whole catalog."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ebbtide.data.events import EventLog
 from ebbtide.data.sessions import pauses_ms, session_starts
 from ebbtide.interest.events import COUNTED_EVENTS, MS_PER_DAY, MS_PER_HOUR
-from ebbtide.train.model import Context, InterestModel, Sums
+from ebbtide.train.model import Blend, Context, InterestModel, Sums
 from ebbtide.train.recurrence import walk
 
 Ints = npt.NDArray[np.int64]
@@ -101,10 +101,8 @@ class Predicted:
 
     event: Tensor
     """``[targets]``, log index of the predicted event; on the CPU, like the log."""
-    interest: Tensor
-    """w, ``[targets, d]``."""
-    alpha: Tensor
-    """``[targets, 1]`` or ``[targets, d]``."""
+    blend: Blend
+    """One row for each target."""
 
 
 def predict_windows(
@@ -177,8 +175,7 @@ def predict_windows(
         chosen = replace(
             chosen, history=chosen.history * has_history, history_square=chosen.history_square * has_history
         )
-    interest, alpha = model.blend(chosen, context)
-    return Predicted(event, interest, alpha)
+    return Predicted(event, model.blend(chosen, context))
 
 
 def _scan(terms: Tensor, age_decay: Tensor, rank_decay: Tensor, opens: Tensor, context: int) -> Sums:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.data.errors import DataError
+from ebbtide.interest.online import OnlineLearning
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.evaluation.accuracy import METRICS, Floats, accuracy, user_means
 from ebbtide.train.evaluation.beyond import Beyond, beyond_accuracy
@@ -23,6 +24,7 @@ from ebbtide.train.evaluation.breakdowns import (
 from ebbtide.train.evaluation.intervals import Difference, Estimate, estimate, paired
 from ebbtide.train.evaluation.learned import Learned, learned
 from ebbtide.train.evaluation.lists import RankedLists, rank_baskets, read_predictions
+from ebbtide.train.evaluation.online import OnlineReplay
 from ebbtide.train.evaluation.ratings import Ratings, predicted_ratings, rating_errors
 from ebbtide.train.evaluation.scores import frozen_popularity, live_popularity
 from ebbtide.train.evaluation.testset import TestSet
@@ -59,6 +61,11 @@ class Evaluation:
     user_values: dict[str, Floats]
     """Each metric of each user, ``[users]``, for paired tests."""
 
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean of each of `metrics`."""
+        return {name: found.mean for name, found in self.metrics.items()}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -72,6 +79,19 @@ class Run:
     learned: Learned
     ratings: Ratings | None
     """None for a bundle that was trained to rank."""
+
+
+@dataclass(frozen=True)
+class Online:
+    """The same test baskets again, with each user's alpha offset adapted after every basket."""
+
+    learning_rate: float
+    metrics: dict[str, float]
+    """Means over users, by the names of `METRICS`."""
+    differences: dict[str, Difference]
+    """Online minus without, by metric."""
+    offset: npt.NDArray[np.float32]
+    """``[users]``: the offset of each test user after the last basket."""
 
 
 def evaluate_lists(
@@ -148,11 +168,9 @@ def evaluate_bundle(
             f"expected the {len(bundle.catalog):,} that the bundle was trained on: train again"
         )
 
-    def popularity() -> Popularity | None:
-        return frozen_popularity(bundle) if frozen else live_popularity(model, test.log)
-
     repeats = not model.config.exclude_seen if repeats is None else repeats
-    lists, alpha = rank_baskets(model, test.log, test.baskets, popularity(), repeats=repeats, progress=progress)
+    popularity = _popularity(bundle, test, frozen=frozen)
+    lists, alpha = rank_baskets(model, test.log, test.baskets, popularity, repeats=repeats, progress=progress)
     return Run(
         bundle=bundle,
         test=test,
@@ -160,8 +178,47 @@ def evaluate_bundle(
         repeats=repeats,
         evaluation=evaluate_lists(test, lists, bundle.text_vectors, seed),
         learned=learned(model, alpha, gap_days(test.log, test.baskets), history_events(test.log, test.baskets)),
-        ratings=_ratings(bundle, test, popularity(), seed),
+        ratings=_ratings(bundle, test, _popularity(bundle, test, frozen=frozen), seed),
     )
+
+
+def evaluate_online(
+    run: Run,
+    learning: OnlineLearning,
+    *,
+    frozen: bool,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Online:
+    """Replays the test baskets of a run through learning online, from offsets of 0.
+
+    Args:
+        run: Measured without.
+        learning: Of the offsets.
+        frozen: As for the run.
+        seed: Of all random draws.
+        progress: Called with the number of baskets just replayed.
+
+    Raises:
+        DataError: The bundle's alpha is fixed.
+    """
+    model, test = run.bundle.model, run.test
+    replay = OnlineReplay(model, test.baskets, test.relevance, test.owner, learning)
+    popularity = _popularity(run.bundle, test, frozen=frozen)
+    lists, _ = rank_baskets(
+        model, test.log, test.baskets, popularity, repeats=run.repeats, progress=progress, learner=replay
+    )
+    values = {name: user_means(test.owner, column) for name, column in accuracy(lists, test.relevance).items()}
+    return Online(
+        learning.learning_rate,
+        {name: float(column.mean()) for name, column in values.items()},
+        {name: paired(column, run.evaluation.user_values[name], seed) for name, column in values.items()},
+        replay.offset[np.unique(test.owner)],
+    )
+
+
+def _popularity(bundle: InterestBundle, test: TestSet, *, frozen: bool) -> Popularity | None:
+    return frozen_popularity(bundle) if frozen else live_popularity(bundle.model, test.log)
 
 
 def _ratings(bundle: InterestBundle, test: TestSet, popularity: Popularity | None, seed: int) -> Ratings | None:

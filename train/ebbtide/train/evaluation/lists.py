@@ -23,6 +23,7 @@ from ebbtide.data.events import EventLog
 from ebbtide.data.tables import read_table
 from ebbtide.data.times import read_times
 from ebbtide.interest.time_units import TimeUnit
+from ebbtide.train.evaluation.online import OnlineReplay
 from ebbtide.train.evaluation.relevance import Relevance
 from ebbtide.train.evaluation.scores import exclude_seen, score_baskets
 from ebbtide.train.model import InterestModel
@@ -58,6 +59,7 @@ def rank_baskets(
     *,
     repeats: bool,
     progress: Callable[[int], None] | None = None,
+    learner: OnlineReplay | None = None,
 ) -> tuple[RankedLists, Floats]:
     """A model's lists over the whole catalog.
 
@@ -68,6 +70,7 @@ def rank_baskets(
         popularity: The prior over time; None for a model without prior.
         repeats: Whether seen items may be in the list.
         progress: Called with the number of baskets just done.
+        learner: Moves the users' alphas as the baskets happen; None where they stay as the gate has them.
 
     Returns:
         The lists, and alpha ``[baskets]`` as the model blended history and session.
@@ -76,16 +79,17 @@ def rank_baskets(
     item = np.full((len(baskets), LENGTH), NO_ITEM, dtype=np.int64)
     score = np.full((len(baskets), LENGTH), -np.inf, dtype=np.float32)
     alpha = np.empty(len(baskets), dtype=np.float32)
-    for scored in score_baskets(model, log, tensors, baskets.head, popularity):
+    for scored in score_baskets(model, log, tensors, baskets.head, popularity, with_difference=learner is not None):
         scores = scored.scores()
         if not repeats:
             exclude_seen(scores, tensors, scored.head)
+        used_alpha = scored.alpha if learner is None else learner.learn(scored, scores)
         best = torch.topk(scores, min(LENGTH, scores.shape[1]))
         index = np.searchsorted(baskets.head, scored.head)
         width = best.indices.shape[1]
         score[index, :width] = best.values.numpy()
         item[index, :width] = np.where(np.isfinite(best.values.numpy()), best.indices.numpy(), NO_ITEM)
-        alpha[index] = scored.alpha.numpy()
+        alpha[index] = used_alpha.mean(1).numpy()
         if progress is not None:
             progress(len(scored.head))
     return RankedLists(item, score), alpha

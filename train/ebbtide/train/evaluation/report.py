@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ebbtide.train.evaluation.accuracy import CUT_OFFS
-from ebbtide.train.evaluation.evaluate import COLD_EVENTS, Evaluation, Run
+from ebbtide.train.evaluation.evaluate import COLD_EVENTS, Evaluation, Online, Run
 from ebbtide.train.evaluation.intervals import Difference, Estimate
 from ebbtide.train.evaluation.plots import ALPHA, BREAKDOWNS, HALF_LIVES, draw
 from ebbtide.train.evaluation.ratings import Ratings
@@ -23,6 +25,7 @@ HEADINGS = {
     "mrr": "MRR",
     "hit_rate": "Hit rate",
 }
+_QUANTILES = (0.1, 0.5, 0.9)
 BEYOND = {
     "coverage_at_10": "Catalog coverage",
     "novelty_at_10": "Novelty, bits",
@@ -41,13 +44,14 @@ class Rival:
     """Ours minus theirs, by metric."""
 
 
-def as_json(run: Run, popularity: str, rival: Rival | None) -> dict[str, Any]:
+def as_json(run: Run, popularity: str, rival: Rival | None, online: Online | None = None) -> dict[str, Any]:
     """The whole evaluation as plain values; a number that does not exist is None.
 
     Args:
         run: Measured.
         popularity: ``updated`` or ``frozen``.
         rival: What it was compared with, if anything.
+        online: The replay with learning online, if there was one.
     """
     measured = run.evaluation
     content: dict[str, Any] = {
@@ -60,7 +64,7 @@ def as_json(run: Run, popularity: str, rival: Rival | None) -> dict[str, Any]:
         "users": measured.users,
         "baskets": measured.baskets,
         "events": measured.events,
-        **{name: found.mean for name, found in measured.metrics.items()},
+        **measured.means,
         "interval_95": {name: [found.low, found.high] for name, found in measured.metrics.items()},
         **asdict(measured.beyond),
         "rmse": run.ratings.rmse.mean if run.ratings else None,
@@ -73,8 +77,15 @@ def as_json(run: Run, popularity: str, rival: Rival | None) -> dict[str, Any]:
     if rival is not None:
         content["against"] = {
             "name": rival.name,
-            **{name: found.mean for name, found in rival.evaluation.metrics.items()},
+            **rival.evaluation.means,
             "differences": {name: asdict(found) for name, found in rival.differences.items()},
+        }
+    if online is not None:
+        content["online"] = {
+            "learning_rate": online.learning_rate,
+            **online.metrics,
+            "differences": {name: asdict(found) for name, found in online.differences.items()},
+            "alpha_offset_quantiles": np.quantile(online.offset, _QUANTILES).tolist(),
         }
     cleaned: dict[str, Any] = without_nan(content)
     return cleaned
@@ -94,7 +105,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def write_report(folder: Path, run: Run, popularity: str, rival: Rival | None) -> list[Path]:
+def write_report(
+    folder: Path, run: Run, popularity: str, rival: Rival | None, online: Online | None = None
+) -> list[Path]:
     """Writes ``report.md``, ``report.json`` and the plots into a folder, which is made.
 
     Returns:
@@ -102,8 +115,9 @@ def write_report(folder: Path, run: Run, popularity: str, rival: Rival | None) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     plots = draw(folder, run.learned, run.evaluation.breakdowns, protocol_line(run, popularity))
-    write_json(folder / "report.json", as_json(run, popularity, rival))
-    (folder / "report.md").write_text(_markdown(run, popularity, rival, plots), encoding="utf-8")
+    write_json(folder / "report.json", as_json(run, popularity, rival, online))
+    text = _markdown(run, popularity, rival, online, plots)
+    (folder / "report.md").write_text(text, encoding="utf-8")
     return [folder / name for name in ("report.md", "report.json", *plots)]
 
 
@@ -125,7 +139,16 @@ def ratings_line(ratings: Ratings | None) -> str:
     )
 
 
-def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) -> str:
+def online_line(online: Online) -> str:
+    """The learning rate, and how far the offsets of alpha went."""
+    low, middle, high = np.quantile(online.offset, _QUANTILES)
+    return (
+        f"learning online, rate {online.learning_rate:g}: alpha offsets after the last basket {low:+.2f}, "
+        f"{middle:+.2f}, {high:+.2f} (first decile, median, last decile of users)"
+    )
+
+
+def _markdown(run: Run, popularity: str, rival: Rival | None, online: Online | None, plots: list[str]) -> str:
     measured = run.evaluation
     parts = [
         f"# Evaluation of bundle {run.bundle.fingerprint}",
@@ -150,23 +173,12 @@ def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) 
         f"Items with at most {COLD_EVENTS} training events: {_cold(measured)}",
     ]
     if rival is not None:
-        parts += [
-            f"## Against {rival.name}",
-            _table(
-                ["", "ours", "theirs", "difference [95 %]", "p"],
-                [
-                    [
-                        f"{HEADINGS[name.rpartition('_at_')[0]]}@{name.rpartition('_at_')[2]}",
-                        f"{measured.metrics[name].mean:.4f}",
-                        f"{rival.evaluation.metrics[name].mean:.4f}",
-                        f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]",
-                        f"{found.p_value:.3f}",
-                    ]
-                    for name, found in rival.differences.items()
-                ],
-            ),
-            "Paired over users: the interval by bootstrap of the differences, p by flipping their signs at random.",
-        ]
+        compared = _compared(("ours", measured.means), ("theirs", rival.evaluation.means), rival.differences)
+        parts += [f"## Against {rival.name}", compared]
+    if online is not None:
+        line = online_line(online)
+        compared = _compared(("online", online.metrics), ("without", measured.means), online.differences)
+        parts += ["## Learning online", f"{line[0].upper()}{line[1:]}.", compared]
     parts.append("## NDCG@10 by what decay is about")
     for breakdown in measured.breakdowns:
         parts.append(
@@ -184,6 +196,29 @@ def _markdown(run: Run, popularity: str, rival: Rival | None, plots: list[str]) 
     if ALPHA in plots:
         parts += ["## Alpha", f"![Alpha against gap and length of history]({ALPHA})"]
     return "\n\n".join(parts) + "\n"
+
+
+def _compared(
+    first: tuple[str, dict[str, float]], second: tuple[str, dict[str, float]], differences: dict[str, Difference]
+) -> str:
+    """The metrics of two, each with its heading, and the differences of the first to the second."""
+    table = _table(
+        ["", first[0], second[0], "difference [95 %]", "p"],
+        [
+            [
+                f"{HEADINGS[name.rpartition('_at_')[0]]}@{name.rpartition('_at_')[2]}",
+                f"{first[1][name]:.4f}",
+                f"{second[1][name]:.4f}",
+                f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]",
+                f"{found.p_value:.3f}",
+            ]
+            for name, found in differences.items()
+        ],
+    )
+    return (
+        f"{table}\n\n"
+        "Paired over users: the interval by bootstrap of the differences, p by flipping their signs at random."
+    )
 
 
 def _cold(measured: Evaluation) -> str:

@@ -40,11 +40,13 @@ class Scored:
     prior: Tensor | None
     """``[baskets, items]``, what popularity adds; None for a model without prior."""
     alpha: Tensor
-    """``[baskets]``, share of history in the blend; its mean where it is one per dimension."""
+    """``[baskets, 1]`` or ``[baskets, d]``, share of history in the blend."""
     seen: SeenItems | None
     """Of these baskets; None for a model without a repeat score."""
     repeat: Tensor | None
     """``[pairs]``, the repeat scores of `seen`, which replace the others."""
+    difference: Tensor | None = None
+    """``[baskets, d]``, w_H - w_C; None where it was not asked for."""
 
     def scores(self, interest_scale: float = 1.0, repeat_offset: float = 0.0) -> Tensor:
         """``[baskets, items]``, before anything is excluded.
@@ -63,7 +65,13 @@ class Scored:
 
 @torch.inference_mode()
 def score_baskets(
-    model: InterestModel, log: EventLog, tensors: LogTensors, heads: Ints, popularity: Popularity | None
+    model: InterestModel,
+    log: EventLog,
+    tensors: LogTensors,
+    heads: Ints,
+    popularity: Popularity | None,
+    *,
+    with_difference: bool = False,
 ) -> Iterator[Scored]:
     """Scores before each basket, in batches by ascending time, so that popularity can be counted along.
 
@@ -73,6 +81,7 @@ def score_baskets(
         tensors: The same events.
         heads: ``[baskets]``, log index of the first event of each basket, ascending.
         popularity: The prior over time, before its first basket; None for a model without prior.
+        with_difference: Whether to keep w_H - w_C of each basket.
 
     Raises:
         FloatingPointError: A score is not a finite number.
@@ -82,15 +91,18 @@ def score_baskets(
     wanted[heads] = True
     mask = torch.from_numpy(wanted)
     vectors, factors = model.event_vectors(), model.item_factors()
-    parts = [
-        predict_windows(model, tensors, windows, _CONTEXT_EVENTS, _TARGETS, mask, vectors, exact=True)
-        for windows in batches(_windows(log, heads), _WINDOWS_PER_BATCH)
-    ]
-    if not parts:
+    events, interests, alphas, differences = [], [], [], []
+    for windows in batches(_windows(log, heads), _WINDOWS_PER_BATCH):
+        part = predict_windows(model, tensors, windows, _CONTEXT_EVENTS, _TARGETS, mask, vectors, exact=True)
+        events.append(part.event)
+        interests.append(part.blend.interest)
+        alphas.append(part.blend.alpha)
+        if with_difference:
+            differences.append(part.blend.long_term - part.blend.current)
+    if not events:
         return
-    found = torch.cat([part.event for part in parts]).numpy()
-    interest = torch.cat([part.interest for part in parts])
-    alpha = torch.cat([part.alpha for part in parts]).mean(1)
+    found, interest, alpha = torch.cat(events).numpy(), torch.cat(interests), torch.cat(alphas)
+    difference = torch.cat(differences) if with_difference else None
     item_bias = None if model.repeat is None else model.repeat_item_bias()
     by_time = np.lexsort((found, log.time_ms[found]))
     rows = max(_SCORES_PER_BATCH // factors.shape[0], 1)
@@ -107,7 +119,7 @@ def score_baskets(
         finite = [part.isfinite().all() for part in (scores, prior, repeat) if part is not None]
         if not all(map(bool, finite)):
             raise FloatingPointError("a score is not a finite number; training has diverged: lower the learning rate")
-        yield Scored(head, scores, prior, alpha[index], seen, repeat)
+        yield Scored(head, scores, prior, alpha[index], seen, repeat, None if difference is None else difference[index])
 
 
 def _prior(

@@ -1,0 +1,29 @@
+"""The store of the users' states, as commands take its address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--state",
+        envvar="EBBTIDE_STATE",
+        help="Address of the store of the users' states: embedded:FOLDER, redis://HOST:PORT/NUMBER, rediss://... "
+        "(TLS), redis+cluster://... or rediss+cluster://... Default: the folder beside the repository that "
+        "`ebbtide serve` uses, embedded:REPOSITORY.state.",
+    ),
+]
+
+
+def store_address(given: str | None, repository: Path) -> str:
+    """The address of the store of a repository's users.
+
+    Args:
+        given: With the option `Store`.
+        repository: The model repository.
+    """
+    return given or f"embedded:{repository.absolute()}.state"

@@ -1,0 +1,135 @@
+"""Reads the files of a log piece by piece, and spills its events with the keys of users and items in place of ids."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import xxhash
+
+from ebbtide.backfill.errors import BackfillError
+from ebbtide.backfill.spill import PLAIN, WITH_ID, Spill
+from ebbtide.data.bad_rows import BadRows
+from ebbtide.data.events import EventColumns, read_event_pieces, refuse_bad_rows
+from ebbtide.interest.events import MS_PER_DAY
+from ebbtide.interest.keys import item_keys, user_keys
+from ebbtide.interest.lookup import UNKNOWN, KeyIndex
+
+Ints = npt.NDArray[np.int64]
+
+_SHOWN_IDS = 3
+
+
+@dataclass(frozen=True)
+class LogFiles:
+    """An event log, in one file or several, and how it is read."""
+
+    paths: Sequence[str | Path]
+    """What `ebbtide.data.tables.read_table` reads."""
+    columns: EventColumns = field(default_factory=EventColumns)
+    event_id: str | None = None
+    """Column with the id of the event among those of its user, as events are observed with; None: item and time are
+    the id."""
+    until_ms: int | None = None
+    """Events at this time or later are left out, Unix milliseconds; None takes all."""
+    max_bad_rows: float = 0.01
+    """A file is refused if more than this share of its rows is bad."""
+
+
+@dataclass
+class Spilled:
+    """What was read."""
+
+    events: int = 0
+    """Events of known items."""
+    unknown_items: int = 0
+    """Events left out, because their items are not in the catalog."""
+    after: int = 0
+    """Events left out, because they are not before `LogFiles.until_ms`."""
+    mark: int = 0
+    """Stands for all that was spilled; from 1 to 2^32 - 1. The same files read in the same way have the same mark."""
+    messages: list[str] = field(default_factory=list)
+    """On rows that could not be used."""
+
+
+def spill_log(log: LogFiles, index: KeyIndex, spill: Spill, report: Callable[[int], None]) -> Spilled:
+    """Reads a log.
+
+    Args:
+        log: At least one file.
+        index: The catalog's keys.
+        spill: Where the events go.
+        report: Called with the number of rows read so far.
+
+    Raises:
+        DataError: A file cannot be used.
+        BackfillError: No item is known, or no event is left.
+    """
+    found = Spilled()
+    digest = xxhash.xxh3_64()
+    latest_ms = time.time_ns() // 1_000_000 + MS_PER_DAY
+    unknown_ids: list[str] = []
+    rows = 0
+    for path in log.paths:
+        bad = BadRows(rows=0)
+        for frame, of_piece in read_event_pieces(path, log.columns, log.event_id, latest_ms=latest_ms):
+            bad.extend(of_piece)
+            rows += of_piece.rows
+            events = _with_keys(frame)
+            keep = np.ones(events.size, dtype=np.bool_)
+            if log.until_ms is not None:
+                keep = events["time_ms"] < log.until_ms
+                found.after += int(events.size - keep.sum())
+            is_known = index.find(np.ascontiguousarray(events["item_key"])) != UNKNOWN
+            found.unknown_items += int((keep & ~is_known).sum())
+            if len(unknown_ids) < _SHOWN_IDS:
+                unknown = frame["item"].filter(pl.Series(~is_known)).head(1000).unique(maintain_order=True)
+                unknown_ids = list(dict.fromkeys(chain(unknown_ids, unknown)))[:_SHOWN_IDS]
+            kept = events[keep & is_known]
+            found.events += kept.size
+            digest.update(kept.tobytes())
+            spill.add(kept)
+            report(rows)
+        refuse_bad_rows(path, bad, log.max_bad_rows)
+        found.messages += bad.messages
+    if not found.events:
+        _refuse(found, unknown_ids)
+    found.mark = digest.intdigest() % (2**32 - 1) + 1
+    return found
+
+
+def _with_keys(frame: pl.DataFrame) -> npt.NDArray[np.void]:
+    """Events of `read_event_pieces` as `Spill` takes them."""
+    has_id = "event_id" in frame.columns
+    events = np.empty(frame.height, dtype=WITH_ID if has_id else PLAIN)
+    events["user"] = _looked_up(frame["user"], user_keys)
+    events["item_key"] = _looked_up(frame["item"], item_keys)
+    events["time_ms"] = frame["time_ms"].to_numpy()
+    events["weight"] = frame["weight"].to_numpy()
+    if has_id:
+        events["event_id"] = item_keys(frame["event_id"].to_list())
+    return events
+
+
+def _looked_up(ids: pl.Series, keys_of: Callable[[Iterable[str]], Ints]) -> Ints:
+    """The key of each id; each distinct id is hashed once."""
+    distinct = ids.unique()
+    numbers = pl.DataFrame({"id": distinct, "number": np.arange(len(distinct))})
+    number = pl.DataFrame({"id": ids}).join(numbers, on="id", how="left", maintain_order="left")["number"]
+    keys: Ints = keys_of(distinct.to_list())[number.to_numpy()]
+    return keys
+
+
+def _refuse(found: Spilled, unknown_ids: Sequence[str]) -> None:
+    if found.unknown_items:
+        raise BackfillError(
+            f"events: got {found.unknown_items:,} events of items that are not in the catalog of the export, such as "
+            f"{', '.join(map(repr, unknown_ids))}, and none of its items; expected the item ids of the training"
+        )
+    raise BackfillError(f"events: got {found.after:,} events, none of them before --until; expected some")
