@@ -37,6 +37,7 @@ _WRITES_PER_CHECK = 100
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _DAMAGED = (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError)
+_FAILURES = (lmdb.Error, DamagedError, OSError)
 
 
 class _KeysChangedError(Exception):
@@ -224,10 +225,12 @@ class LmdbFolder:
         self.require_own_process()
         for _ in range(_READ_ATTEMPTS):
             try:
-                with self._errors(), self._environment.begin() as transaction:
+                with self._environment.begin() as transaction:
                     return compute(self._view(transaction))
             except _KeysChangedError:
                 continue
+            except _FAILURES as error:
+                raise self._told(error) from None
         raise StoreConfigError(self._wrong_keys())
 
     def write(self, compute: Callable[[View], T], timeout_s: float = -1) -> T:
@@ -344,29 +347,31 @@ class LmdbFolder:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turns the errors of LMDB and of the files into `StoreError`, with messages of one line."""
+        """Turns the errors of LMDB and of the files into `StoreError`."""
         try:
             yield
-        except lmdb.MapFullError:
-            raise FullError(
-                f"{self.name}: full at {self.max_gib:g} GiB; raise EBBTIDE_STATE_MAX_GIB in all processes"
-            ) from None
-        except lmdb.MapResizedError:
-            raise StoreConfigError(
+        except _FAILURES as error:
+            raise self._told(error) from None
+
+    def _told(self, error: Exception) -> StoreError:
+        """An error of LMDB or of the files, with a message of one line."""
+        if isinstance(error, lmdb.MapFullError):
+            return FullError(f"{self.name}: full at {self.max_gib:g} GiB; raise EBBTIDE_STATE_MAX_GIB in all processes")
+        if isinstance(error, lmdb.MapResizedError):
+            return StoreConfigError(
                 f"{self.name}: another process let it grow beyond {self.max_gib:g} GiB; give all processes the same "
                 "EBBTIDE_STATE_MAX_GIB and start them again"
-            ) from None
-        except lmdb.ReadersFullError:
-            raise UnavailableError(f"{self.name}: too many processes and threads read at once") from None
-        except (*_DAMAGED, DamagedError) as error:
-            raise StoreConfigError(
+            )
+        if isinstance(error, lmdb.ReadersFullError):
+            return UnavailableError(f"{self.name}: too many processes and threads read at once")
+        if isinstance(error, (*_DAMAGED, DamagedError)):
+            return StoreConfigError(
                 f"{self.name}: the files in {self.path} are damaged or of another program ({error}); restore a backup, "
                 "or remove the folder"
-            ) from None
-        except lmdb.Error as error:
-            raise self._of_system(error.code, str(error)) from None
-        except OSError as error:
-            raise self._of_system(error.errno, error.strerror or str(error), error.filename) from None
+            )
+        if isinstance(error, OSError):
+            return self._of_system(error.errno, error.strerror or str(error), error.filename)
+        return self._of_system(getattr(error, "code", None), str(error))
 
     def _of_system(self, code: int | None, reason: str, path: object = None) -> StoreError:
         if code in _NO_SPACE:
