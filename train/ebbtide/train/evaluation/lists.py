@@ -21,7 +21,7 @@ from ebbtide.data.catalog import Catalog
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
 from ebbtide.train.evaluation.relevance import Relevance
-from ebbtide.train.evaluation.scores import exclude_seen, score_baskets
+from ebbtide.train.evaluation.scores import CONTEXT_EVENTS, exclude_seen, score_baskets
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import Popularity
 from ebbtide.train.windows import LogTensors
@@ -53,6 +53,7 @@ def rank_baskets(
     popularity: Popularity | None,
     *,
     repeats: bool,
+    context_events: int | None = CONTEXT_EVENTS,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[RankedLists, Floats]:
     """A model's lists over the whole catalog.
@@ -63,6 +64,7 @@ def rank_baskets(
         baskets: The baskets to predict.
         popularity: The prior over time; None for a model without prior.
         repeats: Whether seen items may be in the list.
+        context_events: How many events of a user count at most, the newest ones; None for all.
         progress: Called with the number of baskets just done.
 
     Returns:
@@ -72,7 +74,7 @@ def rank_baskets(
     item = np.full((len(baskets), LENGTH), NO_ITEM, dtype=np.int64)
     score = np.full((len(baskets), LENGTH), -np.inf, dtype=np.float32)
     alpha = np.empty(len(baskets), dtype=np.float32)
-    for scored in score_baskets(model, log, tensors, baskets.head, popularity):
+    for scored in score_baskets(model, log, tensors, baskets.head, popularity, context_events=context_events):
         scores = scored.scores()
         if not repeats:
             exclude_seen(scores, tensors, scored.head)
