@@ -19,6 +19,7 @@ from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.evaluation.evaluate import evaluate_bundle
 from ebbtide.train.evaluation.lists import NO_ITEM, rank_baskets, read_predictions
 from ebbtide.train.evaluation.ratings import predicted_ratings
+from ebbtide.train.evaluation.report import protocol_line
 from ebbtide.train.evaluation.scores import frozen_popularity, live_popularity
 from ebbtide.train.evaluation.testset import TestSet
 from ebbtide.train.stage import train_bundle
@@ -312,3 +313,15 @@ def test_online_replay_is_refused_when_alpha_is_fixed(bundles):
     done = evaluate(bundles / "plain", "--online")
     assert isinstance(done.exception, DataError)
     assert "alpha: got a bundle with alpha fixed at 0.5" in str(done.exception)
+
+
+def test_all_events_of_a_user_count_when_they_are_asked_for(run_of):
+    parts = run_of.bundle.model, run_of.test.log, run_of.test.baskets, frozen_popularity(run_of.bundle)
+    whole, few, many = (rank_baskets(*parts, repeats=False, context_events=events)[0] for events in (None, 5, 10_000))
+    np.testing.assert_allclose(whole.score, many.score, atol=1e-5)
+    history = run_of.test.baskets.head - run_of.test.log.start[run_of.test.owner]
+    assert np.abs(whole.score - few.score)[history <= 5].max(initial=0) < 1e-5
+    assert np.abs(whole.score - few.score)[history > 5].max() > 1e-3
+    run = evaluate_bundle(run_of.bundle, run_of.test, frozen=False, repeats=None, all_events=True)
+    assert run.all_events
+    assert "all events of a user" in protocol_line(run, "updated")

@@ -53,6 +53,14 @@ def command(
             help="Whether seen items may be in the lists. Default: as trained.",
         ),
     ] = None,
+    all_events: Annotated[
+        bool,
+        typer.Option(
+            "--all-events",
+            help="All events of a user count, as in the state that a server keeps. Default: the newest 512, as in a "
+            "request.",
+        ),
+    ] = False,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -147,7 +155,7 @@ def command(
         write_baskets(baskets, test.log, test.baskets)
         console.print(f"[green]✓[/green] {len(test.baskets):,} baskets to predict in {escape(str(baskets))}")
         return
-    run = _run(loaded, test, "Ranking", popularity, repeats, seed)
+    run = _run(loaded, test, "Ranking", popularity, repeats, seed, all_events=all_events)
     rival = None if against is None else _rival(against, run, popularity, repeats, seed, events, catalog)
     learned = _online(run, popularity, online_learning_rate, seed) if online else None
     _print(run, popularity, rival, learned)
@@ -181,7 +189,14 @@ def _require_rival(path: Path | None) -> None:
 
 
 def _run(
-    bundle: InterestBundle, test: TestSet, what: str, popularity: Popularity, repeats: bool | None, seed: int
+    bundle: InterestBundle,
+    test: TestSet,
+    what: str,
+    popularity: Popularity,
+    repeats: bool | None,
+    seed: int,
+    *,
+    all_events: bool,
 ) -> Run:
     from ebbtide.train.evaluation.evaluate import evaluate_bundle
 
@@ -200,6 +215,7 @@ def _run(
             test,
             frozen=popularity is Popularity.frozen,
             repeats=repeats,
+            all_events=all_events,
             seed=seed,
             progress=ranked,
         )
@@ -243,7 +259,8 @@ def _rival(
     # The other bundle may weigh events by another column.
     data = read_dataset(theirs.config.data)
     test = TestSet.of(data.log, data.catalog, theirs.config.data.holdout)
-    evaluation = _run(theirs, test, f"Ranking with {path.name}", popularity, repeats, seed).evaluation
+    what = f"Ranking with {path.name}"
+    evaluation = _run(theirs, test, what, popularity, repeats, seed, all_events=ours.all_events).evaluation
     return Rival(f"{path.name} ({theirs.fingerprint})", evaluation, compare(ours.evaluation, evaluation, seed))
 
 

@@ -26,7 +26,7 @@ from ebbtide.train.evaluation.learned import Learned, learned
 from ebbtide.train.evaluation.lists import RankedLists, rank_baskets, read_predictions
 from ebbtide.train.evaluation.online import OnlineReplay
 from ebbtide.train.evaluation.ratings import Ratings, predicted_ratings, rating_errors
-from ebbtide.train.evaluation.scores import frozen_popularity, live_popularity
+from ebbtide.train.evaluation.scores import CONTEXT_EVENTS, frozen_popularity, live_popularity
 from ebbtide.train.evaluation.testset import TestSet
 from ebbtide.train.popularity import Popularity
 
@@ -75,6 +75,8 @@ class Run:
     test: TestSet
     lists: RankedLists
     repeats: bool
+    all_events: bool
+    """Whether all events of a user counted, not the newest of them."""
     evaluation: Evaluation
     learned: Learned
     ratings: Ratings | None
@@ -145,6 +147,7 @@ def evaluate_bundle(
     *,
     frozen: bool,
     repeats: bool | None,
+    all_events: bool = False,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Run:
@@ -155,6 +158,7 @@ def evaluate_bundle(
         test: Split log.
         frozen: Popularity as training left it, instead of kept up to date as events happen.
         repeats: Whether seen items may be in the lists; None for the model's policy.
+        all_events: Whether all events of a user count, as in a user's state, not only as many as in a request.
         seed: Of all random draws.
         progress: Called with the number of baskets just ranked.
 
@@ -170,12 +174,18 @@ def evaluate_bundle(
 
     repeats = not model.config.exclude_seen if repeats is None else repeats
     popularity = _popularity(bundle, test, frozen=frozen)
-    lists, alpha = rank_baskets(model, test.log, test.baskets, popularity, repeats=repeats, progress=progress)
+    lists, alpha = rank_baskets(
+        *(model, test.log, test.baskets, popularity),
+        repeats=repeats,
+        context_events=None if all_events else CONTEXT_EVENTS,
+        progress=progress,
+    )
     return Run(
         bundle=bundle,
         test=test,
         lists=lists,
         repeats=repeats,
+        all_events=all_events,
         evaluation=evaluate_lists(test, lists, bundle.text_vectors, seed),
         learned=learned(model, alpha, gap_days(test.log, test.baskets), history_events(test.log, test.baskets)),
         ratings=_ratings(bundle, test, _popularity(bundle, test, frozen=frozen), seed),

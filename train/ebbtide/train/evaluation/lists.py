@@ -25,7 +25,7 @@ from ebbtide.data.times import read_times
 from ebbtide.interest.time_units import TimeUnit
 from ebbtide.train.evaluation.online import OnlineReplay
 from ebbtide.train.evaluation.relevance import Relevance
-from ebbtide.train.evaluation.scores import exclude_seen, score_baskets
+from ebbtide.train.evaluation.scores import CONTEXT_EVENTS, exclude_seen, score_baskets
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import Popularity
 from ebbtide.train.windows import LogTensors
@@ -58,6 +58,7 @@ def rank_baskets(
     popularity: Popularity | None,
     *,
     repeats: bool,
+    context_events: int | None = CONTEXT_EVENTS,
     progress: Callable[[int], None] | None = None,
     learner: OnlineReplay | None = None,
 ) -> tuple[RankedLists, Floats]:
@@ -69,6 +70,7 @@ def rank_baskets(
         baskets: The baskets to predict.
         popularity: The prior over time; None for a model without prior.
         repeats: Whether seen items may be in the list.
+        context_events: How many events of a user count at most, the newest ones; None for all.
         progress: Called with the number of baskets just done.
         learner: Moves the users' alphas as the baskets happen; None where they stay as the gate has them.
 
@@ -79,7 +81,11 @@ def rank_baskets(
     item = np.full((len(baskets), LENGTH), NO_ITEM, dtype=np.int64)
     score = np.full((len(baskets), LENGTH), -np.inf, dtype=np.float32)
     alpha = np.empty(len(baskets), dtype=np.float32)
-    for scored in score_baskets(model, log, tensors, baskets.head, popularity, with_difference=learner is not None):
+    for scored in score_baskets(
+        *(model, log, tensors, baskets.head, popularity),
+        context_events=context_events,
+        with_difference=learner is not None,
+    ):
         scores = scored.scores()
         if not repeats:
             exclude_seen(scores, tensors, scored.head)

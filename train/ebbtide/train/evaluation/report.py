@@ -59,6 +59,7 @@ def as_json(run: Run, popularity: str, rival: Rival | None, online: Online | Non
         "holdout": run.bundle.config.data.holdout,
         "popularity": popularity,
         "repeats": run.repeats,
+        "all_events": run.all_events,
         "items": len(run.test.catalog),
         "training_events": int((~run.test.is_test).sum()),
         "users": measured.users,
@@ -126,7 +127,8 @@ def protocol_line(run: Run, popularity: str) -> str:
     kind, _, split_time = run.bundle.config.data.holdout.partition(":")
     split = f"time split ({split_time})" if kind == "time" else "each user's last basket"
     seen = "repeats allowed" if run.repeats else "seen items left out"
-    return f"{split}, all {len(run.test.catalog):,} items ranked, popularity {popularity}, {seen}"
+    events = ", all events of a user" if run.all_events else ""
+    return f"{split}, all {len(run.test.catalog):,} items ranked, popularity {popularity}, {seen}{events}"
 
 
 def ratings_line(ratings: Ratings | None) -> str:

@@ -19,9 +19,10 @@ from ebbtide.train.repeat import with_repeat_scores
 from ebbtide.train.seen_items import SeenItems, seen_items
 from ebbtide.train.windows import LogTensors, batches, predict_windows
 
-_CONTEXT_EVENTS = Limits().max_events
+CONTEXT_EVENTS = Limits().max_events
 """As many as a request may carry when served."""
 _WINDOWS_PER_BATCH = 128
+"""Of `CONTEXT_EVENTS`; fewer longer ones."""
 _TARGETS = 16
 _SCORES_PER_BATCH = 1 << 24
 """64 MiB for each part of the scores at a time, however large the catalog."""
@@ -71,6 +72,7 @@ def score_baskets(
     heads: Ints,
     popularity: Popularity | None,
     *,
+    context_events: int | None = CONTEXT_EVENTS,
     with_difference: bool = False,
 ) -> Iterator[Scored]:
     """Scores before each basket, in batches by ascending time, so that popularity can be counted along.
@@ -81,6 +83,7 @@ def score_baskets(
         tensors: The same events.
         heads: ``[baskets]``, log index of the first event of each basket, ascending.
         popularity: The prior over time, before its first basket; None for a model without prior.
+        context_events: How many events of a user count at most, the newest ones; None for all, as in a user's state.
         with_difference: Whether to keep w_H - w_C of each basket.
 
     Raises:
@@ -91,9 +94,12 @@ def score_baskets(
     wanted[heads] = True
     mask = torch.from_numpy(wanted)
     vectors, factors = model.event_vectors(), model.item_factors()
+    if context_events is None:
+        context_events = int((heads - tensors.first.numpy()[heads]).max(initial=1))
+    windows_per_batch = max(_WINDOWS_PER_BATCH * CONTEXT_EVENTS // max(context_events, CONTEXT_EVENTS), 1)
     events, interests, alphas, differences = [], [], [], []
-    for windows in batches(_windows(log, heads), _WINDOWS_PER_BATCH):
-        part = predict_windows(model, tensors, windows, _CONTEXT_EVENTS, _TARGETS, mask, vectors, exact=True)
+    for windows in batches(_windows(log, heads), windows_per_batch):
+        part = predict_windows(model, tensors, windows, context_events, _TARGETS, mask, vectors, exact=True)
         events.append(part.event)
         interests.append(part.blend.interest)
         alphas.append(part.blend.alpha)
@@ -110,7 +116,7 @@ def score_baskets(
         chosen = by_time[start : start + rows]
         head, index = found[chosen], torch.from_numpy(chosen).to(interest.device)
         scores = interest[index] @ factors.T
-        seen = None if model.repeat is None else seen_before(log, tensors, head)
+        seen = None if model.repeat is None else seen_before(log, tensors, head, context_events)
         prior, seen_prior = _prior(model, popularity, log.time_ms[head], seen)
         repeat = None
         if seen is not None and model.repeat is not None and item_bias is not None:
@@ -145,16 +151,17 @@ def _prior(
     return torch.stack(scores).to(device), torch.cat(of_seen).to(device) if of_seen else None
 
 
-def seen_before(log: EventLog, tensors: LogTensors, heads: Ints) -> SeenItems:
+def seen_before(log: EventLog, tensors: LogTensors, heads: Ints, context_events: int = CONTEXT_EVENTS) -> SeenItems:
     """The items that each user had seen strictly before the basket, as a request would carry them.
 
     Args:
         log: Events.
         tensors: The same events.
         heads: ``[baskets]``.
+        context_events: How many events of a user count, the newest ones.
     """
     first = tensors.first.numpy()[heads]
-    return seen_items(log.item, log.time_ms, log.weight, first, heads, _CONTEXT_EVENTS)
+    return seen_items(log.item, log.time_ms, log.weight, first, heads, context_events)
 
 
 def exclude_seen(scores: Tensor, tensors: LogTensors, heads: Ints) -> None:
