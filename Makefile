@@ -15,7 +15,9 @@ USER_ID ?= 547
 SEED ?= $(shell date +%s)
 TRAIN_DATA := --events $(DATA)/ratings.parquet --user-col userId --item-col movieId --time-col timestamp \
 	--catalog $(DATA)/movies.parquet --text-template "{title} ({year}). {genres}" --title-template "{title} ({year})"
-SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bundle --show-user $(USER_ID)
+# The store of the users' states is artifacts/repository.state, unless EBBTIDE_STATE names another one.
+BACKFILL := $(BIN)/ebbtide backfill $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bundle
+SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bundle --show-user $(USER_ID) --show-change
 SOURCES := interest store data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
@@ -41,6 +43,7 @@ $(ARTIFACTS)/bundle/bundle.json: $(wildcard train/ebbtide/train/*.py train/ebbti
 
 $(ARTIFACTS)/repository/recommend/config.pbtxt: $(ARTIFACTS)/bundle/bundle.json $(wildcard export/ebbtide/export/*.py export/ebbtide/export/*/*.py model_repository/*/*.py) | $(READY)
 	@echo "==> exporting the model repository"
+	@rm -rf $(ARTIFACTS)/repository.state
 	@$(BIN)/ebbtide export $(ARTIFACTS)/bundle --out $(ARTIFACTS)/repository \
 		--attributes $(DATA)/movies.parquet --attribute-col genres
 	@$(BIN)/ebbtide check $(ARTIFACTS)/repository
@@ -49,11 +52,15 @@ $(ARTIFACTS)/repository/recommend/config.pbtxt: $(ARTIFACTS)/bundle/bundle.json 
 wheel: $(READY) ## Build the wheel that `pip install` takes, in dist/
 	@$(BIN)/python -m hatchling build --target wheel --directory dist
 
-serve: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Train, export, start Triton here, recommend, serve until Ctrl-C
+serve: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Train, export, build states, start Triton here, recommend, serve until Ctrl-C
+	@echo "==> building the states of the users from the shipped ratings"
+	@$(BACKFILL)
 	@echo "==> starting Triton on this machine"
 	@$(SERVE) --grpc-port 8001 --http-port 8000 --metrics-port 8002
 
 demo: $(ARTIFACTS)/repository/recommend/config.pbtxt ## The same, and exit
+	@echo "==> building the states of the users from the shipped ratings"
+	@$(BACKFILL)
 	@echo "==> starting Triton on this machine"
 	@$(SERVE) --once
 

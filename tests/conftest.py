@@ -12,6 +12,8 @@ from hypothesis import settings
 
 # Threads that wait do not spin: on a busy machine a fit is twice as fast. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# NumPy's threads spin whatever one says, and the matrices of tests are small. Read when NumPy is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A busy machine is no error: no test fails for the time that it takes. The same examples on every run, so that a
 # failure is the change's own; `make test-random` looks for new ones.

@@ -97,7 +97,7 @@ def users_of(trained):
     return pl.read_csv(trained.bundle_folder.parent / "ratings.csv")["userId"].unique().to_list()
 
 
-@pytest.mark.parametrize("flags", [("--by-user",), ()], ids=["by user", "with histories"])
+@pytest.mark.parametrize("flags", [("--by-user", "--workers", "1"), ()], ids=["by user", "with histories"])
 def test_loadtest_observes_and_asks_by_user_when_told(trained, command, server, client, tmp_path, flags):
     command(
         *("loadtest", server.grpc_url, "--bundle", trained.bundle_folder, "--duration", "3s", "--rate", "20", *flags),

@@ -28,6 +28,7 @@ from ebbtide.cli import (
     refresh,
     serve,
     states,
+    stored,
     train,
     tune,
     verify,
@@ -97,6 +98,8 @@ app.command("recommend")(recommend.command)
 app.command("observe")(states.observe)
 app.command("interest")(states.interest)
 app.command("forget")(states.forget)
+app.command("states")(stored.states)
+app.command("retire")(stored.retire)
 app.command("loadtest")(loadtest.command)
 app.command("tune")(tune.command)
 app.command("capacity")(capacity.command)

@@ -197,24 +197,29 @@ def _print(summary: Summary) -> None:
     for message in summary.log.messages:
         console.print(f"  [yellow]events:[/yellow] {escape(message)}", soft_wrap=True)
     counts, log = summary.counts, summary.log
-    seconds = summary.reading_s + summary.writing_s
-    details = [
-        f"{log.unknown_items:,} of unknown items",
-        f"{counts.late:,} late",
-        f"{summary.events_per_s:,.0f} events/s",
-        f"{summary.bytes_per_user:,.0f} bytes per user",
-    ]
-    if counts.duplicates:
-        details.insert(1, f"{counts.duplicates:,} repeated")
-    if log.after:
-        details.insert(1, f"{log.after:,} not before --until")
-    console.print(
-        f"[green]✓[/green] states of {counts.users:,} users from {counts.added:,} events in "
-        f"{escape(summary.store)}: {', '.join(details)} [dim]({seconds:.1f} s)[/dim]",
-        soft_wrap=True,
-    )
+    seconds = f"[dim]({summary.reading_s + summary.writing_s:.1f} s)[/dim]"
     if counts.done_before:
-        console.print(f"  {counts.done_before:,} users had the events of this log before")
+        console.print(
+            f"[green]✓[/green] {escape(summary.store)} has had the events of this log before for "
+            f"{counts.done_before:,} users {'' if counts.users else seconds}",
+            soft_wrap=True,
+        )
+    if counts.users or not counts.done_before:
+        details = [
+            f"{log.unknown_items:,} of unknown items",
+            f"{counts.late:,} late",
+            f"{summary.events_per_s:,.0f} events/s",
+            f"{summary.bytes_per_user:,.0f} bytes per user",
+        ]
+        if counts.duplicates:
+            details.insert(1, f"{counts.duplicates:,} repeated")
+        if log.after:
+            details.insert(1, f"{log.after:,} not before --until")
+        console.print(
+            f"[green]✓[/green] states of {counts.users:,} users from {counts.added:,} events in "
+            f"{escape(summary.store)}: {', '.join(details)} {seconds}",
+            soft_wrap=True,
+        )
     if counts.kept:
         console.print(
             f"  [yellow]kept:[/yellow] {counts.kept:,} users have the events of another log, and newer events than "

@@ -22,6 +22,8 @@ _EXTRAS = {
     "refresh": "train",
     "backfill": "backfill",
     "ingest": "cli",
+    "states": "state",
+    "retire": "state",
     "deploy": "export",
     "verify": "export",
     "check": "cli",

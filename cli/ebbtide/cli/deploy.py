@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ebbtide.cli.console import console, working
+from ebbtide.cli.stores import Store, store_address
 
 if TYPE_CHECKING:
     from ebbtide.deploy import Deployment
+
+_STORE_TIMEOUT_MS = 10_000
+"""Of a call that reads more users than a request does."""
 
 
 def command(
@@ -37,6 +44,13 @@ def command(
             min=0, max=1, help="Minimum share of the top ten items that both versions have in common, on average."
         ),
     ] = 0.0,
+    state: Store = None,
+    without_states: Annotated[
+        bool,
+        typer.Option(
+            "--without-states", help="Deploy the version although the store does not know the users for it (yet)."
+        ),
+    ] = False,
     keep_previous: Annotated[
         bool,
         typer.Option(
@@ -51,12 +65,18 @@ def command(
     same files and with the answers of the version in service. Only then do the ensembles switch to it; running requests
     finish with the version that they started with. If a step fails, the version in service keeps answering.
 
+    A server that keeps states of users needs them for the new version too: `ebbtide backfill` builds them from the
+    event log. Without them the command refuses the version. From the backfill on, both versions get all events that
+    are observed, so that a roll-back loses none; `ebbtide retire` ends that.
+
     The server must allow loading of models: `ebbtide serve --allow-deploy`, or tritonserver with
     --model-control-mode=explicit --load-model=*.
 
     **Examples**
 
     ebbtide export artifacts/bundle --out artifacts/repository --version 2
+
+    ebbtide backfill artifacts/repository --bundle artifacts/bundle
 
     ebbtide deploy artifacts/repository --server localhost:8001
 
@@ -68,10 +88,18 @@ def command(
         )
     with working("Loading onnx"):
         from ebbtide import deploy as deployment
+        from ebbtide.store import config_from_environment, open_store
         from ebbtide.verify import read_requests
 
     recorded = None if requests is None else read_requests(requests)
-    with working("Deploying") as status:
+    with ExitStack() as stack:
+        status = stack.enter_context(working("Deploying"))
+        address = _address(state, repository)
+        store = None
+        if address is not None and not roll_back:
+            config = config_from_environment(os.environ)
+            config = replace(config, timeout_ms=max(config.timeout_ms, _STORE_TIMEOUT_MS))
+            store = stack.enter_context(open_store(address, config))
 
         def report(part: str) -> None:
             status.update(f"Deploying: {part}")
@@ -86,9 +114,18 @@ def command(
                 requests=recorded,
                 min_overlap=min_overlap,
                 keep_previous=keep_previous,
+                store=store,
+                without_states=without_states,
                 report=report,
             )
     _print(result)
+
+
+def _address(given: str | None, repository: Path) -> str | None:
+    """The store to look at; None for no store, as beside a repository whose server keeps no states."""
+    if given is None and not Path(f"{repository.absolute()}.state").is_dir():
+        return None
+    return None if given == "none" else store_address(given, repository)
 
 
 def _print(result: Deployment) -> None:
@@ -102,4 +139,10 @@ def _print(result: Deployment) -> None:
         console.print(
             f"  {result.comparison.requests} requests: equal to the in-process pipeline; both versions have "
             f"{result.comparison.mean_overlap_at_10:.0%} of their top ten items in common, on average"
+        )
+    if result.states is not None and result.states.users:
+        console.print(
+            f"  states: the new version knows {result.states.known:,} of {result.states.users:,} users of a sample; "
+            f"when the previous version is no longer needed: ebbtide retire {result.previous_fingerprint}",
+            soft_wrap=True,
         )

@@ -169,8 +169,10 @@ def command(
             show_by_state(client, user, query, TitleSource(bundle, catalog, catalog_item_col, title_template).read())
 
 
-def show_by_state(client: InterestClient, user: str, query: Query, titles: Mapping[str, str]) -> None:
-    """Prints what the server knows of a user, alpha, and the recommended titles with scores."""
+def show_by_state(
+    client: InterestClient, user: str, query: Query, titles: Mapping[str, str]
+) -> RecommendResponse | Ranking | Explanation:
+    """Prints what the server knows of a user, alpha, and the recommended titles with scores; returns the answer."""
     from ebbtide.cli.interest_display import print_interest
     from ebbtide.cli.recommend_display import print_answer
     from ebbtide.client import StateUnavailableError, event
@@ -193,6 +195,7 @@ def show_by_state(client: InterestClient, user: str, query: Query, titles: Mappi
         exclude_seen=None if query.seen is None else not query.seen,
     )
     print_answer("Ranked" if query.candidates else "Recommended", answer, titles, query.texts)
+    return answer
 
 
 def show_recommendations(

@@ -66,12 +66,23 @@ def command(
     log_file: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,
     startup_timeout_s: Annotated[float, typer.Option(help="Seconds to wait for the server to become ready.")] = 120.0,
     bundle: Annotated[
-        Path | None, typer.Option(help="Bundle that supplies the users and titles for --show-user.")
+        Path | None,
+        typer.Option(
+            help="Bundle that supplies titles for --show-user, and the events of a user whom the server does not know."
+        ),
     ] = None,
     show_user: Annotated[
         str | None,
-        typer.Option(help="When the server is ready, print recommendations for this user of the bundle's log."),
+        typer.Option(help="When the server is ready, print recommendations for this user, asked for by id."),
     ] = None,
+    show_change: Annotated[
+        bool,
+        typer.Option(
+            "--show-change",
+            help="With --show-user: observe that the user takes the first item, and print how the list changes. This "
+            "adds an event to the store.",
+        ),
+    ] = False,
     allow_deploy: Annotated[
         bool,
         typer.Option(
@@ -97,7 +108,7 @@ def command(
         raise typer.BadParameter("--show-user needs the --bundle that the repository was exported from")
     if server is not None and repository is None:
         _await_running(server, startup_timeout_s)
-        _show(server, bundle, show_user)
+        _show(server, bundle, show_user, changes=show_change)
         return
     if repository is None or server is not None:
         raise typer.BadParameter(
@@ -137,7 +148,7 @@ def command(
         console.print(f"  HTTP     {triton.http_url}")
         console.print(f"  metrics  {triton.metrics_url}")
         console.print(f"  state    {store}")
-        _show(triton.grpc_url, bundle, show_user)
+        _show(triton.grpc_url, bundle, show_user, changes=show_change)
         if once:
             return
         console.print("Serving; Ctrl-C stops.")
@@ -198,11 +209,9 @@ def _await_running(url: str, timeout_s: float) -> None:
     console.print(f"[green]✓[/green] Triton at {url} is ready")
 
 
-def _show(url: str, bundle: Path | None, user: str | None) -> None:
+def _show(url: str, bundle: Path | None, user: str | None, *, changes: bool) -> None:
     if bundle is None or user is None:
         return
-    from ebbtide.cli.recommend import show_recommendations
-    from ebbtide.client import InterestClient
+    from ebbtide.cli.show_user import show_user
 
-    with InterestClient(url) as client:
-        show_recommendations(client, bundle, user)
+    show_user(url, bundle, user, changes=changes)

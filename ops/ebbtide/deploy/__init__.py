@@ -8,7 +8,9 @@ from ebbtide.deploy.errors import (
     LoadRefusedError,
     ModelControlError,
     OtherRepositoryError,
+    StatesMissingError,
 )
+from ebbtide.deploy.states import StatesFound
 from ebbtide.deploy.switch import Deployment, deploy, roll_back
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "ModelControlError",
     "OtherRepositoryError",
     "Served",
+    "StatesFound",
+    "StatesMissingError",
     "deploy",
     "roll_back",
 ]

@@ -4,6 +4,7 @@ DeployError
 ├── ModelControlError          the server does not let models be loaded, or cannot be reached
 ├── OtherRepositoryError       the server serves another repository than the one given
 ├── LoadRefusedError           the server refused a model of the new version; the old one goes on answering
+├── StatesMissingError         the store does not know the users for the new version; nothing was changed
 └── CandidateError             the new version answers otherwise than it should; the old one goes on answering
 """
 
@@ -24,6 +25,10 @@ class OtherRepositoryError(DeployError):
 
 class LoadRefusedError(DeployError):
     """The server refused a model of the new version; the old one goes on answering."""
+
+
+class StatesMissingError(DeployError):
+    """The store does not know the users for the new version; nothing was changed."""
 
 
 class CandidateError(DeployError):

@@ -19,10 +19,12 @@ from pathlib import Path
 from ebbtide.deploy.answers import Comparison, compare_answers
 from ebbtide.deploy.control import ModelControl, Served
 from ebbtide.deploy.errors import CandidateError, DeployError, OtherRepositoryError
+from ebbtide.deploy.states import StatesFound, find_states, require_states
 from ebbtide.export import versions
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.manifest import read_manifest
 from ebbtide.interest import contract
+from ebbtide.store import StateStore
 from ebbtide.v1 import RecommendRequest
 from ebbtide.verify import VerifyError, compare_server, first_failure, random_requests
 
@@ -42,6 +44,9 @@ class Deployment:
     fingerprint: str
     comparison: Comparison | None
     """Of the answers before and after; None for a roll-back."""
+    previous_fingerprint: str
+    states: StatesFound | None = None
+    """Of the new version; None where no store was looked at."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds that each stage took."""
 
@@ -54,6 +59,8 @@ def deploy(
     requests: Sequence[RecommendRequest] | None = None,
     min_overlap: float = 0.0,
     keep_previous: bool = True,
+    store: StateStore | None = None,
+    without_states: bool = False,
     report: Callable[[str], None] = lambda _stage: None,
 ) -> Deployment:
     """Brings a version into service.
@@ -66,11 +73,15 @@ def deploy(
             switch. None takes random ones over the new version's catalog.
         min_overlap: Share of the first ten items, mean over the requests, that both versions must name.
         keep_previous: Whether the version before stays loaded, so that a roll-back takes no time.
+        store: Of the users' states, as the servers use it: most users whom the version in service knows must have a
+            state of the new version. None does not look.
+        without_states: Deploys a version that does not know the users all the same.
         report: Called with the name of each stage as it begins.
 
     Raises:
         DeployError: The old version goes on answering; the message says what to do.
         ExportError: The folder is no sound export, or has no such version.
+        StoreError: The store failed; nothing was changed.
     """
     stages = _Stages(report)
     with _alone(repository), _controls(addresses) as servers:
@@ -83,6 +94,11 @@ def deploy(
                 f"{list(versions.available_versions(repository))}: write one with `ebbtide export --version`"
             )
         before = versions.loaded_versions(repository)
+        states = None
+        if store is not None:
+            states = find_states(store, current.fingerprint, versions.version_fingerprint(repository, target))
+            if not without_states:
+                require_states(states, target, store)
         asked = random_requests(repository, target, _RANDOM_REQUESTS) if requests is None else requests
         comparisons: list[Comparison] = []
         with _undone(lambda: _load(servers, repository, before)):
@@ -99,7 +115,15 @@ def deploy(
         if not keep_previous:
             with stages("unload"):
                 _load(servers, repository, {target})
-        return Deployment(target, current.version, servers[0].served().fingerprint, comparisons[0], stages.seconds)
+        return Deployment(
+            target,
+            current.version,
+            servers[0].served().fingerprint,
+            comparisons[0],
+            current.fingerprint,
+            states,
+            stages.seconds,
+        )
 
 
 def roll_back(
@@ -122,7 +146,14 @@ def roll_back(
             )
         with stages("switch"), _undone(lambda: _switch(servers, repository, current.version)):
             _switch(servers, repository, others[0])
-        return Deployment(others[0], current.version, servers[0].served().fingerprint, None, stages.seconds)
+        return Deployment(
+            others[0],
+            current.version,
+            servers[0].served().fingerprint,
+            None,
+            current.fingerprint,
+            seconds=stages.seconds,
+        )
 
 
 def _load(servers: Sequence[ModelControl], repository: Path, chosen: Iterable[int]) -> None:

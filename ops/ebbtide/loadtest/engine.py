@@ -71,7 +71,8 @@ class Generator:
         self._timeout_s, self._count = timeout_s, connections
         self._access = access or Access()
         self._choices = workload.choices()
-        self._messages = [[_sendable(message) for message in workload.messages[name]] for name in workload.endpoints]
+        sendable = _stamped if workload.names_users else prefixed
+        self._messages = [[sendable(message) for message in workload.messages[name]] for name in workload.endpoints]
         self._next, self._step = share
         self._load: _Load | None = None
         self._channels: list[Channel[_Ticket]] = []
@@ -324,8 +325,8 @@ class _Load:
         return due_s <= now_s
 
 
-def _sendable(message: bytes) -> bytes | Stamped:
-    """A message as it is sent: ready, or ready but for its times."""
+def _stamped(message: bytes) -> bytes | Stamped:
+    """A message as it is sent, but for its times if it names a user."""
     sent = prefixed(message)
     return stamped(message, sent[: len(sent) - len(message)]) or sent
 

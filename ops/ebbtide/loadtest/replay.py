@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 import numpy as np
@@ -78,6 +78,11 @@ class Workload:
     """Users whom the requests name."""
 
     @property
+    def names_users(self) -> bool:
+        """Whether some requests name a user."""
+        return self.by_user or contract.OBSERVE.name in self.mix
+
+    @property
     def endpoints(self) -> tuple[str, ...]:
         """The endpoints of the mix."""
         return tuple(self.mix)
@@ -135,16 +140,13 @@ def build_workload(
     messages = {endpoint: [infer_message(encoder.encode(endpoint, int(head))) for head in heads] for endpoint in mix}
     pauses = [(log.time_ms[session] - log.time_ms[session[0]]) / 1e3 for session in chosen]
     users, first = np.unique(log.user[heads], return_index=True)
-    is_named = by_user or contract.OBSERVE.name in mix
-    return Workload(
-        mix,
-        messages,
-        pauses,
-        len(users),
-        seed,
-        by_user=by_user,
+    built = Workload(mix, messages, pauses, len(users), seed, by_user=by_user)
+    if not built.names_users:
+        return built
+    return replace(
+        built,
         histories=tuple(encoder.known(int(head)) for head in heads[first]) if by_user else (),
-        user_ids=tuple(map(encoder.user_id, heads[first].tolist())) if is_named else (),
+        user_ids=tuple(encoder.user_id(int(head)) for head in heads[first]),
     )
 
 

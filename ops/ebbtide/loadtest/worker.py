@@ -73,7 +73,7 @@ def _generator(command: dict[str, Any], connection: Connection) -> Generator:
     messages = {name: read_messages(connection.recv_bytes()) for name in command["mix"]}
     return Generator(
         command["target"],
-        Workload(command["mix"], messages, (), command["users"], command["seed"]),
+        Workload(command["mix"], messages, (), command["users"], command["seed"], by_user=command["by_user"]),
         timeout_s=command["timeout_s"],
         access=read_access(os.environ.get(ACCESS_VARIABLE)),
         share=(command["worker"], command["workers"]),

@@ -188,10 +188,18 @@ class Workers:
         """Gives the workers their requests."""
         workload = self._workload
         packed = [write_messages(messages) for messages in workload.messages.values()]
-        plan = {"mix": workload.mix, "users": workload.users, "seed": workload.seed, "workers": self._count}
+        plan = {
+            "do": "take",
+            "target": self._target,
+            "timeout_s": self._timeout_s,
+            "workers": self._count,
+            "mix": workload.mix,
+            "users": workload.users,
+            "seed": workload.seed,
+            "by_user": workload.by_user,
+        }
         for number, connection in enumerate(self._connections):
-            share = {"do": "take", "target": self._target, "timeout_s": self._timeout_s, "worker": number}
-            self._tell(connection, {**share, **plan})
+            self._tell(connection, {**plan, "worker": number})
             for messages in packed:
                 self._tell(connection, messages)
         self._hear_all(_START_S)

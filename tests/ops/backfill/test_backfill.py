@@ -194,7 +194,7 @@ def test_rest_is_written_when_a_killed_run_is_started_again(
         written = sum(1 for _ in store.users(fingerprint))
         assert 0 < written < len(users)
         output = ebbtide(*command)
-        assert f"{written:,} users had the events of this log before" in output
+        assert f"has had the events of this log before for {written:,} users" in output
         states_of(store, users).assert_same(expected(frame, users, weight=True))
 
 
