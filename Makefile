@@ -21,7 +21,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest store data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-loadtest bench-tune bench-docs clean
+.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -116,6 +116,9 @@ bench-training: $(READY) $(QUALITY_VENV)/.ready ## Training speed of Ebbtide and
 
 bench-export: $(READY) ## Every variant of the exported encoder: fidelity, speed, size (about 8 minutes with training; BUNDLE=folder: 4)
 	@$(BIN)/python benchmarks/export.py $(if $(BUNDLE),--bundle $(BUNDLE))
+
+bench-state: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Users' states: asked by id, observed, backfilled (15 minutes; QUICK=1: 4)
+	@$(BIN)/python -m benchmarks.state $(if $(QUICK),--quick)
 
 bench-head: $(READY) ## Precisions of the scoring head by size of the catalog (minutes)
 	@$(BIN)/python -m benchmarks.export_head

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.page.text import interval, number, tables_of
 from benchmarks.serving.report import PLOT, Goal, Lines
 from benchmarks.serving.report import tables as serving_tables
+from benchmarks.state import report as state_report
 
 Content = dict[str, Any]
 
@@ -172,6 +173,17 @@ SECTIONS = (
         "[the serving benchmark](benchmarks-serving.md).",
         serving_tables,
         plots=(PLOT,),
+    ),
+    Section(
+        "Users' states",
+        "state.json",
+        "make bench-state",
+        "Recommendations by user id compared with requests that carry the events, observing, and backfill of a "
+        "generated log, with the embedded store and with Redis: [online interest](online-interest.md), "
+        "[state store](state-store.md). What is compared takes turns on one server. Observing sends 64 users with one "
+        "new event each in a request, and counts the processor time of the server and of Redis.",
+        state_report.tables,
+        goals=state_report.GOALS,
     ),
     Section(
         "Encoder",

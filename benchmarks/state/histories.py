@@ -57,7 +57,7 @@ def write_log(bundle: InterestBundle, path: Path, events: int) -> Log:
     Args:
         bundle: For its catalog and log.
         path: File to write.
-        events: In all; those of the users of `LENGTHS` and `OBSERVED` are among them.
+        events: In all; those of the users of `LENGTHS` and `OBSERVED` are among them, so a million at least.
     """
     random = np.random.default_rng(_SEED)
     popular = read_dataset(bundle.config.data).log.item
@@ -66,7 +66,7 @@ def write_log(bundle: InterestBundle, path: Path, events: int) -> Log:
     counts = np.concatenate(
         [np.repeat(list(LENGTHS), list(LENGTHS.values())), np.full(OBSERVED, OBSERVED_EVENTS)]
     ).astype(np.int64)
-    others = _lengths_of_others(random, events - int(counts.sum()))
+    others = _lengths_of_others(random, max(events - int(counts.sum()), 0))
     ids += [f"user-{index}" for index in range(others.size)]
     counts = np.concatenate([counts, others])
 

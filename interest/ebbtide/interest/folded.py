@@ -95,7 +95,8 @@ def decode_folded(
         joined = b"".join([section[:stop] for section, (stop, _, mine) in with_sizes if mine is half_precision])
         sums = np.frombuffer(joined, dtype="<f2" if half_precision else "<f4").reshape(-1, 2, d)
         chosen = np.equal(precisions, half_precision)
-        stored[(counts > 0) & chosen[:, None]] = sums
+        # Usually all are of one precision.
+        stored[counts > 0 if chosen.all() else (counts > 0) & chosen[:, None]] = sums
         if half_precision:
             stored[chosen] *= np.exp2(headers["scale"][chosen].astype(np.float64))[..., None]
     state = InterestState(headers["newest_ms"].astype(np.int64), stored, counts)
