@@ -29,10 +29,10 @@ def command(
     server: Server = LOCAL,
     redis: Annotated[
         str | None,
-        typer.Option(help="Redis with the stream of events: redis://HOST:PORT/NUMBER, or rediss://... for TLS."),
+        typer.Option(help="Address of the Redis with the stream of events, as for `ebbtide serve --state`."),
     ] = None,
     kafka: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT,...", help="Kafka brokers (needs ebbtide[kafka]).")
+        str | None, typer.Option(metavar="BROKERS", help="Kafka brokers (host:port,...; needs ebbtide[kafka]).")
     ] = None,
     stream: Annotated[
         str, typer.Option("--stream", "--topic", help="Name of the Redis stream, or of the Kafka topic.")
@@ -61,7 +61,7 @@ def command(
     ] = None,
     kafka_config: Annotated[
         Path | None,
-        typer.Option(help="Properties file with settings of librdkafka, such as security.protocol and sasl.password."),
+        typer.Option(help="Properties file with settings of librdkafka, such as those of TLS and SASL."),
     ] = None,
     user_field: Annotated[str, typer.Option(help="Key of the user id.")] = "user",
     item_field: Annotated[str, typer.Option(help="Key of the item id.")] = "item",
@@ -72,13 +72,14 @@ def command(
     event_id_field: Annotated[
         str, typer.Option(help="Key of the event id, where an event has one: events with the same id count once.")
     ] = "event_id",
-    message_ids: Annotated[
+    item_time_ids: Annotated[
         bool,
         typer.Option(
-            help="Give an event without an id that of its message in the stream. --no-message-ids: item and time are "
-            "the id, as for `ebbtide backfill`."
+            "--item-time-ids",
+            help="Item and time are the id of an event that has none, as for `ebbtide backfill`. Default: the id of "
+            "its message in the stream.",
         ),
-    ] = True,
+    ] = False,
     time_unit: Annotated[
         TimeUnit | None,
         typer.Option(help="Unit of numeric times. Default: found by magnitude for times between 1995 and 2200."),
@@ -174,7 +175,7 @@ def command(
             client,
             FieldNames(user_field, item_field, time_field, weight_field, event_id_field, time_unit),
             unknown_items=None if unknown_items is None else unknown_items.value,
-            id_from_message=message_ids,
+            id_from_message=not item_time_ids,
             rejected=file,
             messages_per_batch=batch,
             wait_s=wait_ms / 1000,

@@ -58,8 +58,8 @@ def command(
     state: Annotated[
         str | None,
         typer.Option(
-            help="Address of the store of the users' states: embedded:FOLDER, redis://HOST:PORT/NUMBER, rediss://... "
-            "(TLS), redis+cluster://... or rediss+cluster://...; none for no store. Default: the variable "
+            help="Address of the store of the users' states: embedded:FOLDER, redis://HOST, rediss://HOST "
+            "(TLS), or a cluster (see the docs on the state store); none for no store. Default: the variable "
             "EBBTIDE_STATE, or else a folder beside the repository, embedded:REPOSITORY.state.",
         ),
     ] = None,

@@ -12,8 +12,8 @@ Store = Annotated[
     typer.Option(
         "--state",
         envvar="EBBTIDE_STATE",
-        help="Address of the store of the users' states: embedded:FOLDER, redis://HOST:PORT/NUMBER, rediss://... "
-        "(TLS), redis+cluster://... or rediss+cluster://... Default: the folder beside the repository that "
+        help="Address of the store of the users' states: embedded:FOLDER, redis://HOST, rediss://HOST "
+        "(TLS), or a cluster (see the docs on the state store). Default: the folder beside the repository that "
         "`ebbtide serve` uses, embedded:REPOSITORY.state.",
     ),
 ]
