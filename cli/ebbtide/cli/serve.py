@@ -60,7 +60,7 @@ def command(
         typer.Option(
             help="Address of the store of the users' states: embedded:FOLDER, redis://HOST, rediss://HOST "
             "(TLS), or a cluster (see the docs on the state store); none for no store. Default: the variable "
-            "EBBTIDE_STATE, or else a folder beside the repository, embedded:REPOSITORY.state.",
+            "EBBTIDE_STATE, or else a folder beside the repository, REPOSITORY.state.",
         ),
     ] = None,
     log_file: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,

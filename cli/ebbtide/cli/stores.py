@@ -14,7 +14,7 @@ Store = Annotated[
         envvar="EBBTIDE_STATE",
         help="Address of the store of the users' states: embedded:FOLDER, redis://HOST, rediss://HOST "
         "(TLS), or a cluster (see the docs on the state store). Default: the folder beside the repository that "
-        "`ebbtide serve` uses, embedded:REPOSITORY.state.",
+        "`ebbtide serve` uses.",
     ),
 ]
 
