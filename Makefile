@@ -9,8 +9,8 @@ QUALITY_VENV := $(ARTIFACTS)/quality-venv
 SERVING_VENV := $(ARTIFACTS)/serving-venv
 KSERVE_VENV := $(ARTIFACTS)/kserve-venv
 DATA := examples/movielens-small
-# A user of the shipped data with a long history and a last session, shown by `make demo` and `make serve`.
-USER_ID ?= 547
+# A user of the shipped data with ten years of history and a last session, shown by `make demo` and `make serve`.
+USER_ID ?= 648
 # Of `make test-random`: the one it printed finds the same failures again.
 SEED ?= $(shell date +%s)
 TRAIN_DATA := --events $(DATA)/ratings.parquet --user-col userId --item-col movieId --time-col timestamp \
@@ -21,7 +21,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest store data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-loadtest bench-tune bench-docs clean
+.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-replay bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -119,6 +119,12 @@ bench-export: $(READY) ## Every variant of the exported encoder: fidelity, speed
 
 bench-state: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Users' states: asked by id, observed, backfilled (15 minutes; QUICK=1: 4)
 	@$(BIN)/python -m benchmarks.state $(if $(QUICK),--quick)
+
+$(ARTIFACTS)/held-out/bundle.json: | $(READY)
+	@$(BIN)/ebbtide train $(TRAIN_DATA) --holdout time:0.2 --out $(ARTIFACTS)/held-out
+
+bench-replay: $(ARTIFACTS)/held-out/bundle.json ## A held-out log replayed through a server's states, beside ebbtide evaluate (minutes, and a training)
+	@$(BIN)/python -m benchmarks.replay
 
 bench-head: $(READY) ## Precisions of the scoring head by size of the catalog (minutes)
 	@$(BIN)/python -m benchmarks.export_head

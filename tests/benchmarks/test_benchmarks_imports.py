@@ -12,6 +12,7 @@ import pytest
         "benchmarks.export",
         "benchmarks.export_head",
         "benchmarks.loadtest",
+        "benchmarks.replay",
         "benchmarks.quality.__main__",
         "benchmarks.quality.worlds",
         "benchmarks.serving.catalog",
