@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ebbtide.train.evaluation.testset import TestSet
 
 
-_LEARNING_RATE = 0.2
+_LEARNING_RATE = 0.5
 _NOTABLE_SHARE = 0.2
 """Share of relevant events with a seen item that is worth a note."""
 _TEXT_FILES = {".csv", ".tsv", ".jsonl", ".ndjson"}

@@ -69,17 +69,19 @@ class OnlineReplay:
         if scored.difference is None:
             raise ValueError("scored: got no difference of the two halves; expected it, from `with_difference`")
         difference, alpha = scored.difference.numpy(), scored.alpha.numpy()
-        used = np.empty_like(alpha)
+        used = alpha.copy()
+        cases = np.searchsorted(self._head, scored.head)
         bounds = self._bounds_of_seen(scored)
-        for row, case in enumerate(np.searchsorted(self._head, scored.head).tolist()):
-            user, one = self._owner[case : case + 1], slice(row, row + 1)
+        # Without a history or without a session, alpha is 1 or 0 and cannot move.
+        for row in np.flatnonzero((alpha * (1 - alpha) * difference).any(axis=1)).tolist():
+            case, one = int(cases[row]), slice(row, row + 1)
+            user = self._owner[case : case + 1]
             used[one] = shifted_alpha(alpha[one], self.offset[user])
-            change = ((used[one] - alpha[one]) * difference[one])[0]
             fixed = np.zeros(scores.shape[1], dtype=np.bool_)
             if scored.seen is not None:
                 fixed[scored.seen.item[bounds[row] : bounds[row + 1]].numpy()] = True
-            if change.any():
-                moved = self._factors @ change
+            if self.offset[user].any():
+                moved = self._factors @ ((used[one] - alpha[one]) * difference[one])[0]
                 moved[fixed] = 0
                 scores[row] += torch.from_numpy(moved)
             taken = np.zeros(scores.shape[1], dtype=np.bool_)
