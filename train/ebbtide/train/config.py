@@ -121,7 +121,7 @@ class TrainConfig(BaseModel):
     """Epochs without a better validation NDCG@10 before training stops; the low learning rates at the end of the
     schedule often help."""
     start: Start | None = None
-    """Where training begins. None: both are tried and validation chooses; with a repeat score, at the texts."""
+    """Where training begins. None: both are raced, and validation chooses; with a repeat score, at the texts."""
     text_directions: int = Field(16, ge=0)
     """Directions, each used twice, of the start at the texts; the other dimensions start without an effect."""
     residual_half_trust_events: float = Field(30.0, ge=0)
