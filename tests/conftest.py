@@ -22,6 +22,12 @@ settings.register_profile("random", deadline=None, print_blob=True)
 settings.load_profile("fixed")
 
 
+def pytest_collection_modifyitems(items):
+    """Sends the tests of a folder to one worker of pytest-xdist: a folder's servers and exports are made once."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(str(item.path.parent.relative_to(Path(__file__).parent))))
+
+
 @pytest.fixture(scope="session")
 def movielens():
     """The folder of the shipped data."""
