@@ -310,15 +310,15 @@ class InterestPipeline:
         counts = np.bincount(np.concatenate([user, *(kind.user for kind in before)]))
         if counts.max(initial=0) <= self.parameters.config.limits.adjustments:
             return user, item, score
-        # An item's last place in the list is the most important one.
+        # An item's last position in the list is the most important one.
         least_first = [(user[::-1], item[::-1]) for user, item in reversed(weighed.seen_items())]
         seen_user, seen_item = (np.concatenate(column) for column in zip(*least_first, strict=True))
         known = seen_item != UNKNOWN
         width = self.index.sorted_key.size
-        place = np.empty(user.size, dtype=np.int64)
+        position = np.empty(user.size, dtype=np.int64)
         key = (user * width + item).searchsorted((seen_user * width + seen_item)[known])
-        place[key] = -np.arange(key.size)
-        order = np.lexsort((place, user))
+        position[key] = -np.arange(key.size)
+        order = np.lexsort((position, user))
         return user[order], item[order], score[order]
 
     def _outputs(
