@@ -70,7 +70,7 @@ class FromRecords:
     base: FoldedSums
     """Of the folded events."""
     clock_ms: Ints
-    """``[B]``: from which ages are measured: `now`, or the newest folded event where that is later."""
+    """``[users]``: from which ages are measured: `now`, or the newest folded event where that is later."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ class Weighed:
 
     @property
     def alpha_used(self) -> Floats:
-        """``[B, 1]``."""
+        """``[users, 1]``."""
         alpha = self.blend.alpha
         return alpha if alpha.shape[1] == 1 else np.asarray(alpha.mean(axis=1, keepdims=True))
 
     @property
     def event_counts(self) -> npt.NDArray[np.int32]:
-        """``[B, 3]``."""
+        """``[users, 3]``."""
         users = self.columns.users
         counts = np.empty((users, 3), dtype=np.int32)
         folded = 0 if self.from_records is None else self.from_records.base.counts
@@ -105,7 +105,7 @@ class Weighed:
 
     @property
     def partly_scaled(self) -> Bools:
-        """Users whose `decay_scale` cannot reach the decay inside their folded sums, ``[B]``."""
+        """Users whose `decay_scale` cannot reach the decay inside their folded sums, ``[users]``."""
         if self.from_records is None or self.columns.decay_scale is None:
             return np.zeros(self.columns.users, dtype=np.bool_)
         scaled: Bools = self.from_records.base.counts.any(axis=1) & (self.columns.decay_scale != 1)
@@ -113,7 +113,7 @@ class Weighed:
 
     @property
     def state_status(self) -> npt.NDArray[np.int32]:
-        """`StateStatus` of users who came with a record or may have one, ``[B, 1]``."""
+        """`StateStatus` of users who came with a record or may have one, ``[users, 1]``."""
         known = np.zeros(self.columns.users, dtype=np.bool_)
         if self.from_records is not None:
             known = self.from_records.states.known
