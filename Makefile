@@ -99,8 +99,9 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix $(PROGRAMS)
 	@$(BIN)/ruff format $(PROGRAMS)
 
-stubs: $(READY) ## Generate the gRPC stubs from proto/
+stubs: $(READY) ## Generate the gRPC stubs and the OpenAPI document from proto/
 	@$(BIN)/python scripts/generate_stubs.py
+	@$(BIN)/python scripts/generate_openapi.py
 
 $(QUALITY_VENV)/.ready: benchmarks/quality/requirements.txt | $(READY)
 	@echo "==> setting up the library baselines in $(QUALITY_VENV)"

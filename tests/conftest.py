@@ -22,6 +22,7 @@ settings.register_profile("random", deadline=None, print_blob=True)
 settings.load_profile("fixed")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Sends the tests of a folder to one worker of pytest-xdist: a folder's servers and exports are made once."""
     for item in items:
