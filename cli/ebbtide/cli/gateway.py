@@ -41,7 +41,7 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="ORIGIN",
-            help="Origin whose web pages may call over HTTP, such as https://shop.example; may be given several times.",
+            help="Origin (scheme, host and port) whose web pages may call over HTTP; may be given several times.",
         ),
     ] = None,
     timeout_s: Annotated[
