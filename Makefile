@@ -66,7 +66,7 @@ demo: $(ARTIFACTS)/repository/recommend/config.pbtxt ## The same, and exit
 
 test: $(READY) ## All checks and tests
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4
 
 test-slow: $(READY) $(KSERVE_VENV)/.ready ## The tests that `make test` leaves out: Node.js, KServe's client, minutes
 	@$(BIN)/pytest -m slow
