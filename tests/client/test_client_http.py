@@ -336,3 +336,27 @@ def test_half_life_is_null_when_it_is_infinite():
 def test_every_status_of_a_call_has_a_status_of_http():
     assert {status.name for status in HTTP_STATUS} >= {"INVALID_ARGUMENT", "UNAVAILABLE", "UNAUTHENTICATED"}
     assert all(400 <= status < 600 for status in HTTP_STATUS.values())
+
+
+@pytest.mark.slow
+def test_no_request_made_from_the_openapi_document_is_a_server_error(triton, tmp_path):
+    program = REPOSITORY / "artifacts" / "schemathesis-venv" / "bin" / "schemathesis"
+    if not program.exists():
+        pytest.skip("schemathesis has an environment of its own: make artifacts/schemathesis-venv/.ready")
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+
+    async def fuzz(caller):
+        document = (await caller.send("GET", "/openapi.json")).json
+        for path in document["paths"].values():
+            # A deadline of a millisecond passes, which is status 504 and no defect.
+            path.get("post", {}).pop("parameters", None)
+        file = tmp_path / "openapi.json"
+        file.write_text(json.dumps(document))
+        command = [program, "run", file, "--url", f"http://127.0.0.1:{caller.port}", "--max-examples", "750"]
+        command += ["--checks", checks, "--seed", "1"]
+        command += ["--phases", "examples,coverage,fuzzing", "--request-timeout", "60"]
+        return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+
+    done = ask(triton.grpc_url, fuzz)
+    print(done.stdout[-600:])
+    assert done.returncode == 0, done.stdout[-5000:]
