@@ -112,6 +112,7 @@ EVENT_ITEM = Tensor(
     (Axis.EVENTS,),
     "item key of each event: the 64-bit xxHash of the item id's UTF-8 bytes, as a signed integer",
     ragged=True,
+    optional=True,
 )
 EVENT_TIME = Tensor(
     "event_time",
@@ -119,6 +120,7 @@ EVENT_TIME = Tensor(
     (Axis.EVENTS,),
     "Unix time of each event in milliseconds, UTC, not after `now`",
     ragged=True,
+    optional=True,
 )
 EVENT_IS_CURRENT = Tensor(
     "event_is_current",
@@ -533,7 +535,13 @@ OBSERVER = Model(
     "observer",
     Kind.PYTHON,
     True,
-    (replace(USER, optional=False), EVENT_ITEM, EVENT_TIME, EVENT_WEIGHT, EVENT_ID, EVENT_COUNT, IGNORE_UNKNOWN),
+    (
+        *(replace(tensor, optional=False) for tensor in (USER, EVENT_ITEM, EVENT_TIME)),
+        EVENT_WEIGHT,
+        EVENT_ID,
+        EVENT_COUNT,
+        IGNORE_UNKNOWN,
+    ),
     (OBSERVED,),
     needs_store=True,
 )

@@ -17,8 +17,6 @@ from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.pipeline import InterestPipeline, Records
 from ebbtide.interest.state_events import StateEvents
 
-_NO_EVENTS = np.zeros(0, dtype=np.int64)
-
 
 class InterestReader:
     """Tells the interest of users, how lasting it is, and their newest events."""
@@ -49,8 +47,7 @@ class InterestReader:
         ]
 
     def _answer(self, request: RequestTensors, record: Records) -> dict[str, npt.NDArray[Any]]:
-        asked = {**request, contract.EVENT_ITEM.name: _NO_EVENTS, contract.EVENT_TIME.name: _NO_EVENTS}
-        weighed = self._pipeline.weigh([asked], [record])
+        weighed = self._pipeline.weigh([request], [record])
         parameters, scale = self._pipeline.parameters, weighed.columns.decay_scale
         decays = event_decays(weighed.batch, parameters.decay_rate_per_day, parameters.rank_decay_rate, scale)
         events = StateEvents.of(weighed, decays, self._ids)

@@ -21,9 +21,10 @@ def encode(request: RecommendRequest, now_ms: int) -> EncodedRequest:
         now_ms: The caller's clock, Unix milliseconds; used when the request carries no `now`.
 
     Returns:
-        For ``recommend``: ``event_item``, ``event_time`` int64 ``[1, events]`` and ``now`` int64 ``[1, 1]``, and the
-        optional tensors that the request calls for. For ``recommend_text`` the same without the leading dimension, and
-        ``text`` of bytes ``[texts]``; events with a text alone stand behind those with an item.
+        For ``recommend``: ``now`` int64 ``[1, 1]``, ``event_item`` and ``event_time`` int64 ``[1, events]`` (neither
+        for a user without events in the request), and the optional tensors that the request calls for. For
+        ``recommend_text`` the same without the leading dimension, and ``text`` of bytes ``[texts]``; events with a text
+        alone stand behind those with an item.
 
     Raises:
         InvalidArgumentError: What the server could not see: `events` mixed with `history` or `current`, an event
