@@ -57,7 +57,7 @@ def measure_sizes(repository: Path, store: MeasuredStore) -> Results:
 
 def _record_bytes(repository: Path, store: MeasuredStore) -> Iterator[int]:
     version = str(versions.served_version(repository))
-    fingerprint = read_interest_config(repository / contract.OBSERVER.name / version).fingerprint.encode()
+    fingerprint = read_interest_config(repository / contract.OBSERVER.name / version).states.encode()
     with open_store(store.address, CONFIG) as opened:
         users = opened.users(fingerprint)
         while some := list(islice(users, _READ_AT_ONCE)):

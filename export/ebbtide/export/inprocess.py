@@ -72,7 +72,7 @@ class InProcessPipeline:
             self.limits = self.weights.parameters.config.limits
         except (ValueError, KeyError, OSError) as error:
             raise RepositoryError(f"{repository}: damaged export: {error}") from error
-        self.users = Users(store, self.fingerprint)
+        self.users = Users(store, self.weights.parameters.config.states)
         self._runs: dict[str, Run] = {}
 
     @cached_property

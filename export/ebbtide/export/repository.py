@@ -19,6 +19,7 @@ from ebbtide.export.manifest import read_manifest, read_models, write_entries
 from ebbtide.export.merge import add_version, models_beside, require_fitting
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE
+from ebbtide.export.state_fingerprint import state_fingerprint
 from ebbtide.export.sweep import SweepRow
 from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract
@@ -193,6 +194,7 @@ def _size_bytes(folder: Path) -> int:
 def _manifest_entry(result: ExportReport, bundle: InterestBundle, options: ExportOptions) -> dict[str, Any]:
     return {
         "fingerprint": result.fingerprint,
+        "states": state_fingerprint(bundle),
         "bundle": bundle.fingerprint,
         "options": asdict(options),
         "items": result.items,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ebbtide.export.attributes import CatalogAttributes
 from ebbtide.export.errors import KeyCollisionError
 from ebbtide.export.facts import ATTRIBUTE_COLUMNS
+from ebbtide.export.state_fingerprint import state_fingerprint
 from ebbtide.interest import exported, parameters
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.item_ids import ItemIds
@@ -45,6 +46,7 @@ def interest_parameters(
         exclude_seen=settings.exclude_seen,
         ignore_unknown=ignore_unknown,
         limits=limits,
+        state_fingerprint=state_fingerprint(bundle),
     )
     return InterestParameters(
         config,

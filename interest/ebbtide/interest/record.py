@@ -32,8 +32,10 @@ HALF_KNOWN_IDS = 16
 RAW_EVENTS = 512
 """Events that a record holds at most before its own export folds them; `append_raw` drops the oldest beyond these."""
 
-_MARK = b"Eb\x01"
-"""What a record begins with; the last byte is the version of the format."""
+FORMAT = 1
+"""The version of the format of records."""
+_MARK = b"Eb" + bytes([FORMAT])
+"""What a record begins with."""
 HALF_PRECISION = 1
 """The bit of ``flags`` that is set where the folded sums have 16 bits."""
 HEADER = np.dtype(
@@ -267,10 +269,11 @@ class Records:
         """Whether each event is neither in the records nor repeats an earlier one of its user, ``[events]``.
 
         Records forget the ids of old events. So if one of a user's events is in the record, those that are older than
-        what is folded count as known as well: the events were sent before, as a whole.
+        what is folded count as known as well: the events were sent before, as a whole. A record that has forgotten no
+        id yet tells each event by itself.
         """
         new = self.has_new_id(events)
-        is_late = new & (events.time_ms < self.headers["newest_ms"][events.user])
+        is_late = new & (events.time_ms < self.headers["newest_ms"][events.user]) & self.has_forgotten[events.user]
         if np.count_nonzero(is_late) and not new.all():
             repeated = events.take(~new)
             _, first = np.unique(np.stack([repeated.user, repeated.event_id]), axis=1, return_index=True)
@@ -279,6 +282,14 @@ class Records:
             sent_before[once.user[~self.has_new_id(once)]] = True
             new &= ~(is_late & sent_before[events.user])
         return new
+
+    @property
+    def has_forgotten(self) -> Bools:
+        """Which records have had events whose ids they do not have any more, ``[U]``."""
+        headers = self.headers
+        every = headers["events"] + headers["folded"].sum(axis=1) + headers["dropped"]
+        forgotten: Bools = headers["ids"] < every
+        return forgotten
 
     def has_new_id(self, events: RawEvents) -> Bools:
         """Whether no event of the records, and no earlier one of the user, has the id, ``[events]``."""

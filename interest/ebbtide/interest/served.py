@@ -64,7 +64,7 @@ class ServedModel:
         """
         try:
             store = store_from_environment()
-            users = Users(store, read_interest_config(self._folder / self._version).fingerprint)
+            users = Users(store, read_interest_config(self._folder / self._version).states)
         except Exception as error:
             raise pb_utils.TritonModelException(f"unable to load model '{self.name}': {error}") from None
         if users.waits_for is not None:

@@ -44,7 +44,8 @@ class Deployment:
     fingerprint: str
     comparison: Comparison | None
     """Of the answers before and after; None for a roll-back."""
-    previous_fingerprint: str
+    previous_states: str
+    """Fingerprint of the states of the version that answered before."""
     states: StatesFound | None = None
     """Of the new version; None where no store was looked at."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -96,7 +97,11 @@ def deploy(
         before = versions.loaded_versions(repository)
         states = None
         if store is not None:
-            states = find_states(store, current.fingerprint, versions.version_fingerprint(repository, target))
+            states = find_states(
+                store,
+                versions.version_states(repository, current.version),
+                versions.version_states(repository, target),
+            )
             if not without_states:
                 require_states(states, target, store)
         asked = random_requests(repository, target, _RANDOM_REQUESTS) if requests is None else requests
@@ -120,7 +125,7 @@ def deploy(
             current.version,
             servers[0].served().fingerprint,
             comparisons[0],
-            current.fingerprint,
+            versions.version_states(repository, current.version),
             states,
             stages.seconds,
         )
@@ -151,7 +156,7 @@ def roll_back(
             current.version,
             servers[0].served().fingerprint,
             None,
-            current.fingerprint,
+            versions.version_states(repository, current.version),
             seconds=stages.seconds,
         )
 
