@@ -338,8 +338,12 @@ def test_encode_texts_gives_the_bytes_of_each_text(texts):
 
 
 NEUTRAL = {
-    **{"event_item": 0, "event_time": 0, "event_weight": 1.0, "decay_scale": 1.0},
-    **{"user": 0, "allow_stateless": False},
+    "event_item": 0,
+    "event_time": 0,
+    "event_weight": 1.0,
+    "decay_scale": 1.0,
+    "user": 0,
+    "allow_stateless": False,
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -21,6 +23,7 @@ from ebbtide.export.repository import ExportReport
 from ebbtide.interest import contract
 from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.keys import item_keys, user_keys
+from ebbtide.interest.parameters import CONFIG_FILE
 from ebbtide.serve import ModelLoadError, ServerConfig, TritonServer
 from ebbtide.store import open_store
 from ebbtide.train.bundle import InterestBundle
@@ -396,3 +399,30 @@ def test_no_acknowledged_event_is_lost_when_the_server_is_killed_while_observing
             again = in_process.run(contract.OBSERVE.name, observed(user, log, np.array(events[-8:])))
             assert isinstance(again, dict), again
             assert again[contract.OBSERVED.name][0, :2].tolist() == [0, min(8, len(events))]
+
+
+@pytest.mark.slow
+def test_server_learns_online_from_what_was_shown_when_the_export_says_so(
+    repository: Path, bundle: InterestBundle, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(repository, tmp_path / "repository"))
+    settings = folder / contract.OBSERVER.name / "1" / CONFIG_FILE
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "online_learning_rate": 5.0}))
+    log, shown = Log(bundle, 40), item_keys(bundle.catalog.item_id)[70:90]
+    now = np.array([NOW])
+    # Some of the past is the session.
+    log.time_ms[-4:] = NOW - 60_000 * np.arange(4, 0, -1)
+    new = {"user": user_keys(["u"]), "event_item": shown[None, :1], "event_time": now[None], "shown_item": shown[None]}
+    asked = {"user": user_keys(["u"])[0], "now": now}
+    config = ServerConfig(folder, state=f"embedded:{tmp_path / 'store'}", environment=PATIENT)
+    with TritonServer(config) as server, triton.InferenceServerClient(server.grpc_url) as client:
+        door = Door(client)
+        door.call(contract.OBSERVE.name, observed("u", log, slice(None)))
+        before = door.call(contract.INTEREST_STATE.name, asked)
+        assert door.call(contract.OBSERVE.name, new)[contract.OBSERVED.name].tolist() == [[1, 0, 0, 0]]
+        after = door.call(contract.INTEREST_STATE.name, asked)
+        reset = {"user": user_keys(["u"]), "event_item": shown[None, :0], "event_time": now[None, :0]}
+        door.call(contract.OBSERVE.name, {**reset, "reset_learning": np.array([[True]])})
+        again = door.call(contract.INTEREST_STATE.name, asked)
+    offsets = [answer[contract.ALPHA_OFFSET.name].item() for answer in (before, after, again)]
+    assert offsets[0] == offsets[2] == 0 != offsets[1]

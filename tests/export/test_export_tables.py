@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +14,13 @@ import torch
 from safetensors.numpy import load_file
 
 from ebbtide.export import tables
-from ebbtide.export.errors import KeyCollisionError
+from ebbtide.export.errors import KeyCollisionError, LimitError
+from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport
 from ebbtide.interest import contract, exported
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.keys import item_key
+from ebbtide.interest.parameters import InterestConfig
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.train.bundle import InterestBundle
 
@@ -106,3 +111,27 @@ def test_key_index_names_both_items_when_keys_collide(monkeypatch: pytest.Monkey
     monkeypatch.setattr(tables, "item_keys", lambda ids: np.array([3, 9, 1, 9][: len(ids)]))
     with pytest.raises(KeyCollisionError, match=r"'soap' and 'rope'.*9"):
         tables.key_index(["bread", "soap", "milk", "rope"])
+
+
+def test_states_and_fingerprint_are_as_before_when_nothing_is_learned_online(
+    tiny_bundle: InterestBundle, make_bundle: MakeBundle
+) -> None:
+    plain, learning = ExportOptions(), ExportOptions(online_learning_rate=0.5)
+    assert learning.fingerprint(tiny_bundle) != plain.fingerprint(tiny_bundle)
+    content = asdict(plain)
+    del content["serving"], content["encoder"]["allow_fidelity_loss"], content["online_learning_rate"]
+    text = json.dumps([tiny_bundle.fingerprint, content, None], sort_keys=True)
+    assert plain.fingerprint(tiny_bundle) == hashlib.sha256(text.encode()).hexdigest()[:16]
+    values = tables.interest_parameters(tiny_bundle, "f", Limits(), online_learning_rate=0.5)
+    assert values.config.online_learning_rate == 0.5
+    assert values.config.states == tables.interest_parameters(tiny_bundle, "g", Limits(max_events=9)).config.states
+    # What was exported before there were states of their own goes by its own id.
+    noted = json.loads(values.config.to_json())
+    del noted["state_fingerprint"], noted["online_learning_rate"]
+    earlier = InterestConfig.from_json(json.dumps(noted))
+    assert (earlier.states, earlier.online_learning_rate) == ("f", 0)
+    with pytest.raises(LimitError, match=r"online_learning_rate: got -1"):
+        ExportOptions(online_learning_rate=-1)
+    fixed = make_bundle(alpha="fixed")
+    with pytest.raises(LimitError, match=r"online_learning_rate: got 0.5 and a bundle with alpha fixed at"):
+        tables.interest_parameters(fixed, "f", Limits(), online_learning_rate=0.5)

@@ -84,8 +84,8 @@ def retire(
             )
         if not force and (registered == {fingerprint} or any(_SERVED in name for name in known.get(fingerprint, []))):
             raise CommandError(
-                f"{fingerprint}: got the states of the version in service, or the only ones; expected some that are not "
-                "needed. --force erases them all the same"
+                f"{fingerprint}: got the states of the version in service, or the only ones; expected some that are "
+                "not needed. --force erases them all the same"
             )
         with working("Erasing"):
             removed = store.retire(fingerprint.encode())

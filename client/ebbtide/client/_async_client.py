@@ -163,11 +163,16 @@ class AsyncInterestClient:
         *,
         request: ObserveRequest | None = None,
         unknown_items: UnknownItems = None,
+        shown: Iterable[str] = (),
+        reset_learning: bool = False,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
     ) -> ObserveResponse:
         """As `InterestClient.observe`; see `ClientConfig.users_per_request` for calls that are sent together."""
-        whole = one_request(request, observe_request(user_id or "", events, unknown_items=unknown_items))
+        given = observe_request(
+            user_id or "", events, unknown_items=unknown_items, shown=shown, reset_learning=reset_learning
+        )
+        whole = one_request(request, given)
         if self._observing is not None and not metadata:
             return await self._observing.call(whole, timeout_s)
         return await self._drive(self._operations.observe(whole, timeout_s, metadata))

@@ -270,6 +270,8 @@ class InterestClient:
         *,
         request: ObserveRequest | None = None,
         unknown_items: UnknownItems = None,
+        shown: Iterable[str] = (),
+        reset_learning: bool = False,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
     ) -> ObserveResponse:
@@ -282,10 +284,14 @@ class InterestClient:
         Args:
             user_id: Id of the user. Only a hash of it leaves this machine.
             events: 1 to 512 events in any order, each with an item; see `ebbtide.client.event`. The server does not
-                keep texts.
+                keep texts. None are needed beside `reset_learning`.
             request: The whole request as a message, in place of the arguments above, not beside them.
             unknown_items: How the server treats events whose items are not in the catalog. Default: the policy of the
                 model.
+            shown: Feedback: ids of the items that the user was shown before the events; those that are items of the
+                events were taken. Moves the user's alpha if the model learns online. Errors use the name of the
+                message's field, ``shown_item_ids``.
+            reset_learning: Whether to forget first what was learned online of the user.
             timeout_s: As for `recommend`.
             metadata: As for `recommend`.
 
@@ -297,7 +303,9 @@ class InterestClient:
             StateUnavailableError: The server cannot reach its store, which may have some of the events.
             EbbtideError: As for `recommend`.
         """
-        given = observe_request(user_id or "", events, unknown_items=unknown_items)
+        given = observe_request(
+            user_id or "", events, unknown_items=unknown_items, shown=shown, reset_learning=reset_learning
+        )
         return self._drive(self._operations.observe(one_request(request, given), timeout_s, metadata))
 
     def observe_many(

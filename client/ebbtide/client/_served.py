@@ -112,6 +112,7 @@ _COUNTED: tuple[tuple[str, Tensor, Callable[[EncodedRequest], int], str], ...] =
     ("max_events", contract.EVENT_ITEM, _length(contract.EVENT_TIME), "events"),
     ("max_exclude_items", contract.EXCLUDE_ITEM, _length(contract.EXCLUDE_ITEM), "items"),
     ("max_candidates", contract.CANDIDATE_ITEM, _length(contract.CANDIDATE_ITEM), "items"),
+    ("max_candidates", contract.SHOWN_ITEM, _length(contract.SHOWN_ITEM), "items"),
     ("max_attributes", contract.ALLOW_ATTRIBUTE, _length(contract.ALLOW_ATTRIBUTE), "attribute values"),
     ("max_texts", contract.TEXT, _length(contract.TEXT), "texts"),
 )

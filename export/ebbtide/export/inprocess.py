@@ -235,8 +235,9 @@ def _open_explainer(pipeline: InProcessPipeline, model: Model) -> Run:
     return _with_users(pipeline, explainer.run_requests)
 
 
-def _open_observer(pipeline: InProcessPipeline, _model: Model) -> Run:
-    observer = Observer(pipeline.weights, pipeline.users)
+def _open_observer(pipeline: InProcessPipeline, model: Model) -> Run:
+    plain, feedback = exported.read_observer(pipeline.folder(model.name))
+    observer = Observer(plain, pipeline.users, feedback=feedback)
     return lambda tensors: observer.run_requests([tensors])[0]
 
 

@@ -86,7 +86,11 @@ class RepositoryWriter:
         bundle = self.bundle
         with self._stage("tables"):
             values = interest_parameters(
-                bundle, self.fingerprint, self.options.limits, ignore_unknown=self.options.ignore_unknown
+                bundle,
+                self.fingerprint,
+                self.options.limits,
+                ignore_unknown=self.options.ignore_unknown,
+                online_learning_rate=self.options.online_learning_rate,
             )
             index = key_index(bundle.catalog.item_id)
             vectors = bundle.model.event_vectors().detach().numpy()

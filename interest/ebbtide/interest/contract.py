@@ -48,6 +48,7 @@ class Axis(str, Enum):
     TOKENS = "tokens"
     CANDIDATES = "candidates"
     EXCLUDED = "excluded items"
+    SHOWN = "shown items"
     ALLOWED = "allowed values"
     STATE_EVENTS = "state events"
     """The raw events in a user's state: the newest ones."""
@@ -220,6 +221,22 @@ EVENT_ID = Tensor(
     ragged=True,
     optional=True,
 )
+SHOWN_ITEM = Tensor(
+    "shown_item",
+    Dtype.INT64,
+    (Axis.SHOWN,),
+    "keys of the items that the user was shown before the events; those that are items of the events were taken. They "
+    "move the alpha of the user if the export learns online",
+    ragged=True,
+    optional=True,
+)
+RESET_LEARNING = Tensor(
+    "reset_learning",
+    Dtype.BOOL,
+    (1,),
+    "true to forget what was learned online of the user, before the events and the shown items count; default false",
+    optional=True,
+)
 TEXT = Tensor("text", Dtype.BYTES, (Axis.TEXTS,), "UTF-8 texts, one for each text event")
 TEXT_EVENT = Tensor(
     "text_event",
@@ -388,6 +405,14 @@ STATE_COUNTS = Tensor(
     "age alone, since the state held only sums of that time), and of those dropped before this version saw them",
     rows=1,
 )
+ALPHA_OFFSET = Tensor(
+    "alpha_offset",
+    Dtype.FP32,
+    (1,),
+    "what was learned online of the user: added to the logit of alpha; 0 for nothing",
+    optional=True,
+    rows=1,
+)
 INTEREST_ENERGY = Tensor(
     "interest_energy",
     Dtype.FP32,
@@ -541,6 +566,8 @@ OBSERVER = Model(
         EVENT_ID,
         EVENT_COUNT,
         IGNORE_UNKNOWN,
+        SHOWN_ITEM,
+        RESET_LEARNING,
     ),
     (OBSERVED,),
     needs_store=True,
@@ -555,6 +582,7 @@ INTEREST_READER = Model(
         EVENT_COUNTS,
         STATE_STATUS,
         STATE_COUNTS,
+        ALPHA_OFFSET,
         HALF_LIFE_DAYS,
         INTEREST_ENERGY,
         STATE_EVENT_ITEM,

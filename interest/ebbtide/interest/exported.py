@@ -14,10 +14,12 @@ from ebbtide.interest.attributes import AttributeIndex
 from ebbtide.interest.candidates import CandidateScorer
 from ebbtide.interest.contract import Kind, Model
 from ebbtide.interest.explanation import Explainer
+from ebbtide.interest.feedback import Feedback
 from ebbtide.interest.interest_reader import InterestReader
 from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint
+from ebbtide.interest.online import OnlineLearning
 from ebbtide.interest.parameters import CONFIG_FILE, TENSORS_FILE, InterestConfig, InterestParameters
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.tensorfile import read_tensors
@@ -62,7 +64,7 @@ MODEL_FILES: dict[str, tuple[str, ...]] = {
     contract.ADAPTIVE_WEIGHTS_TEXT.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ATTRIBUTES_FILE),
     contract.CANDIDATE_HEAD.name: (CONFIG_FILE, CATALOG_FILE, FACTORS_FILE),
     contract.EXPLAINER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE, ITEM_IDS_FILE),
-    contract.OBSERVER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE),
+    contract.OBSERVER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE),
     contract.INTEREST_READER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ITEM_IDS_FILE),
     contract.FORGETTER.name: (CONFIG_FILE,),
 }
@@ -155,6 +157,20 @@ def read_explainer(folder: Path) -> Explainer:
     config = pipeline.parameters.config
     factors = _read_of(config, folder / FACTORS_FILE)
     return Explainer(pipeline, factors[ITEM_FACTORS], read_item_ids(folder, config))
+
+
+def read_observer(folder: Path) -> tuple[InterestPipeline, Feedback | None]:
+    """What the observer needs, from its version folder: the pipeline, and what learns online if the export does.
+
+    Raises:
+        ValueError: The files belong to different exports, or one is damaged; the message names both ids.
+    """
+    pipeline = read_plain_pipeline(folder)
+    config = pipeline.parameters.config
+    if not config.online_learning_rate or pipeline.parameters.gate is None:
+        return pipeline, None
+    factors = _read_of(config, folder / FACTORS_FILE)
+    return pipeline, Feedback(pipeline, factors[ITEM_FACTORS], OnlineLearning(config.online_learning_rate))
 
 
 def read_interest_reader(folder: Path) -> InterestReader:

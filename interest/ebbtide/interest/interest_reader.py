@@ -59,6 +59,7 @@ class InterestReader:
             contract.EVENT_COUNTS.name: weighed.event_counts,
             contract.STATE_STATUS.name: weighed.state_status,
             contract.STATE_COUNTS.name: np.array([counts], dtype=np.int32),
+            contract.ALPHA_OFFSET.name: found.states.alpha_offset[None],
             contract.HALF_LIFE_DAYS.name: half_lives(parameters.decay_rate_per_day, scale),
             contract.INTEREST_ENERGY.name: np.square(weighed.blend.interest[0]),
             contract.STATE_EVENT_ITEM.name: events.item_id,

@@ -64,6 +64,7 @@ _EVENT_READ = np.dtype(
 _ID = np.dtype([("low", "<u4"), ("high", "<u2")])
 _COUNTS, _COUNTS_OFFSET = struct.Struct("<HH"), 4
 """``events`` and ``ids`` of a header."""
+_OFFSET, _ALPHA_OFFSET_AT = struct.Struct("<f"), HEADER.fields["alpha_offset"][1]  # type: ignore[index]
 _EMPTY = np.zeros(1, dtype=HEADER)
 _EMPTY["mark"] = _MARK
 _EMPTY_BYTES = _EMPTY.tobytes()
@@ -373,6 +374,17 @@ def tail_only(record: bytes) -> bytes:
     nothing = np.zeros(0, dtype=np.int64)
     (tail,) = Records(np.zeros(1, dtype=HEADER), old.known, old.events, nothing, nothing, [b""]).encode()
     return tail
+
+
+def with_alpha_offset(record: bytes, offset: float) -> bytes:
+    """The record with another alpha offset.
+
+    Args:
+        record: Of this version of the format.
+        offset: Added to the logit of alpha.
+    """
+    start = _ALPHA_OFFSET_AT
+    return record[:start] + _OFFSET.pack(offset) + record[start + _OFFSET.size :]
 
 
 def known_ids(headers: npt.NDArray[np.void]) -> Ints:

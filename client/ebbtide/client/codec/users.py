@@ -38,6 +38,7 @@ _NEUTRAL: dict[str, float] = {
     contract.DECAY_SCALE.name: 1.0,
     contract.USER.name: 0,
     contract.ALLOW_STATELESS.name: False,
+    contract.RESET_LEARNING.name: False,
 }
 """Optional tensors with a value that has the same meaning as leaving the tensor out; of those with an entry for each
 event, what an entry is for an event that does not have one."""
