@@ -132,6 +132,6 @@ def test_states_and_fingerprint_are_as_before_when_nothing_is_learned_online(
     assert (earlier.states, earlier.online_learning_rate) == ("f", 0)
     with pytest.raises(LimitError, match=r"online_learning_rate: got -1"):
         ExportOptions(online_learning_rate=-1)
-    fixed = make_bundle(alpha="fixed")
+    fixed = make_bundle(alpha="fixed:0.5")
     with pytest.raises(LimitError, match=r"online_learning_rate: got 0.5 and a bundle with alpha fixed at"):
         tables.interest_parameters(fixed, "f", Limits(), online_learning_rate=0.5)

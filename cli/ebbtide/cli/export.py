@@ -136,7 +136,7 @@ def command(
         float,
         typer.Option(
             min=0,
-            help="How fast the server adapts the alpha of each user to what the user takes of the items that were shown "
+            help="How fast the server adapts the alpha of each user to what the user takes of the shown items "
             "(docs/online-interest.md). 0: not at all. Try a rate with `ebbtide evaluate --online` first.",
         ),
     ] = 0,

@@ -35,7 +35,7 @@ class ExportOptions:
     """Whether to leave out events whose items are not in the catalog; otherwise the request is refused. A request can
     override it."""
     online_learning_rate: float = 0
-    """How fast the alpha of a user follows what the user takes of the items that were shown; 0 learns nothing online."""
+    """How fast the alpha of a user follows what the user takes of the shown items; 0 learns nothing online."""
     head_precision: Precision = "fp32"
     """Precision of the scoring head's item factors."""
     retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)

@@ -47,8 +47,8 @@ def interest_parameters(
     settings = model.config
     if online_learning_rate and settings.fixed_alpha is not None:
         raise LimitError(
-            f"online_learning_rate: got {online_learning_rate} and a bundle with alpha fixed at {settings.fixed_alpha}; "
-            "expected a bundle with a learned alpha, which learning online can move"
+            f"online_learning_rate: got {online_learning_rate} and a bundle with alpha fixed at "
+            f"{settings.fixed_alpha}; expected a bundle with a learned alpha, which learning online can move"
         )
     gate = None
     if settings.fixed_alpha is None:
