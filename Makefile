@@ -66,7 +66,7 @@ demo: $(ARTIFACTS)/repository/recommend/config.pbtxt ## The same, and exit
 
 test: $(READY) ## All checks and tests
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4
 
 test-slow: $(READY) $(KSERVE_VENV)/.ready ## The tests that `make test` leaves out: Node.js, KServe's client, minutes
 	@$(BIN)/pytest -m slow
@@ -99,8 +99,9 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix $(PROGRAMS)
 	@$(BIN)/ruff format $(PROGRAMS)
 
-stubs: $(READY) ## Generate the gRPC stubs from proto/
+stubs: $(READY) ## Generate the gRPC stubs and the OpenAPI document from proto/
 	@$(BIN)/python scripts/generate_stubs.py
+	@$(BIN)/python scripts/generate_openapi.py
 
 $(QUALITY_VENV)/.ready: benchmarks/quality/requirements.txt | $(READY)
 	@echo "==> setting up the library baselines in $(QUALITY_VENV)"

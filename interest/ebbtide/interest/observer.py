@@ -115,7 +115,7 @@ class _Update:
         self._recorder = recorder
         self._feedback = feedback
         self.counts = np.zeros((rows.user.shape[0], 4), dtype=np.int32)
-        """``[B, 4]``: what became of each row's events, as `OBSERVED` has it."""
+        """``[requests, 4]``: what became of each row's events, as `OBSERVED` has it."""
         self._rows_of: dict[bytes, list[int]] = {}
         for row, key in enumerate(store_keys(rows.user)):
             self._rows_of.setdefault(key, []).append(row)
