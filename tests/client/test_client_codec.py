@@ -22,7 +22,7 @@ from ebbtide.client.codec import (
     stack,
     tensor_order,
 )
-from ebbtide.interest.contract import MODELS
+from ebbtide.interest.served_models import MODELS
 from ebbtide.v1 import (
     AttributeFilter,
     Event,

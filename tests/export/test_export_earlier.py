@@ -29,7 +29,7 @@ from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.export.serving import ServingOptions
 from ebbtide.export.tokenizer import TOKENIZER_FILE
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Limits
 from ebbtide.train.bundle import InterestBundle, fingerprint_of
 
@@ -118,7 +118,7 @@ def test_encoder_is_not_taken_over_when_the_training_is_another(
 
 
 def test_encoder_is_not_taken_over_when_it_answers_otherwise(refreshed: InterestBundle, folder: Path) -> None:
-    path = folder / contract.TOKENIZER.name / "1" / TOKENIZER_FILE
+    path = folder / served_models.TOKENIZER.name / "1" / TOKENIZER_FILE
     shorter = Tokenizer.from_file(str(path))
     shorter.enable_truncation(4)
     shorter.save(str(path))

@@ -17,7 +17,7 @@ from ebbtide.export import tables
 from ebbtide.export.errors import KeyCollisionError, LimitError
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport
-from ebbtide.interest import contract, exported
+from ebbtide.interest import exported, served_models
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.keys import item_key
 from ebbtide.interest.parameters import InterestConfig
@@ -30,7 +30,7 @@ MakeBundle = Callable[..., InterestBundle]
 def test_parameters_equal_the_torch_models_when_read_back(
     repository: Path, bundle: InterestBundle, export_report: ExportReport
 ) -> None:
-    folder = repository / contract.ADAPTIVE_WEIGHTS.name / "1"
+    folder = repository / served_models.ADAPTIVE_WEIGHTS.name / "1"
     served = exported.read_interest_parameters(folder)
     model = bundle.model
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_parameters_equal_the_torch_models_when_read_back(
 def test_catalog_equals_the_bundles_when_read_as_memory_map(
     repository: Path, bundle: InterestBundle, export_report: ExportReport
 ) -> None:
-    arrays, metadata = read_tensors(repository / contract.ADAPTIVE_WEIGHTS.name / "1" / exported.CATALOG_FILE)
+    arrays, metadata = read_tensors(repository / served_models.ADAPTIVE_WEIGHTS.name / "1" / exported.CATALOG_FILE)
     assert metadata["fingerprint"] == export_report.fingerprint
     np.testing.assert_array_equal(arrays[exported.EVENT_VECTORS], bundle.model.event_vectors().detach().numpy())
     keys = arrays[exported.SORTED_KEY]
@@ -81,7 +81,7 @@ def test_tables_are_copied_when_the_file_system_has_no_links(tmp_path: Path, mon
 
 
 def test_tables_equal_the_librarys_reading_when_read_by_numpy_alone(repository: Path) -> None:
-    path = repository / contract.ADAPTIVE_WEIGHTS_TEXT.name / "1" / "interest.safetensors"
+    path = repository / served_models.ADAPTIVE_WEIGHTS_TEXT.name / "1" / "interest.safetensors"
     ours, theirs = read_tensors(path)[0], load_file(path)
     assert ours.keys() == theirs.keys()
     for name, array in theirs.items():

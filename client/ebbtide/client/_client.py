@@ -34,7 +34,7 @@ from ebbtide.client.config import UNSET, USERS_PER_REQUEST, ClientConfig, Unset
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata
 from ebbtide.client.results import A, Explanation, ObserveResult, Q, R, Ranking, RecommendResult, UserInterest
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.v1 import (
     Event,
     ExplainRequest,
@@ -397,7 +397,7 @@ class InterestClient:
         """
         return self._drive(self._operations.is_live(timeout_s))
 
-    def is_ready(self, model_name: str = contract.RECOMMEND.name, *, timeout_s: float | Unset = UNSET) -> bool:
+    def is_ready(self, model_name: str = served_models.RECOMMEND.name, *, timeout_s: float | Unset = UNSET) -> bool:
         """Whether the server answers and serves the model; False also if nothing answers in time.
 
         Args:
@@ -409,7 +409,7 @@ class InterestClient:
         """
         return self._drive(self._operations.is_ready(model_name, timeout_s))
 
-    def wait_until_ready(self, timeout_s: float, model_name: str = contract.RECOMMEND.name) -> None:
+    def wait_until_ready(self, timeout_s: float, model_name: str = served_models.RECOMMEND.name) -> None:
         """Returns once `is_ready` says so.
 
         Args:
@@ -431,7 +431,7 @@ class InterestClient:
         return self._drive(self._operations.server_metadata(timeout_s))
 
     def model_metadata(
-        self, model_name: str = contract.RECOMMEND.name, *, timeout_s: float | Unset = UNSET
+        self, model_name: str = served_models.RECOMMEND.name, *, timeout_s: float | Unset = UNSET
     ) -> ModelMetadata:
         """Versions, tensors and fingerprint of a model that the server has ready.
 

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from ebbtide.client._triton import Untyped
 from ebbtide.client.codec import EncodedRequest
 from ebbtide.interest import contract
-from ebbtide.interest.contract import Dtype, Limits, Model, Tensor
+from ebbtide.interest.contract import Dtype, Limits, Tensor
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.served_models import Model
 
 
 @dataclass(frozen=True)

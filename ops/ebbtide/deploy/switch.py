@@ -23,7 +23,7 @@ from ebbtide.deploy.states import StatesFound, find_states, require_states
 from ebbtide.export import versions
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.manifest import read_manifest
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.store import StateStore
 from ebbtide.v1 import RecommendRequest
 from ebbtide.verify import VerifyError, compare_server, first_failure, random_requests
@@ -210,7 +210,7 @@ def _require_same(servers: Sequence[ModelControl], repository: Path) -> Served:
         ModelControlError: A server does not let models be loaded.
     """
     # Of this one ensemble: where a deployment was cut off, the next one brings the others along.
-    version = versions.ensemble_versions(repository)[contract.RECOMMEND.name]
+    version = versions.ensemble_versions(repository)[served_models.RECOMMEND.name]
     expected = Served(version, versions.version_fingerprint(repository, version))
     for server in servers:
         served = server.served()
@@ -221,7 +221,7 @@ def _require_same(servers: Sequence[ModelControl], repository: Path) -> Served:
                 "that this server reads, and all servers that read it, or restart it"
             )
         # It is loaded as it is: nothing changes, and where models can't be loaded it fails before anything is written.
-        server.load(contract.RECOMMEND.name)
+        server.load(served_models.RECOMMEND.name)
     return expected
 
 

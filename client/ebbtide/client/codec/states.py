@@ -17,7 +17,7 @@ from ebbtide.client.codec.user import (
     read_events,
 )
 from ebbtide.client.errors import InvalidArgumentError
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Tensor
 from ebbtide.interest.keys import item_keys, user_keys
 from ebbtide.v1 import (
@@ -67,7 +67,7 @@ def encode_observe(request: ObserveRequest) -> EncodedRequest:
         values[contract.SHOWN_ITEM] = item_keys(checked_ids("shown_item_ids", request.shown_item_ids))
     if request.reset_learning:
         values[contract.RESET_LEARNING] = [True]
-    return encoded(contract.OBSERVE, values)
+    return encoded(served_models.OBSERVE, values)
 
 
 def encode_interest(request: InterestRequest, now_ms: int) -> EncodedRequest:
@@ -84,7 +84,7 @@ def encode_interest(request: InterestRequest, now_ms: int) -> EncodedRequest:
     values[contract.NOW] = [now_ms_of(request, now_ms)]
     if request.HasField("decay_scale"):
         values[contract.DECAY_SCALE] = [request.decay_scale]
-    return encoded(contract.INTEREST_STATE, values)
+    return encoded(served_models.INTEREST_STATE, values)
 
 
 def encode_forget(request: ForgetRequest) -> EncodedRequest:
@@ -93,7 +93,7 @@ def encode_forget(request: ForgetRequest) -> EncodedRequest:
     Raises:
         InvalidArgumentError: No user id.
     """
-    return encoded(contract.FORGET, _of_user(request))
+    return encoded(served_models.FORGET, _of_user(request))
 
 
 def decode_observed(outputs: Arrays, *, model_version: str = "") -> ObserveResponse:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ebbtide.client.codec.tensors import Arrays, EncodedRequest
 from ebbtide.client.errors import InternalError
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 
 
 class PackKey(NamedTuple):
@@ -28,7 +28,7 @@ class PackKey(NamedTuple):
     those who can do without are asked for apart."""
 
 
-_STACKED = (contract.RECOMMEND.name, contract.OBSERVE.name)
+_STACKED = (served_models.RECOMMEND.name, served_models.OBSERVE.name)
 """Models that take several users in one request."""
 
 _NEUTRAL: dict[str, float] = {
