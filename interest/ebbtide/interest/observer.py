@@ -133,14 +133,14 @@ class _Update:
         for turn in range(max(map(len, rows_of), default=0)):
             users = [user for user, rows in enumerate(rows_of) if turn < len(rows)]
             rows = np.array([rows_of[user][turn] for user in users])
-            events = self._rows.events.take(rows)
+            events, resets = self._rows.events.take(rows), self._rows.resets[rows]
             for fingerprint in fingerprints:
-                before = [
-                    with_alpha_offset(record, 0) if record is not None and resets else record
-                    for record, resets in zip(
-                        (after[user][fingerprint] for user in users), self._rows.resets[rows], strict=True
-                    )
-                ]
+                before = [after[user][fingerprint] for user in users]
+                if resets.any():
+                    before = [
+                        with_alpha_offset(record, 0) if record is not None and reset else record
+                        for record, reset in zip(before, resets, strict=True)
+                    ]
                 if fingerprint == self._fingerprint:
                     observed = self._recorder.observe(before, events)
                     self.counts[rows] = observed.counts
