@@ -218,6 +218,8 @@ def test_requests_send_every_tensor_that_the_called_models_take():
         user_id="u",
         events=[Event(item_id="a", time=Timestamp(seconds=1), weight=2, event_id="e")],
         unknown_items=UnknownItemPolicy.UNKNOWN_ITEM_POLICY_IGNORE,
+        shown_item_ids=["a", "b"],
+        reset_learning=True,
     )
     sent.append(stack([encode_observe(observed)] * 2))
     sent.append(encode_interest(InterestRequest(user_id="u", now=Timestamp(seconds=2), decay_scale=2), 0))

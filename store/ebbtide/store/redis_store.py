@@ -253,7 +253,7 @@ class RedisStore:
         if len(commands) == 1:
             # A pipeline takes twice as long.
             try:
-                return [client.execute_command(*commands[0])]
+                return [client.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
             except redis.ResponseError as error:
                 return [error]
         pipeline = client.pipeline(transaction=False)

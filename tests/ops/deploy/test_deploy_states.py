@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -163,7 +163,9 @@ def test_users_are_known_and_no_event_is_lost_when_a_version_is_switched_under_l
         load.wait_for(1, answers)
         with pytest.raises(StatesMissingError, match=r"states of 0 of \d+ users .*`ebbtide backfill .*--version 2"):
             deploy(folder, [server.grpc_url], store=store)
-        backfill(folder, log, address, config, version=2)
+        # The log reaches to the start of the backfill: version 1 has folded all but the newest events since its own.
+        pl.concat([past, load.done]).write_parquet(tmp_path / "grown.parquet")
+        backfill(folder, replace(log, paths=[tmp_path / "grown.parquet"]), address, config, version=2)
         load.wait_for(1, answers)
         result = deploy(folder, [server.grpc_url], store=store)
         assert result.states.known == result.states.users == len(users)
