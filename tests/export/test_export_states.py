@@ -339,7 +339,7 @@ def test_store_failures_are_unavailable_or_flagged_and_end_with_the_failure(
         require_like(bundle, recommend(door, "ann"), log.reference(bundle))
         with open_store(redis_server.address) as store:
             assert {fingerprint.decode() for fingerprint in store.registered()} == {
-                InProcessPipeline(repository).fingerprint
+                InProcessPipeline(repository).weights.parameters.config.states
             }
         redis_server.kill()
         require_down()
