@@ -210,6 +210,14 @@ ALLOW_STATELESS = Tensor(
     "such a request (UNAVAILABLE); default false",
     optional=True,
 )
+AS_EXPORTED = Tensor(
+    "as_exported",
+    Dtype.BOOL,
+    (1,),
+    "true to leave out what has changed since the export: the popularity of now; and, in `observer`, not to count "
+    "the events for it; default false",
+    optional=True,
+)
 EVENT_ID = Tensor(
     "event_id",
     Dtype.INT64,
@@ -467,6 +475,7 @@ _USER = (
     IGNORE_UNKNOWN,
     USER,
     ALLOW_STATELESS,
+    AS_EXPORTED,
 )
 """The inputs that describe a user, common to all requests. A model that does not batch has one user and no padding."""
 _ONE_USER = tuple(tensor for tensor in _USER if tensor is not EVENT_COUNT)
@@ -533,7 +542,16 @@ OBSERVER = Model(
     "observer",
     Kind.PYTHON,
     True,
-    (replace(USER, optional=False), EVENT_ITEM, EVENT_TIME, EVENT_WEIGHT, EVENT_ID, EVENT_COUNT, IGNORE_UNKNOWN),
+    (
+        replace(USER, optional=False),
+        EVENT_ITEM,
+        EVENT_TIME,
+        EVENT_WEIGHT,
+        EVENT_ID,
+        EVENT_COUNT,
+        IGNORE_UNKNOWN,
+        AS_EXPORTED,
+    ),
     (OBSERVED,),
     needs_store=True,
 )

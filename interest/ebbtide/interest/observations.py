@@ -34,6 +34,8 @@ class Observations:
     """``[B, 2]``."""
     events: NewEvents
     """Of the rows."""
+    is_counted: Bools
+    """``[B]``: whether the popularity of the items counts the events."""
 
 
 def join_observations(
@@ -69,7 +71,9 @@ class _Observations(Join):
     def columns(self, index: KeyIndex, fingerprint: str, now_ms: int, *, ignore_unknown: bool) -> Observations:
         users: Ints = self._flat(contract.USER).reshape(-1, 2)
         self._check_users(
-            ~users.any(axis=1), lambda _one: RequestError(contract.USER.name, "0 and 0", "the key of a user")
+            # No user's key begins with 0: those are shared records of the store.
+            users[:, 0] == 0,
+            lambda one: RequestError(contract.USER.name, f"0 and {users[one, 1]}", "the key of a user"),
         )
         counts = self._lengths(contract.EVENT_ITEM)
         self._check_lengths(counts, (contract.EVENT_TIME, contract.EVENT_WEIGHT, contract.EVENT_ID), by_item=True)
@@ -99,7 +103,8 @@ class _Observations(Join):
             )
         self._check_weights(user, weight)
         self._check_known(user, item_key, index, fingerprint, ignore_unknown=ignore_unknown)
-        return Observations(users, NewEvents(counts, item_key, time_ms, weight, event_id))
+        as_exported = np.broadcast_to(self._policy(contract.AS_EXPORTED, default=False), counts.size)
+        return Observations(users, NewEvents(counts, item_key, time_ms, weight, event_id), ~as_exported)
 
     def _check_known(
         self, user: Ints, item_key: Ints, index: KeyIndex, fingerprint: str, *, ignore_unknown: bool
