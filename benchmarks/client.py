@@ -214,7 +214,9 @@ def report(console: Console, content: Results) -> None:
         )
     console.print(table)
     install = content["install"]
-    console.print(f"gateway: adds {content['gateway']['added_p50_ms']} ms to the median")
+    gateway = content["gateway"]
+    console.print(f"gateway: adds {gateway['added_p50_ms']} ms to the median")
+    console.print(f"HTTP/JSON: adds {gateway['http_over_grpc_p50_ms']} ms to that of gRPC through the gateway")
     console.print(f"install: {install['megabytes_over_tritonclient']} MB over tritonclient[grpc]")
     console.print(f"import: {content['import']['time_over_tritonclient']} times tritonclient.grpc")
 

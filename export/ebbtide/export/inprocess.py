@@ -194,6 +194,8 @@ class InProcessPipeline:
     def _session(self, model: Model) -> Any:  # noqa: ANN401 - onnxruntime carries no types
         path = self.folder(model.name) / MODEL_FILE
         options = ort.SessionOptions()
+        # As where the models are served: idle threads that spin use cores that others need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         parameters = versions.read_model_config(self.repository, model.name).parameters
         options.intra_op_num_threads = int(parameters["intra_op_thread_count"].string_value)
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

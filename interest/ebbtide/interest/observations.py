@@ -31,7 +31,7 @@ class Observations:
     """The events of B rows, each for one user; a user may have several rows."""
 
     user: Ints
-    """``[B, 2]``."""
+    """``[requests, 2]``."""
     events: NewEvents
     """Of the rows."""
     is_counted: Bools

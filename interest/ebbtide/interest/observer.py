@@ -116,7 +116,7 @@ class _Update:
         self._rows = rows
         self._recorder = recorder
         self.counts = np.zeros((rows.user.shape[0], 4), dtype=np.int32)
-        """``[B, 4]``: what became of each row's events, as `OBSERVED` has it."""
+        """``[requests, 4]``: what became of each row's events, as `OBSERVED` has it."""
         self._added: dict[int, tuple[Ints, Ints]] = {}
         """Keys and times of the events that each row added."""
         self._rows_of: dict[bytes, list[int]] = {}

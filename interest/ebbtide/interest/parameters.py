@@ -82,7 +82,7 @@ class InterestParameters:
     gate: GateParameters | None
     """None with a fixed alpha."""
     prior_weight: Floats
-    """``[p]``: the weights of the prior's columns in the scoring head."""
+    """``[prior columns]``: the weights of the prior's columns in the scoring head."""
     repeat: RepeatParameters | None = None
     """The score of seen items; None without a repeat score."""
 

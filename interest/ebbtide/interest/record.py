@@ -82,16 +82,16 @@ class NewEvents:
     """Events to add to the records of U users, those of one user after the other in the order of their arrival."""
 
     counts: Ints
-    """``[U]``: events of each user."""
+    """``[users]``: events of each user."""
     item_key: Ints
-    """``[E]``."""
+    """``[events]``."""
     time_ms: Ints
-    """``[E]``: Unix milliseconds, from 0 to 2^48 - 1."""
+    """``[events]``: Unix milliseconds, from 0 to 2^48 - 1."""
     weight: Floats | None = None
-    """``[E]``, finite and from 0 to 1e15; None where every weight is 1."""
+    """``[events]``, finite and from 0 to 1e15; None where every weight is 1."""
     event_id: Ints | None = None
-    """``[E]``: the same id again is the same event. None derives it from item key and time, so that the same item at
-    the same time is the same event."""
+    """``[events]``: the same id again is the same event. None derives it from item key and time, so that the same item
+    at the same time is the same event."""
 
     def take(self, users: Ints) -> NewEvents:
         """The events of some users, in their order."""
@@ -127,15 +127,15 @@ class RawEvents:
     """Raw events of many users, those of one user after the other."""
 
     user: Ints
-    """``[T]``, ascending."""
+    """``[raw events]``, ascending."""
     key: Ints
-    """``[T]``: of the item."""
+    """``[raw events]``: of the item."""
     time_ms: Ints
-    """``[T]``."""
+    """``[raw events]``."""
     weight: Floats
-    """``[T]``."""
+    """``[raw events]``."""
     event_id: Ints
-    """``[T]``, 48 bits of a hash."""
+    """``[raw events]``, 48 bits of a hash."""
 
     def take(self, index: npt.NDArray[np.int64] | Bools) -> RawEvents:
         """Those at the indices, or where a mask is true."""
@@ -166,24 +166,24 @@ class Records:
     """Many records, taken apart."""
 
     headers: npt.NDArray[np.void]
-    """``[U]``, `HEADER`; zeros where there is no record."""
+    """``[users]``, `HEADER`; zeros where there is no record."""
     known: Bools
-    """``[U]``: whether there is a record."""
+    """``[users]``: whether there is a record."""
     events: RawEvents
     """Oldest first for each user."""
     folded_id_user: Ints
-    """``[F]``, ascending."""
+    """``[folded events]``, ascending."""
     folded_id: Ints
-    """``[F]``: ids of the newest folded events, in the order in which they were folded."""
+    """``[folded events]``: ids of the newest folded events, in the order in which they were folded."""
     folded: list[bytes]
-    """``[U]``: the sections that belong to one export."""
+    """``[users]``: the sections that belong to one export."""
 
     @classmethod
     def decode(cls, records: Sequence[bytes | None], *, with_ids: bool = True) -> Records:
         """Takes records apart.
 
         Args:
-            records: ``[U]``; None for a user without one.
+            records: ``[users]``; None for a user without one.
             with_ids: Whether to read event ids. Without, those of raw events are 0 and those of folded ones left out.
 
         Raises:
@@ -296,8 +296,8 @@ class Records:
 
         Args:
             leaving: In the order in which they leave.
-            raw_counts: ``[U]``, raw events that stay.
-            known_ids: ``[U]``, ids to keep for raw and folded events together.
+            raw_counts: ``[users]``, raw events that stay.
+            known_ids: ``[users]``, ids to keep for raw and folded events together.
         """
         user = np.concatenate([self.folded_id_user, leaving.user])
         event_id = np.concatenate([self.folded_id, leaving.event_id])
@@ -312,20 +312,20 @@ class Appended:
     """Records after `append_raw`."""
 
     records: list[bytes | None]
-    """``[U]``; the very object that was given where no event was added, None included."""
+    """``[users]``; the very object that was given where no event was added, None included."""
     added: Ints
-    """``[U]``."""
+    """``[users]``."""
     duplicates: Ints
-    """``[U]``."""
+    """``[users]``."""
     dropped: Ints
-    """``[U]``: the oldest events beyond `RAW_EVENTS`, which were dropped."""
+    """``[users]``: the oldest events beyond `RAW_EVENTS`, which were dropped."""
 
 
 def append_raw(records: Sequence[bytes | None], events: NewEvents) -> Appended:
     """Adds events to records of any export, without its parameters: they stay raw until that export folds them.
 
     Args:
-        records: ``[U]``; None for a user without a record.
+        records: ``[users]``; None for a user without a record.
         events: Of these users.
 
     Raises:
@@ -365,7 +365,7 @@ def tail_only(record: bytes) -> bytes:
 
 
 def known_ids(headers: npt.NDArray[np.void]) -> Ints:
-    """The ids that each record keeps, by its precision, ``[U]``."""
+    """The ids that each record keeps, by its precision, ``[users]``."""
     return np.where(headers["flags"] & HALF_PRECISION, HALF_KNOWN_IDS, KNOWN_IDS)
 
 
@@ -373,7 +373,7 @@ def store_keys(user: Ints) -> list[bytes]:
     """The 16 bytes of each user's key, as a store has them, from the tensor `user`.
 
     Args:
-        user: ``[U, 2]``.
+        user: ``[users, 2]``.
     """
     joined = np.ascontiguousarray(user, dtype="<i8").tobytes()
     return [joined[start : start + 16] for start in range(0, len(joined), 16)]

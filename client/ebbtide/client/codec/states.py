@@ -107,7 +107,7 @@ def decode_interest(
 
     Args:
         outputs: Those of the model ``interest``, for E newest events: ``state_event_item`` of bytes,
-            ``state_event_time`` int64, ``state_event_weight`` and ``state_event_decay`` float32, ``[E]`` each;
+            ``state_event_time`` int64, ``state_event_weight`` and ``state_event_decay`` float32, ``[events]`` each;
             ``state_counts`` int32 four values, ``half_life_days`` and ``interest_energy`` float32 ``[d]``, and the
             outputs about the user.
         request: The request, for its clock.
