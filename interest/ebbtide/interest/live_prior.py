@@ -22,7 +22,7 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-LIVE_ITEMS = 256
+LIVE_ITEMS = 512
 """Items with a live prior, at most."""
 
 

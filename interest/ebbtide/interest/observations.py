@@ -35,7 +35,7 @@ class Observations:
     events: NewEvents
     """Of the rows."""
     is_counted: Bools
-    """``[B]``: whether the popularity of the items counts the events."""
+    """``[requests]``: whether the popularity of the items counts the events."""
 
 
 def join_observations(
