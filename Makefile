@@ -129,9 +129,9 @@ bench-state: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Users' states: as
 	@$(BIN)/python -m benchmarks.state $(if $(QUICK),--quick)
 
 $(ARTIFACTS)/held-out/bundle.json: | $(READY)
-	@$(BIN)/ebbtide train $(TRAIN_DATA) --holdout time:0.2 --out $(ARTIFACTS)/held-out
+	@$(BIN)/ebbtide train $(TRAIN_DATA) --holdout time:0.2 --out $(ARTIFACTS)/held-out $(if $(EPOCHS),--epochs $(EPOCHS))
 
-bench-replay: $(ARTIFACTS)/held-out/bundle.json ## A held-out log replayed through a server's states, beside ebbtide evaluate (minutes, and a training)
+bench-replay: $(ARTIFACTS)/held-out/bundle.json ## A held-out log replayed through a server's states, beside ebbtide evaluate (minutes, and a training; EPOCHS=1: a short one)
 	@$(BIN)/python -m benchmarks.replay
 
 bench-head: $(READY) ## Precisions of the scoring head by size of the catalog (minutes)

@@ -23,7 +23,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from ebbtide.export.head.graph import head_graph
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Limits, Size
 from ebbtide.interest.live_prior import LivePrior
 
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if prior is not None:
             prior.adjust(interest[:rows], item, score, None)
         inputs = (interest[:rows], item, score, np.ones((rows, 1), np.int64))
-        return dict(zip((tensor.name for tensor in contract.SCORING_HEAD.inputs), inputs, strict=True))
+        return dict(zip((tensor.name for tensor in served_models.SCORING_HEAD.inputs), inputs, strict=True))
 
     def with_dense(rows: int) -> npt.NDArray[Any]:
         given = np.broadcast_to(gain, (rows, items)).copy()

@@ -46,7 +46,7 @@ from ebbtide.client.codec import (
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.gateway import Gateway, GatewayConfig
 from ebbtide.gateway.http import path_of
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.errors import RequestError
 from ebbtide.store import open_store
 from ebbtide.v1 import (
@@ -351,7 +351,7 @@ def tensor_answers(requests, ask):
 
 
 def datatypes_of(one):
-    return {tensor.name: tensor.dtype.value for tensor in contract.MODELS[one.model_name].inputs}
+    return {tensor.name: tensor.dtype.value for tensor in served_models.MODELS[one.model_name].inputs}
 
 
 def by_tritonclient(url):

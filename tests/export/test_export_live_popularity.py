@@ -16,7 +16,7 @@ import tritonclient.grpc as triton
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE, ranking_difference
 from ebbtide.export.repository import export_repository
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.keys import item_keys, user_keys
 from ebbtide.serve import ServerConfig
 from ebbtide.train.bundle import InterestBundle, fingerprint_of
@@ -69,7 +69,7 @@ def asked(**tensors: Any) -> dict[str, Any]:
 
 
 def best(door: Door, **tensors: Any) -> list[str]:
-    answer = door.call(contract.RECOMMEND.name, asked(**tensors))
+    answer = door.call(served_models.RECOMMEND.name, asked(**tensors))
     return [item.decode() for item in answer["item_id"].ravel().tolist()]
 
 
@@ -85,7 +85,7 @@ def watch(door: Door, bundle: InterestBundle, item: int, users: int, at_ms: int)
     """Lets users see an item, one event each, in one call."""
     key = item_keys([bundle.catalog.item_id[item]])
     answer = door.call(
-        contract.OBSERVE.name,
+        served_models.OBSERVE.name,
         {
             "user": user_keys([f"{item} {user}" for user in range(users)]),
             "event_item": np.tile(key, (users, 1)),
@@ -113,10 +113,12 @@ def test_trend_reaches_all_servers_and_equals_a_refresh(
             watch(two, bundle, SECOND, 64, NOW + 1000)
             until(lambda: best(one)[0] == ids[SECOND])
             assert best(two, as_exported=np.array([[True]])) == frozen
-        answer = one.call(contract.RECOMMEND.name, asked())
+        answer = one.call(served_models.RECOMMEND.name, asked())
         candidates = item_keys([ids[FIRST], ids[SECOND], ids[0]])[None]
-        why = one.call(contract.EXPLAIN.name, {**{k: v[0] for k, v in asked().items()}, "candidate_item": candidates})
-        ranked = one.call(contract.RANK.name, asked(candidate_item=candidates))
+        why = one.call(
+            served_models.EXPLAIN.name, {**{k: v[0] for k, v in asked().items()}, "candidate_item": candidates}
+        )
+        ranked = one.call(served_models.RANK.name, asked(candidate_item=candidates))
     times = np.r_[np.arange(NOW, NOW + 60), np.arange(NOW + 1000, NOW + 1064)]
     item, time_ms = np.r_[log[0], np.repeat([FIRST, SECOND], [60, 64])], np.r_[log[1], times]
     columns = counted_at(item, time_ms, len(ids), bundle.model.smoothing, int(time_ms.max()) + 1).columns()

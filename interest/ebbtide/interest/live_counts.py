@@ -5,15 +5,18 @@ meet. Each writer collects events and adds them once in a while. A batch that ma
 under its number, which the parts remember, so it counts once. An index record has a number for each part, which is
 raised after the part was written: a reader fetches only the parts whose number it does not know.
 
-A writer keeps the counts of all versions in use, as it does with the states of users: a version's settings record
-tells the half-lives, and the time from which its export has not counted.
+A writer keeps the counts of all versions in use, as it does with the states of users. A settings record tells the
+half-lives of each version, the time from which its export has not counted, and when a server was last seen to serve
+it: counts that no server has read for a week are dropped. Versions with the same settings share their counts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -38,9 +41,12 @@ LEAST_COUNT = 1e-9
 
 _PART_SHIFT = 56
 _FORMAT = 1
+_SEEN_EVERY_MS = 3_600_000
+_DROPPED_AFTER_MS = 7 * MS_PER_DAY
 _HEAD = struct.Struct("<HHIIq")
 _MOST_WRITERS = 64
-_AS_OF = struct.Struct("<q")
+_NAME_CHARACTERS = 16
+_SETTINGS = struct.Struct("<qq")
 
 
 @dataclass(frozen=True)
@@ -57,15 +63,30 @@ class Settings:
         """``[half-lives]``."""
         return np.asarray(np.log(2) / (self.half_life_days * MS_PER_DAY))
 
-    def to_bytes(self) -> bytes:
-        """The settings as a record."""
-        return _AS_OF.pack(self.since_ms) + self.half_life_days.astype("<f8").tobytes()
+    @classmethod
+    def of(cls, counted: CountedPopularity) -> Settings:
+        """How a server goes on from the counts of an export."""
+        return cls(counted.smoothing.half_life_days, counted.as_of_ms)
+
+    @property
+    def name(self) -> bytes:
+        """What the records are kept under."""
+        return b"popularity " + hashlib.sha256(self.to_bytes(0)).hexdigest()[:_NAME_CHARACTERS].encode()
+
+    def to_bytes(self, seen_ms: int) -> bytes:
+        """The settings as a record.
+
+        Args:
+            seen_ms: Unix milliseconds when a server was last seen to serve them.
+        """
+        return _SETTINGS.pack(self.since_ms, seen_ms) + self.half_life_days.astype("<f8").tobytes()
 
     @classmethod
-    def from_bytes(cls, record: bytes) -> Settings:
-        """The inverse of `to_bytes`."""
-        half_lives = np.frombuffer(record, dtype="<f8", offset=_AS_OF.size)
-        return cls(half_lives.astype(np.float64), int(_AS_OF.unpack_from(record)[0]))
+    def from_bytes(cls, record: bytes) -> tuple[Settings, int]:
+        """The inverse of `to_bytes`: the settings, and when they were last seen."""
+        half_lives = np.frombuffer(record, dtype="<f8", offset=_SETTINGS.size)
+        since_ms, seen_ms = _SETTINGS.unpack_from(record)
+        return cls(half_lives.astype(np.float64), since_ms), seen_ms
 
 
 @dataclass(frozen=True)
@@ -151,7 +172,7 @@ class PopularityWriter:
             counted: What the version's export has counted.
         """
         self._users = users
-        self._own = Settings(counted.smoothing.half_life_days, counted.as_of_ms)
+        self._settings = VersionsInUse(users, Settings.of(counted))
         self._writer = int.from_bytes(os.urandom(8), "little")
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
@@ -191,9 +212,7 @@ class PopularityWriter:
 
     def _write(self, key: Ints, time_ms: Ints) -> None:
         store = self._users.store()
-        store.update([SETTINGS_KEY], self._with_own_settings)
-        [settings_of] = store.read_all([SETTINGS_KEY])
-        versions = {fingerprint: Settings.from_bytes(record) for fingerprint, record in settings_of.items()}
+        versions = self._settings.announced()
         part = (key >> _PART_SHIFT) + PARTS // 2
         parts, group = np.unique(part, return_inverse=True)
         events = [(key[group == index], time_ms[group == index]) for index in range(parts.size)]
@@ -201,17 +220,16 @@ class PopularityWriter:
         def add(snapshot: Snapshot) -> list[Changes]:
             changes: list[Changes] = []
             for index, found in zip(snapshot.indices, snapshot.records, strict=True):
-                changed: Changes = {}
-                for fingerprint in versions.keys() & (snapshot.registered | {self._users.fingerprint}):
-                    settings = versions[fingerprint]
-                    record = found.get(fingerprint)
+                changed: Changes = dict.fromkeys(found.keys() - versions.keys())
+                for name, settings in versions.items():
+                    record = found.get(name)
                     before = Part.empty(settings) if record is None else Part.from_bytes(record)
                     is_new = events[index][1] >= settings.since_ms
                     if is_new.any():
                         new_key, new_time_ms = (column[is_new] for column in events[index])
                         after = before.plus(settings, new_key, new_time_ms, self._writer, self._batch)
                         if after is not before:
-                            changed[fingerprint] = after.to_bytes()
+                            changed[name] = after.to_bytes()
                 changes.append(changed)
             return changes
 
@@ -219,18 +237,44 @@ class PopularityWriter:
         # In a second update: a reader that sees the new numbers must see the new counts.
         store.update([INDEX_KEY], lambda snapshot: [self._raised(snapshot, versions, parts)])
 
-    def _with_own_settings(self, snapshot: Snapshot) -> list[Changes]:
-        record = self._own.to_bytes()
-        is_there = snapshot.records[0].get(self._users.fingerprint) == record
-        return [{} if is_there else {self._users.fingerprint: record}]
-
     def _raised(self, snapshot: Snapshot, versions: Mapping[bytes, Settings], parts: Ints) -> Changes:
-        changed: Changes = {}
-        for fingerprint in versions.keys() & (snapshot.registered | {self._users.fingerprint}):
-            numbers = index_numbers(snapshot.records[0].get(fingerprint))
+        changed: Changes = dict.fromkeys(snapshot.records[0].keys() - versions.keys())
+        for name in versions:
+            numbers = index_numbers(snapshot.records[0].get(name))
             numbers[parts] += 1
-            changed[fingerprint] = numbers.astype("<i8").tobytes()
+            changed[name] = numbers.astype("<i8").tobytes()
         return changed
+
+
+class VersionsInUse:
+    """Whose events are counted: the settings of every version that a server of the store serves."""
+
+    def __init__(self, users: Users, own: Settings) -> None:
+        """Takes the store, and the settings of the version that this process serves."""
+        self._users = users
+        self._own = own
+        self._announced_ms = 0
+
+    def announced(self) -> dict[bytes, Settings]:
+        """The settings of all versions by their names, after the store knows that this process's is in use.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        if now_ms - self._announced_ms >= _SEEN_EVERY_MS:
+            self._users.store().update([SETTINGS_KEY], lambda snapshot: [self._seen(snapshot, now_ms)])
+            self._announced_ms = now_ms
+        [records] = self._users.store().read_all([SETTINGS_KEY])
+        return {name: Settings.from_bytes(record)[0] for name, record in records.items()}
+
+    def _seen(self, snapshot: Snapshot, now_ms: int) -> Changes:
+        changed: Changes = {
+            name: None
+            for name, record in snapshot.records[0].items()
+            if Settings.from_bytes(record)[1] < now_ms - _DROPPED_AFTER_MS
+        }
+        return {**changed, self._own.name: self._own.to_bytes(now_ms)}
 
 
 def index_numbers(record: bytes | None) -> Ints:
@@ -246,16 +290,17 @@ def index_numbers(record: bytes | None) -> Ints:
     return np.frombuffer(record, dtype="<i8").astype(np.int64)
 
 
-def read_parts(users: Users, numbers: Sequence[int]) -> list[Part | None]:
+def read_parts(users: Users, name: bytes, numbers: Sequence[int]) -> list[Part | None]:
     """Some parts of a version's counts, in one read; None for a part without events.
 
     Args:
         users: Of the version.
+        name: Of its settings.
         numbers: Of the parts.
 
     Raises:
         StoreError: The store failed.
         ValueError: A record is damaged.
     """
-    records = users.store().read([PART_KEYS[number] for number in numbers], users.fingerprint)
+    records = users.store().read([PART_KEYS[number] for number in numbers], name)
     return [None if record is None else Part.from_bytes(record) for record in records]

@@ -14,11 +14,12 @@ from ebbtide.interest import contract
 from ebbtide.interest.batch import serve_requests
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.feedback import Feedback
 from ebbtide.interest.live_counts import PopularityWriter
 from ebbtide.interest.observations import Observations, join_observations
 from ebbtide.interest.pipeline import InterestPipeline
-from ebbtide.interest.record import append_raw, store_keys
-from ebbtide.interest.recorder import Recorder
+from ebbtide.interest.record import NewEvents, append_raw, store_keys, with_alpha_offset
+from ebbtide.interest.recorder import Observed, Recorder
 from ebbtide.interest.users import Users, record_of
 from ebbtide.store import Changes, Snapshot, StateStore
 
@@ -54,6 +55,7 @@ class Observer:
         users: Users,
         *,
         half_precision: bool = False,
+        feedback: Feedback | None = None,
         clock_ms: Callable[[], int] = _clock_ms,
         popularity: PopularityWriter | None = None,
     ) -> None:
@@ -63,6 +65,7 @@ class Observer:
             pipeline: Of the export.
             users: Of the same export.
             half_precision: Whether to write folded sums in 16 bits instead of 32.
+            feedback: Learns online from the items that users were shown; None ignores those.
             clock_ms: The server's clock, Unix milliseconds.
             popularity: Counts the events for the live prior; None to count none.
         """
@@ -71,6 +74,7 @@ class Observer:
         self._index = pipeline.index
         self._config = pipeline.parameters.config
         self._recorder = pipeline.recorder(half_precision=half_precision)
+        self._feedback = feedback
         self._clock_ms = clock_ms
 
     def run_requests(self, requests: Sequence[RequestTensors]) -> list[dict[str, npt.NDArray[Any]] | RequestError]:
@@ -99,7 +103,7 @@ class Observer:
             self._clock_ms(),
             ignore_unknown=config.ignore_unknown,
         )
-        update = _Update(self._users, rows, self._recorder)
+        update = _Update(self._users, rows, self._recorder, self._feedback)
         store.update(update.users, update.change)
         if self._popularity is not None:
             self._popularity.add(*update.added())
@@ -111,10 +115,11 @@ class Observer:
 class _Update:
     """One update of the store: the rows of a batch by user."""
 
-    def __init__(self, users: Users, rows: Observations, recorder: Recorder) -> None:
+    def __init__(self, users: Users, rows: Observations, recorder: Recorder, feedback: Feedback | None) -> None:
         self._fingerprint = users.fingerprint
         self._rows = rows
         self._recorder = recorder
+        self._feedback = feedback
         self.counts = np.zeros((rows.user.shape[0], 4), dtype=np.int32)
         """``[requests, 4]``: what became of each row's events, as `OBSERVED` has it."""
         self._added: dict[int, tuple[Ints, Ints]] = {}
@@ -136,17 +141,22 @@ class _Update:
         for turn in range(max(map(len, rows_of), default=0)):
             users = [user for user, rows in enumerate(rows_of) if turn < len(rows)]
             rows = np.array([rows_of[user][turn] for user in users])
-            events = self._rows.events.take(rows)
+            events, resets = self._rows.events.take(rows), self._rows.resets[rows]
             for fingerprint in fingerprints:
                 before = [after[user][fingerprint] for user in users]
+                if resets.any():
+                    before = [
+                        with_alpha_offset(record, 0) if record is not None and reset else record
+                        for record, reset in zip(before, resets, strict=True)
+                    ]
                 if fingerprint == self._fingerprint:
                     observed = self._recorder.observe(before, events)
                     self.counts[rows] = observed.counts
-                    added = observed.added
+                    records: Sequence[bytes | None] = self._learned(before, events, observed, rows)
+                    added = events.raw().take(observed.is_new)
                     ends = added.user.searchsorted(np.arange(1, len(users)))
                     columns = (np.split(column, ends) for column in (added.key, added.time_ms))
                     self._added.update(zip(rows.tolist(), zip(*columns, strict=True), strict=True))
-                    records: Sequence[bytes | None] = observed.records
                 else:
                     # This version has no vectors of the other's catalog; the other folds the events itself.
                     records = append_raw(before, events).records
@@ -163,3 +173,17 @@ class _Update:
         none = np.empty(0, dtype=np.int64)
         keys, times = zip(*counted, strict=True) if counted else ((none,), (none,))
         return np.concatenate(keys), np.concatenate(times)
+
+    def _learned(
+        self, before: Sequence[bytes | None], events: NewEvents, observed: Observed, rows: Ints
+    ) -> list[bytes | None]:
+        """The observed records, with the offsets that the feedback of their rows moves them to."""
+        records = observed.records
+        if self._feedback is None:
+            return records
+        shown = [self._rows.shown[row] for row in rows.tolist()]
+        for user, offset in self._feedback.offsets(before, events, observed.is_new, shown).items():
+            record = records[user]
+            assert record is not None  # noqa: S101 - an event was added
+            records[user] = with_alpha_offset(record, offset)
+        return records

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.adjustments import Pairs, pack_pairs
 from ebbtide.interest.attributes import AttributeIndex
 from ebbtide.interest.batch import rows_of, serve_requests
@@ -39,7 +39,7 @@ Records = Sequence[bytes | None]
 
 _STATUS_IF_KNOWN = np.array([int(StateStatus.UNKNOWN_USER), int(StateStatus.USED)], dtype=np.int32)
 
-ALL_OUTPUTS = frozenset(tensor.name for tensor in contract.ADAPTIVE_WEIGHTS.outputs)
+ALL_OUTPUTS = frozenset(tensor.name for tensor in served_models.ADAPTIVE_WEIGHTS.outputs)
 
 
 @dataclass(frozen=True)

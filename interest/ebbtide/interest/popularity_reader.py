@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.interest.live_counts import INDEX_KEY, PARTS, Part, index_numbers, read_parts
+from ebbtide.interest.live_counts import INDEX_KEY, PARTS, Part, Settings, VersionsInUse, index_numbers, read_parts
 from ebbtide.interest.live_prior import LivePrior
 from ebbtide.interest.lookup import UNKNOWN
 from ebbtide.interest.pipeline import InterestPipeline
@@ -53,6 +53,8 @@ class PopularityReader:
         """
         self._pipeline = pipeline
         self._users = users
+        self._name = Settings.of(counted).name
+        self._in_use = VersionsInUse(users, Settings.of(counted))
         self._counted = counted
         self._weight = pipeline.parameters.prior_weight.astype(np.float64)
         self._factors = np.asarray(factors)
@@ -67,12 +69,14 @@ class PopularityReader:
             StoreError: The store failed.
             ValueError: A record is damaged.
         """
-        [record] = self._users.store().read([INDEX_KEY], self._users.fingerprint)
+        # So that every server of the store counts for this version from now on.
+        self._in_use.announced()
+        [record] = self._users.store().read([INDEX_KEY], self._name)
         numbers = index_numbers(record)
         changed = np.flatnonzero(numbers != self._numbers).tolist()
         if not changed:
             return
-        for number, part in zip(changed, read_parts(self._users, changed), strict=True):
+        for number, part in zip(changed, read_parts(self._users, self._name, changed), strict=True):
             if part is None:
                 self._parts.pop(number, None)
             else:

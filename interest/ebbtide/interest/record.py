@@ -32,8 +32,10 @@ HALF_KNOWN_IDS = 16
 RAW_EVENTS = 512
 """Events that a record holds at most before its own export folds them; `append_raw` drops the oldest beyond these."""
 
-_MARK = b"Eb\x01"
-"""What a record begins with; the last byte is the version of the format."""
+FORMAT = 1
+"""The version of the format of records."""
+_MARK = b"Eb" + bytes([FORMAT])
+"""What a record begins with."""
 HALF_PRECISION = 1
 """The bit of ``flags`` that is set where the folded sums have 16 bits."""
 HEADER = np.dtype(
@@ -62,6 +64,7 @@ _EVENT_READ = np.dtype(
 _ID = np.dtype([("low", "<u4"), ("high", "<u2")])
 _COUNTS, _COUNTS_OFFSET = struct.Struct("<HH"), 4
 """``events`` and ``ids`` of a header."""
+_OFFSET, _ALPHA_OFFSET_AT = struct.Struct("<f"), HEADER.fields["alpha_offset"][1]  # type: ignore[index]
 _EMPTY = np.zeros(1, dtype=HEADER)
 _EMPTY["mark"] = _MARK
 _EMPTY_BYTES = _EMPTY.tobytes()
@@ -267,10 +270,11 @@ class Records:
         """Whether each event is neither in the records nor repeats an earlier one of its user, ``[events]``.
 
         Records forget the ids of old events. So if one of a user's events is in the record, those that are older than
-        what is folded count as known as well: the events were sent before, as a whole.
+        what is folded count as known as well: the events were sent before, as a whole. A record that has forgotten no
+        id yet tells each event by itself.
         """
         new = self.has_new_id(events)
-        is_late = new & (events.time_ms < self.headers["newest_ms"][events.user])
+        is_late = new & (events.time_ms < self.headers["newest_ms"][events.user]) & self.has_forgotten[events.user]
         if np.count_nonzero(is_late) and not new.all():
             repeated = events.take(~new)
             _, first = np.unique(np.stack([repeated.user, repeated.event_id]), axis=1, return_index=True)
@@ -279,6 +283,14 @@ class Records:
             sent_before[once.user[~self.has_new_id(once)]] = True
             new &= ~(is_late & sent_before[events.user])
         return new
+
+    @property
+    def has_forgotten(self) -> Bools:
+        """Which records have had events whose ids they do not have any more, ``[U]``."""
+        headers = self.headers
+        every = headers["events"] + headers["folded"].sum(axis=1) + headers["dropped"]
+        forgotten: Bools = headers["ids"] < every
+        return forgotten
 
     def has_new_id(self, events: RawEvents) -> Bools:
         """Whether no event of the records, and no earlier one of the user, has the id, ``[events]``."""
@@ -362,6 +374,17 @@ def tail_only(record: bytes) -> bytes:
     nothing = np.zeros(0, dtype=np.int64)
     (tail,) = Records(np.zeros(1, dtype=HEADER), old.known, old.events, nothing, nothing, [b""]).encode()
     return tail
+
+
+def with_alpha_offset(record: bytes, offset: float) -> bytes:
+    """The record with another alpha offset.
+
+    Args:
+        record: Of this version of the format.
+        offset: Added to the logit of alpha.
+    """
+    start = _ALPHA_OFFSET_AT
+    return record[:start] + _OFFSET.pack(offset) + record[start + _OFFSET.size :]
 
 
 def known_ids(headers: npt.NDArray[np.void]) -> Ints:
