@@ -15,6 +15,7 @@ from ebbtide.data.baskets import basket_heads, has_past, in_turn, is_repeat
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
 from ebbtide.data.splits import after_time
+from ebbtide.interest.popularity import Smoothing
 from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Identity
 from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
@@ -23,7 +24,7 @@ from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.loop import Loop
 from ebbtide.train.material import History, Material
 from ebbtide.train.model import InterestModel
-from ebbtide.train.popularity import LivePopularity, PopularitySnapshots, Smoothing, snapshot_times
+from ebbtide.train.popularity import LivePopularity, PopularitySnapshots, snapshot_times
 from ebbtide.train.popularity_fit import fit_smoothing
 from ebbtide.train.progress import Epoch, Tried
 from ebbtide.train.watcher import Watcher
