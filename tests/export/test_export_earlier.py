@@ -69,7 +69,7 @@ def test_next_version_has_options_filters_and_encoder_when_the_prior_was_refresh
     assert (report.version, report.is_served, report.top_n) == (2, False, TOP_N)
     assert report.fingerprint == ExportOptions(top_n=TOP_N).fingerprint(refreshed, genres)
     assert earlier.same_answers(refreshed) == 2
-    assert VersionFacts.read(folder, 2).attribute_columns == ("genres",)
+    assert VersionFacts.read(folder, 2).attributes == {"genres": list(genres.values["genres"])}
     assert read_manifest(folder)["2"]["attributes"] == {"genres": list(genres.values["genres"])}
     # The files of version 2 carry its own id, those of the encoder included, or this would not read them.
     old, new = (InProcessPipeline(folder, version) for version in (1, 2))
