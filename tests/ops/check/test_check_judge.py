@@ -206,20 +206,20 @@ def disagreements(found: Iterator[Judgement]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def sound(request: pytest.FixtureRequest) -> dict[str, Base]:
+def sound_bases(request: pytest.FixtureRequest) -> dict[str, Base]:
     """The sound models by name."""
     plugin = request.config.pluginmanager.getplugin(str(Path(__file__).parent / "conftest.py"))
     return {base.name: base for base in bases(plugin.corpus(["sound"]), plugin.SHARED)}
 
 
 @pytest.fixture
-def write_shared(request: pytest.FixtureRequest, sound: dict[str, Base]) -> Callable[[Path], None]:
+def write_shared(request: pytest.FixtureRequest, sound_bases: dict[str, Base]) -> Callable[[Path], None]:
     """Writes the models that ensembles of the tested ones use; the argument of the test says which."""
     names = request.param
 
     def write_all(folder: Path) -> None:
         for name in names:
-            write(Mutant(name, "sound", "", sound[name].files), folder / name)
+            write(Mutant(name, "sound", "", sound_bases[name].files), folder / name)
 
     return write_all
 
@@ -229,18 +229,18 @@ FEW = ("double", "add", "pair")
 
 @pytest.mark.parametrize("write_shared", [("double",)], indirect=True)
 def test_checker_and_server_agree_when_a_sample_of_sound_models_is_changed(
-    sound: dict[str, Base], write_shared: Callable[[Path], None], tmp_path: Path
+    sound_bases: dict[str, Base], write_shared: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    found = mutants([sound[name] for name in FEW], each=2)
+    found = mutants([sound_bases[name] for name in FEW], each=2)
     assert disagreements(judged(found, write_shared, tmp_path)) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("write_shared", [("double", "add", "pair")], indirect=True)
 def test_checker_and_server_agree_on_every_kind_that_triton_tests(
-    sound: dict[str, Base], write_shared: Callable[[Path], None], tmp_path: Path
+    sound_bases: dict[str, Base], write_shared: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    assert disagreements(judged(list(kinds(sound)), write_shared, tmp_path)) == []
+    assert disagreements(judged(list(kinds(sound_bases)), write_shared, tmp_path)) == []
 
 
 SHARED = ("double", "optional", "single", "stream", "add", "pair", "add-up", "by-row", "bare")
@@ -249,8 +249,8 @@ SHARED = ("double", "optional", "single", "stream", "add", "pair", "add-up", "by
 @pytest.mark.slow
 @pytest.mark.parametrize("write_shared", [SHARED], indirect=True)
 def test_checker_and_server_agree_when_sound_models_are_changed_in_hundreds_of_ways(
-    sound: dict[str, Base], write_shared: Callable[[Path], None], tmp_path: Path
+    sound_bases: dict[str, Base], write_shared: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    found = mutants(list(sound.values()), each=3)
+    found = mutants(list(sound_bases.values()), each=3)
     assert len(found) >= 300
     assert disagreements(judged(found, write_shared, tmp_path)) == []
