@@ -7,6 +7,7 @@ kind that docs/check.md names under "What it cannot see".
 from __future__ import annotations
 
 import queue
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -189,7 +190,7 @@ OUT_OF_REACH: dict[str, Callable[[Judgement], bool]] = {
         {"runtime-field", "repository-agent", "stand-in-backend", "config-newer-field"}
         & {found.rule for found in one.findings}
     ),
-    "what runs in model.py": lambda one: "Error: " in one.server or "Exception: " in one.server,
+    "what runs in model.py": lambda one: re.search(r"\b(Attribute|Name)Error: ", one.server) is not None,
     "names of tensors that are computed or come from another model": lambda one: one.server.startswith("no output"),
 }
 """What docs/check.md says it cannot see, and whether a refusal that the checker misses is of this kind."""
