@@ -19,7 +19,7 @@ from onnx import TensorProto as T
 from onnx import helper
 
 from ebbtide.serve import ServerConfig, TritonServer
-from servers import serving
+from servers import mark_complete, serving
 
 
 def _graph(nodes, inputs, outputs, initializers=()) -> onnx.ModelProto:
@@ -252,9 +252,15 @@ class Client:
         return Pending(answers, call.cancel)
 
     def counts(self, model: str) -> tuple[int, int]:
-        """Inferences and executions so far."""
-        statistics = self.stub.get_inference_statistics(model).model_stats[0]
-        return statistics.inference_count, statistics.execution_count
+        """Inferences and executions so far, once they stand still: Triton answers a little before it counts."""
+        earlier = None
+        while True:
+            statistics = self.stub.get_inference_statistics(model).model_stats[0]
+            found = statistics.inference_count, statistics.execution_count
+            if found == earlier:
+                return found
+            earlier = found
+            time.sleep(0.05)
 
     def wait_until_queued(self, model: str, requests: int) -> None:
         """Returns once so many requests wait in the model's queue, as the server counts them."""
@@ -286,3 +292,11 @@ def client(server: TritonServer) -> Iterator[Client]:
     client = Client(server.grpc_url, server.metrics_url)
     yield client
     client.stub.close()
+
+
+@pytest.fixture
+def repository(tmp_path, models) -> Path:
+    """One Python model, `echo`."""
+    models.write_python(tmp_path / "repository", "echo")
+    mark_complete(tmp_path / "repository")
+    return tmp_path / "repository"

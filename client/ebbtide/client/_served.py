@@ -16,8 +16,9 @@ from ebbtide.client._triton import Untyped
 from ebbtide.client.codec import EncodedRequest
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract
-from ebbtide.interest.contract import Dtype, Limits, Model, Tensor
+from ebbtide.interest.contract import Dtype, Limits, Tensor
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.served_models import Model
 from ebbtide.v1 import AttributeFilter
 
 _ATTRIBUTE_VALUES = "attribute_values"
@@ -162,6 +163,7 @@ _COUNTED: tuple[tuple[str, Tensor, Callable[[EncodedRequest], int], str], ...] =
     ("max_events", contract.EVENT_ITEM, _length(contract.EVENT_TIME), "events"),
     ("max_exclude_items", contract.EXCLUDE_ITEM, _length(contract.EXCLUDE_ITEM), "items"),
     ("max_candidates", contract.CANDIDATE_ITEM, _length(contract.CANDIDATE_ITEM), "items"),
+    ("max_candidates", contract.SHOWN_ITEM, _length(contract.SHOWN_ITEM), "items"),
     ("max_attributes", contract.ALLOW_ATTRIBUTE, _length(contract.ALLOW_ATTRIBUTE), "attribute values"),
     ("max_texts", contract.TEXT, _length(contract.TEXT), "texts"),
 )
