@@ -205,7 +205,7 @@ class RepositoryWriter:
     def _write_configs(self) -> None:
         facts = VersionFacts(
             self.options.limits,
-            () if self.attributes is None else tuple(self.attributes.values),
+            {} if self.attributes is None else self.attributes.values,
             self.options.retrieval.is_exact,
         )
         settings = ConfigSettings(self.fingerprint, self.version, self.sizes, facts, self.serving, self.models)

@@ -43,6 +43,7 @@ def train_bundle(
     feature_blocks: Mapping[str, FeaturesOf] | None = None,
     *,
     detect_repeats: bool = False,
+    dataset: Dataset | None = None,
 ) -> tuple[InterestBundle, Fit, Dataset]:
     """Trains on the events that the data description does not hold out.
 
@@ -56,6 +57,7 @@ def train_bundle(
         devices: Where to compute; one CPU unless given. Of several processes each gets the whole result.
         feature_blocks: Further feature blocks: name, and what gives the items' features; None for none.
         detect_repeats: Whether the log decides about seen items and the repeat score, instead of the configuration.
+        dataset: The data of the reference, if they are read already.
 
     Returns:
         The bundle (not yet saved), how the fit went, and the data.
@@ -68,7 +70,7 @@ def train_bundle(
     if train_config.loss is Loss.mse and data_reference.weight_column is None:
         raise DataError("loss: got 'mse' without ratings; expected --weight-col to name their column, or another loss")
     watcher = watcher or Watcher()
-    data = read_dataset(data_reference)
+    data = read_dataset(data_reference) if dataset is None else dataset
     watcher.data_read(data)
     train_config = train_config.for_catalog(len(data.catalog))
     is_training = ~held_out(data.log, data_reference.holdout)
