@@ -25,7 +25,7 @@ from ebbtide.train.evaluation.report import without_nan
 
 Values = npt.NDArray[np.float32]
 _DIGITS = 16
-_SCHEMA = {
+_SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
     "data_set": pl.String,
     "model": pl.String,
     "fingerprint": pl.String,

@@ -49,18 +49,20 @@ class Scored:
     difference: Tensor | None = None
     """``[baskets, d]``, w_H - w_C; None where it was not asked for."""
 
-    def scores(self, interest_scale: float = 1.0, repeat_offset: float = 0.0) -> Tensor:
-        """``[baskets, items]``, before anything is excluded.
+    def scores(self, interest_scale: float = 1.0, repeat_offset: float = 0.0, out: Tensor | None = None) -> Tensor:
+        """``[baskets, items]``.
 
         Args:
             interest_scale: Factor of the interest's part.
             repeat_offset: Added to the repeat scores.
+            out: ``[baskets, items]``, memory for them; a large new tensor costs more than the sum. None for new memory.
         """
-        scores = self.interest * interest_scale
-        if self.prior is not None:
-            scores += self.prior
+        if self.prior is None:
+            scores = torch.mul(self.interest, interest_scale, out=out)
+        else:
+            scores = torch.add(self.prior, self.interest, alpha=interest_scale, out=out)
         if self.seen is not None and self.repeat is not None:
-            scores = with_repeat_scores(scores, self.seen, self.repeat + repeat_offset)
+            scores = with_repeat_scores(scores, self.seen, self.repeat + repeat_offset, in_place=True)
         return scores
 
 
@@ -168,12 +170,15 @@ def exclude_seen(scores: Tensor, tensors: LogTensors, heads: Ints) -> None:
     """Sets the scores of items that each user had seen strictly before the basket to minus infinity, in place.
 
     Args:
-        scores: ``[baskets, items]``.
+        scores: ``[baskets, items]``, or one of the parts that they are the sum of.
         tensors: Events.
         heads: ``[baskets]``.
     """
-    for row, head in enumerate(heads.tolist()):
-        scores[row, tensors.item[int(tensors.first[head]) : head]] = -torch.inf
+    counts = heads - tensors.first.numpy()[heads]
+    row = np.repeat(np.arange(heads.shape[0]), counts)
+    event = heads[row] - 1 - (np.arange(row.shape[0]) - np.repeat(np.cumsum(counts) - counts, counts))
+    index = torch.from_numpy(row * scores.shape[1]) + tensors.item[torch.from_numpy(event)]
+    scores.view(-1).index_fill_(0, index.to(scores.device), -torch.inf)
 
 
 def _windows(log: EventLog, heads: Ints) -> Ints:
