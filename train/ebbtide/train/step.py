@@ -124,11 +124,13 @@ class Step(nn.Module):
 
     def _loss(self, windows: Ints) -> tuple[Tensor, Tensor, int]:
         config = self.config
+        # No more than the longest of these histories, which most logs have shorter.
+        longest = int((windows[:, 0] - self.tensors.first.numpy()[windows[:, 1]]).max(initial=0))
         predicted = predict_windows(
             self.model,
             self.tensors,
             windows,
-            config.context_events,
+            min(config.context_events, longest),
             config.targets_per_window,
             self._is_head,
             dropout=config.dropout,
