@@ -8,6 +8,7 @@ ARTIFACTS := artifacts
 QUALITY_VENV := $(ARTIFACTS)/quality-venv
 SERVING_VENV := $(ARTIFACTS)/serving-venv
 KSERVE_VENV := $(ARTIFACTS)/kserve-venv
+SCHEMATHESIS_VENV := $(ARTIFACTS)/schemathesis-venv
 DATA := examples/movielens-small
 # A user of the shipped data with ten years of history and a last session, shown by `make demo` and `make serve`.
 USER_ID ?= 648
@@ -66,9 +67,9 @@ demo: $(ARTIFACTS)/repository/recommend/config.pbtxt ## The same, and exit
 
 test: $(READY) ## All checks and tests
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4
 
-test-slow: $(READY) $(KSERVE_VENV)/.ready ## The tests that `make test` leaves out: Node.js, KServe's client, minutes
+test-slow: $(READY) $(KSERVE_VENV)/.ready $(SCHEMATHESIS_VENV)/.ready ## The tests that `make test` leaves out: Node.js, KServe's client, minutes
 	@$(BIN)/pytest -m slow
 
 test-random: $(READY) ## Property tests on new random examples (SEED=n: those of an earlier run)
@@ -79,6 +80,12 @@ $(KSERVE_VENV)/.ready: tests/client/requirements-kserve.txt | $(READY)
 	@echo "==> setting up KServe's client in $(KSERVE_VENV)"
 	@$(BIN)/python -m venv $(KSERVE_VENV)
 	@$(KSERVE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+$(SCHEMATHESIS_VENV)/.ready: tests/client/requirements-schemathesis.txt | $(READY)
+	@echo "==> setting up schemathesis in $(SCHEMATHESIS_VENV)"
+	@$(BIN)/python -m venv $(SCHEMATHESIS_VENV)
+	@$(SCHEMATHESIS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 check: lint types imports docs ## Lint, format, types, direction of imports, documentation
@@ -99,8 +106,9 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix $(PROGRAMS)
 	@$(BIN)/ruff format $(PROGRAMS)
 
-stubs: $(READY) ## Generate the gRPC stubs from proto/
+stubs: $(READY) ## Generate the gRPC stubs and the OpenAPI document from proto/
 	@$(BIN)/python scripts/generate_stubs.py
+	@$(BIN)/python scripts/generate_openapi.py
 
 $(QUALITY_VENV)/.ready: benchmarks/quality/requirements.txt | $(READY)
 	@echo "==> setting up the library baselines in $(QUALITY_VENV)"
@@ -121,9 +129,9 @@ bench-state: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Users' states: as
 	@$(BIN)/python -m benchmarks.state $(if $(QUICK),--quick)
 
 $(ARTIFACTS)/held-out/bundle.json: | $(READY)
-	@$(BIN)/ebbtide train $(TRAIN_DATA) --holdout time:0.2 --out $(ARTIFACTS)/held-out
+	@$(BIN)/ebbtide train $(TRAIN_DATA) --holdout time:0.2 --out $(ARTIFACTS)/held-out $(if $(EPOCHS),--epochs $(EPOCHS))
 
-bench-replay: $(ARTIFACTS)/held-out/bundle.json ## A held-out log replayed through a server's states, beside ebbtide evaluate (minutes, and a training)
+bench-replay: $(ARTIFACTS)/held-out/bundle.json ## A held-out log replayed through a server's states, beside ebbtide evaluate (minutes, and a training; EPOCHS=1: a short one)
 	@$(BIN)/python -m benchmarks.replay
 
 bench-head: $(READY) ## Precisions of the scoring head by size of the catalog (minutes)

@@ -30,7 +30,7 @@ from benchmarks.serving.load import PerfAnalyzer
 from benchmarks.serving.machine import facts, load_average
 from ebbtide.client import AsyncInterestClient, ClientConfig, InterestClient, RecommendRequest, event, recommend_request
 from ebbtide.client.codec import EncodedRequest, decode, encode
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.serve import ServerConfig, TritonServer
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +69,7 @@ def measure_latency(url: str, item_ids: list[str], rounds: int) -> list[Results]
 
             def with_codec(request: RecommendRequest = request) -> object:
                 inputs = tensors_of(encode(request, NOW_MS))
-                return decode(outputs_of(plain.infer(contract.RECOMMEND.name, inputs, client_timeout=5)))
+                return decode(outputs_of(plain.infer(served_models.RECOMMEND.name, inputs, client_timeout=5)))
 
             def by_client(request: RecommendRequest = request) -> object:
                 return client.recommend(request)
@@ -109,7 +109,7 @@ def measure_throughput(url: str, item_ids: list[str], seconds: float) -> Results
     with tempfile.TemporaryDirectory() as folder:
         data = write_perf_analyzer_input(request, Path(folder) / "data.json")
         for _ in range(TURNS):
-            theirs = program.turn(url, contract.RECOMMEND.name, data, IN_FLIGHT, seconds)
+            theirs = program.turn(url, served_models.RECOMMEND.name, data, IN_FLIGHT, seconds)
             turns["perf_analyzer"].append(theirs.requests_per_s)
             for name, rate in asyncio.run(_turns(url, request, seconds)).items():
                 turns[name].append(rate)
@@ -214,7 +214,9 @@ def report(console: Console, content: Results) -> None:
         )
     console.print(table)
     install = content["install"]
-    console.print(f"gateway: adds {content['gateway']['added_p50_ms']} ms to the median")
+    gateway = content["gateway"]
+    console.print(f"gateway: adds {gateway['added_p50_ms']} ms to the median")
+    console.print(f"HTTP/JSON: adds {gateway['http_over_grpc_p50_ms']} ms to that of gRPC through the gateway")
     console.print(f"install: {install['megabytes_over_tritonclient']} MB over tritonclient[grpc]")
     console.print(f"import: {content['import']['time_over_tritonclient']} times tritonclient.grpc")
 

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from tritonclient.grpc import InferInput
 
 from ebbtide.client.codec import EncodedRequest
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 
 
 def tensors_of(encoded: EncodedRequest) -> list[InferInput]:
     """What a hand-written caller makes of its arrays."""
-    datatypes = {tensor.name: tensor.dtype.value for tensor in contract.MODELS[encoded.model_name].inputs}
+    datatypes = {tensor.name: tensor.dtype.value for tensor in served_models.MODELS[encoded.model_name].inputs}
     inputs = []
     for name, array in encoded.tensors.items():
         inputs.append(InferInput(name, list(array.shape), datatypes[name]))

@@ -23,7 +23,7 @@ from benchmarks.serving import machine
 from ebbtide.export.choices import Precision
 from ebbtide.export.head.graph import head_graph
 from ebbtide.export.onnx_files import write_graph
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Limits, Size
 from ebbtide.interest.modelfile import MODEL_FILE
 
@@ -99,7 +99,7 @@ def measure_head(items: int, batches: list[int], seed: int = 0) -> list[HeadTime
 
 
 def _feeds(random: np.random.Generator, batch: int, items: int, width: int, adjustments: int) -> dict[str, Any]:
-    interest, adjust_item, adjust_score, item_filter = (tensor.name for tensor in contract.SCORING_HEAD.inputs)
+    interest, adjust_item, adjust_score, item_filter = (tensor.name for tensor in served_models.SCORING_HEAD.inputs)
     item, score = np.zeros((batch, adjustments), np.int64), np.zeros((batch, adjustments), np.float32)
     item[:, :EXCLUDED] = random.integers(0, items, (batch, EXCLUDED))
     score[:, :EXCLUDED] = -np.inf

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # Threads that wait do not spin: on a busy machine a fit is twice as fast. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -22,10 +23,16 @@ settings.register_profile("random", deadline=None, print_blob=True)
 settings.load_profile("fixed")
 
 
-def pytest_collection_modifyitems(items):
-    """Sends the tests of a folder to one worker of pytest-xdist: a folder's servers and exports are made once."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(str(item.path.parent.relative_to(Path(__file__).parent))))
+class _ByFolder(LoadScopeScheduling):
+    """Gives the tests of a folder to one worker of pytest-xdist, so that its servers and exports are made once."""
+
+    def _split_scope(self, nodeid):
+        return nodeid.partition("::")[0].rpartition("/")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return _ByFolder(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -24,15 +24,15 @@ class Baskets:
     items: int
     """N, the size of the catalog."""
     of_event: Ints
-    """``[n]``, the basket of each of the log's n events."""
+    """``[events]``, the basket of each of the log's events."""
     user: Ints
-    """``[B]``."""
+    """``[baskets]``."""
     time_ms: Ints
-    """``[B]``."""
+    """``[baskets]``."""
     first: Ints
-    """``[U]``, the first basket of each user."""
+    """``[users]``, the first basket of each user."""
     line_start: Ints
-    """``[B + 1]``: the items of basket b are ``line_item[line_start[b]:line_start[b + 1]]``."""
+    """``[baskets + 1]``: the items of a basket b are ``line_item[line_start[b]:line_start[b + 1]]``."""
     line_item: Ints
     """``[lines]``, catalog indices."""
 
@@ -59,15 +59,15 @@ class Baskets:
         )
 
     def stop_at(self, timestamp_ms: int) -> Ints:
-        """Index after each user's last basket strictly before a timestamp, ``[U]``."""
+        """Index after each user's last basket strictly before a timestamp, ``[users]``."""
         return self.first + np.bincount(self.user[self.time_ms < timestamp_ms], minlength=self.first.shape[0])
 
     def vectors(self, first: Ints, stop: Ints, weigh: Weigher) -> csr_matrix:
-        """The weighted sums of the baskets of K histories, ``[K, N]`` float32.
+        """The weighted sums of the baskets of histories, ``[histories, items]`` float32.
 
         Args:
-            first: ``[K]``, the first basket of each history.
-            stop: ``[K]``, the index after the last basket of each history.
+            first: ``[histories]``, the first basket of each history.
+            stop: ``[histories]``, the index after the last basket of each history.
             weigh: Gives the weight of each basket.
         """
         history, index = ragged(stop - first)

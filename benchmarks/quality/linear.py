@@ -59,7 +59,7 @@ def decayed_neighbours(split: Split, *, half_life_days: float, shrinkage: float,
 
 @lru_cache(maxsize=1)
 def _cooccurrence(split: Split) -> tuple[Ints, Floats]:
-    """The M kept items, ``[M]``, and the number of users of each pair of them, ``[M, M]``."""
+    """The kept items, ``[kept items]``, and the number of users of each pair of them, ``[kept items, kept items]``."""
     log, training = split.test.log, split.training
     counts = np.bincount(log.item[training], minlength=len(split.test.catalog))
     kept = np.sort(np.argsort(-counts, kind="stable")[: min(MAX_ITEMS, int((counts > 0).sum()))])

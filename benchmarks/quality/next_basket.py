@@ -105,11 +105,13 @@ def tifu_knn(
 def group_weights(
     index: Ints, count: Ints, groups: int, within_decay: float, group_decay: float
 ) -> npt.NDArray[np.float64]:
-    """Weights of baskets in TIFU-kNN (eqs. 1 and 2), ``[K]``; if groups differ in size, later ones have one more.
+    """Weights of baskets in TIFU-kNN (eqs. 1 and 2), ``[histories]``.
+
+    If groups differ in size, later ones have one more.
 
     Args:
-        index: ``[K]``, index of each basket in its user's history, from 0.
-        count: ``[K]``, number of baskets of that history.
+        index: ``[histories]``, index of each basket in its user's history, from 0.
+        count: ``[histories]``, number of baskets of that history.
         groups: m, number of groups; a history with fewer baskets has one group for each basket.
         within_decay: r_b.
         group_decay: r_g.
@@ -149,14 +151,14 @@ def _ranked(
 
 
 def _item_sets(baskets: Baskets, first: Ints, stop: Ints) -> csr_matrix:
-    """The items of each history, as ones, ``[K, N]``."""
+    """The items of each history, as ones, ``[histories, items]``."""
     sets = baskets.vectors(first, stop, lambda index, _: np.ones(index.shape[0]))
     sets.data[:] = 1
     return sets
 
 
 def _weighted(weights: Floats, vectors: csr_matrix) -> Floats:
-    """The product of ``[K, U]`` and sparse ``[U, N]``."""
+    """The product of ``[histories, users]`` and sparse ``[users, items]``."""
     return np.ascontiguousarray((vectors.T @ np.ascontiguousarray(weights.T)).T)
 
 

@@ -47,7 +47,7 @@ def trained(
         split: Data and protocol.
         config: Model configuration.
         training: Training configuration. The trainer itself validates on the last tenth before the split time.
-        vectors: ``[N, width]``, text vectors of the catalog.
+        vectors: ``[items, width]``, text vectors of the catalog.
     """
     log = events_of(split.test.log, split.training)
     return fit(log, np.ones(log.events, dtype=np.bool_), vectors, config, training).model

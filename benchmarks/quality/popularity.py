@@ -58,7 +58,7 @@ class _Counts:
         self._begin = self._end = 0
 
     def at(self, time_ms: int) -> Floats:
-        """Counts of the events strictly before a time, divided by the largest, ``[N]``; times must not decrease."""
+        """Counts of the events strictly before a time, divided by the largest, ``[items]``; times must not decrease."""
         end = int(np.searchsorted(self._time_ms, time_ms, side="left"))
         self._add(self._end, end)
         self._end = end

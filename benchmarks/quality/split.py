@@ -30,7 +30,8 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 Scorer = Callable[[Ints], Floats]
-"""Gives scores ``[K, N]`` for the indices ``[K]`` of test baskets; called in order of the baskets' timestamps."""
+"""Gives scores ``[baskets, items]`` for the indices ``[baskets]`` of test baskets; called in order of
+their timestamps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class Split:
 
     @property
     def training(self) -> npt.NDArray[np.bool_]:
-        """``[n]``, whether a model may be fitted on each of the log's n events."""
+        """``[events]``, whether a model may be fitted on each of the log's events."""
         return ~self.test.is_test
 
     @property

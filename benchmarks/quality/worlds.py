@@ -96,12 +96,12 @@ def reference(events: Path, catalog: Path) -> DataReference:
 
 
 def user_ids(made: World) -> pl.Series:
-    """The ids of a world's users, ``[U]``."""
+    """The ids of a world's users, ``[users]``."""
     return pl.Series([f"u{user:05d}" for user in range(int(made.design.schedule.user.max()) + 1)])
 
 
 def item_ids(made: World) -> pl.Series:
-    """The ids of a world's items, ``[N]``."""
+    """The ids of a world's items, ``[items]``."""
     return pl.Series([f"i{item:05d}" for item in range(len(made.design.texts))])
 
 

@@ -10,7 +10,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.serving.inputs import infer_inputs
 from benchmarks.serving.users import Requests
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 
 REQUESTS, BEST, TOLERANCE = 50, 10, 1e-4
 
@@ -33,7 +33,7 @@ def ask(url: str, requests: Requests) -> Recommended:
     """The recommendations of a server for the first `REQUESTS` requests."""
     with InferenceServerClient(url) as client:
         answers = [
-            client.infer(contract.RECOMMEND.name, infer_inputs(tensors), client_timeout=30)
+            client.infer(served_models.RECOMMEND.name, infer_inputs(tensors), client_timeout=30)
             for tensors, _ in zip(requests, range(REQUESTS), strict=False)
         ]
     ids, scores = (

@@ -28,7 +28,7 @@ from ebbtide.export.head.graph import item_factors
 from ebbtide.export.head.index import RECALL_AT, build_index
 from ebbtide.export.head.options import RetrievalOptions
 from ebbtide.export.writer import RepositoryWriter
-from ebbtide.interest import contract, exported
+from ebbtide.interest import exported, served_models
 from ebbtide.interest.checks import Request
 from ebbtide.interest.pipeline import AdaptiveWeights
 from ebbtide.train.bundle import InterestBundle
@@ -121,7 +121,7 @@ def _interests(bundle: InterestBundle, folder: Path) -> Floats:
     folder.mkdir(parents=True)
     writer = RepositoryWriter(bundle, folder)
     writer.write_interest()
-    pipeline = exported.read_pipeline(folder / contract.ADAPTIVE_WEIGHTS.name / str(writer.version))
+    pipeline = exported.read_pipeline(folder / served_models.ADAPTIVE_WEIGHTS.name / str(writer.version))
     users = [Request(**{name: row[0] for name, row in one.items()}) for one in real_requests(bundle)]
     return np.stack([answer.interest for answer in pipeline.run(users) if isinstance(answer, AdaptiveWeights)])
 

@@ -16,7 +16,7 @@ from ebbtide.export.head.index import RECALL_AT, Index
 from ebbtide.export.head.retrieval import write_index
 from ebbtide.export.head.served import open_head
 from ebbtide.export.onnx_files import write_graph
-from ebbtide.interest import contract, exported
+from ebbtide.interest import contract, exported, served_models
 from ebbtide.interest.contract import Limits, Size
 from ebbtide.interest.modelfile import MODEL_FILE
 
@@ -68,7 +68,7 @@ def requests_of(interests: Floats, items: int) -> list[Feeds]:
         item[0, :_EXCLUDED] = random.integers(0, items, _EXCLUDED)
         score[0, :_EXCLUDED] = -np.inf
         inputs = (interest[None], item, score, np.ones((1, 1), dtype=np.int64))
-        found.append(dict(zip((tensor.name for tensor in contract.SCORING_HEAD.inputs), inputs, strict=True)))
+        found.append(dict(zip((tensor.name for tensor in served_models.SCORING_HEAD.inputs), inputs, strict=True)))
     return found
 
 

@@ -33,7 +33,7 @@ from ebbtide.export.encoder.options import EncoderOptions
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
 from ebbtide.export.tokenizer import TOKENIZER_FILE
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.modelfile import MODEL_FILE
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
@@ -45,7 +45,7 @@ PEERS_PYTHON = ROOT / "artifacts" / "serving-venv" / "bin" / "python"
 TEXTS = (8, 32)
 """Numbers of texts in one request."""
 IN_FLIGHT = 4
-OURS = (contract.EMBED.name, contract.RECOMMEND_TEXT.name)
+OURS = (served_models.EMBED.name, served_models.RECOMMEND_TEXT.name)
 BARE = "bare_ort"
 PEERS = ("sentence_transformers", "infinity")
 _PRECISIONS = (FP32, INT8)
@@ -70,7 +70,7 @@ def _measure_precision(bundle: InterestBundle, settings: Settings, precision: st
     repository = settings.work / f"encoder-{precision}"
     options = EncoderOptions(precision=precision)  # type: ignore[arg-type]
     export_repository(bundle, repository, ExportOptions(encoder=options))
-    config = versions.read_model_config(repository, contract.ENCODER.name)
+    config = versions.read_model_config(repository, served_models.ENCODER.name)
     threads = int(config.parameters["intra_op_thread_count"].string_value)
     encoder = encoder_folder(bundle.config.encoder.source)
     seconds = 1.0 if settings.quick else 3.0
@@ -134,9 +134,9 @@ def _bare(repository: Path, threads: int) -> Timed:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     version = str(versions.served_version(repository))
-    path = repository / contract.ENCODER.name / version / MODEL_FILE
+    path = repository / served_models.ENCODER.name / version / MODEL_FILE
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    tokenizer = Tokenizer.from_file(str(repository / contract.TOKENIZER.name / version / TOKENIZER_FILE))
+    tokenizer = Tokenizer.from_file(str(repository / served_models.TOKENIZER.name / version / TOKENIZER_FILE))
     tokenizer.no_padding()
 
     def timed(batches: Batches) -> float:
@@ -151,7 +151,7 @@ def _bare(repository: Path, threads: int) -> Timed:
 
 def _padded(ids: Sequence[Sequence[int]]) -> dict[str, Any]:
     shape = (len(ids), max(map(len, ids)))
-    arrays = {tensor.name: np.zeros(shape, dtype=np.int64) for tensor in contract.ENCODER.inputs}
+    arrays = {tensor.name: np.zeros(shape, dtype=np.int64) for tensor in served_models.ENCODER.inputs}
     for row, tokens in enumerate(ids):
         arrays[contract.INPUT_IDS.name][row, : len(tokens)] = tokens
         arrays[contract.ATTENTION_MASK.name][row, : len(tokens)] = 1
@@ -183,7 +183,7 @@ def _inputs(model: str, texts: list[str]) -> list[Any]:
     arrays: dict[str, np.ndarray[Any, Any]] = {
         contract.TEXT.name: np.array([text.encode() for text in texts], dtype=np.object_)
     }
-    if model == contract.RECOMMEND_TEXT.name:
+    if model == served_models.RECOMMEND_TEXT.name:
         times = _NOW_MS - 60_000 * np.arange(len(texts), 0, -1, dtype=np.int64)
         arrays |= {contract.EVENT_ITEM.name: np.empty(0, dtype=np.int64), contract.EVENT_TIME.name: times}
         arrays[contract.NOW.name] = np.array([_NOW_MS], dtype=np.int64)

@@ -17,9 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import model_config_pb2
 
 from ebbtide.export.onnx_files import OPSET, value_info, write_graph
-from ebbtide.interest import contract
-from ebbtide.interest.contract import Dtype, Kind, Model, Size
+from ebbtide.interest import served_models
+from ebbtide.interest.contract import Dtype, Size
 from ebbtide.interest.exported import MODEL_CONFIG_FILE
+from ebbtide.interest.served_models import Kind, Model
 
 _MODEL_SOURCE = Path(__file__).with_name("floor_model.py")
 _IR_VERSION = 8
@@ -29,7 +30,7 @@ _ITEM_ID = b"112852"
 
 def write_floor(repository: Path, out: Path) -> Path:
     """Writes the do-nothing copy of an export's `recommend` and its steps; returns its folder."""
-    for name in (*contract.RECOMMEND.steps, contract.RECOMMEND.name):
+    for name in (*served_models.RECOMMEND.steps, served_models.RECOMMEND.name):
         config = read_config(repository, name)
         config.ClearField("model_warmup")
         (number,) = config.version_policy.specific.versions or [1]
@@ -39,7 +40,7 @@ def write_floor(repository: Path, out: Path) -> Path:
         if config.backend == Kind.PYTHON.value:
             shutil.copyfile(_MODEL_SOURCE, version / "model.py")
         elif config.backend == Kind.ONNX.value:
-            model = contract.MODELS[name]
+            model = served_models.MODELS[name]
             write_graph(_constant_graph(model, sizes_of(model, config)), "floor", version)
     return out
 

@@ -21,13 +21,13 @@ def grow_factors(trained: Floats, dimensions: int, items: int, seed: int = 0) ->
     """Grows item factors to a number of items.
 
     Args:
-        trained: ``[N, d + p]``, trained factors.
+        trained: ``[items, d + prior columns]``, trained factors.
         dimensions: d; the p columns of the popularity prior are drawn from random items.
         items: M, number of items.
         seed: Equal seeds give equal factors.
 
     Returns:
-        ``[M, d + p]`` float32.
+        ``[grown items, d + prior columns]`` float32.
     """
     random = np.random.default_rng(seed)
     trained = trained[random.permutation(len(trained))[:_MOST_TRAINED]]

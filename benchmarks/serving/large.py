@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2
 from benchmarks.serving.floor import read_config, sizes_of
 from ebbtide.export.head.graph import head_graph
 from ebbtide.export.onnx_files import write_graph
-from ebbtide.interest import contract, exported
+from ebbtide.interest import exported, served_models
 from ebbtide.interest.contract import Size
 from ebbtide.interest.modelfile import MODEL_FILE
 from ebbtide.interest.tensorfile import read_tensors
@@ -38,17 +38,17 @@ def write_large(repository: Path, out: Path, items: int) -> Ints:
     keys: Ints = np.unique(random.integers(np.iinfo(np.int64).min, np.iinfo(np.int64).max, items + items // 100))[
         :items
     ]
-    for name in (*contract.RECOMMEND.steps, contract.RECOMMEND.name):
+    for name in (*served_models.RECOMMEND.steps, served_models.RECOMMEND.name):
         shutil.copytree(repository / name, out / name, ignore=shutil.ignore_patterns("warmup", "configs"))
         config = read_config(repository, name)
         # Warm-up requests contain items of the real catalog.
         config.ClearField("model_warmup")
         write_config(config, out)
-    weights, head = (out / name for name in contract.RECOMMEND.steps)
+    weights, head = (out / name for name in served_models.RECOMMEND.steps)
     for path in weights.glob(f"*/*{Path(exported.CATALOG_FILE).suffix}"):
         _grow(path, items, keys, random)
     (version,) = (path.parent for path in head.glob(f"*/{MODEL_FILE}"))
-    sizes = sizes_of(contract.SCORING_HEAD, read_config(repository, head.name))
+    sizes = sizes_of(served_models.SCORING_HEAD, read_config(repository, head.name))
     factors = random.standard_normal((items, sizes[Size.INTEREST]), dtype=np.float32)
     fingerprint = exported.read_interest_config(next(weights.glob("*/interest.json")).parent).fingerprint
     write_graph(head_graph(factors, [str(item) for item in range(items)], sizes), fingerprint, version)

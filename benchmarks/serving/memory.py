@@ -21,7 +21,7 @@ from benchmarks.serving.inputs import infer_inputs
 from benchmarks.serving.large import Ints, with_instances, write_large
 from benchmarks.serving.settings import Settings
 from benchmarks.serving.turns import ratio
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.exported import CATALOG_FILE, SORTED_KEY
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.serve import ServerConfig, TritonServer
@@ -39,13 +39,13 @@ def measure(settings: Settings) -> dict[str, Any]:
     """Starts servers with `recommend` and with `adaptive_weights` alone, and returns the memory by instances."""
     out = settings.work / "large"
     keys = write_large(exported(settings), out, ITEMS)
-    served = {_WHOLE: contract.RECOMMEND.name, _ALONE: contract.ADAPTIVE_WEIGHTS.name}
+    served = {_WHOLE: served_models.RECOMMEND.name, _ALONE: served_models.ADAPTIVE_WEIGHTS.name}
     found: dict[str, dict[int, list[dict[str, float]]]] = {name: {count: [] for count in INSTANCES} for name in served}
     # Memory hardly differs between runs, so a quick run measures once.
     for _ in range(1 if settings.quick else settings.repeats):
         for name, model in served.items():
             for count in INSTANCES:
-                with_instances(out, contract.ADAPTIVE_WEIGHTS.name, count)
+                with_instances(out, served_models.ADAPTIVE_WEIGHTS.name, count)
                 found[name][count].append(_used(out, model, keys))
     shutil.rmtree(out)
 
@@ -79,7 +79,11 @@ def _used(repository: Path, model: str, keys: Ints) -> dict[str, float]:
             def send(name: str, start: int) -> None:
                 client.infer(name, infer_inputs(_arrays(shuffled[start : start + _EVENTS])), client_timeout=60)
 
-            list(callers.map(lambda start: send(contract.ADAPTIVE_WEIGHTS.name, start), range(0, len(keys), _EVENTS)))
+            list(
+                callers.map(
+                    lambda start: send(served_models.ADAPTIVE_WEIGHTS.name, start), range(0, len(keys), _EVENTS)
+                )
+            )
             list(callers.map(lambda start: send(model, start), range(_RECOMMENDATIONS)))
         process = psutil.Process(server.pid)
         tree = [process, *process.children(recursive=True)]
@@ -103,6 +107,6 @@ def _arrays(keys: Ints) -> dict[str, Ints]:
 
 def _table_row_bytes(repository: Path) -> int:
     """Bytes per item in the tables of `adaptive_weights`."""
-    (path,) = (repository / contract.ADAPTIVE_WEIGHTS.name).glob(f"*/{CATALOG_FILE}")
+    (path,) = (repository / served_models.ADAPTIVE_WEIGHTS.name).glob(f"*/{CATALOG_FILE}")
     tables, _ = read_tensors(path)
     return sum(table.nbytes for table in tables.values()) // len(tables[SORTED_KEY])

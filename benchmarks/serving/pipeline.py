@@ -12,7 +12,7 @@ from benchmarks.serving.exported import exported
 from benchmarks.serving.settings import Settings
 from benchmarks.serving.users import CURRENT, HISTORY, real_requests
 from ebbtide.export import versions
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.exported import read_pipeline
 from ebbtide.interest.pipeline import InterestPipeline
@@ -27,7 +27,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     """Microseconds of processor time per request, by batch size; the sizes take turns."""
     repository = exported(settings)
     version = str(versions.served_version(repository))
-    pipeline = read_pipeline(repository / contract.ADAPTIVE_WEIGHTS.name / version)
+    pipeline = read_pipeline(repository / served_models.ADAPTIVE_WEIGHTS.name / version)
     requests = list(real_requests(InterestBundle.load(settings.bundle)))
     turns: dict[int, list[float]] = {size: [] for size in BATCHES}
     for _ in range(settings.repeats):

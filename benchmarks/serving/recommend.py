@@ -12,7 +12,7 @@ from benchmarks.serving.settings import Settings
 from benchmarks.serving.systems import triton
 from benchmarks.serving.turns import Rounds, ratio, raw, take_turns
 from benchmarks.serving.users import CURRENT, HISTORY, real_requests
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.train.bundle import InterestBundle
 
 IN_FLIGHT = 16
@@ -31,11 +31,11 @@ def measure(settings: Settings) -> dict[str, Any]:
     with triton(repository) as ours, triton(floor) as nothing:
         urls = {OURS: ours, FLOOR: nothing}
         for url in urls.values():
-            load.warm_up(url, contract.RECOMMEND.name, data, IN_FLIGHT)
+            load.warm_up(url, served_models.RECOMMEND.name, data, IN_FLIGHT)
 
         def rounds(concurrency: int) -> Rounds:
             turn = partial(
-                load.turn, model=contract.RECOMMEND.name, data=data, concurrency=concurrency, seconds=seconds
+                load.turn, model=served_models.RECOMMEND.name, data=data, concurrency=concurrency, seconds=seconds
             )
             return take_turns({name: partial(turn, url) for name, url in urls.items()}, settings.repeats)
 

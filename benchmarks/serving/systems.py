@@ -15,7 +15,7 @@ from pathlib import Path
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.serve import ServerConfig, TritonServer, embedded_server
 from ebbtide.serve.ports import Ports, choose_ports
 
@@ -31,7 +31,7 @@ class StartError(RuntimeError):
 @contextmanager
 def triton(repository: Path) -> Iterator[str]:
     """Runs the embedded Triton with `recommend` and its steps only; yields its gRPC address."""
-    config = ServerConfig(repository, model_control="explicit", load_models=(contract.RECOMMEND.name,))
+    config = ServerConfig(repository, model_control="explicit", load_models=(served_models.RECOMMEND.name,))
     with TritonServer(config) as server:
         yield server.grpc_url
 
@@ -82,7 +82,7 @@ def free_ports() -> Ports:
 def _is_ready(url: str) -> bool:
     with InferenceServerClient(url) as client:
         try:
-            return bool(client.is_model_ready(contract.RECOMMEND.name, client_timeout=1))
+            return bool(client.is_model_ready(served_models.RECOMMEND.name, client_timeout=1))
         except InferenceServerException:
             return False
 

@@ -14,7 +14,7 @@ from benchmarks.state.histories import Log
 from benchmarks.state.processes import run_measured
 from benchmarks.state.stores import CONFIG, MeasuredStore
 from ebbtide.export import versions
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.exported import read_interest_config
 from ebbtide.store import open_store
 
@@ -57,7 +57,7 @@ def measure_sizes(repository: Path, store: MeasuredStore) -> Results:
 
 def _record_bytes(repository: Path, store: MeasuredStore) -> Iterator[int]:
     version = str(versions.served_version(repository))
-    fingerprint = read_interest_config(repository / contract.OBSERVER.name / version).fingerprint.encode()
+    fingerprint = read_interest_config(repository / served_models.OBSERVER.name / version).states.encode()
     with open_store(store.address, CONFIG) as opened:
         users = opened.users(fingerprint)
         while some := list(islice(users, _READ_AT_ONCE)):

@@ -11,7 +11,7 @@ from typing import Any
 # The export's copy of the interest code comes before an installed one.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from ebbtide.interest.exported import read_plain_pipeline
+from ebbtide.interest.exported import read_observer
 from ebbtide.interest.observer import Observer, half_precision
 from ebbtide.interest.served import ServedModel
 
@@ -27,9 +27,11 @@ class TritonPythonModel:
                 the store or of the states is not usable.
         """
         self._served = ServedModel(args)
-        pipeline, in_half = self._served.load(lambda folder: (read_plain_pipeline(folder), half_precision(os.environ)))
+        (pipeline, feedback), in_half = self._served.load(
+            lambda folder: (read_observer(folder), half_precision(os.environ))
+        )
         self._users = self._served.users()
-        self._observer = Observer(pipeline, self._users, half_precision=in_half)
+        self._observer = Observer(pipeline, self._users, half_precision=in_half, feedback=feedback)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Adds the events of all requests with one update of the store, and answers when the store has them."""

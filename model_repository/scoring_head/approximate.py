@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.interest import contract, exported
+from ebbtide.interest import contract, exported, served_models
 from ebbtide.interest.adjustments import check_adjusted_items
 from ebbtide.interest.batch import serve_requests
 from ebbtide.interest.checks import RequestTensors
@@ -33,7 +33,7 @@ _BLOCK = 1024
 _GATHERED_SHARE = 0.1
 """Share of the catalog: if fewer items are allowed, only these are scored; otherwise the whole catalog is."""
 _FIRST_BIT = 1
-_INPUTS = tuple(tensor.name for tensor in contract.SCORING_HEAD.inputs)
+_INPUTS = tuple(tensor.name for tensor in served_models.SCORING_HEAD.inputs)
 
 
 class ApproximateHead:
@@ -128,10 +128,10 @@ class ApproximateHead:
         """Answers the requests of a batch; the index is searched once for all of them.
 
         Args:
-            requests: For each request the inputs of `contract.SCORING_HEAD`, each with a leading dimension of users.
+            requests: For each request the inputs of `SCORING_HEAD`, each with a leading dimension of users.
 
         Returns:
-            For each request the outputs of `contract.SCORING_HEAD`, with ids in UTF-8, or its error.
+            For each request the outputs of `served_models.SCORING_HEAD`, with ids in UTF-8, or its error.
         """
         return serve_requests(requests, self._answers)
 

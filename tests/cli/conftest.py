@@ -1,4 +1,4 @@
-"""A small event log, and the command as users run it: in a process of its own."""
+"""A small event log, and the command line."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import os
 import random
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
+
+import commands
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +25,19 @@ def log(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def ebbtide():
-    """Runs ``ebbtide`` with arguments and environment variables."""
+    """Runs ``ebbtide`` with arguments and environment variables, in this process; its output as bytes."""
+
+    def run(*arguments, **environment):
+        with mock.patch.dict(os.environ, {"COLUMNS": "200", **environment}):
+            done = commands.run(*arguments)
+        return subprocess.CompletedProcess(arguments, done.returncode, done.stdout.encode(), done.stderr.encode())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def ebbtide_process():
+    """The same in a process of its own, for what is decided when a process starts."""
 
     def run(*arguments, **environment):
         return subprocess.run(

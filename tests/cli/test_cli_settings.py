@@ -101,16 +101,16 @@ def test_help_fits_80_columns(ebbtide):
         assert max(map(len, shown)) <= 80
 
 
-def test_quiet_prints_nothing_and_verbose_a_traceback(log, ebbtide, tmp_path):
-    done = ebbtide("-q", "train", "--events", log, "--out", tmp_path / "b", "--epochs", 1)
+def test_quiet_prints_nothing_and_verbose_a_traceback(log, ebbtide_process, tmp_path):
+    done = ebbtide_process("-q", "train", "--events", log, "--out", tmp_path / "b", "--epochs", 1)
     assert (done.returncode, done.stdout) == (0, b"")
-    done = ebbtide("-v", "train", "--events", tmp_path / "none.csv", "--out", tmp_path / "b")
+    done = ebbtide_process("-v", "train", "--events", tmp_path / "none.csv", "--out", tmp_path / "b")
     assert b"Traceback" in done.stderr
 
 
-def test_completion_is_offered(ebbtide):
+def test_completion_is_offered(ebbtide_process):
     # Without a terminal there is no shell to detect, so it is named.
-    done = ebbtide("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    done = ebbtide_process("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert b"_EBBTIDE_COMPLETE" in done.stdout
 
 

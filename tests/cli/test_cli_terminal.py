@@ -21,24 +21,31 @@ LOCALES = [
 COMMANDS = typer.main.get_group(app).commands
 
 
-@pytest.mark.parametrize("environment", LOCALES)
-@pytest.mark.parametrize("arguments", [("evaluate", "BUNDLE"), ("check", "--rules"), ("train", "--help"), ("-h",)])
-def test_commands_print_when_the_terminal_is_not_utf8(arguments, environment, bundle, ebbtide):
-    done = ebbtide(*(bundle if one == "BUNDLE" else one for one in arguments), **environment)
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        *((command, environment) for command in [("check", "--rules"), ("train", "--help")] for environment in LOCALES),
+        # These load torch.
+        (("evaluate", "BUNDLE"), LOCALES[0]),
+        (("evaluate", "BUNDLE"), LOCALES[-1]),
+    ],
+)
+def test_commands_print_when_the_terminal_is_not_utf8(arguments, environment, bundle, ebbtide_process):
+    done = ebbtide_process(*(bundle if one == "BUNDLE" else one for one in arguments), **environment)
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
     assert b"\\u2713" not in done.stdout
     assert done.stdout
 
 
-def test_errors_show_a_path_that_the_terminal_cannot(ebbtide, tmp_path):
-    done = ebbtide("evaluate", tmp_path / "Zoë ✓", PYTHONIOENCODING="ascii")
+def test_errors_show_a_path_that_the_terminal_cannot(ebbtide_process, tmp_path):
+    done = ebbtide_process("evaluate", tmp_path / "Zoë ✓", PYTHONIOENCODING="ascii")
     assert done.returncode == 1
     assert b"Zo\\xeb ok: got no bundle.json" in done.stderr
 
 
-def test_a_path_that_is_not_unicode_is_shown_escaped(ebbtide, tmp_path):
-    done = ebbtide("evaluate", str(tmp_path) + "/\udcff")
+def test_a_path_that_is_not_unicode_is_shown_escaped(ebbtide_process, tmp_path):
+    done = ebbtide_process("evaluate", str(tmp_path) + "/\udcff")
     assert done.returncode == 1
     assert b"\\udcff" in done.stderr
     assert b"Traceback" not in done.stderr

@@ -30,8 +30,8 @@ def test_diverged_training_is_one_line(rate, log, ebbtide, tmp_path):
         ("--device", "cuda", "finds no CUDA device"),
     ],
 )
-def test_options_are_checked_before_the_log_is_read(option, value, expected, log, ebbtide, tmp_path):
-    done = ebbtide("train", "--events", log, "--out", tmp_path / "b", option, value, HF_HUB_OFFLINE="1")
+def test_options_are_checked_before_the_log_is_read(option, value, expected, log, ebbtide_process, tmp_path):
+    done = ebbtide_process("train", "--events", log, "--out", tmp_path / "b", option, value, HF_HUB_OFFLINE="1")
     assert done.returncode == 1
     assert expected in done.stderr.decode()
     assert b"Traceback" not in done.stderr

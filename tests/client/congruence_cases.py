@@ -108,7 +108,8 @@ def a_state_request(rng, kind):
         request = observed()[user]
         newest = sorted(request.events, key=lambda event: event.time.ToMilliseconds())[-10:]
         kept = rng.sample(newest, min(5, len(newest)))
-        return ObserveRequest(user_id=user, events=kept, unknown_items=request.unknown_items)
+        shown = [event.item_id for event in kept[1:]]
+        return ObserveRequest(user_id=user, events=kept, unknown_items=request.unknown_items, shown_item_ids=shown)
     request = InterestRequest(user_id=rng.choice([user, user, NOBODY]))
     request.now.FromSeconds(NOW_S + rng.randint(0, 9_000_000))
     if rng.random() < 0.3:

@@ -22,7 +22,7 @@ from ebbtide.client.codec import (
     stack,
     tensor_order,
 )
-from ebbtide.interest.contract import MODELS
+from ebbtide.interest.served_models import MODELS
 from ebbtide.v1 import (
     AttributeFilter,
     Event,
@@ -134,13 +134,13 @@ def read(encoded_request):
     text_event = tensors.get("text_event", [-1] * len(texts))
     own = [text for text, index in zip(texts, text_event, strict=True) if index == -1]
     stand_ins = {index: text for text, index in zip(texts, text_event, strict=True) if index != -1}
-    subjects = tensors["event_item"] + own
+    subjects = tensors.get("event_item", []) + own
     unsaid = [None] * len(subjects)
     return Counter(
         zip(
             subjects,
             [stand_ins.get(index) for index in range(len(subjects))],
-            tensors["event_time"],
+            tensors.get("event_time", []),
             tensors.get("event_is_current", unsaid),
             tensors.get("event_weight", [1.0] * len(subjects)),
             strict=True,
@@ -218,6 +218,8 @@ def test_requests_send_every_tensor_that_the_called_models_take():
         user_id="u",
         events=[Event(item_id="a", time=Timestamp(seconds=1), weight=2, event_id="e")],
         unknown_items=UnknownItemPolicy.UNKNOWN_ITEM_POLICY_IGNORE,
+        shown_item_ids=["a", "b"],
+        reset_learning=True,
     )
     sent.append(stack([encode_observe(observed)] * 2))
     sent.append(encode_interest(InterestRequest(user_id="u", now=Timestamp(seconds=2), decay_scale=2), 0))
@@ -268,6 +270,10 @@ def test_encode_sends_empty_event_tensors_when_there_are_no_events():
         "event_time": (1, 0),
         "now": (1, 1),
     }
+
+
+def test_encode_sends_no_event_tensors_when_a_user_is_named_and_there_are_no_events():
+    assert set(encode(RecommendRequest(user_id="u"), 7).tensors) == {"now", "user"}
 
 
 NOW = Timestamp(seconds=1)
@@ -333,7 +339,14 @@ def test_encode_texts_gives_the_bytes_of_each_text(texts):
     follows_the_contract(one)
 
 
-NEUTRAL = {"event_weight": 1.0, "decay_scale": 1.0, "user": 0, "allow_stateless": False}
+NEUTRAL = {
+    "event_item": 0,
+    "event_time": 0,
+    "event_weight": 1.0,
+    "decay_scale": 1.0,
+    "user": 0,
+    "allow_stateless": False,
+}
 
 
 @given(st.lists(requests(kinds=(RecommendRequest,)), min_size=1, max_size=6))
@@ -350,7 +363,9 @@ def test_stack_says_of_each_user_what_they_said_alone_when_rows_are_read_back(us
         follows_the_contract(stacked, users=len(group))
         for row, (request, alone) in enumerate(group):
             said = {name: array[row] for name, array in stacked.tensors.items()}
-            events = int(said.pop("event_count", [alone.tensors["event_item"].shape[1]])[0])
+            own = alone.tensors["event_item"].shape[1] if "event_item" in alone.tensors else 0
+            events = int(said.pop("event_count", [own])[0])
+            assert events == own
             for name, array in alone.tensors.items():
                 kept = said[name][:events] if name.startswith("event_") else said[name]
                 if name in ("exclude_item", "allow_attribute"):

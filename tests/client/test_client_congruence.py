@@ -1,8 +1,9 @@
 """The same requests on every way to the models: the same answers, and the same error codes.
 
-The ways: both clients, a client over shared memory, the gateway, plain tritonclient, KServe's own client, and the
-models in this process, without a server. The last three speak tensors, which the codec makes and reads; what no tensor
-can say, it refuses for them too. The server and this process share one store of the states of users.
+The ways: both clients, a client over shared memory, the gateway over gRPC and over HTTP, plain tritonclient, KServe's
+own client, and the models in this process, without a server. The last three speak tensors, which the codec makes and
+reads; what no tensor can say, it refuses for them too. The server and this process share one store of the states of
+users.
 """
 
 import asyncio
@@ -10,10 +11,13 @@ import importlib.util
 import json
 import subprocess
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import grpc
 import numpy as np
 import pytest
+from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from tritonclient.grpc import InferenceServerClient, InferInput
@@ -41,11 +45,13 @@ from ebbtide.client.codec import (
 )
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.gateway import Gateway, GatewayConfig
-from ebbtide.interest import contract
+from ebbtide.gateway.http import path_of
+from ebbtide.interest import served_models
 from ebbtide.interest.errors import RequestError
 from ebbtide.store import open_store
 from ebbtide.v1 import (
     EmbedRequest,
+    EmbedResponse,
     Event,
     ExplainRequest,
     ExplainResponse,
@@ -56,7 +62,9 @@ from ebbtide.v1 import (
     ObserveRequest,
     ObserveResponse,
     RankRequest,
+    RankResponse,
     RecommendRequest,
+    RecommendResponse,
     interest_pb2_grpc,
 )
 from ebbtide.v1.interest_pb2 import RecommendStreamRequest
@@ -65,6 +73,15 @@ spec = importlib.util.spec_from_file_location("congruence_cases", Path(__file__)
 made = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(made)
 
+ANSWERS = {
+    EmbedRequest: EmbedResponse,
+    ExplainRequest: ExplainResponse,
+    ForgetRequest: ForgetResponse,
+    InterestRequest: InterestResponse,
+    ObserveRequest: ObserveResponse,
+    RankRequest: RankResponse,
+    RecommendRequest: RecommendResponse,
+}
 CASES = made.make_cases()
 SAMPLE = slice(None, None, 5)
 TIMEOUT_S = 60
@@ -235,6 +252,39 @@ async def by_stub(stub, request):
         return {"code": error.code().value[0], "field": field}
 
 
+def http_answers(url, requests):
+    async def run():
+        async with Gateway(GatewayConfig(triton=url, http_port=0)) as gateway:
+            return await asyncio.to_thread(lambda: [by_http(gateway.http_url, request) for request in requests])
+
+    return asyncio.run(run())
+
+
+def by_http(url, request):
+    if isinstance(request, list):
+        return [by_http(url, one) for one in request]
+    try:
+        body = json_format.MessageToDict(request, preserving_proto_field_name=True)
+        sent = json.dumps(body, allow_nan=False).replace('"Infinity"', "1e400").replace('"NaN"', "NaN").encode()
+    except (ValueError, json_format.SerializeToJsonError):
+        # A time that no text can say.
+        return {"code": int(Status.INVALID_ARGUMENT)}
+    name = type(request).__name__.removesuffix("Request")
+    headers = {"content-type": "application/json"}
+    asked = Request(url + path_of(name), sent, headers)  # noqa: S310 - to this machine
+    try:
+        with urlopen(asked, timeout=TIMEOUT_S) as reply:  # noqa: S310 - to this machine
+            answer = json_format.Parse(reply.read().replace(b"null", b'"Infinity"'), ANSWERS[type(request)]())
+    except HTTPError as error:
+        problem = json.load(error)
+        # What is no JSON number is refused before it has a field.
+        field = {"field": problem["field"]} if problem.get("field") not in (None, "body") else {}
+        return {"code": int(Status[problem["reason"]]), **field}
+    if isinstance(request, EmbedRequest):
+        return said(np.array([vector.values for vector in answer.embeddings], np.float32))
+    return said(answer)
+
+
 def encoded(request):
     """The tensors of a request.
 
@@ -301,7 +351,7 @@ def tensor_answers(requests, ask):
 
 
 def datatypes_of(one):
-    return {tensor.name: tensor.dtype.value for tensor in contract.MODELS[one.model_name].inputs}
+    return {tensor.name: tensor.dtype.value for tensor in served_models.MODELS[one.model_name].inputs}
 
 
 def by_tritonclient(url):
@@ -387,6 +437,7 @@ def answers_without_kserve(url, repository, states, cases):
         "async": async_answers(url, requests),
         "shared memory": sync_answers(url, requests, shared_memory=True),
         "gateway": gateway_answers(url, requests),
+        "http": http_answers(url, requests),
         "tritonclient": tensor_answers(requests, by_tritonclient(url)),
         "in process": tensor_answers(requests, in_process(repository, states)),
     }

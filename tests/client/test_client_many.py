@@ -13,7 +13,7 @@ from ebbtide.client import (
     event,
     recommend_request,
 )
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 
 REFUSED = grpc.StatusCode.INVALID_ARGUMENT
 UNCHECKED = ClientConfig(check_contract=False, retry=RetryConfig(max_attempts=1))
@@ -68,7 +68,10 @@ def test_calls_hold_no_more_users_than_the_model_takes(connect, serve, answer):
     url, servicer = serve(answer(0, 0.25), answer(0.5, 0.75))
     sizes = dict.fromkeys(contract.Size, 4)
     config = model_config_pb2.ModelConfig(name="recommend", max_batch_size=2)
-    for fields, tensors in ((config.input, contract.RECOMMEND.inputs), (config.output, contract.RECOMMEND.outputs)):
+    for fields, tensors in (
+        (config.input, served_models.RECOMMEND.inputs),
+        (config.output, served_models.RECOMMEND.outputs),
+    ):
         for tensor in tensors:
             name = "STRING" if tensor.dtype.value == "BYTES" else tensor.dtype.value
             dims = tensor.config_dims(sizes, batching=True)

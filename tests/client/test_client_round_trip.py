@@ -14,7 +14,8 @@ from tritonclient.grpc import InferInput, InferResult, service_pb2
 from ebbtide.client._shared_memory import Region
 from ebbtide.client._triton import infer_request, raw_content, read_content, read_outputs
 from ebbtide.client.hooks import Call
-from ebbtide.interest.contract import MODELS, Axis, Dtype
+from ebbtide.interest.contract import Axis, Dtype
+from ebbtide.interest.served_models import MODELS
 from ebbtide.v1 import interest_pb2
 
 MESSAGES = sorted(interest_pb2.DESCRIPTOR.message_types_by_name)

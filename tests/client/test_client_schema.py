@@ -274,6 +274,7 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
         {
             **user,
             "state_counts": row(1, 2, 3, 4, dtype=np.int32),
+            "alpha_offset": row(0.5),
             "half_life_days": row(1, 2, 3, 4),
             "interest_energy": row(1, 2, 3, 4),
             "state_event_weight": row(1, 2)[0],

@@ -32,7 +32,7 @@ from ebbtide.client import (
 from ebbtide.client._fields import caller_error
 from ebbtide.client.codec import decode_explanation, decode_interest, decode_observed, encode_observe
 from ebbtide.client.results import parts_of_score, state_text, to_dict, to_polars, to_text
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.errors import STORE_FAILED, RequestError
 from ebbtide.v1 import Event, ExplainedEvent, ExplainRequest, ForgetRequest, InterestRequest, RecommendResponse
 
@@ -150,8 +150,8 @@ def test_users_who_need_the_store_are_asked_for_apart_when_it_fails(connect, ser
 
 def test_user_is_refused_with_what_to_do_when_the_export_is_older(connect, serve, answer):
     url, servicer = serve(answer(0.5))
-    inputs = [one for one in contract.RECOMMEND.inputs if one.name not in ("user", "allow_stateless")]
-    outputs = [one for one in contract.RECOMMEND.outputs if one.name != "state_status"]
+    inputs = [one for one in served_models.RECOMMEND.inputs if one.name not in ("user", "allow_stateless")]
+    outputs = [one for one in served_models.RECOMMEND.outputs if one.name != "state_status"]
     config = model_config_pb2.ModelConfig(name="recommend", max_batch_size=64)
     sizes = dict.fromkeys(contract.Size, 4)
     for tensors, entries in ((inputs, config.input), (outputs, config.output)):

@@ -20,7 +20,7 @@ from ebbtide.client import (
 )
 from ebbtide.client._contract_check import check_model
 from ebbtide.client.codec import decode, encode
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 
 NOW = datetime(2024, 5, 1, tzinfo=timezone.utc)
 TEXTS = ["space opera with robots", "a quiet film about a lighthouse"]
@@ -109,7 +109,7 @@ def test_both_clients_and_plain_tritonclient_agree_when_requests_are_random(trit
     assert {result.error.status for result in results if result.error} == {Status.INVALID_ARGUMENT}
     for result in answered:
         encoded = encode(result.request, 0)
-        specs = {tensor.name: tensor for tensor in contract.MODELS[encoded.model_name].inputs}
+        specs = {tensor.name: tensor for tensor in served_models.MODELS[encoded.model_name].inputs}
         inputs = []
         for name, array in encoded.tensors.items():
             inputs.append(InferInput(name, array.shape, specs[name].dtype.value))
@@ -142,7 +142,9 @@ def test_metadata_names_versions_tensors_and_fingerprint(connect, triton):
         assert len({model.fingerprint for model in models}) == 1
         recommend = models[0]
         assert (recommend.versions, recommend.platform) == (("1",), "ensemble")
-        assert [tensor.name for tensor in recommend.outputs] == [tensor.name for tensor in contract.RECOMMEND.outputs]
+        assert [tensor.name for tensor in recommend.outputs] == [
+            tensor.name for tensor in served_models.RECOMMEND.outputs
+        ]
         assert recommend.inputs[0].shape == (-1, -1)
         assert recommend.limits["max_events"] == contract.Limits().max_events
         assert recommend.limits.keys() <= vars(contract.Limits()).keys()
@@ -201,17 +203,17 @@ def no_batches(config):
 )
 def test_check_names_the_tensor_when_a_model_is_not_the_contracts(plain, change, part, found, expected):
     config = plain.get_model_config("recommend").config
-    check_model(config, contract.RECOMMEND, None, "here")
+    check_model(config, served_models.RECOMMEND, None, "here")
     change(config)
     with pytest.raises(VersionMismatchError) as caught:
-        check_model(config, contract.RECOMMEND, None, "here")
+        check_model(config, served_models.RECOMMEND, None, "here")
     assert str(caught.value).startswith(f"recommend at here, {part}: got {found}; expected {expected}.")
 
 
 def test_check_lets_an_optional_tensor_be_missing_when_the_server_is_older(plain):
     config = plain.get_model_config("recommend").config
     config.input.remove(an_input(config, "exclude_seen"))
-    check_model(config, contract.RECOMMEND, None, "here")
+    check_model(config, served_models.RECOMMEND, None, "here")
 
 
 def test_contract_is_checked_again_when_another_version_answers(connect, serve, plain, vectors):

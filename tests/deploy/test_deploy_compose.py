@@ -9,7 +9,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "compose"
@@ -93,7 +93,7 @@ def test_container_outlives_requests_under_way_when_it_is_stopped(services, imag
 
 
 def test_shared_memory_holds_every_python_model_when_it_grows(services, image):
-    models = sum(model.kind is contract.Kind.PYTHON for model in contract.MODELS.values())
+    models = sum(model.kind is served_models.Kind.PYTHON for model in served_models.MODELS.values())
     assert size(services["triton"]["shm_size"]) >= 4 * models * image.backend_option("shm-default-byte-size")
 
 

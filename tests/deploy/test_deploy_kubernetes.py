@@ -11,7 +11,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 
 SCHEMAS = Path(__file__).parent / "schemas"
 CUSTOM = ("PodMonitor", "PrometheusRule")
@@ -236,7 +236,7 @@ def test_shared_memory_holds_every_python_model_when_it_grows(rendered, image):
     volumes = {volume["name"]: volume for volume in rendered.pod["spec"]["volumes"]}
     (name,) = [mount["name"] for mount in rendered.triton["volumeMounts"] if mount["mountPath"] == "/dev/shm"]  # noqa: S108
     shared = volumes[name]["emptyDir"]
-    models = sum(model.kind is contract.Kind.PYTHON for model in contract.MODELS.values())
+    models = sum(model.kind is served_models.Kind.PYTHON for model in served_models.MODELS.values())
     assert shared["medium"] == "Memory"
     assert quantity(shared["sizeLimit"]) >= 4 * models * image.backend_option("shm-default-byte-size")
     # It counts as memory of the pod.

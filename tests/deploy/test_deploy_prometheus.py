@@ -12,7 +12,7 @@ import yaml
 
 from deadlines import PATIENT
 from ebbtide.client import InterestClient, event
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 GROUPS = yaml.safe_load((DEPLOY / "prometheus" / "rules.yaml").read_text(encoding="utf-8"))["groups"]
@@ -90,8 +90,10 @@ def test_requests_are_counted_at_ensembles_alone_when_rules_name_models():
         if matcher.name == "model"
     }
     (pattern,) = named
-    for model in contract.MODELS.values():
-        assert (re.fullmatch(pattern, model.name) is not None) == (model.kind is contract.Kind.ENSEMBLE), model.name
+    for model in served_models.MODELS.values():
+        assert (re.fullmatch(pattern, model.name) is not None) == (model.kind is served_models.Kind.ENSEMBLE), (
+            model.name
+        )
         # The name under which `ebbtide deploy` tries a new version.
         assert re.fullmatch(pattern, f"{model.name}_candidate") is None
 

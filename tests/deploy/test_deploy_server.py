@@ -10,13 +10,13 @@ import pytest
 
 from deadlines import PATIENT
 from ebbtide.client import InterestClient, event
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 
 PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 
 
 def test_every_model_is_ready_when_started_with_the_images_options(fetch):
-    for name in contract.MODELS:
+    for name in served_models.MODELS:
         assert fetch("http", f"/v2/models/{name}/ready")[0] == 200
 
 

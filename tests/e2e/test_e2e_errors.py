@@ -10,7 +10,7 @@ from tritonclient.utils import InferenceServerException
 
 from deadlines import PATIENT
 from ebbtide.client import InterestClient, InvalidArgumentError, event
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 
 NOW = datetime(2016, 10, 9, 8, 0, tzinfo=timezone.utc)
 AGO = NOW - timedelta(days=3)
@@ -107,9 +107,9 @@ def sound(items=1):
 def test_server_answers_invalid_argument_when_tensors_do_not_fit_each_other(plain, changes, named):
     inputs = [tensor(spec, array) for spec, array in (sound() | changes).items()]
     with pytest.raises(InferenceServerException) as caught:
-        plain.infer(contract.RECOMMEND.name, inputs)
+        plain.infer(served_models.RECOMMEND.name, inputs)
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
-    assert contract.ADAPTIVE_WEIGHTS.name in caught.value.message()
+    assert served_models.ADAPTIVE_WEIGHTS.name in caught.value.message()
     assert all(word in caught.value.message() for word in named), caught.value
 
 
@@ -117,7 +117,7 @@ def test_server_answers_invalid_argument_when_a_dtype_is_wrong(plain):
     inputs = [tensor(spec, array) for spec, array in sound().items() if spec is not contract.EVENT_TIME]
     inputs.append(tensor(contract.EVENT_TIME, np.full((1, 1), 5, np.float32), "FP32"))
     with pytest.raises(InferenceServerException) as caught:
-        plain.infer(contract.RECOMMEND.name, inputs)
+        plain.infer(served_models.RECOMMEND.name, inputs)
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
     assert all(word in caught.value.message() for word in ("event_time", "FP32", "INT64")), caught.value
 
@@ -133,7 +133,7 @@ def test_concurrent_requests_of_different_lengths_are_batched(server, plain, tra
                 own.recommend(history=[an_event(item_id=ids[index]) for index in range(length)], now=NOW)
 
     def counts():
-        (stats,) = plain.get_inference_statistics(contract.ADAPTIVE_WEIGHTS.name).model_stats
+        (stats,) = plain.get_inference_statistics(served_models.ADAPTIVE_WEIGHTS.name).model_stats
         return stats.inference_count, stats.execution_count
 
     before = counts()

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from deadlines import PATIENT
-from ebbtide.client import InterestClient, event
+from ebbtide.client import InterestClient, StateStatus, event
 from ebbtide.export import versions
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
@@ -49,7 +49,11 @@ def test_popular_item_is_recommended_when_the_refreshed_bundle_is_deployed(train
     now = datetime.fromtimestamp(int(log["timestamp"].cast(pl.Int64).max()), timezone.utc) + timedelta(minutes=1)
     liked = trained.bundle.catalog.item_id[0]
     users = [{}, {"history": [event(item_id=liked, time=now - timedelta(days=3))]}]
-    config = ServerConfig(repository, model_control="explicit", load_models=("*",))
+    state = f"embedded:{tmp_path / 'states'}"
+    environment = {"EBBTIDE_STATE_TIMEOUT_MS": "20000"}
+    config = ServerConfig(
+        repository, model_control="explicit", load_models=("*",), state=state, environment=environment
+    )
     with TritonServer(config) as server, InterestClient(server.grpc_url, config=PATIENT) as client:
 
         def answers():
@@ -58,6 +62,7 @@ def test_popular_item_is_recommended_when_the_refreshed_bundle_is_deployed(train
         def score(user):
             return client.rank(candidates=[item], **user, now=now).items[0].score
 
+        client.observe("known", [event(item_id=liked, time=now - timedelta(days=3))])
         before, scores = answers(), [score(user) for user in users]
         assert all(item not in [one.item_id for one in answer.items] for answer in before)
 
@@ -68,9 +73,13 @@ def test_popular_item_is_recommended_when_the_refreshed_bundle_is_deployed(train
         assert versions.available_versions(repository) == (1, 2)
         assert [answer.model_version for answer in answers()] == ["1", "1"]
 
-        command("deploy", repository, "--server", server.grpc_url)
+        output = command("deploy", repository, "--server", server.grpc_url, "--state", state)
+        assert "both versions have the same ones, so that there is nothing to backfill" in " ".join(output.split())
         after = answers()
         assert [answer.model_version for answer in after] == ["2", "2"]
+        known = client.recommend(user_id="known", now=now, top_n=20)
+        assert (known.model_version, known.state_status) == ("2", StateStatus.STATE_STATUS_USED)
+        assert [one.item_id for one in known.items] == [one.item_id for one in after[1].items]
         # Who has done nothing yet gets what is popular.
         assert item in [one.item_id for one in after[0].items]
         assert all(score(user) > old for user, old in zip(users, scores, strict=True))

@@ -119,7 +119,7 @@ def test_users_stay_when_perf_analyzer_is_to_ask_for_them(trained, command, serv
     )
     assert "users are in the server's states" in output
     assert json.loads((tmp_path / "observe.json").read_text())["data"][0]["user"]["shape"] == [2]
-    assert json.loads((tmp_path / "recommend.json").read_text())["data"][0]["event_item"]["content"] == []
+    assert set(json.loads((tmp_path / "recommend.json").read_text())["data"][0]) == {"now", "user"}
     known = [f"{USER_PREFIX}{user}" for user in users_of(trained)]
     found = [client.interest(user).response.state_status for user in known]
     assert StateStatus.STATE_STATUS_USED in found

@@ -20,7 +20,7 @@ from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.export.writer import RepositoryWriter
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.checks import Request
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
@@ -134,11 +134,11 @@ class Door:
         """A request's tensors by name, with a batch dimension of 1 where the model batches."""
         found = {field.name: getattr(request, field.name) for field in fields(request)}
         arrays = {key: array for key, array in found.items() if array is not None}
-        return {key: array[None] for key, array in arrays.items()} if contract.MODELS[name].batching else arrays
+        return {key: array[None] for key, array in arrays.items()} if served_models.MODELS[name].batching else arrays
 
     def inputs(self, name: str, arrays: Mapping[str, np.ndarray]) -> list[triton.InferInput]:
         inputs = []
-        for tensor in contract.MODELS[name].inputs:
+        for tensor in served_models.MODELS[name].inputs:
             if tensor.name in arrays:
                 array = arrays[tensor.name]
                 entry = triton.InferInput(tensor.name, array.shape, tensor.dtype.value)

@@ -17,8 +17,9 @@ from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.serving import ServingOptions
 from ebbtide.export.versions import read_model_config
-from ebbtide.interest import contract
-from ebbtide.interest.contract import Dtype, Kind, Limits, Size
+from ebbtide.interest import contract, served_models
+from ebbtide.interest.contract import Dtype, Limits, Size
+from ebbtide.interest.served_models import Kind
 from ebbtide.train.bundle import InterestBundle
 
 from .conftest import Export
@@ -37,18 +38,18 @@ TRITON_TYPES = {
     Dtype.FP32: model_config_pb2.TYPE_FP32,
     Dtype.BYTES: model_config_pb2.TYPE_STRING,
 }
-all_models = pytest.mark.parametrize("name", contract.MODELS)
+all_models = pytest.mark.parametrize("name", served_models.MODELS)
 
 
 def parsed(name: str, machine: Machine = CPU, **serving: object) -> model_config_pb2.ModelConfig:
     settings = replace(SETTINGS, serving=ServingOptions((CPU, GPU), **serving)) if serving else SETTINGS
-    text = render_config(contract.MODELS[name], settings, machine)
+    text = render_config(served_models.MODELS[name], settings, machine)
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
 @all_models
 def test_config_states_the_contracts_tensors_when_rendered_and_parsed_back(name: str) -> None:
-    model, config = contract.MODELS[name], parsed(name)
+    model, config = served_models.MODELS[name], parsed(name)
     assert config.name == name
     for entries, tensors in ((config.input, model.inputs), (config.output, model.outputs)):
         assert [entry.name for entry in entries] == [tensor.name for tensor in tensors]
@@ -64,7 +65,7 @@ def test_config_states_the_contracts_tensors_when_rendered_and_parsed_back(name:
 def test_config_names_the_one_version_that_is_exported(name: str) -> None:
     config = parsed(name)
     assert list(config.version_policy.specific.versions) == [SETTINGS.version]
-    if contract.MODELS[name].kind is Kind.ENSEMBLE:
+    if served_models.MODELS[name].kind is Kind.ENSEMBLE:
         assert {step.model_version for step in config.ensemble_scheduling.step} == {SETTINGS.version}
         assert config.parameters[contract.FINGERPRINT_PARAMETER].string_value == SETTINGS.fingerprint
     else:
@@ -75,7 +76,7 @@ def test_config_names_the_one_version_that_is_exported(name: str) -> None:
 @all_models
 @pytest.mark.parametrize("machine", [CPU, GPU], ids=lambda machine: machine.name)
 def test_config_spells_out_batching_and_instances(name: str, machine: Machine) -> None:
-    model, config = contract.MODELS[name], parsed(name, machine)
+    model, config = served_models.MODELS[name], parsed(name, machine)
     assert (config.max_batch_size > 0) == model.batching
     assert config.HasField("dynamic_batching") == (model.batching and model.kind is not Kind.ENSEMBLE)
     # A runtime would choose between the C++ backend and a Python one: the folder is to serve on both.
@@ -93,7 +94,7 @@ def test_config_spells_out_batching_and_instances(name: str, machine: Machine) -
     if model.kind is Kind.ONNX:
         written = {key: parameter.string_value for key, parameter in config.parameters.items()}
         expected = {"intra_op_thread_count": str(machine.placement(model).threads), "inter_op_thread_count": "1"}
-        if model is contract.ENCODER and not on_gpu:
+        if model is served_models.ENCODER and not on_gpu:
             expected["split_rows_by_length"] = "attention_mask"
         assert written == expected
 
@@ -110,7 +111,7 @@ def test_config_says_nothing_more_when_nothing_was_asked_for(name: str) -> None:
 
 @all_models
 def test_queue_is_bounded_where_models_batch_when_asked_for(name: str) -> None:
-    model, config = contract.MODELS[name], parsed(name, max_queue_size=9, queue_timeout_ms=250)
+    model, config = served_models.MODELS[name], parsed(name, max_queue_size=9, queue_timeout_ms=250)
     batching = model.batching and model.kind is not Kind.ENSEMBLE
     assert config.dynamic_batching.HasField("default_queue_policy") == batching
     if batching:
@@ -121,8 +122,8 @@ def test_queue_is_bounded_where_models_batch_when_asked_for(name: str) -> None:
 
 @pytest.mark.parametrize(("accelerator", "on_head"), [("cuda", "cuda"), ("tensorrt", "cuda")])
 def test_accelerators_stand_on_gpu_graphs_alone_when_asked_for(accelerator: str, on_head: str) -> None:
-    expected = {contract.ENCODER.name: accelerator, contract.SCORING_HEAD.name: on_head}
-    for name in contract.MODELS:
+    expected = {served_models.ENCODER.name: accelerator, served_models.SCORING_HEAD.name: on_head}
+    for name in served_models.MODELS:
         assert not parsed(name, CPU, accelerator=accelerator).HasField("optimization")
         optimization = parsed(name, GPU, accelerator=accelerator).optimization
         found = optimization.execution_accelerators.gpu_execution_accelerator
@@ -134,17 +135,17 @@ def test_accelerators_stand_on_gpu_graphs_alone_when_asked_for(accelerator: str,
 
 @all_models
 def test_cache_is_enabled_where_the_key_covers_the_answer_when_asked_for(name: str) -> None:
-    model = contract.MODELS[name]
+    model = served_models.MODELS[name]
     assert parsed(name, response_cache=True).response_cache.enable == model.cacheable
 
 
 def test_cached_models_are_asked_for_the_same_outputs_by_every_ensemble() -> None:
     # Triton's key leaves out which outputs were asked for.
-    cacheable = [model for model in contract.MODELS.values() if model.cacheable]
+    cacheable = [model for model in served_models.MODELS.values() if model.cacheable]
     assert cacheable
     for model in cacheable:
         assert model.kind is not Kind.ENSEMBLE or len(model.outputs) == 1
-        ensembles = [ensemble for ensemble in contract.MODELS.values() if model.name in ensemble.steps]
+        ensembles = [ensemble for ensemble in served_models.MODELS.values() if model.name in ensemble.steps]
         asked = {
             tuple(step.output_map)
             for ensemble in ensembles
@@ -155,15 +156,17 @@ def test_cached_models_are_asked_for_the_same_outputs_by_every_ensemble() -> Non
 
 
 def test_model_is_not_cached_when_two_ensembles_ask_for_different_outputs() -> None:
-    other = replace(contract.RECOMMEND, name="other", outputs=(*contract.RECOMMEND.outputs, contract.ITEM_INDEX))
+    other = replace(
+        served_models.RECOMMEND, name="other", outputs=(*served_models.RECOMMEND.outputs, contract.ITEM_INDEX)
+    )
     serving = ServingOptions((CPU,), response_cache=True)
-    settings = replace(SETTINGS, serving=serving, models={**contract.MODELS, "other": other})
-    assert not model_config(contract.SCORING_HEAD, settings, CPU).response_cache.enable
-    assert model_config(contract.ENCODER, settings, CPU).response_cache.enable
+    settings = replace(SETTINGS, serving=serving, models={**served_models.MODELS, "other": other})
+    assert not model_config(served_models.SCORING_HEAD, settings, CPU).response_cache.enable
+    assert model_config(served_models.ENCODER, settings, CPU).response_cache.enable
 
 
 def test_instances_claim_the_cores_they_take_when_limited() -> None:
-    for name, model in contract.MODELS.items():
+    for name, model in served_models.MODELS.items():
         for group in parsed(name, CPU, rate_limiter=True).instance_group:
             (resource,) = group.rate_limiter.resources
             assert (resource.name, getattr(resource, "global")) == ("cores", True)
@@ -171,15 +174,15 @@ def test_instances_claim_the_cores_they_take_when_limited() -> None:
         assert not any(group.HasField("rate_limiter") for group in parsed(name, GPU, rate_limiter=True).instance_group)
 
 
-@pytest.mark.parametrize("name", [name for name, model in contract.MODELS.items() if model.steps])
+@pytest.mark.parametrize("name", [name for name, model in served_models.MODELS.items() if model.steps])
 def test_ensemble_maps_connect_every_tensor_when_steps_follow_the_contract(name: str) -> None:
-    model, config = contract.MODELS[name], parsed(name)
+    model, config = served_models.MODELS[name], parsed(name)
     known = {tensor.name for tensor in model.inputs}
     read: set[str] = set()
     assert [step.model_name for step in config.ensemble_scheduling.step] == list(model.steps)
     for step in config.ensemble_scheduling.step:
         assert all(key == value for key, value in (*step.input_map.items(), *step.output_map.items()))
-        inputs = {tensor.name: tensor for tensor in contract.MODELS[step.model_name].inputs}
+        inputs = {tensor.name: tensor for tensor in served_models.MODELS[step.model_name].inputs}
         assert set(step.input_map) == {key for key, tensor in inputs.items() if key in known or not tensor.optional}
         assert set(step.input_map) <= known
         known |= set(step.output_map)
@@ -191,7 +194,7 @@ def test_ensemble_maps_connect_every_tensor_when_steps_follow_the_contract(name:
 
 
 def test_encoder_takes_the_texts_of_one_request_when_limits_are_changed() -> None:
-    config = parsed(contract.ENCODER.name)
+    config = parsed(served_models.ENCODER.name)
     assert config.max_batch_size == SETTINGS.facts.limits.max_texts
 
 
@@ -206,7 +209,7 @@ def test_variants_are_written_beside_the_default_when_there_are_more_machines(
 ) -> None:
     serving = ServingOptions((CPU, GPU, Machine("cpu", 2)), accelerator="cuda")
     export(tiny_bundle, tmp_path / "out", ExportOptions(serving=serving))
-    for name, model in contract.MODELS.items():
+    for name, model in served_models.MODELS.items():
         default, *variants = versions.config_files(tmp_path / "out" / name)
         assert [path.stem for path in variants] == ([] if model.kind is Kind.ENSEMBLE else ["cpu-2", "gpu-2"])
         for path in (default, *variants):

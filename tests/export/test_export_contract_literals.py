@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from ebbtide.export.sources import model_sources
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.v1 import Event, RecommendRequest, RecommendResponse
 
 ROOT = Path(__file__).parents[2]
-NAMES = {tensor.name for model in contract.MODELS.values() for tensor in (*model.inputs, *model.outputs)}
+NAMES = {tensor.name for model in served_models.MODELS.values() for tensor in (*model.inputs, *model.outputs)}
 TYPED_FIELDS = {
     field.name
     for message in (Event, RecommendRequest, RecommendResponse, RecommendResponse.DESCRIPTOR.fields_by_name["items"])

@@ -29,7 +29,7 @@ from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.export.serving import ServingOptions
 from ebbtide.export.tokenizer import TOKENIZER_FILE
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Limits
 from ebbtide.train.bundle import InterestBundle, fingerprint_of
 
@@ -69,6 +69,10 @@ def test_next_version_has_options_filters_and_encoder_when_the_prior_was_refresh
     assert (report.version, report.is_served, report.top_n) == (2, False, TOP_N)
     assert report.fingerprint == ExportOptions(top_n=TOP_N).fingerprint(refreshed, genres)
     assert earlier.same_answers(refreshed) == 2
+    # Popularity is no part of a state, so the users are known to both.
+    states = {versions.version_states(folder, version) for version in (1, 2)}
+    assert {noted["states"] for noted in read_manifest(folder).values()} == states
+    assert len(states) == 1
     assert VersionFacts.read(folder, 2).attribute_columns == ("genres",)
     assert read_manifest(folder)["2"]["attributes"] == {"genres": list(genres.values["genres"])}
     # The files of version 2 carry its own id, those of the encoder included, or this would not read them.
@@ -114,7 +118,7 @@ def test_encoder_is_not_taken_over_when_the_training_is_another(
 
 
 def test_encoder_is_not_taken_over_when_it_answers_otherwise(refreshed: InterestBundle, folder: Path) -> None:
-    path = folder / contract.TOKENIZER.name / "1" / TOKENIZER_FILE
+    path = folder / served_models.TOKENIZER.name / "1" / TOKENIZER_FILE
     shorter = Tokenizer.from_file(str(path))
     shorter.enable_truncation(4)
     shorter.save(str(path))

@@ -13,7 +13,7 @@ from ebbtide.data.catalog import Catalog
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.parity import TOLERANCE
 from ebbtide.export.repository import ExportReport
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.modelfile import read_fingerprint
 from ebbtide.train.bundle import InterestBundle
@@ -85,11 +85,11 @@ def test_tokens_are_refused_when_a_text_is_bad(
 def test_graph_has_the_fingerprint_beside_it_and_no_trace_when_written(
     repository: Path, export_report: ExportReport
 ) -> None:
-    for name in (contract.ENCODER.name, contract.SCORING_HEAD.name):
+    for name in (served_models.ENCODER.name, served_models.SCORING_HEAD.name):
         assert read_fingerprint(repository / name / "1") == export_report.fingerprint
         model = onnx.load(repository / name / "1" / "model.onnx")
         assert not model.metadata_props
         assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
-        fused = {"com.microsoft": 1} if name == contract.ENCODER.name else {}
+        fused = {"com.microsoft": 1} if name == served_models.ENCODER.name else {}
         assert {entry.domain: entry.version for entry in model.opset_import} == {"": 18, **fused}
         assert model.ir_version == 8

@@ -21,7 +21,7 @@ from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE
 from ebbtide.export.repository import ExportReport, export_repository
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.serve import ServerConfig
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.verify import compare_fidelity
@@ -44,7 +44,7 @@ class Served:
         array = np.array([text.encode() for text in texts], dtype=object)
         tensor = triton.InferInput(contract.TEXT.name, array.shape, contract.TEXT.dtype.value)
         tensor.set_data_from_numpy(array)
-        vectors = self.client.infer(contract.EMBED.name, [tensor], client_timeout=60).as_numpy(
+        vectors = self.client.infer(served_models.EMBED.name, [tensor], client_timeout=60).as_numpy(
             contract.TEXT_VECTOR.name
         )
         assert vectors is not None

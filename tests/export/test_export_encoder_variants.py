@@ -30,11 +30,11 @@ from ebbtide.export.onnx_files import write_graph
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE
 from ebbtide.export.repository import export_repository
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import PACKAGED, EncoderSettings, TextEncoder, encoder_folder
 
-INPUT_IDS, MASK = (tensor.name for tensor in contract.ENCODER.inputs)
+INPUT_IDS, MASK = (tensor.name for tensor in served_models.ENCODER.inputs)
 SHAPES = [(1, 1), (1, 16), (3, 7), (16, 32), (2, 256)]
 VARIANTS = {
     "fp32": EncoderOptions(),
@@ -184,8 +184,8 @@ def test_graph_stays_plain_when_the_fused_one_answers_otherwise(
 def test_variant_keeps_names_types_and_axes_when_built(build: Build, name: str) -> None:
     graph = build(name).graph.graph
     for values, tensors, element in (
-        (graph.input, contract.ENCODER.inputs, TensorProto.INT64),
-        (graph.output, contract.ENCODER.outputs, TensorProto.FLOAT),
+        (graph.input, served_models.ENCODER.inputs, TensorProto.INT64),
+        (graph.output, served_models.ENCODER.outputs, TensorProto.FLOAT),
     ):
         assert [value.name for value in values] == [tensor.name for tensor in tensors]
         assert {value.type.tensor_type.elem_type for value in values} == {element}

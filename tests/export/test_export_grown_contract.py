@@ -13,8 +13,9 @@ from ebbtide.export import inprocess, sources, versions
 from ebbtide.export.errors import VersionError
 from ebbtide.export.inprocess import InProcessPipeline, Tensors
 from ebbtide.export.manifest import read_models
-from ebbtide.interest import contract
-from ebbtide.interest.contract import Dtype, Kind, Model, Size, Tensor
+from ebbtide.interest import contract, served_models
+from ebbtide.interest.contract import Dtype, Size, Tensor
+from ebbtide.interest.served_models import Kind, Model
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.verify import StageDifference, compare_server, first_failure, random_requests
@@ -23,22 +24,22 @@ from .conftest import Export
 
 PASSED_SCORE = Tensor("passed_score", Dtype.FP32, (Size.TOP_N,), "the scores as they came", rows=1)
 PASS_THROUGH = Model("pass_through", Kind.PYTHON, True, (contract.SCORE,), (PASSED_SCORE,))
-STEPS = (*contract.RECOMMEND.steps, PASS_THROUGH.name)
+STEPS = (*served_models.RECOMMEND.steps, PASS_THROUGH.name)
 ENSEMBLE = Model(
     "recommend_passed",
     Kind.ENSEMBLE,
     True,
-    contract.RECOMMEND.inputs,
+    served_models.RECOMMEND.inputs,
     (contract.ITEM_ID, contract.SCORE, contract.ITEM_INDEX, PASSED_SCORE),
     steps=STEPS,
 )
 MODELS_WITH_STATES = (
-    contract.OBSERVER,
-    contract.INTEREST_READER,
-    contract.FORGETTER,
-    contract.OBSERVE,
-    contract.INTEREST_STATE,
-    contract.FORGET,
+    served_models.OBSERVER,
+    served_models.INTEREST_READER,
+    served_models.FORGETTER,
+    served_models.OBSERVE,
+    served_models.INTEREST_STATE,
+    served_models.FORGET,
 )
 NEW_TENSORS = (
     contract.USER,
@@ -88,8 +89,8 @@ def grow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
         (folder / PASS_THROUGH.name).mkdir()
         (folder / PASS_THROUGH.name / "model.py").write_text(SERVED_CODE, encoding="utf-8")
         monkeypatch.setattr(sources, "model_sources", lambda: folder)
-        monkeypatch.setitem(contract.MODELS, PASS_THROUGH.name, PASS_THROUGH)
-        monkeypatch.setitem(contract.MODELS, ENSEMBLE.name, ENSEMBLE)
+        monkeypatch.setitem(served_models.MODELS, PASS_THROUGH.name, PASS_THROUGH)
+        monkeypatch.setitem(served_models.MODELS, ENSEMBLE.name, ENSEMBLE)
         monkeypatch.setitem(inprocess.PYTHON_MODELS, PASS_THROUGH.name, lambda _pipeline, _model: pass_on)
 
     return grow
@@ -114,10 +115,12 @@ def test_new_model_is_exported_warmed_up_served_and_verified_when_the_contract_h
     ]
     found = verify(out)
     assert first_failure(found) is None
-    assert {one.stage for one in found} == set(contract.MODELS) - {model.name for model in MODELS_WITH_STATES}
+    assert {one.stage for one in found} == set(served_models.MODELS) - {model.name for model in MODELS_WITH_STATES}
     compared = {(one.stage, one.field): one.compared for one in found}
     assert compared[ENSEMBLE.name, PASSED_SCORE.name] == compared[PASS_THROUGH.name, PASSED_SCORE.name] > 5
-    assert compared[ENSEMBLE.name, contract.ITEM_INDEX.name] == compared[contract.RECOMMEND.name, contract.SCORE.name]
+    assert (
+        compared[ENSEMBLE.name, contract.ITEM_INDEX.name] == compared[served_models.RECOMMEND.name, contract.SCORE.name]
+    )
 
 
 def test_older_export_is_served_and_verified_and_takes_versions_when_the_contract_has_grown(
@@ -130,14 +133,16 @@ def test_older_export_is_served_and_verified_and_takes_versions_when_the_contrac
     with pytest.MonkeyPatch.context() as earlier:
         # As if the states of users, and the parts of repeat scores, were new since.
         for model in MODELS_WITH_STATES:
-            earlier.delitem(contract.MODELS, model.name)
-        for model in list(contract.MODELS.values()):
-            earlier.setitem(contract.MODELS, model.name, before_states(model))
+            earlier.delitem(served_models.MODELS, model.name)
+        for model in list(served_models.MODELS.values()):
+            earlier.setitem(served_models.MODELS, model.name, before_states(model))
         out = export(tiny_bundle, tmp_path / "out").folder
-        before = dict(contract.MODELS)
+        before = dict(served_models.MODELS)
     grow()
     # As if `recommend` itself had a new step since.
-    monkeypatch.setitem(contract.MODELS, contract.RECOMMEND.name, replace(contract.RECOMMEND, steps=STEPS))
+    monkeypatch.setitem(
+        served_models.MODELS, served_models.RECOMMEND.name, replace(served_models.RECOMMEND, steps=STEPS)
+    )
     assert read_models(out) == before
     export(tiny_bundle, out, version=2)
     assert read_models(out) == before

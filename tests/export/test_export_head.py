@@ -10,7 +10,7 @@ import pytest
 from ebbtide.export.head.adjusting import adjust, random_adjustments
 from ebbtide.export.head.graph import head_graph
 from ebbtide.export.parity import ranking_difference
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Size
 
 ITEMS, WIDTH, ADJUSTMENTS = 40, 6, 64
@@ -32,7 +32,7 @@ def session(top_n: int = 10, width: int = WIDTH) -> tuple[ort.InferenceSession, 
 
 def run(head: ort.InferenceSession, interest, adjust_item, adjust_score):
     names = [contract.ITEM_ID.name, contract.SCORE.name]
-    inputs = [tensor.name for tensor in contract.SCORING_HEAD.inputs]
+    inputs = [tensor.name for tensor in served_models.SCORING_HEAD.inputs]
     everything = np.ones((len(interest), 1), np.int64)
     return head.run(names, dict(zip(inputs, [interest, adjust_item, adjust_score, everything], strict=True)))
 

@@ -12,7 +12,7 @@ from ebbtide.export.head.adjusting import adjust
 from ebbtide.export.head.attributes import ItemAttributes
 from ebbtide.export.head.graph import head_graph
 from ebbtide.export.parity import ranking_difference
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Size
 
 ITEMS, WIDTH, ADJUSTMENTS, TOP_N = 2_000, 12, 16, 20
@@ -20,7 +20,7 @@ IDS = [f"item {index}" for index in range(ITEMS)]
 INDEX = {item: index for index, item in enumerate(IDS)}
 COLUMNS = ((0, 1), (1, 3), (3, 6))
 PRECISIONS = ["fp32", "fp16", "int8"]
-INPUTS = [tensor.name for tensor in contract.SCORING_HEAD.inputs]
+INPUTS = [tensor.name for tensor in served_models.SCORING_HEAD.inputs]
 OUTPUTS = [contract.ITEM_ID.name, contract.SCORE.name]
 
 

@@ -20,13 +20,13 @@ from ebbtide.export.head.int8 import candidate_count, quantise
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE, ranking_difference
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Limits, Size
 from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint, write_fingerprint
 from ebbtide.train.bundle import InterestBundle
 
 ITEMS, WIDTH, ADJUSTMENTS, TOP_N = 3_000, 20, 96, 10
-INPUTS = [tensor.name for tensor in contract.SCORING_HEAD.inputs]
+INPUTS = [tensor.name for tensor in served_models.SCORING_HEAD.inputs]
 OUTPUTS = [contract.ITEM_ID.name, contract.SCORE.name]
 IDS = [f"item {position}" for position in range(ITEMS)]
 INDEX = {item: position for position, item in enumerate(IDS)}
@@ -182,7 +182,7 @@ def test_export_is_refused_when_its_integers_miss_best_items(
     folder = write_without_encoder(bundle, top_n=10, head_precision="int8")
     sizes = sizes_of(bundle)
     assert check_head(InProcessPipeline(folder), bundle, sizes, "int8").difference < TOLERANCE
-    path = folder / contract.SCORING_HEAD.name / "1" / MODEL_FILE
+    path = folder / served_models.SCORING_HEAD.name / "1" / MODEL_FILE
     graph = onnx.load(str(path))
     weights = {weight.name: weight for weight in graph.graph.initializer}
     # Integers of other items: the candidates are no longer the best.
@@ -203,7 +203,7 @@ def test_tolerance_of_rounded_factors_is_stated_from_requests_and_still_refuses_
     sizes = sizes_of(bundle)
     found = check_head(InProcessPipeline(folder), bundle, sizes, "fp16")
     assert TOLERANCE < found.tolerance < 0.05
-    path = folder / contract.SCORING_HEAD.name / "1" / MODEL_FILE
+    path = folder / served_models.SCORING_HEAD.name / "1" / MODEL_FILE
     graph = onnx.load(str(path))
     weights = {weight.name: weight for weight in graph.graph.initializer}
     rounded = numpy_helper.to_array(weights["factors_fp16"]).copy()

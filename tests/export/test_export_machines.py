@@ -10,11 +10,11 @@ from ebbtide.export.errors import ServingOptionsError
 from ebbtide.export.machines import Machine, Placement
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.serving import ServingOptions
-from ebbtide.interest import contract
-from ebbtide.interest.contract import Kind
+from ebbtide.interest import served_models
+from ebbtide.interest.served_models import Kind
 from ebbtide.train.bundle import InterestBundle
 
-COMPUTING = [model for model in contract.MODELS.values() if model.kind is not Kind.ENSEMBLE]
+COMPUTING = [model for model in served_models.MODELS.values() if model.kind is not Kind.ENSEMBLE]
 CPU, GPU = Machine("cpu", 8), Machine("gpu", 2)
 
 
@@ -52,12 +52,17 @@ def test_machine_is_refused_when_it_has_nothing_to_compute_on() -> None:
 @pytest.mark.parametrize("cores", [4, 8, 16, 64])
 def test_what_computes_for_a_request_adds_up_to_the_cores_when_there_are_enough(cores: int) -> None:
     for models in (
-        (contract.ENCODER, contract.SCORING_HEAD, contract.ADAPTIVE_WEIGHTS),
-        (contract.ENCODER, contract.SCORING_HEAD, contract.ADAPTIVE_WEIGHTS_TEXT, contract.TOKENIZER),
+        (served_models.ENCODER, served_models.SCORING_HEAD, served_models.ADAPTIVE_WEIGHTS),
+        (
+            served_models.ENCODER,
+            served_models.SCORING_HEAD,
+            served_models.ADAPTIVE_WEIGHTS_TEXT,
+            served_models.TOKENIZER,
+        ),
     ):
         placements = [Machine("cpu", cores).placement(model) for model in models]
         assert sum(placement.instances * placement.threads for placement in placements) <= max(cores, 5)
-    assert Machine("cpu", cores).placement(contract.ENCODER).threads == cores // 2
+    assert Machine("cpu", cores).placement(served_models.ENCODER).threads == cores // 2
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3])
@@ -72,7 +77,7 @@ def test_graphs_run_on_every_gpu_and_python_on_the_cpu_when_the_machine_has_gpus
             assert placement == Placement("gpu", instances=1, threads=1, gpus=(0, 1))
         else:
             assert (placement.device, placement.gpus) == ("cpu", ())
-    assert GPU.placement(contract.ADAPTIVE_WEIGHTS).instances == 4
+    assert GPU.placement(served_models.ADAPTIVE_WEIGHTS).instances == 4
 
 
 @pytest.mark.parametrize(

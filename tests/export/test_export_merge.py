@@ -11,7 +11,7 @@ from ebbtide.export.errors import VersionError
 from ebbtide.export.machines import Machine
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.serving import ServingOptions
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.train.bundle import InterestBundle
 
 from .conftest import Export
@@ -27,7 +27,7 @@ def out(export: Export, tiny_bundle: InterestBundle, tmp_path: Path) -> Path:
 
 
 def configs(folder: Path) -> dict[Path, str]:
-    return {path: path.read_text() for name in contract.MODELS for path in versions.config_files(folder / name)}
+    return {path: path.read_text() for name in served_models.MODELS for path in versions.config_files(folder / name)}
 
 
 @pytest.mark.parametrize("serving", [None, SERVING], ids=["nothing said", "the same"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ebbtide.export.options import ExportOptions
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.modelfile import MODEL_FILE
 from ebbtide.serve import ModelLoadError, ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
@@ -21,14 +21,14 @@ from servers import mark_complete
 MakeBundle = Callable[..., InterestBundle]
 
 TOP_N = 20
-WEIGHTS, HEAD = contract.ADAPTIVE_WEIGHTS.name, contract.SCORING_HEAD.name
+WEIGHTS, HEAD = served_models.ADAPTIVE_WEIGHTS.name, served_models.SCORING_HEAD.name
 
 
 MOVED = (
     f"{WEIGHTS}/1/catalog.safetensors",
     f"{HEAD}/1/{MODEL_FILE}",
     f"{HEAD}/1",
-    f"{contract.RECOMMEND.name}/config.pbtxt",
+    f"{served_models.RECOMMEND.name}/config.pbtxt",
 )
 
 
@@ -58,7 +58,7 @@ def refusals(
     for moved in MOVED:
         folder = write_without_encoder(bundle)
         folders.append(folder)
-        for name in contract.MODELS.keys() - {WEIGHTS, HEAD, contract.RECOMMEND.name}:
+        for name in served_models.MODELS.keys() - {WEIGHTS, HEAD, served_models.RECOMMEND.name}:
             shutil.rmtree(folder / name)
         if (folder / moved).is_dir():
             shutil.rmtree(folder / moved)
@@ -93,4 +93,4 @@ def test_server_refuses_the_model_when_files_come_from_another_export(
     else:
         assert f"got fingerprint {options.fingerprint(other)}; expected {options.fingerprint(bundle)}" in reason
         assert "files of two exports are mixed" in reason
-    assert contract.RECOMMEND.name in refusal.failures
+    assert served_models.RECOMMEND.name in refusal.failures

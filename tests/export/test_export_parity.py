@@ -20,7 +20,7 @@ from ebbtide.export.errors import (
 )
 from ebbtide.export.head.graph import head_graph, item_factors
 from ebbtide.export.parity import TOLERANCE, Case, check_graph, largest_difference, ranking_difference
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Size
 from ebbtide.train.bundle import InterestBundle
 
@@ -38,11 +38,11 @@ def checked(model: onnx.ModelProto, score: np.ndarray, sizes: dict[Size, int] = 
     feeds = {
         tensor.name: np.zeros((1, *tensor.config_dims(SIZES, batching=True)), dtype)
         for tensor, dtype in zip(
-            contract.SCORING_HEAD.inputs, (np.float32, np.int64, np.float32, np.int64), strict=True
+            served_models.SCORING_HEAD.inputs, (np.float32, np.int64, np.float32, np.int64), strict=True
         )
     }
     session = ort.InferenceSession(model.SerializeToString())
-    return check_graph(session, contract.SCORING_HEAD, sizes, [Case(feeds, {contract.SCORE.name: score})])
+    return check_graph(session, served_models.SCORING_HEAD, sizes, [Case(feeds, {contract.SCORE.name: score})])
 
 
 ZEROS = np.zeros((1, 4), np.float32)

@@ -15,7 +15,7 @@ from ebbtide.export.inprocess import Answer, InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE, ranking_difference
 from ebbtide.export.samples import random_samples
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.checks import Request
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
@@ -122,12 +122,12 @@ def test_pipeline_is_refused_when_two_exports_are_mixed(
     bundle, other = make_bundle(), make_bundle(seed=1)
     folder, source = write_without_encoder(bundle), write_without_encoder(other)
     moved = {
-        "config": f"{contract.RECOMMEND.name}/config.pbtxt",
-        "settings": f"{contract.TOKENIZER.name}/1/interest.json",
-        "tables": f"{contract.ADAPTIVE_WEIGHTS.name}/1/catalog.safetensors",
-        "head": f"{contract.SCORING_HEAD.name}/1",
-        "graph": f"{contract.SCORING_HEAD.name}/1/model.onnx",
-        "missing": f"{contract.ADAPTIVE_WEIGHTS.name}/1/interest.json",
+        "config": f"{served_models.RECOMMEND.name}/config.pbtxt",
+        "settings": f"{served_models.TOKENIZER.name}/1/interest.json",
+        "tables": f"{served_models.ADAPTIVE_WEIGHTS.name}/1/catalog.safetensors",
+        "head": f"{served_models.SCORING_HEAD.name}/1",
+        "graph": f"{served_models.SCORING_HEAD.name}/1/model.onnx",
+        "missing": f"{served_models.ADAPTIVE_WEIGHTS.name}/1/interest.json",
     }[part]
     got, expected = ExportOptions(top_n=TOP_N).fingerprint(other), ExportOptions(top_n=TOP_N).fingerprint(bundle)
     message = f"got fingerprint {got}; expected {expected}"

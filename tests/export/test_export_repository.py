@@ -15,7 +15,7 @@ from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository, require_replaceable
 from ebbtide.export.sources import model_sources
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Limits
 from ebbtide.train.bundle import InterestBundle
 
@@ -32,7 +32,7 @@ def files(folder: Path) -> list[Path]:
 def test_folder_holds_known_kinds_of_files_when_exported(repository: Path) -> None:
     suffixes = {path.suffix for path in files(repository) if path.name != ".gitkeep"}
     assert suffixes == {".bin", ".json", ".onnx", ".pbtxt", ".py", ".safetensors"}
-    assert {path.name for path in repository.iterdir()} == {*contract.MODELS, contract.MANIFEST_FILE}
+    assert {path.name for path in repository.iterdir()} == {*served_models.MODELS, contract.MANIFEST_FILE}
     for path in files(repository):
         start = path.read_bytes()[:2]
         assert start not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"), f"{path} looks like a pickle"
@@ -51,10 +51,10 @@ def test_folder_names_no_path_of_this_machine_when_exported(repository: Path) ->
 
 
 def test_python_models_import_only_what_is_there_when_exported(repository: Path) -> None:
-    for name, model in contract.MODELS.items():
+    for name, model in served_models.MODELS.items():
         folder = repository / name / "1"
         sources = sorted(folder.rglob("*.py"))
-        assert bool(sources) == (model.kind is contract.Kind.PYTHON)
+        assert bool(sources) == (model.kind is served_models.Kind.PYTHON)
         for source in sources:
             for imported in imports(source):
                 top = imported.partition(".")[0]
@@ -80,8 +80,8 @@ def imports(source: Path) -> set[str]:
 
 
 def test_ensembles_keep_an_empty_version_when_exported(repository: Path) -> None:
-    for name, model in contract.MODELS.items():
-        if model.kind is contract.Kind.ENSEMBLE:
+    for name, model in served_models.MODELS.items():
+        if model.kind is served_models.Kind.ENSEMBLE:
             assert [path.name for path in (repository / name / "1").iterdir()] == [".gitkeep"]
 
 
@@ -105,7 +105,7 @@ def test_folder_may_be_replaced_when_it_is_ours_or_empty(tmp_path: Path, content
         out.mkdir()
     if content == "export":
         (out / contract.MANIFEST_FILE).touch()
-        (out / contract.ENCODER.name).mkdir()
+        (out / served_models.ENCODER.name).mkdir()
     require_replaceable(out)
 
 
@@ -114,7 +114,7 @@ def test_folder_may_be_replaced_when_it_is_ours_or_empty(tmp_path: Path, content
     [
         (["notes.txt"], "notes.txt in it"),
         ([contract.MANIFEST_FILE, "other_model"], "other_model in it"),
-        ([contract.ENCODER.name], f"no {contract.MANIFEST_FILE} in it"),
+        ([served_models.ENCODER.name], f"no {contract.MANIFEST_FILE} in it"),
     ],
 )
 def test_folder_is_left_alone_when_something_else_is_in_it(
@@ -168,7 +168,7 @@ def test_earlier_export_is_replaced_when_the_new_one_is_sound(
     second = export(tiny_bundle, tmp_path / "out", ExportOptions(top_n=10_000), report=parts.append)
     assert first.folder == second.folder
     assert second.top_n == len(tiny_bundle.catalog)
-    assert [path.name for path in (tmp_path / "out" / contract.SCORING_HEAD.name).glob("[0-9]*")] == ["1"]
+    assert [path.name for path in (tmp_path / "out" / served_models.SCORING_HEAD.name).glob("[0-9]*")] == ["1"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     checks = [f"check of {part}" for part in ("the scoring head", "whole requests", "the encoder")]
     assert parts == ["tables", "configs and Python models", "scoring head", "encoder", *checks, "warm-up"]

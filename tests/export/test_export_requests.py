@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.parity import TOLERANCE
 from ebbtide.export.samples import Sample, random_samples
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.checks import Request
 from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.errors import RequestError
@@ -48,11 +48,11 @@ def user(keys: np.ndarray, **changes: Any) -> Request:
 
 
 def recommend(door: Any, request: Request) -> dict[str, np.ndarray]:
-    return door.call(contract.RECOMMEND.name, door.arrays(contract.RECOMMEND.name, request))
+    return door.call(served_models.RECOMMEND.name, door.arrays(served_models.RECOMMEND.name, request))
 
 
 def explain(door: Any, request: Request, candidates: np.ndarray) -> dict[str, np.ndarray]:
-    name = contract.EXPLAIN.name
+    name = served_models.EXPLAIN.name
     arrays = door.arrays(name, request)
     arrays[contract.CANDIDATE_ITEM.name] = candidates[None]
     return door.call(name, arrays)
@@ -123,7 +123,7 @@ def test_event_counts_tell_the_cold_start_when_a_part_is_empty(
 
 def test_users_of_one_request_get_their_own_answers_when_padded(door: Any, keys: np.ndarray) -> None:
     request = user(keys)
-    name = contract.RECOMMEND.name
+    name = served_models.RECOMMEND.name
     lengths = [4, 0, 2]
     rows = [
         door.arrays(
@@ -146,7 +146,7 @@ def test_rank_scores_candidates_as_recommend_does_when_some_are_unknown_or_exclu
     outputs = recommend(door, request)
     best = [item.decode() for item in outputs[ITEM_ID].ravel()[:5]]
     candidates = np.array([*(item_key(item) for item in best), UNKNOWN_KEY, keys[7]])
-    name = contract.RANK.name
+    name = served_models.RANK.name
     arrays = door.arrays(name, request) | {contract.CANDIDATE_ITEM.name: candidates[None]}
     scores = door.call(name, arrays)[CANDIDATE_SCORE].ravel()
     np.testing.assert_allclose(scores[:5], outputs[SCORE].ravel()[:5], atol=TOLERANCE)
@@ -165,16 +165,16 @@ def test_text_ensembles_answer_as_the_twin_when_texts_stand_in_and_stand_alone(
         text_event=np.array([2, -1]),
     )
     (local,) = in_process.recommend([replace(request, text_vector=in_process.embed(texts))])
-    arrays = door.arrays(contract.RECOMMEND_TEXT.name, request)
+    arrays = door.arrays(served_models.RECOMMEND_TEXT.name, request)
     arrays[contract.TEXT.name] = np.array([text.encode() for text in texts], dtype=object)
-    served = door.call(contract.RECOMMEND_TEXT.name, arrays)
+    served = door.call(served_models.RECOMMEND_TEXT.name, arrays)
     np.testing.assert_allclose(served[SCORE].ravel(), local.score, atol=TOLERANCE)
     assert served[COUNTS].ravel().tolist() == [2, 2, 0]
 
     arrays[contract.CANDIDATE_ITEM.name] = item_keys(local.item_id[:6])[None]
-    ranked = door.call(contract.RANK_TEXT.name, arrays)
+    ranked = door.call(served_models.RANK_TEXT.name, arrays)
     np.testing.assert_allclose(ranked[CANDIDATE_SCORE].ravel(), local.score[:6], atol=TOLERANCE)
-    explained = door.call(contract.EXPLAIN_TEXT.name, arrays)
+    explained = door.call(served_models.EXPLAIN_TEXT.name, arrays)
     np.testing.assert_allclose(explained[CANDIDATE_SCORE].ravel(), local.score[:6], atol=TOLERANCE)
     np.testing.assert_allclose(shares(explained), explained[CANDIDATE_SCORE].ravel(), atol=1e-5)
     assert explained[contract.EVENT_CURRENT.name].ravel().tolist() == [False, False, True, True]
@@ -195,7 +195,7 @@ def test_explanations_add_up_when_requests_are_random(
         np.testing.assert_allclose(shares(outputs)[finite], scores[finite], atol=1e-5)
         events, dimensions = outputs[contract.EVENT_SHARE.name], outputs[contract.DIMENSION_SHARE.name]
         np.testing.assert_allclose(events.sum(axis=1)[finite], dimensions.sum(axis=1)[finite], atol=1e-5)
-        name = contract.RANK.name
+        name = served_models.RANK.name
         ranked = door.call(name, door.arrays(name, request) | {contract.CANDIDATE_ITEM.name: candidates[None]})
         np.testing.assert_allclose(ranked[CANDIDATE_SCORE].ravel(), scores, atol=TOLERANCE)
 
@@ -235,7 +235,7 @@ BAD: dict[str, dict[str, Any]] = {
 
 
 def test_batch_answers_24_and_names_8_errors_when_8_of_32_are_bad(door: Any, keys: np.ndarray) -> None:
-    name = contract.RECOMMEND.name
+    name = served_models.RECOMMEND.name
     users: list[tuple[str | None, Request]] = []
     for index in range(24):
         users.append((None, user(keys, event_item=keys[[index, index + 1, index + 2, index + 3]])))
@@ -266,7 +266,7 @@ def test_batch_answers_24_and_names_8_errors_when_8_of_32_are_bad(door: Any, key
             assert "adaptive_weights: " in answer.message()
 
 
-@pytest.mark.parametrize("name", [contract.RANK.name, contract.EXPLAIN.name])
+@pytest.mark.parametrize("name", [served_models.RANK.name, served_models.EXPLAIN.name])
 def test_candidates_are_refused_when_there_are_too_many(door: Any, keys: np.ndarray, name: str) -> None:
     arrays = door.arrays(name, user(keys))
     arrays[contract.CANDIDATE_ITEM.name] = np.zeros((1, 1025), np.int64)
@@ -275,7 +275,12 @@ def test_candidates_are_refused_when_there_are_too_many(door: Any, keys: np.ndar
 
 
 def test_limits_are_told_when_a_client_reads_the_config(door: Any, in_process: InProcessPipeline) -> None:
-    for name in (contract.RECOMMEND.name, contract.RANK.name, contract.EXPLAIN.name, contract.EMBED.name):
+    for name in (
+        served_models.RECOMMEND.name,
+        served_models.RANK.name,
+        served_models.EXPLAIN.name,
+        served_models.EMBED.name,
+    ):
         parameters = door.client.get_model_config(name).config.parameters
         assert int(parameters["max_events"].string_value) == in_process.limits.max_events
         assert int(parameters["max_candidates"].string_value) == in_process.limits.max_candidates
@@ -285,10 +290,10 @@ def test_requests_with_a_user_are_refused_when_the_server_keeps_no_states(door: 
     assert recommend(door, user(keys))[contract.STATE_STATUS.name].item() == StateStatus.NO_USER
     ann = user_keys(["ann"])
     for name, arrays in (
-        (contract.RECOMMEND.name, {**door.arrays(contract.RECOMMEND.name, user(keys)), "user": ann}),
-        (contract.OBSERVE.name, {"user": ann, "event_item": keys[None, :1], "event_time": np.array([[NOW]])}),
-        (contract.FORGET.name, {"user": ann}),
-        (contract.INTEREST_STATE.name, {"user": ann[0], "now": np.array([NOW])}),
+        (served_models.RECOMMEND.name, {**door.arrays(served_models.RECOMMEND.name, user(keys)), "user": ann}),
+        (served_models.OBSERVE.name, {"user": ann, "event_item": keys[None, :1], "event_time": np.array([[NOW]])}),
+        (served_models.FORGET.name, {"user": ann}),
+        (served_models.INTEREST_STATE.name, {"user": ann[0], "now": np.array([NOW])}),
     ):
         expected = r"user: got a user; expected none, since .* EBBTIDE_STATE"
         with pytest.raises(InferenceServerException, match=expected) as raised:

@@ -9,9 +9,10 @@ from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 
-from ebbtide.interest import contract
-from ebbtide.interest.contract import Kind, Limits, Tensor
+from ebbtide.interest import contract, served_models
+from ebbtide.interest.contract import Limits, Tensor
 from ebbtide.interest.keys import item_key
+from ebbtide.interest.served_models import Kind
 from ebbtide.serve import TritonServer
 
 GUIDE = Path(__file__).parents[2] / "docs" / "requests.md"
@@ -33,10 +34,10 @@ def shape(tensor: Tensor) -> str:
 
 
 def rows(side: str, called: tuple[str, ...]) -> list[str]:
-    tensors = {tensor.name: tensor for name in called for tensor in getattr(contract.MODELS[name], side)}
+    tensors = {tensor.name: tensor for name in called for tensor in getattr(served_models.MODELS[name], side)}
     lines = []
     for name, tensor in tensors.items():
-        users = [model for model in called if name in {one.name for one in getattr(contract.MODELS[model], side)}]
+        users = [model for model in called if name in {one.name for one in getattr(served_models.MODELS[model], side)}]
         meaning = tensor.meaning[0].upper() + tensor.meaning[1:]
         optional = ", optional" if tensor.optional else ""
         lines.append(f"| `{name}` | {tensor.dtype.value} {shape(tensor)}{optional} | {meaning} | {', '.join(users)} |")
@@ -53,7 +54,10 @@ def test_guide_lists_every_tensor_when_compared_with_the_contract() -> None:
     inputs, outputs = section("States of users").split("| output |")
     assert table_rows(inputs) == rows("inputs", OF_STATES)
     assert table_rows(outputs) == rows("outputs", OF_STATES)
-    assert {name for name, model in contract.MODELS.items() if model.kind is Kind.ENSEMBLE} == {*CALLED, *OF_STATES}
+    assert {name for name, model in served_models.MODELS.items() if model.kind is Kind.ENSEMBLE} == {
+        *CALLED,
+        *OF_STATES,
+    }
 
 
 def test_guide_lists_every_limit_when_compared_with_the_contract() -> None:
@@ -74,5 +78,5 @@ def test_guides_request_is_answered_when_sent_over_http(server: TritonServer) ->
     )
     with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - as above
         outputs = {entry["name"]: entry["data"] for entry in json.load(reply)["outputs"]}
-    assert outputs.keys() == {tensor.name for tensor in contract.RECOMMEND.outputs}
+    assert outputs.keys() == {tensor.name for tensor in served_models.RECOMMEND.outputs}
     assert outputs["event_counts"] == [1, 1, 0]

@@ -26,7 +26,7 @@ from ebbtide.export.merge import require_fitting
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE, ranking_difference
 from ebbtide.export.writer import RepositoryWriter
-from ebbtide.interest import contract, exported
+from ebbtide.interest import contract, exported, served_models
 from ebbtide.interest.checks import Request
 from ebbtide.interest.contract import Size
 from ebbtide.interest.keys import item_keys
@@ -40,9 +40,9 @@ FINGERPRINT = "0123456789abcdef"
 IDS = [f"número {position}" for position in range(ITEMS)]
 INDEX = {item: position for position, item in enumerate(IDS)}
 COLUMNS = ((0, 1), (1, 3))
-INPUTS = [tensor.name for tensor in contract.SCORING_HEAD.inputs]
+INPUTS = [tensor.name for tensor in served_models.SCORING_HEAD.inputs]
 OUTPUTS = [contract.ITEM_ID.name, contract.SCORE.name]
-HEAD = contract.SCORING_HEAD.name
+HEAD = served_models.SCORING_HEAD.name
 MOVIES = Path(__file__).parents[2] / "examples" / "movielens-small" / "movies.parquet"
 
 
@@ -271,12 +271,12 @@ def written(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_written_head_scores_as_torch_and_shares_its_tables(written: Path, bundle: InterestBundle) -> None:
     in_process = InProcessPipeline(written)
-    tensors = {tensor.name: tensor for tensor in contract.SCORING_HEAD.inputs}
+    tensors = {tensor.name: tensor for tensor in served_models.SCORING_HEAD.inputs}
     words = exported.read_tensors(written / HEAD / "1" / exported.ATTRIBUTES_FILE)[0][exported.COLUMN_WORD][-1]
     sizes = {Size.ADJUSTMENTS: 1_024, Size.TOP_N: TOP_N, Size.FILTER: int(words)}
     assert tensors[contract.ITEM_FILTER.name].config_dims(sizes, batching=True) == (int(words),)
     assert check_retrieval(in_process, bundle, sizes) < TOLERANCE
-    weights = written / contract.ADAPTIVE_WEIGHTS.name / "1"
+    weights = written / served_models.ADAPTIVE_WEIGHTS.name / "1"
     for file in ("interest.json", exported.ATTRIBUTES_FILE):
         assert (written / HEAD / "1" / file).samefile(weights / file)
 
@@ -305,7 +305,7 @@ def test_pipeline_is_refused_when_the_index_is_of_another_export(written: Path, 
 def served(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[triton.InferenceServerClient]:
     """A server with the models that `recommend` by item ids needs."""
     position = tmp_path_factory.mktemp("served")
-    models = (contract.ADAPTIVE_WEIGHTS.name, HEAD, contract.RECOMMEND.name)
+    models = (served_models.ADAPTIVE_WEIGHTS.name, HEAD, served_models.RECOMMEND.name)
     for name in models:
         shutil.copytree(written / name, position / "repository" / name)
     mark_complete(position / "repository")
@@ -320,7 +320,7 @@ def ask(
     client: triton.InferenceServerClient, feeds: dict[str, np.ndarray], model: str = HEAD
 ) -> tuple[np.ndarray, np.ndarray]:
     inputs = []
-    for tensor in contract.MODELS[model].inputs:
+    for tensor in served_models.MODELS[model].inputs:
         if tensor.name in feeds:
             inputs.append(triton.InferInput(tensor.name, feeds[tensor.name].shape, tensor.dtype.value))
             inputs[-1].set_data_from_numpy(feeds[tensor.name])
@@ -344,10 +344,10 @@ def test_recommend_answers_with_allowed_items_when_a_request_filters(
     assert isinstance(local, Answer)
     feeds = {
         tensor.name: getattr(request, tensor.name)[None]
-        for tensor in contract.RECOMMEND.inputs
+        for tensor in served_models.RECOMMEND.inputs
         if getattr(request, tensor.name) is not None
     }
-    item_id, score = ask(served, feeds, contract.RECOMMEND.name)
+    item_id, score = ask(served, feeds, served_models.RECOMMEND.name)
     assert [item.decode() for item in item_id[0]] == local.item_id
     np.testing.assert_array_equal(score[0], local.score)
     assert len(set(local.item_id) & comedies) == TOP_N

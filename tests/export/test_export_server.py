@@ -15,7 +15,7 @@ from ebbtide.client import InterestClient, InvalidArgumentError, event
 from ebbtide.export.inprocess import Answer, InProcessPipeline
 from ebbtide.export.parity import TOLERANCE, ranking_difference
 from ebbtide.export.samples import Sample, random_samples
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.checks import Request
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.keys import item_keys
@@ -73,7 +73,7 @@ def check_pipelines(bundle: InterestBundle, sample: Sample, served: Answer, loca
 def test_recommend_equals_its_twins_when_requests_are_random(
     door: Any, in_process: InProcessPipeline, bundle: InterestBundle, keys: np.ndarray
 ) -> None:
-    name = contract.RECOMMEND.name
+    name = served_models.RECOMMEND.name
     for sample in random_samples(len(bundle.catalog), 30, in_process.limits, seed=21, texts=False):
         request = sample.request(keys, np.empty((0, 16), np.float32))
         (local,) = in_process.recommend([request])
@@ -83,7 +83,7 @@ def test_recommend_equals_its_twins_when_requests_are_random(
 def test_recommend_text_equals_its_twins_when_requests_are_random(
     door: Any, in_process: InProcessPipeline, bundle: InterestBundle, keys: np.ndarray, event_vectors: np.ndarray
 ) -> None:
-    name = contract.RECOMMEND_TEXT.name
+    name = served_models.RECOMMEND_TEXT.name
     samples = [
         sample for sample in random_samples(len(bundle.catalog), 60, in_process.limits, seed=22) if sample.text.size
     ]
@@ -157,7 +157,7 @@ def test_several_users_are_answered_when_one_request_carries_them(
         good(keys, event_item=keys[random.integers(0, 200, 4)], event_time=NOW - random.integers(0, 10**9, 4))
         for _ in range(3)
     ]
-    name = contract.RECOMMEND.name
+    name = served_models.RECOMMEND.name
     single = [door.arrays(name, user) for user in users]
     together = {key: np.concatenate([arrays[key] for arrays in single]) for key in single[0]}
     outputs = door.call(name, together)
@@ -175,11 +175,11 @@ def test_several_users_are_answered_when_one_request_carries_them(
     assert parsed.field == "event_time[2]"
 
 
-@pytest.mark.parametrize("name", [contract.RECOMMEND.name, contract.ADAPTIVE_WEIGHTS.name])
+@pytest.mark.parametrize("name", [served_models.RECOMMEND.name, served_models.ADAPTIVE_WEIGHTS.name])
 def test_requested_outputs_alone_are_sent_when_some_are_named(door: Any, keys: np.ndarray, name: str) -> None:
     arrays = door.arrays(name, good(keys))
     assert door.call(name, arrays, [ALPHA_USED]).keys() == {ALPHA_USED}
-    assert door.call(name, arrays).keys() == {tensor.name for tensor in contract.MODELS[name].outputs}
+    assert door.call(name, arrays).keys() == {tensor.name for tensor in served_models.MODELS[name].outputs}
 
 
 BAD = {
@@ -203,7 +203,7 @@ BAD = {
 def test_bad_requests_name_field_value_and_expectation_when_good_ones_are_in_flight(
     door: Any, in_process: InProcessPipeline, keys: np.ndarray
 ) -> None:
-    name = contract.RECOMMEND.name
+    name = served_models.RECOMMEND.name
     (expected,) = in_process.recommend([good(keys)])
     assert isinstance(expected, Answer)
     done: queue.Queue[tuple[str, Any, Any]] = queue.Queue()
@@ -251,7 +251,7 @@ def _harmless(changes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _counts(door: Any) -> tuple[int, int]:
     """Requests and executions of `adaptive_weights` so far."""
-    (stats,) = door.client.get_inference_statistics(contract.ADAPTIVE_WEIGHTS.name).model_stats
+    (stats,) = door.client.get_inference_statistics(served_models.ADAPTIVE_WEIGHTS.name).model_stats
     return stats.inference_stats.success.count + stats.inference_stats.fail.count, stats.execution_count
 
 
@@ -266,12 +266,12 @@ def _counts(door: Any) -> tuple[int, int]:
         ([], "text", "0 texts"),
     ],
 )
-@pytest.mark.parametrize("name", [contract.EMBED.name, contract.RECOMMEND_TEXT.name])
+@pytest.mark.parametrize("name", [served_models.EMBED.name, served_models.RECOMMEND_TEXT.name])
 def test_texts_are_refused_when_they_are_bad(
     door: Any, keys: np.ndarray, name: str, texts: list[bytes], field: str, value: str
 ) -> None:
     arrays = {contract.TEXT.name: np.array(texts, dtype=object)}
-    if name == contract.RECOMMEND_TEXT.name:
+    if name == served_models.RECOMMEND_TEXT.name:
         arrays |= door.arrays(name, good(keys))
     with pytest.raises(InferenceServerException) as caught:
         door.call(name, arrays)

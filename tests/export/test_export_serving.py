@@ -24,17 +24,18 @@ from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.machines import Machine
 from ebbtide.export.serving import ServingOptions
 from ebbtide.export.warmup import common_ground, write_warmup
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.checks import Request
-from ebbtide.interest.contract import Kind, Size
+from ebbtide.interest.contract import Size
 from ebbtide.interest.keys import item_keys
+from ebbtide.interest.served_models import Kind
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from servers import serving
 
 NOW = 1_700_000_000_000
 DEFAULT, OTHER = Machine("cpu", 2), Machine("cpu", 8)
-RECOMMEND, EMBED = contract.RECOMMEND.name, contract.EMBED.name
+RECOMMEND, EMBED = served_models.RECOMMEND.name, served_models.EMBED.name
 
 # Triton's own lines on a machine without a GPU; its build has GPU support, and says at each step that it finds none.
 TRITONS_OWN = (
@@ -59,12 +60,12 @@ def served_as(
         Size.VECTOR: model.dimensions,
         Size.INTEREST: model.dimensions + bundle.prior_columns.shape[1],
         Size.ADJUSTMENTS: in_process.limits.adjustments,
-        Size.FILTER: versions.read_model_config(repository, contract.SCORING_HEAD.name).input[3].dims[0],
+        Size.FILTER: versions.read_model_config(repository, served_models.SCORING_HEAD.name).input[3].dims[0],
         Size.TOP_N: versions.read_model_config(repository, RECOMMEND).output[0].dims[0],
     }
     settings = ConfigSettings(in_process.fingerprint, 1, sizes, VersionFacts.read(repository, 1), options)
     default, *others = options.machines
-    for name, entry in contract.MODELS.items():
+    for name, entry in served_models.MODELS.items():
         write_text(out / name / "config.pbtxt", render_config(entry, settings, default))
         for machine in others if entry.kind is not Kind.ENSEMBLE else ():
             (out / name / versions.VARIANTS_FOLDER).mkdir(exist_ok=True)
@@ -112,19 +113,19 @@ def complaints(server: TritonServer) -> list[str]:
 
 
 def test_log_has_no_warning_of_ours_when_models_were_loaded(server: TritonServer, door: Any) -> None:
-    assert all(door.client.is_model_ready(name) for name in contract.MODELS)
+    assert all(door.client.is_model_ready(name) for name in served_models.MODELS)
     assert complaints(server) == []
 
 
 def test_log_has_no_warning_of_ours_when_everything_was_asked_for(
     chosen: TritonServer, chosen_client: triton.InferenceServerClient
 ) -> None:
-    assert all(chosen_client.is_model_ready(name) for name in contract.MODELS)
+    assert all(chosen_client.is_model_ready(name) for name in served_models.MODELS)
     assert complaints(chosen) == []
 
 
 def test_server_takes_the_variant_when_its_name_is_given(chosen_client: triton.InferenceServerClient) -> None:
-    for name, model in contract.MODELS.items():
+    for name, model in served_models.MODELS.items():
         config = chosen_client.get_model_config(name).config
         if model.kind is Kind.ENSEMBLE:
             # Ensembles have no variant: Triton takes config.pbtxt.
@@ -167,8 +168,8 @@ def test_answer_comes_from_the_cache_when_the_request_is_repeated(
         answers.append(chosen_client.infer(RECOMMEND, inputs(door, keys)))
 
     call()
-    assert gained(chosen_client, contract.SCORING_HEAD.name, call) == (1, 0)
-    for tensor in contract.RECOMMEND.outputs:
+    assert gained(chosen_client, served_models.SCORING_HEAD.name, call) == (1, 0)
+    for tensor in served_models.RECOMMEND.outputs:
         first, *others = (answer.as_numpy(tensor.name) for answer in answers)
         assert all((first == other).all() for other in others)
 
@@ -177,24 +178,24 @@ def test_recommend_has_all_it_needs_when_rank_asked_for_the_same_user_before(
     chosen_client: triton.InferenceServerClient, door: Any, keys: np.ndarray
 ) -> None:
     user = {"now": np.array([NOW + 99])}
-    ranked = door.inputs(contract.RANK.name, {contract.CANDIDATE_ITEM.name: keys[None, :3]})
+    ranked = door.inputs(served_models.RANK.name, {contract.CANDIDATE_ITEM.name: keys[None, :3]})
     shared = [entry for entry in inputs(door, keys, **user) if entry.name() != contract.ALLOW_ATTRIBUTE.name]
-    chosen_client.infer(contract.RANK.name, [*shared, *ranked])
+    chosen_client.infer(served_models.RANK.name, [*shared, *ranked])
     answer = chosen_client.infer(RECOMMEND, inputs(door, keys, **user))
-    assert names(answer) == {tensor.name for tensor in contract.RECOMMEND.outputs}
+    assert names(answer) == {tensor.name for tensor in served_models.RECOMMEND.outputs}
 
 
 def test_recommend_is_answered_when_the_head_was_asked_for_its_indices_before(
     chosen_client: triton.InferenceServerClient, door: Any, keys: np.ndarray
 ) -> None:
     request = inputs(door, keys, now=np.array([NOW + 55]))
-    weights = chosen_client.infer(contract.ADAPTIVE_WEIGHTS.name, request)
-    head = contract.SCORING_HEAD
+    weights = chosen_client.infer(served_models.ADAPTIVE_WEIGHTS.name, request)
+    head = served_models.SCORING_HEAD
     arrays = {tensor.name: weights.as_numpy(tensor.name) for tensor in head.inputs}
     whole = chosen_client.infer(head.name, door.inputs(head.name, arrays))
     assert names(whole) == {tensor.name for tensor in head.outputs}
     answer = chosen_client.infer(RECOMMEND, request)
-    assert names(answer) == {tensor.name for tensor in contract.RECOMMEND.outputs}
+    assert names(answer) == {tensor.name for tensor in served_models.RECOMMEND.outputs}
     np.testing.assert_array_equal(answer.as_numpy("item_id"), whole.as_numpy("item_id"))
 
 
@@ -213,7 +214,7 @@ def test_all_outputs_come_when_an_equal_request_asked_for_few_before(
     request = inputs(door, keys, now=np.array([NOW + 77]))
     few = chosen_client.infer(RECOMMEND, request, outputs=[triton.InferRequestedOutput("alpha_used")])
     assert names(few) == {"alpha_used"}
-    assert names(chosen_client.infer(RECOMMEND, request)) == {tensor.name for tensor in contract.RECOMMEND.outputs}
+    assert names(chosen_client.infer(RECOMMEND, request)) == {tensor.name for tensor in served_models.RECOMMEND.outputs}
     again = chosen_client.infer(RECOMMEND, request, outputs=[triton.InferRequestedOutput("score")])
     assert names(again) == {"score"}
 
@@ -287,7 +288,7 @@ def bounded(
     folder = tmp_path_factory.mktemp("bounded")
     options = ServingOptions((DEFAULT,), max_queue_size=2, queue_timeout_ms=60_000)
     out = served_as(repository, in_process, bundle, folder / "repository", options)
-    code = out / contract.ADAPTIVE_WEIGHTS.name / "1" / "model.py"
+    code = out / served_models.ADAPTIVE_WEIGHTS.name / "1" / "model.py"
     write_text(code, code.read_text(encoding="utf-8") + HELD_BY.format(file=str(folder / "hold")))
     config = ServerConfig(out, model_control="explicit", load_models=(RECOMMEND,))
     with serving(config) as running:

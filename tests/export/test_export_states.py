@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -18,9 +20,10 @@ from tritonclient.utils import InferenceServerException
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.parity import TOLERANCE, ranking_difference
 from ebbtide.export.repository import ExportReport
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.keys import item_keys, user_keys
+from ebbtide.interest.parameters import CONFIG_FILE
 from ebbtide.serve import ModelLoadError, ServerConfig, TritonServer
 from ebbtide.store import open_store
 from ebbtide.train.bundle import InterestBundle
@@ -105,7 +108,7 @@ def observed(user: str, log: Log, part: slice | np.ndarray, **tensors: np.ndarra
 
 
 def observe(door: Door, user: str, log: Log, part: slice | np.ndarray, **tensors: np.ndarray) -> list[int]:
-    answer = door.call(contract.OBSERVE.name, observed(user, log, part, **tensors))
+    answer = door.call(served_models.OBSERVE.name, observed(user, log, part, **tensors))
     found: list[int] = answer[contract.OBSERVED.name].ravel().tolist()
     return found
 
@@ -124,7 +127,7 @@ def asking(user: str | None, log: Log | None = None, part: slice = slice(0, 0), 
 
 
 def recommend(door: Door, user: str | None, log: Log | None = None, part: slice = slice(0, 0), **tensors: Any) -> Any:
-    return door.call(contract.RECOMMEND.name, asking(user, log, part, **tensors))
+    return door.call(served_models.RECOMMEND.name, asking(user, log, part, **tensors))
 
 
 def require_like(bundle: InterestBundle, answer: dict[str, np.ndarray], expected: ReferenceScores) -> None:
@@ -210,7 +213,13 @@ def test_every_model_gives_the_answer_from_all_events_when_it_is_asked_by_user(
     observe(with_states, "ann", log, slice(0, 45))
     candidates = item_keys(bundle.catalog.item_id)[np.r_[log.item[:3], log.item[-2:], 100:110]][None]
     text = np.array([b"a film about the sea"], np.object_)
-    for model in (contract.RANK, contract.RECOMMEND_TEXT, contract.RANK_TEXT, contract.EXPLAIN, contract.EXPLAIN_TEXT):
+    for model in (
+        served_models.RANK,
+        served_models.RECOMMEND_TEXT,
+        served_models.RANK_TEXT,
+        served_models.EXPLAIN,
+        served_models.EXPLAIN_TEXT,
+    ):
         has_text = contract.TEXT in model.inputs
         times, weight = (
             np.r_[column[45:], value] for column, value in ((log.time_ms, NOW - 5), (log.weight, np.float32(1)))
@@ -248,7 +257,7 @@ def test_every_model_gives_the_answer_from_all_events_when_it_is_asked_by_user(
         names = (SCORE, "candidate_score", "alpha_used", COUNTS, "dimension_share", "prior_share", "adjustment_share")
         for name in set(names) & answer.keys():
             np.testing.assert_allclose(answer[name], expected[name], atol=TOLERANCE, err_msg=f"{model.name}.{name}")
-        if model in (contract.EXPLAIN, contract.EXPLAIN_TEXT):
+        if model in (served_models.EXPLAIN, served_models.EXPLAIN_TEXT):
             own = expected["event_share"][:, 45:]
             np.testing.assert_allclose(answer["event_share"], own, atol=TOLERANCE)
             of_state = answer["state_event_share"].sum(axis=1) + answer["folded_share"]
@@ -261,7 +270,7 @@ def test_interest_tells_the_newest_events_when_a_user_is_known(with_states: Door
     log = Log(bundle, 40, seed=2)
     observe(with_states, "curious", log, slice(0, 40))
     request = {"user": user_keys(["curious"])[0], "now": np.array([NOW])}
-    answer = with_states.call(contract.INTEREST_STATE.name, request)
+    answer = with_states.call(served_models.INTEREST_STATE.name, request)
     expected = log.reference(bundle)
     d = bundle.model.config.dimensions
     np.testing.assert_allclose(answer["interest_energy"], expected.interest[:d] ** 2, rtol=1e-3, atol=TOLERANCE)
@@ -269,7 +278,7 @@ def test_interest_tells_the_newest_events_when_a_user_is_known(with_states: Door
     assert answer["state_event_time"].tolist() == log.time_ms[::-1][:raw].tolist()
     assert answer["state_counts"].ravel().tolist() == [40 - raw, raw, 0, 0]
     assert (answer["half_life_days"] > 0).all()
-    unknown = with_states.call(contract.INTEREST_STATE.name, {**request, "user": user_keys(["nobody"])[0]})
+    unknown = with_states.call(served_models.INTEREST_STATE.name, {**request, "user": user_keys(["nobody"])[0]})
     assert unknown[STATUS].item() == StateStatus.UNKNOWN_USER
 
 
@@ -278,7 +287,7 @@ def test_user_is_unknown_to_all_servers_when_forgotten(with_states: Door, beside
     for user in ("gone", "stays"):
         observe(with_states, user, log, slice(0, 30))
     keys = user_keys(["gone", "never here"])
-    answer = beside.call(contract.FORGET.name, {"user": keys})
+    answer = beside.call(served_models.FORGET.name, {"user": keys})
     assert answer[contract.FORGOTTEN.name].tolist() == [[1], [0]]
     for door in (with_states, beside):
         assert recommend(door, "gone")[STATUS].item() == StateStatus.UNKNOWN_USER
@@ -313,7 +322,7 @@ def test_store_failures_are_unavailable_or_flagged_and_end_with_the_failure(
             for call in (
                 lambda: recommend(door, "ann", log, slice(0, 3)),
                 lambda: observe(door, "ann", log, slice(0, 3)),
-                lambda: door.call(contract.FORGET.name, {"user": user_keys(["ann"])}),
+                lambda: door.call(served_models.FORGET.name, {"user": user_keys(["ann"])}),
             ):
                 with pytest.raises(InferenceServerException, match=redis_server.address) as raised:
                     call()
@@ -389,10 +398,37 @@ def test_no_acknowledged_event_is_lost_when_the_server_is_killed_while_observing
     with open_store(store) as opened:
         in_process = InProcessPipeline(repository, store=opened)
         for user, events in acknowledged.items():
-            answer = in_process.run(contract.RECOMMEND.name, asking(user))
+            answer = in_process.run(served_models.RECOMMEND.name, asking(user))
             assert isinstance(answer, dict), answer
             # The event in flight may be there or not. Sent again, those with an answer are duplicates.
             assert answer[COUNTS].sum() - len(events) in (0, 1)
-            again = in_process.run(contract.OBSERVE.name, observed(user, log, np.array(events[-8:])))
+            again = in_process.run(served_models.OBSERVE.name, observed(user, log, np.array(events[-8:])))
             assert isinstance(again, dict), again
             assert again[contract.OBSERVED.name][0, :2].tolist() == [0, min(8, len(events))]
+
+
+@pytest.mark.slow
+def test_server_learns_online_from_what_was_shown_when_the_export_says_so(
+    repository: Path, bundle: InterestBundle, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(repository, tmp_path / "repository"))
+    settings = folder / served_models.OBSERVER.name / "1" / CONFIG_FILE
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "online_learning_rate": 5.0}))
+    log, shown = Log(bundle, 40), item_keys(bundle.catalog.item_id)[70:90]
+    now = np.array([NOW])
+    # Some of the past is the session.
+    log.time_ms[-4:] = NOW - 60_000 * np.arange(4, 0, -1)
+    new = {"user": user_keys(["u"]), "event_item": shown[None, :1], "event_time": now[None], "shown_item": shown[None]}
+    asked = {"user": user_keys(["u"])[0], "now": now}
+    config = ServerConfig(folder, state=f"embedded:{tmp_path / 'store'}", environment=PATIENT)
+    with TritonServer(config) as server, triton.InferenceServerClient(server.grpc_url) as client:
+        door = Door(client)
+        door.call(served_models.OBSERVE.name, observed("u", log, slice(None)))
+        before = door.call(served_models.INTEREST_STATE.name, asked)
+        assert door.call(served_models.OBSERVE.name, new)[contract.OBSERVED.name].tolist() == [[1, 0, 0, 0]]
+        after = door.call(served_models.INTEREST_STATE.name, asked)
+        reset = {"user": user_keys(["u"]), "event_item": shown[None, :0], "event_time": now[None, :0]}
+        door.call(served_models.OBSERVE.name, {**reset, "reset_learning": np.array([[True]])})
+        again = door.call(served_models.INTEREST_STATE.name, asked)
+    offsets = [answer[contract.ALPHA_OFFSET.name].item() for answer in (before, after, again)]
+    assert offsets[0] == offsets[2] == 0 != offsets[1]

@@ -11,10 +11,10 @@ import pytest
 from ebbtide.export import versions
 from ebbtide.export.sweep import SweepRow, prefer, preferred_batch_sizes, sweep
 from ebbtide.export.warmup import common_ground
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.train.bundle import InterestBundle
 
-HEAD, ENCODER = contract.SCORING_HEAD.name, contract.ENCODER.name
+HEAD, ENCODER = served_models.SCORING_HEAD.name, served_models.ENCODER.name
 
 
 @pytest.fixture

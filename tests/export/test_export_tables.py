@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +14,13 @@ import torch
 from safetensors.numpy import load_file
 
 from ebbtide.export import tables
-from ebbtide.export.errors import KeyCollisionError
+from ebbtide.export.errors import KeyCollisionError, LimitError
+from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport
-from ebbtide.interest import contract, exported
+from ebbtide.interest import exported, served_models
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.keys import item_key
+from ebbtide.interest.parameters import InterestConfig
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.train.bundle import InterestBundle
 
@@ -25,7 +30,7 @@ MakeBundle = Callable[..., InterestBundle]
 def test_parameters_equal_the_torch_models_when_read_back(
     repository: Path, bundle: InterestBundle, export_report: ExportReport
 ) -> None:
-    folder = repository / contract.ADAPTIVE_WEIGHTS.name / "1"
+    folder = repository / served_models.ADAPTIVE_WEIGHTS.name / "1"
     served = exported.read_interest_parameters(folder)
     model = bundle.model
     with torch.no_grad():
@@ -45,7 +50,7 @@ def test_parameters_equal_the_torch_models_when_read_back(
 def test_catalog_equals_the_bundles_when_read_as_memory_map(
     repository: Path, bundle: InterestBundle, export_report: ExportReport
 ) -> None:
-    arrays, metadata = read_tensors(repository / contract.ADAPTIVE_WEIGHTS.name / "1" / exported.CATALOG_FILE)
+    arrays, metadata = read_tensors(repository / served_models.ADAPTIVE_WEIGHTS.name / "1" / exported.CATALOG_FILE)
     assert metadata["fingerprint"] == export_report.fingerprint
     np.testing.assert_array_equal(arrays[exported.EVENT_VECTORS], bundle.model.event_vectors().detach().numpy())
     keys = arrays[exported.SORTED_KEY]
@@ -76,7 +81,7 @@ def test_tables_are_copied_when_the_file_system_has_no_links(tmp_path: Path, mon
 
 
 def test_tables_equal_the_librarys_reading_when_read_by_numpy_alone(repository: Path) -> None:
-    path = repository / contract.ADAPTIVE_WEIGHTS_TEXT.name / "1" / "interest.safetensors"
+    path = repository / served_models.ADAPTIVE_WEIGHTS_TEXT.name / "1" / "interest.safetensors"
     ours, theirs = read_tensors(path)[0], load_file(path)
     assert ours.keys() == theirs.keys()
     for name, array in theirs.items():
@@ -106,3 +111,27 @@ def test_key_index_names_both_items_when_keys_collide(monkeypatch: pytest.Monkey
     monkeypatch.setattr(tables, "item_keys", lambda ids: np.array([3, 9, 1, 9][: len(ids)]))
     with pytest.raises(KeyCollisionError, match=r"'soap' and 'rope'.*9"):
         tables.key_index(["bread", "soap", "milk", "rope"])
+
+
+def test_states_and_fingerprint_are_as_before_when_nothing_is_learned_online(
+    tiny_bundle: InterestBundle, make_bundle: MakeBundle
+) -> None:
+    plain, learning = ExportOptions(), ExportOptions(online_learning_rate=0.5)
+    assert learning.fingerprint(tiny_bundle) != plain.fingerprint(tiny_bundle)
+    content = asdict(plain)
+    del content["serving"], content["encoder"]["allow_fidelity_loss"], content["online_learning_rate"]
+    text = json.dumps([tiny_bundle.fingerprint, content, None], sort_keys=True)
+    assert plain.fingerprint(tiny_bundle) == hashlib.sha256(text.encode()).hexdigest()[:16]
+    values = tables.interest_parameters(tiny_bundle, "f", Limits(), online_learning_rate=0.5)
+    assert values.config.online_learning_rate == 0.5
+    assert values.config.states == tables.interest_parameters(tiny_bundle, "g", Limits(max_events=9)).config.states
+    # What was exported before there were states of their own goes by its own id.
+    noted = json.loads(values.config.to_json())
+    del noted["state_fingerprint"], noted["online_learning_rate"]
+    earlier = InterestConfig.from_json(json.dumps(noted))
+    assert (earlier.states, earlier.online_learning_rate) == ("f", 0)
+    with pytest.raises(LimitError, match=r"online_learning_rate: got -1"):
+        ExportOptions(online_learning_rate=-1)
+    fixed = make_bundle(alpha="fixed:0.5")
+    with pytest.raises(LimitError, match=r"online_learning_rate: got 0.5 and a bundle with alpha fixed at"):
+        tables.interest_parameters(fixed, "f", Limits(), online_learning_rate=0.5)

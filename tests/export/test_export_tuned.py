@@ -19,12 +19,12 @@ from ebbtide.export.machines import Machine
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.serving import ServingOptions
 from ebbtide.export.tuned_settings import TunedSettings
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.contract import Limits, Size
 from ebbtide.tune import TuneError, write_winner
 from ebbtide.tune.space import candidates, changed, changes, read_settings
 
-WEIGHTS, HEAD = contract.ADAPTIVE_WEIGHTS.name, contract.SCORING_HEAD.name
+WEIGHTS, HEAD = served_models.ADAPTIVE_WEIGHTS.name, served_models.SCORING_HEAD.name
 TUNED = (
     TunedSettings(HEAD, 2, 1, 500, (8, 32)),
     TunedSettings(WEIGHTS, instances=4),
@@ -98,13 +98,13 @@ def test_serving_options_are_refused_when_tuned_settings_do_not_go_with_them(
 def test_configs_of_the_first_machine_are_tuned_when_exported() -> None:
     first, other = Machine("cpu", 2), Machine("cpu", 8)
     serving = ServingOptions((first, other), tuned=TUNED, rate_limiter=True)
-    tuned = model_config(contract.SCORING_HEAD, settings(serving), first)
+    tuned = model_config(served_models.SCORING_HEAD, settings(serving), first)
     assert TunedSettings.read(tuned) == TUNED[0]
     plain = ServingOptions((first, other), rate_limiter=True)
-    assert model_config(contract.SCORING_HEAD, settings(serving), other) == model_config(
-        contract.SCORING_HEAD, settings(plain), other
+    assert model_config(served_models.SCORING_HEAD, settings(serving), other) == model_config(
+        served_models.SCORING_HEAD, settings(plain), other
     )
-    assert model_config(contract.ADAPTIVE_WEIGHTS, settings(serving), first).instance_group[0].count == 4
+    assert model_config(served_models.ADAPTIVE_WEIGHTS, settings(serving), first).instance_group[0].count == 4
 
 
 @pytest.mark.parametrize(
@@ -115,19 +115,22 @@ def test_configs_of_the_first_machine_are_tuned_when_exported() -> None:
             TunedSettings(HEAD, preferred_batch_sizes=(128,)),
             "scoring_head: preferred: got 128; expected at most 64",
         ),
-        (TunedSettings(contract.TOKENIZER.name, queue_delay_us=5), "got a model that does not batch; expected neither"),
+        (
+            TunedSettings(served_models.TOKENIZER.name, queue_delay_us=5),
+            "got a model that does not batch; expected neither",
+        ),
     ],
 )
 def test_export_is_refused_when_a_model_cannot_take_a_setting(tuned: TunedSettings, message: str) -> None:
     serving = ServingOptions((Machine("cpu", 2),), tuned=(tuned,))
     with pytest.raises(ServingOptionsError, match=message):
-        model_config(contract.MODELS[tuned.model], settings(serving), Machine("cpu", 2))
+        model_config(served_models.MODELS[tuned.model], settings(serving), Machine("cpu", 2))
 
 
 def test_threads_claim_as_many_cores_when_the_rate_limiter_is_on() -> None:
     machine = Machine("cpu", 4)
     serving = ServingOptions((machine,), tuned=(TunedSettings(HEAD, threads=3),), rate_limiter=True)
-    config = model_config(contract.SCORING_HEAD, settings(serving), machine)
+    config = model_config(served_models.SCORING_HEAD, settings(serving), machine)
     assert [resource.count for resource in config.instance_group[0].rate_limiter.resources] == [3]
 
 

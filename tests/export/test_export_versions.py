@@ -15,8 +15,9 @@ from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
-from ebbtide.interest import contract
-from ebbtide.interest.contract import Kind, Limits
+from ebbtide.interest import contract, served_models
+from ebbtide.interest.contract import Limits
+from ebbtide.interest.served_models import Kind
 from ebbtide.train.bundle import InterestBundle
 
 from .conftest import MOVIES, Export
@@ -41,14 +42,14 @@ def two(exported: Path, tmp_path: Path) -> Path:
 
 
 def loaded(repository: Path) -> dict[str, list[int]]:
-    configs = {name: versions.read_model_config(repository, name) for name in contract.MODELS}
+    configs = {name: versions.read_model_config(repository, name) for name in served_models.MODELS}
     return {name: list(config.version_policy.specific.versions) for name, config in configs.items()}
 
 
 def test_version_lies_beside_the_served_one_when_added(two: Path, make_bundle: MakeBundle) -> None:
     assert versions.available_versions(two) == (1, 2)
     assert versions.served_version(two) == 1
-    assert loaded(two) == {name: [1] for name in contract.MODELS}
+    assert loaded(two) == {name: [1] for name in served_models.MODELS}
     manifest = read_manifest(two)
     assert manifest["1"]["bundle"] == make_bundle().fingerprint
     assert manifest["2"]["bundle"] == make_bundle(seed=1).fingerprint
@@ -66,8 +67,8 @@ def test_ensembles_answer_with_the_new_version_when_it_is_loaded_and_served(two:
     versions.serve(two, 2)
     assert versions.served_version(two) == 2
     for name, found in loaded(two).items():
-        assert found == ([2] if contract.MODELS[name].kind is Kind.ENSEMBLE else [1, 2])
-    config = versions.read_model_config(two, contract.RECOMMEND.name)
+        assert found == ([2] if served_models.MODELS[name].kind is Kind.ENSEMBLE else [1, 2])
+    config = versions.read_model_config(two, served_models.RECOMMEND.name)
     assert config.parameters[contract.FINGERPRINT_PARAMETER].string_value == versions.version_fingerprint(two, 2)
     assert InProcessPipeline(two).version == 2
 
@@ -86,25 +87,25 @@ def test_clients_are_told_of_the_version_that_answers_when_limits_and_attributes
         parameters = versions.read_model_config(out, name).parameters
         return [parameters[key].string_value for key in ("max_candidates", "attribute_columns", "retrieval")]
 
-    assert told(contract.RANK.name) == ["7", "", "exact"]
+    assert told(served_models.RANK.name) == ["7", "", "exact"]
     versions.serve(out, 2)
-    assert told(contract.RANK.name) == told(contract.EXPLAIN.name) == ["9", "genres", "exact"]
+    assert told(served_models.RANK.name) == told(served_models.EXPLAIN.name) == ["9", "genres", "exact"]
     # Both versions stand behind it.
-    assert told(contract.EXPLAINER.name)[0] == "7"
+    assert told(served_models.EXPLAINER.name)[0] == "7"
     versions.load_only(out, [2])
-    assert told(contract.EXPLAINER.name)[0] == "9"
+    assert told(served_models.EXPLAINER.name)[0] == "9"
     assert read_manifest(out)["2"]["attributes"]["genres"] == list(genres.values["genres"])
     assert read_manifest(out)["1"]["attributes"] == {}
 
 
 def test_variants_follow_when_versions_change(two: Path) -> None:
-    for name in contract.MODELS:
+    for name in served_models.MODELS:
         folder = two / name / versions.VARIANTS_FOLDER
         folder.mkdir()
         (folder / "gpu.pbtxt").write_bytes((two / name / "config.pbtxt").read_bytes())
     versions.load_only(two, [1, 2])
     versions.serve(two, 2)
-    for name in contract.MODELS:
+    for name in served_models.MODELS:
         first, second = (path.read_text() for path in versions.config_files(two / name))
         assert first == second
 
@@ -116,7 +117,7 @@ def test_serving_is_refused_when_the_version_is_not_loaded_or_not_there(two: Pat
         versions.serve(two, 7)
     with pytest.raises(VersionError, match="version 7"):
         versions.load_only(two, [1, 7])
-    assert loaded(two) == {name: [1] for name in contract.MODELS}
+    assert loaded(two) == {name: [1] for name in served_models.MODELS}
 
 
 def test_version_is_replaced_when_no_server_loads_it(export: Export, two: Path, make_bundle: MakeBundle) -> None:
@@ -169,6 +170,6 @@ def test_manifest_is_refused_when_it_is_of_an_earlier_kind(tmp_path: Path) -> No
 
 
 def test_served_version_is_refused_when_the_ensembles_differ(two: Path) -> None:
-    versions.rewrite_configs(two / contract.EMBED.name, lambda config: versions.pin(config, 2, "0"))
+    versions.rewrite_configs(two / served_models.EMBED.name, lambda config: versions.pin(config, 2, "0"))
     with pytest.raises(RepositoryError, match="got ensembles with versions"):
         versions.served_version(two)

@@ -19,11 +19,12 @@ from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
 from ebbtide.export.tokenizer import TOKENIZER_FILE
 from ebbtide.export.warmup import WARMUP_FOLDER, CommonGround, common_ground, warmup_samples
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.checks import Request
-from ebbtide.interest.contract import Dtype, Kind, Limits
+from ebbtide.interest.contract import Dtype, Limits
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.pipeline import AdaptiveWeights
+from ebbtide.interest.served_models import Kind
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.model import InterestModel
@@ -54,7 +55,7 @@ def part_of(bundle: InterestBundle, first: int, last: int) -> InterestBundle:
 
 
 def test_every_computing_model_is_warmed_up_when_exported(repository: Path) -> None:
-    for name, model in contract.MODELS.items():
+    for name, model in served_models.MODELS.items():
         config, folder = versions.read_model_config(repository, name), repository / name / WARMUP_FOLDER
         if model.kind is Kind.ENSEMBLE or model.needs_store:
             # Triton refuses warm-up of ensembles; warm-up of `observer` would write to the store.
@@ -75,7 +76,7 @@ def test_every_computing_model_is_warmed_up_when_exported(repository: Path) -> N
 
 def test_warmup_samples_have_the_contracts_types_and_ranks(ground: CommonGround, bundle: InterestBundle) -> None:
     for name, samples in warmup_samples(ground, bundle.catalog.text).items():
-        model = contract.MODELS[name]
+        model = served_models.MODELS[name]
         for tensor in model.inputs:
             for sample in samples:
                 if tensor.name in sample.arrays:
@@ -87,23 +88,23 @@ def test_warmup_samples_have_the_contracts_types_and_ranks(ground: CommonGround,
 
 def test_warmup_samples_reach_from_no_event_to_the_longest(ground: CommonGround, bundle: InterestBundle) -> None:
     limits, samples = ground.limits, warmup_samples(ground, bundle.catalog.text)
-    events = {sample.name: sample.arrays["event_item"].size for sample in samples[contract.ADAPTIVE_WEIGHTS.name]}
+    events = {sample.name: sample.arrays["event_item"].size for sample in samples[served_models.ADAPTIVE_WEIGHTS.name]}
     assert events == {"no_events": 0, "typical": 60, "longest": limits.max_events}
-    with_text = samples[contract.ADAPTIVE_WEIGHTS_TEXT.name]
+    with_text = samples[served_models.ADAPTIVE_WEIGHTS_TEXT.name]
     assert [sample.arrays["text_vector"].shape[0] for sample in with_text] == [1, 8, limits.max_texts]
-    tokens = {sample.name: sample.arrays["input_ids"].size for sample in samples[contract.ENCODER.name]}
+    tokens = {sample.name: sample.arrays["input_ids"].size for sample in samples[served_models.ENCODER.name]}
     assert tokens["shortest"] == 8 <= tokens["typical"] < tokens["longest"] == ground.max_tokens
-    assert samples[contract.ENCODER.name][2].arrays["attention_mask"].all()
+    assert samples[served_models.ENCODER.name][2].arrays["attention_mask"].all()
 
 
 def test_every_sample_is_answered_when_asked_in_process(
     ground: CommonGround, bundle: InterestBundle, in_process: InProcessPipeline
 ) -> None:
     samples = warmup_samples(ground, bundle.catalog.text)
-    for name in (contract.ADAPTIVE_WEIGHTS.name, contract.ADAPTIVE_WEIGHTS_TEXT.name):
+    for name in (served_models.ADAPTIVE_WEIGHTS.name, served_models.ADAPTIVE_WEIGHTS_TEXT.name):
         answers = in_process.weights.run([Request(**sample.arrays) for sample in samples[name]])
         assert all(isinstance(answer, AdaptiveWeights) for answer in answers), answers
-    for sample in samples[contract.TOKENIZER.name]:
+    for sample in samples[served_models.TOKENIZER.name]:
         in_process.tokenizer.encode(sample.arrays["text"])
 
 
@@ -112,10 +113,10 @@ def test_samples_fit_when_limits_are_as_small_as_they_can_be(tiny_bundle: Intere
     export_repository(tiny_bundle, tmp_path / "out", ExportOptions(limits=limits))
     ground = common_ground({1: tmp_path / "out"})
     samples = warmup_samples(ground, tiny_bundle.catalog.text)
-    for name in (contract.ADAPTIVE_WEIGHTS.name, contract.ADAPTIVE_WEIGHTS_TEXT.name):
+    for name in (served_models.ADAPTIVE_WEIGHTS.name, served_models.ADAPTIVE_WEIGHTS_TEXT.name):
         answers = ground.in_process.weights.run([Request(**sample.arrays) for sample in samples[name]])
         assert all(isinstance(answer, AdaptiveWeights) for answer in answers), answers
-    assert max(len(text) for sample in samples[contract.TOKENIZER.name] for text in sample.arrays["text"]) <= 8
+    assert max(len(text) for sample in samples[served_models.TOKENIZER.name] for text in sample.arrays["text"]) <= 8
 
 
 def test_warmup_holds_what_all_versions_know_when_one_is_added(
@@ -129,9 +130,9 @@ def test_warmup_holds_what_all_versions_know_when_one_is_added(
     assert sorted(ground.keys) == sorted(item_keys(tiny_bundle.catalog.item_id[90:120]))
     assert (ground.limits.max_events, ground.limits.max_exclude_items) == (500, 512)
     assert ground.event_vectors.shape[0] == 60
-    folder = out / contract.ADAPTIVE_WEIGHTS.name / WARMUP_FOLDER
+    folder = out / served_models.ADAPTIVE_WEIGHTS.name / WARMUP_FOLDER
     assert set(np.fromfile(folder / "longest.event_item.bin", "<i8")) <= set(ground.keys)
-    indices = np.fromfile(out / contract.SCORING_HEAD.name / WARMUP_FOLDER / "longest.adjust_item.bin", "<i8")
+    indices = np.fromfile(out / served_models.SCORING_HEAD.name / WARMUP_FOLDER / "longest.adjust_item.bin", "<i8")
     assert indices.max() < 60
 
 
@@ -142,9 +143,9 @@ def test_all_versions_are_ready_on_the_server_when_their_catalogs_differ(
     export(part_of(tiny_bundle, 0, 120), out)
     export(part_of(tiny_bundle, 90, 150), out, version=2)
     versions.load_only(out, [1, 2])
-    config = ServerConfig(out, model_control="explicit", load_models=(contract.RECOMMEND.name,))
+    config = ServerConfig(out, model_control="explicit", load_models=(served_models.RECOMMEND.name,))
     with TritonServer(config) as server, triton.InferenceServerClient(server.grpc_url) as client:
-        for name in contract.RECOMMEND.steps:
+        for name in served_models.RECOMMEND.steps:
             assert client.is_model_ready(name, "1")
             assert client.is_model_ready(name, "2")
 
@@ -178,7 +179,7 @@ def test_token_ids_are_the_smallest_vocabularys_when_tokenizers_differ(
     out = tmp_path / "out"
     export(tiny_bundle, out)
     export(tiny_bundle, out, ExportOptions(top_n=50), version=2)
-    path = out / contract.TOKENIZER.name / "1" / TOKENIZER_FILE
+    path = out / served_models.TOKENIZER.name / "1" / TOKENIZER_FILE
     wider = Tokenizer.from_file(str(path))
     wider.add_tokens(["lighthouse keeper"])
     wider.enable_truncation(128)
@@ -187,7 +188,7 @@ def test_token_ids_are_the_smallest_vocabularys_when_tokenizers_differ(
     wider.save(str(path))
     ground = common_ground({1: out, 2: out})
     assert (ground.tokenizer.name, ground.max_tokens) == ("2", 128)
-    longest = warmup_samples(ground, tiny_bundle.catalog.text)[contract.ENCODER.name][2]
+    longest = warmup_samples(ground, tiny_bundle.catalog.text)[served_models.ENCODER.name][2]
     assert longest.arrays["input_ids"].size == 128
 
 
@@ -196,6 +197,6 @@ def test_folder_is_refused_when_a_version_is_damaged(
 ) -> None:
     out = tmp_path / "out"
     export(tiny_bundle, out)
-    shutil.rmtree(out / contract.TOKENIZER.name / "1")
+    shutil.rmtree(out / served_models.TOKENIZER.name / "1")
     with pytest.raises(RepositoryError, match=r"versions \[1\]: got no .*tokenizer.json; expected undamaged exports"):
         common_ground({1: out})

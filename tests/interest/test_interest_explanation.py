@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.interest.contract import CANDIDATE_HEAD, Limits
+from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.explanation import Explanation
+from ebbtide.interest.served_models import CANDIDATE_HEAD
 
 KINDS = ["learned", "per-dimension", "fixed"]
 DAY = 86_400_000

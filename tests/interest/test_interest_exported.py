@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from ebbtide.interest import exported
-from ebbtide.interest.contract import MODELS, Kind
 from ebbtide.interest.parameters import CONFIG_FILE, TENSORS_FILE
+from ebbtide.interest.served_models import MODELS, Kind
 
 
 @pytest.fixture

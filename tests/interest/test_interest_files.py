@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from ebbtide.interest import contract
-from ebbtide.interest.contract import MODELS, Kind
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.keys import item_key, item_keys
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
+from ebbtide.interest.served_models import MODELS, Kind
 from ebbtide.interest.tensorfile import read_tensors
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.record import (
+    HALF_KNOWN_IDS,
     HALF_PRECISION,
     HALF_TAIL_EVENTS,
     KNOWN_IDS,
@@ -419,6 +420,29 @@ def test_every_event_counts_once_when_events_come_in_any_order_at_all(make_model
         np.testing.assert_allclose(counts, terms.sum(axis=0), rtol=1e-5)
         assert newest_ms == time_ms[own].max()
     assert set(model.keys[states.items.item]) == set(keys[newest])
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_late_events_count_beside_repeated_ones_while_a_record_has_the_ids_of_all(make_model, seed, half_precision):
+    random = np.random.default_rng(seed)
+    model = make_model(seed % 3, 30)
+    recorder = model.pipeline.recorder(half_precision=half_precision)
+    most = HALF_KNOWN_IDS if half_precision else KNOWN_IDS
+    events = int(random.integers(1, most + 1))
+    keys, time_ms = random.choice(model.keys, events), START_MS + random.permutation(events) * 3_600_000
+    (record,), other, sent = [None], None, set()
+    for part in np.array_split(random.permutation(events), random.integers(1, 8)):
+        # Some that were sent before, anywhere among new ones, of which any may be late.
+        again = random.choice(sorted(sent), random.integers(0, len(sent) + 1), replace=False) if sent else []
+        call = random.permutation(np.r_[part, again].astype(int))
+        given_events = events_of(keys[call], time_ms[call])
+        done, appended = recorder.observe([record], given_events), append_raw([other], given_events)
+        assert done.counts[0, :2].tolist() == [part.size, call.size - part.size]
+        assert (appended.added.tolist(), appended.duplicates.tolist()) == ([part.size], [call.size - part.size])
+        (record,), (other,) = done.records, appended.records
+        sent.update(part.tolist())
+    assert recorder.observe([record], events_of(keys, time_ms)).counts[0, :2].tolist() == [0, events]
 
 
 def test_items_are_those_folded_last_when_a_user_has_seen_more_than_are_kept(make_model):

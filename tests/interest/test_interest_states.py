@@ -78,6 +78,24 @@ def test_rows_of_one_request_have_a_record_each(make_model, ask):
         np.testing.assert_allclose(found["interest"][index], alone["interest"][0], atol=1e-6)
 
 
+def test_requests_without_tensors_of_events_have_none_when_others_of_the_batch_have_some(make_model, ask):
+    model = make_model(repeats=True)
+    record = long_record(model)
+    plain, named, no_times = ask([model.keys[3]]).tensors(), ask([]).tensors(), ask([model.keys[3]]).tensors()
+    left_out = {name: value for name, value in named.items() if not name.startswith("event_")}
+    no_times = {name: value for name, value in no_times.items() if name != "event_time"}
+    for records in (None, [[record], [None], [record], [record]]):
+        requests = [left_out, plain, named, no_times]
+        first, _, empty, refused = model.pipeline.run_requests(requests, records=records)
+        (alone,) = model.pipeline.run_requests([left_out], records=None if records is None else [[record]])
+        for name, value in empty.items():
+            np.testing.assert_array_equal(first[name], value, err_msg=name)
+            np.testing.assert_allclose(alone[name], value, atol=1e-6, err_msg=name)
+        assert str(refused) == "event_time: got 0 entries; expected 1 entries, one for each event"
+    (explained,) = model.explainer.run_requests([left_out | {"candidate_item": model.keys[:3]}], [[record]])
+    assert explained["event_share"].shape == (3, 0)
+
+
 def test_an_event_of_the_request_counts_once_when_the_record_has_it_too(make_model, ask):
     model = make_model(alpha="fixed")
     times = [NOW - 2 * MINUTE, NOW - MINUTE, NOW]

@@ -16,7 +16,8 @@ from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.keys import user_key, user_keys
 from ebbtide.interest.observer import PRECISION_VARIABLE, Observer, half_precision
 from ebbtide.interest.pipeline import InterestPipeline
-from ebbtide.interest.users import Users
+from ebbtide.interest.record import RecordError, store_keys
+from ebbtide.interest.users import Users, record_of
 from ebbtide.store import StoreConfig, StoreError, UnavailableError, open_store
 
 PATIENT = StoreConfig(timeout_ms=60_000)
@@ -409,3 +410,20 @@ def test_users_wait_for_a_store_that_does_not_answer_yet(model):
         assert "redis://127.0.0.1:1/0" in str(refused)
         plain = {name: value for name, value in asking([None]).items() if name != "user"}
         assert service.recommend(plain)[0][STATUS].item() == StateStatus.NO_USER
+
+
+def test_damaged_record_harms_its_own_request_only_and_is_left_out_when_the_request_allows_it(model, store):
+    service = Service(model, store)
+    items, times = log(model, 4)
+    service.observe(*(seen(user, items, times) for user in ("ann", "bob", "cid")))
+    (key,) = store_keys(keys_of(["bob"]))
+    fingerprint = model.parameters.config.states.encode()
+    store.update([key], lambda snapshot: [{fingerprint: found[fingerprint][:-1]} for found in snapshot.records])
+    allowed = asking(["bob", "cid"], items[:1], times[:1], allow_stateless=np.array([[True], [True]]))
+    whole, failed, without = service.recommend(asking(["ann"]), asking(["bob"]), allowed)
+    assert whole[STATUS].item() == StateStatus.USED
+    assert isinstance(failed, RecordError)
+    assert without[STATUS].ravel().tolist() == [StateStatus.UNAVAILABLE, StateStatus.USED]
+    assert without[COUNTS].sum(axis=1).tolist() == [1, 4]
+    # To a version without a record of its own, the damaged one of another says nothing.
+    assert record_of(b"another", {fingerprint: b"Eb\x07"}) == (None, StateStatus.UNKNOWN_USER)

@@ -252,9 +252,15 @@ class Client:
         return Pending(answers, call.cancel)
 
     def counts(self, model: str) -> tuple[int, int]:
-        """Inferences and executions so far."""
-        statistics = self.stub.get_inference_statistics(model).model_stats[0]
-        return statistics.inference_count, statistics.execution_count
+        """Inferences and executions so far, once they stand still: Triton answers a little before it counts."""
+        earlier = None
+        while True:
+            statistics = self.stub.get_inference_statistics(model).model_stats[0]
+            found = statistics.inference_count, statistics.execution_count
+            if found == earlier:
+                return found
+            earlier = found
+            time.sleep(0.05)
 
     def wait_until_queued(self, model: str, requests: int) -> None:
         """Returns once so many requests wait in the model's queue, as the server counts them."""

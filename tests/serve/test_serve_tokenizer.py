@@ -13,7 +13,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 from ebbtide.export.sources import model_sources
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.contract import Limits
 
 MAX_TOKENS = 6
@@ -21,7 +21,7 @@ MAX_TOKENS = 6
 
 @pytest.fixture(scope="module")
 def served() -> ModuleType:
-    path = model_sources() / contract.TOKENIZER.name / "text_tokens.py"
+    path = model_sources() / served_models.TOKENIZER.name / "text_tokens.py"
     spec = importlib.util.spec_from_file_location("text_tokens_under_test", path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""Texts of a history that foretell the next text, and what validation makes of an interest that foretells nothing."""
+"""Texts of a history that predict the next text, and what validation makes of an interest that predicts nothing."""
 
 import numpy as np
 import polars as pl

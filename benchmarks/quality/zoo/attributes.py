@@ -49,7 +49,7 @@ def drifting(
 
     Args:
         rng: Source of randomness.
-        fixed: ``[U, D]``.
+        fixed: ``[users, attributes]``.
         blocks: Columns and standard deviation of the drifting part of each block of attributes, D columns in all.
         memory_days: Time after which the drifting part keeps 1/e of its value.
     """
@@ -58,5 +58,5 @@ def drifting(
 
 
 def static(fixed: Floats) -> Tastes:
-    """Tastes that never change, ``[U, D]``."""
+    """Tastes that never change, ``[users, attributes]``."""
     return Tastes(fixed, np.zeros_like(fixed), np.zeros(fixed.shape[1]), 1.0)

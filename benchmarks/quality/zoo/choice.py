@@ -30,7 +30,7 @@ LIST_LENGTH = 20
 _UTILITIES_PER_TURN = 4_000_000
 
 Appeal = Callable[[Floats], Floats]
-"""Appeal ``[B, N]`` at the times ``[B]`` in days; minus infinity for an item that is not alive."""
+"""Appeal ``[baskets, items]`` at the times ``[baskets]`` in days; minus infinity for an item that is not alive."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,20 @@ class Past:
     """The earlier events of B users, in the order in which they happened."""
 
     user: Ints
-    """``[B]``."""
+    """``[baskets]``."""
     time_days: Floats
-    """``[B]``, the times of the baskets to choose."""
+    """``[baskets]``, the times of the baskets to choose."""
     row: Ints
-    """``[E]``, the index in ``[B]`` of each earlier event."""
+    """``[events]``, the index in ``[baskets]`` of each earlier event."""
     item: Ints
-    """``[E]``."""
+    """``[events]``."""
     age_days: Floats
-    """``[E]``, above zero."""
+    """``[events]``, above zero."""
 
 
 Repeat = Callable[[Floats, Past, Floats], None]
-"""Adds the repeat tendency to utilities ``[B, N]``, in place. The last argument is a trait of each user, ``[B]``, a
-standard normal number in which the tendency is linear."""
+"""Adds the repeat tendency to utilities ``[baskets, items]``, in place. The last argument is a trait of each user,
+``[baskets]``, a standard normal number in which the tendency is linear."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Schedule:
     """When users choose: n baskets, sorted by user, then by time, all times of a user different."""
 
     user: Ints
-    """``[n]``, from 0."""
+    """``[baskets]``, from 0."""
     time_ms: Ints
-    """``[n]``, since the world's start."""
+    """``[baskets]``, since the world's start."""
     size: Ints
-    """``[n]``, events of each basket."""
+    """``[baskets]``, events of each basket."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class Tastes:
     """Weights of item attributes for U users: a fixed part, and a drifting part (an Ornstein-Uhlenbeck process)."""
 
     fixed: Floats
-    """``[U, D]``."""
+    """``[users, attributes]``."""
     drifting: Floats
-    """``[U, D]``, at the time of each user's first basket."""
+    """``[users, attributes]``, at the time of each user's first basket."""
     spread: Floats
-    """``[D]``, standard deviation of the drifting part at any time."""
+    """``[attributes]``, standard deviation of the drifting part at any time."""
     memory_days: float
     """Time after which the drifting part keeps 1/e of its value."""
 
@@ -91,18 +91,18 @@ class Design:
     """Whether users choose seen items again."""
     schedule: Schedule
     texts: list[str]
-    """``[N]``, the text of each item."""
+    """``[items]``, the text of each item."""
     born_days: Floats
-    """``[N]``, when each item is born, since the world's start; negative if before."""
+    """``[items]``, when each item is born, since the world's start; negative if before."""
     attributes: Floats
-    """``[N, D]``."""
+    """``[items, attributes]``."""
     tastes: Tastes
     appeal: Appeal
     repeat: Repeat
     trait: Floats
-    """``[U]``, standard normal; see `Repeat`."""
+    """``[users]``, standard normal; see `Repeat`."""
     habit: Floats | None = None
-    """``[U, N]``, utility of each user's usual products, 0 for the others; None: nobody has habits."""
+    """``[users, items]``, utility of each user's usual products, 0 for the others; None: nobody has habits."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ class World:
     item: Ints
     """``[events]``."""
     oracle_item: Ints
-    """``[n, LIST_LENGTH]``, the items with the highest choice probability, best first."""
+    """``[baskets, LIST_LENGTH]``, the items with the highest choice probability, best first."""
     oracle_probability: Floats
-    """``[n, LIST_LENGTH]``, their choice probabilities; 0 for an item that cannot be chosen."""
+    """``[baskets, LIST_LENGTH]``, their choice probabilities; 0 for an item that cannot be chosen."""
 
 
 class Memory:
@@ -129,7 +129,7 @@ class Memory:
         self._count = np.zeros(users, dtype=np.int64)
 
     def past(self, user: Ints, now: Floats) -> Past:
-        """The events of users ``[B]`` so far."""
+        """The events of users ``[baskets]`` so far."""
         count = self._count[user]
         row, slot = np.nonzero(np.arange(int(count.max(initial=0))) < count[:, None])
         return Past(
@@ -141,7 +141,7 @@ class Memory:
         )
 
     def add(self, user: Ints, now: Floats, items: Ints, kept: Mask) -> None:
-        """Adds the items ``[B, K]`` that are kept, those of a row from the left."""
+        """Adds the items ``[baskets, kept items]`` that are kept, those of a row from the left."""
         row, column = np.nonzero(kept)
         slot = self._count[user[row]] + column
         self._item[user[row], slot] = items[row, column]
@@ -154,11 +154,11 @@ class Turn:
     """The k-th baskets of some users."""
 
     user: Ints
-    """``[B]``."""
+    """``[baskets]``."""
     case: Ints
-    """``[B]``, indices in the schedule."""
+    """``[baskets]``, indices in the schedule."""
     now: Floats
-    """``[B]``, days."""
+    """``[baskets]``, days."""
 
 
 def turns(schedule: Schedule, users: int, items: int) -> Iterator[Turn]:
@@ -217,7 +217,7 @@ def never_again(utility: Floats, past: Past, _trait: Floats) -> None:
 
 
 def ranked(utility: Floats) -> tuple[Ints, Floats]:
-    """The items of the highest utilities ``[B, N]`` and their probabilities, both ``[B, LIST_LENGTH]``."""
+    """The items of highest utility ``[baskets, items]`` and their probabilities, both ``[baskets, LIST_LENGTH]``."""
     order = best(utility, LIST_LENGTH)
     top = utility.max(axis=1, keepdims=True)
     top[~np.isfinite(top)] = 0.0
@@ -227,7 +227,7 @@ def ranked(utility: Floats) -> tuple[Ints, Floats]:
 
 
 def best(values: Floats, number: int) -> Ints:
-    """Indices of the highest values of each row, the highest first, ``[B, number]``."""
+    """Indices of the highest values of each row, the highest first, ``[baskets, number]``."""
     number = min(number, values.shape[1])
     found = np.argpartition(-values, number - 1, axis=1)[:, :number]
     order = np.argsort(-np.take_along_axis(values, found, axis=1), axis=1, kind="stable")
@@ -235,6 +235,6 @@ def best(values: Floats, number: int) -> Ints:
 
 
 def _drifted(rng: np.random.Generator, drift: Floats, tastes: Tastes, elapsed_days: Floats) -> Floats:
-    """The drifting tastes ``[B, D]`` after some days ``[B]``."""
+    """The drifting tastes ``[baskets, attributes]`` after some days ``[baskets]``."""
     kept = np.exp(-elapsed_days / tastes.memory_days)[:, None]
     return np.asarray(drift * kept + rng.standard_normal(drift.shape) * tastes.spread * np.sqrt(1 - kept**2))

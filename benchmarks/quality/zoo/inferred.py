@@ -30,7 +30,7 @@ _ITEMS = 200
 
 
 def inferred_lists(made: World) -> tuple[Ints, Floats]:
-    """The reader's lists before every basket: items and probabilities, both ``[n, LIST_LENGTH]``."""
+    """The reader's lists before every basket: items and probabilities, both ``[baskets, LIST_LENGTH]``."""
     design, schedule = made.design, made.design.schedule
     reader = _Reader(design)
     item = np.zeros((schedule.user.shape[0], LIST_LENGTH), dtype=np.int64)
@@ -93,16 +93,16 @@ class _Reader:
         self._covariance[turn.user[:, None], index, index] = np.minimum(variance, self._prior_variance[:size])
 
     def _rows(self, seen: Ints, feature: Floats) -> Floats:
-        """Attributes and trait's feature of items ``[B, M]``: ``[B, M, D + 1]``."""
+        """Attributes and trait's feature of the items seen, ``[baskets, seen items, attributes + 1]``."""
         return np.concatenate([self._attributes[seen], np.take_along_axis(feature, seen, axis=1)[:, :, None]], axis=2)
 
     def utility(self, user: Ints, known: Floats, feature: Floats) -> Floats:
-        """Utilities ``[B, N]`` at the mean of the beliefs.
+        """Utilities ``[baskets, items]`` at the mean of the beliefs.
 
         Args:
-            user: ``[B]``.
-            known: ``[B, N]``, the utility that does not depend on who the user is.
-            feature: ``[B, N]``, what one unit of the trait adds.
+            user: ``[baskets]``.
+            known: ``[baskets, items]``, the utility that does not depend on who the user is.
+            feature: ``[baskets, items]``, what one unit of the trait adds.
         """
         size = self._attributes.shape[1]
         utility = known + self._mean[user, :size] @ self._attributes.T + feature * self._mean[user, size][:, None]
@@ -119,7 +119,7 @@ class _Reader:
         chosen: Ints,
         kept: Mask,
     ) -> None:
-        """Updates the beliefs by what users ``[B]`` have chosen: the items ``[B, K]`` that are kept."""
+        """Updates the beliefs by the items ``[baskets, kept items]`` that users ``[baskets]`` have chosen."""
         utility = self.utility(user, known, feature)
         counts = np.zeros(utility.shape)
         np.add.at(counts, (np.nonzero(kept)[0], chosen[kept]), 1.0)

@@ -25,7 +25,7 @@ def waves(
         height: Mean height of a wave.
 
     Returns:
-        Function of times ``[B]`` in days that gives ``[B, S]``.
+        Function of times ``[baskets]`` in days that gives ``[baskets, waves]``.
     """
     before = 4 * length_days
     number = rng.poisson(per_month * (days + before) / _DAYS_PER_MONTH, series)

@@ -18,7 +18,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from benchmarks.serving.peers.torch_answers import Answers, TorchRecommender
 from ebbtide.export.configs import data_type
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 
 INPUTS = (contract.EVENT_ITEM, contract.EVENT_TIME, contract.EVENT_IS_CURRENT, contract.NOW)
 OUTPUTS = (contract.ITEM_ID, contract.SCORE, contract.ALPHA_USED, contract.EVENT_COUNTS)
@@ -87,7 +87,7 @@ class RecommendService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
             (contract.ALPHA_USED, 1, answers.alpha_used[row].tobytes()),
             (contract.EVENT_COUNTS, answers.event_counts.shape[1], answers.event_counts[row].tobytes()),
         )
-        response = service_pb2.ModelInferResponse(model_name=contract.RECOMMEND.name, model_version="1")
+        response = service_pb2.ModelInferResponse(model_name=served_models.RECOMMEND.name, model_version="1")
         for tensor, size, raw in outputs:
             response.outputs.add(name=tensor.name, datatype=tensor.dtype.value, shape=[1, size])
             response.raw_output_contents.append(raw)
@@ -111,7 +111,9 @@ class RecommendService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
 
     async def ModelMetadata(self, _request: Any, _context: Any) -> Any:  # noqa: ANN401, N802
         """Answers with the tensors of `recommend`."""
-        response = service_pb2.ModelMetadataResponse(name=contract.RECOMMEND.name, versions=["1"], platform="pytorch")
+        response = service_pb2.ModelMetadataResponse(
+            name=served_models.RECOMMEND.name, versions=["1"], platform="pytorch"
+        )
         for tensors, field in ((INPUTS, response.inputs), (OUTPUTS, response.outputs)):
             for tensor in tensors:
                 field.add(name=tensor.name, datatype=tensor.dtype.value, shape=[-1, -1])
@@ -119,7 +121,7 @@ class RecommendService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
 
     async def ModelConfig(self, _request: Any, _context: Any) -> Any:  # noqa: ANN401, N802
         """Answers with the tensors of `recommend` as Triton's config message."""
-        config = model_config_pb2.ModelConfig(name=contract.RECOMMEND.name, max_batch_size=self._max_batch)
+        config = model_config_pb2.ModelConfig(name=served_models.RECOMMEND.name, max_batch_size=self._max_batch)
         for tensors, field in ((INPUTS, config.input), (OUTPUTS, config.output)):
             for tensor in tensors:
                 field.add(name=tensor.name, data_type=data_type(tensor), dims=[-1])
@@ -128,7 +130,7 @@ class RecommendService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
     async def ModelStatistics(self, _request: Any, _context: Any) -> Any:  # noqa: ANN401, N802
         """Answers with empty statistics: the service keeps none."""
         response = service_pb2.ModelStatisticsResponse()
-        response.model_stats.add(name=contract.RECOMMEND.name, version="1")
+        response.model_stats.add(name=served_models.RECOMMEND.name, version="1")
         return response
 
 

@@ -18,7 +18,7 @@ from benchmarks.serving.settings import Settings
 from benchmarks.serving.systems import free_ports, service, triton
 from benchmarks.serving.turns import Rounds, ratio, raw, take_turns
 from benchmarks.serving.users import real_requests
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.train.bundle import InterestBundle
 
 _TUNING_S = 3.0
@@ -104,8 +104,8 @@ def measure(settings: Settings) -> dict[str, Any]:
             difference = require_agreement(peer.title, ask(urls[key], requests), expected)
             found[key] = {"title": peer.title, "settings": best, "tried": tried, "largest_score_difference": difference}
         for url in urls.values():
-            load.warm_up(url, contract.RECOMMEND.name, data, IN_FLIGHT)
-        turn = partial(load.turn, model=contract.RECOMMEND.name, data=data, concurrency=IN_FLIGHT, seconds=seconds)
+            load.warm_up(url, served_models.RECOMMEND.name, data, IN_FLIGHT)
+        turn = partial(load.turn, model=served_models.RECOMMEND.name, data=data, concurrency=IN_FLIGHT, seconds=seconds)
         rounds = take_turns({name: partial(turn, url) for name, url in urls.items()}, settings.repeats)
     for key in found:
         found[key] = {**_ratios(rounds, key), **found[key]}
@@ -125,8 +125,8 @@ def _best_variant(peer: Peer, load: PerfAnalyzer, data: Path) -> tuple[dict[str,
     tried: list[tuple[Turn, dict[str, int]]] = []
     for variant in peer.variants:
         with peer.start(**variant) as url:
-            load.warm_up(url, contract.RECOMMEND.name, data, IN_FLIGHT)
-            tried.append((load.turn(url, contract.RECOMMEND.name, data, IN_FLIGHT, _TUNING_S), variant))
+            load.warm_up(url, served_models.RECOMMEND.name, data, IN_FLIGHT)
+            tried.append((load.turn(url, served_models.RECOMMEND.name, data, IN_FLIGHT, _TUNING_S), variant))
     _, best = max(tried, key=lambda one: one[0].requests_per_s)
     return best, [{**variant, **turn.raw()} for turn, variant in tried]
 

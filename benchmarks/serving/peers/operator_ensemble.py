@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 
 from benchmarks.serving.peers.torch_answers import TOP_N
 from ebbtide.export.head.graph import item_factors
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.train.bundle import InterestBundle
@@ -73,7 +73,9 @@ def write_operators(bundle: InterestBundle, out: Path, instances: int) -> Path:
         shutil.copyfile(_SOURCES / "ragged.py", version / "ragged.py")
         np.savez(version / "tables.npz", **tables[name])
     inputs = ["event_item", "event_time", "event_is_current", "now"]
-    ensemble = _config(contract.RECOMMEND.name, inputs, ["item_id", "score", "alpha_used", "event_counts"], tensors)
+    ensemble = _config(
+        served_models.RECOMMEND.name, inputs, ["item_id", "score", "alpha_used", "event_counts"], tensors
+    )
     ensemble.platform = "ensemble"
     for name, (step_inputs, step_outputs) in operators.items():
         ensemble.ensemble_scheduling.step.add(

@@ -17,7 +17,7 @@ from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig, TritonSecurityConfig
 
 from benchmarks.serving.peers.torch_answers import TOP_N, TorchRecommender
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 
 Array = npt.NDArray[np.generic]
 
@@ -58,7 +58,7 @@ def main() -> None:
     # No endpoint is restricted: the load generator reads the statistics.
     with Triton(config=config, security_config=TritonSecurityConfig(restricted_endpoints=[])) as triton:
         triton.bind(
-            model_name=contract.RECOMMEND.name,
+            model_name=served_models.RECOMMEND.name,
             infer_func=[recommend] * arguments.instances,
             inputs=[
                 Tensor(name=contract.EVENT_ITEM.name, dtype=np.int64, shape=(-1,)),

@@ -26,13 +26,13 @@ class Answers:
     """Answers to B requests."""
 
     index: npt.NDArray[np.int64]
-    """``[B, TOP_N]``: catalog indices, best first."""
+    """``[requests, TOP_N]``: catalog indices, best first."""
     score: npt.NDArray[np.float32]
-    """``[B, TOP_N]``."""
+    """``[requests, TOP_N]``."""
     alpha_used: npt.NDArray[np.float32]
-    """``[B, 1]``."""
+    """``[requests, 1]``."""
     event_counts: npt.NDArray[np.int32]
-    """``[B, 3]``."""
+    """``[requests, 3]``."""
 
 
 class TorchRecommender:
@@ -77,11 +77,11 @@ class TorchRecommender:
         """Answers a padded batch of B requests with at most L events.
 
         Args:
-            key: ``[B, L]``, item keys.
-            time_ms: ``[B, L]``, timestamps of the events.
-            current: ``[B, L]``, whether an event is of the current session.
-            now_ms: ``[B, 1]``, timestamps of the requests.
-            mask: ``[B, L]``, false for padding; None if there is no padding.
+            key: ``[requests, events]``, item keys.
+            time_ms: ``[requests, events]``, timestamps of the events.
+            current: ``[requests, events]``, whether an event is of the current session.
+            now_ms: ``[requests, 1]``, timestamps of the requests.
+            mask: ``[requests, events]``, false for padding; None if there is no padding.
 
         Raises:
             ValueError: A key is not in the catalog.

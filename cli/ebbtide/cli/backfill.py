@@ -15,9 +15,9 @@ from rich.markup import escape
 from ebbtide.cli.bundle_data import absolute
 from ebbtide.cli.console import console, percentage_progress
 from ebbtide.cli.errors import CommandError
+from ebbtide.cli.log_options import EncodingOfTexts, FormatOfTimes, UnitOfTimes
 from ebbtide.cli.states import timestamp
 from ebbtide.cli.stores import Store, store_address
-from ebbtide.interest.time_units import TimeUnit
 
 if TYPE_CHECKING:
     from ebbtide.backfill import Summary
@@ -46,17 +46,9 @@ def command(
             help="Column with the time: Unix time, a date-time, or ISO 8601 text (UTC without a zone). Default: time."
         ),
     ] = None,
-    time_unit: Annotated[
-        TimeUnit | None,
-        typer.Option(help="Unit of numeric times. Default: found by magnitude for times between 1995 and 2200."),
-    ] = None,
-    time_format: Annotated[
-        str | None, typer.Option(help="strptime format of times that are not ISO 8601, such as '%d/%m/%Y %H:%M'.")
-    ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option(help="Encoding of text files that are not UTF-8 and have no byte order mark, such as cp1252."),
-    ] = None,
+    time_unit: UnitOfTimes = None,
+    time_format: FormatOfTimes = None,
+    encoding: EncodingOfTexts = None,
     weight_col: Annotated[
         str | None,
         typer.Option(help="Column with the event weight, as in training. Default: every event has weight 1."),

@@ -65,8 +65,9 @@ def command(
     same files and with the answers of the version in service. Only then do the ensembles switch to it; running requests
     finish with the version that they started with. If a step fails, the version in service keeps answering.
 
-    A server that keeps states of users needs them for the new version too: `ebbtide backfill` builds them from the
-    event log. Without them the command refuses the version. From the backfill on, both versions get all events that
+    A server that keeps states of users needs them for the new version too. A version of `ebbtide refresh` shares them
+    with the version in service; for a version of another training, `ebbtide backfill` builds them from the event log.
+    Without them the command refuses the version. From the backfill on, both versions get all events that
     are observed, so that a roll-back loses none; `ebbtide retire` ends that.
 
     The server must allow loading of models: `ebbtide serve --allow-deploy`, or tritonserver with
@@ -140,9 +141,13 @@ def _print(result: Deployment) -> None:
             f"  {result.comparison.requests} requests: equal to the in-process pipeline; both versions have "
             f"{result.comparison.mean_overlap_at_10:.0%} of their top ten items in common, on average"
         )
-    if result.states is not None and result.states.users:
-        console.print(
-            f"  states: the new version knows {result.states.known:,} of {result.states.users:,} users of a sample; "
-            f"when the previous version is no longer needed: ebbtide retire {result.previous_fingerprint}",
-            soft_wrap=True,
-        )
+    if result.states is None or not result.states.users:
+        return
+    if result.states.shared:
+        console.print("  states: both versions have the same ones, so that there is nothing to backfill or to retire")
+        return
+    console.print(
+        f"  states: the new version knows {result.states.known:,} of {result.states.users:,} users of a sample; "
+        f"when the previous version is no longer needed: ebbtide retire {result.previous_states}",
+        soft_wrap=True,
+    )

@@ -132,6 +132,14 @@ def command(
             "Default: refuse such requests.",
         ),
     ] = False,
+    online_learning_rate: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="How fast the server adapts the alpha of each user to what the user takes of the shown items "
+            "(docs/online-interest.md). 0: not at all. Try a rate with `ebbtide evaluate --online` first.",
+        ),
+    ] = 0,
     precision: Annotated[
         Precision, typer.Option(help="Of the text encoder: int8 is for CPUs, fp16 for GPUs (docs/encoder.md).")
     ] = "fp32",
@@ -189,6 +197,7 @@ def command(
             tuned=tuned,
         ),
         ignore_unknown=ignore_unknown,
+        online_learning_rate=online_learning_rate,
         head_precision=head_precision,
         retrieval=RetrievalOptions(retrieval, least_recall),
         encoder=EncoderOptions(precision, allow_fidelity_loss),

@@ -1,4 +1,4 @@
-"""``ebbtide gateway``: serves the typed schema to every gRPC language, in front of one or more Tritons."""
+"""``ebbtide gateway``: serves the typed schema over gRPC and HTTP/JSON, in front of one or more Tritons."""
 
 from __future__ import annotations
 
@@ -26,7 +26,24 @@ def command(
     host: Annotated[
         str, typer.Option(help="Address to listen on. The default accepts connections from this machine only.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9001,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of gRPC.")] = 9001,
+    http_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of HTTP/JSON. Not given: no HTTP.")
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the token that callers must send (authorization: Bearer TOKEN). Not given: everyone who "
+            "reaches the gateway may call it."
+        ),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Origin (scheme, host and port) whose web pages may call over HTTP; may be given several times.",
+        ),
+    ] = None,
     timeout_s: Annotated[
         float, typer.Option(help="Deadline in seconds for calls without one; includes retries and waits.")
     ] = 5.0,
@@ -54,12 +71,16 @@ def command(
 ) -> None:
     """Serve the typed schema (proto/ebbtide/v1) in front of Triton until stopped with Ctrl-C or SIGTERM.
 
-    Callers need only stubs of the schema, in any language. The standard health service answers SERVING while Triton is
-    ready.
+    gRPC callers need only stubs of the schema, in any language. The standard health service answers SERVING while
+    Triton is ready. With --http-port, the same methods answer JSON; GET /openapi.json describes them.
 
-    **Example**
+    **Examples**
 
     ebbtide gateway localhost:8001 --port 9001
+
+    ebbtide gateway localhost:8001 --http-port 9002
+
+    curl -s localhost:9002/v1/recommend -H 'content-type: application/json' -d '{"user_id": "648", "top_n": 3}'
     """
     from ebbtide.client import ClientConfig, TlsConfig
     from ebbtide.gateway import GatewayConfig, ServerTls
@@ -68,6 +89,8 @@ def command(
         raise typer.BadParameter("give both --tls-certificate and --tls-key, or neither")
     if tls_client_ca is not None and tls_certificate is None:
         raise typer.BadParameter("--tls-client-ca needs --tls-certificate and --tls-key")
+    if cors_origin and http_port is None:
+        raise typer.BadParameter("--cors-origin is for HTTP: give --http-port too")
     addresses = tuple(triton or ("localhost:8001",))
     try:
         config = GatewayConfig(
@@ -78,6 +101,9 @@ def command(
             ),
             host=host,
             port=port,
+            http_port=http_port,
+            token=None if token_file is None else _token(token_file),
+            cors_origins=tuple(cors_origin or ()),
             tls=ServerTls(tls_certificate, tls_key, tls_client_ca) if tls_certificate and tls_key else None,
             max_concurrency=max_concurrency,
             max_timeout_s=max_timeout_s,
@@ -87,6 +113,13 @@ def command(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     asyncio.run(_serve(config))
+
+
+def _token(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"--token-file {file} cannot be read ({error})") from None
 
 
 async def _serve(config: GatewayConfig) -> None:
@@ -100,6 +133,8 @@ async def _serve(config: GatewayConfig) -> None:
     async with Gateway(config) as gateway:
         shown = config.triton if isinstance(config.triton, str) else ", ".join(config.triton)
         console.print(f"[green]✓[/green] gateway at {gateway.url}, in front of {shown}")
+        if gateway.http_url is not None:
+            console.print(f"[green]✓[/green] HTTP/JSON at {gateway.http_url}/v1, described at /openapi.json")
         console.print("Serving; Ctrl-C stops.")
         await stopped.wait()
         console.print("draining")

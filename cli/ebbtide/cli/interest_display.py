@@ -57,6 +57,8 @@ def print_interest(user: str, interest: UserInterest, titles: Mapping[str, str])
     half = "" if math.isnan(half_life) else f"; half of the interest {lasting}"
     counts = f"{message.events_used:,} events counted{half}"
     console.print(f"[italic]alpha {interest.alpha_used:.2f} (share of history), {counts}[/italic]", soft_wrap=True)
+    if message.alpha_offset:
+        console.print(f"learned online: {message.alpha_offset:+.2f} on the logit of alpha", soft_wrap=True)
     if message.late_events or message.dropped_events:
         late = f"{message.late_events:,} events came late and count by their age alone"
         console.print(f"{late}; {message.dropped_events:,} were dropped", soft_wrap=True)

@@ -18,7 +18,7 @@ from ebbtide.cli.bundle_data import BundleEvents, moved
 from ebbtide.cli.console import working
 from ebbtide.cli.states import LOCAL, Server, open_client, timestamp
 from ebbtide.cli.titles import ITEM_COL, TEMPLATE, CatalogItemCol, TitleSource, TitleTemplate
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Limits
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def show_recommendations(
 
 def _limits(client: InterestClient) -> tuple[int, int]:
     """Events that one request to the server may carry, and items of an answer, as the served model says."""
-    served = client.model_metadata(contract.RECOMMEND.name)
+    served = client.model_metadata(served_models.RECOMMEND.name)
     items = {tensor.name: tensor.shape[-1] for tensor in served.outputs}
     return served.limits.get("max_events", Limits().max_events), items.get(contract.ITEM_ID.name, _TOP_N)
 

@@ -41,12 +41,12 @@ class UnknownItems(str, Enum):
 def observe(
     user: User,
     items: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="ITEM[@TIME]...",
             help="Ids of items, each with the time of the event in ISO 8601 (UTC without an offset). Default: now.",
         ),
-    ],
+    ] = None,
     server: Server = LOCAL,
     weight: Annotated[
         float | None, typer.Option(min=0, help="Weight of each event: a rating or a quantity. Default: 1.")
@@ -55,6 +55,16 @@ def observe(
         UnknownItems | None,
         typer.Option(help="What to do with items that are not in the catalog. Default: as the model was exported."),
     ] = None,
+    shown: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Id of an item that the user was shown before. Those that are not among ITEM were not taken: the "
+            "server adapts alpha to that if the model learns online. Repeat the option."
+        ),
+    ] = None,
+    reset_learning: Annotated[
+        bool, typer.Option("--reset-learning", help="Forget first what was learned online of the user.")
+    ] = False,
     tls: Tls = False,
     tls_ca: TlsCa = None,
     tls_certificate: TlsCertificate = None,
@@ -73,9 +83,15 @@ def observe(
     ebbtide observe 547 318@2026-05-01T20:15 --weight 5 --server localhost:8001
     """
     now = datetime.now(timezone.utc)
-    events = [_event(text, now, weight) for text in items]
+    events = [_event(text, now, weight) for text in items or ()]
     with open_client(server, tls, tls_ca, tls_certificate, tls_key, tls_server_name, token_file) as client:
-        answer = client.observe(user, events, unknown_items=None if unknown_items is None else unknown_items.value)
+        answer = client.observe(
+            user,
+            events,
+            unknown_items=None if unknown_items is None else unknown_items.value,
+            shown=shown or (),
+            reset_learning=reset_learning,
+        )
     from ebbtide.client.results import to_text
 
     console.print(f"[green]✓[/green] {to_text(answer)}", soft_wrap=True)

@@ -15,10 +15,11 @@ from rich.table import Table
 
 from ebbtide.cli.bundle_data import absolute
 from ebbtide.cli.console import console, errors, timed, working
+from ebbtide.cli.log_options import EncodingOfTexts, FormatOfTimes, UnitOfTimes
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_bundle_folder, require_different, require_folder
 from ebbtide.cli.training_display import TrainingDisplay
-from ebbtide.interest.time_units import TimeUnit, duration
+from ebbtide.interest.time_units import duration
 from ebbtide.train.choices import Decay, DeviceKind, FineTuning, Loss, Precision
 
 if TYPE_CHECKING:
@@ -37,17 +38,9 @@ def command(
     time_col: Annotated[
         str, typer.Option(help="Column with the time: Unix time, a date-time, or ISO 8601 text (UTC without a zone).")
     ] = "time",
-    time_unit: Annotated[
-        TimeUnit | None,
-        typer.Option(help="Unit of numeric times. Default: found by magnitude for times between 1995 and 2200."),
-    ] = None,
-    time_format: Annotated[
-        str | None, typer.Option(help="strptime format of times that are not ISO 8601, such as '%d/%m/%Y %H:%M'.")
-    ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option(help="Encoding of text files that are not UTF-8 and have no byte order mark, such as cp1252."),
-    ] = None,
+    time_unit: UnitOfTimes = None,
+    time_format: FormatOfTimes = None,
+    encoding: EncodingOfTexts = None,
     weight_col: Annotated[
         str | None,
         typer.Option(

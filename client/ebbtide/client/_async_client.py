@@ -35,7 +35,7 @@ from ebbtide.client.config import UNSET, USERS_PER_REQUEST, ClientConfig, Unset
 from ebbtide.client.errors import CallCancelledError, DeadlineExceededError, EbbtideError, Status
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata
 from ebbtide.client.results import A, Explanation, ObserveResult, Q, R, Ranking, RecommendResult, UserInterest
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.v1 import (
     Event,
     ExplainRequest,
@@ -163,11 +163,16 @@ class AsyncInterestClient:
         *,
         request: ObserveRequest | None = None,
         unknown_items: UnknownItems = None,
+        shown: Iterable[str] = (),
+        reset_learning: bool = False,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
     ) -> ObserveResponse:
         """As `InterestClient.observe`; see `ClientConfig.users_per_request` for calls that are sent together."""
-        whole = one_request(request, observe_request(user_id or "", events, unknown_items=unknown_items))
+        given = observe_request(
+            user_id or "", events, unknown_items=unknown_items, shown=shown, reset_learning=reset_learning
+        )
+        whole = one_request(request, given)
         if self._observing is not None and not metadata:
             return await self._observing.call(whole, timeout_s)
         return await self._drive(self._operations.observe(whole, timeout_s, metadata))
@@ -208,11 +213,13 @@ class AsyncInterestClient:
         """As `InterestClient.is_live`."""
         return await self._drive(self._operations.is_live(timeout_s))
 
-    async def is_ready(self, model_name: str = contract.RECOMMEND.name, *, timeout_s: float | Unset = UNSET) -> bool:
+    async def is_ready(
+        self, model_name: str = served_models.RECOMMEND.name, *, timeout_s: float | Unset = UNSET
+    ) -> bool:
         """As `InterestClient.is_ready`."""
         return await self._drive(self._operations.is_ready(model_name, timeout_s))
 
-    async def wait_until_ready(self, timeout_s: float, model_name: str = contract.RECOMMEND.name) -> None:
+    async def wait_until_ready(self, timeout_s: float, model_name: str = served_models.RECOMMEND.name) -> None:
         """As `InterestClient.wait_until_ready`."""
         await self._drive(self._operations.wait_until_ready(timeout_s, model_name))
 
@@ -221,7 +228,7 @@ class AsyncInterestClient:
         return await self._drive(self._operations.server_metadata(timeout_s))
 
     async def model_metadata(
-        self, model_name: str = contract.RECOMMEND.name, *, timeout_s: float | Unset = UNSET
+        self, model_name: str = served_models.RECOMMEND.name, *, timeout_s: float | Unset = UNSET
     ) -> ModelMetadata:
         """As `InterestClient.model_metadata`."""
         return await self._drive(self._operations.model_metadata(model_name, timeout_s))

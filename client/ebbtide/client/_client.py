@@ -34,7 +34,7 @@ from ebbtide.client.config import UNSET, USERS_PER_REQUEST, ClientConfig, Unset
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata
 from ebbtide.client.results import A, Explanation, ObserveResult, Q, R, Ranking, RecommendResult, UserInterest
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.v1 import (
     Event,
     ExplainRequest,
@@ -270,6 +270,8 @@ class InterestClient:
         *,
         request: ObserveRequest | None = None,
         unknown_items: UnknownItems = None,
+        shown: Iterable[str] = (),
+        reset_learning: bool = False,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
     ) -> ObserveResponse:
@@ -282,10 +284,14 @@ class InterestClient:
         Args:
             user_id: Id of the user. Only a hash of it leaves this machine.
             events: 1 to 512 events in any order, each with an item; see `ebbtide.client.event`. The server does not
-                keep texts.
+                keep texts. None are needed beside `reset_learning`.
             request: The whole request as a message, in place of the arguments above, not beside them.
             unknown_items: How the server treats events whose items are not in the catalog. Default: the policy of the
                 model.
+            shown: Feedback: ids of the items that the user was shown before the events; those that are items of the
+                events were taken. Moves the user's alpha if the model learns online. Errors use the name of the
+                message's field, ``shown_item_ids``.
+            reset_learning: Whether to forget first what was learned online of the user.
             timeout_s: As for `recommend`.
             metadata: As for `recommend`.
 
@@ -297,7 +303,9 @@ class InterestClient:
             StateUnavailableError: The server cannot reach its store, which may have some of the events.
             EbbtideError: As for `recommend`.
         """
-        given = observe_request(user_id or "", events, unknown_items=unknown_items)
+        given = observe_request(
+            user_id or "", events, unknown_items=unknown_items, shown=shown, reset_learning=reset_learning
+        )
         return self._drive(self._operations.observe(one_request(request, given), timeout_s, metadata))
 
     def observe_many(
@@ -389,7 +397,7 @@ class InterestClient:
         """
         return self._drive(self._operations.is_live(timeout_s))
 
-    def is_ready(self, model_name: str = contract.RECOMMEND.name, *, timeout_s: float | Unset = UNSET) -> bool:
+    def is_ready(self, model_name: str = served_models.RECOMMEND.name, *, timeout_s: float | Unset = UNSET) -> bool:
         """Whether the server answers and serves the model; False also if nothing answers in time.
 
         Args:
@@ -401,7 +409,7 @@ class InterestClient:
         """
         return self._drive(self._operations.is_ready(model_name, timeout_s))
 
-    def wait_until_ready(self, timeout_s: float, model_name: str = contract.RECOMMEND.name) -> None:
+    def wait_until_ready(self, timeout_s: float, model_name: str = served_models.RECOMMEND.name) -> None:
         """Returns once `is_ready` says so.
 
         Args:
@@ -423,7 +431,7 @@ class InterestClient:
         return self._drive(self._operations.server_metadata(timeout_s))
 
     def model_metadata(
-        self, model_name: str = contract.RECOMMEND.name, *, timeout_s: float | Unset = UNSET
+        self, model_name: str = served_models.RECOMMEND.name, *, timeout_s: float | Unset = UNSET
     ) -> ModelMetadata:
         """Versions, tensors and fingerprint of a model that the server has ready.
 

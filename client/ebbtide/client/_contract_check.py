@@ -8,8 +8,9 @@ from ebbtide.client._served import Served
 from ebbtide.client._triton import Untyped
 from ebbtide.client.codec import EncodedRequest
 from ebbtide.client.errors import VersionMismatchError
-from ebbtide.interest import contract
-from ebbtide.interest.contract import Dtype, Model, Tensor
+from ebbtide.interest import contract, served_models
+from ebbtide.interest.contract import Dtype, Tensor
+from ebbtide.interest.served_models import Model
 
 _CONFIG_DTYPES = {f"TYPE_{dtype.value}": dtype.value for dtype in Dtype} | {"TYPE_STRING": Dtype.BYTES.value}
 """KServe v2 names of element types by their names in a ``config.pbtxt``."""
@@ -67,7 +68,7 @@ def check_inputs(request: EncodedRequest, known: Served, target: str) -> None:
     """
     if not known.inputs or known.inputs.issuperset(request.tensors):
         return
-    model = contract.MODELS[request.model_name]
+    model = served_models.MODELS[request.model_name]
     tensor = next(one for one in model.inputs if one.name in request.tensors.keys() - known.inputs)
     raise _mismatch(model, target, f"input {tensor.name}", "no such tensor", _described(tensor, model))
 

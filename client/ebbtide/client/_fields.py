@@ -27,6 +27,7 @@ _BESIDE_EVENTS = {
     contract.EXCLUDE_ITEM.name: "exclude_item_ids",
     contract.IGNORE_UNKNOWN.name: "unknown_items",
     contract.USER.name: "user_id",
+    contract.SHOWN_ITEM.name: "shown_item_ids",
 }
 """Tensors whose field has another name; all other tensors have the name of their field."""
 

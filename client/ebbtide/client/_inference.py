@@ -19,7 +19,7 @@ from ebbtide.client.codec import Arrays, EncodedRequest
 from ebbtide.client.config import ClientConfig
 from ebbtide.client.errors import EbbtideError, PermissionDeniedError, Status
 from ebbtide.client.hooks import Call
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.errors import RequestError
 
 logger = logging.getLogger("ebbtide.client")
@@ -28,7 +28,7 @@ Read = Callable[[Arrays, str], T]
 """Turns output tensors, and the version of the model that gave them, into an answer."""
 
 _DATATYPES = {
-    model.name: {tensor.name: tensor.dtype.value for tensor in model.inputs} for model in contract.MODELS.values()
+    model.name: {tensor.name: tensor.dtype.value for tensor in model.inputs} for model in served_models.MODELS.values()
 }
 
 
@@ -118,7 +118,7 @@ class Inference:
         encoded, model_name = asked.encoded, asked.encoded.model_name
         message = None
         if region is not None:
-            outputs = output_shapes(asked.known, contract.MODELS[model_name], encoded)
+            outputs = output_shapes(asked.known, served_models.MODELS[model_name], encoded)
             message = region.request(model_name, encoded.tensors, _DATATYPES[model_name], outputs)
         if message is None:
             region = None
@@ -163,7 +163,7 @@ class Inference:
             )
             known = UNKNOWN
         else:
-            check_model(config, contract.MODELS[model_name], self._config.expected_fingerprint, self._target)
+            check_model(config, served_models.MODELS[model_name], self._config.expected_fingerprint, self._target)
             known = served(config)
         self._served[model_name] = known
         return known

@@ -47,7 +47,7 @@ from ebbtide.client.errors import (
 )
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
 from ebbtide.client.results import A, Explanation, Q, R, Ranking, RecommendResult, UserInterest
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.v1 import (
     ExplainRequest,
     ForgetRequest,
@@ -177,7 +177,7 @@ class Operations:
             return UserInterest(decode_interest(outputs, request, now_ms, model_version=version))
 
         deadline = self._deadline(timeout_s)
-        name = contract.INTEREST_STATE.name
+        name = served_models.INTEREST_STATE.name
         return (yield from self._inference.infer(name, encoded, read, deadline, metadata, request))
 
     def forget(self, request: ForgetRequest, timeout_s: float | Unset, metadata: Metadata = None) -> Steps[int]:

@@ -12,7 +12,7 @@ from ebbtide.client.codec import Arrays, EncodedRequest, decode, decode_observed
 from ebbtide.client.codec.users import PackKey
 from ebbtide.client.errors import EbbtideError, InvalidArgumentError
 from ebbtide.client.results import A, ObserveResult, Q, R, RecommendResult
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.errors import RequestError
 from ebbtide.v1 import ObserveRequest, ObserveResponse, RecommendRequest, RecommendResponse
 
@@ -40,10 +40,10 @@ def _read_observed(outputs: Arrays, _: ObserveRequest, version: str) -> ObserveR
 
 
 RECOMMEND: Kind[RecommendRequest, RecommendResponse, RecommendResult] = Kind(
-    contract.RECOMMEND.name, encode, _read_recommended, RecommendResult
+    served_models.RECOMMEND.name, encode, _read_recommended, RecommendResult
 )
 OBSERVE: Kind[ObserveRequest, ObserveResponse, ObserveResult] = Kind(
-    contract.OBSERVE.name, lambda request, _: encode_observe(request), _read_observed, ObserveResult
+    served_models.OBSERVE.name, lambda request, _: encode_observe(request), _read_observed, ObserveResult
 )
 
 

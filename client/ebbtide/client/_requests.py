@@ -111,13 +111,26 @@ def explain_request(
     )
 
 
-def observe_request(user_id: str, events: Iterable[Event], *, unknown_items: UnknownItems = None) -> ObserveRequest:
+def observe_request(
+    user_id: str,
+    events: Iterable[Event] = (),
+    *,
+    unknown_items: UnknownItems = None,
+    shown: Iterable[str] = (),
+    reset_learning: bool = False,
+) -> ObserveRequest:
     """The message that the arguments of `InterestClient.observe` make; for `observe_many`, or to store.
 
     Raises:
-        InvalidArgumentError: `unknown_items` is no policy.
+        InvalidArgumentError: `unknown_items` is no policy, or `shown` is one string.
     """
-    return ObserveRequest(user_id=user_id, events=events, unknown_items=_policy(unknown_items))
+    return ObserveRequest(
+        user_id=user_id,
+        events=events,
+        unknown_items=_policy(unknown_items),
+        shown_item_ids=strings("shown_item_ids", shown),
+        reset_learning=reset_learning,
+    )
 
 
 def interest_request(user_id: str, *, now: datetime | None, decay_scale: float | None) -> InterestRequest:

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from ebbtide.client._triton import Untyped
 from ebbtide.client.codec import EncodedRequest
 from ebbtide.interest import contract
-from ebbtide.interest.contract import Dtype, Limits, Model, Tensor
+from ebbtide.interest.contract import Dtype, Limits, Tensor
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.served_models import Model
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ _COUNTED: tuple[tuple[str, Tensor, Callable[[EncodedRequest], int], str], ...] =
     ("max_events", contract.EVENT_ITEM, _length(contract.EVENT_TIME), "events"),
     ("max_exclude_items", contract.EXCLUDE_ITEM, _length(contract.EXCLUDE_ITEM), "items"),
     ("max_candidates", contract.CANDIDATE_ITEM, _length(contract.CANDIDATE_ITEM), "items"),
+    ("max_candidates", contract.SHOWN_ITEM, _length(contract.SHOWN_ITEM), "items"),
     ("max_attributes", contract.ALLOW_ATTRIBUTE, _length(contract.ALLOW_ATTRIBUTE), "attribute values"),
     ("max_texts", contract.TEXT, _length(contract.TEXT), "texts"),
 )

@@ -134,6 +134,8 @@ def interest(message: InterestResponse, titles: Mapping[str, str], events: int) 
     )
     if any(count for count, _ in beside):
         lines.append(f"events beside the newest: {', '.join(f'{count} {what}' for count, what in beside if count)}")
+    if message.alpha_offset:
+        lines.append(f"learned online: {message.alpha_offset:+.2f} on the logit of alpha")
     total = math.fsum(message.energy)
     if total:
         shares = [energy / total for energy in message.energy]

@@ -1033,14 +1033,25 @@ class ObserveRequest(google.protobuf.message.Message):
     USER_ID_FIELD_NUMBER: builtins.int
     EVENTS_FIELD_NUMBER: builtins.int
     UNKNOWN_ITEMS_FIELD_NUMBER: builtins.int
+    SHOWN_ITEM_IDS_FIELD_NUMBER: builtins.int
+    RESET_LEARNING_FIELD_NUMBER: builtins.int
     user_id: builtins.str
     """Id of the user, not empty, at most 256 bytes of UTF-8. The server keeps a hash of it, never the id."""
     unknown_items: global___UnknownItemPolicy.ValueType
     """How the server treats events whose items are not in the catalog."""
+    reset_learning: builtins.bool
+    """Whether to forget first what was learned online of the user."""
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Event]:
-        """1 to 512 events in any order, each with an item; texts are not kept. The newest events of a user may come late or out
+        """1 to 512 events in any order (none needed beside `reset_learning`), each with an item; texts are not kept. The newest events of a user may come late or out
         of order, and count exactly; an event older than all that the state still holds one by one counts by its age alone.
+        """
+
+    @property
+    def shown_item_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Feedback: ids of the items that the user was shown before these events, at most 1,024. Those that are items of the
+        events were taken, the others were not. They move the alpha of the user if the model was exported with an online
+        learning rate; else they are ignored. They count once: a call whose events are all known moves nothing.
         """
 
     def __init__(
@@ -1049,8 +1060,10 @@ class ObserveRequest(google.protobuf.message.Message):
         user_id: builtins.str = ...,
         events: collections.abc.Iterable[global___Event] | None = ...,
         unknown_items: global___UnknownItemPolicy.ValueType = ...,
+        shown_item_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        reset_learning: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["events", b"events", "unknown_items", b"unknown_items", "user_id", b"user_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events", "reset_learning", b"reset_learning", "shown_item_ids", b"shown_item_ids", "unknown_items", b"unknown_items", "user_id", b"user_id"]) -> None: ...
 
 global___ObserveRequest = ObserveRequest
 
@@ -1140,6 +1153,7 @@ class InterestResponse(google.protobuf.message.Message):
     DROPPED_EVENTS_FIELD_NUMBER: builtins.int
     HALF_LIFE_DAYS_FIELD_NUMBER: builtins.int
     ENERGY_FIELD_NUMBER: builtins.int
+    ALPHA_OFFSET_FIELD_NUMBER: builtins.int
     state_status: global___StateStatus.ValueType
     """How the state was found. `STATE_STATUS_UNKNOWN_USER`: the store has no event of this user."""
     alpha_used: builtins.float
@@ -1162,6 +1176,8 @@ class InterestResponse(google.protobuf.message.Message):
     """Number of events that came late and count by their age alone."""
     dropped_events: builtins.int
     """Number of events that were dropped before this version of the model saw them."""
+    alpha_offset: builtins.float
+    """What was learned online of the user: a number that is added to the logit of alpha. 0: nothing."""
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ExplainedEvent]:
         """The newest events, which the state holds one by one, newest first. Of an event whose item is not in the catalog, the
@@ -1197,8 +1213,9 @@ class InterestResponse(google.protobuf.message.Message):
         dropped_events: builtins.int = ...,
         half_life_days: collections.abc.Iterable[builtins.float] | None = ...,
         energy: collections.abc.Iterable[builtins.float] | None = ...,
+        alpha_offset: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["alpha_used", b"alpha_used", "cold_start", b"cold_start", "current_events_used", b"current_events_used", "dropped_events", b"dropped_events", "energy", b"energy", "events", b"events", "events_used", b"events_used", "folded_events", b"folded_events", "half_life_days", b"half_life_days", "history_events_used", b"history_events_used", "late_events", b"late_events", "model_version", b"model_version", "state_status", b"state_status", "unknown_events", b"unknown_events"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alpha_offset", b"alpha_offset", "alpha_used", b"alpha_used", "cold_start", b"cold_start", "current_events_used", b"current_events_used", "dropped_events", b"dropped_events", "energy", b"energy", "events", b"events", "events_used", b"events_used", "folded_events", b"folded_events", "half_life_days", b"half_life_days", "history_events_used", b"history_events_used", "late_events", b"late_events", "model_version", b"model_version", "state_status", b"state_status", "unknown_events", b"unknown_events"]) -> None: ...
 
 global___InterestResponse = InterestResponse
 

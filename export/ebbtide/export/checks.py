@@ -11,7 +11,7 @@ from ebbtide.export.errors import ParityError
 from ebbtide.export.inprocess import Answer, InProcessPipeline
 from ebbtide.export.parity import TOLERANCE, Case, check_graph, ranking_difference, require_tolerance
 from ebbtide.export.samples import random_samples
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Size
 from ebbtide.interest.keys import item_keys
 from ebbtide.train.bundle import InterestBundle
@@ -60,7 +60,7 @@ def check_encoder(
                 vectors = encoder(**{name: torch.from_numpy(feed) for name, feed in feeds.items()}).numpy()
             yield Case(feeds, {contract.TEXT_VECTOR.name: vectors})
 
-    return check_graph(in_process.encoder, contract.ENCODER, sizes, cases(), tolerance)
+    return check_graph(in_process.encoder, served_models.ENCODER, sizes, cases(), tolerance)
 
 
 def _fitting(text: str, max_bytes: int) -> str:
@@ -95,9 +95,9 @@ def check_pipeline(
     for sample, answer in zip(samples, answers, strict=True):
         if not isinstance(answer, Answer):
             raise ParityError(
-                f"{contract.RECOMMEND.name}: got an error for a valid request; expected an answer: {answer}"
+                f"{served_models.RECOMMEND.name}: got an error for a valid request; expected an answer: {answer}"
             )
         expected = sample.reference(bundle.model, bundle.prior_columns)
         difference = ranking_difference(answer.item_id, answer.score, expected.scores, index, complete=complete)
         largest = max(largest, difference, abs(answer.alpha_used - expected.alpha))
-    return require_tolerance(f"{contract.RECOMMEND.name} in this process against torch", largest, tolerance)
+    return require_tolerance(f"{served_models.RECOMMEND.name} in this process against torch", largest, tolerance)

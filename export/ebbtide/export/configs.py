@@ -14,8 +14,9 @@ from ebbtide.export.facts import VersionFacts, tell_limits
 from ebbtide.export.machines import Machine, Placement
 from ebbtide.export.serving import ServingOptions
 from ebbtide.export.versions import pin
-from ebbtide.interest import contract
-from ebbtide.interest.contract import Dtype, Kind, Model, Size, Tensor
+from ebbtide.interest import contract, served_models
+from ebbtide.interest.contract import Dtype, Size, Tensor
+from ebbtide.interest.served_models import Kind, Model
 
 MAX_BATCH_SIZE = 64
 """Largest batch of a batching model."""
@@ -37,7 +38,7 @@ class ConfigSettings:
     facts: VersionFacts
     """Facts for clients. The limit on texts of a request is also the encoder's largest batch."""
     serving: ServingOptions
-    models: Mapping[str, Model] = field(default_factory=lambda: contract.MODELS)
+    models: Mapping[str, Model] = field(default_factory=lambda: served_models.MODELS)
     """All models of the export."""
 
 
@@ -126,7 +127,7 @@ def data_type(tensor: Tensor) -> int:
 def _is_cacheable(model: Model, models: Mapping[str, Model]) -> bool:
     """Whether the model is cacheable and all ensembles ask for the same outputs, which the cache key lacks."""
     ensembles = [ensemble for ensemble in models.values() if model.name in ensemble.steps]
-    return model.cacheable and len({contract.read_outputs(ensemble, model, models) for ensemble in ensembles}) <= 1
+    return model.cacheable and len({served_models.read_outputs(ensemble, model, models) for ensemble in ensembles}) <= 1
 
 
 def _steps(ensemble: Model, models: Mapping[str, Model]) -> Iterator[Any]:
@@ -136,7 +137,7 @@ def _steps(ensemble: Model, models: Mapping[str, Model]) -> Iterator[Any]:
     """
     given = {tensor.name for tensor in ensemble.inputs}
     for model in (models[name] for name in ensemble.steps):
-        outputs = [tensor.name for tensor in contract.read_outputs(ensemble, model, models)]
+        outputs = [tensor.name for tensor in served_models.read_outputs(ensemble, model, models)]
         yield model_config_pb2.ModelEnsembling.Step(
             model_name=model.name,
             input_map={

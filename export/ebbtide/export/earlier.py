@@ -22,7 +22,7 @@ from ebbtide.export.manifest import read_manifest
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.export.tables import key_index
-from ebbtide.interest import contract, exported
+from ebbtide.interest import exported, served_models
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.train.bundle import InterestBundle
 
@@ -67,7 +67,7 @@ class EarlierExport:
                 "service: export the bundle with `ebbtide export --version`"
             )
         noted = manifest[str(version)]
-        weights = repository / contract.ADAPTIVE_WEIGHTS.name / str(version)
+        weights = repository / served_models.ADAPTIVE_WEIGHTS.name / str(version)
         try:
             catalog, _ = read_tensors(weights / exported.CATALOG_FILE)
             tables, _ = read_tensors(weights / exported.ATTRIBUTES_FILE)

@@ -10,8 +10,9 @@ from typing import Any
 
 from ebbtide.export.errors import RepositoryError
 from ebbtide.export.manifest import read_models
-from ebbtide.interest import contract, exported
-from ebbtide.interest.contract import Kind, Limits
+from ebbtide.interest import exported, served_models
+from ebbtide.interest.contract import Limits
+from ebbtide.interest.served_models import Kind
 from ebbtide.interest.tensorfile import read_tensors
 
 ATTRIBUTE_COLUMNS = "attribute_columns"
@@ -36,8 +37,8 @@ class VersionFacts:
         Raises:
             RepositoryError: A file is missing or damaged.
         """
-        weights = repository / contract.ADAPTIVE_WEIGHTS.name / str(version)
-        is_exact = read_models(repository)[contract.SCORING_HEAD.name].kind is Kind.ONNX
+        weights = repository / served_models.ADAPTIVE_WEIGHTS.name / str(version)
+        is_exact = read_models(repository)[served_models.SCORING_HEAD.name].kind is Kind.ONNX
         try:
             limits = exported.read_interest_config(weights).limits
             _, of_attributes = read_tensors(weights / exported.ATTRIBUTES_FILE)

@@ -17,13 +17,13 @@ from ebbtide.export.errors import RepositoryError
 from ebbtide.export.head.served import open_head
 from ebbtide.export.manifest import read_models
 from ebbtide.export.sources import load_source
-from ebbtide.interest import contract, exported
+from ebbtide.interest import contract, exported, served_models
 from ebbtide.interest.checks import Request, RequestTensors
-from ebbtide.interest.contract import Kind, Model
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.modelfile import MODEL_FILE
 from ebbtide.interest.observer import Observer
 from ebbtide.interest.pipeline import InterestPipeline, Records
+from ebbtide.interest.served_models import Kind, Model
 from ebbtide.interest.users import Answer as Found
 from ebbtide.interest.users import Users
 from ebbtide.store import StateStore
@@ -65,14 +65,14 @@ class InProcessPipeline:
         self.models = read_models(repository)
         self.version = versions.served_version(repository) if version is None else version
         self.fingerprint = versions.version_fingerprint(repository, self.version)
-        folder = self.folder(contract.ADAPTIVE_WEIGHTS.name)
+        folder = self.folder(served_models.ADAPTIVE_WEIGHTS.name)
         try:
             exported.require_one_export(repository, self.version, self.fingerprint)
             self.weights: InterestPipeline = exported.read_pipeline(folder)
             self.limits = self.weights.parameters.config.limits
         except (ValueError, KeyError, OSError) as error:
             raise RepositoryError(f"{repository}: damaged export: {error}") from error
-        self.users = Users(store, self.fingerprint)
+        self.users = Users(store, self.weights.parameters.config.states)
         self._runs: dict[str, Run] = {}
 
     @cached_property
@@ -82,7 +82,7 @@ class InProcessPipeline:
         Raises:
             RepositoryError: A file is damaged or belongs to another export.
         """
-        model = self.models[contract.SCORING_HEAD.name]
+        model = self.models[served_models.SCORING_HEAD.name]
         if model.kind is Kind.ONNX:
             return self._session(model)
         folder = self.folder(model.name)
@@ -94,12 +94,12 @@ class InProcessPipeline:
     @cached_property
     def encoder(self) -> Any:  # noqa: ANN401 - onnxruntime carries no types
         """The encoder's session."""
-        return self._session(self.models[contract.ENCODER.name])
+        return self._session(self.models[served_models.ENCODER.name])
 
     @cached_property
     def tokenizer(self) -> Any:  # noqa: ANN401 - loaded from the served model's source
         """The `TextTokens` of the served tokenizer."""
-        name = contract.TOKENIZER.name
+        name = served_models.TOKENIZER.name
         return load_source(name, "text_tokens").TextTokens(self.folder(name), self.limits)
 
     def run(self, name: str, tensors: Tensors) -> Tensors | RequestError:
@@ -150,7 +150,7 @@ class InProcessPipeline:
         """
         encoded = np.empty(len(texts), dtype=np.object_)
         encoded[:] = [text.encode() for text in texts]
-        found = self.run(contract.EMBED.name, {contract.TEXT.name: encoded})
+        found = self.run(served_models.EMBED.name, {contract.TEXT.name: encoded})
         if isinstance(found, RequestError):
             raise found
         return found[contract.TEXT_VECTOR.name]
@@ -161,7 +161,7 @@ class InProcessPipeline:
 
     def _recommend(self, request: Request) -> Answer | RequestError:
         has_texts = request.text_vector is not None or request.text_event is not None
-        model = self.models[(contract.RECOMMEND_TEXT if has_texts else contract.RECOMMEND).name]
+        model = self.models[(served_models.RECOMMEND_TEXT if has_texts else served_models.RECOMMEND).name]
         found = self.run(model.name, tensors_of(request, model))
         if isinstance(found, RequestError):
             return found
@@ -183,9 +183,9 @@ class InProcessPipeline:
         return self._runs[model.name](given)
 
     def _open(self, model: Model) -> Run:
-        if model.name == contract.SCORING_HEAD.name:
+        if model.name == served_models.SCORING_HEAD.name:
             return _session_run(self.head, model)
-        if model.name == contract.ENCODER.name:
+        if model.name == served_models.ENCODER.name:
             return _session_run(self.encoder, model)
         if model.kind is Kind.ONNX:
             return _session_run(self._session(model), model)
@@ -194,6 +194,8 @@ class InProcessPipeline:
     def _session(self, model: Model) -> Any:  # noqa: ANN401 - onnxruntime carries no types
         path = self.folder(model.name) / MODEL_FILE
         options = ort.SessionOptions()
+        # As where the models are served: idle threads that spin use cores that others need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         parameters = versions.read_model_config(self.repository, model.name).parameters
         options.intra_op_num_threads = int(parameters["intra_op_thread_count"].string_value)
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -235,8 +237,9 @@ def _open_explainer(pipeline: InProcessPipeline, model: Model) -> Run:
     return _with_users(pipeline, explainer.run_requests)
 
 
-def _open_observer(pipeline: InProcessPipeline, _model: Model) -> Run:
-    observer = Observer(pipeline.weights, pipeline.users)
+def _open_observer(pipeline: InProcessPipeline, model: Model) -> Run:
+    plain, feedback = exported.read_observer(pipeline.folder(model.name))
+    observer = Observer(plain, pipeline.users, feedback=feedback)
     return lambda tensors: observer.run_requests([tensors])[0]
 
 
@@ -264,12 +267,12 @@ def _returned(answer: Tensors | Exception) -> Tensors | RequestError:
 
 
 PYTHON_MODELS: dict[str, Callable[[InProcessPipeline, Model], Run]] = {
-    contract.TOKENIZER.name: _open_tokenizer,
-    contract.ADAPTIVE_WEIGHTS.name: _open_weights,
-    contract.CANDIDATE_HEAD.name: _open_candidate_head,
-    contract.EXPLAINER.name: _open_explainer,
-    contract.OBSERVER.name: _open_observer,
-    contract.INTEREST_READER.name: _open_interest_reader,
-    contract.FORGETTER.name: _open_forgetter,
+    served_models.TOKENIZER.name: _open_tokenizer,
+    served_models.ADAPTIVE_WEIGHTS.name: _open_weights,
+    served_models.CANDIDATE_HEAD.name: _open_candidate_head,
+    served_models.EXPLAINER.name: _open_explainer,
+    served_models.OBSERVER.name: _open_observer,
+    served_models.INTEREST_READER.name: _open_interest_reader,
+    served_models.FORGETTER.name: _open_forgetter,
 }
 """Functions that load each Python model without Triton, by `Model.code`."""

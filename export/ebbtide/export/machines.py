@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ebbtide.export.errors import ServingOptionsError
-from ebbtide.interest.contract import Kind, Model
+from ebbtide.interest.served_models import Kind, Model
 
 Device = Literal["cpu", "gpu"]
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from ebbtide.export.errors import RepositoryError
 from ebbtide.export.files import write_text
-from ebbtide.interest.contract import MANIFEST_FILE, Axis, Dtype, Kind, Model, Size, Tensor
+from ebbtide.interest.contract import MANIFEST_FILE, Axis, Dtype, Size, Tensor
+from ebbtide.interest.served_models import Kind, Model
 
 _FORMAT = 3
 _NAMED_DIMS: dict[str, Size | Axis] = {dim.value: dim for dim in (*Size, *Axis)}

@@ -20,7 +20,8 @@ from ebbtide.export.errors import VersionError
 from ebbtide.export.manifest import read_models
 from ebbtide.export.warmup import common_ground, write_warmup
 from ebbtide.interest import contract, exported
-from ebbtide.interest.contract import Model, Tensor
+from ebbtide.interest.contract import Tensor
+from ebbtide.interest.served_models import Model
 
 _TENSOR_FIELDS = ("backend", "max_batch_size", "input", "output")
 _SERVING_FIELDS = ("instance_group", "optimization", "dynamic_batching", "parameters", "response_cache")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args
@@ -33,6 +34,8 @@ class ExportOptions:
     ignore_unknown: bool = False
     """Whether to leave out events whose items are not in the catalog; otherwise the request is refused. A request can
     override it."""
+    online_learning_rate: float = 0
+    """How fast the alpha of a user follows what the user takes of the shown items; 0 learns nothing online."""
     head_precision: Precision = "fp32"
     """Precision of the scoring head's item factors."""
     retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)
@@ -52,6 +55,10 @@ class ExportOptions:
             least = 0 if name.endswith("max_exclude_items") else 1
             if value < least:
                 raise LimitError(f"{name}: got {value}; expected at least {least}")
+        if not (math.isfinite(self.online_learning_rate) and self.online_learning_rate >= 0):
+            raise LimitError(
+                f"online_learning_rate: got {self.online_learning_rate}; expected a finite number, 0 or more"
+            )
         if self.head_precision not in get_args(Precision):
             raise LimitError(f"head_precision: got {self.head_precision!r}; expected one of {get_args(Precision)}")
         if self.head_precision != "fp32" and not self.retrieval.is_exact:
@@ -79,6 +86,9 @@ class ExportOptions:
         choices = {key: value for key, value in asdict(self).items() if key not in _SERVING_ONLY}
         # This option does not change any answer.
         del choices["encoder"]["allow_fidelity_loss"]
+        if not self.online_learning_rate:
+            # So that an export from before there was this option has the same id.
+            del choices["online_learning_rate"]
         content = json.dumps(
             [bundle.fingerprint, choices, None if attributes is None else attributes.digest], sort_keys=True
         )

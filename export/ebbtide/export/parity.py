@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.export.errors import DynamicAxesError, OutputShapeError, OutputValueError, ParityError, TensorNamesError
-from ebbtide.interest.contract import Model, Size, Tensor
+from ebbtide.interest.contract import Size, Tensor
+from ebbtide.interest.served_models import Model
 
 TOLERANCE = 1e-4
 """Largest absolute difference allowed between two implementations, for scores and for vectors."""

@@ -19,9 +19,10 @@ from ebbtide.export.manifest import read_manifest, read_models, write_entries
 from ebbtide.export.merge import add_version, models_beside, require_fitting
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE
+from ebbtide.export.state_fingerprint import state_fingerprint
 from ebbtide.export.sweep import SweepRow
 from ebbtide.export.writer import RepositoryWriter
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Size
 from ebbtide.train.bundle import InterestBundle
 
@@ -116,7 +117,7 @@ def export_repository(
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     partial.mkdir()
     try:
-        models = contract.exported_models(exact=options.retrieval.is_exact)
+        models = served_models.exported_models(exact=options.retrieval.is_exact)
         if adds:
             models = models_beside(out, models)
         writer = RepositoryWriter(bundle, partial, options, number, attributes, encoder, report, models=models)
@@ -170,7 +171,7 @@ def require_replaceable(out: Path) -> None:
     if not out.is_dir():
         raise OutputFolderError(f"{out}: got a file; expected a folder or a new path")
     names = {path.name for path in out.iterdir()}
-    foreign = sorted(names - contract.MODELS.keys() - _listed_models(out) - {contract.MANIFEST_FILE})
+    foreign = sorted(names - served_models.MODELS.keys() - _listed_models(out) - {contract.MANIFEST_FILE})
     if names and (foreign or contract.MANIFEST_FILE not in names):
         seen = f"{', '.join(foreign[:3])} in it" if foreign else f"models but no {contract.MANIFEST_FILE} in it"
         raise OutputFolderError(f"{out}: got a folder with {seen}; expected an empty folder or an earlier export")
@@ -193,6 +194,7 @@ def _size_bytes(folder: Path) -> int:
 def _manifest_entry(result: ExportReport, bundle: InterestBundle, options: ExportOptions) -> dict[str, Any]:
     return {
         "fingerprint": result.fingerprint,
+        "states": state_fingerprint(bundle),
         "bundle": bundle.fingerprint,
         "options": asdict(options),
         "items": result.items,

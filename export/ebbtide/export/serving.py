@@ -9,8 +9,8 @@ from ebbtide.export.choices import Accelerator
 from ebbtide.export.errors import ServingOptionsError
 from ebbtide.export.machines import Machine
 from ebbtide.export.tuned_settings import TunedSettings
-from ebbtide.interest import contract
-from ebbtide.interest.contract import Kind
+from ebbtide.interest import served_models
+from ebbtide.interest.served_models import Kind
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class ServingOptions:
         self._check_tuned(names)
 
     def _check_tuned(self, machines: list[str]) -> None:
-        known = [model.name for model in contract.MODELS.values() if model.kind is not Kind.ENSEMBLE]
+        known = [model.name for model in served_models.MODELS.values() if model.kind is not Kind.ENSEMBLE]
         models = [one.model for one in self.tuned]
         for name in models:
             if name not in known:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from ebbtide import interest, store
 from ebbtide.export.errors import RepositoryError
-from ebbtide.interest.contract import Model
+from ebbtide.interest.served_models import Model
 
 _SERVED_PACKAGES = (interest, store)
 _NOT_SERVED = ("keys.py", "triton_texts.py")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ebbtide.export import versions
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.warmup import CommonGround, warmup_samples
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 
 _LENGTH_QUANTILES = (0.1, 0.5, 0.9)
 _SAMPLED_TEXTS = 256
@@ -49,17 +49,19 @@ def sweep(repository: Path, ground: CommonGround, texts: Sequence[str]) -> tuple
         name: {sample.name: sample for sample in of_model} for name, of_model in warmup_samples(ground, texts).items()
     }
     rows: list[SweepRow] = []
-    head = samples[contract.SCORING_HEAD.name]["typical"].arrays
-    for batch in _sizes(repository, contract.SCORING_HEAD.name):
-        rows.append(_measure(contract.SCORING_HEAD.name, batch, None, in_process.head.run, _repeated(head, batch)))
-    ids = samples[contract.ENCODER.name]["longest"].arrays[contract.INPUT_IDS.name]
+    head = samples[served_models.SCORING_HEAD.name]["typical"].arrays
+    for batch in _sizes(repository, served_models.SCORING_HEAD.name):
+        rows.append(_measure(served_models.SCORING_HEAD.name, batch, None, in_process.head.run, _repeated(head, batch)))
+    ids = samples[served_models.ENCODER.name]["longest"].arrays[contract.INPUT_IDS.name]
     for tokens in _token_lengths(in_process, texts, ids.size):
         row = {
             contract.INPUT_IDS.name: ids[:tokens],
             contract.ATTENTION_MASK.name: np.ones(tokens, dtype=np.int64),
         }
-        for batch in _sizes(repository, contract.ENCODER.name):
-            rows.append(_measure(contract.ENCODER.name, batch, tokens, in_process.encoder.run, _repeated(row, batch)))
+        for batch in _sizes(repository, served_models.ENCODER.name):
+            rows.append(
+                _measure(served_models.ENCODER.name, batch, tokens, in_process.encoder.run, _repeated(row, batch))
+            )
     return tuple(rows)
 
 

@@ -15,8 +15,9 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from ebbtide.export.attributes import CatalogAttributes
-from ebbtide.export.errors import KeyCollisionError
+from ebbtide.export.errors import KeyCollisionError, LimitError
 from ebbtide.export.facts import ATTRIBUTE_COLUMNS
+from ebbtide.export.state_fingerprint import state_fingerprint
 from ebbtide.interest import exported, parameters
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.item_ids import ItemIds
@@ -30,11 +31,25 @@ Floats = npt.NDArray[np.float32]
 
 
 def interest_parameters(
-    bundle: InterestBundle, fingerprint: str, limits: Limits, *, ignore_unknown: bool = False
+    bundle: InterestBundle,
+    fingerprint: str,
+    limits: Limits,
+    *,
+    ignore_unknown: bool = False,
+    online_learning_rate: float = 0,
 ) -> InterestParameters:
-    """The learned parameters in their served form, with the export's id and policies."""
+    """The learned parameters in their served form, with the export's id and policies.
+
+    Raises:
+        LimitError: The export is to learn online, and the bundle's alpha is fixed.
+    """
     model = bundle.model
     settings = model.config
+    if online_learning_rate and settings.fixed_alpha is not None:
+        raise LimitError(
+            f"online_learning_rate: got {online_learning_rate} and a bundle with alpha fixed at "
+            f"{settings.fixed_alpha}; expected a bundle with a learned alpha, which learning online can move"
+        )
     gate = None
     if settings.fixed_alpha is None:
         gate = GateParameters(*_linear(model.gate_hidden), *_linear(model.gate_output))
@@ -45,6 +60,8 @@ def interest_parameters(
         exclude_seen=settings.exclude_seen,
         ignore_unknown=ignore_unknown,
         limits=limits,
+        state_fingerprint=state_fingerprint(bundle),
+        online_learning_rate=online_learning_rate,
     )
     return InterestParameters(
         config,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ebbtide.export.errors import ServingOptionsError
-from ebbtide.interest.contract import Kind
+from ebbtide.interest.served_models import Kind
 
 _THREADS = "intra_op_thread_count"
 _WRITTEN = re.compile(r"(?P<model>\w+):(?P<settings>.+)")

@@ -18,8 +18,9 @@ from ebbtide.export.errors import RepositoryError, VersionError
 from ebbtide.export.facts import VersionFacts, smallest_limits, tell_limits
 from ebbtide.export.files import write_text
 from ebbtide.export.manifest import read_models
-from ebbtide.interest import contract, exported
-from ebbtide.interest.contract import Kind, Model
+from ebbtide.interest import contract, exported, served_models
+from ebbtide.interest.parameters import InterestConfig
+from ebbtide.interest.served_models import Kind, Model
 
 VARIANTS_FOLDER = "configs"
 """The subfolder in which Triton looks for other configs of a model (``--model-config-name``)."""
@@ -158,9 +159,22 @@ def version_fingerprint(repository: Path, version: int) -> str:
     Raises:
         RepositoryError: The version's settings are missing or damaged.
     """
-    folder = repository / contract.ADAPTIVE_WEIGHTS.name / str(version)
+    return _interest_config(repository, version).fingerprint
+
+
+def version_states(repository: Path, version: int) -> str:
+    """The id under which a store keeps the states of a version's users; several versions may share it.
+
+    Raises:
+        RepositoryError: The version's settings are missing or damaged.
+    """
+    return _interest_config(repository, version).states
+
+
+def _interest_config(repository: Path, version: int) -> InterestConfig:
+    folder = repository / served_models.ADAPTIVE_WEIGHTS.name / str(version)
     try:
-        return exported.read_interest_config(folder).fingerprint
+        return exported.read_interest_config(folder)
     except (ValueError, TypeError, OSError) as error:
         raise RepositoryError(f"{folder}: damaged version: {error}") from error
 

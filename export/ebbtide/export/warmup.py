@@ -26,10 +26,11 @@ from ebbtide.export.files import write_bytes
 from ebbtide.export.inprocess import InProcessPipeline, tensors_of
 from ebbtide.export.sources import load_source
 from ebbtide.export.tokenizer import TOKENIZER_FILE
-from ebbtide.interest import contract, exported
+from ebbtide.interest import contract, exported, served_models
 from ebbtide.interest.checks import Request
-from ebbtide.interest.contract import Kind, Limits, Model
+from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.served_models import Kind, Model
 from ebbtide.interest.tensorfile import read_tensors
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -86,8 +87,8 @@ def common_ground(repositories: Mapping[int, Path]) -> CommonGround:
         VersionError: No item is in all catalogs.
         RepositoryError: A version is missing or damaged.
     """
-    weights = [folder / contract.ADAPTIVE_WEIGHTS.name / str(number) for number, folder in repositories.items()]
-    tokenizers = [folder / contract.TOKENIZER.name / str(number) for number, folder in repositories.items()]
+    weights = [folder / served_models.ADAPTIVE_WEIGHTS.name / str(number) for number, folder in repositories.items()]
+    tokenizers = [folder / served_models.TOKENIZER.name / str(number) for number, folder in repositories.items()]
     try:
         tables = [read_tensors(folder / exported.CATALOG_FILE)[0] for folder in weights]
         keys = [np.asarray(table[exported.SORTED_KEY]) for table in tables]
@@ -194,7 +195,7 @@ def _without_texts(ground: CommonGround, ensemble: Model) -> Iterator[tuple[str,
 
 def _with_texts(ground: CommonGround, texts: Sequence[str]) -> Iterator[tuple[str, Arrays]]:
     """The tensors of requests with texts, and those that tokenizer and encoder would give."""
-    cut = load_source(contract.TOKENIZER.name, "text_tokens").TextTokens(ground.tokenizer, ground.limits)
+    cut = load_source(served_models.TOKENIZER.name, "text_tokens").TextTokens(ground.tokenizer, ground.limits)
     counts = (1, _TYPICAL_CANDIDATES, ground.limits.max_candidates)
     for (name, request), (_, some), count in zip(_users_with_texts(ground), _texts(ground, texts), counts, strict=True):
         tokens = cut.encode(some.tolist())

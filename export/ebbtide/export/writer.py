@@ -35,9 +35,10 @@ from ebbtide.export.tables import interest_parameters, key_index, write_tables
 from ebbtide.export.tokenizer import write_tokenizer
 from ebbtide.export.versions import VARIANTS_FOLDER
 from ebbtide.export.warmup import common_ground, write_warmup
-from ebbtide.interest import contract
-from ebbtide.interest.contract import Kind, Model, Size
+from ebbtide.interest import served_models
+from ebbtide.interest.contract import Size
 from ebbtide.interest.exported import MODEL_CONFIG_FILE
+from ebbtide.interest.served_models import Kind, Model
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import encoder_fingerprint
 
@@ -65,7 +66,7 @@ class RepositoryWriter:
     """The models to write, composing models before ensembles; empty for all models of the contract."""
 
     def __post_init__(self) -> None:
-        self.models = self.models or contract.exported_models(exact=self.options.retrieval.is_exact)
+        self.models = self.models or served_models.exported_models(exact=self.options.retrieval.is_exact)
         d = self.bundle.model.config.dimensions
         self.fingerprint = self.options.fingerprint(self.bundle, self.attributes)
         self.serving = self.options.serving or ServingOptions()
@@ -86,7 +87,11 @@ class RepositoryWriter:
         bundle = self.bundle
         with self._stage("tables"):
             values = interest_parameters(
-                bundle, self.fingerprint, self.options.limits, ignore_unknown=self.options.ignore_unknown
+                bundle,
+                self.fingerprint,
+                self.options.limits,
+                ignore_unknown=self.options.ignore_unknown,
+                online_learning_rate=self.options.online_learning_rate,
             )
             index = key_index(bundle.catalog.item_id)
             vectors = bundle.model.event_vectors().detach().numpy()
@@ -109,13 +114,15 @@ class RepositoryWriter:
         """
         with self._stage("encoder"):
             if self.kept_encoder is not None:
-                folders = [self._version_folder(model.name) for model in (contract.ENCODER, contract.TOKENIZER)]
+                folders = [
+                    self._version_folder(model.name) for model in (served_models.ENCODER, served_models.TOKENIZER)
+                ]
                 self.kept_encoder.write(self.fingerprint, *folders)
                 return self.kept_encoder
             source = self._encoder_folder()
             built = build_encoder(EncoderSource.read(self.bundle, source), self.options.encoder, self.report)
-            write_graph(built.graph, self.fingerprint, self._version_folder(contract.ENCODER.name))
-            write_tokenizer(source, built.max_tokens, self._version_folder(contract.TOKENIZER.name))
+            write_graph(built.graph, self.fingerprint, self._version_folder(served_models.ENCODER.name))
+            write_tokenizer(source, built.max_tokens, self._version_folder(served_models.TOKENIZER.name))
         return built
 
     def check(self, built: BuiltEncoder | KeptEncoder) -> tuple[EncoderReport, float, float]:
@@ -186,7 +193,7 @@ class RepositoryWriter:
                 self.options.head_precision,
                 self._item_attributes,
             )
-            write_graph(graph, self.fingerprint, self._version_folder(contract.SCORING_HEAD.name))
+            write_graph(graph, self.fingerprint, self._version_folder(served_models.SCORING_HEAD.name))
         else:
             self.retrieval = write_approximate_head(
                 self.bundle, self.folder, self.version, self.sizes, self.options.retrieval, self.report

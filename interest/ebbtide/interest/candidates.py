@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.adjustments import check_adjusted_items, find_pairs
 from ebbtide.interest.batch import serve_requests
 from ebbtide.interest.checks import RequestTensors, refuse_users
@@ -18,7 +18,9 @@ from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-_INTEREST, _ADJUST_ITEM, _ADJUST_SCORE, _CANDIDATE_ITEM = (tensor.name for tensor in contract.CANDIDATE_HEAD.inputs)
+_INTEREST, _ADJUST_ITEM, _ADJUST_SCORE, _CANDIDATE_ITEM = (
+    tensor.name for tensor in served_models.CANDIDATE_HEAD.inputs
+)
 
 
 class CandidateScorer:
@@ -41,7 +43,7 @@ class CandidateScorer:
         """The answers to requests as the server has them.
 
         Args:
-            requests: The inputs of `contract.CANDIDATE_HEAD`, each with a leading dimension of users.
+            requests: The inputs of `served_models.CANDIDATE_HEAD`, each with a leading dimension of users.
 
         Returns:
             For each request `candidate_score`, ``[users, candidates]``, or its error.

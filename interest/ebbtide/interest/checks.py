@@ -23,6 +23,7 @@ Bools = npt.NDArray[np.bool_]
 
 RequestTensors = Mapping[str, npt.NDArray[Any]]
 """The tensors of one request to the server, by name, with a batch dimension where it has several users."""
+_OF_EVENTS = (contract.EVENT_ITEM.name, contract.EVENT_TIME.name)
 STANDALONE = -1
 """The `text_event` of a text that is an event by itself."""
 
@@ -57,8 +58,9 @@ class Request:
     text_event: npt.NDArray[np.int64] | None = None
 
     def tensors(self) -> RequestTensors:
-        """The tensors that the request has, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        """The tensors that the request has, by name; without those of events if it has none and names a user."""
+        left_out = _OF_EVENTS if self.user is not None and not self.event_time.size else ()
+        return {name: value for name, value in vars(self).items() if value is not None and name not in left_out}
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class _Columns(Join):
 
     def columns(self, *, exclude_seen: bool, ignore_unknown: bool) -> Columns:
         limits = self._limits
-        items = self._lengths(contract.EVENT_ITEM)
+        items = self._lengths(contract.EVENT_ITEM, missing=np.zeros(self._request.size, dtype=np.int64))
         texts = self._texts(items)
         standalone = None if texts is None else texts.user[texts.stands_for == STANDALONE]
         events = items if standalone is None else items + np.bincount(standalone, minlength=items.size)

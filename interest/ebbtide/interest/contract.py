@@ -1,14 +1,13 @@
-"""The tensor contract: the only definition of every tensor and model of an exported repository.
+"""The tensor contract: the only definition of every tensor of an exported repository.
 
 The ONNX axes, the ``config.pbtxt`` files, the ensembles' maps, the client's codec and the tests all derive from this
-module. Models of one ensemble pass tensors by name: the output ``interest`` of one step is the input ``interest`` of
-the next, so an ensemble is a list of models and the maps follow.
+module and from `ebbtide.interest.served_models`, which says what tensors each model takes and gives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 MANIFEST_FILE = "ebbtide-export.json"
@@ -48,6 +47,7 @@ class Axis(str, Enum):
     TOKENS = "tokens"
     CANDIDATES = "candidates"
     EXCLUDED = "excluded items"
+    SHOWN = "shown items"
     ALLOWED = "allowed values"
     STATE_EVENTS = "state events"
     """The raw events in a user's state: the newest ones."""
@@ -112,6 +112,7 @@ EVENT_ITEM = Tensor(
     (Axis.EVENTS,),
     "item key of each event: the 64-bit xxHash of the item id's UTF-8 bytes, as a signed integer",
     ragged=True,
+    optional=True,
 )
 EVENT_TIME = Tensor(
     "event_time",
@@ -119,6 +120,7 @@ EVENT_TIME = Tensor(
     (Axis.EVENTS,),
     "Unix time of each event in milliseconds, UTC, not after `now`",
     ragged=True,
+    optional=True,
 )
 EVENT_IS_CURRENT = Tensor(
     "event_is_current",
@@ -216,6 +218,22 @@ EVENT_ID = Tensor(
     (Axis.EVENTS,),
     "id of each event: one that the user's state has already is dropped; default: a hash of its item and time",
     ragged=True,
+    optional=True,
+)
+SHOWN_ITEM = Tensor(
+    "shown_item",
+    Dtype.INT64,
+    (Axis.SHOWN,),
+    "keys of the items that the user was shown before the events; those that are items of the events were taken. They "
+    "move the alpha of the user if the export learns online",
+    ragged=True,
+    optional=True,
+)
+RESET_LEARNING = Tensor(
+    "reset_learning",
+    Dtype.BOOL,
+    (1,),
+    "true to forget what was learned online of the user, before the events and the shown items count; default false",
     optional=True,
 )
 TEXT = Tensor("text", Dtype.BYTES, (Axis.TEXTS,), "UTF-8 texts, one for each text event")
@@ -386,6 +404,14 @@ STATE_COUNTS = Tensor(
     "age alone, since the state held only sums of that time), and of those dropped before this version saw them",
     rows=1,
 )
+ALPHA_OFFSET = Tensor(
+    "alpha_offset",
+    Dtype.FP32,
+    (1,),
+    "what was learned online of the user: added to the logit of alpha; 0 for nothing",
+    optional=True,
+    rows=1,
+)
 INTEREST_ENERGY = Tensor(
     "interest_energy",
     Dtype.FP32,
@@ -402,266 +428,6 @@ OBSERVED = Tensor(
     rows=1,
 )
 FORGOTTEN = Tensor("forgotten", Dtype.INT32, (1,), "number of records of the user that were erased", rows=1)
-
-
-class Kind(str, Enum):
-    """The Triton backend or platform that serves a model."""
-
-    PYTHON = "python"
-    ONNX = "onnxruntime"
-    ENSEMBLE = "ensemble"
-
-
-@dataclass(frozen=True)
-class Model:
-    """One model of the repository."""
-
-    name: str
-    kind: Kind
-    batching: bool
-    """False gives ``max_batch_size: 0``: shapes then include every dimension, the leading one too."""
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    steps: tuple[str, ...] = ()
-    """The models of an ensemble, in the order in which they run."""
-    source: str = ""
-    """The model whose Python code serves this one; empty for its own code."""
-    core_share: float = 1 / 8
-    """Share of a machine's cores that the instances of the model use together."""
-    needs_store: bool = False
-    """Whether every request reads or writes the store of the users' states. Such a model has no warm-up requests: they
-    would change the store, and a server without one answers with an error."""
-    cacheable: bool = False
-    """Whether the server may cache the answers, provided that all ensembles ask for the same outputs.
-
-    Triton's cache key is the model, its version and the raw bytes of its inputs. The key does not include shapes or the
-    requested outputs. So a model is cacheable only if every caller asks for the same outputs, and if the bytes of its
-    inputs determine their shapes. `recommend` is not cacheable: after a request for `alpha_used` alone, a request for
-    all outputs got `alpha_used` alone (observed). `adaptive_weights` is not: `rank` does not ask for `item_filter`, and
-    a later `recommend` for the same user then failed without it (observed). The encoder is cacheable: two batches of
-    `tokenizer` with different numbers of texts never have the same bytes.
-    """
-
-    @property
-    def code(self) -> str:
-        """The model whose Python code serves this one."""
-        return self.source or self.name
-
-    @property
-    def batches_texts(self) -> bool:
-        """Whether the rows of a batch are texts; one request can have many of them."""
-        return self.batching and any(tensor.rows == VARIABLE for tensor in self.inputs)
-
-
-_USER = (
-    EVENT_ITEM,
-    EVENT_TIME,
-    EVENT_IS_CURRENT,
-    EVENT_WEIGHT,
-    EVENT_COUNT,
-    NOW,
-    ALPHA,
-    DECAY_SCALE,
-    EXCLUDE_ITEM,
-    EXCLUDE_SEEN,
-    IGNORE_UNKNOWN,
-    USER,
-    ALLOW_STATELESS,
-)
-"""The inputs that describe a user, common to all requests. A model that does not batch has one user and no padding."""
-_ONE_USER = tuple(tensor for tensor in _USER if tensor is not EVENT_COUNT)
-_WEIGHTS = (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER, ALPHA_USED, EVENT_COUNTS, STATE_STATUS)
-_ANSWER = (ITEM_ID, SCORE, ALPHA_USED, EVENT_COUNTS, STATE_STATUS)
-_CANDIDATES = (CANDIDATE_SCORE, ALPHA_USED, EVENT_COUNTS, STATE_STATUS)
-_EXPLANATION = (
-    *_CANDIDATES,
-    EVENT_SHARE,
-    EVENT_CURRENT,
-    EVENT_DECAY,
-    DIMENSION_SHARE,
-    PRIOR_SHARE,
-    ADJUSTMENT_SHARE,
-    REPEAT_SHARE,
-    HALF_LIFE_DAYS,
-    FOLDED_SHARE,
-    STATE_EVENT_SHARE,
-    STATE_EVENT_ITEM,
-    STATE_EVENT_TIME,
-    STATE_EVENT_CURRENT,
-    STATE_EVENT_DECAY,
-)
-
-TOKENIZER = Model("tokenizer", Kind.PYTHON, False, (TEXT,), (INPUT_IDS, ATTENTION_MASK))
-ENCODER = Model(
-    "encoder", Kind.ONNX, True, (INPUT_IDS, ATTENTION_MASK), (TEXT_VECTOR,), core_share=1 / 2, cacheable=True
-)
-ADAPTIVE_WEIGHTS = Model("adaptive_weights", Kind.PYTHON, True, (*_USER, ALLOW_ATTRIBUTE), _WEIGHTS, core_share=1 / 4)
-ADAPTIVE_WEIGHTS_TEXT = Model(
-    "adaptive_weights_text",
-    Kind.PYTHON,
-    False,
-    (*_ONE_USER, ALLOW_ATTRIBUTE, TEXT_VECTOR, TEXT_EVENT),
-    _WEIGHTS,
-    source=ADAPTIVE_WEIGHTS.name,
-)
-SCORING_HEAD = Model(
-    "scoring_head",
-    Kind.ONNX,
-    True,
-    (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER),
-    (ITEM_ID, SCORE, ITEM_INDEX),
-    core_share=1 / 4,
-    cacheable=True,
-)
-APPROXIMATE_HEAD = replace(SCORING_HEAD, kind=Kind.PYTHON)
-"""The scoring head of an export that answers from an index: the same tensors, served by Python."""
-CANDIDATE_HEAD = Model(
-    "candidate_head",
-    Kind.PYTHON,
-    True,
-    (INTEREST, ADJUST_ITEM, ADJUST_SCORE, CANDIDATE_ITEM),
-    (CANDIDATE_SCORE,),
-)
-EXPLAINER = Model(
-    "explainer",
-    Kind.PYTHON,
-    False,
-    (*_ONE_USER, CANDIDATE_ITEM, replace(TEXT_VECTOR, optional=True), TEXT_EVENT),
-    _EXPLANATION,
-)
-OBSERVER = Model(
-    "observer",
-    Kind.PYTHON,
-    True,
-    (replace(USER, optional=False), EVENT_ITEM, EVENT_TIME, EVENT_WEIGHT, EVENT_ID, EVENT_COUNT, IGNORE_UNKNOWN),
-    (OBSERVED,),
-    needs_store=True,
-)
-INTEREST_READER = Model(
-    "interest_reader",
-    Kind.PYTHON,
-    False,
-    (replace(USER, optional=False), NOW, DECAY_SCALE),
-    (
-        ALPHA_USED,
-        EVENT_COUNTS,
-        STATE_STATUS,
-        STATE_COUNTS,
-        HALF_LIFE_DAYS,
-        INTEREST_ENERGY,
-        STATE_EVENT_ITEM,
-        STATE_EVENT_TIME,
-        STATE_EVENT_WEIGHT,
-        STATE_EVENT_DECAY,
-    ),
-    core_share=0,
-    needs_store=True,
-)
-FORGETTER = Model(
-    "forgetter", Kind.PYTHON, True, (replace(USER, optional=False),), (FORGOTTEN,), core_share=0, needs_store=True
-)
-RECOMMEND = Model(
-    "recommend",
-    Kind.ENSEMBLE,
-    True,
-    ADAPTIVE_WEIGHTS.inputs,
-    _ANSWER,
-    steps=(ADAPTIVE_WEIGHTS.name, SCORING_HEAD.name),
-)
-RECOMMEND_TEXT = Model(
-    "recommend_text",
-    Kind.ENSEMBLE,
-    False,
-    (*_ONE_USER, ALLOW_ATTRIBUTE, TEXT, TEXT_EVENT),
-    _ANSWER,
-    steps=(TOKENIZER.name, ENCODER.name, ADAPTIVE_WEIGHTS_TEXT.name, SCORING_HEAD.name),
-)
-RANK = Model(
-    "rank",
-    Kind.ENSEMBLE,
-    True,
-    (*_USER, CANDIDATE_ITEM),
-    _CANDIDATES,
-    steps=(ADAPTIVE_WEIGHTS.name, CANDIDATE_HEAD.name),
-)
-RANK_TEXT = Model(
-    "rank_text",
-    Kind.ENSEMBLE,
-    False,
-    (*_ONE_USER, CANDIDATE_ITEM, TEXT, TEXT_EVENT),
-    _CANDIDATES,
-    steps=(TOKENIZER.name, ENCODER.name, ADAPTIVE_WEIGHTS_TEXT.name, CANDIDATE_HEAD.name),
-)
-EXPLAIN = Model("explain", Kind.ENSEMBLE, False, EXPLAINER.inputs, _EXPLANATION, steps=(EXPLAINER.name,))
-"""An ensemble of one step. It pins the served version; Triton would run the highest version of a Python model."""
-EXPLAIN_TEXT = Model(
-    "explain_text",
-    Kind.ENSEMBLE,
-    False,
-    (*_ONE_USER, CANDIDATE_ITEM, TEXT, TEXT_EVENT),
-    _EXPLANATION,
-    steps=(TOKENIZER.name, ENCODER.name, EXPLAINER.name),
-)
-OBSERVE = Model("observe", Kind.ENSEMBLE, True, OBSERVER.inputs, OBSERVER.outputs, steps=(OBSERVER.name,))
-INTEREST_STATE = Model(
-    "interest", Kind.ENSEMBLE, False, INTEREST_READER.inputs, INTEREST_READER.outputs, steps=(INTEREST_READER.name,)
-)
-FORGET = Model("forget", Kind.ENSEMBLE, True, FORGETTER.inputs, FORGETTER.outputs, steps=(FORGETTER.name,))
-EMBED = Model(
-    "embed", Kind.ENSEMBLE, False, (TEXT,), (TEXT_VECTOR,), steps=(TOKENIZER.name, ENCODER.name), cacheable=True
-)
-
-MODELS: dict[str, Model] = {
-    model.name: model
-    for model in (
-        TOKENIZER,
-        ENCODER,
-        ADAPTIVE_WEIGHTS,
-        ADAPTIVE_WEIGHTS_TEXT,
-        SCORING_HEAD,
-        CANDIDATE_HEAD,
-        EXPLAINER,
-        OBSERVER,
-        INTEREST_READER,
-        FORGETTER,
-        RECOMMEND,
-        RECOMMEND_TEXT,
-        RANK,
-        RANK_TEXT,
-        EXPLAIN,
-        EXPLAIN_TEXT,
-        OBSERVE,
-        INTEREST_STATE,
-        FORGET,
-        EMBED,
-    )
-}
-"""Every model of an exported repository, in load order: composing models before ensembles."""
-
-
-def exported_models(*, exact: bool) -> dict[str, Model]:
-    """The models that an export writes, in the order of `MODELS`.
-
-    Args:
-        exact: Whether the scoring head scores the whole catalog; otherwise it answers from an index.
-    """
-    return MODELS if exact else {**MODELS, SCORING_HEAD.name: APPROXIMATE_HEAD}
-
-
-def read_outputs(ensemble: Model, step: Model, models: Mapping[str, Model]) -> tuple[Tensor, ...]:
-    """The outputs of a step that an ensemble maps: those that the ensemble returns or that another step reads.
-
-    Triton refuses an ensemble that maps more outputs.
-
-    Args:
-        ensemble: One of `models`.
-        step: One of its steps.
-        models: By name.
-    """
-    read = {tensor.name for tensor in ensemble.outputs}
-    read.update(tensor.name for name in ensemble.steps for tensor in models[name].inputs)
-    return tuple(tensor for tensor in step.outputs if tensor.name in read)
-
 
 FINGERPRINT_PARAMETER = "ebbtide_fingerprint"
 """The ``parameters`` key under which every config of one export carries the same id."""

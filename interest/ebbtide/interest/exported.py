@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.attributes import AttributeIndex
 from ebbtide.interest.candidates import CandidateScorer
-from ebbtide.interest.contract import Kind, Model
 from ebbtide.interest.explanation import Explainer
+from ebbtide.interest.feedback import Feedback
 from ebbtide.interest.interest_reader import InterestReader
 from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint
+from ebbtide.interest.online import OnlineLearning
 from ebbtide.interest.parameters import CONFIG_FILE, TENSORS_FILE, InterestConfig, InterestParameters
 from ebbtide.interest.pipeline import InterestPipeline
+from ebbtide.interest.served_models import Kind, Model
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.interest.textproto import parse_text
 
@@ -57,14 +59,14 @@ CATALOG_ID = "catalog_id"
 """Initializer of an exact scoring head's graph: string ``[items]``, the items' ids in catalog order."""
 
 MODEL_FILES: dict[str, tuple[str, ...]] = {
-    contract.TOKENIZER.name: (CONFIG_FILE,),
-    contract.ADAPTIVE_WEIGHTS.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ATTRIBUTES_FILE),
-    contract.ADAPTIVE_WEIGHTS_TEXT.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ATTRIBUTES_FILE),
-    contract.CANDIDATE_HEAD.name: (CONFIG_FILE, CATALOG_FILE, FACTORS_FILE),
-    contract.EXPLAINER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE, ITEM_IDS_FILE),
-    contract.OBSERVER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE),
-    contract.INTEREST_READER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ITEM_IDS_FILE),
-    contract.FORGETTER.name: (CONFIG_FILE,),
+    served_models.TOKENIZER.name: (CONFIG_FILE,),
+    served_models.ADAPTIVE_WEIGHTS.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ATTRIBUTES_FILE),
+    served_models.ADAPTIVE_WEIGHTS_TEXT.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ATTRIBUTES_FILE),
+    served_models.CANDIDATE_HEAD.name: (CONFIG_FILE, CATALOG_FILE, FACTORS_FILE),
+    served_models.EXPLAINER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE, ITEM_IDS_FILE),
+    served_models.OBSERVER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE),
+    served_models.INTEREST_READER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ITEM_IDS_FILE),
+    served_models.FORGETTER.name: (CONFIG_FILE,),
 }
 """The data files in the version folder of each Python model."""
 
@@ -157,6 +159,20 @@ def read_explainer(folder: Path) -> Explainer:
     return Explainer(pipeline, factors[ITEM_FACTORS], read_item_ids(folder, config))
 
 
+def read_observer(folder: Path) -> tuple[InterestPipeline, Feedback | None]:
+    """What the observer needs, from its version folder: the pipeline, and what learns online if the export does.
+
+    Raises:
+        ValueError: The files belong to different exports, or one is damaged; the message names both ids.
+    """
+    pipeline = read_plain_pipeline(folder)
+    config = pipeline.parameters.config
+    if not config.online_learning_rate or pipeline.parameters.gate is None:
+        return pipeline, None
+    factors = _read_of(config, folder / FACTORS_FILE)
+    return pipeline, Feedback(pipeline, factors[ITEM_FACTORS], OnlineLearning(config.online_learning_rate))
+
+
 def read_interest_reader(folder: Path) -> InterestReader:
     """The reader of states in the version folder of `interest_reader`; its tables are memory-mapped.
 
@@ -182,7 +198,7 @@ def require_one_export(repository: Path, version: int, fingerprint: str, *, hash
     Raises:
         ValueError: A model differs; the message names its file and both ids, or both hashes.
     """
-    for model in contract.MODELS.values():
+    for model in served_models.MODELS.values():
         path = _carrier(repository, model, version)
         if not path.is_file():
             continue

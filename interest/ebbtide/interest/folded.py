@@ -32,13 +32,13 @@ class FoldedItems:
     """The items of folded events: of each user those that matter most, the first of them most; each item once."""
 
     user: Ints
-    """``[P]``, ascending."""
+    """``[pairs]``, ascending."""
     item: Ints
-    """``[P]``: catalog index."""
+    """``[pairs]``: catalog index."""
     newest_ms: Ints
-    """``[P]``: time of the newest folded event of the item; of no meaning without a repeat score."""
+    """``[pairs]``: time of the newest folded event of the item; of no meaning without a repeat score."""
     counts: Doubles
-    """``[P, M]``: decayed counts as of the user's newest folded event; M = 0 without a repeat score."""
+    """``[pairs, half-lives]``: decayed counts as of the user's newest folded event; M = 0 without a repeat score."""
 
     def take(self, index: Ints | Bools) -> FoldedItems:
         """Those at the indices, or where a mask is true."""
@@ -46,7 +46,7 @@ class FoldedItems:
 
 
 def item_rates(parameters: InterestParameters) -> Doubles:
-    """The decay rates of the items' counts per day, ``[M]``; none without a repeat score."""
+    """The decay rates of the items' counts per day, ``[half-lives]``; none without a repeat score."""
     if parameters.repeat is None:
         return np.zeros(0)
     return parameters.repeat.decay_rate_per_day.astype(np.float64)
@@ -114,7 +114,7 @@ def decode_folded(
 def encode_folded(
     state: InterestState, items: FoldedItems, parameters: InterestParameters, *, half_precision: bool
 ) -> tuple[npt.NDArray[np.void], list[bytes]]:
-    """The sections of folded events, and their fields of the headers, ``[U]``; all other fields are 0.
+    """The sections of folded events, and their fields of the headers, ``[users]``; all other fields are 0.
 
     Args:
         state: Of U users.
@@ -182,7 +182,7 @@ def _rounded(values: Doubles, digits: int, events: Ints) -> Doubles:
 
 
 def _scaled(stored: Doubles) -> tuple[npt.NDArray[np.int8], Doubles]:
-    """Powers of two ``[U, 2, 2]``, and ``stored`` ``[U, 2, 2, d]`` divided by them, so that half precision holds it."""
+    """Powers of two ``[users, 2, 2]``, and ``stored`` ``[users, 2, 2, d]`` divided by them to fit half precision."""
     _, exponent = np.frexp(np.abs(stored).max(axis=3))
     scale = np.clip(exponent - _HALF_LARGEST, -128, 127)
     return scale.astype(np.int8), np.ldexp(stored, -scale[..., None])

@@ -17,8 +17,6 @@ from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.pipeline import InterestPipeline, Records
 from ebbtide.interest.state_events import StateEvents
 
-_NO_EVENTS = np.zeros(0, dtype=np.int64)
-
 
 class InterestReader:
     """Tells the interest of users, how lasting it is, and their newest events."""
@@ -49,8 +47,7 @@ class InterestReader:
         ]
 
     def _answer(self, request: RequestTensors, record: Records) -> dict[str, npt.NDArray[Any]]:
-        asked = {**request, contract.EVENT_ITEM.name: _NO_EVENTS, contract.EVENT_TIME.name: _NO_EVENTS}
-        weighed = self._pipeline.weigh([asked], [record])
+        weighed = self._pipeline.weigh([request], [record])
         parameters, scale = self._pipeline.parameters, weighed.columns.decay_scale
         decays = event_decays(weighed.batch, parameters.decay_rate_per_day, parameters.rank_decay_rate, scale)
         events = StateEvents.of(weighed, decays, self._ids)
@@ -62,6 +59,7 @@ class InterestReader:
             contract.EVENT_COUNTS.name: weighed.event_counts,
             contract.STATE_STATUS.name: weighed.state_status,
             contract.STATE_COUNTS.name: np.array([counts], dtype=np.int32),
+            contract.ALPHA_OFFSET.name: found.states.alpha_offset[None],
             contract.HALF_LIFE_DAYS.name: half_lives(parameters.decay_rate_per_day, scale),
             contract.INTEREST_ENERGY.name: np.square(weighed.blend.interest[0]),
             contract.STATE_EVENT_ITEM.name: events.item_id,

@@ -29,7 +29,7 @@ class Joined:
     """``[events]``: index among the raw events of the records, in the order of `sources`; -1 for one of a request."""
     batch: EventBatch
     clock_ms: Ints
-    """``[B]``: from which ages are measured: the request's `now`, or the newest folded event where that is later."""
+    """``[users]``: the time from which ages count: the request's `now`, or the newest folded event if that is later."""
 
 
 def join_states(columns: Columns, sources: EventSources, states: UserStates, session_gap_ms: int) -> Joined:

@@ -17,6 +17,8 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
+_NOTHING = np.zeros(0, dtype=np.int64)
+
 
 class Join:
     """The tensors of the requests of one batch, B users in all."""
@@ -51,8 +53,11 @@ class Join:
         self._check_most(contract.EVENT_ITEM, events, self._limits.max_events, "events")
         items = self._sizes(contract.EVENT_ITEM)
         for tensor in tensors:
-            if tensor.name in self._given and not (by_item and self._sizes(tensor) == items):
-                self._check_one_each(tensor, self._lengths(tensor, missing=events), events, "event")
+            # Every event has a time; what else it may have is optional.
+            is_needed = tensor is contract.EVENT_TIME
+            if (is_needed or tensor.name in self._given) and not (by_item and self._sizes(tensor) == items):
+                missing = np.zeros_like(events) if is_needed else events
+                self._check_one_each(tensor, self._lengths(tensor, missing), events, "event")
 
     def _event_counts(self, items: Ints, has_texts: Bools) -> Ints | None:
         """Each user's events without padding, -1 where all are; None where no user has padding.
@@ -95,7 +100,7 @@ class Join:
     def _sizes(self, tensor: Tensor) -> list[int]:
         """Entries of each request, -1 where it has no such tensor."""
         name = tensor.name
-        if self._all_give_all:
+        if self._all_give_all and name in self._given:
             return [request[name].size for request in self._requests]
         return [request[name].size if name in request else -1 for request in self._requests]
 
@@ -107,9 +112,11 @@ class Join:
         return sizes if missing is None else np.where(sizes < 0, missing, sizes)
 
     def _flat(self, tensor: Tensor) -> npt.NDArray[Any]:
-        """The entries of the users that gave the tensor, one after the other."""
+        """The entries of the users that gave the tensor, one after the other; integers if nobody did."""
         name = tensor.name
         given = [request[name] for request in self._requests if name in request]
+        if not given:
+            return _NOTHING
         if len(given) == 1:
             return given[0].reshape(-1)
         # Along the last axis in half the time, where no request has more than one row.

@@ -41,13 +41,13 @@ class Logged:
     """Records after the events of a log."""
 
     records: list[bytes | None]
-    """``[U]``; the very object that was given where nothing changed, None included."""
+    """``[users]``; the very object that was given where nothing changed, None included."""
     counts: npt.NDArray[np.int32]
-    """``[U, 4]``: events added; duplicates, of the log itself or of what the record holds; late ones among those added,
-    which came after newer events had been folded; and events left out because their items are not in the catalog. The
-    first, second and last sum to the events given; all are 0 where nothing changed."""
+    """``[users, 4]``: events added; duplicates, of the log itself or of what the record holds; late ones among those
+    added, which came after newer events had been folded; and events left out because their items are not in the
+    catalog. The first, second and last sum to the events given; all are 0 where nothing changed."""
     outcome: npt.NDArray[np.int8]
-    """``[U]``: `Outcome`."""
+    """``[users]``: `Outcome`."""
 
 
 class LogRecorder(Recorder):
@@ -72,8 +72,8 @@ class LogRecorder(Recorder):
         """The records after the events of a log; a pure function of its arguments.
 
         Args:
-            records: ``[U]``, of distinct users, of this export or from `ebbtide.interest.record.tail_only`; None for a
-                user without one.
+            records: ``[users]``, of distinct users, of this export or from `ebbtide.interest.record.tail_only`; None
+                for a user without one.
             events: All events that the log has of these users, in any order.
             mark: Stands for the log; from 1 to 2^32 - 1.
             replace_folded: Treats every record as if its folded events were in the log.
@@ -128,7 +128,7 @@ class LogRecorder(Recorder):
         Args:
             old: With the ids of those folded events that stay.
             added: New events of known items.
-            goes_before: ``[U]``: whether the added events are older than the folded ones, which stay.
+            goes_before: ``[users]``: whether the added events are older than the folded ones, which stay.
             mark: Of the log.
         """
         users = len(old.folded)

@@ -21,6 +21,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
+_NOTHING = np.zeros(0, dtype=np.int64)
 _CLOCK_SKEW_MS = MS_PER_DAY
 """How far after the server's clock an event may be. Later ones are faults, such as microseconds for milliseconds, and
 would make all other events of the user old."""
@@ -31,9 +32,13 @@ class Observations:
     """The events of B rows, each for one user; a user may have several rows."""
 
     user: Ints
-    """``[B, 2]``."""
+    """``[requests, 2]``."""
     events: NewEvents
     """Of the rows."""
+    shown: list[Ints]
+    """``[B]``: keys of the items that were shown before the events."""
+    resets: Bools
+    """``[B]``: whether to forget first what was learned online."""
 
 
 def join_observations(
@@ -99,7 +104,13 @@ class _Observations(Join):
             )
         self._check_weights(user, weight)
         self._check_known(user, item_key, index, fingerprint, ignore_unknown=ignore_unknown)
-        return Observations(users, NewEvents(counts, item_key, time_ms, weight, event_id))
+        shown = self._keys(contract.SHOWN_ITEM, self._limits.max_candidates, "items")
+        of_rows = [_NOTHING] * counts.size
+        if shown is not None:
+            row, key = shown
+            of_rows = np.split(key, np.bincount(row, minlength=counts.size).cumsum()[:-1])
+        resets = np.broadcast_to(self._policy(contract.RESET_LEARNING, default=False), counts.shape)
+        return Observations(users, NewEvents(counts, item_key, time_ms, weight, event_id), of_rows, resets)
 
     def _check_known(
         self, user: Ints, item_key: Ints, index: KeyIndex, fingerprint: str, *, ignore_unknown: bool

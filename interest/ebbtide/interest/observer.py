@@ -14,10 +14,11 @@ from ebbtide.interest import contract
 from ebbtide.interest.batch import serve_requests
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.feedback import Feedback
 from ebbtide.interest.observations import Observations, join_observations
 from ebbtide.interest.pipeline import InterestPipeline
-from ebbtide.interest.record import append_raw, store_keys
-from ebbtide.interest.recorder import Recorder
+from ebbtide.interest.record import NewEvents, append_raw, store_keys, with_alpha_offset
+from ebbtide.interest.recorder import Observed, Recorder
 from ebbtide.interest.users import Users, record_of
 from ebbtide.store import Changes, Snapshot, StateStore
 
@@ -53,6 +54,7 @@ class Observer:
         users: Users,
         *,
         half_precision: bool = False,
+        feedback: Feedback | None = None,
         clock_ms: Callable[[], int] = _clock_ms,
     ) -> None:
         """Takes what one export wrote, and the store.
@@ -61,12 +63,14 @@ class Observer:
             pipeline: Of the export.
             users: Of the same export.
             half_precision: Whether to write folded sums in 16 bits instead of 32.
+            feedback: Learns online from the items that users were shown; None ignores those.
             clock_ms: The server's clock, Unix milliseconds.
         """
         self._users = users
         self._index = pipeline.index
         self._config = pipeline.parameters.config
         self._recorder = pipeline.recorder(half_precision=half_precision)
+        self._feedback = feedback
         self._clock_ms = clock_ms
 
     def run_requests(self, requests: Sequence[RequestTensors]) -> list[dict[str, npt.NDArray[Any]] | RequestError]:
@@ -95,7 +99,7 @@ class Observer:
             self._clock_ms(),
             ignore_unknown=config.ignore_unknown,
         )
-        update = _Update(self._users, rows, self._recorder)
+        update = _Update(self._users, rows, self._recorder, self._feedback)
         store.update(update.users, update.change)
         sizes = [request[contract.USER.name].size // 2 for request in requests]
         borders = np.cumsum(sizes)[:-1]
@@ -105,12 +109,13 @@ class Observer:
 class _Update:
     """One update of the store: the rows of a batch by user."""
 
-    def __init__(self, users: Users, rows: Observations, recorder: Recorder) -> None:
+    def __init__(self, users: Users, rows: Observations, recorder: Recorder, feedback: Feedback | None) -> None:
         self._fingerprint = users.fingerprint
         self._rows = rows
         self._recorder = recorder
+        self._feedback = feedback
         self.counts = np.zeros((rows.user.shape[0], 4), dtype=np.int32)
-        """``[B, 4]``: what became of each row's events, as `OBSERVED` has it."""
+        """``[requests, 4]``: what became of each row's events, as `OBSERVED` has it."""
         self._rows_of: dict[bytes, list[int]] = {}
         for row, key in enumerate(store_keys(rows.user)):
             self._rows_of.setdefault(key, []).append(row)
@@ -128,13 +133,18 @@ class _Update:
         for turn in range(max(map(len, rows_of), default=0)):
             users = [user for user, rows in enumerate(rows_of) if turn < len(rows)]
             rows = np.array([rows_of[user][turn] for user in users])
-            events = self._rows.events.take(rows)
+            events, resets = self._rows.events.take(rows), self._rows.resets[rows]
             for fingerprint in fingerprints:
                 before = [after[user][fingerprint] for user in users]
+                if resets.any():
+                    before = [
+                        with_alpha_offset(record, 0) if record is not None and reset else record
+                        for record, reset in zip(before, resets, strict=True)
+                    ]
                 if fingerprint == self._fingerprint:
                     observed = self._recorder.observe(before, events)
                     self.counts[rows] = observed.counts
-                    records: Sequence[bytes | None] = observed.records
+                    records: Sequence[bytes | None] = self._learned(before, events, observed, rows)
                 else:
                     # This version has no vectors of the other's catalog; the other folds the events itself.
                     records = append_raw(before, events).records
@@ -144,3 +154,17 @@ class _Update:
             {name: record for name, record in changed.items() if record != found.get(name)}
             for changed, found in zip(after, snapshot.records, strict=True)
         ]
+
+    def _learned(
+        self, before: Sequence[bytes | None], events: NewEvents, observed: Observed, rows: Ints
+    ) -> list[bytes | None]:
+        """The observed records, with the offsets that the feedback of their rows moves them to."""
+        records = observed.records
+        if self._feedback is None:
+            return records
+        shown = [self._rows.shown[row] for row in rows.tolist()]
+        for user, offset in self._feedback.offsets(before, events, observed.is_new, shown).items():
+            record = records[user]
+            assert record is not None  # noqa: S101 - an event was added
+            records[user] = with_alpha_offset(record, offset)
+        return records

@@ -51,6 +51,15 @@ class InterestConfig:
     ignore_unknown: bool
     """Whether events with unknown items are left out when the request does not say; else they are refused."""
     limits: Limits
+    state_fingerprint: str = ""
+    """Id of the users' states: exports with the same one share them. Empty in an export from before there was one."""
+    online_learning_rate: float = 0
+    """How fast the alpha of a user follows what the user takes; 0 learns nothing online."""
+
+    @property
+    def states(self) -> str:
+        """The id under which a store keeps the states of the export's users."""
+        return self.state_fingerprint or self.fingerprint
 
     @classmethod
     def from_json(cls, text: str) -> InterestConfig:
@@ -61,7 +70,7 @@ class InterestConfig:
         """
         content = json.loads(text)
         known = {field.name for field in fields(cls)}
-        if set(content) != known:
+        if {"state_fingerprint", "online_learning_rate", *content} != known:
             raise ValueError(f"{CONFIG_FILE}: got keys {sorted(content)}; expected {sorted(known)}")
         return cls(**{**content, "limits": Limits(**content["limits"])})
 
@@ -82,7 +91,7 @@ class InterestParameters:
     gate: GateParameters | None
     """None with a fixed alpha."""
     prior_weight: Floats
-    """``[p]``: the weights of the prior's columns in the scoring head."""
+    """``[prior columns]``: the weights of the prior's columns in the scoring head."""
     repeat: RepeatParameters | None = None
     """The score of seen items; None without a repeat score."""
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.adjustments import Pairs, pack_pairs
 from ebbtide.interest.attributes import AttributeIndex
 from ebbtide.interest.batch import rows_of, serve_requests
@@ -38,7 +38,7 @@ Records = Sequence[bytes | None]
 
 _STATUS_IF_KNOWN = np.array([int(StateStatus.UNKNOWN_USER), int(StateStatus.USED)], dtype=np.int32)
 
-ALL_OUTPUTS = frozenset(tensor.name for tensor in contract.ADAPTIVE_WEIGHTS.outputs)
+ALL_OUTPUTS = frozenset(tensor.name for tensor in served_models.ADAPTIVE_WEIGHTS.outputs)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class FromRecords:
     base: FoldedSums
     """Of the folded events."""
     clock_ms: Ints
-    """``[B]``: from which ages are measured: `now`, or the newest folded event where that is later."""
+    """``[users]``: from which ages are measured: `now`, or the newest folded event where that is later."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ class Weighed:
 
     @property
     def alpha_used(self) -> Floats:
-        """``[B, 1]``."""
+        """``[users, 1]``."""
         alpha = self.blend.alpha
         return alpha if alpha.shape[1] == 1 else np.asarray(alpha.mean(axis=1, keepdims=True))
 
     @property
     def event_counts(self) -> npt.NDArray[np.int32]:
-        """``[B, 3]``."""
+        """``[users, 3]``."""
         users = self.columns.users
         counts = np.empty((users, 3), dtype=np.int32)
         folded = 0 if self.from_records is None else self.from_records.base.counts
@@ -105,7 +105,7 @@ class Weighed:
 
     @property
     def partly_scaled(self) -> Bools:
-        """Users whose `decay_scale` cannot reach the decay inside their folded sums, ``[B]``."""
+        """Users whose `decay_scale` cannot reach the decay inside their folded sums, ``[users]``."""
         if self.from_records is None or self.columns.decay_scale is None:
             return np.zeros(self.columns.users, dtype=np.bool_)
         scaled: Bools = self.from_records.base.counts.any(axis=1) & (self.columns.decay_scale != 1)
@@ -113,7 +113,7 @@ class Weighed:
 
     @property
     def state_status(self) -> npt.NDArray[np.int32]:
-        """`StateStatus` of users who came with a record or may have one, ``[B, 1]``."""
+        """`StateStatus` of users who came with a record or may have one, ``[users, 1]``."""
         known = np.zeros(self.columns.users, dtype=np.bool_)
         if self.from_records is not None:
             known = self.from_records.states.known
@@ -310,15 +310,15 @@ class InterestPipeline:
         counts = np.bincount(np.concatenate([user, *(kind.user for kind in before)]))
         if counts.max(initial=0) <= self.parameters.config.limits.adjustments:
             return user, item, score
-        # An item's last place in the list is the most important one.
+        # An item's last position in the list is the most important one.
         least_first = [(user[::-1], item[::-1]) for user, item in reversed(weighed.seen_items())]
         seen_user, seen_item = (np.concatenate(column) for column in zip(*least_first, strict=True))
         known = seen_item != UNKNOWN
         width = self.index.sorted_key.size
-        place = np.empty(user.size, dtype=np.int64)
+        position = np.empty(user.size, dtype=np.int64)
         key = (user * width + item).searchsorted((seen_user * width + seen_item)[known])
-        place[key] = -np.arange(key.size)
-        order = np.lexsort((place, user))
+        position[key] = -np.arange(key.size)
+        order = np.lexsort((position, user))
         return user[order], item[order], score[order]
 
     def _outputs(

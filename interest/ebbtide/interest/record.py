@@ -32,8 +32,10 @@ HALF_KNOWN_IDS = 16
 RAW_EVENTS = 512
 """Events that a record holds at most before its own export folds them; `append_raw` drops the oldest beyond these."""
 
-_MARK = b"Eb\x01"
-"""What a record begins with; the last byte is the version of the format."""
+FORMAT = 1
+"""The version of the format of records."""
+_MARK = b"Eb" + bytes([FORMAT])
+"""What a record begins with."""
 HALF_PRECISION = 1
 """The bit of ``flags`` that is set where the folded sums have 16 bits."""
 HEADER = np.dtype(
@@ -62,6 +64,7 @@ _EVENT_READ = np.dtype(
 _ID = np.dtype([("low", "<u4"), ("high", "<u2")])
 _COUNTS, _COUNTS_OFFSET = struct.Struct("<HH"), 4
 """``events`` and ``ids`` of a header."""
+_OFFSET, _ALPHA_OFFSET_AT = struct.Struct("<f"), HEADER.fields["alpha_offset"][1]  # type: ignore[index]
 _EMPTY = np.zeros(1, dtype=HEADER)
 _EMPTY["mark"] = _MARK
 _EMPTY_BYTES = _EMPTY.tobytes()
@@ -82,16 +85,16 @@ class NewEvents:
     """Events to add to the records of U users, those of one user after the other in the order of their arrival."""
 
     counts: Ints
-    """``[U]``: events of each user."""
+    """``[users]``: events of each user."""
     item_key: Ints
-    """``[E]``."""
+    """``[events]``."""
     time_ms: Ints
-    """``[E]``: Unix milliseconds, from 0 to 2^48 - 1."""
+    """``[events]``: Unix milliseconds, from 0 to 2^48 - 1."""
     weight: Floats | None = None
-    """``[E]``, finite and from 0 to 1e15; None where every weight is 1."""
+    """``[events]``, finite and from 0 to 1e15; None where every weight is 1."""
     event_id: Ints | None = None
-    """``[E]``: the same id again is the same event. None derives it from item key and time, so that the same item at
-    the same time is the same event."""
+    """``[events]``: the same id again is the same event. None derives it from item key and time, so that the same item
+    at the same time is the same event."""
 
     def take(self, users: Ints) -> NewEvents:
         """The events of some users, in their order."""
@@ -127,15 +130,15 @@ class RawEvents:
     """Raw events of many users, those of one user after the other."""
 
     user: Ints
-    """``[T]``, ascending."""
+    """``[raw events]``, ascending."""
     key: Ints
-    """``[T]``: of the item."""
+    """``[raw events]``: of the item."""
     time_ms: Ints
-    """``[T]``."""
+    """``[raw events]``."""
     weight: Floats
-    """``[T]``."""
+    """``[raw events]``."""
     event_id: Ints
-    """``[T]``, 48 bits of a hash."""
+    """``[raw events]``, 48 bits of a hash."""
 
     def take(self, index: npt.NDArray[np.int64] | Bools) -> RawEvents:
         """Those at the indices, or where a mask is true."""
@@ -166,24 +169,24 @@ class Records:
     """Many records, taken apart."""
 
     headers: npt.NDArray[np.void]
-    """``[U]``, `HEADER`; zeros where there is no record."""
+    """``[users]``, `HEADER`; zeros where there is no record."""
     known: Bools
-    """``[U]``: whether there is a record."""
+    """``[users]``: whether there is a record."""
     events: RawEvents
     """Oldest first for each user."""
     folded_id_user: Ints
-    """``[F]``, ascending."""
+    """``[folded events]``, ascending."""
     folded_id: Ints
-    """``[F]``: ids of the newest folded events, in the order in which they were folded."""
+    """``[folded events]``: ids of the newest folded events, in the order in which they were folded."""
     folded: list[bytes]
-    """``[U]``: the sections that belong to one export."""
+    """``[users]``: the sections that belong to one export."""
 
     @classmethod
     def decode(cls, records: Sequence[bytes | None], *, with_ids: bool = True) -> Records:
         """Takes records apart.
 
         Args:
-            records: ``[U]``; None for a user without one.
+            records: ``[users]``; None for a user without one.
             with_ids: Whether to read event ids. Without, those of raw events are 0 and those of folded ones left out.
 
         Raises:
@@ -267,10 +270,11 @@ class Records:
         """Whether each event is neither in the records nor repeats an earlier one of its user, ``[events]``.
 
         Records forget the ids of old events. So if one of a user's events is in the record, those that are older than
-        what is folded count as known as well: the events were sent before, as a whole.
+        what is folded count as known as well: the events were sent before, as a whole. A record that has forgotten no
+        id yet tells each event by itself.
         """
         new = self.has_new_id(events)
-        is_late = new & (events.time_ms < self.headers["newest_ms"][events.user])
+        is_late = new & (events.time_ms < self.headers["newest_ms"][events.user]) & self.has_forgotten[events.user]
         if np.count_nonzero(is_late) and not new.all():
             repeated = events.take(~new)
             _, first = np.unique(np.stack([repeated.user, repeated.event_id]), axis=1, return_index=True)
@@ -279,6 +283,14 @@ class Records:
             sent_before[once.user[~self.has_new_id(once)]] = True
             new &= ~(is_late & sent_before[events.user])
         return new
+
+    @property
+    def has_forgotten(self) -> Bools:
+        """Which records have had events whose ids they do not have any more, ``[U]``."""
+        headers = self.headers
+        every = headers["events"] + headers["folded"].sum(axis=1) + headers["dropped"]
+        forgotten: Bools = headers["ids"] < every
+        return forgotten
 
     def has_new_id(self, events: RawEvents) -> Bools:
         """Whether no event of the records, and no earlier one of the user, has the id, ``[events]``."""
@@ -296,8 +308,8 @@ class Records:
 
         Args:
             leaving: In the order in which they leave.
-            raw_counts: ``[U]``, raw events that stay.
-            known_ids: ``[U]``, ids to keep for raw and folded events together.
+            raw_counts: ``[users]``, raw events that stay.
+            known_ids: ``[users]``, ids to keep for raw and folded events together.
         """
         user = np.concatenate([self.folded_id_user, leaving.user])
         event_id = np.concatenate([self.folded_id, leaving.event_id])
@@ -312,20 +324,20 @@ class Appended:
     """Records after `append_raw`."""
 
     records: list[bytes | None]
-    """``[U]``; the very object that was given where no event was added, None included."""
+    """``[users]``; the very object that was given where no event was added, None included."""
     added: Ints
-    """``[U]``."""
+    """``[users]``."""
     duplicates: Ints
-    """``[U]``."""
+    """``[users]``."""
     dropped: Ints
-    """``[U]``: the oldest events beyond `RAW_EVENTS`, which were dropped."""
+    """``[users]``: the oldest events beyond `RAW_EVENTS`, which were dropped."""
 
 
 def append_raw(records: Sequence[bytes | None], events: NewEvents) -> Appended:
     """Adds events to records of any export, without its parameters: they stay raw until that export folds them.
 
     Args:
-        records: ``[U]``; None for a user without a record.
+        records: ``[users]``; None for a user without a record.
         events: Of these users.
 
     Raises:
@@ -364,8 +376,19 @@ def tail_only(record: bytes) -> bytes:
     return tail
 
 
+def with_alpha_offset(record: bytes, offset: float) -> bytes:
+    """The record with another alpha offset.
+
+    Args:
+        record: Of this version of the format.
+        offset: Added to the logit of alpha.
+    """
+    start = _ALPHA_OFFSET_AT
+    return record[:start] + _OFFSET.pack(offset) + record[start + _OFFSET.size :]
+
+
 def known_ids(headers: npt.NDArray[np.void]) -> Ints:
-    """The ids that each record keeps, by its precision, ``[U]``."""
+    """The ids that each record keeps, by its precision, ``[users]``."""
     return np.where(headers["flags"] & HALF_PRECISION, HALF_KNOWN_IDS, KNOWN_IDS)
 
 
@@ -373,7 +396,7 @@ def store_keys(user: Ints) -> list[bytes]:
     """The 16 bytes of each user's key, as a store has them, from the tensor `user`.
 
     Args:
-        user: ``[U, 2]``.
+        user: ``[users, 2]``.
     """
     joined = np.ascontiguousarray(user, dtype="<i8").tobytes()
     return [joined[start : start + 16] for start in range(0, len(joined), 16)]

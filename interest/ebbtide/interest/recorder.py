@@ -39,6 +39,8 @@ class Observed:
     counts: npt.NDArray[np.int32]
     """``[U, 4]``: events added; duplicates; late ones among those added, which count by age alone; and events left out
     because their items are not in the catalog. The first, second and last sum to the events given."""
+    is_new: Bools
+    """``[E]``: the events that were added."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class Recorder:
                 for record, new, has_changed in zip(records, encoded, changed, strict=True)
             ],
             counts.astype(np.int32),
+            is_new,
         )
 
     def read(self, records: Sequence[bytes | None]) -> UserStates:

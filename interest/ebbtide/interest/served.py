@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.batch import run_guarded
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.errors import STORE_FAILED, RequestError
@@ -37,7 +37,7 @@ class ServedModel:
         # One instance hashes the files at load; the others need not repeat it.
         self._is_first = args["model_instance_name"].endswith("_0")
         # The order of the contract, independent of the order in the request.
-        self._outputs = [tensor.name for tensor in contract.MODELS[self.name].outputs]
+        self._outputs = [tensor.name for tensor in served_models.MODELS[self.name].outputs]
 
     def load(self, read: Callable[[Path], T]) -> T:
         """Checks the version folder and reads it with `read`.
@@ -64,7 +64,7 @@ class ServedModel:
         """
         try:
             store = store_from_environment()
-            users = Users(store, read_interest_config(self._folder / self._version).fingerprint)
+            users = Users(store, read_interest_config(self._folder / self._version).states)
         except Exception as error:
             raise pb_utils.TritonModelException(f"unable to load model '{self.name}': {error}") from None
         if users.waits_for is not None:

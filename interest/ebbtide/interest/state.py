@@ -36,7 +36,7 @@ class InterestState:
     """
 
     time_ms: Ints
-    """``[users]``: Unix milliseconds of each user's newest folded event; of no meaning for a user without events."""
+    """``[users]``: Unix milliseconds of each user's newest folded event; 0 for a user without events."""
     moments: Doubles
     """S, then Q, ``[users, 2, 2, d]``."""
     counts: Ints
@@ -84,6 +84,9 @@ class FoldedSums:
         """Hours from each request's newest event, folded or in the batch, to `now`, ``[B]``; 0 where there is none."""
         newest = (self.age_ms / MS_PER_HOUR).astype(np.float32)
         in_batch = batch.half_counts[0::2] + batch.half_counts[1::2] > 0
+        if np.count_nonzero(in_batch) == in_batch.size:
+            # Without folded events their time is 0, so that the age of the newest is the longest of all.
+            return np.minimum(newest, batch.idle_hours)
         np.minimum(newest, batch.idle_hours, out=newest, where=in_batch)
         return np.where(self.counts[:, 0] + self.counts[:, 1] > 0, newest, batch.idle_hours)
 
@@ -120,6 +123,8 @@ def read(
     # Events stand oldest first, so the last one that is written for a request is its oldest later one.
     next_age_ms[request[::-1]] = event_age_ms[::-1]
     is_closed = (age_ms - next_age_ms > parameters.config.session_gap_ms) | (later_history > 0)
+    # Usually no session is among the folded events.
+    is_closed &= state.counts[:, 1] > 0
 
     since = np.empty((age_ms.shape[0], 2))
     since[:, 0], since[:, 1] = scaled_days(age_ms, decay_scale), later_history + later_session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.pipeline import Records
-from ebbtide.interest.record import store_keys, tail_only
+from ebbtide.interest.record import RecordError, store_keys, tail_only
 from ebbtide.store import Records as StoredRecords
 from ebbtide.store import StateStore, StoreError
 
@@ -40,11 +41,11 @@ class Users:
     """The states of the users of one export."""
 
     def __init__(self, store: StateStore | None, fingerprint: str) -> None:
-        """Takes the store, and notes there that the export is in use: now, or as soon as the store answers.
+        """Takes the store, and notes there that the states are in use: now, or as soon as the store answers.
 
         Args:
             store: None where the server keeps no states.
-            fingerprint: Of the export.
+            fingerprint: Of the export's states.
         """
         self.fingerprint = fingerprint.encode()
         self._store = store
@@ -90,7 +91,15 @@ class Users:
             return [_with_status(answer, None) for answer in run(requests, None)]
         known = self.look_up(requests)
         served = [(request, one) for request, one in zip(requests, known, strict=True) if isinstance(one, Known)]
-        ran = iter(run([request for request, _ in served], [one.records for _, one in served]) if served else ())
+        if not served:
+            return [one for one in known if not isinstance(one, Known)]
+        try:
+            ran = iter(run([request for request, _ in served], [one.records for _, one in served]))
+        except RecordError:
+            return [
+                _answer_alone(request, one, run) if isinstance(one, Known) else one
+                for request, one in zip(requests, known, strict=True)
+            ]
         return [_with_status(next(ran), one.statuses) if isinstance(one, Known) else one for one in known]
 
     def look_up(self, requests: Sequence[RequestTensors]) -> list[Known | Exception]:
@@ -169,7 +178,7 @@ def record_of(fingerprint: bytes, records: StoredRecords) -> tuple[bytes | None,
     """The record of a user for an export; without one, the raw events in the record of another export.
 
     Args:
-        fingerprint: Of the export.
+        fingerprint: Of the export's states.
         records: All records of the user.
     """
     own = records.get(fingerprint)
@@ -177,8 +186,32 @@ def record_of(fingerprint: bytes, records: StoredRecords) -> tuple[bytes | None,
         return own, StateStatus.USED
     if not records:
         return None, StateStatus.UNKNOWN_USER
+    tails = []
+    for record in records.values():
+        # One that cannot be read, such as of another format, is no reason to fail: it is not this export's.
+        with suppress(RecordError):
+            tails.append(tail_only(record))
     # All versions have the newest events; they differ in how many of them they still hold raw.
-    return max((tail_only(record) for record in records.values()), key=len), StateStatus.RAW_ONLY
+    return (max(tails, key=len), StateStatus.RAW_ONLY) if tails else (None, StateStatus.UNKNOWN_USER)
+
+
+def _answer_alone(
+    request: RequestTensors,
+    known: Known,
+    run: Callable[[Sequence[RequestTensors], Sequence[Records] | None], Sequence[Answer]],
+) -> Answer:
+    """The answer to a request of which a record may be damaged: without that record, where the request allows it."""
+    records, statuses = list(known.records), list(known.statuses)
+    allowed = request.get(contract.ALLOW_STATELESS.name)
+    while True:
+        try:
+            (answer,) = run([request], [records])
+        except RecordError as error:
+            if allowed is None or not allowed.reshape(-1)[error.user]:
+                return error
+            records[error.user], statuses[error.user] = None, StateStatus.UNAVAILABLE
+        else:
+            return _with_status(answer, statuses)
 
 
 def _without_store(

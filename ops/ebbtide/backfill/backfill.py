@@ -56,7 +56,7 @@ class Summary:
     """What a backfill did."""
 
     fingerprint: str
-    """Of the version whose states were built."""
+    """Of the states that were built."""
     version: int
     store: str
     """Name of the store."""
@@ -116,7 +116,7 @@ def backfill(
     progress = progress or Silent()
     folder = observer_folder(repository, version)
     try:
-        fingerprint = exported.read_interest_config(folder).fingerprint
+        fingerprint = exported.read_interest_config(folder).states
         index = exported.read_plain_pipeline(folder).index
     except (ValueError, KeyError, OSError) as error:
         raise BackfillError(f"{folder}: damaged export: {error}") from error

@@ -11,7 +11,7 @@ import numpy as np
 
 from ebbtide.backfill.errors import BackfillError
 from ebbtide.backfill.spill import UserEvents
-from ebbtide.interest import contract, exported
+from ebbtide.interest import exported, served_models
 from ebbtide.interest.log_recorder import LogRecorder, Outcome
 from ebbtide.interest.record import NewEvents, RecordError
 from ebbtide.interest.users import record_of
@@ -164,12 +164,12 @@ def observer_folder(repository: Path, version: int | None) -> Path:
     Raises:
         BackfillError: There is none.
     """
-    folder = repository / contract.OBSERVER.name
+    folder = repository / served_models.OBSERVER.name
     versions = sorted(int(path.name) for path in folder.glob("[1-9]*") if path.name.isdigit() and path.is_dir())
     if not versions:
         raise BackfillError(
-            f"{repository}: got no model {contract.OBSERVER.name!r}; expected a repository written by `ebbtide export` "
-            "of this version"
+            f"{repository}: got no model {served_models.OBSERVER.name!r}; expected a repository written by "
+            "`ebbtide export` of this version"
         )
     if version is not None and version not in versions:
         raise BackfillError(f"{repository}: got no version {version}; expected one of {versions}")

@@ -11,7 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 from ebbtide.client.codec import EncodedRequest, encode
 from ebbtide.deploy.control import ModelControl
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.v1 import RecommendRequest
 
 _TIMEOUT_S = 30.0
@@ -66,7 +66,7 @@ def _items(control: ModelControl, name: str, inputs: list[InferInput]) -> set[by
 
 
 def _inputs(encoded: EncodedRequest) -> list[InferInput]:
-    dtypes = {tensor.name: tensor.dtype.value for tensor in contract.MODELS[encoded.model_name].inputs}
+    dtypes = {tensor.name: tensor.dtype.value for tensor in served_models.MODELS[encoded.model_name].inputs}
     inputs = []
     for key, array in encoded.tensors.items():
         entry = InferInput(key, array.shape, dtypes[key])

@@ -13,7 +13,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from ebbtide.deploy.errors import LoadRefusedError, ModelControlError
-from ebbtide.interest import contract, triton_texts
+from ebbtide.interest import contract, served_models, triton_texts
 
 _ASK_TIMEOUT_S = 10.0
 
@@ -40,7 +40,7 @@ class ModelControl:
         self._load_timeout_s = load_timeout_s
         self._triton = InferenceServerClient(address)
 
-    def served(self, ensemble: str = contract.RECOMMEND.name) -> Served:
+    def served(self, ensemble: str = served_models.RECOMMEND.name) -> Served:
         """The version and the id that an ensemble answers with.
 
         Raises:

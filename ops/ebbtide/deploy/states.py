@@ -21,6 +21,8 @@ class StatesFound:
     users: int
     """In the sample: keys are hashes, so that the first ones that the store gives are a random sample."""
     known: int
+    shared: bool
+    """Whether both versions have the same states, as after `ebbtide refresh`: nothing need be built."""
 
 
 def find_states(store: StateStore, current: str, target: str) -> StatesFound:
@@ -28,15 +30,15 @@ def find_states(store: StateStore, current: str, target: str) -> StatesFound:
 
     Args:
         store: Of both versions.
-        current: Fingerprint of the version in service.
-        target: Fingerprint of the version to come.
+        current: Fingerprint of the states of the version in service.
+        target: Fingerprint of the states of the version to come.
 
     Raises:
         StoreError: The store failed.
     """
     users = list(islice(store.users(current.encode()), _SAMPLED_USERS))
     records = store.read(users, target.encode()) if users else []
-    return StatesFound(len(users), sum(record is not None for record in records))
+    return StatesFound(len(users), sum(record is not None for record in records), current == target)
 
 
 def require_states(found: StatesFound, version: int, store: StateStore) -> None:

@@ -23,7 +23,7 @@ from ebbtide.deploy.states import StatesFound, find_states, require_states
 from ebbtide.export import versions
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.manifest import read_manifest
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.store import StateStore
 from ebbtide.v1 import RecommendRequest
 from ebbtide.verify import VerifyError, compare_server, first_failure, random_requests
@@ -44,7 +44,8 @@ class Deployment:
     fingerprint: str
     comparison: Comparison | None
     """Of the answers before and after; None for a roll-back."""
-    previous_fingerprint: str
+    previous_states: str
+    """Fingerprint of the states of the version that answered before."""
     states: StatesFound | None = None
     """Of the new version; None where no store was looked at."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -96,7 +97,11 @@ def deploy(
         before = versions.loaded_versions(repository)
         states = None
         if store is not None:
-            states = find_states(store, current.fingerprint, versions.version_fingerprint(repository, target))
+            states = find_states(
+                store,
+                versions.version_states(repository, current.version),
+                versions.version_states(repository, target),
+            )
             if not without_states:
                 require_states(states, target, store)
         asked = random_requests(repository, target, _RANDOM_REQUESTS) if requests is None else requests
@@ -120,7 +125,7 @@ def deploy(
             current.version,
             servers[0].served().fingerprint,
             comparisons[0],
-            current.fingerprint,
+            versions.version_states(repository, current.version),
             states,
             stages.seconds,
         )
@@ -151,7 +156,7 @@ def roll_back(
             current.version,
             servers[0].served().fingerprint,
             None,
-            current.fingerprint,
+            versions.version_states(repository, current.version),
             seconds=stages.seconds,
         )
 
@@ -205,7 +210,7 @@ def _require_same(servers: Sequence[ModelControl], repository: Path) -> Served:
         ModelControlError: A server does not let models be loaded.
     """
     # Of this one ensemble: where a deployment was cut off, the next one brings the others along.
-    version = versions.ensemble_versions(repository)[contract.RECOMMEND.name]
+    version = versions.ensemble_versions(repository)[served_models.RECOMMEND.name]
     expected = Served(version, versions.version_fingerprint(repository, version))
     for server in servers:
         served = server.served()
@@ -216,7 +221,7 @@ def _require_same(servers: Sequence[ModelControl], repository: Path) -> Served:
                 "that this server reads, and all servers that read it, or restart it"
             )
         # It is loaded as it is: nothing changes, and where models can't be loaded it fails before anything is written.
-        server.load(contract.RECOMMEND.name)
+        server.load(served_models.RECOMMEND.name)
     return expected
 
 

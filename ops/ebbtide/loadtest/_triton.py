@@ -16,7 +16,7 @@ from ebbtide.client._channel import channel_credentials
 from ebbtide.client._served import served
 from ebbtide.client.codec import EncodedRequest
 from ebbtide.client.errors import InvalidArgumentError
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.contract import Dtype, Limits
 from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.errors import LoadTestError
@@ -31,7 +31,7 @@ Untyped = Any
 
 def infer_message(encoded: EncodedRequest) -> bytes:
     """The serialised ``ModelInferRequest`` of a request."""
-    datatypes = {tensor.name: tensor.dtype for tensor in contract.MODELS[encoded.model_name].inputs}
+    datatypes = {tensor.name: tensor.dtype for tensor in served_models.MODELS[encoded.model_name].inputs}
     message: Untyped = service_pb2.ModelInferRequest(model_name=encoded.model_name)
     for name, array in encoded.tensors.items():
         message.inputs.add(name=name, datatype=datatypes[name].value, shape=array.shape)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from tritonclient.utils import deserialize_bytes_tensor
 
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.contract import Dtype
 from ebbtide.loadtest._triton import Untyped, read_request
 from ebbtide.loadtest.errors import LoadTestError
@@ -192,7 +192,7 @@ def measure_beside(binary: Path, target: str, workload: Workload, runs: Sequence
 
 def _entry(request: Untyped) -> dict[str, Any]:
     """One request as perf_analyzer reads it; shapes without the batch dimension."""
-    batching = contract.MODELS[request.model_name].batching
+    batching = served_models.MODELS[request.model_name].batching
     entry = {}
     for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
         shape = list(tensor.shape)[1:] if batching else list(tensor.shape)

@@ -16,7 +16,7 @@ from ebbtide.data.baskets import Ints, Mask, baskets_of
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.events import EventLog
 from ebbtide.data.sessions import session_starts
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.contract import Limits
 from ebbtide.loadtest._triton import infer_message
 from ebbtide.loadtest.errors import LoadTestError
@@ -24,10 +24,15 @@ from ebbtide.v1 import ObserveRequest, RankRequest
 
 Floats = npt.NDArray[np.float64]
 
-STATELESS_ENDPOINTS = (contract.RECOMMEND.name, contract.RECOMMEND_TEXT.name, contract.RANK.name, contract.EMBED.name)
+STATELESS_ENDPOINTS = (
+    served_models.RECOMMEND.name,
+    served_models.RECOMMEND_TEXT.name,
+    served_models.RANK.name,
+    served_models.EMBED.name,
+)
 """Endpoints that need no store of the states of users."""
 
-ENDPOINTS = (*STATELESS_ENDPOINTS, contract.OBSERVE.name)
+ENDPOINTS = (*STATELESS_ENDPOINTS, served_models.OBSERVE.name)
 """Endpoints that a mix may name: models that are called from outside."""
 
 USER_PREFIX = "loadtest/"
@@ -80,7 +85,7 @@ class Workload:
     @property
     def names_users(self) -> bool:
         """Whether some requests name a user."""
-        return self.by_user or contract.OBSERVE.name in self.mix
+        return self.by_user or served_models.OBSERVE.name in self.mix
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -188,21 +193,21 @@ class _Encoder:
             raise LoadTestError(f"events: an event of the log cannot be sent: {error}") from error
 
     def _encode(self, endpoint: str, head: int) -> EncodedRequest:
-        if endpoint == contract.OBSERVE.name:
+        if endpoint == served_models.OBSERVE.name:
             return encode_observe(observe_request(self.user_id(head), self._basket(head)))
         limits, now_ms = self._limits, self._clock_ms if self._by_user else int(self._log.time_ms[head])
         text = self._catalog.text[int(self._log.item[head])].encode()[: limits.max_text_bytes].decode(errors="ignore")
-        if endpoint == contract.EMBED.name:
+        if endpoint == served_models.EMBED.name:
             return encode_texts([text])
         # The text of the next item stands for the search that led to it.
-        searches = [event(text=text, time_ms=now_ms)] if endpoint == contract.RECOMMEND_TEXT.name else []
+        searches = [event(text=text, time_ms=now_ms)] if endpoint == served_models.RECOMMEND_TEXT.name else []
         history = [] if self._by_user else self._history(head, limits.max_events - len(searches))
         request = recommend_request(
             events=[*history, *searches],
             user_id=self.user_id(head) if self._by_user else None,
             now=datetime.fromtimestamp(now_ms / 1e3, timezone.utc),
         )
-        if endpoint == contract.RANK.name:
+        if endpoint == served_models.RANK.name:
             asked = RankRequest(candidate_item_ids=self._candidates(head), **shared_fields(request, RankRequest))
             return encode_rank(asked, now_ms)
         return encode(request, now_ms)

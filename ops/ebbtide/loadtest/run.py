@@ -109,10 +109,10 @@ class Bench:
     def run(self, load: Load) -> Run:
         """Makes one run and keeps it."""
         watch = Watch(self.target)
-        before = self._snapshot()
+        before = self._snapshot(Snapshot.take)
         with watch as usage:
             phase = self._send(load, load.duration_s)
-        after = self._snapshot()
+        after = self._snapshot(Snapshot.take_settled)
         models = [] if before is None or after is None else server_time(before, after, self._steps)
         note = "" if after is not None else "the server no longer answers, so its own statistics are missing"
         made = Run(load, phase, models, usage, generator_limit(phase, self.calibration), note)
@@ -127,8 +127,8 @@ class Bench:
         times = send_times(load.profile, load.process, duration_s, self._random, self.workload.sessions)
         return self.generator.open_model(times, duration_s)
 
-    def _snapshot(self) -> Snapshot | None:
+    def _snapshot(self, take: Callable[[Inspector], Snapshot]) -> Snapshot | None:
         try:
-            return Snapshot.take(self._inspector)
+            return take(self._inspector)
         except LoadTestError:
             return None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ebbtide.loadtest._triton import Inspector, Untyped
 from ebbtide.loadtest.access import Access
+
+_SETTLE_S = 1.0
+_SETTLE_PAUSE_S = 0.02
 
 PARTS = ("queue", "input", "infer", "output")
 """Parts of a request's time in a model: waiting, reading tensors, running, writing tensors."""
@@ -52,6 +56,24 @@ class Snapshot:
             LoadTestError: It does not answer.
         """
         return cls({f"{model.name}/{model.version}": model for model in inspector.statistics()})
+
+    @classmethod
+    def take_settled(cls, inspector: Inspector) -> Snapshot:
+        """Reads the statistics once they stand still: Triton answers a call a little before it counts it.
+
+        Where other clients keep the server at work, the statistics of a second later are taken as they are.
+
+        Raises:
+            LoadTestError: It does not answer.
+        """
+        end = time.monotonic() + _SETTLE_S
+        found = cls.take(inspector)
+        while time.monotonic() < end:
+            time.sleep(_SETTLE_PAUSE_S)
+            earlier, found = found, cls.take(inspector)
+            if found == earlier:
+                break
+        return found
 
 
 def server_time(before: Snapshot, after: Snapshot, steps: dict[str, tuple[str, ...]]) -> list[ModelTime]:

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from ebbtide.client.codec import encode
 from ebbtide.client.errors import InvalidArgumentError
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.checks import Request
-from ebbtide.interest.contract import Model
+from ebbtide.interest.served_models import Model
 from ebbtide.v1 import RecommendRequest
 from ebbtide.verify.errors import RecordedRequestError
 
@@ -76,7 +76,7 @@ def read_cases(requests: Iterable[RecommendRequest], now_ms: int) -> Iterator[Ca
             encoded = encode(request, now_ms)
         except InvalidArgumentError as error:
             raise RecordedRequestError(f"request {number}: {error}") from error
-        batching = contract.MODELS[encoded.model_name].batching
+        batching = served_models.MODELS[encoded.model_name].batching
         tensors = {name: array[0] if batching else array for name, array in encoded.tensors.items()}
         texts = tensors.pop(contract.TEXT.name, ())
         yield Case(number, Request(**tensors), tuple(texts))

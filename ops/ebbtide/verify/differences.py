@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.export.parity import largest_difference, ranking_difference
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.verify.cases import CATALOG_SCORE, Tensors, by_item
 
 Array = npt.NDArray[np.generic]
@@ -103,7 +103,7 @@ def first_failure(found: Iterable[StageDifference]) -> StageDifference | None:
 
 def _order(found: StageDifference) -> int:
     """The position of its model in the contract; models that the contract does not know come last."""
-    names = list(contract.MODELS)
+    names = list(served_models.MODELS)
     return names.index(found.stage) if found.stage in names else len(names)
 
 

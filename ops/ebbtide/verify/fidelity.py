@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ebbtide.export.inprocess import InProcessPipeline
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.verify.cases import Floats, RefusedError
 from ebbtide.verify.differences import StageDifference
 from ebbtide.verify.errors import VerifyError
@@ -70,12 +70,12 @@ def compare_fidelity(
     worst = int(similar.argmin())
     return StageDifference(
         f"torch, {name}",
-        contract.EMBED.name,
+        served_models.EMBED.name,
         _FIELD,
         difference=float(1 - similar.mean()),
         tolerance=1 - tolerances.least_cosine,
         compared=len(texts),
-        kind=contract.EMBED.name,
+        kind=served_models.EMBED.name,
         item=bundle.catalog.item_id[items[worst]],
         detail=f"mean cosine of {len(texts)} catalog texts: got {similar.mean():.4f}; expected at least "
         f"{tolerances.least_cosine:.4f}; the item's is the worst, {similar[worst]:.4f}",
@@ -84,7 +84,7 @@ def compare_fidelity(
 
 def _embed_on(triton: Server, texts: list[str]) -> Floats:
     encoded = np.array([text.encode() for text in texts], dtype=np.object_)
-    return triton.infer(contract.EMBED, {contract.TEXT.name: encoded})[contract.TEXT_VECTOR.name]
+    return triton.infer(served_models.EMBED, {contract.TEXT.name: encoded})[contract.TEXT_VECTOR.name]
 
 
 def _embed(texts: list[str], most: int, embed: Callable[[list[str]], Floats]) -> Floats:
@@ -92,4 +92,4 @@ def _embed(texts: list[str], most: int, embed: Callable[[list[str]], Floats]) ->
     try:
         return np.concatenate([embed(texts[start : start + step]) for start in range(0, len(texts), step)])
     except RefusedError as error:
-        raise VerifyError(f"{contract.EMBED.name}: refused texts of the catalog: {error}") from error
+        raise VerifyError(f"{served_models.EMBED.name}: refused texts of the catalog: {error}") from error

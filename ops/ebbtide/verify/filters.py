@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.export.errors import RepositoryError
-from ebbtide.interest import contract, exported
+from ebbtide.interest import exported, served_models
 from ebbtide.interest.tensorfile import read_tensors
 
 _WORD_BITS = 64
@@ -31,7 +31,7 @@ class Filters:
         Raises:
             RepositoryError: The file is missing or damaged.
         """
-        path = repository / contract.ADAPTIVE_WEIGHTS.name / str(version) / exported.ATTRIBUTES_FILE
+        path = repository / served_models.ADAPTIVE_WEIGHTS.name / str(version) / exported.ATTRIBUTES_FILE
         try:
             tables, _ = read_tensors(path)
         except (ValueError, OSError) as error:

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.export.inprocess import InProcessPipeline, tensors_of
-from ebbtide.interest import contract
-from ebbtide.interest.contract import Kind, Model
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.keys import item_keys
+from ebbtide.interest.served_models import Kind, Model
 from ebbtide.v1 import RecommendRequest
 from ebbtide.verify.cases import Case, Implementation, Ints, RefusedError, Tensors, read_cases
 from ebbtide.verify.differences import Difference, Differences, Ranked, StageDifference, compare_outputs
@@ -219,7 +219,7 @@ class _Comparison:
         for name in ensemble.steps:
             step = self._pipeline.models[name]
             # As the ensemble asks: a cached answer holds no other outputs.
-            step = replace(step, outputs=contract.read_outputs(ensemble, step, self._pipeline.models))
+            step = replace(step, outputs=served_models.read_outputs(ensemble, step, self._pipeline.models))
             values.update(self._compare_step(step, {key: values[key] for key in _inputs(step) if key in values}))
         outputs = {tensor.name: values[tensor.name] for tensor in ensemble.outputs}
         vectors = contract.TEXT_VECTOR.name

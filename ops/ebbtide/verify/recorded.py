@@ -17,7 +17,7 @@ from ebbtide.export.errors import RepositoryError
 from ebbtide.export.head.served import read_item_ids
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.samples import Sample, random_samples
-from ebbtide.interest import contract, exported
+from ebbtide.interest import exported, served_models
 from ebbtide.interest.contract import Limits
 from ebbtide.v1 import Event, RecommendRequest, UnknownItemPolicy
 from ebbtide.verify.errors import RecordedRequestError
@@ -90,7 +90,7 @@ def random_requests(
     """
     item_ids = catalog_ids(repository, version)
     try:
-        limits = exported.read_interest_config(repository / contract.ADAPTIVE_WEIGHTS.name / str(version)).limits
+        limits = exported.read_interest_config(repository / served_models.ADAPTIVE_WEIGHTS.name / str(version)).limits
     except (ValueError, TypeError, OSError) as error:
         raise RepositoryError(f"{repository}: version {version}: not a sound export: {error}") from error
     made_up = _made_up_texts(seed, limits.max_text_bytes)
@@ -111,7 +111,7 @@ def catalog_ids(repository: Path, version: int) -> list[str]:
         RepositoryError: The version is missing or damaged.
     """
     versions.require_versions(repository, [version])
-    return read_item_ids(repository / contract.SCORING_HEAD.name / str(version))
+    return read_item_ids(repository / served_models.SCORING_HEAD.name / str(version))
 
 
 def _request(sample: Sample, item_ids: Sequence[str], pools: Sequence[Sequence[str]]) -> RecommendRequest:

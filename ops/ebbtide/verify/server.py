@@ -10,9 +10,9 @@ import numpy.typing as npt
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from ebbtide.interest import contract
-from ebbtide.interest.contract import Model
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.served_models import Model
 from ebbtide.verify.cases import Case, RefusedError, Tensors
 from ebbtide.verify.errors import ServerMismatchError
 
@@ -45,7 +45,7 @@ class Server:
         Raises:
             ServerMismatchError: It is of another one, or cannot be reached.
         """
-        name = self._name(contract.RECOMMEND)
+        name = self._name(served_models.RECOMMEND)
         try:
             config = self._triton.get_model_config(name, self._version, client_timeout=_TIMEOUT_S).config
         except InferenceServerException as failure:

@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.export.inprocess import InProcessPipeline, tensors_of
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.checks import Request
-from ebbtide.interest.contract import Model, StateStatus
+from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.lookup import UNKNOWN
+from ebbtide.interest.served_models import Model
 from ebbtide.store import StoreConfig, open_store
 from ebbtide.v1 import RecommendRequest
 from ebbtide.verify.cases import Case, Implementation, Ints, RefusedError, Tensors, read_cases
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 _LOCAL = "in process"
 _BY_USER = "by user"
-_ANSWERING = (contract.RECOMMEND, contract.RANK, contract.EXPLAIN)
+_ANSWERING = (served_models.RECOMMEND, served_models.RANK, served_models.EXPLAIN)
 _CANDIDATES = 8
 _ROWS = 64
 """Users in one request to forget them."""
@@ -81,7 +82,7 @@ def compare_states(
         ServerMismatchError: The server or its store cannot be reached, or it does not serve this export.
         VerifyError: No request could be compared.
     """
-    if contract.OBSERVE.name not in pipeline.models:
+    if served_models.OBSERVE.name not in pipeline.models:
         return []
     with ExitStack() as stack:
         triton = None
@@ -189,7 +190,7 @@ class _Comparison:
         """Erases the users of the comparison from the server's store."""
         while self._triton is not None and self._users:
             rows, self._users = np.stack(self._users[:_ROWS]), self._users[_ROWS:]
-            self._triton.infer(contract.FORGET, {contract.USER.name: rows})
+            self._triton.infer(served_models.FORGET, {contract.USER.name: rows})
 
     def _split(self, case: Case) -> _Split | None:
         """The request as states can know it; None for one that the export refuses."""
@@ -209,7 +210,9 @@ class _Comparison:
             decay_scale=None,
         )
         whole = replace(case, request=plain)
-        if isinstance(self._pipeline.run(contract.RECOMMEND.name, tensors_of(plain, contract.RECOMMEND)), RequestError):
+        if isinstance(
+            self._pipeline.run(served_models.RECOMMEND.name, tensors_of(plain, served_models.RECOMMEND)), RequestError
+        ):
             return None
         # Every third request has no events of its own, and every other third many.
         observed = (kept.size, kept.size - min(3, kept.size), kept.size // 2)[case.number % 3]
@@ -219,13 +222,16 @@ class _Comparison:
     def _compare(self, split: _Split) -> None:
         self._users.append(split.user)
         observe = split.of_observe()
-        local = _sound(self._pipeline.run(contract.OBSERVE.name, observe))
+        local = _sound(self._pipeline.run(served_models.OBSERVE.name, observe))
         counts = np.array([[split.observed, 0, 0, 0]], dtype=np.int32)
-        self._add(self._with_expected, contract.OBSERVE, split, local, {contract.OBSERVED.name: counts})
-        self._ask_triton(contract.OBSERVE, split, observe, local)
+        self._add(self._with_expected, served_models.OBSERVE, split, local, {contract.OBSERVED.name: counts})
+        self._ask_triton(served_models.OBSERVE, split, observe, local)
         interest = {contract.USER.name: split.user, contract.NOW.name: split.case.request.now}
         self._ask_triton(
-            contract.INTEREST_STATE, split, interest, _sound(self._pipeline.run(contract.INTEREST_STATE.name, interest))
+            served_models.INTEREST_STATE,
+            split,
+            interest,
+            _sound(self._pipeline.run(served_models.INTEREST_STATE.name, interest)),
         )
         candidates: Ints | None = None
         for model in _ANSWERING:
@@ -254,7 +260,7 @@ class _Comparison:
             got = self._triton.infer(self._pipeline.models[model.name], inputs)
         except RefusedError as error:
             known = RequestError.parse(str(error))
-            if known is not None and known.field == contract.USER.name and model is contract.OBSERVE:
+            if known is not None and known.field == contract.USER.name and model is served_models.OBSERVE:
                 self._users.clear()
                 raise NoStatesError(f"{self._triton.address}: {error}") from error
             detail = f"{self._triton.name} refuses what {_LOCAL} serves: {error}"
@@ -271,7 +277,7 @@ class _Comparison:
 def _comparable(expected: Tensors, split: _Split) -> dict[str, npt.NDArray[Any]]:
     """An answer on all events without what an answer by user has in another form."""
     of_events = (contract.EVENT_SHARE, contract.EVENT_CURRENT, contract.EVENT_DECAY)
-    of_state = [tensor for tensor in contract.EXPLAINER.outputs if contract.Axis.STATE_EVENTS in tensor.dims]
+    of_state = [tensor for tensor in served_models.EXPLAINER.outputs if contract.Axis.STATE_EVENTS in tensor.dims]
     other_form = {tensor.name for tensor in (*of_events, *of_state, contract.FOLDED_SHARE, contract.STATE_STATUS)}
     status = StateStatus.USED if split.observed else StateStatus.UNKNOWN_USER
     return {

@@ -9,7 +9,8 @@ from pathlib import Path
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.parity import TOLERANCE
 from ebbtide.interest import contract
-from ebbtide.interest.contract import Dtype, Model
+from ebbtide.interest.contract import Dtype
+from ebbtide.interest.served_models import Model
 
 _ENCODER_TOLERANCE = "encoder_tolerance"
 _HEAD_TOLERANCE = "head_tolerance"

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 
 from ebbtide.export.encoder.graph import EventEncoder
-from ebbtide.interest import contract
-from ebbtide.interest.contract import Model
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.keys import item_keys
+from ebbtide.interest.served_models import Model
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import load_encoder
 from ebbtide.train.reference import ReferenceScores, score_request
@@ -50,20 +50,20 @@ class TorchModel:
         self._embedded: tuple[bytes, Floats] = b"", np.empty((0, 0), dtype=np.float32)
         self._answered: tuple[Case | None, dict[bytes, ReferenceScores]] = None, {}
         self._models: dict[str, Callable[[Case, Tensors], Tensors]] = {
-            contract.TOKENIZER.name: self._tokens,
-            contract.ENCODER.name: self._text_vectors,
-            contract.EMBED.name: self._embed,
-            contract.ADAPTIVE_WEIGHTS.name: self._weights,
-            contract.ADAPTIVE_WEIGHTS_TEXT.name: self._weights,
-            contract.SCORING_HEAD.name: self._head,
-            contract.CANDIDATE_HEAD.name: self._candidate_scores,
-            contract.RECOMMEND.name: self._recommend,
-            contract.RECOMMEND_TEXT.name: self._recommend,
-            contract.RANK.name: self._rank,
-            contract.RANK_TEXT.name: self._rank,
-            contract.EXPLAINER.name: self._explain,
-            contract.EXPLAIN.name: self._explain,
-            contract.EXPLAIN_TEXT.name: self._explain,
+            served_models.TOKENIZER.name: self._tokens,
+            served_models.ENCODER.name: self._text_vectors,
+            served_models.EMBED.name: self._embed,
+            served_models.ADAPTIVE_WEIGHTS.name: self._weights,
+            served_models.ADAPTIVE_WEIGHTS_TEXT.name: self._weights,
+            served_models.SCORING_HEAD.name: self._head,
+            served_models.CANDIDATE_HEAD.name: self._candidate_scores,
+            served_models.RECOMMEND.name: self._recommend,
+            served_models.RECOMMEND_TEXT.name: self._recommend,
+            served_models.RANK.name: self._rank,
+            served_models.RANK_TEXT.name: self._rank,
+            served_models.EXPLAINER.name: self._explain,
+            served_models.EXPLAIN.name: self._explain,
+            served_models.EXPLAIN_TEXT.name: self._explain,
         }
         self._projection: Doubles = model.event_projection.detach().double().numpy()
         self._prior_weight: Doubles = model.prior_weight.detach().double().numpy()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ebbtide.client.config import ClientConfig
 from ebbtide.client.errors import InvalidArgumentError
+from ebbtide.client.security import authorization
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,16 @@ class GatewayConfig:
     host: str = "127.0.0.1"
     """Address to bind. Loopback by default: without `tls` and its `client_ca` anyone who reaches it may call it."""
     port: int | None = None
-    """Port to bind; None uses a free port."""
+    """Port of gRPC; None uses a free port."""
+    http_port: int | None = None
+    """Port of HTTP/JSON; 0 uses a free port, None serves no HTTP."""
     tls: ServerTls | None = None
-    """TLS between callers and gateway; None uses plaintext."""
+    """TLS between callers and gateway, for both protocols; None uses plaintext."""
+    token: str | None = field(default=None, repr=False)
+    """The token that callers must send as ``authorization: Bearer ...``; None lets everyone call. Health checks,
+    metrics and descriptions of the schema need none."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose web pages may call over HTTP, such as ``https://shop.example``. None by default."""
     max_concurrency: int = 256
     """Largest number of calls in flight; a further call is refused with RESOURCE_EXHAUSTED. A stream is one call."""
     max_message_bytes: int = 4 * 1024 * 1024
@@ -45,13 +53,17 @@ class GatewayConfig:
     drain_s: float = 10.0
     """Time for calls in flight to end after a stop, seconds; health reports NOT_SERVING meanwhile."""
     forward_metadata: tuple[str, ...] = ("traceparent", "tracestate")
-    """Names of the metadata of a call that are forwarded to Triton, lower case."""
+    """Names of the metadata or headers of a call that are forwarded to Triton, lower case."""
     reflection: bool = True
     """Whether tools such as grpcurl may ask for the schema."""
 
     def __post_init__(self) -> None:
         if self.port is not None:
             _require(1 <= self.port <= 65535, "port", self.port, "1 to 65535, or None for a free one")
+        if self.http_port is not None:
+            _require(0 <= self.http_port <= 65535, "http_port", self.http_port, "0 to 65535, or None for no HTTP")
+        if self.token is not None:
+            authorization(self.token)
         _require(self.max_concurrency >= 1, "max_concurrency", self.max_concurrency, "at least 1")
         _require(self.max_message_bytes >= 1024, "max_message_bytes", self.max_message_bytes, "at least 1024")
         for name in ("max_timeout_s", "drain_s"):

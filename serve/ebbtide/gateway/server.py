@@ -1,4 +1,4 @@
-"""Starts and stops the gateway: binds, serves with health and reflection, drains before it stops."""
+"""Starts and stops the gateway: binds, serves gRPC and HTTP with health, drains before it stops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -16,9 +16,14 @@ from grpc_reflection.v1alpha import reflection
 
 from ebbtide.client import AsyncInterestClient
 from ebbtide.client.errors import EbbtideError, InvalidArgumentError, Status
+from ebbtide.gateway.calls import Calls
 from ebbtide.gateway.config import GatewayConfig, ServerTls
+from ebbtide.gateway.metrics import Metrics
 from ebbtide.gateway.service import InterestService
 from ebbtide.v1 import interest_pb2, interest_pb2_grpc
+
+if TYPE_CHECKING:
+    from ebbtide.gateway.http import HttpServer
 
 logger = logging.getLogger("ebbtide.gateway")
 
@@ -50,13 +55,24 @@ class Gateway:
         self._credentials = None if config.tls is None else _credentials(config.tls)
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack the module
         self._server: grpc.aio.Server | None = None
+        self._http: HttpServer | None = None
         self._watch: asyncio.Task[None] | None = None
         self._port = 0
+        self._metrics = Metrics()
+        self._calls = Calls(self._client, config, self._metrics)
+        self._is_serving = False
 
     @property
     def url(self) -> str:
-        """Where it listens, ``host:port``."""
+        """Where it listens for gRPC, ``host:port``."""
         return self._address(self._port)
+
+    @property
+    def http_url(self) -> str | None:
+        """Where it listens for HTTP, ``http://host:port``; None if it does not."""
+        if self._http is None:
+            return None
+        return f"{'http' if self.config.tls is None else 'https'}://{self._address(self._http.port)}"
 
     async def start(self) -> None:
         """Binds and serves.
@@ -71,7 +87,7 @@ class Gateway:
                 ("grpc.so_reuseport", 0),
             ]
         )
-        interest_pb2_grpc.add_InterestServiceServicer_to_server(InterestService(self._client, config), server)
+        interest_pb2_grpc.add_InterestServiceServicer_to_server(InterestService(self._calls), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
             reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -82,12 +98,13 @@ class Gateway:
             else:
                 self._port = server.add_secure_port(address, self._credentials)
         except RuntimeError as error:
-            raise EbbtideError(
-                f"{address}: cannot be bound; expected an address of this machine and a free port",
-                status=Status.FAILED_PRECONDITION,
-            ) from error
+            raise _not_bound(address) from error
+        if config.http_port is not None:
+            self._http = self._bound_http()
         await self._set_health(serving=await self._is_ready())
         await server.start()
+        if self._http is not None:
+            await self._http.start()
         self._server = server
         self._watch = asyncio.create_task(self._watch_triton())
 
@@ -100,8 +117,10 @@ class Gateway:
             self._watch.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watch
+        self._is_serving = False
         await self._health.enter_graceful_shutdown()
-        await server.stop(self.config.drain_s)
+        http, self._http = self._http, None
+        await asyncio.gather(server.stop(self.config.drain_s), *([] if http is None else [http.stop()]))
         await self._client.close()
 
     async def wait(self) -> None:
@@ -121,6 +140,15 @@ class Gateway:
     def _address(self, port: int) -> str:
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         return f"{host}:{port}"
+
+    def _bound_http(self) -> HttpServer:
+        from ebbtide.gateway.http import HttpServer, application
+
+        app = application(self._calls, self._metrics, lambda: self._is_serving)
+        try:
+            return HttpServer(app, self.config)
+        except OSError as error:
+            raise _not_bound(self._address(self.config.http_port or 0)) from error
 
     async def _watch_triton(self) -> None:
         """Keeps the health service in step with Triton."""
@@ -143,8 +171,17 @@ class Gateway:
     async def _set_health(self, *, serving: bool) -> None:
         kinds = health_pb2.HealthCheckResponse
         status = kinds.SERVING if serving else kinds.NOT_SERVING
+        self._is_serving = serving
+        self._metrics.triton_ready.set(serving)
         for service in ("", SERVICE):
             await self._health.set(service, status)
+
+
+def _not_bound(address: str) -> EbbtideError:
+    return EbbtideError(
+        f"{address}: cannot be bound; expected an address of this machine and a free port",
+        status=Status.FAILED_PRECONDITION,
+    )
 
 
 def _credentials(tls: ServerTls) -> grpc.ServerCredentials:

@@ -1,18 +1,16 @@
-"""The methods of `InterestService`: admission, deadline and failures around the client's own methods."""
+"""The methods of `InterestService` over gRPC."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, NoReturn, TypeVar, cast
 
-import grpc
+from google.protobuf.message import Message
 
-from ebbtide.client import AsyncInterestClient
 from ebbtide.client._as_answered import as_answered
 from ebbtide.client.errors import EbbtideError
-from ebbtide.gateway.config import GatewayConfig
+from ebbtide.gateway.calls import Calls
 from ebbtide.gateway.failures import code_of, details_of
 from ebbtide.gateway.stream import outcome_of
 from ebbtide.v1 import interest_pb2_grpc
@@ -35,114 +33,93 @@ from ebbtide.v1.interest_pb2 import (
     RecommendStreamResponse,
 )
 
-logger = logging.getLogger("ebbtide.gateway")
-
-_SHORTEST_TIMEOUT_S = 0.001
-
 AT_ONCE = 16
 """Requests of one stream in flight; the next is read when one of them is answered."""
 
+_PROTOCOL = "grpc"
+
 Context = Any
 """A `grpc.aio.ServicerContext`; grpc-stubs has it generic over messages, which the generated stubs are not."""
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
 
 class InterestService(interest_pb2_grpc.InterestServiceServicer):
-    """Answers typed calls by calling Triton, each within the deadline of its caller."""
+    """Answers typed calls, each within the deadline of its caller."""
 
-    def __init__(self, client: AsyncInterestClient, config: GatewayConfig) -> None:
+    def __init__(self, calls: Calls) -> None:
         """Makes the service of one gateway.
 
         Args:
-            client: Of the event loop that serves.
-            config: The gateway's.
+            calls: Its methods.
         """
-        self._client = client
-        self._config = config
-        self._running = 0
+        self._calls = calls
 
     async def Recommend(self, request: RecommendRequest, context: Context) -> RecommendResponse:  # noqa: N802
         """See the schema."""
-        return await self._call(context, lambda **call: self._client.recommend(request, **call))
+        return await self._answer("Recommend", request, context, RecommendResponse)
 
     async def RecommendStream(  # noqa: N802
         self, request_iterator: AsyncIterator[RecommendStreamRequest], context: Context
     ) -> AsyncIterator[RecommendStreamResponse]:
         """See the schema; a stream counts as one call."""
+        calls, metadata = self._calls, _metadata(context)
 
         async def ask(request: RecommendRequest) -> RecommendResponse:
-            timeout_s = min(self._timeout_s(context), self._config.client.timeout_s)
-            return await self._client.recommend(request, timeout_s=timeout_s, metadata=self._forwarded(context))
+            timeout_s = min(calls.timeout_s(_left_s(context)), calls.config.client.timeout_s)
+            return await calls.client.recommend(request, timeout_s=timeout_s, metadata=calls.forwarded(metadata))
 
         outcomes = as_answered(request_iterator, lambda _, item: outcome_of(item, ask), AT_ONCE)
-        async with self._admitted(context), aclosing(outcomes):
-            async for outcome in outcomes:
-                yield outcome
+        try:
+            with calls.admitted("RecommendStream", _PROTOCOL, metadata):
+                async with aclosing(outcomes):
+                    async for outcome in outcomes:
+                        yield outcome
+        except EbbtideError as error:
+            await _fail(context, error)
 
     async def Rank(self, request: RankRequest, context: Context) -> RankResponse:  # noqa: N802
         """See the schema."""
-        ranking = await self._call(context, lambda **call: self._client.rank(request, **call))
-        return ranking.response
+        return await self._answer("Rank", request, context, RankResponse)
 
     async def Explain(self, request: ExplainRequest, context: Context) -> ExplainResponse:  # noqa: N802
         """See the schema."""
-        explanation = await self._call(context, lambda **call: self._client.explain(request, **call))
-        return explanation.response
+        return await self._answer("Explain", request, context, ExplainResponse)
 
     async def Embed(self, request: EmbedRequest, context: Context) -> EmbedResponse:  # noqa: N802
         """See the schema."""
-        vectors = await self._call(context, lambda **call: self._client.embed(request.texts, **call))
-        response = EmbedResponse()
-        for vector in vectors:
-            response.embeddings.add(values=vector)
-        return response
+        return await self._answer("Embed", request, context, EmbedResponse)
 
     async def Observe(self, request: ObserveRequest, context: Context) -> ObserveResponse:  # noqa: N802
         """See the schema."""
-        return await self._call(context, lambda **call: self._client.observe(request=request, **call))
+        return await self._answer("Observe", request, context, ObserveResponse)
 
     async def Interest(self, request: InterestRequest, context: Context) -> InterestResponse:  # noqa: N802
         """See the schema."""
-        interest = await self._call(context, lambda **call: self._client.interest(request=request, **call))
-        return interest.response
+        return await self._answer("Interest", request, context, InterestResponse)
 
     async def Forget(self, request: ForgetRequest, context: Context) -> ForgetResponse:  # noqa: N802
         """See the schema."""
-        erased = await self._call(context, lambda **call: self._client.forget(request.user_id, **call))
-        return ForgetResponse(erased_records=erased)
+        return await self._answer("Forget", request, context, ForgetResponse)
 
-    async def _call(self, context: Context, ask: Callable[..., Awaitable[Answer]]) -> Answer:
-        async with self._admitted(context):
-            return await ask(timeout_s=self._timeout_s(context), metadata=self._forwarded(context))
-
-    @asynccontextmanager
-    async def _admitted(self, context: Context) -> AsyncIterator[None]:
-        """Admits a call if fewer than `max_concurrency` run; an error ends it with a status and details."""
-        limit = self._config.max_concurrency
-        if self._running >= limit:
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"the gateway has {limit} calls in flight; expected fewer: try again later, or add gateways",
-            )
-        self._running += 1
+    async def _answer(self, method: str, request: Message, context: Context, _: type[Response]) -> Response:
+        left_s, metadata = _left_s(context), _metadata(context)
         try:
-            yield
+            answer = await self._calls.answer(method, request, protocol=_PROTOCOL, left_s=left_s, metadata=metadata)
         except EbbtideError as error:
-            await context.abort(code_of(error), error.message, details_of(error))
-        except Exception:
-            # The caller must not see internals of the gateway; its log has them.
-            logger.exception("a call failed in the gateway itself")
-            await context.abort(grpc.StatusCode.INTERNAL, "the gateway failed; its log says more")
-        finally:
-            self._running -= 1
+            await _fail(context, error)
+        return cast(Response, answer)
 
-    def _timeout_s(self, context: Context) -> float:
-        """Time until the caller's deadline, seconds; the client's timeout for callers without one."""
-        left_s = context.time_remaining()
-        if left_s is None:
-            return self._config.client.timeout_s
-        return min(max(float(left_s), _SHORTEST_TIMEOUT_S), self._config.max_timeout_s)
 
-    def _forwarded(self, context: Context) -> dict[str, str]:
-        sent = dict(context.invocation_metadata() or ())
-        return {name: sent[name] for name in self._config.forward_metadata if isinstance(sent.get(name), str)}
+async def _fail(context: Context, error: EbbtideError) -> NoReturn:
+    """Ends a call with a status and details."""
+    await context.abort(code_of(error), error.message, details_of(error))
+    raise AssertionError("abort raises")
+
+
+def _left_s(context: Context) -> float | None:
+    left_s = context.time_remaining()
+    return None if left_s is None else float(left_s)
+
+
+def _metadata(context: Context) -> dict[str, str | bytes]:
+    return dict(context.invocation_metadata() or ())

@@ -249,7 +249,14 @@ class RedisStore:
         return _all_good(self._ask_all(commands))
 
     def _ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        pipeline = self._connected().pipeline(transaction=False)
+        client = self._connected()
+        if len(commands) == 1:
+            # A pipeline takes twice as long.
+            try:
+                return [client.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
+            except redis.ResponseError as error:
+                return [error]
+        pipeline = client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
         answers: list[Any] = pipeline.execute(raise_on_error=False)

@@ -1,7 +1,7 @@
 """The checker and a real server on the repositories of the corpus; what the server does is the expected result.
 
-The checker reads every repository. By default the server loads the first one of each rule, and all that are sound; the
-slow tests give it every one.
+The checker reads every repository. By default the server loads the first one of every third rule, and all that are
+sound; the slow tests give it every one.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -163,7 +163,9 @@ def test_users_are_known_and_no_event_is_lost_when_a_version_is_switched_under_l
         load.wait_for(1, answers)
         with pytest.raises(StatesMissingError, match=r"states of 0 of \d+ users .*`ebbtide backfill .*--version 2"):
             deploy(folder, [server.grpc_url], store=store)
-        backfill(folder, log, address, config, version=2)
+        # The log reaches to the start of the backfill: version 1 has folded all but the newest events since its own.
+        pl.concat([past, load.done]).write_parquet(tmp_path / "grown.parquet")
+        backfill(folder, replace(log, paths=[tmp_path / "grown.parquet"]), address, config, version=2)
         load.wait_for(1, answers)
         result = deploy(folder, [server.grpc_url], store=store)
         assert result.states.known == result.states.users == len(users)
@@ -185,7 +187,7 @@ def test_users_are_known_and_no_event_is_lost_when_a_version_is_switched_under_l
 
 def assert_same_after_folding(pipeline, store, frame, users):
     """The store has every event of each user once; what another version has left raw is folded first."""
-    fingerprint = pipeline.parameters.config.fingerprint.encode()
+    fingerprint = pipeline.parameters.config.states.encode()
     stored = store.read(store_keys(user_keys(users)), fingerprint)
     nothing = NewEvents(np.zeros(len(users), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
     found = States(pipeline, pipeline.recorder().observe(stored, nothing).records)
@@ -196,24 +198,26 @@ def test_states_of_a_version_are_listed_and_retired(folder, address, tiny_bundle
     random_events(tiny_bundle.catalog.item_id[:60], USERS, 2000).write_parquet(tmp_path / "log.parquet")
     for version in (1, 2):
         ebbtide("backfill", folder, "--events", tmp_path / "log.parquet", "--state", address, "--version", version)
-    old, new = (versions.version_fingerprint(folder, version) for version in (1, 2))
+    old, new = (versions.version_states(folder, version) for version in (1, 2))
     given = ("--repository", folder, "--state", address)
     listed = ebbtide("states", *given)
-    for fingerprint, name in ((old, "1, in service"), (new, "2")):
-        (row,) = [row for row in listed.splitlines() if fingerprint in row]
+    for fingerprint, name in ((old, "1 (in service)"), (new, "2 (not loaded)")):
+        row, *said = [row for row in listed.splitlines() if fingerprint in row]
         assert name in row
+        assert bool(said) == (fingerprint == new)
+    assert f"unused: no loaded version uses {new}" in listed
     done = run("retire", old, *given)
-    assert (done.returncode, "got the version in service, or the only one" in done.stderr) == (1, True)
+    assert (done.returncode, "got the states of the version in service, or the only ones" in done.stderr) == (1, True)
     done = run("retire", "0" * 16, *given)
-    assert (done.returncode, f"got no version {'0' * 16}; expected one of" in done.stderr) == (1, True)
-    assert f"records of version {new}" in ebbtide("retire", new, *given)
+    assert (done.returncode, f"got no states {'0' * 16}; expected one of" in done.stderr) == (1, True)
+    assert f"records of states {new}" in ebbtide("retire", new, *given)
     with open_store(address) as store:
         assert store.registered() == {old.encode()}
         assert list(store.users(new.encode())) == []
         assert len(list(store.users(old.encode()))) > 20
     done = run("retire", old, "--state", address)
-    assert (done.returncode, "or the only one" in done.stderr) == (1, True)
-    assert f"records of version {old}" in ebbtide("retire", old, "--state", address, "--force")
+    assert (done.returncode, "or the only ones" in done.stderr) == (1, True)
+    assert f"records of states {old}" in ebbtide("retire", old, "--state", address, "--force")
 
 
 def test_store_that_is_not_there_is_not_made(tmp_path):

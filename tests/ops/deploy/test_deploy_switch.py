@@ -35,7 +35,7 @@ from ebbtide.export.errors import VersionError
 from ebbtide.export.inprocess import Answer, InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.checks import Request
 from ebbtide.interest.modelfile import write_fingerprint
 from ebbtide.serve import ServerConfig, TritonServer
@@ -219,9 +219,9 @@ def spoilt(path: Path) -> Iterator[None]:
 @pytest.mark.parametrize(
     "name",
     [
-        f"{contract.ADAPTIVE_WEIGHTS.name}/2/catalog.safetensors",
-        f"{contract.SCORING_HEAD.name}/2/model.onnx",
-        f"{contract.TOKENIZER.name}/2/tokenizer.json",
+        f"{served_models.ADAPTIVE_WEIGHTS.name}/2/catalog.safetensors",
+        f"{served_models.SCORING_HEAD.name}/2/model.onnx",
+        f"{served_models.TOKENIZER.name}/2/tokenizer.json",
     ],
 )
 def test_old_version_goes_on_answering_when_the_server_refuses_the_new_one(
@@ -255,7 +255,7 @@ def test_check_fails_when_the_server_answers_otherwise_than_the_files(
     kept_folder: Path, kept_server: TritonServer, tiny_bundle: InterestBundle, tmp_path: Path
 ) -> None:
     changed = Path(shutil.copytree(kept_folder, tmp_path / "changed"))
-    path = changed / contract.SCORING_HEAD.name / "1" / "model.onnx"
+    path = changed / served_models.SCORING_HEAD.name / "1" / "model.onnx"
     graph = onnx.load(path)
     factors = next(weight for weight in graph.graph.initializer if weight.name == "factors")
     factors.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(factors) * np.float32(1.01), factors.name))
@@ -272,7 +272,8 @@ def test_check_fails_when_the_server_answers_otherwise_than_the_files(
 def test_deployment_is_finished_when_an_earlier_one_was_cut_off(folder: Path, running: TritonServer) -> None:
     deploy(folder, [running.grpc_url], 2)
     versions.rewrite_configs(
-        folder / contract.EMBED.name, lambda config: versions.pin(config, 1, versions.version_fingerprint(folder, 1))
+        folder / served_models.EMBED.name,
+        lambda config: versions.pin(config, 1, versions.version_fingerprint(folder, 1)),
     )
     assert deploy(folder, [running.grpc_url], 2).version == 2
     assert set(versions.ensemble_versions(folder).values()) == {2}

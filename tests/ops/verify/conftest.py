@@ -15,7 +15,7 @@ from ebbtide.export.attributes import read_attributes
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint, write_fingerprint
 from ebbtide.serve import ServerConfig, TritonServer
@@ -70,7 +70,7 @@ def with_other_tokenizer(repository: Path, tmp_path_factory: pytest.TempPathFact
 
 
 def change_head(folder: Path) -> None:
-    path = folder / contract.SCORING_HEAD.name / "1" / MODEL_FILE
+    path = folder / served_models.SCORING_HEAD.name / "1" / MODEL_FILE
     graph = onnx.load(str(path))
     (factors,) = (weight for weight in graph.graph.initializer if weight.name == "factors")
     changed = numpy_helper.to_array(factors).copy()
@@ -82,7 +82,7 @@ def change_head(folder: Path) -> None:
 
 
 def change_tokenizer(folder: Path) -> None:
-    path = folder / contract.TOKENIZER.name / "1" / "tokenizer.json"
+    path = folder / served_models.TOKENIZER.name / "1" / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.enable_truncation(8)
     tokenizer.save(str(path))

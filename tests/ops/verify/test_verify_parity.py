@@ -17,7 +17,7 @@ from ebbtide.data.catalog import Catalog
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.writer import RepositoryWriter
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.exported import FACTORS_FILE, ITEM_FACTORS
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.serve import TritonServer
@@ -36,7 +36,7 @@ from ebbtide.verify import (
 from ebbtide.verify.tolerances import Tolerances
 
 Requests = list[RecommendRequest]
-STATELESS = contract.MODELS.keys() - {"observer", "interest_reader", "forgetter", "observe", "interest", "forget"}
+STATELESS = served_models.MODELS.keys() - {"observer", "interest_reader", "forgetter", "observe", "interest", "forget"}
 """Models that answer without a store."""
 
 
@@ -79,7 +79,7 @@ def test_every_stage_is_alike_when_the_server_serves_the_repository(
     assert first_failure(found) is None
     assert {one.stage for one in found} == STATELESS
     explained = {one.field for one in found if one.stage == "explain"}
-    assert explained == {tensor.name for tensor in contract.EXPLAIN.outputs}
+    assert explained == {tensor.name for tensor in served_models.EXPLAIN.outputs}
     (refused,) = (one for one in found if one.field == "refusal")
     assert (refused.stage, refused.compared) == ("recommend", 1)
 
@@ -101,7 +101,7 @@ def test_candidate_head_is_named_when_its_factors_are_others(
 ) -> None:
     shutil.copytree(repository, tmp_path / "repository")
     # Of `explain` it is another file in a copy.
-    path = tmp_path / "repository" / contract.CANDIDATE_HEAD.name / "1" / FACTORS_FILE
+    path = tmp_path / "repository" / served_models.CANDIDATE_HEAD.name / "1" / FACTORS_FILE
     arrays, metadata = read_tensors(path)
     changed = arrays[ITEM_FACTORS] + np.float32(0.01)
     path.unlink()

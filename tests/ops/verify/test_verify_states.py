@@ -13,7 +13,7 @@ import torch
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.writer import RepositoryWriter
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.serve import TritonServer
 from ebbtide.store import open_store
 from ebbtide.train.bundle import InterestBundle
@@ -42,7 +42,7 @@ def test_answers_by_user_are_alike_when_torch_the_export_and_the_server_belong_t
         "explain",
     }
     explained = {field for between, stage, field in compared if (between, stage) == (TRITON, "explain")}
-    assert explained == {tensor.name for tensor in contract.EXPLAIN.outputs}
+    assert explained == {tensor.name for tensor in served_models.EXPLAIN.outputs}
     # Something was computed in two ways, and not the same number compared with itself.
     assert all(one.difference > 0 for one in found if one.between == TORCH and one.field == "score")
 
@@ -104,5 +104,5 @@ def test_comparison_is_refused_when_every_request_has_texts(pipeline: InProcessP
 def test_nothing_is_compared_when_the_export_is_from_before_users_had_states(
     pipeline: InProcessPipeline, monkeypatch: pytest.MonkeyPatch, requests: Requests
 ) -> None:
-    monkeypatch.delitem(pipeline.models, contract.OBSERVE.name)
+    monkeypatch.delitem(pipeline.models, served_models.OBSERVE.name)
     assert compare_states(pipeline, requests) == []

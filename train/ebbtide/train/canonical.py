@@ -1,4 +1,4 @@
-"""Directions in which the texts of a user's history foretell the text of the next item, beyond what is popular.
+"""Directions in which the texts of a user's history predict the text of the next item, beyond what is popular.
 
 The canonical correlations (Hotelling, Biometrika 1936) of two vectors per event: the decayed, normalised sum of the
 texts before it, and the text of its item less the text to be expected from popularity at that time. In closed form and
@@ -21,7 +21,7 @@ from ebbtide.data.events import EventLog
 from ebbtide.train.popularity import PopularitySnapshots
 
 _AT_MOST = 40_000
-"""Events to foretell."""
+"""Events to predict."""
 _CONTEXT_EVENTS = 64
 _HALF_LIFE_EVENTS = 20.0
 _SNAPSHOTS = 256
@@ -54,7 +54,7 @@ def canonical_text(
 
     Args:
         log: Events.
-        training: ``[events]``, the events that may be foretold.
+        training: ``[events]``, the events that may be predicted.
         text: ``[items, text width]``.
         popularity: The prior over time; None expects the mean text.
         directions: k.

@@ -215,14 +215,14 @@ def _without_older(model: InterestModel, sums: Sums, terms: Tensor, time_ms: Ten
     targets = sums.history.shape[1]
     context, older = terms.shape[1] - targets, targets - 1
     offset = torch.arange(targets, device=terms.device)[:, None]
-    place = torch.arange(older, device=terms.device)
+    position = torch.arange(older, device=terms.device)
     # Before the user's first event are other users' times; their terms are 0.
     age_days = ((time_ms[:, context:, None] - time_ms[:, None, :older]) / MS_PER_DAY).clamp(min=0)
-    rank = context + offset - 1 - place
+    rank = context + offset - 1 - position
     decay = torch.exp(
         -age_days[..., None].to(terms.dtype) * model.decay_rate_per_day - rank[..., None] * model.rank_decay_rate
     )
-    added = terms[:, None, :older] * decay * (place < offset)[..., None]
+    added = terms[:, None, :older] * decay * (position < offset)[..., None]
     sessions = opens.cumsum(1)
     is_current = sessions[:, context:, None] == sessions[:, None, :older]
     past, present = added * ~is_current, added * is_current

@@ -25,13 +25,13 @@ def decode_explanation(
     """The scores of the items of a request, split into shares.
 
     Args:
-        outputs: Those of the model ``explain``, for ``C`` items and ``E`` events: ``candidate_score`` float32
-            ``[1, C]``, ``event_share`` float32 ``[C, E]``, ``event_current`` bool and ``event_decay`` float32 ``[E]``,
-            ``dimension_share`` float32 ``[C, d]``, ``prior_share`` and ``adjustment_share`` float32 ``[C]``,
-            ``half_life_days`` float32 ``[d]``, and the outputs about the user. ``repeat_share`` float32 ``[C, parts]``
-            may be missing, and so may, for the S newest events of the state, ``state_event_share`` float32 ``[C, S]``,
-            ``folded_share`` float32 ``[C]`` and ``state_event_item``, ``state_event_time``, ``state_event_current``
-            and ``state_event_decay``, ``[S]`` each.
+        outputs: Those of the model ``explain``: ``candidate_score`` float32 ``[1, items]``, ``event_share`` float32
+            ``[items, events]``, ``event_current`` bool and ``event_decay`` float32 ``[events]``, ``dimension_share``
+            float32 ``[items, d]``, ``prior_share`` and ``adjustment_share`` float32 ``[items]``, ``half_life_days``
+            float32 ``[d]``, and the outputs about the user. May be missing: ``repeat_share`` float32
+            ``[items, parts]``, and for the newest events of the state ``state_event_share`` float32
+            ``[items, state events]``, ``folded_share`` float32 ``[items]`` and ``state_event_item``,
+            ``state_event_time``, ``state_event_current`` and ``state_event_decay``, ``[state events]`` each.
         request: The request, for its events and item ids.
         now_ms: The clock that the request was encoded with.
         model_version: Version of the model that answered.

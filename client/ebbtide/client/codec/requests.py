@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from ebbtide.client.codec.tensors import EncodedRequest, Values, encoded
 from ebbtide.client.codec.user import checked_ids, user_values
 from ebbtide.client.errors import InvalidArgumentError
-from ebbtide.interest import contract
-from ebbtide.interest.contract import Model
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.keys import item_keys
+from ebbtide.interest.served_models import Model
 from ebbtide.v1 import AttributeFilter, ExplainRequest, RankRequest, RecommendRequest
 
 
@@ -21,9 +21,10 @@ def encode(request: RecommendRequest, now_ms: int) -> EncodedRequest:
         now_ms: The caller's clock, Unix milliseconds; used when the request carries no `now`.
 
     Returns:
-        For ``recommend``: ``event_item``, ``event_time`` int64 ``[1, events]`` and ``now`` int64 ``[1, 1]``, and the
-        optional tensors that the request calls for. For ``recommend_text`` the same without the leading dimension, and
-        ``text`` of bytes ``[texts]``; events with a text alone stand behind those with an item.
+        For ``recommend``: ``now`` int64 ``[1, 1]``, ``event_item`` and ``event_time`` int64 ``[1, events]`` (neither
+        for a user without events in the request), and the optional tensors that the request calls for. For
+        ``recommend_text`` the same without the leading dimension, and ``text`` of bytes ``[texts]``; events with a text
+        alone stand behind those with an item.
 
     Raises:
         InvalidArgumentError: What the server could not see: `events` mixed with `history` or `current`, an event
@@ -33,7 +34,7 @@ def encode(request: RecommendRequest, now_ms: int) -> EncodedRequest:
     values = user_values(request, now_ms)
     if request.allow:
         values[contract.ALLOW_ATTRIBUTE] = item_keys(f"{column}={value}" for column, value in allowed(request.allow))
-    return _by_text(contract.RECOMMEND, contract.RECOMMEND_TEXT, values)
+    return _by_text(served_models.RECOMMEND, served_models.RECOMMEND_TEXT, values)
 
 
 def encode_rank(request: RankRequest, now_ms: int) -> EncodedRequest:
@@ -44,7 +45,7 @@ def encode_rank(request: RankRequest, now_ms: int) -> EncodedRequest:
     """
     values = user_values(request, now_ms)
     _add_candidates(values, "candidate_item_ids", request.candidate_item_ids)
-    return _by_text(contract.RANK, contract.RANK_TEXT, values)
+    return _by_text(served_models.RANK, served_models.RANK_TEXT, values)
 
 
 def encode_explain(request: ExplainRequest, now_ms: int) -> EncodedRequest:
@@ -60,7 +61,7 @@ def encode_explain(request: ExplainRequest, now_ms: int) -> EncodedRequest:
             raise InvalidArgumentError.of_field(
                 field, "one beside item_ids", "either of them: it finds what to explain"
             )
-    return _by_text(contract.EXPLAIN, contract.EXPLAIN_TEXT, values)
+    return _by_text(served_models.EXPLAIN, served_models.EXPLAIN_TEXT, values)
 
 
 def encode_texts(texts: Sequence[str]) -> EncodedRequest:
@@ -71,7 +72,7 @@ def encode_texts(texts: Sequence[str]) -> EncodedRequest:
     """
     if not texts:
         raise InvalidArgumentError.of_field("texts", "none", "at least one text")
-    return encoded(contract.EMBED, {contract.TEXT: [text.encode() for text in texts]})
+    return encoded(served_models.EMBED, {contract.TEXT: [text.encode() for text in texts]})
 
 
 def allowed(filters: Sequence[AttributeFilter]) -> list[tuple[str, str]]:

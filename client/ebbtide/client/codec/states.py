@@ -7,9 +7,17 @@ from typing import Any
 
 from ebbtide.client.codec.answers import fill_user
 from ebbtide.client.codec.tensors import Arrays, EncodedRequest, Values, encoded, flat
-from ebbtide.client.codec.user import Columns, StandIns, checked_id, ignores_unknown, now_ms_of, read_events
+from ebbtide.client.codec.user import (
+    Columns,
+    StandIns,
+    checked_id,
+    checked_ids,
+    ignores_unknown,
+    now_ms_of,
+    read_events,
+)
 from ebbtide.client.errors import InvalidArgumentError
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Tensor
 from ebbtide.interest.keys import item_keys, user_keys
 from ebbtide.v1 import (
@@ -37,10 +45,10 @@ def encode_observe(request: ObserveRequest) -> EncodedRequest:
         optional tensors that the request calls for.
 
     Raises:
-        InvalidArgumentError: What the server could not see: no user id or no events, an event with a text, without
-            item or time, some events with an `event_id` and others without.
+        InvalidArgumentError: What the server could not see: no user id, no events and no `reset_learning`, an event
+            with a text, without item or time, some events with an `event_id` and others without, an empty item id.
     """
-    if not request.events:
+    if not request.events and not request.reset_learning:
         raise InvalidArgumentError.of_field("events", "none", "at least one event")
     items, texts, stand_ins = Columns([], [], [], []), Columns([], [], [], []), StandIns([], [])
     read_events("events", request.events, items, texts, stand_ins)
@@ -55,7 +63,11 @@ def encode_observe(request: ObserveRequest) -> EncodedRequest:
         values[contract.EVENT_ID] = item_keys(ids)
     if request.unknown_items:
         values[contract.IGNORE_UNKNOWN] = [ignores_unknown(request)]
-    return encoded(contract.OBSERVE, values)
+    if request.shown_item_ids:
+        values[contract.SHOWN_ITEM] = item_keys(checked_ids("shown_item_ids", request.shown_item_ids))
+    if request.reset_learning:
+        values[contract.RESET_LEARNING] = [True]
+    return encoded(served_models.OBSERVE, values)
 
 
 def encode_interest(request: InterestRequest, now_ms: int) -> EncodedRequest:
@@ -72,7 +84,7 @@ def encode_interest(request: InterestRequest, now_ms: int) -> EncodedRequest:
     values[contract.NOW] = [now_ms_of(request, now_ms)]
     if request.HasField("decay_scale"):
         values[contract.DECAY_SCALE] = [request.decay_scale]
-    return encoded(contract.INTEREST_STATE, values)
+    return encoded(served_models.INTEREST_STATE, values)
 
 
 def encode_forget(request: ForgetRequest) -> EncodedRequest:
@@ -81,7 +93,7 @@ def encode_forget(request: ForgetRequest) -> EncodedRequest:
     Raises:
         InvalidArgumentError: No user id.
     """
-    return encoded(contract.FORGET, _of_user(request))
+    return encoded(served_models.FORGET, _of_user(request))
 
 
 def decode_observed(outputs: Arrays, *, model_version: str = "") -> ObserveResponse:
@@ -107,7 +119,7 @@ def decode_interest(
 
     Args:
         outputs: Those of the model ``interest``, for E newest events: ``state_event_item`` of bytes,
-            ``state_event_time`` int64, ``state_event_weight`` and ``state_event_decay`` float32, ``[E]`` each;
+            ``state_event_time`` int64, ``state_event_weight`` and ``state_event_decay`` float32, ``[events]`` each;
             ``state_counts`` int32 four values, ``half_life_days`` and ``interest_energy`` float32 ``[d]``, and the
             outputs about the user.
         request: The request, for its clock.
@@ -121,6 +133,8 @@ def decode_interest(
     fill_user(response, outputs, model_version)
     folded, _, late, dropped = flat(outputs, contract.STATE_COUNTS, 4).tolist()
     response.folded_events, response.late_events, response.dropped_events = folded, late, dropped
+    if contract.ALPHA_OFFSET.name in outputs:
+        response.alpha_offset = float(flat(outputs, contract.ALPHA_OFFSET, 1)[0])
     half_lives = flat(outputs, contract.HALF_LIFE_DAYS)
     response.half_life_days.extend(half_lives.tolist())
     response.energy.extend(flat(outputs, contract.INTEREST_ENERGY, half_lives.size).tolist())

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.client.errors import InternalError
-from ebbtide.interest.contract import Dtype, Model, Tensor
+from ebbtide.interest.contract import Dtype, Tensor
+from ebbtide.interest.served_models import Model
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 """Tensors by name."""

@@ -103,11 +103,11 @@ def user_values(request: UserRequest, clock_ms: int) -> Values:
     items, texts, stand_ins = Columns([], [], [], []), Columns([], [], [], []), StandIns([], [])
     for group, events in event_groups(request):
         read_events(group, events, items, texts, stand_ins)
-    values: Values = {
-        contract.EVENT_ITEM: item_keys(items.subject),
-        contract.EVENT_TIME: items.time_ms + texts.time_ms,
-        contract.NOW: [now_ms_of(request, clock_ms)],
-    }
+    values: Values = {contract.NOW: [now_ms_of(request, clock_ms)]}
+    # A model from before there were users in requests needs both tensors.
+    if items.subject or texts.subject or not request.HasField("user_id"):
+        values[contract.EVENT_ITEM] = item_keys(items.subject)
+        values[contract.EVENT_TIME] = items.time_ms + texts.time_ms
     if request.history or request.current:
         values[contract.EVENT_IS_CURRENT] = items.is_current + texts.is_current
     weights = items.weight + texts.weight

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ebbtide.client.codec.tensors import Arrays, EncodedRequest
 from ebbtide.client.errors import InternalError
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 
 
 class PackKey(NamedTuple):
@@ -28,16 +28,20 @@ class PackKey(NamedTuple):
     those who can do without are asked for apart."""
 
 
-_STACKED = (contract.RECOMMEND.name, contract.OBSERVE.name)
+_STACKED = (served_models.RECOMMEND.name, served_models.OBSERVE.name)
 """Models that take several users in one request."""
 
 _NEUTRAL: dict[str, float] = {
+    contract.EVENT_ITEM.name: 0,
+    contract.EVENT_TIME.name: 0,
     contract.EVENT_WEIGHT.name: 1.0,
     contract.DECAY_SCALE.name: 1.0,
     contract.USER.name: 0,
     contract.ALLOW_STATELESS.name: False,
+    contract.RESET_LEARNING.name: False,
 }
-"""Optional tensors with a value that has the same meaning as leaving the tensor out."""
+"""Optional tensors with a value that has the same meaning as leaving the tensor out; of those with an entry for each
+event, what an entry is for an event that does not have one."""
 
 _EVENTS = tuple(
     tensor.name
@@ -72,7 +76,8 @@ def stack(users: Sequence[EncodedRequest]) -> EncodedRequest:
     """
     if len(users) == 1:
         return users[0]
-    events = [user.tensors[contract.EVENT_ITEM.name].shape[1] for user in users]
+    no_events = np.zeros((1, 0))
+    events = [user.tensors.get(contract.EVENT_ITEM.name, no_events).shape[1] for user in users]
     names = dict.fromkeys(name for user in users for name in user.tensors)
     tensors = {name: _rows(name, users, events) for name in names}
     tensors[contract.EVENT_COUNT.name] = np.array(events, dtype=np.int32)[:, np.newaxis]

@@ -31,11 +31,11 @@ from ebbtide.export.encoder.graph_edits import (
 )
 from ebbtide.export.machines import Device
 from ebbtide.export.parity import TOLERANCE, largest_difference
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 
 FUSED = ("Attention", "BiasGelu", "EmbedLayerNormalization", "Gelu", "SkipLayerNormalization")
 """Operators that fusing inserts."""
-_INPUT_IDS, _ATTENTION_MASK = (tensor.name for tensor in contract.ENCODER.inputs)
+_INPUT_IDS, _ATTENTION_MASK = (tensor.name for tensor in served_models.ENCODER.inputs)
 _SHAPES = ((1, 1), (2, 16), (3, 7), (5, 33))
 _SMALL_TOKEN_IDS = 100
 _MASKED = float(np.finfo(np.float32).min)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ebbtide.export.onnx_files import OPSET
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.train.encoder import TextEncoder
 
 # The oldest IR version for the opset, as in the scoring head; torch writes a newer one but uses no feature of it.
@@ -40,7 +40,7 @@ class EventEncoder(nn.Module):
 
 def encoder_graph(encoder: nn.Module) -> onnx.ModelProto:
     """Traces an encoder from token ids and mask to event vectors, with any number of texts and tokens."""
-    model = contract.ENCODER
+    model = served_models.ENCODER
     shape = (_EXAMPLE_TEXTS, _EXAMPLE_TOKENS)
     # Different lengths, so that the trace does not assume a mask of all ones.
     mask = (torch.arange(shape[1])[None] < torch.tensor([[16], [9], [4]])).long()

@@ -136,6 +136,8 @@ def session_of(model: onnx.ModelProto, threads: int = 0) -> Any:  # noqa: ANN401
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    # Idle threads that spin slow everything else down on a busy machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = ["CPUExecutionProvider"]
     if weight_bytes(model) < MAX_MESSAGE_BYTES:
         return ort.InferenceSession(model.SerializeToString(), options, providers=providers)

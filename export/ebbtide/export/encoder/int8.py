@@ -21,7 +21,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ebbtide.export.encoder.graph_edits import CONTRIB, Array, GraphEditor, attributes
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 
 Floats = npt.NDArray[np.float32]
 
@@ -101,7 +101,7 @@ def _weight(editor: GraphEditor, node: onnx.NodeProto) -> Floats | None:
 
 def _measure(editor: GraphEditor, names: list[str], samples: Sequence[Mapping[str, Array]]) -> dict[str, _Activation]:
     """Measures the activations that have one row for each token; padding is excluded."""
-    mask_name = contract.ENCODER.inputs[1].name
+    mask_name = served_models.ENCODER.inputs[1].name
     random = np.random.default_rng(0)
     rows: dict[str, list[Floats]] = {name: [] for name in names}
     low, high = dict[str, Floats](), dict[str, Floats]()

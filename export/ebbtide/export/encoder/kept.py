@@ -18,7 +18,7 @@ from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.parity import largest_difference
 from ebbtide.export.tables import share_file
 from ebbtide.export.tokenizer import TOKENIZER_FILE
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.modelfile import MODEL_FILE, write_fingerprint
 from ebbtide.train.bundle import InterestBundle
@@ -63,10 +63,10 @@ class KeptEncoder:
             encoder: The other export's version folder of the `encoder` model.
             tokenizer: The other export's version folder of the `tokenizer` model.
         """
-        for file in sorted(self._folder(contract.ENCODER.name).glob(f"{MODEL_FILE}*")):
+        for file in sorted(self._folder(served_models.ENCODER.name).glob(f"{MODEL_FILE}*")):
             share_file(file, encoder / file.name)
         write_fingerprint(encoder, fingerprint)
-        share_file(self._folder(contract.TOKENIZER.name) / TOKENIZER_FILE, tokenizer / TOKENIZER_FILE)
+        share_file(self._folder(served_models.TOKENIZER.name) / TOKENIZER_FILE, tokenizer / TOKENIZER_FILE)
 
     def _folder(self, model: str) -> Path:
         return self.repository / model / str(self.version)

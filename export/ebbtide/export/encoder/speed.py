@@ -11,7 +11,7 @@ import numpy as np
 
 from ebbtide.export.encoder.graph_edits import Array
 from ebbtide.export.encoder.texts import EncoderTokens
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 
 BATCH_TEXTS = 32
 BATCH_TOKENS = 16
@@ -61,7 +61,7 @@ def _full_batch(tokens: EncoderTokens, texts: Sequence[str]) -> dict[str, Array]
     wanted = BATCH_TEXTS * BATCH_TOKENS
     stream = [token for ids in tokens.ids(texts[:wanted]) for token in ids]
     input_ids = np.resize(np.array(stream, dtype=np.int64), (BATCH_TEXTS, BATCH_TOKENS))
-    names = [tensor.name for tensor in contract.ENCODER.inputs]
+    names = [tensor.name for tensor in served_models.ENCODER.inputs]
     return dict(zip(names, (input_ids, np.ones_like(input_ids)), strict=True))
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ebbtide.export.encoder.graph_edits import Array
-from ebbtide.interest import contract
+from ebbtide.interest import served_models
 
 Floats = npt.NDArray[np.float32]
 
@@ -102,7 +102,7 @@ class EncoderTokens:
         for row, index in enumerate(indices):
             input_ids[row, : len(tokens[index])] = tokens[index]
             mask[row, : len(tokens[index])] = 1
-        names = (tensor.name for tensor in contract.ENCODER.inputs)
+        names = (tensor.name for tensor in served_models.ENCODER.inputs)
         return TokenBatch(indices, dict(zip(names, (input_ids, mask), strict=True)))
 
 

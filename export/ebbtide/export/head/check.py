@@ -19,7 +19,7 @@ from ebbtide.export.head.int8 import candidate_count
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.parity import TOLERANCE, Case, check_graph, ranking_difference, require_tolerance
 from ebbtide.export.samples import random_samples
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Size
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.pipeline import AdaptiveWeights
@@ -35,7 +35,7 @@ _TOLERANCE_MARGIN = 2.0
 """Factor on the largest difference on realistic requests, since other requests may differ somewhat more."""
 
 Feeds = dict[str, npt.NDArray[Any]]
-_INPUTS = tuple(tensor.name for tensor in contract.SCORING_HEAD.inputs)
+_INPUTS = tuple(tensor.name for tensor in served_models.SCORING_HEAD.inputs)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _largest(
     batches: Iterator[Feeds],
 ) -> float:
     """The largest difference over batches; one batch at a time, to limit the memory for scores."""
-    outputs = [tensor.name for tensor in contract.SCORING_HEAD.outputs]
+    outputs = [tensor.name for tensor in served_models.SCORING_HEAD.outputs]
     index = bundle.catalog.index
     largest = 0.0
     for feeds in batches:
@@ -118,10 +118,10 @@ def _largest(
             _require_all(item_id, known, index)
         best = torch.topk(scores, sizes[Size.TOP_N]).values.numpy()
         case = Case(feeds, {contract.SCORE.name: best})
-        largest = max(largest, check_graph(in_process.head, contract.SCORING_HEAD, sizes, [case], tolerance))
+        largest = max(largest, check_graph(in_process.head, served_models.SCORING_HEAD, sizes, [case], tolerance))
         for row in range(len(score)):
             difference = ranking_difference(item_id[row].tolist(), score[row], known[row], index)
-            subject = f"ranking of {contract.SCORING_HEAD.name} in ONNX against torch"
+            subject = f"ranking of {served_models.SCORING_HEAD.name} in ONNX against torch"
             largest = max(largest, require_tolerance(subject, difference, tolerance))
     return largest
 
@@ -139,8 +139,8 @@ def _require_all(item_id: npt.NDArray[np.object_], known: npt.NDArray[np.float32
         found = int(np.count_nonzero(own >= best - TOLERANCE))
         if found < top_n:
             raise ParityError(
-                f"{contract.SCORING_HEAD.name} in int8: got {found} of the {top_n} best items of a request among its "
-                f"{candidate_count(len(scores), top_n)} candidates; expected all: export with --head-precision fp32"
+                f"{served_models.SCORING_HEAD.name} in int8: got {found} of the {top_n} best items of a request among "
+                f"its {candidate_count(len(scores), top_n)} candidates; expected all: export with --head-precision fp32"
             )
 
 
@@ -167,7 +167,7 @@ def require_index(item_id: npt.NDArray[Any], item_index: npt.NDArray[Any], catal
     for item, index in zip(item_id.ravel().tolist(), item_index.ravel().tolist(), strict=True):
         if catalog_ids[index] != item:
             raise ParityError(
-                f"{contract.SCORING_HEAD.name}: {contract.ITEM_INDEX.name}: got {index}, which is "
+                f"{served_models.SCORING_HEAD.name}: {contract.ITEM_INDEX.name}: got {index}, which is "
                 f"{catalog_ids[index]!r}; expected the index of {item!r}"
             )
 
@@ -199,5 +199,5 @@ def _request_feeds(in_process: InProcessPipeline, bundle: InterestBundle) -> Ite
         batch = sound[start : start + _REQUESTS_PER_BATCH]
         yield {
             tensor.name: np.stack([getattr(answer, tensor.name) for answer in batch])
-            for tensor in contract.SCORING_HEAD.inputs
+            for tensor in served_models.SCORING_HEAD.inputs
         }

@@ -14,7 +14,7 @@ from ebbtide.export.head.adjusting import adjusting_nodes
 from ebbtide.export.head.attributes import ItemAttributes, best_nodes
 from ebbtide.export.head.int8 import int8_head
 from ebbtide.export.onnx_files import OPSET, value_info
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Size
 from ebbtide.interest.exported import CATALOG_ID
 from ebbtide.train.bundle import InterestBundle
@@ -54,7 +54,7 @@ def head_graph(
         several adjustments is excluded if one of them excludes it. Items that a request does not allow get minus
         infinity, adjusted or not.
     """
-    model = contract.SCORING_HEAD
+    model = served_models.SCORING_HEAD
     top_n = sizes[Size.TOP_N]
     if precision == "int8":
         nodes, weights = int8_head(factors, top_n, attributes)

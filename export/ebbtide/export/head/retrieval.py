@@ -20,7 +20,7 @@ from ebbtide.export.head.options import RetrievalOptions
 from ebbtide.export.parity import ranking_difference, require_tolerance
 from ebbtide.export.samples import random_samples
 from ebbtide.export.tables import share_file
-from ebbtide.interest import contract, exported
+from ebbtide.interest import exported, served_models
 from ebbtide.interest.contract import Limits, Size
 from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.keys import item_keys
@@ -83,7 +83,7 @@ def write_approximate_head(
             f"retrieval {options.method}: faiss is not installed ({error}); install it: pip install faiss-cpu"
         ) from error
     weights_folder, folder = (
-        repository / model.name / str(version) for model in (contract.ADAPTIVE_WEIGHTS, contract.SCORING_HEAD)
+        repository / model.name / str(version) for model in (served_models.ADAPTIVE_WEIGHTS, served_models.SCORING_HEAD)
     )
     config = exported.read_interest_config(weights_folder)
     factors = item_factors(bundle)
@@ -92,7 +92,7 @@ def write_approximate_head(
     write_index(index, bundle.catalog.item_id, sizes[Size.TOP_N], config.fingerprint, folder)
     for file in (CONFIG_FILE, exported.ATTRIBUTES_FILE):
         share_file(weights_folder / file, folder / file)
-    factors_file = repository / contract.CANDIDATE_HEAD.name / str(version) / exported.FACTORS_FILE
+    factors_file = repository / served_models.CANDIDATE_HEAD.name / str(version) / exported.FACTORS_FILE
     if factors_file.is_file():
         share_file(factors_file, folder / exported.FACTORS_FILE)
     else:
@@ -134,8 +134,8 @@ def check_retrieval(in_process: InProcessPipeline, bundle: InterestBundle, sizes
     # The first bit of a column turns its filter off; setting it in every word covers all columns.
     item_filter = np.ones((rows, sizes[Size.FILTER]), dtype=np.int64)
     inputs = (interests, adjust_item, adjust_score, item_filter)
-    feeds = dict(zip((tensor.name for tensor in contract.SCORING_HEAD.inputs), inputs, strict=True))
-    outputs = [tensor.name for tensor in contract.SCORING_HEAD.outputs]
+    feeds = dict(zip((tensor.name for tensor in served_models.SCORING_HEAD.inputs), inputs, strict=True))
+    outputs = [tensor.name for tensor in served_models.SCORING_HEAD.outputs]
     item_id, score, item_index = in_process.head.run(outputs, feeds)
     require_index(item_id, item_index, bundle.catalog.item_id)
     scores = (torch.from_numpy(interests) @ torch.from_numpy(item_factors(bundle)).T).numpy()
@@ -145,9 +145,9 @@ def check_retrieval(in_process: InProcessPipeline, bundle: InterestBundle, sizes
         known = scores[row]
         difference = ranking_difference(item_id[row].tolist(), score[row], known, index, complete=False)
         if np.any(score[row][:-1] < score[row][1:]):
-            raise ParityError(f"{contract.SCORING_HEAD.name}: got scores {score[row]}; expected the best first")
+            raise ParityError(f"{served_models.SCORING_HEAD.name}: got scores {score[row]}; expected the best first")
         largest = max(largest, difference)
-    return require_tolerance(f"{contract.SCORING_HEAD.name} with an index against torch", largest)
+    return require_tolerance(f"{served_models.SCORING_HEAD.name} with an index against torch", largest)
 
 
 def write_index(index: Index, item_id: Sequence[str], top_n: int, fingerprint: str, folder: Path) -> None:

@@ -9,7 +9,7 @@ import onnx
 
 from ebbtide.export.errors import RepositoryError
 from ebbtide.export.sources import load_source
-from ebbtide.interest import contract, exported
+from ebbtide.interest import exported, served_models
 from ebbtide.interest.modelfile import MODEL_FILE
 from ebbtide.interest.retrieval import RETRIEVAL_FILE, RetrievalTables
 from ebbtide.interest.tensorfile import read_tensors
@@ -42,7 +42,7 @@ def open_head(folder: Path, fingerprint: str) -> Any:  # noqa: ANN401 - loaded f
         ValueError: A file is damaged or belongs to another export.
     """
     try:
-        return load_source(contract.SCORING_HEAD.name, "approximate").ApproximateHead(folder, fingerprint)
+        return load_source(served_models.SCORING_HEAD.name, "approximate").ApproximateHead(folder, fingerprint)
     except ImportError as error:
         raise RepositoryError(
             f"{folder}: got an approximate index, but faiss is not installed ({error}); install it: "

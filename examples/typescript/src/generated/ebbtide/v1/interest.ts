@@ -633,12 +633,20 @@ export interface ObserveRequest {
   /** Id of the user, not empty, at most 256 bytes of UTF-8. The server keeps a hash of it, never the id. */
   userId: string;
   /**
-   * 1 to 512 events in any order, each with an item; texts are not kept. The newest events of a user may come late or out
+   * 1 to 512 events in any order (none needed beside `reset_learning`), each with an item; texts are not kept. The newest events of a user may come late or out
    * of order, and count exactly; an event older than all that the state still holds one by one counts by its age alone.
    */
   events: Event[];
   /** How the server treats events whose items are not in the catalog. */
   unknownItems: UnknownItemPolicy;
+  /**
+   * Feedback: ids of the items that the user was shown before these events, at most 1,024. Those that are items of the
+   * events were taken, the others were not. They move the alpha of the user if the model was exported with an online
+   * learning rate; else they are ignored. They count once: a call whose events are all known moves nothing.
+   */
+  shownItemIds: string[];
+  /** Whether to forget first what was learned online of the user. */
+  resetLearning: boolean;
 }
 
 /** The answer to `ObserveRequest`: the store has the events. */
@@ -709,6 +717,8 @@ export interface InterestResponse {
    * how lasting it is.
    */
   energy: number[];
+  /** What was learned online of the user: a number that is added to the logit of alpha. 0: nothing. */
+  alphaOffset: number;
 }
 
 /** Asks to erase the state of a user. */
@@ -4047,7 +4057,7 @@ export const Embedding: MessageFns<Embedding> = {
 };
 
 function createBaseObserveRequest(): ObserveRequest {
-  return { userId: "", events: [], unknownItems: 0 };
+  return { userId: "", events: [], unknownItems: 0, shownItemIds: [], resetLearning: false };
 }
 
 export const ObserveRequest: MessageFns<ObserveRequest> = {
@@ -4060,6 +4070,12 @@ export const ObserveRequest: MessageFns<ObserveRequest> = {
     }
     if (message.unknownItems !== 0) {
       writer.uint32(24).int32(message.unknownItems);
+    }
+    for (const v of message.shownItemIds) {
+      writer.uint32(34).string(v!);
+    }
+    if (message.resetLearning !== false) {
+      writer.uint32(40).bool(message.resetLearning);
     }
     return writer;
   },
@@ -4101,6 +4117,22 @@ export const ObserveRequest: MessageFns<ObserveRequest> = {
             message.unknownItems = reader.int32() as any;
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.shownItemIds.push(reader.string());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.resetLearning = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4126,6 +4158,16 @@ export const ObserveRequest: MessageFns<ObserveRequest> = {
         : isSet(object.unknown_items)
         ? unknownItemPolicyFromJSON(object.unknown_items)
         : 0,
+      shownItemIds: globalThis.Array.isArray(object?.shownItemIds)
+        ? object.shownItemIds.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.shown_item_ids)
+        ? object.shown_item_ids.map((e: any) => globalThis.String(e))
+        : [],
+      resetLearning: isSet(object.resetLearning)
+        ? globalThis.Boolean(object.resetLearning)
+        : isSet(object.reset_learning)
+        ? globalThis.Boolean(object.reset_learning)
+        : false,
     };
   },
 
@@ -4140,6 +4182,12 @@ export const ObserveRequest: MessageFns<ObserveRequest> = {
     if (message.unknownItems !== 0) {
       obj.unknownItems = unknownItemPolicyToJSON(message.unknownItems);
     }
+    if (message.shownItemIds?.length) {
+      obj.shownItemIds = message.shownItemIds;
+    }
+    if (message.resetLearning !== false) {
+      obj.resetLearning = message.resetLearning;
+    }
     return obj;
   },
 
@@ -4151,6 +4199,8 @@ export const ObserveRequest: MessageFns<ObserveRequest> = {
     message.userId = object.userId ?? "";
     message.events = object.events?.map((e) => Event.fromPartial(e)) || [];
     message.unknownItems = object.unknownItems ?? 0;
+    message.shownItemIds = object.shownItemIds?.map((e) => e) || [];
+    message.resetLearning = object.resetLearning ?? false;
     return message;
   },
 };
@@ -4433,6 +4483,7 @@ function createBaseInterestResponse(): InterestResponse {
     droppedEvents: 0,
     halfLifeDays: [],
     energy: [],
+    alphaOffset: 0,
   };
 }
 
@@ -4487,6 +4538,9 @@ export const InterestResponse: MessageFns<InterestResponse> = {
         writer.float(v);
       }
       writer.join();
+    }
+    if (message.alphaOffset !== 0) {
+      writer.uint32(125).float(message.alphaOffset);
     }
     return writer;
   },
@@ -4636,6 +4690,14 @@ export const InterestResponse: MessageFns<InterestResponse> = {
 
             break;
           }
+          case 15: {
+            if (tag !== 125) {
+              break;
+            }
+
+            message.alphaOffset = reader.float();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4716,6 +4778,11 @@ export const InterestResponse: MessageFns<InterestResponse> = {
       energy: globalThis.Array.isArray(object?.energy)
         ? object.energy.map((e: any) => globalThis.Number(e))
         : [],
+      alphaOffset: isSet(object.alphaOffset)
+        ? globalThis.Number(object.alphaOffset)
+        : isSet(object.alpha_offset)
+        ? globalThis.Number(object.alpha_offset)
+        : 0,
     };
   },
 
@@ -4763,6 +4830,9 @@ export const InterestResponse: MessageFns<InterestResponse> = {
     if (message.energy?.length) {
       obj.energy = message.energy.map((e) => floatToJson(e));
     }
+    if (message.alphaOffset !== 0) {
+      obj.alphaOffset = floatToJson(message.alphaOffset);
+    }
     return obj;
   },
 
@@ -4785,6 +4855,7 @@ export const InterestResponse: MessageFns<InterestResponse> = {
     message.droppedEvents = object.droppedEvents ?? 0;
     message.halfLifeDays = object.halfLifeDays?.map((e) => e) || [];
     message.energy = object.energy?.map((e) => e) || [];
+    message.alphaOffset = object.alphaOffset ?? 0;
     return message;
   },
 };

@@ -1,0 +1,170 @@
+"""Answers the messages of the schema by calling Triton, for every protocol: admission, deadline, methods."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from google.protobuf.message import Message
+
+from ebbtide.client import AsyncInterestClient
+from ebbtide.client.errors import (
+    EbbtideError,
+    InternalError,
+    ResourceExhaustedError,
+    UnauthenticatedError,
+)
+from ebbtide.client.security import authorization
+from ebbtide.gateway.config import GatewayConfig
+from ebbtide.gateway.metrics import Metrics
+from ebbtide.v1.interest_pb2 import (
+    EmbedRequest,
+    EmbedResponse,
+    ExplainRequest,
+    ExplainResponse,
+    ForgetRequest,
+    ForgetResponse,
+    InterestRequest,
+    InterestResponse,
+    ObserveRequest,
+    ObserveResponse,
+    RankRequest,
+    RankResponse,
+    RecommendRequest,
+    RecommendResponse,
+)
+
+logger = logging.getLogger("ebbtide.gateway")
+
+_SHORTEST_TIMEOUT_S = 0.001
+
+Options = dict[str, Any]
+"""What every method of the client takes: ``timeout_s`` and ``metadata``."""
+Method = Callable[[Any, Options], Awaitable[Message]]
+"""Answers a request message."""
+
+
+class Calls:
+    """The methods of `InterestService` for one client, at most `max_concurrency` at a time."""
+
+    def __init__(self, client: AsyncInterestClient, config: GatewayConfig, metrics: Metrics) -> None:
+        """Makes the methods of one gateway.
+
+        Args:
+            client: Of the event loop that serves.
+            config: The gateway's.
+            metrics: Where calls are counted.
+        """
+        self.client = client
+        self.config = config
+        self._metrics = metrics
+        self._running = 0
+        self._expected = None if config.token is None else authorization(config.token).encode()
+        self._methods: dict[str, Method] = {
+            "Recommend": self._recommend,
+            "Rank": self._rank,
+            "Explain": self._explain,
+            "Embed": self._embed,
+            "Observe": self._observe,
+            "Interest": self._interest,
+            "Forget": self._forget,
+        }
+
+    async def answer(
+        self, method: str, request: Message, *, protocol: str, left_s: float | None, metadata: Mapping[str, Any]
+    ) -> Message:
+        """Answers one request.
+
+        Args:
+            method: Name of a unary method of the schema.
+            request: Its request message.
+            protocol: ``grpc`` or ``http``, for the metrics.
+            left_s: Seconds until the caller's deadline; None if there is none.
+            metadata: Metadata or headers of the call, names in lower case.
+
+        Raises:
+            EbbtideError: The call failed, was not admitted, or the caller is not allowed to make it.
+        """
+        with self.admitted(method, protocol, metadata):
+            return await self._methods[method](
+                request, {"timeout_s": self.timeout_s(left_s), "metadata": self.forwarded(metadata)}
+            )
+
+    @contextmanager
+    def admitted(self, method: str, protocol: str, metadata: Mapping[str, Any]) -> Iterator[None]:
+        """Admits a call if its token is right and fewer than `max_concurrency` run.
+
+        Raises:
+            UnauthenticatedError: The gateway asks for a token, and the call has none or another one.
+            ResourceExhaustedError: As many calls are in flight as may be.
+            InternalError: Something failed that is not an `EbbtideError`; the log has it, the caller does not see it.
+        """
+        with self._metrics.call(method, protocol):
+            self._check_token(metadata.get("authorization"))
+            limit = self.config.max_concurrency
+            if self._running >= limit:
+                raise ResourceExhaustedError(
+                    f"the gateway has {limit} calls in flight; expected fewer: try again later, or add gateways"
+                )
+            self._running += 1
+            try:
+                yield
+            except (EbbtideError, asyncio.CancelledError):
+                raise
+            except Exception:
+                logger.exception("a call failed in the gateway itself")
+                raise InternalError("the gateway failed; its log says more") from None
+            finally:
+                self._running -= 1
+
+    def timeout_s(self, left_s: float | None) -> float:
+        """Time for a call, seconds.
+
+        Args:
+            left_s: Seconds until the caller's deadline; None takes the client's timeout.
+        """
+        if left_s is None:
+            return self.config.client.timeout_s
+        return min(max(left_s, _SHORTEST_TIMEOUT_S), self.config.max_timeout_s)
+
+    def forwarded(self, metadata: Mapping[str, Any]) -> dict[str, str]:
+        """The part of a call's metadata that goes to Triton."""
+        return {name: metadata[name] for name in self.config.forward_metadata if isinstance(metadata.get(name), str)}
+
+    def _check_token(self, sent: object) -> None:
+        if self._expected is None:
+            return
+        given = sent.encode() if isinstance(sent, str) else b""
+        # Takes as long wherever the two differ.
+        if not hmac.compare_digest(given, self._expected):
+            raise UnauthenticatedError(
+                "got no token, or one that is not valid here; expected authorization: Bearer and the gateway's token"
+            )
+
+    async def _recommend(self, request: RecommendRequest, call: Options) -> RecommendResponse:
+        return await self.client.recommend(request, **call)
+
+    async def _rank(self, request: RankRequest, call: Options) -> RankResponse:
+        return (await self.client.rank(request, **call)).response
+
+    async def _explain(self, request: ExplainRequest, call: Options) -> ExplainResponse:
+        return (await self.client.explain(request, **call)).response
+
+    async def _embed(self, request: EmbedRequest, call: Options) -> EmbedResponse:
+        response = EmbedResponse()
+        for vector in await self.client.embed(request.texts, **call):
+            response.embeddings.add(values=vector)
+        return response
+
+    async def _observe(self, request: ObserveRequest, call: Options) -> ObserveResponse:
+        return await self.client.observe(request=request, **call)
+
+    async def _interest(self, request: InterestRequest, call: Options) -> InterestResponse:
+        return (await self.client.interest(request=request, **call)).response
+
+    async def _forget(self, request: ForgetRequest, call: Options) -> ForgetResponse:
+        return ForgetResponse(erased_records=await self.client.forget(request.user_id, **call))
