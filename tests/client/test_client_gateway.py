@@ -155,6 +155,42 @@ def test_gateway_answers_each_request_of_a_stream_when_some_are_bad(triton):
     }
 
 
+def test_gateway_refuses_messages_that_are_none_in_words_when_they_come(triton):
+    async def run():
+        async with gateway_of(triton.grpc_url) as (_, channel, _):
+            unary = channel.unary_unary(f"/{SERVICE}/Recommend")
+            stream = channel.stream_stream(f"/{SERVICE}/RecommendStream")
+            return await failure_of(unary(b"\xff\xff")), await failure_of(anext(aiter(stream([b"\xff\xff"]))))
+
+    for code, status in asyncio.run(run()):
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert status.message == "message: got 2 bytes that are none; expected a message of the schema"
+
+
+def test_gateway_shows_the_ends_of_a_value_when_it_is_long(triton):
+    async def run():
+        async with gateway_of(triton.grpc_url) as (_, _, stub):
+            return await failure_of(stub.Recommend(request_of("京" * 100_000)))
+
+    code, status = asyncio.run(run())
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(status, error_details_pb2.BadRequest).field_violations[0].field == "history[0].item_id"
+    assert "京 [...] " in status.message
+    assert len(status.message.encode()) < 800
+
+
+def test_gateway_ends_silent_streams_when_they_keep_others_out(triton):
+    async def run():
+        async with gateway_of(triton.grpc_url, max_concurrency=2, stream_idle_s=0.2) as (_, _, stub):
+            silent = [stub.RecommendStream() for _ in range(2)]
+            ended = [await failure_of(stream.read()) for stream in silent]
+            return ended, await stub.Recommend(request_of("1", top_n=2))
+
+    ended, answer = asyncio.run(run())
+    assert [code for code, _ in ended] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+    assert len(answer.items) == 2
+
+
 def test_gateway_ends_the_stream_when_an_id_is_too_long(triton):
     async def run():
         async with gateway_of(triton.grpc_url) as (_, _, stub):

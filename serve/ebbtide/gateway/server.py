@@ -18,6 +18,7 @@ from ebbtide.client import AsyncInterestClient
 from ebbtide.client.errors import EbbtideError, InvalidArgumentError, Status
 from ebbtide.gateway.calls import Calls
 from ebbtide.gateway.config import GatewayConfig, ServerTls
+from ebbtide.gateway.malformed import ReadMalformed
 from ebbtide.gateway.metrics import Metrics
 from ebbtide.gateway.service import InterestService
 from ebbtide.v1 import interest_pb2, interest_pb2_grpc
@@ -82,10 +83,11 @@ class Gateway:
         """
         config = self.config
         server = grpc.aio.server(
+            interceptors=[ReadMalformed()],
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.so_reuseport", 0),
-            ]
+            ],
         )
         interest_pb2_grpc.add_InterestServiceServicer_to_server(InterestService(self._calls), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

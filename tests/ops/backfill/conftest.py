@@ -45,7 +45,7 @@ def pipeline(repository):
 
 @pytest.fixture(scope="session")
 def fingerprint(pipeline):
-    return pipeline.parameters.config.fingerprint.encode()
+    return pipeline.parameters.config.states.encode()
 
 
 @pytest.fixture

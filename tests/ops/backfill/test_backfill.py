@@ -107,7 +107,7 @@ class Service:
     """Observes events as a server does."""
 
     def __init__(self, pipeline, store, fingerprint=None):
-        users = Users(store, fingerprint or pipeline.parameters.config.fingerprint)
+        users = Users(store, fingerprint or pipeline.parameters.config.states)
         self._observer = Observer(pipeline, users)
 
     def observe(self, frame, *, ids=False):
@@ -142,7 +142,7 @@ def test_events_that_another_version_observes_meanwhile_count_once(
         thread = threading.Thread(target=observe)
         backfilled = LogFiles([write(log, tmp_path, ".parquet")], event_id="id")
         # Registers the new version.
-        store.register(pipeline.parameters.config.fingerprint.encode())
+        store.register(pipeline.parameters.config.states.encode())
         thread.start()
         while not rounds:
             time.sleep(0.01)
