@@ -68,7 +68,7 @@ class PriorRows:
 
 
 def catalog_softmax(
-    interest: Tensor, factors: Tensor, prior: PriorRows | None, row: Tensor, item: Tensor, slice_scores: int = 1 << 21
+    interest: Tensor, factors: Tensor, prior: PriorRows | None, row: Tensor, item: Tensor, slice_scores: int = 1 << 20
 ) -> Tensor:
     """`full_softmax` of the scores interest . factors + prior, which never exist all at once.
 
