@@ -28,6 +28,8 @@ class Material:
     log: EventLog
     tensors: LogTensors
     popularity: PopularitySnapshots | None
+    validation_popularity: PopularitySnapshots | None
+    """The prior at the times of the validation events; None where it is too large to keep, and without a prior."""
     smoothing: Smoothing | None
     text_vectors: Tensor
     features: Mapping[str, Tensor]

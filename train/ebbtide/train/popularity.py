@@ -123,6 +123,10 @@ class PopularitySnapshots:
         """The newest snapshot at each time, same shape; the first one also before its timestamp."""
         return np.maximum(np.searchsorted(self.timestamp_ms, time_ms, side="right") - 1, 0)
 
+    def columns_at(self, time_ms: Ints) -> Iterator[Floats]:
+        """See `Popularity`; as of the newest snapshot, so it is up to date at the timestamps themselves."""
+        return (self.columns[index] for index in self.index_at(time_ms))
+
 
 def counted_at(item: Ints, time_ms: Ints, items: int, smoothing: Smoothing, timestamp_ms: int) -> CountedPopularity:
     """The decayed counts as of one timestamp; the other arguments are those of `LivePopularity`."""
@@ -132,6 +136,17 @@ def counted_at(item: Ints, time_ms: Ints, items: int, smoothing: Smoothing, time
 def columns_at(item: Ints, time_ms: Ints, items: int, smoothing: Smoothing, timestamp_ms: int) -> Floats:
     """The columns ``[items, p]`` of `counted_at`."""
     return counted_at(item, time_ms, items, smoothing, timestamp_ms).columns()
+
+
+def exact_snapshots(
+    item: Ints, time_ms: Ints, items: int, smoothing: Smoothing, wanted_ms: Ints
+) -> PopularitySnapshots | None:
+    """Snapshots at all wanted times, in any order; None if a table of 256 MiB is too small for them."""
+    timestamps = np.unique(wanted_ms)
+    if timestamps.shape[0] * items * len(smoothing.starts) * 4 > _TABLE_BYTES:
+        return None
+    live = LivePopularity(item, time_ms, items, smoothing)
+    return PopularitySnapshots.of(live, timestamps, items, len(smoothing.starts))
 
 
 def snapshot_times(time_ms: Ints, items: int, columns: int) -> Ints:

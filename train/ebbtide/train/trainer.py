@@ -24,7 +24,12 @@ from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.loop import Loop
 from ebbtide.train.material import History, Material
 from ebbtide.train.model import InterestModel
-from ebbtide.train.popularity import LivePopularity, PopularitySnapshots, snapshot_times
+from ebbtide.train.popularity import (
+    LivePopularity,
+    PopularitySnapshots,
+    exact_snapshots,
+    snapshot_times,
+)
 from ebbtide.train.popularity_fit import fit_smoothing
 from ebbtide.train.progress import Epoch, Tried
 from ebbtide.train.watcher import Watcher
@@ -113,10 +118,15 @@ def fit(
     devices.launch()
     smoothing = _smoothing(log, training, text_vectors.shape[0], model_config, train_config.seed)
     popularity = None if smoothing is None else _snapshots(log, text_vectors.shape[0], smoothing)
+    validated = None
+    if smoothing is not None and devices.is_first:
+        items = text_vectors.shape[0]
+        validated = exact_snapshots(log.item, log.time_ms, items, smoothing, log.time_ms[validation])
     material = Material(
         log=log,
         tensors=LogTensors.of(log, model_config.session_gap_ms),
         popularity=popularity,
+        validation_popularity=validated,
         smoothing=smoothing,
         text_vectors=torch.from_numpy(text_vectors),
         features={name: torch.from_numpy(rows) for name, rows in features.items()},
