@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from itertools import repeat
 
 import grpc
 import pytest
@@ -12,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+import ebbtide.gateway.server as server_module
 from ebbtide.client import AsyncInterestClient, ClientConfig, InterestClient, RetryConfig
 from ebbtide.gateway import Gateway, GatewayConfig, ServerTls
 from ebbtide.gateway.server import SERVICE
@@ -155,6 +157,42 @@ def test_gateway_answers_each_request_of_a_stream_when_some_are_bad(triton):
     }
 
 
+def test_gateway_refuses_messages_that_are_none_in_words_when_they_come(triton):
+    async def run():
+        async with gateway_of(triton.grpc_url) as (_, channel, _):
+            unary = channel.unary_unary(f"/{SERVICE}/Recommend")
+            stream = channel.stream_stream(f"/{SERVICE}/RecommendStream")
+            return await failure_of(unary(b"\xff\xff")), await failure_of(anext(aiter(stream([b"\xff\xff"]))))
+
+    for code, status in asyncio.run(run()):
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert status.message == "message: got 2 bytes that are none; expected a message of the schema"
+
+
+def test_gateway_shows_the_ends_of_a_value_when_it_is_long(triton):
+    async def run():
+        async with gateway_of(triton.grpc_url) as (_, _, stub):
+            return await failure_of(stub.Recommend(request_of("京" * 100_000)))
+
+    code, status = asyncio.run(run())
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(status, error_details_pb2.BadRequest).field_violations[0].field == "history[0].item_id"
+    assert "京 [...] " in status.message
+    assert len(status.message.encode()) < 800
+
+
+def test_gateway_ends_silent_streams_when_they_keep_others_out(triton):
+    async def run():
+        async with gateway_of(triton.grpc_url, max_concurrency=2, stream_idle_s=0.2) as (_, _, stub):
+            silent = [stub.RecommendStream() for _ in range(2)]
+            ended = [await failure_of(stream.read()) for stream in silent]
+            return ended, await stub.Recommend(request_of("1", top_n=2))
+
+    ended, answer = asyncio.run(run())
+    assert [code for code, _ in ended] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+    assert len(answer.items) == 2
+
+
 def test_gateway_ends_the_stream_when_an_id_is_too_long(triton):
     async def run():
         async with gateway_of(triton.grpc_url) as (_, _, stub):
@@ -249,6 +287,26 @@ def test_gateway_tells_health_and_schema_when_tools_ask(triton):
             return [service.name for service in answer.list_services_response.service]
 
     assert SERVICE in asyncio.run(asyncio.wait_for(run(), 120))
+
+
+def test_gateway_is_not_serving_when_triton_says_ready_and_fails(serve, monkeypatch):
+    monkeypatch.setattr(server_module, "_PROBE_INTERVAL_S", 0.01)
+    address, triton = serve((grpc.StatusCode.INTERNAL, "the stub process is not healthy"))
+    triton.ready = repeat(True)
+
+    async def run():
+        config = ClientConfig(check_contract=False, retry=RetryConfig(max_attempts=1))
+        async with gateway_of(address, client=config) as (_, channel, _):
+            seen = []
+            async for answer in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
+                seen.append(answer.status)
+                triton.faults = [(grpc.StatusCode.UNAVAILABLE, "[request id: 1] Exceeds maximum queue size")]
+                if len(seen) == 2:
+                    break
+            return seen
+
+    # A busy server is in service: refused for its full queue, it is ready again.
+    assert asyncio.run(asyncio.wait_for(run(), 120)) == [NOT_SERVING, SERVING]
 
 
 def test_gateway_refuses_the_message_when_it_is_larger_than_allowed(triton):

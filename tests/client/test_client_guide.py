@@ -57,7 +57,7 @@ def test_every_block_about_known_users_runs_when_typed_in_order(triton, capsys):
     assert "1 0 0 0\n[None, None, None]\nTrue 2\n47 " in printed
     assert "True" in printed
     assert names["state"].median_half_life_days > 0
-    assert printed.strip().endswith("\n1")
+    assert printed.strip().endswith("\n1\n0.0")
     # What the page shows of every status is what there is.
     assert set(re.findall(r"^\| `(STATE_STATUS_\w+)`", ONLINE, re.MULTILINE)) == set(StateStatus.keys())
 

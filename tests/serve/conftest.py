@@ -19,7 +19,7 @@ from onnx import TensorProto as T
 from onnx import helper
 
 from ebbtide.serve import ServerConfig, TritonServer
-from servers import serving
+from servers import mark_complete, serving
 
 
 def _graph(nodes, inputs, outputs, initializers=()) -> onnx.ModelProto:
@@ -292,3 +292,11 @@ def client(server: TritonServer) -> Iterator[Client]:
     client = Client(server.grpc_url, server.metrics_url)
     yield client
     client.stub.close()
+
+
+@pytest.fixture
+def repository(tmp_path, models) -> Path:
+    """One Python model, `echo`."""
+    models.write_python(tmp_path / "repository", "echo")
+    mark_complete(tmp_path / "repository")
+    return tmp_path / "repository"

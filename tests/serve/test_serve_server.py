@@ -25,13 +25,6 @@ GUARD_S = 60
 
 
 @pytest.fixture
-def repository(tmp_path, models) -> Path:
-    models.write_python(tmp_path / "repository", "echo")
-    mark_complete(tmp_path / "repository")
-    return tmp_path / "repository"
-
-
-@pytest.fixture
 def empty_repository(tmp_path) -> Path:
     """No model, no stub: a server on it starts and stops at once."""
     (tmp_path / "empty").mkdir()

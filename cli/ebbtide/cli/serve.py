@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from ebbtide.cli.console import console, percentage_progress, working
 from ebbtide.cli.errors import CommandError
@@ -98,7 +100,7 @@ def command(
     """Serve a model repository until stopped with Ctrl-C.
 
     The server is a real Triton from the nvidia-pytriton wheel, without a container. It listens on loopback (see
-    --host), and stops when this process stops.
+    --host), and stops when this process stops. If it or a process of a model dies, it is started again.
 
     **Example**
 
@@ -152,10 +154,21 @@ def command(
         if once:
             return
         console.print("Serving; Ctrl-C stops.")
-        while triton.wait(0.5) is None:
-            pass
-        console.print(f"[red]the server stopped unexpectedly[/red]; its log: {triton.log_path}")
-        raise typer.Exit(1)
+        _keep(triton)
+
+
+def _keep(triton: TritonServer) -> None:
+    """Serves until Ctrl-C or SIGTERM; starts the server again when it or a process of a model died."""
+    from ebbtide.serve import keep
+
+    def tell_fault(fault: str, pause_s: float) -> None:
+        console.print(escape(triton.log_tail()), style="dim", soft_wrap=True)
+        console.print(f"[red]{escape(fault)}[/red]: the server is started again in {pause_s:g} s")
+
+    def tell_restart(startup_s: float) -> None:
+        console.print(f"[green]✓[/green] Triton is ready again [dim]({startup_s:.1f} s)[/dim]")
+
+    keep(triton, on_fault=tell_fault, on_restart=tell_restart)
 
 
 def _store_name(state: str) -> str:
@@ -188,6 +201,8 @@ def _started(config: ServerConfig) -> Iterator[TritonServer]:
         loaded = len(state.loaded)
         progress.update(task, total=state.expected, completed=loaded, description=f"Loading models ({loaded} ready)")
 
+    # A manager's SIGTERM ends the server as Ctrl-C does, so that its ports are free when this process is gone.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     triton = TritonServer(config, on_progress=on_progress)
     with progress:

@@ -50,6 +50,8 @@ class GatewayConfig:
     """Largest message from a caller; the largest request that an export allows is a tenth of the default."""
     max_timeout_s: float = 30.0
     """The longest deadline that a caller can have."""
+    stream_idle_s: float = 60.0
+    """A stream over which no request comes for so long is ended, seconds; it counts as a call in flight until then."""
     drain_s: float = 10.0
     """Time for calls in flight to end after a stop, seconds; health reports NOT_SERVING meanwhile."""
     forward_metadata: tuple[str, ...] = ("traceparent", "tracestate")
@@ -66,7 +68,7 @@ class GatewayConfig:
             authorization(self.token)
         _require(self.max_concurrency >= 1, "max_concurrency", self.max_concurrency, "at least 1")
         _require(self.max_message_bytes >= 1024, "max_message_bytes", self.max_message_bytes, "at least 1024")
-        for name in ("max_timeout_s", "drain_s"):
+        for name in ("max_timeout_s", "stream_idle_s", "drain_s"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value > 0, name, value, "a finite number of seconds, more than 0")
 

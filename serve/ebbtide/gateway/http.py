@@ -35,7 +35,7 @@ from ebbtide.client.errors import (
 )
 from ebbtide.gateway.calls import Calls
 from ebbtide.gateway.config import GatewayConfig, ServerTls
-from ebbtide.gateway.failures import reason_of
+from ebbtide.gateway.failures import reason_of, shown
 from ebbtide.gateway.json_messages import json_message
 from ebbtide.gateway.metrics import Metrics
 from ebbtide.v1 import interest_pb2
@@ -206,19 +206,19 @@ def problem(error: EbbtideError) -> Response:
     """A failed call as a problem of RFC 9457, with the field that is wrong, as in the SDK's errors."""
     status = HTTP_STATUS.get(error.status, 500)
     reason = reason_of(error)
-    shown: dict[str, Any] = {
+    document: dict[str, Any] = {
         "type": f"urn:ebbtide:problem:{reason.lower().replace('_', '-')}",
         "title": reason.replace("_", " ").capitalize(),
         "status": status,
-        "detail": error.message,
+        "detail": shown(error.message),
         "reason": reason,
     }
     if isinstance(error, InvalidArgumentError) and error.field is not None:
-        shown |= {"field": error.field, "value": error.value, "expected": error.expected}
+        document |= {"field": error.field, "value": shown(error.value or ""), "expected": error.expected}
     headers = {"retry-after": _RETRY_AFTER_S[status]} if status in _RETRY_AFTER_S else {}
     if status == HTTP_STATUS[Status.UNAUTHENTICATED]:
         headers["www-authenticate"] = "Bearer"
-    return Response(msgspec.json.encode(shown), status, headers, _PROBLEM)
+    return Response(msgspec.json.encode(document), status, headers, _PROBLEM)
 
 
 async def _refused(_: Request, error: Any) -> Response:  # noqa: ANN401 - an HTTPException; Starlette's type is wider
@@ -227,13 +227,13 @@ async def _refused(_: Request, error: Any) -> Response:  # noqa: ANN401 - an HTT
     if error.status_code in (404, 405):
         paths = ", ".join(path_of(method.name) for method in SERVICE.methods if not method.client_streaming)
         detail = f"expected POST to one of {paths}; GET /openapi.json describes them"
-    shown = {
+    document = {
         "type": "about:blank",
         "title": HTTPStatus(error.status_code).phrase,
         "status": error.status_code,
         "detail": detail,
     }
-    return Response(msgspec.json.encode(shown), error.status_code, dict(error.headers or {}), _PROBLEM)
+    return Response(msgspec.json.encode(document), error.status_code, dict(error.headers or {}), _PROBLEM)
 
 
 def _left_s(header: str | None) -> float | None:

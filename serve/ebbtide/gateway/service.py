@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, NoReturn, TypeVar, cast
@@ -9,9 +10,10 @@ from typing import Any, NoReturn, TypeVar, cast
 from google.protobuf.message import Message
 
 from ebbtide.client._as_answered import as_answered
-from ebbtide.client.errors import EbbtideError
+from ebbtide.client.errors import DeadlineExceededError, EbbtideError
 from ebbtide.gateway.calls import Calls
-from ebbtide.gateway.failures import code_of, details_of
+from ebbtide.gateway.failures import code_of, details_of, shown
+from ebbtide.gateway.malformed import Malformed
 from ebbtide.gateway.stream import outcome_of
 from ebbtide.v1 import interest_pb2_grpc
 from ebbtide.v1.interest_pb2 import (
@@ -68,7 +70,8 @@ class InterestService(interest_pb2_grpc.InterestServiceServicer):
             timeout_s = min(calls.timeout_s(_left_s(context)), calls.config.client.timeout_s)
             return await calls.client.recommend(request, timeout_s=timeout_s, metadata=calls.forwarded(metadata))
 
-        outcomes = as_answered(request_iterator, lambda _, item: outcome_of(item, ask), AT_ONCE)
+        requests = _in_time(request_iterator, calls.config.stream_idle_s)
+        outcomes = as_answered(requests, lambda _, item: outcome_of(item, ask), AT_ONCE)
         try:
             with calls.admitted("RecommendStream", _PROTOCOL, metadata):
                 async with aclosing(outcomes):
@@ -101,18 +104,41 @@ class InterestService(interest_pb2_grpc.InterestServiceServicer):
         """See the schema."""
         return await self._answer("Forget", request, context, ForgetResponse)
 
-    async def _answer(self, method: str, request: Message, context: Context, _: type[Response]) -> Response:
+    async def _answer(self, method: str, request: Message | Malformed, context: Context, _: type[Response]) -> Response:
         left_s, metadata = _left_s(context), _metadata(context)
         try:
+            if isinstance(request, Malformed):
+                raise request.error()
             answer = await self._calls.answer(method, request, protocol=_PROTOCOL, left_s=left_s, metadata=metadata)
         except EbbtideError as error:
             await _fail(context, error)
         return cast(Response, answer)
 
 
+async def _in_time(
+    requests: AsyncIterator[RecommendStreamRequest | Malformed], idle_s: float
+) -> AsyncIterator[RecommendStreamRequest]:
+    """The requests of a stream.
+
+    Raises:
+        DeadlineExceededError: None came for so long: a silent stream must not keep others out.
+        InvalidArgumentError: One cannot be read.
+    """
+    while True:
+        try:
+            request = await asyncio.wait_for(anext(requests), idle_s)
+        except StopAsyncIteration:
+            return
+        except asyncio.TimeoutError:
+            raise DeadlineExceededError(f"no request came over the stream for {idle_s:g} s; open it again") from None
+        if isinstance(request, Malformed):
+            raise request.error()
+        yield request
+
+
 async def _fail(context: Context, error: EbbtideError) -> NoReturn:
     """Ends a call with a status and details."""
-    await context.abort(code_of(error), error.message, details_of(error))
+    await context.abort(code_of(error), shown(error.message), details_of(error))
     raise AssertionError("abort raises")
 
 

@@ -21,6 +21,7 @@ from ebbtide.serve.errors import (
     UnsupportedNumpyError,
     UnsupportedPythonError,
 )
+from ebbtide.serve.keeper import keep
 from ebbtide.serve.server import TritonServer
 from ebbtide.serve.startup import Progress
 
@@ -40,4 +41,5 @@ __all__ = [
     "UnsupportedNumpyError",
     "UnsupportedPythonError",
     "embedded_server",
+    "keep",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import secrets
 import shutil
@@ -55,6 +56,7 @@ class TritonServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
         self._ports: Ports | None = None
+        self._startup_s = 0.0
         self._log_path: Path | None = None
         self._scratch: Path | None = None
         self._cleanup: weakref.finalize[..., TritonServer] | None = None
@@ -102,6 +104,22 @@ class TritonServer:
             raise ServerStateError("the server was not started: it has no log yet")
         return self._log_path
 
+    @property
+    def startup_s(self) -> float:
+        """Seconds that the last start took."""
+        return self._startup_s
+
+    def hold_ports(self) -> None:
+        """Makes later starts use the ports of this one, free ones that were chosen too."""
+        ports = self._running_ports()
+        self._config = dataclasses.replace(
+            self._config, grpc_port=ports.grpc, http_port=ports.http, metrics_port=ports.metrics
+        )
+
+    def log_tail(self) -> str:
+        """The last lines of the server's output."""
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
+
     def is_running(self) -> bool:
         """Whether the server's process lives."""
         return self._process is not None and self._process.poll() is None
@@ -118,7 +136,7 @@ class TritonServer:
         """
         if self._process is not None:
             raise ServerStateError("the server was started already: stop it first")
-        config = self._config
+        config, began = self._config, time.monotonic()
         fixed = None not in (config.grpc_port, config.http_port, config.metrics_port)
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             try:
@@ -129,6 +147,7 @@ class TritonServer:
                     raise
                 self._ports = None
             else:
+                self._startup_s = time.monotonic() - began
                 return
 
     def stop(self) -> None:
@@ -215,7 +234,7 @@ class TritonServer:
         line = self._process.stdout.readline()
         self._process.stdout.close()
         if not line:
-            raise ServerStartError(f"tritonserver could not be executed, see {self._log_path}:\n{self._tail()}")
+            raise ServerStartError(f"tritonserver could not be executed, see {self._log_path}:\n{self.log_tail()}")
         self._pid = int(line)
 
     def _wait_until_ready(self, log: LogFollower) -> None:
@@ -281,9 +300,6 @@ class TritonServer:
         if log.port_taken:
             raise PortInUseError(f"the server could not bind a port of {self._ports} on {self._config.host}. {tail}")
         raise ServerStartError(f"the server ended with status {status} while starting. {tail}")
-
-    def _tail(self) -> str:
-        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
 
     def _end_process(self) -> None:
         process = self._process

@@ -65,7 +65,8 @@ def test_no_user_of_a_comparison_is_left_when_it_ends(
 ) -> None:
     compare_states(pipeline, requests[:10], server=server.grpc_url)
     with open_store(str(server.config.state)) as store:
-        assert list(store.users(pipeline.weights.parameters.config.states.encode())) == []
+        (fingerprint,) = store.registered()
+        assert list(store.users(fingerprint)) == []
 
 
 def test_recommend_is_named_when_the_bundle_has_other_half_lives(
