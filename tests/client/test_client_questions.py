@@ -132,6 +132,23 @@ def test_only_allowed_items_are_recommended_when_attributes_are_filtered(connect
         assert caught.value.field == "allow[0].values[1]"
 
 
+@pytest.mark.parametrize(
+    ("allow", "expected"),
+    [
+        ({"genres": "Comdey"}, "genres, nearest: 'Comedy'"),
+        ({"genres": "SCI-FI"}, "genres, nearest: 'Sci-Fi'"),
+        ({"genres": "xyz"}, "genres, such as: 'Action', "),
+        ({"genre": "Comedy"}, "a value of a column that requests may filter by: genres"),
+    ],
+)
+def test_refusal_names_the_nearest_values_when_no_item_has_the_value(connect, triton, allow, expected):
+    with connect(triton.grpc_url) as client, pytest.raises(InvalidArgumentError) as caught:
+        client.recommend(**USER, allow=allow)
+    assert expected in str(caught.value)
+    assert expected in caught.value.message
+    assert expected in (caught.value.expected or "")
+
+
 def test_unknown_items_are_refused_left_out_or_embedded_when_the_request_says_so(connect, triton):
     with connect(triton.grpc_url) as client:
         with pytest.raises(InvalidArgumentError) as caught:

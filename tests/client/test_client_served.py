@@ -1,5 +1,6 @@
 """Limits that a server tells are kept before anything is sent, in the server's own words; and packs of users."""
 
+import json
 from dataclasses import fields
 
 import pytest
@@ -8,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from ebbtide.client import event, recommend_request
+from ebbtide.client import InvalidArgumentError, event, recommend_request
 from ebbtide.client._packs import RECOMMEND, packs
-from ebbtide.client._served import check_limits, served
+from ebbtide.client._served import check_limits, nearest_values, served
 from ebbtide.client.codec import encode, encode_rank, encode_texts
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
@@ -101,3 +102,34 @@ def test_packs_come_before_the_requests_end_when_one_is_full():
             yield recommend_request()
 
     assert len(next(packs(RECOMMEND, endless(), 4))) == 4
+
+
+ATTRIBUTES = {"genres": ["Action", "Comedy", "Sci-Fi"], "year": ["1994", "1995"]}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("genres", "Comdey", "one of the 3 values of genres, nearest: 'Comedy'"),
+        ("genres", "SCI FI", "one of the 3 values of genres, nearest: 'Sci-Fi'"),
+        ("genres", "xyz", "one of the 3 values of genres, such as: 'Action', 'Comedy', 'Sci-Fi'"),
+        ("genre", "Comedy", "a value of a column that requests may filter by: genres, year"),
+    ],
+)
+def test_nearest_values_are_named_when_no_item_has_the_value(column, value, expected):
+    told = served(model_config({"attribute_values": json.dumps(ATTRIBUTES)}))
+    filters = [
+        AttributeFilter(column="year", values=["1994"]),
+        AttributeFilter(column=column, values=["Action", value]),
+    ]
+    error = InvalidArgumentError.of_field("allow[1].values[1]", repr(f"{column}={value}"), "a key")
+    assert nearest_values(error, filters, told.attributes) == expected
+    error.expect(expected)
+    assert str(error) == error.message == f"allow[1].values[1]: got '{column}={value}'; expected {expected}"
+
+
+def test_no_values_are_named_when_another_field_is_wrong_or_the_server_states_none():
+    error = InvalidArgumentError.of_field("allow[0].values[0]", "'a=b'", "a key")
+    filters = [AttributeFilter(column="a", values=["b"])]
+    assert nearest_values(error, filters, served(model_config({"attribute_values": "["})).attributes) is None
+    assert nearest_values(InvalidArgumentError.of_field("now", 1, "2"), filters, ATTRIBUTES) is None

@@ -73,7 +73,7 @@ def test_next_version_has_options_filters_and_encoder_when_the_prior_was_refresh
     states = {versions.version_states(folder, version) for version in (1, 2)}
     assert {noted["states"] for noted in read_manifest(folder).values()} == states
     assert len(states) == 1
-    assert VersionFacts.read(folder, 2).attribute_columns == ("genres",)
+    assert VersionFacts.read(folder, 2).attributes == {"genres": list(genres.values["genres"])}
     assert read_manifest(folder)["2"]["attributes"] == {"genres": list(genres.values["genres"])}
     # The files of version 2 carry its own id, those of the encoder included, or this would not read them.
     old, new = (InProcessPipeline(folder, version) for version in (1, 2))

@@ -196,16 +196,38 @@ def command(
         require_modules("--tensorboard", "tensorboard", "tensorboard")
     # Under torchrun every process runs this command; only the first one prints.
     console.quiet = errors.quiet = console.quiet or os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
+    from ebbtide.data.dataset import DataReference, read_dataset
+    from ebbtide.data.splits import require_protocol
+
+    require_protocol(holdout)
+    data = DataReference(
+        events=absolute(events),
+        catalog=None if catalog is None else absolute(catalog),
+        user_column=user_col,
+        item_column=item_col,
+        time_column=time_col,
+        weight_column=weight_col,
+        catalog_item_column=catalog_item_col or item_col,
+        text_template=text_template,
+        title_template=title_template,
+        max_bad_rows=max_bad_rows,
+        holdout=holdout,
+        time_unit=time_unit,
+        time_format=time_format,
+        encoding=encoding,
+    )
+    # Most mistakes are in the names of files and columns: they show before torch is loaded.
+    with working("Reading the log"):
+        dataset = read_dataset(data)
     with timed("loaded torch and transformers"), working("Loading torch and transformers"):
         from pydantic import ValidationError
 
-        from ebbtide.data.dataset import DataReference
-        from ebbtide.data.splits import require_protocol
         from ebbtide.train.board import Board
         from ebbtide.train.checkpoint import CheckpointFolder
         from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
         from ebbtide.train.devices import DeviceConfig, Devices
-        from ebbtide.train.encoder import EncoderSettings, encoder_folder
+        from ebbtide.train.encoder import encoder_folder
+        from ebbtide.train.encoder_settings import EncoderSettings
         from ebbtide.train.stage import train_bundle
         from ebbtide.train.watcher import Watchers
     try:
@@ -240,27 +262,9 @@ def command(
     except ValidationError as error:
         first = error.errors()[0]
         raise typer.BadParameter(f"{first['loc'][0]}: got {first['input']!r}; {first['msg']}") from error
-    require_protocol(holdout)
     with working("Looking for the encoder"):
         EncoderSettings.read(encoder_folder(encoder))
     compute = Devices(DeviceConfig(device=device, devices=devices, precision=precision))
-    data = DataReference(
-        events=absolute(events),
-        catalog=None if catalog is None else absolute(catalog),
-        user_column=user_col,
-        item_column=item_col,
-        time_column=time_col,
-        weight_column=weight_col,
-        catalog_item_column=catalog_item_col or item_col,
-        text_template=text_template,
-        title_template=title_template,
-        max_bad_rows=max_bad_rows,
-        holdout=holdout,
-        time_unit=time_unit,
-        time_format=time_format,
-        encoding=encoding,
-    )
-
     checkpoints = None
     if checkpoint is not None:
         checkpoints = CheckpointFolder(checkpoint, resume=resume, every_batches=checkpoint_batches)
@@ -275,6 +279,7 @@ def command(
             checkpoints,
             compute,
             detect_repeats=repeats is None,
+            dataset=dataset,
         )
     if not compute.is_first:
         return

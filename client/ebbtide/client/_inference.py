@@ -11,13 +11,13 @@ from ebbtide.client._contract_check import check_inputs, check_model
 from ebbtide.client._failures import Asked
 from ebbtide.client._fields import caller_error
 from ebbtide.client._retry import Deadline
-from ebbtide.client._served import UNKNOWN, Served, check_limits, output_shapes, served
+from ebbtide.client._served import UNKNOWN, Served, check_limits, nearest_values, output_shapes, served
 from ebbtide.client._shared_memory import Region, Regions, is_lost
 from ebbtide.client._steps import Caller, Question, Steps, T
 from ebbtide.client._triton import MODEL_CONFIG, Untyped, infer_request, read_outputs
 from ebbtide.client.codec import Arrays, EncodedRequest
 from ebbtide.client.config import ClientConfig
-from ebbtide.client.errors import EbbtideError, PermissionDeniedError, Status
+from ebbtide.client.errors import EbbtideError, InvalidArgumentError, PermissionDeniedError, Status
 from ebbtide.client.hooks import Call
 from ebbtide.interest import served_models
 from ebbtide.interest.errors import RequestError
@@ -138,7 +138,13 @@ class Inference:
             asked.request,
             compression=self._config.compression,
         )
-        return (yield from self._caller.ask(question, asked.deadline, asked.metadata))
+        try:
+            return (yield from self._caller.ask(question, asked.deadline, asked.metadata))
+        except InvalidArgumentError as error:
+            nearest = nearest_values(error, getattr(asked.request, "allow", ()), asked.known.attributes)
+            if nearest is not None:
+                error.expect(nearest)
+            raise
 
     def prepare(self, model_name: str, deadline: Deadline, metadata: Mapping[str, str] | None = None) -> Steps[Served]:
         """The limits and shapes of a model; the server is asked once, and again after another version answered.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -11,10 +14,17 @@ import numpy.typing as npt
 
 from ebbtide.client._triton import Untyped
 from ebbtide.client.codec import EncodedRequest
+from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Dtype, Limits, Tensor
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.served_models import Model
+from ebbtide.v1 import AttributeFilter
+
+_ATTRIBUTE_VALUES = "attribute_values"
+_ALLOWED = re.compile(r"allow\[(?P<condition>\d+)\]\.values\[(?P<value>\d+)\]")
+_NEAREST = 5
+_LEAST_SIMILARITY = 0.5
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,8 @@ class Served:
     """Dims of every output, without its batch dimension; empty if the server does not state them."""
     inputs: frozenset[str] = frozenset()
     """Names of the inputs; empty if the server does not state them."""
+    attributes: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    """The values of each catalog column that requests may filter by; empty if the server does not state them."""
 
 
 UNKNOWN = Served(None, {})
@@ -47,7 +59,45 @@ def served(config: Untyped) -> Served:
         limits={name: int(value) for name, value in stated.items() if value.isdecimal()},
         outputs={output.name: tuple(output.dims) for output in config.output},
         inputs=frozenset(str(tensor.name) for tensor in config.input),
+        attributes=_attributes(config),
     )
+
+
+def _attributes(config: Untyped) -> Mapping[str, Sequence[str]]:
+    if _ATTRIBUTE_VALUES not in config.parameters:
+        return {}
+    try:
+        stated: dict[str, list[str]] = json.loads(config.parameters[_ATTRIBUTE_VALUES].string_value)
+    except ValueError:
+        return {}
+    return stated
+
+
+def nearest_values(
+    error: InvalidArgumentError, filters: Sequence[AttributeFilter], attributes: Mapping[str, Sequence[str]]
+) -> str | None:
+    """What was expected of a value to filter by: the nearest values that items have, or else some of them.
+
+    Args:
+        error: The server's error, with the field as the caller wrote it.
+        filters: What the caller allows.
+        attributes: As in `Served`.
+
+    Returns:
+        None for an error about another field, or if the server does not state its values.
+    """
+    place = _ALLOWED.fullmatch(error.field or "")
+    if place is None or not attributes:
+        return None
+    condition = filters[int(place["condition"])]
+    known = attributes.get(condition.column)
+    if known is None:
+        return f"a value of a column that requests may filter by: {', '.join(attributes)}"
+    value = condition.values[int(place["value"])].casefold()
+    folded = {one.casefold(): one for one in known}
+    near = [folded[one] for one in get_close_matches(value, folded, _NEAREST, _LEAST_SIMILARITY)]
+    some = ", ".join(map(repr, near or sorted(known)[:_NEAREST]))
+    return f"one of the {len(known)} values of {condition.column}, {'nearest' if near else 'such as'}: {some}"
 
 
 def check_limits(request: EncodedRequest, limits: Mapping[str, int]) -> None:

@@ -90,6 +90,12 @@ class InvalidArgumentError(EbbtideError, ValueError):
         """The error for one field: its path, its value and which values are valid."""
         return cls(f"{field}: got {value}; expected {expected}", field=field, value=str(value), expected=expected)
 
+    def expect(self, expected: str) -> None:
+        """Says better than the server could which values are valid."""
+        self.expected = expected
+        self.message = f"{self.field}: got {self.value}; expected {expected}"
+        self.args = (self.message,)
+
 
 class DeadlineExceededError(EbbtideError):
     """No answer within the deadline of the call. The server may have done the work nevertheless."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ebbtide.export.errors import RepositoryError
-from ebbtide.export.manifest import read_models
+from ebbtide.export.manifest import read_manifest, read_models
 from ebbtide.interest import exported, served_models
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.served_models import Kind
@@ -17,7 +17,11 @@ from ebbtide.interest.tensorfile import read_tensors
 
 ATTRIBUTE_COLUMNS = "attribute_columns"
 """Key for the names of the attribute columns: as JSON in `exported.ATTRIBUTES_FILE`, comma-separated in configs."""
+ATTRIBUTE_VALUES = "attribute_values"
+"""Key for the values of each attribute column, as JSON; only in configs."""
 RETRIEVAL = "retrieval"
+_MOST_VALUES_BYTES = 1 << 16
+"""Configs do not hold longer lists of values."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class VersionFacts:
     """Facts about one version for clients."""
 
     limits: Limits
-    attribute_columns: tuple[str, ...] = ()
-    """Attribute columns that requests may filter by."""
+    attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The values of each attribute column that requests may filter by; none where they are not known yet."""
     is_exact: bool = True
     """Whether the scoring head scores the whole catalog; an index may miss some of the best items."""
 
@@ -44,12 +48,17 @@ class VersionFacts:
             _, of_attributes = read_tensors(weights / exported.ATTRIBUTES_FILE)
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise RepositoryError(f"{repository}: version {version}: damaged export: {error}") from error
-        return cls(limits, tuple(json.loads(of_attributes.get(ATTRIBUTE_COLUMNS, "[]"))), is_exact)
+        columns = dict.fromkeys(json.loads(of_attributes.get(ATTRIBUTE_COLUMNS, "[]")), ())
+        noted = read_manifest(repository).get(str(version), {}).get("attributes", {})
+        return cls(limits, {**columns, **noted}, is_exact)
 
     def tell(self, config: Any) -> None:  # noqa: ANN401 - tritonclient carries no types
         """Writes the facts into the config of an ensemble that answers with this version."""
         tell_limits(config, self.limits)
-        config.parameters[ATTRIBUTE_COLUMNS].string_value = ",".join(self.attribute_columns)
+        config.parameters[ATTRIBUTE_COLUMNS].string_value = ",".join(self.attributes)
+        values = json.dumps(self.attributes, ensure_ascii=False, default=list)
+        if any(self.attributes.values()) and len(values.encode()) <= _MOST_VALUES_BYTES:
+            config.parameters[ATTRIBUTE_VALUES].string_value = values
         config.parameters[RETRIEVAL].string_value = "exact" if self.is_exact else "approximate"
 
 

@@ -98,7 +98,10 @@ class RepositoryWriter:
         with self._stage("configs and Python models"):
             self._write_configs()
             folders = {name: self._version_folder(name) for name in self.models}
-            write_tables(values, index, vectors, self._factors, self.attributes, bundle.catalog.item_id, folders)
+            popularity = bundle.counted_popularity
+            write_tables(
+                values, index, vectors, self._factors, self.attributes, bundle.catalog.item_id, popularity, folders
+            )
         with self._stage("scoring head"):
             self._write_head()
 
@@ -202,7 +205,7 @@ class RepositoryWriter:
     def _write_configs(self) -> None:
         facts = VersionFacts(
             self.options.limits,
-            () if self.attributes is None else tuple(self.attributes.values),
+            {} if self.attributes is None else self.attributes.values,
             self.options.retrieval.is_exact,
         )
         settings = ConfigSettings(self.fingerprint, self.version, self.sizes, facts, self.serving, self.models)

@@ -66,13 +66,16 @@ def serving(model: ModelFolder, config: ModelConfig) -> Serving:
     return Serving(backend, platform, config.default_model_filename or known.files[position])
 
 
-def known_platforms(backend: str) -> tuple[str, ...] | None:
-    """The platforms of a backend: ``("",)`` if it has none, None if Triton does not know the backend."""
+def accepted_platforms(backend: str, platform: str) -> tuple[str, ...] | None:
+    """The platforms of a backend if Triton refuses it with this one; None if it does not."""
     known = _BACKENDS.get(backend)
+    if known is None:
+        return None
+    accepted = known.platforms or ("",)
     if backend == PYTHON:
-        # A PyTorch model may be run by a model.py.
-        return ("", "pytorch_libtorch")
-    return None if known is None else (known.platforms or ("",))
+        # A PyTorch model may be run by a model.py. Triton compares a platform that it does not know with nothing.
+        accepted = ("", "pytorch_libtorch", *(() if platform in PLATFORMS else (platform,)))
+    return None if platform in accepted else accepted
 
 
 def is_misspelt(backend: str) -> bool:

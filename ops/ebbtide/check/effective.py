@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ebbtide.check import backends
@@ -10,6 +11,7 @@ from ebbtide.check.messages import ModelConfig, Tensor
 from ebbtide.check.onnx_graph import GraphTensor, OnnxGraph
 from ebbtide.check.view import View
 
+_NO_TYPE = "TYPE_INVALID"
 _FILLED_BATCH_SIZE = 4
 """The `max_batch_size` that Triton's backends fill in (``default-max-batch-size``)."""
 
@@ -21,6 +23,18 @@ class TensorSpec:
     data_type: str
     dims: tuple[int, ...]
     optional: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether data type and dims are written."""
+        return bool(self.dims) and self.data_type != _NO_TYPE
+
+    def or_else(self, other: TensorSpec | None) -> TensorSpec:
+        """With what it lacks from another spec."""
+        if other is None or self.is_whole:
+            return self
+        data_type = other.data_type if self.data_type == _NO_TYPE else self.data_type
+        return replace(self, data_type=data_type, dims=self.dims or other.dims)
 
     @classmethod
     def of(cls, tensor: Tensor, *, served: bool = False) -> TensorSpec:
@@ -62,7 +76,8 @@ def effective(view: View) -> Effective:
         view.source.problem is None,
     )
     graph = view.newest_graph
-    if view.serving.backend == backends.ONNX and graph is not None and not written.knows_tensors:
+    whole = written.knows_tensors and all(one.is_whole for one in (*written.inputs.values(), *written.outputs.values()))
+    if view.serving.backend == backends.ONNX and graph is not None and not whole:
         return _filled(written, config, graph)
     return written
 
@@ -72,9 +87,17 @@ def _filled(written: Effective, config: ModelConfig, graph: OnnxGraph) -> Effect
     return replace(
         written,
         max_batch_size=config.max_batch_size or (_FILLED_BATCH_SIZE if batching else 0),
-        inputs=written.inputs or {name: _spec(tensor, batching) for name, tensor in graph.inputs.items()},
-        outputs=written.outputs or {name: _spec(tensor, batching) for name, tensor in graph.outputs.items()},
+        inputs=_specs(written.inputs, graph.inputs, batching),
+        outputs=_specs(written.outputs, graph.outputs, batching),
     )
+
+
+def _specs(
+    written: Mapping[str, TensorSpec], graph: Mapping[str, GraphTensor], batching: bool
+) -> dict[str, TensorSpec]:
+    """The specs as they are written, or else as the graph has them."""
+    found = {name: _spec(tensor, batching) for name, tensor in graph.items()}
+    return {name: written[name].or_else(found.get(name)) for name in written} if written else found
 
 
 def _spec(tensor: GraphTensor, batching: bool) -> TensorSpec:

@@ -20,6 +20,9 @@ _VARIABLE = -1
 _TIMEOUT_S = 60.0
 _MOST_BYTES = 2 * 2**30
 """Larger graphs are not loaded; their variable output axes are not compared."""
+_MOST_REMEMBERED_BYTES = 2**16
+_REMEMBERED: dict[bytes, Mapping[str, tuple[int, ...]] | None] = {}
+"""Answers by content: versions and models of a repository often share a small graph."""
 
 
 def with_inferred_outputs(path: Path, graph: OnnxGraph) -> OnnxGraph:
@@ -47,6 +50,15 @@ def _inferred(path: Path, graph: OnnxGraph) -> Mapping[str, tuple[int, ...]] | N
     files = [path, *(path.parent / name for name in graph.external_files)]
     if sum(file.stat().st_size for file in files if file.is_file()) > _MOST_BYTES:
         return None
+    if graph.external_files or path.stat().st_size > _MOST_REMEMBERED_BYTES:
+        return _asked(path)
+    content = path.read_bytes()
+    if content not in _REMEMBERED:
+        _REMEMBERED[content] = _asked(path)
+    return _REMEMBERED[content]
+
+
+def _asked(path: Path) -> Mapping[str, tuple[int, ...]] | None:
     try:
         asked = subprocess.run(
             [sys.executable, "-m", "ebbtide.check.onnx_shapes", str(path)],

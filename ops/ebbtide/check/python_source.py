@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ebbtide.check.python_completion import Completion, read_completion
 from ebbtide.check.python_returns import FUNCTIONS, RESPONSE, called, is_nothing, own_nodes, wrong_return
 
 MODEL_CLASS = "TritonPythonModel"
+AUTO_COMPLETE = "auto_complete_config"
 _MAKERS = ("Tensor", "from_dlpack")
 _READER = "get_input_tensor_by_name"
 
@@ -57,6 +59,8 @@ class PythonSource:
     is_opaque: bool = False
     """Whether the class or its methods may be defined elsewhere: imported, inherited or decorated."""
     methods: dict[str, Method] = field(default_factory=dict)
+    completion: Completion | None = None
+    """What `auto_complete_config` adds; None without this method, or if it may be defined elsewhere."""
     reads: tuple[Named, ...] = ()
     """Inputs that are read by name."""
     answers: tuple[Named, ...] = ()
@@ -86,9 +90,17 @@ def read_source(path: Path) -> PythonSource:
     always = _always_used(model)
     read = [_string(node, 1, is_used=node in always) for name, node in calls if name == _READER]
     exact = _sends_only_named(calls)
+    is_opaque = model is None or bool(model.decorator_list) or None in classes
+    completions = [
+        node
+        for one in classes
+        for node in (one.body if one else ())
+        if isinstance(node, FUNCTIONS) and node.name == AUTO_COMPLETE
+    ]
     return PythonSource(
         model_class=model.lineno if model else _bound_at(tree),
-        is_opaque=model is None or bool(model.decorator_list) or None in classes,
+        is_opaque=is_opaque,
+        completion=read_completion(completions[0]) if completions and not is_opaque else None,
         methods={
             node.name: _method(node)
             for one in reversed(classes)

@@ -24,6 +24,8 @@ _ONNX_PARAMETERS = (
     "session.inter_op.allow_spinning",
 )
 _PYTHON_PARAMETERS = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")
+_NEWER_FIELDS: tuple[Path, ...] = (("model_metrics",), ("ensemble_scheduling", "max_inflight_requests"))
+"""Fields of the installed tritonclient's schema that Triton 2.51 does not have."""
 _CLOSE = 0.85
 _MAPS = (
     "parameters",
@@ -39,12 +41,24 @@ _MAPS = (
 def check(view: View) -> Iterator[Finding]:
     """Checks one config, except its tensors, scheduling and files."""
     yield from _name(view)
+    yield from _newer_fields(view)
     yield from _backend(view)
     yield from _batch_size(view)
     yield from _batch_io(view)
     yield from _agents(view)
     yield from _parameters(view)
     yield from _repeated_keys(view, view.source.index.root, ())
+
+
+def _newer_fields(view: View) -> Iterator[Finding]:
+    for path in _NEWER_FIELDS:
+        if view.source.index.has(path):
+            yield view.finding(
+                "config-newer-field",
+                path,
+                f"got {path[-1]!r}; expected only fields that Triton 24.10 has, if such a server loads the model",
+                "remove the field, or use a newer server",
+            )
 
 
 def _name(view: View) -> Iterator[Finding]:
@@ -83,7 +97,7 @@ def _backend(view: View) -> Iterator[Finding]:
                 "got neither `backend` nor `platform`, and no model file with a known name; expected one of the three",
                 'write `backend`, for example `backend: "python"`',
             )
-    elif (known := backends.known_platforms(serving.backend)) is not None and serving.platform not in known:
+    elif (known := backends.accepted_platforms(serving.backend, serving.platform)) is not None:
         yield view.finding(
             "backend-platform",
             ("platform",),

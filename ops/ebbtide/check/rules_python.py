@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ebbtide.check import backends
+from ebbtide.check.completion_problems import completion_problem
 from ebbtide.check.findings import Finding
 from ebbtide.check.python_source import MODEL_CLASS, Method, PythonSource, read_source
 from ebbtide.check.textproto import Key
@@ -93,6 +94,17 @@ def _source(view: View, file: str, source: PythonSource) -> Iterator[Finding]:
     if not source.is_opaque:
         for name, method in source.methods.items():
             yield from _method(view, file, source, name, method)
+    if source.completion is not None:
+        for setting in source.completion.settings:
+            problem = completion_problem(setting, view.config)
+            if problem:
+                yield view.file_finding(
+                    "python-completion",
+                    file,
+                    f"got `{setting.setter}` with {problem}",
+                    "change the config or `auto_complete_config` so that they say the same",
+                    setting.line,
+                )
     if view.config.input:
         yield from _inputs(view, file, source)
     if view.config.output:

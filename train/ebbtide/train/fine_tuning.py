@@ -45,6 +45,7 @@ class EncoderFineTuner(nn.Module):
         self._tokenizer = fast_tokenizer(folder, self.encoder.settings.max_tokens)
         if kind is FineTuning.lora:
             self.encoder.transformer = _with_adapters(self.encoder.transformer)
+            self.encoder.dense.requires_grad_(False)
         self._freeze_unused()
 
     def learned(self) -> dict[str, Tensor]:
@@ -89,8 +90,11 @@ class EncoderFineTuner(nn.Module):
         if hasattr(transformer, "merge_and_unload"):
             transformer = self.encoder.transformer = transformer.merge_and_unload()  # type: ignore[operator]
         tensors = {name: value.detach().contiguous() for name, value in transformer.state_dict().items()}
-        files = {name: self._folder / name for name in COPIED_FILES}
+        settings = self.encoder.settings
+        files = {name: self._folder / name for name in (*COPIED_FILES, *settings.more_files)}
         content = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
+        for name, layer in zip(settings.dense_weights, self.encoder.dense, strict=True):
+            content[name] = save({key: value.contiguous() for key, value in layer.state_dict().items()})
         return {**content, WEIGHTS_FILE: save(tensors, metadata={"format": "pt"})}
 
 

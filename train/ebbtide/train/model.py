@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ebbtide.interest.gate import SCALAR_FEATURES
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
+from ebbtide.interest.popularity import Smoothing
 from ebbtide.train.blocks import RESIDUAL, TEXT, AddedBlocks, FeatureBlock
 from ebbtide.train.config import ModelConfig
-from ebbtide.train.popularity import Smoothing
 from ebbtide.train.repeat import RepeatScore
 
 

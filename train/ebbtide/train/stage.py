@@ -21,7 +21,7 @@ from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder, files_fingerprint
 from ebbtide.train.fine_tuning import EncoderFineTuner
-from ebbtide.train.popularity import columns_at
+from ebbtide.train.popularity import counted_at
 from ebbtide.train.trainer import Fit, fit
 from ebbtide.train.watcher import Watcher
 
@@ -43,6 +43,7 @@ def train_bundle(
     feature_blocks: Mapping[str, FeaturesOf] | None = None,
     *,
     detect_repeats: bool = False,
+    dataset: Dataset | None = None,
 ) -> tuple[InterestBundle, Fit, Dataset]:
     """Trains on the events that the data description does not hold out.
 
@@ -56,6 +57,7 @@ def train_bundle(
         devices: Where to compute; one CPU unless given. Of several processes each gets the whole result.
         feature_blocks: Further feature blocks: name, and what gives the items' features; None for none.
         detect_repeats: Whether the log decides about seen items and the repeat score, instead of the configuration.
+        dataset: The data of the reference, if they are read already.
 
     Returns:
         The bundle (not yet saved), how the fit went, and the data.
@@ -68,7 +70,7 @@ def train_bundle(
     if train_config.loss is Loss.mse and data_reference.weight_column is None:
         raise DataError("loss: got 'mse' without ratings; expected --weight-col to name their column, or another loss")
     watcher = watcher or Watcher()
-    data = read_dataset(data_reference)
+    data = read_dataset(data_reference) if dataset is None else dataset
     watcher.data_read(data)
     train_config = train_config.for_catalog(len(data.catalog))
     is_training = ~held_out(data.log, data_reference.holdout)
@@ -117,9 +119,10 @@ def train_bundle(
         encoder_reference = EncoderReference(source=TUNED, fingerprint=files_fingerprint(encoder_files))
 
     counted_at_ms = int(data.log.time_ms[is_training].max()) + 1
-    prior_columns = columns_at(
+    counted = counted_at(
         data.log.item[is_training], data.log.time_ms[is_training], total, result.model.smoothing, counted_at_ms
     )
+    prior_columns = counted.columns()
     config = BundleConfig(
         fingerprint=fingerprint_of(result.model, prior_columns, data.catalog, encoder_reference),
         model=model_config,
@@ -131,4 +134,12 @@ def train_bundle(
         validation_ndcg_at_10=result.validation_ndcg_at_10,
         rating_mean=result.rating_mean,
     )
-    return InterestBundle(config, data.catalog, result.model, prior_columns, encoder_files=encoder_files), result, data
+    bundle = InterestBundle(
+        config,
+        data.catalog,
+        result.model,
+        prior_columns,
+        encoder_files=encoder_files,
+        prior_counts=counted.counts if model_config.prior_starts else None,
+    )
+    return bundle, result, data

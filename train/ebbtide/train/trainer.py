@@ -15,6 +15,7 @@ from ebbtide.data.baskets import basket_heads, has_past, in_turn, is_repeat
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
 from ebbtide.data.splits import after_time
+from ebbtide.interest.popularity import Smoothing
 from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Identity
 from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
@@ -26,7 +27,6 @@ from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import (
     LivePopularity,
     PopularitySnapshots,
-    Smoothing,
     exact_snapshots,
     snapshot_times,
 )

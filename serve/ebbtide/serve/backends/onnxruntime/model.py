@@ -75,6 +75,7 @@ _TENSORRT_OTHERS = frozenset(
         *("profile_opt_shapes", "ep_context_file_path", "ep_context_embed_mode", "int8_calibration_table_name"),
     )
 )
+_NO_TYPE = "TYPE_INVALID"
 _AUTOFILL_MAX_BATCH_SIZE = 4
 """Triton's ``default-max-batch-size``, which the Python backend does not pass on to its models."""
 
@@ -110,13 +111,19 @@ class TritonPythonModel:
     def auto_complete_config(config: Any) -> Any:  # noqa: ANN401 - Triton's own class, which carries no types
         """Adds the tensors to a config that lacks them, as the C++ backend does."""
         written = config.as_dict()
-        if written.get("input") and written.get("output"):
+        tensors = [*written.get("input", []), *written.get("output", [])]
+        is_complete = all(one["dims"] and one["data_type"] != _NO_TYPE for one in tensors)
+        if written.get("input") and written.get("output") and is_complete:
             return config
         path = model_path(written, Path(pb_utils.get_model_dir()))
         session = ort.InferenceSession(str(path), session_options(written), providers=["CPUExecutionProvider"])
         inputs, outputs = nodes(session.get_inputs()), nodes(session.get_outputs())
         # A tensor of rank one has no dimension besides the batch; it would need a reshape, which cannot be filled in.
         batching = all(len(node.shape) > 1 and node.shape[0] == -1 for node in (*inputs.values(), *outputs.values()))
+        if not written["max_batch_size"]:
+            # Dims with the batch axis say that the model does not batch.
+            ranks = {name: len(node.shape) for name, node in (*inputs.items(), *outputs.items())}
+            batching = batching and all(len(one["dims"]) < ranks.get(one["name"], 0) for one in tensors if one["dims"])
         if written["max_batch_size"] and not batching:
             raise pb_utils.TritonModelException(
                 f"autofill failed for model '{written['name']}': model does not support batching while non-zero "
@@ -127,10 +134,14 @@ class TritonPythonModel:
         if batching and "sequence_batching" not in written:
             config.set_dynamic_batching()
         for section, found, add in (("input", inputs, config.add_input), ("output", outputs, config.add_output)):
-            if not written.get(section):
-                for name, node in found.items():
-                    dims = list(node.shape[1:] if batching else node.shape) or [1]
-                    add({"name": name, "data_type": node.data_type, "dims": dims})
+            given = {one["name"]: one for one in written.get(section, [])}
+            for name, node in found.items():
+                if given and name not in given:
+                    continue
+                one = given.get(name, {"dims": [], "data_type": _NO_TYPE})
+                dims = one["dims"] or list(node.shape[1:] if batching else node.shape) or [1]
+                data_type = node.data_type if one["data_type"] == _NO_TYPE else one["data_type"]
+                add({"name": name, "data_type": data_type, "dims": dims})
         return config
 
     def initialize(self, args: Mapping[str, str]) -> None:
