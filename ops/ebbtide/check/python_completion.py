@@ -54,7 +54,8 @@ def read_completion(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Complet
     harmless = sum(isinstance(node, ast.Return) for node in ast.walk(function)) + sum(
         isinstance(node, ast.Attribute) and node.attr == "as_dict" for node in ast.walk(function)
     )
-    known = {node.lineno for node in ast.walk(function) if _setter(node, config) is not None}
+    calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+    known = {call.lineno for call in calls if _setter(call, config) is not None}
     return Completion(settings, {one.line for one in settings} == known and len(uses) <= len(known) + harmless)
 
 
