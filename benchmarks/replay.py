@@ -36,7 +36,8 @@ from ebbtide.train.evaluation.testset import TestSet
 
 ROOT = Path(__file__).parents[1]
 _THREADS = 16
-_ENVIRONMENT = {"EBBTIDE_STATE_TIMEOUT_MS": "10000"}
+# Users come back one after the other, not in the order of time, so what they do must not count for the next.
+_ENVIRONMENT = {"EBBTIDE_STATE_TIMEOUT_MS": "10000", "EBBTIDE_POPULARITY_SECONDS": "off"}
 console = Console()
 
 

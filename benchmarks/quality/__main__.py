@@ -1,36 +1,37 @@
 """Runs the quality benchmark: evaluates every model on every data set and writes benchmarks/results/quality.json.
 
+Results that are there already, and whose data, settings and code have not changed, are kept. So a run may be
+interrupted, and go on later or on another machine that has the file.
+
 python -m benchmarks.quality --library artifacts/quality-venv/bin/python [--quick]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from benchmarks.quality.console import console
 from benchmarks.quality.datasets import REAL, ROOT, builders, world_data_set
 from benchmarks.quality.field import TRIES, field
-from benchmarks.quality.ours import ABLATIONS
+from benchmarks.quality.ours import ABLATIONS, OURS
+from benchmarks.quality.records import Records
 from benchmarks.quality.run import Plan, run_data_set
 from benchmarks.quality.summary import print_tables, write_summary
 from benchmarks.quality.worlds import WORLDS
 from ebbtide.train.config import TrainConfig
-from ebbtide.train.evaluation.report import without_nan
 
+RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
+SEEDS = 3
 _QUICK_TRIES = 1
 _QUICK_TRAINING = TrainConfig(epochs=2, refit=False)
+_GROUPS = {"baselines": tuple(row.name for row in field()), "ours": (OURS, *ABLATIONS)}
+_NAMES = [name for group in _GROUPS.values() for name in group]
 
 
 def main() -> None:
-    """Parses the command line, runs the models, and writes the report after each data set."""
+    """Parses the command line, runs the models that have no valid result yet, and saves each result at once."""
     arguments = _arguments()
     # Not resolve(): the interpreter of a virtual environment is a symlink, and the symlink's path locates its packages.
     library = arguments.library.absolute() if arguments.library else None
@@ -52,35 +53,18 @@ def main() -> None:
         training=_QUICK_TRAINING if quick else TrainConfig(epochs=arguments.epochs),
         library=library,
         work=arguments.work,
-        baselines=arguments.only != "ours",
-        ours=arguments.only != "baselines",
+        seeds=1 if quick else arguments.seeds,
+        quick=quick,
+        only=frozenset(name for given in arguments.only for name in _GROUPS.get(given, (given,))) or None,
         without=frozenset(arguments.without),
     )
-    report: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "machine": {"cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__},
-        "data_sets": _kept_data_sets(arguments.json, chosen if arguments.data_set else []),
-    }
-    left_out = sorted(plan.without | {row.name for row in field() if row.library and library is None})
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    path = arguments.json or (arguments.work / "quick.json" if quick else RESULTS)
+    records = Records(path)
     for name in chosen:
         dataset = data_sets[name]()
         users = user_counts.get(name, dataset.quick_users if quick else dataset.users)
-        result = run_data_set(dataset, users, plan, console.print)
-        facts = {"quick": quick, "tries": plan.tries, "epochs": plan.training.epochs, "left_out": left_out}
-        report["data_sets"].append({**result, **facts})
-        report["quick"] = any(one["quick"] for one in report["data_sets"])
-        arguments.json.write_text(json.dumps(without_nan(report), indent=2, allow_nan=False) + "\n")
-        print_tables(report["data_sets"][-1])
-    console.print(f"[green]✓[/green] {', '.join(str(path) for path in write_summary(arguments.json))}")
-
-
-def _kept_data_sets(path: Path, chosen: list[str]) -> list[dict[str, Any]]:
-    """Returns the report's entries for the data sets that do not run again."""
-    if not chosen or not path.is_file():
-        return []
-    kept: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["data_sets"]
-    return [one for one in kept if one["name"] not in chosen]
+        print_tables(run_data_set(dataset, users, plan, records, console.print))
+    console.print(f"[green]✓[/green] {', '.join(str(path) for path in write_summary(path))}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -111,12 +95,21 @@ def _arguments() -> argparse.Namespace:
         "--without",
         action="append",
         default=[],
-        choices=[*(row.name for row in field()), *ABLATIONS],
+        choices=_NAMES,
         metavar="NAME",
-        help="leave out a baseline or an ablation; can be repeated (SASRec and BERT4Rec take most of the time)",
+        help="leave out a model, by its name in the report; can be repeated (SASRec and BERT4Rec take longest)",
     )
     parser.add_argument(
-        "--only", choices=["baselines", "ours"], help="run the baselines only, or Ebbtide and its ablations only"
+        "--only",
+        action="append",
+        default=[],
+        choices=[*_GROUPS, *_NAMES],
+        metavar="NAME",
+        help="run this model only, by its name in the report, or a group: baselines, ours (Ebbtide and its ablations); "
+        "can be repeated; valid results of other models stay in the report",
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=SEEDS, metavar="N", help="trainings of Ebbtide with different seeds (default: 3)"
     )
     parser.add_argument(
         "--users",
@@ -142,7 +135,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--work", type=Path, default=ROOT / "artifacts" / "quality", help="folder for intermediate data and kept fits"
     )
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "quality.json")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="the report; results in it that are still valid are not computed again (default: "
+        "benchmarks/results/quality.json, or quick.json in the --work folder with --quick)",
+    )
     return parser.parse_args()
 
 

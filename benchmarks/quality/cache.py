@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,7 @@ class Cache:
         partial.rename(path)
 
 
+@cache
 def split_fingerprint(split: Split) -> str:
     """Fingerprint of the events without their weights, the test events, and whether seen items may be recommended."""
     log = split.test.log

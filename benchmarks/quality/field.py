@@ -9,6 +9,7 @@ from dataclasses import field as field_of
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality.actr import actr
 from benchmarks.quality.blend import blend, chosen_by_validation
 from benchmarks.quality.cache import Cache, Fitted, Stopwatch, code_fingerprint, split_fingerprint
 from benchmarks.quality.exchange import Settings, library_lists
@@ -28,6 +29,7 @@ _USES = {
     "linear": ("split",),
     "next_basket": ("baskets", "split"),
     "library": (),
+    "actr": ("popularity", "split"),
     "blend": ("linear", "personal", "popularity", "split"),
 }
 """The modules of this folder that each module of baselines imports."""
@@ -107,11 +109,20 @@ def field() -> list[Baseline]:
             most_items=MAX_ITEMS,
             choose=chosen_by_validation,
         ),
+        Baseline(
+            "ACT-R, base level and spreading",
+            updated=False,
+            grid=_actr(),
+            rank=actr,
+            only_repeats=True,
+            cost=6,
+        ),
         Baseline("item kNN with decay", False, _neighbours(), decayed_neighbours, cost=10, most_items=MAX_ITEMS),
         Baseline("iALS", False, _ials(), library="ials", cost=20),
         Baseline("BPR-MF", False, _bpr(), library="bpr", cost=10),
         _library_sequence("SASRec", "sasrec"),
         _library_sequence("BERT4Rec", "bert4rec"),
+        _library_sequence("HSTU", "hstu"),
     ]
 
 
@@ -157,6 +168,11 @@ def _tifu_knn() -> list[Settings]:
         {"neighbours": k, "within_decay": within, "group_decay": between, "own_share": alpha, "groups": m}
         for k, within, between, alpha, m in tried
     ]
+
+
+def _actr() -> list[Settings]:
+    tried = ((0.5, 0.0), (0.5, 0.1), (0.3, 0.1), (0.8, 0.1), (0.5, 1.0))
+    return [{"decay": decay, "spreading": spreading} for decay, spreading in tried]
 
 
 def _neighbours() -> list[Settings]:
@@ -208,12 +224,27 @@ def tuned(baseline: Baseline, validation: Split, test: Split, tries: int, fitter
     if baseline.choose is not None:
         best, tried = baseline.choose(validation)
         return Tuned(fitter.fit(baseline, test, best), best, tried)
-    grid = baseline.grid[:tries] if tries > 1 else [{**baseline.grid[0], **baseline.quick}]
+    grid = _grid(baseline, tries)
     scores: list[float] = []
     if len(grid) > 1:
         scores = [ndcg_at_10(validation, fitter.fit(baseline, validation, settings).lists) for settings in grid]
     best = grid[scores.index(max(scores))] if scores else grid[0]
     return Tuned(fitter.fit(baseline, test, best), best, [*zip(grid, scores, strict=False)])
+
+
+def identity(baseline: Baseline, validation: Split, test: Split, tries: int) -> dict[str, object]:
+    """All that the result of `tuned` depends on, as JSON values; the arguments are those of `tuned`."""
+    grid = [{name: repr(value) for name, value in one.items()} for one in _grid(baseline, tries)]
+    return {
+        "validation": split_fingerprint(validation),
+        "test": split_fingerprint(test),
+        "settings": "chosen" if baseline.choose is not None else grid,
+        "code": baseline.code,
+    }
+
+
+def _grid(baseline: Baseline, tries: int) -> list[Settings]:
+    return baseline.grid[:tries] if tries > 1 else [{**baseline.grid[0], **baseline.quick}]
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ FULL_SOFTMAX_ITEMS = 10_000
 _NEGATIVES = 64
 """Sampled negatives per target."""
 SEED = 0
+_NS_PER_MS = 1_000_000
 
 
 class Job:
@@ -52,21 +53,23 @@ class Job:
         self.training = events[events["training"]]
         self.item_ids = np.sort(self.training["item"].unique())
         self.user_ids = np.sort(self.training["user"].unique())
-        self.past = self._past(events[events["item"].isin(self.item_ids)])
+        self.past, self.past_ms = self._past(events[events["item"].isin(self.item_ids)])
         popular = self.training["item"].value_counts(sort=True)
         self.popular = np.searchsorted(self.item_ids, popular.index.to_numpy())
 
-    def _past(self, known: pd.DataFrame) -> list[np.ndarray[Any, Any]]:
-        """Matrix columns of the known items in the history of each basket, oldest first."""
+    def _past(self, known: pd.DataFrame) -> tuple[list[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]:
+        """Matrix columns and times of the known items in the history of each basket, oldest first."""
         column = np.searchsorted(self.item_ids, known["item"])
         time_ms = known["time"].to_numpy()
         rows_of_user = known.groupby("user", sort=False).indices
         no_rows = np.empty(0, dtype=np.int64)
-        past = []
+        past, past_ms = [], []
         for user, timestamp in zip(self.baskets["user"], self.baskets["time"], strict=True):
             rows = rows_of_user.get(user, no_rows)
-            past.append(column[rows[: np.searchsorted(time_ms[rows], timestamp)]])
-        return past
+            rows = rows[: np.searchsorted(time_ms[rows], timestamp)]
+            past.append(column[rows])
+            past_ms.append(time_ms[rows])
+        return past, past_ms
 
     def training_matrix(self) -> csr_matrix:
         """Number of interactions of each user with each item, in the training events."""
@@ -168,6 +171,13 @@ def bert4rec(job: Job, **settings: Any) -> Callable[[], dict[int, Any]]:  # noqa
     return _sequential(job, BERT4RecModel, settings)
 
 
+def hstu(job: Job, **settings: Any) -> Callable[[], dict[int, Any]]:  # noqa: ANN401 - settings of the library
+    """HSTU (Zhai et al., ICML 2024) with relative positions and times, RecTools."""
+    from rectools.models import HSTUModel
+
+    return _sequential(job, HSTUModel, settings)
+
+
 def _sequential(job: Job, kind: Any, settings: dict[str, Any]) -> Callable[[], dict[int, Any]]:  # noqa: ANN401
     from pytorch_lightning import seed_everything
     from rectools import Columns
@@ -194,24 +204,33 @@ def _sequential(job: Job, kind: Any, settings: dict[str, Any]) -> Callable[[], d
 
     def recommend() -> dict[int, Any]:
         # RecTools ranks once per user, so each basket becomes a user whose events are those before the basket.
-        past = [columns[known[columns]] for columns in job.past]
-        newest = [columns[-SESSION:] if job.repeats else columns for columns in past]
-        counts = [len(columns) for columns in newest]
-        case = np.repeat(np.arange(len(newest)), counts)
+        kept = [known[columns] for columns in job.past]
+        newest = slice(-SESSION, None) if job.repeats else slice(None)
+        past = [columns[keep][newest] for columns, keep in zip(job.past, kept, strict=True)]
+        past_ms = [times[keep][newest] for times, keep in zip(job.past_ms, kept, strict=True)]
+        counts = [len(columns) for columns in past]
+        case = np.repeat(np.arange(len(past)), counts)
+        # Nanoseconds keep the order of events of the same time.
         order = np.concatenate([np.arange(count) for count in counts])
         frame = pd.DataFrame(
             {
                 Columns.User: case,
-                Columns.Item: job.item_ids[np.concatenate(newest)],
-                Columns.Datetime: pd.to_datetime(order, unit="s"),
+                Columns.Item: job.item_ids[np.concatenate(past)],
+                Columns.Datetime: pd.to_datetime(np.concatenate(past_ms) * _NS_PER_MS + order, unit="ns"),
             }
         )
+        users = np.unique(case)
+        context = None
+        if model.require_recommend_context:
+            now = pd.to_datetime(job.baskets["time"].to_numpy()[users], unit="ms")
+            context = pd.DataFrame({Columns.User: users, Columns.Weight: 1.0, Columns.Datetime: now})
         found = model.recommend(
-            users=np.unique(case),
+            users=users,
             dataset=dataset(frame),
             k=LENGTH,
             filter_viewed=not job.repeats,
             on_unsupported_targets="ignore",
+            context=context,
         )
         found = found.assign(column=np.searchsorted(job.item_ids, found[Columns.Item]))
         lists: dict[int, Any] = found.groupby(Columns.User, sort=False)["column"].agg(list).to_dict()
@@ -225,6 +244,7 @@ MODELS: dict[str, Callable[..., Callable[[], dict[int, Any]]]] = {
     "bpr": bpr,
     "sasrec": sasrec,
     "bert4rec": bert4rec,
+    "hstu": hstu,
 }
 
 

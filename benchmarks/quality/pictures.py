@@ -85,7 +85,7 @@ def _colour(row: dict[str, Any]) -> str:
         return _BASELINE
     if row["kind"] == "oracle":
         return _ORACLE
-    return _OURS if row["name"] in (ours.OURS, ours.OURS + ours.FROZEN) else _ABLATION
+    return _OURS if row.get("model", row["name"]) in (ours.OURS, ours.OURS + ours.FROZEN) else _ABLATION
 
 
 def _shades(rows: list[dict[str, Any]]) -> list[str]:

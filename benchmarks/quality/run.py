@@ -1,4 +1,4 @@
-"""Runs every model on one data set: first the baselines, then Ebbtide and its ablations."""
+"""Runs the models that have no valid result yet on one data set: baselines, then Ebbtide and its ablations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from platformdirs import user_cache_path
 from benchmarks.quality import ours
 from benchmarks.quality.cache import Cache, Fitted, Stopwatch, code_fingerprint, split_fingerprint
 from benchmarks.quality.datasets import HOLDOUT, ROOT, DataSet, drawn
-from benchmarks.quality.field import Baseline, Fitter, Tuned, field, tuned
+from benchmarks.quality.field import Baseline, Fitter, Tuned, field, identity, tuned
 from benchmarks.quality.progress import Steps
+from benchmarks.quality.records import Records, fingerprint_of
 from benchmarks.quality.results import Results
 from benchmarks.quality.split import Split, splits
 from ebbtide.data.dataset import read_dataset
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import PACKAGED, embed_cached, encoder_fingerprint, encoder_folder
+from ebbtide.train.evaluation.lists import RankedLists
 from ebbtide.train.model import InterestModel
 
 _OURS_COST = 300.0
@@ -42,21 +44,30 @@ class Plan:
     """Python interpreter of the library models' environment; None leaves these models out."""
     work: Path
     """Folder for intermediate data and cached fits."""
-    baselines: bool = True
-    """Whether to run the baselines."""
-    ours: bool = True
-    """Whether to run Ebbtide and its ablations."""
+    seeds: int = 1
+    """Number of trainings of Ebbtide, with the seeds 0, 1, ..; its ablations have seed 0 alone."""
+    quick: bool = False
+    only: frozenset[str] | None = None
+    """Names of the models to run; None for all."""
     without: frozenset[str] = frozenset()
-    """Names of baselines and ablations to leave out."""
+    """Names of models to leave out."""
+
+    def runs(self, name: str, *, needs_library: bool = False) -> bool:
+        """Whether a model is to run."""
+        chosen = (self.only is None or name in self.only) and name not in self.without
+        return chosen and not (needs_library and self.library is None)
 
 
-def run_data_set(dataset: DataSet, users: int | None, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """Runs all models on one data set.
+def run_data_set(
+    dataset: DataSet, users: int | None, plan: Plan, records: Records, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Runs the models on one data set that have no valid result yet, and saves each result at once.
 
     Args:
         dataset: Data set to run on.
         users: Number of users to draw; None for all.
         plan: Models to run.
+        records: Results so far.
         say: Prints a line.
 
     Returns:
@@ -72,39 +83,17 @@ def run_data_set(dataset: DataSet, users: int | None, plan: Plan, say: Callable[
         f"[bold]{dataset.name}[/bold]: {data.log.events:,} events of {len(data.log.users):,} users on "
         f"{len(data.catalog):,} items; {len(test.test.baskets):,} baskets to predict"
     )
-    results = Results(test, vectors)
-    chosen = [
-        row
-        for row in field()
-        if plan.baselines and row.name not in plan.without and (dataset.repeats or not row.only_repeats)
-    ]
-    if plan.library is None:
-        chosen = [row for row in chosen if not row.library]
-    variants = {
-        name: config
+    baselines = [row for row in field() if dataset.repeats or not row.only_repeats]
+    # Seeds that only an earlier run had are kept, but not trained.
+    seeds = max([plan.seeds, *(row.get("seed", 0) + 1 for row in records.rows(dataset.name))])
+    variants = [
+        _Variant(name, seed, config, vectors)
         for name, config in ours.variants(dataset.repeats).items()
-        if plan.ours and name not in plan.without
-    }
-    cost = sum(row.cost * _fits(row, plan.tries) for row in chosen) + _OURS_COST * len(variants)
-    fits = Cache(work / "fits")
-    with Steps(dataset.name, cost) as steps:
-        for name, oracle in dataset.oracles.items():
-            steps.now(name)
-            key: dict[str, object] = {"data": split_fingerprint(test), "code": _ORACLE_CODE}
-            fitted = fits.get(name, key, lambda oracle=oracle: Stopwatch().fitted(oracle(test)))  # type: ignore[misc]
-            say(_line(results.add(name, fitted, kind="oracle", popularity="known")))
-        fitter = Fitter(fits, plan.library, work / "exchange", steps.done)
-        for baseline in chosen:
-            steps.now(baseline.name)
-            result = tuned(baseline, validation, test, plan.tries, fitter)
-            say(_line(results.add(baseline.name, result.fitted, **_facts(baseline, result, test))))
-        for name, config in variants.items():
-            steps.now(name)
-            for full_name, fitted, popularity in _ours(name, config, test, vectors, plan.training, fits, steps):
-                say(_line(results.add(full_name, fitted, kind="ours", popularity=popularity)))
-    results.compare_ours()
-    return {
+        for seed in range(seeds if name == ours.OURS else 1)
+    ]
+    facts = {
         "name": dataset.name,
+        "data": split_fingerprint(test),
         "holdout": HOLDOUT,
         "repeats": dataset.repeats,
         "items": len(data.catalog),
@@ -113,8 +102,44 @@ def run_data_set(dataset: DataSet, users: int | None, plan: Plan, say: Callable[
         "events": data.log.events,
         "test_users": int(np.unique(test.test.owner).size),
         "test_baskets": len(test.test.baskets),
-        "models": results.rows,
+        "quick": plan.quick,
+        "tries": plan.tries,
+        "epochs": plan.training.epochs,
     }
+    order = [*dataset.oracles, *(row.name for row in baselines)]
+    order += [name for variant in variants for name, _, _ in variant.rows()]
+    results = Results(test, vectors, facts, order, records)
+    oracle_key: dict[str, object] = {"data": split_fingerprint(test), "code": _ORACLE_CODE}
+    oracle_print = fingerprint_of(oracle_key)
+    missing_oracles = [name for name in dataset.oracles if results.kept(name, oracle_print) is None]
+    prints = {row.name: fingerprint_of(identity(row, validation, test, plan.tries)) for row in baselines}
+    missing = [row for row in baselines if results.kept(row.name, prints[row.name]) is None]
+    missing = [row for row in missing if plan.runs(row.name, needs_library=bool(row.library))]
+    untrained = [variant for variant in variants if not variant.is_kept(results, test, plan.training)]
+    untrained = [variant for variant in untrained if variant.seed < plan.seeds and plan.runs(variant.name)]
+    say(f"  {len(results.rows)} results of earlier runs are valid")
+    cost = sum(row.cost * _fits(row, plan.tries) for row in missing) + _OURS_COST * len(untrained)
+    fits = Cache(work / "fits")
+    with Steps(dataset.name, cost) as steps:
+        for name in missing_oracles:
+            steps.now(name)
+            fitted = fits.get(name, oracle_key, partial(_timed, dataset.oracles[name], test))
+            say(_line(results.add(name, oracle_print, fitted, kind="oracle", popularity="known")))
+        fitter = Fitter(fits, plan.library, work / "exchange", steps.done)
+        for baseline in missing:
+            steps.now(baseline.name)
+            result = tuned(baseline, validation, test, plan.tries, fitter)
+            facts_of_row = _facts(baseline, result, test)
+            say(_line(results.add(baseline.name, prints[baseline.name], result.fitted, **facts_of_row)))
+        for variant in untrained:
+            steps.now(variant.name)
+            for line in variant.run(results, test, plan.training, fits, steps):
+                say(line)
+    return results.save()
+
+
+def _timed(rank: Callable[[Split], RankedLists], split: Split) -> Fitted:
+    return Stopwatch().fitted(rank(split))
 
 
 def _fits(row: Baseline, tries: int) -> int:
@@ -151,46 +176,75 @@ def _plain(settings: dict[str, float]) -> dict[str, float | str]:
     return {name: "inf" if math.isinf(value) else value for name, value in settings.items()}
 
 
-def _ours(
-    name: str,
-    config: ModelConfig,
-    test: Split,
-    vectors: npt.NDArray[np.float32],
-    training: TrainConfig,
-    fits: Cache,
-    steps: Steps,
-) -> Iterator[tuple[str, Fitted, str]]:
-    """Yields name, lists and popularity ("updated", "frozen" or "none") of one variant, updated and frozen."""
-    model_vectors = np.zeros((vectors.shape[0], 1), dtype=np.float32) if name == ours.NO_TEXT else vectors
-    key: dict[str, object] = {
-        "data": split_fingerprint(test),
-        "weights": hashlib.sha256(test.test.log.weight.tobytes()).hexdigest(),
-        "texts": hashlib.sha256(np.ascontiguousarray(model_vectors).tobytes()).hexdigest(),
-        "config": [type(config).__name__, config.model_dump(mode="json")],
-        "training": training.model_dump(mode="json"),
-        "code": _CODE,
-    }
+@dataclass(frozen=True, eq=False)
+class _Variant:
+    """Ebbtide or an ablation, trained with one seed."""
 
-    @cache
-    def trained() -> tuple[InterestModel, Stopwatch]:
-        watch = Stopwatch()
-        model = ours.trained(test, config, training, model_vectors)
-        watch.stop()
-        return model, watch
+    name: str
+    """Of the model, without the seed."""
+    seed: int
+    config: ModelConfig
+    vectors: npt.NDArray[np.float32]
+    """``[N, width]``, text vectors of the catalog."""
 
-    def ranked(updated: bool) -> Fitted:
-        model, watch = trained()
-        return watch.fitted(ours.ranked(test, model, updated=updated))
+    def rows(self) -> list[tuple[str, str, bool]]:
+        """Name of the row, name of the model, and whether popularity is updated: updated and frozen, if it has one."""
+        suffix = f", seed {self.seed}" if self.seed else ""
+        policies = (True, False) if self._has_prior else (True,)
+        models = [(self.name + ("" if updated else ours.FROZEN), updated) for updated in policies]
+        return [(model + suffix, model, updated) for model, updated in models]
 
-    has_prior = bool(config.effective_prior_half_life_days)
-    for updated in (True, False) if has_prior else (True,):
-        full_key: dict[str, object] = {**key, "updated": updated}
-        cached = fits.path(name, full_key).is_file()
-        fitted = fits.get(name, full_key, lambda updated=updated: ranked(updated))  # type: ignore[misc]
-        if updated:
-            steps.done(_OURS_COST, cached)
-        popularity = ("updated" if updated else "frozen") if has_prior else "none"
-        yield name + ("" if updated else ours.FROZEN), fitted, popularity
+    def is_kept(self, results: Results, test: Split, training: TrainConfig) -> bool:
+        """Whether all rows are there from an earlier run; they become rows of this one."""
+        found = [
+            results.kept(name, fingerprint_of(self._key(test, training, updated))) for name, _, updated in self.rows()
+        ]
+        return all(row is not None for row in found)
+
+    def run(self, results: Results, test: Split, training: TrainConfig, fits: Cache, steps: Steps) -> Iterator[str]:
+        """Trains, ranks, and adds the rows; yields a line for each."""
+
+        @cache
+        def trained() -> tuple[InterestModel, Stopwatch]:
+            watch = Stopwatch()
+            seeded = training.model_copy(update={"seed": self.seed})
+            model = ours.trained(test, self.config, seeded, self._model_vectors)
+            watch.stop()
+            return model, watch
+
+        def ranked(updated: bool) -> Fitted:
+            model, watch = trained()
+            return watch.fitted(ours.ranked(test, model, updated=updated))
+
+        for name, model, updated in self.rows():
+            key = self._key(test, training, updated)
+            is_cached = fits.path(self.name, key).is_file()
+            fitted = fits.get(self.name, key, partial(ranked, updated))
+            if updated:
+                steps.done(_OURS_COST, is_cached)
+            popularity = ("updated" if updated else "frozen") if self._has_prior else "none"
+            more = {"kind": "ours", "model": model, "seed": self.seed, "popularity": popularity}
+            yield _line(results.add(name, fingerprint_of(key), fitted, **more))
+
+    def _key(self, test: Split, training: TrainConfig, updated: bool) -> dict[str, object]:
+        return {
+            "data": split_fingerprint(test),
+            "weights": hashlib.sha256(test.test.log.weight.tobytes()).hexdigest(),
+            "texts": hashlib.sha256(np.ascontiguousarray(self._model_vectors).tobytes()).hexdigest(),
+            "config": [type(self.config).__name__, self.config.model_dump(mode="json")],
+            "training": training.model_copy(update={"seed": self.seed}).model_dump(mode="json"),
+            "code": _CODE,
+            "updated": updated,
+        }
+
+    @property
+    def _has_prior(self) -> bool:
+        return bool(self.config.effective_prior_half_life_days)
+
+    @property
+    def _model_vectors(self) -> npt.NDArray[np.float32]:
+        no_text = self.name == ours.NO_TEXT
+        return np.zeros((self.vectors.shape[0], 1), dtype=np.float32) if no_text else self.vectors
 
 
 def _files() -> Iterator[Path]:

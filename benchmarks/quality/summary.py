@@ -83,10 +83,17 @@ def _head(report: dict[str, Any]) -> str:
         "# Quality\n\n"
         "`make bench-quality` writes this page from `quality.json`. docs/evaluation.md describes the protocol: "
         "global time split, the whole catalog is ranked, metrics are averaged over users, 95 % confidence intervals "
-        f"by bootstrap over users. Machine: {report['machine']['cores']} cores, torch {report['machine']['torch']}. "
+        f"by bootstrap over users. Rows were computed on: {'; '.join(_machines(report))}. "
         "Training time is the wall-clock time of one fit; for counts and closed forms it includes the ranking. "
         "`quality.json` also has the processor time."
     )
+
+
+def _machines(report: dict[str, Any]) -> list[str]:
+    """Machines and dates of the rows, each once."""
+    rows = [row for data_set in report["data_sets"] for row in data_set["models"] if "machine" in row]
+    lines = [f"{row['machine']['cores']} cores, torch {row['machine']['torch']}, {row['date']}" for row in rows]
+    return [*dict.fromkeys(lines)]
 
 
 def _section(data_set: dict[str, Any]) -> str:
@@ -94,6 +101,7 @@ def _section(data_set: dict[str, Any]) -> str:
     if data_set["users_drawn"]:
         users += " (drawn with a fixed seed, the same for all models, with the items of their events)"
     tries = data_set["tries"]
+    outdated = [row["name"] for row in data_set["models"] if row.get("outdated")]
     notes = [
         "This was a quick run: few users, two epochs for Ebbtide." if data_set["quick"] else "",
         f"For each baseline at most {tries} settings were tried on the validation period."
@@ -103,6 +111,7 @@ def _section(data_set: dict[str, Any]) -> str:
         if "epochs" in data_set
         else "",
         f"Models left out: {', '.join(data_set['left_out'])}." if data_set["left_out"] else "",
+        f"Results of earlier code or settings: {', '.join(outdated)}." if outdated else "",
     ]
     lines = [
         f"## {data_set['name']}",
@@ -129,7 +138,11 @@ def _section(data_set: dict[str, Any]) -> str:
 
 
 def _bold(row: dict[str, Any]) -> str:
-    return f"**{row['name']}**" if row["name"] in (ours.OURS, ours.OURS + ours.FROZEN) else str(row["name"])
+    return (
+        f"**{row['name']}**"
+        if row.get("model", row["name"]) in (ours.OURS, ours.OURS + ours.FROZEN)
+        else str(row["name"])
+    )
 
 
 def _figures(row: dict[str, Any]) -> list[str]:
@@ -142,6 +155,13 @@ def _figures(row: dict[str, Any]) -> list[str]:
 
 def _ratios(data_set: dict[str, Any]) -> list[str]:
     lines = []
+    for name, mean in data_set.get("over_seeds", {}).items():
+        if len(mean["seeds"]) > 1 and mean.get("ratio_to_best_baseline") is not None:
+            lines.append(
+                f"{name}, mean of the seeds {', '.join(map(str, mean['seeds']))}: NDCG@10 {mean['ndcg_at_10']:.4f}, "
+                f"{mean['ratio_to_best_baseline']:.3f} times that of the best baseline "
+                f"({mean['ratio_to_best_baseline_against']}), 95 % from {mean['ratio_to_best_baseline_low']:.3f}"
+            )
     for row in data_set["models"]:
         for key, against in RATIOS.items():
             if row.get(key) is not None:

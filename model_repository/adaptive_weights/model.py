@@ -28,6 +28,7 @@ class TritonPythonModel:
         self._served = ServedModel(args)
         self._pipeline = self._served.load(read_pipeline)
         self._users = self._served.users()
+        self._following = self._served.follow_popularity(self._pipeline, self._users)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers every request; the store is read once for all of them, and the pipeline runs once.
@@ -39,6 +40,8 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Closes the store."""
+        if self._following is not None:
+            self._following.close()
         self._users.close()
 
     def _run(self, requests: Sequence[RequestTensors], wanted: frozenset[str]) -> Sequence[Answer]:

@@ -28,6 +28,7 @@ class TritonPythonModel:
         self._served = ServedModel(args)
         self._explainer = self._served.load(read_explainer)
         self._users = self._served.users()
+        self._following = self._served.follow_popularity(self._explainer.pipeline, self._users)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers every request in a separate run, because the numbers of events and candidates differ.
@@ -43,6 +44,8 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Closes the store."""
+        if self._following is not None:
+            self._following.close()
         self._users.close()
 
     def _explain(self, requests: Sequence[RequestTensors]) -> Sequence[Answer]:

@@ -31,12 +31,17 @@ class TritonPythonModel:
             lambda folder: (read_observer(folder), half_precision(os.environ))
         )
         self._users = self._served.users()
-        self._observer = Observer(pipeline, self._users, half_precision=in_half, feedback=feedback)
+        popularity, self._counting = self._served.count_popularity(self._users)
+        self._observer = Observer(
+            pipeline, self._users, half_precision=in_half, feedback=feedback, popularity=popularity
+        )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Adds the events of all requests with one update of the store, and answers when the store has them."""
         return self._served.answer_all(requests, lambda tensors, _wanted: self._observer.run_requests(tensors))
 
     def finalize(self) -> None:
-        """Closes the store."""
+        """Writes the counts that are not in the store yet, and closes it."""
+        if self._counting is not None:
+            self._counting.close()
         self._users.close()

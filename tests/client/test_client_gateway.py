@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from itertools import repeat
 
 import grpc
 import pytest
@@ -12,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+import ebbtide.gateway.server as server_module
 from ebbtide.client import AsyncInterestClient, ClientConfig, InterestClient, RetryConfig
 from ebbtide.gateway import Gateway, GatewayConfig, ServerTls
 from ebbtide.gateway.server import SERVICE
@@ -285,6 +287,26 @@ def test_gateway_tells_health_and_schema_when_tools_ask(triton):
             return [service.name for service in answer.list_services_response.service]
 
     assert SERVICE in asyncio.run(asyncio.wait_for(run(), 120))
+
+
+def test_gateway_is_not_serving_when_triton_says_ready_and_fails(serve, monkeypatch):
+    monkeypatch.setattr(server_module, "_PROBE_INTERVAL_S", 0.01)
+    address, triton = serve((grpc.StatusCode.INTERNAL, "the stub process is not healthy"))
+    triton.ready = repeat(True)
+
+    async def run():
+        config = ClientConfig(check_contract=False, retry=RetryConfig(max_attempts=1))
+        async with gateway_of(address, client=config) as (_, channel, _):
+            seen = []
+            async for answer in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
+                seen.append(answer.status)
+                triton.faults = [(grpc.StatusCode.UNAVAILABLE, "[request id: 1] Exceeds maximum queue size")]
+                if len(seen) == 2:
+                    break
+            return seen
+
+    # A busy server is in service: refused for its full queue, it is ready again.
+    assert asyncio.run(asyncio.wait_for(run(), 120)) == [NOT_SERVING, SERVING]
 
 
 def test_gateway_refuses_the_message_when_it_is_larger_than_allowed(triton):

@@ -60,7 +60,9 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="session")
 def server(trained, tmp_path_factory):
     state = f"embedded:{tmp_path_factory.mktemp('state')}"
-    with serving(ServerConfig(model_repository=trained.repository, state=state)) as triton:
+    # Tests compare its answers with torch as exported, whatever other tests let it observe.
+    frozen = {"EBBTIDE_POPULARITY_SECONDS": "off"}
+    with serving(ServerConfig(model_repository=trained.repository, state=state, environment=frozen)) as triton:
         yield triton
 
 

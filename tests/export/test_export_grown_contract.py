@@ -44,6 +44,7 @@ MODELS_WITH_STATES = (
 NEW_TENSORS = (
     contract.USER,
     contract.ALLOW_STATELESS,
+    contract.AS_EXPORTED,
     contract.STATE_STATUS,
     contract.REPEAT_SHARE,
     contract.FOLDED_SHARE,

@@ -338,9 +338,7 @@ def test_store_failures_are_unavailable_or_flagged_and_end_with_the_failure(
         assert eventually(lambda: observe(door, "ann", log, slice(0, 20))) == [20, 0, 0, 0]
         require_like(bundle, recommend(door, "ann"), log.reference(bundle))
         with open_store(redis_server.address) as store:
-            assert {fingerprint.decode() for fingerprint in store.registered()} == {
-                InProcessPipeline(repository).fingerprint
-            }
+            assert store.registered() == {InProcessPipeline(repository).users.fingerprint}
         redis_server.kill()
         require_down()
         redis_server.start()

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ebbtide.store import StoreConfig, StoreConfigError, StoreError, config_from_environment, open_store
+from ebbtide.store import StoreConfig, StoreConfigError, StoreError, config_from_environment, open_store, shared_key
 from ebbtide.store.config import SETTINGS
 from stores import FINGERPRINT, PATIENT, put, user
 
 ALICE, BOB, CAROL = user("alice"), user("bob"), user("carol")
+SHARED = shared_key("test", 7)
 
 
 def test_read_returns_what_update_wrote(store):
@@ -159,7 +160,7 @@ def test_forked_child_is_refused_or_served_and_the_parent_goes_on(store, address
 def test_records_go_away_after_the_time_to_live(address):
     # A second in days, so that the test waits for a second.
     with open_store(address, replace(PATIENT, ttl_days=1 / 86_400)) as store:
-        store.update([ALICE, BOB], put(b"a", b"b"))
+        store.update([ALICE, BOB, SHARED], put(b"a", b"b", b"of all users"))
         ends = time.monotonic() + 1.2
         while time.monotonic() < ends:
             store.update([BOB], put(b"still here"))
@@ -167,6 +168,8 @@ def test_records_go_away_after_the_time_to_live(address):
         assert store.read([ALICE, BOB], FINGERPRINT) == [None, b"still here"]
         assert store.read_all([ALICE]) == [{}]
         assert list(store.users(FINGERPRINT)) == [BOB]
+        # Shared records do not expire, and are no users.
+        assert store.read([SHARED], FINGERPRINT) == [b"of all users"]
         seen = []
         store.update([ALICE], lambda snapshot: seen.extend(snapshot.records) or [{FINGERPRINT: b"anew"}])
         assert seen == [{}]

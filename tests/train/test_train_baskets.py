@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from ebbtide.data.events import build_log
+from ebbtide.interest.popularity import Smoothing
 from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.losses import full_softmax
-from ebbtide.train.popularity import LivePopularity, Smoothing
+from ebbtide.train.popularity import LivePopularity
 from ebbtide.train.trainer import fit
 
 DAY_MS = 86_400_000

@@ -21,6 +21,7 @@ from ebbtide.train.evaluation.lists import NO_ITEM, rank_baskets, read_predictio
 from ebbtide.train.evaluation.ratings import predicted_ratings
 from ebbtide.train.evaluation.report import protocol_line
 from ebbtide.train.evaluation.scores import frozen_popularity, live_popularity
+from ebbtide.train.evaluation.segments import MOST_SEGMENTS, OTHER, segments
 from ebbtide.train.evaluation.testset import TestSet
 from ebbtide.train.stage import train_bundle
 from films import films_in
@@ -325,3 +326,34 @@ def test_all_events_of_a_user_count_when_they_are_asked_for(run_of):
     run = evaluate_bundle(run_of.bundle, run_of.test, frozen=False, repeats=None, all_events=True)
     assert run.all_events
     assert "all events of a user" in protocol_line(run, "updated")
+
+
+def test_segments_of_items_are_judged_by_their_relevant_items_alone(run_of):
+    found = segments(run_of, "genres")
+    assert found.title == "By genres of the items"
+    counts = [row.baskets for row in found.bins[:MOST_SEGMENTS]]
+    assert counts == sorted(counts, reverse=True)
+    movies = pl.read_parquet(run_of.bundle.config.data.catalog)
+    dramas = movies.filter(pl.col("genres").str.split("|").list.contains("Drama"))["movieId"].cast(pl.String)
+    mark = np.isin(run_of.test.catalog.item_id, dramas.to_list())
+    relevant = np.split(run_of.test.relevance.item, run_of.test.relevance.start[1:-1])
+    [drama] = [row for row in found.bins if row.label == "Drama"]
+    assert drama.baskets == sum(mark[items].any() for items in relevant)
+
+
+def test_segments_of_users_share_the_users_and_their_mean(run_of, tmp_path):
+    log = pl.read_parquet(run_of.bundle.config.data.events)
+    log.with_columns(half=pl.col("userId") % 2).write_parquet(tmp_path / "log.parquet")
+    data = run_of.bundle.config.data.model_copy(update={"events": str(tmp_path / "log.parquet")})
+    config = run_of.bundle.config.model_copy(update={"data": data})
+    found = segments(replace(run_of, bundle=replace(run_of.bundle, config=config)), "half")
+    assert {row.label for row in found.bins} == {"0", "1"}
+    assert sum(row.users for row in found.bins) == run_of.evaluation.users
+    mean = sum(row.users * row.ndcg_at_10.mean for row in found.bins) / run_of.evaluation.users
+    assert mean == pytest.approx(run_of.evaluation.means["ndcg_at_10"])
+    assert OTHER not in {row.label for row in found.bins}
+
+
+def test_column_that_is_nowhere_is_named(run_of):
+    with pytest.raises(DataError, match=r"column 'colour': expected one of the catalog or of the event log; .*colour"):
+        segments(run_of, "colour")

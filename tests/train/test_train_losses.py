@@ -10,7 +10,7 @@ import torch
 from ebbtide.data.errors import DataError
 from ebbtide.train.choices import Loss
 from ebbtide.train.config import FULL_SOFTMAX_ITEMS, ModelConfig, TrainConfig
-from ebbtide.train.losses import bpr, full_softmax, gbce, mse, sampled_softmax
+from ebbtide.train.losses import PriorRows, bpr, catalog_softmax, full_softmax, gbce, mse, sampled_softmax
 from ebbtide.train.model import InterestModel
 from ebbtide.train.negatives import Sampler
 from ebbtide.train.popularity import LivePopularity, PopularitySnapshots
@@ -129,6 +129,23 @@ def test_sampler_keeps_what_came_among_the_candidates_when_it_is_not_drawn():
     found = Sampler(np.zeros(1000, np.int64), 5, by_popularity=False).candidates(targets)
     assert found.item[found.column(targets)].tolist() == targets.tolist()
     assert float(found.drawn.sum()) == 5
+
+
+@pytest.mark.parametrize("columns", [0, 1, 3])
+@pytest.mark.parametrize("slice_scores", [1 << 20, 40])
+def test_catalog_softmax_is_the_full_softmax_of_its_scores(columns, slice_scores):
+    generator = torch.Generator().manual_seed(1)
+    leaves = [torch.randn(*shape, generator=generator, requires_grad=True) for shape in ((7, 4), (12, 4), (columns,))]
+    interest, factors, weight = leaves
+    table, timestamp = torch.randn(3, 12, columns, generator=generator), torch.tensor([2, 0, 0, 1, 2, 1, 0])
+    row, item = torch.tensor([0, 1, 1, 1, 2, 3, 4, 5, 5, 6]), torch.tensor([3, 0, 11, 0, 5, 5, 1, 2, 9, 7])
+    prior = PriorRows(table, timestamp, weight) if columns else None
+    scores = interest @ factors.T + (table @ weight)[timestamp]
+    found = []
+    for loss in (full_softmax(scores, row, item), catalog_softmax(interest, factors, prior, row, item, slice_scores)):
+        gradient = torch.autograd.grad(3 * loss, leaves if columns else leaves[:2])
+        found.append((loss.detach(), gradient))
+    torch.testing.assert_close(*found)
 
 
 def step_of(log, vectors, **settings):

@@ -5,8 +5,9 @@ import pytest
 
 from ebbtide.data.events import EventLog
 from ebbtide.interest.events import MS_PER_DAY
+from ebbtide.interest.popularity import Smoothing
 from ebbtide.train.config import DENSE_HALF_LIFE_DAYS
-from ebbtide.train.popularity import LivePopularity, PopularitySnapshots, Smoothing, columns_at, snapshot_times
+from ebbtide.train.popularity import LivePopularity, PopularitySnapshots, columns_at, snapshot_times
 from ebbtide.train.popularity_fit import fit_smoothing
 
 ITEMS = 6

@@ -221,3 +221,64 @@ def test_code_counts_as_changed_only_when_it_does_something_else(quality, tmp_pa
         file.write_text(text)
         found.append(fingerprint([file]))
     assert found[0] == found[1] != found[2]
+
+
+def test_results_are_kept_for_later_runs_while_their_fingerprint_is_the_same(quality, split, tmp_path):
+    results, records = quality("results").Results, quality("records").Records
+    vectors = np.eye(ITEMS, dtype=np.float32)
+    facts = {"name": "films", "data": "split 1"}
+    order = ["popularity", "personal", "ebbtide", "ebbtide, seed 1"]
+
+    def fitted(half_life_days):
+        lists = quality("personal").personal_frequency(split, updated=True, half_life_days=half_life_days)
+        return quality("cache").Fitted(lists, 1.5, 0.5)
+
+    def begin(**more):
+        return results(split, vectors, {**facts, **more}, order, records(tmp_path / "quality.json"))
+
+    ours = {"kind": "ours", "model": "ebbtide", "popularity": "updated"}
+    first = begin()
+    first.add("personal", "b1", fitted(300.0), kind="baseline", popularity="updated")
+    first.add("ebbtide", "e1", fitted(10.0), **ours, seed=0)
+    later = begin()
+    assert later.kept("personal", "b1")["ndcg_at_10"] == first.rows[0]["ndcg_at_10"]
+    assert later.kept("ebbtide", "other code") is None
+    assert later.kept("popularity", "b1") is None
+    later.add("ebbtide, seed 1", "e2", fitted(300.0), **ours, seed=1)
+    entry = later.save()
+    outdated = {row["name"]: row.get("outdated", False) for row in entry["models"]}
+    assert outdated == {"personal": False, "ebbtide": True, "ebbtide, seed 1": False}
+    assert entry["left_out"] == ["popularity"]
+    assert entry["over_seeds"]["ebbtide"]["ratio_to_best_baseline"] == pytest.approx(1)
+    whole = begin()
+    kept = [whole.kept(name, fingerprint) for name, fingerprint in (("personal", "b1"), ("ebbtide, seed 1", "e2"))]
+    assert all(row is not None for row in kept)
+    assert whole.kept("ebbtide", "e1") is None
+    assert [row["name"] for row in begin(data="split 2").save()["models"]] == []
+
+
+def test_actr_equals_its_formula_user_by_user(quality, split):
+    test = split.test
+    lists = quality("actr").actr(split, decay=0.5, spreading=0.2)
+    training = [set(test.log.item[split.training][slice_].tolist()) for slice_ in sessions(split)]
+    for case in range(len(test.baskets)):
+        past = split.history(case)
+        now = test.log.time_ms[test.baskets.head[case]]
+        strength = ((now - test.log.time_ms[past]) / 3_600_000.0) ** -0.5
+        expected = np.bincount(test.log.item[past], weights=strength / strength.sum(), minlength=ITEMS)
+        last = set(test.log.item[past][test.log.time_ms[past] == test.log.time_ms[past].max()].tolist())
+        for item in range(ITEMS):
+            shares = [
+                np.mean([item in had for had in training if source in had] or [0]) if item != source else 0.0
+                for source in last
+            ]
+            expected[item] += 0.2 * np.mean(shares)
+        found = np.sort(expected)[::-1]
+        assert lists.score[case, :ITEMS] == pytest.approx(found, abs=1e-5)
+
+
+def sessions(split):
+    """Of the training events, those of one user and day."""
+    log, training = split.test.log, split.training
+    key = log.user[training] * 10_000 + log.time_ms[training] // MS_PER_DAY
+    return [key == one for one in np.unique(key)]

@@ -22,6 +22,7 @@ from ebbtide.cli import (
     export,
     gateway,
     ingest,
+    inspect,
     loadtest,
     prepare,
     recommend,
@@ -84,6 +85,7 @@ app = typer.Typer(
 )
 app.command("prepare")(prepare.command)
 app.command("train")(train.command)
+app.command("inspect")(inspect.command)
 app.command("evaluate")(evaluate.command)
 app.command("export")(export.command)
 app.command("refresh")(refresh.command)

@@ -17,6 +17,7 @@ _BROKEN_PIPE = 141
 _EXTRAS = {
     "prepare": "train",
     "train": "train",
+    "inspect": "train",
     "evaluate": "evaluate",
     "export": "export",
     "refresh": "train",

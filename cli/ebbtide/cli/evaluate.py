@@ -18,6 +18,7 @@ from ebbtide.cli.outputs import require_different, require_file, require_folder
 
 if TYPE_CHECKING:
     from ebbtide.train.bundle import InterestBundle
+    from ebbtide.train.evaluation.breakdowns import Breakdown
     from ebbtide.train.evaluation.evaluate import Online, Run
     from ebbtide.train.evaluation.intervals import Difference
     from ebbtide.train.evaluation.report import Rival
@@ -79,6 +80,14 @@ def command(
     online_learning_rate: Annotated[
         float, typer.Option(min=0, help="Step size of --online; 0 learns nothing.")
     ] = _LEARNING_RATE,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Also NDCG@10 for each value of this column of the catalog (segments of items) or of the event log "
+            "(segments of users). May be given several times.",
+        ),
+    ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -119,6 +128,8 @@ def command(
 
     Is decay worth it? ebbtide evaluate artifacts/held-out --against artifacts/held-out-no-decay
 
+    Where is it good? ebbtide evaluate artifacts/held-out --by genres --by country
+
     Is learning online worth it? ebbtide evaluate artifacts/held-out --online
     """
     require_file("--predictions", predictions)
@@ -136,6 +147,7 @@ def command(
         from ebbtide.train.evaluation.lists import write_baskets, write_predictions
         from ebbtide.train.evaluation.online import require_gate
         from ebbtide.train.evaluation.report import as_json, write_json, write_report
+        from ebbtide.train.evaluation.segments import segments
         from ebbtide.train.evaluation.testset import TestSet
 
         loaded = InterestBundle.load(bundle)
@@ -158,15 +170,18 @@ def command(
     run = _run(loaded, test, "Ranking", popularity, repeats, seed, all_events=all_events)
     rival = None if against is None else _rival(against, run, popularity, repeats, seed, events, catalog)
     learned = _online(run, popularity, online_learning_rate, seed) if online else None
+    by_column = [segments(run, column, seed) for column in by or ()]
     _print(run, popularity, rival, learned)
+    for segment in by_column:
+        _print_segments(segment)
     if predictions is not None:
         write_predictions(predictions, run.lists, test.log, test.baskets, test.relevance, test.catalog)
         console.print(f"[green]✓[/green] ranked lists in {escape(str(predictions))}")
     if json_file is not None:
-        write_json(json_file, as_json(run, popularity.value, rival, learned))
+        write_json(json_file, as_json(run, popularity.value, rival, learned, by_column))
     if report is not None:
         with working("Drawing"):
-            written = write_report(report, run, popularity.value, rival, learned)
+            written = write_report(report, run, popularity.value, rival, learned, by_column)
         console.print(f"[green]✓[/green] report: {escape(', '.join(map(str, written)))}")
 
 
@@ -329,6 +344,19 @@ def _print(run: Run, popularity: Popularity, rival: Rival | None, online: Online
         console.print(f"{line[0].upper()}{line[1:]}", soft_wrap=True)
         title = "Learning online, paired over users"
         _print_compared(title, ("online", online.metrics), ("without", measured.means), online.differences)
+
+
+def _print_segments(segment: Breakdown) -> None:
+    table = Table(title=escape(segment.title), title_justify="left")
+    for heading in ("", "users", "baskets", "NDCG@10", "95 %"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in segment.bins:
+        found = row.ndcg_at_10
+        table.add_row(
+            escape(row.label),
+            *(f"{row.users:,}", f"{row.baskets:,}", f"{found.mean:.4f}", f"{found.low:.4f} to {found.high:.4f}"),
+        )
+    console.print(table)
 
 
 def _print_compared(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,8 +13,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ebbtide.cli.boundary import line_of
 from ebbtide.cli.bundle_data import absolute
-from ebbtide.cli.console import console, timed, working
+from ebbtide.cli.console import console, errors, timed, working
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.outputs import require_bundle_folder
 from ebbtide.interest.time_units import TimeUnit
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 _SHOWN_GAINS = 5
 _SHOWN_IDS = 3
 _FIRST_ITEMS = 50
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def command(
@@ -64,6 +68,14 @@ def command(
             "of the version in service."
         ),
     ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Refresh again and again, with this pause: 30s, 10m, 2h or 1d. A refresh that fails is told, and the "
+            "next one tries again. Default: refresh once.",
+        ),
+    ] = None,
 ) -> None:
     """Count the popularity prior again from new events and, with --repository, export it. Nothing is trained.
 
@@ -81,19 +93,19 @@ def command(
 
     ebbtide deploy artifacts/repository --server localhost:8001
 
+    ebbtide refresh artifacts/bundle --repository artifacts/repository --every 1h
+
     ebbtide refresh artifacts/bundle --events log.parquet --as-of 2024-05-01T06:00 --out artifacts/refreshed
     """
     timestamp_ms = None if as_of is None else _timestamp_ms(as_of)
+    pause_s = None if every is None else seconds_of(every)
+    if pause_s is not None and as_of is not None:
+        raise typer.BadParameter("--every: got it together with --as-of; expected one of them: --as-of is one time")
     require_bundle_folder("--out", bundle if out is None else out)
     if repository is not None and not (repository / "ebbtide-export.json").is_file():
         raise CommandError(
             f"--repository: {repository}: got no ebbtide-export.json; expected a repository written by `ebbtide export`"
         )
-    with working("Loading the bundle"):
-        from ebbtide.train.bundle import InterestBundle
-        from ebbtide.train.refresh import read_grown_log, refresh_prior
-
-        loaded = InterestBundle.load(bundle)
     given = {
         "user": user_col,
         "item": item_col,
@@ -102,7 +114,38 @@ def command(
         "time_format": time_format,
         "encoding": encoding,
     }
-    columns = _columns(loaded, {name: value for name, value in given.items() if value is not None})
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if pause_s is None:
+        _refresh(bundle, events, chosen, timestamp_ms, out, repository)
+        return
+    source = bundle
+    while True:
+        try:
+            _refresh(source, events, chosen, None, out, repository)
+            source = out or bundle
+        except Exception as error:
+            line = line_of(error)
+            if line is None:
+                raise
+            errors.print(f"[red]error:[/red] {escape(line)}; the next refresh tries again", soft_wrap=True)
+        time.sleep(pause_s)
+
+
+def _refresh(
+    bundle: Path,
+    events: str | None,
+    given: dict[str, str],
+    timestamp_ms: int | None,
+    out: Path | None,
+    repository: Path | None,
+) -> None:
+    """One refresh; the arguments are those of the command, `given` the columns and formats of the log."""
+    with working("Loading the bundle"):
+        from ebbtide.train.bundle import InterestBundle
+        from ebbtide.train.refresh import read_grown_log, refresh_prior
+
+        loaded = InterestBundle.load(bundle)
+    columns = _columns(loaded, given)
     with timed("counted"), working("Counting"):
         grown = read_grown_log(loaded, None if events is None else absolute(events), columns)
         refreshed = refresh_prior(loaded, grown.log, timestamp_ms)
@@ -155,6 +198,18 @@ def _columns(bundle: InterestBundle, given: dict[str, str]) -> EventColumns:
         # The two exclude each other, so one of the command line replaces the other of the training.
         columns |= {"time_unit": None, "time_format": None}
     return EventColumns.model_validate(columns | given)
+
+
+def seconds_of(text: str) -> float:
+    """A time such as 10m in seconds."""
+    number, unit = text[:-1], text[-1:]
+    try:
+        seconds = float(number) * _UNITS_S[unit]
+    except (ValueError, KeyError):
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise typer.BadParameter(f"--every: got {text!r}; expected a number with a unit: 30s, 10m, 2h or 1d")
+    return seconds
 
 
 def _timestamp_ms(text: str) -> int:

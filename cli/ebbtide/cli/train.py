@@ -226,7 +226,8 @@ def command(
         from ebbtide.train.checkpoint import CheckpointFolder
         from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
         from ebbtide.train.devices import DeviceConfig, Devices
-        from ebbtide.train.encoder import EncoderSettings, encoder_folder
+        from ebbtide.train.encoder import encoder_folder
+        from ebbtide.train.encoder_settings import EncoderSettings
         from ebbtide.train.stage import train_bundle
         from ebbtide.train.watcher import Watchers
     try:

@@ -24,6 +24,7 @@ from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.parameters import GateParameters, InterestConfig, InterestParameters
+from ebbtide.interest.popularity import CountedPopularity
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.files import default_mode
 
@@ -100,6 +101,7 @@ def write_tables(
     factors: Floats,
     attributes: CatalogAttributes | None,
     item_id: Sequence[str],
+    popularity: CountedPopularity | None,
     folders: Mapping[str, Path],
 ) -> None:
     """Writes the data files of the Python models; models that read the same file share it on the disk.
@@ -111,6 +113,7 @@ def write_tables(
         factors: ``[items, d + p]``, the item factors of the scoring head.
         attributes: Attributes of the catalog; None without attribute filters.
         item_id: ``[items]``, in catalog order.
+        popularity: Counts of the prior; None for a bundle without them.
         folders: The version folder of each model of the export; other models are not written.
     """
     contents: dict[str, dict[str, npt.NDArray[Any]]] = {
@@ -123,6 +126,7 @@ def write_tables(
         exported.FACTORS_FILE: {exported.ITEM_FACTORS: factors},
         exported.ATTRIBUTES_FILE: _attribute_tables(attributes),
         exported.ITEM_IDS_FILE: ItemIds.of(item_id).to_tensors(),
+        exported.POPULARITY_FILE: {} if popularity is None else popularity.to_tensors(),
     }
     columns = [] if attributes is None else list(attributes.values)
     described = {exported.ATTRIBUTES_FILE: {ATTRIBUTE_COLUMNS: json.dumps(columns)}}

@@ -98,7 +98,10 @@ class RepositoryWriter:
         with self._stage("configs and Python models"):
             self._write_configs()
             folders = {name: self._version_folder(name) for name in self.models}
-            write_tables(values, index, vectors, self._factors, self.attributes, bundle.catalog.item_id, folders)
+            popularity = bundle.counted_popularity
+            write_tables(
+                values, index, vectors, self._factors, self.attributes, bundle.catalog.item_id, popularity, folders
+            )
         with self._stage("scoring head"):
             self._write_head()
 

@@ -72,6 +72,8 @@ class Columns:
     allow: tuple[Ints, Ints] | None
     """User and key of each allowed attribute value."""
     texts: Texts | None
+    as_exported: Bools | bool
+    """``[users]``, or one for all: whether to leave out what has changed since the export."""
 
     @property
     def users(self) -> int:
@@ -152,6 +154,7 @@ class _Columns(Join):
             exclude=exclude,
             allow=allow,
             texts=texts,
+            as_exported=self._policy(contract.AS_EXPORTED, default=False),
         )
 
     def _texts(self, items: Ints) -> Texts | None:

@@ -212,6 +212,14 @@ ALLOW_STATELESS = Tensor(
     "such a request (UNAVAILABLE); default false",
     optional=True,
 )
+AS_EXPORTED = Tensor(
+    "as_exported",
+    Dtype.BOOL,
+    (1,),
+    "true to leave out what has changed since the export: the popularity of now; and, in `observer`, not to count "
+    "the events for it; default false",
+    optional=True,
+)
 EVENT_ID = Tensor(
     "event_id",
     Dtype.INT64,

@@ -88,7 +88,7 @@ class Explainer:
             factors: ``[items, d + p]``, in catalog order; may be memory-mapped.
             ids: Of the catalog; None leaves the ids of a state's events empty.
         """
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._ids = ids
         self._parameters = pipeline.parameters
         self._factors = np.asarray(factors)
@@ -107,7 +107,7 @@ class Explainer:
         if contract.CANDIDATE_ITEM.name not in request:
             return RequestError(contract.CANDIDATE_ITEM.name, "no tensor", "the items to explain")
         try:
-            weighed = self._pipeline.weigh([request], None if records is None else [records])
+            weighed = self.pipeline.weigh([request], None if records is None else [records])
         except RequestsRefused as refused:
             return refused.errors[0]
         return self._explain(weighed, request[contract.CANDIDATE_ITEM.name].reshape(-1))
@@ -139,7 +139,7 @@ class Explainer:
             weighed.columns.decay_scale,
         )
         contributions, of_folded = _contributions(weighed, decays)
-        item = self._pipeline.index.find(candidates)
+        item = self.pipeline.index.find(candidates)
         factors = self._factors.take(item, axis=0).astype(np.float64)
         adjustment_share = self._adjustments(weighed, item)
         # A repeat score replaces the score from the factors; an excluded item keeps its shares.
@@ -148,6 +148,9 @@ class Explainer:
         factors[item == UNKNOWN] = np.nan
         dimension_share = factors[:, :d] * (contributions.sum(axis=0) + of_folded)
         prior_share = factors[:, d:] @ self._parameters.prior_weight.astype(np.float64)
+        prior, left_out = self.pipeline.live_prior(weighed)
+        if prior is not None and (left_out is None or not left_out[0]):
+            prior_share += np.where(replaced, 0, prior.gains(item))
         score = dimension_share.sum(axis=1) + prior_share + adjustment_share
 
         events = int(weighed.columns.events[0])
@@ -190,7 +193,7 @@ class Explainer:
 
     def _adjustments(self, weighed: Weighed, item: npt.NDArray[np.int64]) -> Doubles:
         """The score adjustment of each candidate, ``[candidates]``: 0 without one; NaN for unknown ones."""
-        adjust_item, adjust_score = self._pipeline.adjustments(weighed)
+        adjust_item, adjust_score = self.pipeline.adjustments(weighed)
         found = find_pairs(adjust_item, adjust_score, np.zeros_like(item), item, self._factors.shape[0])
         return np.where(item == UNKNOWN, np.nan, found)
 

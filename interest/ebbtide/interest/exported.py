@@ -21,6 +21,7 @@ from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint
 from ebbtide.interest.online import OnlineLearning
 from ebbtide.interest.parameters import CONFIG_FILE, TENSORS_FILE, InterestConfig, InterestParameters
 from ebbtide.interest.pipeline import InterestPipeline
+from ebbtide.interest.popularity import CountedPopularity
 from ebbtide.interest.served_models import Kind, Model
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.interest.textproto import parse_text
@@ -36,6 +37,9 @@ EVENT_VECTORS = "event_vectors"
 FACTORS_FILE = "factors.safetensors"
 ITEM_FACTORS = "item_factors"
 """float32 ``[items, d + p]``, in catalog order: gamma (x) a, then the columns of the popularity prior."""
+
+POPULARITY_FILE = "popularity.safetensors"
+"""The counts of the popularity prior, see `CountedPopularity`; no tensors without them."""
 
 ATTRIBUTES_FILE = "attributes.safetensors"
 ITEM_WORDS = "item_words"
@@ -58,13 +62,21 @@ ITEM_IDS_FILE = "item_ids.safetensors"
 CATALOG_ID = "catalog_id"
 """Initializer of an exact scoring head's graph: string ``[items]``, the items' ids in catalog order."""
 
+_WEIGHTS_FILES = (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ATTRIBUTES_FILE, FACTORS_FILE, POPULARITY_FILE)
 MODEL_FILES: dict[str, tuple[str, ...]] = {
     served_models.TOKENIZER.name: (CONFIG_FILE,),
-    served_models.ADAPTIVE_WEIGHTS.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ATTRIBUTES_FILE),
-    served_models.ADAPTIVE_WEIGHTS_TEXT.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ATTRIBUTES_FILE),
+    served_models.ADAPTIVE_WEIGHTS.name: _WEIGHTS_FILES,
+    served_models.ADAPTIVE_WEIGHTS_TEXT.name: _WEIGHTS_FILES,
     served_models.CANDIDATE_HEAD.name: (CONFIG_FILE, CATALOG_FILE, FACTORS_FILE),
-    served_models.EXPLAINER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE, ITEM_IDS_FILE),
-    served_models.OBSERVER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE),
+    served_models.EXPLAINER.name: (
+        CONFIG_FILE,
+        TENSORS_FILE,
+        CATALOG_FILE,
+        FACTORS_FILE,
+        ITEM_IDS_FILE,
+        POPULARITY_FILE,
+    ),
+    served_models.OBSERVER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE, POPULARITY_FILE),
     served_models.INTEREST_READER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ITEM_IDS_FILE),
     served_models.FORGETTER.name: (CONFIG_FILE,),
 }
@@ -134,6 +146,25 @@ def read_item_ids(folder: Path, config: InterestConfig) -> ItemIds | None:
     """
     path = folder / ITEM_IDS_FILE
     return ItemIds.from_tensors(_read_of(config, path)) if path.is_file() else None
+
+
+def read_factors(folder: Path, config: InterestConfig) -> npt.NDArray[np.float32]:
+    """The item factors in the version folder of a Python model, ``[items, d + p]``, memory-mapped.
+
+    Raises:
+        ValueError: The file belongs to another export, or is damaged.
+    """
+    return np.asarray(_read_of(config, folder / FACTORS_FILE)[ITEM_FACTORS])
+
+
+def read_popularity(folder: Path, config: InterestConfig) -> CountedPopularity | None:
+    """The counts of the prior in the version folder of a Python model; None in an export without them.
+
+    Raises:
+        ValueError: The file belongs to another export, or is damaged.
+    """
+    path = folder / POPULARITY_FILE
+    return CountedPopularity.from_tensors(_read_of(config, path)) if path.is_file() else None
 
 
 def read_candidate_scorer(folder: Path) -> CandidateScorer:

@@ -36,9 +36,11 @@ class Observations:
     events: NewEvents
     """Of the rows."""
     shown: list[Ints]
-    """``[B]``: keys of the items that were shown before the events."""
+    """``[requests]``: keys of the items that were shown before the events."""
     resets: Bools
-    """``[B]``: whether to forget first what was learned online."""
+    """``[requests]``: whether to forget first what was learned online."""
+    is_counted: Bools
+    """``[requests]``: whether the popularity of the items counts the events."""
 
 
 def join_observations(
@@ -74,7 +76,9 @@ class _Observations(Join):
     def columns(self, index: KeyIndex, fingerprint: str, now_ms: int, *, ignore_unknown: bool) -> Observations:
         users: Ints = self._flat(contract.USER).reshape(-1, 2)
         self._check_users(
-            ~users.any(axis=1), lambda _one: RequestError(contract.USER.name, "0 and 0", "the key of a user")
+            # No user's key begins with 0: those are shared records of the store.
+            users[:, 0] == 0,
+            lambda one: RequestError(contract.USER.name, f"0 and {users[one, 1]}", "the key of a user"),
         )
         counts = self._lengths(contract.EVENT_ITEM)
         self._check_lengths(counts, (contract.EVENT_TIME, contract.EVENT_WEIGHT, contract.EVENT_ID), by_item=True)
@@ -104,13 +108,16 @@ class _Observations(Join):
             )
         self._check_weights(user, weight)
         self._check_known(user, item_key, index, fingerprint, ignore_unknown=ignore_unknown)
+        as_exported = np.broadcast_to(self._policy(contract.AS_EXPORTED, default=False), counts.shape)
         shown = self._keys(contract.SHOWN_ITEM, self._limits.max_candidates, "items")
         of_rows = [_NOTHING] * counts.size
         if shown is not None:
             row, key = shown
             of_rows = np.split(key, np.bincount(row, minlength=counts.size).cumsum()[:-1])
         resets = np.broadcast_to(self._policy(contract.RESET_LEARNING, default=False), counts.shape)
-        return Observations(users, NewEvents(counts, item_key, time_ms, weight, event_id), of_rows, resets)
+        return Observations(
+            users, NewEvents(counts, item_key, time_ms, weight, event_id), of_rows, resets, ~as_exported
+        )
 
     def _check_known(
         self, user: Ints, item_key: Ints, index: KeyIndex, fingerprint: str, *, ignore_unknown: bool

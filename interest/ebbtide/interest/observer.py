@@ -15,6 +15,7 @@ from ebbtide.interest.batch import serve_requests
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.feedback import Feedback
+from ebbtide.interest.live_counts import PopularityWriter
 from ebbtide.interest.observations import Observations, join_observations
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.record import NewEvents, append_raw, store_keys, with_alpha_offset
@@ -56,6 +57,7 @@ class Observer:
         half_precision: bool = False,
         feedback: Feedback | None = None,
         clock_ms: Callable[[], int] = _clock_ms,
+        popularity: PopularityWriter | None = None,
     ) -> None:
         """Takes what one export wrote, and the store.
 
@@ -65,7 +67,9 @@ class Observer:
             half_precision: Whether to write folded sums in 16 bits instead of 32.
             feedback: Learns online from the items that users were shown; None ignores those.
             clock_ms: The server's clock, Unix milliseconds.
+            popularity: Counts the events for the live prior; None to count none.
         """
+        self._popularity = popularity
         self._users = users
         self._index = pipeline.index
         self._config = pipeline.parameters.config
@@ -101,6 +105,8 @@ class Observer:
         )
         update = _Update(self._users, rows, self._recorder, self._feedback)
         store.update(update.users, update.change)
+        if self._popularity is not None:
+            self._popularity.add(*update.added())
         sizes = [request[contract.USER.name].size // 2 for request in requests]
         borders = np.cumsum(sizes)[:-1]
         return [{contract.OBSERVED.name: counts} for counts in np.split(update.counts, borders)]
@@ -116,6 +122,8 @@ class _Update:
         self._feedback = feedback
         self.counts = np.zeros((rows.user.shape[0], 4), dtype=np.int32)
         """``[requests, 4]``: what became of each row's events, as `OBSERVED` has it."""
+        self._added: dict[int, tuple[Ints, Ints]] = {}
+        """Keys and times of the events that each row added."""
         self._rows_of: dict[bytes, list[int]] = {}
         for row, key in enumerate(store_keys(rows.user)):
             self._rows_of.setdefault(key, []).append(row)
@@ -145,6 +153,10 @@ class _Update:
                     observed = self._recorder.observe(before, events)
                     self.counts[rows] = observed.counts
                     records: Sequence[bytes | None] = self._learned(before, events, observed, rows)
+                    added = events.raw().take(observed.is_new)
+                    ends = added.user.searchsorted(np.arange(1, len(users)))
+                    columns = (np.split(column, ends) for column in (added.key, added.time_ms))
+                    self._added.update(zip(rows.tolist(), zip(*columns, strict=True), strict=True))
                 else:
                     # This version has no vectors of the other's catalog; the other folds the events itself.
                     records = append_raw(before, events).records
@@ -154,6 +166,13 @@ class _Update:
             {name: record for name, record in changed.items() if record != found.get(name)}
             for changed, found in zip(after, snapshot.records, strict=True)
         ]
+
+    def added(self) -> tuple[Ints, Ints]:
+        """Item keys and times of the events that were added, of rows whose events are counted."""
+        counted = [pair for row, pair in self._added.items() if self._rows.is_counted[row]]
+        none = np.empty(0, dtype=np.int64)
+        keys, times = zip(*counted, strict=True) if counted else ((none,), (none,))
+        return np.concatenate(keys), np.concatenate(times)
 
     def _learned(
         self, before: Sequence[bytes | None], events: NewEvents, observed: Observed, rows: Ints

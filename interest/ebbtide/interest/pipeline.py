@@ -20,6 +20,7 @@ from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.events import MS_PER_DAY, EventBatch, order_by_age
 from ebbtide.interest.joined import join_states
+from ebbtide.interest.live_prior import LivePrior
 from ebbtide.interest.log_recorder import LogRecorder
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.parameters import InterestParameters
@@ -180,6 +181,8 @@ class InterestPipeline:
         self._vectors = np.asarray(vectors)
         self._attributes = AttributeIndex.none() if attributes is None else attributes
         self._recorder = self.recorder()
+        self.prior: LivePrior | None = None
+        """What has changed in the popularity prior since the export; None if nothing has, or nobody follows it."""
 
     def run(self, requests: Sequence[Request]) -> list[AdaptiveWeights | RequestError]:
         """The answers in the requests' order; a request that cannot be served gets its error, the others theirs."""
@@ -321,20 +324,26 @@ class InterestPipeline:
         order = np.lexsort((position, user))
         return user[order], item[order], score[order]
 
+    def live_prior(self, weighed: Weighed) -> tuple[LivePrior | None, Bools | None]:
+        """The live prior, and the users ``[users]`` that get the export's alone; None for nobody."""
+        as_exported = weighed.columns.as_exported
+        left_out = as_exported if isinstance(as_exported, np.ndarray) else None
+        # Once: another thread may replace it.
+        return self.prior, left_out
+
     def _outputs(
         self, requests: Sequence[RequestTensors], records: Sequence[Records] | None, wanted: Collection[str]
     ) -> list[dict[str, npt.NDArray[np.generic]]]:
         weighed = self.weigh(requests, records)
-        users = weighed.columns.users
         outputs: dict[str, npt.NDArray[np.generic]] = {}
         if contract.INTEREST.name in wanted:
-            d, prior_weight = self.parameters.vector_width, self.parameters.prior_weight
-            interest = np.empty((users, d + prior_weight.shape[0]), dtype=np.float32)
-            interest[:, :d] = weighed.blend.interest
-            interest[:, d:] = prior_weight
-            outputs[contract.INTEREST.name] = interest
+            outputs[contract.INTEREST.name] = self._interest(weighed)
         if contract.ADJUST_ITEM.name in wanted or contract.ADJUST_SCORE.name in wanted:
-            outputs[contract.ADJUST_ITEM.name], outputs[contract.ADJUST_SCORE.name] = self.adjustments(weighed)
+            item, score = self.adjustments(weighed)
+            prior, left_out = self.live_prior(weighed)
+            if prior is not None:
+                prior.adjust(self._interest(weighed), item, score, left_out)
+            outputs[contract.ADJUST_ITEM.name], outputs[contract.ADJUST_SCORE.name] = item, score
         if contract.ITEM_FILTER.name in wanted or weighed.columns.allow is not None:
             outputs[contract.ITEM_FILTER.name] = self._filters(weighed.columns)
         outputs[contract.ALPHA_USED.name] = weighed.alpha_used
@@ -342,6 +351,14 @@ class InterestPipeline:
         if weighed.from_records is not None:
             outputs[contract.STATE_STATUS.name] = weighed.state_status
         return rows_of(requests, outputs)
+
+    def _interest(self, weighed: Weighed) -> Floats:
+        """The output `interest`, ``[users, d + p]``."""
+        d, prior_weight = self.parameters.vector_width, self.parameters.prior_weight
+        interest = np.empty((weighed.columns.users, d + prior_weight.shape[0]), dtype=np.float32)
+        interest[:, :d] = weighed.blend.interest
+        interest[:, d:] = prior_weight
+        return interest
 
     def _filters(self, columns: Columns) -> Ints:
         if columns.allow is None:

@@ -6,6 +6,7 @@ imports it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,13 +18,20 @@ from ebbtide.interest import served_models
 from ebbtide.interest.batch import run_guarded
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.errors import STORE_FAILED, RequestError
-from ebbtide.interest.exported import read_interest_config, require_one_export
+from ebbtide.interest.exported import read_factors, read_interest_config, read_popularity, require_one_export
+from ebbtide.interest.live_counts import PopularityWriter
+from ebbtide.interest.periodic import Periodic
+from ebbtide.interest.pipeline import InterestPipeline
+from ebbtide.interest.popularity import CountedPopularity
+from ebbtide.interest.popularity_reader import PopularityReader, popularity_seconds
 from ebbtide.interest.users import Users
 from ebbtide.store import StoreError, store_from_environment
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Answer = Arrays | Exception
 T = TypeVar("T")
+_WRITE_SECONDS = 1.0
+"""Between two writes of the live counts, at most."""
 
 
 class ServedModel:
@@ -70,6 +78,39 @@ class ServedModel:
         if users.waits_for is not None:
             pb_utils.Logger.log_warn(f"{self.name}: loaded without the store of the users' states: {users.waits_for}")
         return users
+
+    def follow_popularity(self, pipeline: InterestPipeline, users: Users) -> Periodic | None:
+        """Keeps the popularity prior of a pipeline up to date, in a thread; None if there is nothing to follow.
+
+        Raises:
+            TritonModelException: A file of the export or a setting is not usable.
+        """
+        counted, seconds = self._popularity()
+        if counted is None or seconds is None or not users.keeps_states:
+            return None
+        factors = self.load(lambda folder: read_factors(folder, pipeline.parameters.config))
+        reader = PopularityReader(pipeline, users, counted, factors)
+        return Periodic(reader.poll, seconds, self._warn)
+
+    def count_popularity(self, users: Users) -> tuple[PopularityWriter | None, Periodic | None]:
+        """What counts observed events for the prior, and the thread that writes the counts; None if nobody follows.
+
+        Raises:
+            TritonModelException: A file of the export or a setting is not usable.
+        """
+        counted, seconds = self._popularity()
+        if counted is None or seconds is None or not users.keeps_states:
+            return None, None
+        writer = PopularityWriter(users, counted)
+        return writer, Periodic(writer.flush, min(seconds, _WRITE_SECONDS), self._warn)
+
+    def _popularity(self) -> tuple[CountedPopularity | None, float | None]:
+        return self.load(
+            lambda folder: (read_popularity(folder, read_interest_config(folder)), popularity_seconds(os.environ))
+        )
+
+    def _warn(self, message: str) -> None:
+        pb_utils.Logger.log_warn(f"{self.name}: live popularity waits: {message}")
 
     def tensors(self, request: Any) -> RequestTensors:  # noqa: ANN401 - Triton's own class, which carries no types
         """The inputs of a request, by name; views of the server's memory."""

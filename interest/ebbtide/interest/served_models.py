@@ -19,6 +19,7 @@ from ebbtide.interest.contract import (
     ALPHA,
     ALPHA_OFFSET,
     ALPHA_USED,
+    AS_EXPORTED,
     ATTENTION_MASK,
     CANDIDATE_ITEM,
     CANDIDATE_SCORE,
@@ -133,6 +134,7 @@ _USER = (
     IGNORE_UNKNOWN,
     USER,
     ALLOW_STATELESS,
+    AS_EXPORTED,
 )
 """The inputs that describe a user, common to all requests. A model that does not batch has one user and no padding."""
 _ONE_USER = tuple(tensor for tensor in _USER if tensor is not EVENT_COUNT)
@@ -207,6 +209,7 @@ OBSERVER = Model(
         IGNORE_UNKNOWN,
         SHOWN_ITEM,
         RESET_LEARNING,
+        AS_EXPORTED,
     ),
     (OBSERVED,),
     needs_store=True,

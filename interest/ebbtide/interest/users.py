@@ -17,7 +17,7 @@ from ebbtide.interest.errors import RequestError
 from ebbtide.interest.pipeline import Records
 from ebbtide.interest.record import RecordError, store_keys, tail_only
 from ebbtide.store import Records as StoredRecords
-from ebbtide.store import StateStore, StoreError
+from ebbtide.store import StateStore, StoreError, is_shared
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Answer = Arrays | Exception
@@ -57,6 +57,11 @@ class Users:
             self._register()
         except StoreError as error:
             self.waits_for = error
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether there is a store."""
+        return self._store is not None
 
     def store(self) -> StateStore:
         """The store, which knows that the export is in use.
@@ -114,7 +119,7 @@ class Users:
             else [NO_KEY] * request[contract.NOW.name].size
             for request in requests
         ]
-        users = list(dict.fromkeys(key for of_request in keys for key in of_request if key != NO_KEY))
+        users = list(dict.fromkeys(key for of_request in keys for key in of_request if not is_shared(key)))
         found: dict[bytes, StoredRecords] = {}
         failure: Exception | None = None
         if users:
@@ -139,14 +144,14 @@ class Users:
             StoreError: The store does not answer.
         """
         keys = [store_keys(request[contract.USER.name].reshape(-1, 2)) for request in requests]
-        users = list(dict.fromkeys(key for of_request in keys for key in of_request if key != NO_KEY))
+        users = list(dict.fromkeys(key for of_request in keys for key in of_request if not is_shared(key)))
         try:
             removed = dict(zip(users, self.store().forget(users), strict=True)) if users else {}
         except RequestError as error:
             return [error for _ in requests]
         return [
-            RequestError(contract.USER.name, "0 and 0", "the key of a user")
-            if NO_KEY in of_request
+            RequestError(contract.USER.name, _first_shared(of_request), "the key of a user")
+            if any(map(is_shared, of_request))
             # Of several rows of one user, the first has the count.
             else {contract.FORGOTTEN.name: np.array([[removed.pop(key, 0)] for key in of_request], dtype=np.int32)}
             for of_request in keys
@@ -168,10 +173,16 @@ class Users:
         for key in keys:
             record, status = None, StateStatus.NO_USER
             if key != NO_KEY:
-                record, status = record_of(self.fingerprint, found[key])
+                record, status = record_of(self.fingerprint, found.get(key, {}))
             records.append(record)
             statuses.append(status)
         return Known(records, statuses)
+
+
+def _first_shared(keys: Sequence[bytes]) -> str:
+    """The first key of a request that is no user's, as the two integers of the tensor `user`."""
+    first = next(key for key in keys if is_shared(key))
+    return " and ".join(map(str, np.frombuffer(first, dtype="<i8").tolist()))
 
 
 def record_of(fingerprint: bytes, records: StoredRecords) -> tuple[bytes | None, StateStatus]:

@@ -55,7 +55,7 @@ def read_completion(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Complet
         isinstance(node, ast.Attribute) and node.attr == "as_dict" for node in ast.walk(function)
     )
     calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
-    known = {call.lineno for call in calls if _setter(call, config) is not None}
+    known = {node.lineno for node in calls if _setter(node, config) is not None}
     return Completion(settings, {one.line for one in settings} == known and len(uses) <= len(known) + harmless)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
@@ -68,6 +69,10 @@ class Server:
             RefusedError: The model refuses them.
             ServerMismatchError: The server cannot be reached, or does not serve the model.
         """
+        if contract.AS_EXPORTED.name in {tensor.name for tensor in model.inputs}:
+            # A server that others use may know newer events than the files.
+            rows = next(iter(tensors.values())).shape[:1] if model.batching else ()
+            tensors = {**tensors, contract.AS_EXPORTED.name: np.ones((*rows, 1), dtype=np.bool_)}
         inputs = []
         for tensor in model.inputs:
             if tensor.name in tensors:

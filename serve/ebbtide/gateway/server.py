@@ -15,7 +15,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ebbtide.client import AsyncInterestClient
-from ebbtide.client.errors import EbbtideError, InvalidArgumentError, Status
+from ebbtide.client.errors import (
+    DeadlineExceededError,
+    EbbtideError,
+    InvalidArgumentError,
+    OverloadedError,
+    Status,
+)
 from ebbtide.gateway.calls import Calls
 from ebbtide.gateway.config import GatewayConfig, ServerTls
 from ebbtide.gateway.malformed import ReadMalformed
@@ -31,6 +37,9 @@ logger = logging.getLogger("ebbtide.gateway")
 SERVICE = interest_pb2.DESCRIPTOR.services_by_name["InterestService"].full_name
 _PROBE_INTERVAL_S = 1.0
 _PROBE_TIMEOUT_S = 1.0
+_GOOD_ANSWERS = 5
+"""Of so many probes in a row, after one that failed, until Triton counts as ready again."""
+_CANARY = interest_pb2.RecommendRequest(top_n=1)
 
 
 class Gateway:
@@ -40,7 +49,7 @@ class Gateway:
             await gateway.wait()
 
     The standard health service answers SERVING, for the whole server ("") and for `InterestService`, while Triton
-    answers and `recommend` is ready.
+    answers a request for recommendations once a second.
     """
 
     def __init__(self, config: GatewayConfig) -> None:
@@ -154,9 +163,11 @@ class Gateway:
 
     async def _watch_triton(self) -> None:
         """Keeps the health service in step with Triton."""
-        serving = None
+        serving, good = None, _GOOD_ANSWERS
         while True:
-            ready = await self._is_ready()
+            good = good + 1 if await self._is_ready() else 0
+            # One good answer after bad ones may come from the instance that is left.
+            ready = good >= (1 if serving else _GOOD_ANSWERS)
             if ready is not serving:
                 logger.info("Triton at %s is %s", self.config.triton, "ready" if ready else "not ready")
                 await self._set_health(serving=ready)
@@ -164,11 +175,21 @@ class Gateway:
             await asyncio.sleep(_PROBE_INTERVAL_S)
 
     async def _is_ready(self) -> bool:
+        """Whether Triton says that `recommend` is ready, and a request of no events does not fail.
+
+        Triton calls a model ready whose Python process is dead. A late answer or a full queue is no failure: a busy
+        server must not be taken out of service.
+        """
         try:
-            return await self._client.is_ready(timeout_s=_PROBE_TIMEOUT_S)
+            if not await self._client.is_ready(timeout_s=_PROBE_TIMEOUT_S):
+                return False
+            await self._client.recommend(_CANARY, timeout_s=_PROBE_TIMEOUT_S)
+        except (DeadlineExceededError, OverloadedError):
+            return True
         except EbbtideError as error:
-            logger.warning("the readiness of Triton is not known: %s", error)
+            logger.warning("Triton at %s does not answer as it should: %s", self.config.triton, error)
             return False
+        return True
 
     async def _set_health(self, *, serving: bool) -> None:
         kinds = health_pb2.HealthCheckResponse

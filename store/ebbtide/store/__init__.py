@@ -17,7 +17,7 @@ from ebbtide.store.errors import (
     StoreError,
     UnavailableError,
 )
-from ebbtide.store.interface import Change, Changes, Records, Snapshot, StateStore
+from ebbtide.store.interface import Change, Changes, Records, Snapshot, StateStore, is_shared, shared_key
 from ebbtide.store.opening import open_store, store_from_environment
 
 __all__ = [
@@ -36,6 +36,8 @@ __all__ = [
     "StoreError",
     "UnavailableError",
     "config_from_environment",
+    "is_shared",
     "open_store",
+    "shared_key",
     "store_from_environment",
 ]

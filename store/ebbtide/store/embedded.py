@@ -19,6 +19,7 @@ from ebbtide.store.interface import (
     Snapshot,
     applied,
     computed,
+    is_shared,
     require_distinct,
     require_keys,
 )
@@ -127,7 +128,9 @@ class EmbeddedStore:
             # A view for each bucket: one for all would keep every page that others replace meanwhile.
             found, bucket = self._opened().read(partial(_next_filled, first=bucket))
             for packed in found:
-                if not self._is_expired(packed) and record_of(packed, fingerprint) is not None:
+                if is_shared(user_of(packed)) or self._is_expired(packed):
+                    continue
+                if record_of(packed, fingerprint) is not None:
                     yield user_of(packed)
 
     def close(self) -> None:
@@ -161,7 +164,9 @@ class EmbeddedStore:
         return stored, None if packed is None or self._is_expired(packed) else packed
 
     def _is_expired(self, packed: bytes) -> bool:
-        return self._ttl_ms is not None and written_ms_of(packed) + self._ttl_ms < _now_ms()
+        if self._ttl_ms is None or is_shared(user_of(packed)):
+            return False
+        return written_ms_of(packed) + self._ttl_ms < _now_ms()
 
     def _apply(self, view: View, user: bytes, records: Records, changes: Changes) -> None:
         if changes:

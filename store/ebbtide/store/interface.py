@@ -14,6 +14,8 @@ USER_BYTES = 16
 MAX_FINGERPRINT_BYTES = 128
 """Longest fingerprint."""
 
+_SHARED_PREFIX = bytes(8)
+
 Records: TypeAlias = dict[bytes, bytes]
 """The records of one user, by fingerprint."""
 Changes: TypeAlias = dict[bytes, bytes | None]
@@ -128,6 +130,24 @@ class StateStore(Protocol):
     ) -> None:
         """Closes the store."""
         ...
+
+
+def shared_key(name: str, number: int = 0) -> bytes:
+    """The key of a record that belongs to all users, such as a part of the catalog's counts.
+
+    Shared records are read and updated as those of users are, but they do not expire, and `StateStore.users` leaves
+    them out. The hash of a user id begins with eight zero bytes with a probability of 2^-64.
+
+    Args:
+        name: What the record is: 1 to 4 ASCII characters.
+        number: Which one of its kind, from 0 to 2^32 - 1.
+    """
+    return _SHARED_PREFIX + name.encode("ascii").ljust(4, b"\0") + number.to_bytes(4, "big")
+
+
+def is_shared(key: bytes) -> bool:
+    """Whether a key is one of `shared_key`."""
+    return key.startswith(_SHARED_PREFIX)
 
 
 def require_keys(users: Sequence[bytes], *fingerprints: bytes) -> None:

@@ -31,6 +31,7 @@ from ebbtide.store.interface import (
     Snapshot,
     applied,
     computed,
+    is_shared,
     require_distinct,
     require_keys,
 )
@@ -163,7 +164,7 @@ class RedisStore:
         for users in self._all_users():
             with self._call():
                 has = self._ask([("HEXISTS", _key(user), fingerprint) for user in users])
-            yield from (user for user, found in zip(users, has, strict=True) if found)
+            yield from (user for user, found in zip(users, has, strict=True) if found and not is_shared(user))
 
     def close(self) -> None:
         """See `StateStore.close`."""
@@ -207,16 +208,16 @@ class RedisStore:
         asked = [position for position, wanted in enumerate(changes) if wanted]
         answers = self._run(
             UPDATE,
-            [(users[indices[at]], self._arguments(found[at][0], changes[at])) for at in asked],
+            [(users[indices[at]], self._arguments(users[indices[at]], found[at][0], changes[at])) for at in asked],
         )
         return [(indices[at], _paired(answer)) for at, answer in zip(asked, answers, strict=True) if answer != 1]
 
-    def _arguments(self, token: bytes, changes: Changes) -> list[bytes | int]:
+    def _arguments(self, user: bytes, token: bytes, changes: Changes) -> list[bytes | int]:
         written = applied({}, changes)
         return [
             token,
             os.urandom(_TOKEN_BYTES),
-            self._ttl_ms,
+            0 if is_shared(user) else self._ttl_ms,
             len(written),
             *(part for pair in written.items() for part in pair),
             *(fingerprint for fingerprint, record in changes.items() if record is None),

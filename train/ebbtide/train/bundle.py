@@ -29,6 +29,7 @@ from ebbtide.data.catalog import Catalog
 from ebbtide.data.dataset import BUNDLE_CATALOG_FILE as CATALOG_FILE
 from ebbtide.data.dataset import BUNDLE_CONFIG_FILE as CONFIG_FILE
 from ebbtide.data.dataset import DataReference
+from ebbtide.interest.popularity import CountedPopularity
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import encoder_folder
 from ebbtide.train.errors import BundleError
@@ -42,6 +43,7 @@ TUNED = "bundle:encoder"
 """`EncoderReference.source` of a fine-tuned encoder, which the bundle contains."""
 _TEXT_VECTORS = "text_vectors"
 _PRIOR_COLUMNS = "prior_columns"
+_PRIOR_COUNTS = "prior_counts"
 _FEATURES = "features."
 _MODEL = "model."
 _FINGERPRINT_CHARACTERS = 16
@@ -100,11 +102,21 @@ class InterestBundle:
     """The folder that the bundle was read from; None after training."""
     encoder_files: dict[str, bytes] | None = None
     """The files of an encoder that this training fine-tuned, by relative path; None otherwise."""
+    prior_counts: npt.NDArray[np.float64] | None = None
+    """``[half-lives, items]``: the decayed counts that the columns were computed from; None without a prior, and in a
+    bundle from before servers counted on, until it is refreshed. No part of the fingerprint: the columns are."""
 
     @property
     def fingerprint(self) -> str:
         """The id that every model of an export carries."""
         return self.config.fingerprint
+
+    @property
+    def counted_popularity(self) -> CountedPopularity | None:
+        """The counts of the prior, which a server goes on counting from; None where `prior_counts` is."""
+        if self.prior_counts is None:
+            return None
+        return CountedPopularity(self.model.smoothing, self.prior_counts, self.config.prior_counted_at_ms)
 
     @property
     def text_vectors(self) -> npt.NDArray[np.float32]:
@@ -136,7 +148,8 @@ class InterestBundle:
         partial.mkdir(parents=True)
         try:
             with default_mode(partial / WEIGHTS_FILE):
-                save_file(_tensors(self.model, self.prior_columns), str(partial / WEIGHTS_FILE))
+                counts = {} if self.prior_counts is None else {_PRIOR_COUNTS: np.ascontiguousarray(self.prior_counts)}
+                save_file({**_tensors(self.model, self.prior_columns), **counts}, str(partial / WEIGHTS_FILE))
             _catalog_frame(self.catalog).write_parquet(partial / CATALOG_FILE)
             (partial / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
             if self.encoder_files is not None:
@@ -179,13 +192,13 @@ class InterestBundle:
             if name.startswith(_FEATURES)
         }
         model = InterestModel(config.model, torch.from_numpy(tensors.pop(_TEXT_VECTORS)), features)
-        prior_columns = tensors.pop(_PRIOR_COLUMNS)
+        prior_columns, prior_counts = tensors.pop(_PRIOR_COLUMNS), tensors.pop(_PRIOR_COUNTS, None)
         state = {name.removeprefix(_MODEL): torch.from_numpy(value) for name, value in tensors.items()}
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
             raise BundleError(f"{folder}: got tensors of another model version; train again: {error}") from error
-        bundle = cls(config, catalog, model.eval(), prior_columns, folder)
+        bundle = cls(config, catalog, model.eval(), prior_columns, folder, prior_counts=prior_counts)
         found = fingerprint_of(bundle.model, prior_columns, catalog, config.encoder)
         if found != config.fingerprint:
             raise BundleError(

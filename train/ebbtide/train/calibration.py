@@ -15,6 +15,7 @@ from ebbtide.train.config import TrainConfig
 from ebbtide.train.evaluation.ranks import Variant, metrics_of, target_ranks
 from ebbtide.train.evaluation.scores import live_popularity
 from ebbtide.train.model import InterestModel
+from ebbtide.train.popularity import PopularitySnapshots
 from ebbtide.train.progress import Metrics
 from ebbtide.train.windows import LogTensors
 
@@ -28,7 +29,12 @@ class Calibrated:
 
 
 def calibrate(
-    model: InterestModel, log: EventLog, tensors: LogTensors, validation: Mask, config: TrainConfig
+    model: InterestModel,
+    log: EventLog,
+    tensors: LogTensors,
+    validation: Mask,
+    config: TrainConfig,
+    popularity: PopularitySnapshots | None = None,
 ) -> Calibrated:
     """Finds the repeat offset, then the interest's scale, with the best NDCG@10.
 
@@ -38,20 +44,20 @@ def calibrate(
         tensors: The same events.
         validation: ``[events]``, later than those that the model was trained on.
         config: The candidates.
+        popularity: The prior at the times of the validation events; None counts it.
     """
+
+    def best_of(variants: list[Variant]) -> Calibrated:
+        counted = popularity or live_popularity(model, log)
+        events, ranks = target_ranks(model, log, tensors, validation, counted, variants)
+        found = [Calibrated(one, metrics_of(log, events, rank)) for one, rank in zip(variants, ranks, strict=True)]
+        return max(found, key=lambda one: one.metrics.ndcg_at_10)
+
     offsets = (0.0,) if model.repeat is None else config.repeat_offsets
     scales = config.interest_scales if model.config.prior_starts and config.loss is not Loss.mse else (1.0,)
     if len(offsets) == 1:
-        return _best(model, log, tensors, validation, [Variant(scale, offsets[0]) for scale in scales])
-    best = _best(model, log, tensors, validation, [Variant(repeat_offset=offset) for offset in offsets])
+        return best_of([Variant(scale, offsets[0]) for scale in scales])
+    best = best_of([Variant(repeat_offset=offset) for offset in offsets])
     others = [Variant(scale, best.variant.repeat_offset) for scale in scales if scale != 1]
-    scaled = _best(model, log, tensors, validation, others) if others else best
+    scaled = best_of(others) if others else best
     return max(best, scaled, key=lambda one: one.metrics.ndcg_at_10)
-
-
-def _best(
-    model: InterestModel, log: EventLog, tensors: LogTensors, validation: Mask, variants: list[Variant]
-) -> Calibrated:
-    events, ranks = target_ranks(model, log, tensors, validation, live_popularity(model, log), variants)
-    found = [Calibrated(variant, metrics_of(log, events, rank)) for variant, rank in zip(variants, ranks, strict=True)]
-    return max(found, key=lambda one: one.metrics.ndcg_at_10)

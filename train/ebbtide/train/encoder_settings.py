@@ -185,7 +185,7 @@ def _modules(path: Path) -> list[tuple[str, str]] | None:
     content = _json(path)
     if content is None:
         return None
-    entries = content if isinstance(content, list) else [content]
+    entries: list[Any] = content if isinstance(content, list) else [content]
     if not all(isinstance(one, dict) and {"type", "path"} <= one.keys() for one in entries):
         raise EncoderError(f"encoder: {path}: got other content; expected a list of modules with `type` and `path`")
     return [(str(one["type"]).rsplit(".", 1)[-1], str(one["path"])) for one in entries]

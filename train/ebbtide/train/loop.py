@@ -227,7 +227,10 @@ class Loop:
         material, devices = self.material, self.material.devices
         found, variant = Metrics(0, 0, 0, 0.0, 0.0, 0.0), Variant()
         if devices.is_first:
-            best = calibrate(self.model, material.log, material.tensors, self.validation, material.config)
+            best = calibrate(
+                *(self.model, material.log, material.tensors, self.validation, material.config),
+                material.validation_popularity,
+            )
             found, variant = best.metrics, best.variant
         users, baskets, events, *means, scale, offset = devices.told_by_first(*astuple(found), *astuple(variant))
         return Metrics(round(users), round(baskets), round(events), *means), Variant(scale, offset)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ebbtide.data.events import EventLog
+from ebbtide.interest.popularity import Smoothing
 from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.evaluation.ranks import Variant
 from ebbtide.train.fine_tuning import EncoderFineTuner
-from ebbtide.train.popularity import PopularitySnapshots, Smoothing
+from ebbtide.train.popularity import PopularitySnapshots
 from ebbtide.train.progress import Epoch, Tried
 from ebbtide.train.watcher import Watcher
 from ebbtide.train.windows import LogTensors
@@ -27,6 +28,8 @@ class Material:
     log: EventLog
     tensors: LogTensors
     popularity: PopularitySnapshots | None
+    validation_popularity: PopularitySnapshots | None
+    """The prior at the times of the validation events; None where it is too large to keep, and without a prior."""
     smoothing: Smoothing | None
     text_vectors: Tensor
     features: Mapping[str, Tensor]

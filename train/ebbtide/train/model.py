@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ebbtide.interest.gate import SCALAR_FEATURES
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
+from ebbtide.interest.popularity import Smoothing
 from ebbtide.train.blocks import RESIDUAL, TEXT, AddedBlocks, FeatureBlock
 from ebbtide.train.config import ModelConfig
-from ebbtide.train.popularity import Smoothing
 from ebbtide.train.repeat import RepeatScore
 
 
@@ -183,29 +183,35 @@ class InterestModel(nn.Module):
             residual_dropout: Share of the items that go without their residual, drawn anew; after DropoutNet (Volkovs
                 et al., NeurIPS 2017), so that the features are good by themselves for an item without training events.
         """
-        return self._sum_of_blocks(
-            [(block.features, block.event_projection) for block in self.blocks.values()], items, residual_dropout
-        )
+        projections = [self.event_projection, *(one.event_projection for one in self.added_blocks.blocks().values())]
+        return self._sum_of_blocks(projections, self.event_residual, items, residual_dropout)
 
     def item_factors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
         """Factors gamma (x) a, ``[items, d]`` or ``[chosen items, d]``; arguments as for `event_vectors`."""
-        factors = self._sum_of_blocks(
-            [(block.features, block.item_projection) for block in self.blocks.values()], items, residual_dropout
-        )
-        return factors * self.gamma
+        projections = [self.item_projection, *(one.item_projection for one in self.added_blocks.blocks().values())]
+        return self._sum_of_blocks(projections, self.item_residual, items, residual_dropout) * self.gamma
 
-    @staticmethod
     def _sum_of_blocks(
-        terms: list[tuple[Tensor | None, Tensor]], items: Tensor | None, residual_dropout: float
+        self, projections: list[Tensor], residual: Tensor, items: Tensor | None, residual_dropout: float
     ) -> Tensor:
-        """The sum over blocks, given as features and projection, ``[items, d]`` or ``[chosen items, d]``."""
-        return reduce(
-            operator.add,
-            (
-                _rows(projection, items, residual_dropout) if features is None else _rows(features, items) @ projection
-                for features, projection in terms
-            ),
-        )
+        """The sum over all blocks, ``[items, d]`` or ``[chosen items, d]``.
+
+        Args:
+            projections: Of the text and of the added blocks, ``[width, d]`` each.
+            residual: ``[items, d]``.
+            items: ``[chosen items]``; None for the whole catalog.
+            residual_dropout: Share of the items that go without their residual.
+        """
+        # As `blocks`, but only the chosen rows of the residuals are multiplied by their trust, and only once.
+        rows = _rows(residual, items)
+        share = None if self.residual_trust is None else _rows(self.residual_trust, items)
+        if residual_dropout:
+            kept = torch.rand(rows.shape[0], 1, device=rows.device) >= residual_dropout
+            share = kept if share is None else share * kept
+        features = [self.text_vectors, *self.added_blocks.features().values()]
+        terms = [_rows(one, items) @ projection for one, projection in zip(features, projections, strict=True)]
+        terms.insert(1, rows if share is None else rows * share)
+        return reduce(operator.add, terms)
 
     def repeat_item_bias(self) -> Tensor:
         """What each item adds to its repeat score, ``[items]``: its text vector times a weight, and its own bias.
@@ -254,10 +260,9 @@ class InterestModel(nn.Module):
         return torch.where(context.history_count[:, None] == 0, torch.zeros_like(alpha), alpha)
 
 
-def _rows(table: Tensor, items: Tensor | None, dropout: float = 0.0) -> Tensor:
-    """All rows or some, a share of them zero; by embedding, as the gradient of indexing adds up in no fixed order."""
-    rows = table if items is None else nn.functional.embedding(items, table)
-    return rows * (torch.rand(rows.shape[0], 1, device=rows.device) >= dropout) if dropout else rows
+def _rows(table: Tensor, items: Tensor | None) -> Tensor:
+    """All rows or some; by embedding, as the gradient of indexing adds up in no fixed order."""
+    return table if items is None else nn.functional.embedding(items, table)
 
 
 def _log_rates(shortest: float, longest: float, count: int) -> Tensor:

@@ -1,14 +1,6 @@
-"""The popularity prior: the smoothed share of each item among recent events, at any time of a log.
+"""The popularity prior over time: decayed counts of each item among the events before any time of a log.
 
-Decayed counts at one half-life are too old for news and too sparse for a long tail, so counts at several half-lives
-back each other off, longest first, as n-gram orders do in a language model (Dirichlet smoothing; MacKay and Peto,
-1995):
-
-    share_h(i) = (count_h(i) + s_h share_h'(i)) / (total_h + s_h)
-
-where h' is the next longer half-life, and the longest one backs off to 1 / items. s_h is a number of events, fitted to
-the log (`popularity_fit`): where it is small, half-life h alone decides; where it is infinite, h has no effect. In a
-quiet hour, when short counts have decayed to nothing, the longer half-lives take over.
+The formula is `ebbtide.interest.popularity.Smoothing`.
 """
 
 from __future__ import annotations
@@ -20,53 +12,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.interest.events import MS_PER_DAY
+from ebbtide.interest.popularity import CountedPopularity, Smoothing
 
 _TABLE_BYTES = 256 * 1024 * 1024
 _MAX_SNAPSHOTS = 2048
 
 Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Smoothing:
-    """How decayed counts at several half-lives become shares."""
-
-    half_life_days: Doubles
-    """``[half-lives]``, ascending; infinity counts without decay."""
-    events: Doubles
-    """s, ``[half-lives]``: the weight of the next longer half-life, in events; infinity where a half-life has no
-    effect."""
-    starts: tuple[int, ...]
-    """p indices of half-lives. Column c uses the half-lives from ``starts[c]`` on; the first start is 0."""
-
-    @property
-    def decay_rate_per_ms(self) -> Doubles:
-        """Ln 2 over each half-life, ``[half-lives]``."""
-        return np.asarray(np.log(2) / (self.half_life_days * MS_PER_DAY))
-
-    def columns(self, counts: Doubles, kept: Doubles) -> Floats:
-        """log(items * share) of every item, ``[items, p]``: 0 for an item of average popularity.
-
-        Args:
-            counts: ``[half-lives, items]``, decayed counts as of some time.
-            kept: ``[half-lives]``, what a later time leaves of them.
-        """
-        items = counts.shape[1]
-        totals = counts.sum(axis=1) * kept
-        share = np.full(items, 1 / items)
-        columns = np.empty((items, len(self.starts)), dtype=np.float32)
-        for index in reversed(range(counts.shape[0])):
-            smoothing = self.events[index]
-            if np.isfinite(smoothing):
-                share = share * (smoothing / (totals[index] + smoothing))
-                share += counts[index] * (kept[index] / (totals[index] + smoothing))
-            for column, start in enumerate(self.starts):
-                if start == index:
-                    columns[:, column] = np.log(share * items)
-        return columns
 
 
 class Popularity(Protocol):
@@ -124,6 +76,12 @@ class LivePopularity:
                 columns, before = self._smoothing.columns(self._counts, kept), time
             yield columns
 
+    def counted_at(self, time_ms: int) -> CountedPopularity:
+        """The decayed counts as of a time, none before those of an earlier call."""
+        self._count_before(time_ms)
+        kept = np.exp(-self._rate * max(time_ms - self._as_of_ms, 0))
+        return CountedPopularity(self._smoothing, self._counts * kept[:, None], time_ms)
+
     def _count_before(self, time_ms: int) -> None:
         stop = int(np.searchsorted(self._time_ms, time_ms, side="left"))
         if stop <= self._counted:
@@ -165,10 +123,30 @@ class PopularitySnapshots:
         """The newest snapshot at each time, same shape; the first one also before its timestamp."""
         return np.maximum(np.searchsorted(self.timestamp_ms, time_ms, side="right") - 1, 0)
 
+    def columns_at(self, time_ms: Ints) -> Iterator[Floats]:
+        """See `Popularity`; as of the newest snapshot, so it is up to date at the timestamps themselves."""
+        return (self.columns[index] for index in self.index_at(time_ms))
+
+
+def counted_at(item: Ints, time_ms: Ints, items: int, smoothing: Smoothing, timestamp_ms: int) -> CountedPopularity:
+    """The decayed counts as of one timestamp; the other arguments are those of `LivePopularity`."""
+    return LivePopularity(item, time_ms, items, smoothing).counted_at(timestamp_ms)
+
 
 def columns_at(item: Ints, time_ms: Ints, items: int, smoothing: Smoothing, timestamp_ms: int) -> Floats:
-    """The columns ``[items, p]`` as of one timestamp; the other arguments are those of `LivePopularity`."""
-    return next(LivePopularity(item, time_ms, items, smoothing).columns_at(np.array([timestamp_ms])))
+    """The columns ``[items, p]`` of `counted_at`."""
+    return counted_at(item, time_ms, items, smoothing, timestamp_ms).columns()
+
+
+def exact_snapshots(
+    item: Ints, time_ms: Ints, items: int, smoothing: Smoothing, wanted_ms: Ints
+) -> PopularitySnapshots | None:
+    """Snapshots at all wanted times, in any order; None if a table of 256 MiB is too small for them."""
+    timestamps = np.unique(wanted_ms)
+    if timestamps.shape[0] * items * len(smoothing.starts) * 4 > _TABLE_BYTES:
+        return None
+    live = LivePopularity(item, time_ms, items, smoothing)
+    return PopularitySnapshots.of(live, timestamps, items, len(smoothing.starts))
 
 
 def snapshot_times(time_ms: Ints, items: int, columns: int) -> Ints:

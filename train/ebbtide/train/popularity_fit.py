@@ -16,7 +16,7 @@ from torch import Tensor
 from ebbtide.data.baskets import basket_heads
 from ebbtide.data.events import EventLog
 from ebbtide.interest.events import MS_PER_DAY
-from ebbtide.train.popularity import Smoothing
+from ebbtide.interest.popularity import Smoothing
 
 _AT_MOST = 50_000
 """Events whose likelihood is computed."""

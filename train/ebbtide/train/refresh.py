@@ -15,7 +15,7 @@ from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventColumns, EventLog, build_log, read_events
 from ebbtide.train.bundle import InterestBundle, fingerprint_of
 from ebbtide.train.errors import BundleError
-from ebbtide.train.popularity import columns_at
+from ebbtide.train.popularity import counted_at
 
 _MS_PER_SECOND = 1000
 
@@ -105,22 +105,23 @@ def refresh_prior(bundle: InterestBundle, log: EventLog, timestamp_ms: int | Non
     oldest = int(log.time_ms.min())
     if oldest >= timestamp:
         raise DataError(f"as of: got {_date(timestamp)}; expected a time after the log's first event, {_date(oldest)}")
-    counted_at = bundle.config.prior_counted_at_ms
-    if timestamp_ms is None and timestamp < counted_at:
+    last_ms = bundle.config.prior_counted_at_ms
+    if timestamp_ms is None and timestamp < last_ms:
         raise DataError(
-            f"events: got {_date(timestamp - 1)} as the newest event; expected events up to {_date(counted_at)}, up to "
+            f"events: got {_date(timestamp - 1)} as the newest event; expected events up to {_date(last_ms)}, up to "
             "when the bundle has counted already: give the log that has grown, or --as-of to count as of an earlier "
             "time"
         )
-    if oldest >= counted_at:
+    if oldest >= last_ms:
         raise DataError(
-            f"events: got none before {_date(counted_at)}, up to when the bundle has counted; expected the whole log, "
+            f"events: got none before {_date(last_ms)}, up to when the bundle has counted; expected the whole log, "
             "old events and new: what is older counts as well, less the longer ago it was"
         )
-    columns = columns_at(log.item, log.time_ms, len(bundle.catalog), bundle.model.smoothing, timestamp)
+    counted = counted_at(log.item, log.time_ms, len(bundle.catalog), bundle.model.smoothing, timestamp)
+    columns = counted.columns()
     fingerprint = fingerprint_of(bundle.model, columns, bundle.catalog, bundle.config.encoder)
     config = bundle.config.model_copy(update={"fingerprint": fingerprint, "prior_counted_at_ms": timestamp})
-    return replace(bundle, config=config, prior_columns=columns)
+    return replace(bundle, config=config, prior_columns=columns, prior_counts=counted.counts)
 
 
 def prior_scores(bundle: InterestBundle) -> npt.NDArray[np.float32]:

@@ -168,7 +168,9 @@ def _spread(values: Tensor) -> Tensor:
     return torch.where(spread > _LEAST_SPREAD, spread, torch.ones_like(spread))
 
 
-def with_repeat_scores(scores: Tensor, seen: SeenItems, value: Tensor, items: Tensor | None = None) -> Tensor:
+def with_repeat_scores(
+    scores: Tensor, seen: SeenItems, value: Tensor, items: Tensor | None = None, *, in_place: bool = False
+) -> Tensor:
     """The scores, with the repeat scores at the seen items.
 
     Args:
@@ -176,6 +178,7 @@ def with_repeat_scores(scores: Tensor, seen: SeenItems, value: Tensor, items: Te
         seen: Pairs of the same baskets.
         value: ``[pairs]``, from `RepeatScore`.
         items: ``[candidates]``, catalog indices of the columns, ascending; None for the whole catalog.
+        in_place: Whether the scores may be changed; saves a copy.
     """
     basket, column = seen.basket, seen.item
     if items is not None:
@@ -183,6 +186,9 @@ def with_repeat_scores(scores: Tensor, seen: SeenItems, value: Tensor, items: Te
         among = items[column] == seen.item
         basket, column, value = basket[among], column[among], value[among]
     index = basket * scores.shape[1] + column
+    if in_place:
+        scores.view(-1).scatter_(0, index, value)
+        return scores
     return scores.flatten().scatter(0, index, value).view(scores.shape)
 
 

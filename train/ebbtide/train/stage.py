@@ -21,7 +21,7 @@ from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder, files_fingerprint
 from ebbtide.train.fine_tuning import EncoderFineTuner
-from ebbtide.train.popularity import columns_at
+from ebbtide.train.popularity import counted_at
 from ebbtide.train.trainer import Fit, fit
 from ebbtide.train.watcher import Watcher
 
@@ -119,9 +119,10 @@ def train_bundle(
         encoder_reference = EncoderReference(source=TUNED, fingerprint=files_fingerprint(encoder_files))
 
     counted_at_ms = int(data.log.time_ms[is_training].max()) + 1
-    prior_columns = columns_at(
+    counted = counted_at(
         data.log.item[is_training], data.log.time_ms[is_training], total, result.model.smoothing, counted_at_ms
     )
+    prior_columns = counted.columns()
     config = BundleConfig(
         fingerprint=fingerprint_of(result.model, prior_columns, data.catalog, encoder_reference),
         model=model_config,
@@ -133,4 +134,12 @@ def train_bundle(
         validation_ndcg_at_10=result.validation_ndcg_at_10,
         rating_mean=result.rating_mean,
     )
-    return InterestBundle(config, data.catalog, result.model, prior_columns, encoder_files=encoder_files), result, data
+    bundle = InterestBundle(
+        config,
+        data.catalog,
+        result.model,
+        prior_columns,
+        encoder_files=encoder_files,
+        prior_counts=counted.counts if model_config.prior_starts else None,
+    )
+    return bundle, result, data

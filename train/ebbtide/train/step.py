@@ -124,11 +124,13 @@ class Step(nn.Module):
 
     def _loss(self, windows: Ints) -> tuple[Tensor, Tensor, int]:
         config = self.config
+        # No more than the longest of these histories, which most logs have shorter.
+        longest = int((windows[:, 0] - self.tensors.first.numpy()[windows[:, 1]]).max(initial=0))
         predicted = predict_windows(
             self.model,
             self.tensors,
             windows,
-            config.context_events,
+            min(config.context_events, longest),
             config.targets_per_window,
             self._is_head,
             dropout=config.dropout,
@@ -139,7 +141,9 @@ class Step(nn.Module):
         item = None if candidates is None else candidates.item
         factors = self.model.item_factors(item, config.residual_dropout)
         rows = max(self.max_scores // factors.shape[0], 1)
-        if len(heads) <= rows:
+        if candidates is None and self.model.repeat is None:
+            loss = self._whole_catalog_loss(heads, predicted.blend.interest, factors)
+        elif len(heads) <= rows:
             loss = self._slice_loss(candidates, heads, predicted.blend.interest, factors)
         else:
             parts = []
@@ -164,6 +168,17 @@ class Step(nn.Module):
             nothing = torch.zeros(item.shape[0])
             return Candidates(item, nothing, nothing).to(device)
         return None
+
+    def _whole_catalog_loss(self, heads: Ints, interest: Tensor, factors: Tensor) -> Tensor:
+        """The full softmax without a repeat score; arguments as in `_slice_loss`."""
+        rows, index = self._targets(heads)
+        row = torch.from_numpy(rows).to(interest.device)
+        item = torch.from_numpy(self.log.item[index].astype(np.int64)).to(interest.device)
+        prior = None
+        if self.popularity is not None and self.prior_columns is not None:
+            timestamp = torch.from_numpy(self.popularity.index_at(self.log.time_ms[heads])).to(interest.device)
+            prior = losses.PriorRows(self.prior_columns, timestamp, self.model.prior_weight)
+        return losses.catalog_softmax(interest, factors, prior, row, item)
 
     def _slice_loss(self, candidates: Candidates | None, heads: Ints, interest: Tensor, factors: Tensor) -> Tensor:
         """Mean loss over baskets.

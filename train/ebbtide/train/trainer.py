@@ -15,6 +15,7 @@ from ebbtide.data.baskets import basket_heads, has_past, in_turn, is_repeat
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventLog
 from ebbtide.data.splits import after_time
+from ebbtide.interest.popularity import Smoothing
 from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Identity
 from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
@@ -23,7 +24,12 @@ from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.loop import Loop
 from ebbtide.train.material import History, Material
 from ebbtide.train.model import InterestModel
-from ebbtide.train.popularity import LivePopularity, PopularitySnapshots, Smoothing, snapshot_times
+from ebbtide.train.popularity import (
+    LivePopularity,
+    PopularitySnapshots,
+    exact_snapshots,
+    snapshot_times,
+)
 from ebbtide.train.popularity_fit import fit_smoothing
 from ebbtide.train.progress import Epoch, Tried
 from ebbtide.train.watcher import Watcher
@@ -112,10 +118,15 @@ def fit(
     devices.launch()
     smoothing = _smoothing(log, training, text_vectors.shape[0], model_config, train_config.seed)
     popularity = None if smoothing is None else _snapshots(log, text_vectors.shape[0], smoothing)
+    validated = None
+    if smoothing is not None and devices.is_first:
+        items = text_vectors.shape[0]
+        validated = exact_snapshots(log.item, log.time_ms, items, smoothing, log.time_ms[validation])
     material = Material(
         log=log,
         tensors=LogTensors.of(log, model_config.session_gap_ms),
         popularity=popularity,
+        validation_popularity=validated,
         smoothing=smoothing,
         text_vectors=torch.from_numpy(text_vectors),
         features={name: torch.from_numpy(rows) for name, rows in features.items()},

@@ -67,12 +67,14 @@ def target_ranks(
         events += found
         row = torch.from_numpy(np.repeat(np.arange(len(found)), [event.size for event in found]))
         item = tensors.item[torch.from_numpy(np.concatenate(found))]
+        row, item = row.to(scored.interest.device), item.to(scored.interest.device)
+        if model.config.exclude_seen:
+            exclude_seen(scored.interest if scored.prior is None else scored.prior, tensors, scored.head)
+        memory = torch.empty_like(scored.interest)
         of_variants = []
         for variant in variants:
-            scores = scored.scores(variant.interest_scale, variant.repeat_offset)
-            if model.config.exclude_seen:
-                exclude_seen(scores, tensors, scored.head)
-            of_variants.append(_ranks(scores, row.to(scores.device), item.to(scores.device)))
+            scores = scored.scores(variant.interest_scale, variant.repeat_offset, memory)
+            of_variants.append(_ranks(scores, row, item))
         ranks.append(np.stack(of_variants))
     if not events:
         return np.empty(0, np.int64), np.empty((len(variants), 0), np.int64)
@@ -87,13 +89,19 @@ def _ranks(scores: Tensor, row: Tensor, item: Tensor) -> Ints:
         row: ``[targets]``, the basket of each target.
         item: ``[targets]``.
     """
-    found = torch.empty(row.shape, dtype=torch.int64)
+    found = np.empty(row.shape, dtype=np.int64)
     step = max(_COMPARED // scores.shape[1], 1)
     for start in range(0, row.shape[0], step):
         part = slice(start, start + step)
-        rows = scores[row[part]]
-        found[part] = ((rows >= rows.gather(1, item[part, None])).sum(1) - 1).cpu()
-    return found.numpy()
+        # Where each basket of the part has one target, its rows need no copy.
+        first, count = int(row[start]), row[part].shape[0]
+        one_each = bool((row[part] == torch.arange(first, first + count, device=row.device)).all())
+        rows = scores[first : first + count] if one_each else scores[row[part]]
+        before = rows >= rows.gather(1, item[part, None])
+        # NumPy counts truth values several times faster than torch sums them.
+        counts = before.sum(1).cpu().numpy() if before.is_cuda else np.count_nonzero(before.numpy(), axis=1)
+        found[part] = counts - 1
+    return found
 
 
 def metrics_of(log: EventLog, events: Ints, ranks: Ints) -> Metrics:

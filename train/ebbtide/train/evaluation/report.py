@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ebbtide.train.evaluation.accuracy import CUT_OFFS
+from ebbtide.train.evaluation.breakdowns import Breakdown
 from ebbtide.train.evaluation.evaluate import COLD_EVENTS, Evaluation, Online, Run
 from ebbtide.train.evaluation.intervals import Difference, Estimate
 from ebbtide.train.evaluation.plots import ALPHA, BREAKDOWNS, HALF_LIVES, draw
@@ -44,7 +46,13 @@ class Rival:
     """Ours minus theirs, by metric."""
 
 
-def as_json(run: Run, popularity: str, rival: Rival | None, online: Online | None = None) -> dict[str, Any]:
+def as_json(
+    run: Run,
+    popularity: str,
+    rival: Rival | None,
+    online: Online | None = None,
+    by_column: Sequence[Breakdown] = (),
+) -> dict[str, Any]:
     """The whole evaluation as plain values; a number that does not exist is None.
 
     Args:
@@ -52,6 +60,7 @@ def as_json(run: Run, popularity: str, rival: Rival | None, online: Online | Non
         popularity: ``updated`` or ``frozen``.
         rival: What it was compared with, if anything.
         online: The replay with learning online, if there was one.
+        by_column: Segments of items or users.
     """
     measured = run.evaluation
     content: dict[str, Any] = {
@@ -73,6 +82,7 @@ def as_json(run: Run, popularity: str, rival: Rival | None, online: Online | Non
         "ratings": asdict(run.ratings) if run.ratings else NOT_APPLICABLE,
         "cold_items": {"training_events_at_most": COLD_EVENTS, **asdict(measured.cold)},
         "breakdowns": {breakdown.name: asdict(breakdown) for breakdown in measured.breakdowns},
+        "segments": {segment.name: asdict(segment) for segment in by_column},
         "learned": asdict(run.learned),
     }
     if rival is not None:
@@ -107,7 +117,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_report(
-    folder: Path, run: Run, popularity: str, rival: Rival | None, online: Online | None = None
+    folder: Path,
+    run: Run,
+    popularity: str,
+    rival: Rival | None,
+    online: Online | None = None,
+    by_column: Sequence[Breakdown] = (),
 ) -> list[Path]:
     """Writes ``report.md``, ``report.json`` and the plots into a folder, which is made.
 
@@ -116,8 +131,8 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     plots = draw(folder, run.learned, run.evaluation.breakdowns, protocol_line(run, popularity))
-    write_json(folder / "report.json", as_json(run, popularity, rival, online))
-    text = _markdown(run, popularity, rival, online, plots)
+    write_json(folder / "report.json", as_json(run, popularity, rival, online, by_column))
+    text = _markdown(run, popularity, rival, online, plots, by_column)
     (folder / "report.md").write_text(text, encoding="utf-8")
     return [folder / name for name in ("report.md", "report.json", *plots)]
 
@@ -150,7 +165,14 @@ def online_line(online: Online) -> str:
     )
 
 
-def _markdown(run: Run, popularity: str, rival: Rival | None, online: Online | None, plots: list[str]) -> str:
+def _markdown(
+    run: Run,
+    popularity: str,
+    rival: Rival | None,
+    online: Online | None,
+    plots: list[str],
+    by_column: Sequence[Breakdown],
+) -> str:
     measured = run.evaluation
     parts = [
         f"# Evaluation of bundle {run.bundle.fingerprint}",
@@ -182,22 +204,22 @@ def _markdown(run: Run, popularity: str, rival: Rival | None, online: Online | N
         compared = _compared(("online", online.metrics), ("without", measured.means), online.differences)
         parts += ["## Learning online", f"{line[0].upper()}{line[1:]}.", compared]
     parts.append("## NDCG@10 by what decay is about")
-    for breakdown in measured.breakdowns:
-        parts.append(
-            _table(
-                [breakdown.title, "users", "baskets", "NDCG@10 [95 %]"],
-                [
-                    [row.label, f"{row.users:,}", f"{row.baskets:,}", _bracketed(row.ndcg_at_10)]
-                    for row in breakdown.bins
-                ],
-            )
-        )
+    parts += [_breakdown(breakdown) for breakdown in measured.breakdowns]
     parts.append(f"![NDCG@10 by gap, history and age of the matching interest]({BREAKDOWNS})")
     if HALF_LIVES in plots:
         parts += ["## Learned half-lives", f"![Learned half-lives of the interest dimensions]({HALF_LIVES})"]
     if ALPHA in plots:
         parts += ["## Alpha", f"![Alpha against gap and length of history]({ALPHA})"]
+    if by_column:
+        parts += ["## NDCG@10 by segment", *map(_breakdown, by_column)]
     return "\n\n".join(parts) + "\n"
+
+
+def _breakdown(breakdown: Breakdown) -> str:
+    return _table(
+        [breakdown.title, "users", "baskets", "NDCG@10 [95 %]"],
+        [[row.label, f"{row.users:,}", f"{row.baskets:,}", _bracketed(row.ndcg_at_10)] for row in breakdown.bins],
+    )
 
 
 def _compared(

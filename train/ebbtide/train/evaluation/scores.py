@@ -17,12 +17,12 @@ from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import FrozenPopularity, LivePopularity, Popularity
 from ebbtide.train.repeat import with_repeat_scores
 from ebbtide.train.seen_items import SeenItems, seen_items
-from ebbtide.train.windows import LogTensors, batches, predict_windows
+from ebbtide.train.windows import LogTensors, predict_windows
 
 CONTEXT_EVENTS = Limits().max_events
 """As many as a request may carry when served."""
-_WINDOWS_PER_BATCH = 128
-"""Of `CONTEXT_EVENTS`; fewer longer ones."""
+_EVENTS_PER_BATCH = 1 << 16
+"""Events of all windows of a batch, those to predict included."""
 _TARGETS = 16
 _SCORES_PER_BATCH = 1 << 24
 """64 MiB for each part of the scores at a time, however large the catalog."""
@@ -49,18 +49,20 @@ class Scored:
     difference: Tensor | None = None
     """``[baskets, d]``, w_H - w_C; None where it was not asked for."""
 
-    def scores(self, interest_scale: float = 1.0, repeat_offset: float = 0.0) -> Tensor:
-        """``[baskets, items]``, before anything is excluded.
+    def scores(self, interest_scale: float = 1.0, repeat_offset: float = 0.0, out: Tensor | None = None) -> Tensor:
+        """``[baskets, items]``.
 
         Args:
             interest_scale: Factor of the interest's part.
             repeat_offset: Added to the repeat scores.
+            out: ``[baskets, items]``, memory for them; a large new tensor costs more than the sum. None for new memory.
         """
-        scores = self.interest * interest_scale
-        if self.prior is not None:
-            scores += self.prior
+        if self.prior is None:
+            scores = torch.mul(self.interest, interest_scale, out=out)
+        else:
+            scores = torch.add(self.prior, self.interest, alpha=interest_scale, out=out)
         if self.seen is not None and self.repeat is not None:
-            scores = with_repeat_scores(scores, self.seen, self.repeat + repeat_offset)
+            scores = with_repeat_scores(scores, self.seen, self.repeat + repeat_offset, in_place=True)
         return scores
 
 
@@ -96,10 +98,9 @@ def score_baskets(
     vectors, factors = model.event_vectors(), model.item_factors()
     if context_events is None:
         context_events = int((heads - tensors.first.numpy()[heads]).max(initial=1))
-    windows_per_batch = max(_WINDOWS_PER_BATCH * CONTEXT_EVENTS // max(context_events, CONTEXT_EVENTS), 1)
     events, interests, alphas, differences = [], [], [], []
-    for windows in batches(_windows(log, heads), windows_per_batch):
-        part = predict_windows(model, tensors, windows, context_events, _TARGETS, mask, vectors, exact=True)
+    for windows, context in _batches(tensors, _windows(log, heads), context_events):
+        part = predict_windows(model, tensors, windows, context, _TARGETS, mask, vectors, exact=True)
         events.append(part.event)
         interests.append(part.blend.interest)
         alphas.append(part.blend.alpha)
@@ -168,12 +169,15 @@ def exclude_seen(scores: Tensor, tensors: LogTensors, heads: Ints) -> None:
     """Sets the scores of items that each user had seen strictly before the basket to minus infinity, in place.
 
     Args:
-        scores: ``[baskets, items]``.
+        scores: ``[baskets, items]``, or one of the parts that they are the sum of.
         tensors: Events.
         heads: ``[baskets]``.
     """
-    for row, head in enumerate(heads.tolist()):
-        scores[row, tensors.item[int(tensors.first[head]) : head]] = -torch.inf
+    counts = heads - tensors.first.numpy()[heads]
+    row = np.repeat(np.arange(heads.shape[0]), counts)
+    event = heads[row] - 1 - (np.arange(row.shape[0]) - np.repeat(np.cumsum(counts) - counts, counts))
+    index = torch.from_numpy(row * scores.shape[1]) + tensors.item[torch.from_numpy(event)]
+    scores.view(-1).index_fill_(0, index.to(scores.device), -torch.inf)
 
 
 def _windows(log: EventLog, heads: Ints) -> Ints:
@@ -186,6 +190,26 @@ def _windows(log: EventLog, heads: Ints) -> Ints:
             starts.append(head)
             covered_to, covered_user = head + _TARGETS, owner
     return np.repeat(np.array(starts, dtype=np.int64)[:, None], 2, axis=1)
+
+
+def _batches(tensors: LogTensors, windows: Ints, context_events: int) -> Iterator[tuple[Ints, int]]:
+    """The windows in batches, and the context that each batch needs: windows of users with short histories together.
+
+    Args:
+        tensors: Events.
+        windows: ``[windows, 2]``.
+        context_events: The longest context.
+    """
+    # With so many events none is left out before any target, so exact windows have nothing to subtract.
+    needed = windows[:, 0] - tensors.first.numpy()[windows[:, 1]] + _TARGETS - 1
+    needed = np.minimum(needed, context_events)
+    order = np.argsort(-needed, kind="stable")
+    start = 0
+    while start < order.shape[0]:
+        longest = int(needed[order[start]])
+        chosen = order[start : start + max(_EVENTS_PER_BATCH // (longest + _TARGETS), 1)]
+        yield windows[chosen], longest
+        start += chosen.shape[0]
 
 
 def live_popularity(model: InterestModel, log: EventLog) -> Popularity | None:

@@ -1,0 +1,153 @@
+"""``ebbtide inspect``: what a bundle has learned, for people."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ebbtide.cli.console import console, working
+from ebbtide.cli.interest_display import age
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ebbtide.train.bundle import InterestBundle
+    from ebbtide.train.inspection import Inspection
+
+_LEAST_SHARE = 0.0005
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="Bundle written by `ebbtide train`.")],
+    items: Annotated[int, typer.Option(min=1, help="Number of items in each list.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Show what a bundle has learned: half-lives, alpha, what popularity counts, and what items rest on.
+
+    **Examples**
+
+    ebbtide inspect artifacts/bundle
+
+    ebbtide inspect artifacts/bundle --json
+    """
+    with working("Loading the bundle"):
+        from ebbtide.train.bundle import InterestBundle
+        from ebbtide.train.inspection import inspect_bundle
+
+        loaded = InterestBundle.load(bundle)
+        found = inspect_bundle(loaded)
+    if as_json:
+        typer.echo(json.dumps(_as_json(loaded, found, items), indent=2))
+        return
+    console.print(
+        f"bundle {loaded.fingerprint}: {found.items:,} items, {found.dimensions} interest dimensions; best epoch "
+        f"{loaded.config.best_epoch}, validation NDCG@10 {loaded.config.validation_ndcg_at_10:.4f}",
+        soft_wrap=True,
+    )
+    _print_decay(found)
+    alpha = {"learned": "learned, one for each user", "per-dimension": "learned, one for each user and dimension"}
+    console.print(f"alpha (share of history): {alpha.get(found.alpha, found.alpha.replace(':', ' '))}")
+    _print_prior(found)
+    _print_items(loaded, found, items)
+
+
+def half_life_text(days: float) -> str:
+    """A half-life as people say it."""
+    return "no decay" if math.isinf(days) else age(days)
+
+
+def _print_decay(found: Inspection) -> None:
+    if not found.half_life_days:
+        console.print("interest does not decay")
+        return
+    table = Table(title="Half-lives of the interest dimensions", title_justify="left")
+    for heading in ("", "shortest", "quarter", "median", "three quarters", "longest"):
+        table.add_column(heading, justify="right" if heading else "left")
+    table.add_row("by age", *map(half_life_text, found.half_life_days))
+    table.add_row("by rank (later events)", *(f"{events:,.1f}" for events in found.half_life_events))
+    console.print(table)
+
+
+def _print_prior(found: Inspection) -> None:
+    if not found.prior:
+        console.print("no popularity prior")
+        return
+    counted = datetime.fromtimestamp(found.counted_at_ms / 1000, timezone.utc)
+    weights = ", ".join(f"{weight:.3f}" for weight in found.prior_weights)
+    console.print(f"popularity counts events before {counted:%Y-%m-%d %H:%M:%S} UTC; weights in a score: {weights}")
+    table = Table(title="Where popularity comes from", title_justify="left")
+    for heading in ("counts with a half-life of", "smoothing, events", "share"):
+        table.add_column(heading, justify="right")
+    for one in found.prior:
+        share = "-" if one.share is None else f"{one.share:.1%}"
+        if one.share is None or one.share >= _LEAST_SHARE:
+            events = "no effect" if math.isinf(one.smoothing_events) else f"{one.smoothing_events:,.1f}"
+            table.add_row(half_life_text(one.days), events, share)
+    console.print(table)
+
+
+def _print_items(bundle: InterestBundle, found: Inspection, count: int) -> None:
+    share = found.residual_share
+    by_share = np.argsort(-share, kind="stable")
+    lists: list[tuple[str, Sequence[int]]] = [
+        ("most popular", found.popular[:count].tolist()),
+        ("rest most on their events", by_share[:count].tolist()),
+        ("rest most on their text", by_share[::-1][:count].tolist()),
+    ]
+    table = Table(title="Items", title_justify="left")
+    table.add_column("")
+    table.add_column("title")
+    table.add_column("learned from events", justify="right")
+    for name, chosen in lists:
+        for index, item in enumerate(chosen):
+            table.add_row("" if index else name, escape(bundle.catalog.title[item]), f"{share[item]:.0%}")
+    console.print(table)
+
+
+def _as_json(bundle: InterestBundle, found: Inspection, count: int) -> dict[str, object]:
+    """Everything as JSON; a half-life without decay is null."""
+    by_share = np.argsort(-found.residual_share, kind="stable")
+
+    def listed(chosen: Sequence[int]) -> list[dict[str, object]]:
+        return [
+            {
+                "item_id": bundle.catalog.item_id[item],
+                "title": bundle.catalog.title[item],
+                "learned_from_events": round(float(found.residual_share[item]), 4),
+            }
+            for item in chosen
+        ]
+
+    return {
+        "fingerprint": bundle.fingerprint,
+        "items": found.items,
+        "dimensions": found.dimensions,
+        "half_life_days": [_finite(days) for days in found.half_life_days],
+        "half_life_later_events": [_finite(events) for events in found.half_life_events],
+        "alpha": found.alpha,
+        "prior_weights": list(found.prior_weights),
+        "prior": [
+            {
+                "half_life_days": _finite(one.days),
+                "smoothing_events": _finite(one.smoothing_events),
+                "share": one.share,
+            }
+            for one in found.prior
+        ],
+        "counted_at_ms": found.counted_at_ms,
+        "most_popular": listed(found.popular[:count].tolist()),
+        "most_learned_from_events": listed(by_share[:count].tolist()),
+        "most_from_text": listed(by_share[::-1][:count].tolist()),
+    }
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

@@ -1,0 +1,45 @@
+"""Calls a function again and again in a thread of its own, while the served models answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Periodic:
+    """Calls a function at once, and after every pause, until it is closed."""
+
+    def __init__(self, call: Callable[[], None], pause_s: float, report: Callable[[str], None]) -> None:
+        """Starts the thread.
+
+        Args:
+            call: May fail; then it is called again after the next pause.
+            pause_s: Seconds between two calls.
+            report: Is told the first of several failures in a row.
+        """
+        self._call = call
+        self._pause_s = pause_s
+        self._report = report
+        self._failed = False
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Calls the function for a last time, and ends the thread."""
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        is_last = False
+        while True:
+            try:
+                self._call()
+                self._failed = False
+            except Exception as error:
+                if not self._failed:
+                    self._report(str(error))
+                self._failed = True
+            if is_last:
+                return
+            is_last = self._closing.wait(self._pause_s)

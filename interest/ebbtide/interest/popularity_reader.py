@@ -1,0 +1,99 @@
+"""Follows the live popularity counts in the store, for the requests of one served model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.interest.live_counts import INDEX_KEY, PARTS, Part, Settings, VersionsInUse, index_numbers, read_parts
+from ebbtide.interest.live_prior import LivePrior
+from ebbtide.interest.lookup import UNKNOWN
+from ebbtide.interest.pipeline import InterestPipeline
+from ebbtide.interest.popularity import CountedPopularity
+from ebbtide.interest.users import Users
+
+Floats = npt.NDArray[np.float32]
+
+POPULARITY_VARIABLE = "EBBTIDE_POPULARITY_SECONDS"
+"""Names the seconds between two reads of the counts, or ``off``."""
+_DEFAULT_SECONDS = 5.0
+
+
+def popularity_seconds(environ: Mapping[str, str]) -> float | None:
+    """The seconds between two reads of the live counts; None to serve and keep the prior of the export alone.
+
+    Raises:
+        ValueError: The variable is neither a positive number nor ``off``.
+    """
+    value = environ.get(POPULARITY_VARIABLE) or str(_DEFAULT_SECONDS)
+    if value == "off":
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = np.nan
+    if not 0 < seconds < np.inf:
+        raise ValueError(f"{POPULARITY_VARIABLE}: got {value!r}; expected a number of seconds above 0, or off")
+    return seconds
+
+
+class PopularityReader:
+    """Follows the live counts of one version in the store."""
+
+    def __init__(self, pipeline: InterestPipeline, users: Users, counted: CountedPopularity, factors: Floats) -> None:
+        """Takes what one export wrote.
+
+        Args:
+            pipeline: Answers with the newest prior from each `poll` on.
+            users: Of the export.
+            counted: What its prior was computed from.
+            factors: ``[items, d + p]``; may be memory-mapped.
+        """
+        self._pipeline = pipeline
+        self._users = users
+        self._name = Settings.of(counted).name
+        self._in_use = VersionsInUse(users, Settings.of(counted))
+        self._counted = counted
+        self._weight = pipeline.parameters.prior_weight.astype(np.float64)
+        self._factors = np.asarray(factors)
+        self._frozen = counted.columns() @ self._weight
+        self._numbers = np.zeros(PARTS, dtype=np.int64)
+        self._parts: dict[int, Part] = {}
+
+    def poll(self) -> None:
+        """Reads what has changed since the last call; the prior stays if it fails.
+
+        Raises:
+            StoreError: The store failed.
+            ValueError: A record is damaged.
+        """
+        # So that every server of the store counts for this version from now on.
+        self._in_use.announced()
+        [record] = self._users.store().read([INDEX_KEY], self._name)
+        numbers = index_numbers(record)
+        changed = np.flatnonzero(numbers != self._numbers).tolist()
+        if not changed:
+            return
+        for number, part in zip(changed, read_parts(self._users, self._name, changed), strict=True):
+            if part is None:
+                self._parts.pop(number, None)
+            else:
+                self._parts[number] = part
+        self._numbers = numbers
+        live = self.counted()
+        self._pipeline.prior = LivePrior.of(live.columns() @ self._weight - self._frozen, self._frozen, self._factors)
+
+    def counted(self) -> CountedPopularity:
+        """The counts of the export and of the events since then, just after the newest of them."""
+        base, parts = self._counted, self._parts.values()
+        as_of_ms = max([base.as_of_ms, *(part.as_of_ms + 1 for part in parts)])
+        # A half-life without effect has no counts at export.
+        rate = np.where(np.isfinite(base.smoothing.events), base.smoothing.decay_rate_per_ms, 0)
+        counts = base.counts * np.exp(-rate * (as_of_ms - base.as_of_ms))[:, None]
+        for part in parts:
+            item = self._pipeline.index.find(part.key)
+            known = item != UNKNOWN
+            counts[:, item[known]] += part.counts[:, known] * np.exp(-rate * (as_of_ms - part.as_of_ms))[:, None]
+        return CountedPopularity(base.smoothing, counts, as_of_ms)
