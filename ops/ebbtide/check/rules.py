@@ -55,6 +55,7 @@ _ERRORS = _rules(
         "input-name-duplicate": "two inputs with the same name: no request can send both, so every request fails",
         "tensors-missing": "neither inputs nor outputs, and nothing that fills them in",
         # Folders and files.
+        "repository-agents-empty": "`model_repository_agents` without an agent, which stops the server",
         "version-missing": "no version folder that the version policy loads",
         "version-misread": "a folder that Triton reads as another version (`2.old` as 2), or that stops the server",
         "model-file-missing": "a version without the model file that its backend opens",

@@ -123,6 +123,13 @@ def _backend(view: View) -> Iterator[Finding]:
 
 
 def _agents(view: View) -> Iterator[Finding]:
+    if view.config.HasField("model_repository_agents") and not view.config.model_repository_agents.agents:
+        yield view.finding(
+            "repository-agents-empty",
+            ("model_repository_agents",),
+            "got no agents; expected at least one: without, the server stops",
+            "remove `model_repository_agents`",
+        )
     for index, agent in enumerate(view.config.model_repository_agents.agents):
         yield view.finding(
             "repository-agent",

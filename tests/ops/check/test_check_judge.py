@@ -33,7 +33,13 @@ LOADS = 4
 TIMEOUT_S = 120
 BATCH = 60
 """Models of one server: each that loads is a process of its own."""
-UNSAFE = {"model-file-missing", "version-misread", "instance-group-passive", "warmup-batch-size"}
+UNSAFE = {
+    "model-file-missing",
+    "version-misread",
+    "instance-group-passive",
+    "warmup-batch-size",
+    "repository-agents-empty",
+}
 """Rules whose findings may stop or block a server: `alone.txt` gives each such case a server of its own."""
 
 
