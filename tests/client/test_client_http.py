@@ -355,7 +355,9 @@ def test_no_request_made_from_the_openapi_document_is_a_server_error(triton, tmp
         command = [program, "run", file, "--url", f"http://127.0.0.1:{caller.port}", "--max-examples", "750"]
         command += ["--checks", checks, "--seed", "1"]
         command += ["--phases", "examples,coverage,fuzzing", "--request-timeout", "60"]
-        return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        return await asyncio.to_thread(
+            subprocess.run, command, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
 
     done = ask(triton.grpc_url, fuzz)
     print(done.stdout[-600:])
