@@ -27,7 +27,11 @@ from .conftest import Export
 SIZES = {Size.INTEREST: 20, Size.VECTOR: 16, Size.ADJUSTMENTS: 30, Size.FILTER: 2, Size.TOP_N: 5}
 CPU, GPU = Machine("cpu", 8), Machine("gpu", 2)
 SETTINGS = ConfigSettings(
-    "0123456789abcdef", 3, SIZES, VersionFacts(Limits(max_texts=7), ("genres", "in_stock")), ServingOptions((CPU,))
+    "0123456789abcdef",
+    3,
+    SIZES,
+    VersionFacts(Limits(max_texts=7), {"genres": (), "in_stock": ()}),
+    ServingOptions((CPU,)),
 )
 
 KINDS = model_config_pb2.ModelInstanceGroup

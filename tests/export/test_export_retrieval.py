@@ -345,7 +345,7 @@ def test_recommend_answers_with_allowed_items_when_a_request_filters(
     feeds = {
         tensor.name: getattr(request, tensor.name)[None]
         for tensor in served_models.RECOMMEND.inputs
-        if getattr(request, tensor.name) is not None
+        if getattr(request, tensor.name, None) is not None
     }
     item_id, score = ask(served, feeds, served_models.RECOMMEND.name)
     assert [item.decode() for item in item_id[0]] == local.item_id

@@ -137,7 +137,7 @@ def command(
         typer.Option(
             min=0,
             help="How fast the server adapts the alpha of each user to what the user takes of the shown items "
-            "(docs/online-interest.md). 0: not at all. Try a rate with `ebbtide evaluate --online` first.",
+            "(see the docs on online interest). 0: not at all. Try a rate with `ebbtide evaluate --online` first.",
         ),
     ] = 0,
     precision: Annotated[

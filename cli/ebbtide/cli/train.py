@@ -190,6 +190,7 @@ def command(
     require_folder("--checkpoint", checkpoint)
     require_folder("--tensorboard", tensorboard)
     require_different({"--out": out, "--checkpoint": checkpoint, "--tensorboard": tensorboard})
+    require_modules("ebbtide train", "train", "torch", "transformers")
     if encoder_fine_tuning is FineTuning.lora:
         require_modules("--encoder-fine-tuning lora", "lora", "peft")
     if tensorboard is not None:
@@ -216,20 +217,10 @@ def command(
         time_format=time_format,
         encoding=encoding,
     )
-    # Most mistakes are in the names of files and columns: they show before torch is loaded.
-    with working("Reading the log"):
-        dataset = read_dataset(data)
-    with timed("loaded torch and transformers"), working("Loading torch and transformers"):
-        from pydantic import ValidationError
+    from pydantic import ValidationError
 
-        from ebbtide.train.board import Board
-        from ebbtide.train.checkpoint import CheckpointFolder
-        from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
-        from ebbtide.train.devices import DeviceConfig, Devices
-        from ebbtide.train.encoder import encoder_folder
-        from ebbtide.train.encoder_settings import EncoderSettings
-        from ebbtide.train.stage import train_bundle
-        from ebbtide.train.watcher import Watchers
+    from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
+
     try:
         model_config = ModelConfig.model_validate(
             {
@@ -262,6 +253,17 @@ def command(
     except ValidationError as error:
         first = error.errors()[0]
         raise typer.BadParameter(f"{first['loc'][0]}: got {first['input']!r}; {first['msg']}") from error
+    # Most mistakes are in the names of files and columns: they show before torch is loaded.
+    with working("Reading the log"):
+        dataset = read_dataset(data)
+    with timed("loaded torch and transformers"), working("Loading torch and transformers"):
+        from ebbtide.train.board import Board
+        from ebbtide.train.checkpoint import CheckpointFolder
+        from ebbtide.train.devices import DeviceConfig, Devices
+        from ebbtide.train.encoder import encoder_folder
+        from ebbtide.train.encoder_settings import EncoderSettings
+        from ebbtide.train.stage import train_bundle
+        from ebbtide.train.watcher import Watchers
     with working("Looking for the encoder"):
         EncoderSettings.read(encoder_folder(encoder))
     compute = Devices(DeviceConfig(device=device, devices=devices, precision=precision))

@@ -109,7 +109,7 @@ class _CatalogSoftmax(torch.autograd.Function):
         of_interest, of_factors, of_weight = torch.empty_like(interest), *map(torch.zeros_like, (factors, weight))
         loss = interest.new_zeros((), dtype=torch.float32)
         rows = max(slice_scores // factors.shape[0], 1)
-        bounds = torch.searchsorted(row, torch.arange(0, baskets + rows, rows, device=row.device)).tolist()
+        bounds = torch.searchsorted(row, torch.arange(0, baskets + rows, rows, device=row.device)).cpu().tolist()
         for number, start in enumerate(range(0, baskets, rows)):
             part, targets = slice(start, start + rows), slice(bounds[number], bounds[number + 1])
             scores = (interest[part] @ factors.T).float()

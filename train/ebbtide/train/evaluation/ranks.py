@@ -99,7 +99,8 @@ def _ranks(scores: Tensor, row: Tensor, item: Tensor) -> Ints:
         rows = scores[first : first + count] if one_each else scores[row[part]]
         before = rows >= rows.gather(1, item[part, None])
         # NumPy counts truth values several times faster than torch sums them.
-        counts = before.sum(1).cpu().numpy() if before.is_cuda else np.count_nonzero(before.numpy(), axis=1)
+        on_cpu = before.device.type == "cpu"
+        counts = np.count_nonzero(before.numpy(), axis=1) if on_cpu else before.sum(1).cpu().numpy()
         found[part] = counts - 1
     return found
 
