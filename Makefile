@@ -67,7 +67,7 @@ demo: $(ARTIFACTS)/repository/recommend/config.pbtxt ## The same, and exit
 
 test: $(READY) ## All checks and tests
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/pytest --numprocesses auto --maxprocesses 4
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --no-loadscope-reorder
 
 test-slow: $(READY) $(KSERVE_VENV)/.ready $(SCHEMATHESIS_VENV)/.ready ## The tests that `make test` leaves out: Node.js, KServe's client, minutes
 	@$(BIN)/pytest -m slow

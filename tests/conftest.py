@@ -30,6 +30,15 @@ class _ByFolder(LoadScopeScheduling):
         return nodeid.partition("::")[0].rpartition("/")[0]
 
 
+_LONG = ("tests/export", "tests/train", "tests/e2e", "tests/ops/check", "tests/cli", "tests/serve")
+"""Folders that take longest; they begin first, so that no worker is left alone with one in the end."""
+
+
+def pytest_collection_modifyitems(items):
+    rank = {folder: index for index, folder in enumerate(_LONG)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0].rpartition("/")[0], len(_LONG)))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     return _ByFolder(config, log)
