@@ -199,15 +199,17 @@ class PopularityWriter:
             ValueError: A record is damaged.
         """
         with self._flushing:
-            while True:
-                with self._lock:
-                    if self._sent is None and self._waiting:
-                        key, time_ms = (np.concatenate(column) for column in zip(*self._waiting, strict=True))
-                        self._sent, self._waiting = (key, time_ms), []
-                        self._batch += 1
-                if self._sent is None:
-                    return
+            if self._sent is not None:
                 self._write(*self._sent)
+                self._sent = None
+            # What comes meanwhile waits for the next call: a busy server would never return.
+            with self._lock:
+                waiting, self._waiting = self._waiting, []
+            if waiting:
+                key, time_ms = (np.concatenate(column) for column in zip(*waiting, strict=True))
+                self._sent = key, time_ms
+                self._batch += 1
+                self._write(key, time_ms)
                 self._sent = None
 
     def _write(self, key: Ints, time_ms: Ints) -> None:

@@ -31,6 +31,8 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 Answer = Arrays | Exception
 T = TypeVar("T")
 _WRITE_SECONDS = 1.0
+_LONGEST_WRITE_PAUSE = 0.8
+"""Of the seconds between two reads: what is observed is read elsewhere within twice that time."""
 """Between two writes of the live counts, at most."""
 
 
@@ -102,7 +104,8 @@ class ServedModel:
         if counted is None or seconds is None or not users.keeps_states:
             return None, None
         writer = PopularityWriter(users, counted)
-        return writer, Periodic(writer.flush, min(seconds, _WRITE_SECONDS), self._warn)
+        longest_s = _LONGEST_WRITE_PAUSE * seconds
+        return writer, Periodic(writer.flush, min(seconds, _WRITE_SECONDS), self._warn, longest_s)
 
     def _popularity(self) -> tuple[CountedPopularity | None, float | None]:
         return self.load(
