@@ -46,10 +46,10 @@ class Feedback:
         those that were added. A call that is sent again adds no event, and so moves nothing.
 
         Args:
-            records: ``[U]``, before the events.
+            records: ``[users]``, before the events.
             events: Of these users.
-            added: ``[E]``: the events that were not known before.
-            shown: ``[U]``: keys of the items that each user was shown, in any order; none for no feedback.
+            added: ``[events]``: the events that were not known before.
+            shown: ``[users]``: keys of the items that each user was shown, in any order; none for no feedback.
         """
         user = np.arange(events.counts.size).repeat(events.counts)
         now_ms = np.full(events.counts.size, np.iinfo(np.int64).max)

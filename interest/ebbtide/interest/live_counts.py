@@ -216,8 +216,9 @@ class PopularityWriter:
         store = self._users.store()
         versions = self._settings.announced()
         part = (key >> _PART_SHIFT) + PARTS // 2
-        parts, group = np.unique(part, return_inverse=True)
-        events = [(key[group == index], time_ms[group == index]) for index in range(parts.size)]
+        order = np.argsort(part, kind="stable")
+        parts, first = np.unique(part[order], return_index=True)
+        events = [(key[own], time_ms[own]) for own in np.split(order, first[1:])]
 
         def add(snapshot: Snapshot) -> list[Changes]:
             changes: list[Changes] = []

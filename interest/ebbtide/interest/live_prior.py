@@ -88,8 +88,8 @@ class LivePrior:
         first = width - count
         used = np.count_nonzero(adjust_score, axis=1)
         # Two values of one item would add up, unless one of them excludes it.
-        row, place = np.nonzero((adjust_score != 0) & np.isfinite(adjust_score))
-        index = self.index_of[adjust_item[row, place]] - (self.item.size - count)
+        row, column = np.nonzero((adjust_score != 0) & np.isfinite(adjust_score))
+        index = self.index_of[adjust_item[row, column]] - (self.item.size - count)
         has_own = index >= 0
         if used.max(initial=0) <= first and not has_own.any() and is_left_out is None:
             adjust_item[:, first:], adjust_score[:, first:] = item, score

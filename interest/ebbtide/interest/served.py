@@ -31,9 +31,9 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 Answer = Arrays | Exception
 T = TypeVar("T")
 _WRITE_SECONDS = 1.0
+"""Between two writes of the live counts, unless writing takes long."""
 _LONGEST_WRITE_PAUSE = 0.8
 """Of the seconds between two reads: what is observed is read elsewhere within twice that time."""
-"""Between two writes of the live counts, at most."""
 
 
 class ServedModel:

@@ -104,7 +104,7 @@ class Calls:
             InternalError: Something failed that is not an `EbbtideError`; the log has it, the caller does not see it.
         """
         with self._metrics.call(method, protocol):
-            self._check_token(metadata.get("authorization"))
+            self.require_token(metadata.get("authorization"))
             limit = self.config.max_concurrency
             if self._running >= limit:
                 raise ResourceExhaustedError(
@@ -135,7 +135,12 @@ class Calls:
         """The part of a call's metadata that goes to Triton."""
         return {name: metadata[name] for name in self.config.forward_metadata if isinstance(metadata.get(name), str)}
 
-    def _check_token(self, sent: object) -> None:
+    def require_token(self, sent: object) -> None:
+        """Accepts a call's ``authorization``.
+
+        Raises:
+            UnauthenticatedError: The gateway asks for a token, and this is none or another one.
+        """
         if self._expected is None:
             return
         given = sent.encode() if isinstance(sent, str) else b""

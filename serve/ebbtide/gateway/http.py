@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from http import HTTPStatus
@@ -189,9 +190,14 @@ def _endpoint(calls: Calls, method: MethodDescriptor) -> Callable[[Request], Awa
 
     async def respond(request: Request) -> Response:
         try:
+            began = time.monotonic()
+            # Before a body is read that nobody is allowed to send.
+            calls.require_token(request.headers.get("authorization"))
             left_s = _left_s(request.headers.get(TIMEOUT_HEADER))
             body = await _within(calls.timeout_s(left_s), _body(request, calls.config.max_message_bytes))
             message = asked.decode(body)
+            if left_s is not None:
+                left_s -= time.monotonic() - began
             answer = calls.answer(name, message, protocol=_PROTOCOL, left_s=left_s, metadata=dict(request.headers))
             return Response(answered.encode(await _while_connected(request, answer)), media_type=_JSON)
         except EbbtideError as error:
@@ -214,7 +220,7 @@ def problem(error: EbbtideError) -> Response:
         "reason": reason,
     }
     if isinstance(error, InvalidArgumentError) and error.field is not None:
-        document |= {"field": error.field, "value": shown(error.value or ""), "expected": error.expected}
+        document |= {"field": error.field, "value": error.value and shown(error.value), "expected": error.expected}
     headers = {"retry-after": _RETRY_AFTER_S[status]} if status in _RETRY_AFTER_S else {}
     if status == HTTP_STATUS[Status.UNAUTHENTICATED]:
         headers["www-authenticate"] = "Bearer"
