@@ -95,7 +95,7 @@ lint: $(READY)
 	@$(BIN)/ruff format --check $(PROGRAMS)
 
 types: $(READY)
-	@$(BIN)/mypy $(foreach source,$(SOURCES),$(source)/ebbtide) $(foreach model,adaptive_weights candidate_head explainer observer interest_reader forgetter,model_repository/$(model)) benchmarks scripts
+	@$(BIN)/mypy $(foreach source,$(SOURCES),$(source)/ebbtide) $(foreach model,adaptive_weights candidate_head explainer observer interest_reader forgetter item_keeper,model_repository/$(model)) benchmarks scripts
 	@MYPYPATH=model_repository/tokenizer $(BIN)/mypy model_repository/tokenizer
 	@MYPYPATH=model_repository/scoring_head $(BIN)/mypy model_repository/scoring_head
 

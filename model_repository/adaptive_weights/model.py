@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.exported import read_pipeline
-from ebbtide.interest.served import Answer, ServedModel
+from ebbtide.interest.served import Answer, Scored, ServedModel
 
 
 class TritonPythonModel:
@@ -28,7 +28,7 @@ class TritonPythonModel:
         self._served = ServedModel(args)
         self._pipeline = self._served.load(read_pipeline)
         self._users = self._served.users()
-        self._following = self._served.follow_popularity(self._pipeline, self._users)
+        self._following = self._served.follow(self._pipeline, self._users, scores=Scored.ALL)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers every request; the store is read once for all of them, and the pipeline runs once.
@@ -40,8 +40,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Closes the store."""
-        if self._following is not None:
-            self._following.close()
+        self._following.close()
         self._users.close()
 
     def _run(self, requests: Sequence[RequestTensors], wanted: frozenset[str]) -> Sequence[Answer]:

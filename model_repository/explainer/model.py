@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.exported import read_explainer
-from ebbtide.interest.served import Answer, ServedModel
+from ebbtide.interest.served import Answer, Scored, ServedModel
 
 
 class TritonPythonModel:
@@ -28,7 +28,7 @@ class TritonPythonModel:
         self._served = ServedModel(args)
         self._explainer = self._served.load(read_explainer)
         self._users = self._served.users()
-        self._following = self._served.follow_popularity(self._explainer.pipeline, self._users)
+        self._following = self._served.follow(self._explainer.pipeline, self._users, scores=Scored.ALL)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers every request in a separate run, because the numbers of events and candidates differ.
@@ -44,8 +44,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Closes the store."""
-        if self._following is not None:
-            self._following.close()
+        self._following.close()
         self._users.close()
 
     def _explain(self, requests: Sequence[RequestTensors]) -> Sequence[Answer]:

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.exported import read_interest_reader
-from ebbtide.interest.served import Answer, ServedModel
+from ebbtide.interest.served import Answer, Scored, ServedModel
 
 
 class TritonPythonModel:
@@ -28,6 +28,7 @@ class TritonPythonModel:
         self._served = ServedModel(args)
         self._reader = self._served.load(read_interest_reader)
         self._users = self._served.users()
+        self._following = self._served.follow(self._reader.pipeline, self._users, scores=Scored.NONE)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers every request in a separate run, because users hold different numbers of raw events."""
@@ -37,6 +38,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Closes the store."""
+        self._following.close()
         self._users.close()
 
     def _run(self, requests: Sequence[RequestTensors]) -> Sequence[Answer]:

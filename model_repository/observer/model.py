@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ebbtide.interest.exported import read_observer
 from ebbtide.interest.observer import Observer, half_precision
-from ebbtide.interest.served import ServedModel
+from ebbtide.interest.served import Scored, ServedModel
 
 
 class TritonPythonModel:
@@ -31,6 +31,7 @@ class TritonPythonModel:
             lambda folder: (read_observer(folder), half_precision(os.environ))
         )
         self._users = self._served.users()
+        self._following = self._served.follow(pipeline, self._users, scores=Scored.NONE)
         popularity, self._counting = self._served.count_popularity(self._users)
         self._observer = Observer(
             pipeline, self._users, half_precision=in_half, feedback=feedback, popularity=popularity
@@ -42,6 +43,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Writes the counts that are not in the store yet, and closes it."""
+        self._following.close()
         if self._counting is not None:
             self._counting.close()
         self._users.close()

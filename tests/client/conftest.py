@@ -179,6 +179,14 @@ def triton(repository, states):
         yield running
 
 
+@pytest.fixture(scope="session")
+def triton_of_items(repository, tmp_path_factory):
+    """Another one, to which tests add items: those of `triton` compare its lists with those of the export."""
+    state = f"embedded:{tmp_path_factory.mktemp('items')}"
+    with serving(ServerConfig(repository, state=state)) as running:
+        yield running
+
+
 # Stands in for a busy encoder: the text `slow` keeps it at work until the request is cancelled or the file `released`
 # lies beside it. The files `started` and `cancelled` say what happened; the vectors say which server answered.
 SLOW_EMBED = """

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from ebbtide.client import InvalidArgumentError
 from ebbtide.client.codec import (
     encode,
+    encode_add_items,
     encode_explain,
     encode_forget,
     encode_interest,
+    encode_list_items,
     encode_observe,
     encode_rank,
+    encode_remove_items,
     encode_texts,
     pack_key,
     stack,
@@ -24,14 +27,19 @@ from ebbtide.client.codec import (
 )
 from ebbtide.interest.served_models import MODELS
 from ebbtide.v1 import (
+    AddItemsRequest,
     AttributeFilter,
     Event,
     ExplainRequest,
     ForgetRequest,
     InterestRequest,
+    ItemAttribute,
+    ListItemsRequest,
+    NewItem,
     ObserveRequest,
     RankRequest,
     RecommendRequest,
+    RemoveItemsRequest,
     UnknownItemPolicy,
 )
 
@@ -224,6 +232,11 @@ def test_requests_send_every_tensor_that_the_called_models_take():
     sent.append(stack([encode_observe(observed)] * 2))
     sent.append(encode_interest(InterestRequest(user_id="u", now=Timestamp(seconds=2), decay_scale=2), 0))
     sent.append(encode_forget(ForgetRequest(user_id="u")))
+    attributes = [ItemAttribute(column="genre", values=["Drama"])]
+    items = [NewItem(item_id="a", text="a film", title="A", attributes=attributes)]
+    sent.append(encode_add_items(AddItemsRequest(items=items, only_update=True)))
+    sent.append(encode_remove_items(RemoveItemsRequest(item_ids=["a"])))
+    sent.append(encode_list_items(ListItemsRequest()))
     by_model = {}
     for one in sent:
         by_model.setdefault(one.model_name, set()).update(one.tensors)
@@ -238,6 +251,8 @@ def test_requests_send_every_tensor_that_the_called_models_take():
         "observe",
         "interest",
         "forget",
+        "add_items",
+        "items",
         *MODEL_OF.values(),
         *(f"{name}_text" for name in MODEL_OF.values()),
     }

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import re
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import repeat
@@ -76,8 +77,9 @@ def test_gateway_and_both_clients_have_every_method_when_the_schema_names_it():
     for method in interest_pb2.DESCRIPTOR.services_by_name["InterestService"].methods:
         assert method.name in vars(InterestService)
         if not method.client_streaming:
-            assert inspect.isfunction(getattr(InterestClient, method.name.lower()))
-            assert inspect.iscoroutinefunction(getattr(AsyncInterestClient, method.name.lower()))
+            name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
+            assert inspect.isfunction(getattr(InterestClient, name))
+            assert inspect.iscoroutinefunction(getattr(AsyncInterestClient, name))
 
 
 def test_gateway_answers_as_the_client_does_when_asked_the_same(triton):
@@ -95,6 +97,30 @@ def test_gateway_answers_as_the_client_does_when_asked_the_same(triton):
             assert [list(row.values) for row in answer.embeddings] == vectors.tolist()
 
     asyncio.run(run())
+
+
+def test_gateway_adds_lists_and_removes_items(triton_of_items):
+    item = interest_pb2.NewItem(item_id="of the gateway", text="a new film", title="A new film")
+    item.attributes.add(column="genres", values=["Drama"])
+
+    async def run():
+        async with gateway_of(triton_of_items.grpc_url) as (_, _, stub):
+            added = await stub.AddItems(interest_pb2.AddItemsRequest(items=[item]))
+            listed, part = [], 0
+            while not listed or part:
+                answer = await stub.ListItems(interest_pb2.ListItemsRequest(part=part))
+                listed, part = [*listed, *answer.items], answer.next_part
+            ids = ["of the gateway", "no such item"]
+            removed = await stub.RemoveItems(interest_pb2.RemoveItemsRequest(item_ids=ids))
+            blank = interest_pb2.AddItemsRequest(items=[item, interest_pb2.NewItem(item_id="b", text=" ")])
+            return added, listed, removed, await failure_of(stub.AddItems(blank))
+
+    added, listed, removed, (refusal, why) = asyncio.run(run())
+    assert (added.added_items, added.catalog_items) == (1, 0)
+    assert item in listed
+    assert (removed.removed_items, removed.unknown_items) == (1, 1)
+    assert refusal is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(why, error_details_pb2.BadRequest).field_violations[0].field == "items[1].text"
 
 
 def test_gateway_knows_users_when_they_were_observed(triton, serve):

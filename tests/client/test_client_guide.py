@@ -13,6 +13,7 @@ from servers import serving
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDE = (DOCS / "client.md").read_text(encoding="utf-8")
 ONLINE = (DOCS / "online-interest.md").read_text(encoding="utf-8")
+LIVING = (DOCS / "living-catalog.md").read_text(encoding="utf-8")
 REFERENCE = (DOCS / "client-reference.md").read_text(encoding="utf-8")
 
 
@@ -60,6 +61,11 @@ def test_every_block_about_known_users_runs_when_typed_in_order(triton, capsys):
     assert printed.strip().endswith("\n1\n0.0")
     # What the page shows of every status is what there is.
     assert set(re.findall(r"^\| `(STATE_STATUS_\w+)`", ONLINE, re.MULTILINE)) == set(StateStatus.keys())
+
+
+def test_every_block_about_new_items_runs_when_typed_in_order(triton_of_items, capsys):
+    run_blocks(LIVING, {"localhost:8001": triton_of_items.grpc_url}, at_least=2)
+    assert "1 0 0\n" in capsys.readouterr().out
 
 
 def test_every_block_of_the_guide_runs_when_typed_in_order(triton, secured, monkeypatch, capsys):

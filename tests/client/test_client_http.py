@@ -114,6 +114,19 @@ def test_http_answers_as_the_client_does_when_asked_the_same(triton):
     ask(triton.grpc_url, both)
 
 
+def test_http_adds_lists_and_removes_items(triton_of_items):
+    async def live(caller):
+        added = await caller.post("add-items", {"items": [{"item_id": "of http", "text": "a new film"}]})
+        listed = await caller.post("list-items", {})
+        removed = await caller.post("remove-items", {"item_ids": ["of http"]})
+        return [each.json for each in (added, listed, removed)]
+
+    added, listed, removed = ask(triton_of_items.grpc_url, live)
+    assert added["added_items"] == 1
+    assert listed["total_items"] == added["total_items"] == removed["total_items"] + 1
+    assert removed["removed_items"] == 1
+
+
 def test_http_knows_users_when_they_were_observed(triton):
     async def live(caller):
         observed = await caller.post("observe", {"user_id": "of http", "events": EVENTS})

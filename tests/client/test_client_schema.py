@@ -11,23 +11,31 @@ from ebbtide.client import InvalidArgumentError, explain_request, rank_request, 
 from ebbtide.client._requests import nothing_to_explain, recommendation_of
 from ebbtide.client.codec import (
     decode,
+    decode_added,
     decode_explanation,
     decode_forgotten,
     decode_interest,
+    decode_listed,
     decode_observed,
     decode_ranking,
+    decode_removed,
     encode,
+    encode_add_items,
     encode_explain,
     encode_forget,
     encode_interest,
+    encode_list_items,
     encode_observe,
     encode_rank,
+    encode_remove_items,
     encode_texts,
     shared_fields,
 )
 from ebbtide.interest import contract
 from ebbtide.interest.contract import REPEAT_PARTS
 from ebbtide.v1 import (
+    AddItemsRequest,
+    AddItemsResponse,
     AttributeFilter,
     EmbedRequest,
     Event,
@@ -38,7 +46,11 @@ from ebbtide.v1 import (
     ForgetResponse,
     InterestRequest,
     InterestResponse,
+    ItemAttribute,
     ItemExplanation,
+    ListItemsRequest,
+    ListItemsResponse,
+    NewItem,
     ObserveRequest,
     ObserveResponse,
     RankRequest,
@@ -46,6 +58,8 @@ from ebbtide.v1 import (
     RecommendedItem,
     RecommendRequest,
     RecommendResponse,
+    RemoveItemsRequest,
+    RemoveItemsResponse,
     RepeatShares,
     StateStatus,
 )
@@ -53,7 +67,11 @@ from ebbtide.v1 import (
 TIME = Timestamp(seconds=1)
 EVENT = Event(item_id="a", time=Timestamp(seconds=2))
 FILTER = AttributeFilter(column="genre", values=["Drama"])
+ATTRIBUTE = ItemAttribute(column="genre", values=["Drama"])
+ITEM = NewItem(item_id="a", text="a film")
 MESSAGES = {
+    "ebbtide.v1.ItemAttribute": ATTRIBUTE,
+    "ebbtide.v1.NewItem": ITEM,
     "google.protobuf.Timestamp": TIME,
     "ebbtide.v1.Event": EVENT,
     "ebbtide.v1.AttributeFilter": FILTER,
@@ -70,6 +88,16 @@ ENCODERS = {
     ObserveRequest: (ObserveRequest(user_id="a", events=[EVENT]), lambda message, _: encode_observe(message)),
     InterestRequest: (InterestRequest(user_id="a"), encode_interest),
     ForgetRequest: (ForgetRequest(user_id="a"), lambda message, _: encode_forget(message)),
+    AddItemsRequest: (AddItemsRequest(items=[ITEM]), lambda message, _: encode_add_items(message)),
+    NewItem: (ITEM, lambda message, _: encode_add_items(AddItemsRequest(items=[message]))),
+    ItemAttribute: (
+        ATTRIBUTE,
+        lambda message, _: encode_add_items(
+            AddItemsRequest(items=[NewItem(item_id="a", text="a film", attributes=[message])])
+        ),
+    ),
+    RemoveItemsRequest: (RemoveItemsRequest(item_ids=["a"]), lambda message, _: encode_remove_items(message)),
+    ListItemsRequest: (ListItemsRequest(), lambda message, _: encode_list_items(message)),
     AttributeFilter: (FILTER, lambda message, now_ms: encode(RecommendRequest(allow=[message]), now_ms)),
 }
 NOT_A_TENSOR = {
@@ -289,3 +317,18 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
     observed = decode_observed({"observed": row(1, 2, 3, 4, dtype=np.int32)}, model_version="1")
     assert names_of_set_fields(observed) == names(ObserveResponse)
     assert names_of_set_fields(decode_forgotten({"forgotten": row(1, dtype=np.int32)})) == names(ForgetResponse)
+    counts = {"item_counts": row(1, 2, 3, 4, 5, 6, dtype=np.int32)[0]}
+    assert names_of_set_fields(decode_added(counts, model_version="1")) == names(AddItemsResponse)
+    assert names_of_set_fields(decode_removed(counts, model_version="1")) == names(RemoveItemsResponse)
+    sent = encode_add_items(AddItemsRequest(items=[NewItem(item_id="a", text="b", title="c", attributes=[ATTRIBUTE])]))
+    listed = decode_listed(
+        {
+            **counts,
+            "next_part": row(7, dtype=np.int32)[0],
+            "listed_item": sent.tensors["item_name"],
+            "listed_details": sent.tensors["item_details"],
+        },
+        model_version="1",
+    )
+    assert names_of_set_fields(listed) == names(ListItemsResponse)
+    assert names_of_set_fields(*listed.items) == names(NewItem)

@@ -389,5 +389,5 @@ def test_other_architectures_answer_as_torch_when_compressed(
         session = session_of(graph)
         for batch in batches:
             with torch.inference_mode():
-                expected = module(*(torch.from_numpy(feed) for feed in batch.values())).numpy()
+                expected = module(*(torch.from_numpy(feed) for feed in batch.values()))[0].numpy()
             np.testing.assert_allclose(run(session, batch), expected, atol=tolerance, rtol=0)

@@ -40,12 +40,18 @@ MODELS_WITH_STATES = (
     served_models.OBSERVE,
     served_models.INTEREST_STATE,
     served_models.FORGET,
+    served_models.ITEM_KEEPER,
+    served_models.ADD_ITEMS,
+    served_models.ITEMS,
 )
 NEW_TENSORS = (
     contract.USER,
     contract.ALLOW_STATELESS,
     contract.AS_EXPORTED,
     contract.STATE_STATUS,
+    contract.NEW_ITEM_ID,
+    contract.NEW_ITEM_SCORE,
+    contract.TEXT_FEATURES,
     contract.REPEAT_SHARE,
     contract.FOLDED_SHARE,
     contract.STATE_EVENT_SHARE,

@@ -20,6 +20,8 @@ CALLED = ("recommend", "rank", "explain", "recommend_text", "rank_text", "explai
 """Models that clients call; the others are their steps."""
 OF_STATES = ("observe", "interest", "forget")
 """Those that read or write states of users alone."""
+OF_ITEMS = ("add_items", "items")
+"""Those that add, remove and list items."""
 
 
 def section(title: str) -> str:
@@ -54,9 +56,13 @@ def test_guide_lists_every_tensor_when_compared_with_the_contract() -> None:
     inputs, outputs = section("States of users").split("| output |")
     assert table_rows(inputs) == rows("inputs", OF_STATES)
     assert table_rows(outputs) == rows("outputs", OF_STATES)
+    inputs, outputs = section("Items that are added").split("| output |")
+    assert table_rows(inputs) == rows("inputs", OF_ITEMS)
+    assert table_rows(outputs) == rows("outputs", OF_ITEMS)
     assert {name for name, model in served_models.MODELS.items() if model.kind is Kind.ENSEMBLE} == {
         *CALLED,
         *OF_STATES,
+        *OF_ITEMS,
     }
 
 

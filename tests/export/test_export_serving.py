@@ -58,6 +58,7 @@ def served_as(
     model = bundle.model.config
     sizes = {
         Size.VECTOR: model.dimensions,
+        Size.TEXT: bundle.text_vectors.shape[1],
         Size.INTEREST: model.dimensions + bundle.prior_columns.shape[1],
         Size.ADJUSTMENTS: in_process.limits.adjustments,
         Size.FILTER: versions.read_model_config(repository, served_models.SCORING_HEAD.name).input[3].dims[0],

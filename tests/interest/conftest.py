@@ -78,7 +78,7 @@ class RandomModel:
             self.parameters = replace(self.parameters, repeat=RepeatParameters(rates, normal(6), *items_own, *hidden))
         self.attributes = attributes()
         self.pipeline = InterestPipeline(self.parameters, KeyIndex.build(self.keys), self.vectors, self.attributes)
-        self.scorer = CandidateScorer(KeyIndex.build(self.keys), self.factors, self.limits)
+        self.scorer = CandidateScorer(self.pipeline, self.factors)
         self.explainer = Explainer(self.pipeline, self.factors)
 
 

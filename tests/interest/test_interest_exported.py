@@ -84,7 +84,7 @@ def test_tables_are_mapped_and_not_copied(make_model, write):
     ("read", "file"),
     [
         (exported.read_pipeline, TENSORS_FILE),
-        (exported.read_candidate_scorer, exported.CATALOG_FILE),
+        (exported.read_candidate_scorer, TENSORS_FILE),
         (exported.read_explainer, TENSORS_FILE),
     ],
 )

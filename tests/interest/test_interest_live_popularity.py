@@ -171,7 +171,7 @@ def trending(model, store):
     """A version after one item became popular."""
     version = Counted(model, store, *old_log(model))
     version.explainer = type(model.explainer)(model.pipeline, version.factors)
-    version.scorer = type(model.scorer)(model.pipeline.index, version.factors, model.limits)
+    version.scorer = type(model.scorer)(model.pipeline, version.factors)
     writer = version.writer()
     writer.add(np.repeat(model.keys[[7, 8]], [900, 300]), NOW + np.arange(1200))
     writer.flush()

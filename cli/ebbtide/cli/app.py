@@ -23,6 +23,7 @@ from ebbtide.cli import (
     gateway,
     ingest,
     inspect,
+    items,
     loadtest,
     prepare,
     recommend,
@@ -100,6 +101,7 @@ app.command("recommend")(recommend.command)
 app.command("observe")(states.observe)
 app.command("interest")(states.interest)
 app.command("forget")(states.forget)
+app.command("items")(items.command)
 app.command("states")(stored.states)
 app.command("retire")(stored.retire)
 app.command("loadtest")(loadtest.command)

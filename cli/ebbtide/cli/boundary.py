@@ -34,6 +34,7 @@ _EXTRAS = {
     "observe": "cli",
     "interest": "train",
     "forget": "cli",
+    "items": "train",
     "loadtest": "load",
     "tune": "export,load,serve",
     "capacity": "cli",

@@ -3,7 +3,14 @@
 from ebbtide.client._async_client import AsyncInterestClient
 from ebbtide.client._client import InterestClient
 from ebbtide.client._events import event
-from ebbtide.client._requests import UserKeywords, explain_request, observe_request, rank_request, recommend_request
+from ebbtide.client._requests import (
+    UserKeywords,
+    explain_request,
+    new_item,
+    observe_request,
+    rank_request,
+    recommend_request,
+)
 from ebbtide.client.config import UNSET, ClientConfig, KeepAliveConfig, RetryConfig
 from ebbtide.client.errors import (
     CallCancelledError,
@@ -27,12 +34,18 @@ from ebbtide.client.metadata import ModelMetadata, ServerMetadata, TensorMetadat
 from ebbtide.client.results import Explanation, ObserveResult, Ranking, RecommendResult, UserInterest
 from ebbtide.client.security import BearerToken, TlsConfig
 from ebbtide.v1 import (
+    AddItemsRequest,
+    AddItemsResponse,
     ColdStart,
     Event,
     ExplainRequest,
     ExplainResponse,
     InterestRequest,
     InterestResponse,
+    ItemAttribute,
+    ListItemsRequest,
+    ListItemsResponse,
+    NewItem,
     ObserveRequest,
     ObserveResponse,
     RankRequest,
@@ -40,12 +53,16 @@ from ebbtide.v1 import (
     RecommendedItem,
     RecommendRequest,
     RecommendResponse,
+    RemoveItemsRequest,
+    RemoveItemsResponse,
     StateStatus,
     UnknownItemPolicy,
 )
 
 __all__ = [
     "UNSET",
+    "AddItemsRequest",
+    "AddItemsResponse",
     "AsyncInterestClient",
     "Attempt",
     "BearerToken",
@@ -66,9 +83,13 @@ __all__ = [
     "InterestResponse",
     "InternalError",
     "InvalidArgumentError",
+    "ItemAttribute",
     "KeepAliveConfig",
+    "ListItemsRequest",
+    "ListItemsResponse",
     "ModelMetadata",
     "ModelNotReadyError",
+    "NewItem",
     "ObserveRequest",
     "ObserveResponse",
     "ObserveResult",
@@ -81,6 +102,8 @@ __all__ = [
     "RecommendResponse",
     "RecommendResult",
     "RecommendedItem",
+    "RemoveItemsRequest",
+    "RemoveItemsResponse",
     "ResourceExhaustedError",
     "RetryConfig",
     "ServerMetadata",
@@ -97,6 +120,7 @@ __all__ = [
     "VersionMismatchError",
     "event",
     "explain_request",
+    "new_item",
     "observe_request",
     "rank_request",
     "recommend_request",

@@ -37,15 +37,22 @@ from ebbtide.client.metadata import ModelMetadata, ServerMetadata
 from ebbtide.client.results import A, Explanation, ObserveResult, Q, R, Ranking, RecommendResult, UserInterest
 from ebbtide.interest import served_models
 from ebbtide.v1 import (
+    AddItemsRequest,
+    AddItemsResponse,
     Event,
     ExplainRequest,
     ForgetRequest,
     InterestRequest,
+    ListItemsRequest,
+    ListItemsResponse,
+    NewItem,
     ObserveRequest,
     ObserveResponse,
     RankRequest,
     RecommendRequest,
     RecommendResponse,
+    RemoveItemsRequest,
+    RemoveItemsResponse,
 )
 
 if TYPE_CHECKING:
@@ -208,6 +215,47 @@ class AsyncInterestClient:
     ) -> int:
         """As `InterestClient.forget`."""
         return await self._drive(self._operations.forget(ForgetRequest(user_id=user_id), timeout_s, metadata))
+
+    async def add_items(
+        self,
+        items: Iterable[NewItem] = (),
+        *,
+        request: AddItemsRequest | None = None,
+        only_update: bool = False,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> AddItemsResponse:
+        """As `InterestClient.add_items`."""
+        given = AddItemsRequest(items=items, only_update=only_update)
+        return await self._drive(self._operations.add_items(one_request(request, given), timeout_s, metadata))
+
+    async def remove_items(
+        self,
+        item_ids: Iterable[str] = (),
+        *,
+        request: RemoveItemsRequest | None = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> RemoveItemsResponse:
+        """As `InterestClient.remove_items`."""
+        given = RemoveItemsRequest(item_ids=strings("item_ids", item_ids))
+        return await self._drive(self._operations.remove_items(one_request(request, given), timeout_s, metadata))
+
+    async def list_items(
+        self, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
+    ) -> list[NewItem]:
+        """As `InterestClient.list_items`."""
+        return await self._drive(self._operations.list_items(timeout_s, metadata))
+
+    async def list_items_part(
+        self,
+        request: ListItemsRequest,
+        *,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ListItemsResponse:
+        """As `InterestClient.list_items_part`."""
+        return await self._drive(self._operations.list_part(request, timeout_s, metadata))
 
     async def is_live(self, *, timeout_s: float | Unset = UNSET) -> bool:
         """As `InterestClient.is_live`."""

@@ -36,15 +36,22 @@ from ebbtide.client.metadata import ModelMetadata, ServerMetadata
 from ebbtide.client.results import A, Explanation, ObserveResult, Q, R, Ranking, RecommendResult, UserInterest
 from ebbtide.interest import served_models
 from ebbtide.v1 import (
+    AddItemsRequest,
+    AddItemsResponse,
     Event,
     ExplainRequest,
     ForgetRequest,
     InterestRequest,
+    ListItemsRequest,
+    ListItemsResponse,
+    NewItem,
     ObserveRequest,
     ObserveResponse,
     RankRequest,
     RecommendRequest,
     RecommendResponse,
+    RemoveItemsRequest,
+    RemoveItemsResponse,
 )
 
 if TYPE_CHECKING:
@@ -388,6 +395,101 @@ class InterestClient:
             EbbtideError: As for `recommend`.
         """
         return self._drive(self._operations.forget(ForgetRequest(user_id=user_id), timeout_s, metadata))
+
+    def add_items(
+        self,
+        items: Iterable[NewItem] = (),
+        *,
+        request: AddItemsRequest | None = None,
+        only_update: bool = False,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> AddItemsResponse:
+        """Adds items to all servers of the store; the answer comes after the store has them.
+
+        Within seconds they are recommended, ranked, explained and accepted as events. They survive restarts. It is safe
+        to call again after any error.
+
+        Args:
+            items: Any number; see `ebbtide.client.new_item`. One that was added before is replaced.
+            request: The whole request as a message, in place of the other arguments, not beside them.
+            only_update: Whether to leave out and count items that nobody added before.
+            timeout_s: As for `recommend`; one deadline for all items.
+            metadata: As for `recommend`.
+
+        Returns:
+            How many items were added and replaced, how many were left out, and how many are there in all.
+
+        Raises:
+            InvalidArgumentError: A field is not valid, or more than 4096 items would be there; earlier ones of many
+                items may have been added.
+            StateUnavailableError: The server cannot reach its store.
+            EbbtideError: As for `recommend`.
+        """
+        given = AddItemsRequest(items=items, only_update=only_update)
+        return self._drive(self._operations.add_items(one_request(request, given), timeout_s, metadata))
+
+    def remove_items(
+        self,
+        item_ids: Iterable[str] = (),
+        *,
+        request: RemoveItemsRequest | None = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> RemoveItemsResponse:
+        """Removes items that were added, from all servers of the store within seconds.
+
+        Args:
+            item_ids: Their ids.
+            request: The whole request as a message, in place of `item_ids`, not beside it.
+            timeout_s: As for `recommend`.
+            metadata: As for `recommend`.
+
+        Returns:
+            How many items were removed, how many ids no added item has, and how many items are there in all.
+
+        Raises:
+            InvalidArgumentError: An id is empty, or there is none.
+            StateUnavailableError: The server cannot reach its store.
+            EbbtideError: As for `recommend`.
+        """
+        given = RemoveItemsRequest(item_ids=strings("item_ids", item_ids))
+        return self._drive(self._operations.remove_items(one_request(request, given), timeout_s, metadata))
+
+    def list_items(
+        self, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
+    ) -> list[NewItem]:
+        """All items that were added, as they were given, in no particular order.
+
+        Args:
+            timeout_s: As for `recommend`.
+            metadata: As for `recommend`.
+
+        Raises:
+            StateUnavailableError: The server cannot reach its store.
+            EbbtideError: As for `recommend`.
+        """
+        return self._drive(self._operations.list_items(timeout_s, metadata))
+
+    def list_items_part(
+        self,
+        request: ListItemsRequest,
+        *,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ListItemsResponse:
+        """A part of the items that were added; for long lists that are not to be in memory at once.
+
+        Args:
+            request: Says where to go on.
+            timeout_s: As for `recommend`.
+            metadata: As for `recommend`.
+
+        Raises:
+            StateUnavailableError: The server cannot reach its store.
+            EbbtideError: As for `recommend`.
+        """
+        return self._drive(self._operations.list_part(request, timeout_s, metadata))
 
     def is_live(self, *, timeout_s: float | Unset = UNSET) -> bool:
         """Whether a server answers, with or without models; False also if nothing answers in time.

@@ -5,12 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ebbtide.client.codec import EventRequest, StateRequest, UserRequest, event_groups, tensor_order
+from ebbtide.client.codec import (
+    EventRequest,
+    ItemsRequest,
+    StateRequest,
+    UserRequest,
+    event_groups,
+    field_of_items,
+    tensor_order,
+)
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.keys import item_key
-from ebbtide.v1 import ExplainRequest, ForgetRequest, InterestRequest, ObserveRequest, RankRequest, RecommendRequest
+from ebbtide.v1 import (
+    AddItemsRequest,
+    ExplainRequest,
+    ForgetRequest,
+    InterestRequest,
+    ListItemsRequest,
+    ObserveRequest,
+    RankRequest,
+    RecommendRequest,
+    RemoveItemsRequest,
+)
 
 _INDEXED = re.compile(r"(?P<tensor>\w+)\[(?P<index>\d+)\]")
 
@@ -40,7 +58,9 @@ _KEYED = (
 _OF_TEXTS = (contract.TEXT.name, contract.TEXT_VECTOR.name, contract.TEXT_EVENT.name)
 
 
-def caller_error(error: RequestError, request: UserRequest | StateRequest | None) -> InvalidArgumentError:
+def caller_error(
+    error: RequestError, request: UserRequest | StateRequest | ItemsRequest | None
+) -> InvalidArgumentError:
     """The server's error, with the caller's field instead of the tensor and the item id instead of its key.
 
     Args:
@@ -49,6 +69,8 @@ def caller_error(error: RequestError, request: UserRequest | StateRequest | None
     """
     if request is None:
         return InvalidArgumentError.of_field(_field_of_texts(error.field), error.value, error.expected)
+    if isinstance(request, (AddItemsRequest, RemoveItemsRequest, ListItemsRequest)):
+        return InvalidArgumentError.of_field(field_of_items(request, *_split(error.field)), error.value, error.expected)
     expected = error.expected
     for tensor, name in _BESIDE_EVENTS.items():
         expected = expected.replace(f"`{tensor}`", f"`{name}`")
@@ -129,3 +151,18 @@ def _named_items(request: EventRequest) -> list[str]:
     if not isinstance(request, RecommendRequest):
         candidates = request.item_ids if isinstance(request, ExplainRequest) else request.candidate_item_ids
     return [*request.exclude_item_ids, *candidates]
+
+
+def moved(error: InvalidArgumentError, field: str, by: int) -> InvalidArgumentError:
+    """The error about an entry of a list that was sent in parts, with its index in the whole list.
+
+    Args:
+        error: About a part.
+        field: The list's name.
+        by: Index of the part's first entry in the whole list.
+    """
+    match = re.match(rf"{field}\[(\d+)\]", error.field or "")
+    if not by or match is None or error.field is None:
+        return error
+    path = f"{field}[{int(match[1]) + by}]{error.field[match.end() :]}"
+    return InvalidArgumentError.of_field(path, error.value, error.expected or "")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ebbtide.client._channel import channel_args, channel_credentials
 from ebbtide.client._endpoints import parse_endpoint
 from ebbtide.client._failures import RowRefusedError
+from ebbtide.client._fields import moved
 from ebbtide.client._inference import Inference
 from ebbtide.client._packs import RECOMMEND, Kind, Pack, User, clock_ms, encoded_user, failed, read_user
 from ebbtide.client._requests import explanation_of, nothing_to_explain, recommendation_of
@@ -20,18 +21,24 @@ from ebbtide.client.codec import (
     Arrays,
     EncodedRequest,
     decode,
+    decode_added,
     decode_explanation,
     decode_forgotten,
     decode_interest,
+    decode_listed,
     decode_observed,
     decode_ranking,
+    decode_removed,
     decode_vectors,
     encode,
+    encode_add_items,
     encode_explain,
     encode_forget,
     encode_interest,
+    encode_list_items,
     encode_observe,
     encode_rank,
+    encode_remove_items,
     encode_texts,
     stack,
     users_of,
@@ -48,15 +55,23 @@ from ebbtide.client.errors import (
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
 from ebbtide.client.results import A, Explanation, Q, R, Ranking, RecommendResult, UserInterest
 from ebbtide.interest import served_models
+from ebbtide.interest.contract import Limits
 from ebbtide.v1 import (
+    AddItemsRequest,
+    AddItemsResponse,
     ExplainRequest,
     ForgetRequest,
     InterestRequest,
+    ListItemsRequest,
+    ListItemsResponse,
+    NewItem,
     ObserveRequest,
     ObserveResponse,
     RankRequest,
     RecommendRequest,
     RecommendResponse,
+    RemoveItemsRequest,
+    RemoveItemsResponse,
 )
 
 _POLL_S = 0.1
@@ -189,6 +204,67 @@ class Operations:
 
         deadline = self._deadline(timeout_s)
         return (yield from self._inference.infer("forget", encoded, read, deadline, metadata, request))
+
+    def add_items(
+        self, request: AddItemsRequest, timeout_s: float | Unset, metadata: Metadata = None
+    ) -> Steps[AddItemsResponse]:
+        """See `InterestClient.add_items`."""
+        deadline = self._deadline(timeout_s)
+        known = yield from self._inference.prepare(served_models.ADD_ITEMS.name, deadline, metadata)
+        most = known.limits.get("max_texts", Limits.max_texts) - 1
+
+        def read(outputs: Arrays, version: str) -> AddItemsResponse:
+            return decode_added(outputs, model_version=version)
+
+        total = AddItemsResponse()
+        for start in range(0, max(1, len(request.items)), most):
+            part = AddItemsRequest(items=request.items[start : start + most], only_update=request.only_update)
+            try:
+                encoded = encode_add_items(part)
+                answer = yield from self._inference.infer("add_items", encoded, read, deadline, metadata, part)
+            except InvalidArgumentError as error:
+                raise moved(error, "items", start) from error
+            for name in ("added_items", "replaced_items", "catalog_items", "unknown_items"):
+                setattr(total, name, getattr(total, name) + getattr(answer, name))
+            total.total_items, total.model_version = answer.total_items, answer.model_version
+        return total
+
+    def remove_items(
+        self, request: RemoveItemsRequest, timeout_s: float | Unset, metadata: Metadata = None
+    ) -> Steps[RemoveItemsResponse]:
+        """See `InterestClient.remove_items`."""
+        encoded = encode_remove_items(request)
+
+        def read(outputs: Arrays, version: str) -> RemoveItemsResponse:
+            return decode_removed(outputs, model_version=version)
+
+        deadline = self._deadline(timeout_s)
+        return (yield from self._inference.infer("remove_items", encoded, read, deadline, metadata, request))
+
+    def list_part(
+        self, request: ListItemsRequest, timeout_s: float | Unset, metadata: Metadata = None
+    ) -> Steps[ListItemsResponse]:
+        """See `InterestClient.list_items`: one part of the list."""
+        return (yield from self._list_part(request, self._deadline(timeout_s), metadata))
+
+    def list_items(self, timeout_s: float | Unset, metadata: Metadata = None) -> Steps[list[NewItem]]:
+        """See `InterestClient.list_items`."""
+        deadline = self._deadline(timeout_s)
+        items: list[NewItem] = []
+        part = 0
+        while True:
+            answer = yield from self._list_part(ListItemsRequest(part=part), deadline, metadata)
+            items.extend(answer.items)
+            part = answer.next_part
+            if not part:
+                return items
+
+    def _list_part(self, request: ListItemsRequest, deadline: Deadline, metadata: Metadata) -> Steps[ListItemsResponse]:
+        def read(outputs: Arrays, version: str) -> ListItemsResponse:
+            return decode_listed(outputs, model_version=version)
+
+        encoded = encode_list_items(request)
+        return (yield from self._inference.infer("list_items", encoded, read, deadline, metadata, request))
 
     def recommend_one(self, index: int, request: RecommendRequest, timeout_s: float | Unset) -> Steps[RecommendResult]:
         """The result of one of many requests, see `InterestClient.recommend_stream`; its error is not raised."""

@@ -10,15 +10,19 @@ from ebbtide.client._events import strings, timestamp
 from ebbtide.client.codec import shared_fields
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.v1 import (
+    AddItemsRequest,
     AttributeFilter,
     Event,
     ExplainRequest,
     ExplainResponse,
     InterestRequest,
+    ItemAttribute,
+    NewItem,
     ObserveRequest,
     RankRequest,
     RecommendRequest,
     RecommendResponse,
+    RemoveItemsRequest,
     UnknownItemPolicy,
 )
 
@@ -31,7 +35,16 @@ Allowed = Mapping[str, str | Iterable[str]]
 UnknownItems = Literal["error", "ignore"] | None
 """How the server treats events whose items are not in the catalog. None: by the policy of the model."""
 
-Request = TypeVar("Request", RecommendRequest, RankRequest, ExplainRequest, ObserveRequest, InterestRequest)
+Request = TypeVar(
+    "Request",
+    RecommendRequest,
+    RankRequest,
+    ExplainRequest,
+    ObserveRequest,
+    InterestRequest,
+    AddItemsRequest,
+    RemoveItemsRequest,
+)
 
 _POLICIES = {
     None: UnknownItemPolicy.UNKNOWN_ITEM_POLICY_UNSPECIFIED,
@@ -140,6 +153,22 @@ def interest_request(user_id: str, *, now: datetime | None, decay_scale: float |
         InvalidArgumentError: `now` has no timezone.
     """
     return InterestRequest(user_id=user_id, now=timestamp("now", now), decay_scale=decay_scale)
+
+
+def new_item(
+    item_id: str, text: str, *, title: str = "", attributes: Mapping[str, str | Iterable[str]] | None = None
+) -> NewItem:
+    """An item to add to a running server, for `InterestClient.add_items`.
+
+    Args:
+        item_id: Its id.
+        text: Its text, made as the texts of the catalog were (``--text-template`` of the training).
+        title: Title for people; the server keeps it for lists.
+        attributes: Catalog columns, each with the item's value or values.
+    """
+    columns = (attributes or {}).items()
+    found = [ItemAttribute(column=name, values=[one] if isinstance(one, str) else one) for name, one in columns]
+    return NewItem(item_id=item_id, text=text, title=title, attributes=found)
 
 
 def one_request(request: Request | None, from_keywords: Request) -> Request:

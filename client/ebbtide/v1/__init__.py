@@ -1,6 +1,8 @@
 """The messages of the typed schema, version 1; the service's stubs are in ``ebbtide.v1.interest_pb2_grpc``."""
 
 from ebbtide.v1.interest_pb2 import (
+    AddItemsRequest,
+    AddItemsResponse,
     AttributeFilter,
     ColdStart,
     Embedding,
@@ -15,7 +17,11 @@ from ebbtide.v1.interest_pb2 import (
     ForgetResponse,
     InterestRequest,
     InterestResponse,
+    ItemAttribute,
     ItemExplanation,
+    ListItemsRequest,
+    ListItemsResponse,
+    NewItem,
     ObserveRequest,
     ObserveResponse,
     RankRequest,
@@ -25,12 +31,16 @@ from ebbtide.v1.interest_pb2 import (
     RecommendResponse,
     RecommendStreamRequest,
     RecommendStreamResponse,
+    RemoveItemsRequest,
+    RemoveItemsResponse,
     RepeatShares,
     StateStatus,
     UnknownItemPolicy,
 )
 
 __all__ = [
+    "AddItemsRequest",
+    "AddItemsResponse",
     "AttributeFilter",
     "ColdStart",
     "EmbedRequest",
@@ -45,7 +55,11 @@ __all__ = [
     "ForgetResponse",
     "InterestRequest",
     "InterestResponse",
+    "ItemAttribute",
     "ItemExplanation",
+    "ListItemsRequest",
+    "ListItemsResponse",
+    "NewItem",
     "ObserveRequest",
     "ObserveResponse",
     "RankRequest",
@@ -55,6 +69,8 @@ __all__ = [
     "RecommendStreamRequest",
     "RecommendStreamResponse",
     "RecommendedItem",
+    "RemoveItemsRequest",
+    "RemoveItemsResponse",
     "RepeatShares",
     "StateStatus",
     "UnknownItemPolicy",

@@ -1254,3 +1254,225 @@ class ForgetResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["erased_records", b"erased_records"]) -> None: ...
 
 global___ForgetResponse = ForgetResponse
+
+@typing.final
+class NewItem(google.protobuf.message.Message):
+    """An item that is added to running servers, without training."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    TITLE_FIELD_NUMBER: builtins.int
+    ATTRIBUTES_FIELD_NUMBER: builtins.int
+    item_id: builtins.str
+    """Id of the item, not empty, at most 256 bytes of UTF-8. Not the id of an item of the catalog that the model was
+    exported with.
+    """
+    text: builtins.str
+    """Text of the item, made as the texts of the catalog were, not blank, at most 4096 bytes of UTF-8."""
+    title: builtins.str
+    """Title for people. The server keeps it for lists."""
+    @property
+    def attributes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ItemAttribute]:
+        """Values of catalog columns. Requests can filter by those that the model was exported with as attributes. At most 64
+        values in all.
+        """
+
+    def __init__(
+        self,
+        *,
+        item_id: builtins.str = ...,
+        text: builtins.str = ...,
+        title: builtins.str = ...,
+        attributes: collections.abc.Iterable[global___ItemAttribute] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "item_id", b"item_id", "text", b"text", "title", b"title"]) -> None: ...
+
+global___NewItem = NewItem
+
+@typing.final
+class ItemAttribute(google.protobuf.message.Message):
+    """The values of an item in one column."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
+    column: builtins.str
+    """Name of a catalog column."""
+    @property
+    def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Its values, as text; at least one."""
+
+    def __init__(
+        self,
+        *,
+        column: builtins.str = ...,
+        values: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["column", b"column", "values", b"values"]) -> None: ...
+
+global___ItemAttribute = ItemAttribute
+
+@typing.final
+class AddItemsRequest(google.protobuf.message.Message):
+    """Asks to add items."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: builtins.int
+    ONLY_UPDATE_FIELD_NUMBER: builtins.int
+    only_update: builtins.bool
+    """Whether to leave out and count items that nobody added before."""
+    @property
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___NewItem]:
+        """The items. One that was added before is replaced. An item of the catalog is left out and counted."""
+
+    def __init__(
+        self,
+        *,
+        items: collections.abc.Iterable[global___NewItem] | None = ...,
+        only_update: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items", "only_update", b"only_update"]) -> None: ...
+
+global___AddItemsRequest = AddItemsRequest
+
+@typing.final
+class AddItemsResponse(google.protobuf.message.Message):
+    """The answer to `AddItemsRequest`. The first four numbers sum to the number of items."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADDED_ITEMS_FIELD_NUMBER: builtins.int
+    REPLACED_ITEMS_FIELD_NUMBER: builtins.int
+    CATALOG_ITEMS_FIELD_NUMBER: builtins.int
+    UNKNOWN_ITEMS_FIELD_NUMBER: builtins.int
+    TOTAL_ITEMS_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    added_items: builtins.int
+    """Number of items that are there now and were not before."""
+    replaced_items: builtins.int
+    """Number of items that were replaced."""
+    catalog_items: builtins.int
+    """Number of items that were left out because the catalog has them: train or export again to change these."""
+    unknown_items: builtins.int
+    """Number of items that were left out because of `only_update`."""
+    total_items: builtins.int
+    """Number of all items that were added and are there now, at most 4096."""
+    model_version: builtins.str
+    """Version of the model that answered."""
+    def __init__(
+        self,
+        *,
+        added_items: builtins.int = ...,
+        replaced_items: builtins.int = ...,
+        catalog_items: builtins.int = ...,
+        unknown_items: builtins.int = ...,
+        total_items: builtins.int = ...,
+        model_version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["added_items", b"added_items", "catalog_items", b"catalog_items", "model_version", b"model_version", "replaced_items", b"replaced_items", "total_items", b"total_items", "unknown_items", b"unknown_items"]) -> None: ...
+
+global___AddItemsResponse = AddItemsResponse
+
+@typing.final
+class RemoveItemsRequest(google.protobuf.message.Message):
+    """Asks to remove items."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ITEM_IDS_FIELD_NUMBER: builtins.int
+    @property
+    def item_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of items that were added, none of them empty."""
+
+    def __init__(
+        self,
+        *,
+        item_ids: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["item_ids", b"item_ids"]) -> None: ...
+
+global___RemoveItemsRequest = RemoveItemsRequest
+
+@typing.final
+class RemoveItemsResponse(google.protobuf.message.Message):
+    """The answer to `RemoveItemsRequest`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REMOVED_ITEMS_FIELD_NUMBER: builtins.int
+    UNKNOWN_ITEMS_FIELD_NUMBER: builtins.int
+    TOTAL_ITEMS_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    removed_items: builtins.int
+    """Number of items that were removed."""
+    unknown_items: builtins.int
+    """Number of ids that no added item has, items of the catalog included."""
+    total_items: builtins.int
+    """Number of all items that were added and are there now."""
+    model_version: builtins.str
+    """Version of the model that answered."""
+    def __init__(
+        self,
+        *,
+        removed_items: builtins.int = ...,
+        unknown_items: builtins.int = ...,
+        total_items: builtins.int = ...,
+        model_version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_version", b"model_version", "removed_items", b"removed_items", "total_items", b"total_items", "unknown_items", b"unknown_items"]) -> None: ...
+
+global___RemoveItemsResponse = RemoveItemsResponse
+
+@typing.final
+class ListItemsRequest(google.protobuf.message.Message):
+    """Asks for a part of the items that were added."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PART_FIELD_NUMBER: builtins.int
+    part: builtins.int
+    """Where to go on: `next_part` of the answer before. 0: at the beginning."""
+    def __init__(
+        self,
+        *,
+        part: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["part", b"part"]) -> None: ...
+
+global___ListItemsRequest = ListItemsRequest
+
+@typing.final
+class ListItemsResponse(google.protobuf.message.Message):
+    """The answer to `ListItemsRequest`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: builtins.int
+    NEXT_PART_FIELD_NUMBER: builtins.int
+    TOTAL_ITEMS_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    next_part: builtins.int
+    """Where the list goes on; 0 at its end."""
+    total_items: builtins.int
+    """Number of all items that were added and are there now."""
+    model_version: builtins.str
+    """Version of the model that answered."""
+    @property
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___NewItem]:
+        """Some of the items, as they were given."""
+
+    def __init__(
+        self,
+        *,
+        items: collections.abc.Iterable[global___NewItem] | None = ...,
+        next_part: builtins.int = ...,
+        total_items: builtins.int = ...,
+        model_version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items", "model_version", b"model_version", "next_part", b"next_part", "total_items", b"total_items"]) -> None: ...
+
+global___ListItemsResponse = ListItemsResponse

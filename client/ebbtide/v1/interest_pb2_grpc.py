@@ -75,6 +75,21 @@ class InterestServiceStub(object):
                 request_serializer=ebbtide_dot_v1_dot_interest__pb2.ForgetRequest.SerializeToString,
                 response_deserializer=ebbtide_dot_v1_dot_interest__pb2.ForgetResponse.FromString,
                 _registered_method=True)
+        self.AddItems = channel.unary_unary(
+                '/ebbtide.v1.InterestService/AddItems',
+                request_serializer=ebbtide_dot_v1_dot_interest__pb2.AddItemsRequest.SerializeToString,
+                response_deserializer=ebbtide_dot_v1_dot_interest__pb2.AddItemsResponse.FromString,
+                _registered_method=True)
+        self.RemoveItems = channel.unary_unary(
+                '/ebbtide.v1.InterestService/RemoveItems',
+                request_serializer=ebbtide_dot_v1_dot_interest__pb2.RemoveItemsRequest.SerializeToString,
+                response_deserializer=ebbtide_dot_v1_dot_interest__pb2.RemoveItemsResponse.FromString,
+                _registered_method=True)
+        self.ListItems = channel.unary_unary(
+                '/ebbtide.v1.InterestService/ListItems',
+                request_serializer=ebbtide_dot_v1_dot_interest__pb2.ListItemsRequest.SerializeToString,
+                response_deserializer=ebbtide_dot_v1_dot_interest__pb2.ListItemsResponse.FromString,
+                _registered_method=True)
 
 
 class InterestServiceServicer(object):
@@ -140,6 +155,28 @@ class InterestServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddItems(self, request, context):
+        """Adds items to the running servers of a store, and answers after the store has them. Within seconds they are
+        recommended, ranked, explained and accepted as events. It is safe to call again after any error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveItems(self, request, context):
+        """Removes items that were added. It is safe to call again after any error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListItems(self, request, context):
+        """Lists a part of the items that were added, as they were given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InterestServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -182,6 +219,21 @@ def add_InterestServiceServicer_to_server(servicer, server):
                     servicer.Forget,
                     request_deserializer=ebbtide_dot_v1_dot_interest__pb2.ForgetRequest.FromString,
                     response_serializer=ebbtide_dot_v1_dot_interest__pb2.ForgetResponse.SerializeToString,
+            ),
+            'AddItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddItems,
+                    request_deserializer=ebbtide_dot_v1_dot_interest__pb2.AddItemsRequest.FromString,
+                    response_serializer=ebbtide_dot_v1_dot_interest__pb2.AddItemsResponse.SerializeToString,
+            ),
+            'RemoveItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveItems,
+                    request_deserializer=ebbtide_dot_v1_dot_interest__pb2.RemoveItemsRequest.FromString,
+                    response_serializer=ebbtide_dot_v1_dot_interest__pb2.RemoveItemsResponse.SerializeToString,
+            ),
+            'ListItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListItems,
+                    request_deserializer=ebbtide_dot_v1_dot_interest__pb2.ListItemsRequest.FromString,
+                    response_serializer=ebbtide_dot_v1_dot_interest__pb2.ListItemsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -401,6 +453,87 @@ class InterestService(object):
             '/ebbtide.v1.InterestService/Forget',
             ebbtide_dot_v1_dot_interest__pb2.ForgetRequest.SerializeToString,
             ebbtide_dot_v1_dot_interest__pb2.ForgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ebbtide.v1.InterestService/AddItems',
+            ebbtide_dot_v1_dot_interest__pb2.AddItemsRequest.SerializeToString,
+            ebbtide_dot_v1_dot_interest__pb2.AddItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ebbtide.v1.InterestService/RemoveItems',
+            ebbtide_dot_v1_dot_interest__pb2.RemoveItemsRequest.SerializeToString,
+            ebbtide_dot_v1_dot_interest__pb2.RemoveItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ebbtide.v1.InterestService/ListItems',
+            ebbtide_dot_v1_dot_interest__pb2.ListItemsRequest.SerializeToString,
+            ebbtide_dot_v1_dot_interest__pb2.ListItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -81,6 +81,26 @@ class InterestServiceStub:
     ]
     """Erases the state of a user, of every model version."""
 
+    AddItems: grpc.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.AddItemsRequest,
+        ebbtide.v1.interest_pb2.AddItemsResponse,
+    ]
+    """Adds items to the running servers of a store, and answers after the store has them. Within seconds they are
+    recommended, ranked, explained and accepted as events. It is safe to call again after any error.
+    """
+
+    RemoveItems: grpc.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.RemoveItemsRequest,
+        ebbtide.v1.interest_pb2.RemoveItemsResponse,
+    ]
+    """Removes items that were added. It is safe to call again after any error."""
+
+    ListItems: grpc.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.ListItemsRequest,
+        ebbtide.v1.interest_pb2.ListItemsResponse,
+    ]
+    """Lists a part of the items that were added, as they were given."""
+
 class InterestServiceAsyncStub:
     """Recommends items from interests that decay with time."""
 
@@ -136,6 +156,26 @@ class InterestServiceAsyncStub:
         ebbtide.v1.interest_pb2.ForgetResponse,
     ]
     """Erases the state of a user, of every model version."""
+
+    AddItems: grpc.aio.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.AddItemsRequest,
+        ebbtide.v1.interest_pb2.AddItemsResponse,
+    ]
+    """Adds items to the running servers of a store, and answers after the store has them. Within seconds they are
+    recommended, ranked, explained and accepted as events. It is safe to call again after any error.
+    """
+
+    RemoveItems: grpc.aio.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.RemoveItemsRequest,
+        ebbtide.v1.interest_pb2.RemoveItemsResponse,
+    ]
+    """Removes items that were added. It is safe to call again after any error."""
+
+    ListItems: grpc.aio.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.ListItemsRequest,
+        ebbtide.v1.interest_pb2.ListItemsResponse,
+    ]
+    """Lists a part of the items that were added, as they were given."""
 
 class InterestServiceServicer(metaclass=abc.ABCMeta):
     """Recommends items from interests that decay with time."""
@@ -208,5 +248,31 @@ class InterestServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[ebbtide.v1.interest_pb2.ForgetResponse, collections.abc.Awaitable[ebbtide.v1.interest_pb2.ForgetResponse]]:
         """Erases the state of a user, of every model version."""
+
+    @abc.abstractmethod
+    def AddItems(
+        self,
+        request: ebbtide.v1.interest_pb2.AddItemsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ebbtide.v1.interest_pb2.AddItemsResponse, collections.abc.Awaitable[ebbtide.v1.interest_pb2.AddItemsResponse]]:
+        """Adds items to the running servers of a store, and answers after the store has them. Within seconds they are
+        recommended, ranked, explained and accepted as events. It is safe to call again after any error.
+        """
+
+    @abc.abstractmethod
+    def RemoveItems(
+        self,
+        request: ebbtide.v1.interest_pb2.RemoveItemsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ebbtide.v1.interest_pb2.RemoveItemsResponse, collections.abc.Awaitable[ebbtide.v1.interest_pb2.RemoveItemsResponse]]:
+        """Removes items that were added. It is safe to call again after any error."""
+
+    @abc.abstractmethod
+    def ListItems(
+        self,
+        request: ebbtide.v1.interest_pb2.ListItemsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ebbtide.v1.interest_pb2.ListItemsResponse, collections.abc.Awaitable[ebbtide.v1.interest_pb2.ListItemsResponse]]:
+        """Lists a part of the items that were added, as they were given."""
 
 def add_InterestServiceServicer_to_server(servicer: InterestServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -11,7 +11,7 @@ from ebbtide.export.errors import ParityError
 from ebbtide.export.inprocess import Answer, InProcessPipeline
 from ebbtide.export.parity import TOLERANCE, Case, check_graph, ranking_difference, require_tolerance
 from ebbtide.export.samples import random_samples
-from ebbtide.interest import contract, served_models
+from ebbtide.interest import served_models
 from ebbtide.interest.contract import Size
 from ebbtide.interest.keys import item_keys
 from ebbtide.train.bundle import InterestBundle
@@ -57,8 +57,9 @@ def check_encoder(
             chosen = [pool[-1 - index % len(pool)] for index in range(min(batch, in_process.limits.max_texts))]
             feeds = in_process.tokenizer.encode([text.encode() for text in chosen])._asdict()
             with torch.inference_mode():
-                vectors = encoder(**{name: torch.from_numpy(feed) for name, feed in feeds.items()}).numpy()
-            yield Case(feeds, {contract.TEXT_VECTOR.name: vectors})
+                vectors = encoder(**{name: torch.from_numpy(feed) for name, feed in feeds.items()})
+            names = (tensor.name for tensor in served_models.ENCODER.outputs)
+            yield Case(feeds, {name: vector.numpy() for name, vector in zip(names, vectors, strict=True)})
 
     return check_graph(in_process.encoder, served_models.ENCODER, sizes, cases(), tolerance)
 

@@ -126,7 +126,7 @@ def data_type(tensor: Tensor) -> int:
 
 def _is_cacheable(model: Model, models: Mapping[str, Model]) -> bool:
     """Whether the model is cacheable and all ensembles ask for the same outputs, which the cache key lacks."""
-    ensembles = [ensemble for ensemble in models.values() if model.name in ensemble.steps]
+    ensembles = [one for one in models.values() if model.name in one.steps and not one.has_own_requests]
     return model.cacheable and len({served_models.read_outputs(ensemble, model, models) for ensemble in ensembles}) <= 1
 
 

@@ -20,6 +20,7 @@ from ebbtide.export.sources import load_source
 from ebbtide.interest import contract, exported, served_models
 from ebbtide.interest.checks import Request, RequestTensors
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.item_keeper import ItemKeeper
 from ebbtide.interest.modelfile import MODEL_FILE
 from ebbtide.interest.observer import Observer
 from ebbtide.interest.pipeline import InterestPipeline, Records
@@ -251,6 +252,11 @@ def _open_forgetter(pipeline: InProcessPipeline, _model: Model) -> Run:
     return lambda tensors: _returned(pipeline.users.forget([tensors])[0])
 
 
+def _open_item_keeper(pipeline: InProcessPipeline, model: Model) -> Run:
+    keeper = ItemKeeper(*exported.read_item_keeper(pipeline.folder(model.name)), pipeline.users)
+    return lambda tensors: keeper.run_requests([tensors])[0]
+
+
 def _with_users(
     pipeline: InProcessPipeline,
     run: Callable[[Sequence[RequestTensors], Sequence[Records] | None], Sequence[Found]],
@@ -274,5 +280,6 @@ PYTHON_MODELS: dict[str, Callable[[InProcessPipeline, Model], Run]] = {
     served_models.OBSERVER.name: _open_observer,
     served_models.INTEREST_READER.name: _open_interest_reader,
     served_models.FORGETTER.name: _open_forgetter,
+    served_models.ITEM_KEEPER.name: _open_item_keeper,
 }
 """Functions that load each Python model without Triton, by `Model.code`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.parameters import GateParameters, InterestConfig, InterestParameters
-from ebbtide.interest.popularity import CountedPopularity
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.files import default_mode
+from ebbtide.train.model import InterestModel
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,6 +38,7 @@ def interest_parameters(
     *,
     ignore_unknown: bool = False,
     online_learning_rate: float = 0,
+    top_n: int = 0,
 ) -> InterestParameters:
     """The learned parameters in their served form, with the export's id and policies.
 
@@ -63,6 +64,7 @@ def interest_parameters(
         limits=limits,
         state_fingerprint=state_fingerprint(bundle),
         online_learning_rate=online_learning_rate,
+        top_n=top_n,
     )
     return InterestParameters(
         config,
@@ -100,8 +102,7 @@ def write_tables(
     event_vectors: Floats,
     factors: Floats,
     attributes: CatalogAttributes | None,
-    item_id: Sequence[str],
-    popularity: CountedPopularity | None,
+    bundle: InterestBundle,
     folders: Mapping[str, Path],
 ) -> None:
     """Writes the data files of the Python models; models that read the same file share it on the disk.
@@ -112,10 +113,10 @@ def write_tables(
         event_vectors: ``[items, d]``, in catalog order.
         factors: ``[items, d + p]``, the item factors of the scoring head.
         attributes: Attributes of the catalog; None without attribute filters.
-        item_id: ``[items]``, in catalog order.
-        popularity: Counts of the prior; None for a bundle without them.
+        bundle: The exported bundle.
         folders: The version folder of each model of the export; other models are not written.
     """
+    popularity = bundle.counted_popularity
     contents: dict[str, dict[str, npt.NDArray[Any]]] = {
         parameters.TENSORS_FILE: values.tensors(),
         exported.CATALOG_FILE: {
@@ -125,7 +126,8 @@ def write_tables(
         },
         exported.FACTORS_FILE: {exported.ITEM_FACTORS: factors},
         exported.ATTRIBUTES_FILE: _attribute_tables(attributes),
-        exported.ITEM_IDS_FILE: ItemIds.of(item_id).to_tensors(),
+        exported.ITEM_IDS_FILE: ItemIds.of(bundle.catalog.item_id).to_tensors(),
+        exported.PROJECTIONS_FILE: _projections(bundle.model),
         exported.POPULARITY_FILE: {} if popularity is None else popularity.to_tensors(),
     }
     columns = [] if attributes is None else list(attributes.values)
@@ -161,6 +163,17 @@ def _attribute_tables(attributes: CatalogAttributes | None) -> dict[str, npt.NDA
         exported.ATTRIBUTE_KEY: attributes.key,
         exported.ATTRIBUTE_COLUMN: attributes.column,
         exported.ATTRIBUTE_BIT: attributes.bit,
+    }
+
+
+def _projections(model: InterestModel) -> dict[str, npt.NDArray[Any]]:
+    """What makes vectors of the text of a new item, which has no residual."""
+    text_width = model.text_vectors.shape[1]
+    repeat = np.zeros(text_width, dtype=np.float32) if model.repeat is None else _array(model.repeat.text_weight)
+    return {
+        exported.EVENT_PROJECTION: _array(model.event_projection),
+        exported.FACTOR_PROJECTION: _array(model.item_projection) * _array(model.gamma),
+        exported.REPEAT_PROJECTION: repeat,
     }
 
 

@@ -73,6 +73,7 @@ class RepositoryWriter:
         self.sizes = {
             Size.INTEREST: d + self.bundle.prior_columns.shape[1],
             Size.VECTOR: d,
+            Size.TEXT: self.bundle.text_vectors.shape[1],
             Size.ADJUSTMENTS: self.options.limits.adjustments,
             Size.FILTER: 1 if self.attributes is None else self.attributes.items.words.shape[1],
             Size.TOP_N: min(self.options.top_n, len(self.bundle.catalog)),
@@ -92,16 +93,14 @@ class RepositoryWriter:
                 self.options.limits,
                 ignore_unknown=self.options.ignore_unknown,
                 online_learning_rate=self.options.online_learning_rate,
+                top_n=self.sizes[Size.TOP_N],
             )
             index = key_index(bundle.catalog.item_id)
             vectors = bundle.model.event_vectors().detach().numpy()
         with self._stage("configs and Python models"):
             self._write_configs()
             folders = {name: self._version_folder(name) for name in self.models}
-            popularity = bundle.counted_popularity
-            write_tables(
-                values, index, vectors, self._factors, self.attributes, bundle.catalog.item_id, popularity, folders
-            )
+            write_tables(values, index, vectors, self._factors, self.attributes, bundle, folders)
         with self._stage("scoring head"):
             self._write_head()
 

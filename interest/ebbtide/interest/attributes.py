@@ -58,13 +58,27 @@ class AttributeIndex:
             value: ``[conditions]``, the index of the allowed value, from `find`.
         """
         filters = self.everything(users)
-        first_word = self.column_word[self.column[value]]
         # The first bit alone stands there yet, and a column with a condition must not have it.
-        filters[user, first_word] = 0
-        word = first_word + self.bit[value] // _WORD_BITS
-        bits = np.left_shift(np.uint64(1), (self.bit[value] % _WORD_BITS).astype(np.uint64)).view(np.int64)
-        np.bitwise_or.at(filters, (user, word), bits)
+        filters[user, self.column_word[self.column[value]]] = 0
+        self._set_bits(filters, user, value)
         return filters
+
+    def words_of(self, items: int, item: Ints, value: Ints) -> Ints:
+        """The words of items, int64 ``[items, words]``.
+
+        Args:
+            items: How many.
+            item: ``[values]``, whose value each one is.
+            value: ``[values]``, the index of the value, from `find`.
+        """
+        words = self.everything(items)
+        self._set_bits(words, item, value)
+        return words
+
+    def _set_bits(self, words: Ints, row: Ints, value: Ints) -> None:
+        word = self.column_word[self.column[value]] + self.bit[value] // _WORD_BITS
+        bits = np.left_shift(np.uint64(1), (self.bit[value] % _WORD_BITS).astype(np.uint64)).view(np.int64)
+        np.bitwise_or.at(words, (row, word), bits)
 
     def find(self, keys: Ints) -> Ints:
         """The indices of attribute values, -1 for a key that no value has."""

@@ -11,9 +11,10 @@ from ebbtide.interest import contract, served_models
 from ebbtide.interest.adjustments import check_adjusted_items, find_pairs
 from ebbtide.interest.batch import serve_requests
 from ebbtide.interest.checks import RequestTensors, refuse_users
-from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
-from ebbtide.interest.lookup import UNKNOWN, KeyIndex
+from ebbtide.interest.lookup import UNKNOWN
+from ebbtide.interest.new_items import END_OF_INDICES, GrownTable
+from ebbtide.interest.pipeline import InterestPipeline
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -26,18 +27,17 @@ _INTEREST, _ADJUST_ITEM, _ADJUST_SCORE, _CANDIDATE_ITEM = (
 class CandidateScorer:
     """Answers batches of requests from the catalog's item factors."""
 
-    def __init__(self, index: KeyIndex, factors: Floats, limits: Limits) -> None:
+    def __init__(self, pipeline: InterestPipeline, factors: Floats) -> None:
         """Takes what one export wrote.
 
         Args:
-            index: The catalog's keys.
+            pipeline: Of the export; knows the items.
             factors: ``[items, d + p]``, in catalog order; may be memory-mapped.
-            limits: Of the export.
         """
-        self._index = index
+        self.pipeline = pipeline
         # A plain view of a memory map: each operation on a `memmap` costs microseconds for its class alone.
         self._factors = np.asarray(factors)
-        self._limits = limits
+        self._limits = pipeline.parameters.config.limits
 
     def run_requests(self, requests: Sequence[RequestTensors]) -> list[dict[str, Floats] | RequestError]:
         """The answers to requests as the server has them.
@@ -65,18 +65,27 @@ class CandidateScorer:
                 lengths > most,
                 lambda user: RequestError(_CANDIDATE_ITEM, f"{lengths[user]} items", f"at most {most} items"),
             )
-        check_adjusted_items(request_of, adjust_item, self._factors.shape[0])
+        most = END_OF_INDICES if self.pipeline.follows_items else self._factors.shape[0]
+        check_adjusted_items(request_of, adjust_item, most)
 
-        item = self._index.find(candidates)
+        # Once: another thread may replace it.
+        items = self.pipeline.items
+        new = items.new
+        table = self._factors if new is None else GrownTable(self._factors, new, new.factors)
+        item = items.index.find(candidates)
         scores = np.empty(candidates.size, dtype=np.float32)
         ends = np.cumsum(lengths)
         # One user at a time: their factors stay in the processor's cache on the way from gather to product. Not by
         # BLAS, whose threads would fight with those of the other instances over products this small.
         for weights, start, stop in zip(interest, (ends - lengths).tolist(), ends.tolist(), strict=True):
-            factors = self._factors.take(item[start:stop], axis=0)
+            factors = table.take(item[start:stop], axis=0)
             np.einsum("nk,k->n", factors, weights, out=scores[start:stop])
+        if new is not None:
+            scores += new.gains(item)
         user = np.repeat(np.arange(lengths.size), lengths)
-        adjustment = find_pairs(adjust_item, adjust_score, user, item, self._factors.shape[0])
+        # Other processes may know more new items.
+        end = max(items.index.end, int(adjust_item.max(initial=0)) + 1)
+        adjustment = find_pairs(adjust_item, adjust_score, user, item, end)
         np.copyto(scores, adjustment, where=adjustment != 0)
         scores[item == UNKNOWN] = np.nan
 

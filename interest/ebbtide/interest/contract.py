@@ -37,6 +37,8 @@ class Size(str, Enum):
     """64-bit words of a bit set: the attribute values of an item, or those that a request allows; at least 1."""
     TOP_N = "top_n"
     """Items returned for each request."""
+    TEXT = "text_width"
+    """Width of a text vector."""
 
 
 class Axis(str, Enum):
@@ -51,6 +53,9 @@ class Axis(str, Enum):
     ALLOWED = "allowed values"
     STATE_EVENTS = "state events"
     """The raw events in a user's state: the newest ones."""
+    NEW_ITEMS = "new items"
+    """Items that were added to the server after the export, in one answer or one request."""
+    NEW_ATTRIBUTES = "new attribute values"
 
 
 class StateStatus(IntEnum):
@@ -257,6 +262,14 @@ TEXT_EVENT = Tensor(
 INPUT_IDS = Tensor("input_ids", Dtype.INT64, (Axis.TOKENS,), "token ids, padded", rows=VARIABLE)
 ATTENTION_MASK = Tensor("attention_mask", Dtype.INT64, (Axis.TOKENS,), "1 for a token, 0 for padding", rows=VARIABLE)
 TEXT_VECTOR = Tensor("text_vector", Dtype.FP32, (Size.VECTOR,), "event vector of each text", rows=VARIABLE)
+TEXT_FEATURES = Tensor(
+    "text_features",
+    Dtype.FP32,
+    (Size.TEXT,),
+    "text vector of each text, from which event vector and item factor of a new item are computed",
+    optional=True,
+    rows=VARIABLE,
+)
 
 INTEREST = Tensor(
     "interest",
@@ -289,6 +302,23 @@ ITEM_FILTER = Tensor(
 
 ITEM_ID = Tensor("item_id", Dtype.BYTES, (Size.TOP_N,), "ids of the recommended items, best first", rows=1)
 SCORE = Tensor("score", Dtype.FP32, (Size.TOP_N,), "scores of the recommended items; minus infinity: excluded", rows=1)
+NEW_ITEM_ID = Tensor(
+    "new_item_id",
+    Dtype.BYTES,
+    (Axis.NEW_ITEMS,),
+    "ids of the best items that were added after the export, best first; empty for an item that is not allowed. They "
+    "are to be merged into `item_id` by score",
+    optional=True,
+    rows=1,
+)
+NEW_ITEM_SCORE = Tensor(
+    "new_item_score",
+    Dtype.FP32,
+    (Axis.NEW_ITEMS,),
+    "scores of the best items that were added after the export; minus infinity: not allowed",
+    optional=True,
+    rows=1,
+)
 ITEM_INDEX = Tensor(
     "item_index", Dtype.INT64, (Size.TOP_N,), "catalog indices of the recommended items, best first", rows=1
 )
@@ -435,7 +465,69 @@ OBSERVED = Tensor(
     "their age alone), and of events left out because their items are not in the catalog",
     rows=1,
 )
+ITEM_KEY = Tensor(
+    "item_key",
+    Dtype.INT64,
+    (Axis.NEW_ITEMS,),
+    "keys of the items to add or to remove, each the 64-bit xxHash of the item id's UTF-8 bytes, as a signed integer",
+    optional=True,
+)
+ITEM_NAME = Tensor("item_name", Dtype.BYTES, (Axis.NEW_ITEMS,), "ids of the items to add, UTF-8")
+ITEM_DETAILS = Tensor(
+    "item_details",
+    Dtype.BYTES,
+    (Axis.NEW_ITEMS,),
+    "a JSON object for each item to add, which `items` gives back: text, title and attributes; the server reads none "
+    "of it",
+)
+ITEM_ATTRIBUTE = Tensor(
+    "item_attribute",
+    Dtype.INT64,
+    (Axis.NEW_ATTRIBUTES,),
+    "keys of the attribute values of the items to add, item by item, each the xxHash of `column=value`; values that "
+    "requests cannot filter by are left out",
+    optional=True,
+)
+ITEM_ATTRIBUTE_COUNT = Tensor(
+    "item_attribute_count",
+    Dtype.INT32,
+    (Axis.NEW_ITEMS,),
+    "number of attribute values of each item to add; default 0",
+    optional=True,
+)
+ONLY_UPDATE = Tensor(
+    "only_update",
+    Dtype.BOOL,
+    (1,),
+    "true to replace items that were added before, and to leave out others; default false",
+    optional=True,
+)
+LIST_AFTER = Tensor(
+    "list_after",
+    Dtype.INT32,
+    (1,),
+    "asks for a part of the items that were added: 0 for the first part, then the `next_part` of the answer; default: "
+    "lists none",
+    optional=True,
+)
+ITEM_COUNTS = Tensor(
+    "item_counts",
+    Dtype.INT32,
+    (6,),
+    "number of items added, of items replaced, of items removed, of items left out because the catalog of the export "
+    "has them, of items left out because nobody added them, and of all items that were added and are there now",
+)
+LISTED_ITEM = Tensor("listed_item", Dtype.BYTES, (Axis.NEW_ITEMS,), "ids of the listed items")
+LISTED_DETAILS = Tensor("listed_details", Dtype.BYTES, (Axis.NEW_ITEMS,), "details of the listed items, as given")
+NEXT_PART = Tensor("next_part", Dtype.INT32, (1,), "where the list goes on; 0 at its end")
 FORGOTTEN = Tensor("forgotten", Dtype.INT32, (1,), "number of records of the user that were erased", rows=1)
+
+ITEMS_MARKER = b"ebbtide: the texts before are items to add"
+"""The text after those of items to add. Only `add_items` asks the encoder for `TEXT_FEATURES`, and Triton's cache key
+does not have the outputs; so its requests to the encoder must differ from those of all other ensembles."""
+FOR_CANDIDATES = "for_candidates"
+"""Marks, among the tensors of a request to `adaptive_weights`, one whose score adjustments go to `CANDIDATE_HEAD`: it
+takes those of new items, which the scoring head does not know. Not on the wire."""
 
 FINGERPRINT_PARAMETER = "ebbtide_fingerprint"
 """The ``parameters`` key under which every config of one export carries the same id."""

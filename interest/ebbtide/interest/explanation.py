@@ -20,6 +20,7 @@ from ebbtide.interest.decay import event_decays, half_lives
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.lookup import UNKNOWN
+from ebbtide.interest.new_items import GrownTable
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
 from ebbtide.interest.pipeline import InterestPipeline, Records, Weighed
 from ebbtide.interest.repeat import repeat_parts
@@ -139,8 +140,10 @@ class Explainer:
             weighed.columns.decay_scale,
         )
         contributions, of_folded = _contributions(weighed, decays)
-        item = self.pipeline.index.find(candidates)
-        factors = self._factors.take(item, axis=0).astype(np.float64)
+        new = weighed.items.new
+        item = weighed.items.index.find(candidates)
+        table = self._factors if new is None else GrownTable(self._factors, new, new.factors)
+        factors = table.take(item, axis=0).astype(np.float64)
         adjustment_share = self._adjustments(weighed, item)
         # A repeat score replaces the score from the factors; an excluded item keeps its shares.
         replaced = np.isfinite(adjustment_share) & (adjustment_share != 0)
@@ -149,8 +152,10 @@ class Explainer:
         dimension_share = factors[:, :d] * (contributions.sum(axis=0) + of_folded)
         prior_share = factors[:, d:] @ self._parameters.prior_weight.astype(np.float64)
         prior, left_out = self.pipeline.live_prior(weighed)
-        if prior is not None and (left_out is None or not left_out[0]):
-            prior_share += np.where(replaced, 0, prior.gains(item))
+        if left_out is None or not left_out[0]:
+            for live in (prior, new):
+                if live is not None:
+                    prior_share += np.where(replaced, 0, live.gains(item))
         score = dimension_share.sum(axis=1) + prior_share + adjustment_share
 
         events = int(weighed.columns.events[0])
@@ -194,22 +199,24 @@ class Explainer:
     def _adjustments(self, weighed: Weighed, item: npt.NDArray[np.int64]) -> Doubles:
         """The score adjustment of each candidate, ``[candidates]``: 0 without one; NaN for unknown ones."""
         adjust_item, adjust_score = self.pipeline.adjustments(weighed)
-        found = find_pairs(adjust_item, adjust_score, np.zeros_like(item), item, self._factors.shape[0])
+        items = weighed.items.index.end
+        found = find_pairs(adjust_item, adjust_score, np.zeros_like(item), item, items)
         return np.where(item == UNKNOWN, np.nan, found)
 
     def _repeat_parts(self, weighed: Weighed, item: npt.NDArray[np.int64], replaced: npt.NDArray[np.bool_]) -> Floats:
         """The parts of each candidate's repeat score, ``[candidates, parts]``: 0 without one; NaN for unknown ones."""
         shares = np.zeros((item.size, len(contract.REPEAT_PARTS)))
         shares[item == UNKNOWN] = np.nan
-        if self._parameters.repeat is not None and replaced.any():
+        repeat = weighed.items.repeat
+        if repeat is not None and replaced.any():
             items = weighed.sources.item.take(weighed.batch.source)
             _, seen, parts = repeat_parts(
                 weighed.batch,
                 items,
                 weighed.columns.now_ms,
-                self._parameters.repeat,
+                repeat,
                 weighed.columns.decay_scale,
-                weighed.folded_counts(self._parameters.repeat),
+                weighed.folded_counts(repeat),
             )
             shares[replaced] = parts[np.searchsorted(seen, item[replaced])]
         return _single(shares)

@@ -16,6 +16,7 @@ from ebbtide.interest.explanation import Explainer
 from ebbtide.interest.feedback import Feedback
 from ebbtide.interest.interest_reader import InterestReader
 from ebbtide.interest.item_ids import ItemIds
+from ebbtide.interest.item_keeper import TextProjections
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint
 from ebbtide.interest.online import OnlineLearning
@@ -37,6 +38,10 @@ EVENT_VECTORS = "event_vectors"
 FACTORS_FILE = "factors.safetensors"
 ITEM_FACTORS = "item_factors"
 """float32 ``[items, d + p]``, in catalog order: gamma (x) a, then the columns of the popularity prior."""
+
+PROJECTIONS_FILE = "text_projections.safetensors"
+EVENT_PROJECTION, FACTOR_PROJECTION, REPEAT_PROJECTION = "event", "factor", "repeat"
+"""Of `TextProjections`."""
 
 POPULARITY_FILE = "popularity.safetensors"
 """The counts of the popularity prior, see `CountedPopularity`; no tensors without them."""
@@ -67,7 +72,7 @@ MODEL_FILES: dict[str, tuple[str, ...]] = {
     served_models.TOKENIZER.name: (CONFIG_FILE,),
     served_models.ADAPTIVE_WEIGHTS.name: _WEIGHTS_FILES,
     served_models.ADAPTIVE_WEIGHTS_TEXT.name: _WEIGHTS_FILES,
-    served_models.CANDIDATE_HEAD.name: (CONFIG_FILE, CATALOG_FILE, FACTORS_FILE),
+    served_models.CANDIDATE_HEAD.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE, POPULARITY_FILE),
     served_models.EXPLAINER.name: (
         CONFIG_FILE,
         TENSORS_FILE,
@@ -79,6 +84,7 @@ MODEL_FILES: dict[str, tuple[str, ...]] = {
     served_models.OBSERVER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE, POPULARITY_FILE),
     served_models.INTEREST_READER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ITEM_IDS_FILE),
     served_models.FORGETTER.name: (CONFIG_FILE,),
+    served_models.ITEM_KEEPER.name: (CONFIG_FILE, CATALOG_FILE, PROJECTIONS_FILE),
 }
 """The data files in the version folder of each Python model."""
 
@@ -173,9 +179,8 @@ def read_candidate_scorer(folder: Path) -> CandidateScorer:
     Raises:
         ValueError: The files belong to different exports, or one is damaged; the message names both ids.
     """
-    config = read_interest_config(folder)
-    catalog, factors = _read_of(config, folder / CATALOG_FILE), _read_of(config, folder / FACTORS_FILE)
-    return CandidateScorer(_key_index(catalog), factors[ITEM_FACTORS], config.limits)
+    pipeline = read_plain_pipeline(folder)
+    return CandidateScorer(pipeline, read_factors(folder, pipeline.parameters.config))
 
 
 def read_explainer(folder: Path) -> Explainer:
@@ -212,6 +217,18 @@ def read_interest_reader(folder: Path) -> InterestReader:
     """
     pipeline = read_plain_pipeline(folder)
     return InterestReader(pipeline, read_item_ids(folder, pipeline.parameters.config))
+
+
+def read_item_keeper(folder: Path) -> tuple[InterestConfig, KeyIndex, TextProjections]:
+    """What `ItemKeeper` needs of an export, from the version folder of `item_keeper`.
+
+    Raises:
+        ValueError: The files belong to different exports, or one is damaged; the message names both ids.
+    """
+    config = read_interest_config(folder)
+    found = {name: np.asarray(array) for name, array in _read_of(config, folder / PROJECTIONS_FILE).items()}
+    projections = TextProjections(found[EVENT_PROJECTION], found[FACTOR_PROJECTION], found[REPEAT_PROJECTION])
+    return config, _key_index(_read_of(config, folder / CATALOG_FILE)), projections
 
 
 def require_one_export(repository: Path, version: int, fingerprint: str, *, hash_files: bool = True) -> None:

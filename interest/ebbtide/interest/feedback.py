@@ -23,7 +23,10 @@ Bools = npt.NDArray[np.bool_]
 
 
 class Feedback:
-    """Computes the offsets of users after feedback; of one export whose alpha is learned."""
+    """Computes the offsets of users after feedback; of one export whose alpha is learned.
+
+    Items that were added after the export tell nothing.
+    """
 
     def __init__(self, pipeline: InterestPipeline, factors: Floats, learning: OnlineLearning) -> None:
         """Takes what one export wrote.

@@ -28,7 +28,7 @@ class InterestReader:
             pipeline: Of the export.
             ids: Of the catalog; None leaves the ids of events empty.
         """
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._ids = ids
 
     def run_requests(
@@ -47,8 +47,8 @@ class InterestReader:
         ]
 
     def _answer(self, request: RequestTensors, record: Records) -> dict[str, npt.NDArray[Any]]:
-        weighed = self._pipeline.weigh([request], [record])
-        parameters, scale = self._pipeline.parameters, weighed.columns.decay_scale
+        weighed = self.pipeline.weigh([request], [record])
+        parameters, scale = self.pipeline.parameters, weighed.columns.decay_scale
         decays = event_decays(weighed.batch, parameters.decay_rate_per_day, parameters.rank_decay_rate, scale)
         events = StateEvents.of(weighed, decays, self._ids)
         found = weighed.from_records

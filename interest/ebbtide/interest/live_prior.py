@@ -63,8 +63,13 @@ class LivePrior:
 
     def gains(self, item: Ints) -> Floats:
         """What the prior of given items adds beyond the export's, ``[candidates]``; 0 for unknown items."""
-        index = np.where(item == UNKNOWN, UNKNOWN, self.index_of.take(item))
+        index = self._index(item)
         return np.where(index == UNKNOWN, np.float32(0), self.gain.take(index))
+
+    def _index(self, item: Ints) -> Ints:
+        """The index of items among the live ones; `UNKNOWN` for others, and for items added after the export."""
+        is_there = (item >= 0) & (item < self.index_of.size)
+        return np.where(is_there, self.index_of.take(np.where(is_there, item, 0)), UNKNOWN).astype(np.int64)
 
     def adjust(self, interest: Floats, adjust_item: Ints, adjust_score: Floats, is_left_out: Bools | None) -> None:
         """Adds the live scores to the adjustments of a batch, from their end on, as far as there is room.
@@ -89,7 +94,7 @@ class LivePrior:
         used = np.count_nonzero(adjust_score, axis=1)
         # Two values of one item would add up, unless one of them excludes it.
         row, column = np.nonzero((adjust_score != 0) & np.isfinite(adjust_score))
-        index = self.index_of[adjust_item[row, column]] - (self.item.size - count)
+        index = self._index(adjust_item[row, column]) - (self.item.size - count)
         has_own = index >= 0
         if used.max(initial=0) <= first and not has_own.any() and is_left_out is None:
             adjust_item[:, first:], adjust_score[:, first:] = item, score

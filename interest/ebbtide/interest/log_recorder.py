@@ -168,7 +168,7 @@ class LogRecorder(Recorder):
                 self._parameters,
                 np.bincount(part.user, minlength=users),
                 part.time_ms,
-                self._vectors.take(item, axis=0),
+                np.asarray(self._vectors.take(item, axis=0)),
                 part.weight,
             )
             items = self._folded_items(items, before_ms, state.time_ms, part, item)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,28 @@ _FEW = 128
 """Keys up to which a plain search is the fastest, in a small catalog."""
 _BUCKETS_PER_KEY = 4
 _MOST_IN_A_BUCKET = 8
+
+
+class ItemIndex(Protocol):
+    """From item keys to catalog indices."""
+
+    @property
+    def items(self) -> int:
+        """Number of items that are known."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """Above the largest catalog index."""
+        ...
+
+    def find(self, keys: Ints) -> Ints:
+        """Catalog indices of ``keys``, ``[keys]``, `UNKNOWN` where a key is not known."""
+        ...
+
+    def is_known(self, item: Ints) -> npt.NDArray[np.bool_]:
+        """Which catalog indices are those of an item that is known, ``[items asked]``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -65,6 +88,20 @@ class KeyIndex:
             first, second = order[same[0]], order[same[0] + 1]
             raise ValueError(f"items {first} and {second} of the catalog share the key {sorted_key[same[0]]}")
         return cls(sorted_key, order.astype(np.int64))
+
+    @property
+    def items(self) -> int:
+        """Number of items of the catalog."""
+        return self.sorted_key.size
+
+    def is_known(self, item: Ints) -> npt.NDArray[np.bool_]:
+        """Which catalog indices are those of an item, ``[items asked]``: a state may hold one that was added later."""
+        return item < self.sorted_key.size
+
+    @property
+    def end(self) -> int:
+        """The same: above the largest catalog index."""
+        return self.sorted_key.size
 
     def find(self, keys: Ints) -> Ints:
         """Catalog indices of ``keys``, ``[keys]``, `UNKNOWN` where a key is not in the catalog."""

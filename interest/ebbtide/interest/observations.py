@@ -14,7 +14,7 @@ from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.events import MS_PER_DAY
 from ebbtide.interest.joining import Join, leading
-from ebbtide.interest.lookup import UNKNOWN, KeyIndex
+from ebbtide.interest.lookup import UNKNOWN, ItemIndex
 from ebbtide.interest.record import NewEvents, mixed
 
 Ints = npt.NDArray[np.int64]
@@ -46,7 +46,7 @@ class Observations:
 def join_observations(
     requests: Sequence[RequestTensors],
     limits: Limits,
-    index: KeyIndex,
+    index: ItemIndex,
     fingerprint: str,
     now_ms: int,
     *,
@@ -73,7 +73,7 @@ def join_observations(
 class _Observations(Join):
     """The state of one `join_observations`."""
 
-    def columns(self, index: KeyIndex, fingerprint: str, now_ms: int, *, ignore_unknown: bool) -> Observations:
+    def columns(self, index: ItemIndex, fingerprint: str, now_ms: int, *, ignore_unknown: bool) -> Observations:
         users: Ints = self._flat(contract.USER).reshape(-1, 2)
         self._check_users(
             # No user's key begins with 0: those are shared records of the store.
@@ -120,14 +120,14 @@ class _Observations(Join):
         )
 
     def _check_known(
-        self, user: Ints, item_key: Ints, index: KeyIndex, fingerprint: str, *, ignore_unknown: bool
+        self, user: Ints, item_key: Ints, index: ItemIndex, fingerprint: str, *, ignore_unknown: bool
     ) -> None:
         ignores = np.broadcast_to(self._policy(contract.IGNORE_UNKNOWN, default=ignore_unknown), self._request.size)
         if ignores.all():
             return
         refused = (index.find(item_key) == UNKNOWN) & ~ignores[user]
         expected = (
-            f"the key of one of the {index.sorted_key.size} items of the catalog of export {fingerprint}, or "
+            f"the key of one of the {index.items} items of the catalog of export {fingerprint}, or "
             f"`{contract.IGNORE_UNKNOWN.name}`"
         )
         self._check_entries(contract.EVENT_ITEM, user, refused, item_key, lambda _one: expected)

@@ -71,9 +71,9 @@ class Observer:
         """
         self._popularity = popularity
         self._users = users
-        self._index = pipeline.index
+        self._pipeline = pipeline
         self._config = pipeline.parameters.config
-        self._recorder = pipeline.recorder(half_precision=half_precision)
+        self._half_precision = half_precision
         self._feedback = feedback
         self._clock_ms = clock_ms
 
@@ -98,12 +98,13 @@ class Observer:
         rows = join_observations(
             requests,
             config.limits,
-            self._index,
+            self._pipeline.items.index,
             config.fingerprint,
             self._clock_ms(),
             ignore_unknown=config.ignore_unknown,
         )
-        update = _Update(self._users, rows, self._recorder, self._feedback)
+        recorder = self._pipeline.recorder(half_precision=self._half_precision)
+        update = _Update(self._users, rows, recorder, self._feedback)
         store.update(update.users, update.change)
         if self._popularity is not None:
             self._popularity.add(*update.added())

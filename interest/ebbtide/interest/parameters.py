@@ -55,6 +55,8 @@ class InterestConfig:
     """Id of the users' states: exports with the same one share them. Empty in an export from before there was one."""
     online_learning_rate: float = 0
     """How fast the alpha of a user follows what the user takes; 0 learns nothing online."""
+    top_n: int = 0
+    """Items of a list of recommendations; 0 in an export from before a server could have new items."""
 
     @property
     def states(self) -> str:
@@ -70,7 +72,7 @@ class InterestConfig:
         """
         content = json.loads(text)
         known = {field.name for field in fields(cls)}
-        if {"state_fingerprint", "online_learning_rate", *content} != known:
+        if {"state_fingerprint", "online_learning_rate", "top_n", *content} != known:
             raise ValueError(f"{CONFIG_FILE}: got keys {sorted(content)}; expected {sorted(known)}")
         return cls(**{**content, "limits": Limits(**content["limits"])})
 

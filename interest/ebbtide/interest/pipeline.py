@@ -22,8 +22,10 @@ from ebbtide.interest.events import MS_PER_DAY, EventBatch, order_by_age
 from ebbtide.interest.joined import join_states
 from ebbtide.interest.live_prior import LivePrior
 from ebbtide.interest.log_recorder import LogRecorder
-from ebbtide.interest.lookup import UNKNOWN, KeyIndex
+from ebbtide.interest.lookup import UNKNOWN, ItemIndex, KeyIndex
+from ebbtide.interest.new_items import GrownIndex, GrownTable, NewItems, Table
 from ebbtide.interest.parameters import InterestParameters
+from ebbtide.interest.popularity import PriorOfOthers
 from ebbtide.interest.recorder import Recorder, UserStates
 from ebbtide.interest.repeat import FoldedCounts, RepeatParameters, repeat_score
 from ebbtide.interest.sources import EventSources, find_sources
@@ -39,6 +41,8 @@ Records = Sequence[bytes | None]
 
 _STATUS_IF_KNOWN = np.array([int(StateStatus.UNKNOWN_USER), int(StateStatus.USED)], dtype=np.int32)
 
+_ADJUSTMENTS = {contract.ADJUST_ITEM.name, contract.ADJUST_SCORE.name}
+_NEW_ITEMS = {contract.NEW_ITEM_ID.name, contract.NEW_ITEM_SCORE.name}
 ALL_OUTPUTS = frozenset(tensor.name for tensor in served_models.ADAPTIVE_WEIGHTS.outputs)
 
 
@@ -58,6 +62,22 @@ class AdaptiveWeights:
     """``[1]``."""
     event_counts: npt.NDArray[np.int32]
     """``[3]``: of the history, of the session, left out."""
+    new_item_id: npt.NDArray[np.object_]
+    """``[best new items]``: UTF-8, best first."""
+    new_item_score: Floats
+    """``[best new items]``."""
+
+
+@dataclass(frozen=True)
+class KnownItems:
+    """The items of the export, and those that were added since, at one moment."""
+
+    index: ItemIndex
+    vectors: Table
+    """``[items, d]``: event vectors."""
+    repeat: RepeatParameters | None
+    new: NewItems | None
+    """None without new items."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,8 @@ class Weighed:
     vectors: Floats
     """``[events that count, d]``, in the batch's order."""
     blend: Blend
+    items: KnownItems
+    """Those that the items of the events were looked up in."""
     from_records: FromRecords | None = None
     """None without records."""
 
@@ -179,10 +201,28 @@ class InterestPipeline:
         self.index = index
         # A plain view of a memory map: each operation on a `memmap` costs microseconds for its class alone.
         self._vectors = np.asarray(vectors)
-        self._attributes = AttributeIndex.none() if attributes is None else attributes
-        self._recorder = self.recorder()
+        self.attributes = AttributeIndex.none() if attributes is None else attributes
+        self.items = KnownItems(index, self._vectors, parameters.repeat, None)
+        """What to look items up in; a batch of requests takes it once, as another thread may replace it."""
+        self.follows_items = False
+        """Whether items may be added while the server runs."""
         self.prior: LivePrior | None = None
         """What has changed in the popularity prior since the export; None if nothing has, or nobody follows it."""
+        self.prior_of_others: PriorOfOthers | None = None
+        """The popularity prior of items that the export does not have; None in an export without counts."""
+
+    def add(self, new: NewItems | None) -> None:
+        """Answers with other new items from now on.
+
+        Args:
+            new: All of them; None for none.
+        """
+        items = KnownItems(self.index, self._vectors, self.parameters.repeat, None)
+        if new is not None:
+            vectors = GrownTable(self._vectors, new, new.vectors)
+            repeat = None if items.repeat is None else new.repeat(items.repeat)
+            items = KnownItems(GrownIndex(self.index, new), vectors, repeat, new)
+        self.items = items
 
     def run(self, requests: Sequence[Request]) -> list[AdaptiveWeights | RequestError]:
         """The answers in the requests' order; a request that cannot be served gets its error, the others theirs."""
@@ -220,8 +260,9 @@ class InterestPipeline:
         return serve_requests(list(zip(requests, records, strict=True)), serve)
 
     def recorder(self, *, half_precision: bool = False) -> Recorder:
-        """What reads and writes the records of this export's users."""
-        return Recorder(self.parameters, self.index, self._vectors, half_precision=half_precision)
+        """What reads and writes the records of this export's users, with the items that are known now."""
+        items = self.items
+        return Recorder(self.parameters, items.index, items.vectors, half_precision=half_precision)
 
     def log_recorder(self, *, half_precision: bool = False) -> LogRecorder:
         """What puts event logs into the records of this export's users."""
@@ -241,9 +282,10 @@ class InterestPipeline:
         columns = join_requests(
             requests, config.limits, exclude_seen=config.exclude_seen, ignore_unknown=config.ignore_unknown
         )
-        sources = find_sources(columns, self.index, config.fingerprint)
+        items = self.items
+        sources = find_sources(columns, items.index, config.fingerprint)
         if records is not None:
-            return self._weigh_with_records(columns, sources, records)
+            return self._weigh_with_records(columns, sources, records, items)
         kept = sources.kept
         batch = order_by_age(
             sources.user,
@@ -254,19 +296,22 @@ class InterestPipeline:
             session_gap_ms=config.session_gap_ms,
             has_flags=None if columns.has_flags is None else columns.has_flags[sources.user],
         )
-        vectors = sources.vectors(self._vectors, batch.source)
+        vectors = sources.vectors(items.vectors, batch.source)
         blend = blend_interest(batch, vectors, self.parameters, columns.alpha, columns.decay_scale)
-        return Weighed(columns, sources, batch, vectors, blend)
+        return Weighed(columns, sources, batch, vectors, blend, items)
 
-    def _weigh_with_records(self, columns: Columns, sources: EventSources, records: Sequence[Records]) -> Weighed:
-        states = self._recorder.read([record for of_request in records for record in of_request])
+    def _weigh_with_records(
+        self, columns: Columns, sources: EventSources, records: Sequence[Records], items: KnownItems
+    ) -> Weighed:
+        recorder = Recorder(self.parameters, items.index, items.vectors)
+        states = recorder.read([record for of_request in records for record in of_request])
         joined = join_states(columns, sources, states, self.parameters.config.session_gap_ms)
         batch, scale = joined.batch, columns.decay_scale
-        vectors = joined.sources.vectors(self._vectors, batch.source)
+        vectors = joined.sources.vectors(items.vectors, batch.source)
         base = read(states.folded, self.parameters, joined.clock_ms, batch, scale)
         blend = blend_interest(batch, vectors, self.parameters, columns.alpha, scale, base, states.alpha_offset)
         from_records = FromRecords(states, joined.tail, base, joined.clock_ms)
-        return Weighed(columns, joined.sources, batch, vectors, blend, from_records)
+        return Weighed(columns, joined.sources, batch, vectors, blend, items, from_records)
 
     def adjustments(self, weighed: Weighed) -> tuple[Ints, Floats]:
         """The score adjustments of all users of a batch, ``[users, adjustments]`` each."""
@@ -278,11 +323,11 @@ class InterestPipeline:
         pairs: list[Pairs] = []
         if columns.exclude is not None:
             user, keys = columns.exclude
-            item = self.index.find(keys)
+            item = weighed.items.index.find(keys)
             known = item != UNKNOWN
             pairs.append(Pairs(user[known], item[known], -np.inf))
-        if self.parameters.repeat is not None:
-            user, item, score = self._repeat_scores(weighed, self.parameters.repeat, pairs)
+        if weighed.items.repeat is not None:
+            user, item, score = self._repeat_scores(weighed, weighed.items.repeat, pairs)
             # Users who exclude the seen items need no scores of them.
             kept = ~np.broadcast_to(columns.exclude_seen, users)[user]
             pairs.append(Pairs(user[kept], item[kept], score[kept]))
@@ -317,7 +362,7 @@ class InterestPipeline:
         least_first = [(user[::-1], item[::-1]) for user, item in reversed(weighed.seen_items())]
         seen_user, seen_item = (np.concatenate(column) for column in zip(*least_first, strict=True))
         known = seen_item != UNKNOWN
-        width = self.index.sorted_key.size
+        width = weighed.items.index.end
         position = np.empty(user.size, dtype=np.int64)
         key = (user * width + item).searchsorted((seen_user * width + seen_item)[known])
         position[key] = -np.arange(key.size)
@@ -335,15 +380,31 @@ class InterestPipeline:
         self, requests: Sequence[RequestTensors], records: Sequence[Records] | None, wanted: Collection[str]
     ) -> list[dict[str, npt.NDArray[np.generic]]]:
         weighed = self.weigh(requests, records)
+        new = weighed.items.new
         outputs: dict[str, npt.NDArray[np.generic]] = {}
+        interest = self._interest(weighed)
         if contract.INTEREST.name in wanted:
-            outputs[contract.INTEREST.name] = self._interest(weighed)
-        if contract.ADJUST_ITEM.name in wanted or contract.ADJUST_SCORE.name in wanted:
+            outputs[contract.INTEREST.name] = interest
+        wants_new = not _NEW_ITEMS.isdisjoint(wanted)
+        if not _ADJUSTMENTS.isdisjoint(wanted) or (wants_new and new is not None):
             item, score = self.adjustments(weighed)
             prior, left_out = self.live_prior(weighed)
             if prior is not None:
-                prior.adjust(self._interest(weighed), item, score, left_out)
+                prior.adjust(interest, item, score, left_out)
+            if new is not None:
+                if wants_new:
+                    allowed = self._allowed(weighed, new, left_out)
+                    most = self.parameters.config.top_n or new.index.size
+                    found = new.best(interest, (item, score), allowed, most)
+                    outputs[contract.NEW_ITEM_ID.name], outputs[contract.NEW_ITEM_SCORE.name] = found
+                # The scoring head does not know them.
+                is_new = (item >= new.first) & ~_for_candidates(weighed.columns, requests)[:, None]
+                item[is_new], score[is_new] = 0, 0
             outputs[contract.ADJUST_ITEM.name], outputs[contract.ADJUST_SCORE.name] = item, score
+        if wants_new and new is None:
+            users = weighed.columns.users
+            outputs[contract.NEW_ITEM_ID.name] = np.empty((users, 0), dtype=np.object_)
+            outputs[contract.NEW_ITEM_SCORE.name] = np.empty((users, 0), dtype=np.float32)
         if contract.ITEM_FILTER.name in wanted or weighed.columns.allow is not None:
             outputs[contract.ITEM_FILTER.name] = self._filters(weighed.columns)
         outputs[contract.ALPHA_USED.name] = weighed.alpha_used
@@ -351,6 +412,16 @@ class InterestPipeline:
         if weighed.from_records is not None:
             outputs[contract.STATE_STATUS.name] = weighed.state_status
         return rows_of(requests, outputs)
+
+    def _allowed(self, weighed: Weighed, new: NewItems, left_out: Bools | None) -> Bools | None:
+        """Which new items a user may get by the filters and flags of the request, ``[users, new items]``; None: all."""
+        allowed = None
+        if weighed.columns.allow is not None:
+            allowed = new.passing(self.attributes, self._filters(weighed.columns))
+        if left_out is not None:
+            kept = np.broadcast_to(~left_out[:, None], (left_out.size, new.index.size))
+            allowed = kept if allowed is None else allowed & kept
+        return allowed
 
     def _interest(self, weighed: Weighed) -> Floats:
         """The output `interest`, ``[users, d + p]``."""
@@ -362,17 +433,23 @@ class InterestPipeline:
 
     def _filters(self, columns: Columns) -> Ints:
         if columns.allow is None:
-            return self._attributes.everything(columns.users)
+            return self.attributes.everything(columns.users)
         user, keys = columns.allow
-        value = self._attributes.find(keys)
+        value = self.attributes.find(keys)
         unknown = value == UNKNOWN
         if np.count_nonzero(unknown):
             expected = (
-                f"the key of one of the {self._attributes.column.size} attribute values of the catalog of export "
+                f"the key of one of the {self.attributes.column.size} attribute values of the catalog of export "
                 f"{self.parameters.config.fingerprint}"
             )
             refuse_entries(columns.request, user, unknown, contract.ALLOW_ATTRIBUTE, keys, lambda _user: expected)
-        return self._attributes.filters(columns.users, user, value)
+        return self.attributes.filters(columns.users, user, value)
+
+
+def _for_candidates(columns: Columns, requests: Sequence[RequestTensors]) -> Bools:
+    """The users whose score adjustments go to the head of candidates, ``[users]``."""
+    marked = np.array([contract.FOR_CANDIDATES in request for request in requests])
+    return marked[columns.request]
 
 
 def _of(values: npt.NDArray[T], kept: Ints | None) -> npt.NDArray[T]:  # type: ignore[type-var]

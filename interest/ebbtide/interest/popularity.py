@@ -14,7 +14,7 @@ effect. In a quiet hour, when short counts have decayed to nothing, the longer h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from ebbtide.interest.events import MS_PER_DAY
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 _HALF_LIVES, _EVENTS, _STARTS, _COUNTS, _AS_OF = "half_life_days", "smoothing_events", "starts", "counts", "as_of_ms"
 
@@ -52,10 +53,19 @@ class Smoothing:
             counts: ``[half-lives, items]``, decayed counts as of some time.
             kept: ``[half-lives]``, what a later time leaves of them.
         """
-        items = counts.shape[1]
-        totals = counts.sum(axis=1) * kept
-        share = np.full(items, 1 / items)
-        columns = np.empty((items, len(self.starts)), dtype=np.float32)
+        return self.columns_among(counts, kept, counts.sum(axis=1) * kept, counts.shape[1])
+
+    def columns_among(self, counts: Doubles, kept: Doubles, totals: Doubles, items: int) -> Floats:
+        """The same for some items of a catalog, or for others, ``[some items, p]``.
+
+        Args:
+            counts: ``[half-lives, some items]``, decayed counts as of some time.
+            kept: ``[half-lives]``, what a later time leaves of them.
+            totals: ``[half-lives]``, at the later time, of all items of the catalog.
+            items: Number of items of the catalog.
+        """
+        share = np.full(counts.shape[1], 1 / items)
+        columns = np.empty((counts.shape[1], len(self.starts)), dtype=np.float32)
         for index in reversed(range(counts.shape[0])):
             smoothing = self.events[index]
             if np.isfinite(smoothing):
@@ -100,3 +110,43 @@ class CountedPopularity:
             np.array(tensors[_HALF_LIVES]), np.array(tensors[_EVENTS]), tuple(np.asarray(tensors[_STARTS]).tolist())
         )
         return cls(smoothing, np.asarray(tensors[_COUNTS]), int(tensors[_AS_OF][0]))
+
+
+@dataclass(frozen=True)
+class PriorOfOthers:
+    """The popularity prior of items that an export does not have, as if its log had no event of theirs."""
+
+    counted: CountedPopularity
+    """Of the export's items, now."""
+    weight: Doubles
+    """``[p]``: of the prior's columns."""
+    shift: float = 0.0
+    """What all scores of the export's items gain since the export, which is left out of theirs."""
+    key: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """``[counted items]``, ascending: of items that the export does not have."""
+    counts: Doubles = field(default_factory=lambda: np.empty((0, 0)))
+    """``[half-lives, counted items]``: their decayed counts, as of the same time."""
+
+    def columns(self) -> Floats:
+        """The prior's columns of an item without events, ``[p]``."""
+        none = np.zeros((self.counted.counts.shape[0], 1))
+        return np.asarray(self._columns(none)[0])
+
+    def scores(self, key: Ints) -> Doubles:
+        """What the prior adds to the scores of items, ``[items]``.
+
+        Args:
+            key: ``[items]``.
+        """
+        counts = np.zeros((self.counted.counts.shape[0], key.size))
+        if self.key.size:
+            position = np.minimum(self.key.searchsorted(key), self.key.size - 1)
+            found = self.key[position] == key
+            counts[:, found] = self.counts[:, position[found]]
+        return np.asarray(self._columns(counts) @ self.weight - self.shift)
+
+    def _columns(self, counts: Doubles) -> Floats:
+        counted = self.counted
+        kept = np.ones(counts.shape[0])
+        totals = counted.counts.sum(axis=1)
+        return counted.smoothing.columns_among(counts, kept, totals, counted.counts.shape[1])

@@ -11,10 +11,12 @@ from ebbtide.interest.live_counts import INDEX_KEY, PARTS, Part, Settings, Versi
 from ebbtide.interest.live_prior import LivePrior
 from ebbtide.interest.lookup import UNKNOWN
 from ebbtide.interest.pipeline import InterestPipeline
-from ebbtide.interest.popularity import CountedPopularity
+from ebbtide.interest.popularity import CountedPopularity, PriorOfOthers
 from ebbtide.interest.users import Users
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 POPULARITY_VARIABLE = "EBBTIDE_POPULARITY_SECONDS"
 """Names the seconds between two reads of the counts, or ``off``."""
@@ -27,7 +29,16 @@ def popularity_seconds(environ: Mapping[str, str]) -> float | None:
     Raises:
         ValueError: The variable is neither a positive number nor ``off``.
     """
-    value = environ.get(POPULARITY_VARIABLE) or str(_DEFAULT_SECONDS)
+    return seconds_of(POPULARITY_VARIABLE, environ, _DEFAULT_SECONDS)
+
+
+def seconds_of(variable: str, environ: Mapping[str, str], default: float) -> float | None:
+    """The seconds that a variable names; None for ``off``.
+
+    Raises:
+        ValueError: The variable is neither a positive number nor ``off``.
+    """
+    value = environ.get(variable) or str(default)
     if value == "off":
         return None
     try:
@@ -35,7 +46,7 @@ def popularity_seconds(environ: Mapping[str, str]) -> float | None:
     except ValueError:
         seconds = np.nan
     if not 0 < seconds < np.inf:
-        raise ValueError(f"{POPULARITY_VARIABLE}: got {value!r}; expected a number of seconds above 0, or off")
+        raise ValueError(f"{variable}: got {value!r}; expected a number of seconds above 0, or off")
     return seconds
 
 
@@ -61,6 +72,7 @@ class PopularityReader:
         self._frozen = counted.columns() @ self._weight
         self._numbers = np.zeros(PARTS, dtype=np.int64)
         self._parts: dict[int, Part] = {}
+        pipeline.prior_of_others = PriorOfOthers(counted, self._weight)
 
     def poll(self) -> None:
         """Reads what has changed since the last call; the prior stays if it fails.
@@ -82,18 +94,30 @@ class PopularityReader:
             else:
                 self._parts[number] = part
         self._numbers = numbers
-        live = self.counted()
-        self._pipeline.prior = LivePrior.of(live.columns() @ self._weight - self._frozen, self._frozen, self._factors)
+        others, live = self._count()
+        gain = live.columns() @ self._weight - self._frozen
+        self._pipeline.prior = LivePrior.of(gain, self._frozen, self._factors)
+        self._pipeline.prior_of_others = PriorOfOthers(live, self._weight, float(np.median(gain)), *others)
 
     def counted(self) -> CountedPopularity:
         """The counts of the export and of the events since then, just after the newest of them."""
+        return self._count()[1]
+
+    def _count(self) -> tuple[tuple[Ints, Doubles], CountedPopularity]:
+        """Keys and counts of items that the export does not have, and the counts of those that it has."""
         base, parts = self._counted, self._parts.values()
         as_of_ms = max([base.as_of_ms, *(part.as_of_ms + 1 for part in parts)])
         # A half-life without effect has no counts at export.
         rate = np.where(np.isfinite(base.smoothing.events), base.smoothing.decay_rate_per_ms, 0)
         counts = base.counts * np.exp(-rate * (as_of_ms - base.as_of_ms))[:, None]
+        keys, columns = [np.empty(0, dtype=np.int64)], [np.empty((rate.size, 0))]
         for part in parts:
             item = self._pipeline.index.find(part.key)
             known = item != UNKNOWN
-            counts[:, item[known]] += part.counts[:, known] * np.exp(-rate * (as_of_ms - part.as_of_ms))[:, None]
-        return CountedPopularity(base.smoothing, counts, as_of_ms)
+            of_part = part.counts * np.exp(-rate * (as_of_ms - part.as_of_ms))[:, None]
+            counts[:, item[known]] += of_part[:, known]
+            keys.append(part.key[~known])
+            columns.append(of_part[:, ~known])
+        key, others = np.concatenate(keys), np.concatenate(columns, axis=1)
+        order = np.argsort(key)
+        return (key[order], others[:, order]), CountedPopularity(base.smoothing, counts, as_of_ms)

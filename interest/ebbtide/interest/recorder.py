@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from ebbtide.interest.events import MS_PER_DAY
 from ebbtide.interest.folded import FoldedItems, check_folded, decode_folded, encode_folded, item_rates
-from ebbtide.interest.lookup import UNKNOWN, KeyIndex
+from ebbtide.interest.lookup import UNKNOWN, ItemIndex
+from ebbtide.interest.new_items import Table
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.record import (
     HALF_KNOWN_IDS,
@@ -77,19 +78,20 @@ class Recorder:
     """Reads and writes the records of one export."""
 
     def __init__(
-        self, parameters: InterestParameters, index: KeyIndex, vectors: Floats, *, half_precision: bool = False
+        self, parameters: InterestParameters, index: ItemIndex, vectors: Table, *, half_precision: bool = False
     ) -> None:
         """Takes what one export wrote.
 
         Args:
             parameters: Decay rates, session gap, repeat score and limits.
-            index: The catalog's keys.
-            vectors: ``[items, d]``, the event vector of each item in catalog order; may be memory-mapped.
+            index: The keys of the items.
+            vectors: ``[items, d]``, the event vector of each item by catalog index; may be memory-mapped.
             half_precision: Whether to write folded sums in 16 bits instead of 32. Records of both are read.
         """
         self._parameters = parameters
         self._index = index
-        self._vectors = np.asarray(vectors)
+        # A plain view of a memory map: each operation on a `memmap` costs microseconds for its class alone.
+        self._vectors = np.asarray(vectors) if isinstance(vectors, np.ndarray) else vectors
         self._half_precision = half_precision
         self._tail_events = HALF_TAIL_EVENTS if half_precision else TAIL_EVENTS
         self._known_ids = HALF_KNOWN_IDS if half_precision else KNOWN_IDS
@@ -173,6 +175,10 @@ class Recorder:
         """
         decoded = Records.decode(records, with_ids=False)
         state, items = decode_folded(decoded, self._parameters, check_folded(decoded, self._parameters))
+        is_known = self._index.is_known(items.item)
+        if np.count_nonzero(is_known) < items.item.size:
+            # Items that were removed again, or that this process does not know yet.
+            items = items.take(is_known)
         headers = decoded.headers
         return UserStates(
             decoded.known,
@@ -198,7 +204,7 @@ class Recorder:
         before, items = decode_folded(old, self._parameters)
         # A user without folded events has time 0, before which no event is.
         late = np.bincount(leaving.user[leaving.time_ms < before.time_ms[leaving.user]], minlength=counts.size)
-        vectors = self._vectors.take(item, axis=0)
+        vectors = np.asarray(self._vectors.take(item, axis=0))
         after = advance(before, self._parameters, counts, leaving.time_ms, vectors, leaving.weight)
         items = self._folded_items(items, before.time_ms, after.time_ms, leaving, item)
         fields, sections = encode_folded(after, items, self._parameters, half_precision=self._half_precision)

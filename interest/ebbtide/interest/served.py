@@ -8,32 +8,59 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from ebbtide.interest import served_models
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.batch import run_guarded
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.errors import STORE_FAILED, RequestError
 from ebbtide.interest.exported import read_factors, read_interest_config, read_popularity, require_one_export
+from ebbtide.interest.items_reader import DEFAULT_ITEMS_SECONDS, ITEMS_VARIABLE, ItemsReader
 from ebbtide.interest.live_counts import PopularityWriter
 from ebbtide.interest.periodic import Periodic
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.popularity import CountedPopularity
-from ebbtide.interest.popularity_reader import PopularityReader, popularity_seconds
+from ebbtide.interest.popularity_reader import PopularityReader, popularity_seconds, seconds_of
 from ebbtide.interest.users import Users
 from ebbtide.store import StoreError, store_from_environment
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Answer = Arrays | Exception
 T = TypeVar("T")
+_MARK = np.ones((1, 1), dtype=np.bool_)
 _WRITE_SECONDS = 1.0
 """Between two writes of the live counts, unless writing takes long."""
 _LONGEST_WRITE_PAUSE = 0.8
 """Of the seconds between two reads: what is observed is read elsewhere within twice that time."""
+
+
+class Scored(Enum):
+    """Which items a model scores."""
+
+    ALL = "all"
+    NEW = "new"
+    """Those that were added after the export; it is told the live prior of others."""
+    NONE = "none"
+
+
+class Following:
+    """The threads that keep a model up to date."""
+
+    def __init__(self, threads: Sequence[Periodic]) -> None:
+        """Takes them over."""
+        self._threads = threads
+
+    def close(self) -> None:
+        """Ends them."""
+        for thread in self._threads:
+            thread.close()
 
 
 class ServedModel:
@@ -81,18 +108,34 @@ class ServedModel:
             pb_utils.Logger.log_warn(f"{self.name}: loaded without the store of the users' states: {users.waits_for}")
         return users
 
-    def follow_popularity(self, pipeline: InterestPipeline, users: Users) -> Periodic | None:
-        """Keeps the popularity prior of a pipeline up to date, in a thread; None if there is nothing to follow.
+    def follow(self, pipeline: InterestPipeline, users: Users, *, scores: Scored) -> Following:
+        """Keeps the items of a pipeline and its popularity prior up to date, in threads.
+
+        Args:
+            pipeline: Answers with what is newest.
+            users: Of the export.
+            scores: Which items the model scores, and so needs a prior of.
 
         Raises:
             TritonModelException: A file of the export or a setting is not usable.
         """
-        counted, seconds = self._popularity()
-        if counted is None or seconds is None or not users.keeps_states:
-            return None
-        factors = self.load(lambda folder: read_factors(folder, pipeline.parameters.config))
-        reader = PopularityReader(pipeline, users, counted, factors)
-        return Periodic(reader.poll, seconds, self._warn)
+        if not users.keeps_states:
+            return Following([])
+        found: list[Periodic] = []
+        counted = factors = None
+        if scores is not Scored.NONE:
+            counted, seconds = self._popularity()
+            factors = self.load(lambda folder: read_factors(folder, pipeline.parameters.config))
+            if counted is not None and seconds is not None:
+                reader = PopularityReader(pipeline, users, counted, factors)
+                # Scores of the export's items come to the head of candidates with the score adjustments.
+                wanted = scores is Scored.ALL
+                poll = partial(_poll_if, reader, lambda: wanted or pipeline.items.new is not None)
+                found.append(Periodic(poll, seconds, self._warn))
+        items_s = self.load(lambda _: seconds_of(ITEMS_VARIABLE, os.environ, DEFAULT_ITEMS_SECONDS))
+        if items_s is not None:
+            found.append(Periodic(ItemsReader(pipeline, users, counted, factors).poll, items_s, self._warn_of_items))
+        return Following(found)
 
     def count_popularity(self, users: Users) -> tuple[PopularityWriter | None, Periodic | None]:
         """What counts observed events for the prior, and the thread that writes the counts; None if nobody follows.
@@ -112,10 +155,13 @@ class ServedModel:
             lambda folder: (read_popularity(folder, read_interest_config(folder)), popularity_seconds(os.environ))
         )
 
+    def _warn_of_items(self, message: str) -> None:
+        pb_utils.Logger.log_warn(f"{self.name}: added items wait: {message}")
+
     def _warn(self, message: str) -> None:
         pb_utils.Logger.log_warn(f"{self.name}: live popularity waits: {message}")
 
-    def tensors(self, request: Any) -> RequestTensors:  # noqa: ANN401 - Triton's own class, which carries no types
+    def tensors(self, request: Any) -> dict[str, npt.NDArray[Any]]:  # noqa: ANN401 - Triton's own class, which carries no types
         """The inputs of a request, by name; views of the server's memory."""
         return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
@@ -131,6 +177,9 @@ class ServedModel:
         """
         tensors = [self.tensors(request) for request in requests]
         wanted = [frozenset(request.requested_output_names()) for request in requests]
+        for one, names in zip(tensors, wanted, strict=True):
+            if contract.ADJUST_ITEM.name in names and contract.ITEM_FILTER.name not in names:
+                one[contract.FOR_CANDIDATES] = _MARK
         answers: Sequence[Answer] = run_guarded(tensors, frozenset().union(*wanted), run)
         return [self.response(answer, names) for answer, names in zip(answers, wanted, strict=True)]
 
@@ -153,6 +202,11 @@ class ServedModel:
     def cancelled(self) -> Any:  # noqa: ANN401 - Triton's own class
         """The response to a request that the client has cancelled."""
         return self.error("the request was cancelled", pb_utils.TritonError.CANCELLED)
+
+
+def _poll_if(reader: PopularityReader, is_wanted: Callable[[], bool]) -> None:
+    if is_wanted():
+        reader.poll()
 
 
 def _code(error: Exception) -> int:

@@ -44,11 +44,24 @@ from ebbtide.interest.contract import (
     INPUT_IDS,
     INTEREST,
     INTEREST_ENERGY,
+    ITEM_ATTRIBUTE,
+    ITEM_ATTRIBUTE_COUNT,
+    ITEM_COUNTS,
+    ITEM_DETAILS,
     ITEM_FILTER,
     ITEM_ID,
     ITEM_INDEX,
+    ITEM_KEY,
+    ITEM_NAME,
+    LIST_AFTER,
+    LISTED_DETAILS,
+    LISTED_ITEM,
+    NEW_ITEM_ID,
+    NEW_ITEM_SCORE,
+    NEXT_PART,
     NOW,
     OBSERVED,
+    ONLY_UPDATE,
     PRIOR_SHARE,
     REPEAT_SHARE,
     RESET_LEARNING,
@@ -64,6 +77,7 @@ from ebbtide.interest.contract import (
     STATE_STATUS,
     TEXT,
     TEXT_EVENT,
+    TEXT_FEATURES,
     TEXT_VECTOR,
     USER,
     VARIABLE,
@@ -109,6 +123,10 @@ class Model:
     `tokenizer` with different numbers of texts never have the same bytes.
     """
 
+    has_own_requests: bool = False
+    """Whether the requests of an ensemble to its steps differ from those of all other ensembles, so that it may ask a
+    cacheable model for other outputs."""
+
     @property
     def code(self) -> str:
         """The model whose Python code serves this one."""
@@ -138,8 +156,9 @@ _USER = (
 )
 """The inputs that describe a user, common to all requests. A model that does not batch has one user and no padding."""
 _ONE_USER = tuple(tensor for tensor in _USER if tensor is not EVENT_COUNT)
-_WEIGHTS = (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER, ALPHA_USED, EVENT_COUNTS, STATE_STATUS)
-_ANSWER = (ITEM_ID, SCORE, ALPHA_USED, EVENT_COUNTS, STATE_STATUS)
+_NEW_ITEMS = (NEW_ITEM_ID, NEW_ITEM_SCORE)
+_WEIGHTS = (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER, ALPHA_USED, EVENT_COUNTS, STATE_STATUS, *_NEW_ITEMS)
+_ANSWER = (ITEM_ID, SCORE, ALPHA_USED, EVENT_COUNTS, STATE_STATUS, *_NEW_ITEMS)
 _CANDIDATES = (CANDIDATE_SCORE, ALPHA_USED, EVENT_COUNTS, STATE_STATUS)
 _EXPLANATION = (
     *_CANDIDATES,
@@ -161,7 +180,13 @@ _EXPLANATION = (
 
 TOKENIZER = Model("tokenizer", Kind.PYTHON, False, (TEXT,), (INPUT_IDS, ATTENTION_MASK))
 ENCODER = Model(
-    "encoder", Kind.ONNX, True, (INPUT_IDS, ATTENTION_MASK), (TEXT_VECTOR,), core_share=1 / 2, cacheable=True
+    "encoder",
+    Kind.ONNX,
+    True,
+    (INPUT_IDS, ATTENTION_MASK),
+    (TEXT_VECTOR, TEXT_FEATURES),
+    core_share=1 / 2,
+    cacheable=True,
 )
 ADAPTIVE_WEIGHTS = Model("adaptive_weights", Kind.PYTHON, True, (*_USER, ALLOW_ATTRIBUTE), _WEIGHTS, core_share=1 / 4)
 ADAPTIVE_WEIGHTS_TEXT = Model(
@@ -238,6 +263,24 @@ INTEREST_READER = Model(
 FORGETTER = Model(
     "forgetter", Kind.PYTHON, True, (replace(USER, optional=False),), (FORGOTTEN,), core_share=0, needs_store=True
 )
+ITEM_KEEPER = Model(
+    "item_keeper",
+    Kind.PYTHON,
+    False,
+    (
+        ITEM_KEY,
+        replace(ITEM_NAME, optional=True),
+        replace(ITEM_DETAILS, optional=True),
+        ITEM_ATTRIBUTE,
+        ITEM_ATTRIBUTE_COUNT,
+        ONLY_UPDATE,
+        TEXT_FEATURES,
+        LIST_AFTER,
+    ),
+    (ITEM_COUNTS, LISTED_ITEM, LISTED_DETAILS, NEXT_PART),
+    core_share=0,
+    needs_store=True,
+)
 RECOMMEND = Model(
     "recommend",
     Kind.ENSEMBLE,
@@ -285,6 +328,25 @@ INTEREST_STATE = Model(
     "interest", Kind.ENSEMBLE, False, INTEREST_READER.inputs, INTEREST_READER.outputs, steps=(INTEREST_READER.name,)
 )
 FORGET = Model("forget", Kind.ENSEMBLE, True, FORGETTER.inputs, FORGETTER.outputs, steps=(FORGETTER.name,))
+ADD_ITEMS = Model(
+    "add_items",
+    Kind.ENSEMBLE,
+    False,
+    (
+        TEXT,
+        replace(ITEM_KEY, optional=False),
+        ITEM_NAME,
+        ITEM_DETAILS,
+        ITEM_ATTRIBUTE,
+        ITEM_ATTRIBUTE_COUNT,
+        ONLY_UPDATE,
+    ),
+    (ITEM_COUNTS,),
+    steps=(TOKENIZER.name, ENCODER.name, ITEM_KEEPER.name),
+    has_own_requests=True,
+)
+ITEMS = Model("items", Kind.ENSEMBLE, False, (ITEM_KEY, LIST_AFTER), ITEM_KEEPER.outputs, steps=(ITEM_KEEPER.name,))
+"""Removes and lists items that were added."""
 EMBED = Model(
     "embed", Kind.ENSEMBLE, False, (TEXT,), (TEXT_VECTOR,), steps=(TOKENIZER.name, ENCODER.name), cacheable=True
 )
@@ -302,6 +364,7 @@ MODELS: dict[str, Model] = {
         OBSERVER,
         INTEREST_READER,
         FORGETTER,
+        ITEM_KEEPER,
         RECOMMEND,
         RECOMMEND_TEXT,
         RANK,
@@ -311,6 +374,8 @@ MODELS: dict[str, Model] = {
         OBSERVE,
         INTEREST_STATE,
         FORGET,
+        ADD_ITEMS,
+        ITEMS,
         EMBED,
     )
 }

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from ebbtide.interest import contract
 from ebbtide.interest.checks import STANDALONE, refuse_entries
 from ebbtide.interest.columns import Columns
-from ebbtide.interest.lookup import UNKNOWN, KeyIndex
+from ebbtide.interest.lookup import UNKNOWN, ItemIndex
+from ebbtide.interest.new_items import Table
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -36,31 +37,31 @@ class EventSources:
     kept: Ints | None
     """``[events]``: their indices among all that were given; None where all count."""
 
-    def vectors(self, catalog: Floats, order: Ints) -> Floats:
+    def vectors(self, catalog: Table, order: Ints) -> Floats:
         """The events' vectors in another order, float32 ``[events, d]``.
 
         Args:
-            catalog: ``[items, d]``.
+            catalog: ``[items, d]``, by catalog index.
             order: ``[events]``, indices in this one.
         """
         item = self.item.take(order)
         if self.text is None or self.text_vectors is None:
-            return catalog.take(item, axis=0)
+            return np.asarray(catalog.take(item, axis=0))
         vectors = np.empty((item.size, self.text_vectors.shape[1]), dtype=np.float32)
         text, is_text = self.text[order], item == UNKNOWN
-        vectors[~is_text] = catalog[item[~is_text]]
+        vectors[~is_text] = catalog.take(item[~is_text], axis=0)
         vectors[is_text] = self.text_vectors[text[is_text]]
         return vectors
 
 
-def find_sources(columns: Columns, index: KeyIndex, fingerprint: str) -> EventSources:
+def find_sources(columns: Columns, index: ItemIndex, fingerprint: str) -> EventSources:
     """Looks the items of a batch up.
 
     A text that stands in for an event whose item is known is dropped.
 
     Args:
         columns: Of the batch.
-        index: The catalog's keys.
+        index: The keys of the items.
         fingerprint: Of the export, for the error.
 
     Raises:
@@ -81,7 +82,7 @@ def find_sources(columns: Columns, index: KeyIndex, fingerprint: str) -> EventSo
         )
     refused = unknown & ~np.broadcast_to(columns.ignore_unknown, columns.users)[user]
     if refused.any():
-        _refuse_unknown(columns, refused, f"the {index.sorted_key.size} items of the catalog of export {fingerprint}")
+        _refuse_unknown(columns, refused, f"the {index.items} items of the catalog of export {fingerprint}")
     kept = np.flatnonzero(~unknown)
     left_out = np.bincount(user[unknown], minlength=columns.users)
     return EventSources(

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.lookup import UNKNOWN
+from ebbtide.interest.new_items import NewItems
 from ebbtide.interest.pipeline import Weighed
 
 Floats = npt.NDArray[np.float32]
@@ -68,5 +69,15 @@ class StateEvents:
         newest_first = item[::-1]
         if ids is not None:
             known = newest_first != UNKNOWN
-            item_id[known] = ids.take(newest_first[known])
+            item_id[known] = _item_ids(ids, weighed.items.new, newest_first[known])
         return cls(position, item_id, tail.time_ms[::-1], tail.weight[::-1], is_current, decay)
+
+
+def _item_ids(ids: ItemIds, new: NewItems | None, item: Ints) -> npt.NDArray[np.object_]:
+    """The ids of items of the export or new ones, in the shape of their catalog indices."""
+    if new is None:
+        return ids.take(item)
+    is_new = item >= new.first
+    found = ids.take(np.where(is_new, 0, item))
+    found[is_new] = new.item_id.take(new.row(item[is_new]))
+    return found

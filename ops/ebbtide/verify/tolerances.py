@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ebbtide.export.manifest import read_manifest
 from ebbtide.export.parity import TOLERANCE
-from ebbtide.interest import contract
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Dtype
 from ebbtide.interest.served_models import Model
 
@@ -49,7 +49,8 @@ class Tolerances:
     def by_field(self, models: Iterable[Model]) -> dict[str, float]:
         """By ``model.field``; fields that are not here must be equal."""
         # Candidates are scored from float32 factors, whatever the scoring head's are.
-        stated = {contract.TEXT_VECTOR.name: self.encoder, contract.SCORE.name: self.head}
+        stated = {tensor.name: self.encoder for tensor in served_models.ENCODER.outputs}
+        stated[contract.SCORE.name] = self.head
         return {
             f"{model.name}.{tensor.name}": stated.get(tensor.name, TOLERANCE)
             for model in models

@@ -47,7 +47,7 @@ class TorchModel:
             ]
             factors = (model.gamma.double() * sum(terms)).numpy()
         self._factors: Doubles = np.concatenate([factors, bundle.prior_columns.astype(np.float64)], axis=1)
-        self._embedded: tuple[bytes, Floats] = b"", np.empty((0, 0), dtype=np.float32)
+        self._embedded: tuple[bytes, Tensors] = b"", {}
         self._answered: tuple[Case | None, dict[bytes, ReferenceScores]] = None, {}
         self._models: dict[str, Callable[[Case, Tensors], Tensors]] = {
             served_models.TOKENIZER.name: self._tokens,
@@ -112,8 +112,9 @@ class TorchModel:
         if key != self._embedded[0]:
             with torch.inference_mode():
                 found = self._encoder(torch.from_numpy(ids), torch.from_numpy(mask))
-            self._embedded = key, found.numpy()
-        return {contract.TEXT_VECTOR.name: self._embedded[1]}
+            names = (tensor.name for tensor in served_models.ENCODER.outputs)
+            self._embedded = key, {name: vector.numpy() for name, vector in zip(names, found, strict=True)}
+        return self._embedded[1]
 
     def _embed(self, case: Case, tensors: Tensors) -> Tensors:
         return self._text_vectors(case, self._tokens(case, tensors))

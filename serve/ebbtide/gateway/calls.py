@@ -22,6 +22,8 @@ from ebbtide.client.security import authorization
 from ebbtide.gateway.config import GatewayConfig
 from ebbtide.gateway.metrics import Metrics
 from ebbtide.v1.interest_pb2 import (
+    AddItemsRequest,
+    AddItemsResponse,
     EmbedRequest,
     EmbedResponse,
     ExplainRequest,
@@ -30,12 +32,16 @@ from ebbtide.v1.interest_pb2 import (
     ForgetResponse,
     InterestRequest,
     InterestResponse,
+    ListItemsRequest,
+    ListItemsResponse,
     ObserveRequest,
     ObserveResponse,
     RankRequest,
     RankResponse,
     RecommendRequest,
     RecommendResponse,
+    RemoveItemsRequest,
+    RemoveItemsResponse,
 )
 
 logger = logging.getLogger("ebbtide.gateway")
@@ -72,6 +78,9 @@ class Calls:
             "Observe": self._observe,
             "Interest": self._interest,
             "Forget": self._forget,
+            "AddItems": self._add_items,
+            "RemoveItems": self._remove_items,
+            "ListItems": self._list_items,
         }
 
     async def answer(
@@ -173,3 +182,12 @@ class Calls:
 
     async def _forget(self, request: ForgetRequest, call: Options) -> ForgetResponse:
         return ForgetResponse(erased_records=await self.client.forget(request.user_id, **call))
+
+    async def _add_items(self, request: AddItemsRequest, call: Options) -> AddItemsResponse:
+        return await self.client.add_items(request=request, **call)
+
+    async def _remove_items(self, request: RemoveItemsRequest, call: Options) -> RemoveItemsResponse:
+        return await self.client.remove_items(request=request, **call)
+
+    async def _list_items(self, request: ListItemsRequest, call: Options) -> ListItemsResponse:
+        return await self.client.list_items_part(request, **call)

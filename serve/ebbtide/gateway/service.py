@@ -17,6 +17,8 @@ from ebbtide.gateway.malformed import Malformed
 from ebbtide.gateway.stream import outcome_of
 from ebbtide.v1 import interest_pb2_grpc
 from ebbtide.v1.interest_pb2 import (
+    AddItemsRequest,
+    AddItemsResponse,
     EmbedRequest,
     EmbedResponse,
     ExplainRequest,
@@ -25,6 +27,8 @@ from ebbtide.v1.interest_pb2 import (
     ForgetResponse,
     InterestRequest,
     InterestResponse,
+    ListItemsRequest,
+    ListItemsResponse,
     ObserveRequest,
     ObserveResponse,
     RankRequest,
@@ -33,6 +37,8 @@ from ebbtide.v1.interest_pb2 import (
     RecommendResponse,
     RecommendStreamRequest,
     RecommendStreamResponse,
+    RemoveItemsRequest,
+    RemoveItemsResponse,
 )
 
 AT_ONCE = 16
@@ -103,6 +109,18 @@ class InterestService(interest_pb2_grpc.InterestServiceServicer):
     async def Forget(self, request: ForgetRequest, context: Context) -> ForgetResponse:  # noqa: N802
         """See the schema."""
         return await self._answer("Forget", request, context, ForgetResponse)
+
+    async def AddItems(self, request: AddItemsRequest, context: Context) -> AddItemsResponse:  # noqa: N802
+        """See the schema."""
+        return await self._answer("AddItems", request, context, AddItemsResponse)
+
+    async def RemoveItems(self, request: RemoveItemsRequest, context: Context) -> RemoveItemsResponse:  # noqa: N802
+        """See the schema."""
+        return await self._answer("RemoveItems", request, context, RemoveItemsResponse)
+
+    async def ListItems(self, request: ListItemsRequest, context: Context) -> ListItemsResponse:  # noqa: N802
+        """See the schema."""
+        return await self._answer("ListItems", request, context, ListItemsResponse)
 
     async def _answer(self, method: str, request: Message | Malformed, context: Context, _: type[Response]) -> Response:
         left_s, metadata = _left_s(context), _metadata(context)

@@ -19,6 +19,7 @@ from ebbtide.export.options import ExportOptions
 from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract, served_models
 from ebbtide.interest.exported import FACTORS_FILE, ITEM_FACTORS
+from ebbtide.interest.served_models import Model
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.serve import TritonServer
 from ebbtide.train.bundle import InterestBundle
@@ -36,7 +37,13 @@ from ebbtide.verify import (
 from ebbtide.verify.tolerances import Tolerances
 
 Requests = list[RecommendRequest]
-STATELESS = served_models.MODELS.keys() - {"observer", "interest_reader", "forgetter", "observe", "interest", "forget"}
+
+
+def needs_store(model: Model) -> bool:
+    return any(served_models.MODELS[name].needs_store for name in model.steps or (model.name,))
+
+
+STATELESS = {name for name, model in served_models.MODELS.items() if not needs_store(model)}
 """Models that answer without a store."""
 
 

@@ -7,6 +7,16 @@ model, whose tensors have a leading batch dimension of 1; one with free text goe
 
 from ebbtide.client.codec.answers import decode, decode_ranking, decode_vectors
 from ebbtide.client.codec.explanations import decode_explanation
+from ebbtide.client.codec.items import (
+    ItemsRequest,
+    decode_added,
+    decode_listed,
+    decode_removed,
+    encode_add_items,
+    encode_list_items,
+    encode_remove_items,
+    field_of_items,
+)
 from ebbtide.client.codec.requests import encode, encode_explain, encode_rank, encode_texts
 from ebbtide.client.codec.shared import shared_fields
 from ebbtide.client.codec.states import (
@@ -26,24 +36,32 @@ __all__ = [
     "Arrays",
     "EncodedRequest",
     "EventRequest",
+    "ItemsRequest",
     "LocatedEvent",
     "StateRequest",
     "UserRequest",
     "decode",
+    "decode_added",
     "decode_explanation",
     "decode_forgotten",
     "decode_interest",
+    "decode_listed",
     "decode_observed",
     "decode_ranking",
+    "decode_removed",
     "decode_vectors",
     "encode",
+    "encode_add_items",
     "encode_explain",
     "encode_forget",
     "encode_interest",
+    "encode_list_items",
     "encode_observe",
     "encode_rank",
+    "encode_remove_items",
     "encode_texts",
     "event_groups",
+    "field_of_items",
     "now_ms_of",
     "pack_key",
     "shared_fields",

@@ -72,8 +72,9 @@ def decode(outputs: Arrays, top_n: int = 0, *, model_version: str = "") -> Recom
 
     Args:
         outputs: ``item_id`` of bytes ``[1, N]``, ``score`` float32 ``[1, N]``, best first, ``alpha_used`` float32 one
-            value, ``event_counts`` int32 three, and ``state_status`` int32 one, which may be missing; a leading
-            dimension of 1 may be there or not.
+            value, ``event_counts`` int32 three, and ``state_status`` int32 one, which may be missing; and
+            ``new_item_id`` and ``new_item_score``, ``[1, new items]`` each, of items that were added to the server,
+            which may be missing too. A leading dimension of 1 may be there or not.
         top_n: Items wanted, as in `RecommendRequest`; 0 is 10, or fewer where the model gives fewer.
         model_version: Version of the model that answered.
 
@@ -98,7 +99,12 @@ def decode(outputs: Arrays, top_n: int = 0, *, model_version: str = "") -> Recom
     response = RecommendResponse()
     fill_user(response, outputs, model_version)
     values: list[float] = scores.tolist()
-    kept = ((item_id, score) for item_id, score in zip(ids, values, strict=True) if score != -math.inf)
+    listed = list(zip(ids, values, strict=True))
+    if contract.NEW_ITEM_SCORE.name in outputs and outputs[contract.NEW_ITEM_SCORE.name].size:
+        added = flat(outputs, contract.NEW_ITEM_SCORE)
+        listed.extend(zip(flat(outputs, contract.NEW_ITEM_ID, len(added)), added.tolist(), strict=True))
+        listed.sort(key=lambda pair: -pair[1])
+    kept = ((item_id, score) for item_id, score in listed if score != -math.inf)
     for item_id, score in islice(kept, top_n or DEFAULT_TOP_N):
         response.items.add(item_id=item_id, score=score)
     return response

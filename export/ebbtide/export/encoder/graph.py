@@ -1,4 +1,4 @@
-"""Traces the encoder as an ONNX graph from token ids to event vectors, pooling and projection included."""
+"""Traces the encoder as an ONNX graph from token ids to event and text vectors, pooling and projection included."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EXAMPLE_TOKENS = 16
 
 
 class EventEncoder(nn.Module):
-    """Computes event vectors of texts: the encoder and the projection; a text has no learned residual."""
+    """Computes vectors of texts: the encoder and the projection; a text has no learned residual."""
 
     event_projection: Tensor
 
@@ -32,10 +32,15 @@ class EventEncoder(nn.Module):
         self.encoder = encoder
         self.register_buffer("event_projection", event_projection.detach())
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Event vectors, float32 ``[texts, d]``, from int64 ``[texts, tokens]`` each."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Event vectors ``[texts, d]`` and text vectors ``[texts, text width]``, float32.
+
+        Args:
+            input_ids: int64 ``[texts, tokens]``.
+            attention_mask: int64 ``[texts, tokens]``.
+        """
         vectors: Tensor = self.encoder(input_ids, attention_mask)
-        return vectors @ self.event_projection
+        return vectors @ self.event_projection, vectors
 
 
 def encoder_graph(encoder: nn.Module) -> onnx.ModelProto:

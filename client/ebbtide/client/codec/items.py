@@ -1,0 +1,175 @@
+"""Items to add, to remove and to list as tensors, and what the models answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
+
+from ebbtide.client.codec.tensors import Arrays, EncodedRequest, Values, encoded, flat, output
+from ebbtide.client.codec.user import checked_id, checked_ids
+from ebbtide.client.errors import InternalError, InvalidArgumentError
+from ebbtide.interest import contract, served_models
+from ebbtide.interest.keys import item_keys
+from ebbtide.v1 import (
+    AddItemsRequest,
+    AddItemsResponse,
+    ItemAttribute,
+    ListItemsRequest,
+    ListItemsResponse,
+    NewItem,
+    RemoveItemsRequest,
+    RemoveItemsResponse,
+)
+
+ItemsRequest = AddItemsRequest | RemoveItemsRequest | ListItemsRequest
+"""The requests about items that are added to a running server."""
+
+_TEXT, _TITLE, _ATTRIBUTES = "text", "title", "attributes"
+
+
+def encode_add_items(request: AddItemsRequest) -> EncodedRequest:
+    """The tensors of items to add.
+
+    Returns:
+        For ``add_items``: ``text`` of bytes ``[items + 1]``, the last one a marker, ``item_key`` int64, ``item_name``
+        and ``item_details`` of bytes, ``[items]`` each, and the optional tensors that the request calls for.
+
+    Raises:
+        InvalidArgumentError: There is no item, an id is empty or too long, a text is blank, or an attribute has no
+            column or no value.
+    """
+    items = request.items
+    if not items:
+        raise InvalidArgumentError.of_field("items", "none", "at least one item")
+    for index, item in enumerate(items):
+        checked_id(f"items[{index}].item_id", item.item_id)
+        if not item.text.strip():
+            raise InvalidArgumentError.of_field(f"items[{index}].text", repr(item.text), "a text that is not blank")
+    values_of = [_attributes(f"items[{index}].attributes", item.attributes) for index, item in enumerate(items)]
+    values: Values = {
+        contract.TEXT: [*(item.text.encode() for item in items), contract.ITEMS_MARKER],
+        contract.ITEM_KEY: item_keys(item.item_id for item in items),
+        contract.ITEM_NAME: [item.item_id.encode() for item in items],
+        contract.ITEM_DETAILS: [_details(item) for item in items],
+    }
+    if any(values_of):
+        values[contract.ITEM_ATTRIBUTE] = item_keys(value for of_item in values_of for value in of_item)
+        values[contract.ITEM_ATTRIBUTE_COUNT] = [len(of_item) for of_item in values_of]
+    if request.only_update:
+        values[contract.ONLY_UPDATE] = [True]
+    return encoded(served_models.ADD_ITEMS, values)
+
+
+def encode_remove_items(request: RemoveItemsRequest) -> EncodedRequest:
+    """The tensor of items to remove: ``item_key`` int64 ``[items]``.
+
+    Raises:
+        InvalidArgumentError: There is no id, or one is empty.
+    """
+    if not request.item_ids:
+        raise InvalidArgumentError.of_field("item_ids", "none", "at least one id")
+    keys = item_keys(checked_ids("item_ids", request.item_ids))
+    return encoded(served_models.ITEMS, {contract.ITEM_KEY: keys})
+
+
+def encode_list_items(request: ListItemsRequest) -> EncodedRequest:
+    """The tensor that asks for a part of the list: ``list_after`` int32 ``[1]``."""
+    return encoded(served_models.ITEMS, {contract.LIST_AFTER: [request.part]})
+
+
+def decode_added(outputs: Arrays, *, model_version: str = "") -> AddItemsResponse:
+    """What became of items to add, from ``item_counts`` int32, six values.
+
+    Raises:
+        InternalError: The output is missing, or has another shape.
+    """
+    added, replaced, _, in_catalog, unknown, total = flat(outputs, contract.ITEM_COUNTS, 6).tolist()
+    return AddItemsResponse(
+        added_items=added,
+        replaced_items=replaced,
+        catalog_items=in_catalog,
+        unknown_items=unknown,
+        total_items=total,
+        model_version=model_version,
+    )
+
+
+def decode_removed(outputs: Arrays, *, model_version: str = "") -> RemoveItemsResponse:
+    """What became of items to remove, from ``item_counts`` int32, six values.
+
+    Raises:
+        InternalError: The output is missing, or has another shape.
+    """
+    _, _, removed, _, unknown, total = flat(outputs, contract.ITEM_COUNTS, 6).tolist()
+    return RemoveItemsResponse(
+        removed_items=removed, unknown_items=unknown, total_items=total, model_version=model_version
+    )
+
+
+def decode_listed(outputs: Arrays, *, model_version: str = "") -> ListItemsResponse:
+    """A part of the list, from ``listed_item`` and ``listed_details`` of bytes, ``[listed]`` each.
+
+    Raises:
+        InternalError: An output is missing, or does not hold what was added.
+    """
+    response = ListItemsResponse(
+        next_part=int(flat(outputs, contract.NEXT_PART, 1)[0]),
+        total_items=int(flat(outputs, contract.ITEM_COUNTS, 6)[5]),
+        model_version=model_version,
+    )
+    ids = output(outputs, contract.LISTED_ITEM).reshape(-1).tolist()
+    details = output(outputs, contract.LISTED_DETAILS).reshape(-1).tolist()
+    try:
+        for item_id, described in zip(ids, details, strict=True):
+            found = json.loads(described)
+            attributes = [ItemAttribute(column=column, values=values) for column, values in found[_ATTRIBUTES].items()]
+            response.items.add(item_id=item_id.decode(), text=found[_TEXT], title=found[_TITLE], attributes=attributes)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InternalError(
+            f"{contract.LISTED_DETAILS.name}: got {error!r}; expected what this client writes. Does another program "
+            "add items to this server?"
+        ) from error
+    return response
+
+
+def _details(item: NewItem) -> bytes:
+    found: dict[str, list[str]] = {}
+    for one in item.attributes:
+        found.setdefault(one.column, []).extend(one.values)
+    return json.dumps({_TEXT: item.text, _TITLE: item.title, _ATTRIBUTES: found}, ensure_ascii=False).encode()
+
+
+def _attributes(path: str, attributes: Sequence[ItemAttribute]) -> list[str]:
+    """The texts whose keys stand for the values.
+
+    Raises:
+        InvalidArgumentError: One has no column or no values.
+    """
+    for index, one in enumerate(attributes):
+        for name in ("column", "values"):
+            if not getattr(one, name):
+                raise InvalidArgumentError.of_field(
+                    f"{path}[{index}].{name}", "none", "the name of a column, and values"
+                )
+    return [f"{one.column}={value}" for one in attributes for value in one.values]
+
+
+def field_of_items(request: Message, tensor: str, index: int | None) -> str:
+    """The field of a request about items that a tensor holds.
+
+    Args:
+        request: An `ItemsRequest`.
+        tensor: Its name.
+        index: Of the entry; None for no one.
+    """
+    if isinstance(request, ListItemsRequest):
+        return "part"
+    entry = "" if index is None else f"[{index}]"
+    if isinstance(request, RemoveItemsRequest):
+        return f"item_ids{entry}"
+    names = {contract.TEXT.name: ".text", contract.ITEM_NAME.name: ".item_id", contract.ITEM_DETAILS.name: ".title"}
+    if index is None:
+        return "items"
+    return f"items{entry}{names.get(tensor, '')}" if index < len(getattr(request, "items", ())) else "items"

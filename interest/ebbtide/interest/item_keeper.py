@@ -1,0 +1,195 @@
+"""Adds, removes and lists items on a running server: the `item_keeper` model without Triton's API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.interest import contract
+from ebbtide.interest.checks import RequestTensors
+from ebbtide.interest.errors import RequestError
+from ebbtide.interest.item_records import PARTS, Changed, Details, ItemStore, TooManyItemsError
+from ebbtide.interest.lookup import UNKNOWN, KeyIndex
+from ebbtide.interest.new_items import NewItem
+from ebbtide.interest.parameters import InterestConfig
+from ebbtide.interest.users import Users
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Outputs = dict[str, npt.NDArray[Any]]
+
+MAX_ID_BYTES = 256
+MAX_DETAILS_BYTES = 16_384
+MAX_ATTRIBUTES = 64
+"""Attribute values of one item."""
+
+
+@dataclass(frozen=True)
+class TextProjections:
+    """What an export makes of a text vector."""
+
+    event: Floats
+    """``[text width, d]``: to the event vector."""
+    factor: Floats
+    """``[text width, d]``: to the item factor, gamma included."""
+    repeat: Floats
+    """``[text width]``: to the bias in the repeat score; zeros without one."""
+
+
+class ItemKeeper:
+    """Keeps the items that were added after one export."""
+
+    def __init__(self, config: InterestConfig, index: KeyIndex, projections: TextProjections, users: Users) -> None:
+        """Takes what the export wrote, and the store.
+
+        Args:
+            config: Of the export.
+            index: The keys of its catalog.
+            projections: Of its texts.
+            users: Of the same export.
+        """
+        self._limits = config.limits
+        self._index = index
+        self._projections = projections
+        self._users = users
+        self._store = ItemStore(users)
+
+    def run_requests(self, requests: Sequence[RequestTensors]) -> list[Outputs | RequestError]:
+        """What became of the items of each request, after the store has them; or what is wrong with the request.
+
+        Args:
+            requests: With `text_features` those to add items, else those to remove or to list some.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: RequestTensors) -> Outputs | RequestError:
+        try:
+            self._users.store()
+            changed, in_catalog = Changed(), 0
+            if contract.TEXT_FEATURES.name in request:
+                changed, in_catalog = self._add(request)
+            elif contract.ITEM_KEY.name in request:
+                changed = self._store.remove(_flat(request, contract.ITEM_KEY.name).tolist())
+            else:
+                changed.total = self._store.size()
+            listed = self._listed(request)
+        except RequestError as error:
+            return error
+        counts = (changed.added, changed.replaced, changed.removed, in_catalog, changed.unknown, changed.total)
+        return {
+            contract.ITEM_COUNTS.name: np.array(counts, dtype=np.int32),
+            contract.LISTED_ITEM.name: _strings(listed.item_id),
+            contract.LISTED_DETAILS.name: _strings(listed.details),
+            contract.NEXT_PART.name: np.array([listed.next_part], dtype=np.int32),
+        }
+
+    def _add(self, request: RequestTensors) -> tuple[Changed, int]:
+        """What became of the items, and how many the catalog has.
+
+        Raises:
+            RequestError: The request cannot be served.
+        """
+        keys, names, details = (
+            _flat(request, tensor.name) for tensor in (contract.ITEM_KEY, contract.ITEM_NAME, contract.ITEM_DETAILS)
+        )
+        # The last text is the marker.
+        texts = request[contract.TEXT_FEATURES.name][:-1]
+        if not keys.size:
+            raise RequestError(contract.ITEM_KEY.name, "no items", f"1 to {self._limits.max_texts - 1} items")
+        for name, size in (
+            (contract.TEXT.name, len(texts)),
+            (contract.ITEM_NAME.name, names.size),
+            (contract.ITEM_DETAILS.name, details.size),
+        ):
+            if size != keys.size:
+                raise RequestError(name, f"{size} entries", f"{keys.size}, one for each item of `item_key`")
+        for index, (name, described) in enumerate(zip(names.tolist(), details.tolist(), strict=True)):
+            _check(f"{contract.ITEM_NAME.name}[{index}]", name, MAX_ID_BYTES, least=1)
+            _check(f"{contract.ITEM_DETAILS.name}[{index}]", described, MAX_DETAILS_BYTES)
+        attributes = _attributes(request, keys.size)
+        projections = self._projections
+        vectors, factors, biases = (
+            (texts @ matrix).astype(np.float32)
+            for matrix in (projections.event, projections.factor, projections.repeat)
+        )
+        in_catalog = self._index.find(keys) != UNKNOWN
+        given = [
+            (NewItem(key, UNKNOWN, name, values, float(bias), vector, factor), described.decode())
+            for key, name, described, values, vector, factor, bias, is_there in zip(
+                keys.tolist(),
+                names.tolist(),
+                details.tolist(),
+                attributes,
+                vectors,
+                factors,
+                biases,
+                in_catalog,
+                strict=True,
+            )
+            if not is_there
+        ]
+        only_update = bool(request[contract.ONLY_UPDATE.name].item()) if contract.ONLY_UPDATE.name in request else False
+        try:
+            return self._store.put(given, only_update=only_update), int(np.count_nonzero(in_catalog))
+        except TooManyItemsError as error:
+            got, expected = str(error).split("; expected ", 1)
+            raise RequestError(contract.ITEM_KEY.name, got, expected) from None
+
+    def _listed(self, request: RequestTensors) -> Details:
+        if contract.LIST_AFTER.name not in request:
+            return Details([], [], 0)
+        part = int(request[contract.LIST_AFTER.name].item())
+        if not 0 <= part < PARTS:
+            raise RequestError(contract.LIST_AFTER.name, str(part), "0, or the `next_part` of an answer")
+        return self._store.details(part)
+
+
+def _attributes(request: RequestTensors, items: int) -> list[tuple[int, ...]]:
+    """The attribute values of each item.
+
+    Raises:
+        RequestError: Counts and values do not match.
+    """
+    values: Ints = _flat(request, contract.ITEM_ATTRIBUTE.name, np.int64)
+    counts: Ints = _flat(request, contract.ITEM_ATTRIBUTE_COUNT.name, np.int32)
+    if not counts.size:
+        counts = np.zeros(items, dtype=np.int32)
+    name = contract.ITEM_ATTRIBUTE_COUNT.name
+    if counts.size != items or counts.min(initial=0) < 0 or counts.max(initial=0) > MAX_ATTRIBUTES:
+        raise RequestError(name, str(counts.tolist()), f"a number from 0 to {MAX_ATTRIBUTES} for each of {items} items")
+    if counts.sum() != values.size:
+        raise RequestError(name, f"a sum of {counts.sum()}", f"{values.size}, the attribute values of the request")
+    stops = counts.cumsum().tolist()
+    return [tuple(values[start:stop].tolist()) for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def _flat(request: RequestTensors, name: str, dtype: npt.DTypeLike = np.object_) -> npt.NDArray[Any]:
+    found = request.get(name)
+    return np.empty(0, dtype=dtype) if found is None else found.reshape(-1)
+
+
+def _check(field: str, text: bytes, most: int, least: int = 0) -> None:
+    """Refuses a text that is too long, too short or not UTF-8.
+
+    Raises:
+        RequestError: It is.
+    """
+    if not least <= len(text) <= most:
+        raise RequestError(field, f"{len(text)} bytes", f"{least} to {most} bytes of UTF-8")
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise RequestError(field, repr(text[:40]), "UTF-8") from None
+
+
+def _strings(texts: Sequence[bytes]) -> npt.NDArray[np.object_]:
+    found = np.empty(len(texts), dtype=np.object_)
+    found[:] = list(texts)
+    return found

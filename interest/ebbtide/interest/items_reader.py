@@ -1,0 +1,89 @@
+"""Follows the items that are added to a server in the store, for the requests of one served model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ebbtide.interest.item_records import PARTS, ItemStore
+from ebbtide.interest.new_items import NewItem, NewItems, new_items
+from ebbtide.interest.pipeline import InterestPipeline
+from ebbtide.interest.popularity import CountedPopularity, PriorOfOthers
+from ebbtide.interest.users import Users
+
+Floats = npt.NDArray[np.float32]
+
+ITEMS_VARIABLE = "EBBTIDE_NEW_ITEMS_SECONDS"
+"""Names the seconds between two reads of the added items, or ``off``."""
+DEFAULT_ITEMS_SECONDS = 1.0
+
+
+class ItemsReader:
+    """Follows the added items of one set of states."""
+
+    def __init__(
+        self,
+        pipeline: InterestPipeline,
+        users: Users,
+        counted: CountedPopularity | None = None,
+        factors: Floats | None = None,
+    ) -> None:
+        """Takes what one export wrote.
+
+        Args:
+            pipeline: Answers with the items from each `poll` on.
+            users: Of the export.
+            counted: What the export's prior was computed from; None in an export without counts, or if nothing is
+                scored.
+            factors: ``[items, d + p]``; None if nothing is scored.
+        """
+        pipeline.follows_items = True
+        self._pipeline = pipeline
+        self._store = ItemStore(users)
+        self._weight = pipeline.parameters.prior_weight.astype(np.float64)
+        self._factors = factors
+        self._frozen = None if counted is None else PriorOfOthers(counted, self._weight)
+        self._columns: Floats | None = None
+        self._numbers = np.zeros(PARTS, dtype=np.int64)
+        self._parts: dict[int, list[NewItem]] = {}
+        self._prior: PriorOfOthers | None = None
+
+    def poll(self) -> None:
+        """Reads what has changed since the last call; the items stay if it fails.
+
+        Raises:
+            StoreError: The store failed.
+            ValueError: A record is damaged.
+        """
+        pipeline, prior = self._pipeline, self._pipeline.prior_of_others
+        index = self._store.index()
+        changed = np.flatnonzero(index.numbers != self._numbers).tolist()
+        if changed:
+            self._parts.update(zip(changed, self._store.parts(changed), strict=True))
+            if self._columns is None:
+                self._columns = self._unseen()
+            items = [item for part in self._parts.values() for item in part]
+            pipeline.add(self._with_gain(new_items(items, pipeline.index.items, pipeline.attributes, self._columns)))
+        elif prior is not self._prior and pipeline.items.new is not None:
+            pipeline.add(self._with_gain(pipeline.items.new))
+        self._prior, self._numbers = prior, index.numbers
+
+    def _with_gain(self, new: NewItems | None) -> NewItems | None:
+        """The items with what their live prior adds now."""
+        prior = self._pipeline.prior_of_others
+        if new is None or prior is None or self._columns is None:
+            return new
+        gain = prior.scores(new.key) - self._columns.astype(np.float64) @ self._weight
+        return replace(new, gain=gain.astype(np.float32))
+
+    def _unseen(self) -> Floats:
+        """The prior's columns of an item that the export's log lacks, ``[p]``."""
+        if self._frozen is not None:
+            return self._frozen.columns()
+        if self._factors is None:
+            return np.zeros(self._weight.size, dtype=np.float32)
+        # The least popular item has no event, or few.
+        columns: Floats = self._factors[:, self._pipeline.parameters.vector_width :].min(axis=0)
+        return columns
