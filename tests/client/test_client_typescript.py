@@ -63,6 +63,20 @@ def test_example_observes_and_asks_by_user_when_it_calls_a_gateway(example, trit
     assert (found["added"], found["eventsUsed"], len(found["items"])) == (2, 2, 5)
 
 
+def test_example_adds_an_item_and_lists_it_when_it_calls_a_gateway(example, triton_of_items):
+    async def run():
+        async with Gateway(GatewayConfig(triton_of_items=triton_of_items.grpc_url)) as gateway:
+            command = ("node", str(example / "dist" / "items.js"), gateway.url, "of typescript", "a new film")
+            called = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
+            return (*await called.communicate(), called.returncode)
+
+    answer, said, status = asyncio.run(run())
+    assert (status, said) == (0, b"")
+    found = json.loads(answer)
+    assert found["added"] + found["replaced"] == 1
+    assert "of typescript" in found["itemIds"]
+
+
 def test_generated_stubs_are_those_of_the_schema_when_written_anew(example):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(

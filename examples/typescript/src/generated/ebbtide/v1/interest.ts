@@ -733,6 +733,92 @@ export interface ForgetResponse {
   erasedRecords: number;
 }
 
+/** An item that is added to running servers, without training. */
+export interface NewItem {
+  /**
+   * Id of the item, not empty, at most 256 bytes of UTF-8. Not the id of an item of the catalog that the model was
+   * exported with.
+   */
+  itemId: string;
+  /** Text of the item, made as the texts of the catalog were, not blank, at most 4096 bytes of UTF-8. */
+  text: string;
+  /** Title for people. The server keeps it for lists. */
+  title: string;
+  /**
+   * Values of catalog columns. Requests can filter by those that the model was exported with as attributes. At most 64
+   * values in all.
+   */
+  attributes: ItemAttribute[];
+}
+
+/** The values of an item in one column. */
+export interface ItemAttribute {
+  /** Name of a catalog column. */
+  column: string;
+  /** Its values, as text; at least one. */
+  values: string[];
+}
+
+/** Asks to add items. */
+export interface AddItemsRequest {
+  /** The items. One that was added before is replaced. An item of the catalog is left out and counted. */
+  items: NewItem[];
+  /** Whether to leave out and count items that nobody added before. */
+  onlyUpdate: boolean;
+}
+
+/** The answer to `AddItemsRequest`. The first four numbers sum to the number of items. */
+export interface AddItemsResponse {
+  /** Number of items that are there now and were not before. */
+  addedItems: number;
+  /** Number of items that were replaced. */
+  replacedItems: number;
+  /** Number of items that were left out because the catalog has them: train or export again to change these. */
+  catalogItems: number;
+  /** Number of items that were left out because of `only_update`. */
+  unknownItems: number;
+  /** Number of all items that were added and are there now, at most 4096. */
+  totalItems: number;
+  /** Version of the model that answered. */
+  modelVersion: string;
+}
+
+/** Asks to remove items. */
+export interface RemoveItemsRequest {
+  /** Ids of items that were added, none of them empty. */
+  itemIds: string[];
+}
+
+/** The answer to `RemoveItemsRequest`. */
+export interface RemoveItemsResponse {
+  /** Number of items that were removed. */
+  removedItems: number;
+  /** Number of ids that no added item has, items of the catalog included. */
+  unknownItems: number;
+  /** Number of all items that were added and are there now. */
+  totalItems: number;
+  /** Version of the model that answered. */
+  modelVersion: string;
+}
+
+/** Asks for a part of the items that were added. */
+export interface ListItemsRequest {
+  /** Where to go on: `next_part` of the answer before. 0: at the beginning. */
+  part: number;
+}
+
+/** The answer to `ListItemsRequest`. */
+export interface ListItemsResponse {
+  /** Some of the items, as they were given. */
+  items: NewItem[];
+  /** Where the list goes on; 0 at its end. */
+  nextPart: number;
+  /** Number of all items that were added and are there now. */
+  totalItems: number;
+  /** Version of the model that answered. */
+  modelVersion: string;
+}
+
 function createBaseEvent(): Event {
   return { subject: undefined, time: undefined, weight: undefined, fallbackText: undefined, eventId: undefined };
 }
@@ -5006,6 +5092,878 @@ export const ForgetResponse: MessageFns<ForgetResponse> = {
   },
 };
 
+function createBaseNewItem(): NewItem {
+  return { itemId: "", text: "", title: "", attributes: [] };
+}
+
+export const NewItem: MessageFns<NewItem> = {
+  encode(message: NewItem, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.itemId !== "") {
+      writer.uint32(10).string(message.itemId);
+    }
+    if (message.text !== "") {
+      writer.uint32(18).string(message.text);
+    }
+    if (message.title !== "") {
+      writer.uint32(26).string(message.title);
+    }
+    for (const v of message.attributes) {
+      ItemAttribute.encode(v!, writer.uint32(34).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): NewItem {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseNewItem();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.itemId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.text = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.title = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.attributes.push(ItemAttribute.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): NewItem {
+    return {
+      itemId: isSet(object.itemId)
+        ? globalThis.String(object.itemId)
+        : isSet(object.item_id)
+        ? globalThis.String(object.item_id)
+        : "",
+      text: isSet(object.text) ? globalThis.String(object.text) : "",
+      title: isSet(object.title) ? globalThis.String(object.title) : "",
+      attributes: globalThis.Array.isArray(object?.attributes)
+        ? object.attributes.map((e: any) => ItemAttribute.fromJSON(e))
+        : [],
+    };
+  },
+
+  toJSON(message: NewItem): unknown {
+    const obj: any = {};
+    if (message.itemId !== "") {
+      obj.itemId = message.itemId;
+    }
+    if (message.text !== "") {
+      obj.text = message.text;
+    }
+    if (message.title !== "") {
+      obj.title = message.title;
+    }
+    if (message.attributes?.length) {
+      obj.attributes = message.attributes.map((e) => ItemAttribute.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<NewItem>): NewItem {
+    return NewItem.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<NewItem>): NewItem {
+    const message = createBaseNewItem();
+    message.itemId = object.itemId ?? "";
+    message.text = object.text ?? "";
+    message.title = object.title ?? "";
+    message.attributes = object.attributes?.map((e) => ItemAttribute.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseItemAttribute(): ItemAttribute {
+  return { column: "", values: [] };
+}
+
+export const ItemAttribute: MessageFns<ItemAttribute> = {
+  encode(message: ItemAttribute, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.column !== "") {
+      writer.uint32(10).string(message.column);
+    }
+    for (const v of message.values) {
+      writer.uint32(18).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ItemAttribute {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseItemAttribute();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.column = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.values.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ItemAttribute {
+    return {
+      column: isSet(object.column) ? globalThis.String(object.column) : "",
+      values: globalThis.Array.isArray(object?.values) ? object.values.map((e: any) => globalThis.String(e)) : [],
+    };
+  },
+
+  toJSON(message: ItemAttribute): unknown {
+    const obj: any = {};
+    if (message.column !== "") {
+      obj.column = message.column;
+    }
+    if (message.values?.length) {
+      obj.values = message.values;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ItemAttribute>): ItemAttribute {
+    return ItemAttribute.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ItemAttribute>): ItemAttribute {
+    const message = createBaseItemAttribute();
+    message.column = object.column ?? "";
+    message.values = object.values?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseAddItemsRequest(): AddItemsRequest {
+  return { items: [], onlyUpdate: false };
+}
+
+export const AddItemsRequest: MessageFns<AddItemsRequest> = {
+  encode(message: AddItemsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.items) {
+      NewItem.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.onlyUpdate !== false) {
+      writer.uint32(16).bool(message.onlyUpdate);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AddItemsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAddItemsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.items.push(NewItem.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.onlyUpdate = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): AddItemsRequest {
+    return {
+      items: globalThis.Array.isArray(object?.items) ? object.items.map((e: any) => NewItem.fromJSON(e)) : [],
+      onlyUpdate: isSet(object.onlyUpdate)
+        ? globalThis.Boolean(object.onlyUpdate)
+        : isSet(object.only_update)
+        ? globalThis.Boolean(object.only_update)
+        : false,
+    };
+  },
+
+  toJSON(message: AddItemsRequest): unknown {
+    const obj: any = {};
+    if (message.items?.length) {
+      obj.items = message.items.map((e) => NewItem.toJSON(e));
+    }
+    if (message.onlyUpdate !== false) {
+      obj.onlyUpdate = message.onlyUpdate;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<AddItemsRequest>): AddItemsRequest {
+    return AddItemsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<AddItemsRequest>): AddItemsRequest {
+    const message = createBaseAddItemsRequest();
+    message.items = object.items?.map((e) => NewItem.fromPartial(e)) || [];
+    message.onlyUpdate = object.onlyUpdate ?? false;
+    return message;
+  },
+};
+
+function createBaseAddItemsResponse(): AddItemsResponse {
+  return { addedItems: 0, replacedItems: 0, catalogItems: 0, unknownItems: 0, totalItems: 0, modelVersion: "" };
+}
+
+export const AddItemsResponse: MessageFns<AddItemsResponse> = {
+  encode(message: AddItemsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.addedItems !== 0) {
+      writer.uint32(8).uint32(message.addedItems);
+    }
+    if (message.replacedItems !== 0) {
+      writer.uint32(16).uint32(message.replacedItems);
+    }
+    if (message.catalogItems !== 0) {
+      writer.uint32(24).uint32(message.catalogItems);
+    }
+    if (message.unknownItems !== 0) {
+      writer.uint32(32).uint32(message.unknownItems);
+    }
+    if (message.totalItems !== 0) {
+      writer.uint32(40).uint32(message.totalItems);
+    }
+    if (message.modelVersion !== "") {
+      writer.uint32(50).string(message.modelVersion);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AddItemsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAddItemsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.addedItems = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.replacedItems = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.catalogItems = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.unknownItems = reader.uint32();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.totalItems = reader.uint32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.modelVersion = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): AddItemsResponse {
+    return {
+      addedItems: isSet(object.addedItems)
+        ? globalThis.Number(object.addedItems)
+        : isSet(object.added_items)
+        ? globalThis.Number(object.added_items)
+        : 0,
+      replacedItems: isSet(object.replacedItems)
+        ? globalThis.Number(object.replacedItems)
+        : isSet(object.replaced_items)
+        ? globalThis.Number(object.replaced_items)
+        : 0,
+      catalogItems: isSet(object.catalogItems)
+        ? globalThis.Number(object.catalogItems)
+        : isSet(object.catalog_items)
+        ? globalThis.Number(object.catalog_items)
+        : 0,
+      unknownItems: isSet(object.unknownItems)
+        ? globalThis.Number(object.unknownItems)
+        : isSet(object.unknown_items)
+        ? globalThis.Number(object.unknown_items)
+        : 0,
+      totalItems: isSet(object.totalItems)
+        ? globalThis.Number(object.totalItems)
+        : isSet(object.total_items)
+        ? globalThis.Number(object.total_items)
+        : 0,
+      modelVersion: isSet(object.modelVersion)
+        ? globalThis.String(object.modelVersion)
+        : isSet(object.model_version)
+        ? globalThis.String(object.model_version)
+        : "",
+    };
+  },
+
+  toJSON(message: AddItemsResponse): unknown {
+    const obj: any = {};
+    if (message.addedItems !== 0) {
+      obj.addedItems = Math.round(message.addedItems);
+    }
+    if (message.replacedItems !== 0) {
+      obj.replacedItems = Math.round(message.replacedItems);
+    }
+    if (message.catalogItems !== 0) {
+      obj.catalogItems = Math.round(message.catalogItems);
+    }
+    if (message.unknownItems !== 0) {
+      obj.unknownItems = Math.round(message.unknownItems);
+    }
+    if (message.totalItems !== 0) {
+      obj.totalItems = Math.round(message.totalItems);
+    }
+    if (message.modelVersion !== "") {
+      obj.modelVersion = message.modelVersion;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<AddItemsResponse>): AddItemsResponse {
+    return AddItemsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<AddItemsResponse>): AddItemsResponse {
+    const message = createBaseAddItemsResponse();
+    message.addedItems = object.addedItems ?? 0;
+    message.replacedItems = object.replacedItems ?? 0;
+    message.catalogItems = object.catalogItems ?? 0;
+    message.unknownItems = object.unknownItems ?? 0;
+    message.totalItems = object.totalItems ?? 0;
+    message.modelVersion = object.modelVersion ?? "";
+    return message;
+  },
+};
+
+function createBaseRemoveItemsRequest(): RemoveItemsRequest {
+  return { itemIds: [] };
+}
+
+export const RemoveItemsRequest: MessageFns<RemoveItemsRequest> = {
+  encode(message: RemoveItemsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.itemIds) {
+      writer.uint32(10).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RemoveItemsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRemoveItemsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.itemIds.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RemoveItemsRequest {
+    return {
+      itemIds: globalThis.Array.isArray(object?.itemIds)
+        ? object.itemIds.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.item_ids)
+        ? object.item_ids.map((e: any) => globalThis.String(e))
+        : [],
+    };
+  },
+
+  toJSON(message: RemoveItemsRequest): unknown {
+    const obj: any = {};
+    if (message.itemIds?.length) {
+      obj.itemIds = message.itemIds;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<RemoveItemsRequest>): RemoveItemsRequest {
+    return RemoveItemsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RemoveItemsRequest>): RemoveItemsRequest {
+    const message = createBaseRemoveItemsRequest();
+    message.itemIds = object.itemIds?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseRemoveItemsResponse(): RemoveItemsResponse {
+  return { removedItems: 0, unknownItems: 0, totalItems: 0, modelVersion: "" };
+}
+
+export const RemoveItemsResponse: MessageFns<RemoveItemsResponse> = {
+  encode(message: RemoveItemsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.removedItems !== 0) {
+      writer.uint32(8).uint32(message.removedItems);
+    }
+    if (message.unknownItems !== 0) {
+      writer.uint32(16).uint32(message.unknownItems);
+    }
+    if (message.totalItems !== 0) {
+      writer.uint32(24).uint32(message.totalItems);
+    }
+    if (message.modelVersion !== "") {
+      writer.uint32(34).string(message.modelVersion);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RemoveItemsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRemoveItemsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.removedItems = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.unknownItems = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.totalItems = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.modelVersion = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RemoveItemsResponse {
+    return {
+      removedItems: isSet(object.removedItems)
+        ? globalThis.Number(object.removedItems)
+        : isSet(object.removed_items)
+        ? globalThis.Number(object.removed_items)
+        : 0,
+      unknownItems: isSet(object.unknownItems)
+        ? globalThis.Number(object.unknownItems)
+        : isSet(object.unknown_items)
+        ? globalThis.Number(object.unknown_items)
+        : 0,
+      totalItems: isSet(object.totalItems)
+        ? globalThis.Number(object.totalItems)
+        : isSet(object.total_items)
+        ? globalThis.Number(object.total_items)
+        : 0,
+      modelVersion: isSet(object.modelVersion)
+        ? globalThis.String(object.modelVersion)
+        : isSet(object.model_version)
+        ? globalThis.String(object.model_version)
+        : "",
+    };
+  },
+
+  toJSON(message: RemoveItemsResponse): unknown {
+    const obj: any = {};
+    if (message.removedItems !== 0) {
+      obj.removedItems = Math.round(message.removedItems);
+    }
+    if (message.unknownItems !== 0) {
+      obj.unknownItems = Math.round(message.unknownItems);
+    }
+    if (message.totalItems !== 0) {
+      obj.totalItems = Math.round(message.totalItems);
+    }
+    if (message.modelVersion !== "") {
+      obj.modelVersion = message.modelVersion;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<RemoveItemsResponse>): RemoveItemsResponse {
+    return RemoveItemsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RemoveItemsResponse>): RemoveItemsResponse {
+    const message = createBaseRemoveItemsResponse();
+    message.removedItems = object.removedItems ?? 0;
+    message.unknownItems = object.unknownItems ?? 0;
+    message.totalItems = object.totalItems ?? 0;
+    message.modelVersion = object.modelVersion ?? "";
+    return message;
+  },
+};
+
+function createBaseListItemsRequest(): ListItemsRequest {
+  return { part: 0 };
+}
+
+export const ListItemsRequest: MessageFns<ListItemsRequest> = {
+  encode(message: ListItemsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.part !== 0) {
+      writer.uint32(8).uint32(message.part);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListItemsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListItemsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.part = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListItemsRequest {
+    return { part: isSet(object.part) ? globalThis.Number(object.part) : 0 };
+  },
+
+  toJSON(message: ListItemsRequest): unknown {
+    const obj: any = {};
+    if (message.part !== 0) {
+      obj.part = Math.round(message.part);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListItemsRequest>): ListItemsRequest {
+    return ListItemsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListItemsRequest>): ListItemsRequest {
+    const message = createBaseListItemsRequest();
+    message.part = object.part ?? 0;
+    return message;
+  },
+};
+
+function createBaseListItemsResponse(): ListItemsResponse {
+  return { items: [], nextPart: 0, totalItems: 0, modelVersion: "" };
+}
+
+export const ListItemsResponse: MessageFns<ListItemsResponse> = {
+  encode(message: ListItemsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.items) {
+      NewItem.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.nextPart !== 0) {
+      writer.uint32(16).uint32(message.nextPart);
+    }
+    if (message.totalItems !== 0) {
+      writer.uint32(24).uint32(message.totalItems);
+    }
+    if (message.modelVersion !== "") {
+      writer.uint32(34).string(message.modelVersion);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListItemsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListItemsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.items.push(NewItem.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.nextPart = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.totalItems = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.modelVersion = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListItemsResponse {
+    return {
+      items: globalThis.Array.isArray(object?.items) ? object.items.map((e: any) => NewItem.fromJSON(e)) : [],
+      nextPart: isSet(object.nextPart)
+        ? globalThis.Number(object.nextPart)
+        : isSet(object.next_part)
+        ? globalThis.Number(object.next_part)
+        : 0,
+      totalItems: isSet(object.totalItems)
+        ? globalThis.Number(object.totalItems)
+        : isSet(object.total_items)
+        ? globalThis.Number(object.total_items)
+        : 0,
+      modelVersion: isSet(object.modelVersion)
+        ? globalThis.String(object.modelVersion)
+        : isSet(object.model_version)
+        ? globalThis.String(object.model_version)
+        : "",
+    };
+  },
+
+  toJSON(message: ListItemsResponse): unknown {
+    const obj: any = {};
+    if (message.items?.length) {
+      obj.items = message.items.map((e) => NewItem.toJSON(e));
+    }
+    if (message.nextPart !== 0) {
+      obj.nextPart = Math.round(message.nextPart);
+    }
+    if (message.totalItems !== 0) {
+      obj.totalItems = Math.round(message.totalItems);
+    }
+    if (message.modelVersion !== "") {
+      obj.modelVersion = message.modelVersion;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListItemsResponse>): ListItemsResponse {
+    return ListItemsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListItemsResponse>): ListItemsResponse {
+    const message = createBaseListItemsResponse();
+    message.items = object.items?.map((e) => NewItem.fromPartial(e)) || [];
+    message.nextPart = object.nextPart ?? 0;
+    message.totalItems = object.totalItems ?? 0;
+    message.modelVersion = object.modelVersion ?? "";
+    return message;
+  },
+};
+
 /** Recommends items from interests that decay with time. */
 export type InterestServiceService = typeof InterestServiceService;
 export const InterestServiceService = {
@@ -5098,6 +6056,39 @@ export const InterestServiceService = {
     responseSerialize: (value: ForgetResponse): Buffer => Buffer.from(ForgetResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ForgetResponse => ForgetResponse.decode(value),
   },
+  /**
+   * Adds items to the running servers of a store, and answers after the store has them. Within seconds they are
+   * recommended, ranked, explained and accepted as events. It is safe to call again after any error.
+   */
+  addItems: {
+    path: "/ebbtide.v1.InterestService/AddItems" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: AddItemsRequest): Buffer => Buffer.from(AddItemsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): AddItemsRequest => AddItemsRequest.decode(value),
+    responseSerialize: (value: AddItemsResponse): Buffer => Buffer.from(AddItemsResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): AddItemsResponse => AddItemsResponse.decode(value),
+  },
+  /** Removes items that were added. It is safe to call again after any error. */
+  removeItems: {
+    path: "/ebbtide.v1.InterestService/RemoveItems" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: RemoveItemsRequest): Buffer => Buffer.from(RemoveItemsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): RemoveItemsRequest => RemoveItemsRequest.decode(value),
+    responseSerialize: (value: RemoveItemsResponse): Buffer => Buffer.from(RemoveItemsResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): RemoveItemsResponse => RemoveItemsResponse.decode(value),
+  },
+  /** Lists a part of the items that were added, as they were given. */
+  listItems: {
+    path: "/ebbtide.v1.InterestService/ListItems" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListItemsRequest): Buffer => Buffer.from(ListItemsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListItemsRequest => ListItemsRequest.decode(value),
+    responseSerialize: (value: ListItemsResponse): Buffer => Buffer.from(ListItemsResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListItemsResponse => ListItemsResponse.decode(value),
+  },
 } as const;
 
 export interface InterestServiceServer extends UntypedServiceImplementation {
@@ -5124,6 +6115,15 @@ export interface InterestServiceServer extends UntypedServiceImplementation {
   interest: handleUnaryCall<InterestRequest, InterestResponse>;
   /** Erases the state of a user, of every model version. */
   forget: handleUnaryCall<ForgetRequest, ForgetResponse>;
+  /**
+   * Adds items to the running servers of a store, and answers after the store has them. Within seconds they are
+   * recommended, ranked, explained and accepted as events. It is safe to call again after any error.
+   */
+  addItems: handleUnaryCall<AddItemsRequest, AddItemsResponse>;
+  /** Removes items that were added. It is safe to call again after any error. */
+  removeItems: handleUnaryCall<RemoveItemsRequest, RemoveItemsResponse>;
+  /** Lists a part of the items that were added, as they were given. */
+  listItems: handleUnaryCall<ListItemsRequest, ListItemsResponse>;
 }
 
 export interface InterestServiceClient extends Client {
@@ -5249,6 +6249,57 @@ export interface InterestServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ForgetResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * Adds items to the running servers of a store, and answers after the store has them. Within seconds they are
+   * recommended, ranked, explained and accepted as events. It is safe to call again after any error.
+   */
+  addItems(
+    request: AddItemsRequest,
+    callback: (error: ServiceError | null, response: AddItemsResponse) => void,
+  ): ClientUnaryCall;
+  addItems(
+    request: AddItemsRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: AddItemsResponse) => void,
+  ): ClientUnaryCall;
+  addItems(
+    request: AddItemsRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: AddItemsResponse) => void,
+  ): ClientUnaryCall;
+  /** Removes items that were added. It is safe to call again after any error. */
+  removeItems(
+    request: RemoveItemsRequest,
+    callback: (error: ServiceError | null, response: RemoveItemsResponse) => void,
+  ): ClientUnaryCall;
+  removeItems(
+    request: RemoveItemsRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: RemoveItemsResponse) => void,
+  ): ClientUnaryCall;
+  removeItems(
+    request: RemoveItemsRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: RemoveItemsResponse) => void,
+  ): ClientUnaryCall;
+  /** Lists a part of the items that were added, as they were given. */
+  listItems(
+    request: ListItemsRequest,
+    callback: (error: ServiceError | null, response: ListItemsResponse) => void,
+  ): ClientUnaryCall;
+  listItems(
+    request: ListItemsRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListItemsResponse) => void,
+  ): ClientUnaryCall;
+  listItems(
+    request: ListItemsRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListItemsResponse) => void,
   ): ClientUnaryCall;
 }
 
