@@ -1,4 +1,7 @@
-"""The users of a load test in the server's states: their histories before it, and nothing of them after it."""
+"""The users of a load test in the server's states: their histories before it, and nothing of them after it.
+
+Items that it adds are removed after it too.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +34,12 @@ def known_users(
         workload: Whose requests may name users.
         access: Encryption and token; None for neither.
         keep: Whether the server keeps the users afterwards.
-        say: Called with a sentence if the users cannot be erased afterwards.
+        say: Called with a sentence if the users or items cannot be erased afterwards.
 
     Raises:
         LoadTestError: The server cannot keep states.
     """
-    if not workload.user_ids:
+    if not workload.user_ids and not workload.item_ids:
         yield
         return
     access = access or Access()
@@ -53,8 +56,10 @@ def known_users(
             if not keep:
                 try:
                     forget(client, workload.user_ids)
+                    if workload.item_ids:
+                        client.remove_items(workload.item_ids)
                 except EbbtideError as error:
-                    say(f"the users {USER_PREFIX}ID stay in the server's states: {error}")
+                    say(f"users or items {USER_PREFIX}ID stay in the server's store: {error}")
 
 
 def observe(client: InterestClient, workload: Workload) -> None:

@@ -10,8 +10,16 @@ from datetime import datetime, timezone
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.client import Event, InvalidArgumentError, event, observe_request, recommend_request
-from ebbtide.client.codec import EncodedRequest, encode, encode_observe, encode_rank, encode_texts, shared_fields
+from ebbtide.client import Event, InvalidArgumentError, event, new_item, observe_request, recommend_request
+from ebbtide.client.codec import (
+    EncodedRequest,
+    encode,
+    encode_add_items,
+    encode_observe,
+    encode_rank,
+    encode_texts,
+    shared_fields,
+)
 from ebbtide.data.baskets import Ints, Mask, baskets_of
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.events import EventLog
@@ -20,7 +28,7 @@ from ebbtide.interest import served_models
 from ebbtide.interest.contract import Limits
 from ebbtide.loadtest._triton import infer_message
 from ebbtide.loadtest.errors import LoadTestError
-from ebbtide.v1 import ObserveRequest, RankRequest
+from ebbtide.v1 import AddItemsRequest, ObserveRequest, RankRequest
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,11 +40,14 @@ STATELESS_ENDPOINTS = (
 )
 """Endpoints that need no store of the states of users."""
 
-ENDPOINTS = (*STATELESS_ENDPOINTS, served_models.OBSERVE.name)
+ENDPOINTS = (*STATELESS_ENDPOINTS, served_models.OBSERVE.name, served_models.ADD_ITEMS.name)
 """Endpoints that a mix may name: models that are called from outside."""
 
 USER_PREFIX = "loadtest/"
-"""Begins the user ids of a load test, so that it leaves the states of the server's own users alone."""
+"""Begins the ids of users and of new items of a load test, so that it leaves those of the server alone."""
+
+ADDED_ITEMS = 64
+"""Items that requests of ``add_items`` add and replace, one in each request."""
 
 CANDIDATES = 100
 """Candidate items in each request of ``rank``, unless the server allows fewer."""
@@ -81,6 +92,8 @@ class Workload:
     """What the server must know of users before it is asked by user, see `ebbtide.loadtest.known_users`."""
     user_ids: tuple[str, ...] = ()
     """Users whom the requests name."""
+    item_ids: tuple[str, ...] = ()
+    """Items that the requests add."""
 
     @property
     def names_users(self) -> bool:
@@ -145,7 +158,9 @@ def build_workload(
     messages = {endpoint: [infer_message(encoder.encode(endpoint, int(head))) for head in heads] for endpoint in mix}
     pauses = [(log.time_ms[session] - log.time_ms[session[0]]) / 1e3 for session in chosen]
     users, first = np.unique(log.user[heads], return_index=True)
-    built = Workload(mix, messages, pauses, len(users), seed, by_user=by_user)
+    adds = served_models.ADD_ITEMS.name in mix
+    item_ids = tuple(sorted({_added_id(int(head)) for head in heads})) if adds else ()
+    built = Workload(mix, messages, pauses, len(users), seed, by_user=by_user, item_ids=item_ids)
     if not built.names_users:
         return built
     return replace(
@@ -163,6 +178,11 @@ def _sessions(replayed: Replayed) -> list[Ints]:
         return []
     session = session_starts(log, SESSION_GAP_MS)[heads]
     return np.split(heads, np.flatnonzero(np.diff(session)) + 1)
+
+
+def _added_id(head: int) -> str:
+    """The id of the item that the request before an event adds."""
+    return f"{USER_PREFIX}{head % ADDED_ITEMS}"
 
 
 class _Encoder:
@@ -199,6 +219,9 @@ class _Encoder:
         text = self._catalog.text[int(self._log.item[head])].encode()[: limits.max_text_bytes].decode(errors="ignore")
         if endpoint == served_models.EMBED.name:
             return encode_texts([text])
+        if endpoint == served_models.ADD_ITEMS.name:
+            # New items look like those of the catalog.
+            return encode_add_items(AddItemsRequest(items=[new_item(_added_id(head), text)]))
         # The text of the next item stands for the search that led to it.
         searches = [event(text=text, time_ms=now_ms)] if endpoint == served_models.RECOMMEND_TEXT.name else []
         history = [] if self._by_user else self._history(head, limits.max_events - len(searches))

@@ -171,3 +171,20 @@ def test_workload_is_refused_when_no_held_out_event_has_a_past():
 def test_messages_come_back_when_written_and_read(workload):
     messages = [b"", b"x", *workload.messages["recommend"][:20], bytes(70_000)]
     assert read_messages(write_messages(messages)) == messages
+
+
+def test_requests_add_items_with_texts_of_the_catalog(sessions):
+    workload = build_workload(sessions, {"recommend": 0.5, "add_items": 0.5}, requests=100)
+    assert 1 < len(workload.item_ids) <= 64
+    assert all(item_id.startswith("loadtest/") for item_id in workload.item_ids)
+    assert not workload.user_ids
+    for message in workload.messages["add_items"]:
+        request = read_request(message)
+        strings = {
+            name: deserialize_bytes_tensor(raw).tolist()
+            for name, raw in zip(_names(request), request.raw_input_contents, strict=True)
+            if name in ("item_name", "text")
+        }
+        (name,), (text, _marker) = strings["item_name"], strings["text"]
+        assert name.decode() in workload.item_ids
+        assert text.decode() in sessions.catalog.text
