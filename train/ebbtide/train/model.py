@@ -176,10 +176,14 @@ class InterestModel(nn.Module):
         return self.log_rank_decay_rate.exp() if self.config.decay == "learned" else torch.zeros_like(self.gamma)
 
     def half_life_quantiles(self, quantiles: Sequence[float]) -> tuple[float, ...]:
-        """Quantiles, over the interest dimensions, of the half-lives by age in days; empty without decay."""
+        """Quantiles, over the interest dimensions, of the half-lives by age in days; empty without decay.
+
+        During training without the linear dimensions, which have none.
+        """
         if self.config.decay == "none":
             return ()
-        half_lives = math.log(2) / self.decay_rate_per_day.detach()
+        learned = self.config.dimensions - self.linear_dimensions
+        half_lives = math.log(2) / self.decay_rate_per_day.detach()[:learned]
         return tuple(torch.quantile(half_lives.cpu(), torch.tensor(quantiles)).tolist())
 
     def event_vectors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
