@@ -65,7 +65,7 @@ def test_example_observes_and_asks_by_user_when_it_calls_a_gateway(example, trit
 
 def test_example_adds_an_item_and_lists_it_when_it_calls_a_gateway(example, triton_of_items):
     async def run():
-        async with Gateway(GatewayConfig(triton_of_items=triton_of_items.grpc_url)) as gateway:
+        async with Gateway(GatewayConfig(triton=triton_of_items.grpc_url)) as gateway:
             command = ("node", str(example / "dist" / "items.js"), gateway.url, "of typescript", "a new film")
             called = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
             return (*await called.communicate(), called.returncode)
