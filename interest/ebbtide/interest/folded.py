@@ -177,8 +177,11 @@ def _rounded(values: Doubles, digits: int, events: Ints) -> Doubles:
     first = events.astype(np.uint64).reshape(-1, *[1] * index.ndim) * np.uint64(width)
     bits = values.view(np.uint64)
     cut = np.uint64((1 << (_DOUBLE_DIGITS - digits)) - 1)
-    rounded: Doubles = ((bits + (mixed(bits ^ mixed(first + index)) & cut)) & ~cut).view(np.float64)
-    return rounded
+    rounded = mixed(bits ^ mixed(first + index))
+    rounded &= cut
+    rounded += bits
+    rounded &= ~cut
+    return rounded.view(np.float64)
 
 
 def _scaled(stored: Doubles) -> tuple[npt.NDArray[np.int8], Doubles]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import hiredis
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
@@ -76,10 +77,6 @@ class Wire(Protocol):
     pid: int
     """Of the process that made it."""
 
-    def pack_command(self, *command: object) -> Sequence[bytes]:
-        """The bytes of a command, in pieces."""
-        ...
-
     def send_packed_command(self, command: Sequence[bytes]) -> None:
         """Sends pieces; connects first if it is not connected."""
         ...
@@ -132,7 +129,7 @@ class OneServer:
     def ask(self, commands: Sequence[Command]) -> list[Any]:
         """See `Commands.ask`."""
         connection = self._taken()
-        packed = b"".join([part for command in commands for part in connection.pack_command(*command)])
+        packed = b"".join([hiredis.pack_command(command) for command in commands])
         try:
             try:
                 return _exchanged(connection, packed, len(commands))

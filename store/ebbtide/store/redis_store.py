@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from types import TracebackType
 from typing import Any
@@ -236,7 +237,7 @@ class RedisStore:
 
     def _run(self, script: str, calls: Sequence[tuple[bytes, Sequence[bytes | int]]]) -> list[Any]:
         """Runs a script for each user, in one round trip; two where a server does not know it (yet, or any more)."""
-        name = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+        name = _digest(script)
         answers = self._ask_all([("EVALSHA", name, 1, _key(user), *arguments) for user, arguments in calls])
         unknown = [at for at, answer in enumerate(answers) if isinstance(answer, redis.exceptions.NoScriptError)]
         if unknown:
@@ -267,6 +268,12 @@ class RedisStore:
                 yield
         except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
             raise told(error, self.name, self._config) from None
+
+
+@cache
+def _digest(script: str) -> str:
+    """The name of a script for `EVALSHA`."""
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 def _key(user: bytes) -> bytes:
