@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import hiredis
@@ -101,6 +102,14 @@ class Commands(Protocol):
         """
         ...
 
+    def begin(self, commands: Sequence[Command]) -> Callable[[], list[Any]]:
+        """Sends commands; the function that it returns waits for what `ask` returns, and is called once at most.
+
+        Raises:
+            redis.RedisError: No server can be reached.
+        """
+        ...
+
     def keys(self, pattern: bytes, count: int) -> Iterator[bytes]:
         """All keys that match, about `count` from each call of the server.
 
@@ -128,20 +137,35 @@ class OneServer:
 
     def ask(self, commands: Sequence[Command]) -> list[Any]:
         """See `Commands.ask`."""
+        return self.begin(commands)()
+
+    def begin(self, commands: Sequence[Command]) -> Callable[[], list[Any]]:
+        """See `Commands.begin`. A connection whose answers nobody waits for is closed along with the function."""
         connection = self._taken()
-        packed = b"".join([hiredis.pack_command(command) for command in commands])
+        packed = [b"".join([hiredis.pack_command(command) for command in commands])]
+        is_sent = True
         try:
+            connection.send_packed_command(packed)
+        except redis.ConnectionError:
+            is_sent = False
+
+        def answers() -> list[Any]:
             try:
-                return _exchanged(connection, packed, len(commands))
-            except redis.ConnectionError:
+                if is_sent:
+                    try:
+                        return _answers(connection, len(commands))
+                    except redis.ConnectionError:
+                        connection.disconnect()
+                connection.send_packed_command(packed)
+                return _answers(connection, len(commands))
+            except BaseException:
+                # What was asked may still be answered.
                 connection.disconnect()
-                return _exchanged(connection, packed, len(commands))
-        except BaseException:
-            # What was asked may still be answered.
-            connection.disconnect()
-            raise
-        finally:
-            self._free.append(connection)
+                raise
+            finally:
+                self._free.append(connection)
+
+        return answers
 
     def keys(self, pattern: bytes, count: int) -> Iterator[bytes]:
         """See `Commands.keys`."""
@@ -193,6 +217,10 @@ class Cluster:
         answers: list[Any] = pipeline.execute(raise_on_error=False)
         return answers
 
+    def begin(self, commands: Sequence[Command]) -> Callable[[], list[Any]]:
+        """See `Commands.begin`: it asks when it is asked for the answers."""
+        return partial(self.ask, commands)
+
     def keys(self, pattern: bytes, count: int) -> Iterator[bytes]:
         """See `Commands.keys`."""
         return self._client.scan_iter(match=pattern, count=count)
@@ -236,9 +264,8 @@ def connected(address: RedisAddress, config: StoreConfig) -> Commands:
     return OneServer(make)
 
 
-def _exchanged(connection: Wire, packed: bytes, count: int) -> list[Any]:
-    """The answers to packed commands; those of refused ones are errors."""
-    connection.send_packed_command([packed])
+def _answers(connection: Wire, count: int) -> list[Any]:
+    """The next answers; those of refused commands are errors."""
     answers: list[Any] = []
     for _ in range(count):
         try:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
@@ -108,10 +108,21 @@ class RedisStore:
 
     def read_all(self, users: Sequence[bytes]) -> list[Records]:
         """See `StateStore.read_all`."""
+        return self.begin_read_all(users)()
+
+    def begin_read_all(self, users: Sequence[bytes]) -> Callable[[], list[Records]]:
+        """See `StateStore.begin_read_all`."""
         require_keys(users)
+        ends_s = time.monotonic() + self._timeout_s
         with self._call():
-            found = self._ask([("HGETALL", _key(user)) for user in users])
-        return [_split(fields)[1] for fields in map(_fields, found)]
+            answers = self._connected().begin([("HGETALL", _key(user)) for user in users])
+
+        def records() -> list[Records]:
+            with self._call(ends_s - time.monotonic()):
+                found = _all_good(answers())
+            return [_split(_fields(answer))[1] for answer in found]
+
+        return records
 
     def update(self, users: Sequence[bytes], change: Change) -> None:
         """See `StateStore.update`."""
@@ -261,10 +272,10 @@ class RedisStore:
         return self._client
 
     @contextmanager
-    def _call(self) -> Iterator[None]:
+    def _call(self, timeout_s: float | None = None) -> Iterator[None]:
         """One call: its deadline, and the errors of the client as errors of this package."""
         try:
-            with deadline_in(self._timeout_s):
+            with deadline_in(self._timeout_s if timeout_s is None else timeout_s):
                 yield
         except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
             raise told(error, self.name, self._config) from None
