@@ -20,7 +20,6 @@ from ebbtide.loadtest import (
     RateProfile,
     Slo,
     build_workload,
-    learns_online,
     load_test,
     served_limits,
 )
@@ -174,7 +173,6 @@ def test_load_test_is_refused_in_words_when_nobody_is_at_the_address(workload):
 
 def test_limits_are_those_that_the_server_states(server):
     assert served_limits(server.grpc_url, ["recommend"]) == Limits(max_candidates=70)
-    assert not learns_online(server.grpc_url)
 
 
 def test_load_test_is_refused_in_words_when_the_server_lacks_the_endpoint(server, sessions):
