@@ -23,7 +23,7 @@ from ebbtide.train.windows import LogTensors
 
 _BASKETS = 2_000
 _LEAST_BASKETS = 50
-_SCORES = 1 << 25
+_SCORES = 1 << 24
 """Of all baskets and items, so that large catalogs are fitted on fewer baskets."""
 _SPREAD = 2.0
 """Standard deviation of the normal prior of each weight: a few baskets say little."""
