@@ -529,6 +529,9 @@ FOR_CANDIDATES = "for_candidates"
 """Marks, among the tensors of a request to `adaptive_weights`, one whose score adjustments go to `CANDIDATE_HEAD`: it
 takes those of new items, which the scoring head does not know. Not on the wire."""
 
+LEARNS_ONLINE_PARAMETER = "learns_online"
+"""The parameter of an ensemble's config that is ``true`` where `observe` learns from the items that were shown."""
+
 FINGERPRINT_PARAMETER = "ebbtide_fingerprint"
 """The ``parameters`` key under which every config of one export carries the same id."""
 

@@ -91,7 +91,6 @@ class Interests:
     """``[baskets, d]``, w_H - w_C; None where it was not asked for."""
 
 
-@torch.inference_mode()
 def interests_before(
     model: InterestModel,
     log: EventLog,
