@@ -91,6 +91,7 @@ def test_times_that_no_calendar_has_are_bad_rows(tmp_path, text):
         (["120", "340"], "got '120'.*may be a duration.*--time-unit s"),
         (["01/02/2024", "03/04/2024"], r"'01/02/2024'.*unknown order: add --time-format '%d/%m/%Y' or '%m/%d/%Y'"),
         (["01/02/2024 10:00", "13/02/2024 10:00"], r"has the day first: add --time-format '%d/%m/%Y %H:%M'"),
+        (["12/1/2010 8:26"] * 20_000 + ["12/13/2010 9:02"] * 900, "has the month first: add --time-format"),
         (["01.02.24", "01.13.24"], r"has the month first: add --time-format '%m.%d.%y'"),
         (["1.7E+09", "1.7E+09"], "got '1.7E\\+09'.*lost its last digits"),
         (["638000000000000000"] * 2, "looks like a number of .NET ticks of 2022-09-28: write Unix times"),

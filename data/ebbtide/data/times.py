@@ -236,6 +236,8 @@ def _refuse_other_unit(table: Table, column: str, values: pl.Series) -> None:
 
 def _refuse_column(table: Table, column: str, rows: pl.Series) -> None:
     row = rows.arg_max() or 0
-    reading = likely_reading(*map(str, table.frame[column].filter(rows).head(_EXAMINED)))
+    given = table.frame[column].filter(rows)
+    # From the whole column: the days above 12 may all come late in a month.
+    reading = likely_reading(*map(str, given.gather_every(max(1, len(given) // _EXAMINED))))
     hint = f"It {reading}" if reading else "--time-format names another format"
     raise table.error(column, row, f"{EXPECTED}. {hint}")
