@@ -324,3 +324,13 @@ def test_pieces_have_event_ids_and_no_events_of_tomorrow(tmp_path):
     assert bad.reasons == {"a weight above 1e15": [1, 2, 3]}
     with pytest.raises(DataError, match="no usable event"):
         refuse_bad_rows("log", bad.__class__(3, {"no user": [1, 2, 3]}, {"no user": "line 1, 2, 3"}), 1)
+
+
+def test_ids_that_are_all_floats_are_told(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item,time\n17850.0,a,1260759108\n13047.0,7.0,1260759109\n")
+    read, bad = read_events(tmp_path / "log.csv", EventColumns())
+    assert read["user"].to_list() == ["17850.0", "13047.0"]
+    (note,) = bad.notes
+    assert note.startswith(
+        "every id of column user is a number with .0, such as '17850.0': requests must name it so too"
+    )

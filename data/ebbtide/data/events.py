@@ -20,6 +20,7 @@ from ebbtide.data.times import in_future, read_times
 from ebbtide.interest.time_units import TimeUnit
 
 _NO_WEIGHT = "a weight that is not a finite number of 0 or more"
+_FLOAT_ID = r"^\d+\.0$"
 _MUCH = 0.1
 _MANY_EVENTS = 100
 _MOST_WEIGHT = 1e15
@@ -137,6 +138,12 @@ def _usable_events(
             lines = table.lines(checked.usable.arg_true().gather(copies))
             bad.notes.append(f"{len(copies):,} exact copies of an earlier event are kept ({lines})")
     _note_dominant_user(frame, bad)
+    for name, ids in ((columns.user, frame["user"]), (columns.item, frame["item"])):
+        if ids.str.contains(_FLOAT_ID).all():
+            bad.notes.append(
+                f"every id of column {name} is a number with .0, such as {ids[0]!r}: requests must name it so too; "
+                "store whole numbers if your services do"
+            )
     return frame, bad
 
 
