@@ -41,7 +41,7 @@ def test_options_are_checked_before_the_log_is_read(option, value, expected, log
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
-        ("--max-bad-rows", "5", "is not in the range"),
+        ("--max-bad-rows", "5", "--max-bad-rows"),
         ("--title-template", "{name}", "expected --catalog FILE with --title-template"),
         ("--text-template", "{name}", "expected --catalog FILE with --text-template"),
         ("--catalog-item-col", "sku", "expected --catalog FILE with --catalog-item-col"),
