@@ -13,7 +13,7 @@ from ebbtide.train.bundle import InterestBundle
 
 @pytest.mark.parametrize("rate", ["1e6", "1e12"])
 def test_diverged_training_is_one_line(rate, log, ebbtide, tmp_path):
-    done = ebbtide("train", "--events", log, "--out", tmp_path / "b", "--epochs", 1, "--learning-rate", rate)
+    done = ebbtide("train", "--events", log, "--out", tmp_path / "b", "--epochs", 3, "--learning-rate", rate)
     assert done.returncode == 1
     assert b"lower the learning rate" in done.stderr
     assert b"Traceback" not in done.stderr

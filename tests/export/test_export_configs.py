@@ -51,6 +51,15 @@ def parsed(name: str, machine: Machine = CPU, **serving: object) -> model_config
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
+def test_config_says_that_observe_learns_online_when_it_does() -> None:
+    learning = replace(SETTINGS, facts=replace(SETTINGS.facts, learns_online=True))
+    stated = [
+        "learns_online" in text_format.Parse(text, model_config_pb2.ModelConfig()).parameters
+        for text in (render_config(served_models.OBSERVE, settings, CPU) for settings in (SETTINGS, learning))
+    ]
+    assert stated == [False, True]
+
+
 @all_models
 def test_config_states_the_contracts_tensors_when_rendered_and_parsed_back(name: str) -> None:
     model, config = served_models.MODELS[name], parsed(name)

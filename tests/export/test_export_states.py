@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ebbtide.export.parity import TOLERANCE, ranking_difference
 from ebbtide.export.repository import ExportReport
 from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import StateStatus
-from ebbtide.interest.keys import item_keys, user_keys
+from ebbtide.interest.keys import item_keys, user_key, user_keys
 from ebbtide.interest.parameters import CONFIG_FILE
 from ebbtide.serve import ModelLoadError, ServerConfig, TritonServer
 from ebbtide.store import open_store
@@ -58,10 +59,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def with_states(repository: Path, store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def states_server(repository: Path, store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     log = tmp_path_factory.mktemp("log") / "tritonserver.log"
-    config = ServerConfig(repository, log_file=log, state=store, environment=PATIENT)
-    with serving(config) as server, triton.InferenceServerClient(server.grpc_url) as client:
+    with serving(ServerConfig(repository, log_file=log, state=store, environment=PATIENT)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def with_states(states_server: TritonServer) -> Iterator[Door]:
+    with triton.InferenceServerClient(states_server.grpc_url) as client:
         yield Door(client)
 
 
@@ -295,6 +301,28 @@ def test_user_is_unknown_to_all_servers_when_forgotten(with_states: Door, beside
     # As if the user had never been here; and it may come again.
     np.testing.assert_array_equal(recommend(with_states, "gone")[SCORE], recommend(beside, None)[SCORE])
     assert observe(with_states, "gone", log, slice(29, 30)) == [1, 0, 0, 0]
+
+
+def test_neither_id_nor_hash_is_in_files_log_or_metrics_when_a_user_came_and_was_forgotten(
+    states_server: TritonServer, with_states: Door, store: str, bundle: InterestBundle
+) -> None:
+    user, log = "somebody whom only this test knows", Log(bundle, 30, seed=5)
+    observe(with_states, user, log, slice(0, 30))
+    recommend(with_states, user, log, slice(28, 30))
+    with_states.call(served_models.INTEREST_STATE.name, {"user": user_keys([user])[0], "now": np.array([NOW])})
+    with pytest.raises(InferenceServerException, match="event_time") as refused:
+        recommend(with_states, user, log, slice(0, 30), now=np.array([[1]]))
+    with_states.call(served_models.FORGET.name, {"user": user_keys([user])})
+    key = user_key(user)
+    forms = [user, key.hex(), key[::-1].hex(), *map(str, user_keys([user])[0].tolist())]
+    with urllib.request.urlopen(states_server.metrics_url) as answer:  # noqa: S310 - an address of this machine
+        texts = {"metrics": answer.read().decode()}
+    texts |= {"log": states_server.log_path.read_text(), "error": str(refused.value)}
+    assert served_models.OBSERVER.name in texts["metrics"]
+    assert [(name, form) for name, text in texts.items() for form in forms if form in text] == []
+    files = [path for path in Path(store.removeprefix("embedded:")).rglob("*") if path.is_file()]
+    assert len(files) > 1
+    assert [path for path in files for form in (user.encode(), key) if form in path.read_bytes()] == []
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from ebbtide.interest.time_units import duration
         (364.0, "364 days"),
         (12 * 365.25, "12 years"),
         (2.11e4, "57.8 years"),
-        (1e6, "2,738 years"),
+        (1e5, "274 years"),
+        (1e6, "endless"),
         (math.inf, "endless"),
     ],
 )

@@ -40,6 +40,16 @@ def test_update_keeps_the_records_of_other_fingerprints_and_deletes_those_of_non
     assert list(store.users(b"another")) == []
 
 
+def test_begun_reads_answer_in_any_order_when_other_calls_come_between_and_one_is_dropped(store):
+    store.update([ALICE, BOB], lambda _: [{FINGERPRINT: b"a"}, {FINGERPRINT: b"b"}])
+    alice, bob, _dropped = (store.begin_read_all([user]) for user in (ALICE, BOB, ALICE))
+    assert store.read([BOB, ALICE], FINGERPRINT) == [b"b", b"a"]
+    assert bob() == [{FINGERPRINT: b"b"}]
+    del _dropped
+    assert store.read_all([ALICE, BOB]) == [{FINGERPRINT: b"a"}, {FINGERPRINT: b"b"}]
+    assert alice() == [{FINGERPRINT: b"a"}]
+
+
 def test_update_sees_present_records_and_registered_versions(store):
     store.register(b"v1")
     store.register(b"v2")

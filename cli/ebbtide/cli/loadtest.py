@@ -181,6 +181,7 @@ def command(
             Options,
             build_workload,
             known_users,
+            learns_online,
             load_test,
             parse_duration,
             parse_mix,
@@ -203,7 +204,10 @@ def command(
             (time_unit, time_format, encoding),
         )
         limits = served_limits(address, shares, access)
-        workload = build_workload(replayed, shares, limits=limits, requests=requests, seed=seed, by_user=by_user)
+        with_shown = "observe" in shares and learns_online(address, access)
+        workload = build_workload(
+            replayed, shares, limits=limits, requests=requests, seed=seed, by_user=by_user, with_shown=with_shown
+        )
     console.print(f"requests from {workload.users:,} held-out users: {_counted(workload.messages)}")
     if perf_analyzer_input is not None:
         from ebbtide.loadtest.perf_analyzer import write_input

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
+import signal
+import threading
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -118,17 +119,38 @@ def command(
     if pause_s is None:
         _refresh(bundle, events, chosen, timestamp_ms, out, repository)
         return
+    _refresh_again_and_again(bundle, events, chosen, out, repository, pause_s)
+
+
+def _refresh_again_and_again(
+    bundle: Path,
+    events: str | None,
+    given: dict[str, str],
+    out: Path | None,
+    repository: Path | None,
+    pause_s: float,
+) -> None:
+    """Refreshes until Ctrl-C; the arguments are those of `_refresh`, and the pause between two of them in seconds."""
+    interrupted = threading.Event()
+
+    def interrupt(_number: int, _frame: object) -> None:
+        # The exception is lost where it is raised in a library's callback; the loop then ends at its next turn.
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
     source = bundle
-    while True:
+    while not interrupted.is_set():
         try:
-            _refresh(source, events, chosen, None, out, repository)
+            _refresh(source, events, given, None, out, repository)
             source = out or bundle
         except Exception as error:
             line = line_of(error)
             if line is None:
                 raise
             errors.print(f"[red]error:[/red] {escape(line)}; the next refresh tries again", soft_wrap=True)
-        time.sleep(pause_s)
+        interrupted.wait(pause_s)
+    raise KeyboardInterrupt
 
 
 def _refresh(

@@ -10,7 +10,7 @@ from typing import Any
 
 from ebbtide.export.errors import RepositoryError
 from ebbtide.export.manifest import read_manifest, read_models
-from ebbtide.interest import exported, served_models
+from ebbtide.interest import contract, exported, served_models
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.served_models import Kind
 from ebbtide.interest.tensorfile import read_tensors
@@ -33,6 +33,8 @@ class VersionFacts:
     """The values of each attribute column that requests may filter by; none where they are not known yet."""
     is_exact: bool = True
     """Whether the scoring head scores the whole catalog; an index may miss some of the best items."""
+    learns_online: bool = False
+    """Whether `observe` learns from the items that a user was shown."""
 
     @classmethod
     def read(cls, repository: Path, version: int) -> VersionFacts:
@@ -44,13 +46,13 @@ class VersionFacts:
         weights = repository / served_models.ADAPTIVE_WEIGHTS.name / str(version)
         is_exact = read_models(repository)[served_models.SCORING_HEAD.name].kind is Kind.ONNX
         try:
-            limits = exported.read_interest_config(weights).limits
+            config = exported.read_interest_config(weights)
             _, of_attributes = read_tensors(weights / exported.ATTRIBUTES_FILE)
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise RepositoryError(f"{repository}: version {version}: damaged export: {error}") from error
         columns = dict.fromkeys(json.loads(of_attributes.get(ATTRIBUTE_COLUMNS, "[]")), ())
         noted = read_manifest(repository).get(str(version), {}).get("attributes", {})
-        return cls(limits, {**columns, **noted}, is_exact)
+        return cls(config.limits, {**columns, **noted}, is_exact, bool(config.online_learning_rate))
 
     def tell(self, config: Any) -> None:  # noqa: ANN401 - tritonclient carries no types
         """Writes the facts into the config of an ensemble that answers with this version."""
@@ -60,6 +62,8 @@ class VersionFacts:
         if any(self.attributes.values()) and len(values.encode()) <= _MOST_VALUES_BYTES:
             config.parameters[ATTRIBUTE_VALUES].string_value = values
         config.parameters[RETRIEVAL].string_value = "exact" if self.is_exact else "approximate"
+        if self.learns_online:
+            config.parameters[contract.LEARNS_ONLINE_PARAMETER].string_value = "true"
 
 
 def tell_limits(config: Any, limits: Limits) -> None:  # noqa: ANN401 - tritonclient carries no types

@@ -207,6 +207,7 @@ class RepositoryWriter:
             self.options.limits,
             {} if self.attributes is None else self.attributes.values,
             self.options.retrieval.is_exact,
+            bool(self.options.online_learning_rate),
         )
         settings = ConfigSettings(self.fingerprint, self.version, self.sizes, facts, self.serving, self.models)
         default, *others = self.serving.machines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,20 @@ from ebbtide.interest.joining import Join, leading
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
+
+_NOTHING = np.zeros(0, dtype=np.int64)
+_OF_EVENTS = frozenset(
+    tensor.name
+    for tensor in (
+        contract.EVENT_ITEM,
+        contract.EVENT_TIME,
+        contract.EVENT_IS_CURRENT,
+        contract.EVENT_WEIGHT,
+        contract.EVENT_COUNT,
+        contract.TEXT_VECTOR,
+        contract.TEXT_EVENT,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,8 @@ class _Columns(Join):
     """The state of one `join_requests`."""
 
     def columns(self, *, exclude_seen: bool, ignore_unknown: bool) -> Columns:
-        limits = self._limits
+        if self._given.isdisjoint(_OF_EVENTS):
+            return self._without_events(exclude_seen=exclude_seen, ignore_unknown=ignore_unknown)
         items = self._lengths(contract.EVENT_ITEM, missing=np.zeros(self._request.size, dtype=np.int64))
         texts = self._texts(items)
         standalone = None if texts is None else texts.user[texts.stands_for == STANDALONE]
@@ -116,10 +132,6 @@ class _Columns(Join):
         if texts is not None:
             has_texts[texts.user] = True
         counts = self._event_counts(items, has_texts)
-        exclude = self._keys(contract.EXCLUDE_ITEM, limits.max_exclude_items, "items")
-        allow = self._keys(contract.ALLOW_ATTRIBUTE, limits.max_attributes, "attribute values")
-        self._keys(contract.CANDIDATE_ITEM, limits.max_candidates, "items")
-
         event_item, time_ms = self._flat(contract.EVENT_ITEM), self._flat(contract.EVENT_TIME)
         is_current, has_flags = self._optional(contract.EVENT_IS_CURRENT, events, fill=np.False_)
         weight, _ = self._optional(contract.EVENT_WEIGHT, events, fill=np.float32(1))
@@ -147,15 +159,41 @@ class _Columns(Join):
             is_current=is_current,
             has_flags=has_flags,
             weight=weight,
-            alpha=self._number(contract.ALPHA, fill=np.float32(np.nan)),
-            decay_scale=self._number(contract.DECAY_SCALE, fill=np.float32(1)),
-            exclude_seen=self._policy(contract.EXCLUDE_SEEN, default=exclude_seen),
-            ignore_unknown=self._policy(contract.IGNORE_UNKNOWN, default=ignore_unknown),
-            exclude=exclude,
-            allow=allow,
             texts=texts,
-            as_exported=self._policy(contract.AS_EXPORTED, default=False),
+            **self._not_of_events(exclude_seen=exclude_seen, ignore_unknown=ignore_unknown),
         )
+
+    def _without_events(self, *, exclude_seen: bool, ignore_unknown: bool) -> Columns:
+        """The columns of a batch whose users all come without events, as those who are known by their states do."""
+        none, now_ms = np.zeros(self._request.size, dtype=np.int64), self._flat(contract.NOW)
+        return Columns(
+            request=self._request,
+            items=none,
+            events=none,
+            event_item=_NOTHING,
+            user=_NOTHING,
+            now_ms=now_ms,
+            age_ms=self._ages(now_ms, _NOTHING, none, _NOTHING),
+            is_current=None,
+            has_flags=None,
+            weight=None,
+            texts=None,
+            **self._not_of_events(exclude_seen=exclude_seen, ignore_unknown=ignore_unknown),
+        )
+
+    def _not_of_events(self, *, exclude_seen: bool, ignore_unknown: bool) -> dict[str, Any]:
+        """The fields of `Columns` that say nothing of events."""
+        limits = self._limits
+        self._keys(contract.CANDIDATE_ITEM, limits.max_candidates, "items")
+        return {
+            "alpha": self._number(contract.ALPHA, fill=np.float32(np.nan)),
+            "decay_scale": self._number(contract.DECAY_SCALE, fill=np.float32(1)),
+            "exclude_seen": self._policy(contract.EXCLUDE_SEEN, default=exclude_seen),
+            "ignore_unknown": self._policy(contract.IGNORE_UNKNOWN, default=ignore_unknown),
+            "exclude": self._keys(contract.EXCLUDE_ITEM, limits.max_exclude_items, "items"),
+            "allow": self._keys(contract.ALLOW_ATTRIBUTE, limits.max_attributes, "attribute values"),
+            "as_exported": self._policy(contract.AS_EXPORTED, default=False),
+        }
 
     def _texts(self, items: Ints) -> Texts | None:
         if contract.TEXT_VECTOR.name not in self._given and contract.TEXT_EVENT.name not in self._given:
@@ -196,9 +234,9 @@ class _Columns(Join):
 
     def _ages(self, now_ms: Ints, user: Ints, events: Ints, time_ms: Ints) -> Ints:
         """Milliseconds from each event to its user's `now`, ``[events]``; refuses times before 1970 or after `now`."""
-        age_ms = now_ms.repeat(events) - time_ms
+        age_ms = now_ms.repeat(events) - time_ms if time_ms.size else time_ms
         # A set sign bit in any of them shows in the smallest.
-        if now_ms.min() < 0 or (time_ms | age_ms).min(initial=0) < 0:
+        if now_ms.min() < 0 or (time_ms.size and (time_ms | age_ms).min() < 0):
             self._check_users(
                 now_ms < 0,
                 lambda one: RequestError(contract.NOW.name, str(now_ms[one]), "Unix milliseconds, 0 or more"),

@@ -437,6 +437,9 @@ OBSERVED = Tensor(
 )
 FORGOTTEN = Tensor("forgotten", Dtype.INT32, (1,), "number of records of the user that were erased", rows=1)
 
+LEARNS_ONLINE_PARAMETER = "learns_online"
+"""The parameter of an ensemble's config that is ``true`` where `observe` learns from the items that were shown."""
+
 FINGERPRINT_PARAMETER = "ebbtide_fingerprint"
 """The ``parameters`` key under which every config of one export carries the same id."""
 

@@ -89,15 +89,19 @@ def decode_folded(
     counts = headers["folded"].astype(np.int64)
     sizes = _section_sizes(headers, parameters) if sizes is None else sizes
     stored = np.zeros((counts.shape[0], 2, 2, d))
+    filled = np.flatnonzero(counts)
     precisions = [half_precision for _, _, half_precision in sizes]
     for half_precision in set(precisions):
         with_sizes = zip(records.folded, sizes, strict=True)
         joined = b"".join([section[:stop] for section, (stop, _, mine) in with_sizes if mine is half_precision])
         sums = np.frombuffer(joined, dtype="<f2" if half_precision else "<f4").reshape(-1, 2, d)
-        chosen = np.equal(precisions, half_precision)
         # Usually all are of one precision.
-        stored[counts > 0 if chosen.all() else (counts > 0) & chosen[:, None]] = sums
+        of_these = filled
+        if sums.shape[0] != filled.size:
+            of_these = filled[np.equal(precisions, half_precision)[filled >> 1]]
+        stored.reshape(-1, 2, d)[of_these] = sums
         if half_precision:
+            chosen = np.equal(precisions, half_precision)
             stored[chosen] *= np.exp2(headers["scale"][chosen].astype(np.float64))[..., None]
     state = InterestState(headers["newest_ms"].astype(np.int64), stored, counts)
 
@@ -177,8 +181,11 @@ def _rounded(values: Doubles, digits: int, events: Ints) -> Doubles:
     first = events.astype(np.uint64).reshape(-1, *[1] * index.ndim) * np.uint64(width)
     bits = values.view(np.uint64)
     cut = np.uint64((1 << (_DOUBLE_DIGITS - digits)) - 1)
-    rounded: Doubles = ((bits + (mixed(bits ^ mixed(first + index)) & cut)) & ~cut).view(np.float64)
-    return rounded
+    rounded = mixed(bits ^ mixed(first + index))
+    rounded &= cut
+    rounded += bits
+    rounded &= ~cut
+    return rounded.view(np.float64)
 
 
 def _scaled(stored: Doubles) -> tuple[npt.NDArray[np.int8], Doubles]:

@@ -59,7 +59,7 @@ def join_states(columns: Columns, sources: EventSources, states: UserStates, ses
     batch = order_by_age(
         events.user,
         counts,
-        np.maximum(clock_ms[events.user] - events.time_ms, 0),
+        np.maximum(clock_ms.take(events.user) - events.time_ms, 0),
         events.weight,
         events.is_current if columns.is_current is not None else None,
         session_gap_ms,

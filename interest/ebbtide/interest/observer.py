@@ -154,9 +154,9 @@ class _Update:
                     self.counts[rows] = observed.counts
                     records: Sequence[bytes | None] = self._learned(before, events, observed, rows)
                     added = events.raw().take(observed.is_new)
-                    ends = added.user.searchsorted(np.arange(1, len(users)))
-                    columns = (np.split(column, ends) for column in (added.key, added.time_ms))
-                    self._added.update(zip(rows.tolist(), zip(*columns, strict=True), strict=True))
+                    first = added.user.searchsorted(np.arange(len(users) + 1)).tolist()
+                    for row, start, stop in zip(rows.tolist(), first, first[1:], strict=False):
+                        self._added[row] = added.key[start:stop], added.time_ms[start:stop]
                 else:
                     # This version has no vectors of the other's catalog; the other folds the events itself.
                     records = append_raw(before, events).records

@@ -214,10 +214,14 @@ class InterestPipeline:
         if records is None:
             return serve_requests(requests, lambda sound: self._outputs(sound, None, wanted))
 
-        def serve(sound: Sequence[tuple[RequestTensors, Records]]) -> list[dict[str, npt.NDArray[np.generic]]]:
-            return self._outputs([request for request, _ in sound], [found for _, found in sound], wanted)
+        def serve(sound: Sequence[int]) -> list[dict[str, npt.NDArray[np.generic]]]:
+            if len(sound) == len(requests):
+                # As they are: reading the requests comes before the first use of a record, for which it may have to
+                # wait.
+                return self._outputs(requests, records, wanted)
+            return self._outputs([requests[one] for one in sound], [records[one] for one in sound], wanted)
 
-        return serve_requests(list(zip(requests, records, strict=True)), serve)
+        return serve_requests(range(len(requests)), serve)
 
     def recorder(self, *, half_precision: bool = False) -> Recorder:
         """What reads and writes the records of this export's users."""

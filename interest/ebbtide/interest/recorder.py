@@ -180,7 +180,7 @@ class Recorder:
             self._index.find(decoded.events.key),
             state,
             items,
-            headers["alpha_offset"].astype(np.float32),
+            headers["alpha_offset"],
             headers,
         )
 

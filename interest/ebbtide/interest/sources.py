@@ -66,8 +66,11 @@ def find_sources(columns: Columns, index: KeyIndex, fingerprint: str) -> EventSo
     Raises:
         RequestsRefused: An item is unknown, no text stands in for it, and the request does not say to leave it out.
     """
-    item = index.find(columns.event_item)
     user = columns.user
+    if user.size == 0 and columns.texts is None:
+        nothing = np.zeros(columns.users, dtype=np.int64)
+        return EventSources(user, columns.event_item, None, None, columns.events, nothing, kept=None)
+    item = index.find(columns.event_item)
     text = text_vectors = None
     if columns.texts is not None:
         item, text = _with_texts(columns, item, user)

@@ -119,18 +119,19 @@ def read(
         request, event_age_ms = request[is_later], event_age_ms[is_later]
         later = np.bincount(batch.half[is_later], minlength=2 * batch.requests)
     later_history, later_session = later[0::2], later[1::2]
-    next_age_ms = np.zeros(age_ms.shape, dtype=np.int64)
-    # Events stand oldest first, so the last one that is written for a request is its oldest later one.
-    next_age_ms[request[::-1]] = event_age_ms[::-1]
-    is_closed = (age_ms - next_age_ms > parameters.config.session_gap_ms) | (later_history > 0)
-    # Usually no session is among the folded events.
-    is_closed &= state.counts[:, 1] > 0
 
-    since = np.empty((age_ms.shape[0], 2))
-    since[:, 0], since[:, 1] = scaled_days(age_ms, decay_scale), later_history + later_session
-    decay = np.exp(since @ parameters.moment_exponents).reshape(-1, 1, 2, parameters.vector_width)
-    moments, counts = state.moments * decay, state.counts
-    if np.count_nonzero(is_closed):
+    by_age, by_rank = parameters.moment_exponents
+    decay = np.multiply.outer(scaled_days(age_ms, decay_scale), by_age)
+    decay += np.multiply.outer(later_history + later_session, by_rank)
+    np.exp(decay, out=decay)
+    moments, counts = state.moments * decay.reshape(-1, 1, 2, parameters.vector_width), state.counts
+    # Usually no session is among the folded events.
+    if np.count_nonzero(counts[:, 1]):
+        next_age_ms = np.zeros(age_ms.shape, dtype=np.int64)
+        # Events stand oldest first, so the last one that is written for a request is its oldest later one.
+        next_age_ms[request[::-1]] = event_age_ms[::-1]
+        is_closed = (age_ms - next_age_ms > parameters.config.session_gap_ms) | (later_history > 0)
+        is_closed &= counts[:, 1] > 0
         counts = counts.copy()
         # A product takes half the time of picking rows by a mask.
         for values, closes in ((moments, is_closed[:, None, None]), (counts, is_closed)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 
@@ -12,6 +11,7 @@ from dates written as numbers, .NET ticks and Windows file times."""
 
 _DURATIONS = ((365.25, "years"), (1.0, "days"), (1 / 24, "h"), (1 / 1440, "min"), (1 / 86_400, "s"))
 """Units that durations are shown in, with their days, the longest first."""
+_ENDLESS_DAYS = 365_250.0
 _NUMBER_FORMATS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 
 
@@ -45,8 +45,11 @@ def day(number: float, unit: TimeUnit) -> str:
 
 
 def duration(days: float) -> str:
-    """A duration as people read it, with three digits: ``38 s``, ``5.8 min``, ``3.44 days``, ``12 years``."""
-    if math.isinf(days):
+    """A duration as people read it, with three digits: ``38 s``, ``5.8 min``, ``3.44 days``, ``12 years``.
+
+    From a thousand years on it is ``endless``: no log tells the difference.
+    """
+    if days >= _ENDLESS_DAYS:
         return "endless"
     size, unit = next((one for one in _DURATIONS if days >= one[0]), _DURATIONS[-1])
     number = days / size

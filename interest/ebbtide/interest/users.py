@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +95,13 @@ class Users:
         """
         if not any(contract.USER.name in request for request in requests):
             return [_with_status(answer, None) for answer in run(requests, None)]
-        known = self.look_up(requests)
+        records = _AwaitedRecords(self._begin_look_up(requests))
+        with suppress(RecordError, _SomeUnknownError):
+            answers = run(requests, records)
+            if records.all_known:
+                pairs = zip(answers, records.known, strict=True)
+                return [_with_status(answer, one.statuses) for answer, one in pairs if isinstance(one, Known)]
+        known = records.known
         served = [(request, one) for request, one in zip(requests, known, strict=True) if isinstance(one, Known)]
         if not served:
             return [one for one in known if not isinstance(one, Known)]
@@ -113,6 +120,10 @@ class Users:
         Args:
             requests: Of one batch.
         """
+        return self._begin_look_up(requests)()
+
+    def _begin_look_up(self, requests: Sequence[RequestTensors]) -> Callable[[], list[Known | Exception]]:
+        """Asks the store; the function that it returns waits for what `look_up` returns."""
         keys = [
             store_keys(request[contract.USER.name].reshape(-1, 2))
             if contract.USER.name in request
@@ -120,19 +131,30 @@ class Users:
             for request in requests
         ]
         users = list(dict.fromkeys(key for of_request in keys for key in of_request if not is_shared(key)))
-        found: dict[bytes, StoredRecords] = {}
-        failure: Exception | None = None
+        read: Callable[[], list[StoredRecords]] = list
+        begin_failure: Exception | None = None
         if users:
             try:
-                found = dict(zip(users, self.store().read_all(users), strict=True))
+                read = self.store().begin_read_all(users)
             except (RequestError, StoreError) as error:
-                failure = error
-        return [
-            self._known(of_request, found)
-            if failure is None
-            else _without_store(of_request, failure, request.get(contract.ALLOW_STATELESS.name))
-            for request, of_request in zip(requests, keys, strict=True)
-        ]
+                begin_failure = error
+
+        def known() -> list[Known | Exception]:
+            found: dict[bytes, StoredRecords] = {}
+            failure = begin_failure
+            if failure is None:
+                try:
+                    found = dict(zip(users, read(), strict=True))
+                except StoreError as error:
+                    failure = error
+            return [
+                self._known(of_request, found)
+                if failure is None
+                else _without_store(of_request, failure, request.get(contract.ALLOW_STATELESS.name))
+                for request, of_request in zip(requests, keys, strict=True)
+            ]
+
+        return known
 
     def forget(self, requests: Sequence[RequestTensors]) -> list[Answer]:
         """Erases the users of a batch everywhere in the store: the `forgetter` model.
@@ -177,6 +199,52 @@ class Users:
             records.append(record)
             statuses.append(status)
         return Known(records, statuses)
+
+
+class _SomeUnknownError(Exception):
+    """The users of some requests of a batch cannot be looked up."""
+
+
+class _AwaitedRecords(Sequence[Records]):
+    """The records of the users of each request of a batch; the first use of any of them waits for the store.
+
+    So requests are read while the store looks users up.
+    """
+
+    def __init__(self, look_up: Callable[[], list[Known | Exception]]) -> None:
+        self._look_up = look_up
+
+    @cached_property
+    def known(self) -> list[Known | Exception]:
+        """What was found of each request's users."""
+        return self._look_up()
+
+    @property
+    def all_known(self) -> bool:
+        """Whether every request's users could be looked up."""
+        return all(isinstance(one, Known) for one in self.known)
+
+    @cached_property
+    def _records(self) -> list[Records]:
+        found = [one.records for one in self.known if isinstance(one, Known)]
+        if len(found) != len(self.known):
+            raise _SomeUnknownError
+        return found
+
+    @overload
+    def __getitem__(self, index: int) -> Records: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Records]: ...
+
+    def __getitem__(self, index: int | slice) -> Records | Sequence[Records]:
+        return self._records[index]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Records]:
+        return iter(self._records)
 
 
 def _first_shared(keys: Sequence[bytes]) -> str:

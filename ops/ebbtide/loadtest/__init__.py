@@ -1,6 +1,6 @@
 """Load tests with real sessions: replay, open and closed models, objectives, reports and comparisons."""
 
-from ebbtide.loadtest._triton import served_limits, stated_limits
+from ebbtide.loadtest._triton import learns_online, served_limits, stated_limits
 from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.arrivals import RateProfile
 from ebbtide.loadtest.compare import Comparison, Difference, compare, read_result
@@ -31,6 +31,7 @@ __all__ = [
     "build_workload",
     "compare",
     "known_users",
+    "learns_online",
     "load_test",
     "parse_duration",
     "parse_levels",

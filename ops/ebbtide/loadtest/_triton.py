@@ -16,7 +16,7 @@ from ebbtide.client._channel import channel_credentials
 from ebbtide.client._served import served
 from ebbtide.client.codec import EncodedRequest
 from ebbtide.client.errors import InvalidArgumentError
-from ebbtide.interest import served_models
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Dtype, Limits
 from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.errors import LoadTestError
@@ -173,6 +173,20 @@ def served_limits(target: str, endpoints: Iterable[str], access: Access | None =
     """
     with closing(Inspector(target, access or Access())) as inspector:
         return stated_limits(inspector.config(name) for name in endpoints)
+
+
+def learns_online(target: str, access: Access | None = None) -> bool:
+    """Whether `observe` of a server learns from the items that users were shown.
+
+    Args:
+        target: ``host:port`` of Triton's gRPC endpoint.
+        access: Encryption and token; None for neither.
+
+    Raises:
+        LoadTestError: No Triton answers there, or it has no `observe`.
+    """
+    with closing(Inspector(target, access or Access())) as inspector:
+        return contract.LEARNS_ONLINE_PARAMETER in inspector.config(served_models.OBSERVE.name).parameters
 
 
 def stated_limits(configs: Iterable[Untyped]) -> Limits:

@@ -41,6 +41,9 @@ USER_PREFIX = "loadtest/"
 CANDIDATES = 100
 """Candidate items in each request of ``rank``, unless the server allows fewer."""
 
+SHOWN = 20
+"""Items that a user was shown, in each request of ``observe`` to a server that learns from them."""
+
 SESSION_GAP_MS = 30 * 60_000
 """A longer pause ends a session."""
 
@@ -106,6 +109,7 @@ def build_workload(
     requests: int = 2_000,
     seed: int = 0,
     by_user: bool = False,
+    with_shown: bool = False,
     clock_ms: int | None = None,
 ) -> Workload:
     """Requests of held-out users, encoded.
@@ -118,6 +122,7 @@ def build_workload(
         requests: Requests wanted of each endpoint; whole sessions are drawn at random until there are as many.
         seed: Draws the sessions.
         by_user: Whether to name the user in place of sending the history, where a history is needed.
+        with_shown: Whether ``observe`` says what the user was shown, for a server that learns from it.
         clock_ms: Time of the requests that name a user, Unix milliseconds; None for the clock of this machine. The
             generator sets it anew when it sends them.
 
@@ -141,7 +146,7 @@ def build_workload(
     heads = np.concatenate(chosen)
     heads = heads[np.lexsort((heads, log.time_ms[heads]))]
     clock_ms = time.time_ns() // 1_000_000 if clock_ms is None else clock_ms
-    encoder = _Encoder(replayed, limits or Limits(), by_user, clock_ms)
+    encoder = _Encoder(replayed, limits or Limits(), by_user=by_user, with_shown=with_shown, clock_ms=clock_ms)
     messages = {endpoint: [infer_message(encoder.encode(endpoint, int(head))) for head in heads] for endpoint in mix}
     pauses = [(log.time_ms[session] - log.time_ms[session[0]]) / 1e3 for session in chosen]
     users, first = np.unique(log.user[heads], return_index=True)
@@ -168,8 +173,8 @@ def _sessions(replayed: Replayed) -> list[Ints]:
 class _Encoder:
     """Encodes the request just before an event, within the server's limits."""
 
-    def __init__(self, replayed: Replayed, limits: Limits, by_user: bool, clock_ms: int) -> None:
-        self._by_user, self._clock_ms = by_user, clock_ms
+    def __init__(self, replayed: Replayed, limits: Limits, *, by_user: bool, with_shown: bool, clock_ms: int) -> None:
+        self._by_user, self._with_shown, self._clock_ms = by_user, with_shown, clock_ms
         self._log, self._catalog, self._limits = replayed.log, replayed.catalog, limits
         self._first = np.repeat(self._log.start[:-1], np.diff(self._log.start))
         # A weight of 1 is what an event without weight has.
@@ -194,7 +199,8 @@ class _Encoder:
 
     def _encode(self, endpoint: str, head: int) -> EncodedRequest:
         if endpoint == served_models.OBSERVE.name:
-            return encode_observe(observe_request(self.user_id(head), self._basket(head)))
+            shown = self._candidates(head, SHOWN) if self._with_shown else ()
+            return encode_observe(observe_request(self.user_id(head), self._basket(head), shown=shown))
         limits, now_ms = self._limits, self._clock_ms if self._by_user else int(self._log.time_ms[head])
         text = self._catalog.text[int(self._log.item[head])].encode()[: limits.max_text_bytes].decode(errors="ignore")
         if endpoint == served_models.EMBED.name:
@@ -208,13 +214,15 @@ class _Encoder:
             now=datetime.fromtimestamp(now_ms / 1e3, timezone.utc),
         )
         if endpoint == served_models.RANK.name:
-            asked = RankRequest(candidate_item_ids=self._candidates(head), **shared_fields(request, RankRequest))
+            asked = RankRequest(
+                candidate_item_ids=self._candidates(head, CANDIDATES), **shared_fields(request, RankRequest)
+            )
             return encode_rank(asked, now_ms)
         return encode(request, now_ms)
 
-    def _candidates(self, head: int) -> list[str]:
+    def _candidates(self, head: int, most: int) -> list[str]:
         """The next item, and items drawn from all events, so as popular as the log's; each item once."""
-        wanted = min(CANDIDATES, self._limits.max_candidates)
+        wanted = min(most, self._limits.max_candidates)
         drawn = np.random.default_rng(head).choice(self._log.item, 2 * wanted)
         items = dict.fromkeys([int(self._log.item[head]), *map(int, drawn)])
         return [self._catalog.item_id[item] for item in items][:wanted]

@@ -2,6 +2,9 @@
 
 The events of each request are split in time. The earlier ones are observed for a user who exists for this comparison
 only; the later ones stay in the request, which then names the user. At the end the users are forgotten.
+
+Where the export learns online, the last of the observed events comes with items that were shown. What the answers say
+then is compared with the formulas at the alpha that the learned offset gives.
 """
 
 from __future__ import annotations
@@ -25,10 +28,11 @@ from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.lookup import UNKNOWN
+from ebbtide.interest.online import shifted_alpha
 from ebbtide.interest.served_models import Model
 from ebbtide.store import StoreConfig, open_store
 from ebbtide.v1 import RecommendRequest
-from ebbtide.verify.cases import Case, Implementation, Ints, RefusedError, Tensors, read_cases
+from ebbtide.verify.cases import Case, Floats, Implementation, Ints, RefusedError, Tensors, read_cases
 from ebbtide.verify.differences import Difference, Differences, Ranked, StageDifference, compare_outputs
 from ebbtide.verify.errors import NoStatesError, VerifyError
 from ebbtide.verify.filters import Filters
@@ -44,6 +48,8 @@ _LOCAL = "in process"
 _BY_USER = "by user"
 _ANSWERING = (served_models.RECOMMEND, served_models.RANK, served_models.EXPLAIN)
 _CANDIDATES = 8
+_SHOWN = 7
+"""Items that were shown and not taken."""
 _ROWS = 64
 """Users in one request to forget them."""
 _STORE = StoreConfig(timeout_ms=60_000)
@@ -129,15 +135,16 @@ class _Split:
     user: Ints
     """``[2]``: the key of the user."""
 
-    def of_observe(self) -> Tensors:
-        """The tensors of a request to `observe`."""
-        request, part = self.case.request, slice(self.observed)
+    def of_observe(self, part: slice, shown: Ints | None = None) -> Tensors:
+        """The tensors of a request to `observe` some of the events, after which a user took one of the shown items."""
+        request = self.case.request
         weight = {} if request.event_weight is None else {contract.EVENT_WEIGHT.name: request.event_weight[part][None]}
         return {
             contract.USER.name: self.user[None],
             contract.EVENT_ITEM.name: request.event_item[part][None],
             contract.EVENT_TIME.name: request.event_time[part][None],
             **weight,
+            **({} if shown is None else {contract.SHOWN_ITEM.name: shown[None]}),
         }
 
     def by_user(self) -> Request:
@@ -166,6 +173,10 @@ class _Comparison:
         self._expected = expected
         self._triton = triton
         item_ids = catalog_ids(pipeline.repository, pipeline.version)
+        self._keys = item_keys(item_ids)
+        gate, config = pipeline.weights.parameters.gate, pipeline.weights.parameters.config
+        # A request can set one alpha, and not one for each dimension.
+        self._learns = bool(config.online_learning_rate) and gate is not None and gate.output_bias.size == 1
         self._catalog = dict(zip(item_ids, range(len(item_ids)), strict=True))
         by_field = (tolerances or Tolerances.read(pipeline.repository, pipeline.version)).by_field(
             pipeline.models.values()
@@ -221,30 +232,58 @@ class _Comparison:
 
     def _compare(self, split: _Split) -> None:
         self._users.append(split.user)
-        observe = split.of_observe()
-        local = _sound(self._pipeline.run(served_models.OBSERVE.name, observe))
-        counts = np.array([[split.observed, 0, 0, 0]], dtype=np.int32)
-        self._add(self._with_expected, served_models.OBSERVE, split, local, {contract.OBSERVED.name: counts})
-        self._ask_triton(served_models.OBSERVE, split, observe, local)
-        interest = {contract.USER.name: split.user, contract.NOW.name: split.case.request.now}
-        self._ask_triton(
-            served_models.INTEREST_STATE,
-            split,
-            interest,
-            _sound(self._pipeline.run(served_models.INTEREST_STATE.name, interest)),
-        )
+        last = split.observed - 1
+        if self._learns and last > 0:
+            self._observe(split, slice(last))
+            self._observe(
+                split, slice(last, last + 1), self._shown(split.case.number, split.case.request.event_item[last])
+            )
+        else:
+            self._observe(split, slice(split.observed))
+        asked = {contract.USER.name: split.user, contract.NOW.name: split.case.request.now}
+        state = _sound(self._pipeline.run(served_models.INTEREST_STATE.name, asked))
+        self._ask_triton(served_models.INTEREST_STATE, split, asked, state)
+        expected_case = self._with_learned_alpha(split.case, state[contract.ALPHA_OFFSET.name].reshape(1))
         candidates: Ints | None = None
         for model in _ANSWERING:
             by_user = self._inputs(model, split.by_user(), candidates)
             answer = _sound(self._pipeline.run(model.name, by_user))
-            whole = self._inputs(model, split.case.request, candidates)
-            expected = self._expected.run(split.case, model, whole)
+            whole = self._inputs(model, expected_case.request, candidates)
+            expected = self._expected.run(expected_case, model, whole)
             if expected is not None:
                 self._add(self._with_expected, model, split, answer, _comparable(expected, split))
             self._ask_triton(model, split, by_user, answer)
             if candidates is None:
                 ranked = Ranked.read(answer).item_id
                 candidates = np.concatenate([item_keys(ranked[:_CANDIDATES]), split.case.request.event_item[-2:]])
+
+    def _observe(self, split: _Split, part: slice, shown: Ints | None = None) -> None:
+        inputs = split.of_observe(part, shown)
+        local = _sound(self._pipeline.run(served_models.OBSERVE.name, inputs))
+        counts = np.array([[part.stop - (part.start or 0), 0, 0, 0]], dtype=np.int32)
+        self._add(self._with_expected, served_models.OBSERVE, split, local, {contract.OBSERVED.name: counts})
+        self._ask_triton(served_models.OBSERVE, split, inputs, local)
+
+    def _shown(self, number: int, taken: np.int64) -> Ints:
+        """Keys of an item that was taken, and of others."""
+        others = self._keys.take(number * _SHOWN + np.arange(_SHOWN), mode="wrap")
+        shown: Ints = np.unique(np.append(others, taken))
+        return shown
+
+    def _with_learned_alpha(self, case: Case, offset: Floats) -> Case:
+        """The request with the alpha that the gate gives to it and the offset shifts; as it is without an offset.
+
+        Args:
+            case: With all events.
+            offset: ``[1]``, added to the logit of alpha.
+        """
+        if case.request.alpha is not None or not offset[0]:
+            return case
+        model = served_models.RECOMMEND
+        answer = self._expected.run(case, model, self._inputs(model, case.request, None))
+        assert answer is not None  # noqa: S101 - every implementation knows `recommend`
+        alpha = shifted_alpha(answer[contract.ALPHA_USED.name].reshape(1, 1), offset)
+        return replace(case, request=replace(case.request, alpha=alpha.reshape(1)))
 
     def _inputs(self, model: Model, request: Request, candidates: Ints | None) -> Tensors:
         tensors = dict(tensors_of(request, model))

@@ -21,6 +21,8 @@ _HEALTHY_S = 600.0
 """After so long in service a fault counts as the first one again."""
 _MOST_FAULTS = 8
 _ZOMBIE = "Z"
+_UNLOADING_S = 3.0
+"""For so long a process that ended with its model may be a zombie, on a busy machine."""
 
 
 def keep(server: TritonServer, *, on_fault: Callable[[str, float], None], on_restart: Callable[[float], None]) -> None:
@@ -86,22 +88,23 @@ class ModelProcesses:
         """
         self._server = Path("/proc") / str(server_pid)
         self._models: dict[int, str] = {}
-        self._zombies: set[int] = set()
+        self._zombies: dict[int, float] = {}
         self.dead()
 
     def dead(self) -> list[str]:
-        """The models of which a process is dead, and was dead already at the last look.
+        """The models of which a process has been seen dead for three seconds.
 
         A model that is unloaded ends its process, which is a zombie for a moment.
         """
-        zombies = set()
+        zombies, now = {}, time.monotonic()
         for child in self._children():
             with contextlib.suppress(OSError):
                 if _state(child) == _ZOMBIE:
-                    zombies.add(child)
+                    zombies[child] = self._zombies.get(child, now)
                 elif child not in self._models:
                     self._models[child] = _model(child)
-        dead, self._zombies = zombies & self._zombies, zombies
+        self._zombies = zombies
+        dead = [child for child, since in zombies.items() if now - since >= _UNLOADING_S]
         return sorted({self._models.get(child, "a model") for child in dead})
 
     def _children(self) -> Iterator[int]:

@@ -70,6 +70,14 @@ class StateStore(Protocol):
         """The records of all fingerprints, in one round trip; empty for a user without any."""
         ...
 
+    def begin_read_all(self, users: Sequence[bytes]) -> Callable[[], list[Records]]:
+        """Asks for what `read_all` returns; the answer is what the returned function returns, once and to this thread.
+
+        A server looks the records up while the caller does other work. Whoever needs the answer no more need not call
+        the function.
+        """
+        ...
+
     def update(self, users: Sequence[bytes], change: Change) -> None:
         """Replaces records, atomically for each user over all its fingerprints.
 

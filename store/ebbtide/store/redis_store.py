@@ -12,14 +12,14 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from types import TracebackType
 from typing import Any
 
 import redis
-from redis.cluster import RedisCluster
 
 from ebbtide.store.address import RedisAddress
 from ebbtide.store.config import StoreConfig
@@ -35,7 +35,7 @@ from ebbtide.store.interface import (
     require_distinct,
     require_keys,
 )
-from ebbtide.store.redis_connection import connected, deadline_in, remaining_s
+from ebbtide.store.redis_connection import Command, Commands, connected, deadline_in, remaining_s
 from ebbtide.store.redis_errors import told
 
 VERSIONS = b"ebbtide:versions"
@@ -58,12 +58,13 @@ UPDATE = """
 local token = redis.call('HGET', KEYS[1], '') or ''
 if token == ARGV[2] then return 1 end
 if token ~= ARGV[1] then return redis.call('HGETALL', KEYS[1]) end
-redis.call('HSET', KEYS[1], '', ARGV[2])
 local last = 4 + 2 * tonumber(ARGV[4])
-for i = 5, last, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-for i = last + 1, #ARGV do redis.call('HDEL', KEYS[1], ARGV[i]) end
-if redis.call('HLEN', KEYS[1]) == 1 then redis.call('DEL', KEYS[1])
-elseif ARGV[3] == '0' then redis.call('PERSIST', KEYS[1])
+redis.call('HSET', KEYS[1], '', ARGV[2], unpack(ARGV, 5, last))
+if #ARGV > last then
+  redis.call('HDEL', KEYS[1], unpack(ARGV, last + 1))
+  if redis.call('HLEN', KEYS[1]) == 1 then return redis.call('DEL', KEYS[1]) end
+end
+if ARGV[3] == '0' then redis.call('PERSIST', KEYS[1])
 else redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return 1
 """
@@ -96,7 +97,7 @@ class RedisStore:
         self._config = config
         self._timeout_s = config.timeout_ms / 1000
         self._ttl_ms = 0 if config.ttl_days is None else max(1, int(config.ttl_days * _DAY_MS))
-        self._client: redis.Redis | RedisCluster | None = None
+        self._client: Commands | None = None
         self._is_closed = False
 
     def read(self, users: Sequence[bytes], fingerprint: bytes) -> list[bytes | None]:
@@ -107,10 +108,21 @@ class RedisStore:
 
     def read_all(self, users: Sequence[bytes]) -> list[Records]:
         """See `StateStore.read_all`."""
+        return self.begin_read_all(users)()
+
+    def begin_read_all(self, users: Sequence[bytes]) -> Callable[[], list[Records]]:
+        """See `StateStore.begin_read_all`."""
         require_keys(users)
+        ends_s = time.monotonic() + self._timeout_s
         with self._call():
-            found = self._ask([("HGETALL", _key(user)) for user in users])
-        return [_split(fields)[1] for fields in found]
+            answers = self._connected().begin([("HGETALL", _key(user)) for user in users])
+
+        def records() -> list[Records]:
+            with self._call(ends_s - time.monotonic()):
+                found = _all_good(answers())
+            return [_split(_fields(answer))[1] for answer in found]
+
+        return records
 
     def update(self, users: Sequence[bytes], change: Change) -> None:
         """See `StateStore.update`."""
@@ -192,7 +204,7 @@ class RedisStore:
         """The fields of some of the users, with where they are among them; and the fingerprints in use."""
         reads = [("HGETALL", _key(users[index])) for index in indices]
         *found, registered = self._ask([*reads, ("SMEMBERS", VERSIONS)])
-        return list(zip(indices, found, strict=True)), frozenset(registered)
+        return list(zip(indices, map(_fields, found), strict=True)), frozenset(registered)
 
     def _write(
         self,
@@ -210,7 +222,7 @@ class RedisStore:
             UPDATE,
             [(users[indices[at]], self._arguments(users[indices[at]], found[at][0], changes[at])) for at in asked],
         )
-        return [(indices[at], _paired(answer)) for at, answer in zip(asked, answers, strict=True) if answer != 1]
+        return [(indices[at], _fields(answer)) for at, answer in zip(asked, answers, strict=True) if answer != 1]
 
     def _arguments(self, user: bytes, token: bytes, changes: Changes) -> list[bytes | int]:
         written = applied({}, changes)
@@ -226,7 +238,7 @@ class RedisStore:
     def _all_users(self) -> Iterator[list[bytes]]:
         """The keys of all users, some at a time; each step is a call with a deadline of its own."""
         with self._call():
-            keys = self._connected().scan_iter(match=b"ebbtide:{*}", count=SCAN_USERS)
+            keys = self._connected().keys(b"ebbtide:{*}", SCAN_USERS)
         while True:
             with self._call():
                 users = [_user(key) for key in islice(keys, SCAN_USERS)]
@@ -236,7 +248,7 @@ class RedisStore:
 
     def _run(self, script: str, calls: Sequence[tuple[bytes, Sequence[bytes | int]]]) -> list[Any]:
         """Runs a script for each user, in one round trip; two where a server does not know it (yet, or any more)."""
-        name = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+        name = _digest(script)
         answers = self._ask_all([("EVALSHA", name, 1, _key(user), *arguments) for user, arguments in calls])
         unknown = [at for at, answer in enumerate(answers) if isinstance(answer, redis.exceptions.NoScriptError)]
         if unknown:
@@ -245,25 +257,14 @@ class RedisStore:
                 answers[at] = answer
         return _all_good(answers)
 
-    def _ask(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def _ask(self, commands: Sequence[Command]) -> list[Any]:
         """The answers to commands, in one round trip (in a cluster: one for each node, one after the other)."""
         return _all_good(self._ask_all(commands))
 
-    def _ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        client = self._connected()
-        if len(commands) == 1:
-            # A pipeline takes twice as long.
-            try:
-                return [client.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
-            except redis.ResponseError as error:
-                return [error]
-        pipeline = client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        answers: list[Any] = pipeline.execute(raise_on_error=False)
-        return answers
+    def _ask_all(self, commands: Sequence[Command]) -> list[Any]:
+        return self._connected().ask(commands)
 
-    def _connected(self) -> redis.Redis | RedisCluster:
+    def _connected(self) -> Commands:
         if self._is_closed:
             raise StoreError(f"{self.name}: it was closed")
         if self._client is None:
@@ -271,13 +272,19 @@ class RedisStore:
         return self._client
 
     @contextmanager
-    def _call(self) -> Iterator[None]:
+    def _call(self, timeout_s: float | None = None) -> Iterator[None]:
         """One call: its deadline, and the errors of the client as errors of this package."""
         try:
-            with deadline_in(self._timeout_s):
+            with deadline_in(self._timeout_s if timeout_s is None else timeout_s):
                 yield
         except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
             raise told(error, self.name, self._config) from None
+
+
+@cache
+def _digest(script: str) -> str:
+    """The name of a script for `EVALSHA`."""
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 def _key(user: bytes) -> bytes:
@@ -294,8 +301,9 @@ def _split(fields: dict[bytes, bytes]) -> tuple[bytes, Records]:
     return records.pop(_TOKEN, b""), records
 
 
-def _paired(fields: Sequence[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(fields[::2], fields[1::2], strict=True))
+def _fields(answer: Sequence[bytes] | dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """A user's fields; the client of a cluster has paired them."""
+    return answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
 
 
 def _all_good(answers: list[Any]) -> list[Any]:

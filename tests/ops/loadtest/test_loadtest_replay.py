@@ -135,6 +135,25 @@ def test_requests_name_the_user_when_asked_by_user(sessions):
         assert len(set(one["event_item"].tolist())) == len(one["event_item"]) > 0
 
 
+def test_observe_says_what_was_shown_when_the_server_learns_from_it(sessions):
+    mix = {"recommend": 0.5, "observe": 0.5}
+    plain, shown = (
+        [
+            tensors(message)
+            for message in build_workload(
+                sessions, mix, requests=40, by_user=True, with_shown=with_shown, clock_ms=CLOCK_MS
+            ).messages["observe"]
+        ]
+        for with_shown in (False, True)
+    )
+    assert not any("shown_item" in one for one in plain)
+    for before, one in zip(plain, shown, strict=True):
+        items = one.pop("shown_item").tolist()
+        assert len(items) == len(set(items)) == 20
+        assert set(items) & set(one["event_item"].tolist())
+        assert {name: value.tolist() for name, value in one.items()} == {n: v.tolist() for n, v in before.items()}
+
+
 def test_histories_are_as_old_as_they_were_when_asked_by_user():
     workload = build_workload(small_log([0, 1, 1, 1, 0, 1, 1]), {"recommend": 1.0}, by_user=True, clock_ms=CLOCK_MS)
     found = {

@@ -247,7 +247,7 @@ def run_command(*arguments):
         [sys.executable, "-c", WITHOUT_TORCH, "loadtest", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

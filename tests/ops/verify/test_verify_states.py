@@ -18,7 +18,7 @@ from ebbtide.serve import TritonServer
 from ebbtide.store import open_store
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.v1 import Event, RecommendRequest
-from ebbtide.verify import NoStatesError, VerifyError, compare_states, first_failure, random_requests
+from ebbtide.verify import NoStatesError, VerifyError, compare_states, first_failure, random_requests, states
 from ebbtide.verify.tolerances import Tolerances
 
 Requests = list[RecommendRequest]
@@ -58,6 +58,23 @@ def test_repeat_scores_by_user_are_alike_when_models_are_of_every_kind(
     assert first_failure(found) is None
     compared = {(one.stage, one.field): one.compared for one in found}
     assert compared["explain", "adjustment_share"] > 20
+
+
+def test_answers_by_user_follow_the_learned_offset_when_the_export_learns_online(
+    make_bundle: Callable[..., InterestBundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(seed=3)
+    RepositoryWriter(bundle, tmp_path, ExportOptions(top_n=12, online_learning_rate=20)).write_interest()
+    requests = random_requests(tmp_path, 1, 40, seed=8)
+    found = compare_states(InProcessPipeline(tmp_path), requests, bundle=bundle, tolerances=Tolerances())
+    assert first_failure(found) is None
+    # Without what was learned, the answers are others.
+    monkeypatch.setattr(states, "shifted_alpha", lambda alpha, _offset: alpha)
+    found = compare_states(InProcessPipeline(tmp_path), requests, bundle=bundle, tolerances=Tolerances())
+    failed = {(one.stage, one.field) for one in found if not one.passed}
+    assert ("recommend", "alpha_used") in failed
+    assert ("rank", "candidate_score") in failed
+    assert "observe" not in {stage for stage, _ in failed}
 
 
 def test_no_user_of_a_comparison_is_left_when_it_ends(

@@ -6,7 +6,8 @@ relative to the popularity prior they have to shrink, in some logs to nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from ebbtide.data.baskets import Mask
 from ebbtide.data.events import EventLog
@@ -35,8 +36,9 @@ def calibrate(
     validation: Mask,
     config: TrainConfig,
     popularity: PopularitySnapshots | None = None,
+    near: Variant | None = None,
 ) -> Calibrated:
-    """Finds the repeat offset, then the interest's scale, with the best NDCG@10.
+    """Finds the repeat offset and the share of the linear dimensions, then the interest's scale, with the best NDCG@10.
 
     Args:
         model: Whose parts are still to be put together: scale 1, offset 0.
@@ -45,19 +47,25 @@ def calibrate(
         validation: ``[events]``, later than those that the model was trained on.
         config: The candidates.
         popularity: The prior at the times of the validation events; None counts it.
+        near: Where the search begins; None for the parts as they are.
     """
 
-    def best_of(variants: list[Variant]) -> Calibrated:
+    def best_of(variants: Sequence[Variant]) -> Calibrated:
         counted = popularity or live_popularity(model, log)
         events, ranks = target_ranks(model, log, tensors, validation, counted, variants)
         found = [Calibrated(one, metrics_of(log, events, rank)) for one, rank in zip(variants, ranks, strict=True)]
         return max(found, key=lambda one: one.metrics.ndcg_at_10)
 
+    best = near or Variant()
+    # What a model lacks has one value.
     offsets = (0.0,) if model.repeat is None else config.repeat_offsets
+    ratios = config.linear_ratios if model.linear_dimensions else (0.0,)
     scales = config.interest_scales if model.config.prior_starts and config.loss is not Loss.mse else (1.0,)
-    if len(offsets) == 1:
-        return best_of([Variant(scale, offsets[0]) for scale in scales])
-    best = best_of([Variant(repeat_offset=offset) for offset in offsets])
-    others = [Variant(scale, best.variant.repeat_offset) for scale in scales if scale != 1]
-    scaled = best_of(others) if others else best
-    return max(best, scaled, key=lambda one: one.metrics.ndcg_at_10)
+    if len(offsets) + len(ratios) > 2:
+        variants = [replace(best, repeat_offset=offset) for offset in offsets]
+        variants += [replace(best, linear_ratio=ratio) for ratio in ratios if ratio != best.linear_ratio]
+        found = best_of(variants)
+        others = [replace(found.variant, interest_scale=scale) for scale in scales if scale != best.interest_scale]
+        scaled = best_of(others) if others else found
+        return max(found, scaled, key=lambda one: one.metrics.ndcg_at_10)
+    return best_of([Variant(scale, offsets[0]) for scale in scales])

@@ -157,6 +157,9 @@ class TrainConfig(BaseModel):
     interest_scales: tuple[float, ...] = Field((0.0, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2), min_length=1)
     """Candidates for the factor of the interest's scores beside the popularity prior, which validation chooses: a model
     is too sure of what it has learned. With 0 the prior alone ranks."""
+    linear_ratios: tuple[float, ...] = Field((0.0, 0.5, 2.0, 6.0), min_length=1)
+    """Candidates for the factor of the linear model's scores over that of the interest's, which validation chooses
+    (start at the texts only)."""
     item_bias_spread: float = Field(0.7, gt=0)
     """Standard deviation of the normal prior of each item's bias in the repeat score, as in ridge regression."""
     item_time_weights_spread: float = Field(0.1, gt=0)

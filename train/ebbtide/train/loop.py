@@ -15,13 +15,24 @@ from torch import Tensor, nn
 from ebbtide.train.calibration import calibrate
 from ebbtide.train.canonical import canonical_text
 from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Progress, optimizer_tensors, restore_optimizer
-from ebbtide.train.choices import Start
+from ebbtide.train.choice_model import group_weights
+from ebbtide.train.choices import Loss, Start
 from ebbtide.train.evaluation.ranks import Variant
-from ebbtide.train.lowrank import low_rank, start_from
+from ebbtide.train.evaluation.scores import live_popularity
+from ebbtide.train.lowrank import low_rank
 from ebbtide.train.material import History, Material
 from ebbtide.train.model import InterestModel
 from ebbtide.train.optimizer import optimizer_of, set_learning_rate
 from ebbtide.train.progress import QUANTILES, Epoch, Metrics
+from ebbtide.train.start import (
+    UNFITTED,
+    LinearTerm,
+    linear_dimensions,
+    place_linear,
+    start_at_items,
+    start_at_texts,
+    weigh,
+)
 from ebbtide.train.step import Step
 from ebbtide.train.windows import batches, training_windows
 
@@ -75,10 +86,11 @@ class Loop:
         self.fine_tuner = None if material.make_fine_tuner is None else material.make_fine_tuner()
         counts = np.bincount(material.log.item[training], minlength=material.text_vectors.shape[0])
         self.model.trust_residuals(torch.from_numpy(counts), config.residual_half_trust_events)
+        self.model.linear_dimensions = linear_dimensions(history.start, material.model_config, config)
         if saved is None and initial is None:
-            self._warm_start(training)
             if material.smoothing is not None:
                 self.model.prior_smoothing_events.copy_(torch.from_numpy(material.smoothing.events))
+            self._warm_start(training)
         self.step = Step(
             self.model, material.log, material.tensors, material.popularity, training, config, self.fine_tuner
         )
@@ -87,6 +99,7 @@ class Loop:
         if initial is not None and saved is None:
             self._put(initial)
             self._refresh()
+            self._place_linear(training)
         self.optimizer = optimizer_of(
             self.model, config, self._encoder_parameters(), fused=not material.devices.scales_loss
         )
@@ -100,6 +113,7 @@ class Loop:
         self.baskets = 0
         if saved is not None:
             self._restore(saved)
+        self.linear = LinearTerm(self.model) if self.model.linear_dimensions else None
         self._paused = self.material.devices.generators()
 
     def run(self, until: int | None = None) -> None:
@@ -123,7 +137,7 @@ class Loop:
             self._refresh()
         self.step.cpu()
         variant = self.history.best_variant
-        self.model.finish(variant.interest_scale)
+        self.model.finish(variant.interest_scale, variant.linear_scale)
         if self.model.repeat is not None:
             self.model.repeat.repeat_offset.fill_(variant.repeat_offset)
         return self.model.eval()
@@ -187,6 +201,8 @@ class Loop:
         loss_sum, alpha_sum, total = devices.total(float(loss.detach()) * baskets, float(alpha) * baskets, baskets)
         # The average over processes is to be the average over the baskets of the whole batch.
         devices.descend(loss * (devices.count * baskets / total), self.step, self.optimizer, _MAX_GRADIENT_NORM)
+        if self.linear is not None:
+            self.linear.restore(self.model)
         self.loss_sum += loss_sum
         self.alpha_sum += alpha_sum
         self.baskets += round(total)
@@ -229,24 +245,48 @@ class Loop:
         if devices.is_first:
             best = calibrate(
                 *(self.model, material.log, material.tensors, self.validation, material.config),
-                material.validation_popularity,
+                *(material.validation_popularity, self.history.best_variant),
             )
             found, variant = best.metrics, best.variant
-        users, baskets, events, *means, scale, offset = devices.told_by_first(*astuple(found), *astuple(variant))
-        return Metrics(round(users), round(baskets), round(events), *means), Variant(scale, offset)
+        told = devices.told_by_first(*astuple(found), *astuple(variant))
+        (users, baskets, events, *means), parts = told[: len(astuple(found))], told[len(astuple(found)) :]
+        return Metrics(round(users), round(baskets), round(events), *means), Variant(*parts)
 
     def _warm_start(self, training: Mask) -> None:
         material = self.material
-        log, items = material.log, material.text_vectors.shape[0]
-        directions = material.model_config.dimensions // 2
-        text = factors = None
-        if self.history.start is Start.texts:
-            of_text = min(material.config.text_directions, directions)
-            seed = material.config.seed
-            text = canonical_text(log, training, material.text_vectors, material.popularity, of_text, seed)
-        elif directions:
-            factors = low_rank(log, training, items, directions)
-        start_from(self.model, factors, text)
+        log, items, config = material.log, material.text_vectors.shape[0], material.config
+        directions = (material.model_config.dimensions - self.model.linear_dimensions) // 2
+        if self.history.start is Start.items:
+            start_at_items(self.model, low_rank(log, training, items, directions) if directions else None)
+            return
+        of_text = min(config.text_directions, directions)
+        text = canonical_text(log, training, material.text_vectors, material.popularity, of_text, config.seed)
+        groups = start_at_texts(self.model, text)
+        self._place_linear(training)
+        if text is None:
+            return
+        if self.validation is not None and config.loss is not Loss.mse:
+            self.history.text_weights = self._fitted_weights(groups, self.validation)
+        weigh(self.model, groups, self.history.text_weights or UNFITTED)
+
+    def _place_linear(self, training: Mask) -> None:
+        """Puts the linear model of the training events into its dimensions, if there are any."""
+        dimensions = self.model.linear_dimensions
+        if dimensions:
+            items = self.material.text_vectors.shape[0]
+            place_linear(self.model, low_rank(self.material.log, training, items, dimensions))
+
+    def _fitted_weights(self, groups: tuple[slice, ...], validation: Mask) -> tuple[float, ...]:
+        """Fitted by the first process, which tells the others."""
+        material = self.material
+        found = [0.0] * len(groups)
+        if material.devices.is_first:
+            popularity = material.validation_popularity or live_popularity(self.model, material.log)
+            found = group_weights(
+                *(self.model, material.log, material.tensors, validation, groups),
+                *(popularity, material.config.seed),
+            )
+        return tuple(material.devices.told_by_first(*found))
 
     def _save(self, checkpoints: CheckpointFolder, random_state: object) -> None:
         progress = Progress(

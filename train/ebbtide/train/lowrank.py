@@ -1,4 +1,4 @@
-"""Starts event vectors and item factors from a linear model: which items occur together in windows of users' logs.
+"""Event vectors and item factors from a linear model: which items occur together in windows of users' logs.
 
 The score of the interest model is sum_e decay_e x_e . a_i, and a low-rank item-to-item model X^T X ~ E A^T is exactly
 that without decay: so its factors, found in seconds by a truncated singular value decomposition, are where gradient
@@ -17,8 +17,6 @@ from torch import Tensor
 
 from ebbtide.data.events import EventLog
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
-from ebbtide.train.canonical import CanonicalText
-from ebbtide.train.model import InterestModel
 
 WINDOW_EVENTS = 64
 """Consecutive events of one user that count as occurring together."""
@@ -28,12 +26,6 @@ _SHRINKAGE = 0.01
 """The ridge penalty over the largest squared singular value."""
 _SPARE_DIRECTIONS = 16
 _ITERATIONS = 3
-_SCORE_SPREAD = 0.5
-"""Root mean square, over windows and items, of the scores that the undecayed interest of a window gives."""
-_TEXT_PENALTY = 1.0
-_LEAST_TRUST = 1e-6
-_TEXT_SCALE = 0.35
-"""Factor of the scores of the canonical directions: they are log odds for jointly normal texts, which texts are not."""
 
 
 @dataclass(frozen=True)
@@ -88,66 +80,3 @@ def low_rank(log: EventLog, training: npt.NDArray[np.bool_], items: int, directi
     squares = empty.index_add(0, rows_of_events, terms.square()).sum(1, keepdim=True)
     interest = sums * torch.rsqrt(squares + float(NORM_FLOOR_SQUARED))
     return LowRank(event, shrunk * back, torch.from_numpy(count.astype(np.float32)), interest)
-
-
-@torch.no_grad()
-def start_from(model: InterestModel, factors: LowRank | None, text: CanonicalText | None) -> None:
-    """Puts directions into a fresh model, each twice: once with a long and once with a short half-life.
-
-    The canonical directions of the texts come first. Of the factors, the part that the text explains goes into the
-    projections, so that new items start near similar ones; the rest goes into the residual. Dimensions that are left
-    over add nothing to a score until they are trained.
-
-    Args:
-        model: Fresh, with the items' trust.
-        factors: None for none.
-        text: None for none.
-    """
-    half = model.config.dimensions // 2
-    model.item_residual.zero_()
-    model.item_projection.zero_()
-    begin = 0
-    if text is not None:
-        begin = text.event.shape[1]
-        scale = float((model.text_vectors @ text.event).square().sum(1).mean().sqrt())
-        for first in (0, half):
-            dims = slice(first, first + begin)
-            model.event_residual[:, dims] = 0
-            model.event_projection[:, dims] = text.event / scale
-            model.item_projection[:, dims] = text.item * (scale * _TEXT_SCALE)
-    if factors is not None:
-        directions = min(half - begin, factors.event.shape[1])
-        event, item = factors.event[:, :directions], factors.item[:, :directions]
-        known = factors.count > 0
-        event = event / event[known].square().sum(1).mean().sqrt()
-        item = item * (_SCORE_SPREAD / _spread(factors.interest[:, :directions], item[known]))
-        for vectors, projection, residual in (
-            (event, model.event_projection, model.event_residual),
-            (item, model.item_projection, model.item_residual),
-        ):
-            explained = _by_text(model.text_vectors, vectors, factors.count)
-            rest = (vectors - model.text_vectors @ explained) * known[:, None]
-            if model.residual_trust is not None:
-                rest = rest / model.residual_trust.clamp(min=_LEAST_TRUST)
-            for first in (begin, half + begin):
-                dims = slice(first, first + directions)
-                projection[:, dims], residual[:, dims] = explained, rest
-    if model.config.decay == "learned":
-        # The first copy of every direction gets the long half-lives, the second the short ones.
-        rates = model.log_decay_rate.sort().values
-        order = torch.cat([torch.randperm(half), half + torch.randperm(rates.shape[0] - half)])
-        model.log_decay_rate.copy_(rates[order])
-
-
-def _spread(left: Tensor, right: Tensor) -> float:
-    """Root mean square of left @ right.T, without the product."""
-    square = torch.sum((left.T @ left) * (right.T @ right)) / (left.shape[0] * right.shape[0])
-    return float(square.sqrt().clamp(min=1e-12))
-
-
-def _by_text(text: Tensor, vectors: Tensor, count: Tensor) -> Tensor:
-    """The ridge regression of vectors on texts, ``[text width, d]``; items weigh by the root of their count."""
-    weight = count.sqrt()[:, None]
-    gram = text.T @ (text * weight) + _TEXT_PENALTY * torch.eye(text.shape[1])
-    found: Tensor = torch.linalg.solve(gram, text.T @ (vectors * weight))
-    return found

@@ -58,16 +58,19 @@ class History:
     """Of all epochs."""
     best_variant: Variant = field(default_factory=Variant)
     """How the parts of the score were put together best in the best epoch."""
+    text_weights: tuple[float, ...] = ()
+    """Of the texts' groups of dimensions, as fitted before the first epoch."""
 
     @classmethod
     def of(cls, tried: Tried, earlier: Sequence[Tried]) -> History:
         """The history of one start."""
-        variant = Variant(tried.interest_scale, tried.repeat_offset)
+        variant = Variant(tried.interest_scale, tried.repeat_offset, tried.linear_ratio)
         best = (tried.best_epoch, tried.best_ndcg_at_10, variant)
-        return cls(tried.start, list(earlier), list(tried.epochs), *best)
+        return cls(tried.start, list(earlier), list(tried.epochs), *best, tried.text_weights)
 
     @property
     def tried(self) -> Tried:
         """The start, judged by its best epoch."""
-        best = (self.best_epoch, self.best_ndcg_at_10, self.best_variant.interest_scale)
-        return Tried(self.start, self.epochs, *best, self.best_variant.repeat_offset)
+        variant = self.best_variant
+        parts = (variant.interest_scale, variant.repeat_offset, variant.linear_ratio)
+        return Tried(self.start, self.epochs, self.best_epoch, self.best_ndcg_at_10, *parts, self.text_weights)

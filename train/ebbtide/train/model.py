@@ -73,6 +73,9 @@ class InterestModel(nn.Module):
     residual_trust: Tensor | None
     """``[items, 1]``, n / (n + k) for an item with n training events: multiplies its residuals during training. None in
     a finished model, whose residuals include it."""
+    linear_dimensions: int
+    """k, the number of dimensions, the last ones, that hold a linear model which training leaves alone; their gamma is
+    0 during training. 0 in a finished model, whose gamma says how much they count."""
     prior_smoothing_events: Tensor
     """``[half-lives]`` float64, see `Smoothing.events`; fitted before training, not learned by gradient descent."""
 
@@ -98,6 +101,7 @@ class InterestModel(nn.Module):
         self.item_residual = nn.Parameter(torch.randn(items, d) * 0.02)
         self.register_buffer("residual_trust", None, persistent=False)
         self.gamma = nn.Parameter(torch.ones(d))
+        self.linear_dimensions = 0
         half_lives = config.effective_prior_half_life_days
         self.register_buffer("prior_smoothing_events", torch.full((len(half_lives),), 1e4, dtype=torch.float64))
         # Alone the prior then gives every item its share of what is popular.
@@ -142,12 +146,15 @@ class InterestModel(nn.Module):
         self.residual_trust = (events / (events + half_trust_events).clamp(min=1)).float()[:, None]
 
     @torch.no_grad()
-    def finish(self, interest_scale: float) -> None:
-        """Puts the trust, and a factor for the interest's scores, into the parameters."""
+    def finish(self, interest_scale: float, linear_scale: float = 0.0) -> None:
+        """Puts the trust, and factors for the scores of the interest and of its linear dimensions, into parameters."""
         for residual in (self.event_residual, self.item_residual):
             residual.copy_(self._trusted(residual))
         self.residual_trust = None
         self.gamma.mul_(interest_scale)
+        if self.linear_dimensions:
+            self.gamma[-self.linear_dimensions :] = linear_scale
+        self.linear_dimensions = 0
 
     @property
     def smoothing(self) -> Smoothing:
@@ -169,10 +176,14 @@ class InterestModel(nn.Module):
         return self.log_rank_decay_rate.exp() if self.config.decay == "learned" else torch.zeros_like(self.gamma)
 
     def half_life_quantiles(self, quantiles: Sequence[float]) -> tuple[float, ...]:
-        """Quantiles, over the interest dimensions, of the half-lives by age in days; empty without decay."""
+        """Quantiles, over the interest dimensions, of the half-lives by age in days; empty without decay.
+
+        During training without the linear dimensions, which have none.
+        """
         if self.config.decay == "none":
             return ()
-        half_lives = math.log(2) / self.decay_rate_per_day.detach()
+        learned = self.config.dimensions - self.linear_dimensions
+        half_lives = math.log(2) / self.decay_rate_per_day.detach()[:learned]
         return tuple(torch.quantile(half_lives.cpu(), torch.tensor(quantiles)).tolist())
 
     def event_vectors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
@@ -190,6 +201,14 @@ class InterestModel(nn.Module):
         """Factors gamma (x) a, ``[items, d]`` or ``[chosen items, d]``; arguments as for `event_vectors`."""
         projections = [self.item_projection, *(one.item_projection for one in self.added_blocks.blocks().values())]
         return self._sum_of_blocks(projections, self.item_residual, items, residual_dropout) * self.gamma
+
+    def linear_factors(self) -> Tensor:
+        """Item factors in the linear dimensions, as with a gamma of 1, ``[items, k]``."""
+        dims = slice(self.config.dimensions - self.linear_dimensions, None)
+        residual = self.item_residual[:, dims]
+        if self.residual_trust is not None:
+            residual = residual * self.residual_trust
+        return self.text_vectors @ self.item_projection[:, dims] + residual
 
     def _sum_of_blocks(
         self, projections: list[Tensor], residual: Tensor, items: Tensor | None, residual_dropout: float

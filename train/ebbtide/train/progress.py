@@ -38,6 +38,10 @@ class Tried:
     """Of the best epoch."""
     repeat_offset: float
     """Of the best epoch."""
+    linear_ratio: float
+    """Of the best epoch."""
+    text_weights: tuple[float, ...]
+    """Of the texts' groups of dimensions, as fitted before the first epoch; empty where they were not."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,13 @@ class Variant:
     """Factor of the interest's part."""
     repeat_offset: float = 0.0
     """Added to the repeat scores."""
+    linear_ratio: float = 0.0
+    """Factor of the linear dimensions' part, over the interest's."""
+
+    @property
+    def linear_scale(self) -> float:
+        """Factor of the linear dimensions' part."""
+        return self.interest_scale * self.linear_ratio
 
 
 @torch.inference_mode()
@@ -73,7 +80,7 @@ def target_ranks(
         memory = torch.empty_like(scored.interest)
         of_variants = []
         for variant in variants:
-            scores = scored.scores(variant.interest_scale, variant.repeat_offset, memory)
+            scores = scored.scores(variant.interest_scale, variant.repeat_offset, variant.linear_scale, memory)
             of_variants.append(_ranks(scores, row, item))
         ranks.append(np.stack(of_variants))
     if not events:

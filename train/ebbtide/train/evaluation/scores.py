@@ -38,6 +38,8 @@ class Scored:
     """``[baskets]``, log index of the first event of each basket."""
     interest: Tensor
     """``[baskets, items]``, the user's interest times the item factors."""
+    linear: Tensor | None
+    """``[baskets, items]``, what the linear dimensions add; None for a model without them, and for a finished one."""
     prior: Tensor | None
     """``[baskets, items]``, what popularity adds; None for a model without prior."""
     alpha: Tensor
@@ -49,21 +51,83 @@ class Scored:
     difference: Tensor | None = None
     """``[baskets, d]``, w_H - w_C; None where it was not asked for."""
 
-    def scores(self, interest_scale: float = 1.0, repeat_offset: float = 0.0, out: Tensor | None = None) -> Tensor:
+    def scores(
+        self,
+        interest_scale: float = 1.0,
+        repeat_offset: float = 0.0,
+        linear_scale: float = 0.0,
+        out: Tensor | None = None,
+    ) -> Tensor:
         """``[baskets, items]``.
 
         Args:
             interest_scale: Factor of the interest's part.
             repeat_offset: Added to the repeat scores.
+            linear_scale: Factor of the linear dimensions' part.
             out: ``[baskets, items]``, memory for them; a large new tensor costs more than the sum. None for new memory.
         """
         if self.prior is None:
             scores = torch.mul(self.interest, interest_scale, out=out)
         else:
             scores = torch.add(self.prior, self.interest, alpha=interest_scale, out=out)
+        if self.linear is not None and linear_scale:
+            scores.add_(self.linear, alpha=linear_scale)
         if self.seen is not None and self.repeat is not None:
             scores = with_repeat_scores(scores, self.seen, self.repeat + repeat_offset, in_place=True)
         return scores
+
+
+@dataclass(frozen=True)
+class Interests:
+    """The interest before some baskets."""
+
+    head: Ints
+    """``[baskets]``, log index of the first event of each basket, in no order."""
+    interest: Tensor
+    """``[baskets, d]``."""
+    alpha: Tensor
+    """``[baskets, 1]`` or ``[baskets, d]``."""
+    difference: Tensor | None
+    """``[baskets, d]``, w_H - w_C; None where it was not asked for."""
+
+
+def interests_before(
+    model: InterestModel,
+    log: EventLog,
+    tensors: LogTensors,
+    heads: Ints,
+    context_events: int = CONTEXT_EVENTS,
+    *,
+    with_difference: bool = False,
+) -> Interests | None:
+    """The interest before each basket, from the events strictly before it; None without a basket that has any.
+
+    Args:
+        model: Put into evaluation mode.
+        log: Events.
+        tensors: The same events.
+        heads: ``[baskets]``, log index of the first event of each basket, ascending.
+        context_events: How many events of a user count at most, the newest ones.
+        with_difference: Whether to keep w_H - w_C of each basket.
+    """
+    model.eval()
+    wanted = np.zeros(log.events, dtype=np.bool_)
+    wanted[heads] = True
+    mask = torch.from_numpy(wanted)
+    vectors = model.event_vectors()
+    parts = [
+        predict_windows(model, tensors, windows, context, _TARGETS, mask, vectors, exact=True)
+        for windows, context in _batches(tensors, _windows(log, heads), context_events)
+    ]
+    if not parts:
+        return None
+    blends = [part.blend for part in parts]
+    return Interests(
+        head=torch.cat([part.event for part in parts]).numpy(),
+        interest=torch.cat([blend.interest for blend in blends]),
+        alpha=torch.cat([blend.alpha for blend in blends]),
+        difference=torch.cat([blend.long_term - blend.current for blend in blends]) if with_difference else None,
+    )
 
 
 @torch.inference_mode()
@@ -91,25 +155,14 @@ def score_baskets(
     Raises:
         FloatingPointError: A score is not a finite number.
     """
-    model.eval()
-    wanted = np.zeros(log.events, dtype=np.bool_)
-    wanted[heads] = True
-    mask = torch.from_numpy(wanted)
-    vectors, factors = model.event_vectors(), model.item_factors()
     if context_events is None:
         context_events = int((heads - tensors.first.numpy()[heads]).max(initial=1))
-    events, interests, alphas, differences = [], [], [], []
-    for windows, context in _batches(tensors, _windows(log, heads), context_events):
-        part = predict_windows(model, tensors, windows, context, _TARGETS, mask, vectors, exact=True)
-        events.append(part.event)
-        interests.append(part.blend.interest)
-        alphas.append(part.blend.alpha)
-        if with_difference:
-            differences.append(part.blend.long_term - part.blend.current)
-    if not events:
+    before = interests_before(model, log, tensors, heads, context_events, with_difference=with_difference)
+    if before is None:
         return
-    found, interest, alpha = torch.cat(events).numpy(), torch.cat(interests), torch.cat(alphas)
-    difference = torch.cat(differences) if with_difference else None
+    found, interest, alpha, difference = before.head, before.interest, before.alpha, before.difference
+    factors = model.item_factors()
+    linear_factors = model.linear_factors() if model.linear_dimensions else None
     item_bias = None if model.repeat is None else model.repeat_item_bias()
     by_time = np.lexsort((found, log.time_ms[found]))
     rows = max(_SCORES_PER_BATCH // factors.shape[0], 1)
@@ -117,6 +170,7 @@ def score_baskets(
         chosen = by_time[start : start + rows]
         head, index = found[chosen], torch.from_numpy(chosen).to(interest.device)
         scores = interest[index] @ factors.T
+        linear = None if linear_factors is None else interest[index][:, -linear_factors.shape[1] :] @ linear_factors.T
         seen = None if model.repeat is None else seen_before(log, tensors, head, context_events)
         prior, seen_prior = _prior(model, popularity, log.time_ms[head], seen)
         repeat = None
@@ -126,7 +180,8 @@ def score_baskets(
         finite = [part.isfinite().all() for part in (scores, prior, repeat) if part is not None]
         if not all(map(bool, finite)):
             raise FloatingPointError("a score is not a finite number; training has diverged: lower the learning rate")
-        yield Scored(head, scores, prior, alpha[index], seen, repeat, None if difference is None else difference[index])
+        difference_of = None if difference is None else difference[index]
+        yield Scored(head, scores, linear, prior, alpha[index], seen, repeat, difference_of)
 
 
 def _prior(
