@@ -39,6 +39,21 @@ def test_options_are_checked_before_the_log_is_read(option, value, expected, log
 
 
 @pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--max-bad-rows", "5", "--max-bad-rows"),
+        ("--title-template", "{name}", "expected --catalog FILE with --title-template"),
+        ("--text-template", "{name}", "expected --catalog FILE with --text-template"),
+        ("--catalog-item-col", "sku", "expected --catalog FILE with --catalog-item-col"),
+    ],
+)
+def test_options_that_mean_nothing_are_wrong_usage(option, value, expected, log, ebbtide, tmp_path):
+    done = ebbtide("train", "--events", log, "--out", tmp_path / "b", option, value)
+    assert done.returncode == 2
+    assert expected in " ".join(done.stderr.decode().replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
     ("rows", "holdout", "expected"),
     [
         ([("u1", 1), ("u2", 2), ("u3", 3), ("u4", 4)], "leave-last-out", "holds nothing out"),

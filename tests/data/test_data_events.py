@@ -149,7 +149,10 @@ def test_log_of_the_shipped_data_is_complete(movielens):
     assert read["user"].n_unique() == 671
 
 
-@pytest.mark.parametrize("word", ["NULL", "null", "None", "NaN", "nan", "\\N", "<NA>", " ", "NONE "])
+@pytest.mark.parametrize(
+    "word",
+    ["NULL", "None", "nan", "\\N", "<NA>", " ", "NONE ", "N/A", "#N/A", "#REF!", "undefined", "(null)", "NaT"],
+)
 def test_ids_are_missing_when_they_are_a_word_for_null(tmp_path, word):
     (tmp_path / "log.csv").write_text(f"user,item,time\n1,a,1260759108\n{word},a,1260759108\n1,{word},1260759108\n")
     read, bad = read_events(tmp_path / "log.csv", EventColumns(), max_bad_rows=0.9)
@@ -158,10 +161,52 @@ def test_ids_are_missing_when_they_are_a_word_for_null(tmp_path, word):
     assert f"no user (column user: line 3 '{word}')" in str(bad)
 
 
-@pytest.mark.parametrize("name", ["Nullsson", "nano", "none-1", "N", "NA", "0"])
+@pytest.mark.parametrize("name", ["Nullsson", "nano", "none-1", "N", "NA", "0", "#1", "1E5"])
 def test_ids_stay_when_they_only_look_like_a_word_for_null(tmp_path, name):
     (tmp_path / "log.csv").write_text(f"user,item,time\n{name},a,1260759108\n")
     assert read_events(tmp_path / "log.csv", EventColumns())[0]["user"].to_list() == [name]
+
+
+@pytest.mark.parametrize("column", ["user", "item"])
+def test_ids_are_bad_when_a_spreadsheet_has_rounded_them(tmp_path, column):
+    row = {"user": "1", "item": "a", column: "4.00638E+12"}
+    (tmp_path / "log.csv").write_text(f"user,item,time\n1,a,1260759108\n{row['user']},{row['item']},1260759109\n")
+    read, bad = read_events(tmp_path / "log.csv", EventColumns(), max_bad_rows=0.9)
+    assert read.height == 1
+    assert f"lost its last digits in a spreadsheet (column {column}: line 3 '4.00638E+12'); export the" in str(bad)
+
+
+@pytest.mark.parametrize(
+    ("logged", "known", "words"),
+    [
+        ("cafe\u0301", "caf\u00e9", r"the catalog has 'caf\xe9' for 'cafe\u0301'"),
+        ("i1", "i1\u200b", r"the catalog has 'i1\u200b' for 'i1'"),
+    ],
+)
+def test_both_forms_of_an_id_are_spelt_out_when_they_look_alike(tmp_path, logged, known, words):
+    (tmp_path / "log.csv").write_text(f"user,item,time\n1,{logged},1260759108\n1,b,1260759109\n", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        read_events(tmp_path / "log.csv", EventColumns(), {"b": 0, known: 1})
+    assert words in str(caught.value)
+
+
+def test_user_with_a_large_share_of_the_events_is_told(tmp_path):
+    rows = [("0" if event % 4 == 0 else f"u{event % 17}", "a", 1_260_759_108 + event) for event in range(200)]
+    pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").write_csv(tmp_path / "log.csv")
+    read, bad = read_events(tmp_path / "log.csv", EventColumns())
+    assert read.height == 200
+    assert bad.notes == [
+        "user '0' has 50 of 200 events: if this id stands for users without one, leave them out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("weight", "hint"), [('"4,5"', "a point in place of the decimal comma"), ("-1", "leave returns and cancellations")]
+)
+def test_weights_are_refused_with_what_to_do(tmp_path, weight, hint):
+    (tmp_path / "log.csv").write_text(f"user,item,time,w\n1,a,1260759108,1\n1,a,1260759109,{weight}\n")
+    with pytest.raises(DataError, match=f"not a finite number of 0 or more.*{hint}"):
+        read_events(tmp_path / "log.csv", EventColumns(weight="w"))
 
 
 @pytest.mark.parametrize(("logged", "known"), [("7", "007"), ("7.0", "7"), ("7", "7.0"), (" a", "a"), ("SKU1", "sku1")])
@@ -279,3 +324,13 @@ def test_pieces_have_event_ids_and_no_events_of_tomorrow(tmp_path):
     assert bad.reasons == {"a weight above 1e15": [1, 2, 3]}
     with pytest.raises(DataError, match="no usable event"):
         refuse_bad_rows("log", bad.__class__(3, {"no user": [1, 2, 3]}, {"no user": "line 1, 2, 3"}), 1)
+
+
+def test_ids_that_are_all_floats_are_told(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item,time\n17850.0,a,1260759108\n13047.0,7.0,1260759109\n")
+    read, bad = read_events(tmp_path / "log.csv", EventColumns())
+    assert read["user"].to_list() == ["17850.0", "13047.0"]
+    (note,) = bad.notes
+    assert note.startswith(
+        "every id of column user is a number with .0, such as '17850.0': requests must name it so too"
+    )

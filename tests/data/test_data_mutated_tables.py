@@ -22,7 +22,11 @@ ID = st.one_of(
     st.sampled_from(["u1", "007", "7", "7.0", "Zoë", "a, b", 'say "x"', '27"', "l1\nl2", "ну", " x", "NA", "0", "1e5"]),
     st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=6),
 )
-MISSING = ("NULL", "null", "None", "NaN", "nan", "\\N", "", None)
+MISSING_WORDS = {
+    *("", "null", "none", "nan", "nat", "nil", "undefined", "\\n", "n/a", "<na>", "<null>", "(null)", "[null]"),
+    *('""', "''", "#n/a", "#ref!", "#value!", "#name?", "#name", "#null!", "#num!", "#div/0!"),
+}
+MISSING = ("NULL", "null", "None", "NaN", "nan", "\\N", "N/A", "#REF!", "", None)
 TIME_FORMS = {
     "s": lambda ms: ms // 1000,
     "ms": lambda ms: ms,
@@ -52,7 +56,7 @@ def utc(ms):
 
 
 def is_missing(text):
-    return text is None or text.strip().lower() in {"", "null", "none", "nan", "\\n", "<na>"}
+    return text is None or text.strip().lower() in MISSING_WORDS
 
 
 @dataclass(frozen=True)

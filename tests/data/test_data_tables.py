@@ -206,9 +206,9 @@ def test_parquet_folder_is_refused_when_it_has_no_parts(tmp_path):
 def test_parquet_is_refused_in_one_line_when_it_is_damaged(tmp_path):
     pl.DataFrame({"user": ["a"] * 99, "item": ["b"] * 99}).write_parquet(tmp_path / "table.parquet")
     content = (tmp_path / "table.parquet").read_bytes()
-    for damaged in (content[:-9], b"user,item\na,b\n", content[: len(content) // 2]):
+    for damaged in (content[:-9], b"user,item\na,b\n", content[:20] + bytes(20) + content[-8:]):
         path = save(tmp_path, damaged, "table.parquet")
-        with pytest.raises(DataError, match=f"^{path}: cannot be read: ") as error:
+        with pytest.raises(DataError, match=f"^{path}: (cannot be read: |got .*; expected a )") as error:
             rows_of(path)
         assert "\n" not in str(error.value)
 
@@ -284,3 +284,49 @@ def test_fault_of_a_later_piece_is_told_with_its_line(tmp_path, monkeypatch, con
         list(tables.read_pieces(path, ["user", "item"]))
     with pytest.raises(DataError, match=message):
         read_table(path, ["user", "item"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("# exported on 5 May\n" + CSV, "got the column names in line 2; expected them in line 1"),
+        ("sep=,\r\n" + CSV, "got the column names in line 2"),
+        ("Sales report\n\n" + CSV.replace(",", ";"), "got the column names in line 3"),
+        ("u1,a,1700000000\nu2,b,1700000001\n", r"got values in line 1 \(u1, a, 1700000000\); expected the names"),
+    ],
+)
+def test_table_is_refused_with_the_line_when_its_header_is_not_the_first_line(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        rows_of(save(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.csv.gz", b"\x1f\x8b\x08\0", "got a gzip file; unpack it with gunzip"),
+        ("log.xlsx", b"PK\x03\x04\0", "an Excel workbook; unpack it, or save it as CSV UTF-8"),
+        ("log.feather", b"ARROW1\0\0", "got an Arrow file; write it as Parquet"),
+        ("log.pq", b"PAR1\0", "got a Parquet file; name it .parquet"),
+        ("log.txt", CSV, "got a file of type .txt;.*If it is a table of text, name it .csv or .tsv"),
+        ("log", CSV, r"got a file of type \(no suffix\);.*name it .csv"),
+        ("log.json", '[{"user": 1}]', "write each object in a line of its own, into a .jsonl file"),
+        ("log.json", '{"user": 1}\n', "If each line is a JSON object, name it .jsonl"),
+        ("log.parquet", CSV, "got text such as 'user,item.*; expected a Parquet file"),
+        ("log.parquet", b"PAR1\0\0\0\0cut", "got a Parquet file without its end"),
+        ("log.parquet", b"\x1f\x8b\x08\0", "got a gzip file"),
+    ],
+)
+def test_file_is_refused_with_what_it_is_when_its_name_does_not_say_so(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message):
+        rows_of(save(tmp_path, content, name))
+
+
+def test_table_is_refused_when_its_path_is_empty():
+    with pytest.raises(DataError, match="got an empty path"):
+        read_table("", ["user"])
+
+
+@pytest.mark.parametrize("encoding", ["nonsense", "rot13", "hex"])
+def test_encoding_is_refused_when_python_does_not_know_it_as_text_even_if_it_is_not_needed(tmp_path, encoding):
+    with pytest.raises(DataError, match=f"encoding: got '{encoding}'; expected one that Python knows"):
+        rows_of(save(tmp_path, CSV), encoding=encoding)

@@ -91,10 +91,17 @@ def test_times_that_no_calendar_has_are_bad_rows(tmp_path, text):
         (["120", "340"], "got '120'.*may be a duration.*--time-unit s"),
         (["01/02/2024", "03/04/2024"], r"'01/02/2024'.*unknown order: add --time-format '%d/%m/%Y' or '%m/%d/%Y'"),
         (["01/02/2024 10:00", "13/02/2024 10:00"], r"has the day first: add --time-format '%d/%m/%Y %H:%M'"),
+        (["12/1/2010 8:26"] * 20_000 + ["12/13/2010 9:02"] * 900, "has the month first: add --time-format"),
         (["01.02.24", "01.13.24"], r"has the month first: add --time-format '%m.%d.%y'"),
         (["1.7E+09", "1.7E+09"], "got '1.7E\\+09'.*lost its last digits"),
-        (["638000000000000000"] * 2, "got '638000000000000000'; expected Unix time"),
-        (["Nov 14, 2023"] * 2, "got 'Nov 14, 2023'.*--time-format names another format"),
+        (["638000000000000000"] * 2, "looks like a number of .NET ticks of 2022-09-28: write Unix times"),
+        (["133444746440000000"] * 2, "looks like a Windows file time of 2023-11-14"),
+        (["13344474644000000"] * 2, "looks like a WebKit time of 2023-11-14"),
+        (["2460263.438"] * 2, "looks like a Julian day of 2023-11-14"),
+        (["19675"] * 2, "looks like the days since 1970 of 2023-11-14: write the days times 86400"),
+        (["2024010112"] * 2, "dates of the form %Y%m%d%H: add --time-format %Y%m%d%H, or --time-unit s if.*2034-02-20"),
+        ([f"24010112{minute}" for minute in range(10, 50)], "dates of the form %y%m%d%H%M.*--time-unit s"),
+        (["2023-W46-2"] * 2, "got '2023-W46-2'.*--time-format names another format"),
     ],
 )
 def test_times_are_refused_with_the_reading_that_is_right(tmp_path, values, message):
@@ -227,3 +234,48 @@ def test_date_time_is_a_bad_row_when_no_calendar_has_it(tmp_path):
     times, bad = read(log_of(tmp_path, numbers, ".parquet"))
     assert len(times) == 200
     assert str(bad).endswith("1 with a time after 2200 (column time: row 201 'the year 55840')")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "%d/%m/%Y %I:%M:%S %p",
+        "%m/%d/%Y %I:%M %p",
+        "%d.%m.%y %H:%M",
+        "%Y.%m.%d %H:%M:%S",
+        "%a, %d %b %Y %H:%M:%S GMT",
+        "%a %b %d %H:%M:%S %Y",
+        "%d/%b/%Y:%H:%M:%S +0000",
+        "%d-%b-%Y %H:%M",
+        "%B %d, %Y %I:%M %p",
+        "%d %b %Y",
+        "%Y%m%d%H",
+        "%y%m%d%H%M",
+        "%Y%m%d",
+    ],
+)
+def test_suggested_format_reads_the_times(tmp_path, layout):
+    times = [datetime(2023, 11, 1, 13, 7, tzinfo=timezone.utc) + timedelta(hours=25 * day) for day in range(40)]
+    path = log_of(tmp_path, [time.strftime(layout) for time in times])
+    with pytest.raises(DataError, match="add --time-format") as caught:
+        read(path)
+    suggested = str(caught.value).split("--time-format ")[1].split(", or --time-unit")[0].strip("'")
+    read_ms, bad = read(path, time_format=suggested)
+    expected = [datetime.strptime(time.strftime(layout), layout).replace(tzinfo=timezone.utc) for time in times]
+    assert (read_ms, bad.count) == ([round(time.timestamp() * 1000) for time in expected], 0)
+
+
+def test_numbers_that_look_like_dates_are_read_as_unix_times_when_the_unit_is_stated(tmp_path):
+    path = log_of(tmp_path, ["2024010112", "2024010113"])
+    assert read(path, time_unit=TimeUnit.s)[0] == [2_024_010_112_000, 2_024_010_113_000]
+
+
+def test_numbers_are_unix_times_when_one_of_them_is_no_date(tmp_path):
+    values = [1_701_011_200 + minute for minute in [*range(40), 99]]
+    assert read(log_of(tmp_path, values))[0] == [value * 1000 for value in values]
+
+
+def test_format_is_refused_when_it_has_the_name_of_a_zone(tmp_path):
+    path = log_of(tmp_path, ["2023-11-14 22:13:20 EST"] * 2)
+    with pytest.raises(DataError, match="--time-format: got '%Y-%m-%d %H:%M:%S %Z'; expected %z for an offset"):
+        read(path, time_format="%Y-%m-%d %H:%M:%S %Z")

@@ -391,6 +391,21 @@ def test_model_is_refused_when_the_address_of_the_store_is_not_usable(repository
     assert "forgetter" in raised.value.failures
 
 
+def test_states_are_in_the_named_folder_whatever_its_path(
+    repository: Path, bundle: InterestBundle, tmp_path: Path
+) -> None:
+    store, log = f"embedded:{tmp_path / 'états des 用户'}", Log(bundle, 3)
+    only = ("observe", "observer")
+    config = ServerConfig(repository, model_control="explicit", load_models=only, state=store, environment=PATIENT)
+    with TritonServer(config) as server, triton.InferenceServerClient(server.grpc_url) as client:
+        assert observe(Door(client), "u", log, slice(None))[:2] == [3, 0]
+        # The folder that a backfill or `ebbtide states` opens meanwhile.
+        with open_store(store) as opened:
+            answer = InProcessPipeline(repository, store=opened).run(served_models.RECOMMEND.name, asking("u"))
+    assert isinstance(answer, dict), answer
+    assert answer[COUNTS].sum() == 3
+
+
 @pytest.mark.slow
 def test_no_acknowledged_event_is_lost_when_the_server_is_killed_while_observing(
     repository: Path, bundle: InterestBundle, tmp_path: Path

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ebbtide.train.trainer import Fit
 
 
+_TEXT_TEMPLATE = "{text}"
+
+
 def command(
     events: Annotated[
         str,
@@ -56,10 +59,10 @@ def command(
     ] = None,
     text_template: Annotated[
         str, typer.Option(help="Text that describes an item; {column} stands for the value of a catalog column.")
-    ] = "{text}",
+    ] = _TEXT_TEMPLATE,
     title_template: Annotated[str | None, typer.Option(help="Title shown to users. Default: the text.")] = None,
     max_bad_rows: Annotated[
-        float, typer.Option(help="Refuse a file if more than this share of its rows cannot be used.")
+        float, typer.Option(help="Refuse a file if more than this share of its rows cannot be used.", min=0, max=1)
     ] = 0.01,
     encoder: Annotated[
         str,
@@ -184,6 +187,14 @@ def command(
     """
     if time_unit is not None and time_format is not None:
         raise typer.BadParameter("expected --time-unit for numbers or --time-format for text, not both")
+    if catalog is None:
+        for option, is_given in (
+            ("--catalog-item-col", catalog_item_col is not None),
+            ("--text-template", text_template != _TEXT_TEMPLATE),
+            ("--title-template", title_template is not None),
+        ):
+            if is_given:
+                raise typer.BadParameter(f"expected --catalog FILE with {option}, which names its columns")
     if resume and checkpoint is None:
         raise typer.BadParameter("expected --checkpoint FOLDER with --resume")
     require_bundle_folder("--out", out)

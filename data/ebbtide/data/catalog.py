@@ -10,7 +10,7 @@ import polars as pl
 
 from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.errors import DataError
-from ebbtide.data.ids import is_missing
+from ebbtide.data.ids import ROUNDED_ID, is_missing, is_rounded
 from ebbtide.data.tables import one_error, read_table
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
@@ -107,6 +107,9 @@ def _usable_items(
     missing = is_missing(ids)
     table.add_bad(bad, "no item id", missing & usable, item_column)
     usable = usable & ~missing
+    rounded = is_rounded(ids) & usable
+    table.add_bad(bad, ROUNDED_ID, rounded, item_column, "export the column as text")
+    usable = usable & ~rounded
     # Only among usable rows: a row that is ignored must not take the id from a sound one.
     repeated = usable & ~pl.select(pl.when(usable).then(ids)).to_series().is_first_distinct()
     table.add_bad(bad, "an item id that an earlier row has", repeated, item_column)

@@ -16,6 +16,7 @@ Ints = npt.NDArray[np.int64]
 
 _NEWLINE, _QUOTE, _RETURN = b'\n"\r'
 _SEPARATORS = (",", "\t", ";", "|")
+_HEAD_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def read_delimited(
             separator = candidate
             break
     header = _split(header_line, separator)
+    if not set(columns) & set(header):
+        _refuse_first_line(path, data, columns, header)
     require_columns(path, columns, header)
     is_quoted = _has_sound_quotes(path, data, ord(separator), header, lines_before)
     records = _records(data, ord(separator), is_quoted)
@@ -97,6 +100,34 @@ def require_columns(path: Path | str, columns: list[str], found: list[str]) -> N
             raise DataError(f"{path}: no column {name!r}; the file has {', '.join(found)}{hint}")
         if found.count(name) > 1:
             raise DataError(f"{path}: got {found.count(name)} columns named {name!r}; expected one: rename the others")
+
+
+def _refuse_first_line(path: Path, data: bytes, columns: list[str], header: list[str]) -> None:
+    """Refuses a file whose header is not its first line, or that has none.
+
+    Raises:
+        DataError: A later line has the columns, or the first one has values in place of names.
+    """
+    lines = data.split(b"\n", _HEAD_LINES)[:_HEAD_LINES]
+    for number, line in enumerate(lines[1:], start=2):
+        names = line.decode(errors="replace").rstrip("\r")
+        if any(set(columns) <= set(_split(names, separator)) for separator in _SEPARATORS):
+            raise DataError(
+                f"{path}: got the column names in line {number}; expected them in line 1: remove the lines above"
+            )
+    if any(_is_number(name) for name in header):
+        raise DataError(
+            f"{path}: got values in line 1 ({', '.join(header)}); expected the names of the columns, with "
+            f"{', '.join(columns)} among them: add a first line with them"
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _split(line: str, separator: str) -> list[str]:

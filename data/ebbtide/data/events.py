@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,17 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from ebbtide.data.bad_rows import BadRows
+from ebbtide.data.bad_rows import BadRows, value_at
 from ebbtide.data.errors import DataError
-from ebbtide.data.ids import is_missing, near_id
+from ebbtide.data.ids import ROUNDED_ID, is_missing, is_rounded, near_id
 from ebbtide.data.tables import Table, one_error, read_pieces, read_table, too_many
 from ebbtide.data.times import in_future, read_times
 from ebbtide.interest.time_units import TimeUnit
 
+_NO_WEIGHT = "a weight that is not a finite number of 0 or more"
+_FLOAT_ID = r"^\d+\.0$"
+_MUCH = 0.1
+_MANY_EVENTS = 100
 _MOST_WEIGHT = 1e15
 """Of an event in a state; see `ebbtide.interest.checks.RANGES`."""
 
@@ -132,6 +137,13 @@ def _usable_events(
         if len(copies):
             lines = table.lines(checked.usable.arg_true().gather(copies))
             bad.notes.append(f"{len(copies):,} exact copies of an earlier event are kept ({lines})")
+    _note_dominant_user(frame, bad)
+    for name, ids in ((columns.user, frame["user"]), (columns.item, frame["item"])):
+        if ids.str.contains(_FLOAT_ID).all():
+            bad.notes.append(
+                f"every id of column {name} is a number with .0, such as {ids[0]!r}: requests must name it so too; "
+                "store whole numbers if your services do"
+            )
     return frame, bad
 
 
@@ -195,10 +207,12 @@ class _Checked:
         self.usable = table.add_flaws(self.bad)
         self.refuse("no user", is_missing(self.user), columns.user)
         self.refuse("no item", is_missing(self.item), columns.item)
+        for name, ids in ((columns.user, self.user), (columns.item, self.item)):
+            self.refuse(ROUNDED_ID, is_rounded(ids), name, "export the column as text")
         for reason, rows, hint in self.times.faults:
             self.refuse(reason, rows, columns.time, hint)
         is_weight = (self.weight.is_finite() & (self.weight >= 0)).fill_null(False)
-        self.refuse("a weight that is not a finite number of 0 or more", ~is_weight, columns.weight)
+        self.refuse(_NO_WEIGHT, ~is_weight, columns.weight, _weight_hint(table, columns.weight, ~is_weight))
 
     def refuse(self, reason: str, rows: pl.Series, column: str | None, hint: str = "") -> None:
         """Marks rows as bad, unless they are already."""
@@ -246,7 +260,33 @@ def _near_hint(unknown: pl.Series, item_index: dict[str, int]) -> str:
     near = near_id(unknown, item_index) if len(unknown) else None
     if near is None:
         return ""
-    return f"the catalog has {near[1]!r} for {near[0]!r}: write the ids in both files as the same text"
+    show = repr if near[0].isascii() and near[1].isascii() else ascii
+    return f"the catalog has {show(near[1])} for {show(near[0])}: write the ids in both files as the same text"
+
+
+def _weight_hint(table: Table, column: str | None, rows: pl.Series) -> str:
+    """What to do about the first weight that cannot be used."""
+    if column is None or not rows.any():
+        return ""
+    value = str(value_at(table.frame[column], rows.arg_max() or 0))
+    if re.match(r"^\s*\d+,\d+\s*$", value):
+        return "write a point in place of the decimal comma"
+    if re.match(r"^\s*-\d", value):
+        return "leave returns and cancellations out of the log"
+    return ""
+
+
+def _note_dominant_user(frame: pl.DataFrame, bad: BadRows) -> None:
+    """Tells of a user with so many events that the id may stand for users without one."""
+    if frame.height < _MANY_EVENTS:
+        return
+    users = frame["user"].value_counts(sort=True)
+    user, events = users.row(0)
+    if users.height > 1 / _MUCH and events > _MUCH * frame.height:
+        bad.notes.append(
+            f"user {user!r} has {events:,} of {frame.height:,} events: if this id stands for users without one, leave "
+            "them out"
+        )
 
 
 def build_log(frame: pl.DataFrame, item_index: dict[str, int]) -> EventLog:

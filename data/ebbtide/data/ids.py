@@ -6,8 +6,17 @@ from collections.abc import Iterable
 
 import polars as pl
 
-_MISSING = r"(?i)^\s*(?:null|none|nan|\\n|<na>)?\s*$"
-r"""Texts that stand for a missing id, in any letter case and with any spaces around: ``NULL``, ``None``, ``\N``."""
+_SPACE = r"[\s\u200b-\u200d\u2060\ufeff]*"
+_WORDS = r"null|none|nan|nat|nil|undefined|\\n|n/a|<na>|<null>|\(null\)|\[null\]|\"\"|''"
+_SPREADSHEET = r"#(?:n/a|ref!|value!|name\?|null!|num!|div/0!)"
+_MISSING = rf"(?i)^{_SPACE}(?:{_WORDS}|{_SPREADSHEET})?{_SPACE}$"
+r"""Texts that stand for a missing id, in any letter case, with any spaces around: ``NULL``, ``\N``, ``#REF!``. ``NA``
+is none of them: it is a code of its own in many lists."""
+_ROUNDED = r"^\d[.,]\d+[eE]\+\d\d+$"
+"""A long number as a spreadsheet writes it: 4006381333931 becomes 4.00638E+12, as do its neighbours."""
+
+ROUNDED_ID = "an id that has lost its last digits in a spreadsheet"
+"""Why a row with such an id is bad."""
 
 
 def is_missing(ids: pl.Series) -> pl.Series:
@@ -15,8 +24,13 @@ def is_missing(ids: pl.Series) -> pl.Series:
     return ids.str.contains(_MISSING).fill_null(True)
 
 
+def is_rounded(ids: pl.Series) -> pl.Series:
+    """True where an id has lost digits in a spreadsheet."""
+    return ids.str.contains(_ROUNDED).fill_null(False)
+
+
 def near_id(unknown: pl.Series, known: Iterable[str]) -> tuple[str, str] | None:
-    """An unknown id and a known one that are equal but for a ``.0``, leading zeros, spaces or letter case.
+    """An unknown id and a known one that are equal but for a ``.0``, leading zeros, spaces, case or Unicode form.
 
     Args:
         unknown: Ids that the catalog lacks.
@@ -35,4 +49,11 @@ def near_id(unknown: pl.Series, known: Iterable[str]) -> tuple[str, str] | None:
 
 
 def _form(ids: pl.Expr) -> pl.Expr:
-    return ids.str.strip_chars().str.to_lowercase().str.replace(r"^(\d+)\.0+$", "$1").str.replace(r"^0+([0-9])", "$1")
+    return (
+        ids.str.normalize("NFKC")
+        .str.replace_all("[\u200b-\u200d\u2060\ufeff]", "")
+        .str.strip_chars()
+        .str.to_lowercase()
+        .str.replace(r"^(\d+)\.0+$", "$1")
+        .str.replace(r"^0+([0-9])", "$1")
+    )

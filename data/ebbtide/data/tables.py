@@ -18,7 +18,7 @@ from ebbtide.data.bad_rows import SHOWN_ROWS, BadRows, shown, value_at
 from ebbtide.data.delimited import Ints, read_delimited, require_columns
 from ebbtide.data.errors import DataError
 from ebbtide.data.json_lines import read_json_lines
-from ebbtide.data.text_files import read_utf8, read_utf8_pieces, refuse_pointer
+from ebbtide.data.text_files import read_utf8, read_utf8_pieces, refuse_binary, refuse_pointer
 
 _FORMATS = "expected .parquet, .csv, .tsv, .jsonl or .ndjson, or a folder of Parquet files"
 _STORE = (
@@ -30,6 +30,8 @@ _EXACT = {"Float16": 2**11, "Float32": 2**24, "Float64": 2**53}
 """Above these a float type does not hold every whole number."""
 _CALENDAR_MS = (-62_135_596_800_000, 253_402_300_799_999)
 """The years 1 to 9999."""
+_PARQUET, _ENCRYPTED = b"PAR1", b"PARE"
+_HEAD_BYTES = 64
 _MESSAGE_CHARACTERS = 300
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 PIECE_ROWS = 500_000
@@ -244,6 +246,8 @@ def _parquet(source: str) -> pl.LazyFrame | None:
     with one_error(source):
         if _URL.match(source):
             return _object_store(source)
+        if not source:
+            raise DataError("got an empty path; expected that of a table")
         file = Path(source)
         if file.is_dir():
             return _folder(file)
@@ -251,9 +255,53 @@ def _parquet(source: str) -> pl.LazyFrame | None:
             raise DataError(f"{file}: no such file")
         suffix = file.suffix.lower()
         if suffix not in {".parquet", ".jsonl", ".ndjson", *_SEPARATORS}:
-            raise DataError(f"{file}: got a file of type {suffix or '(no suffix)'}; {_FORMATS}")
+            _refuse_type(file)
         refuse_pointer(file)
+        if suffix == ".parquet":
+            _refuse_other_than_parquet(file)
         return pl.scan_parquet(file, glob=False, hive_partitioning=False) if suffix == ".parquet" else None
+
+
+def _refuse_type(file: Path) -> None:
+    """Refuses a file whose name does not say what it is.
+
+    Raises:
+        DataError: With what its content is, where the first bytes tell.
+    """
+    if file.is_file():
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD_BYTES)
+        refuse_binary(file, head)
+        suffix = file.suffix.lower()
+        hint = ""
+        if head.lstrip()[:1] == b"[":
+            hint = ". It has one JSON list: write each object in a line of its own, into a .jsonl file"
+        elif head.lstrip()[:1] == b"{":
+            hint = ". If each line is a JSON object, name it .jsonl"
+        elif suffix in {"", ".txt", ".dat", ".psv", ".tab", ".data"} and b"\0" not in head:
+            hint = ". If it is a table of text, name it .csv or .tsv"
+        raise DataError(f"{file}: got a file of type {suffix or '(no suffix)'}; {_FORMATS}{hint}")
+    raise DataError(f"{file}: got no ordinary file; {_FORMATS}")
+
+
+def _refuse_other_than_parquet(file: Path) -> None:
+    """Refuses a file that is named .parquet and is none, or not whole.
+
+    Raises:
+        DataError: With what it is.
+    """
+    with file.open("rb") as opened:
+        head = opened.read(_HEAD_BYTES)
+        opened.seek(-min(len(_PARQUET), file.stat().st_size), 2)
+        end = opened.read()
+    if not head.startswith((_PARQUET, _ENCRYPTED)):
+        refuse_binary(file, head)
+        what = "other bytes" if b"\0" in head else f"text such as {shown(head[:40].decode(errors='replace'))}"
+        raise DataError(
+            f"{file}: got {what}; expected a Parquet file: name the file by its content, or download it again"
+        )
+    if end not in {_PARQUET, _ENCRYPTED}:
+        raise DataError(f"{file}: got a Parquet file without its end; expected a whole one: write or download it again")
 
 
 def _of_parquet(source: str, lazy: pl.LazyFrame, columns: list[str], rows_before: int = 0) -> Table:

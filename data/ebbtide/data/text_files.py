@@ -25,6 +25,10 @@ _BINARY = {
     b"\x1f\x8b": "a gzip file; unpack it with gunzip",
     b"\x28\xb5\x2f\xfd": "a Zstandard file; unpack it with zstd -d",
     b"PK\x03\x04": "a zip file or an Excel workbook; unpack it, or save it as CSV UTF-8",
+    b"ARROW1": "an Arrow file; write it as Parquet",
+    b"BZh": "a bzip2 file; unpack it with bunzip2",
+    b"\xfd7zXZ": "an xz file; unpack it with unxz",
+    b"SQLite format 3": "a SQLite database; export the table as CSV",
     b"\xd0\xcf\x11\xe0": "an Excel workbook; save it as CSV UTF-8",
 }
 
@@ -53,8 +57,10 @@ def read_utf8(path: Path, encoding: str | None = None) -> bytes:
     Raises:
         DataError: The file is not text, or in another encoding.
     """
+    if encoding is not None:
+        _decoder(path, encoding)
     data = path.read_bytes()
-    _refuse_binary(path, data)
+    refuse_binary(path, data)
     for bom, name in _BOMS:
         if data.startswith(bom):
             return _transcoded(path, data[len(bom) :], name)
@@ -78,11 +84,13 @@ def read_utf8_pieces(
     Raises:
         DataError: The file is not text, or in another encoding.
     """
+    if encoding is not None:
+        _decoder(path, encoding)
     lines = 0
     rest = b""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-        _refuse_binary(path, head)
+        refuse_binary(path, head)
         bom, name = next(((bom, name) for bom, name in _BOMS if head.startswith(bom)), (b"", None))
         if name is None and encoding is not None and b"\0" in head:
             # Encodings of two and four bytes; the line ends of all others are bytes of their own.
@@ -114,7 +122,12 @@ def _end_of_lines(data: bytes, *, quotes: bool) -> int:
     return int(ends[-1]) + 1 if ends.size else 0
 
 
-def _refuse_binary(path: Path, data: bytes) -> None:
+def refuse_binary(path: Path, data: bytes) -> None:
+    """Refuses the beginning of a file of another kind than text.
+
+    Raises:
+        DataError: With what to do.
+    """
     for magic, what in _BINARY.items():
         if data.startswith(magic):
             raise DataError(f"{path}: got {what}")

@@ -10,7 +10,7 @@ from ebbtide.data.bad_rows import shown, value_at
 from ebbtide.data.errors import DataError
 from ebbtide.data.iso_times import iso_ms
 from ebbtide.data.tables import Table
-from ebbtide.data.time_hints import ROUNDED, likely_reading
+from ebbtide.data.time_hints import ROUNDED, compact_layout, likely_reading
 from ebbtide.interest.time_units import PLAUSIBLE_S, TimeUnit, day
 
 EXPECTED = "Unix time in s, ms, us or ns between 1995 and 2200, a date-time, or ISO 8601 text"
@@ -124,12 +124,21 @@ def _of_ms(table: Table, column: str, ms: pl.Series) -> Times:
 
 
 def _of_format(table: Table, column: str, texts: pl.Series, time_format: str) -> Times:
+    if "%Z" in time_format:
+        raise DataError(
+            f"--time-format: got {time_format!r}; expected %z for an offset such as +0100. The name of a zone gives no "
+            "offset: write it as it stands, as in '%Y-%m-%d %H:%M:%S UTC', and times are read as UTC"
+        )
+    if ("%H" in time_format or "%I" in time_format) and "%M" not in time_format:
+        # polars reads no hour without its minutes.
+        texts, time_format = texts + " 00", f"{time_format} %M"
     # strptime's %f is a fraction of a second; polars calls that %.f and reads %f as nanoseconds.
     polars_format = time_format.replace(".%f", "%.f").replace("%f", "%6f")
     try:
         read = texts.str.to_datetime(polars_format, strict=False, time_unit="ms")
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"--time-format: got {time_format!r}; expected a strptime format ({error})") from None
+        reason = str(error).splitlines()[0]
+        raise DataError(f"--time-format: got {time_format!r}; expected a strptime format ({reason})") from None
     if read.null_count() == len(read) and texts.null_count() < len(texts):
         row = texts.is_not_null().arg_max() or 0
         raise table.error(column, row, f"a time of the form --time-format {time_format!r}")
@@ -144,6 +153,15 @@ def _of_numbers(table: Table, column: str, numbers: pl.Series, unit: TimeUnit | 
     if unit is None:
         if found is None and not counts[best] and given.any():
             _refuse_column(table, column, given)
+        layout = None if found else compact_layout(numbers)
+        if layout is not None:
+            row = given.arg_max() or 0
+            raise table.error(
+                column,
+                row,
+                f"{EXPECTED}. All values are dates of the form {layout}: add --time-format {layout}, or --time-unit "
+                f"{best.value} if this is {day(numbers[row], best)}",
+            )
         unit = found or best
         usable = plausible[unit]
     elif unit is not best and counts[best] == given.sum() > 0 and not counts[unit]:
@@ -218,6 +236,8 @@ def _refuse_other_unit(table: Table, column: str, values: pl.Series) -> None:
 
 def _refuse_column(table: Table, column: str, rows: pl.Series) -> None:
     row = rows.arg_max() or 0
-    reading = likely_reading(*map(str, table.frame[column].filter(rows).head(_EXAMINED)))
+    given = table.frame[column].filter(rows)
+    # From the whole column: the days above 12 may all come late in a month.
+    reading = likely_reading(*map(str, given.gather_every(max(1, len(given) // _EXAMINED))))
     hint = f"It {reading}" if reading else "--time-format names another format"
     raise table.error(column, row, f"{EXPECTED}. {hint}")

@@ -147,7 +147,10 @@ def compare_arrays(got: Array, expected: Array) -> Difference:
     """The largest difference of two arrays, which must have one shape."""
     if got.shape != expected.shape:
         return Difference(np.inf, detail=f"got shape {list(got.shape)}; expected {list(expected.shape)}")
-    index, difference = _worst(got, expected)
+    if got.dtype.kind == "O":
+        index, difference = _first_apart(got, expected)
+    else:
+        index, difference = _worst(got, expected)
     if difference == 0:
         return Difference(0.0)
     position = [int(axis) for axis in np.unravel_index(index, got.shape)]
@@ -284,5 +287,15 @@ def _worst(got: Array, expected: Array) -> tuple[int, float]:
     return index, float(apart[index])
 
 
+def _first_apart(got: Array, expected: Array) -> tuple[int, float]:
+    """Flat index of the first texts that differ, and infinity; or 0 and 0."""
+    for index, (one, other) in enumerate(zip(got.flat, expected.flat, strict=True)):
+        if one != other:
+            return index, np.inf
+    return 0, 0.0
+
+
 def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return repr(value.decode(errors="replace"))
     return f"{float(value):.7g}"  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from pathlib import Path
 from ebbtide.serve.errors import EmbeddedServerError
 
 _PLAIN = re.compile(r"[A-Za-z0-9/._+=@%~^-]*")
+_EMBEDDED = "embedded:"
 _FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - only where the system's own folder has no plain path
 
 
@@ -37,6 +38,31 @@ def plain_scratch(prefix: str) -> Path:
         f"the folder for temporary files is {own}, and {', '.join(_FOLDERS)} cannot be written to: set TMPDIR to a "
         "folder whose path has only ASCII letters, digits and . _ - /"
     )
+
+
+def has_plain_state(address: str) -> bool:
+    """Whether the stub's Python, which reads its environment as ASCII, finds the store of an address."""
+    return address.isascii() or not address.startswith(_EMBEDDED)
+
+
+def plain_state(address: str, scratch: Path) -> str:
+    """The address of a store itself, or of a link to its folder, which is made if it does not exist.
+
+    Args:
+        address: As `ebbtide.store.open_store` takes it.
+        scratch: Folder for the link, from `plain_scratch`.
+
+    Raises:
+        EmbeddedServerError: The folder or the link cannot be made.
+    """
+    if has_plain_state(address):
+        return address
+    folder = Path(address.removeprefix(_EMBEDDED)).absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmbeddedServerError(f"state: {folder} cannot be made ({error}): name another folder") from error
+    return f"{_EMBEDDED}{plain_path(folder, scratch, 'state')}"
 
 
 def plain_path(path: Path, scratch: Path, name: str) -> Path:

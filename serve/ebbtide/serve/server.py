@@ -21,9 +21,10 @@ from ebbtide.serve.config import ServerConfig
 from ebbtide.serve.distribution import embedded_server
 from ebbtide.serve.errors import ModelLoadError, PortInUseError, ServerStartError, ServerStateError
 from ebbtide.serve.launch import command_line, environment
-from ebbtide.serve.plain_paths import is_plain, plain_path, plain_scratch
+from ebbtide.serve.plain_paths import has_plain_state, is_plain, plain_path, plain_scratch, plain_state
 from ebbtide.serve.ports import Ports, authority, choose_ports, connect_host
 from ebbtide.serve.startup import LogFollower, Progress
+from ebbtide.store import ADDRESS_VARIABLE
 
 _POLL_INTERVAL_S = 0.05
 _PORT_ATTEMPTS = 5
@@ -180,10 +181,13 @@ class TritonServer:
         distribution = embedded_server()
         repository = config.model_repository.resolve()
         ports = choose_ports(config.host, config.grpc_port, config.http_port, config.metrics_port)
-        log_path = self._open_log(needs_links=not (is_plain(repository) and is_plain(distribution.root)))
+        state = environment(distribution, config).get(ADDRESS_VARIABLE, "")
+        has_plain_paths = is_plain(repository) and is_plain(distribution.root) and has_plain_state(state)
+        log_path = self._open_log(needs_links=not has_plain_paths)
         if self._scratch is not None:
             repository = plain_path(repository, self._scratch, "models")
             distribution = distribution.at(plain_path(distribution.root, self._scratch, "triton"))
+            state = plain_state(state, self._scratch)
         log = LogFollower(log_path)
         # /dev/shm is one name space for the whole machine.
         shm_prefix = f"ebbtide_{os.getpid()}_{secrets.token_hex(4)}_"
@@ -201,7 +205,7 @@ class TritonServer:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=output,
-                    env=environment(distribution, config),
+                    env={**environment(distribution, config), **({ADDRESS_VARIABLE: state} if state else {})},
                     start_new_session=True,
                 )
             self._ports = ports

@@ -182,7 +182,9 @@ class LmdbFolder:
             StoreError: The folder cannot be used.
         """
         self.name = name
-        self.path = path
+        # As it was given: Python may be unable to spell what a link leads to, as in Triton's stub with its ASCII paths.
+        self.path = path.absolute()
+        self.resolved = path.resolve()
         self.opened = 0
         """How many stores of this process use it."""
         self.durability = config.durability
@@ -197,7 +199,7 @@ class LmdbFolder:
             size = data.stat().st_size if data.exists() else 0
             is_synced = config.durability == "power-loss"
             self._environment = lmdb.Environment(
-                str(path),
+                str(self.path),
                 map_size=max(int(config.max_gib * 2**30), size),
                 mode=0o600,
                 max_dbs=2,
@@ -393,10 +395,10 @@ def opened_folder(name: str, path: Path, config: StoreConfig) -> LmdbFolder:
         StoreError: The store failed, or was open before a fork.
     """
     with _LOCK:
-        path = path.resolve()
-        folder = _FOLDERS.get(path)
+        folder = _FOLDERS.get(path.resolve())
         if folder is None:
-            folder = _FOLDERS[path] = LmdbFolder(name, path, config)
+            folder = LmdbFolder(name, path, config)
+            _FOLDERS[folder.resolved] = folder
         folder.require_own_process()
         if (folder.durability, folder.max_gib) != (config.durability, config.max_gib):
             raise StoreConfigError(
@@ -416,8 +418,8 @@ def closed_folder(folder: LmdbFolder) -> None:
     folder.require_own_process()
     with _LOCK:
         folder.opened -= 1
-        if not folder.opened and _FOLDERS.get(folder.path) is folder:
-            del _FOLDERS[folder.path]
+        if not folder.opened and _FOLDERS.get(folder.resolved) is folder:
+            del _FOLDERS[folder.resolved]
             folder.close()
 
 

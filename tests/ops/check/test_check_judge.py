@@ -254,6 +254,7 @@ SHARED = ("double", "optional", "single", "stream", "add", "pair", "add-up", "by
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("write_shared", [SHARED], indirect=True)
 def test_checker_and_server_agree_when_sound_models_are_changed_in_hundreds_of_ways(
     sound_bases: dict[str, Base], write_shared: Callable[[Path], None], tmp_path: Path

@@ -33,6 +33,15 @@ def test_array_difference_is_located_when_one_number_is_off() -> None:
     assert compare_arrays(np.array([-np.inf]), np.array([-np.inf])).difference == 0
 
 
+def test_array_difference_is_located_when_one_id_is_another() -> None:
+    expected = np.array([[b"sku-1", b"sku-2"], ["käse".encode(), b""]], dtype=object)
+    assert compare_arrays(expected.copy(), expected).difference == 0
+    got = expected.copy()
+    got[1, 0] = b"sku-3"
+    found = compare_arrays(got, expected)
+    assert (found.difference, found.detail) == (np.inf, "[1, 0]: got 'sku-3'; expected 'käse'")
+
+
 def test_sparse_difference_names_the_item_when_one_side_lacks_it() -> None:
     index = compare_sparse({0: -np.inf, 2: 0.5}, {0: -np.inf, 2: 0.5, 4: 0.25}, CATALOG)
     assert (index.difference, index.item) == (0.25, "e")
