@@ -19,6 +19,9 @@ from ebbtide.serve import ServerConfig
 from servers import mark_complete, serving
 
 
+_USED_PORTS = set()
+
+
 class Awaited:
     """An `AsyncInterestClient` whose methods are run to their end, so that one test reads the same for both clients."""
 
@@ -104,6 +107,10 @@ def serve():
         servicer = FaultyServer(*faults)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
+        # gRPC shares connections, and pauses after a failed one, between all channels to one address: no port comes twice.
+        while port in _USED_PORTS:
+            port = server.add_insecure_port("127.0.0.1:0")
+        _USED_PORTS.add(port)
         server.start()
         servers.append((server, pool))
         return f"127.0.0.1:{port}", servicer

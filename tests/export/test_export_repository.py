@@ -22,7 +22,7 @@ from ebbtide.train.bundle import InterestBundle
 from .conftest import Export
 
 ROOT = Path(__file__).parents[2]
-SERVED_IMPORTS = {"cryptography", "lmdb", "numpy", "redis", "tokenizers", "triton_python_backend_utils"}
+SERVED_IMPORTS = {"cryptography", "hiredis", "lmdb", "numpy", "redis", "tokenizers", "triton_python_backend_utils"}
 
 
 def files(folder: Path) -> list[Path]:
