@@ -18,7 +18,6 @@ from ebbtide.interest.contract import FINGERPRINT_PARAMETER
 from ebbtide.serve import ServerConfig
 from servers import mark_complete, serving
 
-
 _USED_PORTS = set()
 
 
@@ -107,7 +106,7 @@ def serve():
         servicer = FaultyServer(*faults)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
-        # gRPC shares connections, and pauses after a failed one, between all channels to one address: no port comes twice.
+        # Channels to one address share gRPC's connections and the pause after a failed one: no port comes twice.
         while port in _USED_PORTS:
             port = server.add_insecure_port("127.0.0.1:0")
         _USED_PORTS.add(port)
