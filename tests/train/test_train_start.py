@@ -92,9 +92,9 @@ def test_linear_term_scores_like_its_factors_when_gamma_says_so_and_keeps_throug
     assert (np.log(2) / model.decay_rate_per_day[-4:].detach() > 365 * 1000).all()
 
 
-def test_linear_term_is_a_third_of_a_start_at_the_texts_and_nowhere_else():
+def test_linear_term_is_a_sixth_of_a_start_at_the_texts_and_nowhere_else():
     model, training = ModelConfig(dimensions=96), TrainConfig()
-    assert linear_dimensions(Start.texts, model, training) == 32
+    assert linear_dimensions(Start.texts, model, training) == 16
     assert linear_dimensions(Start.items, model, training) == 0
     assert linear_dimensions(Start.texts, model, TrainConfig(loss=Loss.mse)) == 0
 
@@ -108,7 +108,7 @@ def test_finished_model_has_the_linear_term_of_all_events_when_texts_say_nothing
         scores = model.event_vectors() @ model.item_factors().T
     assert scores[:5, :5].mean() > scores[:5, 5:10].mean()
     assert scores[5:10, 5:10].mean() > scores[5:10, :5].mean()
-    assert model.gamma[-4:].unique().shape == (1,)
+    assert model.gamma[-2:].unique().shape == (1,)
     assert model.gamma[-1] > 0
 
 
