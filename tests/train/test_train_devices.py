@@ -89,7 +89,8 @@ def test_two_processes_give_the_parameters_of_one(trained_by_two, small_log, sma
     log, _ = small_log
     one = fit(log, np.ones(log.events, bool), small_vectors, MODEL, SAME).model.state_dict()
     two = load_file(trained_by_two / "same.safetensors")
-    torch.testing.assert_close(two, dict(one), rtol=1e-4, atol=1e-5)
+    # What is solved in closed form differs with the number of threads.
+    torch.testing.assert_close(two, dict(one), rtol=1e-4, atol=2e-4)
 
 
 def test_two_processes_resume_exactly_when_both_were_broken_off(trained_by_two):
