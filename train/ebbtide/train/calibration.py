@@ -56,16 +56,21 @@ def calibrate(
         found = [Calibrated(one, metrics_of(log, events, rank)) for one, rank in zip(variants, ranks, strict=True)]
         return max(found, key=lambda one: one.metrics.ndcg_at_10)
 
-    best = near or Variant()
     # What a model lacks has one value.
     offsets = (0.0,) if model.repeat is None else config.repeat_offsets
     ratios = config.linear_ratios if model.linear_dimensions else (0.0,)
     scales = config.interest_scales if model.config.prior_starts and config.loss is not Loss.mse else (1.0,)
-    if len(offsets) + len(ratios) > 2:
-        variants = [replace(best, repeat_offset=offset) for offset in offsets]
-        variants += [replace(best, linear_ratio=ratio) for ratio in ratios if ratio != best.linear_ratio]
-        found = best_of(variants)
-        others = [replace(found.variant, interest_scale=scale) for scale in scales if scale != best.interest_scale]
-        scaled = best_of(others) if others else found
-        return max(found, scaled, key=lambda one: one.metrics.ndcg_at_10)
-    return best_of([Variant(scale, offsets[0]) for scale in scales])
+    if len(offsets) == len(ratios) == 1:
+        return best_of([Variant(scale, offsets[0], ratios[0]) for scale in scales])
+    first = near or Variant()
+    first = replace(
+        first,
+        repeat_offset=first.repeat_offset if first.repeat_offset in offsets else offsets[0],
+        linear_ratio=first.linear_ratio if first.linear_ratio in ratios else ratios[0],
+    )
+    variants = [replace(first, repeat_offset=offset) for offset in offsets]
+    variants += [replace(first, linear_ratio=ratio) for ratio in ratios if ratio != first.linear_ratio]
+    found = best_of(variants)
+    others = [replace(found.variant, interest_scale=scale) for scale in scales if scale != first.interest_scale]
+    scaled = best_of(others) if others else found
+    return max(found, scaled, key=lambda one: one.metrics.ndcg_at_10)

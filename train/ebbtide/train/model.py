@@ -109,10 +109,10 @@ class InterestModel(nn.Module):
         self.prior_weight = nn.Parameter(weight, requires_grad=bool(half_lives))
         if config.decay == "learned":
             self.log_decay_rate = nn.Parameter(
-                _log_rates(config.shortest_half_life_days, config.longest_half_life_days, d)
+                log_rates(config.shortest_half_life_days, config.longest_half_life_days, d)
             )
             self.log_rank_decay_rate = nn.Parameter(
-                _log_rates(config.shortest_rank_half_life, config.longest_rank_half_life, d)
+                log_rates(config.shortest_rank_half_life, config.longest_rank_half_life, d)
             )
         self.repeat: RepeatScore | None = None
         if config.repeat_score:
@@ -205,10 +205,7 @@ class InterestModel(nn.Module):
     def linear_factors(self) -> Tensor:
         """Item factors in the linear dimensions, as with a gamma of 1, ``[items, k]``."""
         dims = slice(self.config.dimensions - self.linear_dimensions, None)
-        residual = self.item_residual[:, dims]
-        if self.residual_trust is not None:
-            residual = residual * self.residual_trust
-        return self.text_vectors @ self.item_projection[:, dims] + residual
+        return self.text_vectors @ self.item_projection[:, dims] + self._trusted(self.item_residual[:, dims])
 
     def _sum_of_blocks(
         self, projections: list[Tensor], residual: Tensor, items: Tensor | None, residual_dropout: float
@@ -284,7 +281,7 @@ def _rows(table: Tensor, items: Tensor | None) -> Tensor:
     return table if items is None else nn.functional.embedding(items, table)
 
 
-def _log_rates(shortest: float, longest: float, count: int) -> Tensor:
+def log_rates(shortest: float, longest: float, count: int) -> Tensor:
     """log(ln 2 / half-life) for log-spaced half-lives in random order, ``[count]``.
 
     The order is random so that age and rank half-lives pair up freely.

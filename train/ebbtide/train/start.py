@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from ebbtide.train.canonical import CanonicalText
 from ebbtide.train.choices import Loss, Start
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.lowrank import LowRank
-from ebbtide.train.model import InterestModel
+from ebbtide.train.model import InterestModel, log_rates
 
 UNFITTED = (0.35, 0.35)
 """Weights of the texts where nothing fits them: the canonical scores are log odds for jointly normal texts, which texts
@@ -89,8 +88,8 @@ def start_at_texts(model: InterestModel, text: CanonicalText | None) -> tuple[sl
         events = (config.shortest_rank_half_life, _LONG_EVENTS, max(_LONGEST_EVENTS, config.longest_rank_half_life))
         for rates, (shortest, middle, longest) in ((model.log_decay_rate, days), (model.log_rank_decay_rate, events)):
             middle = min(max(middle, shortest), longest)
-            rates[:half] = _log_rates(middle, longest, half)
-            rates[half:learned] = _log_rates(shortest, middle, learned - half)
+            rates[:half] = log_rates(middle, longest, half)
+            rates[half:learned] = log_rates(shortest, middle, learned - half)
     directions = 0 if text is None else text.event.shape[1]
     groups = slice(0, directions), slice(half, half + directions)
     if text is not None:
@@ -104,10 +103,9 @@ def start_at_texts(model: InterestModel, text: CanonicalText | None) -> tuple[sl
 
 @torch.no_grad()
 def weigh(model: InterestModel, groups: Sequence[slice], weights: Sequence[float]) -> None:
-    """Multiplies the scores of groups of dimensions."""
+    """Multiplies the scores of groups of dimensions, which are those of texts alone."""
     for dims, weight in zip(groups, weights, strict=True):
         model.item_projection[:, dims] *= weight
-        model.item_residual[:, dims] *= weight
 
 
 @torch.no_grad()
@@ -198,9 +196,3 @@ def _by_text(text: Tensor, vectors: Tensor, count: Tensor) -> Tensor:
     gram = text.T @ (text * weight) + _TEXT_PENALTY * torch.eye(text.shape[1])
     found: Tensor = torch.linalg.solve(gram, text.T @ (vectors * weight))
     return found
-
-
-def _log_rates(shortest: float, longest: float, count: int) -> Tensor:
-    """log(ln 2 / half-life) for log-spaced half-lives in random order, ``[count]``."""
-    rates = torch.tensor(np.log(np.log(2) / np.geomspace(shortest, longest, count)), dtype=torch.float32)
-    return rates[torch.randperm(count)]
