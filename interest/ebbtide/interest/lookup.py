@@ -94,14 +94,14 @@ class KeyIndex:
         """Number of items of the catalog."""
         return self.sorted_key.size
 
-    def is_known(self, item: Ints) -> npt.NDArray[np.bool_]:
-        """Which catalog indices are those of an item, ``[items asked]``: a state may hold one that was added later."""
-        return item < self.sorted_key.size
-
     @property
     def end(self) -> int:
         """The same: above the largest catalog index."""
         return self.sorted_key.size
+
+    def is_known(self, item: Ints) -> npt.NDArray[np.bool_]:
+        """Which catalog indices are those of an item, ``[items asked]``: a state may hold one that was added later."""
+        return item < self.sorted_key.size
 
     def find(self, keys: Ints) -> Ints:
         """Catalog indices of ``keys``, ``[keys]``, `UNKNOWN` where a key is not in the catalog."""

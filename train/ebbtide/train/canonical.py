@@ -38,8 +38,6 @@ class CanonicalText:
     """``[text width, k]``."""
     item: Tensor
     """``[text width, k]``."""
-    spread: float
-    """Root mean square of the scores, over events and items, of a history of events of weight 1."""
 
 
 def canonical_text(
@@ -77,10 +75,7 @@ def canonical_text(
     left, strength, right = torch.linalg.svd(whiten_history @ covariance @ whiten_item)
     root = strength[:directions].sqrt()
     event, item = whiten_history @ left[:, :directions] * root, whiten_item @ right[:directions].T * root
-    seen = history @ event
-    items = (text - text.mean(0)) @ item
-    square = ((seen.T @ seen) * (items.T @ items)).sum() / (seen.shape[0] * items.shape[0])
-    return CanonicalText(event.float(), item.float(), float(square.sqrt()))
+    return CanonicalText(event.float(), item.float())
 
 
 def _histories(log: EventLog, index: npt.NDArray[np.int64], text: Tensor) -> Tensor:
