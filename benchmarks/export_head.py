@@ -55,7 +55,7 @@ def measure_head(items: int, batches: list[int], seed: int = 0) -> list[HeadTime
     random = np.random.default_rng(seed)
     factors = (random.standard_normal((items, DIMENSIONS + PRIOR_COLUMNS)) * 0.3).astype(np.float32)
     width = Limits().adjustments
-    sizes = {Size.INTEREST: factors.shape[1], Size.ADJUSTMENTS: width, Size.TOP_N: TOP_N, Size.FILTER: 1}
+    sizes = {Size.INTEREST: factors.shape[1], Size.TOP_N: TOP_N, Size.FILTER: 1}
     sessions: dict[str, Any] = {}
     file_mib: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as index:

@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     factors, interest, ones, frozen, now = world(items)
     table = np.concatenate([factors, frozen.astype(np.float32)[:, None]], axis=1)
     interest = np.concatenate([interest, ones[:, None]], axis=1)
-    sizes = {Size.INTEREST: DIMENSIONS + 1, Size.ADJUSTMENTS: width, Size.TOP_N: TOP_N, Size.FILTER: 1}
+    sizes = {Size.INTEREST: DIMENSIONS + 1, Size.TOP_N: TOP_N, Size.FILTER: 1}
     graph = head_graph(table, [f"item {index}" for index in range(items)], sizes)
     head, dense = session(graph), session(dense_graph(graph, items))
     gain = (now - frozen).astype(np.float32)

@@ -32,7 +32,6 @@ def exact_heads(factors: Floats, folder: Path, threads: Sequence[int]) -> list[A
     folder.mkdir()
     sizes = {
         Size.INTEREST: factors.shape[1],
-        Size.ADJUSTMENTS: Limits().adjustments,
         Size.TOP_N: RECALL_AT,
         Size.FILTER: 1,
     }

@@ -1,4 +1,4 @@
-"""Triton model that adds, removes and lists items on a running server: serves `item_keeper`."""
+"""Triton model that adds, removes and lists items on a running server, and keeps its stock: serves `item_keeper`."""
 
 from __future__ import annotations
 

@@ -33,6 +33,9 @@ _BLOCK = 1024
 _GATHERED_SHARE = 0.1
 """Share of the catalog: if fewer items are allowed, only these are scored; otherwise the whole catalog is."""
 _FIRST_BIT = 1
+_MOST_MORE = 1024
+"""Candidates of a request beyond those of the index's settings. Where more adjusted items than this are excluded, and
+so many of them that too few candidates are left, the request is scored exactly."""
 _INPUTS = tuple(tensor.name for tensor in served_models.SCORING_HEAD.inputs)
 
 
@@ -151,7 +154,7 @@ class ApproximateHead:
 
     def _search(self, interest: Floats, adjusted: int) -> Ints:
         """The index's candidates for each request, ``[requests, candidates]``; -1 if it found fewer."""
-        count = min(self.items, self._tables.settings.candidates + adjusted)
+        count = min(self.items, self._tables.settings.candidates + min(adjusted, _MOST_MORE))
         if not len(interest):
             return np.empty((0, count), dtype=np.int64)
         # One thread per instance: with more, the instances would compete for the cores.

@@ -17,9 +17,11 @@ from ebbtide.client.codec import (
     encode_forget,
     encode_interest,
     encode_list_items,
+    encode_list_out_of_stock,
     encode_observe,
     encode_rank,
     encode_remove_items,
+    encode_set_stock,
     encode_texts,
     pack_key,
     stack,
@@ -35,11 +37,13 @@ from ebbtide.v1 import (
     InterestRequest,
     ItemAttribute,
     ListItemsRequest,
+    ListOutOfStockRequest,
     NewItem,
     ObserveRequest,
     RankRequest,
     RecommendRequest,
     RemoveItemsRequest,
+    SetStockRequest,
     UnknownItemPolicy,
 )
 
@@ -237,6 +241,8 @@ def test_requests_send_every_tensor_that_the_called_models_take():
     sent.append(encode_add_items(AddItemsRequest(items=items, only_update=True)))
     sent.append(encode_remove_items(RemoveItemsRequest(item_ids=["a"])))
     sent.append(encode_list_items(ListItemsRequest()))
+    sent.append(encode_set_stock(SetStockRequest(out_of_stock_item_ids=["a"], in_stock_item_ids=["b"])))
+    sent.append(encode_list_out_of_stock(ListOutOfStockRequest()))
     by_model = {}
     for one in sent:
         by_model.setdefault(one.model_name, set()).update(one.tensors)
@@ -253,6 +259,7 @@ def test_requests_send_every_tensor_that_the_called_models_take():
         "forget",
         "add_items",
         "items",
+        "stock",
         *MODEL_OF.values(),
         *(f"{name}_text" for name in MODEL_OF.values()),
     }

@@ -123,6 +123,27 @@ def test_gateway_adds_lists_and_removes_items(triton_of_items):
     assert details(why, error_details_pb2.BadRequest).field_violations[0].field == "items[1].text"
 
 
+def test_gateway_says_and_lists_what_is_out_of_stock(triton_of_items):
+    async def run():
+        async with gateway_of(triton_of_items.grpc_url) as (_, _, stub):
+            out = interest_pb2.SetStockRequest(out_of_stock_item_ids=["1", "stock of the gateway"])
+            changed = await stub.SetStock(out)
+            listed, part = [], 0
+            while not listed or part:
+                answer = await stub.ListOutOfStock(interest_pb2.ListOutOfStockRequest(part=part))
+                listed, part = [*listed, *answer.item_ids], answer.next_part
+            back = await stub.SetStock(interest_pb2.SetStockRequest(in_stock_item_ids=out.out_of_stock_item_ids))
+            both = interest_pb2.SetStockRequest(out_of_stock_item_ids=["2"], in_stock_item_ids=["1", "2"])
+            return changed, listed, back, await failure_of(stub.SetStock(both))
+
+    changed, listed, back, (refusal, why) = asyncio.run(run())
+    assert (changed.changed_items, changed.unknown_items) == (2, 1)
+    assert {"1", "stock of the gateway"} <= set(listed)
+    assert back.out_of_stock_items == changed.out_of_stock_items - 2
+    assert refusal is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(why, error_details_pb2.BadRequest).field_violations[0].field == "in_stock_item_ids[1]"
+
+
 def test_gateway_knows_users_when_they_were_observed(triton, serve):
     user = "of the gateway"
     observed = interest_pb2.ObserveRequest(user_id=user, events=request_of("1", "2").history)

@@ -14,6 +14,7 @@ import pytest
 import trustme
 from google.protobuf import json_format
 
+from bundles import small_catalog
 from ebbtide.client import AsyncInterestClient, ClientConfig, RetryConfig, Status
 from ebbtide.gateway import Gateway, GatewayConfig, ServerTls
 from ebbtide.gateway.http import HTTP_STATUS, SERVICE, path_of
@@ -125,6 +126,31 @@ def test_http_adds_lists_and_removes_items(triton_of_items):
     assert added["added_items"] == 1
     assert listed["total_items"] == added["total_items"] == removed["total_items"] + 1
     assert removed["removed_items"] == 1
+
+
+def test_http_cuts_and_counts_what_could_not_be_filled(triton_of_items):
+    ids = [item for item in small_catalog().item_id if item not in {"1", "2"}]
+
+    async def live(caller):
+        try:
+            await caller.post("set-stock", {"out_of_stock_item_ids": ids})
+            # Each process of the server reads the stock at its own time.
+            while len((found := await caller.post("recommend", {"top_n": 5})).json["items"]) > 2:
+                await asyncio.sleep(0.05)
+            listed = await caller.post("list-out-of-stock", {})
+            ranked = await caller.post("rank", {"candidate_item_ids": ["1", "2", "none"], "exclude_item_ids": ["2"]})
+            explained = await caller.post("explain", {"top_n": 5, "exclude_item_ids": ["1"]})
+        finally:
+            back = await caller.post("set-stock", {"in_stock_item_ids": ids})
+        return [each.json for each in (found, listed, ranked, explained, back)]
+
+    found, listed, ranked, explained, back = ask(triton_of_items.grpc_url, live)
+    assert {item["item_id"] for item in found["items"]} == {"1", "2"}
+    assert found["unfilled_items"] == 3
+    assert set(listed["item_ids"]) <= set(ids)
+    assert (ranked["excluded_item_ids"], ranked["unknown_item_ids"]) == (["2"], ["none"])
+    assert [item["item_id"] for item in explained["items"]] == ["2"]
+    assert back["changed_items"] == len(ids)
 
 
 def test_http_knows_users_when_they_were_observed(triton):

@@ -11,7 +11,7 @@ import pytest
 import commands
 from deadlines import PATIENT
 from ebbtide.client import AsyncInterestClient, InterestClient, InvalidArgumentError, new_item
-from ebbtide.v1 import AddItemsRequest, RemoveItemsRequest
+from ebbtide.v1 import AddItemsRequest, RemoveItemsRequest, SetStockRequest
 
 MANY = 70
 """More items than one call to the server takes."""
@@ -68,6 +68,10 @@ def test_error_names_the_item_in_the_whole_list(client):
         (lambda client: client.remove_items([]), "item_ids"),
         (lambda client: client.remove_items(["a", ""]), "item_ids[1]"),
         (lambda client: client.remove_items("abc"), "item_ids"),
+        (lambda client: client.set_stock(), "out_of_stock_item_ids"),
+        (lambda client: client.set_stock(out_of_stock=["a"], in_stock=["b", "a"]), "in_stock_item_ids[1]"),
+        (lambda client: client.set_stock(in_stock=["a", "b" * 300]), "in_stock_item_ids[1]"),
+        (lambda client: client.set_stock(out_of_stock=map(str, range(8_193))), "out_of_stock_item_ids"),
     ],
 )
 def test_faulty_call_is_refused_with_its_field(client, call, field):
@@ -105,12 +109,53 @@ def test_command_line_adds_updates_lists_and_removes(client, triton_of_items, tm
     assert details(client, {"cli-1", "cli-2"}) == {}
 
 
+def test_command_line_says_lists_and_streams_stock(client, triton_of_items, tmp_path):
+    server = ("--server", triton_of_items.grpc_url)
+    done = commands.run("items", "out-of-stock", "1", "cli stock", *server)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "stock: 2 changed, 1 that nobody knows yet; 2 out of stock now" in done.stdout
+    file = tmp_path / "stock.csv"
+    file.write_text("id,left\n1,3\n2,0\ncli stock,0\n")
+    done = commands.run("items", "stock", file, "--item-col", "id", "--stock-col", "left", *server)
+    assert "stock: 2 changed, 1 that nobody knows yet; 2 out of stock now" in done.stdout
+    assert sorted(commands.run("items", "stock", *server).stdout.split("\n")) == ["", "2", "cli stock"]
+    lines = '{"item_id": 2, "in_stock": true}\n{"item_id": "cli stock", "in_stock": 7}\n'
+    with mock.patch.object(sys, "stdin", io.StringIO(lines)):
+        done = commands.run("items", "stock", "-", *server)
+    assert "; 0 out of stock now" in done.stdout
+    assert client.list_out_of_stock() == []
+    with mock.patch.object(sys, "stdin", io.StringIO("cli stock\n2\n")):
+        commands.run("items", "out-of-stock", "-", *server)
+    done = commands.run("items", "in-stock", "2", "cli stock", *server)
+    assert "stock: 2 changed" in done.stdout
+
+    async def again():
+        async with AsyncInterestClient(triton_of_items.grpc_url, config=PATIENT) as other:
+            answer = await other.set_stock(out_of_stock=["3"])
+            listed = await other.list_out_of_stock()
+            await other.set_stock(request=SetStockRequest(in_stock_item_ids=["3"]))
+            return answer.changed_items, listed
+
+    assert asyncio.run(again()) == (1, ["3"])
+
+
+@pytest.mark.parametrize("line", ['{"item_id": "1"}', '{"item_id": "1", "in_stock": "perhaps"}', "[]", "no json"])
+def test_line_that_says_nothing_of_stock_is_named(triton_of_items, line):
+    lines = '{"item_id": "1", "in_stock": true}\n' + line
+    with mock.patch.object(sys, "stdin", io.StringIO(lines)):
+        done = commands.run("items", "stock", "-", "--server", triton_of_items.grpc_url)
+    assert done.returncode == 1
+    assert "standard input: line 2" in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("add",), "got 0 sources; expected one file, or -"),
         (("remove",), "got no id"),
         (("list", "a"), "expected nothing behind it"),
+        (("out-of-stock",), "out-of-stock: got no id"),
+        (("stock", "a", "b"), "got 2 sources; expected one file, - or nothing"),
     ],
 )
 def test_command_line_says_what_is_missing(triton_of_items, arguments, said):

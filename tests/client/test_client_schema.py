@@ -17,17 +17,21 @@ from ebbtide.client.codec import (
     decode_interest,
     decode_listed,
     decode_observed,
+    decode_out_of_stock,
     decode_ranking,
     decode_removed,
+    decode_stock,
     encode,
     encode_add_items,
     encode_explain,
     encode_forget,
     encode_interest,
     encode_list_items,
+    encode_list_out_of_stock,
     encode_observe,
     encode_rank,
     encode_remove_items,
+    encode_set_stock,
     encode_texts,
     shared_fields,
 )
@@ -50,6 +54,8 @@ from ebbtide.v1 import (
     ItemExplanation,
     ListItemsRequest,
     ListItemsResponse,
+    ListOutOfStockRequest,
+    ListOutOfStockResponse,
     NewItem,
     ObserveRequest,
     ObserveResponse,
@@ -61,6 +67,8 @@ from ebbtide.v1 import (
     RemoveItemsRequest,
     RemoveItemsResponse,
     RepeatShares,
+    SetStockRequest,
+    SetStockResponse,
     StateStatus,
 )
 
@@ -98,6 +106,11 @@ ENCODERS = {
     ),
     RemoveItemsRequest: (RemoveItemsRequest(item_ids=["a"]), lambda message, _: encode_remove_items(message)),
     ListItemsRequest: (ListItemsRequest(), lambda message, _: encode_list_items(message)),
+    SetStockRequest: (
+        SetStockRequest(out_of_stock_item_ids=["a"], in_stock_item_ids=["c"]),
+        lambda message, _: encode_set_stock(message),
+    ),
+    ListOutOfStockRequest: (ListOutOfStockRequest(), lambda message, _: encode_list_out_of_stock(message)),
     AttributeFilter: (FILTER, lambda message, now_ms: encode(RecommendRequest(allow=[message]), now_ms)),
 }
 NOT_A_TENSOR = {
@@ -205,9 +218,9 @@ def test_recommendation_asks_with_every_field_when_an_explanation_names_no_items
 
 
 def test_explanation_says_all_of_the_user_when_nothing_was_recommended():
-    recommended = with_all_fields(RecommendResponse, leave_out=["items"])
+    recommended = with_all_fields(RecommendResponse, leave_out=["items", "unfilled_items"])
     explained = nothing_to_explain(recommended)
-    assert names_of_set_fields(explained) == names(RecommendResponse) - {"items"}
+    assert names_of_set_fields(explained) == names(RecommendResponse) - {"items", "unfilled_items"}
     for field, value in explained.ListFields():
         assert getattr(recommended, field.name) == value
 
@@ -258,12 +271,18 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
         "state_event_time": row(8_000, 7_000, dtype=np.int64)[0],
         "state_event_decay": row(0.5, 0)[0],
     }
-    recommended = decode({**user, "item_id": row(b"a", dtype=np.object_), "score": row(1)}, model_version="1")
+    recommended = decode(
+        {**user, "item_id": row(b"a", b"b", dtype=np.object_), "score": row(1, -np.inf)}, model_version="1"
+    )
     assert names_of_set_fields(recommended) == names(RecommendResponse)
     assert names_of_set_fields(*recommended.items) == names(RecommendedItem)
 
     ranked = decode_ranking(
-        {**user, "candidate_score": row(1, np.nan, -np.inf)},
+        {
+            **user,
+            "candidate_score": row(1, np.nan, -np.inf),
+            "candidate_in_stock": row(False, True, True, dtype=np.bool_),
+        },
         RankRequest(candidate_item_ids=["a", "b", "c"]),
         model_version="1",
     )
@@ -273,6 +292,7 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
         {
             **user,
             "candidate_score": row(1, -np.inf),
+            "candidate_in_stock": row(False, True, dtype=np.bool_),
             "event_share": np.ones((2, 2), np.float32),
             "event_current": row(False, True, dtype=np.bool_),
             "event_decay": row(0.5, 0.5),
@@ -332,3 +352,10 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
     )
     assert names_of_set_fields(listed) == names(ListItemsResponse)
     assert names_of_set_fields(*listed.items) == names(NewItem)
+    stock = {
+        "stock_counts": row(1, 2, 3, dtype=np.int32)[0],
+        "next_part": row(7, dtype=np.int32)[0],
+        "listed_item": row(b"a", dtype=np.object_)[0],
+    }
+    assert names_of_set_fields(decode_stock(stock, model_version="1")) == names(SetStockResponse)
+    assert names_of_set_fields(decode_out_of_stock(stock, model_version="1")) == names(ListOutOfStockResponse)

@@ -77,6 +77,22 @@ def test_example_adds_an_item_and_lists_it_when_it_calls_a_gateway(example, trit
     assert "of typescript" in found["itemIds"]
 
 
+def test_example_says_and_lists_what_is_out_of_stock_when_it_calls_a_gateway(example, triton_of_items):
+    async def run():
+        async with Gateway(GatewayConfig(triton=triton_of_items.grpc_url)) as gateway:
+            found = []
+            for where in ("out", "in"):
+                command = ("node", str(example / "dist" / "stock.js"), gateway.url, where, "stock of typescript")
+                called = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
+                found.append((json.loads((await called.communicate())[0]), called.returncode))
+            return found
+
+    (out, _), (back, status) = asyncio.run(run())
+    assert (out["changed"], back["changed"], status) == (1, 1, 0)
+    assert "stock of typescript" in out["outOfStock"]
+    assert "stock of typescript" not in back["outOfStock"]
+
+
 def test_generated_stubs_are_those_of_the_schema_when_written_anew(example):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(

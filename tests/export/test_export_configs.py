@@ -24,7 +24,7 @@ from ebbtide.train.bundle import InterestBundle
 
 from .conftest import Export
 
-SIZES = {Size.INTEREST: 20, Size.VECTOR: 16, Size.TEXT: 64, Size.ADJUSTMENTS: 30, Size.FILTER: 2, Size.TOP_N: 5}
+SIZES = {Size.INTEREST: 20, Size.VECTOR: 16, Size.TEXT: 64, Size.FILTER: 2, Size.TOP_N: 5}
 CPU, GPU = Machine("cpu", 8), Machine("gpu", 2)
 SETTINGS = ConfigSettings(
     "0123456789abcdef",

@@ -20,7 +20,7 @@ def session(top_n: int = 10, width: int = WIDTH) -> tuple[ort.InferenceSession, 
     random = np.random.default_rng(1)
     factors = random.standard_normal((ITEMS, width)).astype(np.float32)
     ids = [f"número {position}" for position in range(ITEMS)]
-    sizes = {Size.INTEREST: width, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: top_n, Size.FILTER: 1}
+    sizes = {Size.INTEREST: width, Size.TOP_N: top_n, Size.FILTER: 1}
     graph = head_graph(factors, ids, sizes)
     onnx.checker.check_model(graph, full_check=True)
     return (

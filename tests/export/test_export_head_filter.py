@@ -43,7 +43,7 @@ def words() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def heads(factors: np.ndarray, words: np.ndarray) -> dict[str, ort.InferenceSession]:
-    sizes = {Size.INTEREST: WIDTH, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: TOP_N, Size.FILTER: words.shape[1]}
+    sizes = {Size.INTEREST: WIDTH, Size.TOP_N: TOP_N, Size.FILTER: words.shape[1]}
     found = {}
     for precision in PRECISIONS:
         graph = head_graph(factors, IDS, sizes, precision, ItemAttributes(words, COLUMNS))
@@ -144,7 +144,7 @@ def test_head_marks_what_is_left_over_when_fewer_items_are_allowed_than_asked_fo
 
 
 def test_head_ignores_the_filter_when_the_catalog_has_no_attributes(factors: np.ndarray) -> None:
-    sizes = {Size.INTEREST: WIDTH, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: TOP_N, Size.FILTER: 1}
+    sizes = {Size.INTEREST: WIDTH, Size.TOP_N: TOP_N, Size.FILTER: 1}
     graph = head_graph(factors, IDS, sizes)
     assert [value.name for value in graph.graph.input] == INPUTS
     assert not any(contract.ITEM_FILTER.name in node.input for node in graph.graph.node)

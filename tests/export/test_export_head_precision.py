@@ -21,8 +21,10 @@ from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE, ranking_difference
 from ebbtide.interest import contract, served_models
-from ebbtide.interest.contract import Limits, Size
+from ebbtide.interest.contract import Size
+from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint, write_fingerprint
+from ebbtide.interest.stock import OutOfStock
 from ebbtide.train.bundle import InterestBundle
 
 ITEMS, WIDTH, ADJUSTMENTS, TOP_N = 3_000, 20, 96, 10
@@ -43,7 +45,7 @@ def factors() -> np.ndarray:
 
 
 def session(factors: np.ndarray, precision: str, top_n: int = TOP_N) -> ort.InferenceSession:
-    sizes = {Size.INTEREST: WIDTH, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: top_n, Size.FILTER: 1}
+    sizes = {Size.INTEREST: WIDTH, Size.TOP_N: top_n, Size.FILTER: 1}
     graph = head_graph(factors, IDS[: len(factors)], sizes, precision)
     onnx.checker.check_model(graph, full_check=True)
     return ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -69,6 +71,31 @@ def ask(head: ort.InferenceSession, interest: np.ndarray, adjustments: dict[int,
         item[:, position], score[:, position] = index, value
     item_id, best = head.run(OUTPUTS, feeds_of(interest, item, score))
     return np.array([[INDEX[name] for name in row] for row in item_id.tolist()]), best
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_head_is_exact_when_thousands_of_items_are_out_of_stock(factors: np.ndarray, precision: str) -> None:
+    interest = np.random.default_rng(3).standard_normal((3, WIDTH)).astype(np.float32)
+    linear = torch.from_numpy(interest) @ torch.from_numpy(factors).T
+    # The best of every row, and most others.
+    out = np.union1d(torch.argsort(-linear, dim=1)[:, :300].numpy().reshape(-1), np.arange(2, ITEMS, 3))
+    out = np.union1d(out, np.arange(1, ITEMS, 3))
+    stock = OutOfStock.of(out, KeyIndex(np.arange(ITEMS), np.arange(ITEMS)), ITEMS)
+    assert stock is not None
+    # The request's own come before: a score of an item that is out of stock, and one of an item that is not.
+    own = np.setdiff1d(np.arange(ITEMS), out)[0]
+    item, score = np.zeros((3, ADJUSTMENTS), np.int64), np.zeros((3, ADJUSTMENTS), np.float32)
+    item[:, :2], score[:, :2] = (out[0], own), 900.0
+    item, score = stock.exclude(item, score, np.array([False, False, True]))
+    scores = linear.numpy()
+    adjust(scores, item, score)
+    item_id, got = session(factors, precision).run(OUTPUTS, feeds_of(interest, item, score))
+    for row in range(3):
+        scale = 1.0 if precision != "fp16" else np.abs(linear[row].numpy()).max()
+        assert ranking_difference(item_id[row].tolist(), got[row], scores[row], INDEX) < 1e-3 * scale
+        is_left = {INDEX[one] for one in item_id[row].tolist()}.isdisjoint(out.tolist())
+        assert is_left == (row < 2)
+        assert IDS[own] in item_id[row]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 33])
@@ -154,7 +181,7 @@ def test_candidates_are_four_times_the_answer_and_never_above_the_catalog() -> N
 
 
 def test_fp16_head_stores_half_the_bytes_and_answers_from_the_rounded_factors(factors: np.ndarray) -> None:
-    sizes = {Size.INTEREST: WIDTH, Size.ADJUSTMENTS: ADJUSTMENTS, Size.TOP_N: TOP_N, Size.FILTER: 1}
+    sizes = {Size.INTEREST: WIDTH, Size.TOP_N: TOP_N, Size.FILTER: 1}
     stored = {weight.name: weight for weight in head_graph(factors, IDS, sizes, "fp16").graph.initializer}
     rounded = numpy_helper.to_array(stored["factors_fp16"])
     assert rounded.dtype == np.float16
@@ -170,7 +197,6 @@ def sizes_of(bundle: InterestBundle) -> dict[Size, int]:
     return {
         Size.INTEREST: bundle.model.config.dimensions + bundle.prior_columns.shape[1],
         Size.VECTOR: bundle.model.config.dimensions,
-        Size.ADJUSTMENTS: Limits().adjustments,
         Size.TOP_N: 10,
         Size.FILTER: 1,
     }

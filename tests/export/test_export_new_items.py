@@ -1,4 +1,4 @@
-"""Items that are added to real servers: recommended, ranked, explained, observed and removed, on every server."""
+"""Items that are added to real servers, and stock: recommended, ranked, explained, observed, on every server."""
 
 from __future__ import annotations
 
@@ -231,6 +231,61 @@ def test_added_item_is_served_everywhere_until_it_is_removed(
                 until(lambda one=one: list(one.rank(candidates=[NEW], now=LATER).unknown_item_ids) == [NEW])
         assert client.recommend(user_id="many", exclude_seen=True, now=LATER).items
         assert client.add_items([given], only_update=True, timeout_s=PATIENCE_S).unknown_items == 1
+    assert failures == []
+
+
+def test_item_out_of_stock_is_in_no_list_of_any_server(bundle: InterestBundle, repository: Path, store: str) -> None:
+    ids = bundle.catalog.item_id
+    liked = ids[LIKED]
+    events = [event(item_id=liked, time=NOW - timedelta(days=1))]
+    given = new_item(NEW, bundle.catalog.text[LIKED], attributes={"genres": GENRES})
+    later = new_item("later", bundle.catalog.text[LIKED])
+
+    with opened(repository, store) as client, asked_all_the_time(client) as failures:
+        client.add_items([given], timeout_s=PATIENCE_S)
+        until(lambda: NEW in listed(client, allow={"genres": FEW}))
+        asks = {"events": events, "exclude_seen": False, "now": NOW}
+        until(lambda: list(client.rank(candidates=[NEW], **asks).items))
+        scores = {item.item_id: item.score for item in client.rank(candidates=[*ids, NEW], **asks).items}
+        # All but a few.
+        left = sorted(scores, key=lambda item: -scores[item])[7::20]
+        out = [item for item in (*ids, NEW, "later") if item not in left]
+        answer = client.set_stock(out_of_stock=out, timeout_s=PATIENCE_S)
+        assert (answer.changed_items, answer.unknown_items, answer.out_of_stock_items) == (len(out), 1, len(out))
+        expected = dict(sorted(((item, scores[item]) for item in left), key=lambda pair: -pair[1])[:20])
+        until(lambda: NEW not in listed(client, events=events))
+        until(lambda: listed(client, events=events) == pytest.approx(expected, abs=1e-4))
+        said = [event(text="space opera", time=NOW)]
+        until(lambda: set(listed(client, events=said)) <= set(left))
+        assert set(listed(client, events=events, allow={"genres": "Drama"})) <= set(left)
+        assert set(listed(client, events=events, exclude_seen=True)) <= set(left)
+
+        # What is out of stock is ranked and explained as before, and said.
+        until(lambda: liked in client.rank(candidates=[liked], now=NOW).out_of_stock_item_ids)
+        until(lambda: client.explain(item_ids=[liked], now=NOW).items[0].is_out_of_stock)
+        ranked = client.rank(candidates=[liked, left[0], NEW], **asks)
+        assert {item.item_id: item.score for item in ranked.items} == pytest.approx(
+            {item: scores[item] for item in (liked, left[0], NEW)}, abs=1e-4
+        )
+        assert ranked.out_of_stock_item_ids == [liked, NEW]
+        (explained, other) = client.explain(item_ids=[liked, left[0]], **asks).items
+        assert explained.score == pytest.approx(scores[liked], abs=1e-4)
+        assert not other.is_out_of_stock
+
+        # Another server, and an item that comes later, find it in the store.
+        client.add_items([later], timeout_s=PATIENCE_S)
+        with opened(repository, store) as beside:
+            until(lambda: listed(beside, events=events) == pytest.approx(expected, abs=1e-4))
+            until(lambda: beside.rank(candidates=["later"], now=NOW).out_of_stock_item_ids == ["later"])
+            assert sorted(beside.list_out_of_stock()) == sorted(out)
+            again = beside.set_stock(in_stock=out, out_of_stock=left[:1], timeout_s=PATIENCE_S)
+            assert (again.changed_items, again.out_of_stock_items) == (len(out) + 1, 1)
+            best = {item: score for item, score in scores.items() if item != left[0]} | {"later": scores[NEW]}
+            best = dict(sorted(best.items(), key=lambda pair: -pair[1])[:20])
+            for one in (client, beside):
+                until(lambda one=one: listed(one, events=events) == pytest.approx(best, abs=1e-4))
+            # Its events count.
+            assert client.observe("u1", [event(item_id=left[0], time=NOW)]).added_events == 1
     assert failures == []
 
 

@@ -26,7 +26,7 @@ from ebbtide.train.bundle import InterestBundle
 
 from .conftest import Export
 
-SIZES = {Size.INTEREST: 3, Size.ADJUSTMENTS: 2, Size.FILTER: 1, Size.TOP_N: 4}
+SIZES = {Size.INTEREST: 3, Size.FILTER: 1, Size.TOP_N: 4}
 FACTORS = np.arange(15, dtype=np.float32).reshape(5, 3)
 
 

@@ -30,7 +30,9 @@ from ebbtide.interest import contract, exported, served_models
 from ebbtide.interest.checks import Request
 from ebbtide.interest.contract import Size
 from ebbtide.interest.keys import item_keys
+from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.retrieval import RETRIEVAL_FILE
+from ebbtide.interest.stock import OutOfStock
 from ebbtide.serve import ServerConfig
 from ebbtide.train.bundle import InterestBundle
 from servers import mark_complete, serving
@@ -166,6 +168,21 @@ def test_head_leaves_out_excluded_items_and_names_others_in_their_place(
     assert ranking_difference(item_id[0].tolist(), score[0], known, INDEX, complete=False) < 1e-5
 
 
+def test_head_is_exact_when_thousands_of_items_are_out_of_stock(
+    head: Any, factors: np.ndarray, interests: np.ndarray
+) -> None:
+    out = best_of(scores_of(factors, interests[0]), 2 * ITEMS // 3)
+    adjustments = dict.fromkeys(out, -np.inf)
+    stock = OutOfStock.of(np.array(list(out)), KeyIndex(np.arange(ITEMS), np.arange(ITEMS)), ITEMS)
+    assert stock is not None
+    feeds = feeds_of(interests[:1])
+    names = [contract.ADJUST_ITEM.name, contract.ADJUST_SCORE.name]
+    feeds.update(zip(names, stock.exclude(*(feeds[name] for name in names), np.array([False])), strict=True))
+    item_id, score = head.run(OUTPUTS, feeds)
+    known = scores_of(factors, interests[0], adjustments)
+    assert ranking_difference(item_id[0].tolist(), score[0], known, INDEX) < 1e-5
+
+
 def test_head_names_items_with_a_score_of_their_own_when_the_index_would_not(
     head: Any, factors: np.ndarray, interests: np.ndarray
 ) -> None:
@@ -273,7 +290,7 @@ def test_written_head_scores_as_torch_and_shares_its_tables(written: Path, bundl
     in_process = InProcessPipeline(written)
     tensors = {tensor.name: tensor for tensor in served_models.SCORING_HEAD.inputs}
     words = exported.read_tensors(written / HEAD / "1" / exported.ATTRIBUTES_FILE)[0][exported.COLUMN_WORD][-1]
-    sizes = {Size.ADJUSTMENTS: 1_024, Size.TOP_N: TOP_N, Size.FILTER: int(words)}
+    sizes = {Size.TOP_N: TOP_N, Size.FILTER: int(words)}
     assert tensors[contract.ITEM_FILTER.name].config_dims(sizes, batching=True) == (int(words),)
     assert check_retrieval(in_process, bundle, sizes) < TOLERANCE
     weights = written / served_models.ADAPTIVE_WEIGHTS.name / "1"

@@ -60,7 +60,6 @@ def served_as(
         Size.VECTOR: model.dimensions,
         Size.TEXT: bundle.text_vectors.shape[1],
         Size.INTEREST: model.dimensions + bundle.prior_columns.shape[1],
-        Size.ADJUSTMENTS: in_process.limits.adjustments,
         Size.FILTER: versions.read_model_config(repository, served_models.SCORING_HEAD.name).input[3].dims[0],
         Size.TOP_N: versions.read_model_config(repository, RECOMMEND).output[0].dims[0],
     }

@@ -30,7 +30,7 @@ TUNED = (
     TunedSettings(WEIGHTS, instances=4),
 )
 WRITTEN = ("scoring_head:instances=2,threads=1,queue_delay_us=500,preferred=8+32", "adaptive_weights:instances=4")
-SIZES = {Size.VECTOR: 16, Size.TEXT: 64, Size.INTEREST: 20, Size.ADJUSTMENTS: 64, Size.FILTER: 1, Size.TOP_N: 10}
+SIZES = {Size.VECTOR: 16, Size.TEXT: 64, Size.INTEREST: 20, Size.FILTER: 1, Size.TOP_N: 10}
 
 
 def settings(serving: ServingOptions) -> ConfigSettings:

@@ -1,4 +1,4 @@
-"""``ebbtide items``: adds items to a running server without training, replaces, removes and lists them."""
+"""``ebbtide items``: adds items to a running server without training, replaces, removes and lists them; and stock."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +26,8 @@ _STDIN = "-"
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 _AT_ONCE = 63
 """Items of one call, at most."""
+_STOCK_AT_ONCE = 4096
+"""Rows of a stock file in one call."""
 _TIMEOUT_S = 60.0
 """For the items of one call: a language model reads their texts."""
 
@@ -36,6 +39,9 @@ class Action(str, Enum):
     update = "update"
     remove = "remove"
     list = "list"
+    out_of_stock = "out-of-stock"
+    in_stock = "in-stock"
+    stock = "stock"
 
 
 def command(
@@ -43,7 +49,9 @@ def command(
         Action,
         typer.Argument(
             help="add: add items, and replace those that were added before. update: replace only. remove: remove items "
-            "that were added. list: write all that were added as JSON Lines, for the catalog of the next training."
+            "that were added. list: write all that were added as JSON Lines, for the catalog of the next training. "
+            "out-of-stock, in-stock: say of items, also of those in the catalog, that they are. stock: take the stock "
+            "of a file or stream; without one, write the ids of all items that are out of stock."
         ),
     ],
     source: Annotated[
@@ -51,7 +59,8 @@ def command(
         typer.Argument(
             metavar="[FILE|-|ITEM...]",
             help="Of add and update: a Parquet, CSV, TSV or JSON Lines file with the columns of the catalog, or - for "
-            "JSON Lines on standard input. Of remove: ids, or - for one id per line on standard input.",
+            "JSON Lines on standard input. Of remove, out-of-stock and in-stock: ids, or - for one id per line on "
+            "standard input. Of stock: a file, or - for JSON Lines on standard input, with the id and --stock-col.",
         ),
     ] = None,
     server: Server = LOCAL,
@@ -69,6 +78,10 @@ def command(
     attribute_separator: Annotated[
         str, typer.Option(help="Separator between the values in a text of --attribute-col.")
     ] = "|",
+    stock_col: Annotated[
+        str,
+        typer.Option(help="Of stock: column that says whether an item is in stock: true, false, or how many are left."),
+    ] = "in_stock",
     tls: Tls = False,
     tls_ca: TlsCa = None,
     tls_certificate: TlsCertificate = None,
@@ -76,11 +89,14 @@ def command(
     tls_server_name: TlsServerName = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Add new items to a running server without training; replace, remove and list them.
+    """Add new items to a running server without training; replace, remove and list them; say what is out of stock.
 
     Within seconds every server of the store recommends, ranks and explains the items, and takes events of them. They
     survive restarts. All may be repeated. Items of the catalog that the model was exported with are left out: train or
     export again to change them.
+
+    An item that is out of stock is not recommended to anybody, within a second on every server of the store. rank and
+    explain answer for it, and its events count.
 
     **Examples**
 
@@ -90,6 +106,10 @@ def command(
     ebbtide items remove 900001 900002
 
     ebbtide items list > added.jsonl
+
+    ebbtide items out-of-stock 318 296
+
+    ebbtide items stock - < stock.jsonl
     """
     given = source or []
     with open_client(server, tls, tls_ca, tls_certificate, tls_key, tls_server_name, token_file) as client:
@@ -99,7 +119,18 @@ def command(
             for item in client.list_items(timeout_s=_TIMEOUT_S):
                 sys.stdout.write(json.dumps(_row(item), ensure_ascii=False) + "\n")
         elif action is Action.remove:
-            _remove(client, _ids(given))
+            _remove(client, _ids(action, given))
+        elif action in (Action.out_of_stock, Action.in_stock):
+            is_there = action is Action.in_stock
+            _set_stock(client, (dict.fromkeys(ids, is_there) for ids in _ids(action, given)))
+        elif action is Action.stock and not given:
+            for item_id in client.list_out_of_stock(timeout_s=_TIMEOUT_S):
+                sys.stdout.write(f"{item_id}\n")
+        elif action is Action.stock:
+            if len(given) != 1:
+                raise typer.BadParameter(f"stock: got {len(given)} sources; expected one file, - or nothing")
+            rows = _stock_of_input if given[0] == _STDIN else partial(_stock_of_file, given[0])
+            _set_stock(client, rows(item_col, stock_col))
         else:
             if len(given) != 1:
                 raise typer.BadParameter(f"{action.value}: got {len(given)} sources; expected one file, or -")
@@ -216,9 +247,75 @@ def _remove(client: InterestClient, batches: Iterable[list[str]]) -> None:
     console.print(f"[green]✓[/green] items: {said}; {total:,} beside the catalog now", soft_wrap=True)
 
 
-def _ids(given: list[str]) -> Iterator[list[str]]:
+def _set_stock(client: InterestClient, batches: Iterable[Mapping[str, bool]]) -> None:
+    changed = unknown = total = 0
+    for stock in batches:
+        out = [item_id for item_id, is_there in stock.items() if not is_there]
+        back = [item_id for item_id, is_there in stock.items() if is_there]
+        answer = client.set_stock(out_of_stock=out, in_stock=back, timeout_s=_TIMEOUT_S)
+        changed, unknown = changed + answer.changed_items, unknown + answer.unknown_items
+        total = answer.out_of_stock_items
+    said = f"{changed:,} changed" + (f", {unknown:,} that nobody knows yet" if unknown else "")
+    console.print(f"[green]✓[/green] stock: {said}; {total:,} out of stock now", soft_wrap=True)
+
+
+def _stock_of_file(path: str, item_column: str, stock_column: str) -> Iterator[dict[str, bool]]:
+    """Whether the items of a file are in stock, as many at a time as one call takes.
+
+    Raises:
+        DataError: It cannot be read.
+        CommandError: A row says nothing of its stock.
+    """
+    from ebbtide.data.tables import read_table
+
+    frame = read_table(path, [item_column, stock_column]).frame
+    for part in frame.iter_slices(_STOCK_AT_ONCE):
+        yield {
+            str(item): _is_in_stock(value, f"{path}: {item_column} {item}")
+            for item, value in zip(part[item_column].to_list(), part[stock_column].to_list(), strict=True)
+        }
+
+
+def _stock_of_input(item_column: str, stock_column: str) -> Iterator[dict[str, bool]]:
+    """Whether the items of standard input are in stock, as they come.
+
+    Raises:
+        CommandError: A line says nothing of its stock.
+    """
+    for lines in _lines():
+        stock: dict[str, bool] = {}
+        for number, line in lines:
+            where = f"standard input: line {number}"
+            try:
+                row = json.loads(line)
+                item_id, value = str(row[item_column]), row[stock_column]
+            except (ValueError, KeyError, TypeError) as error:
+                raise CommandError(
+                    f"{where}: got {line[:80]!r} ({type(error).__name__}: {error}); expected a JSON object with "
+                    f"{item_column} and {stock_column}"
+                ) from error
+            stock[item_id] = _is_in_stock(value, where)
+        yield stock
+
+
+def _is_in_stock(value: object, where: str) -> bool:
+    """Whether a value means that an item is in stock.
+
+    Raises:
+        CommandError: It is neither a truth value nor a number.
+    """
+    text = str(value).strip().lower()
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return float(text) > 0
+    except ValueError:
+        raise CommandError(f"{where}: got stock {value!r}; expected true, false or how many are left") from None
+
+
+def _ids(action: Action, given: list[str]) -> Iterator[list[str]]:
     if not given:
-        raise typer.BadParameter("remove: got no id; expected ids, or - for standard input")
+        raise typer.BadParameter(f"{action.value}: got no id; expected ids, or - for standard input")
     if given == [_STDIN]:
         for lines in _lines():
             yield [line for _, line in lines]

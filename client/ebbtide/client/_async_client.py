@@ -45,6 +45,8 @@ from ebbtide.v1 import (
     InterestRequest,
     ListItemsRequest,
     ListItemsResponse,
+    ListOutOfStockRequest,
+    ListOutOfStockResponse,
     NewItem,
     ObserveRequest,
     ObserveResponse,
@@ -53,6 +55,8 @@ from ebbtide.v1 import (
     RecommendResponse,
     RemoveItemsRequest,
     RemoveItemsResponse,
+    SetStockRequest,
+    SetStockResponse,
 )
 
 if TYPE_CHECKING:
@@ -256,6 +260,38 @@ class AsyncInterestClient:
     ) -> ListItemsResponse:
         """As `InterestClient.list_items_part`."""
         return await self._drive(self._operations.list_part(request, timeout_s, metadata))
+
+    async def set_stock(
+        self,
+        *,
+        out_of_stock: Iterable[str] = (),
+        in_stock: Iterable[str] = (),
+        request: SetStockRequest | None = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> SetStockResponse:
+        """As `InterestClient.set_stock`."""
+        given = SetStockRequest(
+            out_of_stock_item_ids=strings("out_of_stock_item_ids", out_of_stock),
+            in_stock_item_ids=strings("in_stock_item_ids", in_stock),
+        )
+        return await self._drive(self._operations.set_stock(one_request(request, given), timeout_s, metadata))
+
+    async def list_out_of_stock(
+        self, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
+    ) -> list[str]:
+        """As `InterestClient.list_out_of_stock`."""
+        return await self._drive(self._operations.list_out_of_stock(timeout_s, metadata))
+
+    async def list_out_of_stock_part(
+        self,
+        request: ListOutOfStockRequest,
+        *,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ListOutOfStockResponse:
+        """As `InterestClient.list_out_of_stock_part`."""
+        return await self._drive(self._operations.out_of_stock_part(request, timeout_s, metadata))
 
     async def is_live(self, *, timeout_s: float | Unset = UNSET) -> bool:
         """As `InterestClient.is_live`."""

@@ -44,6 +44,8 @@ from ebbtide.v1 import (
     InterestRequest,
     ListItemsRequest,
     ListItemsResponse,
+    ListOutOfStockRequest,
+    ListOutOfStockResponse,
     NewItem,
     ObserveRequest,
     ObserveResponse,
@@ -52,6 +54,8 @@ from ebbtide.v1 import (
     RecommendResponse,
     RemoveItemsRequest,
     RemoveItemsResponse,
+    SetStockRequest,
+    SetStockResponse,
 )
 
 if TYPE_CHECKING:
@@ -490,6 +494,78 @@ class InterestClient:
             EbbtideError: As for `recommend`.
         """
         return self._drive(self._operations.list_part(request, timeout_s, metadata))
+
+    def set_stock(
+        self,
+        *,
+        out_of_stock: Iterable[str] = (),
+        in_stock: Iterable[str] = (),
+        request: SetStockRequest | None = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> SetStockResponse:
+        """Says which items are out of stock and which are in stock again; the answer comes after the store has it.
+
+        Within a second no server of the store recommends an item that is out of stock, to any user. `rank` and
+        `explain` still answer for it, and say it. It survives restarts, and holds for every version of the model. It is
+        safe to call again after any error.
+
+        Args:
+            out_of_stock: Ids of items of the catalog, or of items that were added.
+            in_stock: Ids of items that are in stock again. All items are at first.
+            request: The whole request as a message, in place of the ids, not beside them.
+            timeout_s: As for `recommend`.
+            metadata: As for `recommend`.
+
+        Returns:
+            For how many items it changed, how many ids nobody knows, and how many items are out of stock in all.
+
+        Raises:
+            InvalidArgumentError: An id is empty or in both lists, there is none, or more than 8192 items would be out
+                of stock.
+            StateUnavailableError: The server cannot reach its store.
+            EbbtideError: As for `recommend`.
+        """
+        given = SetStockRequest(
+            out_of_stock_item_ids=strings("out_of_stock_item_ids", out_of_stock),
+            in_stock_item_ids=strings("in_stock_item_ids", in_stock),
+        )
+        return self._drive(self._operations.set_stock(one_request(request, given), timeout_s, metadata))
+
+    def list_out_of_stock(
+        self, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
+    ) -> list[str]:
+        """Ids of all items that are out of stock, in no particular order.
+
+        Args:
+            timeout_s: As for `recommend`.
+            metadata: As for `recommend`.
+
+        Raises:
+            StateUnavailableError: The server cannot reach its store.
+            EbbtideError: As for `recommend`.
+        """
+        return self._drive(self._operations.list_out_of_stock(timeout_s, metadata))
+
+    def list_out_of_stock_part(
+        self,
+        request: ListOutOfStockRequest,
+        *,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ListOutOfStockResponse:
+        """A part of the items that are out of stock.
+
+        Args:
+            request: Says where to go on.
+            timeout_s: As for `recommend`.
+            metadata: As for `recommend`.
+
+        Raises:
+            StateUnavailableError: The server cannot reach its store.
+            EbbtideError: As for `recommend`.
+        """
+        return self._drive(self._operations.out_of_stock_part(request, timeout_s, metadata))
 
     def is_live(self, *, timeout_s: float | Unset = UNSET) -> bool:
         """Whether a server answers, with or without models; False also if nothing answers in time.

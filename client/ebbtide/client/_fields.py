@@ -19,15 +19,12 @@ from ebbtide.interest import contract
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.keys import item_key
 from ebbtide.v1 import (
-    AddItemsRequest,
     ExplainRequest,
     ForgetRequest,
     InterestRequest,
-    ListItemsRequest,
     ObserveRequest,
     RankRequest,
     RecommendRequest,
-    RemoveItemsRequest,
 )
 
 _INDEXED = re.compile(r"(?P<tensor>\w+)\[(?P<index>\d+)\]")
@@ -69,7 +66,7 @@ def caller_error(
     """
     if request is None:
         return InvalidArgumentError.of_field(_field_of_texts(error.field), error.value, error.expected)
-    if isinstance(request, (AddItemsRequest, RemoveItemsRequest, ListItemsRequest)):
+    if isinstance(request, ItemsRequest):
         return InvalidArgumentError.of_field(field_of_items(request, *_split(error.field)), error.value, error.expected)
     expected = error.expected
     for tensor, name in _BESIDE_EVENTS.items():

@@ -27,8 +27,10 @@ from ebbtide.client.codec import (
     decode_interest,
     decode_listed,
     decode_observed,
+    decode_out_of_stock,
     decode_ranking,
     decode_removed,
+    decode_stock,
     decode_vectors,
     encode,
     encode_add_items,
@@ -36,9 +38,11 @@ from ebbtide.client.codec import (
     encode_forget,
     encode_interest,
     encode_list_items,
+    encode_list_out_of_stock,
     encode_observe,
     encode_rank,
     encode_remove_items,
+    encode_set_stock,
     encode_texts,
     stack,
     users_of,
@@ -64,6 +68,8 @@ from ebbtide.v1 import (
     InterestRequest,
     ListItemsRequest,
     ListItemsResponse,
+    ListOutOfStockRequest,
+    ListOutOfStockResponse,
     NewItem,
     ObserveRequest,
     ObserveResponse,
@@ -72,6 +78,8 @@ from ebbtide.v1 import (
     RecommendResponse,
     RemoveItemsRequest,
     RemoveItemsResponse,
+    SetStockRequest,
+    SetStockResponse,
 )
 
 _POLL_S = 0.1
@@ -265,6 +273,45 @@ class Operations:
 
         encoded = encode_list_items(request)
         return (yield from self._inference.infer("list_items", encoded, read, deadline, metadata, request))
+
+    def set_stock(
+        self, request: SetStockRequest, timeout_s: float | Unset, metadata: Metadata = None
+    ) -> Steps[SetStockResponse]:
+        """See `InterestClient.set_stock`."""
+        encoded = encode_set_stock(request)
+
+        def read(outputs: Arrays, version: str) -> SetStockResponse:
+            return decode_stock(outputs, model_version=version)
+
+        deadline = self._deadline(timeout_s)
+        return (yield from self._inference.infer("set_stock", encoded, read, deadline, metadata, request))
+
+    def out_of_stock_part(
+        self, request: ListOutOfStockRequest, timeout_s: float | Unset, metadata: Metadata = None
+    ) -> Steps[ListOutOfStockResponse]:
+        """See `InterestClient.list_out_of_stock`: one part of the list."""
+        return (yield from self._out_of_stock_part(request, self._deadline(timeout_s), metadata))
+
+    def list_out_of_stock(self, timeout_s: float | Unset, metadata: Metadata = None) -> Steps[list[str]]:
+        """See `InterestClient.list_out_of_stock`."""
+        deadline = self._deadline(timeout_s)
+        item_ids: list[str] = []
+        part = 0
+        while True:
+            answer = yield from self._out_of_stock_part(ListOutOfStockRequest(part=part), deadline, metadata)
+            item_ids.extend(answer.item_ids)
+            part = answer.next_part
+            if not part:
+                return item_ids
+
+    def _out_of_stock_part(
+        self, request: ListOutOfStockRequest, deadline: Deadline, metadata: Metadata
+    ) -> Steps[ListOutOfStockResponse]:
+        def read(outputs: Arrays, version: str) -> ListOutOfStockResponse:
+            return decode_out_of_stock(outputs, model_version=version)
+
+        encoded = encode_list_out_of_stock(request)
+        return (yield from self._inference.infer("list_out_of_stock", encoded, read, deadline, metadata, request))
 
     def recommend_one(self, index: int, request: RecommendRequest, timeout_s: float | Unset) -> Steps[RecommendResult]:
         """The result of one of many requests, see `InterestClient.recommend_stream`; its error is not raised."""

@@ -23,6 +23,7 @@ from ebbtide.v1 import (
     RecommendRequest,
     RecommendResponse,
     RemoveItemsRequest,
+    SetStockRequest,
     UnknownItemPolicy,
 )
 
@@ -44,6 +45,7 @@ Request = TypeVar(
     InterestRequest,
     AddItemsRequest,
     RemoveItemsRequest,
+    SetStockRequest,
 )
 
 _POLICIES = {

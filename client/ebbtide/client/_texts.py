@@ -91,6 +91,7 @@ def ranked(message: RecommendResponse | RankResponse, titles: Mapping[str, str])
         for kind, item_ids in (
             ("not in the catalog", message.unknown_item_ids),
             ("left out", message.excluded_item_ids),
+            ("out of stock", message.out_of_stock_item_ids),
         ):
             if item_ids:
                 apart.append(f"     {kind}: {', '.join(titles.get(item_id, item_id) for item_id in item_ids)}")
@@ -106,7 +107,8 @@ def explanation(message: ExplainResponse, titles: Mapping[str, str], events: int
             lines.append(f"{index:3d}  {name}: not in the catalog")
             continue
         score = "excluded; without that" if item.is_excluded else f"score {item.score:+.3f}"
-        lines.append(f"{index:3d}  {name}: {score} =")
+        stock = ", out of stock" if item.is_out_of_stock else ""
+        lines.append(f"{index:3d}  {name}{stock}: {score} =")
         lines += [f"       {share:+.3f}  {what}" for share, what in parts(message, item, titles, events)]
         if message.events or message.state_events or item.folded_share:
             lines.append(f"       by half-life: {_by_half_life(message.half_life_days, item.dimension_shares)}")

@@ -84,6 +84,11 @@ class Ranking:
         return self.response.excluded_item_ids
 
     @property
+    def out_of_stock_item_ids(self) -> Sequence[str]:
+        """Candidates that are out of stock, in the order of the request; they are in `items` too."""
+        return self.response.out_of_stock_item_ids
+
+    @property
     def alpha_used(self) -> float:
         """Share of history in the blend."""
         return self.response.alpha_used

@@ -322,6 +322,7 @@ class RecommendResponse(google.protobuf.message.Message):
     UNKNOWN_EVENTS_FIELD_NUMBER: builtins.int
     COLD_START_FIELD_NUMBER: builtins.int
     STATE_STATUS_FIELD_NUMBER: builtins.int
+    UNFILLED_ITEMS_FIELD_NUMBER: builtins.int
     alpha_used: builtins.float
     """Share of the history in the blend, 0 to 1. The mean over the dimensions if the model has one share per dimension."""
     events_used: builtins.int
@@ -340,9 +341,11 @@ class RecommendResponse(google.protobuf.message.Message):
     """Which evidence was missing."""
     state_status: global___StateStatus.ValueType
     """How the state of the user was used."""
+    unfilled_items: builtins.int
+    """Number of items that were wanted beyond those in `items`: exclusions, conditions and stock left no more."""
     @property
     def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RecommendedItem]:
-        """The items, best first: `top_n` of them, or fewer if exclusions and conditions left fewer."""
+        """The items, best first: `top_n` of them, or fewer if exclusions, conditions and stock left fewer."""
 
     def __init__(
         self,
@@ -356,8 +359,9 @@ class RecommendResponse(google.protobuf.message.Message):
         unknown_events: builtins.int = ...,
         cold_start: global___ColdStart.ValueType = ...,
         state_status: global___StateStatus.ValueType = ...,
+        unfilled_items: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["alpha_used", b"alpha_used", "cold_start", b"cold_start", "current_events_used", b"current_events_used", "events_used", b"events_used", "history_events_used", b"history_events_used", "items", b"items", "model_version", b"model_version", "state_status", b"state_status", "unknown_events", b"unknown_events"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alpha_used", b"alpha_used", "cold_start", b"cold_start", "current_events_used", b"current_events_used", "events_used", b"events_used", "history_events_used", b"history_events_used", "items", b"items", "model_version", b"model_version", "state_status", b"state_status", "unfilled_items", b"unfilled_items", "unknown_events", b"unknown_events"]) -> None: ...
 
 global___RecommendResponse = RecommendResponse
 
@@ -593,6 +597,7 @@ class RankResponse(google.protobuf.message.Message):
     UNKNOWN_ITEM_IDS_FIELD_NUMBER: builtins.int
     EXCLUDED_ITEM_IDS_FIELD_NUMBER: builtins.int
     STATE_STATUS_FIELD_NUMBER: builtins.int
+    OUT_OF_STOCK_ITEM_IDS_FIELD_NUMBER: builtins.int
     alpha_used: builtins.float
     """Share of the history in the blend, 0 to 1. The mean over the dimensions if the model has one share per dimension."""
     events_used: builtins.int
@@ -623,6 +628,12 @@ class RankResponse(google.protobuf.message.Message):
     def excluded_item_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Candidates that `exclude_item_ids` or `exclude_seen` excluded, in the order of the request."""
 
+    @property
+    def out_of_stock_item_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Candidates that are out of stock, in the order of the request. They are in `items` too, with the scores that they
+        would have.
+        """
+
     def __init__(
         self,
         *,
@@ -637,8 +648,9 @@ class RankResponse(google.protobuf.message.Message):
         unknown_item_ids: collections.abc.Iterable[builtins.str] | None = ...,
         excluded_item_ids: collections.abc.Iterable[builtins.str] | None = ...,
         state_status: global___StateStatus.ValueType = ...,
+        out_of_stock_item_ids: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["alpha_used", b"alpha_used", "cold_start", b"cold_start", "current_events_used", b"current_events_used", "events_used", b"events_used", "excluded_item_ids", b"excluded_item_ids", "history_events_used", b"history_events_used", "items", b"items", "model_version", b"model_version", "state_status", b"state_status", "unknown_events", b"unknown_events", "unknown_item_ids", b"unknown_item_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alpha_used", b"alpha_used", "cold_start", b"cold_start", "current_events_used", b"current_events_used", "events_used", b"events_used", "excluded_item_ids", b"excluded_item_ids", "history_events_used", b"history_events_used", "items", b"items", "model_version", b"model_version", "out_of_stock_item_ids", b"out_of_stock_item_ids", "state_status", b"state_status", "unknown_events", b"unknown_events", "unknown_item_ids", b"unknown_item_ids"]) -> None: ...
 
 global___RankResponse = RankResponse
 
@@ -866,6 +878,7 @@ class ItemExplanation(google.protobuf.message.Message):
     REPEAT_SHARES_FIELD_NUMBER: builtins.int
     STATE_EVENT_SHARES_FIELD_NUMBER: builtins.int
     FOLDED_SHARE_FIELD_NUMBER: builtins.int
+    IS_OUT_OF_STOCK_FIELD_NUMBER: builtins.int
     item_id: builtins.str
     """Id of the item."""
     score: builtins.float
@@ -884,6 +897,8 @@ class ItemExplanation(google.protobuf.message.Message):
     """Whether `exclude_item_ids` or `exclude_seen` excludes the item from recommendations."""
     folded_share: builtins.float
     """Share of the older events that the state holds as sums only."""
+    is_out_of_stock: builtins.bool
+    """Whether the item is out of stock, so that no list has it."""
     @property
     def event_shares(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
         """Share of each event, in the order of `ExplainResponse.events`. Empty if the item is not in the catalog."""
@@ -919,9 +934,10 @@ class ItemExplanation(google.protobuf.message.Message):
         repeat_shares: global___RepeatShares | None = ...,
         state_event_shares: collections.abc.Iterable[builtins.float] | None = ...,
         folded_share: builtins.float = ...,
+        is_out_of_stock: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_score", b"_score", "repeat_shares", b"repeat_shares", "score", b"score"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_score", b"_score", "adjustment_share", b"adjustment_share", "current_share", b"current_share", "dimension_shares", b"dimension_shares", "event_shares", b"event_shares", "folded_share", b"folded_share", "history_share", b"history_share", "is_excluded", b"is_excluded", "item_id", b"item_id", "prior_share", b"prior_share", "repeat_shares", b"repeat_shares", "score", b"score", "state_event_shares", b"state_event_shares"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_score", b"_score", "adjustment_share", b"adjustment_share", "current_share", b"current_share", "dimension_shares", b"dimension_shares", "event_shares", b"event_shares", "folded_share", b"folded_share", "history_share", b"history_share", "is_excluded", b"is_excluded", "is_out_of_stock", b"is_out_of_stock", "item_id", b"item_id", "prior_share", b"prior_share", "repeat_shares", b"repeat_shares", "score", b"score", "state_event_shares", b"state_event_shares"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_score", b"_score"]) -> typing.Literal["score"] | None: ...
 
 global___ItemExplanation = ItemExplanation
@@ -1476,3 +1492,111 @@ class ListItemsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["items", b"items", "model_version", b"model_version", "next_part", b"next_part", "total_items", b"total_items"]) -> None: ...
 
 global___ListItemsResponse = ListItemsResponse
+
+@typing.final
+class SetStockRequest(google.protobuf.message.Message):
+    """Says which items are in stock and which are not."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OUT_OF_STOCK_ITEM_IDS_FIELD_NUMBER: builtins.int
+    IN_STOCK_ITEM_IDS_FIELD_NUMBER: builtins.int
+    @property
+    def out_of_stock_item_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of items that are out of stock from now on, none of them empty. Items of the catalog, or items that were added."""
+
+    @property
+    def in_stock_item_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of items that are in stock again, none of them empty and none of them in `out_of_stock_item_ids`. All items are
+        in stock at first.
+        """
+
+    def __init__(
+        self,
+        *,
+        out_of_stock_item_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        in_stock_item_ids: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["in_stock_item_ids", b"in_stock_item_ids", "out_of_stock_item_ids", b"out_of_stock_item_ids"]) -> None: ...
+
+global___SetStockRequest = SetStockRequest
+
+@typing.final
+class SetStockResponse(google.protobuf.message.Message):
+    """The answer to `SetStockRequest`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGED_ITEMS_FIELD_NUMBER: builtins.int
+    UNKNOWN_ITEMS_FIELD_NUMBER: builtins.int
+    OUT_OF_STOCK_ITEMS_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    changed_items: builtins.int
+    """Number of items whose stock has changed."""
+    unknown_items: builtins.int
+    """Number of ids that neither the catalog nor an added item has. They count as soon as such an item is added."""
+    out_of_stock_items: builtins.int
+    """Number of all items that are out of stock now, at most 8192."""
+    model_version: builtins.str
+    """Version of the model that answered."""
+    def __init__(
+        self,
+        *,
+        changed_items: builtins.int = ...,
+        unknown_items: builtins.int = ...,
+        out_of_stock_items: builtins.int = ...,
+        model_version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed_items", b"changed_items", "model_version", b"model_version", "out_of_stock_items", b"out_of_stock_items", "unknown_items", b"unknown_items"]) -> None: ...
+
+global___SetStockResponse = SetStockResponse
+
+@typing.final
+class ListOutOfStockRequest(google.protobuf.message.Message):
+    """Asks for a part of the items that are out of stock."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PART_FIELD_NUMBER: builtins.int
+    part: builtins.int
+    """Where to go on: `next_part` of the answer before. 0: at the beginning."""
+    def __init__(
+        self,
+        *,
+        part: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["part", b"part"]) -> None: ...
+
+global___ListOutOfStockRequest = ListOutOfStockRequest
+
+@typing.final
+class ListOutOfStockResponse(google.protobuf.message.Message):
+    """The answer to `ListOutOfStockRequest`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ITEM_IDS_FIELD_NUMBER: builtins.int
+    NEXT_PART_FIELD_NUMBER: builtins.int
+    OUT_OF_STOCK_ITEMS_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    next_part: builtins.int
+    """Where the list goes on; 0 at its end."""
+    out_of_stock_items: builtins.int
+    """Number of all items that are out of stock."""
+    model_version: builtins.str
+    """Version of the model that answered."""
+    @property
+    def item_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of some of the items that are out of stock."""
+
+    def __init__(
+        self,
+        *,
+        item_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        next_part: builtins.int = ...,
+        out_of_stock_items: builtins.int = ...,
+        model_version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["item_ids", b"item_ids", "model_version", b"model_version", "next_part", b"next_part", "out_of_stock_items", b"out_of_stock_items"]) -> None: ...
+
+global___ListOutOfStockResponse = ListOutOfStockResponse

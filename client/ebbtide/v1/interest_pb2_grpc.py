@@ -90,6 +90,16 @@ class InterestServiceStub(object):
                 request_serializer=ebbtide_dot_v1_dot_interest__pb2.ListItemsRequest.SerializeToString,
                 response_deserializer=ebbtide_dot_v1_dot_interest__pb2.ListItemsResponse.FromString,
                 _registered_method=True)
+        self.SetStock = channel.unary_unary(
+                '/ebbtide.v1.InterestService/SetStock',
+                request_serializer=ebbtide_dot_v1_dot_interest__pb2.SetStockRequest.SerializeToString,
+                response_deserializer=ebbtide_dot_v1_dot_interest__pb2.SetStockResponse.FromString,
+                _registered_method=True)
+        self.ListOutOfStock = channel.unary_unary(
+                '/ebbtide.v1.InterestService/ListOutOfStock',
+                request_serializer=ebbtide_dot_v1_dot_interest__pb2.ListOutOfStockRequest.SerializeToString,
+                response_deserializer=ebbtide_dot_v1_dot_interest__pb2.ListOutOfStockResponse.FromString,
+                _registered_method=True)
 
 
 class InterestServiceServicer(object):
@@ -177,6 +187,21 @@ class InterestServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetStock(self, request, context):
+        """Says which items are in stock and which are not, and answers after the store has it. Within a second no list has the
+        items that are out of stock, for any user. It is safe to call again after any error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOutOfStock(self, request, context):
+        """Lists a part of the items that are out of stock.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InterestServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -234,6 +259,16 @@ def add_InterestServiceServicer_to_server(servicer, server):
                     servicer.ListItems,
                     request_deserializer=ebbtide_dot_v1_dot_interest__pb2.ListItemsRequest.FromString,
                     response_serializer=ebbtide_dot_v1_dot_interest__pb2.ListItemsResponse.SerializeToString,
+            ),
+            'SetStock': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetStock,
+                    request_deserializer=ebbtide_dot_v1_dot_interest__pb2.SetStockRequest.FromString,
+                    response_serializer=ebbtide_dot_v1_dot_interest__pb2.SetStockResponse.SerializeToString,
+            ),
+            'ListOutOfStock': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOutOfStock,
+                    request_deserializer=ebbtide_dot_v1_dot_interest__pb2.ListOutOfStockRequest.FromString,
+                    response_serializer=ebbtide_dot_v1_dot_interest__pb2.ListOutOfStockResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -534,6 +569,60 @@ class InterestService(object):
             '/ebbtide.v1.InterestService/ListItems',
             ebbtide_dot_v1_dot_interest__pb2.ListItemsRequest.SerializeToString,
             ebbtide_dot_v1_dot_interest__pb2.ListItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetStock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ebbtide.v1.InterestService/SetStock',
+            ebbtide_dot_v1_dot_interest__pb2.SetStockRequest.SerializeToString,
+            ebbtide_dot_v1_dot_interest__pb2.SetStockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOutOfStock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ebbtide.v1.InterestService/ListOutOfStock',
+            ebbtide_dot_v1_dot_interest__pb2.ListOutOfStockRequest.SerializeToString,
+            ebbtide_dot_v1_dot_interest__pb2.ListOutOfStockResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -101,6 +101,20 @@ class InterestServiceStub:
     ]
     """Lists a part of the items that were added, as they were given."""
 
+    SetStock: grpc.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.SetStockRequest,
+        ebbtide.v1.interest_pb2.SetStockResponse,
+    ]
+    """Says which items are in stock and which are not, and answers after the store has it. Within a second no list has the
+    items that are out of stock, for any user. It is safe to call again after any error.
+    """
+
+    ListOutOfStock: grpc.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.ListOutOfStockRequest,
+        ebbtide.v1.interest_pb2.ListOutOfStockResponse,
+    ]
+    """Lists a part of the items that are out of stock."""
+
 class InterestServiceAsyncStub:
     """Recommends items from interests that decay with time."""
 
@@ -176,6 +190,20 @@ class InterestServiceAsyncStub:
         ebbtide.v1.interest_pb2.ListItemsResponse,
     ]
     """Lists a part of the items that were added, as they were given."""
+
+    SetStock: grpc.aio.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.SetStockRequest,
+        ebbtide.v1.interest_pb2.SetStockResponse,
+    ]
+    """Says which items are in stock and which are not, and answers after the store has it. Within a second no list has the
+    items that are out of stock, for any user. It is safe to call again after any error.
+    """
+
+    ListOutOfStock: grpc.aio.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.ListOutOfStockRequest,
+        ebbtide.v1.interest_pb2.ListOutOfStockResponse,
+    ]
+    """Lists a part of the items that are out of stock."""
 
 class InterestServiceServicer(metaclass=abc.ABCMeta):
     """Recommends items from interests that decay with time."""
@@ -274,5 +302,23 @@ class InterestServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[ebbtide.v1.interest_pb2.ListItemsResponse, collections.abc.Awaitable[ebbtide.v1.interest_pb2.ListItemsResponse]]:
         """Lists a part of the items that were added, as they were given."""
+
+    @abc.abstractmethod
+    def SetStock(
+        self,
+        request: ebbtide.v1.interest_pb2.SetStockRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ebbtide.v1.interest_pb2.SetStockResponse, collections.abc.Awaitable[ebbtide.v1.interest_pb2.SetStockResponse]]:
+        """Says which items are in stock and which are not, and answers after the store has it. Within a second no list has the
+        items that are out of stock, for any user. It is safe to call again after any error.
+        """
+
+    @abc.abstractmethod
+    def ListOutOfStock(
+        self,
+        request: ebbtide.v1.interest_pb2.ListOutOfStockRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ebbtide.v1.interest_pb2.ListOutOfStockResponse, collections.abc.Awaitable[ebbtide.v1.interest_pb2.ListOutOfStockResponse]]:
+        """Lists a part of the items that are out of stock."""
 
 def add_InterestServiceServicer_to_server(servicer: InterestServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ebbtide.export.encoder.graph_edits import MAX_MESSAGE_BYTES, weight_bytes
-from ebbtide.interest.contract import Dtype, Size, Tensor
+from ebbtide.interest.contract import Axis, Dtype, Size, Tensor
 from ebbtide.interest.modelfile import MODEL_FILE, write_fingerprint
 
 OPSET = 18
@@ -28,13 +28,13 @@ def value_info(tensor: Tensor, batch: str, sizes: Mapping[Size, int]) -> onnx.Va
     """The declaration of a graph's input or output, for a tensor of a batching model.
 
     Args:
-        tensor: A tensor without variable dimensions.
+        tensor: Its variable dimensions become axes with their names.
         batch: Name of the leading axis.
         sizes: Sizes of the export.
     """
-    return helper.make_tensor_value_info(
-        tensor.name, _ELEMENT_TYPES[tensor.dtype], [batch, *tensor.config_dims(sizes, batching=True)]
-    )
+    sized = tensor.config_dims(sizes, batching=True)
+    dims = [dim.value if isinstance(dim, Axis) else size for dim, size in zip(tensor.dims, sized, strict=True)]
+    return helper.make_tensor_value_info(tensor.name, _ELEMENT_TYPES[tensor.dtype], [batch, *dims])
 
 
 def write_graph(graph: onnx.ModelProto, fingerprint: str, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from ebbtide.interest.errors import RequestError
 from ebbtide.interest.lookup import UNKNOWN
 from ebbtide.interest.new_items import END_OF_INDICES, GrownTable
 from ebbtide.interest.pipeline import InterestPipeline
+from ebbtide.interest.stock import are_in_stock
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -39,18 +41,18 @@ class CandidateScorer:
         self._factors = np.asarray(factors)
         self._limits = pipeline.parameters.config.limits
 
-    def run_requests(self, requests: Sequence[RequestTensors]) -> list[dict[str, Floats] | RequestError]:
+    def run_requests(self, requests: Sequence[RequestTensors]) -> list[dict[str, npt.NDArray[Any]] | RequestError]:
         """The answers to requests as the server has them.
 
         Args:
             requests: The inputs of `served_models.CANDIDATE_HEAD`, each with a leading dimension of users.
 
         Returns:
-            For each request `candidate_score`, ``[users, candidates]``, or its error.
+            For each request `candidate_score` and `candidate_in_stock`, ``[users, candidates]`` each, or its error.
         """
         return serve_requests(requests, self._scores)
 
-    def _scores(self, requests: Sequence[RequestTensors]) -> list[dict[str, Floats]]:
+    def _scores(self, requests: Sequence[RequestTensors]) -> list[dict[str, npt.NDArray[Any]]]:
         interest = np.concatenate([request[_INTEREST] for request in requests])
         adjust_item = np.concatenate([request[_ADJUST_ITEM] for request in requests])
         adjust_score = np.concatenate([request[_ADJUST_SCORE] for request in requests])
@@ -89,11 +91,17 @@ class CandidateScorer:
         np.copyto(scores, adjustment, where=adjustment != 0)
         scores[item == UNKNOWN] = np.nan
 
-        answers: list[dict[str, Floats]] = []
+        in_stock = are_in_stock(item, items.out_of_stock)
+        answers: list[dict[str, npt.NDArray[Any]]] = []
         start = 0
         for request in requests:
             shape = request[_CANDIDATE_ITEM].shape
             stop = start + request[_CANDIDATE_ITEM].size
-            answers.append({contract.CANDIDATE_SCORE.name: scores[start:stop].reshape(shape)})
+            answers.append(
+                {
+                    contract.CANDIDATE_SCORE.name: scores[start:stop].reshape(shape),
+                    contract.CANDIDATE_IN_STOCK.name: in_stock[start:stop].reshape(shape),
+                }
+            )
             start = stop
         return answers

@@ -31,8 +31,6 @@ class Size(str, Enum):
     """d + p: the interest dimensions and, after them, the columns of the popularity prior."""
     VECTOR = "vector_width"
     """d: the width of an event vector."""
-    ADJUSTMENTS = "adjustments"
-    """Score adjustments of each request; the width is equal for all, since ONNX models batch equal shapes only."""
     FILTER = "filter_words"
     """64-bit words of a bit set: the attribute values of an item, or those that a request allows; at least 1."""
     TOP_N = "top_n"
@@ -56,6 +54,9 @@ class Axis(str, Enum):
     NEW_ITEMS = "new items"
     """Items that were added to the server after the export, in one answer or one request."""
     NEW_ATTRIBUTES = "new attribute values"
+    ADJUSTMENTS = "adjustments"
+    """Score adjustments of each request: `Limits.adjustments`, and one for each item that is out of stock. As many for
+    all requests of a batch, since ONNX models batch equal shapes only."""
 
 
 class StateStatus(IntEnum):
@@ -281,14 +282,14 @@ INTEREST = Tensor(
 ADJUST_ITEM = Tensor(
     "adjust_item",
     Dtype.INT64,
-    (Size.ADJUSTMENTS,),
+    (Axis.ADJUSTMENTS,),
     "catalog index of each score adjustment, padded with 0",
     rows=1,
 )
 ADJUST_SCORE = Tensor(
     "adjust_score",
     Dtype.FP32,
-    (Size.ADJUSTMENTS,),
+    (Axis.ADJUSTMENTS,),
     "the score that replaces the item's: minus infinity excludes it; padded with 0",
     rows=1,
 )
@@ -338,6 +339,14 @@ CANDIDATE_SCORE = Tensor(
     Dtype.FP32,
     (Axis.CANDIDATES,),
     "score of each candidate, in the order given; minus infinity: excluded; NaN: not in the catalog",
+    rows=1,
+)
+CANDIDATE_IN_STOCK = Tensor(
+    "candidate_in_stock",
+    Dtype.BOOL,
+    (Axis.CANDIDATES,),
+    "false for each candidate that is out of stock, so that no list has it; its score is that which it would have",
+    optional=True,
     rows=1,
 )
 EVENT_SHARE = Tensor("event_share", Dtype.FP32, (Axis.CANDIDATES, Axis.EVENTS), "share of each event in each score")
@@ -516,6 +525,20 @@ ITEM_COUNTS = Tensor(
     (6,),
     "number of items added, of items replaced, of items removed, of items left out because the catalog of the export "
     "has them, of items left out because nobody added them, and of all items that were added and are there now",
+)
+IN_STOCK = Tensor(
+    "in_stock",
+    Dtype.BOOL,
+    (Axis.NEW_ITEMS,),
+    "for each item of `item_key` whether it is in stock from now on; without items, to list those that are not",
+    optional=True,
+)
+STOCK_COUNTS = Tensor(
+    "stock_counts",
+    Dtype.INT32,
+    (3,),
+    "number of items whose stock has changed, of items that neither the catalog nor anybody who added items has (they "
+    "count if they are added later), and of all items that are out of stock now",
 )
 LISTED_ITEM = Tensor("listed_item", Dtype.BYTES, (Axis.NEW_ITEMS,), "ids of the listed items")
 LISTED_DETAILS = Tensor("listed_details", Dtype.BYTES, (Axis.NEW_ITEMS,), "details of the listed items, as given")

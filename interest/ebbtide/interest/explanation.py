@@ -25,6 +25,7 @@ from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
 from ebbtide.interest.pipeline import InterestPipeline, Records, Weighed
 from ebbtide.interest.repeat import repeat_parts
 from ebbtide.interest.state_events import StateEvents
+from ebbtide.interest.stock import are_in_stock
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -40,6 +41,8 @@ class Explanation:
     """
 
     candidate_score: Floats
+    """``[1, candidates]``."""
+    candidate_in_stock: npt.NDArray[np.bool_]
     """``[1, candidates]``."""
     alpha_used: Floats
     """``[1, 1]``."""
@@ -177,6 +180,7 @@ class Explainer:
         state_event_share[item == UNKNOWN] = np.nan
         return Explanation(
             candidate_score=_single(score)[None],
+            candidate_in_stock=are_in_stock(item, weighed.items.out_of_stock)[None],
             alpha_used=weighed.alpha_used,
             event_counts=weighed.event_counts,
             event_share=event_share,

@@ -1,4 +1,4 @@
-"""Adds, removes and lists items on a running server: the `item_keeper` model without Triton's API."""
+"""Adds, removes and lists items on a running server, and its stock: the `item_keeper` model without Triton's API."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from ebbtide.interest.item_records import PARTS, Changed, Details, ItemStore, To
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.new_items import NewItem
 from ebbtide.interest.parameters import InterestConfig
+from ebbtide.interest.stock import MOST_OUT_OF_STOCK
+from ebbtide.interest.stock_records import StockStore, TooManyOutOfStockError
 from ebbtide.interest.users import Users
 
 Floats = npt.NDArray[np.float32]
@@ -26,6 +28,7 @@ MAX_ID_BYTES = 256
 MAX_DETAILS_BYTES = 16_384
 MAX_ATTRIBUTES = 64
 """Attribute values of one item."""
+_NOTHING = Details([], [], 0)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class TextProjections:
 
 
 class ItemKeeper:
-    """Keeps the items that were added after one export."""
+    """Keeps the items that were added after one export, and what is out of stock."""
 
     def __init__(self, config: InterestConfig, index: KeyIndex, projections: TextProjections, users: Users) -> None:
         """Takes what the export wrote, and the store.
@@ -57,12 +60,14 @@ class ItemKeeper:
         self._projections = projections
         self._users = users
         self._store = ItemStore(users)
+        self._stock = StockStore(users)
 
     def run_requests(self, requests: Sequence[RequestTensors]) -> list[Outputs | RequestError]:
         """What became of the items of each request, after the store has them; or what is wrong with the request.
 
         Args:
-            requests: With `text_features` those to add items, else those to remove or to list some.
+            requests: With `text_features` those to add items, with `in_stock` those about stock, else those to remove
+                or to list items.
 
         Raises:
             StoreError: The store failed.
@@ -73,6 +78,8 @@ class ItemKeeper:
         try:
             self._users.store()
             changed, in_catalog = Changed(), 0
+            if contract.IN_STOCK.name in request:
+                return self._stock_answer(request)
             if contract.TEXT_FEATURES.name in request:
                 changed, in_catalog = self._add(request)
             elif contract.ITEM_KEY.name in request:
@@ -82,13 +89,41 @@ class ItemKeeper:
             listed = self._listed(request)
         except RequestError as error:
             return error
-        counts = (changed.added, changed.replaced, changed.removed, in_catalog, changed.unknown, changed.total)
-        return {
-            contract.ITEM_COUNTS.name: np.array(counts, dtype=np.int32),
-            contract.LISTED_ITEM.name: _strings(listed.item_id),
-            contract.LISTED_DETAILS.name: _strings(listed.details),
-            contract.NEXT_PART.name: np.array([listed.next_part], dtype=np.int32),
-        }
+        counts = changed.added, changed.replaced, changed.removed, in_catalog, changed.unknown, changed.total
+        return _outputs(listed, items=counts)
+
+    def _stock_answer(self, request: RequestTensors) -> Outputs:
+        """What became of the stock of items.
+
+        Raises:
+            RequestError: The request cannot be served.
+        """
+        keys, names = _flat(request, contract.ITEM_KEY.name, np.int64), _flat(request, contract.ITEM_NAME.name)
+        in_stock = _flat(request, contract.IN_STOCK.name, np.bool_)
+        for name, size in ((contract.ITEM_NAME.name, names.size), (contract.IN_STOCK.name, in_stock.size)):
+            if size != keys.size:
+                raise RequestError(name, f"{size} entries", f"{keys.size}, one for each item of `item_key`")
+        if keys.size > MOST_OUT_OF_STOCK:
+            raise RequestError(
+                contract.ITEM_KEY.name, f"{keys.size} items", f"at most {MOST_OUT_OF_STOCK} in a request"
+            )
+        for index, name in enumerate(names.tolist()):
+            _check(f"{contract.ITEM_NAME.name}[{index}]", name, MAX_ID_BYTES, least=1)
+        given = dict(zip(keys.tolist(), zip(names.tolist(), in_stock.tolist(), strict=True), strict=True))
+        try:
+            changed = self._stock.put(
+                {key: name for key, (name, _) in given.items()}, [is_there for _, is_there in given.values()]
+            )
+        except TooManyOutOfStockError as error:
+            got, expected = str(error).split("; expected ", 1)
+            raise RequestError(contract.ITEM_KEY.name, got, expected) from None
+        unknown = keys[self._index.find(keys) == UNKNOWN].tolist()
+        listed = _NOTHING
+        if contract.LIST_AFTER.name in request:
+            ids, next_part = self._stock.listed(_part(request))
+            listed = Details(ids, [], next_part)
+        unknown_items = len(set(unknown) - self._store.added(unknown))
+        return _outputs(listed, stock=(changed.changed, unknown_items, changed.total))
 
     def _add(self, request: RequestTensors) -> tuple[Changed, int]:
         """What became of the items, and how many the catalog has.
@@ -144,11 +179,30 @@ class ItemKeeper:
 
     def _listed(self, request: RequestTensors) -> Details:
         if contract.LIST_AFTER.name not in request:
-            return Details([], [], 0)
-        part = int(request[contract.LIST_AFTER.name].item())
-        if not 0 <= part < PARTS:
-            raise RequestError(contract.LIST_AFTER.name, str(part), "0, or the `next_part` of an answer")
-        return self._store.details(part)
+            return _NOTHING
+        return self._store.details(_part(request))
+
+
+def _outputs(listed: Details, items: Sequence[int] = (0,) * 6, stock: Sequence[int] = (0,) * 3) -> Outputs:
+    return {
+        contract.ITEM_COUNTS.name: np.array(items, dtype=np.int32),
+        contract.STOCK_COUNTS.name: np.array(stock, dtype=np.int32),
+        contract.LISTED_ITEM.name: _strings(listed.item_id),
+        contract.LISTED_DETAILS.name: _strings(listed.details),
+        contract.NEXT_PART.name: np.array([listed.next_part], dtype=np.int32),
+    }
+
+
+def _part(request: RequestTensors) -> int:
+    """Where a list goes on.
+
+    Raises:
+        RequestError: There is no such part.
+    """
+    part = int(request[contract.LIST_AFTER.name].item())
+    if not 0 <= part < PARTS:
+        raise RequestError(contract.LIST_AFTER.name, str(part), "0, or the `next_part` of an answer")
+    return part
 
 
 def _attributes(request: RequestTensors, items: int) -> list[tuple[int, ...]]:

@@ -223,6 +223,16 @@ class ItemStore:
         """
         return int(self.index().sizes.sum())
 
+    def added(self, keys: Sequence[int]) -> set[int]:
+        """The keys among given ones of items that are there.
+
+        Raises:
+            StoreError: The store failed.
+            ValueError: A record is damaged.
+        """
+        parts = sorted({part_of(key) for key in keys}) if keys and self.size() else []
+        return {item.key for items in self.parts(parts) for item in items} & set(keys)
+
     def index(self) -> ItemsIndex:
         """The index.
 

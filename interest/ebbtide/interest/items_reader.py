@@ -1,4 +1,4 @@
-"""Follows the items that are added to a server in the store, for the requests of one served model."""
+"""Follows the items that are added to a server and the stock, in the store, for the requests of one served model."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from ebbtide.interest.item_records import PARTS, ItemStore
 from ebbtide.interest.new_items import NewItem, NewItems, new_items
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.popularity import CountedPopularity, PriorOfOthers
+from ebbtide.interest.stock_records import StockStore
 from ebbtide.interest.users import Users
 
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
 
 ITEMS_VARIABLE = "EBBTIDE_NEW_ITEMS_SECONDS"
-"""Names the seconds between two reads of the added items, or ``off``."""
-DEFAULT_ITEMS_SECONDS = 1.0
+"""Names the seconds between two reads of the added items and the stock, or ``off``."""
+DEFAULT_ITEMS_SECONDS = 0.5
 
 
 class ItemsReader:
-    """Follows the added items of one set of states."""
+    """Follows the added items of one set of states, and what is out of stock."""
 
     def __init__(
         self,
@@ -49,9 +51,12 @@ class ItemsReader:
         self._numbers = np.zeros(PARTS, dtype=np.int64)
         self._parts: dict[int, list[NewItem]] = {}
         self._prior: PriorOfOthers | None = None
+        self._stock = StockStore(users)
+        self._stock_numbers = np.zeros(PARTS, dtype=np.int64)
+        self._stock_keys: dict[int, Ints] = {}
 
     def poll(self) -> None:
-        """Reads what has changed since the last call; the items stay if it fails.
+        """Reads what has changed since the last call; items and stock stay as they are if it fails.
 
         Raises:
             StoreError: The store failed.
@@ -69,6 +74,15 @@ class ItemsReader:
         elif prior is not self._prior and pipeline.items.new is not None:
             pipeline.add(self._with_gain(pipeline.items.new))
         self._prior, self._numbers = prior, index.numbers
+        self._poll_stock()
+
+    def _poll_stock(self) -> None:
+        index = self._stock.index()
+        changed = np.flatnonzero(index.numbers != self._stock_numbers).tolist()
+        if changed:
+            self._stock_keys.update(zip(changed, self._stock.keys(changed), strict=True))
+            self._pipeline.take_out_of_stock(np.concatenate(list(self._stock_keys.values())))
+        self._stock_numbers = index.numbers
 
     def _with_gain(self, new: NewItems | None) -> NewItems | None:
         """The items with what their live prior adds now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -30,6 +30,7 @@ from ebbtide.interest.recorder import Recorder, UserStates
 from ebbtide.interest.repeat import FoldedCounts, RepeatParameters, repeat_score
 from ebbtide.interest.sources import EventSources, find_sources
 from ebbtide.interest.state import FoldedSums, read, scaled_days
+from ebbtide.interest.stock import OutOfStock
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -53,7 +54,7 @@ class AdaptiveWeights:
     interest: Floats
     """``[d + p]``: w, then the weights of the prior's columns."""
     adjust_item: Ints
-    """``[adjustments]``: catalog indices, padded with 0."""
+    """``[adjustments]``: catalog indices, padded with 0; see `contract.Axis.ADJUSTMENTS`."""
     adjust_score: Floats
     """``[adjustments]``: minus infinity excludes the item; padded with 0, which changes nothing."""
     item_filter: Ints
@@ -76,8 +77,10 @@ class KnownItems:
     vectors: Table
     """``[items, d]``: event vectors."""
     repeat: RepeatParameters | None
-    new: NewItems | None
+    new: NewItems | None = None
     """None without new items."""
+    out_of_stock: OutOfStock | None = None
+    """None where everything is in stock."""
 
 
 @dataclass(frozen=True)
@@ -202,10 +205,11 @@ class InterestPipeline:
         # A plain view of a memory map: each operation on a `memmap` costs microseconds for its class alone.
         self._vectors = np.asarray(vectors)
         self.attributes = AttributeIndex.none() if attributes is None else attributes
-        self.items = KnownItems(index, self._vectors, parameters.repeat, None)
+        self.items = KnownItems(index, self._vectors, parameters.repeat)
         """What to look items up in; a batch of requests takes it once, as another thread may replace it."""
         self.follows_items = False
         """Whether items may be added while the server runs."""
+        self._out_of_stock = np.empty(0, dtype=np.int64)
         self.prior: LivePrior | None = None
         """What has changed in the popularity prior since the export; None if nothing has, or nobody follows it."""
         self.prior_of_others: PriorOfOthers | None = None
@@ -217,12 +221,24 @@ class InterestPipeline:
         Args:
             new: All of them; None for none.
         """
-        items = KnownItems(self.index, self._vectors, self.parameters.repeat, None)
+        items = KnownItems(self.index, self._vectors, self.parameters.repeat)
         if new is not None:
             vectors = GrownTable(self._vectors, new, new.vectors)
             repeat = None if items.repeat is None else new.repeat(items.repeat)
             items = KnownItems(GrownIndex(self.index, new), vectors, repeat, new)
-        self.items = items
+        self.items = self._with_stock(items)
+
+    def take_out_of_stock(self, key: Ints) -> None:
+        """Leaves items out of lists from now on.
+
+        Args:
+            key: ``[items]``: keys of all that are out of stock; those that nobody knows count when they are added.
+        """
+        self._out_of_stock = key
+        self.items = self._with_stock(self.items)
+
+    def _with_stock(self, items: KnownItems) -> KnownItems:
+        return replace(items, out_of_stock=OutOfStock.of(self._out_of_stock, items.index, self.index.items))
 
     def run(self, requests: Sequence[Request]) -> list[AdaptiveWeights | RequestError]:
         """The answers in the requests' order; a request that cannot be served gets its error, the others theirs."""
@@ -404,6 +420,10 @@ class InterestPipeline:
                 # The scoring head does not know them.
                 is_new = (item >= new.first) & ~_for_candidates(weighed.columns, requests)[:, None]
                 item[is_new], score[is_new] = 0, 0
+            stock = weighed.items.out_of_stock
+            if stock is not None:
+                keeps = _for_candidates(weighed.columns, requests)
+                item, score = stock.exclude(item, score, keeps if left_out is None else keeps | left_out)
             outputs[contract.ADJUST_ITEM.name], outputs[contract.ADJUST_SCORE.name] = item, score
         if wants_new and new is None:
             users = weighed.columns.users
@@ -418,10 +438,18 @@ class InterestPipeline:
         return rows_of(requests, outputs)
 
     def _allowed(self, weighed: Weighed, new: NewItems, left_out: Bools | None) -> Bools | None:
-        """Which new items a user may get by the filters and flags of the request, ``[users, new items]``; None: all."""
+        """Which new items a user may get by stock, and by the filters and flags of the request.
+
+        Returns:
+            ``[users, new items]``; None for all.
+        """
         allowed = None
         if weighed.columns.allow is not None:
             allowed = new.passing(self.attributes, self._filters(weighed.columns))
+        stock = weighed.items.out_of_stock
+        if stock is not None:
+            in_stock = np.broadcast_to(~stock.has(new.index), (weighed.columns.users, new.index.size))
+            allowed = in_stock if allowed is None else allowed & in_stock
         if left_out is not None:
             kept = np.broadcast_to(~left_out[:, None], (left_out.size, new.index.size))
             allowed = kept if allowed is None else allowed & kept

@@ -21,6 +21,7 @@ from ebbtide.interest.contract import (
     ALPHA_USED,
     AS_EXPORTED,
     ATTENTION_MASK,
+    CANDIDATE_IN_STOCK,
     CANDIDATE_ITEM,
     CANDIDATE_SCORE,
     DECAY_SCALE,
@@ -41,6 +42,7 @@ from ebbtide.interest.contract import (
     FORGOTTEN,
     HALF_LIFE_DAYS,
     IGNORE_UNKNOWN,
+    IN_STOCK,
     INPUT_IDS,
     INTEREST,
     INTEREST_ENERGY,
@@ -75,6 +77,7 @@ from ebbtide.interest.contract import (
     STATE_EVENT_TIME,
     STATE_EVENT_WEIGHT,
     STATE_STATUS,
+    STOCK_COUNTS,
     TEXT,
     TEXT_EVENT,
     TEXT_FEATURES,
@@ -159,7 +162,7 @@ _ONE_USER = tuple(tensor for tensor in _USER if tensor is not EVENT_COUNT)
 _NEW_ITEMS = (NEW_ITEM_ID, NEW_ITEM_SCORE)
 _WEIGHTS = (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER, ALPHA_USED, EVENT_COUNTS, STATE_STATUS, *_NEW_ITEMS)
 _ANSWER = (ITEM_ID, SCORE, ALPHA_USED, EVENT_COUNTS, STATE_STATUS, *_NEW_ITEMS)
-_CANDIDATES = (CANDIDATE_SCORE, ALPHA_USED, EVENT_COUNTS, STATE_STATUS)
+_CANDIDATES = (CANDIDATE_SCORE, CANDIDATE_IN_STOCK, ALPHA_USED, EVENT_COUNTS, STATE_STATUS)
 _EXPLANATION = (
     *_CANDIDATES,
     EVENT_SHARE,
@@ -213,7 +216,7 @@ CANDIDATE_HEAD = Model(
     Kind.PYTHON,
     True,
     (INTEREST, ADJUST_ITEM, ADJUST_SCORE, CANDIDATE_ITEM),
-    (CANDIDATE_SCORE,),
+    (CANDIDATE_SCORE, CANDIDATE_IN_STOCK),
 )
 EXPLAINER = Model(
     "explainer",
@@ -275,9 +278,10 @@ ITEM_KEEPER = Model(
         ITEM_ATTRIBUTE_COUNT,
         ONLY_UPDATE,
         TEXT_FEATURES,
+        IN_STOCK,
         LIST_AFTER,
     ),
-    (ITEM_COUNTS, LISTED_ITEM, LISTED_DETAILS, NEXT_PART),
+    (ITEM_COUNTS, STOCK_COUNTS, LISTED_ITEM, LISTED_DETAILS, NEXT_PART),
     core_share=0,
     needs_store=True,
 )
@@ -345,8 +349,24 @@ ADD_ITEMS = Model(
     steps=(TOKENIZER.name, ENCODER.name, ITEM_KEEPER.name),
     has_own_requests=True,
 )
-ITEMS = Model("items", Kind.ENSEMBLE, False, (ITEM_KEY, LIST_AFTER), ITEM_KEEPER.outputs, steps=(ITEM_KEEPER.name,))
+ITEMS = Model(
+    "items",
+    Kind.ENSEMBLE,
+    False,
+    (ITEM_KEY, LIST_AFTER),
+    (ITEM_COUNTS, LISTED_ITEM, LISTED_DETAILS, NEXT_PART),
+    steps=(ITEM_KEEPER.name,),
+)
 """Removes and lists items that were added."""
+STOCK = Model(
+    "stock",
+    Kind.ENSEMBLE,
+    False,
+    (ITEM_KEY, replace(ITEM_NAME, optional=True), replace(IN_STOCK, optional=False), LIST_AFTER),
+    (STOCK_COUNTS, LISTED_ITEM, NEXT_PART),
+    steps=(ITEM_KEEPER.name,),
+)
+"""Says which items are out of stock, and lists them."""
 EMBED = Model(
     "embed", Kind.ENSEMBLE, False, (TEXT,), (TEXT_VECTOR,), steps=(TOKENIZER.name, ENCODER.name), cacheable=True
 )
@@ -376,6 +396,7 @@ MODELS: dict[str, Model] = {
         FORGET,
         ADD_ITEMS,
         ITEMS,
+        STOCK,
         EMBED,
     )
 }

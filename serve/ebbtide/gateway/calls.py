@@ -34,6 +34,8 @@ from ebbtide.v1.interest_pb2 import (
     InterestResponse,
     ListItemsRequest,
     ListItemsResponse,
+    ListOutOfStockRequest,
+    ListOutOfStockResponse,
     ObserveRequest,
     ObserveResponse,
     RankRequest,
@@ -42,6 +44,8 @@ from ebbtide.v1.interest_pb2 import (
     RecommendResponse,
     RemoveItemsRequest,
     RemoveItemsResponse,
+    SetStockRequest,
+    SetStockResponse,
 )
 
 logger = logging.getLogger("ebbtide.gateway")
@@ -81,6 +85,8 @@ class Calls:
             "AddItems": self._add_items,
             "RemoveItems": self._remove_items,
             "ListItems": self._list_items,
+            "SetStock": self._set_stock,
+            "ListOutOfStock": self._list_out_of_stock,
         }
 
     async def answer(
@@ -191,3 +197,9 @@ class Calls:
 
     async def _list_items(self, request: ListItemsRequest, call: Options) -> ListItemsResponse:
         return await self.client.list_items_part(request, **call)
+
+    async def _set_stock(self, request: SetStockRequest, call: Options) -> SetStockResponse:
+        return await self.client.set_stock(request=request, **call)
+
+    async def _list_out_of_stock(self, request: ListOutOfStockRequest, call: Options) -> ListOutOfStockResponse:
+        return await self.client.list_out_of_stock_part(request, **call)

@@ -29,6 +29,8 @@ from ebbtide.v1.interest_pb2 import (
     InterestResponse,
     ListItemsRequest,
     ListItemsResponse,
+    ListOutOfStockRequest,
+    ListOutOfStockResponse,
     ObserveRequest,
     ObserveResponse,
     RankRequest,
@@ -39,6 +41,8 @@ from ebbtide.v1.interest_pb2 import (
     RecommendStreamResponse,
     RemoveItemsRequest,
     RemoveItemsResponse,
+    SetStockRequest,
+    SetStockResponse,
 )
 
 AT_ONCE = 16
@@ -121,6 +125,16 @@ class InterestService(interest_pb2_grpc.InterestServiceServicer):
     async def ListItems(self, request: ListItemsRequest, context: Context) -> ListItemsResponse:  # noqa: N802
         """See the schema."""
         return await self._answer("ListItems", request, context, ListItemsResponse)
+
+    async def SetStock(self, request: SetStockRequest, context: Context) -> SetStockResponse:  # noqa: N802
+        """See the schema."""
+        return await self._answer("SetStock", request, context, SetStockResponse)
+
+    async def ListOutOfStock(  # noqa: N802
+        self, request: ListOutOfStockRequest, context: Context
+    ) -> ListOutOfStockResponse:
+        """See the schema."""
+        return await self._answer("ListOutOfStock", request, context, ListOutOfStockResponse)
 
     async def _answer(self, method: str, request: Message | Malformed, context: Context, _: type[Response]) -> Response:
         left_s, metadata = _left_s(context), _metadata(context)

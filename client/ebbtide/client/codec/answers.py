@@ -79,7 +79,7 @@ def decode(outputs: Arrays, top_n: int = 0, *, model_version: str = "") -> Recom
         model_version: Version of the model that answered.
 
     Returns:
-        The best `top_n` items. Excluded ones, whose score is minus infinity, are left out.
+        The best `top_n` items. Excluded ones, whose score is minus infinity, are left out and counted.
 
     Raises:
         InvalidArgumentError: `top_n` is more than the model was exported with.
@@ -105,8 +105,10 @@ def decode(outputs: Arrays, top_n: int = 0, *, model_version: str = "") -> Recom
         listed.extend(zip(flat(outputs, contract.NEW_ITEM_ID, len(added)), added.tolist(), strict=True))
         listed.sort(key=lambda pair: -pair[1])
     kept = ((item_id, score) for item_id, score in listed if score != -math.inf)
-    for item_id, score in islice(kept, top_n or DEFAULT_TOP_N):
+    wanted = top_n or min(DEFAULT_TOP_N, len(ids))
+    for item_id, score in islice(kept, wanted):
         response.items.add(item_id=item_id, score=score)
+    response.unfilled_items = wanted - len(response.items)
     return response
 
 
@@ -115,7 +117,7 @@ def decode_ranking(outputs: Arrays, request: RankRequest, *, model_version: str 
 
     Args:
         outputs: ``candidate_score`` float32 ``[1, candidates]``, in their order, and the outputs about the user as
-            for `decode`.
+            for `decode`; and ``candidate_in_stock`` bool ``[1, candidates]``, which may be missing.
         request: The request, for the candidates' ids and the number wanted.
         model_version: Version of the model that answered.
 
@@ -134,6 +136,11 @@ def decode_ranking(outputs: Arrays, request: RankRequest, *, model_version: str 
     scored = list(zip(item_ids, values, strict=True))
     response.unknown_item_ids.extend(item_id for item_id, score in scored if math.isnan(score))
     response.excluded_item_ids.extend(item_id for item_id, score in scored if score == -math.inf)
+    if contract.CANDIDATE_IN_STOCK.name in outputs:
+        in_stock = flat(outputs, contract.CANDIDATE_IN_STOCK, len(item_ids)).tolist()
+        response.out_of_stock_item_ids.extend(
+            item_id for item_id, is_there in zip(item_ids, in_stock, strict=True) if not is_there
+        )
     kept = np.flatnonzero(np.isfinite(scores))
     order = kept[np.argsort(-scores[kept], kind="stable")]
     for index in order[: request.top_n or None]:

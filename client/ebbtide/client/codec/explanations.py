@@ -29,9 +29,10 @@ def decode_explanation(
             ``[items, events]``, ``event_current`` bool and ``event_decay`` float32 ``[events]``, ``dimension_share``
             float32 ``[items, d]``, ``prior_share`` and ``adjustment_share`` float32 ``[items]``, ``half_life_days``
             float32 ``[d]``, and the outputs about the user. May be missing: ``repeat_share`` float32
-            ``[items, parts]``, and for the newest events of the state ``state_event_share`` float32
-            ``[items, state events]``, ``folded_share`` float32 ``[items]`` and ``state_event_item``,
-            ``state_event_time``, ``state_event_current`` and ``state_event_decay``, ``[state events]`` each.
+            ``[items, parts]``, ``candidate_in_stock`` bool ``[1, items]``, and for the newest events of the state
+            ``state_event_share`` float32 ``[items, state events]``, ``folded_share`` float32 ``[items]`` and
+            ``state_event_item``, ``state_event_time``, ``state_event_current`` and ``state_event_decay``,
+            ``[state events]`` each.
         request: The request, for its events and item ids.
         now_ms: The clock that the request was encoded with.
         model_version: Version of the model that answered.
@@ -54,6 +55,9 @@ def decode_explanation(
     repeats = None
     if contract.REPEAT_SHARE.name in outputs:
         repeats = matrix(outputs, contract.REPEAT_SHARE, items)
+    in_stock = np.ones(items, dtype=np.bool_)
+    if contract.CANDIDATE_IN_STOCK.name in outputs:
+        in_stock = flat(outputs, contract.CANDIDATE_IN_STOCK, items)
     response = ExplainResponse()
     fill_user(response, outputs, model_version)
     response.half_life_days.extend(flat(outputs, contract.HALF_LIFE_DAYS, dimensions.shape[1]).tolist())
@@ -70,7 +74,7 @@ def decode_explanation(
     is_current = np.append(current, [explained.is_current for explained in response.state_events]).astype(np.bool_)
     all_shares = np.hstack([shares, state_shares])
     for row, item_id in enumerate(request.item_ids):
-        explained = response.items.add(item_id=item_id)
+        explained = response.items.add(item_id=item_id, is_out_of_stock=not in_stock[row])
         score = float(scores[row])
         if math.isnan(score):
             continue

@@ -1,4 +1,4 @@
-"""Items to add, to remove and to list as tensors, and what the models answer."""
+"""Items to add, to remove and to list, and their stock, as tensors, and what the models answer."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from ebbtide.v1 import (
     ItemAttribute,
     ListItemsRequest,
     ListItemsResponse,
+    ListOutOfStockRequest,
+    ListOutOfStockResponse,
     NewItem,
     RemoveItemsRequest,
     RemoveItemsResponse,
+    SetStockRequest,
+    SetStockResponse,
 )
 
-ItemsRequest = AddItemsRequest | RemoveItemsRequest | ListItemsRequest
-"""The requests about items that are added to a running server."""
+ItemsRequest = AddItemsRequest | RemoveItemsRequest | ListItemsRequest | SetStockRequest | ListOutOfStockRequest
+"""The requests about items that are added to a running server, and about its stock."""
 
 _TEXT, _TITLE, _ATTRIBUTES = "text", "title", "attributes"
 
@@ -77,6 +81,40 @@ def encode_remove_items(request: RemoveItemsRequest) -> EncodedRequest:
 def encode_list_items(request: ListItemsRequest) -> EncodedRequest:
     """The tensor that asks for a part of the list: ``list_after`` int32 ``[1]``."""
     return encoded(served_models.ITEMS, {contract.LIST_AFTER: [request.part]})
+
+
+def encode_set_stock(request: SetStockRequest) -> EncodedRequest:
+    """The tensors of items that are in stock or not.
+
+    Returns:
+        For ``stock``: ``item_key`` int64, ``item_name`` of bytes and ``in_stock`` bool, ``[items]`` each.
+
+    Raises:
+        InvalidArgumentError: There is no id, one is empty or too long, or one is in both lists.
+    """
+    out, back = request.out_of_stock_item_ids, request.in_stock_item_ids
+    if not out and not back:
+        raise InvalidArgumentError.of_field("out_of_stock_item_ids", "none", "at least one id, or in_stock_item_ids")
+    for field, item_ids in (("out_of_stock_item_ids", out), ("in_stock_item_ids", back)):
+        for index, item_id in enumerate(item_ids):
+            checked_id(f"{field}[{index}]", item_id)
+    given = set(out)
+    for index, item_id in enumerate(back):
+        if item_id in given:
+            raise InvalidArgumentError.of_field(
+                f"in_stock_item_ids[{index}]", repr(item_id), "an id that is not in out_of_stock_item_ids"
+            )
+    values: Values = {
+        contract.ITEM_KEY: item_keys([*out, *back]),
+        contract.ITEM_NAME: [item_id.encode() for item_id in (*out, *back)],
+        contract.IN_STOCK: [False] * len(out) + [True] * len(back),
+    }
+    return encoded(served_models.STOCK, values)
+
+
+def encode_list_out_of_stock(request: ListOutOfStockRequest) -> EncodedRequest:
+    """The tensors that ask for a part of the list: ``list_after`` int32 ``[1]``, and ``in_stock`` without items."""
+    return encoded(served_models.STOCK, {contract.LIST_AFTER: [request.part], contract.IN_STOCK: []})
 
 
 def decode_added(outputs: Arrays, *, model_version: str = "") -> AddItemsResponse:
@@ -134,6 +172,32 @@ def decode_listed(outputs: Arrays, *, model_version: str = "") -> ListItemsRespo
     return response
 
 
+def decode_stock(outputs: Arrays, *, model_version: str = "") -> SetStockResponse:
+    """What became of the stock of items, from ``stock_counts`` int32, three values.
+
+    Raises:
+        InternalError: The output is missing, or has another shape.
+    """
+    changed, unknown, total = flat(outputs, contract.STOCK_COUNTS, 3).tolist()
+    return SetStockResponse(
+        changed_items=changed, unknown_items=unknown, out_of_stock_items=total, model_version=model_version
+    )
+
+
+def decode_out_of_stock(outputs: Arrays, *, model_version: str = "") -> ListOutOfStockResponse:
+    """A part of the list, from ``listed_item`` of bytes ``[listed]``, ``next_part`` and ``stock_counts``.
+
+    Raises:
+        InternalError: An output is missing, or has another shape.
+    """
+    return ListOutOfStockResponse(
+        item_ids=[item_id.decode() for item_id in output(outputs, contract.LISTED_ITEM).reshape(-1).tolist()],
+        next_part=int(flat(outputs, contract.NEXT_PART, 1)[0]),
+        out_of_stock_items=int(flat(outputs, contract.STOCK_COUNTS, 3)[2]),
+        model_version=model_version,
+    )
+
+
 def _details(item: NewItem) -> bytes:
     found: dict[str, list[str]] = {}
     for one in item.attributes:
@@ -164,8 +228,13 @@ def field_of_items(request: Message, tensor: str, index: int | None) -> str:
         tensor: Its name.
         index: Of the entry; None for no one.
     """
-    if isinstance(request, ListItemsRequest):
+    if isinstance(request, (ListItemsRequest, ListOutOfStockRequest)):
         return "part"
+    if isinstance(request, SetStockRequest):
+        out = len(request.out_of_stock_item_ids)
+        if index is None:
+            return "out_of_stock_item_ids"
+        return f"out_of_stock_item_ids[{index}]" if index < out else f"in_stock_item_ids[{index - out}]"
     entry = "" if index is None else f"[{index}]"
     if isinstance(request, RemoveItemsRequest):
         return f"item_ids{entry}"

@@ -72,7 +72,9 @@ def check_head(
     with torch.inference_mode():
         factors = torch.cat([bundle.model.item_factors(), torch.from_numpy(bundle.prior_columns)], dim=1)
     known = _KnownScores(factors, attributes)
-    on_random = _largest(in_process, bundle, sizes, precision, known, _random_feeds(factors, sizes, attributes))
+    on_random = _largest(
+        in_process, bundle, sizes, precision, known, _random_feeds(in_process, factors, sizes, attributes)
+    )
     on_requests = _largest(in_process, bundle, sizes, precision, known, _request_feeds(in_process, bundle))
     if precision == "fp16":
         return HeadCheck(max(on_random, on_requests), max(TOLERANCE, _TOLERANCE_MARGIN * on_requests))
@@ -144,11 +146,13 @@ def _require_all(item_id: npt.NDArray[np.object_], known: npt.NDArray[np.float32
             )
 
 
-def _random_feeds(factors: Tensor, sizes: Mapping[Size, int], attributes: ItemAttributes | None) -> Iterator[Feeds]:
+def _random_feeds(
+    in_process: InProcessPipeline, factors: Tensor, sizes: Mapping[Size, int], attributes: ItemAttributes | None
+) -> Iterator[Feeds]:
     random = np.random.default_rng(_SEED)
     scale = float(factors.abs().max()) or 1.0
     interest, _, _, item_filter = _INPUTS
-    width = sizes[Size.ADJUSTMENTS]
+    width = in_process.limits.adjustments
     for batch in _RANDOM_BATCHES:
         feeds: Feeds = {
             interest: (random.standard_normal((batch, factors.shape[1])) / scale).astype(np.float32),

@@ -129,7 +129,7 @@ def check_retrieval(in_process: InProcessPipeline, bundle: InterestBundle, sizes
     """
     random = np.random.default_rng(_SEED)
     interests = request_interests(bundle, in_process.weights, in_process.limits)
-    rows, width = len(interests), sizes[Size.ADJUSTMENTS]
+    rows, width = len(interests), in_process.limits.adjustments
     adjust_item, adjust_score = random_adjustments(random, rows, width, len(bundle.catalog)).values()
     # The first bit of a column turns its filter off; setting it in every word covers all columns.
     item_filter = np.ones((rows, sizes[Size.FILTER]), dtype=np.int64)

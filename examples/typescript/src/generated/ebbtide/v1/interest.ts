@@ -305,7 +305,7 @@ export interface RecommendRequest {
 
 /** The answer to `RecommendRequest`. */
 export interface RecommendResponse {
-  /** The items, best first: `top_n` of them, or fewer if exclusions and conditions left fewer. */
+  /** The items, best first: `top_n` of them, or fewer if exclusions, conditions and stock left fewer. */
   items: RecommendedItem[];
   /** Share of the history in the blend, 0 to 1. The mean over the dimensions if the model has one share per dimension. */
   alphaUsed: number;
@@ -326,6 +326,8 @@ export interface RecommendResponse {
   coldStart: ColdStart;
   /** How the state of the user was used. */
   stateStatus: StateStatus;
+  /** Number of items that were wanted beyond those in `items`: exclusions, conditions and stock left no more. */
+  unfilledItems: number;
 }
 
 /** One item of an answer. */
@@ -452,6 +454,11 @@ export interface RankResponse {
   excludedItemIds: string[];
   /** How the state of the user was used. */
   stateStatus: StateStatus;
+  /**
+   * Candidates that are out of stock, in the order of the request. They are in `items` too, with the scores that they
+   * would have.
+   */
+  outOfStockItemIds: string[];
 }
 
 /** Asks why items have their scores. Fields of the same name as in `RecommendRequest` have the same meaning. */
@@ -592,6 +599,8 @@ export interface ItemExplanation {
   stateEventShares: number[];
   /** Share of the older events that the state holds as sums only. */
   foldedShare: number;
+  /** Whether the item is out of stock, so that no list has it. */
+  isOutOfStock: boolean;
 }
 
 /** The repeat score of a seen item, split into parts: it is their sum. */
@@ -815,6 +824,47 @@ export interface ListItemsResponse {
   nextPart: number;
   /** Number of all items that were added and are there now. */
   totalItems: number;
+  /** Version of the model that answered. */
+  modelVersion: string;
+}
+
+/** Says which items are in stock and which are not. */
+export interface SetStockRequest {
+  /** Ids of items that are out of stock from now on, none of them empty. Items of the catalog, or items that were added. */
+  outOfStockItemIds: string[];
+  /**
+   * Ids of items that are in stock again, none of them empty and none of them in `out_of_stock_item_ids`. All items are
+   * in stock at first.
+   */
+  inStockItemIds: string[];
+}
+
+/** The answer to `SetStockRequest`. */
+export interface SetStockResponse {
+  /** Number of items whose stock has changed. */
+  changedItems: number;
+  /** Number of ids that neither the catalog nor an added item has. They count as soon as such an item is added. */
+  unknownItems: number;
+  /** Number of all items that are out of stock now, at most 8192. */
+  outOfStockItems: number;
+  /** Version of the model that answered. */
+  modelVersion: string;
+}
+
+/** Asks for a part of the items that are out of stock. */
+export interface ListOutOfStockRequest {
+  /** Where to go on: `next_part` of the answer before. 0: at the beginning. */
+  part: number;
+}
+
+/** The answer to `ListOutOfStockRequest`. */
+export interface ListOutOfStockResponse {
+  /** Ids of some of the items that are out of stock. */
+  itemIds: string[];
+  /** Where the list goes on; 0 at its end. */
+  nextPart: number;
+  /** Number of all items that are out of stock. */
+  outOfStockItems: number;
   /** Version of the model that answered. */
   modelVersion: string;
 }
@@ -1395,6 +1445,7 @@ function createBaseRecommendResponse(): RecommendResponse {
     unknownEvents: 0,
     coldStart: 0,
     stateStatus: 0,
+    unfilledItems: 0,
   };
 }
 
@@ -1426,6 +1477,9 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
     }
     if (message.stateStatus !== 0) {
       writer.uint32(88).int32(message.stateStatus);
+    }
+    if (message.unfilledItems !== 0) {
+      writer.uint32(96).uint32(message.unfilledItems);
     }
     return writer;
   },
@@ -1515,6 +1569,14 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
             message.stateStatus = reader.int32() as any;
             continue;
           }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.unfilledItems = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1570,6 +1632,11 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
         : isSet(object.state_status)
         ? stateStatusFromJSON(object.state_status)
         : 0,
+      unfilledItems: isSet(object.unfilledItems)
+        ? globalThis.Number(object.unfilledItems)
+        : isSet(object.unfilled_items)
+        ? globalThis.Number(object.unfilled_items)
+        : 0,
     };
   },
 
@@ -1602,6 +1669,9 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
     if (message.stateStatus !== 0) {
       obj.stateStatus = stateStatusToJSON(message.stateStatus);
     }
+    if (message.unfilledItems !== 0) {
+      obj.unfilledItems = Math.round(message.unfilledItems);
+    }
     return obj;
   },
 
@@ -1619,6 +1689,7 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
     message.unknownEvents = object.unknownEvents ?? 0;
     message.coldStart = object.coldStart ?? 0;
     message.stateStatus = object.stateStatus ?? 0;
+    message.unfilledItems = object.unfilledItems ?? 0;
     return message;
   },
 };
@@ -2393,6 +2464,7 @@ function createBaseRankResponse(): RankResponse {
     unknownItemIds: [],
     excludedItemIds: [],
     stateStatus: 0,
+    outOfStockItemIds: [],
   };
 }
 
@@ -2430,6 +2502,9 @@ export const RankResponse: MessageFns<RankResponse> = {
     }
     if (message.stateStatus !== 0) {
       writer.uint32(88).int32(message.stateStatus);
+    }
+    for (const v of message.outOfStockItemIds) {
+      writer.uint32(98).string(v!);
     }
     return writer;
   },
@@ -2535,6 +2610,14 @@ export const RankResponse: MessageFns<RankResponse> = {
             message.stateStatus = reader.int32() as any;
             continue;
           }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.outOfStockItemIds.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2600,6 +2683,11 @@ export const RankResponse: MessageFns<RankResponse> = {
         : isSet(object.state_status)
         ? stateStatusFromJSON(object.state_status)
         : 0,
+      outOfStockItemIds: globalThis.Array.isArray(object?.outOfStockItemIds)
+        ? object.outOfStockItemIds.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.out_of_stock_item_ids)
+        ? object.out_of_stock_item_ids.map((e: any) => globalThis.String(e))
+        : [],
     };
   },
 
@@ -2638,6 +2726,9 @@ export const RankResponse: MessageFns<RankResponse> = {
     if (message.stateStatus !== 0) {
       obj.stateStatus = stateStatusToJSON(message.stateStatus);
     }
+    if (message.outOfStockItemIds?.length) {
+      obj.outOfStockItemIds = message.outOfStockItemIds;
+    }
     return obj;
   },
 
@@ -2657,6 +2748,7 @@ export const RankResponse: MessageFns<RankResponse> = {
     message.unknownItemIds = object.unknownItemIds?.map((e) => e) || [];
     message.excludedItemIds = object.excludedItemIds?.map((e) => e) || [];
     message.stateStatus = object.stateStatus ?? 0;
+    message.outOfStockItemIds = object.outOfStockItemIds?.map((e) => e) || [];
     return message;
   },
 };
@@ -3440,6 +3532,7 @@ function createBaseItemExplanation(): ItemExplanation {
     repeatShares: undefined,
     stateEventShares: [],
     foldedShare: 0,
+    isOutOfStock: false,
   };
 }
 
@@ -3492,6 +3585,9 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     }
     if (message.foldedShare !== 0) {
       writer.uint32(101).float(message.foldedShare);
+    }
+    if (message.isOutOfStock !== false) {
+      writer.uint32(104).bool(message.isOutOfStock);
     }
     return writer;
   },
@@ -3635,6 +3731,14 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
             message.foldedShare = reader.float();
             continue;
           }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.isOutOfStock = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3705,6 +3809,11 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
         : isSet(object.folded_share)
         ? globalThis.Number(object.folded_share)
         : 0,
+      isOutOfStock: isSet(object.isOutOfStock)
+        ? globalThis.Boolean(object.isOutOfStock)
+        : isSet(object.is_out_of_stock)
+        ? globalThis.Boolean(object.is_out_of_stock)
+        : false,
     };
   },
 
@@ -3746,6 +3855,9 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     if (message.foldedShare !== 0) {
       obj.foldedShare = floatToJson(message.foldedShare);
     }
+    if (message.isOutOfStock !== false) {
+      obj.isOutOfStock = message.isOutOfStock;
+    }
     return obj;
   },
 
@@ -3768,6 +3880,7 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
       : undefined;
     message.stateEventShares = object.stateEventShares?.map((e) => e) || [];
     message.foldedShare = object.foldedShare ?? 0;
+    message.isOutOfStock = object.isOutOfStock ?? false;
     return message;
   },
 };
@@ -5964,6 +6077,432 @@ export const ListItemsResponse: MessageFns<ListItemsResponse> = {
   },
 };
 
+function createBaseSetStockRequest(): SetStockRequest {
+  return { outOfStockItemIds: [], inStockItemIds: [] };
+}
+
+export const SetStockRequest: MessageFns<SetStockRequest> = {
+  encode(message: SetStockRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.outOfStockItemIds) {
+      writer.uint32(10).string(v!);
+    }
+    for (const v of message.inStockItemIds) {
+      writer.uint32(18).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SetStockRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSetStockRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.outOfStockItemIds.push(reader.string());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.inStockItemIds.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SetStockRequest {
+    return {
+      outOfStockItemIds: globalThis.Array.isArray(object?.outOfStockItemIds)
+        ? object.outOfStockItemIds.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.out_of_stock_item_ids)
+        ? object.out_of_stock_item_ids.map((e: any) => globalThis.String(e))
+        : [],
+      inStockItemIds: globalThis.Array.isArray(object?.inStockItemIds)
+        ? object.inStockItemIds.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.in_stock_item_ids)
+        ? object.in_stock_item_ids.map((e: any) => globalThis.String(e))
+        : [],
+    };
+  },
+
+  toJSON(message: SetStockRequest): unknown {
+    const obj: any = {};
+    if (message.outOfStockItemIds?.length) {
+      obj.outOfStockItemIds = message.outOfStockItemIds;
+    }
+    if (message.inStockItemIds?.length) {
+      obj.inStockItemIds = message.inStockItemIds;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SetStockRequest>): SetStockRequest {
+    return SetStockRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SetStockRequest>): SetStockRequest {
+    const message = createBaseSetStockRequest();
+    message.outOfStockItemIds = object.outOfStockItemIds?.map((e) => e) || [];
+    message.inStockItemIds = object.inStockItemIds?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseSetStockResponse(): SetStockResponse {
+  return { changedItems: 0, unknownItems: 0, outOfStockItems: 0, modelVersion: "" };
+}
+
+export const SetStockResponse: MessageFns<SetStockResponse> = {
+  encode(message: SetStockResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.changedItems !== 0) {
+      writer.uint32(8).uint32(message.changedItems);
+    }
+    if (message.unknownItems !== 0) {
+      writer.uint32(16).uint32(message.unknownItems);
+    }
+    if (message.outOfStockItems !== 0) {
+      writer.uint32(24).uint32(message.outOfStockItems);
+    }
+    if (message.modelVersion !== "") {
+      writer.uint32(34).string(message.modelVersion);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SetStockResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSetStockResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.changedItems = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.unknownItems = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.outOfStockItems = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.modelVersion = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SetStockResponse {
+    return {
+      changedItems: isSet(object.changedItems)
+        ? globalThis.Number(object.changedItems)
+        : isSet(object.changed_items)
+        ? globalThis.Number(object.changed_items)
+        : 0,
+      unknownItems: isSet(object.unknownItems)
+        ? globalThis.Number(object.unknownItems)
+        : isSet(object.unknown_items)
+        ? globalThis.Number(object.unknown_items)
+        : 0,
+      outOfStockItems: isSet(object.outOfStockItems)
+        ? globalThis.Number(object.outOfStockItems)
+        : isSet(object.out_of_stock_items)
+        ? globalThis.Number(object.out_of_stock_items)
+        : 0,
+      modelVersion: isSet(object.modelVersion)
+        ? globalThis.String(object.modelVersion)
+        : isSet(object.model_version)
+        ? globalThis.String(object.model_version)
+        : "",
+    };
+  },
+
+  toJSON(message: SetStockResponse): unknown {
+    const obj: any = {};
+    if (message.changedItems !== 0) {
+      obj.changedItems = Math.round(message.changedItems);
+    }
+    if (message.unknownItems !== 0) {
+      obj.unknownItems = Math.round(message.unknownItems);
+    }
+    if (message.outOfStockItems !== 0) {
+      obj.outOfStockItems = Math.round(message.outOfStockItems);
+    }
+    if (message.modelVersion !== "") {
+      obj.modelVersion = message.modelVersion;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SetStockResponse>): SetStockResponse {
+    return SetStockResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SetStockResponse>): SetStockResponse {
+    const message = createBaseSetStockResponse();
+    message.changedItems = object.changedItems ?? 0;
+    message.unknownItems = object.unknownItems ?? 0;
+    message.outOfStockItems = object.outOfStockItems ?? 0;
+    message.modelVersion = object.modelVersion ?? "";
+    return message;
+  },
+};
+
+function createBaseListOutOfStockRequest(): ListOutOfStockRequest {
+  return { part: 0 };
+}
+
+export const ListOutOfStockRequest: MessageFns<ListOutOfStockRequest> = {
+  encode(message: ListOutOfStockRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.part !== 0) {
+      writer.uint32(8).uint32(message.part);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListOutOfStockRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListOutOfStockRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.part = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListOutOfStockRequest {
+    return { part: isSet(object.part) ? globalThis.Number(object.part) : 0 };
+  },
+
+  toJSON(message: ListOutOfStockRequest): unknown {
+    const obj: any = {};
+    if (message.part !== 0) {
+      obj.part = Math.round(message.part);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListOutOfStockRequest>): ListOutOfStockRequest {
+    return ListOutOfStockRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListOutOfStockRequest>): ListOutOfStockRequest {
+    const message = createBaseListOutOfStockRequest();
+    message.part = object.part ?? 0;
+    return message;
+  },
+};
+
+function createBaseListOutOfStockResponse(): ListOutOfStockResponse {
+  return { itemIds: [], nextPart: 0, outOfStockItems: 0, modelVersion: "" };
+}
+
+export const ListOutOfStockResponse: MessageFns<ListOutOfStockResponse> = {
+  encode(message: ListOutOfStockResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.itemIds) {
+      writer.uint32(10).string(v!);
+    }
+    if (message.nextPart !== 0) {
+      writer.uint32(16).uint32(message.nextPart);
+    }
+    if (message.outOfStockItems !== 0) {
+      writer.uint32(24).uint32(message.outOfStockItems);
+    }
+    if (message.modelVersion !== "") {
+      writer.uint32(34).string(message.modelVersion);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListOutOfStockResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListOutOfStockResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.itemIds.push(reader.string());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.nextPart = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.outOfStockItems = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.modelVersion = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListOutOfStockResponse {
+    return {
+      itemIds: globalThis.Array.isArray(object?.itemIds)
+        ? object.itemIds.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.item_ids)
+        ? object.item_ids.map((e: any) => globalThis.String(e))
+        : [],
+      nextPart: isSet(object.nextPart)
+        ? globalThis.Number(object.nextPart)
+        : isSet(object.next_part)
+        ? globalThis.Number(object.next_part)
+        : 0,
+      outOfStockItems: isSet(object.outOfStockItems)
+        ? globalThis.Number(object.outOfStockItems)
+        : isSet(object.out_of_stock_items)
+        ? globalThis.Number(object.out_of_stock_items)
+        : 0,
+      modelVersion: isSet(object.modelVersion)
+        ? globalThis.String(object.modelVersion)
+        : isSet(object.model_version)
+        ? globalThis.String(object.model_version)
+        : "",
+    };
+  },
+
+  toJSON(message: ListOutOfStockResponse): unknown {
+    const obj: any = {};
+    if (message.itemIds?.length) {
+      obj.itemIds = message.itemIds;
+    }
+    if (message.nextPart !== 0) {
+      obj.nextPart = Math.round(message.nextPart);
+    }
+    if (message.outOfStockItems !== 0) {
+      obj.outOfStockItems = Math.round(message.outOfStockItems);
+    }
+    if (message.modelVersion !== "") {
+      obj.modelVersion = message.modelVersion;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListOutOfStockResponse>): ListOutOfStockResponse {
+    return ListOutOfStockResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListOutOfStockResponse>): ListOutOfStockResponse {
+    const message = createBaseListOutOfStockResponse();
+    message.itemIds = object.itemIds?.map((e) => e) || [];
+    message.nextPart = object.nextPart ?? 0;
+    message.outOfStockItems = object.outOfStockItems ?? 0;
+    message.modelVersion = object.modelVersion ?? "";
+    return message;
+  },
+};
+
 /** Recommends items from interests that decay with time. */
 export type InterestServiceService = typeof InterestServiceService;
 export const InterestServiceService = {
@@ -6089,6 +6628,31 @@ export const InterestServiceService = {
     responseSerialize: (value: ListItemsResponse): Buffer => Buffer.from(ListItemsResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ListItemsResponse => ListItemsResponse.decode(value),
   },
+  /**
+   * Says which items are in stock and which are not, and answers after the store has it. Within a second no list has the
+   * items that are out of stock, for any user. It is safe to call again after any error.
+   */
+  setStock: {
+    path: "/ebbtide.v1.InterestService/SetStock" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: SetStockRequest): Buffer => Buffer.from(SetStockRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): SetStockRequest => SetStockRequest.decode(value),
+    responseSerialize: (value: SetStockResponse): Buffer => Buffer.from(SetStockResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): SetStockResponse => SetStockResponse.decode(value),
+  },
+  /** Lists a part of the items that are out of stock. */
+  listOutOfStock: {
+    path: "/ebbtide.v1.InterestService/ListOutOfStock" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListOutOfStockRequest): Buffer =>
+      Buffer.from(ListOutOfStockRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListOutOfStockRequest => ListOutOfStockRequest.decode(value),
+    responseSerialize: (value: ListOutOfStockResponse): Buffer =>
+      Buffer.from(ListOutOfStockResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListOutOfStockResponse => ListOutOfStockResponse.decode(value),
+  },
 } as const;
 
 export interface InterestServiceServer extends UntypedServiceImplementation {
@@ -6124,6 +6688,13 @@ export interface InterestServiceServer extends UntypedServiceImplementation {
   removeItems: handleUnaryCall<RemoveItemsRequest, RemoveItemsResponse>;
   /** Lists a part of the items that were added, as they were given. */
   listItems: handleUnaryCall<ListItemsRequest, ListItemsResponse>;
+  /**
+   * Says which items are in stock and which are not, and answers after the store has it. Within a second no list has the
+   * items that are out of stock, for any user. It is safe to call again after any error.
+   */
+  setStock: handleUnaryCall<SetStockRequest, SetStockResponse>;
+  /** Lists a part of the items that are out of stock. */
+  listOutOfStock: handleUnaryCall<ListOutOfStockRequest, ListOutOfStockResponse>;
 }
 
 export interface InterestServiceClient extends Client {
@@ -6300,6 +6871,41 @@ export interface InterestServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ListItemsResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * Says which items are in stock and which are not, and answers after the store has it. Within a second no list has the
+   * items that are out of stock, for any user. It is safe to call again after any error.
+   */
+  setStock(
+    request: SetStockRequest,
+    callback: (error: ServiceError | null, response: SetStockResponse) => void,
+  ): ClientUnaryCall;
+  setStock(
+    request: SetStockRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: SetStockResponse) => void,
+  ): ClientUnaryCall;
+  setStock(
+    request: SetStockRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: SetStockResponse) => void,
+  ): ClientUnaryCall;
+  /** Lists a part of the items that are out of stock. */
+  listOutOfStock(
+    request: ListOutOfStockRequest,
+    callback: (error: ServiceError | null, response: ListOutOfStockResponse) => void,
+  ): ClientUnaryCall;
+  listOutOfStock(
+    request: ListOutOfStockRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListOutOfStockResponse) => void,
+  ): ClientUnaryCall;
+  listOutOfStock(
+    request: ListOutOfStockRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListOutOfStockResponse) => void,
   ): ClientUnaryCall;
 }
 
