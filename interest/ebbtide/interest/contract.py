@@ -478,10 +478,10 @@ ITEM_KEY = Tensor(
     "item_key",
     Dtype.INT64,
     (Axis.NEW_ITEMS,),
-    "keys of the items to add or to remove, each the 64-bit xxHash of the item id's UTF-8 bytes, as a signed integer",
+    "keys of the items to add, to remove, or whose stock changes, each the 64-bit xxHash of the item id's UTF-8 bytes, as a signed integer",
     optional=True,
 )
-ITEM_NAME = Tensor("item_name", Dtype.BYTES, (Axis.NEW_ITEMS,), "ids of the items to add, UTF-8")
+ITEM_NAME = Tensor("item_name", Dtype.BYTES, (Axis.NEW_ITEMS,), "ids of the items to add, or whose stock changes, UTF-8")
 ITEM_DETAILS = Tensor(
     "item_details",
     Dtype.BYTES,
@@ -515,7 +515,7 @@ LIST_AFTER = Tensor(
     "list_after",
     Dtype.INT32,
     (1,),
-    "asks for a part of the items that were added: 0 for the first part, then the `next_part` of the answer; default: "
+    "asks for a part of the items that were added, or that are out of stock: 0 for the first part, then the `next_part` of the answer; default: "
     "lists none",
     optional=True,
 )
