@@ -43,12 +43,14 @@ MODELS_WITH_STATES = (
     served_models.ITEM_KEEPER,
     served_models.ADD_ITEMS,
     served_models.ITEMS,
+    served_models.STOCK,
 )
 NEW_TENSORS = (
     contract.USER,
     contract.ALLOW_STATELESS,
     contract.AS_EXPORTED,
     contract.STATE_STATUS,
+    contract.CANDIDATE_IN_STOCK,
     contract.NEW_ITEM_ID,
     contract.NEW_ITEM_SCORE,
     contract.TEXT_FEATURES,

@@ -36,7 +36,7 @@ def graph() -> onnx.ModelProto:
 
 def checked(model: onnx.ModelProto, score: np.ndarray, sizes: dict[Size, int] = SIZES) -> float:
     feeds = {
-        tensor.name: np.zeros((1, *tensor.config_dims(SIZES, batching=True)), dtype)
+        tensor.name: np.zeros([max(1, size) for size in (1, *tensor.config_dims(SIZES, batching=True))], dtype)
         for tensor, dtype in zip(
             served_models.SCORING_HEAD.inputs, (np.float32, np.int64, np.float32, np.int64), strict=True
         )

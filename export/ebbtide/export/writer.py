@@ -74,6 +74,7 @@ class RepositoryWriter:
             Size.INTEREST: d + self.bundle.prior_columns.shape[1],
             Size.VECTOR: d,
             Size.TEXT: self.bundle.text_vectors.shape[1],
+            Size.ADJUSTMENTS: self.options.limits.adjustments,
             Size.FILTER: 1 if self.attributes is None else self.attributes.items.words.shape[1],
             Size.TOP_N: min(self.options.top_n, len(self.bundle.catalog)),
         }

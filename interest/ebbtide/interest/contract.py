@@ -31,6 +31,8 @@ class Size(str, Enum):
     """d + p: the interest dimensions and, after them, the columns of the popularity prior."""
     VECTOR = "vector_width"
     """d: the width of an event vector."""
+    ADJUSTMENTS = "adjustments"
+    """Score adjustments of each request in exports from before there was stock; now see `Axis.ADJUSTMENTS`."""
     FILTER = "filter_words"
     """64-bit words of a bit set: the attribute values of an item, or those that a request allows; at least 1."""
     TOP_N = "top_n"
@@ -54,7 +56,7 @@ class Axis(str, Enum):
     NEW_ITEMS = "new items"
     """Items that were added to the server after the export, in one answer or one request."""
     NEW_ATTRIBUTES = "new attribute values"
-    ADJUSTMENTS = "adjustments"
+    ADJUSTMENTS = "score adjustments"
     """Score adjustments of each request: `Limits.adjustments`, and one for each item that is out of stock. As many for
     all requests of a batch, since ONNX models batch equal shapes only."""
 
@@ -478,10 +480,13 @@ ITEM_KEY = Tensor(
     "item_key",
     Dtype.INT64,
     (Axis.NEW_ITEMS,),
-    "keys of the items to add, to remove, or whose stock changes, each the 64-bit xxHash of the item id's UTF-8 bytes, as a signed integer",
+    "keys of the items to add, to remove, or whose stock changes, each the 64-bit xxHash of the item id's UTF-8 bytes, "
+    "as a signed integer",
     optional=True,
 )
-ITEM_NAME = Tensor("item_name", Dtype.BYTES, (Axis.NEW_ITEMS,), "ids of the items to add, or whose stock changes, UTF-8")
+ITEM_NAME = Tensor(
+    "item_name", Dtype.BYTES, (Axis.NEW_ITEMS,), "ids of the items to add, or whose stock changes, UTF-8"
+)
 ITEM_DETAILS = Tensor(
     "item_details",
     Dtype.BYTES,
@@ -515,8 +520,8 @@ LIST_AFTER = Tensor(
     "list_after",
     Dtype.INT32,
     (1,),
-    "asks for a part of the items that were added, or that are out of stock: 0 for the first part, then the `next_part` of the answer; default: "
-    "lists none",
+    "asks for a part of the items that were added, or that are out of stock: 0 for the first part, then the `next_part` "
+    "of the answer; default: lists none",
     optional=True,
 )
 ITEM_COUNTS = Tensor(
