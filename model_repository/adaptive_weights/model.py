@@ -11,7 +11,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ebbtide.interest.checks import RequestTensors
-from ebbtide.interest.exported import read_pipeline
+from ebbtide.interest.exported import read_pipeline, read_rule_tables
 from ebbtide.interest.served import Answer, Scored, ServedModel
 
 
@@ -28,7 +28,8 @@ class TritonPythonModel:
         self._served = ServedModel(args)
         self._pipeline = self._served.load(read_pipeline)
         self._users = self._served.users()
-        self._following = self._served.follow(self._pipeline, self._users, scores=Scored.ALL)
+        rules = self._served.load(read_rule_tables)
+        self._following = self._served.follow(self._pipeline, self._users, scores=Scored.ALL, rules=rules)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers every request; the store is read once for all of them, and the pipeline runs once.

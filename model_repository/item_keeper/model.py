@@ -1,4 +1,4 @@
-"""Triton model that adds, removes and lists items on a running server, and keeps its stock: serves `item_keeper`."""
+"""Triton model that keeps the added items, the stock and the rules of running servers: serves `item_keeper`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TritonPythonModel:
         self._served = ServedModel(args)
         found = self._served.load(read_item_keeper)
         self._users = self._served.users()
-        self._keeper = ItemKeeper(*found, self._users)
+        self._keeper = ItemKeeper(found, self._users)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers every request in a separate run, after the store has its items."""

@@ -21,6 +21,7 @@ from ebbtide.client.codec import (
     encode_observe,
     encode_rank,
     encode_remove_items,
+    encode_set_rules,
     encode_set_stock,
     encode_texts,
     pack_key,
@@ -43,6 +44,8 @@ from ebbtide.v1 import (
     RankRequest,
     RecommendRequest,
     RemoveItemsRequest,
+    Rule,
+    SetRulesRequest,
     SetStockRequest,
     UnknownItemPolicy,
 )
@@ -243,6 +246,7 @@ def test_requests_send_every_tensor_that_the_called_models_take():
     sent.append(encode_list_items(ListItemsRequest()))
     sent.append(encode_set_stock(SetStockRequest(out_of_stock_item_ids=["a"], in_stock_item_ids=["b"])))
     sent.append(encode_list_out_of_stock(ListOutOfStockRequest()))
+    sent.append(encode_set_rules(SetRulesRequest(rules=[Rule(name="a", boost=1, item_ids=["b"])])))
     by_model = {}
     for one in sent:
         by_model.setdefault(one.model_name, set()).update(one.tensors)
@@ -260,6 +264,7 @@ def test_requests_send_every_tensor_that_the_called_models_take():
         "add_items",
         "items",
         "stock",
+        "rules",
         *MODEL_OF.values(),
         *(f"{name}_text" for name in MODEL_OF.values()),
     }

@@ -51,6 +51,8 @@ def test_facade_names_stay_the_same_when_modules_move():
         "ListItemsResponse",
         "ListOutOfStockRequest",
         "ListOutOfStockResponse",
+        "ListRulesRequest",
+        "ListRulesResponse",
         "ModelMetadata",
         "ModelNotReadyError",
         "NewItem",
@@ -68,9 +70,14 @@ def test_facade_names_stay_the_same_when_modules_move():
         "RecommendedItem",
         "RemoveItemsRequest",
         "RemoveItemsResponse",
+        "RemoveRulesRequest",
+        "RemoveRulesResponse",
         "ResourceExhaustedError",
         "RetryConfig",
+        "Rule",
         "ServerMetadata",
+        "SetRulesRequest",
+        "SetRulesResponse",
         "SetStockRequest",
         "SetStockResponse",
         "StateStatus",
@@ -90,6 +97,7 @@ def test_facade_names_stay_the_same_when_modules_move():
         "observe_request",
         "rank_request",
         "recommend_request",
+        "rule",
     ]
     assert all(hasattr(ebbtide.client, name) for name in ebbtide.client.__all__)
 

@@ -144,6 +144,27 @@ def test_gateway_says_and_lists_what_is_out_of_stock(triton_of_items):
     assert details(why, error_details_pb2.BadRequest).field_violations[0].field == "in_stock_item_ids[1]"
 
 
+def test_gateway_sets_lists_and_removes_rules(triton_of_items):
+    rule = interest_pb2.Rule(name="of the gateway", boost=0.5, item_ids=["1"])
+    rule.until.FromSeconds(1)
+
+    async def run():
+        async with gateway_of(triton_of_items.grpc_url) as (_, _, stub):
+            first = await stub.SetRules(interest_pb2.SetRulesRequest(rules=[rule]))
+            again = await stub.SetRules(interest_pb2.SetRulesRequest(rules=[rule]))
+            listed = await stub.ListRules(interest_pb2.ListRulesRequest())
+            removed = await stub.RemoveRules(interest_pb2.RemoveRulesRequest(names=["of the gateway", "none"]))
+            nothing = interest_pb2.SetRulesRequest(rules=[interest_pb2.Rule(name="a", item_ids=["1"])])
+            return first, again, listed, removed, await failure_of(stub.SetRules(nothing))
+
+    first, again, listed, removed, (refusal, why) = asyncio.run(run())
+    assert (first.added_rules, again.added_rules, again.replaced_rules) == (1, 0, 1)
+    assert rule in listed.rules
+    assert (removed.removed_rules, removed.unknown_rules) == (1, 1)
+    assert refusal is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(why, error_details_pb2.BadRequest).field_violations[0].field == "rules[0]"
+
+
 def test_gateway_knows_users_when_they_were_observed(triton, serve):
     user = "of the gateway"
     observed = interest_pb2.ObserveRequest(user_id=user, events=request_of("1", "2").history)

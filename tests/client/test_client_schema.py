@@ -1,5 +1,6 @@
 """No field of the schema is lost on its way: adding one to the proto without handling it fails a test here."""
 
+import json
 from datetime import datetime, timezone
 
 import numpy as np
@@ -20,6 +21,9 @@ from ebbtide.client.codec import (
     decode_out_of_stock,
     decode_ranking,
     decode_removed,
+    decode_removed_rules,
+    decode_rules,
+    decode_set_rules,
     decode_stock,
     encode,
     encode_add_items,
@@ -28,9 +32,12 @@ from ebbtide.client.codec import (
     encode_interest,
     encode_list_items,
     encode_list_out_of_stock,
+    encode_list_rules,
     encode_observe,
     encode_rank,
     encode_remove_items,
+    encode_remove_rules,
+    encode_set_rules,
     encode_set_stock,
     encode_texts,
     shared_fields,
@@ -56,6 +63,8 @@ from ebbtide.v1 import (
     ListItemsResponse,
     ListOutOfStockRequest,
     ListOutOfStockResponse,
+    ListRulesRequest,
+    ListRulesResponse,
     NewItem,
     ObserveRequest,
     ObserveResponse,
@@ -66,7 +75,12 @@ from ebbtide.v1 import (
     RecommendResponse,
     RemoveItemsRequest,
     RemoveItemsResponse,
+    RemoveRulesRequest,
+    RemoveRulesResponse,
     RepeatShares,
+    Rule,
+    SetRulesRequest,
+    SetRulesResponse,
     SetStockRequest,
     SetStockResponse,
     StateStatus,
@@ -77,9 +91,11 @@ EVENT = Event(item_id="a", time=Timestamp(seconds=2))
 FILTER = AttributeFilter(column="genre", values=["Drama"])
 ATTRIBUTE = ItemAttribute(column="genre", values=["Drama"])
 ITEM = NewItem(item_id="a", text="a film")
+RULE = Rule(name="a", pin=1, item_ids=["a"])
 MESSAGES = {
     "ebbtide.v1.ItemAttribute": ATTRIBUTE,
     "ebbtide.v1.NewItem": ITEM,
+    "ebbtide.v1.Rule": Rule(name="b", boost=1, item_ids=["a"]),
     "google.protobuf.Timestamp": TIME,
     "ebbtide.v1.Event": EVENT,
     "ebbtide.v1.AttributeFilter": FILTER,
@@ -110,6 +126,10 @@ ENCODERS = {
         SetStockRequest(out_of_stock_item_ids=["a"], in_stock_item_ids=["c"]),
         lambda message, _: encode_set_stock(message),
     ),
+    SetRulesRequest: (SetRulesRequest(rules=[RULE]), lambda message, _: encode_set_rules(message)),
+    Rule: (RULE, lambda message, _: encode_set_rules(SetRulesRequest(rules=[message]))),
+    RemoveRulesRequest: (RemoveRulesRequest(names=["a"]), lambda message, _: encode_remove_rules(message)),
+    ListRulesRequest: (ListRulesRequest(), lambda message, _: encode_list_rules(message)),
     ListOutOfStockRequest: (ListOutOfStockRequest(), lambda message, _: encode_list_out_of_stock(message)),
     AttributeFilter: (FILTER, lambda message, now_ms: encode(RecommendRequest(allow=[message]), now_ms)),
 }
@@ -272,7 +292,13 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
         "state_event_decay": row(0.5, 0)[0],
     }
     recommended = decode(
-        {**user, "item_id": row(b"a", b"b", dtype=np.object_), "score": row(1, -np.inf)}, model_version="1"
+        {
+            **user,
+            "item_id": row(b"a", b"b", dtype=np.object_),
+            "score": row(1, -np.inf),
+            "applied_rules": row(b'{"moved": {"a": ["r"]}, "pinned": []}', dtype=np.object_),
+        },
+        model_version="1",
     )
     assert names_of_set_fields(recommended) == names(RecommendResponse)
     assert names_of_set_fields(*recommended.items) == names(RecommendedItem)
@@ -359,3 +385,46 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
     }
     assert names_of_set_fields(decode_stock(stock, model_version="1")) == names(SetStockResponse)
     assert names_of_set_fields(decode_out_of_stock(stock, model_version="1")) == names(ListOutOfStockResponse)
+    full = with_all_fields(Rule)
+    full.until.seconds += 1
+    kept = json.loads(encode_set_rules(SetRulesRequest(rules=[full])).tensors["change_rules"][0])["set"]
+    rules = {
+        "rule_counts": row(1, 2, 3, 4, dtype=np.int32)[0],
+        "listed_rules": row(json.dumps(kept).encode(), dtype=np.object_)[0],
+    }
+    assert names_of_set_fields(decode_set_rules(rules, model_version="1")) == names(SetRulesResponse)
+    assert names_of_set_fields(decode_removed_rules(rules, model_version="1")) == names(RemoveRulesResponse)
+    listed = decode_rules(rules, model_version="1")
+    assert names_of_set_fields(listed) == names(ListRulesResponse)
+    assert names_of_set_fields(*listed.rules) == names(Rule) - {"boost", "bury"}
+
+
+@pytest.mark.parametrize(
+    ("pinned", "expected"),
+    [
+        ([], ["a", "b", "c"]),
+        ([[1, "c", 1.0, "p"]], ["c", "a", "b"]),
+        ([[2, "x", 9.0, "p"]], ["a", "x", "b"]),
+        ([[1, "x", 9.0, "p"], [2, "b", 2.0, "q"], [3, "y", 0.0, "r"]], ["x", "b", "y"]),
+        ([[4, "x", 9.0, "p"]], ["a", "b", "c"]),
+        ([[3, "a", 3.0, "p"]], ["b", "c", "a"]),
+    ],
+)
+def test_pinned_items_have_their_positions_and_the_names_of_their_rules(pinned, expected):
+    told = json.dumps({"moved": {"b": ["up", "down"], "a": ["up"]}, "pinned": pinned}).encode()
+    answer = decode(
+        {
+            "alpha_used": row(0.5),
+            "event_counts": row(1, 2, 3, dtype=np.int32),
+            "item_id": row(b"a", b"b", b"c", b"d", dtype=np.object_),
+            "score": row(3, 2, 1, 0),
+            "applied_rules": row(told, dtype=np.object_),
+        },
+        3,
+    )
+    assert [item.item_id for item in answer.items] == expected
+    by_pin = {item_id: [name] for position, item_id, _, name in pinned if position <= 3}
+    by_score = {"b": ["up", "down"], "a": ["up"]}
+    assert [list(item.rules) for item in answer.items] == [
+        by_pin.get(item_id) or by_score.get(item_id, []) for item_id in expected
+    ]

@@ -44,6 +44,7 @@ MODELS_WITH_STATES = (
     served_models.ADD_ITEMS,
     served_models.ITEMS,
     served_models.STOCK,
+    served_models.RULES,
 )
 NEW_TENSORS = (
     contract.USER,
@@ -53,6 +54,7 @@ NEW_TENSORS = (
     contract.CANDIDATE_IN_STOCK,
     contract.NEW_ITEM_ID,
     contract.NEW_ITEM_SCORE,
+    contract.APPLIED_RULES,
     contract.TEXT_FEATURES,
     contract.REPEAT_SHARE,
     contract.FOLDED_SHARE,

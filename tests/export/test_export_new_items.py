@@ -1,4 +1,4 @@
-"""Items that are added to real servers, and stock: recommended, ranked, explained, observed, on every server."""
+"""Items that are added to real servers, stock and rules: recommended, ranked, explained, observed, on every server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from ebbtide.client import InterestClient, StateStatus, event, new_item
+from ebbtide.client import InterestClient, StateStatus, event, new_item, recommend_request, rule
 from ebbtide.export.attributes import read_attributes
 from ebbtide.export.inprocess import InProcessPipeline, tensors_of
 from ebbtide.export.options import ExportOptions
@@ -287,6 +287,81 @@ def test_item_out_of_stock_is_in_no_list_of_any_server(bundle: InterestBundle, r
             # Its events count.
             assert client.observe("u1", [event(item_id=left[0], time=NOW)]).added_events == 1
     assert failures == []
+
+
+def test_rules_move_items_in_the_lists_of_every_server(bundle: InterestBundle, repository: Path, store: str) -> None:
+    ids = bundle.catalog.item_id
+    events = [event(item_id=ids[LIKED], time=NOW - timedelta(days=1))]
+    given = new_item(NEW, bundle.catalog.text[LIKED], attributes={"genres": GENRES})
+
+    with opened(repository, store) as client, asked_all_the_time(client) as failures:
+        client.add_items([given], timeout_s=PATIENCE_S)
+        until(lambda: NEW in listed(client, allow={"genres": FEW}))
+        asks = {"events": events, "exclude_seen": False, "now": NOW}
+        until(lambda: list(client.rank(candidates=[NEW], **asks).items))
+        scores = {item.item_id: item.score for item in client.rank(candidates=[*ids, NEW], **asks).items}
+        best = sorted(scores, key=lambda item: -scores[item])
+        of_few = set(listed(client, events=events, allow={"genres": FEW}))
+        assert NEW in of_few
+        rules = [
+            rule("few up", boost=3, attributes={"genres": FEW}),
+            rule("best down", bury=2.5, item_ids=best[:3]),
+            rule("seen up", boost=1, item_ids=[ids[LIKED], best[0]]),
+            rule("campaign", boost=50, item_ids=best[-2:], since=LATER),
+            rule("front", pin=2, item_ids=best[-3:-1]),
+        ]
+        answer = client.set_rules(rules, timeout_s=PATIENCE_S)
+        assert (answer.added_rules, answer.total_rules) == (5, 5)
+        gains = {item: 3.0 * (item in of_few) for item in scores}
+        for item in best[:3]:
+            gains[item] -= 2.5
+        for item in {ids[LIKED], best[0]}:
+            gains[item] += 1
+        expected = {item: score + gains[item] for item, score in scores.items()}
+        order = sorted(expected, key=lambda item: -expected[item])[:19]
+        pinned = max(best[-3:-1], key=lambda item: expected[item])
+        order.insert(1, pinned)
+
+        def answers(one: InterestClient) -> list[str]:
+            return [item.item_id for item in one.recommend(**asks, top_n=20).items]
+
+        until(lambda: answers(client) == order)
+        for item in client.recommend(**asks, top_n=20).items:
+            assert item.score == pytest.approx(expected[item.item_id], abs=1e-4)
+            names = [
+                name
+                for name, about in (
+                    ("few up", item.item_id in of_few),
+                    ("best down", item.item_id in best[:3]),
+                    ("seen up", item.item_id in (ids[LIKED], best[0])),
+                )
+                if about
+            ]
+            assert list(item.rules) == (["front"] if item.item_id == pinned else names)
+        # Of several users in one call, of those with texts, and at the time of the campaign.
+        results = client.recommend_many([recommend_request(**asks, top_n=20)] * 3)
+        assert [[item.item_id for item in result.response.items] for result in results] == [order] * 3
+        said = [event(text="space opera", time=NOW)]
+        until(lambda: client.recommend(events=said, now=NOW).items[1].rules == ["front"])
+        assert set(best[-2:]) <= set(answers_at(client, LATER)[:4])
+        # What a request does not allow stays out, pins too; ranks and explanations are those of the model.
+        assert not {NEW, pinned} & set(listed(client, **{**asks, "exclude": [NEW, *best[-3:-1]]}))
+        same = {item.item_id: item.score for item in client.rank(candidates=[*ids, NEW], **asks).items}
+        assert same == pytest.approx(scores, abs=1e-4)
+
+        with opened(repository, store) as beside:
+            until(lambda: answers(beside) == order)
+            assert [one.name for one in beside.list_rules().rules] == [one.name for one in rules]
+            gone = beside.remove_rules([one.name for one in rules], timeout_s=PATIENCE_S)
+            assert (gone.removed_rules, gone.total_rules) == (5, 0)
+            for one in (client, beside):
+                until(lambda one=one: answers(one) == best[:20])
+        assert not any(item.rules for item in client.recommend(**asks).items)
+    assert failures == []
+
+
+def answers_at(client: InterestClient, now: datetime) -> list[str]:
+    return [item.item_id for item in client.recommend(now=now, top_n=20).items]
 
 
 def settled(read: Callable[[], dict[str, float]]) -> dict[str, float]:

@@ -20,8 +20,8 @@ CALLED = ("recommend", "rank", "explain", "recommend_text", "rank_text", "explai
 """Models that clients call; the others are their steps."""
 OF_STATES = ("observe", "interest", "forget")
 """Those that read or write states of users alone."""
-OF_ITEMS = ("add_items", "items", "stock")
-"""Those that add, remove and list items, and keep the stock."""
+OF_ITEMS = ("add_items", "items", "stock", "rules")
+"""Those that add, remove and list items, and keep stock and rules."""
 
 
 def section(title: str) -> str:

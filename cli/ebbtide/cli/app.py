@@ -28,6 +28,7 @@ from ebbtide.cli import (
     prepare,
     recommend,
     refresh,
+    rules,
     serve,
     states,
     stored,
@@ -102,6 +103,7 @@ app.command("observe")(states.observe)
 app.command("interest")(states.interest)
 app.command("forget")(states.forget)
 app.command("items")(items.command)
+app.command("rules")(rules.command)
 app.command("states")(stored.states)
 app.command("retire")(stored.retire)
 app.command("loadtest")(loadtest.command)

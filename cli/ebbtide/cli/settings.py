@@ -93,19 +93,33 @@ def _value(where: str, value: Any, parameter: Any) -> Any:  # noqa: ANN401 - any
     return value if isinstance(value, bool) else str(value)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def toml_tables(text: str, where: str) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Args:
+        text: The file's.
+        where: What the message of an error begins with.
+
+    Raises:
+        CommandError: It is not TOML.
+    """
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CommandError(f"{where}: got text that is not TOML: {error}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return toml_tables(path.read_text(encoding="utf-8-sig"), f"--config: {path}")
     except OSError as error:
         raise CommandError(f"--config: {path}: {error.strerror or error}; expected a TOML file") from error
     except UnicodeDecodeError as error:
         raise CommandError(f"--config: {path}: got bytes that are not UTF-8; expected a TOML file in UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise CommandError(f"--config: {path}: got text that is not TOML: {error}") from error
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -47,6 +47,8 @@ from ebbtide.v1 import (
     ListItemsResponse,
     ListOutOfStockRequest,
     ListOutOfStockResponse,
+    ListRulesRequest,
+    ListRulesResponse,
     NewItem,
     ObserveRequest,
     ObserveResponse,
@@ -55,6 +57,11 @@ from ebbtide.v1 import (
     RecommendResponse,
     RemoveItemsRequest,
     RemoveItemsResponse,
+    RemoveRulesRequest,
+    RemoveRulesResponse,
+    Rule,
+    SetRulesRequest,
+    SetRulesResponse,
     SetStockRequest,
     SetStockResponse,
 )
@@ -292,6 +299,36 @@ class AsyncInterestClient:
     ) -> ListOutOfStockResponse:
         """As `InterestClient.list_out_of_stock_part`."""
         return await self._drive(self._operations.out_of_stock_part(request, timeout_s, metadata))
+
+    async def set_rules(
+        self,
+        rules: Iterable[Rule] = (),
+        *,
+        request: SetRulesRequest | None = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> SetRulesResponse:
+        """As `InterestClient.set_rules`."""
+        given = SetRulesRequest(rules=rules)
+        return await self._drive(self._operations.set_rules(one_request(request, given), timeout_s, metadata))
+
+    async def remove_rules(
+        self,
+        names: Iterable[str] = (),
+        *,
+        request: RemoveRulesRequest | None = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> RemoveRulesResponse:
+        """As `InterestClient.remove_rules`."""
+        given = RemoveRulesRequest(names=strings("names", names))
+        return await self._drive(self._operations.remove_rules(one_request(request, given), timeout_s, metadata))
+
+    async def list_rules(
+        self, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
+    ) -> ListRulesResponse:
+        """As `InterestClient.list_rules`."""
+        return await self._drive(self._operations.list_rules(ListRulesRequest(), timeout_s, metadata))
 
     async def is_live(self, *, timeout_s: float | Unset = UNSET) -> bool:
         """As `InterestClient.is_live`."""

@@ -46,6 +46,8 @@ from ebbtide.v1 import (
     ListItemsResponse,
     ListOutOfStockRequest,
     ListOutOfStockResponse,
+    ListRulesRequest,
+    ListRulesResponse,
     NewItem,
     ObserveRequest,
     ObserveResponse,
@@ -54,6 +56,11 @@ from ebbtide.v1 import (
     RecommendResponse,
     RemoveItemsRequest,
     RemoveItemsResponse,
+    RemoveRulesRequest,
+    RemoveRulesResponse,
+    Rule,
+    SetRulesRequest,
+    SetRulesResponse,
     SetStockRequest,
     SetStockResponse,
 )
@@ -566,6 +573,76 @@ class InterestClient:
             EbbtideError: As for `recommend`.
         """
         return self._drive(self._operations.out_of_stock_part(request, timeout_s, metadata))
+
+    def set_rules(
+        self,
+        rules: Iterable[Rule] = (),
+        *,
+        request: SetRulesRequest | None = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> SetRulesResponse:
+        """Adds rules of the house, or replaces those of the same names; the answer comes after the store has them.
+
+        Within a second all servers of the store recommend by them, for every version of the model. They survive
+        restarts. It is safe to call again after any error.
+
+        Args:
+            rules: See `ebbtide.client.rule`.
+            request: The whole request as a message, in place of `rules`, not beside it.
+            timeout_s: As for `recommend`.
+            metadata: As for `recommend`.
+
+        Returns:
+            How many rules were added and replaced, and how many there are.
+
+        Raises:
+            InvalidArgumentError: A rule is not complete, names an attribute value that no item has, or all rules
+                together are too many (64), or about more than 4096 items.
+            StateUnavailableError: The server cannot reach its store.
+            EbbtideError: As for `recommend`.
+        """
+        given = SetRulesRequest(rules=rules)
+        return self._drive(self._operations.set_rules(one_request(request, given), timeout_s, metadata))
+
+    def remove_rules(
+        self,
+        names: Iterable[str] = (),
+        *,
+        request: RemoveRulesRequest | None = None,
+        timeout_s: float | Unset = UNSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> RemoveRulesResponse:
+        """Removes rules of the house.
+
+        Args:
+            names: Their names.
+            request: The whole request as a message, in place of `names`, not beside it.
+            timeout_s: As for `recommend`.
+            metadata: As for `recommend`.
+
+        Raises:
+            InvalidArgumentError: A name is empty, or there is none.
+            StateUnavailableError: The server cannot reach its store.
+            EbbtideError: As for `recommend`.
+        """
+        given = RemoveRulesRequest(names=strings("names", names))
+        return self._drive(self._operations.remove_rules(one_request(request, given), timeout_s, metadata))
+
+    def list_rules(
+        self, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
+    ) -> ListRulesResponse:
+        """All rules of the house, in the order in which they were set.
+
+        Args:
+            timeout_s: As for `recommend`.
+            metadata: As for `recommend`.
+
+        Raises:
+            StateUnavailableError: The server cannot reach its store.
+            EbbtideError: As for `recommend`.
+        """
+        return self._drive(self._operations.list_rules(ListRulesRequest(), timeout_s, metadata))
 
     def is_live(self, *, timeout_s: float | Unset = UNSET) -> bool:
         """Whether a server answers, with or without models; False also if nothing answers in time.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ebbtide.client._fields import caller_error
-from ebbtide.client.codec import EventRequest, ItemsRequest, StateRequest, UserRequest
+from ebbtide.client.codec import EventRequest, ItemsRequest, RulesRequest, StateRequest, UserRequest
 from ebbtide.client.errors import (
     CallCancelledError,
     DeadlineExceededError,
@@ -27,7 +27,7 @@ from ebbtide.interest.errors import STORE_FAILED, RequestError
 
 _ROW = re.compile(r"\brow (?P<row>\d+): ")
 
-Asked = UserRequest | StateRequest | ItemsRequest | Sequence[EventRequest] | None
+Asked = UserRequest | StateRequest | ItemsRequest | RulesRequest | Sequence[EventRequest] | None
 """The request of a call: of one user; of several users, one per row; or None."""
 
 

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from ebbtide.client.codec import (
     EventRequest,
     ItemsRequest,
+    RulesRequest,
     StateRequest,
     UserRequest,
     event_groups,
     field_of_items,
+    field_of_rules,
     tensor_order,
 )
 from ebbtide.client.errors import InvalidArgumentError
@@ -56,7 +58,7 @@ _OF_TEXTS = (contract.TEXT.name, contract.TEXT_VECTOR.name, contract.TEXT_EVENT.
 
 
 def caller_error(
-    error: RequestError, request: UserRequest | StateRequest | ItemsRequest | None
+    error: RequestError, request: UserRequest | StateRequest | ItemsRequest | RulesRequest | None
 ) -> InvalidArgumentError:
     """The server's error, with the caller's field instead of the tensor and the item id instead of its key.
 
@@ -66,6 +68,8 @@ def caller_error(
     """
     if request is None:
         return InvalidArgumentError.of_field(_field_of_texts(error.field), error.value, error.expected)
+    if isinstance(request, RulesRequest):
+        return InvalidArgumentError.of_field(field_of_rules(request), error.value, error.expected)
     if isinstance(request, ItemsRequest):
         return InvalidArgumentError.of_field(field_of_items(request, *_split(error.field)), error.value, error.expected)
     expected = error.expected

@@ -30,6 +30,9 @@ from ebbtide.client.codec import (
     decode_out_of_stock,
     decode_ranking,
     decode_removed,
+    decode_removed_rules,
+    decode_rules,
+    decode_set_rules,
     decode_stock,
     decode_vectors,
     encode,
@@ -39,9 +42,12 @@ from ebbtide.client.codec import (
     encode_interest,
     encode_list_items,
     encode_list_out_of_stock,
+    encode_list_rules,
     encode_observe,
     encode_rank,
     encode_remove_items,
+    encode_remove_rules,
+    encode_set_rules,
     encode_set_stock,
     encode_texts,
     stack,
@@ -70,6 +76,8 @@ from ebbtide.v1 import (
     ListItemsResponse,
     ListOutOfStockRequest,
     ListOutOfStockResponse,
+    ListRulesRequest,
+    ListRulesResponse,
     NewItem,
     ObserveRequest,
     ObserveResponse,
@@ -78,6 +86,10 @@ from ebbtide.v1 import (
     RecommendResponse,
     RemoveItemsRequest,
     RemoveItemsResponse,
+    RemoveRulesRequest,
+    RemoveRulesResponse,
+    SetRulesRequest,
+    SetRulesResponse,
     SetStockRequest,
     SetStockResponse,
 )
@@ -312,6 +324,42 @@ class Operations:
 
         encoded = encode_list_out_of_stock(request)
         return (yield from self._inference.infer("list_out_of_stock", encoded, read, deadline, metadata, request))
+
+    def set_rules(
+        self, request: SetRulesRequest, timeout_s: float | Unset, metadata: Metadata = None
+    ) -> Steps[SetRulesResponse]:
+        """See `InterestClient.set_rules`."""
+        encoded = encode_set_rules(request)
+
+        def read(outputs: Arrays, version: str) -> SetRulesResponse:
+            return decode_set_rules(outputs, model_version=version)
+
+        deadline = self._deadline(timeout_s)
+        return (yield from self._inference.infer("set_rules", encoded, read, deadline, metadata, request))
+
+    def remove_rules(
+        self, request: RemoveRulesRequest, timeout_s: float | Unset, metadata: Metadata = None
+    ) -> Steps[RemoveRulesResponse]:
+        """See `InterestClient.remove_rules`."""
+        encoded = encode_remove_rules(request)
+
+        def read(outputs: Arrays, version: str) -> RemoveRulesResponse:
+            return decode_removed_rules(outputs, model_version=version)
+
+        deadline = self._deadline(timeout_s)
+        return (yield from self._inference.infer("remove_rules", encoded, read, deadline, metadata, request))
+
+    def list_rules(
+        self, request: ListRulesRequest, timeout_s: float | Unset, metadata: Metadata = None
+    ) -> Steps[ListRulesResponse]:
+        """See `InterestClient.list_rules`."""
+        encoded = encode_list_rules(request)
+
+        def read(outputs: Arrays, version: str) -> ListRulesResponse:
+            return decode_rules(outputs, model_version=version)
+
+        deadline = self._deadline(timeout_s)
+        return (yield from self._inference.infer("list_rules", encoded, read, deadline, metadata, request))
 
     def recommend_one(self, index: int, request: RecommendRequest, timeout_s: float | Unset) -> Steps[RecommendResult]:
         """The result of one of many requests, see `InterestClient.recommend_stream`; its error is not raised."""

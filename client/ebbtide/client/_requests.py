@@ -23,6 +23,9 @@ from ebbtide.v1 import (
     RecommendRequest,
     RecommendResponse,
     RemoveItemsRequest,
+    RemoveRulesRequest,
+    Rule,
+    SetRulesRequest,
     SetStockRequest,
     UnknownItemPolicy,
 )
@@ -46,6 +49,8 @@ Request = TypeVar(
     AddItemsRequest,
     RemoveItemsRequest,
     SetStockRequest,
+    SetRulesRequest,
+    RemoveRulesRequest,
 )
 
 _POLICIES = {
@@ -171,6 +176,48 @@ def new_item(
     columns = (attributes or {}).items()
     found = [ItemAttribute(column=name, values=[one] if isinstance(one, str) else one) for name, one in columns]
     return NewItem(item_id=item_id, text=text, title=title, attributes=found)
+
+
+def rule(
+    name: str,
+    *,
+    boost: float | None = None,
+    bury: float | None = None,
+    pin: int | None = None,
+    item_ids: Iterable[str] = (),
+    attributes: Mapping[str, str | Iterable[str]] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Rule:
+    """A rule of the house, for `InterestClient.set_rules`.
+
+    Args:
+        name: Its name, which answers repeat.
+        boost: Added to the scores of its items, log odds, above 0. One of this, `bury` and `pin`.
+        bury: Taken off the scores of its items, log odds, above 0.
+        pin: Position in the list, from 1, for the one of its items that is best for the user.
+        item_ids: Items that it is about.
+        attributes: Columns that the model was exported with as attributes, each with a value or values: it is about
+            every item that has one of them.
+        since: The rule holds from this time on, with a timezone; None for ever.
+        until: The rule holds before this time, with a timezone; None for ever.
+
+    Raises:
+        InvalidArgumentError: Not exactly one effect, or a time without a timezone.
+    """
+    effects: dict[str, Any] = {"boost": boost, "bury": bury, "pin": pin}
+    given = {kind: amount for kind, amount in effects.items() if amount is not None}
+    if len(given) != 1:
+        raise InvalidArgumentError.of_field("rule", ", ".join(given) or "no effect", "one of boost, bury and pin")
+    columns = (attributes or {}).items()
+    return Rule(
+        name=name,
+        item_ids=strings("item_ids", item_ids),
+        attributes=[ItemAttribute(column=key, values=[one] if isinstance(one, str) else one) for key, one in columns],
+        since=timestamp("since", since),
+        until=timestamp("until", until),
+        **given,
+    )
 
 
 def one_request(request: Request | None, from_keywords: Request) -> Request:

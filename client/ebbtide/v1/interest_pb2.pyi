@@ -373,17 +373,25 @@ class RecommendedItem(google.protobuf.message.Message):
 
     ITEM_ID_FIELD_NUMBER: builtins.int
     SCORE_FIELD_NUMBER: builtins.int
+    RULES_FIELD_NUMBER: builtins.int
     item_id: builtins.str
     """Id of the item in the catalog."""
     score: builtins.float
-    """Predicted score, finite. It orders the items of one answer. It is not a probability."""
+    """Predicted score, finite. It orders the items of one answer, except for those that a rule has pinned. It is not a
+    probability.
+    """
+    @property
+    def rules(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the rules that moved the item: those that changed its score, or the one that pinned it."""
+
     def __init__(
         self,
         *,
         item_id: builtins.str = ...,
         score: builtins.float = ...,
+        rules: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["item_id", b"item_id", "score", b"score"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["item_id", b"item_id", "rules", b"rules", "score", b"score"]) -> None: ...
 
 global___RecommendedItem = RecommendedItem
 
@@ -1600,3 +1608,197 @@ class ListOutOfStockResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["item_ids", b"item_ids", "model_version", b"model_version", "next_part", b"next_part", "out_of_stock_items", b"out_of_stock_items"]) -> None: ...
 
 global___ListOutOfStockResponse = ListOutOfStockResponse
+
+@typing.final
+class Rule(google.protobuf.message.Message):
+    """A rule of the house: moves items in the lists of all users, for a time. It moves no candidate of `Rank`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    BOOST_FIELD_NUMBER: builtins.int
+    BURY_FIELD_NUMBER: builtins.int
+    PIN_FIELD_NUMBER: builtins.int
+    ITEM_IDS_FIELD_NUMBER: builtins.int
+    ATTRIBUTES_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    UNTIL_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name of the rule, which answers repeat: not empty, at most 256 bytes of UTF-8."""
+    boost: builtins.float
+    """Added to the scores of its items, log odds: above 0, at most 100. With 0.7 an item is about twice as likely."""
+    bury: builtins.float
+    """Taken off the scores of its items, log odds: above 0, at most 100."""
+    pin: builtins.int
+    """Position from 1 to 1000 in the list for the one of its items that is best for the user. If the list is shorter, it
+    has the last position.
+    """
+    @property
+    def item_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of items that it is about."""
+
+    @property
+    def attributes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ItemAttribute]:
+        """Attribute values; it is about every item that has one of them. Values that the model was exported with."""
+
+    @property
+    def since(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The rule holds for requests whose `now` is not before this time. Absent: from ever."""
+
+    @property
+    def until(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The rule holds for requests whose `now` is before this time. Absent: for ever."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        boost: builtins.float = ...,
+        bury: builtins.float = ...,
+        pin: builtins.int = ...,
+        item_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        attributes: collections.abc.Iterable[global___ItemAttribute] | None = ...,
+        since: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        until: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["boost", b"boost", "bury", b"bury", "effect", b"effect", "pin", b"pin", "since", b"since", "until", b"until"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "boost", b"boost", "bury", b"bury", "effect", b"effect", "item_ids", b"item_ids", "name", b"name", "pin", b"pin", "since", b"since", "until", b"until"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["effect", b"effect"]) -> typing.Literal["boost", "bury", "pin"] | None: ...
+
+global___Rule = Rule
+
+@typing.final
+class SetRulesRequest(google.protobuf.message.Message):
+    """Asks to set rules."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RULES_FIELD_NUMBER: builtins.int
+    @property
+    def rules(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Rule]:
+        """The rules, each name once. All rules of a server together: at most 64, about at most 4096 items of the catalog."""
+
+    def __init__(
+        self,
+        *,
+        rules: collections.abc.Iterable[global___Rule] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["rules", b"rules"]) -> None: ...
+
+global___SetRulesRequest = SetRulesRequest
+
+@typing.final
+class SetRulesResponse(google.protobuf.message.Message):
+    """The answer to `SetRulesRequest`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADDED_RULES_FIELD_NUMBER: builtins.int
+    REPLACED_RULES_FIELD_NUMBER: builtins.int
+    TOTAL_RULES_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    added_rules: builtins.int
+    """Number of rules that are there now and were not before."""
+    replaced_rules: builtins.int
+    """Number of rules that were replaced."""
+    total_rules: builtins.int
+    """Number of all rules that are there now."""
+    model_version: builtins.str
+    """Version of the model that answered."""
+    def __init__(
+        self,
+        *,
+        added_rules: builtins.int = ...,
+        replaced_rules: builtins.int = ...,
+        total_rules: builtins.int = ...,
+        model_version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["added_rules", b"added_rules", "model_version", b"model_version", "replaced_rules", b"replaced_rules", "total_rules", b"total_rules"]) -> None: ...
+
+global___SetRulesResponse = SetRulesResponse
+
+@typing.final
+class RemoveRulesRequest(google.protobuf.message.Message):
+    """Asks to remove rules."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: builtins.int
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Their names, none of them empty."""
+
+    def __init__(
+        self,
+        *,
+        names: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["names", b"names"]) -> None: ...
+
+global___RemoveRulesRequest = RemoveRulesRequest
+
+@typing.final
+class RemoveRulesResponse(google.protobuf.message.Message):
+    """The answer to `RemoveRulesRequest`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REMOVED_RULES_FIELD_NUMBER: builtins.int
+    UNKNOWN_RULES_FIELD_NUMBER: builtins.int
+    TOTAL_RULES_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    removed_rules: builtins.int
+    """Number of rules that were removed."""
+    unknown_rules: builtins.int
+    """Number of names that no rule has."""
+    total_rules: builtins.int
+    """Number of all rules that are there now."""
+    model_version: builtins.str
+    """Version of the model that answered."""
+    def __init__(
+        self,
+        *,
+        removed_rules: builtins.int = ...,
+        unknown_rules: builtins.int = ...,
+        total_rules: builtins.int = ...,
+        model_version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_version", b"model_version", "removed_rules", b"removed_rules", "total_rules", b"total_rules", "unknown_rules", b"unknown_rules"]) -> None: ...
+
+global___RemoveRulesResponse = RemoveRulesResponse
+
+@typing.final
+class ListRulesRequest(google.protobuf.message.Message):
+    """Asks for the rules."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___ListRulesRequest = ListRulesRequest
+
+@typing.final
+class ListRulesResponse(google.protobuf.message.Message):
+    """The answer to `ListRulesRequest`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RULES_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    model_version: builtins.str
+    """Version of the model that answered."""
+    @property
+    def rules(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Rule]:
+        """All rules."""
+
+    def __init__(
+        self,
+        *,
+        rules: collections.abc.Iterable[global___Rule] | None = ...,
+        model_version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_version", b"model_version", "rules", b"rules"]) -> None: ...
+
+global___ListRulesResponse = ListRulesResponse

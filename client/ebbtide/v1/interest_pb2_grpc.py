@@ -100,6 +100,21 @@ class InterestServiceStub(object):
                 request_serializer=ebbtide_dot_v1_dot_interest__pb2.ListOutOfStockRequest.SerializeToString,
                 response_deserializer=ebbtide_dot_v1_dot_interest__pb2.ListOutOfStockResponse.FromString,
                 _registered_method=True)
+        self.SetRules = channel.unary_unary(
+                '/ebbtide.v1.InterestService/SetRules',
+                request_serializer=ebbtide_dot_v1_dot_interest__pb2.SetRulesRequest.SerializeToString,
+                response_deserializer=ebbtide_dot_v1_dot_interest__pb2.SetRulesResponse.FromString,
+                _registered_method=True)
+        self.RemoveRules = channel.unary_unary(
+                '/ebbtide.v1.InterestService/RemoveRules',
+                request_serializer=ebbtide_dot_v1_dot_interest__pb2.RemoveRulesRequest.SerializeToString,
+                response_deserializer=ebbtide_dot_v1_dot_interest__pb2.RemoveRulesResponse.FromString,
+                _registered_method=True)
+        self.ListRules = channel.unary_unary(
+                '/ebbtide.v1.InterestService/ListRules',
+                request_serializer=ebbtide_dot_v1_dot_interest__pb2.ListRulesRequest.SerializeToString,
+                response_deserializer=ebbtide_dot_v1_dot_interest__pb2.ListRulesResponse.FromString,
+                _registered_method=True)
 
 
 class InterestServiceServicer(object):
@@ -202,6 +217,28 @@ class InterestServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetRules(self, request, context):
+        """Adds rules of the house, or replaces those of the same names, and answers after the store has them. Within a second
+        all servers of the store recommend by them. It is safe to call again after any error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveRules(self, request, context):
+        """Removes rules. It is safe to call again after any error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRules(self, request, context):
+        """Lists all rules, in the order in which they were set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InterestServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -269,6 +306,21 @@ def add_InterestServiceServicer_to_server(servicer, server):
                     servicer.ListOutOfStock,
                     request_deserializer=ebbtide_dot_v1_dot_interest__pb2.ListOutOfStockRequest.FromString,
                     response_serializer=ebbtide_dot_v1_dot_interest__pb2.ListOutOfStockResponse.SerializeToString,
+            ),
+            'SetRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRules,
+                    request_deserializer=ebbtide_dot_v1_dot_interest__pb2.SetRulesRequest.FromString,
+                    response_serializer=ebbtide_dot_v1_dot_interest__pb2.SetRulesResponse.SerializeToString,
+            ),
+            'RemoveRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveRules,
+                    request_deserializer=ebbtide_dot_v1_dot_interest__pb2.RemoveRulesRequest.FromString,
+                    response_serializer=ebbtide_dot_v1_dot_interest__pb2.RemoveRulesResponse.SerializeToString,
+            ),
+            'ListRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRules,
+                    request_deserializer=ebbtide_dot_v1_dot_interest__pb2.ListRulesRequest.FromString,
+                    response_serializer=ebbtide_dot_v1_dot_interest__pb2.ListRulesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -623,6 +675,87 @@ class InterestService(object):
             '/ebbtide.v1.InterestService/ListOutOfStock',
             ebbtide_dot_v1_dot_interest__pb2.ListOutOfStockRequest.SerializeToString,
             ebbtide_dot_v1_dot_interest__pb2.ListOutOfStockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ebbtide.v1.InterestService/SetRules',
+            ebbtide_dot_v1_dot_interest__pb2.SetRulesRequest.SerializeToString,
+            ebbtide_dot_v1_dot_interest__pb2.SetRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ebbtide.v1.InterestService/RemoveRules',
+            ebbtide_dot_v1_dot_interest__pb2.RemoveRulesRequest.SerializeToString,
+            ebbtide_dot_v1_dot_interest__pb2.RemoveRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ebbtide.v1.InterestService/ListRules',
+            ebbtide_dot_v1_dot_interest__pb2.ListRulesRequest.SerializeToString,
+            ebbtide_dot_v1_dot_interest__pb2.ListRulesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -115,6 +115,26 @@ class InterestServiceStub:
     ]
     """Lists a part of the items that are out of stock."""
 
+    SetRules: grpc.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.SetRulesRequest,
+        ebbtide.v1.interest_pb2.SetRulesResponse,
+    ]
+    """Adds rules of the house, or replaces those of the same names, and answers after the store has them. Within a second
+    all servers of the store recommend by them. It is safe to call again after any error.
+    """
+
+    RemoveRules: grpc.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.RemoveRulesRequest,
+        ebbtide.v1.interest_pb2.RemoveRulesResponse,
+    ]
+    """Removes rules. It is safe to call again after any error."""
+
+    ListRules: grpc.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.ListRulesRequest,
+        ebbtide.v1.interest_pb2.ListRulesResponse,
+    ]
+    """Lists all rules, in the order in which they were set."""
+
 class InterestServiceAsyncStub:
     """Recommends items from interests that decay with time."""
 
@@ -204,6 +224,26 @@ class InterestServiceAsyncStub:
         ebbtide.v1.interest_pb2.ListOutOfStockResponse,
     ]
     """Lists a part of the items that are out of stock."""
+
+    SetRules: grpc.aio.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.SetRulesRequest,
+        ebbtide.v1.interest_pb2.SetRulesResponse,
+    ]
+    """Adds rules of the house, or replaces those of the same names, and answers after the store has them. Within a second
+    all servers of the store recommend by them. It is safe to call again after any error.
+    """
+
+    RemoveRules: grpc.aio.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.RemoveRulesRequest,
+        ebbtide.v1.interest_pb2.RemoveRulesResponse,
+    ]
+    """Removes rules. It is safe to call again after any error."""
+
+    ListRules: grpc.aio.UnaryUnaryMultiCallable[
+        ebbtide.v1.interest_pb2.ListRulesRequest,
+        ebbtide.v1.interest_pb2.ListRulesResponse,
+    ]
+    """Lists all rules, in the order in which they were set."""
 
 class InterestServiceServicer(metaclass=abc.ABCMeta):
     """Recommends items from interests that decay with time."""
@@ -320,5 +360,31 @@ class InterestServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[ebbtide.v1.interest_pb2.ListOutOfStockResponse, collections.abc.Awaitable[ebbtide.v1.interest_pb2.ListOutOfStockResponse]]:
         """Lists a part of the items that are out of stock."""
+
+    @abc.abstractmethod
+    def SetRules(
+        self,
+        request: ebbtide.v1.interest_pb2.SetRulesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ebbtide.v1.interest_pb2.SetRulesResponse, collections.abc.Awaitable[ebbtide.v1.interest_pb2.SetRulesResponse]]:
+        """Adds rules of the house, or replaces those of the same names, and answers after the store has them. Within a second
+        all servers of the store recommend by them. It is safe to call again after any error.
+        """
+
+    @abc.abstractmethod
+    def RemoveRules(
+        self,
+        request: ebbtide.v1.interest_pb2.RemoveRulesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ebbtide.v1.interest_pb2.RemoveRulesResponse, collections.abc.Awaitable[ebbtide.v1.interest_pb2.RemoveRulesResponse]]:
+        """Removes rules. It is safe to call again after any error."""
+
+    @abc.abstractmethod
+    def ListRules(
+        self,
+        request: ebbtide.v1.interest_pb2.ListRulesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[ebbtide.v1.interest_pb2.ListRulesResponse, collections.abc.Awaitable[ebbtide.v1.interest_pb2.ListRulesResponse]]:
+        """Lists all rules, in the order in which they were set."""
 
 def add_InterestServiceServicer_to_server(servicer: InterestServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -253,7 +253,7 @@ def _open_forgetter(pipeline: InProcessPipeline, _model: Model) -> Run:
 
 
 def _open_item_keeper(pipeline: InProcessPipeline, model: Model) -> Run:
-    keeper = ItemKeeper(*exported.read_item_keeper(pipeline.folder(model.name)), pipeline.users)
+    keeper = ItemKeeper(exported.read_item_keeper(pipeline.folder(model.name)), pipeline.users)
     return lambda tensors: keeper.run_requests([tensors])[0]
 
 

@@ -75,6 +75,16 @@ class AttributeIndex:
         self._set_bits(words, item, value)
         return words
 
+    def passing(self, words: Ints, filters: Ints) -> npt.NDArray[np.bool_]:
+        """Which items pass the filters of each user, ``[users, items]``.
+
+        Args:
+            words: ``[items, words]``: those of the items.
+            filters: ``[users, words]``.
+        """
+        shared = (filters[:, None, :] & words[None]) != 0
+        return np.asarray(np.logical_or.reduceat(shared, self.column_word[:-1], axis=2).all(axis=2))
+
     def _set_bits(self, words: Ints, row: Ints, value: Ints) -> None:
         word = self.column_word[self.column[value]] + self.bit[value] // _WORD_BITS
         bits = np.left_shift(np.uint64(1), (self.bit[value] % _WORD_BITS).astype(np.uint64)).view(np.int64)

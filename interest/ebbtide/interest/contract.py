@@ -56,6 +56,8 @@ class Axis(str, Enum):
     NEW_ITEMS = "new items"
     """Items that were added to the server after the export, in one answer or one request."""
     NEW_ATTRIBUTES = "new attribute values"
+    RULES = "rules"
+    """1 if rules of the house hold, else 0."""
     ADJUSTMENTS = "score adjustments"
     """Score adjustments of each request: `Limits.adjustments`, and one for each item that is out of stock. As many for
     all requests of a batch, since ONNX models batch equal shapes only."""
@@ -322,6 +324,16 @@ NEW_ITEM_SCORE = Tensor(
     optional=True,
     rows=1,
 )
+APPLIED_RULES = Tensor(
+    "applied_rules",
+    Dtype.BYTES,
+    (Axis.RULES,),
+    "a JSON object about the rules of the house: in `moved`, their names by the id of each item whose score they "
+    "changed; in `pinned`, position from 1, item id, score and name of each pin, which are to be put into the list. "
+    "Empty for a user without any",
+    optional=True,
+    rows=1,
+)
 ITEM_INDEX = Tensor(
     "item_index", Dtype.INT64, (Size.TOP_N,), "catalog indices of the recommended items, best first", rows=1
 )
@@ -520,8 +532,8 @@ LIST_AFTER = Tensor(
     "list_after",
     Dtype.INT32,
     (1,),
-    "asks for a part of the items that were added, or that are out of stock: 0 for the first part, then the `next_part` "
-    "of the answer; default: lists none",
+    "asks for a part of the items that were added, or that are out of stock: 0 for the first part, then the "
+    "`next_part` of the answer; default: lists none",
     optional=True,
 )
 ITEM_COUNTS = Tensor(
@@ -544,6 +556,20 @@ STOCK_COUNTS = Tensor(
     (3,),
     "number of items whose stock has changed, of items that neither the catalog nor anybody who added items has (they "
     "count if they are added later), and of all items that are out of stock now",
+)
+CHANGE_RULES = Tensor(
+    "change_rules",
+    Dtype.BYTES,
+    (1,),
+    "a JSON object: in `set` a list of rules to add, or to replace by name; in `remove` a list of names; empty to list",
+    optional=True,
+)
+LISTED_RULES = Tensor("listed_rules", Dtype.BYTES, (1,), "all rules of the house, a JSON list, as given")
+RULE_COUNTS = Tensor(
+    "rule_counts",
+    Dtype.INT32,
+    (4,),
+    "number of rules added, of rules replaced, of rules removed, and of names to remove that no rule has",
 )
 LISTED_ITEM = Tensor("listed_item", Dtype.BYTES, (Axis.NEW_ITEMS,), "ids of the listed items")
 LISTED_DETAILS = Tensor("listed_details", Dtype.BYTES, (Axis.NEW_ITEMS,), "details of the listed items, as given")

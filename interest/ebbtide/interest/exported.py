@@ -16,13 +16,14 @@ from ebbtide.interest.explanation import Explainer
 from ebbtide.interest.feedback import Feedback
 from ebbtide.interest.interest_reader import InterestReader
 from ebbtide.interest.item_ids import ItemIds
-from ebbtide.interest.item_keeper import TextProjections
+from ebbtide.interest.item_keeper import KeeperTables, TextProjections
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint
 from ebbtide.interest.online import OnlineLearning
 from ebbtide.interest.parameters import CONFIG_FILE, TENSORS_FILE, InterestConfig, InterestParameters
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.popularity import CountedPopularity
+from ebbtide.interest.rules import RuleTables
 from ebbtide.interest.served_models import Kind, Model
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.interest.textproto import parse_text
@@ -70,8 +71,8 @@ CATALOG_ID = "catalog_id"
 _WEIGHTS_FILES = (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ATTRIBUTES_FILE, FACTORS_FILE, POPULARITY_FILE)
 MODEL_FILES: dict[str, tuple[str, ...]] = {
     served_models.TOKENIZER.name: (CONFIG_FILE,),
-    served_models.ADAPTIVE_WEIGHTS.name: _WEIGHTS_FILES,
-    served_models.ADAPTIVE_WEIGHTS_TEXT.name: _WEIGHTS_FILES,
+    served_models.ADAPTIVE_WEIGHTS.name: (*_WEIGHTS_FILES, ITEM_IDS_FILE),
+    served_models.ADAPTIVE_WEIGHTS_TEXT.name: (*_WEIGHTS_FILES, ITEM_IDS_FILE),
     served_models.CANDIDATE_HEAD.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE, POPULARITY_FILE),
     served_models.EXPLAINER.name: (
         CONFIG_FILE,
@@ -84,7 +85,7 @@ MODEL_FILES: dict[str, tuple[str, ...]] = {
     served_models.OBSERVER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE, POPULARITY_FILE),
     served_models.INTEREST_READER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ITEM_IDS_FILE),
     served_models.FORGETTER.name: (CONFIG_FILE,),
-    served_models.ITEM_KEEPER.name: (CONFIG_FILE, CATALOG_FILE, PROJECTIONS_FILE),
+    served_models.ITEM_KEEPER.name: (CONFIG_FILE, CATALOG_FILE, PROJECTIONS_FILE, ATTRIBUTES_FILE),
 }
 """The data files in the version folder of each Python model."""
 
@@ -121,7 +122,20 @@ def read_pipeline(folder: Path) -> InterestPipeline:
     """
     parameters = read_interest_parameters(folder)
     catalog = _read_of(parameters.config, folder / CATALOG_FILE)
-    found = _read_of(parameters.config, folder / ATTRIBUTES_FILE)
+    attributes, _ = read_attributes(folder, parameters.config)
+    return InterestPipeline(parameters, _key_index(catalog), catalog[EVENT_VECTORS], attributes)
+
+
+def read_attributes(folder: Path, config: InterestConfig) -> tuple[AttributeIndex, npt.NDArray[np.int64]]:
+    """The attribute values in the version folder of a Python model, and the words of the items, ``[items, words]``.
+
+    Returns:
+        Without attributes, words of no items.
+
+    Raises:
+        ValueError: The file belongs to another export, or is damaged.
+    """
+    found = _read_of(config, folder / ATTRIBUTES_FILE)
     no_value = np.empty(0, dtype=np.int64)
     keys = found.get(ATTRIBUTE_KEY, no_value)
     attributes = AttributeIndex(
@@ -130,7 +144,19 @@ def read_pipeline(folder: Path) -> InterestPipeline:
         np.asarray(found.get(ATTRIBUTE_COLUMN, no_value)),
         np.asarray(found.get(ATTRIBUTE_BIT, no_value)),
     )
-    return InterestPipeline(parameters, _key_index(catalog), catalog[EVENT_VECTORS], attributes)
+    return attributes, np.asarray(found.get(ITEM_WORDS, np.empty((0, attributes.words), dtype=np.int64)))
+
+
+def read_rule_tables(folder: Path) -> RuleTables:
+    """What rules need, from the version folder of an `adaptive_weights` model.
+
+    Raises:
+        ValueError: The files belong to different exports, or one is damaged.
+    """
+    config = read_interest_config(folder)
+    _, words = read_attributes(folder, config)
+    ids = ItemIds.from_tensors(_read_of(config, folder / ITEM_IDS_FILE))
+    return RuleTables(words, read_factors(folder, config), ids)
 
 
 def read_plain_pipeline(folder: Path) -> InterestPipeline:
@@ -219,7 +245,7 @@ def read_interest_reader(folder: Path) -> InterestReader:
     return InterestReader(pipeline, read_item_ids(folder, pipeline.parameters.config))
 
 
-def read_item_keeper(folder: Path) -> tuple[InterestConfig, KeyIndex, TextProjections]:
+def read_item_keeper(folder: Path) -> KeeperTables:
     """What `ItemKeeper` needs of an export, from the version folder of `item_keeper`.
 
     Raises:
@@ -228,7 +254,8 @@ def read_item_keeper(folder: Path) -> tuple[InterestConfig, KeyIndex, TextProjec
     config = read_interest_config(folder)
     found = {name: np.asarray(array) for name, array in _read_of(config, folder / PROJECTIONS_FILE).items()}
     projections = TextProjections(found[EVENT_PROJECTION], found[FACTOR_PROJECTION], found[REPEAT_PROJECTION])
-    return config, _key_index(_read_of(config, folder / CATALOG_FILE)), projections
+    index = _key_index(_read_of(config, folder / CATALOG_FILE))
+    return KeeperTables(config, index, projections, *read_attributes(folder, config))
 
 
 def require_one_export(repository: Path, version: int, fingerprint: str, *, hash_files: bool = True) -> None:

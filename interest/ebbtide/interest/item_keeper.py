@@ -1,8 +1,9 @@
-"""Adds, removes and lists items on a running server, and its stock: the `item_keeper` model without Triton's API."""
+"""Items that are added to a running server, its stock and rules: the `item_keeper` model without Triton's API."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract
+from ebbtide.interest.attributes import AttributeIndex
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.item_records import PARTS, Changed, Details, ItemStore, TooManyItemsError
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.new_items import NewItem
 from ebbtide.interest.parameters import InterestConfig
+from ebbtide.interest.rule_records import RuleStore
+from ebbtide.interest.rules import MOST_RULED_ITEMS, MOST_RULES, matching, parse_rules
 from ebbtide.interest.stock import MOST_OUT_OF_STOCK
 from ebbtide.interest.stock_records import StockStore, TooManyOutOfStockError
 from ebbtide.interest.users import Users
@@ -26,6 +30,7 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 MAX_ID_BYTES = 256
 MAX_DETAILS_BYTES = 16_384
+MAX_RULES_BYTES = 262_144
 MAX_ATTRIBUTES = 64
 """Attribute values of one item."""
 _NOTHING = Details([], [], 0)
@@ -43,21 +48,34 @@ class TextProjections:
     """``[text width]``: to the bias in the repeat score; zeros without one."""
 
 
-class ItemKeeper:
-    """Keeps the items that were added after one export, and what is out of stock."""
+@dataclass(frozen=True)
+class KeeperTables:
+    """What `ItemKeeper` needs of an export."""
 
-    def __init__(self, config: InterestConfig, index: KeyIndex, projections: TextProjections, users: Users) -> None:
+    config: InterestConfig
+    index: KeyIndex
+    """The keys of the catalog."""
+    projections: TextProjections
+    attributes: AttributeIndex
+    words: Ints
+    """``[items, words]``: see `ebbtide.interest.rules.RuleTables`."""
+
+
+class ItemKeeper:
+    """Keeps the items that were added after one export, what is out of stock, and the rules of the house."""
+
+    def __init__(self, tables: KeeperTables, users: Users) -> None:
         """Takes what the export wrote, and the store.
 
         Args:
-            config: Of the export.
-            index: The keys of its catalog.
-            projections: Of its texts.
+            tables: Of the export.
             users: Of the same export.
         """
-        self._limits = config.limits
-        self._index = index
-        self._projections = projections
+        self._tables = tables
+        self._limits = tables.config.limits
+        self._index = tables.index
+        self._projections = tables.projections
+        self._rules = RuleStore(users)
         self._users = users
         self._store = ItemStore(users)
         self._stock = StockStore(users)
@@ -80,6 +98,8 @@ class ItemKeeper:
             changed, in_catalog = Changed(), 0
             if contract.IN_STOCK.name in request:
                 return self._stock_answer(request)
+            if contract.CHANGE_RULES.name in request:
+                return self._rules_answer(_flat(request, contract.CHANGE_RULES.name)[0])
             if contract.TEXT_FEATURES.name in request:
                 changed, in_catalog = self._add(request)
             elif contract.ITEM_KEY.name in request:
@@ -124,6 +144,62 @@ class ItemKeeper:
             listed = Details(ids, [], next_part)
         unknown_items = len(set(unknown) - self._store.added(unknown))
         return _outputs(listed, stock=(changed.changed, unknown_items, changed.total))
+
+    def _rules_answer(self, change: bytes) -> Outputs:
+        """What became of the rules.
+
+        Raises:
+            RequestError: The request cannot be served.
+        """
+        name = contract.CHANGE_RULES.name
+        try:
+            wanted = json.loads(change or b"{}")
+            given, removed = {rule["name"]: rule for rule in wanted.get("set", [])}, set(wanted.get("remove", []))
+            parse_rules(json.dumps(list(given.values())).encode())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            got, _, expected = str(error).partition("; expected ")
+            raise RequestError(
+                name, got.replace("got ", ""), expected or "a JSON object with `set` and `remove`"
+            ) from None
+        while True:
+            before = self._rules.document()
+            there = {rule["name"]: rule for rule in json.loads(before)}
+            after = {name: rule for name, rule in {**there, **given}.items() if name not in removed - given.keys()}
+            counts = (
+                len(given.keys() - there.keys()),
+                len(given.keys() & there.keys()),
+                len(there.keys() - after.keys()),
+                len(removed - there.keys() - given.keys()),
+            )
+            if not given and not removed:
+                break
+            self._require_room(list(after.values()), given)
+            if self._rules.write(before, list(after.values())):
+                break
+        listed = json.dumps(list(after.values()), ensure_ascii=False).encode()
+        return _outputs(_NOTHING, rules=counts, listed_rules=listed)
+
+    def _require_room(self, rules: Sequence[dict[str, Any]], given: Mapping[str, Any]) -> None:
+        """Refuses rules that servers do not take.
+
+        Raises:
+            RequestError: They are too many or too long, name a value that no item has, or too many items.
+        """
+        name = contract.CHANGE_RULES.name
+        size = len(json.dumps(rules))
+        if len(rules) > MOST_RULES or size > MAX_RULES_BYTES:
+            most = f"at most {MOST_RULES} rules of {MAX_RULES_BYTES} bytes"
+            raise RequestError(name, f"{len(rules)} rules of {size} bytes", most)
+        items: set[int] = set()
+        for rule in parse_rules(json.dumps(rules).encode()):
+            values = np.array(rule.attribute_key, dtype=np.int64)
+            if rule.name in given and (self._tables.attributes.find(values) == UNKNOWN).any():
+                expected = "values that items of the catalog have, in columns of `--attribute-col` of the export"
+                raise RequestError(name, f"rule {rule.name!r} with an unknown attribute value", expected)
+            items.update(matching(rule, self._index, self._tables.attributes, self._tables.words).tolist())
+            if len(items) > MOST_RULED_ITEMS:
+                most = f"at most {MOST_RULED_ITEMS} items of the catalog that all rules together are about"
+                raise RequestError(name, f"rule {rule.name!r}, with which the rules are about {len(items)} items", most)
 
     def _add(self, request: RequestTensors) -> tuple[Changed, int]:
         """What became of the items, and how many the catalog has.
@@ -183,8 +259,16 @@ class ItemKeeper:
         return self._store.details(_part(request))
 
 
-def _outputs(listed: Details, items: Sequence[int] = (0,) * 6, stock: Sequence[int] = (0,) * 3) -> Outputs:
+def _outputs(
+    listed: Details,
+    items: Sequence[int] = (0,) * 6,
+    stock: Sequence[int] = (0,) * 3,
+    rules: Sequence[int] = (0,) * 4,
+    listed_rules: bytes = b"[]",
+) -> Outputs:
     return {
+        contract.RULE_COUNTS.name: np.array(rules, dtype=np.int32),
+        contract.LISTED_RULES.name: _strings([listed_rules]),
         contract.ITEM_COUNTS.name: np.array(items, dtype=np.int32),
         contract.STOCK_COUNTS.name: np.array(stock, dtype=np.int32),
         contract.LISTED_ITEM.name: _strings(listed.item_id),

@@ -1,4 +1,4 @@
-"""Follows the items that are added to a server and the stock, in the store, for the requests of one served model."""
+"""Follows the items that are added to a server, the stock and the rules, in the store, for one served model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from ebbtide.interest.item_records import PARTS, ItemStore
 from ebbtide.interest.new_items import NewItem, NewItems, new_items
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.popularity import CountedPopularity, PriorOfOthers
+from ebbtide.interest.rule_records import RuleStore
+from ebbtide.interest.rules import RuleTables, parse_rules
 from ebbtide.interest.stock_records import StockStore
 from ebbtide.interest.users import Users
 
@@ -31,6 +33,7 @@ class ItemsReader:
         users: Users,
         counted: CountedPopularity | None = None,
         factors: Floats | None = None,
+        rules: RuleTables | None = None,
     ) -> None:
         """Takes what one export wrote.
 
@@ -40,6 +43,7 @@ class ItemsReader:
             counted: What the export's prior was computed from; None in an export without counts, or if nothing is
                 scored.
             factors: ``[items, d + p]``; None if nothing is scored.
+            rules: What rules need of the export; None to follow none.
         """
         pipeline.follows_items = True
         self._pipeline = pipeline
@@ -51,6 +55,9 @@ class ItemsReader:
         self._numbers = np.zeros(PARTS, dtype=np.int64)
         self._parts: dict[int, list[NewItem]] = {}
         self._prior: PriorOfOthers | None = None
+        pipeline.rule_tables = rules
+        self._rules = RuleStore(users)
+        self._rules_number: bytes | None = None
         self._stock = StockStore(users)
         self._stock_numbers = np.zeros(PARTS, dtype=np.int64)
         self._stock_keys: dict[int, Ints] = {}
@@ -75,6 +82,17 @@ class ItemsReader:
             pipeline.add(self._with_gain(pipeline.items.new))
         self._prior, self._numbers = prior, index.numbers
         self._poll_stock()
+        if pipeline.rule_tables is not None:
+            self._poll_rules()
+
+    def _poll_rules(self) -> None:
+        number = self._rules.number()
+        if number != self._rules_number:
+            self._pipeline.take_rules(parse_rules(self._rules.document()))
+            self._rules_number = number
+        book = self._pipeline.items.rules
+        if book is not None and book.left_out:
+            raise ValueError(f"rules {', '.join(book.left_out)} are left out: all would be about too many items")
 
     def _poll_stock(self) -> None:
         index = self._stock.index()

@@ -92,7 +92,12 @@ class NewItems:
         return np.asarray(score)
 
     def best(
-        self, interest: Floats, adjustments: tuple[Ints, Floats], allowed: Bools | None, most: int
+        self,
+        interest: Floats,
+        adjustments: tuple[Ints, Floats],
+        allowed: Bools | None,
+        most: int,
+        gains: Floats | None = None,
     ) -> tuple[npt.NDArray[np.object_], Floats]:
         """Ids and scores of the best new items of each user, ``[users, best]`` each, best first.
 
@@ -101,6 +106,7 @@ class NewItems:
             adjustments: Catalog indices and scores, ``[users, adjustments]`` each; those of new items count.
             allowed: ``[users, new items]``: what filters and flags of the requests allow; None for everything.
             most: Items of a list.
+            gains: ``[users, new items]``: what rules of the house add; None for nothing.
 
         Returns:
             An item that is not allowed has an empty id and minus infinity.
@@ -114,6 +120,8 @@ class NewItems:
             # Of two values of one item, one excludes it.
             for chosen in (there & np.isfinite(value), there & ~np.isfinite(value)):
                 score[user[chosen], row[chosen]] = value[chosen]
+        if gains is not None:
+            score += gains
         if allowed is not None:
             score[~allowed] = -np.inf
         best = np.arange(self.index.size)[None].repeat(interest.shape[0], axis=0)
@@ -125,16 +133,6 @@ class NewItems:
         item_id = self.item_id.take(best)
         item_id[np.isneginf(score)] = b""
         return item_id, score
-
-    def passing(self, attributes: AttributeIndex, filters: Ints) -> Bools:
-        """Which new items pass the filters of each user, ``[users, new items]``.
-
-        Args:
-            attributes: Of the export.
-            filters: ``[users, words]``.
-        """
-        shared = (filters[:, None, :] & self.words[None]) != 0
-        return np.asarray(np.logical_or.reduceat(shared, attributes.column_word[:-1], axis=2).all(axis=2))
 
     def repeat(self, parameters: RepeatParameters) -> RepeatParameters:
         """The parameters of the repeat score with those of the new items, which have no item-time weights."""

@@ -28,6 +28,7 @@ from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.popularity import PriorOfOthers
 from ebbtide.interest.recorder import Recorder, UserStates
 from ebbtide.interest.repeat import FoldedCounts, RepeatParameters, repeat_score
+from ebbtide.interest.rules import Rule, RuleBook, Ruled, RuleTables
 from ebbtide.interest.sources import EventSources, find_sources
 from ebbtide.interest.state import FoldedSums, read, scaled_days
 from ebbtide.interest.stock import OutOfStock
@@ -43,7 +44,7 @@ Records = Sequence[bytes | None]
 _STATUS_IF_KNOWN = np.array([int(StateStatus.UNKNOWN_USER), int(StateStatus.USED)], dtype=np.int32)
 
 _ADJUSTMENTS = {contract.ADJUST_ITEM.name, contract.ADJUST_SCORE.name}
-_NEW_ITEMS = {contract.NEW_ITEM_ID.name, contract.NEW_ITEM_SCORE.name}
+_NEW_ITEMS = {contract.NEW_ITEM_ID.name, contract.NEW_ITEM_SCORE.name, contract.APPLIED_RULES.name}
 ALL_OUTPUTS = frozenset(tensor.name for tensor in served_models.ADAPTIVE_WEIGHTS.outputs)
 
 
@@ -67,6 +68,8 @@ class AdaptiveWeights:
     """``[best new items]``: UTF-8, best first."""
     new_item_score: Floats
     """``[best new items]``."""
+    applied_rules: npt.NDArray[np.object_]
+    """``[1]``: JSON; empty without rules of the house."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class KnownItems:
     """None without new items."""
     out_of_stock: OutOfStock | None = None
     """None where everything is in stock."""
+    rules: RuleBook | None = None
+    """None without rules of the house, or if nobody follows them."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +215,9 @@ class InterestPipeline:
         self.follows_items = False
         """Whether items may be added while the server runs."""
         self._out_of_stock = np.empty(0, dtype=np.int64)
+        self._rules: Sequence[Rule] = ()
+        self.rule_tables: RuleTables | None = None
+        """What rules of the house need; None where the answers are no lists."""
         self.prior: LivePrior | None = None
         """What has changed in the popularity prior since the export; None if nothing has, or nobody follows it."""
         self.prior_of_others: PriorOfOthers | None = None
@@ -226,7 +234,7 @@ class InterestPipeline:
             vectors = GrownTable(self._vectors, new, new.vectors)
             repeat = None if items.repeat is None else new.repeat(items.repeat)
             items = KnownItems(GrownIndex(self.index, new), vectors, repeat, new)
-        self.items = self._with_stock(items)
+        self.items = self._complete(items)
 
     def take_out_of_stock(self, key: Ints) -> None:
         """Leaves items out of lists from now on.
@@ -235,10 +243,24 @@ class InterestPipeline:
             key: ``[items]``: keys of all that are out of stock; those that nobody knows count when they are added.
         """
         self._out_of_stock = key
-        self.items = self._with_stock(self.items)
+        self.items = self._complete(self.items)
 
-    def _with_stock(self, items: KnownItems) -> KnownItems:
-        return replace(items, out_of_stock=OutOfStock.of(self._out_of_stock, items.index, self.index.items))
+    def take_rules(self, rules: Sequence[Rule]) -> None:
+        """Answers by other rules of the house from now on.
+
+        Args:
+            rules: All of them.
+        """
+        self._rules = rules
+        self.items = self._complete(self.items)
+
+    def _complete(self, items: KnownItems) -> KnownItems:
+        """Items with what stock and rules say of them."""
+        book = None
+        if self._rules and self.rule_tables is not None:
+            book = RuleBook.of(self._rules, items.index, self.attributes, self.rule_tables, items.new)
+        stock = OutOfStock.of(self._out_of_stock, items.index, self.index.items)
+        return replace(items, out_of_stock=stock, rules=book)
 
     def run(self, requests: Sequence[Request]) -> list[AdaptiveWeights | RequestError]:
         """The answers in the requests' order; a request that cannot be served gets its error, the others theirs."""
@@ -406,20 +428,26 @@ class InterestPipeline:
         if contract.INTEREST.name in wanted:
             outputs[contract.INTEREST.name] = interest
         wants_new = not _NEW_ITEMS.isdisjoint(wanted)
+        ruled: Ruled | None = None
         if not _ADJUSTMENTS.isdisjoint(wanted) or (wants_new and new is not None):
             item, score = self.adjustments(weighed)
             prior, left_out = self.live_prior(weighed)
             if prior is not None:
                 prior.adjust(interest, item, score, left_out)
+            if wants_new and weighed.items.rules is not None:
+                ruled = self._ruled(weighed, requests, weighed.items.rules, interest, (item, score))
             if new is not None:
                 if wants_new:
                     allowed = self._allowed(weighed, new, left_out)
                     most = self.parameters.config.top_n or new.index.size
-                    found = new.best(interest, (item, score), allowed, most)
+                    gains = None if ruled is None else ruled.gains_of_new(new)
+                    found = new.best(interest, (item, score), allowed, most, gains)
                     outputs[contract.NEW_ITEM_ID.name], outputs[contract.NEW_ITEM_SCORE.name] = found
                 # The scoring head does not know them.
                 is_new = (item >= new.first) & ~_for_candidates(weighed.columns, requests)[:, None]
                 item[is_new], score[is_new] = 0, 0
+            if ruled is not None:
+                item, score = ruled.adjust((item, score))
             stock = weighed.items.out_of_stock
             if stock is not None:
                 keeps = _for_candidates(weighed.columns, requests)
@@ -429,6 +457,10 @@ class InterestPipeline:
             users = weighed.columns.users
             outputs[contract.NEW_ITEM_ID.name] = np.empty((users, 0), dtype=np.object_)
             outputs[contract.NEW_ITEM_SCORE.name] = np.empty((users, 0), dtype=np.float32)
+        if contract.APPLIED_RULES.name in wanted:
+            users, most = weighed.columns.users, self.parameters.config.top_n or self.index.items
+            told = np.empty((users, 0), dtype=np.object_) if ruled is None else ruled.told(most)
+            outputs[contract.APPLIED_RULES.name] = told
         if contract.ITEM_FILTER.name in wanted or weighed.columns.allow is not None:
             outputs[contract.ITEM_FILTER.name] = self._filters(weighed.columns)
         outputs[contract.ALPHA_USED.name] = weighed.alpha_used
@@ -436,6 +468,28 @@ class InterestPipeline:
         if weighed.from_records is not None:
             outputs[contract.STATE_STATUS.name] = weighed.state_status
         return rows_of(requests, outputs)
+
+    def _ruled(
+        self,
+        weighed: Weighed,
+        requests: Sequence[RequestTensors],
+        rules: RuleBook,
+        interest: Floats,
+        adjustments: tuple[Ints, Floats],
+    ) -> Ruled | None:
+        """What the rules of the house mean for the lists of a batch; None where none holds."""
+        columns = weighed.columns
+        prior, left_out = self.live_prior(weighed)
+        keeps = _for_candidates(columns, requests)
+        keeps = keeps if left_out is None else keeps | left_out
+        ruled = rules.ruled(columns.now_ms, keeps, interest, adjustments, prior, weighed.items.new)
+        if ruled is None:
+            return None
+        if weighed.items.out_of_stock is not None:
+            ruled.forbid(weighed.items.out_of_stock.has(rules.item))
+        if columns.allow is not None:
+            ruled.forbid(~self.attributes.passing(rules.words, self._filters(columns)))
+        return ruled
 
     def _allowed(self, weighed: Weighed, new: NewItems, left_out: Bools | None) -> Bools | None:
         """Which new items a user may get by stock, and by the filters and flags of the request.
@@ -445,7 +499,7 @@ class InterestPipeline:
         """
         allowed = None
         if weighed.columns.allow is not None:
-            allowed = new.passing(self.attributes, self._filters(weighed.columns))
+            allowed = self.attributes.passing(new.words, self._filters(weighed.columns))
         stock = weighed.items.out_of_stock
         if stock is not None:
             in_stock = np.broadcast_to(~stock.has(new.index), (weighed.columns.users, new.index.size))

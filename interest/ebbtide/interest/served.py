@@ -28,6 +28,7 @@ from ebbtide.interest.periodic import Periodic
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.popularity import CountedPopularity
 from ebbtide.interest.popularity_reader import PopularityReader, popularity_seconds, seconds_of
+from ebbtide.interest.rules import RuleTables
 from ebbtide.interest.users import Users
 from ebbtide.store import StoreError, store_from_environment
 
@@ -108,13 +109,16 @@ class ServedModel:
             pb_utils.Logger.log_warn(f"{self.name}: loaded without the store of the users' states: {users.waits_for}")
         return users
 
-    def follow(self, pipeline: InterestPipeline, users: Users, *, scores: Scored) -> Following:
+    def follow(
+        self, pipeline: InterestPipeline, users: Users, *, scores: Scored, rules: RuleTables | None = None
+    ) -> Following:
         """Keeps the items of a pipeline and its popularity prior up to date, in threads.
 
         Args:
             pipeline: Answers with what is newest.
             users: Of the export.
             scores: Which items the model scores, and so needs a prior of.
+            rules: Of the export, if the model's answers are lists, which rules of the house change.
 
         Raises:
             TritonModelException: A file of the export or a setting is not usable.
@@ -134,7 +138,8 @@ class ServedModel:
                 found.append(Periodic(poll, seconds, self._warn))
         items_s = self.load(lambda _: seconds_of(ITEMS_VARIABLE, os.environ, DEFAULT_ITEMS_SECONDS))
         if items_s is not None:
-            found.append(Periodic(ItemsReader(pipeline, users, counted, factors).poll, items_s, self._warn_of_items))
+            reader_of_items = ItemsReader(pipeline, users, counted, factors, rules)
+            found.append(Periodic(reader_of_items.poll, items_s, self._warn_of_items))
         return Following(found)
 
     def count_popularity(self, users: Users) -> tuple[PopularityWriter | None, Periodic | None]:
@@ -156,7 +161,7 @@ class ServedModel:
         )
 
     def _warn_of_items(self, message: str) -> None:
-        pb_utils.Logger.log_warn(f"{self.name}: added items wait: {message}")
+        pb_utils.Logger.log_warn(f"{self.name}: added items, stock or rules wait: {message}")
 
     def _warn(self, message: str) -> None:
         pb_utils.Logger.log_warn(f"{self.name}: live popularity waits: {message}")

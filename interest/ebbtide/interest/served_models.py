@@ -19,11 +19,13 @@ from ebbtide.interest.contract import (
     ALPHA,
     ALPHA_OFFSET,
     ALPHA_USED,
+    APPLIED_RULES,
     AS_EXPORTED,
     ATTENTION_MASK,
     CANDIDATE_IN_STOCK,
     CANDIDATE_ITEM,
     CANDIDATE_SCORE,
+    CHANGE_RULES,
     DECAY_SCALE,
     DIMENSION_SHARE,
     EVENT_COUNT,
@@ -58,6 +60,7 @@ from ebbtide.interest.contract import (
     LIST_AFTER,
     LISTED_DETAILS,
     LISTED_ITEM,
+    LISTED_RULES,
     NEW_ITEM_ID,
     NEW_ITEM_SCORE,
     NEXT_PART,
@@ -67,6 +70,7 @@ from ebbtide.interest.contract import (
     PRIOR_SHARE,
     REPEAT_SHARE,
     RESET_LEARNING,
+    RULE_COUNTS,
     SCORE,
     SHOWN_ITEM,
     STATE_COUNTS,
@@ -159,7 +163,8 @@ _USER = (
 )
 """The inputs that describe a user, common to all requests. A model that does not batch has one user and no padding."""
 _ONE_USER = tuple(tensor for tensor in _USER if tensor is not EVENT_COUNT)
-_NEW_ITEMS = (NEW_ITEM_ID, NEW_ITEM_SCORE)
+_NEW_ITEMS = (NEW_ITEM_ID, NEW_ITEM_SCORE, APPLIED_RULES)
+"""What is merged into the list of the scoring head."""
 _WEIGHTS = (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER, ALPHA_USED, EVENT_COUNTS, STATE_STATUS, *_NEW_ITEMS)
 _ANSWER = (ITEM_ID, SCORE, ALPHA_USED, EVENT_COUNTS, STATE_STATUS, *_NEW_ITEMS)
 _CANDIDATES = (CANDIDATE_SCORE, CANDIDATE_IN_STOCK, ALPHA_USED, EVENT_COUNTS, STATE_STATUS)
@@ -279,9 +284,10 @@ ITEM_KEEPER = Model(
         ONLY_UPDATE,
         TEXT_FEATURES,
         IN_STOCK,
+        CHANGE_RULES,
         LIST_AFTER,
     ),
-    (ITEM_COUNTS, STOCK_COUNTS, LISTED_ITEM, LISTED_DETAILS, NEXT_PART),
+    (ITEM_COUNTS, STOCK_COUNTS, RULE_COUNTS, LISTED_ITEM, LISTED_DETAILS, LISTED_RULES, NEXT_PART),
     core_share=0,
     needs_store=True,
 )
@@ -367,6 +373,15 @@ STOCK = Model(
     steps=(ITEM_KEEPER.name,),
 )
 """Says which items are out of stock, and lists them."""
+RULES = Model(
+    "rules",
+    Kind.ENSEMBLE,
+    False,
+    (replace(CHANGE_RULES, optional=False),),
+    (RULE_COUNTS, LISTED_RULES),
+    steps=(ITEM_KEEPER.name,),
+)
+"""Sets, removes and lists rules of the house."""
 EMBED = Model(
     "embed", Kind.ENSEMBLE, False, (TEXT,), (TEXT_VECTOR,), steps=(TOKENIZER.name, ENCODER.name), cacheable=True
 )
@@ -397,6 +412,7 @@ MODELS: dict[str, Model] = {
         ADD_ITEMS,
         ITEMS,
         STOCK,
+        RULES,
         EMBED,
     )
 }

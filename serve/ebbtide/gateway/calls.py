@@ -36,6 +36,8 @@ from ebbtide.v1.interest_pb2 import (
     ListItemsResponse,
     ListOutOfStockRequest,
     ListOutOfStockResponse,
+    ListRulesRequest,
+    ListRulesResponse,
     ObserveRequest,
     ObserveResponse,
     RankRequest,
@@ -44,6 +46,10 @@ from ebbtide.v1.interest_pb2 import (
     RecommendResponse,
     RemoveItemsRequest,
     RemoveItemsResponse,
+    RemoveRulesRequest,
+    RemoveRulesResponse,
+    SetRulesRequest,
+    SetRulesResponse,
     SetStockRequest,
     SetStockResponse,
 )
@@ -87,6 +93,9 @@ class Calls:
             "ListItems": self._list_items,
             "SetStock": self._set_stock,
             "ListOutOfStock": self._list_out_of_stock,
+            "SetRules": self._set_rules,
+            "RemoveRules": self._remove_rules,
+            "ListRules": self._list_rules,
         }
 
     async def answer(
@@ -203,3 +212,12 @@ class Calls:
 
     async def _list_out_of_stock(self, request: ListOutOfStockRequest, call: Options) -> ListOutOfStockResponse:
         return await self.client.list_out_of_stock_part(request, **call)
+
+    async def _set_rules(self, request: SetRulesRequest, call: Options) -> SetRulesResponse:
+        return await self.client.set_rules(request=request, **call)
+
+    async def _remove_rules(self, request: RemoveRulesRequest, call: Options) -> RemoveRulesResponse:
+        return await self.client.remove_rules(request=request, **call)
+
+    async def _list_rules(self, _: ListRulesRequest, call: Options) -> ListRulesResponse:
+        return await self.client.list_rules(**call)

@@ -31,6 +31,8 @@ from ebbtide.v1.interest_pb2 import (
     ListItemsResponse,
     ListOutOfStockRequest,
     ListOutOfStockResponse,
+    ListRulesRequest,
+    ListRulesResponse,
     ObserveRequest,
     ObserveResponse,
     RankRequest,
@@ -41,6 +43,10 @@ from ebbtide.v1.interest_pb2 import (
     RecommendStreamResponse,
     RemoveItemsRequest,
     RemoveItemsResponse,
+    RemoveRulesRequest,
+    RemoveRulesResponse,
+    SetRulesRequest,
+    SetRulesResponse,
     SetStockRequest,
     SetStockResponse,
 )
@@ -135,6 +141,18 @@ class InterestService(interest_pb2_grpc.InterestServiceServicer):
     ) -> ListOutOfStockResponse:
         """See the schema."""
         return await self._answer("ListOutOfStock", request, context, ListOutOfStockResponse)
+
+    async def SetRules(self, request: SetRulesRequest, context: Context) -> SetRulesResponse:  # noqa: N802
+        """See the schema."""
+        return await self._answer("SetRules", request, context, SetRulesResponse)
+
+    async def RemoveRules(self, request: RemoveRulesRequest, context: Context) -> RemoveRulesResponse:  # noqa: N802
+        """See the schema."""
+        return await self._answer("RemoveRules", request, context, RemoveRulesResponse)
+
+    async def ListRules(self, request: ListRulesRequest, context: Context) -> ListRulesResponse:  # noqa: N802
+        """See the schema."""
+        return await self._answer("ListRules", request, context, ListRulesResponse)
 
     async def _answer(self, method: str, request: Message | Malformed, context: Context, _: type[Response]) -> Response:
         left_s, metadata = _left_s(context), _metadata(context)

@@ -22,6 +22,16 @@ from ebbtide.client.codec.items import (
     field_of_items,
 )
 from ebbtide.client.codec.requests import encode, encode_explain, encode_rank, encode_texts
+from ebbtide.client.codec.rules import (
+    RulesRequest,
+    decode_removed_rules,
+    decode_rules,
+    decode_set_rules,
+    encode_list_rules,
+    encode_remove_rules,
+    encode_set_rules,
+    field_of_rules,
+)
 from ebbtide.client.codec.shared import shared_fields
 from ebbtide.client.codec.states import (
     StateRequest,
@@ -42,6 +52,7 @@ __all__ = [
     "EventRequest",
     "ItemsRequest",
     "LocatedEvent",
+    "RulesRequest",
     "StateRequest",
     "UserRequest",
     "decode",
@@ -54,6 +65,9 @@ __all__ = [
     "decode_out_of_stock",
     "decode_ranking",
     "decode_removed",
+    "decode_removed_rules",
+    "decode_rules",
+    "decode_set_rules",
     "decode_stock",
     "decode_vectors",
     "encode",
@@ -63,13 +77,17 @@ __all__ = [
     "encode_interest",
     "encode_list_items",
     "encode_list_out_of_stock",
+    "encode_list_rules",
     "encode_observe",
     "encode_rank",
     "encode_remove_items",
+    "encode_remove_rules",
+    "encode_set_rules",
     "encode_set_stock",
     "encode_texts",
     "event_groups",
     "field_of_items",
+    "field_of_rules",
     "now_ms_of",
     "pack_key",
     "shared_fields",

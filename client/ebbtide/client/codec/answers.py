@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.client.codec.rules import apply_rules
 from ebbtide.client.codec.tensors import Arrays, flat, matrix
 from ebbtide.client.errors import InternalError, InvalidArgumentError
 from ebbtide.interest import contract
@@ -74,7 +75,8 @@ def decode(outputs: Arrays, top_n: int = 0, *, model_version: str = "") -> Recom
         outputs: ``item_id`` of bytes ``[1, N]``, ``score`` float32 ``[1, N]``, best first, ``alpha_used`` float32 one
             value, ``event_counts`` int32 three, and ``state_status`` int32 one, which may be missing; and
             ``new_item_id`` and ``new_item_score``, ``[1, new items]`` each, of items that were added to the server,
-            which may be missing too. A leading dimension of 1 may be there or not.
+            which may be missing too; and ``applied_rules``, see `apply_rules`. A leading dimension of 1 may be there or
+            not.
         top_n: Items wanted, as in `RecommendRequest`; 0 is 10, or fewer where the model gives fewer.
         model_version: Version of the model that answered.
 
@@ -108,6 +110,7 @@ def decode(outputs: Arrays, top_n: int = 0, *, model_version: str = "") -> Recom
     wanted = top_n or min(DEFAULT_TOP_N, len(ids))
     for item_id, score in islice(kept, wanted):
         response.items.add(item_id=item_id, score=score)
+    apply_rules(response, outputs, wanted)
     response.unfilled_items = wanted - len(response.items)
     return response
 

@@ -51,7 +51,7 @@ def encode_add_items(request: AddItemsRequest) -> EncodedRequest:
         checked_id(f"items[{index}].item_id", item.item_id)
         if not item.text.strip():
             raise InvalidArgumentError.of_field(f"items[{index}].text", repr(item.text), "a text that is not blank")
-    values_of = [_attributes(f"items[{index}].attributes", item.attributes) for index, item in enumerate(items)]
+    values_of = [attribute_texts(f"items[{index}].attributes", item.attributes) for index, item in enumerate(items)]
     values: Values = {
         contract.TEXT: [*(item.text.encode() for item in items), contract.ITEMS_MARKER],
         contract.ITEM_KEY: item_keys(item.item_id for item in items),
@@ -205,7 +205,7 @@ def _details(item: NewItem) -> bytes:
     return json.dumps({_TEXT: item.text, _TITLE: item.title, _ATTRIBUTES: found}, ensure_ascii=False).encode()
 
 
-def _attributes(path: str, attributes: Sequence[ItemAttribute]) -> list[str]:
+def attribute_texts(path: str, attributes: Sequence[ItemAttribute]) -> list[str]:
     """The texts whose keys stand for the values.
 
     Raises:

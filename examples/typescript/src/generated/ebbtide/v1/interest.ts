@@ -334,8 +334,13 @@ export interface RecommendResponse {
 export interface RecommendedItem {
   /** Id of the item in the catalog. */
   itemId: string;
-  /** Predicted score, finite. It orders the items of one answer. It is not a probability. */
+  /**
+   * Predicted score, finite. It orders the items of one answer, except for those that a rule has pinned. It is not a
+   * probability.
+   */
   score: number;
+  /** Names of the rules that moved the item: those that changed its score, or the one that pinned it. */
+  rules: string[];
 }
 
 /** One request of a stream. */
@@ -865,6 +870,85 @@ export interface ListOutOfStockResponse {
   nextPart: number;
   /** Number of all items that are out of stock. */
   outOfStockItems: number;
+  /** Version of the model that answered. */
+  modelVersion: string;
+}
+
+/** A rule of the house: moves items in the lists of all users, for a time. It moves no candidate of `Rank`. */
+export interface Rule {
+  /** Name of the rule, which answers repeat: not empty, at most 256 bytes of UTF-8. */
+  name: string;
+  /** What it does. */
+  effect:
+    | //
+    /** Added to the scores of its items, log odds: above 0, at most 100. With 0.7 an item is about twice as likely. */
+    { $case: "boost"; value: number }
+    | //
+    /** Taken off the scores of its items, log odds: above 0, at most 100. */
+    { $case: "bury"; value: number }
+    | //
+    /**
+     * Position from 1 to 1000 in the list for the one of its items that is best for the user. If the list is shorter, it
+     * has the last position.
+     */
+    { $case: "pin"; value: number }
+    | undefined;
+  /** Ids of items that it is about. */
+  itemIds: string[];
+  /** Attribute values; it is about every item that has one of them. Values that the model was exported with. */
+  attributes: ItemAttribute[];
+  /** The rule holds for requests whose `now` is not before this time. Absent: from ever. */
+  since:
+    | Date
+    | undefined;
+  /** The rule holds for requests whose `now` is before this time. Absent: for ever. */
+  until: Date | undefined;
+}
+
+/** Asks to set rules. */
+export interface SetRulesRequest {
+  /** The rules, each name once. All rules of a server together: at most 64, about at most 4096 items of the catalog. */
+  rules: Rule[];
+}
+
+/** The answer to `SetRulesRequest`. */
+export interface SetRulesResponse {
+  /** Number of rules that are there now and were not before. */
+  addedRules: number;
+  /** Number of rules that were replaced. */
+  replacedRules: number;
+  /** Number of all rules that are there now. */
+  totalRules: number;
+  /** Version of the model that answered. */
+  modelVersion: string;
+}
+
+/** Asks to remove rules. */
+export interface RemoveRulesRequest {
+  /** Their names, none of them empty. */
+  names: string[];
+}
+
+/** The answer to `RemoveRulesRequest`. */
+export interface RemoveRulesResponse {
+  /** Number of rules that were removed. */
+  removedRules: number;
+  /** Number of names that no rule has. */
+  unknownRules: number;
+  /** Number of all rules that are there now. */
+  totalRules: number;
+  /** Version of the model that answered. */
+  modelVersion: string;
+}
+
+/** Asks for the rules. */
+export interface ListRulesRequest {
+}
+
+/** The answer to `ListRulesRequest`. */
+export interface ListRulesResponse {
+  /** All rules. */
+  rules: Rule[];
   /** Version of the model that answered. */
   modelVersion: string;
 }
@@ -1695,7 +1779,7 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
 };
 
 function createBaseRecommendedItem(): RecommendedItem {
-  return { itemId: "", score: 0 };
+  return { itemId: "", score: 0, rules: [] };
 }
 
 export const RecommendedItem: MessageFns<RecommendedItem> = {
@@ -1705,6 +1789,9 @@ export const RecommendedItem: MessageFns<RecommendedItem> = {
     }
     if (message.score !== 0) {
       writer.uint32(21).float(message.score);
+    }
+    for (const v of message.rules) {
+      writer.uint32(26).string(v!);
     }
     return writer;
   },
@@ -1738,6 +1825,14 @@ export const RecommendedItem: MessageFns<RecommendedItem> = {
             message.score = reader.float();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.rules.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1758,6 +1853,7 @@ export const RecommendedItem: MessageFns<RecommendedItem> = {
         ? globalThis.String(object.item_id)
         : "",
       score: isSet(object.score) ? globalThis.Number(object.score) : 0,
+      rules: globalThis.Array.isArray(object?.rules) ? object.rules.map((e: any) => globalThis.String(e)) : [],
     };
   },
 
@@ -1769,6 +1865,9 @@ export const RecommendedItem: MessageFns<RecommendedItem> = {
     if (message.score !== 0) {
       obj.score = floatToJson(message.score);
     }
+    if (message.rules?.length) {
+      obj.rules = message.rules;
+    }
     return obj;
   },
 
@@ -1779,6 +1878,7 @@ export const RecommendedItem: MessageFns<RecommendedItem> = {
     const message = createBaseRecommendedItem();
     message.itemId = object.itemId ?? "";
     message.score = object.score ?? 0;
+    message.rules = object.rules?.map((e) => e) || [];
     return message;
   },
 };
@@ -6503,6 +6603,755 @@ export const ListOutOfStockResponse: MessageFns<ListOutOfStockResponse> = {
   },
 };
 
+function createBaseRule(): Rule {
+  return { name: "", effect: undefined, itemIds: [], attributes: [], since: undefined, until: undefined };
+}
+
+export const Rule: MessageFns<Rule> = {
+  encode(message: Rule, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    switch (message.effect?.$case) {
+      case "boost":
+        writer.uint32(21).float(message.effect.value);
+        break;
+      case "bury":
+        writer.uint32(29).float(message.effect.value);
+        break;
+      case "pin":
+        writer.uint32(32).uint32(message.effect.value);
+        break;
+    }
+    for (const v of message.itemIds) {
+      writer.uint32(42).string(v!);
+    }
+    for (const v of message.attributes) {
+      ItemAttribute.encode(v!, writer.uint32(50).fork()).join();
+    }
+    if (message.since !== undefined) {
+      Timestamp.encode(toTimestamp(message.since), writer.uint32(58).fork()).join();
+    }
+    if (message.until !== undefined) {
+      Timestamp.encode(toTimestamp(message.until), writer.uint32(66).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Rule {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRule();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 21) {
+              break;
+            }
+
+            message.effect = { $case: "boost", value: reader.float() };
+            continue;
+          }
+          case 3: {
+            if (tag !== 29) {
+              break;
+            }
+
+            message.effect = { $case: "bury", value: reader.float() };
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.effect = { $case: "pin", value: reader.uint32() };
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.itemIds.push(reader.string());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.attributes.push(ItemAttribute.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.since = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.until = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Rule {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      effect: isSet(object.boost)
+        ? { $case: "boost", value: globalThis.Number(object.boost) }
+        : isSet(object.bury)
+        ? { $case: "bury", value: globalThis.Number(object.bury) }
+        : isSet(object.pin)
+        ? { $case: "pin", value: globalThis.Number(object.pin) }
+        : undefined,
+      itemIds: globalThis.Array.isArray(object?.itemIds)
+        ? object.itemIds.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.item_ids)
+        ? object.item_ids.map((e: any) => globalThis.String(e))
+        : [],
+      attributes: globalThis.Array.isArray(object?.attributes)
+        ? object.attributes.map((e: any) => ItemAttribute.fromJSON(e))
+        : [],
+      since: isSet(object.since) ? fromJsonTimestamp(object.since) : undefined,
+      until: isSet(object.until) ? fromJsonTimestamp(object.until) : undefined,
+    };
+  },
+
+  toJSON(message: Rule): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.effect?.$case === "boost") {
+      obj.boost = floatToJson(message.effect.value);
+    } else if (message.effect?.$case === "bury") {
+      obj.bury = floatToJson(message.effect.value);
+    } else if (message.effect?.$case === "pin") {
+      obj.pin = Math.round(message.effect.value);
+    }
+    if (message.itemIds?.length) {
+      obj.itemIds = message.itemIds;
+    }
+    if (message.attributes?.length) {
+      obj.attributes = message.attributes.map((e) => ItemAttribute.toJSON(e));
+    }
+    if (message.since !== undefined) {
+      obj.since = message.since.toISOString();
+    }
+    if (message.until !== undefined) {
+      obj.until = message.until.toISOString();
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Rule>): Rule {
+    return Rule.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Rule>): Rule {
+    const message = createBaseRule();
+    message.name = object.name ?? "";
+    switch (object.effect?.$case) {
+      case "boost": {
+        if (object.effect?.value !== undefined && object.effect?.value !== null) {
+          message.effect = { $case: "boost", value: object.effect.value };
+        }
+        break;
+      }
+      case "bury": {
+        if (object.effect?.value !== undefined && object.effect?.value !== null) {
+          message.effect = { $case: "bury", value: object.effect.value };
+        }
+        break;
+      }
+      case "pin": {
+        if (object.effect?.value !== undefined && object.effect?.value !== null) {
+          message.effect = { $case: "pin", value: object.effect.value };
+        }
+        break;
+      }
+    }
+    message.itemIds = object.itemIds?.map((e) => e) || [];
+    message.attributes = object.attributes?.map((e) => ItemAttribute.fromPartial(e)) || [];
+    message.since = object.since ?? undefined;
+    message.until = object.until ?? undefined;
+    return message;
+  },
+};
+
+function createBaseSetRulesRequest(): SetRulesRequest {
+  return { rules: [] };
+}
+
+export const SetRulesRequest: MessageFns<SetRulesRequest> = {
+  encode(message: SetRulesRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.rules) {
+      Rule.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SetRulesRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSetRulesRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.rules.push(Rule.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SetRulesRequest {
+    return { rules: globalThis.Array.isArray(object?.rules) ? object.rules.map((e: any) => Rule.fromJSON(e)) : [] };
+  },
+
+  toJSON(message: SetRulesRequest): unknown {
+    const obj: any = {};
+    if (message.rules?.length) {
+      obj.rules = message.rules.map((e) => Rule.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SetRulesRequest>): SetRulesRequest {
+    return SetRulesRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SetRulesRequest>): SetRulesRequest {
+    const message = createBaseSetRulesRequest();
+    message.rules = object.rules?.map((e) => Rule.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseSetRulesResponse(): SetRulesResponse {
+  return { addedRules: 0, replacedRules: 0, totalRules: 0, modelVersion: "" };
+}
+
+export const SetRulesResponse: MessageFns<SetRulesResponse> = {
+  encode(message: SetRulesResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.addedRules !== 0) {
+      writer.uint32(8).uint32(message.addedRules);
+    }
+    if (message.replacedRules !== 0) {
+      writer.uint32(16).uint32(message.replacedRules);
+    }
+    if (message.totalRules !== 0) {
+      writer.uint32(24).uint32(message.totalRules);
+    }
+    if (message.modelVersion !== "") {
+      writer.uint32(34).string(message.modelVersion);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SetRulesResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSetRulesResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.addedRules = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.replacedRules = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.totalRules = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.modelVersion = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SetRulesResponse {
+    return {
+      addedRules: isSet(object.addedRules)
+        ? globalThis.Number(object.addedRules)
+        : isSet(object.added_rules)
+        ? globalThis.Number(object.added_rules)
+        : 0,
+      replacedRules: isSet(object.replacedRules)
+        ? globalThis.Number(object.replacedRules)
+        : isSet(object.replaced_rules)
+        ? globalThis.Number(object.replaced_rules)
+        : 0,
+      totalRules: isSet(object.totalRules)
+        ? globalThis.Number(object.totalRules)
+        : isSet(object.total_rules)
+        ? globalThis.Number(object.total_rules)
+        : 0,
+      modelVersion: isSet(object.modelVersion)
+        ? globalThis.String(object.modelVersion)
+        : isSet(object.model_version)
+        ? globalThis.String(object.model_version)
+        : "",
+    };
+  },
+
+  toJSON(message: SetRulesResponse): unknown {
+    const obj: any = {};
+    if (message.addedRules !== 0) {
+      obj.addedRules = Math.round(message.addedRules);
+    }
+    if (message.replacedRules !== 0) {
+      obj.replacedRules = Math.round(message.replacedRules);
+    }
+    if (message.totalRules !== 0) {
+      obj.totalRules = Math.round(message.totalRules);
+    }
+    if (message.modelVersion !== "") {
+      obj.modelVersion = message.modelVersion;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SetRulesResponse>): SetRulesResponse {
+    return SetRulesResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SetRulesResponse>): SetRulesResponse {
+    const message = createBaseSetRulesResponse();
+    message.addedRules = object.addedRules ?? 0;
+    message.replacedRules = object.replacedRules ?? 0;
+    message.totalRules = object.totalRules ?? 0;
+    message.modelVersion = object.modelVersion ?? "";
+    return message;
+  },
+};
+
+function createBaseRemoveRulesRequest(): RemoveRulesRequest {
+  return { names: [] };
+}
+
+export const RemoveRulesRequest: MessageFns<RemoveRulesRequest> = {
+  encode(message: RemoveRulesRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.names) {
+      writer.uint32(10).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RemoveRulesRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRemoveRulesRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.names.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RemoveRulesRequest {
+    return { names: globalThis.Array.isArray(object?.names) ? object.names.map((e: any) => globalThis.String(e)) : [] };
+  },
+
+  toJSON(message: RemoveRulesRequest): unknown {
+    const obj: any = {};
+    if (message.names?.length) {
+      obj.names = message.names;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<RemoveRulesRequest>): RemoveRulesRequest {
+    return RemoveRulesRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RemoveRulesRequest>): RemoveRulesRequest {
+    const message = createBaseRemoveRulesRequest();
+    message.names = object.names?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseRemoveRulesResponse(): RemoveRulesResponse {
+  return { removedRules: 0, unknownRules: 0, totalRules: 0, modelVersion: "" };
+}
+
+export const RemoveRulesResponse: MessageFns<RemoveRulesResponse> = {
+  encode(message: RemoveRulesResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.removedRules !== 0) {
+      writer.uint32(8).uint32(message.removedRules);
+    }
+    if (message.unknownRules !== 0) {
+      writer.uint32(16).uint32(message.unknownRules);
+    }
+    if (message.totalRules !== 0) {
+      writer.uint32(24).uint32(message.totalRules);
+    }
+    if (message.modelVersion !== "") {
+      writer.uint32(34).string(message.modelVersion);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RemoveRulesResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRemoveRulesResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.removedRules = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.unknownRules = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.totalRules = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.modelVersion = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RemoveRulesResponse {
+    return {
+      removedRules: isSet(object.removedRules)
+        ? globalThis.Number(object.removedRules)
+        : isSet(object.removed_rules)
+        ? globalThis.Number(object.removed_rules)
+        : 0,
+      unknownRules: isSet(object.unknownRules)
+        ? globalThis.Number(object.unknownRules)
+        : isSet(object.unknown_rules)
+        ? globalThis.Number(object.unknown_rules)
+        : 0,
+      totalRules: isSet(object.totalRules)
+        ? globalThis.Number(object.totalRules)
+        : isSet(object.total_rules)
+        ? globalThis.Number(object.total_rules)
+        : 0,
+      modelVersion: isSet(object.modelVersion)
+        ? globalThis.String(object.modelVersion)
+        : isSet(object.model_version)
+        ? globalThis.String(object.model_version)
+        : "",
+    };
+  },
+
+  toJSON(message: RemoveRulesResponse): unknown {
+    const obj: any = {};
+    if (message.removedRules !== 0) {
+      obj.removedRules = Math.round(message.removedRules);
+    }
+    if (message.unknownRules !== 0) {
+      obj.unknownRules = Math.round(message.unknownRules);
+    }
+    if (message.totalRules !== 0) {
+      obj.totalRules = Math.round(message.totalRules);
+    }
+    if (message.modelVersion !== "") {
+      obj.modelVersion = message.modelVersion;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<RemoveRulesResponse>): RemoveRulesResponse {
+    return RemoveRulesResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RemoveRulesResponse>): RemoveRulesResponse {
+    const message = createBaseRemoveRulesResponse();
+    message.removedRules = object.removedRules ?? 0;
+    message.unknownRules = object.unknownRules ?? 0;
+    message.totalRules = object.totalRules ?? 0;
+    message.modelVersion = object.modelVersion ?? "";
+    return message;
+  },
+};
+
+function createBaseListRulesRequest(): ListRulesRequest {
+  return {};
+}
+
+export const ListRulesRequest: MessageFns<ListRulesRequest> = {
+  encode(_: ListRulesRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListRulesRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListRulesRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(_: any): ListRulesRequest {
+    return {};
+  },
+
+  toJSON(_: ListRulesRequest): unknown {
+    const obj: any = {};
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListRulesRequest>): ListRulesRequest {
+    return ListRulesRequest.fromPartial(base ?? {});
+  },
+  fromPartial(_: DeepPartial<ListRulesRequest>): ListRulesRequest {
+    const message = createBaseListRulesRequest();
+    return message;
+  },
+};
+
+function createBaseListRulesResponse(): ListRulesResponse {
+  return { rules: [], modelVersion: "" };
+}
+
+export const ListRulesResponse: MessageFns<ListRulesResponse> = {
+  encode(message: ListRulesResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.rules) {
+      Rule.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.modelVersion !== "") {
+      writer.uint32(18).string(message.modelVersion);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListRulesResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListRulesResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.rules.push(Rule.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.modelVersion = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListRulesResponse {
+    return {
+      rules: globalThis.Array.isArray(object?.rules) ? object.rules.map((e: any) => Rule.fromJSON(e)) : [],
+      modelVersion: isSet(object.modelVersion)
+        ? globalThis.String(object.modelVersion)
+        : isSet(object.model_version)
+        ? globalThis.String(object.model_version)
+        : "",
+    };
+  },
+
+  toJSON(message: ListRulesResponse): unknown {
+    const obj: any = {};
+    if (message.rules?.length) {
+      obj.rules = message.rules.map((e) => Rule.toJSON(e));
+    }
+    if (message.modelVersion !== "") {
+      obj.modelVersion = message.modelVersion;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListRulesResponse>): ListRulesResponse {
+    return ListRulesResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListRulesResponse>): ListRulesResponse {
+    const message = createBaseListRulesResponse();
+    message.rules = object.rules?.map((e) => Rule.fromPartial(e)) || [];
+    message.modelVersion = object.modelVersion ?? "";
+    return message;
+  },
+};
+
 /** Recommends items from interests that decay with time. */
 export type InterestServiceService = typeof InterestServiceService;
 export const InterestServiceService = {
@@ -6653,6 +7502,39 @@ export const InterestServiceService = {
       Buffer.from(ListOutOfStockResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ListOutOfStockResponse => ListOutOfStockResponse.decode(value),
   },
+  /**
+   * Adds rules of the house, or replaces those of the same names, and answers after the store has them. Within a second
+   * all servers of the store recommend by them. It is safe to call again after any error.
+   */
+  setRules: {
+    path: "/ebbtide.v1.InterestService/SetRules" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: SetRulesRequest): Buffer => Buffer.from(SetRulesRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): SetRulesRequest => SetRulesRequest.decode(value),
+    responseSerialize: (value: SetRulesResponse): Buffer => Buffer.from(SetRulesResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): SetRulesResponse => SetRulesResponse.decode(value),
+  },
+  /** Removes rules. It is safe to call again after any error. */
+  removeRules: {
+    path: "/ebbtide.v1.InterestService/RemoveRules" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: RemoveRulesRequest): Buffer => Buffer.from(RemoveRulesRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): RemoveRulesRequest => RemoveRulesRequest.decode(value),
+    responseSerialize: (value: RemoveRulesResponse): Buffer => Buffer.from(RemoveRulesResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): RemoveRulesResponse => RemoveRulesResponse.decode(value),
+  },
+  /** Lists all rules, in the order in which they were set. */
+  listRules: {
+    path: "/ebbtide.v1.InterestService/ListRules" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListRulesRequest): Buffer => Buffer.from(ListRulesRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListRulesRequest => ListRulesRequest.decode(value),
+    responseSerialize: (value: ListRulesResponse): Buffer => Buffer.from(ListRulesResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListRulesResponse => ListRulesResponse.decode(value),
+  },
 } as const;
 
 export interface InterestServiceServer extends UntypedServiceImplementation {
@@ -6695,6 +7577,15 @@ export interface InterestServiceServer extends UntypedServiceImplementation {
   setStock: handleUnaryCall<SetStockRequest, SetStockResponse>;
   /** Lists a part of the items that are out of stock. */
   listOutOfStock: handleUnaryCall<ListOutOfStockRequest, ListOutOfStockResponse>;
+  /**
+   * Adds rules of the house, or replaces those of the same names, and answers after the store has them. Within a second
+   * all servers of the store recommend by them. It is safe to call again after any error.
+   */
+  setRules: handleUnaryCall<SetRulesRequest, SetRulesResponse>;
+  /** Removes rules. It is safe to call again after any error. */
+  removeRules: handleUnaryCall<RemoveRulesRequest, RemoveRulesResponse>;
+  /** Lists all rules, in the order in which they were set. */
+  listRules: handleUnaryCall<ListRulesRequest, ListRulesResponse>;
 }
 
 export interface InterestServiceClient extends Client {
@@ -6906,6 +7797,57 @@ export interface InterestServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ListOutOfStockResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * Adds rules of the house, or replaces those of the same names, and answers after the store has them. Within a second
+   * all servers of the store recommend by them. It is safe to call again after any error.
+   */
+  setRules(
+    request: SetRulesRequest,
+    callback: (error: ServiceError | null, response: SetRulesResponse) => void,
+  ): ClientUnaryCall;
+  setRules(
+    request: SetRulesRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: SetRulesResponse) => void,
+  ): ClientUnaryCall;
+  setRules(
+    request: SetRulesRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: SetRulesResponse) => void,
+  ): ClientUnaryCall;
+  /** Removes rules. It is safe to call again after any error. */
+  removeRules(
+    request: RemoveRulesRequest,
+    callback: (error: ServiceError | null, response: RemoveRulesResponse) => void,
+  ): ClientUnaryCall;
+  removeRules(
+    request: RemoveRulesRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: RemoveRulesResponse) => void,
+  ): ClientUnaryCall;
+  removeRules(
+    request: RemoveRulesRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: RemoveRulesResponse) => void,
+  ): ClientUnaryCall;
+  /** Lists all rules, in the order in which they were set. */
+  listRules(
+    request: ListRulesRequest,
+    callback: (error: ServiceError | null, response: ListRulesResponse) => void,
+  ): ClientUnaryCall;
+  listRules(
+    request: ListRulesRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListRulesResponse) => void,
+  ): ClientUnaryCall;
+  listRules(
+    request: ListRulesRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListRulesResponse) => void,
   ): ClientUnaryCall;
 }
 
