@@ -21,7 +21,7 @@ from ebbtide.interest.stock import are_in_stock
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-_INTEREST, _ADJUST_ITEM, _ADJUST_SCORE, _CANDIDATE_ITEM = (
+_INTEREST, _ADJUST_ITEM, _ADJUST_SCORE, _CANDIDATE_ITEM, _AS_EXPORTED = (
     tensor.name for tensor in served_models.CANDIDATE_HEAD.inputs
 )
 
@@ -100,8 +100,13 @@ class CandidateScorer:
             answers.append(
                 {
                     contract.CANDIDATE_SCORE.name: scores[start:stop].reshape(shape),
-                    contract.CANDIDATE_IN_STOCK.name: in_stock[start:stop].reshape(shape),
+                    contract.CANDIDATE_IN_STOCK.name: in_stock[start:stop].reshape(shape) | _as_exported(request),
                 }
             )
             start = stop
         return answers
+
+
+def _as_exported(request: RequestTensors) -> npt.NDArray[np.bool_]:
+    """Whether users are told the stock of the export, which is of everything; ``[users, 1]``, or ``[1, 1]`` for all."""
+    return np.asarray(request.get(_AS_EXPORTED, np.zeros((1, 1), dtype=np.bool_)).reshape(-1, 1))

@@ -226,8 +226,8 @@ AS_EXPORTED = Tensor(
     "as_exported",
     Dtype.BOOL,
     (1,),
-    "true to leave out what has changed since the export: the popularity of now; and, in `observer`, not to count "
-    "the events for it; default false",
+    "true to leave out what has changed since the export: popularity, added items, stock and rules; and, in "
+    "`observer`, not to count the events for popularity; default false",
     optional=True,
 )
 EVENT_ID = Tensor(

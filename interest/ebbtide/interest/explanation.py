@@ -159,6 +159,9 @@ class Explainer:
             for live in (prior, new):
                 if live is not None:
                     prior_share += np.where(replaced, 0, live.gains(item))
+        in_stock = are_in_stock(item, weighed.items.out_of_stock)
+        if left_out is not None:
+            in_stock |= left_out[0]
         score = dimension_share.sum(axis=1) + prior_share + adjustment_share
 
         events = int(weighed.columns.events[0])
@@ -180,7 +183,7 @@ class Explainer:
         state_event_share[item == UNKNOWN] = np.nan
         return Explanation(
             candidate_score=_single(score)[None],
-            candidate_in_stock=are_in_stock(item, weighed.items.out_of_stock)[None],
+            candidate_in_stock=in_stock[None],
             alpha_used=weighed.alpha_used,
             event_counts=weighed.event_counts,
             event_share=event_share,

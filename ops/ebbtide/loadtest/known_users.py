@@ -1,6 +1,6 @@
 """The users of a load test in the server's states: their histories before it, and nothing of them after it.
 
-Items that it adds are removed after it too.
+Items that it adds are removed after it too, and the stock becomes what it was.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def known_users(
     Raises:
         LoadTestError: The server cannot keep states.
     """
-    if not workload.user_ids and not workload.item_ids:
+    if not workload.user_ids and not workload.item_ids and not workload.stock_ids:
         yield
         return
     access = access or Access()
@@ -48,6 +48,7 @@ def known_users(
         try:
             forget(client, workload.user_ids)
             observe(client, workload)
+            out_of_stock = set(client.list_out_of_stock()) if workload.stock_ids else set()
         except EbbtideError as error:
             raise LoadTestError(f"users: {error}") from error
         try:
@@ -58,8 +59,14 @@ def known_users(
                     forget(client, workload.user_ids)
                     if workload.item_ids:
                         client.remove_items(workload.item_ids)
+                    if workload.stock_ids:
+                        client.set_stock(
+                            out_of_stock=out_of_stock.intersection(workload.stock_ids),
+                            in_stock=set(workload.stock_ids) - out_of_stock,
+                        )
                 except EbbtideError as error:
-                    say(f"users or items {USER_PREFIX}ID stay in the server's store: {error}")
+                    what = f"users or items {USER_PREFIX}ID stay in the server's store, or its stock is another"
+                    say(f"{what}: {error}")
 
 
 def observe(client: InterestClient, workload: Workload) -> None:

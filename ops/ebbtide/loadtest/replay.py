@@ -17,6 +17,7 @@ from ebbtide.client.codec import (
     encode_add_items,
     encode_observe,
     encode_rank,
+    encode_set_stock,
     encode_texts,
     shared_fields,
 )
@@ -28,7 +29,7 @@ from ebbtide.interest import served_models
 from ebbtide.interest.contract import Limits
 from ebbtide.loadtest._triton import infer_message
 from ebbtide.loadtest.errors import LoadTestError
-from ebbtide.v1 import AddItemsRequest, ObserveRequest, RankRequest
+from ebbtide.v1 import AddItemsRequest, ObserveRequest, RankRequest, SetStockRequest
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,7 +41,12 @@ STATELESS_ENDPOINTS = (
 )
 """Endpoints that need no store of the states of users."""
 
-ENDPOINTS = (*STATELESS_ENDPOINTS, served_models.OBSERVE.name, served_models.ADD_ITEMS.name)
+ENDPOINTS = (
+    *STATELESS_ENDPOINTS,
+    served_models.OBSERVE.name,
+    served_models.ADD_ITEMS.name,
+    served_models.STOCK.name,
+)
 """Endpoints that a mix may name: models that are called from outside."""
 
 USER_PREFIX = "loadtest/"
@@ -48,6 +54,9 @@ USER_PREFIX = "loadtest/"
 
 ADDED_ITEMS = 64
 """Items that requests of ``add_items`` add and replace, one in each request."""
+
+STOCKED_ITEMS = 64
+"""Items of the catalog that requests of ``stock`` put out of stock and back, at most: those with the fewest events."""
 
 CANDIDATES = 100
 """Candidate items in each request of ``rank``, unless the server allows fewer."""
@@ -97,6 +106,8 @@ class Workload:
     """Users whom the requests name."""
     item_ids: tuple[str, ...] = ()
     """Items that the requests add."""
+    stock_ids: tuple[str, ...] = ()
+    """Items that the requests put out of stock and back."""
 
     @property
     def names_users(self) -> bool:
@@ -165,7 +176,8 @@ def build_workload(
     users, first = np.unique(log.user[heads], return_index=True)
     adds = served_models.ADD_ITEMS.name in mix
     item_ids = tuple(sorted({_added_id(int(head)) for head in heads})) if adds else ()
-    built = Workload(mix, messages, pauses, len(users), seed, by_user=by_user, item_ids=item_ids)
+    stock_ids = encoder.stocked if served_models.STOCK.name in mix else ()
+    built = Workload(mix, messages, pauses, len(users), seed, by_user=by_user, item_ids=item_ids, stock_ids=stock_ids)
     if not built.names_users:
         return built
     return replace(
@@ -199,6 +211,9 @@ class _Encoder:
         self._first = np.repeat(self._log.start[:-1], np.diff(self._log.start))
         # A weight of 1 is what an event without weight has.
         self._is_weighted = bool((self._log.weight != 1).any())
+        events = np.bincount(self._log.item, minlength=len(self._catalog))
+        rarest = np.argsort(events, kind="stable")[:STOCKED_ITEMS]
+        self.stocked = tuple(self._catalog.item_id[item] for item in rarest.tolist())
 
     def user_id(self, head: int) -> str:
         """The id of the user of an event."""
@@ -228,6 +243,11 @@ class _Encoder:
         if endpoint == served_models.ADD_ITEMS.name:
             # New items look like those of the catalog.
             return encode_add_items(AddItemsRequest(items=[new_item(_added_id(head), text)]))
+        if endpoint == served_models.STOCK.name:
+            ids = self.stocked
+            out, back = ids[head % len(ids)], ids[(head + len(ids) // 2) % len(ids)]
+            in_stock = [back] if back != out else []
+            return encode_set_stock(SetStockRequest(out_of_stock_item_ids=[out], in_stock_item_ids=in_stock))
         # The text of the next item stands for the search that led to it.
         searches = [event(text=text, time_ms=now_ms)] if endpoint == served_models.RECOMMEND_TEXT.name else []
         history = [] if self._by_user else self._history(head, limits.max_events - len(searches))

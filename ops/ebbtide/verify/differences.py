@@ -96,6 +96,10 @@ class Differences:
         return sorted(self._found.values(), key=_order)
 
 
+_MERGED = frozenset(tensor.name for tensor in (contract.NEW_ITEM_ID, contract.NEW_ITEM_SCORE, contract.APPLIED_RULES))
+"""What is merged into the list of the scoring head."""
+
+
 def first_failure(found: Iterable[StageDifference]) -> StageDifference | None:
     """The first difference above its tolerance, in the contract's order; None where there is none."""
     return min((one for one in found if not one.passed), key=_order, default=None)
@@ -139,8 +143,17 @@ def compare_outputs(got: Tensors, expected: Tensors, catalog: Mapping[str, int])
         rows = (_token_rows(tensors[input_ids], tensors[mask]) for tensors in (got, expected))
         yield input_ids, _compare_tokens(*rows)
         left -= {input_ids, mask}
+    for name in _MERGED & left:
+        # An item or a rule that is empty says nothing: others of the batch may have more.
+        yield name, compare_arrays(_said(got[name]), _said(expected[name]))
+        left -= {name}
     for name in (name for name in got if name in left):
         yield name, compare_with_unknown(got[name], expected[name])
+
+
+def _said(values: Array) -> Array:
+    flat = values.ravel()
+    return flat[flat.astype(np.bool_)] if values.dtype.kind == "O" else flat[np.isfinite(flat)]
 
 
 def compare_arrays(got: Array, expected: Array) -> Difference:

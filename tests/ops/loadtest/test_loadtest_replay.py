@@ -207,3 +207,16 @@ def test_requests_add_items_with_texts_of_the_catalog(sessions):
         (name,), (text, _marker) = strings["item_name"], strings["text"]
         assert name.decode() in workload.item_ids
         assert text.decode() in sessions.catalog.text
+
+
+def test_requests_change_the_stock_of_items_with_few_events(sessions):
+    workload = build_workload(sessions, {"recommend": 0.5, "stock": 0.5}, requests=100)
+    assert 1 < len(workload.stock_ids) <= 64
+    assert set(workload.stock_ids) <= set(sessions.catalog.item_id)
+    for message in workload.messages["stock"]:
+        request = read_request(message)
+        raw = dict(zip(_names(request), request.raw_input_contents, strict=True))
+        out, back = deserialize_bytes_tensor(raw["item_name"]).tolist()
+        assert out != back
+        assert {out.decode(), back.decode()} <= set(workload.stock_ids)
+        assert raw["in_stock"] == b"\0\1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from ebbtide.client import InterestClient, new_item, rule
 from ebbtide.data.catalog import Catalog
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
@@ -21,7 +23,7 @@ from ebbtide.interest import contract, served_models
 from ebbtide.interest.exported import FACTORS_FILE, ITEM_FACTORS
 from ebbtide.interest.served_models import Model
 from ebbtide.interest.tensorfile import read_tensors
-from ebbtide.serve import TritonServer
+from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.v1 import Event, RecommendRequest
 from ebbtide.verify import (
@@ -31,10 +33,12 @@ from ebbtide.verify import (
     VerifyError,
     compare_bundle,
     compare_server,
+    compare_states,
     first_failure,
     random_requests,
 )
 from ebbtide.verify.tolerances import Tolerances
+from servers import serving
 
 Requests = list[RecommendRequest]
 
@@ -267,3 +271,28 @@ def test_server_is_refused_when_nobody_listens_or_the_model_is_not_loaded(
     names = {"recommend": "recommend_candidate"}
     with pytest.raises(ServerMismatchError, match="recommend_candidate, version 1"):
         compare_server(pipeline, server.grpc_url, [RecommendRequest()], models=names)
+
+
+def test_server_passes_whatever_has_changed_since_the_export(
+    pipeline: InProcessPipeline,
+    bundle: InterestBundle,
+    repository: Path,
+    requests: list[RecommendRequest],
+    tmp_path: Path,
+) -> None:
+    ids = bundle.catalog.item_id
+    rules = [rule("up", boost=5, attributes={"genres": "Drama"}), rule("front", pin=1, item_ids=ids[:2])]
+    config = ServerConfig(repository, state=f"embedded:{tmp_path / 'states'}")
+    with serving(config) as server, InterestClient(server.grpc_url) as client:
+        client.add_items([new_item("new", bundle.catalog.text[0])], timeout_s=60)
+        client.set_stock(out_of_stock=ids[::2], timeout_s=60)
+        client.set_rules(rules, timeout_s=60)
+        deadline = time.monotonic() + 60
+        while not (
+            any(item.rules for item in client.recommend(top_n=12).items)
+            and client.rank(candidates=["new", ids[0]]).out_of_stock_item_ids
+            and client.explain(item_ids=[ids[0]]).items[0].is_out_of_stock
+        ):
+            assert time.monotonic() < deadline
+        assert first_failure(compare_server(pipeline, server.grpc_url, requests)) is None
+        assert first_failure(compare_states(pipeline, requests, server=server.grpc_url)) is None
