@@ -138,7 +138,7 @@ class Lists:
         yield contract.EVENT_ITEM.name, events.item_key[index]
         yield contract.EVENT_TIME.name, events.time_ms[index]
         yield contract.EVENT_COUNT.name, kept.astype(np.int32)[:, None]
-        if self._task.with_weight:
+        if self._task.with_weight and events.weight is not None:
             yield contract.EVENT_WEIGHT.name, events.weight[index]
         yield contract.NOW.name, np.full((rows, 1), self._task.now_ms)
         if self._task.exclude_seen is not None:
