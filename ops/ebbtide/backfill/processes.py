@@ -1,4 +1,4 @@
-"""Work on many files, spread over new processes."""
+"""Many pieces of work, spread over new processes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from pathlib import Path
 from typing import TypeVar
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 
-def in_processes(function: Callable[[Path], T], files: Sequence[Path], processes: int) -> Iterator[T]:
-    """The results of a function for each file, as they end. When something fails, what has not begun does not begin.
+def in_processes(function: Callable[[P], T], pieces: Sequence[P], processes: int) -> Iterator[T]:
+    """The results of a function for each piece, as they end. When something fails, what has not begun does not begin.
 
     Args:
         function: Can be pickled.
-        files: What it is called with.
+        pieces: What it is called with; can be pickled.
         processes: How many run it.
 
     Raises:
@@ -27,7 +27,7 @@ def in_processes(function: Callable[[Path], T], files: Sequence[Path], processes
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, _ignore_interrupts)
     try:
-        for future in as_completed([pool.submit(function, path) for path in files]):
+        for future in as_completed([pool.submit(function, piece) for piece in pieces]):
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -85,9 +85,9 @@ class UserEvents:
     """Of these users, oldest first for each."""
 
     @classmethod
-    def read(cls, path: Path, *, with_id: bool) -> UserEvents:
-        """The events of a file of `Spill`."""
-        events = np.fromfile(path, dtype=WITH_ID if with_id else PLAIN)
+    def read(cls, *paths: Path, with_id: bool) -> UserEvents:
+        """The events of files of `Spill`, one or more."""
+        events = np.concatenate([np.fromfile(path, dtype=WITH_ID if with_id else PLAIN) for path in paths])
         # Sorting is stable: events of one time stay in the order of the log.
         order = np.lexsort((events["time_ms"], events["user"][:, 1], events["user"][:, 0]))
         events = events[order]

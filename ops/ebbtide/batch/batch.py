@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -19,11 +20,13 @@ from ebbtide.backfill.processes import in_processes
 from ebbtide.backfill.reading import Spilled, spill_log
 from ebbtide.backfill.spill import Spill
 from ebbtide.batch.errors import BatchError
-from ebbtide.batch.lists import Counts, Lists, Task, write_in_process
+from ebbtide.batch.lists import Counts, Lists, Part, Task, write_in_process
 from ebbtide.export.inprocess import InProcessPipeline
 
 _FEW_EVENTS = 300_000
 """For which one process is done before others have started."""
+_EVENTS_PER_PART = 20_000
+"""Where the log has so many; a log of millions has as many parts as `Spill` has files."""
 
 
 class Progress(Protocol):
@@ -121,7 +124,6 @@ def batch_recommend(
         except BackfillError as error:
             raise BatchError(str(error)) from None
         read_at = time.monotonic()
-        files = spill.files()
         if processes is None:
             processes = 1 if found.events <= _FEW_EVENTS else len(os.sched_getaffinity(0))
         now = found.newest_ms + 1 if now_ms is None else now_ms
@@ -137,42 +139,50 @@ def batch_recommend(
             out=out.absolute(),
             run=hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12],
         )
-        missing = _missing_parts(task, files)
+        parts = _parts(spill.files(), found.events)
+        missing = _missing_parts(task, parts)
         counts = Counts()
         for done, of_part in enumerate(_results(task, missing, processes), start=1):
             counts.add(of_part)
-            progress.ranking(len(files) - len(missing) + done, len(files))
+            progress.ranking(len(parts) - len(missing) + done, len(parts))
     seconds = read_at - began, time.monotonic() - read_at
-    return Summary(pipeline.version, now, found, counts, len(files), len(files) - len(missing), *seconds)
+    return Summary(pipeline.version, now, found, counts, len(parts), len(parts) - len(missing), *seconds)
 
 
-def _missing_parts(task: Task, files: list[Path]) -> list[Path]:
-    """The files whose lists are still to be written.
+def _parts(files: list[Path], events: int) -> list[Part]:
+    """The users in parts of about equal size; the same log has the same parts."""
+    count = min(len(files), -(-events // _EVENTS_PER_PART))
+    bounds = [len(files) * number // count for number in range(count + 1)]
+    return [Part(number, tuple(files[start:stop])) for number, (start, stop) in enumerate(pairwise(bounds))]
+
+
+def _missing_parts(task: Task, parts: list[Part]) -> list[Part]:
+    """The parts that are still to be written.
 
     Raises:
         BatchError: The folder has other files.
     """
     task.out.mkdir(parents=True, exist_ok=True)
-    for partial_part in task.out.glob(f"part-{task.run}-*.partial"):
-        partial_part.unlink()
+    for partial_file in task.out.glob(f"part-{task.run}-*.partial"):
+        partial_file.unlink()
     there = {path.name for path in task.out.iterdir()}
-    strange = sorted(there - {task.part(path).name for path in files})
+    strange = sorted(there - {task.path(part).name for part in parts})
     if strange:
         raise BatchError(
             f"{task.out}: got {strange[0]}; expected a new folder, or one with the lists of the same log, export, time "
             "and options: choose another folder, or remove this one"
         )
-    return [path for path in files if task.part(path).name not in there]
+    return [part for part in parts if task.path(part).name not in there]
 
 
-def _results(task: Task, files: list[Path], processes: int) -> Iterator[Counts]:
-    if not files:
+def _results(task: Task, parts: list[Part], processes: int) -> Iterator[Counts]:
+    if not parts:
         return
     if processes == 1:
-        yield from map(Lists(task).write, files)
+        yield from map(Lists(task).write, parts)
         return
     try:
-        yield from in_processes(partial(write_in_process, task), files, processes)
+        yield from in_processes(partial(write_in_process, task), parts, processes)
     except BrokenProcessPool:
         raise BatchError(
             "a process was killed, perhaps for memory; what was written stays: run the same command again, with fewer "

@@ -1,4 +1,4 @@
-"""The lists of the users of one spilled file; what each process does.
+"""The lists of some users of a log; what each process does.
 
 The exported files answer whole requests, as a server would: events go in, and what `recommend` returns comes out.
 """
@@ -51,9 +51,18 @@ class Task:
     run: str
     """Id of the run, in the name of each part."""
 
-    def part(self, events: Path) -> Path:
-        """Where the lists of a file's users go."""
-        return self.out / f"part-{self.run}-{events.stem}.parquet"
+    def path(self, part: Part) -> Path:
+        """Where the lists of a part go."""
+        return self.out / f"part-{self.run}-{part.number:03d}.parquet"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the users."""
+
+    number: int
+    files: tuple[Path, ...]
+    """Of `Spill`, with all events of these users."""
 
 
 @dataclass
@@ -86,25 +95,26 @@ class Lists:
         items = self._pipeline.weights.items.index.end
         self._rows = min(_USERS_PER_REQUEST, max(_SCORES_PER_REQUEST // items, 1))
 
-    def write(self, events: Path) -> Counts:
-        """Writes the lists of a file's users as a part, in one step; a part that is there is the result of this.
+    def write(self, part: Part) -> Counts:
+        """Writes the lists of a part's users in one step, so that a file that is there is whole.
 
         Raises:
             BatchError: The exported files refuse a request.
         """
-        of_file, ids = UserEvents.read(events, with_id=False), ids_by_key(events)
-        users = [ids[key] for key in of_file.users]
+        found = UserEvents.read(*part.files, with_id=False)
+        ids = {key: user for path in part.files for key, user in ids_by_key(path).items()}
+        users = [ids[key] for key in found.users]
         most = self._pipeline.limits.max_events
-        counts = Counts(users=len(users), cut=int((of_file.events.counts > most).sum()))
+        counts = Counts(users=len(users), cut=int((found.events.counts > most).sum()))
         # Histories of similar length share a request, so that there is little padding.
-        order = np.argsort(of_file.events.counts, kind="stable")
+        order = np.argsort(found.events.counts, kind="stable")
         frames = [
-            self._lists(users, of_file.events, order[start : start + self._rows])
+            self._lists(users, found.events, order[start : start + self._rows])
             for start in range(0, order.size, self._rows)
         ]
         frame = pl.concat(frames).sort("user", "rank")
         counts.items = frame.height
-        path = self._task.part(events)
+        path = self._task.path(part)
         partial = path.with_suffix(".partial")
         frame.write_parquet(partial, compression="zstd")
         partial.replace(path)
@@ -150,6 +160,6 @@ def _of_process(task: Task) -> Lists:
     return Lists(task)
 
 
-def write_in_process(task: Task, events: Path) -> Counts:
-    """`Lists.write` in a process that does it for many files of one task."""
-    return _of_process(task).write(events)
+def write_in_process(task: Task, part: Part) -> Counts:
+    """`Lists.write` in a process that does it for many parts of one task."""
+    return _of_process(task).write(part)

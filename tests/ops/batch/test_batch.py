@@ -70,7 +70,7 @@ def test_lists_are_those_of_a_server(repository, random_log, tmp_path):
 
 
 def test_processes_write_what_one_writes_when_there_are_several(repository, random_log, tmp_path):
-    path, _ = random_log(users=300)
+    path, _ = random_log(users=300, events=50_000)
     seen = []
 
     class Watcher:
@@ -81,7 +81,7 @@ def test_processes_write_what_one_writes_when_there_are_several(repository, rand
             seen.append((parts, of))
 
     one = batch_recommend(repository, LogFiles([path]), tmp_path / "one", processes=1, progress=Watcher())
-    assert seen[-1] == (one.parts, one.parts)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
     several = batch_recommend(repository, LogFiles([path]), tmp_path / "several", processes=2)
     assert one.counts == several.counts
     assert lists_of(tmp_path / "one").equals(lists_of(tmp_path / "several"))
@@ -110,22 +110,21 @@ def test_events_from_the_time_of_the_lists_on_are_left_out(repository, random_lo
 
 
 def test_run_goes_on_when_it_was_killed(repository, random_log, tmp_path):
-    path, _ = random_log(users=300)
+    path, _ = random_log(users=2_000, events=120_000)
     expected = batch_recommend(repository, LogFiles([path]), tmp_path / "expected")
     out = tmp_path / "lists"
     command = [sys.executable, "-c", "from ebbtide.cli.main import main; main()", "batch-recommend", str(repository)]
     process = subprocess.Popen([*command, "--events", str(path), "--out", str(out)])
     try:
-        while len(list(out.glob("*.parquet"))) < 3:
+        while not list(out.glob("*.parquet")):
             assert process.poll() is None
             time.sleep(0.01)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    (out / next(out.glob("*.parquet")).with_suffix(".partial")).write_bytes(b"cut")
+    next(out.glob("*.parquet")).with_suffix(".partial").write_bytes(b"cut")
     summary = batch_recommend(repository, LogFiles([path]), out)
-    assert summary.kept_parts >= 3
-    assert summary.parts == expected.parts
+    assert 1 <= summary.kept_parts < summary.parts == expected.parts
     assert {one.name for one in out.iterdir()} == {one.name for one in (tmp_path / "expected").iterdir()}
     assert lists_of(out).equals(lists_of(tmp_path / "expected"))
 
