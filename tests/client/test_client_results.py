@@ -100,13 +100,19 @@ def test_dict_has_every_field_and_is_json_when_fields_are_empty():
         "history_events_used": 0,
         "current_events_used": 0,
         "unknown_events": 0,
+        "unfilled_items": 0,
         "cold_start": "COLD_START_UNSPECIFIED",
         "model_version": "",
         "state_status": "STATE_STATUS_UNSPECIFIED",
     }
-    assert json.loads(json.dumps(to_dict(ANSWER)))["items"][0] == {"item_id": "318", "score": 1.5}
+    assert json.loads(json.dumps(to_dict(ANSWER)))["items"][0] == {"item_id": "318", "score": 1.5, "rules": []}
     assert to_dict(RANKING)["unknown_item_ids"] == ["0", "00"]
     assert json.loads(json.dumps(to_dict(EXPLANATION)))["half_life_days"] == [0.5, "Infinity"]
+
+
+def test_text_of_an_answer_names_the_rules_of_an_item():
+    answer = RecommendResponse(items=[RecommendedItem(item_id="318", score=1.5, rules=["sale", "new"])])
+    assert to_text(answer).splitlines()[-1] == "  1  318   1.5000  (sale, new)"
 
 
 def test_text_of_an_answer_has_one_line_for_each_item():

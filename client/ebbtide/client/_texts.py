@@ -83,7 +83,7 @@ def ranked(message: RecommendResponse | RankResponse, titles: Mapping[str, str])
     names = [titles.get(item.item_id, item.item_id) for item in message.items]
     width = max(map(len, names), default=0)
     rows = [
-        f"{rank:3d}  {name:<{width}}  {item.score: .4f}"
+        f"{rank:3d}  {name:<{width}}  {item.score: .4f}" + (f"  ({', '.join(item.rules)})" if item.rules else "")
         for rank, (name, item) in enumerate(zip(names, message.items, strict=True), 1)
     ]
     apart: list[str] = []
