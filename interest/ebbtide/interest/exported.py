@@ -131,7 +131,7 @@ def read_pipeline(folder: Path) -> InterestPipeline:
         np.asarray(found.get(ATTRIBUTE_BIT, no_value)),
     )
     factors = None
-    if parameters.repeat is not None and parameters.config.seen_items_move:
+    if parameters.repeat is not None and parameters.repeat.interest_share is not None:
         factors = read_factors(folder, parameters.config)
     return InterestPipeline(parameters, _key_index(catalog), catalog[EVENT_VECTORS], attributes, factors)
 

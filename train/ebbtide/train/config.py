@@ -154,6 +154,9 @@ class TrainConfig(BaseModel):
     repeat_offsets: tuple[float, ...] = Field((0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0), min_length=1)
     """Candidates for the repeat offset, which validation chooses: a value added to the scores of seen items, in log
     odds. A model ranks the training targets among the new items too high, so some offset helps."""
+    interest_shares: tuple[float, ...] = Field((0.0, 0.1, 0.2, 0.4), min_length=1)
+    """Candidates for how much of the score by factors a seen item has beside its repeat score, which validation chooses
+    (repeat score only)."""
     interest_scales: tuple[float, ...] = Field((0.0, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2), min_length=1)
     """Candidates for the factor of the interest's scores beside the popularity prior, which validation chooses: a model
     is too sure of what it has learned. With 0 the prior alone ranks."""

@@ -140,6 +140,7 @@ class Loop:
         self.model.finish(variant.interest_scale, variant.linear_scale)
         if self.model.repeat is not None:
             self.model.repeat.repeat_offset.fill_(variant.repeat_offset)
+            self.model.repeat.interest_share.fill_(variant.interest_share)
         return self.model.eval()
 
     def _encoder_parameters(self) -> list[nn.Parameter]:
