@@ -60,7 +60,7 @@ class RandomModel:
         gate = None
         if alpha != "fixed":
             gate = GateParameters(normal(2 * d + 4, 5) / 3, normal(5), normal(5, outputs), normal(outputs))
-        settings = {"exclude_seen": False, "ignore_unknown": False} | config
+        settings = {"exclude_seen": False, "ignore_unknown": False, "seen_items_move": True} | config
         self.parameters = InterestParameters(
             InterestConfig("f" * 16, 1_800_000, 0.5 if gate is None else None, limits=self.limits, **settings),
             (np.log(2) / np.geomspace(0.01, 900, d)).astype(np.float32),
@@ -77,7 +77,9 @@ class RandomModel:
             hidden = (normal(6, 5), normal(5), normal(5), normal(1))
             self.parameters = replace(self.parameters, repeat=RepeatParameters(rates, normal(6), *items_own, *hidden))
         self.attributes = attributes()
-        self.pipeline = InterestPipeline(self.parameters, KeyIndex.build(self.keys), self.vectors, self.attributes)
+        self.pipeline = InterestPipeline(
+            self.parameters, KeyIndex.build(self.keys), self.vectors, self.attributes, self.factors
+        )
         self.scorer = CandidateScorer(self.pipeline, self.factors)
         self.explainer = Explainer(self.pipeline, self.factors)
 

@@ -124,7 +124,7 @@ def test_adjustment_share_is_minus_infinity_when_a_candidate_is_excluded(make_mo
     assert np.isnan([answer.candidate_score[0, 3], answer.prior_share[3], answer.adjustment_share[3]]).all()
 
 
-def test_own_items_have_no_share_but_their_repeat_score_when_the_model_has_one(make_model, ask):
+def test_seen_items_have_no_share_but_their_repeat_score_when_the_model_has_one(make_model, ask):
     model = make_model(repeats=True)
     own, new, excluded = model.keys[:3]
     times = {"event_time": [NOW - DAY, NOW - DAY], "candidate_item": [own, new, excluded]}
@@ -143,8 +143,48 @@ def test_own_items_have_no_share_but_their_repeat_score_when_the_model_has_one(m
     np.testing.assert_array_equal(answer.event_share[2], plain.event_share[2])
 
 
+@pytest.mark.parametrize("alpha", ["learned", "per-dimension", "fixed"])
+@pytest.mark.parametrize(
+    "said",
+    [{"text": True}, {"alpha": [0.2]}, {"text": True, "alpha": [0.9]}],
+    ids=["text", "alpha", "both"],
+)
+def test_seen_items_move_as_the_interest_does_when_a_request_has_a_text_or_an_alpha(make_model, ask, said, alpha):
+    seen, unseen = (make_model(3, alpha=alpha, repeats=repeats) for repeats in (True, False))
+    items, flags = seen.keys[:3], [False, True, True]
+    times = {"event_time": [NOW - 3 * DAY, NOW - 1000, NOW - 500]}
+    plain = ask(items, event_is_current=flags, candidate_item=items, **times)
+    moved = {"candidate_item": items, **{name: value for name, value in said.items() if name != "text"}}
+    if "text" in said:
+        text = {"text_vector": seen.vectors[9:10], "text_event": [-1]}
+        moved |= {"event_time": [*times["event_time"], NOW], "event_is_current": [*flags, True], **text}
+    else:
+        moved |= {"event_is_current": flags, **times}
+    before, after = seen.explainer.run(plain), seen.explainer.run(ask(items, **moved))
+    blend = unseen.pipeline.weigh([ask(items, **moved).tensors()]).blend
+    # The text is the newest event, of the current session: its rank is 0 and it has no age.
+    text = seen.vectors[9] / blend.norm[1] if "text" in said else np.zeros(8)
+    without = [blend.long_term[0], blend.current[0] - text]
+    expected = blend.interest[0] - blend.model_alpha[0] * without[0] - (1 - blend.model_alpha[0]) * without[1]
+    np.testing.assert_allclose(after.dimension_share.sum(axis=1), seen.factors[:3, :8] @ expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(after.dimension_share).max() > 0.05
+    ((served,),) = head_scores(seen, [ask(items, **moved)])
+    np.testing.assert_allclose(served, after.candidate_score[0], atol=1e-4)
+    assert not before.dimension_share.any()
+
+
+def test_seen_items_stay_when_an_export_is_from_before_they_moved(make_model, ask):
+    said = {"text_vector": np.ones((1, 8)), "text_event": [-1], "alpha": [0.1]}
+    model = make_model(repeats=True, seen_items_move=False)
+    request = ask(model.keys[:1], candidate_item=model.keys[:1], event_time=[NOW - DAY, NOW], **said)
+    answer = model.explainer.run(request)
+    assert answer.candidate_score[0, 0] == answer.adjustment_share[0]
+    ((served,),) = head_scores(model, [request])
+    np.testing.assert_allclose(served, answer.candidate_score[0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("excludes", [True, False])
-def test_own_items_have_one_adjustment_each_when_the_model_has_repeat_scores(make_model, ask, excludes):
+def test_seen_items_have_one_adjustment_each_when_the_model_has_repeat_scores(make_model, ask, excludes):
     model = make_model(repeats=True)
     most = model.limits.max_events
     (answer,) = model.pipeline.run([ask(model.keys[:most], exclude_seen=[excludes], exclude_item=model.keys[:10])])

@@ -22,6 +22,7 @@ from ebbtide.store import (
     StoreError,
     UnavailableError,
     open_store,
+    redis_store,
 )
 from ebbtide.store.redis_errors import PERMISSIONS
 from redis_servers import free_port, is_free
@@ -168,8 +169,9 @@ def test_update_succeeds_when_one_answer_is_lost(server):
         assert entries(store, ALICE) == [(0, 0, 0)]
 
 
-def test_update_gives_up_when_another_writer_is_first_every_time(server):
-    with open_store(server.address, replace(PATIENT, timeout_ms=500)) as store, open_store(server.address) as other:
+def test_update_gives_up_when_another_writer_is_first_every_time(server, monkeypatch):
+    monkeypatch.setattr(redis_store, "ATTEMPTS", 4)
+    with open_store(server.address, PATIENT) as store, open_store(server.address, PATIENT) as other:
         store.update([ALICE, BOB], put(b"a", b"b"))
 
         def change(snapshot):

@@ -175,6 +175,24 @@ def test_embedding_reads_known_texts_from_the_cache(tmp_path):
     assert done == [1, 2, 1, 1]
 
 
+def test_embedding_keeps_the_vectors_of_another_run_when_both_embed_at_once(tmp_path):
+    folder = encoder_folder("packaged")
+    fingerprint = encoder_fingerprint(folder)
+    others = []
+
+    def other_run(_done):
+        if not others:
+            others.append(np.empty(0))
+            # With a longer text in its batch, "a" gets other last digits.
+            others.append(embed_cached(folder, fingerprint, ["a", "b", "a much longer text " * 9], tmp_path))
+
+    mine = embed_cached(folder, fingerprint, ["a", "c"], tmp_path, other_run)
+    np.testing.assert_array_equal(mine[0], others[1][0])
+    kept = []
+    embed_cached(folder, fingerprint, ["a", "b", "c"], tmp_path, kept.append)
+    assert kept == [3]
+
+
 def test_encoder_is_refused_when_the_folder_has_no_safetensors(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EncoderError, match="only safetensors"):

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from ebbtide.cli import (
     backfill,
+    batch_recommend,
     capacity,
     check,
     deploy,
@@ -98,6 +99,7 @@ app.command("check")(check.command)
 app.command("serve")(serve.command)
 app.command("gateway")(gateway.command)
 app.command("recommend")(recommend.command)
+app.command("batch-recommend")(batch_recommend.command)
 app.command("observe")(states.observe)
 app.command("interest")(states.interest)
 app.command("forget")(states.forget)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
@@ -12,57 +10,48 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from ebbtide.cli.bundle_data import absolute
 from ebbtide.cli.console import console, percentage_progress
 from ebbtide.cli.errors import CommandError
-from ebbtide.cli.log_options import EncodingOfTexts, FormatOfTimes, UnitOfTimes
+from ebbtide.cli.log_options import (
+    EncodingOfTexts,
+    FormatOfTimes,
+    ItemCol,
+    LogOfBundle,
+    LogOfFiles,
+    MaxBadRows,
+    Scratch,
+    TimeCol,
+    UnitOfTimes,
+    UserCol,
+    WeightCol,
+    log_files,
+)
 from ebbtide.cli.states import timestamp
 from ebbtide.cli.stores import Store, store_address
 
 if TYPE_CHECKING:
     from ebbtide.backfill import Summary
-    from ebbtide.data.events import EventColumns
 
 
 def command(
     repository: Annotated[Path, typer.Argument(help="Model repository written by `ebbtide export`.")],
-    events: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Event log: Parquet, CSV, TSV or JSON Lines; a folder or an s3:// URL of Parquet files. Repeat the "
-            "option for a log in several files; a user may be in all of them. Default: the log of --bundle."
-        ),
-    ] = None,
+    events: LogOfFiles = None,
     state: Store = None,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(help="Bundle that the repository was exported from; its log and columns are the defaults."),
-    ] = None,
-    user_col: Annotated[str | None, typer.Option(help="Column with the user id. Default: user.")] = None,
-    item_col: Annotated[str | None, typer.Option(help="Column with the item id. Default: item.")] = None,
-    time_col: Annotated[
-        str | None,
-        typer.Option(
-            help="Column with the time: Unix time, a date-time, or ISO 8601 text (UTC without a zone). Default: time."
-        ),
-    ] = None,
+    bundle: LogOfBundle = None,
+    user_col: UserCol = None,
+    item_col: ItemCol = None,
+    time_col: TimeCol = None,
     time_unit: UnitOfTimes = None,
     time_format: FormatOfTimes = None,
     encoding: EncodingOfTexts = None,
-    weight_col: Annotated[
-        str | None,
-        typer.Option(help="Column with the event weight, as in training. Default: every event has weight 1."),
-    ] = None,
+    weight_col: WeightCol = None,
     event_id_col: Annotated[
         str | None,
         typer.Option(
             help="Column with the event id that the service observes events with. Default: item and time are the id."
         ),
     ] = None,
-    max_bad_rows: Annotated[
-        float | None,
-        typer.Option(help="Refuse a file if more than this share of its rows cannot be used. Default: 0.01."),
-    ] = None,
+    max_bad_rows: MaxBadRows = None,
     version: Annotated[
         int | None, typer.Option(min=1, help="Version whose states are built. Default: the newest in the repository.")
     ] = None,
@@ -80,12 +69,7 @@ def command(
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes that write. Default: one for each processor.")
     ] = None,
-    scratch: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for temporary files, 36 bytes for each event. Default: the system's temporary folder."
-        ),
-    ] = None,
+    scratch: Scratch = None,
 ) -> None:
     """Build the states of all users from an event log, so that a server knows them by id.
 
@@ -100,17 +84,8 @@ def command(
     ebbtide backfill artifacts/repository --events log.parquet --user-col visitor --item-col sku --time-col at
     --state redis://localhost:6379/0
     """
-    if time_unit is not None and time_format is not None:
-        raise typer.BadParameter("expected --time-unit for numbers or --time-format for text, not both")
     if not repository.is_dir():
         raise CommandError(f"{repository}: no such folder; expected a repository written by `ebbtide export`")
-    if events is None and bundle is None:
-        raise typer.BadParameter("expected the --events of a log, or the --bundle with the log of its training")
-    from ebbtide.backfill import LogFiles, backfill
-    from ebbtide.data.dataset import DataReference
-    from ebbtide.store import config_from_environment
-
-    reference = None if bundle is None else DataReference.of_bundle(bundle)
     given = {
         "user": user_col,
         "item": item_col,
@@ -120,15 +95,11 @@ def command(
         "time_format": time_format,
         "encoding": encoding,
     }
-    if max_bad_rows is None:
-        max_bad_rows = 0.01 if reference is None else reference.max_bad_rows
-    log = LogFiles(
-        [absolute(path) for path in events] if events else [reference.events if reference else ""],
-        _columns(None if reference is None else reference.columns, given),
-        event_id_col,
-        None if until is None else _milliseconds(timestamp("--until", until)),
-        max_bad_rows,
-    )
+    until_time = None if until is None else timestamp("--until", until)
+    log = log_files(events, bundle, given, max_bad_rows, event_id_col=event_id_col, until=until_time)
+    from ebbtide.backfill import backfill
+    from ebbtide.store import config_from_environment
+
     with _Display() as display:
         summary = backfill(
             repository,
@@ -142,22 +113,6 @@ def command(
             progress=display,
         )
     _print(summary)
-
-
-def _columns(of_training: EventColumns | None, given: Mapping[str, object]) -> EventColumns:
-    """How the log is read: as in the training, except for what the command line gives."""
-    from ebbtide.data.events import EventColumns
-
-    values = {name: value for name, value in given.items() if value is not None}
-    columns = {} if of_training is None else of_training.model_dump()
-    if "time_unit" in values or "time_format" in values:
-        # The two exclude each other, so one of the command line replaces the other of the training.
-        columns |= {"time_unit": None, "time_format": None}
-    return EventColumns.model_validate(columns | values)
-
-
-def _milliseconds(time: datetime) -> int:
-    return round(time.timestamp() * 1000)
 
 
 class _Display:

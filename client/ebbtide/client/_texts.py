@@ -149,10 +149,7 @@ def interest(message: InterestResponse, titles: Mapping[str, str], events: int) 
 def parts(
     message: ExplainResponse, item: ItemExplanation, titles: Mapping[str, str], events: int
 ) -> list[tuple[float, str]]:
-    """What adds up to the score of an item: the strongest events, the others together, the prior; or repeat parts."""
-    if item.HasField("repeat_shares"):
-        repeats = [(getattr(item.repeat_shares, name), what) for name, what in _REPEAT_PARTS.items()]
-        return [(share, what) for share, what in repeats if share]
+    """What adds up to the score of an item: repeat parts or the prior, the strongest events, the others together."""
     known = [*message.events, *message.state_events]
     strongest = sorted(enumerate([*item.event_shares, *item.state_event_shares]), key=lambda share: -abs(share[1]))
     found = [(share, _event(known[index], titles)) for index, share in strongest[:events] if share]
@@ -161,6 +158,9 @@ def parts(
         found.append((math.fsum(share for _, share in rest), f"{len(rest)} other event{'' if len(rest) == 1 else 's'}"))
     if item.folded_share:
         found.append((item.folded_share, "older events of the state"))
+    if item.HasField("repeat_shares"):
+        repeats = [(getattr(item.repeat_shares, name), what) for name, what in _REPEAT_PARTS.items()]
+        return [(share, what) for share, what in repeats if share] + found
     found.append((item.prior_share, "popularity prior"))
     if item.adjustment_share:
         found.append((item.adjustment_share, "repeat score"))

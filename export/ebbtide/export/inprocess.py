@@ -51,18 +51,26 @@ class Answer:
 class InProcessPipeline:
     """Runs the models of one exported version as Triton does; an ensemble runs step by step."""
 
-    def __init__(self, repository: Path, version: int | None = None, store: StateStore | None = None) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        version: int | None = None,
+        store: StateStore | None = None,
+        threads: int | None = None,
+    ) -> None:
         """Reads one version of an exported repository; encoder and scoring head are loaded at first use.
 
         Args:
             repository: Folder written by `ebbtide export`.
             version: The version to read; None for the one that the ensembles answer with.
             store: Holds the states of users; None refuses requests that name one. The caller closes it.
+            threads: Of each graph; None for those of its config.
 
         Raises:
             RepositoryError: A model is missing, is damaged or belongs to another export.
         """
         self.repository = repository
+        self._threads = threads
         self.models = read_models(repository)
         self.version = versions.served_version(repository) if version is None else version
         self.fingerprint = versions.version_fingerprint(repository, self.version)
@@ -198,7 +206,7 @@ class InProcessPipeline:
         # As where the models are served: idle threads that spin use cores that others need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         parameters = versions.read_model_config(self.repository, model.name).parameters
-        options.intra_op_num_threads = int(parameters["intra_op_thread_count"].string_value)
+        options.intra_op_num_threads = self._threads or int(parameters["intra_op_thread_count"].string_value)
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -34,6 +34,10 @@ class Blend:
     """w_C, ``[requests, d]``."""
     alpha: Floats
     """``[requests, 1]``, or ``[requests, d]`` where each dimension has its own alpha."""
+    model_alpha: Floats
+    """The same as the model has it, where a request sets another one."""
+    norm: Floats
+    """``[halves]``: the norms of the weighted event vectors of each request's history and session."""
 
 
 def blend_interest(
@@ -76,7 +80,8 @@ def blend_interest(
         # The gate counts the newest events of a user.
         session = np.minimum(session + base.counts[:, 1], COUNTED_EVENTS)
         history = np.minimum(history + base.counts[:, 0], COUNTED_EVENTS - session)
-    sums /= np.sqrt(squares + NORM_FLOOR_SQUARED)[:, None]
+    norm = np.sqrt(squares + NORM_FLOOR_SQUARED)
+    sums /= norm[:, None]
     long_term, current = sums[0::2], sums[1::2]
 
     alpha: Floats
@@ -84,8 +89,9 @@ def blend_interest(
         alpha = np.full((batch.requests, 1), parameters.config.fixed_alpha, dtype=np.float32)
     else:
         alpha = gate_alpha(parameters.gate, long_term, current, history, session, idle_hours, alpha_offset)
+    model_alpha = alpha
     if alpha_override is not None:
         given = alpha_override[:, None]
         alpha = np.where(np.isnan(given), alpha, given)
     interest = np.asarray(alpha * long_term + (1 - alpha) * current, dtype=np.float32)
-    return Blend(interest, long_term, current, alpha)
+    return Blend(interest, long_term, current, alpha, model_alpha, norm)

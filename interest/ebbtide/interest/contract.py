@@ -364,7 +364,7 @@ ADJUSTMENT_SHARE = Tensor(
     "adjustment_share",
     Dtype.FP32,
     (Axis.CANDIDATES,),
-    "adjustment of each candidate's score: a score that replaces all other shares, minus infinity to exclude, or 0",
+    "adjustment of each candidate's score: a repeat score in place of prior and items, minus infinity to exclude, or 0",
 )
 REPEAT_SHARE = Tensor(
     "repeat_share",

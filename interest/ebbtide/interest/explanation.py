@@ -56,7 +56,8 @@ class Explanation:
     prior_share: Floats
     """``[candidates]``."""
     adjustment_share: Floats
-    """``[candidates]``: minus infinity (excluded), a repeat score (all other shares are then 0), or 0."""
+    """``[candidates]``: minus infinity (excluded), a repeat score, or 0. A candidate with a repeat score has no prior
+    share, and of events only what free texts and the request's alpha change."""
     repeat_share: Floats
     """``[candidates, parts]``: `contract.REPEAT_PARTS` of each repeat score, which sum to `adjustment_share`; 0 for
     other candidates."""
@@ -140,6 +141,9 @@ class Explainer:
             weighed.columns.decay_scale,
         )
         contributions, of_folded = _contributions(weighed, decays)
+        moved, moved_folded = np.zeros_like(contributions), np.zeros_like(of_folded)
+        if self.pipeline.moved_interest(weighed) is not None:
+            moved, moved_folded = _contributions(weighed, decays, moved=True)
         new = weighed.items.new
         item = weighed.items.index.find(candidates)
         table = self._factors if new is None else GrownTable(self._factors, new, new.factors)
@@ -147,9 +151,17 @@ class Explainer:
         adjustment_share = self._adjustments(weighed, item)
         # A repeat score replaces the score from the factors; an excluded item keeps its shares.
         replaced = np.isfinite(adjustment_share) & (adjustment_share != 0)
-        factors[replaced] = 0
+        repeat_share = self._repeat_parts(weighed, item, replaced)
+        adjustment_share[replaced] = repeat_share[replaced].sum(axis=1)
+        factors[replaced, d:] = 0
         factors[item == UNKNOWN] = np.nan
-        dimension_share = factors[:, :d] * (contributions.sum(axis=0) + of_folded)
+
+        def times(of_all: Doubles, of_replaced: Doubles) -> Doubles:
+            """Factors times contributions ``[events, d]``, ``[candidates, events]``."""
+            return np.where(replaced[:, None], factors[:, :d] @ of_replaced.T, factors[:, :d] @ of_all.T)
+
+        interest, moved_interest = contributions.sum(axis=0) + of_folded, moved.sum(axis=0) + moved_folded
+        dimension_share = factors[:, :d] * np.where(replaced[:, None], moved_interest, interest)
         prior_share = factors[:, d:] @ self._parameters.prior_weight.astype(np.float64)
         prior, left_out = self.pipeline.live_prior(weighed)
         if left_out is None or not left_out[0]:
@@ -163,7 +175,7 @@ class Explainer:
         index = batch.source if kept is None else kept[batch.source]
         is_given = index != UNKNOWN
         given = index[is_given]
-        share, decay = factors[:, :d] @ contributions.T, decays.mean(axis=1)
+        share, decay = times(contributions, moved), decays.mean(axis=1)
         event_share = np.zeros((item.size, events), dtype=np.float32)
         event_share[:, given] = share[:, is_given]
         event_share[item == UNKNOWN] = np.nan
@@ -185,9 +197,9 @@ class Explainer:
             dimension_share=_single(dimension_share),
             prior_share=_single(prior_share),
             adjustment_share=_single(adjustment_share),
-            repeat_share=self._repeat_parts(weighed, item, replaced),
+            repeat_share=_single(repeat_share),
             half_life_days=half_lives(self._parameters.decay_rate_per_day, weighed.columns.decay_scale),
-            folded_share=_single(factors[:, :d] @ of_folded),
+            folded_share=_single(times(of_folded[None], moved_folded[None])[:, 0]),
             state_event_share=state_event_share,
             state_event_item=states.item_id,
             state_event_time=states.time_ms,
@@ -203,7 +215,7 @@ class Explainer:
         found = find_pairs(adjust_item, adjust_score, np.zeros_like(item), item, items)
         return np.where(item == UNKNOWN, np.nan, found)
 
-    def _repeat_parts(self, weighed: Weighed, item: npt.NDArray[np.int64], replaced: npt.NDArray[np.bool_]) -> Floats:
+    def _repeat_parts(self, weighed: Weighed, item: npt.NDArray[np.int64], replaced: npt.NDArray[np.bool_]) -> Doubles:
         """The parts of each candidate's repeat score, ``[candidates, parts]``: 0 without one; NaN for unknown ones."""
         shares = np.zeros((item.size, len(contract.REPEAT_PARTS)))
         shares[item == UNKNOWN] = np.nan
@@ -219,13 +231,18 @@ class Explainer:
                 weighed.folded_counts(repeat),
             )
             shares[replaced] = parts[np.searchsorted(seen, item[replaced])]
-        return _single(shares)
+        return shares
 
 
-def _contributions(weighed: Weighed, decays: Floats) -> tuple[Doubles, Doubles]:
+def _contributions(weighed: Weighed, decays: Floats, *, moved: bool = False) -> tuple[Doubles, Doubles]:
     """What each event of one user adds to the interest, ``[events that count, d]``, in the batch's order.
 
     And what all folded events add, ``[d]``.
+
+    Args:
+        weighed: Of one user.
+        decays: ``[events that count, d]``.
+        moved: Whether to count only what moves the repeat scores: texts, and what a request's alpha changes.
     """
     batch = weighed.batch
     weighted = decays.astype(np.float64) * weighed.vectors
@@ -237,9 +254,15 @@ def _contributions(weighed: Weighed, decays: Floats) -> tuple[Doubles, Doubles]:
         squares = squares + base.squares[0].sum(axis=1)
         folded = base.sums[0]
     norms = np.sqrt(squares + NORM_FLOOR_SQUARED)
+    half = batch.is_current.astype(np.int64)
     alpha = weighed.blend.alpha[0].astype(np.float64)
     factor = np.stack([alpha / norms[0], (1 - alpha) / norms[1]])
-    return weighted * factor[batch.is_current.astype(np.int64)], (folded * factor).sum(axis=0)
+    if not moved:
+        return weighted * factor[half], (folded * factor).sum(axis=0)
+    change = alpha - weighed.blend.model_alpha[0]
+    changed = np.stack([change / norms[0], -change / norms[1]])
+    is_text = weighed.sources.item.take(batch.source) == UNKNOWN
+    return weighted * np.where(is_text[:, None], factor[half], changed[half]), (folded * changed).sum(axis=0)
 
 
 def _single(values: npt.NDArray[Any]) -> Floats:

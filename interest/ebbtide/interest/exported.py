@@ -130,18 +130,26 @@ def read_pipeline(folder: Path) -> InterestPipeline:
         np.asarray(found.get(ATTRIBUTE_COLUMN, no_value)),
         np.asarray(found.get(ATTRIBUTE_BIT, no_value)),
     )
-    return InterestPipeline(parameters, _key_index(catalog), catalog[EVENT_VECTORS], attributes)
+    factors = None
+    if parameters.repeat is not None and parameters.config.seen_items_move:
+        factors = read_factors(folder, parameters.config)
+    return InterestPipeline(parameters, _key_index(catalog), catalog[EVENT_VECTORS], attributes, factors)
 
 
-def read_plain_pipeline(folder: Path) -> InterestPipeline:
+def read_plain_pipeline(folder: Path, *, with_factors: bool = False) -> InterestPipeline:
     """The pipeline in the version folder of a model that filters by no attribute; its tables are memory-mapped.
+
+    Args:
+        folder: Of the version.
+        with_factors: Whether the model has the item factors.
 
     Raises:
         ValueError: The files belong to different exports, or one is damaged; the message names both ids.
     """
     parameters = read_interest_parameters(folder)
     catalog = _read_of(parameters.config, folder / CATALOG_FILE)
-    return InterestPipeline(parameters, _key_index(catalog), catalog[EVENT_VECTORS])
+    factors = read_factors(folder, parameters.config) if with_factors else None
+    return InterestPipeline(parameters, _key_index(catalog), catalog[EVENT_VECTORS], factors=factors)
 
 
 def read_item_ids(folder: Path, config: InterestConfig) -> ItemIds | None:
@@ -189,10 +197,9 @@ def read_explainer(folder: Path) -> Explainer:
     Raises:
         ValueError: The files belong to different exports, or one is damaged; the message names both ids.
     """
-    pipeline = read_plain_pipeline(folder)
+    pipeline = read_plain_pipeline(folder, with_factors=True)
     config = pipeline.parameters.config
-    factors = _read_of(config, folder / FACTORS_FILE)
-    return Explainer(pipeline, factors[ITEM_FACTORS], read_item_ids(folder, config))
+    return Explainer(pipeline, read_factors(folder, config), read_item_ids(folder, config))
 
 
 def read_observer(folder: Path) -> tuple[InterestPipeline, Feedback | None]:

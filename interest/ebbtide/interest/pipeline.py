@@ -17,6 +17,7 @@ from ebbtide.interest.blend import Blend, blend_interest
 from ebbtide.interest.checks import Request, RequestTensors, refuse_entries
 from ebbtide.interest.columns import Columns, join_requests
 from ebbtide.interest.contract import StateStatus
+from ebbtide.interest.decay import half_sums, weighted_vectors
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.events import MS_PER_DAY, EventBatch, order_by_age
 from ebbtide.interest.joined import join_states
@@ -27,7 +28,7 @@ from ebbtide.interest.new_items import GrownIndex, GrownTable, NewItems, Table
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.popularity import PriorOfOthers
 from ebbtide.interest.recorder import Recorder, UserStates
-from ebbtide.interest.repeat import FoldedCounts, RepeatParameters, repeat_score
+from ebbtide.interest.repeat import FoldedCounts, RepeatParameters, not_zero, repeat_score
 from ebbtide.interest.sources import EventSources, find_sources
 from ebbtide.interest.state import FoldedSums, read, scaled_days
 
@@ -188,6 +189,7 @@ class InterestPipeline:
         index: KeyIndex,
         vectors: Floats,
         attributes: AttributeIndex | None = None,
+        factors: Floats | None = None,
     ) -> None:
         """Takes what one export wrote.
 
@@ -196,11 +198,14 @@ class InterestPipeline:
             index: The catalog's keys.
             vectors: ``[items, d]``, the event vector of each item in catalog order; may be memory-mapped.
             attributes: The catalog's attribute values; None where it has none, or none are asked for.
+            factors: ``[items, d + p]``, in catalog order; may be memory-mapped. None where no repeat scores are asked
+                for.
         """
         self.parameters = parameters
         self.index = index
         # A plain view of a memory map: each operation on a `memmap` costs microseconds for its class alone.
         self._vectors = np.asarray(vectors)
+        self._factors = None if factors is None else np.asarray(factors)
         self.attributes = AttributeIndex.none() if attributes is None else attributes
         self.items = KnownItems(index, self._vectors, parameters.repeat, None)
         """What to look items up in; a batch of requests takes it once, as another thread may replace it."""
@@ -359,6 +364,12 @@ class InterestPipeline:
         folded = weighed.folded_counts(repeat)
         scale = weighed.columns.decay_scale
         user, item, score = repeat_score(weighed.batch, items, weighed.columns.now_ms, repeat, scale, folded)
+        moved = self.moved_interest(weighed)
+        if moved is not None and self._factors is not None:
+            new = weighed.items.new
+            table = self._factors if new is None else GrownTable(self._factors, new, new.factors)
+            factors = table.take(item, axis=0)[:, : moved.shape[1]]
+            score = not_zero(score + np.einsum("pk,pk->p", factors, moved.take(user, axis=0)))
         counts = np.bincount(np.concatenate([user, *(kind.user for kind in before)]))
         if counts.max(initial=0) <= self.parameters.config.limits.adjustments:
             return user, item, score
@@ -372,6 +383,24 @@ class InterestPipeline:
         position[key] = -np.arange(key.size)
         order = np.lexsort((position, user))
         return user[order], item[order], score[order]
+
+    def moved_interest(self, weighed: Weighed) -> Floats | None:
+        """What free texts and a request's alpha change in the interest, ``[users, d]``; None where there is neither.
+
+        A repeat score was learned without both, so it moves by what they change in the score by factors.
+        """
+        columns, blend, batch = weighed.columns, weighed.blend, weighed.batch
+        if not self.parameters.config.seen_items_move or (weighed.sources.text is None and columns.alpha is None):
+            return None
+        texts = np.zeros((2, *blend.long_term.shape), dtype=np.float32)
+        if weighed.sources.text is not None:
+            weight = weighted_vectors(batch, weighed.vectors, self.parameters.decay_exponents, columns.decay_scale)
+            weight[weighed.sources.item.take(batch.source) != UNKNOWN] = 0
+            sums = half_sums(weight, batch) / blend.norm[:, None]
+            texts = np.stack([sums[0::2], sums[1::2]])
+        given = blend.alpha - blend.model_alpha
+        of_texts = blend.alpha * texts[0] + (1 - blend.alpha) * texts[1]
+        return np.asarray(of_texts + given * ((blend.long_term - texts[0]) - (blend.current - texts[1])))
 
     def live_prior(self, weighed: Weighed) -> tuple[LivePrior | None, Bools | None]:
         """The live prior, and the users ``[users]`` that get the export's alone; None for nobody."""

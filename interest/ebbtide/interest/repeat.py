@@ -134,8 +134,13 @@ def repeat_score(
     value = _perceptron(seen.features, parameters)
     value += parameters.item_bias.take(seen.item)
     value += np.einsum("gc,gc->g", parameters.time_weights.take(seen.item, axis=0), seen.context)
-    value[value == 0] = _SMALLEST
-    return seen.request, seen.item, np.asarray(value, dtype=np.float32)
+    return seen.request, seen.item, not_zero(np.asarray(value, dtype=np.float32))
+
+
+def not_zero(scores: Floats) -> Floats:
+    """The scores, ``[pairs]``, with a tiny number in place of 0, which marks padding among score adjustments."""
+    scores[scores == 0] = _SMALLEST
+    return scores
 
 
 def repeat_parts(

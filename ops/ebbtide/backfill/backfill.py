@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from ebbtide.backfill.errors import BackfillError
+from ebbtide.backfill.processes import in_processes
 from ebbtide.backfill.reading import LogFiles, Spilled, spill_log
 from ebbtide.backfill.spill import Spill
 from ebbtide.backfill.update import Counts, Task, Writer, observer_folder, put_in_process
@@ -158,28 +156,10 @@ def _results(task: Task, files: list[Path], processes: int) -> Iterator[Counts]:
         with Writer(task) as writer:
             yield from map(writer.put, files)
         return
-    # Not forked: the threads of polars would be missing in the children, and the locks that they hold would stay.
-    context = multiprocessing.get_context("spawn")
-    with _pool(ProcessPoolExecutor(processes, context, _ignore_interrupts)) as pool:
-        try:
-            for future in as_completed([pool.submit(put_in_process, task, path) for path in files]):
-                yield future.result()
-        except BrokenProcessPool:
-            raise BackfillError(
-                "a process of the backfill was killed, perhaps for memory; what was written stays: run the same "
-                "command again, with fewer --processes"
-            ) from None
-
-
-@contextmanager
-def _pool(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
-    """Ends the processes, and does not begin what has not begun, when something fails."""
     try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches all processes of the terminal; the first one ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        yield from in_processes(partial(put_in_process, task), files, processes)
+    except BrokenProcessPool:
+        raise BackfillError(
+            "a process of the backfill was killed, perhaps for memory; what was written stays: run the same "
+            "command again, with fewer --processes"
+        ) from None

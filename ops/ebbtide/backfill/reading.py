@@ -52,13 +52,17 @@ class Spilled:
     """Events left out, because their items are not in the catalog."""
     after: int = 0
     """Events left out, because they are not before `LogFiles.until_ms`."""
+    newest_ms: int = 0
+    """Time of the newest of these events, Unix milliseconds."""
     mark: int = 0
     """Stands for all that was spilled; from 1 to 2^32 - 1. The same files read in the same way have the same mark."""
     messages: list[str] = field(default_factory=list)
     """On rows that could not be used."""
 
 
-def spill_log(log: LogFiles, index: KeyIndex, spill: Spill, report: Callable[[int], None]) -> Spilled:
+def spill_log(
+    log: LogFiles, index: KeyIndex, spill: Spill, report: Callable[[int], None], *, with_ids: bool = False
+) -> Spilled:
     """Reads a log.
 
     Args:
@@ -66,6 +70,7 @@ def spill_log(log: LogFiles, index: KeyIndex, spill: Spill, report: Callable[[in
         index: The catalog's keys.
         spill: Where the events go.
         report: Called with the number of rows read so far.
+        with_ids: Whether to note the ids of the users too.
 
     Raises:
         DataError: A file cannot be used.
@@ -93,8 +98,11 @@ def spill_log(log: LogFiles, index: KeyIndex, spill: Spill, report: Callable[[in
                 unknown_ids = list(dict.fromkeys(chain(unknown_ids, unknown)))[:_SHOWN_IDS]
             kept = events[keep & is_known]
             found.events += kept.size
+            found.newest_ms = max(found.newest_ms, int(kept["time_ms"].max(initial=0)))
             digest.update(kept.tobytes())
             spill.add(kept)
+            if with_ids:
+                spill.add_ids(frame["user"].filter(pl.Series(keep & is_known)).unique(maintain_order=True).to_list())
             report(rows)
         refuse_bad_rows(path, bad, log.max_bad_rows)
         found.messages += bad.messages

@@ -5,6 +5,8 @@ Every user is in one file: the first byte of the user's key, which is a hash, na
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.interest.keys import user_keys
 from ebbtide.interest.record import NewEvents, store_keys
 
 Ints = npt.NDArray[np.int64]
 
 PARTITIONS = 256
+_IDS = ".ids"
 _EVENT: list[Any] = [
     ("user", "<i8", 2),  # as the tensor `user`
     ("item_key", "<i8"),
@@ -37,7 +41,7 @@ class Spill:
 
     def add(self, events: npt.NDArray[np.void]) -> None:
         """Appends events, of `PLAIN` or `WITH_ID`."""
-        partition = events["user"][:, 0] & (PARTITIONS - 1)
+        partition = _partition(events["user"])
         order = partition.argsort(kind="stable")
         starts = partition[order].searchsorted(np.arange(PARTITIONS + 1))
         for number in np.flatnonzero(np.diff(starts)).tolist():
@@ -45,12 +49,30 @@ class Spill:
                 file.write(events[order[starts[number] : starts[number + 1]]].tobytes())
             self._is_used[number] = True
 
+    def add_ids(self, users: Sequence[str]) -> None:
+        """Notes the ids of users, which the files of events do not have; one user may come several times."""
+        partition = _partition(user_keys(users))
+        for number in np.unique(partition).tolist():
+            with self._path(number).with_suffix(_IDS).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(users[index]) + "\n" for index in np.flatnonzero(partition == number))
+
     def files(self) -> list[Path]:
         """The files that hold events."""
         return [self._path(number) for number in np.flatnonzero(self._is_used).tolist()]
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:03d}.events"
+
+
+def ids_by_key(path: Path) -> dict[bytes, str]:
+    """The ids that `Spill.add_ids` has noted of the users of a file of events, by key."""
+    ids = [json.loads(line) for line in path.with_suffix(_IDS).read_text(encoding="utf-8").splitlines()]
+    return dict(zip(store_keys(user_keys(ids)), ids, strict=True))
+
+
+def _partition(user: Ints) -> Ints:
+    """The number of the file of each user, ``[users]``; ``user`` are keys, ``[users, 2]``."""
+    return user[:, 0] & (PARTITIONS - 1)
 
 
 @dataclass(frozen=True)
@@ -63,9 +85,9 @@ class UserEvents:
     """Of these users, oldest first for each."""
 
     @classmethod
-    def read(cls, path: Path, *, with_id: bool) -> UserEvents:
-        """The events of a file of `Spill`."""
-        events = np.fromfile(path, dtype=WITH_ID if with_id else PLAIN)
+    def read(cls, *paths: Path, with_id: bool) -> UserEvents:
+        """The events of files of `Spill`, one or more."""
+        events = np.concatenate([np.fromfile(path, dtype=WITH_ID if with_id else PLAIN) for path in paths])
         # Sorting is stable: events of one time stay in the order of the log.
         order = np.lexsort((events["time_ms"], events["user"][:, 1], events["user"][:, 0]))
         events = events[order]

@@ -163,10 +163,10 @@ class TorchModel:
         items = self._items(tensors[contract.CANDIDATE_ITEM.name][0])
         factors = self._factors[items]
         replaced = np.isin(items, list(reference.repeats)) & ~np.isneginf(score)
-        factors[replaced] = 0
-        factors[np.isnan(score)] = np.nan
         d = reference.interest.size
-        dimensions = factors[:, :d] * reference.interest
+        factors[replaced, d:] = 0
+        factors[np.isnan(score)] = np.nan
+        dimensions = factors[:, :d] * np.where(replaced[:, None], reference.moved, reference.interest)
         prior = factors[:, d:] @ self._prior_weight
         return {
             **answer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -248,6 +249,9 @@ def embed_cached(
 ) -> npt.NDArray[np.float32]:
     """The same as `embed_texts`, with a cache of the texts that this encoder has embedded before.
 
+    Whoever embeds a text first decides its vector: the last digits depend on the other texts of a batch and on the
+    number of threads, and equal trainings are to have equal vectors.
+
     Args:
         folder: Folder of the encoder.
         fingerprint: Fingerprint of the encoder; each encoder has one cache file.
@@ -257,23 +261,36 @@ def embed_cached(
     """
     keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
     file = cache / f"embeddings-{fingerprint[:16]}.parquet"
-    known: dict[str, npt.NDArray[np.float32]] = {}
-    if file.is_file():
-        stored = pl.read_parquet(file)
-        known = dict(zip(stored["key"].to_list(), stored["vector"].to_numpy(), strict=True))
+    known = _stored_vectors(file)
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
     if progress is not None:
         progress(len(texts) - len(missing))
     if missing:
-        new = embed_texts(folder, list(missing.values()), progress=progress)
-        known |= dict(zip(missing, new, strict=True))
+        new = dict(zip(missing, embed_texts(folder, list(missing.values()), progress=progress), strict=True))
+        known = _store_vectors(file, new)
+    return np.stack([known[key] for key in keys])
+
+
+def _stored_vectors(file: Path) -> dict[str, npt.NDArray[np.float32]]:
+    if not file.is_file():
+        return {}
+    stored = pl.read_parquet(file)
+    return dict(zip(stored["key"].to_list(), stored["vector"].to_numpy(), strict=True))
+
+
+def _store_vectors(file: Path, new: dict[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[np.float32]]:
+    """Adds vectors to a cache file, and returns all that it then has; those that it has already stay."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_suffix(".lock").open("w") as lock:
+        # Another process may have added some meanwhile.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = new | _stored_vectors(file)
         vectors = np.stack(list(known.values()))
         frame = pl.DataFrame(
             {"key": list(known), "vector": vectors},
             schema={"key": pl.String, "vector": pl.Array(pl.Float32, vectors.shape[1])},
         )
-        cache.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}.partial")
         frame.write_parquet(partial)
         partial.replace(file)
-    return np.stack([known[key] for key in keys])
+    return known

@@ -36,7 +36,9 @@ class ReferenceScores:
     interest: npt.NDArray[np.float64]
     """w, ``[d]``."""
     repeats: frozenset[int]
-    """Catalog indices of the items whose score is the repeat score, unless they are excluded."""
+    """Catalog indices of the items that have a repeat score, unless they are excluded."""
+    moved: npt.NDArray[np.float64]
+    """What texts and the request's alpha change in w, ``[d]``; it moves the repeat scores."""
 
 
 def score_request(
@@ -71,7 +73,7 @@ def score_request(
         text_vectors: ``[texts, text width]``, the encoder's vectors of the events with a text.
     """
     with torch.no_grad():
-        interest, used, current = _interest(
+        interest, used, current, moved = _interest(
             model, item, time_ms, now_ms, is_current, weight, alpha, decay_scale, text_vectors
         )
         factors = model.gamma.double() * _sum_of_terms(
@@ -82,12 +84,18 @@ def score_request(
         if model.repeat is not None:
             repeats = _repeat_scores(model, model.repeat, prior_columns, item, time_ms, now_ms, weight, decay_scale)
         for index, score in repeats.items():
-            scores[index] = score
+            scores[index] = score + factors[index] @ moved
     seen = model.config.exclude_seen if exclude_seen is None else exclude_seen
     for index in [*exclude, *(item if seen else ())]:
         scores[index] = -math.inf
     return ReferenceScores(
-        scores.numpy(), float(used.mean()), len(time_ms), current, interest.numpy(), frozenset(repeats)
+        scores.numpy(),
+        float(used.mean()),
+        len(time_ms),
+        current,
+        interest.numpy(),
+        frozenset(repeats),
+        moved.numpy(),
     )
 
 
@@ -101,8 +109,11 @@ def _interest(
     alpha: float | None,
     decay_scale: float,
     text_vectors: npt.NDArray[np.float32] | None,
-) -> tuple[Tensor, Tensor, int]:
-    """Interest w ``[d]``, alpha ``[1]`` or ``[d]``, and the number of events of the current session."""
+) -> tuple[Tensor, Tensor, int, Tensor]:
+    """Interest w ``[d]``, alpha ``[1]`` or ``[d]``, events of the session, and what moves repeat scores, ``[d]``.
+
+    The last is w less the interest of the events with an item alone, with the model's alpha, and norms over all events.
+    """
     projection = model.event_projection.double()
     d = projection.shape[1]
     catalog = _sum_of_terms([(block.features, block.event_projection) for block in model.blocks.values()])
@@ -114,21 +125,24 @@ def _interest(
     flags = is_current if is_current is not None else _last_session(time_ms, order, now_ms, model.config.session_gap_ms)
     decay, rank_decay = decay_scale * model.decay_rate_per_day.double(), model.rank_decay_rate.double()
     sets: dict[bool, list[Tensor]] = {False: [], True: []}
+    is_item: dict[bool, list[bool]] = {False: [], True: []}
     for position, event in enumerate(order):
         age_days = (now_ms - time_ms[event]) / _MS_PER_DAY
         rank = len(order) - 1 - position
         kept = torch.exp(-decay * age_days) * torch.exp(-rank_decay * rank)
         value = 1.0 if weight is None else float(weight[event])
         sets[bool(flags[event])].append(value * kept * vectors[event])
+        is_item[bool(flags[event])].append(event < len(item))
     history, current = (_normalised_sum(sets[flag], d) for flag in (False, True))
+    of_items = [_normalised_sum(sets[flag], d, is_item[flag]) for flag in (False, True)]
     idle_hours = (now_ms - max(time_ms)) / _MS_PER_HOUR if len(time_ms) else 0.0
-    if alpha is not None:
-        used = torch.tensor([alpha], dtype=torch.float64)
-    elif model.config.fixed_alpha is not None:
-        used = torch.tensor([model.config.fixed_alpha], dtype=torch.float64)
+    if model.config.fixed_alpha is not None:
+        own = torch.tensor([model.config.fixed_alpha], dtype=torch.float64)
     else:
-        used = _gate(model, history, current, len(sets[False]), len(sets[True]), idle_hours)
-    return used * history + (1 - used) * current, used, len(sets[True])
+        own = _gate(model, history, current, len(sets[False]), len(sets[True]), idle_hours)
+    used = own if alpha is None else torch.tensor([alpha], dtype=torch.float64)
+    interest = used * history + (1 - used) * current
+    return interest, used, len(sets[True]), interest - (own * of_items[0] + (1 - own) * of_items[1])
 
 
 def _sum_of_terms(terms: list[tuple[Tensor | None, Tensor]]) -> Tensor:
@@ -151,12 +165,13 @@ def _last_session(time_ms: Sequence[int], order: list[int], now_ms: int, gap_ms:
     return flags
 
 
-def _normalised_sum(terms: list[Tensor], d: int) -> Tensor:
-    """(1 / ||X||_F) sum of the rows of X, ``[d]``; zero for no rows."""
+def _normalised_sum(terms: list[Tensor], d: int, chosen: list[bool] | None = None) -> Tensor:
+    """(1 / ||X||_F) sum of the rows of X, or of the chosen ones, ``[d]``; zero for no rows."""
     if not terms:
         return torch.zeros(d, dtype=torch.float64)
     matrix = torch.stack(terms)
-    return matrix.sum(0) / torch.sqrt(matrix.square().sum() + _FLOOR)
+    summed = matrix if chosen is None else matrix[torch.tensor(chosen)]
+    return summed.sum(0) / torch.sqrt(matrix.square().sum() + _FLOOR)
 
 
 def _gate(

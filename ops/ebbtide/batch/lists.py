@@ -1,0 +1,165 @@
+"""The lists of some users of a log; what each process does.
+
+The exported files answer whole requests, as a server would: events go in, and what `recommend` returns comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ebbtide.backfill.spill import UserEvents, ids_by_key
+from ebbtide.batch.errors import BatchError
+from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.interest import contract, served_models
+from ebbtide.interest.errors import RequestError
+from ebbtide.interest.record import NewEvents
+
+_USERS_PER_REQUEST = 64
+"""As many as a server puts into one batch."""
+_SCORES_PER_REQUEST = 1 << 23
+"""Users times items, 32 MiB of scores."""
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a process needs to know."""
+
+    repository: Path
+    version: int
+    now_ms: int
+    """The time of the lists, Unix milliseconds."""
+    top_n: int | None
+    """Length of a list; None for that of the export."""
+    with_weight: bool
+    """Whether the log has weights."""
+    exclude_seen: bool | None
+    """None for the policy of the export."""
+    threads: int | None
+    """Of each graph; None for those of its config."""
+    out: Path
+    """Folder of the parts."""
+    run: str
+    """Id of the run, in the name of each part."""
+
+    def path(self, part: Part) -> Path:
+        """Where the lists of a part go."""
+        return self.out / f"part-{self.run}-{part.number:03d}.parquet"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the users."""
+
+    number: int
+    files: tuple[Path, ...]
+    """Of `Spill`, with all events of these users."""
+
+
+@dataclass
+class Counts:
+    """What was written."""
+
+    users: int = 0
+    items: int = 0
+    """In all lists."""
+    cut: int = 0
+    """Users with more events than a request takes, of whom the newest were taken."""
+
+    def add(self, other: Counts) -> None:
+        """Adds the counts of other users."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+
+
+class Lists:
+    """Computes lists with one version of a repository."""
+
+    def __init__(self, task: Task) -> None:
+        """Opens the version.
+
+        Raises:
+            RepositoryError: It is damaged.
+        """
+        self._task = task
+        self._pipeline = InProcessPipeline(task.repository, task.version, threads=task.threads)
+        items = self._pipeline.weights.items.index.end
+        self._rows = min(_USERS_PER_REQUEST, max(_SCORES_PER_REQUEST // items, 1))
+
+    def write(self, part: Part) -> Counts:
+        """Writes the lists of a part's users in one step, so that a file that is there is whole.
+
+        Raises:
+            BatchError: The exported files refuse a request.
+        """
+        found = UserEvents.read(*part.files, with_id=False)
+        ids = {key: user for path in part.files for key, user in ids_by_key(path).items()}
+        users = [ids[key] for key in found.users]
+        most = self._pipeline.limits.max_events
+        counts = Counts(users=len(users), cut=int((found.events.counts > most).sum()))
+        # Histories of similar length share a request, so that there is little padding.
+        order = np.argsort(found.events.counts, kind="stable")
+        frames = [
+            self._lists(users, found.events, order[start : start + self._rows])
+            for start in range(0, order.size, self._rows)
+        ]
+        frame = pl.concat(frames).sort("user", "rank")
+        counts.items = frame.height
+        path = self._task.path(part)
+        partial = path.with_suffix(".partial")
+        frame.write_parquet(partial, compression="zstd")
+        partial.replace(path)
+        return counts
+
+    def _lists(self, users: list[str], events: NewEvents, chosen: Ints) -> pl.DataFrame:
+        found = self._pipeline.run(served_models.RECOMMEND.name, dict(self._tensors(events, chosen)))
+        if isinstance(found, RequestError):
+            raise BatchError(f"{self._task.repository}: got {found}; expected a repository of this version of Ebbtide")
+        score = found[contract.SCORE.name][:, : self._task.top_n]
+        row, rank = np.nonzero(np.isfinite(score))
+        return pl.DataFrame(
+            {
+                "user": [users[index] for index in chosen[row].tolist()],
+                "time": np.full(row.size, self._task.now_ms),
+                "rank": rank.astype(np.int32) + 1,
+                "item": found[contract.ITEM_ID.name][row, rank].tolist(),
+                "score": score[row, rank],
+            },
+            schema_overrides={"user": pl.String, "item": pl.String},
+        ).with_columns(pl.from_epoch("time", "ms").dt.replace_time_zone("UTC"))
+
+    def _tensors(self, events: NewEvents, chosen: Ints) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """The tensors of a request with a row for each of some users, of whom the newest events are taken."""
+        stops = np.cumsum(events.counts)[chosen]
+        kept = np.minimum(events.counts[chosen], self._pipeline.limits.max_events)
+        index = (stops - kept)[:, None] + np.arange(int(kept.max()))
+        # Behind the events of a row stand those of others, which do not count.
+        index = np.minimum(index, events.item_key.size - 1)
+        rows = chosen.size
+        yield contract.EVENT_ITEM.name, events.item_key[index]
+        yield contract.EVENT_TIME.name, events.time_ms[index]
+        yield contract.EVENT_COUNT.name, kept.astype(np.int32)[:, None]
+        if self._task.with_weight and events.weight is not None:
+            yield contract.EVENT_WEIGHT.name, events.weight[index]
+        yield contract.NOW.name, np.full((rows, 1), self._task.now_ms)
+        if self._task.exclude_seen is not None:
+            yield contract.EXCLUDE_SEEN.name, np.full((rows, 1), self._task.exclude_seen)
+
+
+@cache
+def _of_process(task: Task) -> Lists:
+    return Lists(task)
+
+
+def write_in_process(task: Task, part: Part) -> Counts:
+    """`Lists.write` in a process that does it for many parts of one task."""
+    return _of_process(task).write(part)

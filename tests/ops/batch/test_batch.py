@@ -1,0 +1,173 @@
+"""Lists of all users are those of a server; whatever ends a run, the next one goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import polars as pl
+import pytest
+
+from commands import ebbtide
+from ebbtide.backfill import LogFiles
+from ebbtide.batch import BatchError, batch_recommend
+from ebbtide.client import InterestClient, event
+from ebbtide.data.events import EventColumns
+from ebbtide.serve import ServerConfig
+from servers import serving
+from states import random_events
+
+WEIGHTED = EventColumns(weight="stars")
+
+
+@pytest.fixture(scope="session")
+def repository(tiny_export):
+    return tiny_export.folder
+
+
+@pytest.fixture
+def random_log(tiny_bundle, tmp_path):
+    """A log of random events in a file, and its events."""
+
+    def make(users=40, events=2_000):
+        frame = random_events(tiny_bundle.catalog.item_id[:60], users, events, seed=1)
+        frame.write_parquet(tmp_path / "log.parquet", row_group_size=700)
+        return tmp_path / "log.parquet", frame
+
+    return make
+
+
+def lists_of(folder):
+    return pl.read_parquet(folder / "*.parquet").sort("user", "rank")
+
+
+def test_lists_are_those_of_a_server(repository, random_log, tmp_path):
+    path, frame = random_log()
+    summary = batch_recommend(repository, LogFiles([path], WEIGHTED), tmp_path / "lists", top_n=7)
+    found = lists_of(tmp_path / "lists")
+    assert (summary.counts.users, summary.counts.items, summary.counts.cut) == (
+        frame["user"].n_unique(),
+        found.height,
+        0,
+    )
+    assert found["time"].unique().dt.epoch("ms").to_list() == [int(frame["time"].max()) + 1]
+    with serving(ServerConfig(repository)) as server, InterestClient(server.grpc_url) as client:
+        for (user,), of_user in frame.sort("time", maintain_order=True).group_by("user"):
+            events = [
+                event(item_id=item, time=moment, weight=weight)
+                for item, moment, weight in of_user.select(
+                    "item", pl.from_epoch("time", "ms").dt.replace_time_zone("UTC"), "stars"
+                ).iter_rows()
+            ]
+            answer = client.recommend(events=events, now=found["time"][0], top_n=7)
+            mine = found.filter(pl.col("user") == user)
+            assert mine["item"].to_list() == [one.item_id for one in answer.items]
+            np.testing.assert_allclose(mine["score"], [one.score for one in answer.items], atol=1e-4)
+
+
+def test_processes_write_what_one_writes_when_there_are_several(repository, random_log, tmp_path):
+    path, _ = random_log(users=300, events=50_000)
+    seen = []
+
+    class Watcher:
+        def reading(self, rows):
+            pass
+
+        def ranking(self, parts, of):
+            seen.append((parts, of))
+
+    one = batch_recommend(repository, LogFiles([path]), tmp_path / "one", processes=1, progress=Watcher())
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    several = batch_recommend(repository, LogFiles([path]), tmp_path / "several", processes=2)
+    assert one.counts == several.counts
+    assert lists_of(tmp_path / "one").equals(lists_of(tmp_path / "several"))
+
+
+def test_newest_events_count_when_a_user_has_more_than_a_request_takes(repository, tiny_bundle, tmp_path):
+    times = [f"2026-01-01T00:{index // 60:02}:{index % 60:02}" for index in range(600)]
+    frame = pl.DataFrame({"user": "u", "item": np.resize(tiny_bundle.catalog.item_id[:150], 600), "time": times})
+    frame.write_csv(tmp_path / "all.csv")
+    frame.tail(512).write_csv(tmp_path / "newest.csv")
+    summary = batch_recommend(repository, LogFiles([tmp_path / "all.csv"]), tmp_path / "all")
+    newest = batch_recommend(repository, LogFiles([tmp_path / "newest.csv"]), tmp_path / "newest")
+    assert (summary.counts.cut, newest.counts.cut) == (1, 0)
+    found = lists_of(tmp_path / "all")
+    assert found.height == 20
+    assert found.equals(lists_of(tmp_path / "newest"))
+
+
+def test_events_from_the_time_of_the_lists_on_are_left_out(repository, random_log, tmp_path):
+    path, frame = random_log()
+    now = int(frame["time"].sort()[1000])
+    summary = batch_recommend(repository, LogFiles([path]), tmp_path / "lists", now_ms=now)
+    assert (summary.log.events, summary.log.after) == (1000, 1000)
+    before = frame.filter(pl.col("time") < now)
+    assert set(lists_of(tmp_path / "lists")["user"]) == set(before["user"])
+
+
+def test_run_goes_on_when_it_was_killed(repository, random_log, tmp_path):
+    path, _ = random_log(users=2_000, events=120_000)
+    expected = batch_recommend(repository, LogFiles([path]), tmp_path / "expected")
+    out = tmp_path / "lists"
+    command = [sys.executable, "-c", "from ebbtide.cli.main import main; main()", "batch-recommend", str(repository)]
+    process = subprocess.Popen([*command, "--events", str(path), "--out", str(out)])
+    try:
+        while not list(out.glob("*.parquet")):
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    next(out.glob("*.parquet")).with_suffix(".partial").write_bytes(b"cut")
+    summary = batch_recommend(repository, LogFiles([path]), out)
+    assert 1 <= summary.kept_parts < summary.parts == expected.parts
+    assert {one.name for one in out.iterdir()} == {one.name for one in (tmp_path / "expected").iterdir()}
+    assert lists_of(out).equals(lists_of(tmp_path / "expected"))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"top_n": 3}, {"now_ms": 1_800_000_000_000}, {"exclude_seen": False}], ids=lambda one: next(iter(one))
+)
+def test_folder_with_other_lists_is_refused(repository, random_log, tmp_path, changed):
+    path, _ = random_log()
+    batch_recommend(repository, LogFiles([path]), tmp_path / "lists")
+    before = lists_of(tmp_path / "lists")
+    with pytest.raises(BatchError, match=r"got part-\w+-\d+\.parquet; expected a new folder"):
+        batch_recommend(repository, LogFiles([path]), tmp_path / "lists", **changed)
+    assert lists_of(tmp_path / "lists").equals(before)
+
+
+def test_list_longer_than_that_of_the_export_is_refused(repository, random_log, tmp_path):
+    path, _ = random_log()
+    with pytest.raises(BatchError, match="got 21; expected at most 20, the top N of the export"):
+        batch_recommend(repository, LogFiles([path]), tmp_path / "lists", top_n=21)
+
+
+def test_log_of_other_items_is_refused(repository, tmp_path):
+    pl.DataFrame({"user": ["u"], "item": ["nothing"], "time": ["2026-01-01"]}).write_csv(tmp_path / "log.csv")
+    with pytest.raises(BatchError, match="such as 'nothing', and none of its items"):
+        batch_recommend(repository, LogFiles([tmp_path / "log.csv"]), tmp_path / "lists")
+
+
+def test_command_says_what_it_wrote_and_goes_on(repository, random_log, tmp_path):
+    path, frame = random_log()
+    command = [
+        "batch-recommend",
+        str(repository),
+        "--events",
+        str(path),
+        "--out",
+        str(tmp_path / "lists"),
+        "--top",
+        "5",
+    ]
+    said = ebbtide(*command)
+    users = frame["user"].n_unique()
+    assert f"lists of {users} users as of 20" in said
+    assert f"{5 * users} rows" in said
+    again = ebbtide(*command)
+    assert "all lists as of 20" in again
