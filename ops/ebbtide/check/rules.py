@@ -154,6 +154,7 @@ _WARNINGS = _rules(
         "stand-in-backend": "a field that NVIDIA's ONNX Runtime backend accepts and that `ebbtide serve` refuses",
         "warmup-input-unknown": "a warm-up input that the model does not have",
         "warmup-skipped": "a warm-up sample with batch size 0: Triton skips it",
+        "python-finalize": "a `finalize` that Triton cannot call when it unloads the model: it logs an error",
         "python-output-unknown": "model.py sends an output that the config does not have",
         "python-input-unknown": "model.py reads an input that the config does not have",
     },

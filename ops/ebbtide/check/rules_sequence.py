@@ -58,8 +58,11 @@ def _controls(view: View) -> Iterator[Finding]:
             )
         names.add(control_input.name)
         for position, control in enumerate(control_input.control):
+            # Triton ignores numbers without a name.
+            if control.kind not in _KIND.values():
+                continue
             where: Path = (*location, "control", position)
-            kind = str(_KIND.Name(control.kind)) if control.kind in _KIND.values() else str(control.kind)
+            kind = str(_KIND.Name(control.kind))
             if control.kind in kinds:
                 yield view.finding(
                     "sequence-control",

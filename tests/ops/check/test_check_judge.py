@@ -152,9 +152,9 @@ def _called(client: triton.InferenceServerClient, model: str, version: str) -> s
     largest = 1 if "sequence_batching" in config else 2
     batch = [min(largest, config["max_batch_size"])] if config.get("max_batch_size") else []
     tensors = []
-    for entry in config.get("input", []):
-        if entry.get("optional"):
-            continue
+    entries = config.get("input", [])
+    # A request has one input at least.
+    for entry in [one for one in entries if not one.get("optional")] or entries:
         kind = str(entry["data_type"]).removeprefix("TYPE_").replace("STRING", "BYTES")
         shape = batch + [max(int(dim), 1) for dim in entry["dims"]]
         dtype = triton_to_np_dtype(kind)
@@ -211,6 +211,7 @@ OUT_OF_REACH: dict[str, Callable[[Judgement], bool]] = {
         & {found.rule for found in one.findings}
     ),
     "what runs in model.py": lambda one: re.search(r"\b(Attribute|Name)Error: ", one.server) is not None,
+    "an execute that is assigned or looked up": lambda one: one.mutant.base.startswith("execute-"),
     "names of tensors that are computed or come from another model": lambda one: one.server.startswith("no output"),
 }
 """What docs/check.md says it cannot see, and whether a refusal that the checker misses is of this kind."""
