@@ -153,8 +153,9 @@ def _called(client: triton.InferenceServerClient, model: str, version: str) -> s
     batch = [min(largest, config["max_batch_size"])] if config.get("max_batch_size") else []
     tensors = []
     entries = config.get("input", [])
-    # A request has one input at least.
-    for entry in [one for one in entries if not one.get("optional")] or entries:
+    required = [one for one in entries if not one.get("optional")]
+    # A request to a model has one input at least; of an ensemble the judge asks whether its steps do without.
+    for entry in required if "ensemble_scheduling" in config else required or entries:
         kind = str(entry["data_type"]).removeprefix("TYPE_").replace("STRING", "BYTES")
         shape = batch + [max(int(dim), 1) for dim in entry["dims"]]
         dtype = triton_to_np_dtype(kind)
