@@ -134,13 +134,12 @@ def command(
         Loss | None,
         typer.Option(
             help="full-softmax; sampled-softmax, bpr or gbce with sampled negatives; mse on ratings. Default: "
-            "full-softmax, "
-            "or sampled-softmax for catalogs with more than 20,000 items."
+            "full-softmax, or sampled-softmax for catalogs with more than 5,000 items."
         ),
     ] = None,
     negatives: Annotated[
         int | None,
-        typer.Option(help="Sampled negatives per training step, for the losses that use them. Default: 512."),
+        typer.Option(help="Sampled negatives per training step, for the losses that use them. Default: 2048."),
     ] = None,
     encoder_fine_tuning: Annotated[
         FineTuning,
