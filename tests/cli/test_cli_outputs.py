@@ -64,10 +64,35 @@ def test_train_refuses_other_folders_before_it_reads(option, log, ebbtide, tmp_p
 
 @pytest.mark.parametrize("option", ["--json", "--predictions", "--report"])
 def test_evaluate_refuses_outputs_before_it_ranks(option, bundle, ebbtide, tmp_path):
-    path = below_a_file(tmp_path)
+    path = below_a_file(tmp_path).with_suffix(".parquet")
     done = ebbtide("evaluate", bundle, option, path)
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.decode().startswith(f"error: {option}: {path}: cannot be written")
+
+
+@pytest.mark.parametrize("option", ["--predictions", "--baskets"])
+@pytest.mark.parametrize("name", ["lists.xlsx", "lists", "lists.csv.gz", "lists.tsv"])
+def test_evaluate_refuses_formats_that_it_does_not_write_before_it_ranks(option, name, bundle, ebbtide, tmp_path):
+    done = ebbtide("evaluate", bundle, option, tmp_path / name)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode().startswith(f"error: {option}: {tmp_path / name}: got a file of type ")
+    assert done.stderr.decode().endswith("expected a name that ends in .parquet or .csv\n")
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--online-learning-rate", "0.1"], "expected --online with --online-learning-rate"),
+        (["--baskets", "b.csv", "--by", "item"], "expected --baskets without --by"),
+        (["--baskets", "b.csv", "--json", "m.json"], "expected --baskets without --json"),
+        (["--baskets", "b.csv", "--online"], "expected --baskets without --online"),
+    ],
+)
+def test_evaluate_refuses_options_that_would_have_no_effect(arguments, expected, bundle, ebbtide):
+    done = ebbtide("evaluate", bundle, *arguments)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert expected in " ".join(done.stderr.decode().replace("│", " ").split())
 
 
 def test_evaluate_makes_the_folders_of_its_outputs(bundle, ebbtide, tmp_path):

@@ -11,9 +11,10 @@ import pytest
 from ebbtide.train.bundle import InterestBundle
 
 
-@pytest.mark.parametrize("rate", ["1e6", "1e12"])
-def test_diverged_training_is_one_line(rate, log, ebbtide, tmp_path):
-    done = ebbtide("train", "--events", log, "--out", tmp_path / "b", "--epochs", 3, "--learning-rate", rate)
+@pytest.mark.parametrize(("rate", "epochs"), [("1e6", 3), ("1e12", 3), ("1e3", 1), ("1e6", 1)])
+def test_diverged_training_is_one_line(rate, epochs, log, ebbtide, tmp_path):
+    # With one epoch only the refit diverges, which nothing validates.
+    done = ebbtide("train", "--events", log, "--out", tmp_path / "b", "--epochs", epochs, "--learning-rate", rate)
     assert done.returncode == 1
     assert b"lower the learning rate" in done.stderr
     assert b"Traceback" not in done.stderr
@@ -26,7 +27,6 @@ def test_diverged_training_is_one_line(rate, log, ebbtide, tmp_path):
         ("--holdout", "last", "expected 'none', 'leave-last-out'"),
         ("--holdout", "time:2", "expected 'none', 'leave-last-out'"),
         ("--encoder", "/nowhere/model", "expected 'packaged', a folder"),
-        ("--loss", "mse", "expected --weight-col"),
         ("--device", "cuda", "finds no CUDA device"),
     ],
 )
@@ -45,12 +45,37 @@ def test_options_are_checked_before_the_log_is_read(option, value, expected, log
         ("--title-template", "{name}", "expected --catalog FILE with --title-template"),
         ("--text-template", "{name}", "expected --catalog FILE with --text-template"),
         ("--catalog-item-col", "sku", "expected --catalog FILE with --catalog-item-col"),
+        ("--loss", "mse", "expected --weight-col COLUMN, which has the ratings, with --loss mse"),
+        ("--checkpoint-batches", "5", "expected --checkpoint FOLDER with --checkpoint-batches"),
+        ("--negatives", "9 --loss full-softmax", "expected --loss sampled-softmax, bpr, gbce with --negatives"),
+        ("--encoder-items-per-step", "9", "expected --encoder-fine-tuning lora or full with --encoder-items-per-step"),
+        ("--encoder-learning-rate", "1e-4", "expected --encoder-fine-tuning lora or full with --encoder-learning-rate"),
+        ("--encoder-fine-tuning", "full --no-text", "expected --text, not --no-text, with --encoder-fine-tuning full"),
+        ("--prior-half-lives", "2,7 --decay none", "got --prior-half-lives 2,7 with --decay none"),
     ],
 )
-def test_options_that_mean_nothing_are_wrong_usage(option, value, expected, log, ebbtide, tmp_path):
-    done = ebbtide("train", "--events", log, "--out", tmp_path / "b", option, value)
-    assert done.returncode == 2
+def test_options_that_mean_nothing_are_wrong_usage(option, value, expected, ebbtide_process, tmp_path):
+    # There is no log: it is not read. Torch would fail to load.
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was loaded')")
+    arguments = ("--events", tmp_path / "log.csv", "--out", tmp_path / "b", option, *value.split())
+    done = ebbtide_process("train", *arguments, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2, done.stderr
     assert expected in " ".join(done.stderr.decode().replace("│", " ").split())
+
+
+def test_negatives_that_the_default_loss_does_not_draw_are_told_in_one_line(log, ebbtide, tmp_path):
+    done = ebbtide("train", "--events", log, "--out", tmp_path / "b", "--epochs", 1, "--negatives", 9)
+    assert done.returncode == 0
+    [note] = done.stderr.decode().splitlines()
+    assert note.startswith("note: --negatives 9 has no effect: full-softmax")
+
+
+def test_a_holdout_that_leaves_nothing_is_refused_before_torch_is_loaded(log, ebbtide_process, tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was loaded')")
+    arguments = ("--events", log, "--out", tmp_path / "b", "--holdout", "time:1970-01-01")
+    done = ebbtide_process("train", *arguments, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: holdout: got 'time:1970-01-01'; expected a time between"), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,9 @@ def request(items=(), **tensors) -> Request:
 class RandomModel:
     """Everything that an export serves, with random parameters: N items, d dimensions, p columns of the prior."""
 
-    def __init__(self, seed=0, items=200, d=8, p=3, *, alpha="learned", limits=None, repeats=False, **config):
+    def __init__(
+        self, seed=0, items=200, d=8, p=3, *, alpha="learned", limits=None, repeats=False, interest_share=0.0, **config
+    ):
         random = np.random.default_rng(seed)
 
         def normal(*shape):
@@ -60,7 +62,7 @@ class RandomModel:
         gate = None
         if alpha != "fixed":
             gate = GateParameters(normal(2 * d + 4, 5) / 3, normal(5), normal(5, outputs), normal(outputs))
-        settings = {"exclude_seen": False, "ignore_unknown": False, "seen_items_move": True} | config
+        settings = {"exclude_seen": False, "ignore_unknown": False} | config
         self.parameters = InterestParameters(
             InterestConfig("f" * 16, 1_800_000, 0.5 if gate is None else None, limits=self.limits, **settings),
             (np.log(2) / np.geomspace(0.01, 900, d)).astype(np.float32),
@@ -75,7 +77,9 @@ class RandomModel:
             rates = (np.log(2) / np.array([2, 60])).astype(np.float32)
             items_own = (normal(items), normal(items, 2), normal(items, 5))
             hidden = (normal(6, 5), normal(5), normal(5), normal(1))
-            self.parameters = replace(self.parameters, repeat=RepeatParameters(rates, normal(6), *items_own, *hidden))
+            share = None if interest_share is None else np.float32([interest_share])
+            repeat = RepeatParameters(rates, normal(6), *items_own, *hidden, interest_share=share)
+            self.parameters = replace(self.parameters, repeat=repeat)
         self.attributes = attributes()
         self.pipeline = InterestPipeline(
             self.parameters, KeyIndex.build(self.keys), self.vectors, self.attributes, self.factors

@@ -36,7 +36,7 @@ def head_scores(model, requests):
 @given(st.integers(0, 2**32 - 1))
 def test_shares_add_up_to_the_score_on_random_requests(make_model, ask_at_random, seed):
     random = np.random.default_rng(seed)
-    model = make_model(seed % 5, alpha=KINDS[seed % 3], repeats=seed % 2 == 0)
+    model = make_model(seed % 5, alpha=KINDS[seed % 3], repeats=seed % 2 == 0, interest_share=[0.0, 0.3][seed // 2 % 2])
     asked = ask_at_random(random, model, candidates=True)
     answer = model.explainer.run(asked)
     assert isinstance(answer, Explanation), answer
@@ -175,7 +175,7 @@ def test_seen_items_move_as_the_interest_does_when_a_request_has_a_text_or_an_al
 
 def test_seen_items_stay_when_an_export_is_from_before_they_moved(make_model, ask):
     said = {"text_vector": np.ones((1, 8)), "text_event": [-1], "alpha": [0.1]}
-    model = make_model(repeats=True, seen_items_move=False)
+    model = make_model(repeats=True, interest_share=None)
     request = ask(model.keys[:1], candidate_item=model.keys[:1], event_time=[NOW - DAY, NOW], **said)
     answer = model.explainer.run(request)
     assert answer.candidate_score[0, 0] == answer.adjustment_share[0]

@@ -29,10 +29,9 @@ def draw(seed, *, per_dimension=False, scale=1.0):
     return alpha, *halves, random.standard_normal((ITEMS, D)).astype(np.float32), random.standard_normal(ITEMS)
 
 
-def scores_of(alpha, long_term, current, factors, prior, fixed=None):
+def scores_of(alpha, long_term, current, factors, prior, share=1.0):
     """Of the catalog, ``[items]``."""
-    scores = factors.astype(np.float64) @ (alpha * long_term + (1 - alpha) * current)[0] + prior
-    return scores if fixed is None else np.where(fixed, prior, scores)
+    return share * (factors.astype(np.float64) @ (alpha * long_term + (1 - alpha) * current)[0]) + prior
 
 
 @pytest.mark.parametrize("per_dimension", [False, True])
@@ -41,19 +40,21 @@ def test_step_follows_the_gradient_of_the_loss_when_it_is_differentiated_numeric
     per_dimension, seed, offset, taken, data
 ):
     alpha, long_term, current, factors, prior = draw(seed, per_dimension=per_dimension)
-    fixed = np.array(data.draw(st.lists(st.booleans(), min_size=ITEMS, max_size=ITEMS)))
+    share = np.array(
+        data.draw(st.lists(st.sampled_from([0, 0.3, 1]), min_size=ITEMS, max_size=ITEMS)), dtype=np.float32
+    )
     is_taken = np.isin(np.arange(ITEMS), list(taken))
 
     def loss(offset):
         odds = alpha.astype(np.float64) * np.exp(offset)
-        scores = scores_of(odds / (odds + 1 - alpha), long_term, current, factors, prior, fixed)
+        scores = scores_of(odds / (odds + 1 - alpha), long_term, current, factors, prior, share)
         return np.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[is_taken].mean()
 
     expected = (loss(offset + 1e-4) - loss(offset - 1e-4)) / 2e-4
     given_offset = np.array([offset], dtype=np.float32)
     used = shifted_alpha(alpha, given_offset)
-    scores = scores_of(used, long_term, current, factors, prior, fixed)
-    direction = feedback_direction(factors, scores, is_taken, fixed)
+    scores = scores_of(used, long_term, current, factors, prior, share)
+    direction = feedback_direction(factors, scores, is_taken, share)
     rate = 1e-3
     after = OnlineLearning(rate).step(given_offset, used, long_term - current, direction[None])
     at_most = np.clip(offset - np.clip(rate * expected, -LARGEST_STEP, LARGEST_STEP), -LARGEST_OFFSET, LARGEST_OFFSET)

@@ -1,7 +1,9 @@
 """Bundles and checkpoints have the mode of any new file."""
 
+import ctypes
 import os
 import stat
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.files import default_mode
+from ebbtide.train.files import default_mode, put_in_place
 from ebbtide.train.trainer import fit
 
 
@@ -41,3 +43,39 @@ def test_checkpoint_files_have_the_default_mode_when_saved(umask, random_log, tm
     found = modes(tmp_path / "state")
     assert sorted(name.partition("-")[0] for name in found) == ["checkpoint.json", "state"]
     assert set(found.values()) == {0o666 & ~umask}
+
+
+def written(folder, content):
+    folder.mkdir()
+    (folder / "content").write_text(content)
+    return folder
+
+
+def test_folder_is_there_at_every_moment_when_others_take_its_name(tmp_path):
+    folder, other = written(tmp_path / "bundle", "0"), tmp_path / "partial"
+    missing, over = [], threading.Event()
+
+    def look():
+        while not over.is_set():
+            if not (folder / "content").exists():
+                missing.append(1)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    written(other, "1")
+    for _ in range(500):
+        put_in_place(other, folder)
+    over.set()
+    looker.join()
+    assert missing == []
+    assert [(path / "content").read_text() for path in (folder, other)] == ["0", "1"]
+
+
+def test_folders_change_their_names_when_the_system_cannot_exchange_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
+    folder, other = written(tmp_path / "bundle", "old"), written(tmp_path / ".bundle.7.partial", "new")
+    put_in_place(other, folder)
+    assert [(path / "content").read_text() for path in (folder, other)] == ["new", "old"]
+    assert len(list(tmp_path.iterdir())) == 2
+    put_in_place(other, tmp_path / "third")
+    assert (tmp_path / "third" / "content").read_text() == "old"

@@ -50,6 +50,8 @@ def model_of(**settings):
     with torch.no_grad():
         # So that the halves of the interest differ, and with them the lists.
         model.gamma.mul_(5)
+        if model.repeat is not None:
+            model.repeat.interest_share.fill_(0.3)
     return model
 
 
@@ -98,8 +100,9 @@ def test_replay_equals_a_loop_that_blends_each_basket_anew(log, settings):
         best = scores[0].topk(5).values.numpy()
         np.testing.assert_allclose(lists.score[case, :5], best, rtol=1e-4, atol=1e-5)
         items = relevance.item[relevance.start[case] : relevance.start[case + 1]]
-        fixed = np.isin(np.arange(len(factors)), [] if scored.seen is None else scored.seen.item.numpy())
+        seen = np.isin(np.arange(len(factors)), [] if scored.seen is None else scored.seen.item.numpy())
         taken = np.isin(np.arange(len(factors)), items)
-        direction = feedback_direction(factors.numpy(), scores[0].numpy(), taken, fixed)
+        share = np.where(seen, np.float32(0.3), np.float32(1))
+        direction = feedback_direction(factors.numpy(), scores[0].numpy(), taken, share)
         offset[user] = learning.step(offset[user], alpha, scored.difference.numpy(), direction[None])
     np.testing.assert_allclose(replay.offset, offset, atol=1e-5)

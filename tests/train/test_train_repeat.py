@@ -44,6 +44,7 @@ def repeat_of(decays):
     ):
         torch.nn.init.normal_(parameter)
     repeat.repeat_offset.fill_(2.0)
+    repeat.interest_share.fill_(0.3)
     repeat.centre.uniform_(-1, 2)
     repeat.spread.uniform_(0.5, 2)
     repeat.context_centre.uniform_(-1, 2)
@@ -97,7 +98,7 @@ def test_served_scores_equal_torch_before_every_event(random_log, decays):
 
 
 @pytest.mark.parametrize("decay", ["learned", "none"])
-def test_reference_scores_seen_items_by_repetition_alone_when_the_model_does(random_log, decay):
+def test_reference_scores_seen_items_by_repetition_and_a_share_of_the_interest(random_log, decay):
     torch.manual_seed(0)
     policy = {"decay": decay, "exclude_seen": False, "repeat_score": True}
     config = ModelConfig(dimensions=4, prior_half_life_days=HALF_LIFE_DAYS, **policy)
@@ -119,6 +120,7 @@ def test_reference_scores_seen_items_by_repetition_alone_when_the_model_does(ran
     with torch.no_grad():
         seen = seen_of(random_log, head)
         value = repeat(seen, item_bias_of(repeat), columns[seen.item])
+        value += 0.3 * model.item_factors()[seen.item] @ torch.from_numpy(found.interest).float()
         expected = with_repeat_scores(torch.from_numpy(without).float()[None], seen, value)[0]
     np.testing.assert_allclose(found.scores, expected.numpy(), atol=1e-5)
     assert found.repeats == set(request["item"])
@@ -326,6 +328,21 @@ def test_ranks_of_one_pass_are_those_of_models_with_each_repeat_offset(random_lo
         np.testing.assert_array_equal(alone[1][0], found)
 
 
+def test_ranks_of_one_pass_are_those_of_models_with_each_share_of_the_interest(random_log):
+    torch.manual_seed(0)
+    config = ModelConfig(dimensions=4, exclude_seen=False, repeat_score=True)
+    model = InterestModel(config, VECTORS)
+    tensors = LogTensors.of(random_log, config.session_gap_ms)
+    given = (random_log, tensors, has_past(random_log), live_popularity(model, random_log))
+    variants = [Variant(repeat_offset=2.0, interest_share=share) for share in (0.0, 0.2, 0.9)]
+    _, ranks = target_ranks(model, *given, variants)
+    assert len(np.unique(ranks, axis=0)) == 3
+    model.repeat.repeat_offset.fill_(2.0)
+    for variant, found in zip(variants, ranks, strict=True):
+        model.repeat.interest_share.fill_(variant.interest_share)
+        np.testing.assert_array_equal(target_ranks(model, *given)[1][0], found)
+
+
 def test_common_level_is_equal_for_the_seen_items_of_a_basket(random_log):
     repeat, seen = repeat_of(True), seen_of(random_log, np.array([20, 50]))
     level = repeat.common_level(seen)
@@ -352,3 +369,4 @@ def test_repeat_score_is_learned_whatever_the_loss(random_log, loss):
     assert fitted.best_epoch == 1
     assert fitted.model.repeat.item_bias.detach().abs().max() > 0
     assert float(fitted.model.repeat.repeat_offset) in config.repeat_offsets
+    assert float(fitted.model.repeat.interest_share) in np.float32(config.interest_shares)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _LEARNING_RATE = 0.5
 _NOTABLE_SHARE = 0.2
 """Share of relevant events with a seen item that is worth a note."""
+_TABLES = (".parquet", ".csv")
 _TEXT_FILES = {".csv", ".tsv", ".jsonl", ".ndjson"}
 
 
@@ -78,8 +79,8 @@ def command(
         ),
     ] = False,
     online_learning_rate: Annotated[
-        float, typer.Option(min=0, help="Step size of --online; 0 learns nothing.")
-    ] = _LEARNING_RATE,
+        float | None, typer.Option(min=0, help=f"Step size of --online; 0 learns nothing. Default: {_LEARNING_RATE}.")
+    ] = None,
     by: Annotated[
         list[str] | None,
         typer.Option(
@@ -132,10 +133,23 @@ def command(
 
     Is learning online worth it? ebbtide evaluate artifacts/held-out --online
     """
-    require_file("--predictions", predictions)
+    if online_learning_rate is not None and not online:
+        raise typer.BadParameter("expected --online with --online-learning-rate")
+    if baskets is not None:
+        for option, is_given in (
+            ("--against", against is not None),
+            ("--online", online),
+            ("--by", bool(by)),
+            ("--predictions", predictions is not None),
+            ("--report", report is not None),
+            ("--json", json_file is not None),
+        ):
+            if is_given:
+                raise typer.BadParameter(f"expected --baskets without {option}: it writes the baskets and exits")
+    require_file("--predictions", predictions, _TABLES)
     require_file("--json", json_file)
     require_folder("--report", report)
-    require_file("--baskets", baskets)
+    require_file("--baskets", baskets, _TABLES)
     require_different({"--predictions": predictions, "--json": json_file, "--report": report, "--baskets": baskets})
     if report is not None:
         require_modules("--report", "evaluate", "matplotlib")
@@ -169,7 +183,10 @@ def command(
         return
     run = _run(loaded, test, "Ranking", popularity, repeats, seed, all_events=all_events)
     rival = None if against is None else _rival(against, run, popularity, repeats, seed, events, catalog)
-    learned = _online(run, popularity, online_learning_rate, seed) if online else None
+    learned = None
+    if online:
+        step = _LEARNING_RATE if online_learning_rate is None else online_learning_rate
+        learned = _online(run, popularity, step, seed)
     by_column = [segments(run, column, seed) for column in by or ()]
     _print(run, popularity, rival, learned)
     for segment in by_column:

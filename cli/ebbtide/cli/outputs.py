@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from ebbtide.cli.errors import CommandError
 
 
-def require_file(option: str, path: Path | None) -> None:
+def require_file(option: str, path: Path | None, suffixes: Sequence[str] = ()) -> None:
     """Accepts a path that a file can be written to, and makes its folder.
 
     Args:
         option: The option's name, for the message.
         path: The file; None for an option that was not given.
+        suffixes: What the file's name may end in, where the name chooses the format.
 
     Raises:
-        CommandError: The path is a folder, or cannot be written to.
+        CommandError: The path is a folder, cannot be written to, or ends in another suffix.
     """
     if path is None:
         return
     try:
         if path.is_dir():
             raise CommandError(f"{option}: {path}: got a folder; expected a file name")
+        if suffixes and path.suffix.lower() not in suffixes:
+            raise CommandError(
+                f"{option}: {path}: got a file of type {path.suffix or '(no suffix)'}; expected a name that ends in "
+                f"{' or '.join(suffixes)}"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             with path.open("ab"):

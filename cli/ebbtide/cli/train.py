@@ -24,10 +24,15 @@ from ebbtide.train.choices import Decay, DeviceKind, FineTuning, Loss, Precision
 
 if TYPE_CHECKING:
     from ebbtide.train.bundle import InterestBundle
+    from ebbtide.train.config import TrainConfig
     from ebbtide.train.trainer import Fit
 
 
 _TEXT_TEMPLATE = "{text}"
+_DRAWING = ", ".join(loss.value for loss in Loss if loss.draws)
+_TUNING = "lora or full"
+_WITHOUT_DECAY = {"auto", "none", "inf"}
+"""Values of --prior-half-lives that mean the same with and without decay."""
 
 
 def command(
@@ -129,13 +134,13 @@ def command(
         Loss | None,
         typer.Option(
             help="full-softmax; sampled-softmax, bpr or gbce with sampled negatives; mse on ratings. Default: "
-            "full-softmax, "
-            "or sampled-softmax for catalogs with more than 20,000 items."
+            "full-softmax, or sampled-softmax for catalogs with more than 5,000 items."
         ),
     ] = None,
     negatives: Annotated[
-        int, typer.Option(help="Sampled negatives per training step, for the losses that use them.")
-    ] = 512,
+        int | None,
+        typer.Option(help="Sampled negatives per training step, for the losses that use them. Default: 2048."),
+    ] = None,
     encoder_fine_tuning: Annotated[
         FineTuning,
         typer.Option(help="frozen; lora: low-rank adapters (needs ebbtide[lora]); full: all weights of the encoder."),
@@ -143,13 +148,16 @@ def command(
     encoder_learning_rate: Annotated[
         float | None, typer.Option(help="Peak learning rate of the encoder. Default: 5e-4 for lora, 2e-5 for full.")
     ] = None,
-    encoder_items_per_step: Annotated[int, typer.Option(help="Texts encoded with gradients per training step.")] = 64,
+    encoder_items_per_step: Annotated[
+        int | None,
+        typer.Option(help="Texts encoded with gradients per training step, for lora and full. Default: 64."),
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints. After an interruption, --resume continues from there.")
     ] = None,
     checkpoint_batches: Annotated[
-        int, typer.Option(min=1, help="Batches between two checkpoints within an epoch.")
-    ] = 1000,
+        int | None, typer.Option(min=1, help="Batches between two checkpoints within an epoch. Default: 1000.")
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -195,8 +203,23 @@ def command(
         ):
             if is_given:
                 raise typer.BadParameter(f"expected --catalog FILE with {option}, which names its columns")
-    if resume and checkpoint is None:
-        raise typer.BadParameter("expected --checkpoint FOLDER with --resume")
+    tunes = encoder_fine_tuning is not FineTuning.frozen
+    for option, is_given, needed, has_it in (
+        ("--resume", resume, "--checkpoint FOLDER", checkpoint is not None),
+        ("--checkpoint-batches", checkpoint_batches is not None, "--checkpoint FOLDER", checkpoint is not None),
+        ("--loss mse", loss is Loss.mse, "--weight-col COLUMN, which has the ratings,", weight_col is not None),
+        ("--negatives", negatives is not None, f"--loss {_DRAWING}", loss is None or loss.draws),
+        ("--encoder-items-per-step", encoder_items_per_step is not None, f"--encoder-fine-tuning {_TUNING}", tunes),
+        ("--encoder-learning-rate", encoder_learning_rate is not None, f"--encoder-fine-tuning {_TUNING}", tunes),
+        (f"--encoder-fine-tuning {encoder_fine_tuning.value}", tunes, "--text, not --no-text,", text),
+    ):
+        if is_given and not has_it:
+            raise typer.BadParameter(f"expected {needed} with {option}")
+    if decay is Decay.none and prior_half_lives.strip() not in _WITHOUT_DECAY:
+        raise typer.BadParameter(
+            f"got --prior-half-lives {prior_half_lives} with --decay none, which counts without decay; expected one of "
+            "the two"
+        )
     require_bundle_folder("--out", out)
     require_folder("--checkpoint", checkpoint)
     require_folder("--tensorboard", tensorboard)
@@ -209,7 +232,7 @@ def command(
     # Under torchrun every process runs this command; only the first one prints.
     console.quiet = errors.quiet = console.quiet or os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
     from ebbtide.data.dataset import DataReference, read_dataset
-    from ebbtide.data.splits import require_protocol
+    from ebbtide.data.splits import held_out, require_protocol
 
     require_protocol(holdout)
     data = DataReference(
@@ -254,11 +277,14 @@ def command(
                 "residual_dropout": residual_dropout,
                 "windows_per_batch": windows_per_batch,
                 "loss": loss,
-                "negatives": negatives,
                 "encoder_fine_tuning": encoder_fine_tuning,
                 "encoder_learning_rate": encoder_learning_rate,
-                "encoder_items_per_step": encoder_items_per_step,
                 "refit": refit,
+                **{
+                    name: value
+                    for name, value in (("negatives", negatives), ("encoder_items_per_step", encoder_items_per_step))
+                    if value is not None
+                },
             }
         )
     except ValidationError as error:
@@ -267,6 +293,9 @@ def command(
     # Most mistakes are in the names of files and columns: they show before torch is loaded.
     with working("Reading the log"):
         dataset = read_dataset(data)
+    held_out(dataset.log, holdout)
+    if negatives is not None:
+        _say_if_nothing_is_drawn(train_config, len(dataset.catalog))
     with timed("loaded torch and transformers"), working("Loading torch and transformers"):
         from ebbtide.train.board import Board
         from ebbtide.train.checkpoint import CheckpointFolder
@@ -280,7 +309,7 @@ def command(
     compute = Devices(DeviceConfig(device=device, devices=devices, precision=precision))
     checkpoints = None
     if checkpoint is not None:
-        checkpoints = CheckpointFolder(checkpoint, resume=resume, every_batches=checkpoint_batches)
+        checkpoints = CheckpointFolder(checkpoint, resume=resume, every_batches=checkpoint_batches or 1000)
     with timed("trained"), _told_when_stopped(out, checkpoint), TrainingDisplay() as display:
         watcher = display if tensorboard is None else Watchers(display, Board(tensorboard))
         bundle, fit, _ = train_bundle(
@@ -300,6 +329,16 @@ def command(
     if checkpoints is not None:
         checkpoints.clear()
     _print_bundle(bundle, fit, out)
+
+
+def _say_if_nothing_is_drawn(config: TrainConfig, items: int) -> None:
+    loss = config.for_catalog(items).loss
+    if loss is not None and not loss.draws:
+        errors.print(
+            f"note: --negatives {config.negatives} has no effect: {loss.value}, the default for a catalog of {items:,} "
+            f"items, draws none; a --loss that does: {_DRAWING}",
+            soft_wrap=True,
+        )
 
 
 @contextmanager

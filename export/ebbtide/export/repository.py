@@ -25,6 +25,7 @@ from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Size
 from ebbtide.train.bundle import InterestBundle
+from ebbtide.train.files import put_in_place
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def export_repository(
             add_version(partial, out, number, bundle.catalog.text)
         write_entries(out if adds else partial, manifest)
         if not adds:
-            _replace(partial, out)
+            put_in_place(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return result
@@ -209,18 +210,3 @@ def _manifest_entry(result: ExportReport, bundle: InterestBundle, options: Expor
         "retrieval": None if result.retrieval is None else asdict(result.retrieval),
         "sweep": [asdict(row) for row in result.sweep],
     }
-
-
-def _replace(partial: Path, out: Path) -> None:
-    """Replaces an earlier folder by the new one; restores the earlier one if that fails."""
-    earlier = out.with_name(f".{out.name}.{os.getpid()}.earlier")
-    had_earlier = out.exists()
-    if had_earlier:
-        out.rename(earlier)
-    try:
-        partial.rename(out)
-    except OSError:
-        if had_earlier:
-            earlier.rename(out)
-        raise
-    shutil.rmtree(earlier, ignore_errors=True)

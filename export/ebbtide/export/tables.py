@@ -65,7 +65,6 @@ def interest_parameters(
         state_fingerprint=state_fingerprint(bundle),
         online_learning_rate=online_learning_rate,
         top_n=top_n,
-        seen_items_move=True,
     )
     return InterestParameters(
         config,

@@ -60,7 +60,7 @@ class Explanation:
     """``[candidates]``."""
     adjustment_share: Floats
     """``[candidates]``: minus infinity (excluded), a repeat score, or 0. A candidate with a repeat score has no prior
-    share, and of events only what free texts and the request's alpha change."""
+    share, a part of what events of items say (`InterestPipeline.seen_interest`), and all that free texts say."""
     repeat_share: Floats
     """``[candidates, parts]``: `contract.REPEAT_PARTS` of each repeat score, which sum to `adjustment_share`; 0 for
     other candidates."""
@@ -144,9 +144,7 @@ class Explainer:
             weighed.columns.decay_scale,
         )
         contributions, of_folded = _contributions(weighed, decays)
-        moved, moved_folded = np.zeros_like(contributions), np.zeros_like(of_folded)
-        if self.pipeline.moved_interest(weighed) is not None:
-            moved, moved_folded = _contributions(weighed, decays, moved=True)
+        of_seen, folded_of_seen = self._contributions_to_seen(weighed, decays, contributions, of_folded)
         new = weighed.items.new
         item = weighed.items.index.find(candidates)
         table = self._factors if new is None else GrownTable(self._factors, new, new.factors)
@@ -163,8 +161,8 @@ class Explainer:
             """Factors times contributions ``[events, d]``, ``[candidates, events]``."""
             return np.where(replaced[:, None], factors[:, :d] @ of_replaced.T, factors[:, :d] @ of_all.T)
 
-        interest, moved_interest = contributions.sum(axis=0) + of_folded, moved.sum(axis=0) + moved_folded
-        dimension_share = factors[:, :d] * np.where(replaced[:, None], moved_interest, interest)
+        interest, seen_interest = contributions.sum(axis=0) + of_folded, of_seen.sum(axis=0) + folded_of_seen
+        dimension_share = factors[:, :d] * np.where(replaced[:, None], seen_interest, interest)
         prior_share = factors[:, d:] @ self._parameters.prior_weight.astype(np.float64)
         prior, left_out = self.pipeline.live_prior(weighed)
         if left_out is None or not left_out[0]:
@@ -181,7 +179,7 @@ class Explainer:
         index = batch.source if kept is None else kept[batch.source]
         is_given = index != UNKNOWN
         given = index[is_given]
-        share, decay = times(contributions, moved), decays.mean(axis=1)
+        share, decay = times(contributions, of_seen), decays.mean(axis=1)
         event_share = np.zeros((item.size, events), dtype=np.float32)
         event_share[:, given] = share[:, is_given]
         event_share[item == UNKNOWN] = np.nan
@@ -206,7 +204,7 @@ class Explainer:
             adjustment_share=_single(adjustment_share),
             repeat_share=_single(repeat_share),
             half_life_days=half_lives(self._parameters.decay_rate_per_day, weighed.columns.decay_scale),
-            folded_share=_single(times(of_folded[None], moved_folded[None])[:, 0]),
+            folded_share=_single(times(of_folded[None], folded_of_seen[None])[:, 0]),
             state_event_share=state_event_share,
             state_event_item=states.item_id,
             state_event_time=states.time_ms,
@@ -214,6 +212,18 @@ class Explainer:
             state_event_decay=states.decay,
             state_status=None if weighed.from_records is None else weighed.state_status,
         )
+
+    def _contributions_to_seen(
+        self, weighed: Weighed, decays: Floats, contributions: Doubles, of_folded: Doubles
+    ) -> tuple[Doubles, Doubles]:
+        """What events and folded events add to the repeat scores, as `_contributions` of all others."""
+        share = self.pipeline.interest_share
+        of_seen, folded_of_seen = share * contributions, share * of_folded
+        if self.pipeline.moved_interest(weighed) is not None:
+            moved, moved_folded = _contributions(weighed, decays, moved=True)
+            of_seen += (1 - share) * moved
+            folded_of_seen += (1 - share) * moved_folded
+        return of_seen, folded_of_seen
 
     def _adjustments(self, weighed: Weighed, item: npt.NDArray[np.int64]) -> Doubles:
         """The score adjustment of each candidate, ``[candidates]``: 0 without one; NaN for unknown ones."""

@@ -124,7 +124,7 @@ def read_pipeline(folder: Path) -> InterestPipeline:
     catalog = _read_of(parameters.config, folder / CATALOG_FILE)
     attributes, _ = read_attributes(folder, parameters.config)
     factors = None
-    if parameters.repeat is not None and parameters.config.seen_items_move:
+    if parameters.repeat is not None and parameters.repeat.interest_share is not None:
         factors = read_factors(folder, parameters.config)
     return InterestPipeline(parameters, _key_index(catalog), catalog[EVENT_VECTORS], attributes, factors)
 

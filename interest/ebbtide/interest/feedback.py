@@ -79,7 +79,8 @@ class Feedback:
             )
             scores = np.where(replaced != 0, replaced, scores)
             taken = np.isin(item, self._pipeline.index.find(events.item_key[added & (user == one)]))
-            direction[row] = feedback_direction(factors[:, :d], scores, taken, replaced != 0)
+            share = np.where(replaced != 0, np.float32(self._pipeline.interest_share), np.float32(1))
+            direction[row] = feedback_direction(factors[:, :d], scores, taken, share)
         before = found.states.alpha_offset
         after = self._learning.step(before, blend.alpha, blend.long_term - blend.current, direction)
         return {one: float(after[row]) for row, one in enumerate(learning) if after[row] != before[row]}

@@ -189,8 +189,8 @@ class GrownIndex:
 
     @property
     def items(self) -> int:
-        """Number of items of both."""
-        return self._frozen.items + self._key.size
+        """Number of items of the export."""
+        return self._frozen.items
 
     @property
     def end(self) -> int:

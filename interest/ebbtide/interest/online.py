@@ -62,7 +62,7 @@ def shifted_alpha(alpha: Floats, offset: Floats) -> Floats:
     return np.asarray(odds / (odds + (1 - alpha)), dtype=np.float32)
 
 
-def feedback_direction(factors: Floats, scores: Floats, taken: Bools, is_fixed: Bools | None = None) -> Floats:
+def feedback_direction(factors: Floats, scores: Floats, taken: Bools, share: Floats | None = None) -> Floats:
     """Where the interest should have been for the items that were taken, float32 ``[d]``.
 
     It is minus the gradient, by the interest w, of the mean cross-entropy of the taken items against the softmax over
@@ -72,14 +72,15 @@ def feedback_direction(factors: Floats, scores: Floats, taken: Bools, is_fixed: 
         factors: ``[candidates, d]``: of the items that were shown, or of the whole catalog.
         scores: ``[candidates]``, as the items were ranked by; minus infinity for those that could not be shown.
         taken: ``[candidates]``. Taken items that could not be shown are no feedback.
-        is_fixed: ``[candidates]``: items whose scores do not depend on the interest (repeat scores); None for none.
+        share: ``[candidates]``: how much of the score by factors is in each score: the interest share of a repeat
+            score, 1 of all others; None for 1.
     """
     best = scores.max(initial=-np.inf)
     taken = taken & np.isfinite(scores)
     if not np.isfinite(best) or not taken.any():
         return np.zeros(factors.shape[1], dtype=np.float32)
-    share = np.exp(scores - best)
-    pull = taken / taken.sum() - share / share.sum()
-    if is_fixed is not None:
-        pull[is_fixed] = 0
+    probability = np.exp(scores - best)
+    pull = taken / taken.sum() - probability / probability.sum()
+    if share is not None:
+        pull *= share
     return np.asarray(pull @ factors, dtype=np.float32)

@@ -57,8 +57,6 @@ class InterestConfig:
     """How fast the alpha of a user follows what the user takes; 0 learns nothing online."""
     top_n: int = 0
     """Items of a list of recommendations; 0 in an export from before a server could have new items."""
-    seen_items_move: bool = False
-    """Whether free texts and the alpha of a request move repeat scores; they do not in an export from before."""
 
     @property
     def states(self) -> str:
@@ -74,7 +72,7 @@ class InterestConfig:
         """
         content = json.loads(text)
         known = {field.name for field in fields(cls)}
-        if {"state_fingerprint", "online_learning_rate", "top_n", "seen_items_move", *content} != known:
+        if {"state_fingerprint", "online_learning_rate", "top_n", *content} != known:
             raise ValueError(f"{CONFIG_FILE}: got keys {sorted(content)}; expected {sorted(known)}")
         return cls(**{**content, "limits": Limits(**content["limits"])})
 
@@ -133,8 +131,9 @@ class InterestParameters:
             gate = GateParameters(**{field.name: arrays[f"gate.{field.name}"] for field in fields(GateParameters)})
         repeat = None
         if any(name.startswith("repeat.") for name in arrays):
+            names = [field.name for field in fields(RepeatParameters)]
             repeat = RepeatParameters(
-                **{field.name: arrays[f"repeat.{field.name}"] for field in fields(RepeatParameters)}
+                **{name: arrays[f"repeat.{name}"] for name in names if f"repeat.{name}" in arrays}
             )
         return cls(
             config, arrays["decay_rate_per_day"], arrays["rank_decay_rate"], gate, arrays["prior_weight"], repeat

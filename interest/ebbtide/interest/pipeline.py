@@ -402,12 +402,12 @@ class InterestPipeline:
         folded = weighed.folded_counts(repeat)
         scale = weighed.columns.decay_scale
         user, item, score = repeat_score(weighed.batch, items, weighed.columns.now_ms, repeat, scale, folded)
-        moved = self.moved_interest(weighed)
-        if moved is not None and self._factors is not None:
+        interest = self.seen_interest(weighed)
+        if interest is not None and self._factors is not None:
             new = weighed.items.new
             table = self._factors if new is None else GrownTable(self._factors, new, new.factors)
-            factors = table.take(item, axis=0)[:, : moved.shape[1]]
-            score = not_zero(score + np.einsum("pk,pk->p", factors, moved.take(user, axis=0)))
+            factors = table.take(item, axis=0)[:, : interest.shape[1]]
+            score = not_zero(score + np.einsum("pk,pk->p", factors, interest.take(user, axis=0)))
         counts = np.bincount(np.concatenate([user, *(kind.user for kind in before)]))
         if counts.max(initial=0) <= self.parameters.config.limits.adjustments:
             return user, item, score
@@ -422,13 +422,30 @@ class InterestPipeline:
         order = np.lexsort((position, user))
         return user[order], item[order], score[order]
 
-    def moved_interest(self, weighed: Weighed) -> Floats | None:
-        """What free texts and a request's alpha change in the interest, ``[users, d]``; None where there is neither.
+    @property
+    def interest_share(self) -> float:
+        """How much of the score by factors a seen item has beside its repeat score."""
+        repeat = self.parameters.repeat
+        return 0.0 if repeat is None or repeat.interest_share is None else float(repeat.interest_share[0])
 
-        A repeat score was learned without both, so it moves by what they change in the score by factors.
+    def seen_interest(self, weighed: Weighed) -> Floats | None:
+        """The interest that is added to repeat scores by the factors of their items, ``[users, d]``; None for nothing.
+
+        A share of the interest, and all that free texts and a request's alpha change in it: repeat scores were learned
+        without both.
         """
+        share, moved = self.interest_share, self.moved_interest(weighed)
+        if moved is None:
+            return weighed.blend.interest * np.float32(share) if share else None
+        return np.float32(share) * weighed.blend.interest + np.float32(1 - share) * moved
+
+    def moved_interest(self, weighed: Weighed) -> Floats | None:
+        """What free texts and a request's alpha change in the interest, ``[users, d]``; None where there is neither."""
         columns, blend, batch = weighed.columns, weighed.blend, weighed.batch
-        if not self.parameters.config.seen_items_move or (weighed.sources.text is None and columns.alpha is None):
+        repeat = self.parameters.repeat
+        if repeat is None or repeat.interest_share is None:
+            return None
+        if weighed.sources.text is None and columns.alpha is None:
             return None
         texts = np.zeros((2, *blend.long_term.shape), dtype=np.float32)
         if weighed.sources.text is not None:

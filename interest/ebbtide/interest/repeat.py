@@ -57,10 +57,14 @@ class RepeatParameters:
     """``[hidden]``."""
     output_bias: Floats
     """``[1]``."""
+    interest_share: Floats | None = None
+    """``[1]``: how much of the score by factors a seen item has beside its repeat score. None in an export from before:
+    nothing, and neither free texts nor a request's alpha move it."""
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     @property
     def knows_time(self) -> bool:

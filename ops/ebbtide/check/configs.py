@@ -73,6 +73,11 @@ def data_type_name(number: int) -> str:
     return str(values[number].name) if number in values else str(number)
 
 
+def has_data_type(number: int) -> bool:
+    """Whether a field holds a data type: 0 is no type, and any other number may be written as well."""
+    return number != 0 and number in model_config_pb2.DataType.DESCRIPTOR.values_by_number
+
+
 def _problem(error: text_format.ParseError | ValueError, file: str, text: str) -> Finding:
     """Turns the parser's error into a finding."""
     line = error.GetLine() if isinstance(error, text_format.ParseError) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ MODEL_CLASS = "TritonPythonModel"
 AUTO_COMPLETE = "auto_complete_config"
 _MAKERS = ("Tensor", "from_dlpack")
 _READER = "get_input_tensor_by_name"
+_LOOKUPS = ("__getattr__", "__getattribute__")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class PythonSource:
     model_class: int | None = None
     """The line of the class TritonPythonModel, or of the import or assignment that defines it."""
     is_opaque: bool = False
-    """Whether the class or its methods may be defined elsewhere: imported, inherited or decorated."""
+    """Whether the class or its methods may be defined elsewhere: imported, inherited, decorated or assigned."""
     methods: dict[str, Method] = field(default_factory=dict)
     completion: Completion | None = None
     """What `auto_complete_config` adds; None without this method, or if it may be defined elsewhere."""
@@ -82,31 +83,27 @@ def read_source(path: Path) -> PythonSource:
     except ValueError as error:
         return PythonSource(error=SyntaxError(str(error)))
     nodes = list(ast.walk(tree))
-    model = next((node for node in nodes if isinstance(node, ast.ClassDef) and node.name == MODEL_CLASS), None)
+    model = _model_class(tree, nodes)
     classes = list(_with_bases(model, {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}))
+    functions = {
+        node.name: node
+        for one in reversed(classes)
+        for node in (one.body if one else ())
+        if isinstance(node, FUNCTIONS)
+    }
+    completion = functions.get(AUTO_COMPLETE)
+    is_opaque = model is None or bool(model.decorator_list) or None in classes or _binds_methods(nodes, classes)
     calls = [(called(node), node) for node in nodes if isinstance(node, ast.Call)]
     made = [_string(node, 0) for name, node in calls if name in _MAKERS]
     sent = [_string(node, 0) for node in _sent(calls) if called(node) in _MAKERS]
-    always = _always_used(model)
+    always = _always_used(functions.get("execute"))
     read = [_string(node, 1, is_used=node in always) for name, node in calls if name == _READER]
     exact = _sends_only_named(calls)
-    is_opaque = model is None or bool(model.decorator_list) or None in classes
-    completions = [
-        node
-        for one in classes
-        for node in (one.body if one else ())
-        if isinstance(node, FUNCTIONS) and node.name == AUTO_COMPLETE
-    ]
     return PythonSource(
         model_class=model.lineno if model else _bound_at(tree),
         is_opaque=is_opaque,
-        completion=read_completion(completions[0]) if completions and not is_opaque else None,
-        methods={
-            node.name: _method(node)
-            for one in reversed(classes)
-            for node in (one.body if one else ())
-            if isinstance(node, FUNCTIONS)
-        },
+        completion=read_completion(completion) if completion is not None and not is_opaque else None,
+        methods={name: _method(function) for name, function in functions.items()},
         reads=tuple(name for name in read if name is not None),
         answers=tuple(name for name in sent if name is not None),
         names_every_answer=bool(made)
@@ -120,6 +117,40 @@ def read_source(path: Path) -> PythonSource:
         ),
         calls=frozenset(name for name, _ in calls),
     )
+
+
+def _model_class(tree: ast.Module, nodes: Sequence[ast.AST]) -> ast.ClassDef | None:
+    """The last definition of the model's class, which is the one that counts."""
+    found = [
+        [node for node in among if isinstance(node, ast.ClassDef) and node.name == MODEL_CLASS]
+        for among in (tree.body, nodes)
+    ]
+    return next((definitions[-1] for definitions in found if definitions), None)
+
+
+def _binds_methods(nodes: Sequence[ast.AST], classes: Sequence[ast.ClassDef | None]) -> bool:
+    """Whether a method that the server calls may come from elsewhere than a ``def`` in the body of a class."""
+    bound: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+            bound.add(node.id if isinstance(node, ast.Name) else node.attr)
+        elif isinstance(node, ast.Call) and called(node) == "setattr":
+            bound |= {one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+    for statement in (statement for one in classes for statement in (one.body if one else ())):
+        if not isinstance(statement, FUNCTIONS):
+            bound |= {function.name for function in _own_functions(statement)}
+        elif statement.name in _LOOKUPS:
+            return True
+    return bool(bound & {"execute", AUTO_COMPLETE})
+
+
+def _own_functions(statement: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The functions below a statement, without those inside of them."""
+    for node in ast.iter_child_nodes(statement):
+        if isinstance(node, FUNCTIONS):
+            yield node
+        else:
+            yield from _own_functions(node)
 
 
 def _bound_at(tree: ast.Module) -> int | None:
@@ -189,11 +220,9 @@ def _with_bases(model: ast.ClassDef | None, local: dict[str, ast.ClassDef]) -> I
             yield None
 
 
-def _always_used(model: ast.ClassDef | None) -> set[ast.Call]:
+def _always_used(execute: ast.AST | None) -> set[ast.Call]:
     """The calls whose result has an attribute taken in every call of ``execute`` with a request."""
-    body: list[ast.AST] = [
-        node for node in (model.body if model else ()) if isinstance(node, FUNCTIONS) and node.name == "execute"
-    ]
+    body: list[ast.AST] = [] if execute is None else [execute]
     found: set[ast.Call] = set()
     while body:
         for node in ast.iter_child_nodes(body.pop()):

@@ -68,7 +68,8 @@ _ERRORS = _rules(
         "instance-group-profile": "`profile` on a backend other than TensorRT",
         "instance-group-passive": "only passive instances: the first request stops the server",
         "sequence-control": "a control input with a wrong name, type or set of values",
-        "sequence-state": "an initial state that does not fit its state",
+        "sequence-state": "a state without a type or with wrong dims, or an initial state that does not fit it",
+        "sequence-state-name": "a state without `input_name`: the first request stops the server",
         "sequence-slots": "`minimum_slot_utilization` outside 0 to 1",
         "response-cache": "a response cache on a sequence model or a decoupled model",
         # ONNX.
@@ -153,6 +154,7 @@ _WARNINGS = _rules(
         "stand-in-backend": "a field that NVIDIA's ONNX Runtime backend accepts and that `ebbtide serve` refuses",
         "warmup-input-unknown": "a warm-up input that the model does not have",
         "warmup-skipped": "a warm-up sample with batch size 0: Triton skips it",
+        "python-finalize": "a `finalize` that Triton cannot call when it unloads the model: it logs an error",
         "python-output-unknown": "model.py sends an output that the config does not have",
         "python-input-unknown": "model.py reads an input that the config does not have",
     },

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from tritonclient.grpc import model_config_pb2
+
 from ebbtide.check import backends
 from ebbtide.check.configs import data_type_name
 from ebbtide.check.findings import Finding
@@ -153,8 +155,18 @@ def _batch_io(view: View) -> Iterator[Finding]:
     config = view.config
     inputs = {entry.name for entry in config.input}
     outputs = {entry.name for entry in config.output}
-    for section, entries in (("batch_input", config.batch_input), ("batch_output", config.batch_output)):
+    for section, entries, kinds in (
+        ("batch_input", config.batch_input, model_config_pb2.BatchInput.Kind),
+        ("batch_output", config.batch_output, model_config_pb2.BatchOutput.Kind),
+    ):
         for index, entry in enumerate(entries):
+            if entry.kind not in kinds.values():
+                yield view.finding(
+                    "config-unknown-value",
+                    (section, index, "kind"),
+                    f"got {entry.kind}; expected {', '.join(kinds.keys())}",
+                    "write the kind by its name",
+                )
             if len(entry.source_input) != 1:
                 yield view.finding(
                     "batch-io",

@@ -122,7 +122,7 @@ def _method(view: View, file: str, source: PythonSource, name: str, method: Meth
     if method.least > given or (method.most is not None and method.most < given) or collects:
         expected = ", ".join(filter(None, ["self" if is_bound else "", _ARGUMENTS[name]]))
         yield view.file_finding(
-            "python-arguments",
+            "python-finalize" if name == "finalize" else "python-arguments",
             file,
             f"got `{name}({method.arguments})`; expected `{name}({expected})`",
             "correct the arguments" + ("" if is_bound else ", and write `@staticmethod` above the method"),

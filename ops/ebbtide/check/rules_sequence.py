@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tritonclient.grpc import model_config_pb2
 
-from ebbtide.check.configs import data_type_name
+from ebbtide.check.configs import data_type_name, has_data_type
 from ebbtide.check.findings import Finding
 from ebbtide.check.messages import Control, InitialState, State
 from ebbtide.check.repository import STATE_FOLDER
@@ -15,6 +15,7 @@ from ebbtide.check.rules_tensors import fixed_sizes_fit
 from ebbtide.check.textproto import Path
 from ebbtide.check.view import View
 
+_VARIABLE = -1
 _LOCATION: Path = ("sequence_batching",)
 _KIND = model_config_pb2.ModelSequenceBatching.Control.Kind
 _CORRELATION = int(_KIND.Value("CONTROL_SEQUENCE_CORRID"))
@@ -57,6 +58,9 @@ def _controls(view: View) -> Iterator[Finding]:
             )
         names.add(control_input.name)
         for position, control in enumerate(control_input.control):
+            # Triton ignores numbers without a name.
+            if control.kind not in _KIND.values():
+                continue
             where: Path = (*location, "control", position)
             kind = str(_KIND.Name(control.kind))
             if control.kind in kinds:
@@ -105,6 +109,29 @@ def _control(view: View, location: Path, control: Control, kind: str) -> Iterato
 
 
 def _state(view: View, location: Path, state: State) -> Iterator[Finding]:
+    if not state.input_name:
+        yield view.finding(
+            "sequence-state-name",
+            location,
+            "got no `input_name`; expected a name: the first request stops the server",
+            "write `input_name`",
+        )
+    # The server loads such a state, and the model's process dies at the first request.
+    if not has_data_type(state.data_type):
+        yield view.finding(
+            "sequence-state",
+            (*location, "data_type") if state.data_type else location,
+            f"got {data_type_name(state.data_type)} for {state.input_name!r}; expected a type",
+            "write `data_type`",
+        )
+    for index, dim in enumerate(state.dims):
+        if dim < _VARIABLE:
+            yield view.finding(
+                "sequence-state",
+                (*location, "dims", index),
+                f"got {dim} for {state.input_name!r}; expected a size, or -1 for a variable size",
+                "write the size, or -1",
+            )
     where = (*location, "initial_state")
     if len(state.initial_state) > 1:
         yield view.finding(

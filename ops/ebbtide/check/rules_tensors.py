@@ -7,8 +7,10 @@ from itertools import groupby
 from math import prod
 from pathlib import PurePosixPath
 
+from tritonclient.grpc import model_config_pb2
+
 from ebbtide.check import backends
-from ebbtide.check.configs import data_type_name
+from ebbtide.check.configs import has_data_type
 from ebbtide.check.findings import Finding
 from ebbtide.check.messages import Tensor
 from ebbtide.check.textproto import Path
@@ -16,6 +18,8 @@ from ebbtide.check.view import View
 
 _VARIABLE = -1
 _IMAGE_DIMS = 3
+_IMAGE_FORMATS = (model_config_pb2.ModelInput.FORMAT_NHWC, model_config_pb2.ModelInput.FORMAT_NCHW)
+"""Triton accepts numbers without a name, and ignores them."""
 
 
 def check(view: View) -> Iterator[Finding]:
@@ -23,8 +27,7 @@ def check(view: View) -> Iterator[Finding]:
     config = view.config
     for index, tensor in enumerate(config.input):
         yield from _tensor(view, ("input", index), tensor)
-        # FORMAT_NONE is 0.
-        if tensor.format and len(tensor.dims) != _IMAGE_DIMS:
+        if tensor.format in _IMAGE_FORMATS and len(tensor.dims) != _IMAGE_DIMS:
             yield view.finding(
                 "tensor-format",
                 ("input", index, "format"),
@@ -87,7 +90,7 @@ def _tensor(view: View, path: Path, tensor: Tensor) -> Iterator[Finding]:
             "write `data_type`",
         )
     # Triton compares the data type of a request's input with the config's, and passes outputs on as they are.
-    elif path[0] == "input" and tensor.data_type and data_type_name(tensor.data_type).isdigit():
+    elif path[0] == "input" and tensor.data_type and not has_data_type(tensor.data_type):
         yield view.finding(
             "config-unknown-value",
             (*path, "data_type"),

@@ -97,7 +97,7 @@ class Server:
         missing = [tensor.name for tensor in model.outputs if result.as_numpy(tensor.name) is None]
         if missing:
             raise RefusedError(f"{name}: no output {', '.join(missing)}")
-        return {tensor.name: result.as_numpy(tensor.name) for tensor in model.outputs}
+        return _as_exported({tensor.name: result.as_numpy(tensor.name) for tensor in model.outputs})
 
     def close(self) -> None:
         """Closes the connection."""
@@ -119,3 +119,13 @@ class Server:
             f"{self.address}: {name}, version {self._version}: got {failure.message() or failure.status()}; expected a "
             "server that serves this version at Triton's gRPC port (8001 unless set)"
         )
+
+
+def _as_exported(outputs: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """The outputs without the items that were added to the server: those that a request leaves out keep a position."""
+    score = outputs.get(contract.NEW_ITEM_SCORE.name)
+    if score is None:
+        return outputs
+    named = ~np.isneginf(score).all(axis=0)
+    new_items = (contract.NEW_ITEM_ID.name, contract.NEW_ITEM_SCORE.name)
+    return {name: array[:, named] if name in new_items else array for name, array in outputs.items()}

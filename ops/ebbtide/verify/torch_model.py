@@ -166,7 +166,7 @@ class TorchModel:
         d = reference.interest.size
         factors[replaced, d:] = 0
         factors[np.isnan(score)] = np.nan
-        dimensions = factors[:, :d] * np.where(replaced[:, None], reference.moved, reference.interest)
+        dimensions = factors[:, :d] * np.where(replaced[:, None], reference.seen_interest, reference.interest)
         prior = factors[:, d:] @ self._prior_weight
         return {
             **answer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from ebbtide.client import InterestClient, new_item, rule
+from ebbtide.client import InterestClient, InvalidArgumentError, new_item, rule
 from ebbtide.data.catalog import Catalog
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
@@ -64,6 +64,38 @@ def unknown_item() -> RecommendRequest:
     request = RecommendRequest(events=[Event(item_id="no such film")])
     request.events[0].time.FromMilliseconds(1)
     return request
+
+
+def is_known(client: InterestClient, item_id: str) -> bool:
+    try:
+        client.explain(item_ids=[item_id])
+    except InvalidArgumentError:
+        return False
+    return True
+
+
+@pytest.fixture
+def server_with_new_items(server: TritonServer) -> Iterator[TritonServer]:
+    """The server recommends items that were added to it."""
+    items = [new_item(f"new {number}", "A film about robots", attributes={"genres": ["Drama"]}) for number in range(3)]
+    with InterestClient(server.grpc_url) as client:
+        client.add_items(items)
+        try:
+            while not is_known(client, items[0].item_id):
+                time.sleep(0.1)
+            yield server
+        finally:
+            client.remove_items([item.item_id for item in items])
+
+
+def test_server_is_alike_when_items_were_added_to_it(
+    pipeline: InProcessPipeline, server_with_new_items: TritonServer, requests: Requests
+) -> None:
+    found = compare_server(pipeline, server_with_new_items.grpc_url, [*requests, unknown_item()])
+    assert first_failure(found) is None
+    compared = {(one.stage, one.field): one.compared for one in found}
+    assert compared["recommend", "new_item_id"] > 0
+    assert first_failure(compare_states(pipeline, requests, server=server_with_new_items.grpc_url)) is None
 
 
 def test_every_stage_is_alike_when_torch_and_the_export_belong_together(

@@ -33,7 +33,7 @@ from ebbtide.interest.popularity import CountedPopularity
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import encoder_folder
 from ebbtide.train.errors import BundleError
-from ebbtide.train.files import default_mode
+from ebbtide.train.files import default_mode, put_in_place
 from ebbtide.train.model import InterestModel
 
 FORMAT = 2
@@ -137,7 +137,7 @@ class InterestBundle:
         return encoder_folder(str(self.folder / ENCODER_FOLDER))
 
     def save(self, folder: Path) -> None:
-        """Writes the bundle and replaces an earlier one; a failed write leaves the earlier one.
+        """Writes the bundle and replaces an earlier one in one step; a failed or killed write leaves the earlier one.
 
         Raises:
             BundleError: The folder contains other files.
@@ -159,9 +159,7 @@ class InterestBundle:
                     path.write_bytes(content)
             elif self.config.encoder.source == TUNED:
                 shutil.copytree(self.encoder_folder(), partial / ENCODER_FOLDER)
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
+            put_in_place(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

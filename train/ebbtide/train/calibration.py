@@ -38,7 +38,10 @@ def calibrate(
     popularity: PopularitySnapshots | None = None,
     near: Variant | None = None,
 ) -> Calibrated:
-    """Finds the repeat offset and the share of the linear dimensions, then the interest's scale, with the best NDCG@10.
+    """Finds how the parts of the score give the best NDCG@10.
+
+    First the repeat offset or the share of the linear dimensions, then the interest's scale or its share in repeat
+    scores.
 
     Args:
         model: Whose parts are still to be put together: scale 1, offset 0.
@@ -58,6 +61,7 @@ def calibrate(
 
     # What a model lacks has one value.
     offsets = (0.0,) if model.repeat is None else config.repeat_offsets
+    shares = (0.0,) if model.repeat is None else config.interest_shares
     ratios = config.linear_ratios if model.linear_dimensions else (0.0,)
     scales = config.interest_scales if model.config.prior_starts and config.loss is not Loss.mse else (1.0,)
     if len(offsets) == len(ratios) == 1:
@@ -67,10 +71,12 @@ def calibrate(
         first,
         repeat_offset=first.repeat_offset if first.repeat_offset in offsets else offsets[0],
         linear_ratio=first.linear_ratio if first.linear_ratio in ratios else ratios[0],
+        interest_share=first.interest_share if first.interest_share in shares else shares[0],
     )
     variants = [replace(first, repeat_offset=offset) for offset in offsets]
     variants += [replace(first, linear_ratio=ratio) for ratio in ratios if ratio != first.linear_ratio]
     found = best_of(variants)
     others = [replace(found.variant, interest_scale=scale) for scale in scales if scale != first.interest_scale]
+    others += [replace(found.variant, interest_share=share) for share in shares if share != first.interest_share]
     scaled = best_of(others) if others else found
     return max(found, scaled, key=lambda one: one.metrics.ndcg_at_10)

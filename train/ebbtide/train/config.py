@@ -10,8 +10,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from ebbtide.data.errors import DataError
 from ebbtide.train.choices import Decay, FineTuning, Loss, Start
 
-FULL_SOFTMAX_ITEMS = 20_000
-"""Largest catalog for which the full softmax is the default. Above it, scores would take most of a step's time."""
+FULL_SOFTMAX_ITEMS = 5_000
+"""Largest catalog for which the full softmax is the default. Above it, scores would take most of a step's time, and
+drawn negatives train as good a model."""
 
 DENSE_HALF_LIFE_DAYS = (1 / 72, 1 / 24, 1 / 8, 3 / 8, 1.0, 3.0, 10.0, 30.0, 90.0, 365.0, 1095.0, 3650.0)
 """From 20 minutes to ten years, about a factor of three apart: between two of them a third one predicts no better."""
@@ -146,7 +147,7 @@ class TrainConfig(BaseModel):
     """Largest number of validation baskets to rank after each epoch; drawn with the seed, of each user in turn."""
     loss: Loss | None = None
     """None: the full softmax; for a catalog of more than `FULL_SOFTMAX_ITEMS` items, the sampled softmax."""
-    negatives: int = Field(512, ge=1)
+    negatives: int = Field(2048, ge=1)
     """Negatives per step for the sampling losses; all baskets of the step share them."""
     seen_items_weight: float = Field(3.0, ge=0)
     """Weight of the loss among the user's seen items, which is added to the loss over the catalog (repeat score
@@ -154,6 +155,9 @@ class TrainConfig(BaseModel):
     repeat_offsets: tuple[float, ...] = Field((0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0), min_length=1)
     """Candidates for the repeat offset, which validation chooses: a value added to the scores of seen items, in log
     odds. A model ranks the training targets among the new items too high, so some offset helps."""
+    interest_shares: tuple[float, ...] = Field((0.0, 0.1, 0.2, 0.4), min_length=1)
+    """Candidates for how much of the score by factors a seen item has beside its repeat score, which validation chooses
+    (repeat score only)."""
     interest_scales: tuple[float, ...] = Field((0.0, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2), min_length=1)
     """Candidates for the factor of the interest's scores beside the popularity prior, which validation chooses: a model
     is too sure of what it has learned. With 0 the prior alone ranks."""

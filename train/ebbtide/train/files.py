@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_HERE = -100
+"""AT_FDCWD: paths are relative to the working directory."""
+_EXCHANGE = 2
+"""RENAME_EXCHANGE of Linux."""
+
+
+def put_in_place(written: Path, folder: Path) -> None:
+    """Gives a written folder the name of another, if there is one, which gets the first one's name.
+
+    On Linux this is one step, so that a kill at any time leaves one of the two under the name. File systems that cannot
+    exchange names rename twice.
+    """
+    if not folder.exists():
+        written.rename(folder)
+        return
+    if sys.platform == "linux":
+        renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+        paths = os.fsencode(written), os.fsencode(folder)
+        if renameat2 is not None and renameat2(_HERE, paths[0], _HERE, paths[1], _EXCHANGE) == 0:
+            return
+    earlier = written.with_suffix(".earlier")
+    folder.rename(earlier)
+    try:
+        written.rename(folder)
+    except OSError:
+        earlier.rename(folder)
+        raise
+    earlier.rename(written)
 
 
 @contextmanager

@@ -140,6 +140,7 @@ class Loop:
         self.model.finish(variant.interest_scale, variant.linear_scale)
         if self.model.repeat is not None:
             self.model.repeat.repeat_offset.fill_(variant.repeat_offset)
+            self.model.repeat.interest_share.fill_(variant.interest_share)
         return self.model.eval()
 
     def _encoder_parameters(self) -> list[nn.Parameter]:
@@ -225,6 +226,7 @@ class Loop:
         if self.phase == "train":
             self.history.epochs.append(epoch)
         else:
+            self._require_converged(epoch.loss)
             self.refit_epochs = number
         best = self.history.best_ndcg_at_10
         if metrics is not None and metrics.ndcg_at_10 > best - _NO_WORSE * abs(best):
@@ -235,6 +237,24 @@ class Loop:
         if self.material.checkpoints is not None:
             self._save(self.material.checkpoints, self.random.bit_generator.state)
         self.material.watcher.epoch_ended(epoch)
+
+    def _require_converged(self, loss: float) -> None:
+        """Passes a refit, which no validation judges, whose loss and parameters are those of a training that converges.
+
+        Raises:
+            FloatingPointError: They are not.
+        """
+        before = max((epoch.loss for epoch in self.history.epochs if epoch.number), default=math.inf)
+        if self.baskets and not loss <= 2 * before + 1:
+            raise FloatingPointError(
+                f"the refit has loss {loss:.3g}, training had {before:.3g}; training has diverged: lower the learning "
+                "rate"
+            )
+        parameters = [*self.model.parameters(), *self._encoder_parameters()]
+        if not all(bool(value.isfinite().all()) for value in parameters):
+            raise FloatingPointError(
+                "a parameter is not a finite number after the refit; training has diverged: lower the learning rate"
+            )
 
     def _validate(self) -> tuple[Metrics | None, Variant]:
         """Measured by the first process, which tells the others."""

@@ -64,7 +64,7 @@ class History:
     @classmethod
     def of(cls, tried: Tried, earlier: Sequence[Tried]) -> History:
         """The history of one start."""
-        variant = Variant(tried.interest_scale, tried.repeat_offset, tried.linear_ratio)
+        variant = Variant(tried.interest_scale, tried.repeat_offset, tried.linear_ratio, tried.interest_share)
         best = (tried.best_epoch, tried.best_ndcg_at_10, variant)
         return cls(tried.start, list(earlier), list(tried.epochs), *best, tried.text_weights)
 
@@ -72,5 +72,5 @@ class History:
     def tried(self) -> Tried:
         """The start, judged by its best epoch."""
         variant = self.best_variant
-        parts = (variant.interest_scale, variant.repeat_offset, variant.linear_ratio)
+        parts = (variant.interest_scale, variant.repeat_offset, variant.linear_ratio, variant.interest_share)
         return Tried(self.start, self.epochs, self.best_epoch, self.best_ndcg_at_10, *parts, self.text_weights)

@@ -37,8 +37,8 @@ class ReferenceScores:
     """w, ``[d]``."""
     repeats: frozenset[int]
     """Catalog indices of the items that have a repeat score, unless they are excluded."""
-    moved: npt.NDArray[np.float64]
-    """What texts and the request's alpha change in w, ``[d]``; it moves the repeat scores."""
+    seen_interest: npt.NDArray[np.float64]
+    """What of w is added to repeat scores, ``[d]``: a share, and all that texts and the request's alpha change."""
 
 
 def score_request(
@@ -82,6 +82,8 @@ def score_request(
         scores = factors @ interest + torch.from_numpy(prior_columns).double() @ model.prior_weight.double()
         repeats: dict[int, float] = {}
         if model.repeat is not None:
+            share = float(model.repeat.interest_share)
+            moved = share * interest + (1 - share) * moved
             repeats = _repeat_scores(model, model.repeat, prior_columns, item, time_ms, now_ms, weight, decay_scale)
         for index, score in repeats.items():
             scores[index] = score + factors[index] @ moved

@@ -21,6 +21,7 @@ class RepeatScore(nn.Module):
     """Parameters and formula of the score of seen items."""
 
     repeat_offset: Tensor
+    interest_share: Tensor
     """A scalar added to the scores of all seen items at ranking; chosen on validation, not learned."""
     centre: Tensor
     """``[features]``, the mean that is subtracted from each feature; see `standardise`."""
@@ -57,6 +58,7 @@ class RepeatScore(nn.Module):
         self.register_buffer("context_centre", torch.zeros(context))
         self.register_buffer("context_spread", torch.ones(context))
         self.register_buffer("repeat_offset", torch.zeros(()))
+        self.register_buffer("interest_share", torch.zeros(()))
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("spread", torch.ones(features))
         self.hidden = nn.Linear(features, config.repeat_hidden)
@@ -158,6 +160,7 @@ class RepeatScore(nn.Module):
             self.hidden.bias - hidden_weight @ self.centre,
             self.output.weight[0],
             self.output.bias + self.repeat_offset - direct_weight @ self.centre,
+            self.interest_share[None],
         )
         return RepeatParameters(*(np.ascontiguousarray(array.detach().numpy(), dtype=np.float32) for array in arrays))
 

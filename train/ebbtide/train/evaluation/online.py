@@ -47,6 +47,7 @@ class OnlineReplay:
         """
         require_gate(model)
         self._factors = model.item_factors().detach().numpy()
+        self._share = 0.0 if model.repeat is None else float(model.repeat.interest_share)
         self._head, self._relevance, self._owner = baskets.head, relevance, owner
         self._learning = learning
         self.offset: Floats = np.zeros(int(owner.max(initial=-1)) + 1, dtype=np.float32)
@@ -77,16 +78,16 @@ class OnlineReplay:
             case, one = int(cases[row]), slice(row, row + 1)
             user = self._owner[case : case + 1]
             used[one] = shifted_alpha(alpha[one], self.offset[user])
-            fixed = np.zeros(scores.shape[1], dtype=np.bool_)
+            share = np.ones(scores.shape[1], dtype=np.float32)
             if scored.seen is not None:
-                fixed[scored.seen.item[bounds[row] : bounds[row + 1]].numpy()] = True
+                share[scored.seen.item[bounds[row] : bounds[row + 1]].numpy()] = self._share
             if self.offset[user].any():
                 moved = self._factors @ ((used[one] - alpha[one]) * difference[one])[0]
-                moved[fixed] = 0
+                moved *= share
                 scores[row] += torch.from_numpy(moved)
             taken = np.zeros(scores.shape[1], dtype=np.bool_)
             taken[self._relevance.item[self._relevance.start[case] : self._relevance.start[case + 1]]] = True
-            direction = feedback_direction(self._factors, scores[row].numpy(), taken, fixed)
+            direction = feedback_direction(self._factors, scores[row].numpy(), taken, share)
             self.offset[user] = self._learning.step(self.offset[user], used[one], difference[one], direction[None])
         return torch.from_numpy(used)
 

@@ -35,6 +35,8 @@ class Variant:
     """Added to the repeat scores."""
     linear_ratio: float = 0.0
     """Factor of the linear dimensions' part, over the interest's."""
+    interest_share: float = 0.0
+    """How much of the score by factors a seen item has beside its repeat score."""
 
     @property
     def linear_scale(self) -> float:
@@ -80,7 +82,8 @@ def target_ranks(
         memory = torch.empty_like(scored.interest)
         of_variants = []
         for variant in variants:
-            scores = scored.scores(variant.interest_scale, variant.repeat_offset, variant.linear_scale, memory)
+            parts = (variant.interest_scale, variant.repeat_offset, variant.linear_scale, variant.interest_share)
+            scores = scored.scores(*parts, memory)
             of_variants.append(_ranks(scores, row, item))
         ranks.append(np.stack(of_variants))
     if not events:

@@ -50,12 +50,15 @@ class Scored:
     """``[pairs]``, the repeat scores of `seen`, which replace the others."""
     difference: Tensor | None = None
     """``[baskets, d]``, w_H - w_C; None where it was not asked for."""
+    interest_share: float = 0.0
+    """Of the model's repeat score."""
 
     def scores(
         self,
         interest_scale: float = 1.0,
         repeat_offset: float = 0.0,
         linear_scale: float = 0.0,
+        interest_share: float = 0.0,
         out: Tensor | None = None,
     ) -> Tensor:
         """``[baskets, items]``.
@@ -64,6 +67,7 @@ class Scored:
             interest_scale: Factor of the interest's part.
             repeat_offset: Added to the repeat scores.
             linear_scale: Factor of the linear dimensions' part.
+            interest_share: Added to that of the model.
             out: ``[baskets, items]``, memory for them; a large new tensor costs more than the sum. None for new memory.
         """
         if self.prior is None:
@@ -73,7 +77,14 @@ class Scored:
         if self.linear is not None and linear_scale:
             scores.add_(self.linear, alpha=linear_scale)
         if self.seen is not None and self.repeat is not None:
-            scores = with_repeat_scores(scores, self.seen, self.repeat + repeat_offset, in_place=True)
+            value = self.repeat + repeat_offset
+            share = self.interest_share + interest_share
+            if share:
+                at = self.seen.basket, self.seen.item
+                value = value + share * interest_scale * self.interest[at]
+                if self.linear is not None:
+                    value = value + share * linear_scale * self.linear[at]
+            scores = with_repeat_scores(scores, self.seen, value, in_place=True)
         return scores
 
 
@@ -182,7 +193,8 @@ def score_baskets(
         if not all(map(bool, finite)):
             raise FloatingPointError("a score is not a finite number; training has diverged: lower the learning rate")
         difference_of = None if difference is None else difference[index]
-        yield Scored(head, scores, linear, prior, alpha[index], seen, repeat, difference_of)
+        share = 0.0 if model.repeat is None else float(model.repeat.interest_share)
+        yield Scored(head, scores, linear, prior, alpha[index], seen, repeat, difference_of, share)
 
 
 def _prior(
