@@ -898,8 +898,8 @@ class ItemExplanation(google.protobuf.message.Message):
     prior_share: builtins.float
     """Share of the popularity prior."""
     adjustment_share: builtins.float
-    """The repeat score: if the model scores repeat consumption, it replaces all other shares of a seen item, and those
-    are 0. 0 for any other item and for an excluded item.
+    """The repeat score: if the model scores repeat consumption, a seen item has it in place of the prior, whose share is
+    then 0, and of most of what events of items add. 0 for any other item and for an excluded item.
     """
     is_excluded: builtins.bool
     """Whether `exclude_item_ids` or `exclude_seen` excludes the item from recommendations."""

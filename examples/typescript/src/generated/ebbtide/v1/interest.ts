@@ -582,8 +582,8 @@ export interface ItemExplanation {
   /** Share of the popularity prior. */
   priorShare: number;
   /**
-   * The repeat score: if the model scores repeat consumption, it replaces all other shares of a seen item, and those
-   * are 0. 0 for any other item and for an excluded item.
+   * The repeat score: if the model scores repeat consumption, a seen item has it in place of the prior, whose share is
+   * then 0, and of most of what events of items add. 0 for any other item and for an excluded item.
    */
   adjustmentShare: number;
   /**
