@@ -44,8 +44,9 @@ class Interrupting(Devices):
     steps = count(1)
 
     def total(self, *values):
-        # Not right after a checkpoint, which the first process may still be writing when the other one reads it.
-        if next(self.steps) == 21:
+        # Batch 20, since two calls are not of batches: not right after a checkpoint, which the first process may still be
+        # writing when the other one reads it.
+        if next(self.steps) == 22:
             raise Interrupted
         return super().total(*values)
 
