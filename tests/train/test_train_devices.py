@@ -44,7 +44,7 @@ class Interrupting(Devices):
     steps = count(1)
 
     def total(self, *values):
-        # Batch 20, since two calls are not of batches: not right after a checkpoint, which the first process may still be
+        # Batch 20, as two calls are not of batches: not right after a checkpoint, which the first process may still be
         # writing when the other one reads it.
         if next(self.steps) == 22:
             raise Interrupted

@@ -1,8 +1,10 @@
 """The order of the fits of a training: the race of the starts, the fit of the best one, and the refit."""
 
 import numpy as np
+import pytest
 
 from ebbtide.data.baskets import basket_heads
+from ebbtide.train import trainer
 from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.trainer import _some_baskets, fit
@@ -22,7 +24,7 @@ class Rates(Watcher):
         self.rates.append(epoch.learning_rate)
 
 
-def test_refit_is_one_epoch_late_in_the_cycle_of_the_learning_rate(random_log):
+def test_refit_is_a_whole_cycle_of_the_learning_rate_over_the_best_number_of_epochs(random_log):
     vectors = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
     config = TrainConfig(
         epochs=8, patience=1, windows_per_batch=1, targets_per_window=2, validation_fraction=0.3, start=Start.items
@@ -32,11 +34,15 @@ def test_refit_is_one_epoch_late_in_the_cycle_of_the_learning_rate(random_log):
     first, again = rates.by_fit.values()
     assert result.best_epoch < config.epochs / 2
     assert first[result.best_epoch - 1] > 0.5 * config.learning_rate
-    assert len(again) == 1
+    assert len(again) == result.best_epoch
     assert again[-1] < 0.05 * config.learning_rate
 
 
-def test_worse_start_is_given_up_after_two_epochs(random_log):
+@pytest.mark.parametrize(("far_behind", "epochs_of_the_other"), [(1.0, 2), (0.0, 5)])
+def test_start_that_is_far_behind_is_given_up_after_two_epochs(
+    random_log, monkeypatch, far_behind, epochs_of_the_other
+):
+    monkeypatch.setattr(trainer, "_FAR_BEHIND", far_behind)
     vectors = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
     config = TrainConfig(epochs=5, patience=9, windows_per_batch=1, targets_per_window=2, validation_fraction=0.3)
     rates = Rates()
@@ -45,7 +51,7 @@ def test_worse_start_is_given_up_after_two_epochs(random_log):
     lengths = {key: len(found) for key, found in rates.by_fit.items()}
     other = next(key for key in lengths if key not in (name, "refit on all events"))
     # Number 0 is before the first step.
-    assert lengths == {name: 6, other: 3, "refit on all events": 1}
+    assert lengths == {name: 6, other: 1 + epochs_of_the_other, "refit on all events": result.best_epoch}
 
 
 def test_chosen_start_goes_on_as_if_no_other_was_raced(random_log):

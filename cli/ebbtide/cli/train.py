@@ -128,7 +128,8 @@ def command(
         int, typer.Option(help="Training windows per batch (32 events each). Larger is faster on long logs.")
     ] = 32,
     refit: Annotated[
-        bool, typer.Option(help="After the best epoch, train for one more on all events, those of validation included.")
+        bool,
+        typer.Option(help="Train again on all events, with those of validation, for the best number of epochs."),
     ] = True,
     loss: Annotated[
         Loss | None,

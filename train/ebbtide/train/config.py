@@ -122,7 +122,7 @@ class TrainConfig(BaseModel):
     """Epochs without a better validation NDCG@10 before training stops; the low learning rates at the end of the
     schedule often help."""
     start: Start | None = None
-    """Where training begins. None: both are raced, and validation chooses; with a repeat score, at the texts."""
+    """Where training begins. None: both are tried, and validation chooses; with a repeat score, at the texts."""
     text_directions: int = Field(16, ge=0)
     """Directions, each used twice, of the start at the texts; the other dimensions start without an effect."""
     residual_half_trust_events: float = Field(30.0, ge=0)
@@ -177,7 +177,7 @@ class TrainConfig(BaseModel):
     encoder_items_per_step: int = Field(64, ge=1)
     """Largest number of texts that one step encodes with gradients."""
     refit: bool = True
-    """Train the model of the best epoch for one more epoch, on all training events."""
+    """Train again on all training events, for as many epochs as were best."""
 
     def for_catalog(self, items: int) -> TrainConfig:
         """The same settings with the loss filled in: the default for a catalog of this many items if it is None."""

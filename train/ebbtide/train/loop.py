@@ -39,8 +39,6 @@ from ebbtide.train.windows import batches, training_windows
 _MAX_GRADIENT_NORM = 5.0
 _NO_WORSE = 0.01
 """Relative loss of NDCG@10 that is chance: of epochs so near the best one, the last is chosen."""
-_REFIT_FROM = 0.5
-"""Where in the cycle of the learning rate a refit begins: past its peak, since the model has learned most already."""
 _MODEL, _BEST, _OPTIMIZER, _ENCODER = "model.", "best.", "optimizer.", "encoder."
 _GENERATORS, _TEXT_VECTORS = "torch_generators", "text_vectors"
 
@@ -60,7 +58,6 @@ class Loop:
         epochs: int,
         history: History,
         saved: Checkpoint | None,
-        initial: dict[str, Tensor] | None = None,
     ) -> None:
         """Makes the model, or restores it.
 
@@ -72,7 +69,6 @@ class Loop:
             epochs: At most.
             history: Of the training so far; this fit adds to it.
             saved: Of this phase.
-            initial: `best` of another fit, to go on from; None for the start of the history.
         """
         self.material = material
         self.phase = phase
@@ -87,19 +83,15 @@ class Loop:
         counts = np.bincount(material.log.item[training], minlength=material.text_vectors.shape[0])
         self.model.trust_residuals(torch.from_numpy(counts), config.residual_half_trust_events)
         self.model.linear_dimensions = linear_dimensions(history.start, material.model_config, config)
-        if saved is None and initial is None:
+        if saved is None:
             if material.smoothing is not None:
                 self.model.prior_smoothing_events.copy_(torch.from_numpy(material.smoothing.events))
             self._warm_start(training)
         self.step = Step(
             self.model, material.log, material.tensors, material.popularity, training, config, self.fine_tuner
         )
-        if saved is None and initial is None:
+        if saved is None:
             self.step.standardise_repeats()
-        if initial is not None and saved is None:
-            self._put(initial)
-            self._refresh()
-            self._place_linear(training)
         self.optimizer = optimizer_of(
             self.model, config, self._encoder_parameters(), fused=not material.devices.scales_loss
         )
@@ -183,8 +175,6 @@ class Loop:
             if index >= self.batches:
                 fraction = index * config.windows_per_batch / len(windows)
                 progress = (self._done() + fraction) / self.epochs
-                if self.phase == "refit":
-                    progress = _REFIT_FROM + (1 - _REFIT_FROM) * progress
                 set_learning_rate(self.optimizer, progress)
                 self._descend(group)
                 self.batches = index + 1
@@ -282,19 +272,14 @@ class Loop:
         of_text = min(config.text_directions, directions)
         text = canonical_text(log, training, material.text_vectors, material.popularity, of_text, config.seed)
         groups = start_at_texts(self.model, text)
-        self._place_linear(training)
+        dimensions = self.model.linear_dimensions
+        if dimensions:
+            place_linear(self.model, low_rank(log, training, items, dimensions))
         if text is None:
             return
         if self.validation is not None and config.loss is not Loss.mse:
             self.history.text_weights = self._fitted_weights(groups, self.validation)
         weigh(self.model, groups, self.history.text_weights or UNFITTED)
-
-    def _place_linear(self, training: Mask) -> None:
-        """Puts the linear model of the training events into its dimensions, if there are any."""
-        dimensions = self.model.linear_dimensions
-        if dimensions:
-            items = self.material.text_vectors.shape[0]
-            place_linear(self.model, low_rank(self.material.log, training, items, dimensions))
 
     def _fitted_weights(self, groups: tuple[slice, ...], validation: Mask) -> tuple[float, ...]:
         """Fitted by the first process, which tells the others."""

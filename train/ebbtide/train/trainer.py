@@ -38,9 +38,9 @@ from ebbtide.train.windows import LogTensors
 Mask = npt.NDArray[np.bool_]
 
 _RACE_EPOCHS = 2
-"""Epochs after which the better start is known; the other one is given up."""
-_REFIT_EPOCHS = 1
-"""Epochs on all events after the best one, in the second half of the learning rate's cycle."""
+"""Epochs after which a start that is far behind the best one is given up."""
+_FAR_BEHIND = 0.9
+"""Of the best NDCG@10 in the race. On a small log a tenth is chance, and who is behind then may be ahead at the end."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def fit(
         features: Further feature blocks by name, ``[items, width]`` each; None for none.
 
     Returns:
-        The model of the best epoch, trained for one more epoch on all training events unless ``refit`` is off.
+        The model of the best epoch; unless ``refit`` is off, a new one that is trained on all training events for as
+        many epochs.
 
     Raises:
         DataError: Too few events to train or to validate on.
@@ -143,23 +144,23 @@ def fit(
     else:
         best, chosen = _chosen_start(material, training, validation, saved)
     if chosen is None or train_config.refit:
-        # Where no step of training was of use, one more is of none either: the start on all events.
-        epochs = min(best.best_epoch, _REFIT_EPOCHS)
+        # Where no step of training was of use, this is the start on all events.
+        epochs = best.best_epoch
         watcher.fit_started("refit on all events", epochs, saved.progress.refit_epochs if saved and refitting else 0)
-        initial = chosen.best if chosen is not None and epochs else None
-        chosen = Loop(
-            *(material, "refit", predictable, None, epochs, History.of(best, ())),
-            *(saved if refitting else None, initial),
-        )
+        history = History.of(best, ())
+        chosen = Loop(material, "refit", predictable, None, epochs, history, saved if refitting else None)
         chosen.run()
     found = (best.start, best.epochs, best.best_epoch, best.best_ndcg_at_10)
     return Fit(chosen.finished_model(), *found, chosen.step.rating_mean, chosen.fine_tuner)
 
 
-def _chosen_start(material: Material, training: Mask, validation: Mask, saved: Checkpoint | None) -> tuple[Tried, Loop]:
-    """The best start, trained to its end: all are raced for a few epochs, and only the best one goes on.
+def _chosen_start(
+    material: Material, training: Mask, validation: Mask, saved: Checkpoint | None
+) -> tuple[Tried, Loop | None]:
+    """The best start, trained to its end: all are raced for a few epochs, and those that are near the best one go on.
 
-    A start whose race ended before a kill is not trained again, unless it is the one that goes on.
+    A start whose race ended before a kill is not trained again, unless it is to go on. The loop is None where only a
+    refit is to come.
     """
     config = material.config
     starts = config.starts(material.model_config)
@@ -180,15 +181,36 @@ def _chosen_start(material: Material, training: Mask, validation: Mask, saved: C
         one.run(until)
         ended[start] = one.history.tried
 
+    def go_on(start: Start) -> None:
+        """Trains a start to its end; one that is not in memory, since a kill came later, from the beginning."""
+        loops[start] = loops.get(start) or loop(start)
+        loops[start].history.earlier = [one for one in ended.values() if one.start is not start]
+        run(loops[start])
+
     for start in starts if len(starts) > 1 else ():
         if start not in ended:
             loops[start] = loop(start)
             run(loops[start], _RACE_EPOCHS)
-    best = max(starts, key=lambda start: ended[start].best_ndcg_at_10) if ended else starts[0]
-    chosen = loops.get(best) or loop(best)
-    chosen.history.earlier = [one for one in ended.values() if one.start is not best]
-    run(chosen)
-    return chosen.history.tried, chosen
+    raced = {start: _best_of_race(one) for start, one in ended.items()}
+    near = [start for start in starts if not raced or raced[start] >= _FAR_BEHIND * max(raced.values())]
+    for start in near:
+        if start not in ended or not _is_over(ended[start], config):
+            go_on(start)
+    best = max(near, key=lambda start: ended[start].best_ndcg_at_10)
+    if best not in loops and not config.refit:
+        go_on(best)
+    return ended[best], loops.get(best)
+
+
+def _best_of_race(tried: Tried) -> float:
+    found = [epoch.validation.ndcg_at_10 for epoch in tried.epochs[: _RACE_EPOCHS + 1] if epoch.validation is not None]
+    return max(found)
+
+
+def _is_over(tried: Tried, config: TrainConfig) -> bool:
+    """Whether a start was trained to its end."""
+    done = len(tried.epochs) - 1
+    return done >= config.epochs or done - tried.best_epoch >= config.patience
 
 
 def _smoothing(log: EventLog, training: Mask, items: int, config: ModelConfig, seed: int) -> Smoothing | None:
