@@ -7,6 +7,7 @@ from ebbtide.data.baskets import basket_heads
 from ebbtide.train import trainer
 from ebbtide.train.choices import Start
 from ebbtide.train.config import ModelConfig, TrainConfig
+from ebbtide.train.loop import Loop
 from ebbtide.train.trainer import _some_baskets, fit
 from ebbtide.train.watcher import Watcher
 
@@ -36,6 +37,23 @@ def test_refit_is_a_whole_cycle_of_the_learning_rate_over_the_best_number_of_epo
     assert first[result.best_epoch - 1] > 0.5 * config.learning_rate
     assert len(again) == result.best_epoch
     assert again[-1] < 0.05 * config.learning_rate
+
+
+def test_refit_that_diverges_is_an_error_though_nothing_validates_it(random_log, monkeypatch):
+    vectors = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
+    config = TrainConfig(
+        epochs=2, windows_per_batch=1, targets_per_window=2, validation_fraction=0.3, start=Start.items
+    )
+    descend = Loop._descend
+
+    def broken(self, windows):
+        descend(self, windows)
+        if self.phase == "refit":
+            self.model.gamma.data[0] = np.nan
+
+    monkeypatch.setattr(Loop, "_descend", broken)
+    with pytest.raises(FloatingPointError, match="training has diverged: lower the learning rate"):
+        fit(random_log, np.ones(random_log.events, bool), vectors, ModelConfig(dimensions=8), config)
 
 
 @pytest.mark.parametrize(("far_behind", "epochs_of_the_other"), [(1.0, 2), (0.0, 5)])
