@@ -92,9 +92,9 @@ def test_linear_term_scores_like_its_factors_when_gamma_says_so_and_keeps_throug
     assert (np.log(2) / model.decay_rate_per_day[-4:].detach() > 365 * 1000).all()
 
 
-def test_linear_term_is_a_sixth_of_a_start_at_the_texts_and_nowhere_else():
+def test_linear_term_is_a_third_of_a_start_at_the_texts_and_nowhere_else():
     model, training = ModelConfig(dimensions=96), TrainConfig()
-    assert linear_dimensions(Start.texts, model, training) == 16
+    assert linear_dimensions(Start.texts, model, training) == 32
     assert linear_dimensions(Start.items, model, training) == 0
     assert linear_dimensions(Start.texts, model, TrainConfig(loss=Loss.mse)) == 0
 

@@ -1,7 +1,7 @@
 """Where training begins: what is found in closed form goes into the dimensions of a fresh model.
 
 A start at the items fills all dimensions with a linear model of which items occur together. A start at the texts fills
-a part of them with the directions in which texts predict texts, and the last sixth with the linear model, as a term of
+a part of them with the directions in which texts predict texts, and the last third with the linear model, as a term of
 its own that gradient descent leaves alone: the events that it learns from are those that the linear model was computed
 from, so it would only believe it too much.
 """
@@ -23,7 +23,7 @@ from ebbtide.train.model import InterestModel, log_rates
 UNFITTED = (0.35, 0.35)
 """Weights of the texts where nothing fits them: the canonical scores are log odds for jointly normal texts, which texts
 are not."""
-_LINEAR_SHARE = 1 / 6
+_LINEAR_SHARE = 1 / 3
 _SCORE_SPREAD = 0.5
 """Root mean square, over windows and items, of the scores that the undecayed interest of a window gives."""
 _TEXT_PENALTY = 1.0
