@@ -11,6 +11,7 @@ from rich.table import Table
 from ebbtide.cli.console import console
 from ebbtide.client import UserInterest
 from ebbtide.client.results import cold_start_text, state_text
+from ebbtide.interest.time_units import ENDLESS, duration
 
 _SHOWN_EVENTS = 8
 
@@ -53,7 +54,8 @@ def print_interest(user: str, interest: UserInterest, titles: Mapping[str, str])
         if lacking:
             console.print(f"[yellow]note[/yellow]: {lacking}")
     half_life = interest.median_half_life_days
-    lasting = "never fades" if math.isinf(half_life) else f"has a half-life of at most {age(half_life)}"
+    fades = duration(half_life) != ENDLESS
+    lasting = f"has a half-life of at most {age(half_life)}" if fades else "never fades"
     half = "" if math.isnan(half_life) else f"; half of the interest {lasting}"
     counts = f"{message.events_used:,} events counted{half}"
     console.print(f"[italic]alpha {interest.alpha_used:.2f} (share of history), {counts}[/italic]", soft_wrap=True)

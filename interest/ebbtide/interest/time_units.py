@@ -44,13 +44,17 @@ def day(number: float, unit: TimeUnit) -> str:
         return f"the year {1970 + seconds / 31_557_600:,.0f}"
 
 
+ENDLESS = "endless"
+"""A duration of a thousand years or more."""
+
+
 def duration(days: float) -> str:
     """A duration as people read it, with three digits: ``38 s``, ``5.8 min``, ``3.44 days``, ``12 years``.
 
     From a thousand years on it is ``endless``: no log tells the difference.
     """
     if days >= _ENDLESS_DAYS:
-        return "endless"
+        return ENDLESS
     size, unit = next((one for one in _DURATIONS if days >= one[0]), _DURATIONS[-1])
     number = days / size
     shown = f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
