@@ -113,7 +113,7 @@ def place_linear(model: InterestModel, factors: LowRank | None) -> None:
     """Puts the linear model into the last dimensions, without decay.
 
     Its gamma is 0 until validation has decided how much it counts, so no gradient reaches it through a score. The gate
-    does not read it, so that the linear model of other events may take its place.
+    does not read it.
 
     Args:
         model: With its linear dimensions.
