@@ -63,7 +63,9 @@ def command(
 
     The new version is loaded next to the one in service. Its answers are compared with the in-process pipeline of the
     same files and with the answers of the version in service. Only then do the ensembles switch to it; running requests
-    finish with the version that they started with. If a step fails, the version in service keeps answering.
+    finish with the version that they started with. If a step fails, the version in service keeps answering. If the
+    command is killed, the next one finishes what had passed its checks, and undoes what had not; --roll-back returns
+    to the version from before.
 
     A server that keeps states of users needs them for the new version too. A version of `ebbtide refresh` shares them
     with the version in service; for a version of another training, `ebbtide backfill` builds them from the event log.
@@ -140,6 +142,8 @@ def _print(result: Deployment) -> None:
         console.print(
             f"  {result.comparison.requests} requests: equal to the in-process pipeline; both versions have "
             f"{result.comparison.mean_overlap_at_10:.0%} of their top ten items in common, on average"
+    if result.is_recovery:
+        console.print("  an earlier deployment had been cut off: this is how it ends; nothing else was done")
         )
     if result.states is None or not result.states.users:
         return

@@ -148,6 +148,7 @@ def command(
     with _started(config) as triton:
         console.print(f"  gRPC     {triton.grpc_url}")
         console.print(f"  HTTP     {triton.http_url}")
+    _settle_deployment(repository)
         console.print(f"  metrics  {triton.metrics_url}")
         console.print(f"  state    {store}")
         _show(triton.grpc_url, bundle, show_user, changes=show_change)
@@ -163,6 +164,23 @@ def _keep(triton: TritonServer) -> None:
 
     def tell_fault(fault: str, pause_s: float) -> None:
         console.print(escape(triton.log_tail()), style="dim", soft_wrap=True)
+def _settle_deployment(repository: Path) -> None:
+    """Finishes or undoes a deployment that was cut off, so that all ensembles answer with one version."""
+    from ebbtide.interest import contract
+
+    if not (repository / contract.JOURNAL_FILE).is_file():
+        return
+    from ebbtide.export.transition import settle_interrupted
+
+    goal = settle_interrupted(repository)
+    if goal is not None:
+        console.print(
+            f"An earlier deployment was cut off: version {goal.version} is served. The next `ebbtide deploy` brings "
+            "other servers that read this folder to the same version.",
+            soft_wrap=True,
+        )
+
+
         console.print(f"[red]{escape(fault)}[/red]: the server is started again in {pause_s:g} s")
 
     def tell_restart(startup_s: float) -> None:

@@ -108,6 +108,16 @@ class ModelControl:
         with self._told(f"unloading {name}"):
             self._triton.unload_model(name, client_timeout=self._load_timeout_s)
 
+    def loaded_models(self) -> set[str]:
+        """The names of the models that are ready.
+
+        Raises:
+            ModelControlError: The server cannot be reached.
+        """
+        with self._told("asking for its models"):
+            index = self._triton.get_model_repository_index(client_timeout=_ASK_TIMEOUT_S)
+        return {str(model.name) for model in index.models if model.state == "READY"}
+
     def infer(self, name: str, inputs: list[Any], timeout_s: float) -> Any:  # noqa: ANN401 - tritonclient carries no types
         """The answer of a model.
 
