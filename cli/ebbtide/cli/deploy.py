@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ebbtide.cli import administration
 from ebbtide.cli.console import console, working
 from ebbtide.cli.stores import Store, store_address
 
@@ -45,6 +46,7 @@ def command(
         ),
     ] = 0.0,
     state: Store = None,
+    admin_key_file: administration.KeyToSend = None,
     without_states: Annotated[
         bool,
         typer.Option(
@@ -94,6 +96,7 @@ def command(
         from ebbtide.store import config_from_environment, open_store
         from ebbtide.verify import read_requests
 
+    key = administration.key_to_send(repository, admin_key_file)
     recorded = None if requests is None else read_requests(requests)
     with ExitStack() as stack:
         status = stack.enter_context(working("Deploying"))
@@ -108,7 +111,7 @@ def command(
             status.update(f"Deploying: {part}")
 
         if roll_back:
-            result = deployment.roll_back(repository, server, report=report)
+            result = deployment.roll_back(repository, server, key=key, report=report)
         else:
             result = deployment.deploy(
                 repository,
@@ -119,6 +122,7 @@ def command(
                 keep_previous=keep_previous,
                 store=store,
                 without_states=without_states,
+                key=key,
                 report=report,
             )
     _print(result)
@@ -138,12 +142,12 @@ def _print(result: Deployment) -> None:
         f"{result.previous} "
         f"[dim]({parts})[/dim]"
     )
+    if result.is_recovery:
+        console.print("  an earlier deployment had been cut off: this is how it ends; nothing else was done")
     if result.comparison is not None:
         console.print(
             f"  {result.comparison.requests} requests: equal to the in-process pipeline; both versions have "
             f"{result.comparison.mean_overlap_at_10:.0%} of their top ten items in common, on average"
-    if result.is_recovery:
-        console.print("  an earlier deployment had been cut off: this is how it ends; nothing else was done")
         )
     if result.states is None or not result.states.users:
         return

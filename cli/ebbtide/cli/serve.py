@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from ebbtide.cli import administration
 from ebbtide.cli.console import console, percentage_progress, working
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.modules import warn_of_two_runtimes
@@ -89,10 +90,11 @@ def command(
         bool,
         typer.Option(
             "--allow-deploy",
-            help="Let `ebbtide deploy` load other versions. Anyone who can reach a port can then load models, "
-            "and run code with them.",
+            help="Let `ebbtide deploy` load other versions. Whoever has the administration's key (see "
+            "--admin-key-file) and reaches a port can then load models, and run code with them.",
         ),
     ] = False,
+    admin_key_file: administration.KeyToAskFor = None,
     once: Annotated[
         bool, typer.Option("--once", help="Stop after start-up and --show-user, instead of serving.")
     ] = False,
@@ -121,6 +123,7 @@ def command(
     from ebbtide.serve import ServerConfig
 
     state = store_address(state, repository)
+    key, where = administration.key_to_ask_for(repository, admin_key_file)
     try:
         config = ServerConfig(
             model_repository=repository,
@@ -133,6 +136,7 @@ def command(
             rate_limit_cores=len(os.sched_getaffinity(0)) if rate_limiter else None,
             state=state,
             log_file=log_file,
+            admin_key=key,
             startup_timeout_s=startup_timeout_s,
             model_control="explicit" if allow_deploy else "none",
             load_models=("*",) if allow_deploy else (),
@@ -144,13 +148,15 @@ def command(
             f"{repository}: got a folder without models; expected a repository written by `ebbtide export`, the folder "
             "with one folder for each model"
         )
+    _settle_deployment(repository)
     store = _store_name(state)
     with _started(config) as triton:
-        console.print(f"  gRPC     {triton.grpc_url}")
-        console.print(f"  HTTP     {triton.http_url}")
-    _settle_deployment(repository)
-        console.print(f"  metrics  {triton.metrics_url}")
+        console.print(f"  gRPC     {administration.bound(host, triton.grpc_url)}")
+        console.print(f"  HTTP     {administration.bound(host, triton.http_url)}")
+        console.print(f"  metrics  {administration.bound(host, triton.metrics_url)}")
         console.print(f"  state    {store}")
+        console.print(f"  admin    {escape(where)}", soft_wrap=True)
+        administration.warn_of_open_ports(host, allows_deploy=allow_deploy)
         _show(triton.grpc_url, bundle, show_user, changes=show_change)
         if once:
             return
@@ -158,12 +164,6 @@ def command(
         _keep(triton)
 
 
-def _keep(triton: TritonServer) -> None:
-    """Serves until Ctrl-C or SIGTERM; starts the server again when it or a process of a model died."""
-    from ebbtide.serve import keep
-
-    def tell_fault(fault: str, pause_s: float) -> None:
-        console.print(escape(triton.log_tail()), style="dim", soft_wrap=True)
 def _settle_deployment(repository: Path) -> None:
     """Finishes or undoes a deployment that was cut off, so that all ensembles answer with one version."""
     from ebbtide.interest import contract
@@ -181,6 +181,12 @@ def _settle_deployment(repository: Path) -> None:
         )
 
 
+def _keep(triton: TritonServer) -> None:
+    """Serves until Ctrl-C or SIGTERM; starts the server again when it or a process of a model died."""
+    from ebbtide.serve import keep
+
+    def tell_fault(fault: str, pause_s: float) -> None:
+        console.print(escape(triton.log_tail()), style="dim", soft_wrap=True)
         console.print(f"[red]{escape(fault)}[/red]: the server is started again in {pause_s:g} s")
 
     def tell_restart(startup_s: float) -> None:

@@ -69,6 +69,7 @@ def deploy(
     keep_previous: bool = True,
     store: StateStore | None = None,
     without_states: bool = False,
+    key: str | None = None,
     report: Callable[[str], None] = lambda _stage: None,
 ) -> Deployment:
     """Brings a version into service.
@@ -84,6 +85,7 @@ def deploy(
         store: Of the users' states, as the servers use it: most users whom the version in service knows must have a
             state of the new version. None does not look.
         without_states: Deploys a version that does not know the users all the same.
+        key: Of the servers' administration; None for servers that ask for none.
         report: Called with the name of each stage as it begins.
 
     Raises:
@@ -92,7 +94,7 @@ def deploy(
         StoreError: The store failed; nothing was changed.
     """
     stages = _Stages(report)
-    with alone(repository), _controls(addresses) as servers:
+    with alone(repository), _controls(addresses, key) as servers:
         recovered = recover(servers, repository)
         current = require_same(servers, repository)
         target = max(versions.available_versions(repository)) if version is None else version
@@ -151,6 +153,7 @@ def roll_back(
     repository: Path,
     addresses: Sequence[str],
     *,
+    key: str | None = None,
     report: Callable[[str], None] = lambda _stage: None,
 ) -> Deployment:
     """Brings the version back that answered before; it is still loaded, so this takes no time.
@@ -160,6 +163,7 @@ def roll_back(
     Args:
         repository: The folder that the servers read.
         addresses: Host and gRPC port of every server that reads it.
+        key: Of the servers' administration; None for servers that ask for none.
         report: Called with the name of each stage as it begins.
 
     Raises:
@@ -167,7 +171,7 @@ def roll_back(
         ExportError: The folder is no sound export.
     """
     stages = _Stages(report)
-    with alone(repository), _controls(addresses) as servers:
+    with alone(repository), _controls(addresses, key) as servers:
         recovered = recover(servers, repository, rolls_back=True)
         current = require_same(servers, repository)
         if recovered is not None and recovered.is_rolled_back:
@@ -206,11 +210,11 @@ def _recovery(servers: Sequence[ModelControl], repository: Path, recovered: Reco
 
 
 @contextlib.contextmanager
-def _controls(addresses: Sequence[str]) -> Iterator[list[ModelControl]]:
+def _controls(addresses: Sequence[str], key: str | None) -> Iterator[list[ModelControl]]:
     if not addresses:
         raise DeployError("addresses: got none; expected the gRPC address of every server that reads the folder")
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(ModelControl(address)) for address in addresses]
+        yield [stack.enter_context(ModelControl(address, key=key)) for address in addresses]
 
 
 @contextlib.contextmanager

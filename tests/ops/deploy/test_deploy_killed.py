@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commands import ebbtide
+from commands import ebbtide, run
 from ebbtide.deploy import ModelControl, deploy, roll_back
 from ebbtide.export import versions
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
-from ebbtide.interest import contract
+from ebbtide.interest import admin_key, contract
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from servers import serving
@@ -73,9 +73,15 @@ def folder(
     return out
 
 
+def key_of(folder: Path) -> str:
+    return admin_key.made(admin_key.key_file(folder))
+
+
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[TritonServer]:
-    with serving(ServerConfig(folder, model_control="explicit", load_models=("*",))) as running:
+    """With a key, which the command finds beside the folder."""
+    config = ServerConfig(folder, model_control="explicit", load_models=("*",), admin_key=key_of(folder))
+    with serving(config) as running:
         yield running
 
 
@@ -83,7 +89,7 @@ def server(folder: Path) -> Iterator[TritonServer]:
 def kill(folder: Path, server: TritonServer, tmp_path: Path) -> Callable[..., list[str]]:
     """Deploys version 2 and kills the command at an event; the events until then."""
 
-    def run(kind: str, count: int, *arguments: str) -> list[str]:
+    def run_and_kill(kind: str, count: int, *arguments: str) -> list[str]:
         events = tmp_path / "events"
         events.write_text("")
         command = [sys.executable, "-c", KILLER, str(events), kind, str(count), "deploy", str(folder)]
@@ -92,13 +98,13 @@ def kill(folder: Path, server: TritonServer, tmp_path: Path) -> Callable[..., li
         assert done.returncode == (-signal.SIGKILL if count else 0), done.stderr
         return events.read_text().splitlines()
 
-    return run
+    return run_and_kill
 
 
 def assert_served(folder: Path, server: TritonServer, version: int) -> None:
     """Every ensemble answers with the version, on the server and in the files, and nothing is left of a deployment."""
     assert set(versions.ensemble_versions(folder).values()) == {version}
-    with ModelControl(server.grpc_url) as control:
+    with ModelControl(server.grpc_url, key=key_of(folder)) as control:
         assert {control.served(model.name).version for model in versions.ensembles(folder)} == {version}
         assert not [name for name in control.loaded_models() if name.endswith("_candidate")]
     assert not (folder / contract.JOURNAL_FILE).exists()
@@ -106,7 +112,7 @@ def assert_served(folder: Path, server: TritonServer, version: int) -> None:
 
 def put_back(folder: Path, server: TritonServer) -> None:
     if versions.served_version(folder) == 2:
-        roll_back(folder, [server.grpc_url])
+        roll_back(folder, [server.grpc_url], key=key_of(folder))
     assert_served(folder, server, 1)
 
 
@@ -136,14 +142,14 @@ def test_next_command_works_when_a_deployment_was_killed(
     kind, count, is_decided = KILLED_IN[moment]
     with SteadyLoad(server.grpc_url, folder, requests_of(tiny_bundle)) as load:
         kill(kind, count)
-        again = deploy(folder, [server.grpc_url])
+        again = deploy(folder, [server.grpc_url], key=key_of(folder))
         assert (again.version, again.previous, again.is_recovery) == (2, 1, is_decided)
         assert_served(folder, server, 2)
-        back = roll_back(folder, [server.grpc_url])
+        back = roll_back(folder, [server.grpc_url], key=key_of(folder))
         assert (back.version, back.previous, back.is_recovery) == (1, 2, False)
 
         kill(kind, count)
-        back = roll_back(folder, [server.grpc_url])
+        back = roll_back(folder, [server.grpc_url], key=key_of(folder))
         assert (back.version, back.previous, back.is_recovery) == (1, 2, True)
         assert_served(folder, server, 1)
     assert load.failed == []
@@ -152,9 +158,9 @@ def test_next_command_works_when_a_deployment_was_killed(
 def test_roll_back_is_finished_when_it_was_killed(
     folder: Path, server: TritonServer, kill: Callable[..., list[str]]
 ) -> None:
-    deploy(folder, [server.grpc_url])
+    deploy(folder, [server.grpc_url], key=key_of(folder))
     kill("write explain", 1, "--roll-back")
-    back = roll_back(folder, [server.grpc_url])
+    back = roll_back(folder, [server.grpc_url], key=key_of(folder))
     assert (back.version, back.previous, back.is_recovery) == (1, 2, True)
     put_back(folder, server)
 
@@ -185,7 +191,22 @@ def test_next_command_works_when_a_deployment_was_killed_at_a_random_moment(
         until = kill("any", int(moment))
         # Killed before it noted anything, it leaves nothing to undo.
         deploys = bool(number % 2) or not (folder / contract.JOURNAL_FILE).exists()
-        done = (deploy if deploys else roll_back)(folder, [server.grpc_url])
+        done = (deploy if deploys else roll_back)(folder, [server.grpc_url], key=key_of(folder))
         assert done.version == (2 if deploys else 1), until[-1]
         assert_served(folder, server, done.version)
         put_back(folder, server)
+
+
+def test_deployment_is_refused_when_the_key_is_missing_or_another(
+    folder: Path, server: TritonServer, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("another-key-of-somebody\n")
+    for done in (
+        run("deploy", folder, "--server", server.grpc_url, "--admin-key-file", tmp_path / "key"),
+        run("deploy", shutil.copytree(folder, tmp_path / "copy"), "--server", server.grpc_url),
+    ):
+        assert done.returncode == 1
+        assert "got a server that wants the key to its administration" in done.stderr
+        assert "--admin-key-file or EBBTIDE_ADMIN_KEY" in done.stderr
+        assert "another-key" not in done.stdout + done.stderr
+    assert_served(folder, server, 1)
