@@ -85,7 +85,6 @@ def test_config_calls_an_input_optional_where_the_first_step_that_reads_it_refus
     }
     # ONNX models check nothing, a single input is counted right by Triton, and `item_keeper` serves several ensembles.
     assert {name: inputs for name, inputs in needed.items() if inputs} == {
-        served_models.TOKENIZER.name: ["text"],
         served_models.ENCODER.name: ["input_ids", "attention_mask"],
         served_models.SCORING_HEAD.name: ["interest", "adjust_item", "adjust_score", "item_filter"],
         served_models.FORGETTER.name: ["user"],

@@ -139,8 +139,8 @@ def _print(result: Deployment) -> None:
     parts = ", ".join(f"{part} {seconds:.2f} s" for part, seconds in result.seconds.items())
     console.print(
         f"[green]✓[/green] version {result.version} ({result.fingerprint}) is in service; previous version: "
-        f"{result.previous} "
-        f"[dim]({parts})[/dim]"
+        f"{result.previous}"
+        f"{f' [dim]({parts})[/dim]' if parts else ''}"
     )
     if result.is_recovery:
         console.print("  an earlier deployment had been cut off: this is how it ends; nothing else was done")

@@ -119,7 +119,8 @@ def _is_checked(tensor: Tensor, model: Model, models: Mapping[str, Model]) -> bo
     Where some inputs are optional, Triton counts those of a request and does not look at their names: an ensemble
     without one that it needs then fails with "unexpected deadlock" and INTERNAL. A single input it counts right.
     """
-    if len(model.inputs) == 1:
+    callers = [one for one in models.values() if model.name in one.steps and tensor in one.inputs]
+    if len(model.inputs) == 1 and all(len(one.inputs) == 1 for one in callers):
         return False
     if model.kind is not Kind.ENSEMBLE:
         return model.kind is Kind.PYTHON
