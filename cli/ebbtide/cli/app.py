@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.text import Text
 from typer import rich_utils
 from typer.core import TyperGroup
@@ -38,7 +37,7 @@ from ebbtide.cli import (
     verify,
 )
 from ebbtide.cli.boundary import run_guarded
-from ebbtide.cli.console import console, errors
+from ebbtide.cli.console import console, errors, escape
 from ebbtide.cli.settings import CONFIG_VARIABLE, option_name, read_config_file, unknown_variables, variable_of
 from ebbtide.cli.version import version_lines
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from ebbtide.cli.console import console, percentage_progress, working
+from ebbtide.cli.console import console, escape, percentage_progress, working
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.modules import warn_of_two_runtimes
 from ebbtide.cli.outputs import require_file
