@@ -19,11 +19,12 @@ from ebbtide.deploy.control import ModelControl
 from ebbtide.deploy.errors import CandidateError, DeployError
 from ebbtide.deploy.states import StatesFound, find_states, require_states
 from ebbtide.deploy.transaction import (
-    CANDIDATE_SUFFIX,
     Recovered,
     alone,
+    load_candidate,
     load_ensembles,
     load_versions,
+    park_candidates,
     recover,
     require_same,
     transaction,
@@ -124,13 +125,14 @@ def deploy(
         after = Goal(target, tuple(sorted({target, current.version})) if keep_previous else (target,))
         with transaction(servers, repository, Transition(before, after, is_decided=False)) as begun:
             with stages("load"):
+                park_candidates(servers, repository, current.version)
                 load_versions(servers, repository, {current.version, target})
             with stages("check"):
                 for server in servers:
-                    with _candidates(server, repository, target) as candidates:
-                        require_parity(InProcessPipeline(repository, target), server, asked, candidates)
-                        comparisons.append(compare_answers(server, asked, candidates, _now_ms()))
-                        _require_alike(comparisons[-1], min_overlap)
+                    candidates = _candidates(server, repository, target)
+                    require_parity(InProcessPipeline(repository, target), server, asked, candidates)
+                    comparisons.append(compare_answers(server, asked, candidates, _now_ms()))
+                    _require_alike(comparisons[-1], min_overlap)
             begun.decide()
             with stages("switch"):
                 versions.serve(repository, target)
@@ -217,23 +219,13 @@ def _controls(addresses: Sequence[str], key: str | None) -> Iterator[list[ModelC
         yield [stack.enter_context(ModelControl(address, key=key)) for address in addresses]
 
 
-@contextlib.contextmanager
-def _candidates(control: ModelControl, repository: Path, version: int) -> Iterator[dict[str, str]]:
-    """Ensembles of the new version under names that no client asks for, while the context lasts."""
+def _candidates(control: ModelControl, repository: Path, version: int) -> dict[str, str]:
+    """Ensembles of the new version under names that no client asks for, by the ensemble's own name."""
     fingerprint = versions.version_fingerprint(repository, version)
-    names = {model.name: f"{model.name}{CANDIDATE_SUFFIX}" for model in versions.ensembles(repository)}
-    loaded: list[str] = []
-    try:
-        for name, candidate in names.items():
-            config = versions.read_model_config(repository, name)
-            config.name = candidate
-            versions.pin(config, version, fingerprint)
-            control.load_ensemble(config)
-            loaded.append(candidate)
-        yield names
-    finally:
-        for candidate in loaded:
-            control.unload(candidate)
+    return {
+        model.name: load_candidate(control, repository, model.name, version, fingerprint)
+        for model in versions.ensembles(repository)
+    }
 
 
 def require_parity(
