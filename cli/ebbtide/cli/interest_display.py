@@ -56,13 +56,18 @@ def print_interest(user: str, interest: UserInterest, titles: Mapping[str, str])
     fades = duration(half_life) != ENDLESS
     lasting = f"has a half-life of at most {age(half_life)}" if fades else "never fades"
     half = "" if math.isnan(half_life) else f"; half of the interest {lasting}"
-    counts = f"{message.events_used:,} events counted{half}"
+    counts = f"{counted_events(message.events_used)} counted{half}"
     console.print(f"[italic]alpha {interest.alpha_used:.2f} (share of history), {counts}[/italic]", soft_wrap=True)
     if message.alpha_offset:
         console.print(f"learned online: {message.alpha_offset:+.2f} on the logit of alpha", soft_wrap=True)
     if message.late_events or message.dropped_events:
         late = f"{message.late_events:,} events came late and count by their age alone"
         console.print(f"{late}; {message.dropped_events:,} were dropped", soft_wrap=True)
+
+
+def counted_events(number: int) -> str:
+    """``1 event``, ``1,234 events``."""
+    return "1 event" if number == 1 else f"{number:,} events"
 
 
 def age(days: float) -> str:

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from ebbtide.cli.console import console, escape
-from ebbtide.cli.interest_display import age
+from ebbtide.cli.interest_display import age, counted_events
 from ebbtide.client import Explanation, Ranking, RecommendResponse
 from ebbtide.client.results import cold_start_text, parts_of_score, state_text
 from ebbtide.interest.decay import event_decays
@@ -82,13 +82,13 @@ def print_answer(
     for text in texts:
         console.print(f"  text just typed: [italic]{escape(text)}[/italic]")
     message = answer if isinstance(answer, RecommendResponse) else answer.response
-    events = "1 event" if message.events_used == 1 else f"{message.events_used} events"
+    events = counted_events(message.events_used)
     unknown = f", {message.unknown_events} ignored (not in the catalog)" if message.unknown_events else ""
     console.print(
         f"[italic]{heading}: alpha {message.alpha_used:.2f} (share of history), {events} counted{unknown}[/italic]"
     )
     if lacking := state_text(answer):
-        console.print(f"[yellow]state[/yellow], {lacking}")
+        console.print(f"[yellow]note[/yellow]: {lacking}")
     if missing := cold_start_text(answer):
         console.print(f"[yellow]cold start[/yellow], {missing}")
     table = Table()
