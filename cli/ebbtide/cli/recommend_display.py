@@ -98,8 +98,12 @@ def print_answer(
     if isinstance(answer, Explanation):
         _add_explained(table, answer, titles)
     else:
+        is_ruled = any(item.rules for item in answer.items)
+        if is_ruled:
+            table.add_column("rules")
         for index, item in enumerate(answer.items, start=1):
-            table.add_row(str(index), _title(item.item_id, titles), f"{item.score:.3f}")
+            rules = [escape(", ".join(item.rules))] if is_ruled else []
+            table.add_row(str(index), _title(item.item_id, titles), f"{item.score:.3f}", *rules)
     if isinstance(answer, Ranking):
         for why, item_ids in (("excluded", answer.excluded_item_ids), ("not in the catalog", answer.unknown_item_ids)):
             for item_id in item_ids:
