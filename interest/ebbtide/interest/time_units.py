@@ -67,7 +67,8 @@ def events_duration(events: float) -> str:
 
     From 100,000 on it is ``endless``: hardly a user has so many.
     """
-    return ENDLESS if events >= _ENDLESS_EVENTS else f"{events:,.3g} events"
+    shown = f"{events:,.3g}"
+    return ENDLESS if events >= _ENDLESS_EVENTS else f"{shown} event{'' if shown == '1' else 's'}"
 
 
 def written_date(digits: str) -> tuple[datetime, str] | None:
