@@ -13,6 +13,7 @@ from ebbtide.client.results import cold_start_text, state_text
 from ebbtide.interest.time_units import ENDLESS, duration
 
 _SHOWN_EVENTS = 8
+_LONG_AGO_DAYS = 365
 
 
 def print_interest(user: str, interest: UserInterest, titles: Mapping[str, str]) -> None:
@@ -49,6 +50,13 @@ def print_interest(user: str, interest: UserInterest, titles: Mapping[str, str])
     if message.folded_events:
         table.add_row(f"[dim]{message.folded_events:,} older events, kept as sums[/dim]", "", "", "")
     console.print(table)
+    newest = interest.events[0].age_days if interest.events else 0.0
+    if newest > _LONG_AGO_DAYS:
+        console.print(
+            f"[yellow]note[/yellow]: the newest event is {age(newest)} old; for a log that ended long ago, ask as of "
+            "its end with --now",
+            soft_wrap=True,
+        )
     for lacking in (state_text(interest), cold_start_text(interest)):
         if lacking:
             console.print(f"[yellow]note[/yellow]: {lacking}")

@@ -93,7 +93,7 @@ def print_answer(
         console.print(f"[yellow]cold start[/yellow], {missing}")
     table = Table()
     table.add_column("", justify="right")
-    table.add_column("title")
+    table.add_column("title" if titles else "item")
     table.add_column("score", justify="right")
     if isinstance(answer, Explanation):
         _add_explained(table, answer, titles)
