@@ -32,6 +32,7 @@ from ebbtide.cli import (
     serve,
     states,
     stored,
+    studio,
     train,
     tune,
     verify,
@@ -98,6 +99,7 @@ app.command("verify")(verify.command)
 app.command("check")(check.command)
 app.command("serve")(serve.command)
 app.command("gateway")(gateway.command)
+app.command("studio")(studio.command)
 app.command("recommend")(recommend.command)
 app.command("batch-recommend")(batch_recommend.command)
 app.command("observe")(states.observe)

@@ -28,6 +28,7 @@ _EXTRAS = {
     "check": "cli",
     "serve": "serve",
     "gateway": "gateway",
+    "studio": "studio",
     "recommend": "train",
     "batch-recommend": "export",
     "observe": "cli",
