@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ebbtide.cli.console import console, escape, working
 from ebbtide.cli.interest_display import age
+from ebbtide.interest.time_units import ENDLESS, duration, events_duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,7 @@ def command(
 
 def half_life_text(days: float) -> str:
     """A half-life as people say it."""
-    return "no decay" if math.isinf(days) else age(days)
+    return ENDLESS if duration(days) == ENDLESS else age(days)
 
 
 def _print_decay(found: Inspection) -> None:
@@ -71,7 +72,7 @@ def _print_decay(found: Inspection) -> None:
     for heading in ("", "shortest", "quarter", "median", "three quarters", "longest"):
         table.add_column(heading, justify="right" if heading else "left")
     table.add_row("by age", *map(half_life_text, found.half_life_days))
-    table.add_row("by rank (later events)", *(f"{events:,.1f}" for events in found.half_life_events))
+    table.add_row("by later events", *map(events_duration, found.half_life_events))
     console.print(table)
 
 

@@ -18,7 +18,7 @@ from ebbtide.cli.log_options import EncodingOfTexts, FormatOfTimes, UnitOfTimes
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_bundle_folder, require_different, require_folder
 from ebbtide.cli.training_display import TrainingDisplay
-from ebbtide.interest.time_units import duration
+from ebbtide.interest.time_units import duration, events_duration
 from ebbtide.train.choices import Decay, DeviceKind, FineTuning, Loss, Precision
 
 if TYPE_CHECKING:
@@ -363,7 +363,7 @@ def _print_bundle(bundle: InterestBundle, fit: Fit, out: Path) -> None:
     if model.config.decay == "learned":
         for name, rate, shown in (
             ("by age", model.decay_rate_per_day, duration),
-            ("by later events", model.rank_decay_rate, "{:,.3g} events".format),
+            ("by later events", model.rank_decay_rate, events_duration),
         ):
             ordered = (math.log(2) / rate.detach()).sort().values.tolist()
             indices = [round(quantile * (len(ordered) - 1)) for quantile in (0, 0.25, 0.5, 0.75, 1)]

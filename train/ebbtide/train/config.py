@@ -192,8 +192,8 @@ class TrainConfig(BaseModel):
             return (self.start,)
         if not model.text:
             return (Start.items,)
-        # A repeat score holds most of what co-occurrence says.
-        return (Start.texts,) if model.repeat_score else (Start.texts, Start.items)
+        # A repeat score holds most of what co-occurrence says; what ranks well says nothing of ratings.
+        return (Start.texts,) if model.repeat_score or self.loss is Loss.mse else (Start.texts, Start.items)
 
     @property
     def effective_encoder_learning_rate(self) -> float:
