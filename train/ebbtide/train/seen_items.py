@@ -40,8 +40,8 @@ class SeenItems:
 
     def to(self, device: torch.device) -> SeenItems:
         """The same on a device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return SeenItems(**{name: value if value is None else value.to(device) for name, value in values.items()})
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return SeenItems(**{name: value.to(device) for name, value in given.items() if value is not None})
 
 
 def seen_items(
