@@ -7,6 +7,7 @@ READY := $(VENV)/.ebbtide-ready
 ARTIFACTS := artifacts
 QUALITY_VENV := $(ARTIFACTS)/quality-venv
 SERVING_VENV := $(ARTIFACTS)/serving-venv
+BROWSER_VENV := $(ARTIFACTS)/browser-venv
 KSERVE_VENV := $(ARTIFACTS)/kserve-venv
 SCHEMATHESIS_VENV := $(ARTIFACTS)/schemathesis-venv
 DATA := examples/movielens-small
@@ -22,7 +23,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest store data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-replay bench-loadtest bench-tune bench-docs clean
+.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-replay bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -57,7 +58,7 @@ serve: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Train, export, build st
 	@echo "==> building the states of the users from the shipped ratings"
 	@$(BACKFILL)
 	@echo "==> starting Triton on this machine"
-	@$(SERVE) --grpc-port 8001 --http-port 8000 --metrics-port 8002
+	@$(SERVE) --grpc-port 8001 --http-port 8000 --metrics-port 8002 --studio-port 9003
 
 demo: $(ARTIFACTS)/repository/recommend/config.pbtxt ## The same, and exit
 	@echo "==> building the states of the users from the shipped ratings"
@@ -69,7 +70,7 @@ test: $(READY) ## All checks and tests
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --no-loadscope-reorder
 
-test-slow: $(READY) $(KSERVE_VENV)/.ready $(SCHEMATHESIS_VENV)/.ready ## The tests that `make test` leaves out: Node.js, KServe's client, minutes
+test-slow: $(READY) $(KSERVE_VENV)/.ready $(SCHEMATHESIS_VENV)/.ready $(BROWSER_VENV)/.ready $(ARTIFACTS)/repository/recommend/config.pbtxt ## The tests that `make test` leaves out: Node.js, KServe's client, Chromium, minutes
 	@$(BIN)/pytest -m slow
 
 test-random: $(READY) ## Property tests on new random examples (SEED=n: those of an earlier run)
@@ -80,6 +81,12 @@ $(KSERVE_VENV)/.ready: tests/client/requirements-kserve.txt | $(READY)
 	@echo "==> setting up KServe's client in $(KSERVE_VENV)"
 	@$(BIN)/python -m venv $(KSERVE_VENV)
 	@$(KSERVE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+$(BROWSER_VENV)/.ready: tests/studio/requirements-browser.txt | $(READY)
+	@echo "==> setting up Playwright in $(BROWSER_VENV)"
+	@$(BIN)/python -m venv $(BROWSER_VENV)
+	@$(BROWSER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 $(SCHEMATHESIS_VENV)/.ready: tests/client/requirements-schemathesis.txt | $(READY)
@@ -157,6 +164,10 @@ $(SERVING_VENV)/.ready: benchmarks/serving/requirements.txt | $(READY)
 
 bench-serving: $(ARTIFACTS)/bundle/bundle.json $(SERVING_VENV)/.ready ## Serving compared with a do-nothing server, peers and the machine (tens of minutes; QUICK=1: under 8)
 	@$(BIN)/python -m benchmarks.serving $(if $(QUICK),--quick) $(if $(BUNDLE),--bundle $(BUNDLE))
+
+tour: $(BROWSER_VENV)/.ready $(ARTIFACTS)/repository/recommend/config.pbtxt ## Make the pictures of docs/tour.md anew, by the test of the page in Chromium
+	@$(BIN)/pytest -m slow tests/studio/test_studio_page.py
+	@cp $(ARTIFACTS)/studio-pictures/tour-*.jpg docs/tour/
 
 docs: $(READY) ## Build the documentation as a site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

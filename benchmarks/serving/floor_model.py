@@ -1,4 +1,7 @@
-"""A Python model that does nothing: it answers every request with the same zeros, in the shapes of its config."""
+"""A Python model that does nothing: it answers every request with the same zeros, in the shapes of its config.
+
+A tensor of any length is empty.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ class TritonPythonModel:
         """Creates the answer's arrays."""
         self._answer = {
             output["name"]: np.zeros(
-                [1, *(int(dim) for dim in output["dims"])], pb_utils.triton_string_to_numpy(output["data_type"])
+                [1, *(max(0, int(dim)) for dim in output["dims"])], pb_utils.triton_string_to_numpy(output["data_type"])
             )
             for output in json.loads(args["model_config"])["output"]
         }

@@ -1,9 +1,11 @@
 """Any terminal: output is never refused for its encoding, and a file gets plain lines."""
 
 import io
+import sys
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ebbtide.cli import console as shared
@@ -68,6 +70,23 @@ def test_characters_are_replaced(text, shown, monkeypatch):
     stream.write(text)
     stream.flush()
     assert stream.buffer.getvalue().decode() == shown
+
+
+@pytest.mark.parametrize(
+    ("title", "shown"),
+    [
+        ("a\x1b]0;owned\x07b", "a\ufffd]0;owned\ufffdb"),
+        ("a\x1b[31mred", "a\ufffd[31mred"),
+        ("a\x9b2Jb", "a\ufffd2Jb"),
+        ("gpj.\u202eexe", "gpj.\ufffdexe"),
+        ("[bold]no markup[/bold] [link=https://example.com]x[/link]", None),
+        ("two\nlines", None),
+        ("Amélie 東京 \u200f", None),
+    ],
+)
+def test_titles_steer_no_terminal(title, shown, capsys):
+    Console(file=sys.stdout, width=200, force_terminal=False).print(shared.escape(title), soft_wrap=True)
+    assert capsys.readouterr().out == f"{shown or title}\n"
 
 
 def test_a_handler_that_the_user_chose_stays(monkeypatch):

@@ -7,25 +7,30 @@ from ebbtide.client._endpoints import parse_endpoint
 
 
 @pytest.mark.parametrize(
-    ("url", "target", "several", "loopback"),
+    ("url", "target", "servers", "loopback"),
     [
-        ("localhost:8001", "localhost:8001", False, True),
-        ("127.0.0.7:8001", "127.0.0.7:8001", False, True),
-        ("[::1]:8001", "[::1]:8001", False, True),
-        ("triton.example:8001", "triton.example:8001", False, False),
-        ("localhost.example:8001", "localhost.example:8001", False, False),
-        ("dns:///triton:8001", "dns:///triton:8001", False, False),
-        ("dns:///localhost:8001", "dns:///localhost:8001", False, True),
-        ("unix:/run/triton.sock", "unix:/run/triton.sock", False, True),
-        ("ipv4:127.0.0.1:1,10.0.0.1:2", "ipv4:127.0.0.1:1,10.0.0.1:2", True, False),
-        (["10.0.0.1:8001", "10.0.0.2:8001"], "ipv4:10.0.0.1:8001,10.0.0.2:8001", True, False),
-        (("[::1]:1", "[::1]:2"), "ipv6:[::1]:1,[::1]:2", True, True),
-        (["triton:8001"], "triton:8001", False, False),
+        ("localhost:8001", "localhost:8001", (), True),
+        ("127.0.0.7:8001", "127.0.0.7:8001", (), True),
+        ("[::1]:8001", "[::1]:8001", (), True),
+        ("triton.example:8001", "triton.example:8001", (), False),
+        ("localhost.example:8001", "localhost.example:8001", (), False),
+        ("dns:///triton:8001", "dns:///triton:8001", (), False),
+        ("dns:///localhost:8001", "dns:///localhost:8001", (), True),
+        ("unix:/run/triton.sock", "unix:/run/triton.sock", (), True),
+        ("ipv4:127.0.0.1:1,10.0.0.1:2", "ipv4:127.0.0.1:1,10.0.0.1:2", ("ipv4:127.0.0.1:1", "ipv4:10.0.0.1:2"), False),
+        (
+            ["10.0.0.1:8001", "10.0.0.2:8001"],
+            "ipv4:10.0.0.1:8001,10.0.0.2:8001",
+            ("10.0.0.1:8001", "10.0.0.2:8001"),
+            False,
+        ),
+        (("[::1]:1", "[::1]:2"), "ipv6:[::1]:1,[::1]:2", ("[::1]:1", "[::1]:2"), True),
+        (["triton:8001"], "triton:8001", (), False),
     ],
 )
-def test_endpoint_is_what_grpc_resolves_when_it_is_an_address(url, target, several, loopback):
+def test_endpoint_is_what_grpc_resolves_when_it_is_an_address(url, target, servers, loopback):
     endpoint = parse_endpoint(url)
-    assert (endpoint.target, endpoint.several, endpoint.loopback) == (target, several, loopback)
+    assert (endpoint.target, endpoint.servers, endpoint.loopback) == (target, servers, loopback)
 
 
 @pytest.mark.parametrize(

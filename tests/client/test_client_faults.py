@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -223,8 +224,25 @@ def load(client, answers, stop, errors):
             errors.append(f"got the answer to a text of {found} letters for one of {length}")
 
 
-def test_no_call_fails_when_one_of_three_servers_is_down_and_another_dies_under_load(
-    connect, small, small_repository, free_address
+def killed(server):
+    os.kill(server.pid, signal.SIGKILL)
+    server.wait(30)
+
+
+def stopped(server):
+    os.kill(server.pid, signal.SIGTERM)
+    server.wait(60)
+
+
+def without_its_models_process(server):
+    found = subprocess.run(["pgrep", "-P", str(server.pid), "-f", "triton_python_backend_stub"], stdout=subprocess.PIPE)
+    for pid in found.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("fault", [killed, stopped, without_its_models_process])
+def test_no_call_fails_when_one_of_three_servers_is_down_and_another_fails_under_load(
+    connect, small, small_repository, free_address, fault
 ):
     with TritonServer(ServerConfig(small_repository, environment={"SERVER_NUMBER": "2"})) as second:
         answers, errors, stop = [], [], threading.Event()
@@ -239,8 +257,7 @@ def test_no_call_fails_when_one_of_three_servers_is_down_and_another_dies_under_
                 wait_for(lambda: len(answers) > both + 200)
                 balanced = answers[both:]
                 assert 0.5 < balanced.count(0) / balanced.count(2) < 2
-                os.kill(second.pid, signal.SIGKILL)
-                second.wait(30)
+                fault(second)
                 before = len(answers)
                 wait_for(lambda: len(answers) > before + 200)
             finally:

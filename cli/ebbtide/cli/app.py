@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.text import Text
 from typer import rich_utils
 from typer.core import TyperGroup
@@ -33,12 +32,13 @@ from ebbtide.cli import (
     serve,
     states,
     stored,
+    studio,
     train,
     tune,
     verify,
 )
 from ebbtide.cli.boundary import run_guarded
-from ebbtide.cli.console import console, errors
+from ebbtide.cli.console import console, errors, escape
 from ebbtide.cli.settings import CONFIG_VARIABLE, option_name, read_config_file, unknown_variables, variable_of
 from ebbtide.cli.version import version_lines
 
@@ -99,6 +99,7 @@ app.command("verify")(verify.command)
 app.command("check")(check.command)
 app.command("serve")(serve.command)
 app.command("gateway")(gateway.command)
+app.command("studio")(studio.command)
 app.command("recommend")(recommend.command)
 app.command("batch-recommend")(batch_recommend.command)
 app.command("observe")(states.observe)

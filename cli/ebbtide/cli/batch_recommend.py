@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
-from rich.markup import escape
 
-from ebbtide.cli.console import console, percentage_progress
+from ebbtide.cli.console import console, escape, percentage_progress
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.log_options import (
     EncodingOfTexts,

@@ -7,9 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from rich.markup import escape
-
-from ebbtide.cli.console import errors
+from ebbtide.cli.console import errors, escape
 
 FAILED, INTERRUPTED = 1, 130
 """Exit statuses; 2 is wrong usage, which the parser reports itself."""
@@ -30,6 +28,7 @@ _EXTRAS = {
     "check": "cli",
     "serve": "serve",
     "gateway": "gateway",
+    "studio": "studio",
     "recommend": "train",
     "batch-recommend": "export",
     "observe": "cli",

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console, errors
+from ebbtide.cli.console import console, errors, escape
 
 if TYPE_CHECKING:
     from ebbtide.capacity import Memory, Plan, Replica

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +24,17 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 _LINE_EVERY_S = 30.0
 """Seconds between two lines of progress where there is no terminal."""
+_STEERING = (*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_SHOWN_AS = dict.fromkeys(_STEERING, "\N{REPLACEMENT CHARACTER}")
+
+
+def escape(text: str) -> str:
+    """Text from outside, such as a title, an id or a log line, for a terminal: it changes neither style nor terminal.
+
+    Square brackets are no markup, and characters that steer a terminal or turn the direction of the text around it are
+    replaced.
+    """
+    return markup.escape(text.translate(_SHOWN_AS))
 
 
 class _Lines:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from ebbtide.cli.bundle_data import BundleCatalog, BundleEvents, moved
-from ebbtide.cli.console import console, counting_progress, working
+from ebbtide.cli.console import console, counting_progress, escape, working
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_different, require_file, require_folder

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from ebbtide.cli.access import Tls, TlsCa, TlsCertificate, TlsKey, TlsServerName, TokenFile
-from ebbtide.cli.console import console, errors, working
+from ebbtide.cli.console import console, errors, escape, working
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_file

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console, working
+from ebbtide.cli.console import console, escape, working
 from ebbtide.cli.interest_display import age
 
 if TYPE_CHECKING:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console
+from ebbtide.cli.console import console, escape
 from ebbtide.client import UserInterest
 from ebbtide.client.results import cold_start_text, state_text
 from ebbtide.interest.time_units import ENDLESS, duration

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ebbtide.cli.access import Tls, TlsCa, TlsCertificate, TlsKey, TlsServerName, TokenFile
-from ebbtide.cli.console import console, errors
+from ebbtide.cli.console import console, errors, escape
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.states import LOCAL, Server, open_client
 
@@ -164,7 +164,7 @@ class _Columns:
 
         catalog, bad = read_catalog(path, self._item_column, *self._templates)
         if bad.reasons:
-            errors.print(f"{path}: {bad}")
+            errors.print(escape(f"{path}: {bad}"), soft_wrap=True)
         values: dict[str, dict[str, list[str]]] = {}
         if self._attributes:
             frame = read_table(path, list(dict.fromkeys([self._item_column, *self._attributes]))).frame

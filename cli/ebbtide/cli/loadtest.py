@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from ebbtide.cli.access import Tls, TlsCa, TlsCertificate, TlsKey, TlsServerName, TokenFile, read_access
-from ebbtide.cli.console import console, errors, working
+from ebbtide.cli.console import console, errors, escape, working
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_different, require_file, require_folder
 from ebbtide.cli.session_log import (

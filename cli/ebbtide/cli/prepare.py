@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from ebbtide.cli.console import console, timed, working
+from ebbtide.cli.console import console, escape, timed, working
 from ebbtide.cli.outputs import require_folder
 
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from ebbtide.cli.console import console
+from ebbtide.cli.console import console, escape
 from ebbtide.cli.interest_display import age
 from ebbtide.client import Explanation, Ranking, RecommendResponse
 from ebbtide.client.results import cold_start_text, parts_of_score, state_text

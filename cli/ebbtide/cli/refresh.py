@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from ebbtide.cli.boundary import line_of
 from ebbtide.cli.bundle_data import absolute
-from ebbtide.cli.console import console, errors, timed, working
+from ebbtide.cli.console import console, errors, escape, timed, working
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.outputs import require_bundle_folder
 from ebbtide.interest.time_units import TimeUnit

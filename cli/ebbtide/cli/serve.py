@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from ebbtide.cli.console import console, percentage_progress, working
+from ebbtide.cli.console import console, escape, percentage_progress, working
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.modules import warn_of_two_runtimes
 from ebbtide.cli.outputs import require_file
@@ -85,6 +84,10 @@ def command(
             "adds an event to the store.",
         ),
     ] = False,
+    studio_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="With --bundle: serve the page of `ebbtide studio` at this port, too."),
+    ] = None,
     allow_deploy: Annotated[
         bool,
         typer.Option(
@@ -108,6 +111,8 @@ def command(
     """
     if show_user is not None and bundle is None:
         raise typer.BadParameter("--show-user needs the --bundle that the repository was exported from")
+    if studio_port is not None and (bundle is None or server is not None):
+        raise typer.BadParameter("--studio-port needs a REPOSITORY and the --bundle that it was exported from")
     if server is not None and repository is None:
         _await_running(server, startup_timeout_s)
         _show(server, bundle, show_user, changes=show_change)
@@ -153,8 +158,21 @@ def command(
         _show(triton.grpc_url, bundle, show_user, changes=show_change)
         if once:
             return
-        console.print("Serving; Ctrl-C stops.")
-        _keep(triton)
+        with _studio(triton.grpc_url, bundle, host, studio_port):
+            console.print("Serving; Ctrl-C stops.")
+            _keep(triton)
+
+
+@contextmanager
+def _studio(url: str, bundle: Path | None, host: str, port: int | None) -> Iterator[None]:
+    if bundle is None or port is None:
+        yield
+        return
+    from ebbtide.cli.studio import running_studio
+
+    with running_studio(url, bundle, host, port) as page:
+        console.print(f"  studio   {page}  [dim]watch interests fade[/dim]")
+        yield
 
 
 def _keep(triton: TritonServer) -> None:

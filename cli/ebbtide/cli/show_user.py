@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console
+from ebbtide.cli.console import console, escape
 from ebbtide.cli.recommend import Query, show_by_state, show_recommendations
 from ebbtide.cli.titles import TitleSource
 from ebbtide.client import InterestClient, InvalidArgumentError, RecommendResponse, event

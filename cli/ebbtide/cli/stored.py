@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console, working
+from ebbtide.cli.console import console, escape, working
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.stores import Store, store_address
 

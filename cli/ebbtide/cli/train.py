@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from ebbtide.cli.bundle_data import absolute
-from ebbtide.cli.console import console, errors, timed, working
+from ebbtide.cli.console import console, errors, escape, timed, working
 from ebbtide.cli.log_options import EncodingOfTexts, FormatOfTimes, UnitOfTimes
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_bundle_folder, require_different, require_folder

@@ -6,9 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
-from ebbtide.cli.console import console, counting_progress, percentage_progress
+from ebbtide.cli.console import console, counting_progress, escape, percentage_progress
 from ebbtide.train.watcher import Watcher
 
 if TYPE_CHECKING:

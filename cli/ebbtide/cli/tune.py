@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console, working
+from ebbtide.cli.console import console, escape, working
 from ebbtide.cli.outputs import require_file
 from ebbtide.cli.session_log import (
     CatalogFile,

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
-from ebbtide.cli.console import console, counting_progress, errors, working
+from ebbtide.cli.console import console, counting_progress, errors, escape, working
 from ebbtide.cli.outputs import require_file
 
 if TYPE_CHECKING:

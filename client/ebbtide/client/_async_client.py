@@ -238,7 +238,7 @@ class AsyncInterestClient:
     ) -> AddItemsResponse:
         """As `InterestClient.add_items`."""
         given = AddItemsRequest(items=items, only_update=only_update)
-        return await self._drive(self._operations.add_items(one_request(request, given), timeout_s, metadata))
+        return await self._drive(self._operations.catalog.add_items(one_request(request, given), timeout_s, metadata))
 
     async def remove_items(
         self,
@@ -250,13 +250,15 @@ class AsyncInterestClient:
     ) -> RemoveItemsResponse:
         """As `InterestClient.remove_items`."""
         given = RemoveItemsRequest(item_ids=strings("item_ids", item_ids))
-        return await self._drive(self._operations.remove_items(one_request(request, given), timeout_s, metadata))
+        return await self._drive(
+            self._operations.catalog.remove_items(one_request(request, given), timeout_s, metadata)
+        )
 
     async def list_items(
         self, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
     ) -> list[NewItem]:
         """As `InterestClient.list_items`."""
-        return await self._drive(self._operations.list_items(timeout_s, metadata))
+        return await self._drive(self._operations.catalog.list_items(timeout_s, metadata))
 
     async def list_items_part(
         self,
@@ -266,7 +268,7 @@ class AsyncInterestClient:
         metadata: Mapping[str, str] | None = None,
     ) -> ListItemsResponse:
         """As `InterestClient.list_items_part`."""
-        return await self._drive(self._operations.list_part(request, timeout_s, metadata))
+        return await self._drive(self._operations.catalog.list_part(request, timeout_s, metadata))
 
     async def set_stock(
         self,
@@ -282,13 +284,13 @@ class AsyncInterestClient:
             out_of_stock_item_ids=strings("out_of_stock_item_ids", out_of_stock),
             in_stock_item_ids=strings("in_stock_item_ids", in_stock),
         )
-        return await self._drive(self._operations.set_stock(one_request(request, given), timeout_s, metadata))
+        return await self._drive(self._operations.catalog.set_stock(one_request(request, given), timeout_s, metadata))
 
     async def list_out_of_stock(
         self, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
     ) -> list[str]:
         """As `InterestClient.list_out_of_stock`."""
-        return await self._drive(self._operations.list_out_of_stock(timeout_s, metadata))
+        return await self._drive(self._operations.catalog.list_out_of_stock(timeout_s, metadata))
 
     async def list_out_of_stock_part(
         self,
@@ -298,7 +300,7 @@ class AsyncInterestClient:
         metadata: Mapping[str, str] | None = None,
     ) -> ListOutOfStockResponse:
         """As `InterestClient.list_out_of_stock_part`."""
-        return await self._drive(self._operations.out_of_stock_part(request, timeout_s, metadata))
+        return await self._drive(self._operations.catalog.out_of_stock_part(request, timeout_s, metadata))
 
     async def set_rules(
         self,
@@ -310,7 +312,7 @@ class AsyncInterestClient:
     ) -> SetRulesResponse:
         """As `InterestClient.set_rules`."""
         given = SetRulesRequest(rules=rules)
-        return await self._drive(self._operations.set_rules(one_request(request, given), timeout_s, metadata))
+        return await self._drive(self._operations.catalog.set_rules(one_request(request, given), timeout_s, metadata))
 
     async def remove_rules(
         self,
@@ -322,13 +324,15 @@ class AsyncInterestClient:
     ) -> RemoveRulesResponse:
         """As `InterestClient.remove_rules`."""
         given = RemoveRulesRequest(names=strings("names", names))
-        return await self._drive(self._operations.remove_rules(one_request(request, given), timeout_s, metadata))
+        return await self._drive(
+            self._operations.catalog.remove_rules(one_request(request, given), timeout_s, metadata)
+        )
 
     async def list_rules(
         self, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
     ) -> ListRulesResponse:
         """As `InterestClient.list_rules`."""
-        return await self._drive(self._operations.list_rules(ListRulesRequest(), timeout_s, metadata))
+        return await self._drive(self._operations.catalog.list_rules(ListRulesRequest(), timeout_s, metadata))
 
     async def is_live(self, *, timeout_s: float | Unset = UNSET) -> bool:
         """As `InterestClient.is_live`."""
@@ -358,7 +362,7 @@ class AsyncInterestClient:
         """As `InterestClient.close`."""
         if self._operations.close() and self._triton is not None:
             await self._drive(self._operations.release())
-            await self._triton.close()
+            await self._triton.close_async()
 
     async def __aenter__(self) -> AsyncInterestClient:
         return self
@@ -448,7 +452,9 @@ class AsyncInterestClient:
         loop = asyncio.get_running_loop()
         if self._triton is None:
             operations = self._operations
-            self._triton = open_async(operations.endpoint.target, operations.credentials, operations.channel_args)
+            self._triton = open_async(
+                operations.endpoint.target, operations.credentials, operations.channel_args, operations.rotation
+            )
             self._loop = loop
         if self._loop is not loop:
             raise EbbtideError(

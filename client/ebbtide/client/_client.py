@@ -96,8 +96,9 @@ class InterestClient:
         token = self._operations.config.token
         if token is not None and inspect.iscoroutinefunction(token.value):
             raise _async_provider()
+        operations = self._operations
         self._triton = open_sync(
-            self._operations.endpoint.target, self._operations.credentials, self._operations.channel_args
+            operations.endpoint.target, operations.credentials, operations.channel_args, operations.rotation
         )
         self._closing = threading.Event()
 
@@ -438,7 +439,7 @@ class InterestClient:
             EbbtideError: As for `recommend`.
         """
         given = AddItemsRequest(items=items, only_update=only_update)
-        return self._drive(self._operations.add_items(one_request(request, given), timeout_s, metadata))
+        return self._drive(self._operations.catalog.add_items(one_request(request, given), timeout_s, metadata))
 
     def remove_items(
         self,
@@ -465,7 +466,7 @@ class InterestClient:
             EbbtideError: As for `recommend`.
         """
         given = RemoveItemsRequest(item_ids=strings("item_ids", item_ids))
-        return self._drive(self._operations.remove_items(one_request(request, given), timeout_s, metadata))
+        return self._drive(self._operations.catalog.remove_items(one_request(request, given), timeout_s, metadata))
 
     def list_items(
         self, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
@@ -480,7 +481,7 @@ class InterestClient:
             StateUnavailableError: The server cannot reach its store.
             EbbtideError: As for `recommend`.
         """
-        return self._drive(self._operations.list_items(timeout_s, metadata))
+        return self._drive(self._operations.catalog.list_items(timeout_s, metadata))
 
     def list_items_part(
         self,
@@ -500,7 +501,7 @@ class InterestClient:
             StateUnavailableError: The server cannot reach its store.
             EbbtideError: As for `recommend`.
         """
-        return self._drive(self._operations.list_part(request, timeout_s, metadata))
+        return self._drive(self._operations.catalog.list_part(request, timeout_s, metadata))
 
     def set_stock(
         self,
@@ -537,7 +538,7 @@ class InterestClient:
             out_of_stock_item_ids=strings("out_of_stock_item_ids", out_of_stock),
             in_stock_item_ids=strings("in_stock_item_ids", in_stock),
         )
-        return self._drive(self._operations.set_stock(one_request(request, given), timeout_s, metadata))
+        return self._drive(self._operations.catalog.set_stock(one_request(request, given), timeout_s, metadata))
 
     def list_out_of_stock(
         self, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
@@ -552,7 +553,7 @@ class InterestClient:
             StateUnavailableError: The server cannot reach its store.
             EbbtideError: As for `recommend`.
         """
-        return self._drive(self._operations.list_out_of_stock(timeout_s, metadata))
+        return self._drive(self._operations.catalog.list_out_of_stock(timeout_s, metadata))
 
     def list_out_of_stock_part(
         self,
@@ -572,7 +573,7 @@ class InterestClient:
             StateUnavailableError: The server cannot reach its store.
             EbbtideError: As for `recommend`.
         """
-        return self._drive(self._operations.out_of_stock_part(request, timeout_s, metadata))
+        return self._drive(self._operations.catalog.out_of_stock_part(request, timeout_s, metadata))
 
     def set_rules(
         self,
@@ -603,7 +604,7 @@ class InterestClient:
             EbbtideError: As for `recommend`.
         """
         given = SetRulesRequest(rules=rules)
-        return self._drive(self._operations.set_rules(one_request(request, given), timeout_s, metadata))
+        return self._drive(self._operations.catalog.set_rules(one_request(request, given), timeout_s, metadata))
 
     def remove_rules(
         self,
@@ -627,7 +628,7 @@ class InterestClient:
             EbbtideError: As for `recommend`.
         """
         given = RemoveRulesRequest(names=strings("names", names))
-        return self._drive(self._operations.remove_rules(one_request(request, given), timeout_s, metadata))
+        return self._drive(self._operations.catalog.remove_rules(one_request(request, given), timeout_s, metadata))
 
     def list_rules(
         self, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
@@ -642,7 +643,7 @@ class InterestClient:
             StateUnavailableError: The server cannot reach its store.
             EbbtideError: As for `recommend`.
         """
-        return self._drive(self._operations.list_rules(ListRulesRequest(), timeout_s, metadata))
+        return self._drive(self._operations.catalog.list_rules(ListRulesRequest(), timeout_s, metadata))
 
     def is_live(self, *, timeout_s: float | Unset = UNSET) -> bool:
         """Whether a server answers, with or without models; False also if nothing answers in time.

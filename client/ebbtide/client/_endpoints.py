@@ -25,8 +25,8 @@ class Endpoint:
     """What gRPC resolves."""
     shown: str
     """How errors and `repr` name it."""
-    several: bool
-    """Whether it lists several addresses itself."""
+    servers: tuple[str, ...]
+    """A target for each server, if it lists several addresses itself; otherwise empty."""
     loopback: bool
     """Whether nothing that is sent leaves this machine."""
 
@@ -52,17 +52,18 @@ def parse_endpoint(url: str | Sequence[str]) -> Endpoint:
     if len(versions) > 1:
         raise InvalidArgumentError.of_field("url", repr(addresses), "either IPv4 or IPv6 addresses, not both")
     target = f"ipv{versions.pop()}:{','.join(addresses)}"
-    return Endpoint(target, ", ".join(addresses), several=True, loopback=all(ip.is_loopback for ip in parsed))
+    return Endpoint(target, ", ".join(addresses), tuple(addresses), loopback=all(ip.is_loopback for ip in parsed))
 
 
 def _one(url: str) -> Endpoint:
     if url.startswith(_RESOLVED_BY_GRPC):
         scheme, _, rest = url.partition(":")
         local = scheme.startswith("unix") or all(_is_loopback(address) for address in rest.lstrip("/").split(","))
-        return Endpoint(url, url, several="," in rest, loopback=local)
+        servers = tuple(f"{scheme}:{address}" for address in rest.split(",")) if "," in rest else ()
+        return Endpoint(url, url, servers, loopback=local)
     if not _HOST_AND_PORT.fullmatch(url):
         raise InvalidArgumentError.of_field("url", repr(url), _EXPECTED)
-    return Endpoint(url, url, several=False, loopback=_is_loopback(url))
+    return Endpoint(url, url, (), loopback=_is_loopback(url))
 
 
 def _host(address: str) -> str | None:

@@ -85,6 +85,11 @@ def typed_error(
         )
     if status is Status.CANCELLED:
         return CallCancelledError(f"{asked}: the call was cancelled: {said}.")
+    if status is Status.INTERNAL and triton_texts.PROCESS_DEAD in said:
+        return UnavailableError(
+            f"{asked} is unavailable: {said}. The process of a Python model has died; `ebbtide serve` starts the "
+            "server again by itself, and any other Triton has to be restarted."
+        )
     if status in (Status.INTERNAL, Status.UNKNOWN, Status.DATA_LOSS):
         return InternalError(f"{asked} failed: {said}. The server's log says more.", status=status)
     return EbbtideError(f"{asked} answered {status.name}: {said}.", status=status)

@@ -2,53 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.client._catalog_operations import CatalogOperations, Metadata
 from ebbtide.client._channel import channel_args, channel_credentials
 from ebbtide.client._endpoints import parse_endpoint
 from ebbtide.client._failures import RowRefusedError
-from ebbtide.client._fields import moved
 from ebbtide.client._inference import Inference
 from ebbtide.client._packs import RECOMMEND, Kind, Pack, User, clock_ms, encoded_user, failed, read_user
 from ebbtide.client._requests import explanation_of, nothing_to_explain, recommendation_of
 from ebbtide.client._retry import Deadline
+from ebbtide.client._rotation import Rotation
 from ebbtide.client._steps import Caller, Question, Steps, Wait
 from ebbtide.client._triton import MODEL_METADATA, MODEL_READY, SERVER_LIVE, SERVER_METADATA
 from ebbtide.client.codec import (
     Arrays,
     EncodedRequest,
     decode,
-    decode_added,
     decode_explanation,
     decode_forgotten,
     decode_interest,
-    decode_listed,
     decode_observed,
-    decode_out_of_stock,
     decode_ranking,
-    decode_removed,
-    decode_removed_rules,
-    decode_rules,
-    decode_set_rules,
-    decode_stock,
     decode_vectors,
     encode,
-    encode_add_items,
     encode_explain,
     encode_forget,
     encode_interest,
-    encode_list_items,
-    encode_list_out_of_stock,
-    encode_list_rules,
     encode_observe,
     encode_rank,
-    encode_remove_items,
-    encode_remove_rules,
-    encode_set_rules,
-    encode_set_stock,
     encode_texts,
     stack,
     users_of,
@@ -65,40 +50,19 @@ from ebbtide.client.errors import (
 from ebbtide.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
 from ebbtide.client.results import A, Explanation, Q, R, Ranking, RecommendResult, UserInterest
 from ebbtide.interest import served_models
-from ebbtide.interest.contract import Limits
 from ebbtide.v1 import (
-    AddItemsRequest,
-    AddItemsResponse,
     ExplainRequest,
     ForgetRequest,
     InterestRequest,
-    ListItemsRequest,
-    ListItemsResponse,
-    ListOutOfStockRequest,
-    ListOutOfStockResponse,
-    ListRulesRequest,
-    ListRulesResponse,
-    NewItem,
     ObserveRequest,
     ObserveResponse,
     RankRequest,
     RecommendRequest,
     RecommendResponse,
-    RemoveItemsRequest,
-    RemoveItemsResponse,
-    RemoveRulesRequest,
-    RemoveRulesResponse,
-    SetRulesRequest,
-    SetRulesResponse,
-    SetStockRequest,
-    SetStockResponse,
 )
 
 _POLL_S = 0.1
 _PROBE_TIMEOUT_S = 1.0
-
-Metadata = Mapping[str, str] | None
-"""gRPC metadata of one call."""
 
 
 class Operations:
@@ -114,11 +78,11 @@ class Operations:
         self.endpoint = parse_endpoint(url)
         self._client_class = client_class
         tls = self.config.tls
-        if tls is not None and self.endpoint.several and tls.server_name is None:
+        if tls is not None and self.endpoint.servers and tls.server_name is None:
             raise InvalidArgumentError.of_field(
                 "server_name", "none", "the name in the servers' certificate, where the address lists several"
             )
-        if self.config.shared_memory and (self.endpoint.several or not self.endpoint.loopback):
+        if self.config.shared_memory and (self.endpoint.servers or not self.endpoint.loopback):
             raise InvalidArgumentError.of_field(
                 "shared_memory",
                 f"True for {self.endpoint.shown}",
@@ -126,8 +90,21 @@ class Operations:
             )
         self.credentials = channel_credentials(tls)
         self.channel_args = channel_args(self.config)
-        self._caller = Caller(self.config, self.endpoint.shown, plaintext=tls is None and not self.endpoint.loopback)
+        self.rotation = self._rotation()
+        plaintext = tls is None and not self.endpoint.loopback
+        self._caller = Caller(self.config, self.endpoint.shown, plaintext=plaintext, rotation=self.rotation)
         self._inference = Inference(self.config, self._caller, self.endpoint.shown)
+        self.catalog = CatalogOperations(self._inference, self._deadline)
+        """The methods about the living catalog."""
+
+    def _rotation(self) -> Rotation | None:
+        if not self.endpoint.servers:
+            return None
+        return Rotation(
+            self.endpoint.servers,
+            in_turn=self.config.balancing == "round_robin",
+            longest_pause_s=self.config.max_reconnect_backoff_ms / 1_000,
+        )
 
     @property
     def closed(self) -> bool:
@@ -224,142 +201,6 @@ class Operations:
 
         deadline = self._deadline(timeout_s)
         return (yield from self._inference.infer("forget", encoded, read, deadline, metadata, request))
-
-    def add_items(
-        self, request: AddItemsRequest, timeout_s: float | Unset, metadata: Metadata = None
-    ) -> Steps[AddItemsResponse]:
-        """See `InterestClient.add_items`."""
-        deadline = self._deadline(timeout_s)
-        known = yield from self._inference.prepare(served_models.ADD_ITEMS.name, deadline, metadata)
-        most = known.limits.get("max_texts", Limits.max_texts) - 1
-
-        def read(outputs: Arrays, version: str) -> AddItemsResponse:
-            return decode_added(outputs, model_version=version)
-
-        total = AddItemsResponse()
-        for start in range(0, max(1, len(request.items)), most):
-            part = AddItemsRequest(items=request.items[start : start + most], only_update=request.only_update)
-            try:
-                encoded = encode_add_items(part)
-                answer = yield from self._inference.infer("add_items", encoded, read, deadline, metadata, part)
-            except InvalidArgumentError as error:
-                raise moved(error, "items", start) from error
-            for name in ("added_items", "replaced_items", "catalog_items", "unknown_items"):
-                setattr(total, name, getattr(total, name) + getattr(answer, name))
-            total.total_items, total.model_version = answer.total_items, answer.model_version
-        return total
-
-    def remove_items(
-        self, request: RemoveItemsRequest, timeout_s: float | Unset, metadata: Metadata = None
-    ) -> Steps[RemoveItemsResponse]:
-        """See `InterestClient.remove_items`."""
-        encoded = encode_remove_items(request)
-
-        def read(outputs: Arrays, version: str) -> RemoveItemsResponse:
-            return decode_removed(outputs, model_version=version)
-
-        deadline = self._deadline(timeout_s)
-        return (yield from self._inference.infer("remove_items", encoded, read, deadline, metadata, request))
-
-    def list_part(
-        self, request: ListItemsRequest, timeout_s: float | Unset, metadata: Metadata = None
-    ) -> Steps[ListItemsResponse]:
-        """See `InterestClient.list_items`: one part of the list."""
-        return (yield from self._list_part(request, self._deadline(timeout_s), metadata))
-
-    def list_items(self, timeout_s: float | Unset, metadata: Metadata = None) -> Steps[list[NewItem]]:
-        """See `InterestClient.list_items`."""
-        deadline = self._deadline(timeout_s)
-        items: list[NewItem] = []
-        part = 0
-        while True:
-            answer = yield from self._list_part(ListItemsRequest(part=part), deadline, metadata)
-            items.extend(answer.items)
-            part = answer.next_part
-            if not part:
-                return items
-
-    def _list_part(self, request: ListItemsRequest, deadline: Deadline, metadata: Metadata) -> Steps[ListItemsResponse]:
-        def read(outputs: Arrays, version: str) -> ListItemsResponse:
-            return decode_listed(outputs, model_version=version)
-
-        encoded = encode_list_items(request)
-        return (yield from self._inference.infer("list_items", encoded, read, deadline, metadata, request))
-
-    def set_stock(
-        self, request: SetStockRequest, timeout_s: float | Unset, metadata: Metadata = None
-    ) -> Steps[SetStockResponse]:
-        """See `InterestClient.set_stock`."""
-        encoded = encode_set_stock(request)
-
-        def read(outputs: Arrays, version: str) -> SetStockResponse:
-            return decode_stock(outputs, model_version=version)
-
-        deadline = self._deadline(timeout_s)
-        return (yield from self._inference.infer("set_stock", encoded, read, deadline, metadata, request))
-
-    def out_of_stock_part(
-        self, request: ListOutOfStockRequest, timeout_s: float | Unset, metadata: Metadata = None
-    ) -> Steps[ListOutOfStockResponse]:
-        """See `InterestClient.list_out_of_stock`: one part of the list."""
-        return (yield from self._out_of_stock_part(request, self._deadline(timeout_s), metadata))
-
-    def list_out_of_stock(self, timeout_s: float | Unset, metadata: Metadata = None) -> Steps[list[str]]:
-        """See `InterestClient.list_out_of_stock`."""
-        deadline = self._deadline(timeout_s)
-        item_ids: list[str] = []
-        part = 0
-        while True:
-            answer = yield from self._out_of_stock_part(ListOutOfStockRequest(part=part), deadline, metadata)
-            item_ids.extend(answer.item_ids)
-            part = answer.next_part
-            if not part:
-                return item_ids
-
-    def _out_of_stock_part(
-        self, request: ListOutOfStockRequest, deadline: Deadline, metadata: Metadata
-    ) -> Steps[ListOutOfStockResponse]:
-        def read(outputs: Arrays, version: str) -> ListOutOfStockResponse:
-            return decode_out_of_stock(outputs, model_version=version)
-
-        encoded = encode_list_out_of_stock(request)
-        return (yield from self._inference.infer("list_out_of_stock", encoded, read, deadline, metadata, request))
-
-    def set_rules(
-        self, request: SetRulesRequest, timeout_s: float | Unset, metadata: Metadata = None
-    ) -> Steps[SetRulesResponse]:
-        """See `InterestClient.set_rules`."""
-        encoded = encode_set_rules(request)
-
-        def read(outputs: Arrays, version: str) -> SetRulesResponse:
-            return decode_set_rules(outputs, model_version=version)
-
-        deadline = self._deadline(timeout_s)
-        return (yield from self._inference.infer("set_rules", encoded, read, deadline, metadata, request))
-
-    def remove_rules(
-        self, request: RemoveRulesRequest, timeout_s: float | Unset, metadata: Metadata = None
-    ) -> Steps[RemoveRulesResponse]:
-        """See `InterestClient.remove_rules`."""
-        encoded = encode_remove_rules(request)
-
-        def read(outputs: Arrays, version: str) -> RemoveRulesResponse:
-            return decode_removed_rules(outputs, model_version=version)
-
-        deadline = self._deadline(timeout_s)
-        return (yield from self._inference.infer("remove_rules", encoded, read, deadline, metadata, request))
-
-    def list_rules(
-        self, request: ListRulesRequest, timeout_s: float | Unset, metadata: Metadata = None
-    ) -> Steps[ListRulesResponse]:
-        """See `InterestClient.list_rules`."""
-        encoded = encode_list_rules(request)
-
-        def read(outputs: Arrays, version: str) -> ListRulesResponse:
-            return decode_rules(outputs, model_version=version)
-
-        deadline = self._deadline(timeout_s)
-        return (yield from self._inference.infer("list_rules", encoded, read, deadline, metadata, request))
 
     def recommend_one(self, index: int, request: RecommendRequest, timeout_s: float | Unset) -> Steps[RecommendResult]:
         """The result of one of many requests, see `InterestClient.recommend_stream`; its error is not raised."""

@@ -70,14 +70,22 @@ class RetryPolicy:
         self._config = config
         self.budget = RetryBudget(config.budget_tokens, config.budget_refill)
 
-    def wait_s(self, failed_attempts: int, error: EbbtideError, left_s: float) -> float | None:
+    def wait_s(
+        self, failed_attempts: int, error: EbbtideError, left_s: float, *, other_server: bool = False
+    ) -> float | None:
         """How long to wait before the next attempt; None for no further attempt.
+
+        Another server is asked at once, and without the budget: a server that failed is left out for a while, so that
+        few calls come back to it.
 
         Args:
             failed_attempts: Attempts that have failed, this one too.
             error: How this one failed.
             left_s: What is left of the call's deadline, seconds.
+            other_server: Whether this one's server failed, and another one will be asked.
         """
+        if other_server:
+            return 0.0 if failed_attempts < self._config.max_attempts and left_s > 0 else None
         if error.status is not Status.UNAVAILABLE or not self.budget.failed():
             return None
         if failed_attempts >= self._config.max_attempts:

@@ -14,6 +14,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from ebbtide.client._failures import Asked, typed_error
 from ebbtide.client._retry import Deadline, RetryPolicy
+from ebbtide.client._rotation import Rotation, is_the_servers
 from ebbtide.client._triton import Untyped, failure_of
 from ebbtide.client.config import ClientConfig, checked_metadata
 from ebbtide.client.errors import CallCancelledError, EbbtideError, InvalidArgumentError, Status
@@ -33,6 +34,7 @@ class Rpc(NamedTuple):
     timeout_s: float
     metadata: dict[str, str]
     compression: str = "none"
+    server: int | None = None
 
 
 class Wait(NamedTuple):
@@ -78,19 +80,21 @@ class Question(Generic[T]):
 class Caller:
     """Asks questions: with attempts inside one deadline, and the client's headers, hooks and retry budget."""
 
-    def __init__(self, config: ClientConfig, target: str, *, plaintext: bool) -> None:
+    def __init__(self, config: ClientConfig, target: str, *, plaintext: bool, rotation: Rotation | None = None) -> None:
         """Makes the caller of one client.
 
         Args:
             config: The client's.
             target: Where the server is, for errors and hooks.
             plaintext: Whether messages leave this machine unencrypted.
+            rotation: The turns among several servers; None where gRPC chooses.
 
         Raises:
             InvalidArgumentError: A token would leave this machine unencrypted.
         """
         self.closed = False
         self._target = target
+        self._rotation = rotation
         self._hooks = config.hooks
         self._retry = RetryPolicy(config.retry)
         self._metadata = dict(config.metadata)
@@ -131,8 +135,10 @@ class Caller:
         return answer
 
     def _attempts(self, question: Question[Any], call: Call, deadline: Deadline, sent: dict[str, str]) -> Steps[Any]:
+        tried: set[int] = set()
         while True:
             call.attempts += 1
+            server = self._rotation.choose(tried) if self._rotation is not None else None
             attempt = Attempt(call, call.attempts, deadline.left_s(), dict(sent))
             self._run("before_attempt", attempt)
             began_s = time.monotonic()
@@ -142,16 +148,21 @@ class Caller:
                     attempt.metadata[AUTHORIZATION] = authorization(token)
                 left_s = deadline.left_s()
                 if left_s <= 0:
-                    raise self._error(question, deadline, Status.DEADLINE_EXCEEDED, "")
-                answer = yield Rpc(question.rpc, question.message, left_s, attempt.metadata, question.compression)
+                    raise self._error(question, deadline, server, Status.DEADLINE_EXCEEDED, "")
+                answer = yield Rpc(
+                    question.rpc, question.message, left_s, attempt.metadata, question.compression, server
+                )
             except BaseException as raised:
-                error = self._typed(raised, question, deadline)
+                error = self._typed(raised, question, deadline, server)
                 attempt.duration_s = time.monotonic() - began_s
                 attempt.error, attempt.status = error, _status(error)
                 if isinstance(error, EbbtideError):
                     error.attempts = call.attempts
+                    others = server is not None and self._leave(server, error, tried)
                     if question.retries:
-                        attempt.retry_in_s = self._retry.wait_s(call.attempts, error, deadline.left_s())
+                        attempt.retry_in_s = self._retry.wait_s(
+                            call.attempts, error, deadline.left_s(), other_server=others
+                        )
                 self._run("after_attempt", attempt)
                 if attempt.retry_in_s is None:
                     if error is raised:
@@ -162,6 +173,8 @@ class Caller:
                 )
             else:
                 self._retry.budget.succeeded()
+                if self._rotation is not None and server is not None:
+                    self._rotation.answered(server)
                 attempt.duration_s = time.monotonic() - began_s
                 attempt.status = Status.OK
                 self._run("after_attempt", attempt)
@@ -170,20 +183,32 @@ class Caller:
             if self.closed:
                 raise self._cancelled()
 
-    def _typed(self, raised: BaseException, question: Question[Any], deadline: Deadline) -> BaseException:
+    def _leave(self, server: int, error: EbbtideError, tried: set[int]) -> bool:
+        """Leaves out a server that cannot answer; whether another one is there that has not failed this call."""
+        tried.add(server)
+        if self._rotation is None or self.closed or not is_the_servers(error):
+            return False
+        self._rotation.failed(server)
+        return self._rotation.has_other(tried)
+
+    def _typed(
+        self, raised: BaseException, question: Question[Any], deadline: Deadline, server: int | None
+    ) -> BaseException:
         failure = failure_of(raised)
         if failure is not None:
-            return self._error(question, deadline, *failure)
+            return self._error(question, deadline, server, *failure)
         # The errors of gRPC about a closed channel have no common class.
         if self.closed and isinstance(raised, Exception) and not isinstance(raised, EbbtideError):
             return self._cancelled()
         return raised
 
-    def _error(self, question: Question[Any], deadline: Deadline, status: Status, said: str) -> EbbtideError:
+    def _error(
+        self, question: Question[Any], deadline: Deadline, server: int | None, status: Status, said: str
+    ) -> EbbtideError:
         return typed_error(
             status,
             said,
-            target=self._target,
+            target=self._target if self._rotation is None or server is None else self._rotation.servers[server],
             timeout_s=deadline.timeout_s,
             model_name=question.model_name,
             request=question.request,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ebbtide.client._channel import ChannelArgs
+from ebbtide.client._rotation import Rotation
 from ebbtide.client.errors import InternalError, Status
 
 Untyped = Any
@@ -40,45 +42,92 @@ UNREGISTER_REGION: Untyped = _MESSAGES.SystemSharedMemoryUnregisterRequest
 
 
 class Connection:
-    """A channel to Triton, sync or async."""
+    """Channels to Triton, sync or async: one over which gRPC chooses a server, and one for each of several servers."""
 
-    def __init__(self, channel: Untyped) -> None:
-        """Takes the channel over."""
-        self._channel = channel
+    def __init__(self, channel: Untyped, servers: Sequence[Untyped] = ()) -> None:
+        """Takes the channels over."""
+        self._channels = (channel, *servers)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        self._servers = [service_pb2_grpc.GRPCInferenceServiceStub(server) for server in servers]
 
     def call(
-        self, method: str, request: Untyped, timeout_s: float, metadata: Mapping[str, str], compression: str = "none"
+        self,
+        method: str,
+        request: Untyped,
+        timeout_s: float,
+        metadata: Mapping[str, str],
+        compression: str = "none",
+        server: int | None = None,
     ) -> Untyped:
         """Calls a method of Triton's service by its name in the protocol: ``ModelInfer``, ``ServerLive``, ...
+
+        Args:
+            method: The method.
+            request: Its message.
+            timeout_s: Deadline of the attempt, seconds.
+            metadata: Sent with it.
+            compression: Compression of the message.
+            server: Which of several servers to ask; None leaves the choice to gRPC.
 
         Raises:
             grpc.RpcError: The call failed; `failure_of` reads it.
         """
-        return getattr(self._stub, method)(
+        stub = self._stub if server is None else self._servers[server]
+        return getattr(stub, method)(
             request,
             timeout=timeout_s,
             metadata=tuple(metadata.items()),
             compression=_COMPRESSIONS.get(compression),
         )
 
-    def close(self) -> Untyped:
-        """Closes the channel; to be awaited where it is an async one."""
-        return self._channel.close()
+    def close(self) -> None:
+        """Closes sync channels."""
+        for channel in self._channels:
+            channel.close()
+
+    async def close_async(self) -> None:
+        """Closes async channels."""
+        for channel in self._channels:
+            await channel.close()
 
 
-def open_sync(target: str, credentials: grpc.ChannelCredentials | None, channel_args: ChannelArgs) -> Connection:
+def open_sync(
+    target: str, credentials: grpc.ChannelCredentials | None, channel_args: ChannelArgs, rotation: Rotation | None
+) -> Connection:
     """A connection whose calls block."""
-    if credentials is None:
-        return Connection(grpc.insecure_channel(target, channel_args))
-    return Connection(grpc.secure_channel(target, credentials, channel_args))
+
+    def channel(target: str) -> grpc.Channel:
+        if credentials is None:
+            return grpc.insecure_channel(target, channel_args)
+        return grpc.secure_channel(target, credentials, channel_args)
+
+    if rotation is None:
+        return Connection(channel(target))
+    servers = [channel(server) for server in rotation.servers]
+    states = [grpc.ChannelConnectivity.IDLE] * len(servers)
+    for index, server in enumerate(servers):
+        server.subscribe(partial(states.__setitem__, index), try_to_connect=True)
+    rotation.is_connected = lambda index: states[index] is grpc.ChannelConnectivity.READY
+    return Connection(channel(target), servers)
 
 
-def open_async(target: str, credentials: grpc.ChannelCredentials | None, channel_args: ChannelArgs) -> Connection:
+def open_async(
+    target: str, credentials: grpc.ChannelCredentials | None, channel_args: ChannelArgs, rotation: Rotation | None
+) -> Connection:
     """A connection whose calls are awaited, in the event loop that runs now."""
-    if credentials is None:
-        return Connection(grpc.aio.insecure_channel(target, channel_args))
-    return Connection(grpc.aio.secure_channel(target, credentials, channel_args))
+
+    def channel(target: str) -> grpc.aio.Channel:
+        if credentials is None:
+            return grpc.aio.insecure_channel(target, channel_args)
+        return grpc.aio.secure_channel(target, credentials, channel_args)
+
+    if rotation is None:
+        return Connection(channel(target))
+    servers = [channel(server) for server in rotation.servers]
+    rotation.is_connected = lambda index: (
+        servers[index].get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+    )
+    return Connection(channel(target), servers)
 
 
 def failure_of(error: BaseException) -> tuple[Status, str] | None:

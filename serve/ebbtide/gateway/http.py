@@ -10,7 +10,7 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -25,7 +25,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from ebbtide.client.errors import (
     CallCancelledError,
@@ -78,13 +78,16 @@ def path_of(method: str) -> str:
     return f"/v1/{_CAPITAL.sub('-', method).lower()}"
 
 
-def application(calls: Calls, metrics: Metrics, is_serving: Callable[[], bool]) -> Starlette:
+def application(
+    calls: Calls, metrics: Metrics, is_serving: Callable[[], bool], pages: Sequence[BaseRoute] = ()
+) -> Starlette:
     """The HTTP side of one gateway.
 
     Args:
         calls: The gateway's methods.
         metrics: What ``/metrics`` shows.
         is_serving: Whether Triton is ready.
+        pages: Routes beside these.
     """
     config = calls.config
     openapi = importlib.resources.files("ebbtide.gateway").joinpath(OPENAPI_FILE).read_bytes()
@@ -102,7 +105,7 @@ def application(calls: Calls, metrics: Metrics, is_serving: Callable[[], bool]) 
     async def show_metrics(_: Request) -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
-    routes = [
+    routes: list[BaseRoute] = [
         Route(path_of(method.name), _endpoint(calls, method), methods=["POST"])
         for method in SERVICE.methods
         if not method.client_streaming
@@ -112,6 +115,7 @@ def application(calls: Calls, metrics: Metrics, is_serving: Callable[[], bool]) 
         Route("/health/live", live),
         Route("/metrics", show_metrics),
         Route("/openapi.json", describe),
+        *pages,
     ]
     cors = Middleware(
         CORSMiddleware,
@@ -138,6 +142,10 @@ class HttpServer:
         """
         family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
         self._socket = socket.create_server((config.host, config.http_port or 0), family=family, backlog=1024)
+        # An answer is written in two parts. Without this, which connections inherit, the second part waits for the
+        # caller's delayed acknowledgement of the first: 40 ms. asyncio sets it only on sockets with an explicit
+        # protocol, which `create_server` does not give.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         settings = uvicorn.Config(
             app,
             log_config=None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,8 @@ from ebbtide.gateway.service import InterestService
 from ebbtide.v1 import interest_pb2, interest_pb2_grpc
 
 if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
     from ebbtide.gateway.http import HttpServer
 
 logger = logging.getLogger("ebbtide.gateway")
@@ -52,13 +55,18 @@ class Gateway:
     answers a request for recommendations once a second.
     """
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(self, config: GatewayConfig, *, pages: Sequence[BaseRoute] = ()) -> None:
         """Prepares a gateway, which `start` opens.
+
+        Args:
+            config: Its settings.
+            pages: Routes that its HTTP side has beside its own.
 
         Raises:
             InvalidArgumentError: The address of Triton is not valid, or a PEM file cannot be read.
         """
         self.config = config
+        self._pages = pages
         self._client = AsyncInterestClient(
             config.triton if isinstance(config.triton, str) else list(config.triton), config=config.client
         )
@@ -155,7 +163,7 @@ class Gateway:
     def _bound_http(self) -> HttpServer:
         from ebbtide.gateway.http import HttpServer, application
 
-        app = application(self._calls, self._metrics, lambda: self._is_serving)
+        app = application(self._calls, self._metrics, lambda: self._is_serving, self._pages)
         try:
             return HttpServer(app, self.config)
         except OSError as error:
