@@ -249,16 +249,68 @@ def test_gateway_shows_the_ends_of_a_value_when_it_is_long(triton):
     assert len(status.message.encode()) < 800
 
 
-def test_gateway_ends_silent_streams_when_they_keep_others_out(triton):
+def test_gateway_answers_plain_calls_when_all_streams_are_silent(triton):
     async def run():
-        async with gateway_of(triton.grpc_url, max_concurrency=2, stream_idle_s=0.2) as (_, _, stub):
+        async with gateway_of(triton.grpc_url, max_concurrency=1, max_streams=2, stream_idle_s=600) as (_, _, stub):
+            silent = [stub.RecommendStream() for _ in range(2)]
+            for stream in silent:
+                await stream.write(interest_pb2.RecommendStreamRequest(request_id="1", request=request_of("1")))
+                # An answer shows that the gateway has admitted it.
+                assert (await stream.read()).request_id == "1"
+            answer = await stub.Recommend(request_of("1", top_n=2))
+            refused = await failure_of(stub.RecommendStream().read())
+            silent[0].cancel()
+            return answer, refused
+
+    answer, (code, status) = asyncio.run(run())
+    assert len(answer.items) == 2
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert status.message.startswith("the gateway has 2 streams open; expected fewer: use plain calls")
+
+
+def test_gateway_ends_streams_when_no_request_comes(triton):
+    async def run():
+        async with gateway_of(triton.grpc_url, max_streams=2, stream_idle_s=0.2) as (_, _, stub):
             silent = [stub.RecommendStream() for _ in range(2)]
             ended = [await failure_of(stream.read()) for stream in silent]
-            return ended, await stub.Recommend(request_of("1", top_n=2))
+            # Their places are free again.
+            return ended, await failure_of(stub.RecommendStream().read())
 
-    ended, answer = asyncio.run(run())
-    assert [code for code, _ in ended] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
-    assert len(answer.items) == 2
+    ended, last = asyncio.run(run())
+    assert [code for code, _ in [*ended, last]] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 3
+    assert ended[0][1].message.startswith("no request came over the stream for 0.2 s; expected one: close a stream")
+
+
+def test_gateway_ends_a_stream_when_its_caller_takes_no_answers(triton):
+    async def answered(stub):
+        try:
+            sent = [interest_pb2.RecommendStreamRequest(request_id="2", request=request_of("2"))]
+            return [answer.request_id async for answer in stub.RecommendStream(sent)]
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+
+    async def run():
+        async with gateway_of(triton.grpc_url, max_streams=1, stream_idle_s=2) as (_, _, stub):
+            deaf = stub.RecommendStream()
+            await deaf.write(interest_pb2.RecommendStreamRequest(request=request_of("1", top_n=20)))
+            await deaf.read()
+
+            async def send():
+                while True:
+                    await deaf.write(interest_pb2.RecommendStreamRequest(request=request_of("1", top_n=20)))
+
+            sending = asyncio.create_task(send())
+            outcomes = [await answered(stub)]
+            while outcomes[-1] is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                await asyncio.sleep(0.1)
+                outcomes.append(await answered(stub))
+            sending.cancel()
+            deaf.cancel()
+            return outcomes
+
+    first, *_, last = asyncio.run(asyncio.wait_for(run(), 300))
+    assert first is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert last == ["2"]
 
 
 def test_gateway_ends_the_stream_when_an_id_is_too_long(triton):

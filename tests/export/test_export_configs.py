@@ -70,8 +70,30 @@ def test_config_states_the_contracts_tensors_when_rendered_and_parsed_back(name:
             assert entry.data_type == TRITON_TYPES[tensor.dtype]
             assert tuple(entry.dims) == tensor.config_dims(SIZES, batching=model.batching)
     for entry, tensor in zip(config.input, model.inputs, strict=True):
-        assert entry.optional == tensor.optional
+        assert entry.optional or not tensor.optional
         assert entry.allow_ragged_batch == (tensor.ragged and model.batching and model.kind is Kind.PYTHON)
+
+
+def test_config_calls_an_input_optional_where_the_first_step_that_reads_it_refuses_requests_without_it() -> None:
+    needed = {
+        name: [
+            entry.name
+            for entry, tensor in zip(parsed(name).input, model.inputs, strict=True)
+            if not tensor.optional and not entry.optional
+        ]
+        for name, model in served_models.MODELS.items()
+    }
+    # ONNX models check nothing, a single input is counted right by Triton, and `item_keeper` serves several ensembles.
+    assert {name: inputs for name, inputs in needed.items() if inputs} == {
+        served_models.ENCODER.name: ["input_ids", "attention_mask"],
+        served_models.SCORING_HEAD.name: ["interest", "adjust_item", "adjust_score", "item_filter"],
+        served_models.FORGETTER.name: ["user"],
+        served_models.FORGET.name: ["user"],
+        served_models.ADD_ITEMS.name: ["item_key", "item_name", "item_details"],
+        served_models.STOCK.name: ["in_stock"],
+        served_models.RULES.name: ["change_rules"],
+        served_models.EMBED.name: ["text"],
+    }
 
 
 @all_models

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ebbtide.cli import administration
 from ebbtide.cli.console import console, working
 from ebbtide.cli.stores import Store, store_address
 
@@ -45,6 +46,7 @@ def command(
         ),
     ] = 0.0,
     state: Store = None,
+    admin_key_file: administration.KeyToSend = None,
     without_states: Annotated[
         bool,
         typer.Option(
@@ -63,7 +65,9 @@ def command(
 
     The new version is loaded next to the one in service. Its answers are compared with the in-process pipeline of the
     same files and with the answers of the version in service. Only then do the ensembles switch to it; running requests
-    finish with the version that they started with. If a step fails, the version in service keeps answering.
+    finish with the version that they started with. If a step fails, the version in service keeps answering. If the
+    command is killed, the next one finishes what had passed its checks, and undoes what had not; --roll-back returns
+    to the version from before.
 
     A server that keeps states of users needs them for the new version too. A version of `ebbtide refresh` shares them
     with the version in service; for a version of another training, `ebbtide backfill` builds them from the event log.
@@ -92,6 +96,7 @@ def command(
         from ebbtide.store import config_from_environment, open_store
         from ebbtide.verify import read_requests
 
+    key = administration.key_to_send(repository, admin_key_file)
     recorded = None if requests is None else read_requests(requests)
     with ExitStack() as stack:
         status = stack.enter_context(working("Deploying"))
@@ -106,7 +111,7 @@ def command(
             status.update(f"Deploying: {part}")
 
         if roll_back:
-            result = deployment.roll_back(repository, server, report=report)
+            result = deployment.roll_back(repository, server, key=key, report=report)
         else:
             result = deployment.deploy(
                 repository,
@@ -117,6 +122,7 @@ def command(
                 keep_previous=keep_previous,
                 store=store,
                 without_states=without_states,
+                key=key,
                 report=report,
             )
     _print(result)
@@ -133,9 +139,11 @@ def _print(result: Deployment) -> None:
     parts = ", ".join(f"{part} {seconds:.2f} s" for part, seconds in result.seconds.items())
     console.print(
         f"[green]✓[/green] version {result.version} ({result.fingerprint}) is in service; previous version: "
-        f"{result.previous} "
-        f"[dim]({parts})[/dim]"
+        f"{result.previous}"
+        f"{f' [dim]({parts})[/dim]' if parts else ''}"
     )
+    if result.is_recovery:
+        console.print("  an earlier deployment had been cut off: this is how it ends; nothing else was done")
     if result.comparison is not None:
         console.print(
             f"  {result.comparison.requests} requests: equal to the in-process pipeline; both versions have "

@@ -51,6 +51,16 @@ def command(
     max_concurrency: Annotated[
         int, typer.Option(min=1, help="Maximum number of concurrent calls; more are refused (gRPC status 8).")
     ] = 256,
+    max_streams: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Maximum number of open streams, counted apart from other calls; more are refused (gRPC status 8).",
+        ),
+    ] = 64,
+    stream_idle_s: Annotated[
+        float, typer.Option(help="Seconds without a request after which a stream is ended (gRPC status 4).")
+    ] = 60.0,
     drain_s: Annotated[
         float, typer.Option(help="Seconds that running calls get to finish when the gateway stops.")
     ] = 10.0,
@@ -106,6 +116,8 @@ def command(
             cors_origins=tuple(cors_origin or ()),
             tls=ServerTls(tls_certificate, tls_key, tls_client_ca) if tls_certificate and tls_key else None,
             max_concurrency=max_concurrency,
+            max_streams=max_streams,
+            stream_idle_s=stream_idle_s,
             max_timeout_s=max_timeout_s,
             drain_s=drain_s,
             reflection=reflection,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ebbtide.cli import administration
 from ebbtide.cli.console import console, escape, percentage_progress, working
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.modules import warn_of_two_runtimes
@@ -92,10 +93,11 @@ def command(
         bool,
         typer.Option(
             "--allow-deploy",
-            help="Let `ebbtide deploy` load other versions. Anyone who can reach a port can then load models, "
-            "and run code with them.",
+            help="Let `ebbtide deploy` load other versions. Whoever has the administration's key (see "
+            "--admin-key-file) and reaches a port can then load models, and run code with them.",
         ),
     ] = False,
+    admin_key_file: administration.KeyToAskFor = None,
     once: Annotated[
         bool, typer.Option("--once", help="Stop after start-up and --show-user, instead of serving.")
     ] = False,
@@ -126,6 +128,7 @@ def command(
     from ebbtide.serve import ServerConfig
 
     state = store_address(state, repository)
+    key, where = administration.key_to_ask_for(repository, admin_key_file)
     try:
         config = ServerConfig(
             model_repository=repository,
@@ -138,6 +141,7 @@ def command(
             rate_limit_cores=len(os.sched_getaffinity(0)) if rate_limiter else None,
             state=state,
             log_file=log_file,
+            admin_key=key,
             startup_timeout_s=startup_timeout_s,
             model_control="explicit" if allow_deploy else "none",
             load_models=("*",) if allow_deploy else (),
@@ -149,12 +153,15 @@ def command(
             f"{repository}: got a folder without models; expected a repository written by `ebbtide export`, the folder "
             "with one folder for each model"
         )
+    _settle_deployment(repository)
     store = _store_name(state)
     with _started(config) as triton:
-        console.print(f"  gRPC     {triton.grpc_url}")
-        console.print(f"  HTTP     {triton.http_url}")
-        console.print(f"  metrics  {triton.metrics_url}")
+        console.print(f"  gRPC     {administration.bound(host, triton.grpc_url)}")
+        console.print(f"  HTTP     {administration.bound(host, triton.http_url)}")
+        console.print(f"  metrics  {administration.bound(host, triton.metrics_url)}")
         console.print(f"  state    {store}")
+        console.print(f"  admin    {escape(where)}", soft_wrap=True)
+        administration.warn_of_open_ports(host, allows_deploy=allow_deploy)
         _show(triton.grpc_url, bundle, show_user, changes=show_change)
         if once:
             return
@@ -173,6 +180,23 @@ def _studio(url: str, bundle: Path | None, host: str, port: int | None) -> Itera
     with running_studio(url, bundle, host, port) as page:
         console.print(f"  studio   {page}  [dim]watch interests fade[/dim]")
         yield
+
+
+def _settle_deployment(repository: Path) -> None:
+    """Finishes or undoes a deployment that was cut off, so that all ensembles answer with one version."""
+    from ebbtide.interest import contract
+
+    if not (repository / contract.JOURNAL_FILE).is_file():
+        return
+    from ebbtide.export.transition import settle_interrupted
+
+    goal = settle_interrupted(repository)
+    if goal is not None:
+        console.print(
+            f"An earlier deployment was cut off: version {goal.version} is served. The next `ebbtide deploy` brings "
+            "other servers that read this folder to the same version.",
+            soft_wrap=True,
+        )
 
 
 def _keep(triton: TritonServer) -> None:

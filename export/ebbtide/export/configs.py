@@ -109,9 +109,24 @@ def _input(tensor: Tensor, model: Model, settings: ConfigSettings) -> Any:  # no
         dims=_dims(tensor, model, settings),
         # Triton's batcher needs this for a Python model. An ensemble has no batcher.
         allow_ragged_batch=tensor.ragged and model.batching and model.kind is Kind.PYTHON,
-        # Without this, an ensemble refuses requests without the tensor.
-        optional=tensor.optional,
+        optional=tensor.optional or _is_checked(tensor, model, settings.models),
     )
+
+
+def _is_checked(tensor: Tensor, model: Model, models: Mapping[str, Model]) -> bool:
+    """Whether Python models refuse requests without the tensor, in words.
+
+    Where some inputs are optional, Triton counts those of a request and does not look at their names: an ensemble
+    without one that it needs then fails with "unexpected deadlock" and INTERNAL. A single input it counts right.
+    """
+    callers = [one for one in models.values() if model.name in one.steps and tensor in one.inputs]
+    if len(model.inputs) == 1 and all(len(one.inputs) == 1 for one in callers):
+        return False
+    if model.kind is not Kind.ENSEMBLE:
+        return model.kind is Kind.PYTHON
+    # A step that needs the tensor for this ensemble alone would take a request without it for one of another ensemble.
+    readers = [(models[name], one) for name in model.steps for one in models[name].inputs if one.name == tensor.name]
+    return all(step.kind is Kind.PYTHON and not one.optional for step, one in readers)
 
 
 def _dims(tensor: Tensor, model: Model, settings: ConfigSettings) -> tuple[int, ...]:

@@ -86,6 +86,8 @@ RANGES: dict[str, Range] = {
     # The squares of larger event weights would leave single precision.
     contract.EVENT_WEIGHT.name: Range(_ZERO, np.float32(1e15), "a finite number from 0 to 1e15"),
     contract.ALPHA.name: Range(_ZERO, np.float32(1), "a number from 0 to 1"),
+    # So are those of larger vectors with the largest weights.
+    contract.TEXT_VECTOR.name: Range(np.float32(-1e3), np.float32(1e3), "finite numbers from -1000 to 1000"),
     contract.DECAY_SCALE.name: Range(_ZERO, np.finfo(np.float32).max, "a finite number, 0 or more"),
 }
 """By tensor."""

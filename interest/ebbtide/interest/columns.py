@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract
-from ebbtide.interest.checks import STANDALONE, RequestTensors
+from ebbtide.interest.checks import RANGES, STANDALONE, RequestTensors
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.event_types import UNTYPED, EventTypes
@@ -245,7 +245,13 @@ class _Columns(Join):
         given_vectors = [rows for rows in vectors if rows is not None]
         if not given_vectors:
             return None
-        return Texts(user, stands_for, np.concatenate(given_vectors))
+        vector = np.concatenate(given_vectors)
+        allowed = RANGES[contract.TEXT_VECTOR.name]
+        if not allowed.holds_all(vector):
+            bad = allowed.bad(vector)
+            value = vector[np.arange(bad.shape[0]), bad.argmax(axis=1)]
+            self._check_entries(contract.TEXT_VECTOR, user, bad.any(axis=1), value, lambda _one: allowed.expected)
+        return Texts(user, stands_for, vector)
 
     def _ages(self, now_ms: Ints, user: Ints, events: Ints, time_ms: Ints) -> Ints:
         """Milliseconds from each event to its user's `now`, ``[events]``; refuses times before 1970 or after `now`."""

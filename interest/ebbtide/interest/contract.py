@@ -12,6 +12,8 @@ from enum import Enum, IntEnum
 
 MANIFEST_FILE = "ebbtide-export.json"
 """Name of an export's manifest, in the same folder as the models' folders; Triton ignores files there."""
+JOURNAL_FILE = "deployment.json"
+"""Name of the journal of a change of the served version, beside the manifest, while the change is under way."""
 
 
 class Dtype(str, Enum):

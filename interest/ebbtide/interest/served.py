@@ -81,7 +81,9 @@ class ServedModel:
         is_first = args["model_instance_name"].endswith("_0")
         self._unchecked: Collection[str] | None = {self.name, *_HASHES_TOO.get(self.name, ())} if is_first else ()
         # The order of the contract, independent of the order in the request.
-        self._outputs = [tensor.name for tensor in served_models.MODELS[self.name].outputs]
+        model = served_models.MODELS[self.name]
+        self._outputs = [tensor.name for tensor in model.outputs]
+        self._needed = {tensor.name: tensor.meaning for tensor in model.inputs if not tensor.optional}
 
     def load(self, read: Callable[[Path], T]) -> T:
         """Checks the version folder and reads it with `read`.
@@ -183,6 +185,10 @@ class ServedModel:
     ) -> list[Any]:
         """Triton's responses to a batch of requests, from one run for the whole batch.
 
+        Requests without a tensor that the model needs are refused here: configs call every input of a Python model
+        optional, since Triton itself counts the inputs of a request that may leave some out, and does not look at
+        their names.
+
         Args:
             requests: Triton's request objects.
             run: Computes the answers from the inputs of all requests and the names of the outputs that any of them asks
@@ -193,8 +199,19 @@ class ServedModel:
         for one, names in zip(tensors, wanted, strict=True):
             if contract.ADJUST_ITEM.name in names and contract.ITEM_FILTER.name not in names:
                 one[contract.FOR_CANDIDATES] = _MARK
-        answers: Sequence[Answer] = run_guarded(tensors, frozenset().union(*wanted), run)
+        refused = {index: error for index, one in enumerate(tensors) if (error := self._lacking(one)) is not None}
+        sound = [one for index, one in enumerate(tensors) if index not in refused] if refused else tensors
+        answers: Sequence[Answer] = run_guarded(sound, frozenset().union(*wanted), run) if sound else ()
+        if refused:
+            left = iter(answers)
+            answers = [refused[index] if index in refused else next(left) for index in range(len(tensors))]
         return [self.response(answer, names) for answer, names in zip(answers, wanted, strict=True)]
+
+    def _lacking(self, tensors: RequestTensors) -> RequestError | None:
+        for name, meaning in self._needed.items():
+            if name not in tensors:
+                return RequestError(name, "no tensor", meaning)
+        return None
 
     def response(self, answer: Answer, wanted: frozenset[str]) -> Any:  # noqa: ANN401 - Triton's own class
         """The outputs of a request, or its error.

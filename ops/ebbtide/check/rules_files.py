@@ -18,6 +18,7 @@ _HASHES_FILE = "fingerprint.json"
 """In a version folder that `ebbtide export` wrote: the SHA-256 of its files."""
 _CHUNK_BYTES = 1 << 20
 _CONFIG_START = "config.pb"
+_JOURNAL_FILE = "deployment.json"
 _MODEL_SUFFIXES = (".onnx", ".plan", ".pt", ".pt2", ".pbtxt", ".savedmodel", ".graphdef")
 
 
@@ -28,6 +29,16 @@ def check_repository(repository: Repository) -> Iterator[Finding]:
             "repository-empty", ".", 1, "", "got no folders; expected one folder for each model", "add a model"
         )
     for name in repository.files:
+        if name == _JOURNAL_FILE:
+            yield Finding(
+                "deployment-unfinished",
+                name,
+                1,
+                "",
+                "got the journal of a deployment; expected none: it is under way or was cut off, and the models may be "
+                "of two versions",
+                "run `ebbtide deploy` or `ebbtide deploy --roll-back` again: it finishes or undoes the deployment",
+            )
         if name.endswith(_MODEL_SUFFIXES) or name == "model.py":
             yield Finding(
                 "stray-file",

@@ -13,7 +13,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from ebbtide.deploy.errors import LoadRefusedError, ModelControlError
-from ebbtide.interest import contract, served_models, triton_texts
+from ebbtide.interest import admin_key, contract, served_models, triton_texts
 
 _ASK_TIMEOUT_S = 10.0
 
@@ -29,15 +29,17 @@ class Served:
 class ModelControl:
     """The model control of one server; close it, or use it as a context manager."""
 
-    def __init__(self, address: str, load_timeout_s: float = 300.0) -> None:
+    def __init__(self, address: str, load_timeout_s: float = 300.0, *, key: str | None = None) -> None:
         """Prepares a connection.
 
         Args:
             address: Host and gRPC port.
             load_timeout_s: How long one model may take to load, seconds.
+            key: Of the server's administration; None for a server that asks for none.
         """
         self.address = address
-        self._load_timeout_s = load_timeout_s
+        self._headers = {} if key is None else {admin_key.GRPC_HEADER: key}
+        self._loading = {"headers": self._headers, "client_timeout": load_timeout_s}
         self._triton = InferenceServerClient(address)
 
     def served(self, ensemble: str = served_models.RECOMMEND.name) -> Served:
@@ -69,7 +71,7 @@ class ModelControl:
             ModelControlError: The server does not let models be loaded.
         """
         with self._told(f"loading {name}", LoadRefusedError):
-            self._triton.load_model(name, client_timeout=self._load_timeout_s)
+            self._triton.load_model(name, **self._loading)
 
     def load_as(self, config: Any) -> None:  # noqa: ANN401 - tritonclient carries no types
         """Loads a model with another configuration than its folder has; its files stay those of the folder.
@@ -83,7 +85,7 @@ class ModelControl:
         """
         text = json_format.MessageToJson(config, preserving_proto_field_name=True)
         with self._told(f"loading {config.name}", LoadRefusedError):
-            self._triton.load_model(config.name, config=text, client_timeout=self._load_timeout_s)
+            self._triton.load_model(config.name, config=text, **self._loading)
 
     def load_ensemble(self, config: Any) -> None:  # noqa: ANN401 - tritonclient carries no types
         """Loads an ensemble that the repository does not hold, under the name that its configuration gives.
@@ -97,7 +99,7 @@ class ModelControl:
         with self._told(f"loading {config.name}", LoadRefusedError):
             # An ensemble needs a version folder, and the protocol has no empty ones.
             files = {f"file:{version}/.keep": b"\n"}
-            self._triton.load_model(config.name, config=text, files=files, client_timeout=self._load_timeout_s)
+            self._triton.load_model(config.name, config=text, files=files, **self._loading)
 
     def unload(self, name: str) -> None:
         """Unloads a model.
@@ -106,7 +108,17 @@ class ModelControl:
             ModelControlError: The server does not let models be unloaded.
         """
         with self._told(f"unloading {name}"):
-            self._triton.unload_model(name, client_timeout=self._load_timeout_s)
+            self._triton.unload_model(name, **self._loading)
+
+    def loaded_models(self) -> set[str]:
+        """The names of the models that are ready.
+
+        Raises:
+            ModelControlError: The server cannot be reached.
+        """
+        with self._told("asking for its models"):
+            index = self._triton.get_model_repository_index(headers=self._headers, client_timeout=_ASK_TIMEOUT_S)
+        return {str(model.name) for model in index.models if model.state == "READY"}
 
     def infer(self, name: str, inputs: list[Any], timeout_s: float) -> Any:  # noqa: ANN401 - tritonclient carries no types
         """The answer of a model.
@@ -134,6 +146,12 @@ class ModelControl:
             yield
         except InferenceServerException as failure:
             said = failure.message() or "no reason given"
+            if triton_texts.PROTOCOL_RESTRICTED in said:
+                raise ModelControlError(
+                    f"{self.address}: {doing}: got a server that wants the key to its administration, which was not "
+                    "given or is another one; expected the key that `ebbtide serve` keeps in REPOSITORY.admin-key: run "
+                    f"this where it can be read, or give it with --admin-key-file or {admin_key.VARIABLE}"
+                ) from failure
             if triton_texts.MODEL_CONTROL_OFF in said:
                 raise ModelControlError(
                     f"{self.address}: {doing}: got a server that does not let models be loaded; expected one under "

@@ -3,32 +3,37 @@
 The models that compute are loaded beside those of the version that answers; candidate ensembles, which no client knows,
 show how the new version answers; then the ensembles are loaded anew with their steps pinned to it. Requests under way
 end with the version they began with. Files first, then the server: one that restarts at any time serves what the
-files say.
+files say. A journal in the folder makes the whole a transaction (see `ebbtide.deploy.transaction`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ebbtide.deploy.answers import Comparison, compare_answers
-from ebbtide.deploy.control import ModelControl, Served
-from ebbtide.deploy.errors import CandidateError, DeployError, OtherRepositoryError
+from ebbtide.deploy.control import ModelControl
+from ebbtide.deploy.errors import CandidateError, DeployError
 from ebbtide.deploy.states import StatesFound, find_states, require_states
+from ebbtide.deploy.transaction import (
+    CANDIDATE_SUFFIX,
+    Recovered,
+    alone,
+    load_ensembles,
+    load_versions,
+    recover,
+    require_same,
+    transaction,
+)
 from ebbtide.export import versions
 from ebbtide.export.inprocess import InProcessPipeline
-from ebbtide.export.manifest import read_manifest
-from ebbtide.interest import contract, served_models
+from ebbtide.export.transition import Goal, Transition
 from ebbtide.store import StateStore
 from ebbtide.v1 import RecommendRequest
 from ebbtide.verify import VerifyError, compare_server, first_failure, random_requests
-
-_CANDIDATE_SUFFIX = "_candidate"
 
 _RANDOM_REQUESTS = 50
 
@@ -50,6 +55,8 @@ class Deployment:
     """Of the new version; None where no store was looked at."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds that each stage took."""
+    is_recovery: bool = False
+    """Whether an earlier deployment or roll-back, which was cut off, was finished or undone, and nothing else done."""
 
 
 def deploy(
@@ -62,6 +69,7 @@ def deploy(
     keep_previous: bool = True,
     store: StateStore | None = None,
     without_states: bool = False,
+    key: str | None = None,
     report: Callable[[str], None] = lambda _stage: None,
 ) -> Deployment:
     """Brings a version into service.
@@ -77,6 +85,7 @@ def deploy(
         store: Of the users' states, as the servers use it: most users whom the version in service knows must have a
             state of the new version. None does not look.
         without_states: Deploys a version that does not know the users all the same.
+        key: Of the servers' administration; None for servers that ask for none.
         report: Called with the name of each stage as it begins.
 
     Raises:
@@ -85,16 +94,22 @@ def deploy(
         StoreError: The store failed; nothing was changed.
     """
     stages = _Stages(report)
-    with _alone(repository), _controls(addresses) as servers:
-        current = _require_same(servers, repository)
+    with alone(repository), _controls(addresses, key) as servers:
+        recovered = recover(servers, repository)
+        current = require_same(servers, repository)
         target = max(versions.available_versions(repository)) if version is None else version
         versions.require_versions(repository, [target])
+        before = Goal(current.version, versions.loaded_versions(repository))
         if {target} == set(versions.ensemble_versions(repository).values()):
-            raise DeployError(
-                f"version {target}: got the one that answers already; expected another of "
-                f"{list(versions.available_versions(repository))}: write one with `ebbtide export --version`"
-            )
-        before = versions.loaded_versions(repository)
+            if recovered is None:
+                raise DeployError(
+                    f"version {target}: got the one that answers already; expected another of "
+                    f"{list(versions.available_versions(repository))}: write one with `ebbtide export --version`"
+                )
+            if not keep_previous and before.loaded != (target,):
+                with stages("unload"):
+                    load_versions(servers, repository, {target})
+            return _recovery(servers, repository, recovered, stages)
         states = None
         if store is not None:
             states = find_states(
@@ -106,20 +121,23 @@ def deploy(
                 require_states(states, target, store)
         asked = random_requests(repository, target, _RANDOM_REQUESTS) if requests is None else requests
         comparisons: list[Comparison] = []
-        with _undone(lambda: _load(servers, repository, before)):
+        after = Goal(target, tuple(sorted({target, current.version})) if keep_previous else (target,))
+        with transaction(servers, repository, Transition(before, after, is_decided=False)) as begun:
             with stages("load"):
-                _load(servers, repository, {current.version, target})
+                load_versions(servers, repository, {current.version, target})
             with stages("check"):
                 for server in servers:
                     with _candidates(server, repository, target) as candidates:
                         require_parity(InProcessPipeline(repository, target), server, asked, candidates)
                         comparisons.append(compare_answers(server, asked, candidates, _now_ms()))
                         _require_alike(comparisons[-1], min_overlap)
-            with stages("switch"), _undone(lambda: _switch(servers, repository, current.version)):
-                _switch(servers, repository, target)
-        if not keep_previous:
-            with stages("unload"):
-                _load(servers, repository, {target})
+            begun.decide()
+            with stages("switch"):
+                versions.serve(repository, target)
+                load_ensembles(servers, repository)
+            if not keep_previous:
+                with stages("unload"):
+                    load_versions(servers, repository, {target})
         return Deployment(
             target,
             current.version,
@@ -132,25 +150,43 @@ def deploy(
 
 
 def roll_back(
-    repository: Path, addresses: Sequence[str], *, report: Callable[[str], None] = lambda _stage: None
+    repository: Path,
+    addresses: Sequence[str],
+    *,
+    key: str | None = None,
+    report: Callable[[str], None] = lambda _stage: None,
 ) -> Deployment:
     """Brings the version back that answered before; it is still loaded, so this takes no time.
+
+    After a deployment that was cut off, the version back that answered before it, whatever it had done.
+
+    Args:
+        repository: The folder that the servers read.
+        addresses: Host and gRPC port of every server that reads it.
+        key: Of the servers' administration; None for servers that ask for none.
+        report: Called with the name of each stage as it begins.
 
     Raises:
         DeployError: No other version is loaded.
         ExportError: The folder is no sound export.
     """
     stages = _Stages(report)
-    with _alone(repository), _controls(addresses) as servers:
-        current = _require_same(servers, repository)
-        others = [other for other in versions.loaded_versions(repository) if other != current.version]
+    with alone(repository), _controls(addresses, key) as servers:
+        recovered = recover(servers, repository, rolls_back=True)
+        current = require_same(servers, repository)
+        if recovered is not None and recovered.is_rolled_back:
+            return _recovery(servers, repository, recovered, stages)
+        loaded = versions.loaded_versions(repository)
+        others = [other for other in loaded if other != current.version]
         if len(others) != 1:
             raise DeployError(
                 f"roll-back: got {others or 'no version'} loaded beside {current.version}; expected one: name it with "
                 "`ebbtide deploy --version`"
             )
-        with stages("switch"), _undone(lambda: _switch(servers, repository, current.version)):
-            _switch(servers, repository, others[0])
+        change = Transition(Goal(current.version, loaded), Goal(others[0], loaded), is_decided=True, is_roll_back=True)
+        with transaction(servers, repository, change), stages("switch"):
+            versions.serve(repository, others[0])
+            load_ensembles(servers, repository)
         return Deployment(
             others[0],
             current.version,
@@ -161,33 +197,31 @@ def roll_back(
         )
 
 
-def _load(servers: Sequence[ModelControl], repository: Path, chosen: Iterable[int]) -> None:
-    versions.load_only(repository, chosen)
-    for server in servers:
-        for model in versions.computing_models(repository):
-            server.load(model.name)
-
-
-def _switch(servers: Sequence[ModelControl], repository: Path, version: int) -> None:
-    versions.serve(repository, version)
-    for server in servers:
-        for model in versions.ensembles(repository):
-            server.load(model.name)
+def _recovery(servers: Sequence[ModelControl], repository: Path, recovered: Recovered, stages: _Stages) -> Deployment:
+    return Deployment(
+        recovered.version,
+        recovered.other,
+        servers[0].served().fingerprint,
+        None,
+        versions.version_states(repository, recovered.other),
+        seconds=stages.seconds,
+        is_recovery=True,
+    )
 
 
 @contextlib.contextmanager
-def _controls(addresses: Sequence[str]) -> Iterator[list[ModelControl]]:
+def _controls(addresses: Sequence[str], key: str | None) -> Iterator[list[ModelControl]]:
     if not addresses:
         raise DeployError("addresses: got none; expected the gRPC address of every server that reads the folder")
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(ModelControl(address)) for address in addresses]
+        yield [stack.enter_context(ModelControl(address, key=key)) for address in addresses]
 
 
 @contextlib.contextmanager
 def _candidates(control: ModelControl, repository: Path, version: int) -> Iterator[dict[str, str]]:
     """Ensembles of the new version under names that no client asks for, while the context lasts."""
     fingerprint = versions.version_fingerprint(repository, version)
-    names = {model.name: f"{model.name}{_CANDIDATE_SUFFIX}" for model in versions.ensembles(repository)}
+    names = {model.name: f"{model.name}{CANDIDATE_SUFFIX}" for model in versions.ensembles(repository)}
     loaded: list[str] = []
     try:
         for name, candidate in names.items():
@@ -200,29 +234,6 @@ def _candidates(control: ModelControl, repository: Path, version: int) -> Iterat
     finally:
         for candidate in loaded:
             control.unload(candidate)
-
-
-def _require_same(servers: Sequence[ModelControl], repository: Path) -> Served:
-    """What the servers answer with, which must be what the folder says.
-
-    Raises:
-        OtherRepositoryError: It is not.
-        ModelControlError: A server does not let models be loaded.
-    """
-    # Of this one ensemble: where a deployment was cut off, the next one brings the others along.
-    version = versions.ensemble_versions(repository)[served_models.RECOMMEND.name]
-    expected = Served(version, versions.version_fingerprint(repository, version))
-    for server in servers:
-        served = server.served()
-        if served != expected:
-            raise OtherRepositoryError(
-                f"{server.address}: got a server that answers with version {served.version} ({served.fingerprint}); "
-                f"expected version {expected.version} ({expected.fingerprint}) as in {repository}: give the folder "
-                "that this server reads, and all servers that read it, or restart it"
-            )
-        # It is loaded as it is: nothing changes, and where models can't be loaded it fails before anything is written.
-        server.load(served_models.RECOMMEND.name)
-    return expected
 
 
 def require_parity(
@@ -262,40 +273,6 @@ def _require_alike(comparison: Comparison, min_overlap: float) -> None:
             f"check: got a mean overlap of {comparison.mean_overlap_at_10:.2f} between the first ten items of both "
             f"versions; expected at least {min_overlap:.2f}: look at the new version, or lower --min-overlap"
         )
-
-
-@contextlib.contextmanager
-def _undone(undo: Callable[[], None]) -> Iterator[None]:
-    """Undoes what was begun when it fails; what the undoing says comes second."""
-    try:
-        yield
-    except BaseException as error:
-        try:
-            undo()
-        except Exception as second:
-            raise DeployError(f"{error}; and putting it back failed too: {second}") from error
-        raise
-
-
-@contextlib.contextmanager
-def _alone(repository: Path) -> Iterator[None]:
-    """Keeps a second deployment of the same folder out.
-
-    Raises:
-        DeployError: One is under way.
-        RepositoryError: It is no export.
-    """
-    read_manifest(repository)
-    # Locks over NFS want a file that may be written.
-    handle = os.open(repository / contract.MANIFEST_FILE, os.O_RDWR)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DeployError(f"{repository}: got a deployment under way; expected none: wait for its end") from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def _now_ms() -> int:

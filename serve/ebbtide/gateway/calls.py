@@ -64,8 +64,33 @@ Method = Callable[[Any, Options], Awaitable[Message]]
 """Answers a request message."""
 
 
+class _Slots:
+    """A number of calls that may be in flight; a further one is refused."""
+
+    def __init__(self, most: int, what: str, advice: str) -> None:
+        self._most, self._what, self._advice = most, what, advice
+        self._taken = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Takes one for as long as the context lasts.
+
+        Raises:
+            ResourceExhaustedError: None is free.
+        """
+        if self._taken >= self._most:
+            raise ResourceExhaustedError(
+                f"the gateway has {self._most} {self._what}; expected fewer: {self._advice}, or add gateways"
+            )
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+
 class Calls:
-    """The methods of `InterestService` for one client, at most `max_concurrency` at a time."""
+    """The methods of `InterestService` for one client: at most `max_concurrency` calls, and `max_streams` streams."""
 
     def __init__(self, client: AsyncInterestClient, config: GatewayConfig, metrics: Metrics) -> None:
         """Makes the methods of one gateway.
@@ -77,8 +102,11 @@ class Calls:
         """
         self.client = client
         self.config = config
+        self.requests_of_streams = asyncio.Semaphore(config.max_concurrency)
+        """Requests of all streams in flight; further ones wait."""
         self._metrics = metrics
-        self._running = 0
+        self._calls = _Slots(config.max_concurrency, "calls in flight", "try again later")
+        self._streams = _Slots(config.max_streams, "streams open", "use plain calls, send more over one stream")
         self._expected = None if config.token is None else authorization(config.token).encode()
         self._methods: dict[str, Method] = {
             "Recommend": self._recommend,
@@ -113,14 +141,24 @@ class Calls:
         Raises:
             EbbtideError: The call failed, was not admitted, or the caller is not allowed to make it.
         """
-        with self.admitted(method, protocol, metadata):
+        with self._admitted(self._calls, method, protocol, metadata):
             return await self._methods[method](
                 request, {"timeout_s": self.timeout_s(left_s), "metadata": self.forwarded(metadata)}
             )
 
     @contextmanager
-    def admitted(self, method: str, protocol: str, metadata: Mapping[str, Any]) -> Iterator[None]:
-        """Admits a call if its token is right and fewer than `max_concurrency` run.
+    def stream(self, method: str, protocol: str, metadata: Mapping[str, Any]) -> Iterator[None]:
+        """Admits a stream, which takes no slot of a plain call.
+
+        Raises:
+            EbbtideError: As of `answer`.
+        """
+        with self._admitted(self._streams, method, protocol, metadata):
+            yield
+
+    @contextmanager
+    def _admitted(self, slots: _Slots, method: str, protocol: str, metadata: Mapping[str, Any]) -> Iterator[None]:
+        """Admits a call if its token is right and a slot is free.
 
         Raises:
             UnauthenticatedError: The gateway asks for a token, and the call has none or another one.
@@ -129,21 +167,14 @@ class Calls:
         """
         with self._metrics.call(method, protocol):
             self.require_token(metadata.get("authorization"))
-            limit = self.config.max_concurrency
-            if self._running >= limit:
-                raise ResourceExhaustedError(
-                    f"the gateway has {limit} calls in flight; expected fewer: try again later, or add gateways"
-                )
-            self._running += 1
-            try:
-                yield
-            except (EbbtideError, asyncio.CancelledError):
-                raise
-            except Exception:
-                logger.exception("a call failed in the gateway itself")
-                raise InternalError("the gateway failed; its log says more") from None
-            finally:
-                self._running -= 1
+            with slots.one():
+                try:
+                    yield
+                except (EbbtideError, asyncio.CancelledError):
+                    raise
+                except Exception:
+                    logger.exception("a call failed in the gateway itself")
+                    raise InternalError("the gateway failed; its log says more") from None
 
     def timeout_s(self, left_s: float | None) -> float:
         """Time for a call, seconds.

@@ -45,13 +45,17 @@ class GatewayConfig:
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may call over HTTP, such as ``https://shop.example``. None by default."""
     max_concurrency: int = 256
-    """Largest number of calls in flight; a further call is refused with RESOURCE_EXHAUSTED. A stream is one call."""
+    """Largest number of calls in flight; a further call is refused with RESOURCE_EXHAUSTED. Streams are counted apart;
+    of their requests, as many may be in flight, and further ones wait."""
+    max_streams: int = 64
+    """Largest number of open streams; a further one is refused with RESOURCE_EXHAUSTED."""
     max_message_bytes: int = 4 * 1024 * 1024
     """Largest message from a caller; the largest request that an export allows is a tenth of the default."""
     max_timeout_s: float = 30.0
     """The longest deadline that a caller can have."""
     stream_idle_s: float = 60.0
-    """A stream over which no request comes for so long is ended, seconds; it counts as a call in flight until then."""
+    """A stream over which no request comes for so long is ended with DEADLINE_EXCEEDED, seconds. So is one whose caller
+    takes no answer for so long."""
     drain_s: float = 10.0
     """Time for calls in flight to end after a stop, seconds; health reports NOT_SERVING meanwhile."""
     forward_metadata: tuple[str, ...] = ("traceparent", "tracestate")
@@ -66,7 +70,8 @@ class GatewayConfig:
             _require(0 <= self.http_port <= 65535, "http_port", self.http_port, "0 to 65535, or None for no HTTP")
         if self.token is not None:
             authorization(self.token)
-        _require(self.max_concurrency >= 1, "max_concurrency", self.max_concurrency, "at least 1")
+        for name in ("max_concurrency", "max_streams"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.max_message_bytes >= 1024, "max_message_bytes", self.max_message_bytes, "at least 1024")
         for name in ("max_timeout_s", "stream_idle_s", "drain_s"):
             value = getattr(self, name)

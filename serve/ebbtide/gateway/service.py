@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -40,7 +40,6 @@ from ebbtide.v1.interest_pb2 import (
     RecommendRequest,
     RecommendResponse,
     RecommendStreamRequest,
-    RecommendStreamResponse,
     RemoveItemsRequest,
     RemoveItemsResponse,
     RemoveRulesRequest,
@@ -76,23 +75,24 @@ class InterestService(interest_pb2_grpc.InterestServiceServicer):
         """See the schema."""
         return await self._answer("Recommend", request, context, RecommendResponse)
 
-    async def RecommendStream(  # noqa: N802
+    async def RecommendStream(  # type: ignore[override]  # noqa: N802  # the stubs know generators only
         self, request_iterator: AsyncIterator[RecommendStreamRequest], context: Context
-    ) -> AsyncIterator[RecommendStreamResponse]:
-        """See the schema; a stream counts as one call."""
+    ) -> None:
+        """See the schema; a stream takes no slot of a plain call."""
         calls, metadata = self._calls, _metadata(context)
+        idle_s = calls.config.stream_idle_s
 
         async def ask(request: RecommendRequest) -> RecommendResponse:
-            timeout_s = min(calls.timeout_s(_left_s(context)), calls.config.client.timeout_s)
-            return await calls.client.recommend(request, timeout_s=timeout_s, metadata=calls.forwarded(metadata))
+            async with calls.requests_of_streams:
+                timeout_s = min(calls.timeout_s(_left_s(context)), calls.config.client.timeout_s)
+                return await calls.client.recommend(request, timeout_s=timeout_s, metadata=calls.forwarded(metadata))
 
-        requests = _in_time(request_iterator, calls.config.stream_idle_s)
-        outcomes = as_answered(requests, lambda _, item: outcome_of(item, ask), AT_ONCE)
+        outcomes = as_answered(_in_time(request_iterator, idle_s), lambda _, item: outcome_of(item, ask), AT_ONCE)
         try:
-            with calls.admitted("RecommendStream", _PROTOCOL, metadata):
+            with calls.stream("RecommendStream", _PROTOCOL, metadata):
                 async with aclosing(outcomes):
                     async for outcome in outcomes:
-                        yield outcome
+                        await _sent(context.write(outcome), idle_s)
         except EbbtideError as error:
             await _fail(context, error)
 
@@ -180,10 +180,27 @@ async def _in_time(
         except StopAsyncIteration:
             return
         except asyncio.TimeoutError:
-            raise DeadlineExceededError(f"no request came over the stream for {idle_s:g} s; open it again") from None
+            raise DeadlineExceededError(
+                f"no request came over the stream for {idle_s:g} s; expected one: close a stream that has no more "
+                "requests, and open another one for the next"
+            ) from None
         if isinstance(request, Malformed):
             raise request.error()
         yield request
+
+
+async def _sent(writing: Awaitable[None], idle_s: float) -> None:
+    """Sends an answer of a stream.
+
+    Raises:
+        DeadlineExceededError: The caller does not take it.
+    """
+    try:
+        await asyncio.wait_for(writing, idle_s)
+    except asyncio.TimeoutError:
+        raise DeadlineExceededError(
+            f"the caller took no answer from the stream for {idle_s:g} s; expected it to read them while it sends"
+        ) from None
 
 
 async def _fail(context: Context, error: EbbtideError) -> NoReturn:

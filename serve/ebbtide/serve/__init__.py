@@ -22,6 +22,7 @@ from ebbtide.serve.errors import (
     UnsupportedPythonError,
 )
 from ebbtide.serve.keeper import keep
+from ebbtide.serve.ports import connect_host
 from ebbtide.serve.server import TritonServer
 from ebbtide.serve.startup import Progress
 
@@ -40,6 +41,7 @@ __all__ = [
     "TritonServer",
     "UnsupportedNumpyError",
     "UnsupportedPythonError",
+    "connect_host",
     "embedded_server",
     "keep",
 ]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ebbtide.interest import admin_key
+
 NO_STATE = "none"
 """The `ServerConfig.state` of a server that keeps no states of users."""
 
@@ -18,7 +20,7 @@ class ServerConfig:
     model_repository: Path
     """Folder with one folder for each model."""
     host: str = "127.0.0.1"
-    """Address to bind. Loopback by default: Triton has no authentication, so binding elsewhere is a decision."""
+    """Address to bind. Loopback by default: Triton asks nobody who they are, so binding elsewhere is a decision."""
     grpc_port: int | None = None
     """None takes a free port; so do the next two."""
     http_port: int | None = None
@@ -36,6 +38,10 @@ class ServerConfig:
     state: str | None = None
     """Address of the store of the users' states, as `ebbtide.store.open_store` takes it; "none" for no store. None
     takes the address, if any, from the environment (EBBTIDE_STATE), which has the store's other settings too."""
+    admin_key: str | None = field(default=None, repr=False)
+    """Key without which Triton refuses model control, and changes of shared memory, tracing and logging, to everybody
+    who reaches a port: `ebbtide.interest.admin_key`. None leaves them open. Triton takes it on its command line, so
+    that whoever may list the processes of this machine can read it."""
     startup_timeout_s: float = 120.0
     stop_timeout_s: float = 15.0
     """Time for requests in flight to end before the server is killed."""
@@ -65,6 +71,8 @@ class ServerConfig:
             amount = getattr(self, name)
             if amount is not None and amount < 1:
                 raise ValueError(f"{name} is {amount}, expected at least 1, or None for none")
+        if self.admin_key is not None:
+            admin_key.checked(self.admin_key, "admin_key")
         for name in ("startup_timeout_s", "stop_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")

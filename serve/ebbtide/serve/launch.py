@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ebbtide.interest import admin_key
 from ebbtide.serve.config import NO_STATE, ServerConfig
 from ebbtide.serve.distribution import EmbeddedServer
 from ebbtide.serve.ports import Ports
@@ -60,6 +61,9 @@ def _chosen(config: ServerConfig) -> list[str]:
         options.append(f"--model-config-name={config.model_config_name}")
     if config.response_cache_mb is not None:
         options.append(f"--cache-config=local,size={config.response_cache_mb * 1024 * 1024}")
+    if config.admin_key is not None:
+        restricted = f"{','.join(admin_key.PROTOCOLS)}:{admin_key.HEADER}={config.admin_key}"
+        options += [f"--grpc-restricted-protocol={restricted}", f"--http-restricted-api={restricted}"]
     if config.rate_limit_cores is not None:
         options += ["--rate-limit=execution_count", f"--rate-limit-resource={CORES_RESOURCE}:{config.rate_limit_cores}"]
     return options
@@ -67,7 +71,8 @@ def _chosen(config: ServerConfig) -> list[str]:
 
 def environment(server: EmbeddedServer, config: ServerConfig) -> dict[str, str]:
     """The caller's environment with what the server and its stubs need."""
-    inherited = dict(os.environ)
+    # Models have no use for the key, and what they run may show its environment.
+    inherited = {name: value for name, value in os.environ.items() if name != admin_key.VARIABLE}
     return {
         **inherited,
         "PATH": _joined((server.python.parent,), inherited.get("PATH")),

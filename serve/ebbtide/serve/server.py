@@ -275,7 +275,7 @@ class TritonServer:
             time.sleep(_POLL_INTERVAL_S)
         assert self._ports is not None  # noqa: S101 - set with the process
         log.read()
-        failures = startup.refused_models(connect_host(config.host), self._ports.http, expected, log)
+        failures = startup.refused_models(connect_host(config.host), self._ports.http, expected, log, config.admin_key)
         if failures:
             shown = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
             raise ModelLoadError(

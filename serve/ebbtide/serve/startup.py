@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ebbtide.interest import contract, triton_texts
+from ebbtide.interest import admin_key, contract, triton_texts
 
 _PROBE_TIMEOUT_S = 2.0
 
@@ -107,13 +107,23 @@ def answers(host: str, port: int, path: str) -> bool:
         return False
 
 
-def refused_models(host: str, port: int, expected: Iterable[str], log: LogFollower) -> dict[str, str]:
+def refused_models(
+    host: str, port: int, expected: Iterable[str], log: LogFollower, key: str | None = None
+) -> dict[str, str]:
     """The server's message for each model that is not ready, root causes first.
 
     The repository index has the reason only if a backend refused the model. For a config that cannot be parsed, a
     folder without versions, and an ensemble of refused models, the reason is read from the log.
+
+    Args:
+        host: Address of the server.
+        port: Its HTTP port.
+        expected: Names of the models.
+        log: The server's log.
+        key: Of its administration; None if it needs none.
     """
-    _, body = _request(host, port, "POST", "/v2/repository/index", b"{}")
+    headers = {} if key is None else {admin_key.HEADER: key}
+    _, body = _request(host, port, "POST", "/v2/repository/index", b"{}", headers)
     entries = json.loads(body)
     ready = {entry["name"] for entry in entries if entry.get("state") == "READY"}
     reasons = {
@@ -137,11 +147,13 @@ def without_stack(reason: str) -> str:
     )
 
 
-def _request(host: str, port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+def _request(
+    host: str, port: int, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
     # http.client takes no proxy from the environment, and a proxy must never see loopback.
     connection = http.client.HTTPConnection(host, port, timeout=_PROBE_TIMEOUT_S)
     try:
-        connection.request(method, path, body)
+        connection.request(method, path, body, headers or {})
         response = connection.getresponse()
         return response.status, response.read()
     finally:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import onnx
@@ -18,7 +14,6 @@ from onnx import numpy_helper
 
 from deadlines import PATIENT
 from ebbtide.client import InterestClient, event
-from ebbtide.client.codec import encode
 from ebbtide.deploy import (
     CandidateError,
     DeployError,
@@ -32,39 +27,18 @@ from ebbtide.deploy import (
 from ebbtide.deploy.switch import require_parity
 from ebbtide.export import versions
 from ebbtide.export.errors import VersionError
-from ebbtide.export.inprocess import Answer, InProcessPipeline
+from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.interest import served_models
-from ebbtide.interest.checks import Request
 from ebbtide.interest.modelfile import write_fingerprint
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.v1 import RecommendRequest
 from servers import serving
+from steady_load import NOW, SteadyLoad, requests_of
 
 MakeBundle = Callable[..., InterestBundle]
-NOW = datetime(2024, 5, 1, tzinfo=timezone.utc)
-CLIENTS = 4
-TOLERANCE = 1e-4
-
-
-def requests_of(bundle: InterestBundle, count: int = 24) -> list[RecommendRequest]:
-    """Requests of different lengths, the empty one first."""
-    random = np.random.default_rng(0)
-    found = []
-    for size in range(count):
-        chosen = random.choice(bundle.catalog.item_id, size)
-        request = RecommendRequest(
-            events=[
-                event(item_id=str(item), time=NOW - timedelta(hours=float(hours)))
-                for item, hours in zip(chosen, random.exponential(500, size), strict=True)
-            ],
-            top_n=10,
-        )
-        request.now.FromDatetime(NOW)
-        found.append(request)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -97,65 +71,6 @@ def kept_folder(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kept_server(kept_folder: Path) -> Iterator[TritonServer]:
     with serving(ServerConfig(kept_folder, model_control="explicit", load_models=("*",))) as server:
         yield server
-
-
-@dataclass
-class SteadyLoad:
-    """Clients that ask without pause, and compare every answer with that of the version that gave it."""
-
-    url: str
-    folder: Path
-    requests: list[RecommendRequest]
-    answered: dict[str, int] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __enter__(self) -> SteadyLoad:
-        self._expected = {str(number): self._answers(number) for number in versions.available_versions(self.folder)}
-        self._threads = [threading.Thread(target=self._ask, args=(seed,)) for seed in range(CLIENTS)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _answers(self, version: int) -> list[Answer]:
-        pipeline = InProcessPipeline(self.folder, version)
-        asked = [{name: array[0] for name, array in encode(request, 0).tensors.items()} for request in self.requests]
-        answers = pipeline.recommend([Request(**arrays) for arrays in asked])
-        assert all(isinstance(answer, Answer) for answer in answers)
-        return [answer for answer in answers if isinstance(answer, Answer)]
-
-    def _ask(self, seed: int) -> None:
-        random = np.random.default_rng(seed)
-        with InterestClient(self.url, config=PATIENT) as client:
-            while not self._stop.is_set():
-                index = int(random.integers(len(self.requests)))
-                try:
-                    response = client.recommend(self.requests[index])
-                except Exception as error:
-                    with self._lock:
-                        self.failed.append(repr(error))
-                    continue
-                expected = self._expected[response.model_version][index]
-                got = np.array([item.score for item in response.items])
-                alike = np.abs(got - expected.score[: len(got)]).max() <= TOLERANCE
-                with self._lock:
-                    self.answered[response.model_version] = self.answered.get(response.model_version, 0) + 1
-                    if not alike:
-                        self.failed.append(f"mixed answer of version {response.model_version} to request {index}")
-
-    def wait_for(self, version: int, answers: int = 20) -> None:
-        """Returns once so many further requests were answered by a version."""
-        goal = self.answered.get(str(version), 0) + answers
-        while self.answered.get(str(version), 0) < goal and not self.failed:
-            self._stop.wait(0.01)
 
 
 def steps_of(rounds: int) -> list[str]:

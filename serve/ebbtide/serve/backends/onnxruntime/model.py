@@ -2,8 +2,9 @@
 
 Triton runs this file in a Python stub for every model whose config says ``backend: "onnxruntime"``. So the same model
 repository can be served on a machine without the C++ backend and in NVIDIA's container. The stand-in reads the same
-configuration, refuses the same configs and requests with the same messages, and batches in the same way; it refuses at
-load what it does not support. It imports nothing of Ebbtide, because this folder is copied into the server without it.
+configuration, refuses the same configs with the same messages and the same requests, and batches in the same way; it
+refuses at load what it does not support. Of a request that fails in the graph it says which input is wrong. It imports
+nothing of Ebbtide, because this folder is copied into the server without it.
 
 It has one additional parameter, ``split_rows_by_length``: the mask by which rows of similar length run together
 (`row_lengths`). The C++ backend ignores it.
@@ -25,6 +26,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from row_lengths import check_split, run_by_length
+from run_faults import fault_of
 from text_elements import BadInputError, byte_elements, to_text
 
 _DATA_TYPES = {
@@ -213,10 +215,9 @@ class TritonPythonModel:
                 for call in group:
                     self._answer([call], responses)
                 return
-            # onnxruntime has one exception class per status, without a common base class.
-            bad = type(error).__name__ == "InvalidArgument"
-            code = pb_utils.TritonError.INVALID_ARG if bad else pb_utils.TritonError.INTERNAL
-            responses[group[0].index] = self._refusal(f"onnx runtime error: {error}", code)
+            said, is_callers = fault_of(error, group[0].feeds)
+            code = pb_utils.TritonError.INVALID_ARG if is_callers else pb_utils.TritonError.INTERNAL
+            responses[group[0].index] = self._refusal(said, code)
             return
         for call, tensors in zip(group, answers, strict=True):
             responses[call.index] = pb_utils.InferenceResponse(tensors)

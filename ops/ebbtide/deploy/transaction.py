@@ -1,0 +1,166 @@
+"""A change of the served version as a transaction: done whole, or undone whole, whatever is killed meanwhile.
+
+What a change leads from and to stands in a journal in the folder (`ebbtide.export.transition`) before anything is
+changed. A process that is killed leaves the journal, and the next one brings the files and the servers to one end of
+the change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ebbtide.deploy.control import ModelControl, Served
+from ebbtide.deploy.errors import DeployError, OtherRepositoryError
+from ebbtide.export import transition, versions
+from ebbtide.export.manifest import read_manifest
+from ebbtide.export.transition import Goal, Transition
+from ebbtide.interest import served_models
+
+CANDIDATE_SUFFIX = "_candidate"
+"""Of the names under which the ensembles of a new version are checked."""
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A change that was cut off, and has been finished or undone."""
+
+    version: int
+    """That answers now."""
+    other: int
+    """At the other end of the change."""
+    is_rolled_back: bool
+    """Whether a deployment was undone, or a roll-back finished."""
+
+
+class Begun:
+    """A change under way."""
+
+    def __init__(self, repository: Path, change: Transition) -> None:
+        self._repository, self._change = repository, change
+
+    def decide(self) -> None:
+        """From now on the change is finished if it is cut off; it still is undone if it fails."""
+        transition.write(self._repository, replace(self._change, is_decided=True))
+
+
+@contextlib.contextmanager
+def transaction(servers: Sequence[ModelControl], repository: Path, change: Transition) -> Iterator[Begun]:
+    """Notes a change before the block makes it, and undoes it if the block fails.
+
+    Raises:
+        DeployError: It failed, and could not be undone either; the next command does it.
+    """
+    transition.write(repository, change)
+    try:
+        yield Begun(repository, change)
+    except BaseException as error:
+        try:
+            transition.write(repository, replace(change, is_decided=False))
+            _bring(servers, repository, change.before)
+            transition.end(repository)
+        except Exception as second:
+            raise DeployError(
+                f"{error}; and putting it back failed too: {second}. The next `ebbtide deploy` does it first, and the "
+                "next `ebbtide serve` for the folder"
+            ) from error
+        raise
+    transition.end(repository)
+
+
+def recover(servers: Sequence[ModelControl], repository: Path, *, rolls_back: bool = False) -> Recovered | None:
+    """Finishes or undoes a change that was cut off.
+
+    Args:
+        servers: All that read the folder.
+        repository: The folder.
+        rolls_back: Undoes a deployment even where it had passed its checks.
+
+    Returns:
+        What was done; None if no change was cut off.
+
+    Raises:
+        DeployError: A server refused it; the journal stays.
+        ExportError: The journal or a version is damaged or missing.
+    """
+    change = transition.read(repository)
+    if change is None:
+        return None
+    goal = change.before if rolls_back and not change.is_roll_back else change.goal
+    _bring(servers, repository, goal)
+    # Otherwise the servers given are others than those of the change.
+    require_same(servers, repository)
+    transition.end(repository)
+    other = change.before if goal == change.after else change.after
+    return Recovered(goal.version, other.version, is_rolled_back=(goal == change.after) == change.is_roll_back)
+
+
+def require_same(servers: Sequence[ModelControl], repository: Path) -> Served:
+    """What the servers answer with, which must be what the folder says.
+
+    Raises:
+        OtherRepositoryError: It is not.
+        ModelControlError: A server does not let models be loaded.
+    """
+    version = versions.ensemble_versions(repository)[served_models.RECOMMEND.name]
+    expected = Served(version, versions.version_fingerprint(repository, version))
+    for server in servers:
+        served = server.served()
+        if served != expected:
+            raise OtherRepositoryError(
+                f"{server.address}: got a server that answers with version {served.version} ({served.fingerprint}); "
+                f"expected version {expected.version} ({expected.fingerprint}) as in {repository}: give the folder "
+                "that this server reads, and all servers that read it, or restart it"
+            )
+        # It is loaded as it is: nothing changes, and where models can't be loaded it fails before anything is written.
+        server.load(served_models.RECOMMEND.name)
+    return expected
+
+
+def load_versions(servers: Sequence[ModelControl], repository: Path, chosen: Iterable[int]) -> None:
+    """Loads versions of the models that compute, and unloads all others; files first."""
+    versions.load_only(repository, chosen)
+    for server in servers:
+        for model in versions.computing_models(repository):
+            server.load(model.name)
+
+
+def load_ensembles(servers: Sequence[ModelControl], repository: Path) -> None:
+    """Loads the ensembles as the folder says."""
+    for server in servers:
+        for model in versions.ensembles(repository):
+            server.load(model.name)
+
+
+@contextlib.contextmanager
+def alone(repository: Path) -> Iterator[None]:
+    """Keeps a second deployment of the same folder out.
+
+    Raises:
+        DeployError: One is under way.
+        RepositoryError: It is no export.
+    """
+    read_manifest(repository)
+    with transition.locked(repository) as is_alone:
+        if not is_alone:
+            raise DeployError(f"{repository}: got a deployment under way; expected none: wait for its end")
+        yield
+
+
+def _bring(servers: Sequence[ModelControl], repository: Path, goal: Goal) -> None:
+    """Brings the files, and then the servers, to a goal from wherever they are; no request fails."""
+    transition.settle(repository, goal)
+    names = [model.name for model in versions.ensembles(repository)]
+    answering = {server.served(name).version for server in servers for name in names}
+    for server in servers:
+        for candidate in server.loaded_models() & {f"{name}{CANDIDATE_SUFFIX}" for name in names}:
+            server.unload(candidate)
+    # What answers now stays loaded until all ensembles are at the goal.
+    together = {*goal.loaded, *answering}
+    load_versions(servers, repository, together)
+    if answering != {goal.version}:
+        load_ensembles(servers, repository)
+    if together != set(goal.loaded):
+        load_versions(servers, repository, goal.loaded)
