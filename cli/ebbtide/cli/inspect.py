@@ -17,7 +17,7 @@ from ebbtide.cli.interest_display import age
 from ebbtide.interest.time_units import ENDLESS, duration, events_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ebbtide.train.bundle import InterestBundle
     from ebbtide.train.inspection import Inspection
@@ -55,6 +55,8 @@ def command(
     _print_decay(found)
     alpha = {"learned": "learned, one for each user", "per-dimension": "learned, one for each user and dimension"}
     console.print(f"alpha (share of history): {alpha.get(found.alpha, found.alpha.replace(':', ' '))}")
+    if found.event_types:
+        console.print(event_type_table(found.event_types, found.target_types))
     _print_prior(found)
     _print_items(loaded, found, items)
 
@@ -62,6 +64,16 @@ def command(
 def half_life_text(days: float) -> str:
     """A half-life as people say it."""
     return ENDLESS if duration(days) == ENDLESS else age(days)
+
+
+def event_type_table(weights: Mapping[str, float], targets: Collection[str]) -> Table:
+    """The learned weight of each event type."""
+    table = Table(title="Event types", title_justify="left")
+    for heading in ("", "weight in the interest", ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, weight in weights.items():
+        table.add_row(escape(name), f"{weight:.3f}", "predicted" if name in targets else "")
+    return table
 
 
 def _print_decay(found: Inspection) -> None:
@@ -133,6 +145,8 @@ def _as_json(bundle: InterestBundle, found: Inspection, count: int) -> dict[str,
         "half_life_days": [_finite(days) for days in found.half_life_days],
         "half_life_later_events": [_finite(events) for events in found.half_life_events],
         "alpha": found.alpha,
+        "event_types": found.event_types,
+        "target_types": list(found.target_types),
         "prior_weights": list(found.prior_weights),
         "prior": [
             {
