@@ -79,7 +79,7 @@ Scratch = Annotated[
     Path | None,
     typer.Option(
         "--scratch",
-        help="Folder for temporary files, 36 bytes for each event. Default: the system's temporary folder.",
+        help="Folder for temporary files, 36 to 52 bytes for each event. Default: the system's temporary folder.",
     ),
 ]
 
