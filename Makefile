@@ -31,7 +31,7 @@ help: ## Show this list
 setup: $(READY) ## Make .venv with everything in it
 
 $(READY): pyproject.toml constraints.txt
-	@echo "==> setting up $(VENV) (a few minutes the first time)"
+	@echo "==> setting up $(VENV) (3 to 10 minutes the first time; pip is quiet meanwhile)"
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
 		{ echo "Python 3.10 to 3.12 is needed (the embedded Triton's Python backend); try: make PYTHON=python3.11 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

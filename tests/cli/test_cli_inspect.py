@@ -45,7 +45,7 @@ def test_shares_of_the_half_lives_add_up_to_one_with_the_uniform_rest(bundle):
 
 @pytest.mark.parametrize(
     ("days", "text"),
-    [(20 / 1440, "20 min"), (3.25, "3 d"), (730.5, "2.0 y"), (math.inf, "no decay")],
+    [(20 / 1440, "20 min"), (3.25, "3 d"), (730.5, "2.0 y"), (999_999.6, "endless"), (math.inf, "endless")],
 )
 def test_half_lives_are_shown_with_the_unit_of_people(days, text):
     assert half_life_text(days) == text

@@ -45,6 +45,7 @@ def test_options_are_checked_before_the_log_is_read(option, value, expected, log
         ("--text-template", "{name}", "expected --catalog FILE with --text-template"),
         ("--catalog-item-col", "sku", "expected --catalog FILE with --catalog-item-col"),
         ("--loss", "mse", "expected --weight-col COLUMN, which has the ratings, with --loss mse"),
+        ("--target", "purchase", "expected --event-type-col COLUMN with --target"),
         ("--checkpoint-batches", "5", "expected --checkpoint FOLDER with --checkpoint-batches"),
         ("--negatives", "9 --loss full-softmax", "expected --loss sampled-softmax, bpr, gbce with --negatives"),
         ("--encoder-items-per-step", "9", "expected --encoder-fine-tuning lora or full with --encoder-items-per-step"),

@@ -28,6 +28,7 @@ from ebbtide.client.codec import (
     stack,
     tensor_order,
 )
+from ebbtide.interest.keys import item_key
 from ebbtide.interest.served_models import MODELS
 from ebbtide.v1 import (
     AddItemsRequest,
@@ -57,7 +58,8 @@ any_text = st.text(st.characters(exclude_categories=["Cs"]))
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 timestamps = st.builds(Timestamp, seconds=st.integers(EARLIEST_S, LATEST_S), nanos=st.integers(0, 999_999_999))
 weights = st.none() | st.floats(0, width=32, allow_infinity=False)
-item_events = st.builds(Event, item_id=words, time=timestamps, weight=weights)
+types = st.none() | st.sampled_from(["view", "dislike"])
+item_events = st.builds(Event, item_id=words, time=timestamps, weight=weights, event_type=types)
 newer_events = st.builds(Event, item_id=words, fallback_text=any_text, time=timestamps, weight=weights)
 text_events = st.builds(Event, text=any_text, time=timestamps, weight=weights)
 filters = st.lists(
@@ -209,8 +211,24 @@ def test_encode_chooses_a_text_model_when_and_only_when_there_is_text(request):
     assert encoded(request).model_name == MODEL_OF[type(request)] + ("_text" if has_text else "")
 
 
+def test_types_stand_in_the_order_of_the_tensors_when_only_some_events_have_one():
+    time = Timestamp(seconds=1)
+    events = [
+        Event(text="a search", time=time, event_type="search"),
+        Event(item_id="a", time=time),
+        Event(item_id="b", time=time, event_type="view"),
+    ]
+    tensors = encode(RecommendRequest(events=events, now=time), 0).tensors
+    assert tensors["event_type"].tolist() == [0, item_key("view"), item_key("search")]
+    some = ObserveRequest(user_id="u", events=events[1:])
+    none = ObserveRequest(user_id="v", events=[Event(item_id="c", time=time)])
+    assert "event_type" not in encode_observe(none).tensors
+    both = stack([encode_observe(one) for one in (none, some)])
+    assert both.tensors["event_type"].tolist() == [[0, 0], [0, item_key("view")]]
+
+
 def test_requests_send_every_tensor_that_the_called_models_take():
-    full = Event(item_id="a", time=Timestamp(seconds=1), weight=2)
+    full = Event(item_id="a", time=Timestamp(seconds=1), weight=2, event_type="view")
     whole = {
         "history": [full],
         "now": Timestamp(seconds=2),
@@ -231,7 +249,7 @@ def test_requests_send_every_tensor_that_the_called_models_take():
         sent.append(encoded(ExplainRequest(**whole, current=current, item_ids=["a"])))
     observed = ObserveRequest(
         user_id="u",
-        events=[Event(item_id="a", time=Timestamp(seconds=1), weight=2, event_id="e")],
+        events=[Event(item_id="a", time=Timestamp(seconds=1), weight=2, event_id="e", event_type="view")],
         unknown_items=UnknownItemPolicy.UNKNOWN_ITEM_POLICY_IGNORE,
         shown_item_ids=["a", "b"],
         reset_learning=True,

@@ -193,6 +193,13 @@ def test_http_names_the_field_when_a_request_is_refused(triton, request_, field)
     assert problem["detail"].startswith(f"{field}: ")
 
 
+def test_http_names_what_it_does_not_know_when_a_field_is_misspelt(triton):
+    answer = ask(triton.grpc_url, lambda caller: caller.post("recommend", {"events": [{"itemId": "1", "time": NOW}]}))
+    assert answer.json["detail"] == (
+        "events[0]: got the unknown field `itemId`; expected a field that /openapi.json describes"
+    )
+
+
 @pytest.mark.parametrize(
     "body", ["", "{", "[" * 100_000, '{"alpha": NaN}', b"\xff", "null", '{"user_id": "\\ud800"}', '{"top_n": 1} x']
 )

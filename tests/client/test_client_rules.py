@@ -74,7 +74,7 @@ def test_command_line_sets_lists_and_removes(client, triton_of_items, tmp_path):
         ("[a]\nboost = 1\nitems = ['1']\nsince = '2026'\n", "rule a: since: got '2026'"),
         ("[a]\nboost = 1\nitems = ['1']\nsince = 2026-01-01T00:00:00\n", "a time with a timezone"),
         ("[a", "is not TOML"),
-        ("[a]\nboost = 1\nattributes = { genres = ['No genre'] }\n", "unknown attribute value"),
+        ("[a]\nboost = 1\nattributes = { genres = ['No genre'] }\n", "the unknown attribute value genres=No genre"),
     ],
 )
 def test_faulty_rule_is_told(client, triton_of_items, tmp_path, toml, said):

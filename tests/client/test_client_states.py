@@ -273,7 +273,7 @@ def test_interest_is_empty_when_the_user_is_unknown():
     assert not interest.is_known
     assert math.isnan(interest.median_half_life_days)
     assert str(interest).splitlines()[1:] == [
-        "state, the store has no event of this user",
+        "the store has no event of this user",
         "cold start, no events: the popularity prior alone ranked",
     ]
 
@@ -300,7 +300,7 @@ def test_state_text_says_what_an_answer_lacks():
     assert state_text(RecommendResponse()) == ""
     assert state_text(UserInterest(InterestResponse(state_status=StateStatus.STATE_STATUS_UNKNOWN_USER)))
     lacking = RecommendResponse(state_status=StateStatus.STATE_STATUS_UNAVAILABLE)
-    assert "state, the store could not be reached" in to_text(lacking)
+    assert "the store could not be reached" in to_text(lacking)
 
 
 def test_shares_of_the_state_add_up_to_the_score_when_an_answer_is_explained():

@@ -224,7 +224,7 @@ def test_copies_of_an_event_are_told_and_kept(tmp_path):
 
 
 def test_events_are_refused_when_one_column_is_named_twice(tmp_path):
-    with pytest.raises(DataError, match="got 'user' for two of user, item, time and weight"):
+    with pytest.raises(DataError, match="got 'user' for two of user, item, time, weight and event type"):
         read_events(tmp_path / "log.csv", EventColumns(item="user"))
 
 

@@ -9,11 +9,15 @@ from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
+
+from ebbtide.client.codec.rules import decode_rules, encode_set_rules
 from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Limits, Tensor
 from ebbtide.interest.keys import item_key
 from ebbtide.interest.served_models import Kind
 from ebbtide.serve import TritonServer
+from ebbtide.v1 import SetRulesRequest
 
 GUIDE = Path(__file__).parents[2] / "docs" / "requests.md"
 CALLED = ("recommend", "rank", "explain", "recommend_text", "rank_text", "explain_text", "embed")
@@ -73,16 +77,28 @@ def test_guide_lists_every_limit_when_compared_with_the_contract() -> None:
     }
 
 
-def test_guides_request_is_answered_when_sent_over_http(server: TritonServer) -> None:
-    body = re.search(r"-d '(\{.*?\})'$", section("Over HTTP"), re.MULTILINE | re.DOTALL)
-    assert body is not None
-    content = json.loads(body[1])
-    given = {entry["name"]: entry["data"] for entry in content["inputs"]}
-    assert given["event_item"] == [item_key("1"), item_key("2")]
-    request = urllib.request.Request(  # noqa: S310 - the server of this session
-        f"{server.http_url}/v2/models/recommend/infer", json.dumps(content).encode(), method="POST"
-    )
-    with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - as above
-        outputs = {entry["name"]: entry["data"] for entry in json.load(reply)["outputs"]}
-    assert outputs.keys() == {tensor.name for tensor in served_models.RECOMMEND.outputs}
-    assert outputs["event_counts"] == [1, 1, 0]
+def test_guides_requests_are_answered_when_sent_over_http(server: TritonServer) -> None:
+    asked = re.findall(r"models/(\w+)/infer -d '(\{.*?\})'$", section("Over HTTP"), re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in asked] == ["recommend", "recommend_text"]
+    for name, body in asked:
+        content = json.loads(body)
+        given = {entry["name"]: entry["data"] for entry in content["inputs"]}
+        assert given["event_item"] == [item_key("1"), item_key("2")][: len(given["event_item"])]
+        request = urllib.request.Request(  # noqa: S310 - the server of this session
+            f"{server.http_url}/v2/models/{name}/infer", json.dumps(content).encode(), method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - as above
+            outputs = {entry["name"]: entry["data"] for entry in json.load(reply)["outputs"]}
+        assert outputs.keys() == {tensor.name for tensor in served_models.MODELS[name].outputs}
+        assert outputs["event_counts"] == [1, 1, 0]
+
+
+def test_guides_rule_is_one_of_the_client_when_parsed() -> None:
+    found = re.search(r"such as\n\n( +\{.*?\})\n\n", section("Items that are added"), re.DOTALL)
+    assert found is not None
+    written = json.loads(found[1])
+    assert written["item_keys"] == [item_key(item_id) for item_id in written["item_ids"]]
+    assert written["attribute_keys"] == [item_key("genres=Comedy")]
+    answer = decode_rules({contract.LISTED_RULES.name: np.array([json.dumps([written]).encode()], dtype=np.object_)})
+    again = encode_set_rules(SetRulesRequest(rules=answer.rules)).tensors[contract.CHANGE_RULES.name]
+    assert json.loads(again.item()) == {"set": [written]}

@@ -25,6 +25,7 @@ DTYPES = {
     "now": np.int64,
     "event_is_current": np.bool_,
     "event_weight": np.float32,
+    "event_type": np.int64,
     "event_count": np.int32,
     "alpha": np.float32,
     "decay_scale": np.float32,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ebbtide.interest.time_units import duration
+from ebbtide.interest.time_units import duration, events_duration
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,10 @@ from ebbtide.interest.time_units import duration
 )
 def test_duration_has_the_unit_that_fits_when_it_is_shown(days, text):
     assert duration(days) == text
+
+
+@pytest.mark.parametrize(
+    ("events", "text"), [(0.957, "0.957 events"), (1.0001, "1 event"), (36.3, "36.3 events"), (999_999.6, "endless")]
+)
+def test_half_life_in_events_is_endless_when_no_user_has_so_many(events, text):
+    assert events_duration(events) == text

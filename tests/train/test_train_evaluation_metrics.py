@@ -100,6 +100,7 @@ def test_estimate_has_no_interval_when_there_is_one_user():
     found = estimate(np.array([0.4]), 0)
     assert found.mean == 0.4
     assert np.isnan(found.low)
+    assert found.interval == "-"
 
 
 def test_beyond_accuracy_equals_the_definitions_by_hand():

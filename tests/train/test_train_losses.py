@@ -202,7 +202,9 @@ def test_training_lowers_the_loss_and_beats_chance_with_every_loss(small_log, sm
     result = fit(log, np.ones(log.events, bool), small_vectors, ModelConfig(dimensions=16), config)
     assert result.epochs[-1].loss < result.epochs[1].loss
     assert (result.rating_mean is None) == (loss is not Loss.mse)
-    if loss is not Loss.mse:
+    if loss is Loss.mse:
+        assert result.best_epoch == config.epochs
+    else:
         best = result.epochs[result.best_epoch].validation
         by_chance = sum(1 / math.log2(rank + 2) for rank in range(10)) / len(catalog)
         assert best.ndcg_at_10 > 2 * by_chance

@@ -19,18 +19,19 @@ def cells() -> list[str]:
     return ["".join(cell["source"]) for cell in found if cell["cell_type"] == "code"]
 
 
-def test_notebook_is_stored_without_outputs() -> None:
+def test_notebook_is_stored_without_outputs_and_with_ids() -> None:
     found = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     assert all(not cell["outputs"] for cell in found if cell["cell_type"] == "code")
+    assert len({cell["id"] for cell in found}) == len(found)
     for source in cells():
         compile(source, NOTEBOOK.name, "exec")
 
 
 @pytest.mark.slow
-def test_notebook_runs_when_its_cells_are_executed_in_order() -> None:
+def test_notebook_runs_when_jupyter_executes_it_in_its_own_folder() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", "\n\n".join(cells())],
-        cwd=ROOT,
+        cwd=NOTEBOOK.parent,
         capture_output=True,
         text=True,
         timeout=500,
@@ -38,5 +39,5 @@ def test_notebook_runs_when_its_cells_are_executed_in_order() -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    for words in ("validation NDCG@10", "days:", "with decay", "popularity", "alpha"):
+    for words in ("validation NDCG@10", "by time:", "with decay", "popularity", "alpha"):
         assert words in done.stdout

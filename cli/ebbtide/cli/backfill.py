@@ -13,6 +13,7 @@ from ebbtide.cli.console import console, escape, percentage_progress
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.log_options import (
     EncodingOfTexts,
+    EventTypeCol,
     FormatOfTimes,
     ItemCol,
     LogOfBundle,
@@ -44,6 +45,7 @@ def command(
     time_format: FormatOfTimes = None,
     encoding: EncodingOfTexts = None,
     weight_col: WeightCol = None,
+    event_type_col: EventTypeCol = None,
     event_id_col: Annotated[
         str | None,
         typer.Option(
@@ -90,6 +92,7 @@ def command(
         "item": item_col,
         "time": time_col,
         "weight": weight_col,
+        "event_type": event_type_col,
         "time_unit": time_unit,
         "time_format": time_format,
         "encoding": encoding,

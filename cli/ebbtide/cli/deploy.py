@@ -57,7 +57,8 @@ def command(
         bool,
         typer.Option(
             "--keep-previous/--drop-previous",
-            help="Keep the previous version loaded, so that a roll-back is immediate.",
+            help="Keep the previous version loaded, so that a roll-back is immediate. --drop-previous also unloads it "
+            "later, when the new version is in service already.",
         ),
     ] = True,
 ) -> None:
@@ -86,6 +87,8 @@ def command(
     ebbtide deploy artifacts/repository --server localhost:8001
 
     ebbtide deploy artifacts/repository --server localhost:8001 --roll-back
+
+    ebbtide deploy artifacts/repository --server localhost:8001 --drop-previous
     """
     if roll_back and (version is not None or requests is not None):
         raise typer.BadParameter(

@@ -342,7 +342,7 @@ def _print(run: Run, popularity: Popularity, rival: Rival | None, online: Online
         five, ten, twenty = (measured.metrics[f"{name}_at_{cut}"] for cut in CUT_OFFS)
         table.add_row(
             *(heading, f"{five.mean:.4f}", f"[bold]{ten.mean:.4f}[/bold]"),
-            *(f"{ten.low:.4f} to {ten.high:.4f}", f"{twenty.mean:.4f}"),
+            *(ten.interval, f"{twenty.mean:.4f}"),
         )
     console.print(table)
     for name, heading in BEYOND.items():
@@ -351,7 +351,7 @@ def _print(run: Run, popularity: Popularity, rival: Rival | None, online: Online
     ndcg = measured.metrics["ndcg_at_10"]
     if not run.repeats:
         _print_repeats_missed(run)
-    console.print(f"[green]✓[/green] NDCG@10 {ndcg.mean:.4f}, 95 % {ndcg.low:.4f} to {ndcg.high:.4f}")
+    console.print(f"[green]✓[/green] NDCG@10 {ndcg.mean:.4f}, 95 % {ndcg.interval}")
     if rival is not None:
         title = f"Against {escape(rival.name)}, paired over users"
         _print_compared(title, ("ours", measured.means), ("theirs", rival.evaluation.means), rival.differences)
@@ -370,7 +370,7 @@ def _print_segments(segment: Breakdown) -> None:
         found = row.ndcg_at_10
         table.add_row(
             escape(row.label),
-            *(f"{row.users:,}", f"{row.baskets:,}", f"{found.mean:.4f}", f"{found.low:.4f} to {found.high:.4f}"),
+            *(f"{row.users:,}", f"{row.baskets:,}", f"{found.mean:.4f}", found.interval),
         )
     console.print(table)
 

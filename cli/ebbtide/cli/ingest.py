@@ -68,6 +68,13 @@ def command(
         str, typer.Option(help="Key of the time: Unix time, or ISO 8601 text (UTC without an offset).")
     ] = "time",
     weight_field: Annotated[str, typer.Option(help="Key of the weight, where an event has one.")] = "weight",
+    event_type_field: Annotated[
+        str | None,
+        typer.Option(
+            help="Key of what the user did (view, purchase, dislike), for a model that was trained with event types; "
+            "an event without it is of the first target type. Default: none is read."
+        ),
+    ] = None,
     event_id_field: Annotated[
         str, typer.Option(help="Key of the event id, where an event has one: events with the same id count once.")
     ] = "event_id",
@@ -172,7 +179,7 @@ def command(
         pump = Pump(
             source,
             client,
-            FieldNames(user_field, item_field, time_field, weight_field, event_id_field, time_unit),
+            FieldNames(user_field, item_field, time_field, weight_field, event_id_field, time_unit, event_type_field),
             unknown_items=None if unknown_items is None else unknown_items.value,
             id_from_message=not item_time_ids,
             rejected=file,

@@ -14,9 +14,10 @@ from rich.table import Table
 
 from ebbtide.cli.console import console, escape, working
 from ebbtide.cli.interest_display import age
+from ebbtide.interest.time_units import ENDLESS, duration, events_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ebbtide.train.bundle import InterestBundle
     from ebbtide.train.inspection import Inspection
@@ -54,13 +55,25 @@ def command(
     _print_decay(found)
     alpha = {"learned": "learned, one for each user", "per-dimension": "learned, one for each user and dimension"}
     console.print(f"alpha (share of history): {alpha.get(found.alpha, found.alpha.replace(':', ' '))}")
+    if found.event_types:
+        console.print(event_type_table(found.event_types, found.target_types))
     _print_prior(found)
     _print_items(loaded, found, items)
 
 
 def half_life_text(days: float) -> str:
     """A half-life as people say it."""
-    return "no decay" if math.isinf(days) else age(days)
+    return ENDLESS if duration(days) == ENDLESS else age(days)
+
+
+def event_type_table(weights: Mapping[str, float], targets: Collection[str]) -> Table:
+    """The learned weight of each event type."""
+    table = Table(title="Event types", title_justify="left")
+    for heading in ("", "weight in the interest", ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, weight in weights.items():
+        table.add_row(escape(name), f"{weight:.3f}", "predicted" if name in targets else "")
+    return table
 
 
 def _print_decay(found: Inspection) -> None:
@@ -71,7 +84,7 @@ def _print_decay(found: Inspection) -> None:
     for heading in ("", "shortest", "quarter", "median", "three quarters", "longest"):
         table.add_column(heading, justify="right" if heading else "left")
     table.add_row("by age", *map(half_life_text, found.half_life_days))
-    table.add_row("by rank (later events)", *(f"{events:,.1f}" for events in found.half_life_events))
+    table.add_row("by later events", *map(events_duration, found.half_life_events))
     console.print(table)
 
 
@@ -132,6 +145,8 @@ def _as_json(bundle: InterestBundle, found: Inspection, count: int) -> dict[str,
         "half_life_days": [_finite(days) for days in found.half_life_days],
         "half_life_later_events": [_finite(events) for events in found.half_life_events],
         "alpha": found.alpha,
+        "event_types": found.event_types,
+        "target_types": list(found.target_types),
         "prior_weights": list(found.prior_weights),
         "prior": [
             {

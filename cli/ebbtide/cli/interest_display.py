@@ -13,6 +13,7 @@ from ebbtide.client.results import cold_start_text, state_text
 from ebbtide.interest.time_units import ENDLESS, duration
 
 _SHOWN_EVENTS = 8
+_LONG_AGO_DAYS = 365
 
 
 def print_interest(user: str, interest: UserInterest, titles: Mapping[str, str]) -> None:
@@ -49,6 +50,13 @@ def print_interest(user: str, interest: UserInterest, titles: Mapping[str, str])
     if message.folded_events:
         table.add_row(f"[dim]{message.folded_events:,} older events, kept as sums[/dim]", "", "", "")
     console.print(table)
+    newest = interest.events[0].age_days if interest.events else 0.0
+    if newest > _LONG_AGO_DAYS:
+        console.print(
+            f"[yellow]note[/yellow]: the newest event is {age(newest)} old; for a log that ended long ago, ask as of "
+            "its end with --now",
+            soft_wrap=True,
+        )
     for lacking in (state_text(interest), cold_start_text(interest)):
         if lacking:
             console.print(f"[yellow]note[/yellow]: {lacking}")
@@ -56,13 +64,18 @@ def print_interest(user: str, interest: UserInterest, titles: Mapping[str, str])
     fades = duration(half_life) != ENDLESS
     lasting = f"has a half-life of at most {age(half_life)}" if fades else "never fades"
     half = "" if math.isnan(half_life) else f"; half of the interest {lasting}"
-    counts = f"{message.events_used:,} events counted{half}"
+    counts = f"{counted_events(message.events_used)} counted{half}"
     console.print(f"[italic]alpha {interest.alpha_used:.2f} (share of history), {counts}[/italic]", soft_wrap=True)
     if message.alpha_offset:
         console.print(f"learned online: {message.alpha_offset:+.2f} on the logit of alpha", soft_wrap=True)
     if message.late_events or message.dropped_events:
         late = f"{message.late_events:,} events came late and count by their age alone"
         console.print(f"{late}; {message.dropped_events:,} were dropped", soft_wrap=True)
+
+
+def counted_events(number: int) -> str:
+    """``1 event``, ``1,234 events``."""
+    return "1 event" if number == 1 else f"{number:,} events"
 
 
 def age(days: float) -> str:

@@ -61,6 +61,14 @@ WeightCol = Annotated[
         "--weight-col", help="Column with the event weight, as in training. Default: every event has weight 1."
     ),
 ]
+EventTypeCol = Annotated[
+    str | None,
+    typer.Option(
+        "--event-type-col",
+        help="Column with what the user did (view, purchase, dislike), for a model that was trained with event types. "
+        "Default: every event is of the first target type.",
+    ),
+]
 MaxBadRows = Annotated[
     float | None,
     typer.Option(
@@ -71,7 +79,7 @@ Scratch = Annotated[
     Path | None,
     typer.Option(
         "--scratch",
-        help="Folder for temporary files, 36 bytes for each event. Default: the system's temporary folder.",
+        help="Folder for temporary files, 36 to 52 bytes for each event. Default: the system's temporary folder.",
     ),
 ]
 

@@ -227,12 +227,18 @@ def show_recommendations(
         query = replace(query, top_n=min(_TOP_N, most_items))
     past = np.flatnonzero(times <= now_ms)[-(max_events - len(query.texts)) :]
     times, items, weights = times[past], items[past], weights[past]
+    types = [log.type_of(span.start + index) for index in past.tolist()]
 
     ids = bundle.catalog.item_id
     weighted = bundle.config.data.weight_column is not None
     events = [
-        event(item_id=ids[item], time_ms=int(time_ms), weight=float(weight) if weighted else None)
-        for item, time_ms, weight in zip(items, times, weights, strict=True)
+        event(
+            item_id=ids[item],
+            time_ms=int(time_ms),
+            weight=float(weight) if weighted else None,
+            event_type=event_type,
+        )
+        for item, time_ms, weight, event_type in zip(items, times, weights, types, strict=True)
     ]
     events += [event(text=text, time_ms=now_ms) for text in query.texts]
     answer = _answer(

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from ebbtide.cli.console import console, escape
-from ebbtide.cli.interest_display import age
+from ebbtide.cli.interest_display import age, counted_events
 from ebbtide.client import Explanation, Ranking, RecommendResponse
 from ebbtide.client.results import cold_start_text, parts_of_score, state_text
 from ebbtide.interest.decay import event_decays
@@ -82,24 +82,28 @@ def print_answer(
     for text in texts:
         console.print(f"  text just typed: [italic]{escape(text)}[/italic]")
     message = answer if isinstance(answer, RecommendResponse) else answer.response
-    events = "1 event" if message.events_used == 1 else f"{message.events_used} events"
+    events = counted_events(message.events_used)
     unknown = f", {message.unknown_events} ignored (not in the catalog)" if message.unknown_events else ""
     console.print(
         f"[italic]{heading}: alpha {message.alpha_used:.2f} (share of history), {events} counted{unknown}[/italic]"
     )
     if lacking := state_text(answer):
-        console.print(f"[yellow]state[/yellow], {lacking}")
+        console.print(f"[yellow]note[/yellow]: {lacking}")
     if missing := cold_start_text(answer):
         console.print(f"[yellow]cold start[/yellow], {missing}")
     table = Table()
     table.add_column("", justify="right")
-    table.add_column("title")
+    table.add_column("title" if titles else "item")
     table.add_column("score", justify="right")
     if isinstance(answer, Explanation):
         _add_explained(table, answer, titles)
     else:
+        is_ruled = any(item.rules for item in answer.items)
+        if is_ruled:
+            table.add_column("rules")
         for index, item in enumerate(answer.items, start=1):
-            table.add_row(str(index), _title(item.item_id, titles), f"{item.score:.3f}")
+            rules = [escape(", ".join(item.rules))] if is_ruled else []
+            table.add_row(str(index), _title(item.item_id, titles), f"{item.score:.3f}", *rules)
     if isinstance(answer, Ranking):
         for why, item_ids in (("excluded", answer.excluded_item_ids), ("not in the catalog", answer.unknown_item_ids)):
             for item_id in item_ids:

@@ -202,6 +202,7 @@ def _remembering(bundle: InterestBundle, events: str, columns: EventColumns) -> 
         "item_column": columns.item,
         "time_column": columns.time,
         "weight_column": columns.weight,
+        "event_type_column": columns.event_type,
         "time_unit": columns.time_unit,
         "time_format": columns.time_format,
         "encoding": columns.encoding,

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from ebbtide.cli.console import console, escape
+from ebbtide.cli.interest_display import counted_events
 from ebbtide.cli.recommend import Query, show_by_state, show_recommendations
 from ebbtide.cli.titles import TitleSource
 from ebbtide.client import InterestClient, InvalidArgumentError, RecommendResponse, event
@@ -61,7 +62,7 @@ def _print_change(
 ) -> None:
     console.print(
         f"[bold]User {escape(user)} takes {escape(titles.get(taken, taken))}[/bold]: observed. "
-        f"Recommended at {now:%H:%M}: alpha {after.alpha_used:.2f}, {after.events_used} events counted",
+        f"Recommended at {now:%H:%M}: alpha {after.alpha_used:.2f}, {counted_events(after.events_used)} counted",
         soft_wrap=True,
     )
     ranks = {item.item_id: str(rank) for rank, item in enumerate(before.items, start=1)}

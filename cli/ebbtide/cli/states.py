@@ -51,6 +51,12 @@ def observe(
     weight: Annotated[
         float | None, typer.Option(min=0, help="Weight of each event: a rating or a quantity. Default: 1.")
     ] = None,
+    event_type: Annotated[
+        str | None,
+        typer.Option(
+            help="What the user did: an event type of the training, such as dislike. Default: its first target type."
+        ),
+    ] = None,
     unknown_items: Annotated[
         UnknownItems | None,
         typer.Option(help="What to do with items that are not in the catalog. Default: as the model was exported."),
@@ -83,7 +89,7 @@ def observe(
     ebbtide observe 547 318@2026-05-01T20:15 --weight 5 --server localhost:8001
     """
     now = datetime.now(timezone.utc)
-    events = [_event(text, now, weight) for text in items or ()]
+    events = [_event(text, now, weight, event_type) for text in items or ()]
     with open_client(server, tls, tls_ca, tls_certificate, tls_key, tls_server_name, token_file) as client:
         answer = client.observe(
             user,
@@ -189,13 +195,13 @@ def timestamp(option: str, text: str) -> datetime:
     return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
 
 
-def _event(text: str, now: datetime, weight: float | None) -> Event:
+def _event(text: str, now: datetime, weight: float | None, event_type: str | None) -> Event:
     from ebbtide.client import event
 
     item_id, at, time = text.rpartition("@")
     if not at:
-        return event(item_id=text, time=now, weight=weight)
+        return event(item_id=text, time=now, weight=weight, event_type=event_type)
     when = timestamp(f"ITEM[@TIME] {text} (an id with @ needs a time behind it)", time)
     if not item_id:
         raise typer.BadParameter(f"ITEM[@TIME]: got {text!r}; expected the id of an item before @")
-    return event(item_id=item_id, time=when, weight=weight)
+    return event(item_id=item_id, time=when, weight=weight, event_type=event_type)

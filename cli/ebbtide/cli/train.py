@@ -18,7 +18,7 @@ from ebbtide.cli.log_options import EncodingOfTexts, FormatOfTimes, UnitOfTimes
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_bundle_folder, require_different, require_folder
 from ebbtide.cli.training_display import TrainingDisplay
-from ebbtide.interest.time_units import duration
+from ebbtide.interest.time_units import duration, events_duration
 from ebbtide.train.choices import Decay, DeviceKind, FineTuning, Loss, Precision
 
 if TYPE_CHECKING:
@@ -52,6 +52,20 @@ def command(
         str | None,
         typer.Option(
             help="Column with the event weight: rating, quantity or dwell time. Without it every event has weight 1."
+        ),
+    ] = None,
+    event_type_col: Annotated[
+        str | None,
+        typer.Option(
+            help="Column with what the user did: view, cart, purchase, skip, dislike. The weight of each type in the "
+            "interest is learned and may be negative."
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TYPE",
+            help="Event type to predict, such as purchase, with --event-type-col. May be given several times.",
         ),
     ] = None,
     catalog: Annotated[
@@ -208,6 +222,7 @@ def command(
         ("--resume", resume, "--checkpoint FOLDER", checkpoint is not None),
         ("--checkpoint-batches", checkpoint_batches is not None, "--checkpoint FOLDER", checkpoint is not None),
         ("--loss mse", loss is Loss.mse, "--weight-col COLUMN, which has the ratings,", weight_col is not None),
+        ("--target", bool(target), "--event-type-col COLUMN", event_type_col is not None),
         ("--negatives", negatives is not None, f"--loss {_DRAWING}", loss is None or loss.draws),
         ("--encoder-items-per-step", encoder_items_per_step is not None, f"--encoder-fine-tuning {_TUNING}", tunes),
         ("--encoder-learning-rate", encoder_learning_rate is not None, f"--encoder-fine-tuning {_TUNING}", tunes),
@@ -250,6 +265,8 @@ def command(
         time_unit=time_unit,
         time_format=time_format,
         encoding=encoding,
+        event_type_column=event_type_col,
+        target_types=tuple(dict.fromkeys(target or ())),
     )
     from pydantic import ValidationError
 
@@ -363,12 +380,17 @@ def _print_bundle(bundle: InterestBundle, fit: Fit, out: Path) -> None:
     if model.config.decay == "learned":
         for name, rate, shown in (
             ("by age", model.decay_rate_per_day, duration),
-            ("by later events", model.rank_decay_rate, "{:,.3g} events".format),
+            ("by later events", model.rank_decay_rate, events_duration),
         ):
             ordered = (math.log(2) / rate.detach()).sort().values.tolist()
             indices = [round(quantile * (len(ordered) - 1)) for quantile in (0, 0.25, 0.5, 0.75, 1)]
             table.add_row(name, *(shown(ordered[index]) for index in indices))
         console.print(table)
+    if model.config.event_types:
+        from ebbtide.cli.inspect import event_type_table
+
+        weights = dict(zip(model.config.event_types, model.event_type_weight.tolist(), strict=True))
+        console.print(event_type_table(weights, bundle.config.data.target_types))
     console.print(
         f"[green]✓[/green] bundle {bundle.fingerprint} in {escape(str(out))}: best epoch {fit.best_epoch}, "
         f"validation NDCG@10 {bundle.config.validation_ndcg_at_10:.4f}"

@@ -297,8 +297,8 @@ class InterestClient:
         """Adds events to the state of a user; the answer comes after the server's store has them.
 
         The same events may be observed again after any error, and the client retries by itself: an event counts once.
-        Events are the same if they have the same `event_id`; without ids, the same item and time. A state knows the ids
-        of its newest 28 events, so repeat a call before that many others follow.
+        Events are the same if they have the same `event_id`; without ids, the same item, time and type. A state
+        knows the ids of its newest 28 events, so repeat a call before that many others follow.
 
         Args:
             user_id: Id of the user. Only a hash of it leaves this machine.

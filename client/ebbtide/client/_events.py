@@ -25,6 +25,7 @@ def event(
     time_ms: int | None = None,
     weight: float | None = None,
     event_id: str | None = None,
+    event_type: str | None = None,
 ) -> Event:
     """One thing that a user did, with an item or a text, at a time.
 
@@ -38,7 +39,9 @@ def event(
             2200 in seconds, microseconds or nanoseconds is refused.
         weight: Rating, quantity or dwell, finite and not negative; 1 when not given.
         event_id: Id of the event among those of its user, for `InterestClient.observe`: an event that the state
-            knows is not added again. Without it, events of the same item and time count as the same.
+            knows is not added again. Without it, events of the same item, time and type count as the same.
+        event_type: What the user did, such as ``"view"`` or ``"dislike"``: one of the event types that the model was
+            trained with, whose learned weight multiplies `weight`. Without it, the first target type.
 
     Raises:
         InvalidArgumentError: Not exactly one of `item_id` and `text`, or of `time` and `time_ms`; an empty item id; a
@@ -53,7 +56,7 @@ def event(
     if (time is None) == (time_ms is None):
         raise InvalidArgumentError.of_field("event", _given(time=time, time_ms=time_ms), "one of time and time_ms")
     when = _from_milliseconds(time_ms) if time_ms is not None else timestamp("time", time)
-    message = Event(time=when, weight=weight, fallback_text=fallback_text, event_id=event_id)
+    message = Event(time=when, weight=weight, fallback_text=fallback_text, event_id=event_id, event_type=event_type)
     if item_id is not None:
         message.item_id = item_id
     if text is not None:

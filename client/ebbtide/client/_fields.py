@@ -36,6 +36,7 @@ _FIELD_OF_EVENT = {
     contract.EVENT_TIME.name: ".time",
     contract.EVENT_IS_CURRENT.name: "",
     contract.EVENT_WEIGHT.name: ".weight",
+    contract.EVENT_TYPE.name: ".event_type",
     contract.EVENT_ID.name: ".event_id",
 }
 """The field of an event that each tensor of events holds."""
@@ -50,6 +51,7 @@ _BESIDE_EVENTS = {
 
 _KEYED = (
     contract.EVENT_ITEM.name,
+    contract.EVENT_TYPE.name,
     contract.EXCLUDE_ITEM.name,
     contract.CANDIDATE_ITEM.name,
     contract.ALLOW_ATTRIBUTE.name,
@@ -136,6 +138,8 @@ def _value(error: RequestError, request: UserRequest | StateRequest) -> str:
         return error.value
     if tensor == contract.ALLOW_ATTRIBUTE.name:
         words = [f"{column}={value}" for _, column, value in _conditions(request)]
+    elif tensor == contract.EVENT_TYPE.name:
+        words = [event.event_type for _, events in event_groups(request) for event in events]
     else:
         words = [event.item_id for _, events in event_groups(request) for event in events if event.item_id]
         words += _named_items(request)

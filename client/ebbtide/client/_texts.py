@@ -70,7 +70,7 @@ def head(message: RecommendResponse | RankResponse | ExplainResponse | InterestR
         f"{message.model_version or 'unknown'}"
     ]
     if lacking := state(message.state_status):
-        lines.append(f"state, {lacking}")
+        lines.append(lacking)
     if missing := cold_start(message.cold_start):
         lines.append(f"cold start, {missing}")
     if message.unknown_events:

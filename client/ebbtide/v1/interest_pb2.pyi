@@ -135,6 +135,7 @@ class Event(google.protobuf.message.Message):
     WEIGHT_FIELD_NUMBER: builtins.int
     FALLBACK_TEXT_FIELD_NUMBER: builtins.int
     EVENT_ID_FIELD_NUMBER: builtins.int
+    EVENT_TYPE_FIELD_NUMBER: builtins.int
     item_id: builtins.str
     """Id of an item of the catalog, not empty. For items that are not in the catalog see `fallback_text` and
     `UnknownItemPolicy`.
@@ -142,15 +143,22 @@ class Event(google.protobuf.message.Message):
     text: builtins.str
     """Free text: a search, or an item that has no id. At most 4096 bytes of UTF-8."""
     weight: builtins.float
-    """Rating, quantity or dwell time: finite and not negative. Absent: 1."""
+    """Rating, quantity or dwell time: finite and not negative. Absent: 1. In an answer, that of an event in a state is
+    multiplied by the weight of its type, so it may be negative.
+    """
     fallback_text: builtins.str
     """Text that the server embeds instead of the item if `item_id` is not in the catalog, such as the title of a new
     item. Only together with `item_id`. At most 4096 bytes of UTF-8.
     """
     event_id: builtins.str
     """Id of the event, unique among the events of a user, not empty, at most 256 bytes of UTF-8: `Observe` adds an event
-    that the state knows only once. Absent: events of the same item and time count as the same. No other method reads
-    it.
+    that the state knows only once. Absent: events of the same item, time and `event_type` count as the same. No other
+    method reads it.
+    """
+    event_type: builtins.str
+    """What the user did, such as view, purchase or dislike: one of the event types that the model was trained with; its
+    learned weight, which may be negative, multiplies `weight`. Absent: the first target type of the training, whose
+    weight is 1. A model that was trained without event types refuses any.
     """
     @property
     def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -165,11 +173,14 @@ class Event(google.protobuf.message.Message):
         weight: builtins.float | None = ...,
         fallback_text: builtins.str | None = ...,
         event_id: builtins.str | None = ...,
+        event_type: builtins.str | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_event_id", b"_event_id", "_fallback_text", b"_fallback_text", "_weight", b"_weight", "event_id", b"event_id", "fallback_text", b"fallback_text", "item_id", b"item_id", "subject", b"subject", "text", b"text", "time", b"time", "weight", b"weight"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_event_id", b"_event_id", "_fallback_text", b"_fallback_text", "_weight", b"_weight", "event_id", b"event_id", "fallback_text", b"fallback_text", "item_id", b"item_id", "subject", b"subject", "text", b"text", "time", b"time", "weight", b"weight"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_event_id", b"_event_id", "_event_type", b"_event_type", "_fallback_text", b"_fallback_text", "_weight", b"_weight", "event_id", b"event_id", "event_type", b"event_type", "fallback_text", b"fallback_text", "item_id", b"item_id", "subject", b"subject", "text", b"text", "time", b"time", "weight", b"weight"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_event_id", b"_event_id", "_event_type", b"_event_type", "_fallback_text", b"_fallback_text", "_weight", b"_weight", "event_id", b"event_id", "event_type", b"event_type", "fallback_text", b"fallback_text", "item_id", b"item_id", "subject", b"subject", "text", b"text", "time", b"time", "weight", b"weight"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_event_id", b"_event_id"]) -> typing.Literal["event_id"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_event_type", b"_event_type"]) -> typing.Literal["event_type"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_fallback_text", b"_fallback_text"]) -> typing.Literal["fallback_text"] | None: ...
     @typing.overload

@@ -70,7 +70,7 @@ def baskets_of(log: EventLog, targets: Mask) -> Baskets:
 
 def seen_share(log: EventLog, baskets: Baskets) -> float:
     """Share of the baskets' events whose item the user had interacted with before the basket; 0 without events."""
-    inside = np.isin(basket_heads(log), baskets.head)
+    inside = np.isin(basket_heads(log), baskets.head) & log.is_target
     return float(is_repeat(log)[inside].mean()) if inside.any() else 0.0
 
 

@@ -6,11 +6,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.catalog import Catalog, catalog_of_events, read_catalog
 from ebbtide.data.errors import DataError
+from ebbtide.data.event_types import EventTypeNames
 from ebbtide.data.events import EventColumns, EventLog, build_log, read_events
 from ebbtide.interest.time_units import TimeUnit
 
@@ -43,6 +45,12 @@ class DataReference(BaseModel):
     """strptime format of the times; None: ISO 8601."""
     encoding: str | None = None
     """Of text files that are not UTF-8 and have no byte order mark."""
+    event_type_column: str | None = None
+    """None for a log of events of one type."""
+    event_types: tuple[str, ...] = ()
+    """Names of the event types of the training, those that are predicted first; empty before the training."""
+    target_types: tuple[str, ...] = ()
+    """Names of those that are predicted."""
 
     @property
     def columns(self) -> EventColumns:
@@ -55,7 +63,26 @@ class DataReference(BaseModel):
             time_unit=self.time_unit,
             time_format=self.time_format,
             encoding=self.encoding,
+            event_type=self.event_type_column,
         )
+
+    def log_of(self, frame: pl.DataFrame, item_index: dict[str, int]) -> EventLog:
+        """The events of a frame of `read_events` as a log.
+
+        Args:
+            frame: Read with `columns`.
+            item_index: Item id to catalog index, for every item of the frame.
+
+        Raises:
+            DataError: An event type is not of the training, or no event is of a target type.
+        """
+        if self.event_type_column is None:
+            return build_log(frame, item_index)
+        if self.event_types:
+            names = EventTypeNames(self.event_types, len(self.target_types))
+        else:
+            names = EventTypeNames.found(frame["event_type"], self.target_types)
+        return build_log(frame, item_index, names, self.event_type_column)
 
     @classmethod
     def of_bundle(cls, folder: Path) -> DataReference:
@@ -108,4 +135,4 @@ def read_dataset(reference: DataReference) -> Dataset:
             f"{reference.events}: column {reference.time_column}: got the same time for all {frame.height:,} events; "
             "expected the time of each event, not of the export"
         )
-    return Dataset(build_log(frame, catalog.index), catalog, bad_events, bad_items)
+    return Dataset(reference.log_of(frame, catalog.index), catalog, bad_events, bad_items)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict
 
 from ebbtide.data.bad_rows import BadRows, value_at
 from ebbtide.data.errors import DataError
+from ebbtide.data.event_types import EventTypeNames
 from ebbtide.data.ids import ROUNDED_ID, is_missing, is_rounded, near_id
 from ebbtide.data.tables import Table, one_error, read_pieces, read_table, too_many
 from ebbtide.data.times import in_future, read_times
 from ebbtide.interest.time_units import TimeUnit
 
+_NO_TYPE = "no event type"
 _NO_WEIGHT = "a weight that is not a finite number of 0 or more"
 _FLOAT_ID = r"^\d+\.0$"
 _MUCH = 0.1
@@ -38,6 +40,8 @@ class EventColumns(BaseModel):
     """Unix time, a date-time, or ISO 8601 text (UTC where it names no zone)."""
     weight: str | None = None
     """Rating, quantity or dwell time; None gives every event weight 1."""
+    event_type: str | None = None
+    """What the user did: view, purchase, dislike; None for a log of one type."""
     time_unit: TimeUnit | None = None
     """Unit of numeric times; None: by magnitude."""
     time_format: str | None = None
@@ -60,6 +64,45 @@ class EventLog:
     """``[events]``: Unix milliseconds, UTC."""
     weight: npt.NDArray[np.float32]
     """``[events]``: 1 where the log has no weight column."""
+    event_types: EventTypeNames | None = None
+    """None where the log has no column of event types."""
+    event_type: npt.NDArray[np.int64] | None = None
+    """``[events]``: index among `event_types`; None without them."""
+
+    @property
+    def is_target(self) -> npt.NDArray[np.bool_]:
+        """``[events]``: whether the event is of a type that is predicted and counted; all are without event types."""
+        if self.event_types is None or self.event_type is None:
+            return np.ones(self.item.shape, dtype=np.bool_)
+        return self.event_type < self.event_types.targets
+
+    @property
+    def counted(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Item and time of the events that popularity counts, each ``[target events]``."""
+        if self.event_type is None:
+            return self.item, self.time_ms
+        is_target = self.is_target
+        return self.item[is_target], self.time_ms[is_target]
+
+    def type_of(self, index: int) -> str | None:
+        """The name of the type of one event; None for a log of events of one type."""
+        if self.event_types is None or self.event_type is None:
+            return None
+        return self.event_types.names[int(self.event_type[index])]
+
+    def only(self, keep: npt.NDArray[np.bool_]) -> EventLog:
+        """The log of the kept events alone, ``[events]``; users who have none of them are left out."""
+        counts = np.bincount(self.user[keep], minlength=len(self.users))
+        present = counts > 0
+        return replace(
+            self,
+            users=[user for user, here in zip(self.users, present.tolist(), strict=True) if here],
+            start=np.concatenate([[0], np.cumsum(counts[present])]),
+            item=self.item[keep],
+            time_ms=self.time_ms[keep],
+            weight=self.weight[keep],
+            event_type=None if self.event_type is None else self.event_type[keep],
+        )
 
     @property
     def events(self) -> int:
@@ -106,7 +149,8 @@ def read_events(
         max_bad_rows: Refuse the file when more than this share of its rows is bad.
 
     Returns:
-        A frame with ``user`` and ``item`` (text), ``time_ms`` (int64) and ``weight`` (float32), and what was left out.
+        A frame with ``user`` and ``item`` (text), ``time_ms`` (int64) and ``weight`` (float32), and ``event_type``
+        (text) if there is such a column; and what was left out.
 
     Raises:
         DataError: Unreadable file, missing column, or too many bad rows.
@@ -203,6 +247,7 @@ class _Checked:
         self.times = read_times(table, columns.time, columns.time_unit, columns.time_format, found=unit)
         self.weight = _weights(table, columns.weight)
         self._event_id: pl.Series | None = None
+        self._event_type: pl.Series | None = None
         self.bad = BadRows(rows=len(self.user))
         self.usable = table.add_flaws(self.bad)
         self.refuse("no user", is_missing(self.user), columns.user)
@@ -213,6 +258,9 @@ class _Checked:
             self.refuse(reason, rows, columns.time, hint)
         is_weight = (self.weight.is_finite() & (self.weight >= 0)).fill_null(False)
         self.refuse(_NO_WEIGHT, ~is_weight, columns.weight, _weight_hint(table, columns.weight, ~is_weight))
+        if columns.event_type is not None:
+            self._event_type = table.text(columns.event_type, is_id=True).str.strip_chars()
+            self.refuse(_NO_TYPE, is_missing(self._event_type), columns.event_type)
 
     def refuse(self, reason: str, rows: pl.Series, column: str | None, hint: str = "") -> None:
         """Marks rows as bad, unless they are already."""
@@ -229,16 +277,19 @@ class _Checked:
         values = {"user": self.user, "item": self.item, "time_ms": self.times.ms, "weight": self.weight}
         if self._event_id is not None:
             values["event_id"] = self._event_id
+        if self._event_type is not None:
+            values["event_type"] = self._event_type
         return pl.DataFrame(values).filter(self.usable)
 
 
 def _names(columns: EventColumns) -> list[str]:
-    names = [columns.user, columns.item, columns.time] + ([columns.weight] if columns.weight else [])
+    names = [columns.user, columns.item, columns.time]
+    names += [name for name in (columns.weight, columns.event_type) if name]
     for name in names:
         if names.count(name) > 1:
             raise DataError(
-                f"columns: got {name!r} for two of user, item, time and weight; expected a different column for each "
-                "(--user-col, --item-col, --time-col, --weight-col)"
+                f"columns: got {name!r} for two of user, item, time, weight and event type; expected a different "
+                "column for each (--user-col, --item-col, --time-col, --weight-col, --event-type-col)"
             )
     return names
 
@@ -289,12 +340,19 @@ def _note_dominant_user(frame: pl.DataFrame, bad: BadRows) -> None:
         )
 
 
-def build_log(frame: pl.DataFrame, item_index: dict[str, int]) -> EventLog:
+def build_log(
+    frame: pl.DataFrame, item_index: dict[str, int], event_types: EventTypeNames | None = None, column: str = ""
+) -> EventLog:
     """Sorts events by user, then time, then row of the file: a total, stable order.
 
     Args:
         frame: From `read_events`.
         item_index: Item id to catalog index, for every item of the frame.
+        event_types: Those that the events may have; None for a log of one type.
+        column: Name of the column with the event types, for the error.
+
+    Raises:
+        DataError: An event has another type.
     """
     ordered = frame.with_row_index("row").sort("user", "time_ms", "row")
     runs = ordered["user"].rle().struct.unnest()
@@ -304,4 +362,6 @@ def build_log(frame: pl.DataFrame, item_index: dict[str, int]) -> EventLog:
         item=ordered["item"].replace_strict(item_index, return_dtype=pl.Int64).to_numpy(),
         time_ms=ordered["time_ms"].to_numpy(),
         weight=ordered["weight"].to_numpy(),
+        event_types=event_types,
+        event_type=None if event_types is None else event_types.indices(ordered["event_type"], column),
     )

@@ -17,15 +17,17 @@ def state_fingerprint(bundle: InterestBundle) -> str:
     """The id of the states of a bundle's exports.
 
     It follows from the format of a record, the items in catalog order, the session gap, the decay rates, those of the
-    repeat score, and the features and projections that event vectors are made from. The parameters themselves count,
-    not the products of them, whose last digits depend on the machine. So a bundle with a new popularity prior
-    (`ebbtide refresh`), another gate or other export options keeps its states.
+    repeat score, the event types with their weights, and the features and projections that event vectors are made from.
+    The parameters themselves count, not the products of them, whose last digits depend on the machine. So a bundle with
+    a new popularity prior (`ebbtide refresh`), another gate or other export options keeps its states.
 
     Args:
         bundle: That is exported.
     """
     digest = hashlib.sha256(f"{FORMAT}\n{bundle.model.config.session_gap_ms}\n".encode())
     digest.update("\0".join(bundle.catalog.item_id).encode())
+    if bundle.model.config.event_types:
+        digest.update("\0".join(("", *bundle.model.config.event_types)).encode())
     for name, values in _parameters(bundle):
         digest.update(f"\n{name}{values.shape}\n".encode())
         digest.update(np.ascontiguousarray(values).data)
@@ -34,7 +36,7 @@ def state_fingerprint(bundle: InterestBundle) -> str:
 
 def _parameters(bundle: InterestBundle) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     named = dict(bundle.model.named_parameters())
-    for name in ("log_decay_rate", "log_rank_decay_rate", "repeat.log_decay_rate"):
+    for name in ("log_decay_rate", "log_rank_decay_rate", "repeat.log_decay_rate", "event_type_raw"):
         if name in named:
             yield name, _array(named[name])
     if bundle.model.repeat is not None:

@@ -20,8 +20,9 @@ from ebbtide.export.facts import ATTRIBUTE_COLUMNS
 from ebbtide.export.state_fingerprint import state_fingerprint
 from ebbtide.interest import exported, parameters
 from ebbtide.interest.contract import Limits
+from ebbtide.interest.event_types import EventType
 from ebbtide.interest.item_ids import ItemIds
-from ebbtide.interest.keys import item_keys
+from ebbtide.interest.keys import item_key, item_keys
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.parameters import GateParameters, InterestConfig, InterestParameters
 from ebbtide.train.bundle import InterestBundle
@@ -65,6 +66,7 @@ def interest_parameters(
         state_fingerprint=state_fingerprint(bundle),
         online_learning_rate=online_learning_rate,
         top_n=top_n,
+        event_types=event_types(bundle),
     )
     return InterestParameters(
         config,
@@ -75,6 +77,16 @@ def interest_parameters(
         repeat=None
         if model.repeat is None
         else model.repeat.parameters_to_serve(model.repeat_item_bias(), bundle.prior_columns),
+    )
+
+
+def event_types(bundle: InterestBundle) -> tuple[EventType, ...]:
+    """The event types of a bundle with their learned weights; none for one that was trained on events of one type."""
+    names = bundle.config.model.event_types
+    weights = bundle.model.event_type_weight.tolist()
+    return tuple(
+        EventType(name, item_key(name), weight, name in bundle.config.data.target_types)
+        for name, weight in zip(names, weights, strict=True)
     )
 
 

@@ -38,6 +38,7 @@ from ebbtide.export.warmup import common_ground, write_warmup
 from ebbtide.interest import served_models
 from ebbtide.interest.contract import Size
 from ebbtide.interest.exported import MODEL_CONFIG_FILE
+from ebbtide.interest.modelfile import write_fingerprint
 from ebbtide.interest.served_models import Kind, Model
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import encoder_fingerprint
@@ -115,16 +116,22 @@ class RepositoryWriter:
             EncoderOptionsError: The encoder does not support the options.
         """
         with self._stage("encoder"):
-            if self.kept_encoder is not None:
-                folders = [
-                    self._version_folder(model.name) for model in (served_models.ENCODER, served_models.TOKENIZER)
-                ]
-                self.kept_encoder.write(self.fingerprint, *folders)
-                return self.kept_encoder
-            source = self._encoder_folder()
-            built = build_encoder(EncoderSource.read(self.bundle, source), self.options.encoder, self.report)
-            write_graph(built.graph, self.fingerprint, self._version_folder(served_models.ENCODER.name))
-            write_tokenizer(source, built.max_tokens, self._version_folder(served_models.TOKENIZER.name))
+            written = self._write_encoder()
+            # Nothing is written into version folders after this.
+            for name, model in self.models.items():
+                if model.kind is Kind.PYTHON:
+                    write_fingerprint(self._version_folder(name), self.fingerprint)
+        return written
+
+    def _write_encoder(self) -> BuiltEncoder | KeptEncoder:
+        folders = [self._version_folder(model.name) for model in (served_models.ENCODER, served_models.TOKENIZER)]
+        if self.kept_encoder is not None:
+            self.kept_encoder.write(self.fingerprint, *folders)
+            return self.kept_encoder
+        source = self._encoder_folder()
+        built = build_encoder(EncoderSource.read(self.bundle, source), self.options.encoder, self.report)
+        write_graph(built.graph, self.fingerprint, folders[0])
+        write_tokenizer(source, built.max_tokens, folders[1])
         return built
 
     def check(self, built: BuiltEncoder | KeptEncoder) -> tuple[EncoderReport, float, float]:

@@ -33,7 +33,7 @@ class Request:
     """One user's request, as the tensors of the contract without batch dimension; None for a missing optional one.
 
     Events come in one order everywhere: those with an item, then the texts that are events by themselves.
-    `event_time`, `event_is_current` and `event_weight` have one entry for each.
+    `event_time`, `event_is_current`, `event_weight` and `event_type` have one entry for each.
     """
 
     event_item: npt.NDArray[np.int64]
@@ -41,6 +41,7 @@ class Request:
     now: npt.NDArray[np.int64]
     event_is_current: npt.NDArray[np.bool_] | None = None
     event_weight: npt.NDArray[np.float32] | None = None
+    event_type: npt.NDArray[np.int64] | None = None
     event_count: npt.NDArray[np.int32] | None = None
     alpha: npt.NDArray[np.float32] | None = None
     decay_scale: npt.NDArray[np.float32] | None = None

@@ -13,6 +13,7 @@ from ebbtide.interest import contract
 from ebbtide.interest.checks import RANGES, STANDALONE, RequestTensors
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.event_types import UNTYPED, EventTypes
 from ebbtide.interest.joining import Join, leading
 
 Ints = npt.NDArray[np.int64]
@@ -27,6 +28,7 @@ _OF_EVENTS = frozenset(
         contract.EVENT_TIME,
         contract.EVENT_IS_CURRENT,
         contract.EVENT_WEIGHT,
+        contract.EVENT_TYPE,
         contract.EVENT_COUNT,
         contract.TEXT_VECTOR,
         contract.TEXT_EVENT,
@@ -73,7 +75,7 @@ class Columns:
     has_flags: Bools | None
     """``[users]``: whether the user gave `is_current`; None where all did, or none."""
     weight: Floats | None
-    """``[events]``, 1 where a user gave none."""
+    """``[events]``, 1 where a user gave none; times the weight of its type, so it may be negative."""
     alpha: Floats | None
     """``[users]``, NaN where a user gave none."""
     decay_scale: Floats | None
@@ -97,7 +99,12 @@ class Columns:
 
 
 def join_requests(
-    requests: Sequence[RequestTensors], limits: Limits, *, exclude_seen: bool, ignore_unknown: bool
+    requests: Sequence[RequestTensors],
+    limits: Limits,
+    *,
+    exclude_seen: bool,
+    ignore_unknown: bool,
+    event_types: EventTypes | None = None,
 ) -> Columns:
     """The columns of a batch.
 
@@ -106,17 +113,20 @@ def join_requests(
         limits: Of the export.
         exclude_seen: The policy where a request has none.
         ignore_unknown: The policy where a request has none.
+        event_types: Of the export; None for none.
 
     Raises:
         RequestsRefused: Some cannot be served.
     """
-    return _Columns(requests, limits, contract.NOW).columns(exclude_seen=exclude_seen, ignore_unknown=ignore_unknown)
+    return _Columns(requests, limits, contract.NOW).columns(
+        event_types, exclude_seen=exclude_seen, ignore_unknown=ignore_unknown
+    )
 
 
 class _Columns(Join):
     """The state of one `join_requests`."""
 
-    def columns(self, *, exclude_seen: bool, ignore_unknown: bool) -> Columns:
+    def columns(self, event_types: EventTypes | None, *, exclude_seen: bool, ignore_unknown: bool) -> Columns:
         if self._given.isdisjoint(_OF_EVENTS):
             return self._without_events(exclude_seen=exclude_seen, ignore_unknown=ignore_unknown)
         items = self._lengths(contract.EVENT_ITEM, missing=np.zeros(self._request.size, dtype=np.int64))
@@ -125,7 +135,7 @@ class _Columns(Join):
         events = items if standalone is None else items + np.bincount(standalone, minlength=items.size)
         self._check_lengths(
             events,
-            (contract.EVENT_TIME, contract.EVENT_IS_CURRENT, contract.EVENT_WEIGHT),
+            (contract.EVENT_TIME, contract.EVENT_IS_CURRENT, contract.EVENT_WEIGHT, contract.EVENT_TYPE),
             by_item=standalone is None,
         )
         has_texts = np.zeros(items.size, dtype=np.bool_)
@@ -135,6 +145,7 @@ class _Columns(Join):
         event_item, time_ms = self._flat(contract.EVENT_ITEM), self._flat(contract.EVENT_TIME)
         is_current, has_flags = self._optional(contract.EVENT_IS_CURRENT, events, fill=np.False_)
         weight, _ = self._optional(contract.EVENT_WEIGHT, events, fill=np.float32(1))
+        type_key, _ = self._optional(contract.EVENT_TYPE, events, fill=np.int64(UNTYPED))
         if counts is not None:
             # A user with a count has no texts, so the first `count` events are the first `count` items.
             real_items, real_events = np.where(counts < 0, items, counts), np.where(counts < 0, events, counts)
@@ -143,11 +154,15 @@ class _Columns(Join):
             time_ms = time_ms[kept]
             is_current = None if is_current is None else is_current[kept]
             weight = None if weight is None else weight[kept]
+            type_key = None if type_key is None else type_key[kept]
             items, events = real_items, real_events
         user = np.arange(events.size).repeat(events)
         now_ms = self._flat(contract.NOW)
         age_ms = self._ages(now_ms, user, events, time_ms)
         self._check_weights(user, weight)
+        types = self._types(user, type_key, event_types)
+        if types is not None and event_types is not None:
+            weight = event_types.weighed(types, weight)
         return Columns(
             request=self._request,
             items=items,

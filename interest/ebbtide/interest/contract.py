@@ -150,6 +150,15 @@ EVENT_WEIGHT = Tensor(
     ragged=True,
     optional=True,
 )
+EVENT_TYPE = Tensor(
+    "event_type",
+    Dtype.INT64,
+    (Axis.EVENTS,),
+    "key of the event type of each event (view, purchase, dislike): the xxHash of its name; 0 for an event without "
+    "one, which counts as one of the first target type",
+    ragged=True,
+    optional=True,
+)
 NOW = Tensor("now", Dtype.INT64, (1,), "Unix time of the request in milliseconds, UTC")
 ALPHA = Tensor("alpha", Dtype.FP32, (1,), "share of history in the blend, 0 to 1; overrides the gate", optional=True)
 EXCLUDE_ITEM = Tensor(
@@ -236,7 +245,7 @@ EVENT_ID = Tensor(
     "event_id",
     Dtype.INT64,
     (Axis.EVENTS,),
-    "id of each event: one that the user's state has already is dropped; default: a hash of its item and time",
+    "id of each event: one that the user's state has already is dropped; default: a hash of its item, time and type",
     ragged=True,
     optional=True,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ebbtide.interest.interest_reader import InterestReader
 from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.item_keeper import KeeperTables, TextProjections
 from ebbtide.interest.lookup import KeyIndex
-from ebbtide.interest.modelfile import MODEL_FILE, read_fingerprint
+from ebbtide.interest.modelfile import FINGERPRINT_FILE, MODEL_FILE, read_fingerprint
 from ebbtide.interest.online import OnlineLearning
 from ebbtide.interest.parameters import CONFIG_FILE, TENSORS_FILE, InterestConfig, InterestParameters
 from ebbtide.interest.pipeline import InterestPipeline
@@ -265,8 +266,10 @@ def read_item_keeper(folder: Path) -> KeeperTables:
     return KeeperTables(config, index, projections, *read_attributes(folder, config))
 
 
-def require_one_export(repository: Path, version: int, fingerprint: str, *, hash_files: bool = True) -> None:
-    """Refuses a version whose models come from different exports, or whose ONNX files have changed since the export.
+def require_one_export(
+    repository: Path, version: int, fingerprint: str, *, hashed: Collection[str] | None = None
+) -> None:
+    """Refuses a version whose models come from different exports, or whose files have changed since the export.
 
     Only models in the same repository folder can be compared: Triton downloads each model of a cloud repository into a
     separate folder.
@@ -275,7 +278,7 @@ def require_one_export(repository: Path, version: int, fingerprint: str, *, hash
         repository: The folder that holds one folder for each model.
         version: The version to check in every model.
         fingerprint: The expected export id.
-        hash_files: See `read_fingerprint`.
+        hashed: Models whose files are hashed, see `read_fingerprint`; None for all.
 
     Raises:
         ValueError: A model differs; the message names its file and both ids, or both hashes.
@@ -285,10 +288,14 @@ def require_one_export(repository: Path, version: int, fingerprint: str, *, hash
         if not path.is_file():
             continue
         metadata: dict[str, str] = {}
+        is_hashed = hashed is None or model.name in hashed
         if path.name == CONFIG_FILE:
             metadata["fingerprint"] = read_interest_config(path.parent).fingerprint
+            # Earlier exports have hashes of their ONNX files only.
+            if is_hashed and (path.parent / FINGERPRINT_FILE).is_file():
+                metadata["fingerprint"] = read_fingerprint(path.parent)
         elif path.name == MODEL_FILE:
-            metadata["fingerprint"] = read_fingerprint(path.parent, hash_files=hash_files)
+            metadata["fingerprint"] = read_fingerprint(path.parent, hash_files=is_hashed)
         else:
             ensemble = read_ensemble(path)
             if ensemble.version != version:

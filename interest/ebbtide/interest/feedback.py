@@ -51,7 +51,7 @@ class Feedback:
         Args:
             records: ``[users]``, before the events.
             events: Of these users.
-            added: ``[events]``: the events that were not known before.
+            added: ``[events]``: the events of target types that were not known before.
             shown: ``[users]``: keys of the items that each user was shown, in any order; none for no feedback.
         """
         user = np.arange(events.counts.size).repeat(events.counts)

@@ -193,9 +193,11 @@ class ItemKeeper:
         items: set[int] = set()
         for rule in parse_rules(json.dumps(rules).encode()):
             values = np.array(rule.attribute_key, dtype=np.int64)
-            if rule.name in given and (self._tables.attributes.find(values) == UNKNOWN).any():
+            unknown = self._tables.attributes.find(values) == UNKNOWN
+            if rule.name in given and unknown.any():
+                shown = _attribute_text(given[rule.name], int(unknown.argmax()))
                 expected = "values that items of the catalog have, in columns of `--attribute-col` of the export"
-                raise RequestError(name, f"rule {rule.name!r} with an unknown attribute value", expected)
+                raise RequestError(name, f"rule {rule.name!r} with the unknown attribute value {shown}", expected)
             items.update(matching(rule, self._index, self._tables.attributes, self._tables.words).tolist())
             if len(items) > MOST_RULED_ITEMS:
                 most = f"at most {MOST_RULED_ITEMS} items of the catalog that all rules together are about"
@@ -306,6 +308,14 @@ def _attributes(request: RequestTensors, items: int) -> list[tuple[int, ...]]:
         raise RequestError(name, f"a sum of {counts.sum()}", f"{values.size}, the attribute values of the request")
     stops = counts.cumsum().tolist()
     return [tuple(values[start:stop].tolist()) for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def _attribute_text(rule: Mapping[str, Any], index: int) -> str:
+    """An attribute value of a rule, as the client wrote it beside the keys; its key where the client did not."""
+    try:
+        return [f"{column}={value}" for column, values in rule["attributes"] for value in values][index]
+    except (KeyError, TypeError, ValueError, IndexError):
+        return f"key {rule['attribute_keys'][index]}"
 
 
 def _flat(request: RequestTensors, name: str, dtype: npt.DTypeLike = np.object_) -> npt.NDArray[Any]:

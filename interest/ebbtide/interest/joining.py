@@ -12,6 +12,8 @@ from ebbtide.interest import contract
 from ebbtide.interest.checks import RANGES, RequestTensors, refuse_entries, refuse_users
 from ebbtide.interest.contract import Limits, Tensor
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.event_types import UNTYPED, EventTypes, known_types
+from ebbtide.interest.lookup import UNKNOWN
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -89,6 +91,25 @@ class Join:
         allowed = RANGES[contract.EVENT_WEIGHT.name]
         if weight is not None and not allowed.holds_all(weight):
             self._check_entries(contract.EVENT_WEIGHT, user, allowed.bad(weight), weight, lambda _one: allowed.expected)
+
+    def _types(self, user: Ints, key: Ints | None, types: EventTypes | None) -> Ints | None:
+        """The index of each event's type, ``[events]``; None where no event needs one.
+
+        Args:
+            user: ``[events]``.
+            key: ``[events]``, of the types; None where no user gave any.
+            types: Of the export.
+        """
+        if key is None:
+            return None
+        if types is None:
+            expected = "none, since the model was trained without event types (`ebbtide train --event-type-col`)"
+            self._check_entries(contract.EVENT_TYPE, user, key != UNTYPED, key, lambda _one: expected)
+            return None
+        index = types.find(key)
+        expected = f"the key of one of the event types of the training: {known_types(types.names)}"
+        self._check_entries(contract.EVENT_TYPE, user, index == UNKNOWN, key, lambda _one: expected)
+        return index
 
     def _keys(self, tensor: Tensor, most: int, noun: str) -> tuple[Ints, Ints] | None:
         if tensor.name not in self._given:

@@ -1,4 +1,4 @@
-"""Ties the files of an ONNX model to one export: a file in the same folder holds the export's id and their SHA-256."""
+"""Ties the files of a model to one export: a file in the same folder holds the export's id and their SHA-256."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from pathlib import Path
 MODEL_FILE = "model.onnx"
 FINGERPRINT_FILE = "fingerprint.json"
 """JSON: ``fingerprint``, the export's id, and ``sha256``, the hash of each file by name."""
+_SOURCE_SUFFIX = ".py"
 _CHUNK_BYTES = 1 << 20
 
 
 def write_fingerprint(folder: Path, fingerprint: str) -> None:
-    """Writes `FINGERPRINT_FILE` for the model files of a version folder, a separate file of weights included."""
-    hashes = {path.name: _sha256(path) for path in sorted(folder.glob(f"{MODEL_FILE}*"))}
+    """Writes `FINGERPRINT_FILE` for the files of a version folder: graphs, weights and tables, no sources."""
+    files = (path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix != _SOURCE_SUFFIX)
+    hashes = {path.name: _sha256(path) for path in files if path.name != FINGERPRINT_FILE}
     content = json.dumps({"fingerprint": fingerprint, "sha256": hashes}, indent=2)
     (folder / FINGERPRINT_FILE).write_text(content + "\n", encoding="utf-8")
 
 
 def read_fingerprint(folder: Path, *, hash_files: bool = True) -> str:
-    """The id of the export that wrote the model files of a version folder.
+    """The id of the export that wrote the files of a version folder.
 
     Args:
-        folder: Version folder of an ONNX model.
+        folder: Version folder of a model.
         hash_files: Whether to hash the files and compare with the hashes in `FINGERPRINT_FILE`.
 
     Raises:

@@ -12,10 +12,11 @@ from ebbtide.interest import contract
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.event_types import UNTYPED, EventTypes
 from ebbtide.interest.events import MS_PER_DAY
 from ebbtide.interest.joining import Join, leading
 from ebbtide.interest.lookup import UNKNOWN, ItemIndex
-from ebbtide.interest.record import NewEvents, mixed
+from ebbtide.interest.record import NewEvents, derived_ids
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -51,6 +52,7 @@ def join_observations(
     now_ms: int,
     *,
     ignore_unknown: bool,
+    event_types: EventTypes | None = None,
 ) -> Observations:
     """The rows of a batch.
 
@@ -61,19 +63,28 @@ def join_observations(
         fingerprint: Of the export, for the error.
         now_ms: The server's clock, Unix milliseconds.
         ignore_unknown: The policy where a request has none.
+        event_types: Of the export; None for none.
 
     Raises:
         RequestsRefused: Some cannot be served.
     """
     return _Observations(requests, limits, contract.USER, width=2).columns(
-        index, fingerprint, now_ms, ignore_unknown=ignore_unknown
+        index, fingerprint, now_ms, event_types, ignore_unknown=ignore_unknown
     )
 
 
 class _Observations(Join):
     """The state of one `join_observations`."""
 
-    def columns(self, index: ItemIndex, fingerprint: str, now_ms: int, *, ignore_unknown: bool) -> Observations:
+    def columns(
+        self,
+        index: ItemIndex,
+        fingerprint: str,
+        now_ms: int,
+        event_types: EventTypes | None,
+        *,
+        ignore_unknown: bool,
+    ) -> Observations:
         users: Ints = self._flat(contract.USER).reshape(-1, 2)
         self._check_users(
             # No user's key begins with 0: those are shared records of the store.
@@ -81,20 +92,24 @@ class _Observations(Join):
             lambda one: RequestError(contract.USER.name, f"0 and {users[one, 1]}", "the key of a user"),
         )
         counts = self._lengths(contract.EVENT_ITEM)
-        self._check_lengths(counts, (contract.EVENT_TIME, contract.EVENT_WEIGHT, contract.EVENT_ID), by_item=True)
+        of_events = (contract.EVENT_TIME, contract.EVENT_WEIGHT, contract.EVENT_TYPE, contract.EVENT_ID)
+        self._check_lengths(counts, of_events, by_item=True)
         real = self._event_counts(counts, np.zeros(counts.size, dtype=np.bool_))
         item_key, time_ms = self._flat(contract.EVENT_ITEM), self._flat(contract.EVENT_TIME)
         weight, _ = self._optional(contract.EVENT_WEIGHT, counts, fill=np.float32(1))
+        type_key, _ = self._optional(contract.EVENT_TYPE, counts, fill=np.int64(UNTYPED))
         event_id, gave_id = self._optional(contract.EVENT_ID, counts, fill=np.int64(0))
-        if event_id is not None and gave_id is not None:
-            # The id that a record derives for an event without one.
-            derived = item_key ^ mixed(time_ms.view(np.uint64)).view(np.int64)
+        if event_id is None and type_key is not None:
+            event_id = derived_ids(item_key, time_ms, type_key, event_types)
+        elif event_id is not None and gave_id is not None:
+            derived = derived_ids(item_key, time_ms, type_key, event_types)
             event_id = np.where(np.repeat(gave_id, counts), event_id, derived)
         if real is not None:
             real = np.where(real < 0, counts, real)
             kept = leading(real, counts)
             counts, item_key, time_ms = real, item_key[kept], time_ms[kept]
             weight = None if weight is None else weight[kept]
+            type_key = None if type_key is None else type_key[kept]
             event_id = None if event_id is None else event_id[kept]
         user = np.arange(counts.size).repeat(counts)
         latest_ms = now_ms + _CLOCK_SKEW_MS
@@ -107,6 +122,9 @@ class _Observations(Join):
                 lambda _one: f"Unix milliseconds from 0 to {latest_ms}, a day after the server's clock",
             )
         self._check_weights(user, weight)
+        types, is_target = self._types(user, type_key, event_types), None
+        if types is not None and event_types is not None:
+            weight, is_target = event_types.weighed(types, weight), event_types.is_target[types]
         self._check_known(user, item_key, index, fingerprint, ignore_unknown=ignore_unknown)
         as_exported = np.broadcast_to(self._policy(contract.AS_EXPORTED, default=False), counts.shape)
         shown = self._keys(contract.SHOWN_ITEM, self._limits.max_candidates, "items")
@@ -116,7 +134,7 @@ class _Observations(Join):
             of_rows = np.split(key, np.bincount(row, minlength=counts.size).cumsum()[:-1])
         resets = np.broadcast_to(self._policy(contract.RESET_LEARNING, default=False), counts.shape)
         return Observations(
-            users, NewEvents(counts, item_key, time_ms, weight, event_id), of_rows, resets, ~as_exported
+            users, NewEvents(counts, item_key, time_ms, weight, event_id, is_target), of_rows, resets, ~as_exported
         )
 
     def _check_known(

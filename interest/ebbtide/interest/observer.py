@@ -24,7 +24,7 @@ from ebbtide.interest.users import Users, record_of
 from ebbtide.store import Changes, Snapshot, StateStore
 
 Ints = npt.NDArray[np.int64]
-
+Bools = npt.NDArray[np.bool_]
 
 PRECISION_VARIABLE = "EBBTIDE_STATE_PRECISION"
 """Names the precision of folded sums: ``single``, the default, or ``half``."""
@@ -102,6 +102,7 @@ class Observer:
             config.fingerprint,
             self._clock_ms(),
             ignore_unknown=config.ignore_unknown,
+            event_types=self._pipeline.parameters.event_types,
         )
         recorder = self._pipeline.recorder(half_precision=self._half_precision)
         update = _Update(self._users, rows, recorder, self._feedback)
@@ -124,7 +125,7 @@ class _Update:
         self.counts = np.zeros((rows.user.shape[0], 4), dtype=np.int32)
         """``[requests, 4]``: what became of each row's events, as `OBSERVED` has it."""
         self._added: dict[int, tuple[Ints, Ints]] = {}
-        """Keys and times of the events that each row added."""
+        """Keys and times of the events of target types that each row added."""
         self._rows_of: dict[bytes, list[int]] = {}
         for row, key in enumerate(store_keys(rows.user)):
             self._rows_of.setdefault(key, []).append(row)
@@ -153,8 +154,9 @@ class _Update:
                 if fingerprint == self._fingerprint:
                     observed = self._recorder.observe(before, events)
                     self.counts[rows] = observed.counts
-                    records: Sequence[bytes | None] = self._learned(before, events, observed, rows)
-                    added = events.raw().take(observed.is_new)
+                    taken = observed.is_new if events.is_target is None else observed.is_new & events.is_target
+                    records: Sequence[bytes | None] = self._learned(before, events, observed, taken, rows)
+                    added = events.raw().take(taken)
                     first = added.user.searchsorted(np.arange(len(users) + 1)).tolist()
                     for row, start, stop in zip(rows.tolist(), first, first[1:], strict=False):
                         self._added[row] = added.key[start:stop], added.time_ms[start:stop]
@@ -169,21 +171,21 @@ class _Update:
         ]
 
     def added(self) -> tuple[Ints, Ints]:
-        """Item keys and times of the events that were added, of rows whose events are counted."""
+        """Item keys and times of the events of target types that were added, of rows whose events are counted."""
         counted = [pair for row, pair in self._added.items() if self._rows.is_counted[row]]
         none = np.empty(0, dtype=np.int64)
         keys, times = zip(*counted, strict=True) if counted else ((none,), (none,))
         return np.concatenate(keys), np.concatenate(times)
 
     def _learned(
-        self, before: Sequence[bytes | None], events: NewEvents, observed: Observed, rows: Ints
+        self, before: Sequence[bytes | None], events: NewEvents, observed: Observed, taken: Bools, rows: Ints
     ) -> list[bytes | None]:
         """The observed records, with the offsets that the feedback of their rows moves them to."""
         records = observed.records
         if self._feedback is None:
             return records
         shown = [self._rows.shown[row] for row in rows.tolist()]
-        for user, offset in self._feedback.offsets(before, events, observed.is_new, shown).items():
+        for user, offset in self._feedback.offsets(before, events, taken, shown).items():
             record = records[user]
             assert record is not None  # noqa: S101 - an event was added
             records[user] = with_alpha_offset(record, offset)

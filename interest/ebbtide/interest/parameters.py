@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest.contract import Limits
+from ebbtide.interest.event_types import EventType, EventTypes
 from ebbtide.interest.repeat import RepeatParameters
 
 Floats = npt.NDArray[np.float32]
@@ -57,6 +58,9 @@ class InterestConfig:
     """How fast the alpha of a user follows what the user takes; 0 learns nothing online."""
     top_n: int = 0
     """Items of a list of recommendations; 0 in an export from before a server could have new items."""
+    event_types: tuple[EventType, ...] = ()
+    """The event types that requests may name, the first of them a target with weight 1; none where the training knew
+    none."""
 
     @property
     def states(self) -> str:
@@ -72,9 +76,10 @@ class InterestConfig:
         """
         content = json.loads(text)
         known = {field.name for field in fields(cls)}
-        if {"state_fingerprint", "online_learning_rate", "top_n", *content} != known:
+        if {"state_fingerprint", "online_learning_rate", "top_n", "event_types", *content} != known:
             raise ValueError(f"{CONFIG_FILE}: got keys {sorted(content)}; expected {sorted(known)}")
-        return cls(**{**content, "limits": Limits(**content["limits"])})
+        types = tuple(EventType(**one) for one in content.get("event_types", ()))
+        return cls(**{**content, "limits": Limits(**content["limits"]), "event_types": types})
 
     def to_json(self) -> str:
         """The settings as a JSON object."""
@@ -101,6 +106,11 @@ class InterestParameters:
     def vector_width(self) -> int:
         """D."""
         return self.decay_rate_per_day.shape[0]
+
+    @cached_property
+    def event_types(self) -> EventTypes | None:
+        """The types that events may have; None where the training knew none."""
+        return EventTypes(self.config.event_types) if self.config.event_types else None
 
     @cached_property
     def decay_exponents(self) -> Floats:

@@ -327,7 +327,11 @@ class InterestPipeline:
         """
         config = self.parameters.config
         columns = join_requests(
-            requests, config.limits, exclude_seen=config.exclude_seen, ignore_unknown=config.ignore_unknown
+            requests,
+            config.limits,
+            exclude_seen=config.exclude_seen,
+            ignore_unknown=config.ignore_unknown,
+            event_types=self.parameters.event_types,
         )
         items = self.items
         sources = find_sources(columns, items.index, config.fingerprint)

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.interest.event_types import UNTYPED, EventTypes
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -91,10 +93,14 @@ class NewEvents:
     time_ms: Ints
     """``[events]``: Unix milliseconds, from 0 to 2^48 - 1."""
     weight: Floats | None = None
-    """``[events]``, finite and from 0 to 1e15; None where every weight is 1."""
+    """``[events]``, finite, 0 to 1e15 times the weight of the event's type, so it may be negative; None where every
+    weight is 1."""
     event_id: Ints | None = None
-    """``[events]``: the same id again is the same event. None derives it from item key and time, so that the same item
-    at the same time is the same event."""
+    """``[events]``: the same id again is the same event. None derives it by `derived_ids` from item key and time, so
+    that the same item at the same time is the same event."""
+    is_target: Bools | None = None
+    """``[events]``: whether the event is of a type that is predicted and that popularity counts; None for all. No part
+    of a record."""
 
     def take(self, users: Ints) -> NewEvents:
         """The events of some users, in their order."""
@@ -107,14 +113,13 @@ class NewEvents:
             self.time_ms[index],
             None if self.weight is None else self.weight[index],
             None if self.event_id is None else self.event_id[index],
+            None if self.is_target is None else self.is_target[index],
         )
 
     def raw(self) -> RawEvents:
         """The same as a record holds them."""
-        if self.event_id is None:
-            event_id = mixed(self.item_key.view(np.uint64) ^ mixed(self.time_ms.view(np.uint64)))
-        else:
-            event_id = mixed(self.event_id.view(np.uint64))
+        given = derived_ids(self.item_key, self.time_ms) if self.event_id is None else self.event_id
+        event_id = mixed(given.view(np.uint64))
         weight = np.ones(self.time_ms.shape, dtype=np.float32) if self.weight is None else self.weight
         return RawEvents(
             np.arange(self.counts.shape[0]).repeat(self.counts),
@@ -424,6 +429,26 @@ def index_from_end(user: Ints, users: int) -> Ints:
     """The index of each entry among its user's, counted from the last: 0 for the last."""
     index: Ints = np.cumsum(np.bincount(user, minlength=users))[user] - 1 - np.arange(user.size)
     return index
+
+
+def derived_ids(
+    item_key: Ints, time_ms: Ints, type_key: Ints | None = None, event_types: EventTypes | None = None
+) -> Ints:
+    """The ids of events that come without, ``[events]``: the same item, time and type is the same event.
+
+    An event of the first type has the id of one without a type.
+
+    Args:
+        item_key: ``[events]``.
+        time_ms: ``[events]``.
+        type_key: ``[events]``; None for events without a type.
+        event_types: Of the export; None for none.
+    """
+    derived: Ints = item_key ^ mixed(time_ms.view(np.uint64)).view(np.int64)
+    if type_key is not None and event_types is not None:
+        is_other = (type_key != UNTYPED) & (type_key != event_types.key[0])
+        derived ^= np.where(is_other, mixed(type_key.view(np.uint64)).view(np.int64), 0)
+    return derived
 
 
 def mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

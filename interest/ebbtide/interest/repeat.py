@@ -271,7 +271,8 @@ def _seen_items(
     newest_days = np.minimum.reduceat(age_days, starts)
     request, item = request[starts], item[starts]
 
-    columns = [*np.log1p(counts).T, np.log1p(user_events.astype(np.float32))[request]]
+    # A count is negative where what the user did with the item weighs less than nothing.
+    columns = [*np.copysign(np.log1p(np.abs(counts)), counts).T, np.log1p(user_events.astype(np.float32))[request]]
     if parameters.knows_time:
         columns.append(np.log1p(newest_days * _HOURS_PER_DAY))
     columns.extend(parameters.trend.take(item, axis=0).T)

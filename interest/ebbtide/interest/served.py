@@ -7,7 +7,7 @@ imports it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,11 @@ T = TypeVar("T")
 _MARK = np.ones((1, 1), dtype=np.bool_)
 _WRITE_SECONDS = 1.0
 """Between two writes of the live counts, unless writing takes long."""
+_HASHES_TOO = {
+    served_models.ADAPTIVE_WEIGHTS.name: (served_models.SCORING_HEAD.name,),
+    served_models.TOKENIZER.name: (served_models.ENCODER.name,),
+}
+"""An ONNX model cannot hash its own files: the Python model whose outputs go to it does."""
 _LONGEST_WRITE_PAUSE = 0.8
 """Of the seconds between two reads: what is observed is read elsewhere within twice that time."""
 
@@ -73,7 +78,8 @@ class ServedModel:
         self._folder = Path(args["model_repository"])
         self._version = args["model_version"]
         # One instance hashes the files at load; the others need not repeat it.
-        self._is_first = args["model_instance_name"].endswith("_0")
+        is_first = args["model_instance_name"].endswith("_0")
+        self._unchecked: Collection[str] | None = {self.name, *_HASHES_TOO.get(self.name, ())} if is_first else ()
         # The order of the contract, independent of the order in the request.
         model = served_models.MODELS[self.name]
         self._outputs = [tensor.name for tensor in model.outputs]
@@ -88,8 +94,10 @@ class ServedModel:
         """
         folder = self._folder / self._version
         try:
-            fingerprint = read_interest_config(folder).fingerprint
-            require_one_export(self._folder.parent, int(self._version), fingerprint, hash_files=self._is_first)
+            if self._unchecked is not None:
+                fingerprint = read_interest_config(folder).fingerprint
+                require_one_export(self._folder.parent, int(self._version), fingerprint, hashed=self._unchecked)
+                self._unchecked = None
             return read(folder)
         except Exception as error:
             raise pb_utils.TritonModelException(f"unable to load model '{self.name}': {error}") from None

@@ -37,6 +37,7 @@ from ebbtide.interest.contract import (
     EVENT_ITEM,
     EVENT_SHARE,
     EVENT_TIME,
+    EVENT_TYPE,
     EVENT_WEIGHT,
     EXCLUDE_ITEM,
     EXCLUDE_SEEN,
@@ -150,6 +151,7 @@ _USER = (
     EVENT_TIME,
     EVENT_IS_CURRENT,
     EVENT_WEIGHT,
+    EVENT_TYPE,
     EVENT_COUNT,
     NOW,
     ALPHA,
@@ -237,6 +239,7 @@ OBSERVER = Model(
     (
         *(replace(tensor, optional=False) for tensor in (USER, EVENT_ITEM, EVENT_TIME)),
         EVENT_WEIGHT,
+        EVENT_TYPE,
         EVENT_ID,
         EVENT_COUNT,
         IGNORE_UNKNOWN,

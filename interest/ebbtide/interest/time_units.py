@@ -12,6 +12,7 @@ from dates written as numbers, .NET ticks and Windows file times."""
 _DURATIONS = ((365.25, "years"), (1.0, "days"), (1 / 24, "h"), (1 / 1440, "min"), (1 / 86_400, "s"))
 """Units that durations are shown in, with their days, the longest first."""
 _ENDLESS_DAYS = 365_250.0
+_ENDLESS_EVENTS = 100_000
 _NUMBER_FORMATS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 
 
@@ -45,7 +46,7 @@ def day(number: float, unit: TimeUnit) -> str:
 
 
 ENDLESS = "endless"
-"""A duration of a thousand years or more."""
+"""A duration of a thousand years, or of 100,000 events, or more."""
 
 
 def duration(days: float) -> str:
@@ -59,6 +60,15 @@ def duration(days: float) -> str:
     number = days / size
     shown = f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
     return f"{shown} {unit}" if shown != "1" or unit == "s" else f"1 {unit.removesuffix('s')}"
+
+
+def events_duration(events: float) -> str:
+    """A half-life in later events, with three digits: ``36.3 events``.
+
+    From 100,000 on it is ``endless``: hardly a user has so many.
+    """
+    shown = f"{events:,.3g}"
+    return ENDLESS if events >= _ENDLESS_EVENTS else f"{shown} event{'' if shown == '1' else 's'}"
 
 
 def written_date(digits: str) -> tuple[datetime, str] | None:

@@ -115,7 +115,7 @@ def backfill(
     folder = observer_folder(repository, version)
     try:
         fingerprint = exported.read_interest_config(folder).states
-        index = exported.read_plain_pipeline(folder).index
+        pipeline = exported.read_plain_pipeline(folder)
     except (ValueError, KeyError, OSError) as error:
         raise BackfillError(f"{folder}: damaged export: {error}") from error
     config = config or StoreConfig()
@@ -126,7 +126,7 @@ def backfill(
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ebbtide-backfill-", dir=scratch) as spilled:
         spill = Spill(Path(spilled))
-        found = spill_log(log, index, spill, progress.reading)
+        found = spill_log(log, pipeline.index, spill, progress.reading, pipeline.parameters.event_types)
         read_at = time.monotonic()
         task = Task(
             folder.absolute(),
@@ -135,6 +135,7 @@ def backfill(
             config,
             found.mark,
             log.event_id is not None,
+            log.columns.event_type is not None,
             replace_folded,
         )
         if processes is None:

@@ -14,9 +14,10 @@ import polars as pl
 import xxhash
 
 from ebbtide.backfill.errors import BackfillError
-from ebbtide.backfill.spill import PLAIN, WITH_ID, Spill
+from ebbtide.backfill.spill import Spill, event_dtype
 from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.events import EventColumns, read_event_pieces, refuse_bad_rows
+from ebbtide.interest.event_types import EventTypes, known_types
 from ebbtide.interest.events import MS_PER_DAY
 from ebbtide.interest.keys import item_keys, user_keys
 from ebbtide.interest.lookup import UNKNOWN, KeyIndex
@@ -61,7 +62,13 @@ class Spilled:
 
 
 def spill_log(
-    log: LogFiles, index: KeyIndex, spill: Spill, report: Callable[[int], None], *, with_ids: bool = False
+    log: LogFiles,
+    index: KeyIndex,
+    spill: Spill,
+    report: Callable[[int], None],
+    event_types: EventTypes | None,
+    *,
+    with_ids: bool = False,
 ) -> Spilled:
     """Reads a log.
 
@@ -70,12 +77,18 @@ def spill_log(
         index: The catalog's keys.
         spill: Where the events go.
         report: Called with the number of rows read so far.
+        event_types: Of the export; None for none.
         with_ids: Whether to note the ids of the users too.
 
     Raises:
         DataError: A file cannot be used.
-        BackfillError: No item is known, or no event is left.
+        BackfillError: No item is known, no event is left, or an event type is not known.
     """
+    if log.columns.event_type is not None and event_types is None:
+        raise BackfillError(
+            f"event types: got column {log.columns.event_type!r} for a model that was trained without event types; "
+            "expected none, or a repository of a training with --event-type-col"
+        )
     found = Spilled()
     digest = xxhash.xxh3_64()
     latest_ms = time.time_ns() // 1_000_000 + MS_PER_DAY
@@ -86,6 +99,8 @@ def spill_log(
         for frame, of_piece in read_event_pieces(path, log.columns, log.event_id, latest_ms=latest_ms):
             bad.extend(of_piece)
             rows += of_piece.rows
+            if event_types is not None and log.columns.event_type is not None:
+                _check_types(frame["event_type"], event_types, path, log.columns.event_type)
             events = _with_keys(frame)
             keep = np.ones(events.size, dtype=np.bool_)
             if log.until_ms is not None:
@@ -114,15 +129,26 @@ def spill_log(
 
 def _with_keys(frame: pl.DataFrame) -> npt.NDArray[np.void]:
     """Events of `read_event_pieces` as `Spill` takes them."""
-    has_id = "event_id" in frame.columns
-    events = np.empty(frame.height, dtype=WITH_ID if has_id else PLAIN)
+    has_id, has_type = "event_id" in frame.columns, "event_type" in frame.columns
+    events = np.empty(frame.height, dtype=event_dtype(with_id=has_id, with_type=has_type))
     events["user"] = _looked_up(frame["user"], user_keys)
     events["item_key"] = _looked_up(frame["item"], item_keys)
     events["time_ms"] = frame["time_ms"].to_numpy()
     events["weight"] = frame["weight"].to_numpy()
     if has_id:
         events["event_id"] = item_keys(frame["event_id"].to_list())
+    if has_type:
+        events["event_type"] = _looked_up(frame["event_type"], item_keys)
     return events
+
+
+def _check_types(event_type: pl.Series, event_types: EventTypes, path: str | Path, column: str) -> None:
+    unknown = event_type.filter(~event_type.is_in(list(event_types.names)))
+    if len(unknown):
+        raise BackfillError(
+            f"{path}, column {column}: got {unknown[0]!r}; expected an event type of the training, such as "
+            f"{known_types(event_types.names, unknown[0])}"
+        )
 
 
 def _looked_up(ids: pl.Series, keys_of: Callable[[Iterable[str]], Ints]) -> Ints:

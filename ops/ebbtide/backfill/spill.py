@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ebbtide.interest.event_types import EventTypes
 from ebbtide.interest.keys import user_keys
-from ebbtide.interest.record import NewEvents, store_keys
+from ebbtide.interest.record import NewEvents, derived_ids, store_keys
 
 Ints = npt.NDArray[np.int64]
 
@@ -27,9 +28,12 @@ _EVENT: list[Any] = [
     ("time_ms", "<i8"),
     ("weight", "<f4"),
 ]
-PLAIN = np.dtype(_EVENT)
-"""An event without an id."""
-WITH_ID = np.dtype([*_EVENT, ("event_id", "<i8")])
+
+
+def event_dtype(*, with_id: bool, with_type: bool) -> np.dtype[np.void]:
+    """An event in a file; ``event_type`` is the key of its type."""
+    more = [(name, "<i8") for name, is_there in (("event_id", with_id), ("event_type", with_type)) if is_there]
+    return np.dtype([*_EVENT, *more])
 
 
 class Spill:
@@ -40,7 +44,7 @@ class Spill:
         self._is_used = np.zeros(PARTITIONS, dtype=np.bool_)
 
     def add(self, events: npt.NDArray[np.void]) -> None:
-        """Appends events, of `PLAIN` or `WITH_ID`."""
+        """Appends events, of `event_dtype`."""
         partition = _partition(events["user"])
         order = partition.argsort(kind="stable")
         starts = partition[order].searchsorted(np.arange(PARTITIONS + 1))
@@ -82,12 +86,15 @@ class UserEvents:
     users: list[bytes]
     """``[U]``: keys, each once."""
     events: NewEvents
-    """Of these users, oldest first for each."""
+    """Of these users, oldest first for each, with the weights of the log."""
+    event_type: Ints | None
+    """``[events]``, keys; None in a log of events of one type."""
 
     @classmethod
-    def read(cls, *paths: Path, with_id: bool) -> UserEvents:
+    def read(cls, *paths: Path, with_id: bool, with_type: bool) -> UserEvents:
         """The events of files of `Spill`, one or more."""
-        events = np.concatenate([np.fromfile(path, dtype=WITH_ID if with_id else PLAIN) for path in paths])
+        dtype = event_dtype(with_id=with_id, with_type=with_type)
+        events = np.concatenate([np.fromfile(path, dtype=dtype) for path in paths])
         # Sorting is stable: events of one time stay in the order of the log.
         order = np.lexsort((events["time_ms"], events["user"][:, 1], events["user"][:, 0]))
         events = events[order]
@@ -102,7 +109,23 @@ class UserEvents:
                 np.ascontiguousarray(events["weight"]),
                 np.ascontiguousarray(events["event_id"]) if with_id else None,
             ),
+            np.ascontiguousarray(events["event_type"]) if with_type else None,
         )
+
+    def weighed(self, event_types: EventTypes | None) -> NewEvents:
+        """The events with the weights that they have in the interest, and with ids that tell their types apart.
+
+        Args:
+            event_types: Of the export, which knows the types of all events; None for none.
+        """
+        if self.event_type is None or event_types is None:
+            return self.events
+        events = self.events
+        event_id = events.event_id
+        if event_id is None:
+            event_id = derived_ids(events.item_key, events.time_ms, self.event_type, event_types)
+        weight = event_types.weighed(event_types.find(self.event_type), events.weight)
+        return replace(events, weight=weight, event_id=event_id)
 
     def batches(self, most_users: int, most_events: int) -> list[tuple[int, int]]:
         """First user and end of batches of whole users.

@@ -61,6 +61,7 @@ class Task:
     config: StoreConfig
     mark: int
     with_id: bool
+    with_type: bool
     replace_folded: bool
 
 
@@ -69,7 +70,8 @@ class Writer:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._recorder = exported.read_plain_pipeline(task.observer).log_recorder()
+        pipeline = exported.read_plain_pipeline(task.observer)
+        self._recorder, self._event_types = pipeline.log_recorder(), pipeline.parameters.event_types
         self._store = open_store(task.address, task.config)
 
     def put(self, path: Path) -> Counts:
@@ -79,10 +81,11 @@ class Writer:
             StoreError: The store failed. What was written stays; another run goes on there.
             BackfillError: A record of the store is damaged.
         """
-        of_file = UserEvents.read(path, with_id=self._task.with_id)
+        of_file = UserEvents.read(path, with_id=self._task.with_id, with_type=self._task.with_type)
+        events = of_file.weighed(self._event_types)
         counts = Counts()
         for start, end in of_file.batches(USERS_PER_UPDATE, EVENTS_PER_UPDATE):
-            update = _Update(self._task, self._recorder, of_file.events.take(np.arange(start, end)))
+            update = _Update(self._task, self._recorder, events.take(np.arange(start, end)))
             try:
                 self._store.update(of_file.users[start:end], update.change)
             except RecordError as error:

@@ -119,7 +119,12 @@ def batch_recommend(
         spill = Spill(Path(spilled))
         try:
             found = spill_log(
-                replace(log, until_ms=now_ms), pipeline.weights.index, spill, progress.reading, with_ids=True
+                replace(log, until_ms=now_ms),
+                pipeline.weights.index,
+                spill,
+                progress.reading,
+                pipeline.weights.parameters.event_types,
+                with_ids=True,
             )
         except BackfillError as error:
             raise BatchError(str(error)) from None
@@ -134,6 +139,7 @@ def batch_recommend(
             now_ms=now,
             top_n=top_n,
             with_weight=log.columns.weight is not None,
+            with_type=log.columns.event_type is not None,
             exclude_seen=exclude_seen,
             threads=1 if processes > 1 else None,
             out=out.absolute(),

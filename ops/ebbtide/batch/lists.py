@@ -20,7 +20,6 @@ from ebbtide.batch.errors import BatchError
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.interest import contract, served_models
 from ebbtide.interest.errors import RequestError
-from ebbtide.interest.record import NewEvents
 
 _USERS_PER_REQUEST = 64
 """As many as a server puts into one batch."""
@@ -42,6 +41,8 @@ class Task:
     """Length of a list; None for that of the export."""
     with_weight: bool
     """Whether the log has weights."""
+    with_type: bool
+    """Whether the log has event types."""
     exclude_seen: bool | None
     """None for the policy of the export."""
     threads: int | None
@@ -101,7 +102,7 @@ class Lists:
         Raises:
             BatchError: The exported files refuse a request.
         """
-        found = UserEvents.read(*part.files, with_id=False)
+        found = UserEvents.read(*part.files, with_id=False, with_type=self._task.with_type)
         ids = {key: user for path in part.files for key, user in ids_by_key(path).items()}
         users = [ids[key] for key in found.users]
         most = self._pipeline.limits.max_events
@@ -109,8 +110,7 @@ class Lists:
         # Histories of similar length share a request, so that there is little padding.
         order = np.argsort(found.events.counts, kind="stable")
         frames = [
-            self._lists(users, found.events, order[start : start + self._rows])
-            for start in range(0, order.size, self._rows)
+            self._lists(users, found, order[start : start + self._rows]) for start in range(0, order.size, self._rows)
         ]
         frame = pl.concat(frames).sort("user", "rank")
         counts.items = frame.height
@@ -120,8 +120,8 @@ class Lists:
         partial.replace(path)
         return counts
 
-    def _lists(self, users: list[str], events: NewEvents, chosen: Ints) -> pl.DataFrame:
-        found = self._pipeline.run(served_models.RECOMMEND.name, dict(self._tensors(events, chosen)))
+    def _lists(self, users: list[str], of_part: UserEvents, chosen: Ints) -> pl.DataFrame:
+        found = self._pipeline.run(served_models.RECOMMEND.name, dict(self._tensors(of_part, chosen)))
         if isinstance(found, RequestError):
             raise BatchError(f"{self._task.repository}: got {found}; expected a repository of this version of Ebbtide")
         score = found[contract.SCORE.name][:, : self._task.top_n]
@@ -137,8 +137,9 @@ class Lists:
             schema_overrides={"user": pl.String, "item": pl.String},
         ).with_columns(pl.from_epoch("time", "ms").dt.replace_time_zone("UTC"))
 
-    def _tensors(self, events: NewEvents, chosen: Ints) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    def _tensors(self, of_part: UserEvents, chosen: Ints) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """The tensors of a request with a row for each of some users, of whom the newest events are taken."""
+        events = of_part.events
         stops = np.cumsum(events.counts)[chosen]
         kept = np.minimum(events.counts[chosen], self._pipeline.limits.max_events)
         index = (stops - kept)[:, None] + np.arange(int(kept.max()))
@@ -150,6 +151,8 @@ class Lists:
         yield contract.EVENT_COUNT.name, kept.astype(np.int32)[:, None]
         if self._task.with_weight and events.weight is not None:
             yield contract.EVENT_WEIGHT.name, events.weight[index]
+        if of_part.event_type is not None:
+            yield contract.EVENT_TYPE.name, of_part.event_type[index]
         yield contract.NOW.name, np.full((rows, 1), self._task.now_ms)
         if self._task.exclude_seen is not None:
             yield contract.EXCLUDE_SEEN.name, np.full((rows, 1), self._task.exclude_seen)

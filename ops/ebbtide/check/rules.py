@@ -59,6 +59,7 @@ _ERRORS = _rules(
         "version-missing": "no version folder that the version policy loads",
         "version-misread": "a folder that Triton reads as another version (`2.old` as 2), or that stops the server",
         "model-file-missing": "a version without the model file that its backend opens",
+        "file-changed": "a file of an export that is missing, or is not the one that was exported",
         "stray-folder": "a folder that is not a model, but that Triton tries to load as one",
         # Scheduling.
         "preferred-batch-size": "a preferred batch size below 1 or above `max_batch_size`",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from ebbtide.check.textproto import Path as FieldPath
 from ebbtide.check.view import View
 
 _SHOWN = 5
+_HASHES_FILE = "fingerprint.json"
+"""In a version folder that `ebbtide export` wrote: the SHA-256 of its files."""
+_CHUNK_BYTES = 1 << 20
 _CONFIG_START = "config.pb"
 _JOURNAL_FILE = "deployment.json"
 _MODEL_SUFFIXES = (".onnx", ".plan", ".pt", ".pt2", ".pbtxt", ".savedmodel", ".graphdef")
@@ -72,6 +77,7 @@ def check(view: View) -> Iterator[Finding]:
         yield from _none(view)
     elif view.serving.file and not view.is_ensemble and not view.config.cc_model_filenames:
         yield from _files(view)
+    yield from _hashes(view)
 
 
 def _unread_configs(view: View) -> Iterator[Finding]:
@@ -164,6 +170,35 @@ def _files(view: View) -> Iterator[Finding]:
         if view.serving.backend == backends.PYTHON:
             hint += "; without it, Triton never finishes loading the model"
         yield view.finding("model-file-missing", ("default_model_filename",), message, hint)
+
+
+def _hashes(view: View) -> Iterator[Finding]:
+    for version in view.versions:
+        folder = view.model.path / str(version)
+        try:
+            stated = json.loads((folder / _HASHES_FILE).read_text(encoding="utf-8"))["sha256"].items()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            # Other models have none; a damaged one is refused when the model loads.
+            continue
+        for name, expected in stated:
+            path = folder / str(name)
+            got = _sha256(path) if path.is_file() else None
+            if got != expected:
+                found = "no such file" if got is None else f"SHA-256 {got[:16]}..."
+                yield view.file_finding(
+                    "file-changed",
+                    f"{version}/{name}",
+                    f"got {found}; expected SHA-256 {str(expected)[:16]}..., as when it was exported",
+                    "copy the whole folder again, or export again: the server refuses the model",
+                )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _content(folder: Path) -> str:

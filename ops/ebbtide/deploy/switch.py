@@ -82,7 +82,8 @@ def deploy(
         requests: Sent to the new version, to the same files in this process, and to the version in service before the
             switch. None takes random ones over the new version's catalog.
         min_overlap: Share of the first ten items, mean over the requests, that both versions must name.
-        keep_previous: Whether the version before stays loaded, so that a roll-back takes no time.
+        keep_previous: Whether the version before stays loaded, so that a roll-back takes no time. False unloads it,
+            also where the version is in service already.
         store: Of the users' states, as the servers use it: most users whom the version in service knows must have a
             state of the new version. None does not look.
         without_states: Deploys a version that does not know the users all the same.
@@ -102,15 +103,25 @@ def deploy(
         versions.require_versions(repository, [target])
         before = Goal(current.version, versions.loaded_versions(repository))
         if {target} == set(versions.ensemble_versions(repository).values()):
-            if recovered is None:
+            others = set(before.loaded) - {target}
+            if recovered is None and (keep_previous or not others):
                 raise DeployError(
                     f"version {target}: got the one that answers already; expected another of "
                     f"{list(versions.available_versions(repository))}: write one with `ebbtide export --version`"
                 )
-            if not keep_previous and before.loaded != (target,):
+            if not keep_previous and others:
                 with stages("unload"):
                     load_versions(servers, repository, {target})
-            return _recovery(servers, repository, recovered, stages)
+            if recovered is not None:
+                return _recovery(servers, repository, recovered, stages)
+            return Deployment(
+                target,
+                max(others),
+                current.fingerprint,
+                None,
+                versions.version_states(repository, max(others)),
+                seconds=stages.seconds,
+            )
         states = None
         if store is not None:
             states = find_states(

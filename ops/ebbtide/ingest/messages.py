@@ -67,6 +67,8 @@ class FieldNames:
     """Need not be there; None reads no id."""
     time_unit: TimeUnit | None = None
     """Of numeric times; None: by the magnitude of each, for times between 1995 and 2200."""
+    event_type: str | None = None
+    """Need not be there; None reads no event type."""
 
     def event_of(self, message: Message, *, id_from_message: bool) -> UserEvent:
         """Reads a message.
@@ -86,8 +88,17 @@ class FieldNames:
             event_id = self._id(fields, self.event_id)
         elif id_from_message:
             event_id = message.message_id
+        event_type = None
+        if self.event_type is not None and fields.get(self.event_type) is not None:
+            event_type = self._id(fields, self.event_type)
         try:
-            read = event(item_id=item, time_ms=self._time_ms(fields), weight=self._weight(fields), event_id=event_id)
+            read = event(
+                item_id=item,
+                time_ms=self._time_ms(fields),
+                weight=self._weight(fields),
+                event_id=event_id,
+                event_type=event_type,
+            )
         except InvalidArgumentError as error:
             raise NotAnEventError(str(error)) from None
         return UserEvent(user, read, message)

@@ -291,6 +291,7 @@ class _Encoder:
                 item_id=self._catalog.item_id[int(log.item[index])],
                 time_ms=int(log.time_ms[index]) + later_ms,
                 weight=float(log.weight[index]) if self._is_weighted else None,
+                event_type=log.type_of(index),
             )
             for index in indices
         ]

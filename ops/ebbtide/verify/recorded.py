@@ -90,9 +90,10 @@ def random_requests(
     """
     item_ids = catalog_ids(repository, version)
     try:
-        limits = exported.read_interest_config(repository / served_models.ADAPTIVE_WEIGHTS.name / str(version)).limits
+        config = exported.read_interest_config(repository / served_models.ADAPTIVE_WEIGHTS.name / str(version))
     except (ValueError, TypeError, OSError) as error:
         raise RepositoryError(f"{repository}: version {version}: not a sound export: {error}") from error
+    limits, types = config.limits, [one.name for one in config.event_types]
     made_up = _made_up_texts(seed, limits.max_text_bytes)
     pools = [made_up, texts] if texts else [made_up]
     values = read_manifest(repository).get(str(version), {}).get("attributes", {})
@@ -101,6 +102,9 @@ def random_requests(
     for index, request in enumerate(requests):
         if index >= _PLAIN:
             _add_wishes(request, random, values, _spare_events(request, limits))
+        if types and index % 2:
+            for event in (*request.events, *request.history, *request.current):
+                event.event_type = str(random.choice(types))
     return requests
 
 

@@ -138,12 +138,15 @@ class _Split:
     def of_observe(self, part: slice, shown: Ints | None = None) -> Tensors:
         """The tensors of a request to `observe` some of the events, after which a user took one of the shown items."""
         request = self.case.request
-        weight = {} if request.event_weight is None else {contract.EVENT_WEIGHT.name: request.event_weight[part][None]}
+        optional = {
+            contract.EVENT_WEIGHT.name: request.event_weight,
+            contract.EVENT_TYPE.name: request.event_type,
+        }
         return {
             contract.USER.name: self.user[None],
             contract.EVENT_ITEM.name: request.event_item[part][None],
             contract.EVENT_TIME.name: request.event_time[part][None],
-            **weight,
+            **{name: values[part][None] for name, values in optional.items() if values is not None},
             **({} if shown is None else {contract.SHOWN_ITEM.name: shown[None]}),
         }
 
@@ -155,6 +158,7 @@ class _Split:
             event_item=request.event_item[part],
             event_time=request.event_time[part],
             event_weight=None if request.event_weight is None else request.event_weight[part],
+            event_type=None if request.event_type is None else request.event_type[part],
             user=self.user,
         )
 
@@ -216,6 +220,7 @@ class _Comparison:
             event_item=request.event_item[kept],
             event_time=request.event_time[kept],
             event_weight=None if request.event_weight is None else request.event_weight[kept],
+            event_type=None if request.event_type is None else request.event_type[kept],
             event_is_current=None,
             event_count=None,
             decay_scale=None,

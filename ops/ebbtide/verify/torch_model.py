@@ -12,7 +12,9 @@ import numpy.typing as npt
 import torch
 
 from ebbtide.export.encoder.graph import EventEncoder
+from ebbtide.export.tables import event_types
 from ebbtide.interest import contract, served_models
+from ebbtide.interest.event_types import EventTypes
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.served_models import Model
 from ebbtide.train.bundle import InterestBundle
@@ -66,6 +68,8 @@ class TorchModel:
             served_models.EXPLAIN_TEXT.name: self._explain,
         }
         self._projection: Doubles = model.event_projection.detach().double().numpy()
+        types = event_types(bundle)
+        self._event_types = EventTypes(types) if types else None
         self._prior_weight: Doubles = model.prior_weight.detach().double().numpy()
 
     @cached_property
@@ -228,6 +232,8 @@ class TorchModel:
     def _score(self, case: Case, vectors: Floats | None) -> ReferenceScores:
         request, counting = case.request, self._counting(case)
         flags, weight = request.event_is_current, request.event_weight
+        if request.event_type is not None and self._event_types is not None:
+            weight = self._event_types.weighed(self._event_types.find(request.event_type), weight)
         excluded = self._items(np.empty(0, dtype=np.int64) if request.exclude_item is None else request.exclude_item)
         texts = None
         if vectors is not None and counting.text.size:

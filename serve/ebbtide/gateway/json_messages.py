@@ -26,6 +26,8 @@ _SECOND = timedelta(seconds=1)
 _TIMESTAMP = "google.protobuf.Timestamp"
 _LOCATION = re.compile(r"^(?P<message>.*) - at `\$\.?(?P<path>.*)`$", re.DOTALL)
 _SHOWN_CHARACTERS = 200
+_UNKNOWN_FIELD = "Object contains unknown field "
+"""How msgspec begins to say so."""
 
 _SCALARS: dict[int, Any] = {
     FieldDescriptor.TYPE_STRING: str,
@@ -261,4 +263,7 @@ def _located(error: msgspec.ValidationError) -> InvalidArgumentError:
     message, path = (match["message"], match["path"]) if match else (text, "")
     message = message if len(message) <= _SHOWN_CHARACTERS else f"{message[:_SHOWN_CHARACTERS]}..."
     field = path or "body"
+    if message.startswith(_UNKNOWN_FIELD):
+        name = message.removeprefix(_UNKNOWN_FIELD)
+        return InvalidArgumentError.of_field(field, f"the unknown field {name}", "a field that /openapi.json describes")
     return InvalidArgumentError(f"{field}: {message}", field=field, value=None, expected=message)

@@ -16,7 +16,7 @@ import pytest
 
 from commands import ebbtide, run
 from ebbtide.backfill import BackfillError, LogFiles, backfill
-from ebbtide.backfill.spill import PLAIN, Spill, UserEvents
+from ebbtide.backfill.spill import Spill, UserEvents, event_dtype
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventColumns
 from ebbtide.interest.keys import item_keys, user_keys
@@ -256,14 +256,14 @@ def test_command_says_what_it_needs(repository, tmp_path):
 
 def test_spilled_events_of_a_user_are_in_one_batch_whatever_their_number(tmp_path):
     counts = [3, 50, 1, 1, 1, 20]
-    events = np.zeros(sum(counts), PLAIN)
+    events = np.zeros(sum(counts), event_dtype(with_id=False, with_type=False))
     # All in one partition, since the first byte is that of the partition.
     events["user"] = np.repeat(user_keys(map(str, range(6))) & ~0xFF, counts, axis=0)
     events["time_ms"] = np.arange(events.size)[::-1]
     spill = Spill(tmp_path)
     spill.add(events)
     (path,) = spill.files()
-    read = UserEvents.read(path, with_id=False)
+    read = UserEvents.read(path, with_id=False, with_type=False)
     assert sorted(read.events.counts.tolist()) == sorted(counts)
     for most_users, most_events in [(2, 10), (100, 10), (100, 1000), (1, 1)]:
         batches = read.batches(most_users, most_events)

@@ -115,6 +115,21 @@ def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
     assert min(load.answered["1"], load.answered["2"]) > 20 * rounds
 
 
+def test_previous_version_is_unloaded_when_that_is_asked_for_after_the_switch(
+    folder: Path, running: TritonServer, tiny_bundle: InterestBundle
+) -> None:
+    deploy(folder, [running.grpc_url], 2, requests=requests_of(tiny_bundle, 4))
+    dropped = deploy(folder, [running.grpc_url], keep_previous=False)
+    assert (dropped.version, dropped.previous, dropped.comparison) == (2, 1, None)
+    assert versions.loaded_versions(folder) == (2,)
+    with InterestClient(running.grpc_url, config=PATIENT) as client:
+        assert client.recommend(now=NOW).model_version == "2"
+    with pytest.raises(DeployError, match="roll-back: got no version loaded beside 2"):
+        roll_back(folder, [running.grpc_url])
+    with pytest.raises(DeployError, match="version 2: got the one that answers already"):
+        deploy(folder, [running.grpc_url], keep_previous=False)
+
+
 @pytest.mark.slow
 def test_server_answers_with_the_deployed_version_when_it_starts_again(folder: Path, running: TritonServer) -> None:
     deploy(folder, [running.grpc_url])

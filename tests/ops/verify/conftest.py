@@ -77,8 +77,7 @@ def change_head(folder: Path) -> None:
     changed[:, 5] += 0.01
     factors.CopyFrom(numpy_helper.from_array(changed, "factors"))
     onnx.save_model(graph, str(path))
-    # As if it had been exported so.
-    write_fingerprint(path.parent, read_fingerprint(path.parent, hash_files=False))
+    exported_so(path.parent)
 
 
 def change_tokenizer(folder: Path) -> None:
@@ -86,6 +85,12 @@ def change_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.enable_truncation(8)
     tokenizer.save(str(path))
+    exported_so(path.parent)
+
+
+def exported_so(folder: Path) -> None:
+    """Makes the changed files of a version folder look as if they had been exported so."""
+    write_fingerprint(folder, read_fingerprint(folder, hash_files=False))
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from ebbtide.export.options import ExportOptions
 from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract, served_models
 from ebbtide.interest.exported import FACTORS_FILE, ITEM_FACTORS
+from ebbtide.interest.modelfile import read_fingerprint, write_fingerprint
 from ebbtide.interest.served_models import Model
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.serve import ServerConfig, TritonServer
@@ -149,6 +150,8 @@ def test_candidate_head_is_named_when_its_factors_are_others(
     changed = arrays[ITEM_FACTORS] + np.float32(0.01)
     path.unlink()
     save_file({ITEM_FACTORS: changed}, str(path), metadata=metadata)
+    # As if it had been exported so.
+    write_fingerprint(path.parent, read_fingerprint(path.parent, hash_files=False))
     found = compare_bundle(bundle, InProcessPipeline(tmp_path / "repository"), requests)
     score = contract.CANDIDATE_SCORE.name
     assert failed(found) == {("candidate_head", score), ("rank", score), ("rank_text", score)}

@@ -124,3 +124,16 @@ def test_nothing_is_compared_when_the_export_is_from_before_users_had_states(
 ) -> None:
     monkeypatch.delitem(pipeline.models, served_models.OBSERVE.name)
     assert compare_states(pipeline, requests) == []
+
+
+def test_answers_are_alike_when_events_have_types_of_negative_weight(
+    make_bundle: Callable[..., InterestBundle], tmp_path: Path
+) -> None:
+    bundle = make_bundle(seed=6, repeat_score=True, exclude_seen=False, event_types=("buy", "hate", "see"))
+    bundle.model.event_type_raw.data[:] = torch.tensor([-3.0, 0.2])
+    RepositoryWriter(bundle, tmp_path, ExportOptions(top_n=12)).write_interest()
+    requests = random_requests(tmp_path, 1, 30, seed=8)
+    named = {event.event_type for request in requests for event in (*request.events, *request.history)}
+    assert named == {"", "buy", "hate", "see"}
+    found = compare_states(InProcessPipeline(tmp_path), requests, bundle=bundle, tolerances=Tolerances())
+    assert first_failure(found) is None

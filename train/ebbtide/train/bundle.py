@@ -213,9 +213,10 @@ def fingerprint_of(
     digest = hashlib.sha256()
     # The tensors already determine the settings of the repeat score. Without these settings in the digest, bundles from
     # before the repeat score keep their fingerprint.
-    settings = model.config.model_dump_json(
-        exclude={name for name in ModelConfig.model_fields if name.startswith("repeat_")}
-    )
+    excluded = {name for name in ModelConfig.model_fields if name.startswith("repeat_")}
+    if not model.config.event_types:
+        excluded.add("event_types")
+    settings = model.config.model_dump_json(exclude=excluded)
     digest.update(f"{FORMAT}\n{settings}\n{encoder.fingerprint}\n".encode())
     for name, value in sorted(_tensors(model, prior_columns).items()):
         digest.update(f"{name}{value.shape}".encode())

@@ -63,6 +63,9 @@ class ModelConfig(BaseModel):
     """Initial weights of the logarithms of these counts; long-term counts predict better than recent ones."""
     repeat_hidden: int = Field(32, ge=1)
     """Hidden units of the repeat score."""
+    event_types: tuple[str, ...] = ()
+    """Names of the event types, whose weights in the interest are learned; the first one, a target, has weight 1. Empty
+    for a log of one type."""
 
     @model_validator(mode="after")
     def _repeats_have_a_use(self) -> ModelConfig:
@@ -192,8 +195,8 @@ class TrainConfig(BaseModel):
             return (self.start,)
         if not model.text:
             return (Start.items,)
-        # A repeat score holds most of what co-occurrence says.
-        return (Start.texts,) if model.repeat_score else (Start.texts, Start.items)
+        # A repeat score holds most of what co-occurrence says; what ranks well says nothing of ratings.
+        return (Start.texts,) if model.repeat_score or self.loss is Loss.mse else (Start.texts, Start.items)
 
     @property
     def effective_encoder_learning_rate(self) -> float:

@@ -47,6 +47,10 @@ class Inspection:
     """Unix milliseconds up to which popularity is counted."""
     popular: npt.NDArray[np.int64]
     """``[items]``: catalog indices by the prior's score, the most popular first; empty without a prior."""
+    event_types: dict[str, float]
+    """The learned weight of each event type; empty for a bundle of events of one type."""
+    target_types: tuple[str, ...]
+    """Those that are predicted."""
     residual_share: npt.NDArray[np.float32]
     """``[items]``, 0 to 1: how much of an item's factor is learned from its events; the rest is from its text."""
 
@@ -69,6 +73,8 @@ def inspect_bundle(bundle: InterestBundle) -> Inspection:
         prior=_half_lives(bundle) if has_prior else (),
         counted_at_ms=bundle.config.prior_counted_at_ms,
         popular=np.argsort(-prior_scores(bundle), kind="stable") if has_prior else np.empty(0, dtype=np.int64),
+        event_types=dict(zip(model.config.event_types, model.event_type_weight.tolist(), strict=True)),
+        target_types=bundle.config.data.target_types,
         residual_share=_residual_share(bundle),
     )
 

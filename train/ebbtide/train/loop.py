@@ -219,8 +219,11 @@ class Loop:
             self._require_converged(epoch.loss)
             self.refit_epochs = number
         best = self.history.best_ndcg_at_10
-        if metrics is not None and metrics.ndcg_at_10 > best - _NO_WORSE * abs(best):
-            self.history.best_epoch, self.history.best_ndcg_at_10 = number, max(metrics.ndcg_at_10, best)
+        # Of ratings NDCG says nothing: with their loss the last epoch is the best.
+        rates = self.material.config.loss is Loss.mse
+        if metrics is not None and (rates or metrics.ndcg_at_10 > best - _NO_WORSE * abs(best)):
+            self.history.best_epoch = number
+            self.history.best_ndcg_at_10 = metrics.ndcg_at_10 if rates else max(metrics.ndcg_at_10, best)
             self.history.best_variant = variant
             self.best = {name: value.clone() for name, value in self._learned().items()}
         self.batches, self.loss_sum, self.alpha_sum, self.baskets = 0, 0.0, 0.0, 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -18,6 +18,10 @@ from ebbtide.interest.popularity import Smoothing
 from ebbtide.train.blocks import RESIDUAL, TEXT, AddedBlocks, FeatureBlock
 from ebbtide.train.config import ModelConfig
 from ebbtide.train.repeat import RepeatScore
+from ebbtide.train.seen_items import SeenItems
+
+EVENT_TYPE_BOUND = 4.0
+"""Largest weight of an event type, of either sign, over that of the first one."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,9 @@ class InterestModel(nn.Module):
         self.repeat: RepeatScore | None = None
         if config.repeat_score:
             self.repeat = RepeatScore(config, text_width, items)
+        if len(config.event_types) > 1:
+            start = EVENT_TYPE_BOUND * math.atanh(1 / EVENT_TYPE_BOUND)
+            self.event_type_raw = nn.Parameter(torch.full((len(config.event_types) - 1,), start))
         if config.fixed_alpha is None:
             self.gate_hidden = nn.Linear(2 * d + SCALAR_FEATURES, config.gate_hidden)
             self.gate_output = nn.Linear(config.gate_hidden, d if config.alpha == "per-dimension" else 1)
@@ -174,6 +181,38 @@ class InterestModel(nn.Module):
     def rank_decay_rate(self) -> Tensor:
         """mu, ``[d]``; zeros with ``decay="none"``."""
         return self.log_rank_decay_rate.exp() if self.config.decay == "learned" else torch.zeros_like(self.gamma)
+
+    @property
+    def event_type_weight(self) -> Tensor:
+        """``[types]``, the factor of each event type on the weights of its events.
+
+        It is 1 for the first one, which sets the scale: the interest does not change if all weights are multiplied by
+        one number.
+        """
+        types = len(self.config.event_types)
+        first = self.gamma.new_ones(min(types, 1))
+        if types < 2:
+            return first
+        return torch.cat([first, EVENT_TYPE_BOUND * torch.tanh(self.event_type_raw / EVENT_TYPE_BOUND)])
+
+    def event_weight(self, weight: Tensor, event_type: Tensor | None) -> Tensor:
+        """The weights v of events in the interest, same shape.
+
+        Args:
+            weight: As given with the events.
+            event_type: Index of the type of each, same shape, on any device; None for events of one type.
+        """
+        if event_type is None or not self.config.event_types:
+            return weight
+        # Not weights[...]: the gradient of indexing is summed in an order that varies between runs.
+        factor = nn.functional.embedding(event_type.to(weight.device), self.event_type_weight[:, None])
+        return weight * factor.squeeze(-1)
+
+    def weighed(self, seen: SeenItems) -> SeenItems:
+        """Seen items with the weights of their events in place of those that were given with them."""
+        return (
+            seen if seen.event_type is None else replace(seen, weight=self.event_weight(seen.weight, seen.event_type))
+        )
 
     def half_life_quantiles(self, quantiles: Sequence[float]) -> tuple[float, ...]:
         """Quantiles, over the interest dimensions, of the half-lives by age in days; empty without decay.

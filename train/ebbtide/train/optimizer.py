@@ -11,8 +11,8 @@ from torch import nn
 from ebbtide.train.config import TrainConfig
 
 _SPEEDS = {"rest": 1.0, "residual": 1.0, "decay": 3.0, "few": 5.0, "repeat": 3.0, "bias": 2.5, "text": 0.1}
-"""Learning rate of each kind over the peak rate: decay rates are on a log scale, the few weights of popularity act on
-every item, and the gradient of an item's bias is rarely not zero."""
+"""Learning rate of each kind over the peak rate: decay rates are on a log scale, the few weights of popularity and of
+event types act on every item, and the gradient of an item's bias is rarely not zero."""
 _WARM_UP = 0.1
 
 
@@ -59,7 +59,7 @@ def _kind(name: str) -> str:
         return "decay"
     if name.endswith("_residual"):
         return "residual"
-    return "few" if name.startswith("prior_") else "rest"
+    return "few" if name.startswith(("prior_", "event_type_")) else "rest"
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, progress: float) -> None:

@@ -41,7 +41,7 @@ def fit_smoothing(
 
     Args:
         log: Events.
-        targets: ``[events]``, the events that may be predicted; all are counted.
+        targets: ``[events]``, the events that may be predicted; all of target types are counted.
         items: N.
         half_life_days: Ascending, in days.
         starts: See `Smoothing`.
@@ -58,7 +58,7 @@ def fit_smoothing(
     # Every basket counts as much as any other, as in training.
     heads = basket_heads(log)
     weight = 1 / np.bincount(heads, minlength=log.events)[heads[index]]
-    counted = log.time_ms >= newest
+    counted = (log.time_ms >= newest) & log.is_target
     position = np.cumsum(counted) - 1
     counts, totals = np.empty((2, half_lives.shape[0], index.shape[0]))
     for row, half_life in enumerate(half_lives):

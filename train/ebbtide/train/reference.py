@@ -218,7 +218,7 @@ def _repeat_scores(
             value = 1.0 if weight is None else float(weight[event])
             age_days = decay_scale * (now_ms - time_ms[event]) / _MS_PER_DAY
             counts = [count + value * math.exp(-rate * age_days) for count, rate in zip(counts, rates, strict=True)]
-        features = [math.log1p(count) for count in counts] + [math.log1p(len(time_ms))]
+        features = [math.copysign(math.log1p(abs(count)), count) for count in counts] + [math.log1p(len(time_ms))]
         if repeat.decays:
             newest = max(time_ms[event] for event in indices)
             features.append(math.log1p(decay_scale * (now_ms - newest) / _MS_PER_HOUR))

@@ -12,7 +12,7 @@ import polars as pl
 
 from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.errors import DataError
-from ebbtide.data.events import EventColumns, EventLog, build_log, read_events
+from ebbtide.data.events import EventColumns, EventLog, read_events
 from ebbtide.train.bundle import InterestBundle, fingerprint_of
 from ebbtide.train.errors import BundleError
 from ebbtide.train.popularity import counted_at
@@ -73,7 +73,8 @@ def read_grown_log(
             f"{', '.join(bundle.catalog.item_id[:3])}"
         )
     counts = unknown.group_by("item").len().sort(pl.col("len"), "item", descending=[True, False])
-    return GrownLog(build_log(known, bundle.catalog.index), bad_rows, unknown.height, tuple(counts["item"].to_list()))
+    log = data.model_copy(update={"event_type_column": names.event_type}).log_of(known, bundle.catalog.index)
+    return GrownLog(log, bad_rows, unknown.height, tuple(counts["item"].to_list()))
 
 
 def refresh_prior(bundle: InterestBundle, log: EventLog, timestamp_ms: int | None = None) -> InterestBundle:
@@ -117,7 +118,7 @@ def refresh_prior(bundle: InterestBundle, log: EventLog, timestamp_ms: int | Non
             f"events: got none before {_date(last_ms)}, up to when the bundle has counted; expected the whole log, "
             "old events and new: what is older counts as well, less the longer ago it was"
         )
-    counted = counted_at(log.item, log.time_ms, len(bundle.catalog), bundle.model.smoothing, timestamp)
+    counted = counted_at(*log.counted, len(bundle.catalog), bundle.model.smoothing, timestamp)
     columns = counted.columns()
     fingerprint = fingerprint_of(bundle.model, columns, bundle.catalog, bundle.config.encoder)
     config = bundle.config.model_copy(update={"fingerprint": fingerprint, "prior_counted_at_ms": timestamp})

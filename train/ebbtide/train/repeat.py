@@ -42,6 +42,7 @@ class RepeatScore(nn.Module):
         """
         super().__init__()
         self.decays = config.decay == "learned"
+        self.has_event_types = bool(config.event_types)
         half_lives = torch.tensor(config.repeat_half_life_days if self.decays else (math.inf,))
         trends = max(len(config.prior_starts) - 1, 0)
         features = len(half_lives) + (2 if self.decays else 1) + trends
@@ -101,7 +102,11 @@ class RepeatScore(nn.Module):
         """The features before standardising, ``[pairs, features]``; arguments as for `forward`."""
         terms = torch.exp(-seen.age_days[:, None] * self.decay_rate_per_day) * seen.weight[:, None]
         counts = terms.new_zeros(seen.item.shape[0], terms.shape[1]).index_add(0, seen.pair, terms)
-        columns = [counts.log1p(), seen.user_events.log1p()[:, None]]
+        logarithms = counts.log1p()
+        if self.has_event_types:
+            # A count is negative where what the user did with the item weighs less than nothing.
+            logarithms = counts.sign() * counts.abs().log1p()
+        columns = [logarithms, seen.user_events.log1p()[:, None]]
         if self.decays:
             columns.append(seen.newest_hours.log1p()[:, None])
         if prior is not None:

@@ -24,7 +24,7 @@ class SeenItems:
     age_days: Tensor
     """``[events]`` float32, from the event to the basket."""
     weight: Tensor
-    """``[events]`` float32."""
+    """``[events]`` float32, as given; see `InterestModel.weighed`."""
     basket: Tensor
     """``[pairs]``, ascending: which of the baskets each pair belongs to."""
     item: Tensor
@@ -35,14 +35,23 @@ class SeenItems:
     """``[pairs]`` float32, events of the user before the basket."""
     context: Tensor
     """``[baskets, 5]`` float32, see `ebbtide.interest.repeat.time_context`."""
+    event_type: Tensor | None = None
+    """``[events]``, index of the type of each; None for events of one type."""
 
     def to(self, device: torch.device) -> SeenItems:
         """The same on a device."""
-        return SeenItems(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return SeenItems(**{name: value.to(device) for name, value in given.items() if value is not None})
 
 
 def seen_items(
-    item: Ints, time_ms: Ints, weight: npt.NDArray[np.float32], first: Ints, heads: Ints, at_most: int
+    item: Ints,
+    time_ms: Ints,
+    weight: npt.NDArray[np.float32],
+    first: Ints,
+    heads: Ints,
+    at_most: int,
+    event_type: Ints | None = None,
 ) -> SeenItems:
     """The newest events of users strictly before some baskets, by item.
 
@@ -53,6 +62,7 @@ def seen_items(
         first: ``[baskets]``, log index of the first event of each basket's user.
         heads: ``[baskets]``, log index of the first event of each basket.
         at_most: Events that count for one basket, the newest: as many as a request carries.
+        event_type: ``[log events]``; None for events of one type.
     """
     begin = np.maximum(first, heads - at_most)
     counts = heads - begin
@@ -70,6 +80,7 @@ def seen_items(
         newest_hours=torch.from_numpy((newest / MS_PER_HOUR).astype(np.float32)),
         user_events=torch.from_numpy(counts[pairs[0]].astype(np.float32)),
         context=torch.from_numpy(time_context(time_ms[heads], np.where(counts > 0, idle_hours, 0))),
+        event_type=None if event_type is None else torch.from_numpy(event_type[index]),
     )
 
 

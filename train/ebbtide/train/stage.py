@@ -74,8 +74,13 @@ def train_bundle(
     watcher.data_read(data)
     train_config = train_config.for_catalog(len(data.catalog))
     is_training = ~held_out(data.log, data_reference.holdout)
+    if data.log.event_types is not None:
+        names = data.log.event_types.names
+        data_reference = data_reference.model_copy(update={"event_types": names})
+        model_config = model_config.model_copy(update={"event_types": names})
+    is_counted = is_training & data.log.is_target
     if detect_repeats:
-        share = repeat_share(data.log, is_training)
+        share = repeat_share(data.log, is_counted)
         repeats = share >= REPEATS_FROM
         model_config = model_config.model_copy(update={"exclude_seen": not repeats, "repeat_score": repeats})
         watcher.repeats_detected(share, repeats)
@@ -120,7 +125,7 @@ def train_bundle(
 
     counted_at_ms = int(data.log.time_ms[is_training].max()) + 1
     counted = counted_at(
-        data.log.item[is_training], data.log.time_ms[is_training], total, result.model.smoothing, counted_at_ms
+        data.log.item[is_counted], data.log.time_ms[is_counted], total, result.model.smoothing, counted_at_ms
     )
     prior_columns = counted.columns()
     config = BundleConfig(

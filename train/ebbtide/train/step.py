@@ -79,10 +79,12 @@ class Step(nn.Module):
         self.items = model.text_vectors.shape[0]
         heads = basket_heads(log)
         # The items of one basket are predicted together, from the events before its first one.
-        self.heads: Mask = training & (heads == np.arange(log.events))
+        self.heads: Mask = np.zeros(log.events, dtype=np.bool_)
+        self.heads[heads[training]] = True
         self.baskets = int(self.heads.sum())
         self._is_head = torch.from_numpy(self.heads)
-        self._sizes = np.bincount(heads, minlength=log.events).astype(np.int32)
+        self._events = np.flatnonzero(log.is_target)
+        self._sizes = np.bincount(heads[self._events], minlength=log.events).astype(np.int32)
         self._sampler: Sampler | None = None
         if self.loss.draws:
             counts = np.bincount(log.item[training], minlength=self.items)
@@ -95,7 +97,7 @@ class Step(nn.Module):
         if repeat is None or not heads.size:
             return
         chosen = heads[np.linspace(0, heads.size - 1, min(_STANDARDISED_BY, heads.size)).astype(np.int64)]
-        seen = seen_before(self.log, self.tensors, chosen)
+        seen = self.model.weighed(seen_before(self.log, self.tensors, chosen))
         if seen.item.shape[0] > 1:
             repeat.standardise(seen, self._seen_prior(seen, chosen))
 
@@ -196,7 +198,7 @@ class Step(nn.Module):
         repeat = self.model.repeat
         if repeat is None:
             return self._catalog_loss(candidates, scores, row, item, index)
-        seen = seen_before(self.log, self.tensors, heads).to(scores.device)
+        seen = self.model.weighed(seen_before(self.log, self.tensors, heads).to(scores.device))
         # In full precision: matrix products in 16 bits are for the large ones.
         with torch.autocast(scores.device.type, enabled=False):
             value = repeat(seen, self.model.repeat_item_bias(), self._seen_prior(seen, heads))
@@ -259,4 +261,5 @@ class Step(nn.Module):
         """Row and log index of every target of some baskets, ``[targets]`` each."""
         counts = self._sizes[heads].astype(np.int64)
         row = np.repeat(np.arange(heads.shape[0]), counts)
-        return row, heads[row] + np.arange(row.shape[0]) - np.repeat(np.cumsum(counts) - counts, counts)
+        first = np.searchsorted(self._events, heads)
+        return row, self._events[first[row] + np.arange(row.shape[0]) - np.repeat(np.cumsum(counts) - counts, counts)]

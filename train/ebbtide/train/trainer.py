@@ -101,8 +101,8 @@ def fit(
     watcher = watcher if watcher is not None and devices.is_first else Watcher()
     train_config = train_config.for_catalog(text_vectors.shape[0])
     features = features or {}
-    log = _only(log, is_training)
-    predictable = has_past(log)
+    log = log.only(is_training)
+    predictable = has_past(log) & log.is_target
     late = after_time(log, train_config.validation_fraction)
     training, validation = predictable & ~late, predictable & late
     if not training.any() or not validation.any():
@@ -122,7 +122,7 @@ def fit(
     validated = None
     if smoothing is not None and devices.is_first:
         items = text_vectors.shape[0]
-        validated = exact_snapshots(log.item, log.time_ms, items, smoothing, log.time_ms[validation])
+        validated = exact_snapshots(*log.counted, items, smoothing, log.time_ms[validation])
     material = Material(
         log=log,
         tensors=LogTensors.of(log, model_config.session_gap_ms),
@@ -224,7 +224,7 @@ def _smoothing(log: EventLog, training: Mask, items: int, config: ModelConfig, s
 def _snapshots(log: EventLog, items: int, smoothing: Smoothing) -> PopularitySnapshots:
     """The prior over the time of the training events."""
     timestamps = snapshot_times(log.time_ms, items, len(smoothing.starts))
-    popularity = LivePopularity(log.item, log.time_ms, items, smoothing)
+    popularity = LivePopularity(*log.counted, items, smoothing)
     return PopularitySnapshots.of(popularity, timestamps, items, len(smoothing.starts))
 
 
@@ -234,6 +234,8 @@ def _digest(
     """SHA-256 of what is trained on, in hex."""
     digest = hashlib.sha256("\0".join(features).encode())
     arrays: list[npt.NDArray[Any]] = [log.start, log.item, log.time_ms, log.weight, text_vectors, *features.values()]
+    if log.event_type is not None:
+        arrays += [log.event_type, log.is_target]
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
@@ -251,16 +253,3 @@ def _some_baskets(log: EventLog, mask: Mask, at_most: int, seed: int) -> Mask:
         return mask
     chosen = chosen[in_turn(log.user[chosen], seed)[:at_most]]
     return np.asarray(mask & np.isin(heads, chosen))
-
-
-def _only(log: EventLog, keep: Mask) -> EventLog:
-    """The log of the kept events alone; users who have none of them are left out."""
-    counts = np.bincount(log.user[keep], minlength=len(log.users))
-    present = counts > 0
-    return EventLog(
-        users=[user for user, here in zip(log.users, present.tolist(), strict=True) if here],
-        start=np.concatenate([[0], np.cumsum(counts[present])]),
-        item=log.item[keep],
-        time_ms=log.time_ms[keep],
-        weight=log.weight[keep],
-    )

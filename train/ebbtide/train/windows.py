@@ -43,6 +43,8 @@ class LogTensors:
     """``[events]``, the log index of the user's first event."""
     stop: Tensor
     """``[events]``, one past the user's last event."""
+    event_type: Tensor | None
+    """``[events]``, index of the type of each; None for events of one type."""
 
     @classmethod
     def of(cls, log: EventLog, session_gap_ms: int) -> LogTensors:
@@ -60,6 +62,7 @@ class LogTensors:
             session_start=torch.from_numpy(session_start),
             first=torch.from_numpy(first),
             stop=torch.from_numpy(stop),
+            event_type=None if log.event_type is None else torch.from_numpy(log.event_type.copy()),
         )
 
 
@@ -147,6 +150,7 @@ def predict_windows(
         vectors = model.event_vectors(used.to(device), residual_dropout)
     # Not vectors[...]: the gradient of indexing adds up in the order in which threads arrive.
     weight = (log.weight[index] * inside).to(device)
+    weight = model.event_weight(weight, None if log.event_type is None else log.event_type[index])
     terms = nn.functional.embedding(items.to(device), vectors) * weight.unsqueeze(-1)
     terms = nn.functional.dropout(terms, dropout, training=dropout > 0)
     pause = (log.pause_days[index] * (inside & (index > first))).to(device)

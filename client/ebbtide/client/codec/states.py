@@ -15,6 +15,7 @@ from ebbtide.client.codec.user import (
     ignores_unknown,
     now_ms_of,
     read_events,
+    type_keys,
 )
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract, served_models
@@ -50,7 +51,7 @@ def encode_observe(request: ObserveRequest) -> EncodedRequest:
     """
     if not request.events and not request.reset_learning:
         raise InvalidArgumentError.of_field("events", "none", "at least one event")
-    items, texts, stand_ins = Columns([], [], [], []), Columns([], [], [], []), StandIns([], [])
+    items, texts, stand_ins = Columns.empty(), Columns.empty(), StandIns([], [])
     read_events("events", request.events, items, texts, stand_ins)
     if texts.subject or stand_ins.text:
         raise _with_text(request)
@@ -59,6 +60,8 @@ def encode_observe(request: ObserveRequest) -> EncodedRequest:
     values[contract.EVENT_TIME] = items.time_ms
     if items.weight.count(1.0) != len(items.weight):
         values[contract.EVENT_WEIGHT] = items.weight
+    if any(items.event_type):
+        values[contract.EVENT_TYPE] = type_keys(items.event_type)
     if ids := _event_ids(request):
         values[contract.EVENT_ID] = item_keys(ids)
     if request.unknown_items:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ebbtide.client.codec.tensors import Values
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract
-from ebbtide.interest.keys import item_keys, user_keys
+from ebbtide.interest.event_types import UNTYPED
+from ebbtide.interest.keys import item_key, item_keys, user_keys
 from ebbtide.v1 import (
     Event,
     ExplainRequest,
@@ -100,7 +103,7 @@ def user_values(request: UserRequest, clock_ms: int) -> Values:
             "history or current beside it",
             "either history and current, or events for the server to split",
         )
-    items, texts, stand_ins = Columns([], [], [], []), Columns([], [], [], []), StandIns([], [])
+    items, texts, stand_ins = Columns.empty(), Columns.empty(), StandIns([], [])
     for group, events in event_groups(request):
         read_events(group, events, items, texts, stand_ins)
     values: Values = {contract.NOW: [now_ms_of(request, clock_ms)]}
@@ -113,6 +116,9 @@ def user_values(request: UserRequest, clock_ms: int) -> Values:
     weights = items.weight + texts.weight
     if weights.count(1.0) != len(weights):
         values[contract.EVENT_WEIGHT] = weights
+    event_types = items.event_type + texts.event_type
+    if any(event_types):
+        values[contract.EVENT_TYPE] = type_keys(event_types)
     if request.HasField("alpha"):
         values[contract.ALPHA] = [request.alpha]
     if request.HasField("decay_scale"):
@@ -181,6 +187,13 @@ class Columns(NamedTuple):
     time_ms: list[int]
     is_current: list[bool]
     weight: list[float]
+    event_type: list[str]
+    """Empty for an event without one."""
+
+    @classmethod
+    def empty(cls) -> Columns:
+        """No events yet."""
+        return cls([], [], [], [], [])
 
 
 class StandIns(NamedTuple):
@@ -220,6 +233,13 @@ def read_events(group: str, events: Sequence[Event], items: Columns, texts: Colu
         columns.time_ms.append(seconds * 1_000 + nanos // 1_000_000)
         columns.is_current.append(is_current)
         columns.weight.append(event.weight or (0.0 if event.HasField("weight") else 1.0))
+        columns.event_type.append(event.event_type)
+
+
+def type_keys(event_types: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The key of each event type, int64 ``[events]``; `UNTYPED` for an empty name."""
+    key_of = {name: item_key(name) if name else UNTYPED for name in set(event_types)}
+    return np.array([key_of[name] for name in event_types], dtype=np.int64)
 
 
 def ignores_unknown(request: EventRequest) -> bool:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ebbtide.client.codec.tensors import Arrays, EncodedRequest
 from ebbtide.client.errors import InternalError
 from ebbtide.interest import contract, served_models
+from ebbtide.interest.event_types import UNTYPED
 
 
 class PackKey(NamedTuple):
@@ -35,6 +36,7 @@ _NEUTRAL: dict[str, float] = {
     contract.EVENT_ITEM.name: 0,
     contract.EVENT_TIME.name: 0,
     contract.EVENT_WEIGHT.name: 1.0,
+    contract.EVENT_TYPE.name: UNTYPED,
     contract.DECAY_SCALE.name: 1.0,
     contract.USER.name: 0,
     contract.ALLOW_STATELESS.name: False,
@@ -50,6 +52,7 @@ _EVENTS = tuple(
         contract.EVENT_TIME,
         contract.EVENT_IS_CURRENT,
         contract.EVENT_WEIGHT,
+        contract.EVENT_TYPE,
         contract.EVENT_ID,
     )
 )

@@ -88,7 +88,7 @@ class TextRanking:
         held_back = held_out(log, bundle.config.data.holdout)
         # Without a holdout, the latest events of every user: the last days have too few users to measure 1 percent.
         late = held_back if held_back.any() else np.ones_like(held_back)
-        targets, items = _choose(log, late & has_past(log), sample)
+        targets, items = _choose(log, late & has_past(log) & log.is_target, sample)
         tensors = LogTensors.of(log, bundle.config.model.session_gap_ms)
         model = _with_residual(bundle.model, torch.zeros_like(bundle.model.event_residual))
         full = _outcome(model, log, tensors, targets)

@@ -254,7 +254,7 @@ def check_comparable(ours: InterestBundle, theirs: InterestBundle, folder: Path)
     Raises:
         DataError: Names what differs.
     """
-    for name in ("events", "user_column", "item_column", "time_column", "holdout"):
+    for name in ("events", "user_column", "item_column", "time_column", "target_types", "holdout"):
         mine, other = getattr(ours.config.data, name), getattr(theirs.config.data, name)
         if mine != other:
             raise DataError(f"{folder}: {name}: got {other!r}; expected {mine!r} as in the bundle to compare with")

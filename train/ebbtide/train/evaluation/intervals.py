@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,11 @@ class Estimate:
     mean: float
     low: float
     high: float
+
+    @property
+    def interval(self) -> str:
+        """The interval as people read it: ``0.1234 to 0.2345``; ``-`` below two users, who have none."""
+        return "-" if math.isnan(self.low) else f"{self.low:.4f} to {self.high:.4f}"
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def predicted_ratings(
     for scored in score_baskets(model, test.log, tensors, test.baskets.head, popularity):
         scores = scored.scores().numpy()
         for row, head in enumerate(scored.head.tolist()):
-            event = np.arange(head, stop_of[head])
+            event = head + np.flatnonzero(test.is_test[head : stop_of[head]])
             events.append(event)
             ratings.append(scores[row, test.log.item[event]].astype(np.float64) + rating_mean)
     return np.concatenate(events), np.concatenate(ratings)

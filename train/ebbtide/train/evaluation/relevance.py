@@ -22,10 +22,12 @@ class Relevance:
 
     @classmethod
     def of(cls, log: EventLog, baskets: Baskets) -> Relevance:
-        """All items of each basket."""
+        """All items of each basket that have an event of a target type there."""
         lengths = baskets.stop - baskets.head
         case = np.repeat(np.arange(len(baskets)), lengths)
         event = np.arange(case.shape[0]) - np.repeat(np.cumsum(lengths) - lengths, lengths) + baskets.head[case]
+        is_target = log.is_target[event]
+        case, event = case[is_target], event[is_target]
         wide = np.int64(log.item.max(initial=0) + 1)
         case, item = np.divmod(np.unique(case * wide + log.item[event]), wide)
         counts = np.bincount(case, minlength=len(baskets))

@@ -259,7 +259,7 @@ def _with_interval(measured: Evaluation, name: str) -> str:
 
 
 def _bracketed(found: Estimate) -> str:
-    return f"{found.mean:.4f} [{found.low:.4f}, {found.high:.4f}]"
+    return f"{found.mean:.4f} [{found.interval.replace(' to ', ', ')}]"
 
 
 def _table(headings: list[str], rows: list[list[str]]) -> str:

@@ -186,7 +186,7 @@ def score_baskets(
         prior, seen_prior = _prior(model, popularity, log.time_ms[head], seen)
         repeat = None
         if seen is not None and model.repeat is not None and item_bias is not None:
-            seen = seen.to(scores.device)
+            seen = model.weighed(seen.to(scores.device))
             repeat = model.repeat(seen, item_bias, seen_prior)
         # A sum is finite if all of its terms are, and takes a tenth of the time of looking at each.
         finite = [part.sum().isfinite() for part in (scores, prior, repeat) if part is not None]
@@ -230,7 +230,7 @@ def seen_before(log: EventLog, tensors: LogTensors, heads: Ints, context_events:
         context_events: How many events of a user count, the newest ones.
     """
     first = tensors.first.numpy()[heads]
-    return seen_items(log.item, log.time_ms, log.weight, first, heads, context_events)
+    return seen_items(log.item, log.time_ms, log.weight, first, heads, context_events, log.event_type)
 
 
 def exclude_seen(scores: Tensor, tensors: LogTensors, heads: Ints) -> None:
@@ -284,7 +284,7 @@ def live_popularity(model: InterestModel, log: EventLog) -> Popularity | None:
     """The prior kept up to date: before each basket every earlier event of the log counts; None without a prior."""
     if not model.config.prior_starts:
         return None
-    return LivePopularity(log.item, log.time_ms, model.text_vectors.shape[0], model.smoothing)
+    return LivePopularity(*log.counted, model.text_vectors.shape[0], model.smoothing)
 
 
 def frozen_popularity(bundle: InterestBundle) -> Popularity | None:

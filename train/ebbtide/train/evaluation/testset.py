@@ -24,7 +24,7 @@ class TestSet:
     log: EventLog
     catalog: Catalog
     is_test: Mask
-    """``[events]``."""
+    """``[events]``, of target types only."""
     baskets: Baskets
     """Baskets of the test events that have a strictly earlier event of the user."""
     relevance: Relevance
@@ -47,6 +47,7 @@ class TestSet:
         Raises:
             DataError: Nothing to predict.
         """
+        is_test = is_test & log.is_target
         baskets = baskets_of(log, is_test)
         if not len(baskets):
             raise DataError(
@@ -57,13 +58,17 @@ class TestSet:
 
     @property
     def training_item(self) -> Ints:
-        """Items of the events that are not held out."""
-        return self.log.item[~self.is_test]
+        """Items of the events of target types that are not held out."""
+        return self.log.item[self._is_training]
 
     @property
     def training_user(self) -> Ints:
-        """Users of the events that are not held out."""
-        return self.log.user[~self.is_test]
+        """Users of the events of target types that are not held out."""
+        return self.log.user[self._is_training]
+
+    @property
+    def _is_training(self) -> Mask:
+        return ~self.is_test & self.log.is_target
 
     def seldom(self, at_most: int) -> Mask:
         """Items with at most so many training events, ``[items]``: the cold and the long tail."""

@@ -211,7 +211,10 @@ export interface Event {
   time:
     | Date
     | undefined;
-  /** Rating, quantity or dwell time: finite and not negative. Absent: 1. */
+  /**
+   * Rating, quantity or dwell time: finite and not negative. Absent: 1. In an answer, that of an event in a state is
+   * multiplied by the weight of its type, so it may be negative.
+   */
   weight?:
     | number
     | undefined;
@@ -224,10 +227,18 @@ export interface Event {
     | undefined;
   /**
    * Id of the event, unique among the events of a user, not empty, at most 256 bytes of UTF-8: `Observe` adds an event
-   * that the state knows only once. Absent: events of the same item and time count as the same. No other method reads
-   * it.
+   * that the state knows only once. Absent: events of the same item, time and `event_type` count as the same. No other
+   * method reads it.
    */
-  eventId?: string | undefined;
+  eventId?:
+    | string
+    | undefined;
+  /**
+   * What the user did, such as view, purchase or dislike: one of the event types that the model was trained with; its
+   * learned weight, which may be negative, multiplies `weight`. Absent: the first target type of the training, whose
+   * weight is 1. A model that was trained without event types refuses any.
+   */
+  eventType?: string | undefined;
 }
 
 /** A condition on one catalog attribute: an item must have one of the values. */
@@ -954,7 +965,14 @@ export interface ListRulesResponse {
 }
 
 function createBaseEvent(): Event {
-  return { subject: undefined, time: undefined, weight: undefined, fallbackText: undefined, eventId: undefined };
+  return {
+    subject: undefined,
+    time: undefined,
+    weight: undefined,
+    fallbackText: undefined,
+    eventId: undefined,
+    eventType: undefined,
+  };
 }
 
 export const Event: MessageFns<Event> = {
@@ -978,6 +996,9 @@ export const Event: MessageFns<Event> = {
     }
     if (message.eventId !== undefined) {
       writer.uint32(50).string(message.eventId);
+    }
+    if (message.eventType !== undefined) {
+      writer.uint32(58).string(message.eventType);
     }
     return writer;
   },
@@ -1043,6 +1064,14 @@ export const Event: MessageFns<Event> = {
             message.eventId = reader.string();
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.eventType = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1076,6 +1105,11 @@ export const Event: MessageFns<Event> = {
         : isSet(object.event_id)
         ? globalThis.String(object.event_id)
         : undefined,
+      eventType: isSet(object.eventType)
+        ? globalThis.String(object.eventType)
+        : isSet(object.event_type)
+        ? globalThis.String(object.event_type)
+        : undefined,
     };
   },
 
@@ -1097,6 +1131,9 @@ export const Event: MessageFns<Event> = {
     }
     if (message.eventId !== undefined) {
       obj.eventId = message.eventId;
+    }
+    if (message.eventType !== undefined) {
+      obj.eventType = message.eventType;
     }
     return obj;
   },
@@ -1124,6 +1161,7 @@ export const Event: MessageFns<Event> = {
     message.weight = object.weight ?? undefined;
     message.fallbackText = object.fallbackText ?? undefined;
     message.eventId = object.eventId ?? undefined;
+    message.eventType = object.eventType ?? undefined;
     return message;
   },
 };
