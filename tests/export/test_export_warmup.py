@@ -23,6 +23,7 @@ from ebbtide.interest import contract, served_models
 from ebbtide.interest.checks import Request
 from ebbtide.interest.contract import Dtype, Limits
 from ebbtide.interest.keys import item_keys
+from ebbtide.interest.modelfile import read_fingerprint, write_fingerprint
 from ebbtide.interest.pipeline import AdaptiveWeights
 from ebbtide.interest.served_models import Kind
 from ebbtide.serve import ServerConfig, TritonServer
@@ -186,6 +187,7 @@ def test_token_ids_are_the_smallest_vocabularys_when_tokenizers_differ(
     # Both versions share one file on the disk.
     path.unlink()
     wider.save(str(path))
+    write_fingerprint(path.parent, read_fingerprint(path.parent, hash_files=False))
     ground = common_ground({1: out, 2: out})
     assert (ground.tokenizer.name, ground.max_tokens) == ("2", 128)
     longest = warmup_samples(ground, tiny_bundle.catalog.text)[served_models.ENCODER.name][2]

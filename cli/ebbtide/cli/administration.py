@@ -26,8 +26,8 @@ KeyToSend = Annotated[
     Path | None,
     typer.Option(
         "--admin-key-file",
-        help="File with the key to the server's administration. Default: the environment variable "
-        "EBBTIDE_ADMIN_KEY, else the file REPOSITORY.admin-key that `ebbtide serve` keeps.",
+        help="File with the key to the server's administration. Default: the key that `ebbtide serve` uses for the "
+        "folder (see the docs on security).",
     ),
 ]
 
