@@ -194,6 +194,7 @@ def _hashes(view: View) -> Iterator[Finding]:
 
 
 def _sha256(path: Path) -> str:
+    # As `ebbtide.interest.modelfile` does; the checker imports nothing of the rest.
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
