@@ -53,6 +53,8 @@ async def as_answered(
     finally:
         for task in (reader, *running):
             task.cancel()
+        # What fails while it is cancelled is of no interest any more, and asyncio would report it.
+        await asyncio.gather(reader, *running, return_exceptions=True)
 
 
 async def _awaited(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncIterator[Request]:

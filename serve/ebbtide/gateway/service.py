@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import Any, NoReturn, TypeVar, cast
 
+import grpc
 from google.protobuf.message import Message
 
 from ebbtide.client._as_answered import as_answered
-from ebbtide.client.errors import DeadlineExceededError, EbbtideError
+from ebbtide.client.errors import CallCancelledError, DeadlineExceededError, EbbtideError
 from ebbtide.gateway.calls import Calls
 from ebbtide.gateway.failures import code_of, details_of, shown
 from ebbtide.gateway.malformed import Malformed
@@ -194,9 +195,12 @@ async def _sent(writing: Awaitable[None], idle_s: float) -> None:
 
     Raises:
         DeadlineExceededError: The caller does not take it.
+        CallCancelledError: The caller is gone.
     """
     try:
         await asyncio.wait_for(writing, idle_s)
+    except grpc.aio.InternalError:
+        raise CallCancelledError("the caller ended the stream") from None
     except asyncio.TimeoutError:
         raise DeadlineExceededError(
             f"the caller took no answer from the stream for {idle_s:g} s; expected it to read them while it sends"
