@@ -24,6 +24,7 @@ from ebbtide.client import (
     ClientConfig,
     DeadlineExceededError,
     InterestClient,
+    InvalidArgumentError,
     ModelNotReadyError,
     OverloadedError,
     ResourceExhaustedError,
@@ -238,6 +239,27 @@ def without_its_models_process(server):
     found = subprocess.run(["pgrep", "-P", str(server.pid), "-f", "triton_python_backend_stub"], stdout=subprocess.PIPE)
     for pid in found.stdout.split():
         os.kill(int(pid), signal.SIGKILL)
+
+
+def test_server_is_back_in_service_when_it_refuses_a_request_after_it_failed(connect, serve, vectors):
+    gone = (grpc.StatusCode.UNAVAILABLE, "the model is unloaded")
+    bad = (grpc.StatusCode.INVALID_ARGUMENT, "texts: got none")
+    (failing, first), (other, second) = serve(gone, bad, vectors), serve(vectors)
+    with connect([failing, other]) as client:
+
+        def is_refused():
+            try:
+                client.embed(["a"])
+            except InvalidArgumentError:
+                return True
+            return False
+
+        # Its first failure is not seen, as the other one answers; then it is left out for a second.
+        wait_for(is_refused)
+        before = first.calls, second.calls
+        for _ in range(8):
+            client.embed(["a"])
+        assert (first.calls - before[0], second.calls - before[1]) == (4, 4)
 
 
 @pytest.mark.parametrize("fault", [killed, stopped, without_its_models_process])

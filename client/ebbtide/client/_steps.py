@@ -186,7 +186,13 @@ class Caller:
     def _leave(self, server: int, error: EbbtideError, tried: set[int]) -> bool:
         """Leaves out a server that cannot answer; whether another one is there that has not failed this call."""
         tried.add(server)
-        if self._rotation is None or self.closed or not is_the_servers(error):
+        if self._rotation is None or self.closed:
+            return False
+        if isinstance(error, InvalidArgumentError):
+            # A server that reads requests is in service.
+            self._rotation.answered(server)
+            return False
+        if not is_the_servers(error):
             return False
         self._rotation.failed(server)
         return self._rotation.has_other(tried)
