@@ -83,7 +83,8 @@ class ServedModel:
         # The order of the contract, independent of the order in the request.
         model = served_models.MODELS[self.name]
         self._outputs = [tensor.name for tensor in model.outputs]
-        self._needed = {tensor.name: tensor.meaning for tensor in model.inputs if not tensor.optional}
+        self._needed = [tensor for tensor in model.inputs if not tensor.optional]
+        self._needed_for = served_models.needed_inputs(model, served_models.MODELS)
 
     def load(self, read: Callable[[Path], T]) -> T:
         """Checks the version folder and reads it with `read`.
@@ -199,7 +200,8 @@ class ServedModel:
         for one, names in zip(tensors, wanted, strict=True):
             if contract.ADJUST_ITEM.name in names and contract.ITEM_FILTER.name not in names:
                 one[contract.FOR_CANDIDATES] = _MARK
-        refused = {index: error for index, one in enumerate(tensors) if (error := self._lacking(one)) is not None}
+        lacking = map(self._lacking, tensors, wanted)
+        refused = {index: error for index, error in enumerate(lacking) if error is not None}
         sound = [one for index, one in enumerate(tensors) if index not in refused] if refused else tensors
         answers: Sequence[Answer] = run_guarded(sound, frozenset().union(*wanted), run) if sound else ()
         if refused:
@@ -207,10 +209,10 @@ class ServedModel:
             answers = [refused[index] if index in refused else next(left) for index in range(len(tensors))]
         return [self.response(answer, names) for answer, names in zip(answers, wanted, strict=True)]
 
-    def _lacking(self, tensors: RequestTensors) -> RequestError | None:
-        for name, meaning in self._needed.items():
-            if name not in tensors:
-                return RequestError(name, "no tensor", meaning)
+    def _lacking(self, tensors: RequestTensors, wanted: frozenset[str]) -> RequestError | None:
+        for tensor in self._needed_for.get(wanted, self._needed):
+            if tensor.name not in tensors:
+                return RequestError(tensor.name, "no tensor", tensor.meaning)
         return None
 
     def response(self, answer: Answer, wanted: frozenset[str]) -> Any:  # noqa: ANN401 - Triton's own class
