@@ -15,6 +15,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from ebbtide.serve import ServerConfig, ServerStartError, TritonServer, keep, keeper
+from ebbtide.serve.model_processes import ModelProcesses
 
 PROGRAM = "from ebbtide.cli.main import main; main()"
 
@@ -81,7 +82,7 @@ def test_keeping_ends_when_starts_are_in_vain(repository, monkeypatch):
 def test_a_process_that_ends_with_its_model_is_no_fault(repository):
     config = ServerConfig(repository, model_control="explicit", load_models=("echo",))
     with TritonServer(config) as server, triton.InferenceServerClient(server.grpc_url) as client:
-        models = keeper.ModelProcesses(server.pid)
+        models = ModelProcesses(server.pid)
         stub = stub_of(server)
         client.unload_model("echo")
         while stub.is_running():

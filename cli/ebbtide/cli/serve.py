@@ -105,7 +105,7 @@ def command(
     """Serve a model repository until stopped with Ctrl-C.
 
     The server is a real Triton from the nvidia-pytriton wheel, without a container. It listens on loopback (see
-    --host), and stops when this process stops. If it or a process of a model dies, it is started again.
+    --host), and stops when this process stops. If it or a process of a model dies or hangs, it is started again.
 
     **Example**
 
@@ -200,12 +200,12 @@ def _settle_deployment(repository: Path) -> None:
 
 
 def _keep(triton: TritonServer) -> None:
-    """Serves until Ctrl-C or SIGTERM; starts the server again when it or a process of a model died."""
+    """Serves until Ctrl-C or SIGTERM; starts the server again when it or a process of a model died or hangs."""
     from ebbtide.serve import keep
 
     def tell_fault(fault: str, pause_s: float) -> None:
         console.print(escape(triton.log_tail()), style="dim", soft_wrap=True)
-        console.print(f"[red]{escape(fault)}[/red]: the server is started again in {pause_s:g} s")
+        console.print(f"[red]{escape(fault)}[/red]: the server is started again in {pause_s:g} s", soft_wrap=True)
 
     def tell_restart(startup_s: float) -> None:
         console.print(f"[green]✓[/green] Triton is ready again [dim]({startup_s:.1f} s)[/dim]")
