@@ -12,6 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ebbtide.interest.exported import read_observer
+from ebbtide.interest.meters import OBSERVED, STORE_TIME
 from ebbtide.interest.observer import Observer, half_precision
 from ebbtide.interest.served import Scored, ServedModel
 
@@ -31,6 +32,7 @@ class TritonPythonModel:
             lambda folder: (read_observer(folder), half_precision(os.environ))
         )
         self._users = self._served.users()
+        self._users.meters, self._measuring = self._served.measure(OBSERVED, STORE_TIME)
         self._following = self._served.follow(pipeline, self._users, scores=Scored.NONE)
         popularity, self._counting = self._served.count_popularity(self._users)
         self._observer = Observer(
@@ -44,6 +46,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Writes the counts that are not in the store yet, and closes it."""
         self._following.close()
+        self._measuring.close()
         if self._counting is not None:
             self._counting.close()
         self._users.close()
