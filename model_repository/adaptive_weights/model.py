@@ -29,10 +29,10 @@ class TritonPythonModel:
         self._served = ServedModel(args)
         self._pipeline = self._served.load(read_pipeline)
         self._users = self._served.users()
-        self._pipeline.meters, self._measuring = self._served.measure(*OF_ANSWERS, *OF_STATES)
-        self._users.meters = self._pipeline.meters
         rules = self._served.load(read_rule_tables)
         self._following = self._served.follow(self._pipeline, self._users, scores=Scored.ALL, rules=rules)
+        self._pipeline.meters, self._measuring = self._served.measure(*OF_ANSWERS, *OF_STATES)
+        self._users.meters = self._pipeline.meters
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers every request; the store is read once for all of them, and the pipeline runs once.

@@ -29,8 +29,8 @@ class TritonPythonModel:
         self._served = ServedModel(args)
         self._explainer = self._served.load(read_explainer)
         self._users = self._served.users()
-        self._users.meters, self._measuring = self._served.measure(*OF_STATES)
         self._following = self._served.follow(self._explainer.pipeline, self._users, scores=Scored.ALL)
+        self._users.meters, self._measuring = self._served.measure(*OF_STATES)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers every request in a separate run, because the numbers of events and candidates differ.

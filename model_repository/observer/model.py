@@ -32,12 +32,12 @@ class TritonPythonModel:
             lambda folder: (read_observer(folder), half_precision(os.environ))
         )
         self._users = self._served.users()
-        self._users.meters, self._measuring = self._served.measure(OBSERVED, STORE_TIME)
         self._following = self._served.follow(pipeline, self._users, scores=Scored.NONE)
         popularity, self._counting = self._served.count_popularity(self._users)
         self._observer = Observer(
             pipeline, self._users, half_precision=in_half, feedback=feedback, popularity=popularity
         )
+        self._users.meters, self._measuring = self._served.measure(OBSERVED, STORE_TIME)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Adds the events of all requests with one update of the store, and answers when the store has them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 
@@ -25,13 +26,16 @@ Page = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def page_of(server: TritonServer) -> Page:
-    """The value of each series of ours."""
+    """The value of each series of ours, summed over the processes of a model; of a time, one of them."""
     with urllib.request.urlopen(server.metrics_url) as answer:  # noqa: S310 - an address of this machine
         text = answer.read().decode()
-    return {
-        (name, frozenset(re.findall(r'(\w+)="([^"]*)"', labels))): float(number)
-        for name, labels, number in SERIES.findall(text)
-    }
+    page: Page = defaultdict(float)
+    for name, labels, number in SERIES.findall(text):
+        of_model = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        assert of_model.pop("process").isdecimal()
+        series = (name, frozenset(of_model.items()))
+        page[series] = float(number) + (0 if "timestamp" in name else page[series])
+    return dict(page)
 
 
 def value(page: Page, name: str, model: str = "adaptive_weights", **labels: str) -> float | None:

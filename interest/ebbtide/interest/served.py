@@ -124,15 +124,19 @@ class ServedModel:
             pb_utils.Logger.log_warn(f"{self.name}: loaded without the store of the users' states: {users.waits_for}")
         return users
 
-    def measure(self, *families: Family) -> tuple[Meters, Periodic]:
-        """What counts answers for the server's metrics page, and the thread that hands the counts on.
+    def measure(self, *families: Family) -> tuple[Meters, Measuring]:
+        """What counts answers for the server's metrics page, and what hands the counts on.
+
+        Call it last in `initialize`: a model that fails to load afterwards could not close it.
 
         Args:
             families: What the model counts beside `meters.FAILED`.
         """
         self._meters = Meters((*families, meters.FAILED))
-        page = _MetricsPage(self._meters, {"model": self.name, "version": self._version})
-        return self._meters, Periodic(page.hand_on, _METRICS_SECONDS, self._warn_of_metrics)
+        # With the process: Triton frees a series when the first of the processes that share it is unloaded, and ends
+        # when another one writes to it (triton-inference-server/server, issue 8663).
+        labels = {"model": self.name, "version": self._version, "process": str(os.getpid())}
+        return self._meters, Measuring(self._meters, labels, self._warn_of_metrics)
 
     def follow(
         self, pipeline: InterestPipeline, users: Users, *, scores: Scored, rules: RuleTables | None = None
@@ -267,10 +271,17 @@ class ServedModel:
         return self.error("the request was cancelled", pb_utils.TritonError.CANCELLED)
 
 
-class _MetricsPage:
-    """The metrics of one instance on Triton's metrics page; instances of one model share them."""
+class Measuring:
+    """The metrics of one instance on Triton's metrics page."""
 
-    def __init__(self, counted: Meters, labels: Mapping[str, str]) -> None:
+    def __init__(self, counted: Meters, labels: Mapping[str, str], report: Callable[[str], None]) -> None:
+        """Adds the series that begin at 0 to the page, and starts a thread that hands on what is counted.
+
+        Args:
+            counted: What the model counts.
+            labels: Of every series.
+            report: Is told the first of several failures in a row.
+        """
         self._counted = counted
         self._labels = labels
         self._families: dict[str, Any] = {}
@@ -278,9 +289,18 @@ class _MetricsPage:
         for family in counted.families:
             for series in counted_series(family):
                 self._metric(family, series)
+        self._thread = Periodic(self._hand_on, _METRICS_SECONDS, report)
 
-    def hand_on(self) -> None:
-        """Adds what was counted since the last call."""
+    def close(self) -> None:
+        """Hands on what is left, and takes the metrics off the page.
+
+        A model's process ends with signal 11 if they are still there after `finalize` (issue 8662).
+        """
+        self._thread.close()
+        self._metrics.clear()
+        self._families.clear()
+
+    def _hand_on(self) -> None:
         for family, series, value in self._counted.taken():
             metric = self._metric(family, series)
             if isinstance(family, Gauge):
