@@ -84,8 +84,8 @@ def command(
         str | None,
         typer.Option(
             metavar="URL",
-            help="OpenTelemetry collector (OTLP over HTTP), such as http://localhost:4318: gets a span of each call, "
-            "between the caller's and Triton's (`ebbtide serve --traces`). Needs the extra [observability].",
+            help="Address of an OpenTelemetry collector (OTLP over HTTP, usually port 4318). It gets a span of each "
+            "call, between the caller's and Triton's (`ebbtide serve --traces`). Needs the extra [observability].",
         ),
     ] = None,
     reflection: Annotated[

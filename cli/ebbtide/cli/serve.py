@@ -69,8 +69,8 @@ def command(
         str | None,
         typer.Option(
             metavar="URL",
-            help="OpenTelemetry collector (OTLP over HTTP), such as http://localhost:4318: gets a span of each model "
-            "on a request's way, in the caller's trace if there is one.",
+            help="Address of an OpenTelemetry collector (OTLP over HTTP, usually port 4318). It gets a span of each "
+            "model on a request's way, in the caller's trace if there is one.",
         ),
     ] = None,
     trace_rate: Annotated[int, typer.Option(min=1, help="With --traces: trace one request in so many.")] = 1,
