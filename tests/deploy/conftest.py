@@ -183,6 +183,7 @@ def server(
         model_control=image.option("model-control-mode"),
         load_models=(image.option("load-model"),),
         extra_args=tuple(option for option in image.options if not option.startswith(own)),
+        state=f"embedded:{tmp_path_factory.mktemp('states')}",
         log_file=tmp_path_factory.mktemp("log") / "tritonserver.log",
     )
     with serving(config) as running:

@@ -65,6 +65,15 @@ def command(
             "EBBTIDE_STATE, or else a folder beside the repository, REPOSITORY.state.",
         ),
     ] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Address of an OpenTelemetry collector (OTLP over HTTP, usually port 4318). It gets a span of each "
+            "model on a request's way, in the caller's trace if there is one.",
+        ),
+    ] = None,
+    trace_rate: Annotated[int, typer.Option(min=1, help="With --traces: trace one request in so many.")] = 1,
     log_file: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,
     startup_timeout_s: Annotated[float, typer.Option(help="Seconds to wait for the server to become ready.")] = 120.0,
     bundle: Annotated[
@@ -140,6 +149,8 @@ def command(
             response_cache_mb=response_cache_mb,
             rate_limit_cores=len(os.sched_getaffinity(0)) if rate_limiter else None,
             state=state,
+            traces=traces,
+            trace_rate=trace_rate,
             log_file=log_file,
             admin_key=key,
             startup_timeout_s=startup_timeout_s,

@@ -6,8 +6,8 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 
@@ -58,6 +58,9 @@ logger = logging.getLogger("ebbtide.gateway")
 
 _SHORTEST_TIMEOUT_S = 0.001
 
+if TYPE_CHECKING:
+    from ebbtide.gateway.spans import CallSpan
+
 Options = dict[str, Any]
 """What every method of the client takes: ``timeout_s`` and ``metadata``."""
 Method = Callable[[Any, Options], Awaitable[Message]]
@@ -92,11 +95,18 @@ class _Slots:
 class Calls:
     """The methods of `InterestService` for one client: at most `max_concurrency` calls, and `max_streams` streams."""
 
-    def __init__(self, client: AsyncInterestClient, config: GatewayConfig, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        client: AsyncInterestClient,
+        config: GatewayConfig,
+        metrics: Metrics,
+        span_of: CallSpan = lambda _method, _protocol, _metadata: nullcontext(),
+    ) -> None:
         """Makes the methods of one gateway.
 
         Args:
             client: Of the event loop that serves.
+            span_of: The span of a call.
             config: The gateway's.
             metrics: Where calls are counted.
         """
@@ -105,6 +115,7 @@ class Calls:
         self.requests_of_streams = asyncio.Semaphore(config.max_concurrency)
         """Requests of all streams in flight; further ones wait."""
         self._metrics = metrics
+        self._span_of = span_of
         self._calls = _Slots(config.max_concurrency, "calls in flight", "try again later")
         self._streams = _Slots(config.max_streams, "streams open", "use plain calls, send more over one stream")
         self._expected = None if config.token is None else authorization(config.token).encode()
@@ -165,7 +176,7 @@ class Calls:
             ResourceExhaustedError: As many calls are in flight as may be.
             InternalError: Something failed that is not an `EbbtideError`; the log has it, the caller does not see it.
         """
-        with self._metrics.call(method, protocol):
+        with self._metrics.call(method, protocol), self._span_of(method, protocol, metadata):
             self.require_token(metadata.get("authorization"))
             with slots.one():
                 try:
