@@ -58,11 +58,14 @@ class Canary:
         self._call.add_done_callback(self._note)
 
     def is_overdue(self) -> bool:
-        """Whether the last question has had no answer in its time. A server that cannot be reached owes none."""
-        if not self._call.done():
-            self._call.cancel()
+        """Whether what was asked since the last call has had no answer in its time; of a server that can be reached."""
+        call, self._call = self._call, None
+        if call is None:
+            return False
+        if not call.done():
+            call.cancel()
             return True
-        return bool(self._call.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+        return bool(call.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
 
     def close(self) -> None:
         """Closes the connection."""

@@ -24,7 +24,7 @@ from ebbtide.serve.model_processes import ModelProcesses, Process
 from ebbtide.serve.server import TritonServer
 
 _LOOK_S = 10.0
-"""Between two looks; so long has a canary to be answered."""
+"""From one look to the next, by which a canary has to be answered."""
 _LOOKS = 6
 _IDLE = 0.01
 """Share of a core below which a process does no work: one that waits still looks at its queue and at the store."""
@@ -69,15 +69,20 @@ class _Look:
         found = {name: (before.requests[name], self.requests[name]) for name in both}
         return {name for name, (then, now) in found.items() if then.waiting and now.waiting and then.ended == now.ended}
 
+    def has_ended(self, before: _Look) -> bool:
+        """Whether requests are known to have ended since a look."""
+        if self.requests is None or before.requests is None:
+            return False
+        then, now = ({name: one.ended for name, one in look.items()} for look in (before.requests, self.requests))
+        return then != now
+
     def is_idle(self, before: _Look) -> bool:
         """Whether the server has done nothing since a look, as far as it says."""
-        if self.requests is not None and before.requests is not None:
-            then, now = ({name: one.ended for name, one in look.items()} for look in (before.requests, self.requests))
-            # Models follow the store in threads of their own while the server itself is stopped; but one that says that
-            # nothing has ended may wait for a model that works.
-            if then != now or self.working_models(before):
-                return False
-        return self._is_little(self.server_cpu_s - before.server_cpu_s, before)
+        # A server that does say something may wait for a model that works. When it is stopped, its models still follow
+        # the store in threads of their own.
+        may_wait = self.requests is not None and bool(self.working_models(before))
+        is_little = self._is_little(self.server_cpu_s - before.server_cpu_s, before)
+        return is_little and not may_wait and not self.has_ended(before)
 
     def _is_little(self, used_s: float, before: _Look) -> bool:
         return used_s < _IDLE * (self.at_s - before.at_s)
@@ -122,16 +127,18 @@ class HangWatch:
         assert self._canary is not None  # noqa: S101 - between `follow` and `close`
         if time.monotonic() < self._next_s:
             return None
+        self._next_s = time.monotonic() + _LOOK_S
         try:
             seen = self._seen()
         except (OSError, http.client.HTTPException):
             # It has ended, or cannot be reached, say because its address is gone: that is no hang.
             seen = None
-        signs = [] if seen is None or self._last is None else list(self._signs(self._canary, self._last, seen))
+        before, self._last = self._last, seen
+        signs = [] if seen is None or before is None else list(self._signs(self._canary, before, seen))
         self._in_a_row = {sign: self._in_a_row.get(sign, 0) + 1 for sign in signs}
-        self._last = seen
-        self._canary.send(_LOOK_S)
-        self._next_s = time.monotonic() + _LOOK_S
+        if seen is None or before is None or not seen.has_ended(before):
+            # Where requests end nobody needs to ask, and what models count is of users.
+            self._canary.send(self._next_s - time.monotonic())
         return next((sign for sign, looks in self._in_a_row.items() if looks >= _LOOKS), None)
 
     def _signs(self, canary: Canary, before: _Look, seen: _Look) -> Iterator[str]:
