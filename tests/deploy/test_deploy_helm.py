@@ -1,19 +1,27 @@
-"""The Helm chart, rendered by helm: it says the same as the Kustomize overlays, fits the schemas, and refuses wrong values."""
+"""The Helm chart, rendered by helm: the same as the Kustomize overlays, schemas, features, refused values."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import kubernetes_validate
 import pytest
+import trustme
 import yaml
 
 from ebbtide.gateway import GatewayConfig
+from redis_servers import free_port
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "ebbtide"
@@ -78,7 +86,7 @@ def comparable(rendered: Any) -> dict[tuple[str, str], dict[str, Any]]:
     maps = {entry["metadata"]["name"]: entry["data"] for entry in rendered.of_kind("ConfigMap")}
     found = {}
     for resource in rendered.resources:
-        # Helm makes the namespace itself (--create-namespace). The chart has no ConfigMap of settings: it gives them to the pod.
+        # Helm makes the namespace itself (--create-namespace); the chart gives settings to the pod, not to a ConfigMap.
         if resource["kind"] in ("Namespace", "ConfigMap"):
             continue
         copy = without(resource, OWN_LABELS)
@@ -114,6 +122,13 @@ def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:
 
 def ports(container: dict) -> dict[str, int]:
     return {port["name"]: port["containerPort"] for port in container.get("ports", [])}
+
+
+def selectors(rendered: Any) -> list[dict[str, str]]:
+    """The labels by which each resource finds pods of the release."""
+    specs = [resource["spec"] for resource in rendered.resources if "spec" in resource]
+    found = [spec.get("selector") or spec.get("podSelector") or {} for spec in specs]
+    return [entry.get("matchLabels", entry) for entry in found if entry]
 
 
 def gateway_of(rendered: Any) -> dict:
@@ -170,10 +185,9 @@ def test_names_and_labels_keep_releases_apart_when_two_share_a_namespace(render_
     assert {resource["metadata"]["name"] for resource in second.resources} == {
         resource["metadata"]["name"].replace("ebbtide", "shop-ebbtide", 1) for resource in first.resources
     }
-    for resource in first.resources:
-        selector = resource["spec"].get("selector") or {} if resource["kind"] != "PrometheusRule" else {}
-        labels = selector.get("matchLabels", selector)
-        assert not any(selects(labels, pod["metadata"]["labels"]) for pod in second.workloads.values())
+    for selector in selectors(first):
+        assert any(selects(selector, pod["metadata"]["labels"]) for pod in first.workloads.values())
+        assert not any(selects(selector, pod["metadata"]["labels"]) for pod in second.workloads.values())
 
 
 def test_references_resolve_inside_the_release(featured):
@@ -211,20 +225,64 @@ def test_gateway_is_as_confined_as_the_servers(render_chart):
     }
 
 
-@pytest.mark.parametrize("values", [GATEWAY, SECURE, (*SECURE, *TRACES)], ids=["plain", "secure", "traces"])
-def test_gateway_gets_only_options_that_the_command_has(values, render_chart, run_tool, read_image, deploy):
-    arguments = gateway_of(render_chart(*values))["args"]
-    assert read_image(deploy / "docker" / "tools.Dockerfile").entrypoint == ["ebbtide"]
-    # Asking for the help after the arguments parses them and starts nothing.
-    named = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
-    done = run_tool("ebbtide", arguments[0], "--help")
-    assert done.returncode == 0, done.stderr
-    assert all(re.search(rf"{option}\b", done.stdout) for option in named)
-    assert arguments[1] == "dns:///ebbtide-headless:8001"
+@pytest.mark.parametrize("values", [GATEWAY, (*SECURE, *TRACES)], ids=["plain", "secure"])
+def test_gateway_starts_with_the_charts_arguments_and_answers_its_probes(values, render_chart, server, tmp_path):
+    container = gateway_of(render_chart(*values))
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    (tmp_path / "tls.crt").write_bytes(b"".join(part.bytes() for part in certificate.cert_chain_pems))
+    (tmp_path / "tls.key").write_bytes(certificate.private_key_pem.bytes())
+    (tmp_path / "token").write_text("a-token-of-the-test\n", encoding="utf-8")
+    # Only addresses and folders differ from those in a cluster.
+    grpc_port, http_port, collector = free_port(), free_port(), free_port()
+    moved = {
+        "dns:///ebbtide-headless:8001": server.grpc_url,
+        "--host=0.0.0.0": "--host=127.0.0.1",
+        "--port=9001": f"--port={grpc_port}",
+        "--http-port=9002": f"--http-port={http_port}",
+        TRACES[0].replace("--set=traces.collector", "--traces"): f"--traces=http://127.0.0.1:{collector}",
+    }
+    arguments = [moved.get(argument, argument) for argument in container["args"]]
+    for mount in ("/mnt/tls", "/mnt/token"):
+        arguments = [argument.replace(mount, str(tmp_path)) for argument in arguments]
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+    program = Path(sys.executable).parent / "ebbtide"
+    process = subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            asked = container[probe]["httpGet"]
+            url = f"{asked['scheme'].lower()}://127.0.0.1:{http_port}{asked['path']}"
+            assert status_of(url, opener, process) == 200
+        scheme = asked["scheme"].lower()
+        assert status_of(f"{scheme}://127.0.0.1:{http_port}/metrics", opener, process) == 200
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def status_of(url: str, opener: urllib.request.OpenerDirector, process: subprocess.Popen[bytes]) -> int:
+    """The status of a page, once it is there and no longer says that the gateway is not ready."""
+    for _ in range(600):
+        assert process.poll() is None, "the gateway ended"
+        try:
+            with opener.open(url, timeout=30) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code != 503:
+                    return error.code
+        except urllib.error.URLError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"no answer from {url}")
 
 
 def test_image_of_the_command_line_has_what_the_gateway_needs(read_image, deploy, run_tool):
-    assert "[cli,gateway,observability,state]" in read_image(deploy / "docker" / "tools.Dockerfile").only("RUN")
+    tools = read_image(deploy / "docker" / "tools.Dockerfile")
+    assert tools.entrypoint == ["ebbtide"]
+    assert "[cli,gateway,observability,state]" in tools.only("RUN")
     code = "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'polars', 'pytriton']))\n"
     done = run_tool("python", "-c", code + "import ebbtide.gateway, ebbtide.cli.gateway")
     assert done.returncode == 0, done.stderr
@@ -331,6 +389,32 @@ def test_scrape_jobs_are_watched_when_the_release_has_another_name(render_chart)
     jobs = [f"shop/{monitor['metadata']['name']}" for monitor in rendered.of_kind("PodMonitor")]
     assert len(jobs) == 2
     assert all(re.fullmatch(pattern, job) for job in jobs)
+
+
+def test_pods_run_where_and_with_what_the_values_say(render_chart):
+    rendered = render_chart(*FEATURES["nodes"])
+    assert rendered.pod["spec"]["nodeSelector"] == {"pool": "recommender"}
+    assert [entry["key"] for entry in rendered.pod["spec"]["tolerations"]] == ["nvidia.com/gpu", "dedicated"]
+    assert all(pod["spec"]["imagePullSecrets"] == [{"name": "registry"}] for pod in rendered.workloads.values())
+    assert rendered.one("ServiceAccount", "ebbtide")["metadata"]["annotations"] == {"role": "reader"}
+    assert rendered.one("PersistentVolumeClaim", "ebbtide-repository")["spec"]["storageClassName"] == "nfs"
+
+
+def test_models_stay_when_the_release_is_uninstalled(render_chart):
+    claim = render_chart().one("PersistentVolumeClaim", "ebbtide-repository")
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_volume_is_not_made_when_a_claim_exists(render_chart):
+    rendered = render_chart(*FEATURES["claim"])
+    assert rendered.of_kind("PersistentVolumeClaim") == []
+    claimed = [
+        volume["persistentVolumeClaim"]["claimName"]
+        for pod in rendered.workloads.values()
+        for volume in pod["spec"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    ]
+    assert claimed == ["models", "models"]
 
 
 def test_dashboard_is_whole_when_grafana_loads_it(render_chart):
