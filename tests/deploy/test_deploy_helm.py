@@ -8,6 +8,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.error
 import urllib.request
@@ -454,6 +455,16 @@ def test_value_is_refused_with_its_name_when_it_is_wrong(setting, message, run_t
     done = run_tool("helm", "template", "ebbtide", CHART, f"--set={setting}")
     assert done.returncode != 0
     assert message in done.stderr
+
+
+def test_values_of_the_guide_are_accepted(tmp_path, render_chart):
+    guide = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^    # values.yaml of your own\n((?:    .*\n)+)", guide, re.MULTILINE)
+    values = tmp_path / "values.yaml"
+    values.write_text(textwrap.dedent(block), encoding="utf-8")
+    rendered = render_chart("--values", values)
+    assert {volume["name"] for volume in rendered.workloads["ebbtide-gateway"]["spec"]["volumes"]} >= {"tls", "token"}
+    assert rendered.triton["image"].startswith("registry.internal/")
 
 
 def test_chart_is_refused_when_the_cluster_is_too_old(run_tool):
