@@ -24,6 +24,10 @@ import yaml
 from ebbtide.gateway import GatewayConfig
 from redis_servers import free_port
 
+pytestmark = pytest.mark.skipif(
+    not (Path(sys.executable).parent / "helm").exists(), reason="no helm for this kind of machine"
+)
+
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "ebbtide"
 SCHEMAS = Path(__file__).parent / "schemas"
