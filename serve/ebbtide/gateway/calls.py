@@ -114,6 +114,8 @@ class Calls:
         self.config = config
         self.requests_of_streams = asyncio.Semaphore(config.max_concurrency)
         """Requests of all streams in flight; further ones wait."""
+        self.recommended = 0
+        """Plain calls of `Recommend` that Triton has answered."""
         self._metrics = metrics
         self._span_of = span_of
         self._calls = _Slots(config.max_concurrency, "calls in flight", "try again later")
@@ -153,9 +155,11 @@ class Calls:
             EbbtideError: The call failed, was not admitted, or the caller is not allowed to make it.
         """
         with self._admitted(self._calls, method, protocol, metadata):
-            return await self._methods[method](
+            answer = await self._methods[method](
                 request, {"timeout_s": self.timeout_s(left_s), "metadata": self.forwarded(metadata)}
             )
+            self.recommended += method == "Recommend"
+            return answer
 
     @contextmanager
     def stream(self, method: str, protocol: str, metadata: Mapping[str, Any]) -> Iterator[None]:

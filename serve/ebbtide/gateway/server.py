@@ -95,6 +95,7 @@ class Gateway:
         self._port = 0
         self._metrics = Metrics()
         self._calls = Calls(self._client, config, self._metrics, **traced)
+        self._recommended = 0
         self._is_serving = False
 
     @property
@@ -203,12 +204,16 @@ class Gateway:
     async def _is_ready(self) -> bool:
         """Whether Triton says that `recommend` is ready, and a request of no events does not fail.
 
+        The request is left out if one of a caller was answered since the last time: the models count each.
         Triton calls a model ready whose Python process is dead. A late answer or a full queue is no failure: a busy
         server must not be taken out of service.
         """
         try:
             if not await self._probing.is_ready(timeout_s=_PROBE_TIMEOUT_S):
                 return False
+            before, self._recommended = self._recommended, self._calls.recommended
+            if self._recommended != before:
+                return True
             await self._probing.recommend(_CANARY, timeout_s=_PROBE_TIMEOUT_S)
         except (DeadlineExceededError, OverloadedError):
             return True
