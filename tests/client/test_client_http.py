@@ -193,6 +193,12 @@ def test_http_names_the_field_when_a_request_is_refused(triton, request_, field)
     assert problem["detail"].startswith(f"{field}: ")
 
 
+@pytest.mark.parametrize("method", ["list-items", "list-out-of-stock"])
+def test_http_refuses_the_part_of_a_list_when_it_is_too_large_for_the_tensor(triton, method):
+    answer = ask(triton.grpc_url, lambda caller: caller.post(method, {"part": 2**31}))
+    assert (answer.status, answer.json["field"]) == (400, "part")
+
+
 def test_http_names_what_it_does_not_know_when_a_field_is_misspelt(triton):
     answer = ask(triton.grpc_url, lambda caller: caller.post("recommend", {"events": [{"itemId": "1", "time": NOW}]}))
     assert answer.json["detail"] == (
@@ -386,6 +392,7 @@ def test_every_status_of_a_call_has_a_status_of_http():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_no_request_made_from_the_openapi_document_is_a_server_error(triton, tmp_path):
     program = REPOSITORY / "artifacts" / "schemathesis-venv" / "bin" / "schemathesis"
     if not program.exists():

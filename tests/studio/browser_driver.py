@@ -49,6 +49,7 @@ def main(chromium: str, url: str, folder: str, user: str) -> None:
         page.on("request", lambda request: request.url.endswith("/v1/explain") and asked.append(request.post_data))
         faults = []
         page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda said: "Content Security" in said.text and faults.append(said.text))
 
         def settle() -> None:
             page.wait_for_function("() => document.body.dataset.now && !document.body.dataset.busy")
@@ -108,6 +109,7 @@ def main(chromium: str, url: str, folder: str, user: str) -> None:
         page.fill("#user", user)
         page.click("#user-form button[type=submit]")
         page.wait_for_function("() => document.querySelector('#events li')")
+        page.check("#settings fieldset >> nth=0 >> input[type=checkbox]")
         settle()
         serious = []
         for language in ("en", "zh"):

@@ -118,6 +118,8 @@ def test_page_shows_what_the_client_says_and_recovers_when_the_server_is_back():
         server.start()
         driver.go_on()
         back = driver.step("back")
+        # The page's connection is back; this client's may still wait for its next attempt.
+        client.wait_until_ready(timeout_s=60)
         compared(client, back)
         assert back["faults"] == []
         assert driver.process.wait(60) == 0

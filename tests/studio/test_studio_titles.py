@@ -111,7 +111,7 @@ def test_gateway_serves_the_page_and_its_questions(data):
 
 def test_page_loads_nothing_from_elsewhere_and_writes_no_html():
     for file in STATIC.iterdir():
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?://|//cdn", text), file.name
         assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|eval\(", text), file.name
 

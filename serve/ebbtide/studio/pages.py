@@ -16,6 +16,7 @@ from ebbtide.studio.titles import StudioData
 
 _TYPES = {
     "index.html": "text/html; charset=utf-8",
+    "icon.svg": "image/svg+xml",
     "studio.css": "text/css; charset=utf-8",
     "main.js": "text/javascript; charset=utf-8",
     "server.js": "text/javascript; charset=utf-8",

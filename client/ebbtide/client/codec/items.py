@@ -30,6 +30,8 @@ from ebbtide.v1 import (
 ItemsRequest = AddItemsRequest | RemoveItemsRequest | ListItemsRequest | SetStockRequest | ListOutOfStockRequest
 """The requests about items that are added to a running server, and about its stock."""
 
+_LAST_PART = 2**31 - 1
+"""The field is unsigned, the tensor is signed."""
 _TEXT, _TITLE, _ATTRIBUTES = "text", "title", "attributes"
 
 
@@ -79,8 +81,12 @@ def encode_remove_items(request: RemoveItemsRequest) -> EncodedRequest:
 
 
 def encode_list_items(request: ListItemsRequest) -> EncodedRequest:
-    """The tensor that asks for a part of the list: ``list_after`` int32 ``[1]``."""
-    return encoded(served_models.ITEMS, {contract.LIST_AFTER: [request.part]})
+    """The tensor that asks for a part of the list: ``list_after`` int32 ``[1]``.
+
+    Raises:
+        InvalidArgumentError: The part is none that an answer names.
+    """
+    return encoded(served_models.ITEMS, {contract.LIST_AFTER: [_checked_part(request.part)]})
 
 
 def encode_set_stock(request: SetStockRequest) -> EncodedRequest:
@@ -113,8 +119,18 @@ def encode_set_stock(request: SetStockRequest) -> EncodedRequest:
 
 
 def encode_list_out_of_stock(request: ListOutOfStockRequest) -> EncodedRequest:
-    """The tensors that ask for a part of the list: ``list_after`` int32 ``[1]``, and ``in_stock`` without items."""
-    return encoded(served_models.STOCK, {contract.LIST_AFTER: [request.part], contract.IN_STOCK: []})
+    """The tensors that ask for a part of the list: ``list_after`` int32 ``[1]``, and ``in_stock`` without items.
+
+    Raises:
+        InvalidArgumentError: The part is none that an answer names.
+    """
+    return encoded(served_models.STOCK, {contract.LIST_AFTER: [_checked_part(request.part)], contract.IN_STOCK: []})
+
+
+def _checked_part(part: int) -> int:
+    if part > _LAST_PART:
+        raise InvalidArgumentError.of_field("part", str(part), "0, or next_part of an answer")
+    return part
 
 
 def decode_added(outputs: Arrays, *, model_version: str = "") -> AddItemsResponse:

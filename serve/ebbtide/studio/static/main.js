@@ -23,6 +23,8 @@ const state = {
   settings: [{ alpha: null, decay: 1 }],
   /** Ranks in the last lists. @type {Map<string, number>[]} */
   ranks: [new Map(), new Map()],
+  /** For each list, shows the alpha that the model decided. @type {((alpha: number) => void)[]} */
+  showDecided: [],
 };
 
 const nowMs = () => state.newestMs + state.aheadMs;
@@ -71,6 +73,7 @@ async function ask() {
   drawBands(answers[0]);
   drawLegend(answers);
   answers.forEach((answer, side) => {
+    if (settings[side].alpha === null) state.showDecided[side](answer.alpha_used);
     state.ranks[side] = drawList(at(`list-${side}`), answer, state.ranks[side], (item) => take(item.item_id));
   });
   at("status").textContent = words().updated(date(now));
@@ -79,7 +82,7 @@ async function ask() {
 
 function drawTime() {
   const ahead = state.aheadMs ? words().ahead(span(state.aheadMs)) : words().atNewest;
-  at("now-shown").textContent = `${date(nowMs())} (${ahead})`;
+  at("now-shown").textContent = date(nowMs()) + (state.events.length ? ` (${ahead})` : "");
 }
 
 /** @param {Event[]} events @param {number} newestMs */
@@ -89,6 +92,12 @@ function setEvents(events, newestMs) {
   state.aheadMs = 0;
   at("ahead").value = 0;
   update();
+}
+
+/** Starts with the events of another user, to whose list no item moved. @param {Event[]} events @param {number} newestMs */
+function setUser(events, newestMs) {
+  state.ranks = [new Map(), new Map()];
+  setEvents(events, newestMs);
 }
 
 /** Adds an event now. @param {string} itemId */
@@ -115,7 +124,7 @@ function settingsOf(side) {
   const draw = () => {
     own.checked = settings.alpha === null;
     alpha.disabled = own.checked;
-    alphaShown.textContent = settings.alpha === null ? words().own : number(settings.alpha, 2);
+    if (settings.alpha !== null) alphaShown.textContent = number(settings.alpha, 2);
     decayShown.textContent = `× ${number(settings.decay, 2)}`;
   };
   const set = () => {
@@ -123,6 +132,10 @@ function settingsOf(side) {
     settings.decay = Number((2 ** Number(decay.value)).toFixed(3));
     draw();
     update();
+  };
+  state.showDecided[side] = (decided) => {
+    alpha.value = String(decided);
+    alphaShown.textContent = number(decided, 2);
   };
   for (const input of [alpha, own, decay]) input.addEventListener("input", set);
   draw();
@@ -174,7 +187,7 @@ async function showFound() {
 async function load() {
   try {
     const events = await eventsOf(at("user").value.trim());
-    setEvents(events, events[events.length - 1].time_ms + MINUTE_MS);
+    setUser(events, events[events.length - 1].time_ms + MINUTE_MS);
   } catch (error) {
     at("problem").textContent = error instanceof Refused ? error.message : words().unreachable;
     at("problem").hidden = false;
@@ -186,7 +199,10 @@ function connect() {
     event.preventDefault();
     load();
   });
-  at("nobody").addEventListener("click", () => setEvents([], state.newestMs));
+  at("nobody").addEventListener("click", () => {
+    at("user").value = "";
+    setUser([], state.newestMs);
+  });
   at("search").addEventListener("input", showFound);
   at("ahead").addEventListener("input", () => {
     state.aheadMs = aheadOf(Number(at("ahead").value));

@@ -56,7 +56,7 @@ export function drawLegend(answers) {
  * @param {Event[]} events @param {Answer} answer @param {(index: number) => void} remove
  */
 export function drawEvents(events, answer, remove) {
-  at("event-count").textContent = events.length ? `(${events.length})` : "";
+  at("event-count").textContent = events.length ? words().count(Math.min(events.length, MOST_EVENTS), events.length) : "";
   at("no-events").hidden = events.length > 0;
   const order = events.map((_, index) => index).sort((a, b) => events[b].time_ms - events[a].time_ms || b - a);
   at("events").replaceChildren(
@@ -83,6 +83,7 @@ export function drawEvents(events, answer, remove) {
 export function drawAlpha(answer) {
   const cold = /** @type {any} */ (words().cold)[answer.cold_start];
   at("alpha-shown").textContent = words().alphaShown(number(answer.alpha_used, 2)) + (cold ? `. ${cold}` : "");
+  at("alpha-meter").hidden = answer.cold_start === "COLD_START_NO_EVENTS";
   at("alpha-bar").style.inlineSize = `${100 * answer.alpha_used}%`;
 }
 
@@ -159,7 +160,7 @@ function rowOf(item, rank, before, widest, take) {
     bar.style.inlineSize = `${(100 * Math.abs(item[field])) / widest}%`;
     bars.append(bar);
   }
-  const said = parts.map(([kind, field]) => `${names[kind]} ${signed(item[field])}`);
+  const said = parts.map(([kind, field]) => `${names[kind]}\u00a0${signed(item[field])}`);
   return [
     make(
       "div",
