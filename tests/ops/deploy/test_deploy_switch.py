@@ -187,7 +187,8 @@ def test_old_version_answers_when_the_warm_up_of_the_new_one_fails(
     folder: Path, running: TritonServer, tiny_bundle: InterestBundle
 ) -> None:
     with (folder / served_models.ADAPTIVE_WEIGHTS.name / "2" / "model.py").open("a") as model:
-        model.write("\n\ndef fail(self, requests):\n    raise RuntimeError('boom')\n\nTritonPythonModel.execute = fail\n")
+        model.write("\n\ndef fail(self, requests):\n    raise RuntimeError('boom')\n")
+        model.write("\n\nTritonPythonModel.execute = fail\n")
     with pytest.raises(DeployError):
         deploy(folder, [running.grpc_url], requests=requests_of(tiny_bundle))
     # Triton 2.51 may die of it; `ebbtide serve` starts it again, as here.
