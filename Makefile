@@ -23,7 +23,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest store data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-replay bench-loadtest bench-tune bench-docs clean
+.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-living bench-replay bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -134,6 +134,9 @@ bench-export: $(READY) ## Every variant of the exported encoder: fidelity, speed
 
 bench-state: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Users' states: asked by id, observed, backfilled (15 minutes; QUICK=1: 4)
 	@$(BIN)/python -m benchmarks.state $(if $(QUICK),--quick)
+
+bench-living: $(ARTIFACTS)/repository/recommend/config.pbtxt ## How soon two servers show new films, a trend, stock, at 50 requests a second (5 minutes)
+	@$(BIN)/python -m benchmarks.living_catalog
 
 $(ARTIFACTS)/held-out/bundle.json: | $(READY)
 	@$(BIN)/ebbtide train $(TRAIN_DATA) --holdout time:0.2 --out $(ARTIFACTS)/held-out $(if $(EPOCHS),--epochs $(EPOCHS))

@@ -10,6 +10,7 @@ from benchmarks.page.text import interval, number, tables_of
 from benchmarks.serving.report import PLOT, Goal, Lines
 from benchmarks.serving.report import tables as serving_tables
 from benchmarks.state import report as state_report
+from benchmarks.state.stores import STORES
 
 Content = dict[str, Any]
 
@@ -184,6 +185,19 @@ SECTIONS = (
         "new event each in a request, and counts the processor time of the server and of Redis.",
         state_report.tables,
         goals=state_report.GOALS,
+    ),
+    Section(
+        "Living catalog",
+        "living_catalog.json",
+        "make bench-living",
+        "Seconds from a change until the lists of two servers of one store show it, at 50 requests a second, with the "
+        "settings that servers have by default: [living catalog](living-catalog.md).",
+        goals=tuple(
+            Goal(f"{store}.{figure}", most, at_most=True)
+            for store in STORES
+            for figure, most in (("new_item_s", 10.0), ("trend_s", 10.0), ("removed_s", 1.0), ("out_of_stock_s", 1.0))
+        )
+        + tuple(Goal(f"{store}.failed", 0.0, at_most=True) for store in STORES),
     ),
     Section(
         "Encoder",

@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
-# The command line for a running server (`ebbtide deploy`, `ebbtide recommend`), without torch and without Triton.
+# The command line for a running server (`ebbtide deploy`, `ebbtide recommend`) and the gateway (`ebbtide gateway`), without
+# torch and without Triton.
 #
 #   docker build --file deploy/docker/tools.Dockerfile --tag ebbtide-tools:0.1.0 .
 #
@@ -11,7 +12,7 @@ FROM python:${PYTHON_VERSION}-slim
 # `serve` would also install a Triton.
 RUN --mount=type=bind,target=/src \
     python3 -m pip install --no-cache-dir --constraint /src/constraints.txt \
-        "/src[cli,state]" onnx onnxruntime platformdirs tokenizers \
+        "/src[cli,gateway,observability,state]" onnx onnxruntime platformdirs tokenizers \
     && ebbtide --help > /dev/null
 
 # The same user number as in the server's image, so that the server can read files on the shared volume.

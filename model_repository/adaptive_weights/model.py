@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.exported import read_pipeline, read_rule_tables
+from ebbtide.interest.meters import OF_ANSWERS, OF_STATES
 from ebbtide.interest.served import Answer, Scored, ServedModel
 
 
@@ -30,6 +31,8 @@ class TritonPythonModel:
         self._users = self._served.users()
         rules = self._served.load(read_rule_tables)
         self._following = self._served.follow(self._pipeline, self._users, scores=Scored.ALL, rules=rules)
+        self._pipeline.meters, self._measuring = self._served.measure(*OF_ANSWERS, *OF_STATES)
+        self._users.meters = self._pipeline.meters
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers every request; the store is read once for all of them, and the pipeline runs once.
@@ -40,8 +43,9 @@ class TritonPythonModel:
         return self._served.answer_all(requests, self._run)
 
     def finalize(self) -> None:
-        """Closes the store."""
+        """Hands on what was counted, and closes the store."""
         self._following.close()
+        self._measuring.close()
         self._users.close()
 
     def _run(self, requests: Sequence[RequestTensors], wanted: frozenset[str]) -> Sequence[Answer]:

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.exported import read_explainer
+from ebbtide.interest.meters import OF_STATES
 from ebbtide.interest.served import Answer, Scored, ServedModel
 
 
@@ -29,6 +30,7 @@ class TritonPythonModel:
         self._explainer = self._served.load(read_explainer)
         self._users = self._served.users()
         self._following = self._served.follow(self._explainer.pipeline, self._users, scores=Scored.ALL)
+        self._users.meters, self._measuring = self._served.measure(*OF_STATES)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers every request in a separate run, because the numbers of events and candidates differ.
@@ -43,8 +45,9 @@ class TritonPythonModel:
         ]
 
     def finalize(self) -> None:
-        """Closes the store."""
+        """Hands on what was counted, and closes the store."""
         self._following.close()
+        self._measuring.close()
         self._users.close()
 
     def _explain(self, requests: Sequence[RequestTensors]) -> Sequence[Answer]:

@@ -12,6 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ebbtide.interest.exported import read_observer
+from ebbtide.interest.meters import OBSERVED, STORE_TIME
 from ebbtide.interest.observer import Observer, half_precision
 from ebbtide.interest.served import Scored, ServedModel
 
@@ -36,6 +37,7 @@ class TritonPythonModel:
         self._observer = Observer(
             pipeline, self._users, half_precision=in_half, feedback=feedback, popularity=popularity
         )
+        self._users.meters, self._measuring = self._served.measure(OBSERVED, STORE_TIME)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Adds the events of all requests with one update of the store, and answers when the store has them."""
@@ -44,6 +46,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Writes the counts that are not in the store yet, and closes it."""
         self._following.close()
+        self._measuring.close()
         if self._counting is not None:
             self._counting.close()
         self._users.close()

@@ -48,10 +48,10 @@ def run_tool() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 class Rendered:
-    """The resources of one overlay, as `kubectl apply --kustomize` sends them."""
+    """The resources of one overlay, or of the Helm chart, as they are sent to the cluster."""
 
-    def __init__(self, overlay: str) -> None:
-        done = tool("kubectl", "kustomize", DEPLOY / "kubernetes" / "overlays" / overlay)
+    def __init__(self, overlay: str, *command: object) -> None:
+        done = tool(*command)
         assert done.returncode == 0, done.stderr
         self.overlay = overlay
         self.resources: list[Manifest] = list(yaml.safe_load_all(done.stdout))
@@ -81,7 +81,17 @@ class Rendered:
 
 @pytest.fixture(scope="session")
 def render() -> Callable[[str], Rendered]:
-    return cache(Rendered)
+    return cache(
+        lambda overlay: Rendered(overlay, "kubectl", "kustomize", DEPLOY / "kubernetes" / "overlays" / overlay)
+    )
+
+
+@pytest.fixture(scope="session")
+def render_chart() -> Callable[..., Rendered]:
+    """The Helm chart with these arguments of `helm template`; the release and its namespace are `ebbtide`."""
+    chart = DEPLOY / "helm" / "ebbtide"
+    start = ("helm", "template", chart, "--name-template=ebbtide", "--namespace=ebbtide")
+    return cache(lambda *arguments: Rendered("chart", *start, *arguments))
 
 
 @pytest.fixture(scope="session", params=OVERLAYS)
@@ -183,6 +193,7 @@ def server(
         model_control=image.option("model-control-mode"),
         load_models=(image.option("load-model"),),
         extra_args=tuple(option for option in image.options if not option.startswith(own)),
+        state=f"embedded:{tmp_path_factory.mktemp('states')}",
         log_file=tmp_path_factory.mktemp("log") / "tritonserver.log",
     )
     with serving(config) as running:

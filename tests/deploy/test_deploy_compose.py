@@ -72,10 +72,11 @@ def test_repository_is_mounted_read_only_where_the_image_looks(services, image):
 
 
 def test_mounted_files_exist(services):
-    sources = [volume.partition(":")[0] for volume in services["prometheus"]["volumes"]]
-    files = [FOLDER / source for source in sources if source.startswith(".")]
-    assert files
-    assert all(file.is_file() for file in files)
+    for service in ("prometheus", "grafana"):
+        sources = [volume.partition(":")[0] for volume in services[service]["volumes"]]
+        files = [FOLDER / source for source in sources if source.startswith(".")]
+        assert files
+        assert all(file.exists() for file in files)
 
 
 def test_compose_server_runs_the_image_without_other_options(services, image):
@@ -118,3 +119,21 @@ def test_prometheus_scrapes_the_server_and_loads_the_rules_when_started(services
         f"--config.file={next(path for path in mounted if path.endswith('prometheus.yaml'))}"
         in (services["prometheus"]["command"])
     )
+
+
+def test_grafana_finds_prometheus_and_the_dashboard_when_started(services):
+    provisioning = FOLDER.parent / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text(encoding="utf-8"))[
+        "datasources"
+    ]
+    host, _, port = source["url"].removeprefix("http://").partition(":")
+    assert services[host]["ports"][0].endswith(f":{port}")
+    scraped = yaml.safe_load((FOLDER / "prometheus.yaml").read_text(encoding="utf-8"))["global"]["scrape_interval"]
+    assert source["jsonData"]["timeInterval"] == scraped
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "ebbtide.yaml").read_text(encoding="utf-8"))[
+        "providers"
+    ]
+    mounted = [volume.split(":")[1] for volume in services["grafana"]["volumes"]]
+    home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home in mounted
+    assert home.rpartition("/")[0] == provider["options"]["path"]

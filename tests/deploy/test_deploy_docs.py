@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ebbtide.interest import meters
+
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "deployment.md"
+MONITORING = ROOT / "docs" / "monitoring.md"
 TEXTS = [GUIDE, *sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file())]
 PATH = re.compile(r"(?<![\w/.-])(?:deploy|docs|components)/[\w./-]*\w/?")
 
@@ -28,11 +31,23 @@ def test_guide_names_every_overlay_and_no_other():
     assert named == overlays
 
 
-def test_guide_names_every_series_and_alert_and_no_other():
-    text = GUIDE.read_text(encoding="utf-8")
+def test_monitoring_page_names_every_series_and_alert_and_no_other():
+    text = MONITORING.read_text(encoding="utf-8")
     groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yaml").read_text(encoding="utf-8"))["groups"]
     defined = {rule.get("record") or rule["alert"] for group in groups for rule in group["rules"]}
     assert set(re.findall(r"`(ebbtide:[\w:]+|Ebbtide[A-Z]\w+)`", text)) == defined
+
+
+def test_monitoring_page_names_every_metric_with_its_labels_and_no_other():
+    rows = re.findall(r"^\| `(ebbtide_\w+)` \| ([^|]*)\|", MONITORING.read_text(encoding="utf-8"), re.MULTILINE)
+    families = [family for family in vars(meters).values() if isinstance(family, meters.Family)]
+    assert {name for name, _ in rows} == {family.name for family in families}
+    label_of = {name: label.strip() for name, label in rows}
+    for family in families:
+        kind = {meters.Histogram: "histogram", meters.Gauge: "gauge"}.get(type(family), "")
+        if isinstance(family, meters.Counter) and family.label is not None:
+            kind = f"`{family.label}`: {', '.join(family.values)}"
+        assert label_of[family.name] == kind
 
 
 def test_guide_names_only_options_of_the_servers_help(server_options):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +14,13 @@ import yaml
 
 from deadlines import PATIENT
 from ebbtide.client import InterestClient, event
-from ebbtide.interest import served_models
+from ebbtide.interest import meters, served_models
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 GROUPS = yaml.safe_load((DEPLOY / "prometheus" / "rules.yaml").read_text(encoding="utf-8"))["groups"]
 RULES = [rule for group in GROUPS for rule in group["rules"]]
+DASHBOARD = json.loads((DEPLOY / "grafana" / "ebbtide.json").read_text(encoding="utf-8"))
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 RECORDED = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
 SERIES = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>[^}]*)\})? \S+$", re.MULTILINE)
 
@@ -54,7 +58,10 @@ def series(server, fetch, catalog) -> list[tuple[str, dict[str, str]]]:
     """Name and labels of every sample, after one request."""
     with InterestClient(server.grpc_url, config=PATIENT) as client:
         client.recommend(history=[event(item_id=catalog.item_id[0], time_ms=1_700_000_000_000)], top_n=1)
-    body = fetch("metrics", "/metrics")[1]
+    body = ""
+    while meters.ITEMS_READ.name not in body:
+        time.sleep(0.1)
+        body = fetch("metrics", "/metrics")[1]
     return [
         (match["name"], dict(re.findall(r'(\w+)="([^"]*)"', match["labels"] or ""))) for match in SERIES.finditer(body)
     ]
@@ -62,14 +69,51 @@ def series(server, fetch, catalog) -> list[tuple[str, dict[str, str]]]:
 
 @pytest.mark.parametrize("rule", RULES, ids=rule_name)
 def test_rule_selects_something_when_a_real_server_is_scraped(rule, series):
-    own = [selector for selector in selectors(rule["expr"]) if selector.name not in RECORDED]
-    for selector in own:
-        # Prometheus makes `up` itself.
-        if selector.name == "up":
+    assert_selects(rule["expr"], series)
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_panel_selects_something_when_a_real_server_is_scraped(panel, series):
+    for target in panel["targets"]:
+        # As Grafana fills them in, with all namespaces chosen.
+        assert_selects(target["expr"].replace("$__rate_interval", "1m").replace("$namespace", ".*"), series)
+
+
+def assert_selects(expression: str, series: list[tuple[str, dict[str, str]]]) -> None:
+    for selector in selectors(expression):
+        # Prometheus makes `up` and what is recorded itself; this export has no popularity to follow.
+        if selector.name in ("up", meters.POPULARITY_READ.name, *RECORDED):
             continue
         found = [labels for name, labels in series if name == selector.name]
         assert found, f"{selector.name} is no metric of the server"
         assert any(all(matches(matcher, labels) for matcher in selector.matchers.matchers) for labels in found)
+
+
+def test_panels_tell_what_they_show_and_do_not_overlap():
+    taken: set[tuple[int, int]] = set()
+    for panel in PANELS:
+        assert panel["description"]
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["datasource"]["uid"] == f"${{{DASHBOARD['templating']['list'][0]['name']}}}"
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not cells & taken
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+
+
+def test_every_metric_of_the_models_is_on_a_panel_or_explained():
+    shown = {
+        re.sub("_(bucket|sum|count)$", "", selector.name)
+        for panel in PANELS
+        for target in panel["targets"]
+        for selector in selectors(target["expr"].replace("$__rate_interval", "1m"))
+    }
+    shown |= {
+        re.sub("_(bucket|sum|count)$", "", selector.name) for rule in RULES for selector in selectors(rule["expr"])
+    }
+    families = {family.name for family in vars(meters).values() if isinstance(family, meters.Family)}
+    assert families - shown == {meters.FILTERED.name}
 
 
 def test_rules_read_only_what_is_recorded_before_them_when_one_builds_on_another():

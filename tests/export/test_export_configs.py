@@ -83,14 +83,12 @@ def test_config_calls_an_input_optional_where_the_first_step_that_reads_it_refus
         ]
         for name, model in served_models.MODELS.items()
     }
-    # ONNX models check nothing, a single input is counted right by Triton, and `item_keeper` serves several ensembles.
+    # ONNX models check nothing, and a single input is counted right by Triton.
     assert {name: inputs for name, inputs in needed.items() if inputs} == {
         served_models.ENCODER.name: ["input_ids", "attention_mask"],
         served_models.SCORING_HEAD.name: ["interest", "adjust_item", "adjust_score", "item_filter"],
         served_models.FORGETTER.name: ["user"],
         served_models.FORGET.name: ["user"],
-        served_models.ADD_ITEMS.name: ["item_key", "item_name", "item_details"],
-        served_models.STOCK.name: ["in_stock"],
         served_models.RULES.name: ["change_rules"],
         served_models.EMBED.name: ["text"],
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,11 @@ from tritonclient.utils import InferenceServerException
 from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Dtype, Tensor
 from ebbtide.interest.served_models import Kind, Model
-from ebbtide.serve import TritonServer
+from ebbtide.serve import ServerConfig
+from servers import serving
 
+OK = "StatusCode.OK"
+INVALID = "StatusCode.INVALID_ARGUMENT"
 NOW_MS = 1_700_000_000_000
 NUMPY = {Dtype.INT64: np.int64, Dtype.INT32: np.int32, Dtype.FP32: np.float32, Dtype.BOOL: np.bool_}
 NEEDED = [
@@ -22,8 +27,7 @@ NEEDED = [
     for model in served_models.MODELS.values()
     if model.kind is not Kind.ONNX and len(model.inputs) > 1
     for tensor in model.inputs
-    # `item_keeper` serves several ensembles, which do not all need these.
-    if not tensor.optional and (model.steps[-1:] != (served_models.ITEM_KEEPER.name,) or tensor is contract.TEXT)
+    if not tensor.optional
 ]
 
 
@@ -38,25 +42,42 @@ def value_of(tensor: Tensor, config: Any) -> np.ndarray[Any, Any]:
     return np.zeros(shape, dtype=NUMPY[tensor.dtype])
 
 
-def refusal(client: triton.InferenceServerClient, model: str, tensors: dict[str, np.ndarray[Any, Any]]) -> str:
-    """What the server says to a request that it refuses as the caller's fault."""
+def call(client: Any, model: str, tensors: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] = ()) -> None:
+    """Asks for some outputs of a model, or for all."""
     inputs = []
     for name, array in tensors.items():
         dtype = next(one.dtype.value for one in served_models.MODELS[model].inputs if one.name == name)
         inputs.append(triton.InferInput(name, list(array.shape), dtype))
         inputs[-1].set_data_from_numpy(array)
+    wanted = [triton.InferRequestedOutput(name) for name in outputs] or None
+    client.infer(model, inputs, outputs=wanted, client_timeout=60)
+
+
+def refusal(client: Any, model: str, tensors: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] = ()) -> str:
+    """What the server says to a request that it refuses as the caller's fault."""
     with pytest.raises(InferenceServerException) as refused:
-        client.infer(model, inputs, client_timeout=60)
+        call(client, model, tensors, outputs)
     said = str(refused.value.message())
-    assert refused.value.status() == "StatusCode.INVALID_ARGUMENT", said
+    assert refused.value.status() == INVALID, said
     assert ".cc:" not in said
     assert "onnxruntime_src" not in said
     return said
 
 
+def status(client: Any, model: str, tensors: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    """How a request ends."""
+    try:
+        call(client, model, tensors)
+    except InferenceServerException as error:
+        return str(error.status())
+    return OK
+
+
 @pytest.fixture(scope="module")
-def client(server: TritonServer) -> Any:
-    with triton.InferenceServerClient(server.grpc_url) as made:
+def client(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    # With a store, so that no model refuses a request for the lack of one.
+    config = ServerConfig(repository, state=f"embedded:{tmp_path_factory.mktemp('states')}")
+    with serving(config) as server, triton.InferenceServerClient(server.grpc_url) as made:
         yield made
 
 
@@ -80,6 +101,22 @@ def test_missing_tensor_is_named_when_a_model_needs_it(client: Any, name: str, t
     # Triton does not call the tokenizer without its only input, nor does it name it.
     of_triton = tensor == contract.TEXT.name and "request has 0 inputs" in said
     assert of_triton or f"{tensor}: got no tensor; expected {meaning}" in said
+
+
+@pytest.mark.parametrize("output", [tensor.name for tensor in served_models.STOCK.outputs])
+def test_missing_tensor_is_named_when_the_request_asks_for_one_output(client: Any, output: str) -> None:
+    # The step that several ensembles share knows by the outputs whose request it is.
+    others = given(client, served_models.STOCK, without=contract.IN_STOCK.name)
+    assert "in_stock: got no tensor" in refusal(client, served_models.STOCK.name, others, [output])
+
+
+@pytest.mark.parametrize("name", served_models.MODELS)
+def test_request_is_answered_or_the_callers_fault_when_any_tensor_is_missing(client: Any, name: str) -> None:
+    model = served_models.MODELS[name]
+    for tensor in model.inputs:
+        for optional in (True, False):
+            others = given(client, model, without=tensor.name, optional=optional)
+            assert status(client, name, others) in {OK, INVALID}, tensor.name
 
 
 @pytest.mark.parametrize("name", [served_models.RECOMMEND.name, served_models.FORGET.name, served_models.EMBED.name])

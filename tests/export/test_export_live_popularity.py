@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ import tritonclient.grpc as triton
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE, ranking_difference
 from ebbtide.export.repository import export_repository
-from ebbtide.interest import contract, served_models
+from ebbtide.interest import contract, meters, served_models
 from ebbtide.interest.keys import item_keys, user_keys
 from ebbtide.serve import ServerConfig
 from ebbtide.train.bundle import InterestBundle, fingerprint_of
@@ -128,6 +130,11 @@ def test_trend_reaches_all_servers_and_equals_a_refresh(
         # Every process reads the counts at times of its own.
         for model in questions:
             until(lambda model=model: is_second_ahead(scores_of(model)))
+        read_at = re.compile(rf"^{meters.POPULARITY_READ.name}\{{.*\}} (\S+)$", re.MULTILINE)
+        with urllib.request.urlopen(server.metrics_url) as page:  # noqa: S310 - an address of this machine
+            read = read_at.findall(page.read().decode())
+        assert read
+        assert all(abs(time.time() - float(number)) < 600 for number in read)
         answer = one.call(served_models.RECOMMEND.name, asked())
         found = [scores_of(model) for model in questions]
     times = np.r_[np.arange(NOW, NOW + 60), np.arange(NOW + 1000, NOW + 1064)]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ebbtide.cli.console import console
+from ebbtide.cli.modules import require_modules
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
     from ebbtide.gateway import GatewayConfig
 
 
@@ -75,6 +80,14 @@ def command(
     triton_ca: Annotated[
         Path | None, typer.Option(help="PEM file with the authority for Triton's certificate; turns TLS to Triton on.")
     ] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Address of an OpenTelemetry collector (OTLP over HTTP, usually port 4318). It gets a span of each "
+            "call, between the caller's and Triton's (`ebbtide serve --traces`). Needs the extra [observability].",
+        ),
+    ] = None,
     reflection: Annotated[
         bool, typer.Option(help="Serve gRPC reflection, so that tools such as grpcurl can read the schema.")
     ] = True,
@@ -124,7 +137,8 @@ def command(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    asyncio.run(_serve(config))
+    with _tracer_provider(traces) as tracer_provider:
+        asyncio.run(_serve(config, tracer_provider))
 
 
 def _token(file: Path) -> str:
@@ -134,7 +148,27 @@ def _token(file: Path) -> str:
         raise typer.BadParameter(f"--token-file {file} cannot be read ({error})") from None
 
 
-async def _serve(config: GatewayConfig) -> None:
+@contextmanager
+def _tracer_provider(collector: str | None) -> Iterator[TracerProvider | None]:
+    """What sends spans to a collector, the last ones at the end; None without one."""
+    if collector is None:
+        yield None
+        return
+    require_modules("--traces", "observability", "opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": "ebbtide-gateway"}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{collector.rstrip('/')}/v1/traces")))
+    try:
+        yield provider
+    finally:
+        provider.shutdown()
+
+
+async def _serve(config: GatewayConfig, tracer_provider: TracerProvider | None) -> None:
     """Serves until a signal comes, then drains."""
     from ebbtide.gateway import Gateway
 
@@ -142,7 +176,7 @@ async def _serve(config: GatewayConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    async with Gateway(config) as gateway:
+    async with Gateway(config, tracer_provider=tracer_provider) as gateway:
         shown = config.triton if isinstance(config.triton, str) else ", ".join(config.triton)
         console.print(f"[green]✓[/green] gateway at {gateway.url}, in front of {shown}")
         if gateway.http_url is not None:

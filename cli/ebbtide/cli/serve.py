@@ -65,6 +65,15 @@ def command(
             "EBBTIDE_STATE, or else a folder beside the repository, REPOSITORY.state.",
         ),
     ] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Address of an OpenTelemetry collector (OTLP over HTTP, usually port 4318). It gets a span of each "
+            "model on a request's way, in the caller's trace if there is one.",
+        ),
+    ] = None,
+    trace_rate: Annotated[int, typer.Option(min=1, help="With --traces: trace one request in so many.")] = 1,
     log_file: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,
     startup_timeout_s: Annotated[float, typer.Option(help="Seconds to wait for the server to become ready.")] = 120.0,
     bundle: Annotated[
@@ -105,7 +114,7 @@ def command(
     """Serve a model repository until stopped with Ctrl-C.
 
     The server is a real Triton from the nvidia-pytriton wheel, without a container. It listens on loopback (see
-    --host), and stops when this process stops. If it or a process of a model dies, it is started again.
+    --host), and stops when this process stops. If it or a process of a model dies or hangs, it is started again.
 
     **Example**
 
@@ -140,6 +149,8 @@ def command(
             response_cache_mb=response_cache_mb,
             rate_limit_cores=len(os.sched_getaffinity(0)) if rate_limiter else None,
             state=state,
+            traces=traces,
+            trace_rate=trace_rate,
             log_file=log_file,
             admin_key=key,
             startup_timeout_s=startup_timeout_s,
@@ -200,12 +211,12 @@ def _settle_deployment(repository: Path) -> None:
 
 
 def _keep(triton: TritonServer) -> None:
-    """Serves until Ctrl-C or SIGTERM; starts the server again when it or a process of a model died."""
+    """Serves until Ctrl-C or SIGTERM; starts the server again when it or a process of a model died or hangs."""
     from ebbtide.serve import keep
 
     def tell_fault(fault: str, pause_s: float) -> None:
         console.print(escape(triton.log_tail()), style="dim", soft_wrap=True)
-        console.print(f"[red]{escape(fault)}[/red]: the server is started again in {pause_s:g} s")
+        console.print(f"[red]{escape(fault)}[/red]: the server is started again in {pause_s:g} s", soft_wrap=True)
 
     def tell_restart(startup_s: float) -> None:
         console.print(f"[green]✓[/green] Triton is ready again [dim]({startup_s:.1f} s)[/dim]")

@@ -124,9 +124,14 @@ def _is_checked(tensor: Tensor, model: Model, models: Mapping[str, Model]) -> bo
         return False
     if model.kind is not Kind.ENSEMBLE:
         return model.kind is Kind.PYTHON
-    # A step that needs the tensor for this ensemble alone would take a request without it for one of another ensemble.
-    readers = [(models[name], one) for name in model.steps for one in models[name].inputs if one.name == tensor.name]
-    return all(step.kind is Kind.PYTHON and not one.optional for step, one in readers)
+    readers = [models[name] for name in model.steps if tensor.name in {one.name for one in models[name].inputs}]
+    return all(step.kind is Kind.PYTHON and tensor.name in _needed(step, model, models) for step in readers)
+
+
+def _needed(step: Model, ensemble: Model, models: Mapping[str, Model]) -> set[str]:
+    """The inputs without which a step refuses requests of an ensemble."""
+    outputs = frozenset(tensor.name for tensor in served_models.read_outputs(ensemble, step, models))
+    return {tensor.name for tensor in served_models.needed_inputs(step, models)[outputs]}
 
 
 def _dims(tensor: Tensor, model: Model, settings: ConfigSettings) -> tuple[int, ...]:

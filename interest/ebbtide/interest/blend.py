@@ -38,6 +38,8 @@ class Blend:
     """The same as the model has it, where a request sets another one."""
     norm: Floats
     """``[halves]``: the norms of the weighted event vectors of each request's history and session."""
+    idle_hours: Floats
+    """``[requests]``: from the newest event, folded ones included, to `now`; 0 without events."""
 
 
 def blend_interest(
@@ -94,4 +96,4 @@ def blend_interest(
         given = alpha_override[:, None]
         alpha = np.where(np.isnan(given), alpha, given)
     interest = np.asarray(alpha * long_term + (1 - alpha) * current, dtype=np.float32)
-    return Blend(interest, long_term, current, alpha, model_alpha, norm)
+    return Blend(interest, long_term, current, alpha, model_alpha, norm, idle_hours)

@@ -16,6 +16,7 @@ from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.feedback import Feedback
 from ebbtide.interest.live_counts import PopularityWriter
+from ebbtide.interest.meters import count_observed, count_times
 from ebbtide.interest.observations import Observations, join_observations
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.record import NewEvents, append_raw, store_keys, with_alpha_offset
@@ -106,7 +107,11 @@ class Observer:
         )
         recorder = self._pipeline.recorder(half_precision=self._half_precision)
         update = _Update(self._users, rows, recorder, self._feedback)
+        began_s = time.perf_counter()
         store.update(update.users, update.change)
+        if self._users.meters is not None:
+            self._users.meters.keep(count_times, time.perf_counter() - began_s)
+            self._users.meters.keep(count_observed, update.counts)
         if self._popularity is not None:
             self._popularity.add(*update.added())
         sizes = [request[contract.USER.name].size // 2 for request in requests]

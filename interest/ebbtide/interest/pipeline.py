@@ -24,6 +24,7 @@ from ebbtide.interest.joined import join_states
 from ebbtide.interest.live_prior import LivePrior
 from ebbtide.interest.log_recorder import LogRecorder
 from ebbtide.interest.lookup import UNKNOWN, ItemIndex, KeyIndex
+from ebbtide.interest.meters import Meters, count_answers, count_filtered
 from ebbtide.interest.new_items import GrownIndex, GrownTable, NewItems, Table
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.popularity import PriorOfOthers
@@ -225,6 +226,8 @@ class InterestPipeline:
         """What rules of the house need; None where the answers are no lists."""
         self.prior: LivePrior | None = None
         """What has changed in the popularity prior since the export; None if nothing has, or nobody follows it."""
+        self.meters: Meters | None = None
+        """Count the answers; None where nobody reads them."""
         self.prior_of_others: PriorOfOthers | None = None
         """The popularity prior of items that the export does not have; None in an export without counts."""
 
@@ -474,6 +477,11 @@ class InterestPipeline:
         weighed = self.weigh(requests, records)
         new = weighed.items.new
         outputs: dict[str, npt.NDArray[np.generic]] = {}
+        event_counts, alpha_used = weighed.event_counts, weighed.alpha_used
+        if self.meters is not None:
+            self.meters.keep(count_answers, event_counts, alpha_used, weighed.blend.idle_hours)
+            if weighed.columns.allow is not None:
+                self.meters.keep(count_filtered, weighed.columns.allow[0])
         interest = self._interest(weighed)
         if contract.INTEREST.name in wanted:
             outputs[contract.INTEREST.name] = interest
@@ -513,8 +521,8 @@ class InterestPipeline:
             outputs[contract.APPLIED_RULES.name] = told
         if contract.ITEM_FILTER.name in wanted or weighed.columns.allow is not None:
             outputs[contract.ITEM_FILTER.name] = self._filters(weighed.columns)
-        outputs[contract.ALPHA_USED.name] = weighed.alpha_used
-        outputs[contract.EVENT_COUNTS.name] = weighed.event_counts
+        outputs[contract.ALPHA_USED.name] = alpha_used
+        outputs[contract.EVENT_COUNTS.name] = event_counts
         if weighed.from_records is not None:
             outputs[contract.STATE_STATUS.name] = weighed.state_status
         return rows_of(requests, outputs)

@@ -7,6 +7,7 @@ imports it.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from functools import partial
@@ -17,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from ebbtide.interest import contract, served_models
+from ebbtide.interest import contract, meters, served_models
 from ebbtide.interest.batch import run_guarded
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.errors import STORE_FAILED, RequestError
 from ebbtide.interest.exported import read_factors, read_interest_config, read_popularity, require_one_export
 from ebbtide.interest.items_reader import DEFAULT_ITEMS_SECONDS, ITEMS_VARIABLE, ItemsReader
 from ebbtide.interest.live_counts import PopularityWriter
+from ebbtide.interest.meters import Family, Gauge, Meters, Series, counted_series
 from ebbtide.interest.periodic import Periodic
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.popularity import CountedPopularity
@@ -36,6 +38,8 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 Answer = Arrays | Exception
 T = TypeVar("T")
 _MARK = np.ones((1, 1), dtype=np.bool_)
+_METRICS_SECONDS = 2.0
+"""Between two times that counts are handed on; Prometheus usually asks every 15 s or more."""
 _WRITE_SECONDS = 1.0
 """Between two writes of the live counts, unless writing takes long."""
 _HASHES_TOO = {
@@ -82,8 +86,10 @@ class ServedModel:
         self._unchecked: Collection[str] | None = {self.name, *_HASHES_TOO.get(self.name, ())} if is_first else ()
         # The order of the contract, independent of the order in the request.
         model = served_models.MODELS[self.name]
+        self._meters: Meters | None = None
         self._outputs = [tensor.name for tensor in model.outputs]
-        self._needed = {tensor.name: tensor.meaning for tensor in model.inputs if not tensor.optional}
+        self._needed = [tensor for tensor in model.inputs if not tensor.optional]
+        self._needed_for = served_models.needed_inputs(model, served_models.MODELS)
 
     def load(self, read: Callable[[Path], T]) -> T:
         """Checks the version folder and reads it with `read`.
@@ -119,6 +125,20 @@ class ServedModel:
             pb_utils.Logger.log_warn(f"{self.name}: loaded without the store of the users' states: {users.waits_for}")
         return users
 
+    def measure(self, *families: Family) -> tuple[Meters, Measuring]:
+        """What counts answers for the server's metrics page, and what hands the counts on.
+
+        Call it last in `initialize`: a model that fails to load afterwards could not close it.
+
+        Args:
+            families: What the model counts beside `meters.FAILED`.
+        """
+        self._meters = Meters((*families, meters.FAILED))
+        # With the process: Triton frees a series when the first of the processes that share it is unloaded, and ends
+        # when another one writes to it (triton-inference-server/server, issue 8663).
+        labels = {"model": self.name, "version": self._version, "process": str(os.getpid())}
+        return self._meters, Measuring(self._meters, labels, self._warn_of_metrics)
+
     def follow(
         self, pipeline: InterestPipeline, users: Users, *, scores: Scored, rules: RuleTables | None = None
     ) -> Following:
@@ -144,12 +164,12 @@ class ServedModel:
                 reader = PopularityReader(pipeline, users, counted, factors)
                 # Scores of the export's items come to the head of candidates with the score adjustments.
                 wanted = scores is Scored.ALL
-                poll = partial(_poll_if, reader, lambda: wanted or pipeline.items.new is not None)
+                poll = partial(self._poll_if, reader, lambda: wanted or pipeline.items.new is not None)
                 found.append(Periodic(poll, seconds, self._warn))
         items_s = self.load(lambda _: seconds_of(ITEMS_VARIABLE, os.environ, DEFAULT_ITEMS_SECONDS))
         if items_s is not None:
             reader_of_items = ItemsReader(pipeline, users, counted, factors, rules)
-            found.append(Periodic(reader_of_items.poll, items_s, self._warn_of_items))
+            found.append(Periodic(partial(self._poll_items, reader_of_items), items_s, self._warn_of_items))
         return Following(found)
 
     def count_popularity(self, users: Users) -> tuple[PopularityWriter | None, Periodic | None]:
@@ -169,6 +189,22 @@ class ServedModel:
         return self.load(
             lambda folder: (read_popularity(folder, read_interest_config(folder)), popularity_seconds(os.environ))
         )
+
+    def _poll_if(self, reader: PopularityReader, is_wanted: Callable[[], bool]) -> None:
+        if is_wanted():
+            reader.poll()
+            self._note_time(meters.POPULARITY_READ)
+
+    def _poll_items(self, reader: ItemsReader) -> None:
+        reader.poll()
+        self._note_time(meters.ITEMS_READ)
+
+    def _note_time(self, family: Gauge) -> None:
+        if self._meters is not None:
+            self._meters.set(family, time.time())
+
+    def _warn_of_metrics(self, message: str) -> None:
+        pb_utils.Logger.log_warn(f"{self.name}: its metrics wait: {message}")
 
     def _warn_of_items(self, message: str) -> None:
         pb_utils.Logger.log_warn(f"{self.name}: added items, stock or rules wait: {message}")
@@ -199,18 +235,21 @@ class ServedModel:
         for one, names in zip(tensors, wanted, strict=True):
             if contract.ADJUST_ITEM.name in names and contract.ITEM_FILTER.name not in names:
                 one[contract.FOR_CANDIDATES] = _MARK
-        refused = {index: error for index, one in enumerate(tensors) if (error := self._lacking(one)) is not None}
+        lacking = map(self._lacking, tensors, wanted)
+        refused = {index: error for index, error in enumerate(lacking) if error is not None}
         sound = [one for index, one in enumerate(tensors) if index not in refused] if refused else tensors
         answers: Sequence[Answer] = run_guarded(sound, frozenset().union(*wanted), run) if sound else ()
         if refused:
             left = iter(answers)
             answers = [refused[index] if index in refused else next(left) for index in range(len(tensors))]
+        if self._meters is not None:
+            _count(self._meters, answers)
         return [self.response(answer, names) for answer, names in zip(answers, wanted, strict=True)]
 
-    def _lacking(self, tensors: RequestTensors) -> RequestError | None:
-        for name, meaning in self._needed.items():
-            if name not in tensors:
-                return RequestError(name, "no tensor", meaning)
+    def _lacking(self, tensors: RequestTensors, wanted: frozenset[str]) -> RequestError | None:
+        for tensor in self._needed_for.get(wanted, self._needed):
+            if tensor.name not in tensors:
+                return RequestError(tensor.name, "no tensor", tensor.meaning)
         return None
 
     def response(self, answer: Answer, wanted: frozenset[str]) -> Any:  # noqa: ANN401 - Triton's own class
@@ -234,9 +273,52 @@ class ServedModel:
         return self.error("the request was cancelled", pb_utils.TritonError.CANCELLED)
 
 
-def _poll_if(reader: PopularityReader, is_wanted: Callable[[], bool]) -> None:
-    if is_wanted():
-        reader.poll()
+class Measuring:
+    """The metrics of one instance on Triton's metrics page."""
+
+    def __init__(self, counted: Meters, labels: Mapping[str, str], report: Callable[[str], None]) -> None:
+        """Adds the series that begin at 0 to the page, and starts a thread that hands on what is counted.
+
+        Args:
+            counted: What the model counts.
+            labels: Of every series.
+            report: Is told the first of several failures in a row.
+        """
+        self._counted = counted
+        self._labels = labels
+        self._families: dict[str, Any] = {}
+        self._metrics: dict[Series, Any] = {}
+        for family in counted.families:
+            for series in counted_series(family):
+                self._metric(family, series)
+        self._thread = Periodic(self._hand_on, _METRICS_SECONDS, report)
+
+    def close(self) -> None:
+        """Hands on what is left, and takes the metrics off the page.
+
+        A model's process ends with signal 11 if they are still there after `finalize` (issue 8662).
+        """
+        self._thread.close()
+        self._metrics.clear()
+        self._families.clear()
+
+    def _hand_on(self) -> None:
+        for family, series, value in self._counted.taken():
+            metric = self._metric(family, series)
+            if isinstance(family, Gauge):
+                metric.set(value)
+            else:
+                metric.increment(value)
+
+    def _metric(self, family: Family, series: Series) -> Any:  # noqa: ANN401 - Triton's own class
+        if series not in self._metrics:
+            if series.name not in self._families:
+                kinds = pb_utils.MetricFamily
+                kind = kinds.GAUGE if isinstance(family, Gauge) else kinds.COUNTER
+                self._families[series.name] = kinds(name=series.name, description=family.meaning, kind=kind)
+            labels = {**self._labels, **dict(series.labels)}
+            self._metrics[series] = self._families[series.name].Metric(labels=labels)
+        return self._metrics[series]
 
 
 def _code(error: Exception) -> int:
@@ -244,3 +326,13 @@ def _code(error: Exception) -> int:
     if isinstance(error, RequestError):
         return codes.INVALID_ARG  # type: ignore[no-any-return]
     return codes.UNAVAILABLE if isinstance(error, StoreError) else codes.INTERNAL  # type: ignore[no-any-return]
+
+
+def _count(counted: Meters, answers: Sequence[Answer]) -> None:
+    """Counts the failures of a batch, and what became of the states of its users."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            at_fault = (isinstance(answer, RequestError), isinstance(answer, StoreError))
+            counted.add(meters.FAILED, *at_fault, not any(at_fault))
+        elif contract.STATE_STATUS.name in answer:
+            counted.keep(meters.count_states, answer[contract.STATE_STATUS.name])

@@ -444,3 +444,26 @@ def read_outputs(ensemble: Model, step: Model, models: Mapping[str, Model]) -> t
     read = {tensor.name for tensor in ensemble.outputs}
     read.update(tensor.name for name in ensemble.steps for tensor in models[name].inputs)
     return tuple(tensor for tensor in step.outputs if tensor.name in read)
+
+
+def needed_inputs(step: Model, models: Mapping[str, Model]) -> dict[frozenset[str], tuple[Tensor, ...]]:
+    """The inputs that a request to a step needs, by the names of the outputs that it asks for.
+
+    A step that serves several ensembles takes as optional what one of them needs. The outputs tell whose request it is,
+    since an ensemble asks a step for all outputs that it maps. Of other outputs only the inputs that are not optional
+    are needed.
+
+    Args:
+        step: One of `models`.
+        models: By name.
+    """
+    found: dict[frozenset[str], list[Tensor]] = {}
+    for ensemble in (one for one in models.values() if step.name in one.steps):
+        outputs = frozenset(tensor.name for tensor in read_outputs(ensemble, step, models))
+        earlier = ensemble.steps[: ensemble.steps.index(step.name)]
+        given = {tensor.name for tensor in ensemble.inputs if not tensor.optional}
+        given.update(tensor.name for name in earlier for tensor in models[name].outputs)
+        needed = [tensor for tensor in step.inputs if not tensor.optional or tensor.name in given]
+        # Two ensembles that ask for the same outputs cannot be told apart.
+        found[outputs] = [tensor for tensor in needed if tensor in found.get(outputs, needed)]
+    return {outputs: tuple(needed) for outputs, needed in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ebbtide.interest import contract
 from ebbtide.interest.checks import RequestTensors
 from ebbtide.interest.contract import StateStatus
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.meters import Meters, count_times
 from ebbtide.interest.pipeline import Records
 from ebbtide.interest.record import RecordError, store_keys, tail_only
 from ebbtide.store import Records as StoredRecords
@@ -51,6 +53,8 @@ class Users:
         self.fingerprint = fingerprint.encode()
         self._store = store
         self._is_registered = store is None
+        self.meters: Meters | None = None
+        """Measure the store; None where nobody reads them."""
         self.waits_for: StoreError | None = None
         """Why the store did not answer when this was made; None if it did."""
         # A server may start before its store; requests without a user do not need it.
@@ -133,6 +137,7 @@ class Users:
         users = list(dict.fromkeys(key for of_request in keys for key in of_request if not is_shared(key)))
         read: Callable[[], list[StoredRecords]] = list
         begin_failure: Exception | None = None
+        began_s = time.perf_counter()
         if users:
             try:
                 read = self.store().begin_read_all(users)
@@ -147,6 +152,8 @@ class Users:
                     found = dict(zip(users, read(), strict=True))
                 except StoreError as error:
                     failure = error
+                if users and self.meters is not None:
+                    self.meters.keep(count_times, time.perf_counter() - began_s)
             return [
                 self._known(of_request, found)
                 if failure is None

@@ -6,8 +6,8 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 
@@ -58,6 +58,9 @@ logger = logging.getLogger("ebbtide.gateway")
 
 _SHORTEST_TIMEOUT_S = 0.001
 
+if TYPE_CHECKING:
+    from ebbtide.gateway.spans import CallSpan
+
 Options = dict[str, Any]
 """What every method of the client takes: ``timeout_s`` and ``metadata``."""
 Method = Callable[[Any, Options], Awaitable[Message]]
@@ -92,11 +95,18 @@ class _Slots:
 class Calls:
     """The methods of `InterestService` for one client: at most `max_concurrency` calls, and `max_streams` streams."""
 
-    def __init__(self, client: AsyncInterestClient, config: GatewayConfig, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        client: AsyncInterestClient,
+        config: GatewayConfig,
+        metrics: Metrics,
+        span_of: CallSpan = lambda _method, _protocol, _metadata: nullcontext(),
+    ) -> None:
         """Makes the methods of one gateway.
 
         Args:
             client: Of the event loop that serves.
+            span_of: The span of a call.
             config: The gateway's.
             metrics: Where calls are counted.
         """
@@ -104,7 +114,10 @@ class Calls:
         self.config = config
         self.requests_of_streams = asyncio.Semaphore(config.max_concurrency)
         """Requests of all streams in flight; further ones wait."""
+        self.recommended = 0
+        """Plain calls of `Recommend` that Triton has answered."""
         self._metrics = metrics
+        self._span_of = span_of
         self._calls = _Slots(config.max_concurrency, "calls in flight", "try again later")
         self._streams = _Slots(config.max_streams, "streams open", "use plain calls, send more over one stream")
         self._expected = None if config.token is None else authorization(config.token).encode()
@@ -142,9 +155,11 @@ class Calls:
             EbbtideError: The call failed, was not admitted, or the caller is not allowed to make it.
         """
         with self._admitted(self._calls, method, protocol, metadata):
-            return await self._methods[method](
+            answer = await self._methods[method](
                 request, {"timeout_s": self.timeout_s(left_s), "metadata": self.forwarded(metadata)}
             )
+            self.recommended += method == "Recommend"
+            return answer
 
     @contextmanager
     def stream(self, method: str, protocol: str, metadata: Mapping[str, Any]) -> Iterator[None]:
@@ -165,7 +180,7 @@ class Calls:
             ResourceExhaustedError: As many calls are in flight as may be.
             InternalError: Something failed that is not an `EbbtideError`; the log has it, the caller does not see it.
         """
-        with self._metrics.call(method, protocol):
+        with self._metrics.call(method, protocol), self._span_of(method, protocol, metadata):
             self.require_token(metadata.get("authorization"))
             with slots.one():
                 try:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from ebbtide.gateway.service import InterestService
 from ebbtide.v1 import interest_pb2, interest_pb2_grpc
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
     from starlette.routing import BaseRoute
 
     from ebbtide.gateway.http import HttpServer
@@ -55,21 +57,36 @@ class Gateway:
     answers a request for recommendations once a second.
     """
 
-    def __init__(self, config: GatewayConfig, *, pages: Sequence[BaseRoute] = ()) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        pages: Sequence[BaseRoute] = (),
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
         """Prepares a gateway, which `start` opens.
 
         Args:
             config: Its settings.
             pages: Routes that its HTTP side has beside its own.
+            tracer_provider: Where the spans of calls go, OpenTelemetry's; None makes no spans.
 
         Raises:
             InvalidArgumentError: The address of Triton is not valid, or a PEM file cannot be read.
         """
         self.config = config
         self._pages = pages
-        self._client = AsyncInterestClient(
-            config.triton if isinstance(config.triton, str) else list(config.triton), config=config.client
-        )
+        target = config.triton if isinstance(config.triton, str) else list(config.triton)
+        self._probing = self._client = AsyncInterestClient(target, config=config.client)
+        traced = {}
+        if tracer_provider is not None:
+            from ebbtide.client.otel import tracing
+            from ebbtide.gateway.spans import spans_of
+
+            # The probes, one a second, are no calls that anybody wants to see.
+            with_spans = replace(config.client, hooks=(*config.client.hooks, tracing(tracer_provider)))
+            self._client = AsyncInterestClient(target, config=with_spans)
+            traced["span_of"] = spans_of(tracer_provider, SERVICE)
         self._credentials = None if config.tls is None else _credentials(config.tls)
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack the module
         self._server: grpc.aio.Server | None = None
@@ -77,7 +94,8 @@ class Gateway:
         self._watch: asyncio.Task[None] | None = None
         self._port = 0
         self._metrics = Metrics()
-        self._calls = Calls(self._client, config, self._metrics)
+        self._calls = Calls(self._client, config, self._metrics, **traced)
+        self._recommended = 0
         self._is_serving = False
 
     @property
@@ -141,6 +159,7 @@ class Gateway:
         http, self._http = self._http, None
         await asyncio.gather(server.stop(self.config.drain_s), *([] if http is None else [http.stop()]))
         await self._client.close()
+        await self._probing.close()
 
     async def wait(self) -> None:
         """Returns when the gateway has stopped."""
@@ -185,13 +204,17 @@ class Gateway:
     async def _is_ready(self) -> bool:
         """Whether Triton says that `recommend` is ready, and a request of no events does not fail.
 
+        The request is left out if one of a caller was answered since the last time: the models count each.
         Triton calls a model ready whose Python process is dead. A late answer or a full queue is no failure: a busy
         server must not be taken out of service.
         """
         try:
-            if not await self._client.is_ready(timeout_s=_PROBE_TIMEOUT_S):
+            if not await self._probing.is_ready(timeout_s=_PROBE_TIMEOUT_S):
                 return False
-            await self._client.recommend(_CANARY, timeout_s=_PROBE_TIMEOUT_S)
+            before, self._recommended = self._recommended, self._calls.recommended
+            if self._recommended != before:
+                return True
+            await self._probing.recommend(_CANARY, timeout_s=_PROBE_TIMEOUT_S)
         except (DeadlineExceededError, OverloadedError):
             return True
         except EbbtideError as error:

@@ -42,6 +42,11 @@ class ServerConfig:
     """Key without which Triton refuses model control, and changes of shared memory, tracing and logging, to everybody
     who reaches a port: `ebbtide.interest.admin_key`. None leaves them open. Triton takes it on its command line, so
     that whoever may list the processes of this machine can read it."""
+    traces: str | None = None
+    """OpenTelemetry collector (OTLP over HTTP), such as ``http://localhost:4318``, that gets a span of each model on a
+    request's way; None sends none."""
+    trace_rate: int = 1
+    """One request in so many is traced."""
     startup_timeout_s: float = 120.0
     stop_timeout_s: float = 15.0
     """Time for requests in flight to end before the server is killed."""
@@ -71,6 +76,10 @@ class ServerConfig:
             amount = getattr(self, name)
             if amount is not None and amount < 1:
                 raise ValueError(f"{name} is {amount}, expected at least 1, or None for none")
+        if self.traces is not None and not self.traces.startswith(("http://", "https://")):
+            raise ValueError(f"traces is {self.traces!r}, expected the address of a collector, http://HOST:4318")
+        if self.trace_rate < 1:
+            raise ValueError(f"trace_rate is {self.trace_rate}, expected at least 1")
         if self.admin_key is not None:
             admin_key.checked(self.admin_key, "admin_key")
         for name in ("startup_timeout_s", "stop_timeout_s"):

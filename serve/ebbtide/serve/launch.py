@@ -64,6 +64,10 @@ def _chosen(config: ServerConfig) -> list[str]:
     if config.admin_key is not None:
         restricted = f"{','.join(admin_key.PROTOCOLS)}:{admin_key.HEADER}={config.admin_key}"
         options += [f"--grpc-restricted-protocol={restricted}", f"--http-restricted-api={restricted}"]
+    if config.traces is not None:
+        settings = ("mode=opentelemetry", "level=TIMESTAMPS", f"rate={config.trace_rate}")
+        collector = f"opentelemetry,url={config.traces.rstrip('/')}/v1/traces"
+        options += [f"--trace-config={setting}" for setting in (*settings, collector)]
     if config.rate_limit_cores is not None:
         options += ["--rate-limit=execution_count", f"--rate-limit-resource={CORES_RESOURCE}:{config.rate_limit_cores}"]
     return options

@@ -92,17 +92,22 @@ def models_in(repository: Path) -> list[str]:
 
 def is_whole_export(repository: Path) -> bool:
     """Whether every model in a repository is of one export, by the export's manifest."""
+    exported = exported_models(repository)
+    return bool(exported) and exported.issuperset(models_in(repository))
+
+
+def exported_models(repository: Path) -> frozenset[str]:
+    """The models that an export wrote, by its manifest; none where there is no manifest."""
     try:
-        listed = json.loads((repository / contract.MANIFEST_FILE).read_text(encoding="utf-8"))["models"]
-        return set(models_in(repository)) <= set(listed)
+        return frozenset(json.loads((repository / contract.MANIFEST_FILE).read_text(encoding="utf-8"))["models"])
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return frozenset()
 
 
 def answers(host: str, port: int, path: str) -> bool:
     """Whether an HTTP GET is answered with 200."""
     try:
-        return _request(host, port, "GET", path)[0] == http.client.OK
+        return request(host, port, "GET", path)[0] == http.client.OK
     except (OSError, http.client.HTTPException):
         return False
 
@@ -123,7 +128,7 @@ def refused_models(
         key: Of its administration; None if it needs none.
     """
     headers = {} if key is None else {admin_key.HEADER: key}
-    _, body = _request(host, port, "POST", "/v2/repository/index", b"{}", headers)
+    _, body = request(host, port, "POST", "/v2/repository/index", b"{}", headers)
     entries = json.loads(body)
     ready = {entry["name"] for entry in entries if entry.get("state") == "READY"}
     reasons = {
@@ -147,9 +152,16 @@ def without_stack(reason: str) -> str:
     )
 
 
-def _request(
+def request(
     host: str, port: int, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
 ) -> tuple[int, bytes]:
+    """Status and body of an HTTP answer.
+
+    Raises:
+        TimeoutError: There was none within two seconds.
+        OSError: The port cannot be reached.
+        HTTPException: The answer is not of HTTP.
+    """
     # http.client takes no proxy from the environment, and a proxy must never see loopback.
     connection = http.client.HTTPConnection(host, port, timeout=_PROBE_TIMEOUT_S)
     try:

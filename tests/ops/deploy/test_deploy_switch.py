@@ -32,10 +32,10 @@ from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.interest import served_models
 from ebbtide.interest.modelfile import write_fingerprint
-from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.serve import ServerConfig, TritonServer, hangs
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.v1 import RecommendRequest
-from servers import serving
+from servers import look_for_hangs, serving
 from steady_load import NOW, SteadyLoad, requests_of
 
 MakeBundle = Callable[..., InterestBundle]
@@ -115,6 +115,22 @@ def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
     assert min(load.answered["1"], load.answered["2"]) > 20 * rounds
 
 
+@pytest.mark.slow
+def test_keeper_leaves_the_server_alone_while_versions_are_deployed_and_rolled_back(
+    folder: Path, running: TritonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody else asks, so that nothing but the canary is answered while models load.
+    monkeypatch.setattr(hangs, "_LOOK_S", 0.3)
+
+    def switch() -> None:
+        deploy(folder, [running.grpc_url], keep_previous=False)
+        deploy(folder, [running.grpc_url], 1)
+        roll_back(folder, [running.grpc_url])
+
+    look_for_hangs(running, switch)
+    assert versions.served_version(folder) == 2
+
+
 def test_previous_version_is_unloaded_when_that_is_asked_for_after_the_switch(
     folder: Path, running: TritonServer, tiny_bundle: InterestBundle
 ) -> None:
@@ -171,9 +187,8 @@ def test_old_version_answers_when_the_warm_up_of_the_new_one_fails(
     folder: Path, running: TritonServer, tiny_bundle: InterestBundle
 ) -> None:
     with (folder / served_models.ADAPTIVE_WEIGHTS.name / "2" / "model.py").open("a") as model:
-        model.write(
-            "\n\ndef fail(self, requests):\n    raise RuntimeError('boom')\n\nTritonPythonModel.execute = fail\n"
-        )
+        model.write("\n\ndef fail(self, requests):\n    raise RuntimeError('boom')\n")
+        model.write("\n\nTritonPythonModel.execute = fail\n")
     with pytest.raises(DeployError):
         deploy(folder, [running.grpc_url], requests=requests_of(tiny_bundle))
     # Triton 2.51 may die of it; `ebbtide serve` starts it again, as here.

@@ -1,0 +1,218 @@
+"""How soon a change of the catalog is seen, on two running servers of one store that answer requests meanwhile.
+
+    python -m benchmarks.living_catalog [--store embedded] [--json FILE]
+
+With the shipped films, the settings that servers have by default, and 50 requests a second for the lists of known
+users: a film that is new, one that becomes popular, one that is removed, one that is out of stock and in stock again,
+and what a server knows that starts later. Each time is from the acknowledgement until both servers' lists show it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.serving import machine
+from benchmarks.state.stores import STORES, MeasuredStore
+from ebbtide.backfill import LogFiles, backfill
+from ebbtide.client import InterestClient, event, new_item, observe_request
+from ebbtide.data.dataset import read_dataset
+from ebbtide.serve import ServerConfig, TritonServer
+from ebbtide.train.bundle import InterestBundle
+
+ROOT = Path(__file__).parents[1]
+REQUESTS_PER_S = 50
+_PATIENCE_S = 60.0
+_WATCHERS = 200
+"""Users who see the film that becomes popular."""
+_ASKED_USERS = 150
+LABELS = {
+    "new_item_s": "new film has a score",
+    "new_item_top10_s": "new film in a fitting user's top 10",
+    "trend_s": "trend at the head of a new user's list",
+    "removed_s": "removed film has no score",
+    "out_of_stock_s": "film out of stock in no list",
+    "in_stock_s": "film in stock again",
+    "later_trend_s": "a server that starts later knows the trend",
+    "later_new_item_s": "a server that starts later has a score of the new film",
+}
+_NEW, _KEPT = "a new film", "another new film"
+
+
+@dataclass
+class Load:
+    """Requests at a fixed rate, whether or not earlier ones were answered."""
+
+    addresses: Sequence[str]
+    user_ids: Sequence[str]
+    now: datetime
+    latencies_ms: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Asks until it ends."""
+        ends = threading.Event()
+        with InterestClient(list(self.addresses)) as client, ThreadPoolExecutor(32) as pool:
+
+            def start() -> None:
+                began, sent = time.perf_counter(), 0
+                while not ends.is_set():
+                    pool.submit(self._ask, client, self.user_ids[sent % len(self.user_ids)])
+                    sent += 1
+                    ends.wait(max(0.0, began + sent / REQUESTS_PER_S - time.perf_counter()))
+
+            thread = threading.Thread(target=start)
+            thread.start()
+            try:
+                yield
+            finally:
+                ends.set()
+                thread.join()
+
+    def _ask(self, client: InterestClient, user_id: str) -> None:
+        began = time.perf_counter()
+        try:
+            client.recommend(user_id=user_id, now=self.now)
+        except Exception as error:
+            self.failures.append(repr(error))
+        self.latencies_ms.append(1_000 * (time.perf_counter() - began))
+
+
+def main() -> None:
+    """Parses the command line, measures with each store, prints a table and writes JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.living_catalog", description=__doc__)
+    parser.add_argument("--store", choices=STORES, action="append", help="measure this one only; can be repeated")
+    parser.add_argument("--bundle", type=Path, default=ROOT / "artifacts" / "bundle", help="for catalog and log")
+    parser.add_argument("--repository", type=Path, default=ROOT / "artifacts" / "repository", help="its export")
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "living_catalog.json")
+    arguments = parser.parse_args()
+    console, busy = Console(), machine.load_average()
+    bundle = InterestBundle.load(arguments.bundle)
+    data = bundle.config.data
+    log = LogFiles([data.events], data.columns, max_bad_rows=data.max_bad_rows)
+    results: dict[str, dict[str, Any]] = {}
+    for name in arguments.store or STORES:
+        with tempfile.TemporaryDirectory(dir=ROOT / "artifacts") as folder, STORES[name](Path(folder)) as store:
+            with console.status(f"{name}: states of the users"):
+                backfill(arguments.repository, log, store.address)
+            with console.status(f"{name}: changes of the catalog"):
+                results[name] = measure(bundle, arguments.repository, store)
+    console.print(table(results))
+    report = {"machine": machine.facts(), "load_average_before": busy, "requests_per_s": REQUESTS_PER_S, **results}
+    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(bundle: InterestBundle, repository: Path, store: MeasuredStore) -> dict[str, Any]:
+    """Seconds until each change is seen, and the load meanwhile."""
+    log = read_dataset(bundle.config.data).log
+    now = datetime.fromtimestamp(int(log.time_ms.max()) / 1000, timezone.utc) + timedelta(hours=1)
+    config = ServerConfig(repository, state=store.address)
+    user_ids = [str(user) for user in log.users[-_ASKED_USERS:]]
+    seconds: dict[str, float | None] = {}
+    with ExitStack() as stack:
+        servers = [stack.enter_context(TritonServer(config)) for _ in range(2)]
+        clients = [stack.enter_context(InterestClient(server.grpc_url)) for server in servers]
+
+        def lists(user_id: str | None = None, top_n: int = 10) -> list[list[str]]:
+            later = now + timedelta(minutes=10)
+            answers = [client.recommend(user_id=user_id, now=later, top_n=top_n) for client in clients]
+            return [[item.item_id for item in answer.items] for answer in answers]
+
+        def scored(item_id: str) -> int:
+            """How many servers have a score of an item."""
+            return sum(bool(client.rank(candidates=[item_id], now=now).items) for client in clients)
+
+        load = Load([server.grpc_url for server in servers], user_ids, now)
+        stack.enter_context(load.running())
+        # The film at the head of most lists, and the users for whom a film with its text is a fitting one.
+        firsts = {user_id: lists(user_id, 1)[0][0] for user_id in user_ids}
+        liked = Counter(firsts.values()).most_common(1)[0][0]
+        fitting = [user_id for user_id, first in firsts.items() if first == liked]
+        text = bundle.catalog.text[list(bundle.catalog.item_id).index(liked)]
+        clients[0].add_items([new_item(_NEW, text), new_item(_KEPT, text)])
+        seconds["new_item_s"] = until(lambda: scored(_NEW) == len(clients))
+        seconds["new_item_top10_s"] = until(
+            lambda: any(all(_NEW in found for found in lists(user_id)) for user_id in fitting)
+        )
+
+        popular = {item for found in lists(top_n=50) for item in found}
+        trend = next(str(item) for item in bundle.catalog.item_id if item not in popular)
+        watched = [
+            observe_request(f"watcher {number}", [event(item_id=trend, time=now + timedelta(seconds=number))])
+            for number in range(_WATCHERS)
+        ]
+        clients[1].observe_many(watched)
+        seconds["trend_s"] = until(lambda: all(found[0] == trend for found in lists()))
+
+        clients[1].remove_items([_NEW])
+        seconds["removed_s"] = until(lambda: scored(_NEW) == 0)
+        clients[0].set_stock(out_of_stock=[trend])
+        seconds["out_of_stock_s"] = until(lambda: all(trend not in found for found in lists()))
+        clients[1].set_stock(in_stock=[trend])
+        seconds["in_stock_s"] = until(lambda: all(found[0] == trend for found in lists()))
+
+        with TritonServer(config) as later, InterestClient(later.grpc_url) as client:
+            clients = [client]
+            seconds["later_trend_s"] = until(lambda: lists()[0][0] == trend)
+            seconds["later_new_item_s"] = until(lambda: scored(_KEPT) == 1)
+    latencies = np.array(load.latencies_ms)
+    return {
+        **seconds,
+        "requests": latencies.size,
+        "failed": len(load.failures),
+        "first_failures": load.failures[:3],
+        "p50_ms": round(float(np.median(latencies)), 2),
+        "p99_ms": round(float(np.quantile(latencies, 0.99)), 2),
+    }
+
+
+def until(is_so: Callable[[], bool]) -> float | None:
+    """Seconds until something is so; None if it is not within a minute."""
+    began = time.perf_counter()
+    while (taken_s := time.perf_counter() - began) < _PATIENCE_S:
+        if is_so():
+            return round(taken_s, 2)
+        time.sleep(0.02)
+    return None
+
+
+def table(results: dict[str, dict[str, Any]]) -> Table:
+    """The figures of each store."""
+    found = Table(
+        "change of the catalog", *(f"{name}, s" for name in results), title="Seconds until both servers show it"
+    )
+    for change, label in LABELS.items():
+        found.add_row(label, *(_shown(of_store[change]) for of_store in results.values()))
+    found.add_section()
+    for name, key in (
+        ("requests meanwhile", "requests"),
+        ("failed", "failed"),
+        ("p50, ms", "p50_ms"),
+        ("p99, ms", "p99_ms"),
+    ):
+        found.add_row(name, *(str(of_store[key]) for of_store in results.values()))
+    return found
+
+
+def _shown(seconds: float | None) -> str:
+    return f"over {_PATIENCE_S:g}" if seconds is None else f"{seconds:.2f}"
+
+
+if __name__ == "__main__":
+    main()
