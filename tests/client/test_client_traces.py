@@ -103,9 +103,9 @@ def spans(repository):
             _tracer_provider(address) as provider,
         ):
             asyncio.run(ask(server.grpc_url, provider))
-            # Triton sends its spans every few seconds, and not when it stops.
+            # Triton sends its spans every few seconds, and not when it stops; that of the request ends last.
             for _ in range(600):
-                if {CALLER, OVER_HTTP} <= {span.trace for span in found if span.name == "recommend"}:
+                if {CALLER, OVER_HTTP} <= {span.trace for span in found if span.name == "InferRequest"}:
                     break
                 time.sleep(0.1)
         yield found
