@@ -45,7 +45,8 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Hands on what was counted, and closes the store."""
         self._following.close()
-        self._measuring.close()
+        if self._measuring is not None:
+            self._measuring.close()
         self._users.close()
 
     def _run(self, requests: Sequence[RequestTensors], wanted: frozenset[str]) -> Sequence[Answer]:

@@ -46,7 +46,8 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Writes the counts that are not in the store yet, and closes it."""
         self._following.close()
-        self._measuring.close()
+        if self._measuring is not None:
+            self._measuring.close()
         if self._counting is not None:
             self._counting.close()
         self._users.close()

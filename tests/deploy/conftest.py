@@ -19,6 +19,7 @@ import yaml
 
 from ebbtide.data.catalog import Catalog
 from ebbtide.export.repository import ExportReport
+from ebbtide.interest.meters import METRICS_VARIABLE
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.serve.distribution import embedded_server
 from ebbtide.serve.launch import environment
@@ -194,6 +195,7 @@ def server(
         load_models=(image.option("load-model"),),
         extra_args=tuple(option for option in image.options if not option.startswith(own)),
         state=f"embedded:{tmp_path_factory.mktemp('states')}",
+        environment={METRICS_VARIABLE: "on"},
         log_file=tmp_path_factory.mktemp("log") / "tritonserver.log",
     )
     with serving(config) as running:

@@ -60,7 +60,7 @@ def page_with(server: TritonServer, is_there: Callable[[Page], bool]) -> Page:
 @pytest.fixture(scope="module")
 def server(tiny_export, tmp_path_factory) -> Iterator[TritonServer]:
     state = f"embedded:{tmp_path_factory.mktemp('states')}"
-    with serving(ServerConfig(tiny_export.folder, state=state)) as running:
+    with serving(ServerConfig(tiny_export.folder, state=state, environment={meters.METRICS_VARIABLE: "on"})) as running:
         yield running
 
 
@@ -156,3 +156,9 @@ def test_series_do_not_grow_with_requests_when_users_and_items_differ(server, pa
             client.recommend(user_id=f"user {one}", current=[event(item_id=str(one + 1), time_ms=NOW_MS)], now=NOW)
     page_with(server, lambda later: value(later, "ebbtide_states_total", status="unknown_user") == 21)
     assert page_of(server).keys() == page.keys()
+
+
+def test_server_shows_no_metrics_of_models_unless_they_are_turned_on(tiny_export):
+    with serving(ServerConfig(tiny_export.folder)) as server, InterestClient(server.grpc_url, config=PATIENT) as client:
+        client.recommend()
+        assert page_of(server) == {}

@@ -16,6 +16,7 @@ from ebbtide.interest.meters import (
     Meters,
     count_answers,
     count_states,
+    is_on,
 )
 
 EVENTS = Counter("events_total", "Events", "kind", ("old", "new"))
@@ -25,6 +26,16 @@ READ = Gauge("read_timestamp_seconds", "Last read")
 
 def taken(meters):
     return {(series.name, *dict(series.labels).values()): value for _, series, value in meters.taken()}
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, False), ("", False), ("off", False), ("on", True)])
+def test_metrics_are_on_only_if_the_environment_says_so(value, expected):
+    assert is_on({} if value is None else {"EBBTIDE_METRICS": value}) is expected
+
+
+def test_setting_is_refused_when_it_is_neither_on_nor_off():
+    with pytest.raises(ValueError, match="EBBTIDE_METRICS: got 'yes'; expected on or off"):
+        is_on({"EBBTIDE_METRICS": "yes"})
 
 
 def test_counts_are_those_since_the_last_call_when_they_are_taken():

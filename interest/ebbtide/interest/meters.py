@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +20,22 @@ import numpy.typing as npt
 
 _LE = "le"
 _INFINITE = "+Inf"
+
+
+METRICS_VARIABLE = "EBBTIDE_METRICS"
+"""Says whether models show metrics: ``on`` or ``off``, the default."""
+
+
+def is_on(environ: Mapping[str, str]) -> bool:
+    """Whether models show metrics.
+
+    Raises:
+        ValueError: The variable has another value.
+    """
+    value = environ.get(METRICS_VARIABLE) or "off"
+    if value not in ("on", "off"):
+        raise ValueError(f"{METRICS_VARIABLE}: got {value!r}; expected on or off")
+    return value == "on"
 
 
 class Series(NamedTuple):

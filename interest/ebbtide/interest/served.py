@@ -125,14 +125,19 @@ class ServedModel:
             pb_utils.Logger.log_warn(f"{self.name}: loaded without the store of the users' states: {users.waits_for}")
         return users
 
-    def measure(self, *families: Family) -> tuple[Meters, Measuring]:
-        """What counts answers for the server's metrics page, and what hands the counts on.
+    def measure(self, *families: Family) -> tuple[Meters | None, Measuring | None]:
+        """What counts answers for the server's metrics page, and what hands the counts on; None where they are off.
 
         Call it last in `initialize`: a model that fails to load afterwards could not close it.
 
         Args:
             families: What the model counts beside `meters.FAILED`.
+
+        Raises:
+            TritonModelException: The setting is not usable.
         """
+        if not self.load(lambda _: meters.is_on(os.environ)):
+            return None, None
         self._meters = Meters((*families, meters.FAILED))
         # With the process: Triton frees a series when the first of the processes that share it is unloaded, and ends
         # when another one writes to it (triton-inference-server/server, issue 8663).
