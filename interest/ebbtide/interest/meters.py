@@ -18,10 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-_LE = "le"
-_INFINITE = "+Inf"
-
-
 METRICS_VARIABLE = "EBBTIDE_METRICS"
 """Says whether models show metrics: ``on`` or ``off``, the default."""
 
@@ -69,6 +65,10 @@ class Gauge:
     name: str
     meaning: str
 
+    def series(self) -> tuple[Series, ...]:
+        """None that begin at 0: a gauge says nothing before it is set."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Histogram:
@@ -82,20 +82,11 @@ class Histogram:
     bounds: tuple[float, ...]
     """Ascending; a value counts for the first that is not below it."""
 
-    @property
-    def sum(self) -> Series:
-        """Of all values."""
-        return Series(f"{self.name}_sum")
-
-    @property
-    def count(self) -> Series:
-        """Of all values."""
-        return Series(f"{self.name}_count")
-
-    def buckets(self) -> tuple[Series, ...]:
-        """One for each bound, and one for all values."""
-        bounds = [*(f"{bound:.12g}" for bound in self.bounds), _INFINITE]
-        return tuple(Series(f"{self.name}_bucket", ((_LE, bound),)) for bound in bounds)
+    def series(self) -> tuple[Series, ...]:
+        """One for each bound, one for all values, then the sum and the number of the values."""
+        bounds = [*(f"{bound:.12g}" for bound in self.bounds), "+Inf"]
+        buckets = (Series(f"{self.name}_bucket", (("le", bound),)) for bound in bounds)
+        return (*buckets, Series(f"{self.name}_sum"), Series(f"{self.name}_count"))
 
 
 MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
@@ -247,18 +238,9 @@ class Meters:
             if isinstance(family, Histogram):
                 buckets = values[:-1].cumsum()
                 values = np.array([*buckets, values[-1], buckets[-1]])
-            for series, value in zip(counted_series(family), values.tolist(), strict=True):
+            for series, value in zip(family.series(), values.tolist(), strict=True):
                 if value:
                     yield family, series, value
-
-
-def counted_series(family: Family) -> tuple[Series, ...]:
-    """The series of a family that begin at 0; none of a gauge, which says nothing before it is set."""
-    if isinstance(family, Counter):
-        return family.series()
-    if isinstance(family, Gauge):
-        return ()
-    return (*family.buckets(), family.sum, family.count)
 
 
 def count_answers(meters: Meters, batches: Sequence[tuple[Any, ...]]) -> None:

@@ -25,7 +25,7 @@ from ebbtide.interest.errors import STORE_FAILED, RequestError
 from ebbtide.interest.exported import read_factors, read_interest_config, read_popularity, require_one_export
 from ebbtide.interest.items_reader import DEFAULT_ITEMS_SECONDS, ITEMS_VARIABLE, ItemsReader
 from ebbtide.interest.live_counts import PopularityWriter
-from ebbtide.interest.meters import Family, Gauge, Meters, Series, counted_series
+from ebbtide.interest.meters import Family, Gauge, Meters, Series
 from ebbtide.interest.periodic import Periodic
 from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.popularity import CountedPopularity
@@ -294,7 +294,7 @@ class Measuring:
         self._families: dict[str, Any] = {}
         self._metrics: dict[Series, Any] = {}
         for family in counted.families:
-            for series in counted_series(family):
+            for series in family.series():
                 self._metric(family, series)
         self._thread = Periodic(self._hand_on, _METRICS_SECONDS, report)
 
