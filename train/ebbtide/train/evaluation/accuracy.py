@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from ranx import evaluate
@@ -22,16 +24,17 @@ _NOT_RELEVANT = -2
 """Fills the rows of relevant items; differs from what fills the lists."""
 
 
-def accuracy(lists: RankedLists, relevance: Relevance) -> dict[str, Floats]:
-    """Each of `METRICS` for each basket, ``[baskets]``; 0 where nothing is relevant.
+def accuracy(lists: RankedLists, relevance: Relevance, metrics: Sequence[str] = METRICS) -> dict[str, Floats]:
+    """Each of some metrics for each basket, ``[baskets]``; 0 where nothing is relevant.
 
     Precision divides by the cut-off even for a shorter list. Recall and NDCG count all relevant items, listed or not.
 
     Args:
         lists: The ranked lists of all baskets.
         relevance: Of the same.
+        metrics: Of `METRICS`, at least two.
     """
-    values = {metric: np.zeros(lists.item.shape[0]) for metric in METRICS}
+    values = {metric: np.zeros(lists.item.shape[0]) for metric in metrics}
     indices = np.broadcast_to(-np.arange(lists.item.shape[1]), lists.item.shape)
     for start in range(0, lists.item.shape[0], _BASKETS_PER_CALL):
         part = slice(start, start + _BASKETS_PER_CALL)
@@ -39,10 +42,10 @@ def accuracy(lists: RankedLists, relevance: Relevance) -> dict[str, Floats]:
         found = evaluate(
             np.stack([relevant, relevant != _NOT_RELEVANT], axis=2).astype(np.float64),
             np.stack([lists.item[part], indices[part]], axis=2).astype(np.float64),
-            [metric.replace("_at_", "@") for metric in METRICS],
+            [metric.replace("_at_", "@") for metric in metrics],
             return_mean=False,
         )
-        for metric in METRICS:
+        for metric in metrics:
             values[metric][part] = found[metric.replace("_at_", "@")]
     return values
 

@@ -141,6 +141,36 @@ def _cold(test: TestSet, lists: RankedLists, seed: int) -> Cold:
     return Cold(values.shape[0], owner.shape[0], estimate(values, seed))
 
 
+def rank_bundle(
+    bundle: InterestBundle,
+    test: TestSet,
+    *,
+    frozen: bool,
+    repeats: bool | None,
+    all_events: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[RankedLists, npt.NDArray[np.float32], bool]:
+    """Ranks with a bundle; arguments and errors as for `evaluate_bundle`.
+
+    Returns:
+        The lists; the alpha of each basket ``[baskets]``; and whether seen items may be in the lists.
+    """
+    model = bundle.model
+    if test.catalog.item_id != bundle.catalog.item_id:
+        raise DataError(
+            f"catalog: got {len(test.catalog):,} items in {bundle.config.data.catalog or bundle.config.data.events}; "
+            f"expected the {len(bundle.catalog):,} that the bundle was trained on: train again"
+        )
+    repeats = not model.config.exclude_seen if repeats is None else repeats
+    lists, alpha = rank_baskets(
+        *(model, test.log, test.baskets, _popularity(bundle, test, frozen=frozen)),
+        repeats=repeats,
+        context_events=None if all_events else CONTEXT_EVENTS,
+        progress=progress,
+    )
+    return lists, alpha, repeats
+
+
 def evaluate_bundle(
     bundle: InterestBundle,
     test: TestSet,
@@ -165,21 +195,10 @@ def evaluate_bundle(
     Raises:
         DataError: The catalog's file has changed since the bundle was trained.
     """
-    model = bundle.model
-    if test.catalog.item_id != bundle.catalog.item_id:
-        raise DataError(
-            f"catalog: got {len(test.catalog):,} items in {bundle.config.data.catalog or bundle.config.data.events}; "
-            f"expected the {len(bundle.catalog):,} that the bundle was trained on: train again"
-        )
-
-    repeats = not model.config.exclude_seen if repeats is None else repeats
-    popularity = _popularity(bundle, test, frozen=frozen)
-    lists, alpha = rank_baskets(
-        *(model, test.log, test.baskets, popularity),
-        repeats=repeats,
-        context_events=None if all_events else CONTEXT_EVENTS,
-        progress=progress,
+    lists, alpha, repeats = rank_bundle(
+        bundle, test, frozen=frozen, repeats=repeats, all_events=all_events, progress=progress
     )
+    model = bundle.model
     return Run(
         bundle=bundle,
         test=test,

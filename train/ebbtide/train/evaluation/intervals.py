@@ -50,6 +50,42 @@ def estimate(values: Floats, seed: int) -> Estimate:
     return Estimate(float(values.mean()), low, high)
 
 
+def resampled_means(columns: Floats, seed: int) -> Floats:
+    """Means over users and over resamples of them, ``[1 + RESAMPLES, columns]``; the first row has no resampling.
+
+    All columns are of the same users in every row, so ratios and differences of means have their intervals from this
+    alone, see `interval_of`.
+
+    Args:
+        columns: ``[users, columns]``.
+        seed: Of the draws; the same for the same number of users.
+    """
+    users = columns.shape[0]
+    random = np.random.default_rng(seed)
+    rows = [columns.mean(0, keepdims=True)]
+    batch = _batch(columns[:, 0])
+    for start in range(0, RESAMPLES, batch):
+        count = min(batch, RESAMPLES - start)
+        drawn = random.integers(0, users, (count, users)) + np.arange(count)[:, None] * users
+        times = np.bincount(drawn.ravel(), minlength=count * users).reshape(count, users)
+        rows.append(times @ columns / users)
+    return np.concatenate(rows)
+
+
+def interval_of(statistic: Floats) -> Estimate:
+    """Value and interval of a statistic of `resampled_means`, ``[1 + RESAMPLES]``.
+
+    Resamples in which the statistic does not exist (NaN: nobody of a group was drawn) do not count; an infinite one
+    (a ratio to nothing) does.
+    """
+    value, drawn = float(statistic[0]), statistic[1:][~np.isnan(statistic[1:])]
+    if math.isnan(value) or not drawn.size:
+        return Estimate(value, float("nan"), float("nan"))
+    # No interpolation, which infinity does not allow.
+    low, high = np.quantile(drawn, (0.025, 0.975), method="inverted_cdf")
+    return Estimate(value, float(low), float(high))
+
+
 def paired(ours: Floats, theirs: Floats, seed: int) -> Difference:
     """The paired difference of two models.
 

@@ -48,12 +48,20 @@ def segments(run: Run, column: str, seed: int = 0) -> Breakdown:
     raise DataError(f"column {column!r}: expected one of the catalog or of the event log; {'; '.join(failures)}")
 
 
-def _item_values(reference: DataReference, column: str) -> pl.DataFrame:
-    """Columns ``id`` and ``value``, one row for each value of an item."""
-    if reference.catalog is None:
-        raise DataError("catalog: got none in the bundle")
-    table = read_table(reference.catalog, [reference.catalog_item_column, column], reference.encoding).frame
-    values = table.select(id=pl.col(reference.catalog_item_column).cast(pl.String), value=pl.col(column))
+def item_values(path: str, id_column: str, column: str, encoding: str | None = None) -> pl.DataFrame:
+    """Columns ``id`` and ``value``, one row for each value of an item; those without a value are left out.
+
+    Args:
+        path: File with one row for each item. A list, or a text with ``|``, holds several values.
+        id_column: The column with the item ids.
+        column: The column with the values.
+        encoding: As for `read_table`.
+
+    Raises:
+        DataError: The file cannot be read or lacks a column.
+    """
+    table = read_table(path, [id_column, column], encoding).frame
+    values = table.select(id=pl.col(id_column).cast(pl.String), value=pl.col(column))
     if values.schema["value"] == pl.String:
         values = values.with_columns(pl.col("value").str.split(SEPARATOR))
     if values.schema["value"] == pl.List:
@@ -61,15 +69,37 @@ def _item_values(reference: DataReference, column: str) -> pl.DataFrame:
     return _with_texts(values).unique(maintain_order=True)
 
 
-def _user_values(reference: DataReference, column: str) -> pl.DataFrame:
-    """Columns ``id`` and ``value``, one row for each user: the value of most events, the first by name of equals."""
-    table = read_table(reference.events, [reference.user_column, column], reference.encoding).frame
-    values = table.select(id=pl.col(reference.user_column).cast(pl.String), value=pl.col(column))
+def user_values(path: str, id_column: str, column: str, encoding: str | None = None) -> pl.DataFrame:
+    """Columns ``id`` and ``value``, one row for each user: the value of most rows, the first by name of equals.
+
+    Args:
+        path: File with rows of users, such as an event log.
+        id_column: The column with the user ids.
+        column: The column with the values.
+        encoding: As for `read_table`.
+
+    Raises:
+        DataError: The file cannot be read or lacks a column.
+    """
+    table = read_table(path, [id_column, column], encoding).frame
+    values = table.select(id=pl.col(id_column).cast(pl.String), value=pl.col(column))
     counts = _with_texts(values).group_by("id", "value").len()
     return counts.sort("len", "value", descending=[True, False]).unique("id", keep="first", maintain_order=True)
 
 
+def _item_values(reference: DataReference, column: str) -> pl.DataFrame:
+    if reference.catalog is None:
+        raise DataError("catalog: got none in the bundle")
+    return item_values(reference.catalog, reference.catalog_item_column, column, reference.encoding)
+
+
+def _user_values(reference: DataReference, column: str) -> pl.DataFrame:
+    return user_values(reference.events, reference.user_column, column, reference.encoding)
+
+
 def _with_texts(values: pl.DataFrame) -> pl.DataFrame:
+    if values.schema["value"].is_float():
+        values = values.with_columns(pl.col("value").fill_nan(None))
     texts = values.with_columns(pl.col("value").cast(pl.String).str.strip_chars())
     return texts.filter(pl.col("value").is_not_null() & (pl.col("value") != ""))
 
