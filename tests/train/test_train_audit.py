@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.data.baskets import Baskets
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.errors import DataError
-from ebbtide.data.events import EventLog
 from ebbtide.train.audit.audit import audit
 from ebbtide.train.audit.exposure import (
     RANKS,
@@ -244,7 +242,11 @@ def test_audit_contrast_compares_exposure_per_relevant_item():
 def test_audit_says_nothing_of_the_ratio_when_no_item_of_the_group_is_relevant():
     test = hand_made()
     shop = by_value("shop", "", values_of(i0="a", i1="c"), test.catalog.item_id, np.ones(6, int))
-    [row] = [row for row in audit(test, lists_of([1], [0], [0], [0]), item_groups=[shop]).item_audits[1].groups if row.label == "c"]
+    [row] = [
+        row
+        for row in audit(test, lists_of([1], [0], [0], [0]), item_groups=[shop]).item_audits[1].groups
+        if row.label == "c"
+    ]
     assert row.relevant_share.mean == 0
     assert row.exposure_to_relevant.before.mean == np.inf
     assert np.isnan(row.exposure_to_relevant.before.low)

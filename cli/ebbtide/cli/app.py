@@ -13,6 +13,7 @@ from typer import rich_utils
 from typer.core import TyperGroup
 
 from ebbtide.cli import (
+    audit,
     backfill,
     batch_recommend,
     capacity,
@@ -90,6 +91,7 @@ app.command("prepare")(prepare.command)
 app.command("train")(train.command)
 app.command("inspect")(inspect.command)
 app.command("evaluate")(evaluate.command)
+app.command("audit")(audit.command)
 app.command("export")(export.command)
 app.command("refresh")(refresh.command)
 app.command("backfill")(backfill.command)

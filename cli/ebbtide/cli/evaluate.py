@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from ebbtide.cli.bundle_data import BundleCatalog, BundleEvents, moved
 from ebbtide.cli.console import console, counting_progress, escape, working
 from ebbtide.cli.errors import CommandError
+from ebbtide.cli.held_out import Popularity, flaw_of_lists, require_as_trained, required_holdout
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_different, require_file, require_folder
 
@@ -28,14 +28,6 @@ _LEARNING_RATE = 0.5
 _NOTABLE_SHARE = 0.2
 """Share of relevant events with a seen item that is worth a note."""
 _TABLES = (".parquet", ".csv")
-_TEXT_FILES = {".csv", ".tsv", ".jsonl", ".ndjson"}
-
-
-class Popularity(str, Enum):
-    """Which popularity prior a prediction sees."""
-
-    updated = "updated"
-    frozen = "frozen"
 
 
 def command(
@@ -155,7 +147,6 @@ def command(
     _require_rival(against)
     with working("Loading the bundle"):
         from ebbtide.data.dataset import read_dataset
-        from ebbtide.data.errors import DataError
         from ebbtide.train.bundle import InterestBundle
         from ebbtide.train.evaluation.lists import write_baskets, write_predictions
         from ebbtide.train.evaluation.online import require_gate
@@ -164,13 +155,7 @@ def command(
         from ebbtide.train.evaluation.testset import TestSet
 
         loaded = InterestBundle.load(bundle)
-        holdout = loaded.config.data.holdout
-        if holdout == "none":
-            raise DataError(
-                f"{bundle}: holdout: got 'none', so training used every event; train again with --holdout "
-                f"time:0.2 (the "
-                "last fifth of the log) or --holdout leave-last-out"
-            )
+        holdout = required_holdout(loaded, bundle)
         if online:
             require_gate(loaded.model)
         loaded = moved(loaded, events, catalog)
@@ -205,15 +190,9 @@ def _require_rival(path: Path | None) -> None:
     """Refuses early what is neither a bundle nor a predictions file."""
     if path is None or (path / "bundle.json").is_file():
         return
-    seen = "no such file or folder"
-    if path.is_dir():
-        seen = "got a folder without bundle.json"
-    elif path.is_file():
-        with path.open("rb") as file:
-            start = file.read(4)
-        if start == b"PAR1" or (start and path.suffix.lower() in _TEXT_FILES):
-            return
-        seen = "got an empty file" if not start else "got a file that is neither Parquet nor CSV"
+    seen = "got a folder without bundle.json" if path.is_dir() else flaw_of_lists(path)
+    if seen is None:
+        return
     raise CommandError(
         f"--against: {path}: {seen}; expected a bundle or a predictions file in Parquet or CSV (see docs/evaluation.md)"
     )
@@ -232,7 +211,7 @@ def _run(
     from ebbtide.train.evaluation.evaluate import evaluate_bundle
 
     if popularity is Popularity.frozen:
-        _require_as_trained(bundle, test)
+        require_as_trained(bundle, test)
     with counting_progress() as progress:
         task = progress.add_task(what, total=len(test.baskets))
 
@@ -249,20 +228,6 @@ def _run(
             all_events=all_events,
             seed=seed,
             progress=ranked,
-        )
-
-
-def _require_as_trained(bundle: InterestBundle, test: TestSet) -> None:
-    """Refuses a prior that was refreshed after training: it has counted the test events."""
-    from ebbtide.data.errors import DataError
-
-    counted_at, trained_at = bundle.config.prior_counted_at_ms, int(test.log.time_ms[~test.is_test].max()) + 1
-    if counted_at > trained_at:
-        raise DataError(
-            f"{bundle.folder}: popularity: got 'frozen' for a prior that `ebbtide refresh` counted past the "
-            f"training period "
-            f"(up to {counted_at} ms, not {trained_at} ms); expected the bundle before the refresh, or "
-            f"--popularity updated"
         )
 
 

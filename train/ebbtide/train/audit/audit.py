@@ -1,4 +1,4 @@
-"""Measures which groups of items get exposure and which groups of users get good lists, for one or two sets of lists."""
+"""Measures which groups of items get exposure and which groups of users get good lists, for one or two sets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.data.baskets import Ints
-from ebbtide.train.audit.exposure import RANKS, exposure_shares, gini_of_users, relevant_shares
+from ebbtide.train.audit.exposure import (
+    RANKS,
+    concentration,
+    exposure_shares,
+    gini_of_users,
+    item_exposure,
+    relevant_shares,
+)
 from ebbtide.train.audit.groups import HEAD, Groups, activity_tiers, popularity_tiers
 from ebbtide.train.evaluation.accuracy import accuracy, user_means
 from ebbtide.train.evaluation.intervals import Estimate, interval_of, resampled_means
@@ -22,6 +28,8 @@ Floats = npt.NDArray[np.float64]
 
 _NDCG = ("ndcg_at_10", "hit_rate_at_10")
 """ranx gives no dictionary for one metric alone."""
+_POINTS = 60
+"""Of the curve of concentration."""
 _FEWEST_USERS = 2
 """Users of a group that an interval needs."""
 
@@ -107,6 +115,15 @@ class UserAudit:
 
 
 @dataclass(frozen=True)
+class Concentration:
+    """Share of the exposure that the most exposed items get together."""
+
+    items: list[int]
+    before: list[float]
+    after: list[float] | None = None
+
+
+@dataclass(frozen=True)
 class Audit:
     """Everything measured."""
 
@@ -118,6 +135,7 @@ class Audit:
     """Of the items' exposure over the whole catalog."""
     coverage_at_10: tuple[float, float | None]
     """Share of the catalog in at least one list, before and after."""
+    concentration: Concentration
     item_audits: list[ItemAudit]
     user_audits: list[UserAudit]
 
@@ -145,7 +163,7 @@ class _Side:
     def coverage(self) -> float:
         """Share of the catalog in at least one list."""
         shown = self.lists.item[:, :RANKS]
-        return np.unique(shown[shown != NO_ITEM]).size / len(self.test.catalog)
+        return float(np.unique(shown[shown != NO_ITEM]).size / len(self.test.catalog))
 
 
 def audit(
@@ -179,9 +197,16 @@ def audit(
         ndcg_at_10=_compared(overall),
         gini=_compared(ginis),
         coverage_at_10=(sides[0].coverage(), sides[1].coverage() if len(sides) > 1 else None),
+        concentration=_concentration(sides, items),
         item_audits=[_of_items(groups, test, sides, seed) for groups in (tiers, *item_groups)],
         user_audits=[_of_users(groups, test, sides, head, seed) for groups in (activity, *user_groups)],
     )
+
+
+def _concentration(sides: Sequence[_Side], items: int) -> Concentration:
+    counts = np.unique(np.geomspace(1, items, _POINTS).round().astype(np.int64))
+    found = [concentration(item_exposure(side.lists, side.test.owner, items), counts).tolist() for side in sides]
+    return Concentration(counts.tolist(), *found)
 
 
 def built_in_groups(test: TestSet) -> tuple[Groups, Groups]:
@@ -295,8 +320,3 @@ def _compared(statistics: Sequence[Floats], users: int = _FEWEST_USERS) -> Compa
     if users < _FEWEST_USERS:
         estimates = [Estimate(one.mean, float("nan"), float("nan")) for one in estimates]
     return Compared(*estimates)
-
-
-def tested_baskets(test: TestSet) -> Ints:
-    """Baskets of each of the log's users, ``[users]``."""
-    return np.bincount(test.owner, minlength=len(test.log.users))

@@ -70,8 +70,9 @@ def item_exposure(lists: RankedLists, owner: Ints, items: int) -> Floats:
 def gini(exposure: Floats) -> float:
     """Gini coefficient: 0 if all have the same, (n - 1) / n if one of n has everything; NaN without any exposure.
 
-    Equals ``ExposureGini(n=10, weight=LogRankWeight(offset=1))`` of LensKit 2025.8.1 to 5e-8 on lists of one length, one
-    for each user (LensKit sums in float32; it needs pandas 2 and Python 3.11, so it is no dependency).
+    Equals ``ExposureGini(10, items=n, weight=LogRankWeight(offset=1))`` of LensKit 2025.8.1 to 2e-9 on 20 random sets
+    of lists with ten ranks, one for each user. LensKit is no dependency: that version needs pandas 2, and 2026.4 needs
+    NumPy 2 and Python 3.12.5.
 
     Args:
         exposure: ``[items]``, of the whole catalog: items that are in no list count with 0.
@@ -96,10 +97,21 @@ def gini_of_users(lists: RankedLists, owner: Ints, items: int) -> Floats:
     total = exposure.sum()
     if total == 0:
         return np.full(np.unique(owner).size, np.nan)
-    return exposure_shares(lists, owner, _gini_slope(exposure)[:, None])[:, 0] / total
+    return np.asarray(exposure_shares(lists, owner, _gini_slope(exposure)[:, None])[:, 0] / total)
 
 
 def _gini_slope(exposure: Floats) -> Floats:
     """How the coefficient changes with each item's share of the exposure, ``[items]``, from -1 to 1."""
     items = exposure.shape[0]
     return np.asarray((2 * rankdata(exposure) - items - 1) / items)
+
+
+def concentration(exposure: Floats, count: Ints) -> Floats:
+    """Share of the exposure that the most exposed items get together, ``[points]``.
+
+    Args:
+        exposure: ``[items]``.
+        count: ``[points]``: how many of the most exposed items, from 1.
+    """
+    gathered = np.cumsum(np.sort(exposure)[::-1])
+    return np.asarray(gathered[count - 1] / max(gathered[-1], np.finfo(np.float64).tiny))

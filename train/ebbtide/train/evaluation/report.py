@@ -139,11 +139,29 @@ def write_report(
 
 def protocol_line(run: Run, popularity: str) -> str:
     """The protocol in one line."""
-    kind, _, split_time = run.bundle.config.data.holdout.partition(":")
-    split = f"time split ({split_time})" if kind == "time" else "each user's last basket"
-    seen = "repeats allowed" if run.repeats else "seen items left out"
-    events = ", all events of a user" if run.all_events else ""
-    return f"{split}, all {len(run.test.catalog):,} items ranked, popularity {popularity}, {seen}{events}"
+    data = run.bundle.config.data
+    return protocol_of(data.holdout, len(run.test.catalog), popularity, repeats=run.repeats, all_events=run.all_events)
+
+
+def protocol_of(holdout: str, items: int, popularity: str, *, repeats: bool, all_events: bool) -> str:
+    """The protocol in one line.
+
+    Args:
+        holdout: As trained.
+        items: In the catalog.
+        popularity: ``updated`` or ``frozen``.
+        repeats: Whether seen items may be in the lists.
+        all_events: Whether all events of a user count.
+    """
+    seen = "repeats allowed" if repeats else "seen items left out"
+    events = ", all events of a user" if all_events else ""
+    return f"{split_of(holdout)}, all {items:,} items ranked, popularity {popularity}, {seen}{events}"
+
+
+def split_of(holdout: str) -> str:
+    """The split in a few words."""
+    kind, _, split_time = holdout.partition(":")
+    return f"time split ({split_time})" if kind == "time" else "each user's last basket"
 
 
 def ratings_line(ratings: Ratings | None) -> str:
@@ -181,7 +199,7 @@ def _markdown(
         f"{int((~run.test.is_test).sum()):,} training events.",
         "Each basket is predicted from the events strictly before it, with no retraining. Means within each user, "
         "then over users; in brackets the 95 % interval (bootstrap over users).",
-        _table(
+        markdown_table(
             ["", *(f"@{cut}" for cut in CUT_OFFS)],
             [
                 [heading, *(_with_interval(measured, f"{name}_at_{cut}") for cut in CUT_OFFS)]
@@ -189,7 +207,7 @@ def _markdown(
             ],
         ),
         "## Beyond accuracy, first ten ranks",
-        _table(
+        markdown_table(
             ["", "value"],
             [[heading, f"{getattr(measured.beyond, name):.4g}"] for name, heading in BEYOND.items()]
             + [["RMSE, MAE", ratings_line(run.ratings)]],
@@ -216,7 +234,7 @@ def _markdown(
 
 
 def _breakdown(breakdown: Breakdown) -> str:
-    return _table(
+    return markdown_table(
         [breakdown.title, "users", "baskets", "NDCG@10 [95 %]"],
         [[row.label, f"{row.users:,}", f"{row.baskets:,}", _bracketed(row.ndcg_at_10)] for row in breakdown.bins],
     )
@@ -226,7 +244,7 @@ def _compared(
     first: tuple[str, dict[str, float]], second: tuple[str, dict[str, float]], differences: dict[str, Difference]
 ) -> str:
     """The metrics of two, each with its heading, and the differences of the first to the second."""
-    table = _table(
+    table = markdown_table(
         ["", first[0], second[0], "difference [95 %]", "p"],
         [
             [
@@ -262,6 +280,7 @@ def _bracketed(found: Estimate) -> str:
     return f"{found.mean:.4f} [{found.interval.replace(' to ', ', ')}]"
 
 
-def _table(headings: list[str], rows: list[list[str]]) -> str:
+def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
