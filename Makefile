@@ -23,7 +23,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest store data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-living bench-replay bench-loadtest bench-tune bench-docs clean
+.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-living bench-replay bench-responsible bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -141,6 +141,9 @@ bench-living: $(ARTIFACTS)/repository/recommend/config.pbtxt ## How soon two ser
 $(ARTIFACTS)/held-out/bundle.json: | $(READY)
 	@$(BIN)/ebbtide train $(TRAIN_DATA) --holdout time:0.2 --out $(ARTIFACTS)/held-out $(if $(EPOCHS),--epochs $(EPOCHS))
 
+bench-responsible: $(ARTIFACTS)/held-out/bundle.json ## What diversity, caps and exposure give and cost, by `ebbtide audit` on the held-out log (5 minutes, and a training)
+	@$(BIN)/python -m benchmarks.responsible
+
 bench-replay: $(ARTIFACTS)/held-out/bundle.json ## A held-out log replayed through a server's states, beside ebbtide evaluate (minutes, and a training; EPOCHS=1: a short one)
 	@$(BIN)/python -m benchmarks.replay
 
@@ -153,7 +156,7 @@ bench-loadtest: $(ARTIFACTS)/repository/recommend/config.pbtxt ## The load gener
 bench-tune: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Three runs of `ebbtide tune` on this machine (half an hour; MINUTES=n of each)
 	@$(BIN)/python -m benchmarks.tune $(if $(MINUTES),--minutes $(MINUTES))
 
-bench-docs: $(READY) ## Build docs/benchmarks.md and the numbers of docs/capacity.md from benchmarks/results
+bench-docs: $(READY) ## Build docs/benchmarks.md and the numbers of docs/capacity.md and docs/responsible.md from benchmarks/results
 	@$(BIN)/python -m benchmarks.page
 
 bench-client: $(ARTIFACTS)/repository/recommend/config.pbtxt ## What SDK and gateway cost over tritonclient and perf_analyzer (a few minutes)

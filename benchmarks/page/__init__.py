@@ -1,1 +1,1 @@
-"""Builds docs/benchmarks.md, and the worked numbers of docs/capacity.md, from what the benchmarks wrote."""
+"""Builds docs/benchmarks.md, and the numbers of two other pages, from what the benchmarks wrote."""

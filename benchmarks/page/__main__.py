@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from benchmarks.page.build import PLOTS, benchmarks_page, capacity_page, plots
+from benchmarks.page.build import PLOTS, benchmarks_page, capacity_page, plots, responsible_page
 
 ROOT = Path(__file__).parents[2]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
@@ -34,10 +34,11 @@ def main() -> None:
 
 def wanted_pages() -> dict[Path, str]:
     """Returns the text of each page, from the results."""
-    capacity = DOCS / "capacity.md"
+    capacity, responsible = DOCS / "capacity.md", DOCS / "responsible.md"
     return {
         DOCS / "benchmarks.md": benchmarks_page(RESULTS),
         capacity: capacity_page(capacity.read_text(encoding="utf-8"), RESULTS),
+        responsible: responsible_page(responsible.read_text(encoding="utf-8"), RESULTS),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -64,11 +64,61 @@ def capacity_page(page: str, results: Path) -> str:
     Raises:
         ValueError: A mark is missing.
     """
+    return _between_marks("docs/capacity.md", page, _worked(results))
+
+
+def responsible_page(page: str, results: Path) -> str:
+    """Returns the page with what `make bench-responsible` measured.
+
+    Args:
+        page: The page as it is; the text between the marks is replaced.
+        results: Folder with the JSON of each benchmark.
+
+    Raises:
+        ValueError: A mark is missing.
+    """
+    return _between_marks("docs/responsible.md", page, _responsible(results))
+
+
+def _between_marks(name: str, page: str, parts: Iterable[str]) -> str:
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"docs/capacity.md: got no {BEGIN} and {END}; expected both, one after the other")
-    return before + "\n\n".join([BEGIN, *_worked(results), END]) + after
+        raise ValueError(f"{name}: got no {BEGIN} and {END}; expected both, one after the other")
+    return before + "\n\n".join([BEGIN, *parts, END]) + after
+
+
+def _responsible(results: Path) -> Iterator[str]:
+    path = results / "responsible.json"
+    if not path.is_file():
+        yield "Not measured yet: `make bench-responsible` writes `benchmarks/results/responsible.json`."
+        return
+    content = json.loads(path.read_text(encoding="utf-8"))
+    yield (
+        f"`make bench-responsible` on {content['date']}: {content['users']:,} users, {content['baskets']:,} held-out "
+        f"baskets, {content['items']:,} items. Lists of ten are composed from the best {content['candidates']} by the "
+        "maths that the server composes slates with. Differences are to the lists by score alone, with their 95 % "
+        "interval. Tail ratio: exposure per relevant item of the tail, divided by that of all other items."
+    )
+    headings = ("lists", "NDCG@10", "difference", "Gini", "coverage", "exposure of the tail", "tail ratio", "new items")
+    yield "\n".join(f"| {' | '.join(row)} |" for row in [headings, ("---",) * len(headings), *_lists(content)])
+
+
+def _lists(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yields the row of the lists by score, then those with a constraint."""
+    for index, one in enumerate([content["constraints"][0], *content["constraints"]]):
+        side = "after" if index else "before"
+        difference, ratio = one["ndcg_at_10"]["difference"], one["tail_ratio"][side]
+        yield (
+            one["name"] if index else "by score alone",
+            f"{one['ndcg_at_10'][side]['mean']:.4f}",
+            f"{difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]" if index else "",
+            f"{one['gini'][side]['mean']:.3f}",
+            f"{one['coverage_at_10'][min(index, 1)]:.1%}",
+            f"{one['exposure_share']['tail'][side]['mean']:.1%}",
+            f"{ratio['mean']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]",
+            f"{one['exposure_share']['new'][side]['mean']:.1%}",
+        )
 
 
 def _section(section: Section, results: Path) -> Iterator[str]:

@@ -13,6 +13,7 @@ import pytest
         "benchmarks.export_head",
         "benchmarks.loadtest",
         "benchmarks.replay",
+        "benchmarks.responsible",
         "benchmarks.quality.__main__",
         "benchmarks.quality.worlds",
         "benchmarks.serving.catalog",

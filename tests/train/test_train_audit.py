@@ -123,9 +123,10 @@ def test_popularity_tiers_part_the_events_and_keep_ties_together():
 
 
 def test_activity_tiers_are_thirds_of_the_tested_users():
-    tiers = activity_tiers(np.array([1, 2, 3, 4, 5, 6, 0, 900]), np.array([1, 1, 1, 1, 1, 1, 1, 0], dtype=bool))
-    assert tiers.labels == ("1 to 2 events", "3 to 4 events", "5 events or more", "new")
-    assert tiers.weight.argmax(1).tolist() == [0, 0, 1, 1, 2, 2, 3, 2]
+    tiers = activity_tiers(np.array([1, 2, 3, 4, 5, 6, 900]), np.array([1, 1, 1, 1, 1, 1, 0], dtype=bool))
+    assert tiers.labels == ("1 to 2 events", "3 to 4 events", "5 events or more")
+    assert tiers.weight.argmax(1).tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert activity_tiers(np.array([4, 4, 4]), np.ones(3, dtype=bool)).labels == ("1 to 4 events",)
 
 
 def test_missing_value_is_a_group_of_its_own_and_rows_sum_to_one():
@@ -220,7 +221,7 @@ def test_audit_by_hand_before_and_after():
     assert groups[MISSING].relevant_share.mean == pytest.approx(0.25)
     assert sum(row.exposure_share.after.mean for row in groups.values()) == pytest.approx(1)
     assert sum(row.relevant_share.mean for row in groups.values()) == pytest.approx(1)
-    by_age = found.user_audits[1]
+    by_age = found.user_audits[-1]
     assert [row.label for row in by_age.groups] == ["young", "not young", MISSING]
     assert [row.users for row in by_age.groups] == [2, 1, 1]
     # The user without a value has the worst list, which counts for neither.

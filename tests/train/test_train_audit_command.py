@@ -62,10 +62,10 @@ def test_audit_writes_a_report_with_all_groups_their_intervals_and_plots(folder,
     found, output = audited
     assert json.loads((folder / "report" / "audit.json").read_text()) == found
     assert [one["name"] for one in found["item_audits"]] == ["popularity", "studio", "popularity=tail"]
-    assert [one["name"] for one in found["user_audits"]] == ["activity", "country", "country=NZ"]
+    assert [one["name"] for one in found["user_audits"]] == ["activity", "newness", "country", "country=NZ"]
     text = (folder / "report" / "audit.md").read_text()
     pictures = list((folder / "report").glob("*.png"))
-    assert len(pictures) == 7
+    assert len(pictures) == 8
     for picture in pictures:
         assert f"({picture.name})" in text
         assert picture.read_bytes().startswith(PNG)

@@ -101,8 +101,8 @@ def command(
     """Measure exposure and NDCG@10 by group of items and of users on the held-out events.
 
     The lists are those of `ebbtide evaluate`. Exposure weighs each of the first ten ranks by 1 / log2(1 + rank). Groups
-    are the popularity of items and the activity of users, and every attribute that you name. Whoever has no value is a
-    group of their own. Intervals are 95 %, by bootstrap over users.
+    are the popularity of items, the activity of users, new users, and every attribute that you name. Whoever has no
+    value is in a group of their own. Intervals are 95 %, by bootstrap over users.
 
     **Example**
 
@@ -222,10 +222,10 @@ def _print(found: Audit, about: dict[str, str], names: list[str]) -> None:
     _print_table("First ten ranks", ["", *measured], overall_rows(found))
     for items in found.item_audits:
         rows = [
-            [row.label, f"{100 * row.relevant_share.mean:.1f} %", *percentages(row.exposure_share)]
+            [row.label, f"{100 * row.relevant_share.mean:.1f}", *percentages(row.exposure_share)]
             for row in items.groups
         ]
-        _print_table(f"{items.title}: exposure", ["", "relevant", *measured], rows)
+        _print_table(f"{items.title}: exposure, %", ["", "relevant", *measured], rows)
         if items.contrast is not None:
             _print_table("Protected against unprotected", ["", *measured], contrast_rows(items))
     for users in found.user_audits:

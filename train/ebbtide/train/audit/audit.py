@@ -17,7 +17,7 @@ from ebbtide.train.audit.exposure import (
     item_exposure,
     relevant_shares,
 )
-from ebbtide.train.audit.groups import HEAD, Groups, activity_tiers, popularity_tiers
+from ebbtide.train.audit.groups import HEAD, Groups, activity_tiers, newness, popularity_tiers
 from ebbtide.train.evaluation.accuracy import accuracy, user_means
 from ebbtide.train.evaluation.intervals import Estimate, interval_of, resampled_means
 from ebbtide.train.evaluation.lists import NO_ITEM, RankedLists
@@ -185,7 +185,7 @@ def audit(
         seed: Of the intervals.
     """
     sides = [_Side(lists, test) for lists in (before, after) if lists is not None]
-    tiers, activity = built_in_groups(test)
+    tiers = built_in_item_groups(test)
     head = tiers.weight[:, [tiers.labels.index(HEAD)]]
     items = len(test.catalog)
     overall = [_resampled([user_means(test.owner, side.ndcg)], seed)[:, 0] for side in sides]
@@ -199,7 +199,9 @@ def audit(
         coverage_at_10=(sides[0].coverage(), sides[1].coverage() if len(sides) > 1 else None),
         concentration=_concentration(sides, items),
         item_audits=[_of_items(groups, test, sides, seed) for groups in (tiers, *item_groups)],
-        user_audits=[_of_users(groups, test, sides, head, seed) for groups in (activity, *user_groups)],
+        user_audits=[
+            _of_users(groups, test, sides, head, seed) for groups in (*built_in_user_groups(test), *user_groups)
+        ],
     )
 
 
@@ -209,12 +211,20 @@ def _concentration(sides: Sequence[_Side], items: int) -> Concentration:
     return Concentration(counts.tolist(), *found)
 
 
-def built_in_groups(test: TestSet) -> tuple[Groups, Groups]:
-    """Items by popularity and users by activity, from the training events."""
-    tested = np.zeros(len(test.log.users), dtype=np.bool_)
+def built_in_item_groups(test: TestSet) -> Groups:
+    """Items by popularity, from the training events."""
+    return popularity_tiers(np.bincount(test.training_item, minlength=len(test.catalog)))
+
+
+def built_in_user_groups(test: TestSet) -> list[Groups]:
+    """Users by activity, and new users where there are some and others."""
+    users = len(test.log.users)
+    tested = np.zeros(users, dtype=np.bool_)
     tested[test.owner] = True
-    tiers = popularity_tiers(np.bincount(test.training_item, minlength=len(test.catalog)))
-    return tiers, activity_tiers(np.bincount(test.training_user, minlength=len(test.log.users)), tested)
+    activity = activity_tiers(np.diff(test.log.start), tested)
+    new = newness(np.bincount(test.training_user, minlength=users))
+    is_mixed = new.weight[tested].any(0).all() and len(new.labels) > 1
+    return [activity, *([new] if is_mixed else [])]
 
 
 def _of_items(groups: Groups, test: TestSet, sides: Sequence[_Side], seed: int) -> ItemAudit:

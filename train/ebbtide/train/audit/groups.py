@@ -20,8 +20,8 @@ Floats = npt.NDArray[np.float64]
 
 MISSING = "(missing)"
 """Label of the group without a value."""
-HEAD, MIDDLE, TAIL, NEW = "head", "middle", "tail", "new"
-POPULARITY, ACTIVITY = "popularity", "activity"
+HEAD, MIDDLE, TAIL, NEW, KNOWN = "head", "middle", "tail", "new", "in training"
+POPULARITY, ACTIVITY, NEWNESS = "popularity", "activity", "newness"
 """Names of the groups that need no attribute."""
 _HEAD_SHARE, _TAIL_SHARE = 0.2, 0.8
 _ACTIVITY_TIERS = 3
@@ -62,22 +62,30 @@ def popularity_tiers(training_events: Ints) -> Groups:
     return _one_each(POPULARITY, "Items by popularity", [labels[index] for index in tier[which]], labels)
 
 
-def activity_tiers(training_events: Ints, is_tested: npt.NDArray[np.bool_]) -> Groups:
-    """Thirds of the tested users by their training events, and those without one.
+def activity_tiers(events: Ints, is_tested: npt.NDArray[np.bool_]) -> Groups:
+    """Thirds of the tested users by their events.
+
+    Args:
+        events: ``[users]``, of the whole log: most tested users may be new to the training.
+        is_tested: ``[users]``, those whose lists are audited. Users with equal counts are in one third.
+    """
+    cuts = np.quantile(events[is_tested], np.arange(1, _ACTIVITY_TIERS) / _ACTIVITY_TIERS, method="lower")
+    edges = np.unique(cuts.astype(np.int64))
+    tier = np.searchsorted(edges, events, side="left")
+    lows = [1, *(int(edge) + 1 for edge in edges)]
+    labels = [f"{low:,} to {int(edge):,} events" for low, edge in zip(lows, edges, strict=False)]
+    labels.append(f"{lows[-1]:,} events or more")
+    return _one_each(ACTIVITY, "Users by activity", [labels[index] for index in tier], labels)
+
+
+def newness(training_events: Ints) -> Groups:
+    """Users without a training event, and the others.
 
     Args:
         training_events: ``[users]``.
-        is_tested: ``[users]``, those whose lists are audited. Users with equal counts are in one third.
     """
-    counts = training_events[is_tested & (training_events > 0)]
-    cuts = np.quantile(counts, np.arange(1, _ACTIVITY_TIERS) / _ACTIVITY_TIERS, method="lower") if counts.size else []
-    edges = np.unique(np.asarray(cuts, dtype=np.int64))
-    tier = np.searchsorted(edges, training_events, side="left")
-    lows = [1, *(int(edge) + 1 for edge in edges)]
-    labels = [f"{low:,} to {int(edge):,} events" for low, edge in zip(lows, edges, strict=False)]
-    labels = [*labels, f"{lows[-1]:,} events or more", NEW]
-    tier[training_events == 0] = len(labels) - 1
-    return _one_each(ACTIVITY, "Users by training events", [labels[index] for index in tier], labels)
+    labels = (NEW, KNOWN)
+    return _one_each(NEWNESS, "New users", [labels[int(count > 0)] for count in training_events], labels)
 
 
 def by_value(

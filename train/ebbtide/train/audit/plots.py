@@ -81,7 +81,7 @@ def _items(audited: ItemAudit, names: Sequence[str]) -> Figure:
     shares.plot([row.catalog_share for row in rows], index, "|", color=_GREY, markersize=13, label="of the catalog")
     relevant = [row.relevant_share.mean for row in rows]
     shares.plot(relevant, index, "D", color=_GREY, markerfacecolor="white", markersize=6, label="of the relevant items")
-    _dots(shares, [row.exposure_share for row in rows], [f"of the exposure, {name}" for name in names])
+    _dots(shares, [row.exposure_share for row in rows], _labels("of the exposure", names))
     _dots(ndcg, [row.ndcg_at_10 for row in rows], names)
     shares.xaxis.set_major_formatter(_percent)
     shares.set_title(f"{audited.title}: shares, 95 % interval", fontsize=11, loc="left")
@@ -97,7 +97,7 @@ def _users(audited: UserAudit, names: Sequence[str]) -> Figure:
     head.plot(
         relevant, np.arange(len(rows)), "D", color=_GREY, markerfacecolor="white", label="in their relevant items"
     )
-    _dots(head, [row.head_exposure for row in rows], [f"in their lists, {name}" for name in names])
+    _dots(head, [row.head_exposure for row in rows], _labels("in their lists", names))
     _dots(ndcg, [row.ndcg_at_10 for row in rows], names)
     head.xaxis.set_major_formatter(_percent)
     head.set_title(f"{audited.title}: share of the head", fontsize=11, loc="left")
@@ -144,6 +144,10 @@ def _reach(found: Estimate) -> tuple[float, float]:
     if not (np.isfinite(found.low) and np.isfinite(found.high)):
         return 0.0, 0.0
     return max(found.mean - found.low, 0.0), max(found.high - found.mean, 0.0)
+
+
+def _labels(what: str, names: Sequence[str]) -> list[str]:
+    return [what] if len(names) == 1 else [f"{what}, {name}" for name in names]
 
 
 def _cut(label: str) -> str:

@@ -58,7 +58,7 @@ def item_rows(audited: ItemAudit) -> list[list[str]]:
     """Each group's items and shares: of the catalog, of the relevant items, of the exposure."""
     return [
         [
-            *(row.label, f"{row.items:,}", f"{row.catalog_share:.1%}", f"{100 * row.relevant_share.mean:.1f} %"),
+            *(row.label, f"{row.items:,}", f"{100 * row.catalog_share:.1f}", f"{100 * row.relevant_share.mean:.1f}"),
             *percentages(row.exposure_share),
         ]
         for row in audited.groups
@@ -94,7 +94,7 @@ def user_rows(audited: UserAudit) -> list[list[str]]:
     return [
         [
             *(row.label, f"{row.users:,}", f"{row.baskets:,}", *cells(row.ndcg_at_10, 4)),
-            *(f"{100 * row.head_relevant.mean:.1f} %", *percentages(row.head_exposure)[:2]),
+            *(f"{100 * row.head_relevant.mean:.1f}", *percentages(row.head_exposure)[:2]),
         ]
         for row in audited.groups
     ]
@@ -148,9 +148,7 @@ def _markdown(found: Audit, about: dict[str, Any], names: Sequence[str], plots: 
     for index, items in enumerate(found.item_audits):
         parts += [
             f"## {items.title}",
-            markdown_table(
-                ["", "items", "of the catalog", "of the relevant", *_of("exposure", measured)], item_rows(items)
-            ),
+            markdown_table(["", "items", "catalog, %", "relevant, %", *_of("exposure, %", measured)], item_rows(items)),
             markdown_table(
                 ["", *_of("exposure / relevant", names), *_of("exposure / catalog", names), *_of("NDCG@10", measured)],
                 ratio_rows(items),
@@ -160,8 +158,11 @@ def _markdown(found: Audit, about: dict[str, Any], names: Sequence[str], plots: 
             parts.append(markdown_table(["protected against unprotected", *measured], contrast_rows(items)))
         parts += [f"![{title}]({name})" for name, title in plots.items() if name.startswith(f"items-{index + 1}-")]
     for index, users in enumerate(found.user_audits):
-        headings = ["", "users", "baskets", *_of("NDCG@10", measured), "head, of the relevant"]
-        parts += [f"## {users.title}", markdown_table([*headings, *_of("head, exposure", names)], user_rows(users))]
+        headings = ["", "users", "baskets", *_of("NDCG@10", measured), "head of the relevant, %"]
+        parts += [
+            f"## {users.title}",
+            markdown_table([*headings, *_of("head of the exposure, %", names)], user_rows(users)),
+        ]
         if users.ndcg_difference is not None:
             rows = [["NDCG@10, difference", *cells(users.ndcg_difference, 4)]]
             parts.append(markdown_table(["protected against unprotected", *measured], rows))

@@ -10,8 +10,8 @@ import polars as pl
 
 from ebbtide.data.dataset import DataReference
 from ebbtide.data.errors import DataError
-from ebbtide.train.audit.audit import built_in_groups
-from ebbtide.train.audit.groups import ACTIVITY, POPULARITY, Groups, by_value, contrast, values_of
+from ebbtide.train.audit.audit import built_in_item_groups, built_in_user_groups
+from ebbtide.train.audit.groups import Groups, by_value, contrast, values_of
 from ebbtide.train.evaluation.segments import item_values, user_values
 from ebbtide.train.evaluation.testset import TestSet
 
@@ -24,8 +24,8 @@ class Attributes:
     """File with the columns; None for the bundle's catalog (items) or event log (users)."""
     columns: Sequence[str] = ()
     protected: Sequence[tuple[str, str]] = field(default=())
-    """Pairs of column and value; ``popularity`` and ``activity`` name the tiers, if no column of that name is asked
-    for."""
+    """Pairs of column and value; ``popularity``, ``activity`` and ``newness`` name the groups that need no
+    attribute, if no column of that name is asked for."""
 
 
 def item_groups(reference: DataReference, test: TestSet, attributes: Attributes) -> list[Groups]:
@@ -48,7 +48,7 @@ def item_groups(reference: DataReference, test: TestSet, attributes: Attributes)
         encoding = None if attributes.path else reference.encoding
         return item_values(path, reference.catalog_item_column, column, encoding)
 
-    built_in = {POPULARITY: built_in_groups(test)[0]}
+    built_in = [built_in_item_groups(test)]
     return _groups("items", read, attributes, test.catalog.item_id, importance, built_in)
 
 
@@ -60,7 +60,7 @@ def user_groups(reference: DataReference, test: TestSet, attributes: Attributes)
     def read(column: str) -> pl.DataFrame:
         return user_values(path, reference.user_column, column, None if attributes.path else reference.encoding)
 
-    built_in = {ACTIVITY: built_in_groups(test)[1]}
+    built_in = built_in_user_groups(test)
     return _groups("users", read, attributes, list(test.log.users), importance, built_in)
 
 
@@ -70,13 +70,13 @@ def _groups(
     attributes: Attributes,
     ids: Sequence[str],
     importance: np.ndarray[tuple[int], np.dtype[np.int64]],
-    built_in: dict[str, Groups],
+    built_in: Sequence[Groups],
 ) -> list[Groups]:
     found: list[Groups] = []
     for column in attributes.columns:
         found.append(by_value(column, f"{of_what.capitalize()} by {column}", read(column), ids, importance))
     for column, value in attributes.protected:
-        given = built_in.get(column) if column not in attributes.columns else None
+        given = next((one for one in built_in if one.name == column and column not in attributes.columns), None)
         values = read(column) if given is None else values_of(given, ids)
         found.append(contrast(column, f"Protected {of_what}: {column}={value}", values, ids, value))
     return found

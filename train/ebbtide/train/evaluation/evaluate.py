@@ -23,7 +23,7 @@ from ebbtide.train.evaluation.breakdowns import (
 )
 from ebbtide.train.evaluation.intervals import Difference, Estimate, estimate, paired
 from ebbtide.train.evaluation.learned import Learned, learned
-from ebbtide.train.evaluation.lists import RankedLists, rank_baskets, read_predictions
+from ebbtide.train.evaluation.lists import LENGTH, RankedLists, rank_baskets, read_predictions
 from ebbtide.train.evaluation.online import OnlineReplay
 from ebbtide.train.evaluation.ratings import Ratings, predicted_ratings, rating_errors
 from ebbtide.train.evaluation.scores import CONTEXT_EVENTS, frozen_popularity, live_popularity
@@ -149,8 +149,9 @@ def rank_bundle(
     repeats: bool | None,
     all_events: bool = False,
     progress: Callable[[int], None] | None = None,
+    length: int = LENGTH,
 ) -> tuple[RankedLists, npt.NDArray[np.float32], bool]:
-    """Ranks with a bundle; arguments and errors as for `evaluate_bundle`.
+    """Ranks with a bundle; arguments and errors as for `evaluate_bundle`, and the length of the lists.
 
     Returns:
         The lists; the alpha of each basket ``[baskets]``; and whether seen items may be in the lists.
@@ -167,6 +168,7 @@ def rank_bundle(
         repeats=repeats,
         context_events=None if all_events else CONTEXT_EVENTS,
         progress=progress,
+        length=length,
     )
     return lists, alpha, repeats
 

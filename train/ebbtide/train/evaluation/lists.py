@@ -45,9 +45,9 @@ class RankedLists:
     """The best items before each basket, best first."""
 
     item: Ints
-    """``[baskets, LENGTH]``, catalog indices, no item twice in a row; `NO_ITEM` where the list has ended."""
+    """``[baskets, length]``, catalog indices, no item twice in a row; `NO_ITEM` where the list has ended."""
     score: Floats
-    """``[baskets, LENGTH]``, not rising along a row; minus infinity where the list has ended."""
+    """``[baskets, length]``, not rising along a row; minus infinity where the list has ended."""
 
 
 @torch.inference_mode()
@@ -61,6 +61,7 @@ def rank_baskets(
     context_events: int | None = CONTEXT_EVENTS,
     progress: Callable[[int], None] | None = None,
     learner: OnlineReplay | None = None,
+    length: int = LENGTH,
 ) -> tuple[RankedLists, Floats]:
     """A model's lists over the whole catalog.
 
@@ -73,13 +74,14 @@ def rank_baskets(
         context_events: How many events of a user count at most, the newest ones; None for all.
         progress: Called with the number of baskets just done.
         learner: Moves the users' alphas as the baskets happen; None where they stay as the gate has them.
+        length: Of the lists.
 
     Returns:
         The lists, and alpha ``[baskets]`` as the model blended history and session.
     """
     tensors = LogTensors.of(log, model.config.session_gap_ms)
-    item = np.full((len(baskets), LENGTH), NO_ITEM, dtype=np.int64)
-    score = np.full((len(baskets), LENGTH), -np.inf, dtype=np.float32)
+    item = np.full((len(baskets), length), NO_ITEM, dtype=np.int64)
+    score = np.full((len(baskets), length), -np.inf, dtype=np.float32)
     alpha = np.empty(len(baskets), dtype=np.float32)
     for scored in score_baskets(
         *(model, log, tensors, baskets.head, popularity),
@@ -90,7 +92,7 @@ def rank_baskets(
         if not repeats:
             exclude_seen(scores, tensors, scored.head)
         used_alpha = scored.alpha if learner is None else learner.learn(scored, scores)
-        best = torch.topk(scores, min(LENGTH, scores.shape[1]))
+        best = torch.topk(scores, min(length, scores.shape[1]))
         index = np.searchsorted(baskets.head, scored.head)
         width = best.indices.shape[1]
         score[index, :width] = best.values.numpy()
