@@ -20,6 +20,8 @@ ATTRIBUTE_COLUMNS = "attribute_columns"
 ATTRIBUTE_VALUES = "attribute_values"
 """Key for the values of each attribute column, as JSON; only in configs."""
 RETRIEVAL = "retrieval"
+PRIVACY = "privacy"
+"""Key for the guarantee of a private training, as JSON; only in configs."""
 _MOST_VALUES_BYTES = 1 << 16
 """Configs do not hold longer lists of values."""
 
@@ -35,6 +37,8 @@ class VersionFacts:
     """Whether the scoring head scores the whole catalog; an index may miss some of the best items."""
     learns_online: bool = False
     """Whether `observe` learns from the items that a user was shown."""
+    privacy: Mapping[str, Any] | None = None
+    """Epsilon, delta and the rest of the guarantee of a private training; None for one without noise."""
 
     @classmethod
     def read(cls, repository: Path, version: int) -> VersionFacts:
@@ -51,8 +55,9 @@ class VersionFacts:
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise RepositoryError(f"{repository}: version {version}: damaged export: {error}") from error
         columns = dict.fromkeys(json.loads(of_attributes.get(ATTRIBUTE_COLUMNS, "[]")), ())
-        noted = read_manifest(repository).get(str(version), {}).get("attributes", {})
-        return cls(config.limits, {**columns, **noted}, is_exact, bool(config.online_learning_rate))
+        entry = read_manifest(repository).get(str(version), {})
+        attributes, learns = {**columns, **entry.get("attributes", {})}, bool(config.online_learning_rate)
+        return cls(config.limits, attributes, is_exact, learns, entry.get("privacy"))
 
     def tell(self, config: Any) -> None:  # noqa: ANN401 - tritonclient carries no types
         """Writes the facts into the config of an ensemble that answers with this version."""
@@ -62,6 +67,8 @@ class VersionFacts:
         if any(self.attributes.values()) and len(values.encode()) <= _MOST_VALUES_BYTES:
             config.parameters[ATTRIBUTE_VALUES].string_value = values
         config.parameters[RETRIEVAL].string_value = "exact" if self.is_exact else "approximate"
+        if self.privacy is not None:
+            config.parameters[PRIVACY].string_value = json.dumps(self.privacy)
         if self.learns_online:
             config.parameters[contract.LEARNS_ONLINE_PARAMETER].string_value = "true"
 

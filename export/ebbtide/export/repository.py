@@ -191,6 +191,7 @@ def _manifest_entry(result: ExportReport, bundle: InterestBundle, options: Expor
         "fingerprint": result.fingerprint,
         "states": state_fingerprint(bundle),
         "bundle": bundle.fingerprint,
+        "privacy": None if bundle.config.privacy is None else bundle.config.privacy.model_dump(),
         "options": asdict(options),
         "items": result.items,
         "top_n": result.top_n,

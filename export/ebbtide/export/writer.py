@@ -214,6 +214,7 @@ class RepositoryWriter:
             {} if self.attributes is None else self.attributes.values,
             self.options.retrieval.is_exact,
             bool(self.options.online_learning_rate),
+            self.bundle.config.privacy.model_dump() if self.bundle.config.privacy else None,
         )
         settings = ConfigSettings(self.fingerprint, self.version, self.sizes, facts, self.serving, self.models)
         default, *others = self.serving.machines

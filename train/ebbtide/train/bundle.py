@@ -34,6 +34,7 @@ from ebbtide.train.encoder import encoder_folder
 from ebbtide.train.errors import BundleError
 from ebbtide.train.files import default_mode, partial_folder, put_in_place
 from ebbtide.train.model import InterestModel
+from ebbtide.train.privacy import Guarantee
 
 FORMAT = 2
 WEIGHTS_FILE = "weights.safetensors"
@@ -83,6 +84,8 @@ class BundleConfig(BaseModel):
     validation_ndcg_at_10: float
     rating_mean: float | None = None
     """Scores are predicted ratings minus this mean; None for a bundle that was trained to rank."""
+    privacy: Guarantee | None = None
+    """What a private training promises to each user; None for a training without noise."""
     counted: DataReference | None = None
     """The log of the last refresh, if it is another one than that of the training."""
 

@@ -52,6 +52,7 @@ class Step(nn.Module):
         config: TrainConfig,
         fine_tuner: EncoderFineTuner | None = None,
         max_scores: int = MAX_SCORES,
+        sampler: Sampler | None = None,
     ) -> None:
         """Prepares one fit.
 
@@ -64,6 +65,7 @@ class Step(nn.Module):
             config: Loss, context, dropout.
             fine_tuner: The encoder, if it is fine-tuned.
             max_scores: Scores that may exist at a time.
+            sampler: Draws the negatives, for a loss that has some; None for one by the counts of the targets.
         """
         super().__init__()
         self.model = model
@@ -86,7 +88,9 @@ class Step(nn.Module):
         self._events = np.flatnonzero(log.is_target)
         self._sizes = np.bincount(heads[self._events], minlength=log.events).astype(np.int32)
         self._sampler: Sampler | None = None
-        if self.loss.draws:
+        if self.loss.draws and sampler is not None:
+            self._sampler = sampler
+        elif self.loss.draws:
             counts = np.bincount(log.item[training], minlength=self.items)
             self._sampler = Sampler(counts, config.negatives, by_popularity=self.loss is Loss.sampled_softmax)
         self.rating_mean = float(log.weight[training].mean(dtype=np.float64)) if self.loss is Loss.mse else None
