@@ -38,7 +38,7 @@ ITEMS = 30
 DAY = 86_400_000
 
 REFERENCE = [
-    # Noise multiplier, sample rate, steps, delta; by dp-accounting 0.6.0: RdpAccountant, and PLDAccountant, which is tight.
+    # Noise multiplier, sample rate, steps, delta; by dp-accounting 0.6.0: RdpAccountant and the tighter PLDAccountant.
     (1.0, 0.01, 1000, 1e-5, 2.1014, 1.8282),
     (2.0, 0.1, 300, 1e-5, 4.5643, 4.1833),
     (0.8, 0.005, 5000, 1e-6, 4.1388, 3.6624),

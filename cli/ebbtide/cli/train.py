@@ -166,6 +166,25 @@ def command(
         int | None,
         typer.Option(help="Texts encoded with gradients per training step, for lora and full. Default: 64."),
     ] = None,
+    private_epsilon: Annotated[
+        float | None,
+        typer.Option(
+            help="Train with differential privacy for each user, with this epsilon (needs ebbtide[private]). Leaves "
+            "out popularity, repeats and the items' own vectors."
+        ),
+    ] = None,
+    private_delta: Annotated[
+        float | None, typer.Option(help="Delta of --private-epsilon; below one over the number of users.")
+    ] = None,
+    private_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of a private training, in place of epochs. Default: 300.")
+    ] = None,
+    private_users_per_step: Annotated[
+        int | None, typer.Option(min=1, help="Users of a private step, on average. Default: 64.")
+    ] = None,
+    private_clip_norm: Annotated[
+        float | None, typer.Option(help="Largest gradient of a user in a private step. Default: 1.")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints. After an interruption, --resume continues from there.")
     ] = None,
@@ -217,11 +236,28 @@ def command(
         ):
             if is_given:
                 raise typer.BadParameter(f"expected --catalog FILE with {option}, which names its columns")
-    tunes = encoder_fine_tuning is not FineTuning.frozen
+    tunes, is_private = encoder_fine_tuning is not FineTuning.frozen, private_epsilon is not None
+    if is_private:
+        for option, is_given in (
+            ("--repeats", bool(repeats)),
+            ("--prior-half-lives", prior_half_lives.strip() not in {"auto", "none"}),
+            ("--checkpoint", checkpoint is not None),
+            ("--tensorboard", tensorboard is not None),
+            ("--devices", devices > 1),
+            ("--device cuda", device is DeviceKind.cuda),
+            (f"--precision {precision.value}", precision is not Precision.fp32),
+        ):
+            if is_given:
+                raise typer.BadParameter(f"expected no {option} with --private-epsilon")
     for option, is_given, needed, has_it in (
         ("--resume", resume, "--checkpoint FOLDER", checkpoint is not None),
         ("--checkpoint-batches", checkpoint_batches is not None, "--checkpoint FOLDER", checkpoint is not None),
         ("--loss mse", loss is Loss.mse, "--weight-col COLUMN, which has the ratings,", weight_col is not None),
+        ("--private-epsilon", is_private, "--private-delta", private_delta is not None),
+        ("--private-delta", private_delta is not None, "--private-epsilon", is_private),
+        ("--private-steps", private_steps is not None, "--private-epsilon", is_private),
+        ("--private-users-per-step", private_users_per_step is not None, "--private-epsilon", is_private),
+        ("--private-clip-norm", private_clip_norm is not None, "--private-epsilon", is_private),
         ("--target", bool(target), "--event-type-col COLUMN", event_type_col is not None),
         ("--negatives", negatives is not None, f"--loss {_DRAWING}", loss is None or loss.draws),
         ("--encoder-items-per-step", encoder_items_per_step is not None, f"--encoder-fine-tuning {_TUNING}", tunes),
@@ -242,6 +278,8 @@ def command(
     require_modules("ebbtide train", "train", "torch", "transformers")
     if encoder_fine_tuning is FineTuning.lora:
         require_modules("--encoder-fine-tuning lora", "lora", "peft")
+    if is_private:
+        require_modules("--private-epsilon", "private", "opacus")
     if tensorboard is not None:
         require_modules("--tensorboard", "tensorboard", "tensorboard")
     # Under torchrun every process runs this command; only the first one prints.
@@ -271,6 +309,7 @@ def command(
     from pydantic import ValidationError
 
     from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
+    from ebbtide.train.privacy import PrivacyConfig
 
     try:
         model_config = ModelConfig.model_validate(
@@ -279,7 +318,7 @@ def command(
                 "decay": decay,
                 "alpha": alpha,
                 "session_gap_minutes": session_gap_minutes,
-                "prior_half_life_days": parse_half_lives(prior_half_lives),
+                "prior_half_life_days": () if is_private else parse_half_lives(prior_half_lives),
                 "exclude_seen": not repeats,
                 "repeat_score": bool(repeats),
                 "text": text,
@@ -304,6 +343,16 @@ def command(
                 },
             }
         )
+        privacy = None
+        if is_private:
+            given = {
+                "epsilon": private_epsilon,
+                "delta": private_delta,
+                "steps": private_steps,
+                "users_per_step": private_users_per_step,
+                "clip_norm": private_clip_norm,
+            }
+            privacy = PrivacyConfig.model_validate({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         raise typer.BadParameter(f"{first['loc'][0]}: got {first['input']!r}; {first['msg']}") from error
@@ -323,6 +372,14 @@ def command(
         from ebbtide.train.watcher import Watchers
     with working("Looking for the encoder"):
         EncoderSettings.read(encoder_folder(encoder))
+    if privacy is not None:
+        from ebbtide.train.private_stage import train_private_bundle
+
+        with timed("trained"), _told_when_stopped(out, None), TrainingDisplay() as display:
+            private, _ = train_private_bundle(data, encoder, model_config, train_config, privacy, display, dataset)
+        private.save(out)
+        _print_private(private, out)
+        return
     compute = Devices(DeviceConfig(device=device, devices=devices, precision=precision))
     checkpoints = None
     if checkpoint is not None:
@@ -346,6 +403,16 @@ def command(
     if checkpoints is not None:
         checkpoints.clear()
     _print_bundle(bundle, fit, out)
+
+
+def _print_private(bundle: InterestBundle, out: Path) -> None:
+    promised = bundle.config.privacy
+    if promised is not None:
+        console.print(
+            f"[green]✓[/green] private bundle {bundle.fingerprint} in {escape(str(out))}: epsilon "
+            f"{promised.epsilon:.3g}, delta {promised.delta:g} for each user; noise {promised.noise_multiplier:.3g} "
+            f"times the clip norm, {promised.steps:,} steps"
+        )
 
 
 def _say_if_nothing_is_drawn(config: TrainConfig, items: int) -> None:

@@ -1,4 +1,4 @@
-"""The train stage with differential privacy: read the data, embed the public catalog, fit with noise, make the bundle."""
+"""The train stage with differential privacy: read data, embed the public catalog, fit with noise, make the bundle."""
 
 from __future__ import annotations
 
@@ -97,6 +97,6 @@ def _require_public(data: DataReference) -> None:
     kind, _, value = data.holdout.partition(":")
     if kind == "time" and value.replace(".", "", 1).isdigit():
         raise DataError(
-            f"holdout: got {data.holdout!r} with private training; expected time:DATE, leave-last-out or none: the time of "
-            "a share depends on the events of all users"
+            f"holdout: got {data.holdout!r} with private training; expected time:DATE, leave-last-out or none: the "
+            "time of a share depends on the events of all users"
         )
