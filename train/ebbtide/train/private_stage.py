@@ -88,7 +88,9 @@ def _require_public(data: DataReference) -> None:
         DataError: Names the setting.
     """
     if data.catalog is None:
-        raise DataError("catalog: got none with private training, so the items would be those of the log; expected one")
+        raise DataError(
+            "catalog: got none with private training; expected a file: else the items would be those of the log"
+        )
     if data.event_type_column is not None:
         raise DataError(
             f"event types: got column {data.event_type_column!r} with private training; expected none: their names are "
