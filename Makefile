@@ -23,7 +23,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest store data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-living bench-replay bench-responsible bench-loadtest bench-tune bench-docs clean
+.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-living bench-soak bench-replay bench-responsible bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -143,6 +143,9 @@ $(ARTIFACTS)/held-out/bundle.json: | $(READY)
 
 bench-responsible: $(ARTIFACTS)/held-out/bundle.json ## What diversity, caps and exposure give and cost, by `ebbtide audit` on the held-out log (5 minutes, and a training)
 	@$(BIN)/python -m benchmarks.responsible
+
+bench-soak: $(ARTIFACTS)/repository/recommend/config.pbtxt ## An hour of load while versions and items change: failed calls, growth (MINUTES=n)
+	@$(BIN)/python -m benchmarks.soak $(if $(MINUTES),--minutes $(MINUTES))
 
 bench-replay: $(ARTIFACTS)/held-out/bundle.json ## A held-out log replayed through a server's states, beside ebbtide evaluate (minutes, and a training; EPOCHS=1: a short one)
 	@$(BIN)/python -m benchmarks.replay
