@@ -152,7 +152,11 @@ def _archive(path: Path) -> tuple[Table, str, str]:
     names = ids[0].astype(str).tolist()
     frame = pl.DataFrame({_IDS: pl.Series(names, dtype=pl.String), _VECTORS: _as_lists(rows)})
     line = np.arange(1, frame.height + 1)
-    return Table(str(path), frame, line, pl.repeat(None, frame.height, dtype=pl.String, eager=True), "row"), _IDS, _VECTORS
+    return (
+        Table(str(path), frame, line, pl.repeat(None, frame.height, dtype=pl.String, eager=True), "row"),
+        _IDS,
+        _VECTORS,
+    )
 
 
 def _as_lists(rows: Floats) -> pl.Series:
