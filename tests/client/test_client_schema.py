@@ -326,6 +326,8 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
             "prior_share": row(1, 1),
             "adjustment_share": row(1, 1),
             "repeat_share": np.ones((2, 6), np.float32),
+            "block_name": np.array([b"text", b"residual", b"image"], dtype=np.object_),
+            "block_share": np.ones((2, 3), np.float32),
             "half_life_days": row(1, 2, 3, 4),
             "folded_share": row(1, 1),
             "state_event_share": np.ones((2, 2), np.float32),

@@ -110,7 +110,34 @@ def test_block_of_features_is_learned_and_kept_when_trained_and_exported(
     assert bundle.config.blocks["initial"].model_dump() == {"width": 26, "items": int(is_present.sum())}
     assert block.event_projection.abs().max() > 1e-3
     assert block.item_projection.abs().max() > 1e-3
-    answer(write_without_encoder(bundle, top_n=20), bundle)
+    folder = write_without_encoder(bundle, top_n=20)
+    answer(folder, bundle)
+
+    items = [0, 3, 9, 14]
+    keys = item_keys([*(bundle.catalog.item_id[item] for item in items), "unknown"])
+    request = Request(keys[:3], np.array([NOW_MS - 3_000, NOW_MS - 2_000, NOW_MS - 1_000]), np.array([NOW_MS]))
+    found = InProcessPipeline(folder).run("explainer", {**request.tensors(), "candidate_item": keys[None]})
+    assert isinstance(found, dict)
+    names = [name.decode() for name in found["block_name"]]
+    assert names == list(bundle.model.blocks) == ["text", "residual", "initial"]
+    shares = found["block_share"]
+    assert np.isnan(shares[-1]).all()
+    np.testing.assert_allclose(shares.sum(axis=1), found["dimension_share"].sum(axis=1), atol=1e-5)
+    features = bundle.model.blocks["initial"].features
+    assert features is not None
+    assert (shares[:-1, 2] != 0).tolist() == features[items].any(dim=1).tolist() == [False, True, True, True]
+
+
+def test_explanation_has_no_blocks_when_the_bundle_has_no_vectors(
+    train: Callable[..., InterestBundle], write_without_encoder: Callable[..., Path]
+) -> None:
+    bundle = train("plain")
+    keys = item_keys(bundle.catalog.item_id[:2])
+    request = Request(keys[:1], np.array([NOW_MS - 1_000]), np.array([NOW_MS]))
+    folder = write_without_encoder(bundle, top_n=20)
+    found = InProcessPipeline(folder).run("explainer", {**request.tensors(), "candidate_item": keys[None]})
+    assert isinstance(found, dict)
+    assert (found["block_name"].size, found["block_share"].shape) == (0, (2, 0))
 
 
 @pytest.mark.parametrize(

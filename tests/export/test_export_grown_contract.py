@@ -57,6 +57,8 @@ NEW_TENSORS = (
     contract.APPLIED_RULES,
     contract.TEXT_FEATURES,
     contract.REPEAT_SHARE,
+    contract.BLOCK_NAME,
+    contract.BLOCK_SHARE,
     contract.FOLDED_SHARE,
     contract.STATE_EVENT_SHARE,
     contract.STATE_EVENT_ITEM,

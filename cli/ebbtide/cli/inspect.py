@@ -129,7 +129,10 @@ def _print_items(bundle: InterestBundle, found: Inspection, count: int) -> None:
     lists: list[tuple[str, Sequence[int]]] = [
         ("most popular", found.popular[:count].tolist()),
         ("rest most on their events", by_share[:count].tolist()),
-        (f"rest most on their {'text and vectors' if _has_vectors(found) else 'text'}", by_share[::-1][:count].tolist()),
+        (
+            f"rest most on their {'text and vectors' if _has_vectors(found) else 'text'}",
+            by_share[::-1][:count].tolist(),
+        ),
     ]
     table = Table(title="Items", title_justify="left")
     table.add_column("")

@@ -15,7 +15,7 @@ from rich.table import Table
 from ebbtide.cli.console import console, escape
 from ebbtide.cli.interest_display import age, counted_events
 from ebbtide.client import Explanation, Ranking, RecommendResponse
-from ebbtide.client.results import cold_start_text, parts_of_score, state_text
+from ebbtide.client.results import blocks_text, cold_start_text, parts_of_score, state_text
 from ebbtide.interest.decay import event_decays
 from ebbtide.interest.events import order_events
 
@@ -127,8 +127,12 @@ def _add_explained(table: Table, answer: Explanation, titles: Mapping[str, str])
             continue
         table.add_row(str(index), name, "excluded" if item.is_excluded else f"[bold]{item.score:.3f}[/bold]")
         parts = parts_of_score(answer, item, titles, events=_EXPLAINED_EVENTS)
+        blocks = blocks_text(answer, item)
         for number, (share, what) in enumerate(parts, start=1):
-            table.add_row("", Padding(escape(what), (0, 0, 0, 2)), f"{share:+.3f}", end_section=number == len(parts))
+            is_last = number == len(parts) and not blocks
+            table.add_row("", Padding(escape(what), (0, 0, 0, 2)), f"{share:+.3f}", end_section=is_last)
+        if blocks:
+            table.add_row("", Padding(f"[dim]by feature block: {escape(blocks)}[/dim]", (0, 0, 0, 2)), end_section=True)
 
 
 def _title(item_id: str, titles: Mapping[str, str]) -> str:

@@ -112,6 +112,8 @@ def explanation(message: ExplainResponse, titles: Mapping[str, str], events: int
         lines += [f"       {share:+.3f}  {what}" for share, what in parts(message, item, titles, events)]
         if message.events or message.state_events or item.folded_share:
             lines.append(f"       by half-life: {_by_half_life(message.half_life_days, item.dimension_shares)}")
+        if item.block_shares:
+            lines.append(f"       by feature block: {by_block(message, item)}")
     return "\n".join(lines)
 
 
@@ -146,6 +148,12 @@ def interest(message: InterestResponse, titles: Mapping[str, str], events: int) 
     if len(message.events) > events:
         lines.append(f"     and {_events(len(message.events) - events)} more")
     return "\n".join(lines)
+
+
+def by_block(message: ExplainResponse, item: ItemExplanation) -> str:
+    """What each feature block of an item adds to its score, beside prior and repeat score; empty without blocks."""
+    pairs = zip(message.block_names, item.block_shares, strict=False)
+    return ", ".join(f"{name} {share:+.3f}" for name, share in pairs)
 
 
 def parts(

@@ -233,6 +233,18 @@ def parts_of_score(
     return _texts.parts(explanation.response, item, titles or {}, events)
 
 
+def blocks_text(explanation: Explanation, item: ItemExplanation) -> str:
+    """What each feature block of an item adds to its score, as `to_text` shows it.
+
+    Empty if the model was trained without vectors of items, and for an item that is not in the catalog.
+
+    Args:
+        explanation: The answer.
+        item: One of its items.
+    """
+    return _texts.by_block(explanation.response, item)
+
+
 def cold_start_text(answer: Answer | UserInterest) -> str:
     """Which evidence was missing, in words; empty if none was."""
     return _texts.cold_start(answer.cold_start)

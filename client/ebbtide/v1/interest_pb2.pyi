@@ -790,6 +790,7 @@ class ExplainResponse(google.protobuf.message.Message):
     HALF_LIFE_DAYS_FIELD_NUMBER: builtins.int
     STATE_STATUS_FIELD_NUMBER: builtins.int
     STATE_EVENTS_FIELD_NUMBER: builtins.int
+    BLOCK_NAMES_FIELD_NUMBER: builtins.int
     alpha_used: builtins.float
     """Share of the history in the blend, 0 to 1. The mean over the dimensions if the model has one share per dimension."""
     events_used: builtins.int
@@ -824,6 +825,12 @@ class ExplainResponse(google.protobuf.message.Message):
     def state_events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ExplainedEvent]:
         """The newest events in the state, newest first. Of an event whose item is not in the catalog, the item id is empty."""
 
+    @property
+    def block_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the items' feature blocks: `text`, `residual` (learned from events), and those that the training was given
+        vectors for, such as `image`. Empty if there are no such vectors.
+        """
+
     def __init__(
         self,
         *,
@@ -839,8 +846,9 @@ class ExplainResponse(google.protobuf.message.Message):
         half_life_days: collections.abc.Iterable[builtins.float] | None = ...,
         state_status: global___StateStatus.ValueType = ...,
         state_events: collections.abc.Iterable[global___ExplainedEvent] | None = ...,
+        block_names: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["alpha_used", b"alpha_used", "cold_start", b"cold_start", "current_events_used", b"current_events_used", "events", b"events", "events_used", b"events_used", "half_life_days", b"half_life_days", "history_events_used", b"history_events_used", "items", b"items", "model_version", b"model_version", "state_events", b"state_events", "state_status", b"state_status", "unknown_events", b"unknown_events"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alpha_used", b"alpha_used", "block_names", b"block_names", "cold_start", b"cold_start", "current_events_used", b"current_events_used", "events", b"events", "events_used", b"events_used", "half_life_days", b"half_life_days", "history_events_used", b"history_events_used", "items", b"items", "model_version", b"model_version", "state_events", b"state_events", "state_status", b"state_status", "unknown_events", b"unknown_events"]) -> None: ...
 
 global___ExplainResponse = ExplainResponse
 
@@ -898,6 +906,7 @@ class ItemExplanation(google.protobuf.message.Message):
     STATE_EVENT_SHARES_FIELD_NUMBER: builtins.int
     FOLDED_SHARE_FIELD_NUMBER: builtins.int
     IS_OUT_OF_STOCK_FIELD_NUMBER: builtins.int
+    BLOCK_SHARES_FIELD_NUMBER: builtins.int
     item_id: builtins.str
     """Id of the item."""
     score: builtins.float
@@ -938,6 +947,12 @@ class ItemExplanation(google.protobuf.message.Message):
     def state_event_shares(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
         """Share of each newest event in the state, in the order of `ExplainResponse.state_events`."""
 
+    @property
+    def block_shares(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Share of each feature block of the item, in the order of `ExplainResponse.block_names`. They sum to the same value
+        as `dimension_shares`. Empty if the item is not in the catalog.
+        """
+
     def __init__(
         self,
         *,
@@ -954,9 +969,10 @@ class ItemExplanation(google.protobuf.message.Message):
         state_event_shares: collections.abc.Iterable[builtins.float] | None = ...,
         folded_share: builtins.float = ...,
         is_out_of_stock: builtins.bool = ...,
+        block_shares: collections.abc.Iterable[builtins.float] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_score", b"_score", "repeat_shares", b"repeat_shares", "score", b"score"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_score", b"_score", "adjustment_share", b"adjustment_share", "current_share", b"current_share", "dimension_shares", b"dimension_shares", "event_shares", b"event_shares", "folded_share", b"folded_share", "history_share", b"history_share", "is_excluded", b"is_excluded", "is_out_of_stock", b"is_out_of_stock", "item_id", b"item_id", "prior_share", b"prior_share", "repeat_shares", b"repeat_shares", "score", b"score", "state_event_shares", b"state_event_shares"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_score", b"_score", "adjustment_share", b"adjustment_share", "block_shares", b"block_shares", "current_share", b"current_share", "dimension_shares", b"dimension_shares", "event_shares", b"event_shares", "folded_share", b"folded_share", "history_share", b"history_share", "is_excluded", b"is_excluded", "is_out_of_stock", b"is_out_of_stock", "item_id", b"item_id", "prior_share", b"prior_share", "repeat_shares", b"repeat_shares", "score", b"score", "state_event_shares", b"state_event_shares"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_score", b"_score"]) -> typing.Literal["score"] | None: ...
 
 global___ItemExplanation = ItemExplanation

@@ -50,6 +50,7 @@ class Axis(str, Enum):
     TEXTS = "texts"
     TOKENS = "tokens"
     CANDIDATES = "candidates"
+    BLOCKS = "feature blocks"
     EXCLUDED = "excluded items"
     SHOWN = "shown items"
     ALLOWED = "allowed values"
@@ -405,6 +406,21 @@ REPEAT_SHARE = Tensor(
     Dtype.FP32,
     (Axis.CANDIDATES, len(REPEAT_PARTS)),
     f"parts of each repeat score, which sum to it: {', '.join(REPEAT_PARTS)}; 0 for a score that is no repeat score",
+    optional=True,
+)
+BLOCK_NAME = Tensor(
+    "block_name",
+    Dtype.BYTES,
+    (Axis.BLOCKS,),
+    "names of the items' feature blocks: `text`, `residual` (learned from events), and those that training was given "
+    "vectors for; empty for an export of a bundle without such vectors",
+    optional=True,
+)
+BLOCK_SHARE = Tensor(
+    "block_share",
+    Dtype.FP32,
+    (Axis.CANDIDATES, Axis.BLOCKS),
+    "share of each feature block of the candidate in each score; they sum to the same value as `dimension_share`",
     optional=True,
 )
 HALF_LIFE_DAYS = Tensor(

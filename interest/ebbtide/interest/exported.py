@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,10 @@ PROJECTIONS_FILE = "text_projections.safetensors"
 EVENT_PROJECTION, FACTOR_PROJECTION, REPEAT_PROJECTION = "event", "factor", "repeat"
 """Of `TextProjections`."""
 
+BLOCKS_FILE = "blocks.safetensors"
+"""The items' feature blocks: what each adds to the item factors, float32 ``[items, d]`` by name, in catalog order. That
+of the learned residuals is left out: it is the rest. No tensors for a bundle without vectors of items."""
+
 POPULARITY_FILE = "popularity.safetensors"
 """The counts of the popularity prior, see `CountedPopularity`; no tensors without them."""
 
@@ -82,6 +86,7 @@ MODEL_FILES: dict[str, tuple[str, ...]] = {
         FACTORS_FILE,
         ITEM_IDS_FILE,
         POPULARITY_FILE,
+        BLOCKS_FILE,
     ),
     served_models.OBSERVER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE, POPULARITY_FILE),
     served_models.INTEREST_READER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ITEM_IDS_FILE),
@@ -198,6 +203,16 @@ def read_factors(folder: Path, config: InterestConfig) -> npt.NDArray[np.float32
     return np.asarray(_read_of(config, folder / FACTORS_FILE)[ITEM_FACTORS])
 
 
+def _read_blocks(folder: Path, config: InterestConfig) -> Mapping[str, npt.NDArray[np.float32]]:
+    """What the feature blocks add to the item factors, memory-mapped; empty in an export from before there were some.
+
+    Raises:
+        ValueError: The file belongs to another export, or is damaged.
+    """
+    path = folder / BLOCKS_FILE
+    return _read_of(config, path) if path.is_file() else {}
+
+
 def read_popularity(folder: Path, config: InterestConfig) -> CountedPopularity | None:
     """The counts of the prior in the version folder of a Python model; None in an export without them.
 
@@ -226,7 +241,9 @@ def read_explainer(folder: Path) -> Explainer:
     """
     pipeline = read_plain_pipeline(folder, with_factors=True)
     config = pipeline.parameters.config
-    return Explainer(pipeline, read_factors(folder, config), read_item_ids(folder, config))
+    return Explainer(
+        pipeline, read_factors(folder, config), read_item_ids(folder, config), _read_blocks(folder, config)
+    )
 
 
 def read_observer(folder: Path) -> tuple[InterestPipeline, Feedback | None]:

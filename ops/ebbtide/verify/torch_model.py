@@ -17,6 +17,7 @@ from ebbtide.interest import contract, served_models
 from ebbtide.interest.event_types import EventTypes
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.served_models import Model
+from ebbtide.train.blocks import RESIDUAL, TEXT
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import load_encoder
 from ebbtide.train.reference import ReferenceScores, score_request
@@ -47,7 +48,9 @@ class TorchModel:
                 else block.features.double() @ block.item_projection.double()
                 for block in model.blocks.values()
             ]
-            factors = (model.gamma.double() * sum(terms)).numpy()
+            terms = [model.gamma.double() * term for term in terms]
+            factors = sum(terms, torch.zeros((), dtype=torch.float64)).numpy()
+        self._blocks: dict[str, Doubles] = {name: term.numpy() for name, term in zip(model.blocks, terms, strict=True)}
         self._factors: Doubles = np.concatenate([factors, bundle.prior_columns.astype(np.float64)], axis=1)
         self._embedded: tuple[bytes, Tensors] = b"", {}
         self._answered: tuple[Case | None, dict[bytes, ReferenceScores]] = None, {}
@@ -170,10 +173,18 @@ class TorchModel:
         d = reference.interest.size
         factors[replaced, d:] = 0
         factors[np.isnan(score)] = np.nan
-        dimensions = factors[:, :d] * np.where(replaced[:, None], reference.seen_interest, reference.interest)
+        counted = np.where(replaced[:, None], reference.seen_interest, reference.interest)
+        dimensions = factors[:, :d] * counted
         prior = factors[:, d:] @ self._prior_weight
+        names = list(self._blocks)
+        blocks = np.stack([(rows[items] * counted).sum(axis=1) for rows in self._blocks.values()], axis=1)
+        blocks[np.isnan(score)] = np.nan
+        if names == [TEXT, RESIDUAL]:
+            names, blocks = [], blocks[:, :0]
         return {
             **answer,
+            contract.BLOCK_NAME.name: np.array([name.encode() for name in names], dtype=np.object_),
+            contract.BLOCK_SHARE.name: blocks,
             contract.DIMENSION_SHARE.name: dimensions,
             contract.PRIOR_SHARE.name: prior,
             contract.ADJUSTMENT_SHARE.name: score - dimensions.sum(axis=1) - prior,

@@ -557,6 +557,11 @@ export interface ExplainResponse {
   stateStatus: StateStatus;
   /** The newest events in the state, newest first. Of an event whose item is not in the catalog, the item id is empty. */
   stateEvents: ExplainedEvent[];
+  /**
+   * Names of the items' feature blocks: `text`, `residual` (learned from events), and those that the training was given
+   * vectors for, such as `image`. Empty if there are no such vectors.
+   */
+  blockNames: string[];
 }
 
 /** How the model used one event. */
@@ -617,6 +622,11 @@ export interface ItemExplanation {
   foldedShare: number;
   /** Whether the item is out of stock, so that no list has it. */
   isOutOfStock: boolean;
+  /**
+   * Share of each feature block of the item, in the order of `ExplainResponse.block_names`. They sum to the same value
+   * as `dimension_shares`. Empty if the item is not in the catalog.
+   */
+  blockShares: number[];
 }
 
 /** The repeat score of a seen item, split into parts: it is their sum. */
@@ -3231,6 +3241,7 @@ function createBaseExplainResponse(): ExplainResponse {
     halfLifeDays: [],
     stateStatus: 0,
     stateEvents: [],
+    blockNames: [],
   };
 }
 
@@ -3275,6 +3286,9 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
     }
     for (const v of message.stateEvents) {
       ExplainedEvent.encode(v!, writer.uint32(98).fork()).join();
+    }
+    for (const v of message.blockNames) {
+      writer.uint32(106).string(v!);
     }
     return writer;
   },
@@ -3398,6 +3412,14 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
             message.stateEvents.push(ExplainedEvent.decode(reader, reader.uint32()));
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.blockNames.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3466,6 +3488,11 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
         : globalThis.Array.isArray(object?.state_events)
         ? object.state_events.map((e: any) => ExplainedEvent.fromJSON(e))
         : [],
+      blockNames: globalThis.Array.isArray(object?.blockNames)
+        ? object.blockNames.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.block_names)
+        ? object.block_names.map((e: any) => globalThis.String(e))
+        : [],
     };
   },
 
@@ -3507,6 +3534,9 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
     if (message.stateEvents?.length) {
       obj.stateEvents = message.stateEvents.map((e) => ExplainedEvent.toJSON(e));
     }
+    if (message.blockNames?.length) {
+      obj.blockNames = message.blockNames;
+    }
     return obj;
   },
 
@@ -3527,6 +3557,7 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
     message.halfLifeDays = object.halfLifeDays?.map((e) => e) || [];
     message.stateStatus = object.stateStatus ?? 0;
     message.stateEvents = object.stateEvents?.map((e) => ExplainedEvent.fromPartial(e)) || [];
+    message.blockNames = object.blockNames?.map((e) => e) || [];
     return message;
   },
 };
@@ -3671,6 +3702,7 @@ function createBaseItemExplanation(): ItemExplanation {
     stateEventShares: [],
     foldedShare: 0,
     isOutOfStock: false,
+    blockShares: [],
   };
 }
 
@@ -3726,6 +3758,13 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     }
     if (message.isOutOfStock !== false) {
       writer.uint32(104).bool(message.isOutOfStock);
+    }
+    if (message.blockShares.length !== 0) {
+      writer.uint32(114).fork();
+      for (const v of message.blockShares) {
+        writer.float(v);
+      }
+      writer.join();
     }
     return writer;
   },
@@ -3877,6 +3916,24 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
             message.isOutOfStock = reader.bool();
             continue;
           }
+          case 14: {
+            if (tag === 117) {
+              message.blockShares.push(reader.float());
+
+              continue;
+            }
+
+            if (tag === 114) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.blockShares.push(reader.float());
+              }
+
+              continue;
+            }
+
+            break;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3952,6 +4009,11 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
         : isSet(object.is_out_of_stock)
         ? globalThis.Boolean(object.is_out_of_stock)
         : false,
+      blockShares: globalThis.Array.isArray(object?.blockShares)
+        ? object.blockShares.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.block_shares)
+        ? object.block_shares.map((e: any) => globalThis.Number(e))
+        : [],
     };
   },
 
@@ -3996,6 +4058,9 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     if (message.isOutOfStock !== false) {
       obj.isOutOfStock = message.isOutOfStock;
     }
+    if (message.blockShares?.length) {
+      obj.blockShares = message.blockShares.map((e) => floatToJson(e));
+    }
     return obj;
   },
 
@@ -4019,6 +4084,7 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     message.stateEventShares = object.stateEventShares?.map((e) => e) || [];
     message.foldedShare = object.foldedShare ?? 0;
     message.isOutOfStock = object.isOutOfStock ?? false;
+    message.blockShares = object.blockShares?.map((e) => e) || [];
     return message;
   },
 };
