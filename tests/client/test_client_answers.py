@@ -215,8 +215,8 @@ def test_explanation_names_the_shares_of_feature_blocks_when_the_export_has_vect
     # As an export gives them that has no such vectors, and one that is older than the shares.
     outputs |= {"block_name": np.zeros(0, dtype=np.object_), "block_share": np.zeros((2, 0), np.float32)}
     earlier = {name: value for name, value in outputs.items() if not name.startswith("block_")}
-    for given in (outputs, earlier):
-        response = decode_explanation(given, request, 0)
+    for without in (outputs, earlier):
+        response = decode_explanation(without, request, 0)
         assert not response.block_names
         assert not response.items[0].block_shares
         assert "feature block" not in to_text(Explanation(response))

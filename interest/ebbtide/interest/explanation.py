@@ -112,7 +112,8 @@ class Explainer:
         self._ids = ids
         self._parameters = pipeline.parameters
         self._factors = np.asarray(factors)
-        self._blocks = {name: np.asarray(blocks[name]) for name in sorted(blocks or {}, key=_block_order)}
+        given = {} if blocks is None else blocks
+        self._blocks = {name: np.asarray(given[name]) for name in sorted(given, key=_block_order)}
 
     def run(self, request: Request, records: Records | None = None) -> Explanation | RequestError:
         """The explanation of one request's `candidate_item`, or what is wrong with it.

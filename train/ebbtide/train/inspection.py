@@ -36,7 +36,7 @@ class Block:
     items: int
     """Items that have it."""
     share: float
-    """Of the item factors, 0 to 1: the norm of the block's term over the sum of those of all blocks, mean over items."""
+    """Of the item factors, 0 to 1: the norm of the block's term over the sum of all these norms, mean over items."""
 
 
 @dataclass(frozen=True)

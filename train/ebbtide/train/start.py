@@ -161,7 +161,7 @@ def _parts(model: InterestModel) -> list[Tensor]:
     """The parameters of the linear dimensions, as views."""
     d = model.config.dimensions
     first = d - model.linear_dimensions
-    whole = [model.event_residual, model.item_residual, model.gamma]
+    whole: list[Tensor] = [model.event_residual, model.item_residual, model.gamma]
     for block in model.described:
         whole += [block.event_projection, block.item_projection]
     if model.config.decay == "learned":

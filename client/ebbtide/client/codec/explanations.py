@@ -29,11 +29,10 @@ def decode_explanation(
             ``[items, events]``, ``event_current`` bool and ``event_decay`` float32 ``[events]``, ``dimension_share``
             float32 ``[items, d]``, ``prior_share`` and ``adjustment_share`` float32 ``[items]``, ``half_life_days``
             float32 ``[d]``, and the outputs about the user. May be missing: ``repeat_share`` float32
-            ``[items, parts]``, ``block_name`` bytes ``[blocks]`` and
-            ``block_share`` float32 ``[items, blocks]``, ``candidate_in_stock`` bool ``[1, items]``, and for the newest events of the state
-            ``state_event_share`` float32 ``[items, state events]``, ``folded_share`` float32 ``[items]`` and
-            ``state_event_item``, ``state_event_time``, ``state_event_current`` and ``state_event_decay``,
-            ``[state events]`` each.
+            ``[items, parts]``, ``block_name`` bytes ``[blocks]`` and ``block_share`` float32 ``[items, blocks]``,
+            ``candidate_in_stock`` bool ``[1, items]``, and for the newest events of the state ``state_event_share``
+            float32 ``[items, state events]``, ``folded_share`` float32 ``[items]`` and ``state_event_item``,
+            ``state_event_time``, ``state_event_current`` and ``state_event_decay``, ``[state events]`` each.
         request: The request, for its events and item ids.
         now_ms: The clock that the request was encoded with.
         model_version: Version of the model that answered.
