@@ -80,8 +80,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="NAME=FILE",
-            help="Vectors of the items from another model, as a feature block of that name: Parquet with item ids and a "
-            "column of lists of numbers, or .npz. May be given several times.",
+            help="Vectors of the items from another model, as a feature block of that name: Parquet with item ids and "
+            "a column of lists of numbers, or .npz. May be given several times.",
         ),
     ] = None,
     max_bad_rows: Annotated[
