@@ -264,7 +264,9 @@ def test_list_follows_the_distribution_of_the_user_when_it_is_calibrated() -> No
     found = compose(score, Wishes(10, calibration=calibration, calibration_weight=0.99))
 
     assert member[found.chosen].sum(axis=0).tolist() == [7, 3]
-    assert {moved for index, moved in zip(found.chosen, found.moved_by, strict=True) if index >= 10} == {1 << CALIBRATED}
+    assert {moved for index, moved in zip(found.chosen, found.moved_by, strict=True) if index >= 10} == {
+        1 << CALIBRATED
+    }
 
 
 def test_pinned_items_keep_their_positions_and_count() -> None:

@@ -170,8 +170,7 @@ class _Composition:
                 if self._counts is not None:
                     self._counts.choose(index, self._places(position) - 1)
             self._note(index)
-        rank_is_kept = [position == index for position, index in enumerate(self._chosen)]
-        moved = [0 if kept else int(self._moved_by[index]) for kept, index in zip(rank_is_kept, self._chosen, strict=True)]
+        moved = [0 if place == index else int(self._moved_by[index]) for place, index in enumerate(self._chosen)]
         return Slate(self._chosen, moved, self._relaxed())
 
     def _places(self, position: int) -> int:
@@ -212,6 +211,9 @@ class _Composition:
                 # Caps give way last, and only where nothing else is left.
                 if (allowed & is_free).any():
                     allowed = allowed & is_free
+                else:
+                    passed = np.where(allowed, self._counts.passed_by(), self._open.size)
+                    allowed = passed == passed.min()
         for number, group in enumerate(self._wishes.exposures):
             if self._exposed[number] < group.least[position]:
                 narrowed = allowed & group.member

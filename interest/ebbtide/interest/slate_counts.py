@@ -1,4 +1,4 @@
-"""How many items of a group a list may have, and must have: caps, minimums, and a plan that keeps minimums within reach."""
+"""How many items of a group a list may have and must have: caps, and minimums with a plan that keeps them in reach."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FREE = -1
 class Counts:
     """Caps and minimums of one list, as items are chosen.
 
-    While a minimum is not met there is a plan: candidates that meet all minimums within the caps. A candidate is refused
-    if no plan is left after it. Minimums that no plan meets are lowered at the start, the last ones first.
+    While a minimum is not met there is a plan: candidates that meet all minimums within the caps. A candidate is
+    refused if no plan is left after it. Minimums that no plan meets are lowered at the start, the last ones first.
     """
 
     def __init__(
@@ -59,6 +59,10 @@ class Counts:
     def wanted_now(self) -> Bools:
         """The candidates that a minimum still needs, ``[candidates]``."""
         return self._wanted[:, self.need > 0].any(axis=1)
+
+    def passed_by(self) -> Ints:
+        """How many full caps each candidate would pass, ``[candidates]``."""
+        return np.asarray(self._capped[:, self.room <= 0].sum(axis=1))
 
     def accepts(self, index: int, places: int) -> bool:
         """Whether the minimums stay within reach after a candidate; the plan then fits to it.
