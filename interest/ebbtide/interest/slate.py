@@ -230,20 +230,21 @@ class _Composition:
         if counts is None or not counts.is_pending:
             return best
         places = self._places(position)
-        cause = 1 << counts.pending_cause
-        first = best
-        for attempt in range(_TRIES + self._open.size):
-            if counts.blocked_by[best] == FREE and counts.accepts(best, places):
-                return best
-            held_by[best] |= cause
-            gain[best] = -np.inf
-            if attempt == _TRIES - 1:
+        first, cause = best, 0
+        for attempt in range(self._open.size):
+            if attempt == (0 if counts.is_tight(places) else _TRIES):
+                cause = 1 << counts.pending_cause
                 unneeded = ~counts.wanted_now
                 held_by[unneeded] |= cause
                 gain[unneeded] = -np.inf
-            best = int(np.argmax(gain))
+                best = int(np.argmax(gain))
             if gain[best] == -np.inf:
                 break
+            if counts.blocked_by[best] == FREE and counts.accepts(best, places):
+                return best
+            held_by[best] |= cause or 1 << counts.pending_cause
+            gain[best] = -np.inf
+            best = int(np.argmax(gain))
         # An exposure or a cap leaves none: the minimum gives way.
         return first
 

@@ -39,6 +39,8 @@ class Counts:
         self.blocked_by: Ints = np.full(self._open.size, FREE, dtype=np.int64)
         """``[candidates]``: the cause of the cap that blocks a candidate, or `FREE`."""
         self._plan: list[int] = []
+        self._tight: Bools = np.zeros(self.room.size, dtype=np.bool_)
+        """``[groups]``: whose caps the plan fills."""
         for group in np.flatnonzero(self.room <= 0).tolist():
             self._block(group)
         for index in chosen:
@@ -58,11 +60,19 @@ class Counts:
     @property
     def wanted_now(self) -> Bools:
         """The candidates that a minimum still needs, ``[candidates]``."""
-        return self._wanted[:, self.need > 0].any(axis=1)
+        return np.asarray(self._wanted[:, self.need > 0].any(axis=1))
 
     def passed_by(self) -> Ints:
         """How many full caps each candidate would pass, ``[candidates]``."""
         return np.asarray(self._capped[:, self.room <= 0].sum(axis=1))
+
+    def is_tight(self, places: int) -> bool:
+        """Whether only candidates that a minimum needs keep the minimums within reach.
+
+        Args:
+            places: Items that are still to be chosen.
+        """
+        return len(self._plan) >= places
 
     def accepts(self, index: int, places: int) -> bool:
         """Whether the minimums stay within reach after a candidate; the plan then fits to it.
@@ -78,7 +88,7 @@ class Counts:
         plan, left = self._planned(self.need - self._wanted[index], index)
         if left.any() or len(plan) >= places:
             return False
-        self._plan = plan
+        self._set_plan(plan)
         return True
 
     def choose(self, index: int, places: int) -> None:
@@ -88,12 +98,19 @@ class Counts:
             index: Of the candidate.
             places: Items that are still to be chosen after it.
         """
-        met = self._wanted[index] & (self.need > 0)
-        self._take(index)
+        if not self._plan:
+            self._take(index)
+            return
         if index in self._plan:
-            self._plan.remove(index)
-        if met.any() or len(self._plan) > places or (self.blocked_by[self._plan] != FREE).any():
+            self._take(index)
+            self._set_plan([one for one in self._plan if one != index])
+            return
+        met = (self._wanted[index] & (self.need > 0)).any()
+        self._take(index)
+        if met or len(self._plan) > places or (self.blocked_by[self._plan] != FREE).any():
             self._lower_needs(places)
+        else:
+            self._set_plan(self._plan)
 
     def _take(self, index: int) -> None:
         self._open[index] = False
@@ -109,11 +126,12 @@ class Counts:
 
     def _crowds_out(self, index: int) -> bool:
         """Whether caps have no room for a candidate beside the plan."""
-        groups = self._capped[index]
-        if not groups.any():
-            return False
-        planned = self._capped[np.ix_(self._plan, np.flatnonzero(groups))].sum(axis=0)
-        return bool((self.room[groups] - 1 < planned).any())
+        return bool((self._capped[index] & self._tight).any())
+
+    def _set_plan(self, plan: list[int]) -> None:
+        self._plan = plan
+        if plan:
+            self._tight = np.asarray(self._capped[plan].sum(axis=0) >= self.room)
 
     def _lower_needs(self, places: int) -> None:
         """Lowers the minimums that no plan meets, and makes the plan of the others."""
@@ -123,7 +141,7 @@ class Counts:
             last = int(np.flatnonzero(self.need > 0)[-1])
             self.need[last] -= 1
             plan, _ = self._planned(self.need, None)
-        self._plan = plan
+        self._set_plan(plan)
 
     def _planned(self, need: Ints, taken: int | None) -> tuple[list[int], Ints]:
         """Candidates that meet needs, those first that meet most of them; and what they cannot meet.

@@ -84,4 +84,4 @@ class Determinantal:
 
 def _cosines(directions: Floats, index: int) -> Floats:
     # Not by BLAS, whose threads would fight with those of the other instances over products this small.
-    return np.einsum("nk,k->n", directions, directions[index])
+    return np.asarray(np.einsum("nk,k->n", directions, directions[index]))

@@ -62,9 +62,13 @@ def slate_text(slate: Slate, top_n: int) -> bytes:
         DIVERSITY: slate.diversity,
         METHOD: methods.get(slate.method, METHODS[0]),
     }
-    for field, limits in ((AT_MOST, slate.at_most), (AT_LEAST, slate.at_least), (EXPOSURE, slate.exposure)):
-        for index, limit in enumerate(limits):
-            _require_column(f"slate.{field}[{index}]", limit.column)
+    for field, columns in (
+        (AT_MOST, [cap.column for cap in slate.at_most]),
+        (AT_LEAST, [least.column for least in slate.at_least]),
+        (EXPOSURE, [exposed.column for exposed in slate.exposure]),
+    ):
+        for index, column in enumerate(columns):
+            _require_column(f"slate.{field}[{index}]", column)
     caps = [
         [cap.column, _key(cap.column, cap.value) if cap.HasField("value") else None, cap.count] for cap in slate.at_most
     ]
