@@ -174,9 +174,11 @@ def test_text_goes_to_the_model_that_embeds_it(client):
 def test_many_users_get_the_same_lists_as_one(client):
     wishes = [slate(), slate(diversity=0.7), slate(at_most={"genres": 2})]
     requests = [recommend_request(slate=one, top_n=6, **ASKED) for one in wishes]
-    results = client.recommend_many([*requests, recommend_request(**ASKED)])
-    assert [ids(one.response) for one in results[:3]] == [ids(client.recommend(one)) for one in requests]
+    wrong = recommend_request(slate=slate(at_most={"color": 1}), **ASKED)
+    results = client.recommend_many([*requests, recommend_request(**ASKED), wrong])
+    assert [one.response for one in results[:3]] == [client.recommend(one) for one in requests]
     assert not results[3].response.slate_candidates
+    assert results[4].error.field == "slate.at_most[0]"
 
 
 def test_explanations_are_of_the_slate(client):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract
-from ebbtide.interest.checks import RequestTensors
+from ebbtide.interest.checks import RequestTensors, RowError
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.lookup import UNKNOWN
@@ -115,10 +115,12 @@ class SlateComposer:
         users = request[contract.SCORE.name].shape[0]
         # Once: another thread may replace it.
         new = self.pipeline.items.new
-        try:
-            found = [self._compose(request, user, new) for user in range(users)]
-        except RequestError as error:
-            return error
+        found: list[tuple[list[bytes], Floats, dict[str, Any]]] = []
+        for user in range(users):
+            try:
+                found.append(self._compose(request, user, new))
+            except RequestError as error:
+                return error if users == 1 else RowError(error, user)
         width = max(len(ids) for ids, _, _ in found)
         item_id = np.full((users, width), b"", dtype=np.object_)
         score = np.full((users, width), -np.inf, dtype=np.float32)
