@@ -1,12 +1,16 @@
 """Slates on a real server: what the list has, what moved its items, and which limits gave way; both clients."""
 
+import asyncio
 from collections import Counter
 from datetime import datetime, timedelta, timezone
 
+import grpc
 import pytest
 
 from deadlines import PATIENT
 from ebbtide.client import InvalidArgumentError, SlateCauseKind, event, new_item, recommend_request, rule, slate
+from ebbtide.gateway import Gateway, GatewayConfig
+from ebbtide.v1.interest_pb2_grpc import InterestServiceStub
 
 NOW = datetime(2023, 11, 14, tzinfo=timezone.utc)
 EVENTS = [event(item_id=item_id, time=NOW - timedelta(hours=1)) for item_id in ("1", "2", "10")]
@@ -179,6 +183,19 @@ def test_many_users_get_the_same_lists_as_one(client):
     assert [one.response for one in results[:3]] == [client.recommend(one) for one in requests]
     assert not results[3].response.slate_candidates
     assert results[4].error.field == "slate.at_most[0]"
+
+
+def test_gateway_answers_as_the_client(client, triton):
+    request = recommend_request(slate=slate(diversity=0.6, at_most={"genres": 2}), top_n=6, **ASKED)
+
+    async def ask():
+        async with (
+            Gateway(GatewayConfig(triton=triton.grpc_url)) as gateway,
+            grpc.aio.insecure_channel(gateway.url) as channel,
+        ):
+            return await InterestServiceStub(channel).Recommend(request)
+
+    assert asyncio.run(ask()) == client.recommend(request)
 
 
 def test_explanations_are_of_the_slate(client):

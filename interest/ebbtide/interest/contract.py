@@ -354,8 +354,8 @@ SLATE = Tensor(
     (1,),
     "a JSON object that says what the list shall be like: `size`, its number of items; `diversity`, 0 to 1; `method`, "
     "mmr or dpp; `at_most`, lists of a column, the key of a value or null for each value, and a number; `at_least`, "
-    "the same with a key; `exposure`, lists of a column, a key, a share and a significance; and `calibration`, a list of "
-    "a column and a weight from 0 to 1. Default: 10 items by their scores",
+    "the same with a key; `exposure`, lists of a column, a key, a share and a significance; and `calibration`, a list "
+    "of a column and a weight from 0 to 1. Default: 10 items by their scores",
     optional=True,
     rows=1,
 )

@@ -17,7 +17,7 @@ from ebbtide.interest.errors import RequestError
 from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.lookup import UNKNOWN
 from ebbtide.interest.new_items import GrownTable, NewItems
-from ebbtide.interest.pipeline import InterestPipeline
+from ebbtide.interest.pipeline import InterestPipeline, KnownItems
 from ebbtide.interest.rules import MOVED, PINNED
 from ebbtide.interest.slate import Slate, Wishes, compose
 from ebbtide.interest.slate_diversity import unit_rows
@@ -36,6 +36,14 @@ from ebbtide.interest.slate_values import ItemValues, wishes_of
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Row = dict[str, npt.NDArray[Any]]
+
+
+_PAIRS = (
+    (contract.ITEM_ID.name, contract.SCORE.name),
+    (contract.NEW_ITEM_ID.name, contract.NEW_ITEM_SCORE.name),
+    (contract.SEEN_ITEM.name, contract.SEEN_WEIGHT.name),
+)
+"""Tensors with as many entries each; those of the lists first."""
 
 
 class IdIndex:
@@ -113,12 +121,16 @@ class SlateComposer:
 
     def _answer(self, request: RequestTensors) -> Row | RequestError:
         users = request[contract.SCORE.name].shape[0]
-        # Once: another thread may replace it.
-        new = self.pipeline.items.new
+        for one, other in _PAIRS:
+            shapes = [request[name].shape if name in request else None for name in (one, other)]
+            if shapes[0] != shapes[1]:
+                return RequestError(one, f"shape {shapes[0]}", f"that of {other}, {shapes[1]}")
+        # Once: another thread may replace them.
+        items = self.pipeline.items
         found: list[tuple[list[bytes], Floats, dict[str, Any]]] = []
         for user in range(users):
             try:
-                found.append(self._compose(request, user, new))
+                found.append(self._compose(request, user, items))
             except RequestError as error:
                 return error if users == 1 else RowError(error, user)
         width = max(len(ids) for ids, _, _ in found)
@@ -136,7 +148,7 @@ class SlateComposer:
         }
 
     def _compose(
-        self, request: RequestTensors, user: int, new: NewItems | None
+        self, request: RequestTensors, user: int, items: KnownItems
     ) -> tuple[list[bytes], Floats, dict[str, Any]]:
         given = request.get(contract.SLATE.name)
         options = SlateOptions.parse(b"" if given is None else _bytes(given[user, 0]))
@@ -146,46 +158,47 @@ class SlateComposer:
                 "top_n", str(options.size), f"at most {most}: the model was exported with --top-n {most}"
             )
         options = replace(options, size=options.size or min(DEFAULT_SIZE, most))
-        candidates = self._candidates(request, user, new, options.size)
+        candidates = self._candidates(request, user, items.new, options.size)
         if not candidates.item_id:
             self._tables.values.check(options)
             return [], np.empty(0, dtype=np.float32), _told(options, candidates, Slate([], [], []))
-        wishes = self._wishes(options, candidates, request, user, new)
+        wishes = self._wishes(options, candidates, _seen(request, user, items), items.new)
         slate = compose(candidates.score, wishes)
         ids = [candidates.item_id[index] for index in slate.chosen]
         return ids, candidates.score[slate.chosen], _told(options, candidates, slate)
 
     def _wishes(
-        self, options: SlateOptions, candidates: _Candidates, request: RequestTensors, user: int, new: NewItems | None
+        self, options: SlateOptions, candidates: _Candidates, seen: tuple[Ints, Floats], new: NewItems | None
     ) -> Wishes:
         directions = None
         if options.diversity > 0:
             table = self._factors if new is None else GrownTable(self._factors, new, new.factors)
             factors = table.take(np.maximum(candidates.item, 0), axis=0)[:, : self._d]
             directions = unit_rows(np.where((candidates.item != UNKNOWN)[:, None], factors, np.float32(0)))
-        seen = _seen(request, user)
         return wishes_of(options, self._tables.values, candidates.item, seen, new, directions, candidates.pinned)
 
     def _candidates(self, request: RequestTensors, user: int, new: NewItems | None, size: int) -> _Candidates:
         """The head's list and that of new items as one, best first."""
-        score = request[contract.SCORE.name][user]
-        kept = int(np.count_nonzero(score != -np.inf))
-        ids = [_bytes(one) for one in request[contract.ITEM_ID.name][user, :kept].tolist()]
-        score = score[:kept]
-        added = request.get(contract.NEW_ITEM_SCORE.name)
-        if added is not None and added.size:
-            finite = np.flatnonzero(added[user] != -np.inf)
-            more = request[contract.NEW_ITEM_ID.name][user]
-            ids += [_bytes(more[index]) for index in finite.tolist()]
-            score = np.concatenate([score, added[user][finite]])
-            order = np.argsort(-score, kind="stable")
-            ids, score = [ids[index] for index in order.tolist()], score[order]
+        ids: list[bytes] = []
+        scores: list[Floats] = []
+        for of_ids, of_scores in _PAIRS[:2]:
+            if of_scores in request and request[of_scores].size:
+                # An item that the user may not get has minus infinity.
+                kept = np.flatnonzero(np.isfinite(request[of_scores][user]))
+                ids += [_bytes(one) for one in request[of_ids][user][kept].tolist()]
+                scores.append(request[of_scores][user][kept])
+        score = np.concatenate(scores) if scores else np.empty(0, dtype=np.float32)
+        ids, score = _best_first(ids, score)
         told = request.get(contract.APPLIED_RULES.name)
         text = b"" if told is None or not told.size else _bytes(told[user, 0])
         pinned: dict[int, int] = {}
         rules: dict[int, list[str]] = {}
         if text:
-            ids, score, pinned, rules = _ruled(json.loads(text), ids, score, size)
+            try:
+                ids, score, pinned, rules = _ruled(json.loads(text), ids, score, size)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                expected = "what adaptive_weights says"
+                raise RequestError(contract.APPLIED_RULES.name, repr(error), expected) from error
         return _Candidates(ids, score, self._items(ids, new), pinned, rules)
 
     def _items(self, ids: Sequence[bytes], new: NewItems | None) -> Ints:
@@ -206,22 +219,27 @@ def _ruled(
     pins = [pin for pin in pins if pin[0] < size]
     missing = [(item_id, value) for _, item_id, value, _ in pins if item_id not in set(ids)]
     if missing:
-        ids = [*ids, *(item_id for item_id, _ in missing)]
-        score = np.concatenate([score, np.array([value for _, value in missing], dtype=np.float32)])
-        order = np.argsort(-score, kind="stable")
-        ids, score = [ids[index] for index in order.tolist()], score[order]
+        more = np.array([value for _, value in missing], dtype=np.float32)
+        ids, score = _best_first([*ids, *(item_id for item_id, _ in missing)], np.concatenate([score, more]))
     index_of = {item_id: index for index, item_id in enumerate(ids)}
     rules = {index_of[key.encode()]: names for key, names in told[MOVED].items() if key.encode() in index_of}
     rules |= {index_of[item_id]: [name] for _, item_id, _, name in pins}
     return ids, score, {position: index_of[item_id] for position, item_id, _, _ in pins}, rules
 
 
-def _seen(request: RequestTensors, user: int) -> tuple[Ints, Floats]:
-    """Catalog index and weight of the items of a user's events; those without an item are left out."""
+def _best_first(ids: list[bytes], score: Floats) -> tuple[list[bytes], Floats]:
+    if not (np.diff(score) > 0).any():
+        return ids, score
+    order = np.argsort(-score, kind="stable")
+    return [ids[index] for index in order.tolist()], score[order]
+
+
+def _seen(request: RequestTensors, user: int, items: KnownItems) -> tuple[Ints, Floats]:
+    """Catalog index and weight of the items of a user's events; texts and items that are gone are left out."""
     item, weight = request.get(contract.SEEN_ITEM.name), request.get(contract.SEEN_WEIGHT.name)
     if item is None or weight is None:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-    known = item[user] != UNKNOWN
+    known = (item[user] != UNKNOWN) & items.index.is_known(item[user]) & np.isfinite(weight[user])
     return item[user][known], weight[user][known]
 
 
