@@ -38,7 +38,12 @@ class Counts:
         self._open = np.ones(self._capped.shape[0], dtype=np.bool_)
         self.blocked_by: Ints = np.full(self._open.size, FREE, dtype=np.int64)
         """``[candidates]``: the cause of the cap that blocks a candidate, or `FREE`."""
+        self._is_wanted = self._wanted.any(axis=1)
+        self.has_blocked = False
+        """Whether a cap blocks any candidate."""
         self._plan: list[int] = []
+        self._planned_in: Ints = np.zeros(self.room.size, dtype=np.int64)
+        """``[groups]``: candidates of the plan."""
         self._tight: Bools = np.zeros(self.room.size, dtype=np.bool_)
         """``[groups]``: whose caps the plan fills."""
         for group in np.flatnonzero(self.room <= 0).tolist():
@@ -105,24 +110,30 @@ class Counts:
             self._take(index)
             self._set_plan([one for one in self._plan if one != index])
             return
-        met = (self._wanted[index] & (self.need > 0)).any()
-        self._take(index)
-        if met or len(self._plan) > places or (self.blocked_by[self._plan] != FREE).any():
+        has_filled = self._take(index)
+        blocks_plan = has_filled and (self.blocked_by[self._plan] != FREE).any()
+        if self._is_wanted[index] or len(self._plan) > places or blocks_plan:
             self._lower_needs(places)
         else:
-            self._set_plan(self._plan)
+            self._tight = self._planned_in >= self.room
 
-    def _take(self, index: int) -> None:
+    def _take(self, index: int) -> bool:
+        """Counts a candidate; returns whether it fills a cap."""
         self._open[index] = False
-        self.need = np.maximum(self.need - self._wanted[index], 0)
+        if self._is_wanted[index]:
+            self.need = np.maximum(self.need - self._wanted[index], 0)
+        has_filled = False
         for group in np.flatnonzero(self._capped[index]).tolist():
             self.room[group] -= 1
             if self.room[group] == 0:
                 self._block(group)
+                has_filled = True
+        return has_filled
 
     def _block(self, group: int) -> None:
         newly = self._capped[:, group] & (self.blocked_by == FREE)
         self.blocked_by[newly] = self._cap_cause[group]
+        self.has_blocked = True
 
     def _crowds_out(self, index: int) -> bool:
         """Whether caps have no room for a candidate beside the plan."""
@@ -131,7 +142,8 @@ class Counts:
     def _set_plan(self, plan: list[int]) -> None:
         self._plan = plan
         if plan:
-            self._tight = np.asarray(self._capped[plan].sum(axis=0) >= self.room)
+            self._planned_in = self._capped[plan].sum(axis=0)
+            self._tight = self._planned_in >= self.room
 
     def _lower_needs(self, places: int) -> None:
         """Lowers the minimums that no plan meets, and makes the plan of the others."""
