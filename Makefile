@@ -23,7 +23,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest store data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-living bench-slate bench-replay bench-loadtest bench-tune bench-docs clean
+.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-living bench-slate bench-soak bench-replay bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -143,6 +143,9 @@ bench-slate: $(ARTIFACTS)/bundle/bundle.json ## What a slate costs beside a do-n
 
 $(ARTIFACTS)/held-out/bundle.json: | $(READY)
 	@$(BIN)/ebbtide train $(TRAIN_DATA) --holdout time:0.2 --out $(ARTIFACTS)/held-out $(if $(EPOCHS),--epochs $(EPOCHS))
+
+bench-soak: $(ARTIFACTS)/repository/recommend/config.pbtxt ## An hour of load while versions and items change: failed calls, growth (MINUTES=n)
+	@$(BIN)/python -m benchmarks.soak $(if $(MINUTES),--minutes $(MINUTES))
 
 bench-replay: $(ARTIFACTS)/held-out/bundle.json ## A held-out log replayed through a server's states, beside ebbtide evaluate (minutes, and a training; EPOCHS=1: a short one)
 	@$(BIN)/python -m benchmarks.replay

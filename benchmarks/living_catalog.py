@@ -12,13 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from rich.table import Table
 
 from benchmarks.serving import machine
 from benchmarks.state.stores import STORES, MeasuredStore
+from benchmarks.steady import Load
 from ebbtide.backfill import LogFiles, backfill
 from ebbtide.client import InterestClient, event, new_item, observe_request
 from ebbtide.data.dataset import read_dataset
@@ -52,46 +50,6 @@ LABELS = {
     "later_new_item_s": "a server that starts later has a score of the new film",
 }
 _NEW, _KEPT = "a new film", "another new film"
-
-
-@dataclass
-class Load:
-    """Requests at a fixed rate, whether or not earlier ones were answered."""
-
-    addresses: Sequence[str]
-    user_ids: Sequence[str]
-    now: datetime
-    latencies_ms: list[float] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Asks until it ends."""
-        ends = threading.Event()
-        with InterestClient(list(self.addresses)) as client, ThreadPoolExecutor(32) as pool:
-
-            def start() -> None:
-                began, sent = time.perf_counter(), 0
-                while not ends.is_set():
-                    pool.submit(self._ask, client, self.user_ids[sent % len(self.user_ids)])
-                    sent += 1
-                    ends.wait(max(0.0, began + sent / REQUESTS_PER_S - time.perf_counter()))
-
-            thread = threading.Thread(target=start)
-            thread.start()
-            try:
-                yield
-            finally:
-                ends.set()
-                thread.join()
-
-    def _ask(self, client: InterestClient, user_id: str) -> None:
-        began = time.perf_counter()
-        try:
-            client.recommend(user_id=user_id, now=self.now)
-        except Exception as error:
-            self.failures.append(repr(error))
-        self.latencies_ms.append(1_000 * (time.perf_counter() - began))
 
 
 def main() -> None:
@@ -138,7 +96,10 @@ def measure(bundle: InterestBundle, repository: Path, store: MeasuredStore) -> d
             """How many servers have a score of an item."""
             return sum(bool(client.rank(candidates=[item_id], now=now).items) for client in clients)
 
-        load = Load([server.grpc_url for server in servers], user_ids, now)
+        def ask(client: InterestClient, number: int) -> object:
+            return client.recommend(user_id=user_ids[number % len(user_ids)], now=now)
+
+        load = Load([server.grpc_url for server in servers], ask, REQUESTS_PER_S)
         stack.enter_context(load.running())
         # The film at the head of most lists, and the users for whom a film with its text is a fitting one.
         firsts = {user_id: lists(user_id, 1)[0][0] for user_id in user_ids}

@@ -200,6 +200,20 @@ SECTIONS = (
         + tuple(Goal(f"{store}.failed", 0.0, at_most=True) for store in STORES),
     ),
     Section(
+        "Soak",
+        "soak.json",
+        "make bench-soak",
+        "One server at 70 % of the rate that it gets through from one client, for an hour: lists of known users and "
+        "observed events, another version every five minutes, an item added or removed every ten seconds. What the "
+        "server's processes hold is compared between the first and the last time that version 1 was in service.",
+        goals=(
+            Goal("minutes", 60.0),
+            Goal("failed", 0.0, at_most=True),
+            *(Goal(f"growth.{what}.last_over_first", 1.02, at_most=True) for what in ("memory_mib", "descriptors")),
+            *(Goal(f"growth.{what}.last_over_first", 1.0, at_most=True) for what in ("threads", "shared_mib")),
+        ),
+    ),
+    Section(
         "Encoder",
         "export.json",
         "make bench-export",

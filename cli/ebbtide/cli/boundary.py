@@ -116,7 +116,9 @@ def _first_line(error: Exception) -> str:
 
 def _of_system(error: OSError) -> str:
     what = error.strerror or str(error)
-    where = f"{error.filename}: " if error.filename else ""
+    # Of a copy the second name is that of the file that was to be written.
+    where = error.filename2 or error.filename
+    where = f"{where}: " if where else ""
     hint = {
         errno.ENOSPC: "; free space on this disk, or choose another folder",
         errno.EDQUOT: "; free space on this disk, or choose another folder",

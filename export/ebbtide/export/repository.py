@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,7 +23,7 @@ from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Size
 from ebbtide.train.bundle import InterestBundle
-from ebbtide.train.files import put_in_place
+from ebbtide.train.files import partial_folder, put_in_place
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,7 @@ def export_repository(
         ParityError: The export gives other results than torch; nothing was written.
         FidelityError: A compressed encoder differs too much from the full one; nothing was written.
         RetrievalError: The recall of an index is too low; nothing was written.
+        OSError: The disk is full, or the folder cannot be written to.
     """
     out = out.absolute()
     require_replaceable(out)
@@ -114,10 +113,7 @@ def export_repository(
             f"version {number}: got a version that servers load from {out}; expected another number: "
             f"{max(versions.available_versions(out)) + 1} is free"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
+    with partial_folder(out) as partial:
         models = served_models.exported_models(exact=options.retrieval.is_exact)
         if adds:
             models = models_beside(out, models)
@@ -156,8 +152,6 @@ def export_repository(
         write_entries(out if adds else partial, manifest)
         if not adds:
             put_in_place(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return result
 
 

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from ebbtide.interest.popularity import CountedPopularity
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.encoder import encoder_folder
 from ebbtide.train.errors import BundleError
-from ebbtide.train.files import default_mode, put_in_place
+from ebbtide.train.files import default_mode, partial_folder, put_in_place
 from ebbtide.train.model import InterestModel
 
 FORMAT = 2
@@ -141,12 +140,11 @@ class InterestBundle:
 
         Raises:
             BundleError: The folder contains other files.
+            OSError: The disk is full, or the folder cannot be written to.
         """
         if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
             raise BundleError(f"{folder}: got other files; expected an empty folder or a bundle: choose another")
-        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-        partial.mkdir(parents=True)
-        try:
+        with partial_folder(folder) as partial:
             with default_mode(partial / WEIGHTS_FILE):
                 counts = {} if self.prior_counts is None else {_PRIOR_COUNTS: np.ascontiguousarray(self.prior_counts)}
                 save_file({**_tensors(self.model, self.prior_columns), **counts}, str(partial / WEIGHTS_FILE))
@@ -160,8 +158,6 @@ class InterestBundle:
             elif self.config.encoder.source == TUNED:
                 shutil.copytree(self.encoder_folder(), partial / ENCODER_FOLDER)
             put_in_place(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: Path) -> InterestBundle:

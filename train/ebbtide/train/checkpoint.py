@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ebbtide.train.errors import CheckpointError
-from ebbtide.train.files import default_mode
+from ebbtide.train.files import default_mode, writing
 from ebbtide.train.progress import Tried
 
 FORMAT = 4
@@ -132,18 +132,19 @@ class CheckpointFolder:
         if self._identity is None:
             raise CheckpointError(f"{self.folder}: save before begin")
         self._saved += 1
-        state = self.folder / f"state-{self._saved}.safetensors"
-        partial = state.with_suffix(".partial")
-        with default_mode(partial):
-            save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
-        _flush(partial)
-        partial.replace(state)
-        content = _File(format=FORMAT, state=state.name, identity=self._identity, progress=progress)
-        file = self.folder / CONFIG_FILE
-        partial = file.with_suffix(".partial")
-        partial.write_text(content.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        _flush(partial)
-        partial.replace(file)
+        with writing(self.folder):
+            state = self.folder / f"state-{self._saved}.safetensors"
+            partial = state.with_suffix(".partial")
+            with default_mode(partial):
+                save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
+            _flush(partial)
+            partial.replace(state)
+            content = _File(format=FORMAT, state=state.name, identity=self._identity, progress=progress)
+            file = self.folder / CONFIG_FILE
+            partial = file.with_suffix(".partial")
+            partial.write_text(content.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            _flush(partial)
+            partial.replace(file)
         for other in self.folder.glob(_STATES):
             if other != state:
                 other.unlink()

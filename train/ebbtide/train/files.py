@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ _HERE = -100
 """AT_FDCWD: paths are relative to the working directory."""
 _EXCHANGE = 2
 """RENAME_EXCHANGE of Linux."""
+_NUMBER = re.compile(r"\(os error (\d+)\)")
+"""How libraries in Rust, such as safetensors and tokenizers, tell the number of an error of the system."""
 
 
 def put_in_place(written: Path, folder: Path) -> None:
@@ -50,3 +54,40 @@ def default_mode(path: Path) -> Iterator[None]:
     mode = path.stat().st_mode & 0o777
     yield
     path.chmod(mode)
+
+
+@contextmanager
+def partial_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside another, to fill and then to `put_in_place`; in the end what has its name is removed.
+
+    Raises:
+        OSError: As `writing` has it.
+    """
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        with writing(folder):
+            partial.mkdir(parents=True)
+            yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Names the folder where an error of the system names no file, such as that of a full disk.
+
+    Raises:
+        OSError: Of the system, also where a library wraps it into an exception of its own.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(folder)
+        raise
+    except Exception as error:
+        told = _NUMBER.search(str(error))
+        if told is None:
+            raise
+        number = int(told[1])
+        raise OSError(number, os.strerror(number), str(folder)) from error
