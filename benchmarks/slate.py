@@ -43,10 +43,10 @@ _WARM_UP = 20
 _NOTHING, _RECOMMEND_NOTHING = "do_nothing", "recommend_nothing"
 _GENRE = "Documentary"
 WISHES: dict[str, Slate] = {
-    "by score": slate(),
-    "diversity (mmr)": slate(diversity=0.3),
-    "diversity (dpp)": slate(diversity=0.3, method="dpp"),
-    "diversity, cap, minimum": slate(diversity=0.3, at_most={"genres": 8}, at_least={f"genres={_GENRE}": 2}),
+    "by_score": slate(),
+    "mmr": slate(diversity=0.3),
+    "dpp": slate(diversity=0.3, method="dpp"),
+    "mmr_cap_minimum": slate(diversity=0.3, at_most={"genres": 8}, at_least={f"genres={_GENRE}": 2}),
     "exposure": slate(exposure={f"genres={_GENRE}": 0.2}),
     "calibration": slate(calibrate="genres"),
 }
@@ -147,7 +147,7 @@ def measure(address: str, requests: list[RecommendRequest], count: int) -> dict[
     """Milliseconds of each case, and its ratio to the do-nothing step."""
     cases: dict[str, Callable[[RecommendRequest], EncodedRequest]] = {
         "recommend": lambda request: encode(request, 0),
-        "do-nothing step": lambda request: EncodedRequest(_RECOMMEND_NOTHING, encode(_with(request), 0).tensors),
+        _NOTHING: lambda request: EncodedRequest(_RECOMMEND_NOTHING, encode(_with(request), 0).tensors),
     }
     for name, wishes in WISHES.items():
         cases[name] = lambda request, wishes=wishes: encode(_with(request, wishes), 0)  # type: ignore[misc]
@@ -162,7 +162,7 @@ def measure(address: str, requests: list[RecommendRequest], count: int) -> dict[
                 client.infer(encoded.model_name, inputs)
                 if number >= 0:
                     taken[name].append(1_000 * (time.perf_counter() - began))
-    nothing = statistics.median(taken["do-nothing step"])
+    nothing = statistics.median(taken[_NOTHING])
     return {
         name: {
             "p50_ms": round(statistics.median(times), 3),
