@@ -67,7 +67,9 @@ def test_every_block_about_known_users_runs_when_typed_in_order(triton, capsys):
 def test_every_block_about_slates_runs_when_typed_in_order(triton, capsys):
     names = run_blocks(SLATES, {"localhost:8001": triton.grpc_url}, at_least=1)
     assert len(names["answer"].items) == 20
-    assert len(capsys.readouterr().out.splitlines()) == 21
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()[:20]] == [item.item_id for item in names["answer"].items]
+    assert names["answer"].slate_candidates == 20
 
 
 def test_every_block_about_new_items_runs_when_typed_in_order(triton_of_items, capsys):

@@ -137,7 +137,13 @@ def compare_outputs(got: Tensors, expected: Tensors, catalog: Mapping[str, int])
         # Of equal scores either item may come first, so indices are compared with the ids beside them.
         yield item_index, _compare_indices(Ranked.read(got).item_id, got[item_index].ravel().tolist(), catalog)
         left -= {item_index}
-    if {slate_id, slate_score} <= left:
+    if slate_id in got and CATALOG_SCORE in expected:
+        yield (
+            slate_score,
+            compare_with_scores(Ranked.read(got, slate_id, slate_score), expected[CATALOG_SCORE], catalog),
+        )
+        left -= {slate_id, slate_score}
+    elif {slate_id, slate_score} <= left:
         listed = [Ranked.read(tensors, slate_id, slate_score) for tensors in (got, expected)]
         yield slate_score, compare_ranked(*listed)
         # Of equal scores either item may come first; the notes then tell of another list.
