@@ -104,6 +104,12 @@ def test_command_line_adds_updates_lists_and_removes(client, triton_of_items, tm
         "title": "Renamed (2027)",
         "genres": ["Drama"],
     }
+    row = {**listed["cli-1"], "item_id": "cli-4", "title": "Its title"}
+    with mock.patch.object(sys, "stdin", io.StringIO(json.dumps(row))):
+        commands.ebbtide("items", "add", "-", *server)
+    again = commands.ebbtide("items", "list", *server).splitlines()
+    assert row in map(json.loads, again)
+    commands.ebbtide("items", "remove", "cli-4", *server)
     done = commands.run("items", "remove", "cli-1", "cli-2", "cli-3", *server)
     assert "items: 2 removed, 1 that nobody added" in done.stdout
     assert details(client, {"cli-1", "cli-2"}) == {}

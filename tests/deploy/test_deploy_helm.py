@@ -22,6 +22,7 @@ import trustme
 import yaml
 
 from ebbtide.gateway import GatewayConfig
+from ebbtide.interest.meters import is_on
 from redis_servers import free_port
 
 pytestmark = pytest.mark.skipif(
@@ -367,6 +368,14 @@ def test_store_is_as_in_the_component_when_it_has_a_secret(render_chart, deploy)
     (container,) = patch["spec"]["template"]["spec"]["containers"]
     assert rendered.triton["envFrom"] == container["envFrom"]
     assert without(rendered.one("NetworkPolicy", "ebbtide-state"), OWN_LABELS)["spec"] == policy["spec"]
+
+
+def test_models_show_metrics_as_with_the_component_when_the_values_say_so(render_chart, deploy):
+    (patched,) = yaml.safe_load_all((deploy / "kubernetes/components/model-metrics/deployment.yaml").read_text())
+    (container,) = patched["spec"]["template"]["spec"]["containers"]
+    assert render_chart(*SECURE, "--set=monitoring.models=true").triton["env"] == container["env"]
+    assert is_on({entry["name"]: entry["value"] for entry in container["env"]})
+    assert "env" not in render_chart(*SECURE).triton
 
 
 def test_servers_open_no_connection_when_no_value_needs_one(render_chart):

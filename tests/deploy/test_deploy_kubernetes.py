@@ -274,3 +274,11 @@ def test_store_of_states_is_reached_when_an_overlay_has_its_component(render, de
     policy = rendered.one("NetworkPolicy", "ebbtide-state")["spec"]
     assert selects(policy["podSelector"]["matchLabels"], rendered.pod["metadata"]["labels"])
     assert {"protocol": "TCP", "port": 6379} in policy["egress"][0]["ports"]
+
+
+def test_models_show_metrics_when_an_overlay_has_the_component(render, deploy, tmp_path):
+    folder = deploy / "kubernetes"
+    entries = [os.path.relpath(folder / name, tmp_path) for name in ("overlays/cpu", "components/model-metrics")]
+    kustomization = {"namespace": "ebbtide", "resources": entries[:1], "components": entries[1:]}
+    (tmp_path / "kustomization.yaml").write_text(json.dumps(kustomization), encoding="utf-8")
+    assert {"name": "EBBTIDE_METRICS", "value": "on"} in render(str(tmp_path)).triton["env"]

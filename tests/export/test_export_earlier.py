@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+import commands
 from ebbtide.export import versions
 from ebbtide.export.attributes import read_attributes
 from ebbtide.export.earlier import EarlierExport
@@ -143,6 +144,15 @@ def test_export_is_refused_with_what_to_do_when_filters_are_of_other_items(
     others = replace(tiny_bundle.catalog, item_id=[f"{item}x" for item in tiny_bundle.catalog.item_id])
     with pytest.raises(AttributesError, match=r"filters by genres for other items .*--attributes FILE --attribute-col"):
         EarlierExport.read(tiny_export.folder, replace(tiny_bundle, catalog=others))
+
+
+def test_command_takes_the_filters_over_when_it_is_given_none(
+    tiny_bundle: InterestBundle, folder: Path, tmp_path: Path
+) -> None:
+    tiny_bundle.save(tmp_path / "bundle")
+    said = commands.ebbtide("export", tmp_path / "bundle", "--out", folder, "--version", 2, "--top-n", 20)
+    assert "filter genres" in said
+    assert VersionFacts.read(folder, 2).attributes == VersionFacts.read(folder, 1).attributes
 
 
 @pytest.mark.parametrize("lost", ["attributes", "encoder", "options"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,11 @@ def test_clients_are_told_of_the_version_that_answers_when_limits_and_attributes
     assert told(served_models.EXPLAINER.name)[0] == "7"
     versions.load_only(out, [2])
     assert told(served_models.EXPLAINER.name)[0] == "9"
+    values = versions.read_model_config(out, served_models.RANK.name).parameters["attribute_values"].string_value
+    assert json.loads(values) == {"genres": list(genres.values["genres"])}
+    versions.load_only(out, [1, 2])
+    versions.serve(out, 1)
+    assert "attribute_values" not in versions.read_model_config(out, served_models.RANK.name).parameters
     assert read_manifest(out)["2"]["attributes"]["genres"] == list(genres.values["genres"])
     assert read_manifest(out)["1"]["attributes"] == {}
 

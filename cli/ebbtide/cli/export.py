@@ -9,10 +9,11 @@ import typer
 from rich.table import Table
 
 from ebbtide.cli.console import console, timed, working
+from ebbtide.cli.log_options import EncodingOfTexts
 from ebbtide.cli.modules import require_modules, warn_of_two_runtimes
 from ebbtide.cli.outputs import require_folder
 from ebbtide.export.choices import Accelerator, Precision, RetrievalMethod
-from ebbtide.interest.contract import Limits
+from ebbtide.interest.contract import MANIFEST_FILE, Limits
 
 if TYPE_CHECKING:
     from ebbtide.export.encoder.check import EncoderReport
@@ -107,7 +108,7 @@ def command(
         Path | None,
         typer.Option(
             help="Catalog file with attributes that requests may filter by (see --attribute-col): Parquet, CSV, "
-            "TSV, JSON Lines."
+            "TSV, JSON Lines. Without it a new version of the same items has those of the version in service."
         ),
     ] = None,
     attribute_col: Annotated[
@@ -124,6 +125,7 @@ def command(
         str,
         typer.Option(help="Separator of several values in one text, as in Action|Comedy. '': the text is one value."),
     ] = "|",
+    encoding: EncodingOfTexts = None,
     ignore_unknown: Annotated[
         bool,
         typer.Option(
@@ -175,6 +177,7 @@ def command(
         require_modules("--retrieval ivf", "retrieval", "faiss")
     with working("Loading torch and onnx"):
         from ebbtide.export.attributes import read_attributes
+        from ebbtide.export.earlier import attributes_in_service
         from ebbtide.export.encoder.options import EncoderOptions
         from ebbtide.export.head.options import RetrievalOptions
         from ebbtide.export.options import ExportOptions
@@ -211,7 +214,11 @@ def command(
                 loaded.catalog.item_id,
                 item_column=attribute_item_col or loaded.config.data.catalog_item_column,
                 separator=attribute_separator,
+                encoding=encoding,
             )
+        elif version is not None and (out / MANIFEST_FILE).is_file():
+            # Callers of the version in service may filter by them.
+            filters = attributes_in_service(out, loaded)
         report = export_repository(
             loaded,
             out,

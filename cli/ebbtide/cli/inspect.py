@@ -52,7 +52,7 @@ def command(
         f"{loaded.config.best_epoch}, validation NDCG@10 {loaded.config.validation_ndcg_at_10:.4f}",
         soft_wrap=True,
     )
-    _print_decay(found)
+    console.print(half_life_table(found) if found.half_life_days else "interest does not decay")
     alpha = {"learned": "learned, one for each user", "per-dimension": "learned, one for each user and dimension"}
     console.print(f"alpha (share of history): {alpha.get(found.alpha, found.alpha.replace(':', ' '))}")
     if found.event_types:
@@ -76,16 +76,14 @@ def event_type_table(weights: Mapping[str, float], targets: Collection[str]) -> 
     return table
 
 
-def _print_decay(found: Inspection) -> None:
-    if not found.half_life_days:
-        console.print("interest does not decay")
-        return
-    table = Table(title="Half-lives of the interest dimensions", title_justify="left")
-    for heading in ("", "shortest", "quarter", "median", "three quarters", "longest"):
+def half_life_table(found: Inspection) -> Table:
+    """The learned half-lives of a model with decay."""
+    table = Table(title="Learned half-lives over the interest dimensions", title_justify="left")
+    for heading in ("", "shortest", "quarter", "half", "three quarters", "longest"):
         table.add_column(heading, justify="right" if heading else "left")
-    table.add_row("by age", *map(half_life_text, found.half_life_days))
+    table.add_row("by age", *map(duration, found.half_life_days))
     table.add_row("by later events", *map(events_duration, found.half_life_events))
-    console.print(table)
+    return table
 
 
 def _print_prior(found: Inspection) -> None:
@@ -103,7 +101,10 @@ def _print_prior(found: Inspection) -> None:
         if one.share is None or one.share >= _LEAST_SHARE:
             events = "no effect" if math.isinf(one.smoothing_events) else f"{one.smoothing_events:,.1f}"
             table.add_row(half_life_text(one.days), events, share)
-    console.print(table)
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print("popularity has no effect: it did not help to predict the validation events")
 
 
 def _print_items(bundle: InterestBundle, found: Inspection, count: int) -> None:

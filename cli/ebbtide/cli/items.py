@@ -17,6 +17,7 @@ import typer
 from ebbtide.cli.access import Tls, TlsCa, TlsCertificate, TlsKey, TlsServerName, TokenFile
 from ebbtide.cli.console import console, errors, escape
 from ebbtide.cli.errors import CommandError
+from ebbtide.cli.log_options import EncodingOfTexts
 from ebbtide.cli.states import LOCAL, Server, open_client
 
 if TYPE_CHECKING:
@@ -69,15 +70,23 @@ def command(
         str, typer.Option(help="Text of an item, as at the training; {column} stands for the value of a column.")
     ] = "{text}",
     title_template: Annotated[
-        str | None, typer.Option(help="Title of an item, for lists. Default: as --text-template.")
+        str | None,
+        typer.Option(
+            help="Title of an item, for lists. Default: title of the row on standard input, if it has one, or else "
+            "as --text-template."
+        ),
     ] = None,
     attribute_col: Annotated[
         list[str] | None,
-        typer.Option(help="Column that requests filter by, as at the export. Repeat the option for more."),
+        typer.Option(
+            help="Column that requests filter by, as at the export. Repeat the option for more. Default: on standard "
+            "input every column with a list of values, else none."
+        ),
     ] = None,
     attribute_separator: Annotated[
         str, typer.Option(help="Separator between the values in a text of --attribute-col.")
     ] = "|",
+    encoding: EncodingOfTexts = None,
     stock_col: Annotated[
         str,
         typer.Option(help="Of stock: column that says whether an item is in stock: true, false, or how many are left."),
@@ -129,13 +138,13 @@ def command(
         elif action is Action.stock:
             if len(given) != 1:
                 raise typer.BadParameter(f"stock: got {len(given)} sources; expected one file, - or nothing")
-            rows = _stock_of_input if given[0] == _STDIN else partial(_stock_of_file, given[0])
+            rows = _stock_of_input if given[0] == _STDIN else partial(_stock_of_file, given[0], encoding)
             _set_stock(client, rows(item_col, stock_col))
         else:
             if len(given) != 1:
                 raise typer.BadParameter(f"{action.value}: got {len(given)} sources; expected one file, or -")
             columns = _Columns(
-                item_col, text_template, title_template or text_template, attribute_col or [], attribute_separator
+                item_col, text_template, title_template, attribute_col or [], attribute_separator, encoding
             )
             batches = columns.of_input() if given[0] == _STDIN else columns.of_file(given[0])
             _add(client, batches, only_update=action is Action.update)
@@ -145,10 +154,17 @@ class _Columns:
     """Makes items from rows."""
 
     def __init__(
-        self, item_column: str, text_template: str, title_template: str, attributes: list[str], separator: str
+        self,
+        item_column: str,
+        text_template: str,
+        title_template: str | None,
+        attributes: list[str],
+        separator: str,
+        encoding: str | None,
     ) -> None:
         self._item_column = item_column
-        self._templates = (text_template, title_template)
+        self._text_template, self._title_template = text_template, title_template
+        self._encoding = encoding
         self._attributes = attributes
         self._separator = separator
 
@@ -162,14 +178,16 @@ class _Columns:
         from ebbtide.data.catalog import read_catalog
         from ebbtide.data.tables import read_table
 
-        catalog, bad = read_catalog(path, self._item_column, *self._templates)
+        templates = self._text_template, self._title_template
+        catalog, bad = read_catalog(path, self._item_column, *templates, encoding=self._encoding)
         if bad.reasons:
             errors.print(escape(f"{path}: {bad}"), soft_wrap=True)
         values: dict[str, dict[str, list[str]]] = {}
         if self._attributes:
-            frame = read_table(path, list(dict.fromkeys([self._item_column, *self._attributes]))).frame
+            columns = list(dict.fromkeys([self._item_column, *self._attributes]))
+            frame = read_table(path, columns, self._encoding).frame
             for row in frame.iter_rows(named=True):
-                values.setdefault(str(row[self._item_column]), self._values(row))
+                values.setdefault(str(row[self._item_column]), self._values(row, self._attributes))
         for start in range(0, len(catalog), _AT_ONCE):
             some = range(start, min(start + _AT_ONCE, len(catalog)))
             yield [
@@ -201,21 +219,25 @@ class _Columns:
             row = json.loads(line)
             item_id = str(row[self._item_column])
             # A line may leave columns out.
-            names = [name for template in self._templates for name in _PLACEHOLDER.findall(template)]
+            templates = self._text_template, self._title_template or "{title}"
+            names = [name for template in templates for name in _PLACEHOLDER.findall(template)]
             table = pl.DataFrame({name: [_text(row.get(name))] for name in dict.fromkeys(names)})
-            text, title = (fill_template(template, table)[0] for template in self._templates)
+            text, title = (fill_template(template, table)[0] for template in templates)
             if not text:
                 raise ValueError("no text")
+            # So a line of `items list` comes back whole.
+            lists = [name for name, value in row.items() if isinstance(value, list)]
+            attributes = self._values(row, self._attributes or lists)
         except (ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError) as error:
             raise CommandError(
                 f"standard input: line {number}: got {line[:80]!r} ({type(error).__name__}: {error}); expected a JSON "
                 f"object with {self._item_column} and the columns of --text-template"
             ) from error
-        return new_item(item_id, text, title=title, attributes=self._values(row))
+        return new_item(item_id, text, title=title or text, attributes=attributes)
 
-    def _values(self, row: Mapping[str, Any]) -> dict[str, list[str]]:
+    def _values(self, row: Mapping[str, Any], columns: Iterable[str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for column in self._attributes:
+        for column in columns:
             value = row.get(column)
             parts = value.split(self._separator) if isinstance(value, str) and self._separator else value
             listed = parts if isinstance(parts, list) else [parts]
@@ -259,7 +281,7 @@ def _set_stock(client: InterestClient, batches: Iterable[Mapping[str, bool]]) ->
     console.print(f"[green]✓[/green] stock: {said}; {total:,} out of stock now", soft_wrap=True)
 
 
-def _stock_of_file(path: str, item_column: str, stock_column: str) -> Iterator[dict[str, bool]]:
+def _stock_of_file(path: str, encoding: str | None, item_column: str, stock_column: str) -> Iterator[dict[str, bool]]:
     """Whether the items of a file are in stock, as many at a time as one call takes.
 
     Raises:
@@ -268,7 +290,7 @@ def _stock_of_file(path: str, item_column: str, stock_column: str) -> Iterator[d
     """
     from ebbtide.data.tables import read_table
 
-    frame = read_table(path, [item_column, stock_column]).frame
+    frame = read_table(path, [item_column, stock_column], encoding).frame
     for part in frame.iter_slices(_STOCK_AT_ONCE):
         yield {
             str(item): _is_in_stock(value, f"{path}: {item_column} {item}")

@@ -191,7 +191,6 @@ def _refresh(
         )
     else:
         _export(earlier, refreshed)
-        console.print(f"Next: `ebbtide deploy {repository} --server HOST:PORT` puts it into service.", markup=False)
 
 
 def _remembering(bundle: InterestBundle, events: str, columns: EventColumns) -> InterestBundle:
@@ -301,6 +300,8 @@ def _export(earlier: EarlierExport, bundle: InterestBundle) -> None:
     there = earlier.same_answers(bundle)
     if there is not None:
         console.print(f"[green]✓[/green] version {there} of the repository gives the same answers; nothing to export")
+        if there != earlier.version:
+            _print_next(earlier.repository, f" --version {there}")
         return
     with timed("exported"), working("Exporting") as status:
         report = earlier.export(bundle, lambda part: status.update(f"Exporting: {part}"))
@@ -311,3 +312,8 @@ def _export(earlier: EarlierExport, bundle: InterestBundle) -> None:
         f"[green]✓[/green] version {report.version} ({report.fingerprint}) in {escape(str(report.folder))}, with the "
         f"options of version {earlier.version}; {of_encoder}"
     )
+    _print_next(earlier.repository)
+
+
+def _print_next(repository: Path, option: str = "") -> None:
+    console.print(f"Next: `ebbtide deploy {repository}{option} --server HOST:PORT` puts it into service.", markup=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from ebbtide.cli.bundle_data import absolute
 from ebbtide.cli.console import console, errors, escape, timed, working
@@ -18,7 +16,6 @@ from ebbtide.cli.log_options import EncodingOfTexts, FormatOfTimes, UnitOfTimes
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_bundle_folder, require_different, require_folder
 from ebbtide.cli.training_display import TrainingDisplay
-from ebbtide.interest.time_units import duration, events_duration
 from ebbtide.train.choices import Decay, DeviceKind, FineTuning, Loss, Precision
 
 if TYPE_CHECKING:
@@ -373,22 +370,13 @@ def _told_when_stopped(out: Path, checkpoint: Path | None) -> Iterator[None]:
 
 
 def _print_bundle(bundle: InterestBundle, fit: Fit, out: Path) -> None:
-    table = Table(title="Learned half-lives over the interest dimensions", title_justify="left")
-    for heading in ("", "shortest", "quarter", "half", "three quarters", "longest"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    from ebbtide.cli.inspect import event_type_table, half_life_table
+    from ebbtide.train.inspection import inspect_bundle
+
     model = bundle.model
     if model.config.decay == "learned":
-        for name, rate, shown in (
-            ("by age", model.decay_rate_per_day, duration),
-            ("by later events", model.rank_decay_rate, events_duration),
-        ):
-            ordered = (math.log(2) / rate.detach()).sort().values.tolist()
-            indices = [round(quantile * (len(ordered) - 1)) for quantile in (0, 0.25, 0.5, 0.75, 1)]
-            table.add_row(name, *(shown(ordered[index]) for index in indices))
-        console.print(table)
+        console.print(half_life_table(inspect_bundle(bundle)))
     if model.config.event_types:
-        from ebbtide.cli.inspect import event_type_table
-
         weights = dict(zip(model.config.event_types, model.event_type_weight.tolist(), strict=True))
         console.print(event_type_table(weights, bundle.config.data.target_types))
     console.print(

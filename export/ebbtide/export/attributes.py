@@ -50,7 +50,13 @@ class CatalogAttributes:
 
 
 def read_attributes(
-    path: Path, columns: Sequence[str], item_id: Sequence[str], *, item_column: str, separator: str = "|"
+    path: Path,
+    columns: Sequence[str],
+    item_id: Sequence[str],
+    *,
+    item_column: str,
+    separator: str = "|",
+    encoding: str | None = None,
 ) -> CatalogAttributes:
     """Reads the attributes of a catalog's items; an item that is not in the file has no value and passes no filter.
 
@@ -60,12 +66,13 @@ def read_attributes(
         item_id: ``[items]``, the item ids in catalog order.
         item_column: The column with the item ids.
         separator: Separator between the values in a text; empty if each text is one value.
+        encoding: Of a text file that is not UTF-8 and has no byte order mark.
 
     Raises:
         DataError: The file is missing, has another format or lacks a column.
         AttributesError: A column has no values or too many, or no item of the file is in the catalog.
     """
-    read = read_table(path, list(dict.fromkeys([item_column, *columns])))
+    read = read_table(path, list(dict.fromkeys([item_column, *columns])), encoding)
     table = read.frame.filter(read.flaw.is_null())
     index = pl.DataFrame({"_id": list(item_id), "_item": np.arange(len(item_id), dtype=np.int64)})
     known = table.select(pl.col(item_column).cast(pl.String).alias("_id"), *columns).join(index, on="_id")

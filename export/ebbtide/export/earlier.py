@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -59,37 +60,13 @@ class EarlierExport:
             AttributesError: The version has attribute filters and the bundle has other items.
         """
         repository = repository.absolute()
-        manifest = read_manifest(repository)
-        version = versions.served_version(repository)
-        if str(version) not in manifest:
-            raise RepositoryError(
-                f"{repository}: got a manifest of versions {sorted(manifest)}; expected also {version}, the version in "
-                "service: export the bundle with `ebbtide export --version`"
-            )
-        noted = manifest[str(version)]
-        weights = repository / served_models.ADAPTIVE_WEIGHTS.name / str(version)
-        try:
-            catalog, _ = read_tensors(weights / exported.CATALOG_FILE)
-            tables, _ = read_tensors(weights / exported.ATTRIBUTES_FILE)
+        version, noted = _noted_in_service(repository)
+        with _of_this_program(repository, version):
             options = ExportOptions.from_manifest(noted["options"])
-            attributes = _attributes(noted["attributes"], tables)
             encoder = KeptEncoder.read(repository, version, noted["encoder"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RepositoryError(
-                f"{repository}: version {version}: got {error!r}; expected the manifest of this version of Ebbtide: "
-                "export the bundle with `ebbtide export --version`"
-            ) from error
-        index = key_index(bundle.catalog.item_id)
-        same_items = np.array_equal(catalog[exported.SORTED_KEY], index.sorted_key) and np.array_equal(
-            catalog[exported.CATALOG_INDEX], index.catalog_index
-        )
-        if attributes is not None and not same_items:
-            raise AttributesError(
-                f"{repository}: version {version}: got filters by {', '.join(attributes.values)} for other items than "
-                "the bundle's; expected the same items in the same order: export the bundle with `ebbtide export "
-                f"--version --attributes FILE {' '.join(f'--attribute-col {name}' for name in attributes.values)}`"
-            )
-        is_kept = same_items and _is_of(encoder, bundle, catalog[exported.EVENT_VECTORS])
+            catalog = _tables(repository, version, exported.CATALOG_FILE)
+        attributes = attributes_in_service(repository, bundle)
+        is_kept = _has_items(catalog, bundle) and _is_of(encoder, bundle, catalog[exported.EVENT_VECTORS])
         return cls(repository, version, options, attributes, encoder if is_kept else None)
 
     def same_answers(self, bundle: InterestBundle) -> int | None:
@@ -119,6 +96,61 @@ class EarlierExport:
             encoder=self.encoder,
             report=report,
         )
+
+
+def attributes_in_service(repository: Path, bundle: InterestBundle) -> CatalogAttributes | None:
+    """The attributes of the version in service, for a bundle with the same items; None without filters.
+
+    Raises:
+        RepositoryError: The repository or its manifest is damaged or from another program version.
+        AttributesError: The version has attribute filters and the bundle has other items.
+    """
+    version, noted = _noted_in_service(repository)
+    with _of_this_program(repository, version):
+        attributes = _attributes(noted["attributes"], _tables(repository, version, exported.ATTRIBUTES_FILE))
+        catalog = _tables(repository, version, exported.CATALOG_FILE)
+    if attributes is not None and not _has_items(catalog, bundle):
+        raise AttributesError(
+            f"{repository}: version {version}: got filters by {', '.join(attributes.values)} for other items than "
+            "the bundle's; expected the same items in the same order: export the bundle with `ebbtide export "
+            f"--version --attributes FILE {' '.join(f'--attribute-col {name}' for name in attributes.values)}`"
+        )
+    return attributes
+
+
+def _noted_in_service(repository: Path) -> tuple[int, dict[str, Any]]:
+    """The version in service, and what the manifest says of it."""
+    manifest = read_manifest(repository)
+    version = versions.served_version(repository)
+    if str(version) not in manifest:
+        raise RepositoryError(
+            f"{repository}: got a manifest of versions {sorted(manifest)}; expected also {version}, the version in "
+            "service: export the bundle with `ebbtide export --version`"
+        )
+    return version, manifest[str(version)]
+
+
+@contextmanager
+def _of_this_program(repository: Path, version: int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RepositoryError(
+            f"{repository}: version {version}: got {error!r}; expected the manifest of this version of Ebbtide: "
+            "export the bundle with `ebbtide export --version`"
+        ) from error
+
+
+def _tables(repository: Path, version: int, file: str) -> dict[str, npt.NDArray[Any]]:
+    return read_tensors(repository / served_models.ADAPTIVE_WEIGHTS.name / str(version) / file)[0]
+
+
+def _has_items(catalog: Mapping[str, npt.NDArray[Any]], bundle: InterestBundle) -> bool:
+    """Whether a catalog has the items of a bundle, in the same order."""
+    index = key_index(bundle.catalog.item_id)
+    return np.array_equal(catalog[exported.SORTED_KEY], index.sorted_key) and np.array_equal(
+        catalog[exported.CATALOG_INDEX], index.catalog_index
+    )
 
 
 def _is_of(encoder: KeptEncoder, bundle: InterestBundle, served: Floats) -> bool:

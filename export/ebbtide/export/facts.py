@@ -57,6 +57,10 @@ class VersionFacts:
     def tell(self, config: Any) -> None:  # noqa: ANN401 - tritonclient carries no types
         """Writes the facts into the config of an ensemble that answers with this version."""
         tell_limits(config, self.limits)
+        # The config may be that of another version.
+        for name in (ATTRIBUTE_VALUES, contract.LEARNS_ONLINE_PARAMETER):
+            if name in config.parameters:
+                del config.parameters[name]
         config.parameters[ATTRIBUTE_COLUMNS].string_value = ",".join(self.attributes)
         values = json.dumps(self.attributes, ensure_ascii=False, default=list)
         if any(self.attributes.values()) and len(values.encode()) <= _MOST_VALUES_BYTES:

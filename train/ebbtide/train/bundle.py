@@ -166,6 +166,7 @@ class InterestBundle:
         Raises:
             BundleError: A file is missing, is damaged or belongs to another bundle.
         """
+        folder = Path(folder)
         for name in (CONFIG_FILE, WEIGHTS_FILE, CATALOG_FILE):
             if not (folder / name).is_file():
                 raise BundleError(f"{folder}: got no {name}; expected a bundle written by `ebbtide train`")

@@ -46,7 +46,7 @@ class Inspection:
     counted_at_ms: int
     """Unix milliseconds up to which popularity is counted."""
     popular: npt.NDArray[np.int64]
-    """``[items]``: catalog indices by the prior's score, the most popular first; empty without a prior."""
+    """``[items]``: catalog indices by the prior's score, the most popular first; empty without a prior of effect."""
     event_types: dict[str, float]
     """The learned weight of each event type; empty for a bundle of events of one type."""
     target_types: tuple[str, ...]
@@ -62,7 +62,7 @@ def inspect_bundle(bundle: InterestBundle) -> Inspection:
     rank_rate = model.rank_decay_rate.detach()
     ranks: tuple[float, ...] = ()
     if bundle.config.model.decay != "none":
-        ranks = tuple(torch.quantile(np.log(2) / rank_rate, torch.tensor(QUANTILES)).tolist())
+        ranks = tuple(torch.quantile(np.log(2) / rank_rate, torch.tensor(QUANTILES), interpolation="nearest").tolist())
     return Inspection(
         items=len(bundle.catalog),
         dimensions=bundle.config.model.dimensions,
@@ -72,11 +72,16 @@ def inspect_bundle(bundle: InterestBundle) -> Inspection:
         prior_weights=tuple(model.prior_weight.detach().tolist()) if has_prior else (),
         prior=_half_lives(bundle) if has_prior else (),
         counted_at_ms=bundle.config.prior_counted_at_ms,
-        popular=np.argsort(-prior_scores(bundle), kind="stable") if has_prior else np.empty(0, dtype=np.int64),
+        popular=_by_popularity(bundle) if has_prior else np.empty(0, dtype=np.int64),
         event_types=dict(zip(model.config.event_types, model.event_type_weight.tolist(), strict=True)),
         target_types=bundle.config.data.target_types,
         residual_share=_residual_share(bundle),
     )
+
+
+def _by_popularity(bundle: InterestBundle) -> npt.NDArray[np.int64]:
+    scores = prior_scores(bundle)
+    return np.argsort(-scores, kind="stable") if np.ptp(scores) else np.empty(0, dtype=np.int64)
 
 
 def _half_lives(bundle: InterestBundle) -> tuple[HalfLife, ...]:

@@ -217,13 +217,15 @@ class InterestModel(nn.Module):
     def half_life_quantiles(self, quantiles: Sequence[float]) -> tuple[float, ...]:
         """Quantiles, over the interest dimensions, of the half-lives by age in days; empty without decay.
 
+        Each is the half-life of a dimension: between one that fades and one that does not there is nothing.
+
         During training without the linear dimensions, which have none.
         """
         if self.config.decay == "none":
             return ()
         learned = self.config.dimensions - self.linear_dimensions
         half_lives = math.log(2) / self.decay_rate_per_day.detach()[:learned]
-        return tuple(torch.quantile(half_lives.cpu(), torch.tensor(quantiles)).tolist())
+        return tuple(torch.quantile(half_lives.cpu(), torch.tensor(quantiles), interpolation="nearest").tolist())
 
     def event_vectors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
         """Vectors x of the catalog ``[items, d]``, or of chosen items ``[chosen items, d]``.
