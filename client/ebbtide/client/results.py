@@ -250,6 +250,21 @@ def cold_start_text(answer: Answer | UserInterest) -> str:
     return _texts.cold_start(answer.cold_start)
 
 
+def moved_text(item: RecommendedItem | ItemExplanation, position: int) -> str:
+    """What moved an item of a slate, in words, as in ``up from 52: diversity``; empty if nothing did.
+
+    Args:
+        item: Of an answer.
+        position: Its position in the answer, from 1.
+    """
+    return _texts.moved(item, position)
+
+
+def relaxed_texts(answer: RecommendResponse | ExplainResponse | Explanation) -> list[str]:
+    """The limits of a slate that the list does not meet, in words."""
+    return _texts.relaxed(answer.response if isinstance(answer, Explanation) else answer)
+
+
 def state_text(answer: Answer | UserInterest) -> str:
     """What the answer says of the state of the user, in words; empty if no user was named or the state was used."""
     message = _message(answer)

@@ -61,6 +61,9 @@ class Axis(str, Enum):
     NEW_ATTRIBUTES = "new attribute values"
     RULES = "rules"
     """1 if rules of the house hold, else 0."""
+    SEEN = "seen events"
+    """Events of a user with an item, in the state too; padded to the longest of a batch."""
+    SLATE_ITEMS = "slate items"
     ADJUSTMENTS = "score adjustments"
     """Score adjustments of each request: `Limits.adjustments`, and one for each item that is out of stock. As many for
     all requests of a batch, since ONNX models batch equal shapes only."""
@@ -344,6 +347,52 @@ APPLIED_RULES = Tensor(
     "changed; in `pinned`, position from 1, item id, score and name of each pin, which are to be put into the list. "
     "Empty for a user without any",
     optional=True,
+    rows=1,
+)
+SLATE = Tensor(
+    "slate",
+    Dtype.BYTES,
+    (1,),
+    "a JSON object that says what the list shall be like: `size`, its number of items; `diversity`, 0 to 1; `method`, "
+    "mmr or dpp; `at_most`, lists of a column, the key of a value or null for each value, and a number; `at_least`, "
+    "the same with a key; `exposure`, lists of a column, a key, a share and a significance; and `calibration`, a list "
+    "of a column and a weight from 0 to 1. Default: 10 items by their scores",
+    optional=True,
+    rows=1,
+)
+SEEN_ITEM = Tensor(
+    "seen_item",
+    Dtype.INT64,
+    (Axis.SEEN,),
+    "catalog index of the item of each event, in the user's state too; -1 for padding and for texts",
+    ragged=True,
+    optional=True,
+    rows=1,
+)
+SEEN_WEIGHT = Tensor(
+    "seen_weight",
+    Dtype.FP32,
+    (Axis.SEEN,),
+    "what is left of the weight of each event: its weight times the mean of its decay over the interest dimensions",
+    ragged=True,
+    optional=True,
+    rows=1,
+)
+SLATE_ITEM_ID = Tensor(
+    "slate_item_id", Dtype.BYTES, (Axis.SLATE_ITEMS,), "ids of the items of the list, in its order; empty: none", rows=1
+)
+SLATE_SCORE = Tensor(
+    "slate_score", Dtype.FP32, (Axis.SLATE_ITEMS,), "their scores; minus infinity where there is no item", rows=1
+)
+SLATE_NOTES = Tensor(
+    "slate_notes",
+    Dtype.BYTES,
+    (1,),
+    "a JSON object about the list: `size`, how many items were wanted; `candidates`, how many it was composed from; "
+    "`rank`, of each item by its score, from 1; `moved_by`, the numbers of the causes that moved each item up or down "
+    "(0 diversity, 1 calibration, then `at_most`, `at_least` and `exposure` in the order of the request); `rules`, the "
+    "names of the rules of the house that moved each item; and `relaxed`, for each limit that is not met its cause, "
+    "the number wanted, the number there is and, for an exposure, the first position",
     rows=1,
 )
 ITEM_INDEX = Tensor(

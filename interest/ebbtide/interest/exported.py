@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.popularity import CountedPopularity
 from ebbtide.interest.rules import RuleTables
 from ebbtide.interest.served_models import Kind, Model
+from ebbtide.interest.slate_composer import SlateComposer, SlateTables
+from ebbtide.interest.slate_values import ItemValues
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.interest.textproto import parse_text
 
@@ -67,6 +70,9 @@ ATTRIBUTE_COLUMN = "attribute_column"
 ATTRIBUTE_BIT = "attribute_bit"
 """int64 ``[values]``: the bit of each key within its column, 64 to a word; never 0, since every item has bit 0."""
 
+ATTRIBUTE_COLUMNS = "attribute_columns"
+"""Metadata of the file: the names of the columns, a JSON list."""
+
 ITEM_IDS_FILE = "item_ids.safetensors"
 """The item ids, in catalog order; see `ItemIds`."""
 
@@ -79,6 +85,7 @@ MODEL_FILES: dict[str, tuple[str, ...]] = {
     served_models.ADAPTIVE_WEIGHTS.name: (*_WEIGHTS_FILES, ITEM_IDS_FILE),
     served_models.ADAPTIVE_WEIGHTS_TEXT.name: (*_WEIGHTS_FILES, ITEM_IDS_FILE),
     served_models.CANDIDATE_HEAD.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE, POPULARITY_FILE),
+    served_models.SLATE_COMPOSER.name: (*_WEIGHTS_FILES, ITEM_IDS_FILE),
     served_models.EXPLAINER.name: (
         CONFIG_FILE,
         TENSORS_FILE,
@@ -231,6 +238,22 @@ def read_candidate_scorer(folder: Path) -> CandidateScorer:
     """
     pipeline = read_plain_pipeline(folder)
     return CandidateScorer(pipeline, read_factors(folder, pipeline.parameters.config))
+
+
+def read_slate_composer(folder: Path) -> SlateComposer:
+    """The composer in the version folder of `slate_composer`; its tables are memory-mapped.
+
+    Raises:
+        ValueError: The files belong to different exports, or one is damaged; the message names both ids.
+    """
+    pipeline = read_pipeline(folder)
+    config = pipeline.parameters.config
+    index, words = read_attributes(folder, config)
+    _, metadata = read_tensors(folder / ATTRIBUTES_FILE)
+    columns = json.loads(metadata.get(ATTRIBUTE_COLUMNS, "[]"))
+    ids = ItemIds.from_tensors(_read_of(config, folder / ITEM_IDS_FILE))
+    tables = SlateTables(read_factors(folder, config), ItemValues(index, words, columns), ids)
+    return SlateComposer(pipeline, tables)
 
 
 def read_explainer(folder: Path) -> Explainer:

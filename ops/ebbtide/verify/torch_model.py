@@ -17,6 +17,7 @@ from ebbtide.interest import contract, served_models
 from ebbtide.interest.event_types import EventTypes
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.served_models import Model
+from ebbtide.interest.slate_options import DEFAULT_SIZE
 from ebbtide.train.blocks import RESIDUAL, TEXT
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import load_encoder
@@ -64,6 +65,9 @@ class TorchModel:
             served_models.CANDIDATE_HEAD.name: self._candidate_scores,
             served_models.RECOMMEND.name: self._recommend,
             served_models.RECOMMEND_TEXT.name: self._recommend,
+            served_models.RECOMMEND_SLATE.name: self._recommend,
+            served_models.RECOMMEND_SLATE_TEXT.name: self._recommend,
+            served_models.SLATE_COMPOSER.name: self._slate,
             served_models.RANK.name: self._rank,
             served_models.RANK_TEXT.name: self._rank,
             served_models.EXPLAINER.name: self._explain,
@@ -156,6 +160,15 @@ class TorchModel:
     def _recommend(self, case: Case, tensors: Tensors) -> Tensors:
         reference = self._reference(case, tensors)
         return {CATALOG_SCORE: self._filtered(case, reference.scores), **self._counted(case, reference)}
+
+    def _slate(self, _case: Case, tensors: Tensors) -> Tensors:
+        """The list of a request without wishes: the first of those that the user may get."""
+        ids, scores = tensors[contract.ITEM_ID.name][0], tensors[contract.SCORE.name][0]
+        kept = np.isfinite(scores)
+        return {
+            contract.SLATE_ITEM_ID.name: ids[kept][None, :DEFAULT_SIZE],
+            contract.SLATE_SCORE.name: scores[kept][None, :DEFAULT_SIZE],
+        }
 
     def _rank(self, case: Case, tensors: Tensors) -> Tensors:
         reference = self._reference(case, tensors)
