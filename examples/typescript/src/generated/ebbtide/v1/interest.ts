@@ -773,6 +773,11 @@ export interface ExplainResponse {
   stateStatus: StateStatus;
   /** The newest events in the state, newest first. Of an event whose item is not in the catalog, the item id is empty. */
   stateEvents: ExplainedEvent[];
+  /**
+   * Names of the items' feature blocks: `text`, `residual` (learned from events), and those that the training was given
+   * vectors for, such as `image`. Empty if there are no such vectors.
+   */
+  blockNames: string[];
   /** Limits of the slate that the list does not meet. */
   relaxedLimits: RelaxedLimit[];
   /** Number of candidates that the slate was composed from. 0: the request has no slate. */
@@ -837,6 +842,11 @@ export interface ItemExplanation {
   foldedShare: number;
   /** Whether the item is out of stock, so that no list has it. */
   isOutOfStock: boolean;
+  /**
+   * Share of each feature block of the item, in the order of `ExplainResponse.block_names`. They sum to the same value
+   * as `dimension_shares`. Empty if the item is not in the catalog.
+   */
+  blockShares: number[];
   /** Position of the item among all candidates of the slate by its score, from 1. 0: the request has no slate. */
   scoreRank: number;
   /** What moved the item up or down from this position. */
@@ -4356,6 +4366,7 @@ function createBaseExplainResponse(): ExplainResponse {
     halfLifeDays: [],
     stateStatus: 0,
     stateEvents: [],
+    blockNames: [],
     relaxedLimits: [],
     slateCandidates: 0,
   };
@@ -4403,11 +4414,14 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
     for (const v of message.stateEvents) {
       ExplainedEvent.encode(v!, writer.uint32(98).fork()).join();
     }
+    for (const v of message.blockNames) {
+      writer.uint32(106).string(v!);
+    }
     for (const v of message.relaxedLimits) {
-      RelaxedLimit.encode(v!, writer.uint32(106).fork()).join();
+      RelaxedLimit.encode(v!, writer.uint32(114).fork()).join();
     }
     if (message.slateCandidates !== 0) {
-      writer.uint32(112).uint32(message.slateCandidates);
+      writer.uint32(120).uint32(message.slateCandidates);
     }
     return writer;
   },
@@ -4536,11 +4550,19 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
               break;
             }
 
-            message.relaxedLimits.push(RelaxedLimit.decode(reader, reader.uint32()));
+            message.blockNames.push(reader.string());
             continue;
           }
           case 14: {
-            if (tag !== 112) {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.relaxedLimits.push(RelaxedLimit.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 15: {
+            if (tag !== 120) {
               break;
             }
 
@@ -4615,6 +4637,11 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
         : globalThis.Array.isArray(object?.state_events)
         ? object.state_events.map((e: any) => ExplainedEvent.fromJSON(e))
         : [],
+      blockNames: globalThis.Array.isArray(object?.blockNames)
+        ? object.blockNames.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.block_names)
+        ? object.block_names.map((e: any) => globalThis.String(e))
+        : [],
       relaxedLimits: globalThis.Array.isArray(object?.relaxedLimits)
         ? object.relaxedLimits.map((e: any) => RelaxedLimit.fromJSON(e))
         : globalThis.Array.isArray(object?.relaxed_limits)
@@ -4666,6 +4693,9 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
     if (message.stateEvents?.length) {
       obj.stateEvents = message.stateEvents.map((e) => ExplainedEvent.toJSON(e));
     }
+    if (message.blockNames?.length) {
+      obj.blockNames = message.blockNames;
+    }
     if (message.relaxedLimits?.length) {
       obj.relaxedLimits = message.relaxedLimits.map((e) => RelaxedLimit.toJSON(e));
     }
@@ -4692,6 +4722,7 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
     message.halfLifeDays = object.halfLifeDays?.map((e) => e) || [];
     message.stateStatus = object.stateStatus ?? 0;
     message.stateEvents = object.stateEvents?.map((e) => ExplainedEvent.fromPartial(e)) || [];
+    message.blockNames = object.blockNames?.map((e) => e) || [];
     message.relaxedLimits = object.relaxedLimits?.map((e) => RelaxedLimit.fromPartial(e)) || [];
     message.slateCandidates = object.slateCandidates ?? 0;
     return message;
@@ -4838,6 +4869,7 @@ function createBaseItemExplanation(): ItemExplanation {
     stateEventShares: [],
     foldedShare: 0,
     isOutOfStock: false,
+    blockShares: [],
     scoreRank: 0,
     movedBy: [],
   };
@@ -4896,11 +4928,18 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     if (message.isOutOfStock !== false) {
       writer.uint32(104).bool(message.isOutOfStock);
     }
+    if (message.blockShares.length !== 0) {
+      writer.uint32(114).fork();
+      for (const v of message.blockShares) {
+        writer.float(v);
+      }
+      writer.join();
+    }
     if (message.scoreRank !== 0) {
-      writer.uint32(112).uint32(message.scoreRank);
+      writer.uint32(120).uint32(message.scoreRank);
     }
     for (const v of message.movedBy) {
-      SlateCause.encode(v!, writer.uint32(122).fork()).join();
+      SlateCause.encode(v!, writer.uint32(130).fork()).join();
     }
     return writer;
   },
@@ -5053,15 +5092,33 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
             continue;
           }
           case 14: {
-            if (tag !== 112) {
+            if (tag === 117) {
+              message.blockShares.push(reader.float());
+
+              continue;
+            }
+
+            if (tag === 114) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.blockShares.push(reader.float());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 15: {
+            if (tag !== 120) {
               break;
             }
 
             message.scoreRank = reader.uint32();
             continue;
           }
-          case 15: {
-            if (tag !== 122) {
+          case 16: {
+            if (tag !== 130) {
               break;
             }
 
@@ -5143,6 +5200,11 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
         : isSet(object.is_out_of_stock)
         ? globalThis.Boolean(object.is_out_of_stock)
         : false,
+      blockShares: globalThis.Array.isArray(object?.blockShares)
+        ? object.blockShares.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.block_shares)
+        ? object.block_shares.map((e: any) => globalThis.Number(e))
+        : [],
       scoreRank: isSet(object.scoreRank)
         ? globalThis.Number(object.scoreRank)
         : isSet(object.score_rank)
@@ -5197,6 +5259,9 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     if (message.isOutOfStock !== false) {
       obj.isOutOfStock = message.isOutOfStock;
     }
+    if (message.blockShares?.length) {
+      obj.blockShares = message.blockShares.map((e) => floatToJson(e));
+    }
     if (message.scoreRank !== 0) {
       obj.scoreRank = Math.round(message.scoreRank);
     }
@@ -5226,6 +5291,7 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     message.stateEventShares = object.stateEventShares?.map((e) => e) || [];
     message.foldedShare = object.foldedShare ?? 0;
     message.isOutOfStock = object.isOutOfStock ?? false;
+    message.blockShares = object.blockShares?.map((e) => e) || [];
     message.scoreRank = object.scoreRank ?? 0;
     message.movedBy = object.movedBy?.map((e) => SlateCause.fromPartial(e)) || [];
     return message;
