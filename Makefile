@@ -23,7 +23,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest store data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-living bench-soak bench-replay bench-responsible bench-loadtest bench-tune bench-docs clean
+.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-living bench-slate bench-soak bench-replay bench-responsible bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -102,7 +102,7 @@ lint: $(READY)
 	@$(BIN)/ruff format --check $(PROGRAMS)
 
 types: $(READY)
-	@$(BIN)/mypy $(foreach source,$(SOURCES),$(source)/ebbtide) $(foreach model,adaptive_weights candidate_head explainer observer interest_reader forgetter item_keeper,model_repository/$(model)) benchmarks scripts
+	@$(BIN)/mypy $(foreach source,$(SOURCES),$(source)/ebbtide) $(foreach model,adaptive_weights candidate_head slate_composer explainer observer interest_reader forgetter item_keeper,model_repository/$(model)) benchmarks scripts
 	@MYPYPATH=model_repository/tokenizer $(BIN)/mypy model_repository/tokenizer
 	@MYPYPATH=model_repository/scoring_head $(BIN)/mypy model_repository/scoring_head
 
@@ -137,6 +137,9 @@ bench-state: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Users' states: as
 
 bench-living: $(ARTIFACTS)/repository/recommend/config.pbtxt ## How soon two servers show new films, a trend, stock, at 50 requests a second (5 minutes)
 	@$(BIN)/python -m benchmarks.living_catalog
+
+bench-slate: $(ARTIFACTS)/bundle/bundle.json ## What a slate costs beside a do-nothing third step (2 minutes)
+	@$(BIN)/python -m benchmarks.slate
 
 $(ARTIFACTS)/held-out/bundle.json: | $(READY)
 	@$(BIN)/ebbtide train $(TRAIN_DATA) --holdout time:0.2 --out $(ARTIFACTS)/held-out $(if $(EPOCHS),--epochs $(EPOCHS))

@@ -200,6 +200,14 @@ SECTIONS = (
         + tuple(Goal(f"{store}.failed", 0.0, at_most=True) for store in STORES),
     ),
     Section(
+        "Slates",
+        "slate.json",
+        "make bench-slate",
+        "Composed lists of 20 from 200 candidates beside a third step that takes the same tensors and does nothing, on "
+        "one server: [slates](slates.md).",
+        goals=tuple(Goal(f"cases.{case}.p50_ratio", 1.3, at_most=True) for case in ("mmr", "dpp", "exposure")),
+    ),
+    Section(
         "Soak",
         "soak.json",
         "make bench-soak",

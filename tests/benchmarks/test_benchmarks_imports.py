@@ -23,6 +23,7 @@ import pytest
         "benchmarks.serving.peers.measure",
         "benchmarks.serving.pipeline",
         "benchmarks.serving.__main__",
+        "benchmarks.slate",
         "benchmarks.training.__main__",
         "benchmarks.training.scale",
         "benchmarks.tune",

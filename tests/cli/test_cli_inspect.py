@@ -19,7 +19,7 @@ def test_tables_and_json_tell_what_was_learned(bundle, ebbtide):
     shown = ebbtide("inspect", bundle, "--items", 2)
     assert shown.returncode == 0, shown.stderr
     text = shown.stdout.decode()
-    for words in ("Learned half-lives over the interest dimensions", "by age", "alpha (share of history)", "Where popularity"):
+    for words in ("Learned half-lives", "by age", "alpha (share of history)", "Where popularity"):
         assert words in text
     found = json.loads(ebbtide("inspect", bundle, "--items", 2, "--json").stdout)
     loaded = InterestBundle.load(bundle)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from ebbtide.train.bundle import InterestBundle
@@ -25,6 +26,8 @@ def test_diverged_training_is_one_line(rate, log, ebbtide, tmp_path):
     [
         ("--holdout", "last", "expected 'none', 'leave-last-out'"),
         ("--holdout", "time:2", "expected 'none', 'leave-last-out'"),
+        ("--vectors", "image", "expected NAME=FILE, as in image=embeddings.parquet"),
+        ("--vectors", "Image=a.npz", "got the name 'Image'"),
         ("--encoder", "/nowhere/model", "expected 'packaged', a folder"),
         ("--device", "cuda", "finds no CUDA device"),
     ],
@@ -46,6 +49,7 @@ def test_options_are_checked_before_the_log_is_read(option, value, expected, log
         ("--catalog-item-col", "sku", "expected --catalog FILE with --catalog-item-col"),
         ("--loss", "mse", "expected --weight-col COLUMN, which has the ratings, with --loss mse"),
         ("--target", "purchase", "expected --event-type-col COLUMN with --target"),
+        ("--block-dropout", "0.5", "expected --vectors NAME=FILE with --block-dropout"),
         ("--checkpoint-batches", "5", "expected --checkpoint FOLDER with --checkpoint-batches"),
         ("--negatives", "9 --loss full-softmax", "expected --loss sampled-softmax, bpr, gbce with --negatives"),
         ("--encoder-items-per-step", "9", "expected --encoder-fine-tuning lora or full with --encoder-items-per-step"),
@@ -93,6 +97,36 @@ def test_a_holdout_that_leaves_nothing_is_told(rows, holdout, expected, ebbtide,
     assert done.returncode == 1
     assert expected in done.stderr.decode()
     assert b"epoch" not in done.stdout
+
+
+def test_vectors_of_items_are_read_told_trained_and_inspected(log, ebbtide, tmp_path):
+    ids = [f"i{item}" for item in range(8)] + ["x"]
+    np.savez(tmp_path / "image.npz", item=np.array(ids), vector=np.random.default_rng(0).normal(size=(9, 5)))
+    options = ("--events", log, "--epochs", 1, "--holdout", "time:0.2", "--vectors", f"image={tmp_path / 'image.npz'}")
+    done = ebbtide("train", *options, "--out", tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.decode()
+    assert "image: 1 vectors of items that the catalog lacks are ignored (row 9 'x')" in shown
+    assert "image: 8 of 9 items have a vector of 5 numbers" in shown
+    (tmp_path / "image.npz").unlink()
+    found = json.loads(ebbtide("inspect", tmp_path / "b", "--json").stdout)
+    assert [(one["name"], one["items"]) for one in found["blocks"]] == [("text", 9), ("residual", 9), ("image", 8)]
+    assert sum(one["share"] for one in found["blocks"]) == pytest.approx(1, abs=0.001)
+    assert b"Feature blocks of the items" in ebbtide("inspect", tmp_path / "b").stdout
+    for command in (("evaluate", tmp_path / "b"), ("refresh", tmp_path / "b", "--out", tmp_path / "later")):
+        done = ebbtide(*command)
+        assert done.returncode == 0, done.stderr
+    blocks = (InterestBundle.load(tmp_path / name).model.blocks for name in ("b", "later"))
+    assert [list(one) for one in blocks] == [["text", "residual", "image"]] * 2
+
+
+def test_vectors_of_items_are_refused_before_torch_is_loaded(log, ebbtide_process, tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was loaded')")
+    np.savez(tmp_path / "image.npz", item=np.array(["x", "y"]), vector=np.eye(2))
+    arguments = ("--events", log, "--out", tmp_path / "b", "--vectors", f"image={tmp_path / 'image.npz'}")
+    done = ebbtide_process("train", *arguments, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert b"image.npz: row 1, column item: got 'x', and no id of the catalog in any row" in done.stderr
 
 
 @pytest.mark.parametrize("with_checkpoint", [True, False])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ebbtide.client import ColdStart, Explanation, InternalError, InvalidArgumentError
 from ebbtide.client.codec import decode, decode_explanation, decode_ranking, decode_vectors, users_of
-from ebbtide.client.results import parts_of_score, to_polars
+from ebbtide.client.results import parts_of_score, to_polars, to_text
 from ebbtide.v1 import Event, ExplainRequest, RankRequest, RepeatShares
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -189,6 +189,37 @@ def test_explanation_names_the_parts_of_a_repeat_score_when_the_export_gives_the
     earlier = decode_explanation({name: outputs[name] for name in outputs if name != "repeat_share"}, request, 0)
     assert not earlier.items[0].HasField("repeat_shares")
     assert parts_of_score(Explanation(earlier), earlier.items[0])[-1] == (6, "repeat score")
+
+
+def test_explanation_names_the_shares_of_feature_blocks_when_the_export_has_vectors_of_items():
+    request = ExplainRequest(item_ids=["known", "unknown"])
+    outputs = {
+        "candidate_score": np.array([[6, math.nan]], np.float32),
+        "event_share": np.zeros((2, 0), np.float32),
+        "event_current": np.zeros(0, bool),
+        "event_decay": np.zeros(0, np.float32),
+        "dimension_share": np.array([[5], [math.nan]], np.float32),
+        "block_name": np.array([b"text", b"residual", b"image"], dtype=np.object_),
+        "block_share": np.array([[1, -2, 6], [math.nan] * 3], np.float32),
+        "prior_share": np.array([1, math.nan], np.float32),
+        "adjustment_share": np.array([0, math.nan], np.float32),
+        "half_life_days": np.ones(1, np.float32),
+        **of_user(counts=(0, 0, 0)),
+    }
+    response = decode_explanation(outputs, request, 0)
+    known, unknown = response.items
+    assert list(response.block_names) == ["text", "residual", "image"]
+    assert sum(known.block_shares) == sum(known.dimension_shares)
+    assert not unknown.block_shares
+    assert "by feature block: text +1.000, residual -2.000, image +6.000" in to_text(Explanation(response))
+    # As an export gives them that has no such vectors, and one that is older than the shares.
+    outputs |= {"block_name": np.zeros(0, dtype=np.object_), "block_share": np.zeros((2, 0), np.float32)}
+    earlier = {name: value for name, value in outputs.items() if not name.startswith("block_")}
+    for without in (outputs, earlier):
+        response = decode_explanation(without, request, 0)
+        assert not response.block_names
+        assert not response.items[0].block_shares
+        assert "feature block" not in to_text(Explanation(response))
 
 
 def test_explanation_has_no_score_when_an_item_is_unknown_or_excluded():

@@ -68,6 +68,7 @@ def test_facade_names_stay_the_same_when_modules_move():
         "RecommendResponse",
         "RecommendResult",
         "RecommendedItem",
+        "RelaxedLimit",
         "RemoveItemsRequest",
         "RemoveItemsResponse",
         "RemoveRulesRequest",
@@ -80,6 +81,9 @@ def test_facade_names_stay_the_same_when_modules_move():
         "SetRulesResponse",
         "SetStockRequest",
         "SetStockResponse",
+        "Slate",
+        "SlateCause",
+        "SlateCauseKind",
         "StateStatus",
         "StateUnavailableError",
         "Status",
@@ -98,6 +102,7 @@ def test_facade_names_stay_the_same_when_modules_move():
         "rank_request",
         "recommend_request",
         "rule",
+        "slate",
     ]
     assert all(hasattr(ebbtide.client, name) for name in ebbtide.client.__all__)
 

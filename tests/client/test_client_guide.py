@@ -14,6 +14,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 GUIDE = (DOCS / "client.md").read_text(encoding="utf-8")
 ONLINE = (DOCS / "online-interest.md").read_text(encoding="utf-8")
 LIVING = (DOCS / "living-catalog.md").read_text(encoding="utf-8")
+SLATES = (DOCS / "slates.md").read_text(encoding="utf-8")
 REFERENCE = (DOCS / "client-reference.md").read_text(encoding="utf-8")
 
 
@@ -61,6 +62,14 @@ def test_every_block_about_known_users_runs_when_typed_in_order(triton, capsys):
     assert printed.strip().endswith("\n1\n0.0")
     # What the page shows of every status is what there is.
     assert set(re.findall(r"^\| `(STATE_STATUS_\w+)`", ONLINE, re.MULTILINE)) == set(StateStatus.keys())
+
+
+def test_every_block_about_slates_runs_when_typed_in_order(triton, capsys):
+    names = run_blocks(SLATES, {"localhost:8001": triton.grpc_url}, at_least=1)
+    assert len(names["answer"].items) == 20
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()[:20]] == [item.item_id for item in names["answer"].items]
+    assert names["answer"].slate_candidates == 20
 
 
 def test_every_block_about_new_items_runs_when_typed_in_order(triton_of_items, capsys):

@@ -101,11 +101,14 @@ def test_dict_has_every_field_and_is_json_when_fields_are_empty():
         "current_events_used": 0,
         "unknown_events": 0,
         "unfilled_items": 0,
+        "relaxed_limits": [],
+        "slate_candidates": 0,
         "cold_start": "COLD_START_UNSPECIFIED",
         "model_version": "",
         "state_status": "STATE_STATUS_UNSPECIFIED",
     }
-    assert json.loads(json.dumps(to_dict(ANSWER)))["items"][0] == {"item_id": "318", "score": 1.5, "rules": []}
+    first = {"item_id": "318", "score": 1.5, "rules": [], "score_rank": 0, "moved_by": []}
+    assert json.loads(json.dumps(to_dict(ANSWER)))["items"][0] == first
     assert to_dict(RANKING)["unknown_item_ids"] == ["0", "00"]
     assert json.loads(json.dumps(to_dict(EXPLANATION)))["half_life_days"] == [0.5, "Infinity"]
 

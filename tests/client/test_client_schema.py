@@ -9,7 +9,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ebbtide.client import InvalidArgumentError, explain_request, rank_request, recommend_request
-from ebbtide.client._requests import nothing_to_explain, recommendation_of
+from ebbtide.client._requests import nothing_to_explain, recommendation_of, with_slate
 from ebbtide.client.codec import (
     decode,
     decode_added,
@@ -20,6 +20,7 @@ from ebbtide.client.codec import (
     decode_observed,
     decode_out_of_stock,
     decode_ranking,
+    decode_recommended,
     decode_removed,
     decode_removed_rules,
     decode_rules,
@@ -73,6 +74,7 @@ from ebbtide.v1 import (
     RecommendedItem,
     RecommendRequest,
     RecommendResponse,
+    RelaxedLimit,
     RemoveItemsRequest,
     RemoveItemsResponse,
     RemoveRulesRequest,
@@ -83,6 +85,12 @@ from ebbtide.v1 import (
     SetRulesResponse,
     SetStockRequest,
     SetStockResponse,
+    Slate,
+    SlateCalibration,
+    SlateCap,
+    SlateCause,
+    SlateExposure,
+    SlateMinimum,
     StateStatus,
 )
 
@@ -92,7 +100,19 @@ FILTER = AttributeFilter(column="genre", values=["Drama"])
 ATTRIBUTE = ItemAttribute(column="genre", values=["Drama"])
 ITEM = NewItem(item_id="a", text="a film")
 RULE = Rule(name="a", pin=1, item_ids=["a"])
+CAP = SlateCap(column="genre", count=1)
+MINIMUM = SlateMinimum(column="genre", value="Drama", count=1)
+CALIBRATION = SlateCalibration(column="genre", weight=0.25)
+EXPOSURE = SlateExposure(column="genre", value="Drama", share=0.25)
+CAUSE = SlateCause(kind="SLATE_CAUSE_KIND_AT_LEAST", column="genre", value="Drama")
 MESSAGES = {
+    "ebbtide.v1.Slate": Slate(at_most=[CAP], at_least=[MINIMUM]),
+    "ebbtide.v1.SlateCap": CAP,
+    "ebbtide.v1.SlateMinimum": MINIMUM,
+    "ebbtide.v1.SlateCalibration": CALIBRATION,
+    "ebbtide.v1.SlateExposure": EXPOSURE,
+    "ebbtide.v1.SlateCause": CAUSE,
+    "ebbtide.v1.RelaxedLimit": RelaxedLimit(limit=CAUSE, wanted=2, got=1, position=3),
     "ebbtide.v1.ItemAttribute": ATTRIBUTE,
     "ebbtide.v1.NewItem": ITEM,
     "ebbtide.v1.Rule": Rule(name="b", boost=1, item_ids=["a"]),
@@ -131,6 +151,20 @@ ENCODERS = {
     RemoveRulesRequest: (RemoveRulesRequest(names=["a"]), lambda message, _: encode_remove_rules(message)),
     ListRulesRequest: (ListRulesRequest(), lambda message, _: encode_list_rules(message)),
     ListOutOfStockRequest: (ListOutOfStockRequest(), lambda message, _: encode_list_out_of_stock(message)),
+    Slate: (Slate(), lambda message, now_ms: encode(RecommendRequest(slate=message), now_ms)),
+    SlateCap: (CAP, lambda message, now_ms: encode(RecommendRequest(slate=Slate(at_most=[message])), now_ms)),
+    SlateMinimum: (
+        MINIMUM,
+        lambda message, now_ms: encode(RecommendRequest(slate=Slate(at_least=[message])), now_ms),
+    ),
+    SlateCalibration: (
+        CALIBRATION,
+        lambda message, now_ms: encode(RecommendRequest(slate=Slate(calibration=message)), now_ms),
+    ),
+    SlateExposure: (
+        EXPOSURE,
+        lambda message, now_ms: encode(RecommendRequest(slate=Slate(exposure=[message])), now_ms),
+    ),
     AttributeFilter: (FILTER, lambda message, now_ms: encode(RecommendRequest(allow=[message]), now_ms)),
 }
 NOT_A_TENSOR = {
@@ -138,7 +172,7 @@ NOT_A_TENSOR = {
     ("RankRequest", "top_n"): "the served model scores every candidate; the decoder cuts",
     ("Event", "event_id"): "only `Observe` reads it",
 }
-REFUSED_BESIDE_ITEM_IDS = {("ExplainRequest", "top_n"), ("ExplainRequest", "allow")}
+REFUSED_BESIDE_ITEM_IDS = {("ExplainRequest", name) for name in ("top_n", "allow", "slate")}
 FIELDS = [(kind, name) for kind in ENCODERS for name in kind.DESCRIPTOR.fields_by_name]
 
 
@@ -216,7 +250,7 @@ def test_field_of_an_event_changes_what_is_observed_or_is_refused(name):
     assert before != after
 
 
-@pytest.mark.parametrize("name", ["top_n", "allow"])
+@pytest.mark.parametrize("name", ["top_n", "allow", "slate"])
 def test_field_is_refused_when_it_only_serves_to_find_items_and_the_request_names_them(name):
     base, encode_message = ENCODERS[ExplainRequest]
     with pytest.raises(InvalidArgumentError) as caught:
@@ -271,9 +305,10 @@ def test_keywords_reach_every_field_when_a_request_is_made_from_them():
         "top_n": 3,
     }
     allow = {"genre": "Drama"}
-    assert names_of_set_fields(recommend_request(**user, allow=allow)) == names(RecommendRequest)
+    found = {"allow": allow, "slate": Slate(diversity=0.5)}
+    assert names_of_set_fields(recommend_request(**user, **found)) == names(RecommendRequest)
     assert names_of_set_fields(rank_request(**user, candidates=["a"])) == names(RankRequest)
-    assert names_of_set_fields(explain_request(**user, allow=allow, item_ids=["a"])) == names(ExplainRequest)
+    assert names_of_set_fields(explain_request(**user, **found, item_ids=["a"])) == names(ExplainRequest)
 
 
 def row(*values, dtype=np.float32):
@@ -300,8 +335,24 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
         },
         model_version="1",
     )
-    assert names_of_set_fields(recommended) == names(RecommendResponse)
-    assert names_of_set_fields(*recommended.items) == names(RecommendedItem)
+    asked = Slate(at_least=[MINIMUM])
+    notes = {"size": 2, "candidates": 9, "rank": [4], "moved_by": [[0, 2]], "rules": [["r"]], "relaxed": [[2, 3, 1, 5]]}
+    composed = decode_recommended(
+        {
+            **user,
+            "slate_item_id": row(b"a", b"", dtype=np.object_),
+            "slate_score": row(1, -np.inf),
+            "slate_notes": row(json.dumps(notes).encode(), dtype=np.object_),
+        },
+        RecommendRequest(slate=asked),
+        model_version="1",
+    )
+    assert names_of_set_fields(composed) == names(RecommendResponse)
+    assert names_of_set_fields(recommended) == names(RecommendResponse) - {"relaxed_limits", "slate_candidates"}
+    assert names_of_set_fields(*composed.items) == names(RecommendedItem)
+    assert names_of_set_fields(*composed.relaxed_limits) == names(RelaxedLimit)
+    assert names_of_set_fields(*composed.items[0].moved_by) == names(SlateCause)
+    assert names_of_set_fields(*recommended.items) == names(RecommendedItem) - {"score_rank", "moved_by"}
 
     ranked = decode_ranking(
         {
@@ -326,6 +377,8 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
             "prior_share": row(1, 1),
             "adjustment_share": row(1, 1),
             "repeat_share": np.ones((2, 6), np.float32),
+            "block_name": np.array([b"text", b"residual", b"image"], dtype=np.object_),
+            "block_share": np.ones((2, 3), np.float32),
             "half_life_days": row(1, 2, 3, 4),
             "folded_share": row(1, 1),
             "state_event_share": np.ones((2, 2), np.float32),
@@ -336,6 +389,8 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
         now_ms=9_000,
         model_version="1",
     )
+    composed.items.add(item_id="b", score_rank=2)
+    with_slate(explained, composed)
     assert names_of_set_fields(explained) == names(ExplainResponse)
     assert names_of_set_fields(*explained.items) == names(ItemExplanation)
     repeats = [item.repeat_shares for item in explained.items]

@@ -50,6 +50,20 @@ def test_example_prints_recommendations_and_errors_when_it_calls_a_gateway(examp
     assert said.decode().startswith("INVALID_ARGUMENT: current[0].item_id: got 'no such item'; expected")
 
 
+def test_example_composes_a_slate_when_it_calls_a_gateway(example, triton):
+    async def run():
+        async with Gateway(GatewayConfig(triton=triton.grpc_url)) as gateway:
+            command = ("node", str(example / "dist" / "slate.js"), gateway.url, "genres", "1", "2")
+            called = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
+            return (*await called.communicate(), called.returncode)
+
+    answer, said, status = asyncio.run(run())
+    assert status == 0, said
+    found = json.loads(answer)
+    assert len(found["items"]) == 5
+    assert all(item["scoreRank"] for item in found["items"])
+
+
 def test_example_observes_and_asks_by_user_when_it_calls_a_gateway(example, triton):
     async def run():
         async with Gateway(GatewayConfig(triton=triton.grpc_url)) as gateway:

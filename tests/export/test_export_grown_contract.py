@@ -46,6 +46,11 @@ MODELS_WITH_STATES = (
     served_models.STOCK,
     served_models.RULES,
 )
+MODELS_OF_SLATES = (
+    served_models.SLATE_COMPOSER,
+    served_models.RECOMMEND_SLATE,
+    served_models.RECOMMEND_SLATE_TEXT,
+)
 NEW_TENSORS = (
     contract.USER,
     contract.ALLOW_STATELESS,
@@ -55,8 +60,12 @@ NEW_TENSORS = (
     contract.NEW_ITEM_ID,
     contract.NEW_ITEM_SCORE,
     contract.APPLIED_RULES,
+    contract.SEEN_ITEM,
+    contract.SEEN_WEIGHT,
     contract.TEXT_FEATURES,
     contract.REPEAT_SHARE,
+    contract.BLOCK_NAME,
+    contract.BLOCK_SHARE,
     contract.FOLDED_SHARE,
     contract.STATE_EVENT_SHARE,
     contract.STATE_EVENT_ITEM,
@@ -143,7 +152,7 @@ def test_older_export_is_served_and_verified_and_takes_versions_when_the_contrac
 ) -> None:
     with pytest.MonkeyPatch.context() as earlier:
         # As if the states of users, and the parts of repeat scores, were new since.
-        for model in MODELS_WITH_STATES:
+        for model in (*MODELS_WITH_STATES, *MODELS_OF_SLATES):
             earlier.delitem(served_models.MODELS, model.name)
         for model in list(served_models.MODELS.values()):
             earlier.setitem(served_models.MODELS, model.name, before_states(model))

@@ -20,7 +20,17 @@ from ebbtide.serve import TritonServer
 from ebbtide.v1 import SetRulesRequest
 
 GUIDE = Path(__file__).parents[2] / "docs" / "requests.md"
-CALLED = ("recommend", "rank", "explain", "recommend_text", "rank_text", "explain_text", "embed")
+CALLED = (
+    "recommend",
+    "recommend_slate",
+    "rank",
+    "explain",
+    "recommend_text",
+    "recommend_slate_text",
+    "rank_text",
+    "explain_text",
+    "embed",
+)
 """Models that clients call; the others are their steps."""
 OF_STATES = ("observe", "interest", "forget")
 """Those that read or write states of users alone."""

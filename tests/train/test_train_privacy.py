@@ -253,6 +253,7 @@ def test_settings_that_leak_are_refused(model, training, message):
     [
         ({"catalog": None}, "catalog"),
         ({"event_type_column": "kind"}, "event types"),
+        ({"vectors": {"covers": "covers.parquet"}}, "vectors"),
         ({"holdout": "time:0.2"}, "holdout"),
     ],
 )

@@ -33,7 +33,7 @@ def command(
             help="Folder of the model repository to write. To add a version to an existing one, see --version."
         ),
     ],
-    top_n: Annotated[int, typer.Option(min=1, help="Number of items in an answer; clients may ask for fewer.")] = 50,
+    top_n: Annotated[int, typer.Option(min=1, help="Number of items in an answer, and of candidates of a slate.")] = 50,
     max_events: Annotated[
         int, typer.Option(min=1, help="Maximum number of events in a request, history and session together.")
     ] = _DEFAULTS.max_events,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ebbtide.train.inspection import Inspection
 
 _LEAST_SHARE = 0.0005
+_BLOCKS_OF_ALL = 2
+"""Text and residual, which every bundle has."""
 
 
 def command(
@@ -58,6 +60,8 @@ def command(
     if found.event_types:
         console.print(event_type_table(found.event_types, found.target_types))
     _print_prior(found)
+    if _has_vectors(found):
+        _print_blocks(found)
     _print_items(loaded, found, items)
 
 
@@ -107,13 +111,29 @@ def _print_prior(found: Inspection) -> None:
         console.print("popularity has no effect: it did not help to predict the validation events")
 
 
+def _has_vectors(found: Inspection) -> bool:
+    return len(found.blocks) > _BLOCKS_OF_ALL
+
+
+def _print_blocks(found: Inspection) -> None:
+    table = Table(title="Feature blocks of the items", title_justify="left")
+    for heading in ("", "items that have it", "share of the item factors"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for block in found.blocks:
+        table.add_row(escape(block.name), f"{block.items:,}", f"{block.share:.1%}")
+    console.print(table)
+
+
 def _print_items(bundle: InterestBundle, found: Inspection, count: int) -> None:
     share = found.residual_share
     by_share = np.argsort(-share, kind="stable")
     lists: list[tuple[str, Sequence[int]]] = [
         ("most popular", found.popular[:count].tolist()),
         ("rest most on their events", by_share[:count].tolist()),
-        ("rest most on their text", by_share[::-1][:count].tolist()),
+        (
+            f"rest most on their {'text and vectors' if _has_vectors(found) else 'text'}",
+            by_share[::-1][:count].tolist(),
+        ),
     ]
     table = Table(title="Items", title_justify="left")
     table.add_column("")
@@ -148,6 +168,7 @@ def _as_json(bundle: InterestBundle, found: Inspection, count: int) -> dict[str,
         "alpha": found.alpha,
         "event_types": found.event_types,
         "target_types": list(found.target_types),
+        "blocks": [{"name": one.name, "items": one.items, "share": round(one.share, 4)} for one in found.blocks],
         "prior_weights": list(found.prior_weights),
         "prior": [
             {

@@ -16,6 +16,15 @@ import typer
 from ebbtide.cli.access import Tls, TlsCa, TlsCertificate, TlsKey, TlsServerName, TokenFile
 from ebbtide.cli.bundle_data import BundleEvents, moved
 from ebbtide.cli.console import working
+from ebbtide.cli.slate_options import (
+    AtLeast,
+    AtMost,
+    Calibrate,
+    Diversity,
+    DiversityMethod,
+    Exposure,
+    slate_of,
+)
 from ebbtide.cli.states import LOCAL, Server, open_client, timestamp
 from ebbtide.cli.titles import ITEM_COL, TEMPLATE, CatalogItemCol, TitleSource, TitleTemplate
 from ebbtide.interest import contract, served_models
@@ -24,7 +33,7 @@ from ebbtide.interest.contract import Limits
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ebbtide.client import Explanation, InterestClient, Ranking, RecommendResponse, UserKeywords
+    from ebbtide.client import Explanation, InterestClient, Ranking, RecommendResponse, Slate, UserKeywords
 
 _TOP_N = 10
 
@@ -43,6 +52,8 @@ class Query:
     """Free texts that the user typed just before the request."""
     seen: bool | None = None
     allow: dict[str, list[str]] = field(default_factory=dict)
+    slate: Slate | None = None
+    """What the list shall be like; None for the items with the best scores."""
     candidates: tuple[str, ...] = ()
     """Items to rank, in place of the whole catalog."""
     explain: bool = False
@@ -109,6 +120,12 @@ def command(
     candidates: Annotated[
         str | None, typer.Option(metavar="ID,ID,...", help="Item ids to rank, in place of the whole catalog.")
     ] = None,
+    diversity: Diversity = None,
+    diversity_method: DiversityMethod = "mmr",
+    at_most: AtMost = None,
+    at_least: AtLeast = None,
+    calibrate: Calibrate = None,
+    exposure: Exposure = None,
     events: BundleEvents = None,
     catalog: Annotated[
         str | None,
@@ -141,7 +158,15 @@ def command(
     ebbtide recommend 547 --bundle artifacts/bundle --text "space opera with robots" --explain
 
     ebbtide recommend 547 --bundle artifacts/bundle --candidates 318,296,260
+
+    ebbtide recommend 547 --diversity .3 --at-most genres=3 --at-least genres=War=2
     """
+    slate = slate_of(diversity, diversity_method, at_most or (), at_least or (), calibrate, exposure or ())
+    if candidates is not None and slate is not None:
+        raise typer.BadParameter(
+            "--candidates: got it together with options of a slate; expected only one of them: slates are composed "
+            "from the best items of the whole catalog"
+        )
     if candidates is not None and allow:
         raise typer.BadParameter(
             "--allow: got it together with --candidates; expected only one of them: --allow filters the whole catalog"
@@ -154,6 +179,7 @@ def command(
         texts=tuple(text or ()),
         seen=seen,
         allow=_conditions(allow or ()),
+        slate=slate,
         candidates=tuple(filter(None, (candidates or "").split(","))),
         explain=explain,
         allow_stateless=allow_stateless,
@@ -270,7 +296,7 @@ def _answer(
     """Calls `recommend`, `rank` or `explain`, as the query needs."""
     if not query.candidates:
         ask = client.explain if query.explain else client.recommend
-        return ask(top_n=query.top_n, allow=query.allow, **user)
+        return ask(top_n=query.top_n, allow=query.allow, slate=query.slate, **user)
     ranking = client.rank(candidates=query.candidates, top_n=query.top_n, **user)
     if not query.explain:
         return ranking

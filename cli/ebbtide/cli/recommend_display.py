@@ -15,7 +15,14 @@ from rich.table import Table
 from ebbtide.cli.console import console, escape
 from ebbtide.cli.interest_display import age, counted_events
 from ebbtide.client import Explanation, Ranking, RecommendResponse
-from ebbtide.client.results import cold_start_text, parts_of_score, state_text
+from ebbtide.client.results import (
+    blocks_text,
+    cold_start_text,
+    moved_text,
+    parts_of_score,
+    relaxed_texts,
+    state_text,
+)
 from ebbtide.interest.decay import event_decays
 from ebbtide.interest.events import order_events
 
@@ -101,9 +108,13 @@ def print_answer(
         is_ruled = any(item.rules for item in answer.items)
         if is_ruled:
             table.add_column("rules")
+        is_slate = any(item.moved_by for item in answer.items)
+        if is_slate:
+            table.add_column("moved")
         for index, item in enumerate(answer.items, start=1):
             rules = [escape(", ".join(item.rules))] if is_ruled else []
-            table.add_row(str(index), _title(item.item_id, titles), f"{item.score:.3f}", *rules)
+            moved = [escape(moved_text(item, index))] if is_slate else []
+            table.add_row(str(index), _title(item.item_id, titles), f"{item.score:.3f}", *rules, *moved)
     if isinstance(answer, Ranking):
         for why, item_ids in (("excluded", answer.excluded_item_ids), ("not in the catalog", answer.unknown_item_ids)):
             for item_id in item_ids:
@@ -116,6 +127,9 @@ def print_answer(
         )
         return
     console.print(table)
+    if not isinstance(answer, Ranking):
+        for relaxed in relaxed_texts(answer):
+            console.print(f"[yellow]not met[/yellow]: {escape(relaxed)}")
 
 
 def _add_explained(table: Table, answer: Explanation, titles: Mapping[str, str]) -> None:
@@ -125,10 +139,15 @@ def _add_explained(table: Table, answer: Explanation, titles: Mapping[str, str])
         if not item.dimension_shares:
             table.add_row("", name, "[dim]not in the catalog[/dim]", end_section=True)
             continue
-        table.add_row(str(index), name, "excluded" if item.is_excluded else f"[bold]{item.score:.3f}[/bold]")
+        moved = f" [dim]({escape(moved_text(item, index))})[/dim]" if item.moved_by else ""
+        table.add_row(str(index), name + moved, "excluded" if item.is_excluded else f"[bold]{item.score:.3f}[/bold]")
         parts = parts_of_score(answer, item, titles, events=_EXPLAINED_EVENTS)
+        blocks = blocks_text(answer, item)
         for number, (share, what) in enumerate(parts, start=1):
-            table.add_row("", Padding(escape(what), (0, 0, 0, 2)), f"{share:+.3f}", end_section=number == len(parts))
+            is_last = number == len(parts) and not blocks
+            table.add_row("", Padding(escape(what), (0, 0, 0, 2)), f"{share:+.3f}", end_section=is_last)
+        if blocks:
+            table.add_row("", Padding(f"[dim]by feature block: {escape(blocks)}[/dim]", (0, 0, 0, 2)), end_section=True)
 
 
 def _title(item_id: str, titles: Mapping[str, str]) -> str:

@@ -76,6 +76,14 @@ def command(
         str, typer.Option(help="Text that describes an item; {column} stands for the value of a catalog column.")
     ] = _TEXT_TEMPLATE,
     title_template: Annotated[str | None, typer.Option(help="Title shown to users. Default: the text.")] = None,
+    vectors: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Vectors of the items from another model, as a feature block of that name: Parquet with item ids and "
+            "a column of lists of numbers, or .npz. May be given several times.",
+        ),
+    ] = None,
     max_bad_rows: Annotated[
         float, typer.Option(help="Refuse a file if more than this share of its rows cannot be used.", min=0, max=1)
     ] = 0.01,
@@ -134,6 +142,13 @@ def command(
             "also works for new items."
         ),
     ] = 0.2,
+    block_dropout: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of items that a training step leaves without their vector, in each block of --vectors. "
+            "Default: 0.2."
+        ),
+    ] = None,
     windows_per_batch: Annotated[
         int, typer.Option(help="Training windows per batch (32 events each). Larger is faster on long logs.")
     ] = 32,
@@ -238,6 +253,7 @@ def command(
         for option, is_given in (
             ("--repeats", bool(repeats)),
             ("--prior-half-lives", prior_half_lives.strip() not in {"auto", "none"}),
+            ("--vectors", bool(vectors)),
             ("--checkpoint", checkpoint is not None),
             ("--tensorboard", tensorboard is not None),
             ("--devices", devices > 1),
@@ -255,6 +271,7 @@ def command(
         ("--private-steps", private_steps is not None, "--private-epsilon", is_private),
         ("--private-users-per-step", private_users_per_step is not None, "--private-epsilon", is_private),
         ("--private-clip-norm", private_clip_norm is not None, "--private-epsilon", is_private),
+        ("--block-dropout", block_dropout is not None, "--vectors NAME=FILE", bool(vectors)),
         ("--target", bool(target), "--event-type-col COLUMN", event_type_col is not None),
         ("--negatives", negatives is not None, f"--loss {_DRAWING}", loss is None or loss.draws),
         ("--encoder-items-per-step", encoder_items_per_step is not None, f"--encoder-fine-tuning {_TUNING}", tunes),
@@ -281,8 +298,9 @@ def command(
         require_modules("--tensorboard", "tensorboard", "tensorboard")
     # Under torchrun every process runs this command; only the first one prints.
     console.quiet = errors.quiet = console.quiet or os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
-    from ebbtide.data.dataset import DataReference, read_dataset
+    from ebbtide.data.dataset import DataReference, read_blocks, read_dataset
     from ebbtide.data.splits import held_out, require_protocol
+    from ebbtide.data.vectors import parse_vectors
 
     require_protocol(holdout)
     data = DataReference(
@@ -302,6 +320,7 @@ def command(
         encoding=encoding,
         event_type_column=event_type_col,
         target_types=tuple(dict.fromkeys(target or ())),
+        vectors={name: absolute(path) for name, path in parse_vectors(vectors or ()).items()},
     )
     from pydantic import ValidationError
 
@@ -335,7 +354,11 @@ def command(
                 "refit": refit,
                 **{
                     name: value
-                    for name, value in (("negatives", negatives), ("encoder_items_per_step", encoder_items_per_step))
+                    for name, value in (
+                        ("negatives", negatives),
+                        ("encoder_items_per_step", encoder_items_per_step),
+                        ("block_dropout", block_dropout),
+                    )
                     if value is not None
                 },
             }
@@ -356,6 +379,7 @@ def command(
     # Most mistakes are in the names of files and columns: they show before torch is loaded.
     with working("Reading the log"):
         dataset = read_dataset(data)
+        blocks = read_blocks(data, dataset.catalog)
     held_out(dataset.log, holdout)
     if negatives is not None:
         _say_if_nothing_is_drawn(train_config, len(dataset.catalog))
@@ -382,6 +406,7 @@ def command(
     if checkpoint is not None:
         checkpoints = CheckpointFolder(checkpoint, resume=resume, every_batches=checkpoint_batches or 1000)
     with timed("trained"), _told_when_stopped(out, checkpoint), TrainingDisplay() as display:
+        display.bad_vectors = {name: bad for name, (_, bad) in blocks.items()}
         watcher = display if tensorboard is None else Watchers(display, Board(tensorboard))
         bundle, fit, _ = train_bundle(
             data,
@@ -393,6 +418,7 @@ def command(
             compute,
             detect_repeats=repeats is None,
             dataset=dataset,
+            vectors={name: found for name, (found, _) in blocks.items()},
         )
     if not compute.is_first:
         return

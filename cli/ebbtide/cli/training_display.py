@@ -10,6 +10,7 @@ from ebbtide.cli.console import console, counting_progress, escape, percentage_p
 from ebbtide.train.watcher import Watcher
 
 if TYPE_CHECKING:
+    from ebbtide.data.bad_rows import BadRows
     from ebbtide.data.dataset import Dataset
     from ebbtide.train.progress import Epoch
 
@@ -18,6 +19,8 @@ class TrainingDisplay(Watcher):
     """A watcher that prints; a context manager, so that no progress bar outlives an error."""
 
     def __init__(self) -> None:
+        self.bad_vectors: dict[str, BadRows] = {}
+        """Of the files of vectors, by the name of their feature block; shown with what was read."""
         self._embedding = counting_progress()
         self._embed_task = self._embedding.add_task("Embedding the catalog", total=None)
         self._training = percentage_progress()
@@ -42,7 +45,8 @@ class TrainingDisplay(Watcher):
             f"[green]✓[/green] read {log.events:,} events of {len(log.users):,} users on {len(data.catalog):,} items, "
             f"{log.period}"
         )
-        for what, bad in (("events", data.bad_events), ("catalog", data.bad_items)):
+        read = {"events": data.bad_events, "catalog": data.bad_items, **self.bad_vectors}
+        for what, bad in read.items():
             for message in bad.messages if bad is not None else ():
                 console.print(f"  [yellow]{what}:[/yellow] {escape(message)}")
 

@@ -12,6 +12,7 @@ from ebbtide.client._requests import (
     recommend_request,
     rule,
 )
+from ebbtide.client._slates import slate
 from ebbtide.client.config import UNSET, ClientConfig, KeepAliveConfig, RetryConfig
 from ebbtide.client.errors import (
     CallCancelledError,
@@ -58,6 +59,7 @@ from ebbtide.v1 import (
     RecommendedItem,
     RecommendRequest,
     RecommendResponse,
+    RelaxedLimit,
     RemoveItemsRequest,
     RemoveItemsResponse,
     RemoveRulesRequest,
@@ -67,6 +69,9 @@ from ebbtide.v1 import (
     SetRulesResponse,
     SetStockRequest,
     SetStockResponse,
+    Slate,
+    SlateCause,
+    SlateCauseKind,
     StateStatus,
     UnknownItemPolicy,
 )
@@ -118,6 +123,7 @@ __all__ = [
     "RecommendResponse",
     "RecommendResult",
     "RecommendedItem",
+    "RelaxedLimit",
     "RemoveItemsRequest",
     "RemoveItemsResponse",
     "RemoveRulesRequest",
@@ -130,6 +136,9 @@ __all__ = [
     "SetRulesResponse",
     "SetStockRequest",
     "SetStockResponse",
+    "Slate",
+    "SlateCause",
+    "SlateCauseKind",
     "StateStatus",
     "StateUnavailableError",
     "Status",
@@ -148,4 +157,5 @@ __all__ = [
     "rank_request",
     "recommend_request",
     "rule",
+    "slate",
 ]

@@ -64,6 +64,7 @@ from ebbtide.v1 import (
     SetRulesResponse,
     SetStockRequest,
     SetStockResponse,
+    Slate,
 )
 
 if TYPE_CHECKING:
@@ -94,12 +95,13 @@ class AsyncInterestClient:
         *,
         top_n: int | None = None,
         allow: Allowed | None = None,
+        slate: Slate | None = None,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
         **user: Unpack[UserKeywords],
     ) -> RecommendResponse:
         """As `InterestClient.recommend`; see `ClientConfig.users_per_request` for calls that are sent together."""
-        whole = one_request(request, recommend_request(top_n=top_n, allow=allow, **user))
+        whole = one_request(request, recommend_request(top_n=top_n, allow=allow, slate=slate, **user))
         if self._recommending is not None and not metadata:
             return await self._recommending.call(whole, timeout_s)
         return await self._drive(self._operations.recommend(whole, timeout_s, metadata))
@@ -156,12 +158,14 @@ class AsyncInterestClient:
         item_ids: Iterable[str] = (),
         top_n: int | None = None,
         allow: Allowed | None = None,
+        slate: Slate | None = None,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
         **user: Unpack[UserKeywords],
     ) -> Explanation:
         """As `InterestClient.explain`."""
-        whole = one_request(request, explain_request(item_ids=item_ids, top_n=top_n, allow=allow, **user))
+        given = explain_request(item_ids=item_ids, top_n=top_n, allow=allow, slate=slate, **user)
+        whole = one_request(request, given)
         return await self._drive(self._operations.explain(whole, timeout_s, metadata))
 
     async def embed(

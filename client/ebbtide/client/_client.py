@@ -63,6 +63,7 @@ from ebbtide.v1 import (
     SetRulesResponse,
     SetStockRequest,
     SetStockResponse,
+    Slate,
 )
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class InterestClient:
         *,
         top_n: int | None = None,
         allow: Allowed | None = None,
+        slate: Slate | None = None,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
         **user: Unpack[UserKeywords],
@@ -120,6 +122,8 @@ class InterestClient:
                 model was exported with fewer.
             allow: Values of catalog attributes that an item must have, as in ``{"genre": ["Comedy", "Drama"],
                 "in_stock": "true"}``: one of the given values, for each column.
+            slate: What the list shall be like: how much its items differ, caps and minimums of attribute values, and
+                more; see `ebbtide.client.slate`. Default: the items with the best scores.
             timeout_s: Deadline of this call, seconds, retries included; the configuration's when not given.
             metadata: gRPC metadata of this call, beside the configuration's.
             **user: Events, clock and policies; see `UserKeywords`: `history` and `current`, or `events` for the
@@ -139,7 +143,7 @@ class InterestClient:
             VersionMismatchError: The server's model is not one that this client speaks to.
             EbbtideError: Anything else; see its `status`.
         """
-        whole = one_request(request, recommend_request(top_n=top_n, allow=allow, **user))
+        whole = one_request(request, recommend_request(top_n=top_n, allow=allow, slate=slate, **user))
         return self._drive(self._operations.recommend(whole, timeout_s, metadata))
 
     def recommend_many(
@@ -232,6 +236,7 @@ class InterestClient:
         item_ids: Iterable[str] = (),
         top_n: int | None = None,
         allow: Allowed | None = None,
+        slate: Slate | None = None,
         timeout_s: float | Unset = UNSET,
         metadata: Mapping[str, str] | None = None,
         **user: Unpack[UserKeywords],
@@ -244,6 +249,7 @@ class InterestClient:
                 explains those.
             top_n: As for `recommend`, where no items are given.
             allow: As for `recommend`, where no items are given.
+            slate: As for `recommend`, where no items are given.
             timeout_s: As for `recommend`; one deadline for both calls.
             metadata: As for `recommend`.
             **user: As for `recommend`.
@@ -256,7 +262,8 @@ class InterestClient:
             InvalidArgumentError: A field is not valid; the error names it as the caller wrote it.
             EbbtideError: As for `recommend`.
         """
-        whole = one_request(request, explain_request(item_ids=item_ids, top_n=top_n, allow=allow, **user))
+        given = explain_request(item_ids=item_ids, top_n=top_n, allow=allow, slate=slate, **user)
+        whole = one_request(request, given)
         return self._drive(self._operations.explain(whole, timeout_s, metadata))
 
     def embed(

@@ -14,6 +14,7 @@ from ebbtide.client.codec import (
     event_groups,
     field_of_items,
     field_of_rules,
+    slate_error,
     tensor_order,
 )
 from ebbtide.client.errors import InvalidArgumentError
@@ -74,6 +75,9 @@ def caller_error(
         return InvalidArgumentError.of_field(field_of_rules(request), error.value, error.expected)
     if isinstance(request, ItemsRequest):
         return InvalidArgumentError.of_field(field_of_items(request, *_split(error.field)), error.value, error.expected)
+    if error.field == contract.SLATE.name and isinstance(request, (RecommendRequest, ExplainRequest)):
+        field, value = slate_error(error.value, request.slate)
+        return InvalidArgumentError.of_field(field, value, error.expected)
     expected = error.expected
     for tensor, name in _BESIDE_EVENTS.items():
         expected = expected.replace(f"`{tensor}`", f"`{name}`")

@@ -13,7 +13,7 @@ from ebbtide.client._endpoints import parse_endpoint
 from ebbtide.client._failures import RowRefusedError
 from ebbtide.client._inference import Inference
 from ebbtide.client._packs import RECOMMEND, Kind, Pack, User, clock_ms, encoded_user, failed, read_user
-from ebbtide.client._requests import explanation_of, nothing_to_explain, recommendation_of
+from ebbtide.client._requests import explanation_of, nothing_to_explain, recommendation_of, with_slate
 from ebbtide.client._retry import Deadline
 from ebbtide.client._rotation import Rotation
 from ebbtide.client._steps import Caller, Question, Steps, Wait
@@ -21,12 +21,12 @@ from ebbtide.client._triton import MODEL_METADATA, MODEL_READY, SERVER_LIVE, SER
 from ebbtide.client.codec import (
     Arrays,
     EncodedRequest,
-    decode,
     decode_explanation,
     decode_forgotten,
     decode_interest,
     decode_observed,
     decode_ranking,
+    decode_recommended,
     decode_vectors,
     encode,
     encode_explain,
@@ -145,7 +145,7 @@ class Operations:
     ) -> Steps[Explanation]:
         """See `InterestClient.explain`."""
         now_ms, deadline = clock_ms(), self._deadline(timeout_s)
-        named = request
+        named, found = request, RecommendResponse()
         if not request.item_ids:
             wanted = recommendation_of(request)
             found = yield from self._recommend("explain", encode(wanted, now_ms), wanted, deadline, metadata)
@@ -155,7 +155,8 @@ class Operations:
         encoded = encode_explain(named, now_ms)
 
         def read(outputs: Arrays, version: str) -> Explanation:
-            return Explanation(decode_explanation(outputs, named, now_ms, model_version=version))
+            explained = decode_explanation(outputs, named, now_ms, model_version=version)
+            return Explanation(with_slate(explained, found))
 
         return (yield from self._inference.infer("explain", encoded, read, deadline, metadata, named))
 
@@ -296,7 +297,7 @@ class Operations:
         self, method: str, encoded: EncodedRequest, request: RecommendRequest, deadline: Deadline, metadata: Metadata
     ) -> Steps[RecommendResponse]:
         def read(outputs: Arrays, version: str) -> RecommendResponse:
-            return decode(outputs, request.top_n, model_version=version)
+            return decode_recommended(outputs, request, model_version=version)
 
         return (yield from self._inference.infer(method, encoded, read, deadline, metadata, request))
 

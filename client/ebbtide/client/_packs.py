@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Generic
 
 from ebbtide.client._served import check_limits
-from ebbtide.client.codec import Arrays, EncodedRequest, decode, decode_observed, encode, encode_observe, pack_key
+from ebbtide.client.codec import (
+    Arrays,
+    EncodedRequest,
+    decode_observed,
+    decode_recommended,
+    encode,
+    encode_observe,
+    pack_key,
+)
 from ebbtide.client.codec.users import PackKey
 from ebbtide.client.errors import EbbtideError, InvalidArgumentError
 from ebbtide.client.results import A, ObserveResult, Q, R, RecommendResult
@@ -32,7 +40,7 @@ class Kind(Generic[Q, A, R]):
 
 
 def _read_recommended(outputs: Arrays, request: RecommendRequest, version: str) -> RecommendResponse:
-    return decode(outputs, request.top_n, model_version=version)
+    return decode_recommended(outputs, request, model_version=version)
 
 
 def _read_observed(outputs: Arrays, _: ObserveRequest, version: str) -> ObserveResponse:

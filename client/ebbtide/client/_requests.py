@@ -27,6 +27,7 @@ from ebbtide.v1 import (
     Rule,
     SetRulesRequest,
     SetStockRequest,
+    Slate,
     UnknownItemPolicy,
 )
 
@@ -90,7 +91,11 @@ class UserKeywords(TypedDict, total=False):
 
 
 def recommend_request(
-    *, top_n: int | None = None, allow: Allowed | None = None, **user: Unpack[UserKeywords]
+    *,
+    top_n: int | None = None,
+    allow: Allowed | None = None,
+    slate: Slate | None = None,
+    **user: Unpack[UserKeywords],
 ) -> RecommendRequest:
     """The message that the keywords of `InterestClient.recommend` make; for `recommend_many`, or to store.
 
@@ -98,7 +103,7 @@ def recommend_request(
         InvalidArgumentError: `now` has no timezone, `top_n` is less than 1, a list is one string, `unknown_items` is no
             policy.
     """
-    return RecommendRequest(top_n=_top_n(top_n), allow=_filters(allow), **_user(**user))
+    return RecommendRequest(top_n=_top_n(top_n), allow=_filters(allow), slate=slate, **_user(**user))
 
 
 def rank_request(
@@ -119,6 +124,7 @@ def explain_request(
     item_ids: Iterable[str] = (),
     top_n: int | None = None,
     allow: Allowed | None = None,
+    slate: Slate | None = None,
     **user: Unpack[UserKeywords],
 ) -> ExplainRequest:
     """The message that the keywords of `InterestClient.explain` make.
@@ -127,7 +133,11 @@ def explain_request(
         InvalidArgumentError: As for `recommend_request`.
     """
     return ExplainRequest(
-        item_ids=strings("item_ids", item_ids), top_n=_top_n(top_n), allow=_filters(allow), **_user(**user)
+        item_ids=strings("item_ids", item_ids),
+        top_n=_top_n(top_n),
+        allow=_filters(allow),
+        slate=slate,
+        **_user(**user),
     )
 
 
@@ -245,8 +255,20 @@ def explanation_of(request: ExplainRequest, item_ids: Iterable[str]) -> ExplainR
     named.CopyFrom(request)
     named.ClearField("top_n")
     named.ClearField("allow")
+    named.ClearField("slate")
     named.item_ids.extend(item_ids)
     return named
+
+
+def with_slate(explained: ExplainResponse, recommended: RecommendResponse) -> ExplainResponse:
+    """The explanation of recommended items, with what the answer that they come from says of its slate."""
+    if recommended.slate_candidates:
+        explained.slate_candidates = recommended.slate_candidates
+        explained.relaxed_limits.extend(recommended.relaxed_limits)
+        for item, found in zip(explained.items, recommended.items, strict=True):
+            item.score_rank = found.score_rank
+            item.moved_by.extend(found.moved_by)
+    return explained
 
 
 def nothing_to_explain(recommended: RecommendResponse) -> ExplainResponse:

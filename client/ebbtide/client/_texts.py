@@ -13,7 +13,10 @@ from ebbtide.v1 import (
     ItemExplanation,
     ObserveResponse,
     RankResponse,
+    RecommendedItem,
     RecommendResponse,
+    SlateCause,
+    SlateCauseKind,
     StateStatus,
 )
 
@@ -27,6 +30,13 @@ _STATE = {
     StateStatus.STATE_STATUS_UNAVAILABLE: "the store could not be reached: only the events of the request counted",
     StateStatus.STATE_STATUS_OTHER_VERSION: "only the newest events counted: the state is of another model version",
     StateStatus.STATE_STATUS_PARTLY_SCALED: "decay_scale reached the older events, kept as sums, in part only",
+}
+_CAUSES = {
+    SlateCauseKind.SLATE_CAUSE_KIND_DIVERSITY: "diversity",
+    SlateCauseKind.SLATE_CAUSE_KIND_CALIBRATION: "calibration of",
+    SlateCauseKind.SLATE_CAUSE_KIND_AT_MOST: "at most of",
+    SlateCauseKind.SLATE_CAUSE_KIND_AT_LEAST: "at least of",
+    SlateCauseKind.SLATE_CAUSE_KIND_EXPOSURE: "exposure of",
 }
 _AGES = ((60, 1, "second"), (3_600, 60, "minute"), (172_800, 3_600, "hour"), (63_072_000, 86_400, "day"))
 """Up to so many seconds, the unit of an age in seconds, and its name."""
@@ -51,6 +61,28 @@ def cold_start(kind: ColdStart.ValueType) -> str:
 def state(status: StateStatus.ValueType) -> str:
     """What an answer lacks of the state, in words; empty where nothing or where no user was named."""
     return _STATE.get(status, "")
+
+
+def moved(item: RecommendedItem | ItemExplanation, position: int) -> str:
+    """What moved an item of a slate; empty where nothing did."""
+    if not item.moved_by:
+        return ""
+    way = "up" if item.score_rank > position else "down"
+    return f"{way} from {item.score_rank}: {', '.join(map(_cause, item.moved_by))}"
+
+
+def relaxed(message: RecommendResponse | ExplainResponse) -> list[str]:
+    """One line for each limit of a slate that the list does not meet."""
+    return [
+        f"{_cause(one.limit)}: wanted {one.wanted}, got {one.got}"
+        + (f" in the first {one.position}" if one.position else "")
+        for one in message.relaxed_limits
+    ]
+
+
+def _cause(cause: SlateCause) -> str:
+    name = f"{cause.column}={cause.value}" if cause.value else cause.column
+    return f"{_CAUSES.get(cause.kind, 'unknown cause')} {name}".rstrip()
 
 
 def age(days: float) -> str:
@@ -83,7 +115,8 @@ def ranked(message: RecommendResponse | RankResponse, titles: Mapping[str, str])
     names = [titles.get(item.item_id, item.item_id) for item in message.items]
     width = max(map(len, names), default=0)
     rows = [
-        f"{rank:3d}  {name:<{width}}  {item.score: .4f}" + (f"  ({', '.join(item.rules)})" if item.rules else "")
+        f"{rank:3d}  {name:<{width}}  {item.score: .4f}"
+        + "".join(f"  ({why})" for why in (", ".join(item.rules), moved(item, rank)) if why)
         for rank, (name, item) in enumerate(zip(names, message.items, strict=True), 1)
     ]
     apart: list[str] = []
@@ -95,6 +128,8 @@ def ranked(message: RecommendResponse | RankResponse, titles: Mapping[str, str])
         ):
             if item_ids:
                 apart.append(f"     {kind}: {', '.join(titles.get(item_id, item_id) for item_id in item_ids)}")
+    else:
+        apart += [f"     not met: {one}" for one in relaxed(message)]
     return "\n".join([*head(message), *rows, *apart])
 
 
@@ -108,10 +143,14 @@ def explanation(message: ExplainResponse, titles: Mapping[str, str], events: int
             continue
         score = "excluded; without that" if item.is_excluded else f"score {item.score:+.3f}"
         stock = ", out of stock" if item.is_out_of_stock else ""
-        lines.append(f"{index:3d}  {name}{stock}: {score} =")
+        why = f" ({moved(item, index)})" if item.moved_by else ""
+        lines.append(f"{index:3d}  {name}{stock}{why}: {score} =")
         lines += [f"       {share:+.3f}  {what}" for share, what in parts(message, item, titles, events)]
         if message.events or message.state_events or item.folded_share:
             lines.append(f"       by half-life: {_by_half_life(message.half_life_days, item.dimension_shares)}")
+        if item.block_shares:
+            lines.append(f"       by feature block: {by_block(message, item)}")
+    lines += [f"     not met: {one}" for one in relaxed(message)]
     return "\n".join(lines)
 
 
@@ -146,6 +185,12 @@ def interest(message: InterestResponse, titles: Mapping[str, str], events: int) 
     if len(message.events) > events:
         lines.append(f"     and {_events(len(message.events) - events)} more")
     return "\n".join(lines)
+
+
+def by_block(message: ExplainResponse, item: ItemExplanation) -> str:
+    """What each feature block of an item adds to its score, beside prior and repeat score; empty without blocks."""
+    pairs = zip(message.block_names, item.block_shares, strict=False)
+    return ", ".join(f"{name} {share:+.3f}" for name, share in pairs)
 
 
 def parts(

@@ -233,9 +233,36 @@ def parts_of_score(
     return _texts.parts(explanation.response, item, titles or {}, events)
 
 
+def blocks_text(explanation: Explanation, item: ItemExplanation) -> str:
+    """What each feature block of an item adds to its score, as `to_text` shows it.
+
+    Empty if the model was trained without vectors of items, and for an item that is not in the catalog.
+
+    Args:
+        explanation: The answer.
+        item: One of its items.
+    """
+    return _texts.by_block(explanation.response, item)
+
+
 def cold_start_text(answer: Answer | UserInterest) -> str:
     """Which evidence was missing, in words; empty if none was."""
     return _texts.cold_start(answer.cold_start)
+
+
+def moved_text(item: RecommendedItem | ItemExplanation, position: int) -> str:
+    """What moved an item of a slate, in words, as in ``up from 52: diversity``; empty if nothing did.
+
+    Args:
+        item: Of an answer.
+        position: Its position in the answer, from 1.
+    """
+    return _texts.moved(item, position)
+
+
+def relaxed_texts(answer: RecommendResponse | ExplainResponse | Explanation) -> list[str]:
+    """The limits of a slate that the list does not meet, in words."""
+    return _texts.relaxed(answer.response if isinstance(answer, Explanation) else answer)
 
 
 def state_text(answer: Answer | UserInterest) -> str:

@@ -123,6 +123,66 @@ which is in the sums, stays as it is.
 """
 global___StateStatus = StateStatus
 
+class _DiversityMethod:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _DiversityMethodEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_DiversityMethod.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    DIVERSITY_METHOD_UNSPECIFIED: _DiversityMethod.ValueType  # 0
+    """`DIVERSITY_METHOD_MMR`."""
+    DIVERSITY_METHOD_MMR: _DiversityMethod.ValueType  # 1
+    """Maximal marginal relevance: each item against the one before it that is most like it."""
+    DIVERSITY_METHOD_DPP: _DiversityMethod.ValueType  # 2
+    """A determinantal point process: each item against all those before it together."""
+
+class DiversityMethod(_DiversityMethod, metaclass=_DiversityMethodEnumTypeWrapper):
+    """How the items of a list are told apart, by the cosines of their factors."""
+
+DIVERSITY_METHOD_UNSPECIFIED: DiversityMethod.ValueType  # 0
+"""`DIVERSITY_METHOD_MMR`."""
+DIVERSITY_METHOD_MMR: DiversityMethod.ValueType  # 1
+"""Maximal marginal relevance: each item against the one before it that is most like it."""
+DIVERSITY_METHOD_DPP: DiversityMethod.ValueType  # 2
+"""A determinantal point process: each item against all those before it together."""
+global___DiversityMethod = DiversityMethod
+
+class _SlateCauseKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SlateCauseKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_SlateCauseKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SLATE_CAUSE_KIND_UNSPECIFIED: _SlateCauseKind.ValueType  # 0
+    """None."""
+    SLATE_CAUSE_KIND_DIVERSITY: _SlateCauseKind.ValueType  # 1
+    """`Slate.diversity`."""
+    SLATE_CAUSE_KIND_CALIBRATION: _SlateCauseKind.ValueType  # 2
+    """`Slate.calibration`."""
+    SLATE_CAUSE_KIND_AT_MOST: _SlateCauseKind.ValueType  # 3
+    """One of `Slate.at_most`."""
+    SLATE_CAUSE_KIND_AT_LEAST: _SlateCauseKind.ValueType  # 4
+    """One of `Slate.at_least`."""
+    SLATE_CAUSE_KIND_EXPOSURE: _SlateCauseKind.ValueType  # 5
+    """One of `Slate.exposure`."""
+
+class SlateCauseKind(_SlateCauseKind, metaclass=_SlateCauseKindEnumTypeWrapper):
+    """Kinds of causes."""
+
+SLATE_CAUSE_KIND_UNSPECIFIED: SlateCauseKind.ValueType  # 0
+"""None."""
+SLATE_CAUSE_KIND_DIVERSITY: SlateCauseKind.ValueType  # 1
+"""`Slate.diversity`."""
+SLATE_CAUSE_KIND_CALIBRATION: SlateCauseKind.ValueType  # 2
+"""`Slate.calibration`."""
+SLATE_CAUSE_KIND_AT_MOST: SlateCauseKind.ValueType  # 3
+"""One of `Slate.at_most`."""
+SLATE_CAUSE_KIND_AT_LEAST: SlateCauseKind.ValueType  # 4
+"""One of `Slate.at_least`."""
+SLATE_CAUSE_KIND_EXPOSURE: SlateCauseKind.ValueType  # 5
+"""One of `Slate.exposure`."""
+global___SlateCauseKind = SlateCauseKind
+
 @typing.final
 class Event(google.protobuf.message.Message):
     """One interaction of a user with an item, or a free text such as a search."""
@@ -215,6 +275,227 @@ class AttributeFilter(google.protobuf.message.Message):
 global___AttributeFilter = AttributeFilter
 
 @typing.final
+class Slate(google.protobuf.message.Message):
+    """What a list shall be like beside having the best scores. It is composed from the best candidates, as many as the model
+    was exported with (--top-n). Limits that cannot be met give way in this order: minimums, the last ones first; then
+    exposures; then caps, which are passed only if the list would be shorter without that. The answer tells of each.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DIVERSITY_FIELD_NUMBER: builtins.int
+    METHOD_FIELD_NUMBER: builtins.int
+    AT_MOST_FIELD_NUMBER: builtins.int
+    AT_LEAST_FIELD_NUMBER: builtins.int
+    CALIBRATION_FIELD_NUMBER: builtins.int
+    EXPOSURE_FIELD_NUMBER: builtins.int
+    diversity: builtins.float
+    """How much the items of the list shall differ, 0 to 1. 0: not at all, the scores alone count. 1: the scores count for
+    nothing.
+    """
+    method: global___DiversityMethod.ValueType
+    """How the difference is measured."""
+    @property
+    def at_most(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SlateCap]:
+        """At most so many items of an attribute value."""
+
+    @property
+    def at_least(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SlateMinimum]:
+        """At least so many items of an attribute value. All caps, minimums and exposures of a request: at most 32."""
+
+    @property
+    def calibration(self) -> global___SlateCalibration:
+        """Brings the shares of the values of a column in the list closer to those in the user's events."""
+
+    @property
+    def exposure(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SlateExposure]:
+        """A share of an attribute value at every position, from the top on."""
+
+    def __init__(
+        self,
+        *,
+        diversity: builtins.float = ...,
+        method: global___DiversityMethod.ValueType = ...,
+        at_most: collections.abc.Iterable[global___SlateCap] | None = ...,
+        at_least: collections.abc.Iterable[global___SlateMinimum] | None = ...,
+        calibration: global___SlateCalibration | None = ...,
+        exposure: collections.abc.Iterable[global___SlateExposure] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["calibration", b"calibration"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["at_least", b"at_least", "at_most", b"at_most", "calibration", b"calibration", "diversity", b"diversity", "exposure", b"exposure", "method", b"method"]) -> None: ...
+
+global___Slate = Slate
+
+@typing.final
+class SlateCap(google.protobuf.message.Message):
+    """At most so many items of an attribute value."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    column: builtins.str
+    """Name of a catalog column that the model was exported with as an attribute."""
+    value: builtins.str
+    """One of its values. Absent: the cap holds for each value of the column."""
+    count: builtins.int
+    """The number, 0 or more."""
+    def __init__(
+        self,
+        *,
+        column: builtins.str = ...,
+        value: builtins.str | None = ...,
+        count: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_value", b"_value", "value", b"value"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_value", b"_value", "column", b"column", "count", b"count", "value", b"value"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_value", b"_value"]) -> typing.Literal["value"] | None: ...
+
+global___SlateCap = SlateCap
+
+@typing.final
+class SlateMinimum(google.protobuf.message.Message):
+    """At least so many items of an attribute value."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    column: builtins.str
+    """Name of a catalog column that the model was exported with as an attribute."""
+    value: builtins.str
+    """One of its values."""
+    count: builtins.int
+    """The number, 1 or more."""
+    def __init__(
+        self,
+        *,
+        column: builtins.str = ...,
+        value: builtins.str = ...,
+        count: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["column", b"column", "count", b"count", "value", b"value"]) -> None: ...
+
+global___SlateMinimum = SlateMinimum
+
+@typing.final
+class SlateCalibration(google.protobuf.message.Message):
+    """Calibration to the user's own distribution over the values of a column. Events count by what is left of their weights.
+    For a user whose events say nothing of the column, nothing is done.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    column: builtins.str
+    """Name of a catalog column that the model was exported with as an attribute."""
+    weight: builtins.float
+    """How much it counts, 0 to 1. 0: not at all. 1: nothing else counts."""
+    def __init__(
+        self,
+        *,
+        column: builtins.str = ...,
+        weight: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["column", b"column", "weight", b"weight"]) -> None: ...
+
+global___SlateCalibration = SlateCalibration
+
+@typing.final
+class SlateExposure(google.protobuf.message.Message):
+    """So many items of a value at every position that the list does not look as if it disfavoured them (FA*IR)."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    SHARE_FIELD_NUMBER: builtins.int
+    SIGNIFICANCE_FIELD_NUMBER: builtins.int
+    column: builtins.str
+    """Name of a catalog column that the model was exported with as an attribute."""
+    value: builtins.str
+    """The value of the protected items."""
+    share: builtins.float
+    """The share that the protected items shall have, above 0 and below 1."""
+    significance: builtins.float
+    """How unlikely a list must be, among lists drawn with this share, to count as unfair: above 0 and below 1. 0: 0.1."""
+    def __init__(
+        self,
+        *,
+        column: builtins.str = ...,
+        value: builtins.str = ...,
+        share: builtins.float = ...,
+        significance: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["column", b"column", "share", b"share", "significance", b"significance", "value", b"value"]) -> None: ...
+
+global___SlateExposure = SlateExposure
+
+@typing.final
+class SlateCause(google.protobuf.message.Message):
+    """Why an item of a slate is not where its score would put it, or which limit is meant."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    COLUMN_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    kind: global___SlateCauseKind.ValueType
+    """The kind of the cause."""
+    column: builtins.str
+    """Its column; empty for diversity."""
+    value: builtins.str
+    """Its value; empty for diversity, for calibration and for a cap on each value."""
+    def __init__(
+        self,
+        *,
+        kind: global___SlateCauseKind.ValueType = ...,
+        column: builtins.str = ...,
+        value: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["column", b"column", "kind", b"kind", "value", b"value"]) -> None: ...
+
+global___SlateCause = SlateCause
+
+@typing.final
+class RelaxedLimit(google.protobuf.message.Message):
+    """A limit that a list does not meet."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: builtins.int
+    WANTED_FIELD_NUMBER: builtins.int
+    GOT_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    wanted: builtins.int
+    """The number of items that it asks for, or allows."""
+    got: builtins.int
+    """The number of items that the list has; for a cap on each value, of the value with the most."""
+    position: builtins.int
+    """Of an exposure: the length of the shortest beginning of the list that has too few, to which the numbers belong; else
+    0.
+    """
+    @property
+    def limit(self) -> global___SlateCause:
+        """The limit."""
+
+    def __init__(
+        self,
+        *,
+        limit: global___SlateCause | None = ...,
+        wanted: builtins.int = ...,
+        got: builtins.int = ...,
+        position: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["limit", b"limit"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["got", b"got", "limit", b"limit", "position", b"position", "wanted", b"wanted"]) -> None: ...
+
+global___RelaxedLimit = RelaxedLimit
+
+@typing.final
 class RecommendRequest(google.protobuf.message.Message):
     """Asks for the best items for one user. A request without events is valid: a new user."""
 
@@ -233,6 +514,7 @@ class RecommendRequest(google.protobuf.message.Message):
     ALLOW_FIELD_NUMBER: builtins.int
     USER_ID_FIELD_NUMBER: builtins.int
     ALLOW_STATELESS_FIELD_NUMBER: builtins.int
+    SLATE_FIELD_NUMBER: builtins.int
     alpha: builtins.float
     """Share of the history in the blend of history and current session, 0 to 1. Absent: the model's own value."""
     exclude_seen: builtins.bool
@@ -288,6 +570,10 @@ class RecommendRequest(google.protobuf.message.Message):
         all.
         """
 
+    @property
+    def slate(self) -> global___Slate:
+        """What the list shall be like. Absent: the items with the best scores."""
+
     def __init__(
         self,
         *,
@@ -304,9 +590,10 @@ class RecommendRequest(google.protobuf.message.Message):
         allow: collections.abc.Iterable[global___AttributeFilter] | None = ...,
         user_id: builtins.str | None = ...,
         allow_stateless: builtins.bool = ...,
+        slate: global___Slate | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_alpha", b"_alpha", "_decay_scale", b"_decay_scale", "_exclude_seen", b"_exclude_seen", "_user_id", b"_user_id", "alpha", b"alpha", "decay_scale", b"decay_scale", "exclude_seen", b"exclude_seen", "now", b"now", "user_id", b"user_id"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_alpha", b"_alpha", "_decay_scale", b"_decay_scale", "_exclude_seen", b"_exclude_seen", "_user_id", b"_user_id", "allow", b"allow", "allow_stateless", b"allow_stateless", "alpha", b"alpha", "current", b"current", "decay_scale", b"decay_scale", "events", b"events", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "history", b"history", "now", b"now", "top_n", b"top_n", "unknown_items", b"unknown_items", "user_id", b"user_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_alpha", b"_alpha", "_decay_scale", b"_decay_scale", "_exclude_seen", b"_exclude_seen", "_user_id", b"_user_id", "alpha", b"alpha", "decay_scale", b"decay_scale", "exclude_seen", b"exclude_seen", "now", b"now", "slate", b"slate", "user_id", b"user_id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_alpha", b"_alpha", "_decay_scale", b"_decay_scale", "_exclude_seen", b"_exclude_seen", "_user_id", b"_user_id", "allow", b"allow", "allow_stateless", b"allow_stateless", "alpha", b"alpha", "current", b"current", "decay_scale", b"decay_scale", "events", b"events", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "history", b"history", "now", b"now", "slate", b"slate", "top_n", b"top_n", "unknown_items", b"unknown_items", "user_id", b"user_id"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_alpha", b"_alpha"]) -> typing.Literal["alpha"] | None: ...
     @typing.overload
@@ -334,6 +621,8 @@ class RecommendResponse(google.protobuf.message.Message):
     COLD_START_FIELD_NUMBER: builtins.int
     STATE_STATUS_FIELD_NUMBER: builtins.int
     UNFILLED_ITEMS_FIELD_NUMBER: builtins.int
+    RELAXED_LIMITS_FIELD_NUMBER: builtins.int
+    SLATE_CANDIDATES_FIELD_NUMBER: builtins.int
     alpha_used: builtins.float
     """Share of the history in the blend, 0 to 1. The mean over the dimensions if the model has one share per dimension."""
     events_used: builtins.int
@@ -354,9 +643,15 @@ class RecommendResponse(google.protobuf.message.Message):
     """How the state of the user was used."""
     unfilled_items: builtins.int
     """Number of items that were wanted beyond those in `items`: exclusions, conditions and stock left no more."""
+    slate_candidates: builtins.int
+    """Number of candidates that the slate was composed from. 0: the request has no slate."""
     @property
     def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RecommendedItem]:
         """The items, best first: `top_n` of them, or fewer if exclusions, conditions and stock left fewer."""
+
+    @property
+    def relaxed_limits(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RelaxedLimit]:
+        """Limits of the slate that the list does not meet."""
 
     def __init__(
         self,
@@ -371,8 +666,10 @@ class RecommendResponse(google.protobuf.message.Message):
         cold_start: global___ColdStart.ValueType = ...,
         state_status: global___StateStatus.ValueType = ...,
         unfilled_items: builtins.int = ...,
+        relaxed_limits: collections.abc.Iterable[global___RelaxedLimit] | None = ...,
+        slate_candidates: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["alpha_used", b"alpha_used", "cold_start", b"cold_start", "current_events_used", b"current_events_used", "events_used", b"events_used", "history_events_used", b"history_events_used", "items", b"items", "model_version", b"model_version", "state_status", b"state_status", "unfilled_items", b"unfilled_items", "unknown_events", b"unknown_events"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alpha_used", b"alpha_used", "cold_start", b"cold_start", "current_events_used", b"current_events_used", "events_used", b"events_used", "history_events_used", b"history_events_used", "items", b"items", "model_version", b"model_version", "relaxed_limits", b"relaxed_limits", "slate_candidates", b"slate_candidates", "state_status", b"state_status", "unfilled_items", b"unfilled_items", "unknown_events", b"unknown_events"]) -> None: ...
 
 global___RecommendResponse = RecommendResponse
 
@@ -385,15 +682,23 @@ class RecommendedItem(google.protobuf.message.Message):
     ITEM_ID_FIELD_NUMBER: builtins.int
     SCORE_FIELD_NUMBER: builtins.int
     RULES_FIELD_NUMBER: builtins.int
+    SCORE_RANK_FIELD_NUMBER: builtins.int
+    MOVED_BY_FIELD_NUMBER: builtins.int
     item_id: builtins.str
     """Id of the item in the catalog."""
     score: builtins.float
-    """Predicted score, finite. It orders the items of one answer, except for those that a rule has pinned. It is not a
-    probability.
+    """Predicted score, finite. It orders the items of one answer, except for those that a rule has pinned and those of a
+    slate. It is not a probability.
     """
+    score_rank: builtins.int
+    """Position of the item among all candidates of a slate by its score, from 1. 0: the request has no slate."""
     @property
     def rules(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the rules that moved the item: those that changed its score, or the one that pinned it."""
+
+    @property
+    def moved_by(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SlateCause]:
+        """What moved the item up or down from this position."""
 
     def __init__(
         self,
@@ -401,8 +706,10 @@ class RecommendedItem(google.protobuf.message.Message):
         item_id: builtins.str = ...,
         score: builtins.float = ...,
         rules: collections.abc.Iterable[builtins.str] | None = ...,
+        score_rank: builtins.int = ...,
+        moved_by: collections.abc.Iterable[global___SlateCause] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["item_id", b"item_id", "rules", b"rules", "score", b"score"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["item_id", b"item_id", "moved_by", b"moved_by", "rules", b"rules", "score", b"score", "score_rank", b"score_rank"]) -> None: ...
 
 global___RecommendedItem = RecommendedItem
 
@@ -693,6 +1000,7 @@ class ExplainRequest(google.protobuf.message.Message):
     ITEM_IDS_FIELD_NUMBER: builtins.int
     USER_ID_FIELD_NUMBER: builtins.int
     ALLOW_STATELESS_FIELD_NUMBER: builtins.int
+    SLATE_FIELD_NUMBER: builtins.int
     alpha: builtins.float
     """Share of the history in the blend, 0 to 1. Absent: the model's own value."""
     exclude_seen: builtins.bool
@@ -741,6 +1049,10 @@ class ExplainRequest(google.protobuf.message.Message):
         explains those.
         """
 
+    @property
+    def slate(self) -> global___Slate:
+        """What the list of recommended items shall be like. Must be absent if `item_ids` is not empty."""
+
     def __init__(
         self,
         *,
@@ -758,9 +1070,10 @@ class ExplainRequest(google.protobuf.message.Message):
         item_ids: collections.abc.Iterable[builtins.str] | None = ...,
         user_id: builtins.str | None = ...,
         allow_stateless: builtins.bool = ...,
+        slate: global___Slate | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_alpha", b"_alpha", "_decay_scale", b"_decay_scale", "_exclude_seen", b"_exclude_seen", "_user_id", b"_user_id", "alpha", b"alpha", "decay_scale", b"decay_scale", "exclude_seen", b"exclude_seen", "now", b"now", "user_id", b"user_id"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_alpha", b"_alpha", "_decay_scale", b"_decay_scale", "_exclude_seen", b"_exclude_seen", "_user_id", b"_user_id", "allow", b"allow", "allow_stateless", b"allow_stateless", "alpha", b"alpha", "current", b"current", "decay_scale", b"decay_scale", "events", b"events", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "history", b"history", "item_ids", b"item_ids", "now", b"now", "top_n", b"top_n", "unknown_items", b"unknown_items", "user_id", b"user_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_alpha", b"_alpha", "_decay_scale", b"_decay_scale", "_exclude_seen", b"_exclude_seen", "_user_id", b"_user_id", "alpha", b"alpha", "decay_scale", b"decay_scale", "exclude_seen", b"exclude_seen", "now", b"now", "slate", b"slate", "user_id", b"user_id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_alpha", b"_alpha", "_decay_scale", b"_decay_scale", "_exclude_seen", b"_exclude_seen", "_user_id", b"_user_id", "allow", b"allow", "allow_stateless", b"allow_stateless", "alpha", b"alpha", "current", b"current", "decay_scale", b"decay_scale", "events", b"events", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "history", b"history", "item_ids", b"item_ids", "now", b"now", "slate", b"slate", "top_n", b"top_n", "unknown_items", b"unknown_items", "user_id", b"user_id"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_alpha", b"_alpha"]) -> typing.Literal["alpha"] | None: ...
     @typing.overload
@@ -790,6 +1103,9 @@ class ExplainResponse(google.protobuf.message.Message):
     HALF_LIFE_DAYS_FIELD_NUMBER: builtins.int
     STATE_STATUS_FIELD_NUMBER: builtins.int
     STATE_EVENTS_FIELD_NUMBER: builtins.int
+    BLOCK_NAMES_FIELD_NUMBER: builtins.int
+    RELAXED_LIMITS_FIELD_NUMBER: builtins.int
+    SLATE_CANDIDATES_FIELD_NUMBER: builtins.int
     alpha_used: builtins.float
     """Share of the history in the blend, 0 to 1. The mean over the dimensions if the model has one share per dimension."""
     events_used: builtins.int
@@ -806,6 +1122,8 @@ class ExplainResponse(google.protobuf.message.Message):
     """Which evidence was missing."""
     state_status: global___StateStatus.ValueType
     """How the state of the user was used."""
+    slate_candidates: builtins.int
+    """Number of candidates that the slate was composed from. 0: the request has no slate."""
     @property
     def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ItemExplanation]:
         """One explanation for each of `item_ids`, in their order. If `item_ids` is empty: the recommended items, best first."""
@@ -824,6 +1142,16 @@ class ExplainResponse(google.protobuf.message.Message):
     def state_events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ExplainedEvent]:
         """The newest events in the state, newest first. Of an event whose item is not in the catalog, the item id is empty."""
 
+    @property
+    def block_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the items' feature blocks: `text`, `residual` (learned from events), and those that the training was given
+        vectors for, such as `image`. Empty if there are no such vectors.
+        """
+
+    @property
+    def relaxed_limits(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RelaxedLimit]:
+        """Limits of the slate that the list does not meet."""
+
     def __init__(
         self,
         *,
@@ -839,8 +1167,11 @@ class ExplainResponse(google.protobuf.message.Message):
         half_life_days: collections.abc.Iterable[builtins.float] | None = ...,
         state_status: global___StateStatus.ValueType = ...,
         state_events: collections.abc.Iterable[global___ExplainedEvent] | None = ...,
+        block_names: collections.abc.Iterable[builtins.str] | None = ...,
+        relaxed_limits: collections.abc.Iterable[global___RelaxedLimit] | None = ...,
+        slate_candidates: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["alpha_used", b"alpha_used", "cold_start", b"cold_start", "current_events_used", b"current_events_used", "events", b"events", "events_used", b"events_used", "half_life_days", b"half_life_days", "history_events_used", b"history_events_used", "items", b"items", "model_version", b"model_version", "state_events", b"state_events", "state_status", b"state_status", "unknown_events", b"unknown_events"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alpha_used", b"alpha_used", "block_names", b"block_names", "cold_start", b"cold_start", "current_events_used", b"current_events_used", "events", b"events", "events_used", b"events_used", "half_life_days", b"half_life_days", "history_events_used", b"history_events_used", "items", b"items", "model_version", b"model_version", "relaxed_limits", b"relaxed_limits", "slate_candidates", b"slate_candidates", "state_events", b"state_events", "state_status", b"state_status", "unknown_events", b"unknown_events"]) -> None: ...
 
 global___ExplainResponse = ExplainResponse
 
@@ -898,6 +1229,9 @@ class ItemExplanation(google.protobuf.message.Message):
     STATE_EVENT_SHARES_FIELD_NUMBER: builtins.int
     FOLDED_SHARE_FIELD_NUMBER: builtins.int
     IS_OUT_OF_STOCK_FIELD_NUMBER: builtins.int
+    BLOCK_SHARES_FIELD_NUMBER: builtins.int
+    SCORE_RANK_FIELD_NUMBER: builtins.int
+    MOVED_BY_FIELD_NUMBER: builtins.int
     item_id: builtins.str
     """Id of the item."""
     score: builtins.float
@@ -918,6 +1252,8 @@ class ItemExplanation(google.protobuf.message.Message):
     """Share of the older events that the state holds as sums only."""
     is_out_of_stock: builtins.bool
     """Whether the item is out of stock, so that no list has it."""
+    score_rank: builtins.int
+    """Position of the item among all candidates of the slate by its score, from 1. 0: the request has no slate."""
     @property
     def event_shares(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
         """Share of each event, in the order of `ExplainResponse.events`. Empty if the item is not in the catalog."""
@@ -938,6 +1274,16 @@ class ItemExplanation(google.protobuf.message.Message):
     def state_event_shares(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
         """Share of each newest event in the state, in the order of `ExplainResponse.state_events`."""
 
+    @property
+    def block_shares(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Share of each feature block of the item, in the order of `ExplainResponse.block_names`. They sum to the same value
+        as `dimension_shares`. Empty if the item is not in the catalog.
+        """
+
+    @property
+    def moved_by(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SlateCause]:
+        """What moved the item up or down from this position."""
+
     def __init__(
         self,
         *,
@@ -954,9 +1300,12 @@ class ItemExplanation(google.protobuf.message.Message):
         state_event_shares: collections.abc.Iterable[builtins.float] | None = ...,
         folded_share: builtins.float = ...,
         is_out_of_stock: builtins.bool = ...,
+        block_shares: collections.abc.Iterable[builtins.float] | None = ...,
+        score_rank: builtins.int = ...,
+        moved_by: collections.abc.Iterable[global___SlateCause] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_score", b"_score", "repeat_shares", b"repeat_shares", "score", b"score"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_score", b"_score", "adjustment_share", b"adjustment_share", "current_share", b"current_share", "dimension_shares", b"dimension_shares", "event_shares", b"event_shares", "folded_share", b"folded_share", "history_share", b"history_share", "is_excluded", b"is_excluded", "is_out_of_stock", b"is_out_of_stock", "item_id", b"item_id", "prior_share", b"prior_share", "repeat_shares", b"repeat_shares", "score", b"score", "state_event_shares", b"state_event_shares"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_score", b"_score", "adjustment_share", b"adjustment_share", "block_shares", b"block_shares", "current_share", b"current_share", "dimension_shares", b"dimension_shares", "event_shares", b"event_shares", "folded_share", b"folded_share", "history_share", b"history_share", "is_excluded", b"is_excluded", "is_out_of_stock", b"is_out_of_stock", "item_id", b"item_id", "moved_by", b"moved_by", "prior_share", b"prior_share", "repeat_shares", b"repeat_shares", "score", b"score", "score_rank", b"score_rank", "state_event_shares", b"state_event_shares"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_score", b"_score"]) -> typing.Literal["score"] | None: ...
 
 global___ItemExplanation = ItemExplanation

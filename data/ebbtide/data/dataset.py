@@ -14,6 +14,7 @@ from ebbtide.data.catalog import Catalog, catalog_of_events, read_catalog
 from ebbtide.data.errors import DataError
 from ebbtide.data.event_types import EventTypeNames
 from ebbtide.data.events import EventColumns, EventLog, build_log, read_events
+from ebbtide.data.vectors import ItemVectors, read_vectors
 from ebbtide.interest.time_units import TimeUnit
 
 BUNDLE_CATALOG_FILE = "catalog.parquet"
@@ -51,6 +52,8 @@ class DataReference(BaseModel):
     """Names of the event types of the training, those that are predicted first; empty before the training."""
     target_types: tuple[str, ...] = ()
     """Names of those that are predicted."""
+    vectors: dict[str, str] = {}
+    """Files with vectors of the items, by the name of their feature block; the bundle keeps what it needs of them."""
 
     @property
     def columns(self) -> EventColumns:
@@ -107,6 +110,22 @@ class Dataset:
     bad_events: BadRows
     bad_items: BadRows | None
     """None for a log without a catalog file."""
+
+
+def read_blocks(reference: DataReference, catalog: Catalog) -> dict[str, tuple[ItemVectors, BadRows]]:
+    """Reads the files of vectors that a reference names: the vectors of each feature block, and the ignored rows.
+
+    Args:
+        reference: Also names the column with the ids.
+        catalog: Whose items have the vectors.
+
+    Raises:
+        DataError: A file cannot be used; the message says which and why.
+    """
+    return {
+        name: read_vectors(name, path, catalog, reference.catalog_item_column, reference.max_bad_rows)
+        for name, path in reference.vectors.items()
+    }
 
 
 def read_dataset(reference: DataReference) -> Dataset:

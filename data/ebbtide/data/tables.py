@@ -188,6 +188,18 @@ def read_table(path: str | Path, columns: list[str], encoding: str | None = None
         return Table(source, *read_delimited(file, data, columns, separator))
 
 
+def column_types(path: str | Path) -> dict[str, pl.DataType] | None:
+    """The columns of Parquet files with their types; None for a text file, whose columns are text.
+
+    Raises:
+        DataError: The file is missing, of another kind or damaged.
+    """
+    source = str(path)
+    lazy = _parquet(source)
+    with one_error(source):
+        return None if lazy is None else dict(lazy.collect_schema())
+
+
 def read_pieces(path: str | Path, columns: list[str], encoding: str | None = None) -> Iterator[Table]:
     """What `read_table` reads, in pieces that need little memory.
 

@@ -15,7 +15,7 @@ from ebbtide.interest.contract import Limits
 from ebbtide.interest.served_models import Kind
 from ebbtide.interest.tensorfile import read_tensors
 
-ATTRIBUTE_COLUMNS = "attribute_columns"
+ATTRIBUTE_COLUMNS = exported.ATTRIBUTE_COLUMNS
 """Key for the names of the attribute columns: as JSON in `exported.ATTRIBUTES_FILE`, comma-separated in configs."""
 ATTRIBUTE_VALUES = "attribute_values"
 """Key for the values of each attribute column, as JSON; only in configs."""

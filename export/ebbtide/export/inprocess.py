@@ -241,6 +241,11 @@ def _open_candidate_head(pipeline: InProcessPipeline, model: Model) -> Run:
     return lambda tensors: scorer.run_requests([tensors])[0]
 
 
+def _open_slate_composer(pipeline: InProcessPipeline, model: Model) -> Run:
+    composer = exported.read_slate_composer(pipeline.folder(model.name))
+    return lambda tensors: composer.run_requests([tensors])[0]
+
+
 def _open_explainer(pipeline: InProcessPipeline, model: Model) -> Run:
     explainer = exported.read_explainer(pipeline.folder(model.name))
     return _with_users(pipeline, explainer.run_requests)
@@ -284,6 +289,7 @@ PYTHON_MODELS: dict[str, Callable[[InProcessPipeline, Model], Run]] = {
     served_models.TOKENIZER.name: _open_tokenizer,
     served_models.ADAPTIVE_WEIGHTS.name: _open_weights,
     served_models.CANDIDATE_HEAD.name: _open_candidate_head,
+    served_models.SLATE_COMPOSER.name: _open_slate_composer,
     served_models.EXPLAINER.name: _open_explainer,
     served_models.OBSERVER.name: _open_observer,
     served_models.INTEREST_READER.name: _open_interest_reader,

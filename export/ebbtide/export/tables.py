@@ -25,6 +25,7 @@ from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.keys import item_key, item_keys
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.parameters import GateParameters, InterestConfig, InterestParameters
+from ebbtide.train.blocks import RESIDUAL
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.files import default_mode
 from ebbtide.train.model import InterestModel
@@ -140,6 +141,7 @@ def write_tables(
         exported.ATTRIBUTES_FILE: _attribute_tables(attributes),
         exported.ITEM_IDS_FILE: ItemIds.of(bundle.catalog.item_id).to_tensors(),
         exported.PROJECTIONS_FILE: _projections(bundle.model),
+        exported.BLOCKS_FILE: _blocks(bundle.model),
         exported.POPULARITY_FILE: {} if popularity is None else popularity.to_tensors(),
     }
     columns = [] if attributes is None else list(attributes.values)
@@ -176,6 +178,13 @@ def _attribute_tables(attributes: CatalogAttributes | None) -> dict[str, npt.NDA
         exported.ATTRIBUTE_COLUMN: attributes.column,
         exported.ATTRIBUTE_BIT: attributes.bit,
     }
+
+
+def _blocks(model: InterestModel) -> dict[str, npt.NDArray[Any]]:
+    """What each feature block but the residual adds to the item factors; nothing for a model with these two alone."""
+    if not model.added_blocks:
+        return {}
+    return {name: _array(block.term * model.gamma) for name, block in model.blocks.items() if name != RESIDUAL}
 
 
 def _projections(model: InterestModel) -> dict[str, npt.NDArray[Any]]:

@@ -324,5 +324,7 @@ def _file(sample: Sample, tensor: str) -> str:
 def _raw(array: npt.NDArray[Any]) -> bytes:
     """The raw tensor format of KServe: little-endian numbers; each text is preceded by its length in 4 bytes."""
     if array.dtype == np.object_:
-        return b"".join(len(text).to_bytes(4, "little") + text for text in array.ravel())
+        # ONNX Runtime gives texts, everything else bytes.
+        texts = (text.encode() if isinstance(text, str) else text for text in array.ravel())
+        return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()

@@ -50,6 +50,7 @@ class Axis(str, Enum):
     TEXTS = "texts"
     TOKENS = "tokens"
     CANDIDATES = "candidates"
+    BLOCKS = "feature blocks"
     EXCLUDED = "excluded items"
     SHOWN = "shown items"
     ALLOWED = "allowed values"
@@ -352,10 +353,10 @@ SLATE = Tensor(
     "slate",
     Dtype.BYTES,
     (1,),
-    "a JSON object that says what the list shall be like: `size`; `diversity` and `calibration` weights from 0 to 1; "
-    "`method`, mmr or dpp; `at_most`, lists of a column, the key of a value or null for each value, and a number; "
-    "`at_least`, the same with a key; `exposure`, lists of a column, a key, a share and a significance; and "
-    "`calibration`, a list of a column and a weight. Default: 10 items by their scores",
+    "a JSON object that says what the list shall be like: `size`, its number of items; `diversity`, 0 to 1; `method`, "
+    "mmr or dpp; `at_most`, lists of a column, the key of a value or null for each value, and a number; `at_least`, "
+    "the same with a key; `exposure`, lists of a column, a key, a share and a significance; and `calibration`, a list "
+    "of a column and a weight from 0 to 1. Default: 10 items by their scores",
     optional=True,
     rows=1,
 )
@@ -387,11 +388,11 @@ SLATE_NOTES = Tensor(
     "slate_notes",
     Dtype.BYTES,
     (1,),
-    "a JSON object about the list: `candidates`, how many it was composed from; `rank`, of each item by its score, from "
-    "1; `moved_by`, the numbers of the causes that moved each item up or down (0 diversity, 1 calibration, then "
-    "`at_most`, `at_least` and `exposure` in the order of the request); `rules`, the names of the rules of the house "
-    "that moved each item; and `relaxed`, lists of a cause, the number wanted, the number there is and, for an exposure, "
-    "the first position, for each limit that is not met",
+    "a JSON object about the list: `size`, how many items were wanted; `candidates`, how many it was composed from; "
+    "`rank`, of each item by its score, from 1; `moved_by`, the numbers of the causes that moved each item up or down "
+    "(0 diversity, 1 calibration, then `at_most`, `at_least` and `exposure` in the order of the request); `rules`, the "
+    "names of the rules of the house that moved each item; and `relaxed`, for each limit that is not met its cause, "
+    "the number wanted, the number there is and, for an exposure, the first position",
     rows=1,
 )
 ITEM_INDEX = Tensor(
@@ -454,6 +455,21 @@ REPEAT_SHARE = Tensor(
     Dtype.FP32,
     (Axis.CANDIDATES, len(REPEAT_PARTS)),
     f"parts of each repeat score, which sum to it: {', '.join(REPEAT_PARTS)}; 0 for a score that is no repeat score",
+    optional=True,
+)
+BLOCK_NAME = Tensor(
+    "block_name",
+    Dtype.BYTES,
+    (Axis.BLOCKS,),
+    "names of the items' feature blocks: `text`, `residual` (learned from events), and those that training was given "
+    "vectors for; empty for an export of a bundle without such vectors",
+    optional=True,
+)
+BLOCK_SHARE = Tensor(
+    "block_share",
+    Dtype.FP32,
+    (Axis.CANDIDATES, Axis.BLOCKS),
+    "share of each feature block of the candidate in each score; they sum to the same value as `dimension_share`",
     optional=True,
 )
 HALF_LIFE_DAYS = Tensor(

@@ -6,7 +6,7 @@ alpha v_e exp(-lambda age) exp(-mu rank) x_e / ||H||_2 . a_i to item i, one of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ from ebbtide.interest.stock import are_in_stock
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+_TEXT, _RESIDUAL = "text", "residual"
+"""The two feature blocks of every model."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Explanation:
     repeat_share: Floats
     """``[candidates, parts]``: `contract.REPEAT_PARTS` of each repeat score, which sum to `adjustment_share`; 0 for
     other candidates."""
+    block_name: npt.NDArray[np.object_]
+    """``[blocks]``: names in UTF-8; empty for an export without vectors of items."""
+    block_share: Floats
+    """``[candidates, blocks]``: sums to that of `dimension_share`. An item that was added after the export has its text
+    alone."""
     half_life_days: Floats
     """``[d]``, with the request's own decay scale."""
     folded_share: Floats
@@ -85,18 +92,28 @@ class Explanation:
 class Explainer:
     """Explains scores from learned parameters, the catalog's event vectors and its item factors."""
 
-    def __init__(self, pipeline: InterestPipeline, factors: Floats, ids: ItemIds | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: InterestPipeline,
+        factors: Floats,
+        ids: ItemIds | None = None,
+        blocks: Mapping[str, Floats] | None = None,
+    ) -> None:
         """Takes what one export wrote.
 
         Args:
             pipeline: Of the export.
             factors: ``[items, d + p]``, in catalog order; may be memory-mapped.
             ids: Of the catalog; None leaves the ids of a state's events empty.
+            blocks: What each feature block but the residuals adds to the factors, ``[items, d]``; may be memory-mapped.
+                None explains no blocks.
         """
         self.pipeline = pipeline
         self._ids = ids
         self._parameters = pipeline.parameters
         self._factors = np.asarray(factors)
+        given = {} if blocks is None else blocks
+        self._blocks = {name: np.asarray(given[name]) for name in sorted(given, key=_block_order)}
 
     def run(self, request: Request, records: Records | None = None) -> Explanation | RequestError:
         """The explanation of one request's `candidate_item`, or what is wrong with it.
@@ -162,7 +179,8 @@ class Explainer:
             return np.where(replaced[:, None], factors[:, :d] @ of_replaced.T, factors[:, :d] @ of_all.T)
 
         interest, seen_interest = contributions.sum(axis=0) + of_folded, of_seen.sum(axis=0) + folded_of_seen
-        dimension_share = factors[:, :d] * np.where(replaced[:, None], seen_interest, interest)
+        counted_interest = np.where(replaced[:, None], seen_interest, interest)
+        dimension_share = factors[:, :d] * counted_interest
         prior_share = factors[:, d:] @ self._parameters.prior_weight.astype(np.float64)
         prior, left_out = self.pipeline.live_prior(weighed)
         if left_out is None or not left_out[0]:
@@ -203,6 +221,8 @@ class Explainer:
             prior_share=_single(prior_share),
             adjustment_share=_single(adjustment_share),
             repeat_share=_single(repeat_share),
+            block_name=np.array([name.encode() for name in self._block_names], dtype=np.object_),
+            block_share=_single(self._block_shares(item, counted_interest, dimension_share.sum(axis=1))),
             half_life_days=half_lives(self._parameters.decay_rate_per_day, weighed.columns.decay_scale),
             folded_share=_single(times(of_folded[None], folded_of_seen[None])[:, 0]),
             state_event_share=state_event_share,
@@ -212,6 +232,34 @@ class Explainer:
             state_event_decay=states.decay,
             state_status=None if weighed.from_records is None else weighed.state_status,
         )
+
+    @property
+    def _block_names(self) -> list[str]:
+        """Text and residual first; none without blocks."""
+        names = list(self._blocks)
+        return [*names[:1], _RESIDUAL, *names[1:]] if names else []
+
+    def _block_shares(self, item: npt.NDArray[np.int64], interest: Doubles, total: Doubles) -> Doubles:
+        """What each feature block of the candidates adds to their scores, ``[candidates, blocks]``.
+
+        Args:
+            item: ``[candidates]``, catalog indices.
+            interest: ``[candidates, d]``, that counts for each.
+            total: ``[candidates]``, what all blocks add; NaN for an unknown candidate.
+        """
+        is_new = item >= self._factors.shape[0]
+        row = np.where(is_new, 0, item)
+        shares = {
+            name: np.where(is_new, 0, (table.take(row, axis=0).astype(np.float64) * interest).sum(axis=1))
+            for name, table in self._blocks.items()
+        }
+        if _TEXT in shares:
+            shares[_TEXT] = np.where(is_new, total, shares[_TEXT])
+        shares[_RESIDUAL] = total - sum(shares.values())
+        found = np.zeros((item.size, len(self._block_names)))
+        for column, name in enumerate(self._block_names):
+            found[:, column] = np.where(item == UNKNOWN, np.nan, shares[name])
+        return found
 
     def _contributions_to_seen(
         self, weighed: Weighed, decays: Floats, contributions: Doubles, of_folded: Doubles
@@ -280,6 +328,11 @@ def _contributions(weighed: Weighed, decays: Floats, *, moved: bool = False) -> 
     changed = np.stack([change / norms[0], -change / norms[1]])
     is_text = weighed.sources.item.take(batch.source) == UNKNOWN
     return weighted * np.where(is_text[:, None], factor[half], changed[half]), (folded * changed).sum(axis=0)
+
+
+def _block_order(name: str) -> tuple[bool, str]:
+    """The text first, then by name."""
+    return name != _TEXT, name
 
 
 def _single(values: npt.NDArray[Any]) -> Floats:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.popularity import CountedPopularity
 from ebbtide.interest.rules import RuleTables
 from ebbtide.interest.served_models import Kind, Model
+from ebbtide.interest.slate_composer import SlateComposer, SlateTables
+from ebbtide.interest.slate_values import ItemValues
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.interest.textproto import parse_text
 
@@ -45,6 +48,10 @@ PROJECTIONS_FILE = "text_projections.safetensors"
 EVENT_PROJECTION, FACTOR_PROJECTION, REPEAT_PROJECTION = "event", "factor", "repeat"
 """Of `TextProjections`."""
 
+BLOCKS_FILE = "blocks.safetensors"
+"""The items' feature blocks: what each adds to the item factors, float32 ``[items, d]`` by name, in catalog order. That
+of the learned residuals is left out: it is the rest. No tensors for a bundle without vectors of items."""
+
 POPULARITY_FILE = "popularity.safetensors"
 """The counts of the popularity prior, see `CountedPopularity`; no tensors without them."""
 
@@ -63,6 +70,9 @@ ATTRIBUTE_COLUMN = "attribute_column"
 ATTRIBUTE_BIT = "attribute_bit"
 """int64 ``[values]``: the bit of each key within its column, 64 to a word; never 0, since every item has bit 0."""
 
+ATTRIBUTE_COLUMNS = "attribute_columns"
+"""Metadata of the file: the names of the columns, a JSON list."""
+
 ITEM_IDS_FILE = "item_ids.safetensors"
 """The item ids, in catalog order; see `ItemIds`."""
 
@@ -75,6 +85,7 @@ MODEL_FILES: dict[str, tuple[str, ...]] = {
     served_models.ADAPTIVE_WEIGHTS.name: (*_WEIGHTS_FILES, ITEM_IDS_FILE),
     served_models.ADAPTIVE_WEIGHTS_TEXT.name: (*_WEIGHTS_FILES, ITEM_IDS_FILE),
     served_models.CANDIDATE_HEAD.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE, POPULARITY_FILE),
+    served_models.SLATE_COMPOSER.name: (*_WEIGHTS_FILES, ITEM_IDS_FILE),
     served_models.EXPLAINER.name: (
         CONFIG_FILE,
         TENSORS_FILE,
@@ -82,6 +93,7 @@ MODEL_FILES: dict[str, tuple[str, ...]] = {
         FACTORS_FILE,
         ITEM_IDS_FILE,
         POPULARITY_FILE,
+        BLOCKS_FILE,
     ),
     served_models.OBSERVER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, FACTORS_FILE, POPULARITY_FILE),
     served_models.INTEREST_READER.name: (CONFIG_FILE, TENSORS_FILE, CATALOG_FILE, ITEM_IDS_FILE),
@@ -198,6 +210,16 @@ def read_factors(folder: Path, config: InterestConfig) -> npt.NDArray[np.float32
     return np.asarray(_read_of(config, folder / FACTORS_FILE)[ITEM_FACTORS])
 
 
+def _read_blocks(folder: Path, config: InterestConfig) -> Mapping[str, npt.NDArray[np.float32]]:
+    """What the feature blocks add to the item factors, memory-mapped; empty in an export from before there were some.
+
+    Raises:
+        ValueError: The file belongs to another export, or is damaged.
+    """
+    path = folder / BLOCKS_FILE
+    return _read_of(config, path) if path.is_file() else {}
+
+
 def read_popularity(folder: Path, config: InterestConfig) -> CountedPopularity | None:
     """The counts of the prior in the version folder of a Python model; None in an export without them.
 
@@ -218,6 +240,22 @@ def read_candidate_scorer(folder: Path) -> CandidateScorer:
     return CandidateScorer(pipeline, read_factors(folder, pipeline.parameters.config))
 
 
+def read_slate_composer(folder: Path) -> SlateComposer:
+    """The composer in the version folder of `slate_composer`; its tables are memory-mapped.
+
+    Raises:
+        ValueError: The files belong to different exports, or one is damaged; the message names both ids.
+    """
+    pipeline = read_pipeline(folder)
+    config = pipeline.parameters.config
+    index, words = read_attributes(folder, config)
+    _, metadata = read_tensors(folder / ATTRIBUTES_FILE)
+    columns = json.loads(metadata.get(ATTRIBUTE_COLUMNS, "[]"))
+    ids = ItemIds.from_tensors(_read_of(config, folder / ITEM_IDS_FILE))
+    tables = SlateTables(read_factors(folder, config), ItemValues(index, words, columns), ids)
+    return SlateComposer(pipeline, tables)
+
+
 def read_explainer(folder: Path) -> Explainer:
     """The explainer in the version folder of `explainer`; its tables are memory-mapped.
 
@@ -226,7 +264,9 @@ def read_explainer(folder: Path) -> Explainer:
     """
     pipeline = read_plain_pipeline(folder, with_factors=True)
     config = pipeline.parameters.config
-    return Explainer(pipeline, read_factors(folder, config), read_item_ids(folder, config))
+    return Explainer(
+        pipeline, read_factors(folder, config), read_item_ids(folder, config), _read_blocks(folder, config)
+    )
 
 
 def read_observer(folder: Path) -> tuple[InterestPipeline, Feedback | None]:

@@ -17,7 +17,7 @@ from ebbtide.interest.blend import Blend, blend_interest
 from ebbtide.interest.checks import Request, RequestTensors, refuse_entries
 from ebbtide.interest.columns import Columns, join_requests
 from ebbtide.interest.contract import StateStatus
-from ebbtide.interest.decay import half_sums, weighted_vectors
+from ebbtide.interest.decay import event_decays, half_sums, weighted_vectors
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.events import MS_PER_DAY, EventBatch, order_by_age
 from ebbtide.interest.joined import join_states
@@ -47,7 +47,10 @@ _STATUS_IF_KNOWN = np.array([int(StateStatus.UNKNOWN_USER), int(StateStatus.USED
 
 _ADJUSTMENTS = {contract.ADJUST_ITEM.name, contract.ADJUST_SCORE.name}
 _NEW_ITEMS = {contract.NEW_ITEM_ID.name, contract.NEW_ITEM_SCORE.name, contract.APPLIED_RULES.name}
+_SEEN = {contract.SEEN_ITEM.name, contract.SEEN_WEIGHT.name}
 ALL_OUTPUTS = frozenset(tensor.name for tensor in served_models.ADAPTIVE_WEIGHTS.outputs)
+_OF_LISTS = ALL_OUTPUTS - _SEEN
+"""The fields of `AdaptiveWeights`."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,7 @@ class InterestPipeline:
 
     def run(self, requests: Sequence[Request]) -> list[AdaptiveWeights | RequestError]:
         """The answers in the requests' order; a request that cannot be served gets its error, the others theirs."""
-        answers = self.run_requests([request.tensors() for request in requests])
+        answers = self.run_requests([request.tensors() for request in requests], _OF_LISTS)
         return [
             answer
             if isinstance(answer, RequestError)
@@ -521,6 +524,10 @@ class InterestPipeline:
             outputs[contract.APPLIED_RULES.name] = told
         if contract.ITEM_FILTER.name in wanted or weighed.columns.allow is not None:
             outputs[contract.ITEM_FILTER.name] = self._filters(weighed.columns)
+        if not _SEEN.isdisjoint(wanted):
+            outputs[contract.SEEN_ITEM.name], outputs[contract.SEEN_WEIGHT.name] = seen_weights(
+                weighed, self.parameters
+            )
         outputs[contract.ALPHA_USED.name] = alpha_used
         outputs[contract.EVENT_COUNTS.name] = event_counts
         if weighed.from_records is not None:
@@ -588,6 +595,35 @@ class InterestPipeline:
             )
             refuse_entries(columns.request, user, unknown, contract.ALLOW_ATTRIBUTE, keys, lambda _user: expected)
         return self.attributes.filters(columns.users, user, value)
+
+
+def seen_weights(weighed: Weighed, parameters: InterestParameters) -> tuple[Ints, Floats]:
+    """The items of all users' events and what is left of the weights of these, ``[users, seen events]`` each.
+
+    A folded item, whose own weight is in the sums only, counts as the least of the user's other events, or as 1.
+
+    Returns:
+        Padded with -1 and 0; weights are not negative.
+    """
+    batch, users = weighed.batch, weighed.columns.users
+    decays = event_decays(batch, parameters.decay_rate_per_day, parameters.rank_decay_rate, weighed.columns.decay_scale)
+    user, item = batch.request, weighed.sources.item.take(batch.source)
+    weight = np.maximum(decays.mean(axis=1) * batch.weight, 0)
+    if weighed.from_records is not None:
+        folded = weighed.from_records.states.items
+        least = np.full(users, np.inf, dtype=np.float32)
+        np.minimum.at(least, user, weight)
+        least[~np.isfinite(least)] = 1
+        user, item = np.concatenate([user, folded.user]), np.concatenate([item, folded.item])
+        weight = np.concatenate([weight, least[folded.user]])
+        order = user.argsort(kind="stable")
+        user, item, weight = user[order], item[order], weight[order]
+    counts = np.bincount(user, minlength=users)
+    column = np.arange(user.size) - (np.cumsum(counts) - counts)[user]
+    items = np.full((users, int(counts.max(initial=0))), UNKNOWN, dtype=np.int64)
+    weights = np.zeros(items.shape, dtype=np.float32)
+    items[user, column], weights[user, column] = item, weight
+    return items, weights
 
 
 def _for_candidates(columns: Columns, requests: Sequence[RequestTensors]) -> Bools:

@@ -22,6 +22,8 @@ from ebbtide.interest.contract import (
     APPLIED_RULES,
     AS_EXPORTED,
     ATTENTION_MASK,
+    BLOCK_NAME,
+    BLOCK_SHARE,
     CANDIDATE_IN_STOCK,
     CANDIDATE_ITEM,
     CANDIDATE_SCORE,
@@ -73,7 +75,13 @@ from ebbtide.interest.contract import (
     RESET_LEARNING,
     RULE_COUNTS,
     SCORE,
+    SEEN_ITEM,
+    SEEN_WEIGHT,
     SHOWN_ITEM,
+    SLATE,
+    SLATE_ITEM_ID,
+    SLATE_NOTES,
+    SLATE_SCORE,
     STATE_COUNTS,
     STATE_EVENT_CURRENT,
     STATE_EVENT_DECAY,
@@ -168,7 +176,10 @@ _ONE_USER = tuple(tensor for tensor in _USER if tensor is not EVENT_COUNT)
 _NEW_ITEMS = (NEW_ITEM_ID, NEW_ITEM_SCORE, APPLIED_RULES)
 """What is merged into the list of the scoring head."""
 _WEIGHTS = (INTEREST, ADJUST_ITEM, ADJUST_SCORE, ITEM_FILTER, ALPHA_USED, EVENT_COUNTS, STATE_STATUS, *_NEW_ITEMS)
+_SEEN = (SEEN_ITEM, SEEN_WEIGHT)
+"""What a list may be calibrated to; built for `recommend_slate` only."""
 _ANSWER = (ITEM_ID, SCORE, ALPHA_USED, EVENT_COUNTS, STATE_STATUS, *_NEW_ITEMS)
+_SLATE = (SLATE_ITEM_ID, SLATE_SCORE, SLATE_NOTES, ALPHA_USED, EVENT_COUNTS, STATE_STATUS)
 _CANDIDATES = (CANDIDATE_SCORE, CANDIDATE_IN_STOCK, ALPHA_USED, EVENT_COUNTS, STATE_STATUS)
 _EXPLANATION = (
     *_CANDIDATES,
@@ -179,6 +190,8 @@ _EXPLANATION = (
     PRIOR_SHARE,
     ADJUSTMENT_SHARE,
     REPEAT_SHARE,
+    BLOCK_NAME,
+    BLOCK_SHARE,
     HALF_LIFE_DAYS,
     FOLDED_SHARE,
     STATE_EVENT_SHARE,
@@ -198,13 +211,15 @@ ENCODER = Model(
     core_share=1 / 2,
     cacheable=True,
 )
-ADAPTIVE_WEIGHTS = Model("adaptive_weights", Kind.PYTHON, True, (*_USER, ALLOW_ATTRIBUTE), _WEIGHTS, core_share=1 / 4)
+ADAPTIVE_WEIGHTS = Model(
+    "adaptive_weights", Kind.PYTHON, True, (*_USER, ALLOW_ATTRIBUTE), (*_WEIGHTS, *_SEEN), core_share=1 / 4
+)
 ADAPTIVE_WEIGHTS_TEXT = Model(
     "adaptive_weights_text",
     Kind.PYTHON,
     False,
     (*_ONE_USER, ALLOW_ATTRIBUTE, TEXT_VECTOR, TEXT_EVENT),
-    _WEIGHTS,
+    (*_WEIGHTS, *_SEEN),
     source=ADAPTIVE_WEIGHTS.name,
 )
 SCORING_HEAD = Model(
@@ -225,6 +240,21 @@ CANDIDATE_HEAD = Model(
     (INTEREST, ADJUST_ITEM, ADJUST_SCORE, CANDIDATE_ITEM, AS_EXPORTED),
     (CANDIDATE_SCORE, CANDIDATE_IN_STOCK),
 )
+SLATE_COMPOSER = Model(
+    "slate_composer",
+    Kind.PYTHON,
+    True,
+    (
+        ITEM_ID,
+        SCORE,
+        *(replace(tensor, ragged=True) for tensor in (NEW_ITEM_ID, NEW_ITEM_SCORE, APPLIED_RULES)),
+        *_SEEN,
+        SLATE,
+    ),
+    (SLATE_ITEM_ID, SLATE_SCORE, SLATE_NOTES),
+)
+"""Reads ids and not `item_index`: it then asks the scoring head for the same outputs as `recommend`, so that the head
+may be cached."""
 EXPLAINER = Model(
     "explainer",
     Kind.PYTHON,
@@ -309,6 +339,22 @@ RECOMMEND_TEXT = Model(
     (*_ONE_USER, ALLOW_ATTRIBUTE, TEXT, TEXT_EVENT),
     _ANSWER,
     steps=(TOKENIZER.name, ENCODER.name, ADAPTIVE_WEIGHTS_TEXT.name, SCORING_HEAD.name),
+)
+RECOMMEND_SLATE = Model(
+    "recommend_slate",
+    Kind.ENSEMBLE,
+    True,
+    (*ADAPTIVE_WEIGHTS.inputs, SLATE),
+    _SLATE,
+    steps=(ADAPTIVE_WEIGHTS.name, SCORING_HEAD.name, SLATE_COMPOSER.name),
+)
+RECOMMEND_SLATE_TEXT = Model(
+    "recommend_slate_text",
+    Kind.ENSEMBLE,
+    False,
+    (*_ONE_USER, ALLOW_ATTRIBUTE, TEXT, TEXT_EVENT, SLATE),
+    _SLATE,
+    steps=(TOKENIZER.name, ENCODER.name, ADAPTIVE_WEIGHTS_TEXT.name, SCORING_HEAD.name, SLATE_COMPOSER.name),
 )
 RANK = Model(
     "rank",
@@ -398,6 +444,7 @@ MODELS: dict[str, Model] = {
         ADAPTIVE_WEIGHTS_TEXT,
         SCORING_HEAD,
         CANDIDATE_HEAD,
+        SLATE_COMPOSER,
         EXPLAINER,
         OBSERVER,
         INTEREST_READER,
@@ -405,6 +452,8 @@ MODELS: dict[str, Model] = {
         ITEM_KEEPER,
         RECOMMEND,
         RECOMMEND_TEXT,
+        RECOMMEND_SLATE,
+        RECOMMEND_SLATE_TEXT,
         RANK,
         RANK_TEXT,
         EXPLAIN,

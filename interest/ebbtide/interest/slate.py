@@ -152,6 +152,11 @@ class _Composition:
         if wishes.diversity > 0 and wishes.directions is not None:
             kind = Determinantal if wishes.method == "dpp" else MarginalRelevance
             self._likeness = kind(wishes.directions, self._size)
+        self._preferences = [
+            (cause, preference)
+            for cause, preference in ((DIVERSITY_CAUSE, self._likeness), (CALIBRATION_CAUSE, wishes.calibration))
+            if preference is not None
+        ]
         self._counts: Counts | None = None
         if wishes.caps is not None or wishes.minimums is not None:
             caps, minimums = wishes.caps or Groups.none(candidates), wishes.minimums or Groups.none(candidates)
@@ -170,8 +175,7 @@ class _Composition:
                 if self._counts is not None:
                     self._counts.choose(index, self._places(position) - 1)
             self._note(index)
-        rank_is_kept = [position == index for position, index in enumerate(self._chosen)]
-        moved = [0 if kept else int(self._moved_by[index]) for kept, index in zip(rank_is_kept, self._chosen, strict=True)]
+        moved = [0 if place == index else int(self._moved_by[index]) for place, index in enumerate(self._chosen)]
         return Slate(self._chosen, moved, self._relaxed())
 
     def _places(self, position: int) -> int:
@@ -180,10 +184,9 @@ class _Composition:
 
     def _note(self, index: int) -> None:
         self._chosen.append(index)
-        if self._likeness is not None:
-            self._likeness.choose(index)
-        if self._wishes.calibration is not None:
-            self._wishes.calibration.choose(index)
+        if len(self._chosen) < self._size:
+            for _, preference in self._preferences:
+                preference.choose(index)
         for number, group in enumerate(self._wishes.exposures):
             self._exposed[number] += bool(group.member[index])
 
@@ -204,14 +207,17 @@ class _Composition:
         """Candidates that caps and exposures allow, and bits of what holds others back, ``[candidates]`` each."""
         held_by = np.zeros(self._open.size, dtype=np.int64)
         allowed = self._open
-        if self._counts is not None:
+        if self._counts is not None and self._counts.has_blocked:
             blocked = self._counts.blocked_by
             is_free = blocked == FREE
-            if not is_free.all():
-                np.left_shift(1, blocked, out=held_by, where=~is_free)
-                # Caps give way last, and only where nothing else is left.
-                if (allowed & is_free).any():
-                    allowed = allowed & is_free
+            np.left_shift(1, blocked, out=held_by, where=~is_free)
+            within = allowed & is_free
+            # Caps give way last, and only where nothing else is left.
+            if within.any():
+                allowed = within
+            else:
+                passed = np.where(allowed, self._counts.passed_by(), self._open.size)
+                allowed = passed == passed.min()
         for number, group in enumerate(self._wishes.exposures):
             if self._exposed[number] < group.least[position]:
                 narrowed = allowed & group.member
@@ -228,20 +234,21 @@ class _Composition:
         if counts is None or not counts.is_pending:
             return best
         places = self._places(position)
-        cause = 1 << counts.pending_cause
-        first = best
-        for attempt in range(_TRIES + self._open.size):
-            if counts.blocked_by[best] == FREE and counts.accepts(best, places):
-                return best
-            held_by[best] |= cause
-            gain[best] = -np.inf
-            if attempt == _TRIES - 1:
+        first, cause = best, 0
+        for attempt in range(self._open.size):
+            if attempt == (0 if counts.is_tight(places) else _TRIES):
+                cause = 1 << counts.pending_cause
                 unneeded = ~counts.wanted_now
                 held_by[unneeded] |= cause
                 gain[unneeded] = -np.inf
-            best = int(np.argmax(gain))
+                best = int(np.argmax(gain))
             if gain[best] == -np.inf:
                 break
+            if counts.blocked_by[best] == FREE and counts.accepts(best, places):
+                return best
+            held_by[best] |= cause or 1 << counts.pending_cause
+            gain[best] = -np.inf
+            best = int(np.argmax(gain))
         # An exposure or a cap leaves none: the minimum gives way.
         return first
 
@@ -251,17 +258,10 @@ class _Composition:
         if not better.size:
             return
         causes = held_by[better]
-        soft = causes == 0
-        if soft.any():
-            rest = better[soft]
-            preferred = np.zeros(rest.size, dtype=np.int64)
-            if self._likeness is not None:
-                penalty = self._likeness.penalty
-                preferred |= (penalty[rest] > penalty[choice] + _EVEN).astype(np.int64) << DIVERSITY_CAUSE
-            if self._wishes.calibration is not None:
-                penalty = self._wishes.calibration.penalty
-                preferred |= (penalty[rest] > penalty[choice] + _EVEN).astype(np.int64) << CALIBRATION_CAUSE
-            causes[soft] = preferred
+        is_free = causes == 0
+        for cause, preference in self._preferences:
+            penalty = preference.penalty
+            causes |= (is_free & (penalty[better] > penalty[choice] + _EVEN)).astype(np.int64) << cause
         self._moved_by[better] |= causes
         self._moved_by[choice] |= np.bitwise_or.reduce(causes)
 

@@ -1,4 +1,4 @@
-"""How many items of a group a list may have, and must have: caps, minimums, and a plan that keeps minimums within reach."""
+"""How many items of a group a list may have and must have: caps, and minimums with a plan that keeps them in reach."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FREE = -1
 class Counts:
     """Caps and minimums of one list, as items are chosen.
 
-    While a minimum is not met there is a plan: candidates that meet all minimums within the caps. A candidate is refused
-    if no plan is left after it. Minimums that no plan meets are lowered at the start, the last ones first.
+    While a minimum is not met there is a plan: candidates that meet all minimums within the caps. A candidate is
+    refused if no plan is left after it. Minimums that no plan meets are lowered at the start, the last ones first.
     """
 
     def __init__(
@@ -38,7 +38,14 @@ class Counts:
         self._open = np.ones(self._capped.shape[0], dtype=np.bool_)
         self.blocked_by: Ints = np.full(self._open.size, FREE, dtype=np.int64)
         """``[candidates]``: the cause of the cap that blocks a candidate, or `FREE`."""
+        self._is_wanted = self._wanted.any(axis=1)
+        self.has_blocked = False
+        """Whether a cap blocks any candidate."""
         self._plan: list[int] = []
+        self._planned_in: Ints = np.zeros(self.room.size, dtype=np.int64)
+        """``[groups]``: candidates of the plan."""
+        self._tight: Bools = np.zeros(self.room.size, dtype=np.bool_)
+        """``[groups]``: whose caps the plan fills."""
         for group in np.flatnonzero(self.room <= 0).tolist():
             self._block(group)
         for index in chosen:
@@ -58,7 +65,19 @@ class Counts:
     @property
     def wanted_now(self) -> Bools:
         """The candidates that a minimum still needs, ``[candidates]``."""
-        return self._wanted[:, self.need > 0].any(axis=1)
+        return np.asarray(self._wanted[:, self.need > 0].any(axis=1))
+
+    def passed_by(self) -> Ints:
+        """How many full caps each candidate would pass, ``[candidates]``."""
+        return np.asarray(self._capped[:, self.room <= 0].sum(axis=1))
+
+    def is_tight(self, places: int) -> bool:
+        """Whether only candidates that a minimum needs keep the minimums within reach.
+
+        Args:
+            places: Items that are still to be chosen.
+        """
+        return len(self._plan) >= places
 
     def accepts(self, index: int, places: int) -> bool:
         """Whether the minimums stay within reach after a candidate; the plan then fits to it.
@@ -74,7 +93,7 @@ class Counts:
         plan, left = self._planned(self.need - self._wanted[index], index)
         if left.any() or len(plan) >= places:
             return False
-        self._plan = plan
+        self._set_plan(plan)
         return True
 
     def choose(self, index: int, places: int) -> None:
@@ -84,32 +103,47 @@ class Counts:
             index: Of the candidate.
             places: Items that are still to be chosen after it.
         """
-        met = self._wanted[index] & (self.need > 0)
-        self._take(index)
+        if not self._plan:
+            self._take(index)
+            return
         if index in self._plan:
-            self._plan.remove(index)
-        if met.any() or len(self._plan) > places or (self.blocked_by[self._plan] != FREE).any():
+            self._take(index)
+            self._set_plan([one for one in self._plan if one != index])
+            return
+        has_filled = self._take(index)
+        blocks_plan = has_filled and (self.blocked_by[self._plan] != FREE).any()
+        if self._is_wanted[index] or len(self._plan) > places or blocks_plan:
             self._lower_needs(places)
+        else:
+            self._tight = self._planned_in >= self.room
 
-    def _take(self, index: int) -> None:
+    def _take(self, index: int) -> bool:
+        """Counts a candidate; returns whether it fills a cap."""
         self._open[index] = False
-        self.need = np.maximum(self.need - self._wanted[index], 0)
+        if self._is_wanted[index]:
+            self.need = np.maximum(self.need - self._wanted[index], 0)
+        has_filled = False
         for group in np.flatnonzero(self._capped[index]).tolist():
             self.room[group] -= 1
             if self.room[group] == 0:
                 self._block(group)
+                has_filled = True
+        return has_filled
 
     def _block(self, group: int) -> None:
         newly = self._capped[:, group] & (self.blocked_by == FREE)
         self.blocked_by[newly] = self._cap_cause[group]
+        self.has_blocked = True
 
     def _crowds_out(self, index: int) -> bool:
         """Whether caps have no room for a candidate beside the plan."""
-        groups = self._capped[index]
-        if not groups.any():
-            return False
-        planned = self._capped[np.ix_(self._plan, np.flatnonzero(groups))].sum(axis=0)
-        return bool((self.room[groups] - 1 < planned).any())
+        return bool((self._capped[index] & self._tight).any())
+
+    def _set_plan(self, plan: list[int]) -> None:
+        self._plan = plan
+        if plan:
+            self._planned_in = self._capped[plan].sum(axis=0)
+            self._tight = self._planned_in >= self.room
 
     def _lower_needs(self, places: int) -> None:
         """Lowers the minimums that no plan meets, and makes the plan of the others."""
@@ -119,7 +153,7 @@ class Counts:
             last = int(np.flatnonzero(self.need > 0)[-1])
             self.need[last] -= 1
             plan, _ = self._planned(self.need, None)
-        self._plan = plan
+        self._set_plan(plan)
 
     def _planned(self, need: Ints, taken: int | None) -> tuple[list[int], Ints]:
         """Candidates that meet needs, those first that meet most of them; and what they cannot meet.

@@ -1,4 +1,4 @@
-"""How alike a candidate is to the items chosen before it: what maximal marginal relevance and a DPP take off its gain."""
+"""How like the items chosen before it a candidate is, as maximal marginal relevance and a DPP measure it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def unit_rows(factors: Floats) -> Floats:
 
 
 class MarginalRelevance:
-    """Maximal marginal relevance: the largest cosine to any chosen item (Carbonell and Goldstein, SIGIR 1998, eq. 1)."""
+    """Maximal marginal relevance: the largest cosine to a chosen item (Carbonell and Goldstein, SIGIR 1998, eq. 1)."""
 
     def __init__(self, directions: Floats, most: int) -> None:
         """Starts with no chosen item.
@@ -84,4 +84,4 @@ class Determinantal:
 
 def _cosines(directions: Floats, index: int) -> Floats:
     # Not by BLAS, whose threads would fight with those of the other instances over products this small.
-    return np.einsum("nk,k->n", directions, directions[index])
+    return np.asarray(np.einsum("nk,k->n", directions, directions[index]))

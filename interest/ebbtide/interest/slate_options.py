@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ebbtide.interest.contract import SLATE
 from ebbtide.interest.errors import RequestError
@@ -18,7 +17,12 @@ MOST_LIMITS = 32
 DIVERSITY_CAUSE, CALIBRATION_CAUSE, FIRST_LIMIT_CAUSE = 0, 1, 2
 """Numbers of the causes that move an item. Those of the limits follow: caps, minimums, exposures, as in the request."""
 METHODS = ("mmr", "dpp")
-_FIELDS = {"size", "diversity", "method", "at_most", "at_least", "calibration", "exposure"}
+CANDIDATES, RANK, MOVED_BY, RULES, RELAXED = "candidates", "rank", "moved_by", "rules", "relaxed"
+"""Fields of `contract.SLATE_NOTES`, beside `SIZE`."""
+SIZE, DIVERSITY, METHOD, CALIBRATION = "size", "diversity", "method", "calibration"
+AT_MOST, AT_LEAST, EXPOSURE = "at_most", "at_least", "exposure"
+"""Fields of the options."""
+_FIELDS = {SIZE, DIVERSITY, METHOD, CALIBRATION, AT_MOST, AT_LEAST, EXPOSURE}
 _KEY_BITS = 63
 
 
@@ -55,7 +59,8 @@ class Exposure:
 class SlateOptions:
     """What the list shall be like."""
 
-    size: int = DEFAULT_SIZE
+    size: int = 0
+    """0: `DEFAULT_SIZE`, or fewer where there are fewer candidates."""
     diversity: float = 0.0
     method: str = METHODS[0]
     at_most: tuple[Cap, ...] = ()
@@ -82,18 +87,18 @@ class SlateOptions:
             unknown = found.keys() - _FIELDS
             if unknown:
                 raise _refused(f"field {sorted(unknown)[0]!r}", f"one of {', '.join(sorted(_FIELDS))}")
-            column, weight = found.get("calibration", ("", 0.0))
+            column, weight = found.get(CALIBRATION, ("", 0.0))
             options = cls(
-                int(found.get("size", DEFAULT_SIZE)),
-                float(found.get("diversity", 0.0)),
-                str(found.get("method", METHODS[0])),
-                tuple(Cap(str(of), None if key is None else int(key), int(n)) for of, key, n in found.get("at_most", ())),
-                tuple(Minimum(str(of), int(key), int(n)) for of, key, n in found.get("at_least", ())),
+                int(found.get(SIZE, 0)),
+                float(found.get(DIVERSITY, 0.0)),
+                str(found.get(METHOD, METHODS[0])),
+                tuple(Cap(str(of), None if key is None else int(key), int(n)) for of, key, n in found.get(AT_MOST, ())),
+                tuple(Minimum(str(of), int(key), int(n)) for of, key, n in found.get(AT_LEAST, ())),
                 str(column),
                 float(weight),
                 tuple(
                     Exposure(str(of), int(key), float(share), float(significance))
-                    for of, key, share, significance in found.get("exposure", ())
+                    for of, key, share, significance in found.get(EXPOSURE, ())
                 ),
             )
         except RequestError:
@@ -109,7 +114,7 @@ class SlateOptions:
         Raises:
             RequestError: Names the first.
         """
-        _in_range("size", self.size, 1, 2**31 - 1)
+        _in_range("size", self.size, 0, 2**31 - 1)
         _in_range("diversity", self.diversity, 0, 1)
         _in_range("calibration weight", self.calibration, 0, 1)
         if self.method not in METHODS:
@@ -144,7 +149,7 @@ def refused_limit(options: SlateOptions, cause: int, expected: str) -> RequestEr
         expected: What would have been accepted.
     """
     number = cause - FIRST_LIMIT_CAUSE
-    for name, group in (("at_most", options.at_most), ("at_least", options.at_least), ("exposure", options.exposure)):
+    for name, group in ((AT_MOST, options.at_most), (AT_LEAST, options.at_least), (EXPOSURE, options.exposure)):
         if number < len(group):
             limit = group[number]
             value = "" if limit.key is None else f", key {limit.key}"
@@ -156,11 +161,6 @@ def refused_limit(options: SlateOptions, cause: int, expected: str) -> RequestEr
 def refused_calibration(column: str, expected: str) -> RequestError:
     """The error of a calibration by a column that the export does not have."""
     return _refused(f"calibration by column {column!r}", expected)
-
-
-def encoded_options(options: dict[str, Any]) -> bytes:
-    """The text that `SlateOptions.parse` reads, as clients write it."""
-    return json.dumps(options, ensure_ascii=False).encode()
 
 
 def _in_range(name: str, value: float, least: float, most: float) -> None:

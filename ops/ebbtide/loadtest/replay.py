@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import numpy as np
 import numpy.typing as npt
 
-from ebbtide.client import Event, InvalidArgumentError, event, new_item, observe_request, recommend_request
+from ebbtide.client import Event, InvalidArgumentError, event, new_item, observe_request, recommend_request, slate
 from ebbtide.client.codec import (
     EncodedRequest,
     encode,
@@ -35,6 +35,7 @@ Floats = npt.NDArray[np.float64]
 
 STATELESS_ENDPOINTS = (
     served_models.RECOMMEND.name,
+    served_models.RECOMMEND_SLATE.name,
     served_models.RECOMMEND_TEXT.name,
     served_models.RANK.name,
     served_models.EMBED.name,
@@ -60,6 +61,9 @@ STOCKED_ITEMS = 64
 
 CANDIDATES = 100
 """Candidate items in each request of ``rank``, unless the server allows fewer."""
+
+DIVERSITY = 0.3
+"""Of the slate in each request of ``recommend_slate``."""
 
 SHOWN = 20
 """Items that a user was shown, in each request of ``observe`` to a server that learns from them."""
@@ -255,6 +259,7 @@ class _Encoder:
             events=[*history, *searches],
             user_id=self.user_id(head) if self._by_user else None,
             now=datetime.fromtimestamp(now_ms / 1e3, timezone.utc),
+            slate=slate(diversity=DIVERSITY) if endpoint == served_models.RECOMMEND_SLATE.name else None,
         )
         if endpoint == served_models.RANK.name:
             asked = RankRequest(

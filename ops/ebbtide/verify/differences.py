@@ -123,6 +123,8 @@ def compare_outputs(got: Tensors, expected: Tensors, catalog: Mapping[str, int])
     """
     item_id, score, item_index = contract.ITEM_ID.name, contract.SCORE.name, contract.ITEM_INDEX.name
     adjust_item, adjust_score = contract.ADJUST_ITEM.name, contract.ADJUST_SCORE.name
+    slate_id, slate_score = contract.SLATE_ITEM_ID.name, contract.SLATE_SCORE.name
+    notes = contract.SLATE_NOTES.name
     input_ids, mask = contract.INPUT_IDS.name, contract.ATTENTION_MASK.name
     left = got.keys() & expected.keys()
     if item_id in got and CATALOG_SCORE in expected:
@@ -135,6 +137,17 @@ def compare_outputs(got: Tensors, expected: Tensors, catalog: Mapping[str, int])
         # Of equal scores either item may come first, so indices are compared with the ids beside them.
         yield item_index, _compare_indices(Ranked.read(got).item_id, got[item_index].ravel().tolist(), catalog)
         left -= {item_index}
+    if slate_id in got and CATALOG_SCORE in expected:
+        yield (
+            slate_score,
+            compare_with_scores(Ranked.read(got, slate_id, slate_score), expected[CATALOG_SCORE], catalog),
+        )
+        left -= {slate_id, slate_score}
+    elif {slate_id, slate_score} <= left:
+        listed = [Ranked.read(tensors, slate_id, slate_score) for tensors in (got, expected)]
+        yield slate_score, compare_ranked(*listed)
+        # Of equal scores either item may come first; the notes then tell of another list.
+        left -= {slate_id, slate_score} if listed[0].item_id == listed[1].item_id else {slate_id, slate_score, notes}
     if {adjust_item, adjust_score} <= left:
         one, other = (by_item(tensors[adjust_item], tensors[adjust_score]) for tensors in (got, expected))
         yield adjust_score, compare_sparse(one, other, catalog)
@@ -203,11 +216,11 @@ class Ranked:
     """``[top N]``."""
 
     @classmethod
-    def read(cls, tensors: Tensors) -> Ranked:
+    def read(cls, tensors: Tensors, item_id: str = contract.ITEM_ID.name, score: str = contract.SCORE.name) -> Ranked:
         """The ranking of one user among a model's outputs."""
-        ids = tensors[contract.ITEM_ID.name].ravel().tolist()
+        ids = tensors[item_id].ravel().tolist()
         texts = [item.decode() if isinstance(item, bytes) else item for item in ids]
-        return cls(texts, tensors[contract.SCORE.name].ravel())
+        return cls(texts, tensors[score].ravel())
 
 
 def compare_with_scores(got: Ranked, scores: npt.NDArray[np.float64], catalog: Mapping[str, int]) -> Difference:

@@ -50,7 +50,7 @@ class Tolerances:
         """By ``model.field``; fields that are not here must be equal."""
         # Candidates are scored from float32 factors, whatever the scoring head's are.
         stated = {tensor.name: self.encoder for tensor in served_models.ENCODER.outputs}
-        stated[contract.SCORE.name] = self.head
+        stated[contract.SCORE.name] = stated[contract.SLATE_SCORE.name] = self.head
         return {
             f"{model.name}.{tensor.name}": stated.get(tensor.name, TOLERANCE)
             for model in models

@@ -17,6 +17,8 @@ from ebbtide.interest import contract, served_models
 from ebbtide.interest.event_types import EventTypes
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.served_models import Model
+from ebbtide.interest.slate_options import DEFAULT_SIZE
+from ebbtide.train.blocks import RESIDUAL, TEXT
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.encoder import load_encoder
 from ebbtide.train.reference import ReferenceScores, score_request
@@ -47,7 +49,9 @@ class TorchModel:
                 else block.features.double() @ block.item_projection.double()
                 for block in model.blocks.values()
             ]
-            factors = (model.gamma.double() * sum(terms)).numpy()
+            terms = [model.gamma.double() * term for term in terms]
+            factors = sum(terms, torch.zeros((), dtype=torch.float64)).numpy()
+        self._blocks: dict[str, Doubles] = {name: term.numpy() for name, term in zip(model.blocks, terms, strict=True)}
         self._factors: Doubles = np.concatenate([factors, bundle.prior_columns.astype(np.float64)], axis=1)
         self._embedded: tuple[bytes, Tensors] = b"", {}
         self._answered: tuple[Case | None, dict[bytes, ReferenceScores]] = None, {}
@@ -61,6 +65,9 @@ class TorchModel:
             served_models.CANDIDATE_HEAD.name: self._candidate_scores,
             served_models.RECOMMEND.name: self._recommend,
             served_models.RECOMMEND_TEXT.name: self._recommend,
+            served_models.RECOMMEND_SLATE.name: self._recommend,
+            served_models.RECOMMEND_SLATE_TEXT.name: self._recommend,
+            served_models.SLATE_COMPOSER.name: self._slate,
             served_models.RANK.name: self._rank,
             served_models.RANK_TEXT.name: self._rank,
             served_models.EXPLAINER.name: self._explain,
@@ -154,6 +161,15 @@ class TorchModel:
         reference = self._reference(case, tensors)
         return {CATALOG_SCORE: self._filtered(case, reference.scores), **self._counted(case, reference)}
 
+    def _slate(self, _case: Case, tensors: Tensors) -> Tensors:
+        """The list of a request without wishes: the first of those that the user may get."""
+        ids, scores = tensors[contract.ITEM_ID.name][0], tensors[contract.SCORE.name][0]
+        kept = np.isfinite(scores)
+        return {
+            contract.SLATE_ITEM_ID.name: ids[kept][None, :DEFAULT_SIZE],
+            contract.SLATE_SCORE.name: scores[kept][None, :DEFAULT_SIZE],
+        }
+
     def _rank(self, case: Case, tensors: Tensors) -> Tensors:
         reference = self._reference(case, tensors)
         item = self._items(tensors[contract.CANDIDATE_ITEM.name][0])
@@ -170,10 +186,18 @@ class TorchModel:
         d = reference.interest.size
         factors[replaced, d:] = 0
         factors[np.isnan(score)] = np.nan
-        dimensions = factors[:, :d] * np.where(replaced[:, None], reference.seen_interest, reference.interest)
+        counted = np.where(replaced[:, None], reference.seen_interest, reference.interest)
+        dimensions = factors[:, :d] * counted
         prior = factors[:, d:] @ self._prior_weight
+        names = list(self._blocks)
+        blocks = np.stack([(rows[items] * counted).sum(axis=1) for rows in self._blocks.values()], axis=1)
+        blocks[np.isnan(score)] = np.nan
+        if names == [TEXT, RESIDUAL]:
+            names, blocks = [], blocks[:, :0]
         return {
             **answer,
+            contract.BLOCK_NAME.name: np.array([name.encode() for name in names], dtype=np.object_),
+            contract.BLOCK_SHARE.name: blocks,
             contract.DIMENSION_SHARE.name: dimensions,
             contract.PRIOR_SHARE.name: prior,
             contract.ADJUSTMENT_SHARE.name: score - dimensions.sum(axis=1) - prior,

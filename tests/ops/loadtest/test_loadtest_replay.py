@@ -65,10 +65,10 @@ def test_workload_replays_real_lengths_when_the_log_is_movielens(sessions, workl
 
 def test_requests_are_cut_when_the_server_allows_less(sessions):
     limits = Limits(max_events=5, max_candidates=7, max_text_bytes=9)
-    mix = dict.fromkeys(("recommend", "recommend_text", "rank", "embed"), 0.25)
+    mix = dict.fromkeys(("recommend", "recommend_slate", "recommend_text", "rank", "embed"), 0.2)
     workload = build_workload(sessions, mix, limits=limits, requests=40)
     whole = build_workload(sessions, mix, requests=40)
-    for name in ("recommend", "recommend_text", "rank"):
+    for name in ("recommend", "recommend_slate", "recommend_text", "rank"):
         cut, uncut = ([tensors(message) for message in one.messages[name]] for one in (workload, whole))
         assert max(len(one["event_time"]) for one in cut) == 5
         for short, long in zip(cut, uncut, strict=True):

@@ -137,7 +137,13 @@ def test_scoring_head_is_named_when_its_factors_are_others(
     assert (first.stage, first.field) == ("scoring_head", "score")
     assert first.request is not None
     assert first.item in bundle.catalog.index
-    assert failed(found) == {("scoring_head", "score"), ("recommend", "score"), ("recommend_text", "score")}
+    assert failed(found) == {
+        ("scoring_head", "score"),
+        ("recommend", "score"),
+        ("recommend_text", "score"),
+        ("recommend_slate", "slate_score"),
+        ("recommend_slate_text", "slate_score"),
+    }
 
 
 def test_candidate_head_is_named_when_its_factors_are_others(
@@ -222,6 +228,9 @@ def test_stages_of_a_server_are_named_when_two_of_them_are_others(
         ("scoring_head", "score"),
         ("recommend", "score"),
         ("recommend_text", "score"),
+        ("recommend_slate", "slate_score"),
+        ("recommend_slate_text", "slate_score"),
+        ("recommend_slate_text", "alpha_used"),
         # Where the gate sees another session.
         ("recommend_text", "alpha_used"),
     }
@@ -234,7 +243,11 @@ def test_answers_are_compared_by_the_stated_tolerance_when_factors_are_rounded(
     requests = [one for one in random_requests(repository, 1, 40, seed=6) if not has_text(one)]
     pipeline = InProcessPipeline(tmp_path)
     strict = compare_bundle(bundle, pipeline, requests, tolerances=Tolerances())
-    assert failed(strict) == {("scoring_head", "score"), ("recommend", "score")}
+    assert failed(strict) == {
+        ("scoring_head", "score"),
+        ("recommend", "score"),
+        ("recommend_slate", "slate_score"),
+    }
     assert first_failure(compare_bundle(bundle, pipeline, requests, tolerances=Tolerances(head=0.02))) is None
 
 

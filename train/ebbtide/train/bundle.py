@@ -60,6 +60,17 @@ class EncoderReference(BaseModel):
     """`ebbtide.train.encoder.encoder_fingerprint` of its files."""
 
 
+class BlockConfig(BaseModel):
+    """A feature block beside text and residual; its arrays are in the weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int
+    """Numbers in a vector."""
+    items: int
+    """Items that have a vector."""
+
+
 class _Versioned(BaseModel):
     """The fields of ``bundle.json`` that every format has."""
 
@@ -88,6 +99,8 @@ class BundleConfig(BaseModel):
     """What a private training promises to each user; None for a training without noise."""
     counted: DataReference | None = None
     """The log of the last refresh, if it is another one than that of the training."""
+    blocks: dict[str, BlockConfig] = {}
+    """The feature blocks beside text and residual, by name."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +202,11 @@ class InterestBundle:
             for name in sorted(tensors)
             if name.startswith(_FEATURES)
         }
+        if set(features) != set(config.blocks):
+            raise BundleError(
+                f"{folder}: got feature blocks {sorted(features)} in {WEIGHTS_FILE}; expected {sorted(config.blocks)}, "
+                f"as in {CONFIG_FILE}: the files belong to different bundles"
+            )
         model = InterestModel(config.model, torch.from_numpy(tensors.pop(_TEXT_VECTORS)), features)
         prior_columns, prior_counts = tensors.pop(_PRIOR_COLUMNS), tensors.pop(_PRIOR_COUNTS, None)
         state = {name.removeprefix(_MODEL): torch.from_numpy(value) for name, value in tensors.items()}

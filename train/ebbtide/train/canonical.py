@@ -5,6 +5,9 @@ texts before it, and the text of its item less the text to be expected from popu
 with a ridge, so that a few thousand events are enough, where gradient descent from random projections would learn
 them by heart. For jointly normal vectors the scores are log odds against popularity, which is what a score beside the
 prior should be.
+
+Each feature block of items gets directions of its own, found in the same way; "text" stands here for any of them. So
+the weights of a block's directions can be fitted apart, and a block that predicts nothing gets none.
 """
 
 from __future__ import annotations

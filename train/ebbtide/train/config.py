@@ -138,6 +138,9 @@ class TrainConfig(BaseModel):
     """Dropout of event vectors in training."""
     residual_dropout: float = Field(0.2, ge=0, lt=1)
     """Share of the items whose residuals a training step drops, so that the text projection is trained too."""
+    block_dropout: float = Field(0.2, ge=0, lt=1)
+    """The same share for each feature block beside text and residual, so that items without its vector score well,
+    too."""
     context_events: int = Field(96, ge=1)
     """Number of events before the first target of a training window."""
     targets_per_window: int = Field(32, ge=1)
@@ -189,11 +192,16 @@ class TrainConfig(BaseModel):
         suits = Loss.full_softmax if items <= FULL_SOFTMAX_ITEMS else Loss.sampled_softmax
         return self.model_copy(update={"loss": suits})
 
-    def starts(self, model: ModelConfig) -> tuple[Start, ...]:
-        """The starts to try."""
+    def starts(self, model: ModelConfig, *, has_features: bool = False) -> tuple[Start, ...]:
+        """The starts to try.
+
+        Args:
+            model: The model's shape.
+            has_features: Whether there are feature blocks beside text and residual.
+        """
         if self.start is not None:
             return (self.start,)
-        if not model.text:
+        if not model.text and not has_features:
             return (Start.items,)
         # A repeat score holds most of what co-occurrence says; what ranks well says nothing of ratings.
         return (Start.texts,) if model.repeat_score or self.loss is Loss.mse else (Start.texts, Start.items)

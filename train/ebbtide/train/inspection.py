@@ -29,6 +29,17 @@ class HalfLife:
 
 
 @dataclass(frozen=True)
+class Block:
+    """One feature block of the items."""
+
+    name: str
+    items: int
+    """Items that have it."""
+    share: float
+    """Of the item factors, 0 to 1: the norm of the block's term over the sum of all these norms, mean over items."""
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What a bundle has learned."""
 
@@ -52,7 +63,10 @@ class Inspection:
     target_types: tuple[str, ...]
     """Those that are predicted."""
     residual_share: npt.NDArray[np.float32]
-    """``[items]``, 0 to 1: how much of an item's factor is learned from its events; the rest is from its text."""
+    """``[items]``, 0 to 1: how much of an item's factor is learned from its events; the rest is from its text and the
+    other blocks."""
+    blocks: tuple[Block, ...]
+    """Text, residual, and those of vectors."""
 
 
 def inspect_bundle(bundle: InterestBundle) -> Inspection:
@@ -76,6 +90,7 @@ def inspect_bundle(bundle: InterestBundle) -> Inspection:
         event_types=dict(zip(model.config.event_types, model.event_type_weight.tolist(), strict=True)),
         target_types=bundle.config.data.target_types,
         residual_share=_residual_share(bundle),
+        blocks=_blocks(bundle),
     )
 
 
@@ -97,6 +112,17 @@ def _half_lives(bundle: InterestBundle) -> tuple[HalfLife, ...]:
             share, left = left * own, left * (1 - own)
         found.append(HalfLife(float(days), float(events), share))
     return tuple(found)
+
+
+@torch.no_grad()
+def _blocks(bundle: InterestBundle) -> tuple[Block, ...]:
+    model = bundle.model
+    norms = torch.stack([(block.term * model.gamma).norm(dim=1) for block in model.blocks.values()], dim=1)
+    shares = (norms / norms.sum(dim=1, keepdim=True).clamp(min=1e-12)).mean(dim=0).tolist()
+    return tuple(
+        Block(name, len(bundle.catalog) if block.features is None else int(block.features.any(dim=1).sum()), share)
+        for (name, block), share in zip(model.blocks.items(), shares, strict=True)
+    )
 
 
 @torch.no_grad()

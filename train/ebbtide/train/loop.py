@@ -272,17 +272,21 @@ class Loop:
         if self.history.start is Start.items:
             start_at_items(self.model, low_rank(log, training, items, directions) if directions else None)
             return
-        of_text = min(config.text_directions, directions)
-        text = canonical_text(log, training, material.text_vectors, material.popularity, of_text, config.seed)
-        groups = start_at_texts(self.model, text)
+        blocks = [block.features for block in self.model.described if block.features is not None]
+        of_text = min(config.text_directions, directions // max(sum(bool(block.any()) for block in blocks), 1))
+        texts = [
+            canonical_text(log, training, block, material.popularity, min(of_text, block.shape[1]), config.seed)
+            for block in blocks
+        ]
+        groups = start_at_texts(self.model, texts)
         dimensions = self.model.linear_dimensions
         if dimensions:
             place_linear(self.model, low_rank(log, training, items, dimensions))
-        if text is None:
+        if not groups:
             return
         if self.validation is not None and config.loss is not Loss.mse:
             self.history.text_weights = self._fitted_weights(groups, self.validation)
-        weigh(self.model, groups, self.history.text_weights or UNFITTED)
+        weigh(self.model, groups, self.history.text_weights or [UNFITTED] * len(groups))
 
     def _fitted_weights(self, groups: tuple[slice, ...], validation: Mask) -> tuple[float, ...]:
         """Fitted by the first process, which tells the others."""

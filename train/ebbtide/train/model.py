@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ebbtide.interest.gate import SCALAR_FEATURES
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
 from ebbtide.interest.popularity import Smoothing
-from ebbtide.train.blocks import RESIDUAL, TEXT, AddedBlocks, FeatureBlock
+from ebbtide.train.blocks import RESIDUAL, TEXT, AddedBlocks, FeatureBlock, side_by_side
 from ebbtide.train.config import ModelConfig
 from ebbtide.train.repeat import RepeatScore
 from ebbtide.train.seen_items import SeenItems
@@ -138,6 +138,32 @@ class InterestModel(nn.Module):
             **self.added_blocks.blocks(),
         }
 
+    @property
+    def described(self) -> list[FeatureBlock]:
+        """The blocks with features: the text, and the added ones."""
+        text = FeatureBlock(self.text_vectors, self.event_projection, self.item_projection)
+        return [text, *self.added_blocks.blocks().values()]
+
+    @property
+    def features(self) -> Tensor:
+        """The features of those blocks side by side, ``[items, sum of widths]``."""
+        return side_by_side(self.text_vectors, self.added_blocks.features().values())
+
+    @torch.no_grad()
+    def put_projections(self, event: Tensor, item: Tensor, dims: slice) -> None:
+        """Writes projections of all `features` together.
+
+        Args:
+            event: P, ``[sum of widths, dimensions]``.
+            item: Q, of the same shape.
+            dims: The dimensions to write.
+        """
+        first = 0
+        for block in self.described:
+            rows = slice(first, first + block.event_projection.shape[0])
+            block.event_projection[:, dims], block.item_projection[:, dims] = event[rows], item[rows]
+            first = rows.stop
+
     def _trusted(self, residual: Tensor) -> Tensor:
         return residual if self.residual_trust is None else residual * self.residual_trust
 
@@ -227,29 +253,43 @@ class InterestModel(nn.Module):
         half_lives = math.log(2) / self.decay_rate_per_day.detach()[:learned]
         return tuple(torch.quantile(half_lives.cpu(), torch.tensor(quantiles), interpolation="nearest").tolist())
 
-    def event_vectors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
+    def event_vectors(
+        self, items: Tensor | None = None, residual_dropout: float = 0.0, block_dropout: float = 0.0
+    ) -> Tensor:
         """Vectors x of the catalog ``[items, d]``, or of chosen items ``[chosen items, d]``.
 
         Args:
             items: ``[chosen items]``; None for the whole catalog.
             residual_dropout: Share of the items that go without their residual, drawn anew; after DropoutNet (Volkovs
                 et al., NeurIPS 2017), so that the features are good by themselves for an item without training events.
+            block_dropout: The same share for each added block, so that the rest is good for an item without it.
         """
-        projections = [self.event_projection, *(one.event_projection for one in self.added_blocks.blocks().values())]
-        return self._sum_of_blocks(projections, self.event_residual, items, residual_dropout)
+        projections = [block.event_projection for block in self.described]
+        return self._sum_of_blocks(projections, self.event_residual, items, residual_dropout, block_dropout)
 
-    def item_factors(self, items: Tensor | None = None, residual_dropout: float = 0.0) -> Tensor:
+    def item_factors(
+        self, items: Tensor | None = None, residual_dropout: float = 0.0, block_dropout: float = 0.0
+    ) -> Tensor:
         """Factors gamma (x) a, ``[items, d]`` or ``[chosen items, d]``; arguments as for `event_vectors`."""
-        projections = [self.item_projection, *(one.item_projection for one in self.added_blocks.blocks().values())]
-        return self._sum_of_blocks(projections, self.item_residual, items, residual_dropout) * self.gamma
+        projections = [block.item_projection for block in self.described]
+        return self._sum_of_blocks(projections, self.item_residual, items, residual_dropout, block_dropout) * self.gamma
 
     def linear_factors(self) -> Tensor:
         """Item factors in the linear dimensions, as with a gamma of 1, ``[items, k]``."""
         dims = slice(self.config.dimensions - self.linear_dimensions, None)
-        return self.text_vectors @ self.item_projection[:, dims] + self._trusted(self.item_residual[:, dims])
+        terms = [
+            block.features @ block.item_projection[:, dims] for block in self.described if block.features is not None
+        ]
+        terms.insert(1, self._trusted(self.item_residual[:, dims]))
+        return reduce(operator.add, terms)
 
     def _sum_of_blocks(
-        self, projections: list[Tensor], residual: Tensor, items: Tensor | None, residual_dropout: float
+        self,
+        projections: list[Tensor],
+        residual: Tensor,
+        items: Tensor | None,
+        residual_dropout: float,
+        block_dropout: float,
     ) -> Tensor:
         """The sum over all blocks, ``[items, d]`` or ``[chosen items, d]``.
 
@@ -258,6 +298,7 @@ class InterestModel(nn.Module):
             residual: ``[items, d]``.
             items: ``[chosen items]``; None for the whole catalog.
             residual_dropout: Share of the items that go without their residual.
+            block_dropout: Share of the items that go without an added block, drawn for each block.
         """
         # As `blocks`, but only the chosen rows of the residuals are multiplied by their trust, and only once.
         rows = _rows(residual, items)
@@ -267,6 +308,9 @@ class InterestModel(nn.Module):
             share = kept if share is None else share * kept
         features = [self.text_vectors, *self.added_blocks.features().values()]
         terms = [_rows(one, items) @ projection for one, projection in zip(features, projections, strict=True)]
+        if block_dropout:
+            for index, term in enumerate(terms[1:], start=1):
+                terms[index] = term * (torch.rand(term.shape[0], 1, device=term.device) >= block_dropout)
         terms.insert(1, rows if share is None else rows * share)
         return reduce(operator.add, terms)
 

@@ -91,6 +91,11 @@ def _require_public(data: DataReference) -> None:
         raise DataError(
             "catalog: got none with private training; expected a file: else the items would be those of the log"
         )
+    if data.vectors:
+        raise DataError(
+            f"vectors: got {', '.join(sorted(data.vectors))} with private training; expected none: vectors may "
+            "be learned from the events of users"
+        )
     if data.event_type_column is not None:
         raise DataError(
             f"event types: got column {data.event_type_column!r} with private training; expected none: their names are "

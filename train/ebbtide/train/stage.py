@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 from platformdirs import user_cache_path
 
 from ebbtide.data.baskets import repeat_share
-from ebbtide.data.catalog import Catalog
-from ebbtide.data.dataset import DataReference, Dataset, read_dataset
+from ebbtide.data.dataset import DataReference, Dataset, read_blocks, read_dataset
 from ebbtide.data.errors import DataError
 from ebbtide.data.splits import held_out
-from ebbtide.train.bundle import TUNED, BundleConfig, EncoderReference, InterestBundle, fingerprint_of
+from ebbtide.data.vectors import ItemVectors
+from ebbtide.train.blocks import Standardised
+from ebbtide.train.bundle import TUNED, BlockConfig, BundleConfig, EncoderReference, InterestBundle, fingerprint_of
 from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.choices import FineTuning, Loss
 from ebbtide.train.config import ModelConfig, TrainConfig
@@ -28,9 +28,6 @@ from ebbtide.train.watcher import Watcher
 REPEATS_FROM = 0.05
 """Share of the events that repeat an item of their user from which seen items are recommended again."""
 
-FeaturesOf = Callable[[Catalog], npt.NDArray[np.float32]]
-"""Gives the features of a feature block, ``[items, width]``, for a catalog."""
-
 
 def train_bundle(
     data_reference: DataReference,
@@ -40,10 +37,10 @@ def train_bundle(
     watcher: Watcher | None = None,
     checkpoints: CheckpointFolder | None = None,
     devices: Devices | None = None,
-    feature_blocks: Mapping[str, FeaturesOf] | None = None,
     *,
     detect_repeats: bool = False,
     dataset: Dataset | None = None,
+    vectors: Mapping[str, ItemVectors] | None = None,
 ) -> tuple[InterestBundle, Fit, Dataset]:
     """Trains on the events that the data description does not hold out.
 
@@ -55,9 +52,10 @@ def train_bundle(
         watcher: Told of progress.
         checkpoints: Where to keep what is needed to go on after a kill, and to look for it.
         devices: Where to compute; one CPU unless given. Of several processes each gets the whole result.
-        feature_blocks: Further feature blocks: name, and what gives the items' features; None for none.
         detect_repeats: Whether the log decides about seen items and the repeat score, instead of the configuration.
         dataset: The data of the reference, if they are read already.
+        vectors: Feature blocks beside text and residual, by name, with a row for each item of the dataset; None reads
+            those that the reference names.
 
     Returns:
         The bundle (not yet saved), how the fit went, and the data.
@@ -72,6 +70,8 @@ def train_bundle(
     watcher = watcher or Watcher()
     data = read_dataset(data_reference) if dataset is None else dataset
     watcher.data_read(data)
+    if vectors is None:
+        vectors = {name: found for name, (found, _) in read_blocks(data_reference, data.catalog).items()}
     train_config = train_config.for_catalog(len(data.catalog))
     is_training = ~held_out(data.log, data_reference.holdout)
     if data.log.event_types is not None:
@@ -105,7 +105,7 @@ def train_bundle(
             train_config.encoder_fine_tuning,
             train_config.encoder_items_per_step,
         )
-    features = {name: features_of(data.catalog) for name, features_of in (feature_blocks or {}).items()}
+    standardised = {name: Standardised.of(one) for name, one in sorted(vectors.items())}
     result = fit(
         data.log,
         is_training,
@@ -116,8 +116,9 @@ def train_bundle(
         checkpoints,
         make_fine_tuner,
         devices,
-        features,
+        {name: one.features for name, one in standardised.items()},
     )
+    result.model.added_blocks.remember(standardised)
     encoder_files = None
     if result.fine_tuner is not None:
         encoder_files = result.fine_tuner.files()
@@ -138,6 +139,7 @@ def train_bundle(
         best_epoch=result.best_epoch,
         validation_ndcg_at_10=result.validation_ndcg_at_10,
         rating_mean=result.rating_mean,
+        blocks={name: BlockConfig(width=one.width, items=one.items) for name, one in sorted(vectors.items())},
     )
     bundle = InterestBundle(
         config,

@@ -20,13 +20,13 @@ from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.lowrank import LowRank
 from ebbtide.train.model import InterestModel, log_rates
 
-UNFITTED = (0.35, 0.35)
-"""Weights of the texts where nothing fits them: the canonical scores are log odds for jointly normal texts, which texts
+UNFITTED = 0.35
+"""Weight of the texts where nothing fits it: the canonical scores are log odds for jointly normal texts, which texts
 are not."""
 _LINEAR_SHARE = 1 / 3
 _SCORE_SPREAD = 0.5
 """Root mean square, over windows and items, of the scores that the undecayed interest of a window gives."""
-_TEXT_PENALTY = 1.0
+_FEATURES_PENALTY = 1.0
 _LEAST_TRUST = 1e-6
 _LONG_DAYS = 180.0
 """Half-lives by age from here on are long ones."""
@@ -48,7 +48,7 @@ def linear_dimensions(start: Start, model: ModelConfig, training: TrainConfig) -
 def start_at_items(model: InterestModel, factors: LowRank | None) -> None:
     """Puts the linear model into a fresh one, every direction twice: with a long and with a short half-life.
 
-    Of the factors, the part that the text explains goes into the projections, so that new items start near similar
+    Of the factors, the part that the features explain goes into the projections, so that new items start near similar
     ones; the rest goes into the residual. Dimensions that are left over add nothing to a score until they are trained.
 
     Args:
@@ -69,15 +69,16 @@ def start_at_items(model: InterestModel, factors: LowRank | None) -> None:
 
 
 @torch.no_grad()
-def start_at_texts(model: InterestModel, text: CanonicalText | None) -> tuple[slice, slice]:
+def start_at_texts(model: InterestModel, texts: Sequence[CanonicalText | None]) -> tuple[slice, ...]:
     """Puts the canonical directions of the texts into a fresh model, each twice; all else adds nothing to a score yet.
 
     Args:
         model: Fresh, with the items' trust and its linear dimensions.
-        text: None for none.
+        texts: Of each of the model's `described` blocks; None for none.
 
     Returns:
-        The dimensions with long and those with short half-lives, whose weights are still to be set.
+        For each block with directions, its dimensions with long and those with short half-lives, whose weights are
+        still to be set.
     """
     learned = model.config.dimensions - model.linear_dimensions
     half = learned // 2
@@ -90,22 +91,31 @@ def start_at_texts(model: InterestModel, text: CanonicalText | None) -> tuple[sl
             middle = min(max(middle, shortest), longest)
             rates[:half] = log_rates(middle, longest, half)
             rates[half:learned] = log_rates(shortest, middle, learned - half)
-    directions = 0 if text is None else text.event.shape[1]
-    groups = slice(0, directions), slice(half, half + directions)
-    if text is not None:
-        scale = float((model.text_vectors @ text.event).square().sum(1).mean().sqrt())
-        for dims in groups:
+    groups: list[slice] = []
+    first = 0
+    for text, block in zip(texts, model.described, strict=True):
+        if text is None or block.features is None:
+            continue
+        directions = text.event.shape[1]
+        scale = float((block.features @ text.event).square().sum(1).mean().sqrt())
+        for start in (first, half + first):
+            dims = slice(start, start + directions)
             model.event_residual[:, dims] = 0
-            model.event_projection[:, dims] = text.event / scale
-            model.item_projection[:, dims] = text.item * scale
-    return groups
+            # Here every other block adds nothing.
+            model.event_projection[:, dims] = 0
+            block.event_projection[:, dims] = text.event / scale
+            block.item_projection[:, dims] = text.item * scale
+            groups.append(dims)
+        first += directions
+    return tuple(groups)
 
 
 @torch.no_grad()
 def weigh(model: InterestModel, groups: Sequence[slice], weights: Sequence[float]) -> None:
     """Multiplies the scores of groups of dimensions, which are those of texts alone."""
     for dims, weight in zip(groups, weights, strict=True):
-        model.item_projection[:, dims] *= weight
+        for block in model.described:
+            block.item_projection[:, dims] *= weight
 
 
 @torch.no_grad()
@@ -151,7 +161,9 @@ def _parts(model: InterestModel) -> list[Tensor]:
     """The parameters of the linear dimensions, as views."""
     d = model.config.dimensions
     first = d - model.linear_dimensions
-    whole = [model.event_projection, model.item_projection, model.event_residual, model.item_residual, model.gamma]
+    whole: list[Tensor] = [model.event_residual, model.item_residual, model.gamma]
+    for block in model.described:
+        whole += [block.event_projection, block.item_projection]
     if model.config.decay == "learned":
         whole += [model.log_decay_rate, model.log_rank_decay_rate]
     parts = [parameter.detach()[..., first:] for parameter in whole]
@@ -163,7 +175,8 @@ def _parts(model: InterestModel) -> list[Tensor]:
 
 def _clear(model: InterestModel) -> None:
     model.item_residual.zero_()
-    model.item_projection.zero_()
+    for block in model.described:
+        block.item_projection.zero_()
 
 
 def _place(model: InterestModel, factors: LowRank, dims: slice) -> None:
@@ -173,15 +186,15 @@ def _place(model: InterestModel, factors: LowRank, dims: slice) -> None:
     known = factors.count > 0
     event = event / event[known].square().sum(1).mean().sqrt()
     item = item * (_SCORE_SPREAD / _spread(factors.interest[:, :directions], item[known]))
-    for vectors, projection, residual in (
-        (event, model.event_projection, model.event_residual),
-        (item, model.item_projection, model.item_residual),
-    ):
-        explained = _by_text(model.text_vectors, vectors, factors.count)
-        rest = (vectors - model.text_vectors @ explained) * known[:, None]
+    features, explained = model.features, []
+    for vectors, residual in ((event, model.event_residual), (item, model.item_residual)):
+        by_features = _by_features(features, vectors, factors.count)
+        rest = (vectors - features @ by_features) * known[:, None]
         if model.residual_trust is not None:
             rest = rest / model.residual_trust.clamp(min=_LEAST_TRUST)
-        projection[:, dims], residual[:, dims] = explained, rest
+        residual[:, dims] = rest
+        explained.append(by_features)
+    model.put_projections(explained[0], explained[1], dims)
 
 
 def _spread(left: Tensor, right: Tensor) -> float:
@@ -190,9 +203,9 @@ def _spread(left: Tensor, right: Tensor) -> float:
     return float(square.sqrt().clamp(min=1e-12))
 
 
-def _by_text(text: Tensor, vectors: Tensor, count: Tensor) -> Tensor:
-    """The ridge regression of vectors on texts, ``[text width, d]``; items weigh by the root of their count."""
+def _by_features(features: Tensor, vectors: Tensor, count: Tensor) -> Tensor:
+    """The ridge regression of vectors on features, ``[width, d]``; items weigh by the root of their count."""
     weight = count.sqrt()[:, None]
-    gram = text.T @ (text * weight) + _TEXT_PENALTY * torch.eye(text.shape[1])
-    found: Tensor = torch.linalg.solve(gram, text.T @ (vectors * weight))
+    gram = features.T @ (features * weight) + _FEATURES_PENALTY * torch.eye(features.shape[1])
+    found: Tensor = torch.linalg.solve(gram, features.T @ (vectors * weight))
     return found

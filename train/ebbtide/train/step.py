@@ -141,11 +141,12 @@ class Step(nn.Module):
             self._is_head,
             dropout=config.dropout,
             residual_dropout=config.residual_dropout,
+            block_dropout=config.block_dropout,
         )
         heads = predicted.event.numpy()
         candidates = self._candidates(heads)
         item = None if candidates is None else candidates.item
-        factors = self.model.item_factors(item, config.residual_dropout)
+        factors = self.model.item_factors(item, config.residual_dropout, config.block_dropout)
         rows = max(self.max_scores // factors.shape[0], 1)
         if candidates is None and self.model.repeat is None:
             loss = self._whole_catalog_loss(heads, predicted.blend.interest, factors)

@@ -87,7 +87,7 @@ def fit(
         make_fine_tuner: Gives a fresh encoder to tune; None leaves it frozen.
         devices: Where to compute; one CPU unless given. Several processes all come here with the same arguments, and
             all get the same result.
-        features: Further feature blocks by name, ``[items, width]`` each; None for none.
+        features: Further feature blocks by name, ``[items, width]`` each, standardised; None for none.
 
     Returns:
         The model of the best epoch; unless ``refit`` is off, a new one that is trained on all training events for as
@@ -163,7 +163,7 @@ def _chosen_start(
     refit is to come.
     """
     config = material.config
-    starts = config.starts(material.model_config)
+    starts = config.starts(material.model_config, has_features=bool(material.features))
     ended = {} if saved is None else {one.start: one for one in saved.progress.earlier}
     running = None if saved is None else saved.progress.tried.start
     loops: dict[Start, Loop] = {}

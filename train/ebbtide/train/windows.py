@@ -118,6 +118,7 @@ def predict_windows(
     vectors: Tensor | None = None,
     dropout: float = 0.0,
     residual_dropout: float = 0.0,
+    block_dropout: float = 0.0,
     *,
     exact: bool = False,
 ) -> Predicted:
@@ -133,6 +134,7 @@ def predict_windows(
         vectors: ``[items, d]``, event vectors; None computes those of the windows' items and no others.
         dropout: Share of the entries of event vectors that are zeroed.
         residual_dropout: As for `InterestModel.event_vectors`, where `vectors` is None.
+        block_dropout: Likewise.
         exact: Whether every target has at most `context_events` events before it, as a request has. Otherwise the later
             targets of a window have up to ``targets - 1`` more.
     """
@@ -147,7 +149,7 @@ def predict_windows(
     items = log.item[index]
     if vectors is None:
         used, items = torch.unique(items, return_inverse=True)
-        vectors = model.event_vectors(used.to(device), residual_dropout)
+        vectors = model.event_vectors(used.to(device), residual_dropout, block_dropout)
     # Not vectors[...]: the gradient of indexing adds up in the order in which threads arrive.
     weight = (log.weight[index] * inside).to(device)
     weight = model.event_weight(weight, None if log.event_type is None else log.event_type[index])

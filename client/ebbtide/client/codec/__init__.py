@@ -33,6 +33,7 @@ from ebbtide.client.codec.rules import (
     field_of_rules,
 )
 from ebbtide.client.codec.shared import shared_fields
+from ebbtide.client.codec.slates import decode_recommended, slate_error
 from ebbtide.client.codec.states import (
     StateRequest,
     decode_forgotten,
@@ -64,6 +65,7 @@ __all__ = [
     "decode_observed",
     "decode_out_of_stock",
     "decode_ranking",
+    "decode_recommended",
     "decode_removed",
     "decode_removed_rules",
     "decode_rules",
@@ -91,6 +93,7 @@ __all__ = [
     "now_ms_of",
     "pack_key",
     "shared_fields",
+    "slate_error",
     "stack",
     "tensor_order",
     "users_of",

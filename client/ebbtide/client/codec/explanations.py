@@ -29,10 +29,10 @@ def decode_explanation(
             ``[items, events]``, ``event_current`` bool and ``event_decay`` float32 ``[events]``, ``dimension_share``
             float32 ``[items, d]``, ``prior_share`` and ``adjustment_share`` float32 ``[items]``, ``half_life_days``
             float32 ``[d]``, and the outputs about the user. May be missing: ``repeat_share`` float32
-            ``[items, parts]``, ``candidate_in_stock`` bool ``[1, items]``, and for the newest events of the state
-            ``state_event_share`` float32 ``[items, state events]``, ``folded_share`` float32 ``[items]`` and
-            ``state_event_item``, ``state_event_time``, ``state_event_current`` and ``state_event_decay``,
-            ``[state events]`` each.
+            ``[items, parts]``, ``block_name`` bytes ``[blocks]`` and ``block_share`` float32 ``[items, blocks]``,
+            ``candidate_in_stock`` bool ``[1, items]``, and for the newest events of the state ``state_event_share``
+            float32 ``[items, state events]``, ``folded_share`` float32 ``[items]`` and ``state_event_item``,
+            ``state_event_time``, ``state_event_current`` and ``state_event_decay``, ``[state events]`` each.
         request: The request, for its events and item ids.
         now_ms: The clock that the request was encoded with.
         model_version: Version of the model that answered.
@@ -61,6 +61,12 @@ def decode_explanation(
     response = ExplainResponse()
     fill_user(response, outputs, model_version)
     response.half_life_days.extend(flat(outputs, contract.HALF_LIFE_DAYS, dimensions.shape[1]).tolist())
+
+    blocks = np.zeros((items, 0), dtype=np.float32)
+    if contract.BLOCK_NAME.name in outputs:
+        blocks = matrix(outputs, contract.BLOCK_SHARE, items)
+        names = flat(outputs, contract.BLOCK_NAME, blocks.shape[1]).tolist()
+        response.block_names.extend(name.decode() for name in names)
 
     timestamp_ms = now_ms_of(request, now_ms)
     in_order = (event for _, group in event_groups(request) for event in group)
@@ -92,6 +98,7 @@ def decode_explanation(
         explained.current_share = float(all_shares[row, is_current].sum(dtype=np.float64))
         explained.prior_share = float(prior[row])
         explained.dimension_shares.extend(dimensions[row].tolist())
+        explained.block_shares.extend(blocks[row].tolist())
     return response
 
 

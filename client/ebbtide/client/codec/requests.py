@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ebbtide.client.codec.slates import slate_text
 from ebbtide.client.codec.tensors import EncodedRequest, Values, encoded
 from ebbtide.client.codec.user import checked_ids, user_values
 from ebbtide.client.errors import InvalidArgumentError
@@ -24,7 +25,8 @@ def encode(request: RecommendRequest, now_ms: int) -> EncodedRequest:
         For ``recommend``: ``now`` int64 ``[1, 1]``, ``event_item`` and ``event_time`` int64 ``[1, events]`` (neither
         for a user without events in the request), and the optional tensors that the request calls for. For
         ``recommend_text`` the same without the leading dimension, and ``text`` of bytes ``[texts]``; events with a text
-        alone stand behind those with an item.
+        alone stand behind those with an item. For a request with a slate the same for ``recommend_slate`` or
+        ``recommend_slate_text``, and ``slate`` of bytes ``[1, 1]``.
 
     Raises:
         InvalidArgumentError: What the server could not see: `events` mixed with `history` or `current`, an event
@@ -34,6 +36,9 @@ def encode(request: RecommendRequest, now_ms: int) -> EncodedRequest:
     values = user_values(request, now_ms)
     if request.allow:
         values[contract.ALLOW_ATTRIBUTE] = item_keys(f"{column}={value}" for column, value in allowed(request.allow))
+    if request.HasField("slate"):
+        values[contract.SLATE] = [slate_text(request.slate, request.top_n)]
+        return _by_text(served_models.RECOMMEND_SLATE, served_models.RECOMMEND_SLATE_TEXT, values)
     return _by_text(served_models.RECOMMEND, served_models.RECOMMEND_TEXT, values)
 
 
@@ -56,7 +61,8 @@ def encode_explain(request: ExplainRequest, now_ms: int) -> EncodedRequest:
     """
     values = user_values(request, now_ms)
     _add_candidates(values, "item_ids", request.item_ids)
-    for field, given in (("allow", bool(request.allow)), ("top_n", bool(request.top_n))):
+    beside = (("allow", bool(request.allow)), ("top_n", bool(request.top_n)), ("slate", request.HasField("slate")))
+    for field, given in beside:
         if given:
             raise InvalidArgumentError.of_field(
                 field, "one beside item_ids", "either of them: it finds what to explain"

@@ -29,7 +29,7 @@ class PackKey(NamedTuple):
     those who can do without are asked for apart."""
 
 
-_STACKED = (served_models.RECOMMEND.name, served_models.OBSERVE.name)
+_STACKED = (served_models.RECOMMEND.name, served_models.RECOMMEND_SLATE.name, served_models.OBSERVE.name)
 """Models that take several users in one request."""
 
 _NEUTRAL: dict[str, float] = {
@@ -68,7 +68,7 @@ def pack_key(user: EncodedRequest) -> PackKey | None:
 
 
 def stack(users: Sequence[EncodedRequest]) -> EncodedRequest:
-    """One request for ``recommend`` or ``observe``, for several users.
+    """One request for ``recommend``, ``recommend_slate`` or ``observe``, for several users.
 
     Args:
         users: One or more with the same `pack_key`, each with a batch dimension of 1.

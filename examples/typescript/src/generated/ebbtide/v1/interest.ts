@@ -193,6 +193,113 @@ export function stateStatusToJSON(object: StateStatus): string {
   }
 }
 
+/** How the items of a list are told apart, by the cosines of their factors. */
+export enum DiversityMethod {
+  /** DIVERSITY_METHOD_UNSPECIFIED - `DIVERSITY_METHOD_MMR`. */
+  DIVERSITY_METHOD_UNSPECIFIED = 0,
+  /** DIVERSITY_METHOD_MMR - Maximal marginal relevance: each item against the one before it that is most like it. */
+  DIVERSITY_METHOD_MMR = 1,
+  /** DIVERSITY_METHOD_DPP - A determinantal point process: each item against all those before it together. */
+  DIVERSITY_METHOD_DPP = 2,
+  UNRECOGNIZED = -1,
+}
+
+export function diversityMethodFromJSON(object: any): DiversityMethod {
+  switch (object) {
+    case 0:
+    case "DIVERSITY_METHOD_UNSPECIFIED":
+      return DiversityMethod.DIVERSITY_METHOD_UNSPECIFIED;
+    case 1:
+    case "DIVERSITY_METHOD_MMR":
+      return DiversityMethod.DIVERSITY_METHOD_MMR;
+    case 2:
+    case "DIVERSITY_METHOD_DPP":
+      return DiversityMethod.DIVERSITY_METHOD_DPP;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return DiversityMethod.UNRECOGNIZED;
+  }
+}
+
+export function diversityMethodToJSON(object: DiversityMethod): string {
+  switch (object) {
+    case DiversityMethod.DIVERSITY_METHOD_UNSPECIFIED:
+      return "DIVERSITY_METHOD_UNSPECIFIED";
+    case DiversityMethod.DIVERSITY_METHOD_MMR:
+      return "DIVERSITY_METHOD_MMR";
+    case DiversityMethod.DIVERSITY_METHOD_DPP:
+      return "DIVERSITY_METHOD_DPP";
+    case DiversityMethod.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+/** Kinds of causes. */
+export enum SlateCauseKind {
+  /** SLATE_CAUSE_KIND_UNSPECIFIED - None. */
+  SLATE_CAUSE_KIND_UNSPECIFIED = 0,
+  /** SLATE_CAUSE_KIND_DIVERSITY - `Slate.diversity`. */
+  SLATE_CAUSE_KIND_DIVERSITY = 1,
+  /** SLATE_CAUSE_KIND_CALIBRATION - `Slate.calibration`. */
+  SLATE_CAUSE_KIND_CALIBRATION = 2,
+  /** SLATE_CAUSE_KIND_AT_MOST - One of `Slate.at_most`. */
+  SLATE_CAUSE_KIND_AT_MOST = 3,
+  /** SLATE_CAUSE_KIND_AT_LEAST - One of `Slate.at_least`. */
+  SLATE_CAUSE_KIND_AT_LEAST = 4,
+  /** SLATE_CAUSE_KIND_EXPOSURE - One of `Slate.exposure`. */
+  SLATE_CAUSE_KIND_EXPOSURE = 5,
+  UNRECOGNIZED = -1,
+}
+
+export function slateCauseKindFromJSON(object: any): SlateCauseKind {
+  switch (object) {
+    case 0:
+    case "SLATE_CAUSE_KIND_UNSPECIFIED":
+      return SlateCauseKind.SLATE_CAUSE_KIND_UNSPECIFIED;
+    case 1:
+    case "SLATE_CAUSE_KIND_DIVERSITY":
+      return SlateCauseKind.SLATE_CAUSE_KIND_DIVERSITY;
+    case 2:
+    case "SLATE_CAUSE_KIND_CALIBRATION":
+      return SlateCauseKind.SLATE_CAUSE_KIND_CALIBRATION;
+    case 3:
+    case "SLATE_CAUSE_KIND_AT_MOST":
+      return SlateCauseKind.SLATE_CAUSE_KIND_AT_MOST;
+    case 4:
+    case "SLATE_CAUSE_KIND_AT_LEAST":
+      return SlateCauseKind.SLATE_CAUSE_KIND_AT_LEAST;
+    case 5:
+    case "SLATE_CAUSE_KIND_EXPOSURE":
+      return SlateCauseKind.SLATE_CAUSE_KIND_EXPOSURE;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return SlateCauseKind.UNRECOGNIZED;
+  }
+}
+
+export function slateCauseKindToJSON(object: SlateCauseKind): string {
+  switch (object) {
+    case SlateCauseKind.SLATE_CAUSE_KIND_UNSPECIFIED:
+      return "SLATE_CAUSE_KIND_UNSPECIFIED";
+    case SlateCauseKind.SLATE_CAUSE_KIND_DIVERSITY:
+      return "SLATE_CAUSE_KIND_DIVERSITY";
+    case SlateCauseKind.SLATE_CAUSE_KIND_CALIBRATION:
+      return "SLATE_CAUSE_KIND_CALIBRATION";
+    case SlateCauseKind.SLATE_CAUSE_KIND_AT_MOST:
+      return "SLATE_CAUSE_KIND_AT_MOST";
+    case SlateCauseKind.SLATE_CAUSE_KIND_AT_LEAST:
+      return "SLATE_CAUSE_KIND_AT_LEAST";
+    case SlateCauseKind.SLATE_CAUSE_KIND_EXPOSURE:
+      return "SLATE_CAUSE_KIND_EXPOSURE";
+    case SlateCauseKind.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
 /** One interaction of a user with an item, or a free text such as a search. */
 export interface Event {
   /** What the event is about. Required. */
@@ -247,6 +354,103 @@ export interface AttributeFilter {
   column: string;
   /** The allowed values, as text; at least one. The server refuses a value that no item has. */
   values: string[];
+}
+
+/**
+ * What a list shall be like beside having the best scores. It is composed from the best candidates, as many as the model
+ * was exported with (--top-n). Limits that cannot be met give way in this order: minimums, the last ones first; then
+ * exposures; then caps, which are passed only if the list would be shorter without that. The answer tells of each.
+ */
+export interface Slate {
+  /**
+   * How much the items of the list shall differ, 0 to 1. 0: not at all, the scores alone count. 1: the scores count for
+   * nothing.
+   */
+  diversity: number;
+  /** How the difference is measured. */
+  method: DiversityMethod;
+  /** At most so many items of an attribute value. */
+  atMost: SlateCap[];
+  /** At least so many items of an attribute value. All caps, minimums and exposures of a request: at most 32. */
+  atLeast: SlateMinimum[];
+  /** Brings the shares of the values of a column in the list closer to those in the user's events. */
+  calibration:
+    | SlateCalibration
+    | undefined;
+  /** A share of an attribute value at every position, from the top on. */
+  exposure: SlateExposure[];
+}
+
+/** At most so many items of an attribute value. */
+export interface SlateCap {
+  /** Name of a catalog column that the model was exported with as an attribute. */
+  column: string;
+  /** One of its values. Absent: the cap holds for each value of the column. */
+  value?:
+    | string
+    | undefined;
+  /** The number, 0 or more. */
+  count: number;
+}
+
+/** At least so many items of an attribute value. */
+export interface SlateMinimum {
+  /** Name of a catalog column that the model was exported with as an attribute. */
+  column: string;
+  /** One of its values. */
+  value: string;
+  /** The number, 1 or more. */
+  count: number;
+}
+
+/**
+ * Calibration to the user's own distribution over the values of a column. Events count by what is left of their weights.
+ * For a user whose events say nothing of the column, nothing is done.
+ */
+export interface SlateCalibration {
+  /** Name of a catalog column that the model was exported with as an attribute. */
+  column: string;
+  /** How much it counts, 0 to 1. 0: not at all. 1: nothing else counts. */
+  weight: number;
+}
+
+/** So many items of a value at every position that the list does not look as if it disfavoured them (FA*IR). */
+export interface SlateExposure {
+  /** Name of a catalog column that the model was exported with as an attribute. */
+  column: string;
+  /** The value of the protected items. */
+  value: string;
+  /** The share that the protected items shall have, above 0 and below 1. */
+  share: number;
+  /** How unlikely a list must be, among lists drawn with this share, to count as unfair: above 0 and below 1. 0: 0.1. */
+  significance: number;
+}
+
+/** Why an item of a slate is not where its score would put it, or which limit is meant. */
+export interface SlateCause {
+  /** The kind of the cause. */
+  kind: SlateCauseKind;
+  /** Its column; empty for diversity. */
+  column: string;
+  /** Its value; empty for diversity, for calibration and for a cap on each value. */
+  value: string;
+}
+
+/** A limit that a list does not meet. */
+export interface RelaxedLimit {
+  /** The limit. */
+  limit:
+    | SlateCause
+    | undefined;
+  /** The number of items that it asks for, or allows. */
+  wanted: number;
+  /** The number of items that the list has; for a cap on each value, of the value with the most. */
+  got: number;
+  /**
+   * Of an exposure: the length of the shortest beginning of the list that has too few, to which the numbers belong; else
+   * 0.
+   */
+  position: number;
 }
 
 /** Asks for the best items for one user. A request without events is valid: a new user. */
@@ -312,6 +516,8 @@ export interface RecommendRequest {
    * `state_status` says so. If not, the call fails with UNAVAILABLE.
    */
   allowStateless: boolean;
+  /** What the list shall be like. Absent: the items with the best scores. */
+  slate: Slate | undefined;
 }
 
 /** The answer to `RecommendRequest`. */
@@ -339,6 +545,10 @@ export interface RecommendResponse {
   stateStatus: StateStatus;
   /** Number of items that were wanted beyond those in `items`: exclusions, conditions and stock left no more. */
   unfilledItems: number;
+  /** Limits of the slate that the list does not meet. */
+  relaxedLimits: RelaxedLimit[];
+  /** Number of candidates that the slate was composed from. 0: the request has no slate. */
+  slateCandidates: number;
 }
 
 /** One item of an answer. */
@@ -346,12 +556,16 @@ export interface RecommendedItem {
   /** Id of the item in the catalog. */
   itemId: string;
   /**
-   * Predicted score, finite. It orders the items of one answer, except for those that a rule has pinned. It is not a
-   * probability.
+   * Predicted score, finite. It orders the items of one answer, except for those that a rule has pinned and those of a
+   * slate. It is not a probability.
    */
   score: number;
   /** Names of the rules that moved the item: those that changed its score, or the one that pinned it. */
   rules: string[];
+  /** Position of the item among all candidates of a slate by its score, from 1. 0: the request has no slate. */
+  scoreRank: number;
+  /** What moved the item up or down from this position. */
+  movedBy: SlateCause[];
 }
 
 /** One request of a stream. */
@@ -526,6 +740,8 @@ export interface ExplainRequest {
     | undefined;
   /** Whether the server may answer without the state if its store cannot be reached. */
   allowStateless: boolean;
+  /** What the list of recommended items shall be like. Must be absent if `item_ids` is not empty. */
+  slate: Slate | undefined;
 }
 
 /** The answer to `ExplainRequest`. */
@@ -557,6 +773,15 @@ export interface ExplainResponse {
   stateStatus: StateStatus;
   /** The newest events in the state, newest first. Of an event whose item is not in the catalog, the item id is empty. */
   stateEvents: ExplainedEvent[];
+  /**
+   * Names of the items' feature blocks: `text`, `residual` (learned from events), and those that the training was given
+   * vectors for, such as `image`. Empty if there are no such vectors.
+   */
+  blockNames: string[];
+  /** Limits of the slate that the list does not meet. */
+  relaxedLimits: RelaxedLimit[];
+  /** Number of candidates that the slate was composed from. 0: the request has no slate. */
+  slateCandidates: number;
 }
 
 /** How the model used one event. */
@@ -617,6 +842,15 @@ export interface ItemExplanation {
   foldedShare: number;
   /** Whether the item is out of stock, so that no list has it. */
   isOutOfStock: boolean;
+  /**
+   * Share of each feature block of the item, in the order of `ExplainResponse.block_names`. They sum to the same value
+   * as `dimension_shares`. Empty if the item is not in the catalog.
+   */
+  blockShares: number[];
+  /** Position of the item among all candidates of the slate by its score, from 1. 0: the request has no slate. */
+  scoreRank: number;
+  /** What moved the item up or down from this position. */
+  movedBy: SlateCause[];
 }
 
 /** The repeat score of a seen item, split into parts: it is their sum. */
@@ -1251,6 +1485,791 @@ export const AttributeFilter: MessageFns<AttributeFilter> = {
   },
 };
 
+function createBaseSlate(): Slate {
+  return { diversity: 0, method: 0, atMost: [], atLeast: [], calibration: undefined, exposure: [] };
+}
+
+export const Slate: MessageFns<Slate> = {
+  encode(message: Slate, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.diversity !== 0) {
+      writer.uint32(13).float(message.diversity);
+    }
+    if (message.method !== 0) {
+      writer.uint32(16).int32(message.method);
+    }
+    for (const v of message.atMost) {
+      SlateCap.encode(v!, writer.uint32(26).fork()).join();
+    }
+    for (const v of message.atLeast) {
+      SlateMinimum.encode(v!, writer.uint32(34).fork()).join();
+    }
+    if (message.calibration !== undefined) {
+      SlateCalibration.encode(message.calibration, writer.uint32(42).fork()).join();
+    }
+    for (const v of message.exposure) {
+      SlateExposure.encode(v!, writer.uint32(50).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Slate {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSlate();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 13) {
+              break;
+            }
+
+            message.diversity = reader.float();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.method = reader.int32() as any;
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.atMost.push(SlateCap.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.atLeast.push(SlateMinimum.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.calibration = SlateCalibration.decode(reader, reader.uint32());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.exposure.push(SlateExposure.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Slate {
+    return {
+      diversity: isSet(object.diversity) ? globalThis.Number(object.diversity) : 0,
+      method: isSet(object.method) ? diversityMethodFromJSON(object.method) : 0,
+      atMost: globalThis.Array.isArray(object?.atMost)
+        ? object.atMost.map((e: any) => SlateCap.fromJSON(e))
+        : globalThis.Array.isArray(object?.at_most)
+        ? object.at_most.map((e: any) => SlateCap.fromJSON(e))
+        : [],
+      atLeast: globalThis.Array.isArray(object?.atLeast)
+        ? object.atLeast.map((e: any) => SlateMinimum.fromJSON(e))
+        : globalThis.Array.isArray(object?.at_least)
+        ? object.at_least.map((e: any) => SlateMinimum.fromJSON(e))
+        : [],
+      calibration: isSet(object.calibration) ? SlateCalibration.fromJSON(object.calibration) : undefined,
+      exposure: globalThis.Array.isArray(object?.exposure)
+        ? object.exposure.map((e: any) => SlateExposure.fromJSON(e))
+        : [],
+    };
+  },
+
+  toJSON(message: Slate): unknown {
+    const obj: any = {};
+    if (message.diversity !== 0) {
+      obj.diversity = floatToJson(message.diversity);
+    }
+    if (message.method !== 0) {
+      obj.method = diversityMethodToJSON(message.method);
+    }
+    if (message.atMost?.length) {
+      obj.atMost = message.atMost.map((e) => SlateCap.toJSON(e));
+    }
+    if (message.atLeast?.length) {
+      obj.atLeast = message.atLeast.map((e) => SlateMinimum.toJSON(e));
+    }
+    if (message.calibration !== undefined) {
+      obj.calibration = SlateCalibration.toJSON(message.calibration);
+    }
+    if (message.exposure?.length) {
+      obj.exposure = message.exposure.map((e) => SlateExposure.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Slate>): Slate {
+    return Slate.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Slate>): Slate {
+    const message = createBaseSlate();
+    message.diversity = object.diversity ?? 0;
+    message.method = object.method ?? 0;
+    message.atMost = object.atMost?.map((e) => SlateCap.fromPartial(e)) || [];
+    message.atLeast = object.atLeast?.map((e) => SlateMinimum.fromPartial(e)) || [];
+    message.calibration = (object.calibration !== undefined && object.calibration !== null)
+      ? SlateCalibration.fromPartial(object.calibration)
+      : undefined;
+    message.exposure = object.exposure?.map((e) => SlateExposure.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseSlateCap(): SlateCap {
+  return { column: "", value: undefined, count: 0 };
+}
+
+export const SlateCap: MessageFns<SlateCap> = {
+  encode(message: SlateCap, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.column !== "") {
+      writer.uint32(10).string(message.column);
+    }
+    if (message.value !== undefined) {
+      writer.uint32(18).string(message.value);
+    }
+    if (message.count !== 0) {
+      writer.uint32(24).uint32(message.count);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SlateCap {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSlateCap();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.column = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.count = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SlateCap {
+    return {
+      column: isSet(object.column) ? globalThis.String(object.column) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : undefined,
+      count: isSet(object.count) ? globalThis.Number(object.count) : 0,
+    };
+  },
+
+  toJSON(message: SlateCap): unknown {
+    const obj: any = {};
+    if (message.column !== "") {
+      obj.column = message.column;
+    }
+    if (message.value !== undefined) {
+      obj.value = message.value;
+    }
+    if (message.count !== 0) {
+      obj.count = Math.round(message.count);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SlateCap>): SlateCap {
+    return SlateCap.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SlateCap>): SlateCap {
+    const message = createBaseSlateCap();
+    message.column = object.column ?? "";
+    message.value = object.value ?? undefined;
+    message.count = object.count ?? 0;
+    return message;
+  },
+};
+
+function createBaseSlateMinimum(): SlateMinimum {
+  return { column: "", value: "", count: 0 };
+}
+
+export const SlateMinimum: MessageFns<SlateMinimum> = {
+  encode(message: SlateMinimum, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.column !== "") {
+      writer.uint32(10).string(message.column);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    if (message.count !== 0) {
+      writer.uint32(24).uint32(message.count);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SlateMinimum {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSlateMinimum();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.column = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.count = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SlateMinimum {
+    return {
+      column: isSet(object.column) ? globalThis.String(object.column) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+      count: isSet(object.count) ? globalThis.Number(object.count) : 0,
+    };
+  },
+
+  toJSON(message: SlateMinimum): unknown {
+    const obj: any = {};
+    if (message.column !== "") {
+      obj.column = message.column;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    if (message.count !== 0) {
+      obj.count = Math.round(message.count);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SlateMinimum>): SlateMinimum {
+    return SlateMinimum.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SlateMinimum>): SlateMinimum {
+    const message = createBaseSlateMinimum();
+    message.column = object.column ?? "";
+    message.value = object.value ?? "";
+    message.count = object.count ?? 0;
+    return message;
+  },
+};
+
+function createBaseSlateCalibration(): SlateCalibration {
+  return { column: "", weight: 0 };
+}
+
+export const SlateCalibration: MessageFns<SlateCalibration> = {
+  encode(message: SlateCalibration, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.column !== "") {
+      writer.uint32(10).string(message.column);
+    }
+    if (message.weight !== 0) {
+      writer.uint32(21).float(message.weight);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SlateCalibration {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSlateCalibration();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.column = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 21) {
+              break;
+            }
+
+            message.weight = reader.float();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SlateCalibration {
+    return {
+      column: isSet(object.column) ? globalThis.String(object.column) : "",
+      weight: isSet(object.weight) ? globalThis.Number(object.weight) : 0,
+    };
+  },
+
+  toJSON(message: SlateCalibration): unknown {
+    const obj: any = {};
+    if (message.column !== "") {
+      obj.column = message.column;
+    }
+    if (message.weight !== 0) {
+      obj.weight = floatToJson(message.weight);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SlateCalibration>): SlateCalibration {
+    return SlateCalibration.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SlateCalibration>): SlateCalibration {
+    const message = createBaseSlateCalibration();
+    message.column = object.column ?? "";
+    message.weight = object.weight ?? 0;
+    return message;
+  },
+};
+
+function createBaseSlateExposure(): SlateExposure {
+  return { column: "", value: "", share: 0, significance: 0 };
+}
+
+export const SlateExposure: MessageFns<SlateExposure> = {
+  encode(message: SlateExposure, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.column !== "") {
+      writer.uint32(10).string(message.column);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    if (message.share !== 0) {
+      writer.uint32(29).float(message.share);
+    }
+    if (message.significance !== 0) {
+      writer.uint32(37).float(message.significance);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SlateExposure {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSlateExposure();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.column = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 29) {
+              break;
+            }
+
+            message.share = reader.float();
+            continue;
+          }
+          case 4: {
+            if (tag !== 37) {
+              break;
+            }
+
+            message.significance = reader.float();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SlateExposure {
+    return {
+      column: isSet(object.column) ? globalThis.String(object.column) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+      share: isSet(object.share) ? globalThis.Number(object.share) : 0,
+      significance: isSet(object.significance) ? globalThis.Number(object.significance) : 0,
+    };
+  },
+
+  toJSON(message: SlateExposure): unknown {
+    const obj: any = {};
+    if (message.column !== "") {
+      obj.column = message.column;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    if (message.share !== 0) {
+      obj.share = floatToJson(message.share);
+    }
+    if (message.significance !== 0) {
+      obj.significance = floatToJson(message.significance);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SlateExposure>): SlateExposure {
+    return SlateExposure.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SlateExposure>): SlateExposure {
+    const message = createBaseSlateExposure();
+    message.column = object.column ?? "";
+    message.value = object.value ?? "";
+    message.share = object.share ?? 0;
+    message.significance = object.significance ?? 0;
+    return message;
+  },
+};
+
+function createBaseSlateCause(): SlateCause {
+  return { kind: 0, column: "", value: "" };
+}
+
+export const SlateCause: MessageFns<SlateCause> = {
+  encode(message: SlateCause, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.kind !== 0) {
+      writer.uint32(8).int32(message.kind);
+    }
+    if (message.column !== "") {
+      writer.uint32(18).string(message.column);
+    }
+    if (message.value !== "") {
+      writer.uint32(26).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SlateCause {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSlateCause();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.kind = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.column = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SlateCause {
+    return {
+      kind: isSet(object.kind) ? slateCauseKindFromJSON(object.kind) : 0,
+      column: isSet(object.column) ? globalThis.String(object.column) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: SlateCause): unknown {
+    const obj: any = {};
+    if (message.kind !== 0) {
+      obj.kind = slateCauseKindToJSON(message.kind);
+    }
+    if (message.column !== "") {
+      obj.column = message.column;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SlateCause>): SlateCause {
+    return SlateCause.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SlateCause>): SlateCause {
+    const message = createBaseSlateCause();
+    message.kind = object.kind ?? 0;
+    message.column = object.column ?? "";
+    message.value = object.value ?? "";
+    return message;
+  },
+};
+
+function createBaseRelaxedLimit(): RelaxedLimit {
+  return { limit: undefined, wanted: 0, got: 0, position: 0 };
+}
+
+export const RelaxedLimit: MessageFns<RelaxedLimit> = {
+  encode(message: RelaxedLimit, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.limit !== undefined) {
+      SlateCause.encode(message.limit, writer.uint32(10).fork()).join();
+    }
+    if (message.wanted !== 0) {
+      writer.uint32(16).uint32(message.wanted);
+    }
+    if (message.got !== 0) {
+      writer.uint32(24).uint32(message.got);
+    }
+    if (message.position !== 0) {
+      writer.uint32(32).uint32(message.position);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RelaxedLimit {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRelaxedLimit();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.limit = SlateCause.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.wanted = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.got = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.position = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RelaxedLimit {
+    return {
+      limit: isSet(object.limit) ? SlateCause.fromJSON(object.limit) : undefined,
+      wanted: isSet(object.wanted) ? globalThis.Number(object.wanted) : 0,
+      got: isSet(object.got) ? globalThis.Number(object.got) : 0,
+      position: isSet(object.position) ? globalThis.Number(object.position) : 0,
+    };
+  },
+
+  toJSON(message: RelaxedLimit): unknown {
+    const obj: any = {};
+    if (message.limit !== undefined) {
+      obj.limit = SlateCause.toJSON(message.limit);
+    }
+    if (message.wanted !== 0) {
+      obj.wanted = Math.round(message.wanted);
+    }
+    if (message.got !== 0) {
+      obj.got = Math.round(message.got);
+    }
+    if (message.position !== 0) {
+      obj.position = Math.round(message.position);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<RelaxedLimit>): RelaxedLimit {
+    return RelaxedLimit.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RelaxedLimit>): RelaxedLimit {
+    const message = createBaseRelaxedLimit();
+    message.limit = (object.limit !== undefined && object.limit !== null)
+      ? SlateCause.fromPartial(object.limit)
+      : undefined;
+    message.wanted = object.wanted ?? 0;
+    message.got = object.got ?? 0;
+    message.position = object.position ?? 0;
+    return message;
+  },
+};
+
 function createBaseRecommendRequest(): RecommendRequest {
   return {
     history: [],
@@ -1266,6 +2285,7 @@ function createBaseRecommendRequest(): RecommendRequest {
     allow: [],
     userId: undefined,
     allowStateless: false,
+    slate: undefined,
   };
 }
 
@@ -1309,6 +2329,9 @@ export const RecommendRequest: MessageFns<RecommendRequest> = {
     }
     if (message.allowStateless !== false) {
       writer.uint32(112).bool(message.allowStateless);
+    }
+    if (message.slate !== undefined) {
+      Slate.encode(message.slate, writer.uint32(122).fork()).join();
     }
     return writer;
   },
@@ -1430,6 +2453,14 @@ export const RecommendRequest: MessageFns<RecommendRequest> = {
             message.allowStateless = reader.bool();
             continue;
           }
+          case 15: {
+            if (tag !== 122) {
+              break;
+            }
+
+            message.slate = Slate.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1487,6 +2518,7 @@ export const RecommendRequest: MessageFns<RecommendRequest> = {
         : isSet(object.allow_stateless)
         ? globalThis.Boolean(object.allow_stateless)
         : false,
+      slate: isSet(object.slate) ? Slate.fromJSON(object.slate) : undefined,
     };
   },
 
@@ -1531,6 +2563,9 @@ export const RecommendRequest: MessageFns<RecommendRequest> = {
     if (message.allowStateless !== false) {
       obj.allowStateless = message.allowStateless;
     }
+    if (message.slate !== undefined) {
+      obj.slate = Slate.toJSON(message.slate);
+    }
     return obj;
   },
 
@@ -1552,6 +2587,7 @@ export const RecommendRequest: MessageFns<RecommendRequest> = {
     message.allow = object.allow?.map((e) => AttributeFilter.fromPartial(e)) || [];
     message.userId = object.userId ?? undefined;
     message.allowStateless = object.allowStateless ?? false;
+    message.slate = (object.slate !== undefined && object.slate !== null) ? Slate.fromPartial(object.slate) : undefined;
     return message;
   },
 };
@@ -1568,6 +2604,8 @@ function createBaseRecommendResponse(): RecommendResponse {
     coldStart: 0,
     stateStatus: 0,
     unfilledItems: 0,
+    relaxedLimits: [],
+    slateCandidates: 0,
   };
 }
 
@@ -1602,6 +2640,12 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
     }
     if (message.unfilledItems !== 0) {
       writer.uint32(96).uint32(message.unfilledItems);
+    }
+    for (const v of message.relaxedLimits) {
+      RelaxedLimit.encode(v!, writer.uint32(106).fork()).join();
+    }
+    if (message.slateCandidates !== 0) {
+      writer.uint32(112).uint32(message.slateCandidates);
     }
     return writer;
   },
@@ -1699,6 +2743,22 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
             message.unfilledItems = reader.uint32();
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.relaxedLimits.push(RelaxedLimit.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.slateCandidates = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1759,6 +2819,16 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
         : isSet(object.unfilled_items)
         ? globalThis.Number(object.unfilled_items)
         : 0,
+      relaxedLimits: globalThis.Array.isArray(object?.relaxedLimits)
+        ? object.relaxedLimits.map((e: any) => RelaxedLimit.fromJSON(e))
+        : globalThis.Array.isArray(object?.relaxed_limits)
+        ? object.relaxed_limits.map((e: any) => RelaxedLimit.fromJSON(e))
+        : [],
+      slateCandidates: isSet(object.slateCandidates)
+        ? globalThis.Number(object.slateCandidates)
+        : isSet(object.slate_candidates)
+        ? globalThis.Number(object.slate_candidates)
+        : 0,
     };
   },
 
@@ -1794,6 +2864,12 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
     if (message.unfilledItems !== 0) {
       obj.unfilledItems = Math.round(message.unfilledItems);
     }
+    if (message.relaxedLimits?.length) {
+      obj.relaxedLimits = message.relaxedLimits.map((e) => RelaxedLimit.toJSON(e));
+    }
+    if (message.slateCandidates !== 0) {
+      obj.slateCandidates = Math.round(message.slateCandidates);
+    }
     return obj;
   },
 
@@ -1812,12 +2888,14 @@ export const RecommendResponse: MessageFns<RecommendResponse> = {
     message.coldStart = object.coldStart ?? 0;
     message.stateStatus = object.stateStatus ?? 0;
     message.unfilledItems = object.unfilledItems ?? 0;
+    message.relaxedLimits = object.relaxedLimits?.map((e) => RelaxedLimit.fromPartial(e)) || [];
+    message.slateCandidates = object.slateCandidates ?? 0;
     return message;
   },
 };
 
 function createBaseRecommendedItem(): RecommendedItem {
-  return { itemId: "", score: 0, rules: [] };
+  return { itemId: "", score: 0, rules: [], scoreRank: 0, movedBy: [] };
 }
 
 export const RecommendedItem: MessageFns<RecommendedItem> = {
@@ -1830,6 +2908,12 @@ export const RecommendedItem: MessageFns<RecommendedItem> = {
     }
     for (const v of message.rules) {
       writer.uint32(26).string(v!);
+    }
+    if (message.scoreRank !== 0) {
+      writer.uint32(32).uint32(message.scoreRank);
+    }
+    for (const v of message.movedBy) {
+      SlateCause.encode(v!, writer.uint32(42).fork()).join();
     }
     return writer;
   },
@@ -1871,6 +2955,22 @@ export const RecommendedItem: MessageFns<RecommendedItem> = {
             message.rules.push(reader.string());
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.scoreRank = reader.uint32();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.movedBy.push(SlateCause.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1892,6 +2992,16 @@ export const RecommendedItem: MessageFns<RecommendedItem> = {
         : "",
       score: isSet(object.score) ? globalThis.Number(object.score) : 0,
       rules: globalThis.Array.isArray(object?.rules) ? object.rules.map((e: any) => globalThis.String(e)) : [],
+      scoreRank: isSet(object.scoreRank)
+        ? globalThis.Number(object.scoreRank)
+        : isSet(object.score_rank)
+        ? globalThis.Number(object.score_rank)
+        : 0,
+      movedBy: globalThis.Array.isArray(object?.movedBy)
+        ? object.movedBy.map((e: any) => SlateCause.fromJSON(e))
+        : globalThis.Array.isArray(object?.moved_by)
+        ? object.moved_by.map((e: any) => SlateCause.fromJSON(e))
+        : [],
     };
   },
 
@@ -1906,6 +3016,12 @@ export const RecommendedItem: MessageFns<RecommendedItem> = {
     if (message.rules?.length) {
       obj.rules = message.rules;
     }
+    if (message.scoreRank !== 0) {
+      obj.scoreRank = Math.round(message.scoreRank);
+    }
+    if (message.movedBy?.length) {
+      obj.movedBy = message.movedBy.map((e) => SlateCause.toJSON(e));
+    }
     return obj;
   },
 
@@ -1917,6 +3033,8 @@ export const RecommendedItem: MessageFns<RecommendedItem> = {
     message.itemId = object.itemId ?? "";
     message.score = object.score ?? 0;
     message.rules = object.rules?.map((e) => e) || [];
+    message.scoreRank = object.scoreRank ?? 0;
+    message.movedBy = object.movedBy?.map((e) => SlateCause.fromPartial(e)) || [];
     return message;
   },
 };
@@ -2907,6 +4025,7 @@ function createBaseExplainRequest(): ExplainRequest {
     itemIds: [],
     userId: undefined,
     allowStateless: false,
+    slate: undefined,
   };
 }
 
@@ -2953,6 +4072,9 @@ export const ExplainRequest: MessageFns<ExplainRequest> = {
     }
     if (message.allowStateless !== false) {
       writer.uint32(112).bool(message.allowStateless);
+    }
+    if (message.slate !== undefined) {
+      Slate.encode(message.slate, writer.uint32(122).fork()).join();
     }
     return writer;
   },
@@ -3082,6 +4204,14 @@ export const ExplainRequest: MessageFns<ExplainRequest> = {
             message.allowStateless = reader.bool();
             continue;
           }
+          case 15: {
+            if (tag !== 122) {
+              break;
+            }
+
+            message.slate = Slate.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3144,6 +4274,7 @@ export const ExplainRequest: MessageFns<ExplainRequest> = {
         : isSet(object.allow_stateless)
         ? globalThis.Boolean(object.allow_stateless)
         : false,
+      slate: isSet(object.slate) ? Slate.fromJSON(object.slate) : undefined,
     };
   },
 
@@ -3191,6 +4322,9 @@ export const ExplainRequest: MessageFns<ExplainRequest> = {
     if (message.allowStateless !== false) {
       obj.allowStateless = message.allowStateless;
     }
+    if (message.slate !== undefined) {
+      obj.slate = Slate.toJSON(message.slate);
+    }
     return obj;
   },
 
@@ -3213,6 +4347,7 @@ export const ExplainRequest: MessageFns<ExplainRequest> = {
     message.itemIds = object.itemIds?.map((e) => e) || [];
     message.userId = object.userId ?? undefined;
     message.allowStateless = object.allowStateless ?? false;
+    message.slate = (object.slate !== undefined && object.slate !== null) ? Slate.fromPartial(object.slate) : undefined;
     return message;
   },
 };
@@ -3231,6 +4366,9 @@ function createBaseExplainResponse(): ExplainResponse {
     halfLifeDays: [],
     stateStatus: 0,
     stateEvents: [],
+    blockNames: [],
+    relaxedLimits: [],
+    slateCandidates: 0,
   };
 }
 
@@ -3275,6 +4413,15 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
     }
     for (const v of message.stateEvents) {
       ExplainedEvent.encode(v!, writer.uint32(98).fork()).join();
+    }
+    for (const v of message.blockNames) {
+      writer.uint32(106).string(v!);
+    }
+    for (const v of message.relaxedLimits) {
+      RelaxedLimit.encode(v!, writer.uint32(114).fork()).join();
+    }
+    if (message.slateCandidates !== 0) {
+      writer.uint32(120).uint32(message.slateCandidates);
     }
     return writer;
   },
@@ -3398,6 +4545,30 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
             message.stateEvents.push(ExplainedEvent.decode(reader, reader.uint32()));
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.blockNames.push(reader.string());
+            continue;
+          }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.relaxedLimits.push(RelaxedLimit.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 15: {
+            if (tag !== 120) {
+              break;
+            }
+
+            message.slateCandidates = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3466,6 +4637,21 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
         : globalThis.Array.isArray(object?.state_events)
         ? object.state_events.map((e: any) => ExplainedEvent.fromJSON(e))
         : [],
+      blockNames: globalThis.Array.isArray(object?.blockNames)
+        ? object.blockNames.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.block_names)
+        ? object.block_names.map((e: any) => globalThis.String(e))
+        : [],
+      relaxedLimits: globalThis.Array.isArray(object?.relaxedLimits)
+        ? object.relaxedLimits.map((e: any) => RelaxedLimit.fromJSON(e))
+        : globalThis.Array.isArray(object?.relaxed_limits)
+        ? object.relaxed_limits.map((e: any) => RelaxedLimit.fromJSON(e))
+        : [],
+      slateCandidates: isSet(object.slateCandidates)
+        ? globalThis.Number(object.slateCandidates)
+        : isSet(object.slate_candidates)
+        ? globalThis.Number(object.slate_candidates)
+        : 0,
     };
   },
 
@@ -3507,6 +4693,15 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
     if (message.stateEvents?.length) {
       obj.stateEvents = message.stateEvents.map((e) => ExplainedEvent.toJSON(e));
     }
+    if (message.blockNames?.length) {
+      obj.blockNames = message.blockNames;
+    }
+    if (message.relaxedLimits?.length) {
+      obj.relaxedLimits = message.relaxedLimits.map((e) => RelaxedLimit.toJSON(e));
+    }
+    if (message.slateCandidates !== 0) {
+      obj.slateCandidates = Math.round(message.slateCandidates);
+    }
     return obj;
   },
 
@@ -3527,6 +4722,9 @@ export const ExplainResponse: MessageFns<ExplainResponse> = {
     message.halfLifeDays = object.halfLifeDays?.map((e) => e) || [];
     message.stateStatus = object.stateStatus ?? 0;
     message.stateEvents = object.stateEvents?.map((e) => ExplainedEvent.fromPartial(e)) || [];
+    message.blockNames = object.blockNames?.map((e) => e) || [];
+    message.relaxedLimits = object.relaxedLimits?.map((e) => RelaxedLimit.fromPartial(e)) || [];
+    message.slateCandidates = object.slateCandidates ?? 0;
     return message;
   },
 };
@@ -3671,6 +4869,9 @@ function createBaseItemExplanation(): ItemExplanation {
     stateEventShares: [],
     foldedShare: 0,
     isOutOfStock: false,
+    blockShares: [],
+    scoreRank: 0,
+    movedBy: [],
   };
 }
 
@@ -3726,6 +4927,19 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     }
     if (message.isOutOfStock !== false) {
       writer.uint32(104).bool(message.isOutOfStock);
+    }
+    if (message.blockShares.length !== 0) {
+      writer.uint32(114).fork();
+      for (const v of message.blockShares) {
+        writer.float(v);
+      }
+      writer.join();
+    }
+    if (message.scoreRank !== 0) {
+      writer.uint32(120).uint32(message.scoreRank);
+    }
+    for (const v of message.movedBy) {
+      SlateCause.encode(v!, writer.uint32(130).fork()).join();
     }
     return writer;
   },
@@ -3877,6 +5091,40 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
             message.isOutOfStock = reader.bool();
             continue;
           }
+          case 14: {
+            if (tag === 117) {
+              message.blockShares.push(reader.float());
+
+              continue;
+            }
+
+            if (tag === 114) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.blockShares.push(reader.float());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 15: {
+            if (tag !== 120) {
+              break;
+            }
+
+            message.scoreRank = reader.uint32();
+            continue;
+          }
+          case 16: {
+            if (tag !== 130) {
+              break;
+            }
+
+            message.movedBy.push(SlateCause.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3952,6 +5200,21 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
         : isSet(object.is_out_of_stock)
         ? globalThis.Boolean(object.is_out_of_stock)
         : false,
+      blockShares: globalThis.Array.isArray(object?.blockShares)
+        ? object.blockShares.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.block_shares)
+        ? object.block_shares.map((e: any) => globalThis.Number(e))
+        : [],
+      scoreRank: isSet(object.scoreRank)
+        ? globalThis.Number(object.scoreRank)
+        : isSet(object.score_rank)
+        ? globalThis.Number(object.score_rank)
+        : 0,
+      movedBy: globalThis.Array.isArray(object?.movedBy)
+        ? object.movedBy.map((e: any) => SlateCause.fromJSON(e))
+        : globalThis.Array.isArray(object?.moved_by)
+        ? object.moved_by.map((e: any) => SlateCause.fromJSON(e))
+        : [],
     };
   },
 
@@ -3996,6 +5259,15 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     if (message.isOutOfStock !== false) {
       obj.isOutOfStock = message.isOutOfStock;
     }
+    if (message.blockShares?.length) {
+      obj.blockShares = message.blockShares.map((e) => floatToJson(e));
+    }
+    if (message.scoreRank !== 0) {
+      obj.scoreRank = Math.round(message.scoreRank);
+    }
+    if (message.movedBy?.length) {
+      obj.movedBy = message.movedBy.map((e) => SlateCause.toJSON(e));
+    }
     return obj;
   },
 
@@ -4019,6 +5291,9 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     message.stateEventShares = object.stateEventShares?.map((e) => e) || [];
     message.foldedShare = object.foldedShare ?? 0;
     message.isOutOfStock = object.isOutOfStock ?? false;
+    message.blockShares = object.blockShares?.map((e) => e) || [];
+    message.scoreRank = object.scoreRank ?? 0;
+    message.movedBy = object.movedBy?.map((e) => SlateCause.fromPartial(e)) || [];
     return message;
   },
 };
