@@ -63,7 +63,7 @@ class VersionFacts:
         """Writes the facts into the config of an ensemble that answers with this version."""
         tell_limits(config, self.limits)
         # The config may be that of another version.
-        for name in (ATTRIBUTE_VALUES, contract.LEARNS_ONLINE_PARAMETER):
+        for name in (ATTRIBUTE_VALUES, PRIVACY, contract.LEARNS_ONLINE_PARAMETER):
             if name in config.parameters:
                 del config.parameters[name]
         config.parameters[ATTRIBUTE_COLUMNS].string_value = ",".join(self.attributes)
