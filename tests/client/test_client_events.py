@@ -17,6 +17,7 @@ from ebbtide.client import (
     explain_request,
     rank_request,
     recommend_request,
+    slate,
 )
 from ebbtide.client._events import strings
 from ebbtide.client._requests import explanation_of, one_request, recommendation_of
@@ -96,9 +97,9 @@ USER: UserKeywords = {
     "allow_stateless": True,
 }
 BUILDERS = [
-    (recommend_request, {"allow": {"genre": ("Drama", "Comedy"), "in_stock": "true"}, "top_n": 3}),
+    (recommend_request, {"allow": {"genre": ("Drama", "Comedy"), "in_stock": "true"}, "top_n": 3, "slate": slate()}),
     (rank_request, {"candidates": ["c"], "top_n": 3}),
-    (explain_request, {"item_ids": ["c"], "allow": {"genre": ["Drama"]}, "top_n": 3}),
+    (explain_request, {"item_ids": ["c"], "allow": {"genre": ["Drama"]}, "top_n": 3, "slate": slate()}),
 ]
 
 

@@ -181,17 +181,17 @@ def command(
     private_epsilon: Annotated[
         float | None,
         typer.Option(
-            help="Train with differential privacy for each user, with this epsilon (needs ebbtide[private]). Leaves "
+            help="Train with differential privacy for each user, with this epsilon (needs the extra private). Leaves "
             "out popularity, repeats and the items' own vectors."
         ),
     ] = None,
     private_delta: Annotated[
-        float | None, typer.Option(help="Delta of --private-epsilon; below one over the number of users.")
+        float | None, typer.Option(help="Delta of this privacy; below one over the number of users.")
     ] = None,
     private_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of a private training, in place of epochs. Default: 300.")
     ] = None,
-    private_users_per_step: Annotated[
+    private_users: Annotated[
         int | None, typer.Option(min=1, help="Users of a private step, on average. Default: 64.")
     ] = None,
     private_clip_norm: Annotated[
@@ -269,7 +269,7 @@ def command(
         ("--private-epsilon", is_private, "--private-delta", private_delta is not None),
         ("--private-delta", private_delta is not None, "--private-epsilon", is_private),
         ("--private-steps", private_steps is not None, "--private-epsilon", is_private),
-        ("--private-users-per-step", private_users_per_step is not None, "--private-epsilon", is_private),
+        ("--private-users", private_users is not None, "--private-epsilon", is_private),
         ("--private-clip-norm", private_clip_norm is not None, "--private-epsilon", is_private),
         ("--block-dropout", block_dropout is not None, "--vectors NAME=FILE", bool(vectors)),
         ("--target", bool(target), "--event-type-col COLUMN", event_type_col is not None),
@@ -369,7 +369,7 @@ def command(
                 "epsilon": private_epsilon,
                 "delta": private_delta,
                 "steps": private_steps,
-                "users_per_step": private_users_per_step,
+                "users_per_step": private_users,
                 "clip_norm": private_clip_norm,
             }
             privacy = PrivacyConfig.model_validate({name: value for name, value in given.items() if value is not None})
