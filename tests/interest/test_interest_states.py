@@ -90,7 +90,12 @@ def test_requests_without_tensors_of_events_have_none_when_others_of_the_batch_h
         (alone,) = model.pipeline.run_requests([left_out], records=None if records is None else [[record]])
         for name, value in empty.items():
             np.testing.assert_array_equal(first[name], value, err_msg=name)
-            if name not in ("new_item_id", "applied_rules") and not name.startswith("seen_"):
+            if name.startswith("seen_"):
+                # As wide as the request of the batch with most seen items; the rest is filled up.
+                width = alone[name].shape[1]
+                assert (value[:, width:] == {"seen_item": -1, "seen_weight": 0.0}[name]).all()
+                np.testing.assert_allclose(alone[name], value[:, :width], atol=1e-6, err_msg=name)
+            elif name not in ("new_item_id", "applied_rules"):
                 np.testing.assert_allclose(alone[name], value, atol=1e-6, err_msg=name)
         assert str(refused) == "event_time: got 0 entries; expected 1 entries, one for each event"
     (explained,) = model.explainer.run_requests([left_out | {"candidate_item": model.keys[:3]}], [[record]])
