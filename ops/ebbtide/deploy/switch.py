@@ -22,7 +22,7 @@ from ebbtide.deploy.transaction import (
     Recovered,
     alone,
     load_candidate,
-    load_ensembles,
+    load_models,
     load_versions,
     park_candidates,
     recover,
@@ -140,14 +140,15 @@ def deploy(
                 load_versions(servers, repository, {current.version, target})
             with stages("check"):
                 for server in servers:
-                    candidates = _candidates(server, repository, target)
-                    require_parity(InProcessPipeline(repository, target), server, asked, candidates)
+                    pipeline = InProcessPipeline(repository, target)
+                    candidates = _candidates(server, pipeline)
+                    require_parity(pipeline, server, asked, candidates)
                     comparisons.append(compare_answers(server, asked, candidates, _now_ms()))
                     _require_alike(comparisons[-1], min_overlap)
             begun.decide()
             with stages("switch"):
                 versions.serve(repository, target)
-                load_ensembles(servers, repository)
+                load_models(servers, repository)
             if not keep_previous:
                 with stages("unload"):
                     load_versions(servers, repository, {target})
@@ -199,7 +200,7 @@ def roll_back(
         change = Transition(Goal(current.version, loaded), Goal(others[0], loaded), is_decided=True, is_roll_back=True)
         with transaction(servers, repository, change), stages("switch"):
             versions.serve(repository, others[0])
-            load_ensembles(servers, repository)
+            load_models(servers, repository)
         return Deployment(
             others[0],
             current.version,
@@ -230,12 +231,16 @@ def _controls(addresses: Sequence[str], key: str | None) -> Iterator[list[ModelC
         yield [stack.enter_context(ModelControl(address, key=key)) for address in addresses]
 
 
-def _candidates(control: ModelControl, repository: Path, version: int) -> dict[str, str]:
-    """Ensembles of the new version under names that no client asks for, by the ensemble's own name."""
-    fingerprint = versions.version_fingerprint(repository, version)
+def _candidates(control: ModelControl, pipeline: InProcessPipeline) -> dict[str, str]:
+    """Ensembles of the new version under names that no client asks for, by the ensemble's own name.
+
+    All that are compared: those that need no store.
+    """
+    fingerprint = versions.version_fingerprint(pipeline.repository, pipeline.version)
     return {
-        model.name: load_candidate(control, repository, model.name, version, fingerprint)
-        for model in versions.ensembles(repository)
+        model.name: load_candidate(control, pipeline.repository, model.name, pipeline.version, fingerprint)
+        for model in versions.ensembles(pipeline.repository)
+        if not pipeline.needs_store(model)
     }
 
 

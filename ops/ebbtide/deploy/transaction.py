@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ebbtide.deploy.control import ModelControl, Served
-from ebbtide.deploy.errors import DeployError, OtherRepositoryError
+from ebbtide.deploy.errors import DeployError, LoadRefusedError, OtherRepositoryError
 from ebbtide.export import transition, versions
-from ebbtide.export.manifest import read_manifest
+from ebbtide.export.manifest import read_manifest, read_models
 from ebbtide.export.transition import Goal, Transition
 from ebbtide.interest import served_models
 
@@ -114,24 +114,30 @@ def require_same(servers: Sequence[ModelControl], repository: Path) -> Served:
                 f"expected version {expected.version} ({expected.fingerprint}) as in {repository}: give the folder "
                 "that this server reads, and all servers that read it, or restart it"
             )
-        # It is loaded as it is: nothing changes, and where models can't be loaded it fails before anything is written.
-        server.load(served_models.RECOMMEND.name)
+        # Before anything is written.
+        server.require_control()
     return expected
 
 
 def load_versions(servers: Sequence[ModelControl], repository: Path, chosen: Iterable[int]) -> None:
     """Loads versions of the models that compute, and unloads all others; files first."""
     versions.load_only(repository, chosen)
-    for server in servers:
-        for model in versions.computing_models(repository):
-            server.load(model.name)
+    load_models(servers, repository)
 
 
-def load_ensembles(servers: Sequence[ModelControl], repository: Path) -> None:
-    """Loads the ensembles as the folder says."""
+def load_models(servers: Sequence[ModelControl], repository: Path) -> None:
+    """Loads all models as the folder says."""
+    models = read_models(repository)
+    of_ensembles = {step for model in models.values() for step in model.steps}
+    configs = {name: versions.read_model_config(repository, name) for name in models}
     for server in servers:
-        for model in versions.ensembles(repository):
-            server.load(model.name)
+        with contextlib.suppress(LoadRefusedError):
+            server.load_together([config for name, config in configs.items() if name not in of_ensembles])
+        loaded = server.loaded_versions()
+        for name, config in configs.items():
+            if not loaded.get(name, set()).issuperset(config.version_policy.specific.versions):
+                # It was refused; tried again alone, it says why.
+                server.load(name)
 
 
 def park_candidates(servers: Sequence[ModelControl], repository: Path, version: int) -> None:
@@ -142,7 +148,7 @@ def park_candidates(servers: Sequence[ModelControl], repository: Path, version: 
     """
     fingerprint = versions.version_fingerprint(repository, version)
     for server in servers:
-        loaded = server.loaded_models()
+        loaded = server.loaded_versions()
         for model in versions.ensembles(repository):
             if f"{model.name}{CANDIDATE_SUFFIX}" in loaded:
                 load_candidate(server, repository, model.name, version, fingerprint)
@@ -182,7 +188,7 @@ def _bring(servers: Sequence[ModelControl], repository: Path, goal: Goal) -> Non
     park_candidates(servers, repository, min(answering))
     load_versions(servers, repository, together)
     if answering != {goal.version}:
-        load_ensembles(servers, repository)
+        load_models(servers, repository)
     park_candidates(servers, repository, goal.version)
     if together != set(goal.loaded):
         load_versions(servers, repository, goal.loaded)

@@ -50,10 +50,10 @@ def on_file(event, arguments):
         step("write " + path.parent.name)
 
 sys.addaudithook(on_file)
-for method in ("load", "load_ensemble"):
+for method in ("load", "load_together", "load_ensemble"):
     plain = getattr(ModelControl, method)
     def told(self, what, plain=plain):
-        step("load " + getattr(what, "name", str(what)))
+        step("load together" if isinstance(what, list) else "load " + getattr(what, "name", str(what)))
         return plain(self, what)
     setattr(ModelControl, method, told)
 sys.argv = ["ebbtide", *sys.argv[4:]]
@@ -106,7 +106,7 @@ def assert_served(folder: Path, server: TritonServer, version: int) -> None:
     assert set(versions.ensemble_versions(folder).values()) == {version}
     with ModelControl(server.grpc_url, key=key_of(folder)) as control:
         assert {control.served(model.name).version for model in versions.ensembles(folder)} == {version}
-        candidates = [name for name in control.loaded_models() if name.endswith("_candidate")]
+        candidates = [name for name in control.loaded_versions() if name.endswith("_candidate")]
         assert {control.served(name).version for name in candidates} <= set(versions.loaded_versions(folder))
     assert not (folder / contract.JOURNAL_FILE).exists()
 
@@ -118,10 +118,10 @@ def put_back(folder: Path, server: TritonServer) -> None:
 
 
 KILLED_IN = {
-    "load": ("load scoring_head", 1, False),
+    "load": ("load together", 1, False),
     "check": ("load recommend_candidate", 1, False),
     "switch of the files": ("write explain", 1, True),
-    "switch of the server": ("load rank", 1, True),
+    "switch of the server": ("load together", 2, True),
     "end": ("end", 1, True),
 }
 """Event, which one of its kind, and whether the new version had passed its checks."""
