@@ -28,10 +28,21 @@ def command(
         typer.Option(help="gRPC address (host:port). Repeat the option for each server that reads the folder."),
     ],
     version: Annotated[
-        int | None, typer.Option(min=1, help="Version to put into service. Default: the newest in the folder.")
+        int | None,
+        typer.Option(
+            min=1, help="Version to put into service. Default: the one in shadow, or else the newest in the folder."
+        ),
     ] = None,
     roll_back: Annotated[
         bool, typer.Option("--roll-back", help="Return to the previous version, which is still loaded.")
+    ] = False,
+    shadow: Annotated[
+        bool,
+        typer.Option(
+            "--shadow",
+            help="Load and check the version, but do not switch: `ebbtide gateway --shadow` then compares it on live "
+            "requests. `ebbtide deploy` switches to it, --roll-back unloads it.",
+        ),
     ] = False,
     requests: Annotated[
         Path | None,
@@ -89,7 +100,14 @@ def command(
     ebbtide deploy artifacts/repository --server localhost:8001 --roll-back
 
     ebbtide deploy artifacts/repository --server localhost:8001 --drop-previous
+
+    ebbtide deploy artifacts/repository --server localhost:8001 --shadow
     """
+    if shadow and (roll_back or not keep_previous):
+        raise typer.BadParameter(
+            "--shadow leaves the version in service and the version for a roll-back as they are: give neither "
+            "--roll-back nor --drop-previous with it"
+        )
     if roll_back and (version is not None or requests is not None):
         raise typer.BadParameter(
             "--roll-back returns to the previous version, which is still loaded; to choose another, use --version alone"
@@ -123,12 +141,16 @@ def command(
                 requests=recorded,
                 min_overlap=min_overlap,
                 keep_previous=keep_previous,
+                shadow=shadow,
                 store=store,
                 without_states=without_states,
                 key=key,
                 report=report,
             )
-    _print(result)
+    if result.shadow is None:
+        _print(result)
+    else:
+        _print_shadow(result, f"ebbtide deploy {repository} {' '.join(f'--server {one}' for one in server)}")
 
 
 def _address(given: str | None, repository: Path) -> str | None:
@@ -141,17 +163,15 @@ def _address(given: str | None, repository: Path) -> str | None:
 def _print(result: Deployment) -> None:
     parts = ", ".join(f"{part} {seconds:.2f} s" for part, seconds in result.seconds.items())
     console.print(
-        f"[green]✓[/green] version {result.version} ({result.fingerprint}) is in service; previous version: "
-        f"{result.previous}"
+        f"[green]✓[/green] version {result.version} ({result.fingerprint}) is in service"
+        f"{'' if result.has_ended_shadow else f'; previous version: {result.previous}'}"
         f"{f' [dim]({parts})[/dim]' if parts else ''}"
     )
-    if result.is_recovery:
+    if result.has_ended_shadow:
+        console.print(f"  version {result.previous} was in shadow and no longer is; nothing else was done")
+    elif result.is_recovery:
         console.print("  an earlier deployment had been cut off: this is how it ends; nothing else was done")
-    if result.comparison is not None:
-        console.print(
-            f"  {result.comparison.requests} requests: equal to the in-process pipeline; both versions have "
-            f"{result.comparison.mean_overlap_at_10:.0%} of their top ten items in common, on average"
-        )
+    _print_comparison(result)
     if result.states is None or not result.states.users:
         return
     if result.states.shared:
@@ -162,3 +182,23 @@ def _print(result: Deployment) -> None:
         f"when the previous version is no longer needed: ebbtide retire {result.previous_states}",
         soft_wrap=True,
     )
+
+
+def _print_comparison(result: Deployment) -> None:
+    if result.comparison is not None:
+        console.print(
+            f"  {result.comparison.requests} requests: equal to the in-process pipeline; both versions have "
+            f"{result.comparison.mean_overlap_at_10:.0%} of their top ten items in common, on average"
+        )
+
+
+def _print_shadow(result: Deployment, command_again: str) -> None:
+    parts = ", ".join(f"{part} {seconds:.2f} s" for part, seconds in result.seconds.items())
+    console.print(
+        f"[green]✓[/green] version {result.shadow} is in shadow [dim]({parts})[/dim]; version {result.version} "
+        f"({result.fingerprint}) answers, as before"
+    )
+    _print_comparison(result)
+    console.print("  compare on live requests: ebbtide gateway --shadow 0.1", soft_wrap=True)
+    console.print(f"  switch to it:             {command_again}", soft_wrap=True)
+    console.print(f"  unload it:                {command_again} --roll-back", soft_wrap=True)

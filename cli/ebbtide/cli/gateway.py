@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,6 +89,16 @@ def command(
             "call, between the caller's and Triton's (`ebbtide serve --traces`). Needs the extra [observability].",
         ),
     ] = None,
+    shadow: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Share of the answered recommendations that a version in shadow (`ebbtide deploy --shadow`) gets too: "
+            "its answers are compared, not returned. A summary is logged every minute.",
+        ),
+    ] = 0.0,
     reflection: Annotated[
         bool, typer.Option(help="Serve gRPC reflection, so that tools such as grpcurl can read the schema.")
     ] = True,
@@ -134,9 +145,12 @@ def command(
             max_timeout_s=max_timeout_s,
             drain_s=drain_s,
             reflection=reflection,
+            shadow_share=shadow,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    if shadow:
+        _show_summaries()
     with _tracer_provider(traces) as tracer_provider:
         asyncio.run(_serve(config, tracer_provider))
 
@@ -146,6 +160,14 @@ def _token(file: Path) -> str:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"--token-file {file} cannot be read ({error})") from None
+
+
+def _show_summaries() -> None:
+    """Writes the summaries of mirrored requests to standard error, also without --verbose."""
+    summaries = logging.getLogger("ebbtide.gateway.shadow")
+    summaries.setLevel(logging.INFO)
+    if not logging.getLogger().handlers:
+        summaries.addHandler(logging.StreamHandler())
 
 
 @contextmanager

@@ -199,10 +199,17 @@ def _settle_deployment(repository: Path) -> None:
 
     if not (repository / contract.JOURNAL_FILE).is_file():
         return
-    from ebbtide.export.transition import settle_interrupted
+    from ebbtide.export import transition
 
-    goal = settle_interrupted(repository)
-    if goal is not None:
+    change = transition.read(repository)
+    goal = transition.settle_interrupted(repository)
+    if goal is not None and change is not None and change.is_shadow:
+        console.print(
+            f"Version {change.after.version} was in shadow: it is not loaded again, and version {goal.version} is "
+            "served. `ebbtide deploy --shadow` loads it.",
+            soft_wrap=True,
+        )
+    elif goal is not None:
         console.print(
             f"An earlier deployment was cut off: version {goal.version} is served. The next `ebbtide deploy` brings "
             "other servers that read this folder to the same version.",

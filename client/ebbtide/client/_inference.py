@@ -116,13 +116,14 @@ class Inference:
     def _ask(self, asked: _Asked[T], region: Region | None) -> Steps[T]:
         """Asks a model, with its tensors in shared memory if there is a region and they fit."""
         encoded, model_name = asked.encoded, asked.encoded.model_name
+        asked_name = model_name + self._config.model_suffix
         message = None
         if region is not None:
             outputs = output_shapes(asked.known, served_models.MODELS[model_name], encoded)
-            message = region.request(model_name, encoded.tensors, _DATATYPES[model_name], outputs)
+            message = region.request(asked_name, encoded.tensors, _DATATYPES[model_name], outputs)
         if message is None:
             region = None
-            message = infer_request(model_name, encoded.tensors, _DATATYPES[model_name])
+            message = infer_request(asked_name, encoded.tensors, _DATATYPES[model_name])
 
         def read_answer(reply: Untyped, call: Call) -> T:
             outputs, call.model_version = read_outputs(reply) if region is None else region.read_outputs(reply, call)
@@ -134,7 +135,7 @@ class Inference:
             "ModelInfer",
             message,
             read_answer,
-            model_name,
+            asked_name,
             asked.request,
             compression=self._config.compression,
         )
@@ -158,7 +159,9 @@ class Inference:
         if not self._config.check_contract:
             return UNKNOWN
         try:
-            config = yield from self.model_config("check_contract", model_name, deadline, metadata)
+            config = yield from self.model_config(
+                "check_contract", model_name + self._config.model_suffix, deadline, metadata
+            )
         except EbbtideError as error:
             hidden = isinstance(error, PermissionDeniedError) or error.status is Status.UNIMPLEMENTED
             if not hidden or self._config.expected_fingerprint is not None:

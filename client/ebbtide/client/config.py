@@ -121,6 +121,9 @@ class ClientConfig:
     the first call after another version answered."""
     expected_fingerprint: str | None = None
     """Fingerprint of the only export that this client accepts; None accepts any."""
+    model_suffix: str = ""
+    """Follows the name of every model that requests go to: `_candidate` asks the version that `ebbtide deploy --shadow`
+    has loaded beside the one in service."""
     balancing: Literal["round_robin", "pick_first"] = "round_robin"
     """Which addresses of the endpoint get calls: all that answer in turn, or the first that answers."""
     wait_for_ready: bool = False

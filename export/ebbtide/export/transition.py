@@ -40,6 +40,9 @@ class Transition:
     is_decided: bool
     """Whether the new version has passed its checks: the change is then finished, and before that undone."""
     is_roll_back: bool = False
+    is_shadow: bool = False
+    """Whether the new version has passed its checks and stays loaded while the old one answers, until the next command;
+    undecided."""
 
     @property
     def goal(self) -> Goal:
@@ -71,6 +74,7 @@ def read(repository: Path) -> Transition | None:
             after=Goal(int(noted["after"]["version"]), tuple(noted["after"]["loaded"])),
             is_decided=bool(noted["is_decided"]),
             is_roll_back=bool(noted["is_roll_back"]),
+            is_shadow=bool(noted.get("is_shadow", False)),
         )
     except FileNotFoundError:
         return None

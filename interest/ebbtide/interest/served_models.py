@@ -435,6 +435,9 @@ EMBED = Model(
     "embed", Kind.ENSEMBLE, False, (TEXT,), (TEXT_VECTOR,), steps=(TOKENIZER.name, ENCODER.name), cacheable=True
 )
 
+CANDIDATE_SUFFIX = "_candidate"
+"""Ends the names of the ensembles of a version that is loaded and not in service: to check it, or in shadow."""
+
 MODELS: dict[str, Model] = {
     model.name: model
     for model in (

@@ -131,7 +131,7 @@ _WARNINGS = _rules(
     Severity.WARNING,
     {
         "repository-empty": "a repository without models",
-        "deployment-unfinished": "a deployment by `ebbtide deploy` that is under way or was cut off",
+        "deployment-unfinished": "a deployment that is under way, was cut off, or left a version in shadow",
         "stray-file": "a config or model file outside the models' folders",
         "config-not-read": "a config file with a wrong name or in a version folder: Triton does not read it",
         "config-newer-field": "a field that newer servers have, and that Triton 24.10 refuses",

@@ -35,8 +35,8 @@ def check_repository(repository: Repository) -> Iterator[Finding]:
                 name,
                 1,
                 "",
-                "got the journal of a deployment; expected none: it is under way or was cut off, and the models may be "
-                "of two versions",
+                "got the journal of a deployment; expected none: it is under way, was cut off (the models may be of "
+                "two versions), or has left a version in shadow",
                 "run `ebbtide deploy` or `ebbtide deploy --roll-back` again: it finishes or undoes the deployment",
             )
         if name.endswith(_MODEL_SUFFIXES) or name == "model.py":

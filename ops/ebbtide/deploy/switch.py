@@ -27,6 +27,7 @@ from ebbtide.deploy.transaction import (
     park_candidates,
     recover,
     require_same,
+    shadow_of,
     transaction,
 )
 from ebbtide.export import versions
@@ -58,6 +59,10 @@ class Deployment:
     """Seconds that each stage took."""
     is_recovery: bool = False
     """Whether an earlier deployment or roll-back, which was cut off, was finished or undone, and nothing else done."""
+    shadow: int | None = None
+    """Version that has passed its checks and stays loaded as candidate, not in service."""
+    has_ended_shadow: bool = False
+    """Whether `previous` was such a version and was put away, and nothing else done; `is_recovery` too."""
 
 
 def deploy(
@@ -68,6 +73,7 @@ def deploy(
     requests: Sequence[RecommendRequest] | None = None,
     min_overlap: float = 0.0,
     keep_previous: bool = True,
+    shadow: bool = False,
     store: StateStore | None = None,
     without_states: bool = False,
     key: str | None = None,
@@ -78,12 +84,14 @@ def deploy(
     Args:
         repository: The folder that the servers read, here or on a disk that all see.
         addresses: Host and gRPC port of every server that reads it.
-        version: None takes the newest in the folder.
+        version: None takes the one that is in shadow, or else the newest in the folder.
         requests: Sent to the new version, to the same files in this process, and to the version in service before the
             switch. None takes random ones over the new version's catalog.
         min_overlap: Share of the first ten items, mean over the requests, that both versions must name.
         keep_previous: Whether the version before stays loaded, so that a roll-back takes no time. False unloads it,
             also where the version is in service already.
+        shadow: Stops before the switch: the version stays loaded as candidate, for a gateway that mirrors requests to
+            it (``--shadow``), until the next deployment or roll-back. A server that starts again forgets it.
         store: Of the users' states, as the servers use it: most users whom the version in service knows must have a
             state of the new version. None does not look.
         without_states: Deploys a version that does not know the users all the same.
@@ -97,11 +105,18 @@ def deploy(
     """
     stages = _Stages(report)
     with alone(repository), _controls(addresses, key) as servers:
-        recovered = recover(servers, repository)
+        begun_before = shadow_of(repository)
+        if version is None and begun_before is not None:
+            version = begun_before.after.version
+        if begun_before is not None and begun_before.after.version != version:
+            begun_before = None
+        recovered = recover(servers, repository) if begun_before is None else None
         current = require_same(servers, repository)
         target = max(versions.available_versions(repository)) if version is None else version
         versions.require_versions(repository, [target])
-        before = Goal(current.version, versions.loaded_versions(repository))
+        before = (
+            Goal(current.version, versions.loaded_versions(repository)) if begun_before is None else begun_before.before
+        )
         if {target} == set(versions.ensemble_versions(repository).values()):
             others = set(before.loaded) - {target}
             if recovered is None and (keep_previous or not others):
@@ -145,21 +160,25 @@ def deploy(
                     require_parity(pipeline, server, asked, candidates)
                     comparisons.append(compare_answers(server, asked, candidates, _now_ms()))
                     _require_alike(comparisons[-1], min_overlap)
-            begun.decide()
-            with stages("switch"):
-                versions.serve(repository, target)
-                load_models(servers, repository)
-            if not keep_previous:
-                with stages("unload"):
-                    load_versions(servers, repository, {target})
+            if shadow:
+                begun.stay_in_shadow()
+            else:
+                begun.decide()
+                with stages("switch"):
+                    versions.serve(repository, target)
+                    load_models(servers, repository)
+                if not keep_previous:
+                    with stages("unload"):
+                        load_versions(servers, repository, {target})
         return Deployment(
-            target,
+            current.version if shadow else target,
             current.version,
             servers[0].served().fingerprint,
             comparisons[0],
             versions.version_states(repository, current.version),
             states,
             stages.seconds,
+            shadow=target if shadow else None,
         )
 
 
@@ -172,7 +191,8 @@ def roll_back(
 ) -> Deployment:
     """Brings the version back that answered before; it is still loaded, so this takes no time.
 
-    After a deployment that was cut off, the version back that answered before it, whatever it had done.
+    After a deployment that was cut off, the version back that answered before it, whatever it had done. A version in
+    shadow is put away, and nothing else done.
 
     Args:
         repository: The folder that the servers read.
@@ -201,6 +221,8 @@ def roll_back(
         with transaction(servers, repository, change), stages("switch"):
             versions.serve(repository, others[0])
             load_models(servers, repository)
+            # Otherwise gateways would mirror requests to the version that was rolled back.
+            park_candidates(servers, repository, others[0])
         return Deployment(
             others[0],
             current.version,
@@ -220,6 +242,7 @@ def _recovery(servers: Sequence[ModelControl], repository: Path, recovered: Reco
         versions.version_states(repository, recovered.other),
         seconds=stages.seconds,
         is_recovery=True,
+        has_ended_shadow=recovered.was_shadow,
     )
 
 

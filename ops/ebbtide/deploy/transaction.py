@@ -2,7 +2,7 @@
 
 What a change leads from and to stands in a journal in the folder (`ebbtide.export.transition`) before anything is
 changed. A process that is killed leaves the journal, and the next one brings the files and the servers to one end of
-the change.
+the change. A version in shadow is a change that has stopped after its checks: its journal stays too.
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ from ebbtide.export.manifest import read_manifest, read_models
 from ebbtide.export.transition import Goal, Transition
 from ebbtide.interest import served_models
 
-CANDIDATE_SUFFIX = "_candidate"
-"""Of the names under which the ensembles of a new version are checked."""
-
 
 @dataclass(frozen=True)
 class Recovered:
@@ -33,6 +30,8 @@ class Recovered:
     """At the other end of the change."""
     is_rolled_back: bool
     """Whether a deployment was undone, or a roll-back finished."""
+    was_shadow: bool
+    """Whether it was no accident: the other version was left in shadow."""
 
 
 class Begun:
@@ -40,6 +39,13 @@ class Begun:
 
     def __init__(self, repository: Path, change: Transition) -> None:
         self._repository, self._change = repository, change
+        self.is_open = False
+        """Whether the change stays under way after its block."""
+
+    def stay_in_shadow(self) -> None:
+        """Leaves the new version loaded while the old one answers; the next command ends the change."""
+        transition.write(self._repository, replace(self._change, is_shadow=True))
+        self.is_open = True
 
     def decide(self) -> None:
         """From now on the change is finished if it is cut off; it still is undone if it fails."""
@@ -54,8 +60,9 @@ def transaction(servers: Sequence[ModelControl], repository: Path, change: Trans
         DeployError: It failed, and could not be undone either; the next command does it.
     """
     transition.write(repository, change)
+    begun = Begun(repository, change)
     try:
-        yield Begun(repository, change)
+        yield begun
     except BaseException as error:
         try:
             transition.write(repository, replace(change, is_decided=False))
@@ -67,7 +74,18 @@ def transaction(servers: Sequence[ModelControl], repository: Path, change: Trans
                 "next `ebbtide serve` for the folder"
             ) from error
         raise
-    transition.end(repository)
+    if not begun.is_open:
+        transition.end(repository)
+
+
+def shadow_of(repository: Path) -> Transition | None:
+    """The deployment that left its version in shadow; None for none.
+
+    Raises:
+        RepositoryError: The journal is damaged.
+    """
+    change = transition.read(repository)
+    return change if change is not None and change.is_shadow else None
 
 
 def recover(servers: Sequence[ModelControl], repository: Path, *, rolls_back: bool = False) -> Recovered | None:
@@ -94,7 +112,8 @@ def recover(servers: Sequence[ModelControl], repository: Path, *, rolls_back: bo
     require_same(servers, repository)
     transition.end(repository)
     other = change.before if goal == change.after else change.after
-    return Recovered(goal.version, other.version, is_rolled_back=(goal == change.after) == change.is_roll_back)
+    is_rolled_back = (goal == change.after) == change.is_roll_back
+    return Recovered(goal.version, other.version, is_rolled_back, change.is_shadow)
 
 
 def require_same(servers: Sequence[ModelControl], repository: Path) -> Served:
@@ -150,14 +169,14 @@ def park_candidates(servers: Sequence[ModelControl], repository: Path, version: 
     for server in servers:
         loaded = server.loaded_versions()
         for model in versions.ensembles(repository):
-            if f"{model.name}{CANDIDATE_SUFFIX}" in loaded:
+            if f"{model.name}{served_models.CANDIDATE_SUFFIX}" in loaded:
                 load_candidate(server, repository, model.name, version, fingerprint)
 
 
 def load_candidate(server: ModelControl, repository: Path, name: str, version: int, fingerprint: str) -> str:
     """Loads an ensemble of a version under a name that no client asks for; the name."""
     config = versions.read_model_config(repository, name)
-    config.name = f"{name}{CANDIDATE_SUFFIX}"
+    config.name = f"{name}{served_models.CANDIDATE_SUFFIX}"
     versions.pin(config, version, fingerprint)
     server.load_ensemble(config)
     return str(config.name)

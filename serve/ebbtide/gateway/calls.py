@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from ebbtide.client.errors import (
 from ebbtide.client.security import authorization
 from ebbtide.gateway.config import GatewayConfig
 from ebbtide.gateway.metrics import Metrics
+from ebbtide.gateway.shadow import Shadow
 from ebbtide.v1.interest_pb2 import (
     AddItemsRequest,
     AddItemsResponse,
@@ -100,15 +102,17 @@ class Calls:
         client: AsyncInterestClient,
         config: GatewayConfig,
         metrics: Metrics,
+        shadow: Shadow | None = None,
         span_of: CallSpan = lambda _method, _protocol, _metadata: nullcontext(),
     ) -> None:
         """Makes the methods of one gateway.
 
         Args:
             client: Of the event loop that serves.
-            span_of: The span of a call.
             config: The gateway's.
             metrics: Where calls are counted.
+            shadow: Compares answers with those of a version that is not in service; None does not.
+            span_of: The span of a call.
         """
         self.client = client
         self.config = config
@@ -117,12 +121,13 @@ class Calls:
         self.recommended = 0
         """Plain calls of `Recommend` that Triton has answered."""
         self._metrics = metrics
+        self._shadow = shadow
         self._span_of = span_of
         self._calls = _Slots(config.max_concurrency, "calls in flight", "try again later")
         self._streams = _Slots(config.max_streams, "streams open", "use plain calls, send more over one stream")
         self._expected = None if config.token is None else authorization(config.token).encode()
         self._methods: dict[str, Method] = {
-            "Recommend": self._recommend,
+            "Recommend": self.recommend,
             "Rank": self._rank,
             "Explain": self._explain,
             "Embed": self._embed,
@@ -220,8 +225,18 @@ class Calls:
                 "got no token, or one that is not valid here; expected authorization: Bearer and the gateway's token"
             )
 
-    async def _recommend(self, request: RecommendRequest, call: Options) -> RecommendResponse:
-        return await self.client.recommend(request, **call)
+    async def recommend(self, request: RecommendRequest, call: Options) -> RecommendResponse:
+        """Answers one request, of a plain call or of a stream that was admitted.
+
+        Raises:
+            EbbtideError: The call failed.
+        """
+        if self._shadow is None:
+            return await self.client.recommend(request, **call)
+        began_s = time.monotonic()
+        answer = await self.client.recommend(request, **call)
+        self._shadow.offer(request, answer, time.monotonic() - began_s)
+        return answer
 
     async def _rank(self, request: RankRequest, call: Options) -> RankResponse:
         return (await self.client.rank(request, **call)).response

@@ -62,6 +62,11 @@ class GatewayConfig:
     """Names of the metadata or headers of a call that are forwarded to Triton, lower case."""
     reflection: bool = True
     """Whether tools such as grpcurl may ask for the schema."""
+    shadow_share: float = 0.0
+    """Share of the answered requests for recommendations that a version in shadow (`ebbtide deploy --shadow`) gets too,
+    0 to 1. Its answers are compared, and not returned."""
+    shadow_summary_s: float = 60.0
+    """Time between two lines of the log about them, seconds."""
 
     def __post_init__(self) -> None:
         if self.port is not None:
@@ -73,7 +78,8 @@ class GatewayConfig:
         for name in ("max_concurrency", "max_streams"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.max_message_bytes >= 1024, "max_message_bytes", self.max_message_bytes, "at least 1024")
-        for name in ("max_timeout_s", "stream_idle_s", "drain_s"):
+        _require(0 <= self.shadow_share <= 1, "shadow_share", self.shadow_share, "0 to 1")
+        for name in ("max_timeout_s", "stream_idle_s", "drain_s", "shadow_summary_s"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value > 0, name, value, "a finite number of seconds, more than 0")
 

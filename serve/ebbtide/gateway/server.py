@@ -27,8 +27,9 @@ from ebbtide.client.errors import (
 from ebbtide.gateway.calls import Calls
 from ebbtide.gateway.config import GatewayConfig, ServerTls
 from ebbtide.gateway.malformed import ReadMalformed
-from ebbtide.gateway.metrics import Metrics
+from ebbtide.gateway.metrics import Metrics, ShadowMetrics
 from ebbtide.gateway.service import InterestService
+from ebbtide.gateway.shadow import Shadow
 from ebbtide.v1 import interest_pb2, interest_pb2_grpc
 
 if TYPE_CHECKING:
@@ -94,7 +95,12 @@ class Gateway:
         self._watch: asyncio.Task[None] | None = None
         self._port = 0
         self._metrics = Metrics()
-        self._calls = Calls(self._client, config, self._metrics, **traced)
+        self._shadow: Shadow | None = None
+        if config.shadow_share > 0:
+            shadow_metrics = ShadowMetrics(self._metrics.registry)
+            share, summary_s = config.shadow_share, config.shadow_summary_s
+            self._shadow = Shadow(target, config.client, share, summary_s, shadow_metrics)
+        self._calls = Calls(self._client, config, self._metrics, self._shadow, **traced)
         self._recommended = 0
         self._is_serving = False
 
@@ -144,6 +150,8 @@ class Gateway:
             await self._http.start()
         self._server = server
         self._watch = asyncio.create_task(self._watch_triton())
+        if self._shadow is not None:
+            self._shadow.start()
 
     async def stop(self) -> None:
         """Refuses new calls, lets calls in flight end, and closes the connections. A second call does nothing."""
@@ -158,6 +166,8 @@ class Gateway:
         await self._health.enter_graceful_shutdown()
         http, self._http = self._http, None
         await asyncio.gather(server.stop(self.config.drain_s), *([] if http is None else [http.stop()]))
+        if self._shadow is not None:
+            await self._shadow.stop()
         await self._client.close()
         await self._probing.close()
 

@@ -86,7 +86,7 @@ class InterestService(interest_pb2_grpc.InterestServiceServicer):
         async def ask(request: RecommendRequest) -> RecommendResponse:
             async with calls.requests_of_streams:
                 timeout_s = min(calls.timeout_s(_left_s(context)), calls.config.client.timeout_s)
-                return await calls.client.recommend(request, timeout_s=timeout_s, metadata=calls.forwarded(metadata))
+                return await calls.recommend(request, {"timeout_s": timeout_s, "metadata": calls.forwarded(metadata)})
 
         outcomes = as_answered(_in_time(request_iterator, idle_s), lambda _, item: outcome_of(item, ask), AT_ONCE)
         try:
