@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -39,6 +37,25 @@ from ebbtide.v1 import AttributeFilter, RecommendRequest, RecommendResponse, int
 from servers import serving
 from steady_load import SteadyLoad, requests_of
 
+TROUBLED = """
+
+import time
+from pathlib import Path
+
+plain = TritonPythonModel.execute
+
+
+def execute(self, requests):
+    while Path("{folder}/hang").exists():
+        time.sleep(0.02)
+    if Path("{folder}/fail").exists():
+        raise RuntimeError("told to fail")
+    return plain(self, requests)
+
+
+TritonPythonModel.execute = execute
+"""
+"""Follows the code of a model, to hang or fail while a file exists."""
 OTHER_TRAINING, SAME_MODEL, OTHER_FILTERS = 2, 3, 4
 SHADOW = "ebbtide_gateway_shadow"
 
@@ -55,6 +72,11 @@ def folder(
     shutil.copytree(tiny_export.folder, out)
     export_repository(make_bundle(seed=1), out, ExportOptions(top_n=20), version=OTHER_TRAINING)
     export_repository(tiny_bundle, out, ExportOptions(top_n=20), version=SAME_MODEL)
+    model = out / served_models.ADAPTIVE_WEIGHTS.name / str(OTHER_TRAINING) / "model.py"
+    code = model.read_text()
+    # Not appended: the file may have the name of another version too.
+    model.unlink()
+    model.write_text(code + TROUBLED.format(folder=out.parent))
     kinds = out.parent / "kinds.parquet"
     items = tiny_bundle.catalog.item_id
     pl.DataFrame({"item": items, "kind": ["film"] * len(items)}).write_parquet(kinds)
@@ -219,30 +241,17 @@ def test_refusals_of_the_new_version_are_counted_when_the_old_one_answers(
 
 
 @contextmanager
-def stopped_processes(server: TritonServer, version: int) -> Iterator[None]:
-    """The processes of a version's weights do nothing for the block, as in a hang."""
-    place = f"/{served_models.ADAPTIVE_WEIGHTS.name}/{version}/"
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().decode()
-            parent = int(re.findall(r"PPid:\s*(\d+)", (process / "status").read_text())[0])
-        except (OSError, IndexError):
-            continue
-        if place in command and parent == server.pid:
-            found.append(int(process.name))
-    assert found
-    for pid in found:
-        os.kill(pid, signal.SIGSTOP)
+def sign(path: Path) -> Iterator[None]:
+    """A file that tells `TROUBLED` what to do, for the block."""
+    path.touch()
     try:
         yield
     finally:
-        for pid in found:
-            os.kill(pid, signal.SIGCONT)
+        path.unlink()
 
 
-def test_answers_are_given_when_the_new_version_hangs(
-    server: TritonServer, tiny_bundle: InterestBundle, in_shadow: Callable[[int], None]
+def test_answers_are_given_when_the_new_version_hangs_or_fails(
+    folder: Path, server: TritonServer, tiny_bundle: InterestBundle, in_shadow: Callable[[int], None]
 ) -> None:
     in_shadow(OTHER_TRAINING)
     requests = requests_of(tiny_bundle)
@@ -250,15 +259,16 @@ def test_answers_are_given_when_the_new_version_hangs(
     async def ask() -> None:
         async with gateway_of(server, 0) as plain, gateway_of(server, 1, client=ClientConfig(timeout_s=10)) as calls:
             expected = await plain.ask(requests)
-            with stopped_processes(server, OTHER_TRAINING):
-                # More than wait at most, before the first one that hangs fails.
-                for _ in range(4):
+            with sign(folder.parent / "hang"):
+                while not (await calls.counted()).of("dropped"):
                     assert await calls.ask(requests) == expected
-                counted = await calls.until(lambda counted: counted.of("failed") > 0)
-                assert counted.of("dropped") > 0
-                assert counted.of("compared") == 0
-            assert await calls.ask(requests) == expected
-            await calls.until(lambda counted: counted.of("compared") > 0)
+                late = await calls.until(lambda counted: counted.of("failed") > 0)
+                assert late.of("compared") == 0
+            with sign(folder.parent / "fail"):
+                assert await calls.ask(requests) == expected
+                await calls.until(lambda counted: counted.of("failed") > late.of("failed") + 10)
+            while not (await calls.counted()).compared(1, OTHER_TRAINING):
+                assert await calls.ask(requests) == expected
 
     asyncio.run(ask())
 
@@ -289,7 +299,16 @@ def gateway_process(server: TritonServer) -> Iterator[tuple[str, str, list[str]]
     for _ in range(2):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             ports.append(taken.getsockname()[1])
-    command = [sys.executable, "-m", "ebbtide.cli", "gateway", server.grpc_url, "--shadow", "1"]
+    command = [
+        sys.executable,
+        "-u",
+        "-c",
+        "from ebbtide.cli.main import main; main()",
+        "gateway",
+        server.grpc_url,
+        "--shadow",
+        "1",
+    ]
     command += ["--port", str(ports[0]), "--http-port", str(ports[1]), "--timeout-s", "60"]
     said: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -378,12 +397,12 @@ def test_version_for_a_roll_back_is_kept_when_a_shadow_ends(folder: Path, server
 def test_server_that_starts_again_forgets_the_shadow_and_the_deployment_goes_on(
     folder: Path, server: TritonServer, tmp_path: Path
 ) -> None:
-    servers = [server.grpc_url]
-    deploy(folder, servers, 3, shadow=True)
+    before = versions.loaded_versions(folder)
+    deploy(folder, [server.grpc_url], 3, shadow=True)
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     said = ebbtide("serve", copy, "--state", "none", "--once")
     assert re.search(r"Version 3 was in shadow: it is not loaded again,\s+and version 1 is served", said)
-    assert versions.loaded_versions(copy) == (1,)
+    assert versions.loaded_versions(copy) == before
 
     server.stop()
     server.start()
