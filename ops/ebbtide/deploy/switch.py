@@ -233,7 +233,8 @@ def _require_filters(repository: Path, current: int, target: int) -> None:
         options = " ".join(f"--attribute-col {name}" for name in columns[current])
         raise DeployError(
             f"version {target}: got no filters by {', '.join(missing)}, which version {current} answers; expected "
-            f"them, or requests with such a filter fail: export it with {options}, or serve it from a folder of its own if nobody filters by that any more"
+            f"them, or requests with such a filter fail: export it with {options}, or serve "
+            "it from a folder of its own if nobody filters by that any more"
         )
 
 
