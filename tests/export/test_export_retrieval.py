@@ -280,8 +280,7 @@ def test_options_are_refused_when_they_do_not_go_together() -> None:
 @pytest.fixture(scope="module")
 def written(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export with an index, of a catalog with attributes."""
-    ids = bundle.catalog.item_id
-    attributes = read_attributes(MOVIES, ["genres"], ids, item_column="movieId", numeric=["year"])
+    attributes = read_attributes(MOVIES, ["genres"], bundle.catalog.item_id, item_column="movieId")
     folder = tmp_path_factory.mktemp("written")
     options = ExportOptions(top_n=TOP_N, retrieval=RetrievalOptions("ivf"))
     RepositoryWriter(bundle, folder, options, attributes=attributes).write_interest()
@@ -289,10 +288,13 @@ def written(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_written_head_answers_with_items_of_a_range_when_requests_filter_by_a_number(
-    written: Path, bundle: InterestBundle
+    bundle: InterestBundle, tmp_path: Path
 ) -> None:
     ids = bundle.catalog.item_id
-    folder = written / HEAD / "1"
+    attributes = read_attributes(MOVIES, ["genres"], ids, item_column="movieId", numeric=["year"])
+    options = ExportOptions(top_n=TOP_N, retrieval=RetrievalOptions("ivf"))
+    RepositoryWriter(bundle, tmp_path, options, attributes=attributes).write_interest()
+    folder = tmp_path / HEAD / "1"
     head = open_head(folder, exported.read_interest_config(folder).fingerprint)
     factors = np.array(exported.read_tensors(folder / exported.FACTORS_FILE)[0][exported.ITEM_FACTORS])
     table = dict(pl.read_parquet(MOVIES).select(pl.col("movieId").cast(pl.String), "year").iter_rows())
