@@ -144,7 +144,7 @@ class AttributeIndex:
         """
         words = np.zeros((1, self.words), dtype=np.int64)
         self._set_bits(words, np.zeros(value.size, dtype=np.int64), value)
-        return words[0]
+        return np.asarray(words[0])
 
     def passing(self, words: Ints, filters: Ints) -> npt.NDArray[np.bool_]:
         """Which items pass the filters of each user, ``[users, items]``.
@@ -164,7 +164,7 @@ class AttributeIndex:
     @property
     def _number_word(self) -> Ints:
         """``[numeric columns]``: the first word of each."""
-        return self.column_word[self.number_column]
+        return self.column_word.take(self.number_column)
 
     def _set_bits(self, words: Ints, row: Ints, value: Ints) -> None:
         word = self.column_word[self.column[value]] + self.bit[value] // _WORD_BITS

@@ -203,7 +203,8 @@ ALLOW_ATTRIBUTE = Tensor(
     (Axis.ALLOWED,),
     "keys of the attribute values to filter by, each the xxHash of `column=value`; an item passes if, for every column "
     "that is given, it has one of the values given for that column. A range of a numeric column is three entries: the "
-    "xxHash of its name, then the least and the largest number that pass, as ordered integers (docs/requests.md)",
+    "xxHash of its name, then the least and the largest number that pass, as ordered integers, see "
+    "`ebbtide.interest.numbers`",
     ragged=True,
     optional=True,
 )

@@ -175,7 +175,8 @@ def _add_range(request: RecommendRequest, random: np.random.Generator, numbers: 
     """Adds a range of a numeric column to some requests: with one bound or two, with it or without."""
     if random.random() < _RANGED:
         column = str(random.choice(list(numbers)))
-        lower, upper = np.sort(random.uniform(*numbers[column], 2)).tolist()
+        least, most = numbers[column]
+        lower, upper = np.sort(random.uniform(least, most, 2)).tolist()
         bounds = {str(random.choice(["at_least", "above"])): lower, str(random.choice(["at_most", "below"])): upper}
         given = list(bounds) if random.random() < _TWO_BOUNDS else [str(random.choice(list(bounds)))]
         request.allow.add(column=column, range=NumberRange(**{name: bounds[name] for name in given}))

@@ -122,7 +122,7 @@ def _bounds(path: str, given: NumberRange) -> tuple[int, int]:
     Raises:
         InvalidArgumentError: It has no bound, two on one side, one that is NaN, or no number lies between them.
     """
-    bounds = {name: getattr(given, name) for name in (*_LOWER, *_UPPER) if given.HasField(name)}
+    bounds = {field.name: float(value) for field, value in given.ListFields()}
     for name, number in bounds.items():
         if math.isnan(number):
             raise InvalidArgumentError.of_field(f"{path}.{name}", "nan", "a number")
