@@ -31,6 +31,7 @@ from ebbtide.deploy.transaction import (
 )
 from ebbtide.export import versions
 from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.manifest import read_manifest
 from ebbtide.export.transition import Goal, Transition
 from ebbtide.store import StateStore
 from ebbtide.v1 import RecommendRequest
@@ -122,6 +123,7 @@ def deploy(
                 versions.version_states(repository, max(others)),
                 seconds=stages.seconds,
             )
+        _require_filters(repository, current.version, target)
         states = None
         if store is not None:
             states = find_states(
@@ -221,6 +223,19 @@ def _recovery(servers: Sequence[ModelControl], repository: Path, recovered: Reco
         seconds=stages.seconds,
         is_recovery=True,
     )
+
+
+def _require_filters(repository: Path, current: int, target: int) -> None:
+    """Passes a version whose requests may filter by all that requests may filter by now."""
+    columns = {version: list(read_manifest(repository)[str(version)]["attributes"]) for version in (current, target)}
+    missing = [name for name in columns[current] if name not in columns[target]]
+    if missing:
+        options = " ".join(f"--attribute-col {name}" for name in columns[current])
+        raise DeployError(
+            f"version {target}: got no filters by {', '.join(missing)}, which version {current} answers; expected "
+            f"them, or requests with such a filter fail: export it with {options}, or serve "
+            "it from a folder of its own if nobody filters by that any more"
+        )
 
 
 @contextlib.contextmanager
