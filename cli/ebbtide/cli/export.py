@@ -237,6 +237,8 @@ def command(
     for column, values in ({} if filters is None else filters.values).items():
         shown = ", ".join(values[:_SHOWN_VALUES]) + (", ..." if len(values) > _SHOWN_VALUES else "")
         console.print(f"filter {column}: {len(values)} values: {shown}", markup=False)
+    for column, (least, most) in ({} if filters is None else filters.number_ranges).items():
+        console.print(f"filter {column}: numbers from {least:g} to {most:g}", markup=False)
     if not report.is_served:
         console.print(
             f"Version {report.version} lies beside those before it; a running server switches to it with "
