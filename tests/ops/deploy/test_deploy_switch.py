@@ -292,6 +292,11 @@ def test_deployment_is_refused_when_requests_could_no_longer_filter(
     path.write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(DeployError, match=r"got no filters by genres, which version 1 .* --attribute-col genres"):
         deploy(unfiltered, [kept_server.grpc_url])
+    manifest["versions"]["1"]["numbers"] = {"genres": [1, 2]}
+    manifest["versions"]["2"]["attributes"] = manifest["versions"]["1"]["attributes"]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(DeployError, match=r"got no filters by genres, which version 1 .* --numeric-col genres"):
+        deploy(unfiltered, [kept_server.grpc_url])
     assert versions.loaded_versions(unfiltered) == (1,)
 
 
