@@ -60,10 +60,13 @@ class ApproximateHead:
         self._factors: Floats = np.asarray(factors)
         self._words: Ints | None = None
         self._columns: tuple[tuple[int, int], ...] = ()
+        self._numeric: frozenset[int] = frozenset()
         attributes = _tables(folder, exported.ATTRIBUTES_FILE, fingerprint)
         if exported.ITEM_WORDS in attributes:
             self._words = np.asarray(attributes[exported.ITEM_WORDS])
             self._columns = tuple(pairwise(attributes[exported.COLUMN_WORD].tolist()))
+            if exported.NUMBER_COLUMN in attributes:
+                self._numeric = frozenset(attributes[exported.NUMBER_COLUMN].tolist())
         # The reader leaves arrays in the mapped file if faiss can use them there.
         library: Any = faiss  # the reader is missing in faiss's types
         reader = library.ZeroCopyIOReader(faiss.swig_ptr(self._tables.index), self._tables.index.size)
@@ -189,11 +192,14 @@ class ApproximateHead:
     def _allowed(self, item_filter: Ints) -> npt.NDArray[np.bool_] | None:
         """Whether the request's filters allow each item of the catalog, ``[items]``; None if all are allowed."""
         allowed: npt.NDArray[np.bool_] | None = None
-        for first, end in self._columns:
+        for column, (first, end) in enumerate(self._columns):
             if self._words is None or item_filter[first] & _FIRST_BIT:
                 continue
             passes = np.zeros(self.items, dtype=np.bool_)
-            for word in range(first, end):
+            if column in self._numeric:
+                number = self._words[:, first + 1]
+                passes |= (number >= item_filter[first + 1]) & (number <= item_filter[first + 2])
+            for word in () if column in self._numeric else range(first, end):
                 if item_filter[word]:
                     passes |= (self._words[:, word] & item_filter[word]) != 0
             allowed = passes if allowed is None else allowed & passes

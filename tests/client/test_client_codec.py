@@ -1,5 +1,6 @@
 """The codec's way in: tensors say what the request said, and follow the contract, for any request."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.client import InvalidArgumentError
+from ebbtide.client import InvalidArgumentError, new_item
 from ebbtide.client.codec import (
     encode,
     encode_add_items,
@@ -29,6 +30,7 @@ from ebbtide.client.codec import (
     tensor_order,
 )
 from ebbtide.interest.keys import item_key
+from ebbtide.interest.numbers import ordered
 from ebbtide.interest.served_models import MODELS
 from ebbtide.v1 import (
     AddItemsRequest,
@@ -41,6 +43,7 @@ from ebbtide.v1 import (
     ListItemsRequest,
     ListOutOfStockRequest,
     NewItem,
+    NumberRange,
     ObserveRequest,
     RankRequest,
     RecommendRequest,
@@ -329,6 +332,10 @@ NAMED = Event(item_id="a", time=NOW, event_id="e")
 GENRE = AttributeFilter(column="genre", values=["Drama"])
 
 
+def ranged(**bounds):
+    return AttributeFilter(column="price", range=NumberRange(**bounds))
+
+
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
@@ -345,6 +352,15 @@ GENRE = AttributeFilter(column="genre", values=["Drama"])
         (RecommendRequest(allow=[GENRE, AttributeFilter(values=["a"])]), "allow[1].column"),
         (RecommendRequest(allow=[GENRE, GENRE]), "allow[1].column"),
         (RecommendRequest(allow=[AttributeFilter(column="a")]), "allow[0].values"),
+        (RecommendRequest(allow=[GENRE, ranged()]), "allow[1].range"),
+        (RecommendRequest(allow=[ranged(at_least=math.nan)]), "allow[0].range.at_least"),
+        (RecommendRequest(allow=[ranged(at_least=2, at_most=1)]), "allow[0].range"),
+        (RecommendRequest(allow=[ranged(at_least=1, below=1)]), "allow[0].range"),
+        (RecommendRequest(allow=[ranged(at_least=1, above=1)]), "allow[0].range"),
+        (
+            RecommendRequest(allow=[AttributeFilter(column="a", values=["b"], range=NumberRange(below=1))]),
+            "allow[0].range",
+        ),
         (RankRequest(), "candidate_item_ids"),
         (RankRequest(candidate_item_ids=["a", ""]), "candidate_item_ids[1]"),
         (ExplainRequest(), "item_ids"),
@@ -463,3 +479,33 @@ def test_observe_says_of_each_user_what_the_request_said_when_rows_are_read_back
                 assert said["event_id"][:events] == [key(event.event_id) for event in request.events]
             else:
                 assert not any(event.HasField("event_id") for event in request.events)
+
+
+@given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=2), st.booleans(), st.floats(allow_nan=False))
+def test_range_holds_a_number_just_if_its_bounds_do(bounds, strict, number):
+    given = dict(zip(("above", "below") if strict else ("at_least", "at_most"), sorted(bounds), strict=False))
+    inside = [number > bound if strict else number >= bound for bound in list(given.values())[:1]]
+    inside += [number < bound if strict else number <= bound for bound in list(given.values())[1:]]
+    try:
+        sent = encode(RecommendRequest(allow=[ranged(**given)]), 0).tensors["allow_attribute"].reshape(-1)
+    except InvalidArgumentError:
+        # No number is above and below it.
+        assert strict
+        assert not all(inside)
+        return
+    assert sent[0] == item_key("price")
+    assert (sent[1] <= ordered(number) <= sent[2]) == all(inside)
+
+
+@pytest.mark.parametrize(
+    ("values", "number"),
+    [("19.99", 19.99), (19.99, 19.99), (3, 3.0), ("-1e3", -1000.0), ("19,99", None), ("1_0", None), (["1", "2"], None)],
+)
+def test_added_items_have_numbers_when_a_column_has_one_value_that_is_a_number(values, number):
+    item = new_item("a", "a film", attributes={"genre": "War", "price": values})
+    sent = encode_add_items(AddItemsRequest(items=[item])).tensors
+    keys = sent["item_attribute"].reshape(-1).tolist()
+    assert sent["item_attribute_count"].reshape(-1).tolist() == [len(keys)]
+    assert keys[0] == item_key("genre=War")
+    behind = [] if number is None else [item_key("price"), int(ordered(number))]
+    assert keys[1 + len(item.attributes[1].values) :] == behind

@@ -56,6 +56,7 @@ def test_facade_names_stay_the_same_when_modules_move():
         "ModelMetadata",
         "ModelNotReadyError",
         "NewItem",
+        "NumberRange",
         "ObserveRequest",
         "ObserveResponse",
         "ObserveResult",

@@ -9,7 +9,7 @@ from ebbtide.client._fields import caller_error
 from ebbtide.client.codec import encode
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.keys import item_key
-from ebbtide.v1 import AttributeFilter, Event, ExplainRequest, RankRequest, RecommendRequest
+from ebbtide.v1 import AttributeFilter, Event, ExplainRequest, NumberRange, RankRequest, RecommendRequest
 
 NOW = Timestamp(seconds=1)
 
@@ -68,6 +68,8 @@ REQUEST = RecommendRequest(
     allow=[
         AttributeFilter(column="genre", values=["Drama", "Comedy"]),
         AttributeFilter(column="in_stock", values=["true"]),
+        AttributeFilter(column="price", range=NumberRange(below=20)),
+        AttributeFilter(column="brand", values=["a"]),
     ],
 )
 
@@ -82,6 +84,8 @@ REQUEST = RecommendRequest(
         ("allow_attribute[1]", str(item_key("genre=Comedy")), "allow[0].values[1]", "'genre=Comedy'"),
         ("allow_attribute[2]", str(item_key("in_stock=true")), "allow[1].values[0]", "'in_stock=true'"),
         ("allow_attribute", "65 attribute values", "allow", "65 attribute values"),
+        ("allow_attribute[3]", str(item_key("price")), "allow[2].range", "a range of price"),
+        ("allow_attribute[6]", str(item_key("brand=a")), "allow[3].values[0]", "'brand=a'"),
         ("text", "65 texts", "history and current", "65 texts"),
         ("ignore_unknown", "2", "unknown_items", "2"),
         ("decay_scale", "-1.0", "decay_scale", "-1.0"),

@@ -67,6 +67,7 @@ from ebbtide.v1 import (
     ListRulesRequest,
     ListRulesResponse,
     NewItem,
+    NumberRange,
     ObserveRequest,
     ObserveResponse,
     RankRequest,
@@ -97,6 +98,7 @@ from ebbtide.v1 import (
 TIME = Timestamp(seconds=1)
 EVENT = Event(item_id="a", time=Timestamp(seconds=2))
 FILTER = AttributeFilter(column="genre", values=["Drama"])
+RANGE = NumberRange(at_least=1)
 ATTRIBUTE = ItemAttribute(column="genre", values=["Drama"])
 ITEM = NewItem(item_id="a", text="a film")
 RULE = Rule(name="a", pin=1, item_ids=["a"])
@@ -119,8 +121,17 @@ MESSAGES = {
     "google.protobuf.Timestamp": TIME,
     "ebbtide.v1.Event": EVENT,
     "ebbtide.v1.AttributeFilter": FILTER,
+    "ebbtide.v1.NumberRange": RANGE,
     "ebbtide.v1.RecommendedItem": RecommendedItem(item_id="a", score=1),
 }
+
+
+def either(condition):
+    """A condition with values or a range, since one with both is refused."""
+    if not condition.HasField("range"):
+        return condition
+    return AttributeFilter(column=condition.column, range=condition.range)
+
 
 # Each encodes one message of its kind; those of events and filters encode a request that holds one.
 ENCODERS = {
@@ -165,7 +176,7 @@ ENCODERS = {
         EXPOSURE,
         lambda message, now_ms: encode(RecommendRequest(slate=Slate(exposure=[message])), now_ms),
     ),
-    AttributeFilter: (FILTER, lambda message, now_ms: encode(RecommendRequest(allow=[message]), now_ms)),
+    AttributeFilter: (FILTER, lambda message, now_ms: encode(RecommendRequest(allow=[either(message)]), now_ms)),
 }
 NOT_A_TENSOR = {
     ("RecommendRequest", "top_n"): "the served model always gives as many as it was exported with; the decoder cuts",

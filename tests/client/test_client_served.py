@@ -15,7 +15,7 @@ from ebbtide.client._served import check_limits, nearest_values, served
 from ebbtide.client.codec import encode, encode_rank, encode_texts
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
-from ebbtide.v1 import AttributeFilter, Event, RankRequest, RecommendRequest
+from ebbtide.v1 import AttributeFilter, Event, NumberRange, RankRequest, RecommendRequest
 
 LIMITS = {limit.name: 2 for limit in fields(Limits)}
 TIME = Timestamp(seconds=1)
@@ -123,7 +123,7 @@ def test_nearest_values_are_named_when_no_item_has_the_value(column, value, expe
         AttributeFilter(column=column, values=["Action", value]),
     ]
     error = InvalidArgumentError.of_field("allow[1].values[1]", repr(f"{column}={value}"), "a key")
-    assert nearest_values(error, filters, told.attributes) == expected
+    assert nearest_values(error, filters, told) == expected
     error.expect(expected)
     assert str(error) == error.message == f"allow[1].values[1]: got '{column}={value}'; expected {expected}"
 
@@ -131,5 +131,32 @@ def test_nearest_values_are_named_when_no_item_has_the_value(column, value, expe
 def test_no_values_are_named_when_another_field_is_wrong_or_the_server_states_none():
     error = InvalidArgumentError.of_field("allow[0].values[0]", "'a=b'", "a key")
     filters = [AttributeFilter(column="a", values=["b"])]
-    assert nearest_values(error, filters, served(model_config({"attribute_values": "["})).attributes) is None
-    assert nearest_values(InvalidArgumentError.of_field("now", 1, "2"), filters, ATTRIBUTES) is None
+    assert nearest_values(error, filters, served(model_config({"attribute_values": "["}))) is None
+    told = served(model_config({"attribute_values": json.dumps(ATTRIBUTES)}))
+    assert nearest_values(InvalidArgumentError.of_field("now", 1, "2"), filters, told) is None
+
+
+@pytest.mark.parametrize(
+    ("condition", "place", "expected"),
+    [
+        (
+            AttributeFilter(column="genres", range=NumberRange(below=20)),
+            "range",
+            "values: genres was not exported as a numeric column (--numeric-col)",
+        ),
+        (
+            AttributeFilter(column="cost", range=NumberRange(below=20)),
+            "range",
+            "a range of a numeric column that requests may filter by: price",
+        ),
+        (
+            AttributeFilter(column="price", values=["20"]),
+            "values[0]",
+            "a range of price, a numeric column from 0.5 to 120",
+        ),
+    ],
+)
+def test_numeric_columns_are_named_when_values_and_ranges_are_mixed_up(condition, place, expected):
+    stated = {"attribute_values": json.dumps(ATTRIBUTES), "attribute_numbers": '{"price": [0.5, 120]}'}
+    error = InvalidArgumentError.of_field(f"allow[0].{place}", "it", "a key")
+    assert nearest_values(error, [condition], served(model_config(stated))) == expected

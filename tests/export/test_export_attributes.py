@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ from ebbtide.export.attributes import MAX_VALUES, CatalogAttributes, read_attrib
 from ebbtide.export.errors import AttributesError
 from ebbtide.export.options import ExportOptions
 from ebbtide.interest.keys import item_key
+from ebbtide.interest.numbers import numbers_of
 from ebbtide.train.bundle import InterestBundle
 
 ITEMS = ["a", "b", "c", "d"]
@@ -23,7 +25,7 @@ def written(folder: Path, **columns: object) -> Path:
     return folder / "items.parquet"
 
 
-def read(path: Path, *columns: str, **choices: str) -> CatalogAttributes:
+def read(path: Path, *columns: str, **choices: Any) -> CatalogAttributes:
     return read_attributes(path, columns, ITEMS, item_column="id", **choices)
 
 
@@ -97,3 +99,40 @@ def test_fingerprint_is_another_when_an_item_has_another_value(tmp_path: Path, b
     one = read(written(tmp_path, genre=["War", "Drama", "x", "War"]), "genre")
     other = read(written(tmp_path, genre=["War", "Drama", "x", "Drama"]), "genre")
     assert len({ExportOptions().fingerprint(bundle, which) for which in (None, one, other)}) == 3
+
+
+@pytest.mark.parametrize("prices", [[19.99, -0.0, 3, None], ["19.99", " -0 ", "3", ""]], ids=["numbers", "texts"])
+def test_items_have_the_numbers_of_their_rows_when_a_column_is_numeric(tmp_path: Path, prices: list[Any]) -> None:
+    path = written(tmp_path, genre=["War", "War", "x", "War"], price=pl.Series(prices, strict=False))
+    found = read(path, "genre", numeric=["price"])
+    assert found.values == {"genre": ("War",)}
+    assert found.numbers == ("price",)
+    assert found.items.columns == ((0, 1), (1, 4))
+    assert found.number_ranges == {"price": (0, 19.99)}
+    np.testing.assert_array_equal(numbers_of(found.items.words[:, 2]), [0, 19.99, np.nan, np.nan])
+    assert (found.items.words[:, 1] == 1).all()
+    assert read(path, numeric=["price"]).digest != found.digest != read(path, "genre").digest
+
+
+@pytest.mark.parametrize(
+    ("prices", "message"),
+    [
+        (["1", "cheap", "2", "3"], "got 'cheap'; expected numbers"),
+        ([1.0, float("inf"), 2.0, 3.0], "got an infinite number"),
+        ([None, float("nan"), 2.0, None], "got no number"),
+        ([[1.0], [2.0], [3.0], [4.0]], r"got List\(Float64\); expected numbers"),
+        ([True, False, True, None], "got Boolean; expected numbers: name it with --attribute-col"),
+    ],
+)
+def test_numbers_are_refused_when_a_column_has_something_else(tmp_path: Path, prices: list[Any], message: str) -> None:
+    with pytest.raises(AttributesError, match=rf"column price: {message}"):
+        read(written(tmp_path, price=prices), numeric=["price"])
+
+
+def test_numbers_are_refused_when_an_item_has_two_or_the_column_has_values_too(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    pl.DataFrame({"id": ["a", "a", "b"], "price": [2.0, 1.5, 3.0]}).write_parquet(path)
+    with pytest.raises(AttributesError, match=r"column price: got 1\.5 and 2 of one item"):
+        read(path, numeric=["price"])
+    with pytest.raises(AttributesError, match=r"column price: got it with values and as a numeric column"):
+        read(path, "price", numeric=["price"])

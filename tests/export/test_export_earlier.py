@@ -155,6 +155,24 @@ def test_command_takes_the_filters_over_when_it_is_given_none(
     assert VersionFacts.read(folder, 2).attributes == VersionFacts.read(folder, 1).attributes
 
 
+def test_next_version_has_the_numbers_of_the_version_in_service(
+    tiny_bundle: InterestBundle, refreshed: InterestBundle, export: Callable[..., ExportReport], tmp_path: Path
+) -> None:
+    ids = tiny_bundle.catalog.item_id
+    numeric = read_attributes(MOVIES, ["genres"], ids, item_column="movieId", numeric=["year"])
+    folder = export(tiny_bundle, tmp_path / "repository", ExportOptions(top_n=TOP_N), attributes=numeric).folder
+    earlier = EarlierExport.read(folder, refreshed)
+    assert earlier.attributes is not None
+    assert (earlier.attributes.digest, earlier.attributes.numbers) == (numeric.digest, ("year",))
+    assert earlier.same_answers(tiny_bundle) == 1
+    earlier.export(refreshed)
+    facts = [VersionFacts.read(folder, version).numbers for version in (1, 2)]
+    assert facts[0] == facts[1] == {name: list(range_) for name, range_ in numeric.number_ranges.items()}
+    lengthened = replace(refreshed.catalog, item_id=["of another catalog", *refreshed.catalog.item_id[1:]])
+    with pytest.raises(AttributesError, match=r"filters by genres, year for other items .* --numeric-col year"):
+        EarlierExport.read(folder, replace(refreshed, catalog=lengthened))
+
+
 @pytest.mark.parametrize("lost", ["attributes", "encoder", "options"])
 def test_export_is_refused_when_the_manifest_notes_too_little(
     tiny_bundle: InterestBundle, folder: Path, lost: str

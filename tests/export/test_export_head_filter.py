@@ -9,11 +9,12 @@ import pytest
 
 from ebbtide.export.errors import LimitError
 from ebbtide.export.head.adjusting import adjust
-from ebbtide.export.head.attributes import ItemAttributes
+from ebbtide.export.head.attributes import ItemAttributes, allowed_items
 from ebbtide.export.head.graph import head_graph
 from ebbtide.export.parity import ranking_difference
 from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Size
+from ebbtide.interest.numbers import LEAST, MISSING, MOST, ordered
 
 ITEMS, WIDTH, ADJUSTMENTS, TOP_N = 2_000, 12, 16, 20
 IDS = [f"item {index}" for index in range(ITEMS)]
@@ -163,3 +164,59 @@ def test_attributes_are_refused_when_their_columns_do_not_share_out_the_words(wo
     for columns in (((0, 1), (1, 3)), ((0, 2), (1, 6)), ((0, 0), (0, 6))):
         with pytest.raises(LimitError, match="attribute columns: got words"):
             ItemAttributes(words, columns)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_head_answers_with_items_of_a_range_when_requests_filter_by_a_number(
+    factors: np.ndarray, words: np.ndarray, precision: str
+) -> None:
+    # Numbers of every size and sign, one of them many times, and some missing.
+    random = np.random.default_rng(4)
+    price = random.standard_normal(ITEMS) * 10.0 ** random.integers(-9, 9, ITEMS)
+    price[random.random(ITEMS) < 0.2] = 19.99
+    price[random.random(ITEMS) < 0.1] = np.nan
+    of_price = np.stack([np.ones(ITEMS, np.int64), ordered(price), np.zeros(ITEMS, np.int64)], axis=1)
+    attributes = ItemAttributes(np.concatenate([words[:, :1], of_price], axis=1), ((0, 1), (1, 4)), frozenset([1]))
+    sizes = {Size.INTEREST: WIDTH, Size.TOP_N: TOP_N, Size.FILTER: 4}
+    graph = head_graph(factors, IDS, sizes, precision, attributes)
+    onnx.checker.check_model(graph, full_check=True)
+    head = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    below = np.nextafter(19.99, 0)
+    item_filter = np.array(
+        [
+            [1, 1, 0, 0],
+            [1, 0, LEAST, ordered(19.99)],
+            [1, 0, LEAST, ordered(below)],
+            [1, 0, ordered(-1), ordered(19.99)],
+            [2, 0, ordered(0), MOST],
+            [1, 0, LEAST, MOST],
+        ]
+    )
+    with np.errstate(invalid="ignore"):
+        expected = [
+            np.ones(ITEMS, bool),
+            price <= 19.99,
+            price < 19.99,
+            (price >= -1) & (price <= 19.99),
+            (words[:, 0] & 2 != 0) & (price >= 0),
+            ~np.isnan(price),
+        ]
+    np.testing.assert_array_equal(allowed_items(attributes, item_filter), expected)
+    assert 0 < expected[2].sum() < expected[1].sum() < expected[5].sum() < ITEMS
+    interest = random.standard_normal((len(item_filter), WIDTH)).astype(np.float32)
+    known = interest @ factors.T
+    known[~np.array(expected)] = -np.inf
+    none = np.zeros((len(item_filter), ADJUSTMENTS), np.int64)
+    feeds = dict(zip(INPUTS, [interest, none, none.astype(np.float32), item_filter], strict=True))
+    item_id, score = head.run(OUTPUTS, feeds)
+    for row in range(len(item_filter)):
+        assert ranking_difference(item_id[row].tolist(), score[row], known[row], INDEX) < 1e-4
+
+
+def test_integers_of_numbers_are_in_their_order_and_below_them_is_what_is_missing() -> None:
+    numbers = np.array([-np.inf, -1e300, -2.5, -5e-324, 0.0, 5e-324, 1 / 3, 19.99, np.nextafter(19.99, 20), np.inf])
+    integers = ordered(numbers)
+    assert (np.diff(integers) > 0).all()
+    assert ordered(-0.0) == ordered(0.0)
+    assert ordered(np.nan) == MISSING < integers[0] == LEAST
+    assert integers[-1] == MOST

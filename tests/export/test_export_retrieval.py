@@ -31,6 +31,7 @@ from ebbtide.interest.checks import Request
 from ebbtide.interest.contract import Size
 from ebbtide.interest.keys import item_keys
 from ebbtide.interest.lookup import KeyIndex
+from ebbtide.interest.numbers import ordered
 from ebbtide.interest.retrieval import RETRIEVAL_FILE
 from ebbtide.interest.stock import OutOfStock
 from ebbtide.serve import ServerConfig
@@ -284,6 +285,36 @@ def written(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) ->
     options = ExportOptions(top_n=TOP_N, retrieval=RetrievalOptions("ivf"))
     RepositoryWriter(bundle, folder, options, attributes=attributes).write_interest()
     return folder
+
+
+def test_written_head_answers_with_items_of_a_range_when_requests_filter_by_a_number(
+    bundle: InterestBundle, tmp_path: Path
+) -> None:
+    ids = bundle.catalog.item_id
+    attributes = read_attributes(MOVIES, ["genres"], ids, item_column="movieId", numeric=["year"])
+    options = ExportOptions(top_n=TOP_N, retrieval=RetrievalOptions("ivf"))
+    RepositoryWriter(bundle, tmp_path, options, attributes=attributes).write_interest()
+    folder = tmp_path / HEAD / "1"
+    head = open_head(folder, exported.read_interest_config(folder).fingerprint)
+    factors = np.array(exported.read_tensors(folder / exported.FACTORS_FILE)[0][exported.ITEM_FACTORS])
+    table = dict(pl.read_parquet(MOVIES).select(pl.col("movieId").cast(pl.String), "year").iter_rows())
+    year = np.array([table[item] or np.nan for item in ids], dtype=np.float64)
+    words = exported.read_tensors(folder / exported.ATTRIBUTES_FILE)[0][exported.COLUMN_WORD].tolist()
+    interest = np.random.default_rng(3).standard_normal((4, factors.shape[1])).astype(np.float32)
+    item_filter = np.zeros((4, words[-1]), np.int64)
+    item_filter[:, words[:-1]] = 1
+    bounds = [(1990.0, 1994.0), (-np.inf, 1980.5), (1995.0, np.inf)]
+    for row, (least, most) in enumerate(bounds):
+        item_filter[row, words[-2] :] = [0, ordered(least), ordered(most)]
+    none = np.zeros((4, ADJUSTMENTS), np.int64)
+    feeds = dict(zip(INPUTS, [interest, none, none.astype(np.float32), item_filter], strict=True))
+    item_id, score = head.run(OUTPUTS, feeds)
+    index = {item: position for position, item in enumerate(ids)}
+    for row, (least, most) in enumerate([*bounds, (-np.inf, np.inf)]):
+        inside = (year >= least) & (year <= most)
+        known = np.where(inside | (row == len(bounds)), factors @ interest[row], -np.inf)
+        assert inside.any()
+        assert ranking_difference(item_id[row].tolist(), score[row], known, index) < TOLERANCE
 
 
 def test_written_head_scores_as_torch_and_shares_its_tables(written: Path, bundle: InterestBundle) -> None:

@@ -107,8 +107,9 @@ def command(
     attributes: Annotated[
         Path | None,
         typer.Option(
-            help="Catalog file with attributes that requests may filter by (see --attribute-col): Parquet, CSV, "
-            "TSV, JSON Lines. Without it a new version of the same items has those of the version in service."
+            help="Catalog file with attributes that requests may filter by (see --attribute-col and --numeric-col): "
+            "Parquet, CSV, TSV, JSON Lines. Without it a new version of the same items has those of the version in "
+            "service."
         ),
     ] = None,
     attribute_col: Annotated[
@@ -117,6 +118,10 @@ def command(
             help="Attribute column, such as a category or whether the item is in stock. A list counts as "
             "several values. Repeat the option for more columns."
         ),
+    ] = None,
+    numeric_col: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of --attributes with a number, such as a price, for ranges. Repeat the option."),
     ] = None,
     attribute_item_col: Annotated[
         str | None, typer.Option(help="Column with the item ids. Default: as in training.")
@@ -169,8 +174,8 @@ def command(
 
     ebbtide export artifacts/bundle --out artifacts/repository --tuned scoring_head:instances=2,threads=1
     """
-    if bool(attribute_col) != (attributes is not None):
-        raise typer.BadParameter("give both --attributes and --attribute-col, or neither")
+    if bool(attribute_col or numeric_col) != (attributes is not None):
+        raise typer.BadParameter("give --attributes and --attribute-col or --numeric-col, or none of them")
     require_folder("--out", out)
     warn_of_two_runtimes()
     if retrieval == "ivf":
@@ -215,6 +220,7 @@ def command(
                 item_column=attribute_item_col or loaded.config.data.catalog_item_column,
                 separator=attribute_separator,
                 encoding=encoding,
+                numeric=numeric_col or [],
             )
         elif version is not None and (out / MANIFEST_FILE).is_file():
             # Callers of the version in service may filter by them.
@@ -231,6 +237,8 @@ def command(
     for column, values in ({} if filters is None else filters.values).items():
         shown = ", ".join(values[:_SHOWN_VALUES]) + (", ..." if len(values) > _SHOWN_VALUES else "")
         console.print(f"filter {column}: {len(values)} values: {shown}", markup=False)
+    for column, (least, most) in ({} if filters is None else filters.number_ranges).items():
+        console.print(f"filter {column}: numbers from {least:g} to {most:g}", markup=False)
     if not report.is_served:
         console.print(
             f"Version {report.version} lies beside those before it; a running server switches to it with "

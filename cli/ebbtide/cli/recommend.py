@@ -33,7 +33,15 @@ from ebbtide.interest.contract import Limits
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ebbtide.client import Explanation, InterestClient, Ranking, RecommendResponse, Slate, UserKeywords
+    from ebbtide.client import (
+        Explanation,
+        InterestClient,
+        NumberRange,
+        Ranking,
+        RecommendResponse,
+        Slate,
+        UserKeywords,
+    )
 
 _TOP_N = 10
 
@@ -51,7 +59,7 @@ class Query:
     texts: tuple[str, ...] = ()
     """Free texts that the user typed just before the request."""
     seen: bool | None = None
-    allow: dict[str, list[str]] = field(default_factory=dict)
+    allow: dict[str, list[str] | NumberRange] = field(default_factory=dict)
     slate: Slate | None = None
     """What the list shall be like; None for the items with the best scores."""
     candidates: tuple[str, ...] = ()
@@ -117,6 +125,15 @@ def command(
             "must match.",
         ),
     ] = None,
+    number_range: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--range",
+            metavar="COLUMN=A..B",
+            help="Range of a numeric attribute, both bounds included, as in price=..20, price=5..20 or price=5.. "
+            "Repeat the option for other columns.",
+        ),
+    ] = None,
     candidates: Annotated[
         str | None, typer.Option(metavar="ID,ID,...", help="Item ids to rank, in place of the whole catalog.")
     ] = None,
@@ -159,6 +176,8 @@ def command(
 
     ebbtide recommend 547 --bundle artifacts/bundle --candidates 318,296,260
 
+    ebbtide recommend 547 --allow genres=War --range price=..20
+
     ebbtide recommend 547 --diversity .3 --at-most genres=3 --at-least genres=War=2
     """
     slate = slate_of(diversity, diversity_method, at_most or (), at_least or (), calibrate, exposure or ())
@@ -167,10 +186,12 @@ def command(
             "--candidates: got it together with options of a slate; expected only one of them: slates are composed "
             "from the best items of the whole catalog"
         )
-    if candidates is not None and allow:
-        raise typer.BadParameter(
-            "--allow: got it together with --candidates; expected only one of them: --allow filters the whole catalog"
-        )
+    for option, filters in (("--allow", allow), ("--range", number_range)):
+        if candidates is not None and filters:
+            raise typer.BadParameter(
+                f"{option}: got it together with --candidates; expected only one of them: {option} filters the whole "
+                "catalog"
+            )
     query = Query(
         top_n=top_n,
         now=None if now is None else timestamp("--now", now),
@@ -178,7 +199,7 @@ def command(
         decay_scale=decay_scale,
         texts=tuple(text or ()),
         seen=seen,
-        allow=_conditions(allow or ()),
+        allow={**_conditions(allow or ()), **_ranges(number_range or (), _conditions(allow or ()))},
         slate=slate,
         candidates=tuple(filter(None, (candidates or "").split(","))),
         explain=explain,
@@ -313,3 +334,25 @@ def _conditions(texts: Sequence[str]) -> dict[str, list[str]]:
             raise typer.BadParameter(f"--allow: got {text!r}; expected COLUMN=VALUE, as in genre=Comedy")
         conditions.setdefault(column, []).append(value)
     return conditions
+
+
+def _ranges(texts: Sequence[str], conditions: Mapping[str, list[str]]) -> dict[str, NumberRange]:
+    """The range of each numeric column."""
+    from ebbtide.client import NumberRange
+
+    ranges: dict[str, NumberRange] = {}
+    for text in texts:
+        column, _, bounds = text.partition("=")
+        least, dots, most = bounds.partition("..")
+        try:
+            found = NumberRange(at_least=float(least) if least else None, at_most=float(most) if most else None)
+        except ValueError:
+            found = NumberRange()
+        if not column or not dots or not found.ListFields():
+            raise typer.BadParameter(
+                f"--range: got {text!r}; expected COLUMN=A..B with one or two numbers, as in price=5..20 or price=..20"
+            )
+        if column in ranges or column in conditions:
+            raise typer.BadParameter(f"--range: got {column} again; expected one condition for each column")
+        ranges[column] = found
+    return ranges

@@ -121,7 +121,8 @@ class InterestClient:
             top_n: Items wanted, at most as many as the model was exported with. When not given: 10, or fewer where the
                 model was exported with fewer.
             allow: Values of catalog attributes that an item must have, as in ``{"genre": ["Comedy", "Drama"],
-                "in_stock": "true"}``: one of the given values, for each column.
+                "in_stock": "true"}``: one of the given values, for each column. Of a numeric column a range, as in
+                ``{"price": NumberRange(below=20)}``.
             slate: What the list shall be like: how much its items differ, caps and minimums of attribute values, and
                 more; see `ebbtide.client.slate`. Default: the items with the best scores.
             timeout_s: Deadline of this call, seconds, retries included; the configuration's when not given.

@@ -57,6 +57,8 @@ _KEYED = (
     contract.CANDIDATE_ITEM.name,
     contract.ALLOW_ATTRIBUTE.name,
 )
+_ENTRIES_OF_RANGE = 3
+"""Entries of ``allow_attribute`` that a range takes."""
 _OF_TEXTS = (contract.TEXT.name, contract.TEXT_VECTOR.name, contract.TEXT_EVENT.name)
 
 
@@ -126,14 +128,17 @@ def _all_events(request: EventRequest) -> str:
 
 
 def _conditions(request: EventRequest) -> list[tuple[str, str, str]]:
-    """Path, column and value of each entry of ``allow_attribute``."""
+    """Path, hashed text and shown text of each entry of ``allow_attribute``."""
     if isinstance(request, (RankRequest, ObserveRequest)):
         return []
-    return [
-        (f"allow[{position}].values[{index}]", condition.column, value)
-        for position, condition in enumerate(request.allow)
-        for index, value in enumerate(condition.values)
-    ]
+    entries: list[tuple[str, str, str]] = []
+    for position, condition in enumerate(request.allow):
+        path, column = f"allow[{position}]", condition.column
+        if condition.HasField("range"):
+            entries += [(f"{path}.range", column, f"a range of {column}")] * _ENTRIES_OF_RANGE
+        for index, value in enumerate(condition.values):
+            entries.append((f"{path}.values[{index}]", f"{column}={value}", repr(f"{column}={value}")))
+    return entries
 
 
 def _value(error: RequestError, request: UserRequest | StateRequest) -> str:
@@ -141,8 +146,9 @@ def _value(error: RequestError, request: UserRequest | StateRequest) -> str:
     if tensor not in _KEYED or isinstance(request, (InterestRequest, ForgetRequest)):
         return error.value
     if tensor == contract.ALLOW_ATTRIBUTE.name:
-        words = [f"{column}={value}" for _, column, value in _conditions(request)]
-    elif tensor == contract.EVENT_TYPE.name:
+        shown = {str(item_key(text)): word for _, text, word in _conditions(request)}
+        return shown.get(error.value.strip(), error.value)
+    if tensor == contract.EVENT_TYPE.name:
         words = [event.event_type for _, events in event_groups(request) for event in events]
     else:
         words = [event.item_id for _, events in event_groups(request) for event in events if event.item_id]

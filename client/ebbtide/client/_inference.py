@@ -142,7 +142,7 @@ class Inference:
         try:
             return (yield from self._caller.ask(question, asked.deadline, asked.metadata))
         except InvalidArgumentError as error:
-            nearest = nearest_values(error, getattr(asked.request, "allow", ()), asked.known.attributes)
+            nearest = nearest_values(error, getattr(asked.request, "allow", ()), asked.known)
             if nearest is not None:
                 error.expect(nearest)
             raise

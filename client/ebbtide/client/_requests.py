@@ -18,6 +18,7 @@ from ebbtide.v1 import (
     InterestRequest,
     ItemAttribute,
     NewItem,
+    NumberRange,
     ObserveRequest,
     RankRequest,
     RecommendRequest,
@@ -34,8 +35,11 @@ from ebbtide.v1 import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-Allowed = Mapping[str, str | Iterable[str]]
-"""Catalog columns, each with the allowed value or values."""
+Allowed = Mapping[str, str | Iterable[str] | NumberRange]
+"""Catalog columns, each with the allowed value or values, or with a range of numbers."""
+
+Values = Mapping[str, str | float | Iterable[str]]
+"""Catalog columns, each with the value or values of an item, or with its number."""
 
 UnknownItems = Literal["error", "ignore"] | None
 """How the server treats events whose items are not in the catalog. None: by the policy of the model."""
@@ -172,19 +176,17 @@ def interest_request(user_id: str, *, now: datetime | None, decay_scale: float |
     return InterestRequest(user_id=user_id, now=timestamp("now", now), decay_scale=decay_scale)
 
 
-def new_item(
-    item_id: str, text: str, *, title: str = "", attributes: Mapping[str, str | Iterable[str]] | None = None
-) -> NewItem:
+def new_item(item_id: str, text: str, *, title: str = "", attributes: Values | None = None) -> NewItem:
     """An item to add to a running server, for `InterestClient.add_items`.
 
     Args:
         item_id: Its id.
         text: Its text, made as the texts of the catalog were (``--text-template`` of the training).
         title: Title for people; the server keeps it for lists.
-        attributes: Catalog columns, each with the item's value or values.
+        attributes: Catalog columns, each with the item's value or values, or with its number.
     """
     columns = (attributes or {}).items()
-    found = [ItemAttribute(column=name, values=[one] if isinstance(one, str) else one) for name, one in columns]
+    found = [ItemAttribute(column=name, values=_texts(one)) for name, one in columns]
     return NewItem(item_id=item_id, text=text, title=title, attributes=found)
 
 
@@ -321,6 +323,15 @@ def _top_n(top_n: int | None) -> int:
 def _filters(allow: Allowed | None) -> list[AttributeFilter]:
     """One message per column; a single value need not be in a list."""
     return [
-        AttributeFilter(column=column, values=[values] if isinstance(values, str) else values)
+        AttributeFilter(column=column, range=values)
+        if isinstance(values, NumberRange)
+        else AttributeFilter(column=column, values=[values] if isinstance(values, str) else values)
         for column, values in (allow or {}).items()
     ]
+
+
+def _texts(values: str | float | Iterable[str]) -> Iterable[str]:
+    """The values of a column as texts; of a number the shortest one that is read back as the same."""
+    if isinstance(values, (int, float)):
+        return [repr(values)]
+    return [values] if isinstance(values, str) else values

@@ -22,7 +22,8 @@ from ebbtide.interest.served_models import Model
 from ebbtide.v1 import AttributeFilter
 
 _ATTRIBUTE_VALUES = "attribute_values"
-_ALLOWED = re.compile(r"allow\[(?P<condition>\d+)\]\.values\[(?P<value>\d+)\]")
+_ATTRIBUTE_NUMBERS = "attribute_numbers"
+_ALLOWED = re.compile(r"allow\[(?P<condition>\d+)\]\.(?:values\[(?P<value>\d+)\]|range)")
 _NEAREST = 5
 _LEAST_SIMILARITY = 0.5
 
@@ -41,6 +42,8 @@ class Served:
     """Names of the inputs; empty if the server does not state them."""
     attributes: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     """The values of each catalog column that requests may filter by; empty if the server does not state them."""
+    numbers: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
+    """The least and the largest number of each numeric column, which requests may filter by ranges."""
 
 
 UNKNOWN = Served(None, {})
@@ -59,45 +62,51 @@ def served(config: Untyped) -> Served:
         limits={name: int(value) for name, value in stated.items() if value.isdecimal()},
         outputs={output.name: tuple(output.dims) for output in config.output},
         inputs=frozenset(str(tensor.name) for tensor in config.input),
-        attributes=_attributes(config),
+        attributes=_stated(config, _ATTRIBUTE_VALUES),
+        numbers=_stated(config, _ATTRIBUTE_NUMBERS),
     )
 
 
-def _attributes(config: Untyped) -> Mapping[str, Sequence[str]]:
-    if _ATTRIBUTE_VALUES not in config.parameters:
+def _stated(config: Untyped, name: str) -> Mapping[str, Any]:
+    if name not in config.parameters:
         return {}
     try:
-        stated: dict[str, list[str]] = json.loads(config.parameters[_ATTRIBUTE_VALUES].string_value)
+        stated: dict[str, Any] = json.loads(config.parameters[name].string_value)
     except ValueError:
         return {}
     return stated
 
 
-def nearest_values(
-    error: InvalidArgumentError, filters: Sequence[AttributeFilter], attributes: Mapping[str, Sequence[str]]
-) -> str | None:
+def nearest_values(error: InvalidArgumentError, filters: Sequence[AttributeFilter], known: Served) -> str | None:
     """What was expected of a value to filter by: the nearest values that items have, or else some of them.
 
     Args:
         error: The server's error, with the field as the caller wrote it.
         filters: What the caller allows.
-        attributes: As in `Served`.
+        known: What the server states.
 
     Returns:
         None for an error about another field, or if the server does not state its values.
     """
     place = _ALLOWED.fullmatch(error.field or "")
-    if place is None or not attributes:
+    if place is None or not (known.attributes or known.numbers):
         return None
     condition = filters[int(place["condition"])]
-    known = attributes.get(condition.column)
-    if known is None:
-        return f"a value of a column that requests may filter by: {', '.join(attributes)}"
+    if place["value"] is None:
+        if condition.column in known.attributes:
+            return f"values: {condition.column} was not exported as a numeric column (--numeric-col)"
+        return f"a range of a numeric column that requests may filter by: {', '.join(known.numbers) or 'none'}"
+    if condition.column in known.numbers:
+        least, most = known.numbers[condition.column]
+        return f"a range of {condition.column}, a numeric column from {least:g} to {most:g}"
+    values = known.attributes.get(condition.column)
+    if values is None:
+        return f"a value of a column that requests may filter by: {', '.join(known.attributes) or 'none'}"
     value = condition.values[int(place["value"])].casefold()
-    folded = {one.casefold(): one for one in known}
+    folded = {one.casefold(): one for one in values}
     near = [folded[one] for one in get_close_matches(value, folded, _NEAREST, _LEAST_SIMILARITY)]
-    some = ", ".join(map(repr, near or sorted(known)[:_NEAREST]))
-    return f"one of the {len(known)} values of {condition.column}, {'nearest' if near else 'such as'}: {some}"
+    some = ", ".join(map(repr, near or sorted(values)[:_NEAREST]))
+    return f"one of the {len(values)} values of {condition.column}, {'nearest' if near else 'such as'}: {some}"
 
 
 def check_limits(request: EncodedRequest, limits: Mapping[str, int]) -> None:

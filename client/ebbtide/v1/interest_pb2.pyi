@@ -252,27 +252,73 @@ global___Event = Event
 
 @typing.final
 class AttributeFilter(google.protobuf.message.Message):
-    """A condition on one catalog attribute: an item must have one of the values."""
+    """A condition on one catalog attribute: an item must have one of the values, or a number in the range."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     COLUMN_FIELD_NUMBER: builtins.int
     VALUES_FIELD_NUMBER: builtins.int
+    RANGE_FIELD_NUMBER: builtins.int
     column: builtins.str
     """Name of a catalog column that the model was exported with as an attribute."""
     @property
     def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The allowed values, as text; at least one. The server refuses a value that no item has."""
+        """The allowed values, as text; at least one, unless there is a range. The server refuses a value that no item has."""
+
+    @property
+    def range(self) -> global___NumberRange:
+        """The range of a numeric column, in place of values. An item without a number is in no range."""
 
     def __init__(
         self,
         *,
         column: builtins.str = ...,
         values: collections.abc.Iterable[builtins.str] | None = ...,
+        range: global___NumberRange | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["column", b"column", "values", b"values"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["range", b"range"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["column", b"column", "range", b"range", "values", b"values"]) -> None: ...
 
 global___AttributeFilter = AttributeFilter
+
+@typing.final
+class NumberRange(google.protobuf.message.Message):
+    """A range of numbers, compared in double precision; at least one bound, at most one on each side, the lower one first."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AT_LEAST_FIELD_NUMBER: builtins.int
+    AT_MOST_FIELD_NUMBER: builtins.int
+    ABOVE_FIELD_NUMBER: builtins.int
+    BELOW_FIELD_NUMBER: builtins.int
+    at_least: builtins.float
+    """The number or more."""
+    at_most: builtins.float
+    """The number or less."""
+    above: builtins.float
+    """More than the number."""
+    below: builtins.float
+    """Less than the number."""
+    def __init__(
+        self,
+        *,
+        at_least: builtins.float | None = ...,
+        at_most: builtins.float | None = ...,
+        above: builtins.float | None = ...,
+        below: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_above", b"_above", "_at_least", b"_at_least", "_at_most", b"_at_most", "_below", b"_below", "above", b"above", "at_least", b"at_least", "at_most", b"at_most", "below", b"below"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_above", b"_above", "_at_least", b"_at_least", "_at_most", b"_at_most", "_below", b"_below", "above", b"above", "at_least", b"at_least", "at_most", b"at_most", "below", b"below"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_above", b"_above"]) -> typing.Literal["above"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_at_least", b"_at_least"]) -> typing.Literal["at_least"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_at_most", b"_at_most"]) -> typing.Literal["at_most"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_below", b"_below"]) -> typing.Literal["below"] | None: ...
+
+global___NumberRange = NumberRange
 
 @typing.final
 class Slate(google.protobuf.message.Message):
@@ -567,7 +613,7 @@ class RecommendRequest(google.protobuf.message.Message):
     @property
     def allow(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AttributeFilter]:
         """Conditions on catalog attributes. An item must meet all of them. At most one condition per column, 64 values in
-        all.
+        all, of which a range counts as three.
         """
 
     @property
@@ -1687,7 +1733,7 @@ class ItemAttribute(google.protobuf.message.Message):
     """Name of a catalog column."""
     @property
     def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Its values, as text; at least one."""
+        """Its values, as text; at least one. A single one that is a number, such as 19.99, is that of a numeric column too."""
 
     def __init__(
         self,

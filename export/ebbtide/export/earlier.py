@@ -107,13 +107,15 @@ def attributes_in_service(repository: Path, bundle: InterestBundle) -> CatalogAt
     """
     version, noted = _noted_in_service(repository)
     with _of_this_program(repository, version):
-        attributes = _attributes(noted["attributes"], _tables(repository, version, exported.ATTRIBUTES_FILE))
+        attributes = _attributes(
+            noted["attributes"], noted.get("numbers", {}), _tables(repository, version, exported.ATTRIBUTES_FILE)
+        )
         catalog = _tables(repository, version, exported.CATALOG_FILE)
     if attributes is not None and not _has_items(catalog, bundle):
         raise AttributesError(
-            f"{repository}: version {version}: got filters by {', '.join(attributes.values)} for other items than "
-            "the bundle's; expected the same items in the same order: export the bundle with `ebbtide export "
-            f"--version --attributes FILE {' '.join(f'--attribute-col {name}' for name in attributes.values)}`"
+            f"{repository}: version {version}: got filters by {', '.join([*attributes.values, *attributes.numbers])} "
+            "for other items than the bundle's; expected the same items in the same order: export the bundle with "
+            f"`ebbtide export --version --attributes FILE {_options(attributes)}`"
         )
     return attributes
 
@@ -169,15 +171,28 @@ def _is_of(encoder: KeptEncoder, bundle: InterestBundle, served: Floats) -> bool
     return difference_from_bundle(in_process, bundle) <= encoder.report.tolerance
 
 
-def _attributes(noted: Mapping[str, list[str]], tables: Mapping[str, Any]) -> CatalogAttributes | None:
+def _options(attributes: CatalogAttributes) -> str:
+    """The options of an export with the same columns."""
+    named = [f"--attribute-col {name}" for name in attributes.values]
+    return " ".join([*named, *(f"--numeric-col {name}" for name in attributes.numbers)])
+
+
+def _attributes(
+    noted: Mapping[str, list[str]], numbers: Mapping[str, Any], tables: Mapping[str, Any]
+) -> CatalogAttributes | None:
     """The attributes of a version, from its tables; only the manifest has the text of the values."""
-    if not noted:
+    if not noted and not numbers:
         return None
     borders = tables[exported.COLUMN_WORD].tolist()
     return CatalogAttributes(
         values={name: tuple(values) for name, values in noted.items()},
-        items=ItemAttributes(np.array(tables[exported.ITEM_WORDS]), tuple(pairwise(borders))),
+        items=ItemAttributes(
+            np.array(tables[exported.ITEM_WORDS]),
+            tuple(pairwise(borders)),
+            frozenset(range(len(noted), len(noted) + len(numbers))),
+        ),
         key=np.array(tables[exported.ATTRIBUTE_KEY]),
         column=np.array(tables[exported.ATTRIBUTE_COLUMN]),
         bit=np.array(tables[exported.ATTRIBUTE_BIT]),
+        numbers=tuple(numbers),
     )

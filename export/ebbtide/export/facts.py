@@ -19,6 +19,8 @@ ATTRIBUTE_COLUMNS = exported.ATTRIBUTE_COLUMNS
 """Key for the names of the attribute columns: as JSON in `exported.ATTRIBUTES_FILE`, comma-separated in configs."""
 ATTRIBUTE_VALUES = "attribute_values"
 """Key for the values of each attribute column, as JSON; only in configs."""
+ATTRIBUTE_NUMBERS = "attribute_numbers"
+"""Key for the least and the largest number of each numeric column, as JSON; only in configs of an export with such."""
 RETRIEVAL = "retrieval"
 PRIVACY = "privacy"
 """Key for the guarantee of a private training, as JSON; only in configs."""
@@ -39,6 +41,8 @@ class VersionFacts:
     """Whether `observe` learns from the items that a user was shown."""
     privacy: Mapping[str, Any] | None = None
     """Epsilon, delta and the rest of the guarantee of a private training; None for one without noise."""
+    numbers: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """The least and the largest number of each numeric column that requests may filter by."""
 
     @classmethod
     def read(cls, repository: Path, version: int) -> VersionFacts:
@@ -57,19 +61,21 @@ class VersionFacts:
         columns = dict.fromkeys(json.loads(of_attributes.get(ATTRIBUTE_COLUMNS, "[]")), ())
         entry = read_manifest(repository).get(str(version), {})
         attributes, learns = {**columns, **entry.get("attributes", {})}, bool(config.online_learning_rate)
-        return cls(config.limits, attributes, is_exact, learns, entry.get("privacy"))
+        return cls(config.limits, attributes, is_exact, learns, entry.get("privacy"), entry.get("numbers", {}))
 
     def tell(self, config: Any) -> None:  # noqa: ANN401 - tritonclient carries no types
         """Writes the facts into the config of an ensemble that answers with this version."""
         tell_limits(config, self.limits)
         # The config may be that of another version.
-        for name in (ATTRIBUTE_VALUES, PRIVACY, contract.LEARNS_ONLINE_PARAMETER):
+        for name in (ATTRIBUTE_VALUES, ATTRIBUTE_NUMBERS, PRIVACY, contract.LEARNS_ONLINE_PARAMETER):
             if name in config.parameters:
                 del config.parameters[name]
         config.parameters[ATTRIBUTE_COLUMNS].string_value = ",".join(self.attributes)
         values = json.dumps(self.attributes, ensure_ascii=False, default=list)
         if any(self.attributes.values()) and len(values.encode()) <= _MOST_VALUES_BYTES:
             config.parameters[ATTRIBUTE_VALUES].string_value = values
+        if self.numbers:
+            config.parameters[ATTRIBUTE_NUMBERS].string_value = json.dumps(self.numbers, ensure_ascii=False)
         config.parameters[RETRIEVAL].string_value = "exact" if self.is_exact else "approximate"
         if self.privacy is not None:
             config.parameters[PRIVACY].string_value = json.dumps(self.privacy)

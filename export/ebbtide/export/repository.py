@@ -147,6 +147,8 @@ def export_repository(
             result, bundle, options if adds else replace(options, serving=writer.serving)
         )
         manifest[str(number)]["attributes"] = {} if attributes is None else dict(attributes.values)
+        if attributes is not None and attributes.numbers:
+            manifest[str(number)]["numbers"] = attributes.number_ranges
         if adds:
             add_version(partial, out, number, bundle.catalog.text)
         write_entries(out if adds else partial, manifest)

@@ -171,7 +171,9 @@ def _attribute_tables(attributes: CatalogAttributes | None) -> dict[str, npt.NDA
     if attributes is None:
         return {exported.COLUMN_WORD: np.array([0, 1], dtype=np.int64)}
     first = [first for first, _ in attributes.items.columns]
+    numbers = {exported.NUMBER_COLUMN: attributes.number_column, exported.NUMBER_KEY: attributes.number_key}
     return {
+        **(numbers if attributes.numbers else {}),
         exported.COLUMN_WORD: np.array([*first, attributes.items.words.shape[1]], dtype=np.int64),
         exported.ITEM_WORDS: attributes.items.words,
         exported.ATTRIBUTE_KEY: attributes.key,

@@ -215,6 +215,7 @@ class RepositoryWriter:
             self.options.retrieval.is_exact,
             bool(self.options.online_learning_rate),
             self.bundle.config.privacy.model_dump() if self.bundle.config.privacy else None,
+            {} if self.attributes is None else self.attributes.number_ranges,
         )
         settings = ConfigSettings(self.fingerprint, self.version, self.sizes, facts, self.serving, self.models)
         default, *others = self.serving.machines

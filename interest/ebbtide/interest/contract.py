@@ -36,7 +36,8 @@ class Size(str, Enum):
     ADJUSTMENTS = "adjustments"
     """Score adjustments of each request in exports from before there was stock; now see `Axis.ADJUSTMENTS`."""
     FILTER = "filter_words"
-    """64-bit words of a bit set: the attribute values of an item, or those that a request allows; at least 1."""
+    """64-bit words of a bit set: the attribute values of an item, or those that a request allows; at least 1. Three for
+    each numeric column."""
     TOP_N = "top_n"
     """Items returned for each request."""
     TEXT = "text_width"
@@ -201,7 +202,9 @@ ALLOW_ATTRIBUTE = Tensor(
     Dtype.INT64,
     (Axis.ALLOWED,),
     "keys of the attribute values to filter by, each the xxHash of `column=value`; an item passes if, for every column "
-    "that is given, it has one of the values given for that column",
+    "that is given, it has one of the values given for that column. A range of a numeric column is three entries: the "
+    "xxHash of its name, then the least and the largest number that pass, as ordered integers, see "
+    "`ebbtide.interest.numbers`",
     ragged=True,
     optional=True,
 )
@@ -316,7 +319,8 @@ ITEM_FILTER = Tensor(
     "item_filter",
     Dtype.INT64,
     (Size.FILTER,),
-    "bits of the allowed attribute values; the first bit of a column is set where the request does not filter by it",
+    "bits of the allowed attribute values; the first bit of a column is set where the request does not filter by it. "
+    "A numeric column has three words: that bit, and the least and the largest number that pass, as ordered integers",
     rows=1,
 )
 
@@ -586,15 +590,16 @@ ITEM_ATTRIBUTE = Tensor(
     "item_attribute",
     Dtype.INT64,
     (Axis.NEW_ATTRIBUTES,),
-    "keys of the attribute values of the items to add, item by item, each the xxHash of `column=value`; values that "
-    "requests cannot filter by are left out",
+    "keys of the attribute values of the items to add, item by item, each the xxHash of `column=value`; a number is "
+    "two entries: the xxHash of its column's name, then the number as an ordered integer. What requests cannot filter "
+    "by is left out",
     optional=True,
 )
 ITEM_ATTRIBUTE_COUNT = Tensor(
     "item_attribute_count",
     Dtype.INT32,
     (Axis.NEW_ITEMS,),
-    "number of attribute values of each item to add; default 0",
+    "number of entries of `item_attribute` of each item to add; default 0",
     optional=True,
 )
 ONLY_UPDATE = Tensor(
@@ -676,7 +681,7 @@ class Limits:
     max_candidates: int = 1024
     """Items to score or to explain in one request."""
     max_attributes: int = 64
-    """Attribute values that a request may allow."""
+    """Attribute values that a request may allow; a range counts as three."""
     max_texts: int = 64
     max_text_bytes: int = 4096
     """Bytes of one text, UTF-8."""

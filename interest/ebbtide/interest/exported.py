@@ -70,8 +70,14 @@ ATTRIBUTE_COLUMN = "attribute_column"
 ATTRIBUTE_BIT = "attribute_bit"
 """int64 ``[values]``: the bit of each key within its column, 64 to a word; never 0, since every item has bit 0."""
 
+NUMBER_COLUMN = "number_column"
+"""int64 ``[numeric columns]``: the columns that hold numbers, as indices into `COLUMN_WORD`; see `AttributeIndex` for
+their words. Only in an export with such columns, as `NUMBER_KEY`."""
+NUMBER_KEY = "number_key"
+"""int64 ``[numeric columns]``: the keys of their names."""
+
 ATTRIBUTE_COLUMNS = "attribute_columns"
-"""Metadata of the file: the names of the columns, a JSON list."""
+"""Metadata of the file: the names of the columns without the numeric ones, a JSON list."""
 
 ITEM_IDS_FILE = "item_ids.safetensors"
 """The item ids, in catalog order; see `ItemIds`."""
@@ -159,6 +165,8 @@ def read_attributes(folder: Path, config: InterestConfig) -> tuple[AttributeInde
         KeyIndex(keys, np.arange(keys.size)),
         np.asarray(found.get(ATTRIBUTE_COLUMN, no_value)),
         np.asarray(found.get(ATTRIBUTE_BIT, no_value)),
+        np.asarray(found.get(NUMBER_COLUMN, no_value)),
+        np.asarray(found.get(NUMBER_KEY, no_value)),
     )
     return attributes, np.asarray(found.get(ITEM_WORDS, np.empty((0, attributes.words), dtype=np.int64)))
 

@@ -31,8 +31,8 @@ Outputs = dict[str, npt.NDArray[Any]]
 MAX_ID_BYTES = 256
 MAX_DETAILS_BYTES = 16_384
 MAX_RULES_BYTES = 262_144
-MAX_ATTRIBUTES = 64
-"""Attribute values of one item."""
+MAX_ATTRIBUTES = 192
+"""Entries of `item_attribute` of one item: 64 values, each of which may be a number too."""
 _NOTHING = Details([], [], 0)
 
 

@@ -221,7 +221,7 @@ class NewItem:
     """Its number among all items that were ever added; never used again."""
     item_id: bytes
     attributes: tuple[int, ...]
-    """Keys of its attribute values."""
+    """Keys of its attribute values, and of its numeric columns, each with the number behind it."""
     repeat_bias: float
     vector: Floats
     """``[d]``: event vector."""
@@ -244,8 +244,7 @@ def new_items(items: Sequence[NewItem], first: int, attributes: AttributeIndex, 
     item_id = np.empty(len(items), dtype=np.object_)
     item_id[:] = [item.item_id for item in items]
     counts = [len(item.attributes) for item in items]
-    value = attributes.find(np.array([key for item in items for key in item.attributes], dtype=np.int64))
-    owner = np.arange(len(items)).repeat(counts)[value != UNKNOWN]
+    keys = np.array([key for item in items for key in item.attributes], dtype=np.int64)
     return NewItems(
         first,
         np.array([first + item.slot for item in items], dtype=np.int64),
@@ -254,6 +253,6 @@ def new_items(items: Sequence[NewItem], first: int, attributes: AttributeIndex, 
         np.stack([item.vector for item in items]),
         np.stack([np.concatenate([item.factor, columns]) for item in items]).astype(np.float32),
         np.zeros(len(items), dtype=np.float32),
-        attributes.words_of(len(items), owner, value[value != UNKNOWN]),
+        attributes.words_of(len(items), np.arange(len(items)).repeat(counts), keys),
         np.array([item.repeat_bias for item in items], dtype=np.float32),
     )

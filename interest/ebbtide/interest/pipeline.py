@@ -586,15 +586,29 @@ class InterestPipeline:
         if columns.allow is None:
             return self.attributes.everything(columns.users)
         user, keys = columns.allow
+        numbers = self.attributes.numbers_in(keys, 2)
         value = self.attributes.find(keys)
-        unknown = value == UNKNOWN
+        unknown = (value == UNKNOWN) & numbers.is_value
         if np.count_nonzero(unknown):
+            ranges = self.attributes.number_key.size
             expected = (
-                f"the key of one of the {self.attributes.column.size} attribute values of the catalog of export "
-                f"{self.parameters.config.fingerprint}"
+                f"the key of one of the {self.attributes.column.size} attribute values"
+                + (f", or of one of the {ranges} numeric columns before its two bounds," if ranges else "")
+                + f" of the catalog of export {self.parameters.config.fingerprint}"
             )
             refuse_entries(columns.request, user, unknown, contract.ALLOW_ATTRIBUTE, keys, lambda _user: expected)
-        return self.attributes.filters(columns.users, user, value)
+        if not numbers.position.size:
+            return self.attributes.filters(columns.users, user, value)
+        position = numbers.position
+        last = np.minimum(position + 2, keys.size - 1)
+        least, most = keys[np.minimum(position + 1, keys.size - 1)], keys[last]
+        empty = np.zeros(keys.size, dtype=np.bool_)
+        empty[position] = (last != position + 2) | (user[last] != user[position]) | (least > most)
+        if np.count_nonzero(empty):
+            expected = "two integers of `ebbtide.interest.numbers` behind the column's key, the lower bound first"
+            refuse_entries(columns.request, user, empty, contract.ALLOW_ATTRIBUTE, keys, lambda _user: expected)
+        ranges_of = (user[position], numbers.column, least, most)
+        return self.attributes.filters(columns.users, user[numbers.is_value], value[numbers.is_value], ranges_of)
 
 
 def seen_weights(weighed: Weighed, parameters: InterestParameters) -> tuple[Ints, Floats]:

@@ -121,9 +121,7 @@ def matching(
     value = attributes.find(np.array(rule.attribute_key, dtype=np.int64))
     value = value[value != UNKNOWN]
     if value.size:
-        wanted = attributes.words_of(1, np.zeros(value.size, dtype=np.int64), value)[0]
-        # The first bit of a column says nothing: every item has it.
-        wanted[attributes.column_word[:-1]] &= ~np.int64(1)
+        wanted = attributes.bits_of(value)
         for word in np.flatnonzero(wanted).tolist():
             if words.shape[0]:
                 found.append(np.flatnonzero(words[:, word] & wanted[word]))

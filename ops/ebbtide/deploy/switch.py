@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ebbtide.deploy.answers import Comparison, compare_answers
 from ebbtide.deploy.control import ModelControl
@@ -32,6 +33,7 @@ from ebbtide.deploy.transaction import (
 )
 from ebbtide.export import versions
 from ebbtide.export.inprocess import InProcessPipeline
+from ebbtide.export.manifest import read_manifest
 from ebbtide.export.transition import Goal, Transition
 from ebbtide.store import StateStore
 from ebbtide.v1 import RecommendRequest
@@ -137,6 +139,7 @@ def deploy(
                 versions.version_states(repository, max(others)),
                 seconds=stages.seconds,
             )
+        _require_filters(repository, current.version, target)
         states = None
         if store is not None:
             states = find_states(
@@ -244,6 +247,26 @@ def _recovery(servers: Sequence[ModelControl], repository: Path, recovered: Reco
         is_recovery=True,
         has_ended_shadow=recovered.was_shadow,
     )
+
+
+def _require_filters(repository: Path, current: int, target: int) -> None:
+    """Passes a version whose requests may filter by all that requests may filter by now."""
+    manifest = read_manifest(repository)
+    options = {version: _filter_options(manifest[str(version)]) for version in (current, target)}
+    missing = [option for option in options[current] if option not in options[target]]
+    if missing:
+        names = ", ".join(name for _, name in missing)
+        raise DeployError(
+            f"version {target}: got no filters by {names}, which version {current} answers; expected them, or requests "
+            f"with such a filter fail: export it with {' '.join(map(' '.join, options[current]))}, or serve it from a "
+            "folder of its own if nobody filters by that any more"
+        )
+
+
+def _filter_options(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The options of an export by which requests may filter, from its entry in the manifest."""
+    values = [("--attribute-col", name) for name in entry["attributes"]]
+    return [*values, *(("--numeric-col", name) for name in entry.get("numbers", {}))]
 
 
 @contextlib.contextmanager

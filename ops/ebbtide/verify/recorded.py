@@ -19,7 +19,7 @@ from ebbtide.export.manifest import read_manifest
 from ebbtide.export.samples import Sample, random_samples
 from ebbtide.interest import exported, served_models
 from ebbtide.interest.contract import Limits
-from ebbtide.v1 import Event, RecommendRequest, UnknownItemPolicy
+from ebbtide.v1 import Event, NumberRange, RecommendRequest, UnknownItemPolicy
 from ebbtide.verify.errors import RecordedRequestError
 
 _MADE_UP_TEXTS = 100
@@ -28,7 +28,7 @@ _LONG_TEXT_SHARE = 0.1
 _MOST_WORDS = 12
 _PLAIN = 7
 """The first requests, the edge cases of `random_samples`, stay as they are."""
-_SCALED, _FILTERED, _UNKNOWN, _STANDS_IN = 0.2, 0.2, 0.2, 0.5
+_SCALED, _FILTERED, _UNKNOWN, _STANDS_IN, _RANGED, _TWO_BOUNDS = 0.2, 0.2, 0.2, 0.5, 0.3, 0.5
 """Shares of the others."""
 _SCALES = (0.0, 0.5, 2.0)
 _NOBODYS_ITEM = "an item of no catalog"
@@ -96,12 +96,15 @@ def random_requests(
     limits, types = config.limits, [one.name for one in config.event_types]
     made_up = _made_up_texts(seed, limits.max_text_bytes)
     pools = [made_up, texts] if texts else [made_up]
-    values = read_manifest(repository).get(str(version), {}).get("attributes", {})
+    entry = read_manifest(repository).get(str(version), {})
+    values, numbers = entry.get("attributes", {}), entry.get("numbers", {})
     requests = [_request(sample, item_ids, pools) for sample in random_samples(len(item_ids), count, limits, seed)]
     random = np.random.default_rng(seed)
     for index, request in enumerate(requests):
         if index >= _PLAIN:
             _add_wishes(request, random, values, _spare_events(request, limits))
+            if numbers:
+                _add_range(request, random, numbers)
         if types and index % 2:
             for event in (*request.events, *request.history, *request.current):
                 event.event_type = str(random.choice(types))
@@ -166,6 +169,17 @@ def _add_wishes(
         else:
             request.unknown_items = UnknownItemPolicy.UNKNOWN_ITEM_POLICY_IGNORE
         events.append(event)
+
+
+def _add_range(request: RecommendRequest, random: np.random.Generator, numbers: Mapping[str, Sequence[float]]) -> None:
+    """Adds a range of a numeric column to some requests: with one bound or two, with it or without."""
+    if random.random() < _RANGED:
+        column = str(random.choice(list(numbers)))
+        least, most = numbers[column]
+        lower, upper = np.sort(random.uniform(least, most, 2)).tolist()
+        bounds = {str(random.choice(["at_least", "above"])): lower, str(random.choice(["at_most", "below"])): upper}
+        given = list(bounds) if random.random() < _TWO_BOUNDS else [str(random.choice(list(bounds)))]
+        request.allow.add(column=column, range=NumberRange(**{name: bounds[name] for name in given}))
 
 
 def _made_up_texts(seed: int, max_bytes: int) -> list[str]:

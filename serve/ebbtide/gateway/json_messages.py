@@ -33,6 +33,7 @@ _SCALARS: dict[int, Any] = {
     FieldDescriptor.TYPE_STRING: str,
     FieldDescriptor.TYPE_BOOL: bool,
     FieldDescriptor.TYPE_FLOAT: float,
+    FieldDescriptor.TYPE_DOUBLE: float,
     FieldDescriptor.TYPE_INT32: Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)],
     FieldDescriptor.TYPE_UINT32: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)],
 }

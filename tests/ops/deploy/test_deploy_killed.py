@@ -15,6 +15,7 @@ import pytest
 from commands import ebbtide, run
 from ebbtide.deploy import ModelControl, deploy, roll_back
 from ebbtide.export import versions
+from ebbtide.export.earlier import attributes_in_service
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.interest import admin_key, contract
@@ -69,7 +70,9 @@ def folder(
     """A folder with versions 1, which answers at the start and the end of each test, and 2."""
     out = tmp_path_factory.mktemp("killed") / "repository"
     shutil.copytree(tiny_export.folder, out)
-    export_repository(make_bundle(seed=1), out, ExportOptions(top_n=20), version=2)
+    bundle = make_bundle(seed=1)
+    filters = attributes_in_service(out, bundle)
+    export_repository(bundle, out, ExportOptions(top_n=20), attributes=filters, version=2)
     return out
 
 

@@ -17,6 +17,7 @@ from ebbtide.backfill import LogFiles, backfill
 from ebbtide.client import InterestClient, StateStatus, event
 from ebbtide.deploy import StatesMissingError, deploy, roll_back
 from ebbtide.export import versions
+from ebbtide.export.earlier import attributes_in_service
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
 from ebbtide.interest import exported
@@ -39,7 +40,9 @@ def source(make_bundle, tiny_export, tmp_path_factory):
     """An export with a second version, of another training, beside the first."""
     out = tmp_path_factory.mktemp("deploy") / "repository"
     shutil.copytree(tiny_export.folder, out)
-    export_repository(make_bundle(seed=1), out, ExportOptions(top_n=20), version=2)
+    bundle = make_bundle(seed=1)
+    filters = attributes_in_service(out, bundle)
+    export_repository(bundle, out, ExportOptions(top_n=20), attributes=filters, version=2)
     return out
 
 

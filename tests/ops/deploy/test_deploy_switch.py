@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,11 +28,12 @@ from ebbtide.deploy import (
 )
 from ebbtide.deploy.switch import require_parity
 from ebbtide.export import versions
+from ebbtide.export.earlier import attributes_in_service
 from ebbtide.export.errors import VersionError
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
-from ebbtide.interest import served_models
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.modelfile import write_fingerprint
 from ebbtide.serve import ServerConfig, TritonServer, hangs
 from ebbtide.train.bundle import InterestBundle
@@ -46,7 +49,9 @@ def source(make_bundle: MakeBundle, tiny_export: ExportReport, tmp_path_factory:
     """An exported repository with a second version, of another training, beside the first."""
     out = tmp_path_factory.mktemp("deploy") / "repository"
     shutil.copytree(tiny_export.folder, out)
-    export_repository(make_bundle(seed=1), out, ExportOptions(top_n=20), version=2)
+    bundle = make_bundle(seed=1)
+    filters = attributes_in_service(out, bundle)
+    export_repository(bundle, out, ExportOptions(top_n=20), attributes=filters, version=2)
     return out
 
 
@@ -57,7 +62,8 @@ def folder(source: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def running(folder: Path) -> Iterator[TritonServer]:
-    with serving(ServerConfig(folder, model_control="explicit", load_models=("*",))) as server:
+    log = folder.parent / "log"
+    with serving(ServerConfig(folder, model_control="explicit", load_models=("*",), log_file=log)) as server:
         yield server
 
 
@@ -113,6 +119,10 @@ def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
             load.wait_for(result.version)
     assert load.failed == []
     assert min(load.answered["1"], load.answered["2"]) > 20 * rounds
+    # Each ensemble that is loaded anew may end Triton on a busy machine.
+    models = {model.name: model for model in versions.ensembles(folder)}
+    loaded = re.findall(r'"loading: (\w+?)(?:_candidate)?:\d+"', (folder.parent / "log").read_text(encoding="utf-8"))
+    assert len([name for name in loaded if name in models]) < 150 * (len(steps_of(rounds)) + 1)
 
 
 @pytest.mark.slow
@@ -270,6 +280,24 @@ def test_deployment_is_refused_when_the_server_reads_another_folder(
     versions.serve(other, 2)
     with pytest.raises(OtherRepositoryError, match=r"got a server that answers with version 1 .*; expected version 2"):
         deploy(other, [kept_server.grpc_url], 1)
+
+
+def test_deployment_is_refused_when_requests_could_no_longer_filter(
+    kept_folder: Path, kept_server: TritonServer, tmp_path: Path
+) -> None:
+    unfiltered = Path(shutil.copytree(kept_folder, tmp_path / "unfiltered"))
+    path = unfiltered / contract.MANIFEST_FILE
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["versions"]["2"]["attributes"] = {}
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(DeployError, match=r"got no filters by genres, which version 1 .* --attribute-col genres"):
+        deploy(unfiltered, [kept_server.grpc_url])
+    manifest["versions"]["1"]["numbers"] = {"genres": [1, 2]}
+    manifest["versions"]["2"]["attributes"] = manifest["versions"]["1"]["attributes"]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(DeployError, match=r"got no filters by genres, which version 1 .* --numeric-col genres"):
+        deploy(unfiltered, [kept_server.grpc_url])
+    assert versions.loaded_versions(unfiltered) == (1,)
 
 
 def test_deployment_is_refused_when_the_server_has_no_model_control(folder: Path) -> None:

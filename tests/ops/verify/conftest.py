@@ -36,7 +36,7 @@ def bundle(make_bundle: Callable[..., InterestBundle]) -> InterestBundle:
 @pytest.fixture(scope="session")
 def repository(bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ExportOptions(top_n=TOP_N, limits=Limits(max_events=MAX_EVENTS, max_exclude_items=20))
-    attributes = read_attributes(MOVIES, ["genres"], bundle.catalog.item_id, item_column="movieId")
+    attributes = read_attributes(MOVIES, ["genres"], bundle.catalog.item_id, item_column="movieId", numeric=["year"])
     folder = tmp_path_factory.mktemp("verify") / "repository"
     return export_repository(bundle, folder, options, attributes=attributes).folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 from google.protobuf.message import Message
@@ -11,7 +12,8 @@ from ebbtide.client.codec.tensors import Arrays, EncodedRequest, Values, encoded
 from ebbtide.client.codec.user import checked_id, checked_ids
 from ebbtide.client.errors import InternalError, InvalidArgumentError
 from ebbtide.interest import contract, served_models
-from ebbtide.interest.keys import item_keys
+from ebbtide.interest.keys import item_key, item_keys
+from ebbtide.interest.numbers import ordered
 from ebbtide.v1 import (
     AddItemsRequest,
     AddItemsResponse,
@@ -30,6 +32,7 @@ from ebbtide.v1 import (
 ItemsRequest = AddItemsRequest | RemoveItemsRequest | ListItemsRequest | SetStockRequest | ListOutOfStockRequest
 """The requests about items that are added to a running server, and about its stock."""
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _LAST_PART = 2**31 - 1
 """The field is unsigned, the tensor is signed."""
 _TEXT, _TITLE, _ATTRIBUTES = "text", "title", "attributes"
@@ -61,8 +64,12 @@ def encode_add_items(request: AddItemsRequest) -> EncodedRequest:
         contract.ITEM_DETAILS: [_details(item) for item in items],
     }
     if any(values_of):
-        values[contract.ITEM_ATTRIBUTE] = item_keys(value for of_item in values_of for value in of_item)
-        values[contract.ITEM_ATTRIBUTE_COUNT] = [len(of_item) for of_item in values_of]
+        keys_of = [
+            [*item_keys(of_item).tolist(), *_number_entries(item)]
+            for item, of_item in zip(items, values_of, strict=True)
+        ]
+        values[contract.ITEM_ATTRIBUTE] = [key for of_item in keys_of for key in of_item]
+        values[contract.ITEM_ATTRIBUTE_COUNT] = [len(of_item) for of_item in keys_of]
     if request.only_update:
         values[contract.ONLY_UPDATE] = [True]
     return encoded(served_models.ADD_ITEMS, values)
@@ -219,6 +226,18 @@ def _details(item: NewItem) -> bytes:
     for one in item.attributes:
         found.setdefault(one.column, []).extend(one.values)
     return json.dumps({_TEXT: item.text, _TITLE: item.title, _ATTRIBUTES: found}, ensure_ascii=False).encode()
+
+
+def _number_entries(item: NewItem) -> list[int]:
+    """For each column with a single value that is a number: the key of the column, then the number.
+
+    Which columns are numeric, the server knows: it leaves out the others.
+    """
+    entries: list[int] = []
+    for one in item.attributes:
+        if len(one.values) == 1 and _NUMBER.fullmatch(one.values[0].strip()):
+            entries += [item_key(one.column), int(ordered(float(one.values[0])))]
+    return entries
 
 
 def attribute_texts(path: str, attributes: Sequence[ItemAttribute]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ebbtide.client.codec.slates import slate_text
@@ -9,9 +10,13 @@ from ebbtide.client.codec.tensors import EncodedRequest, Values, encoded
 from ebbtide.client.codec.user import checked_ids, user_values
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest import contract, served_models
-from ebbtide.interest.keys import item_keys
+from ebbtide.interest.keys import item_key, item_keys
+from ebbtide.interest.numbers import LEAST, MOST, ordered
 from ebbtide.interest.served_models import Model
-from ebbtide.v1 import AttributeFilter, ExplainRequest, RankRequest, RecommendRequest
+from ebbtide.v1 import AttributeFilter, ExplainRequest, NumberRange, RankRequest, RecommendRequest
+
+_LOWER = ("at_least", "above")
+_UPPER = ("at_most", "below")
 
 
 def encode(request: RecommendRequest, now_ms: int) -> EncodedRequest:
@@ -31,11 +36,11 @@ def encode(request: RecommendRequest, now_ms: int) -> EncodedRequest:
     Raises:
         InvalidArgumentError: What the server could not see: `events` mixed with `history` or `current`, an event
             without subject or time, an empty item id, a time that is no valid timestamp, a condition without column or
-            values.
+            without values and range, or a range that no number is in.
     """
     values = user_values(request, now_ms)
     if request.allow:
-        values[contract.ALLOW_ATTRIBUTE] = item_keys(f"{column}={value}" for column, value in allowed(request.allow))
+        values[contract.ALLOW_ATTRIBUTE] = allowed(request.allow)
     if request.HasField("slate"):
         values[contract.SLATE] = [slate_text(request.slate, request.top_n)]
         return _by_text(served_models.RECOMMEND_SLATE, served_models.RECOMMEND_SLATE_TEXT, values)
@@ -81,13 +86,14 @@ def encode_texts(texts: Sequence[str]) -> EncodedRequest:
     return encoded(served_models.EMBED, {contract.TEXT: [text.encode() for text in texts]})
 
 
-def allowed(filters: Sequence[AttributeFilter]) -> list[tuple[str, str]]:
-    """The column and value of each entry of ``allow_attribute``.
+def allowed(filters: Sequence[AttributeFilter]) -> list[int]:
+    """The entries of ``allow_attribute``.
 
     Raises:
-        InvalidArgumentError: A condition has no column or no values, or a column has two.
+        InvalidArgumentError: A condition has no column or no values, a column has two conditions, or no number is in a
+            range.
     """
-    entries: list[tuple[str, str]] = []
+    entries: list[int] = []
     columns: set[str] = set()
     for index, condition in enumerate(filters):
         if not condition.column:
@@ -96,11 +102,45 @@ def allowed(filters: Sequence[AttributeFilter]) -> list[tuple[str, str]]:
             raise InvalidArgumentError.of_field(
                 f"allow[{index}].column", f"{condition.column!r} again", "each column once, with all its values"
             )
-        if not condition.values:
-            raise InvalidArgumentError.of_field(f"allow[{index}].values", "none", "at least one value")
         columns.add(condition.column)
-        entries += [(condition.column, value) for value in condition.values]
+        if condition.HasField("range"):
+            if condition.values:
+                raise InvalidArgumentError.of_field(
+                    f"allow[{index}].range", "one beside values", "either values or a range"
+                )
+            entries += [item_key(condition.column), *_bounds(f"allow[{index}].range", condition.range)]
+            continue
+        if not condition.values:
+            raise InvalidArgumentError.of_field(f"allow[{index}].values", "none", "at least one value, or a range")
+        entries += item_keys(f"{condition.column}={value}" for value in condition.values).tolist()
     return entries
+
+
+def _bounds(path: str, given: NumberRange) -> tuple[int, int]:
+    """The least and the largest integer of the numbers in a range, see `ebbtide.interest.numbers`.
+
+    Raises:
+        InvalidArgumentError: It has no bound, two on one side, one that is NaN, or no number lies between them.
+    """
+    bounds = {field.name: float(value) for field, value in given.ListFields()}
+    for name, number in bounds.items():
+        if math.isnan(number):
+            raise InvalidArgumentError.of_field(f"{path}.{name}", "nan", "a number")
+    for side in (_LOWER, _UPPER):
+        if all(name in bounds for name in side):
+            raise InvalidArgumentError.of_field(path, " and ".join(side), "one of them: they bound the same side")
+    if not bounds:
+        raise InvalidArgumentError.of_field(path, "no bound", f"at least one of {', '.join((*_LOWER, *_UPPER))}")
+    least, most = LEAST, MOST
+    for name, number in bounds.items():
+        if name in _LOWER:
+            least = int(ordered(number)) + (name == "above")
+        else:
+            most = int(ordered(number)) - (name == "below")
+    if least > most:
+        shown = ", ".join(f"{name} {number!r}" for name, number in bounds.items())
+        raise InvalidArgumentError.of_field(path, shown, "a lower bound that is not greater than the upper bound")
+    return least, most
 
 
 def _add_candidates(values: Values, field: str, item_ids: Sequence[str]) -> None:

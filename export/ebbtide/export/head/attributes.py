@@ -14,6 +14,8 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from ebbtide.export.errors import LimitError
 from ebbtide.interest import contract
+from ebbtide.interest.attributes import NUMBER_WORDS
+from ebbtide.interest.numbers import MISSING, MOST
 
 Words = npt.NDArray[np.int64]
 Weights = dict[str, npt.NDArray[np.generic]]
@@ -29,6 +31,8 @@ class ItemAttributes:
     """``[items, filter words]``, in catalog order; the first bit of every column is set for every item."""
     columns: tuple[tuple[int, int], ...]
     """The range of words of each attribute column: the first word, and the word after the last."""
+    numeric: frozenset[int] = frozenset()
+    """The columns that hold numbers, as indices into `columns`; see `AttributeIndex` for their three words."""
 
     def __post_init__(self) -> None:
         """Checks that each word belongs to one column, in order.
@@ -42,6 +46,12 @@ class ItemAttributes:
                 f"attribute columns: got words {self.columns} of {self.words.shape[1]}; expected each word in one "
                 "column, in order"
             )
+        for column in self.numeric:
+            first, end = self.columns[column]
+            if end - first != NUMBER_WORDS:
+                raise LimitError(
+                    f"attribute columns: got {end - first} words of numeric column {column}; expected {NUMBER_WORDS}"
+                )
 
 
 def allowed_items(attributes: ItemAttributes, item_filter: Words) -> npt.NDArray[np.bool_]:
@@ -52,8 +62,13 @@ def allowed_items(attributes: ItemAttributes, item_filter: Words) -> npt.NDArray
         item_filter: ``[requests, filter words]``.
     """
     allowed = np.ones((len(item_filter), len(attributes.words)), dtype=np.bool_)
-    for first, end in attributes.columns:
+    for column, (first, end) in enumerate(attributes.columns):
         passes = np.zeros_like(allowed)
+        if column in attributes.numeric:
+            unfiltered, least, most = (item_filter[:, first + word, None] for word in range(NUMBER_WORDS))
+            number = attributes.words[:, first + 1]
+            passes |= (unfiltered & 1 != 0) | ((number >= least) & (number <= most))
+            end = first
         for word in range(first, end):
             passes |= (attributes.words[:, word] & item_filter[:, word, None]) != 0
         allowed &= passes
@@ -109,7 +124,11 @@ def _allowing(attributes: ItemAttributes) -> list[NodeProto]:
     passing: list[str] = []
     for column, (first, end) in enumerate(attributes.columns):
         passes = f"passes_{column}"
-        check = _column_check(first, end, f"checked_{column}")
+        output = f"checked_{column}"
+        if column in attributes.numeric:
+            check = _number_check(column, first, output)
+        else:
+            check = _column_check(first, end, output)
         everything = [node("Identity", ["everything"], [f"unchecked_{column}"])]
         nodes += [
             node("Gather", ["column_unfiltered", f"column_{column}"], [f"column_unfiltered_{column}"], axis=0),
@@ -146,6 +165,29 @@ def _column_check(first: int, end: int, output: str) -> list[NodeProto]:
     return [*nodes, node("Cast", [shared], [output], to=TensorProto.BOOL)]
 
 
+def _number_check(column: int, first: int, output: str) -> list[NodeProto]:
+    """Whether the numbers of items lie in the ranges of requests, bool ``[requests, items]``.
+
+    Exact for any bound. Bins of numbers as bits would be exact too if the items of the bins at the bounds that lie
+    outside the range were excluded one by one, but of a million items these are more than a request may exclude.
+    """
+    node = helper.make_node
+    number, least, most = _item_number(first + 1), f"least_{column}", f"most_{column}"
+    is_unfiltered = f"is_unfiltered_by_{column}"
+    return [
+        node("Gather", [contract.ITEM_FILTER.name, f"word_{first}"], [f"by_{column}"], axis=1),
+        node("Cast", [f"by_{column}"], [is_unfiltered], to=TensorProto.BOOL),
+        node("Gather", [contract.ITEM_FILTER.name, f"word_{first + 1}"], [f"given_{least}"], axis=1),
+        node("Gather", [contract.ITEM_FILTER.name, f"word_{first + 2}"], [f"given_{most}"], axis=1),
+        # A request without the range takes all items, those without a number too.
+        node("Where", [is_unfiltered, "least_number", f"given_{least}"], [least]),
+        node("Where", [is_unfiltered, "most_number", f"given_{most}"], [most]),
+        node("GreaterOrEqual", [number, least], [f"from_{least}"]),
+        node("LessOrEqual", [number, most], [f"to_{most}"]),
+        node("And", [f"from_{least}", f"to_{most}"], [output]),
+    ]
+
+
 def _weights(attributes: ItemAttributes) -> Weights:
     weights: Weights = {
         "first_words": np.array([first for first, _ in attributes.columns], dtype=np.int64),
@@ -156,10 +198,22 @@ def _weights(attributes: ItemAttributes) -> Weights:
     }
     for column in range(len(attributes.columns)):
         weights[f"column_{column}"] = np.array(column, dtype=np.int64)
+    if attributes.numeric:
+        weights["least_number"] = np.array(MISSING, dtype=np.int64)
+        weights["most_number"] = np.array(MOST, dtype=np.int64)
+    numbers = {attributes.columns[column][0] + 1 for column in attributes.numeric}
+    without_bits = {first + word for first in numbers for word in (-1, 0, 1)}
     for word in range(attributes.words.shape[1]):
         weights[f"word_{word}"] = np.array([word], dtype=np.int64)
-        weights[_item_word(word)] = np.ascontiguousarray(attributes.words[:, word])
+        if word in numbers:
+            weights[_item_number(word)] = np.ascontiguousarray(attributes.words[:, word])
+        elif word not in without_bits:
+            weights[_item_word(word)] = np.ascontiguousarray(attributes.words[:, word])
     return weights
+
+
+def _item_number(word: int) -> str:
+    return f"item_numbers_{word}"
 
 
 def _item_word(word: int) -> str:

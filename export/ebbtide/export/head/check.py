@@ -179,13 +179,21 @@ def require_index(item_id: npt.NDArray[Any], item_index: npt.NDArray[Any], catal
 def _random_filters(
     random: np.random.Generator, batch: int, words: int, attributes: ItemAttributes | None
 ) -> npt.NDArray[np.int64]:
-    """Random filters: every second request has none, the others allow the values of a random item in one column."""
+    """Random filters: every second request has none, the others allow the values of a random item in one column.
+
+    Of a numeric column they allow the range between two random items.
+    """
     if attributes is None:
         return np.ones((batch, words), dtype=np.int64)
     found = np.zeros((batch, words), dtype=np.int64)
     found[:, [first for first, _ in attributes.columns]] = 1
     for row in range(1, batch, 2):
-        first, end = attributes.columns[random.integers(len(attributes.columns))]
+        column = int(random.integers(len(attributes.columns)))
+        first, end = attributes.columns[column]
+        if column in attributes.numeric:
+            of_items = attributes.words[random.integers(len(attributes.words), size=2), first + 1]
+            found[row, first], found[row, first + 1 : end] = 0, np.sort(of_items)
+            continue
         found[row, first:end] = attributes.words[random.integers(len(attributes.words)), first:end]
         found[row, first] &= ~1
     return found

@@ -348,12 +348,32 @@ export interface Event {
   eventType?: string | undefined;
 }
 
-/** A condition on one catalog attribute: an item must have one of the values. */
+/** A condition on one catalog attribute: an item must have one of the values, or a number in the range. */
 export interface AttributeFilter {
   /** Name of a catalog column that the model was exported with as an attribute. */
   column: string;
-  /** The allowed values, as text; at least one. The server refuses a value that no item has. */
+  /** The allowed values, as text; at least one, unless there is a range. The server refuses a value that no item has. */
   values: string[];
+  /** The range of a numeric column, in place of values. An item without a number is in no range. */
+  range: NumberRange | undefined;
+}
+
+/** A range of numbers, compared in double precision; at least one bound, at most one on each side, the lower one first. */
+export interface NumberRange {
+  /** The number or more. */
+  atLeast?:
+    | number
+    | undefined;
+  /** The number or less. */
+  atMost?:
+    | number
+    | undefined;
+  /** More than the number. */
+  above?:
+    | number
+    | undefined;
+  /** Less than the number. */
+  below?: number | undefined;
 }
 
 /**
@@ -500,7 +520,7 @@ export interface RecommendRequest {
   unknownItems: UnknownItemPolicy;
   /**
    * Conditions on catalog attributes. An item must meet all of them. At most one condition per column, 64 values in
-   * all.
+   * all, of which a range counts as three.
    */
   allow: AttributeFilter[];
   /**
@@ -1014,7 +1034,7 @@ export interface NewItem {
 export interface ItemAttribute {
   /** Name of a catalog column. */
   column: string;
-  /** Its values, as text; at least one. */
+  /** Its values, as text; at least one. A single one that is a number, such as 19.99, is that of a numeric column too. */
   values: string[];
 }
 
@@ -1401,7 +1421,7 @@ export const Event: MessageFns<Event> = {
 };
 
 function createBaseAttributeFilter(): AttributeFilter {
-  return { column: "", values: [] };
+  return { column: "", values: [], range: undefined };
 }
 
 export const AttributeFilter: MessageFns<AttributeFilter> = {
@@ -1411,6 +1431,9 @@ export const AttributeFilter: MessageFns<AttributeFilter> = {
     }
     for (const v of message.values) {
       writer.uint32(18).string(v!);
+    }
+    if (message.range !== undefined) {
+      NumberRange.encode(message.range, writer.uint32(26).fork()).join();
     }
     return writer;
   },
@@ -1444,6 +1467,14 @@ export const AttributeFilter: MessageFns<AttributeFilter> = {
             message.values.push(reader.string());
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.range = NumberRange.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1460,6 +1491,7 @@ export const AttributeFilter: MessageFns<AttributeFilter> = {
     return {
       column: isSet(object.column) ? globalThis.String(object.column) : "",
       values: globalThis.Array.isArray(object?.values) ? object.values.map((e: any) => globalThis.String(e)) : [],
+      range: isSet(object.range) ? NumberRange.fromJSON(object.range) : undefined,
     };
   },
 
@@ -1471,6 +1503,9 @@ export const AttributeFilter: MessageFns<AttributeFilter> = {
     if (message.values?.length) {
       obj.values = message.values;
     }
+    if (message.range !== undefined) {
+      obj.range = NumberRange.toJSON(message.range);
+    }
     return obj;
   },
 
@@ -1481,6 +1516,134 @@ export const AttributeFilter: MessageFns<AttributeFilter> = {
     const message = createBaseAttributeFilter();
     message.column = object.column ?? "";
     message.values = object.values?.map((e) => e) || [];
+    message.range = (object.range !== undefined && object.range !== null)
+      ? NumberRange.fromPartial(object.range)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseNumberRange(): NumberRange {
+  return { atLeast: undefined, atMost: undefined, above: undefined, below: undefined };
+}
+
+export const NumberRange: MessageFns<NumberRange> = {
+  encode(message: NumberRange, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.atLeast !== undefined) {
+      writer.uint32(9).double(message.atLeast);
+    }
+    if (message.atMost !== undefined) {
+      writer.uint32(17).double(message.atMost);
+    }
+    if (message.above !== undefined) {
+      writer.uint32(25).double(message.above);
+    }
+    if (message.below !== undefined) {
+      writer.uint32(33).double(message.below);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): NumberRange {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseNumberRange();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.atLeast = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.atMost = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.above = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.below = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): NumberRange {
+    return {
+      atLeast: isSet(object.atLeast)
+        ? globalThis.Number(object.atLeast)
+        : isSet(object.at_least)
+        ? globalThis.Number(object.at_least)
+        : undefined,
+      atMost: isSet(object.atMost)
+        ? globalThis.Number(object.atMost)
+        : isSet(object.at_most)
+        ? globalThis.Number(object.at_most)
+        : undefined,
+      above: isSet(object.above) ? globalThis.Number(object.above) : undefined,
+      below: isSet(object.below) ? globalThis.Number(object.below) : undefined,
+    };
+  },
+
+  toJSON(message: NumberRange): unknown {
+    const obj: any = {};
+    if (message.atLeast !== undefined) {
+      obj.atLeast = floatToJson(message.atLeast);
+    }
+    if (message.atMost !== undefined) {
+      obj.atMost = floatToJson(message.atMost);
+    }
+    if (message.above !== undefined) {
+      obj.above = floatToJson(message.above);
+    }
+    if (message.below !== undefined) {
+      obj.below = floatToJson(message.below);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<NumberRange>): NumberRange {
+    return NumberRange.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<NumberRange>): NumberRange {
+    const message = createBaseNumberRange();
+    message.atLeast = object.atLeast ?? undefined;
+    message.atMost = object.atMost ?? undefined;
+    message.above = object.above ?? undefined;
+    message.below = object.below ?? undefined;
     return message;
   },
 };
