@@ -11,7 +11,17 @@ import pytest
 @pytest.mark.slow
 def test_server_neither_fails_nor_grows_under_load_while_versions_and_items_change(trained, tmp_path):
     report = tmp_path / "soak.json"
-    command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "3", "--bundle", trained.bundle_folder, "--json", report]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.soak",
+        "--minutes",
+        "3",
+        "--bundle",
+        trained.bundle_folder,
+        "--json",
+        report,
+    ]
     subprocess.run(command, cwd=Path(__file__).parents[2], check=True)
     found = json.loads(report.read_text())
     assert (found["failed"], found["first_failures"], found["failed_changes"]) == (0, [], [])
