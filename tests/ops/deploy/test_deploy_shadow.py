@@ -27,6 +27,7 @@ from ebbtide.client import ClientConfig, InterestClient
 from ebbtide.deploy import DeployError, deploy, roll_back
 from ebbtide.export import transition, versions
 from ebbtide.export.attributes import read_attributes
+from ebbtide.export.earlier import attributes_in_service
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.gateway import Gateway, GatewayConfig
@@ -70,17 +71,19 @@ def folder(
     """Version 1, which answers at the start and the end of each test, and others."""
     out = tmp_path_factory.mktemp("shadow") / "repository"
     shutil.copytree(tiny_export.folder, out)
-    export_repository(make_bundle(seed=1), out, ExportOptions(top_n=20), version=OTHER_TRAINING)
-    export_repository(tiny_bundle, out, ExportOptions(top_n=20), version=SAME_MODEL)
+    other = make_bundle(seed=1)
+    filters = attributes_in_service(out, other)
+    export_repository(other, out, ExportOptions(top_n=20), attributes=filters, version=OTHER_TRAINING)
+    export_repository(tiny_bundle, out, ExportOptions(top_n=20), attributes=filters, version=SAME_MODEL)
     model = out / served_models.ADAPTIVE_WEIGHTS.name / str(OTHER_TRAINING) / "model.py"
     code = model.read_text()
     # Not appended: the file may have the name of another version too.
     model.unlink()
     model.write_text(code + TROUBLED.format(folder=out.parent))
-    kinds = out.parent / "kinds.parquet"
+    genres = out.parent / "genres.parquet"
     items = tiny_bundle.catalog.item_id
-    pl.DataFrame({"item": items, "kind": ["film"] * len(items)}).write_parquet(kinds)
-    attributes = read_attributes(kinds, ["kind"], items, item_column="item")
+    pl.DataFrame({"item": items, "genres": ["film"] * len(items)}).write_parquet(genres)
+    attributes = read_attributes(genres, ["genres"], items, item_column="item")
     export_repository(tiny_bundle, out, ExportOptions(top_n=20), version=OTHER_FILTERS, attributes=attributes)
     return out
 
