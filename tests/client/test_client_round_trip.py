@@ -24,6 +24,7 @@ words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 SCALARS = {
     FieldDescriptor.TYPE_STRING: words,
     FieldDescriptor.TYPE_FLOAT: st.floats(-(2.0**100), 2.0**100, width=32) | st.sampled_from([math.inf, -math.inf]),
+    FieldDescriptor.TYPE_DOUBLE: st.floats(allow_nan=False),
     FieldDescriptor.TYPE_UINT32: st.integers(0, 2**32 - 1),
     FieldDescriptor.TYPE_INT32: st.integers(-(2**31), 2**31 - 1),
     FieldDescriptor.TYPE_BOOL: st.booleans(),

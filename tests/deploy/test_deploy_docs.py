@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
+from ebbtide.gateway.metrics import ShadowMetrics
 from ebbtide.interest import meters
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +43,10 @@ def test_monitoring_page_names_every_series_and_alert_and_no_other():
 def test_monitoring_page_names_every_metric_with_its_labels_and_no_other():
     rows = re.findall(r"^\| `(ebbtide_\w+)` \| ([^|]*)\|", MONITORING.read_text(encoding="utf-8"), re.MULTILINE)
     families = [family for family in vars(meters).values() if isinstance(family, meters.Family)]
-    assert {name for name, _ in rows} == {family.name for family in families}
+    shadow = CollectorRegistry()
+    ShadowMetrics(shadow)
+    of_shadow = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in shadow.collect()}
+    assert {name for name, _ in rows} == {family.name for family in families} | of_shadow
     label_of = {name: label.strip() for name, label in rows}
     for family in families:
         kind = {meters.Histogram: "histogram", meters.Gauge: "gauge"}.get(type(family), "")

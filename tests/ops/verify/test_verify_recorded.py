@@ -37,7 +37,7 @@ def test_random_requests_are_of_every_kind_and_the_same_for_equal_seeds(reposito
     )
     assert any(one.HasField("decay_scale") for one in requests)
     assert any(one.unknown_items for one in requests)
-    assert {condition.column for one in requests for condition in one.allow} == {"genres"}
+    assert {condition.column for one in requests for condition in one.allow} == {"genres", "year"}
     assert any(event.fallback_text for one in requests for event in (*one.history, *one.current, *one.events))
     texts = [event.text for one in requests for event in (*one.history, *one.current, *one.events) if event.text]
     assert max(len(text.split()) for text in texts) > 256
