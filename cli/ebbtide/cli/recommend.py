@@ -192,6 +192,7 @@ def command(
                 f"{option}: got it together with --candidates; expected only one of them: {option} filters the whole "
                 "catalog"
             )
+    conditions = _conditions(allow or ())
     query = Query(
         top_n=top_n,
         now=None if now is None else timestamp("--now", now),
@@ -199,7 +200,7 @@ def command(
         decay_scale=decay_scale,
         texts=tuple(text or ()),
         seen=seen,
-        allow={**_conditions(allow or ()), **_ranges(number_range or (), _conditions(allow or ()))},
+        allow={**conditions, **_ranges(number_range or (), conditions)},
         slate=slate,
         candidates=tuple(filter(None, (candidates or "").split(","))),
         explain=explain,

@@ -132,13 +132,33 @@ class ModelControl:
         Raises:
             ModelControlError: The server cannot be reached.
         """
-        with self._told("asking for its models"):
-            index = self._triton.get_model_repository_index(headers=self._headers, client_timeout=_ASK_TIMEOUT_S)
         found: dict[str, set[int]] = {}
-        for model in index.models:
+        for model in self._index():
             if model.state == "READY":
                 found.setdefault(str(model.name), set()).add(int(model.version))
         return found
+
+    def require_loaded(self, configs: Sequence[Any]) -> None:
+        """Passes a server on which all versions are ready that configs ask for.
+
+        Args:
+            configs: Triton's `ModelConfig` of each model.
+
+        Raises:
+            LoadRefusedError: With the server's words on the first version that is not.
+            ModelControlError: The server cannot be reached.
+        """
+        found = {(str(model.name), int(model.version or 0)): model for model in self._index()}
+        for config in configs:
+            for version in config.version_policy.specific.versions:
+                model = found.get((config.name, version))
+                if model is None:
+                    # It was not even looked at; alone, the server says why.
+                    self.load(config.name)
+                elif model.state != "READY":
+                    raise LoadRefusedError(
+                        f"{self.address}: loading {config.name}: version {version} is {model.state}: {model.reason}"
+                    )
 
     def require_control(self) -> None:
         """Passes a server that lets models be loaded; nothing changes.
@@ -169,6 +189,11 @@ class ModelControl:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _index(self) -> Any:  # noqa: ANN401 - tritonclient carries no types
+        with self._told("asking for its models"):
+            index = self._triton.get_model_repository_index(headers=self._headers, client_timeout=_ASK_TIMEOUT_S)
+        return index.models
 
     def _load_ensemble(self, config: Any, timeout_s: float) -> None:  # noqa: ANN401 - tritonclient carries no types
         (version,) = config.version_policy.specific.versions

@@ -152,11 +152,7 @@ def load_models(servers: Sequence[ModelControl], repository: Path) -> None:
     for server in servers:
         with contextlib.suppress(LoadRefusedError):
             server.load_together([config for name, config in configs.items() if name not in of_ensembles])
-        loaded = server.loaded_versions()
-        for name, config in configs.items():
-            if not loaded.get(name, set()).issuperset(config.version_policy.specific.versions):
-                # It was refused; tried again alone, it says why.
-                server.load(name)
+        server.require_loaded(list(configs.values()))
 
 
 def park_candidates(servers: Sequence[ModelControl], repository: Path, version: int) -> None:
