@@ -69,14 +69,14 @@ class Handler(grpc.GenericRpcHandler):
 
 
 @contextmanager
-def serving(credentials=None, options=(), address="localhost:0"):
+def serving(credentials=None, options=(), address="127.0.0.1:0"):
     handler = Handler()
     with ThreadPoolExecutor(8) as pool:
         server = grpc.server(pool, handlers=[handler], options=[("grpc.so_reuseport", 0), *options])
         port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
         server.start()
         try:
-            yield f"localhost:{port}", handler, server
+            yield f"127.0.0.1:{port}", handler, server
         finally:
             handler.release.set()
             server.stop(None).wait()
