@@ -18,6 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # NumPy's threads spin whatever one says, and the matrices of tests are small. Read when NumPy is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Servers, commands and stores of tests wait for a store on a busy machine; tests of this deadline set their own.
+os.environ.setdefault("EBBTIDE_STATE_TIMEOUT_MS", "60000")
+
 # A busy machine is no error: no test fails for the time that it takes. The same examples on every run, so that a
 # failure is the change's own; `make test-random` looks for new ones.
 settings.register_profile("fixed", deadline=None, derandomize=True)

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import urllib.request
@@ -18,6 +17,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2_grpc
 
+from deadlines import PATIENT
 from ebbtide.client import (
     AsyncInterestClient,
     BearerToken,
@@ -32,9 +32,10 @@ from ebbtide.client import (
     UnauthenticatedError,
 )
 from ebbtide.serve import ServerConfig, TritonServer
+from ports import free_port
 from servers import serving
 
-PATIENT = ClientConfig(
+WAITING = ClientConfig(
     timeout_s=60,
     wait_for_ready=True,
     retry=RetryConfig(max_attempts=100, max_backoff_ms=200, budget_tokens=1_000),
@@ -67,7 +68,7 @@ async def appears(path):
 
 def test_server_stops_working_when_the_callers_task_is_cancelled(small, marks):
     async def run():
-        async with AsyncInterestClient(small.grpc_url) as client:
+        async with AsyncInterestClient(small.grpc_url, config=PATIENT) as client:
             task = asyncio.create_task(client.embed(["slow"], timeout_s=50))
             assert await appears(marks / "started")
             task.cancel()
@@ -195,7 +196,7 @@ def test_call_raises_overloaded_when_the_models_queue_is_full(small_repository, 
     with (
         serving(ServerConfig(tmp_path / "full")) as server,
         ThreadPoolExecutor(4) as pool,
-        InterestClient(server.grpc_url) as client,
+        InterestClient(server.grpc_url, config=PATIENT) as client,
     ):
         client.embed(["quick"])
         accepted = [pool.submit(client.embed, ["slow"], timeout_s=120)]
@@ -294,13 +295,11 @@ def test_no_call_fails_when_one_of_three_servers_is_down_and_another_fails_under
 def test_all_calls_get_their_own_answer_when_the_server_is_killed_and_restarted_under_load(
     connect, small_repository, shared_memory
 ):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     answers, errors, stop = [], [], threading.Event()
     config = ServerConfig(small_repository, grpc_port=port)
-    patient = replace(PATIENT, shared_memory=shared_memory)
-    with connect(f"127.0.0.1:{port}", config=patient) as client, ThreadPoolExecutor(4) as pool:
+    waiting = replace(WAITING, shared_memory=shared_memory)
+    with connect(f"127.0.0.1:{port}", config=waiting) as client, ThreadPoolExecutor(4) as pool:
         with TritonServer(config) as first:
             for _ in range(4):
                 pool.submit(load, client, answers, stop, errors)
@@ -319,10 +318,8 @@ def test_all_calls_get_their_own_answer_when_the_server_is_killed_and_restarted_
 
 
 def test_waiting_client_is_served_when_the_server_starts_later(small_repository):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with InterestClient(f"127.0.0.1:{port}", config=PATIENT) as client, ThreadPoolExecutor(2) as pool:
+    port = free_port()
+    with InterestClient(f"127.0.0.1:{port}", config=WAITING) as client, ThreadPoolExecutor(2) as pool:
         with pytest.raises(ModelNotReadyError):
             client.wait_until_ready(0.1, "embed")
         waited = pool.submit(client.wait_until_ready, 60, "embed")

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import ebbtide.gateway.server as server_module
+from deadlines import PATIENT
 from ebbtide.client import AsyncInterestClient, ClientConfig, InterestClient, RetryConfig
 from ebbtide.gateway import Gateway, GatewayConfig, ServerTls
 from ebbtide.gateway.server import SERVICE
@@ -42,7 +43,7 @@ def request_of(*item_ids, kind=interest_pb2.RecommendRequest, **fields):
 @asynccontextmanager
 async def gateway_of(triton_url, credentials=None, **settings):
     """A running gateway and the stub to call it with."""
-    async with Gateway(GatewayConfig(triton=triton_url, **settings)) as gateway:
+    async with Gateway(GatewayConfig(triton=triton_url, **{"client": PATIENT, **settings})) as gateway:
         channel = grpc.aio.insecure_channel(gateway.url)
         if credentials is not None:
             options = [("grpc.ssl_target_name_override", "gateway.example")]
@@ -89,7 +90,10 @@ def test_gateway_answers_as_the_client_does_when_asked_the_same(triton):
     explained = request_of("1", "2", kind=interest_pb2.ExplainRequest, item_ids=["7", "8"])
 
     async def run():
-        async with gateway_of(triton.grpc_url) as (_, _, stub), AsyncInterestClient(triton.grpc_url) as client:
+        async with (
+            gateway_of(triton.grpc_url) as (_, _, stub),
+            AsyncInterestClient(triton.grpc_url, config=PATIENT) as client,
+        ):
             assert await stub.Recommend(asked) == await client.recommend(asked)
             assert await stub.Rank(ranked) == (await client.rank(ranked)).response
             assert await stub.Explain(explained) == (await client.explain(explained)).response
@@ -211,7 +215,10 @@ def test_gateway_answers_each_request_of_a_stream_when_some_are_bad(triton):
     asked |= {f"bad {index}": request_of("no such item") for index in range(3)}
 
     async def run():
-        async with gateway_of(triton.grpc_url) as (_, _, stub), AsyncInterestClient(triton.grpc_url) as client:
+        async with (
+            gateway_of(triton.grpc_url) as (_, _, stub),
+            AsyncInterestClient(triton.grpc_url, config=PATIENT) as client,
+        ):
             sent = (interest_pb2.RecommendStreamRequest(request_id=key, request=asked[key]) for key in asked)
             outcomes = {outcome.request_id: outcome async for outcome in stub.RecommendStream(sent)}
             single = {key: await client.recommend(request) for key, request in asked.items() if key.isdigit()}
@@ -396,7 +403,7 @@ async def until(path):
 
 def test_gateway_answers_calls_under_way_when_it_stops(triton):
     async def run():
-        gateway = Gateway(GatewayConfig(triton=triton.grpc_url, drain_s=120))
+        gateway = Gateway(GatewayConfig(triton=triton.grpc_url, client=PATIENT, drain_s=120))
         await gateway.start()
         async with grpc.aio.insecure_channel(gateway.url) as channel:
             stub = interest_pb2_grpc.InterestServiceStub(channel)

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from deadlines import PATIENT
 from ebbtide.cli.app import app
 from ebbtide.client import InterestClient, InvalidArgumentError, NumberRange, event, new_item, slate
 from ebbtide.export.attributes import read_attributes
@@ -85,7 +86,7 @@ def test_lists_hold_just_the_items_of_a_range(server, connect, prices, name):
 
 
 def test_bound_is_exact_when_it_is_the_price_of_an_item_or_next_to_it(server, prices):
-    with InterestClient(server.grpc_url) as client:
+    with InterestClient(server.grpc_url, config=PATIENT) as client:
         request = {"now": NOW, "top_n": len(prices), "exclude_seen": False}
         for item in [item for item, price in prices.items() if price is not None][:5]:
             for bound, has in (
@@ -141,7 +142,7 @@ def test_added_items_are_filtered_by_their_numbers(server, prices):
         new_item("new dear", "A film about a heist", attributes={"genres": ["Drama"], "price": "20.01"}),
         new_item("new priceless", "A film about a heist", attributes={"genres": ["Drama"]}),
     ]
-    with InterestClient(server.grpc_url) as client:
+    with InterestClient(server.grpc_url, config=PATIENT) as client:
         client.add_items(items)
 
         def new_ones(**allow):

@@ -23,7 +23,7 @@ import yaml
 
 from ebbtide.gateway import GatewayConfig
 from ebbtide.interest.meters import is_on
-from redis_servers import free_port
+from ports import free_port
 
 pytestmark = pytest.mark.skipif(
     not (Path(sys.executable).parent / "helm").exists(), reason="no helm for this kind of machine"

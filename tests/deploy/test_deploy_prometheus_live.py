@@ -18,7 +18,7 @@ import yaml
 from deadlines import PATIENT
 from ebbtide.client import InterestClient, event
 from ebbtide.interest import meters
-from redis_servers import free_port
+from ports import free_port
 
 from .test_deploy_prometheus import DASHBOARD, DEPLOY, PANELS, RECORDED
 

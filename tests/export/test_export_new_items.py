@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from deadlines import PATIENT
 from ebbtide.client import InterestClient, StateStatus, event, new_item, recommend_request, rule
 from ebbtide.export.attributes import read_attributes
 from ebbtide.export.inprocess import InProcessPipeline, tensors_of
@@ -38,11 +39,7 @@ NEW = "new-1"
 FEW = "Film-Noir"
 """A genre of few items of the catalog."""
 GENRES = [FEW, "a genre of its own"]
-SETTINGS = {
-    "EBBTIDE_STATE_TIMEOUT_MS": "20000",
-    "EBBTIDE_POPULARITY_SECONDS": "0.2",
-    "EBBTIDE_NEW_ITEMS_SECONDS": "0.1",
-}
+SETTINGS = {"EBBTIDE_POPULARITY_SECONDS": "0.2", "EBBTIDE_NEW_ITEMS_SECONDS": "0.1"}
 PATIENCE_S = 120
 LATER = NOW + timedelta(minutes=2)
 
@@ -101,7 +98,7 @@ def until(is_so: Callable[[], bool]) -> None:
 @contextmanager
 def opened(repository: Path, store: str) -> Iterator[InterestClient]:
     config = ServerConfig(repository, state=store, environment=SETTINGS)
-    with serving(config) as server, InterestClient(server.grpc_url) as client:
+    with serving(config) as server, InterestClient(server.grpc_url, config=PATIENT) as client:
         yield client
 
 

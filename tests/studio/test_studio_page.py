@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from google.protobuf import json_format
 
+from deadlines import PATIENT
 from ebbtide.cli.studio import running_studio
 from ebbtide.client import InterestClient
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.v1 import ExplainRequest
-from redis_servers import free_port
+from ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 ARTIFACTS = REPOSITORY / "artifacts"
@@ -84,7 +85,7 @@ def test_page_shows_what_the_client_says_and_recovers_when_the_server_is_back():
         server.start()
         stack.callback(server.stop)
         url = stack.enter_context(running_studio(f"127.0.0.1:{grpc_port}", ARTIFACTS / "bundle", "127.0.0.1", 0))
-        client = stack.enter_context(InterestClient(server.grpc_url))
+        client = stack.enter_context(InterestClient(server.grpc_url, config=PATIENT))
         driver = Driver(url, pictures)
         stack.callback(driver.end)
 

@@ -35,6 +35,7 @@ from ebbtide.interest import contract, served_models
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.v1 import AttributeFilter, RecommendRequest, RecommendResponse, interest_pb2_grpc
+from ports import free_port
 from servers import serving
 from steady_load import SteadyLoad, requests_of
 
@@ -296,12 +297,7 @@ class Caller:
 @contextmanager
 def gateway_process(server: TritonServer) -> Iterator[tuple[str, str, list[str]]]:
     """The command, which mirrors all requests: its gRPC and HTTP addresses, and what it says on standard error."""
-    import socket
-
-    ports = []
-    for _ in range(2):
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            ports.append(taken.getsockname()[1])
+    ports = free_port(), free_port()
     command = [
         sys.executable,
         "-u",

@@ -28,8 +28,6 @@ from ebbtide.store import StoreConfig, open_store
 from redis_servers import HOW_TO_GET, RedisServer, redis_program
 from states import States, random_events
 
-ENVIRONMENT = {"EBBTIDE_STATE_TIMEOUT_MS": "20000"}
-"""A busy machine is no error."""
 USERS = 30
 SERVICES = 3
 FEW = 5
@@ -159,9 +157,7 @@ def test_users_are_known_and_no_event_is_lost_when_a_version_is_switched_under_l
     log = LogFiles([tmp_path / "log.parquet"], event_id="id")
     config = StoreConfig(timeout_ms=60_000)
     backfill(folder, log, address, config, version=1)
-    server = TritonServer(
-        ServerConfig(folder, model_control="explicit", load_models=("*",), state=address, environment=ENVIRONMENT)
-    )
+    server = TritonServer(ServerConfig(folder, model_control="explicit", load_models=("*",), state=address))
     with server, open_store(address, config) as store, Load(server.grpc_url, future.sort("time")) as load:
         load.wait_for(1, answers)
         with pytest.raises(StatesMissingError, match=r"states of 0 of \d+ users .*`ebbtide backfill .*--version 2"):
@@ -214,7 +210,7 @@ def test_states_of_a_version_are_listed_and_retired(folder, address, tiny_bundle
     done = run("retire", "0" * 16, *given)
     assert (done.returncode, f"got no states {'0' * 16}; expected one of" in done.stderr) == (1, True)
     assert f"records of states {new}" in ebbtide("retire", new, *given)
-    with open_store(address) as store:
+    with open_store(address, StoreConfig(timeout_ms=60_000)) as store:
         assert store.registered() == {old.encode()}
         assert list(store.users(new.encode())) == []
         assert len(list(store.users(old.encode()))) > 20

@@ -13,9 +13,6 @@ from ebbtide.store import StoreConfig, open_store
 from redis_servers import HOW_TO_GET, RedisServer, redis_program
 from servers import serving
 
-PATIENT = {"EBBTIDE_STATE_TIMEOUT_MS": "20000"}
-"""A busy machine is no error."""
-
 
 @pytest.fixture(scope="session")
 def repository(tiny_export):
@@ -31,13 +28,13 @@ def pipeline(repository):
 def store(tmp_path_factory):
     """The store of the server."""
     address = f"embedded:{tmp_path_factory.mktemp('states') / 'store'}"
-    with open_store(address, StoreConfig(timeout_ms=20_000)) as opened:
+    with open_store(address, StoreConfig(timeout_ms=60_000)) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def server(repository, store):
-    with serving(ServerConfig(repository, state=store.name, environment=PATIENT)) as running:
+    with serving(ServerConfig(repository, state=store.name)) as running:
         yield running
 
 

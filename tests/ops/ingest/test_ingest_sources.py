@@ -16,8 +16,8 @@ from ebbtide.ingest import FieldNames, IngestError, Message, Pump
 from ebbtide.ingest.kafka_topic import KafkaSource, read_settings
 from ebbtide.ingest.redis_stream import RedisAccess, RedisStreamSource
 from ebbtide.serve import ServerConfig, TritonServer
-from ebbtide.serve.ports import choose_ports
-from ebbtide.store import open_store
+from ebbtide.store import StoreConfig, open_store
+from ports import free_port
 from states import States, random_events
 
 EVENTS = 4000
@@ -273,8 +273,8 @@ class Listed:
 def test_pump_waits_when_the_server_goes_away_and_goes_on_when_it_is_back(repository, pipeline, frame, tmp_path):
 
     state = f"embedded:{tmp_path / 'states'}"
-    port = choose_ports("127.0.0.1", None, None, None).grpc
-    config = ServerConfig(repository, grpc_port=port, state=state, environment={"EBBTIDE_STATE_TIMEOUT_MS": "20000"})
+    port = free_port()
+    config = ServerConfig(repository, grpc_port=port, state=state)
     source = Listed([Message(line.encode(), f"line {n}") for n, line in enumerate(lines_of(frame).splitlines())])
     reasons = []
 
@@ -298,5 +298,5 @@ def test_pump_waits_when_the_server_goes_away_and_goes_on_when_it_is_back(reposi
             thread.join()
     assert not source.left
     assert whole.totals.messages == EVENTS - 2000
-    with open_store(state) as store:
+    with open_store(state, StoreConfig(timeout_ms=60_000)) as store:
         assert_all_once(pipeline, store, frame)

@@ -11,7 +11,7 @@ from servers import mark_complete, serving
 
 MOVIELENS = Path(__file__).parents[3] / "examples" / "movielens-small"
 
-SLOW_STEP_MS = 10
+SLOW_STEP_MS = 30
 SLOW_STEP = f"""
 import time
 

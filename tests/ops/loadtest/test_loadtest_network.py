@@ -22,6 +22,7 @@ from ebbtide.loadtest import Generator, LoadTestError, http2
 from ebbtide.loadtest.access import Access, read_access, write_access
 from ebbtide.loadtest.replay import Workload
 from ebbtide.loadtest.workers import Workers
+from ports import free_port
 
 TOKEN = "s3cret-token"  # noqa: S105
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -221,12 +222,16 @@ def test_calls_end_with_the_deadline_when_the_server_never_tells_its_limits():
 
 
 def test_next_calls_are_answered_when_the_server_was_restarted():
-    with serving() as (target, _, server), Generator(target, workload_of(b"one"), timeout_s=60) as generator:
+    address = f"127.0.0.1:{free_port()}"
+    with (
+        serving(address=address) as (target, _, server),
+        Generator(target, workload_of(b"one"), timeout_s=60) as generator,
+    ):
         assert codes(generator.open_model(np.zeros(8), 0.1)) == {OK: 8}
         server.stop(None).wait()
         gone = generator.open_model(np.zeros(8), 0.1)
         assert codes(gone) == {UNAVAILABLE: 8}
-        with serving(address=target):
+        with serving(address=address):
             # The time of the next attempt to connect is unknown, so calls go on until one is answered.
             phases = (codes(generator.open_model(np.zeros(4), 0.1)) for _ in range(10_000))
             assert next(phase for phase in phases if phase != {UNAVAILABLE: 4}).get(OK, 0) > 0

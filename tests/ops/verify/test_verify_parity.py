@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from deadlines import PATIENT
 from ebbtide.client import InterestClient, InvalidArgumentError, new_item, rule
 from ebbtide.data.catalog import Catalog
 from ebbtide.export.inprocess import InProcessPipeline
@@ -79,7 +80,7 @@ def is_known(client: InterestClient, item_id: str) -> bool:
 def server_with_new_items(server: TritonServer) -> Iterator[TritonServer]:
     """The server recommends items that were added to it."""
     items = [new_item(f"new {number}", "A film about robots", attributes={"genres": ["Drama"]}) for number in range(3)]
-    with InterestClient(server.grpc_url) as client:
+    with InterestClient(server.grpc_url, config=PATIENT) as client:
         client.add_items(items)
         try:
             while not is_known(client, items[0].item_id):
@@ -331,7 +332,7 @@ def test_server_passes_whatever_has_changed_since_the_export(
     ids = bundle.catalog.item_id
     rules = [rule("up", boost=5, attributes={"genres": "Drama"}), rule("front", pin=1, item_ids=ids[:2])]
     config = ServerConfig(repository, state=f"embedded:{tmp_path / 'states'}")
-    with serving(config) as server, InterestClient(server.grpc_url) as client:
+    with serving(config) as server, InterestClient(server.grpc_url, config=PATIENT) as client:
         client.add_items([new_item("new", bundle.catalog.text[0])], timeout_s=60)
         client.set_stock(out_of_stock=ids[::2], timeout_s=60)
         client.set_rules(rules, timeout_s=60)
