@@ -17,7 +17,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2_grpc
 
-from deadlines import PATIENT
+from deadlines import PATIENT, until
 from ebbtide.client import (
     AsyncInterestClient,
     BearerToken,
@@ -59,11 +59,9 @@ def marks(small_repository):
 
 
 async def appears(path):
-    for _ in range(3_000):
-        if path.exists():
-            return True
+    while not path.exists():
         await asyncio.sleep(0.01)
-    return False
+    return True
 
 
 def test_server_stops_working_when_the_callers_task_is_cancelled(small, marks):
@@ -92,15 +90,6 @@ def test_server_stops_working_when_the_deadline_has_passed(connect, small, marks
     assert asyncio.run(appears(marks / "cancelled"))
 
 
-def wait_for(condition):
-    tick = threading.Event()
-    for _ in range(6_000):
-        if condition():
-            return
-        tick.wait(0.01)
-    pytest.fail("the condition was not met within a minute")
-
-
 def is_frozen(pid):
     """Whether every thread stands still, which takes a moment after the signal."""
     states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
@@ -112,7 +101,7 @@ def test_deadline_ends_the_call_when_the_server_is_frozen(connect, small):
         client.embed(["quick"])
         os.kill(small.pid, signal.SIGSTOP)
         try:
-            wait_for(lambda: is_frozen(small.pid))
+            until(lambda: is_frozen(small.pid))
             # Nothing but the deadline can end it: a frozen server neither answers nor closes the connection.
             with pytest.raises(DeadlineExceededError):
                 client.embed(["quick"], timeout_s=0.1)
@@ -201,9 +190,9 @@ def test_call_raises_overloaded_when_the_models_queue_is_full(small_repository, 
         client.embed(["quick"])
         accepted = [pool.submit(client.embed, ["slow"], timeout_s=120)]
         try:
-            wait_for((config.parent / "started").exists)
+            until((config.parent / "started").exists)
             accepted.append(pool.submit(client.embed, ["slow"], timeout_s=120))
-            wait_for(lambda: queued(server, "embed") == 1)
+            until(lambda: queued(server, "embed") == 1)
             with pytest.raises(OverloadedError, match="embed"):
                 client.embed(["one too many"], timeout_s=120)
         finally:
@@ -256,7 +245,7 @@ def test_server_is_back_in_service_when_it_refuses_a_request_after_it_failed(con
             return False
 
         # Its first failure is not seen, as the other one answers; then it is left out for a second.
-        wait_for(is_refused)
+        until(is_refused)
         before = first.calls, second.calls
         for _ in range(8):
             client.embed(["a"])
@@ -274,15 +263,15 @@ def test_no_call_fails_when_one_of_three_servers_is_down_and_another_fails_under
             for _ in range(4):
                 pool.submit(load, client, answers, stop, errors)
             try:
-                wait_for(lambda: {0, 2} <= set(answers))
+                until(lambda: {0, 2} <= set(answers))
                 # Round robin: once both are connected, they answer about as often.
                 both = len(answers)
-                wait_for(lambda: len(answers) > both + 200)
+                until(lambda: len(answers) > both + 200)
                 balanced = answers[both:]
                 assert 0.5 < balanced.count(0) / balanced.count(2) < 2
                 fault(second)
                 before = len(answers)
-                wait_for(lambda: len(answers) > before + 200)
+                until(lambda: len(answers) > before + 200)
             finally:
                 stop.set()
         assert errors == []
@@ -303,13 +292,13 @@ def test_all_calls_get_their_own_answer_when_the_server_is_killed_and_restarted_
         with TritonServer(config) as first:
             for _ in range(4):
                 pool.submit(load, client, answers, stop, errors)
-            wait_for(lambda: len(answers) > 50)
+            until(lambda: len(answers) > 50)
             os.kill(first.pid, signal.SIGKILL)
             first.wait(30)
         before = len(answers)
         try:
             with serving(config):
-                wait_for(lambda: len(answers) > before + 50)
+                until(lambda: len(answers) > before + 50)
                 stop.set()
                 pool.shutdown()
         finally:

@@ -55,8 +55,8 @@ class Caller:
 
     def connection(self):
         if self.tls is None:
-            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=self.tls)
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=300, context=self.tls)
 
     async def send(self, method, path, body=None, **headers):
         def run():

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from deadlines import until
 from ebbtide.cli.gateway import _tracer_provider
 from ebbtide.gateway import Gateway, GatewayConfig
 from ebbtide.serve import ServerConfig
@@ -104,10 +104,7 @@ def spans(repository):
         ):
             asyncio.run(ask(server.grpc_url, provider))
             # Triton sends its spans every few seconds, and not when it stops; that of the request ends last.
-            for _ in range(600):
-                if {CALLER, OVER_HTTP} <= {span.trace for span in found if span.name == "InferRequest"}:
-                    break
-                time.sleep(0.1)
+            until(lambda: {CALLER, OVER_HTTP} <= {span.trace for span in found if span.name == "InferRequest"})
         yield found
 
 

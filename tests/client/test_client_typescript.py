@@ -115,7 +115,7 @@ def test_generated_stubs_are_those_of_the_schema_when_written_anew(example):
         cwd=example,
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=300,
         env={**os.environ, "PATH": path},
     )
     for file in (EXAMPLE / "src" / "generated").rglob("*.ts"):

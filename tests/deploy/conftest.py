@@ -35,7 +35,7 @@ Manifest = dict[str, Any]
 def tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs a program that came with a wheel, from the running environment."""
     command = [str(Path(sys.executable).parent / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -165,7 +165,7 @@ def server_options() -> Mapping[str, str]:
         [str(server.executable), "--help"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env=environment(server, ServerConfig(ROOT)),
     )
@@ -210,7 +210,7 @@ def fetch(server: TritonServer) -> Callable[[str, str], tuple[int, str]]:
 
     def get(port: str, path: str) -> tuple[int, str]:
         try:
-            with opener.open(roots[port] + path, timeout=30) as answer:
+            with opener.open(roots[port] + path, timeout=300) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

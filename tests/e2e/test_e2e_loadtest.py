@@ -35,7 +35,16 @@ def server(short_histories):
 def test_loadtest_is_answered_when_the_export_takes_short_histories(trained, command, server, tmp_path):
     command(
         *("loadtest", server.grpc_url, "--bundle", trained.bundle_folder, "--duration", "3s", "--rate", "20"),
-        *("--mix", "recommend=1,recommend_text=1,rank=1,embed=1", "--warm-up", "none", "--requests", "60"),
+        *(
+            "--mix",
+            "recommend=1,recommend_text=1,rank=1,embed=1",
+            "--warm-up",
+            "none",
+            "--requests",
+            "60",
+            "--timeout",
+            "60s",
+        ),
         *("--json", tmp_path / "out.json"),
     )
     result = json.loads((tmp_path / "out.json").read_text())

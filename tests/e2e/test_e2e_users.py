@@ -101,7 +101,7 @@ def users_of(trained):
 def test_loadtest_observes_and_asks_by_user_when_told(trained, command, server, client, tmp_path, flags):
     command(
         *("loadtest", server.grpc_url, "--bundle", trained.bundle_folder, "--duration", "3s", "--rate", "20", *flags),
-        *("--mix", "recommend=4,observe=3,rank=1", "--warm-up", "none", "--requests", "60"),
+        *("--mix", "recommend=4,observe=3,rank=1", "--warm-up", "none", "--requests", "60", "--timeout", "60s"),
         *("--json", tmp_path / "out.json"),
     )
     result = json.loads((tmp_path / "out.json").read_text())

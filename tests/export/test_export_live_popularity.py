@@ -6,7 +6,6 @@ import copy
 import re
 import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+from deadlines import until
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE, ranking_difference
 from ebbtide.export.repository import export_repository
@@ -33,7 +33,6 @@ DAY_MS = 86_400_000
 FIRST, SECOND = 150, 40
 """Items that become popular."""
 SETTINGS = {"EBBTIDE_POPULARITY_SECONDS": "0.2", meters.METRICS_VARIABLE: "on"}
-PATIENCE_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +72,6 @@ def asked(**tensors: Any) -> dict[str, Any]:
 def best(door: Door, **tensors: Any) -> list[str]:
     answer = door.call(served_models.RECOMMEND.name, asked(**tensors))
     return [item.decode() for item in answer["item_id"].ravel().tolist()]
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    """Waits for what the server does in the background."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def watch(door: Door, bundle: InterestBundle, item: int, users: int, at_ms: int) -> None:

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from deadlines import PATIENT
+from deadlines import PATIENT, until
 from ebbtide.client import InterestClient, InvalidArgumentError, event
 from ebbtide.interest import meters
 from ebbtide.serve import ServerConfig, TritonServer
@@ -49,12 +49,8 @@ def counted(page: Page, family: meters.Counter, model: str = "adaptive_weights")
 
 def page_with(server: TritonServer, is_there: Callable[[Page], bool]) -> Page:
     """The page, once it has what the models hand on every 2 seconds."""
-    for _ in range(600):
-        page = page_of(server)
-        if is_there(page):
-            return page
-        time.sleep(0.1)
-    pytest.fail(f"not within a minute: {page}")
+    until(lambda: is_there(page_of(server)), pause_s=0.1)
+    return page_of(server)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from deadlines import GUARD_S
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.parity import TOLERANCE, ranking_difference
 from ebbtide.export.repository import ExportReport
@@ -374,7 +375,7 @@ def test_store_failures_are_unavailable_or_flagged_and_end_with_the_failure(
 
 def eventually(call: Callable[[], Any]) -> Any:
     """The first answer that is not UNAVAILABLE: a client may have to connect anew."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + GUARD_S
     while True:
         try:
             return call()

@@ -123,7 +123,7 @@ def test_page_shows_what_the_client_says_and_recovers_when_the_server_is_back():
         client.wait_until_ready(timeout_s=60)
         compared(client, back)
         assert back["faults"] == []
-        assert driver.process.wait(60) == 0
+        assert driver.process.wait(300) == 0
 
     figures = {
         "first_paint_ms": loaded["first_paint_ms"],

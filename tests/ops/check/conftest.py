@@ -168,7 +168,7 @@ class Verdict:
 class Judge:
     """One server with explicit model control, which loads the repositories of the corpus one after the other."""
 
-    def __init__(self, server: TritonServer, folder: Path, timeout_s: float = 30) -> None:
+    def __init__(self, server: TritonServer, folder: Path, timeout_s: float = 300) -> None:
         self.server = server
         self.folder = folder
         self.timeout_s = timeout_s

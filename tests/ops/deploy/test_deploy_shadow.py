@@ -29,7 +29,7 @@ from ebbtide.export import transition, versions
 from ebbtide.export.attributes import read_attributes
 from ebbtide.export.earlier import attributes_in_service
 from ebbtide.export.options import ExportOptions
-from ebbtide.export.repository import ExportReport, export_repository
+from ebbtide.export.repository import export_repository
 from ebbtide.gateway import Gateway, GatewayConfig
 from ebbtide.interest import contract, served_models
 from ebbtide.serve import ServerConfig, TritonServer
@@ -63,18 +63,10 @@ SHADOW = "ebbtide_gateway_shadow"
 
 
 @pytest.fixture(scope="module")
-def folder(
-    make_bundle: Callable[..., InterestBundle],
-    tiny_bundle: InterestBundle,
-    tiny_export: ExportReport,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+def folder(two_versions: Path, tiny_bundle: InterestBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Version 1, which answers at the start and the end of each test, and others."""
-    out = tmp_path_factory.mktemp("shadow") / "repository"
-    shutil.copytree(tiny_export.folder, out)
-    other = make_bundle(seed=1)
-    filters = attributes_in_service(out, other)
-    export_repository(other, out, ExportOptions(top_n=20), attributes=filters, version=OTHER_TRAINING)
+    out = Path(shutil.copytree(two_versions, tmp_path_factory.mktemp("shadow") / "repository"))
+    filters = attributes_in_service(out, tiny_bundle)
     export_repository(tiny_bundle, out, ExportOptions(top_n=20), attributes=filters, version=SAME_MODEL)
     model = out / served_models.ADAPTIVE_WEIGHTS.name / str(OTHER_TRAINING) / "model.py"
     code = model.read_text()
@@ -399,7 +391,8 @@ def test_server_that_starts_again_forgets_the_shadow_and_the_deployment_goes_on(
     before = versions.loaded_versions(folder)
     deploy(folder, [server.grpc_url], 3, shadow=True)
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
-    said = ebbtide("serve", copy, "--state", "none", "--once")
+    # It says so before it starts, which ends here at a port that is taken.
+    said = run("serve", copy, "--state", "none", "--grpc-port", server.grpc_url.rpartition(":")[2]).stdout
     assert re.search(r"Version 3 was in shadow: it is not loaded again,\s+and version 1 is served", said)
     assert versions.loaded_versions(copy) == before
 

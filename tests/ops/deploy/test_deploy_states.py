@@ -17,9 +17,6 @@ from ebbtide.backfill import LogFiles, backfill
 from ebbtide.client import InterestClient, StateStatus, event
 from ebbtide.deploy import StatesMissingError, deploy, roll_back
 from ebbtide.export import versions
-from ebbtide.export.earlier import attributes_in_service
-from ebbtide.export.options import ExportOptions
-from ebbtide.export.repository import export_repository
 from ebbtide.interest import exported
 from ebbtide.interest.keys import user_keys
 from ebbtide.interest.record import NewEvents, store_keys
@@ -33,20 +30,9 @@ SERVICES = 3
 FEW = 5
 
 
-@pytest.fixture(scope="module")
-def source(make_bundle, tiny_export, tmp_path_factory):
-    """An export with a second version, of another training, beside the first."""
-    out = tmp_path_factory.mktemp("deploy") / "repository"
-    shutil.copytree(tiny_export.folder, out)
-    bundle = make_bundle(seed=1)
-    filters = attributes_in_service(out, bundle)
-    export_repository(bundle, out, ExportOptions(top_n=20), attributes=filters, version=2)
-    return out
-
-
 @pytest.fixture
-def folder(source, tmp_path):
-    return shutil.copytree(source, tmp_path / "repository")
+def folder(two_versions, tmp_path):
+    return shutil.copytree(two_versions, tmp_path / "repository")
 
 
 @pytest.fixture
@@ -87,6 +73,8 @@ class Service:
                 except Exception as error:
                     self.faults.append(repr(error))
                     return
+                # So that the events last until the end, however fast the server is.
+                self.stop.wait(0.02)
 
     def _act(self, client, row):
         done = client.observe(row["user"], [event(item_id=row["item"], time_ms=row["time"], event_id=row["id"])])

@@ -196,7 +196,7 @@ def test_redis_that_is_away_is_waited_for_and_one_that_refuses_is_not(make_redis
 def brokers():
     """The address of librdkafka's own test cluster: three brokers of Kafka's protocol on ports of this machine."""
     producer = Producer({"test.mock.num.brokers": 3})
-    found = producer.list_topics(timeout=30).brokers.values()
+    found = producer.list_topics(timeout=300).brokers.values()
     yield ",".join(f"{broker.host}:{broker.port}" for broker in found)
     del producer
 
@@ -211,8 +211,8 @@ def produce(brokers, topic, frame):
 
 def committed(brokers, topic, group="ebbtide"):
     consumer = Consumer({"bootstrap.servers": brokers, "group.id": group})
-    partitions = list(consumer.list_topics(topic, timeout=30).topics[topic].partitions)
-    offsets = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=30)
+    partitions = list(consumer.list_topics(topic, timeout=300).topics[topic].partitions)
+    offsets = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=300)
     consumer.close()
     return sum(max(one.offset, 0) for one in offsets)
 

@@ -60,7 +60,7 @@ class Handler(grpc.GenericRpcHandler):
             if len(self.asked) == self.enough:
                 os.kill(os.getpid(), signal.SIGINT)
         if first:
-            self.gathering.wait(60)
+            self.gathering.wait(300)
         self.release.wait(10)
         with self._lock:
             self.under_way -= 1
@@ -268,7 +268,7 @@ def test_worker_is_turned_away_when_it_does_not_know_the_key():
     with serving() as (target, _, _), ThreadPoolExecutor(1) as pool:
         generator = Workers(target, workload_of(b"one"), timeout_s=60, workers=1, remote=True, say=said.put)
         entered = pool.submit(generator.__enter__)
-        command = said.get(timeout=60).partition("with: ")[2]
+        command = said.get(timeout=300).partition("with: ")[2]
         host, port = command.split()[-2:]
         with pytest.raises(AuthenticationError):
             Client((host, int(port)), authkey=b"another")
@@ -277,7 +277,7 @@ def test_worker_is_turned_away_when_it_does_not_know_the_key():
         arguments = [sys.executable, *program.split()[1:]]
         with subprocess.Popen(arguments, env={**os.environ, name: key}) as worker:
             try:
-                assert codes(entered.result(60).open_model(np.zeros(3), 0.1)) == {OK: 3}
+                assert codes(entered.result(300).open_model(np.zeros(3), 0.1)) == {OK: 3}
             finally:
                 generator.__exit__()
-            assert worker.wait(60) == 0
+            assert worker.wait(300) == 0

@@ -256,7 +256,7 @@ def test_command_writes_every_format_that_is_asked_for_and_compares_two_results(
     files = [tmp_path / name for name in ("out.json", "out.html", "out.md")]
     done = run_command(
         *(server.grpc_url, "--duration", "2s", "--rate", "50", "--warm-up", "none", "--slo", "p99<60s"),
-        *("--requests", "100", "--json", files[0], "--html", files[1], "--markdown", files[2]),
+        *("--requests", "100", "--timeout", "60s", "--json", files[0], "--html", files[1], "--markdown", files[2]),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(files[0].read_text())

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from deadlines import PATIENT
+from deadlines import PATIENT, until
 from ebbtide.client import InterestClient, InvalidArgumentError, new_item, rule
 from ebbtide.data.catalog import Catalog
 from ebbtide.export.inprocess import InProcessPipeline
@@ -336,12 +336,12 @@ def test_server_passes_whatever_has_changed_since_the_export(
         client.add_items([new_item("new", bundle.catalog.text[0])], timeout_s=60)
         client.set_stock(out_of_stock=ids[::2], timeout_s=60)
         client.set_rules(rules, timeout_s=60)
-        deadline = time.monotonic() + 60
-        while not (
-            any(item.rules for item in client.recommend(top_n=12).items)
-            and client.rank(candidates=["new", ids[0]]).out_of_stock_item_ids
-            and client.explain(item_ids=[ids[0]]).items[0].is_out_of_stock
-        ):
-            assert time.monotonic() < deadline
+        until(
+            lambda: (
+                any(item.rules for item in client.recommend(top_n=12).items)
+                and client.rank(candidates=["new", ids[0]]).out_of_stock_item_ids
+                and client.explain(item_ids=[ids[0]]).items[0].is_out_of_stock
+            )
+        )
         assert first_failure(compare_server(pipeline, server.grpc_url, requests)) is None
         assert first_failure(compare_states(pipeline, requests, server=server.grpc_url)) is None
