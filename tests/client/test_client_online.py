@@ -18,7 +18,7 @@ from ebbtide.client import (
     recommend_request,
 )
 from ebbtide.serve import NO_STATE, ServerConfig
-from servers import serving
+from servers import only, serving
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=timezone.utc)
 
@@ -163,7 +163,9 @@ def test_no_event_is_lost_when_tasks_observe_one_user_at_once(triton, request):
 
 def test_user_is_refused_with_what_to_do_when_the_server_keeps_no_states(repository):
     with (
-        serving(ServerConfig(repository, state=NO_STATE)) as running,
+        serving(
+            ServerConfig(repository, state=NO_STATE, **only("recommend", "observe", "interest", "forget"))
+        ) as running,
         InterestClient(running.grpc_url, config=PATIENT) as client,
     ):
         for call in (
@@ -181,7 +183,7 @@ def test_user_is_refused_with_what_to_do_when_the_server_keeps_no_states(reposit
 
 def test_answer_comes_without_the_state_or_not_at_all_when_the_store_is_down(repository, free_address):
     with (
-        serving(ServerConfig(repository, state=f"redis://{free_address}/0")) as running,
+        serving(ServerConfig(repository, state=f"redis://{free_address}/0", **only("recommend", "observe"))) as running,
         InterestClient(running.grpc_url, config=PATIENT) as client,
     ):
         with pytest.raises(StateUnavailableError, match=free_address):

@@ -17,7 +17,7 @@ from ebbtide.cli.gateway import _tracer_provider
 from ebbtide.gateway import Gateway, GatewayConfig
 from ebbtide.serve import ServerConfig
 from ebbtide.v1 import interest_pb2, interest_pb2_grpc
-from servers import serving
+from servers import only, serving
 
 CALLER, CALLERS_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 OVER_HTTP, HTTP_SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -99,7 +99,7 @@ def spans(repository):
 
     with collector() as (address, found):
         with (
-            serving(ServerConfig(repository, traces=address)) as server,
+            serving(ServerConfig(repository, traces=address, **only("recommend"))) as server,
             _tracer_provider(address) as provider,
         ):
             asyncio.run(ask(server.grpc_url, provider))

@@ -30,6 +30,10 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 OVERLAYS = sorted(path.name for path in (DEPLOY / "kubernetes" / "overlays").iterdir())
 Manifest = dict[str, Any]
+GATEWAY = ("--set=gateway.enabled=true",)
+SECURE = (*GATEWAY, "--set=gateway.tlsSecret=gateway-tls,gateway.tokenSecret=gateway-token")
+TRACES = ("--set=traces.collector=http://otel-collector.monitoring:4318",)
+"""Values of the chart that several files of tests give."""
 
 
 def tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -85,6 +89,10 @@ def render() -> Callable[[str], Rendered]:
     return cache(
         lambda overlay: Rendered(overlay, "kubectl", "kustomize", DEPLOY / "kubernetes" / "overlays" / overlay)
     )
+
+
+def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    return bool(selector) and selector.items() <= labels.items()
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from ebbtide.serve import ServerConfig
 from ebbtide.train.bundle import InterestBundle, fingerprint_of
 from ebbtide.train.popularity import counted_at
 from ebbtide.train.reference import score_request
-from servers import serving
+from servers import only, serving
 
 from .conftest import Door
 
@@ -92,7 +92,12 @@ def test_trend_reaches_all_servers_and_equals_a_refresh(
     counted_bundle: InterestBundle, log: tuple[np.ndarray, np.ndarray], repository: Path, tmp_path: Path
 ) -> None:
     bundle, ids = counted_bundle, counted_bundle.catalog.item_id
-    config = ServerConfig(repository, state=f"embedded:{tmp_path / 'states'}", environment=SETTINGS)
+    config = ServerConfig(
+        repository,
+        state=f"embedded:{tmp_path / 'states'}",
+        environment=SETTINGS,
+        **only("recommend", "observe", "explain", "rank"),
+    )
     with serving(config) as server, triton.InferenceServerClient(server.grpc_url) as client:
         one = Door(client)
         frozen = best(one)

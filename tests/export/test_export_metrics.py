@@ -15,7 +15,7 @@ from deadlines import PATIENT, until
 from ebbtide.client import InterestClient, InvalidArgumentError, event
 from ebbtide.interest import meters
 from ebbtide.serve import ServerConfig, TritonServer
-from servers import serving
+from servers import only, serving
 
 NOW = datetime(2023, 11, 14, tzinfo=timezone.utc)
 NOW_MS = int(NOW.timestamp() * 1000)
@@ -155,6 +155,7 @@ def test_series_do_not_grow_with_requests_when_users_and_items_differ(server, pa
 
 
 def test_server_shows_no_metrics_of_models_unless_they_are_turned_on(tiny_export):
-    with serving(ServerConfig(tiny_export.folder)) as server, InterestClient(server.grpc_url, config=PATIENT) as client:
+    config = ServerConfig(tiny_export.folder, **only("recommend"))
+    with serving(config) as server, InterestClient(server.grpc_url, config=PATIENT) as client:
         client.recommend()
         assert page_of(server) == {}

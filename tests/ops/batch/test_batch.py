@@ -17,7 +17,7 @@ from ebbtide.batch import BatchError, batch_recommend
 from ebbtide.client import InterestClient, event
 from ebbtide.data.events import EventColumns
 from ebbtide.serve import ServerConfig
-from servers import serving
+from servers import only, serving
 from states import random_events
 
 KILLED = """
@@ -68,7 +68,10 @@ def test_lists_are_those_of_a_server(repository, random_log, tmp_path):
         0,
     )
     assert found["time"].unique().dt.epoch("ms").to_list() == [int(frame["time"].max()) + 1]
-    with serving(ServerConfig(repository)) as server, InterestClient(server.grpc_url, config=PATIENT) as client:
+    with (
+        serving(ServerConfig(repository, **only("recommend"))) as server,
+        InterestClient(server.grpc_url, config=PATIENT) as client,
+    ):
         for (user,), of_user in frame.sort("time", maintain_order=True).group_by("user"):
             events = [
                 event(item_id=item, time=moment, weight=weight)

@@ -11,7 +11,7 @@ from ebbtide.interest import exported
 from ebbtide.serve import ServerConfig
 from ebbtide.store import StoreConfig, open_store
 from redis_servers import HOW_TO_GET, RedisServer, redis_program
-from servers import serving
+from servers import only, serving
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(repository, store):
-    with serving(ServerConfig(repository, state=store.name)) as running:
+    with serving(ServerConfig(repository, state=store.name, **only("observe"))) as running:
         yield running
 
 

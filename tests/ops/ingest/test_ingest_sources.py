@@ -18,6 +18,7 @@ from ebbtide.ingest.redis_stream import RedisAccess, RedisStreamSource
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.store import StoreConfig, open_store
 from ports import free_port
+from servers import only
 from states import States, random_events
 
 EVENTS = 4000
@@ -274,7 +275,7 @@ def test_pump_waits_when_the_server_goes_away_and_goes_on_when_it_is_back(reposi
 
     state = f"embedded:{tmp_path / 'states'}"
     port = free_port()
-    config = ServerConfig(repository, grpc_port=port, state=state)
+    config = ServerConfig(repository, grpc_port=port, state=state, **only("observe"))
     source = Listed([Message(line.encode(), f"line {n}") for n, line in enumerate(lines_of(frame).splitlines())])
     reasons = []
 
