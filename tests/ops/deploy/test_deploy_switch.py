@@ -118,7 +118,21 @@ def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
     models = {model.name: model for model in versions.ensembles(folder)}
     loaded = re.findall(r'"loading: (\w+?)(?:_candidate)?:\d+"', log.read_text(encoding="utf-8")[earlier:])
     assert len([name for name in loaded if name in models]) < 150 * (len(steps_of(rounds)) + 1)
+    require_unloads_when_asked_later(folder, running)
     put_back(folder, running)
+
+
+def require_unloads_when_asked_later(folder: Path, server: TritonServer) -> None:
+    """Version 1, which a deployment has kept beside 2, is unloaded when the next one says so."""
+    dropped = deploy(folder, [server.grpc_url], keep_previous=False)
+    assert (dropped.version, dropped.previous, dropped.comparison) == (2, 1, None)
+    assert versions.loaded_versions(folder) == (2,)
+    with InterestClient(server.grpc_url, config=PATIENT) as client:
+        assert client.recommend(now=NOW).model_version == "2"
+    with pytest.raises(DeployError, match="roll-back: got no version loaded beside 2"):
+        roll_back(folder, [server.grpc_url])
+    with pytest.raises(DeployError, match="version 2: got the one that answers already"):
+        deploy(folder, [server.grpc_url], keep_previous=False)
 
 
 @pytest.mark.slow
@@ -135,23 +149,6 @@ def test_keeper_leaves_the_server_alone_while_versions_are_deployed_and_rolled_b
 
     look_for_hangs(running, switch)
     assert versions.served_version(folder) == 2
-
-
-def test_previous_version_is_unloaded_when_that_is_asked_for_after_the_switch(
-    kept_folder: Path, kept_server: TritonServer, tiny_bundle: InterestBundle
-) -> None:
-    folder, running = kept_folder, kept_server
-    deploy(folder, [running.grpc_url], 2, requests=requests_of(tiny_bundle, 4))
-    dropped = deploy(folder, [running.grpc_url], keep_previous=False)
-    assert (dropped.version, dropped.previous, dropped.comparison) == (2, 1, None)
-    assert versions.loaded_versions(folder) == (2,)
-    with InterestClient(running.grpc_url, config=PATIENT) as client:
-        assert client.recommend(now=NOW).model_version == "2"
-    with pytest.raises(DeployError, match="roll-back: got no version loaded beside 2"):
-        roll_back(folder, [running.grpc_url])
-    with pytest.raises(DeployError, match="version 2: got the one that answers already"):
-        deploy(folder, [running.grpc_url], keep_previous=False)
-    put_back(folder, running)
 
 
 @pytest.mark.slow
@@ -174,8 +171,8 @@ def spoilt(path: Path) -> Iterator[None]:
     "name",
     [
         f"{served_models.ADAPTIVE_WEIGHTS.name}/2/catalog.safetensors",
-        f"{served_models.SCORING_HEAD.name}/2/model.onnx",
-        f"{served_models.TOKENIZER.name}/2/tokenizer.json",
+        pytest.param(f"{served_models.SCORING_HEAD.name}/2/model.onnx", marks=pytest.mark.slow),
+        pytest.param(f"{served_models.TOKENIZER.name}/2/tokenizer.json", marks=pytest.mark.slow),
     ],
 )
 def test_old_version_goes_on_answering_when_the_server_refuses_the_new_one(

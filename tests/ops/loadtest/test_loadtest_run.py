@@ -30,12 +30,14 @@ from ebbtide.loadtest.server_time import time_shares
 from ebbtide.serve import ServerConfig, TritonServer
 from servers import once_answered
 
-SLOW_STEP_MS = 30
+SLOW_STEP_MS = 10
+OVERLOAD_S = np.repeat(np.arange(0.0, 10.0, 0.05), 10)
+"""Twice as many requests as the server can answer."""
 
 
 @pytest.fixture(scope="module")
 def result(server, workload):
-    """An open run and a closed one, with an objective that cannot be held with a sleep of 30 ms."""
+    """An open run and a closed one, with an objective that cannot be held with a sleep of 10 ms."""
     loads = [Load(2.0, RateProfile(40)), Load(1.5, concurrency=4)]
     options = Options(loads, warm_up_s=0.3, slo=Slo.parse("p50<5ms"), command="ebbtide loadtest <&>")
     with Generator(server.grpc_url, workload, timeout_s=60) as generator:
@@ -47,7 +49,7 @@ def accounted(found):
 
 
 def test_every_request_is_accounted_for_when_all_goes_well(result):
-    assert result["sent"] == result["answered"] > 100
+    assert result["sent"] == result["answered"] > 80
     assert result["failed"] == result["cancelled"] == result["unaccounted"] == result["unsent"] == 0
     assert sum(run["sent"] for run in result["runs"]) == result["sent"]
     assert all(accounted(run) for run in result["runs"])
@@ -99,7 +101,7 @@ def test_server_process_is_watched_when_it_is_on_this_machine(result):
 
 
 def test_latency_counts_from_the_due_time_when_the_server_falls_behind(server, workload):
-    # Eight requests fit into one sleep, so a hundred at once wait for a dozen of them.
+    # The slow step takes one request after the other, so most of a hundred at once wait.
     with Generator(server.grpc_url, workload, timeout_s=60) as generator:
         phase = generator.open_model(np.zeros(100), 1.0)
     assert phase.counts.answered == 100
@@ -110,15 +112,15 @@ def test_latency_counts_from_the_due_time_when_the_server_falls_behind(server, w
 
 def test_requests_under_way_count_as_cancelled_when_interrupted(server, workload):
     with Generator(server.grpc_url, workload, timeout_s=60) as generator:
-        interrupt = once_answered(server.grpc_url, "recommend", 100, lambda: os.kill(os.getpid(), signal.SIGINT))
-        phase = generator.open_model(np.repeat(np.arange(0.0, 10.0, 0.05), 60), 10.0)
+        interrupt = once_answered(server.grpc_url, "recommend", 30, lambda: os.kill(os.getpid(), signal.SIGINT))
+        phase = generator.open_model(OVERLOAD_S, 10.0)
         interrupt.join()
     counts = phase.counts
     assert phase.interrupted
     assert counts.unaccounted == 0
     assert counts.answered > 0
     assert counts.cancelled > 0
-    assert counts.unsent == 12_000 - counts.sent > 0
+    assert counts.unsent == OVERLOAD_S.size - counts.sent > 0
 
 
 def test_every_request_is_accounted_for_when_the_server_dies_in_the_middle(slowed_repository, workload):
