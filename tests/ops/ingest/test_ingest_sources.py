@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+import ebbtide.ingest.pump as pump_module
 from ebbtide.client import ClientConfig, InterestClient
 from ebbtide.ingest import FieldNames, IngestError, Message, Pump
 from ebbtide.ingest.kafka_topic import KafkaSource, read_settings
@@ -22,6 +23,8 @@ from servers import only
 from states import States, random_events
 
 EVENTS = 4000
+HASTY = ClientConfig(timeout_s=20, max_reconnect_backoff_ms=100)
+"""Looks for the server again and again."""
 PASSWORD = "open sesame"  # noqa: S105 - of a server of these tests
 
 
@@ -271,8 +274,10 @@ class Listed:
         pass
 
 
-def test_pump_waits_when_the_server_goes_away_and_goes_on_when_it_is_back(repository, pipeline, frame, tmp_path):
-
+def test_pump_waits_when_the_server_goes_away_and_goes_on_when_it_is_back(
+    repository, pipeline, frame, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pump_module, "_LONGEST_PAUSE_S", 0.2)
     state = f"embedded:{tmp_path / 'states'}"
     port = free_port()
     config = ServerConfig(repository, grpc_port=port, state=state, **only("observe"))
@@ -282,7 +287,7 @@ def test_pump_waits_when_the_server_goes_away_and_goes_on_when_it_is_back(reposi
     def pump(on_wait=reasons.append, on_batch=lambda _totals: None):
         return Pump(source, client, FieldNames(), messages_per_batch=500, on_wait=on_wait, on_batch=on_batch)
 
-    with InterestClient(f"127.0.0.1:{port}", config=ClientConfig(timeout_s=2)) as client:
+    with InterestClient(f"127.0.0.1:{port}", config=HASTY) as client:
         without = pump(on_wait=lambda _reason: without.stop())
         assert without.run().messages == 0
         assert len(source.left) == EVENTS
