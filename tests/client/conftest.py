@@ -61,6 +61,7 @@ def connect(request):
     def make(server, *, config=PATIENT):
         return request.param(server, config=config)
 
+    make.kind = request.param
     return make
 
 

@@ -38,6 +38,11 @@ LIKED = 30
 NEW = "new-1"
 FEW = "Film-Noir"
 """A genre of few items of the catalog."""
+ONE_STORE = pytest.mark.parametrize(
+    "kind", ["embedded", pytest.param("redis", marks=pytest.mark.slow)], indirect=True, scope="module"
+)
+"""Items go through either store in `test_added_item_is_served_everywhere_until_it_is_removed`; stock and rules take the
+same way."""
 GENRES = [FEW, "a genre of its own"]
 SETTINGS = {"EBBTIDE_POPULARITY_SECONDS": "0.2", "EBBTIDE_NEW_ITEMS_SECONDS": "0.1"}
 LATER = NOW + timedelta(minutes=2)
@@ -222,6 +227,7 @@ def test_added_item_is_served_everywhere_until_it_is_removed(
     assert failures == []
 
 
+@ONE_STORE
 def test_item_out_of_stock_is_in_no_list_of_any_server(bundle: InterestBundle, repository: Path, store: str) -> None:
     ids = bundle.catalog.item_id
     liked = ids[LIKED]
@@ -277,6 +283,7 @@ def test_item_out_of_stock_is_in_no_list_of_any_server(bundle: InterestBundle, r
     assert failures == []
 
 
+@ONE_STORE
 def test_rules_move_items_in_the_lists_of_every_server(bundle: InterestBundle, repository: Path, store: str) -> None:
     ids = bundle.catalog.item_id
     events = [event(item_id=ids[LIKED], time=NOW - timedelta(days=1))]

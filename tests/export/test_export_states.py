@@ -31,7 +31,7 @@ from ebbtide.store import open_store
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.reference import ReferenceScores, score_request
 from redis_servers import HOW_TO_GET, RedisServer, redis_program
-from servers import serving
+from servers import only, serving
 from stores import PATIENT
 
 from .conftest import Door
@@ -342,7 +342,7 @@ def test_store_failures_are_unavailable_or_flagged_and_end_with_the_failure(
 ) -> None:
     """The server starts before its store; the store comes, is killed, and comes back."""
     log = Log(bundle, 20, seed=4)
-    config = ServerConfig(repository, state=redis_server.address)
+    config = ServerConfig(repository, state=redis_server.address, **only("recommend", "observe", "forget"))
     with serving(config) as server, triton.InferenceServerClient(server.grpc_url) as client:
         door = Door(client)
 
