@@ -355,7 +355,8 @@ def test_no_request_fails_when_a_version_is_mirrored_deployed_and_rolled_back_un
         back = roll_back(folder, servers)
         assert (back.version, back.previous, back.has_ended_shadow) == (1, 2, False)
         load.wait_for(1)
-        assert compared <= wait_for_absence() <= compared + 10
+        # The candidates are those of version 2 until the last step of the roll-back, which may take its time.
+        assert compared <= wait_for_absence()
         after = Counted(http_url)
         load.wait_for(1, 100)
         # The version that was rolled back gets no requests.
