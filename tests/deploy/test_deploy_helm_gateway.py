@@ -23,6 +23,8 @@ pytestmark = pytest.mark.skipif(
     not (Path(sys.executable).parent / "helm").exists(), reason="no helm for this kind of machine"
 )
 
+SHADOW = ("--set-json=gateway.shadow=0.25",)
+
 
 def gateway_of(rendered: Any) -> dict:
     (container,) = rendered.workloads["ebbtide-gateway"]["spec"]["containers"]
@@ -41,7 +43,12 @@ def test_gateway_is_as_confined_as_the_servers(render_chart):
     }
 
 
-@pytest.mark.parametrize("values", [GATEWAY, (*SECURE, *TRACES)], ids=["plain", "secure"])
+def test_gateway_mirrors_a_share_of_the_requests_if_the_values_say_so(render_chart):
+    assert not [argument for argument in gateway_of(render_chart(*GATEWAY))["args"] if "shadow" in argument]
+    assert "--shadow=0.25" in gateway_of(render_chart(*GATEWAY, *SHADOW))["args"]
+
+
+@pytest.mark.parametrize("values", [GATEWAY, (*SECURE, *TRACES, *SHADOW)], ids=["plain", "secure"])
 def test_gateway_starts_with_the_charts_arguments_and_answers_its_probes(values, render_chart, server, tmp_path):
     container = gateway_of(render_chart(*values))
     authority = trustme.CA()
