@@ -130,13 +130,25 @@ function remove(index) {
   update();
 }
 
+/** @param {Record<string, string>} attributes @returns {HTMLInputElement} */
+const input = (attributes) => /** @type {any} */ (make("input", attributes));
+
+/**
+ * A slider under its name and its value. Without an id the label would be that of the value, which comes first.
+ * @param {string} id @param {string} name @param {Node} shown @param {Element} slider
+ */
+function labelled(id, name, shown, slider) {
+  slider.id = id;
+  return make("label", { for: id }, `${name} `, shown, slider);
+}
+
 /** The controls of one list's settings. @param {number} side */
 function settingsOf(side) {
   const settings = state.settings[side];
-  const alpha = make("input", { type: "range", min: "0", max: "1", step: "0.01", value: String(settings.alpha ?? 0.5) });
-  const own = make("input", { type: "checkbox" });
-  const decay = make("input", { type: "range", min: "-3", max: "3", step: "0.1", value: String(Math.log2(settings.decay)) });
-  const diversity = make("input", { type: "range", min: "0", max: "1", step: "0.05", value: String(settings.diversity) });
+  const alpha = input({ type: "range", min: "0", max: "1", step: "0.01", value: String(settings.alpha ?? 0.5) });
+  const own = input({ type: "checkbox" });
+  const decay = input({ type: "range", min: "-3", max: "3", step: "0.1", value: String(Math.log2(settings.decay)) });
+  const diversity = input({ type: "range", min: "0", max: "1", step: "0.05", value: String(settings.diversity) });
   const [alphaShown, decayShown, diversityShown] = [make("output"), make("output"), make("output")];
   const legend = side ? words().second : words().first;
   const draw = () => {
@@ -157,16 +169,16 @@ function settingsOf(side) {
     alpha.value = String(decided);
     alphaShown.textContent = number(decided, 2);
   };
-  for (const input of [alpha, own, decay, diversity]) input.addEventListener("input", set);
+  for (const control of [alpha, own, decay, diversity]) control.addEventListener("input", set);
   draw();
   return make(
     "fieldset",
     {},
     make("legend", {}, legend),
-    make("label", {}, `${words().alpha} `, alphaShown, alpha),
+    labelled(`alpha-${side}`, words().alpha, alphaShown, alpha),
     make("label", { class: "check" }, own, ` ${words().own}`),
-    make("label", {}, `${words().decay} `, decayShown, decay),
-    ...(state.hasDiversity ? [make("label", {}, `${words().diversity} `, diversityShown, diversity)] : []),
+    labelled(`decay-${side}`, words().decay, decayShown, decay),
+    ...(state.hasDiversity ? [labelled(`diversity-${side}`, words().diversity, diversityShown, diversity)] : []),
   );
 }
 

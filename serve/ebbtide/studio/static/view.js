@@ -179,7 +179,7 @@ function rowOf(item, rank, before, widest, take) {
 /** What put an item where it is, beside its score. @param {Explained} item @param {number} rank */
 function reasonsOf(item, rank) {
   const reasons = item.rules.length ? [words().byRules(item.rules)] : [];
-  if (item.moved_by.length) reasons.push(words().byDiversity(item.score_rank - rank));
+  if (item.moved_by.length) reasons.push(words().byDiversity(item.score_rank - rank, item.score_rank));
   return reasons;
 }
 

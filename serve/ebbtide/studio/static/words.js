@@ -48,8 +48,10 @@ const EN = {
   shares: { history: "history", current: "session", prior: "popularity", repeat: "repeat score" },
   entered: "new in the list",
   moved: (/** @type {number} */ by) => (by > 0 ? `up ${by}` : `down ${-by}`),
-  byDiversity: (/** @type {number} */ by) => `moved ${by > 0 ? "up" : "down"} ${Math.abs(by)} by diversity`,
-  byRules: (/** @type {string[]} */ names) => `moved by the rule${names.length > 1 ? "s" : ""} “${names.join("”, “")}”`,
+  byDiversity: (/** @type {number} */ by, /** @type {number} */ from) =>
+    `moved ${by > 0 ? "up" : "down"} ${Math.abs(by)} by diversity (rank ${from} by score)`,
+  byRules: (/** @type {string[]} */ names) =>
+    `moved by the rule${names.length > 1 ? "s" : ""} “${names.join("”, “")}” (not in the score)`,
   unfilled: "The list is empty.",
   unreachable: "The gateway does not answer. The page tries again every second.",
   updated: (/** @type {string} */ now) => `List as of ${now}`,
@@ -105,8 +107,8 @@ const ZH = {
   shares: { history: "历史", current: "会话", prior: "热度", repeat: "重复得分" },
   entered: "新进入列表",
   moved: (by) => (by > 0 ? `上升 ${by}` : `下降 ${-by}`),
-  byDiversity: (by) => `因多样性${by > 0 ? "上移" : "下移"} ${Math.abs(by)} 位`,
-  byRules: (names) => `由规则“${names.join("”“")}”调整`,
+  byDiversity: (by, from) => `因多样性${by > 0 ? "上移" : "下移"} ${Math.abs(by)} 位（按得分为第 ${from} 位）`,
+  byRules: (names) => `由规则“${names.join("”“")}”调整（未计入得分）`,
   unfilled: "列表为空。",
   unreachable: "网关没有响应。页面每秒重试一次。",
   updated: (now) => `${now} 的列表`,
